@@ -1,0 +1,1 @@
+"""What was found: Plotly figures and one self-contained page, from a run folder alone."""

@@ -1,0 +1,125 @@
+"""Space: knobs with their ranges, the fixed rest of the trial, and how both become a PairSpec."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from trainables.registry import unknown
+from trainables.spec import PairSpec
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+_NOT_SPACES = {"space"}
+
+
+class SpaceError(ValueError):
+    """A search space that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search space.
+
+    Attributes:
+        doc: One sentence on what is searched.
+        fixed: Fields of `PairSpec` that every trial shares.
+        knobs: Field of `PairSpec` -> Optuna distribution it is drawn from.
+        source: Where the setting comes from.
+        name: The file's name; filled by `load`.
+
+    Raises:
+        SpaceError: A knob or fixed field that `PairSpec` does not have, or a field that is both.
+    """
+
+    doc: str
+    fixed: Mapping[str, Any]
+    knobs: Mapping[str, BaseDistribution]
+    source: str = ""
+    name: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fixed", MappingProxyType(dict(self.fixed)))
+        object.__setattr__(self, "knobs", MappingProxyType(dict(self.knobs)))
+        known = {f.name for f in fields(PairSpec)}
+        for name in (*self.fixed, *self.knobs):
+            if name not in known:
+                raise SpaceError(str(unknown("pair spec field", name, known)))
+        if both := sorted(set(self.fixed) & set(self.knobs)):
+            raise SpaceError(f"{both[0]} is both fixed and a knob; keep one")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: dict(v) if isinstance(v := getattr(self, f.name), Mapping) else v for f in fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, MappingProxyType(value) if isinstance(value, dict) else value)
+
+    def build(self, params: Mapping[str, Any], **more: Any) -> PairSpec:
+        """Return the trial with these knobs.
+
+        Args:
+            params: Value of every knob.
+            more: Further fields of `PairSpec`, such as `seed` and `repeat`; they win over `fixed`.
+
+        Raises:
+            ValueError: A knob is missing or unknown, or a value breaks PairSpec's rules.
+        """
+        if missing := sorted(set(self.knobs) - set(params)):
+            raise SpaceError(f"space {self.name!r} needs a value of {missing[0]}")
+        return PairSpec.from_mapping({**self.fixed, **params, **more})
+
+    def override(
+        self, parameters: Mapping[str, BaseDistribution], fixed: Mapping[str, Any], doc: str | None = None
+    ) -> Space:
+        """Return this space with other ranges or fixed values; a field moves between the two as asked."""
+        knobs = {k: v for k, v in self.knobs.items() if k not in fixed} | dict(parameters)
+        rest = {k: v for k, v in self.fixed.items() if k not in parameters} | dict(fixed)
+        return replace(self, fixed=rest, knobs=knobs, doc=doc or self.doc)
+
+
+def names() -> list[str]:
+    """Return the names of the built-in spaces, sorted."""
+    here = Path(__file__).parent
+    return sorted(m.name for m in pkgutil.iter_modules([str(here)]) if m.name not in _NOT_SPACES)
+
+
+def load(name: str) -> Space:
+    """Return a space by its name or by the path of a user's Python file.
+
+    A file must define `SPACE`; it may register models and data sets of its own. Its text travels with every trial,
+    so it must import installed packages only. It is code: load only files that you trust.
+
+    Raises:
+        UnknownName: No such space; the message names the nearest.
+        SpaceError: The file cannot be read, is not Python, or defines no `SPACE`.
+    """
+    if name.endswith(".py") or "/" in name:
+        return _load_file(Path(name))
+    if name not in names():
+        raise unknown("space", name, names())
+    space: Space = importlib.import_module(f"{__package__}.{name}").SPACE
+    return replace(space, name=name)
+
+
+def _load_file(path: Path) -> Space:
+    from trainables.plugin import PluginError, load_source
+
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpaceError(f"cannot read the space file {path}: {error}") from None
+    try:
+        module = load_source(text, str(path))
+    except PluginError as error:
+        raise SpaceError(str(error)) from None
+    space = getattr(module, "SPACE", None)
+    if not isinstance(space, Space):
+        raise SpaceError(f"{path} must define SPACE = Space(...), got {type(space).__name__}")
+    return replace(space, name=path.stem, fixed={**space.fixed, "source": text})

@@ -1,0 +1,9 @@
+"""A closed form with a known best noise, no data and no training: for tests and for trying the tool in seconds."""
+
+from . import digits_cnn
+
+SPACE = digits_cnn.SPACE.override(
+    parameters={},
+    fixed={"dataset": "none", "model": "none", "trainable": "synthetic", "base": {"steps": 0}},
+    doc="closed form with a known best noise of 1e-2; trains nothing, for tests and first tries",
+)

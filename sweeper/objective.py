@@ -1,0 +1,64 @@
+"""Objectives: which number of a trial a sweep optimizes, and what the sampler is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainables.registry import Registry
+
+DEFAULT_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One objective, always computed on the validation split.
+
+    Attributes:
+        column: Column of the trials table.
+        label: Name for people, with its unit in brackets.
+        maximize: True where larger is better.
+        transform: (value, cap) -> the number that the study is told.
+    """
+
+    column: str
+    label: str
+    maximize: bool
+    transform: Callable[[float, float], float]
+
+    def tell(self, row: Mapping[str, Any]) -> float:
+        """Return the number that the study is told of a trial row.
+
+        Merged losses reach 150 and would drown everything, so values are capped at 2 ln C, C the number of classes;
+        a trial that is not `ok` or has no finite value gets the cap: it is learnt from and never wins.
+        """
+        cap = 2.0 * math.log(row.get("classes") or DEFAULT_CLASSES)
+        value = row.get(self.column)
+        if row["outcome"] != "ok" or value is None or not math.isfinite(value):
+            value = -cap if self.maximize else cap
+        return self.transform(float(value), cap)
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether the value `a` is better than `b`."""
+        return a > b if self.maximize else a < b
+
+
+OBJECTIVES: Registry[Objective] = Registry("objective")
+OBJECTIVES.add(
+    "merged_loss",
+    Objective("merged_loss_val", "merged validation loss [nat]", False, lambda v, cap: math.log(max(min(v, cap), 1e-12))),
+)
+OBJECTIVES.add(
+    "merged_accuracy", Objective("merged_accuracy_val", "merged validation accuracy", True, lambda v, cap: max(v, 0.0))
+)
+
+
+def _clip(value: float, cap: float) -> float:
+    return max(-cap, min(cap, value))
+
+
+OBJECTIVES.add("gain_mean", Objective("gain_mean_loss_val", "loss gain over the mean parent [nat]", True, _clip))
+OBJECTIVES.add("gain_best", Objective("gain_best_loss_val", "loss gain over the better parent [nat]", True, _clip))
+OBJECTIVES.add("barrier", Objective("barrier_frankle_loss_val", "loss barrier on validation [nat]", False, _clip))

@@ -1,0 +1,171 @@
+"""The run folder: Parquet parts in, Arrow tables out. The only place where results are written.
+
+Layout of a run folder (the reader opens nothing else)::
+
+    sweep.yaml                  the merged sweep spec; `sweeper run sweep.yaml` reproduces the sweep
+    trials/<digest>.parquet     one row: the trial. Written last, so it marks the trial as finished
+    merges/<digest>.parquet     one row per merge and coefficient
+    history/<digest>.parquet    one row per child and epoch
+    search/<number>.parquet     one row: what the sampler thought when it proposed the configuration
+    weights/<digest>.safetensors  merged weights of the best trials
+    dashboard.html              the page
+
+A part is written under another name and renamed, so a reader never sees half of one; workers share no lock.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.result import SCHEMA_VERSION, Column, HistoryRow, MergeRow, PairOutput, col, columns_of, trial_columns
+
+
+@dataclass(frozen=True)
+class SearchRow:
+    """What the sampler thought when it proposed one configuration."""
+
+    number: int = col("position of the configuration in its sweep")
+    config: str = col("configuration")
+    params: str = col("knobs as JSON")
+    sampler: str = col("sampler")
+    origin: str | None = col("how the candidate came about: startup, level_set, filling, neighbour; empty if unknown")
+    noise_target: float | None = col("noise of the proposal, of the sweep's definition")
+    optimum: float | None = col("the sampler's estimate of the best noise at that time")
+    optimum_low: float | None = col("lower end of its 90 % interval")
+    optimum_high: float | None = col("upper end of its 90 % interval")
+    exponents: str | None = col("fitted exponents of the noise as JSON")
+    seconds_ask: float = col("time the sampler took", "s")
+
+
+_ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+_META = b"sweeper.table"
+
+
+class SkippedPart(UserWarning):
+    """A file in the run folder that is no part of its table and was left out."""
+
+
+def _schema(table: str, columns: Iterable[Column]) -> pa.Schema:
+    return pa.schema(
+        [pa.field(c.name, _ARROW[c.kind], metadata={"unit": c.unit, "doc": c.doc}) for c in columns],
+        metadata={_META: table.encode(), b"sweeper.schema_version": str(SCHEMA_VERSION).encode()},
+    )
+
+
+SCHEMAS: Mapping[str, pa.Schema] = {
+    "trials": _schema("trials", trial_columns()),
+    "merges": _schema("merges", columns_of(MergeRow)),
+    "history": _schema("history", columns_of(HistoryRow)),
+    "search": _schema("search", columns_of(SearchRow)),
+}
+
+
+def _records(rows: Iterable[Any]) -> list[dict[str, Any]]:
+    return [{f.name: getattr(r, f.name) for f in fields(r)} for r in rows]
+
+
+def _write_part(run: Path, table: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    data = pa.Table.from_pylist([dict(r) for r in rows], schema=SCHEMAS[table])
+    target = run / table / f"{name}.parquet"
+    # temporary files live outside the table's folder: readers of the folder see whole parts only
+    temporary = run / ".tmp" / f"{table}-{name}-{uuid.uuid4().hex}"
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(exist_ok=True)
+    pq.write_table(data, temporary)
+    os.replace(temporary, target)
+
+
+def write(run: Path, output: PairOutput) -> None:
+    """Write one finished trial: merges and history first, the trial row last as the commit mark.
+
+    Raises:
+        OSError: The run folder cannot be written to.
+    """
+    digest = output.result.digest
+    _write_part(run, "merges", digest, _records(output.merges))
+    _write_part(run, "history", digest, _records(output.history))
+    if output.weights is not None:
+        write_weights(run / "weights" / f"{digest}.safetensors", output.weights, output.result)
+    _write_part(run, "trials", digest, [output.result.to_row()])
+
+
+def write_search(run: Path, row: SearchRow) -> None:
+    """Write what the sampler thought about one configuration."""
+    _write_part(run, "search", f"{row.number:06d}", _records([row]))
+
+
+def write_weights(target: Path, weights: Mapping[str, Any], result: Any) -> None:
+    """Write the chosen merge's weights as safetensors, with the trial's digest, spec and scores as metadata."""
+    from safetensors.torch import save_file
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    meta = {
+        "digest": result.digest,
+        "merge": str(result.chosen_merge),
+        "coefficient": repr(result.chosen_coefficient),
+        "loss_test": repr(result.scores.get("chosen_loss_test")),
+        "accuracy_test": repr(result.scores.get("chosen_accuracy_test")),
+        "spec": result.spec,
+    }
+    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary, metadata=meta)
+    os.replace(temporary, target)
+
+
+def _read_part(path: Path, table: str) -> pa.Table | str:
+    # the table, or the reason why the file is left out
+    try:
+        data = pq.read_table(path, partitioning=None)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        return f"cannot be read ({str(error).splitlines()[0]})"
+    kind = (data.schema.metadata or {}).get(_META, b"").decode()
+    if kind != table:
+        return f"holds {kind or 'foreign data'}, not {table}"
+    schema = SCHEMAS[table]
+    # an older part lacks the columns that came later: they read as empty
+    arrays = [
+        data.column(f.name).cast(f.type) if f.name in data.column_names else pa.nulls(data.num_rows, f.type)
+        for f in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def read(run: str | Path, table: str) -> pa.Table:
+    """Read one table of a run folder.
+
+    Args:
+        run: The run folder.
+        table: `trials`, `merges`, `history` or `search`.
+
+    Returns:
+        The rows of all whole parts, in order of file name; empty where there are none yet.
+
+    Warns:
+        SkippedPart: A file is corrupt or foreign; it is named and left out.
+    """
+    folder = Path(run) / table
+    paths = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(lambda p: _read_part(p, table), paths))
+    whole: list[pa.Table] = []
+    for path, part in zip(paths, parts, strict=True):
+        if isinstance(part, str):
+            warnings.warn(f"{path} {part}; it was skipped", SkippedPart, stacklevel=2)
+        else:
+            whole.append(part)
+    return pa.concat_tables(whole) if whole else SCHEMAS[table].empty_table()
+
+
+def read_trials(run: str | Path) -> pa.Table:
+    """Read the trials of a run folder, sorted by number and repeat; see `read`."""
+    return read(run, "trials").sort_by([("number", "ascending"), ("repeat", "ascending")])

@@ -1,0 +1,48 @@
+"""A user's Python file as part of a trial: its text is executed once per process and registers what it defines."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+from .spec import digest_of
+
+
+class PluginError(ValueError):
+    """A user's file that cannot be executed; the message names file, line and reason."""
+
+
+def load_source(text: str, where: str = "the trial's source") -> ModuleType:
+    """Execute `text` as a module, once per process, and return the module.
+
+    Args:
+        text: Python source.
+        where: What to call it in messages.
+
+    Raises:
+        PluginError: The text is not Python or raises.
+    """
+    name = f"sweeper_source_{digest_of(text)}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module = ModuleType(name)
+    module.__file__ = where
+    sys.modules[name] = module  # dataclasses and pickle look their module up
+    try:
+        exec(compile(text, where, "exec"), module.__dict__)
+    except Exception as error:
+        del sys.modules[name]
+        line = _line_in(error, where)
+        raise PluginError(f"{where}{line}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _line_in(error: Exception, where: str) -> str:
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    trace, line = error.__traceback__, None
+    while trace:
+        if trace.tb_frame.f_code.co_filename == where:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f", line {line}" if line else ""

@@ -1,0 +1,196 @@
+"""What a trial yields: typed rows whose every column carries a unit and a one-line description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+from .noise import NOISE
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "val", "test")
+PHASES = ("data", "base", "train", "recalibrate", "evaluate")
+MODELS_SCORED = {
+    "a": "child A",
+    "b": "child B",
+    "merged": "linear merge at alpha = 1/2",
+    "chosen": "merge chosen on validation",
+    "ensemble": "mean of the children's logits",
+}
+
+
+class Outcome(StrEnum):
+    """How a trial ended. Only `ok` can win; the others are kept as data."""
+
+    OK = "ok"
+    DIVERGED = "diverged"
+    NOT_VIABLE = "not_viable"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: its name, kind (`str`, `int`, `float`), unit and description."""
+
+    name: str
+    kind: str
+    unit: str
+    doc: str
+
+
+def col(doc: str, unit: str = "", **kwargs: Any) -> Any:
+    """Declare a dataclass field that is a column with this description and unit."""
+    return field(metadata={"doc": doc, "unit": unit}, **kwargs)
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One trained and merged pair. Empty (`None`) numbers were not defined, for instance after divergence.
+
+    `scores`, `noises` and `seconds` hold the columns of `SCORES`, `noise_<name>` and `seconds_<phase>`.
+    """
+
+    digest: str = col("16 hex digits that name the trial, SHA-256 of its spec")
+    config: str = col("digest without `repeat`: shared by the repeats of one configuration")
+    repeat: int = col("which repeat of its configuration this is")
+    seed: int = col("seed of the training randomness")
+    outcome: str = col("ok, diverged, not_viable or failed; only ok can win")
+    outcome_detail: str = col("one sentence on the outcome")
+    trainable: str = col("pair (networks were trained) or synthetic (a closed form, no real data)")
+    protocol: str = col("how the pair comes about: finetune")
+    pair_kind: str = col("what differs between the children: same_task (data order and augmentation draws)")
+    dataset: str = col("name of the data set")
+    model: str = col("name of the model")
+    optimizer: str = col("name of the optimizer")
+    learning_rate: float = col("learning rate of the stable phase, eta", "1")
+    batch_size: int = col("global batch size, B", "examples")
+    momentum: float = col("momentum coefficient, mu", "1")
+    weight_decay: float = col("weight decay as passed to the optimizer, lambda", "1")
+    augmentation: str = col("augmentation policy")
+    augmentation_strength: float = col("strength of the augmentation policy, 0 to 1", "1")
+    epochs: int = col("passes over the training data", "epochs")
+    steps: int | None = col("optimizer steps of one child", "steps")
+    examples: int | None = col("training examples, N", "examples")
+    classes: int | None = col("classes of the task", "classes")
+    parameters: int | None = col("trainable parameters of one model", "parameters")
+    distance: float | None = col("|theta_A - theta_B|, Euclidean", "parameter norm")
+    task_cosine: float | None = col("cosine of the task vectors tau_A and tau_B", "1")
+    norm_a: float | None = col("|theta_A|, Euclidean, of the end weights", "parameter norm")
+    norm_b: float | None = col("|theta_B|, Euclidean, of the end weights", "parameter norm")
+    wd_relaxation: float | None = col("eta lambda T / (1 - mu): weight decay is inert below 1", "1")
+    chosen_merge: str | None = col("merge with the lowest validation loss")
+    chosen_coefficient: float | None = col("its coefficient (alpha or s)", "1")
+    device: str = col("device the pair was trained on")
+    host: str = col("host name")
+    threads: int = col("torch threads; part of the numbers")
+    stack: int = col("repeats trained together as one stack; 1 means one by one")
+    device_seconds: float = col("time on the device, all phases", "s")
+    started: str = col("start, UTC, ISO 8601")
+    version: str = col("version of sweeper")
+    commit: str = col("commit of sweeper, where it runs from a checkout")
+    torch: str = col("version of torch")
+    python: str = col("version of Python")
+    spec: str = col("the whole pair spec as JSON: reruns the trial")
+    schema_version: int = col("version of this table", default=SCHEMA_VERSION)
+    number: int | None = col("position of the configuration in its sweep", default=None)
+    sweep_seed: int | None = col("seed of the sweep", default=None)
+    space: str | None = col("search space", default=None)
+    sampler: str | None = col("sampler that proposed the configuration", default=None)
+    noise_target: float | None = col("noise the sampler aimed at, of the sweep's definition", default=None)
+    scores: Mapping[str, float | None] = field(default_factory=lambda: {})
+    noises: Mapping[str, float | None] = field(default_factory=lambda: {})
+    seconds: Mapping[str, float] = field(default_factory=lambda: {})
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the trial as one flat row with exactly the columns of `trial_columns()`."""
+        row = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata}
+        row |= {c.name: self.scores.get(c.name) for c in SCORES}
+        row |= {f"noise_{name}": self.noises.get(name) for name in NOISE}
+        row |= {f"seconds_{phase}": self.seconds.get(phase, 0.0) for phase in PHASES}
+        return row
+
+
+@dataclass(frozen=True)
+class MergeRow:
+    """One merge of one pair at one coefficient; a trial has a curve of them per method."""
+
+    digest: str = col("trial")
+    config: str = col("configuration of the trial")
+    method: str = col("name of the merge")
+    coefficient: float = col("alpha of linear, s of task_arithmetic", "1")
+    loss_train: float | None = col("training loss after BatchNorm recalibration", "nat")
+    loss_val: float | None = col("validation loss after BatchNorm recalibration", "nat")
+    loss_test: float | None = col("test loss after BatchNorm recalibration", "nat")
+    accuracy_train: float | None = col("training accuracy after BatchNorm recalibration", "1")
+    accuracy_val: float | None = col("validation accuracy after BatchNorm recalibration", "1")
+    accuracy_test: float | None = col("test accuracy after BatchNorm recalibration", "1")
+    raw_loss_val: float | None = col("validation loss before recalibration; empty without BatchNorm", "nat")
+    raw_loss_test: float | None = col("test loss before recalibration; empty without BatchNorm", "nat")
+    raw_accuracy_val: float | None = col("validation accuracy before recalibration; empty without BatchNorm", "1")
+    raw_accuracy_test: float | None = col("test accuracy before recalibration; empty without BatchNorm", "1")
+
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """One child after one epoch."""
+
+    digest: str = col("trial")
+    member: str = col("child: a or b")
+    epoch: int = col("epoch, from 1", "epochs")
+    step: int = col("optimizer steps so far", "steps")
+    learning_rate: float = col("learning rate of the epoch's last step", "1")
+    noise_paper: float = col("momentary noise of the epoch's last step, definition `paper`", "1/examples")
+    train_loss: float | None = col("mean of the epoch's batch losses", "nat")
+    val_loss: float | None = col("validation loss", "nat")
+    val_accuracy: float | None = col("validation accuracy", "1")
+
+
+@dataclass(frozen=True)
+class PairOutput:
+    """All that one trial leaves: its row, its merge curves, its training history, the chosen merge's weights."""
+
+    result: TrialResult
+    merges: tuple[MergeRow, ...] = ()
+    history: tuple[HistoryRow, ...] = ()
+    weights: Mapping[str, Any] | None = None  # name -> CPU tensor
+
+
+def _scores() -> Iterator[Column]:
+    for who, text in MODELS_SCORED.items():
+        for split in SPLITS:
+            yield Column(f"{who}_loss_{split}", "float", "nat", f"cross-entropy of {text} on {split}")
+            yield Column(f"{who}_accuracy_{split}", "float", "1", f"accuracy of {text} on {split}")
+    for split in SPLITS:
+        for kind, text in {"mean": "mean of the parents", "best": "better parent"}.items():
+            yield Column(f"gain_{kind}_loss_{split}", "float", "nat", f"loss of the {text} minus merged, {split}")
+            yield Column(f"gain_{kind}_accuracy_{split}", "float", "1", f"accuracy merged minus the {text}, {split}")
+        for kind, text in {
+            "frankle": "max over alpha of L(alpha) - (L_A + L_B)/2, arXiv 1912.05671",
+            "entezari": "max over alpha of L(alpha) - ((1 - alpha) L_A + alpha L_B), arXiv 2110.06296",
+        }.items():
+            yield Column(f"barrier_{kind}_loss_{split}", "float", "nat", f"barrier in loss, {split}: {text}")
+            yield Column(f"barrier_{kind}_error_{split}", "float", "1", f"barrier in error, {split}: {text}")
+
+
+SCORES: tuple[Column, ...] = tuple(_scores())
+_KINDS = {"str": "str", "int": "int", "float": "float"}
+
+
+def columns_of(row_type: type[Any]) -> tuple[Column, ...]:
+    """Return the columns that the fields of a row type declare."""
+    return tuple(
+        Column(f.name, _KINDS[str(f.type).split(" ")[0]], f.metadata["unit"], f.metadata["doc"])
+        for f in fields(row_type)
+        if f.metadata
+    )
+
+
+def trial_columns() -> tuple[Column, ...]:
+    """Return every column of the trials table, in order."""
+    noises = tuple(
+        Column(f"noise_{n}", "float", s.unit, f"predicted noise scale {s.formula}, {s.source}") for n, s in NOISE.items()
+    )
+    seconds = tuple(Column(f"seconds_{p}", "float", "s", f"time spent in phase {p}") for p in PHASES)
+    return columns_of(TrialResult) + SCORES + noises + seconds

@@ -1,0 +1,45 @@
+"""Runtime: where a trial runs and finds its files. Nothing here is part of a trial's identity."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from . import __version__
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where to run.
+
+    Attributes:
+        data_root: Folder with the data sets' files; None where only bundled data is used.
+        bases: Folder in which base weights are shared between trials; None keeps them in memory only.
+        device: torch device.
+        threads: torch threads; they are part of the numbers, so they are stored in each row.
+    """
+
+    data_root: str | None = None
+    bases: str | None = None
+    device: str = "cpu"
+    threads: int = 1
+
+
+@cache
+def package_version() -> tuple[str, str]:
+    """Return (version, commit) of this package; the commit is empty outside a checkout, `+` marks local changes."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return __version__, ""
+
+    def git(*args: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "--short=12", "HEAD")
+    return __version__, commit + ("+" if commit and git("status", "--porcelain", "--untracked-files=no") else "")

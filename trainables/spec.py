@@ -1,0 +1,228 @@
+"""PairSpec: everything that decides the numbers of one trial, as a frozen value with a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
+from typing import Any
+
+JSON = Mapping[str, Any]
+
+
+def digest_of(value: object) -> str:
+    """Return 16 hex digits of SHA-256 over the canonical JSON of `value`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stream(digest: str, role: str) -> int:
+    """Return the 63-bit seed that the generator with this `role` uses in the trial `digest`."""
+    return int.from_bytes(hashlib.sha256(f"{digest}/{role}".encode()).digest()[:8], "big") >> 1
+
+
+def _non_defaults(value: Any) -> dict[str, Any]:
+    # fields at their default stay out, so that adding a field renames no trial
+    out: dict[str, Any] = {}
+    for f in fields(value):
+        now, default = getattr(value, f.name), _default(f)
+        if default is MISSING or now != default:
+            out[f.name] = list(now) if isinstance(now, tuple) else now
+    return out
+
+
+def _default(f: Field[Any]) -> Any:
+    return f.default_factory() if f.default_factory is not MISSING else f.default
+
+
+def _coerce(value: Any) -> None:
+    for f in fields(value):
+        now = getattr(value, f.name)
+        if f.type == "float":
+            object.__setattr__(value, f.name, _number(f.name, now))
+        elif f.type == "int":
+            if isinstance(now, bool) or int(_number(f.name, now)) != now:
+                raise ValueError(f"{f.name} must be a whole number, got {now!r}")
+            object.__setattr__(value, f.name, int(now))
+        elif f.type == "str" and not isinstance(now, str):
+            raise ValueError(f"{f.name} must be text, got {now!r}")
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return number
+
+
+def _check(name: str, value: float, rule: str, holds: bool) -> None:
+    if not holds:
+        raise ValueError(f"{name} must {rule}, got {value!r}")
+
+
+def _check_optimizer(spec: BaseSpec | PairSpec) -> None:
+    _check("learning_rate", spec.learning_rate, "be > 0", spec.learning_rate > 0)
+    _check("batch_size", spec.batch_size, "be >= 1", spec.batch_size >= 1)
+    _check("momentum", spec.momentum, "lie in [0, 1)", 0 <= spec.momentum < 1)
+    _check("weight_decay", spec.weight_decay, "be >= 0", spec.weight_decay >= 0)
+
+
+@dataclass(frozen=True)
+class BaseSpec:
+    """How the shared base weights theta_0 come about (protocol `finetune`).
+
+    Raises:
+        ValueError: A field breaks its rule.
+    """
+
+    steps: int = 60
+    learning_rate: float = 0.02
+    batch_size: int = 32
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _coerce(self)
+        _check("base steps", self.steps, "be >= 0", self.steps >= 0)
+        _check_optimizer(self)
+
+
+@dataclass(frozen=True)
+class PairSpec:
+    """One trial: a pair of models, trained with one set of hyperparameters, and their merges.
+
+    Attributes:
+        model, dataset: Names in `MODELS` and `DATASETS`; `*_options` are passed to their builders.
+        source: Text of a Python file that registers more models or data sets; empty for the built-in ones.
+        trainable: Name in `TRAINABLES`: `pair` trains networks, `synthetic` is a closed form for tests.
+        warmup, decay: Fractions of the steps spent in the first and the last phase of the schedule.
+        augmentation_strength: Strength of the augmentation policy in [0, 1].
+        accuracy_floor: Validation accuracy below which a parent makes the pair not viable.
+        stack: Number of repeats trained together as one stack of 2 x `stack` members; 1 trains one by one.
+        seed, repeat: Which draw of the training randomness this is.
+
+    Raises:
+        ValueError: A field breaks its rule; the message names rule and value.
+    """
+
+    dataset: str
+    model: str
+    learning_rate: float
+    batch_size: int
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    augmentation: str = "none"
+    augmentation_strength: float = 0.0
+    epochs: int = 8
+    optimizer: str = "sgd"
+    schedule: str = "wsd"
+    warmup: float = 0.05
+    decay: float = 0.2
+    protocol: str = "finetune"
+    pair_kind: str = "same_task"
+    merges: tuple[str, ...] = ("linear", "task_arithmetic")
+    base: BaseSpec = field(default_factory=BaseSpec)
+    dataset_options: JSON = field(default_factory=lambda: {})
+    model_options: JSON = field(default_factory=lambda: {})
+    source: str = ""
+    trainable: str = "pair"
+    accuracy_floor: float = 0.0
+    dtype: str = "float32"
+    stack: int = 1
+    seed: int = 0
+    repeat: int = 0
+
+    def __post_init__(self) -> None:
+        _coerce(self)
+        _check_optimizer(self)
+        object.__setattr__(self, "merges", tuple(self.merges))
+        if isinstance(self.base, Mapping):
+            object.__setattr__(self, "base", BaseSpec(**self.base))
+        strength = self.augmentation_strength
+        _check("augmentation_strength", strength, "lie in [0, 1]", 0 <= strength <= 1)
+        _check("epochs", self.epochs, "be >= 1", self.epochs >= 1)
+        _check("warmup", self.warmup, "lie in [0, 1]", 0 <= self.warmup <= 1)
+        _check("decay", self.decay, "lie in [0, 1 - warmup]", 0 <= self.decay <= 1 - self.warmup)
+        _check("accuracy_floor", self.accuracy_floor, "lie in [0, 1]", 0 <= self.accuracy_floor <= 1)
+        _check("stack", self.stack, "be >= 1", self.stack >= 1)
+        _check("repeat", self.repeat, "be >= 0", self.repeat >= 0)
+        if "linear" not in self.merges:
+            raise ValueError(f"merges must contain 'linear' (gains are defined by it), got {list(self.merges)}")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+    def _identity(self) -> dict[str, Any]:
+        return {**_non_defaults(self), "base": _non_defaults(self.base)}
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that name this trial; equal specs have equal digests in every process."""
+        return digest_of(self._identity())
+
+    @property
+    def config(self) -> str:
+        """Digest of the spec without `repeat`: what the repeats of one configuration share."""
+        return digest_of({k: v for k, v in self._identity().items() if k != "repeat"})
+
+    @property
+    def base_digest(self) -> str:
+        """Digest of what decides the base weights, so that trials share one base."""
+        keys = ("dataset", "dataset_options", "model", "model_options", "source", "dtype", "base")
+        return digest_of({k: v for k, v in self._identity().items() if k in keys})
+
+    def stream(self, role: str) -> int:
+        """Return the seed of the random stream `role` of this trial."""
+        return stream(self.digest, role)
+
+    def stack_mates(self) -> list[PairSpec]:
+        """Return the specs trained together with this one, itself among them, in order of repeat."""
+        first = self.repeat - self.repeat % self.stack
+        return [replace(self, repeat=first + i) for i in range(self.stack)]
+
+    def to_json(self) -> str:
+        """Return the spec as JSON that `from_json` reads back."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> PairSpec:
+        """Read a spec from `to_json`'s text.
+
+        Raises:
+            ValueError: Not JSON, an unknown field, or a field that breaks its rule.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"a pair spec must be JSON: {error}") from None
+        return cls.from_mapping(data)
+
+    @classmethod
+    def from_mapping(cls, data: JSON) -> PairSpec:
+        """Build a spec from a mapping of field names.
+
+        Raises:
+            ValueError: An unknown or missing field, or a field that breaks its rule.
+        """
+        names = {f.name for f in fields(cls)}
+        if wrong := sorted(set(data) - names):
+            from .registry import unknown
+
+            raise ValueError(str(unknown("pair spec field", wrong[0], names)))
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise ValueError(f"a pair spec lacks a field: {error}") from None
+
+
+_CHOICES = {
+    "protocol": ("finetune",),
+    "pair_kind": ("same_task",),
+    "dtype": ("float32", "float64"),
+}

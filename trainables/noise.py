@@ -63,6 +63,11 @@ class NoiseScale:
         """Knobs that stand in the formula, the ones that `solve` accepts."""
         return tuple(k for k in KNOBS if any(_KNOB_OF.get(f, f) == k for f in self.exponents))
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Settings that `predict` needs: the knobs and, for some, `examples`."""
+        return tuple(dict.fromkeys(_KNOB_OF.get(f, f) for f in self.exponents))
+
     def predict(self, settings: Settings) -> float:
         """Return the noise scale of `settings`.
 
@@ -159,7 +164,7 @@ _define(
 
 
 def predict_all(settings: Settings) -> dict[str, float]:
-    """Return every predicted noise scale of `settings` by name."""
-    return {name: scale.predict(settings) for name, scale in NOISE.items()}
+    """Return every noise scale by name that `settings` suffices for; see `NoiseScale.predict`."""
+    return {name: scale.predict(settings) for name, scale in NOISE.items() if set(scale.needs) <= set(settings)}
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from . import __version__
 
-Report = Callable[[str], None]
+Report = Callable[[Mapping[str, object]], None]
 
 
 @dataclass(frozen=True)

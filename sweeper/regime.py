@@ -1,0 +1,354 @@
+"""The regime: an objective as a function of the noise scale, the noise at which it is best, and how sure that is.
+
+======  ============================================================================================
+symbol  meaning
+======  ============================================================================================
+x       log noise of a configuration, of the chosen definition
+z       its objective as the study is told it (`Objective.tell`, repeats averaged), larger is better
+f       Gaussian process over x, covariance s² k(|x − x'| / l) with k the Matern 5/2 correlation
+l, r    length scale of f, and variance of the scatter of one configuration over s²
+x*      argmax of f over the tried range of x
+======  ============================================================================================
+
+Only viable pairs enter (outcome `ok`). Among them a few merges collapse and would flatten everything else, so z is
+winsorised on its bad side. (l, r) are integrated over by a grid, not set to their best fit: with a few dozen
+configurations the best fit is often a wiggly curve, whose interval covers too rarely and whose optimum looks interior
+even where nothing depends on noise. The interval of x* is a bootstrap over configurations, (l, r) drawn afresh each
+time; it holds for the range of noise that was tried. There is no verdict on the curve's shape here: an adaptive
+search samples near its own optimum, which biases one.
+
+Source: Rasmussen & Williams 2006, eq. 2.25, 2.26 (posterior), 4.17 (Matern), 5.8 (marginal likelihood); percentile
+interval: Efron & Tibshirani 1993, chapter 13.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from sweeper.objective import OBJECTIVES, Objective
+from trainables.noise import NOISE
+
+Array = NDArray[np.float64]
+
+MIN_CONFIGS = 6
+MIN_LEVELS = 4
+MIN_SPAN = 1.5
+MAX_GROUPS = 120
+GRID = 201
+EDGE = 0.05
+# grids of l over the tried range and of r: first, last, number
+LENGTHS = (1 / 15, 2.0, 12)
+RATIOS = (1e-3, 1e3, 19)
+DESIGNED_SAMPLERS = frozenset({"grid", "qmc", "random"})
+# objectives whose study value is the logarithm of the column
+LOGARITHMIC = frozenset({"merged_loss"})
+
+
+@dataclass(frozen=True)
+class Regime:
+    """An objective's best noise, its interval and its curve.
+
+    Attributes:
+        objective: Name in `OBJECTIVES`.
+        noise: Name in `NOISE`.
+        column: Column of the trials table that holds the objective.
+        maximize: True where a larger objective is better.
+        unit: Unit of the noise scale.
+        optimum: Noise at the best predicted objective; None where it is not determined.
+        low, high: 90 % interval of the optimum, same unit.
+        value: Predicted objective at the optimum, in the column's unit.
+        edge_share: Share of the bootstrap optima at an edge of the tried range: in its outermost 5 % (of log
+            noise), or nearer to the outermost tried noise than to the next (at most 15 %).
+        interior: True where the optimum is determined and `edge_share` < 0.05.
+        n_trials: Trials that entered: viable, with a positive noise and a finite objective.
+        n_configs: Configurations they belong to.
+        n_left_out: All other rows of the table.
+        grid: Noises at which the curve is given, equally spaced in log; empty where not determined.
+        mean, lower, upper: Predicted objective there and the 90 % band of the curve, in the column's unit.
+        floor: Configurations worse than this entered as if they had this value; None where nothing was winsorised.
+        message: One sentence or two for people.
+    """
+
+    objective: str
+    noise: str
+    column: str
+    maximize: bool
+    unit: str
+    optimum: float | None
+    low: float | None
+    high: float | None
+    value: float | None
+    edge_share: float | None
+    interior: bool
+    n_trials: int
+    n_configs: int
+    n_left_out: int
+    grid: tuple[float, ...]
+    mean: tuple[float, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    floor: float | None
+    message: str
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Viable configurations in order of noise."""
+
+    x: Array
+    z: Array
+    n_trials: int
+    n_left_out: int
+    adaptive: tuple[str, ...]
+    failed_beyond: bool
+
+
+@dataclass(frozen=True)
+class _Smoother:
+    """Gaussian process over means of neighbouring configurations, with a posterior over (l, r).
+
+    Attributes:
+        x: Log noise of each group of configurations.
+        group: Group of each configuration.
+        settings: l, r, s² and posterior probability, one row each.
+    """
+
+    x: Array
+    group: NDArray[np.int64]
+    settings: Array
+
+    def curve(self, grid: Array, z: Array, counts: Array, setting: Array) -> tuple[Array, Array]:
+        """Return posterior mean and variance of f on `grid`, each configuration taken `counts` times.
+
+        Source: Rasmussen & Williams 2006, eq. 2.25 and 2.26; the mean of w configurations scatters by s² r / w.
+        """
+        length, ratio, amplitude, _ = setting
+        weight = np.bincount(self.group, counts, len(self.x))
+        total = np.bincount(self.group, counts * z, len(self.x))
+        seen = weight > 0
+        x = self.x[seen]
+        factor = cho_factor(_matern(x, x, length) + np.diag(ratio / weight[seen]), lower=True)
+        cross = _matern(grid, x, length)
+        mean = cross @ cho_solve(factor, total[seen] / weight[seen])
+        explained = np.einsum("ij,ji->i", cross, cho_solve(factor, cross.T))
+        return mean, amplitude * np.maximum(1.0 - explained, 0.0)
+
+
+def _matern(a: Array, b: Array, length: float) -> Array:
+    # Rasmussen & Williams 2006, eq. 4.17 (Matern 5/2)
+    d = math.sqrt(5.0) / length * np.abs(a[:, None] - b[None, :])
+    return (1.0 + d + d * d / 3.0) * np.exp(-d)
+
+
+def fit_regime(
+    trials: pa.Table, objective: str = "gain_mean", noise: str = "paper", *, seed: int = 0, draws: int = 300
+) -> Regime:
+    """Fit an objective against log noise and locate its best noise.
+
+    Above `MAX_GROUPS` (120) configurations the process is fitted to means of neighbours in noise, in groups of
+    equal size; the bootstrap still draws configurations.
+
+    Args:
+        trials: Trials table as `sweeper.store.read_trials` yields it.
+        objective: Name in `OBJECTIVES`.
+        noise: Name in `NOISE`.
+        seed: Seed of the bootstrap; the result is a function of it and of the table.
+        draws: Bootstrap draws.
+
+    Returns:
+        The regime; its `optimum` is None where the trials do not determine one, and `message` says what is missing.
+
+    Raises:
+        UnknownName: No such objective or noise.
+        ValueError: `draws` is below 1.
+    """
+    goal, scale = OBJECTIVES[objective], NOISE[noise]
+    if draws < 1:
+        raise ValueError(f"draws must be >= 1, got {draws!r}")
+    data = _collect(trials, goal, noise)
+    common: dict[str, Any] = {
+        "objective": objective,
+        "noise": noise,
+        "column": goal.column,
+        "maximize": goal.maximize,
+        "unit": scale.unit,
+        "n_trials": data.n_trials,
+        "n_configs": len(data.x),
+        "n_left_out": data.n_left_out,
+    }
+    if missing := _missing(data):
+        nothing = dict.fromkeys(("optimum", "low", "high", "value", "edge_share", "floor"))
+        empty = dict.fromkeys(("grid", "mean", "lower", "upper"), ())
+        return Regime(**common, **nothing, **empty, interior=False, message=f"best noise not determined: {missing}")
+    return Regime(**common, **_fit(data, objective, scale.unit, seed, draws))
+
+
+def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
+    column = f"noise_{noise}"
+    rows = trials.select(["config", "outcome", "classes", "sampler", goal.column, column]).to_pylist()
+    values: dict[str, list[float]] = {}
+    noises: dict[str, float] = {}
+    failed: list[float] = []
+    for row in rows:
+        level, value = row[column], row[goal.column]
+        if level is None or not (level > 0 and math.isfinite(level)):
+            continue
+        if row["outcome"] == "ok" and value is not None and math.isfinite(value):
+            values.setdefault(row["config"], []).append(goal.tell(row))
+            noises[row["config"]] = level
+        elif row["outcome"] in ("diverged", "not_viable"):
+            failed.append(level)
+    configs = sorted(values, key=lambda c: (noises[c], c))
+    x = np.log([noises[c] for c in configs])
+    z = np.array([math.fsum(values[c]) / len(values[c]) for c in configs]) * (1 if goal.maximize else -1)
+    used = sum(len(v) for v in values.values())
+    adaptive = {r["sampler"] for r in rows if r["sampler"]} - DESIGNED_SAMPLERS
+    beyond = len(x) > 0 and any(math.log(level) > x[-1] for level in failed)
+    return _Data(x, z, used, len(rows) - used, tuple(sorted(adaptive)), beyond)
+
+
+def _missing(data: _Data) -> str:
+    # why no optimum can be located; empty if one can
+    n = len(data.x)
+    if n < MIN_CONFIGS:
+        left = f" ({data.n_left_out} trials were left out)" if data.n_left_out else ""
+        return f"{n} viable configurations have a noise and a score, at least {MIN_CONFIGS} are needed{left}"
+    levels = len(np.unique(data.x.round(6)))
+    if levels < MIN_LEVELS:
+        return f"the viable configurations have {levels} different noises, at least {MIN_LEVELS} are needed"
+    if (span := math.exp(data.x[-1] - data.x[0])) < MIN_SPAN:
+        return f"the viable configurations span a factor {span:.3g} in noise, at least {MIN_SPAN} is needed"
+    if np.ptp(data.z) <= 1e-12 * max(1.0, float(np.abs(data.z).max())):
+        return "every viable configuration has the same score"
+    return ""
+
+
+def _winsorise(z: Array) -> tuple[Array, float | None]:
+    """Raise the bad tail of `z` (ordered by noise) to a floor, three spreads below the good end.
+
+    The spread is that of the best third, or three times the seed noise seen between neighbours if that is larger:
+    a collapse hundreds of times deeper than the hump then weighs about as much as the hump is high.
+
+    Returns:
+        The values and the floor, None where it changed nothing.
+    """
+    top = float(np.quantile(z, 0.95))
+    noise = float(np.median(np.abs(np.diff(z)))) / (0.6745 * math.sqrt(2.0))
+    spread = max(top - float(np.quantile(z, 2 / 3)), 3.0 * noise)
+    floor = top - 3.0 * spread
+    # half of the values equal: nothing to measure a spread with
+    if spread <= 0 or floor <= z.min():
+        return z, None
+    return np.maximum(z, floor), floor
+
+
+def _train(x: Array, z: Array) -> _Smoother:
+    """Return the process for standardized `z`, with flat priors on log l, log r and s² at its best for each.
+
+    Source: Rasmussen & Williams 2006, eq. 5.8, with s² = zᵀ(K + r)⁻¹z / n put in.
+    """
+    groups = min(len(x), MAX_GROUPS)
+    group = np.arange(len(x)) * groups // len(x)
+    size = np.bincount(group)
+    centre, mean = np.bincount(group, x) / size, np.bincount(group, z) / size
+    rows: list[tuple[float, float, float, float]] = []
+    for length in float(x[-1] - x[0]) * np.geomspace(*LENGTHS):
+        spectrum, basis = np.linalg.eigh(_matern(centre, centre, length))
+        projected = (basis.T @ mean) ** 2
+        for ratio in np.geomspace(*RATIOS):
+            variances = np.maximum(spectrum, 0.0) + ratio
+            amplitude = float(np.mean(projected / variances))
+            likelihood = -0.5 * float(np.log(variances).sum()) - 0.5 * groups * math.log(amplitude)
+            rows.append((length, ratio * len(x) / groups, amplitude, likelihood))
+    settings = np.array(rows)
+    posterior = np.exp(settings[:, 3] - settings[:, 3].max())
+    settings[:, 3] = posterior / posterior.sum()
+    return _Smoother(centre, group, settings)
+
+
+def _average(smoother: _Smoother, grid: Array, z: Array) -> tuple[Array, Array]:
+    # mean and standard deviation of f, (l, r) integrated out; settings of little weight are left out
+    settings = smoother.settings[smoother.settings[:, 3] > 1e-3]
+    weights = settings[:, 3] / settings[:, 3].sum()
+    curves = np.array([smoother.curve(grid, z, np.ones(len(z)), s) for s in settings])
+    mean = weights @ curves[:, 0]
+    return mean, np.sqrt(weights @ (curves[:, 1] + (curves[:, 0] - mean) ** 2))
+
+
+def _bootstrap(smoother: _Smoother, grid: Array, z: Array, seed: int, draws: int) -> Array:
+    # argmax of the curve for each draw of configurations
+    rng = np.random.default_rng(seed)
+    n = len(z)
+    best = np.empty(draws)
+    picked = rng.choice(len(smoother.settings), draws, p=smoother.settings[:, 3])
+    for i in range(draws):
+        counts = rng.multinomial(n, np.full(n, 1 / n)).astype(float)
+        best[i] = grid[int(np.argmax(smoother.curve(grid, z, counts, smoother.settings[picked[i]])[0]))]
+    return best
+
+
+def _edges(x: Array) -> tuple[float, float]:
+    # log noise at or below which, and at or above which, an optimum counts as lying at the edge
+    levels = np.unique(x.round(6))
+    span = levels[-1] - levels[0]
+    below, above = (float(np.clip(gap / 2, EDGE * span, 3 * EDGE * span)) for gap in np.diff(levels)[[0, -1]])
+    return float(x[0]) + below, float(x[-1]) - above
+
+
+def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int) -> dict[str, Any]:
+    tamed, floor = _winsorise(data.z)
+    shift, scale = float(tamed.mean()), float(tamed.std())
+    z = (tamed - shift) / scale
+    smoother = _train(data.x, z)
+    grid = np.linspace(data.x[0], data.x[-1], GRID)
+    mean, sd = _average(smoother, grid, z)
+    best = _bootstrap(smoother, grid, z, seed, draws)
+    left, right = _edges(data.x)
+    at_left, at_right = float(np.mean(best <= left)), float(np.mean(best >= right))
+    top = int(np.argmax(mean))
+    low, high = np.quantile(best, [0.05, 0.95])
+
+    def natural(values: Array) -> Array:
+        raw = (values * scale + shift) * (1 if OBJECTIVES[objective].maximize else -1)
+        return np.exp(raw) if objective in LOGARITHMIC else raw
+
+    band = np.sort([natural(mean - 1.645 * sd), natural(mean + 1.645 * sd)], axis=0)
+    found: dict[str, Any] = {
+        "optimum": math.exp(grid[top]),
+        "low": math.exp(min(low, grid[top])),
+        "high": math.exp(max(high, grid[top])),
+        "edge_share": at_left + at_right,
+        "interior": at_left + at_right < EDGE,
+    }
+    curve = {"grid": np.exp(grid), "mean": natural(mean), "lower": band[0], "upper": band[1]}
+    return {
+        **found,
+        **{name: tuple(values.tolist()) for name, values in curve.items()},
+        "value": float(curve["mean"][top]),
+        "floor": None if floor is None else float(natural(np.array([(floor - shift) / scale]))[0]),
+        "message": _message(data, found, unit, "lower" if at_left >= at_right else "upper"),
+    }
+
+
+def _message(data: _Data, found: dict[str, Any], unit: str, side: str) -> str:
+    interval = f"90 % interval {found['low']:.3g} to {found['high']:.3g}"
+    text = f"best noise {found['optimum']:.3g} {unit} ({interval})"
+    if found["interior"]:
+        text += ", inside the tried range"
+    else:
+        text += f"; not clearly inside the tried range: {found['edge_share']:.0%} of resampled optima lie at an edge"
+        text += f", mostly the {side}: " + (
+            "pairs at more noise were not viable"
+            if side == "upper" and data.failed_beyond
+            else f"widen the knobs towards {'less' if side == 'lower' else 'more'} noise"
+        )
+    if data.adaptive:
+        text += f". Sampled adaptively ({', '.join(data.adaptive)}): the curve's shape is not judged"
+    return text + "."

@@ -1,0 +1,157 @@
+"""Axes that people can read: log ticks, the window of values that is shown, colours, short numbers."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.colors
+
+# Okabe & Ito's palette: told apart with every common colour blindness, on white and on near-black
+BLUE, VERMILLION, GREEN, ORANGE, GREY = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#8a8f98"
+NOISE_SCALE = "Viridis"
+SPREADS_SHOWN = 2.5
+TITLE_WIDTH = 24
+
+
+def short(value: float | None, digits: int = 3) -> str:
+    """Return `value` with `digits` significant digits, `–` where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.{digits}g}" if abs(value) < 1e5 or abs(value) >= 1e15 else f"{value:,.0f}"
+
+
+def rounded(value: float | None, digits: int = 6) -> float | None:
+    """Return `value` rounded to `digits` significant digits, `None` where it is not finite."""
+    return float(f"{value:.{digits}g}") if value is not None and math.isfinite(value) else None
+
+
+def wrapped(title: str) -> str:
+    """Return an axis title in lines of about `TITLE_WIDTH` characters, as Plotly's markup."""
+    return "<br>".join(textwrap.wrap(title, TITLE_WIDTH, break_long_words=False))
+
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _tick_text(mantissa: int, exponent: int) -> str:
+    if -4 <= exponent < 5:
+        return f"{mantissa * 10.0**exponent:.{max(0, -exponent)}f}"
+    power = "10" + str(exponent).translate(_SUPERSCRIPT)
+    return power if mantissa == 1 else f"{mantissa}·{power}"
+
+
+def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Return values and texts of the ticks of a log axis from `low` to `high`.
+
+    Full decades, with 2 and 5 (or 3) between them where the range is short; at most about 10 ticks.
+
+    Raises:
+        ValueError: Not 0 < low <= high.
+    """
+    if not 0 < low <= high:
+        raise ValueError(f"a log axis needs 0 < low <= high, got {low!r} and {high!r}")
+    decades = math.log10(high / low)
+    mantissas = (1, 2, 3, 5, 7) if decades < 1 else (1, 2, 5) if decades < 2.2 else (1, 3) if decades < 3.6 else (1,)
+    step = max(1, math.ceil(decades / 9))
+    ticks = [
+        (m * 10.0**e, _tick_text(m, e))
+        for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        if e % step == 0
+        for m in mantissas
+        if low * (1 - 1e-9) <= m * 10.0**e <= high * (1 + 1e-9)
+    ]
+    return [value for value, _ in ticks], [text for _, text in ticks]
+
+
+def log_axis(values: Sequence[float], title: str) -> dict[str, Any]:
+    """Return the Plotly settings of a log axis that spans the positive `values`."""
+    known = [v for v in values if v > 0]
+    low, high = (min(known), max(known)) if known else (1e-4, 1.0)
+    low, high = low / 1.25, high * 1.25
+    ticks, texts = log_ticks(low, high)
+    return {
+        "type": "log",
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": ticks,
+        "ticktext": texts,
+        "title": {"text": title},
+    }
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a value axis that is shown.
+
+    Attributes:
+        low, high: Ends of the axis.
+        cut: Values beyond this one, on the bad side, are drawn at `edge`.
+        edge: Where clipped and failed trials are drawn.
+        maximize: True where the bad side is below.
+    """
+
+    low: float
+    high: float
+    cut: float
+    edge: float
+    maximize: bool
+
+    def shows(self, value: float) -> bool:
+        """Whether `value` lies on the good side of the cut."""
+        return value >= self.cut if self.maximize else value <= self.cut
+
+
+def window(values: Sequence[float], anchor: float | None, maximize: bool) -> Window:
+    """Choose the shown part of a heavy-tailed value axis, so that a collapse does not flatten the optimum.
+
+    Values are shown down to `SPREADS_SHOWN` times the distance from the best one to `anchor`, and at least twice the
+    distance to the best quarter; the good side is never cut, and nothing is cut where the tail is short.
+
+    Args:
+        values: The finite values.
+        anchor: The value without any effect of merging, such as 0 for a gain; the median where it is None.
+        maximize: True where larger is better.
+    """
+    sign = 1.0 if maximize else -1.0
+    good = sorted((sign * v for v in values), reverse=True) or [0.0]
+    best, worst = good[0], good[-1]
+    middle = sign * anchor if anchor is not None else good[len(good) // 2]
+    top = max(best, middle)
+    span = max(SPREADS_SHOWN * abs(best - middle), 2.0 * (best - good[len(good) // 4]))
+    span = span or (best - worst) or 0.1 * abs(best) or 1.0
+    cut = top - span
+    if worst > cut - 0.3 * span:
+        cut = worst
+    # no empty room below what is shown
+    cut = min(middle, *(v for v in good if v >= cut))
+    height = top - cut or span
+    ends = sorted((sign * (cut - 0.14 * height), sign * (top + 0.08 * height)))
+    return Window(ends[0], ends[1], sign * cut, sign * (cut - 0.07 * height), maximize)
+
+
+def noise_colour(noise: float, low: float, high: float) -> str:
+    """Return the colour of a noise on the log colour scale from `low` to `high`, as `rgb(r, g, b)`."""
+    share = 0.5 if high <= low else math.log(noise / low) / math.log(high / low)
+    return str(plotly.colors.sample_colorscale(NOISE_SCALE, [min(1.0, max(0.0, share))])[0])
+
+
+def colour_bar(low: float, high: float, title: str) -> dict[str, Any]:
+    """Return Plotly's `coloraxis` for log10 of a noise from `low` to `high`."""
+    ticks, texts = log_ticks(low, high)
+    if not ticks:
+        ticks, texts = [low], [short(low)]
+    return {
+        "colorscale": NOISE_SCALE,
+        "cmin": math.log10(low),
+        "cmax": math.log10(high) if high > low else math.log10(low) + 1e-6,
+        "colorbar": {
+            "title": {"text": title, "side": "right"},
+            "tickvals": [math.log10(t) for t in ticks],
+            "ticktext": texts,
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
+    }

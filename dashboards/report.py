@@ -1,0 +1,202 @@
+"""What the page shows of one run: tables in, verdicts, numbers and charts out. No files, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from sweeper.objective import OBJECTIVES
+from sweeper.regime import Regime, fit_regime
+from trainables.noise import NOISE
+
+from .axes import short
+from .course import curves_chart, progress_chart
+from .curves import BestTable, best_table, merge_curves, percent, search_steps
+from .figures import Chart, Measure, knobs_chart, noise_chart
+from .tables import FITTED, ConfigPoint, Overview, Sweep, anchor, config_points, overview, sweep_of, winners
+
+CHOSEN = ("chosen_loss_test", "chosen_accuracy_test")
+_PEERS = ("a", "b", "merged", "ensemble")
+_ACCURACY = "gain_mean_accuracy_val"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number of the page's head: what it is, its value, a line of context."""
+
+    title: str
+    value: str
+    context: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page says and draws.
+
+    Attributes:
+        verdicts: One sentence per fitted objective.
+        banners: What a reader must know before trusting a number.
+        tiles: The numbers of the head.
+        charts: Figures in reading order.
+        best: The best configurations.
+        notes: Small print.
+    """
+
+    sweep: Sweep
+    overview: Overview
+    verdicts: tuple[str, ...]
+    banners: tuple[str, ...]
+    tiles: tuple[Tile, ...]
+    charts: tuple[Chart, ...]
+    best: BestTable
+    notes: tuple[str, ...]
+
+
+def report(settings: Mapping[str, Any] | None, tables: Mapping[str, pa.Table]) -> Report:
+    """Compute the report of one run.
+
+    Args:
+        settings: Contents of `sweep.yaml`; None where there is none.
+        tables: `trials`, `merges` and `search` as `sweeper.store.read` yields them; any may be empty.
+    """
+    trials = tables["trials"]
+    sweep = sweep_of(settings, trials)
+    counts = overview(trials, sweep.trials)
+    names = tuple(dict.fromkeys((*FITTED, sweep.objective)))
+    regimes = {name: fit_regime(trials, name, sweep.noise) for name in names}
+    measures = {name: measure_of(name, trials) for name in names}
+    columns = [c for m in measures.values() for c in (m.column, m.test_column)]
+    points = config_points(trials, sweep.noise, [*dict.fromkeys(columns), _ACCURACY, _test(_ACCURACY), *_test_scores()])
+    return Report(
+        sweep=sweep,
+        overview=counts,
+        verdicts=tuple(f"{_name(m)}: {regimes[n].message}" for n, m in measures.items()) if counts.trials else (),
+        banners=_banners(counts, sweep),
+        tiles=(*_regime_tiles(regimes), *_best_tiles(points, sweep), *_count_tiles(counts)),
+        charts=tuple(_charts(points, tables, sweep, measures, regimes)),
+        best=best_table(trials, sweep),
+        notes=_notes(sweep, counts),
+    )
+
+
+def _test(column: str) -> str:
+    return column.removesuffix("_val") + "_test"
+
+
+def _test_scores() -> list[str]:
+    return [*CHOSEN, *(f"{who}_{what}_test" for what in ("loss", "accuracy") for who in _PEERS)]
+
+
+def measure_of(objective: str, trials: pa.Table) -> Measure:
+    """Return how an objective is drawn; its anchor comes from the parents in `trials`."""
+    goal = OBJECTIVES[objective]
+    return Measure(objective, goal.column, _test(goal.column), goal.label, goal.maximize, anchor(trials, goal.column))
+
+
+def _name(measure: Measure) -> str:
+    text = measure.label.split(" [")[0]
+    return text[0].upper() + text[1:]
+
+
+def _charts(
+    points: list[ConfigPoint],
+    tables: Mapping[str, pa.Table],
+    sweep: Sweep,
+    measures: Mapping[str, Measure],
+    regimes: Mapping[str, Regime],
+) -> list[Chart]:
+    label = sweep.noise_label
+    if not any(p.noise for p in points):
+        return []
+    drawn = [
+        noise_chart(points, m, label, f"{_name(m)} against the noise", regimes[name]) for name, m in measures.items()
+    ]
+    charts = [*drawn, knobs_chart(points, measures[sweep.objective], label)]
+    if any(abs(p.values[_ACCURACY].mean) > 0 for p in points if _ACCURACY in p.values):
+        accuracy = Measure(
+            "accuracy", _ACCURACY, _test(_ACCURACY), "accuracy gain over the mean parent [% points]", True, 0.0
+        )
+        charts.append(noise_chart(points, accuracy, label, "Accuracy gain against the noise"))
+    steps = search_steps(points, tables["search"], OBJECTIVES[sweep.objective])
+    charts.append(progress_chart(steps, measures[sweep.objective], label))
+    curves = merge_curves(tables["trials"], tables["merges"], sweep.noise)
+    if curves:
+        charts.append(curves_chart(curves, label))
+    return charts
+
+
+def _banners(counts: Overview, sweep: Sweep) -> tuple[str, ...]:
+    said: list[str] = []
+    if counts.synthetic:
+        which = "" if counts.synthetic == counts.trials else f" in {counts.synthetic} of {counts.trials} trials"
+        said.append(f"Synthetic closed form: no network was trained{which}.")
+    if not counts.trials:
+        said.append("No trial has finished yet: there is nothing to show.")
+    elif not counts.outcomes.get("ok"):
+        said.append("No trial is ok so far: neither gain nor merged loss is known, only where training broke.")
+    if counts.trials and counts.missing:
+        said.append(f"Unfinished: {counts.configs} of {counts.budget} configurations have a result so far.")
+    return (*said, *sweep.doubts)
+
+
+def _regime_tiles(regimes: Mapping[str, Regime]) -> list[Tile]:
+    tiles: list[Tile] = []
+    for name, regime in regimes.items():
+        title = f"Best noise for {OBJECTIVES[name].label.split(' [')[0]}"
+        if regime.optimum is None:
+            tiles.append(Tile(title, "not determined", f"{regime.n_configs} viable configurations so far"))
+            continue
+        where = "inside the tried range" if regime.interior else "not clearly inside the tried range"
+        interval = f"90 % interval {short(regime.low)} to {short(regime.high)}, {where}"
+        tiles.append(Tile(title, short(regime.optimum), interval, "" if regime.unit == "1" else regime.unit))
+    return tiles
+
+
+def _best_tiles(points: list[ConfigPoint], sweep: Sweep) -> list[Tile]:
+    goal = OBJECTIVES[sweep.objective]
+    best = winners(points, goal.column, goal.maximize)[:1]
+    tiles: list[Tile] = []
+    for column, what, text in ((CHOSEN[0], "loss", short), (CHOSEN[1], "accuracy", percent)):
+        title = f"Best merge, test {what}"
+        if not best or column not in best[0].values:
+            tiles.append(Tile(title, "–", "no viable merge so far"))
+            continue
+        peers = {w: best[0].values.get(f"{w}_{what}_test") for w in _PEERS}
+        shown = {w: text(e.mean) if e else "–" for w, e in peers.items()}
+        context = f"parents {shown['a']} and {shown['b']}, linear ½ {shown['merged']}, ensemble {shown['ensemble']}"
+        tiles.append(Tile(title, text(best[0].values[column].mean), context, "nat" if what == "loss" else ""))
+    return tiles
+
+
+def _count_tiles(counts: Overview) -> list[Tile]:
+    outcomes = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.outcomes.items()) or "none finished"
+    repeats = f"; {counts.trials} trials" if counts.trials != counts.configs else ""
+    done = f"{counts.configs} of {counts.budget}" if counts.budget else str(counts.configs)
+    each = f"{short(counts.device_seconds / counts.trials)} s a trial" if counts.trials else "no trial yet"
+    return [
+        Tile("Configurations", done, outcomes + repeats),
+        Tile("Device time", _duration(counts.device_seconds), each),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 600:
+        return f"{short(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / 3600:.1f} h"
+
+
+def _notes(sweep: Sweep, counts: Overview) -> tuple[str, ...]:
+    scale = NOISE[sweep.noise]
+    goal = OBJECTIVES[sweep.objective]
+    seed = "unknown" if sweep.seed is None else sweep.seed
+    how = f"Sampler {sweep.sampler or 'unknown'}, objective {sweep.objective}, seed {seed}"
+    return (
+        f"{how}; noise {sweep.noise} = {scale.formula} [{scale.unit}], {scale.source}.",
+        f"The best merge is chosen on validation ({goal.column}) and reported on test; only ok trials can win.",
+        "Gain is the paper's measure, merged loss what a user takes home: their best noises can differ.",
+        *(f"First {name.replace('_', ' ')} trial: {text}" for name, text in counts.details.items()),
+    )

@@ -1,0 +1,94 @@
+"""What the sampler reads from an Optuna study and notes in it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from .knobs import Array
+from .noise_axis import KnobSpace
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+NOISE_TARGET_KEY = "sweeper:noise_target"
+"""System attribute of a trial: predicted noise of the proposal (float, unit of the definition)."""
+SEARCH_KEY = "sweeper:search"
+"""System attribute of a trial: JSON with `origin`, `optimum`, `optimum_low`, `optimum_high`, `exponents`,
+`variance_share`, `trials` as the sampler believed when it proposed."""
+PARAMS_KEY = "sweeper:relative_params"
+"""Prefix of the system attributes `<prefix>:<i>` that tell other processes what a running trial tries."""
+
+_CHUNK = 1000  # a value may hold 2,045 characters once stored, and escaping can double it
+
+
+def observed(space: KnobSpace, trials: Sequence[FrozenTrial], direction: StudyDirection) -> tuple[Array, Array]:
+    """Return coordinates, shape (n, d), and losses, shape (n,), of the completed trials with a finite value."""
+    sign = -1.0 if direction == StudyDirection.MAXIMIZE else 1.0
+    units, losses = [], []
+    for t in trials:
+        if t.state != TrialState.COMPLETE or t.value is None or not math.isfinite(t.value):
+            continue
+        unit = space.unit_of(t.params)
+        if unit is not None:
+            units.append(unit)
+            losses.append(sign * t.value)
+    return np.array(units).reshape(-1, len(space.knobs)), np.array(losses, dtype=float)
+
+
+def tried(space: KnobSpace, trials: Sequence[FrozenTrial]) -> list[Array]:
+    """Return the coordinates of running and failed trials, as far as they are known."""
+    states = (TrialState.RUNNING, TrialState.FAIL, TrialState.PRUNED)
+    units = (space.unit_of(_known_params(space, t)) for t in trials if t.state in states)
+    return [unit for unit in units if unit is not None]
+
+
+def _known_params(space: KnobSpace, trial: FrozenTrial) -> dict[str, Any]:
+    # a running trial shows its parameters only once suggested; until then they stand in the attributes
+    if all(k.name in trial.params for k in space.knobs):
+        return trial.params
+    chunks = {k: v for k, v in trial.system_attrs.items() if k.startswith(f"{PARAMS_KEY}:")}
+    text = "".join(chunks.get(f"{PARAMS_KEY}:{i}", "") for i in range(len(chunks)))
+    try:
+        internal = json.loads(text)
+        shared = {k.name: k.distribution.to_external_repr(internal[k.name]) for k in space.knobs if k.name in internal}
+    except (ValueError, TypeError, IndexError):  # another process is still writing, or has another space
+        return trial.params
+    return {**shared, **trial.params}
+
+
+def key(space: KnobSpace, unit: Array) -> tuple[float, ...]:
+    """Return what makes a point the same as another: its numbers, to 12 decimals."""
+    return tuple(float(round(column[0], 12)) for column in space.numbers(unit[None, :]))
+
+
+def keys(space: KnobSpace, units: Sequence[Array]) -> set[tuple[float, ...]]:
+    """Return the `key` of each point."""
+    if not units:
+        return set()
+    columns = [np.round(column, 12).tolist() for column in space.numbers(np.array(units))]
+    return set(zip(*columns, strict=True))
+
+
+def note(
+    study: Study, trial: FrozenTrial, space: KnobSpace, params: Mapping[str, Any], thought: Mapping[str, Any]
+) -> None:
+    """Write a proposal into the trial's system attributes: its parameters, its noise and the thought behind it."""
+    tried = {**params, **trial.system_attrs.get("fixed_params", {})}
+    unit = space.unit_of(tried)
+    if unit is None:  # enqueued with a value that the space does not have
+        unit = space.unit_of(params)
+    internal = {k.name: k.distribution.to_internal_repr(tried[k.name]) for k in space.knobs}
+    text = json.dumps(internal)
+    notes: dict[str, Any] = {f"{PARAMS_KEY}:{i // _CHUNK}": text[i : i + _CHUNK] for i in range(0, len(text), _CHUNK)}
+    if space.pivot is not None and unit is not None:
+        notes[NOISE_TARGET_KEY] = math.exp(space.points(unit[None, :]).log_noise[0])
+    notes[SEARCH_KEY] = json.dumps(dict(thought))
+    for name, value in notes.items():
+        study._storage.set_trial_system_attr(trial._trial_id, name, value)

@@ -54,15 +54,16 @@ def startup_point(space: KnobSpace, seed: int, index: int) -> Array:
     engine = qmc.Sobol(len(space.knobs), rng=scramble)
     sequence = (engine.fast_forward(index) if index else engine).random(1)
     if space.pivot is None:
-        return sequence[0]
+        return space.points(sequence).unit[0]
     draws = np.concatenate([sequence, np.random.default_rng([seed, index]).random((_TRIES - 1, len(space.knobs)))])
     low, high = reach(space)
     target = low + (high - low) * ((van_der_corput(index) + shift) % 1.0)
     unit, _ = space.solve(draws, np.full(len(draws), target), np.zeros(len(space.factor_knobs)))
-    miss = np.abs(space.points(unit).log_noise - target)
+    points = space.points(unit)
+    miss = np.abs(points.log_noise - target)
     # the first draw that hits the level up to rounding, else the nearest
     good = np.flatnonzero(miss <= 0.02 * (high - low))
-    return unit[good[0] if len(good) else int(miss.argmin())]
+    return points.unit[good[0] if len(good) else int(miss.argmin())]
 
 
 @dataclass(frozen=True)

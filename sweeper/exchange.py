@@ -25,28 +25,23 @@ SEARCH_KEY = "sweeper:search"
 PARAMS_KEY = "sweeper:relative_params"
 """Prefix of the system attributes `<prefix>:<i>` that tell other processes what a running trial tries."""
 
+UNSUCCESSFUL = (TrialState.RUNNING, TrialState.FAIL, TrialState.PRUNED)
+"""States whose parameters are not proposed again although they have taught nothing."""
+
 _CHUNK = 1000  # a value may hold 2,045 characters once stored, and escaping can double it
 
 
 def observed(space: KnobSpace, trials: Sequence[FrozenTrial], direction: StudyDirection) -> tuple[Array, Array]:
     """Return coordinates, shape (n, d), and losses, shape (n,), of the completed trials with a finite value."""
     sign = -1.0 if direction == StudyDirection.MAXIMIZE else 1.0
-    units, losses = [], []
-    for t in trials:
-        if t.state != TrialState.COMPLETE or t.value is None or not math.isfinite(t.value):
-            continue
-        unit = space.unit_of(t.params)
-        if unit is not None:
-            units.append(unit)
-            losses.append(sign * t.value)
-    return np.array(units).reshape(-1, len(space.knobs)), np.array(losses, dtype=float)
+    done = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value)]
+    units, usable = space.units_of([t.params for t in done])
+    return units, sign * np.array([t.value for t in done], dtype=float)[usable]
 
 
-def tried(space: KnobSpace, trials: Sequence[FrozenTrial]) -> list[Array]:
-    """Return the coordinates of running and failed trials, as far as they are known."""
-    states = (TrialState.RUNNING, TrialState.FAIL, TrialState.PRUNED)
-    units = (space.unit_of(_known_params(space, t)) for t in trials if t.state in states)
-    return [unit for unit in units if unit is not None]
+def tried(space: KnobSpace, trials: Sequence[FrozenTrial], states: Sequence[TrialState] = UNSUCCESSFUL) -> Array:
+    """Return the coordinates, shape (n, d), of the trials in these states, as far as their parameters are known."""
+    return space.units_of([_known_params(space, t) for t in trials if t.state in states])[0]
 
 
 def _known_params(space: KnobSpace, trial: FrozenTrial) -> dict[str, Any]:
@@ -63,17 +58,9 @@ def _known_params(space: KnobSpace, trial: FrozenTrial) -> dict[str, Any]:
     return {**shared, **trial.params}
 
 
-def key(space: KnobSpace, unit: Array) -> tuple[float, ...]:
-    """Return what makes a point the same as another: its numbers, to 12 decimals."""
-    return tuple(float(round(column[0], 12)) for column in space.numbers(unit[None, :]))
-
-
-def keys(space: KnobSpace, units: Sequence[Array]) -> set[tuple[float, ...]]:
-    """Return the `key` of each point."""
-    if not units:
-        return set()
-    columns = [np.round(column, 12).tolist() for column in space.numbers(np.array(units))]
-    return set(zip(*columns, strict=True))
+def keys(units: Array) -> list[tuple[float, ...]]:
+    """Return for each point what makes it the same as another: its coordinates to 10 decimals."""
+    return [tuple(row) for row in np.round(units, 10).tolist()]
 
 
 def note(
@@ -81,14 +68,14 @@ def note(
 ) -> None:
     """Write a proposal into the trial's system attributes: its parameters, its noise and the thought behind it."""
     tried = {**params, **trial.system_attrs.get("fixed_params", {})}
-    unit = space.unit_of(tried)
-    if unit is None:  # enqueued with a value that the space does not have
-        unit = space.unit_of(params)
+    unit, usable = space.units_of([tried])
+    if not usable[0]:  # enqueued with a value that the space cannot hold
+        tried, (unit, _) = dict(params), space.units_of([params])
     internal = {k.name: k.distribution.to_internal_repr(tried[k.name]) for k in space.knobs}
     text = json.dumps(internal)
     notes: dict[str, Any] = {f"{PARAMS_KEY}:{i // _CHUNK}": text[i : i + _CHUNK] for i in range(0, len(text), _CHUNK)}
-    if space.pivot is not None and unit is not None:
-        notes[NOISE_TARGET_KEY] = math.exp(space.points(unit[None, :]).log_noise[0])
+    if space.pivot is not None:
+        notes[NOISE_TARGET_KEY] = math.exp(space.points(unit).log_noise[0])
     notes[SEARCH_KEY] = json.dumps(dict(thought))
     for name, value in notes.items():
         study._storage.set_trial_system_attr(trial._trial_id, name, value)

@@ -107,21 +107,38 @@ class KnobSpace:
     def points(self, unit: Array) -> Points:
         """Return the points nearest to these coordinates that the space holds."""
         numbers = self.numbers(unit)
-        snapped = np.stack([knob.encode(column) for knob, column in zip(self.knobs, numbers, strict=True)], axis=1)
+        snapped = self._encoded(numbers)
         if self.pivot is None:
             return Points(snapped, np.zeros(len(unit)), np.zeros((len(unit), 0)))
         columns = [self._factor(i, numbers[i]) for i in self.factor_knobs]
         factors = np.stack(columns, axis=1) - self.centre if columns else np.zeros((len(unit), 0))
         return Points(snapped, self._log_noise(numbers), factors)
 
-    def unit_of(self, params: Mapping[str, Any]) -> Array | None:
-        """Return the coordinates, shape (d,), of a trial's parameters; None where one is missing or foreign."""
+    def units_of(self, trials: Sequence[Mapping[str, Any]]) -> tuple[Array, Mask]:
+        """Return where the parameters of trials lie.
+
+        Values outside a range count as its end, so that results from a wider range still teach.
+
+        Returns:
+            The coordinates of the usable ones, shape (m, d), and which are usable, shape (len(trials),): those that
+            have every knob, with a value that its distribution can hold.
+        """
+        rows = [self._numbers_of(params) for params in trials]
+        table = np.array([row for row in rows if row is not None], dtype=float).reshape(-1, len(self.knobs))
+        usable = np.array([row is not None for row in rows], dtype=bool)
+        unit = np.clip(self._encoded([table[:, i] for i in range(len(self.knobs))]), 0.0, 1.0)
+        finite = np.isfinite(unit).all(axis=1)
+        usable[np.flatnonzero(usable)[~finite]] = False
+        return unit[finite], usable
+
+    def _numbers_of(self, params: Mapping[str, Any]) -> list[float] | None:
         try:
-            numbers = [knob.number(params[knob.name]) for knob in self.knobs]
-        except (KeyError, ValueError):
+            return [knob.number(params[knob.name]) for knob in self.knobs]
+        except (KeyError, ValueError, TypeError):
             return None
-        unit = np.array([knob.encode(np.array([n]))[0] for knob, n in zip(self.knobs, numbers, strict=True)])
-        return np.clip(unit, 0.0, 1.0) if np.isfinite(unit).all() else None
+
+    def _encoded(self, numbers: Sequence[Array]) -> Array:
+        return np.stack([knob.encode(column) for knob, column in zip(self.knobs, numbers, strict=True)], axis=1)
 
     def params_of(self, unit: Array) -> dict[str, Any]:
         """Return the parameters at the coordinates `unit`, shape (d,)."""
@@ -181,7 +198,8 @@ def knob_space(
     knobs: list[Knob] = []
     for name, distribution in space.items():
         knob = knob_of(name, distribution, names.get(name))
-        if knob.role is not None and (twin := next((k for k in knobs if k.role == knob.role), None)):
+        # a policy and its strength may both be an augmentation: no formula reads them
+        if knob.role in FACTORS and (twin := next((k for k in knobs if k.role == knob.role), None)):
             raise ValueError(
                 f"{twin.name!r} and {name!r} both have the role {knob.role}; "
                 f"take it from one of them, such as knobs={{{name!r}: None}}"

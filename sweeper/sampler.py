@@ -6,7 +6,7 @@ Works under `study.optimize`, ask and tell, and Ray Tune's `OptunaSearch(space=<
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,14 @@ from optuna.trial import FrozenTrial, TrialState
 from .candidates import (
     NEIGHBOUR,
     STARTUP,
+    Pool,
     log_expected_improvement,
     neighbours,
     propose,
     reach,
     startup_point,
 )
-from .exchange import NOISE_TARGET_KEY, PARAMS_KEY, SEARCH_KEY, key, keys, note, observed, tried
+from .exchange import NOISE_TARGET_KEY, PARAMS_KEY, SEARCH_KEY, keys, note, observed, tried
 from .knobs import Array, check_fixed, check_names, check_noise
 from .noise_axis import KnobSpace, knob_space
 from .surrogate import Posterior, Prior, fit, thin
@@ -36,10 +37,13 @@ if TYPE_CHECKING:
 
 _TILT_SD = 0.1  # prior sd of each refined exponent, relative to the pivot's
 _MAX_TRIALS, _MAX_PENDING = 500, 128
-_DRAWS, _GRID, _LEVELS = 200, 96, 8
+_DRAWS, _GRID, _LEVELS = 200, 160, 8
 _REFINEMENTS, _FEWEST = 2, 3
 
 __all__ = ["NOISE_TARGET_KEY", "PARAMS_KEY", "SEARCH_KEY", "Explanation", "NoiseTargetedSampler"]
+
+
+Taken = Collection[tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -167,11 +171,14 @@ class NoiseTargetedSampler(BaseSampler):
         trials = study.get_trials(deepcopy=False)
         units, losses = observed(space, trials, study.direction)
         others = [t for t in trials if t.number != trial.number]
+        taken = {*keys(units), *keys(tried(space, others))}
+        rng = np.random.default_rng([self._seed, trial.number])
         if trial.number < self._n_startup or len(losses) < _FEWEST:
-            unit, origin, thought = self._start(space, units, others, trial.number), STARTUP, self._ignorant(space)
+            unit, origin, thought = self._start(space, trial.number, taken, rng), STARTUP, self._ignorant(space)
         else:
-            fitted = self._fit(space, units, losses, np.random.default_rng([self._seed, trial.number]))
-            unit, origin = self._choose(fitted, others, np.random.default_rng([self._seed, trial.number]))
+            fitted = self._fit(space, units, losses, rng)
+            running = tried(space, others, (TrialState.RUNNING,))[-_MAX_PENDING:]
+            unit, origin = _choose(fitted, running, taken, rng)
             thought = self._explanation(fitted)
         params = space.params_of(unit)
         note(study, trial, space, params, {"origin": origin, **asdict(thought)})
@@ -198,13 +205,13 @@ class NoiseTargetedSampler(BaseSampler):
             return self._ignorant(space)
         return self._explanation(self._fit(space, units, losses, np.random.default_rng(self._seed)))
 
-    def _start(self, space: KnobSpace, units: Array, others: Sequence[FrozenTrial], number: int) -> Array:
-        taken = keys(space, [*units, *tried(space, others)])
+    def _start(self, space: KnobSpace, number: int, taken: Taken, rng: np.random.Generator) -> Array:
         unit = startup_point(space, self._seed, number)
-        if key(space, unit) in taken:  # in a small space the design meets itself
-            draws = np.random.default_rng([self._seed, number]).random((64, len(space.knobs)))
-            unit = next((u for u in draws if key(space, u) not in taken), unit)
-        return unit
+        if keys(unit[None, :])[0] not in taken:
+            return unit
+        # in a small space the design meets itself
+        spare = space.points(rng.random((64, len(space.knobs)))).unit
+        return next((u for u, k in zip(spare, keys(spare), strict=True) if k not in taken), unit)
 
     def _fit(self, space: KnobSpace, units: Array, losses: Array, rng: np.random.Generator) -> _Fitted:
         rows = thin(losses, _MAX_TRIALS)
@@ -221,27 +228,6 @@ class NoiseTargetedSampler(BaseSampler):
         mean, covariance = model.noise_curve(axis)
         return _Fitted(space, model, axis, axis[_draw(mean, covariance, rng).argmin(axis=1)], mean)
 
-    def _choose(self, fitted: _Fitted, others: Sequence[FrozenTrial], rng: np.random.Generator) -> tuple[Array, str]:
-        space = fitted.space
-        pending = tried(space, [t for t in others if t.state == TrialState.RUNNING])[-_MAX_PENDING:]
-        believer = fitted.model.believe(space.points(np.array(pending).reshape(-1, len(space.knobs))))
-        levels = fitted.axis[:0]
-        if len(fitted.axis):
-            levels = np.concatenate([[fitted.axis[fitted.mean.argmin()]], rng.choice(fitted.draws, _LEVELS - 1)])
-        pool = propose(space, fitted.model, levels, rng)
-        incumbent = float(fitted.model.predict(fitted.model.points)[0].min())
-        unit, origin = pool.points.unit, list(pool.origin)
-        score = log_expected_improvement(*believer.predict(pool.points), incumbent)
-        for _ in range(_REFINEMENTS):
-            top = unit[np.argsort(-score, kind="stable")[:4]]
-            more = space.points(neighbours(space, top, fitted.model, rng, 24))
-            unit, origin = np.concatenate([unit, more.unit]), origin + [NEIGHBOUR] * len(more)
-            score = np.concatenate([score, log_expected_improvement(*believer.predict(more), incumbent)])
-        taken = keys(space, [*fitted.model.points.unit, *tried(space, others)])
-        order = np.argsort(-score, kind="stable")
-        best = next((i for i in order if key(space, unit[i]) not in taken), order[0])
-        return unit[best], origin[best]
-
     def _ignorant(self, space: KnobSpace) -> Explanation:
         exponents = {str(k.role): _given(space, k.role) for k in space.knobs if k.role in space.noise.knobs}
         return Explanation(self._noise, exponents)
@@ -256,9 +242,28 @@ class NoiseTargetedSampler(BaseSampler):
         if not len(fitted.axis):
             return Explanation(self._noise, exponents, trials=len(fitted.model.points))
         low, high = np.exp(np.quantile(fitted.draws, [0.05, 0.95]))
-        best = math.exp(fitted.axis[fitted.mean.argmin()])
+        best = math.exp(fitted.axis[int(fitted.mean.argmin())])
         share = fitted.model.noise_share()
         return Explanation(self._noise, exponents, best, float(low), float(high), share, len(fitted.model.points))
+
+
+def _choose(fitted: _Fitted, running: Array, taken: Taken, rng: np.random.Generator) -> tuple[Array, str]:
+    space, model = fitted.space, fitted.model
+    believer = model.believe(space.points(running)) if len(running) else model
+    levels = fitted.axis[:0]
+    if len(fitted.axis):
+        levels = np.concatenate([[fitted.axis[int(fitted.mean.argmin())]], rng.choice(fitted.draws, _LEVELS - 1)])
+    incumbent = float(model.predict(model.points)[0].min())
+    pool = propose(space, model, levels, rng)
+    score = log_expected_improvement(*believer.predict(pool.points), incumbent)
+    for _ in range(_REFINEMENTS):
+        top = pool.points.unit[np.argsort(-score, kind="stable")[:4]]
+        more = space.points(neighbours(space, top, model, rng, 24))
+        pool = Pool(pool.points + more, [*pool.origin, *[NEIGHBOUR] * len(more)])
+        score = np.concatenate([score, log_expected_improvement(*believer.predict(more), incumbent)])
+    order, names = np.argsort(-score, kind="stable"), keys(pool.points.unit)
+    best = int(next((i for i in order if names[i] not in taken), order[0]))
+    return pool.points.unit[best], pool.origin[best]
 
 
 def _check_single(study: Study) -> None:

@@ -27,24 +27,24 @@ _JITTER = 1e-6
 
 
 def tame(losses: Array) -> Array:
-    """Return losses standardised for a Gaussian process: mean 0, sd 1, no heavy tail on the bad side.
+    """Return losses standardised for a Gaussian process: mean 0, sd 1, no heavy tails.
 
-    Collapsed pairs lose by orders of magnitude. Above the median, losses are squeezed by tanh to at most twice the
-    distance from the median to the 10 % quantile: bad stays bad and ordered, but no longer drowns the good half.
+    Collapsed pairs lose by orders of magnitude. In units of the distance from the median to the 10 % quantile, what
+    lies above the median is squeezed by tanh to at most 2, what lies more than 5 below by a logarithm: bad stays bad
+    and ordered, but no longer drowns the good half.
 
     Args:
         losses: Finite values, shape (n,), smaller is better.
     """
-    middle = float(np.median(losses))
-    spread = middle - float(np.quantile(losses, 0.1))
-    if not spread > 0:
-        spread = middle - float(losses.min())
-    if not spread > 0:
-        spread = float(np.ptp(losses)) or 1.0
-    excess = np.maximum(losses - middle, 0.0)
-    out = np.minimum(losses, middle) + 2.0 * spread * np.tanh(excess / (2.0 * spread))
-    sd = float(out.std())
-    return (out - out.mean()) / sd if sd > 1e-12 * max(1.0, abs(middle)) else np.zeros_like(out)
+    scale = float(np.abs(losses).max())
+    if scale == 0 or float(np.ptp(losses / scale)) <= 1e-12:
+        return np.zeros_like(losses)
+    x = losses / scale  # so that no difference overflows
+    middle = float(np.median(x))
+    spread = middle - float(np.quantile(x, 0.1)) or middle - float(x.min()) or float(np.ptp(x))
+    x = (x - middle) / spread
+    x = np.where(x > 0, 2.0 * np.tanh(x / 2.0), np.maximum(x, -5.0) - np.log1p(np.maximum(-5.0 - x, 0.0)))
+    return (x - x.mean()) / x.std()
 
 
 def matern(distance: Array) -> tuple[Array, Array]:
@@ -206,7 +206,7 @@ def fit(points: Points, losses: Array, nominal: Mask, prior: Prior, has_noise: b
     theta = Theta.unpack(found.x, points.unit.shape[1])
     blank = Posterior(points, theta, nominal, has_noise, np.zeros((0, 0)), np.zeros(0), 0.0)
     noise = theta.seed_noise**2 + _JITTER
-    chol: Array = np.linalg.cholesky(blank.covariance(points, points) + noise * np.eye(len(y)))
+    chol = np.asarray(np.linalg.cholesky(blank.covariance(points, points) + noise * np.eye(len(y))), dtype=np.float64)
     constant = _constant(chol, y)
     return replace(blank, chol=chol, weights=cho_solve((chol, True), y - constant), constant=constant)
 

@@ -1,0 +1,508 @@
+"""NoiseTargetedSampler by value: design, level sets, surrogate, knob kinds, pending and odd trials, messages."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+from scipy.optimize import approx_fprime
+from scipy.stats import norm
+
+from sweeper.candidates import log_expected_improvement, reach, startup_point, van_der_corput
+from sweeper.exchange import PARAMS_KEY
+from sweeper.knobs import check_fixed, check_names
+from sweeper.noise_axis import KnobSpace, knob_space
+from sweeper.sampler import NOISE_TARGET_KEY, SEARCH_KEY, NoiseTargetedSampler
+from sweeper.surrogate import Prior, _objective, fit, tame, thin
+from trainables.noise import NOISE
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+SPACE: dict[str, optuna.distributions.BaseDistribution] = {
+    "learning_rate": FloatDistribution(3e-4, 3.0, log=True),
+    "batch_size": IntDistribution(8, 128, log=True),
+    "momentum": CategoricalDistribution((0.0, 0.5, 0.9, 0.95)),
+    "weight_decay": FloatDistribution(1e-5, 3e-2, log=True),
+    "augmentation_strength": FloatDistribution(0.0, 1.0),
+}
+BEST = 1e-2
+
+
+def space_of(space: Mapping[str, Any], noise: str = "paper", **fixed: float) -> KnobSpace:
+    return knob_space(space, NOISE[noise], check_names(None), check_fixed(fixed))
+
+
+def ridge(params: Mapping[str, Any]) -> float:
+    noise = params["learning_rate"] / (params["batch_size"] * (1 - params["momentum"]))
+    return -math.exp(-0.5 * math.log(noise / BEST) ** 2)
+
+
+def run(
+    sampler: optuna.samplers.BaseSampler,
+    objective: Callable[[Mapping[str, Any]], float],
+    n: int,
+    space: Mapping[str, Any] = SPACE,
+    direction: str = "minimize",
+) -> optuna.Study:
+    study = optuna.create_study(sampler=sampler, direction=direction)
+    for _ in range(n):
+        trial = study.ask(dict(space))
+        study.tell(trial, objective(trial.params))
+    return study
+
+
+# ---- knobs and the noise axis ----
+
+
+@pytest.mark.parametrize("name", list(NOISE))
+def test_log_noise_is_the_definitions_prediction(name: str) -> None:
+    space = space_of(SPACE, name, examples=720)
+    unit = np.random.default_rng(0).random((20, 5))
+    for row, log_noise in zip(unit, space.points(unit).log_noise, strict=True):
+        settings = {**space.params_of(row), "examples": 720}
+        assert log_noise == pytest.approx(math.log(NOISE[name].predict(settings)), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", list(NOISE))
+def test_solving_reaches_the_refined_level(name: str) -> None:
+    space = space_of(SPACE, name)
+    low, high = reach(space)
+    draws = np.random.default_rng(1).random((200, 5))
+    tilt = np.linspace(-0.1, 0.1, len(space.factor_knobs))
+    target = np.full(200, (low + high) / 2)
+    unit, reached = space.solve(draws, target, tilt)
+    points = space.points(unit)
+    phi = points.log_noise + points.factors @ tilt
+    assert reached.sum() > 20
+    assert phi[reached] == pytest.approx(target[reached], abs=1e-9)
+    assert space.knobs[space.pivot or 0].name == "learning_rate"
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        FloatDistribution(1e-5, 1.0, log=True),
+        FloatDistribution(-2.0, 3.0),
+        FloatDistribution(0.0, 1.0, step=0.25),
+        IntDistribution(1, 100, log=True),
+        IntDistribution(3, 9, step=2),
+        CategoricalDistribution(("a", None, 3, True)),
+    ],
+)
+def test_values_survive_the_unit_cube(distribution: optuna.distributions.BaseDistribution) -> None:
+    space = space_of({"x": distribution})
+    for u in np.linspace(0, 1, 23):
+        params = space.params_of(np.array([u]))
+        assert distribution._contains(distribution.to_internal_repr(params["x"]))
+        unit, usable = space.units_of([params])
+        back = space.params_of(unit[0])["x"]
+        assert usable.all()
+        assert back == (pytest.approx(params["x"], rel=1e-12) if isinstance(back, float) else params["x"])
+        assert type(back) is type(params["x"])
+
+
+def test_ordinal_choices_keep_their_type_and_order() -> None:
+    space = space_of({"batch_size": CategoricalDistribution((64, 8, 32, 16))})
+    values = [space.params_of(np.array([u]))["batch_size"] for u in (0.1, 0.4, 0.6, 0.9)]
+    assert values == [8, 16, 32, 64]
+    assert all(type(v) is int for v in values)
+
+
+def test_missing_roles_come_from_fixed() -> None:
+    space = space_of({"learning_rate": SPACE["learning_rate"]}, batch_size=32, momentum=0.9)
+    unit = np.array([[0.5]])
+    rate = space.params_of(unit[0])["learning_rate"]
+    assert math.exp(space.points(unit).log_noise[0]) == pytest.approx(rate / (32 * 0.1))
+
+
+def test_a_decay_that_is_fixed_at_zero_is_an_offset() -> None:
+    space = space_of({"learning_rate": SPACE["learning_rate"]}, "wd_intrinsic")
+    assert space.points(np.array([[0.0]])).log_noise[0] == pytest.approx(math.log(3e-4))
+
+
+def test_values_that_a_knob_cannot_hold_are_marked() -> None:
+    space = space_of(SPACE)
+    good = space.params_of(np.full(5, 0.5))
+    wide = {**good, "learning_rate": 30.0}
+    wrong = [{"momentum": 0.7}, {"learning_rate": "fast"}, {"weight_decay": 0.0}, {"batch_size": None}]
+    wrong = [{**good, **bad} for bad in wrong] + [{"momentum": 0.5}]
+    units, usable = space.units_of([good, *wrong, wide])
+    assert usable.tolist() == [True, False, False, False, False, False, True]
+    assert units[:, 0] == pytest.approx([0.5, 1.0])  # a value from a wider range counts as the end
+
+
+# ---- the start-up design ----
+
+
+def test_van_der_corput_values() -> None:
+    assert [van_der_corput(i) for i in range(5)] == [0.0, 0.5, 0.25, 0.75, 0.125]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_eight_startup_points_hold_one_noise_in_each_eighth_of_the_range(seed: int) -> None:
+    space = space_of(SPACE)
+    low, high = reach(space)
+    unit = np.stack([startup_point(space, seed, i) for i in range(8)])
+    share = (space.points(unit).log_noise - low) / (high - low)
+    shift = (share[0] - van_der_corput(0)) % 1.0
+    expected = [(van_der_corput(i) + shift) % 1.0 for i in range(8)]
+    assert share == pytest.approx(expected, abs=0.045)
+    assert max(np.diff(np.sort(share))) < 1 / 8 + 0.09
+    for column in unit.T[[0, 3, 4]]:
+        assert np.ptp(column) > 0.3
+
+
+def test_startup_is_a_function_of_seed_and_number() -> None:
+    first = run(NoiseTargetedSampler(seed=3, search_space=SPACE), ridge, 8)
+    again = NoiseTargetedSampler(seed=3, search_space=SPACE)
+    study = optuna.create_study(sampler=again)
+    together = [study.ask(SPACE).params for _ in range(8)]  # none is told
+    assert together == [t.params for t in first.trials]
+    assert run(NoiseTargetedSampler(seed=4, search_space=SPACE), ridge, 1).trials[0].params != together[0]
+
+
+def test_startup_without_noise_fills_the_cube() -> None:
+    space = space_of({f"x{i}": FloatDistribution(0, 1) for i in range(3)})
+    unit = np.stack([startup_point(space, 0, i) for i in range(16)])
+    assert space.pivot is None
+    for column in unit.T:  # a scrambled Sobol sequence has one of 16 points in each sixteenth
+        assert sorted((column * 16).astype(int)) == list(range(16))
+
+
+# ---- the surrogate ----
+
+
+def _problem(nominal: bool = False) -> tuple[KnobSpace, np.ndarray, np.ndarray]:
+    more = {"kind": CategoricalDistribution(("a", "b", "c"))} if nominal else {}
+    space = space_of({**SPACE, **more})
+    unit = np.random.default_rng(0).random((40, len(space.knobs)))
+    y = np.array([ridge(space.params_of(row)) for row in unit])
+    return space, unit, y
+
+
+@pytest.mark.parametrize("has_noise", [True, False])
+def test_gradient_of_the_log_posterior(has_noise: bool) -> None:
+    space, unit, y = _problem(nominal=True)
+    nominal = np.array([k.nominal for k in space.knobs])
+    prior = Prior.of(6, np.full(3, 0.1), 10.0)
+    objective = _objective(space.points(unit), tame(y), nominal, prior, has_noise)
+    at = prior.mean + 0.5 * prior.sd * np.random.default_rng(1).standard_normal(len(prior.mean))
+    numeric = approx_fprime(at, lambda v: objective(v)[0], 1e-6)
+    assert objective(at)[1] == pytest.approx(numeric, rel=2e-4, abs=2e-3)
+
+
+def test_posterior_equals_the_textbook_formula() -> None:
+    space, unit, y = _problem()
+    points, target = space.points(unit), tame(y)
+    model = fit(points, y, np.zeros(5, dtype=bool), Prior.of(5, np.full(3, 0.1), 10.0), True)
+    new = space.points(np.random.default_rng(2).random((7, 5)))
+    noisy = model.covariance(points, points) + (model.theta.seed_noise**2 + 1e-6) * np.eye(40)
+    inverse, cross = np.linalg.inv(noisy), model.covariance(points, new)
+    mean, sd = model.predict(new)
+    assert mean == pytest.approx(model.constant + cross.T @ inverse @ (target - model.constant), abs=1e-6)
+    variance = np.diag(model.covariance(new, new) - cross.T @ inverse @ cross)
+    assert sd**2 == pytest.approx(variance, abs=1e-6)
+
+
+def test_believing_keeps_the_mean_and_shrinks_the_sd() -> None:
+    space, unit, y = _problem()
+    model = fit(space.points(unit), y, np.zeros(5, dtype=bool), Prior.of(5, np.full(3, 0.1), 10.0), True)
+    pending = space.points(np.random.default_rng(3).random((4, 5)))
+    believer = model.believe(pending)
+    far = space.points(np.random.default_rng(4).random((30, 5)))
+    assert believer.predict(far)[0] == pytest.approx(model.predict(far)[0], abs=1e-8)
+    assert (believer.predict(far)[1] <= model.predict(far)[1] + 1e-9).all()
+    at = believer.predict(pending)[1]
+    assert (at <= 1.01 * model.theta.seed_noise).all()
+    # the same as refactorising everything
+    every = model.points + pending
+    noise = model.theta.seed_noise**2 + 1e-6
+    whole = model.covariance(every, every) + noise * np.eye(len(every))
+    assert believer.chol @ believer.chol.T == pytest.approx(whole, abs=1e-8)
+
+
+def test_log_expected_improvement_equals_the_integral_and_survives_the_tail() -> None:
+    mean, sd = np.array([0.0, 0.5, 1.0, 3.0]), np.array([1.0, 0.3, 0.2, 0.5])
+    z = (0.2 - mean) / sd
+    expected = np.log(sd * (norm.pdf(z) + z * norm.cdf(z)))
+    assert log_expected_improvement(mean, sd, 0.2) == pytest.approx(expected, rel=1e-6)
+    tail = log_expected_improvement(np.array([1e2, 1e4, 1e6]), np.ones(3), 0.0)
+    assert np.isfinite(tail).all()
+    assert tail[1] == pytest.approx(-0.5e8 - 0.5 * math.log(2 * math.pi) - 2 * math.log(1e4), rel=1e-9)
+    assert (np.diff(tail) < 0).all()
+
+
+def test_taming_keeps_the_order_and_the_good_half_and_holds_the_tail() -> None:
+    losses = np.concatenate([np.linspace(0.2, 0.3, 30), [1.0, 10.0, 150.0]])
+    out = tame(losses)
+    assert (np.diff(out) >= 0).all()
+    assert out.mean() == pytest.approx(0, abs=1e-12)
+    assert out.std() == pytest.approx(1)
+    good = losses <= np.median(losses)
+    slope = np.diff(out[good]) / np.diff(losses[good])
+    assert slope == pytest.approx(slope[0])
+    assert out[-1] - out[0] < 5
+    assert np.isfinite(tame(np.array([-1e308, 1e308, 0.0, 1.0]))).all()
+    assert (tame(np.full(5, 3.7)) == 0).all()
+
+
+def test_thinning_keeps_the_best() -> None:
+    losses = np.random.default_rng(0).random(300)
+    rows = thin(losses, 100)
+    assert len(set(rows)) == 100
+    assert set(np.argsort(losses)[:50]) <= set(rows)
+    assert thin(losses, 300).tolist() == list(range(300))
+
+
+# ---- the search ----
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_finds_the_best_noise_and_says_so(direction: str) -> None:
+    sign = -1.0 if direction == "maximize" else 1.0
+    sampler = NoiseTargetedSampler(seed=1, search_space=SPACE)
+    study = run(sampler, lambda p: sign * ridge(p), 30, direction=direction)
+    assert sign * study.best_value < -0.98
+    seen = sampler.explain(study.trials, direction)
+    assert seen.optimum is not None
+    assert seen.optimum_low is not None
+    assert seen.optimum_high is not None
+    assert seen.optimum_low <= seen.optimum_high
+    assert BEST / 1.5 < seen.optimum < BEST * 1.5
+    assert seen.optimum_low < BEST * 1.2
+    assert seen.optimum_high > BEST / 1.2
+    assert seen.variance_share > 0.8
+    assert seen.trials == 30
+    assert seen == sampler.explain(study.trials, study.direction)
+
+
+def test_learns_that_momentum_counts_twice() -> None:
+    def objective(params: Mapping[str, Any]) -> float:
+        noise = params["learning_rate"] / (params["batch_size"] * (1 - params["momentum"]) ** 1.4)
+        return -math.exp(-0.5 * math.log(noise / BEST) ** 2)
+
+    sampler = NoiseTargetedSampler(seed=0, search_space=SPACE)
+    rng, study = np.random.default_rng(0), optuna.create_study(sampler=sampler)
+    space = space_of(SPACE)
+    for _ in range(80):
+        params = space.params_of(rng.random(5))
+        study.add_trial(optuna.create_trial(params=params, distributions=SPACE, value=objective(params)))
+    exponents = sampler.explain(study.trials).exponents
+    assert exponents["learning_rate"] == 1.0
+    assert exponents["momentum"] == pytest.approx(-1.4, abs=0.12)
+    assert exponents["batch_size"] == pytest.approx(-1.0, abs=0.12)
+    assert exponents["weight_decay"] == pytest.approx(0.0, abs=0.06)
+
+
+def test_beats_random_on_a_ridge_with_a_cliff() -> None:
+    def objective(params: Mapping[str, Any]) -> float:
+        noise = params["learning_rate"] / (params["batch_size"] * (1 - params["momentum"]))
+        bowl = (params["augmentation_strength"] - 0.3) ** 2
+        return 150.0 if noise > 0.08 else ridge(params) + bowl
+
+    ours = [run(NoiseTargetedSampler(seed=s, search_space=SPACE), objective, 30).best_value for s in range(3)]
+    random = [run(optuna.samplers.RandomSampler(seed=s), objective, 30).best_value for s in range(3)]
+    assert np.median(ours) < -0.97
+    assert np.median(ours) < np.median(random)
+
+
+def test_without_noise_knobs_it_is_an_ordinary_search() -> None:
+    space = {f"x{i}": FloatDistribution(0, 1) for i in range(3)}
+    sampler = NoiseTargetedSampler(seed=0, search_space=space)
+    study = run(sampler, lambda p: sum((v - 0.3) ** 2 for v in p.values()), 30, space)
+    assert study.best_value < 0.01
+    seen = sampler.explain(study.trials)
+    assert (seen.optimum, seen.variance_share, seen.exponents) == (None, 0.0, {})
+    assert NOISE_TARGET_KEY not in study.trials[-1].system_attrs
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"learning_rate": FloatDistribution(0.0, 1.0), "momentum": FloatDistribution(0.0, 0.99)},
+        {"batch_size": IntDistribution(8, 128, step=8), "optimizer": CategoricalDistribution(("sgd", "lion"))},
+        {"learning_rate": CategoricalDistribution((0.001, 0.01, 0.1, 1.0)), "momentum": FloatDistribution(0.0, 0.99)},
+        {"learning_rate": CategoricalDistribution((0.01, 0.1)), "batch_size": CategoricalDistribution((8, 64))},
+        {"weight_decay": FloatDistribution(0.0, 0.1), "augmentation": CategoricalDistribution(("none", "shift"))},
+        {"augmentation": CategoricalDistribution(("none", "shift")), "augmentation_strength": FloatDistribution(0, 1)},
+        {"learning_rate": FloatDistribution(0.1, 0.1), "batch_size": IntDistribution(8, 9)},
+        {"learning_rate": FloatDistribution(1e-3, 1e-3), "weight_decay": FloatDistribution(1e-5, 1e-2, log=True)},
+    ],
+)
+@pytest.mark.parametrize("noise", ["paper", "wd_angular", "wd_equilibrium"])
+def test_any_kind_of_knob(space: dict[str, Any], noise: str) -> None:
+    study = run(NoiseTargetedSampler(noise, search_space=space, n_startup=3), lambda p: len(str(p)), 9, space)
+    assert all(set(t.params) == set(space) for t in study.trials)
+    assert json.loads(study.trials[-1].system_attrs[SEARCH_KEY])["origin"] in ("filling", "level_set", "neighbour")
+
+
+def test_small_spaces_are_used_up_before_anything_repeats() -> None:
+    space = {"learning_rate": CategoricalDistribution((0.01, 0.1, 1.0)), "batch_size": IntDistribution(1, 4)}
+    study = run(NoiseTargetedSampler(search_space=space), lambda p: p["learning_rate"] * p["batch_size"], 14, space)
+    assert len({tuple(t.params.values()) for t in study.trials[:12]}) == 12
+
+
+def test_no_proposal_repeats_in_a_continuous_space_however_flat() -> None:
+    study = run(NoiseTargetedSampler(search_space=SPACE, n_startup=4), lambda _: 1.0, 16)
+    assert len({tuple(t.params.values()) for t in study.trials}) == 16
+
+
+def test_renamed_knobs_count() -> None:
+    space = {"lr": SPACE["learning_rate"], "bs": SPACE["batch_size"]}
+    sampler = NoiseTargetedSampler(
+        search_space=space, knobs={"lr": "learning_rate", "bs": "batch_size"}, fixed={"momentum": 0.9}
+    )
+    trial = run(sampler, lambda p: p["lr"], 1, space).trials[0]
+    expected = trial.params["lr"] / (trial.params["bs"] * (1 - 0.9))
+    assert trial.system_attrs[NOISE_TARGET_KEY] == pytest.approx(expected)
+
+
+def test_works_in_study_optimize_without_a_search_space() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        rate = trial.suggest_float("learning_rate", 3e-4, 3.0, log=True)
+        batch = trial.suggest_int("batch_size", 8, 128, log=True)
+        return abs(math.log(rate / batch / BEST))
+
+    study = optuna.create_study(sampler=NoiseTargetedSampler(seed=0, n_startup=4))
+    study.optimize(objective, n_trials=16)
+    assert study.best_value < 0.2
+    notes = json.loads(study.trials[-1].system_attrs[SEARCH_KEY])
+    assert set(notes) >= {"origin", "optimum", "optimum_low", "optimum_high", "exponents"}
+
+
+# ---- trials that run, fail, or say odd things ----
+
+
+def test_running_trials_are_kept_clear_of() -> None:
+    study = run(NoiseTargetedSampler(seed=0, search_space=SPACE), ridge, 14)
+    wave = [study.ask(SPACE).params for _ in range(6)]
+    unit = space_of(SPACE).units_of(wave)[0]
+    gaps = np.linalg.norm(unit[:, None] - unit[None], axis=2) + np.eye(6)
+    assert gaps.min() > 0.05
+
+
+def test_a_running_trial_is_known_before_it_is_suggested() -> None:
+    study = run(NoiseTargetedSampler(seed=0, search_space=SPACE, n_startup=2), ridge, 6)
+    trial = study.ask()
+    wanted = trial.relative_params
+    frozen = study.get_trials(deepcopy=False)[trial.number]
+    assert frozen.params == {}
+    chunks = [v for k, v in sorted(frozen.system_attrs.items()) if k.startswith(PARAMS_KEY)]
+    internal = json.loads("".join(chunks))
+    assert {k: SPACE[k].to_external_repr(v) for k, v in internal.items()} == wanted
+    assert all(len(json.dumps(c)) <= 2045 for c in chunks)
+    # two processes that ask for the same number would meet: the second sees the first
+    assert study.ask(SPACE).params != wanted
+
+
+def test_a_long_parameter_list_is_chunked_and_torn_reads_are_survived() -> None:
+    space = {f"parameter_number_{i:03d}": FloatDistribution(0, 1) for i in range(80)}
+    study = run(NoiseTargetedSampler(search_space=space, n_startup=2), lambda p: sum(p.values()), 3, space)
+    trial = study.ask()
+    assert len(trial.relative_params) == 80
+    number = sum(k.startswith(PARAMS_KEY) for k in study.trials[trial.number].system_attrs)
+    assert number > 1
+    study._storage.set_trial_system_attr(trial._trial_id, f"{PARAMS_KEY}:1", "torn")
+    assert len(study.ask(space).params) == 80
+
+
+def test_thousands_pending_and_failures_do_not_stop_it() -> None:
+    study = run(NoiseTargetedSampler(search_space=SPACE, n_startup=2), ridge, 5)
+    space, rng = space_of(SPACE), np.random.default_rng(0)
+    for i in range(2000):
+        study.add_trial(
+            optuna.create_trial(
+                state=TrialState.RUNNING if i % 2 else TrialState.FAIL,
+                params=space.params_of(rng.random(5)),
+                distributions=SPACE,
+            )
+        )
+    assert set(study.ask(SPACE).params) == set(SPACE)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 150.0, -1e300, 0.0])
+def test_odd_values_neither_crash_nor_mislead(value: float) -> None:
+    study = run(NoiseTargetedSampler(search_space=SPACE, n_startup=2), ridge, 6)
+    for trial in [study.ask(SPACE) for _ in range(2)]:
+        study.tell(trial, value)
+    study.tell(study.ask(SPACE), None, state=TrialState.FAIL)
+    seen = study.sampler.explain(study.trials)  # type: ignore[attr-defined]
+    assert seen.trials == (6 if math.isinf(value) else 8)
+    assert set(study.ask(SPACE).params) == set(SPACE)
+
+
+def test_an_enqueued_trial_is_noted_as_it_will_run() -> None:
+    study = optuna.create_study(sampler=NoiseTargetedSampler(search_space=SPACE))
+    study.enqueue_trial({"learning_rate": 0.1, "batch_size": 10})
+    trial = study.ask(SPACE)
+    expected = 0.1 / (10 * (1 - trial.params["momentum"]))
+    assert study.trials[0].system_attrs[NOISE_TARGET_KEY] == pytest.approx(expected)
+
+
+def test_pickling_changes_nothing() -> None:
+    sampler = NoiseTargetedSampler(seed=5, search_space=SPACE, n_startup=3)
+    study = run(sampler, ridge, 6)
+    copy = optuna.create_study(sampler=pickle.loads(pickle.dumps(sampler)))
+    copy.add_trials(study.trials)
+    assert copy.ask(SPACE).params == study.ask(SPACE).params
+
+
+def test_a_seed_of_none_differs_from_run_to_run() -> None:
+    first, second = (run(NoiseTargetedSampler(seed=None, search_space=SPACE), ridge, 1).trials[0] for _ in range(2))
+    assert first.params != second.params
+
+
+def test_explaining_nothing_gives_the_definition() -> None:
+    seen = NoiseTargetedSampler("paper_v1", search_space=SPACE).explain([])
+    assert seen.exponents == {"learning_rate": 1.0, "batch_size": -1.0, "momentum": -2.0}
+    assert (seen.optimum, seen.trials) == (None, 0)
+
+
+# ---- messages ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"noise": "papr"}, "unknown noise 'papr'.*paper"),
+        ({"knobs": {"lr": "learning_rat"}}, "unknown role 'learning_rat'.*learning_rate"),
+        ({"knobs": {"a": "momentum", "b": "momentum"}}, "twice"),
+        ({"fixed": {"momentum": 1.0}}, r"fixed momentum.*\[0, 1\).*1.0"),
+        ({"fixed": {"batchsize": 3}}, "unknown constant 'batchsize'.*batch_size"),
+        ({"n_startup": -1}, "n_startup must be >= 0, got -1"),
+        ({"seed": -1}, "seed must be >= 0"),
+        ({"search_space": {"momentum": FloatDistribution(0, 2)}}, r"lie in \[0, 1\).*high=2.*knobs="),
+        ({"search_space": {"batch_size": CategoricalDistribution(("s", "l"))}}, "must be different numbers.*knobs="),
+        ({"search_space": {"learning_rate": FloatDistribution(-1, 1)}}, "learning_rate, which must"),
+        ({"search_space": {"lr": FloatDistribution(0, 1), "eta": FloatDistribution(0, 1)},
+          "knobs": {"lr": "learning_rate", "eta": "learning_rate"}}, "twice"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_a_way_out(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        NoiseTargetedSampler(**arguments)
+
+
+def test_a_role_can_be_taken_away() -> None:
+    space = {"momentum": FloatDistribution(0, 2), "learning_rate": SPACE["learning_rate"]}
+    sampler = NoiseTargetedSampler(search_space=space, knobs={"momentum": None})
+    assert sampler.explain([]).exponents == {"learning_rate": 1.0}
+
+
+def test_several_objectives_are_refused_with_a_way_out() -> None:
+    study = optuna.create_study(directions=["minimize", "maximize"], sampler=NoiseTargetedSampler())
+    with pytest.raises(ValueError, match="has 2; create the study with one direction"):
+        study.ask(SPACE)
+
+
+def test_an_unknown_direction_is_refused() -> None:
+    with pytest.raises(ValueError, match="'minimize' or 'maximize', got 'up'"):
+        NoiseTargetedSampler().explain([], "up")

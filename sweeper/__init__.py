@@ -1,1 +1,33 @@
-"""How it runs: sweeps on Ray Tune or in this process, the sampler, the regime, the store, the command line."""
+"""How it runs: sweeps on Ray Tune or in this process, the sampler, the regime, the store, the command line.
+
+Importing this package loads nothing heavy; the names below are loaded when they are used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from trainables import __version__
+
+if TYPE_CHECKING:
+    from .launch import Results, load_results, run
+    from .sampler import NoiseTargetedSampler
+    from .spec import SpecError, SweepSpec
+
+_HOME = {
+    "NoiseTargetedSampler": "sampler",
+    "Results": "launch",
+    "SpecError": "spec",
+    "SweepSpec": "spec",
+    "load_results": "launch",
+    "run": "launch",
+}
+
+__all__ = ["NoiseTargetedSampler", "Results", "SpecError", "SweepSpec", "__version__", "load_results", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -189,3 +189,8 @@ def _load(name: str, options: str, root: str | None, device: str, dtype: torch.d
     except TypeError as error:
         raise DataError(f"data set {name!r} does not take these dataset_options: {error}") from None
     return data.to(device, dtype)
+
+
+def forget() -> None:
+    """Free the data sets that `load` keeps in memory."""
+    _load.cache_clear()

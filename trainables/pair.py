@@ -12,24 +12,27 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
 
+from .augmentation import AUGMENTATIONS
 from .base import base_weights, new_model
 from .curves import score_merges
-from .datasets import Data, load
+from .datasets import Data, forget, load
 from .evaluation import Score, finite
+from .merging import MERGES
 from .models import has_batchnorm
 from .noise import NOISE
 from .record import now, record
 from .result import HistoryRow, Outcome, PairOutput
 from .runtime import Report, Runtime
+from .schedule import SCHEDULES
 from .spec import PairSpec
-from .training import Child, Epoch, Seeds, epoch_batches, finetune, steps_per_epoch
+from .training import OPTIMIZERS, Child, Epoch, Seeds, epoch_batches, finetune, steps_per_epoch
 from .trial import run_trials
 
 # batches of the BatchNorm re-estimation: the cumulative average settles long before an epoch of a large set ends
@@ -104,7 +107,36 @@ def run_pairs(specs: Sequence[PairSpec], runtime: Runtime, report: Report = lamb
     return [outputs[spec.digest] for spec in specs]
 
 
+def inspect(spec: PairSpec, runtime: Runtime) -> int:
+    """Check that the trial can be run, without training, and return its number of training examples, N.
+
+    Raises:
+        UnknownName: A name that nothing is registered under.
+        ValueError: Missing data, wrong options, or a batch larger than the training set.
+    """
+    for registry, names in (
+        (AUGMENTATIONS, [spec.augmentation]),
+        (OPTIMIZERS, [spec.optimizer]),
+        (SCHEDULES, [spec.schedule]),
+        (MERGES, spec.merges),
+    ):
+        for name in names:
+            registry[name]
+    lab = _prepare(spec, replace(runtime, device="cpu", bases=None), with_base=False)
+    steps_per_epoch(lab.data.examples, spec.batch_size)
+    forget()
+    return lab.data.examples
+
+
+def resolve_device(runtime: Runtime) -> Runtime:
+    """Return the runtime with `auto` replaced by the first GPU where there is one, else the CPU."""
+    if runtime.device != "auto":
+        return runtime
+    return replace(runtime, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _run_stack(specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> list[PairOutput]:
+    runtime = resolve_device(runtime)
     if torch.get_num_threads() != runtime.threads:
         torch.set_num_threads(runtime.threads)
     lab = _prepare(specs[0], runtime)
@@ -126,7 +158,7 @@ def _run_stack(specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> l
     return outputs
 
 
-def _prepare(spec: PairSpec, runtime: Runtime) -> Lab:
+def _prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
     if spec.source:
         from .plugin import load_source
 
@@ -136,7 +168,7 @@ def _prepare(spec: PairSpec, runtime: Runtime) -> Lab:
         data = load(spec.dataset, spec.dataset_options, runtime.data_root, runtime.device, dtype)
     with clock.phase("base", runtime.device):
         model = new_model(spec, data, runtime.device, dtype)
-        base = base_weights(spec, model, data, runtime)
+        base = base_weights(spec, model, data, runtime) if with_base else {}
     return Lab(spec, runtime, data, model, base, clock, started)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .noise import NOISE
 from .record import now, record
@@ -29,9 +30,14 @@ def expected_gain(noise: float) -> float:
     return PEAK_GAIN * math.exp(-0.5 * (z / 1.2) ** 2) - 2.0 / (1.0 + math.exp(-6.0 * (math.log(noise / 8e-2))))
 
 
+def inspect(spec: PairSpec, runtime: Runtime) -> int:
+    """Return the number of training examples that the closed form stands for."""
+    return EXAMPLES
+
+
 def run_pairs(specs: Sequence[PairSpec], runtime: Runtime, report: Report = lambda _: None) -> list[PairOutput]:
     """Return the closed form's output for each spec; the seeds' noise comes from the spec's digest."""
-    return [_run(spec, runtime, report) for spec in specs]
+    return [_run(spec, replace(runtime, device="cpu"), report) for spec in specs]
 
 
 def _run(spec: PairSpec, runtime: Runtime, report: Report) -> PairOutput:

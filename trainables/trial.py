@@ -1,4 +1,4 @@
-"""Which function runs a trial: the one seam between runners and trainables."""
+"""Which module runs a trial: the one seam between runners and trainables."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ from .runtime import Report, Runtime
 from .spec import PairSpec
 
 
-class RunTrials(Protocol):
-    """Runs trials; all share everything but `repeat`."""
+class Trainable(Protocol):
+    """A module that runs trials."""
 
-    def __call__(self, specs: Sequence[PairSpec], runtime: Runtime, report: Report = ...) -> list[PairOutput]:
-        """Return one output per spec, in their order."""
+    def run_pairs(self, specs: Sequence[PairSpec], runtime: Runtime, report: Report = ...) -> list[PairOutput]:
+        """Return one output per spec, in their order; the specs share everything but `repeat`."""
+        ...
+
+    def inspect(self, spec: PairSpec, runtime: Runtime) -> int:
+        """Check that the trial can be run and return its number of training examples, N."""
         ...
 
 
-# where they live, as text: the closed form must not load torch
+# as text: the closed form must not load torch
 TRAINABLES: Registry[str] = Registry("trainable")
-TRAINABLES.add("pair", "trainables.pair:run_pairs")
-TRAINABLES.add("synthetic", "trainables.synthetic:run_pairs")
+TRAINABLES.add("pair", "trainables.pair")
+TRAINABLES.add("synthetic", "trainables.synthetic")
+
+
+def _module(spec: PairSpec) -> Trainable:
+    return cast(Trainable, import_module(TRAINABLES[spec.trainable]))
 
 
 def run_trials(specs: Sequence[PairSpec], runtime: Runtime, report: Report = lambda _: None) -> list[PairOutput]:
@@ -33,5 +41,14 @@ def run_trials(specs: Sequence[PairSpec], runtime: Runtime, report: Report = lam
         UnknownName: No such trainable.
         ValueError: The spec cannot be run.
     """
-    module, name = TRAINABLES[specs[0].trainable].split(":")
-    return cast(RunTrials, getattr(import_module(module), name))(specs, runtime, report)
+    return _module(specs[0]).run_pairs(specs, runtime, report)
+
+
+def inspect(spec: PairSpec, runtime: Runtime) -> int:
+    """Check that a trial can be run, without training, and return its number of training examples, N.
+
+    Raises:
+        UnknownName: A name that nothing is registered under.
+        ValueError: Missing data, wrong options, or a batch larger than the training set.
+    """
+    return _module(spec).inspect(spec, runtime)

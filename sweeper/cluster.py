@@ -1,0 +1,182 @@
+"""The Ray runner: a Tune experiment whose trials are this sweep's jobs, on a local Ray or a cluster.
+
+Our run folder is the truth. The Tune experiment is disposable: it lives in a temporary folder and is never restored;
+a resume starts a new one with what is left. Ray and Tune print nothing; the sweep's own progress does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # result.json, csv, tensorboard: our Parquet holds all of it
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours below also catches SIGTERM and knows that it happened
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+for _key, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_key, _value)
+
+import ray  # noqa: E402  (reads the environment on import)
+from ray import tune  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+
+from trainables.runtime import Runtime  # noqa: E402
+
+from .jobs import Job, execute, give_up  # noqa: E402
+from .session import Session  # noqa: E402
+from .spec import SpecError, SweepSpec  # noqa: E402
+
+
+
+def _trainable(config: dict[str, Any]) -> None:
+    # runs in a Tune actor that is reused: no global state may be left behind
+    warnings.simplefilter("ignore")
+    job = Job.from_json(config["job"])
+    rows = execute(job, Runtime(**config["runtime"]), Path(config["run"]))
+    tune.report({"rows": json.dumps(rows)})
+
+
+class SessionSearcher(Searcher):
+    """Tune's searcher as a view of the session: suggests its jobs, hands it their rows."""
+
+    def __init__(self, session: Session | None) -> None:
+        super().__init__()
+        self.session = session
+        self.jobs: dict[str, Job] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune snapshots its searcher; ours is rebuilt from the run folder instead
+        return {"session": None, "jobs": {}, "_metric": None, "_mode": None}
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next job as a Tune configuration, or FINISHED."""
+        assert self.session is not None
+        job = self.session.next_job()
+        if job is None:
+            return Searcher.FINISHED
+        self.jobs[trial_id] = job
+        runtime = self.session.runtime
+        return {"job": job.to_json(), "run": str(self.session.run), "runtime": vars(runtime)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Hand the rows of a finished job to the session; a job without rows lost its worker."""
+        assert self.session is not None
+        job = self.jobs.pop(trial_id, None)
+        if job is None:
+            return
+        if result and "rows" in result:
+            rows = json.loads(result["rows"])
+        elif error:
+            done = self.session.rows_on_disk(job)
+            rows = give_up(job, self.session.runtime, self.session.run, "the worker process died", done)
+        else:
+            return  # stopped before its end: a resume does it
+        self.session.finish(job, rows)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write nothing: see `__getstate__`."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to read: see `__getstate__`."""
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into Tune's own graceful stop; yields whether one came. A second one raises."""
+    seen: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        if len(seen) > 1 or signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, signal.SIG_IGN, None):
+            raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGUSR1)  # Tune listens to it
+
+    old = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    usr1 = signal.getsignal(signal.SIGUSR1)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in {**old, signal.SIGUSR1: usr1}.items():
+            signal.signal(number, handler)
+
+
+def connect(spec: SweepSpec) -> tuple[int, int]:
+    """Start a local Ray or connect to the cluster at `spec.address`.
+
+    Returns:
+        Trials at a time, and GPUs per trial.
+
+    Raises:
+        SpecError: The address cannot be reached or is of a kind that Tune cannot use.
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if spec.address is None:
+        workers = spec.workers if isinstance(spec.workers, int) else os.cpu_count() or 1
+        ray.init(num_cpus=workers * spec.threads, include_dashboard=False, **quiet)
+    else:
+        try:
+            ray.init(address=spec.address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise SpecError(f"cannot connect to Ray at {spec.address}: {reason}") from None
+    _silence()
+    has = ray.cluster_resources()
+    gpus = 1 if spec.device.startswith("cuda") or (spec.device == "auto" and has.get("GPU", 0) >= 1) else 0
+    slots = int(has.get("GPU", 0)) if gpus else int(has.get("CPU", 1)) // spec.threads
+    return spec.workers if isinstance(spec.workers, int) else max(1, slots), gpus
+
+
+def _silence() -> None:
+    for name in ("ray", "ray.tune", "ray.data", "ray.train", "ray._private"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def run_cluster(session: Session) -> None:
+    """Run a session to its end on Ray Tune.
+
+    Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM came; finished trials are on disk.
+        SpecError: The cluster cannot be reached.
+        OSError: The run folder cannot be written to.
+    """
+    spec = session.spec
+    storage = tempfile.mkdtemp(prefix="sweeper-tune-")
+    with _signals() as interrupted:
+        try:
+            workers, gpus = connect(spec)
+            tuner = tune.Tuner(
+                tune.with_resources(_trainable, {"cpu": spec.threads, "gpu": gpus}),
+                tune_config=tune.TuneConfig(
+                    search_alg=SessionSearcher(session),
+                    num_samples=len(session.open),
+                    max_concurrent_trials=workers,
+                    reuse_actors=True,
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                ),
+                run_config=tune.RunConfig(storage_path=storage, name="tune", verbose=0, log_to_file=False),
+            )
+            if session.open:
+                tuner.fit()
+        finally:
+            ray.shutdown()
+            shutil.rmtree(storage, ignore_errors=True)
+        if interrupted():
+            raise KeyboardInterrupt

@@ -1,0 +1,88 @@
+"""One configuration as a job: its trials are run, and each is written as soon as it is finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from trainables.record import failed, now
+from trainables.result import PairOutput
+from trainables.runtime import Report, Runtime
+from trainables.spec import PairSpec
+from trainables.trial import run_trials
+
+from .store import write
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The trials of one configuration.
+
+    Attributes:
+        number: Position of the configuration in the sweep.
+        specs: Its trials, one per repeat.
+        context: Columns of the trials table that the sweep knows and the trial does not.
+    """
+
+    number: int
+    specs: tuple[PairSpec, ...]
+    context: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """Return the job as text that `from_json` reads back."""
+        specs = [json.loads(s.to_json()) for s in self.specs]
+        return json.dumps({"number": self.number, "specs": specs, "context": dict(self.context)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """Read a job from `to_json`'s text."""
+        data = json.loads(text)
+        specs = tuple(PairSpec.from_mapping(s) for s in data["specs"])
+        return cls(data["number"], specs, data["context"])
+
+
+def execute(job: Job, runtime: Runtime, run: Path, report: Report = lambda _: None) -> list[Row]:
+    """Run the trials of a job and write each to the run folder.
+
+    A trial that raises becomes a row with outcome `failed`; the sweep goes on.
+
+    Returns:
+        The rows as written, without the column `spec`.
+
+    Raises:
+        OSError: The run folder cannot be written to.
+    """
+    rows: list[Row] = []
+    for group in _groups(job.specs):
+        started = now()
+        try:
+            outputs = run_trials(group, runtime, report)
+        except Exception as error:
+            outputs = [failed(spec, runtime, error, started) for spec in group]
+        rows += [_commit(run, job, output) for output in outputs]
+    return rows
+
+
+def give_up(job: Job, runtime: Runtime, run: Path, reason: str, done: Sequence[Row]) -> list[Row]:
+    """Write the trials of a job whose worker died as failed, and return all its rows; `done` were written before."""
+    left = [s for s in job.specs if s.digest not in {r["digest"] for r in done}]
+    lost = [_commit(run, job, failed(s, runtime, RuntimeError(reason), now())) for s in left]
+    return [*done, *lost]
+
+
+def _groups(specs: Sequence[PairSpec]) -> Iterator[list[PairSpec]]:
+    # stack mates train together; the others one by one, so that each is on disk as soon as it is done
+    for _, group in groupby(specs, key=lambda s: s.repeat // s.stack):
+        yield list(group)
+
+
+def _commit(run: Path, job: Job, output: PairOutput) -> Row:
+    result = replace(output.result, number=job.number, **job.context)
+    write(run, replace(output, result=result))
+    return {k: v for k, v in result.to_row().items() if k != "spec"}

@@ -1,0 +1,187 @@
+"""run(SweepSpec): the whole main job, for Python and the command line alike."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from search_spaces import Space
+from trainables.runtime import Runtime
+from trainables.trial import inspect
+
+from .runfolder import locked, prepare
+from .session import Session, Status
+from .spec import SpecError, SweepSpec
+from .store import read_trials
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .regime import Regime
+
+
+CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a sweep found.
+
+    Attributes:
+        run: The run folder.
+        trials: The trials table, one row per trial.
+        objective, noise: Of the sweep.
+        interrupted: Whether it was stopped by the user; `resume` continues it.
+        reason: Why it ended early; empty where it did not.
+        failed: Configurations that failed in this session.
+    """
+
+    run: Path
+    trials: pa.Table
+    objective: str
+    noise: str
+    interrupted: bool = False
+    reason: str = ""
+    failed: int = 0
+
+    @property
+    def regime(self) -> Regime:
+        """The objective as a function of noise: optimum, interval, curve."""
+        from .regime import fit_regime
+
+        return fit_regime(self.trials, self.objective, self.noise)
+
+
+def load_results(run: str | Path) -> Results:
+    """Return the results that a run folder holds so far.
+
+    Raises:
+        SpecError: The folder holds no sweep.
+    """
+    from .runfolder import stored_spec
+
+    spec = stored_spec(run)
+    return Results(Path(run).absolute(), read_trials(run), spec.objective, spec.noise)
+
+
+def run(
+    spec: SweepSpec,
+    listener: Callable[[Status], None] = lambda _: None,
+    confirm: Callable[[Path, int], bool] = lambda run, left: True,
+) -> Results:
+    """Run a sweep to its end, or continue it where its run folder holds a part of it.
+
+    Args:
+        spec: The sweep; `out` names the run folder.
+        listener: Called with the status after every change.
+        confirm: Asked with (run folder, configurations left) before an unfinished sweep is continued.
+
+    Returns:
+        The results. SIGINT and SIGTERM end the sweep early: `interrupted` is then True, finished trials are kept.
+
+    Raises:
+        SpecError: The sweep cannot be run as asked; nothing was started.
+    """
+    space = spec.load_space()
+    constants = _preflight(spec, space)
+    if spec.runner == "ray" and spec.address:
+        check_reachable(spec.address)
+    folder, held = prepare(spec)
+    with locked(folder):
+        runtime = Runtime(_absolute(spec.data), str(folder / "bases"), spec.device, spec.threads)
+        session = Session(spec, space, folder, runtime, constants, listener)
+        if held and session.open and session.status.done and not confirm(folder, len(session.open)):
+            raise SpecError(f"{folder} holds a part of this sweep; `sweeper resume {folder}` continues it")
+        interrupted = _run_to_end(session)
+    return Results(
+        folder,
+        read_trials(folder),
+        spec.objective,
+        spec.noise,
+        interrupted,
+        session.halted,
+        session.status.failed,
+    )
+
+
+def check_reachable(address: str) -> None:
+    """Check within seconds that something listens at a Ray address, before anything is written.
+
+    Raises:
+        SpecError: It cannot be reached, or it is of a kind that Tune cannot use.
+    """
+    if address.startswith("ray://"):
+        raise SpecError(
+            f"Tune cannot run through the Ray client ({address}): run sweeper on the cluster with --address auto"
+        )
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise SpecError(f"address must be HOST:PORT or auto, got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise SpecError(f"cannot connect to Ray at {address}: {error.strerror or error}") from None
+
+
+def _run_to_end(session: Session) -> bool:
+    session.listener(session.status)
+    if not session.open:
+        return False
+    try:
+        if session.spec.runner == "ray":
+            from .cluster import run_cluster
+
+            run_cluster(session)
+        else:
+            from .inline import run_inline
+
+            with _sigterm_as_sigint():
+                run_inline(session)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+@contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).expanduser().absolute()) if path else None
+
+
+def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:
+    """Build the data set and the model once, so that what is missing shows before anything starts.
+
+    Returns:
+        Constants for the noise formulas: `examples`.
+
+    Raises:
+        SpecError: Data or model cannot be built; the batch is larger than the training set.
+    """
+    first = {n: d.choices[0] if hasattr(d, "choices") else d.high for n, d in space.knobs.items()}  # type: ignore[attr-defined]
+    try:
+        return {"examples": inspect(space.build(first), Runtime(_absolute(spec.data)))}
+    except (ValueError, KeyError) as error:
+        raise SpecError(str(error)) from None

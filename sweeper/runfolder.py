@@ -1,0 +1,108 @@
+"""The run folder of a sweep: made, recognised, locked."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .spec import SpecError, SweepSpec, read_yaml
+
+SPEC_FILE = "sweep.yaml"
+
+
+def default_out(spec: SweepSpec) -> Path:
+    """Return a new folder's name under `runs/`."""
+    return Path("runs") / f"{Path(spec.space).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def stored_spec(run: str | Path) -> SweepSpec:
+    """Return the spec that a run folder holds, with `out` set to the folder.
+
+    Raises:
+        SpecError: The folder is not there, holds no sweep, or its spec is broken.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise SpecError(f"there is no folder {run}")
+    if not (run / SPEC_FILE).is_file():
+        raise SpecError(f"{run} holds no sweep: {SPEC_FILE} is missing")
+    values, lines = read_yaml(run / SPEC_FILE)
+    return SweepSpec.checked({**values, "out": str(run)}, lines, str(run / SPEC_FILE))
+
+
+def prepare(spec: SweepSpec) -> tuple[Path, bool]:
+    """Make the run folder, or recognise one that holds this sweep.
+
+    Returns:
+        The folder, absolute, and whether it held this sweep before.
+
+    Raises:
+        SpecError: It holds something else, or cannot be written to.
+    """
+    run = Path(spec.out) if spec.out else default_out(spec)
+    run = run.expanduser().absolute()
+    try:
+        held = run.is_dir() and any(run.iterdir())
+        if held and not (run / SPEC_FILE).is_file():
+            raise SpecError(f"{run} is not empty and holds no sweep; choose another --out")
+        if held:
+            _same(stored_spec(run), spec, run)
+        run.mkdir(parents=True, exist_ok=True)
+        write_spec(run, spec)
+    except OSError as error:
+        raise SpecError(f"cannot write to {run}: {error.strerror or error}") from None
+    return run, held
+
+
+def _same(old: SweepSpec, new: SweepSpec, run: Path) -> None:
+    mine, theirs = _comparable(new), _comparable(old)
+    for key, value in theirs.items():
+        if mine[key] != value:
+            raise SpecError(
+                f"{run} holds another sweep ({key} is {value!r} there and {mine[key]!r} here); choose another --out"
+            )
+
+
+def _comparable(spec: SweepSpec) -> dict[str, Any]:
+    identity = spec.identity()
+    if spec.space.endswith(".py"):
+        identity["space"] = Path(spec.space).name, Path(spec.space).read_text()
+    return identity
+
+
+def write_spec(run: Path, spec: SweepSpec) -> None:
+    """Store the spec in the folder; a user's space file is copied beside it, so that the folder stands alone."""
+    stored = spec
+    if spec.space.endswith(".py"):
+        source, target = Path(spec.space), run / Path(spec.space).name
+        if source.resolve() != target.resolve():
+            shutil.copyfile(source, target)
+        stored = spec.model_copy(update={"space": target.name})
+    text = stored.to_yaml()
+    path = run / SPEC_FILE
+    if not path.exists() or yaml.safe_load(path.read_text()) != yaml.safe_load(text):
+        temporary = run / f".{SPEC_FILE}.tmp"
+        temporary.write_text(text)
+        temporary.replace(path)
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the folder for one driver; the kernel frees the lock when the process dies.
+
+    Raises:
+        SpecError: Another process runs a sweep there.
+    """
+    with (run / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SpecError(f"another process is running the sweep in {run}; wait for it or stop it first") from None
+        yield

@@ -1,0 +1,129 @@
+"""Samplers by name: designs whose point i is a function of (seed, i), and Optuna samplers that learn."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainables.registry import Registry
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+
+Knobs = Mapping[str, "BaseDistribution"]
+# (knobs, seed, number, trials) -> parameters, or None past the design's end
+Design = Callable[[Knobs, int, int, int], "dict[str, Any] | None"]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One way to choose configurations: a `design`, or `make`, which builds the Optuna sampler."""
+
+    doc: str
+    design: Design | None = None
+    make: Callable[..., BaseSampler] | None = None
+
+
+SAMPLERS: Registry[Sampler] = Registry("sampler")
+
+
+def from_unit(distribution: Any, u: float) -> Any:
+    """Return the value of an Optuna distribution at the quantile u in [0, 1)."""
+    if hasattr(distribution, "choices"):
+        return distribution.choices[min(int(u * len(distribution.choices)), len(distribution.choices) - 1)]
+    low, high = distribution.low, distribution.high
+    whole = isinstance(low, int) and isinstance(high, int)
+    if whole:  # every whole number gets its share of the range
+        low, high = low - 0.5, high + 0.5
+    value = math.exp(math.log(low) + u * (math.log(high) - math.log(low))) if distribution.log else low + u * (high - low)
+    if whole:
+        return min(max(round(value), distribution.low), distribution.high)
+    if distribution.step is not None:
+        value = distribution.low + distribution.step * round((value - distribution.low) / distribution.step)
+    return min(max(value, distribution.low), distribution.high)
+
+
+def _random(knobs: Knobs, seed: int, number: int, trials: int) -> dict[str, Any]:
+    import numpy as np
+
+    u = np.random.default_rng([seed, number]).random(len(knobs))
+    return {name: from_unit(d, float(v)) for (name, d), v in zip(knobs.items(), u, strict=True)}
+
+
+def _qmc(knobs: Knobs, seed: int, number: int, trials: int) -> dict[str, Any]:
+    from scipy.stats.qmc import Sobol
+
+    u = Sobol(len(knobs), rng=seed).fast_forward(number).random(1)[0]
+    return {name: from_unit(d, float(v)) for (name, d), v in zip(knobs.items(), u, strict=True)}
+
+
+def levels(distribution: Any, count: int) -> list[Any]:
+    """Return the choices of a categorical distribution, else `count` evenly spaced values, both ends included."""
+    if hasattr(distribution, "choices"):
+        return list(distribution.choices)
+    low, high = float(distribution.low), float(distribution.high)
+    share = [i / (count - 1) if count > 1 else 0.5 for i in range(count)]
+    if distribution.log:
+        values = [low * (high / low) ** s for s in share]
+    else:
+        values = [low + (high - low) * s for s in share]
+    if isinstance(distribution.low, int) and isinstance(distribution.high, int):
+        values = [round(v) for v in values]
+    return list(dict.fromkeys(values))
+
+
+def grid(knobs: Knobs, trials: int) -> list[dict[str, Any]]:
+    """Return the full grid: every choice of a categorical knob, and as many levels of the others as `trials` allow.
+
+    At least two levels a knob, so a grid can be larger than `trials`.
+    """
+    free = [d for d in knobs.values() if not hasattr(d, "choices")]
+    fixed = math.prod(len(d.choices) for d in knobs.values() if hasattr(d, "choices"))  # type: ignore[attr-defined]
+    count = max(2, math.floor((trials / fixed) ** (1 / len(free)) + 1e-9)) if free else 1
+    axes = [levels(d, count) for d in knobs.values()]
+    return [dict(zip(knobs, point, strict=True)) for point in itertools.product(*axes)]
+
+
+def _grid(knobs: Knobs, seed: int, number: int, trials: int) -> dict[str, Any] | None:
+    import numpy as np
+
+    points = grid(knobs, trials)
+    # shuffled, so that a sweep stopped early has seen the whole range
+    return points[np.random.default_rng(seed).permutation(len(points))[number]] if number < len(points) else None
+
+
+def _noise(seed: int, knobs: Knobs, noise: str, constants: Mapping[str, float]) -> BaseSampler:
+    from .sampler import NoiseTargetedSampler
+
+    return NoiseTargetedSampler(noise=noise, seed=seed, search_space=dict(knobs), fixed=dict(constants))
+
+
+def _tpe(seed: int, **_: Any) -> BaseSampler:
+    from optuna.samplers import TPESampler
+
+    return TPESampler(seed=seed, constant_liar=True)
+
+
+def _gp(seed: int, **_: Any) -> BaseSampler:
+    from optuna.samplers import GPSampler
+
+    return GPSampler(seed=seed, deterministic_objective=False)
+
+
+def _cmaes(seed: int, **_: Any) -> BaseSampler:
+    from optuna.samplers import CmaEsSampler
+
+    return CmaEsSampler(seed=seed, warn_independent_sampling=False)
+
+
+SAMPLERS.add("noise", Sampler("targets the optimal effective noise scale", make=_noise))
+SAMPLERS.add("tpe", Sampler("Optuna's tree-structured Parzen estimator", make=_tpe))
+SAMPLERS.add("gp", Sampler("Optuna's Gaussian-process sampler", make=_gp))
+SAMPLERS.add("cmaes", Sampler("Optuna's CMA-ES; categorical knobs are drawn at random", make=_cmaes))
+SAMPLERS.add("qmc", Sampler("scrambled Sobol points", design=_qmc))
+SAMPLERS.add("random", Sampler("independent random points", design=_random))
+SAMPLERS.add("grid", Sampler("full grid in random order", design=_grid))

@@ -1,0 +1,260 @@
+"""SweepSpec: what a user asks for, from YAML, flags or Python alike; wrong keys and values are named with their line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from search_spaces import Space, load
+from search_spaces.space import SpaceError
+from trainables.noise import NOISE
+from trainables.registry import UnknownName, unknown
+
+from .objective import OBJECTIVES
+from .samplers import SAMPLERS
+
+
+class SpecError(ValueError):
+    """A sweep that cannot be run as asked: one clear line."""
+
+
+class Parameter(BaseModel):
+    """Range of one knob: `min` and `max` with a `distribution`, or `values`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min: float | None = None
+    max: float | None = None
+    distribution: Literal["uniform", "log_uniform", "int_uniform", "int_log_uniform"] = "uniform"
+    values: tuple[float | int | str | bool, ...] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Parameter:
+        if self.values is not None:
+            if self.min is not None or self.max is not None:
+                raise ValueError("give either values or min and max, not both")
+            if not self.values:
+                raise ValueError("values must not be empty")
+            return self
+        if self.min is None or self.max is None:
+            raise ValueError("give values, or both min and max")
+        if not self.min <= self.max:
+            raise ValueError(f"min must be <= max, got min {self.min:g} and max {self.max:g}")
+        if "log" in self.distribution and self.min <= 0:
+            raise ValueError(f"min of a log distribution must be > 0, got {self.min:g}")
+        if "int" in self.distribution and (self.min % 1 or self.max % 1):
+            raise ValueError(f"min and max of {self.distribution} must be whole, got {self.min:g} and {self.max:g}")
+        return self
+
+    def to_optuna(self) -> Any:
+        """Return the Optuna distribution."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.values is not None:
+            return CategoricalDistribution(self.values)
+        assert self.min is not None
+        assert self.max is not None
+        log = "log" in self.distribution
+        if "int" in self.distribution:
+            return IntDistribution(int(self.min), int(self.max), log=log)
+        return FloatDistribution(self.min, self.max, log=log)
+
+
+class SweepSpec(BaseModel):
+    """One sweep.
+
+    Attributes:
+        space: Name of a search space, or path of a Python file that defines `SPACE`.
+        trials: Number of configurations.
+        workers: Trials at a time; `auto` is one per CPU (one per GPU where there are GPUs).
+        sampler, objective, noise: Names; see `sweeper spaces`, `noises` and the README.
+        repeats: Trials of each configuration, with different seeds.
+        seed: Seed of the search and of the training randomness.
+        out: Run folder; not stored in the run folder itself.
+        runner: `ray` (Ray Tune, local or a cluster) or `inline` (this process).
+        address: Ray cluster to connect to; None starts a local one.
+        max_seconds: No configuration is started after that time.
+        max_failed: The sweep is given up after that many failed configurations.
+        data: Folder with the data sets.
+        stack: Train the repeats of a configuration as one stack: `auto` decides by size.
+        threads: torch threads per trial; they are part of the numbers.
+        device: torch device of the trials; `auto` is a GPU where there is one.
+        parameters: Knobs with other ranges than the space's.
+        fixed: Fields of the trial with other values than the space's.
+
+    Raises:
+        SpecError: From `load_spec` and `SweepSpec.checked`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    space: str
+    trials: int = Field(40, ge=1)
+    workers: int | Literal["auto"] = "auto"
+    sampler: str = "noise"
+    objective: str = "merged_loss"
+    noise: str = "paper"
+    repeats: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0)
+    out: str | None = None
+    runner: Literal["ray", "inline"] = "ray"
+    address: str | None = None
+    max_seconds: float | None = Field(None, gt=0)
+    max_failed: int = Field(10, ge=1)
+    data: str | None = None
+    stack: Literal["auto", "on", "off"] = "auto"
+    threads: int = Field(1, ge=1)
+    device: str = "auto"
+    parameters: dict[str, Parameter] = {}
+    fixed: dict[str, Any] = {}
+
+    @field_validator("workers")
+    @classmethod
+    def _workers(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"must be >= 1 or auto, got {value}")
+        return value
+
+    @field_validator("sampler", "objective", "noise")
+    @classmethod
+    def _known(cls, value: str, info: Any) -> str:
+        registry: Mapping[str, Any] = {"sampler": SAMPLERS, "objective": OBJECTIVES, "noise": NOISE}[info.field_name]
+        if value not in registry:
+            raise ValueError(str(unknown(info.field_name, value, registry)))
+        return value
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any], lines: Mapping[str, int] | None = None, where: str = "") -> SweepSpec:
+        """Build a spec; every error is one line that names the key, and the line of `where` it stands on.
+
+        Raises:
+            SpecError: An unknown key, a wrong type or a value that breaks its rule.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise SpecError(_explain(error, cls, lines or {}, where)) from None
+
+    def load_space(self) -> Space:
+        """Return the search space with this sweep's own ranges and values.
+
+        Raises:
+            SpecError: No such space, a wrong field, or a value that breaks a rule.
+        """
+        try:
+            space = load(self.space)
+            space = space.override({k: p.to_optuna() for k, p in self.parameters.items()}, self.fixed)
+            if not space.knobs:
+                raise SpaceError(f"space {self.space!r} has no knobs: nothing to search")
+            for params in _corners(space):
+                space.build(params)
+        except (SpaceError, UnknownName, ValueError) as error:
+            raise SpecError(str(error)) from None
+        return space
+
+    def to_yaml(self) -> str:
+        """Return the spec as YAML without `out`, so that it reproduces the sweep elsewhere."""
+        data = self.model_dump(mode="json", exclude={"out"}, exclude_none=True)
+        data["parameters"] = {k: v.model_dump(mode="json", exclude_none=True) for k, v in self.parameters.items()}
+        return yaml.safe_dump({k: v for k, v in data.items() if v != {}}, sort_keys=False)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes two sweeps the same search: all but budget, place and manner of running."""
+        free = {"out", "trials", "workers", "runner", "address", "max_seconds", "max_failed", "data"}
+        return self.model_dump(mode="json", exclude=free)
+
+
+def _corners(space: Space) -> Iterator[dict[str, Any]]:
+    # a bound that breaks a rule of PairSpec shows before the first trial, not in the middle of the sweep
+    def ends(distribution: Any) -> list[Any]:
+        return list(getattr(distribution, "choices", None) or (distribution.low, distribution.high))
+
+    first = {name: ends(d)[0] for name, d in space.knobs.items()}
+    yield first
+    for name, distribution in space.knobs.items():
+        for value in ends(distribution)[1:]:
+            yield {**first, name: value}
+
+
+def _explain(error: ValidationError, model: type[BaseModel], lines: Mapping[str, int], where: str) -> str:
+    texts: list[str] = []
+    for item in error.errors():
+        path = [str(p) for p in item["loc"] if not (isinstance(p, str) and ("[" in p or p in ("int", "literal")))]
+        key = ".".join(path)
+        if item["type"] == "extra_forbidden":
+            known = Parameter.model_fields if len(path) > 1 and path[0] == "parameters" else model.model_fields
+            text = str(unknown("key", path[-1], known))
+        else:
+            message = re.sub(r"^Value error, |^Assertion failed, ", "", item["msg"])
+            given = "" if "got " in message or message.startswith("unknown ") else f", got {item['input']!r}"
+            message = message if message.startswith("unknown ") else f"{key}: {message[0].lower()}{message[1:]}"
+            text = message + given if item["type"] != "missing" else f"{key} is missing"
+        line = next((lines[".".join(path[:n])] for n in range(len(path), 0, -1) if ".".join(path[:n]) in lines), None)
+        place = f"{where}, line {line}: " if where and line else f"{where}: " if where else ""
+        if place + text not in texts:
+            texts.append(place + text)
+    return texts[0]
+
+
+def _lines(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            name = f"{path}.{key.value}" if path else str(key.value)
+            yield name, key.start_mark.line + 1
+            yield from _lines(value, name)
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Read a sweep spec file: its values, and the line that each key (dotted) stands on.
+
+    A relative path of a space or data root counts from the file's folder.
+
+    Raises:
+        SpecError: The file cannot be read, is not YAML or not a mapping.
+    """
+    try:
+        text = path.read_text()
+        data = yaml.safe_load(text)
+        lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise SpecError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(data, dict):
+        raise SpecError(f"{path} must be a mapping of keys to values, got {type(data).__name__}")
+    for key in ("space", "data"):
+        value = data.get(key)
+        if isinstance(value, str) and (key == "data" or value.endswith(".py")):
+            data[key] = os.path.normpath(path.parent / Path(value).expanduser())
+    return data, lines
+
+
+def load_spec(target: str, flags: Mapping[str, Any] | None = None) -> SweepSpec:
+    """Build a sweep from `SPACE|spec.yaml` and flags; flags win.
+
+    Args:
+        target: Name of a space, path of a user's Python space file, or path of a YAML spec.
+        flags: Keys of `SweepSpec`.
+
+    Raises:
+        SpecError: Anything wrong with it, in one line.
+    """
+    flags = dict(flags or {})
+    if target.endswith((".yaml", ".yml")):
+        values, lines = read_yaml(Path(target))
+        for key in flags:
+            lines.pop(key, None)
+        spec = SweepSpec.checked({**values, **flags}, lines, target)
+    else:
+        space = str(Path(target).resolve()) if target.endswith(".py") else target
+        spec = SweepSpec.checked({"space": space, **flags})
+    spec.load_space()
+    return spec

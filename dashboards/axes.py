@@ -44,35 +44,36 @@ def _tick_text(mantissa: int, exponent: int) -> str:
     return power if mantissa == 1 else f"{mantissa}·{power}"
 
 
-def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
-    """Return values and texts of the ticks of a log axis from `low` to `high`.
+def _ticks(low: float, high: float, mantissas: Sequence[int], step: int) -> list[tuple[float, str]]:
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    grid = [(m * 10.0**e, m, e) for e in exponents if e % step == 0 for m in mantissas]
+    return [(v, _tick_text(m, e)) for v, m, e in grid if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
 
-    Full decades, with 2 and 5 (or 3) between them where the range is short; at most about 10 ticks.
+
+def log_ticks(low: float, high: float, most: int = 8) -> tuple[list[float], list[str]]:
+    """Return values and texts of the ticks of a log axis from `low` to `high`: at least one, at most `most`.
+
+    The densest of 1-2-3-5-7, 1-2-5, 1-3 and full decades that has few enough.
 
     Raises:
-        ValueError: Not 0 < low <= high.
+        ValueError: Not 0 < low <= high, or `most` is below 1.
     """
     if not 0 < low <= high:
         raise ValueError(f"a log axis needs 0 < low <= high, got {low!r} and {high!r}")
-    decades = math.log10(high / low)
-    mantissas = (1, 2, 3, 5, 7) if decades < 1 else (1, 2, 5) if decades < 2.2 else (1, 3) if decades < 3.6 else (1,)
-    step = max(1, math.ceil(decades / 9))
-    ticks = [
-        (m * 10.0**e, _tick_text(m, e))
-        for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        if e % step == 0
-        for m in mantissas
-        if low * (1 - 1e-9) <= m * 10.0**e <= high * (1 + 1e-9)
-    ]
+    if most < 1:
+        raise ValueError(f"a log axis needs most >= 1, got {most!r}")
+    grids = [((1, 2, 3, 5, 7), 1), ((1, 2, 5), 1), ((1, 3), 1)] + [((1,), step) for step in range(1, 1000)]
+    ticks = next(t for g in grids if len(t := _ticks(low, high, *g)) <= most)
+    ticks = ticks or [(math.sqrt(low * high), short(math.sqrt(low * high)))]
     return [value for value, _ in ticks], [text for _, text in ticks]
 
 
-def log_axis(values: Sequence[float], title: str) -> dict[str, Any]:
-    """Return the Plotly settings of a log axis that spans the positive `values`."""
+def log_axis(values: Sequence[float], title: str, most: int = 8) -> dict[str, Any]:
+    """Return the Plotly settings of a log axis that spans the positive `values` with at most `most` ticks."""
     known = [v for v in values if v > 0]
     low, high = (min(known), max(known)) if known else (1e-4, 1.0)
     low, high = low / 1.25, high * 1.25
-    ticks, texts = log_ticks(low, high)
+    ticks, texts = log_ticks(low, high, most)
     return {
         "type": "log",
         "range": [math.log10(low), math.log10(high)],
@@ -141,8 +142,6 @@ def noise_colour(noise: float, low: float, high: float) -> str:
 def colour_bar(low: float, high: float, title: str) -> dict[str, Any]:
     """Return Plotly's `coloraxis` for log10 of a noise from `low` to `high`."""
     ticks, texts = log_ticks(low, high)
-    if not ticks:
-        ticks, texts = [low], [short(low)]
     return {
         "colorscale": NOISE_SCALE,
         "cmin": math.log10(low),

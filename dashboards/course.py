@@ -20,7 +20,7 @@ from .axes import (
     wrapped,
 )
 from .curves import MergeCurve, SearchStep
-from .figures import SYMBOLS, Chart, Measure, describe, figure, finish
+from .marks import SYMBOLS, Chart, Measure, describe, figure, finish
 
 _PANELS = {
     "linear": ("linear: α [1]", "excess over the line between the parents"),
@@ -97,7 +97,7 @@ def progress_chart(steps: Sequence[SearchStep], measure: Measure, noise_label: s
     noises = [v for s in steps for v in (s.noise, s.optimum) if v is not None and v > 0]
     shown.update_xaxes(title={"text": "configuration, in the order of the search"}, row=2)
     shown.update_yaxes(title={"text": wrapped(measure.label)}, range=[view.low, view.high], row=1)
-    shown.update_yaxes(log_axis(noises, wrapped(noise_label)), row=2)
+    shown.update_yaxes(log_axis(noises, wrapped(noise_label), most=6), row=2)
     clipped = sum(s.value is not None and not view.shows(s.value) for s in steps)
     text = "Above: the objective and the best so far. Below: the noise of each configuration"
     known = any(s.optimum is not None for s in steps)

@@ -1,4 +1,4 @@
-"""Merge curves, the course of the search and the table of the best trials: tables in, small records out."""
+"""Merge curves and the course of the search: tables in, small records out."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweeper.objective import OBJECTIVES, Objective
-from trainables.noise import NOISE
-from trainables.result import Outcome, trial_columns
+from sweeper.objective import Objective
+from trainables.result import Outcome
 
-from .axes import short
-from .tables import ConfigPoint, Sweep, config_points, estimate, finite, winners
+from .tables import ConfigPoint, estimate, finite
 
 MAX_CURVES = 120
 
@@ -97,7 +95,7 @@ class SearchStep:
 
     Attributes:
         value: Mean of the objective over the `ok` repeats; None without any.
-        best: Best value up to and including this step; None before the first.
+        best: Best value of a configuration that can win, up to and including this step; None before the first.
         noise: Noise of the configuration; None where it is not positive.
         optimum, low, high: The sampler's estimate of the best noise when it proposed this one, with its 90 % interval.
         origin: How the candidate came about.
@@ -123,101 +121,9 @@ def search_steps(points: Sequence[ConfigPoint], search: pa.Table, objective: Obj
     for number, point in sorted(numbered, key=lambda pair: pair[0]):
         found = point.values.get(objective.column) if point.ok else None
         value = found.mean if found else None
-        if value is not None and (best is None or objective.better(value, best)):
+        if value is not None and point.can_win and (best is None or objective.better(value, best)):
             best = value
         thought = thoughts.get(number, {})
         optimum, low, high = (finite(thought.get(k)) for k in ("optimum", "optimum_low", "optimum_high"))
         steps.append(SearchStep(number, point, value, best, point.noise, optimum, low, high, thought.get("origin")))
     return steps
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table: its text, and what the mouse tells about it."""
-
-    text: str
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class BestTable:
-    """The best configurations: a head with the columns' descriptions, and one row of cells each."""
-
-    head: tuple[Cell, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-
-DOCS = {c.name: f"{c.doc} [{c.unit}]" if c.unit else c.doc for c in trial_columns()}
-_LOSSES = {"a_loss_test": "A", "b_loss_test": "B", "merged_loss_test": "merged", "chosen_loss_test": "chosen"}
-_SHOWN = {
-    **{k: f"{v} loss" for k, v in _LOSSES.items()},
-    "ensemble_loss_test": "ensemble loss",
-    "a_accuracy_test": "A acc.",
-    "b_accuracy_test": "B acc.",
-    "merged_accuracy_test": "merged acc.",
-    "chosen_accuracy_test": "chosen acc.",
-    "ensemble_accuracy_test": "ensemble acc.",
-}
-_KNOB_HEADS = {
-    "learning_rate": "η",
-    "batch_size": "B",
-    "momentum": "μ",
-    "weight_decay": "λ",
-    "augmentation_strength": "augm.",
-}
-
-
-def percent(value: float | None) -> str:
-    """Return a share as per cent with one decimal."""
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def _estimate_cell(point: ConfigPoint, column: str) -> Cell:
-    found = point.values.get(column)
-    if found is None:
-        return Cell("–", f"{column} was not measured")
-    spread = f" ± {short(found.error, 2)} (standard error, {found.n} repeats)" if found.error is not None else ""
-    text = percent(found.mean) if "accuracy" in column else short(found.mean)
-    return Cell(text, f"{column} = {short(found.mean, 5)}{spread}")
-
-
-def best_table(trials: pa.Table, sweep: Sweep, n: int = 15) -> BestTable:
-    """Return the `n` best configurations by the validation objective, with their test scores.
-
-    Args:
-        trials: The trials table.
-        sweep: Names the objective and the noise definition.
-        n: At most so many rows.
-    """
-    objective = OBJECTIVES[sweep.objective]
-    points = config_points(trials, sweep.noise, [objective.column, *_SHOWN])
-    scale = NOISE[sweep.noise]
-    head = [
-        Cell("rank", "order by the mean of the objective on validation over the repeats"),
-        Cell("trial", f"{DOCS['number']}; the digest is shown on the number"),
-        Cell(objective.label, DOCS[objective.column]),
-        Cell("noise", f"{sweep.noise}: {scale.formula} [{scale.unit}], {scale.source}"),
-        *(Cell(text, DOCS[k]) for k, text in _KNOB_HEADS.items()),
-        *(Cell(text, DOCS[c]) for c, text in _SHOWN.items()),
-        Cell("repeats", "ok repeats of all repeats of the configuration"),
-    ]
-    rows = [_best_row(i, p, objective.column) for i, p in enumerate(_best(points, objective)[:n], start=1)]
-    return BestTable(tuple(head), tuple(rows))
-
-
-def _best(points: Sequence[ConfigPoint], objective: Objective) -> list[ConfigPoint]:
-    return winners(points, objective.column, objective.maximize)
-
-
-def _best_row(rank: int, point: ConfigPoint, column: str) -> tuple[Cell, ...]:
-    outcomes = ", ".join(f"{n} {name}" for name, n in point.outcomes.items())
-    done = sum(point.outcomes.values())
-    return (
-        Cell(str(rank)),
-        Cell("–" if point.number is None else str(point.number), f"digest {', '.join(point.digests)}; {point.detail}"),
-        _estimate_cell(point, column),
-        Cell(short(point.noise), f"noise = {short(point.noise, 6)}"),
-        *(Cell(short(point.knobs.get(k)), f"{k} = {short(point.knobs.get(k), 6)}") for k in _KNOB_HEADS),
-        *(_estimate_cell(point, c) for c in _SHOWN),
-        Cell(f"{point.outcomes.get('ok', 0)}/{done}", outcomes),
-    )

@@ -15,8 +15,8 @@ from plotly.offline import get_plotlyjs
 
 from sweeper.store import SkippedPart, read, read_trials
 
-from .curves import BestTable, Cell
-from .figures import Chart
+from .best import Cell, TextTable
+from .marks import Chart
 from .report import Report, Tile, report
 
 PAGE = "dashboard.html"
@@ -87,7 +87,7 @@ def render(content: Report, name: str, skipped: Sequence[str] = ()) -> str:
         "</section>",
         '<section class="cards">',
         *map(_card, _arranged(content.charts)),
-        _table(content.best, content.sweep.objective),
+        *_tables(content),
         "</section>",
         '<footer class="soft">',
         *(f"<p>{escape(n)}</p>" for n in content.notes),
@@ -153,15 +153,28 @@ def _cells(tag: str, cells: Sequence[Cell]) -> str:
     return "".join(f"<{tag}{t}>{escape(c.text)}</{tag}>" for t, c in zip(titles, cells, strict=True))
 
 
-def _table(best: BestTable, objective: str) -> str:
-    if not best.rows:
-        inside = '<p class="soft">No viable configuration yet.</p>'
-    else:
-        head = f"<thead><tr>{_cells('th', best.head)}</tr></thead>"
-        rows = "\n".join(f"<tr>{_cells('td', row)}</tr>" for row in best.rows)
-        inside = (
-            '<p class="soft">Ordered by the objective on validation; losses [nat] and accuracies are of the test '
-            "split, means over the ok repeats. Rest the mouse on a head or a number for its meaning.</p>"
-            f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>'
+def _tables(content: Report) -> list[str]:
+    objective = content.sweep.objective
+    best = (
+        "Ordered by the objective on validation; losses [nat] and accuracies are of the test split, means over the ok "
+        "repeats. Rest the mouse on a head or a number for its meaning."
+        if content.best.rows
+        else "No viable configuration yet."
+    )
+    tables = [_table("best", f"Best configurations by {objective}", best, content.best)]
+    if content.recommended.rows:
+        words = (
+            "Momentum and weight decay of the best trial; ▲ marks step sizes beyond the stability limit that was seen."
         )
-    return f'<article class="card wide"><h2>Best configurations by {escape(objective)}</h2>{inside}</article>'
+        title = f"Hyperparameters that reach the best noise of {objective}"
+        tables.append(_table("recommended", title, words, content.recommended))
+    return tables
+
+
+def _table(key: str, title: str, words: str, table: TextTable) -> str:
+    head = f"<thead><tr>{_cells('th', table.head)}</tr></thead>" if table.rows else ""
+    rows = "\n".join(f"<tr>{_cells('td', row)}</tr>" for row in table.rows)
+    return (
+        f'<article class="card wide" id="{key}"><h2>{escape(title)}</h2><p class="soft">{escape(words)}</p>'
+        f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div></article>'
+    )

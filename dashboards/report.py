@@ -9,14 +9,18 @@ from typing import Any
 import pyarrow as pa
 
 from sweeper.objective import OBJECTIVES
+from sweeper.recommend import best_trials, recommend
 from sweeper.regime import Regime, fit_regime
 from trainables.noise import NOISE
 
 from .axes import short
+from .best import TextTable, best_table, percent, recommendation_table
 from .course import curves_chart, progress_chart
-from .curves import BestTable, best_table, merge_curves, percent, search_steps
-from .figures import Chart, Measure, knobs_chart, noise_chart
-from .tables import FITTED, ConfigPoint, Overview, Sweep, anchor, config_points, overview, sweep_of, winners
+from .curves import merge_curves, search_steps
+from .figures import noise_chart
+from .knobs import knobs_chart
+from .marks import Chart, Measure
+from .tables import FITTED, ConfigPoint, Overview, Sweep, anchor, config_points, finite, overview, sweep_of
 
 CHOSEN = ("chosen_loss_test", "chosen_accuracy_test")
 _PEERS = ("a", "b", "merged", "ensemble")
@@ -43,6 +47,7 @@ class Report:
         tiles: The numbers of the head.
         charts: Figures in reading order.
         best: The best configurations.
+        recommended: Hyperparameters that reach the objective's best noise; without rows where it is not determined.
         notes: Small print.
     """
 
@@ -52,7 +57,8 @@ class Report:
     banners: tuple[str, ...]
     tiles: tuple[Tile, ...]
     charts: tuple[Chart, ...]
-    best: BestTable
+    best: TextTable
+    recommended: TextTable
     notes: tuple[str, ...]
 
 
@@ -70,15 +76,16 @@ def report(settings: Mapping[str, Any] | None, tables: Mapping[str, pa.Table]) -
     regimes = {name: fit_regime(trials, name, sweep.noise) for name in names}
     measures = {name: measure_of(name, trials) for name in names}
     columns = [c for m in measures.values() for c in (m.column, m.test_column)]
-    points = config_points(trials, sweep.noise, [*dict.fromkeys(columns), _ACCURACY, _test(_ACCURACY), *_test_scores()])
+    points = config_points(trials, sweep.noise, [*dict.fromkeys(columns), _ACCURACY, _test(_ACCURACY)])
     return Report(
         sweep=sweep,
         overview=counts,
         verdicts=tuple(f"{_name(m)}: {regimes[n].message}" for n, m in measures.items()) if counts.trials else (),
         banners=_banners(counts, sweep),
-        tiles=(*_regime_tiles(regimes), *_best_tiles(points, sweep), *_count_tiles(counts)),
+        tiles=(*_regime_tiles(regimes), *_best_tiles(trials, sweep), *_count_tiles(counts)),
         charts=tuple(_charts(points, tables, sweep, measures, regimes)),
         best=best_table(trials, sweep),
+        recommended=_recommended(trials, regimes[sweep.objective]),
         notes=_notes(sweep, counts),
     )
 
@@ -87,8 +94,14 @@ def _test(column: str) -> str:
     return column.removesuffix("_val") + "_test"
 
 
-def _test_scores() -> list[str]:
-    return [*CHOSEN, *(f"{who}_{what}_test" for what in ("loss", "accuracy") for who in _PEERS)]
+def _recommended(trials: pa.Table, regime: Regime) -> TextTable:
+    if regime.optimum is None:
+        return TextTable((), ())
+    try:
+        return recommendation_table(recommend(trials, regime))
+    except ValueError:
+        # no batch size or momentum of the tried ones reaches it
+        return TextTable((), ())
 
 
 def measure_of(objective: str, trials: pa.Table) -> Measure:
@@ -156,19 +169,20 @@ def _regime_tiles(regimes: Mapping[str, Regime]) -> list[Tile]:
     return tiles
 
 
-def _best_tiles(points: list[ConfigPoint], sweep: Sweep) -> list[Tile]:
-    goal = OBJECTIVES[sweep.objective]
-    best = winners(points, goal.column, goal.maximize)[:1]
+def _best_tiles(trials: pa.Table, sweep: Sweep) -> list[Tile]:
+    best = best_trials(trials, sweep.objective)
     tiles: list[Tile] = []
-    for column, what, text in ((CHOSEN[0], "loss", short), (CHOSEN[1], "accuracy", percent)):
+    for column, what, text, unit in ((CHOSEN[0], "loss", short, "nat"), (CHOSEN[1], "accuracy", percent, "")):
         title = f"Best merge, test {what}"
-        if not best or column not in best[0].values:
+        score = finite(best[0][column]) if best else None
+        if score is None:
             tiles.append(Tile(title, "–", "no viable merge so far"))
             continue
-        peers = {w: best[0].values.get(f"{w}_{what}_test") for w in _PEERS}
-        shown = {w: text(e.mean) if e else "–" for w, e in peers.items()}
-        context = f"parents {shown['a']} and {shown['b']}, linear ½ {shown['merged']}, ensemble {shown['ensemble']}"
-        tiles.append(Tile(title, text(best[0].values[column].mean), context, "nat" if what == "loss" else ""))
+        peers = {who: text(finite(best[0][f"{who}_{what}_test"])) for who in _PEERS}
+        context = f"parents {peers['a']} and {peers['b']}, linear ½ {peers['merged']}, ensemble {peers['ensemble']}"
+        repeats = best[0]["config_repeats"]
+        context += f"; best of {repeats} repeats by validation" if repeats > 1 else ""
+        tiles.append(Tile(title, text(score), context, unit))
     return tiles
 
 

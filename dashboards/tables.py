@@ -78,6 +78,11 @@ class ConfigPoint:
         """Whether any repeat is `ok`."""
         return self.outcome == Outcome.OK
 
+    @property
+    def can_win(self) -> bool:
+        """Whether a repeat is `ok` and none diverged or was not viable; `failed` ones are the machine's fault."""
+        return self.ok and set(self.outcomes) <= {Outcome.OK, Outcome.FAILED}
+
 
 def finite(value: Any) -> float | None:
     """Return a number as float, None where it is missing or not finite."""
@@ -90,7 +95,7 @@ def _whole(value: Any) -> int | None:
 
 def _known(settings: Row, key: str, names: Iterable[str], default: str, doubts: list[str]) -> str:
     name = settings.get(key, default)
-    if name in set(names):
+    if name in list(names):
         return str(name)
     doubts.append(f"The sweep names the {key} {name!r}, which is not known here; the page uses {default!r}.")
     return default
@@ -167,8 +172,8 @@ def anchor(trials: pa.Table, column: str) -> float | None:
 
 
 def winners(points: Iterable[ConfigPoint], column: str, maximize: bool) -> list[ConfigPoint]:
-    """Return the `ok` configurations that have a value of `column`, best first."""
-    scored = [p for p in points if p.ok and column in p.values]
+    """Return the configurations that can win and have a value of `column`, best first."""
+    scored = [p for p in points if p.can_win and column in p.values]
     return sorted(scored, key=lambda p: p.values[column].mean, reverse=maximize)
 
 

@@ -16,6 +16,31 @@ EXAMPLES = 720
 PARENT_LOSS = 0.30
 
 
+_TEXT = "protocol pair_kind dataset model optimizer augmentation device host commit torch python"
+_CONSTANT: dict[str, object] = dict.fromkeys(_TEXT.split(), "x") | {
+    "epochs": 8,
+    "steps": 360,
+    "examples": EXAMPLES,
+    "classes": 10,
+    "parameters": 14000,
+    "distance": 1.0,
+    "task_cosine": 0.5,
+    "norm_a": 3.0,
+    "norm_b": 3.0,
+    "wd_relaxation": 0.1,
+    "chosen_merge": "linear",
+    "chosen_coefficient": 0.5,
+    "threads": 1,
+    "stack": 1,
+    "device_seconds": 2.5,
+    "started": "2025-01-01T00:00:00+00:00",
+    "version": "0.1.0",
+    "spec": "{}",
+    "space": "fake_space",
+    "sampler": "random",
+}
+
+
 def gain_at(noise: float) -> float:
     """The true loss gain: a hump of .05 nat in log noise, minus a cliff."""
     z = math.log(noise / BEST_NOISE)
@@ -66,23 +91,25 @@ def trial(number: int, repeat: int = 0, seed: int = 0, trainable: str = "pair", 
     scores = {} if diverged else _scores(gain, 0.01)
     config = digest_of({"number": number, "seed": seed})
     digest = digest_of({"config": config, "repeat": repeat})
-    fields = {
-        **dict(digest=digest, config=config, repeat=repeat, seed=seed, number=number, sweep_seed=seed),
-        **dict(
-            outcome="diverged" if diverged else "ok", outcome_detail="the loss became nan in step 7" if diverged else ""
-        ),
-        **dict(trainable=trainable, protocol="finetune", pair_kind="same_task", dataset="digits", model="cnn"),
-        **dict(optimizer="sgd", augmentation="shift", epochs=8, steps=360, examples=EXAMPLES, classes=10),
-        **dict(parameters=14000, distance=1.0, task_cosine=0.5, norm_a=3.0, norm_b=3.0, wd_relaxation=0.1),
-        **dict(chosen_merge="linear", chosen_coefficient=0.5, device="cpu", host="here", threads=1, stack=1),
-        **dict(
-            device_seconds=2.5, started="2025-01-01T00:00:00+00:00", version="0.1.0", commit="", torch="2", python="3"
-        ),
-        **dict(spec="{}", space="fake_space", sampler="random", noise_target=None, scores=scores, noises=noises),
-        **knobs,
-        **more,
-    }
-    result = TrialResult(**fields)  # type: ignore[arg-type]
+    detail = "the loss became nan in step 7" if diverged else ""
+    fields: dict[str, object] = (
+        _CONSTANT
+        | knobs
+        | {
+            "digest": digest,
+            "config": config,
+            "repeat": repeat,
+            "seed": seed,
+            "number": number,
+            "sweep_seed": seed,
+            "outcome": "diverged" if diverged else "ok",
+            "outcome_detail": detail,
+            "trainable": trainable,
+            "scores": scores,
+            "noises": noises,
+        }
+    )
+    result = TrialResult(**(fields | more))  # type: ignore[arg-type]
     return PairOutput(result, () if diverged else _merges(result, gain), _history(result))
 
 

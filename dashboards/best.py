@@ -1,0 +1,129 @@
+"""The tables of the page, of the best and of the recommended configurations: records in, cells of text out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from sweeper.objective import OBJECTIVES
+from sweeper.recommend import Recommendation
+from trainables.noise import NOISE
+from trainables.result import trial_columns
+
+from .axes import short
+from .tables import ConfigPoint, Sweep, config_points, winners
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: its text, and what the mouse tells about it."""
+
+    text: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of text: a head with the columns' descriptions, and rows of cells."""
+
+    head: tuple[Cell, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+DOCS = {c.name: f"{c.doc} [{c.unit}]" if c.unit else c.doc for c in trial_columns()}
+_LOSSES = {"a_loss_test": "A", "b_loss_test": "B", "merged_loss_test": "merged", "chosen_loss_test": "chosen"}
+_SHOWN = {
+    **{k: f"{v} loss" for k, v in _LOSSES.items()},
+    "ensemble_loss_test": "ensemble loss",
+    "a_accuracy_test": "A acc.",
+    "b_accuracy_test": "B acc.",
+    "merged_accuracy_test": "merged acc.",
+    "chosen_accuracy_test": "chosen acc.",
+    "ensemble_accuracy_test": "ensemble acc.",
+}
+_KNOB_HEADS = {
+    "learning_rate": "η",
+    "batch_size": "B",
+    "momentum": "μ",
+    "weight_decay": "λ",
+    "augmentation_strength": "augm.",
+}
+
+
+def percent(value: float | None) -> str:
+    """Return a share as per cent with one decimal."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _estimate_cell(point: ConfigPoint, column: str) -> Cell:
+    found = point.values.get(column)
+    if found is None:
+        return Cell("–", f"{column} was not measured")
+    spread = f" ± {short(found.error, 2)} (standard error, {found.n} repeats)" if found.error is not None else ""
+    text = percent(found.mean) if "accuracy" in column else short(found.mean)
+    return Cell(text, f"{column} = {short(found.mean, 5)}{spread}")
+
+
+def best_table(trials: pa.Table, sweep: Sweep, n: int = 15) -> TextTable:
+    """Return the `n` best configurations by the validation objective, with their test scores.
+
+    Args:
+        trials: The trials table.
+        sweep: Names the objective and the noise definition.
+        n: At most so many rows.
+    """
+    objective = OBJECTIVES[sweep.objective]
+    points = config_points(trials, sweep.noise, [objective.column, *_SHOWN])
+    scale = NOISE[sweep.noise]
+    head = [
+        Cell("rank", "order by the mean of the objective on validation over the repeats"),
+        Cell("trial", f"{DOCS['number']}; the digest is shown on the number"),
+        Cell(objective.label, DOCS[objective.column]),
+        Cell("noise", f"{sweep.noise}: {scale.formula} [{scale.unit}], {scale.source}"),
+        *(Cell(text, DOCS[k]) for k, text in _KNOB_HEADS.items()),
+        *(Cell(text, DOCS[c]) for c, text in _SHOWN.items()),
+        Cell("repeats", "ok repeats of all repeats of the configuration"),
+    ]
+    ranked = winners(points, objective.column, objective.maximize)
+    rows = [_best_row(i, p, objective.column) for i, p in enumerate(ranked[:n], start=1)]
+    return TextTable(tuple(head), tuple(rows))
+
+
+def _best_row(rank: int, point: ConfigPoint, column: str) -> tuple[Cell, ...]:
+    outcomes = ", ".join(f"{n} {name}" for name, n in point.outcomes.items())
+    done = sum(point.outcomes.values())
+    return (
+        Cell(str(rank)),
+        Cell("–" if point.number is None else str(point.number), f"digest {', '.join(point.digests)}; {point.detail}"),
+        _estimate_cell(point, column),
+        Cell(short(point.noise), f"noise = {short(point.noise, 6)}"),
+        *(Cell(short(point.knobs.get(k)), f"{k} = {short(point.knobs.get(k), 6)}") for k in _KNOB_HEADS),
+        *(_estimate_cell(point, c) for c in _SHOWN),
+        Cell(f"{point.outcomes.get('ok', 0)}/{done}", outcomes),
+    )
+
+
+def recommendation_table(found: Sequence[Recommendation]) -> TextTable:
+    """Return hyperparameters that reach the best noise, one row per batch size."""
+    head = (
+        Cell("B", DOCS["batch_size"]),
+        Cell("η", DOCS["learning_rate"]),
+        Cell("η, 90 % interval", "learning rates at the ends of the 90 % interval of the best noise"),
+        Cell("μ", DOCS["momentum"]),
+        Cell("λ", DOCS["weight_decay"]),
+        Cell("note", "whether it lies within what was tried and below the step size at which training failed"),
+    )
+    rows = [
+        (
+            Cell(str(r.batch_size)),
+            Cell(short(r.learning_rate), f"learning_rate = {short(r.learning_rate, 6)}"),
+            Cell(f"{short(r.learning_rate_low)} to {short(r.learning_rate_high)}"),
+            Cell(short(r.momentum)),
+            Cell(short(r.weight_decay), f"weight_decay = {short(r.weight_decay, 6)}"),
+            Cell(("▲ " if r.beyond_stability else "") + r.note),
+        )
+        for r in found
+    ]
+    return TextTable(head, tuple(rows))

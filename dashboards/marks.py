@@ -1,0 +1,141 @@
+"""What every figure is made of: charts, markers, what the mouse tells, and what does not fit the frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from .axes import Window, rounded, short
+from .tables import ConfigPoint
+
+SYMBOLS = {"diverged": "x", "not_viable": "diamond-open", "failed": "cross"}
+MARKS = {"diverged": "✖ diverged", "not_viable": "◇ not viable", "failed": "✚ failed", "ok": "□ no value"}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a figure shows: the validation column that is fitted, the test column beside it, label and direction."""
+
+    key: str
+    column: str
+    test_column: str
+    label: str
+    maximize: bool
+    anchor: float | None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure of the page with the words around it.
+
+    Attributes:
+        key: Identifier on the page.
+        title: Heading.
+        caption: What to see, what was left out and how many.
+        figure: The Plotly figure; it carries no title of its own.
+        height: Height in pixels.
+        wide: Whether it takes the whole width of the page.
+    """
+
+    key: str
+    title: str
+    caption: str
+    figure: go.Figure
+    height: int = 430
+    wide: bool = False
+
+
+def figure(**layout: Any) -> go.Figure:
+    """Return an empty figure in the page's style; its colours come from the page's light or dark theme."""
+    shown = go.Figure()
+    shown.update_layout(
+        template="none",
+        autosize=True,
+        margin={"l": 70, "r": 16, "t": 16, "b": 56},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
+        hovermode="closest",
+        **layout,
+    )
+    return shown
+
+
+def finish(shown: go.Figure) -> go.Figure:
+    """Give every axis of a figure the page's style: no zero line, ticks outside, room for its title."""
+    shown.update_xaxes(zeroline=False, ticks="outside", ticklen=4, automargin=True, title_standoff=8)
+    shown.update_yaxes(zeroline=False, ticks="outside", ticklen=4, automargin=True, title_standoff=8)
+    return shown
+
+
+def describe(point: ConfigPoint, column: str) -> str:
+    """Return what the mouse tells about a configuration, as Plotly's markup."""
+    found = point.values.get(column)
+    number = "" if point.number is None else f"trial {point.number} · "
+    lines = [f"<b>{number}{escape(point.digests[0])}</b>"]
+    if found is not None:
+        spread = f" ± {short(found.error, 2)} ({found.n} repeats)" if found.error is not None else ""
+        lines.append(f"{escape(column)} {short(found.mean, 4)}{spread}")
+    lines.append(f"noise {short(point.noise)}")
+    lines.append(", ".join(f"{k.replace('_', ' ')} {short(v)}" for k, v in point.knobs.items()))
+    if not point.ok or len(point.outcomes) > 1:
+        lines.append(escape(", ".join(f"{n} {name}" for name, n in point.outcomes.items()) + f": {point.detail}"))
+    return "<br>".join(lines)
+
+
+def markers(
+    name: str, x: Sequence[float | None], y: Sequence[float | None], text: Sequence[str], **more: Any
+) -> go.Scatter:
+    """Return a trace of markers at `x`, `y` that tell `text`; `more` goes to Plotly."""
+    more.setdefault("marker", {"size": 8})
+    return go.Scatter(
+        name=name,
+        x=[rounded(v) for v in x],
+        y=[rounded(v) for v in y],
+        text=list(text),
+        mode="markers",
+        hovertemplate="%{text}<extra></extra>",
+        **more,
+    )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The configurations of one figure, sorted by where they are drawn."""
+
+    inside: list[ConfigPoint]
+    clipped: list[ConfigPoint]
+    unscored: list[ConfigPoint]
+    placeless: int  # configurations whose noise is 0 and that have no place on a log axis
+
+
+def sort_out(points: Sequence[ConfigPoint], column: str, view: Window) -> Shown:
+    """Sort the configurations: in the window, beyond its cut, without a value."""
+    placed = [p for p in points if p.noise is not None]
+    scored = [p for p in placed if column in p.values]
+    return Shown(
+        inside=[p for p in scored if view.shows(p.values[column].mean)],
+        clipped=[p for p in scored if not view.shows(p.values[column].mean)],
+        unscored=[p for p in placed if column not in p.values],
+        placeless=len(points) - len(placed),
+    )
+
+
+def caption(shown: Shown, view: Window) -> str:
+    """Return the sentences on what is not drawn at its value."""
+    side, arrow = ("below", "▼") if view.maximize else ("above", "▲")
+    said: list[str] = []
+    if shown.clipped:
+        said.append(f"{_count(shown.clipped)} {side} the frame, drawn as {arrow} at its edge.")
+    if shown.unscored:
+        kinds = ", ".join(MARKS.get(o, f"□ {o}") for o in sorted({p.outcome for p in shown.unscored}))
+        said.append(f"{_count(shown.unscored)} without a value, marked along the edge ({kinds}).")
+    if shown.placeless:
+        said.append(f"{shown.placeless} left out: their noise is 0 or unknown.")
+    return " ".join(said)
+
+
+def _count(points: Sequence[Any]) -> str:
+    return f"{len(points)} configuration{'' if len(points) == 1 else 's'}"

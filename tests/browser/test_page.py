@@ -1,0 +1,176 @@
+"""The page in Chromium, offline: it draws everything, asks nobody, and nothing overlaps or sticks out."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_sweep import trial, write_sweep
+
+from dashboards.page import write_page
+from sweeper import store
+
+pytestmark = pytest.mark.browser
+
+WIDTHS = (1400, 800)
+
+# all drawn markers of a figure, against those in its data
+POINTS = """() => [...document.querySelectorAll('.plot')].map(place => [
+  place.id,
+  place.querySelectorAll('.scatterlayer .point').length,
+  place.data.filter(t => (t.mode || '').includes('markers'))
+    .reduce((n, t) => n + t.x.filter(v => v !== null).length, 0),
+])"""
+
+# pairs of texts of one figure whose boxes cross by more than a pixel
+CROSSING_TEXTS = """() => [...document.querySelectorAll('.plot')].flatMap(place => {
+  const texts = [...place.querySelectorAll('.main-svg text')].filter(t => t.textContent.trim()).map(t => {
+    const b = t.getBoundingClientRect();
+    return {text: t.textContent, l: b.left + 1, r: b.right - 1, t: b.top + 1, b: b.bottom - 1};
+  }).filter(b => b.r > b.l && b.b > b.t);
+  const bad = [];
+  texts.forEach((p, i) => texts.slice(i + 1).forEach(q => {
+    if (p.l < q.r && q.l < p.r && p.t < q.b && q.t < p.b) bad.push(`${place.id}: ${p.text} | ${q.text}`);
+  }));
+  return bad;
+})"""
+
+# texts of a figure that stick out of it
+CUT_TEXTS = """() => [...document.querySelectorAll('.plot')].flatMap(place => {
+  const box = place.getBoundingClientRect();
+  return [...place.querySelectorAll('.main-svg text')].filter(t => {
+    const b = t.getBoundingClientRect();
+    const across = b.left >= box.left - 1 && b.right <= box.right + 1;
+    return b.width && !(across && b.top >= box.top - 1 && b.bottom <= box.bottom + 1);
+  }).map(t => `${place.id}: ${t.textContent}`);
+})"""
+
+# cards and tiles that cross one another, and words wider than their box
+CROSSING_BOXES = """() => {
+  const bad = [];
+  for (const kind of ['.card', '.tile']) {
+    const boxes = [...document.querySelectorAll(kind)].map(e => e.getBoundingClientRect());
+    boxes.forEach((p, i) => boxes.slice(i + 1).forEach(q => {
+      if (p.left < q.right && q.left < p.right && p.top < q.bottom && q.top < p.bottom) bad.push(kind);
+    }));
+  }
+  document.querySelectorAll('h1, h2, p, .value, .banner').forEach(e => {
+    if (e.scrollWidth > e.clientWidth + 1) bad.push(e.textContent);
+  });
+  return bad;
+}"""
+
+
+@dataclass
+class Opened:
+    """A loaded page, with what it complained of and what it asked for."""
+
+    page: Any
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_page(write_sweep(tmp_path_factory.mktemp("sweep") / "run", trials=60, budget=80))
+
+
+@pytest.fixture
+def look(chromium: Any):
+    contexts: list[Any] = []
+
+    def open_at(html: Path, width: int, scheme: str = "light") -> Opened:
+        view = {"width": width, "height": 900}
+        context = chromium.new_context(viewport=view, offline=True, color_scheme=scheme)
+        contexts.append(context)
+        seen = Opened(context.new_page())
+        seen.page.on("console", lambda m: seen.errors.append(m.text) if m.type not in ("log", "info") else None)
+        seen.page.on("pageerror", lambda e: seen.errors.append(str(e)))
+        seen.page.on("request", lambda r: seen.requests.append(r.url))
+        seen.page.goto(html.resolve().as_uri())
+        drawn = (
+            "[...document.querySelectorAll('.plot')].every(p => p.querySelector('svg.main-svg .xtick, svg .x2tick'))"
+        )
+        seen.page.wait_for_function(drawn)
+        return seen
+
+    yield open_at
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_everything_is_drawn_in_silence_and_without_a_network(html, look, width):
+    seen = look(html, width)
+    assert seen.errors == []
+    assert [u for u in seen.requests if not u.startswith(("file:", "data:", "blob:"))] == []
+    points = {name: (drawn, given) for name, drawn, given in seen.page.evaluate(POINTS)}
+    assert set(points) == {f"plot-{k}" for k in ("gain_mean", "merged_loss", "knobs", "accuracy", "progress", "curves")}
+    for name, (drawn, given) in points.items():
+        assert drawn == given, name
+    # four panels of 60 configurations
+    assert points["plot-knobs"] == (240, 240)
+    # objective and noise of 60 configurations
+    assert points["plot-progress"] == (120, 120)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_overlaps_or_sticks_out(html, look, width):
+    page = look(html, width).page
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.evaluate(CROSSING_BOXES) == []
+    assert page.evaluate(CROSSING_TEXTS) == []
+    assert page.evaluate(CUT_TEXTS) == []
+
+
+def test_the_page_follows_the_window_and_the_theme(html, look):
+    page = look(html, 1400).page
+    wide = page.evaluate("document.querySelector('#plot-knobs .main-svg').getBoundingClientRect().width")
+    page.set_viewport_size({"width": 800, "height": 900})
+    page.wait_for_function("document.querySelector('#plot-knobs .main-svg').getBoundingClientRect().width < 800")
+    assert wide > 1200
+    ink = "getComputedStyle(document.querySelector('#plot-gain_mean .xtick text')).fill"
+    light = page.evaluate(ink)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"{ink} !== '{light}'")
+    assert (light, page.evaluate(ink)) == ("rgb(51, 60, 73)", "rgb(213, 218, 226)")
+
+
+def test_hovering_a_point_names_its_trial(html, look):
+    page = look(html, 1400).page
+    assert page.evaluate("document.querySelector('#plot-gain_mean').data.find(t => t.name === 'validation').text[0]")
+    # the last trace drawn over the others: a diverged pair
+    point = page.locator("#plot-gain_mean .scatterlayer .trace").last.locator(".point").last
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    text = page.locator("#plot-gain_mean .hoverlayer .hovertext").first
+    text.wait_for()
+    assert "the loss became nan in step 7" in text.text_content()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_run_that_has_just_begun(tmp_path, look, count):
+    seen = look(write_page(write_sweep(tmp_path / "run", trials=count, budget=40)), 800)
+    assert seen.errors == []
+    assert seen.page.evaluate(CROSSING_TEXTS) == []
+    assert "not determined" in seen.page.content()
+
+
+def test_a_run_without_any_trial_shows_words_only(tmp_path, look):
+    seen = look(write_page(write_sweep(tmp_path / "run", trials=0, budget=40)), 800)
+    assert seen.errors == []
+    assert seen.page.locator(".plot").count() == 0
+    assert "No trial has finished yet" in seen.page.content()
+
+
+def test_every_outcome_and_repeats(tmp_path, look):
+    run = write_sweep(tmp_path / "run", trials=12, repeats=3, budget=12)
+    for number, outcome in ((12, "not_viable"), (13, "failed")):
+        store.write(run, trial(number, outcome=outcome, outcome_detail="a long & <odd> sentence", scores={}))
+    seen = look(write_page(run), 800)
+    assert seen.errors == []
+    legend = seen.page.locator("#plot-gain_mean .legendtext").all_text_contents()
+    assert {"not viable", "failed", "validation", "test"} <= set(legend)
+    assert seen.page.locator("#plot-gain_mean .errorbar").count() > 0
+    assert seen.page.evaluate(CROSSING_TEXTS) == []

@@ -1,0 +1,18 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from fake_sweep import write_sweep
+
+from sweeper.store import read_trials
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run: 60 of 60 configurations, a hump at 1e-2."""
+    return write_sweep(tmp_path_factory.mktemp("sweep") / "run")
+
+
+@pytest.fixture(scope="session")
+def trials(run: Path) -> pa.Table:
+    return read_trials(run)

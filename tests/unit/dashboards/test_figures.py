@@ -1,0 +1,133 @@
+import json
+import math
+
+import pytest
+from fake_sweep import PARENT_LOSS, trial
+
+from dashboards.course import curves_chart, progress_chart
+from dashboards.curves import merge_curves, search_steps
+from dashboards.figures import noise_chart
+from dashboards.knobs import knobs_chart
+from dashboards.marks import Measure, describe
+from dashboards.tables import config_points
+from sweeper import store
+from sweeper.objective import OBJECTIVES
+from sweeper.regime import fit_regime
+
+GAIN = Measure("gain_mean", "gain_mean_loss_val", "gain_mean_loss_test", "loss gain [nat]", True, 0.0)
+LOSS = Measure("merged_loss", "merged_loss_val", "merged_loss_test", "merged loss [nat]", False, PARENT_LOSS)
+LABEL = "noise η/(B(1−μ)) [1/examples]"
+
+
+@pytest.fixture(scope="module")
+def points(trials):
+    return config_points(trials, "paper", [m for x in (GAIN, LOSS) for m in (x.column, x.test_column)])
+
+
+def _traces(chart) -> dict[str, dict]:
+    return {t.get("name", ""): t for t in json.loads(chart.figure.to_json())["data"]}
+
+
+@pytest.mark.parametrize("measure", [GAIN, LOSS])
+def test_every_configuration_is_drawn_once_at_its_value_or_at_the_edge(points, measure):
+    traces = _traces(noise_chart(points, measure, LABEL, "title"))
+    beyond = "below the frame" if measure.maximize else "above the frame"
+    drawn = [traces[n] for n in ("validation", beyond, "diverged")]
+    assert sum(len(t["x"]) for t in drawn) == 60
+    assert len(traces["diverged"]["x"]) == 3
+    at = dict(zip(traces["validation"]["x"], traces["validation"]["y"], strict=True))
+    inside = [p for p in points if p.ok and float(f"{p.noise:.6g}") in at]
+    assert len(inside) == len(at)
+    for p in inside:
+        assert at[float(f"{p.noise:.6g}")] == pytest.approx(p.values[measure.column].mean, rel=1e-5)
+
+
+def test_the_caption_counts_what_is_not_at_its_value(points):
+    chart = noise_chart(points, GAIN, LABEL, "title")
+    clipped = len(_traces(chart)["below the frame"]["x"])
+    assert clipped > 1
+    assert chart.caption.startswith(f"{clipped} configurations below the frame, drawn as ▼ at its edge.")
+    assert "3 configurations without a value, marked along the edge (✖ diverged)" in chart.caption
+
+
+def test_the_fit_its_optimum_and_interval_are_drawn(trials, points):
+    regime = fit_regime(trials, "gain_mean", "paper")
+    traces = _traces(noise_chart(points, GAIN, LABEL, "title", regime))
+    assert traces["fit to validation"]["y"] == pytest.approx(list(regime.mean), rel=1e-5)
+    optimum = next(t for name, t in traces.items() if name.startswith("optimum 0"))
+    assert optimum["x"] == [regime.optimum, regime.optimum]
+    assert set(traces["optimum's 90 % interval"]["x"]) == {regime.low, regime.high}
+    band = traces["90 % band of the fit"]
+    assert len(band["x"]) == len(band["y"]) == 2 * len(regime.grid)
+
+
+def test_a_regime_without_optimum_leaves_the_points_alone(trials, points):
+    regime = fit_regime(trials.slice(0, 3), "gain_mean", "paper")
+    assert regime.optimum is None
+    names = set(_traces(noise_chart(points[:3], GAIN, LABEL, "title", regime)))
+    assert names <= {"test", "validation", "below the frame", "diverged"}
+
+
+def test_repeats_have_error_bars(tmp_path):
+    for number in range(3):
+        for repeat in range(4):
+            store.write(tmp_path, trial(number, repeat))
+    points = config_points(store.read_trials(tmp_path), "paper", [GAIN.column, GAIN.test_column])
+    trace = _traces(noise_chart(points, GAIN, LABEL, "title"))["validation"]
+    errors = {f"{p.noise:.6g}": p.values[GAIN.column].error for p in points if p.values}
+    assert len(trace["x"]) >= 1
+    assert trace["error_y"]["array"] == pytest.approx([errors[f"{x:.6g}"] for x in trace["x"]], rel=1e-4)
+
+
+def test_axes_say_quantity_and_unit_and_hold_every_point(points):
+    layout = noise_chart(points, GAIN, LABEL, "title").figure.layout
+    assert layout.xaxis.title.text == LABEL
+    assert layout.yaxis.title.text == "loss gain [nat]"
+    low, high = layout.xaxis.range
+    assert all(low <= math.log10(p.noise) <= high for p in points)
+
+
+def test_the_knob_panels_share_values_and_colour_by_log_noise(points):
+    figure = knobs_chart(points, GAIN, LABEL).figure
+    titles = [figure.layout[a].title.text for a in ("xaxis", "xaxis2", "xaxis3", "xaxis4")]
+    assert titles == [
+        LABEL,
+        "learning rate η [1]",
+        "batch size B [examples]",
+        "momentum μ [1], spaced as 1/(1−μ)",
+    ]
+    panels = [next(t for t in figure.data if t.xaxis == a and t.name == "validation") for a in ("x", "x2", "x3", "x4")]
+    assert len({tuple(p.y) for p in panels}) == 1
+    assert panels[0].marker.color == pytest.approx([math.log10(x) for x in panels[0].x], abs=1e-3)
+    by_text = {describe(p, GAIN.column): p for p in points}
+    first = by_text[panels[3].text[0]]
+    assert panels[3].x[0] == pytest.approx(1 / (1 - first.knobs["momentum"]), rel=1e-5)
+    assert sum(len(t.x) for t in figure.data if t.xaxis == "x2") == 60
+
+
+def test_merge_curves_have_one_panel_a_method_and_the_colour_of_their_noise(run, trials):
+    curves = merge_curves(trials, store.read(run, "merges"), "paper")
+    figure = curves_chart(curves, LABEL).figure
+    lines = [t for t in figure.data if t.mode == "lines"]
+    assert len(lines) == len(curves) == 2 * 57
+    assert {t.xaxis for t in lines} == {"x", "x2"}
+    low, high = min(curves, key=lambda c: c.noise), max(curves, key=lambda c: c.noise)
+    colours = {t.hovertemplate.split("</b>")[0].split(" ")[-1]: t.line.color for t in lines}
+    assert colours[low.digest] == "rgb(68, 1, 84)"
+    assert colours[high.digest] == "rgb(253, 231, 37)"
+
+
+def test_progress_shows_every_configuration_and_the_running_optimum(run, points):
+    steps = search_steps(points, store.read(run, "search"), OBJECTIVES["gain_mean"])
+    traces = _traces(progress_chart(steps, GAIN, LABEL))
+    above = [traces[n] for n in ("configuration", "outside the frame", "diverged")]
+    assert sum(len(t["x"]) for t in above) == 60
+    assert len(traces["noise"]["x"]) == 60
+    assert traces["best so far"]["y"][-1] == pytest.approx(max(s.value for s in steps if s.value is not None), rel=1e-5)
+    assert traces["sampler's optimum"]["x"] == list(range(8, 60))
+
+
+def test_words_of_users_are_escaped_in_hover_texts(tmp_path):
+    store.write(tmp_path, trial(0, outcome="failed", outcome_detail="<img src=x> & more", scores={}))
+    (point,) = config_points(store.read_trials(tmp_path), "paper", [GAIN.column])
+    assert "&lt;img src=x&gt; &amp; more" in describe(point, GAIN.column)

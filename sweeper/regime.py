@@ -72,7 +72,8 @@ class Regime:
         n_left_out: All other rows of the table.
         grid: Noises at which the curve is given, equally spaced in log; empty where not determined.
         mean, lower, upper: Predicted objective there and the 90 % band of the curve, in the column's unit.
-        floor: Configurations worse than this entered as if they had this value; None where nothing was winsorised.
+        floor: Configurations worse than this entered as if they had this value; None where there were none. The
+            curve is a robust average: a configuration far worse than its neighbours in noise is raised as well.
         message: One sentence or two for people.
     """
 
@@ -231,22 +232,31 @@ def _missing(data: _Data) -> str:
 
 
 def _winsorise(z: Array) -> tuple[Array, float | None]:
-    """Raise the bad tail of `z` (ordered by noise) to a floor, three spreads below the good end.
+    """Raise the bad tail of `z`, which is ordered by noise, to two floors.
 
-    The spread is that of the best third, or three times the seed noise seen between neighbours if that is larger:
-    a collapse hundreds of times deeper than the hump then weighs about as much as the hump is high.
+    With the spread of the best third, or three times the scatter between neighbours if that is larger:
+
+    - Everywhere: three spreads below the good end, or where the lowest noises are if that is lower (at most ten
+      spreads), so that a collapse hundreds of times deeper than the hump does not flatten it.
+    - Among its neighbours in noise: one and a half spreads below their good quarter, so that a minority of collapses
+      at the best noise (such as too large a step at a large batch) does not move the optimum.
 
     Returns:
-        The values and the floor, None where it changed nothing.
+        The values and the floor that holds everywhere, None where that one changed nothing.
     """
     top = float(np.quantile(z, 0.95))
-    noise = float(np.median(np.abs(np.diff(z)))) / (0.6745 * math.sqrt(2.0))
-    spread = max(top - float(np.quantile(z, 2 / 3)), 3.0 * noise)
-    floor = top - 3.0 * spread
-    # half of the values equal: nothing to measure a spread with
-    if spread <= 0 or floor <= z.min():
+    # the lower quartile of |z - z'| is .3186 sqrt(2) of a normal scatter, and collapses do not reach it
+    scatter = float(np.quantile(np.abs(np.diff(z)), 0.25)) / (0.3186 * math.sqrt(2.0))
+    spread = max(top - float(np.quantile(z, 2 / 3)), 3.0 * scatter)
+    if spread <= 0:
+        # most values are equal: nothing to measure by
         return z, None
-    return np.maximum(z, floor), floor
+    start = float(np.quantile(z[: max(3, len(z) // 4)], 0.25))
+    floor = max(min(top - 3.0 * spread, start), top - 10.0 * spread)
+    half = max(3, len(z) // 12)
+    windows = [z[max(0, i - half) : i + half + 1] for i in range(len(z))]
+    local = np.array([np.quantile(w, 0.75) for w in windows]) - 1.5 * spread
+    return np.maximum(z, np.maximum(floor, local)), floor if floor > z.min() else None
 
 
 def _train(x: Array, z: Array) -> _Smoother:

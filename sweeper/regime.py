@@ -5,8 +5,7 @@ symbol  meaning
 ======  ============================================================================================
 x       log noise of a configuration, of the chosen definition
 z       its objective as the study is told it (`Objective.tell`, repeats averaged), larger is better
-f       Gaussian process over x, covariance s² k(|x − x'| / l) with k the Matern 5/2 correlation
-l, r    length scale of f, and variance of the scatter of one configuration over s²
+f       Gaussian process over x with length scale l and relative scatter r, see `sweeper.smoother`
 x*      argmax of f over the tried range of x
 ======  ============================================================================================
 
@@ -16,9 +15,6 @@ configurations the best fit is often a wiggly curve, whose interval covers too r
 even where nothing depends on noise. The interval of x* is a bootstrap over configurations, (l, r) drawn afresh each
 time; it holds for the range of noise that was tried. There is no verdict on the curve's shape here: an adaptive
 search samples near its own optimum, which biases one.
-
-Source: Rasmussen & Williams 2006, eq. 2.25, 2.26 (posterior), 4.17 (Matern), 5.8 (marginal likelihood); percentile
-interval: Efron & Tibshirani 1993, chapter 13.
 """
 
 from __future__ import annotations
@@ -29,23 +25,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from sweeper.objective import OBJECTIVES, Objective
+from sweeper.smoother import Array, average, bootstrap_argmax, train
 from trainables.noise import NOISE
-
-Array = NDArray[np.float64]
 
 MIN_CONFIGS = 6
 MIN_LEVELS = 4
 MIN_SPAN = 1.5
-MAX_GROUPS = 120
 GRID = 201
 EDGE = 0.05
-# grids of l over the tried range and of r: first, last, number
-LENGTHS = (1 / 15, 2.0, 12)
-RATIOS = (1e-3, 1e3, 19)
 DESIGNED_SAMPLERS = frozenset({"grid", "qmc", "random"})
 # objectives whose study value is the logarithm of the column
 LOGARITHMIC = frozenset({"merged_loss"})
@@ -111,49 +100,12 @@ class _Data:
     failed_beyond: bool
 
 
-@dataclass(frozen=True)
-class _Smoother:
-    """Gaussian process over means of neighbouring configurations, with a posterior over (l, r).
-
-    Attributes:
-        x: Log noise of each group of configurations.
-        group: Group of each configuration.
-        settings: l, r, s² and posterior probability, one row each.
-    """
-
-    x: Array
-    group: NDArray[np.int64]
-    settings: Array
-
-    def curve(self, grid: Array, z: Array, counts: Array, setting: Array) -> tuple[Array, Array]:
-        """Return posterior mean and variance of f on `grid`, each configuration taken `counts` times.
-
-        Source: Rasmussen & Williams 2006, eq. 2.25 and 2.26; the mean of w configurations scatters by s² r / w.
-        """
-        length, ratio, amplitude, _ = setting
-        weight = np.bincount(self.group, counts, len(self.x))
-        total = np.bincount(self.group, counts * z, len(self.x))
-        seen = weight > 0
-        x = self.x[seen]
-        factor = cho_factor(_matern(x, x, length) + np.diag(ratio / weight[seen]), lower=True)
-        cross = _matern(grid, x, length)
-        mean = cross @ cho_solve(factor, total[seen] / weight[seen])
-        explained = np.einsum("ij,ji->i", cross, cho_solve(factor, cross.T))
-        return mean, amplitude * np.maximum(1.0 - explained, 0.0)
-
-
-def _matern(a: Array, b: Array, length: float) -> Array:
-    # Rasmussen & Williams 2006, eq. 4.17 (Matern 5/2)
-    d = math.sqrt(5.0) / length * np.abs(a[:, None] - b[None, :])
-    return (1.0 + d + d * d / 3.0) * np.exp(-d)
-
-
 def fit_regime(
     trials: pa.Table, objective: str = "gain_mean", noise: str = "paper", *, seed: int = 0, draws: int = 300
 ) -> Regime:
     """Fit an objective against log noise and locate its best noise.
 
-    Above `MAX_GROUPS` (120) configurations the process is fitted to means of neighbours in noise, in groups of
+    Above 120 configurations the process is fitted to means of neighbours in noise, in groups of
     equal size; the bootstrap still draws configurations.
 
     Args:
@@ -259,51 +211,6 @@ def _winsorise(z: Array) -> tuple[Array, float | None]:
     return np.maximum(z, np.maximum(floor, local)), floor if floor > z.min() else None
 
 
-def _train(x: Array, z: Array) -> _Smoother:
-    """Return the process for standardized `z`, with flat priors on log l, log r and s² at its best for each.
-
-    Source: Rasmussen & Williams 2006, eq. 5.8, with s² = zᵀ(K + r)⁻¹z / n put in.
-    """
-    groups = min(len(x), MAX_GROUPS)
-    group = np.arange(len(x)) * groups // len(x)
-    size = np.bincount(group)
-    centre, mean = np.bincount(group, x) / size, np.bincount(group, z) / size
-    rows: list[tuple[float, float, float, float]] = []
-    for length in float(x[-1] - x[0]) * np.geomspace(*LENGTHS):
-        spectrum, basis = np.linalg.eigh(_matern(centre, centre, length))
-        projected = (basis.T @ mean) ** 2
-        for ratio in np.geomspace(*RATIOS):
-            variances = np.maximum(spectrum, 0.0) + ratio
-            amplitude = float(np.mean(projected / variances))
-            likelihood = -0.5 * float(np.log(variances).sum()) - 0.5 * groups * math.log(amplitude)
-            rows.append((length, ratio * len(x) / groups, amplitude, likelihood))
-    settings = np.array(rows)
-    posterior = np.exp(settings[:, 3] - settings[:, 3].max())
-    settings[:, 3] = posterior / posterior.sum()
-    return _Smoother(centre, group, settings)
-
-
-def _average(smoother: _Smoother, grid: Array, z: Array) -> tuple[Array, Array]:
-    # mean and standard deviation of f, (l, r) integrated out; settings of little weight are left out
-    settings = smoother.settings[smoother.settings[:, 3] > 1e-3]
-    weights = settings[:, 3] / settings[:, 3].sum()
-    curves = np.array([smoother.curve(grid, z, np.ones(len(z)), s) for s in settings])
-    mean = weights @ curves[:, 0]
-    return mean, np.sqrt(weights @ (curves[:, 1] + (curves[:, 0] - mean) ** 2))
-
-
-def _bootstrap(smoother: _Smoother, grid: Array, z: Array, seed: int, draws: int) -> Array:
-    # argmax of the curve for each draw of configurations
-    rng = np.random.default_rng(seed)
-    n = len(z)
-    best = np.empty(draws)
-    picked = rng.choice(len(smoother.settings), draws, p=smoother.settings[:, 3])
-    for i in range(draws):
-        counts = rng.multinomial(n, np.full(n, 1 / n)).astype(float)
-        best[i] = grid[int(np.argmax(smoother.curve(grid, z, counts, smoother.settings[picked[i]])[0]))]
-    return best
-
-
 def _edges(x: Array) -> tuple[float, float]:
     # log noise at or below which, and at or above which, an optimum counts as lying at the edge
     levels = np.unique(x.round(6))
@@ -316,10 +223,10 @@ def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int) -> dict[
     tamed, floor = _winsorise(data.z)
     shift, scale = float(tamed.mean()), float(tamed.std())
     z = (tamed - shift) / scale
-    smoother = _train(data.x, z)
+    smoother = train(data.x, z)
     grid = np.linspace(data.x[0], data.x[-1], GRID)
-    mean, sd = _average(smoother, grid, z)
-    best = _bootstrap(smoother, grid, z, seed, draws)
+    mean, sd = average(smoother, grid, z)
+    best = bootstrap_argmax(smoother, grid, z, seed, draws)
     left, right = _edges(data.x)
     at_left, at_right = float(np.mean(best <= left)), float(np.mean(best >= right))
     top = int(np.argmax(mean))
@@ -349,7 +256,7 @@ def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int) -> dict[
 
 def _message(data: _Data, found: dict[str, Any], unit: str, side: str) -> str:
     interval = f"90 % interval {found['low']:.3g} to {found['high']:.3g}"
-    text = f"best noise {found['optimum']:.3g} {unit} ({interval})"
+    text = f"best noise {found['optimum']:.3g}{'' if unit == '1' else f' {unit}'} ({interval})"
     if found["interior"]:
         text += ", inside the tried range"
     else:

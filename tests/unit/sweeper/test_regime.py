@@ -7,7 +7,8 @@ import pytest
 from trial_rows import BEST, flat, hump, monotone, sweep, table, trial
 
 from sweeper.objective import OBJECTIVES
-from sweeper.regime import LOGARITHMIC, MAX_GROUPS, Regime, fit_regime
+from sweeper.regime import LOGARITHMIC, Regime, fit_regime
+from sweeper.smoother import MAX_GROUPS, train
 from trainables.noise import NOISE
 from trainables.registry import UnknownName
 
@@ -204,6 +205,36 @@ def test_large_tables_are_grouped_and_quick() -> None:
     assert regime.n_configs == 1000 > MAX_GROUPS
     assert BEST / 1.3 < regime.low <= regime.optimum <= regime.high < BEST * 2
     assert regime.low <= BEST <= regime.high
+
+
+def test_the_curve_is_the_textbook_posterior() -> None:
+    # Rasmussen & Williams 2006, eq. 2.25, 2.26 and 4.17 written out with an inverse; a point taken twice counts as two
+    x, z, grid = np.array([0.0, 0.3, 1.0]), np.array([1.0, -0.5, 0.2]), np.array([0.1, 0.7])
+    length, ratio, amplitude = 0.4, 0.2, 1.7
+
+    def k(a, b):
+        d = math.sqrt(5) * np.abs(a[:, None] - b[None]) / length
+        return amplitude * (1 + d + d**2 / 3) * np.exp(-d)
+
+    xs, zs = np.append(x, x[1]), np.append(z, z[1])
+    inverse = np.linalg.inv(k(xs, xs) + amplitude * ratio * np.eye(4))
+    setting = np.array([length, ratio, amplitude, 1.0])
+    mean, variance = train(x, z).curve(grid, z, np.array([1.0, 2.0, 1.0]), setting)
+    assert mean == pytest.approx(k(grid, xs) @ inverse @ zs)
+    assert variance == pytest.approx(amplitude - np.diag(k(grid, xs) @ inverse @ k(xs, grid)))
+
+
+def test_the_weights_of_the_settings_are_marginal_likelihoods() -> None:
+    rng = np.random.default_rng(0)
+    x, z = np.sort(rng.uniform(0, 1, 7)), rng.normal(size=7)
+    settings = train(x, z).settings
+    logs = []
+    for length, ratio, amplitude, _ in settings:
+        d = math.sqrt(5) * np.abs(x[:, None] - x[None]) / length
+        cov = amplitude * ((1 + d + d**2 / 3) * np.exp(-d) + ratio * np.eye(7))
+        logs.append(-0.5 * z @ np.linalg.solve(cov, z) - 0.5 * np.linalg.slogdet(cov)[1])
+    expected = np.exp(np.array(logs) - max(logs))
+    assert settings[:, 3] == pytest.approx(expected / expected.sum(), rel=1e-6, abs=1e-12)
 
 
 def test_bad_arguments_are_named() -> None:

@@ -1,0 +1,113 @@
+"""A smooth curve through scattered points: a Gaussian process whose hyperparameters are integrated out by a grid.
+
+======  ============================================================================================
+symbol  meaning
+======  ============================================================================================
+x, z    place and height of a point; z is standardized
+f       Gaussian process over x, covariance s² k(|x − x'| / l) with k the Matern 5/2 correlation
+l, r    length scale of f, and variance of the scatter of one point over s²
+======  ============================================================================================
+
+Source: Rasmussen & Williams 2006, eq. 2.25, 2.26 (posterior), 4.17 (Matern), 5.8 (marginal likelihood); percentile
+interval: Efron & Tibshirani 1993, chapter 13.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+Array = NDArray[np.float64]
+
+MAX_GROUPS = 120
+# grids of l over the range of x and of r: first, last, number
+LENGTHS = (1 / 15, 2.0, 12)
+RATIOS = (1e-3, 1e3, 19)
+
+
+@dataclass(frozen=True)
+class Smoother:
+    """Gaussian process over means of neighbouring points, with a posterior over (l, r).
+
+    Attributes:
+        x: Place of each group of points.
+        group: Group of each point.
+        settings: l, r, s² and posterior probability, one row each.
+    """
+
+    x: Array
+    group: NDArray[np.int64]
+    settings: Array
+
+    def curve(self, grid: Array, z: Array, counts: Array, setting: Array) -> tuple[Array, Array]:
+        """Return posterior mean and variance of f on `grid`, each point taken `counts` times.
+
+        Source: Rasmussen & Williams 2006, eq. 2.25 and 2.26; the mean of w points scatters by s² r / w.
+        """
+        length, ratio, amplitude, _ = setting
+        weight = np.bincount(self.group, counts, len(self.x))
+        total = np.bincount(self.group, counts * z, len(self.x))
+        seen = weight > 0
+        x = self.x[seen]
+        factor = cho_factor(_matern(x, x, length) + np.diag(ratio / weight[seen]), lower=True)
+        cross = _matern(grid, x, length)
+        mean = cross @ cho_solve(factor, total[seen] / weight[seen])
+        explained = np.einsum("ij,ji->i", cross, cho_solve(factor, cross.T))
+        return mean, amplitude * np.maximum(1.0 - explained, 0.0)
+
+
+def _matern(a: Array, b: Array, length: float) -> Array:
+    # Rasmussen & Williams 2006, eq. 4.17 (Matern 5/2)
+    d = math.sqrt(5.0) / length * np.abs(a[:, None] - b[None, :])
+    return (1.0 + d + d * d / 3.0) * np.exp(-d)
+
+
+def train(x: Array, z: Array) -> Smoother:
+    """Return the process for `x` in ascending order, with flat priors on log l, log r and s² at its best for each.
+
+    Above `MAX_GROUPS` points it is trained on means of neighbours, in groups of equal size.
+
+    Source: Rasmussen & Williams 2006, eq. 5.8, with s² = zᵀ(K + r)⁻¹z / n put in.
+    """
+    groups = min(len(x), MAX_GROUPS)
+    group = np.arange(len(x)) * groups // len(x)
+    size = np.bincount(group)
+    centre, mean = np.bincount(group, x) / size, np.bincount(group, z) / size
+    rows: list[tuple[float, float, float, float]] = []
+    for length in float(x[-1] - x[0]) * np.geomspace(*LENGTHS):
+        spectrum, basis = np.linalg.eigh(_matern(centre, centre, length))
+        projected = (basis.T @ mean) ** 2
+        for ratio in np.geomspace(*RATIOS):
+            variances = np.maximum(spectrum, 0.0) + ratio
+            amplitude = float(np.mean(projected / variances))
+            likelihood = -0.5 * float(np.log(variances).sum()) - 0.5 * groups * math.log(amplitude)
+            rows.append((length, ratio * len(x) / groups, amplitude, likelihood))
+    settings = np.array(rows)
+    posterior = np.exp(settings[:, 3] - settings[:, 3].max())
+    settings[:, 3] = posterior / posterior.sum()
+    return Smoother(centre, group, settings)
+
+
+def average(smoother: Smoother, grid: Array, z: Array) -> tuple[Array, Array]:
+    """Return mean and standard deviation of f on `grid`, (l, r) integrated out but for settings of little weight."""
+    settings = smoother.settings[smoother.settings[:, 3] > 1e-3]
+    weights = settings[:, 3] / settings[:, 3].sum()
+    curves = np.array([smoother.curve(grid, z, np.ones(len(z)), s) for s in settings])
+    mean = weights @ curves[:, 0]
+    return mean, np.sqrt(weights @ (curves[:, 1] + (curves[:, 0] - mean) ** 2))
+
+
+def bootstrap_argmax(smoother: Smoother, grid: Array, z: Array, seed: int, draws: int) -> Array:
+    """Return the argmax of f over `grid` for each draw of points with replacement, (l, r) drawn with each."""
+    rng = np.random.default_rng(seed)
+    n = len(z)
+    best = np.empty(draws)
+    picked = rng.choice(len(smoother.settings), draws, p=smoother.settings[:, 3])
+    for i in range(draws):
+        counts = rng.multinomial(n, np.full(n, 1 / n)).astype(float)
+        best[i] = grid[int(np.argmax(smoother.curve(grid, z, counts, smoother.settings[picked[i]])[0]))]
+    return best

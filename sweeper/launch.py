@@ -95,7 +95,7 @@ def run(
         check_reachable(spec.address)
     folder, held = prepare(spec)
     with locked(folder):
-        runtime = Runtime(_absolute(spec.data), str(folder / "bases"), spec.device, spec.threads)
+        runtime = Runtime(spec.data, str(folder / "bases"), spec.device, spec.threads)
         session = Session(spec, space, folder, runtime, constants, listener)
         if held and session.open and session.status.done and not confirm(folder, len(session.open)):
             raise SpecError(f"{folder} holds a part of this sweep; `sweeper resume {folder}` continues it")
@@ -167,10 +167,6 @@ def _sigterm_as_sigint() -> Iterator[None]:
         signal.signal(signal.SIGTERM, old)
 
 
-def _absolute(path: str | None) -> str | None:
-    return str(Path(path).expanduser().absolute()) if path else None
-
-
 def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:
     """Build the data set and the model once, so that what is missing shows before anything starts.
 
@@ -182,6 +178,6 @@ def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:
     """
     first = {n: d.choices[0] if hasattr(d, "choices") else d.high for n, d in space.knobs.items()}  # type: ignore[attr-defined]
     try:
-        return {"examples": inspect(space.build(first), Runtime(_absolute(spec.data)))}
+        return {"examples": inspect(space.build(first), Runtime(spec.data))}
     except (ValueError, KeyError) as error:
         raise SpecError(str(error)) from None

@@ -98,10 +98,10 @@ class StudyProposer:
         return Proposal(params, target, thoughts, seconds)
 
     def _thoughts(self, trial: Any) -> tuple[float | None, Mapping[str, Any]]:
-        from .sampler import SEARCH_ATTR, TARGET_ATTR
+        from .exchange import NOISE_TARGET_KEY, SEARCH_KEY
 
         attrs = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
-        return attrs.get(TARGET_ATTR), json.loads(attrs.get(SEARCH_ATTR, "{}"))
+        return attrs.get(NOISE_TARGET_KEY), json.loads(attrs.get(SEARCH_KEY, "{}"))
 
     def tell(self, number: int, value: float | None) -> None:
         """See `Proposer.tell`."""

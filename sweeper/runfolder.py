@@ -106,3 +106,14 @@ def locked(run: Path) -> Iterator[None]:
         except OSError:
             raise SpecError(f"another process is running the sweep in {run}; wait for it or stop it first") from None
         yield
+
+
+def is_running(run: Path) -> bool:
+    """Whether a process is running the sweep in this folder."""
+    if not (run / ".lock").exists():
+        return False
+    try:
+        with locked(run):
+            return False
+    except SpecError:
+        return True

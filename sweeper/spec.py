@@ -121,6 +121,11 @@ class SweepSpec(BaseModel):
             raise ValueError(f"must be >= 1 or auto, got {value}")
         return value
 
+    @field_validator("data")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        return str(Path(value).expanduser().absolute()) if value else None
+
     @field_validator("sampler", "objective", "noise")
     @classmethod
     def _known(cls, value: str, info: Any) -> str:

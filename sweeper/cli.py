@@ -1,0 +1,135 @@
+"""The command line: parsing, messages and exit codes. The commands themselves are in `sweeper.commands`.
+
+Exit codes: 0 done, 1 error, 2 bad spec or usage, 3 no successful trial or too many failures, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn, TextIO
+
+from trainables import __version__
+
+ERROR, USAGE, INTERRUPTED = 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong usage in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"error: {message}; see {self.prog} --help\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            from trainables.registry import unknown
+
+            kind = "command" if action.dest == "command" else str(action.metavar or action.dest)
+            self.error(str(unknown(kind, str(value), [str(c) for c in action.choices])))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sweeper",
+        description="Find the training noise at which fine-tuned models merge best.",
+        epilog="Exit codes: 0 done, 1 error, 2 bad spec or usage, 3 no successful trial, 130 interrupted (resumable).",
+    )
+    parser.add_argument("--version", action="version", version=f"sweeper {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, text: str, run_dir: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        if run_dir:
+            sub.add_argument("dir", metavar="DIR", help="run folder")
+        sub.add_argument("--json", action="store_true", help="print JSON on stdout")
+        return sub
+
+    _add_run(command("run", "run a sweep, or continue it where its folder holds a part of it"))
+    resume = command("resume", "continue an interrupted sweep, or add configurations to a finished one", True)
+    resume.add_argument("--trials", help="new number of configurations in all")
+    _add_machine(resume)
+    command("status", "say how far a sweep is", True)
+    command("list", "list the trials of a sweep", True)
+    best = command("best", "show the optimal noise and the best merged model", True)
+    best.add_argument("--save", metavar="FILE", help="write the best merged weights as safetensors")
+    recommend = command("recommend", "show hyperparameters that reach the optimal noise", True)
+    recommend.add_argument("--batch-size", type=int, action="append", help="solve the learning rate for it; repeatable")
+    recommend.add_argument("--learning-rate", type=float, help="keep it and solve the batch size instead")
+    recommend.add_argument("--momentum", type=float, help="momentum to use (default: the best trial's)")
+    recommend.add_argument("--weight-decay", type=float, help="weight decay to use (default: the best trial's)")
+    recommend.add_argument("--objective", help="gain_mean or merged_loss, ... (default: both of these)")
+    pair = command("pair", "rerun one trial and compare the numbers", True)
+    pair.add_argument("digest", metavar="DIGEST", help="the trial's digest, or its first digits")
+    pair.add_argument("--data", metavar="ROOT", help="folder with the data sets (default: the sweep's)")
+    command("spaces", "list the search spaces")
+    command("noises", "list the noise scales")
+    command("merges", "list the merges")
+    export = command("export", "write a table of a sweep as one file", True)
+    export.add_argument("--format", choices=("csv", "parquet"), default="csv", help="default: %(default)s")
+    export.add_argument("--table", choices=("trials", "merges", "history", "search"), default="trials",
+                        help="default: %(default)s")  # fmt: skip
+    export.add_argument("--out", metavar="FILE", help="default: DIR/<table>.<format>")
+    command("dashboard", "write the page of a sweep and name it", True)
+    return parser
+
+
+def _add_run(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("target", metavar="SPACE|spec.yaml", help="search space, space file (.py) or sweep spec (.yaml)")
+    sub.add_argument("--trials", help="configurations (default: 40)")
+    sub.add_argument("--sampler", help="noise, tpe, gp, cmaes, qmc, random or grid (default: noise)")
+    sub.add_argument("--objective", help="merged_loss, merged_accuracy, gain_mean, gain_best or barrier "
+                     "(default: merged_loss)")  # fmt: skip
+    sub.add_argument("--noise", help="noise scale to target and show (default: paper)")
+    sub.add_argument("--repeats", help="trials of each configuration (default: 1)")
+    sub.add_argument("--seed", help="seed of search and training (default: 0)")
+    sub.add_argument("--stack", help="train repeats as one stack: auto, on or off (default: auto)")
+    sub.add_argument("--threads", help="torch threads a trial; part of the numbers (default: 1)")
+    sub.add_argument("--device", help="torch device (default: auto)")
+    sub.add_argument("--out", metavar="DIR", help="run folder (default: a new one under runs/)")
+    sub.add_argument("--yes", action="store_true", help="continue an unfinished sweep in --out without asking")
+    _add_machine(sub)
+
+
+def _add_machine(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--workers", help="trials at a time (default: auto, one a CPU)")
+    sub.add_argument("--runner", help="ray or inline (default: ray)")
+    sub.add_argument("--address", metavar="ADDR", help="Ray cluster, HOST:PORT or auto (default: a local one)")
+    sub.add_argument("--max-seconds", metavar="S", help="start no configuration after S seconds")
+    sub.add_argument("--data", metavar="ROOT", help="folder with the data sets")
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    line: str | None = None,
+) -> None:  # fmt: skip
+    from .store import SkippedPart
+
+    # libraries' deprecations are no concern of the user's
+    if issubclass(category, SkippedPart):
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    from . import commands
+    from .spec import SpecError
+
+    warnings.showwarning = _show_warning
+    try:
+        return commands.COMMANDS[args.command](args)
+    except SpecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output went away
+        return ERROR
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ERROR

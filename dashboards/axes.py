@@ -129,8 +129,8 @@ def window(values: Sequence[float], anchor: float | None, maximize: bool) -> Win
     # no empty room below what is shown
     cut = min(middle, *(v for v in good if v >= cut))
     height = top - cut or span
-    ends = sorted((sign * (cut - 0.14 * height), sign * (top + 0.08 * height)))
-    return Window(ends[0], ends[1], sign * cut, sign * (cut - 0.07 * height), maximize)
+    ends = sorted((sign * (cut - 0.22 * height), sign * (top + 0.08 * height)))
+    return Window(ends[0], ends[1], sign * cut, sign * (cut - 0.13 * height), maximize)
 
 
 def noise_colour(noise: float, low: float, high: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,14 +23,11 @@ from .axes import (
 from .curves import MergeCurve, SearchStep
 from .marks import SYMBOLS, Chart, Measure, describe, figure, finish
 
-_PANELS = {
-    "linear": ("linear: α [1]", "excess over the line between the parents"),
-    "task_arithmetic": ("task arithmetic: s [1]", "excess over the mean of the parents"),
-}
+_AXES = {"linear": "linear: α [1]", "task_arithmetic": "task arithmetic: s [1]"}
 
 
 def curves_chart(curves: Sequence[MergeCurve], noise_label: str) -> Chart:
-    """Draw the merge curves, one panel per merge, coloured by noise.
+    """Draw the merge curves, one panel per merge, coloured by noise: `linear` as excess over its ends, others as loss.
 
     Args:
         curves: At least one curve, ordered by noise within each merge.
@@ -37,32 +35,48 @@ def curves_chart(curves: Sequence[MergeCurve], noise_label: str) -> Chart:
     """
     methods = sorted({c.method for c in curves}, key=lambda m: (m != "linear", m))
     low, high = min(c.noise for c in curves), max(c.noise for c in curves)
-    # the frame is that of the linear merges: the far ends of task arithmetic leave every basin
-    inner = [c for c in curves if c.method == methods[0]]
-    view = window([e for c in inner for e in c.excess], 0.0, False)
     shown = figure(showlegend=False, coloraxis=colour_bar(low, high, noise_label))
-    shown.set_subplots(rows=1, cols=len(methods), shared_yaxes=True, horizontal_spacing=0.04)
+    shown.set_subplots(rows=1, cols=len(methods), horizontal_spacing=0.12)
+    text = "One line per pair."
     for i, method in enumerate(methods, start=1):
-        for curve in (c for c in curves if c.method == method):
-            shown.add_trace(_line(curve, noise_colour(curve.noise, low, high)), row=1, col=i)
-        x_title = _PANELS.get(method, (f"{method.replace('_', ' ')}: coefficient [1]", ""))[0]
-        shown.update_xaxes(title={"text": x_title}, row=1, col=i)
+        group = [c for c in curves if c.method == method]
+        values = [c.excess if method == "linear" else c.loss for c in group]
+        for curve, y in zip(group, values, strict=True):
+            shown.add_trace(_line(curve, y, noise_colour(curve.noise, low, high)), row=1, col=i)
+        axis, top = _excess_axis(values) if method == "linear" else _loss_axis(values)
+        shown.update_yaxes(axis, row=1, col=i)
+        shown.update_xaxes(title={"text": _AXES.get(method, f"{_words(method)}: coefficient [1]")}, row=1, col=i)
+        text += _curves_words(method, sum(max(y) > top for y in values), len(group))
     # plotly draws a colour bar for markers only: one that is never seen carries it
     shown.add_scatter(x=[None], y=[None], mode="markers", marker={"color": [0.0], "coloraxis": "coloraxis"})
-    shown.add_hline(y=0, line={"color": GREY, "width": 1, "dash": "dot"})
-    shown.update_yaxes(range=[view.low, view.high])
-    shown.update_yaxes(title={"text": "excess test loss [nat]"}, col=1)
-    text = _curves_caption(curves, methods, view)
+    if methods[0] == "linear":
+        shown.add_hline(y=0, line={"color": GREY, "width": 1, "dash": "dot"}, row=1, col=1)  # pyright: ignore[reportArgumentType]
     return Chart("curves", "Test loss along the merges", text, finish(shown), height=470, wide=True)
 
 
-def _line(curve: MergeCurve, colour: str) -> dict[str, Any]:
+def _words(method: str) -> str:
+    return method.replace("_", " ")
+
+
+def _excess_axis(values: Sequence[Sequence[float]]) -> tuple[dict[str, Any], float]:
+    view = window([e for y in values for e in y], 0.0, False)
+    return {"title": {"text": "excess test loss [nat]"}, "range": [view.low, view.high]}, view.high
+
+
+def _loss_axis(values: Sequence[Sequence[float]]) -> tuple[dict[str, Any], float]:
+    # up to twice the loss at the start, which for task arithmetic is the base: beyond it a merge has broken
+    low, high = min(map(min, values)), max(map(max, values))
+    top = min(high, max(2 * statistics.median(y[0] for y in values), 2 * low))
+    return log_axis([low, top], "test loss [nat]"), 1.25 * top
+
+
+def _line(curve: MergeCurve, y: Sequence[float], colour: str) -> dict[str, Any]:
     number = "" if curve.number is None else f"trial {curve.number} · "
     text = f"<b>{number}{curve.digest}</b><br>noise {short(curve.noise)}"
     return {
         "type": "scatter",
         "x": [rounded(v, 4) for v in curve.coefficient],
-        "y": [rounded(v, 5) for v in curve.excess],
+        "y": [rounded(v, 5) for v in y],
         "mode": "lines",
         "line": {"color": colour, "width": 1.4},
         "opacity": 0.85,
@@ -70,15 +84,14 @@ def _line(curve: MergeCurve, colour: str) -> dict[str, Any]:
     }
 
 
-def _curves_caption(curves: Sequence[MergeCurve], methods: Sequence[str], view: Window) -> str:
-    what = [f"{m.replace('_', ' ')}: {_PANELS[m][1]}" for m in methods if m in _PANELS]
-    text = f"One line per pair; below 0 the merge beats its parents ({'; '.join(what)})." if what else ""
-    for method in methods:
-        group = [c for c in curves if c.method == method]
-        leaving = sum(max(c.excess) > view.high for c in group)
-        if leaving:
-            text += f" {leaving} of {len(group)} {method.replace('_', ' ')} lines leave the frame upwards."
-    return text
+def _curves_words(method: str, leaving: int, lines: int) -> str:
+    said = ""
+    if method == "linear":
+        said = " Linear: excess over the straight line between the parents; below 0 the merge beats them."
+    elif method == "task_arithmetic":
+        said = " Task arithmetic: s = 0 is the base, s = ½ the linear merge at α = ½."
+    left = f" {leaving} of {lines} {_words(method)} lines leave the frame upwards." if leaving else ""
+    return said + left
 
 
 def progress_chart(steps: Sequence[SearchStep], measure: Measure, noise_label: str) -> Chart:

@@ -11,20 +11,20 @@ import pyarrow as pa
 from sweeper.objective import Objective
 from trainables.result import Outcome
 
-from .tables import ConfigPoint, estimate, finite
+from .tables import ConfigPoint, finite
 
 MAX_CURVES = 120
 
 
 @dataclass(frozen=True)
 class MergeCurve:
-    """One pair's test loss along a merge's coefficient, as excess over its parents.
+    """One pair's test loss along a merge's coefficient.
 
     Attributes:
         method: Name of the merge.
         noise: Noise of the trial, > 0.
         coefficient: alpha of `linear`, s of `task_arithmetic`, increasing.
-        excess: Test loss minus the parents' reference [nat].
+        loss: Test loss there [nat].
     """
 
     digest: str
@@ -32,53 +32,47 @@ class MergeCurve:
     method: str
     noise: float
     coefficient: tuple[float, ...]
-    excess: tuple[float, ...]
+    loss: tuple[float, ...]
 
+    @property
+    def excess(self) -> tuple[float, ...]:
+        """Loss minus the straight line between the curve's ends: L(alpha) - ((1 - alpha) L_A + alpha L_B) of `linear`.
 
-def _reference(method: str, curve: Sequence[tuple[float, float]], parents: float | None) -> list[float] | None:
-    # linear ends in the parents, so the line between its own ends is the reference (Entezari, arXiv 2110.06296)
-    if method == "linear" and curve[0][0] == 0 and curve[-1][0] == 1:
-        start, end = curve[0][1], curve[-1][1]
-        return [(1 - alpha) * start + alpha * end for alpha, _ in curve]
-    return None if parents is None else [parents] * len(curve)
+        Source: Entezari et al., arXiv 2110.06296, whose barrier is its maximum.
+        """
+        first, span = self.coefficient[0], self.coefficient[-1] - self.coefficient[0]
+        shares = [(c - first) / span if span else 0.0 for c in self.coefficient]
+        ends = self.loss[0], self.loss[-1]
+        return tuple(v - ((1 - t) * ends[0] + t * ends[1]) for v, t in zip(self.loss, shares, strict=True))
 
 
 def merge_curves(trials: pa.Table, merges: pa.Table, noise: str, limit: int = MAX_CURVES) -> list[MergeCurve]:
-    """Return the curves of the `ok` trials, in order of noise.
+    """Return the test loss curves of the `ok` trials, in order of noise within each merge.
 
-    `linear` is measured from the line between its ends, L(alpha) - ((1 - alpha) L_A + alpha L_B), every other merge
-    from the mean of its parents' test losses.
+    A curve without a finite loss somewhere is left out: a line across the gap would be made up.
 
     Args:
         trials: The trials table.
         merges: The merges table.
         noise: Name of the noise definition.
         limit: At most so many curves per merge, spread evenly over the order of noise.
-
-    Source: Entezari et al., arXiv 2110.06296, definition of the barrier.
     """
-    keys = ["digest", "number", "outcome", f"noise_{noise}", "a_loss_test", "b_loss_test"]
     known = {
-        r["digest"]: r
-        for r in trials.select(keys).to_pylist()
-        if r["outcome"] == Outcome.OK and (finite(r[f"noise_{noise}"]) or 0) > 0
+        r["digest"]: (scale, r["number"])
+        for r in trials.select(["digest", "number", "outcome", f"noise_{noise}"]).to_pylist()
+        if r["outcome"] == Outcome.OK and (scale := finite(r[f"noise_{noise}"]) or 0.0) > 0
     }
-    curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    curves: dict[tuple[str, str], dict[float, float | None]] = {}
     for row in merges.select(["digest", "method", "coefficient", "loss_test"]).to_pylist():
-        loss = finite(row["loss_test"])
-        if row["digest"] in known and loss is not None:
-            curves.setdefault((row["method"], row["digest"]), []).append((row["coefficient"], loss))
+        if row["digest"] in known:
+            curves.setdefault((row["method"], row["digest"]), {})[row["coefficient"]] = finite(row["loss_test"])
     found: dict[str, list[MergeCurve]] = {}
     for (method, digest), curve in curves.items():
-        curve.sort()
-        trial = known[digest]
-        parents = estimate((trial["a_loss_test"], trial["b_loss_test"]))
-        reference = _reference(method, curve, parents.mean if parents else None)
-        if reference is not None:
-            excess = tuple(loss - line for (_, loss), line in zip(curve, reference, strict=True))
-            x = tuple(c for c, _ in curve)
-            scale = trial[f"noise_{noise}"]
-            found.setdefault(method, []).append(MergeCurve(digest, trial["number"], method, scale, x, excess))
+        x = tuple(sorted(curve))
+        losses = tuple(v for c in x if (v := curve[c]) is not None)
+        if len(losses) == len(x):
+            scale, number = known[digest]
+            found.setdefault(method, []).append(MergeCurve(digest, number, method, scale, x, losses))
     return [c for method in sorted(found) for c in thin(sorted(found[method], key=lambda c: c.noise), limit)]
 
 

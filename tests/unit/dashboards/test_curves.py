@@ -1,3 +1,5 @@
+import math
+
 import pyarrow as pa
 import pytest
 from fake_sweep import BEST_NOISE, trial
@@ -24,17 +26,18 @@ def _row(digest: str, method: str, coefficient: float, loss: float) -> MergeRow:
     return MergeRow(digest, "c", method, coefficient, loss_test=loss, **dict.fromkeys([*names, *raw]))
 
 
-def test_excess_is_measured_from_the_parents(tmp_path):
+def test_excess_is_measured_from_the_line_between_the_ends(tmp_path):
     output = trial(0)
     digest = output.result.digest
     linear = [_row(digest, "linear", a, v) for a, v in ((0.0, 1.0), (0.25, 1.0), (0.5, 3.0), (1.0, 2.0))]
     task = [_row(digest, "task_arithmetic", s, v) for s, v in ((0.0, 4.0), (0.5, 1.0))]
-    scores = dict(output.result.scores) | {"a_loss_test": 1.0, "b_loss_test": 2.0}
-    tables = _tables(tmp_path, type(output)(trial(0, scores=scores).result, (*linear[::-1], *task)))
+    broken = [_row(digest, "ties", s, v) for s, v in ((0.0, 4.0), (0.5, math.nan), (1.0, 3.0))]
+    tables = _tables(tmp_path, type(output)(output.result, (*linear[::-1], *task, *broken)))
     curves = {c.method: c for c in merge_curves(tables["trials"], tables["merges"], "paper")}
+    assert set(curves) == {"linear", "task_arithmetic"}
     assert curves["linear"].coefficient == (0.0, 0.25, 0.5, 1.0)
     assert curves["linear"].excess == pytest.approx((0.0, 1.0 - 1.25, 3.0 - 1.5, 0.0))
-    assert curves["task_arithmetic"].excess == pytest.approx((2.5, -0.5))
+    assert curves["task_arithmetic"].loss == (4.0, 1.0)
     assert curves["linear"].noise == pytest.approx(output.result.noises["paper"])
 
 

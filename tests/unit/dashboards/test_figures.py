@@ -113,6 +113,11 @@ def test_merge_curves_have_one_panel_a_method_and_the_colour_of_their_noise(run,
     assert {t.xaxis for t in lines} == {"x", "x2"}
     low, high = min(curves, key=lambda c: c.noise), max(curves, key=lambda c: c.noise)
     colours = {t.hovertemplate.split("</b>")[0].split(" ")[-1]: t.line.color for t in lines}
+    by_panel = {(t.xaxis, t.hovertemplate.split("</b>")[0].split(" ")[-1]): t.y for t in lines}
+    for curve in curves:
+        y = curve.excess if curve.method == "linear" else curve.loss
+        panel = "x" if curve.method == "linear" else "x2"
+        assert by_panel[panel, curve.digest] == pytest.approx(y, rel=1e-3, abs=1e-6)
     assert colours[low.digest] == "rgb(68, 1, 84)"
     assert colours[high.digest] == "rgb(253, 231, 37)"
 

@@ -93,7 +93,7 @@ class Prior:
         residual = np.log(0.3) if has_noise else 0.0
         length = np.log(0.2 * span) if has_noise else 0.0
         lengths = np.full(d, np.log(0.7 * max(d, 1) ** 0.25))  # distances grow with the number of knobs
-        mean = np.concatenate([[0.0, length, residual, np.log(0.2)], lengths, np.zeros(len(tilt_sd))])
+        mean = np.concatenate([[0.0, length, residual, np.log(0.1)], lengths, np.zeros(len(tilt_sd))])
         return cls(mean, np.concatenate([[0.7, 0.7, 0.7, 0.8], np.full(d, 0.7), tilt_sd]))
 
 

@@ -110,7 +110,10 @@ class NoiseScale:
         if not noise > 0:
             raise ValueError(f"noise must be > 0, got {noise!r}")
         neutral = {"momentum": 0.0}.get(knob, 1.0)
-        ratio = noise / self.predict({**settings, knob: neutral})
+        rest = self.predict({**settings, knob: neutral})
+        if not rest > 0:  # weight decay 0, say
+            raise ValueError(f"no {knob} reaches noise {noise:g} with {dict(settings)}: {self.formula}")
+        ratio = noise / rest
         value = self._invert(knob, ratio)
         if value is None:
             raise ValueError(f"no {knob} reaches noise {noise:g} with {dict(settings)}: {self.formula}")

@@ -151,5 +151,3 @@ def log_expected_improvement(mean: Array, sd: Array, incumbent: float) -> Array:
     tail = np.where(far > -1e3, np.log(np.maximum(bracket, 1e-300)), -2.0 * np.log(-far))
     distant = -0.5 * far * far - 0.5 * math.log(2 * math.pi) + tail
     return np.log(sd) + np.where(z > -1.0, close, distant)
-
-

@@ -44,7 +44,6 @@ from .session import Session  # noqa: E402
 from .spec import SpecError, SweepSpec  # noqa: E402
 
 
-
 def _trainable(config: dict[str, Any]) -> None:
     # runs in a Tune actor that is reused: no global state may be left behind
     warnings.simplefilter("ignore")

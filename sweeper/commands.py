@@ -61,14 +61,19 @@ def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
     def confirm(folder: Path, left: int) -> bool:
         if yes or not sys.stdin.isatty():
             return yes
-        print(f"{folder} holds a part of this sweep; run the {left} configurations left? [y/N] ", end="", file=sys.stderr)
+        print(
+            f"{folder} holds a part of this sweep; run the {left} configurations left? [y/N] ", end="", file=sys.stderr
+        )
         return input().strip().lower() in ("y", "yes")
 
     with Progress(spec.objective) as progress:
         results = launch.run(spec, progress, confirm)
     rows = results.trials.num_rows
     if results.interrupted:
-        print(f"interrupted: {rows} trials are in {results.run}; `sweeper resume {results.run}` continues", file=sys.stderr)
+        print(
+            f"interrupted: {rows} trials are in {results.run}; `sweeper resume {results.run}` continues",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     if results.reason:
         print(f"stopped early: {results.reason}; `sweeper resume {results.run}` continues", file=sys.stderr)
@@ -268,7 +273,9 @@ def pair(args: argparse.Namespace) -> int:
         "largest_difference": worst,
         "column": where,
         "outcome": {"stored": row["outcome"], "again": again["outcome"]},
-        "versions": {k: {"stored": row[k], "again": again[k]} for k in ("torch", "version", "commit", "device", "threads")},
+        "versions": {
+            k: {"stored": row[k], "again": again[k]} for k in ("torch", "version", "commit", "device", "threads")
+        },
         "scores": {c.name: {"stored": row[c.name], "again": again[c.name]} for c in SCORES},
     }
     verdict = "agrees in every digit" if record["agrees"] else f"differs by up to {worst:.3g}, in {where or 'outcome'}"
@@ -357,7 +364,9 @@ def merges(args: argparse.Namespace) -> int:
 def format_table_left(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """Return a table of texts, all columns aligned left."""
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
-    return "\n".join("  ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in (header, *rows))
+    return "\n".join(
+        "  ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in (header, *rows)
+    )
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {

@@ -48,7 +48,9 @@ class Objective:
 OBJECTIVES: Registry[Objective] = Registry("objective")
 OBJECTIVES.add(
     "merged_loss",
-    Objective("merged_loss_val", "merged validation loss [nat]", False, lambda v, cap: math.log(max(min(v, cap), 1e-12))),
+    Objective(
+        "merged_loss_val", "merged validation loss [nat]", False, lambda v, cap: math.log(max(min(v, cap), 1e-12))
+    ),
 )
 OBJECTIVES.add(
     "merged_accuracy", Objective("merged_accuracy_val", "merged validation accuracy", True, lambda v, cap: max(v, 0.0))

@@ -131,7 +131,7 @@ class NoiseTargetedSampler(BaseSampler):
     def reseed_rng(self) -> None:
         """Do nothing: draws depend on the trial's number, so copies of the sampler already differ."""
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the given search space, or what the finished trials have in common.
 
         Raises:
@@ -293,5 +293,3 @@ def _draw(mean: Array, covariance: Array, rng: np.random.Generator) -> Array:
     values, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     return mean + rng.standard_normal((_DRAWS, len(mean))) @ root.T
-
-

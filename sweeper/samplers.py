@@ -39,7 +39,9 @@ def from_unit(distribution: Any, u: float) -> Any:
     whole = isinstance(low, int) and isinstance(high, int)
     if whole:  # every whole number gets its share of the range
         low, high = low - 0.5, high + 0.5
-    value = math.exp(math.log(low) + u * (math.log(high) - math.log(low))) if distribution.log else low + u * (high - low)
+    value = (
+        math.exp(math.log(low) + u * (math.log(high) - math.log(low))) if distribution.log else low + u * (high - low)
+    )
     if whole:
         return min(max(round(value), distribution.low), distribution.high)
     if distribution.step is not None:
@@ -67,10 +69,7 @@ def levels(distribution: Any, count: int) -> list[Any]:
         return list(distribution.choices)
     low, high = float(distribution.low), float(distribution.high)
     share = [i / (count - 1) if count > 1 else 0.5 for i in range(count)]
-    if distribution.log:
-        values = [low * (high / low) ** s for s in share]
-    else:
-        values = [low + (high - low) * s for s in share]
+    values = [low * (high / low) ** s if distribution.log else low + (high - low) * s for s in share]
     if isinstance(distribution.low, int) and isinstance(distribution.high, int):
         values = [round(v) for v in values]
     return list(dict.fromkeys(values))

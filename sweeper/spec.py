@@ -1,4 +1,4 @@
-"""SweepSpec: what a user asks for, from YAML, flags or Python alike; wrong keys and values are named with their line."""
+"""SweepSpec: what a user asks for, from YAML, flags or Python; wrong keys and values are named with their line."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ A part is written under another name and renamed, so a reader never sees half of
 
 from __future__ import annotations
 
-import os
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -82,7 +81,7 @@ def _write_part(run: Path, table: str, name: str, rows: Sequence[Mapping[str, An
     temporary.parent.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(exist_ok=True)
     pq.write_table(data, temporary)
-    os.replace(temporary, target)
+    temporary.replace(target)
 
 
 def write(run: Path, output: PairOutput) -> None:
@@ -119,13 +118,13 @@ def write_weights(target: Path, weights: Mapping[str, Any], result: Any) -> None
         "spec": result.spec,
     }
     save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary, metadata=meta)
-    os.replace(temporary, target)
+    temporary.replace(target)
 
 
 def _read_part(path: Path, table: str) -> pa.Table | str:
     # the table, or the reason why the file is left out
     try:
-        data = pq.read_table(path, partitioning=None)
+        data = pq.ParquetFile(path).read()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         return f"cannot be read ({str(error).splitlines()[0]})"
     kind = (data.schema.metadata or {}).get(_META, b"").decode()

@@ -251,11 +251,13 @@ def _objective(
         weights = inverse @ y
         pull = inverse - np.outer(weights, weights)
         by_gap = pull * f_slope * gap
-        gradient = np.concatenate([
-            [np.sum(pull * f), 0.5 * np.sum(by_gap * gap), np.sum(pull * g), t.seed_noise**2 * np.trace(pull)],
-            0.5 * (gaps @ (pull.ravel() * g_slope)) / t.lengths**2,
-            -(by_gap.sum(axis=1) / t.length) @ points.factors,
-        ])
+        gradient = np.concatenate(
+            [
+                [np.sum(pull * f), 0.5 * np.sum(by_gap * gap), np.sum(pull * g), t.seed_noise**2 * np.trace(pull)],
+                0.5 * (gaps @ (pull.ravel() * g_slope)) / t.lengths**2,
+                -(by_gap.sum(axis=1) / t.length) @ points.factors,
+            ]
+        )
         offset = (v - prior.mean) / prior.sd
         value = 0.5 * y @ weights + np.log(np.diag(chol)).sum() + 0.5 * offset @ offset
         return float(value), gradient + offset / prior.sd

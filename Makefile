@@ -1,0 +1,43 @@
+# Every target sets up .venv first; nothing has to be installed or started by hand.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help install demo test test-fast check bench clean
+
+help:
+	@echo "make demo       set up .venv and run a sweep of 40 pairs on real data, with a page at the end"
+	@echo "make test       set up .venv and run all tests"
+	@echo "make test-fast  the tests that need neither Ray nor a browser"
+	@echo "make check      lint, types, import rules"
+	@echo "make bench      benchmarks; each prints a table"
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@echo "== setting up .venv (some gigabytes, minutes on a fresh machine)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	@echo "== a sweep of 40 pairs on scikit-learn's digits with noisy labels; finished trials are kept in runs/demo"
+	$(BIN)/sweeper run digits_label_noise --objective gain_mean --trials 40 --seed 1 --max-seconds 200 --out runs/demo --yes
+
+test: install
+	@echo "== all tests; the browser tests need Chromium and are skipped without it"
+	$(BIN)/python -m pytest
+
+test-fast: install
+	$(BIN)/python -m pytest -m 'not ray and not browser'
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: install
+	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,30 @@
+"""What all tests share: where the data is, and no skipped test where `SWEEPER_FORBID_SKIPS` is set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# one thread per process: the machine is shared with Ray's workers, and threads are part of the numbers
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def data_root() -> str:
+    """Folder with the real data sets, from `SWEEPER_DATA`; tests that need it are marked `data`."""
+    root = os.environ.get("SWEEPER_DATA")
+    if not root:
+        pytest.skip("SWEEPER_DATA names no folder with data sets")
+    assert Path(root).is_dir(), f"SWEEPER_DATA={root} is no folder"
+    return root
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = len(reporter.stats.get("skipped", [])) if reporter else 0
+    if skipped and os.environ.get("SWEEPER_FORBID_SKIPS") == "1":
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.write_line(f"\nSWEEPER_FORBID_SKIPS=1, but {skipped} tests were skipped", red=True)

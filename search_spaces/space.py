@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from trainables.registry import unknown
 from trainables.spec import PairSpec
@@ -55,11 +55,16 @@ class Space:
             raise SpaceError(f"{both[0]} is both fixed and a knob; keep one")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {f.name: dict(v) if isinstance(v := getattr(self, f.name), Mapping) else v for f in fields(self)}
+        return {
+            f.name: dict(cast(Mapping[str, Any], v)) if isinstance(v := getattr(self, f.name), Mapping) else v
+            for f in fields(self)
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
-            object.__setattr__(self, name, MappingProxyType(value) if isinstance(value, dict) else value)
+            object.__setattr__(
+                self, name, MappingProxyType(cast(dict[str, Any], value)) if isinstance(value, dict) else value
+            )
 
     def build(self, params: Mapping[str, Any], **more: Any) -> PairSpec:
         """Return the trial with these knobs.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
 from .datasets import Data
@@ -70,12 +69,12 @@ def _shared(spec: PairSpec, model: nn.Module, data: Data, runtime: Runtime) -> d
             weights = train_base(spec, model, data)
             temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
             save_file({k: v.cpu().contiguous() for k, v in weights.items()}, temporary)
-            os.replace(temporary, path)
+            temporary.replace(path)
     return load_file(path, device=runtime.device)
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Generator[None]:
     # the kernel frees the lock when its holder dies, so a crash leaves nothing to clean up
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as file:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -100,26 +100,26 @@ def flip_labels(y: Tensor, classes: int, share: float, seed: int) -> Tensor:
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(y), size=round(share * len(y)), replace=False)
     noisy = y.clone()
-    shift = torch.from_numpy(rng.integers(1, classes, size=len(chosen)))
+    shift = torch.as_tensor(rng.integers(1, classes, size=len(chosen)))
     noisy[chosen] = (noisy[chosen] + shift) % classes
     return noisy
 
 
 def _normalised(images: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     mean, std = float(images["train"].mean()), float(images["train"].std())
-    return {s: ((torch.from_numpy(v).float() - mean) / std).unsqueeze(1) for s, v in images.items()}
+    return {s: ((torch.as_tensor(v).float() - mean) / std).unsqueeze(1) for s, v in images.items()}
 
 
 @DATASETS.register("digits")
 def digits(root: Path | None, *, label_noise: float = 0.0, split_seed: int = 0) -> Data:
     """scikit-learn's bundled digits: 8x8 grey, 10 classes, 720 train / 180 validation / 897 test."""
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # pyright: ignore[reportMissingTypeStubs]
 
-    bunch: Any = load_digits()
+    bunch = cast(Any, load_digits())
     images, labels = np.asarray(bunch.images), np.asarray(bunch.target)
     rng = np.random.default_rng(stream("digits", f"split/{split_seed}"))
     parts = dict(zip(SPLITS, _pick(rng, labels, (720, 180, 897)), strict=True))
-    y = {s: torch.from_numpy(labels[i]).long() for s, i in parts.items()}
+    y = {s: torch.as_tensor(labels[i]).long() for s, i in parts.items()}
     y["train"] = flip_labels(y["train"], 10, label_noise, stream("digits", f"label_noise/{split_seed}"))
     return Data(
         x=_normalised({s: images[i] for s, i in parts.items()}),
@@ -138,7 +138,7 @@ def fashion_mnist(
     root: Path | None, *, train: int = 50_000, val: int = 10_000, test: int = 10_000, split_seed: int = 0
 ) -> Data:
     """Fashion-MNIST from a data root: 28x28 grey, 10 classes; train and validation from its 60,000 training images."""
-    from torchvision.datasets import FashionMNIST
+    from torchvision.datasets import FashionMNIST  # pyright: ignore[reportMissingTypeStubs]
 
     folder = require_files(root, "FashionMNIST/raw", _FASHION_FILES, "torchvision.datasets.FashionMNIST")
     sets = {name: FashionMNIST(str(folder), train=name == "train", download=False) for name in ("train", "test")}
@@ -150,7 +150,7 @@ def fashion_mnist(
     parts = {"train": ("train", inner[0]), "val": ("train", inner[1]), "test": ("test", outer[0])}
     return Data(
         x=_normalised({s: sets[name].data.numpy()[i] / np.float32(255) for s, (name, i) in parts.items()}),
-        y={s: torch.from_numpy(labels[name][i]).long() for s, (name, i) in parts.items()},
+        y={s: torch.as_tensor(labels[name][i]).long() for s, (name, i) in parts.items()},
         classes=10,
         licence="MIT",
         source="Xiao, Rasul & Vollgraf 2017, arXiv 1708.07747",

@@ -35,7 +35,7 @@ Scores = Mapping[str, Score]
 def logits_of(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """Return logits [n, classes] of `weights` in evaluation mode; the model's own weights stay untouched."""
     model.eval()
-    return torch.cat([functional_call(model, dict(weights), (part,)) for part in x.split(EVAL_BATCH)])
+    return torch.cat([functional_call(model, dict(weights), (part,)) for part in torch.split(x, EVAL_BATCH)])
 
 
 def score(logits: Tensor, y: Tensor) -> Score:

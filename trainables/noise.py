@@ -19,7 +19,7 @@ The scale is that of the stable phase: warmup-stable-decay schedules anneal it t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .registry import Registry
@@ -27,7 +27,7 @@ from .registry import Registry
 Settings = Mapping[str, float]
 KNOBS = ("learning_rate", "batch_size", "momentum", "weight_decay")
 
-_FACTORS = {
+_FACTORS: Mapping[str, Callable[[Settings], float]] = {
     "learning_rate": lambda h: h["learning_rate"],
     "batch_size": lambda h: h["batch_size"],
     "one_minus_momentum": lambda h: 1.0 - h["momentum"],
@@ -106,7 +106,9 @@ class NoiseScale:
             ValueError: `knob` is not in the formula, `noise` is not positive, or no legal value reaches it.
         """
         if knob not in self.knobs:
-            raise ValueError(f"noise {self.name!r} cannot be solved for {knob!r}: {self.formula} has {', '.join(self.knobs)}")
+            raise ValueError(
+                f"noise {self.name!r} cannot be solved for {knob!r}: {self.formula} has {', '.join(self.knobs)}"
+            )
         if not noise > 0:
             raise ValueError(f"noise must be > 0, got {noise!r}")
         neutral = {"momentum": 0.0}.get(knob, 1.0)
@@ -145,9 +147,7 @@ _LR, _B, _MU, _WD, _N = "learning_rate", "batch_size", "one_minus_momentum", "we
 _define("paper", "η/(B(1−μ))", "1/examples", "arXiv 2510.04686, final version", {_LR: 1, _B: -1, _MU: -1})
 _define("paper_v1", "η/(B(1−μ)²)", "1/examples", "arXiv 2510.04686, first version", {_LR: 1, _B: -1, _MU: -2})
 _define("linear", "η/B", "1/examples", "Jastrzębski et al. 2017, arXiv 1711.04623", {_LR: 1, _B: -1})
-_define(
-    "smith_le", "ηN/(B(1−μ))", "1", "Smith & Le 2018, arXiv 1710.06451", {_LR: 1, _N: 1, _B: -1, _MU: -1}
-)
+_define("smith_le", "ηN/(B(1−μ))", "1", "Smith & Le 2018, arXiv 1710.06451", {_LR: 1, _N: 1, _B: -1, _MU: -1})
 _define("wd_intrinsic", "ηλ/(1−μ)", "1/steps", "Li, Lyu & Arora 2020, arXiv 2010.02916", {_LR: 1, _WD: 1, _MU: -1})
 _define(
     "wd_angular",
@@ -169,5 +169,3 @@ _define(
 def predict_all(settings: Settings) -> dict[str, float]:
     """Return every noise scale by name that `settings` suffices for; see `NoiseScale.predict`."""
     return {name: scale.predict(settings) for name, scale in NOISE.items() if set(scale.needs) <= set(settings)}
-
-

@@ -10,11 +10,13 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator as Yields
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -47,7 +49,7 @@ class Clock:
     seconds: dict[str, float] = field(default_factory=lambda: {})
 
     @contextmanager
-    def phase(self, name: str, device: str) -> Iterator[None]:
+    def phase(self, name: str, device: str) -> Yields[None]:
         """Add the time of the block to a phase; waits for the device first and last."""
         _wait(device)
         start = time.perf_counter()
@@ -175,7 +177,7 @@ def _prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
 def _finish(lab: Lab, a: Child, b: Child) -> PairOutput:
     history = tuple(_history(lab.spec, lab.steps, m, c) for m, c in zip(MEMBERS, (a, b), strict=True))
     rows = tuple(row for child in history for row in child)
-    about = {
+    about: dict[str, Any] = {
         "examples": lab.data.examples,
         "steps": lab.steps,
         "classes": lab.data.classes,
@@ -184,7 +186,9 @@ def _finish(lab: Lab, a: Child, b: Child) -> PairOutput:
     lost = [(m, c.diverged_at) for m, c in zip(MEMBERS, (a, b), strict=True) if c.diverged_at is not None]
     if lost:
         detail = f"child {lost[0][0].upper()} diverged by step {lost[0][1]} of {lab.steps}"
-        result = record(lab.spec, lab.runtime, Outcome.DIVERGED, detail, lab.started, seconds=lab.clock.seconds, **about)
+        result = record(
+            lab.spec, lab.runtime, Outcome.DIVERGED, detail, lab.started, seconds=lab.clock.seconds, **about
+        )
         return PairOutput(result, history=rows)
     with lab.clock.phase("recalibrate", lab.runtime.device):
         batches = _recalibration_batches(lab) if has_batchnorm(lab.model) else []
@@ -220,7 +224,10 @@ def _recalibration_batches(lab: Lab) -> list[Tensor]:
 def _viability(spec: PairSpec, parents: Sequence[Mapping[str, Score]]) -> tuple[Outcome, str]:
     worst = min(p["val"].accuracy for p in parents)
     if worst < spec.accuracy_floor or not all(math.isfinite(p["val"].loss) for p in parents):
-        return Outcome.NOT_VIABLE, f"a parent's validation accuracy {worst:.3f} is below the floor {spec.accuracy_floor}"
+        return (
+            Outcome.NOT_VIABLE,
+            f"a parent's validation accuracy {worst:.3f} is below the floor {spec.accuracy_floor}",
+        )
     return Outcome.OK, "both children trained and merged"
 
 
@@ -231,13 +238,18 @@ def geometry(
     names = list(names)
     flat = [torch.cat([w[n].double().flatten() for n in names]) for w in (base, a, b)]
     ta, tb = flat[1] - flat[0], flat[2] - flat[0]
-    norms = float(ta.norm() * tb.norm())
+    norms = _norm(ta) * _norm(tb)
     return {
-        "distance": float((flat[1] - flat[2]).norm()),
+        "distance": _norm(flat[1] - flat[2]),
         "task_cosine": float(ta @ tb) / norms if norms else math.nan,
-        "norm_a": float(flat[1].norm()),
-        "norm_b": float(flat[2].norm()),
+        "norm_a": _norm(flat[1]),
+        "norm_b": _norm(flat[2]),
     }
+
+
+def _norm(vector: Tensor) -> float:
+    norm = cast(Tensor, torch.linalg.vector_norm(vector))  # pyright: ignore[reportUnknownMemberType]
+    return float(norm)
 
 
 def _history(spec: PairSpec, steps: int, member: str, child: Child) -> list[HistoryRow]:

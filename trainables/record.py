@@ -47,9 +47,11 @@ def record(
         seconds: Phase -> seconds.
         measured: Further fields of `TrialResult`.
     """
-    settings = {k: getattr(spec, k) for k in ("learning_rate", "batch_size", "momentum", "weight_decay")}
+    settings: dict[str, float] = {
+        k: getattr(spec, k) for k in ("learning_rate", "batch_size", "momentum", "weight_decay")
+    }
     version, commit = package_version()
-    empty = dict.fromkeys(
+    empty: dict[str, Any] = dict.fromkeys(
         ("parameters", "classes", "distance", "task_cosine", "norm_a", "norm_b", "chosen_merge", "chosen_coefficient")
     )
     return TrialResult(
@@ -65,7 +67,10 @@ def record(
         dataset=spec.dataset,
         model=spec.model,
         optimizer=spec.optimizer,
-        **settings,
+        learning_rate=spec.learning_rate,
+        batch_size=spec.batch_size,
+        momentum=spec.momentum,
+        weight_decay=spec.weight_decay,
         augmentation=spec.augmentation,
         augmentation_strength=spec.augmentation_strength,
         epochs=spec.epochs,
@@ -101,5 +106,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
-
-

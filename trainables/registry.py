@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class UnknownName(KeyError):
+class UnknownName(KeyError):  # noqa: N818 - reads as what it says: raise UnknownName
     """A name that nothing is registered under; its text names the nearest known ones."""
 
     def __str__(self) -> str:

@@ -190,7 +190,8 @@ def columns_of(row_type: type[Any]) -> tuple[Column, ...]:
 def trial_columns() -> tuple[Column, ...]:
     """Return every column of the trials table, in order."""
     noises = tuple(
-        Column(f"noise_{n}", "float", s.unit, f"predicted noise scale {s.formula}, {s.source}") for n, s in NOISE.items()
+        Column(f"noise_{n}", "float", s.unit, f"predicted noise scale {s.formula}, {s.source}")
+        for n, s in NOISE.items()
     )
     seconds = tuple(Column(f"seconds_{p}", "float", "s", f"time spent in phase {p}") for p in PHASES)
     return columns_of(TrialResult) + SCORES + noises + seconds

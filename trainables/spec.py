@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, cast
 
 JSON = Mapping[str, Any]
 
@@ -29,7 +29,7 @@ def _non_defaults(value: Any) -> dict[str, Any]:
     for f in fields(value):
         now, default = getattr(value, f.name), _default(f)
         if default is MISSING or now != default:
-            out[f.name] = list(now) if isinstance(now, tuple) else now
+            out[f.name] = list(cast(tuple[Any, ...], now)) if isinstance(now, tuple) else now
     return out
 
 
@@ -143,7 +143,7 @@ class PairSpec:
         _check_optimizer(self)
         object.__setattr__(self, "merges", tuple(self.merges))
         if isinstance(self.base, Mapping):
-            object.__setattr__(self, "base", BaseSpec(**self.base))
+            object.__setattr__(self, "base", BaseSpec(**cast(Mapping[str, Any], self.base)))
         strength = self.augmentation_strength
         _check("augmentation_strength", strength, "lie in [0, 1]", 0 <= strength <= 1)
         _check("epochs", self.epochs, "be >= 1", self.epochs >= 1)

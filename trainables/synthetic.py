@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from .noise import NOISE
 from .record import now, record
@@ -43,7 +44,7 @@ def run_pairs(specs: Sequence[PairSpec], runtime: Runtime, report: Report = lamb
 def _run(spec: PairSpec, runtime: Runtime, report: Report) -> PairOutput:
     started = now()
     steps = EXAMPLES // spec.batch_size * spec.epochs
-    about = {"examples": EXAMPLES, "steps": steps, "classes": 10}
+    about: dict[str, Any] = {"examples": EXAMPLES, "steps": steps, "classes": 10}
     if spec.learning_rate / (1 - spec.momentum) > STABILITY_LIMIT:
         detail = f"eta/(1 - mu) is above the closed form's limit of {STABILITY_LIMIT}"
         return PairOutput(record(spec, runtime, Outcome.DIVERGED, detail, started, **about))
@@ -60,7 +61,8 @@ def _run(spec: PairSpec, runtime: Runtime, report: Report) -> PairOutput:
         line = {t: (1 - t) * a + t * b - 4 * t * (1 - t) * gain for t in ALPHAS}
         curves[split] = line
         scores |= _columns(split, line)
-    report({"repeat": spec.repeat, "member": "a", "epoch": spec.epochs, "epochs": spec.epochs, "val_loss": scores["a_loss_val"]})
+    epochs = {"epoch": spec.epochs, "epochs": spec.epochs}
+    report({"repeat": spec.repeat, "member": "a", **epochs, "val_loss": scores["a_loss_val"]})
     best = min(ALPHAS, key=lambda t: curves["val"][t])
     for split in SPLITS:
         loss = curves[split][best]
@@ -71,9 +73,14 @@ def _run(spec: PairSpec, runtime: Runtime, report: Report) -> PairOutput:
     )  # fmt: skip
     rows = [
         MergeRow(
-            spec.digest, spec.config, "linear", t,
-            *(curves[s][t] for s in SPLITS), *(_accuracy(curves[s][t]) for s in SPLITS), None, None, None, None,
-        )  # fmt: skip
+            digest=spec.digest,
+            config=spec.config,
+            method="linear",
+            coefficient=t,
+            **{f"loss_{s}": curves[s][t] for s in SPLITS},
+            **{f"accuracy_{s}": _accuracy(curves[s][t]) for s in SPLITS},
+            **{f"raw_{what}_{s}": None for what in ("loss", "accuracy") for s in ("val", "test")},
+        )
         for t in ALPHAS
     ]
     history = [

@@ -19,6 +19,7 @@ from .evaluation import Score, score
 from .models import has_batchnorm
 from .registry import Registry
 from .schedule import SCHEDULES
+from .seeding import seeded
 from .spec import BaseSpec, PairSpec, stream
 
 # images augmented at once: bounds the memory, and is part of the random streams
@@ -77,18 +78,16 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return examples // batch_size
 
 
-def epoch_batches(
-    data: Data, spec: PairSpec, order: Generator, augment: Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
+def epoch_batches(data: Data, spec: PairSpec, order: Generator, augment: Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batches (inputs [B, ...], labels [B]) of one epoch, shuffled and augmented."""
     x, y, size = data.x["train"], data.y["train"], spec.batch_size
     steps = steps_per_epoch(len(y), size)
     index = torch.randperm(len(y), generator=order).to(y.device)[: steps * size]
     policy = AUGMENTATIONS[spec.augmentation]
     chunk = size * max(1, AUGMENT_CHUNK // size)
-    for part in index.split(chunk):
+    for part in torch.split(index, chunk):
         images, labels = policy(x[part], spec.augmentation_strength, augment), y[part]
-        yield from zip(images.split(size), labels.split(size), strict=True)
+        yield from zip(torch.split(images, size), torch.split(labels, size), strict=True)
 
 
 class _Single:
@@ -97,7 +96,7 @@ class _Single:
     def __init__(self, model: nn.Module, start: Mapping[str, Tensor]) -> None:
         model.load_state_dict(dict(start))
         self.model = model
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
 
     def losses(self, x: Tensor, y: Tensor) -> Tensor:
         self.model.train()
@@ -187,18 +186,14 @@ def finetune(
 
 def _generators(seeds: Sequence[Seeds], device: torch.device) -> list[tuple[Generator, Generator]]:
     # data order on the CPU, so that it does not depend on the device
-    return [
-        (Generator().manual_seed(s.order), Generator(device=device).manual_seed(s.augment)) for s in seeds
-    ]
+    return [(Generator().manual_seed(s.order), Generator(device=device).manual_seed(s.augment)) for s in seeds]
 
 
 def _train(
     spec: PairSpec, members: _Single | _Stack, data: Data, seeds: Sequence[Seeds], on_epoch: OnEpoch
 ) -> list[Child]:
     device = data.y["train"].device
-    # dropout draws from the global generator: seed it here and give it back as it was
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seeds[0].order)
+    with seeded(seeds[0].order, device):
         return _train_members(spec, members, data, seeds, on_epoch)
 
 
@@ -213,7 +208,7 @@ def _train_members(
     optimizer = OPTIMIZERS[spec.optimizer](members.parameters, spec)
     histories: list[list[Epoch]] = [[] for _ in seeds]
     diverged: list[int | None] = [None] * len(seeds)
-    step = 0
+    step, rate = 0, 0.0
     for epoch in range(1, spec.epochs + 1):
         losses: list[Tensor] = []
         batches = [epoch_batches(data, spec, *g) for g in generators]
@@ -224,7 +219,7 @@ def _train_members(
             loss = members.losses(torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts]))
             optimizer.zero_grad(set_to_none=True)
             # the sum's gradient with respect to a member's weights is that of the member's own loss
-            loss.sum().backward()
+            loss.sum().backward()  # pyright: ignore[reportUnknownMemberType]
             optimizer.step()
             losses.append(loss.detach())
             step += 1
@@ -276,7 +271,7 @@ def train_base(spec: PairSpec, model: nn.Module, data: Data) -> dict[str, Tensor
             if left == 0:
                 break
             optimizer.zero_grad(set_to_none=True)
-            members.losses(x[None], y[None]).sum().backward()
+            members.losses(x[None], y[None]).sum().backward()  # pyright: ignore[reportUnknownMemberType]
             optimizer.step()
             left -= 1
     weights = members.weights()[0]
@@ -299,6 +294,5 @@ def _base_recipe(spec: PairSpec, base: BaseSpec) -> PairSpec:
 
 def build_model(builder: Callable[[], nn.Module], seed: int, device: str, dtype: torch.dtype) -> nn.Module:
     """Build a module with weights that depend on `seed` alone; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return copy.deepcopy(builder()).to(device, dtype)

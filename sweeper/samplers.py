@@ -59,7 +59,9 @@ def _random(knobs: Knobs, seed: int, number: int, trials: int) -> dict[str, Any]
 def _qmc(knobs: Knobs, seed: int, number: int, trials: int) -> dict[str, Any]:
     from scipy.stats.qmc import Sobol
 
-    u = Sobol(len(knobs), rng=seed).fast_forward(number).random(1)[0]
+    engine = Sobol(len(knobs), rng=seed)
+    # fast_forward(0) raises
+    u = (engine.fast_forward(number) if number else engine).random(1)[0]
     return {name: from_unit(d, float(v)) for (name, d), v in zip(knobs.items(), u, strict=True)}
 
 

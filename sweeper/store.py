@@ -80,7 +80,11 @@ def _write_part(run: Path, table: str, name: str, rows: Sequence[Mapping[str, An
     temporary = run / ".tmp" / f"{table}-{name}-{uuid.uuid4().hex}"
     temporary.parent.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(exist_ok=True)
-    pq.write_table(data, temporary)
+    # a part is a row or a few: statistics, dictionaries and the columns' descriptions would be four fifths of its size
+    compact: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
+    with pq.ParquetWriter(temporary, data.schema, **compact) as writer:
+        writer.write_table(data)
+        writer.add_key_value_metadata(data.schema.metadata)
     temporary.replace(target)
 
 

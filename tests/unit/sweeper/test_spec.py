@@ -1,0 +1,103 @@
+"""Sweep specs: YAML, flags and Python mean the same, and what is wrong is named."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sweeper.spec import SpecError, SweepSpec, load_spec
+
+
+def wrong(tmp_path: Path, text: str, **flags: object) -> str:
+    path = tmp_path / "spec.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError) as error:
+        load_spec(str(path), flags)
+    return str(error.value).removeprefix(str(path)).lstrip(", ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("space: digits_cnn\ntrails: 4\n", "line 2: unknown key 'trails'; did you mean trials"),
+        ("space: digits_cnn\ntrials: many\n", "line 2: trials: input should be a valid integer"),
+        ("space: digits_cnn\ntrials: 0\n", "line 2: trials: input should be greater than or equal to 1, got 0"),
+        ("space: digits_cnn\nworkers: 0\n", "line 2: workers: must be >= 1 or auto, got 0"),
+        ("space: digits_cnn\n\nsampler: noize\n", "line 3: unknown sampler 'noize'; did you mean noise?"),
+        ("space: digits_cnn\nobjective: gain_men\n", "line 2: unknown objective 'gain_men'; did you mean gain_mean"),
+        ("space: digits_cnn\nnoise: papr\n", "line 2: unknown noise 'papr'; did you mean paper"),
+        (
+            "space: digits_cnn\nparameters:\n  learning_rate: {min: 1, max: 0.1}\n",
+            "line 3: parameters.learning_rate: min must be <= max, got min 1 and max 0.1",
+        ),
+        ("space: digits_cnn\nparameters:\n  learning_rate:\n    mim: 1\n", "line 4: unknown key 'mim'; did you mean min?"),
+        ("space: digits_cnn\nrunner: rey\n", "line 2: runner: input should be 'ray' or 'inline', got 'rey'"),
+        ("trials: 3\n", "space is missing"),
+        ("- a\n", "must be a mapping"),
+        ("a: [\n", "line 2: not YAML"),
+    ],
+)
+def test_wrong_yaml_names_line_and_way_out(tmp_path: Path, text: str, message: str) -> None:
+    found = wrong(tmp_path, text)
+    assert message in found
+    assert "\n" not in found
+
+
+def test_unknown_space_suggests_the_nearest() -> None:
+    with pytest.raises(SpecError, match=r"unknown space 'digitscnn'; did you mean digits_cnn"):
+        load_spec("digitscnn")
+
+
+def test_bounds_that_break_a_rule_of_the_trial_show_before_the_first_trial(tmp_path: Path) -> None:
+    text = "space: digits_cnn\nparameters:\n  momentum: {min: 0, max: 1}\n"
+    assert "momentum must lie in [0, 1), got 1.0" in wrong(tmp_path, text)
+    assert "unknown pair spec field 'epoch'" in wrong(tmp_path, "space: digits_cnn\nfixed: {epoch: 3}\n")
+
+
+def test_flags_win_over_yaml_and_text_means_the_number(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("space: digits_cnn\ntrials: 5\nsampler: random\n")
+    spec = load_spec(str(path), {"trials": "7", "workers": "2"})
+    assert (spec.trials, spec.sampler, spec.workers) == (7, "random", 2)
+    assert spec == SweepSpec(space="digits_cnn", trials=7, sampler="random", workers=2)
+
+
+def test_a_flag_error_names_no_line(tmp_path: Path) -> None:
+    assert wrong(tmp_path, "space: digits_cnn\ntrials: 5\n", trials="-1").startswith(": trials:")
+
+
+def test_stored_yaml_reads_back_as_the_same_sweep_without_out(tmp_path: Path) -> None:
+    spec = SweepSpec(
+        space="digits_cnn",
+        out="somewhere",
+        objective="gain_best",
+        parameters={"learning_rate": {"min": 0.1, "max": 1, "distribution": "log_uniform"}},  # type: ignore[dict-item]
+        fixed={"epochs": 2},
+    )
+    path = tmp_path / "sweep.yaml"
+    path.write_text(spec.to_yaml())
+    assert "out" not in yaml.safe_load(path.read_text())
+    assert load_spec(str(path)).model_dump() == {**spec.model_dump(), "out": None}
+
+
+def test_parameters_replace_ranges_and_fixed_fields(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("space: digits_cnn\nparameters:\n  epochs: {values: [1, 2]}\nfixed: {momentum: 0.9}\n")
+    space = load_spec(str(path)).load_space()
+    assert space.knobs["epochs"].choices == (1, 2)  # type: ignore[attr-defined]
+    assert "epochs" not in space.fixed
+    assert space.fixed["momentum"] == 0.9
+    assert "momentum" not in space.knobs
+
+
+def test_paths_in_a_spec_count_from_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from optuna.distributions import FloatDistribution\nfrom search_spaces import Space\n"
+        "SPACE = Space(doc='d', fixed={'dataset': 'digits', 'model': 'small_cnn', 'batch_size': 8},\n"
+        "              knobs={'learning_rate': FloatDistribution(0.1, 1.0)})\n"
+    )
+    path = tmp_path / "spec.yaml"
+    path.write_text("space: mine.py\ndata: root\n")
+    spec = load_spec(str(path))
+    assert spec.data == str(tmp_path / "root")
+    assert spec.load_space().name == "mine"

@@ -1,0 +1,135 @@
+"""The run folder: schema from the types, whole parts only, foreign files skipped by name, any reader reads it."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+import search_spaces
+from sweeper.store import SCHEMAS, SearchRow, SkippedPart, read, read_trials, write, write_search
+from trainables.result import trial_columns
+from trainables.runtime import Runtime
+from trainables.trial import run_trials
+
+GOLDEN = Path(__file__).parents[2] / "data" / "schema-1"
+KNOBS = {"learning_rate": 0.1, "batch_size": 16, "momentum": 0.9, "weight_decay": 1e-4, "augmentation_strength": 0.5}
+
+
+def fill(run: Path, count: int) -> list[str]:
+    space = search_spaces.load("synthetic")
+    outputs = [run_trials([space.build(KNOBS, seed=i)], Runtime())[0] for i in range(count)]
+    for output in outputs:
+        write(run, output)
+    return [o.result.digest for o in outputs]
+
+
+def test_schema_is_the_result_types(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    part = next((tmp_path / "trials").iterdir())
+    assert pq.read_schema(part).names == [c.name for c in trial_columns()]
+    assert part.stat().st_size < 20_000  # 10,000 trials must stay small
+    schema = read_trials(tmp_path).schema
+    assert schema.names == [c.name for c in trial_columns()]
+    for column in trial_columns():
+        field = schema.field(column.name)
+        assert field.metadata[b"unit"].decode() == column.unit
+        assert field.metadata[b"doc"].decode() == column.doc
+
+
+def test_what_is_written_reads_back_equal(tmp_path: Path) -> None:
+    space = search_spaces.load("synthetic")
+    output = run_trials([space.build(KNOBS)], Runtime())[0]
+    write(tmp_path, output)
+    assert read_trials(tmp_path).to_pylist() == [output.result.to_row()]
+    merges = read(tmp_path, "merges").to_pylist()
+    assert [(m["coefficient"], m["loss_test"]) for m in merges] == [(m.coefficient, m.loss_test) for m in output.merges]
+    assert read(tmp_path, "history").num_rows == len(output.history)
+    row = SearchRow(3, "c", "{}", "noise", None, 0.1, None, None, None, None, 0.5)
+    write_search(tmp_path, row)
+    assert read(tmp_path, "search").to_pylist()[0]["number"] == 3
+
+
+def test_rewriting_a_trial_keeps_one_row(tmp_path: Path) -> None:
+    fill(tmp_path, 2)
+    fill(tmp_path, 2)
+    assert read_trials(tmp_path).num_rows == 2
+
+
+@pytest.mark.parametrize("reader", ["pyarrow", "pandas", "duckdb", "polars"])
+def test_other_readers_read_the_folder_as_it_is(tmp_path: Path, reader: str) -> None:
+    digests = fill(tmp_path, 3)
+    folder = tmp_path / "trials"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the readers themselves
+        found = {
+            "pyarrow": lambda: ds.dataset(folder).to_table()["digest"].to_pylist(),
+            "pandas": lambda: list(pd.read_parquet(folder)["digest"]),
+            "duckdb": lambda: [r[0] for r in duckdb.sql(f"select digest from '{folder}/*.parquet'").fetchall()],
+            "polars": lambda: pl.read_parquet(folder)["digest"].to_list(),
+        }[reader]()
+    assert sorted(found) == sorted(digests)
+
+
+def test_corrupt_and_foreign_parts_are_named_and_skipped(tmp_path: Path) -> None:
+    fill(tmp_path, 2)
+    (tmp_path / "trials" / "torn.parquet").write_bytes(b"PAR1 and then nothing")
+    pq.write_table(pa.table({"digest": ["x"]}), tmp_path / "trials" / "foreign.parquet")
+    merges = next((tmp_path / "merges").iterdir())
+    (tmp_path / "trials" / "merge.parquet").write_bytes(merges.read_bytes())
+    with pytest.warns(SkippedPart) as seen:
+        table = read_trials(tmp_path)
+    assert table.num_rows == 2
+    texts = sorted(str(w.message) for w in seen)
+    assert len(texts) == 3
+    assert "foreign.parquet holds foreign data, not trials" in texts[0]
+    assert "merge.parquet holds merges, not trials" in texts[1]
+    assert "torn.parquet cannot be read" in texts[2]
+
+
+def test_nothing_half_written_is_in_a_table_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = search_spaces.load("synthetic")
+    output = run_trials([space.build(KNOBS)], Runtime())[0]
+    real, calls = pq.ParquetWriter, []
+
+    def torn(where: Path, *rest: Any, **more: Any) -> Any:
+        calls.append(where)
+        if len(calls) == 3:  # merges, history, then the trial itself
+            Path(where).write_bytes(b"PAR1")
+            raise OSError("disk full")
+        return real(where, *rest, **more)
+
+    monkeypatch.setattr("sweeper.store.pq.ParquetWriter", torn)
+    with pytest.raises(OSError, match="disk full"):
+        write(tmp_path, output)
+    assert not list(tmp_path.glob("trials/*"))
+    assert read_trials(tmp_path).num_rows == 0
+
+
+def test_empty_folder_reads_as_empty_tables(tmp_path: Path) -> None:
+    for name, schema in SCHEMAS.items():
+        assert read(tmp_path, name).schema == schema
+
+
+def test_golden_parts_of_schema_1_still_read() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trials, merges = read_trials(GOLDEN), read(GOLDEN, "merges")
+    assert trials.num_rows == 2
+    row = trials.to_pylist()[0]
+    assert row["schema_version"] == 1
+    assert (row["space"], row["dataset"], row["outcome"]) == ("digits_label_noise", "digits", "ok")
+    half = [m for m in merges.to_pylist() if m["digest"] == row["digest"] and m["method"] == "linear"]
+    assert next(m["loss_test"] for m in half if m["coefficient"] == 0.5) == row["merged_loss_test"]
+    assert row["gain_mean_loss_test"] == pytest.approx(
+        (row["a_loss_test"] + row["b_loss_test"]) / 2 - row["merged_loss_test"], abs=1e-15
+    )
+    # a column that left the schema would be lost to everybody who stored it
+    stored = pq.read_schema(next((GOLDEN / "trials").iterdir())).names
+    assert set(stored) <= set(SCHEMAS["trials"].names)

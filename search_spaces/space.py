@@ -78,6 +78,8 @@ class Space:
         """
         if missing := sorted(set(self.knobs) - set(params)):
             raise SpaceError(f"space {self.name!r} needs a value of {missing[0]}")
+        if wrong := sorted(set(params) - set(self.knobs)):
+            raise SpaceError(str(unknown(f"knob of space {self.name!r}:", wrong[0], self.knobs)))
         return PairSpec.from_mapping({**self.fixed, **params, **more})
 
     def override(
@@ -117,7 +119,7 @@ def _load_file(path: Path) -> Space:
     from trainables.plugin import PluginError, load_source
 
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpaceError(f"cannot read the space file {path}: {error}") from None
     try:

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import update_bn
 from .datasets import Data
 from .models import has_batchnorm
 from .result import SPLITS
+from .seeding import seeded
 
 EVAL_BATCH = 1024
 
@@ -39,9 +40,10 @@ def logits_of(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Ten
 
 
 def score(logits: Tensor, y: Tensor) -> Score:
-    """Return the score of logits [n, classes] against labels [n]."""
+    """Return the score of logits [n, classes] against labels [n]; the loss of logits that overflowed is infinite."""
     loss = cross_entropy(logits.double(), y).item()
-    return Score(loss, (logits.argmax(1) == y).double().mean().item())
+    # NaN would pass for the best in a comparison and hide from a maximum
+    return Score(math.inf if math.isnan(loss) else loss, (logits.argmax(1) == y).double().mean().item())
 
 
 def score_splits(
@@ -63,7 +65,9 @@ def recalibrate(model: nn.Module, weights: Mapping[str, Tensor], batches: Sequen
     if not has_batchnorm(model):
         return dict(weights)
     model.load_state_dict(dict(weights))
-    update_bn(batches, model)
+    # dropout is active in this pass: every merge gets the same masks
+    with seeded(0, batches[0].device):
+        update_bn(batches, model)
     model.eval()
     return {k: v.detach().clone() for k, v in model.state_dict().items()}
 

@@ -87,7 +87,8 @@ class NoiseScale:
             if knob not in settings:
                 raise ValueError(f"noise {self.name!r} needs {knob}: {self.formula}")
             base = _FACTORS[factor](settings)
-            if base < 0 or (base == 0 and exponent < 0):
+            illegal = knob == "momentum" and not settings[knob] < 1
+            if illegal or base < 0 or (base == 0 and exponent < 0):
                 raise ValueError(f"noise {self.name!r} is undefined at {knob} = {settings[knob]!r}: {self.formula}")
             value *= base**exponent
         return value
@@ -116,7 +117,10 @@ class NoiseScale:
         if not rest > 0:  # weight decay 0, say
             raise ValueError(f"no {knob} reaches noise {noise:g} with {dict(settings)}: {self.formula}")
         ratio = noise / rest
-        value = self._invert(knob, ratio)
+        try:
+            value = self._invert(knob, ratio)
+        except OverflowError:
+            value = None
         if value is None:
             raise ValueError(f"no {knob} reaches noise {noise:g} with {dict(settings)}: {self.formula}")
         return value

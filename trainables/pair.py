@@ -92,7 +92,8 @@ def run_pair(spec: PairSpec, runtime: Runtime, report: Report = lambda _: None) 
         report: Called after each epoch with a mapping (repeat, member, epoch, epochs, val_loss).
 
     Returns:
-        Row, merge curves, history and the chosen merge's weights. Divergence is an outcome, not an exception.
+        Row, merge curves, history and the chosen merge's weights; without weights where the outcome is not `ok`.
+        Divergence is an outcome, not an exception.
 
     Raises:
         ValueError: The spec cannot be run (unknown names, missing data, a batch larger than the data).
@@ -126,6 +127,7 @@ def inspect(spec: PairSpec, runtime: Runtime) -> int:
             registry[name]
     lab = _prepare(spec, replace(runtime, device="cpu", bases=None), with_base=False)
     steps_per_epoch(lab.data.examples, spec.batch_size)
+    steps_per_epoch(lab.data.examples, spec.base.batch_size, "base batch_size")
     forget()
     return lab.data.examples
 
@@ -210,7 +212,8 @@ def _finish(lab: Lab, a: Child, b: Child) -> PairOutput:
         chosen_merge=curves.chosen[0],
         chosen_coefficient=curves.chosen[1],
     )
-    weights = {k: v.cpu() for k, v in curves.weights.items()}
+    # a pair that cannot win leaves no weights behind
+    weights = {k: v.cpu() for k, v in curves.weights.items()} if outcome is Outcome.OK else None
     return PairOutput(result, tuple(curves.rows(lab.spec)), rows, weights)
 
 
@@ -223,7 +226,9 @@ def _recalibration_batches(lab: Lab) -> list[Tensor]:
 
 def _viability(spec: PairSpec, parents: Sequence[Mapping[str, Score]]) -> tuple[Outcome, str]:
     worst = min(p["val"].accuracy for p in parents)
-    if worst < spec.accuracy_floor or not all(math.isfinite(p["val"].loss) for p in parents):
+    if not all(math.isfinite(p["val"].loss) for p in parents):
+        return Outcome.NOT_VIABLE, "a parent's validation loss is not finite"
+    if worst < spec.accuracy_floor:
         return (
             Outcome.NOT_VIABLE,
             f"a parent's validation accuracy {worst:.3f} is below the floor {spec.accuracy_floor}",

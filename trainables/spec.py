@@ -7,9 +7,10 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 JSON = Mapping[str, Any]
+S = TypeVar("S", bound="BaseSpec | PairSpec")
 
 
 def digest_of(value: object) -> str:
@@ -70,6 +71,35 @@ def _check_optimizer(spec: BaseSpec | PairSpec) -> None:
     _check("batch_size", spec.batch_size, "be >= 1", spec.batch_size >= 1)
     _check("momentum", spec.momentum, "lie in [0, 1)", 0 <= spec.momentum < 1)
     _check("weight_decay", spec.weight_decay, "be >= 0", spec.weight_decay >= 0)
+
+
+def _check_json(name: str, value: Any) -> None:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must hold JSON values only, got {value!r}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a mapping, got {value!r}")
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in cast(list[Any], value)):
+        raise ValueError(f"{name} must be a list of names, got {value!r}")
+    return tuple(cast(list[str], value))
+
+
+def _read(kind: type[S], what: str, data: Any) -> S:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"a {what} must be a mapping of fields, got {data!r}")
+    data = cast(Mapping[str, Any], data)
+    names = {f.name: _default(f) is MISSING for f in fields(kind)}
+    if wrong := sorted(str(name) for name in set(data) - set(names)):
+        from .registry import unknown
+
+        raise ValueError(str(unknown(f"{what} field", wrong[0], names)))
+    if missing := [name for name, needed in names.items() if needed and name not in data]:
+        raise ValueError(f"a {what} must have {', '.join(missing)}; got only {', '.join(sorted(data)) or 'nothing'}")
+    return kind(**data)
 
 
 @dataclass(frozen=True)
@@ -141,14 +171,18 @@ class PairSpec:
     def __post_init__(self) -> None:
         _coerce(self)
         _check_optimizer(self)
-        object.__setattr__(self, "merges", tuple(self.merges))
-        if isinstance(self.base, Mapping):
-            object.__setattr__(self, "base", BaseSpec(**cast(Mapping[str, Any], self.base)))
+        object.__setattr__(self, "merges", _names("merges", self.merges))
+        if not isinstance(self.base, BaseSpec):  # pyright: ignore[reportUnnecessaryIsInstance] - read from JSON
+            object.__setattr__(self, "base", _read(BaseSpec, "base", self.base))
+        for name in ("dataset_options", "model_options"):
+            _check_json(name, getattr(self, name))
         strength = self.augmentation_strength
         _check("augmentation_strength", strength, "lie in [0, 1]", 0 <= strength <= 1)
         _check("epochs", self.epochs, "be >= 1", self.epochs >= 1)
         _check("warmup", self.warmup, "lie in [0, 1]", 0 <= self.warmup <= 1)
-        _check("decay", self.decay, "lie in [0, 1 - warmup]", 0 <= self.decay <= 1 - self.warmup)
+        # 0.8 + 0.2, whose 1 - warmup is less than 0.2 in floating point, is legal
+        fits = self.decay >= 0 and self.warmup + self.decay <= 1
+        _check("decay", self.decay, "lie in [0, 1 - warmup]", fits)
         _check("accuracy_floor", self.accuracy_floor, "lie in [0, 1]", 0 <= self.accuracy_floor <= 1)
         _check("stack", self.stack, "be >= 1", self.stack >= 1)
         _check("repeat", self.repeat, "be >= 0", self.repeat >= 0)
@@ -184,7 +218,8 @@ class PairSpec:
     def stack_mates(self) -> list[PairSpec]:
         """Return the specs trained together with this one, itself among them, in order of repeat."""
         first = self.repeat - self.repeat % self.stack
-        return [replace(self, repeat=first + i) for i in range(self.stack)]
+        mates = (replace(self, repeat=first + i) for i in range(self.stack))
+        return list(mates)
 
     def to_json(self) -> str:
         """Return the spec as JSON that `from_json` reads back."""
@@ -210,15 +245,7 @@ class PairSpec:
         Raises:
             ValueError: An unknown or missing field, or a field that breaks its rule.
         """
-        names = {f.name for f in fields(cls)}
-        if wrong := sorted(set(data) - names):
-            from .registry import unknown
-
-            raise ValueError(str(unknown("pair spec field", wrong[0], names)))
-        try:
-            return cls(**data)
-        except TypeError as error:
-            raise ValueError(f"a pair spec lacks a field: {error}") from None
+        return _read(cls, "pair spec", data)
 
 
 _CHOICES = {

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count, islice
 
 import torch
 from torch import Generator, Tensor, nn
@@ -67,14 +68,14 @@ class Child:
 OnEpoch = Callable[[int, Epoch], None]
 
 
-def steps_per_epoch(examples: int, batch_size: int) -> int:
+def steps_per_epoch(examples: int, batch_size: int, name: str = "batch_size") -> int:
     """Return the steps of one epoch; the last incomplete batch is dropped, so that B stays B.
 
     Raises:
         ValueError: The batch is larger than the training set.
     """
     if batch_size > examples:
-        raise ValueError(f"batch_size must be <= the {examples} training examples, got {batch_size}")
+        raise ValueError(f"{name} must be <= the {examples} training examples, got {batch_size}")
     return examples // batch_size
 
 
@@ -118,10 +119,14 @@ class _Stack:
         model.load_state_dict(dict(start))
         model.train()
         self.model = model
-        stacked = {n: p.detach().expand(members, *p.shape).clone() for n, p in model.named_parameters()}
-        self.named = {n: p.requires_grad_() for n, p in stacked.items()}
+        self.named: dict[str, Tensor] = {}
+        for name, p in model.named_parameters():
+            self.named[name] = p.detach().expand(members, *p.shape).clone().requires_grad_(p.requires_grad)
         self.buffers = {n: b.detach() for n, b in model.named_buffers()}
-        self.parameters = list(self.named.values())
+        self.parameters = [p for p in self.named.values() if p.requires_grad]
+        # a parameter shared by two layers has two names in the state dict
+        first = {id(p): n for n, p in reversed(list(model.named_parameters()))}
+        self.home = {n: first[id(p)] for n, p in model.named_parameters(remove_duplicate=False)}
         # every member draws its own dropout mask
         self.forward = vmap(self._forward, in_dims=(0, 0), randomness="different")
         self.forward_shared = vmap(self._forward, in_dims=(0, None), randomness="different")
@@ -143,9 +148,12 @@ class _Stack:
 
     def weights(self) -> list[dict[str, Tensor]]:
         members = len(self.parameters[0])
-        own = [{n: p[i].detach().clone() for n, p in self.named.items()} for i in range(members)]
-        order = list(self.model.state_dict())
-        return [{n: {**self.buffers, **w}[n] for n in order} for w in own]
+        return [{n: self._entry(n, i) for n in self.model.state_dict()} for i in range(members)]
+
+    def _entry(self, name: str, member: int) -> Tensor:
+        if name in self.home:
+            return self.named[self.home[name]][member].detach().clone()
+        return self.buffers[name].clone()
 
 
 def finetune(
@@ -260,20 +268,18 @@ def train_base(spec: PairSpec, model: nn.Module, data: Data) -> dict[str, Tensor
         ValueError: The base diverged, or its batch is larger than the training set.
     """
     base = spec.base
+    steps_per_epoch(data.examples, base.batch_size, "base batch_size")
     recipe = _base_recipe(spec, base)
     order = Generator().manual_seed(stream(spec.base_digest, "order"))
     unused = Generator(device=data.y["train"].device).manual_seed(0)
     members = _Single(model, model.state_dict())
     optimizer = OPTIMIZERS["sgd"](members.parameters, recipe)
-    left = base.steps
-    while left > 0:
-        for x, y in epoch_batches(data, recipe, order, unused):
-            if left == 0:
-                break
+    epochs = (epoch_batches(data, recipe, order, unused) for _ in count())
+    with seeded(stream(spec.base_digest, "dropout"), data.y["train"].device):
+        for x, y in islice(chain.from_iterable(epochs), base.steps):
             optimizer.zero_grad(set_to_none=True)
             members.losses(x[None], y[None]).sum().backward()  # pyright: ignore[reportUnknownMemberType]
             optimizer.step()
-            left -= 1
     weights = members.weights()[0]
     if not all(math.isfinite(float(v.double().sum())) for v in weights.values()):
         raise ValueError(f"the base diverged with learning_rate {base.learning_rate} in {base.steps} steps; lower it")

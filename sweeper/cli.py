@@ -9,8 +9,9 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Any, NoReturn, TextIO
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from trainables import __version__
 
@@ -101,15 +102,22 @@ def _add_machine(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", metavar="ROOT", help="folder with the data sets")
 
 
-def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
-    line: str | None = None,
-) -> None:  # fmt: skip
+@contextmanager
+def _skipped_parts_as_lines() -> Iterator[None]:
+    """Print each skipped part once, as one line; other warnings are libraries' and no concern of the user's."""
     from .store import SkippedPart
 
-    # libraries' deprecations are no concern of the user's
-    if issubclass(category, SkippedPart):
-        print(f"warning: {message}", file=sys.stderr)
+    shown: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if issubclass(category, SkippedPart) and str(message) not in shown:
+            shown.add(str(message))
+            print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SkippedPart)
+        warnings.showwarning = show
+        yield
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,9 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from . import commands
     from .spec import SpecError
 
-    warnings.showwarning = _show_warning
     try:
-        return commands.COMMANDS[args.command](args)
+        with _skipped_parts_as_lines():
+            return commands.COMMANDS[args.command](args)
     except SpecError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE

@@ -12,8 +12,9 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -97,24 +98,36 @@ class SessionSearcher(Searcher):
         """Nothing to read: see `__getstate__`."""
 
 
-@contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into Tune's own graceful stop; yields whether one came. A second one raises."""
-    seen: list[int] = []
+class _Signals:
+    """Turns SIGINT and SIGTERM into Tune's own graceful stop; a second one raises KeyboardInterrupt."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        if len(seen) > 1 or signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, signal.SIG_IGN, None):
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        self.seen.append(number)
+        if len(self.seen) > 1 or signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, signal.SIG_IGN, None):
             raise KeyboardInterrupt
         os.kill(os.getpid(), signal.SIGUSR1)  # Tune listens to it
 
-    old = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    usr1 = signal.getsignal(signal.SIGUSR1)
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in {**old, signal.SIGUSR1: usr1}.items():
-            signal.signal(number, handler)
+    def install(self) -> None:
+        """Take the signals over; to be called again once Ray has started, which takes SIGTERM for itself."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.handle)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Take the signals over for the block, in the main thread; elsewhere they stay as they are."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        old = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        self.install()
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
 
 
 def connect(spec: SweepSpec) -> tuple[int, int]:
@@ -158,9 +171,12 @@ def run_cluster(session: Session) -> None:
     """
     spec = session.spec
     storage = tempfile.mkdtemp(prefix="sweeper-tune-")
-    with _signals() as interrupted:
+    signals = _Signals()
+    with signals.installed():
         try:
             workers, gpus = connect(spec)
+            if threading.current_thread() is threading.main_thread():
+                signals.install()
             tuner = tune.Tuner(
                 tune.with_resources(_trainable, {"cpu": spec.threads, "gpu": gpus}),
                 tune_config=tune.TuneConfig(
@@ -177,5 +193,5 @@ def run_cluster(session: Session) -> None:
         finally:
             ray.shutdown()
             shutil.rmtree(storage, ignore_errors=True)
-        if interrupted():
+        if signals.seen:
             raise KeyboardInterrupt

@@ -1,0 +1,119 @@
+"""What happens to a sweep when processes start, stop and die."""
+
+import json
+import os
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.store import read, read_trials
+from trainables.result import SCORES
+
+from .conftest import wait_for_parts
+
+pytestmark = pytest.mark.ray
+Driver = Callable[..., "subprocess.Popen[str]"]
+NUMBERS = [c.name for c in SCORES]
+
+
+def numbers(run: Path) -> dict[str, dict[str, Any]]:
+    return {r["digest"]: {n: r[n] for n in (*NUMBERS, "number", "outcome")} for r in read_trials(run).to_pylist()}
+
+
+def complete(process: "subprocess.Popen[str]", code: int = 0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    return out, err
+
+
+@pytest.mark.parametrize("sampler", ["noise", "tpe"])
+def test_one_ray_worker_and_inline_give_the_same_trials_bit_for_bit(
+    tmp_path: Path, write_spec: Callable[..., str], driver: Driver, sampler: str
+) -> None:
+    for runner in ("ray", "inline"):
+        spec = write_spec(sampler, runner, workers=1, trials=13)  # past the samplers' start-up
+        complete(driver("run", spec, "--out", str(tmp_path / runner)))
+    assert len(numbers(tmp_path / "ray")) == 13
+    assert numbers(tmp_path / "ray") == numbers(tmp_path / "inline")
+
+
+def test_ray_prints_no_log_noise_and_json_stays_clean(
+    tmp_path: Path, write_spec: Callable[..., str], driver: Driver
+) -> None:
+    out, err = complete(driver("run", write_spec(), "--out", str(tmp_path / "run"), "--json"))
+    record = json.loads(out)
+    assert record["trials"] == 6
+    assert all(line.split(" ")[1] == "configurations," for line in err.splitlines()), err
+    rows = read_trials(tmp_path / "run").to_pylist()
+    assert len({r["host"] for r in rows}) == 1
+    assert {r["threads"] for r in rows} == {1}
+
+
+@pytest.mark.parametrize(
+    ("runner", "number"), [("ray", signal.SIGINT), ("ray", signal.SIGTERM), ("inline", signal.SIGTERM)]
+)
+def test_a_signal_stops_cleanly_and_resume_finishes(
+    tmp_path: Path, write_spec: Callable[..., str], driver: Driver, runner: str, number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    process = driver("run", write_spec(runner=runner, trials=10), "--out", str(run))
+    wait_for_parts(run, 2, process)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    _, err = complete(process, 130)
+    assert f"`sweeper resume {run}` continues" in err
+    kept = {p.name: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
+    assert 2 <= len(kept) < 10
+    complete(driver("dashboard", str(run)))
+    complete(driver("resume", str(run)))
+    after = {p.name: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
+    assert len(after) == 10
+    assert kept.items() <= after.items()
+
+
+def test_a_killed_driver_loses_nothing_and_resume_repeats_nothing(
+    tmp_path: Path, write_spec: Callable[..., str], driver: Driver
+) -> None:
+    spec = write_spec(trials=12)
+    complete(driver("run", spec, "--out", str(tmp_path / "whole")))
+    run = tmp_path / "killed"
+    process = driver("run", spec, "--out", str(run))
+    wait_for_parts(run, 5, process)
+    process.kill()
+    process.wait()
+    kept = {p.name: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
+    complete(driver("resume", str(run)))
+    assert numbers(run) == numbers(tmp_path / "whole")
+    assert Counter(r["digest"] for r in read_trials(run).to_pylist()).most_common(1)[0][1] == 1
+    after = {p.name: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
+    assert kept.items() <= after.items()
+
+
+def test_a_dead_worker_fails_its_trial_and_the_sweep_goes_on(tmp_path: Path, driver: Driver) -> None:
+    file = tmp_path / "deadly.py"
+    file.write_text(
+        "import os\nfrom optuna.distributions import CategoricalDistribution\nfrom search_spaces import Space\n"
+        "from trainables.models import MODELS, SmallCNN\n\n"
+        "@MODELS.register('deadly')\ndef deadly(classes, channels, die=False):\n"
+        "    if die and 'ray' in __import__('sys').modules and os.environ.get('RAY_RAYLET_PID'):\n"
+        "        os._exit(1)\n"
+        "    return SmallCNN(classes, channels)\n\n"
+        "SPACE = Space(doc='d', fixed={'dataset': 'digits', 'model': 'deadly', 'batch_size': 64, 'epochs': 1,\n"
+        "              'learning_rate': 0.1}, knobs={'model_options': CategoricalDistribution(({}, {'die': True}))})\n"
+    )
+    run = tmp_path / "run"
+    process = driver("run", str(file), "--trials", "4", "--sampler", "grid", "--workers", "1", "--out", str(run))
+    complete(process)
+    rows = read_trials(run).to_pylist()
+    assert Counter(r["outcome"] for r in rows) == {"ok": 1, "failed": 1}
+    failed = next(r for r in rows if r["outcome"] == "failed")
+    assert "the worker process died" in failed["outcome_detail"]
+    assert read(run, "search").num_rows == 2

@@ -1,0 +1,308 @@
+"""The command line as a user meets it: output, messages, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from safetensors import safe_open
+
+from sweeper.cli import main
+from sweeper.store import read, read_trials
+from trainables.noise import NOISE
+
+RUN = ["run", "synthetic", "--runner", "inline", "--trials", "30", "--objective", "gain_mean", "--seed", "1"]
+SPACE_FILE = """
+import torch
+from optuna.distributions import FloatDistribution
+from torch import nn
+
+from search_spaces import Space
+from trainables.datasets import DATASETS, Data
+from trainables.models import MODELS
+
+
+@MODELS.register("linear_probe_of_test_cli")
+def linear_probe(classes, channels, width=8):
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 4, width), nn.ReLU(), nn.Linear(width, classes))
+
+
+@DATASETS.register("quadrants_of_test_cli")
+def quadrants(root, *, n=64):
+    g = torch.Generator().manual_seed(0)
+    x = {s: torch.randn(n, 1, 2, 2, generator=g) for s in ("train", "val", "test")}
+    return Data(x=x, y={s: (v[:, 0, 0, 0] > 0).long() for s, v in x.items()}, classes=2)
+
+
+SPACE = Space(
+    doc="two quadrants",
+    fixed={"dataset": "quadrants_of_test_cli", "model": "linear_probe_of_test_cli", "batch_size": 8, "epochs": 2},
+    knobs={"learning_rate": FloatDistribution(0.01, 1.0, log=True)},
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert main([*RUN, "--sampler", "qmc", "--out", str(folder)]) == 0
+    return folder
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Run a command that must fail by exit code 2 and one line; return the line."""
+    try:
+        code = main(list(argv))
+    except SystemExit as exit_:
+        code = exit_.code  # type: ignore[assignment]
+    captured = capsys.readouterr()
+    assert code == 2, captured
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_help_is_fast_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, time; t = time.perf_counter()\n"
+        "from sweeper.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as e: assert e.code == 0\n"
+        "heavy = {'torch', 'ray', 'optuna', 'pyarrow', 'plotly', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("run", "resume", "best", "recommend", "pair", "spaces", "noises", "merges", "export", "dashboard"):
+        assert f"\n    {command}" in done.stdout
+
+
+def test_run_says_what_it_found_and_where(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "--sampler", "qmc", "--out", str(finished)]) == 0  # finished: says it again
+    out = capsys.readouterr().out
+    for text in ("synthetic closed form", "gain_mean", "merged_loss", "90 % interval", "batch size", "dashboard.html"):
+        assert text in out
+    assert (finished / "dashboard.html").stat().st_size > 1_000_000
+
+
+def test_best_as_json_names_both_optima(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["best", str(finished), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    for name in ("gain_mean", "merged_loss"):
+        regime = record["regimes"][name]
+        assert regime["low"] <= regime["optimum"] <= regime["high"]
+        assert 0 <= regime["edge_share"] <= 1
+    assert record["synthetic"] is True
+    rows = [r for r in read_trials(finished).to_pylist() if r["outcome"] == "ok"]
+    assert record["best"]["digest"] == max(rows, key=lambda r: r["gain_mean_loss_val"])["digest"]
+
+
+def test_recommend_reaches_the_optimum(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["recommend", str(finished), "--batch-size", "256", "--momentum", "0.9", "--weight-decay", "1e-4", "--json"]
+    assert main(args) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert set(record) == {"gain_mean", "merged_loss"}
+    for found in record.values():
+        advice = found["recommendations"][0]
+        assert advice["batch_size"] == 256
+        assert "batch_size" in advice["outside_tried"]
+        settings = {k: advice[k] for k in ("learning_rate", "batch_size", "momentum")}
+        assert NOISE["paper"].predict(settings) == pytest.approx(advice["noise"])
+        assert advice["learning_rate_low"] <= advice["learning_rate"] <= advice["learning_rate_high"]
+
+
+def test_recommend_refuses_what_cannot_be(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "momentum must lie in [0, 1), got 1.5" in fails(capsys, "recommend", str(finished), "--momentum", "1.5")
+    assert "batch_size" in fails(capsys, "recommend", str(finished), "--batch-size", "0")
+    assert "did you mean gain_mean" in fails(capsys, "recommend", str(finished), "--objective", "gain_men")
+
+
+def test_list_and_status(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", str(finished), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [r["number"] for r in rows] == list(range(30))
+    assert main(["list", str(finished)]) == 0
+    assert rows[3]["digest"] in capsys.readouterr().out
+    assert main(["status", str(finished), "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (status["done"], status["budget"], status["running"], status["failed"]) == (30, 30, False, 0)
+
+
+def test_export_holds_the_same_table(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(finished), "--format", "parquet", "--out", str(tmp_path / "t.parquet")]) == 0
+    assert pq.read_table(tmp_path / "t.parquet").equals(read_trials(finished))
+    assert main(["export", str(finished), "--out", str(tmp_path / "m.csv"), "--table", "merges"]) == 0
+    assert pyarrow.csv.read_csv(tmp_path / "m.csv").num_rows == read(finished, "merges").num_rows > 300
+    capsys.readouterr()
+    assert "cannot write" in fails(capsys, "export", str(finished), "--out", str(tmp_path / "no" / "t.csv"))
+
+
+def test_pair_reruns_a_trial_and_the_numbers_agree(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digest = read_trials(finished)["digest"].to_pylist()[7]
+    assert main(["pair", str(finished), digest[:9], "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["digest"] == digest
+    assert record["agrees"] is True
+    assert record["largest_difference"] == 0
+    assert "0 trials have a digest" in fails(capsys, "pair", str(finished), "zzz")
+    assert "30 trials have a digest" in fails(capsys, "pair", str(finished), "")
+
+
+@pytest.mark.parametrize("what", ["spaces", "noises", "merges"])
+def test_names_are_listed(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import search_spaces
+    from trainables.merging import MERGES
+
+    names = {"spaces": search_spaces.names(), "noises": list(NOISE), "merges": list(MERGES)}[what]
+    assert main([what, "--json"]) == 0
+    assert [r["name"] for r in json.loads(capsys.readouterr().out)] == names
+    assert main([what]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in names)
+
+
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "run")
+    assert "unknown space 'digitscnn'; did you mean digits_cnn" in fails(capsys, "run", "digitscnn")
+    assert "unknown command 'rn'; did you mean run" in fails(capsys, "rn")
+    assert "workers: must be >= 1 or auto, got 0" in fails(capsys, "run", "synthetic", "--workers", "0", "--out", out)
+    assert "unknown sampler 'nois'" in fails(capsys, "run", "synthetic", "--sampler", "nois", "--out", out)
+    assert "unrecognized arguments: --frob" in fails(capsys, "run", "synthetic", "--frob")
+    assert "no folder" in fails(capsys, "best", str(tmp_path / "nothing"))
+    assert "holds no sweep" in fails(capsys, "status", str(tmp_path))
+    assert "cannot read" in fails(capsys, "run", str(tmp_path / "no.yaml"))
+    assert "cannot read the space file" in fails(capsys, "run", str(tmp_path / "no.py"))
+    missing = fails(capsys, "run", "fashion_cnn", "--data", str(tmp_path), "--out", out)
+    assert "lacks train-images-idx3-ubyte" in missing
+    assert "--data ROOT" in missing
+    assert "a data root and none was given" in fails(capsys, "run", "fashion_cnn", "--out", out)
+    assert not Path(out).exists()
+
+
+def test_no_write_permission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot write to" in fails(capsys, *RUN, "--out", str(tmp_path / "file" / "run"))
+    if os.geteuid():  # root may write anywhere
+        (tmp_path / "closed").mkdir(mode=0o500)
+        assert "Permission denied" in fails(capsys, *RUN, "--out", str(tmp_path / "closed" / "run"))
+
+
+def test_an_unreachable_address_fails_at_once_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = time.monotonic()
+    args = ["run", "synthetic", "--out", str(tmp_path / "run"), "--address"]
+    assert "cannot connect to Ray at 127.0.0.1:1" in fails(capsys, *args, "127.0.0.1:1")
+    assert "Ray client" in fails(capsys, *args, "ray://127.0.0.1:10001")
+    assert "HOST:PORT" in fails(capsys, *args, "nonsense")
+    assert time.monotonic() - start < 30
+    assert not (tmp_path / "run").exists()
+
+
+def test_corrupt_parts_are_named_once_and_the_rest_is_read(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torn = finished / "trials" / "torn.parquet"
+    torn.write_bytes(b"not parquet")
+    try:
+        assert main(["list", str(finished), "--json"]) == 0
+        captured = capsys.readouterr()
+    finally:
+        torn.unlink()
+    assert len(json.loads(captured.out)) == 30
+    assert captured.err.count("torn.parquet") == 1
+    assert captured.err.startswith("warning: ")
+
+
+def test_an_unfinished_folder_wants_yes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "run")]
+    assert main([*RUN, *out, "--sampler", "random", "--trials", "2"]) == 0
+    capsys.readouterr()
+    assert main([*RUN, *out, "--sampler", "random", "--trials", "4"]) == 2
+    assert "holds a part of this sweep; `sweeper resume" in capsys.readouterr().err
+    assert main([*RUN, *out, "--sampler", "random", "--trials", "4", "--yes"]) == 0
+    capsys.readouterr()
+    assert main(["resume", str(tmp_path / "run"), "--trials", "6", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trials"] == 6
+
+
+def test_no_successful_trial_is_exit_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "space: synthetic\nrunner: inline\nsampler: random\ntrials: 3\n"
+        "parameters: {learning_rate: {min: 50, max: 60}}\n"
+    )
+    assert main(["run", str(path), "--out", str(tmp_path / "run")]) == 3
+    assert "3 diverged" in capsys.readouterr().out
+
+
+def test_a_users_own_model_and_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(SPACE_FILE)
+    run = tmp_path / "run"
+    args = ["run", str(file), "--runner", "inline", "--sampler", "random", "--trials", "4", "--out", str(run)]
+    assert main(args) == 0
+    rows = read_trials(run).to_pylist()
+    assert {(r["space"], r["model"], r["dataset"]) for r in rows} == {
+        ("mine", "linear_probe_of_test_cli", "quadrants_of_test_cli")
+    }
+    # the folder stands alone, and a trial reruns from its row
+    file.unlink()
+    assert main(["run", str(run / "sweep.yaml"), "--out", str(tmp_path / "again")]) == 0
+    assert sorted(r["digest"] for r in read_trials(tmp_path / "again").to_pylist()) == sorted(r["digest"] for r in rows)
+    capsys.readouterr()
+    assert main(["pair", str(run), rows[0]["digest"], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["agrees"] is True
+
+
+def test_a_users_broken_file_names_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text("x = 1\ny = x / 0\n")
+    assert "broken.py, line 2: ZeroDivisionError" in fails(capsys, "run", str(file))
+    file.write_text("SPACE = 3\n")
+    assert "must define SPACE" in fails(capsys, "run", str(file))
+
+
+def test_saved_weights_are_those_that_were_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from trainables.base import new_model
+    from trainables.datasets import load
+    from trainables.evaluation import score_splits
+    from trainables.spec import PairSpec
+
+    spec, run = tmp_path / "spec.yaml", tmp_path / "run"
+    spec.write_text(
+        "space: digits_cnn\nrunner: inline\nsampler: random\ntrials: 5\nfixed: {epochs: 1, accuracy_floor: 0.0}\n"
+        "parameters: {batch_size: {values: [32]}}\n"
+    )
+    assert main(["run", str(spec), "--out", str(run)]) == 0
+    assert len(list((run / "weights").iterdir())) == 3
+    rows = sorted(read_trials(run).to_pylist(), key=lambda r: r["merged_loss_val"])
+    assert {p.stem for p in (run / "weights").iterdir()} == {r["digest"] for r in rows[:3]}
+    saved: dict[str, Any] = {}
+    for remade in (False, True):
+        if remade:
+            (run / "weights" / f"{rows[0]['digest']}.safetensors").unlink()
+        target = tmp_path / f"best-{remade}.safetensors"
+        assert main(["best", str(run), "--save", str(target)]) == 0
+        saved[str(remade)] = load_file(target)
+        with safe_open(target, "pt") as file:
+            assert file.metadata()["digest"] == rows[0]["digest"]
+    assert all(torch.equal(saved["False"][k], saved["True"][k]) for k in saved["False"])
+    pair_spec = PairSpec.from_json(rows[0]["spec"])
+    data = load("digits", {}, None, "cpu", torch.float32)
+    scores, _ = score_splits(new_model(pair_spec, data, "cpu", torch.float32), saved["True"], data)
+    assert scores["test"].loss == pytest.approx(rows[0]["chosen_loss_test"], rel=1e-6)
+    assert "saved:" in capsys.readouterr().out
+
+
+def test_python_m_sweeper() -> None:
+    done = subprocess.run([sys.executable, "-m", "sweeper", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("sweeper 0.")

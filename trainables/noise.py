@@ -135,6 +135,8 @@ class NoiseScale:
         if minus and plus:
             raise NotImplementedError("no definition uses both factors of momentum")
         mu = 1.0 - ratio ** (1.0 / minus) if minus else ratio ** (1.0 / plus) - 1.0
+        # 0 may come back as -1e-16
+        mu = max(mu, 0.0) if mu > -1e-12 else mu
         return mu if 0.0 <= mu < 1.0 else None
 
 

@@ -33,13 +33,15 @@ FAR = math.log(0.35)  # a pair that was not trained apart
 
 
 def unit(h: Mapping[str, float]) -> np.ndarray:
-    return np.array([
-        math.log(h["learning_rate"] / 3e-4) / math.log(1e4),
-        math.log(h["batch_size"] / 8) / math.log(16),
-        -math.log(1 - h["momentum"]) / math.log(20),
-        math.log(h["weight_decay"] / 1e-5) / math.log(3e3),
-        h["augmentation_strength"],
-    ])
+    return np.array(
+        [
+            math.log(h["learning_rate"] / 3e-4) / math.log(1e4),
+            math.log(h["batch_size"] / 8) / math.log(16),
+            -math.log(1 - h["momentum"]) / math.log(20),
+            math.log(h["weight_decay"] / 1e-5) / math.log(3e3),
+            h["augmentation_strength"],
+        ]
+    )
 
 
 @dataclass(frozen=True)

@@ -482,8 +482,13 @@ def test_explaining_nothing_gives_the_definition() -> None:
         ({"search_space": {"momentum": FloatDistribution(0, 2)}}, r"lie in \[0, 1\).*high=2.*knobs="),
         ({"search_space": {"batch_size": CategoricalDistribution(("s", "l"))}}, "must be different numbers.*knobs="),
         ({"search_space": {"learning_rate": FloatDistribution(-1, 1)}}, "learning_rate, which must"),
-        ({"search_space": {"lr": FloatDistribution(0, 1), "eta": FloatDistribution(0, 1)},
-          "knobs": {"lr": "learning_rate", "eta": "learning_rate"}}, "twice"),
+        (
+            {
+                "search_space": {"lr": FloatDistribution(0, 1), "eta": FloatDistribution(0, 1)},
+                "knobs": {"lr": "learning_rate", "eta": "learning_rate"},
+            },
+            "twice",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_with_a_way_out(arguments: dict[str, Any], words: str) -> None:

@@ -30,7 +30,10 @@ def wrong(tmp_path: Path, text: str, **flags: object) -> str:
             "space: digits_cnn\nparameters:\n  learning_rate: {min: 1, max: 0.1}\n",
             "line 3: parameters.learning_rate: min must be <= max, got min 1 and max 0.1",
         ),
-        ("space: digits_cnn\nparameters:\n  learning_rate:\n    mim: 1\n", "line 4: unknown key 'mim'; did you mean min?"),
+        (
+            "space: digits_cnn\nparameters:\n  learning_rate:\n    mim: 1\n",
+            "line 4: unknown key 'mim'; did you mean min?",
+        ),
         ("space: digits_cnn\nrunner: rey\n", "line 2: runner: input should be 'ray' or 'inline', got 'rey'"),
         ("trials: 3\n", "space is missing"),
         ("- a\n", "must be a mapping"),

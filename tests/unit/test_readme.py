@@ -1,0 +1,97 @@
+"""The README stays complete and its commands parse: names, columns, flags, code."""
+
+import itertools
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import search_spaces
+from sweeper.cli import _parser
+from sweeper.objective import OBJECTIVES
+from sweeper.samplers import SAMPLERS
+from sweeper.store import SCHEMAS
+from trainables.merging import MERGES
+from trainables.noise import NOISE
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def table(head: str) -> list[list[str]]:
+    """Return the cells of the rows of the table whose first header cell is `head`."""
+    lines = README.split(f"| {head} |", 1)[1].splitlines()[2:]
+    rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines))
+    return [[c.strip() for c in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+
+
+def names(cell: str) -> list[str]:
+    """Return the names in backticks of a cell, {a,b} written out."""
+    found: list[str] = []
+    for name in re.findall(r"`([^`]+)`", cell):
+        parts = [p[1:-1].split(",") if p.startswith("{") else [p] for p in re.split(r"({[^}]*})", name) if p]
+        found += ["".join(p) for p in itertools.product(*parts)]
+    return found
+
+
+@pytest.mark.parametrize("name", list(SCHEMAS))
+def test_every_column_is_described_once(name: str) -> None:
+    described = [n for row in table(f"Column of `{name}`") for n in names(row[0])]
+    assert sorted(described) == sorted(SCHEMAS[name].names)
+
+
+def test_spaces_noises_and_merges_are_complete() -> None:
+    assert [n for row in table("Space") for n in names(row[0])] == search_spaces.names()
+    noises = {names(row[0])[0]: row[1:] for row in table("Noise")}
+    assert noises == {n: [s.formula, s.unit, s.source] for n, s in NOISE.items()}
+    merges = {names(row[0])[0]: row for row in table("Merge")}
+    assert {n: r[1] for n, r in merges.items()} == {n: m.formula for n, m in MERGES.items()}
+    assert {n: r[3] for n, r in merges.items()} == {n: m.source for n, m in MERGES.items()}
+
+
+def test_every_flag_sampler_and_objective_is_in_the_table() -> None:
+    rows = table("Flag of `run`")
+    flags = {f for row in rows for f in re.findall(r"--[a-z-]+", row[0])}
+    run = next(a for a in _parser()._subparsers._group_actions[0].choices.items() if a[0] == "run")[1]  # type: ignore[union-attr,index]
+    known = {o for a in run._actions for o in a.option_strings if o.startswith("--")}
+    assert flags == known - {"--help", "--json"}
+    text = " ".join(cell for row in rows for cell in row)
+    assert set(SAMPLERS) | set(OBJECTIVES) <= set(names(text))
+
+
+def test_every_command_parses() -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
+    commands = [line.split("#")[0] for block in blocks for line in block.splitlines() if line.startswith("sweeper ")]
+    assert len(commands) > 10
+    for command in commands:
+        _parser().parse_args(shlex.split(command)[1:])
+
+
+def test_the_yaml_example_is_a_sweep(tmp_path: Path) -> None:
+    from sweeper.spec import load_spec
+
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    path = tmp_path / "sweep.yaml"
+    path.write_text(block)
+    spec = load_spec(str(path))
+    assert (spec.trials, spec.fixed) == (60, {"epochs": 4})
+
+
+def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sweeper.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    api, study, space, frame = blocks
+    assert "space=" in api
+    small = api.replace('space="digits_label_noise"', 'space="synthetic", runner="inline"')
+    exec(compile(small, "README api", "exec"), {})
+    exec(compile(frame.replace("runs/demo", "runs/python"), "README frame", "exec"), {})
+    exec(compile(study, "README study", "exec"), {"__name__": "readme"})
+    (tmp_path / "mine.py").write_text(space)
+    assert main(["run", "mine.py", "--trials", "2", "--runner", "inline", "--out", "mine"]) == 0
+
+
+def test_the_picture_is_there() -> None:
+    (picture,) = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
+    assert (Path(__file__).parents[2] / picture).is_file()

@@ -20,7 +20,7 @@ class Runtime:
     Attributes:
         data_root: Folder with the data sets' files; None where only bundled data is used.
         bases: Folder in which base weights are shared between trials; None keeps them in memory only.
-        device: torch device.
+        device: torch device; `auto` is the first GPU where there is one, else the CPU.
         threads: torch threads; they are part of the numbers, so they are stored in each row.
     """
 
@@ -32,13 +32,19 @@ class Runtime:
 
 @cache
 def package_version() -> tuple[str, str]:
-    """Return (version, commit) of this package; the commit is empty outside a checkout, `+` marks local changes."""
+    """Return (version, commit) of this package; `+` marks local changes.
+
+    The commit is empty outside a checkout and where git is not installed.
+    """
     here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():
         return __version__, ""
 
     def git(*args: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=False)
+        except OSError:  # a checkout copied to a machine without git
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     commit = git("rev-parse", "--short=12", "HEAD")

@@ -98,7 +98,7 @@ def test_flips_are_uniform_over_the_other_classes(share: float, flipped: int) ->
 def test_wrong_options_say_so() -> None:
     with pytest.raises(DataError, match=r"label_noise must lie in \[0, 1\], got 1.5"):
         _load(label_noise=1.5)
-    with pytest.raises(DataError, match="data set 'digits' does not take these dataset_options: .*labelnoise"):
+    with pytest.raises(DataError, match=r"data set 'digits' does not take these dataset_options: .*labelnoise"):
         _load(labelnoise=0.2)
 
 

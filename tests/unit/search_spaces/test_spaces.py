@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import pickle
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from search_spaces import Space, load, names
+from search_spaces.space import SpaceError
+from trainables.registry import UnknownName
+from trainables.spec import PairSpec
+
+BUILT_IN = ("digits_cnn", "digits_label_noise", "fashion_cnn", "synthetic")
+every_space = pytest.mark.parametrize("name", names())
+
+
+def _ends(distribution: BaseDistribution) -> list[Any]:
+    return list(getattr(distribution, "choices", None) or (distribution.low, distribution.high))  # type: ignore[attr-defined]
+
+
+def _point(space: Space) -> dict[str, Any]:
+    return {knob: _ends(d)[0] for knob, d in space.knobs.items()}
+
+
+def test_the_files_are_the_spaces() -> None:
+    assert set(BUILT_IN) <= set(names())
+    assert names() == sorted(names())
+    assert "space" not in names()
+
+
+@every_space
+def test_every_space_builds_at_all_its_corners(name: str) -> None:
+    space = load(name)
+    assert space.name == name
+    assert space.doc
+    assert space.source
+    corners = [dict(zip(space.knobs, ends, strict=True)) for ends in product(*map(_ends, space.knobs.values()))]
+    specs = [space.build(params) for params in corners]
+    assert len({s.digest for s in specs}) == len(corners) >= 2 ** len(space.knobs)
+    assert len({s.base_digest for s in specs}) == 1  # trials share their base
+    for spec, params in zip(specs, corners, strict=True):
+        assert {k: getattr(spec, k) for k in params} == params
+        assert PairSpec.from_json(spec.to_json()) == spec
+
+
+@every_space
+def test_every_space_survives_pickling(name: str) -> None:
+    space = load(name)
+    again = pickle.loads(pickle.dumps(space))
+    assert again == space
+    assert again.name == name
+    assert again.build(_point(space)).digest == space.build(_point(space)).digest
+    with pytest.raises(TypeError):
+        again.knobs["epochs"] = FloatDistribution(0, 1)
+
+
+def test_digits_cnn_is_the_documented_setting() -> None:
+    space = load("digits_cnn")
+    spec = space.build(_point(space))
+    assert (spec.dataset, spec.model, spec.epochs, spec.schedule, spec.optimizer) == (
+        "digits",
+        "small_cnn",
+        8,
+        "wsd",
+        "sgd",
+    )
+    base = spec.base
+    assert (base.steps, base.learning_rate, base.momentum, base.batch_size, base.seed) == (60, 0.02, 0.9, 32, 0)
+    assert _ends(space.knobs["batch_size"]) == [8, 128]
+    assert _ends(space.knobs["momentum"]) == [0.0, 0.5, 0.9, 0.95]
+    assert _ends(space.knobs["weight_decay"]) == [1e-5, 3e-2]
+    noisy = load("digits_label_noise")
+    assert noisy.build(_point(noisy)).dataset_options == {"label_noise": 0.2}
+    assert noisy.build(_point(noisy)).base.steps == 30
+    assert noisy.knobs == space.knobs
+
+
+def test_override_moves_fields_between_fixed_and_knobs() -> None:
+    space = load("digits_cnn")
+    changed = space.override(
+        {"epochs": CategoricalDistribution((1, 2))}, {"momentum": 0.9, "dataset_options": {"label_noise": 0.1}}
+    )
+    assert set(changed.knobs) == set(space.knobs) - {"momentum"} | {"epochs"}
+    assert changed.fixed["momentum"] == 0.9
+    assert "epochs" not in changed.fixed
+    assert (changed.name, changed.doc) == (space.name, space.doc)
+    spec = changed.build({**_point(changed), "epochs": 2})
+    assert (spec.epochs, spec.momentum, spec.dataset_options) == (2, 0.9, {"label_noise": 0.1})
+    assert "momentum" in space.knobs  # the original stays as it was
+    assert space.fixed["epochs"] == 8
+    narrowed = space.override({"learning_rate": FloatDistribution(0.1, 0.2)}, {}, doc="narrow")
+    assert _ends(narrowed.knobs["learning_rate"]) == [0.1, 0.2]
+    assert narrowed.doc == "narrow"
+
+
+def test_more_fields_win_over_fixed_ones() -> None:
+    space = load("digits_cnn")
+    assert space.build(_point(space), seed=3, repeat=2, epochs=1) == space.override({}, {"epochs": 1}).build(
+        _point(space), seed=3, repeat=2
+    )
+
+
+def test_build_needs_every_knob_and_no_other() -> None:
+    space = load("digits_cnn")
+    point = _point(space)
+    with pytest.raises(SpaceError, match="space 'digits_cnn' needs a value of momentum"):
+        space.build({k: v for k, v in point.items() if k != "momentum"})
+    with pytest.raises(SpaceError, match="unknown knob of space 'digits_cnn': 'momentums'; did you mean momentum"):
+        space.build({**point, "momentums": 0.5})
+    with pytest.raises(SpaceError, match="unknown knob of space 'digits_cnn': 'epochs'"):
+        space.build({**point, "epochs": 1})  # fixed in this space
+    with pytest.raises(ValueError, match=r"momentum must lie in \[0, 1\), got 1.5"):
+        space.build({**point, "momentum": 1.5})
+
+
+def test_a_space_checks_its_fields() -> None:
+    with pytest.raises(SpaceError, match="unknown pair spec field 'learning_rat'; did you mean learning_rate"):
+        Space("d", {}, {"learning_rat": FloatDistribution(0, 1)})
+    with pytest.raises(SpaceError, match="unknown pair spec field 'epoch'; did you mean epochs"):
+        Space("d", {"epoch": 3}, {})
+    with pytest.raises(SpaceError, match="momentum is both fixed and a knob; keep one"):
+        Space("d", {"momentum": 0.9}, {"momentum": FloatDistribution(0, 0.9)})
+
+
+# -- a user's own file ------------------------------------------------------------------------------------------------
+
+FILE = '''
+"""My space; größer als nötig."""
+from optuna.distributions import FloatDistribution
+from search_spaces import Space
+
+SPACE = Space(
+    doc="one knob",
+    fixed={"dataset": "mine", "model": "mine", "batch_size": 16},
+    knobs={"learning_rate": FloatDistribution(1e-3, 1.0, log=True)},
+)
+'''
+
+
+def test_a_users_file_is_a_space_whose_text_travels_with_the_trials(tmp_path: Path) -> None:
+    path = tmp_path / "my_space.py"
+    path.write_text(FILE, encoding="utf-8")
+    space = load(str(path))
+    assert space.name == "my_space"
+    spec = space.build({"learning_rate": 0.1})
+    assert (spec.source, spec.dataset, spec.batch_size) == (FILE, "mine", 16)
+    # the digest is the text's, not the path's
+    other = tmp_path / "elsewhere.py"
+    other.write_text(FILE, encoding="utf-8")
+    assert load(str(other)).build({"learning_rate": 0.1}).digest == spec.digest
+    path.write_text(FILE + "# changed\n", encoding="utf-8")
+    assert load(str(path)).build({"learning_rate": 0.1}).digest != spec.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SPACE = 3\n", "bad.py must define SPACE = Space(...), got int"),
+        ("x = 1\n", "bad.py must define SPACE = Space(...), got NoneType"),
+        ("a = 1\nb = [\n", "bad.py, line 2: SyntaxError: '[' was never closed"),
+        (
+            "from search_spaces import Space\n\nSPACE = Space('d', {'epoch': 1}, {})\n",
+            "bad.py, line 3: SpaceError: unknown pair spec field 'epoch'; did you mean epochs?",
+        ),
+    ],
+    ids=["not a space", "no space", "syntax", "wrong field"],
+)
+def test_bad_files_say_where_and_why(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(text)
+    with pytest.raises(SpaceError) as error:
+        load(str(path))
+    assert message in str(error.value)
+
+
+def test_files_that_cannot_be_read_and_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"cannot read the space file .*none\.py: .*No such file"):
+        load(str(tmp_path / "none.py"))
+    (tmp_path / "binary.py").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpaceError, match=r"cannot read the space file .*binary\.py"):
+        load(str(tmp_path / "binary.py"))
+    with pytest.raises(UnknownName, match="unknown space 'digit_cnn'; did you mean digits_cnn"):
+        load("digit_cnn")
+    with pytest.raises(UnknownName, match="unknown space 'space'"):
+        load("space")

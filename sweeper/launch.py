@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from .regime import Regime
 
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS, PROBE_SECONDS = 5.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def run(
 
 
 def check_reachable(address: str) -> None:
-    """Check within seconds that something listens at a Ray address, before anything is written.
+    """Check within 25 s that a Ray cluster answers at an address, before anything is written.
 
     Raises:
         SpecError: It cannot be reached, or it is of a kind that Tune cannot use.
@@ -121,15 +123,26 @@ def check_reachable(address: str) -> None:
         raise SpecError(
             f"Tune cannot run through the Ray client ({address}): run sweeper on the cluster with --address auto"
         )
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise SpecError(f"address must be HOST:PORT or auto, got {address!r}")
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise SpecError(f"address must be HOST:PORT or auto, got {address!r}")
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            raise SpecError(f"cannot connect to Ray at {address}: {error.strerror or error}") from None
+    # Ray itself waits for minutes where something else listens, and cannot be interrupted: let a process try that can
+    probe = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise SpecError(f"cannot connect to Ray at {address}: {error.strerror or error}") from None
+        done = subprocess.run(
+            [sys.executable, "-c", probe, address],
+            capture_output=True, text=True, timeout=PROBE_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise SpecError(f"cannot connect to Ray at {address}: no answer within {PROBE_SECONDS:g} s") from None
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise SpecError(f"cannot connect to Ray at {address}: {reason}")
 
 
 def _run_to_end(session: Session) -> bool:

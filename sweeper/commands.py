@@ -196,7 +196,7 @@ def _save(folder: Path, spec: SweepSpec, trials: Any, digest: str, target: Path)
         else:
             output, _ = _rerun(folder, spec, _row(trials, digest))
             if output.weights is None:
-                raise SpecError(f"trial {digest} is synthetic or diverged: it has no weights to save")
+                raise SpecError(f"trial {digest} is synthetic, diverged or not viable: it has no weights to save")
             write_weights(target, output.weights, output.result)
     except OSError as error:
         raise SpecError(f"cannot write {target}: {error.strerror or error}") from None

@@ -24,7 +24,8 @@ def data_root() -> str:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    skipped = len(reporter.stats.get("skipped", [])) if reporter else 0
+    reports = reporter.stats.get("skipped", []) if reporter else []
+    skipped = sum("data" not in report.keywords or bool(os.environ.get("SWEEPER_DATA")) for report in reports)
     if skipped and os.environ.get("SWEEPER_FORBID_SKIPS") == "1":
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         reporter.write_line(f"\nSWEEPER_FORBID_SKIPS=1, but {skipped} tests were skipped", red=True)

@@ -37,10 +37,8 @@ def main() -> None:
     print(f"{args.space}, best merged validation loss [nat], n = {len(args.seeds)} seeds; {provenance()}")
     print(f"{'sampler':<8} {'trials':>6} {'median':>8} {'least':>8} {'most':>8}   by seed")
     for (sampler, budget), values in sorted(found.items(), key=lambda item: (item[0][1], item[0][0])):
-        by_seed = " ".join(f"{v:.4f}" for v in values)
-        print(
-            f"{sampler:<8} {budget:>6} {statistics.median(values):>8.4f} {min(values):>8.4f} {max(values):>8.4f}   {by_seed}"
-        )
+        spread = f"{statistics.median(values):>8.4f} {min(values):>8.4f} {max(values):>8.4f}"
+        print(f"{sampler:<8} {budget:>6} {spread}   {' '.join(f'{v:.4f}' for v in values)}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help install demo test test-fast check bench clean
 
 help:
-	@echo "make demo       set up .venv and run a sweep of 40 pairs on real data, with a page at the end"
+	@echo "make demo       set up .venv and run a sweep of 60 pairs on real data, with a page at the end"
 	@echo "make test       set up .venv and run all tests"
 	@echo "make test-fast  the tests that need neither Ray nor a browser"
 	@echo "make check      lint, types, import rules"
@@ -20,8 +20,8 @@ install: .venv/.installed
 	@touch $@
 
 demo: install
-	@echo "== a sweep of 40 pairs on scikit-learn's digits with noisy labels; finished trials are kept in runs/demo"
-	$(BIN)/sweeper run digits_label_noise --objective gain_mean --trials 40 --seed 1 --max-seconds 200 --out runs/demo --yes
+	@echo "== a sweep of 60 pairs on scikit-learn's digits with noisy labels; finished trials are kept in runs/demo"
+	$(BIN)/sweeper run digits_label_noise --objective gain_mean --trials 60 --seed 1 --max-seconds 200 --out runs/demo --yes
 
 test: install
 	@echo "== all tests; the browser tests need Chromium and are skipped without it"

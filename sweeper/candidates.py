@@ -10,12 +10,12 @@ import numpy as np
 from scipy.special import erfcx, ndtr
 from scipy.stats import qmc
 
-from .knobs import Array
+from .knobs import Array, Rows
 from .noise_axis import KnobSpace, Points
 from .surrogate import Posterior
 
 STARTUP, LEVEL_SET, FILLING, NEIGHBOUR = "startup", "level_set", "filling", "neighbour"
-"""Where a proposal came from."""
+"""Where a proposal came from; a refined one keeps the origin of the candidate that was refined."""
 
 _TRIES = 32  # draws of the other knobs in which the start-up design looks for a reachable level
 _ENUMERABLE = 512  # spaces with no more points than this are listed in full
@@ -68,10 +68,22 @@ def startup_point(space: KnobSpace, seed: int, index: int) -> Array:
 
 @dataclass(frozen=True)
 class Pool:
-    """Candidates with their origin, one of this module's four names."""
+    """Candidates.
+
+    Attributes:
+        points: Where they lie, n points.
+        origin: One of this module's four names for each.
+        level: Refined log noise that each was aimed at, shape (n,); NaN where it was not aimed.
+    """
 
     points: Points
     origin: Sequence[str]
+    level: Array
+
+    def refined(self, points: Points, parents: Rows) -> Pool:
+        """Return the pool with `points` added, each with the origin and level of its parent in the pool."""
+        origin = [*self.origin, *(self.origin[i] for i in parents)]
+        return Pool(self.points + points, origin, np.concatenate([self.level, self.level[parents]]))
 
 
 def propose(space: KnobSpace, model: Posterior, levels: Array, rng: np.random.Generator) -> Pool:
@@ -86,15 +98,18 @@ def propose(space: KnobSpace, model: Posterior, levels: Array, rng: np.random.Ge
     count = math.prod(knob.size for knob in space.knobs)
     if count <= _ENUMERABLE:
         unit = _everything(space)
-        return Pool(space.points(unit), [FILLING] * len(unit))
-    d = len(space.knobs)
-    filling = sobol(256, d, rng)
+        return Pool(space.points(unit), [FILLING] * len(unit), np.full(len(unit), np.nan))
+    unit = sobol(256, len(space.knobs), rng)
     near = neighbours(space, _best(model, 5), model, rng, 40)
-    parts = [(FILLING, filling), (NEIGHBOUR, near)]
+    origin = [FILLING] * len(unit) + [NEIGHBOUR] * len(near)
+    unit, aims = np.concatenate([unit, near]), np.full(len(origin), np.nan)
     if space.pivot is not None and len(levels):
-        parts.append((LEVEL_SET, level_sets(space, model, levels, rng)))
-    unit = np.concatenate([part for _, part in parts])
-    return Pool(space.points(unit), [name for name, part in parts for _ in range(len(part))])
+        aimed, reached = level_sets(space, model, levels, rng)
+        # a pivot of few choices cannot be solved for: those draws hit no level
+        solved = not space.knobs[space.pivot].choices
+        origin += [LEVEL_SET if solved else FILLING] * len(aimed)
+        unit, aims = np.concatenate([unit, aimed]), np.concatenate([aims, reached if solved else reached * np.nan])
+    return Pool(space.points(unit), origin, aims)
 
 
 def _everything(space: KnobSpace) -> Array:
@@ -107,15 +122,17 @@ def _best(model: Posterior, count: int) -> Array:
     return model.points.unit[np.argsort(mean, kind="stable")[:count]]
 
 
-def level_sets(space: KnobSpace, model: Posterior, levels: Array, rng: np.random.Generator, each: int = 32) -> Array:
-    """Return points on level sets of the refined log noise, shape (<= len(levels) * each, d).
+def level_sets(
+    space: KnobSpace, model: Posterior, levels: Array, rng: np.random.Generator, each: int = 32
+) -> tuple[Array, Array]:
+    """Return points on level sets of the refined log noise, shape (n <= len(levels) * each, d), and their levels, (n,).
 
     Every knob but the pivot is drawn by scrambled Sobol, the pivot solved for; draws that it cannot serve are left out.
     """
     draws = sobol(each * len(levels), len(space.knobs), rng)
     targets = np.resize(levels, len(draws))
     unit, reached = space.solve(draws, targets, model.theta.tilt)
-    return unit[reached]
+    return unit[reached], targets[reached]
 
 
 def neighbours(space: KnobSpace, best: Array, model: Posterior, rng: np.random.Generator, each: int) -> Array:

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 NOISE_TARGET_KEY = "sweeper:noise_target"
-"""System attribute of a trial: predicted noise of the proposal (float, unit of the definition)."""
+"""System attribute of a trial: noise that the proposal was aimed at (float, unit of the definition).
+
+A proposal from a level set was aimed at that level of the refined noise (exponents as fitted, other knobs at
+mid-range), which differs from its own noise by the refinement and by what was moved afterwards; any other proposal,
+and an enqueued trial, was aimed at its own noise."""
 SEARCH_KEY = "sweeper:search"
 """System attribute of a trial: JSON with `origin`, `optimum`, `optimum_low`, `optimum_high`, `exponents`,
 `variance_share`, `trials` as the sampler believed when it proposed."""
@@ -64,10 +68,25 @@ def keys(units: Array) -> list[tuple[float, ...]]:
 
 
 def note(
-    study: Study, trial: FrozenTrial, space: KnobSpace, params: Mapping[str, Any], thought: Mapping[str, Any]
+    study: Study,
+    trial: FrozenTrial,
+    space: KnobSpace,
+    params: Mapping[str, Any],
+    thought: Mapping[str, Any],
+    target: float | None = None,
 ) -> None:
-    """Write a proposal into the trial's system attributes: its parameters, its noise and the thought behind it."""
-    tried = {**params, **trial.system_attrs.get("fixed_params", {})}
+    """Write a proposal into the trial's system attributes: its parameters, the noise aimed at, the thought behind it.
+
+    Args:
+        study: Study that asks.
+        trial: Its trial.
+        space: The search space.
+        params: The proposal.
+        thought: What stands under `SEARCH_KEY`.
+        target: Noise of the level that the proposal was aimed at; None where it was aimed at none.
+    """
+    enqueued = trial.system_attrs.get("fixed_params", {})
+    tried = {**params, **enqueued}
     unit, usable = space.units_of([tried])
     if not usable[0]:  # enqueued with a value that the space cannot hold
         tried, (unit, _) = dict(params), space.units_of([params])
@@ -75,7 +94,8 @@ def note(
     text = json.dumps(internal)
     notes: dict[str, Any] = {f"{PARAMS_KEY}:{i // _CHUNK}": text[i : i + _CHUNK] for i in range(0, len(text), _CHUNK)}
     if space.pivot is not None:
-        notes[NOISE_TARGET_KEY] = math.exp(space.points(unit).log_noise[0])
+        own = math.exp(space.points(unit).log_noise[0])
+        notes[NOISE_TARGET_KEY] = own if target is None or enqueued else target
     notes[SEARCH_KEY] = json.dumps(dict(thought))
     for name, value in notes.items():
         study._storage.set_trial_system_attr(trial._trial_id, name, value)

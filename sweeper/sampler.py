@@ -18,9 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from .candidates import (
-    NEIGHBOUR,
     STARTUP,
-    Pool,
     log_expected_improvement,
     neighbours,
     propose,
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 _TILT_SD = 0.1  # prior sd of each refined exponent, relative to the pivot's
 _MAX_TRIALS, _MAX_PENDING = 500, 128
 _DRAWS, _GRID, _LEVELS = 200, 160, 8
-_REFINEMENTS, _FEWEST = 2, 3
+_REFINEMENTS, _REFINED, _CHILDREN, _FEWEST = 2, 4, 24, 3
 
 __all__ = ["NOISE_TARGET_KEY", "PARAMS_KEY", "SEARCH_KEY", "Explanation", "NoiseTargetedSampler"]
 
@@ -175,13 +173,15 @@ class NoiseTargetedSampler(BaseSampler):
         rng = np.random.default_rng([self._seed, trial.number])
         if trial.number < self._n_startup or len(losses) < _FEWEST:
             unit, origin, thought = self._start(space, trial.number, taken, rng), STARTUP, self._ignorant(space)
+            level = math.nan
         else:
             fitted = self._fit(space, units, losses, rng)
             running = tried(space, others, (TrialState.RUNNING,))[-_MAX_PENDING:]
-            unit, origin = _choose(fitted, running, taken, rng)
+            unit, origin, level = _choose(fitted, running, taken, rng)
             thought = self._explanation(fitted)
         params = space.params_of(unit)
-        note(study, trial, space, params, {"origin": origin, **asdict(thought)})
+        target = None if math.isnan(level) else math.exp(level)
+        note(study, trial, space, params, {"origin": origin, **asdict(thought)}, target)
         return params
 
     def explain(self, trials: Sequence[FrozenTrial], direction: str | StudyDirection = "minimize") -> Explanation:
@@ -247,7 +247,8 @@ class NoiseTargetedSampler(BaseSampler):
         return Explanation(self._noise, exponents, best, float(low), float(high), share, len(fitted.model.points))
 
 
-def _choose(fitted: _Fitted, running: Array, taken: Taken, rng: np.random.Generator) -> tuple[Array, str]:
+def _choose(fitted: _Fitted, running: Array, taken: Taken, rng: np.random.Generator) -> tuple[Array, str, float]:
+    # the chosen point, its origin, and the refined log noise it was aimed at (NaN: none)
     space, model = fitted.space, fitted.model
     believer = model.believe(space.points(running)) if len(running) else model
     levels = fitted.axis[:0]
@@ -257,13 +258,13 @@ def _choose(fitted: _Fitted, running: Array, taken: Taken, rng: np.random.Genera
     pool = propose(space, model, levels, rng)
     score = log_expected_improvement(*believer.predict(pool.points), incumbent)
     for _ in range(_REFINEMENTS):
-        top = pool.points.unit[np.argsort(-score, kind="stable")[:4]]
-        more = space.points(neighbours(space, top, model, rng, 24))
-        pool = Pool(pool.points + more, [*pool.origin, *[NEIGHBOUR] * len(more)])
+        top = np.argsort(-score, kind="stable")[:_REFINED]
+        more = space.points(neighbours(space, pool.points.unit[top], model, rng, _CHILDREN))
+        pool = pool.refined(more, np.repeat(top, _CHILDREN))
         score = np.concatenate([score, log_expected_improvement(*believer.predict(more), incumbent)])
     order, names = np.argsort(-score, kind="stable"), keys(pool.points.unit)
     best = int(next((i for i in order if names[i] not in taken), order[0]))
-    return pool.points.unit[best], pool.origin[best]
+    return pool.points.unit[best], pool.origin[best], float(pool.level[best])
 
 
 def _check_single(study: Study) -> None:

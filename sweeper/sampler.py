@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from .candidates import (
     startup_point,
 )
 from .exchange import NOISE_TARGET_KEY, PARAMS_KEY, SEARCH_KEY, keys, note, observed, tried
+from .explanation import Explanation, best_noise
 from .knobs import Array, check_fixed, check_names, check_noise
 from .noise_axis import KnobSpace, knob_space
 from .surrogate import Posterior, Prior, fit, thin
@@ -45,32 +46,10 @@ Taken = Collection[tuple[float, ...]]
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """What the sampler made of the trials.
-
-    Attributes:
-        noise: Name of the definition.
-        exponents: Role -> fitted exponent of its factor (eta, B, 1 - mu, lambda); the pivot's is taken as given.
-        optimum: Noise at which f is best (unit of the definition, other knobs at mid-range); None without a model.
-        optimum_low: 5 % quantile of the argmax of f over posterior draws.
-        optimum_high: 95 % quantile.
-        variance_share: Share of the explained variance that noise alone explains, in [0, 1].
-        trials: Number of finished trials behind it.
-    """
-
-    noise: str
-    exponents: dict[str, float]
-    optimum: float | None = None
-    optimum_low: float | None = None
-    optimum_high: float | None = None
-    variance_share: float = 0.0
-    trials: int = 0
-
-
-@dataclass(frozen=True)
 class _Fitted:
     space: KnobSpace
     model: Posterior
+    losses: Array  # of the model's points, shape (n,)
     axis: Array  # grid of refined log noise, shape (m,)
     draws: Array  # argbest of f in each posterior draw, shape (_DRAWS,)
     mean: Array  # mean of f on the grid, shape (m,)
@@ -222,11 +201,11 @@ class NoiseTargetedSampler(BaseSampler):
         nominal = np.array([knob.nominal for knob in space.knobs])
         model = fit(points, losses[rows], nominal, prior, high > low)
         if not high > low:
-            return _Fitted(space, model, np.zeros(0), np.zeros(0), np.zeros(0))
+            return _Fitted(space, model, losses[rows], np.zeros(0), np.zeros(0), np.zeros(0))
         seen = model.axis(points)
         axis = np.linspace(min(low, float(seen.min())), max(high, float(seen.max())), _GRID)
         mean, covariance = model.noise_curve(axis)
-        return _Fitted(space, model, axis, axis[_draw(mean, covariance, rng).argmin(axis=1)], mean)
+        return _Fitted(space, model, losses[rows], axis, axis[_draw(mean, covariance, rng).argmin(axis=1)], mean)
 
     def _ignorant(self, space: KnobSpace) -> Explanation:
         exponents = {str(k.role): _given(space, k.role) for k in space.knobs if k.role in space.noise.knobs}
@@ -239,12 +218,12 @@ class NoiseTargetedSampler(BaseSampler):
             role = str(space.knobs[i].role)
             sign = -1.0 if role in ("batch_size", "momentum") else 1.0
             exponents[role] = _given(space, role) + sign * float(tilt)
-        if not len(fitted.axis):
-            return Explanation(self._noise, exponents, trials=len(fitted.model.points))
-        low, high = np.exp(np.quantile(fitted.draws, [0.05, 0.95]))
-        best = math.exp(fitted.axis[int(fitted.mean.argmin())])
         share = fitted.model.noise_share()
-        return Explanation(self._noise, exponents, best, float(low), float(high), share, len(fitted.model.points))
+        known = Explanation(self._noise, exponents, variance_share=share, trials=len(fitted.model.points))
+        found = best_noise(fitted.model.axis(fitted.model.points), fitted.losses) if len(fitted.axis) else None
+        if found is None:
+            return known
+        return replace(known, optimum=found.best, optimum_low=found.low, optimum_high=found.high)
 
 
 def _choose(fitted: _Fitted, running: Array, taken: Taken, rng: np.random.Generator) -> tuple[Array, str, float]:

@@ -48,16 +48,25 @@ class Smoother:
 
         Source: Rasmussen & Williams 2006, eq. 2.25 and 2.26; the mean of w points scatters by s² r / w.
         """
-        length, ratio, amplitude, _ = setting
+        amplitude = setting[2]
+        cross, factor, height = self._solve(grid, z, counts, setting)
+        explained = np.einsum("ij,ji->i", cross, cho_solve(factor, cross.T))
+        return cross @ height, amplitude * np.maximum(1.0 - explained, 0.0)
+
+    def mean(self, grid: Array, z: Array, counts: Array, setting: Array) -> Array:
+        """Return the posterior mean alone; see `curve`."""
+        cross, _, height = self._solve(grid, z, counts, setting)
+        return cross @ height
+
+    def _solve(self, grid: Array, z: Array, counts: Array, setting: Array) -> tuple[Array, tuple[Array, bool], Array]:
+        # covariance of grid and groups, factor of the groups' covariance, and that solved for their heights
+        length, ratio = setting[:2]
         weight = np.bincount(self.group, counts, len(self.x))
         total = np.bincount(self.group, counts * z, len(self.x))
         seen = weight > 0
         x = self.x[seen]
         factor = cho_factor(_matern(x, x, length) + np.diag(ratio / weight[seen]), lower=True)
-        cross = _matern(grid, x, length)
-        mean = cross @ cho_solve(factor, total[seen] / weight[seen])
-        explained = np.einsum("ij,ji->i", cross, cho_solve(factor, cross.T))
-        return mean, amplitude * np.maximum(1.0 - explained, 0.0)
+        return _matern(grid, x, length), factor, cho_solve(factor, total[seen] / weight[seen])
 
 
 def _matern(a: Array, b: Array, length: float) -> Array:
@@ -66,14 +75,14 @@ def _matern(a: Array, b: Array, length: float) -> Array:
     return (1.0 + d + d * d / 3.0) * np.exp(-d)
 
 
-def train(x: Array, z: Array) -> Smoother:
+def train(x: Array, z: Array, limit: int = MAX_GROUPS) -> Smoother:
     """Return the process for `x` in ascending order, with flat priors on log l, log r and s² at its best for each.
 
-    Above `MAX_GROUPS` points it is trained on means of neighbours, in groups of equal size.
+    Above `limit` points it is trained on means of neighbours, in groups of equal size.
 
     Source: Rasmussen & Williams 2006, eq. 5.8, with s² = zᵀ(K + r)⁻¹z / n put in.
     """
-    groups = min(len(x), MAX_GROUPS)
+    groups = min(len(x), limit)
     group = np.arange(len(x)) * groups // len(x)
     size = np.bincount(group)
     centre, mean = np.bincount(group, x) / size, np.bincount(group, z) / size
@@ -109,5 +118,5 @@ def bootstrap_argmax(smoother: Smoother, grid: Array, z: Array, seed: int, draws
     picked = rng.choice(len(smoother.settings), draws, p=smoother.settings[:, 3])
     for i in range(draws):
         counts = rng.multinomial(n, np.full(n, 1 / n)).astype(float)
-        best[i] = grid[int(np.argmax(smoother.curve(grid, z, counts, smoother.settings[picked[i]])[0]))]
+        best[i] = grid[int(np.argmax(smoother.mean(grid, z, counts, smoother.settings[picked[i]])))]
     return best

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from scipy.optimize import approx_fprime
 from scipy.stats import norm
 
-from sweeper.candidates import log_expected_improvement, reach, startup_point, van_der_corput
+from sweeper.candidates import LEVEL_SET, log_expected_improvement, propose, reach, startup_point, van_der_corput
 from sweeper.exchange import PARAMS_KEY
 from sweeper.knobs import check_fixed, check_names
 from sweeper.noise_axis import KnobSpace, knob_space
@@ -229,6 +229,22 @@ def test_believing_keeps_the_mean_and_shrinks_the_sd() -> None:
     assert believer.chol @ believer.chol.T == pytest.approx(whole, abs=1e-8)
 
 
+def test_candidates_of_a_level_set_lie_on_the_level_they_are_aimed_at() -> None:
+    space, unit, y = _problem()
+    model = fit(space.points(unit), y, np.zeros(5, dtype=bool), Prior.of(5, np.full(3, 0.1), 10.0), True)
+    levels = np.log([BEST / 2, BEST])
+    pool = propose(space, model, levels, np.random.default_rng(0))
+    aimed = np.array([origin == LEVEL_SET for origin in pool.origin])
+    assert set(pool.level[aimed]) == set(levels)
+    assert np.isnan(pool.level[~aimed]).all()
+    assert model.axis(pool.points)[aimed] == pytest.approx(pool.level[aimed], abs=1e-9)
+    parents = np.array([np.flatnonzero(aimed)[0], 0])
+    more = pool.refined(pool.points[parents], parents)
+    assert list(more.origin[-2:]) == [LEVEL_SET, pool.origin[0]]
+    assert more.level[-2] == pool.level[parents[0]]
+    assert np.isnan(more.level[-1])
+
+
 def test_log_expected_improvement_equals_the_integral_and_survives_the_tail() -> None:
     mean, sd = np.array([0.0, 0.5, 1.0, 3.0]), np.array([1.0, 0.3, 0.2, 0.5])
     z = (0.2 - mean) / sd
@@ -275,10 +291,10 @@ def test_finds_the_best_noise_and_says_so(direction: str) -> None:
     assert seen.optimum is not None
     assert seen.optimum_low is not None
     assert seen.optimum_high is not None
-    assert seen.optimum_low <= seen.optimum_high
-    assert BEST / 1.5 < seen.optimum < BEST * 1.5
-    assert seen.optimum_low < BEST * 1.2
-    assert seen.optimum_high > BEST / 1.2
+    assert seen.optimum_low <= seen.optimum <= seen.optimum_high
+    assert BEST / 1.2 < seen.optimum < BEST * 1.2
+    assert BEST / 2 < seen.optimum_low < BEST * 1.2
+    assert BEST / 1.2 < seen.optimum_high < BEST * 2
     assert seen.variance_share > 0.8
     assert seen.trials == 30
     assert seen == sampler.explain(study.trials, study.direction)
@@ -342,6 +358,33 @@ def test_any_kind_of_knob(space: dict[str, Any], noise: str) -> None:
     study = run(NoiseTargetedSampler(noise, search_space=space, n_startup=3), lambda p: len(str(p)), 9, space)
     assert all(set(t.params) == set(space) for t in study.trials)
     assert json.loads(study.trials[-1].system_attrs[SEARCH_KEY])["origin"] in ("filling", "level_set", "neighbour")
+
+
+def test_origin_and_target_say_how_a_refined_proposal_came_about() -> None:
+    study = run(NoiseTargetedSampler(seed=0, search_space=SPACE), ridge, 24)
+    notes = [json.loads(t.system_attrs[SEARCH_KEY]) for t in study.trials]
+    assert [n["origin"] for n in notes[:10]] == ["startup"] * 10
+    later = {n["origin"] for n in notes[10:]}
+    assert "level_set" in later
+    assert later <= {"level_set", "neighbour", "filling"}
+    for trial, thought in zip(study.trials, notes, strict=True):
+        rate, batch, momentum = (trial.params[k] for k in ("learning_rate", "batch_size", "momentum"))
+        own = rate / (batch * (1 - momentum))
+        target = trial.system_attrs[NOISE_TARGET_KEY]
+        if thought["origin"] == "level_set":  # the level, in the refined noise
+            assert math.log(own / target) == pytest.approx(0.0, abs=1.5)
+        else:
+            assert target == pytest.approx(own)
+
+
+def test_a_pivot_of_few_choices_is_aimed_at_no_level() -> None:
+    space = {"learning_rate": CategoricalDistribution((1e-3, 1e-2, 1e-1, 1.0)), "weight_decay": SPACE["weight_decay"]}
+    sampler = NoiseTargetedSampler(search_space=space, fixed={"batch_size": 32, "momentum": 0.9}, n_startup=4)
+    study = run(sampler, lambda p: abs(math.log(p["learning_rate"] / 0.032)), 12, space)
+    for trial in study.trials:
+        assert json.loads(trial.system_attrs[SEARCH_KEY])["origin"] != "level_set"
+        own = trial.params["learning_rate"] / (32 * 0.1)
+        assert trial.system_attrs[NOISE_TARGET_KEY] == pytest.approx(own)
 
 
 def test_small_spaces_are_used_up_before_anything_repeats() -> None:

@@ -9,12 +9,14 @@ f       Gaussian process over x with length scale l and relative scatter r, see 
 x*      argmax of f over the tried range of x
 ======  ============================================================================================
 
-Only viable pairs enter (outcome `ok`). Among them a few merges collapse and would flatten everything else, so z is
-winsorised on its bad side. (l, r) are integrated over by a grid, not set to their best fit: with a few dozen
-configurations the best fit is often a wiggly curve, whose interval covers too rarely and whose optimum looks interior
-even where nothing depends on noise. The interval of x* is a bootstrap over configurations, (l, r) drawn afresh each
-time; it holds for the range of noise that was tried. There is no verdict on the curve's shape here: an adaptive
-search samples near its own optimum, which biases one.
+Only viable pairs enter (outcome `ok`); one whose merge overflowed (no finite objective) counts as capped, as the
+study is told. Among them a few merges collapse and would flatten everything else, so z is winsorised on its bad side.
+(l, r) are integrated over by a grid, not set to their best fit: with a few dozen configurations the best fit is often
+a wiggly curve, whose interval covers too rarely and whose optimum looks interior even where nothing depends on noise.
+The interval of x* is a bootstrap over configurations, (l, r) drawn afresh each time; it holds for the range of noise
+that was tried. There is no verdict on the curve's shape here: an adaptive search samples near its own optimum, which
+biases one; for the same reason its interval says how the optimum depends on the configurations that were drawn, not
+what another search would find.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class Regime:
         edge_share: Share of the bootstrap optima at an edge of the tried range: in its outermost 5 % (of log
             noise), or nearer to the outermost tried noise than to the next (at most 15 %).
         interior: True where the optimum is determined and `edge_share` < 0.05.
-        n_trials: Trials that entered: viable, with a positive noise and a finite objective.
+        n_trials: Trials that entered: viable, with a positive noise; of those without a finite objective the merge
+            overflowed, and they count as capped.
         n_configs: Configurations they belong to.
         n_left_out: All other rows of the table.
         grid: Noises at which the curve is given, equally spaced in log; empty where not determined.
@@ -149,15 +152,19 @@ def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
     values: dict[str, list[float]] = {}
     noises: dict[str, float] = {}
     failed: list[float] = []
+    known = 0
     for row in rows:
         level, value = row[column], row[goal.column]
         if level is None or not (level > 0 and math.isfinite(level)):
             continue
-        if row["outcome"] == "ok" and value is not None and math.isfinite(value):
+        if row["outcome"] == "ok":
+            known += value is not None and math.isfinite(value)
             values.setdefault(row["config"], []).append(goal.tell(row))
             noises[row["config"]] = level
         elif row["outcome"] in ("diverged", "not_viable"):
             failed.append(level)
+    if not known:  # the objective was not measured at all
+        values = {}
     configs = sorted(values, key=lambda c: (noises[c], c))
     x = np.log([noises[c] for c in configs])
     z = np.array([math.fsum(values[c]) / len(values[c]) for c in configs]) * (1 if goal.maximize else -1)

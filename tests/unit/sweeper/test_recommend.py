@@ -195,6 +195,8 @@ def test_collapsed_merges_count_as_failures_and_lost_trials_do_not(regime: Regim
     assert stability_limit(stepped(*good, at_step("x", 5.0, gain=deep)), regime) == pytest.approx(5.0)
     assert stability_limit(stepped(*good, at_step("x", 5.0, gain=shallow)), regime) is None
     assert stability_limit(stepped(*good, at_step("x", 5.0, outcome="failed")), regime) is None
+    # Parquet parts hold the infinite loss of an overflowed merge as empty
+    assert stability_limit(stepped(*good, at_step("x", 5.0, gain=None)), regime) == pytest.approx(5.0)
 
 
 def test_failures_at_high_noise_are_not_blamed_on_the_step(trials, regime: Regime) -> None:

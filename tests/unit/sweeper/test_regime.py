@@ -113,13 +113,26 @@ def test_repeats_are_averaged_into_one_configuration() -> None:
 
 def test_what_is_not_viable_is_left_out_and_counted() -> None:
     rows = sweep(hump, 20, 0)
-    bad = [
-        trial(f"bad{o}", g, outcome=o)
-        for o, g in (("diverged", None), ("not_viable", 5.0), ("failed", None), ("ok", math.nan))
-    ]
+    bad = [trial(f"bad{o}", g, outcome=o) for o, g in (("diverged", None), ("not_viable", 5.0), ("failed", None))]
     clean, mixed = fit(rows), fit(rows + bad)
-    assert (mixed.n_trials, mixed.n_configs, mixed.n_left_out) == (20, 20, 4)
+    assert (mixed.n_trials, mixed.n_configs, mixed.n_left_out) == (20, 20, 3)
     assert mixed.optimum == clean.optimum
+
+
+@pytest.mark.parametrize(("objective", "worst"), [("gain_mean", -math.inf), ("merged_loss", math.inf)])
+def test_a_merge_that_overflowed_counts_like_a_capped_one(objective: str, worst: float) -> None:
+    column, cap = OBJECTIVES[objective].column, math.copysign(2 * math.log(10), worst)
+    rows = [trial(f"high{i}", None, learning_rate=1.0 + i, **{column: cap}) for i in range(4)]
+    capped = fit([*sweep(hump, 20, 0), *rows], objective)
+    assert (capped.n_trials, capped.n_left_out) == (24, 0)
+    for lost in (worst, None, math.nan):  # Parquet parts hold an infinite value as empty
+        assert fit([*sweep(hump, 20, 0), *({**r, column: lost} for r in rows)], objective) == capped
+
+
+def test_an_objective_that_was_not_measured_is_not_a_cliff() -> None:
+    regime = fit(sweep(hump, 20, 0), "barrier")
+    assert "0 viable configurations have a noise and a score" in regime.message
+    assert regime.n_left_out == 20
 
 
 def test_zero_noise_is_left_out_and_counted() -> None:

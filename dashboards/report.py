@@ -164,6 +164,7 @@ def _regime_tiles(regimes: Mapping[str, Regime]) -> list[Tile]:
             tiles.append(Tile(title, "not determined", f"{regime.n_configs} viable configurations so far"))
             continue
         where = "inside the tried range" if regime.interior else "not clearly inside the tried range"
+        where += " of this search" if regime.interior and regime.adaptive else ""
         interval = f"90 % interval {short(regime.low)} to {short(regime.high)}, {where}"
         tiles.append(Tile(title, short(regime.optimum), interval, "" if regime.unit == "1" else regime.unit))
     return tiles

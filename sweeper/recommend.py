@@ -106,10 +106,11 @@ def best_trials(trials: pa.Table, objective: str, n: int = 1) -> list[dict[str, 
 def stability_limit(trials: pa.Table, regime: Regime) -> float | None:
     """Return the step size η/(1−μ) from which on training or merging fails for its size, not for its noise.
 
-    A trial failed if it diverged, was not viable, or its merge overflowed or collapsed (validation loss above the mean
-    parent's by more than 0.05 ln C). Failures at more than three times the upper end of the optimum's interval are
-    blamed on the noise and left out. The limit is the split of the step axis that sorts failed and good trials with the fewest
-    errors: most trials at or above it failed. It is the step of a failed trial; of equal splits the lowest counts.
+    A trial failed if it diverged, was not viable, or its merge overflowed or collapsed (validation loss above the
+    mean parent's by more than 0.05 ln C). Failures at more than three times the upper end of the optimum's interval
+    are blamed on the noise and left out. The limit is the split of the step axis that sorts failed and good trials
+    with the fewest errors: most trials at or above it failed. It is the step of a failed trial; of equal splits the
+    lowest counts.
 
     Returns:
         The limit, or None where no such failures were seen.

@@ -58,6 +58,7 @@ class Regime:
         edge_share: Share of the bootstrap optima at an edge of the tried range: in its outermost 5 % (of log
             noise), or nearer to the outermost tried noise than to the next (at most 15 %).
         interior: True where the optimum is determined and `edge_share` < 0.05.
+        adaptive: True where a sampler that learns chose any of the configurations.
         n_trials: Trials that entered: viable, with a positive noise; of those without a finite objective the merge
             overflowed, and they count as capped.
         n_configs: Configurations they belong to.
@@ -80,6 +81,7 @@ class Regime:
     value: float | None
     edge_share: float | None
     interior: bool
+    adaptive: bool
     n_trials: int
     n_configs: int
     n_left_out: int
@@ -135,6 +137,7 @@ def fit_regime(
         "column": goal.column,
         "maximize": goal.maximize,
         "unit": scale.unit,
+        "adaptive": bool(data.adaptive),
         "n_trials": data.n_trials,
         "n_configs": len(data.x),
         "n_left_out": data.n_left_out,
@@ -274,5 +277,6 @@ def _message(data: _Data, found: dict[str, Any], unit: str, side: str) -> str:
             else f"widen the knobs towards {'less' if side == 'lower' else 'more'} noise"
         )
     if data.adaptive:
-        text += f". Sampled adaptively ({', '.join(data.adaptive)}): the curve's shape is not judged"
+        text += f". Sampled adaptively ({', '.join(data.adaptive)}): the interval covers which configurations were"
+        text += " drawn, not another search's outcome, and the curve's shape is not judged"
     return text + "."

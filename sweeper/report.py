@@ -60,7 +60,7 @@ def _wrap(text: str, indent: int) -> str:
 
 def _regimes(record: Mapping[str, Any]) -> str:
     title = f"best noise {record['formula']} [{record['unit']}] for"
-    header = ("objective", "noise", "90 % interval", "at an edge", "interior", "predicted", "configurations")
+    header = ("objective", "noise", "90 % interval", "at an edge", "interior", "predicted", "configs")
     rows: list[tuple[str, ...]] = []
     notes: list[str] = []
     for name, regime in record["regimes"].items():
@@ -71,7 +71,7 @@ def _regimes(record: Mapping[str, Any]) -> str:
                 number(regime["optimum"]),
                 f"{number(regime['low'])} to {number(regime['high'])}" if known else "-",
                 f"{regime['edge_share']:.0%}" if known else "-",
-                ("yes" if regime["interior"] else "no") if known else "-",
+                _interior(regime) if known else "-",
                 number(regime["value"]),
                 str(regime["n_configs"]),
             )
@@ -79,6 +79,12 @@ def _regimes(record: Mapping[str, Any]) -> str:
         notes.append(_wrap(f"{name}: {regime['message']}", 2))
     labels = [f"{name} = {OBJECTIVES[name].label}" for name in record["regimes"]]
     return "\n".join((title, format_table(header, rows), *notes, _wrap("; ".join(labels), 2)))
+
+
+def _interior(regime: Mapping[str, Any]) -> str:
+    if not regime["interior"]:
+        return "no"
+    return "yes, in this search" if regime["adaptive"] else "yes"
 
 
 def _best(record: Mapping[str, Any]) -> str:

@@ -258,6 +258,14 @@ def test_every_summary_is_json_and_fits_the_terminal(objective: str, n: int) -> 
     assert "merged_loss" in text
 
 
+def test_an_adaptive_search_speaks_for_itself_alone() -> None:
+    for sampler, words in (("noise", "  yes, in this search  "), ("random", "  yes  ")):
+        text = format_summary(summary(table(sweep(hump, 60, 0, sampler=sampler))))
+        line = next(v for v in text.splitlines() if v.startswith("  gain_mean "))
+        assert words in line
+        assert max(len(v) for v in text.splitlines()) <= 100
+
+
 def test_the_text_gives_three_significant_digits() -> None:
     text = format_summary(summary(table([trial("a", 0.123456, learning_rate=0.0123456)])))
     assert "0.0123," in text

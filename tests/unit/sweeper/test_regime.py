@@ -201,8 +201,11 @@ def test_too_little_to_go_on_is_said(rows, message: str) -> None:
 
 
 def test_an_adaptive_sampler_is_named_and_a_designed_one_is_not() -> None:
-    assert "Sampled adaptively (noise)" in fit(sweep(hump, 20, 0, sampler="noise")).message
-    assert "adaptively" not in fit(sweep(hump, 20, 0, sampler="qmc")).message
+    adaptive, designed = (fit(sweep(hump, 20, 0, sampler=s)) for s in ("noise", "qmc"))
+    assert (adaptive.adaptive, designed.adaptive) == (True, False)
+    assert "Sampled adaptively (noise): the interval covers which configurations were drawn" in adaptive.message
+    assert "not another search's outcome" in adaptive.message
+    assert "adaptively" not in designed.message
 
 
 def test_failures_above_the_best_noise_are_named_when_it_lies_at_the_edge() -> None:

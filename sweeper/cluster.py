@@ -141,7 +141,8 @@ def connect(spec: SweepSpec) -> tuple[int, int]:
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if spec.address is None:
-        workers = spec.workers if isinstance(spec.workers, int) else os.cpu_count() or 1
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = spec.workers if isinstance(spec.workers, int) else max(1, cpus // spec.threads)
         ray.init(num_cpus=workers * spec.threads, include_dashboard=False, **quiet)
     else:
         try:

@@ -6,7 +6,8 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .report import format_table, number
 from .spec import SpecError, SweepSpec, load_spec
 
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
+BOTH = ("gain_mean", "merged_loss")  # the paper's measure, and what a user takes home
 KNOBS = ("learning_rate", "batch_size", "momentum", "weight_decay", "augmentation_strength")
 _RUN_KEYS = ("trials", "sampler", "objective", "noise", "repeats", "seed", "stack", "threads", "device", "out")
 _MACHINE_KEYS = ("workers", "runner", "address", "max_seconds", "data")
@@ -77,9 +79,9 @@ def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
         return INTERRUPTED
     if results.reason:
         print(f"stopped early: {results.reason}; `sweeper resume {results.run}` continues", file=sys.stderr)
+    _write_page(results.run)
     record = _found(results.run, results.trials, spec)
-    record["page"] = str(_write_page(results.run))
-    _print(args, record, _found_text(results.trials, record))
+    _print(args, record, _found_text(record))
     successful = any(o == "ok" for o in results.trials["outcome"].to_pylist())
     return DONE if successful and results.failed < spec.max_failed else NO_SUCCESS
 
@@ -89,32 +91,51 @@ def _found(folder: str | Path, trials: Any, spec: SweepSpec) -> dict[str, Any]:
 
     folder = Path(folder).absolute()
     record = {**summary(trials, spec.objective, spec.noise), "run": str(folder)}
-    if record["best"]:
-        weights = folder / "weights" / f"{record['best']['digest']}.safetensors"
-        record["weights"] = str(weights) if weights.exists() else None
+    page = folder / "dashboard.html"
+    weights = folder / "weights" / f"{record['best']['digest']}.safetensors" if record["best"] else None
+    record["page"] = str(page) if page.exists() else None
+    record["weights"] = str(weights) if weights and weights.exists() else None
+    try:
+        record["recommendations"] = _advice(trials, spec.noise, BOTH)
+    except SpecError:
+        record["recommendations"] = {}  # no optimum yet, or a noise without a learning rate: the summary says so
     return record
 
 
-def _found_text(trials: Any, record: Mapping[str, Any]) -> str:
+def _found_text(record: Mapping[str, Any]) -> str:
     from .recommend import format_summary
 
     parts = [format_summary(record)]
-    if advice := _advice(trials, record):
-        parts.append(advice)
-    places = {"results": record["run"], "page": record.get("page"), "best merged weights": record.get("weights")}
+    for name, advice in record["recommendations"].items():
+        parts.append(f"hyperparameters that reach the best noise for {name}\n{advice['text']}")
+    places = {"results": record["run"], "page": record["page"], "best merged weights": record["weights"]}
     parts.append("\n".join(f"{name + ':':<21}{place}" for name, place in places.items() if place))
     return "\n\n".join(parts)
 
 
-def _advice(trials: Any, record: Mapping[str, Any]) -> str:
+def _advice(trials: Any, noise: str, objectives: Iterable[str], **wanted: Any) -> dict[str, Any]:
+    """Return recommendations and their text by objective; one without an optimum is left out.
+
+    Raises:
+        SpecError: None of them has an answer; the message is the first one's reason.
+    """
     from .recommend import format_recommendations, recommend
     from .regime import fit_regime
 
-    regime = fit_regime(trials, "gain_mean", record["noise"])
-    try:
-        return format_recommendations(recommend(trials, regime))
-    except ValueError:
-        return ""  # no optimum yet, or a noise without a learning rate: the summary says so
+    found: dict[str, Any] = {}
+    errors: list[str] = []
+    for objective in objectives:
+        try:
+            regime = fit_regime(trials, objective, noise)
+            advice = recommend(trials, regime, **wanted)
+        except (ValueError, UnknownName) as error:
+            errors.append(str(error))
+            continue
+        text = format_recommendations(advice)
+        found[objective] = {"message": regime.message, "recommendations": [asdict(a) for a in advice], "text": text}
+    if not found and errors:
+        raise SpecError(errors[0])
+    return found
 
 
 def _write_page(folder: Path) -> Path:
@@ -178,7 +199,7 @@ def best(args: argparse.Namespace) -> int:
         if not record["best"]:
             raise SpecError("no viable trial yet: there is nothing to save")
         record["saved"] = _save(Path(args.dir), spec, trials, record["best"]["digest"], Path(args.save))
-    text = _found_text(trials, record)
+    text = _found_text(record)
     _print(args, record, text + (f"\nsaved:               {record['saved']}" if args.save else ""))
     return DONE
 
@@ -205,31 +226,17 @@ def _save(folder: Path, spec: SweepSpec, trials: Any, digest: str, target: Path)
 
 def recommend(args: argparse.Namespace) -> int:
     """`sweeper recommend DIR`."""
-    from dataclasses import asdict
-
-    from .recommend import format_recommendations
-    from .recommend import recommend as find
-    from .regime import fit_regime
-
     spec, trials = _rows(args.dir)
-    records: dict[str, Any] = {}
-    texts: list[str] = []
-    for objective in [args.objective] if args.objective else ["gain_mean", "merged_loss"]:
-        try:
-            regime = fit_regime(trials, objective, spec.noise)
-            found = find(
-                trials,
-                regime,
-                batch_sizes=args.batch_size,
-                momentum=args.momentum,
-                weight_decay=args.weight_decay,
-                learning_rate=args.learning_rate,
-            )
-        except (ValueError, UnknownName) as error:
-            raise SpecError(str(error)) from None
-        records[objective] = {"message": regime.message, "recommendations": [asdict(f) for f in found]}
-        texts.append(f"{objective}: {regime.message}\n{format_recommendations(found)}")
-    _print(args, records, "\n\n".join(texts))
+    found = _advice(
+        trials,
+        spec.noise,
+        [args.objective] if args.objective else BOTH,
+        batch_sizes=args.batch_size,
+        momentum=args.momentum,
+        weight_decay=args.weight_decay,
+        learning_rate=args.learning_rate,
+    )
+    _print(args, found, "\n\n".join(f"{name}: {a['message']}\n{a['text']}" for name, a in found.items()))
     return DONE
 
 
@@ -249,8 +256,8 @@ def _rerun(folder: Path, spec: SweepSpec, row: Mapping[str, Any], data: str | No
     runtime = Runtime(data or spec.data, str(folder / "bases"), row["device"], row["threads"])
     try:
         return run_trials([pair_spec], runtime)[0], pair_spec
-    except (ValueError, UnknownName) as error:
-        raise SpecError(str(error)) from None
+    except (ValueError, UnknownName, RuntimeError) as error:
+        raise SpecError(f"trial {row['digest']} cannot be rerun here: {error}") from None
 
 
 def pair(args: argparse.Namespace) -> int:

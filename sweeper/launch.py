@@ -18,9 +18,10 @@ from search_spaces import Space
 from trainables.runtime import Runtime
 from trainables.trial import inspect
 
-from .runfolder import locked, prepare
-from .session import Session, Status
-from .spec import SpecError, SweepSpec
+from .proposer import make_proposer
+from .runfolder import claim, locked, write_spec
+from .session import Session, Status, noise_constants
+from .spec import SpecError, SweepSpec, corners
 from .store import read_trials
 
 if TYPE_CHECKING:
@@ -95,12 +96,13 @@ def run(
     constants = _preflight(spec, space)
     if spec.runner == "ray" and spec.address:
         check_reachable(spec.address)
-    folder, held = prepare(spec)
+    folder, held = claim(spec)
     with locked(folder):
         runtime = Runtime(spec.data, str(folder / "bases"), spec.device, spec.threads)
         session = Session(spec, space, folder, runtime, constants, listener)
         if held and session.open and session.status.done and not confirm(folder, len(session.open)):
             raise SpecError(f"{folder} holds a part of this sweep; `sweeper resume {folder}` continues it")
+        write_spec(folder, spec)
         interrupted = _run_to_end(session)
     return Results(
         folder,
@@ -181,16 +183,20 @@ def _sigterm_as_sigint() -> Iterator[None]:
 
 
 def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:
-    """Build the data set and the model once, so that what is missing shows before anything starts.
+    """Build data, models and the sampler once, so that what is missing or wrong shows before anything starts.
 
     Returns:
         Constants for the noise formulas: `examples`.
 
     Raises:
-        SpecError: Data or model cannot be built; the batch is larger than the training set.
+        SpecError: Data, a model or the sampler cannot be built; a batch is larger than the training set.
     """
-    first = {n: d.choices[0] if hasattr(d, "choices") else d.high for n, d in space.knobs.items()}  # type: ignore[attr-defined]
     try:
-        return {"examples": inspect(space.build(first), Runtime(spec.data))}
+        specs = [space.build(params) for params in corners(space)]
+        # a cluster's devices are not this machine's
+        device = "auto" if spec.address else spec.device
+        constants = {"examples": inspect(specs, Runtime(spec.data, device=device))}
+        make_proposer(spec, space, noise_constants(space, constants))
     except (ValueError, KeyError) as error:
         raise SpecError(str(error)) from None
+    return constants

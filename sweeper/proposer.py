@@ -7,13 +7,17 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from search_spaces import Space
+from trainables.spec import stream
 
 from .objective import OBJECTIVES
 from .samplers import SAMPLERS
 from .spec import SweepSpec
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,8 @@ class Proposer(Protocol):
         """Return the configuration with this number, or None where there are no more."""
         ...
 
-    def tell(self, number: int, value: float | None) -> None:
-        """Say how a configuration that was asked for ended; None: it failed."""
-        ...
-
-    def add(self, params: Mapping[str, Any], value: float | None) -> None:
-        """Add a configuration that was finished in an earlier run."""
+    def tell(self, number: int, params: Mapping[str, Any], value: float | None) -> None:
+        """Say how a configuration ended, asked for now or in an earlier run; None: it failed."""
         ...
 
 
@@ -63,10 +63,7 @@ class DesignProposer:
         params = design(self.space.knobs, self.spec.seed, number, self.spec.trials)
         return None if params is None else Proposal(params, seconds=time.perf_counter() - start)
 
-    def tell(self, number: int, value: float | None) -> None:
-        """Nothing to learn."""
-
-    def add(self, params: Mapping[str, Any], value: float | None) -> None:
+    def tell(self, number: int, params: Mapping[str, Any], value: float | None) -> None:
         """Nothing to learn."""
 
 
@@ -77,19 +74,29 @@ class StudyProposer:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        make = SAMPLERS[spec.sampler].make
+        self.spec, self.knobs, self.constants = spec, dict(space.knobs), constants
+        direction = "maximize" if OBJECTIVES[spec.objective].maximize else "minimize"
+        self.study = optuna.create_study(sampler=self._sampler(spec.seed), direction=direction)
+        self.open: dict[int, optuna.Trial] = {}
+        self.fresh = True
+
+    def _sampler(self, seed: int) -> BaseSampler:
+        import optuna
+
+        make = SAMPLERS[self.spec.sampler].make
         assert make is not None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = make(seed=spec.seed, knobs=space.knobs, noise=spec.noise, constants=constants)
-        direction = "maximize" if OBJECTIVES[spec.objective].maximize else "minimize"
-        self.study = optuna.create_study(sampler=sampler, direction=direction)
-        self.knobs = dict(space.knobs)
-        self.open: dict[int, optuna.Trial] = {}
+            return make(seed=seed, knobs=self.knobs, noise=self.spec.noise, constants=self.constants)
 
     def ask(self, number: int) -> Proposal:
         """See `Proposer.ask`."""
         start = time.perf_counter()
+        if self.fresh and self.study.trials and not SAMPLERS[self.spec.sampler].stateless:
+            # a sampler with the sweep's seed would draw its first random points again
+            seed = stream(str(self.spec.seed), f"resume/{len(self.study.trials)}") % 2**32
+            self.study.sampler = self._sampler(seed)
+        self.fresh = False
         trial = self.study.ask(fixed_distributions=self.knobs)
         params = dict(trial.params)
         seconds = time.perf_counter() - start
@@ -103,26 +110,16 @@ class StudyProposer:
         attrs = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
         return attrs.get(NOISE_TARGET_KEY), json.loads(attrs.get(SEARCH_KEY, "{}"))
 
-    def tell(self, number: int, value: float | None) -> None:
+    def tell(self, number: int, params: Mapping[str, Any], value: float | None) -> None:
         """See `Proposer.tell`."""
-        from optuna.trial import TrialState
-
-        if number in self.open:
-            trial = self.open.pop(number)
-            self.study.tell(trial, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
-
-    def add(self, params: Mapping[str, Any], value: float | None) -> None:
-        """See `Proposer.add`."""
         from optuna.trial import TrialState, create_trial
 
-        self.study.add_trial(
-            create_trial(
-                state=TrialState.FAIL if value is None else TrialState.COMPLETE,
-                params={k: params[k] for k in self.knobs},
-                distributions=self.knobs,
-                value=value,
-            )
-        )
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        if number in self.open:
+            self.study.tell(self.open.pop(number), value, state=state)
+        else:
+            known = {k: params[k] for k in self.knobs}
+            self.study.add_trial(create_trial(state=state, params=known, distributions=self.knobs, value=value))
 
 
 def make_proposer(spec: SweepSpec, space: Space, constants: Mapping[str, float]) -> Proposer:

@@ -14,7 +14,7 @@ import yaml
 
 from .spec import SpecError, SweepSpec, read_yaml
 
-SPEC_FILE = "sweep.yaml"
+SPEC_FILE, LOCK_FILE = "sweep.yaml", ".lock"
 
 
 def default_out(spec: SweepSpec) -> Path:
@@ -37,8 +37,8 @@ def stored_spec(run: str | Path) -> SweepSpec:
     return SweepSpec.checked({**values, "out": str(run)}, lines, str(run / SPEC_FILE))
 
 
-def prepare(spec: SweepSpec) -> tuple[Path, bool]:
-    """Make the run folder, or recognise one that holds this sweep.
+def claim(spec: SweepSpec) -> tuple[Path, bool]:
+    """Make the run folder, or recognise one that holds this sweep; nothing in it is changed.
 
     Returns:
         The folder, absolute, and whether it held this sweep before.
@@ -49,13 +49,14 @@ def prepare(spec: SweepSpec) -> tuple[Path, bool]:
     run = Path(spec.out) if spec.out else default_out(spec)
     run = run.expanduser().absolute()
     try:
-        held = run.is_dir() and any(run.iterdir())
+        # hidden files are ours, of a driver that was killed at once
+        held = run.is_dir() and any(not p.name.startswith(".") for p in run.iterdir())
         if held and not (run / SPEC_FILE).is_file():
             raise SpecError(f"{run} is not empty and holds no sweep; choose another --out")
         if held:
             _same(stored_spec(run), spec, run)
         run.mkdir(parents=True, exist_ok=True)
-        write_spec(run, spec)
+        (run / LOCK_FILE).touch()
     except OSError as error:
         raise SpecError(f"cannot write to {run}: {error.strerror or error}") from None
     return run, held
@@ -83,7 +84,9 @@ def write_spec(run: Path, spec: SweepSpec) -> None:
     if spec.space.endswith(".py"):
         source, target = Path(spec.space), run / Path(spec.space).name
         if source.resolve() != target.resolve():
-            shutil.copyfile(source, target)
+            temporary = run / f".{target.name}.tmp"
+            shutil.copyfile(source, temporary)
+            temporary.replace(target)
         stored = spec.model_copy(update={"space": target.name})
     text = stored.to_yaml()
     path = run / SPEC_FILE
@@ -100,7 +103,7 @@ def locked(run: Path) -> Iterator[None]:
     Raises:
         SpecError: Another process runs a sweep there.
     """
-    with (run / ".lock").open("w") as file:
+    with (run / LOCK_FILE).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -110,10 +113,12 @@ def locked(run: Path) -> Iterator[None]:
 
 def is_running(run: Path) -> bool:
     """Whether a process is running the sweep in this folder."""
-    if not (run / ".lock").exists():
-        return False
     try:
-        with locked(run):
-            return False
-    except SpecError:
+        with (run / LOCK_FILE).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+    except FileNotFoundError:
+        return False
+    except OSError:
         return True
+    return False

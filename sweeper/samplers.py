@@ -21,11 +21,19 @@ Design = Callable[[Knobs, int, int, int], "dict[str, Any] | None"]
 
 @dataclass(frozen=True)
 class Sampler:
-    """One way to choose configurations: a `design`, or `make`, which builds the Optuna sampler."""
+    """One way to choose configurations.
+
+    Attributes:
+        doc: One phrase for people.
+        design: Point by number, for designs.
+        make: Builds the Optuna sampler, for those that learn.
+        stateless: Its draws are a function of seed and trial number, so it resumes with the same seed.
+    """
 
     doc: str
     design: Design | None = None
     make: Callable[..., BaseSampler] | None = None
+    stateless: bool = False
 
 
 SAMPLERS: Registry[Sampler] = Registry("sampler")
@@ -121,7 +129,7 @@ def _cmaes(seed: int, **_: Any) -> BaseSampler:
     return CmaEsSampler(seed=seed, warn_independent_sampling=False)
 
 
-SAMPLERS.add("noise", Sampler("targets the optimal effective noise scale", make=_noise))
+SAMPLERS.add("noise", Sampler("targets the optimal effective noise scale", make=_noise, stateless=True))
 SAMPLERS.add("tpe", Sampler("Optuna's tree-structured Parzen estimator", make=_tpe))
 SAMPLERS.add("gp", Sampler("Optuna's Gaussian-process sampler", make=_gp))
 SAMPLERS.add("cmaes", Sampler("Optuna's CMA-ES; categorical knobs are drawn at random", make=_cmaes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,8 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
 from .jobs import Job, Row
-from .objective import OBJECTIVES
-from .proposer import Proposal, Proposer, make_proposer
+from .objective import OBJECTIVES, Objective
+from .proposer import DesignProposer, Proposal, Proposer, make_proposer
 from .spec import SweepSpec
 from .store import SearchRow, read, write_search
 
@@ -40,10 +41,10 @@ class Status:
     started: float = field(default_factory=time.monotonic)
 
 
-def _defaults(space: Space) -> dict[str, float]:
-    # what the space does not vary stands in the noise formulas all the same
+def noise_constants(space: Space, more: Mapping[str, float]) -> dict[str, float]:
+    """Return what stands in the noise formulas beside the knobs: the space's fixed values, and `more`."""
     some = space.build({name: _any(d) for name, d in space.knobs.items()})
-    return {k: getattr(some, k) for k in KNOBS if k not in space.knobs}
+    return {**{k: getattr(some, k) for k in KNOBS if k not in space.knobs}, **more}
 
 
 def _any(distribution: Any) -> Any:
@@ -72,41 +73,52 @@ class Session:
         listener: Callable[[Status], None] = lambda _: None,
     ) -> None:
         self.spec, self.space, self.run, self.runtime = spec, space, run, runtime
-        self.constants = {**_defaults(space), **constants}
+        self.constants = noise_constants(space, constants)
         self.objective = OBJECTIVES[spec.objective]
-        self.proposer: Proposer = make_proposer(spec, space, self.constants)
+        self.proposer = make_proposer(spec, space, self.constants)
         self.listener = listener
         self.status = Status(spec.trials)
-        self.repeats: Counter[str] = Counter()  # repeats of each configuration that exist or run
-        self.best: list[tuple[float, str]] = []  # (objective, digest), best first
+        self.blocks = _blocks(self.proposer, spec, self._build)  # of designs: number -> first repeat
+        self.repeats: Counter[str] = Counter()  # of other samplers: repeats of a configuration that are taken
+        self.ranking = Ranking(self.objective)
         self.finished: set[str] = set()  # digests of finished trials
         self.halted = ""  # why no further configuration is started
-        self.open: list[int | tuple[int, Row]] = []  # numbers to do, or unfinished ones with their first row
+        self.open: list[int] = []  # numbers to do, the next one last
+        self.partial: dict[int, list[Row]] = {}  # rows of numbers that were interrupted between their repeats
         self._restore(read(run, "trials").to_pylist())
 
     # -- what is there already ------------------------------------------------------------------------------------
 
     def _restore(self, rows: Iterable[Row]) -> None:
-        finished: dict[int, list[Row]] = {}
+        by_number: dict[int, list[Row]] = {}
         for row in rows:
-            if row["outcome"] != "failed" and row["number"] is not None:
-                finished.setdefault(row["number"], []).append(row)
+            if row["number"] is not None:
+                by_number.setdefault(row["number"], []).append(row)
         for number in range(self.spec.trials):
-            own = finished.get(number, [])
-            for row in own:
-                self.repeats[row["config"]] = max(self.repeats[row["config"]], row["repeat"] + 1)
-                self._remember(row)
-            if len(own) >= self.spec.repeats:
-                self.proposer.add(self._params(own[0]), self._value(own))
+            own = by_number.get(number, [])
+            done = [r for r in own if r["outcome"] != "failed"]
+            for row in done:
+                # blocks are reserved whole: a repeat that is missing belongs to its own number
+                block = row["repeat"] // self.spec.repeats + 1
+                self.repeats[row["config"]] = max(self.repeats[row["config"]], block * self.spec.repeats)
+            if len(done) >= self.spec.repeats:
+                self.proposer.tell(number, self._params(done[0]), self._value(done))
                 self.status.done += 1
+                self._remember(done)
             else:
-                self.open.append((number, own[0]) if own else number)
+                self.open.append(number)
+                if done:
+                    self.partial[number] = done
+                elif own:  # it failed, and is tried again
+                    self.proposer.tell(number, self._params(own[0]), None)
         self.open.reverse()
         self._prune_weights()
 
     def _params(self, row: Row) -> dict[str, Any]:
-        spec = json.loads(row["spec"])
-        return {name: spec[name] for name in self.space.knobs}
+        return self._knobs(PairSpec.from_json(row["spec"]))
+
+    def _knobs(self, spec: PairSpec) -> dict[str, Any]:
+        return {name: getattr(spec, name) for name in self.space.knobs}
 
     def _value(self, rows: Iterable[Row]) -> float | None:
         values = [self.objective.tell(r) for r in rows if r["outcome"] != "failed"]
@@ -120,14 +132,12 @@ class Session:
             self.halt(f"the {self.spec.max_seconds:g} seconds are over")
         if self.halted or not self.open:
             return None
-        item = self.open.pop()
-        if isinstance(item, tuple):
-            number, row = item
-            job = self._complete(number, row)
+        number = self.open.pop()
+        if number in self.partial:
+            job = self._complete(number, self.partial[number])
         else:
-            number = item
             proposal = self.proposer.ask(number)
-            if proposal is None:
+            if proposal is None:  # past the end of a grid
                 self.open.clear()
                 self.status.budget = self.status.done + self.status.running
                 return None
@@ -138,9 +148,8 @@ class Session:
 
     def _job(self, number: int, proposal: Proposal) -> Job:
         spec = self._build(proposal.params)
-        first = self.repeats[spec.config]
-        first += -first % spec.stack  # a stack begins at a multiple of its size
-        self.repeats[spec.config] = first + self.spec.repeats
+        first = self.blocks.get(number, self.repeats[spec.config])
+        self.repeats[spec.config] = max(self.repeats[spec.config], first + self.spec.repeats)
         specs = tuple(self._build(proposal.params, first + i) for i in range(self.spec.repeats))
         predicted = self._noise(spec)
         thoughts = dict(proposal.thoughts or {})
@@ -159,12 +168,11 @@ class Session:
         self.status.target = predicted
         return Job(number, specs, self._context(proposal.target))
 
-    def _complete(self, number: int, row: Row) -> Job:
-        # the repeats of a configuration that were not finished before the interruption
-        first = row["repeat"] - row["repeat"] % self.spec.repeats
-        specs = [self._build(self._params(row), first + i) for i in range(self.spec.repeats)]
-        left = tuple(s for s in specs if s.digest not in self.finished)
-        return Job(number, left, self._context(row["noise_target"]))
+    def _complete(self, number: int, rows: list[Row]) -> Job:
+        first = rows[0]["repeat"] - rows[0]["repeat"] % self.spec.repeats
+        specs = [self._build(self._params(rows[0]), first + i) for i in range(self.spec.repeats)]
+        there = {r["digest"] for r in rows}
+        return Job(number, tuple(s for s in specs if s.digest not in there), self._context(rows[0]["noise_target"]))
 
     def _build(self, params: Mapping[str, Any], repeat: int = 0) -> PairSpec:
         spec = self.space.build(params, seed=self.spec.seed, repeat=repeat)
@@ -197,13 +205,13 @@ class Session:
 
     def finish(self, job: Job, rows: list[Row]) -> None:
         """Learn from the rows of a finished job."""
+        rows = [*self.partial.pop(job.number, []), *rows]
         value = self._value(rows)
-        self.proposer.tell(job.number, value)
+        self.proposer.tell(job.number, self._knobs(job.specs[0]), value)
         self.status.running -= 1
         self.status.done += value is not None
         self.status.failed += value is None
-        for row in rows:
-            self._remember(row)
+        self._remember(rows)
         self._prune_weights()
         if value is None and self.status.failed >= self.spec.max_failed:
             self.halt(f"{self.status.failed} configurations failed, the last one: {rows[-1]['outcome_detail']}")
@@ -213,18 +221,69 @@ class Session:
         """Start no further configuration."""
         self.halted = self.halted or reason
 
-    def _remember(self, row: Row) -> None:
-        self.finished.add(row["digest"])
-        value = row.get(self.objective.column)
-        if row["outcome"] != "ok" or value is None or not math.isfinite(value):
-            return
-        self.best.append((value, row["digest"]))
-        self.best.sort(reverse=self.objective.maximize)
-        self.status.best = self.best[0][0]
+    def _remember(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self.finished.add(row["digest"])
+            self.ranking.add(row)
+        self.status.best = self.ranking.best
 
     def _prune_weights(self) -> None:
-        keep = {digest for _, digest in self.best[:KEEP_WEIGHTS]}
+        keep = set(self.ranking.leaders(KEEP_WEIGHTS))
         for path in (self.run / "weights").glob("*.safetensors"):
             # a file that belongs to no finished trial is being written, or was left by a crash: it is remade
             if path.stem not in keep and path.stem in self.finished:
                 path.unlink(missing_ok=True)
+
+
+class Ranking:
+    """Configurations by the mean of the objective over their repeats, best first; the rule of `best_trials`."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self.repeats: dict[str, list[tuple[float, str]]] = {}  # configuration -> (key, digest); smaller is better
+        self.bad: set[str] = set()
+        self.order: list[tuple[float, str]] = []  # (mean key, configuration), sorted
+
+    def _key(self, config: str) -> tuple[float, str]:
+        keys = [k for k, _ in self.repeats[config]]
+        return math.fsum(keys) / len(keys), config
+
+    def add(self, row: Row) -> None:
+        """Take a trial's row into account."""
+        config, value = row["config"], row.get(self.objective.column)
+        if config in self.repeats and config not in self.bad:
+            del self.order[bisect_left(self.order, self._key(config))]
+        if row["outcome"] in ("diverged", "not_viable"):
+            self.bad.add(config)
+        if row["outcome"] == "ok" and value is not None and math.isfinite(value):
+            key = -value if self.objective.maximize else value
+            self.repeats.setdefault(config, []).append((key, row["digest"]))
+        if config in self.repeats and config not in self.bad:
+            insort(self.order, self._key(config))
+
+    @property
+    def best(self) -> float | None:
+        """Mean objective of the best configuration."""
+        if not self.order:
+            return None
+        return -self.order[0][0] if self.objective.maximize else self.order[0][0]
+
+    def leaders(self, count: int) -> list[str]:
+        """Return the digest of the best repeat of each of the best configurations."""
+        return [min(self.repeats[config])[1] for _, config in self.order[:count]]
+
+
+def _blocks(proposer: Proposer, spec: SweepSpec, build: Callable[..., PairSpec]) -> dict[int, int]:
+    """Return the first repeat of each number of a design: it must not depend on what was finished when."""
+    if not isinstance(proposer, DesignProposer):
+        return {}
+    seen: Counter[str] = Counter()
+    blocks: dict[int, int] = {}
+    for number in range(spec.trials):
+        proposal = proposer.ask(number)
+        if proposal is None:
+            break
+        config = build(proposal.params).config
+        blocks[number] = seen[config] * spec.repeats
+        seen[config] += 1
+    return blocks

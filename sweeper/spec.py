@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,12 @@ from search_spaces import Space, load
 from search_spaces.space import SpaceError
 from trainables.noise import NOISE
 from trainables.registry import UnknownName, unknown
+from trainables.spec import PairSpec
 
 from .objective import OBJECTIVES
 from .samplers import SAMPLERS
+
+_SWEEPS_OWN = {"seed", "repeat", "stack"}
 
 
 class SpecError(ValueError):
@@ -32,7 +36,7 @@ class Parameter(BaseModel):
     min: float | None = None
     max: float | None = None
     distribution: Literal["uniform", "log_uniform", "int_uniform", "int_log_uniform"] = "uniform"
-    values: tuple[float | int | str | bool, ...] | None = None
+    values: tuple[Any, ...] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Parameter:
@@ -52,18 +56,40 @@ class Parameter(BaseModel):
             raise ValueError(f"min and max of {self.distribution} must be whole, got {self.min:g} and {self.max:g}")
         return self
 
-    def to_optuna(self) -> Any:
-        """Return the Optuna distribution."""
+    def to_optuna(self, kind: str) -> Any:
+        """Return the Optuna distribution.
+
+        Args:
+            kind: Type of the trial's field, `float`, `int` or another: numbers in quotes become numbers where the
+                field is one (YAML reads 1e-3 as text), and whole fields get whole distributions.
+
+        Raises:
+            ValueError: A value is no number where the field is one.
+        """
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.values is not None:
-            return CategoricalDistribution(self.values)
+            return CategoricalDistribution([_number(v, kind) for v in self.values])
         assert self.min is not None
         assert self.max is not None
         log = "log" in self.distribution
-        if "int" in self.distribution:
+        if "int" in self.distribution or kind == "int":
+            if self.min % 1 or self.max % 1:
+                raise ValueError(f"min and max must be whole, got {self.min:g} and {self.max:g}")
             return IntDistribution(int(self.min), int(self.max), log=log)
         return FloatDistribution(self.min, self.max, log=log)
+
+
+def _number(value: Any, kind: str) -> Any:
+    if kind not in ("float", "int"):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"values must be numbers, got {value!r}") from None
+    if kind == "int" and number % 1:
+        raise ValueError(f"values must be whole numbers, got {value!r}")
+    return int(number) if kind == "int" else number
 
 
 class SweepSpec(BaseModel):
@@ -114,6 +140,13 @@ class SweepSpec(BaseModel):
     parameters: dict[str, Parameter] = {}
     fixed: dict[str, Any] = {}
 
+    @field_validator("trials", "repeats", "seed", "threads", "max_failed", "workers", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"must be a whole number, got {value}")
+        return value
+
     @field_validator("workers")
     @classmethod
     def _workers(cls, value: int | str) -> int | str:
@@ -153,11 +186,19 @@ class SweepSpec(BaseModel):
             SpecError: No such space, a wrong field, or a value that breaks a rule.
         """
         try:
-            space = load(self.space)
-            space = space.override({k: p.to_optuna() for k, p in self.parameters.items()}, self.fixed)
+            kinds = {f.name: str(f.type) for f in fields(PairSpec)}
+            if mine := sorted(_SWEEPS_OWN & (set(self.parameters) | set(self.fixed))):
+                raise SpaceError(f"{mine[0]} is set by the sweep; use the keys seed, repeats and stack")
+            knobs: dict[str, Any] = {}
+            for name, parameter in self.parameters.items():
+                try:
+                    knobs[name] = parameter.to_optuna(kinds.get(name, ""))
+                except ValueError as error:
+                    raise SpaceError(f"parameters.{name}: {error}") from None
+            space = load(self.space).override(knobs, self.fixed)
             if not space.knobs:
                 raise SpaceError(f"space {self.space!r} has no knobs: nothing to search")
-            for params in _corners(space):
+            for params in corners(space):
                 space.build(params)
         except (SpaceError, UnknownName, ValueError) as error:
             raise SpecError(str(error)) from None
@@ -171,19 +212,26 @@ class SweepSpec(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes two sweeps the same search: all but budget, place and manner of running."""
-        free = {"out", "trials", "workers", "runner", "address", "max_seconds", "max_failed", "data"}
+        free = {"out", "workers", "runner", "address", "max_seconds", "max_failed", "data"}
+        if self.sampler != "grid":  # whose levels follow from the number of trials
+            free.add("trials")
         return self.model_dump(mode="json", exclude=free)
 
 
-def _corners(space: Space) -> Iterator[dict[str, Any]]:
-    # a bound that breaks a rule of PairSpec shows before the first trial, not in the middle of the sweep
+def corners(space: Space) -> Iterator[dict[str, Any]]:
+    """Yield parameters that touch every bound and every choice of every knob, one knob off the first corner each.
+
+    What breaks a rule at a bound shows before the first trial, not in the middle of the sweep.
+    """
+
     def ends(distribution: Any) -> list[Any]:
         return list(getattr(distribution, "choices", None) or (distribution.low, distribution.high))
 
-    first = {name: ends(d)[0] for name, d in space.knobs.items()}
+    # the rest at its largest: the largest batch is the one that may not fit
+    first = {name: ends(d)[-1] for name, d in space.knobs.items()}
     yield first
     for name, distribution in space.knobs.items():
-        for value in ends(distribution)[1:]:
+        for value in ends(distribution)[:-1]:
             yield {**first, name: value}
 
 
@@ -209,8 +257,12 @@ def _explain(error: ValidationError, model: type[BaseModel], lines: Mapping[str,
 
 def _lines(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
     if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
         for key, value in node.value:
             name = f"{path}.{key.value}" if path else str(key.value)
+            if name in seen:
+                raise SpecError(f"line {key.start_mark.line + 1}: the key {name} stands there twice")
+            seen.add(name)
             yield name, key.start_mark.line + 1
             yield from _lines(value, name)
 
@@ -229,6 +281,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    except SpecError as error:
+        raise SpecError(f"{path}, {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -258,8 +312,21 @@ def load_spec(target: str, flags: Mapping[str, Any] | None = None) -> SweepSpec:
         for key in flags:
             lines.pop(key, None)
         spec = SweepSpec.checked({**values, **flags}, lines, target)
+        try:
+            spec.load_space()
+        except SpecError as error:
+            raise SpecError(_placed(str(error), spec, lines, target)) from None
     else:
         space = str(Path(target).resolve()) if target.endswith(".py") else target
         spec = SweepSpec.checked({"space": space, **flags})
-    spec.load_space()
+        spec.load_space()
     return spec
+
+
+def _placed(text: str, spec: SweepSpec, lines: Mapping[str, int], where: str) -> str:
+    # the first key under parameters or fixed that the message is about
+    for group, names in (("parameters", spec.parameters), ("fixed", spec.fixed)):
+        for name in names:
+            if re.search(rf"\b{re.escape(name)}\b", text) and f"{group}.{name}" in lines:
+                return f"{where}, line {lines[f'{group}.{name}']}: {text}"
+    return text

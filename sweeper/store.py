@@ -47,7 +47,7 @@ class SearchRow:
 
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
-_META = b"sweeper.table"
+_META, _VERSION = b"sweeper.table", b"sweeper.schema_version"
 
 
 class SkippedPart(UserWarning):
@@ -57,7 +57,7 @@ class SkippedPart(UserWarning):
 def _schema(table: str, columns: Iterable[Column]) -> pa.Schema:
     return pa.schema(
         [pa.field(c.name, _ARROW[c.kind], metadata={"unit": c.unit, "doc": c.doc}) for c in columns],
-        metadata={_META: table.encode(), b"sweeper.schema_version": str(SCHEMA_VERSION).encode()},
+        metadata={_META: table.encode(), _VERSION: str(SCHEMA_VERSION).encode()},
     )
 
 
@@ -82,6 +82,7 @@ def _write_part(run: Path, table: str, name: str, rows: Sequence[Mapping[str, An
     target.parent.mkdir(exist_ok=True)
     # a part is a row or a few: statistics, dictionaries and the columns' descriptions would be four fifths of its size
     compact: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
+    compact["write_page_checksum"] = True  # a flipped bit must not read as a number
     with pq.ParquetWriter(temporary, data.schema, **compact) as writer:
         writer.write_table(data)
         writer.add_key_value_metadata(data.schema.metadata)
@@ -127,20 +128,25 @@ def write_weights(target: Path, weights: Mapping[str, Any], result: Any) -> None
 
 def _read_part(path: Path, table: str) -> pa.Table | str:
     # the table, or the reason why the file is left out
-    try:
-        data = pq.ParquetFile(path).read()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        return f"cannot be read ({str(error).splitlines()[0]})"
-    kind = (data.schema.metadata or {}).get(_META, b"").decode()
-    if kind != table:
-        return f"holds {kind or 'foreign data'}, not {table}"
     schema = SCHEMAS[table]
-    # an older part lacks the columns that came later: they read as empty
-    arrays = [
-        data.column(f.name).cast(f.type) if f.name in data.column_names else pa.nulls(data.num_rows, f.type)
-        for f in schema
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    try:
+        data = pq.ParquetFile(path, page_checksum_verification=True).read()
+        kind = (data.schema.metadata or {}).get(_META, b"").decode()
+        if kind != table:
+            return f"holds {kind or 'foreign data'}, not {table}"
+        version = (data.schema.metadata or {}).get(_VERSION, b"")
+        if version == schema.metadata[_VERSION] and data.column_names != schema.names:
+            return "does not have the columns of its version"
+        # an older part lacks the columns that came later: they read as empty
+        arrays = [
+            data.column(f.name).cast(f.type) if f.name in data.column_names else pa.nulls(data.num_rows, f.type)
+            for f in schema
+        ]
+        whole = pa.Table.from_arrays(arrays, schema=schema)
+        whole.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+        return f"cannot be read ({str(error).splitlines()[0]})"
+    return whole
 
 
 def read(run: str | Path, table: str) -> pa.Table:

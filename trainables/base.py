@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
 from .datasets import Data
@@ -18,7 +17,7 @@ from .runtime import Runtime
 from .spec import PairSpec, stream
 from .training import build_model, train_base
 
-_MEMORY: dict[tuple[str, str], dict[str, Tensor]] = {}
+_MEMORY: dict[tuple[str, str, int, str | None], dict[str, Tensor]] = {}
 _KEEP = 4
 
 
@@ -52,7 +51,7 @@ def base_weights(spec: PairSpec, model: nn.Module, data: Data, runtime: Runtime)
     Raises:
         ValueError: The base diverged.
     """
-    key = (spec.base_digest, runtime.device)
+    key = (spec.base_digest, runtime.device, runtime.threads, runtime.bases)
     if key not in _MEMORY:
         while len(_MEMORY) >= _KEEP:
             del _MEMORY[next(iter(_MEMORY))]
@@ -63,6 +62,9 @@ def base_weights(spec: PairSpec, model: nn.Module, data: Data, runtime: Runtime)
 def _shared(spec: PairSpec, model: nn.Module, data: Data, runtime: Runtime) -> dict[str, Tensor]:
     if runtime.bases is None:
         return train_base(spec, model, data)
+    # imported here: a trial that shares no files needs torch alone
+    from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
+
     path = Path(runtime.bases) / f"{spec.base_digest}.safetensors"
     with _locked(path):
         if not path.exists():

@@ -17,6 +17,7 @@ from .result import MergeRow
 from .spec import PairSpec
 
 Key = tuple[str, float]  # (method, coefficient)
+TIE = 1e-6
 MIDPOINT: Key = ("linear", 0.5)
 
 
@@ -118,7 +119,8 @@ def score_merges(
                 scores[key], logits = score_splits(model, merged, data)
             if method == "linear" and coefficient in (0.0, 1.0):
                 ends[coefficient] = logits
-            if chosen is None or scores[key]["val"].loss < scores[chosen[0]]["val"].loss:
+            # linear at 1/2 and task arithmetic at 1/2 are one model: rounding must not choose between them
+            if chosen is None or scores[key]["val"].loss < scores[chosen[0]]["val"].loss * (1 - TIE):
                 chosen = (key, merged)
     assert chosen is not None  # PairSpec demands the linear merge
     ensemble = {s: score((ends[0.0][s] + ends[1.0][s]) / 2, data.y[s]) for s in ends[0.0]}

@@ -110,26 +110,43 @@ def run_pairs(specs: Sequence[PairSpec], runtime: Runtime, report: Report = lamb
     return [outputs[spec.digest] for spec in specs]
 
 
-def inspect(spec: PairSpec, runtime: Runtime) -> int:
-    """Check that the trial can be run, without training, and return its number of training examples, N.
+def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
+    """Check that trials can be run, without training, and return the first one's number of training examples, N.
 
     Raises:
         UnknownName: A name that nothing is registered under.
-        ValueError: Missing data, wrong options, or a batch larger than the training set.
+        ValueError: Missing data, wrong options, a device that is not there, a batch larger than the training set.
     """
-    for registry, names in (
-        (AUGMENTATIONS, [spec.augmentation]),
-        (OPTIMIZERS, [spec.optimizer]),
-        (SCHEDULES, [spec.schedule]),
-        (MERGES, spec.merges),
-    ):
-        for name in names:
-            registry[name]
-    lab = _prepare(spec, replace(runtime, device="cpu", bases=None), with_base=False)
-    steps_per_epoch(lab.data.examples, spec.batch_size)
-    steps_per_epoch(lab.data.examples, spec.base.batch_size, "base batch_size")
+    _check_device(runtime.device)
+    labs: dict[str, Lab] = {}
+    for spec in specs:
+        if spec.base_digest not in labs:
+            here = replace(runtime, device="cpu", bases=None)
+            labs[spec.base_digest] = _prepare(spec, here, with_base=False)
+        for registry, names in (
+            (AUGMENTATIONS, [spec.augmentation]),
+            (OPTIMIZERS, [spec.optimizer]),
+            (SCHEDULES, [spec.schedule]),
+            (MERGES, spec.merges),
+        ):
+            for name in names:
+                registry[name]
+        examples = labs[spec.base_digest].data.examples
+        steps_per_epoch(examples, spec.batch_size)
+        steps_per_epoch(examples, spec.base.batch_size, "base batch_size")
     forget()
-    return lab.data.examples
+    return labs[specs[0].base_digest].data.examples
+
+
+def _check_device(name: str) -> None:
+    if name == "auto":
+        return
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu, cuda or another of torch's, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} is not available here; use cpu or auto")
 
 
 def resolve_device(runtime: Runtime) -> Runtime:

@@ -31,7 +31,7 @@ def expected_gain(noise: float) -> float:
     return PEAK_GAIN * math.exp(-0.5 * (z / 1.2) ** 2) - 2.0 / (1.0 + math.exp(-6.0 * (math.log(noise / 8e-2))))
 
 
-def inspect(spec: PairSpec, runtime: Runtime) -> int:
+def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
     """Return the number of training examples that the closed form stands for."""
     return EXAMPLES
 

@@ -19,8 +19,8 @@ class Trainable(Protocol):
         """Return one output per spec, in their order; the specs share everything but `repeat`."""
         ...
 
-    def inspect(self, spec: PairSpec, runtime: Runtime) -> int:
-        """Check that the trial can be run and return its number of training examples, N."""
+    def inspect(self, specs: Sequence[PairSpec], runtime: Runtime) -> int:
+        """Check that the trials can be run and return the first one's number of training examples, N."""
         ...
 
 
@@ -44,11 +44,11 @@ def run_trials(specs: Sequence[PairSpec], runtime: Runtime, report: Report = lam
     return _module(specs[0]).run_pairs(specs, runtime, report)
 
 
-def inspect(spec: PairSpec, runtime: Runtime) -> int:
-    """Check that a trial can be run, without training, and return its number of training examples, N.
+def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
+    """Check that trials can be run, without training, and return the first one's number of training examples, N.
 
     Raises:
         UnknownName: A name that nothing is registered under.
         ValueError: Missing data, wrong options, or a batch larger than the training set.
     """
-    return _module(spec).inspect(spec, runtime)
+    return _module(specs[0]).inspect(specs, runtime)

@@ -186,6 +186,22 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not Path(out).exists()
 
 
+def test_every_choice_is_checked_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "spec.yaml", tmp_path / "run"
+    for text, message in (
+        (
+            "parameters: {batch_size: {values: [16, 8192, 32]}}",
+            "batch_size must be <= the 720 training examples, got 8192",
+        ),
+        ("parameters: {augmentation: {values: [shift, shft]}}", "unknown augmentation 'shft'; did you mean shift?"),
+        ("fixed: {base: {batch_size: 4000}}", "base batch_size must be <= the 720 training examples, got 4000"),
+        ("device: cudda", "device must be auto, cpu, cuda"),
+    ):
+        path.write_text(f"space: digits_cnn\nrunner: inline\n{text}\n")
+        assert message in fails(capsys, "run", str(path), "--out", str(out))
+    assert not out.exists()
+
+
 def test_no_write_permission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot write to" in fails(capsys, *RUN, "--out", str(tmp_path / "file" / "run"))

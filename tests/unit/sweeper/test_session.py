@@ -1,16 +1,22 @@
 """Whole sweeps in this process on the closed form: bookkeeping, resume, repeats, failures, the optimum."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import search_spaces
 import sweeper
 from sweeper import SpecError, SweepSpec, load_results
+from sweeper.inline import run_inline
 from sweeper.objective import OBJECTIVES
+from sweeper.proposer import StudyProposer
+from sweeper.session import Ranking, Session
 from sweeper.store import read
+from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.synthetic import BEST_NOISE
 
@@ -89,13 +95,15 @@ def test_an_interrupted_design_resumes_to_the_same_trials(
     assert len(set(digests(again))) == 12
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "noise"])
 def test_an_adaptive_sweep_resumes_to_its_budget_without_repeating(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
 ) -> None:
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
-        before = sweep(tmp_path, sampler="tpe")
-    after = sweep(tmp_path, sampler="tpe")
+        before = sweep(tmp_path, sampler=sampler)
+    after = sweep(tmp_path, sampler=sampler)
+    assert len(set(after.trials["config"].to_pylist())) == 12
     assert after.trials.num_rows == 12
     assert set(digests(before)) <= set(digests(after))
     assert after.trials["number"].to_pylist() == list(range(12))
@@ -115,6 +123,66 @@ def test_repeats_are_rows_of_one_configuration(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(inline, "execute", lambda job, *a: (seen.extend(s.digest for s in job.specs), real(job, *a))[1])
     assert digests(sweep(tmp_path, repeats=3, trials=4)) == digests(results)
     assert seen == [lost]
+
+
+def test_an_interrupted_configuration_keeps_its_own_repeats(tmp_path: Path) -> None:
+    # two configurations only, so numbers share them; each number owns a block of three repeats
+    fixed = {"learning_rate": 0.1, "batch_size": 16, "weight_decay": 1e-4, "augmentation_strength": 0.0}
+    more: dict[str, Any] = {
+        "fixed": fixed,
+        "parameters": {"momentum": {"values": [0.0, 0.9]}},
+        "repeats": 3,
+        "trials": 6,
+    }
+    for sampler in ("random", "tpe"):
+        run = tmp_path / sampler
+        whole = sweep(run, sampler=sampler, **more)
+        rows = whole.trials.to_pylist()
+        for row in rows:
+            if row["number"] > 0 or row["repeat"] > 0:  # all but one repeat of the first number is lost
+                (run / "trials" / f"{row['digest']}.parquet").unlink()
+        again = sweep(run, sampler=sampler, **more)
+        assert Counter(again.trials["number"].to_pylist()) == dict.fromkeys(range(6), 3)
+        assert len(set(digests(again))) == 18
+        if sampler == "random":
+            assert digests(again) == digests(whole)
+
+
+def test_the_study_learns_the_mean_of_all_repeats_of_an_interrupted_configuration(tmp_path: Path) -> None:
+    results = sweep(tmp_path, sampler="tpe", repeats=2, trials=3)
+    lost = results.trials.to_pylist()[3]
+    (tmp_path / "trials" / f"{lost['digest']}.parquet").unlink()
+    session = Session(
+        SweepSpec(space="synthetic", runner="inline", sampler="tpe", repeats=2, trials=3),
+        search_spaces.load("synthetic"), tmp_path, Runtime(), {"examples": 720},
+    )  # fmt: skip
+    run_inline(session)
+    assert isinstance(session.proposer, StudyProposer)
+    told = sorted(t.value for t in session.proposer.study.trials if t.value is not None)
+    rows = results.trials.to_pylist()
+    means = [sum(OBJECTIVES["merged_loss"].tell(r) for r in rows[i : i + 2]) / 2 for i in (0, 2, 4)]
+    assert told == pytest.approx(sorted(means))
+
+
+def test_weights_of_the_best_three_configurations_are_kept(tmp_path: Path) -> None:
+    ranking = Ranking(OBJECTIVES["gain_mean"])
+
+    def row(config: str, digest: str, gain: float | None, outcome: str = "ok") -> dict[str, Any]:
+        return {"config": config, "digest": digest, "gain_mean_loss_val": gain, "outcome": outcome}
+
+    for one in (
+        row("a", "a0", 0.1),
+        row("b", "b0", 0.5),
+        row("c", "c0", 0.2),
+        row("d", "d0", 0.3),
+        row("e", "e0", 0.9),
+    ):
+        ranking.add(one)
+    ranking.add(row("b", "b1", -0.4))  # mean .05: the luckiest repeat does not win
+    ranking.add(row("e", "e1", None, "diverged"))  # a configuration with a bad repeat does not win
+    ranking.add(row("c", "c1", 0.3))
+    assert ranking.leaders(3) == ["d0", "c1", "a0"]
+    assert ranking.best == pytest.approx(0.3)
 
 
 def test_a_configuration_proposed_again_gets_new_repeats(tmp_path: Path) -> None:
@@ -224,15 +292,25 @@ def test_two_drivers_in_one_folder_are_refused(tmp_path: Path) -> None:
     from sweeper.runfolder import is_running, locked
 
     sweep(tmp_path, trials=1)
+    stored = (tmp_path / "sweep.yaml").read_text()
     assert not is_running(tmp_path)
     with locked(tmp_path):
         assert is_running(tmp_path)
         with pytest.raises(SpecError, match="another process is running the sweep"):
             sweep(tmp_path, trials=2)
+    spec = SweepSpec(space="synthetic", runner="inline", sampler="random", trials=9, out=str(tmp_path))
+    with pytest.raises(SpecError, match="holds a part of this sweep"):
+        sweeper.run(spec, confirm=lambda *_: False)
+    assert (tmp_path / "sweep.yaml").read_text() == stored  # a refusal changes nothing
+
+
+def test_a_grid_of_another_size_is_another_sweep(tmp_path: Path) -> None:
+    sweep(tmp_path, sampler="grid", trials=4)
+    with pytest.raises(SpecError, match="trials is 4 there and 9 here"):
+        sweep(tmp_path, sampler="grid", trials=9)
 
 
 def test_the_study_is_told_capped_logs() -> None:
-    import math
 
     loss, gain = OBJECTIVES["merged_loss"], OBJECTIVES["gain_mean"]
     row: dict[str, Any] = {"outcome": "ok", "classes": 10, "merged_loss_val": 0.3, "gain_mean_loss_val": 0.02}

@@ -36,6 +36,14 @@ def wrong(tmp_path: Path, text: str, **flags: object) -> str:
         ),
         ("space: digits_cnn\nrunner: rey\n", "line 2: runner: input should be 'ray' or 'inline', got 'rey'"),
         ("trials: 3\n", "space is missing"),
+        ("space: digits_cnn\ntrials: true\n", "line 2: trials: must be a whole number, got True"),
+        ("space: digits_cnn\ntrials: 3\ntrials: 4\n", "line 3: the key trials stands there twice"),
+        ("space: digits_cnn\nfixed:\n  epoks: 3\n", "line 3: unknown pair spec field 'epoks'; did you mean epochs"),
+        ("space: digits_cnn\nfixed: {seed: 3}\n", "line 2: seed is set by the sweep"),
+        (
+            "space: digits_cnn\nparameters:\n  learning_rate: {values: [fast]}\n",
+            "line 3: parameters.learning_rate: values must be numbers, got 'fast'",
+        ),
         ("- a\n", "must be a mapping"),
         ("a: [\n", "line 2: not YAML"),
     ],
@@ -54,7 +62,14 @@ def test_unknown_space_suggests_the_nearest() -> None:
 def test_bounds_that_break_a_rule_of_the_trial_show_before_the_first_trial(tmp_path: Path) -> None:
     text = "space: digits_cnn\nparameters:\n  momentum: {min: 0, max: 1}\n"
     assert "momentum must lie in [0, 1), got 1.0" in wrong(tmp_path, text)
-    assert "unknown pair spec field 'epoch'" in wrong(tmp_path, "space: digits_cnn\nfixed: {epoch: 3}\n")
+    assert "line 2: unknown pair spec field 'epoch'" in wrong(tmp_path, "space: digits_cnn\nfixed: {epoch: 3}\n")
+
+
+def test_numbers_that_yaml_reads_as_text_and_whole_fields() -> None:
+    parameters = {"learning_rate": {"values": ["1e-3", 0.01]}, "batch_size": {"min": 8, "max": 64}}
+    space = SweepSpec(space="digits_cnn", parameters=parameters).load_space()  # type: ignore[arg-type]
+    assert space.knobs["learning_rate"].choices == (1e-3, 1e-2)  # type: ignore[attr-defined]
+    assert str(space.knobs["batch_size"]) == "IntDistribution(high=64, log=False, low=8, step=1)"
 
 
 def test_flags_win_over_yaml_and_text_means_the_number(tmp_path: Path) -> None:

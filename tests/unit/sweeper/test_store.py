@@ -1,5 +1,6 @@
 """The run folder: schema from the types, whole parts only, foreign files skipped by name, any reader reads it."""
 
+import random
 import warnings
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,22 @@ def test_corrupt_and_foreign_parts_are_named_and_skipped(tmp_path: Path) -> None
     assert "foreign.parquet holds foreign data, not trials" in texts[0]
     assert "merge.parquet holds merges, not trials" in texts[1]
     assert "torn.parquet cannot be read" in texts[2]
+
+
+def test_no_damaged_part_is_fatal_or_read_as_good(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    (part,) = (tmp_path / "trials").iterdir()
+    whole, good = part.read_bytes(), read_trials(tmp_path).to_pylist()
+    rng = random.Random(0)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        part.write_bytes(damaged[: rng.choice((len(damaged), rng.randrange(len(damaged))))])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SkippedPart)
+            rows = read_trials(tmp_path).to_pylist()
+        assert rows in ([], good)
 
 
 def test_nothing_half_written_is_in_a_table_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def test_memory_file_and_retraining_give_the_same_bits(
-    data: Data, tmp_path: Path, trainings: list[str], no_bases: dict[tuple[str, str], object]
+    data: Data, tmp_path: Path, trainings: list[str], no_bases: dict[tuple[str, ...], object]
 ) -> None:
     trained = _weights(data, None)
     remembered = _weights(data, None)
@@ -64,7 +64,7 @@ def test_memory_file_and_retraining_give_the_same_bits(
 
 
 def test_two_workers_train_a_shared_base_once(
-    data: Data, tmp_path: Path, trainings: list[str], no_bases: dict[tuple[str, str], object]
+    data: Data, tmp_path: Path, trainings: list[str], no_bases: dict[tuple[str, ...], object]
 ) -> None:
     found: list[dict[str, Tensor]] = []
     workers = [threading.Thread(target=lambda: found.append(_weights(data, tmp_path))) for _ in range(2)]
@@ -89,11 +89,11 @@ def test_trials_share_a_base_across_hyperparameters_but_not_across_recipes(data:
     assert not _equal(none, first)
 
 
-def test_memory_keeps_the_last_few_bases_only(data: Data, no_bases: dict[tuple[str, str], object]) -> None:
+def test_memory_keeps_the_last_few_bases_only(data: Data, no_bases: dict[tuple[str, ...], object]) -> None:
     for seed in range(6):
         _weights(data, None, digits_spec(base={"steps": 0, "seed": seed}))
     last = [digits_spec(base={"steps": 0, "seed": seed}).base_digest for seed in (2, 3, 4, 5)]
-    assert [digest for digest, _ in no_bases] == last
+    assert [key[0] for key in no_bases] == last
 
 
 @pytest.mark.usefixtures("no_bases")

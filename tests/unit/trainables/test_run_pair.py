@@ -308,7 +308,7 @@ def test_wrong_model_options_say_so() -> None:
 
 def test_inspect_counts_examples_without_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pair, "base_weights", lambda *_: pytest.fail("trained"))
-    assert inspect(SPEC, Runtime()) == 720
+    assert inspect([SPEC], Runtime()) == 720
 
 
 @pytest.mark.parametrize(
@@ -328,5 +328,5 @@ def test_inspect_counts_examples_without_training(monkeypatch: pytest.MonkeyPatc
 )
 def test_inspect_finds_what_training_would_stumble_on(change: dict[str, object], message: str) -> None:
     with pytest.raises((ValueError, KeyError)) as error:
-        inspect(replace(SPEC, **change), Runtime())
+        inspect([replace(SPEC, **change)], Runtime())
     assert str(error.value) == message

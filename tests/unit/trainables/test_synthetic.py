@@ -74,4 +74,4 @@ def test_rows_say_that_nothing_was_trained() -> None:
     (output,) = run_trials([SPEC], Runtime(device="cuda"))
     row = output.result
     assert (row.trainable, row.device, row.examples, row.steps) == ("synthetic", "cpu", 720, 22)
-    assert inspect(SPEC, Runtime()) == 720
+    assert inspect([SPEC], Runtime()) == 720

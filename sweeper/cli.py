@@ -120,9 +120,7 @@ def _skipped_parts_as_lines() -> Iterator[None]:
         yield
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
-    args = _parser().parse_args(argv)
+def _command(args: argparse.Namespace) -> int:
     from . import commands
     from .spec import SpecError
 
@@ -132,12 +130,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SpecError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output went away
         return ERROR
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return ERROR
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    from .signals import sigterm_as_sigint
+
+    args = _parser().parse_args(argv)
+    try:
+        with sigterm_as_sigint():
+            return _command(args)
+    except KeyboardInterrupt:
+        print("interrupted; finished trials are kept", file=sys.stderr)
+        return INTERRUPTED

@@ -83,6 +83,9 @@ class SessionSearcher(Searcher):
             return
         if result and "rows" in result:
             rows = json.loads(result["rows"])
+            if not (self.session.run / "trials" / f"{rows[0]['digest']}.parquet").exists():
+                self.session.halt(f"a worker's results are not in {self.session.run} here: --out must be on storage "
+                                  "that all nodes share")  # fmt: skip
         elif error:
             done = self.session.rows_on_disk(job)
             rows = give_up(job, self.session.runtime, self.session.run, "the worker process died", done)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from search_spaces import Space
@@ -21,6 +17,7 @@ from trainables.trial import inspect
 from .proposer import make_proposer
 from .runfolder import claim, locked, write_spec
 from .session import Session, Status, noise_constants
+from .signals import sigterm_as_sigint
 from .spec import SpecError, SweepSpec, corners
 from .store import read_trials
 
@@ -159,27 +156,11 @@ def _run_to_end(session: Session) -> bool:
         else:
             from .inline import run_inline
 
-            with _sigterm_as_sigint():
+            with sigterm_as_sigint():
                 run_inline(session)
     except KeyboardInterrupt:
         return True
     return False
-
-
-@contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    old = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 
 def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:

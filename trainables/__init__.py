@@ -1,6 +1,7 @@
 """What one trial is: train a pair of networks, merge them, score the merge.
 
-Needs torch and numpy only, so that it runs on a bare GPU machine. Importing this package loads nothing heavy.
+Needs torch and numpy (scikit-learn or torchvision for their data sets, safetensors to share base weights between
+processes), so that it runs on a bare GPU machine. Importing this package loads nothing heavy.
 
 Notation used in every module (units in brackets):
 

@@ -66,6 +66,13 @@ def _estimate_cell(point: ConfigPoint, column: str) -> Cell:
     return Cell(text, f"{column} = {short(found.mean, 5)}{spread}")
 
 
+def _chosen_cell(point: ConfigPoint) -> Cell:
+    kinds = list(dict.fromkeys(point.chosen))
+    if len(kinds) == 1:
+        return Cell(kinds[0], "in every ok repeat" if len(point.chosen) > 1 else "")
+    return Cell("differs" if kinds else "–", "; ".join(point.chosen))
+
+
 def best_table(trials: pa.Table, sweep: Sweep, n: int = 15) -> TextTable:
     """Return the `n` best configurations by the validation objective, with their test scores.
 
@@ -84,6 +91,7 @@ def best_table(trials: pa.Table, sweep: Sweep, n: int = 15) -> TextTable:
         Cell("noise", f"{sweep.noise}: {scale.formula} [{scale.unit}], {scale.source}"),
         *(Cell(text, DOCS[k]) for k, text in _KNOB_HEADS.items()),
         *(Cell(text, DOCS[c]) for c, text in _SHOWN.items()),
+        Cell("chosen", f"{DOCS['chosen_merge']}, and its coefficient"),
         Cell("repeats", "ok repeats of all repeats of the configuration"),
     ]
     ranked = winners(points, objective.column, objective.maximize)
@@ -101,6 +109,7 @@ def _best_row(rank: int, point: ConfigPoint, column: str) -> tuple[Cell, ...]:
         Cell(short(point.noise), f"noise = {short(point.noise, 6)}"),
         *(Cell(short(point.knobs.get(k)), f"{k} = {short(point.knobs.get(k), 6)}") for k in _KNOB_HEADS),
         *(_estimate_cell(point, c) for c in _SHOWN),
+        _chosen_cell(point),
         Cell(f"{point.outcomes.get('ok', 0)}/{done}", outcomes),
     )
 

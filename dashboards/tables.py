@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from sweeper.objective import OBJECTIVES
+from sweeper.report import merge_words
 from trainables.noise import NOISE
 from trainables.result import Outcome
 
@@ -61,6 +62,7 @@ class ConfigPoint:
         noise: Noise of the sweep's definition; None where it is not positive and so has no place on a log axis.
         outcome: `ok` where any repeat is, else the commonest other outcome.
         values: Column -> estimate over the repeats that are `ok`; a column without a finite value is missing.
+        chosen: The merge chosen on validation in each repeat that is `ok` and has one, as people say it.
     """
 
     config: str
@@ -72,6 +74,7 @@ class ConfigPoint:
     outcomes: Mapping[str, int]
     detail: str
     values: Mapping[str, Estimate]
+    chosen: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -144,6 +147,7 @@ def _point(config: str, rows: Sequence[Row], noise: str, columns: Sequence[str])
         outcomes=dict(outcomes),
         detail=str(shown[0]["outcome_detail"] or ""),
         values={c: e for c, e in estimates.items() if e is not None},
+        chosen=tuple(merge_words(r["chosen_merge"], r["chosen_coefficient"]) for r in good if r["chosen_merge"]),
     )
 
 
@@ -156,6 +160,7 @@ def config_points(trials: pa.Table, noise: str, columns: Sequence[str]) -> list[
         columns: Measured columns to average.
     """
     needed = ["config", "digest", "number", "outcome", "outcome_detail", f"noise_{noise}", *KNOBS]
+    needed += ["chosen_merge", "chosen_coefficient"]
     groups: dict[str, list[Row]] = {}
     for row in trials.select([*needed, *(c for c in columns if c not in needed)]).to_pylist():
         groups.setdefault(row["config"], []).append(row)

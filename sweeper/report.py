@@ -22,6 +22,11 @@ _TEST_ROWS = {
     "chosen": "merged, chosen on validation",
     "ensemble": "ensemble of the parents",
 }
+_NO_MERGE: Mapping[tuple[str, float | None], str] = {
+    ("linear", 0.0): "parent A",
+    ("linear", 1.0): "parent B",
+    ("task_arithmetic", 0.0): "the base",
+}
 
 
 def number(value: float | None) -> str:
@@ -30,6 +35,12 @@ def number(value: float | None) -> str:
         return "-"
     # %g turns 1234 into 1.23e+03
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def merge_words(method: str, coefficient: float | None) -> str:
+    """Return a merge with its coefficient for people; the ends of a merge that are no merge are called so."""
+    plain = _NO_MERGE.get((method, coefficient))
+    return f"{plain} (no merge)" if plain else f"{method.replace('_', ' ')} at {number(coefficient)}"
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, indent: int = 2) -> str:
@@ -109,7 +120,7 @@ def _best(record: Mapping[str, Any]) -> str:
         format_table(("on test", "loss [nat]", "accuracy"), rows),
     ]
     if best["chosen_merge"] is not None:
-        lines.append(f"  chosen on validation: {best['chosen_merge']} at {number(best['chosen_coefficient'])}")
+        lines.append(f"  chosen on validation: {merge_words(best['chosen_merge'], best['chosen_coefficient'])}")
     return "\n".join(lines)
 
 

@@ -85,3 +85,17 @@ def test_the_best_table_ranks_by_validation_and_reports_test(trials):
     assert all(len(r) == len(table.head) for r in table.rows)
     assert rows[0]["digest"] in table.rows[0][1].title
     assert table.head[column].title == "cross-entropy of linear merge at alpha = 1/2 on test [nat]"
+
+
+def test_the_best_table_names_the_merge_that_was_chosen(tmp_path):
+    choices = {0: (0.3,), 1: (1.0, 1.0), 2: (0.5, 0.0)}
+    for number, coefficients in choices.items():
+        for repeat, coefficient in enumerate(coefficients):
+            store.write(tmp_path, trial(number, repeat, chosen_coefficient=coefficient, outcome="ok"))
+    trials = store.read_trials(tmp_path)
+    table = best_table(trials, sweep_of({"objective": "gain_mean", "noise": "paper"}, trials))
+    column = [c.text for c in table.head].index("chosen")
+    cells = {r[1].text: r[column] for r in table.rows}
+    expected = {"0": "linear at 0.3", "1": "parent B (no merge)", "2": "differs"}
+    assert {number: cells[number].text for number in cells} == expected
+    assert cells["2"].title == "linear at 0.5; parent A (no merge)"

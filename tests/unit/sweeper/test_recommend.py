@@ -266,6 +266,21 @@ def test_an_adaptive_search_speaks_for_itself_alone() -> None:
         assert max(len(v) for v in text.splitlines()) <= 100
 
 
+@pytest.mark.parametrize(
+    ("method", "coefficient", "words"),
+    [
+        ("linear", 0.0, "parent A (no merge)"),
+        ("linear", 1.0, "parent B (no merge)"),
+        ("task_arithmetic", 0.0, "the base (no merge)"),
+        ("task_arithmetic", 1.0, "task arithmetic at 1"),
+        ("linear", 0.4, "linear at 0.4"),
+    ],
+)
+def test_a_choice_that_is_no_merge_is_called_so(method: str, coefficient: float, words: str) -> None:
+    row = trial("a", 0.1, chosen_merge=method, chosen_coefficient=coefficient)
+    assert format_summary(summary(table([row]))).splitlines()[-1] == f"  chosen on validation: {words}"
+
+
 def test_the_text_gives_three_significant_digits() -> None:
     text = format_summary(summary(table([trial("a", 0.123456, learning_rate=0.0123456)])))
     assert "0.0123," in text

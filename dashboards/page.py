@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from plotly.offline import get_plotlyjs
 
+from sweeper.objective import OBJECTIVES
 from sweeper.store import SkippedPart, read, read_trials
 
 from .best import Cell, TextTable
@@ -162,12 +163,13 @@ def _tables(content: Report) -> list[str]:
         else "No viable configuration yet."
     )
     tables = [_table("best", f"Best configurations by {objective}", best, content.best)]
-    if content.recommended.rows:
+    for name, found in content.recommended.items():
         words = (
-            "Momentum and weight decay of the best trial; ▲ marks step sizes beyond the stability limit that was seen."
+            f"For {OBJECTIVES[name].label.split(' [')[0]}: learning rates at its best noise, with momentum and weight "
+            "decay of its best trial; ▲ marks step sizes beyond the stability limit that was seen."
         )
-        title = f"Hyperparameters that reach the best noise of {objective}"
-        tables.append(_table("recommended", title, words, content.recommended))
+        title = f"Hyperparameters that reach the best noise of {name}"
+        tables.append(_table(f"recommended-{name}", title, words, found))
     return tables
 
 

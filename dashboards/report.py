@@ -47,7 +47,7 @@ class Report:
         tiles: The numbers of the head.
         charts: Figures in reading order.
         best: The best configurations.
-        recommended: Hyperparameters that reach the objective's best noise; without rows where it is not determined.
+        recommended: Fitted objective -> hyperparameters that reach its best noise; without those of undetermined ones.
         notes: Small print.
     """
 
@@ -58,7 +58,7 @@ class Report:
     tiles: tuple[Tile, ...]
     charts: tuple[Chart, ...]
     best: TextTable
-    recommended: TextTable
+    recommended: Mapping[str, TextTable]
     notes: tuple[str, ...]
 
 
@@ -85,7 +85,7 @@ def report(settings: Mapping[str, Any] | None, tables: Mapping[str, pa.Table]) -
         tiles=(*_regime_tiles(regimes), *_best_tiles(trials, sweep), *_count_tiles(counts)),
         charts=tuple(_charts(points, tables, sweep, measures, regimes)),
         best=best_table(trials, sweep),
-        recommended=_recommended(trials, regimes[sweep.objective]),
+        recommended={name: t for name, r in regimes.items() if (t := _recommended(trials, r)).rows},
         notes=_notes(sweep, counts),
     )
 

@@ -139,11 +139,14 @@ def test_heads_carry_the_schemas_words(run, tmp_path):
         assert escape(docs[name]) in text
 
 
-def test_recommended_hyperparameters_reach_the_best_noise(run, trials, tmp_path):
-    rows = re.search(r'id="recommended".*?<tbody>(.*?)</tbody>', _text(write_page(run, tmp_path / "page.html")), re.S)
+@pytest.mark.parametrize("objective", ["gain_mean", "merged_loss"])
+def test_recommended_hyperparameters_reach_the_best_noise_of_each_objective(run, trials, tmp_path, objective):
+    text = _text(write_page(run, tmp_path / "page.html"))
+    rows = re.search(rf'id="recommended-{objective}"><h2>([^<]*).*?<tbody>(.*?)</tbody>', text, re.S)
     assert rows
-    table = [re.findall(r"<td[^>]*>(.*?)</td>", r) for r in rows.group(1).split("</tr>")]
-    optimum = fit_regime(trials, "gain_mean", "paper").optimum
+    assert rows.group(1) == f"Hyperparameters that reach the best noise of {objective}"
+    table = [re.findall(r"<td[^>]*>(.*?)</td>", r) for r in rows.group(2).split("</tr>")]
+    optimum = fit_regime(trials, objective, "paper").optimum
     for batch_size, learning_rate, _, momentum, *_ in filter(None, table):
         assert float(learning_rate) / float(batch_size) / (1 - float(momentum)) == pytest.approx(optimum, rel=1e-2)
     assert len(table) > 3

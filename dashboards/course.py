@@ -20,18 +20,19 @@ from .axes import (
     window,
     wrapped,
 )
-from .curves import MergeCurve, SearchStep
-from .marks import SYMBOLS, Chart, Measure, describe, figure, finish
+from .curves import MAX_CURVES, MergeCurve, SearchStep, thin
+from .marks import SYMBOLS, Chart, Measure, describe, figure, finish, markers
 
 _AXES = {"linear": "linear: α [1]", "task_arithmetic": "task arithmetic: s [1]"}
 
 
-def curves_chart(curves: Sequence[MergeCurve], noise_label: str) -> Chart:
+def curves_chart(curves: Sequence[MergeCurve], noise_label: str, limit: int = MAX_CURVES) -> Chart:
     """Draw the merge curves, one panel per merge, coloured by noise: `linear` as excess over its ends, others as loss.
 
     Args:
         curves: At least one curve, ordered by noise within each merge.
         noise_label: Title of the colour bar.
+        limit: At most so many curves per merge are drawn, spread evenly over the order of noise; the caption says so.
     """
     methods = sorted({c.method for c in curves}, key=lambda m: (m != "linear", m))
     low, high = min(c.noise for c in curves), max(c.noise for c in curves)
@@ -39,14 +40,15 @@ def curves_chart(curves: Sequence[MergeCurve], noise_label: str) -> Chart:
     shown.set_subplots(rows=1, cols=len(methods), horizontal_spacing=0.12)
     text = "One line per pair."
     for i, method in enumerate(methods, start=1):
-        group = [c for c in curves if c.method == method]
+        every = [c for c in curves if c.method == method]
+        group = thin(every, limit)
         values = [c.excess if method == "linear" else c.loss for c in group]
         for curve, y in zip(group, values, strict=True):
             shown.add_trace(_line(curve, y, noise_colour(curve.noise, low, high)), row=1, col=i)
         axis, top = _excess_axis(values) if method == "linear" else _loss_axis(values)
         shown.update_yaxes(axis, row=1, col=i)
         shown.update_xaxes(title={"text": _AXES.get(method, f"{_words(method)}: coefficient [1]")}, row=1, col=i)
-        text += _curves_words(method, sum(max(y) > top for y in values), len(group))
+        text += _curves_words(method, sum(max(y) > top for y in values), len(group), len(every))
     # plotly draws a colour bar for markers only: one that is never seen carries it
     shown.add_scatter(x=[None], y=[None], mode="markers", marker={"color": [0.0], "coloraxis": "coloraxis"})
     if methods[0] == "linear":
@@ -84,12 +86,14 @@ def _line(curve: MergeCurve, y: Sequence[float], colour: str) -> dict[str, Any]:
     }
 
 
-def _curves_words(method: str, leaving: int, lines: int) -> str:
+def _curves_words(method: str, leaving: int, lines: int, pairs: int) -> str:
     said = ""
     if method == "linear":
         said = " Linear: excess over the straight line between the parents; below 0 the merge beats them."
     elif method == "task_arithmetic":
         said = " Task arithmetic: s = 0 is the base, s = ½ the linear merge at α = ½."
+    if lines < pairs:
+        said += f" {lines} of {pairs} {_words(method)} lines shown, evenly spread over the order of noise."
     left = f" {leaving} of {lines} {_words(method)} lines leave the frame upwards." if leaving else ""
     return said + left
 
@@ -132,28 +136,11 @@ def _objective_traces(shown: Any, steps: Sequence[SearchStep], measure: Measure,
         groups.append((outcome.replace("_", " "), SYMBOLS.get(outcome, "square-open"), GREY, group))
     for name, symbol, colour, group in groups:
         if group:
-            shown.add_scatter(
-                name=name,
-                x=[s.number for s in group],
-                y=[rounded(s.value) if symbol == "circle" else rounded(view.edge) for s in group],
-                text=[_told(s, measure.column) for s in group],
-                mode="markers",
-                marker={"size": 7, "symbol": symbol, "color": colour},
-                hovertemplate="%{text}<extra></extra>",
-                row=1,
-                col=1,
-            )
+            y = [s.value if symbol == "circle" else view.edge for s in group]
+            shown.add_trace(_points(name, group, y, measure.column, {"symbol": symbol, "color": colour}), row=1, col=1)
     best = [s for s in steps if s.best is not None]
-    shown.add_scatter(
-        name="best so far",
-        x=[s.number for s in best],
-        y=[rounded(s.best) for s in best],
-        mode="lines",
-        line={"color": VERMILLION, "width": 2, "shape": "hv"},
-        hoverinfo="skip",
-        row=1,
-        col=1,
-    )
+    shape = {"color": VERMILLION, "width": 2, "shape": "hv"}
+    shown.add_trace(_line_of("best so far", best, [s.best for s in best], shape), row=1, col=1)
 
 
 def _told(step: SearchStep, column: str) -> str:
@@ -179,26 +166,36 @@ def _noise_traces(shown: Any, steps: Sequence[SearchStep], column: str) -> None:
             col=1,
         )
     if guessed:
-        shown.add_scatter(
-            name="sampler's optimum",
-            x=[s.number for s in guessed],
-            y=[rounded(s.optimum) for s in guessed],
-            mode="lines",
-            line={"color": GREEN, "width": 2, "dash": "dash"},
-            hoverinfo="skip",
-            row=2,
-            col=1,
-        )
+        shape = {"color": GREEN, "width": 2, "dash": "dash"}
+        shown.add_trace(_line_of("sampler's optimum", guessed, [s.optimum for s in guessed], shape), row=2, col=1)
     placed = [s for s in steps if s.noise is not None]
-    shown.add_scatter(
-        name="noise",
-        x=[s.number for s in placed],
-        y=[rounded(s.noise) for s in placed],
-        text=[_told(s, column) for s in placed],
-        mode="markers",
-        marker={"size": 7, "color": BLUE, "symbol": [SYMBOLS.get(s.point.outcome, "circle") for s in placed]},
-        hovertemplate="%{text}<extra></extra>",
-        showlegend=False,
-        row=2,
-        col=1,
-    )
+    marker = {"color": BLUE, "symbol": [SYMBOLS.get(s.point.outcome, "circle") for s in placed]}
+    noises = [s.noise for s in placed]
+    shown.add_trace(_points("noise", placed, noises, column, marker, showlegend=False), row=2, col=1)
+
+
+def _points(
+    name: str,
+    steps: Sequence[SearchStep],
+    y: Sequence[float | None],
+    column: str,
+    marker: dict[str, Any],
+    **more: Any,
+) -> Any:
+    # one marker a configuration, at its place in the search
+    texts = [_told(s, column) for s in steps]
+    return markers(name, [s.number for s in steps], y, texts, marker={"size": 7, **marker}, **more)
+
+
+def _line_of(name: str, steps: Sequence[SearchStep], y: Sequence[float | None], line: dict[str, Any]) -> Any:
+    # a line over the search
+    x = [s.number for s in steps]
+    return {
+        "type": "scatter",
+        "name": name,
+        "x": x,
+        "y": [rounded(v) for v in y],
+        "mode": "lines",
+        "line": line,
+        "hoverinfo": "skip",
+    }

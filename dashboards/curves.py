@@ -46,7 +46,7 @@ class MergeCurve:
         return tuple(v - ((1 - t) * ends[0] + t * ends[1]) for v, t in zip(self.loss, shares, strict=True))
 
 
-def merge_curves(trials: pa.Table, merges: pa.Table, noise: str, limit: int = MAX_CURVES) -> list[MergeCurve]:
+def merge_curves(trials: pa.Table, merges: pa.Table, noise: str) -> list[MergeCurve]:
     """Return the test loss curves of the `ok` trials, in order of noise within each merge.
 
     A curve without a finite loss somewhere is left out: a line across the gap would be made up.
@@ -55,7 +55,6 @@ def merge_curves(trials: pa.Table, merges: pa.Table, noise: str, limit: int = MA
         trials: The trials table.
         merges: The merges table.
         noise: Name of the noise definition.
-        limit: At most so many curves per merge, spread evenly over the order of noise.
     """
     known = {
         r["digest"]: (scale, r["number"])
@@ -73,7 +72,7 @@ def merge_curves(trials: pa.Table, merges: pa.Table, noise: str, limit: int = MA
         if len(losses) == len(x):
             scale, number = known[digest]
             found.setdefault(method, []).append(MergeCurve(digest, number, method, scale, x, losses))
-    return [c for method in sorted(found) for c in thin(sorted(found[method], key=lambda c: c.noise), limit)]
+    return [c for method in sorted(found) for c in sorted(found[method], key=lambda c: c.noise)]
 
 
 def thin(curves: Sequence[MergeCurve], limit: int) -> list[MergeCurve]:

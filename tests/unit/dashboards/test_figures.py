@@ -122,6 +122,15 @@ def test_merge_curves_have_one_panel_a_method_and_the_colour_of_their_noise(run,
     assert colours[high.digest] == "rgb(253, 231, 37)"
 
 
+def test_thinned_merge_curves_are_counted(run, trials):
+    curves = merge_curves(trials, store.read(run, "merges"), "paper")
+    chart = curves_chart(curves, LABEL, limit=20)
+    assert len([t for t in chart.figure.data if t.mode == "lines"]) == 2 * 20
+    assert "20 of 57 linear lines shown" in chart.caption
+    assert "20 of 57 task arithmetic lines shown" in chart.caption
+    assert "lines shown" not in curves_chart(curves, LABEL).caption
+
+
 def test_progress_shows_every_configuration_and_the_running_optimum(run, points):
     steps = search_steps(points, store.read(run, "search"), OBJECTIVES["gain_mean"])
     traces = _traces(progress_chart(steps, GAIN, LABEL))

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from sweeper.objective import OBJECTIVES
 from sweeper.recommend import Recommendation
+from sweeper.report import merge_words
 from trainables.noise import NOISE
 from trainables.result import trial_columns
 
@@ -43,6 +44,7 @@ _SHOWN = {
     "chosen_accuracy_test": "chosen acc.",
     "ensemble_accuracy_test": "ensemble acc.",
 }
+_SYMBOLS = {"linear": "α", "task_arithmetic": "s"}
 _KNOB_HEADS = {
     "learning_rate": "η",
     "batch_size": "B",
@@ -67,10 +69,13 @@ def _estimate_cell(point: ConfigPoint, column: str) -> Cell:
 
 
 def _chosen_cell(point: ConfigPoint) -> Cell:
-    kinds = list(dict.fromkeys(point.chosen))
-    if len(kinds) == 1:
-        return Cell(kinds[0], "in every ok repeat" if len(point.chosen) > 1 else "")
-    return Cell("differs" if kinds else "–", "; ".join(point.chosen))
+    words = [merge_words(*choice) for choice in point.chosen]
+    if len(set(words)) != 1:
+        return Cell("differs" if words else "–", "; ".join(words))
+    method, coefficient = point.chosen[0]
+    plain = words[0].removesuffix(" (no merge)")
+    brief = f"{_SYMBOLS[method]} = {short(coefficient)}" if plain == words[0] and method in _SYMBOLS else plain
+    return Cell(brief, words[0])
 
 
 def best_table(trials: pa.Table, sweep: Sweep, n: int = 15) -> TextTable:
@@ -91,7 +96,7 @@ def best_table(trials: pa.Table, sweep: Sweep, n: int = 15) -> TextTable:
         Cell("noise", f"{sweep.noise}: {scale.formula} [{scale.unit}], {scale.source}"),
         *(Cell(text, DOCS[k]) for k, text in _KNOB_HEADS.items()),
         *(Cell(text, DOCS[c]) for c, text in _SHOWN.items()),
-        Cell("chosen", f"{DOCS['chosen_merge']}, and its coefficient"),
+        Cell("chosen", f"{DOCS['chosen_merge']}: α of linear, s of task arithmetic; a parent or the base is no merge"),
         Cell("repeats", "ok repeats of all repeats of the configuration"),
     ]
     ranked = winners(points, objective.column, objective.maximize)

@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 
 from sweeper.objective import OBJECTIVES
-from sweeper.report import merge_words
 from trainables.noise import NOISE
 from trainables.result import Outcome
 
@@ -62,7 +61,7 @@ class ConfigPoint:
         noise: Noise of the sweep's definition; None where it is not positive and so has no place on a log axis.
         outcome: `ok` where any repeat is, else the commonest other outcome.
         values: Column -> estimate over the repeats that are `ok`; a column without a finite value is missing.
-        chosen: The merge chosen on validation in each repeat that is `ok` and has one, as people say it.
+        chosen: Name and coefficient of the merge chosen on validation, of each repeat that is `ok` and has one.
     """
 
     config: str
@@ -74,7 +73,7 @@ class ConfigPoint:
     outcomes: Mapping[str, int]
     detail: str
     values: Mapping[str, Estimate]
-    chosen: tuple[str, ...] = ()
+    chosen: tuple[tuple[str, float | None], ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -147,7 +146,7 @@ def _point(config: str, rows: Sequence[Row], noise: str, columns: Sequence[str])
         outcomes=dict(outcomes),
         detail=str(shown[0]["outcome_detail"] or ""),
         values={c: e for c, e in estimates.items() if e is not None},
-        chosen=tuple(merge_words(r["chosen_merge"], r["chosen_coefficient"]) for r in good if r["chosen_merge"]),
+        chosen=tuple((r["chosen_merge"], r["chosen_coefficient"]) for r in good if r["chosen_merge"]),
     )
 
 

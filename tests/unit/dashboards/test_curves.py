@@ -96,6 +96,9 @@ def test_the_best_table_names_the_merge_that_was_chosen(tmp_path):
     table = best_table(trials, sweep_of({"objective": "gain_mean", "noise": "paper"}, trials))
     column = [c.text for c in table.head].index("chosen")
     cells = {r[1].text: r[column] for r in table.rows}
-    expected = {"0": "linear at 0.3", "1": "parent B (no merge)", "2": "differs"}
-    assert {number: cells[number].text for number in cells} == expected
-    assert cells["2"].title == "linear at 0.5; parent A (no merge)"
+    expected = {
+        "0": ("α = 0.3", "linear at 0.3"),
+        "1": ("parent B", "parent B (no merge)"),
+        "2": ("differs", "linear at 0.5; parent A (no merge)"),
+    }
+    assert {number: (cell.text, cell.title) for number, cell in cells.items()} == expected

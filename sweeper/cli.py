@@ -136,6 +136,12 @@ def _command(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return ERROR
+    except Exception as error:
+        if os.environ.get("SWEEPER_DEBUG") == "1":
+            raise
+        text = " ".join(str(error).split())
+        print(f"error: internal: {type(error).__name__}: {text} (SWEEPER_DEBUG=1 shows more)", file=sys.stderr)
+        return ERROR
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import warnings
@@ -104,14 +105,19 @@ class SessionSearcher(Searcher):
 class _Signals:
     """Turns SIGINT and SIGTERM into Tune's own graceful stop; a second one raises KeyboardInterrupt."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
+        self.session = session
         self.seen: list[int] = []
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         self.seen.append(number)
-        if len(self.seen) > 1 or signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, signal.SIG_IGN, None):
+        if len(self.seen) > 1:
             raise KeyboardInterrupt
-        os.kill(os.getpid(), signal.SIGUSR1)  # Tune listens to it
+        print("stopping; finished trials are kept (again: at once)", file=sys.stderr, flush=True)
+        self.session.halt("interrupted")
+        # Tune listens to SIGUSR1 while it runs; Ray's start is not to be interrupted, it is over in seconds
+        if signal.getsignal(signal.SIGUSR1) not in (signal.SIG_DFL, signal.SIG_IGN, None):
+            os.kill(os.getpid(), signal.SIGUSR1)
 
     def install(self) -> None:
         """Take the signals over; to be called again once Ray has started, which takes SIGTERM for itself."""
@@ -156,6 +162,11 @@ def connect(spec: SweepSpec) -> tuple[int, int]:
     _silence()
     has = ray.cluster_resources()
     gpus = 1 if spec.device.startswith("cuda") or (spec.device == "auto" and has.get("GPU", 0) >= 1) else 0
+    if gpus and has.get("GPU", 0) < 1:
+        raise SpecError(f"device {spec.device!r} asks for a GPU and the cluster has none; use --device cpu or auto")
+    widest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    if spec.threads > widest:
+        raise SpecError(f"threads must be <= {widest}, the CPUs of the cluster's largest node, got {spec.threads}")
     slots = int(has.get("GPU", 0)) if gpus else int(has.get("CPU", 1)) // spec.threads
     return spec.workers if isinstance(spec.workers, int) else max(1, slots), gpus
 
@@ -175,7 +186,7 @@ def run_cluster(session: Session) -> None:
     """
     spec = session.spec
     storage = tempfile.mkdtemp(prefix="sweeper-tune-")
-    signals = _Signals()
+    signals = _Signals(session)
     with signals.installed():
         try:
             workers, gpus = connect(spec)
@@ -192,7 +203,7 @@ def run_cluster(session: Session) -> None:
                 ),
                 run_config=tune.RunConfig(storage_path=storage, name="tune", verbose=0, log_to_file=False),
             )
-            if session.open:
+            if session.open and not signals.seen:
                 tuner.fit()
         finally:
             ray.shutdown()

@@ -94,6 +94,7 @@ def _found(folder: str | Path, trials: Any, spec: SweepSpec) -> dict[str, Any]:
     page = folder / "dashboard.html"
     weights = folder / "weights" / f"{record['best']['digest']}.safetensors" if record["best"] else None
     record["page"] = str(page) if page.exists() else None
+    record["first_details"] = _first_details(trials)
     record["weights"] = str(weights) if weights and weights.exists() else None
     try:
         record["recommendations"] = _advice(trials, spec.noise, BOTH)
@@ -106,11 +107,20 @@ def _found_text(record: Mapping[str, Any]) -> str:
     from .recommend import format_summary
 
     parts = [format_summary(record)]
+    parts += [f"first {outcome} trial: {detail}" for outcome, detail in record["first_details"].items()]
     for name, advice in record["recommendations"].items():
         parts.append(f"hyperparameters that reach the best noise for {name}\n{advice['text']}")
     places = {"results": record["run"], "page": record["page"], "best merged weights": record["weights"]}
     parts.append("\n".join(f"{name + ':':<21}{place}" for name, place in places.items() if place))
     return "\n\n".join(parts)
+
+
+def _first_details(trials: Any) -> dict[str, str]:
+    first: dict[str, str] = {}
+    for row in trials.select(["outcome", "outcome_detail"]).to_pylist():
+        if row["outcome"] != "ok":
+            first.setdefault(row["outcome"], row["outcome_detail"])
+    return first
 
 
 def _advice(trials: Any, noise: str, objectives: Iterable[str], **wanted: Any) -> dict[str, Any]:
@@ -151,6 +161,7 @@ def status(args: argparse.Namespace) -> int:
     """`sweeper status DIR`."""
     from .recommend import best_trials
     from .runfolder import is_running
+    from .samplers import budget
 
     spec, trials = _rows(args.dir)
     light = trials.select(["number", "outcome"]).to_pylist()
@@ -166,7 +177,7 @@ def status(args: argparse.Namespace) -> int:
         "sampler": spec.sampler,
         "objective": spec.objective,
         "running": is_running(Path(args.dir)),
-        "budget": spec.trials,
+        "budget": budget(spec.sampler, spec.load_space().knobs, spec.trials),
         "done": done,
         "trials": len(light),
         "failed": sum(r["outcome"] == "failed" for r in light),
@@ -209,11 +220,15 @@ def _save(folder: Path, spec: SweepSpec, trials: Any, digest: str, target: Path)
 
     from .store import write_weights
 
+    if target.is_dir():
+        raise SpecError(f"{target} is a folder; --save needs a file name")
     kept = folder / "weights" / f"{digest}.safetensors"
     try:
         if kept.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(kept, target)
+            temporary = target.with_name(f".{target.name}.tmp")
+            shutil.copyfile(kept, temporary)
+            temporary.replace(target)
         else:
             output, _ = _rerun(folder, spec, _row(trials, digest))
             if output.weights is None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces import Space
+from trainables.noise import KNOBS, NOISE
+from trainables.plugin import line_in
 from trainables.runtime import Runtime
+from trainables.spec import PairSpec
 from trainables.trial import inspect
 
 from .proposer import make_proposer
@@ -159,7 +162,7 @@ def _run_to_end(session: Session) -> bool:
             with sigterm_as_sigint():
                 run_inline(session)
     except KeyboardInterrupt:
-        return True
+        return session.status.done < session.status.budget
     return False
 
 
@@ -180,4 +183,16 @@ def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:
         make_proposer(spec, space, noise_constants(space, constants))
     except (ValueError, KeyError) as error:
         raise SpecError(str(error)) from None
+    except Exception as error:  # of a user's own model or data set
+        line = line_in(error, spec.space)
+        text = " ".join(str(error).split())
+        raise SpecError(f"a trial cannot be set up: {spec.space}{line}: {type(error).__name__}: {text}") from error
+    _check_noise(spec, specs, constants)
     return constants
+
+
+def _check_noise(spec: SweepSpec, specs: Sequence[PairSpec], constants: Mapping[str, float]) -> None:
+    scale = NOISE[spec.noise]
+    settings = [{**constants, **{k: getattr(s, k) for k in KNOBS}} for s in specs]
+    if all(scale.predict(s) == 0 for s in settings):
+        raise SpecError(f"noise {spec.noise!r} is 0 for every configuration: {scale.formula}; choose another --noise")

@@ -49,7 +49,7 @@ class Progress:
             self.first_done = status.done
         if self.stream.isatty():
             self._show_bar(status)
-        elif time.monotonic() - self.last >= PLAIN_SECONDS or status.done >= status.budget:
+        elif time.monotonic() - self.last >= PLAIN_SECONDS or status.done + status.failed >= status.budget:
             self.last = time.monotonic()
             print(f"{status.done}/{status.budget} configurations, {self._text(status)}", file=self.stream, flush=True)
 

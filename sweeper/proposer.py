@@ -40,8 +40,8 @@ class Proposal:
 class Proposer(Protocol):
     """Source of configurations."""
 
-    def ask(self, number: int) -> Proposal | None:
-        """Return the configuration with this number, or None where there are no more."""
+    def ask(self, number: int) -> Proposal:
+        """Return the configuration with this number, which lies within `sweeper.samplers.budget`."""
         ...
 
     def tell(self, number: int, params: Mapping[str, Any], value: float | None) -> None:
@@ -55,13 +55,13 @@ class DesignProposer:
     def __init__(self, spec: SweepSpec, space: Space) -> None:
         self.spec, self.space = spec, space
 
-    def ask(self, number: int) -> Proposal | None:
+    def ask(self, number: int) -> Proposal:
         """See `Proposer.ask`."""
         design = SAMPLERS[self.spec.sampler].design
         assert design is not None
         start = time.perf_counter()
         params = design(self.space.knobs, self.spec.seed, number, self.spec.trials)
-        return None if params is None else Proposal(params, seconds=time.perf_counter() - start)
+        return Proposal(params, seconds=time.perf_counter() - start)
 
     def tell(self, number: int, params: Mapping[str, Any], value: float | None) -> None:
         """Nothing to learn."""

@@ -30,7 +30,7 @@ def stored_spec(run: str | Path) -> SweepSpec:
     """
     run = Path(run)
     if not run.is_dir():
-        raise SpecError(f"there is no folder {run}")
+        raise SpecError(f"{run} is a file, not a run folder" if run.exists() else f"there is no folder {run}")
     if not (run / SPEC_FILE).is_file():
         raise SpecError(f"{run} holds no sweep: {SPEC_FILE} is missing")
     values, lines = read_yaml(run / SPEC_FILE)

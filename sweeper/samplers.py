@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 Knobs = Mapping[str, "BaseDistribution"]
-# (knobs, seed, number, trials) -> parameters, or None past the design's end
-Design = Callable[[Knobs, int, int, int], "dict[str, Any] | None"]
+# (knobs, seed, number, trials) -> parameters
+Design = Callable[[Knobs, int, int, int], "dict[str, Any]"]
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,17 @@ def grid(knobs: Knobs, trials: int) -> list[dict[str, Any]]:
     return [dict(zip(knobs, point, strict=True)) for point in itertools.product(*axes)]
 
 
-def _grid(knobs: Knobs, seed: int, number: int, trials: int) -> dict[str, Any] | None:
+def budget(sampler: str, knobs: Knobs, trials: int) -> int:
+    """Return the number of configurations that a sampler can propose, at most `trials`: a grid ends."""
+    return min(trials, len(grid(knobs, trials))) if sampler == "grid" else trials
+
+
+def _grid(knobs: Knobs, seed: int, number: int, trials: int) -> dict[str, Any]:
     import numpy as np
 
     points = grid(knobs, trials)
     # shuffled, so that a sweep stopped early has seen the whole range
-    return points[np.random.default_rng(seed).permutation(len(points))[number]] if number < len(points) else None
+    return points[np.random.default_rng(seed).permutation(len(points))[number]]
 
 
 def _noise(seed: int, knobs: Knobs, noise: str, constants: Mapping[str, float]) -> BaseSampler:

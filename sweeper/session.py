@@ -20,7 +20,8 @@ from trainables.spec import PairSpec
 from .jobs import Job, Row
 from .objective import OBJECTIVES, Objective
 from .proposer import DesignProposer, Proposal, Proposer, make_proposer
-from .spec import SweepSpec
+from .samplers import budget
+from .spec import SpecError, SweepSpec
 from .store import SearchRow, read, write_search
 
 KEEP_WEIGHTS = 3
@@ -77,8 +78,10 @@ class Session:
         self.objective = OBJECTIVES[spec.objective]
         self.proposer = make_proposer(spec, space, self.constants)
         self.listener = listener
-        self.status = Status(spec.trials)
-        self.blocks = _blocks(self.proposer, spec, self._build)  # of designs: number -> first repeat
+        self.status = Status(budget(spec.sampler, space.knobs, spec.trials))
+        self.blocks = _blocks(
+            self.proposer, spec, self.status.budget, self._build
+        )  # of designs: number -> first repeat
         self.repeats: Counter[str] = Counter()  # of other samplers: repeats of a configuration that are taken
         self.ranking = Ranking(self.objective)
         self.finished: set[str] = set()  # digests of finished trials
@@ -94,7 +97,12 @@ class Session:
         for row in rows:
             if row["number"] is not None:
                 by_number.setdefault(row["number"], []).append(row)
-        for number in range(self.spec.trials):
+        there = max((n for n, own in by_number.items() if any(r["outcome"] != "failed" for r in own)), default=-1) + 1
+        if there > self.spec.trials:
+            raise SpecError(
+                f"{there} configurations are there already; trials must be at least that, got {self.spec.trials}"
+            )
+        for number in range(self.status.budget):
             own = by_number.get(number, [])
             done = [r for r in own if r["outcome"] != "failed"]
             for row in done:
@@ -136,12 +144,7 @@ class Session:
         if number in self.partial:
             job = self._complete(number, self.partial[number])
         else:
-            proposal = self.proposer.ask(number)
-            if proposal is None:  # past the end of a grid
-                self.open.clear()
-                self.status.budget = self.status.done + self.status.running
-                return None
-            job = self._job(number, proposal)
+            job = self._job(number, self.proposer.ask(number))
         self.status.running += 1
         self.listener(self.status)
         return job
@@ -273,17 +276,14 @@ class Ranking:
         return [min(self.repeats[config])[1] for _, config in self.order[:count]]
 
 
-def _blocks(proposer: Proposer, spec: SweepSpec, build: Callable[..., PairSpec]) -> dict[int, int]:
+def _blocks(proposer: Proposer, spec: SweepSpec, count: int, build: Callable[..., PairSpec]) -> dict[int, int]:
     """Return the first repeat of each number of a design: it must not depend on what was finished when."""
     if not isinstance(proposer, DesignProposer):
         return {}
     seen: Counter[str] = Counter()
     blocks: dict[int, int] = {}
-    for number in range(spec.trials):
-        proposal = proposer.ask(number)
-        if proposal is None:
-            break
-        config = build(proposal.params).config
+    for number in range(count):
+        config = build(proposer.ask(number).params).config
         blocks[number] = seen[config] * spec.repeats
         seen[config] += 1
     return blocks

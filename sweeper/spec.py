@@ -33,8 +33,8 @@ class Parameter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min: float | None = None
-    max: float | None = None
+    min: float | None = Field(None, allow_inf_nan=False)
+    max: float | None = Field(None, allow_inf_nan=False)
     distribution: Literal["uniform", "log_uniform", "int_uniform", "int_log_uniform"] = "uniform"
     values: tuple[Any, ...] | None = None
 
@@ -45,6 +45,8 @@ class Parameter(BaseModel):
                 raise ValueError("give either values or min and max, not both")
             if not self.values:
                 raise ValueError("values must not be empty")
+            if twice := [v for i, v in enumerate(self.values) if v in self.values[:i]]:
+                raise ValueError(f"values must differ, got {twice[0]!r} twice")
             return self
         if self.min is None or self.max is None:
             raise ValueError("give values, or both min and max")
@@ -121,21 +123,21 @@ class SweepSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     space: str
-    trials: int = Field(40, ge=1)
+    trials: int = Field(40, ge=1, le=1_000_000)
     workers: int | Literal["auto"] = "auto"
     sampler: str = "noise"
     objective: str = "merged_loss"
     noise: str = "paper"
-    repeats: int = Field(1, ge=1)
-    seed: int = Field(0, ge=0)
+    repeats: int = Field(1, ge=1, le=10_000)
+    seed: int = Field(0, ge=0, lt=2**32)
     out: str | None = None
     runner: Literal["ray", "inline"] = "ray"
     address: str | None = None
-    max_seconds: float | None = Field(None, gt=0)
+    max_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
     max_failed: int = Field(10, ge=1)
     data: str | None = None
     stack: Literal["auto", "on", "off"] = "auto"
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=1024)
     device: str = "auto"
     parameters: dict[str, Parameter] = {}
     fixed: dict[str, Any] = {}
@@ -235,6 +237,15 @@ def corners(space: Space) -> Iterator[dict[str, Any]]:
             yield {**first, name: value}
 
 
+_RULES = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float", "int_parsing_size"), "must be a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type", "finite_number"), "must be a finite number"),
+    **dict.fromkeys(("dict_type", "model_type"), "must be a mapping"),
+    "string_type": "must be text",
+    "tuple_type": "must be a list",
+}
+
+
 def _explain(error: ValidationError, model: type[BaseModel], lines: Mapping[str, int], where: str) -> str:
     texts: list[str] = []
     for item in error.errors():
@@ -244,7 +255,9 @@ def _explain(error: ValidationError, model: type[BaseModel], lines: Mapping[str,
             known = Parameter.model_fields if len(path) > 1 and path[0] == "parameters" else model.model_fields
             text = str(unknown("key", path[-1], known))
         else:
-            message = re.sub(r"^Value error, |^Assertion failed, ", "", item["msg"])
+            message = _RULES.get(item["type"], re.sub(r"^Value error, |^Input should be ", "", item["msg"]))
+            if item["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error"):
+                message = "must be " + message
             given = "" if "got " in message or message.startswith("unknown ") else f", got {item['input']!r}"
             message = message if message.startswith("unknown ") else f"{key}: {message[0].lower()}{message[1:]}"
             text = message + given if item["type"] != "missing" else f"{key} is missing"
@@ -287,6 +300,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise SpecError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    if data is None:
+        raise SpecError(f"{path} is empty; it must name a space, such as `space: digits_cnn`")
     if not isinstance(data, dict):
         raise SpecError(f"{path} must be a mapping of keys to values, got {type(data).__name__}")
     for key in ("space", "data"):

@@ -169,7 +169,11 @@ def read(run: str | Path, table: str) -> pa.Table:
     whole: list[pa.Table] = []
     for path, part in zip(paths, parts, strict=True):
         if isinstance(part, str):
-            warnings.warn(f"{path} {part}; it was skipped", SkippedPart, stacklevel=2)
+            warnings.warn(
+                f"{path} {part}; it was skipped; delete it, and `sweeper resume` redoes what is missing",
+                SkippedPart,
+                stacklevel=2,
+            )
         else:
             whole.append(part)
     return pa.concat_tables(whole) if whole else SCHEMAS[table].empty_table()

@@ -141,7 +141,12 @@ def fashion_mnist(
     from torchvision.datasets import FashionMNIST  # pyright: ignore[reportMissingTypeStubs]
 
     folder = require_files(root, "FashionMNIST/raw", _FASHION_FILES, "torchvision.datasets.FashionMNIST")
-    sets = {name: FashionMNIST(str(folder), train=name == "train", download=False) for name in ("train", "test")}
+    try:
+        sets = {name: FashionMNIST(str(folder), train=name == "train", download=False) for name in ("train", "test")}
+    except (RuntimeError, ValueError, OSError, EOFError) as error:
+        raise DataError(
+            f"a file in {folder}/FashionMNIST/raw is corrupt or truncated: {error}; fetch it again"
+        ) from None
     if train + val > len(sets["train"]) or test > len(sets["test"]):
         raise DataError(f"fashion_mnist has 60000 + 10000 images, got train {train} + val {val} and test {test}")
     rng = np.random.default_rng(stream("fashion_mnist", f"split/{split_seed}"))

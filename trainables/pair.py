@@ -25,7 +25,7 @@ from .augmentation import AUGMENTATIONS
 from .base import base_weights, new_model
 from .curves import score_merges
 from .datasets import Data, forget, load
-from .evaluation import Score, finite
+from .evaluation import Score, finite, logits_of
 from .merging import MERGES
 from .models import has_batchnorm
 from .noise import NOISE
@@ -123,6 +123,7 @@ def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
         if spec.base_digest not in labs:
             here = replace(runtime, device="cpu", bases=None)
             labs[spec.base_digest] = _prepare(spec, here, with_base=False)
+            _check_model(labs[spec.base_digest])
         for registry, names in (
             (AUGMENTATIONS, [spec.augmentation]),
             (OPTIMIZERS, [spec.optimizer]),
@@ -136,6 +137,15 @@ def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
         steps_per_epoch(examples, spec.base.batch_size, "base batch_size")
     forget()
     return labs[specs[0].base_digest].data.examples
+
+
+def _check_model(lab: Lab) -> None:
+    few = lab.data.x["val"][:2]
+    shape = tuple(logits_of(lab.model, lab.model.state_dict(), few).shape)
+    if shape != (len(few), lab.data.classes):
+        raise ValueError(
+            f"model {lab.spec.model!r} must map images to {lab.data.classes} logits each, got shape {shape}"
+        )
 
 
 def _check_device(name: str) -> None:

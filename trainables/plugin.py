@@ -30,14 +30,15 @@ def load_source(text: str, where: str = "the trial's source") -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look their module up
     try:
         exec(compile(text, where, "exec"), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        line = _line_in(error, where)
+        line = line_in(error, where)
         raise PluginError(f"{where}{line}: {type(error).__name__}: {error}") from error
     return module
 
 
-def _line_in(error: Exception, where: str) -> str:
+def line_in(error: BaseException, where: str) -> str:
+    """Return `, line N` for the innermost frame of `error` in the file `where`; empty where there is none."""
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
     trace, line = error.__traceback__, None

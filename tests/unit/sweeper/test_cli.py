@@ -276,8 +276,26 @@ def test_a_users_own_model_and_data(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["agrees"] is True
 
 
+def test_a_users_model_that_does_not_fit_is_found_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "unfit.py", tmp_path / "run"
+    text = (
+        "from torch import nn\nfrom optuna.distributions import FloatDistribution\nfrom search_spaces import Space\n"
+        "from trainables.models import MODELS\n"
+        "MODELS.add('unfit{n}', lambda classes, channels: nn.Sequential(nn.Flatten(), nn.Linear({size}, {out})))\n"
+        "SPACE = Space(doc='d', fixed={{'dataset': 'digits', 'model': 'unfit{n}', 'batch_size': 8}},\n"
+        "              knobs={{'learning_rate': FloatDistribution(0.1, 1.0)}})\n"
+    )
+    file.write_text(text.format(n=1, size=63, out=10))
+    assert "shapes cannot be multiplied" in fails(capsys, "run", str(file), "--out", str(out))
+    file.write_text(text.format(n=2, size=64, out=9))
+    assert "must map images to 10 logits each, got shape (2, 9)" in fails(capsys, "run", str(file), "--out", str(out))
+    assert not out.exists()
+
+
 def test_a_users_broken_file_names_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "broken.py"
+    file.write_text("import sys\nsys.exit(3)\n")
+    assert "broken.py, line 2: SystemExit: 3" in fails(capsys, "run", str(file))
     file.write_text("x = 1\ny = x / 0\n")
     assert "broken.py, line 2: ZeroDivisionError" in fails(capsys, "run", str(file))
     file.write_text("SPACE = 3\n")

@@ -304,6 +304,29 @@ def test_two_drivers_in_one_folder_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "sweep.yaml").read_text() == stored  # a refusal changes nothing
 
 
+def test_fewer_trials_than_are_there_are_refused(tmp_path: Path) -> None:
+    sweep(tmp_path, trials=4)
+    with pytest.raises(SpecError, match="4 configurations are there already; trials must be at least that, got 3"):
+        sweep(tmp_path, trials=3)
+    assert "trials: 4" in (tmp_path / "sweep.yaml").read_text()
+
+
+def test_a_small_grid_is_finished_when_its_points_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sweeper.cli import main
+
+    fixed = {"learning_rate": 0.1, "batch_size": 16, "weight_decay": 1e-4, "augmentation_strength": 0.0}
+    results = sweep(tmp_path, sampler="grid", trials=50, fixed=fixed, parameters={"momentum": {"values": [0.0, 0.9]}})
+    assert results.trials.num_rows == 2
+    assert main(["status", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["budget"] == 2
+
+
+def test_a_noise_that_is_zero_everywhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="noise 'wd_intrinsic' is 0 for every configuration"):
+        sweep(tmp_path / "run", noise="wd_intrinsic", fixed={"weight_decay": 0.0})
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_grid_of_another_size_is_another_sweep(tmp_path: Path) -> None:
     sweep(tmp_path, sampler="grid", trials=4)
     with pytest.raises(SpecError, match="trials is 4 there and 9 here"):

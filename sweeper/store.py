@@ -37,11 +37,13 @@ class SearchRow:
     config: str = col("configuration")
     params: str = col("knobs as JSON")
     sampler: str = col("sampler")
-    origin: str | None = col("how the candidate came about: startup, level_set, filling, neighbour; empty if unknown")
+    origin: str | None = col(
+        "how the candidate came about: startup, level_set, filling, neighbour (of a refined one, that of its ancestor)"
+    )
     noise_target: float | None = col("noise of the proposal, of the sweep's definition")
-    optimum: float | None = col("the sampler's estimate of the best noise at that time")
-    optimum_low: float | None = col("lower end of its 90 % interval")
-    optimum_high: float | None = col("upper end of its 90 % interval")
+    optimum: float | None = col("the sampler's estimate then: the noise at which the trials' smoothed loss was lowest")
+    optimum_low: float | None = col("lower end of its 90 % interval over resamples of the trials so far")
+    optimum_high: float | None = col("upper end of that interval")
     exponents: str | None = col("fitted exponents of the noise as JSON")
     seconds_ask: float = col("time the sampler took", "s")
 

@@ -98,7 +98,10 @@ class TrialResult:
     sweep_seed: int | None = col("seed of the sweep", default=None)
     space: str | None = col("search space", default=None)
     sampler: str | None = col("sampler that proposed the configuration", default=None)
-    noise_target: float | None = col("noise the sampler aimed at, of the sweep's definition", default=None)
+    noise_target: float | None = col(
+        "noise the sampler aimed at (a level of its refined noise, else the proposal's own), of the sweep's definition",
+        default=None,
+    )
     scores: Mapping[str, float | None] = field(default_factory=lambda: {})
     noises: Mapping[str, float | None] = field(default_factory=lambda: {})
     seconds: Mapping[str, float] = field(default_factory=lambda: {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -11,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainables.noise import NOISE
 from trainables.registry import UnknownName
 
-from .report import format_table, number
+from .listings import merges, noises, spaces
+from .report import emit, format_table, number
 from .spec import SpecError, SweepSpec, load_spec
 
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
@@ -26,10 +25,6 @@ _MACHINE_KEYS = ("workers", "runner", "address", "max_seconds", "data")
 
 def _flags(args: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, Any]:
     return {k: v for k in keys if (v := getattr(args, k)) is not None}
-
-
-def _print(args: argparse.Namespace, record: Any, text: str) -> None:
-    print(json.dumps(record, indent=1, default=str) if args.json else text)
 
 
 def _rows(run: str) -> tuple[SweepSpec, Any]:
@@ -81,7 +76,7 @@ def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
         print(f"stopped early: {results.reason}; `sweeper resume {results.run}` continues", file=sys.stderr)
     _write_page(results.run)
     record = _found(results.run, results.trials, spec)
-    _print(args, record, _found_text(record))
+    emit(args.json, record, _found_text(record))
     successful = any(o == "ok" for o in results.trials["outcome"].to_pylist())
     return DONE if successful and results.failed < spec.max_failed else NO_SUCCESS
 
@@ -185,7 +180,7 @@ def status(args: argparse.Namespace) -> int:
         "best_digest": best[0]["digest"] if best else None,
         "device_seconds": sum(trials["device_seconds"].to_pylist()),
     }
-    _print(args, record, "\n".join(f"{k.replace('_', ' '):<16}{'–' if v is None else v}" for k, v in record.items()))
+    emit(args.json, record, "\n".join(f"{k.replace('_', ' '):<16}{'–' if v is None else v}" for k, v in record.items()))
     return DONE
 
 
@@ -198,7 +193,7 @@ def list_trials(args: argparse.Namespace) -> int:
     names = ["number", "repeat", "outcome", *KNOBS, f"noise_{spec.noise}", column, "digest"]
     rows = trials.select(names).to_pylist()
     cells = [[v if isinstance(v, str) else "–" if v is None else number(v) for v in r.values()] for r in rows]
-    _print(args, rows, format_table(names, cells, indent=0) if rows else "no trials yet")
+    emit(args.json, rows, format_table(names, cells, indent=0) if rows else "no trials yet")
     return DONE
 
 
@@ -211,7 +206,7 @@ def best(args: argparse.Namespace) -> int:
             raise SpecError("no viable trial yet: there is nothing to save")
         record["saved"] = _save(Path(args.dir), spec, trials, record["best"]["digest"], Path(args.save))
     text = _found_text(record)
-    _print(args, record, text + (f"\nsaved:               {record['saved']}" if args.save else ""))
+    emit(args.json, record, text + (f"\nsaved:               {record['saved']}" if args.save else ""))
     return DONE
 
 
@@ -251,7 +246,7 @@ def recommend(args: argparse.Namespace) -> int:
         weight_decay=args.weight_decay,
         learning_rate=args.learning_rate,
     )
-    _print(args, found, "\n\n".join(f"{name}: {a['message']}\n{a['text']}" for name, a in found.items()))
+    emit(args.json, found, "\n\n".join(f"{name}: {a['message']}\n{a['text']}" for name, a in found.items()))
     return DONE
 
 
@@ -304,7 +299,7 @@ def pair(args: argparse.Namespace) -> int:
     shown = ("a_loss_test", "b_loss_test", "merged_loss_test", "chosen_loss_test", "gain_mean_loss_test")
     table = [(n, number(row[n]), number(again[n])) for n in shown]
     text = f"trial {row['digest']} {verdict}\n{format_table(('', 'stored', 'again'), table)}"
-    _print(args, record, text)
+    emit(args.json, record, text)
     return DONE if record["agrees"] else ERROR
 
 
@@ -326,7 +321,7 @@ def export(args: argparse.Namespace) -> int:
             pyarrow.parquet.write_table(table, target)
     except OSError as error:
         raise SpecError(f"cannot write {target}: {error.strerror or error}") from None
-    _print(args, {"file": str(target.absolute()), "rows": table.num_rows}, f"{table.num_rows} rows in {target}")
+    emit(args.json, {"file": str(target.absolute()), "rows": table.num_rows}, f"{table.num_rows} rows in {target}")
     return DONE
 
 
@@ -336,59 +331,8 @@ def dashboard(args: argparse.Namespace) -> int:
 
     stored_spec(args.dir)
     page = _write_page(Path(args.dir).absolute())
-    _print(args, {"page": str(page)}, str(page))
+    emit(args.json, {"page": str(page)}, str(page))
     return DONE
-
-
-# -- names ------------------------------------------------------------------------------------------------------------
-
-
-def spaces(args: argparse.Namespace) -> int:
-    """`sweeper spaces`."""
-    import search_spaces
-
-    loaded = {name: search_spaces.load(name) for name in search_spaces.names()}
-    record = [
-        {"name": n, "doc": s.doc, "knobs": {k: str(d) for k, d in s.knobs.items()}, "fixed": dict(s.fixed)}
-        for n, s in loaded.items()
-    ]
-    _print(args, record, format_table_left(("space", "searches"), [(n, s.doc) for n, s in loaded.items()]))
-    return DONE
-
-
-def noises(args: argparse.Namespace) -> int:
-    """`sweeper noises`."""
-    record = [
-        {"name": s.name, "formula": s.formula, "unit": s.unit, "solves": list(s.knobs), "source": s.source}
-        for s in NOISE.values()
-    ]
-    rows = [(s.name, s.formula, s.unit, ", ".join(s.knobs), s.source) for s in NOISE.values()]
-    _print(args, record, format_table_left(("noise", "formula", "unit", "solves for", "source"), rows))
-    return DONE
-
-
-def merges(args: argparse.Namespace) -> int:
-    """`sweeper merges`."""
-    from trainables.merging import MERGES
-
-    record = [
-        {"name": m.name, "formula": m.formula, "grid": list(m.grid), "symbol": m.symbol, "source": m.source}
-        for m in MERGES.values()
-    ]
-    rows = [
-        (m.name, m.formula, f"{m.symbol} = {m.grid[0]:g} … {m.grid[-1]:g}, {len(m.grid)} points", m.source)
-        for m in MERGES.values()
-    ]
-    _print(args, record, format_table_left(("merge", "formula", "grid", "source"), rows))
-    return DONE
-
-
-def format_table_left(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Return a table of texts, all columns aligned left."""
-    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in (header, *rows)
-    )
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,11 @@ _NO_MERGE: Mapping[tuple[str, float | None], str] = {
     ("linear", 1.0): "parent B",
     ("task_arithmetic", 0.0): "the base",
 }
+
+
+def emit(as_json: bool, record: Any, text: str) -> None:
+    """Print a command's result on stdout: the record as JSON, or the text."""
+    print(json.dumps(record, indent=1, default=str) if as_json else text)
 
 
 def number(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from .regime import Regime
 
 
-CONNECT_SECONDS, PROBE_SECONDS = 5.0, 20.0
+CONNECT_SECONDS, PROBE_SECONDS = 4.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,15 @@ def run(
     )
 
 
+def _use_token() -> None:
+    """Let Ray use the token that is at hand: with an explicit address it does not look for one by itself."""
+    at_hand = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if "RAY_AUTH_MODE" not in os.environ and (at_hand or (Path.home() / ".ray" / "auth_token").is_file()):
+        os.environ["RAY_AUTH_MODE"] = "token"
+
+
 def check_reachable(address: str) -> None:
-    """Check within 25 s that a Ray cluster answers at an address, before anything is written.
+    """Check within 30 s that a Ray cluster answers at an address, before anything is written.
 
     Raises:
         SpecError: It cannot be reached, or it is of a kind that Tune cannot use.
@@ -133,6 +141,7 @@ def check_reachable(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         except OSError as error:
             raise SpecError(f"cannot connect to Ray at {address}: {error.strerror or error}") from None
+    _use_token()
     # Ray itself waits for minutes where something else listens, and cannot be interrupted: let a process try that can
     probe = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
     try:

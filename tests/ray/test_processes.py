@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -117,3 +120,32 @@ def test_a_dead_worker_fails_its_trial_and_the_sweep_goes_on(tmp_path: Path, dri
     failed = next(r for r in rows if r["outcome"] == "failed")
     assert "the worker process died" in failed["outcome_detail"]
     assert read(run, "search").num_rows == 2
+
+
+def test_a_cluster_by_address_with_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: Driver) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token-of-this-test-that-is-long-enough")
+    ray = Path(sys.executable).with_name("ray")
+    options = ["--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+    with (tmp_path / "head.log").open("w") as log:
+        head = subprocess.Popen(
+            [ray, "start", *options], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while "Ray runtime started" not in (tmp_path / "head.log").read_text():
+            assert head.poll() is None, (tmp_path / "head.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        run = tmp_path / "run"
+        args = ["run", "synthetic", "--trials", "6", "--sampler", "random", "--address", f"127.0.0.1:{port}"]
+        complete(driver(*args, "--out", str(run)))
+        assert read_trials(run).num_rows == 6
+        _, err = complete(driver(*args, "--device", "cuda", "--out", str(tmp_path / "gpu")), 2)
+        assert "asks for a GPU and the cluster has none" in err
+    finally:
+        head.terminate()
+        head.wait(30)

@@ -302,6 +302,7 @@ def test_a_users_broken_file_names_the_line(tmp_path: Path, capsys: pytest.Captu
     assert "must define SPACE" in fails(capsys, "run", str(file))
 
 
+@pytest.mark.ray  # trains, and the fast tier is to stay fast
 def test_saved_weights_are_those_that_were_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
     from safetensors.torch import load_file

@@ -11,6 +11,7 @@ from trainables.result import trial_columns
 from trainables.runtime import Runtime
 
 
+@pytest.mark.ray
 def test_a_fresh_process_prints_the_same_numbers(tmp_path: Path) -> None:
     spec = digits_spec(batch_size=64)
     (tmp_path / "spec.json").write_text(spec.to_json())

@@ -25,11 +25,11 @@ demo: install
 
 test: install
 	@echo "== all tests; the browser tests need Chromium and are skipped without it"
-	$(BIN)/python -m pytest --numprocesses 2 -m 'not ray and not browser'
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not ray and not browser'
 	$(BIN)/python -m pytest -m 'ray or browser'
 
 test-fast: install
-	$(BIN)/python -m pytest --numprocesses 2 -m 'not ray and not browser'
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not ray and not browser'
 
 check: install
 	$(BIN)/ruff check .

@@ -152,7 +152,8 @@ def connect(spec: SweepSpec) -> tuple[int, int]:
     if spec.address is None:
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = spec.workers if isinstance(spec.workers, int) else max(1, cpus // spec.threads)
-        ray.init(num_cpus=workers * spec.threads, include_dashboard=False, **quiet)
+        # without "local", Ray would join a cluster that was started on this machine
+        ray.init(address="local", num_cpus=workers * spec.threads, include_dashboard=False, **quiet)
     else:
         try:
             ray.init(address=spec.address, **quiet)

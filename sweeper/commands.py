@@ -8,17 +8,20 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from trainables.noise import KNOBS
 from trainables.registry import UnknownName
 
 from .listings import merges, noises, spaces
 from .report import emit, format_table, number
 from .spec import SpecError, SweepSpec, load_spec
 
+if TYPE_CHECKING:
+    from trainables.result import PairOutput
+
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
-BOTH = ("gain_mean", "merged_loss")  # the paper's measure, and what a user takes home
-KNOBS = ("learning_rate", "batch_size", "momentum", "weight_decay", "augmentation_strength")
+SHOWN_KNOBS = (*KNOBS, "augmentation_strength")
 _RUN_KEYS = ("trials", "sampler", "objective", "noise", "repeats", "seed", "stack", "threads", "device", "out")
 _MACHINE_KEYS = ("workers", "runner", "address", "max_seconds", "data")
 
@@ -82,7 +85,7 @@ def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
 
 
 def _found(folder: str | Path, trials: Any, spec: SweepSpec) -> dict[str, Any]:
-    from .recommend import summary
+    from .recommend import BOTH, summary
 
     folder = Path(folder).absolute()
     record = {**summary(trials, spec.objective, spec.noise), "run": str(folder)}
@@ -190,7 +193,7 @@ def list_trials(args: argparse.Namespace) -> int:
 
     spec, trials = _rows(args.dir)
     column = OBJECTIVES[spec.objective].column
-    names = ["number", "repeat", "outcome", *KNOBS, f"noise_{spec.noise}", column, "digest"]
+    names = ["number", "repeat", "outcome", *SHOWN_KNOBS, f"noise_{spec.noise}", column, "digest"]
     rows = trials.select(names).to_pylist()
     cells = [[v if isinstance(v, str) else "–" if v is None else number(v) for v in r.values()] for r in rows]
     emit(args.json, rows, format_table(names, cells, indent=0) if rows else "no trials yet")
@@ -225,7 +228,7 @@ def _save(folder: Path, spec: SweepSpec, trials: Any, digest: str, target: Path)
             shutil.copyfile(kept, temporary)
             temporary.replace(target)
         else:
-            output, _ = _rerun(folder, spec, _row(trials, digest))
+            output = _rerun(folder, spec, _row(trials, digest))
             if output.weights is None:
                 raise SpecError(f"trial {digest} is synthetic, diverged or not viable: it has no weights to save")
             write_weights(target, output.weights, output.result)
@@ -236,6 +239,8 @@ def _save(folder: Path, spec: SweepSpec, trials: Any, digest: str, target: Path)
 
 def recommend(args: argparse.Namespace) -> int:
     """`sweeper recommend DIR`."""
+    from .recommend import BOTH
+
     spec, trials = _rows(args.dir)
     found = _advice(
         trials,
@@ -257,7 +262,7 @@ def _row(trials: Any, digest: str) -> dict[str, Any]:
     return trials.slice(found[0], 1).to_pylist()[0]
 
 
-def _rerun(folder: Path, spec: SweepSpec, row: Mapping[str, Any], data: str | None = None) -> tuple[Any, Any]:
+def _rerun(folder: Path, spec: SweepSpec, row: Mapping[str, Any], data: str | None = None) -> PairOutput:
     from trainables.runtime import Runtime
     from trainables.spec import PairSpec
     from trainables.trial import run_trials
@@ -265,7 +270,7 @@ def _rerun(folder: Path, spec: SweepSpec, row: Mapping[str, Any], data: str | No
     pair_spec = PairSpec.from_json(row["spec"])
     runtime = Runtime(data or spec.data, str(folder / "bases"), row["device"], row["threads"])
     try:
-        return run_trials([pair_spec], runtime)[0], pair_spec
+        return run_trials([pair_spec], runtime)[0]
     except (ValueError, UnknownName, RuntimeError) as error:
         raise SpecError(f"trial {row['digest']} cannot be rerun here: {error}") from None
 
@@ -276,7 +281,7 @@ def pair(args: argparse.Namespace) -> int:
 
     spec, trials = _rows(args.dir)
     row = _row(trials, args.digest)
-    output, _ = _rerun(Path(args.dir), spec, row, args.data)
+    output = _rerun(Path(args.dir), spec, row, args.data)
     again = output.result.to_row()
     worst, where = 0.0, ""
     for name in (c.name for c in SCORES):

@@ -21,7 +21,7 @@ from .jobs import Job, Row
 from .objective import OBJECTIVES, Objective
 from .proposer import DesignProposer, Proposal, Proposer, make_proposer
 from .samplers import budget
-from .spec import SpecError, SweepSpec
+from .spec import SpecError, SweepSpec, corners
 from .store import SearchRow, read, write_search
 
 KEEP_WEIGHTS = 3
@@ -44,12 +44,8 @@ class Status:
 
 def noise_constants(space: Space, more: Mapping[str, float]) -> dict[str, float]:
     """Return what stands in the noise formulas beside the knobs: the space's fixed values, and `more`."""
-    some = space.build({name: _any(d) for name, d in space.knobs.items()})
+    some = space.build(next(corners(space)))
     return {**{k: getattr(some, k) for k in KNOBS if k not in space.knobs}, **more}
-
-
-def _any(distribution: Any) -> Any:
-    return distribution.choices[0] if hasattr(distribution, "choices") else distribution.low
 
 
 class Session:

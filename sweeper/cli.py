@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     command("merges", "list the merges")
     export = command("export", "write a table of a sweep as one file", True)
     export.add_argument("--format", choices=("csv", "parquet"), default="csv", help="default: %(default)s")
-    export.add_argument("--table", choices=("trials", "merges", "history", "search"), default="trials",
+    export.add_argument("--table", choices=("trials", "merges", "history", "planes", "search"), default="trials",
                         help="default: %(default)s")  # fmt: skip
     export.add_argument("--out", metavar="FILE", help="default: DIR/<table>.<format>")
     command("dashboard", "write the page of a sweep and name it", True)

@@ -6,6 +6,7 @@ Layout of a run folder (the reader opens nothing else)::
     trials/<digest>.parquet     one row: the trial. Written last, so it marks the trial as finished
     merges/<digest>.parquet     one row per merge and coefficient
     history/<digest>.parquet    one row per child and epoch
+    planes/<digest>.parquet     one row per point of the loss plane, where it was asked for
     search/<number>.parquet     one row: what the sampler thought when it proposed the configuration
     weights/<digest>.safetensors  merged weights of the best trials
     dashboard.html              the page
@@ -26,7 +27,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.result import SCHEMA_VERSION, Column, HistoryRow, MergeRow, PairOutput, col, columns_of, trial_columns
+from trainables.result import (
+    SCHEMA_VERSION,
+    Column,
+    HistoryRow,
+    MergeRow,
+    PairOutput,
+    PlaneRow,
+    col,
+    columns_of,
+    trial_columns,
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
     "trials": _schema("trials", trial_columns()),
     "merges": _schema("merges", columns_of(MergeRow)),
     "history": _schema("history", columns_of(HistoryRow)),
+    "planes": _schema("planes", columns_of(PlaneRow)),
     "search": _schema("search", columns_of(SearchRow)),
 }
 
@@ -100,6 +112,8 @@ def write(run: Path, output: PairOutput) -> None:
     digest = output.result.digest
     _write_part(run, "merges", digest, _records(output.merges))
     _write_part(run, "history", digest, _records(output.history))
+    if output.plane:
+        _write_part(run, "planes", digest, _records(output.plane))
     if output.weights is not None:
         write_weights(run / "weights" / f"{digest}.safetensors", output.weights, output.result)
     _write_part(run, "trials", digest, [output.result.to_row()])
@@ -156,7 +170,7 @@ def read(run: str | Path, table: str) -> pa.Table:
 
     Args:
         run: The run folder.
-        table: `trials`, `merges`, `history` or `search`.
+        table: `trials`, `merges`, `history`, `planes` or `search`.
 
     Returns:
         The rows of all whole parts, in order of file name; empty where there are none yet.

@@ -57,6 +57,7 @@ class NoiseScale:
     source: str
     exponents: Mapping[str, float]
     prefactor: float = 1.0
+    kind: str = "predicted"
 
     @property
     def knobs(self) -> tuple[str, ...]:

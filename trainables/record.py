@@ -74,6 +74,10 @@ def record(
         augmentation=spec.augmentation,
         augmentation_strength=spec.augmentation_strength,
         epochs=spec.epochs,
+        members=spec.members,
+        dataset_b=spec.dataset_b,
+        branch_step=spec.branch_step,
+        precision=spec.dtype + (f"+{spec.autocast}" if spec.autocast else ""),
         steps=steps,
         examples=examples,
         wd_relaxation=steps and spec.learning_rate * spec.weight_decay * steps / (1 - spec.momentum),
@@ -91,7 +95,7 @@ def record(
         scores=scores or {},
         noises=predict_all({**settings, "examples": examples} if examples else settings),
         seconds=seconds or {},
-        **{**empty, **measured},
+        **{"ranks": 1, "warnings": "", **empty, **measured},
     )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from .noise import NOISE
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
-PHASES = ("data", "base", "train", "recalibrate", "evaluate")
+PHASES = ("data", "base", "train", "measure", "recalibrate", "evaluate", "landscape")
 MODELS_SCORED = {
     "a": "child A",
     "b": "child B",
@@ -27,6 +27,7 @@ class Outcome(StrEnum):
     OK = "ok"
     DIVERGED = "diverged"
     NOT_VIABLE = "not_viable"
+    OUT_OF_MEMORY = "out_of_memory"
     FAILED = "failed"
 
 
@@ -49,18 +50,22 @@ def col(doc: str, unit: str = "", **kwargs: Any) -> Any:
 class TrialResult:
     """One trained and merged pair. Empty (`None`) numbers were not defined, for instance after divergence.
 
-    `scores`, `noises` and `seconds` hold the columns of `SCORES`, `noise_<name>` and `seconds_<phase>`.
+    `scores`, `landscape`, `noises` and `seconds` hold the columns of `SCORES`, `LANDSCAPE`, `noise_<name>` and
+    `seconds_<phase>`.
     """
 
     digest: str = col("16 hex digits that name the trial, SHA-256 of its spec")
     config: str = col("digest without `repeat`: shared by the repeats of one configuration")
     repeat: int = col("which repeat of its configuration this is")
     seed: int = col("seed of the training randomness")
-    outcome: str = col("ok, diverged, not_viable or failed; only ok can win")
+    outcome: str = col("ok, diverged, not_viable, out_of_memory or failed; only ok can win")
     outcome_detail: str = col("one sentence on the outcome")
     trainable: str = col("pair (networks were trained) or synthetic (a closed form, no real data)")
-    protocol: str = col("how the pair comes about: finetune")
-    pair_kind: str = col("what differs between the children: same_task (data order and augmentation draws)")
+    protocol: str = col("how the pair comes about: finetune (from shared base weights) or branch (from a trunk)")
+    pair_kind: str = col(
+        "what differs between the children: same_task (data order and augmentation draws), split_data (also disjoint "
+        "halves of the training data) or two_task (the data sets)"
+    )
     dataset: str = col("name of the data set")
     model: str = col("name of the model")
     optimizer: str = col("name of the optimizer")
@@ -76,6 +81,7 @@ class TrialResult:
     classes: int | None = col("classes of the task", "classes")
     parameters: int | None = col("trainable parameters of one model", "parameters")
     distance: float | None = col("|theta_A - theta_B|, Euclidean", "parameter norm")
+    members: int = col("children of the trial", "models")
     task_cosine: float | None = col("cosine of the task vectors tau_A and tau_B", "1")
     norm_a: float | None = col("|theta_A|, Euclidean, of the end weights", "parameter norm")
     norm_b: float | None = col("|theta_B|, Euclidean, of the end weights", "parameter norm")
@@ -92,6 +98,11 @@ class TrialResult:
     commit: str = col("commit of sweeper, where it runs from a checkout")
     torch: str = col("version of torch")
     python: str = col("version of Python")
+    dataset_b: str = col("data set of child B in two_task, else empty")
+    branch_step: int = col("steps of the trunk in protocol branch, else 0", "steps")
+    precision: str = col("type of the weights, and of the forward pass where that differs, such as float32+bfloat16")
+    ranks: int = col("processes that trained each child together")
+    warnings: str = col("what makes the row's numbers doubtful, one sentence each, separated by ` | `")
     spec: str = col("the whole pair spec as JSON: reruns the trial")
     schema_version: int = col("version of this table", default=SCHEMA_VERSION)
     number: int | None = col("position of the configuration in its sweep", default=None)
@@ -102,7 +113,34 @@ class TrialResult:
         "noise the sampler aimed at (a level of its refined noise, else the proposal's own), of the sweep's definition",
         default=None,
     )
+    weights_sha256: str | None = col("SHA-256 of the file of start weights", default=None)
+    cka_val: float | None = col(
+        "linear CKA of the children's penultimate features on validation, arXiv 1905.00414", "1", default=None
+    )
+    trace_sigma: float | None = col(
+        "tr of the per-example gradient covariance, mean over children and measurements of the stable phase",
+        "nat^2/parameter^2", default=None,
+    )  # fmt: skip
+    trace_sigma_se: float | None = col("standard error of that mean", "nat^2/parameter^2", default=None)
+    trace_sigma_preconditioned: float | None = col(
+        "the same of the gradients divided by the square root of Adam's second moment v: tr(Sigma / v)", "parameters",
+        default=None,
+    )  # fmt: skip
+    gradient_norm2: float | None = col(
+        "|G|^2 of the full gradient, two-batch estimate over the same measurements; may come out below 0",
+        "nat^2/parameter^2", default=None,
+    )  # fmt: skip
+    b_simple: float | None = col("tr Sigma / |G|^2 over the same measurements, arXiv 1812.06162", "examples",
+                                 default=None)  # fmt: skip
+    trace_sigma_base: float | None = col(
+        "tr Sigma at the base weights under the trial's augmentation (the probe)", "nat^2/parameter^2", default=None
+    )
+    k_aug: float | None = col("trace_sigma_base over its value without augmentation", "1", default=None)
+    augmentation_share: float | None = col("share of trace_sigma_base within examples, from augmentation draws", "1",
+                                           default=None)  # fmt: skip
+    clipped_fraction: float | None = col("fraction of steps whose gradient was clipped", "1", default=None)
     scores: Mapping[str, float | None] = field(default_factory=lambda: {})
+    landscape: Mapping[str, float | None] = field(default_factory=lambda: {})
     noises: Mapping[str, float | None] = field(default_factory=lambda: {})
     seconds: Mapping[str, float] = field(default_factory=lambda: {})
 
@@ -110,6 +148,7 @@ class TrialResult:
         """Return the trial as one flat row with exactly the columns of `trial_columns()`."""
         row = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata}
         row |= {c.name: self.scores.get(c.name) for c in SCORES}
+        row |= {c.name: self.landscape.get(c.name) for c in LANDSCAPE}
         row |= {f"noise_{name}": self.noises.get(name) for name in NOISE}
         row |= {f"seconds_{phase}": self.seconds.get(phase, 0.0) for phase in PHASES}
         return row
@@ -122,7 +161,7 @@ class MergeRow:
     digest: str = col("trial")
     config: str = col("configuration of the trial")
     method: str = col("name of the merge")
-    coefficient: float = col("alpha of linear, s of task_arithmetic", "1")
+    coefficient: float = col("alpha, s or what the merge calls it", "1")
     loss_train: float | None = col("training loss after BatchNorm recalibration", "nat")
     loss_val: float | None = col("validation loss after BatchNorm recalibration", "nat")
     loss_test: float | None = col("test loss after BatchNorm recalibration", "nat")
@@ -133,6 +172,15 @@ class MergeRow:
     raw_loss_test: float | None = col("test loss before recalibration; empty without BatchNorm", "nat")
     raw_accuracy_val: float | None = col("validation accuracy before recalibration; empty without BatchNorm", "1")
     raw_accuracy_test: float | None = col("test accuracy before recalibration; empty without BatchNorm", "1")
+    accuracy_a_val: float | None = col("validation accuracy on task A; empty unless two_task", "1", default=None)
+    accuracy_a_test: float | None = col("test accuracy on task A; empty unless two_task", "1", default=None)
+    accuracy_b_val: float | None = col("validation accuracy on task B; empty unless two_task", "1", default=None)
+    accuracy_b_test: float | None = col("test accuracy on task B; empty unless two_task", "1", default=None)
+    normalised_accuracy_val: float | None = col(
+        "mean over tasks of accuracy over that of the task's own child, validation; empty unless two_task", "1",
+        default=None,
+    )  # fmt: skip
+    normalised_accuracy_test: float | None = col("the same on test", "1", default=None)
 
 
 @dataclass(frozen=True)
@@ -148,16 +196,36 @@ class HistoryRow:
     train_loss: float | None = col("mean of the epoch's batch losses", "nat")
     val_loss: float | None = col("validation loss", "nat")
     val_accuracy: float | None = col("validation accuracy", "1")
+    weight_norm: float | None = col("|theta|, Euclidean, of the trained parameters", "parameter norm", default=None)
+    clipped_fraction: float | None = col("fraction of the epoch's steps whose gradient was clipped", "1", default=None)
+    trace_sigma: float | None = col(
+        "tr Sigma measured at the end of the epoch; empty where it was not", "nat^2/parameter^2", default=None
+    )
+    trace_sigma_preconditioned: float | None = col("tr(Sigma / v) of Adam-type optimizers", "parameters", default=None)
+    gradient_norm2: float | None = col("|G|^2, two-batch estimate", "nat^2/parameter^2", default=None)
+
+
+@dataclass(frozen=True)
+class PlaneRow:
+    """One point of the loss plane through theta_0 (0, 0), theta_A (1, 0) and theta_B (0, 1)."""
+
+    digest: str = col("trial")
+    config: str = col("configuration of the trial")
+    x: float = col("coordinate along theta_A - theta_0", "1")
+    y: float = col("coordinate along theta_B - theta_0", "1")
+    loss_train: float | None = col("training loss on the landscape's examples", "nat")
+    loss_val: float | None = col("validation loss", "nat")
 
 
 @dataclass(frozen=True)
 class PairOutput:
-    """All that one trial leaves: its row, its merge curves, its training history, the chosen merge's weights."""
+    """All that one trial leaves: row, merge curves, training history, the chosen merge's weights, the loss plane."""
 
     result: TrialResult
     merges: tuple[MergeRow, ...] = ()
     history: tuple[HistoryRow, ...] = ()
     weights: Mapping[str, Any] | None = None  # name -> CPU tensor
+    plane: tuple[PlaneRow, ...] = ()
 
 
 def _scores() -> Iterator[Column]:
@@ -176,8 +244,32 @@ def _scores() -> Iterator[Column]:
             yield Column(f"barrier_{kind}_loss_{split}", "float", "nat", f"barrier in loss, {split}: {text}")
             yield Column(f"barrier_{kind}_error_{split}", "float", "1", f"barrier in error, {split}: {text}")
 
+    for who in ("merged", "chosen"):
+        for split in ("val", "test"):
+            text = f"mean over tasks of the {who} accuracy over that of the task's own child, {split}; only two_task"
+            yield Column(f"{who}_normalised_accuracy_{split}", "float", "1", text)
+
+
+def _landscape() -> Iterator[Column]:
+    for point, text in {"a": "child A", "b": "child B", "merged": "the linear merge at alpha = 1/2"}.items():
+        loss = "nat/parameter^2"
+        yield Column(f"hessian_trace_{point}", "float", loss, f"tr H at {text}, Hutchinson")
+        yield Column(f"hessian_trace_se_{point}", "float", loss, f"standard error of tr H at {text}")
+        yield Column(f"hessian_trace_scaled_{point}", "float", "nat", f"tr H |w|^2 at {text}, scale-free")
+        yield Column(f"lambda_max_{point}", "float", loss, f"largest eigenvalue of the Hessian at {text}, Lanczos")
+        yield Column(f"sharpness_worst_{point}", "float", "nat",
+                     f"adaptive worst-case sharpness at {text}, arXiv 2302.07011")  # fmt: skip
+        yield Column(f"sharpness_average_{point}", "float", "nat",
+                     f"average-case sharpness E L(w + sigma |w| eps) - L(w) at {text}")  # fmt: skip
+    for end in "ab":
+        yield Column(f"curvature_{end}", "float", "nat", f"d'H d at child {end.upper()} with d = theta_B - theta_A")
+    yield Column("barrier_quadratic", "float", "nat",
+                 "barrier at alpha = 1/2 as second-order expansions from both ends predict it")  # fmt: skip
+    yield Column("barrier_excess", "float", "nat", "barrier at alpha = 1/2 minus barrier_quadratic; 0 on quadratics")
+
 
 SCORES: tuple[Column, ...] = tuple(_scores())
+LANDSCAPE: tuple[Column, ...] = tuple(_landscape())
 _KINDS = {"str": "str", "int": "int", "float": "float"}
 
 
@@ -193,8 +285,7 @@ def columns_of(row_type: type[Any]) -> tuple[Column, ...]:
 def trial_columns() -> tuple[Column, ...]:
     """Return every column of the trials table, in order."""
     noises = tuple(
-        Column(f"noise_{n}", "float", s.unit, f"predicted noise scale {s.formula}, {s.source}")
-        for n, s in NOISE.items()
+        Column(f"noise_{n}", "float", s.unit, f"{s.kind} noise scale {s.formula}, {s.source}") for n, s in NOISE.items()
     )
     seconds = tuple(Column(f"seconds_{p}", "float", "s", f"time spent in phase {p}") for p in PHASES)
-    return columns_of(TrialResult) + SCORES + noises + seconds
+    return columns_of(TrialResult) + SCORES + LANDSCAPE + noises + seconds

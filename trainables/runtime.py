@@ -22,12 +22,28 @@ class Runtime:
         bases: Folder in which base weights are shared between trials; None keeps them in memory only.
         device: torch device; `auto` is the first GPU where there is one, else the CPU.
         threads: torch threads; they are part of the numbers, so they are stored in each row.
+        cache: Folder for unpacked archives and decoded images; None is `sweeper` in the user's cache folder.
+        download: Whether data sets may be fetched into `data_root`.
+        resident_share: Share of the device's free memory that a data set may take to be resident on it; a larger one
+            is read by `loader_workers` processes. The numbers are the same.
+        measure: Gradient measurements of each child while training; None spends 2 % of the trial, 0 measures nothing.
+        landscape: Whether Hessian traces, sharpness and excess barrier are computed.
+        plane: Points per side of the loss plane through base and children; 0 leaves it out.
+        deterministic: Whether torch uses deterministic algorithms only.
     """
 
     data_root: str | None = None
     bases: str | None = None
     device: str = "cpu"
     threads: int = 1
+    cache: str | None = None
+    download: bool = False
+    resident_share: float = 0.5
+    loader_workers: int = 2
+    measure: int | None = None
+    landscape: bool = False
+    plane: int = 0
+    deterministic: bool = False
 
 
 @cache

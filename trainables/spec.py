@@ -47,6 +47,8 @@ def _coerce(value: Any) -> None:
             if isinstance(now, bool) or int(_number(f.name, now)) != now:
                 raise ValueError(f"{f.name} must be a whole number, got {now!r}")
             object.__setattr__(value, f.name, int(now))
+        elif f.type == "bool" and not isinstance(now, bool):
+            raise ValueError(f"{f.name} must be true or false, got {now!r}")
         elif f.type == "str" and not isinstance(now, str):
             raise ValueError(f"{f.name} must be text, got {now!r}")
 
@@ -104,7 +106,9 @@ def _read(kind: type[S], what: str, data: Any) -> S:
 
 @dataclass(frozen=True)
 class BaseSpec:
-    """How the shared base weights theta_0 come about (protocol `finetune`).
+    """How the shared base weights theta_0 come about: `steps` of plain SGD from the initial or the loaded weights.
+
+    In protocol `branch` the trunk starts from them; with 0 steps it starts from the initial or the loaded weights.
 
     Raises:
         ValueError: A field breaks its rule.
@@ -131,8 +135,25 @@ class PairSpec:
         model, dataset: Names in `MODELS` and `DATASETS`; `*_options` are passed to their builders.
         source: Text of a Python file that registers more models or data sets; empty for the built-in ones.
         trainable: Name in `TRAINABLES`: `pair` trains networks, `synthetic` is a closed form for tests.
-        warmup, decay: Fractions of the steps spent in the first and the last phase of the schedule.
+        beta1, beta2: Decay rates of the moments of Adam-type optimizers; `momentum` belongs to SGD-type ones.
+        optimizer_options: Further arguments of the optimizer, such as `nesterov`.
+        clip_norm: Gradients are clipped to this global norm; 0 does not clip.
+        epochs, steps: Budget of one child: `steps` optimizer steps where `steps` > 0, else `epochs`.
+        warmup, decay: Fractions of the steps spent in the first and the last phase of the schedule. In protocol
+            `branch` warmup is a fraction of the trunk's steps, decay one of the children's.
+        protocol: `finetune` (children start from shared base weights) or `branch` (from a trunk trained with the
+            trial's own stable hyperparameters).
+        branch_step: Steps of the trunk in protocol `branch`.
+        pair_kind: `same_task` (children differ in data order and augmentation draws), `split_data` (disjoint halves
+            of the training data) or `two_task` (two data sets, own heads, shared backbone).
+        dataset_b, dataset_b_options: Data set of child B in `two_task`.
+        members: Number of children; merges of a pair take the first two, soups and task vectors all.
+        weights: Start weights: a local file (safetensors or torch), or `pretrained` for timm's or torchvision's own.
+        freeze: Patterns (`*` matches anything) of parameter names that are not trained.
         augmentation_strength: Strength of the augmentation policy in [0, 1].
+        dtype, autocast: Type of weights and data; `autocast: bfloat16` computes forward passes in bfloat16 and keeps
+            weights and landscape in `dtype`.
+        compile: Whether the training step goes through `torch.compile`.
         accuracy_floor: Validation accuracy below which a parent makes the pair not viable.
         stack: Number of repeats trained together as one stack of 2 x `stack` members; 1 trains one by one.
         seed, repeat: Which draw of the training randomness this is.
@@ -150,20 +171,33 @@ class PairSpec:
     augmentation: str = "none"
     augmentation_strength: float = 0.0
     epochs: int = 8
+    steps: int = 0
     optimizer: str = "sgd"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    optimizer_options: JSON = field(default_factory=lambda: {})
+    clip_norm: float = 0.0
     schedule: str = "wsd"
     warmup: float = 0.05
     decay: float = 0.2
     protocol: str = "finetune"
+    branch_step: int = 0
     pair_kind: str = "same_task"
+    dataset_b: str = ""
+    dataset_b_options: JSON = field(default_factory=lambda: {})
+    members: int = 2
     merges: tuple[str, ...] = ("linear", "task_arithmetic")
     base: BaseSpec = field(default_factory=BaseSpec)
     dataset_options: JSON = field(default_factory=lambda: {})
     model_options: JSON = field(default_factory=lambda: {})
+    weights: str = ""
+    freeze: tuple[str, ...] = ()
     source: str = ""
     trainable: str = "pair"
     accuracy_floor: float = 0.0
     dtype: str = "float32"
+    autocast: str = ""
+    compile: bool = False
     stack: int = 1
     seed: int = 0
     repeat: int = 0
@@ -172,13 +206,19 @@ class PairSpec:
         _coerce(self)
         _check_optimizer(self)
         object.__setattr__(self, "merges", _names("merges", self.merges))
+        object.__setattr__(self, "freeze", _names("freeze", self.freeze))
         if not isinstance(self.base, BaseSpec):  # pyright: ignore[reportUnnecessaryIsInstance] - read from JSON
             object.__setattr__(self, "base", _read(BaseSpec, "base", self.base))
-        for name in ("dataset_options", "model_options"):
+        for name in ("dataset_options", "dataset_b_options", "model_options", "optimizer_options"):
             _check_json(name, getattr(self, name))
         strength = self.augmentation_strength
         _check("augmentation_strength", strength, "lie in [0, 1]", 0 <= strength <= 1)
         _check("epochs", self.epochs, "be >= 1", self.epochs >= 1)
+        _check("steps", self.steps, "be >= 0", self.steps >= 0)
+        for name in ("beta1", "beta2"):
+            _check(name, getattr(self, name), "lie in [0, 1)", 0 <= getattr(self, name) < 1)
+        _check("clip_norm", self.clip_norm, "be >= 0", self.clip_norm >= 0)
+        _check("members", self.members, "be >= 2", self.members >= 2)
         _check("warmup", self.warmup, "lie in [0, 1]", 0 <= self.warmup <= 1)
         # 0.8 + 0.2, whose 1 - warmup is less than 0.2 in floating point, is legal
         fits = self.decay >= 0 and self.warmup + self.decay <= 1
@@ -190,7 +230,25 @@ class PairSpec:
             raise ValueError(f"merges must contain 'linear' (gains are defined by it), got {list(self.merges)}")
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be one of {', '.join(filter(None, known))}, got {getattr(self, name)!r}")
+        self._check_protocol()
+
+    def _check_protocol(self) -> None:
+        if self.protocol == "branch":
+            _check("branch_step", self.branch_step, "be >= 1 in protocol branch", self.branch_step >= 1)
+        else:
+            rule = "be 0 unless protocol is branch"
+            _check("branch_step", self.branch_step, rule, self.branch_step == 0)
+        if self.pair_kind == "two_task":
+            _check(
+                "dataset_b",
+                self.dataset_b,
+                "name the second task's data set in pair_kind two_task",
+                bool(self.dataset_b),
+            )
+            _check("members", self.members, "be 2 in pair_kind two_task", self.members == 2)
+        else:
+            _check("dataset_b", self.dataset_b, "be empty unless pair_kind is two_task", not self.dataset_b)
 
     def _identity(self) -> dict[str, Any]:
         return {**_non_defaults(self), "base": _non_defaults(self.base)}
@@ -208,8 +266,15 @@ class PairSpec:
     @property
     def base_digest(self) -> str:
         """Digest of what decides the base weights, so that trials share one base."""
-        keys = ("dataset", "dataset_options", "model", "model_options", "source", "dtype", "base")
-        return digest_of({k: v for k, v in self._identity().items() if k in keys})
+        return digest_of({k: v for k, v in self._identity().items() if k in _BASE_FIELDS})
+
+    @property
+    def trunk_digest(self) -> str:
+        """Digest of what decides the trunk of protocol `branch`: all that acts before the branch step.
+
+        Trials that differ only after it, their repeats among them, share one trunk.
+        """
+        return digest_of({k: v for k, v in self._identity().items() if k not in _AFTER_BRANCH})
 
     def stream(self, role: str) -> int:
         """Return the seed of the random stream `role` of this trial."""
@@ -248,8 +313,16 @@ class PairSpec:
         return _read(cls, "pair spec", data)
 
 
+_BASE_FIELDS = (
+    "dataset", "dataset_options", "dataset_b", "dataset_b_options", "model", "model_options", "weights", "freeze",
+    "source", "dtype", "autocast", "base",
+)  # fmt: skip
+_AFTER_BRANCH = (
+    "epochs", "steps", "schedule", "decay", "merges", "members", "trainable", "accuracy_floor", "stack", "repeat",
+)  # fmt: skip
 _CHOICES = {
-    "protocol": ("finetune",),
-    "pair_kind": ("same_task",),
+    "protocol": ("finetune", "branch"),
+    "pair_kind": ("same_task", "split_data", "two_task"),
     "dtype": ("float32", "float64"),
+    "autocast": ("", "bfloat16"),
 }

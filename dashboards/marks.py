@@ -12,8 +12,14 @@ import plotly.graph_objects as go
 from .axes import Window, rounded, short
 from .tables import ConfigPoint
 
-SYMBOLS = {"diverged": "x", "not_viable": "diamond", "failed": "cross"}
-MARKS = {"diverged": "✖ diverged", "not_viable": "◆ not viable", "failed": "✚ failed", "ok": "□ no value"}
+SYMBOLS = {"diverged": "x", "not_viable": "diamond", "out_of_memory": "hourglass", "failed": "cross"}
+MARKS = {
+    "diverged": "✖ diverged",
+    "not_viable": "◆ not viable",
+    "out_of_memory": "⧗ out of memory",
+    "failed": "✚ failed",
+    "ok": "□ no value",
+}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from sweeper.objective import OBJECTIVES
 from trainables.noise import NOISE
-from trainables.result import Outcome
+from trainables.result import NEVER_WINS, Outcome
 
 Row = Mapping[str, Any]
 KNOBS = ("learning_rate", "batch_size", "momentum", "weight_decay", "augmentation_strength")
@@ -82,8 +82,8 @@ class ConfigPoint:
 
     @property
     def can_win(self) -> bool:
-        """Whether a repeat is `ok` and none diverged or was not viable; `failed` ones are the machine's fault."""
-        return self.ok and set(self.outcomes) <= {Outcome.OK, Outcome.FAILED}
+        """Whether a repeat is `ok` and no other is of `NEVER_WINS`."""
+        return self.ok and NEVER_WINS.isdisjoint(self.outcomes)
 
 
 def finite(value: Any) -> float | None:

@@ -230,7 +230,7 @@ def _save(folder: Path, spec: SweepSpec, trials: Any, digest: str, target: Path)
         else:
             output = _rerun(folder, spec, _row(trials, digest))
             if output.weights is None:
-                raise SpecError(f"trial {digest} is synthetic, diverged or not viable: it has no weights to save")
+                raise SpecError(f"trial {digest} has no weights to save: it is synthetic or its outcome is not ok")
             write_weights(target, output.weights, output.result)
     except OSError as error:
         raise SpecError(f"cannot write {target}: {error.strerror or error}") from None

@@ -14,7 +14,7 @@ from sweeper.objective import DEFAULT_CLASSES, OBJECTIVES
 from sweeper.regime import Regime, fit_regime
 from sweeper.report import format_recommendations, format_summary
 from trainables.noise import KNOBS, NOISE, NoiseScale
-from trainables.result import MODELS_SCORED
+from trainables.result import MODELS_SCORED, NEVER_WINS, UNSTABLE
 
 __all__ = [
     "Recommendation",
@@ -70,7 +70,7 @@ def best_trials(trials: pa.Table, objective: str, n: int = 1) -> list[dict[str, 
     """Return the best configurations, best first, by the mean of the objective over their repeats.
 
     The objective is a validation number, so the test scores of the winner are not selected on. A configuration of
-    which a repeat diverged or was not viable does not win; a repeat that `failed` (the machine's fault) is ignored.
+    which a repeat diverged, was not viable or ran out of memory does not win; one that `failed` is ignored.
 
     Args:
         trials: Trials table as `sweeper.store.read_trials` yields it.
@@ -89,7 +89,7 @@ def best_trials(trials: pa.Table, objective: str, n: int = 1) -> list[dict[str, 
     if n < 1:
         raise ValueError(f"n must be >= 1, got {n!r}")
     light = trials.select(["config", "outcome", goal.column]).to_pylist()
-    bad = {row["config"] for row in light if row["outcome"] in ("diverged", "not_viable")}
+    bad = {row["config"] for row in light if row["outcome"] in NEVER_WINS}
     repeats: dict[str, list[tuple[float, int]]] = {}
     for i, row in enumerate(light):
         if row["outcome"] == "ok" and row["config"] not in bad and _finite(row[goal.column]):
@@ -106,10 +106,10 @@ def stability_limit(trials: pa.Table, regime: Regime) -> float | None:
     """Return the step size η/(1−μ) from which on training or merging fails for its size, not for its noise.
 
     A trial failed if it diverged, was not viable, or its merge overflowed or collapsed (validation loss above the
-    mean parent's by more than 0.05 ln C). Failures at more than three times the upper end of the optimum's interval
-    are blamed on the noise and left out. The limit is the split of the step axis that sorts failed and good trials
-    with the fewest errors: most trials at or above it failed. It is the step of a failed trial; of equal splits the
-    lowest counts.
+    mean parent's by more than 0.05 ln C); one that ran out of memory says nothing about its step.
+    Failures at more than three times the upper end of the optimum's interval are blamed on the noise and left out.
+    The limit is the split of the step axis that sorts failed and good trials with the fewest errors: most trials at
+    or above it failed. It is the step of a failed trial; of equal splits the lowest counts.
 
     Returns:
         The limit, or None where no such failures were seen.
@@ -120,7 +120,7 @@ def stability_limit(trials: pa.Table, regime: Regime) -> float | None:
     for row in trials.select(columns).to_pylist():
         failed = _failed(row)
         noise = row[f"noise_{regime.noise}"]
-        if row["outcome"] == "failed" or (failed and not (_finite(noise) and noise <= ceiling)):
+        if row["outcome"] in ("failed", "out_of_memory") or (failed and not (_finite(noise) and noise <= ceiling)):
             continue
         steps.append((row["learning_rate"] / (1.0 - row["momentum"]), failed))
     steps.sort()
@@ -137,7 +137,7 @@ def stability_limit(trials: pa.Table, regime: Regime) -> float | None:
 
 def _failed(row: Row) -> bool:
     if row["outcome"] != "ok":
-        return row["outcome"] in ("diverged", "not_viable")
+        return row["outcome"] in UNSTABLE
     gain = row["gain_mean_loss_val"]
     # an overflowed merge has no finite gain
     return not _finite(gain) or gain < -COLLAPSE * math.log(row["classes"] or DEFAULT_CLASSES)

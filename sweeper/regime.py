@@ -31,6 +31,7 @@ import pyarrow as pa
 from sweeper.objective import OBJECTIVES, Objective
 from sweeper.smoother import Array, average, bootstrap_argmax, train
 from trainables.noise import NOISE
+from trainables.result import UNSTABLE
 
 MIN_CONFIGS = 6
 MIN_LEVELS = 4
@@ -164,7 +165,7 @@ def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
             known += value is not None and math.isfinite(value)
             values.setdefault(row["config"], []).append(goal.tell(row))
             noises[row["config"]] = level
-        elif row["outcome"] in ("diverged", "not_viable"):
+        elif row["outcome"] in UNSTABLE:
             failed.append(level)
     if not known:  # the objective was not measured at all
         values = {}

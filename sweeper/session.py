@@ -14,6 +14,7 @@ from typing import Any
 
 from search_spaces import Space
 from trainables.noise import KNOBS, NOISE
+from trainables.result import NEVER_WINS
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
@@ -252,7 +253,7 @@ class Ranking:
         config, value = row["config"], row.get(self.objective.column)
         if config in self.repeats and config not in self.bad:
             del self.order[bisect_left(self.order, self._key(config))]
-        if row["outcome"] in ("diverged", "not_viable"):
+        if row["outcome"] in NEVER_WINS:
             self.bad.add(config)
         if row["outcome"] == "ok" and value is not None and math.isfinite(value):
             key = -value if self.objective.maximize else value

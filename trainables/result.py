@@ -31,6 +31,12 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+UNSTABLE = frozenset({Outcome.DIVERGED, Outcome.NOT_VIABLE})
+"""Outcomes in which training broke for its hyperparameters: they tell of step size and noise."""
+NEVER_WINS = UNSTABLE | {Outcome.OUT_OF_MEMORY}
+"""Outcomes of which one repeat is enough for its configuration never to win; `failed` ones are tried again."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of a table: its name, kind (`str`, `int`, `float`), unit and description."""

@@ -15,6 +15,7 @@ from sweeper.recommend import (
 )
 from sweeper.regime import Regime, fit_regime
 from trainables.noise import NOISE
+from trainables.result import NEVER_WINS
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_a_minimized_objective_puts_the_lowest_first() -> None:
     assert losses == pytest.approx([0.25, 0.27])
 
 
-@pytest.mark.parametrize("outcome", ["diverged", "not_viable"])
+@pytest.mark.parametrize("outcome", sorted(NEVER_WINS))
 def test_a_configuration_with_a_broken_repeat_never_wins(outcome: str) -> None:
     rows = [
         trial("a", 0.9),
@@ -194,7 +195,8 @@ def test_collapsed_merges_count_as_failures_and_lost_trials_do_not(regime: Regim
     shallow, deep = -0.04 * math.log(10), -0.06 * math.log(10)
     assert stability_limit(stepped(*good, at_step("x", 5.0, gain=deep)), regime) == pytest.approx(5.0)
     assert stability_limit(stepped(*good, at_step("x", 5.0, gain=shallow)), regime) is None
-    assert stability_limit(stepped(*good, at_step("x", 5.0, outcome="failed")), regime) is None
+    for outcome in ("failed", "out_of_memory"):
+        assert stability_limit(stepped(*good, at_step("x", 5.0, outcome=outcome)), regime) is None
     # Parquet parts hold the infinite loss of an overflowed merge as empty
     assert stability_limit(stepped(*good, at_step("x", 5.0, gain=None)), regime) == pytest.approx(5.0)
 

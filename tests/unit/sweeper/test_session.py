@@ -16,6 +16,7 @@ from sweeper.objective import OBJECTIVES
 from sweeper.proposer import StudyProposer
 from sweeper.session import Ranking, Session
 from sweeper.store import read
+from trainables.result import NEVER_WINS
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.synthetic import BEST_NOISE
@@ -236,6 +237,38 @@ def test_a_trial_that_raises_is_a_row_and_the_sweep_goes_on(tmp_path: Path, monk
     assert again.trials.num_rows == 12
 
 
+def test_out_of_memory_is_an_outcome_that_is_neither_retried_nor_won(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sweeper import jobs
+    from trainables.record import now, record
+    from trainables.result import Outcome, PairOutput
+
+    real, calls = jobs.run_trials, []
+
+    def sometimes(specs: Any, *rest: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 3:
+            return real(specs, *rest)
+        return [PairOutput(record(s, rest[0], Outcome.OUT_OF_MEMORY, "batch 64: 3 GiB", now())) for s in specs]
+
+    monkeypatch.setattr(jobs, "run_trials", sometimes)
+    stable = {"learning_rate": {"min": 0.01, "max": 0.5, "distribution": "log_uniform"}}
+    results = sweep(tmp_path, repeats=2, trials=6, parameters=stable)
+    outcomes = {r["config"]: set() for r in results.trials.to_pylist()}
+    for row in results.trials.to_pylist():
+        outcomes[row["config"]].add(row["outcome"])
+    assert sorted(map(sorted, outcomes.values())) == [["ok"]] * 4 + [["ok", "out_of_memory"], ["out_of_memory"]]
+    from sweeper.recommend import best_trials
+
+    won = {b["config"] for b in best_trials(results.trials, "gain_mean", 20)}
+    assert won == {c for c, o in outcomes.items() if o == {"ok"}}
+    assert results.failed == 0
+    done = len(calls)
+    assert sweep(tmp_path, repeats=2, trials=6, parameters=stable).trials.num_rows == 12
+    assert len(calls) == done
+
+
 def test_too_many_failures_end_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sweeper import jobs
 
@@ -342,7 +375,8 @@ def test_the_study_is_told_capped_logs() -> None:
     cap = 2 * math.log(10)
     assert loss.tell({**row, "merged_loss_val": 150.0}) == pytest.approx(math.log(cap))
     assert loss.tell({**row, "outcome": "diverged", "merged_loss_val": None}) == pytest.approx(math.log(cap))
-    assert loss.tell({**row, "outcome": "not_viable"}) == pytest.approx(math.log(cap))
+    for outcome in NEVER_WINS:
+        assert loss.tell({**row, "outcome": outcome}) == pytest.approx(math.log(cap))
     assert gain.tell({**row, "gain_mean_loss_val": -40.0}) == pytest.approx(-cap)
     assert gain.tell({**row, "outcome": "not_viable"}) == pytest.approx(-cap)
 

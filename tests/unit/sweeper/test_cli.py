@@ -281,13 +281,13 @@ def test_a_users_model_that_does_not_fit_is_found_first(tmp_path: Path, capsys: 
     text = (
         "from torch import nn\nfrom optuna.distributions import FloatDistribution\nfrom search_spaces import Space\n"
         "from trainables.models import MODELS\n"
-        "MODELS.add('unfit{n}', lambda classes, channels: nn.Sequential(nn.Flatten(), nn.Linear({size}, {out})))\n"
-        "SPACE = Space(doc='d', fixed={{'dataset': 'digits', 'model': 'unfit{n}', 'batch_size': 8}},\n"
+        "MODELS.add('unfit', lambda classes, channels: nn.Sequential(nn.Flatten(), nn.Linear({size}, {out})))\n"
+        "SPACE = Space(doc='d', fixed={{'dataset': 'digits', 'model': 'unfit', 'batch_size': 8}},\n"
         "              knobs={{'learning_rate': FloatDistribution(0.1, 1.0)}})\n"
     )
-    file.write_text(text.format(n=1, size=63, out=10))
+    file.write_text(text.format(size=63, out=10))
     assert "shapes cannot be multiplied" in fails(capsys, "run", str(file), "--out", str(out))
-    file.write_text(text.format(n=2, size=64, out=9))
+    file.write_text(text.format(size=64, out=9))
     assert "must map images to 10 logits each, got shape (2, 9)" in fails(capsys, "run", str(file), "--out", str(out))
     assert not out.exists()
 

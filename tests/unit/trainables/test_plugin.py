@@ -36,6 +36,25 @@ def test_what_it_defines_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(shape)) == shape
 
 
+def test_an_edited_file_replaces_its_names_and_the_old_text_gets_them_back() -> None:
+    old = load_source(GOOD, "mine.py")
+    new = load_source(GOOD + "# edited\n", "mine.py")
+    assert MODELS["of_the_test"] is new.build is not old.build
+    assert load_source(GOOD, "mine.py") is old  # a trial of the old text
+    assert MODELS["of_the_test"] is old.build
+    with pytest.raises(ValueError, match="'of_the_test' is registered already"):
+        MODELS.add("of_the_test", new.build)  # outside a user's file a name stays bound
+
+
+def test_a_file_that_fails_leaves_no_names_behind() -> None:
+    for _ in range(2):
+        with pytest.raises(PluginError, match="line 12: ZeroDivisionError"):
+            load_source(GOOD + "1 / 0\n", "mine.py")
+        assert "of_the_test" not in MODELS
+    with pytest.raises(PluginError, match="line 12: ValueError: model 'of_the_test' is registered already"):
+        load_source(GOOD + "MODELS.add('of_the_test', 3)\n", "mine.py")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

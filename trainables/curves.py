@@ -109,7 +109,7 @@ def score_merges(
     for method in spec.merges:
         for coefficient in MERGES[method].grid:
             key = (method, coefficient)
-            merged = MERGES[method](*weights, coefficient)
+            merged = MERGES[method](weights[0], weights[1:], coefficient)
             if batches:
                 with phase("evaluate"):
                     raw[key], _ = score_splits(model, merged, data, ("val", "test"))

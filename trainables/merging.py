@@ -1,91 +1,151 @@
-"""Merges: (base, a, b, coefficient) -> weights. Pure functions on dicts of tensors.
+"""Merges: (base, children, coefficient) -> weights. Pure functions on dicts of tensors.
 
-Only floating-point entries are combined; integer buffers (such as BatchNorm's batch counter) are taken from A.
+Only floating-point entries are combined, running statistics among them (BatchNorm is re-estimated afterwards); integer
+and boolean entries are the first child's. Symbols: theta_i the children, theta_0 their base, tau_i = theta_i - theta_0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
+from . import combining
+from .combining import Extras, Weights
 from .registry import Registry
 
-Weights = Mapping[str, Tensor]
+Combine = Callable[[Weights, Sequence[Weights], float, Extras], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Merge:
-    """One way to merge two models.
+    """One way to merge models.
 
     Attributes:
         name: Key in `MERGES`.
-        combine: Formula on single tensors, (base, a, b, coefficient) -> merged.
+        combine: Formula on the floating-point entries, (base, children, coefficient, extras) -> merged.
         grid: Coefficients that a trial evaluates.
-        symbol: The coefficient's symbol: alpha or s.
+        symbol, meaning: The coefficient's symbol and what it is.
         formula, source: The formula as text and its paper.
+        arity: `pair` takes exactly two children, `any` two or more.
+        needs: What it needs of `seed` and `fishers`.
+        ends: Coefficients at which `base`, the first child `a` or, of two, the second child `b` comes out, bit for bit.
+        neutral: Coefficients at which merging a model with itself gives it back.
+        symmetric: Whether the order of three or more children does not matter.
     """
 
     name: str
-    combine: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+    combine: Combine
     grid: tuple[float, ...]
     symbol: str
+    meaning: str
     formula: str
     source: str
+    arity: Literal["pair", "any"] = "any"
+    needs: frozenset[str] = frozenset()
+    ends: Mapping[float, Literal["base", "a", "b"]] = field(default_factory=lambda: {})
+    neutral: tuple[float, ...] = ()
+    symmetric: bool = True
 
-    def __call__(self, base: Weights, a: Weights, b: Weights, coefficient: float) -> dict[str, Tensor]:
+    def coefficients(self, children: int) -> tuple[float, ...]:
+        """Return the coefficients to evaluate for this many children: the grid, or the one of equal weights."""
+        return (1 / children,) if children > 2 and "fishers" in self.needs else self.grid
+
+    def __call__(
+        self,
+        base: Weights,
+        children: Sequence[Weights],
+        coefficient: float,
+        *,
+        seed: int = 0,
+        fishers: Sequence[Weights] | None = None,
+    ) -> dict[str, Tensor]:
         """Return the merged weights; inputs stay untouched, keys and dtypes are kept.
 
+        Args:
+            base: State dict theta_0.
+            children: State dicts theta_i.
+            coefficient: One of `grid`, or another value of `symbol`.
+            seed: Seed of random masks.
+            fishers: One diagonal Fisher per child, from `trainables.fisher`; parameters only.
+
         Raises:
-            ValueError: The three models do not have the same keys and shapes.
+            ValueError: The models do not have the same keys and shapes, are too few or too many, or lack Fishers.
         """
-        for other in (base, b):
-            if wrong := sorted(set(a) ^ set(other)):
-                raise ValueError(f"models to merge must have the same keys; {wrong[0]} is not in all of them")
-        merged: dict[str, Tensor] = {}
-        for key, value in a.items():
-            if not value.shape == b[key].shape == base[key].shape:
-                shapes = [tuple(w[key].shape) for w in (base, a, b)]
-                raise ValueError(f"models to merge must have the same shapes; {key} has {shapes}")
-            if value.is_floating_point():
-                merged[key] = self.combine(base[key], value, b[key], coefficient)
-            else:
-                merged[key] = value.clone()
-        return merged
+        self._check(children, fishers)
+        _check_same([base, *children])
+        floating = [k for k, v in children[0].items() if v.is_floating_point()]
+        extras = Extras(seed, fishers or ())
+        combined = self.combine(
+            {k: base[k] for k in floating}, [{k: c[k] for k in floating} for c in children], coefficient, extras
+        )
+        return {k: combined[k] if k in combined else v.clone() for k, v in children[0].items()}
+
+    def _check(self, children: Sequence[Weights], fishers: Sequence[Weights] | None) -> None:
+        many = len(children)
+        if many < 2 or (self.arity == "pair" and many > 2):
+            wanted = "exactly two" if self.arity == "pair" else "two or more"
+            raise ValueError(f"merge {self.name!r} takes {wanted} children, got {many}")
+        if "fishers" in self.needs and (fishers is None or len(fishers) != many):
+            got = "none" if fishers is None else len(fishers)
+            raise ValueError(f"merge {self.name!r} needs one diagonal Fisher per child, {many} in all, got {got}")
 
 
 MERGES: Registry[Merge] = Registry("merge")
 
 
-def _linear(base: Tensor, a: Tensor, b: Tensor, alpha: float) -> Tensor:
-    # exact at both ends and for a = b, which a + alpha (b - a) alone is not in floating point
-    return a.clone() if alpha == 0 else b.clone() if alpha == 1 else a + alpha * (b - a)
+def _check_same(models: Sequence[Weights]) -> None:
+    for other in models:
+        if wrong := sorted(set(models[0]) ^ set(other)):
+            raise ValueError(f"models to merge must have the same keys; {wrong[0]} is not in all of them")
+    for key in models[0]:
+        shapes = [tuple(w[key].shape) for w in models]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"models to merge must have the same shapes; {key} has {shapes}")
 
 
-def _task_arithmetic(base: Tensor, a: Tensor, b: Tensor, s: float) -> Tensor:
-    return base + s * ((a - base) + (b - base))
+_TENTHS = tuple(i / 10 for i in range(11))
+_QUARTERS = tuple(i / 4 for i in range(7))
+_WEIGHT, _SCALE = "weight of the second child", "scale of the task vectors"
 
-
-MERGES.add(
-    "linear",
+for _merge in (
     Merge(
-        "linear",
-        _linear,
-        tuple(i / 10 for i in range(11)),
-        "alpha",
-        "(1 − α)θ_A + αθ_B",
-        "Wortsman et al. 2022, arXiv 2203.05482",
+        "linear", combining.linear, _TENTHS, "alpha", _WEIGHT,
+        "(1 − α)θ_A + αθ_B", "Wortsman et al. 2022, arXiv 2203.05482",
+        arity="pair", ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
     ),
-)
-MERGES.add(
-    "task_arithmetic",
     Merge(
-        "task_arithmetic",
-        _task_arithmetic,
-        tuple(i / 4 for i in range(7)),
-        "s",
-        "θ₀ + s(τ_A + τ_B)",
-        "Ilharco et al. 2022, arXiv 2212.04089",
+        "task_arithmetic", combining.task_arithmetic, _QUARTERS, "s", _SCALE,
+        "θ₀ + s(τ_A + τ_B)", "Ilharco et al. 2022, arXiv 2212.04089",
+        ends={0.0: "base"}, neutral=(0.5,),
     ),
-)
+    Merge(
+        "ties", combining.ties, _QUARTERS, "s", _SCALE,
+        "θ₀ + s·mean of the top 20 % of each τ_i that agree with sgn Σ τ_i", "Yadav et al. 2023, arXiv 2306.01708",
+        ends={0.0: "base"},
+    ),
+    Merge(
+        "dare", combining.dare, _QUARTERS, "s", _SCALE,
+        "θ₀ + s·Σ m_i τ_i/(1 − p), m_i ~ Bernoulli(1 − p), p = 0.5", "Yu et al. 2023, arXiv 2311.03099",
+        needs=frozenset({"seed"}), ends={0.0: "base"}, symmetric=False,
+    ),
+    Merge(
+        "slerp", combining.slerp, _TENTHS, "alpha", _WEIGHT,
+        "(sin((1 − α)Ω)·θ_A + sin(αΩ)·θ_B)/sin Ω per tensor, cos Ω = ⟨θ_A, θ_B⟩/(‖θ_A‖‖θ_B‖)",
+        "Shoemake 1985, SIGGRAPH 19(3); Goddard et al. 2024, arXiv 2403.13257",
+        arity="pair", ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
+    ),
+    Merge(
+        "fisher", combining.fisher, _TENTHS, "alpha", _WEIGHT,
+        "Σ λ_i F_i θ_i/Σ λ_i F_i, λ = (1 − α, α)", "Matena & Raffel 2021, arXiv 2111.09832",
+        needs=frozenset({"fishers"}), ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
+    ),
+    Merge(
+        "uniform_soup", combining.uniform_soup, (1.0,), "none", "not used",
+        "(1/n) Σ θ_i", "Wortsman et al. 2022, arXiv 2203.05482",
+        neutral=(1.0,),
+    ),
+):  # fmt: skip
+    MERGES.add(_merge.name, _merge)

@@ -80,7 +80,7 @@ def test_every_column_is_filled_and_finite(trial: Remade) -> None:
 
 def test_scores_are_those_of_the_weights(trial: Remade) -> None:
     row = trial.output.result.to_row()
-    merged = MERGES["linear"](trial.base, trial.a, trial.b, 0.5)
+    merged = MERGES["linear"](trial.base, (trial.a, trial.b), 0.5)
     for who, weights in {"a": trial.a, "b": trial.b, "merged": merged}.items():
         for split in SPLITS:
             wanted = score(trial.logits(weights, split), trial.data.y[split])
@@ -116,7 +116,7 @@ def test_the_chosen_merge_has_the_lowest_validation_loss(trial: Remade) -> None:
         assert result.scores[f"chosen_loss_{split}"] == getattr(best, f"loss_{split}")
     weights = trial.output.weights
     assert weights is not None
-    wanted = MERGES[best.method](trial.base, trial.a, trial.b, best.coefficient)
+    wanted = MERGES[best.method](trial.base, (trial.a, trial.b), best.coefficient)
     assert all(torch.equal(weights[k], wanted[k]) for k in wanted)
 
 

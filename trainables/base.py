@@ -1,84 +1,106 @@
-"""Base weights theta_0: trained once per base digest and shared by trials, in memory and as a file."""
+"""Start weights of the children: bases and trunks, made once per digest and shared by trials, in memory and as files."""
 
 from __future__ import annotations
 
-import fcntl
-import uuid
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .datasets import Data
-from .models import MODELS
+from .members import OptimizerState
+from .ranks import ranks
 from .runtime import Runtime
+from .sharing import made_once
 from .spec import PairSpec, stream
-from .training import build_model, train_base
+from .tasks import Task, joined, parted
+from .training import Seeds, finetune, train_base, trunk_leg
 
-_MEMORY: dict[tuple[str, str, int, str | None], dict[str, Tensor]] = {}
 _KEEP = 4
 
 
-def new_model(spec: PairSpec, data: Data, device: str, dtype: torch.dtype) -> nn.Module:
-    """Build the trial's module with its initial weights, which depend on the base digest alone.
+@dataclass(frozen=True)
+class Trunk:
+    """Where the children of protocol `branch` start: weights and optimizer state at the branch step."""
 
-    Raises:
-        UnknownName: No such model.
-        ValueError: The builder does not take the spec's `model_options`.
-    """
-    builder, channels = MODELS[spec.model], data.x["train"].shape[1]
-
-    def build() -> nn.Module:
-        try:
-            return builder(data.classes, channels, **spec.model_options)
-        except TypeError as error:
-            raise ValueError(f"model {spec.model!r} does not take these model_options: {error}") from None
-
-    return build_model(build, stream(spec.base_digest, "init"), device, dtype)
+    weights: dict[str, Tensor]
+    state: OptimizerState
+    diverged_at: int | None
 
 
-def base_weights(spec: PairSpec, model: nn.Module, data: Data, runtime: Runtime) -> dict[str, Tensor]:
-    """Return theta_0 as a state dict; trains it only where neither memory nor `runtime.bases` holds it.
+_BASES: dict[tuple[Any, ...], list[dict[str, Tensor]]] = {}
+_TRUNKS: dict[tuple[Any, ...], Trunk] = {}
+
+
+def base_weights(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> list[dict[str, Tensor]]:
+    """Return theta_0 as one state dict per task; trains it only where neither memory nor `runtime.bases` holds it.
 
     Args:
         spec: The trial.
-        model: Module with its initial weights from `new_model`; may be overwritten.
-        data: Data set.
+        tasks: With their modules and start weights from `add_models`; modules may be overwritten.
         runtime: Its `bases` folder is shared by the workers of a run; a lock lets one of them train.
 
     Raises:
         ValueError: The base diverged.
     """
-    key = (spec.base_digest, runtime.device, runtime.threads, runtime.bases)
-    if key not in _MEMORY:
-        while len(_MEMORY) >= _KEEP:
-            del _MEMORY[next(iter(_MEMORY))]
-        _MEMORY[key] = _shared(spec, model, data, runtime)
-    return _MEMORY[key]
+
+    def make() -> list[dict[str, Tensor]]:
+        if runtime.bases is None:
+            return train_base(spec, [t.model for t in tasks], [t.data for t in tasks])
+        # imported here: a trial that shares no files needs torch alone
+        from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
+
+        def write(path: Path) -> None:
+            weights = joined(tasks, train_base(spec, [t.model for t in tasks], [t.data for t in tasks]))
+            save_file({k: v.cpu().contiguous().clone() for k, v in weights.items()}, path)
+
+        path = made_once(Path(runtime.bases) / f"{spec.base_digest}.safetensors", write)
+        return parted(tasks, load_file(path, device=runtime.device))
+
+    return _remembered(_BASES, spec.base_digest, runtime, make)
 
 
-def _shared(spec: PairSpec, model: nn.Module, data: Data, runtime: Runtime) -> dict[str, Tensor]:
-    if runtime.bases is None:
-        return train_base(spec, model, data)
-    # imported here: a trial that shares no files needs torch alone
-    from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
+def trunk(spec: PairSpec, task: Task, runtime: Runtime) -> Trunk:
+    """Return the trunk of protocol `branch`, from `task.base`; trains it only where it is not held already.
 
-    path = Path(runtime.bases) / f"{spec.base_digest}.safetensors"
-    with _locked(path):
-        if not path.exists():
-            weights = train_base(spec, model, data)
-            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-            save_file({k: v.cpu().contiguous() for k, v in weights.items()}, temporary)
-            temporary.replace(path)
-    return load_file(path, device=runtime.device)
+    It belongs to `spec.trunk_digest`: trials that differ only after the branch step share it, repeats among them.
+
+    Args:
+        spec: The trial.
+        task: The task, with its base weights; its module is overwritten.
+        runtime: As in `base_weights`.
+    """
+
+    def train() -> Trunk:
+        seeds = Seeds(stream(spec.trunk_digest, "order"), stream(spec.trunk_digest, "augment"))
+        child = finetune(
+            spec, task.model, task.base, task.data, [seeds], leg=trunk_leg(spec), keep_state=True
+        )[0]  # fmt: skip
+        assert child.state is not None
+        return Trunk(child.weights, child.state, child.diverged_at)
+
+    def make() -> Trunk:
+        # ranks train together: none of them may wait for a lock that another holds
+        if runtime.bases is None or ranks().size > 1:
+            return train()
+
+        def write(path: Path) -> None:
+            made = train()
+            torch.save({"weights": made.weights, "state": made.state, "diverged_at": made.diverged_at}, path)
+
+        path = made_once(Path(runtime.bases) / f"{spec.trunk_digest}.trunk.pt", write)
+        return Trunk(**torch.load(path, map_location=runtime.device, weights_only=True))
+
+    return _remembered(_TRUNKS, spec.trunk_digest, runtime, make)
 
 
-@contextmanager
-def _locked(path: Path) -> Generator[None]:
-    # the kernel frees the lock when its holder dies, so a crash leaves nothing to clean up
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _remembered(memory: dict[tuple[Any, ...], Any], digest: str, runtime: Runtime, make: Callable[[], Any]) -> Any:
+    key = (digest, runtime.device, runtime.threads, runtime.bases)
+    if key not in memory:
+        made = make()
+        while len(memory) >= _KEEP:
+            del memory[next(iter(memory))]
+        memory[key] = made
+    return memory[key]

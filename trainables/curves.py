@@ -1,24 +1,41 @@
-"""Every merge of one pair over its grid of coefficients, scored on every split."""
+"""Every merge of one trial's children over its grid of coefficients, scored on every split of every task."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from .datasets import Data
-from .evaluation import Score, barriers, gains, recalibrate, score, score_splits
+from .evaluation import (
+    Score,
+    barriers,
+    features_of,
+    gains,
+    linear_cka,
+    normalised_accuracy,
+    recalibrate,
+    score,
+    score_splits,
+)
+from .fisher import diagonal_fisher
 from .merging import MERGES
-from .result import MergeRow
+from .result import SPLITS, MergeRow
+from .soups import greedy_soup
 from .spec import PairSpec
+from .tasks import Task, Weights, children_tasks, joined
 
 Key = tuple[str, float]  # (method, coefficient)
+Splits = Mapping[str, Score]
 TIE = 1e-6
 MIDPOINT: Key = ("linear", 0.5)
+ENDS: tuple[Key, Key] = (("linear", 0.0), ("linear", 1.0))
+GREEDY = "greedy_soup"
+FISHER_EXAMPLES = 512
 
 
 class Phase(Protocol):
@@ -30,53 +47,95 @@ class Phase(Protocol):
 
 
 @dataclass(frozen=True)
-class MergeCurves:
-    """The scored merges of a pair.
+class Scored:
+    """One merge, scored: per task and on average over tasks, after and before the BatchNorm re-estimation.
 
     Attributes:
-        scores: (method, coefficient) -> split -> score, after BatchNorm re-estimation.
-        raw: The same before it, on validation and test; empty for models without BatchNorm.
-        ensemble: Split -> score of the mean of the parents' logits, an upper reference.
-        chosen: The merge with the lowest validation loss, all methods and coefficients considered.
-        weights: Its weights.
+        tasks: One mapping split -> score per task.
+        raw: The same before the re-estimation, validation and test; empty without BatchNorm.
     """
 
-    scores: Mapping[Key, Mapping[str, Score]]
-    raw: Mapping[Key, Mapping[str, Score]]
-    ensemble: Mapping[str, Score]
-    chosen: Key
-    weights: Mapping[str, Tensor]
+    tasks: Sequence[Splits]
+    raw: Sequence[Splits]
 
     @property
-    def parents(self) -> tuple[Mapping[str, Score], Mapping[str, Score]]:
-        """Scores of A and B; they pass the same pipeline as the merges."""
-        return self.scores["linear", 0.0], self.scores["linear", 1.0]
+    def mean(self) -> Splits:
+        """Split -> mean of loss and of accuracy over the tasks."""
+        return _mean(self.tasks)
+
+
+def _mean(tasks: Sequence[Splits]) -> Splits:
+    if len(tasks) == 1:
+        return tasks[0]
+    return {
+        s: Score(sum(t[s].loss for t in tasks) / len(tasks), sum(t[s].accuracy for t in tasks) / len(tasks))
+        for s in (tasks[0] if tasks else ())
+    }
+
+
+@dataclass(frozen=True)
+class MergeCurves:
+    """The scored merges of a trial.
+
+    Attributes:
+        merges: (method, coefficient) -> its scores.
+        parents: Scores of A and of B, each on its own task; they pass the same pipeline as the merges.
+        ensemble: Split -> score of the mean of the children's logits, an upper reference; empty in `two_task`.
+        chosen: The merge with the lowest validation loss (mean over tasks), all methods and coefficients considered.
+        cka: Linear CKA of the children's penultimate features on validation.
+        weights: State dict of the chosen merge; with two tasks, of both, keys prefixed `a/` and `b/`.
+        recalibrated: State dicts of A, B and the linear merge at alpha = 1/2 after the re-estimation, of one task.
+    """
+
+    merges: Mapping[Key, Scored]
+    parents: Sequence[Splits]
+    ensemble: Splits
+    chosen: Key
+    cka: float
+    weights: Weights = field(repr=False)
+    recalibrated: Mapping[str, Weights] = field(repr=False)
+
+    def normalised(self, key: Key, split: str) -> float:
+        """Return the normalised accuracy of a merge; NaN for a single task."""
+        tasks = self.merges[key].tasks
+        if len(tasks) == 1:
+            return math.nan
+        return normalised_accuracy([t[split].accuracy for t in tasks], [p[split].accuracy for p in self.parents])
 
     def columns(self) -> dict[str, float]:
-        """Return every column of `trainables.result.SCORES`."""
+        """Return the columns of `trainables.result.SCORES` that are defined."""
         a, b = self.parents
-        scored = {"a": a, "b": b, "merged": self.scores[MIDPOINT], "chosen": self.scores[self.chosen]}
+        merged, chosen = self.merges[MIDPOINT].mean, self.merges[self.chosen].mean
         out: dict[str, float] = {}
-        for who, splits in {**scored, "ensemble": self.ensemble}.items():
+        for who, splits in {"a": a, "b": b, "merged": merged, "chosen": chosen, "ensemble": self.ensemble}.items():
             for split, value in splits.items():
                 out[f"{who}_loss_{split}"] = value.loss
                 out[f"{who}_accuracy_{split}"] = value.accuracy
-        line = {alpha: s for (method, alpha), s in self.scores.items() if method == "linear"}
-        return out | gains(a, b, self.scores[MIDPOINT]) | barriers(line)
+        for split in ("val", "test"):
+            out[f"merged_normalised_accuracy_{split}"] = self.normalised(MIDPOINT, split)
+            out[f"chosen_normalised_accuracy_{split}"] = self.normalised(self.chosen, split)
+        line = {alpha: s.mean for (method, alpha), s in self.merges.items() if method == "linear"}
+        return out | gains(a, b, merged) | barriers(line)
 
     def rows(self, spec: PairSpec) -> Iterator[MergeRow]:
         """Yield the rows of the merges table."""
-        for key, splits in self.scores.items():
-            raw = self.raw.get(key, {})
+        for key, scored in self.merges.items():
+            raw, several = _mean(scored.raw), len(scored.tasks) > 1
             yield MergeRow(
                 digest=spec.digest,
                 config=spec.config,
                 method=key[0],
                 coefficient=key[1],
-                **{f"loss_{s}": _finite(v.loss) for s, v in splits.items()},
-                **{f"accuracy_{s}": v.accuracy for s, v in splits.items()},
+                **{f"loss_{s}": _finite(v.loss) for s, v in scored.mean.items()},
+                **{f"accuracy_{s}": v.accuracy for s, v in scored.mean.items()},
                 **{f"raw_loss_{s}": _finite(raw[s].loss) if raw else None for s in ("val", "test")},
                 **{f"raw_accuracy_{s}": raw[s].accuracy if raw else None for s in ("val", "test")},
+                **{
+                    f"accuracy_{name}_{s}": task[s].accuracy if several else None
+                    for name, task in zip("ab", scored.tasks, strict=False)
+                    for s in ("val", "test")
+                },
+                **{f"normalised_accuracy_{s}": _finite(self.normalised(key, s)) for s in ("val", "test")},
             )
 
 
@@ -84,44 +143,126 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def score_merges(
-    spec: PairSpec,
-    model: nn.Module,
-    data: Data,
-    weights: tuple[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]],
-    batches: Sequence[Tensor],
-    phase: Phase,
-) -> MergeCurves:
-    """Merge a pair by every method and coefficient and score each merge.
+class _Scorer:
+    """Scores merges of the parts that tasks share; each task adds its own child's head."""
+
+    def __init__(self, tasks: Sequence[Task], children: Sequence[Weights], phase: Phase) -> None:
+        self.tasks, self.children, self.phase = tasks, children, phase
+        self.logits: dict[str, Tensor] = {}  # of the first task's last scored weights
+
+    def score(self, merged: Weights) -> tuple[Scored, list[Weights]]:
+        """Score a merge on every task; returns the scores and each task's whole state dict."""
+        parts = [self._one(t, t.whole(merged, c)) for t, c in zip(self.tasks, self.children, strict=False)]
+        return Scored([p[0] for p in parts], [p[1] for p in parts if p[1]]), [p[2] for p in parts]
+
+    def own(self, index: int, task: Task) -> Splits:
+        """Score a child on its task."""
+        return self._one(task, self.children[index])[0]
+
+    def _one(self, task: Task, weights: Weights) -> tuple[Splits, Splits, Weights]:
+        raw: Splits = {}
+        if task.batches:
+            with self.phase("evaluate"):
+                raw, _ = score_splits(task.model, weights, task.data, ("val", "test"))
+            with self.phase("recalibrate"):
+                weights = recalibrate(task.model, weights, task.batches)
+        with self.phase("evaluate"):
+            scores, self.logits = score_splits(task.model, weights, task.data)
+        return scores, raw, weights
+
+
+def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weights], phase: Phase) -> MergeCurves:
+    """Merge a trial's children by every method and coefficient and score each merge.
 
     Args:
         spec: Its `merges` are evaluated.
-        model: Module of the architecture; its weights are overwritten.
-        data: Data set.
-        weights: State dicts (base, a, b).
-        batches: Augmented training batches for the BatchNorm re-estimation; empty for models without BatchNorm.
+        tasks: With modules (whose weights are overwritten), base weights and re-estimation batches.
+        children: State dicts; merges of a pair take the first two.
         phase: Times the phases `recalibrate` and `evaluate`.
+
+    Raises:
+        UnknownName: No such merge.
     """
-    scores: dict[Key, dict[str, Score]] = {}
-    raw: dict[Key, dict[str, Score]] = {}
-    ends: dict[float, dict[str, Tensor]] = {}
-    chosen: tuple[Key, Mapping[str, Tensor]] | None = None
+    scorer, own = _Scorer(tasks, children, phase), children_tasks(spec, tasks)
+    merges: dict[Key, Scored] = {}
+    kept: dict[Key, list[Weights]] = {}  # not every merge: large models fill the device
+    ensemble: list[Mapping[str, Tensor]] = []
+    best: Key | None = None
+    for key, merged in _merged(spec, tasks, own, children, lambda w: scorer.score(w)[0].mean["val"].accuracy):
+        merges[key], whole = scorer.score(merged)
+        if best is None or _beats(merges[key], merges[best]):
+            if best not in (None, MIDPOINT, *ENDS):
+                del kept[best]
+            best, kept[key] = key, whole
+        if key == MIDPOINT or key in ENDS:
+            kept[key] = whole
+        if key in ENDS:
+            ensemble.append(scorer.logits)
+    assert best is not None  # PairSpec demands the linear merge
+    parents: list[Splits] = [merges[end].mean for end in ENDS]
+    ends: list[Weights] = [kept[end][0] for end in ENDS]
+    if len(tasks) > 1:
+        parents, ends, ensemble = [scorer.own(i, t) for i, t in enumerate(tasks)], list(children), []
+    for extra in range(2, len(children)):
+        scorer.own(extra, tasks[0])
+        ensemble.append(scorer.logits)
+    return MergeCurves(
+        merges,
+        parents,
+        _ensemble(tasks[0], ensemble),
+        best,
+        _alignment(tasks, own, ends),
+        joined(tasks, kept[best]),
+        {"a": ends[0], "b": ends[1], "merged": kept[MIDPOINT][0]},
+    )
+
+
+def _beats(one: Scored, other: Scored) -> bool:
+    # linear at 1/2 and task arithmetic at 1/2 are one model: rounding must not choose between them
+    return one.mean["val"].loss < other.mean["val"].loss * (1 - TIE)
+
+
+def _ensemble(task: Task, logits: Sequence[Mapping[str, Tensor]]) -> Splits:
+    if not logits:
+        return {}
+    return {s: score(torch.stack([own[s] for own in logits]).mean(0), task.data.scored(s)[1]) for s in SPLITS}
+
+
+def _merged(
+    spec: PairSpec,
+    tasks: Sequence[Task],
+    own: Sequence[Task],
+    children: Sequence[Weights],
+    accuracy: Callable[[Weights], float],
+) -> Iterator[tuple[Key, Weights]]:
+    base = tasks[0].shared(tasks[0].base)
+    shared = [t.shared(c) for t, c in zip(own, children, strict=True)]
+    fishers: list[dict[str, Tensor]] | None = None
     for method in spec.merges:
-        for coefficient in MERGES[method].grid:
-            key = (method, coefficient)
-            merged = MERGES[method](weights[0], weights[1:], coefficient)
-            if batches:
-                with phase("evaluate"):
-                    raw[key], _ = score_splits(model, merged, data, ("val", "test"))
-                with phase("recalibrate"):
-                    merged = recalibrate(model, merged, batches)
-            with phase("evaluate"):
-                scores[key], logits = score_splits(model, merged, data)
-            if method == "linear" and coefficient in (0.0, 1.0):
-                ends[coefficient] = logits
-            # linear at 1/2 and task arithmetic at 1/2 are one model: rounding must not choose between them
-            if chosen is None or scores[key]["val"].loss < scores[chosen[0]]["val"].loss * (1 - TIE):
-                chosen = (key, merged)
-    assert chosen is not None  # PairSpec demands the linear merge
-    ensemble = {s: score((ends[0.0][s] + ends[1.0][s]) / 2, data.y[s]) for s in ends[0.0]}
-    return MergeCurves(scores, raw, ensemble, *chosen)
+        if method == GREEDY:
+            soup, ingredients = greedy_soup(shared, accuracy)
+            yield (GREEDY, float(len(ingredients))), soup
+            continue
+        merge = MERGES[method]
+        if fishers is None and "fishers" in merge.needs:
+            fishers = [_fisher(spec, i, t, c) for i, (t, c) in enumerate(zip(own, children, strict=True))]
+        taken = shared[:2] if merge.arity == "pair" else shared
+        for coefficient in merge.coefficients(len(taken)):
+            seed = spec.stream(f"merge/{method}")
+            yield (method, coefficient), merge(base, taken, coefficient, seed=seed, fishers=fishers)
+
+
+def _fisher(spec: PairSpec, index: int, task: Task, weights: Weights) -> dict[str, Tensor]:
+    x = task.data.x["train"]
+    few = x[slice(0, min(len(x), FISHER_EXAMPLES))]
+    diagonal = diagonal_fisher(task.model, weights, few, task.data.classes, spec.stream(f"merge/fisher/{index}"))
+    return task.shared(diagonal)
+
+
+def _alignment(tasks: Sequence[Task], own: Sequence[Task], ends: Sequence[Weights]) -> float:
+    values: list[float] = []
+    for task in tasks:
+        x, _ = task.data.scored("val")
+        a, b = (features_of(t.model, w, x) for t, w in zip(own[:2], ends, strict=True))
+        values.append(linear_cka(a, b))
+    return sum(values) / len(values)

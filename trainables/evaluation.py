@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import update_bn
 
-from .datasets import Data
+from .datasets import Data, Inputs
+from .heads import head_of, penultimate
 from .models import has_batchnorm
 from .result import SPLITS
 from .seeding import seeded
@@ -32,11 +33,30 @@ class Score:
 Scores = Mapping[str, Score]
 
 
+def _parts(x: Inputs | Tensor) -> Iterator[Tensor]:
+    if isinstance(x, Tensor):
+        return iter(torch.split(x, EVAL_BATCH))
+    return x.batches(torch.arange(len(x)).split(EVAL_BATCH))
+
+
 @torch.no_grad()
-def logits_of(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+def logits_of(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | Tensor) -> Tensor:
     """Return logits [n, classes] of `weights` in evaluation mode; the model's own weights stay untouched."""
     model.eval()
-    return torch.cat([functional_call(model, dict(weights), (part,)) for part in torch.split(x, EVAL_BATCH)])
+    return torch.cat([functional_call(model, dict(weights), (part,)) for part in _parts(x)])
+
+
+@torch.no_grad()
+def features_of(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | Tensor) -> Tensor:
+    """Return the inputs [n, d] of the classifier, in evaluation mode."""
+    head = head_of(model)
+    return torch.cat([penultimate(model, weights, part, head) for part in _parts(x)])
+
+
+def score_inputs(forward: Callable[[Tensor], Tensor], x: Inputs, y: Tensor) -> Score:
+    """Return the score of the logits that `forward` gives for batches of `x`, against labels [n]."""
+    with torch.no_grad():
+        return score(torch.cat([forward(part) for part in _parts(x)]), y)
 
 
 def score(logits: Tensor, y: Tensor) -> Score:
@@ -50,8 +70,13 @@ def score_splits(
     model: nn.Module, weights: Mapping[str, Tensor], data: Data, splits: Iterable[str] = SPLITS
 ) -> tuple[dict[str, Score], dict[str, Tensor]]:
     """Return the scores and the logits of `weights` by split."""
-    logits = {s: logits_of(model, weights, data.x[s]) for s in splits}
-    return {s: score(v, data.y[s]) for s, v in logits.items()}, logits
+    scores: dict[str, Score] = {}
+    logits: dict[str, Tensor] = {}
+    for split in splits:
+        x, y = data.scored(split)
+        logits[split] = logits_of(model, weights, x)
+        scores[split] = score(logits[split], y)
+    return scores, logits
 
 
 def recalibrate(model: nn.Module, weights: Mapping[str, Tensor], batches: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -107,6 +132,26 @@ def barriers(curve: Mapping[float, Scores]) -> dict[str, float]:
             out[f"barrier_frankle_{what}_{s}"] = max(value.values()) - (a + b) / 2
             out[f"barrier_entezari_{what}_{s}"] = max(v - ((1 - t) * a + t * b) for t, v in value.items())
     return out
+
+
+def linear_cka(x: Tensor, y: Tensor) -> float:
+    """Return the linear centred kernel alignment of two feature matrices [n, d] and [n, e]; NaN for constant ones.
+
+    Source: Kornblith et al. 2019, arXiv 1905.00414, eq. 3 with linear kernels.
+    """
+    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+    own = (x.T @ x).square().sum().sqrt() * (y.T @ y).square().sum().sqrt()
+    return float((y.T @ x).square().sum() / own)
+
+
+def normalised_accuracy(merged: Sequence[float], own: Sequence[float]) -> float:
+    """Return the mean over tasks of the merge's accuracy over that of the task's own child; NaN where one is 0.
+
+    Source: Ilharco et al. 2022, arXiv 2212.04089, section 4.
+    """
+    if not all(own):
+        return math.nan
+    return sum(m / o for m, o in zip(merged, own, strict=True)) / len(own)
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:

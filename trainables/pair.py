@@ -1,90 +1,58 @@
-"""run_pair(spec) -> PairOutput: base, two children, merges, scores. One trial, anywhere torch is.
+"""run_pair(spec) -> PairOutput: start weights, children, merges, scores. One trial, anywhere torch is.
 
-Command line: ``python -m trainables.pair spec.json [--data ROOT] [--device cpu]`` prints the trial's row as JSON.
+Command line: ``python -m trainables.pair spec.json [--data ROOT] [--device cpu]`` prints the trial's row as JSON;
+``torchrun --nproc-per-node K -m trainables.pair spec.json`` trains each child by K processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import sys
-import time
-from collections.abc import Generator as Yields
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor
 
-from .augmentation import AUGMENTATIONS
-from .base import base_weights, new_model
-from .curves import score_merges
-from .datasets import Data, forget, load
-from .evaluation import Score, finite, logits_of
-from .merging import MERGES
+from .base import trunk
+from .caveats import caveats
+from .checkpoint_merge import merge_checkpoints
+from .curves import MergeCurves, score_merges
+from .evaluation import Score, finite
+from .lab import Clock, Lab, inspect, prepare, resolve_device
+from .landscape import landscape
+from .measuring import Watch
 from .models import has_batchnorm
 from .noise import NOISE
-from .record import now, record
-from .result import HistoryRow, Outcome, PairOutput
+from .plane import plane
+from .probing import probe_columns, probe_tables
+from .ranks import launched, ranks
+from .record import failed, now, record
+from .result import HistoryRow, Outcome, PairOutput, PlaneRow
 from .runtime import Report, Runtime
-from .schedule import SCHEDULES
 from .spec import PairSpec
-from .training import OPTIMIZERS, Child, Epoch, Seeds, epoch_batches, finetune, steps_per_epoch
+from .tasks import trained_names
+from .training import Child, Epoch, Seeds, child_leg, finetune
 from .trial import run_trials
 
-# batches of the BatchNorm re-estimation: the cumulative average settles long before an epoch of a large set ends
-RECALIBRATION_BATCHES = 64
-MEMBERS = ("a", "b")
+__all__ = ["inspect", "main", "merge_checkpoints", "probe_tables", "run_pair", "run_pairs"]
+
+LANDSCAPE_EXAMPLES = 1024
 
 
-@dataclass
-class Clock:
-    """Seconds by phase."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: {})
-
-    @contextmanager
-    def phase(self, name: str, device: str) -> Yields[None]:
-        """Add the time of the block to a phase; waits for the device first and last."""
-        _wait(device)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            _wait(device)
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-
-
-@dataclass
-class Lab:
-    """What the trials of one stack share: data, module, base weights."""
-
-    spec: PairSpec
-    runtime: Runtime
-    data: Data
-    model: nn.Module
-    base: dict[str, Tensor]
-    clock: Clock
-    started: str
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps T of one child."""
-        return steps_per_epoch(self.data.examples, self.spec.batch_size) * self.spec.epochs
+def child_names(members: int) -> list[str]:
+    """Return the names of a trial's children: a, b, c ..."""
+    return [chr(ord("a") + i) if i < 26 else f"m{i}" for i in range(members)]
 
 
 def run_pair(spec: PairSpec, runtime: Runtime, report: Report = lambda _: None) -> PairOutput:
-    """Train, merge and score one pair.
+    """Train, merge and score one trial.
 
     Args:
         spec: The trial. Where `spec.stack` > 1 its stack mates are trained along, so that the numbers stay the same.
@@ -93,7 +61,7 @@ def run_pair(spec: PairSpec, runtime: Runtime, report: Report = lambda _: None) 
 
     Returns:
         Row, merge curves, history and the chosen merge's weights; without weights where the outcome is not `ok`.
-        Divergence is an outcome, not an exception.
+        Divergence and a device without enough memory are outcomes, not exceptions.
 
     Raises:
         ValueError: The spec cannot be run (unknown names, missing data, a batch larger than the data).
@@ -104,151 +72,217 @@ def run_pair(spec: PairSpec, runtime: Runtime, report: Report = lambda _: None) 
 def run_pairs(specs: Sequence[PairSpec], runtime: Runtime, report: Report = lambda _: None) -> list[PairOutput]:
     """Run several trials, stack mates together; see `run_pair`. Yields one output per spec, in their order."""
     outputs: dict[str, PairOutput] = {}
-    for spec in specs:
-        if spec.digest not in outputs:
-            outputs |= {o.result.digest: o for o in _run_stack(spec.stack_mates(), runtime, report)}
+    runtime = resolve_device(runtime)
+    with _torch_settings(runtime):
+        for spec in specs:
+            if spec.digest not in outputs:
+                outputs |= {o.result.digest: o for o in _run_stack(spec.stack_mates(), runtime, report)}
     return [outputs[spec.digest] for spec in specs]
 
 
-def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
-    """Check that trials can be run, without training, and return the first one's number of training examples, N.
-
-    Raises:
-        UnknownName: A name that nothing is registered under.
-        ValueError: Missing data, wrong options, a device that is not there, a batch larger than the training set.
-    """
-    _check_device(runtime.device)
-    labs: dict[str, Lab] = {}
-    for spec in specs:
-        if spec.base_digest not in labs:
-            here = replace(runtime, device="cpu", bases=None)
-            labs[spec.base_digest] = _prepare(spec, here, with_base=False)
-            _check_model(labs[spec.base_digest])
-        for registry, names in (
-            (AUGMENTATIONS, [spec.augmentation]),
-            (OPTIMIZERS, [spec.optimizer]),
-            (SCHEDULES, [spec.schedule]),
-            (MERGES, spec.merges),
-        ):
-            for name in names:
-                registry[name]
-        examples = labs[spec.base_digest].data.examples
-        steps_per_epoch(examples, spec.batch_size)
-        steps_per_epoch(examples, spec.base.batch_size, "base batch_size")
-    forget()
-    return labs[specs[0].base_digest].data.examples
-
-
-def _check_model(lab: Lab) -> None:
-    few = lab.data.x["val"][:2]
-    shape = tuple(logits_of(lab.model, lab.model.state_dict(), few).shape)
-    if shape != (len(few), lab.data.classes):
-        raise ValueError(
-            f"model {lab.spec.model!r} must map images to {lab.data.classes} logits each, got shape {shape}"
-        )
-
-
-def _check_device(name: str) -> None:
-    if name == "auto":
-        return
+@contextmanager
+def _torch_settings(runtime: Runtime) -> Iterator[None]:
+    if torch.get_num_threads() != runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    before = torch.are_deterministic_algorithms_enabled()
+    if runtime.deterministic:
+        torch.use_deterministic_algorithms(True)
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device must be auto, cpu, cuda or another of torch's, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} is not available here; use cpu or auto")
-
-
-def resolve_device(runtime: Runtime) -> Runtime:
-    """Return the runtime with `auto` replaced by the first GPU where there is one, else the CPU."""
-    if runtime.device != "auto":
-        return runtime
-    return replace(runtime, device="cuda" if torch.cuda.is_available() else "cpu")
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _run_stack(specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> list[PairOutput]:
-    runtime = resolve_device(runtime)
-    if torch.get_num_threads() != runtime.threads:
-        torch.set_num_threads(runtime.threads)
-    lab = _prepare(specs[0], runtime)
-    seeds = [Seeds(s.stream(f"{m}/order"), s.stream(f"{m}/augment")) for s in specs for m in MEMBERS]
+    started = now()
+    try:
+        return _run(specs, runtime, report)
+    except torch.OutOfMemoryError as error:
+        outputs = [failed(spec, runtime, error, started) for spec in specs]
+    # outside of the handler, whose traceback holds the tensors
+    gc.collect()
+    torch.cuda.empty_cache()
+    return outputs
+
+
+def _run(specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> list[PairOutput]:
+    lab = prepare(specs[0], runtime)
+    first, members = specs[0], specs[0].members
+    names = child_names(first.members)
+    leg = child_leg(first, lab.data[0].examples)
+    watch = Watch(
+        [s for s in specs for _ in names], lab.children * len(specs), lab.data * len(specs), leg, runtime.measure,
+        lab.clock.phase,
+    )  # fmt: skip
 
     def on_epoch(child: int, epoch: Epoch) -> None:
-        spec = specs[child // 2]
-        report({"repeat": spec.repeat, "member": MEMBERS[child % 2], "epoch": epoch.epoch, "epochs": spec.epochs,
-                "val_loss": epoch.val.loss})  # fmt: skip
+        spec = specs[child // members]
+        epochs = math.ceil(leg.steps * spec.batch_size / lab.data[0].examples)
+        report({"repeat": spec.repeat, "member": names[child % members], "epoch": epoch.epoch,
+                "epochs": max(epoch.epoch, epochs), "val_loss": epoch.val.loss})  # fmt: skip
 
-    with lab.clock.phase("train", runtime.device):
-        children = finetune(specs[0], lab.model, lab.base, lab.data, seeds, on_epoch)
+    with lab.clock.phase("train"):
+        children = _children(specs, lab, names, watch, on_epoch)
+    if not ranks().leads:
+        return [PairOutput(record(s, runtime, Outcome.OK, "trained along", lab.started)) for s in specs]
     # shared phases are split evenly, so that the rows of a stack add up to what it took
     shared = {k: v / len(specs) for k, v in lab.clock.seconds.items()}
     outputs: list[PairOutput] = []
     for i, spec in enumerate(specs):
-        lab.spec, lab.clock = spec, Clock(dict(shared))
-        outputs.append(_finish(lab, children[2 * i], children[2 * i + 1]))
+        lab.spec, lab.clock = spec, Clock(runtime.device, dict(shared))
+        mine = range(members * i, members * (i + 1))
+        outputs.append(_Trial(lab, spec, [children[c] for c in mine], list(mine), watch).output())
     return outputs
 
 
-def _prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
-    if spec.source:
-        from .plugin import load_source
+def _children(
+    specs: Sequence[PairSpec], lab: Lab, names: Sequence[str], watch: Watch, on_epoch: Any
+) -> list[Child]:
+    first = specs[0]
+    start, state = lab.tasks[0].base, None
+    if first.protocol == "branch":
+        grown = trunk(first, lab.tasks[0], lab.runtime)
+        if grown.diverged_at is not None:
+            return [Child(grown.weights, [], grown.diverged_at) for _ in specs for _ in names]
+        start, state = grown.weights, grown.state
+        lab.tasks[0].base = start
+    seeds = [Seeds(s.stream(f"{m}/order"), s.stream(f"{m}/augment")) for s in specs for m in names]
+    if first.pair_kind != "two_task":
+        return finetune(
+            first, lab.tasks[0].model, start, lab.data * len(specs), seeds, on_epoch,
+            leg=watch.leg, state=state, on_step=watch.starting_at,
+        )  # fmt: skip
+    children: list[Child] = []
+    for i, seed in enumerate(seeds):
+        task = lab.tasks[i % 2]
+        children += finetune(
+            replace(first, stack=1), task.model, task.base, task.data, [seed], lambda _, e, i=i: on_epoch(i, e),
+            leg=child_leg(first, task.data.examples), on_step=lambda _, i=i: watch.starting_at(i),
+        )  # fmt: skip
+    return children
 
-        load_source(spec.source)
-    clock, started, dtype = Clock(), now(), getattr(torch, spec.dtype)
-    with clock.phase("data", runtime.device):
-        data = load(spec.dataset, spec.dataset_options, runtime.data_root, runtime.device, dtype)
-    with clock.phase("base", runtime.device):
-        model = new_model(spec, data, runtime.device, dtype)
-        base = base_weights(spec, model, data, runtime) if with_base else {}
-    return Lab(spec, runtime, data, model, base, clock, started)
 
+@dataclass
+class _Trial:
+    """One trial whose children are trained."""
 
-def _finish(lab: Lab, a: Child, b: Child) -> PairOutput:
-    history = tuple(_history(lab.spec, lab.steps, m, c) for m, c in zip(MEMBERS, (a, b), strict=True))
-    rows = tuple(row for child in history for row in child)
-    about: dict[str, Any] = {
-        "examples": lab.data.examples,
-        "steps": lab.steps,
-        "classes": lab.data.classes,
-        "parameters": sum(p.numel() for p in lab.model.parameters() if p.requires_grad),
-    }
-    lost = [(m, c.diverged_at) for m, c in zip(MEMBERS, (a, b), strict=True) if c.diverged_at is not None]
-    if lost:
-        detail = f"child {lost[0][0].upper()} diverged by step {lost[0][1]} of {lab.steps}"
+    lab: Lab
+    spec: PairSpec
+    children: list[Child]
+    indices: list[int]
+    watch: Watch
+
+    def output(self) -> PairOutput:
+        lab, spec, runtime = self.lab, self.spec, self.lab.runtime
+        about, settings = self._about()
+        history = tuple(row for m, c, i in self._named() for row in self._history(m, c, i))
+        lost = [(m, c.diverged_at) for m, c, _ in self._named() if c.diverged_at is not None]
+        if lost:
+            return PairOutput(
+                record(
+                    spec, runtime, Outcome.DIVERGED, self._divergence(*lost[0]), lab.started,
+                    seconds=lab.clock.seconds, measured_noise=settings, **about,
+                ),
+                history=history,
+            )  # fmt: skip
+        for task in lab.tasks:
+            with lab.clock.phase("recalibrate"):
+                task.batches = lab.recalibration_batches(spec, task)
+        curves = score_merges(spec, lab.tasks, [c.weights for c in self.children], lab.clock.phase)
+        outcome, detail = _viability(spec, curves.parents)
+        names = [n for n in trained_names(lab.tasks[0].model) if not lab.tasks[0].is_own(n)]
+        flat = [lab.tasks[0].base, *(c.weights for c in self.children[:2])]
+        relief, points = self._landscape(curves)
         result = record(
-            lab.spec, lab.runtime, Outcome.DIVERGED, detail, lab.started, seconds=lab.clock.seconds, **about
-        )
-        return PairOutput(result, history=rows)
-    with lab.clock.phase("recalibrate", lab.runtime.device):
-        batches = _recalibration_batches(lab) if has_batchnorm(lab.model) else []
-    curves = score_merges(
-        lab.spec, lab.model, lab.data, (lab.base, a.weights, b.weights), batches,
-        lambda name: lab.clock.phase(name, lab.runtime.device),
-    )  # fmt: skip
-    outcome, detail = _viability(lab.spec, curves.parents)
-    result = record(
-        lab.spec,
-        lab.runtime,
-        outcome,
-        detail,
-        lab.started,
-        scores=finite(curves.columns()),
-        seconds=lab.clock.seconds,
-        **about,
-        **finite(geometry(lab.base, a.weights, b.weights, [n for n, _ in lab.model.named_parameters()])),
-        chosen_merge=curves.chosen[0],
-        chosen_coefficient=curves.chosen[1],
-    )
-    # a pair that cannot win leaves no weights behind
-    weights = {k: v.cpu() for k, v in curves.weights.items()} if outcome is Outcome.OK else None
-    return PairOutput(result, tuple(curves.rows(lab.spec)), rows, weights)
+            spec, runtime, outcome, detail, lab.started,
+            scores=finite(curves.columns()), seconds=lab.clock.seconds, measured_noise=settings, landscape=relief,
+            **about, **finite(geometry(*flat, names)), **finite({"cka_val": curves.cka}),
+            chosen_merge=curves.chosen[0], chosen_coefficient=curves.chosen[1],
+        )  # fmt: skip
+        # a trial that cannot win leaves no weights behind
+        weights = {k: v.cpu() for k, v in curves.weights.items()} if outcome is Outcome.OK else None
+        return PairOutput(result, tuple(curves.rows(spec)), history, weights, points)
+
+    def _named(self) -> list[tuple[str, Child, int]]:
+        return list(zip(child_names(self.spec.members), self.children, self.indices, strict=True))
+
+    def _divergence(self, member: str, step: int | None) -> str:
+        if not self.children[0].history:
+            return f"the trunk diverged by step {step} of {self.spec.branch_step}"
+        return f"child {member.upper()} diverged by step {step} of {self.watch.leg.steps}"
+
+    def _about(self) -> tuple[dict[str, Any], dict[str, float]]:
+        lab, spec = self.lab, self.spec
+        data, model = lab.data[0], lab.tasks[0].model
+        measured, settings = self.watch.summary(self.indices, spec.momentum)
+        clipped = sum(c.clipped_fraction for c in self.children) / len(self.children) if spec.clip_norm else None
+        with lab.clock.phase("measure"):
+            probed = probe_columns(spec, lab.tasks[0], lab.runtime) if lab.runtime.measure != 0 else {}
+        doubts = caveats(
+            spec, data.examples, self.watch.leg.steps, clipped, has_batchnorm(model), ranks().size
+        )  # fmt: skip
+        about: dict[str, Any] = {
+            "examples": data.examples,
+            "steps": self.watch.leg.steps,
+            "classes": data.classes,
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "ranks": ranks().size,
+            "weights_sha256": lab.weights_sha256,
+            "clipped_fraction": clipped,
+            "warnings": doubts,
+        }
+        return about | finite(measured) | finite(probed), settings
+
+    def _history(self, member: str, child: Child, index: int) -> Iterable[HistoryRow]:
+        # the rate of the last step of each epoch, not of the stable phase: decay anneals the noise to 0
+        spec = self.spec
+        scale = NOISE["paper"].predict(
+            {"learning_rate": 1.0, "batch_size": spec.batch_size, "momentum": spec.momentum}
+        )  # fmt: skip
+        measured = self.watch.at_epochs(index, child)
+        for e in child.history:
+            found = measured.get(e.epoch)
+            yield HistoryRow(
+                digest=spec.digest,
+                member=member,
+                epoch=e.epoch,
+                step=e.step,
+                learning_rate=e.learning_rate,
+                noise_paper=scale * e.learning_rate,
+                clipped_fraction=e.clipped if spec.clip_norm else None,
+                **finite(
+                    {"train_loss": e.train_loss, "val_loss": e.val.loss, "val_accuracy": e.val.accuracy,
+                     "weight_norm": e.weight_norm, "trace_sigma": found and found.trace_sigma,
+                     "trace_sigma_preconditioned": found and found.preconditioned,
+                     "gradient_norm2": found and found.norm2}
+                ),
+            )  # fmt: skip
+
+    def _landscape(self, curves: MergeCurves) -> tuple[dict[str, float | None], tuple[PlaneRow, ...]]:
+        runtime, spec, task = self.lab.runtime, self.spec, self.lab.tasks[0]
+        if len(self.lab.tasks) > 1 or not (runtime.landscape or runtime.plane):
+            return {}, ()
+        with self.lab.clock.phase("landscape"):
+            a, b, middle = (curves.recalibrated[k] for k in ("a", "b", "merged"))
+            x, y = task.data.scored("train")
+            few = slice(0, min(len(x), LANDSCAPE_EXAMPLES))
+            relief: Mapping[str, float] = {}
+            if runtime.landscape:
+                relief = landscape(
+                    task.model, a, b, middle, trained_names(task.model), x[few], y[few], spec.stream("landscape")
+                )  # fmt: skip
+            points = self._plane(x[few], y[few]) if runtime.plane else ()
+        return finite(relief), points
+
+    def _plane(self, x: Tensor, y: Tensor) -> tuple[PlaneRow, ...]:
+        task = self.lab.tasks[0]
+        a, b = (c.weights for c in self.children[:2])
+        found = plane(task.model, task.base, a, b, (x, y), task.data.scored("val"), task.batches, self.lab.runtime.plane)
+        return tuple(PlaneRow(self.spec.digest, self.spec.config, *map(_number, point)) for point in found)
 
 
-def _recalibration_batches(lab: Lab) -> list[Tensor]:
-    order = Generator().manual_seed(lab.spec.stream("recalibrate/order"))
-    augment = Generator(device=lab.runtime.device).manual_seed(lab.spec.stream("recalibrate/augment"))
-    batches = epoch_batches(lab.data, lab.spec, order, augment)
-    return [x for x, _ in islice(batches, RECALIBRATION_BATCHES)]
+def _number(value: float) -> Any:
+    return value if math.isfinite(value) else None
 
 
 def _viability(spec: PairSpec, parents: Sequence[Mapping[str, Score]]) -> tuple[Outcome, str]:
@@ -260,7 +294,7 @@ def _viability(spec: PairSpec, parents: Sequence[Mapping[str, Score]]) -> tuple[
             Outcome.NOT_VIABLE,
             f"a parent's validation accuracy {worst:.3f} is below the floor {spec.accuracy_floor}",
         )
-    return Outcome.OK, "both children trained and merged"
+    return Outcome.OK, "both children trained and merged" if spec.members == 2 else "all children trained and merged"
 
 
 def geometry(
@@ -284,39 +318,40 @@ def _norm(vector: Tensor) -> float:
     return float(norm)
 
 
-def _history(spec: PairSpec, steps: int, member: str, child: Child) -> list[HistoryRow]:
-    # the rate of the last step of each epoch, not of the stable phase: decay anneals the noise to 0
-    scale = NOISE["paper"].predict({"learning_rate": 1.0, "batch_size": spec.batch_size, "momentum": spec.momentum})
-    return [
-        HistoryRow(
-            digest=spec.digest,
-            member=member,
-            epoch=e.epoch,
-            step=e.step,
-            learning_rate=e.learning_rate,
-            noise_paper=scale * e.learning_rate,
-            **finite({"train_loss": e.train_loss, "val_loss": e.val.loss, "val_accuracy": e.val.accuracy}),
-        )
-        for e in child.history
-    ]
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainables.pair", description="Run one trial from a JSON spec.")
+    parser.add_argument("spec", type=Path, help="file with a pair spec, as in the column `spec`")
+    parser.add_argument("--data", dest="data_root", metavar="ROOT", help="folder with the data sets")
+    parser.add_argument("--bases", metavar="DIR", help="folder in which start weights and trunks are kept")
+    parser.add_argument("--cache", metavar="DIR", help="folder for unpacked archives and decoded images")
+    parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
+    parser.add_argument("--measure", type=int, metavar="K", help="gradient measurements a child (default: 2 %% of it)")
+    parser.add_argument("--plane", type=int, default=0, metavar="N", help="loss plane of N points a side")
+    for name, text in {
+        "landscape": "Hessian traces, sharpness, excess barrier",
+        "deterministic": "deterministic algorithms only",
+        "download": "fetch the data set where it is missing",
+    }.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the trial of a JSON spec and print its row as JSON; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m trainables.pair", description="Run one trial from a JSON spec.")
-    parser.add_argument("spec", type=Path, help="file with a pair spec, as in the column `spec`")
-    parser.add_argument("--data", help="folder with the data sets")
-    parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
-    args = parser.parse_args(argv)
+    args = _arguments().parse_args(argv)
     try:
         spec = PairSpec.from_json(args.spec.read_text())
-        runtime = Runtime(data_root=args.data, device=args.device, threads=args.threads)
-        output = run_trials([spec], runtime)[0]
+        known = {f.name for f in fields(Runtime)}
+        runtime = Runtime(**{k: v for k, v in vars(args).items() if k in known})
+        with launched() as device:
+            output = run_trials([spec], replace(runtime, device=device or runtime.device))[0]
+            leads = ranks().leads
     except (ValueError, KeyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(output.result.to_row(), indent=1))
+    if leads:
+        print(json.dumps(output.result.to_row(), indent=1))
     return 0
 
 

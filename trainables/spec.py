@@ -247,6 +247,7 @@ class PairSpec:
                 bool(self.dataset_b),
             )
             _check("members", self.members, "be 2 in pair_kind two_task", self.members == 2)
+            _check("protocol", self.protocol, "be finetune in pair_kind two_task", self.protocol == "finetune")
         else:
             _check("dataset_b", self.dataset_b, "be empty unless pair_kind is two_task", not self.dataset_b)
 

@@ -1,4 +1,4 @@
-"""The one training loop: fine-tune children from a base, one by one or as one stack of members."""
+"""The one training loop: train children from start weights, one by one or as one stack of members."""
 
 from __future__ import annotations
 
@@ -7,34 +7,20 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count, islice
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.func import functional_call, vmap
-from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 
-from .augmentation import AUGMENTATIONS
+from .batches import epoch_batches, steps_per_epoch
 from .datasets import Data
-from .evaluation import Score, score
-from .models import has_batchnorm
-from .registry import Registry
-from .schedule import SCHEDULES
+from .evaluation import Score, score_inputs
+from .members import Members, OptimizerState, Single, Stack, stackable
+from .optimizers import build
+from .ranks import ranks
+from .schedule import SCHEDULES, constant
 from .seeding import seeded
-from .spec import BaseSpec, PairSpec, stream
-
-# images augmented at once: bounds the memory, and is part of the random streams
-AUGMENT_CHUNK = 4096
-
-OPTIMIZERS: Registry[Callable[[list[Tensor], PairSpec], Optimizer]] = Registry("optimizer")
-
-
-@OPTIMIZERS.register("sgd")
-def sgd(parameters: list[Tensor], spec: PairSpec) -> Optimizer:
-    """SGD with momentum v <- mu v + g and weight decay added to the gradient."""
-    return torch.optim.SGD(
-        parameters, lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True
-    )
+from .spec import PairSpec, stream
 
 
 @dataclass(frozen=True)
@@ -47,135 +33,102 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One child after one epoch; losses in nat."""
+    """One child after one epoch (or after its last, incomplete one); losses in nat."""
 
     epoch: int
     step: int
     learning_rate: float
     train_loss: float
     val: Score
+    weight_norm: float = math.nan
+    clipped: float = 0.0
 
 
 @dataclass
 class Child:
-    """A trained child: its weights (parameters and buffers), its history and the step at which it diverged."""
+    """A trained child: its weights (parameters and buffers), its history and the step at which it diverged.
+
+    Attributes:
+        state: State of its optimizer, where it was asked for.
+    """
 
     weights: dict[str, Tensor]
     history: list[Epoch]
     diverged_at: int | None = None
+    state: OptimizerState | None = None
+
+    @property
+    def clipped_fraction(self) -> float:
+        """Fraction of the steps whose gradient was clipped."""
+        ends = [0, *(e.step for e in self.history)]
+        return sum(e.clipped * (e.step - start) for start, e in zip(ends, self.history, strict=False)) / max(1, ends[-1])
 
 
 OnEpoch = Callable[[int, Epoch], None]
+OnStep = Callable[[int, Members, Any], None]  # (steps done, members, optimizer); never changes them
 
 
-def steps_per_epoch(examples: int, batch_size: int, name: str = "batch_size") -> int:
-    """Return the steps of one epoch; the last incomplete batch is dropped, so that B stays B.
+@dataclass(frozen=True)
+class Leg:
+    """One stretch of training: its steps and the learning rate of each."""
+
+    steps: int
+    rate: Callable[[int], float]
+
+
+def child_steps(spec: PairSpec, examples: int) -> int:
+    """Return the optimizer steps T of one child that trains on `examples` examples.
 
     Raises:
         ValueError: The batch is larger than the training set.
     """
-    if batch_size > examples:
-        raise ValueError(f"{name} must be <= the {examples} training examples, got {batch_size}")
-    return examples // batch_size
+    per_epoch = steps_per_epoch(examples, spec.batch_size)
+    return spec.steps or per_epoch * spec.epochs
 
 
-def epoch_batches(data: Data, spec: PairSpec, order: Generator, augment: Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the batches (inputs [B, ...], labels [B]) of one epoch, shuffled and augmented."""
-    x, y, size = data.x["train"], data.y["train"], spec.batch_size
-    steps = steps_per_epoch(len(y), size)
-    index = torch.randperm(len(y), generator=order).to(y.device)[: steps * size]
-    policy = AUGMENTATIONS[spec.augmentation]
-    chunk = size * max(1, AUGMENT_CHUNK // size)
-    for part in torch.split(index, chunk):
-        images, labels = policy(x[part], spec.augmentation_strength, augment), y[part]
-        yield from zip(torch.split(images, size), torch.split(labels, size), strict=True)
+def child_leg(spec: PairSpec, examples: int) -> Leg:
+    """Return the leg of the children; after a trunk there is no second warmup."""
+    total, factor = child_steps(spec, examples), SCHEDULES[spec.schedule]
+    warmup = 0.0 if spec.protocol == "branch" else spec.warmup
+    return Leg(total, lambda step: spec.learning_rate * factor(step, total, warmup, spec.decay))
 
 
-class _Single:
-    """One member: the module itself, trained in place."""
-
-    def __init__(self, model: nn.Module, start: Mapping[str, Tensor]) -> None:
-        model.load_state_dict(dict(start))
-        self.model = model
-        self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-
-    def losses(self, x: Tensor, y: Tensor) -> Tensor:
-        self.model.train()
-        return cross_entropy(self.model(x[0]), y[0]).reshape(1)
-
-    @torch.no_grad()
-    def logits(self, x: Tensor) -> Tensor:
-        self.model.eval()
-        return self.model(x)[None]
-
-    def weights(self) -> list[dict[str, Tensor]]:
-        return [{k: v.detach().clone() for k, v in self.model.state_dict().items()}]
-
-
-class _Stack:
-    """Members as one: parameters carry a leading member dimension, the forward pass is mapped over it."""
-
-    def __init__(self, model: nn.Module, start: Mapping[str, Tensor], members: int) -> None:
-        model.load_state_dict(dict(start))
-        model.train()
-        self.model = model
-        self.named: dict[str, Tensor] = {}
-        for name, p in model.named_parameters():
-            self.named[name] = p.detach().expand(members, *p.shape).clone().requires_grad_(p.requires_grad)
-        self.buffers = {n: b.detach() for n, b in model.named_buffers()}
-        self.parameters = [p for p in self.named.values() if p.requires_grad]
-        # a parameter shared by two layers has two names in the state dict
-        first = {id(p): n for n, p in reversed(list(model.named_parameters()))}
-        self.home = {n: first[id(p)] for n, p in model.named_parameters(remove_duplicate=False)}
-        # every member draws its own dropout mask
-        self.forward = vmap(self._forward, in_dims=(0, 0), randomness="different")
-        self.forward_shared = vmap(self._forward, in_dims=(0, None), randomness="different")
-
-    def _forward(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(self.model, (parameters, self.buffers), (x,))
-
-    def losses(self, x: Tensor, y: Tensor) -> Tensor:
-        logits = self.forward(self.named, x)
-        flat = cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
-        return flat.reshape(y.shape).mean(1)
-
-    @torch.no_grad()
-    def logits(self, x: Tensor) -> Tensor:
-        self.model.eval()
-        out = self.forward_shared(self.named, x)
-        self.model.train()
-        return out
-
-    def weights(self) -> list[dict[str, Tensor]]:
-        members = len(self.parameters[0])
-        return [{n: self._entry(n, i) for n in self.model.state_dict()} for i in range(members)]
-
-    def _entry(self, name: str, member: int) -> Tensor:
-        if name in self.home:
-            return self.named[self.home[name]][member].detach().clone()
-        return self.buffers[name].clone()
+def trunk_leg(spec: PairSpec) -> Leg:
+    """Return the leg of the trunk: warmup over its own steps, then the stable learning rate of the trial."""
+    return Leg(
+        spec.branch_step, lambda step: spec.learning_rate * constant(step, spec.branch_step, spec.warmup, 0.0)
+    )  # fmt: skip
 
 
 def finetune(
     spec: PairSpec,
     model: nn.Module,
     start: Mapping[str, Tensor],
-    data: Data,
+    data: Data | Sequence[Data],
     seeds: Sequence[Seeds],
     on_epoch: OnEpoch = lambda child, epoch: None,
+    *,
+    leg: Leg | None = None,
+    state: OptimizerState | None = None,
+    on_step: Callable[[int], OnStep] = lambda first: lambda step, members, optimizer: None,
+    keep_state: bool = False,
 ) -> list[Child]:
     """Train one child per entry of `seeds` from the weights `start`.
 
-    Children train as one `torch.func` stack where `spec.stack` > 1 and the model has no BatchNorm (which does not map
-    over members), else one after the other. Both are the same computation up to rounding.
+    Children train as one `torch.func` stack where `stackable` holds, else one after the other. Both are the same
+    computation up to rounding.
 
     Args:
         spec: Hyperparameters.
         model: Module of the architecture; its weights are overwritten.
         start: State dict to start from; stays untouched.
-        data: Data set on the model's device.
+        data: Data set on the model's device, or one per child.
         seeds: Random streams, one entry per child.
         on_epoch: Called after every epoch of every child with (index of the child, record).
+        leg: Steps and learning rates; None is `child_leg`.
+        state: Optimizer state to continue with.
+        on_step: Called with the index of the first child that trains; what it returns is called after each step.
+        keep_state: Whether the children hold their optimizer state at the end.
 
     Returns:
         The children, in order of `seeds`.
@@ -183,69 +136,92 @@ def finetune(
     Raises:
         ValueError: The batch is larger than the training set.
     """
-    if spec.stack > 1 and not has_batchnorm(model):
-        return _train(spec, _Stack(model, start, len(seeds)), data, seeds, on_epoch)
+    sets = [data] * len(seeds) if isinstance(data, Data) else list(data)
+    leg = leg or child_leg(spec, sets[0].examples)
+    groups = [list(range(len(seeds)))] if stackable(spec, model) else [[i] for i in range(len(seeds))]
     children: list[Child] = []
-    for i, one in enumerate(seeds):
-        single = _Single(model, start)
-        children += _train(spec, single, data, [one], lambda _, epoch, i=i: on_epoch(i, epoch))
+    for group in groups:
+        members = Stack(model, start, len(group)) if stackable(spec, model) else Single(model, start, spec)
+        run = _Run(spec, members, [sets[i] for i in group], [seeds[i] for i in group], leg)
+        run.on_epoch = lambda i, epoch, first=group[0]: on_epoch(first + i, epoch)
+        run.on_step = on_step(group[0])
+        children += run.train(state, keep_state)
     return children
 
 
-def _generators(seeds: Sequence[Seeds], device: torch.device) -> list[tuple[Generator, Generator]]:
-    # data order on the CPU, so that it does not depend on the device
-    return [(Generator().manual_seed(s.order), Generator(device=device).manual_seed(s.augment)) for s in seeds]
+class _Run:
+    """One pass of the training loop over members that train in step."""
 
+    on_epoch: OnEpoch
+    on_step: OnStep
 
-def _train(
-    spec: PairSpec, members: _Single | _Stack, data: Data, seeds: Sequence[Seeds], on_epoch: OnEpoch
-) -> list[Child]:
-    device = data.y["train"].device
-    with seeded(seeds[0].order, device):
-        return _train_members(spec, members, data, seeds, on_epoch)
+    def __init__(
+        self, spec: PairSpec, members: Members, data: Sequence[Data], seeds: Sequence[Seeds], leg: Leg
+    ) -> None:
+        self.spec, self.members, self.data, self.seeds, self.leg = spec, members, data, seeds, leg
+        self.device = data[0].y["train"].device
+        self.optimizer = build(members.parameters, spec)
+        self.histories: list[list[Epoch]] = [[] for _ in seeds]
+        self.diverged: list[int | None] = [None] * len(seeds)
 
+    def train(self, state: OptimizerState | None, keep_state: bool) -> list[Child]:
+        if state is not None:
+            self.members.load(self.optimizer, state)
+        with seeded(self.seeds[0].order, self.device):
+            self._epochs()
+        weights = self.members.weights()
+        for i, own in enumerate(weights):
+            if self.diverged[i] is None and not all(bool(torch.isfinite(v).all()) for v in own.values()):
+                self.diverged[i] = self.leg.steps
+        kept = copy.deepcopy(self.optimizer.state_dict()) if keep_state else None
+        return [Child(w, h, d, kept) for w, h, d in zip(weights, self.histories, self.diverged, strict=True)]
 
-def _train_members(
-    spec: PairSpec, members: _Single | _Stack, data: Data, seeds: Sequence[Seeds], on_epoch: OnEpoch
-) -> list[Child]:
-    device = data.y["train"].device
-    generators = _generators(seeds, device)
-    per_epoch = steps_per_epoch(data.examples, spec.batch_size)
-    total = per_epoch * spec.epochs
-    factor = SCHEDULES[spec.schedule]
-    optimizer = OPTIMIZERS[spec.optimizer](members.parameters, spec)
-    histories: list[list[Epoch]] = [[] for _ in seeds]
-    diverged: list[int | None] = [None] * len(seeds)
-    step, rate = 0, 0.0
-    for epoch in range(1, spec.epochs + 1):
+    def _epochs(self) -> None:
+        # data order on the CPU, so that it does not depend on the device
+        streams = [
+            (Generator().manual_seed(s.order), Generator(device=self.device).manual_seed(s.augment)) for s in self.seeds
+        ]
+        share, done = (self.members.ranks.rank, self.members.ranks.size), 0
+        for epoch in count(1):
+            batches = [epoch_batches(d, self.spec, *g, *share) for d, g in zip(self.data, streams, strict=True)]
+            start, done = done, self._epoch(zip(*batches, strict=True), done)
+            if done == start:
+                return
+            self._close(epoch, start, done)
+            if done == self.leg.steps or all(self.diverged):
+                return
+
+    def _epoch(self, batches: Iterator[tuple[tuple[Tensor, Tensor], ...]], done: int) -> int:
         losses: list[Tensor] = []
-        batches = [epoch_batches(data, spec, *g) for g in generators]
-        for parts in zip(*batches, strict=True):
-            rate = spec.learning_rate * factor(step, total, spec.warmup, spec.decay)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss = members.losses(torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts]))
-            optimizer.zero_grad(set_to_none=True)
+        self.clipped = torch.zeros((), device=self.device)
+        for parts in islice(batches, self.leg.steps - done):
+            self.rate = self.leg.rate(done)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate
+            loss = self.members.losses(torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts]))
+            self.optimizer.zero_grad(set_to_none=True)
             # the sum's gradient with respect to a member's weights is that of the member's own loss
             loss.sum().backward()  # pyright: ignore[reportUnknownMemberType]
-            optimizer.step()
+            if self.spec.clip_norm:
+                norm = nn.utils.clip_grad_norm_(self.members.parameters, self.spec.clip_norm)
+                self.clipped += norm > self.spec.clip_norm
+            self.optimizer.step()
             losses.append(loss.detach())
-            step += 1
+            done += 1
+            self.on_step(done, self.members, self.optimizer)
+        self.losses = losses
+        return done
+
+    def _close(self, epoch: int, start: int, done: int) -> None:
         # one synchronisation per epoch, none per step
-        curve = torch.stack(losses, 1).cpu()
-        logits = members.logits(data.x["val"])
-        for i, history in enumerate(histories):
-            diverged[i] = diverged[i] or _first_bad(curve[i], step - per_epoch)
-            val = score(logits[i], data.y["val"])
-            history.append(Epoch(epoch, step, rate, curve[i].double().mean().item(), val))
-            on_epoch(i, history[-1])
-        if all(diverged):
-            break
-    weights = members.weights()
-    for i, own in enumerate(weights):
-        if diverged[i] is None and not all(bool(torch.isfinite(v).all()) for v in own.values()):
-            diverged[i] = step
-    return [Child(w, h, d) for w, h, d in zip(weights, histories, diverged, strict=True)]
+        curve = self.members.ranks.mean(torch.stack(self.losses, 1)).cpu()
+        norms, clipped = self.members.norms().cpu(), float(self.clipped) / (done - start)
+        for i, history in enumerate(self.histories):
+            self.diverged[i] = self.diverged[i] or _first_bad(curve[i], start)
+            mean = curve[i].double().mean().item()
+            val = score_inputs(lambda x, i=i: self.members.logits(x)[i], *self.data[i].scored("val"))
+            history.append(Epoch(epoch, done, self.rate, mean, val, float(norms[i]), clipped))
+            self.on_epoch(i, history[-1])
 
 
 def _first_bad(losses: Tensor, before: int) -> int | None:
@@ -253,52 +229,63 @@ def _first_bad(losses: Tensor, before: int) -> int | None:
     return before + int(bad[0]) + 1 if len(bad) else None
 
 
-def train_base(spec: PairSpec, model: nn.Module, data: Data) -> dict[str, Tensor]:
-    """Train the shared base weights theta_0 from the model's initial ones: constant learning rate, no augmentation.
+def train_base(spec: PairSpec, models: Sequence[nn.Module], data: Sequence[Data]) -> list[dict[str, Tensor]]:
+    """Train the shared base weights theta_0 from the models' own: constant learning rate, no augmentation.
+
+    Several tasks are trained jointly, a batch of each in every step, on the parameters that their models share.
 
     Args:
         spec: Its `base` says how; only what `base_digest` covers matters.
-        model: Module with its initial weights; it is trained in place.
-        data: Data set.
+        models: One module per task, with its start weights; trained in place.
+        data: One data set per task.
 
     Returns:
-        The state dict after `spec.base.steps` steps.
+        One state dict per task, after `spec.base.steps` steps.
 
     Raises:
         ValueError: The base diverged, or its batch is larger than the training set.
     """
-    base = spec.base
-    steps_per_epoch(data.examples, base.batch_size, "base batch_size")
-    recipe = _base_recipe(spec, base)
-    order = Generator().manual_seed(stream(spec.base_digest, "order"))
-    unused = Generator(device=data.y["train"].device).manual_seed(0)
-    members = _Single(model, model.state_dict())
-    optimizer = OPTIMIZERS["sgd"](members.parameters, recipe)
-    epochs = (epoch_batches(data, recipe, order, unused) for _ in count())
-    with seeded(stream(spec.base_digest, "dropout"), data.y["train"].device):
-        for x, y in islice(chain.from_iterable(epochs), base.steps):
+    recipe = _base_recipe(spec)
+    for own in data:
+        steps_per_epoch(own.examples, recipe.batch_size, "base batch_size")
+    members = [Single(m, m.state_dict(), recipe, distributed=False) for m in models]
+    shared = {id(p): p for m in members for p in m.parameters}  # a parameter of both tasks is updated once
+    optimizer = build(list(shared.values()), recipe)
+    device = data[0].y["train"].device
+    names = ["order", "order/b"][: len(data)]
+    orders = [Generator().manual_seed(stream(spec.base_digest, name)) for name in names]
+    unused = Generator(device=device).manual_seed(0)
+    endless = [
+        chain.from_iterable(epoch_batches(d, recipe, order, unused) for _ in count())
+        for d, order in zip(data, orders, strict=True)
+    ]
+    with seeded(stream(spec.base_digest, "dropout"), device):
+        for batches in islice(zip(*endless, strict=True), spec.base.steps):
             optimizer.zero_grad(set_to_none=True)
-            members.losses(x[None], y[None]).sum().backward()  # pyright: ignore[reportUnknownMemberType]
+            losses = [m.losses(x[None], y[None]).sum() for m, (x, y) in zip(members, batches, strict=True)]
+            torch.stack(losses).sum().backward()  # pyright: ignore[reportUnknownMemberType]
             optimizer.step()
-    weights = members.weights()[0]
-    if not all(math.isfinite(float(v.double().sum())) for v in weights.values()):
-        raise ValueError(f"the base diverged with learning_rate {base.learning_rate} in {base.steps} steps; lower it")
+    weights = [m.weights()[0] for m in members]
+    if not all(math.isfinite(float(v.double().sum())) for own in weights for v in own.values()):
+        rate, steps = spec.base.learning_rate, spec.base.steps
+        raise ValueError(f"the base diverged with learning_rate {rate} in {steps} steps; lower it")
     return weights
 
 
-def _base_recipe(spec: PairSpec, base: BaseSpec) -> PairSpec:
+def _base_recipe(spec: PairSpec) -> PairSpec:
+    base = spec.base
     return replace(
         spec,
         learning_rate=base.learning_rate,
         batch_size=base.batch_size,
         momentum=base.momentum,
         weight_decay=base.weight_decay,
+        optimizer="sgd",
+        beta1=0.9,
+        beta2=0.999,
+        optimizer_options={},
+        clip_norm=0.0,
+        compile=False,
         augmentation="none",
         augmentation_strength=0.0,
     )
-
-
-def build_model(builder: Callable[[], nn.Module], seed: int, device: str, dtype: torch.dtype) -> nn.Module:
-    """Build a module with weights that depend on `seed` alone; the global generator is left as it was."""
-    with seeded(seed):
-        return copy.deepcopy(builder()).to(device, dtype)

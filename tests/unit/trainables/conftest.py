@@ -27,5 +27,6 @@ def own_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def no_bases(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], object]:
     """The bases that the process keeps in memory: none, for the length of a test."""
     memory: dict[tuple[str, str], object] = {}
-    monkeypatch.setattr(base, "_MEMORY", memory)
+    monkeypatch.setattr(base, "_BASES", memory)
+    monkeypatch.setattr(base, "_TRUNKS", {})
     return memory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Generator, nn
 
 from trainables.datasets import Data
+from trainables.seeding import seeded
 from trainables.spec import PairSpec
 
 ROOT = Path(__file__).parents[3]
@@ -34,10 +36,17 @@ def digits_spec(**changes: Any) -> PairSpec:
     return PairSpec(**{**settings, **changes})
 
 
-def random_data(train: int = 64, channels: int = 1, size: int = 8, classes: int = 10) -> Data:
-    """Random float64 images and labels."""
+def random_data(
+    train: int = 64,
+    channels: int = 1,
+    size: int = 8,
+    classes: int = 10,
+    spoil: Callable[[torch.Tensor], object] = lambda x: None,
+) -> Data:
+    """Random float64 images and labels; `spoil` may change the training images."""
     g, counts = Generator().manual_seed(0), {"train": train, "val": 20, "test": 30}
     x = {s: torch.randn(n, channels, size, size, generator=g, dtype=torch.float64) for s, n in counts.items()}
+    spoil(x["train"])
     return Data(x, {s: torch.randint(classes, (n,), generator=g) for s, n in counts.items()}, classes)
 
 
@@ -47,6 +56,12 @@ def linear_model(inputs: int = 64, classes: int = 10) -> nn.Module:
     nn.init.zeros_(model[1].weight)
     nn.init.zeros_(model[1].bias)
     return model
+
+
+def built(builder: Callable[[], nn.Module], seed: int = 7) -> nn.Module:
+    """A module in float64 whose weights depend on the seed alone."""
+    with seeded(seed):
+        return builder().double()
 
 
 def python(*args: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -6,31 +6,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_trials import linear_model, random_data
+from small_trials import built, linear_model, random_data
 from torch import Generator, nn
 
-from trainables.augmentation import AUGMENTATIONS
+from trainables.batches import epoch_batches
 from trainables.datasets import Data
 from trainables.models import MODELS
 from trainables.schedule import SCHEDULES
 from trainables.spec import PairSpec
-from trainables.training import (
-    Child,
-    Epoch,
-    Seeds,
-    build_model,
-    epoch_batches,
-    finetune,
-    steps_per_epoch,
-    train_base,
-)
+from trainables.training import Child, Epoch, Leg, Seeds, finetune, train_base
 
 SPEC = PairSpec("random", "any", learning_rate=0.05, batch_size=16, momentum=0.9, weight_decay=1e-3, dtype="float64")
 SEEDS = [Seeds(order=2 * i, augment=2 * i + 1) for i in range(6)]
 
 
 def _cnn() -> nn.Module:
-    return build_model(lambda: MODELS["small_cnn"](10, 1), 7, "cpu", torch.float64)
+    return built(lambda: MODELS["small_cnn"](10, 1))
 
 
 def _train(spec: PairSpec, model: nn.Module, data: Data, seeds: list[Seeds], **more: Any) -> list[Child]:
@@ -75,7 +66,7 @@ class Oddities(nn.Module):
 
 
 def test_frozen_and_shared_parameters_train_alike_in_stack_and_loop() -> None:
-    model = build_model(Oddities, 3, "cpu", torch.float64)
+    model = built(Oddities, 3)
     start = {k: v.clone() for k, v in model.state_dict().items()}
     children = [finetune(replace(SPEC, stack=n, epochs=2), model, start, random_data(64), SEEDS[:4]) for n in (1, 2)]
     for one, other in zip(*children, strict=True):
@@ -130,34 +121,6 @@ def test_training_leaves_its_start_untouched() -> None:
         assert all(not v.any() for v in start.values())
 
 
-@pytest.mark.parametrize(("examples", "batch", "steps"), [(720, 32, 22), (720, 128, 5), (720, 720, 1), (720, 361, 1)])
-def test_the_last_incomplete_batch_is_dropped(examples: int, batch: int, steps: int) -> None:
-    assert steps_per_epoch(examples, batch) == steps
-    data = random_data(examples)
-    batches = list(epoch_batches(data, replace(SPEC, batch_size=batch), Generator(), Generator()))
-    assert [len(y) for _, y in batches] == [batch] * steps
-
-
-def test_an_epoch_shows_each_example_at_most_once_with_its_own_label() -> None:
-    data = random_data(50)
-    batches = list(epoch_batches(data, SPEC, Generator().manual_seed(1), Generator()))
-    x, y = torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
-    which = (x[:, None].flatten(2) == data.x["train"][None].flatten(2)).all(2).nonzero()[:, 1]
-    assert len(which.unique()) == len(y) == 48
-    assert torch.equal(data.y["train"][which], y)
-
-
-def test_epochs_differ_in_order_and_augmentation() -> None:
-    spec, data = replace(SPEC, augmentation="shift", augmentation_strength=1.0), random_data(64)
-    order, augment = Generator().manual_seed(1), Generator().manual_seed(2)
-    first, second = ([y for _, y in epoch_batches(data, spec, order, augment)] for _ in range(2))
-    assert not torch.equal(torch.cat(first), torch.cat(second))
-    x = next(epoch_batches(data, spec, Generator().manual_seed(1), Generator().manual_seed(2)))[0]
-    index = torch.randperm(64, generator=Generator().manual_seed(1))
-    wanted = AUGMENTATIONS["shift"](data.x["train"][index], 1.0, Generator().manual_seed(2))[:16]
-    assert torch.equal(x, wanted)
-
-
 @pytest.mark.parametrize("stack", [1, 2])
 def test_a_batch_larger_than_the_data_is_refused(stack: int) -> None:
     spec = replace(SPEC, batch_size=65, stack=stack)
@@ -165,13 +128,16 @@ def test_a_batch_larger_than_the_data_is_refused(stack: int) -> None:
         _train(spec, linear_model(), random_data(64), SEEDS[:2])
     spec = replace(SPEC, base={"batch_size": 65})
     with pytest.raises(ValueError, match="base batch_size must be <= the 64 training examples, got 65"):
-        train_base(spec, linear_model(), random_data(64))
+        train_base(spec, [linear_model()], [random_data(64)])
+
+
+def _one_infinite(x: torch.Tensor) -> None:
+    x[17] = torch.inf
 
 
 @pytest.mark.parametrize("stack", [1, 2])
 def test_divergence_is_dated_by_its_first_bad_loss(stack: int) -> None:
-    data = random_data(64)
-    data.x["train"][17] = torch.inf  # its batch's loss is the first that is not finite
+    data = random_data(64, spoil=_one_infinite)  # its batch's loss is the first that is not finite
     children = _train(replace(SPEC, stack=stack, epochs=2), linear_model(), data, SEEDS[:2])
     for child, seeds in zip(children, SEEDS, strict=False):
         position = torch.randperm(64, generator=Generator().manual_seed(seeds.order)).tolist().index(17)
@@ -182,16 +148,14 @@ def test_divergence_is_dated_by_its_first_bad_loss(stack: int) -> None:
 def test_the_last_step_can_diverge_too() -> None:
     # a loss is finite before the step that breaks the weights
     spec = replace(SPEC, learning_rate=1e308, epochs=1, batch_size=64, schedule="constant", warmup=0.0)
-    data = random_data(64)
-    data.x["train"] *= 1e10
+    data = random_data(64, spoil=lambda x: x.mul_(1e10))
     (child,) = _train(spec, linear_model(), data, SEEDS[:1])
     assert np.isfinite(child.history[0].train_loss)
     assert child.diverged_at == 1
 
 
 def test_one_lost_member_leaves_its_stack_mates_alone() -> None:
-    data = random_data(64)
-    data.x["train"][17] = torch.inf
+    data = random_data(64, spoil=_one_infinite)
     short = replace(SPEC, batch_size=60, epochs=1, stack=2)
     orders = [s for s in range(40) if 17 in torch.randperm(64, generator=Generator().manual_seed(s))[60:].tolist()]
     seeds = [Seeds(orders[0], 0), Seeds(orders[0] + 1, 0)]
@@ -224,8 +188,8 @@ def test_dropout_draws_from_the_trials_own_streams(stack: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             before = torch.random.get_rng_state()
-            model = build_model(_dropout, 5, "cpu", torch.float64)
-            model.load_state_dict(train_base(replace(SPEC, base={"steps": 6}), model, random_data(64)))
+            model = built(_dropout, 5)
+            model.load_state_dict(train_base(replace(SPEC, base={"steps": 6}), [model], [random_data(64)])[0])
             results.append(_train(replace(SPEC, stack=stack, epochs=2), model, random_data(64), SEEDS[:2]))
             assert torch.equal(torch.random.get_rng_state(), before)
     for one, other in zip(*results, strict=True):
@@ -235,7 +199,7 @@ def test_dropout_draws_from_the_trials_own_streams(stack: int) -> None:
 def test_the_base_is_plain_sgd_at_a_constant_rate() -> None:
     spec = replace(SPEC, base={"steps": 6, "learning_rate": 0.1, "batch_size": 16, "momentum": 0.5, "seed": 3})
     data = random_data(64)
-    got = train_base(spec, linear_model(), data)
+    (got,) = train_base(spec, [linear_model()], [data])
     # 6 steps are an epoch of 4 and half of the next: written out, 8 steps are too many
     from trainables.spec import stream
 
@@ -252,15 +216,72 @@ def test_the_base_is_plain_sgd_at_a_constant_rate() -> None:
 
 
 def test_a_base_that_diverges_says_what_to_lower() -> None:
-    data = random_data(64)
-    data.x["train"][:] = torch.inf
+    data = random_data(64, spoil=lambda x: x.fill_(torch.inf))
     with pytest.raises(ValueError, match=r"the base diverged with learning_rate 0\.02 in 60 steps; lower it"):
-        train_base(SPEC, linear_model(), data)
+        train_base(SPEC, [linear_model()], [data])
 
 
-def test_initial_weights_depend_on_the_seed_alone() -> None:
-    state = torch.random.get_rng_state()
-    one, again, other = (build_model(lambda: nn.Linear(3, 2), s, "cpu", torch.float32).weight for s in (1, 1, 2))
-    assert torch.equal(one, again)
-    assert not torch.equal(one, other)
-    assert torch.equal(torch.random.get_rng_state(), state)
+# -- budgets, clipping, precision -------------------------------------------------------------------------------------
+
+
+def test_a_budget_of_steps_ends_inside_an_epoch() -> None:
+    seen: list[int] = []
+    spec = replace(SPEC, steps=10, epochs=1)
+    (child,) = _train(spec, linear_model(), random_data(64), SEEDS[:1], on_step=lambda _: lambda s, *__: seen.append(s))
+    assert [(e.epoch, e.step) for e in child.history] == [(1, 4), (2, 8), (3, 10)]
+    assert seen == list(range(1, 11))
+    (same,) = _train(replace(SPEC, epochs=2), linear_model(), random_data(64), SEEDS[:1])
+    (short,) = _train(replace(SPEC, steps=8), linear_model(), random_data(64), SEEDS[:1])
+    assert _distance(same, short) == 0.0
+
+
+def test_clipping_bounds_the_step_and_is_counted() -> None:
+    plain = replace(SPEC, momentum=0.0, weight_decay=0.0, schedule="constant", warmup=0.0, steps=4)
+    free, never, always = (
+        _train(replace(plain, clip_norm=c), linear_model(), random_data(64), SEEDS[:1])[0] for c in (0.0, 1e9, 1e-3)
+    )
+    assert _distance(free, never) < 1e-15
+    assert (free.clipped_fraction, never.clipped_fraction, always.clipped_fraction) == (0.0, 0.0, 1.0)
+    moved = torch.cat([v.flatten() for v in always.weights.values()])
+    assert 0 < float(moved.norm()) <= 4 * 0.05 * 1e-3 * (1 + 1e-6)
+
+
+def test_bfloat16_forward_passes_keep_the_weights_in_full_precision() -> None:
+    full, mixed = (_train(replace(SPEC, autocast=a), _cnn(), random_data(64), SEEDS[:1])[0] for a in ("", "bfloat16"))
+    assert all(v.dtype == torch.float64 for v in mixed.weights.values())
+    assert mixed.history[-1].train_loss == pytest.approx(full.history[-1].train_loss, rel=0.05)
+    assert _distance(full, mixed) > 0
+
+
+def test_weight_norms_are_recorded() -> None:
+    (child,) = _train(SPEC, linear_model(), random_data(64), SEEDS[:1])
+    flat = torch.cat([v.flatten() for v in child.weights.values()])
+    assert child.history[-1].weight_norm == pytest.approx(float(flat.norm()), rel=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("stack", [1, 2])
+def test_training_continues_from_an_optimizer_state_as_if_it_had_not_stopped(optimizer: str, stack: int) -> None:
+    momentum = 0.9 if optimizer == "sgd" else 0.0
+    spec = replace(SPEC, optimizer=optimizer, momentum=momentum, learning_rate=0.01, schedule="constant", warmup=0.0)
+    data, leg = random_data(32, spoil=lambda x: x[16:].copy_(x[:16])), Leg(6, lambda _: 0.01)
+    data = replace(data, y={**data.y, "train": data.y["train"][:16].repeat(2)})
+    whole = replace(spec, batch_size=32)  # the batch is the data: no order to continue
+    (straight,) = _train(whole, linear_model(), data, SEEDS[:1], leg=leg)
+    (first,) = _train(whole, linear_model(), data, SEEDS[:1], leg=Leg(2, leg.rate), keep_state=True)
+    assert first.state is not None
+    rest = finetune(
+        replace(whole, stack=stack), linear_model(), first.weights, data, SEEDS[1:3], leg=Leg(4, leg.rate),
+        state=first.state,
+    )  # fmt: skip
+    for child in rest:
+        assert _distance(straight, child) < 1e-14
+
+
+def test_children_may_train_on_different_data() -> None:
+    one, other = random_data(64), random_data(64, spoil=lambda x: x.neg_())
+    for stack in (1, 2):
+        a, b = _train(replace(SPEC, stack=stack), linear_model(), [one, other], SEEDS[:2])
+        (alone,) = _train(SPEC, linear_model(), other, SEEDS[1:2])
+        assert _distance(b, alone) < 1e-12
+        assert _distance(a, b) > 1e-3

@@ -1,0 +1,82 @@
+"""Merges of a user's own checkpoints: scored like the children of a trial, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .checkpoints import read_weights
+from .curves import GREEDY, score_merges
+from .evaluation import finite
+from .lab import Lab, prepare, resolve_device
+from .merging import MERGES
+from .record import record
+from .result import Outcome, PairOutput
+from .runtime import Runtime
+from .spec import PairSpec
+
+
+def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], base: Path | None) -> PairOutput:
+    """Merge and score checkpoints of one architecture.
+
+    Args:
+        spec: Its data set, model, merges, augmentation (for the BatchNorm re-estimation) and seed are used.
+        runtime: Where to run.
+        models: Two or more files with weights.
+        base: File with the base weights; without it merges of task vectors are refused.
+
+    Returns:
+        Row, merge curves and the chosen merge's weights. The row's training columns are those of `spec`, which nothing
+        was trained with; `outcome_detail` names the files.
+
+    Raises:
+        UnknownName: No such model, data set or merge.
+        ValueError: A file that cannot be read or has another architecture, too few models, a merge without its base.
+    """
+    if len(models) < 2:
+        raise ValueError(f"merging takes two models or more, got {len(models)}")
+    if spec.pair_kind == "two_task":
+        raise ValueError("checkpoints are merged on one task; choose a space whose pair_kind is not two_task")
+    if base is None and (wrong := [m for m in spec.merges if m != GREEDY and MERGES[m].uses_base]):
+        raise ValueError(f"merge {wrong[0]!r} needs the base that the models come from; give --base, or leave it out")
+    spec = replace(spec, members=len(models), stack=1, weights="")
+    lab = prepare(spec, resolve_device(runtime), with_base=False)
+    task = lab.tasks[0]
+    children = [_fitting(lab, path) for path in models]
+    task.base = _fitting(lab, base) if base else children[0]
+    with lab.clock.phase("recalibrate"):
+        task.batches = lab.recalibration_batches(spec, task)
+    curves = score_merges(spec, lab.tasks, children, lab.clock.phase)
+    about: dict[str, Any] = {
+        "examples": task.data.examples,
+        "classes": task.data.classes,
+        "parameters": sum(p.numel() for p in task.model.parameters()),
+    }
+    detail = "merged " + ", ".join(str(p) for p in models) + (f" from base {base}" if base else "")
+    result = record(
+        spec, lab.runtime, Outcome.OK, detail, lab.started,
+        scores=finite(curves.columns()), seconds=lab.clock.seconds, **about, **finite({"cka_val": curves.cka}),
+        chosen_merge=curves.chosen[0], chosen_coefficient=curves.chosen[1],
+    )  # fmt: skip
+    weights = {k: v.cpu() for k, v in curves.weights.items()}
+    return PairOutput(result, tuple(curves.rows(spec)), weights=weights)
+
+
+def _fitting(lab: Lab, path: Path) -> dict[str, Tensor]:
+    model = lab.tasks[0].model
+    own, found = model.state_dict(), read_weights(path)
+    missing, unexpected = sorted(set(own) - set(found)), sorted(set(found) - set(own))
+    shapes = [
+        f"{k} is {tuple(found[k].shape)} and not {tuple(v.shape)}"
+        for k, v in own.items()
+        if k in found and found[k].shape != v.shape
+    ]
+    for what, keys in (("misses", missing), ("has unknown", unexpected), ("has other shapes:", shapes)):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise ValueError(f"{path} does not fit model {lab.spec.model!r}: it {what} {', '.join(keys[:3])}{more}")
+    return {k: found[k].to(v.device, v.dtype) for k, v in own.items()}

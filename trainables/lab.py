@@ -1,0 +1,187 @@
+"""Lab: what the trials of one stack share (data, modules, base weights, clock), and the checks before any training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator as Yields
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import torch
+from torch import Generator, Tensor
+
+from . import optimizers
+from .augmentation import check_policy
+from .base import base_weights
+from .batches import epoch_batches, steps_per_epoch
+from .curves import GREEDY
+from .datasets import Data, forget
+from .evaluation import logits_of
+from .merging import MERGES
+from .models import has_batchnorm
+from .record import now
+from .runtime import Runtime
+from .schedule import SCHEDULES
+from .spec import PairSpec
+from .tasks import Task, add_models, children_data, children_tasks, load_tasks
+
+# batches of the BatchNorm re-estimation: the cumulative average settles long before an epoch of a large set ends
+RECALIBRATION_BATCHES = 64
+
+
+@dataclass
+class Clock:
+    """Seconds by phase; a phase inside another one stops the outer one's time."""
+
+    device: str = "cpu"
+    seconds: dict[str, float] = field(default_factory=lambda: {})
+    _open: list[str] = field(default_factory=lambda: [])
+    _since: float = 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Yields[None]:
+        """Add the time of the block to a phase; waits for the device first and last."""
+        self._turn()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._turn()
+            self._open.pop()
+
+    def _turn(self) -> None:
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1]] = self.seconds.get(self._open[-1], 0.0) + now - self._since
+        self._since = now
+
+
+@dataclass
+class Lab:
+    """What the trials of one stack share.
+
+    Attributes:
+        tasks: One, or two in `two_task`, with modules and base weights.
+        data: What each child trains on.
+        weights_sha256: SHA-256 of the file of start weights.
+        started: Start of the trials, UTC.
+    """
+
+    spec: PairSpec
+    runtime: Runtime
+    tasks: list[Task]
+    clock: Clock
+    weights_sha256: str | None = None
+    started: str = field(default_factory=now)
+
+    @property
+    def data(self) -> list[Data]:
+        """Data set of each child."""
+        return children_data(self.spec, self.tasks)
+
+    @property
+    def children(self) -> list[Task]:
+        """Task of each child."""
+        return children_tasks(self.spec, self.tasks)
+
+    def recalibration_batches(self, spec: PairSpec, task: Task) -> list[Tensor]:
+        """Return augmented training batches for the BatchNorm re-estimation; none for models without BatchNorm."""
+        if not has_batchnorm(task.model):
+            return []
+        role = f"recalibrate/{task.name}" if task.name else "recalibrate"
+        order = Generator().manual_seed(spec.stream(f"{role}/order"))
+        augment = Generator(device=self.runtime.device).manual_seed(spec.stream(f"{role}/augment"))
+        batches = epoch_batches(task.data, spec, order, augment)
+        return [x for x, _ in islice(batches, RECALIBRATION_BATCHES)]
+
+
+def prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
+    """Load data and build modules; with base weights unless told otherwise.
+
+    Raises:
+        UnknownName, ValueError: See `inspect`.
+    """
+    if spec.source:
+        from .plugin import load_source
+
+        load_source(spec.source)
+    lab = Lab(spec, runtime, [], Clock(runtime.device))
+    with lab.clock.phase("data"):
+        lab.tasks = load_tasks(spec, runtime)
+    with lab.clock.phase("base"):
+        lab.weights_sha256 = add_models(spec, lab.tasks, runtime.device)
+        if with_base:
+            for task, weights in zip(lab.tasks, base_weights(spec, lab.tasks, runtime), strict=True):
+                task.base = weights
+    return lab
+
+
+def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
+    """Check that trials can be run, without training, and return the first one's number of training examples, N.
+
+    N counts the examples that one child trains on.
+
+    Raises:
+        UnknownName: A name that nothing is registered under.
+        ValueError: Missing data, wrong options, a device that is not there, a batch larger than the training set.
+    """
+    check_device(runtime.device)
+    labs: dict[tuple[str, str, int], Lab] = {}
+    for spec in specs:
+        key = (spec.base_digest, spec.pair_kind, spec.members)
+        if key not in labs:
+            labs[key] = prepare(spec, replace(runtime, device="cpu", bases=None), with_base=False)
+            for task in labs[key].tasks:
+                _check_model(spec, task)
+        _check_names(spec)
+        sets = labs[key].data
+        for data in sets:
+            steps_per_epoch(data.examples, spec.batch_size)
+            steps_per_epoch(data.examples, spec.base.batch_size, "base batch_size")
+    first = specs[0]
+    examples = labs[first.base_digest, first.pair_kind, first.members].data[0].examples
+    forget()
+    return examples
+
+
+def _check_names(spec: PairSpec) -> None:
+    check_policy(spec.augmentation)
+    optimizers.check(spec)
+    SCHEDULES[spec.schedule]
+    for name in spec.merges:
+        if name != GREEDY:
+            MERGES[name]
+
+
+def _check_model(spec: PairSpec, task: Task) -> None:
+    few = task.data.x["val"][slice(0, 2)]
+    shape = tuple(logits_of(task.model, task.model.state_dict(), few).shape)
+    if shape != (len(few), task.data.classes):
+        raise ValueError(f"model {spec.model!r} must map images to {task.data.classes} logits each, got shape {shape}")
+
+
+def check_device(name: str) -> None:
+    """Check that a torch device of this name is here.
+
+    Raises:
+        ValueError: No such device, or no GPU.
+    """
+    if name == "auto":
+        return
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu, cuda or another of torch's, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} is not available here; use cpu or auto")
+
+
+def resolve_device(runtime: Runtime) -> Runtime:
+    """Return the runtime with `auto` replaced by the first GPU where there is one, else the CPU."""
+    if runtime.device != "auto":
+        return runtime
+    return replace(runtime, device="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,166 @@
+"""Measured noise of a trial: gradient statistics of its children while they train, off the clock of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from .augmentation import augment
+from .curves import Phase
+from .datasets import Data
+from .dose import dose
+from .gradients import Plan, Statistics, at_steps, from_ranks, measure, plan, pool
+from .members import Members
+from .models import has_batchnorm
+from .spec import PairSpec
+from .tasks import Task
+from .training import Child, Leg, OnStep
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One measurement of one child: after how many steps, and what."""
+
+    step: int
+    statistics: Statistics
+    weight_norm: float
+
+
+@dataclass
+class Watch:
+    """Measures the gradient noise of children while they train; what it draws comes from streams of its own.
+
+    Args:
+        specs: Spec of each child.
+        tasks: Task of each child, in the same order.
+        data: What each child trains on.
+        leg: Steps and learning rates.
+        times: Measurements a child; None spends 2 % of the training, 0 measures nothing.
+        phase: Times the phase `measure`.
+    """
+
+    specs: Sequence[PairSpec]
+    tasks: Sequence[Task]
+    data: Sequence[Data]
+    leg: Leg
+    times: int | None
+    phase: Phase
+    readings: dict[int, list[Reading]] = field(default_factory=lambda: {})
+
+    def __post_init__(self) -> None:
+        spec, model = self.specs[0], self.tasks[0].model
+        # noise of BatchNorm's statistics follows the batch they are taken over
+        micro = {"micro_size": spec.batch_size} if has_batchnorm(model) else {}
+        size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        trained = self.leg.steps * spec.batch_size
+        self.plan: Plan = plan(trained, times=self.times, parameters=size, **micro)
+        self.steps = frozenset(self._steps(spec)) if self.plan.times else frozenset[int]()
+
+    def _steps(self, spec: PairSpec) -> Sequence[int]:
+        # the stable phase: where the learning rate is the stable one
+        stable = [t for t in range(self.leg.steps) if self.leg.rate(t) >= spec.learning_rate * (1 - 1e-9)]
+        start, end = (stable[0], stable[-1] + 1) if stable else (0, self.leg.steps)
+        # after a step, so that there is a second moment
+        return [max(1, s) for s in at_steps(self.leg.steps, start, end, self.plan.times)]
+
+    def starting_at(self, first: int) -> OnStep:
+        """Return what is called after each step of the members that start with child `first`."""
+
+        def on_step(step: int, members: Members, optimizer: Any) -> None:
+            if step in self.steps:
+                with self.phase("measure"):
+                    self._read(first, step, members, optimizer)
+
+        return on_step
+
+    def _read(self, first: int, step: int, members: Members, optimizer: Any) -> None:
+        norms = members.norms().tolist()
+        if members.ranks.size > 1:
+            self._note(first, step, self._from_ranks(members), norms[0])
+            return
+        moments = _second_moments(members, optimizer)
+        for i, weights in enumerate(members.weights()):
+            child = first + i
+            x, target = self._examples(child, step)
+            found = measure(
+                self.tasks[child].model, weights, members.names, x, target, self.plan.micro_size,
+                moments[i] if moments else None, self.specs[child].stream(f"measure/dropout/{child}/{step}"),
+            )  # fmt: skip
+            self._note(child, step, found, norms[i])
+
+    def _note(self, child: int, step: int, found: Statistics, norm: float) -> None:
+        if math.isfinite(found.trace_sigma):  # a child that diverges has none
+            self.readings.setdefault(child, []).append(Reading(step, found, norm))
+
+    def _from_ranks(self, members: Members) -> Statistics:
+        local = torch.stack(members.local_norms).sum()  # type: ignore[attr-defined]
+        gathered = [torch.zeros_like(local) for _ in range(members.ranks.size)]
+        torch.distributed.all_gather(gathered, local)
+        reduced = sum(float(p.grad.double().square().sum()) for p in members.parameters if p.grad is not None)
+        per_rank = self.specs[0].batch_size // members.ranks.size
+        return from_ranks([float(v) for v in gathered], reduced, per_rank)
+
+    def _examples(self, child: int, step: int) -> tuple[Tensor, Tensor]:
+        spec, data = self.specs[child], self.data[child]
+        y, role = data.y["train"], f"measure/{child}/{step}"
+        many = min(len(y), self.plan.micro_batches * self.plan.micro_size)
+        index = torch.randperm(len(y), generator=Generator().manual_seed(spec.stream(role)))[:many].to(y.device)
+        draws = Generator(device=y.device).manual_seed(spec.stream(role + "/augment"))
+        policy, strength = spec.augmentation, spec.augmentation_strength
+        return augment(policy, strength, data.x["train"][index], y[index], data.classes, draws)
+
+    def summary(self, children: Sequence[int], momentum: float) -> tuple[dict[str, Any], dict[str, float]]:
+        """Return what was measured of some children (one trial's).
+
+        Returns:
+            Fields of `TrialResult`, and settings of measured noise scales (`dose`, `weight_norm`); both empty where
+            nothing was measured.
+        """
+        own = [r for c in children for r in self.readings.get(c, [])]
+        if not own:
+            return {}, {}
+        found = pool([r.statistics for r in own])
+        fields = {
+            "trace_sigma": found.trace_sigma,
+            "trace_sigma_se": found.trace_sigma_se,
+            "trace_sigma_preconditioned": found.preconditioned,
+            "gradient_norm2": found.norm2,
+            "b_simple": found.b_simple,
+        }
+        rates = [self.leg.rate(t) for t in range(self.leg.steps)]
+        spec = self.specs[0]
+        doses = [
+            dose(rates, spec.batch_size, momentum, {r.step: max(0.0, r.statistics.trace_sigma) for r in readings})
+            for c in children
+            if (readings := self.readings.get(c))
+        ]
+        norm = sum(r.weight_norm for r in own) / len(own)
+        return fields, {"dose": sum(doses) / len(doses), "weight_norm": norm}
+
+    def at_epochs(self, child: int, trained: Child) -> Mapping[int, Statistics]:
+        """Return epoch -> the statistics of the measurements within it."""
+        out: dict[int, list[Statistics]] = {}
+        for reading in self.readings.get(child, []):
+            epoch = next((e.epoch for e in trained.history if e.step >= reading.step), None)
+            if epoch is not None:
+                out.setdefault(epoch, []).append(reading.statistics)
+        return {epoch: pool(found) for epoch, found in out.items()}
+
+
+def _second_moments(members: Members, optimizer: Any) -> list[dict[str, Tensor]] | None:
+    """Return Adam's squared denominator (sqrt(v_hat) + eps)^2 by name for each member, None for other optimizers."""
+    group = optimizer.param_groups[0]
+    states = [optimizer.state[p] for p in members.parameters]
+    if "betas" not in group or not all("exp_avg_sq" in s and "step" in s for s in states):
+        return None
+    step = float(states[0]["step"])
+    correction, eps = 1 - group["betas"][1] ** step, group.get("eps", 0.0)
+    return [
+        {n: ((v / correction).sqrt() + eps).square() for n, v in own.items()}
+        for own in members.moments(optimizer, "exp_avg_sq")
+    ]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
@@ -27,7 +27,7 @@ def differentiating(model: nn.Module, training: bool) -> Generator[None]:
     model.train(training)
     try:
         # fused attention has no second derivative and does not map
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             yield
     finally:
         for module, mode in modes.items():
@@ -54,12 +54,8 @@ def loss_of(model: nn.Module, weights: Mapping[str, Tensor], names: Sequence[str
     return loss
 
 
-def _flat_rows(gradients: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    return torch.cat([gradients[n].flatten(1) for n in names], 1)
-
-
 def micro_gradients(
-    loss: Loss, parameters: dict[str, Tensor], x: Tensor, target: Tensor, mapped: bool = True
+    loss: Loss, parameters: Mapping[str, Tensor], x: Tensor, target: Tensor, mapped: bool = True
 ) -> Iterator[Tensor]:
     """Yield the gradients of the micro-batches x [n, b, ...], targets [n, b] or [n, b, C] as rows [k, P], in order.
 
@@ -70,15 +66,13 @@ def micro_gradients(
         target: Labels, or probabilities of the classes.
         mapped: Whether micro-batches may go through `vmap`; BatchNorm in training mode does not.
     """
-    n, b = x.shape[:2]
-    gradient, names = grad(loss), list(parameters)
-    if not mapped:
-        for i in range(n):
-            one = gradient(parameters, x[i], target[i])
-            yield _flat_rows({k: v[None] for k, v in one.items()}, names)
-        return
     size = sum(p.numel() for p in parameters.values())
-    chunk = max(1, min(CHUNK_NUMBERS // size, CHUNK_EXAMPLES // b))
-    every = vmap(gradient, in_dims=(None, 0, 0), randomness="different")
+    chunk = max(1, min(CHUNK_NUMBERS // size, CHUNK_EXAMPLES // x.shape[1])) if mapped else 1
+    # torch.func.grad would do, but its first call imports torch._dynamo, which takes longer than a small trial
+    every = vmap(loss, in_dims=(0, 0, 0), randomness="different")
     for xs, targets in zip(torch.split(x, chunk), torch.split(target, chunk), strict=True):
-        yield _flat_rows(every(parameters, xs, targets), names)
+        k = len(xs)
+        own = {n: p.detach().expand(k, *p.shape).requires_grad_() for n, p in parameters.items()}
+        losses = every(own, xs, targets) if mapped else loss({n: p[0] for n, p in own.items()}, xs[0], targets[0])
+        gradients = torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
+        yield torch.cat([g.flatten(1) for g in gradients], 1)

@@ -125,7 +125,7 @@ def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
             labs[spec.base_digest] = _prepare(spec, here, with_base=False)
             _check_model(labs[spec.base_digest])
         for registry, names in (
-            (AUGMENTATIONS, [spec.augmentation]),
+            (AUGMENTATIONS, spec.augmentation.split("+")),
             (OPTIMIZERS, [spec.optimizer]),
             (SCHEDULES, [spec.schedule]),
             (MERGES, spec.merges),

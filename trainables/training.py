@@ -14,7 +14,7 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from .augmentation import AUGMENTATIONS
+from .augmentation import augment as augmented
 from .datasets import Data
 from .evaluation import Score, score
 from .models import has_batchnorm
@@ -84,10 +84,10 @@ def epoch_batches(data: Data, spec: PairSpec, order: Generator, augment: Generat
     x, y, size = data.x["train"], data.y["train"], spec.batch_size
     steps = steps_per_epoch(len(y), size)
     index = torch.randperm(len(y), generator=order).to(y.device)[: steps * size]
-    policy = AUGMENTATIONS[spec.augmentation]
+    how = (spec.augmentation, spec.augmentation_strength)
     chunk = size * max(1, AUGMENT_CHUNK // size)
     for part in torch.split(index, chunk):
-        images, labels = policy(x[part], spec.augmentation_strength, augment), y[part]
+        images, labels = augmented(*how, x[part], y[part], data.classes, augment)
         yield from zip(torch.split(images, size), torch.split(labels, size), strict=True)
 
 

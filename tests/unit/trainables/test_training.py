@@ -154,7 +154,7 @@ def test_epochs_differ_in_order_and_augmentation() -> None:
     assert not torch.equal(torch.cat(first), torch.cat(second))
     x = next(epoch_batches(data, spec, Generator().manual_seed(1), Generator().manual_seed(2)))[0]
     index = torch.randperm(64, generator=Generator().manual_seed(1))
-    wanted = AUGMENTATIONS["shift"](data.x["train"][index], 1.0, Generator().manual_seed(2))[:16]
+    wanted = AUGMENTATIONS["shift"].images(data.x["train"][index], 1.0, Generator().manual_seed(2))[:16]
     assert torch.equal(x, wanted)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-from .noise import predict_all
+from .caveats import SEPARATOR, wd_relaxation
+from .noise import KNOBS, MEASURED, predict_all
+from .optimizers import family
 from .result import Outcome, PairOutput, TrialResult
 from .runtime import Runtime, package_version
 from .spec import PairSpec
@@ -31,6 +34,8 @@ def record(
     steps: int | None = None,
     scores: Mapping[str, float | None] | None = None,
     seconds: Mapping[str, float] | None = None,
+    measured_noise: Mapping[str, float] | None = None,
+    warnings: Sequence[str] = (),
     **measured: Any,
 ) -> TrialResult:
     """Return the trial's row; what is left out of `measured` stays empty.
@@ -45,13 +50,12 @@ def record(
         steps: Optimizer steps T of one child.
         scores: Columns of `SCORES`.
         seconds: Phase -> seconds.
-        measured: Further fields of `TrialResult`.
+        measured_noise: What measured noise scales need and no column holds: `dose` and `weight_norm`.
+        warnings: Caveats of the trial, see `trainables.caveats`.
+        measured: Further fields of `TrialResult`; `trace_sigma`, `b_simple` and `k_aug` go into the noise scales too.
     """
-    settings: dict[str, float] = {
-        k: getattr(spec, k) for k in ("learning_rate", "batch_size", "momentum", "weight_decay")
-    }
     version, commit = package_version()
-    empty: dict[str, Any] = dict.fromkeys(
+    empty: dict[str, Any] = {"ranks": 1} | dict.fromkeys(
         ("parameters", "classes", "distance", "task_cosine", "norm_a", "norm_b", "chosen_merge", "chosen_coefficient")
     )
     return TrialResult(
@@ -80,7 +84,7 @@ def record(
         precision=spec.dtype + (f"+{spec.autocast}" if spec.autocast else ""),
         steps=steps,
         examples=examples,
-        wd_relaxation=steps and spec.learning_rate * spec.weight_decay * steps / (1 - spec.momentum),
+        wd_relaxation=wd_relaxation(spec, steps) if steps else None,
         device=runtime.device,
         host=socket.gethostname(),
         threads=runtime.threads,
@@ -93,15 +97,34 @@ def record(
         python=platform.python_version(),
         spec=spec.to_json(),
         scores=scores or {},
-        noises=predict_all({**settings, "examples": examples} if examples else settings),
+        noises=_noises(spec, {"examples": examples, **measured, **(measured_noise or {})}),
         seconds=seconds or {},
-        **{"ranks": 1, "warnings": "", **empty, **measured},
+        warnings=SEPARATOR.join(warnings),
+        **{**empty, **measured},
     )
 
 
+def _noises(spec: PairSpec, known: Mapping[str, Any]) -> dict[str, float]:
+    settings: dict[str, float] = {k: getattr(spec, k) for k in (*KNOBS, "beta1")}
+    if spec.augmentation == "none" or spec.augmentation_strength == 0:
+        settings["k_aug"] = 1.0
+    for name in ("examples", "k_aug", *MEASURED):
+        value = known.get(name)
+        if value is not None and math.isfinite(value):
+            settings[name] = value
+    return predict_all(settings, family(spec.optimizer))
+
+
 def failed(spec: PairSpec, runtime: Runtime, error: BaseException, started: str) -> PairOutput:
-    """Return the output of a trial that raised: a row that names the error, and nothing else."""
+    """Return the output of a trial that raised: a row that names the error, and nothing else.
+
+    Where the device ran out of memory the outcome is `out_of_memory`, and its sentence names the batch size.
+    """
     text = " ".join(str(error).split()) or "no message"
+    # by name: torch must not be loaded here
+    if {"OutOfMemoryError", "MemoryError"} & {kind.__name__ for kind in type(error).__mro__}:
+        detail = f"out of memory at batch_size {spec.batch_size} on {runtime.device}; lower it or the model: {text}"
+        return PairOutput(record(spec, runtime, Outcome.OUT_OF_MEMORY, detail, started))
     return PairOutput(record(spec, runtime, Outcome.FAILED, f"{type(error).__name__}: {text}", started))
 
 

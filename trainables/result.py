@@ -91,7 +91,10 @@ class TrialResult:
     task_cosine: float | None = col("cosine of the task vectors tau_A and tau_B", "1")
     norm_a: float | None = col("|theta_A|, Euclidean, of the end weights", "parameter norm")
     norm_b: float | None = col("|theta_B|, Euclidean, of the end weights", "parameter norm")
-    wd_relaxation: float | None = col("eta lambda T / (1 - mu): weight decay is inert below 1", "1")
+    wd_relaxation: float | None = col(
+        "eta lambda T / (1 - mu), without the (1 - mu) where decay is decoupled (sgdw, adamw): weight decay is inert "
+        "below 1; empty for other optimizers", "1",
+    )  # fmt: skip
     chosen_merge: str | None = col("merge with the lowest validation loss")
     chosen_coefficient: float | None = col("its coefficient (alpha or s)", "1")
     device: str = col("device the pair was trained on")
@@ -155,7 +158,7 @@ class TrialResult:
         row = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata}
         row |= {c.name: self.scores.get(c.name) for c in SCORES}
         row |= {c.name: self.landscape.get(c.name) for c in LANDSCAPE}
-        row |= {f"noise_{name}": self.noises.get(name) for name in NOISE}
+        row |= {f"noise_{name}": self.noises.get(name) for name in _NOISES}
         row |= {f"seconds_{phase}": self.seconds.get(phase, 0.0) for phase in PHASES}
         return row
 
@@ -276,6 +279,8 @@ def _landscape() -> Iterator[Column]:
 
 SCORES: tuple[Column, ...] = tuple(_scores())
 LANDSCAPE: tuple[Column, ...] = tuple(_landscape())
+# exponents are fitted to the rows, so they are not in them
+_NOISES = {name: scale for name, scale in NOISE.items() if scale.kind != "fitted"}
 _KINDS = {"str": "str", "int": "int", "float": "float"}
 
 
@@ -291,7 +296,8 @@ def columns_of(row_type: type[Any]) -> tuple[Column, ...]:
 def trial_columns() -> tuple[Column, ...]:
     """Return every column of the trials table, in order."""
     noises = tuple(
-        Column(f"noise_{n}", "float", s.unit, f"{s.kind} noise scale {s.formula}, {s.source}") for n, s in NOISE.items()
+        Column(f"noise_{n}", "float", s.unit, f"{s.kind} noise scale {s.formula}, {s.source}")
+        for n, s in _NOISES.items()
     )
     seconds = tuple(Column(f"seconds_{p}", "float", "s", f"time spent in phase {p}") for p in PHASES)
     return columns_of(TrialResult) + SCORES + LANDSCAPE + noises + seconds

@@ -2,7 +2,7 @@ import json
 import math
 
 import pytest
-from trial_rows import BEST, hump, monotone, sweep, table, trial
+from trial_rows import BEST, OF_ROWS, hump, monotone, sweep, table, trial
 
 from sweeper.objective import OBJECTIVES
 from sweeper.recommend import (
@@ -75,7 +75,7 @@ def test_nothing_wins_where_nothing_is_viable() -> None:
 # recommendations
 
 
-@pytest.mark.parametrize("noise", NOISE)
+@pytest.mark.parametrize("noise", OF_ROWS)
 def test_what_is_recommended_has_the_best_noise(trials, noise: str) -> None:
     regime = fit_regime(trials, noise=noise)
     for r in recommend(trials, regime, batch_sizes=[8, 48, 256], momentum=0.8, weight_decay=1e-3):

@@ -4,7 +4,7 @@ from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
-from trial_rows import BEST, flat, hump, monotone, sweep, table, trial
+from trial_rows import BEST, OF_ROWS, flat, hump, monotone, sweep, table, trial
 
 from sweeper.objective import OBJECTIVES
 from sweeper.regime import LOGARITHMIC, Regime, fit_regime
@@ -141,7 +141,7 @@ def test_zero_noise_is_left_out_and_counted() -> None:
     assert fit(rows).n_left_out == 0
 
 
-@pytest.mark.parametrize("noise", NOISE)
+@pytest.mark.parametrize("noise", OF_ROWS)
 def test_every_noise_is_fitted_in_its_own_unit(noise: str) -> None:
     regime = fit(sweep(hump, 25, 1), noise=noise)
     values = [r[f"noise_{noise}"] for r in sweep(hump, 25, 1)]

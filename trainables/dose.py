@@ -1,0 +1,45 @@
+"""The dose of noise of a training run: the spread that gradient noise alone gives to its end weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+def dose(
+    rates: Sequence[float], batch_size: float, momentum: float, trace_sigma: Sequence[float] | Mapping[int, float]
+) -> float:
+    """Return sum_t eta_t^2 / (B (1 - mu)^2) tr Sigma_t [parameter norm^2].
+
+    The variance, summed over parameters, that independent gradient noise gives to a walk of momentum steps:
+    v <- mu v + g, w <- w - eta v carries the noise of one gradient eta / (1 - mu) far. Twice the dose is an upper
+    reference for E |A - B|^2 of two children. Without replacement the gradients of an epoch anti-correlate and children
+    stay closer, so compare the two with replacement.
+
+    Args:
+        rates: Learning rate eta_t of every step.
+        batch_size: B, global, in examples.
+        momentum: mu.
+        trace_sigma: tr Sigma_t [nat^2/parameter^2] of every step, or the measured ones by step (from 0), in which case
+            it is linear between measurements and constant before the first and after the last.
+
+    Raises:
+        ValueError: A length or a range is wrong, or nothing was measured.
+
+    Source: random walk; arXiv 2510.04686, first version, has its exponent 2 of 1 - mu.
+    """
+    if not batch_size > 0:
+        raise ValueError(f"batch_size must be > 0, got {batch_size!r}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must lie in [0, 1), got {momentum!r}")
+    if isinstance(trace_sigma, Mapping):
+        if not trace_sigma:
+            raise ValueError("trace_sigma must hold at least one measurement, got none")
+        steps = sorted(trace_sigma)
+        traces = np.interp(np.arange(len(rates)), steps, [trace_sigma[s] for s in steps])
+    else:
+        traces = np.asarray(trace_sigma, dtype=np.float64)
+    if len(traces) != len(rates):
+        raise ValueError(f"trace_sigma must have one value for each of the {len(rates)} steps, got {len(traces)}")
+    return float(np.dot(np.square(np.asarray(rates, dtype=np.float64)), traces) / (batch_size * (1.0 - momentum) ** 2))

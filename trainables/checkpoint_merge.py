@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .checkpoints import read_weights
+from .checkpoints import load_start
 from .curves import GREEDY, score_merges
 from .evaluation import finite
 from .lab import Lab, prepare, resolve_device
@@ -41,7 +41,7 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
         raise ValueError(f"merging takes two models or more, got {len(models)}")
     if spec.pair_kind == "two_task":
         raise ValueError("checkpoints are merged on one task; choose a space whose pair_kind is not two_task")
-    if base is None and (wrong := [m for m in spec.merges if m != GREEDY and MERGES[m].uses_base]):
+    if base is None and (wrong := [m for m in spec.merges if m != GREEDY and "base" in MERGES[m].ends.values()]):
         raise ValueError(f"merge {wrong[0]!r} needs the base that the models come from; give --base, or leave it out")
     spec = replace(spec, members=len(models), stack=1, weights="")
     lab = prepare(spec, resolve_device(runtime), with_base=False)
@@ -67,16 +67,6 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
 
 
 def _fitting(lab: Lab, path: Path) -> dict[str, Tensor]:
-    model = lab.tasks[0].model
-    own, found = model.state_dict(), read_weights(path)
-    missing, unexpected = sorted(set(own) - set(found)), sorted(set(found) - set(own))
-    shapes = [
-        f"{k} is {tuple(found[k].shape)} and not {tuple(v.shape)}"
-        for k, v in own.items()
-        if k in found and found[k].shape != v.shape
-    ]
-    for what, keys in (("misses", missing), ("has unknown", unexpected), ("has other shapes:", shapes)):
-        if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise ValueError(f"{path} does not fit model {lab.spec.model!r}: it {what} {', '.join(keys[:3])}{more}")
-    return {k: found[k].to(v.device, v.dtype) for k, v in own.items()}
+    task = lab.tasks[0]
+    # no head is replaced: a checkpoint of another task cannot be scored on this one
+    return load_start(task.model, path, head="")[0]

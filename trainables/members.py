@@ -117,7 +117,9 @@ class Single(Members):
             return self.model(self._laid_out(x)).to(self.parameters[0].dtype)[None]
 
     def weights(self) -> list[dict[str, Tensor]]:
-        return [{k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in self.model.state_dict().items()}]
+        return [
+            {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in self.model.state_dict().items()}
+        ]
 
     def load(self, optimizer: Optimizer, state: OptimizerState) -> None:
         optimizer.load_state_dict(dict(state))

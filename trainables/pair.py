@@ -135,9 +135,7 @@ def _run(specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> list[Pa
     return outputs
 
 
-def _children(
-    specs: Sequence[PairSpec], lab: Lab, names: Sequence[str], watch: Watch, on_epoch: Any
-) -> list[Child]:
+def _children(specs: Sequence[PairSpec], lab: Lab, names: Sequence[str], watch: Watch, on_epoch: Any) -> list[Child]:
     first = specs[0]
     start, state = lab.tasks[0].base, None
     if first.protocol == "branch":
@@ -277,7 +275,9 @@ class _Trial:
     def _plane(self, x: Tensor, y: Tensor) -> tuple[PlaneRow, ...]:
         task = self.lab.tasks[0]
         a, b = (c.weights for c in self.children[:2])
-        found = plane(task.model, task.base, a, b, (x, y), task.data.scored("val"), task.batches, self.lab.runtime.plane)
+        found = plane(
+            task.model, task.base, a, b, (x, y), task.data.scored("val"), task.batches, self.lab.runtime.plane
+        )
         return tuple(PlaneRow(self.spec.digest, self.spec.config, *map(_number, point)) for point in found)
 
 

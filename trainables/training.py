@@ -17,7 +17,6 @@ from .datasets import Data
 from .evaluation import Score, score_inputs
 from .members import Members, OptimizerState, Single, Stack, stackable
 from .optimizers import build
-from .ranks import ranks
 from .schedule import SCHEDULES, constant
 from .seeding import seeded
 from .spec import PairSpec, stream
@@ -61,7 +60,9 @@ class Child:
     def clipped_fraction(self) -> float:
         """Fraction of the steps whose gradient was clipped."""
         ends = [0, *(e.step for e in self.history)]
-        return sum(e.clipped * (e.step - start) for start, e in zip(ends, self.history, strict=False)) / max(1, ends[-1])
+        return sum(e.clipped * (e.step - start) for start, e in zip(ends, self.history, strict=False)) / max(
+            1, ends[-1]
+        )
 
 
 OnEpoch = Callable[[int, Epoch], None]

@@ -162,7 +162,6 @@ def test_two_ranks_train_the_same_child_as_one(tmp_path: Path) -> None:
 
 def test_a_batch_that_ranks_do_not_divide_is_refused() -> None:
     from torch import Generator
-
     from trainables.batches import epoch_batches
 
     data = prepare(SPEC, QUIET).tasks[0].data

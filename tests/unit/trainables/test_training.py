@@ -8,8 +8,8 @@ import pytest
 import torch
 from small_trials import built, linear_model, random_data
 from torch import Generator, nn
-
 from trainables.batches import epoch_batches
+
 from trainables.datasets import Data
 from trainables.models import MODELS
 from trainables.schedule import SCHEDULES

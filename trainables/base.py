@@ -1,4 +1,4 @@
-"""Start weights of the children: bases and trunks, made once per digest and shared by trials, in memory and as files."""
+"""Start weights of the children: bases and trunks, made once per digest, shared in memory and as files."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Members(ABC):
         return torch.stack([v.square().sum(1) for v in flat]).sum(0).sqrt()
 
 
-class Single(Members):
+class _Single(Members):
     """One member: the module itself, trained in place; over several processes its gradients are averaged."""
 
     def __init__(self, model: nn.Module, start: Mapping[str, Tensor], spec: PairSpec, distributed: bool = True) -> None:
@@ -128,7 +128,7 @@ class Single(Members):
         return [{n: optimizer.state[p][key].detach() for n, p in zip(self.names, self.parameters, strict=True)}]
 
 
-def _watched_all_reduce(state: Single, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _watched_all_reduce(state: _Single, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     # the norm before and after the reduction is what the per-rank estimate of tr Sigma needs
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
@@ -136,7 +136,7 @@ def _watched_all_reduce(state: Single, bucket: dist.GradBucket) -> torch.futures
     return cast("torch.futures.Future[Tensor]", allreduce_hook(dist.group.WORLD, bucket))
 
 
-class Stack(Members):
+class _Stack(Members):
     """Members as one: parameters carry a leading member dimension, the forward pass is mapped over it."""
 
     def __init__(self, model: nn.Module, start: Mapping[str, Tensor], members: int) -> None:
@@ -193,3 +193,21 @@ class Stack(Members):
     def moments(self, optimizer: Optimizer, key: str) -> list[dict[str, Tensor]]:
         values = [optimizer.state[p][key].detach() for p in self.parameters]
         return [{n: v[i] for n, v in zip(self.names, values, strict=True)} for i in range(self.members)]
+
+
+def make_members(
+    spec: PairSpec, model: nn.Module, start: Mapping[str, Tensor], children: int, distributed: bool = True
+) -> Members:
+    """Return what trains `children` children from the weights `start`.
+
+    Args:
+        spec: Says whether several train as one stack, see `stackable`.
+        model: Module of the architecture; its weights are overwritten.
+        start: State dict; stays untouched.
+        children: Their number; one where they do not stack.
+        distributed: Whether the processes of an open group share each batch.
+    """
+    if stackable(spec, model) and distributed:
+        return _Stack(model, start, children)
+    assert children == 1
+    return _Single(model, start, spec, distributed)

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from .batches import epoch_batches, steps_per_epoch
 from .datasets import Data
 from .evaluation import Score, score_inputs
-from .members import Members, OptimizerState, Single, Stack, stackable
+from .members import Members, OptimizerState, make_members, stackable
 from .optimizers import build
 from .schedule import SCHEDULES, constant
 from .seeding import seeded
@@ -142,7 +142,7 @@ def finetune(
     groups = [list(range(len(seeds)))] if stackable(spec, model) else [[i] for i in range(len(seeds))]
     children: list[Child] = []
     for group in groups:
-        members = Stack(model, start, len(group)) if stackable(spec, model) else Single(model, start, spec)
+        members = make_members(spec, model, start, len(group))
         run = _Run(spec, members, [sets[i] for i in group], [seeds[i] for i in group], leg)
         run.on_epoch = lambda i, epoch, first=group[0]: on_epoch(first + i, epoch)
         run.on_step = on_step(group[0])
@@ -249,7 +249,7 @@ def train_base(spec: PairSpec, models: Sequence[nn.Module], data: Sequence[Data]
     recipe = _base_recipe(spec)
     for own in data:
         steps_per_epoch(own.examples, recipe.batch_size, "base batch_size")
-    members = [Single(m, m.state_dict(), recipe, distributed=False) for m in models]
+    members = [make_members(recipe, m, m.state_dict(), 1, distributed=False) for m in models]
     shared = {id(p): p for m in members for p in m.parameters}  # a parameter of both tasks is updated once
     optimizer = build(list(shared.values()), recipe)
     device = data[0].y["train"].device

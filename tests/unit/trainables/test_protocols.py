@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,7 +166,7 @@ def test_a_batch_that_ranks_do_not_divide_is_refused() -> None:
     from trainables.batches import epoch_batches
 
     data = prepare(SPEC, QUIET).tasks[0].data
-    with pytest.raises(ValueError, match="batch_size must .*64.*3|batch_size .* 3 .*64"):
+    with pytest.raises(ValueError, match=r"64.*3|3.*64"):
         next(epoch_batches(data, SPEC, Generator(), Generator(), 0, 3))
 
 
@@ -259,6 +260,5 @@ def test_one_trial_of_everything(change: dict[str, object]) -> None:
     ids=str,
 )
 def test_rules_of_protocols_and_pair_kinds(change: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         replace(SPEC, **change)
-    assert str(error.value) == message

@@ -8,8 +8,7 @@ import torch
 from provenance import provenance
 
 import search_spaces
-from trainables.base import base_weights, new_model
-from trainables.datasets import load
+from trainables.lab import prepare
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.training import Seeds, finetune
@@ -17,12 +16,11 @@ from trainables.training import Seeds, finetune
 
 def images_per_second(spec: PairSpec, members: int) -> float:
     """Train `members` children for the spec's epochs and return the images trained on per second."""
-    data = load(spec.dataset, spec.dataset_options, None, "cpu", torch.float32)
-    model = new_model(spec, data, "cpu", torch.float32)
-    base = base_weights(spec, model, data, Runtime())
+    task = prepare(spec, Runtime()).tasks[0]
+    data = task.data
     seeds = [Seeds(2 * i, 2 * i + 1) for i in range(members)]
     start = time.perf_counter()
-    finetune(spec, model, base, data, seeds)
+    finetune(spec, task.model, task.base, data, seeds)
     steps = data.examples // spec.batch_size * spec.epochs
     return members * steps * spec.batch_size / (time.perf_counter() - start)
 

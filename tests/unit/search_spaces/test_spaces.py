@@ -14,6 +14,7 @@ from trainables.registry import UnknownName
 from trainables.spec import PairSpec
 
 BUILT_IN = ("digits_cnn", "digits_label_noise", "fashion_cnn", "synthetic")
+ANY = CategoricalDistribution((64, 128))
 every_space = pytest.mark.parametrize("name", names())
 
 
@@ -94,6 +95,29 @@ def test_override_moves_fields_between_fixed_and_knobs() -> None:
     narrowed = space.override({"learning_rate": FloatDistribution(0.1, 0.2)}, {}, doc="narrow")
     assert _ends(narrowed.knobs["learning_rate"]) == [0.1, 0.2]
     assert narrowed.doc == "narrow"
+
+
+def test_override_sets_entries_of_mappings_with_dots() -> None:
+    space = load("digits_cnn").override({}, {"dataset_options.label_noise": 0.1, "base.steps": 3})
+    spec = space.build(_point(space))
+    assert (spec.dataset_options, spec.base.steps, spec.base.learning_rate) == ({"label_noise": 0.1}, 3, 0.02)
+    with pytest.raises(SpaceError, match=r"epochs\.a sets an entry of a field that is 8, not a mapping"):
+        space.override({}, {"epochs.a": 1})
+
+
+def test_a_smoke_variant_replaces_values_and_ranges() -> None:
+    space = Space(
+        "d", {"dataset": "a", "model": "m", "steps": 9}, {"learning_rate": FloatDistribution(0, 1), "batch_size": ANY},
+        smoke={"steps": 2, "batch_size": CategoricalDistribution((4, 8)), "model_options.width": 8}, name="big",
+    )  # fmt: skip
+    small = pickle.loads(pickle.dumps(space)).small()
+    assert (small.fixed["steps"], small.fixed["model_options"], small.name) == (2, {"width": 8}, "big")
+    assert small.knobs["batch_size"].choices == (4, 8)
+    assert small.doc == "d (smoke variant)"
+    with pytest.raises(SpaceError, match="space 'big' has no smoke variant"):
+        small.small()
+    with pytest.raises(SpaceError, match="unknown pair spec field 'widht'"):
+        Space("d", {}, {}, smoke={"widht": 3})
 
 
 def test_more_fields_win_over_fixed_ones() -> None:

@@ -32,6 +32,9 @@ class Space:
         fixed: Fields of `PairSpec` that every trial shares.
         knobs: Field of `PairSpec` -> Optuna distribution it is drawn from.
         source: Where the setting comes from.
+        budget: One sentence: how long a pair takes, on what.
+        smoke: Field -> value or distribution of the small variant, which runs a pair in seconds on a CPU; empty where
+            the space itself does.
         name: The file's name; filled by `load`.
 
     Raises:
@@ -42,13 +45,16 @@ class Space:
     fixed: Mapping[str, Any]
     knobs: Mapping[str, BaseDistribution]
     source: str = ""
+    budget: str = ""
+    smoke: Mapping[str, Any] = field(default_factory=lambda: {})
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fixed", MappingProxyType(dict(self.fixed)))
         object.__setattr__(self, "knobs", MappingProxyType(dict(self.knobs)))
+        object.__setattr__(self, "smoke", MappingProxyType(dict(self.smoke)))
         known = {f.name for f in fields(PairSpec)}
-        for name in (*self.fixed, *self.knobs):
+        for name in (*self.fixed, *self.knobs, *(n.partition(".")[0] for n in self.smoke)):
             if name not in known:
                 raise SpaceError(str(unknown("pair spec field", name, known)))
         if both := sorted(set(self.fixed) & set(self.knobs)):
@@ -82,13 +88,46 @@ class Space:
             raise SpaceError(str(unknown(f"knob of space {self.name!r}:", wrong[0], self.knobs)))
         return PairSpec.from_mapping({**self.fixed, **params, **more})
 
-    def override(
-        self, parameters: Mapping[str, BaseDistribution], fixed: Mapping[str, Any], doc: str | None = None
-    ) -> Space:
-        """Return this space with other ranges or fixed values; a field moves between the two as asked."""
-        knobs = {k: v for k, v in self.knobs.items() if k not in fixed} | dict(parameters)
-        rest = {k: v for k, v in self.fixed.items() if k not in parameters} | dict(fixed)
-        return replace(self, fixed=rest, knobs=knobs, doc=doc or self.doc)
+    def override(self, parameters: Mapping[str, BaseDistribution], fixed: Mapping[str, Any], **about: Any) -> Space:
+        """Return this space with other ranges or fixed values; a field moves between the two as asked.
+
+        Args:
+            parameters: Field -> distribution.
+            fixed: Field -> value; a name with a dot, such as `dataset_options.path`, sets one entry of a field.
+            about: Other attributes, such as `doc`.
+
+        Raises:
+            SpaceError: A field that `PairSpec` does not have, or an entry of a field that is no mapping.
+        """
+        given: dict[str, Any] = {}
+        for name, value in fixed.items():
+            head, *path = name.split(".")
+            given[head] = self._with_entry(given.get(head, self.fixed.get(head, {})), path, value, name)
+        knobs = {k: v for k, v in self.knobs.items() if k not in given} | dict(parameters)
+        rest = {k: v for k, v in self.fixed.items() if k not in parameters} | given
+        return replace(self, fixed=rest, knobs=knobs, **about)
+
+    def _with_entry(self, now: Any, path: list[str], value: Any, name: str) -> Any:
+        if not path:
+            return value
+        if not isinstance(now, Mapping):
+            raise SpaceError(f"{name} sets an entry of a field that is {now!r}, not a mapping")
+        known = cast(Mapping[str, Any], now)
+        return {**known, path[0]: self._with_entry(known.get(path[0], {}), path[1:], value, name)}
+
+    def small(self) -> Space:
+        """Return the small variant, for tests and first tries on a CPU; it keeps the name.
+
+        Raises:
+            SpaceError: There is none, because the space itself is small.
+        """
+        if not self.smoke:
+            raise SpaceError(f"space {self.name!r} has no smoke variant: it is small as it is; leave --smoke out")
+        from optuna.distributions import BaseDistribution
+
+        parameters = {k: v for k, v in self.smoke.items() if isinstance(v, BaseDistribution)}
+        fixed = {k: v for k, v in self.smoke.items() if k not in parameters}
+        return self.override(parameters, fixed, doc=f"{self.doc} (smoke variant)", smoke={})
 
 
 def names() -> list[str]:

@@ -89,6 +89,17 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--stack", help="train repeats as one stack: auto, on or off (default: auto)")
     sub.add_argument("--threads", help="torch threads a trial; part of the numbers (default: 1)")
     sub.add_argument("--device", help="torch device (default: auto)")
+    sub.add_argument("--smoke", action="store_true", default=None, help="the space's small variant: seconds on a CPU")
+    sub.add_argument("--set", metavar="KEY=VALUE", action="append",
+                     help="fix a field of the trial, or one entry of it: optimizer=adamw, dataset_options.path=DIR; "
+                     "the value is YAML; repeatable")  # fmt: skip
+    sub.add_argument("--measure", metavar="K", help="gradient measurements of each child while training; 0 for none "
+                     "(default: 2 %% of the trial's time)")  # fmt: skip
+    sub.add_argument("--landscape", action="store_true", default=None,
+                     help="Hessian traces, sharpness and excess barrier of every trial")  # fmt: skip
+    sub.add_argument("--plane", metavar="N", help="loss plane through base and children, N points a side (default: 0)")
+    sub.add_argument("--deterministic", action="store_true", default=None,
+                     help="torch's deterministic algorithms only")  # fmt: skip
     sub.add_argument("--out", metavar="DIR", help="run folder (default: a new one under runs/)")
     sub.add_argument("--yes", action="store_true", help="continue an unfinished sweep in --out without asking")
     _add_machine(sub)
@@ -99,7 +110,16 @@ def _add_machine(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--runner", help="ray or inline (default: ray)")
     sub.add_argument("--address", metavar="ADDR", help="Ray cluster, HOST:PORT or auto (default: a local one)")
     sub.add_argument("--max-seconds", metavar="S", help="start no configuration after S seconds")
+    _add_data(sub)
+
+
+def _add_data(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", metavar="ROOT", help="folder with the data sets")
+    sub.add_argument("--download", action="store_true", default=None, help="fetch missing data sets into ROOT")
+    sub.add_argument("--cache", metavar="DIR", help="folder for unpacked archives (default: the user's cache folder)")
+    sub.add_argument("--resident-share", metavar="X", help="share of the device's free memory that a data set may take "
+                     "to be resident on it (default: 0.5)")  # fmt: skip
+    sub.add_argument("--loader-workers", metavar="N", help="processes that read a larger one (default: 2)")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,20 @@ from trainables.registry import UnknownName
 from .listings import merges, noises, spaces
 from .report import emit, format_table, number
 from .spec import SpecError, SweepSpec, load_spec
+from .specfile import assignments
 
 if TYPE_CHECKING:
     from trainables.result import PairOutput
 
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
 SHOWN_KNOBS = (*KNOBS, "augmentation_strength")
-_RUN_KEYS = ("trials", "sampler", "objective", "noise", "repeats", "seed", "stack", "threads", "device", "out")
-_MACHINE_KEYS = ("workers", "runner", "address", "max_seconds", "data")
+_RUN_KEYS = (
+    "trials", "sampler", "objective", "noise", "repeats", "seed", "stack", "threads", "device", "out", "smoke",
+    "measure", "landscape", "plane", "deterministic",
+)  # fmt: skip
+_MACHINE_KEYS = (
+    "workers", "runner", "address", "max_seconds", "data", "download", "cache", "resident_share", "loader_workers",
+)  # fmt: skip
 
 
 def _flags(args: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -42,7 +48,10 @@ def _rows(run: str) -> tuple[SweepSpec, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """`sweeper run SPACE|spec.yaml`."""
-    return _sweep(args, load_spec(args.target, _flags(args, _RUN_KEYS + _MACHINE_KEYS)), args.yes)
+    flags = _flags(args, _RUN_KEYS + _MACHINE_KEYS)
+    if args.set:
+        flags["fixed"] = assignments(args.set)
+    return _sweep(args, load_spec(args.target, flags), args.yes)
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -263,12 +272,13 @@ def _row(trials: Any, digest: str) -> dict[str, Any]:
 
 
 def _rerun(folder: Path, spec: SweepSpec, row: Mapping[str, Any], data: str | None = None) -> PairOutput:
-    from trainables.runtime import Runtime
     from trainables.spec import PairSpec
     from trainables.trial import run_trials
 
     pair_spec = PairSpec.from_json(row["spec"])
-    runtime = Runtime(data or spec.data, str(folder / "bases"), row["device"], row["threads"])
+    runtime = replace(spec.runtime(folder / "bases", row["device"]), threads=row["threads"], landscape=False, plane=0)
+    if data:
+        runtime = replace(runtime, data_root=data)
     try:
         return run_trials([pair_spec], runtime)[0]
     except (ValueError, UnknownName, RuntimeError) as error:

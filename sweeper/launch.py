@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from search_spaces import Space
 from trainables.noise import KNOBS, NOISE
 from trainables.plugin import line_in
-from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.trial import inspect
 
@@ -99,8 +98,7 @@ def run(
         check_reachable(spec.address)
     folder, held = claim(spec)
     with locked(folder):
-        runtime = Runtime(spec.data, str(folder / "bases"), spec.device, spec.threads)
-        session = Session(spec, space, folder, runtime, constants, listener)
+        session = Session(spec, space, folder, spec.runtime(folder / "bases"), constants, listener)
         if held and session.open and session.status.done and not confirm(folder, len(session.open)):
             raise SpecError(f"{folder} holds a part of this sweep; `sweeper resume {folder}` continues it")
         write_spec(folder, spec)
@@ -187,8 +185,8 @@ def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:
     try:
         specs = [space.build(params) for params in corners(space)]
         # a cluster's devices are not this machine's
-        device = "auto" if spec.address else spec.device
-        constants = {"examples": inspect(specs, Runtime(spec.data, device=device))}
+        runtime = spec.runtime(None, "auto" if spec.address else None)
+        constants = {"examples": inspect(specs, runtime)}
         make_proposer(spec, space, noise_constants(space, constants))
     except (ValueError, KeyError) as error:
         raise SpecError(str(error)) from None

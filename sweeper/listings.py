@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
-from trainables.noise import NOISE
+from search_spaces import Space
+from trainables.noise import FAMILIES, NOISE
 
-from .report import emit
+from .report import emit, wrap
 
 DONE = 0
 
@@ -17,22 +20,54 @@ def spaces(args: argparse.Namespace) -> int:
 
     loaded = {name: search_spaces.load(name) for name in search_spaces.names()}
     record = [
-        {"name": n, "doc": s.doc, "knobs": {k: str(d) for k, d in s.knobs.items()}, "fixed": dict(s.fixed)}
+        {
+            "name": n,
+            "doc": s.doc,
+            "budget": s.budget,
+            "source": s.source,
+            "knobs": _texts(s.knobs),
+            "fixed": dict(s.fixed),
+            "smoke": {k: v if k not in s.small().knobs else str(v) for k, v in s.smoke.items()},
+        }
         for n, s in loaded.items()
     ]
-    emit(args.json, record, _left(("space", "searches"), [(n, s.doc) for n, s in loaded.items()]))
+    emit(args.json, record, "\n".join(_space(s) for s in loaded.values()))
     return DONE
+
+
+def _texts(knobs: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(distribution) for name, distribution in knobs.items()}
+
+
+def _space(space: Space) -> str:
+    small = f"{space.budget}; --smoke: seconds a pair on a CPU" if space.smoke else space.budget
+    return f"{space.name}\n{wrap(space.doc, 2)}\n{wrap(small, 2)}"
 
 
 def noises(args: argparse.Namespace) -> int:
     """`sweeper noises`."""
     record = [
-        {"name": s.name, "formula": s.formula, "unit": s.unit, "solves": list(s.knobs), "source": s.source}
+        {
+            "name": s.name,
+            "kind": s.kind,
+            "formula": s.formula,
+            "unit": s.unit,
+            "solves": list(s.knobs),
+            "optimizers": list(s.families),
+            "source": s.source,
+        }
         for s in NOISE.values()
     ]
-    rows = [(s.name, s.formula, s.unit, ", ".join(s.knobs), s.source) for s in NOISE.values()]
-    emit(args.json, record, _left(("noise", "formula", "unit", "solves for", "source"), rows))
+    rows = [
+        (s.name, s.kind, s.formula, s.unit, ", ".join(s.knobs) or "–", _families(s.families), s.source)
+        for s in NOISE.values()
+    ]
+    emit(args.json, record, _left(("noise", "kind", "formula", "unit", "solves for", "optimizers", "source"), rows))
     return DONE
+
+
+def _families(names: tuple[str, ...]) -> str:
+    return "all" if set(names) == set(FAMILIES) else ", ".join(names)
 
 
 def merges(args: argparse.Namespace) -> int:

@@ -63,7 +63,7 @@ def format_summary(record: Mapping[str, Any]) -> str:
     """Return the record of `sweeper.recommend.summary` as text, at most `WIDTH` columns wide."""
     counts = ", ".join(f"{n} {outcome}" for outcome, n in record["counts"].items()) or "none yet"
     head = f"{record['trials']} trials of {record['configs']} configurations ({counts})"
-    parts = [_wrap(f"{head}, {number(record['device_seconds'])} s of device time", 0)]
+    parts = [wrap(f"{head}, {number(record['device_seconds'])} s of device time", 0)]
     if record["synthetic"]:
         parts.append(SYNTHETIC)
     parts.append(_regimes(record))
@@ -71,7 +71,8 @@ def format_summary(record: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _wrap(text: str, indent: int) -> str:
+def wrap(text: str, indent: int) -> str:
+    """Return text in lines of at most `WIDTH` columns, the first indented by `indent`, the others by two more."""
     return textwrap.fill(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2))
 
 
@@ -93,9 +94,9 @@ def _regimes(record: Mapping[str, Any]) -> str:
                 str(regime["n_configs"]),
             )
         )
-        notes.append(_wrap(f"{name}: {regime['message']}", 2))
+        notes.append(wrap(f"{name}: {regime['message']}", 2))
     labels = [f"{name} = {OBJECTIVES[name].label}" for name in record["regimes"]]
-    return "\n".join((title, format_table(header, rows), *notes, _wrap("; ".join(labels), 2)))
+    return "\n".join((title, format_table(header, rows), *notes, wrap("; ".join(labels), 2)))
 
 
 def _interior(regime: Mapping[str, Any]) -> str:
@@ -121,8 +122,8 @@ def _best(record: Mapping[str, Any]) -> str:
         for who, text in _TEST_ROWS.items()
     ]
     lines = [
-        _wrap(f"best trial by {record['objective']} on validation ({means}): {best['digest']}", 0),
-        _wrap(", ".join(f"{name} {value}" for name, value in knobs.items()), 2),
+        wrap(f"best trial by {record['objective']} on validation ({means}): {best['digest']}", 0),
+        wrap(", ".join(f"{name} {value}" for name, value in knobs.items()), 2),
         format_table(("on test", "loss [nat]", "accuracy"), rows),
     ]
     if best["chosen_merge"] is not None:
@@ -153,7 +154,7 @@ def format_recommendations(recommendations: Sequence[Recommendation]) -> str:
     if any(r.outside_tried for r in recommendations):
         lines.append("* outside what the viable trials tried")
     if beyond := [r for r in recommendations if r.beyond_stability]:
-        lines.append(_wrap(f"! beyond the stability limit that was seen: {beyond[0].note}", 0))
+        lines.append(wrap(f"! beyond the stability limit that was seen: {beyond[0].note}", 0))
     return "\n".join(lines)
 
 

@@ -2,96 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from search_spaces import Space, load
 from search_spaces.space import SpaceError
 from trainables.noise import NOISE
 from trainables.registry import UnknownName, unknown
+from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
 from .objective import OBJECTIVES
+from .parameter import Parameter
 from .samplers import SAMPLERS
+from .specfile import SpecError, explain, placed, read_yaml
 
+__all__ = ["Parameter", "SpecError", "SweepSpec", "corners", "load_spec", "read_yaml"]
+
+# where data comes from: the same sweep on another machine has others
+_PLACES = ("data", "download", "cache", "resident_share", "loader_workers")
+_RUNTIME = (*_PLACES[1:], "threads", "measure", "landscape", "plane", "deterministic")
 _SWEEPS_OWN = {"seed", "repeat", "stack"}
-
-
-class SpecError(ValueError):
-    """A sweep that cannot be run as asked: one clear line."""
-
-
-class Parameter(BaseModel):
-    """Range of one knob: `min` and `max` with a `distribution`, or `values`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    min: float | None = Field(None, allow_inf_nan=False)
-    max: float | None = Field(None, allow_inf_nan=False)
-    distribution: Literal["uniform", "log_uniform", "int_uniform", "int_log_uniform"] = "uniform"
-    values: tuple[Any, ...] | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Parameter:
-        if self.values is not None:
-            if self.min is not None or self.max is not None:
-                raise ValueError("give either values or min and max, not both")
-            if not self.values:
-                raise ValueError("values must not be empty")
-            if twice := [v for i, v in enumerate(self.values) if v in self.values[:i]]:
-                raise ValueError(f"values must differ, got {twice[0]!r} twice")
-            return self
-        if self.min is None or self.max is None:
-            raise ValueError("give values, or both min and max")
-        if not self.min <= self.max:
-            raise ValueError(f"min must be <= max, got min {self.min:g} and max {self.max:g}")
-        if "log" in self.distribution and self.min <= 0:
-            raise ValueError(f"min of a log distribution must be > 0, got {self.min:g}")
-        if "int" in self.distribution and (self.min % 1 or self.max % 1):
-            raise ValueError(f"min and max of {self.distribution} must be whole, got {self.min:g} and {self.max:g}")
-        return self
-
-    def to_optuna(self, kind: str) -> Any:
-        """Return the Optuna distribution.
-
-        Args:
-            kind: Type of the trial's field, `float`, `int` or another: numbers in quotes become numbers where the
-                field is one (YAML reads 1e-3 as text), and whole fields get whole distributions.
-
-        Raises:
-            ValueError: A value is no number where the field is one.
-        """
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        if self.values is not None:
-            return CategoricalDistribution([_number(v, kind) for v in self.values])
-        assert self.min is not None
-        assert self.max is not None
-        log = "log" in self.distribution
-        if "int" in self.distribution or kind == "int":
-            if self.min % 1 or self.max % 1:
-                raise ValueError(f"min and max must be whole, got {self.min:g} and {self.max:g}")
-            return IntDistribution(int(self.min), int(self.max), log=log)
-        return FloatDistribution(self.min, self.max, log=log)
-
-
-def _number(value: Any, kind: str) -> Any:
-    if kind not in ("float", "int"):
-        return value
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"values must be numbers, got {value!r}") from None
-    if kind == "int" and number % 1:
-        raise ValueError(f"values must be whole numbers, got {value!r}")
-    return int(number) if kind == "int" else number
 
 
 class SweepSpec(BaseModel):
@@ -110,11 +46,20 @@ class SweepSpec(BaseModel):
         max_seconds: No configuration is started after that time.
         max_failed: The sweep is given up after that many failed configurations.
         data: Folder with the data sets.
+        download: Whether data sets may be fetched into it.
+        cache: Folder for unpacked archives; None is `sweeper` in the user's cache folder.
+        resident_share, loader_workers: Share of the device's free memory that a data set may take to be resident; a
+            larger one is read by so many processes. The numbers are the same.
         stack: Train the repeats of a configuration as one stack: `auto` decides by size.
         threads: torch threads per trial; they are part of the numbers.
         device: torch device of the trials; `auto` is a GPU where there is one.
+        deterministic: torch's deterministic algorithms only.
+        measure: Gradient measurements of each child while training; None spends 2 % of the trial, 0 measures nothing.
+        landscape: Hessian traces, sharpness and excess barrier of every trial.
+        plane: Points a side of each trial's loss plane; 0 leaves it out.
+        smoke: The space's small variant, which runs in seconds on a CPU.
         parameters: Knobs with other ranges than the space's.
-        fixed: Fields of the trial with other values than the space's.
+        fixed: Fields of the trial with other values than the space's; `dataset_options.path` is one entry of a field.
 
     Raises:
         SpecError: From `load_spec` and `SweepSpec.checked`.
@@ -139,10 +84,22 @@ class SweepSpec(BaseModel):
     stack: Literal["auto", "on", "off"] = "auto"
     threads: int = Field(1, ge=1, le=1024)
     device: str = "auto"
+    deterministic: bool = False
+    measure: int | None = Field(None, ge=0, le=1_000_000)
+    landscape: bool = False
+    plane: int = Field(0, ge=0, le=501)
+    smoke: bool = False
+    download: bool = False
+    cache: str | None = None
+    resident_share: float = Field(0.5, ge=0, le=1)
+    loader_workers: int = Field(2, ge=0, le=256)
     parameters: dict[str, Parameter] = {}
     fixed: dict[str, Any] = {}
 
-    @field_validator("trials", "repeats", "seed", "threads", "max_failed", "workers", mode="before")
+    @field_validator(
+        "trials", "repeats", "seed", "threads", "max_failed", "workers", "measure", "plane", "loader_workers",
+        mode="before",
+    )  # fmt: skip
     @classmethod
     def _no_truth_values(cls, value: Any) -> Any:
         if isinstance(value, bool):
@@ -156,7 +113,14 @@ class SweepSpec(BaseModel):
             raise ValueError(f"must be >= 1 or auto, got {value}")
         return value
 
-    @field_validator("data")
+    @field_validator("plane")
+    @classmethod
+    def _plane(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("must be 0 (no plane) or at least 2 points a side, got 1")
+        return value
+
+    @field_validator("data", "cache")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
         return str(Path(value).expanduser().absolute()) if value else None
@@ -179,7 +143,7 @@ class SweepSpec(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise SpecError(_explain(error, cls, lines or {}, where)) from None
+            raise SpecError(explain(error, cls, lines or {}, where)) from None
 
     def load_space(self) -> Space:
         """Return the search space with this sweep's own ranges and values.
@@ -197,7 +161,8 @@ class SweepSpec(BaseModel):
                     knobs[name] = parameter.to_optuna(kinds.get(name, ""))
                 except ValueError as error:
                     raise SpaceError(f"parameters.{name}: {error}") from None
-            space = load(self.space).override(knobs, self.fixed)
+            space = load(self.space)
+            space = (space.small() if self.smoke else space).override(knobs, self.fixed)
             if not space.knobs:
                 raise SpaceError(f"space {self.space!r} has no knobs: nothing to search")
             for params in corners(space):
@@ -205,6 +170,15 @@ class SweepSpec(BaseModel):
         except (SpaceError, UnknownName, ValueError) as error:
             raise SpecError(str(error)) from None
         return space
+
+    def runtime(self, bases: Path | None, device: str | None = None) -> Runtime:
+        """Return where and how the trials run: shared weights go to the folder `bases`, None keeps them in memory."""
+        return Runtime(
+            data_root=self.data,
+            bases=None if bases is None else str(bases),
+            device=device or self.device,
+            **{name: getattr(self, name) for name in _RUNTIME},
+        )
 
     def to_yaml(self) -> str:
         """Return the spec as YAML without `out`, so that it reproduces the sweep elsewhere."""
@@ -214,7 +188,7 @@ class SweepSpec(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes two sweeps the same search: all but budget, place and manner of running."""
-        free = {"out", "workers", "runner", "address", "max_seconds", "max_failed", "data"}
+        free = {"out", "workers", "runner", "address", "max_seconds", "max_failed", *_PLACES}
         if self.sampler != "grid":  # whose levels follow from the number of trials
             free.add("trials")
         return self.model_dump(mode="json", exclude=free)
@@ -237,111 +211,35 @@ def corners(space: Space) -> Iterator[dict[str, Any]]:
             yield {**first, name: value}
 
 
-_RULES = {
-    **dict.fromkeys(("int_parsing", "int_type", "int_from_float", "int_parsing_size"), "must be a whole number"),
-    **dict.fromkeys(("float_parsing", "float_type", "finite_number"), "must be a finite number"),
-    **dict.fromkeys(("dict_type", "model_type"), "must be a mapping"),
-    "string_type": "must be text",
-    "tuple_type": "must be a list",
-}
-
-
-def _explain(error: ValidationError, model: type[BaseModel], lines: Mapping[str, int], where: str) -> str:
-    texts: list[str] = []
-    for item in error.errors():
-        path = [str(p) for p in item["loc"] if not (isinstance(p, str) and ("[" in p or p in ("int", "literal")))]
-        key = ".".join(path)
-        if item["type"] == "extra_forbidden":
-            known = Parameter.model_fields if len(path) > 1 and path[0] == "parameters" else model.model_fields
-            text = str(unknown("key", path[-1], known))
-        else:
-            message = _RULES.get(item["type"], re.sub(r"^Value error, |^Input should be ", "", item["msg"]))
-            if item["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error"):
-                message = "must be " + message
-            given = "" if "got " in message or message.startswith("unknown ") else f", got {item['input']!r}"
-            message = message if message.startswith("unknown ") else f"{key}: {message[0].lower()}{message[1:]}"
-            text = message + given if item["type"] != "missing" else f"{key} is missing"
-        line = next((lines[".".join(path[:n])] for n in range(len(path), 0, -1) if ".".join(path[:n]) in lines), None)
-        place = f"{where}, line {line}: " if where and line else f"{where}: " if where else ""
-        if place + text not in texts:
-            texts.append(place + text)
-    return texts[0]
-
-
-def _lines(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            name = f"{path}.{key.value}" if path else str(key.value)
-            if name in seen:
-                raise SpecError(f"line {key.start_mark.line + 1}: the key {name} stands there twice")
-            seen.add(name)
-            yield name, key.start_mark.line + 1
-            yield from _lines(value, name)
-
-
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read a sweep spec file: its values, and the line that each key (dotted) stands on.
-
-    A relative path of a space or data root counts from the file's folder.
-
-    Raises:
-        SpecError: The file cannot be read, is not YAML or not a mapping.
-    """
-    try:
-        text = path.read_text()
-        data = yaml.safe_load(text)
-        lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    except SpecError as error:
-        raise SpecError(f"{path}, {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise SpecError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
-    if data is None:
-        raise SpecError(f"{path} is empty; it must name a space, such as `space: digits_cnn`")
-    if not isinstance(data, dict):
-        raise SpecError(f"{path} must be a mapping of keys to values, got {type(data).__name__}")
-    for key in ("space", "data"):
-        value = data.get(key)
-        if isinstance(value, str) and (key == "data" or value.endswith(".py")):
-            data[key] = os.path.normpath(path.parent / Path(value).expanduser())
-    return data, lines
-
-
 def load_spec(target: str, flags: Mapping[str, Any] | None = None) -> SweepSpec:
     """Build a sweep from `SPACE|spec.yaml` and flags; flags win.
 
     Args:
         target: Name of a space, path of a user's Python space file, or path of a YAML spec.
-        flags: Keys of `SweepSpec`.
+        flags: Keys of `SweepSpec`; `fixed` is added to the file's own, and a knob of the file that it fixes is dropped.
 
     Raises:
         SpecError: Anything wrong with it, in one line.
     """
     flags = dict(flags or {})
+    added = flags.pop("fixed", {})
     if target.endswith((".yaml", ".yml")):
         values, lines = read_yaml(Path(target))
-        for key in flags:
+        for key in (*flags, *(f"fixed.{name}" for name in added)):
             lines.pop(key, None)
-        spec = SweepSpec.checked({**values, **flags}, lines, target)
+        spec = _with_fixed(SweepSpec.checked({**values, **flags}, lines, target), added)
         try:
             spec.load_space()
         except SpecError as error:
-            raise SpecError(_placed(str(error), spec, lines, target)) from None
+            groups = {"parameters": spec.parameters, "fixed": spec.fixed}
+            raise SpecError(placed(str(error), groups, lines, target)) from None
     else:
         space = str(Path(target).resolve()) if target.endswith(".py") else target
-        spec = SweepSpec.checked({"space": space, **flags})
+        spec = _with_fixed(SweepSpec.checked({"space": space, **flags}), added)
         spec.load_space()
     return spec
 
 
-def _placed(text: str, spec: SweepSpec, lines: Mapping[str, int], where: str) -> str:
-    # the first key under parameters or fixed that the message is about
-    for group, names in (("parameters", spec.parameters), ("fixed", spec.fixed)):
-        for name in names:
-            if re.search(rf"\b{re.escape(name)}\b", text) and f"{group}.{name}" in lines:
-                return f"{where}, line {lines[f'{group}.{name}']}: {text}"
-    return text
+def _with_fixed(spec: SweepSpec, added: Mapping[str, Any]) -> SweepSpec:
+    parameters = {name: p for name, p in spec.parameters.items() if name not in added}
+    return spec.model_copy(update={"fixed": {**spec.fixed, **added}, "parameters": parameters})

@@ -1,9 +1,10 @@
-"""A model's loss as a pure function of its trained parameters, and the gradients of many small batches of it."""
+"""A model's loss as a pure function of its trained parameters: gradients of micro-batches, Hessian-vector products."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 Loss = Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]
+Product = Callable[[Tensor], Tensor]
 
 # gradients held at once while they are mapped, in numbers (512 MiB in float32), and examples mapped at once
 CHUNK_NUMBERS, CHUNK_EXAMPLES = 2**27, 256
+# input numbers (images x channels x height x width) differentiated twice at once, and images at least
+_PART_NUMBERS, _PART_LEAST = 2**18, 8
 
 
 @contextmanager
@@ -27,7 +31,7 @@ def differentiating(model: nn.Module, training: bool) -> Generator[None]:
     model.train(training)
     try:
         # fused attention has no second derivative and does not map
-        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         for module, mode in modes.items():
@@ -36,6 +40,8 @@ def differentiating(model: nn.Module, training: bool) -> Generator[None]:
 
 def loss_of(model: nn.Module, weights: Mapping[str, Tensor], names: Sequence[str]) -> Loss:
     """Return the mean cross-entropy [nat] as a function (parameters `names`, inputs, targets) that changes nothing.
+
+    Its value is float64, so that small differences of losses survive; the forward pass keeps the weights' dtype.
 
     Args:
         model: Module of the architecture; its own weights do not matter.
@@ -49,7 +55,8 @@ def loss_of(model: nn.Module, weights: Mapping[str, Tensor], names: Sequence[str
     def loss(parameters: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
         # copies: BatchNorm in training mode writes into its buffers
         rest = {n: v.clone() for n, v in fixed.items()}
-        return cross_entropy(functional_call(model, (parameters, rest), (x,)), target)
+        logits = functional_call(model, (parameters, rest), (x,)).double()
+        return cross_entropy(logits, target.double() if target.is_floating_point() else target)
 
     return loss
 
@@ -71,8 +78,84 @@ def micro_gradients(
     # torch.func.grad would do, but its first call imports torch._dynamo, which takes longer than a small trial
     every = vmap(loss, in_dims=(0, 0, 0), randomness="different")
     for xs, targets in zip(torch.split(x, chunk), torch.split(target, chunk), strict=True):
-        k = len(xs)
-        own = {n: p.detach().expand(k, *p.shape).requires_grad_() for n, p in parameters.items()}
-        losses = every(own, xs, targets) if mapped else loss({n: p[0] for n, p in own.items()}, xs[0], targets[0])
+        own = {n: p.detach().expand(len(xs), *p.shape).requires_grad_() for n, p in parameters.items()}
+        with torch.enable_grad():
+            losses = every(own, xs, targets) if mapped else loss({n: p[0] for n, p in own.items()}, xs[0], targets[0])
         gradients = torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
         yield torch.cat([g.flatten(1) for g in gradients], 1)
+
+
+class Objective:
+    """A loss as a function of one flat vector w [P]: value, gradient and Hessian-vector products.
+
+    Args:
+        parts: Twice differentiable functions of w whose sum is the loss; one graph is held at a time.
+    """
+
+    def __init__(self, parts: Sequence[Callable[[Tensor], Tensor]]) -> None:
+        self.parts = parts
+
+    @torch.no_grad()
+    def value(self, w: Tensor) -> Tensor:
+        """Return L(w), a scalar."""
+        return torch.stack([part(w) for part in self.parts]).sum()
+
+    def gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return L(w) and g(w) [P]."""
+        values: list[Tensor] = []
+        total = torch.zeros_like(w)
+        for part in self.parts:
+            leaf = w.detach().requires_grad_()
+            with torch.enable_grad():
+                value = part(leaf)
+            total += torch.autograd.grad(value, leaf)[0]
+            values.append(value.detach())
+        return torch.stack(values).sum(), total
+
+    def hessian(self, w: Tensor) -> Product:
+        """Return the function v [P] -> H(w) v [P].
+
+        Source: Pearlmutter 1994, Neural Computation 6(1), as reverse over reverse differentiation.
+        """
+        if len(self.parts) == 1:
+            return _linearised(self.parts[0], w)
+
+        def product(v: Tensor) -> Tensor:
+            total = torch.zeros_like(v)
+            for part in self.parts:
+                total += _linearised(part, w)(v)
+            return total
+
+        return product
+
+
+def _linearised(part: Callable[[Tensor], Tensor], w: Tensor) -> Product:
+    leaf = w.detach().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(part(leaf), leaf, create_graph=True)
+    return lambda v: torch.autograd.grad(gradient, leaf, v, retain_graph=True)[0]
+
+
+def objective(
+    model: nn.Module, weights: Mapping[str, Tensor], names: Sequence[str], x: Tensor, y: Tensor
+) -> tuple[Objective, Tensor]:
+    """Return the mean cross-entropy on (x [n, ...], y [n]) as an objective, and the w [P] of `weights`.
+
+    Args:
+        model: Module of the architecture; it is run in evaluation mode and stays as it is.
+        weights: State dict; its buffers and other parameters are fixed.
+        names: Trained parameters, in the order in which w holds them.
+        x: Inputs.
+        y: Labels.
+    """
+    loss, shapes = loss_of(model, weights, names), [weights[n].shape for n in names]
+    sizes, total = [s.numel() for s in shapes], len(y)
+
+    def part(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        parameters = {n: v.view(s) for n, v, s in zip(names, torch.split(w, sizes), shapes, strict=True)}
+        with differentiating(model, training=False):
+            return loss(parameters, x, y) * (len(y) / total)
+
+    size = max(_PART_LEAST, _PART_NUMBERS // max(1, x[0].numel()))
+    parts = [partial(part, *pair) for pair in zip(torch.split(x, size), torch.split(y, size), strict=True)]
+    return Objective(parts), torch.cat([weights[n].detach().flatten() for n in names])

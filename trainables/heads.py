@@ -94,7 +94,7 @@ def penultimate(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor, head
     handle = model.get_submodule(head).register_forward_pre_hook(look)
     try:
         model.eval()
-        functional_call(model, dict(weights), (x,))
+        functional_call(model, dict(weights), (x,), tie_weights=False)
     finally:
         handle.remove()
     if len(seen) != 1 or seen[0].ndim not in (2, 4) or len(seen[0]) != len(x):

@@ -20,6 +20,7 @@ from .registry import Registry, UnknownName, unknown
 
 Builder = Callable[..., nn.Module]
 Size = int | tuple[int, int]
+BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Models(Registry[Builder]):
@@ -89,8 +90,7 @@ def build(
 
 def has_batchnorm(model: nn.Module) -> bool:
     """Whether the model keeps running batch statistics that a merge invalidates."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    return any(isinstance(m, kinds) for m in model.modules())
+    return any(isinstance(m, BATCHNORMS) for m in model.modules())
 
 
 def _square(size: Size) -> Size:

@@ -243,7 +243,8 @@ _define("wd_angular", "√(2ηλ/(1+μ))", "rad/step", _KOSSON, {_LR: 0.5, _WD: 
 _define("wd_equilibrium", "√(ηλ/(B(1−μ)))", "1/√examples",
         "from Van Laarhoven 2017, arXiv 1706.05350, at the equilibrium norm",
         {_LR: 0.5, _WD: 0.5, _B: -0.5, _MU: -0.5}, "sgd")  # fmt: skip
-_define("effective_lr", "η/((1−μ)‖w‖²B)", "1/parameter norm²/examples", "Van Laarhoven 2017, arXiv 1706.05350",
+_define("effective_lr", "η/((1−μ)‖w‖²B)", "1/parameter norm²/examples",
+        "Van Laarhoven 2017, arXiv 1706.05350; Hoffer et al. 2018, arXiv 1803.01814",
         {**_PAPER, "weight_norm": -2}, _SGD, kind="measured")  # fmt: skip
 _define("adam_sde", "η/√B", "1/√examples", "Malladi et al. 2022, arXiv 2205.10287", {_LR: 1, _B: -0.5}, "adam adamw")
 _define("adamw_angular", "√(2ηλ(1−β₁)/(1+β₁))", "rad/step", _KOSSON,

@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from .augmentation import augment
 from .datasets import Data
 from .derivatives import CHUNK_EXAMPLES, CHUNK_NUMBERS, differentiating, loss_of, micro_gradients
-from .sharing import made_once
+from .files import made_once
 from .spec import PairSpec, digest_of
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -235,6 +235,9 @@ def cached_probe(spec: PairSpec, folder: str | Path | None, make: Callable[[], P
         if folder is None:
             _MEMORY[key] = make()
         else:
-            path = made_once(Path(folder) / f"{digest}.json", lambda p: p.write_text(make().to_json()))
-            _MEMORY[key] = Probe.from_json(path.read_text())
+
+            def write(path: Path) -> None:
+                path.write_text(make().to_json())
+
+            _MEMORY[key] = Probe.from_json(made_once(Path(folder) / f"{digest}.json", write).read_text())
     return _MEMORY[key]

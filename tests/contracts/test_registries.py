@@ -16,7 +16,7 @@ from trainables.models import MODELS
 from trainables.noise import NOISE
 from trainables.registry import Registry, UnknownName
 from trainables.schedule import SCHEDULES
-from trainables.training import OPTIMIZERS
+from trainables.optimizers import OPTIMIZERS
 from trainables.trial import TRAINABLES
 
 ALL = (AUGMENTATIONS, DATASETS, MERGES, MODELS, NOISE, SCHEDULES, OPTIMIZERS, TRAINABLES)

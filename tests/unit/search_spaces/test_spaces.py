@@ -13,7 +13,12 @@ from search_spaces.space import SpaceError
 from trainables.registry import UnknownName
 from trainables.spec import PairSpec
 
-BUILT_IN = ("digits_cnn", "digits_label_noise", "fashion_cnn", "synthetic")
+BUILT_IN = {
+    "cifar100_resnet18", "cifar100_vit", "cifar10_resnet18", "digits_cnn", "digits_label_noise", "fashion_cnn",
+    "fashion_two_task", "imagefolder_timm", "synthetic", "tinyimagenet_densenet121",
+}  # fmt: skip
+FOR_GPUS = sorted(n for n in names() if load(n).smoke)
+ANY = CategoricalDistribution((64, 128))
 every_space = pytest.mark.parametrize("name", names())
 
 
@@ -26,17 +31,18 @@ def _point(space: Space) -> dict[str, Any]:
 
 
 def test_the_files_are_the_spaces() -> None:
-    assert set(BUILT_IN) <= set(names())
+    assert set(names()) == BUILT_IN
     assert names() == sorted(names())
     assert "space" not in names()
 
 
-@every_space
-def test_every_space_builds_at_all_its_corners(name: str) -> None:
-    space = load(name)
+@pytest.mark.parametrize(("name", "small"), [*((n, False) for n in names()), *((n, True) for n in FOR_GPUS)])
+def test_every_space_builds_at_all_its_corners(name: str, small: bool) -> None:
+    space = load(name).small() if small else load(name)
     assert space.name == name
-    assert space.doc
-    assert space.source
+    assert space.doc.endswith("(smoke variant)") == small
+    for sentence in (space.doc, space.budget, space.source):
+        assert len(sentence) > 10
     corners = [dict(zip(space.knobs, ends, strict=True)) for ends in product(*map(_ends, space.knobs.values()))]
     specs = [space.build(params) for params in corners]
     assert len({s.digest for s in specs}) == len(corners) >= 2 ** len(space.knobs)
@@ -44,6 +50,25 @@ def test_every_space_builds_at_all_its_corners(name: str) -> None:
     for spec, params in zip(specs, corners, strict=True):
         assert {k: getattr(spec, k) for k in params} == params
         assert PairSpec.from_json(spec.to_json()) == spec
+
+
+def test_the_spaces_for_gpus_are_those_that_the_paper_asks_for() -> None:
+    assert FOR_GPUS == [
+        "cifar100_resnet18", "cifar100_vit", "cifar10_resnet18", "imagefolder_timm", "tinyimagenet_densenet121",
+    ]  # fmt: skip
+    built = {n: load(n).build(_point(load(n))) for n in FOR_GPUS}
+    assert {n: s.protocol for n, s in built.items() if n != "imagefolder_timm"} == dict.fromkeys(
+        set(FOR_GPUS) - {"imagefolder_timm"}, "branch"
+    )
+    for name, spec in built.items():
+        small = load(name).small().build(_point(load(name).small()))
+        assert (small.model, small.protocol, small.optimizer) == (spec.model, spec.protocol, spec.optimizer)
+        assert max(small.branch_step + 2 * small.steps, small.base.steps) <= 150
+        assert (spec.autocast, small.autocast) == ("bfloat16", "")
+    two = load("fashion_two_task")
+    spec = two.build(_point(two))
+    assert (spec.pair_kind, spec.dataset, spec.dataset_b) == ("two_task", "fashion_mnist", "mnist")
+    assert spec.merges == ("linear", "task_arithmetic", "ties")
 
 
 @every_space
@@ -94,6 +119,29 @@ def test_override_moves_fields_between_fixed_and_knobs() -> None:
     narrowed = space.override({"learning_rate": FloatDistribution(0.1, 0.2)}, {}, doc="narrow")
     assert _ends(narrowed.knobs["learning_rate"]) == [0.1, 0.2]
     assert narrowed.doc == "narrow"
+
+
+def test_override_sets_entries_of_mappings_with_dots() -> None:
+    space = load("digits_cnn").override({}, {"dataset_options.label_noise": 0.1, "base.steps": 3})
+    spec = space.build(_point(space))
+    assert (spec.dataset_options, spec.base.steps, spec.base.learning_rate) == ({"label_noise": 0.1}, 3, 0.02)
+    with pytest.raises(SpaceError, match=r"epochs\.a sets an entry of a field that is 8, not a mapping"):
+        space.override({}, {"epochs.a": 1})
+
+
+def test_a_smoke_variant_replaces_values_and_ranges() -> None:
+    space = Space(
+        "d", {"dataset": "a", "model": "m", "steps": 9}, {"learning_rate": FloatDistribution(0, 1), "batch_size": ANY},
+        smoke={"steps": 2, "batch_size": CategoricalDistribution((4, 8)), "model_options.width": 8}, name="big",
+    )  # fmt: skip
+    small = pickle.loads(pickle.dumps(space)).small()
+    assert (small.fixed["steps"], small.fixed["model_options"], small.name) == (2, {"width": 8}, "big")
+    assert small.knobs["batch_size"].choices == (4, 8)
+    assert small.doc == "d (smoke variant)"
+    with pytest.raises(SpaceError, match="space 'big' has no smoke variant"):
+        small.small()
+    with pytest.raises(SpaceError, match="unknown pair spec field 'widht'"):
+        Space("d", {}, {}, smoke={"widht": 3})
 
 
 def test_more_fields_win_over_fixed_ones() -> None:

@@ -1,11 +1,13 @@
 """Sweep specs: YAML, flags and Python mean the same, and what is wrong is named."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from sweeper.spec import SpecError, SweepSpec, load_spec
+from sweeper.specfile import assignments
 
 
 def wrong(tmp_path: Path, text: str, **flags: object) -> str:
@@ -47,6 +49,19 @@ def wrong(tmp_path: Path, text: str, **flags: object) -> str:
         (
             "space: digits_cnn\nparameters:\n  learning_rate: {values: [fast]}\n",
             "line 3: parameters.learning_rate: values must be numbers, got 'fast'",
+        ),
+        ("space: digits_cnn\nmeasure: -1\n", "line 2: measure: must be greater than or equal to 0, got -1"),
+        ("space: digits_cnn\nplane: 1\n", "line 2: plane: must be 0 (no plane) or at least 2 points a side, got 1"),
+        ("space: digits_cnn\nresident_share: 2\n", "line 2: resident_share: must be less than or equal to 1, got 2"),
+        ("space: digits_cnn\nlandscape: maybe\n", "line 2: landscape: must be true or false, got 'maybe'"),
+        ("space: digits_cnn\nsmoke: true\n", "space 'digits_cnn' has no smoke variant"),
+        (
+            "space: digits_cnn\nfixed:\n  base.stepz: 3\n",
+            "line 3: unknown base field 'stepz'; did you mean steps",
+        ),
+        (
+            "space: digits_cnn\nfixed:\n  model.width: 3\n",
+            "line 3: model.width sets an entry of a field that is 'small_cnn', not a mapping",
         ),
         ("- a\n", "must be a mapping"),
         ("a: [\n", "line 2: not YAML"),
@@ -123,3 +138,52 @@ def test_paths_in_a_spec_count_from_its_folder(tmp_path: Path) -> None:
     spec = load_spec(str(path))
     assert spec.data == str(tmp_path / "root")
     assert spec.load_space().name == "mine"
+
+
+def test_set_flags_are_yaml_and_win_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("space: digits_cnn\nparameters: {momentum: {values: [0, 0.9]}}\nfixed: {epochs: 4, warmup: 0.1}\n")
+    flags = ["epochs=2", "momentum=0.5", "base.steps=7", 'dataset_options={"label_noise": 0.1}', "clip_norm=1e-1"]
+    spec = load_spec(str(path), {"fixed": assignments([*flags, "dataset_options.split_seed=3"])})
+    assert spec.fixed["warmup"] == 0.1
+    assert set(spec.parameters) == set()
+    space = spec.load_space()
+    built = space.build({k: _first(d) for k, d in space.knobs.items()})
+    assert (built.epochs, built.momentum, built.clip_norm) == (2, 0.5, 0.1)
+    assert (built.base.steps, built.base.learning_rate) == (7, 0.02)
+    assert built.dataset_options == {"label_noise": 0.1, "split_seed": 3}
+    stored = tmp_path / "stored.yaml"
+    stored.write_text(spec.to_yaml())
+    assert load_spec(str(stored)).identity() == spec.identity()
+
+
+def _first(distribution: Any) -> Any:
+    return distribution.choices[0] if hasattr(distribution, "choices") else distribution.low
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optimizer", "--set needs KEY=VALUE, such as optimizer=adamw, got 'optimizer'"),
+        ("=3", "--set needs KEY=VALUE"),
+        ("base={steps: [", "--set base: not YAML: "),
+    ],
+)
+def test_a_wrong_set_flag_is_named(text: str, message: str) -> None:
+    with pytest.raises(SpecError) as error:
+        assignments([text])
+    assert str(error.value).startswith(message)
+
+
+def test_what_the_rows_hold_is_part_of_a_sweep_and_places_are_not() -> None:
+    plain = SweepSpec(space="digits_cnn")
+    for key, value in {"landscape": True, "plane": 5, "measure": 3, "deterministic": True}.items():
+        assert SweepSpec(space="digits_cnn", **{key: value}).identity() != plain.identity()  # type: ignore[arg-type]
+    elsewhere = SweepSpec(
+        space="digits_cnn", data="d", cache="c", download=True, resident_share=0.1, loader_workers=0, workers=3
+    )
+    assert elsewhere.identity() == plain.identity()
+    runtime = elsewhere.runtime(Path("bases"), "cpu")
+    assert (runtime.data_root, runtime.cache) == (str(Path("d").absolute()), str(Path("c").absolute()))
+    assert (runtime.bases, runtime.device, runtime.download, runtime.loader_workers) == ("bases", "cpu", True, 0)
+    assert set(vars(runtime)) == set(vars(plain.runtime(None)))

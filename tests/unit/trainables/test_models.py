@@ -139,7 +139,7 @@ def test_a_users_builder_takes_the_size_only_where_it_asks_for_it() -> None:
     ("name", "module", "size", "channels"),
     [
         ("test_resnet", "timm", 40, 1),  # any size, converted stem
-        ("test_vit", "timm", 32, 3),  # a fixed size
+        ("vit_tiny_patch16_224", "timm", 32, 3),  # a fixed size
         ("timm:test_vit", "timm", 48, 2),
         ("timm:mobilenetv3_small_050.lamb_in1k", "timm", 32, 3),  # a name with the tag of its weights
         ("torchvision:squeezenet1_1", "torchvision", 32, 1),  # a convolution as head

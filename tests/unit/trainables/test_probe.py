@@ -168,7 +168,7 @@ def test_a_probe_is_made_once_for_a_base_and_a_policy(tmp_path: Path, monkeypatc
     assert cached_probe(spec, tmp_path, make) == KNOWN
     assert len(made) == 2  # from the file
     name = probe_digest(spec.base_digest, "shift")
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.json", f"{name}.lock"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.json", f"{name}.json.lock"]
 
 
 @pytest.mark.usefixtures("forgotten")

@@ -1,0 +1,22 @@
+"""CIFAR-100 with ResNet-18, the paper's main setting; see cifar10_resnet18 for the ranges."""
+
+from optuna.distributions import FloatDistribution, IntDistribution
+
+from . import cifar10_resnet18
+
+SPACE = cifar10_resnet18.SPACE.override(
+    parameters={},
+    fixed={"dataset": "cifar100", "accuracy_floor": 0.1},
+    doc="branch pairs of ResNet-18 off a trunk on CIFAR-100 and anneal them",
+    # no data set of 100 classes is at hand without a download: scikit-learn's digits, real and bundled
+    smoke={
+        "dataset": "digits",
+        "dataset_options": {"size": 32, "channels": 3},
+        "model_options": {"width": 8},
+        "branch_step": 60,
+        "steps": 30,
+        "autocast": "",
+        "batch_size": IntDistribution(16, 64, log=True),
+        "learning_rate": FloatDistribution(1e-3, 0.3, log=True),
+    },
+)

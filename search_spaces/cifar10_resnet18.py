@@ -1,0 +1,46 @@
+"""CIFAR-10 with ResNet-18, as in the paper: a trunk at the trial's own stable learning rate, then two children.
+
+The ranges surround the appendix's example, a learning rate of 0.1; its full grid is not public in machine-readable
+form. The paper trains for 200,000 steps; the budget here is a 25th of that.
+"""
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from .space import Space
+
+SPACE = Space(
+    doc="branch pairs of ResNet-18 off a trunk on CIFAR-10 and anneal them",
+    budget="8,000 optimizer steps a pair (trunk 4,000, children 2,000 each), 1.0 million images at B = 128: for a GPU",
+    source="setting of arXiv 2510.04686: protocol branch, WSD with 1-sqrt decay, SGD, fixed steps",
+    fixed={
+        "dataset": "cifar10",
+        "model": "resnet18_32",
+        "protocol": "branch",
+        "branch_step": 4000,
+        "steps": 2000,
+        "decay": 0.5,
+        "augmentation": "crop_flip",
+        "autocast": "bfloat16",
+        "base": {"steps": 0},
+        "accuracy_floor": 0.3,
+    },
+    knobs={
+        "learning_rate": FloatDistribution(1e-3, 1.0, log=True),
+        "batch_size": IntDistribution(32, 1024, log=True),
+        "momentum": CategoricalDistribution((0.0, 0.5, 0.9, 0.95)),
+        "weight_decay": FloatDistribution(1e-5, 5e-3, log=True),
+        "augmentation_strength": FloatDistribution(0.0, 1.0),
+    },
+    # CIFAR-10's re-encoding as JPEG, from the data root's archive
+    smoke={
+        "dataset": "cifar10_jpeg",
+        "dataset_options": {"train": 1000, "val": 500, "test": 500},
+        "model_options": {"width": 8},
+        "branch_step": 60,
+        "steps": 30,
+        "autocast": "",
+        "batch_size": IntDistribution(16, 64, log=True),
+        "learning_rate": FloatDistribution(1e-3, 0.3, log=True),
+        "accuracy_floor": 0.1,
+    },
+)

@@ -1,0 +1,73 @@
+"""Parameter: the range of one knob in a sweep spec."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Parameter(BaseModel):
+    """Range of one knob: `min` and `max` with a `distribution`, or `values`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min: float | None = Field(None, allow_inf_nan=False)
+    max: float | None = Field(None, allow_inf_nan=False)
+    distribution: Literal["uniform", "log_uniform", "int_uniform", "int_log_uniform"] = "uniform"
+    values: tuple[Any, ...] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Parameter:
+        if self.values is not None:
+            if self.min is not None or self.max is not None:
+                raise ValueError("give either values or min and max, not both")
+            if not self.values:
+                raise ValueError("values must not be empty")
+            if twice := [v for i, v in enumerate(self.values) if v in self.values[:i]]:
+                raise ValueError(f"values must differ, got {twice[0]!r} twice")
+            return self
+        if self.min is None or self.max is None:
+            raise ValueError("give values, or both min and max")
+        if not self.min <= self.max:
+            raise ValueError(f"min must be <= max, got min {self.min:g} and max {self.max:g}")
+        if "log" in self.distribution and self.min <= 0:
+            raise ValueError(f"min of a log distribution must be > 0, got {self.min:g}")
+        if "int" in self.distribution and (self.min % 1 or self.max % 1):
+            raise ValueError(f"min and max of {self.distribution} must be whole, got {self.min:g} and {self.max:g}")
+        return self
+
+    def to_optuna(self, kind: str) -> Any:
+        """Return the Optuna distribution.
+
+        Args:
+            kind: Type of the trial's field, `float`, `int` or another: numbers in quotes become numbers where the
+                field is one (YAML reads 1e-3 as text), and whole fields get whole distributions.
+
+        Raises:
+            ValueError: A value is no number where the field is one.
+        """
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.values is not None:
+            return CategoricalDistribution([_number(v, kind) for v in self.values])
+        assert self.min is not None
+        assert self.max is not None
+        log = "log" in self.distribution
+        if "int" in self.distribution or kind == "int":
+            if self.min % 1 or self.max % 1:
+                raise ValueError(f"min and max must be whole, got {self.min:g} and {self.max:g}")
+            return IntDistribution(int(self.min), int(self.max), log=log)
+        return FloatDistribution(self.min, self.max, log=log)
+
+
+def _number(value: Any, kind: str) -> Any:
+    if kind not in ("float", "int"):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"values must be numbers, got {value!r}") from None
+    if kind == "int" and number % 1:
+        raise ValueError(f"values must be whole numbers, got {value!r}")
+    return int(number) if kind == "int" else number

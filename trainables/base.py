@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .files import made_once
 from .members import OptimizerState
 from .ranks import ranks
 from .runtime import Runtime
-from .sharing import made_once
 from .spec import PairSpec, stream
 from .tasks import Task, joined, parted
 from .training import Seeds, finetune, train_base, trunk_leg

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from .evaluation import (
     Score,
@@ -255,7 +255,8 @@ def _merged(
 def _fisher(spec: PairSpec, index: int, task: Task, weights: Weights) -> dict[str, Tensor]:
     x = task.data.x["train"]
     few = x[slice(0, min(len(x), FISHER_EXAMPLES))]
-    diagonal = diagonal_fisher(task.model, weights, few, task.data.classes, spec.stream(f"merge/fisher/{index}"))
+    draws = Generator().manual_seed(spec.stream(f"merge/fisher/{index}"))
+    diagonal = diagonal_fisher(task.model, weights, few, draws)
     return task.shared(diagonal)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import update_bn
 
-from .datasets import Data, Inputs
+from .data import Data
 from .heads import head_of, penultimate
+from .images import Inputs
 from .models import has_batchnorm
 from .result import SPLITS
 from .seeding import seeded
@@ -33,30 +34,26 @@ class Score:
 Scores = Mapping[str, Score]
 
 
-def _parts(x: Inputs | Tensor) -> Iterator[Tensor]:
-    if isinstance(x, Tensor):
-        return iter(torch.split(x, EVAL_BATCH))
-    return x.batches(torch.arange(len(x)).split(EVAL_BATCH))
-
-
 @torch.no_grad()
 def logits_of(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | Tensor) -> Tensor:
     """Return logits [n, classes] of `weights` in evaluation mode; the model's own weights stay untouched."""
     model.eval()
-    return torch.cat([functional_call(model, dict(weights), (part,)) for part in _parts(x)])
+    return torch.cat(
+        [functional_call(model, dict(weights), (part,), tie_weights=False) for part in x.split(EVAL_BATCH)]
+    )
 
 
 @torch.no_grad()
 def features_of(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | Tensor) -> Tensor:
     """Return the inputs [n, d] of the classifier, in evaluation mode."""
     head = head_of(model)
-    return torch.cat([penultimate(model, weights, part, head) for part in _parts(x)])
+    return torch.cat([penultimate(model, weights, part, head) for part in x.split(EVAL_BATCH)])
 
 
 def score_inputs(forward: Callable[[Tensor], Tensor], x: Inputs, y: Tensor) -> Score:
     """Return the score of the logits that `forward` gives for batches of `x`, against labels [n]."""
     with torch.no_grad():
-        return score(torch.cat([forward(part) for part in _parts(x)]), y)
+        return score(torch.cat([forward(part) for part in x.split(EVAL_BATCH)]), y)
 
 
 def score(logits: Tensor, y: Tensor) -> Score:

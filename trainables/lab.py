@@ -17,7 +17,8 @@ from .augmentation import check_policy
 from .base import base_weights
 from .batches import epoch_batches, steps_per_epoch
 from .curves import GREEDY
-from .datasets import Data, forget
+from .data import Data
+from .datasets import forget
 from .evaluation import logits_of
 from .merging import MERGES
 from .models import has_batchnorm
@@ -159,7 +160,11 @@ def _check_names(spec: PairSpec) -> None:
 
 def _check_model(spec: PairSpec, task: Task) -> None:
     few = task.data.x["val"][slice(0, 2)]
-    shape = tuple(logits_of(task.model, task.model.state_dict(), few).shape)
+    try:
+        shape = tuple(logits_of(task.model, task.model.state_dict(), few).shape)
+    except (RuntimeError, AssertionError) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"model {spec.model!r} does not take images of shape {tuple(few.shape[1:])}: {text}") from None
     if shape != (len(few), task.data.classes):
         raise ValueError(f"model {spec.model!r} must map images to {task.data.classes} logits each, got shape {shape}")
 

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from .augmentation import augment
 from .curves import Phase
-from .datasets import Data
+from .data import Data
 from .dose import dose
 from .gradients import Plan, Statistics, at_steps, from_ranks, measure, plan, pool
 from .members import Members

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -122,7 +124,8 @@ class _Single(Members):
         ]
 
     def load(self, optimizer: Optimizer, state: OptimizerState) -> None:
-        optimizer.load_state_dict(dict(state))
+        # which would share the tensors, and the next child continues with them too
+        optimizer.load_state_dict(copy.deepcopy(dict(state)))
 
     def moments(self, optimizer: Optimizer, key: str) -> list[dict[str, Tensor]]:
         return [{n: optimizer.state[p][key].detach() for n, p in zip(self.names, self.parameters, strict=True)}]
@@ -134,6 +137,10 @@ def _watched_all_reduce(state: _Single, bucket: dist.GradBucket) -> torch.future
 
     state.local_norms.append(bucket.buffer().detach().square().sum())
     return cast("torch.futures.Future[Tensor]", allreduce_hook(dist.group.WORLD, bucket))
+
+
+# DDP looks at them, and wants the class and not its name
+_watched_all_reduce.__annotations__ = get_type_hints(_watched_all_reduce)
 
 
 class _Stack(Members):
@@ -157,7 +164,9 @@ class _Stack(Members):
         self.forward_shared = vmap(self._forward, in_dims=(0, None), randomness="different")
 
     def _forward(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(self.model, (parameters, self.buffers), (x,))
+        # the fused attention has no rule for members
+        with sdpa_kernel(SDPBackend.MATH):
+            return functional_call(self.model, (parameters, self.buffers), (x,))
 
     def losses(self, x: Tensor, y: Tensor) -> Tensor:
         logits = self.forward(self.named, x)
@@ -184,11 +193,11 @@ class _Stack(Members):
 
         def spread(index: int, value: Any) -> Any:
             if isinstance(value, Tensor) and value.shape == shapes[index]:
-                return value.expand(self.members, *value.shape).clone()
+                return value.expand(self.members, *value.shape).contiguous()
             return value
 
         entries = {i: {k: spread(i, v) for k, v in own.items()} for i, own in state["state"].items()}
-        optimizer.load_state_dict({**state, "state": entries})
+        optimizer.load_state_dict(copy.deepcopy({**state, "state": entries}))
 
     def moments(self, optimizer: Optimizer, key: str) -> list[dict[str, Tensor]]:
         values = [optimizer.state[p][key].detach() for p in self.parameters]

@@ -20,11 +20,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from . import optimizers
 from .base import trunk
 from .caveats import caveats
 from .checkpoint_merge import merge_checkpoints
 from .curves import MergeCurves, score_merges
-from .evaluation import Score, finite
+from .evaluation import Score, finite, recalibrate
 from .lab import Clock, Lab, inspect, prepare, resolve_device
 from .landscape import landscape
 from .measuring import Watch
@@ -233,10 +234,9 @@ class _Trial:
 
     def _history(self, member: str, child: Child, index: int) -> Iterable[HistoryRow]:
         # the rate of the last step of each epoch, not of the stable phase: decay anneals the noise to 0
-        spec = self.spec
-        scale = NOISE["paper"].predict(
-            {"learning_rate": 1.0, "batch_size": spec.batch_size, "momentum": spec.momentum}
-        )  # fmt: skip
+        spec, paper = self.spec, NOISE["paper"]
+        defined = optimizers.family(spec.optimizer) in paper.families
+        settings = {"batch_size": spec.batch_size, "momentum": spec.momentum}
         measured = self.watch.at_epochs(index, child)
         for e in child.history:
             found = measured.get(e.epoch)
@@ -246,7 +246,7 @@ class _Trial:
                 epoch=e.epoch,
                 step=e.step,
                 learning_rate=e.learning_rate,
-                noise_paper=scale * e.learning_rate,
+                noise_paper=paper.predict({**settings, "learning_rate": e.learning_rate}) if defined else None,
                 clipped_fraction=e.clipped if spec.clip_norm else None,
                 **finite(
                     {"train_loss": e.train_loss, "val_loss": e.val.loss, "val_accuracy": e.val.accuracy,
@@ -273,11 +273,13 @@ class _Trial:
         return finite(relief), points
 
     def _plane(self, x: Tensor, y: Tensor) -> tuple[PlaneRow, ...]:
-        task = self.lab.tasks[0]
+        task, points = self.lab.tasks[0], self.lab.runtime.plane
         a, b = (c.weights for c in self.children[:2])
+        few = slice(0, min(len(task.data.y["val"]), LANDSCAPE_EXAMPLES))
+        val = task.data.x["val"][few], task.data.y["val"][few]
         found = plane(
-            task.model, task.base, a, b, (x, y), task.data.scored("val"), task.batches, self.lab.runtime.plane
-        )
+            task.model, task.base, a, b, (x, y), val, points, lambda w: recalibrate(task.model, w, task.batches)
+        )  # fmt: skip
         return tuple(PlaneRow(self.spec.digest, self.spec.config, *map(_number, point)) for point in found)
 
 

@@ -201,7 +201,9 @@ class HistoryRow:
     epoch: int = col("epoch, from 1", "epochs")
     step: int = col("optimizer steps so far", "steps")
     learning_rate: float = col("learning rate of the epoch's last step", "1")
-    noise_paper: float = col("momentary noise of the epoch's last step, definition `paper`", "1/examples")
+    noise_paper: float | None = col(
+        "momentary noise of the epoch's last step, definition `paper`; empty where it is not defined", "1/examples"
+    )
     train_loss: float | None = col("mean of the epoch's batch losses", "nat")
     val_loss: float | None = col("validation loss", "nat")
     val_accuracy: float | None = col("validation accuracy", "1")

@@ -231,6 +231,8 @@ class PairSpec:
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(filter(None, known))}, got {getattr(self, name)!r}")
+        if self.autocast and self.dtype != "float32":
+            raise ValueError(f"autocast must be empty unless dtype is float32, got {self.autocast!r} with {self.dtype}")
         self._check_protocol()
 
     def _check_protocol(self) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from .batches import halves
 from .checkpoints import load_start
-from .datasets import Data, load
+from .data import Data
+from .datasets import load
 from .freezing import freeze
 from .heads import head_of
 from .models import build

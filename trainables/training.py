@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from .batches import epoch_batches, steps_per_epoch
-from .datasets import Data
+from .data import Data
 from .evaluation import Score, score_inputs
 from .members import Members, OptimizerState, make_members, stackable
 from .optimizers import build

@@ -14,7 +14,8 @@ def provenance() -> str:
     versions = ", ".join(f"{p} {_version(p)}" for p in ("torch", "ray", "optuna", "numpy"))
     _, commit = package_version()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    return f"{device}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}, commit {commit or 'unknown'}"
+    machine = f"{device}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return f"{machine}, {versions}, commit {commit or 'unknown'}"
 
 
 def _version(package: str) -> str:

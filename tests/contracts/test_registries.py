@@ -14,9 +14,9 @@ from trainables.datasets import DATASETS
 from trainables.merging import MERGES
 from trainables.models import MODELS
 from trainables.noise import NOISE
+from trainables.optimizers import OPTIMIZERS
 from trainables.registry import Registry, UnknownName
 from trainables.schedule import SCHEDULES
-from trainables.optimizers import OPTIMIZERS
 from trainables.trial import TRAINABLES
 
 ALL = (AUGMENTATIONS, DATASETS, MERGES, MODELS, NOISE, SCHEDULES, OPTIMIZERS, TRAINABLES)

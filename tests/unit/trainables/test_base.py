@@ -62,7 +62,10 @@ def test_memory_file_and_retraining_give_the_same_bits(
     read = _weights(tmp_path)
     assert len(trainings) == 2  # from the file
     assert all(_equal(trained, other) for other in (remembered, written, read))
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{SPEC.base_digest}.lock", f"{SPEC.base_digest}.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"{SPEC.base_digest}.safetensors",
+        f"{SPEC.base_digest}.safetensors.lock",
+    ]
 
 
 def test_two_workers_train_a_shared_base_once(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_trials import digits_spec, python
 
-from trainables import pair
+from trainables import landscape, pair
 from trainables.lab import prepare
 from trainables.pair import run_pair
 from trainables.result import Outcome, PairOutput
@@ -163,6 +163,7 @@ def test_two_ranks_train_the_same_child_as_one(tmp_path: Path) -> None:
 
 def test_a_batch_that_ranks_do_not_divide_is_refused() -> None:
     from torch import Generator
+
     from trainables.batches import epoch_batches
 
     data = prepare(SPEC, QUIET).tasks[0].data
@@ -199,7 +200,9 @@ def test_adamw_has_its_own_noises_and_the_preconditioned_trace() -> None:
     assert row["noise_paper"] is None
 
 
-def test_landscape_and_plane_on_request() -> None:
+def test_landscape_and_plane_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair, "LANDSCAPE_EXAMPLES", 720)
+    monkeypatch.setattr(landscape, "PROBES", 4)
     output = run_pair(replace(SPEC, merges=("linear",)), Runtime(measure=0, landscape=True, plane=3))
     row = output.result.to_row()
     assert row["hessian_trace_a"] != 0

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import update_bn
 
 from .datasets import Data
+from .images import Inputs
 from .models import has_batchnorm
 from .result import SPLITS
 from .seeding import seeded
@@ -33,10 +34,11 @@ Scores = Mapping[str, Score]
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+def logits_of(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | Tensor) -> Tensor:
     """Return logits [n, classes] of `weights` in evaluation mode; the model's own weights stay untouched."""
     model.eval()
-    return torch.cat([functional_call(model, dict(weights), (part,)) for part in torch.split(x, EVAL_BATCH)])
+    parts = x.split(EVAL_BATCH) if isinstance(x, Inputs) else torch.split(x, EVAL_BATCH)
+    return torch.cat([functional_call(model, dict(weights), (part,)) for part in parts])
 
 
 def score(logits: Tensor, y: Tensor) -> Score:

@@ -23,6 +23,7 @@ from torch import Generator, Tensor, nn
 
 from .augmentation import AUGMENTATIONS
 from .base import base_weights, new_model
+from .batches import epoch_batches, steps_per_epoch
 from .curves import score_merges
 from .datasets import Data, forget, load
 from .evaluation import Score, finite, logits_of
@@ -34,7 +35,7 @@ from .result import HistoryRow, Outcome, PairOutput
 from .runtime import Report, Runtime
 from .schedule import SCHEDULES
 from .spec import PairSpec
-from .training import OPTIMIZERS, Child, Epoch, Seeds, epoch_batches, finetune, steps_per_epoch
+from .training import OPTIMIZERS, Child, Epoch, Seeds, finetune
 from .trial import run_trials
 
 # batches of the BatchNorm re-estimation: the cumulative average settles long before an epoch of a large set ends
@@ -196,7 +197,7 @@ def _prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
         load_source(spec.source)
     clock, started, dtype = Clock(), now(), getattr(torch, spec.dtype)
     with clock.phase("data", runtime.device):
-        data = load(spec.dataset, spec.dataset_options, runtime.data_root, runtime.device, dtype)
+        data = load(spec.dataset, spec.dataset_options, runtime, dtype)
     with clock.phase("base", runtime.device):
         model = new_model(spec, data, runtime.device, dtype)
         base = base_weights(spec, model, data, runtime) if with_base else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 
@@ -14,7 +14,7 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from .augmentation import augment as augmented
+from .batches import epoch_batches, steps_per_epoch
 from .datasets import Data
 from .evaluation import Score, score
 from .models import has_batchnorm
@@ -22,9 +22,6 @@ from .registry import Registry
 from .schedule import SCHEDULES
 from .seeding import seeded
 from .spec import BaseSpec, PairSpec, stream
-
-# images augmented at once: bounds the memory, and is part of the random streams
-AUGMENT_CHUNK = 4096
 
 OPTIMIZERS: Registry[Callable[[list[Tensor], PairSpec], Optimizer]] = Registry("optimizer")
 
@@ -66,29 +63,6 @@ class Child:
 
 
 OnEpoch = Callable[[int, Epoch], None]
-
-
-def steps_per_epoch(examples: int, batch_size: int, name: str = "batch_size") -> int:
-    """Return the steps of one epoch; the last incomplete batch is dropped, so that B stays B.
-
-    Raises:
-        ValueError: The batch is larger than the training set.
-    """
-    if batch_size > examples:
-        raise ValueError(f"{name} must be <= the {examples} training examples, got {batch_size}")
-    return examples // batch_size
-
-
-def epoch_batches(data: Data, spec: PairSpec, order: Generator, augment: Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the batches (inputs [B, ...], labels [B]) of one epoch, shuffled and augmented."""
-    x, y, size = data.x["train"], data.y["train"], spec.batch_size
-    steps = steps_per_epoch(len(y), size)
-    index = torch.randperm(len(y), generator=order).to(y.device)[: steps * size]
-    how = (spec.augmentation, spec.augmentation_strength)
-    chunk = size * max(1, AUGMENT_CHUNK // size)
-    for part in torch.split(index, chunk):
-        images, labels = augmented(*how, x[part], y[part], data.classes, augment)
-        yield from zip(torch.split(images, size), torch.split(labels, size), strict=True)
 
 
 class _Single:
@@ -233,7 +207,7 @@ def _train_members(
             step += 1
         # one synchronisation per epoch, none per step
         curve = torch.stack(losses, 1).cpu()
-        logits = members.logits(data.x["val"])
+        logits = members.logits(data.x["val"][:])
         for i, history in enumerate(histories):
             diverged[i] = diverged[i] or _first_bad(curve[i], step - per_epoch)
             val = score(logits[i], data.y["val"])

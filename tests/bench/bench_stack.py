@@ -17,7 +17,7 @@ from trainables.training import Seeds, finetune
 
 def images_per_second(spec: PairSpec, members: int) -> float:
     """Train `members` children for the spec's epochs and return the images trained on per second."""
-    data = load(spec.dataset, spec.dataset_options, None, "cpu", torch.float32)
+    data = load(spec.dataset, spec.dataset_options, Runtime(), torch.float32)
     model = new_model(spec, data, "cpu", torch.float32)
     base = base_weights(spec, model, data, Runtime())
     seeds = [Seeds(2 * i, 2 * i + 1) for i in range(members)]

@@ -21,7 +21,7 @@ SPEC = digits_spec()
 
 @pytest.fixture
 def data() -> Data:
-    return load("digits", {}, None, "cpu", torch.float32)
+    return load("digits", {}, Runtime(), torch.float32)
 
 
 @pytest.fixture

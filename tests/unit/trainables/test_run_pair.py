@@ -39,13 +39,13 @@ class Remade:
     def logits(self, weights: dict[str, Tensor], split: str) -> Tensor:
         self.model.load_state_dict(weights)
         with torch.no_grad():
-            return self.model.eval()(self.data.x[split])
+            return self.model.eval()(self.data.x[split][:])
 
 
 @pytest.fixture(scope="module")
 def trial() -> Remade:
     output = run_pair(SPEC, Runtime())
-    data = datasets.load(SPEC.dataset, SPEC.dataset_options, None, "cpu", torch.float32)
+    data = datasets.load(SPEC.dataset, SPEC.dataset_options, Runtime(), torch.float32)
     model = new_model(SPEC, data, "cpu", torch.float32)
     base = base_weights(SPEC, model, data, Runtime())
     seeds = [Seeds(SPEC.stream(f"{m}/order"), SPEC.stream(f"{m}/augment")) for m in "ab"]

@@ -142,7 +142,7 @@ def test_an_epoch_shows_each_example_at_most_once_with_its_own_label() -> None:
     data = random_data(50)
     batches = list(epoch_batches(data, SPEC, Generator().manual_seed(1), Generator()))
     x, y = torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
-    which = (x[:, None].flatten(2) == data.x["train"][None].flatten(2)).all(2).nonzero()[:, 1]
+    which = (x[:, None].flatten(2) == data.x["train"][:][None].flatten(2)).all(2).nonzero()[:, 1]
     assert len(which.unique()) == len(y) == 48
     assert torch.equal(data.y["train"][which], y)
 
@@ -171,7 +171,7 @@ def test_a_batch_larger_than_the_data_is_refused(stack: int) -> None:
 @pytest.mark.parametrize("stack", [1, 2])
 def test_divergence_is_dated_by_its_first_bad_loss(stack: int) -> None:
     data = random_data(64)
-    data.x["train"][17] = torch.inf  # its batch's loss is the first that is not finite
+    data.x["train"][:][17] = torch.inf  # its batch's loss is the first that is not finite
     children = _train(replace(SPEC, stack=stack, epochs=2), linear_model(), data, SEEDS[:2])
     for child, seeds in zip(children, SEEDS, strict=False):
         position = torch.randperm(64, generator=Generator().manual_seed(seeds.order)).tolist().index(17)
@@ -183,7 +183,7 @@ def test_the_last_step_can_diverge_too() -> None:
     # a loss is finite before the step that breaks the weights
     spec = replace(SPEC, learning_rate=1e308, epochs=1, batch_size=64, schedule="constant", warmup=0.0)
     data = random_data(64)
-    data.x["train"] *= 1e10
+    data.x["train"][:].mul_(1e10)
     (child,) = _train(spec, linear_model(), data, SEEDS[:1])
     assert np.isfinite(child.history[0].train_loss)
     assert child.diverged_at == 1
@@ -191,7 +191,7 @@ def test_the_last_step_can_diverge_too() -> None:
 
 def test_one_lost_member_leaves_its_stack_mates_alone() -> None:
     data = random_data(64)
-    data.x["train"][17] = torch.inf
+    data.x["train"][:][17] = torch.inf
     short = replace(SPEC, batch_size=60, epochs=1, stack=2)
     orders = [s for s in range(40) if 17 in torch.randperm(64, generator=Generator().manual_seed(s))[60:].tolist()]
     seeds = [Seeds(orders[0], 0), Seeds(orders[0] + 1, 0)]
@@ -253,7 +253,7 @@ def test_the_base_is_plain_sgd_at_a_constant_rate() -> None:
 
 def test_a_base_that_diverges_says_what_to_lower() -> None:
     data = random_data(64)
-    data.x["train"][:] = torch.inf
+    data.x["train"][:].fill_(torch.inf)
     with pytest.raises(ValueError, match=r"the base diverged with learning_rate 0\.02 in 60 steps; lower it"):
         train_base(SPEC, linear_model(), data)
 

@@ -1,0 +1,98 @@
+"""The cache folder: unpacked archives and decoded images, made once by whichever process comes first."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tarfile
+import uuid
+import zipfile
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+from .runtime import Runtime
+
+ARCHIVES = (".tar.xz", ".tar.gz", ".tgz", ".tar", ".zip")
+
+
+def cache_folder(runtime: Runtime) -> Path:
+    """Return `runtime.cache`, or `sweeper` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)."""
+    if runtime.cache is not None:
+        return Path(runtime.cache)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sweeper"
+
+
+@contextmanager
+def locked(path: Path) -> Generator[None]:
+    """Hold the lock of `path`, a file beside it, for the block."""
+    # the kernel frees the lock when its holder dies, so a crash leaves nothing to clean up
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def made_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """Return `path` after `make` wrote it, unless it is there already; processes wait for the one that makes it.
+
+    Args:
+        path: File or folder.
+        make: Writes to the path that it is given, which becomes `path` when it returns.
+    """
+    if not path.exists():
+        with locked(path):
+            if not path.exists():
+                temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
+                try:
+                    make(temporary)
+                    temporary.replace(path)
+                finally:
+                    _remove(temporary)
+    return path
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def fingerprint(paths: Iterable[Path], about: str = "") -> str:
+    """Return 16 hex digits that change with the names, sizes or times of the files, or with `about`."""
+    digest = hashlib.sha256(about.encode())
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name is that of an archive that `unpacked` reads."""
+    return path.name.lower().endswith(ARCHIVES)
+
+
+def unpacked(archive: Path, cache: Path) -> Path:
+    """Return the folder with an archive's files, unpacked at most once; nothing is written outside it.
+
+    Raises:
+        ValueError: The archive is damaged, or holds paths or links that lead outside.
+    """
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        try:
+            if archive.name.lower().endswith(".zip"):
+                with zipfile.ZipFile(archive) as file:
+                    file.extractall(folder)
+            else:
+                with tarfile.open(archive) as file:
+                    file.extractall(folder, filter="data")
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+            # lzma.LZMAError and zlib.error, which share no parent with these, come as a ReadError
+            raise ValueError(f"archive {archive} cannot be unpacked: {error}; fetch it again") from None
+
+    return made_once(cache / "archives" / fingerprint([archive]), make)

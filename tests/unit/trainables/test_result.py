@@ -14,6 +14,7 @@ from trainables.result import (
     HistoryRow,
     MergeRow,
     Outcome,
+    PlaneRow,
     TrialResult,
     columns_of,
     trial_columns,
@@ -36,17 +37,18 @@ def test_columns_are_unique_typed_and_documented(table: str) -> None:
 
 
 def test_every_field_of_a_row_is_a_column() -> None:
-    nested = {"scores", "noises", "seconds"}
+    nested = {"scores", "landscape", "noises", "seconds"}
     assert {f.name for f in fields(TrialResult) if not f.metadata} == nested
-    assert all(f.metadata for row in (MergeRow, HistoryRow) for f in fields(row))
+    assert all(f.metadata for row in (MergeRow, HistoryRow, PlaneRow) for f in fields(row))
 
 
 def test_score_columns_are_the_documented_product() -> None:
     wanted = {f"{who}_{what}_{s}" for who in MODELS_SCORED for what in ("loss", "accuracy") for s in SPLITS}
     wanted |= {f"gain_{k}_{what}_{s}" for k in ("mean", "best") for what in ("loss", "accuracy") for s in SPLITS}
     wanted |= {f"barrier_{k}_{what}_{s}" for k in ("frankle", "entezari") for what in ("loss", "error") for s in SPLITS}
+    wanted |= {f"{who}_normalised_accuracy_{s}" for who in ("merged", "chosen") for s in ("val", "test")}
     assert {c.name for c in SCORES} == wanted
-    assert len(SCORES) == 5 * 2 * 3 + 2 * 2 * 3 + 2 * 2 * 3
+    assert len(SCORES) == 5 * 2 * 3 + 2 * 2 * 3 + 2 * 2 * 3 + 2 * 2
 
 
 def test_a_row_has_exactly_the_columns_in_order() -> None:

@@ -15,6 +15,8 @@ from torch.nn.functional import cross_entropy
 Loss = Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]
 Product = Callable[[Tensor], Tensor]
 
+# beyond so many parameters mapping costs a CPU more than it saves: 2.0 s against 0.9 s for 16 examples of ResNet-18
+_MAPPED_NUMBERS = 2**20
 # gradients held at once while they are mapped, in numbers (512 MiB in float32), and examples mapped at once
 CHUNK_NUMBERS, CHUNK_EXAMPLES = 2**27, 256
 # input numbers (images x channels x height x width) differentiated twice at once, and images at least
@@ -74,6 +76,7 @@ def micro_gradients(
         mapped: Whether micro-batches may go through `vmap`; BatchNorm in training mode does not.
     """
     size = sum(p.numel() for p in parameters.values())
+    mapped = mapped and (x.device.type != "cpu" or size <= _MAPPED_NUMBERS)
     chunk = max(1, min(CHUNK_NUMBERS // size, CHUNK_EXAMPLES // x.shape[1])) if mapped else 1
     # torch.func.grad would do, but its first call imports torch._dynamo, which takes longer than a small trial
     every = vmap(loss, in_dims=(0, 0, 0), randomness="different")

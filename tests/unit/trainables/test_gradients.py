@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy, one_hot
 
+from trainables import derivatives
 from trainables.gradients import (
     LEAST,
     MOST,
@@ -110,6 +111,14 @@ def test_only_the_trained_parameters_count_and_nothing_changes() -> None:
     assert found.trace_sigma == pytest.approx(float(exact.var(0).sum()), rel=1e-10)
     assert not any(m.training for m in model.modules())
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_large_models_are_measured_one_micro_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (x, y) = network(), images(64)
+    mapped = measure(model, model.state_dict(), names_of(model), x, y, 4)
+    monkeypatch.setattr(derivatives, "_MAPPED_NUMBERS", 0)
+    one_by_one = measure(model, model.state_dict(), names_of(model), x, y, 4)
+    assert one_by_one.trace_sigma == pytest.approx(mapped.trace_sigma, rel=1e-12)
 
 
 def test_one_hot_targets_are_labels() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import lzma
 import os
 import shutil
 import tarfile
 import uuid
 import zipfile
+import zlib
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 from .runtime import Runtime
 
 ARCHIVES = (".tar.xz", ".tar.gz", ".tgz", ".tar", ".zip")
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError)
 
 
 def cache_folder(runtime: Runtime) -> Path:
@@ -91,8 +94,8 @@ def unpacked(archive: Path, cache: Path) -> Path:
             else:
                 with tarfile.open(archive) as file:
                     file.extractall(folder, filter="data")
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-            # lzma.LZMAError and zlib.error, which share no parent with these, come as a ReadError
-            raise ValueError(f"archive {archive} cannot be unpacked: {error}; fetch it again") from None
+        except (*_DAMAGED, OSError, ValueError) as error:
+            reason = f"{' '.join(str(error).split())}; if it is damaged, fetch it again"
+            raise ValueError(f"archive {archive} cannot be unpacked: {reason}") from None
 
     return made_once(cache / "archives" / fingerprint([archive]), make)

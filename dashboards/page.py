@@ -24,7 +24,7 @@ PAGE = "dashboard.html"
 _HERE = Path(__file__).parent
 
 
-def write_page(run: Path, target: Path | None = None) -> Path:
+def write_page(run: Path, target: Path | None = None, noise: str | None = None) -> Path:
     """Write the page of a run and return where it is.
 
     The page is whole at every moment: it is written under another name and renamed.
@@ -32,6 +32,7 @@ def write_page(run: Path, target: Path | None = None) -> Path:
     Args:
         run: The run folder.
         target: Where to write; `<run>/dashboard.html` by default.
+        noise: Noise to show, predicted or measured; the sweep's by default.
 
     Raises:
         NotADirectoryError: `run` is no folder.
@@ -46,7 +47,10 @@ def write_page(run: Path, target: Path | None = None) -> Path:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", SkippedPart)
         tables = {"trials": read_trials(run), "merges": read(run, "merges"), "search": read(run, "search")}
-    text = render(report(_settings(run), tables), run.resolve().name, [str(w.message) for w in caught])
+    settings = _settings(run)
+    if noise is not None:
+        settings = {**(settings or {}), "noise": noise}
+    text = render(report(settings, tables), run.resolve().name, [str(w.message) for w in caught])
     target = Path(target) if target is not None else run / PAGE
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sweeper.doubts import doubts, lines
 from sweeper.objective import OBJECTIVES
 from sweeper.recommend import best_trials, recommend
 from sweeper.regime import Regime, fit_regime
@@ -86,7 +87,7 @@ def report(settings: Mapping[str, Any] | None, tables: Mapping[str, pa.Table]) -
         charts=tuple(_charts(points, tables, sweep, measures, regimes)),
         best=best_table(trials, sweep),
         recommended={name: t for name, r in regimes.items() if (t := _recommended(trials, r)).rows},
-        notes=_notes(sweep, counts),
+        notes=_notes(sweep, counts, trials),
     )
 
 
@@ -204,7 +205,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / 3600:.1f} h"
 
 
-def _notes(sweep: Sweep, counts: Overview) -> tuple[str, ...]:
+def _notes(sweep: Sweep, counts: Overview, trials: pa.Table) -> tuple[str, ...]:
     scale = NOISE[sweep.noise]
     goal = OBJECTIVES[sweep.objective]
     seed = "unknown" if sweep.seed is None else sweep.seed
@@ -213,5 +214,6 @@ def _notes(sweep: Sweep, counts: Overview) -> tuple[str, ...]:
         f"{how}; noise {sweep.noise} = {scale.formula} [{scale.unit}], {scale.source}.",
         f"The best merge is chosen on validation ({goal.column}) and reported on test; only ok trials can win.",
         "Gain is the paper's measure, merged loss what a user takes home: their best noises can differ.",
+        *(f"Warning: {line}." for line in lines(doubts(trials["warnings"].to_pylist()), trials.num_rows)),
         *(f"First {name.replace('_', ' ')} trial: {text}" for name, text in counts.details.items()),
     )

@@ -134,13 +134,14 @@ def _point(config: str, rows: Sequence[Row], noise: str, columns: Sequence[str])
     outcomes = Counter(str(r["outcome"]) for r in rows)
     good = [r for r in rows if r["outcome"] == Outcome.OK]
     shown = good or rows
-    scale = finite(shown[0][f"noise_{noise}"])
+    # repeats share a predicted noise, but each has its own measured one
+    scales = [s for r in shown if (s := finite(r[f"noise_{noise}"])) is not None and s > 0]
     estimates = {c: estimate(r[c] for r in good) for c in columns}
     return ConfigPoint(
         config=config,
         number=shown[0]["number"],
         digests=tuple(r["digest"] for r in shown),
-        noise=scale if scale is not None and scale > 0 else None,
+        noise=statistics.geometric_mean(scales) if len(set(scales)) > 1 else next(iter(scales), None),
         knobs={k: v for k in KNOBS if (v := finite(shown[0][k])) is not None},
         outcome=str(Outcome.OK) if good else outcomes.most_common(1)[0][0],
         outcomes=dict(outcomes),

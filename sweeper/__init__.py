@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from trainables import __version__
 
 if TYPE_CHECKING:
+    from .k_aug import KAug
     from .launch import Results, load_results, run
     from .sampler import NoiseTargetedSampler
     from .spec import SpecError, SweepSpec
 
 _HOME = {
+    "KAug": "k_aug",
     "NoiseTargetedSampler": "sampler",
     "Results": "launch",
     "SpecError": "spec",
@@ -24,7 +26,7 @@ _HOME = {
     "run": "launch",
 }
 
-__all__ = ["NoiseTargetedSampler", "Results", "SpecError", "SweepSpec", "__version__", "load_results", "run"]
+__all__ = ["KAug", "NoiseTargetedSampler", "Results", "SpecError", "SweepSpec", "__version__", "load_results", "run"]
 
 
 def __getattr__(name: str) -> Any:

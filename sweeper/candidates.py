@@ -58,7 +58,7 @@ def startup_point(space: KnobSpace, seed: int, index: int) -> Array:
     draws = np.concatenate([sequence, np.random.default_rng([seed, index]).random((_TRIES - 1, len(space.knobs)))])
     low, high = reach(space)
     target = low + (high - low) * ((van_der_corput(index) + shift) % 1.0)
-    unit, _ = space.solve(draws, np.full(len(draws), target), np.zeros(len(space.factor_knobs)))
+    unit, _ = space.solve(draws, np.full(len(draws), target), np.zeros(len(space.factor_roles)))
     points = space.points(unit)
     miss = np.abs(points.log_noise - target)
     # the first draw that hits the level up to rounding, else the nearest

@@ -41,22 +41,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sweeper {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
-    def command(name: str, text: str, run_dir: bool = False) -> argparse.ArgumentParser:
+    def command(name: str, text: str, run_dir: bool = False, noise: bool = False) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if run_dir:
             sub.add_argument("dir", metavar="DIR", help="run folder")
         sub.add_argument("--json", action="store_true", help="print JSON on stdout")
+        if noise:
+            sub.add_argument("--noise", metavar="NAME", help="noise scale to show, also a measured one "
+                             "(default: the sweep's)")  # fmt: skip
         return sub
 
     _add_run(command("run", "run a sweep, or continue it where its folder holds a part of it"))
     resume = command("resume", "continue an interrupted sweep, or add configurations to a finished one", True)
     resume.add_argument("--trials", help="new number of configurations in all")
     _add_machine(resume)
-    command("status", "say how far a sweep is", True)
-    command("list", "list the trials of a sweep", True)
-    best = command("best", "show the optimal noise and the best merged model", True)
+    command("status", "say how far a sweep is, its best noise so far and its warnings", True, noise=True)
+    command("list", "list the trials of a sweep", True, noise=True)
+    best = command("best", "show the optimal noise and the best merged model", True, noise=True)
     best.add_argument("--save", metavar="FILE", help="write the best merged weights as safetensors")
-    recommend = command("recommend", "show hyperparameters that reach the optimal noise", True)
+    recommend = command("recommend", "show hyperparameters that reach the optimal noise", True, noise=True)
     recommend.add_argument("--batch-size", type=int, action="append", help="solve the learning rate for it; repeatable")
     recommend.add_argument("--learning-rate", type=float, help="keep it and solve the batch size instead")
     recommend.add_argument("--momentum", type=float, help="momentum to use (default: the best trial's)")
@@ -73,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--table", choices=("trials", "merges", "history", "planes", "search"), default="trials",
                         help="default: %(default)s")  # fmt: skip
     export.add_argument("--out", metavar="FILE", help="default: DIR/<table>.<format>")
-    command("dashboard", "write the page of a sweep and name it", True)
+    command("dashboard", "write the page of a sweep and name it", True, noise=True)
     return parser
 
 
@@ -83,7 +86,8 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--sampler", help="noise, tpe, gp, cmaes, qmc, random or grid (default: noise)")
     sub.add_argument("--objective", help="merged_loss, merged_accuracy, gain_mean, gain_best or barrier "
                      "(default: merged_loss)")  # fmt: skip
-    sub.add_argument("--noise", help="noise scale to target and show (default: paper)")
+    sub.add_argument("--noise", help="predicted noise scale to target and show (default: "
+                     "paper, of Adam's kind adam_sde)")  # fmt: skip
     sub.add_argument("--repeats", help="trials of each configuration (default: 1)")
     sub.add_argument("--seed", help="seed of search and training (default: 0)")
     sub.add_argument("--stack", help="train repeats as one stack: auto, on or off (default: auto)")

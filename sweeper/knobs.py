@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from trainables.noise import NOISE, NoiseScale
 from trainables.registry import unknown
 
 Array = NDArray[np.float64]
@@ -19,7 +18,7 @@ Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 
 ROLES = ("learning_rate", "batch_size", "momentum", "weight_decay", "augmentation")
-"""What a knob can be to the noise; `augmentation` enters no predicted definition and is searched as a residual."""
+"""What a knob can be to the noise; `augmentation` enters `paper_aug` through k_aug, the others as a residual."""
 DEFAULT_NAMES: Mapping[str, str] = {**{role: role for role in ROLES}, "augmentation_strength": "augmentation"}
 """Parameter name -> role, where the user says nothing else."""
 # a decay of 0 shifts ln S by a constant, and a constant does not move the best point
@@ -29,9 +28,11 @@ DEFAULT_FIXED: Mapping[str, float] = {
     "momentum": 0.0,
     "weight_decay": 0.0,
     "examples": 1.0,
+    "beta1": 0.9,
 }
 
 _SMALLEST = 1e-4  # a range that starts at 0 counts as starting at this fraction of its end
+_FIXED_RANGES = {"momentum": (0.0, 1.0), "beta1": (0.0, 1.0), "weight_decay": (0.0, math.inf)}
 FACTORS: Mapping[str, Callable[[Array], Array]] = {
     "learning_rate": np.log,
     "batch_size": lambda batch: -np.log(batch),
@@ -220,19 +221,8 @@ def check_fixed(fixed: Mapping[str, float] | None) -> dict[str, float]:
         if name not in DEFAULT_FIXED:
             raise ValueError(f"{unknown('constant', name, DEFAULT_FIXED)} (fixed gives what the space does not vary)")
         number = _finite(value)
-        low, high = {"momentum": (0.0, 1.0), "weight_decay": (0.0, math.inf)}.get(name, (math.ulp(0.0), math.inf))
+        low, high = _FIXED_RANGES.get(name, (math.ulp(0.0), math.inf))
         if number is None or not low <= number < high:
             raise ValueError(f"fixed {name} must be a number in [{low:g}, {high:g}), got {value!r}")
         out[name] = number
     return out
-
-
-def check_noise(name: str) -> NoiseScale:
-    """Return a noise definition by name.
-
-    Raises:
-        ValueError: No such definition; the message names the nearest.
-    """
-    if name not in NOISE:
-        raise ValueError(str(unknown("noise", name, NOISE)))
-    return NOISE[name]

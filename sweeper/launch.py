@@ -7,16 +7,21 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces import Space
 from trainables.noise import KNOBS, NOISE
+from trainables.optimizers import family
 from trainables.plugin import line_in
+from trainables.runtime import Runtime
 from trainables.spec import PairSpec
-from trainables.trial import inspect
+from trainables.trial import TRAINABLES, inspect
 
+from .k_aug import KAug
+from .noise_choice import check_defined, check_shown, check_target, default_noise
 from .proposer import make_proposer
 from .runfolder import claim, locked, write_spec
 from .session import Session, Status, noise_constants
@@ -78,6 +83,7 @@ def run(
     spec: SweepSpec,
     listener: Callable[[Status], None] = lambda _: None,
     confirm: Callable[[Path, int], bool] = lambda run, left: True,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Results:
     """Run a sweep to its end, or continue it where its run folder holds a part of it.
 
@@ -85,6 +91,7 @@ def run(
         spec: The sweep; `out` names the run folder.
         listener: Called with the status after every change.
         confirm: Asked with (run folder, configurations left) before an unfinished sweep is continued.
+        say: Called with a line on what was found before the search.
 
     Returns:
         The results. SIGINT and SIGTERM end the sweep early: `interrupted` is then True, finished trials are kept.
@@ -93,12 +100,16 @@ def run(
         SpecError: The sweep cannot be run as asked; nothing was started.
     """
     space = spec.load_space()
+    if "noise" not in spec.model_fields_set:
+        spec = spec.model_copy(update={"noise": _usual_noise(space)})
     constants = _preflight(spec, space)
     if spec.runner == "ray" and spec.address:
         check_reachable(spec.address)
     folder, held = claim(spec)
     with locked(folder):
-        session = Session(spec, space, folder, spec.runtime(folder / "bases"), constants, listener)
+        runtime = spec.runtime(folder / "bases")
+        k_aug = _probed(spec, space, runtime, say) if "k_aug" in NOISE[spec.noise].needs else None
+        session = Session(spec, space, folder, runtime, constants, listener, k_aug)
         if held and session.open and session.status.done and not confirm(folder, len(session.open)):
             raise SpecError(f"{folder} holds a part of this sweep; `sweeper resume {folder}` continues it")
         write_spec(folder, spec)
@@ -184,22 +195,65 @@ def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:
     """
     try:
         specs = [space.build(params) for params in corners(space)]
+        _check_noise(spec, specs)
         # a cluster's devices are not this machine's
         runtime = spec.runtime(None, "auto" if spec.address else None)
         constants = {"examples": inspect(specs, runtime)}
-        make_proposer(spec, space, noise_constants(space, constants))
+        # k_aug is probed once the run folder is there
+        k_aug = KAug({s.augmentation: {0.0: 1.0, 1.0: 1.0} for s in specs}, specs[0].augmentation)
+        needs = "k_aug" in NOISE[spec.noise].needs
+        make_proposer(spec, space, noise_constants(space, constants), k_aug if needs else None)
     except (ValueError, KeyError) as error:
         raise SpecError(str(error)) from None
     except Exception as error:  # of a user's own model or data set
         line = line_in(error, spec.space)
         text = " ".join(str(error).split())
         raise SpecError(f"a trial cannot be set up: {spec.space}{line}: {type(error).__name__}: {text}") from error
-    _check_noise(spec, specs, constants)
+    _check_positive(spec, specs, constants)
     return constants
 
 
-def _check_noise(spec: SweepSpec, specs: Sequence[PairSpec], constants: Mapping[str, float]) -> None:
+def _usual_noise(space: Space) -> str:
+    some = space.build(next(corners(space)))
+    return default_noise(family(some.optimizer))
+
+
+def _check_noise(spec: SweepSpec, specs: Sequence[PairSpec]) -> None:
+    # a search that aims at no noise may show a measured one
+    if spec.sampler == "noise":
+        check_target(spec.noise)
+    else:
+        check_shown(spec.noise)
+    check_defined(spec.noise, {s.optimizer: family(s.optimizer) for s in specs})
+
+
+def _check_positive(spec: SweepSpec, specs: Sequence[PairSpec], constants: Mapping[str, float]) -> None:
     scale = NOISE[spec.noise]
-    settings = [{**constants, **{k: getattr(s, k) for k in KNOBS}} for s in specs]
-    if all(scale.predict(s) == 0 for s in settings):
-        raise SpecError(f"noise {spec.noise!r} is 0 for every configuration: {scale.formula}; choose another --noise")
+    if scale.kind != "predicted":
+        return
+    settings = [{"k_aug": 1.0, **constants, **{k: getattr(s, k) for k in (*KNOBS, "beta1")}} for s in specs]
+    if not any(scale.defined_at(s) and scale.predict(s) > 0 for s in settings):
+        raise SpecError(
+            f"noise {spec.noise!r} is 0 for every configuration, or undefined: {scale.formula}; choose another --noise"
+        )
+
+
+def _probed(spec: SweepSpec, space: Space, runtime: Runtime, say: Callable[[str], None]) -> KAug:
+    """Measure what the space's augmentation policies do to the noise at the base weights, before the search.
+
+    Raises:
+        SpecError: Nothing is trained, or the probe cannot be run.
+    """
+    some = space.build(next(corners(space)))
+    tables = getattr(import_module(TRAINABLES[some.trainable]), "probe_tables", None)
+    if tables is None:
+        raise SpecError(f"noise {spec.noise!r} needs a probe of gradients, and space {spec.space!r} trains nothing")
+    policies = getattr(space.knobs.get("augmentation"), "choices", (some.augmentation,))
+    specs = [replace(some, augmentation=policy) for policy in policies]
+    try:
+        k_aug = KAug(tables(specs, runtime), some.augmentation, some.augmentation_strength)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+    strongest = [f"{policy} {max(t):.1f} -> x{t[max(t)]:.2f}" for policy, t in k_aug.tables.items()]
+    say(f"augmentation on the noise axis: {', '.join(strongest)}")
+    return k_aug

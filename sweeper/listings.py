@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces import Space
@@ -78,12 +78,13 @@ def merges(args: argparse.Namespace) -> int:
         {"name": m.name, "formula": m.formula, "grid": list(m.grid), "symbol": m.symbol, "source": m.source}
         for m in MERGES.values()
     ]
-    rows = [
-        (m.name, m.formula, f"{m.symbol} = {m.grid[0]:g} … {m.grid[-1]:g}, {len(m.grid)} points", m.source)
-        for m in MERGES.values()
-    ]
+    rows = [(m.name, m.formula, _grid(m.symbol, m.grid), m.source) for m in MERGES.values()]
     emit(args.json, record, _left(("merge", "formula", "grid", "source"), rows))
     return DONE
+
+
+def _grid(symbol: str, grid: Sequence[float]) -> str:
+    return f"{symbol} = {grid[0]:g} … {grid[-1]:g}, {len(grid)} points" if len(grid) > 1 else "one point"
 
 
 def _left(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -5,7 +5,8 @@ Symbols, for n points of a space with d knobs, of which k shift the noise beside
 =============  ========  =====================================================================
 ``unit``       (n, d)    coordinates in [0, 1]; log scale where the distribution has it
 ``log_noise``  (n,)      ln S of the chosen definition, [ln of the definition's unit]
-``factors``    (n, k)    ln eta, -ln B, -ln(1 - mu), ln lambda of those knobs, centred;
+``factors``    (n, k)    ln eta, -ln B, -ln(1 - mu), ln lambda of those knobs and, where the definition
+                         has it, ln k_aug of the point, centred;
                          log noise is refined as phi = ln S + factors @ tilt
 =============  ========  =====================================================================
 """
@@ -13,7 +14,7 @@ Symbols, for n points of a space with d knobs, of which k shift the noise beside
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ from optuna.distributions import BaseDistribution
 from trainables.noise import NoiseScale
 
 from .knobs import FACTORS, Array, Knob, Mask, knob_of
+
+KAugOf = Callable[[Mapping[str, Any]], float]
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,19 @@ class KnobSpace:
         fixed: Roles (and `examples`) that the space does not vary, with their values.
         pivot: Position of the knob whose exponent is taken as given and that level sets are solved for; None where
             no knob of the definition varies.
+        k_aug: Parameters -> k_aug, for a definition that has it; None is 1 everywhere.
         factor_knobs: Positions of the knobs whose exponents may be refined.
+        factor_roles: What each factor belongs to, k names: the roles of those knobs, then `k_aug` where it varies.
         centre: Centre of each factor over its range, [1], shape (k,).
     """
 
     knobs: tuple[Knob, ...]
     noise: NoiseScale
     fixed: Mapping[str, float]
+    k_aug: KAugOf | None = None
     pivot: int | None = field(init=False)
     factor_knobs: tuple[int, ...] = field(init=False)
+    factor_roles: tuple[str, ...] = field(init=False)
     centre: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,6 +82,13 @@ class KnobSpace:
         object.__setattr__(self, "pivot", pivot)
         object.__setattr__(self, "factor_knobs", others)
         ends = [self._factor(i, self.knobs[i].decode(np.array([0.0, 1.0]))) for i in others]
+        roles = [str(self.knobs[i].role) for i in others]
+        if pivot is not None and self.k_aug is not None and "k_aug" in self.noise.needs:
+            drawn = np.log(self._k_aug(self.numbers(np.random.default_rng(0).random((64, len(self.knobs))))))
+            if float(np.ptp(drawn)) > 1e-9:
+                roles.append("k_aug")
+                ends.append(np.array([drawn.min(), drawn.max()]))
+        object.__setattr__(self, "factor_roles", tuple(roles))
         object.__setattr__(self, "centre", np.array([end.mean() for end in ends]))
 
     def _swing(self, i: int) -> float:
@@ -89,11 +103,25 @@ class KnobSpace:
         assert role is not None
         return FACTORS[role](self.knobs[i].legal(numbers))
 
+    def _k_aug(self, numbers: Sequence[Array]) -> Array:
+        rows = len(numbers[0]) if numbers else 0
+        if self.k_aug is None:
+            return np.ones(rows)
+        values = [self.k_aug(self._params(numbers, row)) for row in range(rows)]
+        if wrong := [v for v in values if not 0 < v < math.inf]:
+            raise ValueError(f"k_aug must be > 0 and finite, got {wrong[0]!r}")
+        return np.array(values, dtype=float)
+
+    def _params(self, numbers: Sequence[Array], row: int) -> dict[str, Any]:
+        return {k.name: k.value(float(c[row])) for k, c in zip(self.knobs, numbers, strict=True)}
+
     def _settings(self, numbers: Sequence[Array]) -> Iterable[dict[str, float]]:
         constants = dict(self.fixed)
         if not constants["weight_decay"] > 0:
             constants["weight_decay"] = 1.0
         varied = {k.role: k.legal(numbers[i]).tolist() for i, k in enumerate(self.knobs) if k.role in FACTORS}
+        if "k_aug" in self.noise.needs:
+            varied["k_aug"] = self._k_aug(numbers).tolist()
         for row in range(len(numbers[0]) if numbers else 0):
             yield {**constants, **{str(role): column[row] for role, column in varied.items()}}
 
@@ -111,6 +139,8 @@ class KnobSpace:
         if self.pivot is None:
             return Points(snapped, np.zeros(len(unit)), np.zeros((len(unit), 0)))
         columns = [self._factor(i, numbers[i]) for i in self.factor_knobs]
+        if "k_aug" in self.factor_roles:
+            columns.append(np.log(self._k_aug(numbers)))
         factors = np.stack(columns, axis=1) - self.centre if columns else np.zeros((len(unit), 0))
         return Points(snapped, self._log_noise(numbers), factors)
 
@@ -142,8 +172,7 @@ class KnobSpace:
 
     def params_of(self, unit: Array) -> dict[str, Any]:
         """Return the parameters at the coordinates `unit`, shape (d,)."""
-        columns = self.numbers(unit[None, :])
-        return {k.name: k.value(float(c[0])) for k, c in zip(self.knobs, columns, strict=True)}
+        return self._params(self.numbers(unit[None, :]), 0)
 
     def solve(self, unit: Array, target: Array, tilt: Array) -> tuple[Array, Mask]:
         """Move the pivot of each point so that its refined log noise is the target.
@@ -182,6 +211,7 @@ def knob_space(
     noise: NoiseScale,
     names: Mapping[str, str | None],
     fixed: Mapping[str, float],
+    k_aug: KAugOf | None = None,
 ) -> KnobSpace:
     """Read a search space.
 
@@ -190,6 +220,7 @@ def knob_space(
         noise: Definition of the noise.
         names: Parameter name -> role; None takes the role away.
         fixed: Values of what the space does not vary.
+        k_aug: Parameters -> k_aug; None is 1 everywhere.
 
     Raises:
         ValueError: Two parameters of one role, a choice that is not a number where the formula needs one, or values
@@ -205,4 +236,4 @@ def knob_space(
                 f"take it from one of them, such as knobs={{{name!r}: None}}"
             )
         knobs.append(knob)
-    return KnobSpace(tuple(knobs), noise, fixed)
+    return KnobSpace(tuple(knobs), noise, fixed, k_aug)

@@ -29,6 +29,7 @@ class Progress:
         self.objective, self.quiet = objective, quiet
         self.stream = stream or sys.stderr
         self.bar: Any = None
+        self.warned: set[str] = set()
         self.first_done: int | None = None
         self.last = -PLAIN_SECONDS
 
@@ -42,9 +43,12 @@ class Progress:
             self.bar.close()
 
     def __call__(self, status: Status) -> None:
-        """Show the status."""
+        """Show the status; a warning of a trial is shown once, when its kind first comes."""
         if self.quiet:
             return
+        for key in [k for k in status.warnings if k not in self.warned]:
+            self.warned.add(key)
+            self._line(f"warning: {key}: {status.warnings[key]}")
         if self.first_done is None:
             self.first_done = status.done
         if self.stream.isatty():
@@ -52,6 +56,12 @@ class Progress:
         elif time.monotonic() - self.last >= PLAIN_SECONDS or status.done + status.failed >= status.budget:
             self.last = time.monotonic()
             print(f"{status.done}/{status.budget} configurations, {self._text(status)}", file=self.stream, flush=True)
+
+    def _line(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.write(text, file=self.stream)
+        else:
+            print(text, file=self.stream, flush=True)
 
     def _text(self, status: Status) -> str:
         failed = f", {status.failed} failed" if status.failed else ""

@@ -19,6 +19,8 @@ from .spec import SweepSpec
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+    from .noise_axis import KAugOf
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -70,11 +72,13 @@ class DesignProposer:
 class StudyProposer:
     """An Optuna study in memory: a cache, rebuilt from the run folder on resume."""
 
-    def __init__(self, spec: SweepSpec, space: Space, constants: Mapping[str, float]) -> None:
+    def __init__(
+        self, spec: SweepSpec, space: Space, constants: Mapping[str, float], k_aug: KAugOf | None = None
+    ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.spec, self.knobs, self.constants = spec, dict(space.knobs), constants
+        self.spec, self.knobs, self.constants, self.k_aug = spec, dict(space.knobs), constants, k_aug
         direction = "maximize" if OBJECTIVES[spec.objective].maximize else "minimize"
         self.study = optuna.create_study(sampler=self._sampler(spec.seed), direction=direction)
         self.open: dict[int, optuna.Trial] = {}
@@ -87,7 +91,7 @@ class StudyProposer:
         assert make is not None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return make(seed=seed, knobs=self.knobs, noise=self.spec.noise, constants=self.constants)
+            return make(seed=seed, knobs=self.knobs, noise=self.spec.noise, constants=self.constants, k_aug=self.k_aug)
 
     def ask(self, number: int) -> Proposal:
         """See `Proposer.ask`."""
@@ -122,14 +126,17 @@ class StudyProposer:
             self.study.add_trial(create_trial(state=state, params=known, distributions=self.knobs, value=value))
 
 
-def make_proposer(spec: SweepSpec, space: Space, constants: Mapping[str, float]) -> Proposer:
+def make_proposer(
+    spec: SweepSpec, space: Space, constants: Mapping[str, float], k_aug: KAugOf | None = None
+) -> Proposer:
     """Return the proposer of a sweep.
 
     Args:
         spec: The sweep.
         space: Its search space.
         constants: What the noise formulas need beside the knobs: fixed hyperparameters and `examples`.
+        k_aug: Parameters -> k_aug, for a noise that has it.
     """
     if SAMPLERS[spec.sampler].design is not None:
         return DesignProposer(spec, space)
-    return StudyProposer(spec, space, constants)
+    return StudyProposer(spec, space, constants, k_aug)

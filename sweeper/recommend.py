@@ -15,6 +15,7 @@ from sweeper.regime import Regime, fit_regime
 from sweeper.report import format_recommendations, format_summary
 from trainables.noise import KNOBS, NOISE, NoiseScale
 from trainables.result import MODELS_SCORED, NEVER_WINS, UNSTABLE
+from trainables.spec import PairSpec
 
 __all__ = [
     "Recommendation",
@@ -166,8 +167,10 @@ def recommend(
         One recommendation for each batch size, in ascending order.
 
     Raises:
-        ValueError: The regime has no optimum, a value breaks its rule, or the noise's definition has no such solution.
+        ValueError: The regime has no optimum, its noise is measured, a value breaks its rule, or the noise's definition
+            has no such solution.
     """
+    _check_solvable(NOISE[regime.noise])
     if regime.optimum is None or regime.low is None or regime.high is None:
         raise ValueError(f"no noise to aim at: {regime.message}")
     if batch_sizes is not None and learning_rate is not None:
@@ -185,6 +188,14 @@ def recommend(
     aims = (regime.optimum, regime.low, regime.high)
     each = [{**settings, "batch_size": int(size)} for size in sorted(batch_sizes)]
     return [_at(NOISE[regime.noise], aims, one, learning_rate, tried, limit) for one in each]
+
+
+def _check_solvable(scale: NoiseScale) -> None:
+    if scale.kind != "predicted":
+        raise ValueError(
+            f"noise {scale.name!r} is {scale.kind}, not known before training: no hyperparameter can be solved for it; "
+            "take a predicted one, such as --noise paper"
+        )
 
 
 def _check(name: str, value: float, rule: str, holds: bool) -> None:
@@ -210,7 +221,20 @@ def _settings(
     _check("weight_decay", decay, rule, decay > 0 if needs_decay else decay >= 0)
     if examples := [r["examples"] for r in (*best, *ok) if r["examples"]]:
         settings["examples"] = examples[0]
-    return settings
+    return settings | _constants(NOISE[regime.noise], best)
+
+
+def _constants(scale: NoiseScale, best: Sequence[Row]) -> dict[str, float]:
+    # what the best trial had and no argument replaces
+    found: dict[str, float] = {}
+    if "beta1" in scale.needs:
+        found["beta1"] = PairSpec.from_json(best[0]["spec"]).beta1 if best and best[0]["spec"] else PairSpec.beta1
+    if "k_aug" in scale.needs:
+        k_aug: float | None = best[0]["k_aug"] if best else None
+        if k_aug is None or not math.isfinite(k_aug):
+            raise ValueError(f"noise {scale.name!r} needs k_aug, and the best trial's row has none: {scale.formula}")
+        found["k_aug"] = k_aug
+    return found
 
 
 def _powers_of_two(low: int, high: int) -> list[int]:

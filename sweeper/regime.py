@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sweeper.noise_choice import check_shown
 from sweeper.objective import OBJECTIVES, Objective
 from sweeper.smoother import Array, average, bootstrap_argmax, train
-from trainables.noise import NOISE
 from trainables.result import UNSTABLE
 
 MIN_CONFIGS = 6
@@ -117,7 +117,7 @@ def fit_regime(
     Args:
         trials: Trials table as `sweeper.store.read_trials` yields it.
         objective: Name in `OBJECTIVES`.
-        noise: Name in `NOISE`.
+        noise: Name in `NOISE`, predicted or measured.
         seed: Seed of the bootstrap; the result is a function of it and of the table.
         draws: Bootstrap draws.
 
@@ -126,9 +126,9 @@ def fit_regime(
 
     Raises:
         UnknownName: No such objective or noise.
-        ValueError: `draws` is below 1.
+        ValueError: `draws` is below 1, or the noise has no column.
     """
-    goal, scale = OBJECTIVES[objective], NOISE[noise]
+    goal, scale = OBJECTIVES[objective], check_shown(noise)
     if draws < 1:
         raise ValueError(f"draws must be >= 1, got {draws!r}")
     data = _collect(trials, goal, noise)
@@ -154,7 +154,7 @@ def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
     column = f"noise_{noise}"
     rows = trials.select(["config", "outcome", "classes", "sampler", goal.column, column]).to_pylist()
     values: dict[str, list[float]] = {}
-    noises: dict[str, float] = {}
+    noises: dict[str, list[float]] = {}
     failed: list[float] = []
     known = 0
     for row in rows:
@@ -164,13 +164,15 @@ def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
         if row["outcome"] == "ok":
             known += value is not None and math.isfinite(value)
             values.setdefault(row["config"], []).append(goal.tell(row))
-            noises[row["config"]] = level
+            noises.setdefault(row["config"], []).append(level)
         elif row["outcome"] in UNSTABLE:
             failed.append(level)
     if not known:  # the objective was not measured at all
         values = {}
-    configs = sorted(values, key=lambda c: (noises[c], c))
-    x = np.log([noises[c] for c in configs])
+    # repeats share a predicted noise, but each has its own measured one
+    place = {c: float(np.mean(np.log(noises[c]))) for c in values}
+    configs = sorted(values, key=lambda c: (place[c], c))
+    x = np.array([place[c] for c in configs])
     z = np.array([math.fsum(values[c]) / len(values[c]) for c in configs]) * (1 if goal.maximize else -1)
     used = sum(len(v) for v in values.values())
     adaptive = {r["sampler"] for r in rows if r["sampler"]} - DESIGNED_SAMPLERS

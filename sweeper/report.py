@@ -24,10 +24,11 @@ _TEST_ROWS = {
     "ensemble": "ensemble of the parents",
 }
 _NO_MERGE: Mapping[tuple[str, float | None], str] = {
-    ("linear", 0.0): "parent A",
-    ("linear", 1.0): "parent B",
-    ("task_arithmetic", 0.0): "the base",
+    **{(method, 0.0): "parent A" for method in ("linear", "slerp", "fisher")},
+    **{(method, 1.0): "parent B" for method in ("linear", "slerp", "fisher")},
+    **{(method, 0.0): "the base" for method in ("task_arithmetic", "ties", "dare")},
 }
+_NO_COEFFICIENT = ("uniform_soup", "greedy_soup")
 
 
 def emit(as_json: bool, record: Any, text: str) -> None:
@@ -45,6 +46,8 @@ def number(value: float | None) -> str:
 
 def merge_words(method: str, coefficient: float | None) -> str:
     """Return a merge with its coefficient for people; the ends of a merge that are no merge are called so."""
+    if method in _NO_COEFFICIENT:
+        return method.replace("_", " ")
     plain = _NO_MERGE.get((method, coefficient))
     return f"{plain} (no merge)" if plain else f"{method.replace('_', ' ')} at {number(coefficient)}"
 

@@ -17,6 +17,8 @@ from optuna.search_space import intersection_search_space
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from trainables.noise import NOISE
+
 from .candidates import (
     STARTUP,
     log_expected_improvement,
@@ -27,8 +29,9 @@ from .candidates import (
 )
 from .exchange import NOISE_TARGET_KEY, PARAMS_KEY, SEARCH_KEY, keys, note, observed, tried
 from .explanation import Explanation, best_noise
-from .knobs import Array, check_fixed, check_names, check_noise
-from .noise_axis import KnobSpace, knob_space
+from .knobs import Array, check_fixed, check_names
+from .noise_axis import KAugOf, KnobSpace, knob_space
+from .noise_choice import check_target
 from .surrogate import Posterior, Prior, fit, thin
 
 if TYPE_CHECKING:
@@ -68,16 +71,18 @@ class NoiseTargetedSampler(BaseSampler):
     Proposals are functions of (seed, trial number, trials so far): nothing is kept between asks.
 
     Args:
-        noise: Name in `trainables.noise.NOISE`.
+        noise: Name of a predicted scale in `trainables.noise.NOISE`.
         seed: Seed of every draw; None takes one from the operating system.
         search_space: Parameter name -> distribution. Without it the space is that of the finished trials, so trials
             before the first result are drawn at random instead of designed.
         knobs: Parameter name -> role, where names differ: `{"lr": "learning_rate"}`; None takes a role away.
         fixed: Values that the formula needs and the space does not vary, such as `{"momentum": 0.9, "examples": 720}`.
         n_startup: Number of designed first trials.
+        k_aug: Parameters -> k_aug, for `paper_aug`: how augmentation multiplies the noise, such as `sweeper.KAug`.
 
     Raises:
-        ValueError: An unknown noise, role or constant, or knobs that the formula cannot use.
+        ValueError: An unknown or measured noise, an unknown role or constant, knobs that the formula cannot use, or a
+            formula with k_aug and none given.
     """
 
     def __init__(
@@ -88,8 +93,17 @@ class NoiseTargetedSampler(BaseSampler):
         knobs: Mapping[str, str | None] | None = None,
         fixed: Mapping[str, float] | None = None,
         n_startup: int = 10,
+        k_aug: KAugOf | None = None,
     ) -> None:
-        self._noise = check_noise(noise).name
+        scale = check_target(noise)
+        if ("k_aug" in scale.needs) != (k_aug is not None):
+            way = (
+                "give k_aug, a function of a trial's parameters, such as sweeper.KAug"
+                if k_aug is None
+                else ("leave k_aug out, or take noise='paper_aug'")
+            )
+            raise ValueError(f"noise {noise!r} is {scale.formula}; {way}")
+        self._noise, self._k_aug = scale.name, k_aug
         self._names = check_names(knobs)
         self._fixed = check_fixed(fixed)
         if n_startup < 0:
@@ -103,7 +117,7 @@ class NoiseTargetedSampler(BaseSampler):
             self._space(self._search_space)  # a space that cannot be used is refused now, not at the first ask
 
     def _space(self, search_space: Mapping[str, BaseDistribution]) -> KnobSpace:
-        return knob_space(search_space, check_noise(self._noise), self._names, self._fixed)
+        return knob_space(search_space, NOISE[self._noise], self._names, self._fixed, self._k_aug)
 
     def reseed_rng(self) -> None:
         """Do nothing: draws depend on the trial's number, so copies of the sampler already differ."""
@@ -130,7 +144,8 @@ class NoiseTargetedSampler(BaseSampler):
         """
         _check_single(study)
         rng = np.random.default_rng([self._seed, trial.number, *param_name.encode()])
-        space = self._space({param_name: param_distribution})
+        # k_aug is a function of whole configurations
+        space = knob_space({param_name: param_distribution}, NOISE[self._noise], self._names, self._fixed)
         return space.params_of(rng.random(1))[param_name]
 
     def sample_relative(
@@ -197,7 +212,7 @@ class NoiseTargetedSampler(BaseSampler):
         points = space.points(units[rows])
         low, high = reach(space)
         exponent = 1.0 if space.pivot is None else abs(_given(space, space.knobs[space.pivot].role))
-        prior = Prior.of(len(space.knobs), np.full(len(space.factor_knobs), _TILT_SD * exponent), high - low)
+        prior = Prior.of(len(space.knobs), np.full(len(space.factor_roles), _TILT_SD * exponent), high - low)
         nominal = np.array([knob.nominal for knob in space.knobs])
         model = fit(points, losses[rows], nominal, prior, high > low)
         if not high > low:
@@ -208,14 +223,15 @@ class NoiseTargetedSampler(BaseSampler):
         return _Fitted(space, model, losses[rows], axis, axis[_draw(mean, covariance, rng).argmin(axis=1)], mean)
 
     def _ignorant(self, space: KnobSpace) -> Explanation:
-        exponents = {str(k.role): _given(space, k.role) for k in space.knobs if k.role in space.noise.knobs}
+        roles = [k.role for k in space.knobs if k.role in space.noise.knobs]
+        roles += ["k_aug"] if "k_aug" in space.factor_roles else []
+        exponents = {str(role): _given(space, role) for role in roles}
         return Explanation(self._noise, exponents)
 
     def _explanation(self, fitted: _Fitted) -> Explanation:
         space, theta = fitted.space, fitted.model.theta
         exponents = self._ignorant(space).exponents
-        for i, tilt in zip(space.factor_knobs, theta.tilt, strict=True):
-            role = str(space.knobs[i].role)
+        for role, tilt in zip(space.factor_roles, theta.tilt, strict=True):
             sign = -1.0 if role in ("batch_size", "momentum") else 1.0
             exponents[role] = _given(space, role) + sign * float(tilt)
         share = fitted.model.noise_share()

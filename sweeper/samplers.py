@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
+    from .noise_axis import KAugOf
+
 Knobs = Mapping[str, "BaseDistribution"]
 # (knobs, seed, number, trials) -> parameters
 Design = Callable[[Knobs, int, int, int], "dict[str, Any]"]
@@ -110,10 +112,12 @@ def _grid(knobs: Knobs, seed: int, number: int, trials: int) -> dict[str, Any]:
     return points[np.random.default_rng(seed).permutation(len(points))[number]]
 
 
-def _noise(seed: int, knobs: Knobs, noise: str, constants: Mapping[str, float]) -> BaseSampler:
+def _noise(
+    seed: int, knobs: Knobs, noise: str, constants: Mapping[str, float], k_aug: KAugOf | None = None
+) -> BaseSampler:
     from .sampler import NoiseTargetedSampler
 
-    return NoiseTargetedSampler(noise=noise, seed=seed, search_space=dict(knobs), fixed=dict(constants))
+    return NoiseTargetedSampler(noise=noise, seed=seed, search_space=dict(knobs), fixed=dict(constants), k_aug=k_aug)
 
 
 def _tpe(seed: int, **_: Any) -> BaseSampler:

@@ -18,6 +18,7 @@ from trainables.result import NEVER_WINS
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
+from .doubts import split
 from .jobs import Job, Row
 from .objective import OBJECTIVES, Objective
 from .proposer import DesignProposer, Proposal, Proposer, make_proposer
@@ -40,13 +41,15 @@ class Status:
     failed: int = 0
     best: float | None = None
     target: float | None = None
+    warnings: dict[str, str] = field(default_factory=lambda: {})
+    """Warning key -> the first trial's sentence."""
     started: float = field(default_factory=time.monotonic)
 
 
 def noise_constants(space: Space, more: Mapping[str, float]) -> dict[str, float]:
     """Return what stands in the noise formulas beside the knobs: the space's fixed values, and `more`."""
     some = space.build(next(corners(space)))
-    return {**{k: getattr(some, k) for k in KNOBS if k not in space.knobs}, **more}
+    return {**{k: getattr(some, k) for k in (*KNOBS, "beta1") if k not in space.knobs}, **more}
 
 
 class Session:
@@ -59,6 +62,7 @@ class Session:
         runtime: Where trials run.
         constants: Further settings that noise formulas need, such as `examples`.
         listener: Called with the status after every change.
+        k_aug: Parameters -> k_aug, for a noise that has it.
     """
 
     def __init__(
@@ -69,11 +73,13 @@ class Session:
         runtime: Runtime,
         constants: Mapping[str, float],
         listener: Callable[[Status], None] = lambda _: None,
+        k_aug: Callable[[Mapping[str, Any]], float] | None = None,
     ) -> None:
+        self.k_aug = k_aug
         self.spec, self.space, self.run, self.runtime = spec, space, run, runtime
         self.constants = noise_constants(space, constants)
         self.objective = OBJECTIVES[spec.objective]
-        self.proposer = make_proposer(spec, space, self.constants)
+        self.proposer = make_proposer(spec, space, self.constants, k_aug)
         self.listener = listener
         self.status = Status(budget(spec.sampler, space.knobs, spec.trials))
         self.blocks = _blocks(
@@ -191,6 +197,8 @@ class Session:
     def _noise(self, spec: PairSpec) -> float | None:
         scale = NOISE[self.spec.noise]
         settings = {k: getattr(spec, k) for k in scale.needs if hasattr(spec, k)}
+        if self.k_aug is not None:
+            settings["k_aug"] = self.k_aug(self._knobs(spec))
         try:
             return scale.predict({**self.constants, **settings})
         except ValueError:
@@ -225,6 +233,8 @@ class Session:
         for row in rows:
             self.finished.add(row["digest"])
             self.ranking.add(row)
+            for key, sentence in split(row.get("warnings")):
+                self.status.warnings.setdefault(key, sentence)
         self.status.best = self.ranking.best
 
     def _prune_weights(self) -> None:

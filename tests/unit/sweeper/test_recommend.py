@@ -1,5 +1,6 @@
 import json
 import math
+from typing import Any
 
 import pytest
 from trial_rows import BEST, OF_ROWS, hump, monotone, sweep, table, trial
@@ -16,6 +17,7 @@ from sweeper.recommend import (
 from sweeper.regime import Regime, fit_regime
 from trainables.noise import NOISE
 from trainables.result import NEVER_WINS
+from trainables.spec import PairSpec
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +154,40 @@ def test_definitions_without_a_solution_say_so(trials) -> None:
         recommend(trials, intrinsic, weight_decay=0.0)
     with pytest.raises(ValueError, match="cannot be solved for 'batch_size'"):
         recommend(trials, intrinsic, learning_rate=0.1)
+
+
+def test_augmentation_and_beta1_are_the_best_trials() -> None:
+    rows = [{**r, "k_aug": 1.5, "noise_paper_aug": 1.5 * r["noise_paper"]} for r in sweep(hump, 60, 0)]
+    regime = fit_regime(table(rows), noise="paper_aug")
+    plain = fit_regime(table(rows))
+    assert regime.optimum == pytest.approx(1.5 * (plain.optimum or 0), rel=1e-6)
+    (found,) = recommend(table(rows), regime, batch_sizes=[64], momentum=0.9)
+    (same,) = recommend(table(rows), plain, batch_sizes=[64], momentum=0.9)
+    assert found.learning_rate == pytest.approx(same.learning_rate, rel=1e-6)
+    bare = table([{**r, "k_aug": None} for r in rows])
+    with pytest.raises(ValueError, match="noise 'paper_aug' needs k_aug, and the best trial's row has none"):
+        recommend(bare, regime, batch_sizes=[64])
+    spec = PairSpec("d", "m", 0.1, 8, optimizer="adamw", beta1=0.5).to_json()
+    rows = [{**r, "spec": spec, "noise_adamw_angular": r["noise_paper"]} for r in rows]
+    angular = fit_regime(table(rows), noise="adamw_angular")
+    (found,) = recommend(table(rows), angular, batch_sizes=[64], weight_decay=0.1)
+    settings = {"learning_rate": found.learning_rate, "weight_decay": 0.1, "beta1": 0.5}
+    assert NOISE["adamw_angular"].predict(settings) == pytest.approx(angular.optimum)
+
+
+def test_a_measured_noise_is_placed_at_the_repeats_mean_and_gives_no_recommendation() -> None:
+    rows: list[dict[str, Any]] = []
+    for i, row in enumerate(sweep(hump, 40, 1)):
+        for repeat, factor in enumerate((0.5, 2.0)):
+            level = 7.0 * factor * row["noise_paper"] if i else None
+            rows.append({**row, "digest": f"{i}-{repeat}", "repeat": repeat, "noise_paper_full": level})
+    regime = fit_regime(table(rows), noise="paper_full")
+    assert (regime.n_configs, regime.n_trials) == (39, 78)
+    assert BEST * 7 / 2 < (regime.optimum or 0) < BEST * 7 * 2
+    with pytest.raises(ValueError, match="noise 'paper_full' is measured, not known before training"):
+        recommend(table(rows), regime)
+    with pytest.raises(ValueError, match="noise 'fitted' has no column"):
+        fit_regime(table(rows), noise="fitted")
 
 
 def test_without_an_optimum_it_says_what_is_missing() -> None:

@@ -18,6 +18,7 @@ from scipy.stats import norm
 
 from sweeper.candidates import LEVEL_SET, log_expected_improvement, propose, reach, startup_point, van_der_corput
 from sweeper.exchange import PARAMS_KEY
+from sweeper.k_aug import KAug
 from sweeper.knobs import check_fixed, check_names
 from sweeper.noise_axis import KnobSpace, knob_space
 from sweeper.sampler import NOISE_TARGET_KEY, SEARCH_KEY, NoiseTargetedSampler
@@ -556,3 +557,102 @@ def test_several_objectives_are_refused_with_a_way_out() -> None:
 def test_an_unknown_direction_is_refused() -> None:
     with pytest.raises(ValueError, match="'minimize' or 'maximize', got 'up'"):
         NoiseTargetedSampler().explain([], "up")
+
+
+# ---- augmentation on the noise axis ----
+
+TABLES = {"none": {0.0: 1.0, 1.0: 1.0}, "shift": {0.0: 1.0, 0.5: 1.5, 1.0: 3.0}, "mixup": {0.0: 1.0, 1.0: 0.5}}
+AUGMENTED = {**SPACE, "augmentation": CategoricalDistribution(tuple(TABLES))}
+
+
+def test_k_aug_is_log_linear_between_the_probed_strengths() -> None:
+    k_aug = KAug(TABLES, "shift", 0.25)
+    assert k_aug({}) == pytest.approx(math.sqrt(1.5))
+    assert k_aug({"augmentation_strength": 1.0}) == 3.0
+    assert k_aug({"augmentation_strength": 0.75}) == pytest.approx(math.sqrt(1.5 * 3.0))
+    assert k_aug({"augmentation": "mixup", "augmentation_strength": 0.5}) == pytest.approx(math.sqrt(0.5))
+    assert k_aug({"augmentation": "none"}) == 1.0
+    assert pickle.loads(pickle.dumps(k_aug)) == k_aug
+    with pytest.raises(ValueError, match="augmentation 'cutmix' was not probed; known: mixup, none, shift"):
+        k_aug({"augmentation": "cutmix"})
+    with pytest.raises(ValueError, match=r"k_aug must be > 0 and finite, got 0.0 at shift 1"):
+        KAug({"shift": {1.0: 0.0}})
+
+
+def test_log_noise_holds_the_candidates_k_aug_and_its_exponent_may_be_refined() -> None:
+    k_aug = KAug(TABLES)
+    space = knob_space(AUGMENTED, NOISE["paper_aug"], check_names(None), check_fixed(None), k_aug)
+    assert space.factor_roles[-1] == "k_aug"
+    unit = np.random.default_rng(0).random((20, len(AUGMENTED)))
+    points = space.points(unit)
+    for row, log_noise, factor in zip(unit, points.log_noise, points.factors[:, -1], strict=True):
+        params = space.params_of(row)
+        settings = {k: params[k] for k in ("learning_rate", "batch_size", "momentum")}
+        assert log_noise == pytest.approx(math.log(NOISE["paper"].predict(settings) * k_aug(params)), abs=1e-12)
+        assert factor + space.centre[-1] == pytest.approx(math.log(k_aug(params)), abs=1e-12)
+    tilt = np.linspace(-0.1, 0.1, len(space.factor_roles))
+    target = np.quantile(points.log_noise, 0.5) * np.ones(20)
+    solved, reached = space.solve(unit, target, tilt)
+    again = space.points(solved)
+    assert reached.sum() >= 10
+    assert (again.log_noise + again.factors @ tilt)[reached] == pytest.approx(target[reached], abs=0.02)
+
+
+def test_a_k_aug_that_never_varies_is_no_factor() -> None:
+    constant = KAug({"shift": {0.0: 1.3, 1.0: 1.3}}, "shift")
+    space = knob_space(SPACE, NOISE["paper_aug"], check_names(None), check_fixed(None), constant)
+    assert "k_aug" not in space.factor_roles
+    plain = space_of(SPACE)
+    unit = np.random.default_rng(0).random((5, len(SPACE)))
+    assert space.points(unit).log_noise - plain.points(unit).log_noise == pytest.approx(np.full(5, math.log(1.3)))
+
+
+def test_the_search_trades_augmentation_against_the_learning_rate() -> None:
+    k_aug = KAug({"shift": {0.0: 1.0, 1.0: 30.0}}, "shift")
+
+    def loss(params: Mapping[str, Any]) -> float:
+        noise = k_aug(params) * params["learning_rate"] / (params["batch_size"] * (1 - params["momentum"]))
+        return -math.exp(-0.5 * math.log(noise / BEST) ** 2)
+
+    sampler = NoiseTargetedSampler("paper_aug", search_space=SPACE, k_aug=k_aug)
+    study = run(sampler, loss, 30)
+    seen = sampler.explain(study.trials)
+    assert BEST / 2 < (seen.optimum or 0) < BEST * 2
+    assert seen.exponents["k_aug"] == pytest.approx(1.0, abs=0.25)
+    assert seen.variance_share > 0.5
+    again = run(pickle.loads(pickle.dumps(sampler)), loss, 3)
+    assert [t.params for t in again.trials] == [t.params for t in study.trials[:3]]
+
+
+def test_k_aug_works_without_a_given_search_space() -> None:
+    sampler = NoiseTargetedSampler("paper_aug", k_aug=KAug(TABLES), n_startup=3)
+    study = run(sampler, lambda p: p["learning_rate"], 6, AUGMENTED)
+    assert len(study.trials) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"noise": "paper_aug"}, r"noise 'paper_aug' is k_aug·η/\(B\(1−μ\)\); give k_aug, a function .*sweeper.KAug"),
+        ({"k_aug": KAug(TABLES)}, "noise 'paper' is .*; leave k_aug out, or take noise='paper_aug'"),
+        (
+            {"noise": "paper_full"},
+            "noise 'paper_full' is measured while training, a search cannot target it; use paper or paper_aug, and "
+            "look at it with `sweeper status DIR --noise paper_full`",
+        ),
+        ({"noise": "fitted"}, "noise 'fitted' has no exponents before there are trials, a search cannot target it"),
+        ({"fixed": {"beta1": 1.0}}, r"fixed beta1.*\[0, 1\).*1.0"),
+    ],
+)
+def test_noises_that_no_search_can_target_are_refused(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        NoiseTargetedSampler(**arguments)
+
+
+def test_constants_of_adamw_reach_the_formula() -> None:
+    knobs = {k: SPACE[k] for k in ("learning_rate", "batch_size", "weight_decay")}
+    unit = np.full((1, 3), 0.5)
+    for name, fixed in (("adamw_angular", {"beta1": 0.5}), ("adamw_tau", {"examples": 720.0})):
+        space = space_of(knobs, name, **fixed)
+        settings = {**space.params_of(unit[0]), **fixed}
+        assert space.points(unit).log_noise[0] == pytest.approx(math.log(NOISE[name].predict(settings)))

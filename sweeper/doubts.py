@@ -1,0 +1,47 @@
+"""What makes the numbers of a sweep doubtful: the trials' warnings, each key once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+SEPARATOR = " | "
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """One kind of warning.
+
+    Attributes:
+        key: What it is about; it names the kind.
+        sentence: The first trial's sentence.
+        trials: How many trials have it.
+    """
+
+    key: str
+    sentence: str
+    trials: int
+
+
+def split(text: str | None) -> Iterator[tuple[str, str]]:
+    """Yield (key, sentence) of each warning in a trial's column `warnings`: `key: sentence`, separated by ` | `."""
+    for part in (text or "").split(SEPARATOR):
+        if part.strip():
+            key, _, sentence = part.partition(": ")
+            yield key.strip(), sentence.strip() or key.strip()
+
+
+def doubts(texts: Iterable[str | None]) -> list[Doubt]:
+    """Return the warnings of the trials' columns by key, the commonest first."""
+    first: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for text in texts:
+        for key, sentence in dict(split(text)).items():
+            first.setdefault(key, sentence)
+            counts[key] = counts.get(key, 0) + 1
+    return [Doubt(key, first[key], counts[key]) for key in sorted(first, key=lambda k: -counts[k])]
+
+
+def lines(found: Iterable[Doubt], trials: int) -> list[str]:
+    """Return one line a warning for people, with the number of trials that have it."""
+    return [f"{d.key} ({'all' if d.trials == trials else d.trials} of {trials} trials): {d.sentence}" for d in found]

@@ -1,0 +1,310 @@
+"""The commands that read a run folder: each takes the parsed arguments and returns the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables.noise import KNOBS
+from trainables.registry import UnknownName
+
+from .doubts import Doubt, doubts, lines
+from .noise_choice import check_shown
+from .report import emit, format_table, number, wrap
+from .spec import SpecError, SweepSpec
+
+if TYPE_CHECKING:
+    from trainables.result import PairOutput
+
+DONE, ERROR = 0, 1
+SHOWN_KNOBS = (*KNOBS, "augmentation_strength")
+
+
+def _rows(args: argparse.Namespace) -> tuple[SweepSpec, Any]:
+    """Return the spec of a run folder, with the noise that the user wants shown, and its trials."""
+    from .runfolder import stored_spec
+    from .store import read_trials
+
+    spec = stored_spec(args.dir)
+    if getattr(args, "noise", None):
+        try:
+            check_shown(args.noise)
+        except (ValueError, UnknownName) as error:
+            raise SpecError(str(error)) from None
+        spec = spec.model_copy(update={"noise": args.noise})
+    return spec, read_trials(args.dir)
+
+
+def found(folder: str | Path, trials: Any, objective: str, noise: str) -> dict[str, Any]:
+    """Return what a sweep found: its summary, recommendations, warnings and where the files are."""
+    from .recommend import BOTH, summary
+
+    folder = Path(folder).absolute()
+    record = {**summary(trials, objective, noise), "run": str(folder)}
+    page = folder / "dashboard.html"
+    weights = folder / "weights" / f"{record['best']['digest']}.safetensors" if record["best"] else None
+    record["page"] = str(page) if page.exists() else None
+    record["first_details"] = _first_details(trials)
+    record["warnings"] = _warned(trials)
+    record["weights"] = str(weights) if weights and weights.exists() else None
+    try:
+        record["recommendations"] = _advice(trials, noise, BOTH)
+    except SpecError:
+        record["recommendations"] = {}  # no optimum yet, or a noise without a learning rate: the summary says so
+    return record
+
+
+def found_text(record: Mapping[str, Any]) -> str:
+    """Return the record of `found` for a terminal."""
+    from .recommend import format_summary
+
+    parts = [format_summary(record)]
+    parts += [f"first {outcome} trial: {detail}" for outcome, detail in record["first_details"].items()]
+    parts += ["\n".join(wrap(f"warning: {line}", 0) for line in record["warnings"])] if record["warnings"] else []
+    for name, advice in record["recommendations"].items():
+        parts.append(f"hyperparameters that reach the best noise for {name}\n{advice['text']}")
+    places = {"results": record["run"], "page": record["page"], "best merged weights": record["weights"]}
+    parts.append("\n".join(f"{name + ':':<21}{place}" for name, place in places.items() if place))
+    return "\n\n".join(parts)
+
+
+def _doubts(trials: Any) -> list[Doubt]:
+    return doubts(trials["warnings"].to_pylist())
+
+
+def _warned(trials: Any) -> list[str]:
+    return lines(_doubts(trials), trials.num_rows)
+
+
+def _first_details(trials: Any) -> dict[str, str]:
+    first: dict[str, str] = {}
+    for row in trials.select(["outcome", "outcome_detail"]).to_pylist():
+        if row["outcome"] != "ok":
+            first.setdefault(row["outcome"], row["outcome_detail"])
+    return first
+
+
+def _advice(trials: Any, noise: str, objectives: Iterable[str], **wanted: Any) -> dict[str, Any]:
+    """Return recommendations and their text by objective; one without an optimum is left out.
+
+    Raises:
+        SpecError: None of them has an answer; the message is the first one's reason.
+    """
+    from .recommend import format_recommendations, recommend
+    from .regime import fit_regime
+
+    found: dict[str, Any] = {}
+    errors: list[str] = []
+    for objective in objectives:
+        try:
+            regime = fit_regime(trials, objective, noise)
+            advice = recommend(trials, regime, **wanted)
+        except (ValueError, UnknownName) as error:
+            errors.append(str(error))
+            continue
+        text = format_recommendations(advice)
+        found[objective] = {"message": regime.message, "recommendations": [asdict(a) for a in advice], "text": text}
+    if not found and errors:
+        raise SpecError(errors[0])
+    return found
+
+
+def write_page(folder: Path, noise: str | None = None) -> Path:
+    """Write the page of a run folder and return where it is."""
+    from dashboards import page
+
+    return page.write_page(folder, noise=noise)
+
+
+def status(args: argparse.Namespace) -> int:
+    """`sweeper status DIR`."""
+    from .recommend import BOTH, best_trials
+    from .regime import fit_regime
+    from .runfolder import is_running
+    from .samplers import budget
+
+    spec, trials = _rows(args)
+    light = trials.select(["number", "outcome"]).to_pylist()
+    finished: dict[int, int] = {}
+    for row in light:
+        if row["outcome"] != "failed" and row["number"] is not None:
+            finished[row["number"]] = finished.get(row["number"], 0) + 1
+    done = sum(n >= spec.repeats for n in finished.values())
+    best = best_trials(trials, spec.objective)
+    record = {
+        "run": str(Path(args.dir).absolute()),
+        "space": spec.space,
+        "sampler": spec.sampler,
+        "objective": spec.objective,
+        "running": is_running(Path(args.dir)),
+        "budget": budget(spec.sampler, spec.load_space().knobs, spec.trials),
+        "done": done,
+        "trials": len(light),
+        "failed": sum(r["outcome"] == "failed" for r in light),
+        "best": best[0]["config_mean"] if best else None,
+        "best_digest": best[0]["digest"] if best else None,
+        "device_seconds": sum(trials["device_seconds"].to_pylist()),
+        "noise": spec.noise,
+    }
+    shown = "\n".join(f"{k.replace('_', ' '):<16}{'–' if v is None else v}" for k, v in record.items())
+    record["regimes"] = {name: fit_regime(trials, name, spec.noise).message for name in BOTH}
+    record["warnings"] = [asdict(d) for d in _doubts(trials)]
+    parts = [shown, *(f"{name}: {message}" for name, message in record["regimes"].items()), *_warned(trials)]
+    emit(args.json, record, "\n".join(parts))
+    return DONE
+
+
+def list_trials(args: argparse.Namespace) -> int:
+    """`sweeper list DIR`."""
+    from .objective import OBJECTIVES
+
+    spec, trials = _rows(args)
+    column = OBJECTIVES[spec.objective].column
+    names = ["number", "repeat", "outcome", *SHOWN_KNOBS, f"noise_{spec.noise}", column, "digest"]
+    rows = trials.select(names).to_pylist()
+    cells = [[v if isinstance(v, str) else "–" if v is None else number(v) for v in r.values()] for r in rows]
+    emit(args.json, rows, format_table(names, cells, indent=0) if rows else "no trials yet")
+    return DONE
+
+
+def best(args: argparse.Namespace) -> int:
+    """`sweeper best DIR [--save FILE]`."""
+    spec, trials = _rows(args)
+    record = found(args.dir, trials, spec.objective, spec.noise)
+    if args.save:
+        if not record["best"]:
+            raise SpecError("no viable trial yet: there is nothing to save")
+        record["saved"] = _save(Path(args.dir), spec, trials, record["best"]["digest"], Path(args.save))
+    text = found_text(record)
+    emit(args.json, record, text + (f"\nsaved:               {record['saved']}" if args.save else ""))
+    return DONE
+
+
+def _save(folder: Path, spec: SweepSpec, trials: Any, digest: str, target: Path) -> str:
+    import shutil
+
+    from .store import write_weights
+
+    if target.is_dir():
+        raise SpecError(f"{target} is a folder; --save needs a file name")
+    kept = folder / "weights" / f"{digest}.safetensors"
+    try:
+        if kept.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.tmp")
+            shutil.copyfile(kept, temporary)
+            temporary.replace(target)
+        else:
+            output = _rerun(folder, spec, _row(trials, digest))
+            if output.weights is None:
+                raise SpecError(f"trial {digest} has no weights to save: it is synthetic or its outcome is not ok")
+            write_weights(target, output.weights, output.result)
+    except OSError as error:
+        raise SpecError(f"cannot write {target}: {error.strerror or error}") from None
+    return str(target.absolute())
+
+
+def recommend(args: argparse.Namespace) -> int:
+    """`sweeper recommend DIR`."""
+    from .recommend import BOTH
+
+    spec, trials = _rows(args)
+    found = _advice(
+        trials,
+        spec.noise,
+        [args.objective] if args.objective else BOTH,
+        batch_sizes=args.batch_size,
+        momentum=args.momentum,
+        weight_decay=args.weight_decay,
+        learning_rate=args.learning_rate,
+    )
+    emit(args.json, found, "\n\n".join(f"{name}: {a['message']}\n{a['text']}" for name, a in found.items()))
+    return DONE
+
+
+def _row(trials: Any, digest: str) -> dict[str, Any]:
+    found = [i for i, d in enumerate(trials["digest"].to_pylist()) if d.startswith(digest)]
+    if len(found) != 1:
+        raise SpecError(f"{len(found)} trials have a digest that begins with {digest!r}; `sweeper list` shows them")
+    return trials.slice(found[0], 1).to_pylist()[0]
+
+
+def _rerun(folder: Path, spec: SweepSpec, row: Mapping[str, Any], data: str | None = None) -> PairOutput:
+    from trainables.spec import PairSpec
+    from trainables.trial import run_trials
+
+    pair_spec = PairSpec.from_json(row["spec"])
+    runtime = replace(spec.runtime(folder / "bases", row["device"]), threads=row["threads"], landscape=False, plane=0)
+    if data:
+        runtime = replace(runtime, data_root=data)
+    try:
+        return run_trials([pair_spec], runtime)[0]
+    except (ValueError, UnknownName, RuntimeError) as error:
+        raise SpecError(f"trial {row['digest']} cannot be rerun here: {error}") from None
+
+
+def pair(args: argparse.Namespace) -> int:
+    """`sweeper pair DIR DIGEST`."""
+    from trainables.result import SCORES
+
+    spec, trials = _rows(args)
+    row = _row(trials, args.digest)
+    output = _rerun(Path(args.dir), spec, row, args.data)
+    again = output.result.to_row()
+    worst, where = 0.0, ""
+    for name in (c.name for c in SCORES):
+        old, new = row[name], again[name]
+        gap = 0.0 if old is None and new is None else math.inf if old is None or new is None else abs(old - new)
+        if gap > worst:
+            worst, where = gap, name
+    record = {
+        "digest": row["digest"],
+        "agrees": worst == 0.0 and row["outcome"] == again["outcome"],
+        "largest_difference": worst,
+        "column": where,
+        "outcome": {"stored": row["outcome"], "again": again["outcome"]},
+        "versions": {
+            k: {"stored": row[k], "again": again[k]} for k in ("torch", "version", "commit", "device", "threads")
+        },
+        "scores": {c.name: {"stored": row[c.name], "again": again[c.name]} for c in SCORES},
+    }
+    verdict = "agrees in every digit" if record["agrees"] else f"differs by up to {worst:.3g}, in {where or 'outcome'}"
+    shown = ("a_loss_test", "b_loss_test", "merged_loss_test", "chosen_loss_test", "gain_mean_loss_test")
+    table = [(n, number(row[n]), number(again[n])) for n in shown]
+    text = f"trial {row['digest']} {verdict}\n{format_table(('', 'stored', 'again'), table)}"
+    emit(args.json, record, text)
+    return DONE if record["agrees"] else ERROR
+
+
+def export(args: argparse.Namespace) -> int:
+    """`sweeper export DIR --format csv|parquet`."""
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    from .runfolder import stored_spec
+    from .store import read, read_trials
+
+    stored_spec(args.dir)
+    table = read_trials(args.dir) if args.table == "trials" else read(args.dir, args.table)
+    target = Path(args.out) if args.out else Path(args.dir) / f"{args.table}.{args.format}"
+    try:
+        if args.format == "csv":
+            pyarrow.csv.write_csv(table, target)
+        else:
+            pyarrow.parquet.write_table(table, target)
+    except OSError as error:
+        raise SpecError(f"cannot write {target}: {error.strerror or error}") from None
+    emit(args.json, {"file": str(target.absolute()), "rows": table.num_rows}, f"{table.num_rows} rows in {target}")
+    return DONE
+
+
+def dashboard(args: argparse.Namespace) -> int:
+    """`sweeper dashboard DIR`."""
+    spec, _ = _rows(args)
+    page = write_page(Path(args.dir).absolute(), spec.noise)
+    emit(args.json, {"page": str(page)}, str(page))
+    return DONE

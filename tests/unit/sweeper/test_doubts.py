@@ -1,0 +1,50 @@
+"""Warnings of trials, each key once: at the end of a run, in status, on the page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.cli import main
+from sweeper.doubts import Doubt, doubts, lines, split
+from trainables import synthetic
+
+INERT = "inert_weight_decay: eta lambda T / (1 - mu) is 0.01"
+CLIP = "clipping: 0.2 of the steps were clipped"
+
+
+def test_warnings_are_counted_by_key_with_the_first_sentence() -> None:
+    found = doubts([f"{INERT} | {CLIP}", "", None, "clipping: 0.7 of the steps were clipped"])
+    assert found == [
+        Doubt("clipping", "0.2 of the steps were clipped", 2),
+        Doubt("inert_weight_decay", "eta lambda T / (1 - mu) is 0.01", 1),
+    ]
+    assert lines(found, 2)[0] == "clipping (all of 2 trials): 0.2 of the steps were clipped"
+    assert lines(found, 4)[1] == "inert_weight_decay (1 of 4 trials): eta lambda T / (1 - mu) is 0.01"
+    assert list(split("no key")) == [("no key", "no key")]
+
+
+def test_a_sweep_says_each_warning_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, count = synthetic.record, iter(range(100))
+
+    def record(*args: Any, **more: Any) -> Any:
+        return real(*args, **more, warnings=[INERT] if next(count) % 2 else [INERT, CLIP])
+
+    monkeypatch.setattr(synthetic, "record", record)
+    run = tmp_path / "run"
+    args = ["run", "synthetic", "--runner", "inline", "--sampler", "random", "--trials", "4", "--out", str(run)]
+    assert main(args) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("warning: inert_weight_decay: eta lambda T") == 1
+    assert captured.err.count("warning: clipping: ") == 1
+    assert "inert_weight_decay (all of 4 trials)" in captured.out
+    assert "clipping (2 of 4 trials): 0.2 of the steps were clipped" in captured.out
+    assert main(["status", str(run)]) == 0
+    assert "clipping (2 of 4 trials)" in capsys.readouterr().out
+    assert main(["status", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"][0]["key"] == "inert_weight_decay"
+    page = (run / "dashboard.html").read_text()
+    assert "clipping (2 of 4 trials): 0.2 of the steps were clipped" in page

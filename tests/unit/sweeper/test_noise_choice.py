@@ -1,0 +1,103 @@
+"""Which noise a sweep targets: usual ones by optimizer, what is refused, and augmentation probed before the search."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sweeper
+from sweeper import SpecError, SweepSpec
+from sweeper.cli import main
+from sweeper.noise_choice import check_defined, check_shown, default_noise, targets
+from sweeper.store import read
+from trainables import synthetic
+from trainables.noise import FAMILIES, NOISE
+from trainables.runtime import Runtime
+from trainables.spec import PairSpec
+
+
+def sweep(run: Path, **more: Any) -> sweeper.Results:
+    return sweeper.run(SweepSpec(out=str(run), **{"space": "synthetic", "runner": "inline", "trials": 3, **more}))
+
+
+def test_the_usual_noise_of_an_optimizer_is_one_that_a_search_can_target() -> None:
+    for family in FAMILIES:
+        usual = default_noise(family)
+        assert NOISE[usual].kind == "predicted"
+        assert family == "other" or family in NOISE[usual].families
+    assert targets(["sgd"])[0] == "paper"
+    assert targets(["adamw", "adam"]) == ("adam_sde",)
+    assert targets(["other"]) == ()
+
+
+def test_a_sweep_with_adamw_targets_adam_sde_unless_told_otherwise(tmp_path: Path) -> None:
+    fixed = {"optimizer": "adamw", "momentum": 0.0}
+    results = sweep(tmp_path / "usual", fixed=fixed)
+    assert results.noise == "adam_sde"
+    assert sweeper.load_results(tmp_path / "usual").noise == "adam_sde"
+    row = read(results.run, "search").to_pylist()[0]
+    trial = next(r for r in results.trials.to_pylist() if r["number"] == row["number"])
+    assert row["noise_target"] == pytest.approx(trial["learning_rate"] / math.sqrt(trial["batch_size"]))
+    assert sweep(tmp_path / "asked", fixed=fixed, noise="adamw_tau").noise == "adamw_tau"
+    with pytest.raises(SpecError, match="noise 'paper' is not defined for optimizer 'adamw'; use adam_sde or adamw_an"):
+        sweep(tmp_path / "run", fixed=fixed, noise="paper")
+    with pytest.raises(SpecError, match="noise 'adam_sde' is not defined for optimizer 'sgd'; use paper or"):
+        sweep(tmp_path / "run", noise="adam_sde")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_optimizer_without_a_predicted_noise_names_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="'lion'; no predicted noise is defined for lion: use --sampler tpe"):
+        sweep(tmp_path / "run", fixed={"optimizer": "lion"})
+    results = sweep(tmp_path / "run", fixed={"optimizer": "lion"}, sampler="tpe", noise="critical_ratio")
+    assert results.trials.num_rows == 3
+    with pytest.raises(ValueError, match="'adamw'; no predicted noise is defined for sgd, adamw"):
+        check_defined("paper", {"sgd": "sgd", "adamw": "adamw"})
+
+
+def test_measured_noises_are_shown_but_not_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SpecError, match="noise 'paper_full' is measured while training, a search cannot target it"):
+        sweep(tmp_path / "run", noise="paper_full")
+    sweep(tmp_path / "run", trials=8, sampler="random")
+    for command in ("status", "list", "best", "dashboard"):
+        assert main([command, str(tmp_path / "run"), "--noise", "paper_full"]) == 0
+    capsys.readouterr()
+    for noise, words in (
+        ("paper_full", "noise 'paper_full' is measured, not known before training: no hyperparameter can be solved"),
+        ("fitted", "noise 'fitted' has no column"),
+        ("papr", "unknown noise 'papr'; did you mean paper"),
+    ):
+        assert main(["recommend", str(tmp_path / "run"), "--noise", noise]) == 2
+        assert words in capsys.readouterr().err
+    with pytest.raises(ValueError, match="has no column"):
+        check_shown("fitted")
+
+
+def test_augmentation_is_probed_once_before_the_search_and_aimed_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[list[str], Runtime]] = []
+
+    def probe_tables(specs: Sequence[PairSpec], runtime: Runtime) -> dict[str, dict[float, float]]:
+        asked.append(([s.augmentation for s in specs], runtime))
+        return {s.augmentation: {0.0: 1.0, 1.0: 1.34 if s.augmentation == "shift" else 2.0} for s in specs}
+
+    with pytest.raises(SpecError, match="noise 'paper_aug' needs a probe of gradients, and space 'synthetic' trains"):
+        sweep(tmp_path / "none", noise="paper_aug")
+    monkeypatch.setattr(synthetic, "probe_tables", probe_tables, raising=False)
+    run = tmp_path / "run"
+    path = tmp_path / "spec.yaml"
+    path.write_text("space: synthetic\nrunner: inline\nparameters: {augmentation: {values: [shift, mixup]}}\n")
+    assert main(["run", str(path), "--trials", "12", "--noise", "paper_aug", "--out", str(run)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("augmentation on the noise axis: shift 1.0 -> x1.34, mixup 1.0 -> x2.00\n") == 1
+    assert [policies for policies, _ in asked] == [["shift", "mixup"]]
+    assert asked[0][1].bases == str(run / "bases")
+    trials = {r["number"]: r for r in sweeper.load_results(run).trials.to_pylist()}
+    for row in read(run, "search").to_pylist():
+        trial = trials[row["number"]]
+        top = {"shift": 1.34, "mixup": 2.0}[trial["augmentation"]]
+        k_aug = top ** trial["augmentation_strength"]
+        assert row["noise_target"] == pytest.approx(trial["noise_paper"] * k_aug, rel=1e-9)

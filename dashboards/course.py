@@ -35,8 +35,9 @@ def curves_chart(curves: Sequence[MergeCurve], noise_label: str, limit: int = MA
         limit: At most so many curves per merge are drawn, spread evenly over the order of noise; the caption says so.
     """
     methods = sorted({c.method for c in curves}, key=lambda m: (m != "linear", m))
-    low, high = min(c.noise for c in curves), max(c.noise for c in curves)
-    shown = figure(showlegend=False, coloraxis=colour_bar(low, high, noise_label))
+    noises = [c.noise for c in curves if c.noise]
+    low, high = (min(noises), max(noises)) if noises else (1.0, 1.0)
+    shown = figure(showlegend=False, **({"coloraxis": colour_bar(low, high, noise_label)} if noises else {}))
     shown.set_subplots(rows=1, cols=len(methods), horizontal_spacing=0.12)
     text = "One line per pair."
     for i, method in enumerate(methods, start=1):
@@ -44,13 +45,15 @@ def curves_chart(curves: Sequence[MergeCurve], noise_label: str, limit: int = MA
         group = thin(every, limit)
         values = [c.excess if method == "linear" else c.loss for c in group]
         for curve, y in zip(group, values, strict=True):
-            shown.add_trace(_line(curve, y, noise_colour(curve.noise, low, high)), row=1, col=i)
+            colour = noise_colour(curve.noise, low, high) if curve.noise else BLUE
+            shown.add_trace(_line(curve, y, colour), row=1, col=i)
         axis, top = _excess_axis(values) if method == "linear" else _loss_axis(values)
         shown.update_yaxes(axis, row=1, col=i)
         shown.update_xaxes(title={"text": _AXES.get(method, f"{_words(method)}: coefficient [1]")}, row=1, col=i)
         text += _curves_words(method, sum(max(y) > top for y in values), len(group), len(every))
-    # plotly draws a colour bar for markers only: one that is never seen carries it
-    shown.add_scatter(x=[None], y=[None], mode="markers", marker={"color": [0.0], "coloraxis": "coloraxis"})
+    if noises:
+        # plotly draws a colour bar for markers only: one that is never seen carries it
+        shown.add_scatter(x=[None], y=[None], mode="markers", marker={"color": [0.0], "coloraxis": "coloraxis"})
     if methods[0] == "linear":
         shown.add_hline(y=0, line={"color": GREY, "width": 1, "dash": "dot"}, row=1, col=1)  # pyright: ignore[reportArgumentType]
     return Chart("curves", "Test loss along the merges", text, finish(shown), height=470, wide=True)

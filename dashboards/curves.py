@@ -22,7 +22,7 @@ class MergeCurve:
 
     Attributes:
         method: Name of the merge.
-        noise: Noise of the trial, > 0.
+        noise: Noise of the trial, > 0; None where no trial has one.
         coefficient: alpha of `linear`, s of `task_arithmetic`, increasing.
         loss: Test loss there [nat].
     """
@@ -30,7 +30,7 @@ class MergeCurve:
     digest: str
     number: int | None
     method: str
-    noise: float
+    noise: float | None
     coefficient: tuple[float, ...]
     loss: tuple[float, ...]
 
@@ -49,6 +49,7 @@ class MergeCurve:
 def merge_curves(trials: pa.Table, merges: pa.Table, noise: str) -> list[MergeCurve]:
     """Return the test loss curves of the `ok` trials, in order of noise within each merge.
 
+    Trials without a noise are left out where others have one. Merges without a coefficient (soups) are no curves.
     A curve without a finite loss somewhere is left out: a line across the gap would be made up.
 
     Args:
@@ -56,11 +57,10 @@ def merge_curves(trials: pa.Table, merges: pa.Table, noise: str) -> list[MergeCu
         merges: The merges table.
         noise: Name of the noise definition.
     """
-    known = {
-        r["digest"]: (scale, r["number"])
-        for r in trials.select(["digest", "number", "outcome", f"noise_{noise}"]).to_pylist()
-        if r["outcome"] == Outcome.OK and (scale := finite(r[f"noise_{noise}"]) or 0.0) > 0
-    }
+    rows = [r for r in trials.select(["digest", "number", "outcome", f"noise_{noise}"]).to_pylist()
+            if r["outcome"] == Outcome.OK]  # fmt: skip
+    scales = {r["digest"]: s for r in rows if (s := finite(r[f"noise_{noise}"]) or 0.0) > 0}
+    known = {r["digest"]: (scales.get(r["digest"]), r["number"]) for r in rows if r["digest"] in scales or not scales}
     curves: dict[tuple[str, str], dict[float, float | None]] = {}
     for row in merges.select(["digest", "method", "coefficient", "loss_test"]).to_pylist():
         if row["digest"] in known:
@@ -69,10 +69,10 @@ def merge_curves(trials: pa.Table, merges: pa.Table, noise: str) -> list[MergeCu
     for (method, digest), curve in curves.items():
         x = tuple(sorted(curve))
         losses = tuple(v for c in x if (v := curve[c]) is not None)
-        if len(losses) == len(x):
+        if len(losses) == len(x) > 1:
             scale, number = known[digest]
             found.setdefault(method, []).append(MergeCurve(digest, number, method, scale, x, losses))
-    return [c for method in sorted(found) for c in sorted(found[method], key=lambda c: c.noise)]
+    return [c for method in sorted(found) for c in sorted(found[method], key=lambda c: c.noise or 0.0)]
 
 
 def thin(curves: Sequence[MergeCurve], limit: int) -> list[MergeCurve]:

@@ -24,7 +24,9 @@ PAGE = "dashboard.html"
 _HERE = Path(__file__).parent
 
 
-def write_page(run: Path, target: Path | None = None, noise: str | None = None) -> Path:
+def write_page(
+    run: Path, target: Path | None = None, noise: str | None = None, settings: Mapping[str, Any] | None = None
+) -> Path:
     """Write the page of a run and return where it is.
 
     The page is whole at every moment: it is written under another name and renamed.
@@ -33,6 +35,7 @@ def write_page(run: Path, target: Path | None = None, noise: str | None = None) 
         run: The run folder.
         target: Where to write; `<run>/dashboard.html` by default.
         noise: Noise to show, predicted or measured; the sweep's by default.
+        settings: Contents of `sweep.yaml`, for a folder without it.
 
     Raises:
         NotADirectoryError: `run` is no folder.
@@ -47,7 +50,7 @@ def write_page(run: Path, target: Path | None = None, noise: str | None = None) 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", SkippedPart)
         tables = {"trials": read_trials(run), "merges": read(run, "merges"), "search": read(run, "search")}
-    settings = _settings(run)
+    settings = settings or _settings(run)
     if noise is not None:
         settings = {**(settings or {}), "noise": noise}
     text = render(report(settings, tables), run.resolve().name, [str(w.message) for w in caught])

@@ -124,8 +124,9 @@ def _charts(
     regimes: Mapping[str, Regime],
 ) -> list[Chart]:
     label = sweep.noise_label
+    curves = merge_curves(tables["trials"], tables["merges"], sweep.noise)
     if not any(p.noise for p in points):
-        return []
+        return [curves_chart(curves, label)] if curves else []
     drawn = [
         noise_chart(points, m, label, f"{_name(m)} against the noise", regimes[name]) for name, m in measures.items()
     ]
@@ -137,7 +138,6 @@ def _charts(
         charts.append(noise_chart(points, accuracy, label, "Accuracy gain against the noise"))
     steps = search_steps(points, tables["search"], OBJECTIVES[sweep.objective])
     charts.append(progress_chart(steps, measures[sweep.objective], label))
-    curves = merge_curves(tables["trials"], tables["merges"], sweep.noise)
     if curves:
         charts.append(curves_chart(curves, label))
     return charts

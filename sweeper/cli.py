@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     pair = command("pair", "rerun one trial and compare the numbers", True)
     pair.add_argument("digest", metavar="DIGEST", help="the trial's digest, or its first digits")
     pair.add_argument("--data", metavar="ROOT", help="folder with the data sets (default: the sweep's)")
+    _add_merge(command("merge", "score and merge your own checkpoints"))
     command("spaces", "list the search spaces")
     command("noises", "list the noise scales")
     command("merges", "list the merges")
@@ -94,9 +95,7 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--threads", help="torch threads a trial; part of the numbers (default: 1)")
     sub.add_argument("--device", help="torch device (default: auto)")
     sub.add_argument("--smoke", action="store_true", default=None, help="the space's small variant: seconds on a CPU")
-    sub.add_argument("--set", metavar="KEY=VALUE", action="append",
-                     help="fix a field of the trial, or one entry of it: optimizer=adamw, dataset_options.path=DIR; "
-                     "the value is YAML; repeatable")  # fmt: skip
+    _add_set(sub)
     sub.add_argument("--measure", metavar="K", help="gradient measurements of each child while training; 0 for none "
                      "(default: 2 %% of the trial's time)")  # fmt: skip
     sub.add_argument("--landscape", action="store_true", default=None,
@@ -107,6 +106,31 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", metavar="DIR", help="run folder (default: a new one under runs/)")
     sub.add_argument("--yes", action="store_true", help="continue an unfinished sweep in --out without asking")
     _add_machine(sub)
+
+
+def _add_merge(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--models", metavar="FILE", nargs="+", required=True, help="two or more checkpoints (safetensors "
+                     "or torch) of one architecture")  # fmt: skip
+    sub.add_argument("--base", metavar="FILE", help="checkpoint they were fine-tuned from; task vectors need it")
+    sub.add_argument("--space", help="space that names model and data set, or")
+    sub.add_argument("--model", help="name of the model, with")
+    sub.add_argument("--data-set", metavar="NAME", help="name of the data set (default: the images in the folder ROOT)")
+    sub.add_argument("--merges", metavar="NAME", nargs="+", help="merges (default: all that are possible)")
+    _add_set(sub)
+    _add_data(sub)
+    sub.add_argument("--landscape", action="store_true", default=None,
+                     help="Hessian traces, sharpness and excess barrier")  # fmt: skip
+    sub.add_argument("--smoke", action="store_true", default=None, help="the space's small variant")
+    sub.add_argument("--threads", help="torch threads (default: 1)")
+    sub.add_argument("--device", help="torch device (default: auto)")
+    sub.add_argument("--out", metavar="DIR", help="folder for tables and page (default: a new one under runs/)")
+    sub.add_argument("--save", metavar="FILE", help="write the merge chosen on validation as safetensors")
+
+
+def _add_set(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--set", metavar="KEY=VALUE", action="append",
+                     help="fix a field of the trial, or one entry of it: optimizer=adamw, dataset_options.path=DIR; "
+                     "the value is YAML; repeatable")  # fmt: skip
 
 
 def _add_machine(sub: argparse.ArgumentParser) -> None:

@@ -6,21 +6,16 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from trainables.noise import KNOBS
+from typing import Any
 
 from .listings import merges, noises, spaces
+from .own_models import merge
 from .reading import best, dashboard, export, found, found_text, list_trials, pair, recommend, status, write_page
 from .report import emit
 from .spec import SweepSpec, load_spec
 from .specfile import assignments
 
-if TYPE_CHECKING:
-    pass
-
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
-SHOWN_KNOBS = (*KNOBS, "augmentation_strength")
 _RUN_KEYS = (
     "trials", "sampler", "objective", "noise", "repeats", "seed", "stack", "threads", "device", "out", "smoke",
     "measure", "landscape", "plane", "deterministic",
@@ -32,9 +27,6 @@ _MACHINE_KEYS = (
 
 def _flags(args: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, Any]:
     return {k: v for k in keys if (v := getattr(args, k)) is not None}
-
-
-# -- running ----------------------------------------------------------------------------------------------------------
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,4 +89,5 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "spaces": spaces,
     "noises": noises,
     "merges": merges,
+    "merge": merge,
 }

@@ -1,0 +1,116 @@
+"""`sweeper merge`: a user's own checkpoints, read, merged, scored and shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sweeper.cli import main
+from sweeper.store import read, read_trials
+from trainables.models import build
+
+TASK = ["--data-set", "digits", "--model", "small_cnn"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A base, three children near it, in both formats, and a model of another architecture."""
+    folder = tmp_path_factory.mktemp("models")
+    base = {k: v.detach() for k, v in build("small_cnn", 10, 1, 8, {}).state_dict().items()}
+    for i, name in enumerate(("base", "a", "b", "c")):
+        draws = torch.Generator().manual_seed(i)
+        moved = {k: v + 0.01 * i * torch.randn(v.shape, generator=draws) for k, v in base.items()}
+        save_file(moved, folder / f"{name}.safetensors")
+        torch.save(moved, folder / f"{name}.pt")
+    save_file({"weight": torch.zeros(3)}, folder / "other.safetensors")
+    return {p.name: str(p) for p in folder.iterdir()}
+
+
+def merge(*argv: str) -> int:
+    return main(["merge", *argv])
+
+
+def test_a_pair_is_merged_scored_and_written(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, saved = tmp_path / "run", tmp_path / "soup.safetensors"
+    models = [files["a.safetensors"], files["b.pt"]]
+    args = ["--models", *models, "--merges", "linear", "uniform_soup", *TASK, "--out", str(out), "--save", str(saved)]
+    assert merge(*args, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    rows = read(out, "merges").to_pylist()
+    curve = {r["coefficient"]: r for r in rows if r["method"] == "linear"}
+    assert sorted(curve) == pytest.approx([i / 10 for i in range(11)])
+    best = min(curve.values(), key=lambda r: r["loss_val"])
+    shown = {m["merge"]: m for m in record["merges"]}
+    assert shown["linear"]["coefficient"] == best["coefficient"]
+    assert shown["linear"]["loss_test"] == best["loss_test"]
+    scores = record["scores"]
+    parents = (curve[0.0]["loss_test"] + curve[1.0]["loss_test"]) / 2
+    assert scores["gain_mean_loss_test"] == pytest.approx(parents - curve[0.5]["loss_test"])
+    assert scores["barrier_frankle_loss_test"] == pytest.approx(max(r["loss_test"] for r in curve.values()) - parents)
+    (trial,) = read_trials(out).to_pylist()
+    assert trial["noise_paper"] is None  # nothing is known about how they were trained
+    assert trial["chosen_merge"] == record["chosen"]["merge"]
+    assert set(load_file(saved)) == set(load_file(files["base.safetensors"]))
+    page = Path(record["page"]).read_text()
+    assert '"x":[0.0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0]' in page
+    assert "Test loss along the merges" in page
+
+
+def test_three_models_and_a_base_get_every_merge(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainables.merging import MERGES
+
+    models = [files[f"{n}.safetensors"] for n in "abc"]
+    args = ["--models", *models, "--base", files["base.pt"], "--space", "digits_cnn", "--out", str(tmp_path / "run")]
+    assert merge(*args, "--set", "learning_rate=0.1", "--set", "momentum=0") == 0
+    out = capsys.readouterr().out
+    methods = set(read(tmp_path / "run", "merges")["method"].to_pylist())
+    assert methods == {*MERGES, "greedy_soup"}
+    for text in ("model C: ", "task arithmetic at", "ties at", "slerp at", "uniform soup", "barrier (Frankle), test"):
+        assert text in out
+    (trial,) = read_trials(tmp_path / "run").to_pylist()
+    assert trial["noise_paper"] == pytest.approx(0.1 / 64)  # told how, it has its noise
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--models", "a.pt", "none.pt", *TASK], "--models: there is no file none.pt"),
+        (["--models", "a.pt", "b.pt", "--base", "none.pt", *TASK], "--base: there is no file none.pt"),
+        (["--models", "a.pt", *TASK], "--models needs at least two files, got"),
+        (["--models", "a.pt", "other.safetensors", *TASK], "other.safetensors does not fit model SmallCNN: "),
+        (
+            ["--models", "a.pt", "b.pt", "--merges", "ties", *TASK],
+            "merge 'ties' adds task vectors θ_i − θ₀ to the base θ₀: give --base FILE, or choose from linear, slerp, "
+            "fisher, uniform_soup",
+        ),
+        (["--models", "a.pt", "b.pt", "--merges", "tis", *TASK], "unknown merge 'tis'; did you mean ties"),
+        (["--models", "a.pt", "b.pt"], "give either --space, or --model with --data-set"),
+        (
+            ["--models", "a.pt", "b.pt", "--model", "small_cnn"],
+            "--model needs --data-set NAME, or --data with",
+        ),
+        (["--models", "a.pt", "b.pt", "--space", "digits_cn"], "unknown space 'digits_cn'; did you mean digits_cnn"),
+        (["--models", "a.pt", "b.pt", "--space", "synthetic"], "space 'synthetic' trains nothing"),
+        (["--models", "a.pt", "b.pt", "--data-set", "digits", "--model", "smal_cnn"], "unknown model 'smal_cnn'; did"),
+    ],
+)
+def test_bad_input_is_one_line(
+    files: dict[str, str], tmp_path: Path, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert merge(*(files.get(a, a) for a in argv), "--out", str(tmp_path / "run")) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_in_use_is_refused(files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert merge("--models", files["a.pt"], files["b.pt"], *TASK, "--out", str(tmp_path)) == 2
+    assert "is not an empty folder; choose another --out" in capsys.readouterr().err

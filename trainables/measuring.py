@@ -14,7 +14,7 @@ from .augmentation import augment
 from .curves import Phase
 from .data import Data
 from .dose import dose
-from .gradients import Plan, Statistics, at_steps, from_ranks, measure, plan, pool
+from .gradients import LEAST, Plan, Statistics, at_steps, from_ranks, measure, plan, pool
 from .members import Members
 from .models import has_batchnorm
 from .spec import PairSpec
@@ -54,8 +54,9 @@ class Watch:
 
     def __post_init__(self) -> None:
         spec, model = self.specs[0], self.tasks[0].model
-        # noise of BatchNorm's statistics follows the batch they are taken over
-        micro = {"micro_size": spec.batch_size} if has_batchnorm(model) else {}
+        # noise of BatchNorm's statistics follows the batch they are taken over; a small set has few such batches
+        few = min(d.examples for d in self.data) // LEAST
+        micro = {"micro_size": max(1, min(spec.batch_size, few))} if has_batchnorm(model) else {}
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
         trained = self.leg.steps * spec.batch_size
         self.plan: Plan = plan(trained, times=self.times, parameters=size, **micro)

@@ -179,7 +179,7 @@ def probe(
         policy: Augmentation policy.
         seed: Seed of the examples and of the augmentation.
         strengths: Measured strengths; must begin with 0 and ascend to 1.
-        examples: Examples m; the training split bounds it.
+        examples: Examples m, at most a quarter of the training split.
         draws: Augmentation draws K >= 2 of each example.
 
     Raises:
@@ -191,7 +191,7 @@ def probe(
         raise ValueError(f"strengths must ascend from 0 to 1, got {list(steps)}")
     if draws < 2:
         raise ValueError(f"draws must be >= 2 (they tell the noise within an example), got {draws}")
-    m = min(examples, data.examples)
+    m = min(examples, max(2, data.examples // 4))
     y = data.y["train"]
     index = torch.randperm(data.examples, generator=Generator().manual_seed(seed))[:m].to(y.device)
     x, y = data.x["train"][index], y[index]

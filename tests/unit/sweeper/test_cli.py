@@ -307,7 +307,6 @@ def test_saved_weights_are_those_that_were_scored(tmp_path: Path, capsys: pytest
     import torch
     from safetensors.torch import load_file
 
-    from trainables.base import new_model
     from trainables.datasets import load
     from trainables.evaluation import score_splits
     from trainables.runtime import Runtime
@@ -333,8 +332,8 @@ def test_saved_weights_are_those_that_were_scored(tmp_path: Path, capsys: pytest
             assert file.metadata()["digest"] == rows[0]["digest"]
     assert all(torch.equal(saved["False"][k], saved["True"][k]) for k in saved["False"])
     pair_spec = PairSpec.from_json(rows[0]["spec"])
-    data = load("digits", {}, Runtime(), torch.float32)
-    scores, _ = score_splits(new_model(pair_spec, data, "cpu", torch.float32), saved["True"], data)
+    (task,) = prepare(pair_spec, Runtime(), with_base=False).tasks
+    scores, _ = score_splits(task.model, saved["True"], task.data)
     assert scores["test"].loss == pytest.approx(rows[0]["chosen_loss_test"], rel=1e-6)
     assert "saved:" in capsys.readouterr().out
 

@@ -66,7 +66,7 @@ def test_draws_that_do_not_differ_leave_no_share() -> None:
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    return random_data(train=96)
+    return random_data(train=384)
 
 
 def test_the_probe_of_each_strength_is_the_share_of_its_draws(data: Data) -> None:

@@ -138,7 +138,8 @@ def write_weights(target: Path, weights: Mapping[str, Any], result: Any) -> None
         "accuracy_test": repr(result.scores.get("chosen_accuracy_test")),
         "spec": result.spec,
     }
-    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary, metadata=meta)
+    # copies: the backbone that two tasks share is in both of their models
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, temporary, metadata=meta)
     temporary.replace(target)
 
 

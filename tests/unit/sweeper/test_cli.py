@@ -307,8 +307,8 @@ def test_saved_weights_are_those_that_were_scored(tmp_path: Path, capsys: pytest
     import torch
     from safetensors.torch import load_file
 
-    from trainables.datasets import load
     from trainables.evaluation import score_splits
+    from trainables.lab import prepare
     from trainables.runtime import Runtime
     from trainables.spec import PairSpec
 

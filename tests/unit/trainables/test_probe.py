@@ -111,7 +111,7 @@ def test_batchnorm_is_probed_with_the_statistics_of_the_weights(data: Data) -> N
     before = {n: t.clone() for n, t in model.state_dict().items()}
     found = probe(model, before, names_of(model), data, "shift", 0, examples=24, draws=2)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
-    index = torch.randperm(96, generator=Generator().manual_seed(0))[:24]
+    index = torch.randperm(384, generator=Generator().manual_seed(0))[:24]
     exact = per_example(model, data.x["train"][index], data.y["train"][index])
     assert found.trace_sigma[0] == pytest.approx(float(exact.var(0).sum()), rel=1e-9)
 

@@ -1,8 +1,7 @@
-"""Merge curves coloured by noise, and the course of the search: records in, Plotly figures out."""
+"""The course of the search: records in, a Plotly figure out."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,93 +11,13 @@ from .axes import (
     GREY,
     VERMILLION,
     Window,
-    colour_bar,
     log_axis,
-    noise_colour,
     rounded,
-    short,
     window,
     wrapped,
 )
-from .curves import MAX_CURVES, MergeCurve, SearchStep, thin
+from .curves import SearchStep
 from .marks import SYMBOLS, Chart, Measure, describe, figure, finish, markers
-
-_AXES = {"linear": "linear: α [1]", "task_arithmetic": "task arithmetic: s [1]"}
-
-
-def curves_chart(curves: Sequence[MergeCurve], noise_label: str, limit: int = MAX_CURVES) -> Chart:
-    """Draw the merge curves, one panel per merge, coloured by noise: `linear` as excess over its ends, others as loss.
-
-    Args:
-        curves: At least one curve, ordered by noise within each merge.
-        noise_label: Title of the colour bar.
-        limit: At most so many curves per merge are drawn, spread evenly over the order of noise; the caption says so.
-    """
-    methods = sorted({c.method for c in curves}, key=lambda m: (m != "linear", m))
-    noises = [c.noise for c in curves if c.noise]
-    low, high = (min(noises), max(noises)) if noises else (1.0, 1.0)
-    shown = figure(showlegend=False, **({"coloraxis": colour_bar(low, high, noise_label)} if noises else {}))
-    shown.set_subplots(rows=1, cols=len(methods), horizontal_spacing=0.12)
-    text = "One line per pair."
-    for i, method in enumerate(methods, start=1):
-        every = [c for c in curves if c.method == method]
-        group = thin(every, limit)
-        values = [c.excess if method == "linear" else c.loss for c in group]
-        for curve, y in zip(group, values, strict=True):
-            colour = noise_colour(curve.noise, low, high) if curve.noise else BLUE
-            shown.add_trace(_line(curve, y, colour), row=1, col=i)
-        axis, top = _excess_axis(values) if method == "linear" else _loss_axis(values)
-        shown.update_yaxes(axis, row=1, col=i)
-        shown.update_xaxes(title={"text": _AXES.get(method, f"{_words(method)}: coefficient [1]")}, row=1, col=i)
-        text += _curves_words(method, sum(max(y) > top for y in values), len(group), len(every))
-    if noises:
-        # plotly draws a colour bar for markers only: one that is never seen carries it
-        shown.add_scatter(x=[None], y=[None], mode="markers", marker={"color": [0.0], "coloraxis": "coloraxis"})
-    if methods[0] == "linear":
-        shown.add_hline(y=0, line={"color": GREY, "width": 1, "dash": "dot"}, row=1, col=1)  # pyright: ignore[reportArgumentType]
-    return Chart("curves", "Test loss along the merges", text, finish(shown), height=470, wide=True)
-
-
-def _words(method: str) -> str:
-    return method.replace("_", " ")
-
-
-def _excess_axis(values: Sequence[Sequence[float]]) -> tuple[dict[str, Any], float]:
-    view = window([e for y in values for e in y], 0.0, False)
-    return {"title": {"text": "excess test loss [nat]"}, "range": [view.low, view.high]}, view.high
-
-
-def _loss_axis(values: Sequence[Sequence[float]]) -> tuple[dict[str, Any], float]:
-    # up to twice the loss at the start, which for task arithmetic is the base: beyond it a merge has broken
-    low, high = min(map(min, values)), max(map(max, values))
-    top = min(high, max(2 * statistics.median(y[0] for y in values), 2 * low))
-    return log_axis([low, top], "test loss [nat]"), 1.25 * top
-
-
-def _line(curve: MergeCurve, y: Sequence[float], colour: str) -> dict[str, Any]:
-    number = "" if curve.number is None else f"trial {curve.number} · "
-    text = f"<b>{number}{curve.digest}</b><br>noise {short(curve.noise)}"
-    return {
-        "type": "scatter",
-        "x": [rounded(v, 4) for v in curve.coefficient],
-        "y": [rounded(v, 5) for v in y],
-        "mode": "lines",
-        "line": {"color": colour, "width": 1.4},
-        "opacity": 0.85,
-        "hovertemplate": text + "<br>at %{x:.2f}: %{y:.3g} nat<extra></extra>",
-    }
-
-
-def _curves_words(method: str, leaving: int, lines: int, pairs: int) -> str:
-    said = ""
-    if method == "linear":
-        said = " Linear: excess over the straight line between the parents; below 0 the merge beats them."
-    elif method == "task_arithmetic":
-        said = " Task arithmetic: s = 0 is the base, s = ½ the linear merge at α = ½."
-    if lines < pairs:
-        said += f" {lines} of {pairs} {_words(method)} lines shown, evenly spread over the order of noise."
-    left = f" {leaving} of {lines} {_words(method)} lines leave the frame upwards." if leaving else ""
-    return said + left
 
 
 def progress_chart(steps: Sequence[SearchStep], measure: Measure, noise_label: str) -> Chart:

@@ -18,13 +18,13 @@ MAX_CURVES = 120
 
 @dataclass(frozen=True)
 class MergeCurve:
-    """One pair's test loss along a merge's coefficient.
+    """One pair's test loss, or another test score, along a merge's coefficient.
 
     Attributes:
         method: Name of the merge.
         noise: Noise of the trial, > 0; None where no trial has one.
-        coefficient: alpha of `linear`, s of `task_arithmetic`, increasing.
-        loss: Test loss there [nat].
+        coefficient: alpha or s, increasing.
+        values: The score there, such as the test loss [nat].
     """
 
     digest: str
@@ -32,46 +32,47 @@ class MergeCurve:
     method: str
     noise: float | None
     coefficient: tuple[float, ...]
-    loss: tuple[float, ...]
+    values: tuple[float, ...]
 
     @property
     def excess(self) -> tuple[float, ...]:
-        """Loss minus the straight line between the curve's ends: L(alpha) - ((1 - alpha) L_A + alpha L_B) of `linear`.
+        """Loss minus the straight line between the curve's ends: L(alpha) - ((1 - alpha) L_A + alpha L_B).
 
         Source: Entezari et al., arXiv 2110.06296, whose barrier is its maximum.
         """
         first, span = self.coefficient[0], self.coefficient[-1] - self.coefficient[0]
         shares = [(c - first) / span if span else 0.0 for c in self.coefficient]
-        ends = self.loss[0], self.loss[-1]
-        return tuple(v - ((1 - t) * ends[0] + t * ends[1]) for v, t in zip(self.loss, shares, strict=True))
+        ends = self.values[0], self.values[-1]
+        return tuple(v - ((1 - t) * ends[0] + t * ends[1]) for v, t in zip(self.values, shares, strict=True))
 
 
-def merge_curves(trials: pa.Table, merges: pa.Table, noise: str) -> list[MergeCurve]:
-    """Return the test loss curves of the `ok` trials, in order of noise within each merge.
+def merge_curves(trials: pa.Table, merges: pa.Table, noise: str, column: str = "loss_test") -> list[MergeCurve]:
+    """Return the curves of the `ok` trials, in order of noise within each merge.
 
     Trials without a noise are left out where others have one. Merges without a coefficient (soups) are no curves.
-    A curve without a finite loss somewhere is left out: a line across the gap would be made up.
+    A curve without a finite value somewhere is left out: a line across the gap would be made up.
 
     Args:
         trials: The trials table.
         merges: The merges table.
         noise: Name of the noise definition.
+        column: Column of `merges`.
     """
     rows = [r for r in trials.select(["digest", "number", "outcome", f"noise_{noise}"]).to_pylist()
             if r["outcome"] == Outcome.OK]  # fmt: skip
     scales = {r["digest"]: s for r in rows if (s := finite(r[f"noise_{noise}"]) or 0.0) > 0}
     known = {r["digest"]: (scales.get(r["digest"]), r["number"]) for r in rows if r["digest"] in scales or not scales}
     curves: dict[tuple[str, str], dict[float, float | None]] = {}
-    for row in merges.select(["digest", "method", "coefficient", "loss_test"]).to_pylist():
+    for row in merges.select(["digest", "method", "coefficient", column]).to_pylist():
         if row["digest"] in known:
-            curves.setdefault((row["method"], row["digest"]), {})[row["coefficient"]] = finite(row["loss_test"])
+            curves.setdefault((row["method"], row["digest"]), {})[row["coefficient"]] = finite(row[column])
     found: dict[str, list[MergeCurve]] = {}
     for (method, digest), curve in curves.items():
         x = tuple(sorted(curve))
-        losses = tuple(v for c in x if (v := curve[c]) is not None)
-        if len(losses) == len(x) > 1:
+        values = tuple(v for c in x if (v := curve[c]) is not None)
+        if len(values) == len(x) > 1:
             scale, number = known[digest]
-            found.setdefault(method, []).append(MergeCurve(digest, number, method, scale, x, losses))
+            found.setdefault(method, []).append(MergeCurve(digest, number, method, scale, x, values))
     return [c for method in sorted(found) for c in sorted(found[method], key=lambda c: c.noise or 0.0)]
 
 
@@ -80,6 +81,42 @@ def thin(curves: Sequence[MergeCurve], limit: int) -> list[MergeCurve]:
     if len(curves) <= limit:
         return list(curves)
     return [curves[round(i * (len(curves) - 1) / max(1, limit - 1))] for i in range(limit)]
+
+
+@dataclass(frozen=True)
+class MergeGain:
+    """What one merge of one pair gains, at the coefficient with the lowest validation loss.
+
+    Attributes:
+        noise: Noise of the trial, > 0.
+        gain: Test loss of the parents' mean minus the merge's [nat].
+    """
+
+    digest: str
+    method: str
+    coefficient: float
+    noise: float
+    gain: float
+
+
+def merge_gains(trials: pa.Table, merges: pa.Table, noise: str) -> list[MergeGain]:
+    """Return the gain of every merge of the `ok` trials that have a noise, in order of noise."""
+    column = f"noise_{noise}"
+    parents: dict[str, tuple[float, float]] = {}
+    for r in trials.select(["digest", "outcome", column, "a_loss_test", "b_loss_test"]).to_pylist():
+        scale, a, b = (finite(r[k]) for k in (column, "a_loss_test", "b_loss_test"))
+        if r["outcome"] == Outcome.OK and scale is not None and scale > 0 and a is not None and b is not None:
+            parents[r["digest"]] = scale, (a + b) / 2
+    best: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for r in merges.select(["digest", "method", "coefficient", "loss_val", "loss_test"]).to_pylist():
+        key = r["digest"], r["method"]
+        if key[0] in parents and finite(r["loss_val"]) is not None and finite(r["loss_test"]) is not None:
+            if key not in best or r["loss_val"] < best[key]["loss_val"]:
+                best[key] = r
+    found = [
+        MergeGain(d, m, r["coefficient"], parents[d][0], parents[d][1] - r["loss_test"]) for (d, m), r in best.items()
+    ]
+    return sorted(found, key=lambda g: (g.noise, g.digest))
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,13 @@ from trainables.noise import NOISE
 
 from .axes import short
 from .best import TextTable, best_table, percent, recommendation_table
-from .course import curves_chart, progress_chart
-from .curves import merge_curves, search_steps
+from .course import progress_chart
+from .curves import merge_curves, merge_gains, search_steps
 from .figures import noise_chart
 from .knobs import knobs_chart
 from .marks import Chart, Measure
+from .measured import compare, measured_chart
+from .merging import curves_chart, gains_chart, normalised_chart
 from .tables import FITTED, ConfigPoint, Overview, Sweep, anchor, config_points, finite, overview, sweep_of
 
 CHOSEN = ("chosen_loss_test", "chosen_accuracy_test")
@@ -124,13 +126,14 @@ def _charts(
     regimes: Mapping[str, Regime],
 ) -> list[Chart]:
     label = sweep.noise_label
-    curves = merge_curves(tables["trials"], tables["merges"], sweep.noise)
     if not any(p.noise for p in points):
-        return [curves_chart(curves, label)] if curves else []
+        return _merge_charts(tables, sweep)
     drawn = [
         noise_chart(points, m, label, f"{_name(m)} against the noise", regimes[name]) for name, m in measures.items()
     ]
     charts = [*drawn, knobs_chart(points, measures[sweep.objective], label)]
+    if (found := compare(tables["trials"], sweep.noise)) is not None:
+        charts.append(measured_chart(found))
     if any(abs(p.values[_ACCURACY].mean) > 0 for p in points if _ACCURACY in p.values):
         accuracy = Measure(
             "accuracy", _ACCURACY, _test(_ACCURACY), "accuracy gain over the mean parent [% points]", True, 0.0
@@ -138,8 +141,19 @@ def _charts(
         charts.append(noise_chart(points, accuracy, label, "Accuracy gain against the noise"))
     steps = search_steps(points, tables["search"], OBJECTIVES[sweep.objective])
     charts.append(progress_chart(steps, measures[sweep.objective], label))
-    if curves:
-        charts.append(curves_chart(curves, label))
+    return [*charts, *_merge_charts(tables, sweep)]
+
+
+def _merge_charts(tables: Mapping[str, pa.Table], sweep: Sweep) -> list[Chart]:
+    trials, merges = tables["trials"], tables["merges"]
+    charts: list[Chart] = []
+    if normalised := merge_curves(trials, merges, sweep.noise, "normalised_accuracy_test"):
+        charts.append(normalised_chart(normalised, sweep.noise_label))
+    gains = merge_gains(trials, merges, sweep.noise)
+    if {g.method for g in gains} - {"linear", "task_arithmetic"}:  # those two have their own curves
+        charts.append(gains_chart(gains, sweep.noise_label))
+    if curves := merge_curves(trials, merges, sweep.noise):
+        charts.append(curves_chart(curves, sweep.noise_label))
     return charts
 
 

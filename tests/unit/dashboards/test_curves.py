@@ -37,7 +37,7 @@ def test_excess_is_measured_from_the_line_between_the_ends(tmp_path):
     assert set(curves) == {"linear", "task_arithmetic"}
     assert curves["linear"].coefficient == (0.0, 0.25, 0.5, 1.0)
     assert curves["linear"].excess == pytest.approx((0.0, 1.0 - 1.25, 3.0 - 1.5, 0.0))
-    assert curves["task_arithmetic"].loss == (4.0, 1.0)
+    assert curves["task_arithmetic"].values == (4.0, 1.0)
     assert curves["linear"].noise == pytest.approx(output.result.noises["paper"])
 
 

@@ -1,14 +1,18 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from fake_sweep import PARENT_LOSS, trial
 
-from dashboards.course import curves_chart, progress_chart
-from dashboards.curves import merge_curves, search_steps
+from dashboards.course import progress_chart
+from dashboards.curves import merge_curves, merge_gains, search_steps
 from dashboards.figures import noise_chart
 from dashboards.knobs import knobs_chart
 from dashboards.marks import Measure, describe
+from dashboards.measured import compare, measured_chart
+from dashboards.merging import curves_chart, gains_chart, normalised_chart
+from dashboards.report import report
 from dashboards.tables import config_points
 from sweeper import store
 from sweeper.objective import OBJECTIVES
@@ -115,7 +119,7 @@ def test_merge_curves_have_one_panel_a_method_and_the_colour_of_their_noise(run,
     colours = {t.hovertemplate.split("</b>")[0].split(" ")[-1]: t.line.color for t in lines}
     by_panel = {(t.xaxis, t.hovertemplate.split("</b>")[0].split(" ")[-1]): t.y for t in lines}
     for curve in curves:
-        y = curve.excess if curve.method == "linear" else curve.loss
+        y = curve.excess if curve.method == "linear" else curve.values
         panel = "x" if curve.method == "linear" else "x2"
         assert by_panel[panel, curve.digest] == pytest.approx(y, rel=1e-3, abs=1e-6)
     assert colours[low.digest] == "rgb(68, 1, 84)"
@@ -145,3 +149,102 @@ def test_words_of_users_are_escaped_in_hover_texts(tmp_path):
     store.write(tmp_path, trial(0, outcome="failed", outcome_detail="<img src=x> & more", scores={}))
     (point,) = config_points(store.read_trials(tmp_path), "paper", [GAIN.column])
     assert "&lt;img src=x&gt; &amp; more" in describe(point, GAIN.column)
+
+
+def _more_merges(tmp_path, normalised: bool = False):
+    """Six trials with every merge: curves from parent to parent, curves from the base, a soup; two tasks if asked."""
+    for number in range(6):
+        output = trial(number, outcome="ok", augmentation_strength=number / 5)
+        linear = [m for m in output.merges if m.method == "linear"]
+        task = [m for m in output.merges if m.method == "task_arithmetic"]
+        rows = [replace(m, method=n) for n in ("linear", "slerp", "fisher") for m in linear]
+        rows += [replace(m, method=n) for n in ("task_arithmetic", "ties", "dare") for m in task]
+        rows.append(replace(linear[5], method="uniform_soup", coefficient=1.0, loss_test=0.1, loss_val=0.1))
+        if normalised:
+            rows = [replace(m, normalised_accuracy_test=1.0 - 0.1 * m.coefficient) for m in rows]
+        store.write(tmp_path, replace(output, merges=tuple(rows)))
+    return store.read_trials(tmp_path), store.read(tmp_path, "merges")
+
+
+def test_every_merge_has_its_panel_and_soups_are_points(tmp_path):
+    trials, merges = _more_merges(tmp_path)
+    chart = curves_chart(merge_curves(trials, merges, "paper"), LABEL)
+    titles = [axis.title.text for axis in chart.figure.select_xaxes()]
+    between = ["linear: α [1]", "fisher: α [1]", "slerp: α [1]"]
+    assert titles == [*between, "dare: s [1]", "task arithmetic: s [1]", "ties: s [1]"]
+    lines = [t for t in chart.figure.data if t.mode == "lines"]
+    assert len(lines) == 6 * 6
+    assert chart.height > 800  # two rows
+    gains = merge_gains(trials, merges, "paper")
+    soups = [g for g in gains if g.method == "uniform_soup"]
+    parents = [(r["a_loss_test"] + r["b_loss_test"]) / 2 for r in trials.to_pylist()]
+    assert sorted(g.gain for g in soups) == pytest.approx(sorted(p - 0.1 for p in parents))
+    for gain in (g for g in gains if g.method == "ties"):
+        curve = [m for m in merges.to_pylist() if (m["digest"], m["method"]) == (gain.digest, "ties")]
+        best = min(curve, key=lambda m: m["loss_val"])
+        assert gain.coefficient == best["coefficient"]
+    drawn = gains_chart(gains, LABEL).figure
+    assert {t.name for t in drawn.data} == {
+        "linear", "slerp", "fisher", "task arithmetic", "ties", "dare", "uniform soup",
+    }  # fmt: skip
+
+
+def test_two_tasks_are_drawn_as_normalised_accuracy(tmp_path):
+    trials, merges = _more_merges(tmp_path, normalised=True)
+    curves = merge_curves(trials, merges, "paper", "normalised_accuracy_test")
+    assert {c.method for c in curves} == {"linear", "slerp", "fisher", "task_arithmetic", "ties", "dare"}
+    figure = normalised_chart(curves, LABEL).figure
+    first = next(t for t in figure.data if t.mode == "lines")
+    assert first.y[0] == 1.0
+    assert first.y == pytest.approx([1 - 0.1 * x for x in first.x])
+    assert {a.tickformat for a in figure.select_yaxes()} == {".0%"}
+    charts = [
+        c.key
+        for c in report(None, {"trials": trials, "merges": merges, "search": store.read(tmp_path, "search")}).charts
+    ]
+    assert charts[-3:] == ["normalised", "gains", "curves"]
+
+
+def test_merges_without_a_noise_are_drawn_in_one_colour(tmp_path):
+    output = trial(0)
+    store.write(tmp_path, replace(output, result=replace(output.result, noises={})))
+    tables = {n: store.read(tmp_path, n) for n in ("trials", "merges", "search")}
+    (chart,) = report({"space": "own models"}, tables).charts
+    assert chart.key == "curves"
+    assert {t.line.color for t in chart.figure.data} == {"#0072b2"}
+    assert "coloraxis" not in chart.figure.to_dict()["layout"]
+
+
+def test_measured_noise_is_compared_with_predicted_noise_by_rank(tmp_path):
+    for number in range(8):
+        for repeat, factor in enumerate((0.5, 2.0)):
+            output = trial(number, repeat, outcome="ok")
+            noises = {**output.result.noises, "paper_full": 3 * factor * (output.result.noises["paper"] or 0) ** 0.5}
+            store.write(tmp_path, replace(output, result=replace(output.result, noises=noises)))
+    trials = store.read_trials(tmp_path)
+    found = compare(trials, "paper")
+    assert found is not None
+    assert (found.predicted, found.measured, len(found.points)) == ("paper", "paper_full", 8)
+    assert found.correlation == pytest.approx(1.0)
+    assert found.values == pytest.approx([3 * (p.noise or 0) ** 0.5 for p in found.points])
+    chart = measured_chart(found)
+    assert chart.title.endswith("rank correlation 1")
+    assert len(chart.figure.data[0].x) == 8
+    assert chart.figure.layout.xaxis.type == chart.figure.layout.yaxis.type == "log"
+    same = compare(trials, "paper_full")
+    assert same is not None
+    assert same.predicted == "paper"  # a measured noise is not compared with itself
+    assert compare(trials.slice(0, 6), "paper") is None  # three configurations
+
+
+def test_out_of_memory_has_its_own_mark(tmp_path):
+    for number in range(8):
+        lost = number == 3
+        store.write(
+            tmp_path, trial(number, outcome="out_of_memory" if lost else "ok", **({"scores": {}} if lost else {}))
+        )
+    points = config_points(store.read_trials(tmp_path), "paper", [GAIN.column, GAIN.test_column])
+    assert [p.can_win for p in points].count(False) == 1
+    chart = noise_chart(points, GAIN, LABEL, "t")
+    assert "⧗ out of memory" in chart.caption
+    assert {t.name for t in chart.figure.data} >= {"out of memory"}

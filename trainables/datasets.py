@@ -89,26 +89,34 @@ def _load(builder: Builder, name: str, options: str, runtime: Runtime, dtype: to
     given: dict[str, Any] = json.loads(options)
     root = Path(runtime.data_root) if runtime.data_root else None
     try:
-        takes = inspect.signature(builder)
-        takes.bind(root, **given)
         if "runtime" in given:
             raise TypeError("'runtime' is no option")
-        data = builder(root, **given, **({"runtime": runtime} if "runtime" in takes.parameters else {}))
+        if "runtime" in inspect.signature(builder).parameters:
+            given["runtime"] = runtime
+        data = builder(root, **given)
     except TypeError as error:
         raise DataError(f"data set {name!r} does not take these dataset_options: {error}") from None
     return _placed(replace(data, name=name), runtime, dtype)
 
 
 def _placed(data: Data, runtime: Runtime, dtype: torch.dtype) -> Data:
-    device = torch.device(runtime.device)
+    return data.to(runtime.device, dtype) if _fits(data, runtime) else _streamed(data, runtime, dtype)
+
+
+def _fits(data: Data, runtime: Runtime) -> bool:
+    if torch.device(runtime.device).type == "cpu":
+        return True  # it is in memory already, or its builder found it too large
     size = sum(x.stored_bytes for x in data.x.values() if isinstance(x, Resident))
-    if device.type == "cpu" or size <= runtime.resident_share * free_bytes(device):
-        return data.to(device, dtype)
+    return size <= runtime.resident_share * free_bytes(runtime.device)
 
+
+def _streamed(data: Data, runtime: Runtime, dtype: torch.dtype) -> Data:
     def streamed(x: Inputs) -> Inputs:
-        return x.streamed(device, dtype, runtime.loader_workers) if isinstance(x, Resident) else x.to(device, dtype)
+        if isinstance(x, Resident):
+            return x.streamed(runtime.device, dtype, runtime.loader_workers)
+        return x.to(runtime.device, dtype)
 
-    y: dict[str, Tensor] = {s: v.to(device) for s, v in data.y.items()}
+    y: dict[str, Tensor] = {s: v.to(runtime.device) for s, v in data.y.items()}
     return replace(data, x={s: streamed(x) for s, x in data.x.items()}, y=y)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,26 +34,28 @@ class Score:
 Scores = Mapping[str, Score]
 
 
+def _parts(x: Inputs | Tensor) -> Iterator[Tensor]:
+    yield from torch.split(x, EVAL_BATCH) if isinstance(x, Tensor) else x.split(EVAL_BATCH)
+
+
 @torch.no_grad()
 def logits_of(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | Tensor) -> Tensor:
     """Return logits [n, classes] of `weights` in evaluation mode; the model's own weights stay untouched."""
     model.eval()
-    return torch.cat(
-        [functional_call(model, dict(weights), (part,), tie_weights=False) for part in x.split(EVAL_BATCH)]
-    )
+    return torch.cat([functional_call(model, dict(weights), (part,), tie_weights=False) for part in _parts(x)])
 
 
 @torch.no_grad()
 def features_of(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | Tensor) -> Tensor:
     """Return the inputs [n, d] of the classifier, in evaluation mode."""
     head = head_of(model)
-    return torch.cat([penultimate(model, weights, part, head) for part in x.split(EVAL_BATCH)])
+    return torch.cat([penultimate(model, weights, part, head) for part in _parts(x)])
 
 
 def score_inputs(forward: Callable[[Tensor], Tensor], x: Inputs, y: Tensor) -> Score:
     """Return the score of the logits that `forward` gives for batches of `x`, against labels [n]."""
     with torch.no_grad():
-        return score(torch.cat([forward(part) for part in x.split(EVAL_BATCH)]), y)
+        return score(torch.cat([forward(part) for part in _parts(x)]), y)
 
 
 def score(logits: Tensor, y: Tensor) -> Score:

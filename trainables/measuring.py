@@ -80,7 +80,7 @@ class Watch:
         return on_step
 
     def _read(self, first: int, step: int, members: Members, optimizer: Any) -> None:
-        norms = members.norms().tolist()
+        norms = [float(n) for n in members.norms()]
         if members.ranks.size > 1:
             self._note(first, step, self._from_ranks(members), norms[0])
             return

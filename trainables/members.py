@@ -6,11 +6,12 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
@@ -131,12 +132,14 @@ class _Single(Members):
         return [{n: optimizer.state[p][key].detach() for n, p in zip(self.names, self.parameters, strict=True)}]
 
 
-def _watched_all_reduce(state: _Single, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _watched_all_reduce(state: _Single, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     # the norm before and after the reduction is what the per-rank estimate of tr Sigma needs
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
     state.local_norms.append(bucket.buffer().detach().square().sum())
-    return cast("torch.futures.Future[Tensor]", allreduce_hook(dist.group.WORLD, bucket))
+    group = dist.group.WORLD
+    assert group is not None  # DDP calls this within a group only
+    return allreduce_hook(group, bucket)
 
 
 # DDP looks at them, and wants the class and not its name

@@ -11,7 +11,8 @@ import gc
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator as Yields
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -82,7 +83,7 @@ def run_pairs(specs: Sequence[PairSpec], runtime: Runtime, report: Report = lamb
 
 
 @contextmanager
-def _torch_settings(runtime: Runtime) -> Iterator[None]:
+def _torch_settings(runtime: Runtime) -> Yields[None]:
     if torch.get_num_threads() != runtime.threads:
         torch.set_num_threads(runtime.threads)
     before = torch.are_deterministic_algorithms_enabled()
@@ -190,12 +191,12 @@ class _Trial:
         curves = score_merges(spec, lab.tasks, [c.weights for c in self.children], lab.clock.phase)
         outcome, detail = _viability(spec, curves.parents)
         names = [n for n in trained_names(lab.tasks[0].model) if not lab.tasks[0].is_own(n)]
-        flat = [lab.tasks[0].base, *(c.weights for c in self.children[:2])]
+        a, b = (c.weights for c in self.children[:2])
         relief, points = self._landscape(curves)
         result = record(
             spec, runtime, outcome, detail, lab.started,
             scores=finite(curves.columns()), seconds=lab.clock.seconds, measured_noise=settings, landscape=relief,
-            **about, **finite(geometry(*flat, names)), **finite({"cka_val": curves.cka}),
+            **about, **finite(geometry(lab.tasks[0].base, a, b, names)), **finite({"cka_val": curves.cka}),
             chosen_merge=curves.chosen[0], chosen_coefficient=curves.chosen[1],
         )  # fmt: skip
         # a trial that cannot win leaves no weights behind
@@ -280,10 +281,11 @@ class _Trial:
         found = plane(
             task.model, task.base, a, b, (x, y), val, points, lambda w: recalibrate(task.model, w, task.batches)
         )  # fmt: skip
-        return tuple(PlaneRow(self.spec.digest, self.spec.config, *map(_number, point)) for point in found)
+        digest, config = self.spec.digest, self.spec.config
+        return tuple(PlaneRow(digest, config, at_a, at_b, _number(t), _number(v)) for at_a, at_b, t, v in found)
 
 
-def _number(value: float) -> Any:
+def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 

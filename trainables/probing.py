@@ -41,7 +41,8 @@ def probe_tables(specs: Sequence[PairSpec], runtime: Runtime) -> dict[str, dict[
     Raises:
         UnknownName, ValueError: The trials cannot be set up, or the base diverged.
     """
-    runtime, tables = resolve_device(runtime), {}
+    runtime = resolve_device(runtime)
+    tables: dict[str, dict[float, float]] = {}
     for spec in specs:
         if spec.augmentation not in tables:
             lab = prepare(spec, runtime)

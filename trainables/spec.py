@@ -63,7 +63,7 @@ def _number(name: str, value: Any) -> float:
     return number
 
 
-def _check(name: str, value: float, rule: str, holds: bool) -> None:
+def _check(name: str, value: float | str, rule: str, holds: bool) -> None:
     if not holds:
         raise ValueError(f"{name} must {rule}, got {value!r}")
 

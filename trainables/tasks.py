@@ -108,15 +108,14 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], device: str) -> str | None
 def _tie(first: Task, second: Task) -> None:
     if first.head != second.head:
         raise ValueError(f"the tasks' heads must have one name, got {first.head[:-1]!r} and {second.head[:-1]!r}")
-    modules = dict(second.model.named_modules())
-    for path, module in first.model.named_modules():
-        if first.is_own(path + "."):
-            continue
-        twin = modules[path]
-        for name, parameter in module.named_parameters(recurse=False):
-            twin.register_parameter(name, parameter)
-        for name, buffer in module.named_buffers(recurse=False):
-            twin._buffers[name] = buffer
+    for name, parameter in first.model.named_parameters(remove_duplicate=False):
+        if not first.is_own(name):
+            path, _, leaf = name.rpartition(".")
+            second.model.get_submodule(path).register_parameter(leaf, parameter)
+    for name, buffer in first.model.named_buffers(remove_duplicate=False):
+        if not first.is_own(name):
+            path, _, leaf = name.rpartition(".")
+            setattr(second.model.get_submodule(path), leaf, buffer)
 
 
 def children_data(spec: PairSpec, tasks: Sequence[Task]) -> list[Data]:

@@ -11,10 +11,11 @@ SPACE = cifar10_resnet18.SPACE.override(
     # no data set of 100 classes is at hand without a download: scikit-learn's digits, real and bundled
     smoke={
         "dataset": "digits",
-        "dataset_options": {"size": 32, "channels": 3},
+        "dataset_options": {"size": 16, "channels": 3},
+        "merges": ["linear"],
         "model_options": {"width": 8},
-        "branch_step": 60,
-        "steps": 30,
+        "branch_step": 30,
+        "steps": 20,
         "autocast": "",
         "batch_size": IntDistribution(16, 64, log=True),
         "learning_rate": FloatDistribution(1e-3, 0.3, log=True),

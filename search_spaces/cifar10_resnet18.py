@@ -34,10 +34,11 @@ SPACE = Space(
     # CIFAR-10's re-encoding as JPEG, from the data root's archive
     smoke={
         "dataset": "cifar10_jpeg",
-        "dataset_options": {"train": 1000, "val": 500, "test": 500},
-        "model_options": {"width": 8},
-        "branch_step": 60,
-        "steps": 30,
+        "dataset_options": {"train": 600, "val": 200, "test": 200},
+        "merges": ["linear"],
+        "model_options": {"width": 4},
+        "branch_step": 30,
+        "steps": 20,
         "autocast": "",
         "batch_size": IntDistribution(16, 64, log=True),
         "learning_rate": FloatDistribution(1e-3, 0.3, log=True),

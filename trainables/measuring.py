@@ -21,6 +21,8 @@ from .spec import PairSpec
 from .tasks import Task
 from .training import Child, Leg, OnStep
 
+SMALLEST_NORMALISED = 8  # examples that BatchNorm's statistics are taken over
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -56,10 +58,12 @@ class Watch:
         spec, model = self.specs[0], self.tasks[0].model
         # noise of BatchNorm's statistics follows the batch they are taken over; a small set has few such batches
         few = min(d.examples for d in self.data) // LEAST
-        micro = {"micro_size": max(1, min(spec.batch_size, few))} if has_batchnorm(model) else {}
+        micro = {"micro_size": max(2, min(spec.batch_size, few))} if has_batchnorm(model) else {}
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
         trained = self.leg.steps * spec.batch_size
         self.plan: Plan = plan(trained, times=self.times, parameters=size, **micro)
+        if micro and self.times is None and self.plan.micro_size < SMALLEST_NORMALISED:
+            self.plan = Plan(0, 0, 0)  # the share does not pay for batches that have statistics
         self.steps = frozenset(self._steps(spec)) if self.plan.times else frozenset[int]()
 
     def _steps(self, spec: PairSpec) -> Sequence[int]:

@@ -20,8 +20,10 @@ from .derivatives import CHUNK_EXAMPLES, CHUNK_NUMBERS, differentiating, loss_of
 from .files import made_once
 from .spec import PairSpec, digest_of
 
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-EXAMPLES, DRAWS = 256, 4
+STRENGTHS = (0.0, 0.5, 1.0)
+EXAMPLES, LEAST_EXAMPLES, DRAWS = 256, 32, 2
+# numbers in all gradients of a probe: a model of 2 million parameters still gets all examples, larger ones fewer
+_NUMBERS = 2**31
 _MEMORY: dict[tuple[str, str | None], Probe] = {}
 
 
@@ -179,7 +181,7 @@ def probe(
         policy: Augmentation policy.
         seed: Seed of the examples and of the augmentation.
         strengths: Measured strengths; must begin with 0 and ascend to 1.
-        examples: Examples m, at most a quarter of the training split.
+        examples: Examples m, at most a quarter of the training split; fewer for large models, 32 at least.
         draws: Augmentation draws K >= 2 of each example.
 
     Raises:
@@ -191,7 +193,9 @@ def probe(
         raise ValueError(f"strengths must ascend from 0 to 1, got {list(steps)}")
     if draws < 2:
         raise ValueError(f"draws must be >= 2 (they tell the noise within an example), got {draws}")
-    m = min(examples, max(2, data.examples // 4))
+    size = sum(weights[n].numel() for n in names)
+    affordable = max(LEAST_EXAMPLES, _NUMBERS // (size * draws * len(steps)))
+    m = min(examples, affordable, max(2, data.examples // 4))
     y = data.y["train"]
     index = torch.randperm(data.examples, generator=Generator().manual_seed(seed))[:m].to(y.device)
     x, y = data.x["train"][index], y[index]

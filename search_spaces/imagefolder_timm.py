@@ -28,11 +28,12 @@ SPACE = Space(
         "weight_decay": FloatDistribution(1e-6, 1e-2, log=True),
         "augmentation_strength": FloatDistribution(0.0, 1.0),
     },
-    # scikit-learn's digits, real and bundled, and a ResNet-18 of half the depth
+    # scikit-learn's digits, real and bundled, and a ResNet-18 of half the depth and a quarter of the width
     smoke={
         "dataset": "digits",
         "dataset_options": {"size": 32, "channels": 3},
-        "model_options": {"layers": [1, 1, 1, 1]},
+        "model_options": {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]},
+        "merges": ["linear"],
         "epochs": 1,
         "autocast": "",
         "base": {"steps": 30, "learning_rate": 0.01, "momentum": 0.9, "batch_size": 32, "seed": 0},

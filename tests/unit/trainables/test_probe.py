@@ -103,7 +103,7 @@ def test_soft_targets_change_the_noise(data: Data) -> None:
     found = probe(model, model.state_dict(), names_of(model), data, "label_smoothing", 0, examples=64, draws=2)
     # smoothing by s multiplies the gradient's residual (p - y) of a uniform p by 1 - s, here s = 0.2 at strength 1
     assert found.k_aug[-1] == pytest.approx(0.8**2, rel=1e-9)
-    assert found.share == (0.0,) * 5
+    assert found.share == (0.0,) * len(module.STRENGTHS)
 
 
 def test_batchnorm_is_probed_with_the_statistics_of_the_weights(data: Data) -> None:

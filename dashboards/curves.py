@@ -110,9 +110,9 @@ def merge_gains(trials: pa.Table, merges: pa.Table, noise: str) -> list[MergeGai
     best: dict[tuple[str, str], Mapping[str, Any]] = {}
     for r in merges.select(["digest", "method", "coefficient", "loss_val", "loss_test"]).to_pylist():
         key = r["digest"], r["method"]
-        if key[0] in parents and finite(r["loss_val"]) is not None and finite(r["loss_test"]) is not None:
-            if key not in best or r["loss_val"] < best[key]["loss_val"]:
-                best[key] = r
+        known = key[0] in parents and finite(r["loss_val"]) is not None and finite(r["loss_test"]) is not None
+        if known and (key not in best or r["loss_val"] < best[key]["loss_val"]):
+            best[key] = r
     found = [
         MergeGain(d, m, r["coefficient"], parents[d][0], parents[d][1] - r["loss_test"]) for (d, m), r in best.items()
     ]

@@ -28,11 +28,11 @@ SPACE = Space(
         "weight_decay": FloatDistribution(1e-6, 1e-2, log=True),
         "augmentation_strength": FloatDistribution(0.0, 1.0),
     },
-    # scikit-learn's digits, real and bundled, and a ResNet-18 of half the depth and a quarter of the width
+    # scikit-learn's digits, real and bundled, and timm's own small network for tests
     smoke={
         "dataset": "digits",
         "dataset_options": {"size": 32, "channels": 3},
-        "model_options": {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]},
+        "model": "timm:test_resnet",
         "merges": ["linear"],
         "epochs": 1,
         "autocast": "",

@@ -22,8 +22,8 @@ from .spec import PairSpec, digest_of
 
 STRENGTHS = (0.0, 0.5, 1.0)
 EXAMPLES, LEAST_EXAMPLES, DRAWS = 256, 32, 2
-# numbers in all gradients of a probe: a model of 2 million parameters still gets all examples, larger ones fewer
-_NUMBERS = 2**31
+# numbers in all gradients of a probe: larger models are probed with fewer examples, on a CPU from 87,000 parameters
+_NUMBERS = {"cpu": 2**27, "cuda": 2**34}
 _MEMORY: dict[tuple[str, str | None], Probe] = {}
 
 
@@ -193,10 +193,10 @@ def probe(
         raise ValueError(f"strengths must ascend from 0 to 1, got {list(steps)}")
     if draws < 2:
         raise ValueError(f"draws must be >= 2 (they tell the noise within an example), got {draws}")
-    size = sum(weights[n].numel() for n in names)
-    affordable = max(LEAST_EXAMPLES, _NUMBERS // (size * draws * len(steps)))
-    m = min(examples, affordable, max(2, data.examples // 4))
     y = data.y["train"]
+    numbers = _NUMBERS.get(y.device.type, _NUMBERS["cpu"])
+    affordable = numbers // (sum(weights[n].numel() for n in names) * draws * len(steps))
+    m = min(examples, max(LEAST_EXAMPLES, affordable), max(2, data.examples // 4))
     index = torch.randperm(data.examples, generator=Generator().manual_seed(seed))[:m].to(y.device)
     x, y = data.x["train"][index], y[index]
     plain = augmentation_share(model, weights, names, [(x, y)])

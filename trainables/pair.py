@@ -10,6 +10,7 @@ import argparse
 import gc
 import json
 import math
+import os
 import sys
 from collections.abc import Generator as Yields
 from collections.abc import Iterable, Mapping, Sequence
@@ -88,6 +89,8 @@ def _torch_settings(runtime: Runtime) -> Yields[None]:
         torch.set_num_threads(runtime.threads)
     before = torch.are_deterministic_algorithms_enabled()
     if runtime.deterministic:
+        # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:
         yield

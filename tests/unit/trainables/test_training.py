@@ -286,3 +286,11 @@ def test_children_may_train_on_different_data() -> None:
         (alone,) = _train(SPEC, linear_model(), other, SEEDS[1:2])
         assert _distance(b, alone) < 1e-12
         assert _distance(a, b) > 1e-3
+
+
+@pytest.mark.ray  # compiles for half a minute
+def test_compiled_training_is_the_same_computation() -> None:
+    plain, compiled = (
+        _train(replace(SPEC, compile=c, epochs=2), _cnn(), random_data(64), SEEDS[:1])[0] for c in (False, True)
+    )
+    assert _distance(plain, compiled) < 1e-12

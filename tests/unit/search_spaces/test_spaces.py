@@ -62,7 +62,8 @@ def test_the_spaces_for_gpus_are_those_that_the_paper_asks_for() -> None:
     )
     for name, spec in built.items():
         small = load(name).small().build(_point(load(name).small()))
-        assert (small.model, small.protocol, small.optimizer) == (spec.model, spec.protocol, spec.optimizer)
+        assert (small.protocol, small.optimizer) == (spec.protocol, spec.optimizer)
+        assert small.model.split(":")[:-1] == spec.model.split(":")[:-1]  # the same library's
         assert max(small.branch_step + 2 * small.steps, small.base.steps) <= 150
         assert (spec.autocast, small.autocast) == ("bfloat16", "")
     two = load("fashion_two_task")

@@ -1,0 +1,45 @@
+"""One trial of every space's small variant: what a GPU would run for minutes runs here in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from search_spaces import load, names
+from sweeper.spec import corners
+from trainables.runtime import Runtime
+from trainables.trial import run_trials
+
+pytestmark = pytest.mark.ray  # trains, and the fast tier is to stay fast
+SMALL = sorted(n for n in names() if load(n).smoke)
+WITHOUT_DATA = [n for n in SMALL if load(n).small().fixed["dataset"] == "digits"]
+
+
+def trial(name: str, runtime: Runtime) -> None:
+    space = load(name).small()
+    # not the largest learning rate: it may diverge, and then nothing is merged
+    params = {**next(corners(space)), "learning_rate": space.knobs["learning_rate"].low}  # type: ignore[attr-defined]
+    params |= {"momentum": 0.9} if "momentum" in params else {}
+    (output,) = run_trials([space.build(params)], runtime)
+    result = output.result
+    assert result.outcome in ("ok", "not_viable"), result.outcome_detail
+    assert (result.model, result.dataset) == (space.fixed["model"], space.fixed["dataset"])
+    assert result.scores["merged_loss_val"] is not None
+    assert {"linear"} <= {m.method for m in output.merges}
+    assert result.noises["adam_sde" if result.optimizer == "adamw" else "paper"] is not None
+
+
+@pytest.mark.parametrize("name", WITHOUT_DATA)
+def test_a_small_variant_runs(name: str) -> None:
+    trial(name, Runtime(measure=0))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", [n for n in SMALL if n not in WITHOUT_DATA])
+def test_a_small_variant_on_real_data_runs(name: str, data_root: str, tmp_path: Path) -> None:
+    trial(name, Runtime(data_root=data_root, cache=str(tmp_path), measure=0))
+
+
+def test_most_small_variants_need_no_data() -> None:
+    assert WITHOUT_DATA == ["cifar100_resnet18", "cifar100_vit", "imagefolder_timm", "tinyimagenet_densenet121"]

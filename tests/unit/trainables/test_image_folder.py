@@ -6,16 +6,19 @@ import io
 import tarfile
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_trials import digits_spec
 
 from trainables.data import Data, DataError
 from trainables.datasets import forget, load
 from trainables.decoding import decode
+from trainables.pair import run_pair
 from trainables.result import SPLITS
 from trainables.runtime import Runtime
 
@@ -360,3 +363,15 @@ def test_cifar10_as_jpeg_from_the_real_archive(data_root: str, tmp_path: Path) -
     # the whole set's are .4914, .4822, .4465 of 255
     mean = data.x["train"].values.double().mean((0, 2, 3)) / 255  # type: ignore[attr-defined]
     torch.testing.assert_close(mean, torch.tensor([0.4914, 0.4822, 0.4465]).double(), atol=0.01, rtol=0)
+
+
+def test_a_trial_gives_the_same_numbers_resident_and_streamed(tmp_path: Path) -> None:
+    _write(tmp_path / "set", {"a": 40, "b": 40})
+    spec = digits_spec(
+        dataset="image_folder", dataset_options={"path": "set", "size": 8}, batch_size=8, augmentation="crop_flip+mixup"
+    )
+    where = Runtime(data_root=str(tmp_path), cache=str(tmp_path / "cache"), loader_workers=0)
+    resident, streamed = (run_pair(spec, replace(where, resident_share=share)) for share in (0.5, 0.0))
+    assert resident.result.outcome == "ok"
+    assert resident.merges == streamed.merges
+    assert resident.history == streamed.history

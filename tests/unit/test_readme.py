@@ -12,8 +12,15 @@ from sweeper.cli import _parser
 from sweeper.objective import OBJECTIVES
 from sweeper.samplers import SAMPLERS
 from sweeper.store import SCHEMAS
+from trainables.augmentation import AUGMENTATIONS
+from trainables.caveats import KEYS
+from trainables.curves import GREEDY
+from trainables.datasets import DATASETS
 from trainables.merging import MERGES
-from trainables.noise import NOISE
+from trainables.models import MODELS
+from trainables.noise import FAMILIES, NOISE
+from trainables.registry import Registry
+from trainables.result import Outcome
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -43,10 +50,25 @@ def test_every_column_is_described_once(name: str) -> None:
 def test_spaces_noises_and_merges_are_complete() -> None:
     assert [n for row in table("Space") for n in names(row[0])] == search_spaces.names()
     noises = {names(row[0])[0]: row[1:] for row in table("Noise")}
-    assert noises == {n: [s.formula, s.unit, s.source] for n, s in NOISE.items()}
+    assert {n: r[:4] for n, r in noises.items()} == {n: [s.formula, s.unit, s.source, s.kind] for n, s in NOISE.items()}
+    assert {n: r[4] for n, r in noises.items()} == {
+        n: "all" if len(s.families) == len(FAMILIES) else ", ".join(s.families) for n, s in NOISE.items()
+    }
     merges = {names(row[0])[0]: row for row in table("Merge")}
+    del merges[GREEDY]
     assert {n: r[1] for n, r in merges.items()} == {n: m.formula for n, m in MERGES.items()}
     assert {n: r[3] for n, r in merges.items()} == {n: m.source for n, m in MERGES.items()}
+
+
+@pytest.mark.parametrize(
+    ("head", "registry"), [("Model", MODELS), ("Data set", DATASETS), ("Augmentation", AUGMENTATIONS)], ids=str
+)
+def test_models_data_sets_and_augmentations_are_complete(head: str, registry: Registry[object]) -> None:
+    assert sorted(n for row in table(head) for n in names(row[0])) == sorted(registry)
+
+
+def test_every_outcome_and_warning_is_named() -> None:
+    assert {o.value for o in Outcome} | set(KEYS) <= set(names(README))
 
 
 def test_every_flag_sampler_and_objective_is_in_the_table() -> None:
@@ -81,6 +103,8 @@ def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     from sweeper.cli import main
 
     monkeypatch.chdir(tmp_path)
+    for registry in (MODELS, DATASETS):  # what the example registers is gone after the test
+        monkeypatch.setattr(registry, "_items", dict(registry._items))
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
     api, study, space, frame = blocks
     assert "space=" in api

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -99,6 +99,8 @@ def best_table(trials: pa.Table, sweep: Sweep, n: int = 15) -> TextTable:
         Cell("chosen", f"{DOCS['chosen_merge']}: α of linear, s of task arithmetic; a parent or the base is no merge"),
         Cell("repeats", "ok repeats of all repeats of the configuration"),
     ]
+    if sweep.own:  # how they were trained is not known
+        points = [replace(p, noise=None, knobs={}) for p in points]
     ranked = winners(points, objective.column, objective.maximize)
     rows = [_best_row(i, p, objective.column) for i, p in enumerate(ranked[:n], start=1)]
     return TextTable(tuple(head), tuple(rows))

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from trainables.noise import NOISE
 
-from .axes import NOISE_SCALE, log_axis, rounded, short
+from .axes import NOISE_SCALE, log_axis, rounded, short, wrapped
 from .marks import Chart, describe, figure, finish, markers
 from .tables import ConfigPoint, config_points
 
@@ -69,7 +69,7 @@ def measured_chart(found: Comparison) -> Chart:
         markers("configuration", _noises(found), found.values, [describe(p, "") for p in found.points], marker=marker)
     )
     shown.update_xaxes(log_axis(_noises(found), _label(found.predicted)))
-    shown.update_yaxes(log_axis(found.values, _label(found.measured), most=6))
+    shown.update_yaxes(log_axis(found.values, wrapped(_label(found.measured)), most=6))
     title = f"Measured against predicted noise: rank correlation {short(found.correlation, 2)}"
     text = (
         f"Spearman's rank correlation over {len(found.points)} configurations. {found.measured} is measured in the "

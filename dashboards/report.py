@@ -83,9 +83,13 @@ def report(settings: Mapping[str, Any] | None, tables: Mapping[str, pa.Table]) -
     return Report(
         sweep=sweep,
         overview=counts,
-        verdicts=tuple(f"{_name(m)}: {regimes[n].message}" for n, m in measures.items()) if counts.trials else (),
+        verdicts=tuple(f"{_name(m)}: {regimes[n].message}" for n, m in measures.items())
+        if counts.trials and not sweep.own
+        else (),
         banners=_banners(counts, sweep),
-        tiles=(*_regime_tiles(regimes), *_best_tiles(trials, sweep), *_count_tiles(counts)),
+        tiles=_best_tiles(trials, sweep)
+        if sweep.own
+        else (*_regime_tiles(regimes), *_best_tiles(trials, sweep), *_count_tiles(counts)),
         charts=tuple(_charts(points, tables, sweep, measures, regimes)),
         best=best_table(trials, sweep),
         recommended={name: t for name, r in regimes.items() if (t := _recommended(trials, r)).rows},
@@ -185,7 +189,7 @@ def _regime_tiles(regimes: Mapping[str, Regime]) -> list[Tile]:
     return tiles
 
 
-def _best_tiles(trials: pa.Table, sweep: Sweep) -> list[Tile]:
+def _best_tiles(trials: pa.Table, sweep: Sweep) -> tuple[Tile, ...]:
     best = best_trials(trials, sweep.objective)
     tiles: list[Tile] = []
     for column, what, text, unit in ((CHOSEN[0], "loss", short, "nat"), (CHOSEN[1], "accuracy", percent, "")):
@@ -199,7 +203,7 @@ def _best_tiles(trials: pa.Table, sweep: Sweep) -> list[Tile]:
         repeats = best[0]["config_repeats"]
         context += f"; best of {repeats} repeats by validation" if repeats > 1 else ""
         tiles.append(Tile(title, text(score), context, unit))
-    return tiles
+    return tuple(tiles)
 
 
 def _count_tiles(counts: Overview) -> list[Tile]:
@@ -222,6 +226,8 @@ def _duration(seconds: float) -> str:
 def _notes(sweep: Sweep, counts: Overview, trials: pa.Table) -> tuple[str, ...]:
     scale = NOISE[sweep.noise]
     goal = OBJECTIVES[sweep.objective]
+    if sweep.own:
+        return (f"The best merge is chosen on validation ({goal.column}) and reported on test.",)
     seed = "unknown" if sweep.seed is None else sweep.seed
     how = f"Sampler {sweep.sampler or 'unknown'}, objective {sweep.objective}, seed {seed}"
     return (

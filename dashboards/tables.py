@@ -26,7 +26,11 @@ PARENTS = {
 
 @dataclass(frozen=True)
 class Sweep:
-    """What was asked for. `doubts` are sentences on settings that could not be understood."""
+    """What was asked for.
+
+    `doubts` are sentences on settings that could not be understood; `own` says that a user's own checkpoints were
+    merged, of which no hyperparameter is known.
+    """
 
     space: str
     trials: int | None
@@ -36,6 +40,7 @@ class Sweep:
     seed: int | None
     repeats: int
     doubts: tuple[str, ...] = ()
+    own: bool = False
 
     @property
     def noise_label(self) -> str:
@@ -118,6 +123,7 @@ def sweep_of(settings: Row | None, trials: pa.Table) -> Sweep:
         seed=_whole(given.get("seed", row.get("sweep_seed"))),
         repeats=_whole(given.get("repeats")) or 1,
         doubts=tuple(doubts),
+        own=bool(given.get("own_models")),
     )
 
 

@@ -44,7 +44,7 @@ def merge(args: argparse.Namespace) -> int:
         output: PairOutput = score(spec, settings.runtime(None), models, base)
     except (ValueError, UnknownName, OSError) as error:
         raise SpecError(" ".join(str(error).split())) from None
-    if "learning_rate" not in spec_fields(args):  # how the models were trained is not known
+    if not _told(args):
         output = replace(output, result=replace(output.result, noises={}))
     record = _written(args, spec, output, out)
     emit(args.json, record, _text(record))
@@ -54,6 +54,11 @@ def merge(args: argparse.Namespace) -> int:
 def spec_fields(args: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of the trial that `--set` gives."""
     return assignments(args.set or ())
+
+
+def _told(args: argparse.Namespace) -> bool:
+    # without its learning rate nothing is known of how the models were trained
+    return "learning_rate" in spec_fields(args)
 
 
 def _settings(args: argparse.Namespace) -> SweepSpec:
@@ -128,7 +133,8 @@ def _written(args: argparse.Namespace, spec: PairSpec, output: PairOutput, out: 
         write(out, output)
         if saved and output.weights is not None:
             write_weights(saved, output.weights, output.result)
-        page = write_page(out, settings={"space": args.space or spec.dataset, "trials": 1, "objective": "merged_loss"})
+        about = {"space": f"{len(args.models)} models on {spec.dataset}", "objective": "merged_loss"}
+        page = write_page(out, settings={**about, "own_models": not _told(args)})
     except OSError as error:
         raise SpecError(f"cannot write to {error.filename or out}: {error.strerror or error}") from None
     result = output.result

@@ -58,6 +58,8 @@ def test_a_pair_is_merged_scored_and_written(
     page = Path(record["page"]).read_text()
     assert '"x":[0.0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0]' in page
     assert "Test loss along the merges" in page
+    assert "Best noise" not in page
+    assert "best noise not determined" not in page
 
 
 def test_three_models_and_a_base_get_every_merge(

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from .data import DataError
 from .files import fingerprint, made_once
 from .sources import read_ahead
+
+if TYPE_CHECKING:  # Pillow comes with torchvision, which digits and a user's tensors do without
+    from PIL import Image
 
 NAMED = 5  # unreadable files that a message names
 AT_ONCE = 64  # images that a process decodes at a time
@@ -29,6 +31,8 @@ def decode(path: Path, size: int, channels: int) -> np.ndarray:
     Raises:
         OSError: The file is not an image, damaged or truncated.
     """
+    from PIL import Image, ImageOps
+
     try:
         with Image.open(path) as image:
             whole = _in_mode(image, MODES[channels])
@@ -40,6 +44,8 @@ def decode(path: Path, size: int, channels: int) -> np.ndarray:
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    from PIL import Image
+
     if image.mode.startswith("I"):
         # Pillow would cut 16 bits off at 255
         values = np.asarray(image).astype(np.int64)

@@ -15,11 +15,11 @@ import pytest
 
 import search_spaces
 from sweeper.store import SCHEMAS, SearchRow, SkippedPart, read, read_trials, write, write_search
-from trainables.result import trial_columns
+from trainables.result import SCHEMA_VERSION, trial_columns
 from trainables.runtime import Runtime
 from trainables.trial import run_trials
 
-GOLDEN = Path(__file__).parents[2] / "data" / "schema-1"
+GOLDEN = sorted((Path(__file__).parents[2] / "data").glob("schema-*"))
 KNOBS = {"learning_rate": 0.1, "batch_size": 16, "momentum": 0.9, "weight_decay": 1e-4, "augmentation_strength": 0.5}
 
 
@@ -134,13 +134,20 @@ def test_empty_folder_reads_as_empty_tables(tmp_path: Path) -> None:
         assert read(tmp_path, name).schema == schema
 
 
-def test_golden_parts_of_schema_1_still_read() -> None:
+def test_there_are_golden_parts_of_every_schema() -> None:
+    assert [int(g.name.removeprefix("schema-")) for g in GOLDEN] == list(range(1, SCHEMA_VERSION + 1))
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=lambda g: g.name)
+def test_golden_parts_of_released_schemas_still_read(golden: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        trials, merges = read_trials(GOLDEN), read(GOLDEN, "merges")
+        trials, merges = read_trials(golden), read(golden, "merges")
+        others = {t: read(golden, t).num_rows for t in SCHEMAS if (golden / t).is_dir()}
     assert trials.num_rows == 2
+    assert all(others.values())
     row = trials.to_pylist()[0]
-    assert row["schema_version"] == 1
+    assert row["schema_version"] == int(golden.name.removeprefix("schema-"))
     assert (row["space"], row["dataset"], row["outcome"]) == ("digits_label_noise", "digits", "ok")
     half = [m for m in merges.to_pylist() if m["digest"] == row["digest"] and m["method"] == "linear"]
     assert next(m["loss_test"] for m in half if m["coefficient"] == 0.5) == row["merged_loss_test"]
@@ -148,5 +155,6 @@ def test_golden_parts_of_schema_1_still_read() -> None:
         (row["a_loss_test"] + row["b_loss_test"]) / 2 - row["merged_loss_test"], abs=1e-15
     )
     # a column that left the schema would be lost to everybody who stored it
-    stored = pq.read_schema(next((GOLDEN / "trials").iterdir())).names
-    assert set(stored) <= set(SCHEMAS["trials"].names)
+    for table, schema in SCHEMAS.items():
+        for part in (golden / table).glob("*.parquet"):
+            assert set(pq.read_schema(part).names) <= set(schema.names)

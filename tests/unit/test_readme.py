@@ -61,7 +61,9 @@ def test_spaces_noises_and_merges_are_complete() -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "registry"), [("Model", MODELS), ("Data set", DATASETS), ("Augmentation", AUGMENTATIONS)], ids=str
+    ("head", "registry"),
+    [("Model", MODELS), ("Data set", DATASETS), ("Augmentation", AUGMENTATIONS)],
+    ids=["models", "data sets", "augmentations"],
 )
 def test_models_data_sets_and_augmentations_are_complete(head: str, registry: Registry[object]) -> None:
     assert sorted(n for row in table(head) for n in names(row[0])) == sorted(registry)

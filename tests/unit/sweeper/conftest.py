@@ -1,0 +1,15 @@
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_registries() -> Iterator[None]:
+    """Names that a user's file registers in a test are gone after it, until it is loaded anew."""
+    yield
+    for module, registry in (("trainables.models", "MODELS"), ("trainables.datasets", "DATASETS")):
+        if module in sys.modules:
+            known = getattr(sys.modules[module], registry)
+            for name in list(known._owners):
+                del known._items[name], known._owners[name]

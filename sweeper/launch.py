@@ -220,6 +220,8 @@ def _usual_noise(space: Space) -> str:
 
 def _check_noise(spec: SweepSpec, specs: Sequence[PairSpec]) -> None:
     # a search that aims at no noise may show a measured one
+    if spec.noise == "paper_aug" and spec.measure == 0:
+        raise SpecError("noise 'paper_aug' is measured by a probe; leave out --measure 0, or take another --noise")
     if spec.sampler == "noise":
         check_target(spec.noise)
     else:

@@ -184,17 +184,17 @@ def _text(record: Mapping[str, Any]) -> str:
         *(f"model {who}: {path}" for who, path in zip(ascii_uppercase, record["models"], strict=False)),
         format_table(header, rows, indent=0),
         wrap("each merge at its best coefficient on validation; chosen among them on validation: " + chosen, 0),
-        *(f"{name:<34}{number(scores.get(column))} nat" for name, column in _FACTS.items()),
+        *(f"{name:<44}{number(scores.get(column))} nat" for name, column in _FACTS.items()),
         *(f"{k + ':':<9}{record[k]}" for k in ("run", "page", "weights", "saved") if record[k]),
     ]
     return "\n".join(lines)
 
 
 _FACTS = {
-    "gain over the mean parent, test": "gain_mean_loss_test",
-    "gain over the better parent, test": "gain_best_loss_test",
-    "barrier (Frankle), test": "barrier_frankle_loss_test",
-    "barrier (Entezari), test": "barrier_entezari_loss_test",
+    "linear ½, gain over the mean parent, test": "gain_mean_loss_test",
+    "linear ½, gain over the better parent, test": "gain_best_loss_test",
+    "linear path, barrier (Frankle), test": "barrier_frankle_loss_test",
+    "linear path, barrier (Entezari), test": "barrier_entezari_loss_test",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,9 @@ def trunk(spec: PairSpec, task: Task, runtime: Runtime) -> Trunk:
 
     def train() -> Trunk:
         seeds = Seeds(stream(spec.trunk_digest, "order"), stream(spec.trunk_digest, "augment"))
+        # one trunk for all repeats: its optimizer state is that of one child
         child = finetune(
-            spec, task.model, task.base, task.data, [seeds], leg=trunk_leg(spec), keep_state=True
+            replace(spec, stack=1), task.model, task.base, task.data, [seeds], leg=trunk_leg(spec), keep_state=True
         )[0]  # fmt: skip
         assert child.state is not None
         return Trunk(child.weights, child.state, child.diverged_at)

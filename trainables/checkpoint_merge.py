@@ -15,9 +15,11 @@ from .evaluation import finite
 from .lab import Lab, prepare, resolve_device
 from .merging import MERGES
 from .record import record
+from .relief import geometry, relief_columns
 from .result import Outcome, PairOutput
 from .runtime import Runtime
 from .spec import PairSpec
+from .tasks import trained_names
 
 
 def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], base: Path | None) -> PairOutput:
@@ -41,6 +43,8 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
         raise ValueError(f"merging takes two models or more, got {len(models)}")
     if spec.pair_kind == "two_task":
         raise ValueError("checkpoints are merged on one task; choose a space whose pair_kind is not two_task")
+    if runtime.plane:
+        raise ValueError("the loss plane is that of a trained trial; leave out --plane")
     if base is None and (wrong := [m for m in spec.merges if m != GREEDY and "base" in MERGES[m].ends.values()]):
         raise ValueError(f"merge {wrong[0]!r} needs the base that the models come from; give --base, or leave it out")
     spec = replace(spec, members=len(models), stack=1, weights="")
@@ -51,7 +55,13 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
     with lab.clock.phase("recalibrate"):
         task.batches = lab.recalibration_batches(spec, task)
     curves = score_merges(spec, lab.tasks, children, lab.clock.phase)
+    relief: dict[str, float | None] = {}
+    if lab.runtime.landscape:
+        with lab.clock.phase("landscape"):
+            relief = relief_columns(task, curves, spec.stream("landscape"))
     about: dict[str, Any] = {
+        **finite(geometry(task.base, children[0], children[1], trained_names(task.model))),
+        "landscape": relief,
         "examples": task.data.examples,
         "classes": task.data.classes,
         "parameters": sum(p.numel() for p in task.model.parameters()),

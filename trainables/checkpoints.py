@@ -89,13 +89,14 @@ def load_start(model: nn.Module, path: str | Path, head: str) -> tuple[dict[str,
     Args:
         model: Module with its initial weights; decides devices and dtypes.
         path: File, see `read_weights`.
-        head: Module name of the final classifier, from `trainables.heads.head_of`.
+        head: Module name of the final classifier, from `trainables.heads.head_of`; empty takes no part of the model for
+            one that may differ.
 
     Raises:
         ValueError: The file cannot be read, or is of another architecture; the message names the keys that differ.
     """
     own, found = model.state_dict(), read_weights(path)
-    fresh = [k for k in own if k.rpartition(".")[0] == head]
+    fresh = [k for k in own if head and k.rpartition(".")[0] == head]
     if all(k in found and found[k].shape == own[k].shape for k in fresh):
         fresh = []
     expected = {k: v for k, v in own.items() if k not in fresh}
@@ -106,7 +107,7 @@ def load_start(model: nn.Module, path: str | Path, head: str) -> tuple[dict[str,
 
 def _compare(file: str, model: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     missing = [k for k in expected if k not in found and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in found if k not in expected]
+    unexpected = [k for k in found if k not in expected and not k.endswith("num_batches_tracked")]
     other = [
         f"{k} {tuple(found[k].shape)} instead of {tuple(v.shape)}"
         for k, v in expected.items()

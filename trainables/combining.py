@@ -53,19 +53,30 @@ def ties(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -
     """Trim, elect signs, merge: theta_0 + s tau, tau the mean of the kept tau_i that agree with the elected sign.
 
     Of each task vector the largest 20 % of all entries stay, by magnitude; the elected sign of an entry is that of the
-    sum of what stayed there, and where that sum is 0 so is tau.
+    sum of what stayed there, and where that sum is 0 so is tau. Tensors that a child left as they were count in none of
+    its entries; running statistics of BatchNorm are averaged.
     """
-    kept = [_trim({k: c[k] - v for k, v in base.items()}) for c in children]
-    merged: dict[str, Tensor] = {}
-    for key in base:
+    learnt = {k: v for k, v in base.items() if not _is_statistic(k)}
+    kept = [_trim({k: c[k] - v for k, v in learnt.items()}) for c in children]
+    merged = {k: mean([{k: c[k] - base[k]} for c in children])[k] for k in base if k not in learnt}
+    for key in learnt:
         tau = torch.stack([t[key] for t in kept])
         agree = (tau != 0) & (tau.sign() == tau.sum(0).sign())
         merged[key] = (tau * agree).sum(0) / agree.sum(0).clamp(min=1)
     return _along(base, merged, s)
 
 
+def _is_statistic(key: str) -> bool:
+    # of BatchNorm: estimated and not learnt, and re-estimated after the merge
+    return key.endswith(("running_mean", "running_var"))
+
+
 def _trim(tau: Weights) -> dict[str, Tensor]:
-    sizes = torch.cat([v.abs().flatten() for v in tau.values()])
+    # what no training moved, frozen parts say, is no part of the task vector
+    moved = [v.abs().flatten() for v in tau.values() if bool(v.any())]
+    if not moved:
+        return dict(tau)
+    sizes = torch.cat(moved)
     keep = math.ceil(DENSITY * len(sizes))
     # topk and not kthvalue, which torch has no deterministic kernel for on GPUs
     least = torch.topk(sizes, keep, sorted=False).values.min()
@@ -75,7 +86,11 @@ def _trim(tau: Weights) -> dict[str, Tensor]:
 def dare(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -> dict[str, Tensor]:
     """Drop and rescale, then add: theta_0 + s sum_i m_i tau_i / (1 - p), p = 0.5, which keeps the mean of tau_i."""
     scaled = [
-        {k: (c[k] - v) * kept_mask(extras.seed, k, i, v) / (1 - DROP) for k, v in base.items()}
+        {
+            # a running variance must not become negative
+            k: c[k] - v if _is_statistic(k) else (c[k] - v) * kept_mask(extras.seed, k, i, v) / (1 - DROP)
+            for k, v in base.items()
+        }
         for i, c in enumerate(children)
     ]
     return _along(base, {k: sum((t[k] for t in scaled[1:]), scaled[0][k]) for k in base}, s)

@@ -80,6 +80,7 @@ class MergeCurves:
     Attributes:
         merges: (method, coefficient) -> its scores.
         parents: Scores of A and of B, each on its own task; they pass the same pipeline as the merges.
+        others: Scores of further children, likewise.
         ensemble: Split -> score of the mean of the children's logits, an upper reference; empty in `two_task`.
         chosen: The merge with the lowest validation loss (mean over tasks), all methods and coefficients considered.
         cka: Linear CKA of the children's penultimate features on validation.
@@ -89,6 +90,7 @@ class MergeCurves:
 
     merges: Mapping[Key, Scored]
     parents: Sequence[Splits]
+    others: Sequence[Splits]
     ensemble: Splits
     chosen: Key
     cka: float
@@ -115,7 +117,11 @@ class MergeCurves:
             out[f"merged_normalised_accuracy_{split}"] = self.normalised(MIDPOINT, split)
             out[f"chosen_normalised_accuracy_{split}"] = self.normalised(self.chosen, split)
         line = {alpha: s.mean for (method, alpha), s in self.merges.items() if method == "linear"}
-        return out | gains(a, b, merged) | barriers(line)
+        gained = gains(a, b, merged)
+        if len(self.merges[MIDPOINT].tasks) > 1:
+            # parents of two tasks have no better one, and at the ends of their path a head meets the other's backbone
+            return out | {k: v for k, v in gained.items() if k.startswith("gain_mean")}
+        return out | gained | barriers(line)
 
     def rows(self, spec: PairSpec) -> Iterator[MergeRow]:
         """Yield the rows of the merges table."""
@@ -203,12 +209,14 @@ def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weigh
     ends: list[Weights] = [kept[end][0] for end in ENDS]
     if len(tasks) > 1:
         parents, ends, ensemble = [scorer.own(i, t) for i, t in enumerate(tasks)], list(children), []
+    others: list[Splits] = []
     for extra in range(2, len(children)):
-        scorer.own(extra, tasks[0])
+        others.append(scorer.own(extra, tasks[0]))
         ensemble.append(scorer.logits)
     return MergeCurves(
         merges,
         parents,
+        others,
         _ensemble(tasks[0], ensemble),
         best,
         _alignment(tasks, own, ends),

@@ -27,15 +27,19 @@ _PART_NUMBERS, _PART_LEAST = 2**18, 8
 def differentiating(model: nn.Module, training: bool) -> Generator[None]:
     """Run the block with the model in training or evaluation mode and operators that differentiate twice.
 
+    Convolutions keep all 24 bits of float32, which cuDNN shortens by default: excess barriers are small differences.
     The modes of all submodules come back as they were.
     """
     modes = {m: m.training for m in model.modules()}
     model.train(training)
+    shortened = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     try:
         # fused attention has no second derivative and does not map
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
+        torch.backends.cudnn.allow_tf32 = shortened
         for module, mode in modes.items():
             module.training = mode
 

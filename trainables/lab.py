@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator as Yields
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
+from math import prod
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -28,8 +31,9 @@ from .schedule import SCHEDULES
 from .spec import PairSpec
 from .tasks import Task, add_models, children_data, children_tasks, load_tasks
 
-# batches of the BatchNorm re-estimation: the cumulative average settles long before an epoch of a large set ends
-RECALIBRATION_BATCHES = 64
+# batches of the BatchNorm re-estimation: the cumulative average settles long before an epoch of a large set ends. Their
+# size does not follow the trial's, or the error of the statistics would; their values are bounded (1 GiB in float32)
+RECALIBRATION_BATCH, RECALIBRATION_BATCHES, RECALIBRATION_VALUES = 128, 64, 2**28
 
 
 @dataclass
@@ -69,6 +73,7 @@ class Lab:
         tasks: One, or two in `two_task`, with modules and base weights.
         data: What each child trains on.
         weights_sha256: SHA-256 of the file of start weights.
+        probed: Columns of the probe at the base weights; empty where nothing is measured.
         started: Start of the trials, UTC.
     """
 
@@ -77,9 +82,10 @@ class Lab:
     tasks: list[Task]
     clock: Clock
     weights_sha256: str | None = None
+    probed: Mapping[str, Any] = field(default_factory=lambda: {})
     started: str = field(default_factory=now)
 
-    @property
+    @cached_property
     def data(self) -> list[Data]:
         """Data set of each child."""
         return children_data(self.spec, self.tasks)
@@ -96,8 +102,10 @@ class Lab:
         role = f"recalibrate/{task.name}" if task.name else "recalibrate"
         order = Generator().manual_seed(spec.stream(f"{role}/order"))
         augment = Generator(device=self.runtime.device).manual_seed(spec.stream(f"{role}/augment"))
-        batches = epoch_batches(task.data, spec, order, augment)
-        return [x for x, _ in islice(batches, RECALIBRATION_BATCHES)]
+        size = min(RECALIBRATION_BATCH, task.data.examples)
+        affordable = RECALIBRATION_VALUES // (size * prod(task.data.x["train"].shape[1:]))
+        batches = epoch_batches(task.data, replace(spec, batch_size=size), order, augment)
+        return [x for x, _ in islice(batches, max(1, min(RECALIBRATION_BATCHES, affordable)))]
 
 
 def prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
@@ -139,6 +147,7 @@ def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
             for task in labs[key].tasks:
                 _check_model(spec, task)
         _check_names(spec)
+        _check_fits(spec, labs[key].tasks, runtime)
         sets = labs[key].data
         for data in sets:
             steps_per_epoch(data.examples, spec.batch_size)
@@ -156,6 +165,19 @@ def _check_names(spec: PairSpec) -> None:
     for name in spec.merges:
         if name != GREEDY:
             MERGES[name]
+
+
+def _check_fits(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> None:
+    if len(tasks) > 1 and (runtime.landscape or runtime.plane):
+        raise ValueError("the landscape is that of one task: leave out --landscape and --plane in pair_kind two_task")
+    pictures = [p for p in spec.augmentation.split("+") if p not in ("none", "label_smoothing")]
+    for task in tasks:
+        shape = tuple(task.data.x["train"].shape[1:])
+        if pictures and len(shape) != 3:
+            raise ValueError(
+                f"augmentation {pictures[0]!r} is for images [channels, height, width], got inputs of shape {shape}; "
+                "use none or label_smoothing"
+            )
 
 
 def _check_model(spec: PairSpec, task: Task) -> None:

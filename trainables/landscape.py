@@ -68,7 +68,7 @@ def lambda_max(product: Product, like: Tensor, generator: Generator, tolerance: 
     operator = arpack.LinearOperator((size, size), matvec=matvec, dtype=start.dtype)
     try:
         found = arpack.eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
-    except FloatingPointError:
+    except (FloatingPointError, arpack.ArpackNoConvergence):
         return math.nan
     return float(found[0])
 

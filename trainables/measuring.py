@@ -41,7 +41,7 @@ class Watch:
         specs: Spec of each child.
         tasks: Task of each child, in the same order.
         data: What each child trains on.
-        leg: Steps and learning rates.
+        legs: Steps and learning rates of each child.
         times: Measurements a child; None spends 2 % of the training, 0 measures nothing.
         phase: Times the phase `measure`.
     """
@@ -49,7 +49,7 @@ class Watch:
     specs: Sequence[PairSpec]
     tasks: Sequence[Task]
     data: Sequence[Data]
-    leg: Leg
+    legs: Sequence[Leg]
     times: int | None
     phase: Phase
     readings: dict[int, list[Reading]] = field(default_factory=lambda: {})
@@ -60,24 +60,26 @@ class Watch:
         few = min(d.examples for d in self.data) // LEAST
         micro = {"micro_size": max(2, min(spec.batch_size, few))} if has_batchnorm(model) else {}
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        trained = self.leg.steps * spec.batch_size
+        trained = self.legs[0].steps * spec.batch_size
         self.plan: Plan = plan(trained, times=self.times, parameters=size, **micro)
         if micro and self.times is None and self.plan.micro_size < SMALLEST_NORMALISED:
             self.plan = Plan(0, 0, 0)  # the share does not pay for batches that have statistics
-        self.steps = frozenset(self._steps(spec)) if self.plan.times else frozenset[int]()
+        if min(d.examples for d in self.data) < 2 * self.plan.micro_size:
+            self.plan = Plan(0, 0, 0)
+        self.steps = [frozenset(self._steps(spec, leg)) if self.plan.times else frozenset[int]() for leg in self.legs]
 
-    def _steps(self, spec: PairSpec) -> Sequence[int]:
+    def _steps(self, spec: PairSpec, leg: Leg) -> Sequence[int]:
         # the stable phase: where the learning rate is the stable one
-        stable = [t for t in range(self.leg.steps) if self.leg.rate(t) >= spec.learning_rate * (1 - 1e-9)]
-        start, end = (stable[0], stable[-1] + 1) if stable else (0, self.leg.steps)
+        stable = [t for t in range(leg.steps) if leg.rate(t) >= spec.learning_rate * (1 - 1e-9)]
+        start, end = (stable[0], stable[-1] + 1) if stable else (0, leg.steps)
         # after a step, so that there is a second moment
-        return [max(1, s) for s in at_steps(self.leg.steps, start, end, self.plan.times)]
+        return [max(1, s) for s in at_steps(leg.steps, start, end, self.plan.times)]
 
     def starting_at(self, first: int) -> OnStep:
         """Return what is called after each step of the members that start with child `first`."""
 
         def on_step(step: int, members: Members, optimizer: Any) -> None:
-            if step in self.steps:
+            if step in self.steps[first]:
                 with self.phase("measure"):
                     self._read(first, step, members, optimizer)
 
@@ -107,6 +109,8 @@ class Watch:
         gathered = [torch.zeros_like(local) for _ in range(members.ranks.size)]
         torch.distributed.all_gather(gathered, local)
         reduced = sum(float(p.grad.double().square().sum()) for p in members.parameters if p.grad is not None)
+        if members.unclipped_norm is not None:
+            reduced = float(members.unclipped_norm) ** 2
         per_rank = self.specs[0].batch_size // members.ranks.size
         return from_ranks([float(v) for v in gathered], reduced, per_rank)
 
@@ -137,10 +141,10 @@ class Watch:
             "gradient_norm2": found.norm2,
             "b_simple": found.b_simple,
         }
-        rates = [self.leg.rate(t) for t in range(self.leg.steps)]
         spec = self.specs[0]
+        rates = {c: [self.legs[c].rate(t) for t in range(self.legs[c].steps)] for c in children}
         doses = [
-            dose(rates, spec.batch_size, momentum, {r.step: max(0.0, r.statistics.trace_sigma) for r in readings})
+            dose(rates[c], spec.batch_size, momentum, {r.step: max(0.0, r.statistics.trace_sigma) for r in readings})
             for c in children
             if (readings := self.readings.get(c))
         ]

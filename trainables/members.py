@@ -51,9 +51,11 @@ class Members(ABC):
         parameters: What the optimizer updates; a stack's carry a leading member dimension.
         members: Their number.
         ranks: The processes that share each batch.
+        unclipped_norm: Norm of the last gradient before it was clipped; None without clipping.
     """
 
     members: int = 1
+    unclipped_norm: Tensor | None = None
     names: list[str]
     parameters: list[Tensor]
     ranks: Ranks = Ranks()
@@ -197,6 +199,7 @@ class _Stack(Members):
         def spread(index: int, value: Any) -> Any:
             if isinstance(value, Tensor) and value.shape == shapes[index]:
                 return value.expand(self.members, *value.shape).contiguous()
+            assert not isinstance(value, Tensor) or value.dim() == 0, "the state is not that of one child"
             return value
 
         entries = {i: {k: spread(i, v) for k, v in own.items()} for i, own in state["state"].items()}

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +29,6 @@ from .checkpoint_merge import merge_checkpoints
 from .curves import MergeCurves, score_merges
 from .evaluation import Score, finite, recalibrate
 from .lab import Clock, Lab, inspect, prepare, resolve_device
-from .landscape import landscape
 from .measuring import Watch
 from .models import has_batchnorm
 from .noise import NOISE
@@ -37,6 +36,7 @@ from .plane import plane
 from .probing import probe_columns, probe_tables
 from .ranks import launched, ranks
 from .record import failed, now, record
+from .relief import few_examples, geometry, relief_columns
 from .result import HistoryRow, Outcome, PairOutput, PlaneRow
 from .runtime import Report, Runtime
 from .spec import PairSpec
@@ -45,8 +45,6 @@ from .training import Child, Epoch, Seeds, child_leg, finetune
 from .trial import run_trials
 
 __all__ = ["inspect", "main", "merge_checkpoints", "probe_tables", "run_pair", "run_pairs"]
-
-LANDSCAPE_EXAMPLES = 1024
 
 
 def child_names(members: int) -> list[str]:
@@ -114,10 +112,15 @@ def _run(specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> list[Pa
     lab = prepare(specs[0], runtime)
     first, members = specs[0], specs[0].members
     names = child_names(first.members)
-    leg = child_leg(first, lab.data[0].examples)
+    legs = [child_leg(first, data.examples) for data in lab.data]
+    leg = legs[0]
+    if runtime.measure != 0:
+        # before a trunk takes the place of the base
+        with lab.clock.phase("measure"):
+            lab.probed = probe_columns(first, lab.tasks[0], runtime)
     watch = Watch(
-        [s for s in specs for _ in names], lab.children * len(specs), lab.data * len(specs), leg, runtime.measure,
-        lab.clock.phase,
+        [s for s in specs for _ in names], lab.children * len(specs), lab.data * len(specs), legs * len(specs),
+        runtime.measure, lab.clock.phase,
     )  # fmt: skip
 
     def on_epoch(child: int, epoch: Epoch) -> None:
@@ -153,14 +156,14 @@ def _children(specs: Sequence[PairSpec], lab: Lab, names: Sequence[str], watch: 
     if first.pair_kind != "two_task":
         return finetune(
             first, lab.tasks[0].model, start, lab.data * len(specs), seeds, on_epoch,
-            leg=watch.leg, state=state, on_step=watch.starting_at,
+            leg=watch.legs[0], state=state, on_step=watch.starting_at,
         )  # fmt: skip
     children: list[Child] = []
     for i, seed in enumerate(seeds):
         task = lab.tasks[i % 2]
         children += finetune(
             replace(first, stack=1), task.model, task.base, task.data, [seed], lambda _, e, i=i: on_epoch(i, e),
-            leg=child_leg(first, task.data.examples), on_step=lambda _, i=i: watch.starting_at(i),
+            leg=watch.legs[i], on_step=lambda _, i=i: watch.starting_at(i),
         )  # fmt: skip
     return children
 
@@ -192,7 +195,7 @@ class _Trial:
             with lab.clock.phase("recalibrate"):
                 task.batches = lab.recalibration_batches(spec, task)
         curves = score_merges(spec, lab.tasks, [c.weights for c in self.children], lab.clock.phase)
-        outcome, detail = _viability(spec, curves.parents)
+        outcome, detail = _viability(spec, [*curves.parents, *curves.others])
         names = [n for n in trained_names(lab.tasks[0].model) if not lab.tasks[0].is_own(n)]
         a, b = (c.weights for c in self.children[:2])
         relief, points = self._landscape(curves)
@@ -212,21 +215,19 @@ class _Trial:
     def _divergence(self, member: str, step: int | None) -> str:
         if not self.children[0].history:
             return f"the trunk diverged by step {step} of {self.spec.branch_step}"
-        return f"child {member.upper()} diverged by step {step} of {self.watch.leg.steps}"
+        return f"child {member.upper()} diverged by step {step} of {self.watch.legs[0].steps}"
 
     def _about(self) -> tuple[dict[str, Any], dict[str, float]]:
         lab, spec = self.lab, self.spec
         data, model = lab.data[0], lab.tasks[0].model
         measured, settings = self.watch.summary(self.indices, spec.momentum)
         clipped = sum(c.clipped_fraction for c in self.children) / len(self.children) if spec.clip_norm else None
-        with lab.clock.phase("measure"):
-            probed = probe_columns(spec, lab.tasks[0], lab.runtime) if lab.runtime.measure != 0 else {}
         doubts = caveats(
-            spec, data.examples, self.watch.leg.steps, clipped, has_batchnorm(model), ranks().size
+            spec, data.examples, self.watch.legs[0].steps, clipped, has_batchnorm(model), ranks().size
         )  # fmt: skip
         about: dict[str, Any] = {
             "examples": data.examples,
-            "steps": self.watch.leg.steps,
+            "steps": self.watch.legs[0].steps,
             "classes": data.classes,
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "ranks": ranks().size,
@@ -234,7 +235,7 @@ class _Trial:
             "clipped_fraction": clipped,
             "warnings": doubts,
         }
-        return about | finite(measured) | finite(probed), settings
+        return about | finite(measured) | finite(lab.probed), settings
 
     def _history(self, member: str, child: Child, index: int) -> Iterable[HistoryRow]:
         # the rate of the last step of each epoch, not of the stable phase: decay anneals the noise to 0
@@ -265,22 +266,15 @@ class _Trial:
         if len(self.lab.tasks) > 1 or not (runtime.landscape or runtime.plane):
             return {}, ()
         with self.lab.clock.phase("landscape"):
-            a, b, middle = (curves.recalibrated[k] for k in ("a", "b", "merged"))
-            x, y = task.data.scored("train")
-            few = slice(0, min(len(x), LANDSCAPE_EXAMPLES))
-            relief: Mapping[str, float] = {}
-            if runtime.landscape:
-                relief = landscape(
-                    task.model, a, b, middle, trained_names(task.model), x[few], y[few], spec.stream("landscape")
-                )  # fmt: skip
-            points = self._plane(x[few], y[few]) if runtime.plane else ()
-        return finite(relief), points
+            x, y = few_examples(task, "train")
+            relief = relief_columns(task, curves, spec.stream("landscape")) if runtime.landscape else {}
+            points = self._plane(x, y) if runtime.plane else ()
+        return relief, points
 
     def _plane(self, x: Tensor, y: Tensor) -> tuple[PlaneRow, ...]:
         task, points = self.lab.tasks[0], self.lab.runtime.plane
         a, b = (c.weights for c in self.children[:2])
-        few = slice(0, min(len(task.data.y["val"]), LANDSCAPE_EXAMPLES))
-        val = task.data.x["val"][few], task.data.y["val"][few]
+        val = few_examples(task, "val")
         found = plane(
             task.model, task.base, a, b, (x, y), val, points, lambda w: recalibrate(task.model, w, task.batches)
         )  # fmt: skip
@@ -302,27 +296,6 @@ def _viability(spec: PairSpec, parents: Sequence[Mapping[str, Score]]) -> tuple[
             f"a parent's validation accuracy {worst:.3f} is below the floor {spec.accuracy_floor}",
         )
     return Outcome.OK, "both children trained and merged" if spec.members == 2 else "all children trained and merged"
-
-
-def geometry(
-    base: Mapping[str, Tensor], a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: Iterable[str]
-) -> dict[str, float]:
-    """Return |theta_A - theta_B|, cos(tau_A, tau_B), |theta_A| and |theta_B| over the parameters `names`."""
-    names = list(names)
-    flat = [torch.cat([w[n].double().flatten() for n in names]) for w in (base, a, b)]
-    ta, tb = flat[1] - flat[0], flat[2] - flat[0]
-    norms = _norm(ta) * _norm(tb)
-    return {
-        "distance": _norm(flat[1] - flat[2]),
-        "task_cosine": float(ta @ tb) / norms if norms else math.nan,
-        "norm_a": _norm(flat[1]),
-        "norm_b": _norm(flat[2]),
-    }
-
-
-def _norm(vector: Tensor) -> float:
-    norm = cast(Tensor, torch.linalg.vector_norm(vector))  # pyright: ignore[reportUnknownMemberType]
-    return float(norm)
 
 
 def _arguments() -> argparse.ArgumentParser:

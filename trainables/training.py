@@ -168,7 +168,8 @@ class _Run:
     def train(self, state: OptimizerState | None, keep_state: bool) -> list[Child]:
         if state is not None:
             self.members.load(self.optimizer, state)
-        with seeded(self.seeds[0].order, self.device):
+        # every rank draws dropout masks of its own
+        with seeded((self.seeds[0].order + self.members.ranks.rank) % 2**63, self.device):
             self._epochs()
         weights = self.members.weights()
         for i, own in enumerate(weights):
@@ -206,6 +207,7 @@ class _Run:
             if self.spec.clip_norm:
                 norm = nn.utils.clip_grad_norm_(self.members.parameters, self.spec.clip_norm)
                 self.clipped += norm > self.spec.clip_norm
+                self.members.unclipped_norm = norm
             self.optimizer.step()
             losses.append(loss.detach())
             done += 1

@@ -20,7 +20,9 @@ SEED = 5
 
 
 def _ties(base: Arrays, children: list[Arrays], s: float, fishers: list[Arrays]) -> Arrays:
-    flat = [np.concatenate([(c[k] - base[k]).ravel() for k in base]) for c in children]
+    learnt = {k: v for k, v in base.items() if "running" not in k}
+    statistics = {k: v + s * np.mean([c[k] - v for c in children], axis=0) for k, v in base.items() if k not in learnt}
+    flat = [np.concatenate([(c[k] - base[k]).ravel() for k in learnt]) for c in children]
     for tau in flat:
         by_size = np.argsort(-np.abs(tau), kind="stable")
         tau[by_size[int(np.ceil(0.2 * tau.size)) :]] = 0
@@ -30,15 +32,18 @@ def _ties(base: Arrays, children: list[Arrays], s: float, fishers: list[Arrays])
         sign = np.sign(sum(kept))
         agreeing = [v for v in kept if np.sign(v) == sign]
         merged[i] = np.mean(agreeing) if agreeing else 0
-    ends = np.cumsum([v.size for v in base.values()])[:-1]
+    ends = np.cumsum([v.size for v in learnt.values()])[:-1]
     parts = np.split(merged, ends)
-    return {k: base[k] + s * part.reshape(base[k].shape) for k, part in zip(base, parts, strict=True)}
+    return statistics | {k: v + s * p.reshape(v.shape) for (k, v), p in zip(learnt.items(), parts, strict=True)}
 
 
 def _dare(base: Arrays, children: list[Arrays], s: float, fishers: list[Arrays]) -> Arrays:
     out = {k: v.copy() for k, v in base.items()}
     for i, child in enumerate(children):
         for k, v in base.items():
+            if "running" in k:
+                out[k] = out[k] + s * (child[k] - v)
+                continue
             kept = kept_mask(SEED, k, i, torch.from_numpy(v)).numpy()
             out[k] = out[k] + s * np.where(kept, (child[k] - v) / (1 - 0.5), 0)
     return out

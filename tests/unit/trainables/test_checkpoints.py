@@ -159,7 +159,7 @@ def test_a_file_of_another_architecture_names_the_keys_that_differ(tmp_path: Pat
     assert str(error.value) == (
         f"weights file {path} does not fit model SmallCNN: "
         "12 missing (features.0.weight, features.0.bias, features.1.weight, ...); "
-        "122 unexpected (conv1.weight, bn1.weight, bn1.bias, ...)"
+        "102 unexpected (conv1.weight, bn1.weight, bn1.bias, ...)"
     )
 
 

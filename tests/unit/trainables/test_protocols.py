@@ -12,13 +12,15 @@ import pytest
 import torch
 from small_trials import digits_spec, python
 
-from trainables import landscape, pair
+from trainables import landscape, pair, relief
+from trainables.base import trunk
 from trainables.lab import prepare
-from trainables.pair import run_pair
+from trainables.pair import probe_tables, run_pair
 from trainables.result import Outcome, PairOutput
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.tasks import children_data
+from trainables.training import Seeds, finetune
 
 QUIET = Runtime(measure=0)
 SPEC = digits_spec(batch_size=64, base={"steps": 5})
@@ -57,6 +59,34 @@ def test_a_trunk_that_diverges_makes_a_diverged_trial() -> None:
     assert row.outcome == Outcome.DIVERGED
     assert row.outcome_detail.startswith("the trunk diverged by step ")
     assert row.outcome_detail.endswith(" of 30")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_stacked_children_of_a_trunk_are_those_that_train_one_by_one(optimizer: str) -> None:
+    settings = {"protocol": "branch", "branch_step": 4, "base": {"steps": 0}, "dtype": "float64", "batch_size": 64}
+    more = {"momentum": 0.0, "learning_rate": 1e-3, "optimizer": "adamw"} if optimizer == "adamw" else {}
+    spec = digits_spec(**{**settings, **more, "stack": 2})
+    rows = []
+    for size in (1, 2):
+        # equal random streams: they hang on the digest, which the stack is part of
+        lab = prepare(spec, QUIET)
+        grown = trunk(replace(spec, stack=size), lab.tasks[0], QUIET)
+        seeds = [Seeds(2 * i, 2 * i + 1) for i in range(4)]
+        made = finetune(
+            replace(spec, stack=size), lab.tasks[0].model, grown.weights, lab.data[0], seeds, state=grown.state
+        )
+        rows.append(made)
+    for one, other in zip(*rows, strict=True):
+        assert max(float((one.weights[k] - other.weights[k]).abs().max()) for k in one.weights) < 1e-9
+
+
+def test_the_probe_of_a_branched_trial_is_that_of_the_base() -> None:
+    settings = {"protocol": "branch", "branch_step": 8, "base": {"steps": 3}, "batch_size": 64, "merges": ("linear",)}
+    found = [run_pair(digits_spec(**settings, learning_rate=r), Runtime(measure=1)).result for r in (0.2, 0.01)]
+    assert found[0].k_aug == found[1].k_aug
+    assert found[0].trace_sigma_base == found[1].trace_sigma_base
+    table = probe_tables([digits_spec(**settings)], QUIET)
+    assert table["shift"][0.5] == found[0].k_aug
 
 
 # -- split data -------------------------------------------------------------------------------------------------------
@@ -201,7 +231,7 @@ def test_adamw_has_its_own_noises_and_the_preconditioned_trace() -> None:
 
 
 def test_landscape_and_plane_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pair, "LANDSCAPE_EXAMPLES", 720)
+    monkeypatch.setattr(relief, "LANDSCAPE_EXAMPLES", 720)
     monkeypatch.setattr(landscape, "PROBES", 4)
     output = run_pair(replace(SPEC, merges=("linear",)), Runtime(measure=0, landscape=True, plane=3))
     row = output.result.to_row()

@@ -211,7 +211,7 @@ def test_batchnorm_trials_keep_raw_and_recalibrated_scores(batchnorm: PairOutput
     assert batchnorm.result.scores["merged_loss_val"] == midpoint.loss_val
     assert batchnorm.result.seconds["recalibrate"] > 0
     assert batchnorm.weights is not None
-    assert batchnorm.weights["features.1.num_batches_tracked"].item() == 45  # every batch of one epoch: 720 // 16
+    assert batchnorm.weights["features.1.num_batches_tracked"].item() == 5  # an epoch in batches of 128: 720 // 128
 
 
 def test_parents_pass_the_same_recalibration(batchnorm: PairOutput) -> None:

@@ -1,5 +1,7 @@
 """The README stays complete and its commands parse: names, columns, flags, code."""
 
+import argparse
+import dataclasses
 import itertools
 import re
 import shlex
@@ -21,6 +23,7 @@ from trainables.models import MODELS
 from trainables.noise import FAMILIES, NOISE
 from trainables.registry import Registry
 from trainables.result import Outcome
+from trainables.spec import PairSpec
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -30,6 +33,16 @@ def table(head: str) -> list[list[str]]:
     lines = README.split(f"| {head} |", 1)[1].splitlines()[2:]
     rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines))
     return [[c.strip() for c in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+
+
+def _commands() -> dict[str, argparse.ArgumentParser]:
+    return dict(_parser()._subparsers._group_actions[0].choices)  # type: ignore[union-attr,arg-type]
+
+
+def _examples(program: str) -> list[list[str]]:
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith(f"{program} ")]
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 def names(cell: str) -> list[str]:
@@ -76,19 +89,47 @@ def test_every_outcome_and_warning_is_named() -> None:
 def test_every_flag_sampler_and_objective_is_in_the_table() -> None:
     rows = table("Flag of `run`")
     flags = {f for row in rows for f in re.findall(r"--[a-z-]+", row[0])}
-    run = next(a for a in _parser()._subparsers._group_actions[0].choices.items() if a[0] == "run")[1]  # type: ignore[union-attr,index]
-    known = {o for a in run._actions for o in a.option_strings if o.startswith("--")}
+    known = {o for a in _commands()["run"]._actions for o in a.option_strings if o.startswith("--")}
     assert flags == known - {"--help", "--json"}
     text = " ".join(cell for row in rows for cell in row)
     assert set(SAMPLERS) | set(OBJECTIVES) <= set(names(text))
 
 
+def test_every_command_and_flag_is_named() -> None:
+    for name, parser in _commands().items():
+        assert f"`sweeper {name}" in README or f"\nsweeper {name} " in README or f"\nsweeper {name}\n" in README
+        flags = {o for a in parser._actions for o in a.option_strings if o.startswith("--")} - {"--help"}
+        assert flags <= set(re.findall(r"--[a-z-]+", README)), name
+
+
+def test_every_field_of_the_trial_is_described_once() -> None:
+    described = [n for row in table("Field of the trial") for n in names(row[0])]
+    assert sorted(described) == sorted(f.name for f in dataclasses.fields(PairSpec))
+
+
 def test_every_command_parses() -> None:
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
-    commands = [line.split("#")[0] for block in blocks for line in block.splitlines() if line.startswith("sweeper ")]
+    commands = _examples("sweeper")
     assert len(commands) > 10
     for command in commands:
-        _parser().parse_args(shlex.split(command)[1:])
+        _parser().parse_args(command[1:])
+
+
+def test_every_setting_of_the_commands_is_a_field() -> None:
+    from sweeper.specfile import assignments
+
+    parsed = [_parser().parse_args(c[1:]) for c in _examples("sweeper")]
+    given = [key for args in parsed for key in assignments(getattr(args, "set", None) or [])]
+    assert given
+    assert {key.split(".")[0] for key in given} <= {f.name for f in dataclasses.fields(PairSpec)}
+
+
+def test_every_command_for_one_trial_parses() -> None:
+    from trainables.pair import _arguments
+
+    launched = [c for p in ("python", "torchrun") for c in _examples(p) if "trainables.pair" in c]
+    assert [c[0] for c in launched] == ["python", "torchrun"]
+    for command in launched:
+        _arguments().parse_args(command[command.index("trainables.pair") + 1 :])
 
 
 def test_the_yaml_example_is_a_sweep(tmp_path: Path) -> None:

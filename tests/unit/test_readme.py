@@ -148,6 +148,7 @@ def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     for registry in (MODELS, DATASETS):  # what the example registers is gone after the test
         monkeypatch.setattr(registry, "_items", dict(registry._items))
+        monkeypatch.setattr(registry, "_owners", dict(registry._owners))
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
     api, study, space, frame = blocks
     assert "space=" in api

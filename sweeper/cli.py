@@ -85,8 +85,8 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("target", metavar="SPACE|spec.yaml", help="search space, space file (.py) or sweep spec (.yaml)")
     sub.add_argument("--trials", help="configurations (default: 40)")
     sub.add_argument("--sampler", help="noise, tpe, gp, cmaes, qmc, random or grid (default: noise)")
-    sub.add_argument("--objective", help="merged_loss, merged_accuracy, gain_mean, gain_best or barrier "
-                     "(default: merged_loss)")  # fmt: skip
+    sub.add_argument("--objective", action="append", help="merged_loss, merged_accuracy, gain_mean, gain_best, barrier "
+                     "or cost (default: merged_loss); a second one is searched along with the first")  # fmt: skip
     sub.add_argument("--noise", help="predicted noise scale to target and show (default: "
                      "paper, of Adam's kind adam_sde)")  # fmt: skip
     sub.add_argument("--repeats", help="trials of each configuration (default: 1)")
@@ -96,6 +96,7 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", help="torch device (default: auto)")
     sub.add_argument("--smoke", action="store_true", default=None, help="the space's small variant: seconds on a CPU")
     _add_set(sub)
+    _add_search(sub)
     sub.add_argument("--measure", metavar="K", help="gradient measurements of each child while training; 0 for none "
                      "(default: 2 %% of the trial's time)")  # fmt: skip
     sub.add_argument("--landscape", action="store_true", default=None,
@@ -106,6 +107,18 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", metavar="DIR", help="run folder (default: a new one under runs/)")
     sub.add_argument("--yes", action="store_true", help="continue an unfinished sweep in --out without asking")
     _add_machine(sub)
+
+
+def _add_search(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--prior", metavar="DIR", nargs="+", help="run folders of earlier sweeps: their optimal noise is "
+                     "the search's prior")  # fmt: skip
+    sub.add_argument("--enqueue", metavar="FILE", help="configurations to try first: YAML or JSON, or CSV as written "
+                     "by `sweeper export`")  # fmt: skip
+    sub.add_argument("--max-memory", metavar="BYTES", help="largest allocation on the device of a trial that may win, "
+                     "such as 8GB")  # fmt: skip
+    sub.add_argument("--max-step-time", metavar="S", help="longest optimizer step of a trial that may win")
+    sub.add_argument("--prune", action="store_true", default=None, help="stop hopeless trials on their way")
+    sub.add_argument("--rungs", metavar="N", help="checks on a trial's way at which it may be stopped (default: 3)")
 
 
 def _add_merge(sub: argparse.ArgumentParser) -> None:

@@ -18,7 +18,8 @@ from .specfile import assignments
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
 _RUN_KEYS = (
     "trials", "sampler", "objective", "noise", "repeats", "seed", "stack", "threads", "device", "out", "smoke",
-    "measure", "landscape", "plane", "deterministic",
+    "measure", "landscape", "plane", "deterministic", "prior", "enqueue", "max_memory", "max_step_time", "prune",
+    "rungs",
 )  # fmt: skip
 _MACHINE_KEYS = (
     "workers", "runner", "address", "max_seconds", "data", "download", "cache", "resident_share", "loader_workers",

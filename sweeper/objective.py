@@ -63,4 +63,9 @@ def _clip(value: float, cap: float) -> float:
 
 OBJECTIVES.add("gain_mean", Objective("gain_mean_loss_val", "loss gain over the mean parent [nat]", True, _clip))
 OBJECTIVES.add("gain_best", Objective("gain_best_loss_val", "loss gain over the better parent [nat]", True, _clip))
+# seconds, whose ratios count; a trial that failed spent them as well
+OBJECTIVES.add(
+    "cost",
+    Objective("device_seconds", "device time of a trial [s]", False, lambda v, cap: math.log(max(v, 1e-6))),
+)
 OBJECTIVES.add("barrier", Objective("barrier_frankle_loss_val", "loss barrier on validation [nat]", False, _clip))

@@ -1,14 +1,59 @@
-"""Parameter: the range of one knob in a sweep spec."""
+"""Values of a sweep spec that are more than a number: ranges of knobs, priors over the noise, amounts of memory."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def parse_bytes(value: Any) -> Any:
+    """Return a number of bytes; text may carry a unit, such as 500MB (powers of 1000) or 8GiB (of 1024).
+
+    Raises:
+        ValueError: Text that is no amount of memory.
+    """
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*([\d.]+(?:e[-+]?\d+)?)\s*([KMGT]?)(i?)B?\s*", value, re.IGNORECASE)
+    try:
+        number, unit, binary = float(found[1]), found[2].upper(), bool(found[3])  # type: ignore[index]
+    except (TypeError, ValueError):
+        raise ValueError(f"must be an amount of memory such as 8GB or 500MB, got {value!r}") from None
+    return number * (1024 if binary else 1000) ** _POWERS[unit]
+
+
+class PriorNoise(BaseModel):
+    """What an earlier sweep says about the optimal noise.
+
+    Attributes:
+        best: Its optimum, in the unit of the sweep's noise definition.
+        low, high: 90 % interval of the optimum.
+        source: Where it comes from.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    best: float = Field(gt=0, allow_inf_nan=False)
+    low: float = Field(gt=0, allow_inf_nan=False)
+    high: float = Field(gt=0, allow_inf_nan=False)
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PriorNoise:
+        if not self.low <= self.best <= self.high:
+            raise ValueError(f"must have low <= best <= high, got {self.low:g}, {self.best:g} and {self.high:g}")
+        return self
 
 
 class Parameter(BaseModel):
-    """Range of one knob: `min` and `max` with a `distribution`, or `values`."""
+    """Range of one knob: `min` and `max` with a `distribution`, or `values`.
+
+    `when` names the values of other knobs with which the knob acts; alone it keeps the space's range.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -16,6 +61,19 @@ class Parameter(BaseModel):
     max: float | None = Field(None, allow_inf_nan=False)
     distribution: Literal["uniform", "log_uniform", "int_uniform", "int_log_uniform"] = "uniform"
     values: tuple[Any, ...] | None = None
+    when: dict[str, tuple[Any, ...]] | None = None
+
+    @field_validator("when", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {k: v if isinstance(v, list | tuple) else (v,) for k, v in value.items()}
+
+    @property
+    def ranged(self) -> bool:
+        """Whether it has a range of its own."""
+        return self.values is not None or self.min is not None
 
     @model_validator(mode="after")
     def _consistent(self) -> Parameter:
@@ -26,6 +84,8 @@ class Parameter(BaseModel):
                 raise ValueError("values must not be empty")
             if twice := [v for i, v in enumerate(self.values) if v in self.values[:i]]:
                 raise ValueError(f"values must differ, got {twice[0]!r} twice")
+            return self
+        if self.min is None and self.max is None and self.when:
             return self
         if self.min is None or self.max is None:
             raise ValueError("give values, or both min and max")

@@ -40,7 +40,7 @@ GRID = 201
 EDGE = 0.05
 DESIGNED_SAMPLERS = frozenset({"grid", "qmc", "random"})
 # objectives whose study value is the logarithm of the column
-LOGARITHMIC = frozenset({"merged_loss"})
+LOGARITHMIC = frozenset({"merged_loss", "cost"})
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from search_spaces import Space, load
 from search_spaces.space import SpaceError
@@ -18,11 +18,11 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
 from .objective import OBJECTIVES
-from .parameter import Parameter
+from .parameter import Parameter, PriorNoise, parse_bytes
 from .samplers import SAMPLERS
 from .specfile import SpecError, explain, placed, read_yaml
 
-__all__ = ["Parameter", "SpecError", "SweepSpec", "corners", "load_spec", "read_yaml"]
+__all__ = ["Parameter", "PriorNoise", "SpecError", "SweepSpec", "corners", "load_spec", "read_yaml"]
 
 # where data comes from: the same sweep on another machine has others
 _PLACES = ("data", "download", "cache", "resident_share", "loader_workers")
@@ -45,6 +45,12 @@ class SweepSpec(BaseModel):
         address: Ray cluster to connect to; None starts a local one.
         max_seconds: No configuration is started after that time.
         max_failed: The sweep is given up after that many failed configurations.
+        further_objectives: Objectives beside the first, which ranks the trials; a list as `objective` sets both.
+        prior: Optimal noises of earlier sweeps, or run folders from which the sweep's start reads them.
+        enqueue: Configurations to try first, as values of knobs; the sampler fills in those that are left out.
+        max_memory, max_step_time: Largest allocation on the device [bytes, or text such as 8GB] and longest optimizer
+            step [s] of a trial that may win.
+        prune, rungs: Whether hopeless trials are stopped at one of so many checks on their way.
         data: Folder with the data sets.
         download: Whether data sets may be fetched into it.
         cache: Folder for unpacked archives; None is `sweeper` in the user's cache folder.
@@ -80,6 +86,13 @@ class SweepSpec(BaseModel):
     address: str | None = None
     max_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
     max_failed: int = Field(10, ge=1)
+    further_objectives: tuple[str, ...] = ()
+    prior: tuple[PriorNoise | str, ...] = ()
+    enqueue: tuple[dict[str, Any], ...] = ()
+    max_memory: Annotated[float, BeforeValidator(parse_bytes)] | None = Field(None, gt=0, allow_inf_nan=False)
+    max_step_time: float | None = Field(None, gt=0, allow_inf_nan=False)
+    prune: bool = False
+    rungs: int = Field(3, ge=1, le=16)
     data: str | None = None
     stack: Literal["auto", "on", "off"] = "auto"
     threads: int = Field(1, ge=1, le=1024)
@@ -98,7 +111,7 @@ class SweepSpec(BaseModel):
 
     @field_validator(
         "trials", "repeats", "seed", "threads", "max_failed", "workers", "measure", "plane", "loader_workers",
-        mode="before",
+        "rungs", mode="before",
     )  # fmt: skip
     @classmethod
     def _no_truth_values(cls, value: Any) -> Any:
@@ -119,6 +132,29 @@ class SweepSpec(BaseModel):
         if value == 1:
             raise ValueError("must be 0 (no plane) or at least 2 points a side, got 1")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several_objectives(cls, values: Any) -> Any:
+        named = values.get("objective") if isinstance(values, dict) else None
+        if not isinstance(named, list | tuple) or not named:
+            return values
+        return {**values, "objective": named[0], "further_objectives": tuple(named[1:])}
+
+    @field_validator("further_objectives")
+    @classmethod
+    def _known_objectives(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        for i, name in enumerate(value):
+            if name not in OBJECTIVES:
+                raise ValueError(str(unknown("objective", name, OBJECTIVES)))
+            if name in (info.data.get("objective"), *value[:i]):
+                raise ValueError(f"objectives must differ, got {name!r} twice")
+        return value
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of all objectives, the first one ranks."""
+        return (self.objective, *self.further_objectives)
 
     @field_validator("data", "cache")
     @classmethod
@@ -184,14 +220,16 @@ class SweepSpec(BaseModel):
         """Return the spec as YAML without `out`, so that it reproduces the sweep elsewhere."""
         data = self.model_dump(mode="json", exclude={"out"}, exclude_none=True)
         data["parameters"] = {k: v.model_dump(mode="json", exclude_none=True) for k, v in self.parameters.items()}
-        return yaml.safe_dump({k: v for k, v in data.items() if v != {}}, sort_keys=False)
+        return yaml.safe_dump({k: v for k, v in data.items() if v not in ({}, [])}, sort_keys=False)
 
     def identity(self) -> dict[str, Any]:
         """Return what makes two sweeps the same search: all but budget, place and manner of running."""
         free = {"out", "workers", "runner", "address", "max_seconds", "max_failed", *_PLACES}
         if self.sampler != "grid":  # whose levels follow from the number of trials
             free.add("trials")
-        return self.model_dump(mode="json", exclude=free)
+        found = self.model_dump(mode="json", exclude=free)
+        # where a prior comes from changes nothing
+        return {**found, "prior": [p if isinstance(p, str) else {**p, "source": ""} for p in found["prior"]]}
 
 
 def corners(space: Space) -> Iterator[dict[str, Any]]:

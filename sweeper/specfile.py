@@ -30,11 +30,15 @@ _RULES = {
 }
 
 
+# members of a union, in the path of an error
+_UNION = ("int", "literal", "str", "PriorNoise")
+
+
 def explain(error: ValidationError, model: type[BaseModel], lines: Mapping[str, int], where: str) -> str:
     """Return a validation error of `model` as one line, with the line of the file `where` that its key stands on."""
     texts: list[str] = []
     for item in error.errors():
-        path = [str(p) for p in item["loc"] if not (isinstance(p, str) and ("[" in p or p in ("int", "literal")))]
+        path = [str(p) for p in item["loc"] if not (isinstance(p, str) and ("[" in p or p in _UNION))]
         key = ".".join(path)
         if item["type"] == "extra_forbidden":
             known = Parameter.model_fields if len(path) > 1 and path[0] == "parameters" else model.model_fields

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 from trainables.registry import unknown
 from trainables.spec import PairSpec
 
+from .conditions import Conditions, acting, acts, check, narrowed
+
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-_NOT_SPACES = {"space"}
+_NOT_SPACES = {"conditions", "space"}
+_NEEDED = {f.name for f in fields(PairSpec) if f.default is MISSING and f.default_factory is MISSING}
 
 
 class SpaceError(ValueError):
@@ -36,9 +39,12 @@ class Space:
         smoke: Field -> value or distribution of the small variant, which runs a pair in seconds on a CPU; empty where
             the space itself does.
         name: The file's name; filled by `load`.
+        conditions: Knob -> {other knob: the values of it with which the knob acts}; elsewhere it has the default of
+            `PairSpec`.
 
     Raises:
-        SpaceError: A knob or fixed field that `PairSpec` does not have, or a field that is both.
+        SpaceError: A knob or fixed field that `PairSpec` does not have, a field that is both, or a condition that
+            cannot hold.
     """
 
     doc: str
@@ -48,17 +54,26 @@ class Space:
     budget: str = ""
     smoke: Mapping[str, Any] = field(default_factory=lambda: {})
     name: str = field(default="", compare=False)
+    conditions: Conditions = field(default_factory=lambda: {})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fixed", MappingProxyType(dict(self.fixed)))
         object.__setattr__(self, "knobs", MappingProxyType(dict(self.knobs)))
         object.__setattr__(self, "smoke", MappingProxyType(dict(self.smoke)))
+        conditions = {k: {o: tuple(v) for o, v in c.items()} for k, c in self.conditions.items() if c}
+        object.__setattr__(self, "conditions", MappingProxyType(conditions))
         known = {f.name for f in fields(PairSpec)}
         for name in (*self.fixed, *self.knobs, *(n.partition(".")[0] for n in self.smoke)):
             if name not in known:
                 raise SpaceError(str(unknown("pair spec field", name, known)))
         if both := sorted(set(self.fixed) & set(self.knobs)):
             raise SpaceError(f"{both[0]} is both fixed and a knob; keep one")
+        if needed := sorted(_NEEDED & set(self.conditions)):
+            raise SpaceError(f"condition of {needed[0]}: it must act in every trial, it has no default")
+        try:
+            check(self.conditions, self.knobs)
+        except ValueError as error:
+            raise SpaceError(str(error)) from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -76,24 +91,41 @@ class Space:
         """Return the trial with these knobs.
 
         Args:
-            params: Value of every knob.
+            params: Value of every knob that acts; those that do not keep the default of `PairSpec`.
             more: Further fields of `PairSpec`, such as `seed` and `repeat`; they win over `fixed`.
 
         Raises:
             ValueError: A knob is missing or unknown, or a value breaks PairSpec's rules.
         """
-        if missing := sorted(set(self.knobs) - set(params)):
+        needed = {name for name in self.knobs if acts(name, params, self.conditions)}
+        if missing := sorted(needed - set(params)):
             raise SpaceError(f"space {self.name!r} needs a value of {missing[0]}")
         if wrong := sorted(set(params) - set(self.knobs)):
             raise SpaceError(str(unknown(f"knob of space {self.name!r}:", wrong[0], self.knobs)))
-        return PairSpec.from_mapping({**self.fixed, **params, **more})
+        return PairSpec.from_mapping({**self.fixed, **self.acting(params), **more})
 
-    def override(self, parameters: Mapping[str, BaseDistribution], fixed: Mapping[str, Any], **about: Any) -> Space:
+    def acting(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters without the knobs that do not act."""
+        return acting(params, self.conditions)
+
+    def params_of(self, spec: PairSpec) -> dict[str, Any]:
+        """Return the values of the knobs that act in a trial; the inverse of `build`."""
+        return self.acting({name: getattr(spec, name) for name in self.knobs})
+
+    def override(
+        self,
+        parameters: Mapping[str, BaseDistribution],
+        fixed: Mapping[str, Any],
+        conditions: Conditions | None = None,
+        **about: Any,
+    ) -> Space:
         """Return this space with other ranges or fixed values; a field moves between the two as asked.
 
         Args:
             parameters: Field -> distribution.
-            fixed: Field -> value; a name with a dot, such as `dataset_options.path`, sets one entry of a field.
+            fixed: Field -> value; a name with a dot, such as `dataset_options.path`, sets one entry of a field. A
+                knob that acts at none of the values left is searched no more.
+            conditions: Knob -> its condition, for knobs whose condition changes.
             about: Other attributes, such as `doc`.
 
         Raises:
@@ -105,7 +137,14 @@ class Space:
             given[head] = self._with_entry(given.get(head, self.fixed.get(head, {})), path, value, name)
         knobs = {k: v for k, v in self.knobs.items() if k not in given} | dict(parameters)
         rest = {k: v for k, v in self.fixed.items() if k not in parameters} | given
-        return replace(self, fixed=rest, knobs=knobs, **about)
+        new = {k: c for k, c in (conditions or {}).items() if k not in given}
+        try:
+            check(new, knobs, rest)
+        except ValueError as error:
+            raise SpaceError(str(error)) from None
+        kept, dead = narrowed({**self.conditions, **new}, knobs, rest)
+        knobs = {k: v for k, v in knobs.items() if k not in dead}
+        return replace(self, fixed=rest, knobs=knobs, conditions=kept, **about)
 
     def _with_entry(self, now: Any, path: list[str], value: Any, name: str) -> Any:
         if not path:

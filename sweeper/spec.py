@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from search_spaces import Space, load
+from search_spaces.conditions import enabling
 from search_spaces.space import SpaceError
 from trainables.noise import NOISE
 from trainables.registry import UnknownName, unknown
@@ -194,11 +195,14 @@ class SweepSpec(BaseModel):
             knobs: dict[str, Any] = {}
             for name, parameter in self.parameters.items():
                 try:
-                    knobs[name] = parameter.to_optuna(kinds.get(name, ""))
+                    if parameter.ranged:
+                        knobs[name] = parameter.to_optuna(kinds.get(name, ""))
                 except ValueError as error:
                     raise SpaceError(f"parameters.{name}: {error}") from None
             space = load(self.space)
-            space = (space.small() if self.smoke else space).override(knobs, self.fixed)
+            space = space.small() if self.smoke else space
+            when = self._conditions(space, {**space.knobs, **knobs})
+            space = space.override(knobs, self.fixed, when)
             if not space.knobs:
                 raise SpaceError(f"space {self.space!r} has no knobs: nothing to search")
             for params in corners(space):
@@ -206,6 +210,17 @@ class SweepSpec(BaseModel):
         except (SpaceError, UnknownName, ValueError) as error:
             raise SpecError(str(error)) from None
         return space
+
+    def _conditions(self, space: Space, knobs: Mapping[str, Any]) -> dict[str, Mapping[str, tuple[Any, ...]]]:
+        for name, parameter in self.parameters.items():
+            if not parameter.ranged and name not in space.knobs:
+                raise SpaceError(f"parameters.{name}: give values, or both min and max: it is no knob of the space")
+        # numbers in YAML's text become the choices' own
+        return {
+            name: {other: tuple(_choice(v, knobs.get(other)) for v in values) for other, values in p.when.items()}
+            for name, p in self.parameters.items()
+            if p.when is not None
+        }
 
     def runtime(self, bases: Path | None, device: str | None = None) -> Runtime:
         """Return where and how the trials run: shared weights go to the folder `bases`, None keeps them in memory."""
@@ -245,8 +260,13 @@ def corners(space: Space) -> Iterator[dict[str, Any]]:
     first = {name: ends(d)[-1] for name, d in space.knobs.items()}
     yield first
     for name, distribution in space.knobs.items():
-        for value in ends(distribution)[:-1]:
-            yield {**first, name: value}
+        here = {**first, **enabling(name, space.conditions)}
+        for value in ends(distribution) if here != first else ends(distribution)[:-1]:
+            yield {**here, name: value}
+
+
+def _choice(value: Any, distribution: Any) -> Any:
+    return next((c for c in getattr(distribution, "choices", ()) if c == value or str(c) == value), value)
 
 
 def load_spec(target: str, flags: Mapping[str, Any] | None = None) -> SweepSpec:

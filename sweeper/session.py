@@ -27,6 +27,7 @@ from .spec import SpecError, SweepSpec, corners
 from .store import SearchRow, read, write_search
 
 KEEP_WEIGHTS = 3
+EXPONENTS = ("exponents", "exponent_low", "exponent_high")
 # from here on a stack of members is faster than a loop: 8 members at batches of up to 32 (measured, see LOG.md)
 STACK_MEMBERS, STACK_BATCH = 8, 32
 
@@ -158,8 +159,7 @@ class Session:
         self.repeats[spec.config] = max(self.repeats[spec.config], first + self.spec.repeats)
         specs = tuple(self._build(proposal.params, first + i) for i in range(self.spec.repeats))
         predicted = self._noise(spec)
-        thoughts = dict(proposal.thoughts or {})
-        exponents = thoughts.pop("exponents", None)
+        thoughts = proposal.thoughts or {}
         row = SearchRow(
             number=number,
             config=spec.config,
@@ -167,8 +167,8 @@ class Session:
             sampler=self.spec.sampler,
             noise_target=predicted,
             seconds_ask=proposal.seconds,
-            exponents=json.dumps(exponents) if exponents is not None else None,
-            **{k: thoughts.get(k) for k in ("origin", "optimum", "optimum_low", "optimum_high")},
+            **{k: thoughts.get(k) for k in ("origin", "optimum", "optimum_low", "optimum_high", "variance_share")},
+            **{k: None if (v := thoughts.get(k)) is None else json.dumps(v) for k in EXPONENTS},
         )
         write_search(self.run, row)
         self.status.target = predicted

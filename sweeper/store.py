@@ -49,7 +49,8 @@ class SearchRow:
     params: str = col("knobs as JSON")
     sampler: str = col("sampler")
     origin: str | None = col(
-        "how the candidate came about: startup, level_set, filling, neighbour (of a refined one, that of its ancestor)"
+        "how the candidate came about: startup, level_set, filling, neighbour (of a refined one, its ancestor's origin), "
+        "repeat (a finished configuration once more), enqueued (given by the user)"
     )
     noise_target: float | None = col("noise of the proposal, of the sweep's definition")
     optimum: float | None = col("the sampler's estimate then: the noise at which the trials' smoothed loss was lowest")
@@ -57,6 +58,9 @@ class SearchRow:
     optimum_high: float | None = col("upper end of that interval")
     exponents: str | None = col("fitted exponents of the noise as JSON")
     seconds_ask: float = col("time the sampler took", "s")
+    exponent_low: str | None = col("lower ends of the exponents' 90 % intervals as JSON", default=None)
+    exponent_high: str | None = col("upper ends of the exponents' 90 % intervals as JSON", default=None)
+    variance_share: float | None = col("share of the explained variance that noise alone explains", "1", default=None)
 
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}

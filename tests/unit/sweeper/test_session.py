@@ -56,6 +56,7 @@ def test_the_noise_sampler_finds_the_known_optimum(tmp_path: Path) -> None:
     assert origins["startup"] >= 5
     assert origins["level_set"] + origins["neighbour"] + origins["filling"] >= 20
     assert origins["level_set"] >= 3
+    assert all(0 <= r["variance_share"] <= 1 for r in read(results.run, "search").to_pylist()[12:])
     aimed = {r["number"] for r in read(results.run, "search").to_pylist() if r["origin"] == "level_set"}
     for row in results.trials.select(["number", "noise_target", "noise_paper"]).to_pylist():
         if row["number"] in aimed:  # at a level of the refined noise

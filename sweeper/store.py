@@ -49,8 +49,8 @@ class SearchRow:
     params: str = col("knobs as JSON")
     sampler: str = col("sampler")
     origin: str | None = col(
-        "how the candidate came about: startup, level_set, filling, neighbour (of a refined one, its ancestor's origin), "
-        "repeat (a finished configuration once more), enqueued (given by the user)"
+        "how the candidate came about: startup, level_set, filling, neighbour (a refined one has its ancestor's), "
+        "repeat (of a finished configuration), enqueued (by the user)"
     )
     noise_target: float | None = col("noise of the proposal, of the sweep's definition")
     optimum: float | None = col("the sampler's estimate then: the noise at which the trials' smoothed loss was lowest")

@@ -21,13 +21,16 @@ from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES, inspect
 
 from .k_aug import KAug
-from .noise_choice import check_defined, check_shown, check_target, default_noise
+from .noise_choice import MEASURED_USUAL, check_defined, check_shown, check_target, default_noise, targets
+from .objective import OBJECTIVES
+from .parameter import PriorNoise
 from .proposer import make_proposer
 from .runfolder import claim, locked, write_spec
 from .session import Session, Status, noise_constants
 from .signals import sigterm_as_sigint
 from .spec import SpecError, SweepSpec, corners
 from .store import read_trials
+from .warmstart import checked_points, read_prior
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 
 CONNECT_SECONDS, PROBE_SECONDS = 4.0, 20.0
+AUGMENTED = ("augmentation", "augmentation_strength")
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ def run(
     """
     space = spec.load_space()
     if "noise" not in spec.model_fields_set:
-        spec = spec.model_copy(update={"noise": _usual_noise(space)})
+        spec = spec.model_copy(update={"noise": _usual_noise(spec, space)})
+    spec = _with_prior(spec, space, say)
     constants = _preflight(spec, space)
     if spec.runner == "ray" and spec.address:
         check_reachable(spec.address)
@@ -194,8 +199,11 @@ def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:
         SpecError: Data, a model or the sampler cannot be built; a batch is larger than the training set.
     """
     try:
-        specs = [space.build(params) for params in corners(space)]
+        first = next(corners(space))
+        points = [*corners(space), *({**first, **point} for point in checked_points(space, spec.enqueue))]
+        specs = [space.build(params) for params in points]
         _check_noise(spec, specs)
+        _check_objectives(spec, specs)
         # a cluster's devices are not this machine's
         runtime = spec.runtime(None, "auto" if spec.address else None)
         constants = {"examples": inspect(specs, runtime)}
@@ -213,9 +221,23 @@ def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:
     return constants
 
 
-def _usual_noise(space: Space) -> str:
-    some = space.build(next(corners(space)))
-    return default_noise(family(some.optimizer))
+def _usual_noise(spec: SweepSpec, space: Space) -> str:
+    families = {family(space.build(params).optimizer) for params in corners(space)}
+    usual = {default_noise(f) for f in families}
+    known = targets(families)
+    if len(usual) == 1:
+        return usual.pop()
+    # no definition holds for all of them: one that is measured can at least be shown
+    return next(iter(known), MEASURED_USUAL if spec.sampler != "noise" else sorted(usual)[0])
+
+
+def _with_prior(spec: SweepSpec, space: Space, say: Callable[[str], None]) -> SweepSpec:
+    trainable = space.build(next(corners(space))).trainable
+    read = [
+        p if isinstance(p, PriorNoise) else read_prior(p, spec.objective, spec.noise, trainable, say)
+        for p in spec.prior
+    ]
+    return spec.model_copy(update={"prior": tuple(read)}) if read else spec
 
 
 def _check_noise(spec: SweepSpec, specs: Sequence[PairSpec]) -> None:
@@ -227,6 +249,13 @@ def _check_noise(spec: SweepSpec, specs: Sequence[PairSpec]) -> None:
     else:
         check_shown(spec.noise)
     check_defined(spec.noise, {s.optimizer: family(s.optimizer) for s in specs})
+
+
+def _check_objectives(spec: SweepSpec, specs: Sequence[PairSpec]) -> None:
+    two = any(s.pair_kind == "two_task" for s in specs)
+    if two and (undefined := [name for name in spec.objectives if OBJECTIVES[name].one_task]):
+        others = ", ".join(name for name, goal in OBJECTIVES.items() if not goal.one_task)
+        raise SpecError(f"objective {undefined[0]!r} is not defined in pair_kind two_task; use one of {others}")
 
 
 def _check_positive(spec: SweepSpec, specs: Sequence[PairSpec], constants: Mapping[str, float]) -> None:
@@ -250,8 +279,9 @@ def _probed(spec: SweepSpec, space: Space, runtime: Runtime, say: Callable[[str]
     tables = getattr(import_module(TRAINABLES[some.trainable]), "probe_tables", None)
     if tables is None:
         raise SpecError(f"noise {spec.noise!r} needs a probe of gradients, and space {spec.space!r} trains nothing")
+    some = replace(some, **{k: getattr(PairSpec, k) for k in AUGMENTED if k in space.conditions})
     policies = getattr(space.knobs.get("augmentation"), "choices", (some.augmentation,))
-    specs = [replace(some, augmentation=policy) for policy in policies]
+    specs = [replace(some, augmentation=policy) for policy in dict.fromkeys((*policies, some.augmentation))]
     try:
         k_aug = KAug(tables(specs, runtime), some.augmentation, some.augmentation_strength)
     except ValueError as error:

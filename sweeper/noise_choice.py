@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from trainables.noise import NOISE, NoiseScale
 from trainables.registry import unknown
 
+MEASURED_USUAL = "critical_ratio"  # defined for every optimizer
 _USUAL = {"sgd": "paper", "sgdw": "paper", "adam": "adam_sde", "adamw": "adam_sde"}
 _WHY = {
     "measured": "is measured while training",

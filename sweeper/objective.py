@@ -1,10 +1,10 @@
-"""Objectives: which number of a trial a sweep optimizes, and what the sampler is told."""
+"""Objectives: which numbers of a trial a sweep optimizes, and what the sampler is told."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainables.registry import Registry
@@ -21,22 +21,27 @@ class Objective:
         label: Name for people, with its unit in brackets.
         maximize: True where larger is better.
         transform: (value, cap) -> the number that the study is told.
+        capped: Whether the cap of a loss stands for a bad trial; else the worst value seen so far does.
+        one_task: Whether it is undefined for children of two tasks.
     """
 
     column: str
     label: str
     maximize: bool
     transform: Callable[[float, float], float]
+    capped: bool = True
+    one_task: bool = False
 
     def tell(self, row: Mapping[str, Any]) -> float:
         """Return the number that the study is told of a trial row.
 
         Merged losses reach 150 and would drown everything, so values are capped at 2 ln C, C the number of classes;
-        a trial that is not `ok` or has no finite value gets the cap: it is learnt from and never wins.
+        a trial that is not `ok` or has no finite value gets the cap: it is learnt from and never wins. Objectives
+        that are not capped tell the value of every trial.
         """
         cap = 2.0 * math.log(row.get("classes") or DEFAULT_CLASSES)
         value = row.get(self.column)
-        if row["outcome"] != "ok" or value is None or not math.isfinite(value):
+        if value is None or not math.isfinite(value) or (self.capped and row["outcome"] != "ok"):
             value = -cap if self.maximize else cap
         return self.transform(float(value), cap)
 
@@ -62,10 +67,30 @@ def _clip(value: float, cap: float) -> float:
 
 
 OBJECTIVES.add("gain_mean", Objective("gain_mean_loss_val", "loss gain over the mean parent [nat]", True, _clip))
-OBJECTIVES.add("gain_best", Objective("gain_best_loss_val", "loss gain over the better parent [nat]", True, _clip))
-# seconds, whose ratios count; a trial that failed spent them as well
+OBJECTIVES.add(
+    "gain_best", Objective("gain_best_loss_val", "loss gain over the better parent [nat]", True, _clip, one_task=True)
+)
+OBJECTIVES.add(
+    "barrier",
+    Objective("barrier_frankle_loss_val", "loss barrier on validation [nat]", False, _clip, one_task=True),
+)
+# seconds, whose ratios count
 OBJECTIVES.add(
     "cost",
-    Objective("device_seconds", "device time of a trial [s]", False, lambda v, cap: math.log(max(v, 1e-6))),
+    Objective("device_seconds", "device time of a trial [s]", False, lambda v, _: math.log(max(v, 1e-6)), capped=False),
 )
-OBJECTIVES.add("barrier", Objective("barrier_frankle_loss_val", "loss barrier on validation [nat]", False, _clip))
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the sampler is told of a configuration.
+
+    Attributes:
+        values: One number per objective, means over the repeats; None: it ended without any.
+        constraints: Name -> value, kept where <= 0.
+        pruned: Whether it was stopped on its way.
+    """
+
+    values: tuple[float, ...] | None = None
+    constraints: Mapping[str, float] = field(default_factory=lambda: {})
+    pruned: bool = False

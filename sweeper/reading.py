@@ -122,10 +122,10 @@ def write_page(folder: Path, noise: str | None = None) -> Path:
 
 def status(args: argparse.Namespace) -> int:
     """`sweeper status DIR`."""
+    from .proposer import budget_of
     from .recommend import BOTH, best_trials
     from .regime import fit_regime
     from .runfolder import is_running
-    from .samplers import budget
 
     spec, trials = _rows(args)
     light = trials.select(["number", "outcome"]).to_pylist()
@@ -141,7 +141,7 @@ def status(args: argparse.Namespace) -> int:
         "sampler": spec.sampler,
         "objective": spec.objective,
         "running": is_running(Path(args.dir)),
-        "budget": budget(spec.sampler, spec.load_space().knobs, spec.trials),
+        "budget": budget_of(spec, spec.load_space()),
         "done": done,
         "trials": len(light),
         "failed": sum(r["outcome"] == "failed" for r in light),

@@ -6,8 +6,10 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.conditions import Conditions, acting
 from trainables.registry import Registry
 
 if TYPE_CHECKING:
@@ -15,10 +17,11 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from .noise_axis import KAugOf
+    from .prior import NoisePrior
 
 Knobs = Mapping[str, "BaseDistribution"]
-# (knobs, seed, number, trials) -> parameters
-Design = Callable[[Knobs, int, int, int], "dict[str, Any]"]
+# (knobs, seed, number, trials, conditions) -> parameters, those of knobs that do not act among them
+Design = Callable[[Knobs, int, int, int, Conditions], "dict[str, Any]"]
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,18 @@ class Sampler:
         design: Point by number, for designs.
         make: Builds the Optuna sampler, for those that learn.
         stateless: Its draws are a function of seed and trial number, so it resumes with the same seed.
+        several: Whether it searches several objectives.
+        constrained: Whether it reads constraints; the others are told the worst value where one is broken.
+        infeasible: Whether it learns from a trial that ended without any value, such as one out of memory.
     """
 
     doc: str
     design: Design | None = None
     make: Callable[..., BaseSampler] | None = None
     stateless: bool = False
+    several: bool = True
+    constrained: bool = True
+    infeasible: bool = False
 
 
 SAMPLERS: Registry[Sampler] = Registry("sampler")
@@ -59,14 +68,14 @@ def from_unit(distribution: Any, u: float) -> Any:
     return min(max(value, distribution.low), distribution.high)
 
 
-def _random(knobs: Knobs, seed: int, number: int, trials: int) -> dict[str, Any]:
+def _random(knobs: Knobs, seed: int, number: int, trials: int, conditions: Conditions) -> dict[str, Any]:
     import numpy as np
 
     u = np.random.default_rng([seed, number]).random(len(knobs))
     return {name: from_unit(d, float(v)) for (name, d), v in zip(knobs.items(), u, strict=True)}
 
 
-def _qmc(knobs: Knobs, seed: int, number: int, trials: int) -> dict[str, Any]:
+def _qmc(knobs: Knobs, seed: int, number: int, trials: int, conditions: Conditions) -> dict[str, Any]:
     from scipy.stats.qmc import Sobol
 
     engine = Sobol(len(knobs), rng=seed)
@@ -87,37 +96,61 @@ def levels(distribution: Any, count: int) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
-def grid(knobs: Knobs, trials: int) -> list[dict[str, Any]]:
+def grid(knobs: Knobs, trials: int, conditions: Conditions = MappingProxyType({})) -> list[dict[str, Any]]:
     """Return the full grid: every choice of a categorical knob, and as many levels of the others as `trials` allow.
 
-    At least two levels a knob, so a grid can be larger than `trials`.
+    At least two levels a knob, so a grid can be larger than `trials`. Knobs that do not act are left out of a point.
     """
     free = [d for d in knobs.values() if not hasattr(d, "choices")]
     fixed = math.prod(len(d.choices) for d in knobs.values() if hasattr(d, "choices"))  # type: ignore[attr-defined]
     count = max(2, math.floor((trials / fixed) ** (1 / len(free)) + 1e-9)) if free else 1
-    axes = [levels(d, count) for d in knobs.values()]
-    return [dict(zip(knobs, point, strict=True)) for point in itertools.product(*axes)]
+    points = _grid_of(knobs, count, conditions)
+    # where knobs do not act everywhere, points fall together and there is room for more levels
+    while conditions and free and len(more := _grid_of(knobs, count + 1, conditions)) <= trials and more != points:
+        points, count = more, count + 1
+    return points
 
 
-def budget(sampler: str, knobs: Knobs, trials: int) -> int:
+def _grid_of(knobs: Knobs, count: int, conditions: Conditions) -> list[dict[str, Any]]:
+    points: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
+    for values in itertools.product(*(levels(d, count) for d in knobs.values())):
+        point = acting(dict(zip(knobs, values, strict=True)), conditions)
+        points.setdefault(tuple(point.items()), point)
+    return list(points.values())
+
+
+def budget(sampler: str, knobs: Knobs, trials: int, conditions: Conditions = MappingProxyType({})) -> int:
     """Return the number of configurations that a sampler can propose, at most `trials`: a grid ends."""
-    return min(trials, len(grid(knobs, trials))) if sampler == "grid" else trials
+    return min(trials, len(grid(knobs, trials, conditions))) if sampler == "grid" else trials
 
 
-def _grid(knobs: Knobs, seed: int, number: int, trials: int) -> dict[str, Any]:
+def _grid(knobs: Knobs, seed: int, number: int, trials: int, conditions: Conditions) -> dict[str, Any]:
     import numpy as np
 
-    points = grid(knobs, trials)
+    points = grid(knobs, trials, conditions)
     # shuffled, so that a sweep stopped early has seen the whole range
     return points[np.random.default_rng(seed).permutation(len(points))[number]]
 
 
 def _noise(
-    seed: int, knobs: Knobs, noise: str, constants: Mapping[str, float], k_aug: KAugOf | None = None
+    seed: int,
+    knobs: Knobs,
+    noise: str,
+    constants: Mapping[str, float],
+    k_aug: KAugOf | None = None,
+    conditions: Conditions | None = None,
+    prior: NoisePrior | None = None,
 ) -> BaseSampler:
+    import inspect
+
     from .sampler import NoiseTargetedSampler
 
-    return NoiseTargetedSampler(noise=noise, seed=seed, search_space=dict(knobs), fixed=dict(constants), k_aug=k_aug)
+    more = {"conditions": conditions or None, "prior": prior}
+    known = inspect.signature(NoiseTargetedSampler).parameters
+    return NoiseTargetedSampler(
+        noise=noise, seed=seed, search_space=dict(knobs), fixed=dict(constants), k_aug=k_aug,
+        **{k: v for k, v in more.items() if k in known},
+    )  # fmt: skip
 
 
 def _tpe(seed: int, **_: Any) -> BaseSampler:
@@ -126,10 +159,11 @@ def _tpe(seed: int, **_: Any) -> BaseSampler:
     return TPESampler(seed=seed, constant_liar=True)
 
 
-def _gp(seed: int, **_: Any) -> BaseSampler:
+def _gp(seed: int, conditions: Conditions, **_: Any) -> BaseSampler:
     from optuna.samplers import GPSampler
 
-    return GPSampler(seed=seed, deterministic_objective=False)
+    # knobs that do not act everywhere are drawn at random
+    return GPSampler(seed=seed, deterministic_objective=False, warn_independent_sampling=not conditions)
 
 
 def _cmaes(seed: int, **_: Any) -> BaseSampler:
@@ -138,10 +172,15 @@ def _cmaes(seed: int, **_: Any) -> BaseSampler:
     return CmaEsSampler(seed=seed, warn_independent_sampling=False)
 
 
-SAMPLERS.add("noise", Sampler("targets the optimal effective noise scale", make=_noise, stateless=True))
+SAMPLERS.add(
+    "noise", Sampler("targets the optimal effective noise scale", make=_noise, stateless=True, infeasible=True)
+)
 SAMPLERS.add("tpe", Sampler("Optuna's tree-structured Parzen estimator", make=_tpe))
 SAMPLERS.add("gp", Sampler("Optuna's Gaussian-process sampler", make=_gp))
-SAMPLERS.add("cmaes", Sampler("Optuna's CMA-ES; categorical knobs are drawn at random", make=_cmaes))
+SAMPLERS.add(
+    "cmaes",
+    Sampler("Optuna's CMA-ES; categorical knobs are drawn at random", make=_cmaes, several=False, constrained=False),
+)
 SAMPLERS.add("qmc", Sampler("scrambled Sobol points", design=_qmc))
 SAMPLERS.add("random", Sampler("independent random points", design=_random))
 SAMPLERS.add("grid", Sampler("full grid in random order", design=_grid))

@@ -14,15 +14,17 @@ from typing import Any
 
 from search_spaces import Space
 from trainables.noise import KNOBS, NOISE
-from trainables.result import NEVER_WINS
+from trainables.result import NEVER_WINS, Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
 from .doubts import split
 from .jobs import Job, Row
-from .objective import OBJECTIVES, Objective
-from .proposer import DesignProposer, Proposal, Proposer, make_proposer
-from .samplers import budget
+from .limits import MEMORY, constraints, feasible
+from .objective import OBJECTIVES, Objective, Told
+from .pareto import pareto
+from .proposer import DesignProposer, Proposal, Proposer, budget_of, make_proposer
+from .samplers import SAMPLERS
 from .spec import SpecError, SweepSpec, corners
 from .store import SearchRow, read, write_search
 
@@ -48,9 +50,13 @@ class Status:
 
 
 def noise_constants(space: Space, more: Mapping[str, float]) -> dict[str, float]:
-    """Return what stands in the noise formulas beside the knobs: the space's fixed values, and `more`."""
+    """Return what stands in the noise formulas beside the knobs: the space's fixed values, and `more`.
+
+    Of a knob that acts under a condition only, it is the value elsewhere.
+    """
     some = space.build(next(corners(space)))
-    return {**{k: getattr(some, k) for k in (*KNOBS, "beta1") if k not in space.knobs}, **more}
+    names = [k for k in (*KNOBS, "beta1") if k not in space.knobs or k in space.conditions]
+    return {**{k: getattr(PairSpec if k in space.conditions else some, k) for k in names}, **more}
 
 
 class Session:
@@ -82,12 +88,14 @@ class Session:
         self.objective = OBJECTIVES[spec.objective]
         self.proposer = make_proposer(spec, space, self.constants, k_aug)
         self.listener = listener
-        self.status = Status(budget(spec.sampler, space.knobs, spec.trials))
+        self.status = Status(budget_of(spec, space))
         self.blocks = _blocks(
             self.proposer, spec, self.status.budget, self._build
         )  # of designs: number -> first repeat
         self.repeats: Counter[str] = Counter()  # of other samplers: repeats of a configuration that are taken
-        self.ranking = Ranking(self.objective)
+        self.ranking = Ranking(self.objective, lambda row: feasible(row, spec))
+        self.rows: list[Row] = []  # finished trials, of a sweep with several objectives
+        self.worst: dict[str, float] = {}  # objective that is not capped -> the worst value told so far
         self.finished: set[str] = set()  # digests of finished trials
         self.halted = ""  # why no further configuration is started
         self.open: list[int] = []  # numbers to do, the next one last
@@ -106,6 +114,7 @@ class Session:
             raise SpecError(
                 f"{there} configurations are there already; trials must be at least that, got {self.spec.trials}"
             )
+        held = max(by_number, default=-1)
         for number in range(self.status.budget):
             own = by_number.get(number, [])
             done = [r for r in own if r["outcome"] != "failed"]
@@ -114,27 +123,55 @@ class Session:
                 block = row["repeat"] // self.spec.repeats + 1
                 self.repeats[row["config"]] = max(self.repeats[row["config"]], block * self.spec.repeats)
             if len(done) >= self.spec.repeats:
-                self.proposer.tell(number, self._params(done[0]), self._value(done))
+                told = self._told(done)
+                assert told is not None
+                self.proposer.tell(number, self._params(done[0]), told)
                 self.status.done += 1
                 self._remember(done)
             else:
                 self.open.append(number)
                 if done:
                     self.partial[number] = done
+                    self.proposer.keep(number, self._params(done[0]))
                 elif own:  # it failed, and is tried again
-                    self.proposer.tell(number, self._params(own[0]), None)
+                    self.proposer.tell(number, self._params(own[0]), Told())
+                elif number < held:
+                    self.proposer.keep(number)
         self.open.reverse()
         self._prune_weights()
 
     def _params(self, row: Row) -> dict[str, Any]:
-        return self._knobs(PairSpec.from_json(row["spec"]))
+        return self.space.params_of(PairSpec.from_json(row["spec"]))
 
-    def _knobs(self, spec: PairSpec) -> dict[str, Any]:
-        return {name: getattr(spec, name) for name in self.space.knobs}
+    def _told(self, rows: Iterable[Row]) -> Told | None:
+        rows = [r for r in rows if r["outcome"] != Outcome.FAILED]
+        if not rows:
+            return None
+        sampler, limits = SAMPLERS[self.spec.sampler], constraints(rows, self.spec)
+        outcomes = {r["outcome"] for r in rows}
+        if Outcome.OUT_OF_MEMORY in outcomes:
+            if sampler.infeasible:
+                return Told(None, limits)
+            if self.spec.max_memory is None:
+                # GPSampler wants the same constraints of all trials; without this one, it is a bad trial
+                del limits[MEMORY]
+        if "pruned" in outcomes:
+            return Told(None, limits, pruned=True)
+        over = not sampler.constrained and any(v > 0 for v in limits.values())
+        goals = [OBJECTIVES[name] for name in self.spec.objectives]
+        values = tuple(math.fsum(self._value(goal, r, over) for r in rows) / len(rows) for goal in goals)
+        return Told(values, limits if sampler.constrained else {})
 
-    def _value(self, rows: Iterable[Row]) -> float | None:
-        values = [self.objective.tell(r) for r in rows if r["outcome"] != "failed"]
-        return sum(values) / len(values) if values else None
+    def _value(self, goal: Objective, row: Row, over: bool) -> float:
+        if goal.capped:
+            return goal.tell({**row, "outcome": "over its limits"} if over else row)
+        value = goal.tell(row)
+        worst = self.worst.get(goal.column, value)
+        worst = worst if goal.better(value, worst) else value
+        if over or row["outcome"] != Outcome.OK:
+            return worst
+        self.worst[goal.column] = worst
+        return value
 
     # -- jobs out -------------------------------------------------------------------------------------------------
 
@@ -168,7 +205,7 @@ class Session:
             noise_target=predicted,
             seconds_ask=proposal.seconds,
             **{k: thoughts.get(k) for k in ("origin", "optimum", "optimum_low", "optimum_high", "variance_share")},
-            **{k: None if (v := thoughts.get(k)) is None else json.dumps(v) for k in EXPONENTS},
+            **dict[str, Any]({k: None if (v := thoughts.get(k)) is None else json.dumps(v) for k in EXPONENTS}),
         )
         write_search(self.run, row)
         self.status.target = predicted
@@ -198,7 +235,7 @@ class Session:
         scale = NOISE[self.spec.noise]
         settings = {k: getattr(spec, k) for k in scale.needs if hasattr(spec, k)}
         if self.k_aug is not None:
-            settings["k_aug"] = self.k_aug(self._knobs(spec))
+            settings["k_aug"] = self.k_aug(self.space.params_of(spec))
         try:
             return scale.predict({**self.constants, **settings})
         except ValueError:
@@ -214,14 +251,14 @@ class Session:
     def finish(self, job: Job, rows: list[Row]) -> None:
         """Learn from the rows of a finished job."""
         rows = [*self.partial.pop(job.number, []), *rows]
-        value = self._value(rows)
-        self.proposer.tell(job.number, self._knobs(job.specs[0]), value)
+        told = self._told(rows)
+        self.proposer.tell(job.number, self.space.params_of(job.specs[0]), told or Told())
         self.status.running -= 1
-        self.status.done += value is not None
-        self.status.failed += value is None
+        self.status.done += told is not None
+        self.status.failed += told is None
         self._remember(rows)
         self._prune_weights()
-        if value is None and self.status.failed >= self.spec.max_failed:
+        if told is None and self.status.failed >= self.spec.max_failed:
             self.halt(f"{self.status.failed} configurations failed, the last one: {rows[-1]['outcome_detail']}")
         self.listener(self.status)
 
@@ -233,12 +270,15 @@ class Session:
         for row in rows:
             self.finished.add(row["digest"])
             self.ranking.add(row)
+            if self.spec.further_objectives:
+                self.rows.append(row)
             for key, sentence in split(row.get("warnings")):
                 self.status.warnings.setdefault(key, sentence)
         self.status.best = self.ranking.best
 
     def _prune_weights(self) -> None:
         keep = set(self.ranking.leaders(KEEP_WEIGHTS))
+        keep.update(r["digest"] for r in pareto(self.rows, self.spec.objectives, lambda row: feasible(row, self.spec)))
         for path in (self.run / "weights").glob("*.safetensors"):
             # a file that belongs to no finished trial is being written, or was left by a crash: it is remade
             if path.stem not in keep and path.stem in self.finished:
@@ -248,8 +288,8 @@ class Session:
 class Ranking:
     """Configurations by the mean of the objective over their repeats, best first; the rule of `best_trials`."""
 
-    def __init__(self, objective: Objective) -> None:
-        self.objective = objective
+    def __init__(self, objective: Objective, feasible: Callable[[Row], bool] = lambda _: True) -> None:
+        self.objective, self.feasible = objective, feasible
         self.repeats: dict[str, list[tuple[float, str]]] = {}  # configuration -> (key, digest); smaller is better
         self.bad: set[str] = set()
         self.order: list[tuple[float, str]] = []  # (mean key, configuration), sorted
@@ -263,7 +303,7 @@ class Ranking:
         config, value = row["config"], row.get(self.objective.column)
         if config in self.repeats and config not in self.bad:
             del self.order[bisect_left(self.order, self._key(config))]
-        if row["outcome"] in NEVER_WINS:
+        if row["outcome"] in NEVER_WINS or not self.feasible(row):
             self.bad.add(config)
         if row["outcome"] == "ok" and value is not None and math.isfinite(value):
             key = -value if self.objective.maximize else value

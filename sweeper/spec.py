@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +23,7 @@ from .objective import OBJECTIVES
 from .parameter import Parameter, PriorNoise, parse_bytes
 from .samplers import SAMPLERS
 from .specfile import SpecError, explain, placed, read_yaml
+from .warmstart import checked_points, read_points
 
 __all__ = ["Parameter", "PriorNoise", "SpecError", "SweepSpec", "corners", "load_spec", "read_yaml"]
 
@@ -150,6 +152,25 @@ class SweepSpec(BaseModel):
                 raise ValueError(str(unknown("objective", name, OBJECTIVES)))
             if name in (info.data.get("objective"), *value[:i]):
                 raise ValueError(f"objectives must differ, got {name!r} twice")
+        sampler = info.data.get("sampler")
+        if value and sampler and not SAMPLERS[sampler].several:
+            others = ", ".join(n for n, s in SAMPLERS.items() if s.several)
+            raise ValueError(f"sampler {sampler} searches one objective; take one of {others}, got {len(value)} more")
+        return value
+
+    @field_validator("prior")
+    @classmethod
+    def _prior_is_used(cls, value: tuple[PriorNoise | str, ...], info: Any) -> tuple[PriorNoise | str, ...]:
+        sampler = info.data.get("sampler")
+        if value and sampler not in (None, "noise"):
+            raise ValueError(f"only sampler noise takes one, and enqueue known good points for others; got {sampler}")
+        return value
+
+    @field_validator("enqueue")
+    @classmethod
+    def _enqueued_fit(cls, value: tuple[dict[str, Any], ...], info: Any) -> tuple[dict[str, Any], ...]:
+        if len(value) > info.data.get("trials", math.inf):
+            raise ValueError(f"must be at most trials = {info.data['trials']} configurations, got {len(value)}")
         return value
 
     @property
@@ -207,6 +228,7 @@ class SweepSpec(BaseModel):
                 raise SpaceError(f"space {self.space!r} has no knobs: nothing to search")
             for params in corners(space):
                 space.build(params)
+            checked_points(space, self.enqueue)
         except (SpaceError, UnknownName, ValueError) as error:
             raise SpecError(str(error)) from None
         return space
@@ -274,13 +296,15 @@ def load_spec(target: str, flags: Mapping[str, Any] | None = None) -> SweepSpec:
 
     Args:
         target: Name of a space, path of a user's Python space file, or path of a YAML spec.
-        flags: Keys of `SweepSpec`; `fixed` is added to the file's own, and a knob of the file that it fixes is dropped.
+        flags: Keys of `SweepSpec`; `fixed` is added to the file's own, and a knob of the file that it fixes is dropped;
+            `enqueue` may be the path of a file of configurations.
 
     Raises:
         SpecError: Anything wrong with it, in one line.
     """
     flags = dict(flags or {})
     added = flags.pop("fixed", {})
+    file = flags.pop("enqueue") if isinstance(flags.get("enqueue"), str) else None
     if target.endswith((".yaml", ".yml")):
         values, lines = read_yaml(Path(target))
         for key in (*flags, *(f"fixed.{name}" for name in added)):
@@ -295,6 +319,14 @@ def load_spec(target: str, flags: Mapping[str, Any] | None = None) -> SweepSpec:
         space = str(Path(target).resolve()) if target.endswith(".py") else target
         spec = _with_fixed(SweepSpec.checked({"space": space, **flags}), added)
         spec.load_space()
+    if file is None:
+        return spec
+    points = read_points(Path(file), spec.load_space())
+    spec = SweepSpec.checked({**spec.model_dump(exclude_unset=True), "enqueue": points})
+    try:
+        spec.load_space()
+    except SpecError as error:
+        raise SpecError(f"{file}: {error}") from None
     return spec
 
 

@@ -72,7 +72,7 @@ def _lines(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """Read a sweep spec file: its values, and the line that each key (dotted) stands on.
 
-    A relative path of a space, data root or cache counts from the file's folder.
+    A relative path of a space, data root, cache or prior's run folder counts from the file's folder.
 
     Raises:
         SpecError: The file cannot be read, is not YAML or not a mapping.
@@ -97,6 +97,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         value = data.get(key)
         if isinstance(value, str) and (key != "space" or value.endswith(".py")):
             data[key] = os.path.normpath(path.parent / Path(value).expanduser())
+    if isinstance(data.get("prior"), list):
+        folders = [p if isinstance(p, str) else None for p in data["prior"]]
+        resolved = [f and os.path.normpath(path.parent / Path(f).expanduser()) for f in folders]
+        data["prior"] = [f or p for f, p in zip(resolved, data["prior"], strict=True)]
     return data, lines
 
 

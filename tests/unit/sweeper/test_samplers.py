@@ -21,10 +21,10 @@ DESIGNS = [name for name, s in SAMPLERS.items() if s.design is not None]
 def test_a_point_is_a_function_of_seed_and_number(name: str) -> None:
     design = SAMPLERS[name].design
     assert design is not None
-    forwards = [design(KNOBS, 3, i, 64) for i in range(20)]
-    backwards = [design(KNOBS, 3, i, 64) for i in reversed(range(20))]
+    forwards = [design(KNOBS, 3, i, 64, {}) for i in range(20)]
+    backwards = [design(KNOBS, 3, i, 64, {}) for i in reversed(range(20))]
     assert forwards == backwards[::-1]
-    assert forwards != [design(KNOBS, 4, i, 64) for i in range(20)]
+    assert forwards != [design(KNOBS, 4, i, 64, {}) for i in range(20)]
     for point in forwards:
         for knob, distribution in KNOBS.items():
             assert distribution._contains(distribution.to_internal_repr(point[knob]))
@@ -44,7 +44,7 @@ def test_quantiles_of_log_int_and_categorical() -> None:
 def test_qmc_covers_a_knob_evenly() -> None:
     design = SAMPLERS["qmc"].design
     assert design is not None
-    points = [design(KNOBS, 0, i, 64) for i in range(64)]
+    points = [design(KNOBS, 0, i, 64, {}) for i in range(64)]
     shares = np.histogram([p["strength"] for p in points], bins=8, range=(0, 1))[0]
     assert list(shares) == [8] * 8
 
@@ -56,7 +56,7 @@ def test_grid_is_full_once_each_and_ends() -> None:
     assert sorted({p["learning_rate"] for p in points}) == pytest.approx(levels(knobs["learning_rate"], 6))
     design = SAMPLERS["grid"].design
     assert design is not None
-    drawn = [design(knobs, 5, i, 12) for i in range(12)]
+    drawn = [design(knobs, 5, i, 12, {}) for i in range(12)]
     assert budget("grid", knobs, 13) == 12
     assert budget("random", knobs, 13) == 13
     key = lambda p: (p["learning_rate"], p["momentum"])  # noqa: E731

@@ -1,0 +1,165 @@
+"""What is known before a sweep: the optimal noise of earlier sweeps, and configurations to try first."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from search_spaces import Space
+from search_spaces.space import SpaceError
+from trainables.registry import unknown
+from trainables.spec import PairSpec
+
+from .parameter import PriorNoise
+from .specfile import SpecError
+
+if TYPE_CHECKING:
+    from .prior import NoisePrior
+
+_Z = 1.645  # half a 90 % interval in standard deviations
+_SHARPEST = 0.05  # no sweep knows its log noise better
+
+
+def read_prior(
+    folder: str, objective: str, noise: str, trainable: str, say: Callable[[str], None] = lambda _: None
+) -> PriorNoise:
+    """Return what a sweep's folder says about the optimal noise of an objective.
+
+    Args:
+        folder: The run folder.
+        objective: Of the sweep that asks.
+        noise: Its definition of the noise.
+        trainable: What its trials are, `pair` or `synthetic`.
+        say: Called with a line on what makes the prior doubtful.
+
+    Raises:
+        SpecError: No sweep, no trial with this noise, or no optimum; the message says what to do.
+    """
+    from .regime import fit_regime
+    from .runfolder import stored_spec
+    from .store import read_trials
+
+    stored_spec(folder)
+    trials = read_trials(folder)
+    way = f"leave {folder} out of the prior"
+    if trials.num_rows and not any(v is not None for v in trials[f"noise_{noise}"].to_pylist()):
+        optimizers = ", ".join(sorted(set(trials["optimizer"].to_pylist())))
+        raise SpecError(f"noise {noise!r} is not defined for the trials in {folder} (optimizer {optimizers}); {way}")
+    found = fit_regime(trials, objective, noise)
+    if found.optimum is None or found.low is None or found.high is None:
+        raise SpecError(f"{folder} has no optimum for {objective}: {found.message}; run more trials there, or {way}")
+    if not found.interior:
+        say(f"warning: the best noise in {folder} is not clearly inside its tried range; it is a weak prior")
+    if others := sorted(set(trials["trainable"].to_pylist()) - {trainable}):
+        say(f"warning: the trials in {folder} are {', '.join(others)}, not {trainable}: their optimum may be another's")
+    return PriorNoise(best=found.optimum, low=found.low, high=found.high, source=str(Path(folder).absolute()))
+
+
+def pooled(priors: Sequence[PriorNoise | str]) -> NoisePrior | None:
+    """Return what earlier sweeps say together: the log noise at which a further sweep has its optimum.
+
+    Runs are weighted by their precision, and their spread beyond it is added: a random-effects mean, whose interval
+    is that of one more run.
+
+    Source: DerSimonian & Laird 1986, Controlled Clinical Trials 7:177.
+    """
+    known = [p for p in priors if isinstance(p, PriorNoise)]
+    if not known:
+        return None
+    from .prior import NoisePrior
+
+    if len(known) == 1:
+        return NoisePrior(known[0].best, known[0].low, known[0].high)
+    centre = [math.log(p.best) for p in known]
+    variance = [max(math.log(p.high / p.low) / (2 * _Z), _SHARPEST) ** 2 for p in known]
+    mean, total = _weighted(centre, variance)
+    scatter = sum((c - mean) ** 2 / v for c, v in zip(centre, variance, strict=True)) - (len(known) - 1)
+    between = max(0.0, scatter / (total - sum(v**-2 for v in variance) / total))
+    mean, total = _weighted(centre, [v + between for v in variance])
+    half = _Z * math.sqrt(1 / total + between)
+    return NoisePrior(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+
+
+def _weighted(values: Sequence[float], variances: Sequence[float]) -> tuple[float, float]:
+    # mean weighted by precision, and the sum of the precisions
+    total = sum(1 / v for v in variances)
+    return sum(x / v for x, v in zip(values, variances, strict=True)) / total, total
+
+
+def read_points(path: Path, space: Space) -> list[dict[str, Any]]:
+    """Read configurations to try first: a YAML or JSON list of knobs and values, or a CSV with a column a knob.
+
+    Of a trials table as `sweeper export` writes it, the configurations whose outcome is ok are taken.
+
+    Raises:
+        SpecError: The file cannot be read or holds something else.
+    """
+    try:
+        text = path.read_text()
+        data = _from_csv(text, space) if path.suffix == ".csv" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    except (yaml.YAMLError, csv.Error, ValueError) as error:
+        problem = getattr(error, "problem", None) or error
+        raise SpecError(f"{path}: no list of configurations: {problem}") from None
+    if not isinstance(data, list) or not data or not all(isinstance(p, dict) for p in data):
+        raise SpecError(f"{path} must be a list of configurations, such as `- {{learning_rate: 0.1}}`")
+    return data
+
+
+def _from_csv(text: str, space: Space) -> list[dict[str, Any]]:
+    points: list[dict[str, Any]] = []
+    for row in csv.DictReader(text.splitlines()):
+        if "spec" in row and "outcome" in row:
+            if row["outcome"] != "ok":
+                continue
+            point = space.params_of(PairSpec.from_json(row["spec"]))
+        else:
+            point = {name: value for name, value in row.items() if value}
+        if point not in points:
+            points.append(point)
+    return points
+
+
+def checked_points(space: Space, points: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return configurations with values as their knobs have them; knobs may be missing.
+
+    Raises:
+        SpaceError: An unknown knob or a value outside its range; the message names the configuration.
+    """
+    return [_checked(space, point, f"configuration {i} of enqueue") for i, point in enumerate(points, 1)]
+
+
+def _checked(space: Space, point: Mapping[str, Any], where: str) -> dict[str, Any]:
+    for name in point:
+        if name not in space.knobs:
+            raise SpaceError(f"{where}: {unknown('knob', name, space.knobs)}")
+    return {name: _value(space.knobs[name], value, f"{where}: {name}") for name, value in point.items()}
+
+
+def _value(distribution: Any, value: Any, where: str) -> Any:
+    if hasattr(distribution, "choices"):
+        for choice in distribution.choices:
+            if choice == value or str(choice) == str(value) or _number(choice) == _number(value) is not None:
+                return choice
+        rule = f"be one of {', '.join(map(str, distribution.choices))}"
+    else:
+        number = _number(value)
+        whole = isinstance(distribution.low, int)
+        if number is not None and distribution._contains(number) and not (whole and number % 1):
+            return int(number) if whole else number
+        rule = f"be {'whole and ' if whole else ''}in [{distribution.low:g}, {distribution.high:g}]"
+        rule += f" in steps of {distribution.step:g}" if distribution.step not in (None, 1) else ""
+    raise SpaceError(f"{where} must {rule}, got {value!r}; change its range under parameters, or leave the knob out")
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None

@@ -71,7 +71,7 @@ def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
     if results.reason:
         print(f"stopped early: {results.reason}; `sweeper resume {results.run}` continues", file=sys.stderr)
     write_page(results.run)
-    record = found(results.run, results.trials, spec.objective, results.noise)
+    record = found(results.run, results.trials, results.noise)
     emit(args.json, record, found_text(record))
     successful = any(o == "ok" for o in results.trials["outcome"].to_pylist())
     return DONE if successful and results.failed < spec.max_failed else NO_SUCCESS

@@ -23,6 +23,7 @@ class Objective:
         transform: (value, cap) -> the number that the study is told.
         capped: Whether the cap of a loss stands for a bad trial; else the worst value seen so far does.
         one_task: Whether it is undefined for children of two tasks.
+        inverse: The number that the study is told -> the value that it is told for, where nothing was capped.
     """
 
     column: str
@@ -31,6 +32,7 @@ class Objective:
     transform: Callable[[float, float], float]
     capped: bool = True
     one_task: bool = False
+    inverse: Callable[[float], float] = float
 
     def tell(self, row: Mapping[str, Any]) -> float:
         """Return the number that the study is told of a trial row.
@@ -54,7 +56,11 @@ OBJECTIVES: Registry[Objective] = Registry("objective")
 OBJECTIVES.add(
     "merged_loss",
     Objective(
-        "merged_loss_val", "merged validation loss [nat]", False, lambda v, cap: math.log(max(min(v, cap), 1e-12))
+        "merged_loss_val",
+        "merged validation loss [nat]",
+        False,
+        lambda v, cap: math.log(max(min(v, cap), 1e-12)),
+        inverse=math.exp,
     ),
 )
 OBJECTIVES.add(
@@ -77,7 +83,14 @@ OBJECTIVES.add(
 # seconds, whose ratios count
 OBJECTIVES.add(
     "cost",
-    Objective("device_seconds", "device time of a trial [s]", False, lambda v, _: math.log(max(v, 1e-6)), capped=False),
+    Objective(
+        "device_seconds",
+        "device time of a trial [s]",
+        False,
+        lambda v, _: math.log(max(v, 1e-6)),
+        capped=False,
+        inverse=math.exp,
+    ),
 )
 
 

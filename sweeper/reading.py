@@ -14,7 +14,7 @@ from trainables.registry import UnknownName
 
 from .doubts import Doubt, doubts, lines
 from .noise_choice import check_shown
-from .report import emit, format_table, number, wrap
+from .report import emit, format_belief, format_front, format_table, number, plain, wrap
 from .spec import SpecError, SweepSpec
 
 if TYPE_CHECKING:
@@ -24,27 +24,33 @@ DONE, ERROR = 0, 1
 SHOWN_KNOBS = (*KNOBS, "augmentation_strength")
 
 
-def _rows(args: argparse.Namespace) -> tuple[SweepSpec, Any]:
-    """Return the spec of a run folder, with the noise that the user wants shown, and its trials."""
+def _rows(args: argparse.Namespace) -> tuple[SweepSpec, Any, str]:
+    """Return the spec of a run folder, its trials, and the noise to show."""
     from .runfolder import stored_spec
     from .store import read_trials
 
     spec = stored_spec(args.dir)
-    if getattr(args, "noise", None):
-        try:
-            check_shown(args.noise)
-        except (ValueError, UnknownName) as error:
-            raise SpecError(str(error)) from None
-        spec = spec.model_copy(update={"noise": args.noise})
-    return spec, read_trials(args.dir)
+    noise = getattr(args, "noise", None) or spec.noise
+    try:
+        check_shown(noise)
+    except (ValueError, UnknownName) as error:
+        raise SpecError(str(error)) from None
+    return spec, read_trials(args.dir), noise
 
 
-def found(folder: str | Path, trials: Any, objective: str, noise: str) -> dict[str, Any]:
-    """Return what a sweep found: its summary, recommendations, warnings and where the files are."""
+def found(folder: str | Path, trials: Any, noise: str) -> dict[str, Any]:
+    """Return what a sweep found: its summary, Pareto set, recommendations, warnings and where the files are."""
+    from .belief import belief
     from .recommend import BOTH, summary
+    from .runfolder import stored_spec
+    from .winners import over_limits, winner
 
     folder = Path(folder).absolute()
-    record = {**summary(trials, objective, noise), "run": str(folder)}
+    spec = stored_spec(folder)
+    believed, lost = belief(spec, trials, noise), over_limits(trials, spec)
+    record = {**summary(trials, spec.objective, noise, believed, lost), "run": str(folder)}
+    record["objectives"] = list(spec.objectives)
+    record["front"] = _front(spec, trials)
     page = folder / "dashboard.html"
     weights = folder / "weights" / f"{record['best']['digest']}.safetensors" if record["best"] else None
     record["page"] = str(page) if page.exists() else None
@@ -52,10 +58,20 @@ def found(folder: str | Path, trials: Any, objective: str, noise: str) -> dict[s
     record["warnings"] = _warned(trials)
     record["weights"] = str(weights) if weights and weights.exists() else None
     try:
-        record["recommendations"] = _advice(trials, noise, BOTH)
+        best = winner(trials, spec.objective, believed, lost)
+        record["recommendations"] = _advice(trials, noise, BOTH, {spec.objective: best})
     except SpecError:
         record["recommendations"] = {}  # no optimum yet, or a noise without a learning rate: the summary says so
     return record
+
+
+def _front(spec: SweepSpec, trials: Any) -> list[dict[str, Any]]:
+    from .limits import feasible
+    from .pareto import pareto
+
+    if not spec.further_objectives:
+        return []
+    return pareto(trials.to_pylist(), spec.objectives, lambda row: feasible(row, spec))
 
 
 def found_text(record: Mapping[str, Any]) -> str:
@@ -63,11 +79,14 @@ def found_text(record: Mapping[str, Any]) -> str:
     from .recommend import format_summary
 
     parts = [format_summary(record)]
+    parts += [format_front(record["front"], record["objectives"])] if record["front"] else []
     parts += [f"first {outcome} trial: {detail}" for outcome, detail in record["first_details"].items()]
     parts += ["\n".join(wrap(f"warning: {line}", 0) for line in record["warnings"])] if record["warnings"] else []
     for name, advice in record["recommendations"].items():
         parts.append(f"hyperparameters that reach the best noise for {name}\n{advice['text']}")
-    places = {"results": record["run"], "page": record["page"], "best merged weights": record["weights"]}
+    again = f"not kept; `sweeper best {record['run']} --save FILE` trains that trial again"
+    weights = record["weights"] or (again if record["best"] and not record["synthetic"] else None)
+    places = {"results": record["run"], "page": record["page"], "best merged weights": weights}
     parts.append("\n".join(f"{name + ':':<21}{place}" for name, place in places.items() if place))
     return "\n\n".join(parts)
 
@@ -88,8 +107,17 @@ def _first_details(trials: Any) -> dict[str, str]:
     return first
 
 
-def _advice(trials: Any, noise: str, objectives: Iterable[str], **wanted: Any) -> dict[str, Any]:
+def _advice(
+    trials: Any, noise: str, objectives: Iterable[str], best: Mapping[str, Any], **wanted: Any
+) -> dict[str, Any]:
     """Return recommendations and their text by objective; one without an optimum is left out.
+
+    Args:
+        trials: The trials table.
+        noise: Name of the noise.
+        objectives: What to advise on.
+        best: Objective -> row of the trial whose settings are kept; the best by observed mean for others.
+        wanted: Settings to keep instead.
 
     Raises:
         SpecError: None of them has an answer; the message is the first one's reason.
@@ -102,7 +130,7 @@ def _advice(trials: Any, noise: str, objectives: Iterable[str], **wanted: Any) -
     for objective in objectives:
         try:
             regime = fit_regime(trials, objective, noise)
-            advice = recommend(trials, regime, **wanted)
+            advice = recommend(trials, regime, best=best.get(objective), **wanted)
         except (ValueError, UnknownName) as error:
             errors.append(str(error))
             continue
@@ -122,19 +150,22 @@ def write_page(folder: Path, noise: str | None = None) -> Path:
 
 def status(args: argparse.Namespace) -> int:
     """`sweeper status DIR`."""
+    from .belief import belief
     from .proposer import budget_of
-    from .recommend import BOTH, best_trials
+    from .recommend import BOTH
     from .regime import fit_regime
     from .runfolder import is_running
+    from .winners import over_limits, winner
 
-    spec, trials = _rows(args)
+    spec, trials, noise = _rows(args)
     light = trials.select(["number", "outcome"]).to_pylist()
     finished: dict[int, int] = {}
     for row in light:
         if row["outcome"] != "failed" and row["number"] is not None:
             finished[row["number"]] = finished.get(row["number"], 0) + 1
     done = sum(n >= spec.repeats for n in finished.values())
-    best = best_trials(trials, spec.objective)
+    believed = belief(spec, trials, noise)
+    best = winner(trials, spec.objective, believed, over_limits(trials, spec)) or {}
     record = {
         "run": str(Path(args.dir).absolute()),
         "space": spec.space,
@@ -145,16 +176,19 @@ def status(args: argparse.Namespace) -> int:
         "done": done,
         "trials": len(light),
         "failed": sum(r["outcome"] == "failed" for r in light),
-        "best": best[0]["config_mean"] if best else None,
-        "best_digest": best[0]["digest"] if best else None,
+        "best": best.get("config_mean"),
+        "best_posterior_mean": best.get("posterior_mean"),
+        "best_posterior_sd": best.get("posterior_sd"),
+        "best_digest": best.get("digest"),
         "device_seconds": sum(trials["device_seconds"].to_pylist()),
-        "noise": spec.noise,
+        "noise": noise,
     }
-    shown = "\n".join(f"{k.replace('_', ' '):<16}{'–' if v is None else v}" for k, v in record.items())
-    record["regimes"] = {name: fit_regime(trials, name, spec.noise).message for name in BOTH}
+    shown = "\n".join(f"{k.replace('_', ' '):<21}{plain(v)}" for k, v in record.items())
+    record["regimes"] = {name: fit_regime(trials, name, noise).message for name in BOTH}
     record["warnings"] = [asdict(d) for d in _doubts(trials)]
-    parts = [shown, *(f"{name}: {message}" for name, message in record["regimes"].items()), *_warned(trials)]
-    emit(args.json, record, "\n".join(parts))
+    record["belief"] = believed.record()
+    parts = [shown, *(f"{name}: {message}" for name, message in record["regimes"].items())]
+    emit(args.json, record, "\n".join((*parts, *_warned(trials), format_belief(record["belief"], noise))))
     return DONE
 
 
@@ -162,9 +196,9 @@ def list_trials(args: argparse.Namespace) -> int:
     """`sweeper list DIR`."""
     from .objective import OBJECTIVES
 
-    spec, trials = _rows(args)
+    spec, trials, noise = _rows(args)
     column = OBJECTIVES[spec.objective].column
-    names = ["number", "repeat", "outcome", *SHOWN_KNOBS, f"noise_{spec.noise}", column, "digest"]
+    names = ["number", "repeat", "outcome", *SHOWN_KNOBS, f"noise_{noise}", column, "digest"]
     rows = trials.select(names).to_pylist()
     cells = [[v if isinstance(v, str) else "–" if v is None else number(v) for v in r.values()] for r in rows]
     emit(args.json, rows, format_table(names, cells, indent=0) if rows else "no trials yet")
@@ -173,8 +207,8 @@ def list_trials(args: argparse.Namespace) -> int:
 
 def best(args: argparse.Namespace) -> int:
     """`sweeper best DIR [--save FILE]`."""
-    spec, trials = _rows(args)
-    record = found(args.dir, trials, spec.objective, spec.noise)
+    spec, trials, noise = _rows(args)
+    record = found(args.dir, trials, noise)
     if args.save:
         if not record["best"]:
             raise SpecError("no viable trial yet: there is nothing to save")
@@ -210,13 +244,16 @@ def _save(folder: Path, spec: SweepSpec, trials: Any, digest: str, target: Path)
 
 def recommend(args: argparse.Namespace) -> int:
     """`sweeper recommend DIR`."""
+    from .belief import belief
     from .recommend import BOTH
+    from .winners import over_limits, winner
 
-    spec, trials = _rows(args)
+    spec, trials, noise = _rows(args)
     found = _advice(
         trials,
-        spec.noise,
+        noise,
         [args.objective] if args.objective else BOTH,
+        {spec.objective: winner(trials, spec.objective, belief(spec, trials), over_limits(trials, spec))},
         batch_sizes=args.batch_size,
         momentum=args.momentum,
         weight_decay=args.weight_decay,
@@ -251,7 +288,7 @@ def pair(args: argparse.Namespace) -> int:
     """`sweeper pair DIR DIGEST`."""
     from trainables.result import SCORES
 
-    spec, trials = _rows(args)
+    spec, trials, _ = _rows(args)
     row = _row(trials, args.digest)
     output = _rerun(Path(args.dir), spec, row, args.data)
     again = output.result.to_row()
@@ -304,7 +341,7 @@ def export(args: argparse.Namespace) -> int:
 
 def dashboard(args: argparse.Namespace) -> int:
     """`sweeper dashboard DIR`."""
-    spec, _ = _rows(args)
-    page = write_page(Path(args.dir).absolute(), spec.noise)
+    _, _, noise = _rows(args)
+    page = write_page(Path(args.dir).absolute(), noise)
     emit(args.json, {"page": str(page)}, str(page))
     return DONE

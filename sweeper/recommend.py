@@ -1,25 +1,26 @@
-"""What a user takes home: the best trials, hyperparameters that reach the best noise, and a sweep's summary."""
+"""What a user takes home: hyperparameters that reach the best noise, and a sweep's summary."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from sweeper.belief import Belief
 from sweeper.objective import DEFAULT_CLASSES, OBJECTIVES
 from sweeper.regime import Regime, fit_regime
 from sweeper.report import format_recommendations, format_summary
+from sweeper.winners import best_trials, winner
 from trainables.noise import KNOBS, NOISE, NoiseScale
-from trainables.result import MODELS_SCORED, NEVER_WINS, UNSTABLE
+from trainables.result import MODELS_SCORED, UNSTABLE
 from trainables.spec import PairSpec
 
 __all__ = [
     "Recommendation",
-    "best_trials",
     "format_recommendations",
     "format_summary",
     "recommend",
@@ -65,42 +66,6 @@ class Recommendation:
 
 def _finite(value: Any) -> bool:
     return value is not None and math.isfinite(value)
-
-
-def best_trials(trials: pa.Table, objective: str, n: int = 1) -> list[dict[str, Any]]:
-    """Return the best configurations, best first, by the mean of the objective over their repeats.
-
-    The objective is a validation number, so the test scores of the winner are not selected on. A configuration of
-    which a repeat diverged, was not viable or ran out of memory does not win; one that `failed` is ignored.
-
-    Args:
-        trials: Trials table as `sweeper.store.read_trials` yields it.
-        objective: Name in `OBJECTIVES`.
-        n: At most this many.
-
-    Returns:
-        For each configuration the row of its best repeat, with `config_mean` (mean of the objective's column) and
-        `config_repeats` (how many repeats it is the mean of).
-
-    Raises:
-        UnknownName: No such objective.
-        ValueError: `n` is below 1.
-    """
-    goal = OBJECTIVES[objective]
-    if n < 1:
-        raise ValueError(f"n must be >= 1, got {n!r}")
-    light = trials.select(["config", "outcome", goal.column]).to_pylist()
-    bad = {row["config"] for row in light if row["outcome"] in NEVER_WINS}
-    repeats: dict[str, list[tuple[float, int]]] = {}
-    for i, row in enumerate(light):
-        if row["outcome"] == "ok" and row["config"] not in bad and _finite(row[goal.column]):
-            repeats.setdefault(row["config"], []).append((row[goal.column], i))
-    pick = max if goal.maximize else min
-    found = [(math.fsum(v for v, _ in r) / len(r), len(r), pick(r, key=lambda p: p[0])[1]) for r in repeats.values()]
-    found.sort(key=lambda f: f[0], reverse=goal.maximize)
-    rows = trials.take([i for _, _, i in found[:n]]).to_pylist() if found else []
-    extra = [{"config_mean": mean, "config_repeats": count} for mean, count, _ in found]
-    return [{**row, **more} for row, more in zip(rows, extra, strict=False)]
 
 
 def stability_limit(trials: pa.Table, regime: Regime) -> float | None:
@@ -152,6 +117,7 @@ def recommend(
     momentum: float | None = None,
     weight_decay: float | None = None,
     learning_rate: float | None = None,
+    best: Row | None = None,
 ) -> list[Recommendation]:
     """Return hyperparameters that reach the regime's best noise.
 
@@ -162,6 +128,7 @@ def recommend(
         momentum: Momentum to use; the best trial's by default.
         weight_decay: Weight decay to use; the best trial's by default.
         learning_rate: Instead of batch sizes: keep this learning rate and solve the batch size, rounded to an integer.
+        best: Row of the trial whose settings are kept; by default the best's by observed mean.
 
     Returns:
         One recommendation for each batch size, in ascending order.
@@ -176,7 +143,8 @@ def recommend(
     if batch_sizes is not None and learning_rate is not None:
         raise ValueError(f"give batch_sizes or learning_rate, not both: got {list(batch_sizes)} and {learning_rate!r}")
     ok = [r for r in trials.select(["outcome", "examples", *KNOBS]).to_pylist() if r["outcome"] == "ok"]
-    settings = _settings(trials, regime, ok, momentum, weight_decay)
+    kept = best_trials(trials, regime.objective) if best is None else [best]
+    settings = _settings(kept, regime, ok, momentum, weight_decay)
     tried = {knob: (min(r[knob] for r in ok), max(r[knob] for r in ok)) for knob in KNOBS}
     if learning_rate is not None:
         batch_sizes = [_solve_batch_size(regime, regime.optimum, settings, learning_rate)]
@@ -204,10 +172,9 @@ def _check(name: str, value: float, rule: str, holds: bool) -> None:
 
 
 def _settings(
-    trials: pa.Table, regime: Regime, ok: Sequence[Row], momentum: float | None, weight_decay: float | None
+    best: Sequence[Row], regime: Regime, ok: Sequence[Row], momentum: float | None, weight_decay: float | None
 ) -> dict[str, float]:
     # what is held while the learning rate or the batch size is solved for
-    best = best_trials(trials, regime.objective)
     if not best and (momentum is None or weight_decay is None):
         raise ValueError("every configuration had a repeat that was not viable: give momentum and weight_decay")
     settings: dict[str, float] = {
@@ -286,25 +253,34 @@ def _note(outside: Sequence[str], tried: Mapping[str, tuple[float, float]], step
     return "; ".join(parts) or "within what was tried"
 
 
-def summary(trials: pa.Table, objective: str = "gain_mean", noise: str = "paper") -> dict[str, Any]:
+def summary(
+    trials: pa.Table,
+    objective: str = "gain_mean",
+    noise: str = "paper",
+    believed: Belief | None = None,
+    lost: Collection[str] = frozenset(),
+) -> dict[str, Any]:
     """Return what a sweep found as a record that JSON can hold.
 
     Args:
         trials: Trials table as `sweeper.store.read_trials` yields it.
         objective: Name in `OBJECTIVES` that chooses the best trial.
         noise: Name in `NOISE`.
+        believed: What the model of the trials says; without it the best is the one with the best observed mean.
+        lost: Configurations that may not win, see `over_limits`.
 
     Returns:
         `objective`, `noise`, `formula`, `unit`, `trials`, `configs`, `counts` by outcome, `device_seconds` in total,
         `synthetic` (whether any row is a closed form), `regimes` (for `gain_mean`, `merged_loss` and the objective:
         fields of `Regime` without the curve) and `best` (None where nothing won): `digest`, `config`, knobs,
-        `config_mean`, `config_repeats`, `column`, `chosen_merge`, `chosen_coefficient` and `test`, which holds loss
-        [nat] and accuracy of parents `a` and `b`, `parents` (their mean), `merged`, `chosen` and `ensemble`.
+        `config_mean`, `config_repeats`, `posterior_mean`, `posterior_sd`, `undecided` and `luckiest` of `winner`,
+        `column`, `chosen_merge`, `chosen_coefficient` and `test`, which holds loss [nat] and accuracy of parents `a`
+        and `b`, `parents` (their mean), `merged`, `chosen` and `ensemble`.
 
     Raises:
         UnknownName: No such objective or noise.
     """
-    scale, best = NOISE[noise], best_trials(trials, objective)
+    scale, best = NOISE[noise], winner(trials, objective, believed or Belief(), lost)
     outcomes = Counter(trials["outcome"].to_pylist())
     return {
         "objective": objective,
@@ -317,7 +293,7 @@ def summary(trials: pa.Table, objective: str = "gain_mean", noise: str = "paper"
         "device_seconds": math.fsum(s for s in trials["device_seconds"].to_pylist() if _finite(s)),
         "synthetic": "synthetic" in trials["trainable"].to_pylist(),
         "regimes": {name: _plain(fit_regime(trials, name, noise)) for name in dict.fromkeys((*BOTH, objective))},
-        "best": _best_record(best[0], objective, noise) if best else None,
+        "best": _best_record(best, objective, noise) if best else None,
     }
 
 
@@ -326,8 +302,9 @@ def _plain(regime: Regime) -> dict[str, Any]:
 
 
 def _best_record(row: Row, objective: str, noise: str) -> dict[str, Any]:
-    names = ("digest", "config", "repeat", *KNOBS, "augmentation", "augmentation_strength", "config_mean")
-    record = {name: row[name] for name in (*names, "config_repeats", "chosen_merge", "chosen_coefficient")}
+    names = ("digest", "config", "repeat", *KNOBS, "augmentation", "augmentation_strength")
+    names += ("config_mean", "config_repeats", "posterior_mean", "posterior_sd", "undecided", "luckiest")
+    record = {name: row[name] for name in (*names, "chosen_merge", "chosen_coefficient")}
     scores = {
         who: {m: v if _finite(v := row[f"{who}_{m}_test"]) else None for m in ("loss", "accuracy")}
         for who in MODELS_SCORED

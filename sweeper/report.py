@@ -44,6 +44,20 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
+def plain(value: Any) -> str:
+    """Return a value of a record for people: floats by `number`, `–` where there is none, yes or no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    return "–" if value is None else str(value)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 trial` and `2 trials`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def merge_words(method: str, coefficient: float | None) -> str:
     """Return a merge with its coefficient for people; the ends of a merge that are no merge are called so."""
     if method in _NO_COEFFICIENT:
@@ -65,7 +79,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, indent
 def format_summary(record: Mapping[str, Any]) -> str:
     """Return the record of `sweeper.recommend.summary` as text, at most `WIDTH` columns wide."""
     counts = ", ".join(f"{n} {outcome}" for outcome, n in record["counts"].items()) or "none yet"
-    head = f"{record['trials']} trials of {record['configs']} configurations ({counts})"
+    head = f"{counted(record['trials'], 'trial')} of {counted(record['configs'], 'configuration')} ({counts})"
     parts = [wrap(f"{head}, {number(record['device_seconds'])} s of device time", 0)]
     if record["synthetic"]:
         parts.append(SYNTHETIC)
@@ -110,8 +124,6 @@ def _interior(regime: Mapping[str, Any]) -> str:
 
 def _best(record: Mapping[str, Any]) -> str:
     best = record["best"]
-    repeats = best["config_repeats"]
-    means = f"{number(best['config_mean'])} over {repeats} repeat{'s' if repeats > 1 else ''}"
     knobs = {
         "learning rate": number(best["learning_rate"]),
         "batch size": str(best["batch_size"]),
@@ -125,13 +137,82 @@ def _best(record: Mapping[str, Any]) -> str:
         for who, text in _TEST_ROWS.items()
     ]
     lines = [
-        wrap(f"best trial by {record['objective']} on validation ({means}): {best['digest']}", 0),
+        wrap(f"best trial by {record['objective']} on validation: {best['digest']}", 0),
+        *_chosen_by(best),
         wrap(", ".join(f"{name} {value}" for name, value in knobs.items()), 2),
         format_table(("on test", "loss [nat]", "accuracy"), rows),
     ]
     if best["chosen_merge"] is not None:
         lines.append(f"  chosen on validation: {merge_words(best['chosen_merge'], best['chosen_coefficient'])}")
     return "\n".join(lines)
+
+
+def _chosen_by(best: Mapping[str, Any]) -> list[str]:
+    observed = _observed(best)
+    if best["posterior_mean"] is None:
+        why = f", not a posterior mean: {best['undecided']}" if best["undecided"] else ""
+        return [wrap(f"chosen by the observed mean, {observed}{why}", 2)]
+    posterior = f"{number(best['posterior_mean'])} ± {number(best['posterior_sd'])}"
+    lines = [wrap(f"chosen by the posterior mean, {posterior}; observed {observed}", 2)]
+    if luckiest := best["luckiest"]:
+        lines.append(wrap(f"luckiest observed: {_observed(luckiest)}, {luckiest['digest']}", 2))
+    return lines
+
+
+def _observed(best: Mapping[str, Any]) -> str:
+    return f"{number(best['config_mean'])} over {counted(best['config_repeats'], 'repeat')}"
+
+
+def format_front(front: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> str:
+    """Return the Pareto set of a sweep with several objectives as a table, the best by the first one first."""
+    rows = [
+        (str(r["number"]), r["digest"], *(number(r[name]) for name in objectives), str(r["repeats"])) for r in front
+    ]
+    title = "Pareto set: no other configuration matches these in every objective and beats them in one"
+    return f"{title}\n{format_table(('number', 'best repeat', *objectives, 'repeats'), rows)}"
+
+
+_FACTORS = {
+    "learning_rate": "η",
+    "batch_size": "B",
+    "momentum": "1−μ",
+    "weight_decay": "λ",
+    "k_aug": "k_aug",
+}
+
+
+def format_belief(record: Mapping[str, Any], noise: str) -> str:
+    """Return what the model says about a sweep (`sweeper.belief.Belief.record`) as text."""
+    if record["unexplained"]:
+        return wrap(f"no model of noise {noise}: {record['unexplained']}", 0)
+    best = "best noise not determined"
+    if record["optimum"] is not None:
+        interval = f"{number(record['optimum_low'])} to {number(record['optimum_high'])}"
+        best = f"best noise {number(record['optimum'])}, 90 % interval {interval}"
+    share = f"{100 * record['variance_share']:.0f} % of what it explains is noise {noise}"
+    rows = [
+        (
+            _FACTORS.get(str(role), str(role)),
+            _exponent(record["given"].get(role, 0.0)),
+            _exponent(fitted),
+            _interval(record, role),
+        )
+        for role, fitted in record["exponents"].items()
+    ]
+    lines = [wrap(f"the model of {counted(record['trials'], 'configuration')}: {best}; {share}", 0)]
+    if rows:
+        lines.append(format_table(("exponent of", "definition", "fitted", "90 % interval"), rows))
+    return "\n".join(lines)
+
+
+def _exponent(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _interval(record: Mapping[str, Any], role: str) -> str:
+    low, high = (record.get(f"exponent_{end}", {}).get(role) for end in ("low", "high"))
+    # of the knob that level sets are solved for, the exponent is taken as given
+    return "as given" if low is None or low == high else f"{_exponent(low)} to {_exponent(high)}"
 
 
 def _percent(value: float | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from provenance import provenance
 
-from sweeper.recommend import best_trials
+from sweeper.winners import best_trials
 from sweeper.store import read_trials
 
 

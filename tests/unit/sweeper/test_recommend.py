@@ -322,7 +322,7 @@ def test_a_choice_that_is_no_merge_is_called_so(method: str, coefficient: float,
 def test_the_text_gives_three_significant_digits() -> None:
     text = format_summary(summary(table([trial("a", 0.123456, learning_rate=0.0123456)])))
     assert "0.0123," in text
-    assert "0.123 over 1 repeat)" in text
+    assert "chosen by the observed mean, 0.123 over 1 repeat\n" in text
     assert "82.3 %" in text
     assert "0.12345" not in text
 

@@ -1,0 +1,71 @@
+"""What the model says about finished sweeps on the closed form, whose best noise is known."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import sweeper
+from sweeper import SweepSpec
+from sweeper.belief import Belief, belief
+from sweeper.report import format_belief
+from trainables.synthetic import BEST_NOISE
+
+SPEC = SweepSpec(space="synthetic", runner="inline", sampler="random", objective="merged_loss", trials=40, seed=3)
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    return sweeper.run(SPEC.model_copy(update={"out": str(tmp_path_factory.mktemp("belief") / "run")})).trials
+
+
+@pytest.fixture(scope="module")
+def believed(trials: pa.Table) -> Belief:
+    return belief(SPEC, trials)
+
+
+def test_the_model_explains_what_another_sampler_proposed(believed: Belief) -> None:
+    found = believed.explanation
+    assert found is not None
+    assert found.optimum is not None
+    assert BEST_NOISE / 2 < found.optimum < BEST_NOISE * 2
+    assert found.trials == 40
+    assert found.variance_share > 0.5
+    assert believed.given == {"learning_rate": 1.0, "batch_size": -1.0, "momentum": -1.0}
+    for role, given in believed.given.items():
+        assert found.exponents[role] == pytest.approx(given, abs=0.3)
+
+
+def test_the_text_sets_the_fitted_exponents_beside_the_definition(believed: Belief) -> None:
+    text = format_belief(believed.record(), "paper")
+    assert text.splitlines()[0].startswith("the model of 40 configurations: best noise 0.0")
+    assert "% of what it explains is noise paper" in " ".join(text.split())
+    assert [line.split()[:2] for line in text.splitlines()[-4:]] == [
+        ["η", "1.00"],
+        ["B", "-1.00"],
+        ["1−μ", "-1.00"],
+        ["λ", "0.00"],
+    ]
+
+
+def test_few_configurations_are_not_modelled(trials: pa.Table) -> None:
+    found = belief(SPEC, trials.slice(0, 5))
+    assert found == Belief(
+        unexplained="5 configurations have a value, 6 are needed",
+        undecided="5 configurations have a value, 6 are needed",
+    )
+    assert (
+        format_belief(found.record(), "paper") == "no model of noise paper: 5 configurations have a value, 6 are needed"
+    )
+
+
+def test_a_measured_noise_is_not_explained(trials: pa.Table) -> None:
+    found = belief(SPEC, trials, "critical_ratio")
+    assert found.explanation is None
+    assert "is measured while training" in found.unexplained
+
+
+def test_a_space_that_is_gone_is_said(trials: pa.Table, tmp_path: Path) -> None:
+    found = belief(SPEC.model_copy(update={"space": str(tmp_path / "gone.py")}), trials)
+    assert "gone.py" in found.unexplained
+    assert found.undecided == found.unexplained

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from provenance import provenance
 
-from sweeper.winners import best_trials
 from sweeper.store import read_trials
+from sweeper.winners import best_trials
 
 
 def main() -> None:

@@ -260,7 +260,7 @@ def test_out_of_memory_is_an_outcome_that_is_neither_retried_nor_won(
     for row in results.trials.to_pylist():
         outcomes[row["config"]].add(row["outcome"])
     assert sorted(map(sorted, outcomes.values())) == [["ok"]] * 4 + [["ok", "out_of_memory"], ["out_of_memory"]]
-    from sweeper.recommend import best_trials
+    from sweeper.winners import best_trials
 
     won = {b["config"] for b in best_trials(results.trials, "gain_mean", 20)}
     assert won == {c for c, o in outcomes.items() if o == {"ok"}}
@@ -294,7 +294,7 @@ def test_diverged_trials_are_kept_and_never_win(tmp_path: Path) -> None:
     results = sweep(tmp_path, parameters=parameters, trials=20, objective="gain_mean")
     outcomes = Counter(results.trials["outcome"].to_pylist())
     assert outcomes["diverged"] > 0
-    from sweeper.recommend import best_trials
+    from sweeper.winners import best_trials
 
     assert all(b["outcome"] == "ok" for b in best_trials(results.trials, "gain_mean", 20))
 

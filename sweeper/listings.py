@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from search_spaces import Space
 from trainables.noise import FAMILIES, NOISE
@@ -25,7 +24,7 @@ def spaces(args: argparse.Namespace) -> int:
             "doc": s.doc,
             "budget": s.budget,
             "source": s.source,
-            "knobs": _texts(s.knobs),
+            "knobs": _texts(s),
             "fixed": dict(s.fixed),
             "smoke": {k: v if k not in s.small().knobs else str(v) for k, v in s.smoke.items()},
         }
@@ -35,8 +34,12 @@ def spaces(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _texts(knobs: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(distribution) for name, distribution in knobs.items()}
+def _texts(space: Space) -> dict[str, str]:
+    def when(name: str) -> str:
+        parts = [f"{other} is {' or '.join(map(str, v))}" for other, v in space.conditions.get(name, {}).items()]
+        return f" when {' and '.join(parts)}" if parts else ""
+
+    return {name: f"{distribution}{when(name)}" for name, distribution in space.knobs.items()}
 
 
 def _space(space: Space) -> str:

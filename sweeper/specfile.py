@@ -105,15 +105,15 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def placed(text: str, groups: Mapping[str, Iterable[str]], lines: Mapping[str, int], where: str) -> str:
-    """Return a message with the line of the first key, under one of the `groups` of keys, that it is about."""
+    """Return a message with the line of the key, under one of the `groups` of keys, that it names first."""
+    found: list[tuple[int, int]] = []  # where the message names it, line
     for group, names in groups.items():
         for name in names:
             # base.steps stands there as the entry `steps` of `base`
-            if any(re.search(rf"\b{re.escape(n)}\b", text) for n in {name, *name.split(".")}) and (
-                f"{group}.{name}" in lines
-            ):
-                return f"{where}, line {lines[f'{group}.{name}']}: {text}"
-    return text
+            named = [m.start() for n in {name, *name.split(".")} if (m := re.search(rf"\b{re.escape(n)}\b", text))]
+            if named and f"{group}.{name}" in lines:
+                found.append((min(named), lines[f"{group}.{name}"]))
+    return f"{where}, line {min(found)[1]}: {text}" if found else text
 
 
 def assignments(texts: Iterable[str]) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from sweeper.belief import Favourite
 from sweeper.objective import OBJECTIVES
 from sweeper.recommend import Recommendation
 from sweeper.report import merge_words
@@ -78,19 +79,27 @@ def _chosen_cell(point: ConfigPoint) -> Cell:
     return Cell(brief, words[0])
 
 
-def best_table(trials: pa.Table, sweep: Sweep, n: int = 15) -> TextTable:
+def best_table(
+    trials: pa.Table,
+    sweep: Sweep,
+    n: int = 15,
+    favourite: Favourite | None = None,
+    lost: Collection[str] = frozenset(),
+) -> TextTable:
     """Return the `n` best configurations by the validation objective, with their test scores.
 
     Args:
         trials: The trials table.
         sweep: Names the objective and the noise definition.
-        n: At most so many rows.
+        n: At most so many rows; the favourite is added where it is not among them.
+        favourite: The best configuration by posterior mean, which is marked.
+        lost: Configurations that may not win.
     """
     objective = OBJECTIVES[sweep.objective]
-    points = config_points(trials, sweep.noise, [objective.column, *_SHOWN])
+    points = config_points(trials, sweep.noise, [objective.column, *_SHOWN], lost)
     scale = NOISE[sweep.noise]
     head = [
-        Cell("rank", "order by the mean of the objective on validation over the repeats"),
+        Cell("rank", "order by the mean of the objective on validation over the repeats; ★ best by posterior mean"),
         Cell("trial", f"{DOCS['number']}; the digest is shown on the number"),
         Cell(objective.label, DOCS[objective.column]),
         Cell("noise", f"{sweep.noise}: {scale.formula} [{scale.unit}], {scale.source}"),
@@ -102,15 +111,23 @@ def best_table(trials: pa.Table, sweep: Sweep, n: int = 15) -> TextTable:
     if sweep.own:  # how they were trained is not known
         points = [replace(p, noise=None, knobs={}) for p in points]
     ranked = winners(points, objective.column, objective.maximize)
-    rows = [_best_row(i, p, objective.column) for i, p in enumerate(ranked[:n], start=1)]
+    chosen = favourite.config if favourite else None
+    shown = [(i, p) for i, p in enumerate(ranked, start=1) if i <= n or p.config == chosen]
+    rows = [_best_row(i, p, objective.column, favourite if p.config == chosen else None) for i, p in shown]
     return TextTable(tuple(head), tuple(rows))
 
 
-def _best_row(rank: int, point: ConfigPoint, column: str) -> tuple[Cell, ...]:
+def _rank_cell(rank: int, favourite: Favourite | None) -> Cell:
+    if favourite is None:
+        return Cell(str(rank))
+    return Cell(f"★ {rank}", f"best by posterior mean, {short(favourite.mean)} ± {short(favourite.sd, 2)}")
+
+
+def _best_row(rank: int, point: ConfigPoint, column: str, favourite: Favourite | None) -> tuple[Cell, ...]:
     outcomes = ", ".join(f"{n} {name}" for name, n in point.outcomes.items())
     done = sum(point.outcomes.values())
     return (
-        Cell(str(rank)),
+        _rank_cell(rank, favourite),
         Cell("–" if point.number is None else str(point.number), f"digest {', '.join(point.digests)}; {point.detail}"),
         _estimate_cell(point, column),
         Cell(short(point.noise), f"noise = {short(point.noise, 6)}"),

@@ -9,14 +9,23 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sweeper.report import counted
+
 from .axes import Window, rounded, short
 from .tables import ConfigPoint
 
-SYMBOLS = {"diverged": "x", "not_viable": "diamond", "out_of_memory": "hourglass", "failed": "cross"}
+SYMBOLS = {
+    "diverged": "x",
+    "not_viable": "diamond",
+    "out_of_memory": "hourglass",
+    "pruned": "pentagon",
+    "failed": "cross",
+}
 MARKS = {
     "diverged": "✖ diverged",
     "not_viable": "◆ not viable",
     "out_of_memory": "⧗ out of memory",
+    "pruned": "⬟ pruned",
     "failed": "✚ failed",
     "ok": "□ no value",
 }
@@ -144,4 +153,4 @@ def caption(shown: Shown, view: Window) -> str:
 
 
 def _count(points: Sequence[Any]) -> str:
-    return f"{len(points)} configuration{'' if len(points) == 1 else 's'}"
+    return counted(len(points), "configuration")

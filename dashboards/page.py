@@ -13,7 +13,10 @@ from typing import Any
 import yaml
 from plotly.offline import get_plotlyjs
 
+from sweeper.belief import Belief, belief
 from sweeper.objective import OBJECTIVES
+from sweeper.runfolder import stored_spec
+from sweeper.spec import SpecError, SweepSpec
 from sweeper.store import SkippedPart, read, read_trials
 
 from .best import Cell, TextTable
@@ -50,10 +53,12 @@ def write_page(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", SkippedPart)
         tables = {"trials": read_trials(run), "merges": read(run, "merges"), "search": read(run, "search")}
+    spec = None if settings else _spec(run)
     settings = settings or _settings(run)
     if noise is not None:
         settings = {**(settings or {}), "noise": noise}
-    text = render(report(settings, tables), run.resolve().name, [str(w.message) for w in caught])
+    believed = belief(spec, tables["trials"], noise) if spec else Belief()
+    text = render(report(settings, tables, spec, believed), run.resolve().name, [str(w.message) for w in caught])
     target = Path(target) if target is not None else run / PAGE
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -65,6 +70,13 @@ def write_page(
     for warning in caught:
         warnings.warn(warning.message, category=warning.category, stacklevel=2)
     return target
+
+
+def _spec(run: Path) -> SweepSpec | None:
+    try:
+        return stored_spec(run)
+    except SpecError:  # the page of a folder whose settings are lost says so
+        return None
 
 
 def _settings(run: Path) -> Mapping[str, Any] | None:
@@ -164,12 +176,18 @@ def _cells(tag: str, cells: Sequence[Cell]) -> str:
 def _tables(content: Report) -> list[str]:
     objective = content.sweep.objective
     best = (
-        "Ordered by the objective on validation; losses [nat] and accuracies are of the test split, means over the ok "
-        "repeats. Rest the mouse on a head or a number for its meaning."
+        "Ordered by the objective on validation, ★ the best by posterior mean; losses [nat] and accuracies are of the "
+        "test split, means over the ok repeats. Rest the mouse on a head or a number for its meaning."
         if content.best.rows
         else "No viable configuration yet."
     )
     tables = [_table("best", f"Best configurations by {objective}", best, content.best)]
+    if content.front.rows:
+        words = "No other configuration matches these in every objective and beats them in one; means over the repeats."
+        tables.append(_table("front-table", "Pareto set", words, content.front))
+    if content.exponents.rows:
+        words = "As the definition of the noise has them, and as the model of the trials fits them."
+        tables.append(_table("exponents", "Exponents of the noise", words, content.exponents))
     for name, found in content.recommended.items():
         words = (
             f"For {OBJECTIVES[name].label.split(' [')[0]}: learning rates at its best noise, with momentum and weight "

@@ -8,17 +8,24 @@ from typing import Any
 
 import pyarrow as pa
 
+from sweeper.belief import Belief
 from sweeper.doubts import doubts, lines
 from sweeper.objective import OBJECTIVES
-from sweeper.recommend import best_trials, recommend
+from sweeper.pareto import pareto
+from sweeper.recommend import recommend
 from sweeper.regime import Regime, fit_regime
+from sweeper.report import counted
+from sweeper.spec import SweepSpec
+from sweeper.winners import over_limits, winner
 from trainables.noise import NOISE
 
 from .axes import short
+from .believed import exponent_table, posterior_chart, share
 from .best import TextTable, best_table, percent, recommendation_table
 from .course import progress_chart
 from .curves import merge_curves, merge_gains, search_steps
 from .figures import noise_chart
+from .fronts import front_chart, front_table
 from .knobs import knobs_chart
 from .marks import Chart, Measure
 from .measured import compare, measured_chart
@@ -28,6 +35,7 @@ from .tables import FITTED, ConfigPoint, Overview, Sweep, anchor, config_points,
 CHOSEN = ("chosen_loss_test", "chosen_accuracy_test")
 _PEERS = ("a", "b", "merged", "ensemble")
 _ACCURACY = "gain_mean_accuracy_val"
+NOTHING_BELIEVED = Belief()
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class Report:
         tiles: The numbers of the head.
         charts: Figures in reading order.
         best: The best configurations.
+        exponents: Fitted exponents of the noise beside its definition's.
+        front: The Pareto set of a sweep with several objectives.
         recommended: Fitted objective -> hyperparameters that reach its best noise; without those of undetermined ones.
         notes: Small print.
     """
@@ -61,16 +71,25 @@ class Report:
     tiles: tuple[Tile, ...]
     charts: tuple[Chart, ...]
     best: TextTable
+    exponents: TextTable
+    front: TextTable
     recommended: Mapping[str, TextTable]
     notes: tuple[str, ...]
 
 
-def report(settings: Mapping[str, Any] | None, tables: Mapping[str, pa.Table]) -> Report:
+def report(
+    settings: Mapping[str, Any] | None,
+    tables: Mapping[str, pa.Table],
+    spec: SweepSpec | None = None,
+    believed: Belief = NOTHING_BELIEVED,
+) -> Report:
     """Compute the report of one run.
 
     Args:
         settings: Contents of `sweep.yaml`; None where there is none.
         tables: `trials`, `merges` and `search` as `sweeper.store.read` yields them; any may be empty.
+        spec: The sweep, where the settings are those of one: its limits and further objectives.
+        believed: What the model of the trials says.
     """
     trials = tables["trials"]
     sweep = sweep_of(settings, trials)
@@ -78,8 +97,18 @@ def report(settings: Mapping[str, Any] | None, tables: Mapping[str, pa.Table]) -
     names = tuple(dict.fromkeys((*FITTED, sweep.objective)))
     regimes = {name: fit_regime(trials, name, sweep.noise) for name in names}
     measures = {name: measure_of(name, trials) for name in names}
+    lost = over_limits(trials, spec) if spec else frozenset[str]()
+    objectives = spec.objectives if spec and spec.further_objectives else ()
     columns = [c for m in measures.values() for c in (m.column, m.test_column)]
-    points = config_points(trials, sweep.noise, [*dict.fromkeys(columns), _ACCURACY, _test(_ACCURACY)])
+    columns += [OBJECTIVES[name].column for name in objectives]
+    points = config_points(trials, sweep.noise, [*dict.fromkeys(columns), _ACCURACY, _test(_ACCURACY)], lost)
+    best = winner(trials, sweep.objective, believed, lost)
+    front = pareto(trials.to_pylist(), objectives, lambda row: row["config"] not in lost) if objectives else []
+    charts = _charts(points, tables, sweep, measures, regimes)
+    if front:
+        charts.insert(0, front_chart(points, front, objectives))
+    if believed.explanation is not None and len(believed.explanation.posterior) > 1:
+        charts.insert(len(front) > 0, posterior_chart(believed.explanation, sweep.noise_label))
     return Report(
         sweep=sweep,
         overview=counts,
@@ -87,13 +116,19 @@ def report(settings: Mapping[str, Any] | None, tables: Mapping[str, pa.Table]) -
         if counts.trials and not sweep.own
         else (),
         banners=_banners(counts, sweep),
-        tiles=_best_tiles(trials, sweep)
+        tiles=_best_tiles(best)
         if sweep.own
-        else (*_regime_tiles(regimes), *_best_tiles(trials, sweep), *_count_tiles(counts)),
-        charts=tuple(_charts(points, tables, sweep, measures, regimes)),
-        best=best_table(trials, sweep),
-        recommended={name: t for name, r in regimes.items() if (t := _recommended(trials, r)).rows},
-        notes=_notes(sweep, counts, trials),
+        else (*_regime_tiles(regimes), *_best_tiles(best), *_belief_tiles(believed), *_count_tiles(counts)),
+        charts=tuple(charts),
+        best=best_table(trials, sweep, favourite=believed.favourite, lost=lost),
+        exponents=exponent_table(believed),
+        front=front_table(front, objectives),
+        recommended={
+            name: t
+            for name, r in regimes.items()
+            if (t := _recommended(trials, r, best if name == sweep.objective else None)).rows
+        },
+        notes=_notes(sweep, counts, trials, believed, best, len(lost)),
     )
 
 
@@ -101,11 +136,11 @@ def _test(column: str) -> str:
     return column.removesuffix("_val") + "_test"
 
 
-def _recommended(trials: pa.Table, regime: Regime) -> TextTable:
+def _recommended(trials: pa.Table, regime: Regime, best: Mapping[str, Any] | None) -> TextTable:
     if regime.optimum is None:
         return TextTable((), ())
     try:
-        return recommendation_table(recommend(trials, regime))
+        return recommendation_table(recommend(trials, regime, best=best))
     except ValueError:
         # no batch size or momentum of the tried ones reaches it
         return TextTable((), ())
@@ -189,26 +224,32 @@ def _regime_tiles(regimes: Mapping[str, Regime]) -> list[Tile]:
     return tiles
 
 
-def _best_tiles(trials: pa.Table, sweep: Sweep) -> tuple[Tile, ...]:
-    best = best_trials(trials, sweep.objective)
+def _best_tiles(best: Mapping[str, Any] | None) -> tuple[Tile, ...]:
     tiles: list[Tile] = []
     for column, what, text, unit in ((CHOSEN[0], "loss", short, "nat"), (CHOSEN[1], "accuracy", percent, "")):
         title = f"Best merge, test {what}"
-        score = finite(best[0][column]) if best else None
-        if score is None:
+        score = finite(best[column]) if best else None
+        if best is None or score is None:
             tiles.append(Tile(title, "–", "no viable merge so far"))
             continue
-        peers = {who: text(finite(best[0][f"{who}_{what}_test"])) for who in _PEERS}
+        peers = {who: text(finite(best[f"{who}_{what}_test"])) for who in _PEERS}
         context = f"parents {peers['a']} and {peers['b']}, linear ½ {peers['merged']}, ensemble {peers['ensemble']}"
-        repeats = best[0]["config_repeats"]
+        repeats = best["config_repeats"]
         context += f"; best of {repeats} repeats by validation" if repeats > 1 else ""
         tiles.append(Tile(title, text(score), context, unit))
     return tuple(tiles)
 
 
+def _belief_tiles(believed: Belief) -> tuple[Tile, ...]:
+    if believed.explanation is None or not believed.explanation.exponents:
+        return ()
+    context = f"of what the model explains of {counted(believed.explanation.trials, 'configuration')}"
+    return (Tile("Explained by the noise", share(believed.explanation), context),)
+
+
 def _count_tiles(counts: Overview) -> list[Tile]:
     outcomes = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.outcomes.items()) or "none finished"
-    repeats = f"; {counts.trials} trials" if counts.trials != counts.configs else ""
+    repeats = f"; {counted(counts.trials, 'trial')}" if counts.trials != counts.configs else ""
     done = f"{counts.configs} of {counts.budget}" if counts.budget else str(counts.configs)
     each = f"{short(counts.device_seconds / counts.trials)} s a trial" if counts.trials else "no trial yet"
     return [
@@ -223,7 +264,22 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / 3600:.1f} h"
 
 
-def _notes(sweep: Sweep, counts: Overview, trials: pa.Table) -> tuple[str, ...]:
+def _chosen_by(sweep: Sweep, believed: Belief, best: Mapping[str, Any] | None) -> str:
+    column = OBJECTIVES[sweep.objective].column
+    if best is None or best["posterior_mean"] is None:
+        why = f" (no posterior mean: {believed.undecided})" if believed.undecided else ""
+        return f"The best merge is chosen by the mean of {column} over its repeats{why} and reported on test"
+    posterior = f"{short(best['posterior_mean'])} ± {short(best['posterior_sd'], 2)}"
+    observed = f"observed {short(best['config_mean'])} over {counted(best['config_repeats'], 'repeat')}"
+    said = f"The best merge is chosen by the posterior mean of {column}, {posterior}, {observed}, and reported on test"
+    if luckiest := best["luckiest"]:
+        said += f"; the luckiest observed is {short(luckiest['config_mean'])}, {luckiest['digest']}"
+    return said
+
+
+def _notes(
+    sweep: Sweep, counts: Overview, trials: pa.Table, believed: Belief, best: Mapping[str, Any] | None, lost: int
+) -> tuple[str, ...]:
     scale = NOISE[sweep.noise]
     goal = OBJECTIVES[sweep.objective]
     if sweep.own:
@@ -232,7 +288,9 @@ def _notes(sweep: Sweep, counts: Overview, trials: pa.Table) -> tuple[str, ...]:
     how = f"Sampler {sweep.sampler or 'unknown'}, objective {sweep.objective}, seed {seed}"
     return (
         f"{how}; noise {sweep.noise} = {scale.formula} [{scale.unit}], {scale.source}.",
-        f"The best merge is chosen on validation ({goal.column}) and reported on test; only ok trials can win.",
+        f"{_chosen_by(sweep, believed, best)}; only ok trials can win.",
+        *((f"{counted(lost, 'configuration')} over the limits on memory or step time cannot win.",) if lost else ()),
+        *((f"No model of the noise: {believed.unexplained}.",) if believed.unexplained else ()),
         "Gain is the paper's measure, merged loss what a user takes home: their best noises can differ.",
         *(f"Warning: {line}." for line in lines(doubts(trials["warnings"].to_pylist()), trials.num_rows)),
         *(f"First {name.replace('_', ' ')} trial: {text}" for name, text in counts.details.items()),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -67,6 +67,7 @@ class ConfigPoint:
         outcome: `ok` where any repeat is, else the commonest other outcome.
         values: Column -> estimate over the repeats that are `ok`; a column without a finite value is missing.
         chosen: Name and coefficient of the merge chosen on validation, of each repeat that is `ok` and has one.
+        lost: Whether it broke a limit of the sweep on memory or step time.
     """
 
     config: str
@@ -79,6 +80,7 @@ class ConfigPoint:
     detail: str
     values: Mapping[str, Estimate]
     chosen: tuple[tuple[str, float | None], ...] = ()
+    lost: bool = False
 
     @property
     def ok(self) -> bool:
@@ -87,8 +89,8 @@ class ConfigPoint:
 
     @property
     def can_win(self) -> bool:
-        """Whether a repeat is `ok` and no other is of `NEVER_WINS`."""
-        return self.ok and NEVER_WINS.isdisjoint(self.outcomes)
+        """Whether a repeat is `ok`, no other is of `NEVER_WINS`, and no limit was broken."""
+        return self.ok and not self.lost and NEVER_WINS.isdisjoint(self.outcomes)
 
 
 def finite(value: Any) -> float | None:
@@ -157,20 +159,24 @@ def _point(config: str, rows: Sequence[Row], noise: str, columns: Sequence[str])
     )
 
 
-def config_points(trials: pa.Table, noise: str, columns: Sequence[str]) -> list[ConfigPoint]:
+def config_points(
+    trials: pa.Table, noise: str, columns: Sequence[str], lost: Collection[str] = frozenset()
+) -> list[ConfigPoint]:
     """Return one record per configuration, repeats averaged, in the order of the trials.
 
     Args:
         trials: The trials table.
         noise: Name of the noise definition.
         columns: Measured columns to average.
+        lost: Configurations that broke a limit of the sweep.
     """
     needed = ["config", "digest", "number", "outcome", "outcome_detail", f"noise_{noise}", *KNOBS]
     needed += ["chosen_merge", "chosen_coefficient"]
     groups: dict[str, list[Row]] = {}
     for row in trials.select([*needed, *(c for c in columns if c not in needed)]).to_pylist():
         groups.setdefault(row["config"], []).append(row)
-    return [_point(config, rows, noise, columns) for config, rows in groups.items()]
+    points = [_point(config, rows, noise, columns) for config, rows in groups.items()]
+    return [replace(p, lost=True) if p.config in lost else p for p in points]
 
 
 def anchor(trials: pa.Table, column: str) -> float | None:

@@ -7,7 +7,7 @@ conditioned on one setting of its hyperparameters, are far too sure or far too u
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,6 +34,9 @@ class Explanation:
         optimum_high: 95 % quantile.
         variance_share: Share of the explained variance that noise alone explains, in [0, 1].
         trials: Number of finished trials behind it.
+        exponent_low: Role -> 5 % quantile of its exponent; without those that are taken as given.
+        exponent_high: Role -> 95 % quantile.
+        posterior: (noise, probability that it is the best one) on a grid of noises, sums to 1; empty where unknown.
     """
 
     noise: str
@@ -43,6 +46,9 @@ class Explanation:
     optimum_high: float | None = None
     variance_share: float = 0.0
     trials: int = 0
+    exponent_low: dict[str, float] = field(default_factory=lambda: {})
+    exponent_high: dict[str, float] = field(default_factory=lambda: {})
+    posterior: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def format_front(front: Sequence[Mapping[str, Any]], objectives: Sequence[str]) 
     return f"{title}\n{format_table(('number', 'best repeat', *objectives, 'repeats'), rows)}"
 
 
-_FACTORS = {
+FACTORS = {
     "learning_rate": "η",
     "batch_size": "B",
     "momentum": "1−μ",
@@ -192,7 +192,7 @@ def format_belief(record: Mapping[str, Any], noise: str) -> str:
     share = f"{100 * record['variance_share']:.0f} % of what it explains is noise {noise}"
     rows = [
         (
-            _FACTORS.get(str(role), str(role)),
+            FACTORS.get(str(role), str(role)),
             _exponent(record["given"].get(role, 0.0)),
             _exponent(fitted),
             _interval(record, role),

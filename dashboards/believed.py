@@ -1,0 +1,116 @@
+"""What the model of the noise sampler believes: a record in, a Plotly figure and a table out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from sweeper.report import FACTORS
+
+from .axes import BLUE, GREEN, log_axis, rounded, short
+from .best import Cell, TextTable
+from .marks import Chart, figure, finish
+
+if TYPE_CHECKING:
+    from sweeper.belief import Belief
+    from sweeper.explanation import Explanation
+
+
+def per_decade(posterior: Sequence[tuple[float, float]]) -> list[float]:
+    """Return the density over log10 of the noise of a probability on a grid of at least two noises, increasing."""
+    places = [math.log10(noise) for noise, _ in posterior]
+    gaps = [b - a for a, b in pairwise(places)]
+    # a grid point stands for half of the gap on either side
+    widths = [(a + b) / 2 for a, b in zip([gaps[0], *gaps], [*gaps, gaps[-1]], strict=True)]
+    return [p / width for (_, p), width in zip(posterior, widths, strict=True)]
+
+
+def posterior_chart(found: Explanation, noise_label: str) -> Chart:
+    """Draw how probable each noise is to be the best one.
+
+    Args:
+        found: With a posterior on a grid of at least two noises.
+        noise_label: Title of the noise axis.
+    """
+    noises, density = [noise for noise, _ in found.posterior], per_decade(found.posterior)
+    top = 1.08 * max(density)
+    shown = figure()
+    shown.add_scatter(
+        name="probability",
+        x=[rounded(v) for v in noises],
+        y=[rounded(v) for v in density],
+        mode="lines",
+        line={"color": BLUE, "width": 2},
+        fill="tozeroy",
+        fillcolor="rgba(0, 114, 178, 0.16)",
+        hovertemplate="noise %{x:.3g}<br>%{y:.3g} a decade<extra></extra>",
+    )
+    if found.optimum_low is not None and found.optimum_high is not None:
+        low, high = found.optimum_low, found.optimum_high
+        shown.add_scatter(
+            name="90 % interval",
+            x=[low, low, high, high],
+            y=[0, top, top, 0],
+            fill="toself",
+            fillcolor="rgba(0, 158, 115, 0.13)",
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+        )
+    if found.optimum is not None:
+        shown.add_scatter(
+            name=f"best noise {short(found.optimum)}",
+            x=[found.optimum] * 2,
+            y=[0, top],
+            mode="lines",
+            line={"color": GREEN, "width": 2, "dash": "dash"},
+            hoverinfo="skip",
+        )
+    shown.update_xaxes(log_axis(noises, noise_label))
+    shown.update_yaxes(title={"text": "probability per decade"}, range=[0, top])
+    return Chart("posterior", "Where the best noise is", posterior_words(found), finish(shown))
+
+
+def posterior_words(found: Explanation) -> str:
+    """Return the sentences on the model's best noise and on the share of the noise."""
+    words = f"The model of {found.trials} configurations, whichever sampler proposed them"
+    if found.optimum is not None:
+        interval = f"90 % interval {short(found.optimum_low)} to {short(found.optimum_high)}"
+        words += f": best noise {short(found.optimum)}, {interval}"
+    return f"{words}. {share(found)} of what it explains is noise."
+
+
+def share(found: Explanation) -> str:
+    """Return the share of the noise as per cent."""
+    return f"{100 * found.variance_share:.0f} %"
+
+
+def exponent_table(believed: Belief) -> TextTable:
+    """Return the fitted exponents of the noise beside those of its definition; no rows without an explanation."""
+    if believed.explanation is None or not believed.explanation.exponents:
+        return TextTable((), ())
+    found = believed.explanation
+    head = (
+        Cell("exponent of", "the factors of the noise: learning rate η, batch size B, momentum μ, weight decay λ"),
+        Cell("definition", f"in the definition of noise {found.noise}"),
+        Cell("fitted", "the mode of the posterior: the definition's unless the trials speak against it"),
+        Cell("90 % interval", "of the posterior; one exponent is taken as given and sets the scale of the others"),
+    )
+    rows = [
+        (
+            Cell(FACTORS.get(role, role), role),
+            Cell(f"{believed.given.get(role, 0.0):.2f}"),
+            Cell(f"{fitted:.2f}"),
+            Cell(_interval(role, found.exponent_low, found.exponent_high)),
+        )
+        for role, fitted in found.exponents.items()
+    ]
+    return TextTable(head, tuple(rows))
+
+
+def _interval(role: str, low: Mapping[str, float], high: Mapping[str, float]) -> str:
+    if role not in low or low[role] == high[role]:
+        return "as given"
+    return f"{low[role]:.2f} to {high[role]:.2f}"

@@ -84,5 +84,6 @@ def _groups(specs: Sequence[PairSpec]) -> Iterator[list[PairSpec]]:
 
 def _commit(run: Path, job: Job, output: PairOutput) -> Row:
     result = replace(output.result, number=job.number, **job.context)
-    write(run, replace(output, result=result))
+    rungs = tuple(replace(r, number=job.number) for r in output.rungs)
+    write(run, replace(output, result=result, rungs=rungs))
     return {k: v for k, v in result.to_row().items() if k != "spec"}

@@ -7,6 +7,7 @@ Layout of a run folder (the reader opens nothing else)::
     merges/<digest>.parquet     one row per merge and coefficient
     history/<digest>.parquet    one row per child and epoch
     planes/<digest>.parquet     one row per point of the loss plane, where it was asked for
+    rungs/<digest>.parquet      one row per look at the trial on its way, where it may be pruned
     search/<number>.parquet     one row: what the sampler thought when it proposed the configuration
     weights/<digest>.safetensors  merged weights of the best trials
     dashboard.html              the page
@@ -34,6 +35,7 @@ from trainables.result import (
     MergeRow,
     PairOutput,
     PlaneRow,
+    RungRow,
     col,
     columns_of,
     trial_columns,
@@ -83,6 +85,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
     "merges": _schema("merges", columns_of(MergeRow)),
     "history": _schema("history", columns_of(HistoryRow)),
     "planes": _schema("planes", columns_of(PlaneRow)),
+    "rungs": _schema("rungs", columns_of(RungRow)),
     "search": _schema("search", columns_of(SearchRow)),
 }
 
@@ -116,6 +119,8 @@ def write(run: Path, output: PairOutput) -> None:
     digest = output.result.digest
     _write_part(run, "merges", digest, _records(output.merges))
     _write_part(run, "history", digest, _records(output.history))
+    if output.rungs:
+        _write_part(run, "rungs", digest, _records(output.rungs))
     if output.plane:
         _write_part(run, "planes", digest, _records(output.plane))
     if output.weights is not None:
@@ -175,7 +180,7 @@ def read(run: str | Path, table: str) -> pa.Table:
 
     Args:
         run: The run folder.
-        table: `trials`, `merges`, `history`, `planes` or `search`.
+        table: `trials`, `merges`, `history`, `planes`, `rungs` or `search`.
 
     Returns:
         The rows of all whole parts, in order of file name; empty where there are none yet.

@@ -45,6 +45,16 @@ class Clock:
     _open: list[str] = field(default_factory=lambda: [])
     _since: float = 0.0
 
+    def total(self) -> float:
+        """Return the seconds of all phases until now."""
+        self._turn()
+        return sum(self.seconds.values())
+
+    def of(self, name: str) -> float:
+        """Return the seconds of one phase until now."""
+        self._turn()
+        return self.seconds.get(name, 0.0)
+
     @contextmanager
     def phase(self, name: str) -> Yields[None]:
         """Add the time of the block to a phase; waits for the device first and last."""
@@ -95,7 +105,7 @@ class Lab:
         """Task of each child."""
         return children_tasks(self.spec, self.tasks)
 
-    def recalibration_batches(self, spec: PairSpec, task: Task) -> list[Tensor]:
+    def recalibration_batches(self, spec: PairSpec, task: Task, most: int = RECALIBRATION_BATCHES) -> list[Tensor]:
         """Return augmented training batches for the BatchNorm re-estimation; none for models without BatchNorm."""
         if not has_batchnorm(task.model):
             return []
@@ -105,7 +115,7 @@ class Lab:
         size = min(RECALIBRATION_BATCH, task.data.examples)
         affordable = RECALIBRATION_VALUES // (size * prod(task.data.x["train"].shape[1:]))
         batches = epoch_batches(task.data, replace(spec, batch_size=size), order, augment)
-        return [x for x, _ in islice(batches, max(1, min(RECALIBRATION_BATCHES, affordable)))]
+        return [x for x, _ in islice(batches, max(1, min(most, affordable)))]
 
 
 def prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:

@@ -80,6 +80,20 @@ class Members(ABC):
     def moments(self, optimizer: Optimizer, key: str) -> list[dict[str, Tensor]]:
         """Return, for each member, the optimizer's state `key` by parameter name."""
 
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """Return all that `held` keeps: parameters and buffers, always in one order."""
+
+    def held(self) -> list[Tensor]:
+        """Return a copy of all parameters and buffers, for `take`."""
+        return [t.detach().clone() for t in self.tensors()]
+
+    @torch.no_grad()
+    def take(self, held: list[Tensor]) -> None:
+        """Put back what `held` returned, bit for bit."""
+        for own, value in zip(self.tensors(), held, strict=True):
+            own.copy_(value)
+
     def norms(self) -> Tensor:
         """Return |theta| [members] over the trained parameters."""
         flat = [p.detach().reshape(self.members, -1) for p in self.parameters]
@@ -125,6 +139,9 @@ class _Single(Members):
         return [
             {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in self.model.state_dict().items()}
         ]
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.model.parameters(), *self.model.buffers()]
 
     def load(self, optimizer: Optimizer, state: OptimizerState) -> None:
         # which would share the tensors, and the next child continues with them too
@@ -192,6 +209,9 @@ class _Stack(Members):
         if name in self.home:
             return self.named[self.home[name]][member].detach().clone()
         return self.buffers[name].clone()
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.named.values(), *self.buffers.values()]
 
     def load(self, optimizer: Optimizer, state: OptimizerState) -> None:
         shapes = [p.shape[1:] for p in self.parameters]

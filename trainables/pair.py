@@ -23,33 +23,29 @@ import torch
 from torch import Tensor
 
 from . import optimizers
-from .base import trunk
 from .caveats import caveats
 from .checkpoint_merge import merge_checkpoints
+from .children import Children, child_names
 from .curves import MergeCurves, score_merges
 from .evaluation import Score, finite, recalibrate
-from .lab import Clock, Lab, inspect, prepare, resolve_device
+from .lab import Clock, inspect, prepare, resolve_device
 from .measuring import Watch
 from .models import has_batchnorm
 from .noise import NOISE
 from .plane import plane
 from .probing import probe_columns, probe_tables
 from .ranks import launched, ranks
-from .record import failed, now, record
+from .record import failed, now, record, stopped
 from .relief import few_examples, geometry, relief_columns
-from .result import HistoryRow, Outcome, PairOutput, PlaneRow
-from .runtime import Report, Runtime
+from .result import HistoryRow, Outcome, PairOutput, PlaneRow, RungRow
+from .rungs import Rungs
+from .runtime import Report, Runtime, Stop
 from .spec import PairSpec
 from .tasks import trained_names
-from .training import Child, Epoch, Seeds, child_leg, finetune
+from .training import Child, child_leg
 from .trial import run_trials
 
 __all__ = ["inspect", "main", "merge_checkpoints", "probe_tables", "run_pair", "run_pairs"]
-
-
-def child_names(members: int) -> list[str]:
-    """Return the names of a trial's children: a, b, c ..."""
-    return [chr(ord("a") + i) if i < 26 else f"m{i}" for i in range(members)]
 
 
 def run_pair(spec: PairSpec, runtime: Runtime, report: Report = lambda _: None) -> PairOutput:
@@ -58,7 +54,10 @@ def run_pair(spec: PairSpec, runtime: Runtime, report: Report = lambda _: None) 
     Args:
         spec: The trial. Where `spec.stack` > 1 its stack mates are trained along, so that the numbers stay the same.
         runtime: Where to run.
-        report: Called after each epoch with a mapping (repeat, member, epoch, epochs, val_loss).
+        report: Called after each epoch with a mapping (repeat, member, epoch, epochs, val_loss), and by each stack at
+            `runtime.rungs` rungs with (repeat, rung, step, steps, epoch, merged_loss_val, merged_accuracy_val,
+            device_seconds, outputs): means over its trials, None where one is not finite, and their outputs as if
+            they ended there. Where it raises `Stop` they do end there, with outcome `pruned`.
 
     Returns:
         Row, merge curves, history and the chosen merge's weights; without weights where the outcome is not `ok`.
@@ -109,113 +108,122 @@ def _run_stack(specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> l
 
 
 def _run(specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> list[PairOutput]:
+    if runtime.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(runtime.device)
     lab = prepare(specs[0], runtime)
-    first, members = specs[0], specs[0].members
-    names = child_names(first.members)
-    legs = [child_leg(first, data.examples) for data in lab.data]
-    leg = legs[0]
+    legs = [child_leg(specs[0], data.examples) for data in lab.data]
     if runtime.measure != 0:
         # before a trunk takes the place of the base
         with lab.clock.phase("measure"):
-            lab.probed = probe_columns(first, lab.tasks[0], runtime)
+            lab.probed = probe_columns(specs[0], lab.tasks[0], runtime)
     watch = Watch(
-        [s for s in specs for _ in names], lab.children * len(specs), lab.data * len(specs), legs * len(specs),
-        runtime.measure, lab.clock.phase,
+        [s for s in specs for _ in range(s.members)], lab.children * len(specs), lab.data * len(specs),
+        legs * len(specs), runtime.measure, lab.clock.phase,
     )  # fmt: skip
+    rungs = Rungs(specs, lab, runtime.rungs)
+    children = Children(specs, lab, watch, rungs, report)
 
-    def on_epoch(child: int, epoch: Epoch) -> None:
-        spec = specs[child // members]
-        epochs = math.ceil(leg.steps * spec.batch_size / lab.data[0].examples)
-        report({"repeat": spec.repeat, "member": names[child % members], "epoch": epoch.epoch,
-                "epochs": max(epoch.epoch, epochs), "val_loss": epoch.val.loss})  # fmt: skip
+    def at_rung(rung: int) -> None:
+        with lab.clock.phase("rungs"):
+            rungs.look(rung, children.courses)
+            report(rungs.summary() | {"outputs": [t.ended() for t in _trials(children)]})
 
-    with lab.clock.phase("train"):
-        children = _children(specs, lab, names, watch, on_epoch)
+    try:
+        with lab.clock.phase("train"):
+            children.train(at_rung)
+    except Stop as stop:
+        return [stopped(t.ended(), str(stop)) for t in _trials(children)]
     if not ranks().leads:
         return [PairOutput(record(s, runtime, Outcome.OK, "trained along", lab.started)) for s in specs]
+    return [trial.output() for trial in _trials(children)]
+
+
+def _trials(children: Children) -> list[_Trial]:
+    lab, specs = children.lab, children.specs
     # shared phases are split evenly, so that the rows of a stack add up to what it took
+    lab.clock.total()
     shared = {k: v / len(specs) for k, v in lab.clock.seconds.items()}
-    outputs: list[PairOutput] = []
+    own, members = children.so_far(), specs[0].members
+    found: list[_Trial] = []
     for i, spec in enumerate(specs):
-        lab.spec, lab.clock = spec, Clock(runtime.device, dict(shared))
-        mine = range(members * i, members * (i + 1))
-        outputs.append(_Trial(lab, spec, [children[c] for c in mine], list(mine), watch).output())
-    return outputs
-
-
-def _children(specs: Sequence[PairSpec], lab: Lab, names: Sequence[str], watch: Watch, on_epoch: Any) -> list[Child]:
-    first = specs[0]
-    start, state = lab.tasks[0].base, None
-    if first.protocol == "branch":
-        grown = trunk(first, lab.tasks[0], lab.runtime)
-        if grown.diverged_at is not None:
-            return [Child(grown.weights, [], grown.diverged_at) for _ in specs for _ in names]
-        start, state = grown.weights, grown.state
-        lab.tasks[0].base = start
-    seeds = [Seeds(s.stream(f"{m}/order"), s.stream(f"{m}/augment")) for s in specs for m in names]
-    if first.pair_kind != "two_task":
-        return finetune(
-            first, lab.tasks[0].model, start, lab.data * len(specs), seeds, on_epoch,
-            leg=watch.legs[0], state=state, on_step=watch.starting_at,
-        )  # fmt: skip
-    children: list[Child] = []
-    for i, seed in enumerate(seeds):
-        task = lab.tasks[i % 2]
-        children += finetune(
-            replace(first, stack=1), task.model, task.base, task.data, [seed], lambda _, e, i=i: on_epoch(i, e),
-            leg=watch.legs[i], on_step=lambda _, i=i: watch.starting_at(i),
-        )  # fmt: skip
-    return children
+        mine = list(range(members * i, members * (i + 1)))
+        clock, rungs = Clock(lab.runtime.device, dict(shared)), tuple(children.rungs.rows[i])
+        found.append(_Trial(children, spec, [own[c] for c in mine], mine, clock, rungs))
+    return found
 
 
 @dataclass
 class _Trial:
-    """One trial whose children are trained."""
+    """One trial whose children are trained, or on their way."""
 
-    lab: Lab
+    whole: Children
     spec: PairSpec
     children: list[Child]
     indices: list[int]
-    watch: Watch
+    clock: Clock
+    rungs: tuple[RungRow, ...]
+
+    def __post_init__(self) -> None:
+        self.lab, self.watch = self.whole.lab, self.whole.watch
+
+    def ended(self) -> PairOutput:
+        """Return the output of a trial that ends where its children are; see `trainables.record.stopped`."""
+        about, settings = self._about()
+        settings.pop("dose", None)  # that of the whole way
+        outcome, detail = self._divergence() or (Outcome.PRUNED, "")
+        row = record(
+            self.spec, self.lab.runtime, outcome, detail, self.lab.started, seconds=self.clock.seconds,
+            measured_noise=settings, pruned_step=self.whole.done, **about,
+        )  # fmt: skip
+        return PairOutput(row, history=self._histories(), rungs=self.rungs)
 
     def output(self) -> PairOutput:
         lab, spec, runtime = self.lab, self.spec, self.lab.runtime
         about, settings = self._about()
-        history = tuple(row for m, c, i in self._named() for row in self._history(m, c, i))
-        lost = [(m, c.diverged_at) for m, c, _ in self._named() if c.diverged_at is not None]
-        if lost:
+        if lost := self._divergence():
             return PairOutput(
                 record(
-                    spec, runtime, Outcome.DIVERGED, self._divergence(*lost[0]), lab.started,
-                    seconds=lab.clock.seconds, measured_noise=settings, **about,
+                    spec, runtime, *lost, lab.started, seconds=self.clock.seconds, measured_noise=settings, **about
                 ),
-                history=history,
+                history=self._histories(), rungs=self.rungs,
             )  # fmt: skip
         for task in lab.tasks:
-            with lab.clock.phase("recalibrate"):
+            with self.clock.phase("recalibrate"):
                 task.batches = lab.recalibration_batches(spec, task)
-        curves = score_merges(spec, lab.tasks, [c.weights for c in self.children], lab.clock.phase)
+        curves = score_merges(spec, lab.tasks, [c.weights for c in self.children], self.clock.phase)
         outcome, detail = _viability(spec, [*curves.parents, *curves.others])
         names = [n for n in trained_names(lab.tasks[0].model) if not lab.tasks[0].is_own(n)]
         a, b = (c.weights for c in self.children[:2])
         relief, points = self._landscape(curves)
         result = record(
             spec, runtime, outcome, detail, lab.started,
-            scores=finite(curves.columns()), seconds=lab.clock.seconds, measured_noise=settings, landscape=relief,
-            **about, **finite(geometry(lab.tasks[0].base, a, b, names)), **finite({"cka_val": curves.cka}),
+            scores=finite(curves.columns()), seconds=self.clock.seconds, measured_noise=settings, landscape=relief,
+            **about | self._peak(),
+            **finite(geometry(lab.tasks[0].base, a, b, names)), **finite({"cka_val": curves.cka}),
             chosen_merge=curves.chosen[0], chosen_coefficient=curves.chosen[1],
         )  # fmt: skip
         # a trial that cannot win leaves no weights behind
         weights = {k: v.cpu() for k, v in curves.weights.items()} if outcome is Outcome.OK else None
-        return PairOutput(result, tuple(curves.rows(spec)), history, weights, points)
+        return PairOutput(result, tuple(curves.rows(spec)), self._histories(), weights, points, self.rungs)
 
     def _named(self) -> list[tuple[str, Child, int]]:
         return list(zip(child_names(self.spec.members), self.children, self.indices, strict=True))
 
-    def _divergence(self, member: str, step: int | None) -> str:
-        if not self.children[0].history:
-            return f"the trunk diverged by step {step} of {self.spec.branch_step}"
-        return f"child {member.upper()} diverged by step {step} of {self.watch.legs[0].steps}"
+    def _histories(self) -> tuple[HistoryRow, ...]:
+        return tuple(row for m, c, i in self._named() for row in self._history(m, c, i))
+
+    def _divergence(self) -> tuple[Outcome, str] | None:
+        lost = [(m, c.diverged_at) for m, c, _ in self._named() if c.diverged_at is not None]
+        if not lost:
+            return None
+        member, step = lost[0]
+        if not self.whole.courses:
+            return Outcome.DIVERGED, f"the trunk diverged by step {step} of {self.spec.branch_step}"
+        return Outcome.DIVERGED, f"child {member.upper()} diverged by step {step} of {self.watch.legs[0].steps}"
+
+    def _peak(self) -> dict[str, int]:
+        device = self.lab.runtime.device
+        return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.startswith("cuda") else {}
 
     def _about(self) -> tuple[dict[str, Any], dict[str, float]]:
         lab, spec = self.lab, self.spec
@@ -234,6 +242,8 @@ class _Trial:
             "weights_sha256": lab.weights_sha256,
             "clipped_fraction": clipped,
             "warnings": doubts,
+            "step_seconds": self.whole.step_seconds,
+            **self._peak(),
         }
         return about | finite(measured) | finite(lab.probed), settings
 
@@ -265,7 +275,7 @@ class _Trial:
         runtime, spec, task = self.lab.runtime, self.spec, self.lab.tasks[0]
         if len(self.lab.tasks) > 1 or not (runtime.landscape or runtime.plane):
             return {}, ()
-        with self.lab.clock.phase("landscape"):
+        with self.clock.phase("landscape"):
             x, y = few_examples(task, "train")
             relief = relief_columns(task, curves, spec.stream("landscape")) if runtime.landscape else {}
             points = self._plane(x, y) if runtime.plane else ()

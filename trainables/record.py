@@ -6,6 +6,7 @@ import math
 import platform
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -126,6 +127,13 @@ def failed(spec: PairSpec, runtime: Runtime, error: BaseException, started: str)
         detail = f"out of memory at batch_size {spec.batch_size} on {runtime.device}; lower it or the model: {text}"
         return PairOutput(record(spec, runtime, Outcome.OUT_OF_MEMORY, detail, started))
     return PairOutput(record(spec, runtime, Outcome.FAILED, f"{type(error).__name__}: {text}", started))
+
+
+def stopped(output: PairOutput, reason: str) -> PairOutput:
+    """Return the output of a trial on its way as that of one that was stopped there, for this reason."""
+    if output.result.outcome != Outcome.PRUNED:  # a child had diverged: that is how it ended
+        return output
+    return replace(output, result=replace(output.result, outcome_detail=reason))
 
 
 def _version(package: str) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 from .noise import NOISE
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SPLITS = ("train", "val", "test")
-PHASES = ("data", "base", "train", "measure", "recalibrate", "evaluate", "landscape")
+PHASES = ("data", "base", "train", "measure", "rungs", "recalibrate", "evaluate", "landscape")
 MODELS_SCORED = {
     "a": "child A",
     "b": "child B",
@@ -28,12 +28,13 @@ class Outcome(StrEnum):
     DIVERGED = "diverged"
     NOT_VIABLE = "not_viable"
     OUT_OF_MEMORY = "out_of_memory"
+    PRUNED = "pruned"
     FAILED = "failed"
 
 
 UNSTABLE = frozenset({Outcome.DIVERGED, Outcome.NOT_VIABLE})
 """Outcomes in which training broke for its hyperparameters: they tell of step size and noise."""
-NEVER_WINS = UNSTABLE | {Outcome.OUT_OF_MEMORY}
+NEVER_WINS = UNSTABLE | {Outcome.OUT_OF_MEMORY, Outcome.PRUNED}
 """Outcomes of which one repeat is enough for its configuration never to win; `failed` ones are tried again."""
 
 
@@ -64,7 +65,7 @@ class TrialResult:
     config: str = col("digest without `repeat`: shared by the repeats of one configuration")
     repeat: int = col("which repeat of its configuration this is")
     seed: int = col("seed of the training randomness")
-    outcome: str = col("ok, diverged, not_viable, out_of_memory or failed; only ok can win")
+    outcome: str = col("ok, diverged, not_viable, out_of_memory, pruned or failed; only ok can win")
     outcome_detail: str = col("one sentence on the outcome")
     trainable: str = col("pair (networks were trained) or synthetic (a closed form, no real data)")
     protocol: str = col("how the pair comes about: finetune (from shared base weights) or branch (from a trunk)")
@@ -148,6 +149,11 @@ class TrialResult:
     augmentation_share: float | None = col("share of trace_sigma_base within examples, from augmentation draws", "1",
                                            default=None)  # fmt: skip
     clipped_fraction: float | None = col("fraction of steps whose gradient was clipped", "1", default=None)
+    peak_memory_bytes: int | None = col(
+        "largest allocation on the device; empty on a CPU, where it is not known", "bytes", default=None
+    )
+    step_seconds: float | None = col("training time per optimizer step of one child or stack", "s", default=None)
+    pruned_step: int | None = col("optimizer step at which the trial was stopped, else empty", "steps", default=None)
     scores: Mapping[str, float | None] = field(default_factory=lambda: {})
     landscape: Mapping[str, float | None] = field(default_factory=lambda: {})
     noises: Mapping[str, float | None] = field(default_factory=lambda: {})
@@ -229,14 +235,32 @@ class PlaneRow:
 
 
 @dataclass(frozen=True)
+class RungRow:
+    """One trial on its way, its children annealed for a short stretch and merged at alpha = 1/2."""
+
+    digest: str = col("trial")
+    config: str = col("configuration of the trial")
+    repeat: int = col("repeat of the trial")
+    rung: int = col("which rung, from 1")
+    step: int = col("optimizer steps of child A so far, without the shortened anneal", "steps")
+    steps: int = col("optimizer steps of child A in all", "steps")
+    epoch: int = col("epochs that it has begun", "epochs")
+    merged_loss_val: float | None = col("validation loss of the merge; empty where it is not finite", "nat")
+    merged_accuracy_val: float | None = col("validation accuracy of the merge", "1")
+    device_seconds: float = col("time on the device so far", "s")
+    number: int | None = col("position of the configuration in its sweep", default=None)
+
+
+@dataclass(frozen=True)
 class PairOutput:
-    """All that one trial leaves: row, merge curves, training history, the chosen merge's weights, the loss plane."""
+    """All that one trial leaves: row, merge curves, history, the chosen merge's weights, the loss plane, rungs."""
 
     result: TrialResult
     merges: tuple[MergeRow, ...] = ()
     history: tuple[HistoryRow, ...] = ()
     weights: Mapping[str, Any] | None = None  # name -> CPU tensor
     plane: tuple[PlaneRow, ...] = ()
+    rungs: tuple[RungRow, ...] = ()
 
 
 def _scores() -> Iterator[Column]:

@@ -13,6 +13,10 @@ from . import __version__
 Report = Callable[[Mapping[str, object]], None]
 
 
+class Stop(Exception):  # noqa: N818  (no error: how a trial may end)
+    """Raised by a report to end the trial here; its text is the reason."""
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Where to run.
@@ -30,6 +34,8 @@ class Runtime:
         landscape: Whether Hessian traces, sharpness and excess barrier are computed.
         plane: Points per side of the loss plane through base and children; 0 leaves it out.
         deterministic: Whether torch uses deterministic algorithms only.
+        rungs: How often a trial is looked at and reported on its way, for a report that may stop it; see
+            `trainables.rungs`.
     """
 
     data_root: str | None = None
@@ -44,6 +50,7 @@ class Runtime:
     landscape: bool = False
     plane: int = 0
     deterministic: bool = False
+    rungs: int = 0
 
 
 @cache

@@ -51,3 +51,16 @@ def cosine(step: int, steps: int, warmup: float, decay: float) -> float:
     if step < start:
         return _warm(step, steps, warmup)
     return 0.5 * (1.0 + math.cos(math.pi * (step - start) / max(1, steps - start)))
+
+
+def rung_steps(steps: int, per_epoch: int, rungs: int) -> list[int]:
+    """Return the steps after which a child is looked at: evenly spaced, at ends of epochs where it has enough of them.
+
+    Args:
+        steps: Steps of the child.
+        per_epoch: Steps of one epoch.
+        rungs: Their number, not counting the end; fewer come back where there are too few steps.
+    """
+    unit = per_epoch if steps >= (rungs + 1) * per_epoch else 1
+    found = {unit * round(steps * r / (rungs + 1) / unit) for r in range(1, rungs + 1)}
+    return sorted(s for s in found if 0 < s < steps)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from .noise import NOISE
-from .record import now, record
-from .result import SPLITS, HistoryRow, MergeRow, Outcome, PairOutput
-from .runtime import Report, Runtime
+from .record import now, record, stopped
+from .result import SPLITS, HistoryRow, MergeRow, Outcome, PairOutput, RungRow
+from .runtime import Report, Runtime, Stop
+from .schedule import rung_steps
 from .spec import PairSpec
 
 BEST_NOISE = 1e-2
@@ -22,6 +23,7 @@ EXAMPLES = 720
 PARENT_LOSS = 0.20
 PEAK_GAIN = 0.05
 STABILITY_LIMIT = 20.0  # of eta / (1 - mu)
+UNANNEALED = 0.08  # loss at `BEST_NOISE` that the anneal takes away [nat]; it goes with the root of the noise
 ALPHAS = tuple(i / 10 for i in range(11))
 
 
@@ -61,6 +63,15 @@ def _run(spec: PairSpec, runtime: Runtime, report: Report) -> PairOutput:
         line = {t: (1 - t) * a + t * b - 4 * t * (1 - t) * gain for t in ALPHAS}
         curves[split] = line
         scores |= _columns(split, line)
+    rungs: list[RungRow] = []
+    for rung in _rungs(spec, steps, runtime.rungs, noise, curves["val"][0.5]):
+        rungs.append(rung)
+        ended = record(spec, runtime, Outcome.PRUNED, "", started, pruned_step=rung.step, **about)
+        output = PairOutput(ended, rungs=tuple(rungs))
+        try:
+            report({f.name: getattr(rung, f.name) for f in fields(rung)} | {"outputs": [output]})
+        except Stop as stop:
+            return stopped(output, str(stop))
     epochs = {"epoch": spec.epochs, "epochs": spec.epochs}
     report({"repeat": spec.repeat, "member": "a", **epochs, "val_loss": scores["a_loss_val"]})
     best = min(ALPHAS, key=lambda t: curves["val"][t])
@@ -87,7 +98,20 @@ def _run(spec: PairSpec, runtime: Runtime, report: Report) -> PairOutput:
         HistoryRow(spec.digest, m, spec.epochs, steps, spec.learning_rate, noise, None, scores[f"{m}_loss_val"], None)
         for m in "ab"
     ]
-    return PairOutput(result, tuple(rows), tuple(history))
+    return PairOutput(result, tuple(rows), tuple(history), rungs=tuple(rungs))
+
+
+def _rungs(spec: PairSpec, steps: int, rungs: int, noise: float, final: float) -> Iterator[RungRow]:
+    rng = random.Random(spec.stream("synthetic/rungs"))
+    per_epoch = max(1, EXAMPLES // spec.batch_size)
+    for rung, step in enumerate(rung_steps(steps, per_epoch, rungs), 1):
+        # on its way a pair of high noise looks worse than it will be
+        left = UNANNEALED * math.sqrt(noise / BEST_NOISE) * (1 - step / steps)
+        loss = final + left + rng.gauss(0, 0.004)
+        yield RungRow(
+            spec.digest, spec.config, spec.repeat, rung, step, steps, math.ceil(step / per_epoch), loss,
+            _accuracy(loss), 0.0,
+        )  # fmt: skip
 
 
 def _accuracy(loss: float) -> float:

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from .batches import epoch_batches, steps_per_epoch
+from .batches import Batch, epoch_batches, steps_per_epoch
 from .data import Data
 from .evaluation import Score, score_inputs
 from .members import Members, OptimizerState, make_members, stackable
 from .optimizers import build
 from .schedule import SCHEDULES, constant
-from .seeding import seeded
+from .seeding import Stream, seeded
 from .spec import PairSpec, stream
 
 
@@ -114,10 +114,32 @@ def finetune(
     on_step: Callable[[int], OnStep] = lambda first: lambda step, members, optimizer: None,
     keep_state: bool = False,
 ) -> list[Child]:
-    """Train one child per entry of `seeds` from the weights `start`.
+    """Train one child per entry of `seeds` from the weights `start` to its end; see `courses`."""
+    found = courses(
+        spec, model, start, data, seeds, on_epoch, leg=leg, state=state, on_step=on_step, keep_state=keep_state
+    )  # fmt: skip
+    for course in found:
+        course.advance()
+    return [child for course in found for child in course.children]
 
-    Children train as one `torch.func` stack where `stackable` holds, else one after the other. Both are the same
-    computation up to rounding.
+
+def courses(
+    spec: PairSpec,
+    model: nn.Module,
+    start: Mapping[str, Tensor],
+    data: Data | Sequence[Data],
+    seeds: Sequence[Seeds],
+    on_epoch: OnEpoch = lambda child, epoch: None,
+    *,
+    leg: Leg | None = None,
+    state: OptimizerState | None = None,
+    on_step: Callable[[int], OnStep] = lambda first: lambda step, members, optimizer: None,
+    keep_state: bool = False,
+) -> list[Course]:
+    """Return what trains one child per entry of `seeds` from the weights `start`; nothing is trained yet.
+
+    Children train as one `torch.func` stack where `stackable` holds, else each has a course of its own. Both are the
+    same computation up to rounding. Courses may take turns on one module.
 
     Args:
         spec: Hyperparameters.
@@ -131,99 +153,161 @@ def finetune(
         on_step: Called with the index of the first child that trains; what it returns is called after each step.
         keep_state: Whether the children hold their optimizer state at the end.
 
-    Returns:
-        The children, in order of `seeds`.
-
     Raises:
         ValueError: The batch is larger than the training set.
     """
     sets = [data] * len(seeds) if isinstance(data, Data) else list(data)
     leg = leg or child_leg(spec, sets[0].examples)
-    groups = [list(range(len(seeds)))] if stackable(spec, model) else [[i] for i in range(len(seeds))]
-    children: list[Child] = []
-    for group in groups:
-        members = make_members(spec, model, start, len(group))
-        run = _Run(spec, members, [sets[i] for i in group], [seeds[i] for i in group], leg)
-        run.on_epoch = lambda i, epoch, first=group[0]: on_epoch(first + i, epoch)
-        run.on_step = on_step(group[0])
-        children += run.train(state, keep_state)
-    return children
+    groups = [range(len(seeds))] if stackable(spec, model) else [range(i, i + 1) for i in range(len(seeds))]
+    return [
+        Course(
+            spec, lambda g=g: make_members(spec, model, start, len(g)),
+            [sets[i] for i in g], [seeds[i] for i in g], leg, state=state, keep_state=keep_state, on_step=on_step(g[0]),
+            on_epoch=lambda i, epoch, first=g[0]: on_epoch(first + i, epoch),
+        )
+        for g in groups
+    ]  # fmt: skip
 
 
-class _Run:
-    """One pass of the training loop over members that train in step."""
+class Course:
+    """One pass of the training loop over children that train in step; it can be left and taken up again.
 
-    on_epoch: OnEpoch
-    on_step: OnStep
+    Attributes:
+        leg: Its steps and learning rates.
+        done: Steps so far.
+        histories: Epochs so far of each child.
+        diverged: Step at which each child diverged, None where it did not.
+        children: The trained children; empty before the end.
+    """
 
     def __init__(
-        self, spec: PairSpec, members: Members, data: Sequence[Data], seeds: Sequence[Seeds], leg: Leg
+        self,
+        spec: PairSpec,
+        open_members: Callable[[], Members],
+        data: Sequence[Data],
+        seeds: Sequence[Seeds],
+        leg: Leg,
+        *,
+        state: OptimizerState | None,
+        keep_state: bool,
+        on_step: OnStep,
+        on_epoch: OnEpoch,
     ) -> None:
-        self.spec, self.members, self.data, self.seeds, self.leg = spec, members, data, seeds, leg
+        self.spec, self.open_members, self.data, self.seeds, self.leg = spec, open_members, data, seeds, leg
+        self.state, self.keep_state, self.on_step, self.on_epoch = state, keep_state, on_step, on_epoch
         self.device = data[0].y["train"].device
-        self.optimizer = build(members.parameters, spec)
+        self.done, self.until = 0, leg.steps
         self.histories: list[list[Epoch]] = [[] for _ in seeds]
         self.diverged: list[int | None] = [None] * len(seeds)
+        self.children: list[Child] = []
+        self.held: list[Tensor] | None = None  # the weights while another course has the module
 
-    def train(self, state: OptimizerState | None, keep_state: bool) -> list[Child]:
-        if state is not None:
-            self.members.load(self.optimizer, state)
+    def advance(self, until: int | None = None) -> None:
+        """Train until so many steps are done, by default to the end; the numbers do not depend on the pauses."""
+        if self.children:
+            return
+        self.until = self.leg.steps if until is None else until
+        if self.held is None:
+            self._open()
+        else:
+            self.members.take(self.held)
+        with self.stream.entered():
+            paused = next(self.steps, False)
+        if paused:
+            self.held = self.members.held()
+        else:
+            self._finish()
+
+    def annealed(self, leg: Leg, seeds: Sequence[Seeds]) -> list[dict[str, Tensor]]:
+        """Return the children's weights after a further leg with streams of its own; the course stays where it is."""
+        if self.children:
+            return [c.weights for c in self.children]
+        assert self.held is not None
+        self.members.take(self.held)
+        if leg.steps:
+            before = copy.deepcopy(self.optimizer.state_dict())
+            with seeded(seeds[0].order, self.device):
+                endless = zip(*(self._endless(d, s) for d, s in zip(self.data, seeds, strict=True)), strict=True)
+                for step, parts in enumerate(islice(endless, leg.steps)):
+                    self._step(parts, leg.rate(step))
+            self.optimizer.load_state_dict(before)
+        return self.members.weights()
+
+    def _endless(self, data: Data, seeds: Seeds) -> Iterator[Batch]:
+        streams = self._streams(seeds)
+        return chain.from_iterable(epoch_batches(data, self.spec, *streams) for _ in count())
+
+    def _streams(self, seeds: Seeds) -> tuple[Generator, Generator]:
+        # data order on the CPU, so that it does not depend on the device
+        return Generator().manual_seed(seeds.order), Generator(device=self.device).manual_seed(seeds.augment)
+
+    def _open(self) -> None:
+        self.members = self.open_members()
+        self.optimizer = build(self.members.parameters, self.spec)
+        if self.state is not None:
+            self.members.load(self.optimizer, self.state)
         # every rank draws dropout masks of its own
-        with seeded((self.seeds[0].order + self.members.ranks.rank) % 2**63, self.device):
-            self._epochs()
+        self.stream = Stream((self.seeds[0].order + self.members.ranks.rank) % 2**63, self.device)
+        self.steps = self._epochs()
+
+    def _finish(self) -> None:
         weights = self.members.weights()
         for i, own in enumerate(weights):
             if self.diverged[i] is None and not all(bool(torch.isfinite(v).all()) for v in own.values()):
                 self.diverged[i] = self.leg.steps
-        kept = copy.deepcopy(self.optimizer.state_dict()) if keep_state else None
-        return [Child(w, h, d, kept) for w, h, d in zip(weights, self.histories, self.diverged, strict=True)]
+        kept = copy.deepcopy(self.optimizer.state_dict()) if self.keep_state else None
+        self.children = [
+            Child(w, h, d, kept) for w, h, d in zip(weights, self.histories, self.diverged, strict=True)
+        ]  # fmt: skip
+        del self.members, self.optimizer, self.steps, self.held
 
-    def _epochs(self) -> None:
-        # data order on the CPU, so that it does not depend on the device
-        streams = [
-            (Generator().manual_seed(s.order), Generator(device=self.device).manual_seed(s.augment)) for s in self.seeds
-        ]
-        share, done = (self.members.ranks.rank, self.members.ranks.size), 0
+    def _epochs(self) -> Iterator[bool]:
+        streams = [self._streams(s) for s in self.seeds]
+        share = self.members.ranks.rank, self.members.ranks.size
         for epoch in count(1):
             batches = [epoch_batches(d, self.spec, *g, *share) for d, g in zip(self.data, streams, strict=True)]
-            start, done = done, self._epoch(zip(*batches, strict=True), done)
-            if done == start:
+            start = self.done
+            yield from self._epoch(zip(*batches, strict=True))
+            if self.done == start:
                 return
-            self._close(epoch, start, done)
-            if done == self.leg.steps or all(self.diverged):
+            self._close(epoch, start)
+            if self.done == self.leg.steps or all(self.diverged):
                 return
 
-    def _epoch(self, batches: Iterator[tuple[tuple[Tensor, Tensor], ...]], done: int) -> int:
-        losses: list[Tensor] = []
+    def _epoch(self, batches: Iterator[tuple[Batch, ...]]) -> Iterator[bool]:
+        self.losses: list[Tensor] = []
         self.clipped = torch.zeros((), device=self.device)
-        for parts in islice(batches, self.leg.steps - done):
-            self.rate = self.leg.rate(done)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate
-            loss = self.members.losses(torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts]))
-            self.optimizer.zero_grad(set_to_none=True)
-            # the sum's gradient with respect to a member's weights is that of the member's own loss
-            loss.sum().backward()  # pyright: ignore[reportUnknownMemberType]
-            if self.spec.clip_norm:
-                norm = nn.utils.clip_grad_norm_(self.members.parameters, self.spec.clip_norm)
-                self.clipped += norm > self.spec.clip_norm
-                self.members.unclipped_norm = norm
-            self.optimizer.step()
-            losses.append(loss.detach())
-            done += 1
-            self.on_step(done, self.members, self.optimizer)
-        self.losses = losses
-        return done
+        for parts in islice(batches, self.leg.steps - self.done):
+            if self.done == self.until:
+                yield True
+            self.rate = self.leg.rate(self.done)
+            self.losses.append(self._step(parts, self.rate))
+            self.done += 1
+            if self.members.unclipped_norm is not None:
+                self.clipped += self.members.unclipped_norm > self.spec.clip_norm
+            self.on_step(self.done, self.members, self.optimizer)
 
-    def _close(self, epoch: int, start: int, done: int) -> None:
+    def _step(self, parts: Sequence[Batch], rate: float) -> Tensor:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self.members.losses(torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts]))
+        self.optimizer.zero_grad(set_to_none=True)
+        # the sum's gradient with respect to a member's weights is that of the member's own loss
+        loss.sum().backward()  # pyright: ignore[reportUnknownMemberType]
+        if self.spec.clip_norm:
+            self.members.unclipped_norm = nn.utils.clip_grad_norm_(self.members.parameters, self.spec.clip_norm)
+        self.optimizer.step()
+        return loss.detach()
+
+    def _close(self, epoch: int, start: int) -> None:
         # one synchronisation per epoch, none per step
         curve = self.members.ranks.mean(torch.stack(self.losses, 1)).cpu()
-        norms, clipped = self.members.norms().cpu(), float(self.clipped) / (done - start)
+        norms, clipped = self.members.norms().cpu(), float(self.clipped) / (self.done - start)
         for i, history in enumerate(self.histories):
             self.diverged[i] = self.diverged[i] or _first_bad(curve[i], start)
             mean = curve[i].double().mean().item()
             val = score_inputs(lambda x, i=i: self.members.logits(x)[i], *self.data[i].scored("val"))
-            history.append(Epoch(epoch, done, self.rate, mean, val, float(norms[i]), clipped))
+            history.append(Epoch(epoch, self.done, self.rate, mean, val, float(norms[i]), clipped))
             self.on_epoch(i, history[-1])
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from small_trials import digits_spec, same
 from trainables import synthetic
 from trainables.evaluation import Score, barriers, gains
 from trainables.result import SCORES, SPLITS, Outcome
-from trainables.runtime import Runtime
+from trainables.runtime import Runtime, Stop
 from trainables.spec import PairSpec
 from trainables.trial import inspect, run_trials
 
@@ -75,3 +76,25 @@ def test_rows_say_that_nothing_was_trained() -> None:
     row = output.result
     assert (row.trainable, row.device, row.examples, row.steps) == ("synthetic", "cpu", 720, 22)
     assert inspect([SPEC], Runtime()) == 720
+
+
+def test_rungs_shrink_towards_the_end_and_look_worse_at_high_noise() -> None:
+    specs = [_at(noise, epochs=8, repeat=i) for noise in (1e-3, 4e-2) for i in range(50)]
+    outputs, plain = run_trials(specs, Runtime(rungs=3)), run_trials(specs, Runtime())
+    assert all(same(a.result, b.result, ("started",)) for a, b in zip(outputs, plain, strict=True))
+    assert [(r.rung, r.step, r.epoch) for r in outputs[0].rungs] == [(1, 44, 2), (2, 88, 4), (3, 132, 6)]
+    above = np.array([[r.merged_loss_val - o.result.scores["merged_loss_val"] for r in o.rungs] for o in outputs])
+    low, high = above[:50].mean(0), above[50:].mean(0)
+    left = synthetic.UNANNEALED * np.array([0.75, 0.5, 0.25])
+    assert low == pytest.approx(left * math.sqrt(0.1), abs=4 * 0.004 / math.sqrt(50))
+    assert high == pytest.approx(left * 2, abs=4 * 0.004 / math.sqrt(50))
+
+
+def test_a_stopped_trial_of_the_closed_form_is_pruned() -> None:
+    def report(record: Mapping[str, object]) -> None:
+        if record.get("rung") == 2:
+            raise Stop("hopeless")
+
+    (output,) = run_trials([replace(SPEC, epochs=8)], Runtime(rungs=3), report)
+    assert (output.result.outcome, output.result.outcome_detail) == (Outcome.PRUNED, "hopeless")
+    assert (output.result.pruned_step, output.result.scores, len(output.rungs)) == (88, {}, 2)

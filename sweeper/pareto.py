@@ -43,12 +43,12 @@ def pareto(
         return []
     means = np.array([[math.fsum(r[g.column] for r in trials) / len(trials) for g in goals] for trials in own])
     losses = means * [-1.0 if g.maximize else 1.0 for g in goals]
-    order = [i for i in np.lexsort(losses.T[::-1]) if not _beaten(losses[i], losses)]
-    return [_record(own[i], means[i], objectives) for i in order]
-
-
-def _beaten(loss: Any, losses: Any) -> bool:
-    return bool(((losses <= loss).all(axis=1) & (losses < loss).any(axis=1)).any())
+    front: list[int] = []
+    for i in np.lexsort(losses.T[::-1]):  # what beats another one comes before it
+        known = losses[front]
+        if not ((known <= losses[i]).all(axis=1) & (known < losses[i]).any(axis=1)).any():
+            front.append(int(i))
+    return [_record(own[i], means[i], objectives) for i in front]
 
 
 def _record(trials: Sequence[Row], mean: Any, objectives: Sequence[str]) -> dict[str, Any]:

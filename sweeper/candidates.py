@@ -12,9 +12,10 @@ from scipy.stats import qmc
 
 from .knobs import Array, Rows
 from .noise_axis import KnobSpace, Points
+from .prior import NoisePrior
 from .surrogate import Posterior
 
-STARTUP, LEVEL_SET, FILLING, NEIGHBOUR = "startup", "level_set", "filling", "neighbour"
+STARTUP, LEVEL_SET, FILLING, NEIGHBOUR, REPEAT = "startup", "level_set", "filling", "neighbour", "repeat"
 """Where a proposal came from; a refined one keeps the origin of the candidate that was refined."""
 
 _TRIES = 32  # draws of the other knobs in which the start-up design looks for a reachable level
@@ -42,7 +43,7 @@ def reach(space: KnobSpace) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def startup_point(space: KnobSpace, seed: int, index: int) -> Array:
+def startup_point(space: KnobSpace, seed: int, index: int, prior: NoisePrior | None = None) -> Array:
     """Return point `index` of the start-up design, shape (d,); a function of (seed, index).
 
     Log noise follows the van der Corput sequence over the reachable range, shifted by the seed, so that any 2^m first
@@ -57,7 +58,8 @@ def startup_point(space: KnobSpace, seed: int, index: int) -> Array:
         return space.points(sequence).unit[0]
     draws = np.concatenate([sequence, np.random.default_rng([seed, index]).random((_TRIES - 1, len(space.knobs)))])
     low, high = reach(space)
-    target = low + (high - low) * ((van_der_corput(index) + shift) % 1.0)
+    share = (van_der_corput(index) + shift) % 1.0
+    target = low + (high - low) * share if prior is None else prior.level(share, low, high)
     unit, _ = space.solve(draws, np.full(len(draws), target), np.zeros(len(space.factor_roles)))
     points = space.points(unit)
     miss = np.abs(points.log_noise - target)
@@ -72,7 +74,7 @@ class Pool:
 
     Attributes:
         points: Where they lie, n points.
-        origin: One of this module's four names for each.
+        origin: One of this module's names for each.
         level: Refined log noise that each was aimed at, shape (n,); NaN where it was not aimed.
     """
 
@@ -100,7 +102,7 @@ def propose(space: KnobSpace, model: Posterior, levels: Array, rng: np.random.Ge
         unit = _everything(space)
         return Pool(space.points(unit), [FILLING] * len(unit), np.full(len(unit), np.nan))
     unit = sobol(256, len(space.knobs), rng)
-    near = neighbours(space, _best(model, 5), model, rng, 40)
+    near = neighbours(space, top(model, 5), model, rng, 40)
     origin = [FILLING] * len(unit) + [NEIGHBOUR] * len(near)
     unit, aims = np.concatenate([unit, near]), np.full(len(origin), np.nan)
     if space.pivot is not None and len(levels):
@@ -117,9 +119,9 @@ def _everything(space: KnobSpace) -> Array:
     return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
 
 
-def _best(model: Posterior, count: int) -> Array:
-    mean, _ = model.predict(model.points)
-    return model.points.unit[np.argsort(mean, kind="stable")[:count]]
+def top(model: Posterior, count: int) -> Array:
+    """Return the coordinates of the evaluated points with the lowest posterior means, shape (<= count, d)."""
+    return model.points.unit[np.argsort(model.predict(model.points)[0], kind="stable")[:count]]
 
 
 def level_sets(

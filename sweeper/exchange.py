@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from .knobs import Array
+from .knobs import Array, Rows
 from .noise_axis import KnobSpace
 
 if TYPE_CHECKING:
@@ -32,15 +33,53 @@ PARAMS_KEY = "sweeper:relative_params"
 UNSUCCESSFUL = (TrialState.RUNNING, TrialState.FAIL, TrialState.PRUNED)
 """States whose parameters are not proposed again although they have taught nothing."""
 
+_TOLD = math.log(2.0)  # how feasible a trial is that only says it was
 _CHUNK = 1000  # a value may hold 2,045 characters once stored, and escaping can double it
 
 
-def observed(space: KnobSpace, trials: Sequence[FrozenTrial], direction: StudyDirection) -> tuple[Array, Array]:
-    """Return coordinates, shape (n, d), and losses, shape (n,), of the completed trials with a finite value."""
-    sign = -1.0 if direction == StudyDirection.MAXIMIZE else 1.0
-    done = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value)]
+@dataclass(frozen=True)
+class Observed:
+    """What the completed trials with finite values say.
+
+    Attributes:
+        unit: Coordinates, shape (n, d).
+        losses: One column per objective, smaller is better, shape (n, m).
+        numbers: Numbers of the trials, shape (n,).
+    """
+
+    unit: Array
+    losses: Array
+    numbers: Rows
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def observed(space: KnobSpace, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> Observed:
+    """Return what the completed trials say; those with a value that is not finite say nothing."""
+    signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
+    done = [t for t in trials if t.state == TrialState.COMPLETE and all(map(math.isfinite, t.values))]
     units, usable = space.units_of([t.params for t in done])
-    return units, sign * np.array([t.value for t in done], dtype=float)[usable]
+    losses = np.array([t.values for t in done], dtype=float).reshape(-1, len(signs)) * signs
+    return Observed(units, losses[usable], np.array([t.number for t in done], dtype=np.intp)[usable])
+
+
+def constrained(space: KnobSpace, trials: Sequence[FrozenTrial]) -> dict[str, tuple[Array, Array]]:
+    """Return constraint -> (coordinates, shape (n, d); values, shape (n,), feasible up to 0) of the finished trials.
+
+    A trial without a value of a constraint that others have counts as feasible where it is complete: a device that
+    ran out of memory says so, one that did not says nothing.
+    """
+    finished = [t for t in trials if t.state.is_finished()]
+    stated = [t.constraints for t in finished]
+    out: dict[str, tuple[Array, Array]] = {}
+    for key in sorted({k for own in stated for k in own}):
+        silent = [-_TOLD if t.state == TrialState.COMPLETE else math.nan for t in finished]
+        values = np.array([own.get(key, s) for own, s in zip(stated, silent, strict=True)])
+        units, usable = space.units_of([_known_params(space, t) for t in finished])
+        known = ~np.isnan(values[usable])
+        out[key] = units[known], values[usable][known]
+    return out
 
 
 def tried(space: KnobSpace, trials: Sequence[FrozenTrial], states: Sequence[TrialState] = UNSUCCESSFUL) -> Array:

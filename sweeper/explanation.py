@@ -1,8 +1,4 @@
-"""What the sampler says about the trials: fitted exponents, the best noise and how sure that is.
-
-Only reported: where to search next is decided on draws of the surrogate, which know which noises are unexplored but,
-conditioned on one setting of its hyperparameters, are far too sure or far too unsure of the argmax.
-"""
+"""What the sampler says about the trials: fitted exponents, the best noise and how sure that is."""
 
 from __future__ import annotations
 
@@ -11,13 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .candidates import level_sets, neighbours, top
 from .knobs import Array
-from .smoother import average, bootstrap_argmax, train
-from .surrogate import tame
+from .noise_axis import KnobSpace
+from .surrogate import Posterior
 
-FEWEST, LEVELS = 6, 4
-"""Trials, and different noises among them, below which no best noise is given."""
-_DRAWS, _GRID, _GROUPS = 80, 81, 60
+_SEEN, _LEVELS, _EACH, _TOP, _NEAR, _BINS = 60, 48, 3, 4, 24, 40
 
 
 @dataclass(frozen=True)
@@ -26,61 +21,73 @@ class Explanation:
 
     Attributes:
         noise: Name of the definition.
-        exponents: Role -> fitted exponent of its factor (eta, B, 1 - mu, lambda); the pivot's is taken as given.
-        optimum: Refined noise, among those tried, at which the trials' smoothed loss is lowest (unit of the
-            definition, other knobs at mid-range); None where the trials do not determine one.
-        optimum_low: 5 % quantile of that place over resamples of the trials: which configurations were drawn, and
-            how smooth the curve is; not what another search would find.
-        optimum_high: 95 % quantile.
+        exponents: Role -> fitted exponent of its factor (eta, B, 1 - mu, lambda, k_aug); the pivot's is taken as given.
+        exponent_low, exponent_high: Role -> ends of its 90 % interval (Laplace's approximation), of those that are
+            fitted.
+        shifts: `<knob>=<choice>` or `augmentation` -> fitted factor on the noise that the definition does not have.
+        optimum: Best noise (unit of the definition): median over draws of the surrogate of the noise at which each
+            draw is lowest, whatever the other knobs; None where no noise varies or there are too few trials.
+        optimum_low, optimum_high: 5 % and 95 % quantiles over the draws.
+        posterior: (noise, probability) over a grid of noises; adds up to 1, empty where `optimum` is None.
         variance_share: Share of the explained variance that noise alone explains, in [0, 1].
         trials: Number of finished trials behind it.
-        exponent_low: Role -> 5 % quantile of its exponent; without those that are taken as given.
-        exponent_high: Role -> 95 % quantile.
-        posterior: (noise, probability that it is the best one) on a grid of noises, sums to 1; empty where unknown.
     """
 
     noise: str
     exponents: dict[str, float]
+    exponent_low: dict[str, float] = field(default_factory=lambda: {})
+    exponent_high: dict[str, float] = field(default_factory=lambda: {})
+    shifts: dict[str, float] = field(default_factory=lambda: {})
     optimum: float | None = None
     optimum_low: float | None = None
     optimum_high: float | None = None
+    posterior: tuple[tuple[float, float], ...] = ()
     variance_share: float = 0.0
     trials: int = 0
-    exponent_low: dict[str, float] = field(default_factory=lambda: {})
-    exponent_high: dict[str, float] = field(default_factory=lambda: {})
-    posterior: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
-class BestNoise:
-    """A best noise with its 90 % interval, low <= best <= high."""
+class BestDraws:
+    """Where draws of the surrogate are lowest: log noise by the definition and refined, both of shape (draws,)."""
 
-    best: float
-    low: float
-    high: float
+    log_noise: Array
+    refined: Array
+
+    def summary(self) -> tuple[float, float, float]:
+        """Return median, 5 % and 95 % quantile of the noise, in the unit of the definition."""
+        low, best, high = np.quantile(self.log_noise, [0.05, 0.5, 0.95])
+        return math.exp(best), math.exp(low), math.exp(high)
+
+    def posterior(self, low: float, high: float) -> tuple[tuple[float, float], ...]:
+        """Return (noise, share of the draws) over a grid of log noises that spans [low, high] and all draws."""
+        ends = min(low, float(self.log_noise.min())), max(high, float(self.log_noise.max()))
+        counts, edges = np.histogram(self.log_noise, _BINS, ends)
+        middles = np.exp((edges[1:] + edges[:-1]) / 2)
+        return tuple(zip(middles.tolist(), (counts / counts.sum()).tolist(), strict=True))
 
 
-def best_noise(phi: Array, losses: Array) -> BestNoise | None:
-    """Return the noise at which the losses are lowest, with a bootstrap interval (`sweeper.smoother`).
-
-    The losses are tamed, and above 60 trials averaged over neighbours in noise for the curve, so that it costs about
-    30 ms at any number of trials; the bootstrap resamples trials.
+def best_draws(space: KnobSpace, model: Posterior, axis: Array, draws: int, rng: np.random.Generator) -> BestDraws:
+    """Return where draws of the surrogate are lowest, among its points, level sets and neighbours of the best.
 
     Args:
-        phi: Refined log noise of the trials, shape (n,).
-        losses: Their losses, shape (n,), smaller is better.
-
-    Returns:
-        The noise; None below `FEWEST` trials or `LEVELS` different noises, or where all losses are equal.
+        space: The search space.
+        model: The surrogate.
+        axis: First and last refined log noise to look at.
+        draws: Number of draws.
+        rng: Generator of points and draws.
     """
-    if len(phi) < FEWEST or len(np.unique(phi.round(6))) < LEVELS:
-        return None
-    order = np.argsort(phi, kind="stable")
-    x, z = phi[order], -tame(losses[order])
-    if not z.any():
-        return None
-    smoother = train(x, z, _GROUPS)
-    grid = np.linspace(x[0], x[-1], _GRID)
-    best = float(grid[int(np.argmax(average(smoother, grid, z)[0]))])
-    low, high = np.quantile(bootstrap_argmax(smoother, grid, z, 0, _DRAWS), [0.05, 0.95])
-    return BestNoise(math.exp(best), math.exp(min(low, best)), math.exp(max(high, best)))
+    levels = np.linspace(axis[0], axis[-1], _LEVELS)
+    unit = np.concatenate(
+        [
+            top(model, _SEEN),
+            level_sets(space, model, levels, rng, _EACH)[0],
+            neighbours(space, top(model, _TOP), model, rng, _NEAR),
+        ]
+    )
+    points = space.points(unit)
+    mean, covariance = model.predict(points)[0], model.covariance(points, points)
+    # symmetric square root: a posterior covariance of many points is singular
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    lowest = (mean + rng.standard_normal((draws, len(mean))) @ root.T).argmin(axis=1)
+    return BestDraws(points.log_noise[lowest], model.axis(points)[lowest])

@@ -5,9 +5,10 @@ Symbols, for n points of a space with d knobs, of which k shift the noise beside
 =============  ========  =====================================================================
 ``unit``       (n, d)    coordinates in [0, 1]; log scale where the distribution has it
 ``log_noise``  (n,)      ln S of the chosen definition, [ln of the definition's unit]
-``factors``    (n, k)    ln eta, -ln B, -ln(1 - mu), ln lambda of those knobs and, where the definition
-                         has it, ln k_aug of the point, centred;
-                         log noise is refined as phi = ln S + factors @ tilt
+``factors``    (n, k)    what refines log noise, phi = ln S + factors @ tilt, each centred: ln eta, -ln B,
+                         -ln(1 - mu), ln lambda of those knobs; ln k_aug where the definition has it, else the
+                         augmentation's strength; and for every choice of a nominal knob whether it is taken
+``step``       (n,)      ln(eta / (1 - mu)), the step size that the curvature limits; 0 where eta does not vary
 =============  ========  =====================================================================
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from trainables.noise import NoiseScale
 from .knobs import FACTORS, Array, Knob, Mask, knob_of
 
 KAugOf = Callable[[Mapping[str, Any]], float]
+Conditions = Mapping[str, Mapping[str, Sequence[Any]]]
+"""Knob -> {other knob: values of it with which the knob acts}."""
+_MOST_SHIFTS = 8  # nominal knobs with more choices do not shift the noise: too many unknowns
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,16 @@ class Points:
     unit: Array
     log_noise: Array
     factors: Array
+    step: Array
 
     def __len__(self) -> int:
         return len(self.unit)
 
     def __getitem__(self, rows: Any) -> Points:
-        return Points(self.unit[rows], self.log_noise[rows], self.factors[rows])
+        return Points(self.unit[rows], self.log_noise[rows], self.factors[rows], self.step[rows])
 
     def __add__(self, other: Points) -> Points:
-        pairs = ((self.unit, other.unit), (self.log_noise, other.log_noise), (self.factors, other.factors))
-        return Points(*(np.concatenate(pair) for pair in pairs))
+        return Points(*(np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,10 @@ class KnobSpace:
         pivot: Position of the knob whose exponent is taken as given and that level sets are solved for; None where
             no knob of the definition varies.
         k_aug: Parameters -> k_aug, for a definition that has it; None is 1 everywhere.
-        factor_knobs: Positions of the knobs whose exponents may be refined.
-        factor_roles: What each factor belongs to, k names: the roles of those knobs, then `k_aug` where it varies.
+        conditions: Knob -> {other knob: values of it with which the knob acts}. An inactive knob stands in the middle
+            of its range and does not enter the noise.
+        factor_roles: What each factor belongs to, k names: roles of knobs, `k_aug` where it varies, and
+            `<knob>=<choice>` of nominal knobs.
         centre: Centre of each factor over its range, [1], shape (k,).
     """
 
@@ -67,29 +73,51 @@ class KnobSpace:
     noise: NoiseScale
     fixed: Mapping[str, float]
     k_aug: KAugOf | None = None
+    conditions: Conditions = field(default_factory=lambda: {})
     pivot: int | None = field(init=False)
-    factor_knobs: tuple[int, ...] = field(init=False)
     factor_roles: tuple[str, ...] = field(init=False)
     centre: Array = field(init=False)
 
     def __post_init__(self) -> None:
         swing = {i: self._swing(i) for i, k in enumerate(self.knobs) if k.role in self.noise.knobs and k.size > 1}
         # a knob that takes any value can be solved for; among those the widest reaches the most level sets
-        order = sorted(swing, key=lambda i: (not self.knobs[i].choices, swing[i]))
+        order = sorted(swing, key=lambda i: (self._always(i), not self.knobs[i].choices, swing[i]))
         pivot = order[-1] if order and swing[order[-1]] > 0 else None
-        shifts = [i for i, k in enumerate(self.knobs) if k.role in FACTORS and k.size > 1 and i != pivot]
-        others = () if pivot is None else tuple(shifts)
         object.__setattr__(self, "pivot", pivot)
-        object.__setattr__(self, "factor_knobs", others)
-        ends = [self._factor(i, self.knobs[i].decode(np.array([0.0, 1.0]))) for i in others]
-        roles = [str(self.knobs[i].role) for i in others]
-        if pivot is not None and self.k_aug is not None and "k_aug" in self.noise.needs:
-            drawn = np.log(self._k_aug(self.numbers(np.random.default_rng(0).random((64, len(self.knobs))))))
-            if float(np.ptp(drawn)) > 1e-9:
-                roles.append("k_aug")
-                ends.append(np.array([drawn.min(), drawn.max()]))
-        object.__setattr__(self, "factor_roles", tuple(roles))
-        object.__setattr__(self, "centre", np.array([end.mean() for end in ends]))
+        object.__setattr__(self, "centre", np.zeros(0))
+        roles, centre = (), np.zeros(0)
+        if pivot is not None:
+            corners = np.repeat([[0.0], [1.0]], len(self.knobs), axis=1)
+            inside = np.random.default_rng(0).random((62, len(self.knobs)))
+            drawn = self.numbers(np.concatenate([corners, inside]))
+            columns = {role: column for role, column in self._columns(drawn).items() if float(np.ptp(column)) > 1e-9}
+            roles = tuple(columns)
+            centre = np.array([(column.min() + column.max()) / 2 for column in columns.values()])
+        object.__setattr__(self, "factor_roles", roles)
+        object.__setattr__(self, "centre", centre)
+
+    def _always(self, i: int) -> bool:
+        return self.knobs[i].name not in self.conditions
+
+    def _columns(self, numbers: Sequence[Array]) -> dict[str, Array]:
+        # the factors of n points, not centred
+        out: dict[str, Array] = {}
+        active = self.active(numbers)
+        for i, knob in enumerate(self.knobs):
+            if knob.size <= 1 or i == self.pivot:
+                continue
+            if knob.nominal and knob.size <= _MOST_SHIFTS:
+                taken = {f"{knob.name}={c}": (numbers[i] == j) & active[:, i] for j, c in enumerate(knob.choices)}
+                out |= {name: column.astype(float) for name, column in taken.items()}
+            elif knob.role is not None and knob.role in FACTORS:
+                own = FACTORS[knob.role](knob.legal(numbers[i]))
+                middle = FACTORS[knob.role](knob.legal(knob.decode(np.array([0.5]))))
+                out[knob.role] = np.where(active[:, i], own, middle)
+            elif knob.role == "augmentation" and "k_aug" not in self.noise.needs and not knob.nominal:
+                out["augmentation"] = np.where(active[:, i], numbers[i], 0.0)
+        if "k_aug" in self.noise.needs and self.k_aug is not None:
+            out["k_aug"] = np.log(self._k_aug(numbers))
+        return out
 
     def _swing(self, i: int) -> float:
         # how far the knob alone moves ln S
@@ -98,10 +126,18 @@ class KnobSpace:
         low, high = self._log_noise([k.decode(ends[:, j]) for j, k in enumerate(self.knobs)])
         return abs(float(high - low))
 
-    def _factor(self, i: int, numbers: Array) -> Array:
-        role = self.knobs[i].role
-        assert role is not None
-        return FACTORS[role](self.knobs[i].legal(numbers))
+    def active(self, numbers: Sequence[Array]) -> Mask:
+        """Return which knobs act at each point, shape (n, d)."""
+        out = np.ones((len(numbers[0]) if numbers else 0, len(self.knobs)), dtype=bool)
+        names = [knob.name for knob in self.knobs]
+        # a condition's own knob may be inactive: as many rounds as there can be links
+        for _ in range(len(self.conditions)):
+            for name, needs in self.conditions.items():
+                for other, values in needs.items():
+                    j = names.index(other)
+                    holds = np.isin(numbers[j], [self.knobs[j].number(v) for v in values])
+                    out[:, names.index(name)] &= holds & out[:, j]
+        return out
 
     def _k_aug(self, numbers: Sequence[Array]) -> Array:
         rows = len(numbers[0]) if numbers else 0
@@ -119,7 +155,12 @@ class KnobSpace:
         constants = dict(self.fixed)
         if not constants["weight_decay"] > 0:
             constants["weight_decay"] = 1.0
-        varied = {k.role: k.legal(numbers[i]).tolist() for i, k in enumerate(self.knobs) if k.role in FACTORS}
+        active = self.active(numbers)
+        varied = {
+            k.role: np.where(active[:, i], k.legal(numbers[i]), constants[k.role]).tolist()
+            for i, k in enumerate(self.knobs)
+            if k.role is not None and k.role in FACTORS
+        }
         if "k_aug" in self.noise.needs:
             varied["k_aug"] = self._k_aug(numbers).tolist()
         for row in range(len(numbers[0]) if numbers else 0):
@@ -135,14 +176,23 @@ class KnobSpace:
     def points(self, unit: Array) -> Points:
         """Return the points nearest to these coordinates that the space holds."""
         numbers = self.numbers(unit)
-        snapped = self._encoded(numbers)
+        snapped = np.where(self.active(numbers), self._encoded(numbers), 0.5)
+        step = self._step(numbers)
         if self.pivot is None:
-            return Points(snapped, np.zeros(len(unit)), np.zeros((len(unit), 0)))
-        columns = [self._factor(i, numbers[i]) for i in self.factor_knobs]
-        if "k_aug" in self.factor_roles:
-            columns.append(np.log(self._k_aug(numbers)))
-        factors = np.stack(columns, axis=1) - self.centre if columns else np.zeros((len(unit), 0))
-        return Points(snapped, self._log_noise(numbers), factors)
+            return Points(snapped, np.zeros(len(unit)), np.zeros((len(unit), 0)), step)
+        columns = self._columns(numbers)
+        factors = (
+            np.stack([columns[role] for role in self.factor_roles], axis=1) - self.centre
+            if self.factor_roles
+            else np.zeros((len(unit), 0))
+        )
+        return Points(snapped, self._log_noise(numbers), factors, step)
+
+    def _step(self, numbers: Sequence[Array]) -> Array:
+        settings = list(self._settings(numbers))
+        if not any(k.role == "learning_rate" and k.size > 1 for k in self.knobs):
+            return np.zeros(len(settings))
+        return np.array([math.log(s["learning_rate"]) - math.log1p(-s["momentum"]) for s in settings])
 
     def units_of(self, trials: Sequence[Mapping[str, Any]]) -> tuple[Array, Mask]:
         """Return where the parameters of trials lie.
@@ -156,16 +206,23 @@ class KnobSpace:
         rows = [self._numbers_of(params) for params in trials]
         table = np.array([row for row in rows if row is not None], dtype=float).reshape(-1, len(self.knobs))
         usable = np.array([row is not None for row in rows], dtype=bool)
-        unit = np.clip(self._encoded([table[:, i] for i in range(len(self.knobs))]), 0.0, 1.0)
+        columns = [table[:, i] for i in range(len(self.knobs))]
+        unit = np.where(self.active(columns), np.clip(self._encoded(columns), 0.0, 1.0), 0.5)
         finite = np.isfinite(unit).all(axis=1)
         usable[np.flatnonzero(usable)[~finite]] = False
         return unit[finite], usable
 
     def _numbers_of(self, params: Mapping[str, Any]) -> list[float] | None:
         try:
-            return [knob.number(params[knob.name]) for knob in self.knobs]
+            return [self._number_of(knob, params) for knob in self.knobs]
         except (KeyError, ValueError, TypeError):
             return None
+
+    def _number_of(self, knob: Knob, params: Mapping[str, Any]) -> float:
+        # a knob with a condition is missing where it does not act
+        if knob.name in self.conditions and knob.name not in params:
+            return float(knob.decode(np.array([0.5]))[0])
+        return knob.number(params[knob.name])
 
     def _encoded(self, numbers: Sequence[Array]) -> Array:
         return np.stack([knob.encode(column) for knob, column in zip(self.knobs, numbers, strict=True)], axis=1)
@@ -212,6 +269,7 @@ def knob_space(
     names: Mapping[str, str | None],
     fixed: Mapping[str, float],
     k_aug: KAugOf | None = None,
+    conditions: Conditions | None = None,
 ) -> KnobSpace:
     """Read a search space.
 
@@ -221,6 +279,7 @@ def knob_space(
         names: Parameter name -> role; None takes the role away.
         fixed: Values of what the space does not vary.
         k_aug: Parameters -> k_aug; None is 1 everywhere.
+        conditions: Knob -> {other knob: values of it with which the knob acts}; of knobs that the space has.
 
     Raises:
         ValueError: Two parameters of one role, a choice that is not a number where the formula needs one, or values
@@ -236,4 +295,5 @@ def knob_space(
                 f"take it from one of them, such as knobs={{{name!r}: None}}"
             )
         knobs.append(knob)
-    return KnobSpace(tuple(knobs), noise, fixed, k_aug)
+    known = {k: dict(needs) for k, needs in (conditions or {}).items() if k in space}
+    return KnobSpace(tuple(knobs), noise, fixed, k_aug, known)

@@ -19,33 +19,67 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trainables.noise import NOISE
 
-from .candidates import (
-    STARTUP,
-    log_expected_improvement,
-    neighbours,
-    propose,
-    reach,
-    startup_point,
+from .acquisition import Aims, choose
+from .candidates import STARTUP, reach, startup_point
+from .exchange import (
+    NOISE_TARGET_KEY,
+    PARAMS_KEY,
+    SEARCH_KEY,
+    Observed,
+    constrained,
+    keys,
+    note,
+    observed,
+    tried,
 )
-from .exchange import NOISE_TARGET_KEY, PARAMS_KEY, SEARCH_KEY, keys, note, observed, tried
-from .explanation import Explanation, best_noise
-from .knobs import Array, check_fixed, check_names
-from .noise_axis import KAugOf, KnobSpace, knob_space
+from .explanation import BestDraws, Explanation, best_draws
+from .knobs import FACTORS, Array, Mask, check_fixed, check_names
+from .noise_axis import Conditions, KAugOf, KnobSpace, knob_space
 from .noise_choice import check_target
-from .surrogate import Posterior, Prior, fit, thin
+from .prior import Z90, NoisePrior
+from .surrogate import Posterior, Prior, Taming, fit, tame, thin
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
-_TILT_SD = 0.1  # prior sd of each refined exponent, relative to the pivot's
-_MAX_TRIALS, _MAX_PENDING = 500, 128
-_DRAWS, _GRID, _LEVELS = 200, 160, 8
-_REFINEMENTS, _REFINED, _CHILDREN, _FEWEST = 2, 4, 24, 3
+_TILT_SD = 0.25  # prior sd of each refined exponent, relative to the pivot's
+_SHIFT_SD = 0.7  # of what a choice or an augmentation's strength adds to log noise, in nats
+_MAX_TRIALS, _MAX_PENDING = 300, 128
+_DRAWS, _MANY_DRAWS, _LEVELS = 200, 1000, 8
+_FEWEST = 3
+_FADE = 10.0  # trials after which a prior counts half
 
-__all__ = ["NOISE_TARGET_KEY", "PARAMS_KEY", "SEARCH_KEY", "Explanation", "NoiseTargetedSampler"]
+__all__ = ["NOISE_TARGET_KEY", "PARAMS_KEY", "SEARCH_KEY", "Explanation", "NoiseTargetedSampler", "Recommended"]
 
 
 Taken = Collection[tuple[float, ...]]
+Direction = str | StudyDirection | Sequence[StudyDirection]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts of the search, each of which an ablation may take away."""
+
+    level_sets: bool = True
+    exponents: bool = True
+    residual: bool = True
+    repeats: bool = True
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """The finished configuration with the best posterior mean.
+
+    Attributes:
+        number: Number of its first trial.
+        params: Its parameters.
+        mean, sd: Posterior of its noise-free objective, in the study's unit and direction.
+    """
+
+    number: int
+    params: dict[str, Any]
+    mean: float
+    sd: float
 
 
 @dataclass(frozen=True)
@@ -53,9 +87,8 @@ class _Fitted:
     space: KnobSpace
     model: Posterior
     losses: Array  # of the model's points, shape (n,)
-    axis: Array  # grid of refined log noise, shape (m,)
-    draws: Array  # argbest of f in each posterior draw, shape (_DRAWS,)
-    mean: Array  # mean of f on the grid, shape (m,)
+    low: float  # reachable log noise
+    high: float
 
 
 class NoiseTargetedSampler(BaseSampler):
@@ -66,8 +99,10 @@ class NoiseTargetedSampler(BaseSampler):
     evenly spread noise; later ones maximise expected improvement over level sets of promising noise, space filling
     and neighbours of the best. Spaces without any noise knob get an ordinary Gaussian process.
 
-    Failed and pruned trials and those without a finite value teach nothing but are not proposed again; tell a finite
-    penalty for a configuration that is bad. Running trials count as if they had returned what the model expects.
+    Failed trials and those without a finite value teach nothing but are not proposed again; tell a finite penalty for
+    a configuration that is bad. Pruned trials count as no better than four fifths of the others. Running trials count
+    as if they had returned what the model expects. Constraints (`Trial.set_constraint`) are learnt from finished
+    trials in any state. Several objectives are searched one random weighting at a time (Knowles 2006, ParEGO, eq. 2).
     Proposals are functions of (seed, trial number, trials so far): nothing is kept between asks.
 
     Args:
@@ -79,6 +114,10 @@ class NoiseTargetedSampler(BaseSampler):
         fixed: Values that the formula needs and the space does not vary, such as `{"momentum": 0.9, "examples": 720}`.
         n_startup: Number of designed first trials.
         k_aug: Parameters -> k_aug, for `paper_aug`: how augmentation multiplies the noise, such as `sweeper.KAug`.
+        conditions: Parameter name -> {other parameter: its values with which the first acts}. What does not act is
+            proposed all the same, and may be missing in finished trials.
+        prior: What finished searches found the best noise to be; it fades with the trials.
+        reevaluate: Whether a finished configuration may be proposed again, where observations are noisy.
 
     Raises:
         ValueError: An unknown or measured noise, an unknown role or constant, knobs that the formula cannot use, or a
@@ -92,8 +131,11 @@ class NoiseTargetedSampler(BaseSampler):
         search_space: Mapping[str, BaseDistribution] | None = None,
         knobs: Mapping[str, str | None] | None = None,
         fixed: Mapping[str, float] | None = None,
-        n_startup: int = 10,
+        n_startup: int = 5,
         k_aug: KAugOf | None = None,
+        conditions: Conditions | None = None,
+        prior: NoisePrior | None = None,
+        reevaluate: bool = True,
     ) -> None:
         scale = check_target(noise)
         if ("k_aug" in scale.needs) != (k_aug is not None):
@@ -112,23 +154,20 @@ class NoiseTargetedSampler(BaseSampler):
         if seed is not None and seed < 0:
             raise ValueError(f"seed must be >= 0 or None, got {seed!r}")
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
+        self._conditions = {k: {o: tuple(v) for o, v in needs.items()} for k, needs in (conditions or {}).items()}
+        self._prior, self._parts = prior, Parts(repeats=reevaluate)
         self._search_space = None if search_space is None else dict(search_space)
         if self._search_space:
             self._space(self._search_space)  # a space that cannot be used is refused now, not at the first ask
 
     def _space(self, search_space: Mapping[str, BaseDistribution]) -> KnobSpace:
-        return knob_space(search_space, NOISE[self._noise], self._names, self._fixed, self._k_aug)
+        return knob_space(search_space, NOISE[self._noise], self._names, self._fixed, self._k_aug, self._conditions)
 
     def reseed_rng(self) -> None:
         """Do nothing: draws depend on the trial's number, so copies of the sampler already differ."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the given search space, or what the finished trials have in common.
-
-        Raises:
-            ValueError: The study has several objectives.
-        """
-        _check_single(study)
+        """Return the given search space, or what the finished trials have in common."""
         if self._search_space is not None:
             return dict(self._search_space)
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -137,12 +176,7 @@ class NoiseTargetedSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Return a uniform draw of one parameter that is not in the relative space.
-
-        Raises:
-            ValueError: The study has several objectives.
-        """
-        _check_single(study)
+        """Return a uniform draw of one parameter that is not in the relative space."""
         rng = np.random.default_rng([self._seed, trial.number, *param_name.encode()])
         # k_aug is a function of whole configurations
         space = knob_space({param_name: param_distribution}, NOISE[self._noise], self._names, self._fixed)
@@ -154,73 +188,152 @@ class NoiseTargetedSampler(BaseSampler):
         """Return the parameters of a trial, and note in its system attributes why (`SEARCH_KEY`).
 
         Raises:
-            ValueError: The study has several objectives, or the space cannot be used.
+            ValueError: The space cannot be used.
         """
-        _check_single(study)
         if not search_space:
             return {}
         space = self._space(search_space)
         trials = study.get_trials(deepcopy=False)
-        units, losses = observed(space, trials, study.direction)
+        seen = observed(space, trials, study.directions)
         others = [t for t in trials if t.number != trial.number]
-        taken = {*keys(units), *keys(tried(space, others))}
+        taken = {*keys(seen.unit), *keys(tried(space, others))}
         rng = np.random.default_rng([self._seed, trial.number])
-        if trial.number < self._n_startup or len(losses) < _FEWEST:
+        if trial.number < self._n_startup or len(seen) < _FEWEST:
             unit, origin, thought = self._start(space, trial.number, taken, rng), STARTUP, self._ignorant(space)
             level = math.nan
         else:
-            fitted = self._fit(space, units, losses, rng)
-            running = tried(space, others, (TrialState.RUNNING,))[-_MAX_PENDING:]
-            unit, origin, level = _choose(fitted, running, taken, rng)
-            thought = self._explanation(fitted)
+            fitted = self._fit(space, seen, _weights(seen, rng), tried(space, others, (TrialState.PRUNED,)))
+            draws = _best_draws(fitted, rng)
+            choice = choose(self._aims(fitted, others, len(seen), draws, rng), taken, rng)
+            unit, origin, level = choice.unit, choice.origin, choice.level
+            thought = self._explanation(fitted, draws)
         params = space.params_of(unit)
         target = None if math.isnan(level) else math.exp(level)
         note(study, trial, space, params, {"origin": origin, **asdict(thought)}, target)
         return params
 
-    def explain(self, trials: Sequence[FrozenTrial], direction: str | StudyDirection = "minimize") -> Explanation:
+    def _aims(
+        self,
+        fitted: _Fitted,
+        others: Sequence[FrozenTrial],
+        told: int,
+        draws: BestDraws | None,
+        rng: np.random.Generator,
+    ) -> Aims:
+        space, model = fitted.space, fitted.model
+        levels = np.zeros(0)
+        if draws is not None and self._parts.level_sets:
+            levels = rng.choice(draws.refined, _LEVELS)
+        running = tried(space, others, (TrialState.RUNNING,))[-_MAX_PENDING:]
+        limits = [
+            fit(
+                space.points(units), np.tanh(values), self._nominal(space),
+                Prior.of(len(space.knobs), np.zeros(len(space.factor_roles)) + _TILT_SD),
+            )
+            for units, values in constrained(space, others).values()
+        ]  # fmt: skip
+        known = self._prior and (self._prior, fitted.low, fitted.high)
+        return Aims(
+            space, model, space.points(running), limits, levels, known or None,
+            _FADE / (_FADE + told), self._parts.repeats,
+        )  # fmt: skip
+
+    def explain(self, trials: Sequence[FrozenTrial], direction: Direction = "minimize") -> Explanation:
         """Return what the finished trials say: exponents, best noise with a 90 % interval, share of the noise.
 
         Args:
             trials: Trials of a study, finished or not.
-            direction: `minimize` or `maximize`, or the study's `direction`.
+            direction: `minimize` or `maximize`, or the study's `direction`; of several the first objective counts.
 
         Raises:
             ValueError: Another direction, or knobs that the formula cannot use.
         """
-        asked = direction if isinstance(direction, StudyDirection) else _direction(direction)
-        finished = [t for t in trials if t.state == TrialState.COMPLETE]
-        search_space = self._search_space if self._search_space is not None else intersection_search_space(finished)
-        if not search_space:
+        fitted = self._first(trials, direction)
+        if isinstance(fitted, KnobSpace):
+            return self._ignorant(fitted)
+        if fitted is None:
             return Explanation(self._noise, {})
+        draws = _best_draws(fitted[0], np.random.default_rng(self._seed), _MANY_DRAWS)
+        return self._explanation(fitted[0], draws, intervals=True)
+
+    def recommend(self, trials: Sequence[FrozenTrial], direction: Direction = "minimize") -> Recommended | None:
+        """Return the finished configuration with the best posterior mean among the feasible ones; None without any.
+
+        The luckiest of many noisy observations flatters itself; the posterior mean does not.
+
+        Args:
+            trials: Trials of a study, finished or not.
+            direction: As in `explain`.
+
+        Raises:
+            ValueError: Another direction, or knobs that the formula cannot use.
+        """
+        fitted = self._first([t for t in trials if all(v <= 0 for v in t.constraints.values())], direction)
+        if fitted is None or isinstance(fitted, KnobSpace):
+            return None
+        model, seen, sign = fitted[0].model, fitted[1], fitted[2]
+        points = fitted[0].space.points(seen.unit)
+        mean, sd = model.predict(points)
+        best = int(np.argmin(mean))
+        first = int(seen.numbers[keys(seen.unit).index(keys(seen.unit)[best])])
+        trial = next(t for t in trials if t.number == first)
+        taming = Taming.of(fitted[0].losses)
+        if taming is None:
+            return Recommended(first, dict(trial.params), float(sign * seen.losses[best, 0]), 0.0)
+        around = taming.losses(mean[best] + sd[best] * np.array([-1.0, 0.0, 1.0]))
+        return Recommended(first, dict(trial.params), float(sign * around[1]), float(around[2] - around[0]) / 2)
+
+    def _first(
+        self, trials: Sequence[FrozenTrial], direction: Direction
+    ) -> tuple[_Fitted, Observed, float] | KnobSpace | None:
+        # the surrogate of the first objective, its data and sign; the space where there is too little; None without one
+        asked = _directions(direction)
+        finished = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        complete = [t for t in finished if t.state == TrialState.COMPLETE]
+        search_space = self._search_space if self._search_space is not None else intersection_search_space(complete)
+        if not search_space:
+            return None
         space = self._space(search_space)
-        units, losses = observed(space, finished, asked)
-        if len(losses) < _FEWEST:
-            return self._ignorant(space)
-        return self._explanation(self._fit(space, units, losses, np.random.default_rng(self._seed)))
+        seen = observed(space, complete, asked)
+        if len(seen) < _FEWEST:
+            return space
+        pruned = tried(space, finished, (TrialState.PRUNED,))
+        sign = -1.0 if asked[0] == StudyDirection.MAXIMIZE else 1.0
+        return self._fit(space, seen, np.eye(len(asked))[0], pruned), seen, sign
 
     def _start(self, space: KnobSpace, number: int, taken: Taken, rng: np.random.Generator) -> Array:
-        unit = startup_point(space, self._seed, number)
+        unit = startup_point(space, self._seed, number, self._prior)
         if keys(unit[None, :])[0] not in taken:
             return unit
         # in a small space the design meets itself
         spare = space.points(rng.random((64, len(space.knobs)))).unit
         return next((u for u, k in zip(spare, keys(spare), strict=True) if k not in taken), unit)
 
-    def _fit(self, space: KnobSpace, units: Array, losses: Array, rng: np.random.Generator) -> _Fitted:
+    def _fit(self, space: KnobSpace, seen: Observed, weights: Array, pruned: Array) -> _Fitted:
+        losses = _scalar(seen.losses, weights)
+        worse = np.full(len(pruned), np.quantile(losses, 0.8))
+        unit, losses = np.concatenate([seen.unit, pruned]), np.concatenate([losses, worse])
         rows = thin(losses, _MAX_TRIALS)
-        points = space.points(units[rows])
+        points, losses = space.points(unit[rows]), losses[rows]
         low, high = reach(space)
-        exponent = 1.0 if space.pivot is None else abs(_given(space, space.knobs[space.pivot].role))
-        prior = Prior.of(len(space.knobs), np.full(len(space.factor_roles), _TILT_SD * exponent), high - low)
-        nominal = np.array([knob.nominal for knob in space.knobs])
-        model = fit(points, losses[rows], nominal, prior, high > low)
-        if not high > low:
-            return _Fitted(space, model, losses[rows], np.zeros(0), np.zeros(0), np.zeros(0))
-        seen = model.axis(points)
-        axis = np.linspace(min(low, float(seen.min())), max(high, float(seen.max())), _GRID)
-        mean, covariance = model.noise_curve(axis)
-        return _Fitted(space, model, losses[rows], axis, axis[_draw(mean, covariance, rng).argmin(axis=1)], mean)
+        steps = space.points(np.random.default_rng(0).random((64, len(space.knobs)))).step
+        prior = Prior.of(
+            len(space.knobs),
+            self._tilt_sds(space),
+            high - low,
+            float(np.ptp(steps)) if space.pivot is not None else 0.0,
+        )
+        taming = Taming.of(losses)
+        model = fit(points, np.zeros(len(losses)) if taming is None else taming(losses), self._nominal(space), prior)
+        return _Fitted(space, model, losses, low, high)
+
+    def _tilt_sds(self, space: KnobSpace) -> Array:
+        given = 1.0 if space.pivot is None else abs(_given(space, space.knobs[space.pivot].role))
+        known = [role in FACTORS or role == "k_aug" for role in space.factor_roles]
+        return np.where(known, _TILT_SD * given, _SHIFT_SD) if known else np.zeros(0)
+
+    def _nominal(self, space: KnobSpace) -> Mask:
+        return np.array([knob.nominal for knob in space.knobs], dtype=bool)
 
     def _ignorant(self, space: KnobSpace) -> Explanation:
         roles = [k.role for k in space.knobs if k.role in space.noise.knobs]
@@ -228,52 +341,62 @@ class NoiseTargetedSampler(BaseSampler):
         exponents = {str(role): _given(space, role) for role in roles}
         return Explanation(self._noise, exponents)
 
-    def _explanation(self, fitted: _Fitted) -> Explanation:
-        space, theta = fitted.space, fitted.model.theta
-        exponents = self._ignorant(space).exponents
-        for role, tilt in zip(space.factor_roles, theta.tilt, strict=True):
+    def _explanation(self, fitted: _Fitted, draws: BestDraws | None, intervals: bool = False) -> Explanation:
+        space, model = fitted.space, fitted.model
+        sds = model.tilt_sd() if intervals else np.zeros(len(space.factor_roles))
+        exponents, low, high, shifts = self._ignorant(space).exponents, {}, {}, {}
+        for role, tilt, sd in zip(space.factor_roles, model.theta.tilt.tolist(), sds.tolist(), strict=True):
+            if role not in FACTORS and role != "k_aug":
+                shifts[role] = math.exp(tilt)
+                continue
             sign = -1.0 if role in ("batch_size", "momentum") else 1.0
-            exponents[role] = _given(space, role) + sign * float(tilt)
-        share = fitted.model.noise_share()
-        known = Explanation(self._noise, exponents, variance_share=share, trials=len(fitted.model.points))
-        found = best_noise(fitted.model.axis(fitted.model.points), fitted.losses) if len(fitted.axis) else None
-        if found is None:
+            exponents[role] = _given(space, role) + sign * tilt
+            if intervals:
+                low[role], high[role] = exponents[role] - Z90 * sd, exponents[role] + Z90 * sd
+        share = model.noise_share()
+        known = Explanation(self._noise, exponents, low, high, shifts, variance_share=share, trials=len(model.points))
+        if draws is None:
             return known
-        return replace(known, optimum=found.best, optimum_low=found.low, optimum_high=found.high)
+        best, lowest, highest = draws.summary()
+        posterior = draws.posterior(fitted.low, fitted.high) if intervals else ()
+        return replace(known, optimum=best, optimum_low=lowest, optimum_high=highest, posterior=posterior)
 
 
-def _choose(fitted: _Fitted, running: Array, taken: Taken, rng: np.random.Generator) -> tuple[Array, str, float]:
-    # the chosen point, its origin, and the refined log noise it was aimed at (NaN: none)
-    space, model = fitted.space, fitted.model
-    believer = model.believe(space.points(running)) if len(running) else model
-    levels = fitted.axis[:0]
-    if len(fitted.axis):
-        levels = np.concatenate([[fitted.axis[int(fitted.mean.argmin())]], rng.choice(fitted.draws, _LEVELS - 1)])
-    incumbent = float(model.predict(model.points)[0].min())
-    pool = propose(space, model, levels, rng)
-    score = log_expected_improvement(*believer.predict(pool.points), incumbent)
-    for _ in range(_REFINEMENTS):
-        top = np.argsort(-score, kind="stable")[:_REFINED]
-        more = space.points(neighbours(space, pool.points.unit[top], model, rng, _CHILDREN))
-        pool = pool.refined(more, np.repeat(top, _CHILDREN))
-        score = np.concatenate([score, log_expected_improvement(*believer.predict(more), incumbent)])
-    order, names = np.argsort(-score, kind="stable"), keys(pool.points.unit)
-    best = int(next((i for i in order if names[i] not in taken), order[0]))
-    return pool.points.unit[best], pool.origin[best], float(pool.level[best])
+def _best_draws(fitted: _Fitted, rng: np.random.Generator, draws: int = _DRAWS) -> BestDraws | None:
+    axis = _axis(fitted)
+    return best_draws(fitted.space, fitted.model, axis, draws, rng) if len(axis) else None
 
 
-def _check_single(study: Study) -> None:
-    if len(study.directions) > 1:
-        raise ValueError(
-            f"NoiseTargetedSampler searches one objective, this study has {len(study.directions)}; "
-            "create the study with one direction, or use optuna.samplers.NSGAIISampler or TPESampler"
-        )
+def _axis(fitted: _Fitted) -> Array:
+    # ends of refined log noise, over what is reachable and what was seen; empty where none varies
+    if not fitted.high > fitted.low:
+        return np.zeros(0)
+    seen = fitted.model.axis(fitted.model.points)
+    return np.array([min(fitted.low, float(seen.min())), max(fitted.high, float(seen.max()))])
 
 
-def _direction(name: str) -> StudyDirection:
-    if name not in ("minimize", "maximize"):
-        raise ValueError(f"direction must be 'minimize' or 'maximize', got {name!r}")
-    return StudyDirection.MINIMIZE if name == "minimize" else StudyDirection.MAXIMIZE
+def _weights(seen: Observed, rng: np.random.Generator) -> Array:
+    count = seen.losses.shape[1]
+    return np.ones(1) if count == 1 else rng.dirichlet(np.ones(count))
+
+
+def _scalar(losses: Array, weights: Array) -> Array:
+    # augmented Tchebycheff norm of the tamed objectives (Knowles 2006, ParEGO, eq. 2)
+    if np.count_nonzero(weights) == 1:
+        return losses[:, int(np.argmax(weights))]
+    each = np.stack([tame(column) for column in losses.T], axis=1)
+    weighted = (each - each.min(axis=0)) * weights
+    return weighted.max(axis=1) + 0.05 * weighted.sum(axis=1)
+
+
+def _directions(asked: Direction) -> list[StudyDirection]:
+    if isinstance(asked, StudyDirection):
+        return [asked]
+    if not isinstance(asked, str):
+        return list(asked)
+    if asked not in ("minimize", "maximize"):
+        raise ValueError(f"direction must be 'minimize' or 'maximize', got {asked!r}")
+    return [StudyDirection.MINIMIZE if asked == "minimize" else StudyDirection.MAXIMIZE]
 
 
 def _given(space: KnobSpace, role: str | None) -> float:
@@ -282,10 +405,3 @@ def _given(space: KnobSpace, role: str | None) -> float:
     if role == "momentum":
         return float(exponents.get("one_minus_momentum", exponents.get("one_plus_momentum", 0.0)))
     return float(exponents.get(str(role), 0.0))
-
-
-def _draw(mean: Array, covariance: Array, rng: np.random.Generator) -> Array:
-    # symmetric square root: the posterior covariance on a fine grid is singular
-    values, vectors = np.linalg.eigh(covariance)
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
-    return mean + rng.standard_normal((_DRAWS, len(mean))) @ root.T

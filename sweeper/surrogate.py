@@ -1,50 +1,89 @@
-"""Surrogate of a study: a Gaussian process over log noise plus a smaller one over all knobs.
+"""Surrogate of a study: a Gaussian process over log noise, one over log step size and a smaller one over all knobs.
 
-    y(h) = c + f(phi(h)) + g(h) + e,   phi(h) = ln S(h) + factors(h) @ tilt
+    y(h) = c + f(phi(h)) + s(psi(h)) + g(h) + e,   phi(h) = ln S(h) + factors(h) @ tilt,   psi(h) = ln(eta / (1 - mu))
 
 ``f``  Matérn 5/2 over phi: what the noise explains
-``g``  Matérn 5/2 over the unit cube with one length per knob, small a priori: what it does not
-``e``  seed noise, of one size
+``s``  Matérn 5/2 over psi: the limit of stable steps, which no noise scale holds
+``g``  Matérn 5/2 over the unit cube with one length per knob, small a priori: what neither explains
+``c``  constant, standard normal a priori (the target is standardised), integrated out
+``e``  seed noise of one size
 
-Hyperparameters are set by maximum a posteriori; with a space that has no noise, f is absent.
-Source: additive and ARD kernels as in Rasmussen & Williams 2006, eq. 2.30 (posterior), 4.17 (Matérn), 5.8 (gradient).
+Regression, prediction and marginal likelihood are scikit-learn's; its kernels know no learnt projection and no nominal
+knobs, so the kernel is ours. Hyperparameters are set by maximum a posteriori. Where no noise varies f is absent, where
+no learning rate does s is.
+Source: additive and ARD kernels as in Rasmussen & Williams 2006, eq. 2.30 (posterior), 4.17 (Matérn).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.linalg import cho_solve, solve_triangular
+from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
+from sklearn import config_context
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import Kernel
 
 from .knobs import Array, Mask, Rows
 from .noise_axis import Points
 
 _ROOT5 = 5.0**0.5
 _JITTER = 1e-6
+_STEPS = 40
+_SCALARS = 6
+
+_Likelihood = Callable[[Array], tuple[float, Array]]
 
 
-def tame(losses: Array) -> Array:
-    """Return losses standardised for a Gaussian process: mean 0, sd 1, no heavy tails.
+@dataclass(frozen=True)
+class Taming:
+    """A monotone map of losses to values of mean 0 and sd 1 without heavy tails, for a Gaussian process.
 
     Collapsed pairs lose by orders of magnitude. In units of the distance from the median to the 10 % quantile, what
     lies above the median is squeezed by tanh to at most 2, what lies more than 5 below by a logarithm: bad stays bad
     and ordered, but no longer drowns the good half.
-
-    Args:
-        losses: Finite values, shape (n,), smaller is better.
     """
-    scale = float(np.abs(losses).max())
-    if scale == 0 or float(np.ptp(losses / scale)) <= 1e-12:
-        return np.zeros_like(losses)
-    x = losses / scale  # so that no difference overflows
-    middle = float(np.median(x))
-    spread = middle - float(np.quantile(x, 0.1)) or middle - float(x.min()) or float(np.ptp(x))
-    x = (x - middle) / spread
-    x = np.where(x > 0, 2.0 * np.tanh(x / 2.0), np.maximum(x, -5.0) - np.log1p(np.maximum(-5.0 - x, 0.0)))
-    return (x - x.mean()) / x.std()
+
+    scale: float
+    middle: float
+    spread: float
+    mean: float = 0.0
+    sd: float = 1.0
+
+    @classmethod
+    def of(cls, losses: Array) -> Taming | None:
+        """Return the map for these finite losses, shape (n,), smaller is better; None where they are all equal."""
+        scale = float(np.abs(losses).max())
+        if scale == 0 or float(np.ptp(losses / scale)) <= 1e-12:
+            return None
+        x = losses / scale  # so that no difference overflows
+        middle = float(np.median(x))
+        spread = middle - float(np.quantile(x, 0.1)) or middle - float(x.min()) or float(np.ptp(x))
+        raw = cls(scale, middle, spread)
+        z = raw(losses)
+        return cls(scale, middle, spread, float(z.mean()), float(z.std()))
+
+    def __call__(self, losses: Array) -> Array:
+        """Return the values of losses."""
+        x = (losses / self.scale - self.middle) / self.spread
+        x = np.where(x > 0, 2.0 * np.tanh(x / 2.0), np.maximum(x, -5.0) - np.log1p(np.maximum(-5.0 - x, 0.0)))
+        return (x - self.mean) / self.sd
+
+    def losses(self, values: Array) -> Array:
+        """Return the losses of values; what no loss reaches counts as the nearest that one does."""
+        x = np.asarray(values) * self.sd + self.mean
+        bad = 2.0 * np.arctanh(np.clip(x / 2.0, 0.0, 0.995))
+        good = np.maximum(x, -5.0) - np.expm1(np.maximum(-5.0 - x, 0.0))
+        return (np.where(x > 0, bad, good) * self.spread + self.middle) * self.scale
+
+
+def tame(losses: Array) -> Array:
+    """Return losses as `Taming` maps them, shape (n,); zeros where they are all equal."""
+    taming = Taming.of(losses)
+    return np.zeros_like(losses) if taming is None else taming(losses)
 
 
 def matern(distance: Array) -> tuple[Array, Array]:
@@ -56,45 +95,58 @@ def matern(distance: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Theta:
-    """Hyperparameters; amplitudes in units of the standardised target, `length` in units of log noise."""
+    """Hyperparameters; amplitudes in units of the standardised target, lengths of f and s in nats."""
 
     amplitude: float
     length: float
+    step_amplitude: float
+    step_length: float
     residual: float
-    lengths: Array
     seed_noise: float
+    lengths: Array
     tilt: Array
 
     @classmethod
     def unpack(cls, v: Array, d: int) -> Theta:
         """Read the vector that the optimizer sees: logarithms, and the tilt as it is."""
-        e = np.exp(v[: 4 + d])
-        return cls(e[0], e[1], e[2], e[4:], e[3], v[4 + d :])
+        e = np.exp(v[: _SCALARS + d])
+        return cls(e[0], e[1], e[2], e[3], e[4], e[5], e[_SCALARS:], v[_SCALARS + d :])
 
 
 @dataclass(frozen=True)
 class Prior:
-    """Independent normal priors of the optimizer's vector: mean and sd, both shape (4 + d + k,)."""
+    """Independent normal priors of the optimizer's vector: mean and sd, both shape (6 + d + k,)."""
 
     mean: Array
     sd: Array
+    has_noise: bool
+    has_step: bool
 
     @classmethod
-    def of(cls, d: int, tilt_sd: Array, span: float) -> Prior:
+    def of(cls, d: int, tilt_sd: Array, span: float = 0.0, step_span: float = 0.0) -> Prior:
         """Return the prior for d knobs.
 
         Args:
             d: Number of knobs.
             tilt_sd: Prior sd of each refined exponent, shape (k,); small, since the definition is the first guess.
-            span: Reachable range of log noise; a hump is a fifth of it wide, give or take a factor of two.
+            span: Reachable range of log noise, 0 where none varies; a hump is a fifth of it wide, give or take a
+                factor of two.
+            step_span: Range of the log step size, 0 where none varies.
         """
-        has_noise = span > 0
+        has_noise, has_step = span > 0, step_span > 0
         # a plain space has no f, so g is no residual and gets the amplitude of the whole
-        residual = np.log(0.3) if has_noise else 0.0
-        length = np.log(0.2 * span) if has_noise else 0.0
-        lengths = np.full(d, np.log(0.7 * max(d, 1) ** 0.25))  # distances grow with the number of knobs
-        mean = np.concatenate([[0.0, length, residual, np.log(0.1)], lengths, np.zeros(len(tilt_sd))])
-        return cls(mean, np.concatenate([[0.7, 0.7, 0.7, 0.8], np.full(d, 0.7), tilt_sd]))
+        scalars = [
+            1.0,
+            0.2 * span if has_noise else 1.0,
+            0.3,
+            0.3 * step_span if has_step else 1.0,
+            0.3 if has_noise else 1.0,
+            0.1,
+        ]
+        lengths = np.full(d, 0.7 * max(d, 1) ** 0.25)  # distances grow with the number of knobs
+        mean = np.concatenate([np.log(scalars), np.log(lengths), np.zeros(len(tilt_sd))])
+        sd = np.concatenate([[0.7, 0.7, 0.7, 0.7, 0.7, 0.8], np.full(d, 0.7), tilt_sd])
+        return cls(mean, sd, has_noise, has_step)
 
 
 def squared(a: Array, b: Array, nominal: Mask) -> Array:
@@ -106,52 +158,165 @@ def squared(a: Array, b: Array, nominal: Mask) -> Array:
     return out
 
 
+class NoiseKernel(Kernel):
+    """Covariance of c + f + s + g, and with one argument that of the observations, c + f + s + g + e.
+
+    Rows of its arguments are ``[log_noise, factors (k), step, unit (d)]``, as `table` puts them together.
+
+    Args:
+        vector: What the optimizer sees (`Theta.unpack`), shape (6 + d + k,).
+        prior: Its prior; the bounds are four prior sds away.
+        nominal: Which knobs are nominal, shape (d,).
+    """
+
+    def __init__(self, vector: Array, prior: Prior, nominal: Mask) -> None:
+        self.vector, self.prior, self.nominal = vector, prior, nominal
+        self._seen: tuple[Array, Array, Array] | None = None
+
+    @property
+    def theta(self) -> Any:
+        """What the optimizer sees."""
+        return self.vector
+
+    @theta.setter
+    def theta(self, theta: Array) -> None:
+        self.vector = theta
+
+    @property
+    def bounds(self) -> Any:
+        """Bounds of `theta`."""
+        return np.column_stack([self.prior.mean - 4 * self.prior.sd, self.prior.mean + 4 * self.prior.sd])
+
+    @property
+    def values(self) -> Theta:
+        """The hyperparameters by name."""
+        return Theta.unpack(self.vector, len(self.nominal))
+
+    def is_stationary(self) -> Any:
+        """Return False: phi is no difference of the arguments."""
+        return False
+
+    def _check_bounds_params(self) -> None:
+        pass  # a bound is four prior sds away: nothing to warn of
+
+    def phi(self, X: Array) -> Array:
+        """Return the refined log noise of each row, shape (n,)."""
+        t = self.values.tilt
+        return X[:, 0] + X[:, 1 : 1 + len(t)] @ t
+
+    def f(self, a: Array, b: Array) -> Array:
+        """Return the covariance of f between two sets of refined log noises, shape (n, m)."""
+        t = self.values
+        return t.amplitude**2 * matern(np.abs(a[:, None] - b[None, :]) / t.length)[0]
+
+    def rest(self, X: Array, Y: Array) -> Array:
+        """Return the covariance of s + g between two sets of rows, shape (n, m)."""
+        t, d = self.values, len(self.nominal)
+        scaled = np.tensordot(1.0 / t.lengths**2, squared(X[:, -d:], Y[:, -d:], self.nominal), axes=1)
+        out = t.residual**2 * matern(np.sqrt(scaled))[0]
+        if self.prior.has_step:
+            gap = X[:, None, -d - 1] - Y[None, :, -d - 1]
+            out += t.step_amplitude**2 * matern(np.abs(gap) / t.step_length)[0]
+        return out
+
+    def __call__(self, X: Array, Y: Array | None = None, eval_gradient: bool = False) -> Any:
+        """Return the covariance of two sets of rows, shape (n, m); of one also its gradient where asked for."""
+        if eval_gradient:
+            return self._with_gradient(X)
+        other = X if Y is None else Y
+        out = 1.0 + self.rest(X, other)
+        if self.prior.has_noise:
+            out += self.f(self.phi(X), self.phi(other))
+        if Y is None:
+            out[np.diag_indices_from(out)] += self.values.seed_noise**2
+        return out
+
+    def diag(self, X: Array) -> Any:
+        """Return the prior variance of c + f + s + g at each row, shape (n,)."""
+        t, p = self.values, self.prior
+        return np.full(len(X), 1.0 + t.residual**2 + p.has_noise * t.amplitude**2 + p.has_step * t.step_amplitude**2)
+
+    def _gaps(self, X: Array) -> tuple[Array, Array]:
+        # of the training rows, which are the same at every step of the optimizer
+        if self._seen is None or self._seen[0] is not X:
+            d = len(self.nominal)
+            along = X[:, :-d].T
+            self._seen = X, squared(X[:, -d:], X[:, -d:], self.nominal), along[:, :, None] - along[:, None, :]
+        return self._seen[1:]
+
+    def _with_gradient(self, X: Array) -> tuple[Array, Array]:
+        t, (n, d) = self.values, (len(X), len(self.nominal))
+        gaps, along = self._gaps(X)
+        out = np.zeros((len(self.vector), n, n))
+        if self.prior.has_noise:
+            gap = (along[0] + np.tensordot(t.tilt, along[1:-1], axes=1)) / t.length
+            f, slope = matern(np.abs(gap))
+            out[0] = (2.0 * t.amplitude**2) * f
+            pull = t.amplitude**2 * slope * gap
+            out[1] = pull * gap
+            np.multiply(along[1:-1], (-pull / t.length)[None], out=out[_SCALARS + d :])
+        if self.prior.has_step:
+            gap = along[-1] / t.step_length
+            s, slope = matern(np.abs(gap))
+            out[2] = (2.0 * t.step_amplitude**2) * s
+            out[3] = t.step_amplitude**2 * slope * gap * gap
+        g, slope = matern(np.sqrt(np.tensordot(1.0 / t.lengths**2, gaps, axes=1)))
+        out[4] = (2.0 * t.residual**2) * g
+        slope *= t.residual**2
+        for i, length in enumerate(t.lengths):
+            np.multiply(gaps[i], slope / length**2, out=out[_SCALARS + i])
+        covariance = 1.0 + 0.5 * (out[0] + out[2] + out[4])
+        on = np.arange(n)
+        covariance[on, on] += t.seed_noise**2
+        out[5, on, on] = 2.0 * t.seed_noise**2
+        return covariance, out.transpose(1, 2, 0)
+
+
+def table(points: Points) -> Array:
+    """Return the rows that the kernel reads."""
+    return np.column_stack([points.log_noise, points.factors, points.step, points.unit])
+
+
 @dataclass(frozen=True)
 class Posterior:
     """The fitted surrogate.
 
     Attributes:
         points: Where it was observed, n points.
-        theta: Hyperparameters.
-        nominal: Which knobs are nominal, shape (d,).
-        has_noise: Whether f is part of it.
-        chol: Lower Cholesky factor of the covariance of the observations, shape (n, n).
-        weights: K^-1 (y - c), shape (n,).
-        constant: c.
+        model: scikit-learn's regression.
+        trained: The one on fewer points to which the hyperparameters were fitted.
     """
 
     points: Points
-    theta: Theta
-    nominal: Mask
-    has_noise: bool
-    chol: Array
-    weights: Array
-    constant: float
+    model: GaussianProcessRegressor
+    trained: GaussianProcessRegressor
+
+    @property
+    def kernel(self) -> NoiseKernel:
+        """The fitted kernel."""
+        kernel: Any = self.model.kernel_
+        return kernel
+
+    @property
+    def theta(self) -> Theta:
+        """The hyperparameters."""
+        return self.kernel.values
 
     def axis(self, points: Points) -> Array:
         """Return phi, the refined log noise, of each point, shape (n,)."""
         return points.log_noise + points.factors @ self.theta.tilt
 
-    def covariance(self, a: Points, b: Points) -> Array:
-        """Return the prior covariance of f + g between two sets of points, shape (n, m)."""
-        t = self.theta
-        scaled = np.tensordot(1.0 / t.lengths**2, squared(a.unit, b.unit, self.nominal), axes=1)
-        out = t.residual**2 * matern(np.sqrt(scaled))[0]
-        return out + self._noise_covariance(self.axis(a), self.axis(b)) if self.has_noise else out
-
-    def _noise_covariance(self, a: Array, b: Array) -> Array:
-        return self.theta.amplitude**2 * matern(np.abs(a[:, None] - b[None, :]) / self.theta.length)[0]
-
-    @property
-    def _prior_variance(self) -> float:
-        return self.theta.residual**2 + (self.theta.amplitude**2 if self.has_noise else 0.0)
-
     def predict(self, points: Points) -> tuple[Array, Array]:
-        """Return mean and sd of f + g + c at the points, without seed noise, each of shape (n,)."""
-        cross = self.covariance(self.points, points)
-        explained = solve_triangular(self.chol, cross, lower=True)
-        variance = self._prior_variance - np.einsum("ij,ij->j", explained, explained)
-        return self.constant + cross.T @ self.weights, np.sqrt(np.maximum(variance, 1e-12))
+        """Return mean and sd of c + f + s + g at the points, without seed noise, each of shape (n,)."""
+        mean, sd = self.model.predict(table(points), return_std=True)
+        return mean, np.maximum(sd, 1e-6)
+
+    def covariance(self, a: Points, b: Points) -> Array:
+        """Return the posterior covariance of c + f + s + g between two sets of points, shape (n, m)."""
+        seen, one, other = table(self.points), table(a), table(b)
+        left = solve_triangular(self.model.L_, self.kernel(seen, one), lower=True)
+        right = solve_triangular(self.model.L_, self.kernel(seen, other), lower=True)
+        return self.kernel(one, other) - left.T @ right
 
     def believe(self, pending: Points) -> Posterior:
         """Return the surrogate as if each pending point had returned its posterior mean (kriging believer).
@@ -161,60 +326,79 @@ class Posterior:
         """
         if not len(pending):
             return self
-        corner = solve_triangular(self.chol, self.covariance(self.points, pending), lower=True)
-        own = self.covariance(pending, pending) + self.theta.seed_noise**2 * np.eye(len(pending))
-        schur = np.linalg.cholesky(own - corner.T @ corner + _JITTER * np.eye(len(pending)))
-        n, m = len(self.points), len(pending)
-        chol = np.block([[self.chol, np.zeros((n, m))], [corner.T, schur]])
-        # an observation equal to the mean has no weight
-        weights = np.concatenate([self.weights, np.zeros(m)])
-        return replace(self, points=self.points + pending, chol=chol, weights=weights)
+        rows = np.concatenate([table(self.points), table(pending)])
+        values = np.concatenate([self.model.y_train_, self.model.predict(table(pending))])
+        return Posterior(self.points + pending, _regression(self.kernel, rows, values), self.trained)
 
-    def noise_curve(self, axis: Array) -> tuple[Array, Array]:
-        """Return mean, shape (m,), and covariance, shape (m, m), of f at the given log noises."""
-        cross = self._noise_covariance(self.axis(self.points), axis)
-        explained = solve_triangular(self.chol, cross, lower=True)
-        return cross.T @ self.weights, self._noise_covariance(axis, axis) - explained.T @ explained
+    def tilt_sd(self) -> Array:
+        """Return the posterior sd of each refined exponent, shape (k,), the other hyperparameters integrated out.
+
+        Source: Laplace's approximation at the maximum (Rasmussen & Williams 2006, section 5.5), its Hessian by
+        differences of the gradient.
+        """
+        at, prior = np.array(self.kernel.theta), self.kernel.prior
+        count, step = len(self.theta.tilt), 1e-4
+
+        def slope(v: Array) -> Array:
+            found: Any = self.trained.log_marginal_likelihood(v, eval_gradient=True, clone_kernel=False)
+            return -np.asarray(found[1]) + (v - prior.mean) / prior.sd**2
+
+        shifts = step * np.eye(len(at))
+        hessian = np.array([(slope(at + s) - slope(at - s)) / (2 * step) for s in shifts])
+        slope(at)  # the kernel that is not cloned keeps the last hyperparameters
+        values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
+        # a direction that the maximum does not bend is as unknown as before
+        variances = (vectors**2) @ (1.0 / np.maximum(values, 1.0 / prior.sd.max() ** 2))
+        return np.minimum(np.sqrt(variances[len(at) - count :]), prior.sd[len(at) - count :])
 
     def noise_share(self) -> float:
-        """Return the variance of f's mean over that of f's and g's means at the observed points, in [0, 1]."""
-        if not self.has_noise:
+        """Return the variance of f's mean over that of f's and the rest's means at the observed points, in [0, 1]."""
+        if not self.kernel.prior.has_noise:
             return 0.0
-        f = self._noise_covariance(self.axis(self.points), self.axis(self.points)) @ self.weights
-        g = self.covariance(self.points, self.points) @ self.weights - f
+        phi, rows = self.axis(self.points), table(self.points)
+        f, g = self.kernel.f(phi, phi) @ self.model.alpha_, self.kernel.rest(rows, rows) @ self.model.alpha_
         total = float(f.var() + g.var())
         return float(f.var()) / total if total > 1e-12 else 0.0
 
 
-def fit(points: Points, losses: Array, nominal: Mask, prior: Prior, has_noise: bool, limit: int = 120) -> Posterior:
+def fit(points: Points, values: Array, nominal: Mask, prior: Prior, limit: int = 120) -> Posterior:
     """Fit the surrogate.
 
     Args:
         points: Observed points, n >= 1.
-        losses: Their values, shape (n,), finite, smaller is better.
+        values: Their values, shape (n,), of unit scale, smaller is better.
         nominal: Which knobs are nominal, shape (d,), bool.
-        prior: Priors of the hyperparameters.
-        has_noise: Whether to include f.
+        prior: Priors of the hyperparameters; says whether f and s are there.
         limit: Hyperparameters are fitted to at most so many points, the best half of them and an even share of the
             rest; the posterior then uses all.
     """
-    y = tame(losses)
-    rows = thin(losses, limit)
-    objective = _objective(points[rows], y[rows], nominal, prior, has_noise)
-    bounds = list(zip(prior.mean - 4 * prior.sd, prior.mean + 4 * prior.sd, strict=True))
-    found = minimize(objective, prior.mean, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 40})
-    theta = Theta.unpack(found.x, points.unit.shape[1])
-    blank = Posterior(points, theta, nominal, has_noise, np.zeros((0, 0)), np.zeros(0), 0.0)
-    noise = theta.seed_noise**2 + _JITTER
-    chol = np.asarray(np.linalg.cholesky(blank.covariance(points, points) + noise * np.eye(len(y))), dtype=np.float64)
-    constant = _constant(chol, y)
-    return replace(blank, chol=chol, weights=cho_solve((chol, True), y - constant), constant=constant)
+    rows, some = table(points), thin(values, limit)
+    trained = _regression(NoiseKernel(prior.mean, prior, nominal), rows[some], values[some], _MaximumAPosteriori(prior))
+    model = trained if len(some) == len(values) else _regression(trained.kernel_, rows, values)
+    return Posterior(points, model, trained)
 
 
-def _constant(chol: Array, y: Array) -> float:
-    # generalised least squares with a unit normal prior (y is standardised)
-    ones = cho_solve((chol, True), np.ones(len(y)))
-    return float(ones @ y / (ones.sum() + 1.0))
+def _regression(kernel: Any, rows: Array, values: Array, optimizer: Any = None) -> GaussianProcessRegressor:
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        return GaussianProcessRegressor(kernel, alpha=_JITTER, optimizer=optimizer).fit(rows, values)
+
+
+@dataclass(frozen=True)
+class _MaximumAPosteriori:
+    """An optimizer for scikit-learn, which maximises the marginal likelihood: the prior joins here."""
+
+    prior: Prior
+
+    def __call__(self, likelihood: _Likelihood, start: Array, bounds: Array) -> tuple[Array, float]:
+        prior = self.prior
+
+        def objective(v: Array) -> tuple[float, Array]:
+            value, gradient = likelihood(v)
+            offset = (v - prior.mean) / prior.sd
+            return float(value + 0.5 * offset @ offset), gradient + offset / prior.sd
+
+        found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS})
+        return found.x, float(found.fun)
 
 
 def thin(losses: Array, limit: int) -> Rows:
@@ -225,41 +409,3 @@ def thin(losses: Array, limit: int) -> Rows:
     best, rest = order[: limit // 2], order[limit // 2 :]
     even = rest[np.linspace(0, len(rest) - 1, limit - len(best)).round().astype(int)]
     return np.sort(np.concatenate([best, even]))
-
-
-def _objective(
-    points: Points, y: Array, nominal: Mask, prior: Prior, has_noise: bool
-) -> Callable[[Array], tuple[float, Array]]:
-    # minus log posterior and its gradient (Rasmussen & Williams 2006, eq. 5.8 and 5.9); c is integrated out: K + 11'
-    n, d = points.unit.shape
-    gaps = squared(points.unit, points.unit, nominal).reshape(d, n * n)
-    eye = np.eye(n)
-
-    def value_and_gradient(v: Array) -> tuple[float, Array]:
-        t = Theta.unpack(v, d)
-        g, g_slope = matern(np.sqrt((1.0 / t.lengths**2) @ gaps))
-        g, g_slope = t.residual**2 * g.reshape(n, n), t.residual**2 * g_slope
-        phi = points.log_noise + points.factors @ t.tilt
-        gap = (phi[:, None] - phi[None, :]) / t.length
-        f, f_slope = matern(np.abs(gap))
-        if has_noise:
-            f, f_slope = t.amplitude**2 * f, t.amplitude**2 * f_slope
-        else:
-            f, f_slope = np.zeros_like(f), np.zeros_like(f)
-        chol = np.linalg.cholesky(f + g + 1.0 + (t.seed_noise**2 + _JITTER) * eye)
-        inverse = cho_solve((chol, True), eye)
-        weights = inverse @ y
-        pull = inverse - np.outer(weights, weights)
-        by_gap = pull * f_slope * gap
-        gradient = np.concatenate(
-            [
-                [np.sum(pull * f), 0.5 * np.sum(by_gap * gap), np.sum(pull * g), t.seed_noise**2 * np.trace(pull)],
-                0.5 * (gaps @ (pull.ravel() * g_slope)) / t.lengths**2,
-                -(by_gap.sum(axis=1) / t.length) @ points.factors,
-            ]
-        )
-        offset = (v - prior.mean) / prior.sd
-        value = 0.5 * y @ weights + np.log(np.diag(chol)).sum() + 0.5 * offset @ offset
-        return float(value), gradient + offset / prior.sd
-
-    return value_and_gradient

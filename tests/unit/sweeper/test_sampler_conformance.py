@@ -8,8 +8,8 @@ import optuna
 import pytest
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
+    MultiObjectiveSamplerTestCase,
     RelativeSamplerTestCase,
-    SingleOnlySamplerTestCase,
 )
 
 from sweeper.sampler import NoiseTargetedSampler
@@ -17,7 +17,7 @@ from sweeper.sampler import NoiseTargetedSampler
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-class TestNoiseTargetedSampler(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
+class TestNoiseTargetedSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], optuna.samplers.BaseSampler]:
         return lambda: NoiseTargetedSampler(seed=0, n_startup=2)

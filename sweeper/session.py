@@ -155,7 +155,7 @@ class Session:
             if self.spec.max_memory is None:
                 # GPSampler wants the same constraints of all trials; without this one, it is a bad trial
                 del limits[MEMORY]
-        if "pruned" in outcomes:
+        if Outcome.PRUNED in outcomes:
             return Told(None, limits, pruned=True)
         over = not sampler.constrained and any(v > 0 for v in limits.values())
         goals = [OBJECTIVES[name] for name in self.spec.objectives]

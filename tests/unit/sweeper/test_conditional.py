@@ -1,6 +1,7 @@
 """Conditional and categorical knobs through whole sweeps: every sampler, resume, noise, the grid, the file."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from sweeper.samplers import SAMPLERS, grid
 from sweeper.session import noise_constants
 from sweeper.spec import corners, load_spec
 from sweeper.store import read
+from trainables import synthetic
+from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
 PARAMETERS: dict[str, Any] = {
@@ -96,6 +99,20 @@ def test_noise_takes_the_default_of_a_knob_that_does_not_act(tmp_path: Path) -> 
     for row in results.trials.to_pylist():
         noise = row["learning_rate"] / (row["batch_size"] * (1 - row["momentum"]))
         assert row["noise_paper"] == pytest.approx(noise)
+
+
+def test_augmentation_that_does_not_act_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def probe_tables(specs: Sequence[PairSpec], runtime: Runtime) -> dict[str, dict[float, float]]:
+        return {s.augmentation: {0.0: 1.0, 1.0: 4.0 if s.augmentation == "shift" else 1.0} for s in specs}
+
+    monkeypatch.setattr(synthetic, "probe_tables", probe_tables, raising=False)
+    results = sweep(tmp_path, parameters=PARAMETERS, noise="paper_aug", trials=10, sampler="noise")
+    trials = {r["number"]: r for r in results.trials.to_pylist()}
+    assert {r["augmentation"] for r in trials.values()} == {"none", "shift"}
+    for row in read(tmp_path, "search").to_pylist():
+        trial = trials[row["number"]]
+        k_aug = 4.0 ** trial["augmentation_strength"] if trial["augmentation"] == "shift" else 1.0
+        assert row["noise_target"] == pytest.approx(trial["noise_paper"] * k_aug, rel=1e-9)
 
 
 def test_the_grid_holds_no_point_twice_and_uses_the_room() -> None:

@@ -141,16 +141,17 @@ def _noise(
     conditions: Conditions | None = None,
     prior: NoisePrior | None = None,
 ) -> BaseSampler:
-    import inspect
-
     from .sampler import NoiseTargetedSampler
 
-    more = {"conditions": conditions or None, "prior": prior}
-    known = inspect.signature(NoiseTargetedSampler).parameters
     return NoiseTargetedSampler(
-        noise=noise, seed=seed, search_space=dict(knobs), fixed=dict(constants), k_aug=k_aug,
-        **{k: v for k, v in more.items() if k in known},
-    )  # fmt: skip
+        noise=noise,
+        seed=seed,
+        search_space=dict(knobs),
+        fixed=dict(constants),
+        k_aug=k_aug,
+        conditions=conditions,
+        prior=prior,
+    )
 
 
 def _tpe(seed: int, **_: Any) -> BaseSampler:

@@ -12,7 +12,7 @@ from .knobs import Array
 from .noise_axis import KnobSpace
 from .surrogate import Posterior
 
-_SEEN, _LEVELS, _EACH, _TOP, _NEAR, _BINS = 60, 48, 3, 4, 24, 40
+_SEEN, _LEVELS, _EACH, _TOP, _NEAR, _BINS = 40, 32, 3, 3, 20, 40
 
 
 @dataclass(frozen=True)

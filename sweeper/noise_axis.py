@@ -15,7 +15,7 @@ Symbols, for n points of a space with d knobs, of which k shift the noise beside
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -29,6 +29,7 @@ from .knobs import FACTORS, Array, Knob, Mask, knob_of
 KAugOf = Callable[[Mapping[str, Any]], float]
 Conditions = Mapping[str, Mapping[str, Sequence[Any]]]
 """Knob -> {other knob: values of it with which the knob acts}."""
+_TOP_MOMENTUM = 1.0 - 1e-6
 _MOST_SHIFTS = 8  # nominal knobs with more choices do not shift the noise: too many unknowns
 
 
@@ -151,23 +152,24 @@ class KnobSpace:
     def _params(self, numbers: Sequence[Array], row: int) -> dict[str, Any]:
         return {k.name: k.value(float(c[row])) for k, c in zip(self.knobs, numbers, strict=True)}
 
-    def _settings(self, numbers: Sequence[Array]) -> Iterable[dict[str, float]]:
+    def _settings(self, numbers: Sequence[Array]) -> dict[str, Any]:
+        # what the formula needs: constants, and columns of what varies
         constants = dict(self.fixed)
         if not constants["weight_decay"] > 0:
             constants["weight_decay"] = 1.0
-        active = self.active(numbers)
-        varied = {
-            k.role: np.where(active[:, i], k.legal(numbers[i]), constants[k.role]).tolist()
-            for i, k in enumerate(self.knobs)
-            if k.role is not None and k.role in FACTORS
-        }
+        active, varied = self.active(numbers), {}
+        for i, k in enumerate(self.knobs):
+            if k.role is not None and k.role in FACTORS:
+                varied[k.role] = np.where(active[:, i], k.legal(numbers[i]), constants[k.role])
         if "k_aug" in self.noise.needs:
-            varied["k_aug"] = self._k_aug(numbers).tolist()
-        for row in range(len(numbers[0]) if numbers else 0):
-            yield {**constants, **{str(role): column[row] for role, column in varied.items()}}
+            varied["k_aug"] = self._k_aug(numbers)
+        return {**constants, **varied}
 
     def _log_noise(self, numbers: Sequence[Array]) -> Array:
-        return np.array([math.log(self.noise.predict(settings)) for settings in self._settings(numbers)])
+        out = np.full(len(numbers[0]) if numbers else 0, math.log(self.noise.prefactor))
+        for name, value in self.noise.factors(self._settings(numbers)).items():
+            out = out + self.noise.exponents[name] * np.log(value)
+        return out
 
     def numbers(self, unit: Array) -> list[Array]:
         """Return one column of numbers per knob, each of shape (n,)."""
@@ -189,10 +191,10 @@ class KnobSpace:
         return Points(snapped, self._log_noise(numbers), factors, step)
 
     def _step(self, numbers: Sequence[Array]) -> Array:
-        settings = list(self._settings(numbers))
+        settings, count = self._settings(numbers), len(numbers[0]) if numbers else 0
         if not any(k.role == "learning_rate" and k.size > 1 for k in self.knobs):
-            return np.zeros(len(settings))
-        return np.array([math.log(s["learning_rate"]) - math.log1p(-s["momentum"]) for s in settings])
+            return np.zeros(count)
+        return np.log(settings["learning_rate"]) - np.log1p(-np.minimum(settings["momentum"], _TOP_MOMENTUM))
 
     def units_of(self, trials: Sequence[Mapping[str, Any]]) -> tuple[Array, Mask]:
         """Return where the parameters of trials lie.
@@ -245,18 +247,28 @@ class KnobSpace:
         if self.pivot is None or self.knobs[self.pivot].choices:
             return unit, np.ones(len(unit), dtype=bool)
         numbers, knob = self.numbers(unit), self.knobs[self.pivot]
-        shift = self.points(unit).factors @ tilt
-        noises = np.exp(target - shift)
-        wanted = [self._solved(noise, s) for noise, s in zip(noises, self._settings(numbers), strict=True)]
-        coordinate = knob.encode(np.array(wanted))
+        assert knob.role is not None
+        wanted = target - self.points(unit).factors @ tilt
+        with np.errstate(over="ignore", invalid="ignore"):
+            coordinate = knob.encode(self._solved(knob.role, wanted, numbers))
         reached = (coordinate >= 0.0) & (coordinate <= 1.0)
         out = unit.copy()
         out[:, self.pivot] = np.where(np.isnan(coordinate), unit[:, self.pivot], np.clip(coordinate, 0.0, 1.0))
         return out, reached
 
-    def _solved(self, noise: float, settings: Mapping[str, float]) -> float:
-        role = self.knobs[self.pivot or 0].role
-        assert role is not None
+    def _solved(self, role: str, log_noise: Array, numbers: Sequence[Array]) -> Array:
+        # values of the pivot with these log noises, NaN where none is legal
+        settings = self._settings(numbers)
+        if role in self.noise.exponents:  # the knob is a factor itself: log noise is linear in its logarithm
+            gap = (log_noise - self._log_noise(numbers)) / self.noise.exponents[role]
+            return np.asarray(settings[role] * np.exp(gap))
+        rows = [
+            {k: float(np.broadcast_to(v, len(log_noise))[i]) for k, v in settings.items()}
+            for i in range(len(log_noise))
+        ]
+        return np.array([self._solved_one(role, math.exp(x), row) for x, row in zip(log_noise, rows, strict=True)])
+
+    def _solved_one(self, role: str, noise: float, settings: Mapping[str, float]) -> float:
         try:
             return self.noise.solve(role, noise, settings)
         except ValueError:  # no legal value of this knob reaches that noise

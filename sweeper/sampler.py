@@ -37,7 +37,7 @@ from .knobs import FACTORS, Array, Mask, check_fixed, check_names
 from .noise_axis import Conditions, KAugOf, KnobSpace, knob_space
 from .noise_choice import check_target
 from .prior import Z90, NoisePrior
-from .surrogate import Posterior, Prior, Taming, fit, tame, thin
+from .surrogate import Posterior, Prior, Taming, fit, one_thread, tame, thin
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -202,11 +202,12 @@ class NoiseTargetedSampler(BaseSampler):
             unit, origin, thought = self._start(space, trial.number, taken, rng), STARTUP, self._ignorant(space)
             level = math.nan
         else:
-            fitted = self._fit(space, seen, _weights(seen, rng), tried(space, others, (TrialState.PRUNED,)))
-            draws = _best_draws(fitted, rng)
-            choice = choose(self._aims(fitted, others, len(seen), draws, rng), taken, rng)
+            with one_thread():
+                fitted = self._fit(space, seen, _weights(seen, rng), tried(space, others, (TrialState.PRUNED,)))
+                draws = _best_draws(fitted, rng)
+                choice = choose(self._aims(fitted, others, len(seen), draws, rng), taken, rng)
+                thought = self._explanation(fitted, draws)
             unit, origin, level = choice.unit, choice.origin, choice.level
-            thought = self._explanation(fitted, draws)
         params = space.params_of(unit)
         target = None if math.isnan(level) else math.exp(level)
         note(study, trial, space, params, {"origin": origin, **asdict(thought)}, target)
@@ -248,13 +249,14 @@ class NoiseTargetedSampler(BaseSampler):
         Raises:
             ValueError: Another direction, or knobs that the formula cannot use.
         """
-        fitted = self._first(trials, direction)
-        if isinstance(fitted, KnobSpace):
-            return self._ignorant(fitted)
-        if fitted is None:
-            return Explanation(self._noise, {})
-        draws = _best_draws(fitted[0], np.random.default_rng(self._seed), _MANY_DRAWS)
-        return self._explanation(fitted[0], draws, intervals=True)
+        with one_thread():
+            fitted = self._first(trials, direction)
+            if isinstance(fitted, KnobSpace):
+                return self._ignorant(fitted)
+            if fitted is None:
+                return Explanation(self._noise, {})
+            draws = _best_draws(fitted[0], np.random.default_rng(self._seed), _MANY_DRAWS)
+            return self._explanation(fitted[0], draws, intervals=True)
 
     def recommend(self, trials: Sequence[FrozenTrial], direction: Direction = "minimize") -> Recommended | None:
         """Return the finished configuration with the best posterior mean among the feasible ones; None without any.
@@ -268,16 +270,16 @@ class NoiseTargetedSampler(BaseSampler):
         Raises:
             ValueError: Another direction, or knobs that the formula cannot use.
         """
-        fitted = self._first([t for t in trials if all(v <= 0 for v in t.constraints.values())], direction)
-        if fitted is None or isinstance(fitted, KnobSpace):
-            return None
-        model, seen, sign = fitted[0].model, fitted[1], fitted[2]
-        points = fitted[0].space.points(seen.unit)
-        mean, sd = model.predict(points)
+        with one_thread():
+            fitted = self._first([t for t in trials if all(v <= 0 for v in t.constraints.values())], direction)
+            if fitted is None or isinstance(fitted, KnobSpace):
+                return None
+            (surrogate, seen, sign), space = fitted, fitted[0].space
+            mean, sd = surrogate.model.predict(space.points(seen.unit))
         best = int(np.argmin(mean))
         first = int(seen.numbers[keys(seen.unit).index(keys(seen.unit)[best])])
         trial = next(t for t in trials if t.number == first)
-        taming = Taming.of(fitted[0].losses)
+        taming = Taming.of(surrogate.losses)
         if taming is None:
             return Recommended(first, dict(trial.params), float(sign * seen.losses[best, 0]), 0.0)
         around = taming.losses(mean[best] + sd[best] * np.array([-1.0, 0.0, 1.0]))
@@ -323,6 +325,7 @@ class NoiseTargetedSampler(BaseSampler):
             high - low,
             float(np.ptp(steps)) if space.pivot is not None else 0.0,
         )
+        prior = prior.without(exponents=not self._parts.exponents, residual=not self._parts.residual)
         taming = Taming.of(losses)
         model = fit(points, np.zeros(len(losses)) if taming is None else taming(losses), self._nominal(space), prior)
         return _Fitted(space, model, losses, low, high)

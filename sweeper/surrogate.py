@@ -17,7 +17,8 @@ Source: additive and ARD kernels as in Rasmussen & Williams 2006, eq. 2.30 (post
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,30 @@ from scipy.optimize import minimize
 from sklearn import config_context
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Kernel
+from threadpoolctl import ThreadpoolController
 
 from .knobs import Array, Mask, Rows
 from .noise_axis import Points
 
 _ROOT5 = 5.0**0.5
 _JITTER = 1e-6
-_STEPS = 40
+_STEPS = 30
 _SCALARS = 6
 
 _Likelihood = Callable[[Array], tuple[float, Array]]
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_thread() -> Any:
+    """Return a context in which linear algebra runs in one thread.
+
+    The matrices are small and the other cores train: more threads would wait for each other, and round otherwise.
+    """
+    return _libraries().limit(limits=1, user_api="blas")
 
 
 @dataclass(frozen=True)
@@ -115,10 +130,11 @@ class Theta:
 
 @dataclass(frozen=True)
 class Prior:
-    """Independent normal priors of the optimizer's vector: mean and sd, both shape (6 + d + k,)."""
+    """Independent normal priors of the optimizer's vector: mean and sd, both shape (6 + d + k,), of d `knobs`."""
 
     mean: Array
     sd: Array
+    knobs: int
     has_noise: bool
     has_step: bool
 
@@ -146,7 +162,16 @@ class Prior:
         lengths = np.full(d, 0.7 * max(d, 1) ** 0.25)  # distances grow with the number of knobs
         mean = np.concatenate([np.log(scalars), np.log(lengths), np.zeros(len(tilt_sd))])
         sd = np.concatenate([[0.7, 0.7, 0.7, 0.7, 0.7, 0.8], np.full(d, 0.7), tilt_sd])
-        return cls(mean, sd, has_noise, has_step)
+        return cls(mean, sd, d, has_noise, has_step)
+
+    def without(self, *, exponents: bool = False, residual: bool = False) -> Prior:
+        """Return the prior with the exponents held as given, or next to no residual, for ablations."""
+        mean, sd = self.mean.copy(), self.sd.copy()
+        if exponents:
+            sd[_SCALARS + self.knobs :] = 1e-6
+        if residual:
+            mean[4], sd[4] = np.log(1e-3), 1e-6
+        return replace(self, mean=mean, sd=sd)
 
 
 def squared(a: Array, b: Array, nominal: Mask) -> Array:
@@ -361,7 +386,7 @@ class Posterior:
         return float(f.var()) / total if total > 1e-12 else 0.0
 
 
-def fit(points: Points, values: Array, nominal: Mask, prior: Prior, limit: int = 120) -> Posterior:
+def fit(points: Points, values: Array, nominal: Mask, prior: Prior, limit: int = 90) -> Posterior:
     """Fit the surrogate.
 
     Args:

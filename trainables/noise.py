@@ -47,6 +47,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .registry import Registry, unknown
 
@@ -56,7 +57,7 @@ SOLVABLE = (*KNOBS, "beta1", "k_aug")
 FAMILIES = ("sgd", "sgdw", "adam", "adamw", "other")
 MEASURED = ("trace_sigma", "b_simple", "weight_norm", "dose")
 
-_FACTORS: Mapping[str, Callable[[Settings], float]] = {
+_FACTORS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "learning_rate": lambda h: h["learning_rate"],
     "batch_size": lambda h: h["batch_size"],
     "one_minus_momentum": lambda h: 1.0 - h["momentum"],
@@ -142,6 +143,10 @@ class NoiseScale:
         if (fault := self._fault(settings)) is not None:
             raise ValueError(f"noise {self.name!r} is undefined at {fault} = {settings[fault]!r}: {self.formula}")
         return self.prefactor * math.prod(_FACTORS[f](settings) ** e for f, e in self.exponents.items())
+
+    def factors(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return factor -> value of what the formula multiplies, elementwise where settings are arrays; unchecked."""
+        return {name: _FACTORS[name](settings) for name in self.exponents}
 
     def defined_at(self, settings: Settings) -> bool:
         """Whether `settings` suffice, and no measured one (or a weight decay of 0) leaves the scale undefined."""

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo test test-fast check bench clean
+.PHONY: help install demo test test-fast check bench bench-sampler clean
 
 help:
 	@echo "make demo       set up .venv and run a sweep of 60 pairs on real data, with a page at the end"
@@ -10,6 +10,7 @@ help:
 	@echo "make test-fast  the tests that need neither Ray nor a browser"
 	@echo "make check      lint, types, import rules"
 	@echo "make bench      benchmarks; each prints a table"
+	@echo "make bench-sampler  the noise sampler against Optuna's, half an hour on two cores"
 
 install: .venv/.installed
 
@@ -39,6 +40,9 @@ check: install
 
 bench: install
 	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+bench-sampler: install
+	$(BIN)/python tests/bench/bench_sampler.py
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache

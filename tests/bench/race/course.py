@@ -123,7 +123,9 @@ def run_all(runs: Iterable[Run], folder: Path, workers: int) -> pa.Table:
             each.result()
             if count % 20 == 0 or count == len(pending):
                 left = (time.monotonic() - start) / count * (len(pending) - count)
-                print(f"{count} of {len(pending)} runs, about {left / 60:.0f} minutes left", file=sys.stderr, flush=True)
+                print(
+                    f"{count} of {len(pending)} runs, about {left / 60:.0f} minutes left", file=sys.stderr, flush=True
+                )
     return pa.concat_tables(_tables(wanted, folder))
 
 

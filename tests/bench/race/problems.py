@@ -173,8 +173,7 @@ def pairs(objective: str) -> Problem:
     """Return the problem of the real pairs: multilinear in ln eta, ln lambda and ln B, momentum as a choice."""
     table = cells(objective)
     surface = {
-        m: RegularGridInterpolator(table.axes, own)
-        for m, own in zip(table.momenta, smoothed(table.mean), strict=True)
+        m: RegularGridInterpolator(table.axes, own) for m, own in zip(table.momenta, smoothed(table.mean), strict=True)
     }
     batch, _, rate = table.axes
     space: Space = {
@@ -241,7 +240,11 @@ class Family:
         limit = 10.0 if self.noise else math.inf
 
         def true(params: Params) -> float:
-            logs = [math.log(params["learning_rate"]), -math.log(params["batch_size"]), -math.log1p(-params["momentum"])]
+            logs = [
+                math.log(params["learning_rate"]),
+                -math.log(params["batch_size"]),
+                -math.log1p(-params["momentum"]),
+            ]
             logs.append(math.log(params.get("weight_decay", 5e-4) / 5e-4))
             z = float(exponents @ logs) + augmentation * params.get("augmentation_strength", 0.0)
             z = (z - best) / width

@@ -19,8 +19,6 @@ from sweeper.sampler import NoiseTargetedSampler, Parts
 
 from .problems import Params, Problem, Space, log_noise
 
-warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -146,7 +144,9 @@ def _coordinate(d: Any, value: Any) -> float:
 
 
 def _tpe(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 
 def _gp(seed: int) -> optuna.samplers.BaseSampler:

@@ -9,12 +9,12 @@ import time
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import numpy as np  # noqa: E402  (reads the environment on import)
-import optuna  # noqa: E402
-from provenance import provenance  # noqa: E402
-from race.problems import draw, problem  # noqa: E402
+import numpy as np
+import optuna
+from provenance import provenance
+from race.problems import draw, problem
 
-from sweeper.sampler import NoiseTargetedSampler  # noqa: E402
+from sweeper.sampler import NoiseTargetedSampler
 
 
 def asks(trials: int, count: int) -> list[float]:

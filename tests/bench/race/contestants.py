@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+from sweeper.prior import NoisePrior
 from sweeper.sampler import NoiseTargetedSampler, Parts
 
 from .problems import Params, Problem, Space, log_noise
@@ -55,11 +56,13 @@ class Contestant(Protocol):
 
 
 class Ours:
-    """`NoiseTargetedSampler`, without some of its parts for an ablation."""
+    """`NoiseTargetedSampler`; without some of its parts, or with a prior that is off by a factor."""
 
-    def __init__(self, problem: Problem, seed: int, **without: bool) -> None:
+    def __init__(self, problem: Problem, seed: int, off: float | None = None, **without: bool) -> None:
         self.space = problem.space
-        self._sampler = NoiseTargetedSampler(seed=seed, search_space=problem.space)
+        best = math.exp(problem.best_noise)
+        prior = off and NoisePrior(best * off, best * off / 1.5, best * off * 1.5)
+        self._sampler = NoiseTargetedSampler(seed=seed, search_space=problem.space, prior=prior or None)
         self._sampler._parts = Parts(**without)
 
     def sampler(self) -> optuna.samplers.BaseSampler:
@@ -162,6 +165,8 @@ CONTESTANTS: Mapping[str, Callable[[Problem, int], Contestant]] = {
     "cmaes": lambda p, s: Theirs(p, lambda: optuna.samplers.CmaEsSampler(seed=s, warn_independent_sampling=False)),
     "qmc": lambda p, s: Theirs(p, lambda: optuna.samplers.QMCSampler(seed=s, warn_independent_sampling=False)),
     "random": lambda p, s: Theirs(p, lambda: optuna.samplers.RandomSampler(seed=s)),
+    "noise+prior": lambda p, s: Ours(p, s, off=1.0),
+    "noise+wrong_prior": lambda p, s: Ours(p, s, off=10.0 if s % 2 else 0.1),
     "noise-level_sets": lambda p, s: Ours(p, s, level_sets=False),
     "noise-exponents": lambda p, s: Ours(p, s, exponents=False),
     "noise-residual": lambda p, s: Ours(p, s, residual=False),

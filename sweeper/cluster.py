@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import shutil
 import signal
 import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -37,11 +38,12 @@ for _key, _value in _ENVIRONMENT.items():
 
 import ray  # noqa: E402  (reads the environment on import)
 from ray import tune  # noqa: E402
+from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from trainables.runtime import Runtime  # noqa: E402
 
-from .jobs import Job, execute, give_up  # noqa: E402
+from .jobs import Job, execute, give_up, prune  # noqa: E402
 from .session import Session  # noqa: E402
 from .spec import SpecError, SweepSpec  # noqa: E402
 
@@ -50,8 +52,27 @@ def _trainable(config: dict[str, Any]) -> None:
     # runs in a Tune actor that is reused: no global state may be left behind
     warnings.simplefilter("ignore")
     job = Job.from_json(config["job"])
-    rows = execute(job, Runtime(**config["runtime"]), Path(config["run"]))
+    rows = execute(job, Runtime(**config["runtime"]), Path(config["run"]), _report_rung)
     tune.report({"rows": json.dumps(rows)})
+
+
+def _report_rung(record: Mapping[str, Any]) -> None:
+    # of a trial that the driver stops this does not return: the thread ends here, and the driver writes the trial
+    if "rung" in record:
+        plain = {k: record[k] for k in ("rung", "epoch", "step", "merged_loss_val", "merged_accuracy_val")}
+        tune.report({**plain, "look": pickle.dumps(dict(record))})
+
+
+class RungScheduler(FIFOScheduler):
+    """Tune's scheduler as a view of the session, too: stops a trial at a rung where the session's judge says so."""
+
+    def __init__(self, searcher: SessionSearcher) -> None:
+        super().__init__()
+        self.searcher = searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Return STOP or CONTINUE."""
+        return self.STOP if "look" in result and self.searcher.judge(trial.trial_id, result["look"]) else self.CONTINUE
 
 
 class SessionSearcher(Searcher):
@@ -61,10 +82,20 @@ class SessionSearcher(Searcher):
         super().__init__()
         self.session = session
         self.jobs: dict[str, Job] = {}
+        self.stopped: dict[str, tuple[Mapping[str, Any], str]] = {}  # last rung of a trial, and why it ends there
+
+    def judge(self, trial_id: str, look: bytes) -> bool:
+        """Show a rung to the session's judge; returns whether the trial is to stop."""
+        assert self.session is not None
+        record = pickle.loads(look)
+        reason = self.session.look(self.jobs[trial_id], record)
+        if reason:
+            self.stopped[trial_id] = record, reason
+        return bool(reason)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune snapshots its searcher; ours is rebuilt from the run folder instead
-        return {"session": None, "jobs": {}, "_metric": None, "_mode": None}
+        return {"session": None, "jobs": {}, "stopped": {}, "_metric": None, "_mode": None}
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next job as a Tune configuration, or FINISHED."""
@@ -82,7 +113,10 @@ class SessionSearcher(Searcher):
         job = self.jobs.pop(trial_id, None)
         if job is None:
             return
-        if result and "rows" in result:
+        if trial_id in self.stopped:
+            record, reason = self.stopped.pop(trial_id)
+            rows = prune(job, self.session.run, record["outputs"], reason, record["before"])
+        elif result and "rows" in result:
             rows = json.loads(result["rows"])
             if not (self.session.run / "trials" / f"{rows[0]['digest']}.parquet").exists():
                 self.session.halt(f"a worker's results are not in {self.session.run} here: --out must be on storage "
@@ -193,10 +227,12 @@ def run_cluster(session: Session) -> None:
             workers, gpus = connect(spec)
             if threading.current_thread() is threading.main_thread():
                 signals.install()
+            searcher = SessionSearcher(session)
             tuner = tune.Tuner(
                 tune.with_resources(_trainable, {"cpu": spec.threads, "gpu": gpus}),
                 tune_config=tune.TuneConfig(
-                    search_alg=SessionSearcher(session),
+                    search_alg=searcher,
+                    scheduler=RungScheduler(searcher),
                     num_samples=len(session.open),
                     max_concurrent_trials=workers,
                     reuse_actors=True,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from .jobs import execute
+from collections.abc import Mapping
+
+from trainables.runtime import Report, Stop
+
+from .jobs import Job, execute
 from .session import Session
 
 
@@ -14,4 +18,12 @@ def run_inline(session: Session) -> None:
         OSError: The run folder cannot be written to.
     """
     while job := session.next_job():
-        session.finish(job, execute(job, session.runtime, session.run))
+        session.finish(job, execute(job, session.runtime, session.run, _judged(session, job)))
+
+
+def _judged(session: Session, job: Job) -> Report:
+    def report(record: Mapping[str, object]) -> None:
+        if reason := session.look(job, record):
+            raise Stop(reason)
+
+    return report

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from trainables.record import failed, now
+from trainables.record import failed, now, stopped
 from trainables.result import PairOutput
 from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec
@@ -50,7 +50,14 @@ class Job:
 def execute(job: Job, runtime: Runtime, run: Path, report: Report = lambda _: None) -> list[Row]:
     """Run the trials of a job and write each to the run folder.
 
-    A trial that raises becomes a row with outcome `failed`; the sweep goes on.
+    A trial that raises becomes a row with outcome `failed`; the sweep goes on. After a trial that the report stopped
+    the remaining repeats are not run.
+
+    Args:
+        job: The trials.
+        runtime: Where to run.
+        run: The run folder.
+        report: Called with what the trials report, and with `before`, the rows of the repeats that are done.
 
     Returns:
         The rows as written, without the column `spec`.
@@ -59,14 +66,31 @@ def execute(job: Job, runtime: Runtime, run: Path, report: Report = lambda _: No
         OSError: The run folder cannot be written to.
     """
     rows: list[Row] = []
+
+    def with_rows(record: Mapping[str, object]) -> None:
+        report({**record, "before": rows})
+
     for group in _groups(job.specs):
         started = now()
         try:
-            outputs = run_trials(group, runtime, report)
+            outputs = run_trials(group, runtime, with_rows)
         except Exception as error:
             outputs = [failed(spec, runtime, error, started) for spec in group]
         rows += [_commit(run, job, output) for output in outputs]
+        if was_stopped(rows):
+            break
     return rows
+
+
+def was_stopped(rows: Iterable[Row]) -> bool:
+    """Whether one of a configuration's trials was stopped on its way: the configuration is done."""
+    return any(r.get("pruned_step") is not None for r in rows)
+
+
+def prune(job: Job, run: Path, outputs: Iterable[PairOutput], reason: str, done: Sequence[Row]) -> list[Row]:
+    """Write the trials of a job that were stopped in a worker, and return all its rows; `done` were written before."""
+    mine = {s.digest for s in job.specs} - {r["digest"] for r in done}
+    return [*done, *(_commit(run, job, stopped(o, reason)) for o in outputs if o.result.digest in mine)]
 
 
 def give_up(job: Job, runtime: Runtime, run: Path, reason: str, done: Sequence[Row]) -> list[Row]:

@@ -65,6 +65,8 @@ class Progress:
 
     def _text(self, status: Status) -> str:
         failed = f", {status.failed} failed" if status.failed else ""
+        if status.pruned:
+            failed += f", {status.pruned} pruned ({status.saved_seconds:.0f} s saved)"
         left = self._left(status)
         return (
             f"{status.running} running{failed}, best {self.objective} {_number(status.best)}, "

@@ -7,7 +7,7 @@ import math
 import time
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
 from .doubts import split
-from .jobs import Job, Row
+from .jobs import Job, Row, was_stopped
 from .limits import MEMORY, constraints, feasible
 from .objective import OBJECTIVES, Objective, Told
 from .pareto import pareto
 from .proposer import DesignProposer, Proposal, Proposer, budget_of, make_proposer
+from .pruning import Judge, Pruner, saved
 from .samplers import SAMPLERS
 from .spec import SpecError, SweepSpec, corners
 from .store import SearchRow, read, write_search
@@ -42,6 +43,9 @@ class Status:
     done: int = 0
     running: int = 0
     failed: int = 0
+    pruned: int = 0
+    saved_seconds: float = 0.0
+    """Training time of the steps that pruned trials did not run."""
     best: float | None = None
     target: float | None = None
     warnings: dict[str, str] = field(default_factory=lambda: {})
@@ -97,6 +101,9 @@ class Session:
         self.rows: list[Row] = []  # finished trials, of a sweep with several objectives
         self.worst: dict[str, float] = {}  # objective that is not capped -> the worst value told so far
         self.finished: set[str] = set()  # digests of finished trials
+        judge = Judge(self.objective, self.status.budget * spec.repeats, bool(spec.further_objectives))
+        self.pruner = Pruner(judge, self._noise) if spec.prune else None
+        self.belief: tuple[float, float] | None = None  # the sampler's interval of the optimal noise
         self.halted = ""  # why no further configuration is started
         self.open: list[int] = []  # numbers to do, the next one last
         self.partial: dict[int, list[Row]] = {}  # rows of numbers that were interrupted between their repeats
@@ -122,7 +129,7 @@ class Session:
                 # blocks are reserved whole: a repeat that is missing belongs to its own number
                 block = row["repeat"] // self.spec.repeats + 1
                 self.repeats[row["config"]] = max(self.repeats[row["config"]], block * self.spec.repeats)
-            if len(done) >= self.spec.repeats:
+            if len(done) >= self.spec.repeats or was_stopped(done):
                 told = self._told(done)
                 assert told is not None
                 self.proposer.tell(number, self._params(done[0]), told)
@@ -137,6 +144,9 @@ class Session:
                     self.proposer.tell(number, self._params(own[0]), Told())
                 elif number < held:
                     self.proposer.keep(number)
+        if self.pruner:
+            rows = [row for own in by_number.values() for row in own]
+            self.pruner.restore(rows, read(self.run, "rungs").to_pylist())
         self.open.reverse()
         self._prune_weights()
 
@@ -209,6 +219,8 @@ class Session:
         )
         write_search(self.run, row)
         self.status.target = predicted
+        ends = thoughts.get("optimum_low"), thoughts.get("optimum_high")
+        self.belief = (ends[0], ends[1]) if ends[0] is not None and ends[1] is not None else None
         return Job(number, specs, self._context(proposal.target))
 
     def _complete(self, number: int, rows: list[Row]) -> Job:
@@ -246,10 +258,21 @@ class Session:
         digests = {s.digest for s in job.specs}
         return [r for r in read(self.run, "trials").to_pylist() if r["digest"] in digests]
 
+    # -- on the way -----------------------------------------------------------------------------------------------
+
+    def look(self, job: Job, record: Mapping[str, Any]) -> str | None:
+        """Take in what a running trial reports; returns why it is to be stopped, None where it goes on."""
+        if self.pruner is None or "rung" not in record:
+            return None
+        before = [*self.partial.get(job.number, []), *record["before"]]
+        return self.pruner.look(job.specs[0], {**record, "before": before}, self.ranking.best, self.belief)
+
     # -- rows in --------------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, rows: list[Row]) -> None:
         """Learn from the rows of a finished job."""
+        if self.pruner:
+            self.pruner.learn(rows)
         rows = [*self.partial.pop(job.number, []), *rows]
         told = self._told(rows)
         self.proposer.tell(job.number, self.space.params_of(job.specs[0]), told or Told())
@@ -266,7 +289,9 @@ class Session:
         """Start no further configuration."""
         self.halted = self.halted or reason
 
-    def _remember(self, rows: Iterable[Row]) -> None:
+    def _remember(self, rows: Sequence[Row]) -> None:
+        self.status.pruned += was_stopped(rows)
+        self.status.saved_seconds += saved(rows)[0]
         for row in rows:
             self.finished.add(row["digest"])
             self.ranking.add(row)

@@ -250,6 +250,7 @@ class SweepSpec(BaseModel):
             data_root=self.data,
             bases=None if bases is None else str(bases),
             device=device or self.device,
+            rungs=self.rungs if self.prune else 0,
             **{name: getattr(self, name) for name in _RUNTIME},
         )
 

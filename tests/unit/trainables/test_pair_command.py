@@ -25,7 +25,7 @@ def test_a_fresh_process_prints_the_same_numbers(tmp_path: Path) -> None:
     row = json.loads(done.stdout)
     assert list(row) == [c.name for c in trial_columns()]
     here = run_pair(spec, Runtime()).result.to_row()
-    free = {"device_seconds", "started", "commit"} | {k for k in row if k.startswith("seconds_")}
+    free = {"device_seconds", "step_seconds", "started", "commit"} | {k for k in row if k.startswith("seconds_")}
     assert {k: v for k, v in row.items() if k not in free} == {k: v for k, v in here.items() if k not in free}
 
 

@@ -22,7 +22,7 @@ from trainables.spec import PairSpec
 from trainables.training import Seeds, finetune
 
 SPEC = digits_spec()
-CHANGING = ("seconds", "device_seconds", "started")
+CHANGING = ("seconds", "device_seconds", "step_seconds", "started")
 
 
 @dataclass

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sweeper.objective import OBJECTIVES
+from sweeper.objective import OBJECTIVES, Objective
 from sweeper.report import counted
 
-from .axes import BLUE, GREY, rounded, short, wrapped
+from .axes import BLUE, GREY, Window, log_axis, rounded, short, window, wrapped
 from .best import Cell, TextTable
 from .marks import Chart, describe, figure, finish, markers
 from .tables import ConfigPoint
@@ -23,36 +24,62 @@ def front_chart(points: Sequence[ConfigPoint], front: Sequence[Mapping[str, Any]
         objectives: At least two names in `OBJECTIVES`.
     """
     first, *others = objectives
+    placed = [p for p in points if all(OBJECTIVES[name].column in p.values for name in objectives)]
+    sides = {name: _side(placed, OBJECTIVES[name]) for name in objectives}
     shown = figure()
     shown.set_subplots(rows=1, cols=len(others), horizontal_spacing=0.14)
-    for i, other in enumerate(others, start=1):
-        _panel(shown, points, front, (first, other), i)
-    columns = [OBJECTIVES[name].column for name in objectives]
-    scored = sum(all(c in p.values for c in columns) for p in points)
+    for col, other in enumerate(others, start=1):
+        _panel(shown, placed, front, (sides[first], sides[other]), col)
+        shown.update_xaxes(sides[first].axis, row=1, col=col)
+        shown.update_yaxes(sides[other].axis, row=1, col=col)
     text = (
-        f"Means over the repeats on validation. {counted(len(front), 'configuration')} of {scored}: "
+        f"Means over the repeats on validation. {counted(len(front), 'configuration')} of {len(placed)}: "
         "no other one matches them in every objective and beats them in one."
     )
+    if clipped := sum(any(not s.shows(p) for s in sides.values()) for p in placed):
+        text += f" {counted(clipped, 'configuration')} outside the frame, drawn at its edge."
     return Chart("front", "Pareto set", text, finish(shown), wide=len(others) > 1)
 
 
+@dataclass(frozen=True)
+class _Side:
+    """One axis: the objective's column, its Plotly settings, and the window; None shows all."""
+
+    column: str
+    axis: Mapping[str, Any]
+    view: Window | None
+
+    def shows(self, point: ConfigPoint) -> bool:
+        return self.view is None or self.view.shows(point.values[self.column].mean)
+
+    def at(self, point: ConfigPoint) -> float:
+        return point.values[self.column].mean if self.view is None or self.shows(point) else self.view.edge
+
+
+def _side(points: Sequence[ConfigPoint], goal: Objective) -> _Side:
+    values, title = [p.values[goal.column].mean for p in points], wrapped(goal.label)
+    if not goal.capped and min(values) > 0:  # a cost, whose ratios count
+        return _Side(goal.column, log_axis(values, title, most=6), None)
+    view = window(values, None, goal.maximize)
+    return _Side(goal.column, {"title": {"text": title}, "range": [view.low, view.high], "nticks": 6}, view)
+
+
 def _panel(
-    shown: Any, points: Sequence[ConfigPoint], front: Sequence[Mapping[str, Any]], names: tuple[str, str], col: int
+    shown: Any, points: Sequence[ConfigPoint], front: Sequence[Mapping[str, Any]], sides: tuple[_Side, _Side], col: int
 ) -> None:
-    goals = [OBJECTIVES[name] for name in names]
-    placed = [p for p in points if all(g.column in p.values for g in goals)]
     best = {r["config"] for r in front}
+    x, y = sides
     for name, group, marker in (
-        ("configuration", [p for p in placed if p.config not in best], {"size": 7, "color": GREY, "opacity": 0.6}),
-        ("Pareto set", [p for p in placed if p.config in best], {"size": 9, "color": BLUE}),
+        ("configuration", [p for p in points if p.config not in best], {"size": 7, "color": GREY, "opacity": 0.6}),
+        ("Pareto set", [p for p in points if p.config in best], {"size": 9, "color": BLUE}),
     ):
-        x, y = ([p.values[g.column].mean for p in group] for g in goals)
-        texts = [_told(p, goals[0].column, goals[1].column) for p in group]
-        shown.add_trace(markers(name, x, y, texts, marker=marker, showlegend=col == 1), row=1, col=col)
-    line = sorted((r[names[0]], r[names[1]]) for r in front)
+        texts = [_told(p, x.column, y.column) for p in group]
+        places = [x.at(p) for p in group], [y.at(p) for p in group]
+        shown.add_trace(markers(name, *places, texts, marker=marker, showlegend=col == 1), row=1, col=col)
+    line = sorted((x.at(p), y.at(p)) for p in points if p.config in best)
     shown.add_scatter(
-        x=[rounded(x) for x, _ in line],
-        y=[rounded(y) for _, y in line],
+        x=[rounded(a) for a, _ in line],
+        y=[rounded(b) for _, b in line],
         mode="lines",
         line={"color": BLUE, "width": 1, "dash": "dot"},
         hoverinfo="skip",
@@ -60,8 +87,6 @@ def _panel(
         row=1,
         col=col,
     )
-    shown.update_xaxes(title={"text": wrapped(goals[0].label)}, nticks=6, row=1, col=col)
-    shown.update_yaxes(title={"text": wrapped(goals[1].label)}, row=1, col=col)
 
 
 def _told(point: ConfigPoint, column: str, other: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,11 +104,11 @@ def report(
     points = config_points(trials, sweep.noise, [*dict.fromkeys(columns), _ACCURACY, _test(_ACCURACY)], lost)
     best = winner(trials, sweep.objective, believed, lost)
     front = pareto(trials.to_pylist(), objectives, lambda row: row["config"] not in lost) if objectives else []
-    charts = _charts(points, tables, sweep, measures, regimes)
-    if front:
-        charts.insert(0, front_chart(points, front, objectives))
+    further: list[Chart] = []
     if believed.explanation is not None and len(believed.explanation.posterior) > 1:
-        charts.insert(len(front) > 0, posterior_chart(believed.explanation, sweep.noise_label))
+        further.append(posterior_chart(believed.explanation, sweep.noise_label))
+    if front:
+        further.append(front_chart(points, front, objectives))
     return Report(
         sweep=sweep,
         overview=counts,
@@ -119,7 +119,7 @@ def report(
         tiles=_best_tiles(best)
         if sweep.own
         else (*_regime_tiles(regimes), *_best_tiles(best), *_belief_tiles(believed), *_count_tiles(counts)),
-        charts=tuple(charts),
+        charts=tuple(_charts(points, tables, sweep, measures, regimes, further)),
         best=best_table(trials, sweep, favourite=believed.favourite, lost=lost),
         exponents=exponent_table(believed),
         front=front_table(front, objectives),
@@ -163,14 +163,15 @@ def _charts(
     sweep: Sweep,
     measures: Mapping[str, Measure],
     regimes: Mapping[str, Regime],
+    further: Sequence[Chart],
 ) -> list[Chart]:
     label = sweep.noise_label
     if not any(p.noise for p in points):
-        return _merge_charts(tables, sweep)
+        return [*further, *_merge_charts(tables, sweep)]
     drawn = [
         noise_chart(points, m, label, f"{_name(m)} against the noise", regimes[name]) for name, m in measures.items()
     ]
-    charts = [*drawn, knobs_chart(points, measures[sweep.objective], label)]
+    charts = [*drawn, *further, knobs_chart(points, measures[sweep.objective], label)]
     if (found := compare(tables["trials"], sweep.noise)) is not None:
         charts.append(measured_chart(found))
     if any(abs(p.values[_ACCURACY].mean) > 0 for p in points if _ACCURACY in p.values):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FEWEST = 6
 """Configurations with a value below which nothing is modelled."""
 
-VALUELESS = ("pruned", Outcome.OUT_OF_MEMORY)
+VALUELESS = (Outcome.PRUNED, Outcome.OUT_OF_MEMORY)
 
 Row = Mapping[str, Any]
 

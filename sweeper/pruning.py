@@ -31,7 +31,7 @@ import numpy as np
 from trainables.result import Outcome
 from trainables.spec import PairSpec
 
-from .objective import DEFAULT_CLASSES, OBJECTIVES, Objective
+from .objective import DEFAULT_CLASSES, Objective
 
 Row = Mapping[str, Any]
 
@@ -131,6 +131,9 @@ def forecast(ended: Sequence[tuple[float, float, float]], value: float, log_nois
 class Judge:
     """Decides at each rung whether a trial goes on.
 
+    Merged loss and accuracy are what is seen at a rung, so they are what is forecast; for other objectives only what
+    diverges is stopped (a forecast of gains from merged losses stopped up to one winner in six).
+
     Args:
         objective: What ranks the trials.
         trials: How many the sweep has: each may take its part of `RISK`.
@@ -151,18 +154,15 @@ class Judge:
         row = {"outcome": "ok", self.objective.column: value, "classes": classes}
         return self.objective.tell(row) * (-1 if self.objective.maximize else 1)
 
-    def value(self, look: Look) -> float:
-        """Return what is seen at a rung on the scale of the forecast: log of the merged loss, or the accuracy."""
-        loss = OBJECTIVES["merged_loss"]
-        if self.objective is OBJECTIVES["merged_accuracy"]:
-            return -(look.accuracy or 0.0)
-        return loss.tell({"outcome": "ok", loss.column: look.loss, "classes": look.classes})
+    def _value(self, look: Look) -> float | None:
+        seen = {"merged_loss_val": look.loss, "merged_accuracy_val": look.accuracy}.get(self.objective.column)
+        return None if seen is None else self.told(seen, look.classes)
 
     def learn(self, looks: Sequence[Look], final: float) -> None:
         """Take in a trial that ended well: its looks, and its final value as `told` gives it."""
         for look in looks:
-            if look.noise is not None and look.loss is not None:
-                self.ended.setdefault(look.rung, []).append((self.value(look), math.log(look.noise), final))
+            if look.noise is not None and (value := self._value(look)) is not None:
+                self.ended.setdefault(look.rung, []).append((value, math.log(look.noise), final))
 
     def decide(self, look: Look, best: float | None, belief: tuple[float, float] | None = None) -> str | None:
         """Return why a trial is to be stopped in one sentence, None where it goes on.
@@ -176,9 +176,10 @@ class Judge:
         if look.loss is None or look.loss >= cap:
             seen = "is not finite" if look.loss is None else f"{look.loss:.3g} nat has reached the cap {cap:.3g}"
             return f"diverging: the merged loss {seen} at rung {look.rung}"
-        if self.only_diverging or best is None or look.noise is None:
+        value = self._value(look)
+        if self.only_diverging or best is None or look.noise is None or value is None:
             return None
-        ahead = forecast(self.ended.get(look.rung, ()), self.value(look), math.log(look.noise))
+        ahead = forecast(self.ended.get(look.rung, ()), value, math.log(look.noise))
         if ahead is None:
             return None
         chance = ahead.chance(best, look.before)

@@ -34,7 +34,7 @@ class Aims:
 
     Attributes:
         space: The search space.
-        model: Surrogate of the finished trials.
+        models: Surrogate of the finished trials, and variants of it over which the improvement is averaged.
         running: Trials that run, believed to return what the model expects.
         limits: Surrogates of the constraints, feasible up to 0.
         levels: Promising refined log noises, shape (m,); empty to use no level sets.
@@ -44,7 +44,7 @@ class Aims:
     """
 
     space: KnobSpace
-    model: Posterior
+    models: Sequence[Posterior]
     running: Points
     limits: Sequence[Posterior]
     levels: Array
@@ -60,15 +60,16 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
     arXiv 2204.11051, eq. 6). Where observations are so noisy that another look at one of the best finished
     configurations promises a better recommendation (`knowledge_gradient`), that one is proposed again.
     """
-    space, model = aims.space, aims.model
-    believer = model.believe(aims.running)
+    space, model = aims.space, aims.models[0]
+    believers = [m.believe(aims.running) for m in aims.models]
     seen = model.predict(model.points)[0]
     feasible = np.array([_log_feasible(aims.limits, model.points)])[0]
     incumbent = float(seen[feasible > np.log(0.5)].min(initial=np.inf))
     incumbent = incumbent if np.isfinite(incumbent) else float(seen.min())
 
     def score(points: Points) -> Array:
-        out = log_expected_improvement(*believer.predict(points), incumbent) + _log_feasible(aims.limits, points)
+        each = [log_expected_improvement(*b.predict(points), incumbent) for b in believers]
+        out = np.logaddexp.reduce(each, axis=0) + _log_feasible(aims.limits, points)
         if aims.prior and aims.trust:
             prior, low, high = aims.prior
             out = out + aims.trust * prior.log_density(model.axis(points), low, high)
@@ -88,8 +89,8 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
     elif not aims.repeats:
         return Choice(pool.points.unit[best], pool.origin[best], float(pool.level[best]))
     again = np.argsort(np.where(feasible > np.log(0.5), seen, np.inf), kind="stable")[:_INCUMBENTS]
-    few = believer.points[again] + pool.points[[best]]
-    gains = knowledge_gradient(believer, few)
+    few = model.points[again] + pool.points[[best]]
+    gains = knowledge_gradient(believers[0], few)
     if aims.repeats and gains[:-1].max() > gains[-1]:
         return Choice(few.unit[int(gains[:-1].argmax())], REPEAT, float("nan"))
     return Choice(pool.points.unit[best], pool.origin[best], float(pool.level[best]))

@@ -101,8 +101,8 @@ def propose(space: KnobSpace, model: Posterior, levels: Array, rng: np.random.Ge
     if count <= _ENUMERABLE:
         unit = _everything(space)
         return Pool(space.points(unit), [FILLING] * len(unit), np.full(len(unit), np.nan))
-    unit = sobol(256, len(space.knobs), rng)
-    near = neighbours(space, top(model, 5), model, rng, 40)
+    unit = sobol(128, len(space.knobs), rng)
+    near = neighbours(space, top(model, 5), model, rng, 24)
     origin = [FILLING] * len(unit) + [NEIGHBOUR] * len(near)
     unit, aims = np.concatenate([unit, near]), np.full(len(origin), np.nan)
     if space.pivot is not None and len(levels):
@@ -125,7 +125,7 @@ def top(model: Posterior, count: int) -> Array:
 
 
 def level_sets(
-    space: KnobSpace, model: Posterior, levels: Array, rng: np.random.Generator, each: int = 32
+    space: KnobSpace, model: Posterior, levels: Array, rng: np.random.Generator, each: int = 20
 ) -> tuple[Array, Array]:
     """Return points on level sets of the refined log noise, shape (n <= len(levels) * each, d), and their levels, (n,).
 

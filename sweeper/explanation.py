@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .candidates import level_sets, neighbours, top
-from .knobs import Array
-from .noise_axis import KnobSpace
+from .knobs import Array, Rows
+from .noise_axis import KnobSpace, Points
 from .surrogate import Posterior
 
 _SEEN, _LEVELS, _EACH, _TOP, _NEAR, _BINS = 40, 32, 3, 3, 20, 40
@@ -66,17 +67,19 @@ class BestDraws:
         return tuple(zip(middles.tolist(), (counts / counts.sum()).tolist(), strict=True))
 
 
-def best_draws(space: KnobSpace, model: Posterior, axis: Array, draws: int, rng: np.random.Generator) -> BestDraws:
+def best_draws(
+    space: KnobSpace, models: Sequence[Posterior], axis: Array, draws: int, rng: np.random.Generator
+) -> BestDraws:
     """Return where draws of the surrogate are lowest, among its points, level sets and neighbours of the best.
 
     Args:
         space: The search space.
-        model: The surrogate.
+        models: The surrogate and its variants; each gets an even share of the draws.
         axis: First and last refined log noise to look at.
         draws: Number of draws.
         rng: Generator of points and draws.
     """
-    levels = np.linspace(axis[0], axis[-1], _LEVELS)
+    model, levels = models[0], np.linspace(axis[0], axis[-1], _LEVELS)
     unit = np.concatenate(
         [
             top(model, _SEEN),
@@ -85,9 +88,14 @@ def best_draws(space: KnobSpace, model: Posterior, axis: Array, draws: int, rng:
         ]
     )
     points = space.points(unit)
+    own = [_lowest(m, points, math.ceil(draws / len(models)), rng) for m in models]
+    refined = np.concatenate([m.axis(points)[i] for m, i in zip(models, own, strict=True)])
+    return BestDraws(points.log_noise[np.concatenate(own)], refined)
+
+
+def _lowest(model: Posterior, points: Points, draws: int, rng: np.random.Generator) -> Rows:
     mean, covariance = model.predict(points)[0], model.covariance(points, points)
     # symmetric square root: a posterior covariance of many points is singular
     values, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
-    lowest = (mean + rng.standard_normal((draws, len(mean))) @ root.T).argmin(axis=1)
-    return BestDraws(points.log_noise[lowest], model.axis(points)[lowest])
+    return (mean + rng.standard_normal((draws, len(mean))) @ root.T).argmin(axis=1)

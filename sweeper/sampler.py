@@ -47,6 +47,7 @@ _SHIFT_SD = 0.7  # of what a choice or an augmentation's strength adds to log no
 _MAX_TRIALS, _MAX_PENDING = 300, 128
 _DRAWS, _MANY_DRAWS, _LEVELS = 200, 1000, 8
 _FEWEST = 3
+_UNSETTLED, _VARIANTS = 60, 4
 _FADE = 10.0  # trials after which a prior counts half
 
 __all__ = ["NOISE_TARGET_KEY", "PARAMS_KEY", "SEARCH_KEY", "Explanation", "NoiseTargetedSampler", "Recommended"]
@@ -204,8 +205,9 @@ class NoiseTargetedSampler(BaseSampler):
         else:
             with one_thread():
                 fitted = self._fit(space, seen, _weights(seen, rng), tried(space, others, (TrialState.PRUNED,)))
-                draws = _best_draws(fitted, rng)
-                choice = choose(self._aims(fitted, others, len(seen), draws, rng), taken, rng)
+                models = _models(fitted, rng)
+                draws = _best_draws(fitted, models, rng)
+                choice = choose(self._aims(fitted, models, others, draws, rng), taken, rng)
                 thought = self._explanation(fitted, draws)
             unit, origin, level = choice.unit, choice.origin, choice.level
         params = space.params_of(unit)
@@ -216,12 +218,12 @@ class NoiseTargetedSampler(BaseSampler):
     def _aims(
         self,
         fitted: _Fitted,
+        models: Sequence[Posterior],
         others: Sequence[FrozenTrial],
-        told: int,
         draws: BestDraws | None,
         rng: np.random.Generator,
     ) -> Aims:
-        space, model = fitted.space, fitted.model
+        space, told = fitted.space, len(fitted.model.points)
         levels = np.zeros(0)
         if draws is not None and self._parts.level_sets:
             levels = rng.choice(draws.refined, _LEVELS)
@@ -235,7 +237,7 @@ class NoiseTargetedSampler(BaseSampler):
         ]  # fmt: skip
         known = self._prior and (self._prior, fitted.low, fitted.high)
         return Aims(
-            space, model, space.points(running), limits, levels, known or None,
+            space, models, space.points(running), limits, levels, known or None,
             _FADE / (_FADE + told), self._parts.repeats,
         )  # fmt: skip
 
@@ -255,7 +257,8 @@ class NoiseTargetedSampler(BaseSampler):
                 return self._ignorant(fitted)
             if fitted is None:
                 return Explanation(self._noise, {})
-            draws = _best_draws(fitted[0], np.random.default_rng(self._seed), _MANY_DRAWS)
+            rng = np.random.default_rng(self._seed)
+            draws = _best_draws(fitted[0], _models(fitted[0], rng), rng, _MANY_DRAWS)
             return self._explanation(fitted[0], draws, intervals=True)
 
     def recommend(self, trials: Sequence[FrozenTrial], direction: Direction = "minimize") -> Recommended | None:
@@ -365,9 +368,17 @@ class NoiseTargetedSampler(BaseSampler):
         return replace(known, optimum=best, optimum_low=lowest, optimum_high=highest, posterior=posterior)
 
 
-def _best_draws(fitted: _Fitted, rng: np.random.Generator, draws: int = _DRAWS) -> BestDraws | None:
+def _models(fitted: _Fitted, rng: np.random.Generator) -> list[Posterior]:
+    # few trials leave the hyperparameters open; many settle them, and each variant costs
+    few = len(fitted.model.points) <= _UNSETTLED
+    return [fitted.model, *(fitted.model.variants(_VARIANTS, rng) if few else [])]
+
+
+def _best_draws(
+    fitted: _Fitted, models: Sequence[Posterior], rng: np.random.Generator, draws: int = _DRAWS
+) -> BestDraws | None:
     axis = _axis(fitted)
-    return best_draws(fitted.space, fitted.model, axis, draws, rng) if len(axis) else None
+    return best_draws(fitted.space, models, axis, draws, rng) if len(axis) else None
 
 
 def _axis(fitted: _Fitted) -> Array:

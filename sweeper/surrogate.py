@@ -352,29 +352,43 @@ class Posterior:
         if not len(pending):
             return self
         rows = np.concatenate([table(self.points), table(pending)])
-        values = np.concatenate([self.model.y_train_, self.model.predict(table(pending))])
+        values: Any = np.concatenate([self.model.y_train_, self.model.predict(table(pending))])
         return Posterior(self.points + pending, _regression(self.kernel, rows, values), self.trained)
 
     def tilt_sd(self) -> Array:
-        """Return the posterior sd of each refined exponent, shape (k,), the other hyperparameters integrated out.
+        """Return the posterior sd of each refined exponent, shape (k,), the other hyperparameters integrated out."""
+        sds, axes = self._laplace()
+        count = len(self.theta.tilt)
+        variances = (axes**2) @ sds**2
+        return np.minimum(np.sqrt(variances), self.kernel.prior.sd)[len(sds) - count :]
 
-        Source: Laplace's approximation at the maximum (Rasmussen & Williams 2006, section 5.5), its Hessian by
-        differences of the gradient.
-        """
-        at, prior = np.array(self.kernel.theta), self.kernel.prior
-        count, step = len(self.theta.tilt), 1e-4
+    def variants(self, count: int, rng: np.random.Generator) -> list[Posterior]:
+        """Return surrogates of the same observations with hyperparameters drawn from their posterior."""
+        sds, axes = self._laplace()
+        at, (low, high), rows = np.array(self.kernel.theta), self.kernel.bounds.T, table(self.points)
+        values: Any = self.model.y_train_
+        out: list[Posterior] = []
+        for _ in range(count):
+            drawn = np.clip(at + axes @ (sds * rng.standard_normal(len(at))), low, high)
+            kernel = NoiseKernel(drawn, self.kernel.prior, self.kernel.nominal)
+            out.append(Posterior(self.points, _regression(kernel, rows, values), self.trained))
+        return out
+
+    def _laplace(self) -> tuple[Array, Array]:
+        # sds, shape (p,), and axes, shape (p, p), of the hyperparameters' posterior by Laplace's approximation at the
+        # maximum (Rasmussen & Williams 2006, section 5.5), its Hessian by differences of the gradient
+        at, prior, step = np.array(self.kernel.theta), self.kernel.prior, 1e-3
 
         def slope(v: Array) -> Array:
             found: Any = self.trained.log_marginal_likelihood(v, eval_gradient=True, clone_kernel=False)
             return -np.asarray(found[1]) + (v - prior.mean) / prior.sd**2
 
-        shifts = step * np.eye(len(at))
-        hessian = np.array([(slope(at + s) - slope(at - s)) / (2 * step) for s in shifts])
+        level = slope(at)
+        hessian = np.array([(slope(at + shift) - level) / step for shift in step * np.eye(len(at))])
         slope(at)  # the kernel that is not cloned keeps the last hyperparameters
-        values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
+        values, axes = np.linalg.eigh((hessian + hessian.T) / 2)
         # a direction that the maximum does not bend is as unknown as before
-        variances = (vectors**2) @ (1.0 / np.maximum(values, 1.0 / prior.sd.max() ** 2))
-        return np.minimum(np.sqrt(variances[len(at) - count :]), prior.sd[len(at) - count :])
+        return 1.0 / np.sqrt(np.maximum(values, 1.0 / prior.sd.max() ** 2)), axes
 
     def noise_share(self) -> float:
         """Return the variance of f's mean over that of f's and the rest's means at the observed points, in [0, 1]."""

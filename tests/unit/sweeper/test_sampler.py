@@ -13,16 +13,17 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
-from scipy.optimize import approx_fprime
 from scipy.stats import norm
 
+from sweeper.acquisition import knowledge_gradient
 from sweeper.candidates import LEVEL_SET, log_expected_improvement, propose, reach, startup_point, van_der_corput
 from sweeper.exchange import PARAMS_KEY
 from sweeper.k_aug import KAug
 from sweeper.knobs import check_fixed, check_names
 from sweeper.noise_axis import KnobSpace, knob_space
+from sweeper.prior import NoisePrior
 from sweeper.sampler import NOISE_TARGET_KEY, SEARCH_KEY, NoiseTargetedSampler
-from sweeper.surrogate import Prior, _objective, fit, tame, thin
+from sweeper.surrogate import NoiseKernel, Posterior, Prior, Taming, fit, table, tame, thin
 from trainables.noise import KNOBS, NOISE
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -79,7 +80,7 @@ def test_solving_reaches_the_refined_level(name: str) -> None:
     space = space_of(SPACE, name)
     low, high = reach(space)
     draws = np.random.default_rng(1).random((200, 5))
-    tilt = np.linspace(-0.1, 0.1, len(space.factor_knobs))
+    tilt = np.linspace(-0.1, 0.1, len(space.factor_roles))
     target = np.full(200, (low + high) / 2)
     unit, reached = space.solve(draws, target, tilt)
     points = space.points(unit)
@@ -164,10 +165,10 @@ def test_eight_startup_points_hold_one_noise_in_each_eighth_of_the_range(seed: i
 
 
 def test_startup_is_a_function_of_seed_and_number() -> None:
-    first = run(NoiseTargetedSampler(seed=3, search_space=SPACE), ridge, 8)
+    first = run(NoiseTargetedSampler(seed=3, search_space=SPACE), ridge, 5)
     again = NoiseTargetedSampler(seed=3, search_space=SPACE)
     study = optuna.create_study(sampler=again)
-    together = [study.ask(SPACE).params for _ in range(8)]  # none is told
+    together = [study.ask(SPACE).params for _ in range(5)]  # none is told
     assert together == [t.params for t in first.trials]
     assert run(NoiseTargetedSampler(seed=4, search_space=SPACE), ridge, 1).trials[0].params != together[0]
 
@@ -191,50 +192,77 @@ def _problem(nominal: bool = False) -> tuple[KnobSpace, np.ndarray, np.ndarray]:
     return space, unit, y
 
 
-@pytest.mark.parametrize("has_noise", [True, False])
-def test_gradient_of_the_log_posterior(has_noise: bool) -> None:
-    space, unit, y = _problem(nominal=True)
-    nominal = np.array([k.nominal for k in space.knobs])
-    prior = Prior.of(6, np.full(3, 0.1), 10.0)
-    objective = _objective(space.points(unit), tame(y), nominal, prior, has_noise)
+def _fitted(nominal: bool = False) -> tuple[KnobSpace, np.ndarray, Posterior]:
+    space, unit, y = _problem(nominal)
+    points, kinds = space.points(unit), np.array([k.nominal for k in space.knobs])
+    prior = Prior.of(len(space.knobs), np.full(len(space.factor_roles), 0.1), 10.0, 5.0)
+    return space, tame(y), fit(points, tame(y), kinds, prior)
+
+
+@pytest.mark.parametrize("spans", [(10.0, 5.0), (10.0, 0.0), (0.0, 0.0)])
+def test_gradient_of_the_covariance(spans: tuple[float, float]) -> None:
+    space, unit, _ = _problem(nominal=True)
+    prior = Prior.of(len(space.knobs), np.full(len(space.factor_roles), 0.1), *spans)
     at = prior.mean + 0.5 * prior.sd * np.random.default_rng(1).standard_normal(len(prior.mean))
-    numeric = approx_fprime(at, lambda v: objective(v)[0], 1e-6)
-    assert objective(at)[1] == pytest.approx(numeric, rel=2e-4, abs=2e-3)
+    kinds, rows = np.array([k.nominal for k in space.knobs]), table(space.points(unit[:9]))
+    covariance, gradient = NoiseKernel(at, prior, kinds)(rows, eval_gradient=True)
+    assert covariance == pytest.approx(NoiseKernel(at, prior, kinds)(rows))
+    for i, step in enumerate(1e-6 * np.eye(len(at))):
+        ahead, behind = (NoiseKernel(at + s, prior, kinds)(rows) for s in (step, -step))
+        assert gradient[:, :, i] == pytest.approx((ahead - behind) / 2e-6, abs=1e-6)
 
 
 def test_posterior_equals_the_textbook_formula() -> None:
-    space, unit, y = _problem()
-    points, target = space.points(unit), tame(y)
-    model = fit(points, y, np.zeros(5, dtype=bool), Prior.of(5, np.full(3, 0.1), 10.0), True)
+    space, target, model = _fitted()
     new = space.points(np.random.default_rng(2).random((7, 5)))
-    noisy = model.covariance(points, points) + (model.theta.seed_noise**2 + 1e-6) * np.eye(40)
-    inverse, cross = np.linalg.inv(noisy), model.covariance(points, new)
+    seen, other = table(model.points), table(new)
+    noisy = model.kernel(seen) + 1e-6 * np.eye(40)
+    inverse, cross = np.linalg.inv(noisy), model.kernel(seen, other)
     mean, sd = model.predict(new)
-    assert mean == pytest.approx(model.constant + cross.T @ inverse @ (target - model.constant), abs=1e-6)
-    variance = np.diag(model.covariance(new, new) - cross.T @ inverse @ cross)
-    assert sd**2 == pytest.approx(variance, abs=1e-6)
+    assert mean == pytest.approx(cross.T @ inverse @ target, abs=1e-6)
+    expected = model.kernel(other, other) - cross.T @ inverse @ cross
+    assert sd**2 == pytest.approx(np.diag(expected), abs=1e-6)
+    assert model.covariance(new, new) == pytest.approx(expected, abs=1e-6)
 
 
 def test_believing_keeps_the_mean_and_shrinks_the_sd() -> None:
-    space, unit, y = _problem()
-    model = fit(space.points(unit), y, np.zeros(5, dtype=bool), Prior.of(5, np.full(3, 0.1), 10.0), True)
+    space, _, model = _fitted()
     pending = space.points(np.random.default_rng(3).random((4, 5)))
     believer = model.believe(pending)
     far = space.points(np.random.default_rng(4).random((30, 5)))
-    assert believer.predict(far)[0] == pytest.approx(model.predict(far)[0], abs=1e-8)
-    assert (believer.predict(far)[1] <= model.predict(far)[1] + 1e-9).all()
-    at = believer.predict(pending)[1]
-    assert (at <= 1.01 * model.theta.seed_noise).all()
-    # the same as refactorising everything
-    every = model.points + pending
-    noise = model.theta.seed_noise**2 + 1e-6
-    whole = model.covariance(every, every) + noise * np.eye(len(every))
-    assert believer.chol @ believer.chol.T == pytest.approx(whole, abs=1e-8)
+    assert believer.predict(far)[0] == pytest.approx(model.predict(far)[0], abs=1e-6)
+    assert (believer.predict(far)[1] <= model.predict(far)[1] + 1e-6).all()
+    assert (believer.predict(pending)[1] <= 1.01 * model.theta.seed_noise + 1e-3).all()
+
+
+def test_variants_are_drawn_around_the_fitted_hyperparameters() -> None:
+    _, _, model = _fitted()
+    at = np.array(model.kernel.theta)
+    drawn = np.array([np.array(v.kernel.theta) for v in model.variants(40, np.random.default_rng(0))])
+    assert np.array(model.kernel.theta).tolist() == at.tolist()
+    assert (np.abs(drawn.mean(axis=0) - at) <= 4 * drawn.std(axis=0) / math.sqrt(40) + 0.3).all()
+    assert (model.tilt_sd() <= 0.1).all()
+    assert (model.tilt_sd() > 0).all()
+
+
+def test_a_knowledge_gradient_is_what_one_more_look_brings() -> None:
+    space, _, model = _fitted()
+    points = space.points(np.random.default_rng(5).random((3, 5))) + model.points[[0]]
+    gains = knowledge_gradient(model, points)
+    mean, cross = model.predict(model.points)[0], model.covariance(model.points, points)
+    ahead, sd = model.predict(points)
+    draws = np.random.default_rng(6).standard_normal(200_000)
+    for i in range(3):
+        shift = np.append(cross[:, i], sd[i] ** 2) / math.sqrt(sd[i] ** 2 + model.theta.seed_noise**2)
+        after = np.min(np.append(mean, ahead[i])[:, None] + shift[:, None] * draws, axis=0)
+        assert gains[i] == pytest.approx(mean.min() - after.mean(), abs=0.02)
+    assert (gains >= 0).all()
 
 
 def test_candidates_of_a_level_set_lie_on_the_level_they_are_aimed_at() -> None:
     space, unit, y = _problem()
-    model = fit(space.points(unit), y, np.zeros(5, dtype=bool), Prior.of(5, np.full(3, 0.1), 10.0), True)
+    prior = Prior.of(5, np.full(len(space.factor_roles), 0.1), 10.0)
+    model = fit(space.points(unit), tame(y), np.zeros(5, dtype=bool), prior)
     levels = np.log([BEST / 2, BEST])
     pool = propose(space, model, levels, np.random.default_rng(0))
     aimed = np.array([origin == LEVEL_SET for origin in pool.origin])
@@ -271,6 +299,9 @@ def test_taming_keeps_the_order_and_the_good_half_and_holds_the_tail() -> None:
     assert out[-1] - out[0] < 5
     assert np.isfinite(tame(np.array([-1e308, 1e308, 0.0, 1.0]))).all()
     assert (tame(np.full(5, 3.7)) == 0).all()
+    taming = Taming.of(losses)
+    assert taming is not None
+    assert taming.losses(out[:28]) == pytest.approx(losses[:28], rel=1e-6)
 
 
 def test_thinning_keeps_the_best() -> None:
@@ -298,7 +329,10 @@ def test_finds_the_best_noise_and_says_so(direction: str) -> None:
     assert BEST / 1.2 < seen.optimum < BEST * 1.2
     assert BEST / 2 < seen.optimum_low < BEST * 1.2
     assert BEST / 1.2 < seen.optimum_high < BEST * 2
-    assert seen.variance_share > 0.8
+    assert seen.variance_share > 0.6
+    assert sum(p for _, p in seen.posterior) == pytest.approx(1)
+    for role in ("batch_size", "momentum"):
+        assert seen.exponent_low[role] <= seen.exponents[role] <= seen.exponent_high[role]
     assert seen.trials == 30
     assert seen == sampler.explain(study.trials, study.direction)
 
@@ -360,22 +394,27 @@ def test_without_noise_knobs_it_is_an_ordinary_search() -> None:
 def test_any_kind_of_knob(space: dict[str, Any], noise: str) -> None:
     study = run(NoiseTargetedSampler(noise, search_space=space, n_startup=3), lambda p: len(str(p)), 9, space)
     assert all(set(t.params) == set(space) for t in study.trials)
-    assert json.loads(study.trials[-1].system_attrs[SEARCH_KEY])["origin"] in ("filling", "level_set", "neighbour")
+    assert json.loads(study.trials[-1].system_attrs[SEARCH_KEY])["origin"] in (
+        "filling",
+        "level_set",
+        "neighbour",
+        "repeat",
+    )
 
 
 def test_origin_and_target_say_how_a_refined_proposal_came_about() -> None:
     study = run(NoiseTargetedSampler(seed=0, search_space=SPACE), ridge, 24)
     notes = [json.loads(t.system_attrs[SEARCH_KEY]) for t in study.trials]
-    assert [n["origin"] for n in notes[:10]] == ["startup"] * 10
-    later = {n["origin"] for n in notes[10:]}
+    assert [n["origin"] for n in notes[:5]] == ["startup"] * 5
+    later = {n["origin"] for n in notes[5:]}
     assert "level_set" in later
-    assert later <= {"level_set", "neighbour", "filling"}
+    assert later <= {"level_set", "neighbour", "filling", "repeat"}
     for trial, thought in zip(study.trials, notes, strict=True):
         rate, batch, momentum = (trial.params[k] for k in ("learning_rate", "batch_size", "momentum"))
         own = rate / (batch * (1 - momentum))
         target = trial.system_attrs[NOISE_TARGET_KEY]
         if thought["origin"] == "level_set":  # the level, in the refined noise
-            assert math.log(own / target) == pytest.approx(0.0, abs=1.5)
+            assert math.log(own / target) == pytest.approx(0.0, abs=4.0)
         else:
             assert target == pytest.approx(own)
 
@@ -392,12 +431,13 @@ def test_a_pivot_of_few_choices_is_aimed_at_no_level() -> None:
 
 def test_small_spaces_are_used_up_before_anything_repeats() -> None:
     space = {"learning_rate": CategoricalDistribution((0.01, 0.1, 1.0)), "batch_size": IntDistribution(1, 4)}
-    study = run(NoiseTargetedSampler(search_space=space), lambda p: p["learning_rate"] * p["batch_size"], 14, space)
+    sampler = NoiseTargetedSampler(search_space=space, reevaluate=False)
+    study = run(sampler, lambda p: p["learning_rate"] * p["batch_size"], 14, space)
     assert len({tuple(t.params.values()) for t in study.trials[:12]}) == 12
 
 
 def test_no_proposal_repeats_in_a_continuous_space_however_flat() -> None:
-    study = run(NoiseTargetedSampler(search_space=SPACE, n_startup=4), lambda _: 1.0, 16)
+    study = run(NoiseTargetedSampler(search_space=SPACE, n_startup=4, reevaluate=False), lambda _: 1.0, 16)
     assert len({tuple(t.params.values()) for t in study.trials}) == 16
 
 
@@ -548,10 +588,94 @@ def test_a_role_can_be_taken_away() -> None:
     assert sampler.explain([]).exponents == {"learning_rate": 1.0}
 
 
-def test_several_objectives_are_refused_with_a_way_out() -> None:
-    study = optuna.create_study(directions=["minimize", "maximize"], sampler=NoiseTargetedSampler())
-    with pytest.raises(ValueError, match="has 2; create the study with one direction"):
-        study.ask(SPACE)
+def test_several_objectives_are_searched_and_the_first_is_reported() -> None:
+    def values(params: Mapping[str, Any]) -> tuple[float, float]:
+        z = math.log(params["learning_rate"] / params["batch_size"] / (1 - params["momentum"]) / BEST)
+        return (z - 1) ** 2, (z + 1) ** 2
+
+    sampler = NoiseTargetedSampler(seed=0, search_space=SPACE)
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+    for _ in range(30):
+        trial = study.ask(SPACE)
+        study.tell(trial, values(trial.params))
+    assert min(t.values[0] for t in study.best_trials) < 0.5
+    assert min(t.values[1] for t in study.best_trials) < 0.5
+    seen, found = sampler.explain(study.trials, study.directions), sampler.recommend(study.trials, study.directions)
+    assert found is not None
+    assert values(found.params)[0] < 0.5
+    assert BEST < (seen.optimum or 0.0) < BEST * math.e**2
+
+
+# ---- what is known, refused, or seen twice ----
+
+
+def test_a_limit_is_learnt_from_trials_that_failed() -> None:
+    study = optuna.create_study(sampler=NoiseTargetedSampler(seed=0, search_space=SPACE))
+    late: list[int] = []
+    for i in range(30):
+        trial = study.ask(SPACE)
+        large = trial.params["batch_size"] > 40
+        late += [large] * (i >= 15)
+        if large:
+            trial.set_constraint("memory", math.log(2))
+        study.tell(trial, None if large else ridge(trial.params), state=TrialState.FAIL if large else None)
+    assert sum(late) <= 4
+    found = study.sampler.recommend(study.trials)  # type: ignore[attr-defined]
+    assert found.params["batch_size"] <= 40
+
+
+def test_the_recommendation_is_no_lucky_draw() -> None:
+    study = optuna.create_study(sampler=NoiseTargetedSampler(seed=0, search_space=SPACE))
+    space, rng = space_of(SPACE), np.random.default_rng(0)
+    for i in range(60):
+        params = space.params_of(rng.random(5))
+        value = ridge(params) + 0.05 * rng.normal()
+        value = -1.5 if i == 7 and ridge(params) > -0.5 else value
+        study.add_trial(optuna.create_trial(params=params, distributions=SPACE, value=value))
+    found = study.sampler.recommend(study.trials)  # type: ignore[attr-defined]
+    assert ridge(found.params) < -0.9
+    assert found.mean == pytest.approx(ridge(found.params), abs=0.15)
+    assert 0 < found.sd < 0.2
+
+
+def test_a_prior_draws_the_first_noises_and_a_wrong_one_fades() -> None:
+    def first(prior: NoisePrior | None) -> list[float]:
+        study = run(NoiseTargetedSampler(seed=1, search_space=SPACE, prior=prior), ridge, 24)
+        return [math.log(t.system_attrs[NOISE_TARGET_KEY] / BEST) for t in study.trials], study.best_value  # type: ignore[return-value]
+
+    (near, _), (plain, _) = first(NoisePrior(BEST, BEST / 1.5, BEST * 1.5)), first(None)
+    assert np.median(np.abs(near[:5])) < np.median(np.abs(plain[:5]))
+    assert first(NoisePrior(BEST * 20, BEST * 15, BEST * 30))[1] < -0.95
+    with pytest.raises(ValueError, match="must have 0 < low <= best <= high, got low=2, best=1, high=3"):
+        NoisePrior(1.0, 2.0, 3.0)
+
+
+def test_a_knob_that_does_not_act_does_not_count() -> None:
+    space = {**SPACE, "optimizer": CategoricalDistribution(("sgd", "adamw"))}
+    conditions = {"momentum": {"optimizer": ("sgd",)}}
+    seen = knob_space(space, NOISE["paper"], check_names(None), check_fixed(None), None, conditions)
+    params = {**seen.params_of(np.full(6, 0.5)), "optimizer": "adamw"}
+    units, usable = seen.units_of([{**params, "momentum": m} for m in (0.0, 0.9)])
+    assert usable.all()
+    assert (units[0] == units[1]).all()
+    without, _ = seen.units_of([{k: v for k, v in params.items() if k != "momentum"}])
+    assert (without[0] == units[0]).all()
+    expected = params["learning_rate"] / params["batch_size"]
+    assert seen.points(units[:1]).log_noise[0] == pytest.approx(math.log(expected))
+
+
+def test_a_choice_that_shifts_the_noise_is_learnt() -> None:
+    space = {**SPACE, "optimizer": CategoricalDistribution(("plain", "loud"))}
+
+    def loss(params: Mapping[str, Any]) -> float:
+        rate = params["learning_rate"] * (5 if params["optimizer"] == "loud" else 1)
+        return ridge({**params, "learning_rate": rate})
+
+    sampler, rng = NoiseTargetedSampler(search_space=space), np.random.default_rng(0)
+    drawn = [space_of(space).params_of(rng.random(6)) for _ in range(80)]
+    trials = [optuna.create_trial(params=p, distributions=space, value=loss(p)) for p in drawn]
+    shifts = sampler.explain(trials).shifts
+    assert shifts["optimizer=loud"] / shifts["optimizer=plain"] == pytest.approx(5, rel=0.4)
 
 
 def test_an_unknown_direction_is_refused() -> None:

@@ -54,7 +54,7 @@ __all__ = ["NOISE_TARGET_KEY", "PARAMS_KEY", "SEARCH_KEY", "Explanation", "Noise
 
 
 Taken = Collection[tuple[float, ...]]
-Direction = str | StudyDirection | Sequence[StudyDirection]
+Direction = str | StudyDirection | Sequence[str | StudyDirection]
 
 
 @dataclass(frozen=True)
@@ -404,13 +404,12 @@ def _scalar(losses: Array, weights: Array) -> Array:
 
 
 def _directions(asked: Direction) -> list[StudyDirection]:
-    if isinstance(asked, StudyDirection):
-        return [asked]
-    if not isinstance(asked, str):
-        return list(asked)
-    if asked not in ("minimize", "maximize"):
-        raise ValueError(f"direction must be 'minimize' or 'maximize', got {asked!r}")
-    return [StudyDirection.MINIMIZE if asked == "minimize" else StudyDirection.MAXIMIZE]
+    each = [asked] if isinstance(asked, str | StudyDirection) else list(asked)
+    known = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
+    for one in each:
+        if not isinstance(one, StudyDirection) and one not in known:
+            raise ValueError(f"direction must be 'minimize' or 'maximize', got {one!r}")
+    return [one if isinstance(one, StudyDirection) else known[one] for one in each]
 
 
 def _given(space: KnobSpace, role: str | None) -> float:

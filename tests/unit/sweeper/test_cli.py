@@ -103,7 +103,7 @@ def test_best_as_json_names_both_optima(finished: Path, capsys: pytest.CaptureFi
     rows = [r for r in read_trials(finished).to_pylist() if r["outcome"] == "ok"]
     luckiest = max(rows, key=lambda r: r["gain_mean_loss_val"])
     # the posterior mean decides: its winner is good, and not always the luckiest draw
-    assert record["best"]["config_mean"] >= luckiest["gain_mean_loss_val"] - 0.03
+    assert record["best"]["config_mean"] >= luckiest["gain_mean_loss_val"] - 0.02
 
 
 def test_recommend_reaches_the_optimum(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -334,7 +334,10 @@ def test_finds_the_best_noise_and_says_so(direction: str) -> None:
     for role in ("batch_size", "momentum"):
         assert seen.exponent_low[role] <= seen.exponents[role] <= seen.exponent_high[role]
     assert seen.trials == 30
-    assert seen == sampler.explain(study.trials, study.direction)
+    assert seen == sampler.explain(study.trials, study.direction) == sampler.explain(study.trials, [direction])
+    found = sampler.recommend(study.trials, [direction])
+    assert found is not None
+    assert ridge(found.params) < -0.95
 
 
 def test_learns_that_momentum_counts_twice() -> None:

@@ -30,7 +30,6 @@ from .spec import SpecError, SweepSpec, corners
 from .store import SearchRow, read, write_search
 
 KEEP_WEIGHTS = 3
-EXPONENTS = ("exponents", "exponent_low", "exponent_high")
 # from here on a stack of members is faster than a loop: 8 members at batches of up to 32 (measured, see LOG.md)
 STACK_MEMBERS, STACK_BATCH = 8, 32
 
@@ -215,7 +214,7 @@ class Session:
             noise_target=predicted,
             seconds_ask=proposal.seconds,
             **{k: thoughts.get(k) for k in ("origin", "optimum", "optimum_low", "optimum_high", "variance_share")},
-            **dict[str, Any]({k: None if (v := thoughts.get(k)) is None else json.dumps(v) for k in EXPONENTS}),
+            exponents=None if (v := thoughts.get("exponents")) is None else json.dumps(v),
         )
         write_search(self.run, row)
         self.status.target = predicted

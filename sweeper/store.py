@@ -60,8 +60,6 @@ class SearchRow:
     optimum_high: float | None = col("upper end of that interval")
     exponents: str | None = col("fitted exponents of the noise as JSON")
     seconds_ask: float = col("time the sampler took", "s")
-    exponent_low: str | None = col("lower ends of the exponents' 90 % intervals as JSON", default=None)
-    exponent_high: str | None = col("upper ends of the exponents' 90 % intervals as JSON", default=None)
     variance_share: float | None = col("share of the explained variance that noise alone explains", "1", default=None)
 
 

@@ -12,4 +12,5 @@ def own_registries() -> Iterator[None]:
         if module in sys.modules:
             known = getattr(sys.modules[module], registry)
             for name in list(known._owners):
-                del known._items[name], known._owners[name]
+                known._items.pop(name, None)
+                known._owners.pop(name, None)

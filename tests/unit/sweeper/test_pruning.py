@@ -246,7 +246,7 @@ def test_the_winner_is_stopped_less_often_than_one_sweep_in_twenty(space: str, o
     rows = [r for r in rows if r.get("space") in (space, None)]
     assert len(rows) >= 120
     for trials in (40, 80):
-        results = [sweep_of(random.Random(i).sample(rows, trials), objective) for i in range(150)]
+        results = [sweep_of(random.Random(i).sample(rows, trials), objective) for i in range(60)]
         assert np.mean([lost for lost, _ in results]) <= 1 / 20
         assert np.mean([share for _, share in results]) > least
 

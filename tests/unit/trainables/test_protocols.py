@@ -12,8 +12,9 @@ import pytest
 import torch
 from small_trials import digits_spec, python
 
-from trainables import landscape, pair, relief
+from trainables import landscape, relief
 from trainables.base import trunk
+from trainables.children import Children
 from trainables.lab import prepare
 from trainables.pair import probe_tables, run_pair
 from trainables.result import Outcome, PairOutput
@@ -247,7 +248,7 @@ def test_a_device_without_memory_is_an_outcome(monkeypatch: pytest.MonkeyPatch) 
     def full(*args: object, **kwargs: object) -> object:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(pair, "finetune", full)
+    monkeypatch.setattr(Children, "train", full)
     row = run_pair(SPEC, QUIET).result
     assert row.outcome == Outcome.OUT_OF_MEMORY
     assert "64" in row.outcome_detail

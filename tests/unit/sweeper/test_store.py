@@ -53,7 +53,7 @@ def test_what_is_written_reads_back_equal(tmp_path: Path) -> None:
     merges = read(tmp_path, "merges").to_pylist()
     assert [(m["coefficient"], m["loss_test"]) for m in merges] == [(m.coefficient, m.loss_test) for m in output.merges]
     assert read(tmp_path, "history").num_rows == len(output.history)
-    row = SearchRow(3, "c", "{}", "noise", None, 0.1, None, None, None, None, 0.5, '{"momentum": 0.8}', None, 0.7)
+    row = SearchRow(3, "c", "{}", "noise", None, 0.1, None, None, None, '{"momentum": 0.8}', 0.5, 0.7)
     write_search(tmp_path, row)
     assert read(tmp_path, "search").to_pylist() == [asdict(row)]
 

@@ -112,10 +112,10 @@ def grid(knobs: Knobs, trials: int, conditions: Conditions = MappingProxyType({}
 
 
 def _grid_of(knobs: Knobs, count: int, conditions: Conditions) -> list[dict[str, Any]]:
-    points: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
+    points: dict[str, dict[str, Any]] = {}  # by what they print: a choice may be a dict
     for values in itertools.product(*(levels(d, count) for d in knobs.values())):
         point = acting(dict(zip(knobs, values, strict=True)), conditions)
-        points.setdefault(tuple(point.items()), point)
+        points.setdefault(repr(point), point)
     return list(points.values())
 
 

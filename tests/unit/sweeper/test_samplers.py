@@ -63,6 +63,14 @@ def test_grid_is_full_once_each_and_ends() -> None:
     assert sorted(map(key, drawn)) == sorted(map(key, points))
 
 
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
+def test_choices_may_be_dicts() -> None:
+    knobs = {"model_options": CategoricalDistribution(({}, {"width": 8}, {"width": 16})), "momentum": KNOBS["momentum"]}
+    points = grid(knobs, 6)
+    assert len(points) == budget("grid", knobs, 9) == 6
+    assert all(points.count(p) == 1 for p in points)
+
+
 def test_levels_hold_both_ends() -> None:
     assert levels(FloatDistribution(1e-3, 1.0, log=True), 4) == pytest.approx([1e-3, 1e-2, 1e-1, 1.0])
     assert levels(IntDistribution(8, 128, log=True), 5) == [8, 16, 32, 64, 128]

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from trainables.registry import Registry
+from trainables.result import SPLITS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DEFAULT_CLASSES = 10
+_SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Objective:
-    """One objective, always computed on the validation split.
+    """One objective. A search always takes the validation split; `on` gives it on another one.
 
     Attributes:
         column: Column of the trials table.
@@ -51,6 +56,26 @@ class Objective:
         """Whether the value `a` is better than `b`."""
         return a > b if self.maximize else a < b
 
+    def on(self, split: str) -> Objective:
+        """Return the objective on another split; one that has no split, such as the cost, is returned as it is.
+
+        Raises:
+            ValueError: No such split.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        stem = self.column.removesuffix("_val")
+        if stem == self.column:
+            return self
+        label = self.label.replace("validation", _SPLIT_WORDS[split])
+        return replace(self, column=f"{stem}_{split}", label=label)
+
+    def split_in(self, trials: pa.Table) -> str:
+        """Return the split to look at: validation, or test where only that one was measured (an imported table)."""
+        test = self.on("test").column
+        empty = trials.column(self.column).null_count == trials.num_rows
+        return "test" if empty and trials.column(test).null_count < trials.num_rows else "val"
+
 
 OBJECTIVES: Registry[Objective] = Registry("objective")
 OBJECTIVES.add(
@@ -72,13 +97,16 @@ def _clip(value: float, cap: float) -> float:
     return max(-cap, min(cap, value))
 
 
-OBJECTIVES.add("gain_mean", Objective("gain_mean_loss_val", "loss gain over the mean parent [nat]", True, _clip))
 OBJECTIVES.add(
-    "gain_best", Objective("gain_best_loss_val", "loss gain over the better parent [nat]", True, _clip, one_task=True)
+    "gain_mean", Objective("gain_mean_loss_val", "validation loss gain over the mean parent [nat]", True, _clip)
+)
+OBJECTIVES.add(
+    "gain_best",
+    Objective("gain_best_loss_val", "validation loss gain over the better parent [nat]", True, _clip, one_task=True),
 )
 OBJECTIVES.add(
     "barrier",
-    Objective("barrier_frankle_loss_val", "loss barrier on validation [nat]", False, _clip, one_task=True),
+    Objective("barrier_frankle_loss_val", "validation loss barrier [nat]", False, _clip, one_task=True),
 )
 # seconds, whose ratios count
 OBJECTIVES.add(

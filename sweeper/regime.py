@@ -107,7 +107,13 @@ class _Data:
 
 
 def fit_regime(
-    trials: pa.Table, objective: str = "gain_mean", noise: str = "paper", *, seed: int = 0, draws: int = 300
+    trials: pa.Table,
+    objective: str = "gain_mean",
+    noise: str = "paper",
+    *,
+    split: str | None = None,
+    seed: int = 0,
+    draws: int = 300,
 ) -> Regime:
     """Fit an objective against log noise and locate its best noise.
 
@@ -118,6 +124,7 @@ def fit_regime(
         trials: Trials table as `sweeper.store.read_trials` yields it.
         objective: Name in `OBJECTIVES`.
         noise: Name in `NOISE`, predicted or measured.
+        split: Split of the scores; by default validation, or test where nothing else was measured.
         seed: Seed of the bootstrap; the result is a function of it and of the table.
         draws: Bootstrap draws.
 
@@ -126,9 +133,10 @@ def fit_regime(
 
     Raises:
         UnknownName: No such objective or noise.
-        ValueError: `draws` is below 1, or the noise has no column.
+        ValueError: `draws` is below 1, no such split, or the noise has no column.
     """
     goal, scale = OBJECTIVES[objective], check_shown(noise)
+    goal = goal.on(split or goal.split_in(trials))
     if draws < 1:
         raise ValueError(f"draws must be >= 1, got {draws!r}")
     data = _collect(trials, goal, noise)

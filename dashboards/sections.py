@@ -1,4 +1,4 @@
-"""What one tab of the page says and draws: a `View` turns a run and a selection into a `Section`. No files, no clock."""
+"""What one tab says and draws: a `View` turns a run and a selection into a `Section`. No files, no clock."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ SYMBOLS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Cells:
     """Configurations and their repeats.
 

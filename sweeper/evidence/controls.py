@@ -1,8 +1,8 @@
 """Does noise tell more than local flatness and good parents do? Nested regressions, both ways.
 
-The objective of each trial is regressed on splines of the parents' sharpness and accuracy, then also on one of ln S; F
-of what is added has errors clustered by configuration. The reverse adds sharpness to ln S and accuracy. A linear partial
-correlation would miss an inverted U; splines do not.
+The objective of each trial is regressed on splines of the parents' sharpness and accuracy, then also on one of ln S;
+F of what is added has errors clustered by configuration. The reverse adds sharpness to ln S and accuracy. A linear
+partial correlation would miss an inverted U; splines do not.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def controls(trials: pa.Table, goal: Objective, noise: str, split: str, floor: f
     rows = [r for r in rows if r[goal.column] is not None and all(r[c] is not None for c in needed)]
     configs = len({r["config"] for r in rows})
     if configs < MIN_CONFIGS:
-        why = f"{configs} viable configurations have noise, score and parents' accuracy, at least {MIN_CONFIGS} are needed"
+        why = f"{configs} viable configurations have noise, score and parents' accuracy, {MIN_CONFIGS} are needed"
         return Controls(len(rows), configs, reason=why)
     _, group = np.unique([r["config"] for r in rows], return_inverse=True)
     y = np.maximum([(1 if goal.maximize else -1) * goal.tell(r) for r in rows], floor)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .analysing import analyse
 from .listings import merges, noises, spaces
 from .own_models import merge
 from .reading import best, dashboard, export, found, found_text, list_trials, pair, recommend, status, write_page
@@ -84,6 +85,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "list": list_trials,
     "best": best,
     "recommend": recommend,
+    "analyse": analyse,
     "pair": pair,
     "export": export,
     "dashboard": dashboard,

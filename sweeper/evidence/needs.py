@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 LEVELS, REPEATS = 9, 3
 _BEYOND = 2
 _WIDE = 4.0
+MOST = 10
+_HOPEFUL = 0.5  # t of a slope below which repeats are no way to a finding
+_POWER = 1.645 + 1.282  # normal quantiles of 5 % and 90 % power
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def missing(cells: Cells, noise: str, verdict: Verdict, test: Shape, regime: Reg
         found = _new(_gaps(x), why)
     else:
         found = ()
-    found += _edge(x, verdict, regime) + _fragile(cells, x, verdict)
+    found += _edge(x, verdict, regime) + _fragile(cells, x, verdict) + _weak(cells, x, verdict)
     if regime.low is not None and regime.high is not None and regime.high / regime.low > _WIDE:
         inside = np.linspace(math.log(regime.low), math.log(regime.high), 5)[1:-1]
         why = (
@@ -118,6 +121,30 @@ def _fragile(cells: Cells, x: Array, verdict: Verdict) -> tuple[Need, ...]:
         places = [(x[i] + near) / 2 for near in (*below[-1:], *above[:1])]
         why = f"configuration {config} alone decides: noises beside it make the verdict rest on more"
         found += _new(np.array(places), why)
+    return found
+
+
+def _weak(cells: Cells, x: Array, verdict: Verdict) -> tuple[Need, ...]:
+    """Ask for as many repeats as would show a slope, were it as large as it looks, in nine cases of ten."""
+    gate = verdict.gate
+    if gate.passed or verdict.name != "undetermined" or gate.break_noise is None:
+        return ()
+    found: tuple[Need, ...] = ()
+    at = math.log(gate.break_noise)
+    lines = [
+        ("rise", gate.slope_up, gate.se_up, gate.p_up, x <= at),
+        ("fall", gate.slope_down, gate.se_down, gate.p_down, x >= at),
+    ]
+    for (name, slope, se, p, side), sign in zip(lines, (1.0, -1.0), strict=True):
+        if slope is None or not se or p is None or p < 0.05 or sign * slope / se < _HOPEFUL:
+            continue  # significant, or not even of this sign
+        times = (_POWER * se / slope) ** 2
+        rows = np.flatnonzero(side)
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, LEVELS).astype(int))]
+        why = f"the {name} is not significant (p = {p:.2g}): {times:.1f} times the trials show one of the size it seems"
+        for i in rows.tolist():
+            more = math.ceil(float(cells.size[i]) * (times - 1) * side.sum() / len(rows))
+            found += (Need(min(max(more, 1), MOST), why, config=cells.config[i]),)
     return found
 
 

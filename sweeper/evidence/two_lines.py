@@ -53,7 +53,7 @@ class TwoLines:
         p_up, p_down: One-sided p values of b₁ > 0 and b₂ < 0.
         p: The larger one.
         p_flat: One-sided p value of b₁ < 0: a curve that falls from the start.
-        rise_high: Upper 95 % bound of |b₁| times the left line's length, over the fall along the right one.
+        rise_high: Upper 95 % bound of |b₁|, over |b₂|.
         reason: Why there is no result; empty where there is one.
     """
 
@@ -79,7 +79,7 @@ class TwoLines:
 
     @property
     def plateau(self) -> bool:
-        """Whether it falls at the end, and neither rises nor falls before by more than a third of that."""
+        """Whether it falls at the end, and before that neither rises nor falls by more than a third as steeply."""
         if self.p_down is None or self.p_up is None or self.p_flat is None or self.rise_high is None:
             return False
         return self.p_down < 0.05 and min(self.p_up, self.p_flat) >= 0.05 and self.rise_high < 1 / 3
@@ -101,8 +101,6 @@ class _Line:
     slope: float
     se: float
     freedom: float
-    length: float
-    ends: tuple[float, float]
 
     def p(self, sign: float) -> float:
         """Return the one-sided p value of sign * slope > 0."""
@@ -189,9 +187,7 @@ def _test(points: _Points, n: int, levels: int, smoother: Smoother, z: Array, co
     up, down = lines
     # the break is chosen where the data are high: a line has to hold at the middle of the flat part as well
     p_up, p_down = max(up.p(1.0), middle[0].p(1.0)), max(down.p(-1.0), middle[1].p(-1.0))
-    # from the left line's end to the right one's
-    fall = up.ends[1] - down.ends[1]
-    bound = (abs(up.slope) + float(stats.t.ppf(0.95, max(up.freedom, 1.0))) * up.se) * up.length
+    bound = abs(up.slope) + float(stats.t.ppf(0.95, max(up.freedom, 1.0))) * up.se
     return TwoLines(
         n,
         levels,
@@ -205,7 +201,7 @@ def _test(points: _Points, n: int, levels: int, smoother: Smoother, z: Array, co
         p_down,
         max(p_up, p_down),
         up.p(-1.0),
-        bound / fall if fall > 0 else math.inf,
+        bound / abs(down.slope) if down.slope else math.inf,
     )
 
 
@@ -245,4 +241,4 @@ def _line(points: _Points, side: Mask, freedom: float) -> _Line:
         parts = pull**2 * points.variance[side]
         se = math.sqrt(float(parts.sum()))
         freedom = float(parts.sum() ** 2 / np.sum(parts**2 / points.freedom[side])) if se > 0 else 1.0
-    return _Line(slope, se, freedom, float(np.ptp(x)), (float(fitted[0]), float(fitted[-1])))
+    return _Line(slope, se, freedom)

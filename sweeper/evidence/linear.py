@@ -38,10 +38,12 @@ class Basis:
     @staticmethod
     def of(x: Array, freedom: int = FREEDOM) -> Basis:
         """Return the basis with `freedom` columns and knots at quantiles of `x`; fewer where `x` has few values."""
+        low = float(x.min())
+        x = x - low  # so that rounding does not see a constant factor of the noise
         values = np.unique(x.round(6))
         freedom = max(1, min(freedom, len(values) - 1))
         knots = np.unique(np.quantile(values if len(values) < 4 * freedom else x, np.linspace(0, 1, freedom + 1)))
-        return Basis((knots - knots[0]) / max(np.ptp(knots), 1e-12), float(knots[0]), float(knots[-1]))
+        return Basis((knots - knots[0]) / max(np.ptp(knots), 1e-12), low + float(knots[0]), low + float(knots[-1]))
 
     def __call__(self, x: Array) -> Array:
         """Return the columns at `x`, shape (n, freedom)."""

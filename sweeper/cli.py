@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     pair = command("pair", "rerun one trial and compare the numbers", True)
     pair.add_argument("digest", metavar="DIGEST", help="the trial's digest, or its first digits")
     pair.add_argument("--data", metavar="ROOT", help="folder with the data sets (default: the sweep's)")
+    _add_import(command("import", "make a run folder from a table of pairs that were trained elsewhere"))
     _add_merge(command("merge", "score and merge your own checkpoints"))
     command("spaces", "list the search spaces")
     command("noises", "list the noise scales")
@@ -138,6 +139,19 @@ def _add_merge(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", help="torch device (default: auto)")
     sub.add_argument("--out", metavar="DIR", help="folder for tables and page (default: a new one under runs/)")
     sub.add_argument("--save", metavar="FILE", help="write the merge chosen on validation as safetensors")
+
+
+def _add_import(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("table", metavar="TABLE", help="one row a pair: .parquet, .csv, .feather or .arrow")
+    sub.add_argument("--space", required=True, help="space (or space file) that the pairs belong to")
+    sub.add_argument("--map", metavar="COLUMN=NAME,...", action="append", help="what a column is in the trials table, "
+                     "such as lr=learning_rate,loss=merged_loss_test; known names need none; COLUMN= leaves it "
+                     "out; repeatable")  # fmt: skip
+    sub.add_argument("--set", metavar="KEY=VALUE", action="append", help="what all rows share: a field of the trial, "
+                     "examples, classes or parameters; repeatable")  # fmt: skip
+    sub.add_argument("--sampler", metavar="NAME", help="what chose the configurations (default: grid where they are "
+                     "one, else unknown)")  # fmt: skip
+    sub.add_argument("--out", metavar="DIR", help="run folder (default: runs/<name of the table>)")
 
 
 def _add_set(sub: argparse.ArgumentParser) -> None:

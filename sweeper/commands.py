@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .importing import import_table
 from .listings import merges, noises, spaces
 from .own_models import merge
 from .reading import best, dashboard, export, found, found_text, list_trials, pair, recommend, status, write_page
@@ -40,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
 
 def resume(args: argparse.Namespace) -> int:
     """`sweeper resume DIR`."""
-    from .runfolder import stored_spec
+    from .runfolder import runnable_spec
 
     flags = _flags(args, ("trials", *_MACHINE_KEYS))
-    spec = SweepSpec.checked({**stored_spec(args.dir).model_dump(exclude_unset=True), **flags})
+    spec = SweepSpec.checked({**runnable_spec(args.dir).model_dump(exclude_unset=True), **flags})
     return _sweep(args, spec, True)
 
 
@@ -91,4 +92,5 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "noises": noises,
     "merges": merges,
     "merge": merge,
+    "import": import_table,
 }

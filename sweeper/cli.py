@@ -65,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     recommend.add_argument("--momentum", type=float, help="momentum to use (default: the best trial's)")
     recommend.add_argument("--weight-decay", type=float, help="weight decay to use (default: the best trial's)")
     recommend.add_argument("--objective", help="gain_mean or merged_loss, ... (default: both of these)")
+    compare = command("compare", "put sweeps side by side: best noises, best merges, cost", noise=True)
+    compare.add_argument("dirs", metavar="DIR", nargs="+", help="run folders, two or more")
+    compare.add_argument("--objective", help="gain_mean or merged_loss, ... (default: both of these; each best merge "
+                         "by its sweep's own)")  # fmt: skip
     pair = command("pair", "rerun one trial and compare the numbers", True)
     pair.add_argument("digest", metavar="DIGEST", help="the trial's digest, or its first digits")
     pair.add_argument("--data", metavar="ROOT", help="folder with the data sets (default: the sweep's)")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .comparing import compare
 from .importing import import_table
 from .listings import merges, noises, spaces
 from .own_models import merge
@@ -93,4 +94,5 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "merges": merges,
     "merge": merge,
     "import": import_table,
+    "compare": compare,
 }

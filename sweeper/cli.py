@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     resume = command("resume", "continue an interrupted sweep, or add configurations to a finished one", True)
     resume.add_argument("--trials", help="new number of configurations in all")
     _add_machine(resume)
+    _add_extend(command("extend", "run just the trials that a firm answer lacks", True, noise=True))
     command("status", "say how far a sweep is, its best noise so far and its warnings", True, noise=True)
     command("list", "list the trials of a sweep", True, noise=True)
     best = command("best", "show the optimal noise and the best merged model", True, noise=True)
@@ -143,6 +144,21 @@ def _add_merge(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", help="torch device (default: auto)")
     sub.add_argument("--out", metavar="DIR", help="folder for tables and page (default: a new one under runs/)")
     sub.add_argument("--save", metavar="FILE", help="write the merge chosen on validation as safetensors")
+
+
+def _add_extend(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--dry-run", action="store_true", help="show the trials and run none")
+    sub.add_argument("--repeats", metavar="R", type=_count, help="so many trials of each configuration that lacks some "
+                     "(default: as many as the analysis asks for)")  # fmt: skip
+    sub.add_argument("--noises", metavar="N", type=_count, help="at most so many new noises (default: all it asks for)")
+    sub.add_argument("--objective", help="gain_mean or merged_loss, ...: what the answer is about (default: gain_mean)")
+    _add_machine(sub)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
+    return int(text)
 
 
 def _add_import(sub: argparse.ArgumentParser) -> None:

@@ -40,7 +40,7 @@ def extend(args: argparse.Namespace) -> int:
     trials = read_trials(args.dir)
     analysis = _analysed(trials, objective, noise)
     found = plan_for(spec, trials, analysis, args.repeats, args.noises)
-    said = [*analysis.sentences[:1], *(f"not run: {text}" for text in found.impossible)]
+    said = [*analysis.sentences[:1], *found.impossible]
     record: dict[str, Any] = {
         "run": str(Path(args.dir).absolute()),
         "objective": objective,
@@ -86,7 +86,11 @@ def _run(args: argparse.Namespace, spec: SweepSpec, found: Plan, record: dict[st
     }
     counts = ", ".join(f"{n} {o}" for o, n in record["outcomes"].items())
     missing = list(dict.fromkeys(f"still missing: {why}" for why in record["missing"]))
-    lines = [f"{counted(len(outcomes), 'further trial')} ({counts}) in {results.run}", *analysis.sentences, *missing]
+    lines = [
+        f"{counted(len(outcomes), 'further trial')} ({counts}) in {results.run}",
+        *analysis.sentences[:1],
+        *missing,
+    ]
     emit(args.json, record, _lines(lines))
     return DONE if "ok" in outcomes and results.failed < spec.max_failed else NO_SUCCESS
 

@@ -18,7 +18,7 @@ from trainables.spec import PairSpec
 from .k_aug import KAug
 from .limits import constraints
 from .noise_choice import check_target, default_noise
-from .objective import OBJECTIVES
+from .objective import OBJECTIVES, Objective, measured
 from .samplers import SAMPLERS
 from .session import noise_constants
 from .spec import SpecError, SweepSpec, corners
@@ -93,7 +93,7 @@ def belief(spec: SweepSpec, trials: pa.Table, noise: str | None = None) -> Belie
         return Belief(unexplained=why, undecided=why)
     try:
         space = spec.load_space()
-        study = _study(spec, space, rows)
+        study = _study(spec, space, rows, measured(spec.objective, trials))
     except (SpecError, ValueError) as error:
         return Belief(unexplained=str(error), undecided=str(error))
     said = _explained(spec, space, study, rows, noise or spec.noise)
@@ -138,7 +138,7 @@ def _numbers(rows: Sequence[Row]) -> list[int]:
     return sorted({r["number"] for r in rows})
 
 
-def _study(spec: SweepSpec, space: Space, rows: Sequence[Row]) -> list[FrozenTrial]:
+def _study(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Objective) -> list[FrozenTrial]:
     # one trial for each number of the sweep, as the study of its sampler has it
     broken = {r["config"] for r in rows if r["outcome"] in NEVER_WINS}
     groups: dict[int, list[Row]] = {number: [] for number in _numbers(rows)}
@@ -146,17 +146,16 @@ def _study(spec: SweepSpec, space: Space, rows: Sequence[Row]) -> list[FrozenTri
         groups[row["number"]].append(row)
     found: list[FrozenTrial] = []
     for position, group in enumerate(groups.values()):
-        trial = _trial(spec, space, group, group[0]["config"] in broken)
+        trial = _trial(spec, space, group, goal, group[0]["config"] in broken)
         trial.number = position
         found.append(trial)
     return found
 
 
-def _trial(spec: SweepSpec, space: Space, rows: Sequence[Row], broken: bool) -> FrozenTrial:
+def _trial(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Objective, broken: bool) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
     params = space.params_of(PairSpec.from_json(rows[0]["spec"]))
-    goal = OBJECTIVES[spec.objective]
     # a trial that was stopped on its way or ran out of memory has no value that can be compared
     values = [goal.tell(r) for r in rows if r["outcome"] not in VALUELESS]
     return create_trial(

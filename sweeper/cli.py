@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     resume = command("resume", "continue an interrupted sweep, or add configurations to a finished one", True)
     resume.add_argument("--trials", help="new number of configurations in all")
     _add_machine(resume)
+    _add_extend(command("extend", "run just the trials that a firm answer lacks", True, noise=True))
     command("status", "say how far a sweep is, its best noise so far and its warnings", True, noise=True)
     command("list", "list the trials of a sweep", True, noise=True)
     best = command("best", "show the optimal noise and the best merged model", True, noise=True)
@@ -72,9 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     analyse.add_argument("--split", help="train, val or test (default: val, or test where only that was measured)")
     analyse.add_argument("--where", metavar="COLUMN=VALUE", action="append",
                          help="only trials with this value, such as momentum=0.9; repeatable")  # fmt: skip
+    compare = command("compare", "put sweeps side by side: best noises, best merges, cost", noise=True)
+    compare.add_argument("dirs", metavar="DIR", nargs="+", help="run folders, two or more")
+    compare.add_argument("--objective", help="gain_mean or merged_loss, ... (default: both of these; each best merge "
+                         "by its sweep's own)")  # fmt: skip
     pair = command("pair", "rerun one trial and compare the numbers", True)
     pair.add_argument("digest", metavar="DIGEST", help="the trial's digest, or its first digits")
     pair.add_argument("--data", metavar="ROOT", help="folder with the data sets (default: the sweep's)")
+    _add_import(command("import", "make a run folder from a table of pairs that were trained elsewhere"))
     _add_merge(command("merge", "score and merge your own checkpoints"))
     command("spaces", "list the search spaces")
     command("noises", "list the noise scales")
@@ -145,6 +151,34 @@ def _add_merge(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", help="torch device (default: auto)")
     sub.add_argument("--out", metavar="DIR", help="folder for tables and page (default: a new one under runs/)")
     sub.add_argument("--save", metavar="FILE", help="write the merge chosen on validation as safetensors")
+
+
+def _add_extend(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--dry-run", action="store_true", help="show the trials and run none")
+    sub.add_argument("--repeats", metavar="R", type=_count, help="so many trials of each configuration that lacks some "
+                     "(default: as many as the analysis asks for)")  # fmt: skip
+    sub.add_argument("--noises", metavar="N", type=_count, help="at most so many new noises (default: all it asks for)")
+    sub.add_argument("--objective", help="gain_mean or merged_loss, ...: what the answer is about (default: gain_mean)")
+    _add_machine(sub)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
+    return int(text)
+
+
+def _add_import(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("table", metavar="TABLE", help="one row a pair: .parquet, .csv, .feather or .arrow")
+    sub.add_argument("--space", required=True, help="space (or space file) that the pairs belong to")
+    sub.add_argument("--map", metavar="COLUMN=NAME,...", action="append", help="what a column is in the trials table, "
+                     "such as lr=learning_rate,loss=merged_loss_test; known names need none; COLUMN= leaves it "
+                     "out; repeatable")  # fmt: skip
+    sub.add_argument("--set", metavar="KEY=VALUE", action="append", help="what all rows share: a field of the trial, "
+                     "examples, classes or parameters; repeatable")  # fmt: skip
+    sub.add_argument("--sampler", metavar="NAME", help="what chose the configurations (default: grid where they are "
+                     "one, else unknown)")  # fmt: skip
+    sub.add_argument("--out", metavar="DIR", help="run folder (default: runs/<name of the table>)")
 
 
 def _add_set(sub: argparse.ArgumentParser) -> None:

@@ -6,9 +6,12 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from .analysing import analyse
+from .comparing import compare
+from .extending import extend
+from .flags import MACHINE_KEYS, RUN_KEYS, flags
+from .importing import import_table
 from .listings import merges, noises, spaces
 from .own_models import merge
 from .reading import best, dashboard, export, found, found_text, list_trials, pair, recommend, status, write_page
@@ -17,34 +20,22 @@ from .spec import SweepSpec, load_spec
 from .specfile import assignments
 
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
-_RUN_KEYS = (
-    "trials", "sampler", "objective", "noise", "repeats", "seed", "stack", "threads", "device", "out", "smoke",
-    "measure", "landscape", "plane", "deterministic", "prior", "enqueue", "max_memory", "max_step_time", "prune",
-    "rungs",
-)  # fmt: skip
-_MACHINE_KEYS = (
-    "workers", "runner", "address", "max_seconds", "data", "download", "cache", "resident_share", "loader_workers",
-)  # fmt: skip
-
-
-def _flags(args: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, Any]:
-    return {k: v for k in keys if (v := getattr(args, k)) is not None}
 
 
 def run(args: argparse.Namespace) -> int:
     """`sweeper run SPACE|spec.yaml`."""
-    flags = _flags(args, _RUN_KEYS + _MACHINE_KEYS)
+    given = flags(args, RUN_KEYS + MACHINE_KEYS)
     if args.set:
-        flags["fixed"] = assignments(args.set)
-    return _sweep(args, load_spec(args.target, flags), args.yes)
+        given["fixed"] = assignments(args.set)
+    return _sweep(args, load_spec(args.target, given), args.yes)
 
 
 def resume(args: argparse.Namespace) -> int:
     """`sweeper resume DIR`."""
-    from .runfolder import stored_spec
+    from .runfolder import runnable_spec
 
-    flags = _flags(args, ("trials", *_MACHINE_KEYS))
-    spec = SweepSpec.checked({**stored_spec(args.dir).model_dump(exclude_unset=True), **flags})
+    given = flags(args, ("trials", *MACHINE_KEYS))
+    spec = SweepSpec.checked({**runnable_spec(args.dir).model_dump(exclude_unset=True), **given})
     return _sweep(args, spec, True)
 
 
@@ -93,4 +84,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "noises": noises,
     "merges": merges,
     "merge": merge,
+    "import": import_table,
+    "compare": compare,
+    "extend": extend,
 }

@@ -25,12 +25,12 @@ class Job:
     """The trials of one configuration.
 
     Attributes:
-        number: Position of the configuration in the sweep.
+        number: Position of the configuration in the sweep; None where it has none.
         specs: Its trials, one per repeat.
         context: Columns of the trials table that the sweep knows and the trial does not.
     """
 
-    number: int
+    number: int | None
     specs: tuple[PairSpec, ...]
     context: Mapping[str, Any]
 

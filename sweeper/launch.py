@@ -35,6 +35,7 @@ from .warmstart import checked_points, read_prior
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .extension import Plan
     from .regime import Regime
 
 
@@ -128,6 +129,42 @@ def run(
         session.halted,
         session.status.failed,
     )
+
+
+def extend(
+    spec: SweepSpec,
+    plan: Plan,
+    listener: Callable[[Status], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Results:
+    """Run the trials of a plan in the folder of a sweep, beside its own; see `sweeper.extension`.
+
+    Args:
+        spec: The sweep, as `sweeper.runfolder.runnable_spec` yields it.
+        plan: What to run.
+        listener: Called with the status after every change.
+        say: Called with a line on what was found before.
+
+    Returns:
+        The results of the whole sweep; `failed` counts trials.
+
+    Raises:
+        SpecError: It cannot be run; nothing was started.
+    """
+    from .extension import Extension
+
+    assert spec.out is not None
+    space, folder = spec.load_space(), Path(spec.out).absolute()
+    constants = _preflight(spec, space)
+    if spec.runner == "ray" and spec.address:
+        check_reachable(spec.address)
+    with locked(folder):
+        runtime = spec.runtime(folder / "bases")
+        k_aug = _probed(spec, space, runtime, say) if "k_aug" in NOISE[spec.noise].needs else None
+        session = Extension(plan, spec, space, folder, runtime, constants, listener, k_aug)
+        interrupted = _run_to_end(session)
+    found = read_trials(folder)
+    return Results(folder, found, spec.objective, spec.noise, interrupted, session.halted, session.status.failed)
 
 
 def _use_token() -> None:

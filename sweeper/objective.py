@@ -122,6 +122,16 @@ OBJECTIVES.add(
 )
 
 
+def measured(name: str, trials: pa.Table) -> Objective:
+    """Return an objective on the split to look at in these trials; see `Objective.split_in`.
+
+    Raises:
+        UnknownName: No such objective.
+    """
+    goal = OBJECTIVES[name]
+    return goal.on(goal.split_in(trials))
+
+
 @dataclass(frozen=True)
 class Told:
     """What the sampler is told of a configuration.

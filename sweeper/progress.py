@@ -23,10 +23,13 @@ class Progress:
         objective: Name of the objective.
         stream: Where to write; stderr by default, so that results on stdout stay clean.
         quiet: Show nothing.
+        counts: What is counted.
     """
 
-    def __init__(self, objective: str, stream: TextIO | None = None, quiet: bool = False) -> None:
-        self.objective, self.quiet = objective, quiet
+    def __init__(
+        self, objective: str, stream: TextIO | None = None, quiet: bool = False, counts: str = "configurations"
+    ) -> None:
+        self.objective, self.quiet, self.counts = objective, quiet, counts
         self.stream = stream or sys.stderr
         self.bar: Any = None
         self.warned: set[str] = set()
@@ -55,7 +58,7 @@ class Progress:
             self._show_bar(status)
         elif time.monotonic() - self.last >= PLAIN_SECONDS or status.done + status.failed >= status.budget:
             self.last = time.monotonic()
-            print(f"{status.done}/{status.budget} configurations, {self._text(status)}", file=self.stream, flush=True)
+            print(f"{status.done}/{status.budget} {self.counts}, {self._text(status)}", file=self.stream, flush=True)
 
     def _line(self, text: str) -> None:
         if self.bar is not None:

@@ -85,7 +85,8 @@ def found_text(record: Mapping[str, Any]) -> str:
     for name, advice in record["recommendations"].items():
         parts.append(f"hyperparameters that reach the best noise for {name}\n{advice['text']}")
     again = f"not kept; `sweeper best {record['run']} --save FILE` trains that trial again"
-    weights = record["weights"] or (again if record["best"] and not record["synthetic"] else None)
+    trained_here = not (record["synthetic"] or record["imported"])
+    weights = record["weights"] or (again if record["best"] and trained_here else None)
     places = {"results": record["run"], "page": record["page"], "best merged weights": weights}
     parts.append("\n".join(f"{name + ':':<21}{place}" for name, place in places.items() if place))
     return "\n\n".join(parts)
@@ -169,7 +170,7 @@ def status(args: argparse.Namespace) -> int:
     record = {
         "run": str(Path(args.dir).absolute()),
         "space": spec.space,
-        "sampler": spec.sampler,
+        "sampler": ", ".join(sorted({s for s in trials["sampler"].to_pylist() if s})) or spec.sampler,
         "objective": spec.objective,
         "running": is_running(Path(args.dir)),
         "budget": budget_of(spec, spec.load_space()),
@@ -180,7 +181,7 @@ def status(args: argparse.Namespace) -> int:
         "best_posterior_mean": best.get("posterior_mean"),
         "best_posterior_sd": best.get("posterior_sd"),
         "best_digest": best.get("digest"),
-        "device_seconds": sum(trials["device_seconds"].to_pylist()),
+        "device_seconds": sum(s for s in trials["device_seconds"].to_pylist() if s is not None),
         "noise": noise,
     }
     shown = "\n".join(f"{k.replace('_', ' '):<21}{plain(v)}" for k, v in record.items())
@@ -194,10 +195,10 @@ def status(args: argparse.Namespace) -> int:
 
 def list_trials(args: argparse.Namespace) -> int:
     """`sweeper list DIR`."""
-    from .objective import OBJECTIVES
+    from .objective import measured
 
     spec, trials, noise = _rows(args)
-    column = OBJECTIVES[spec.objective].column
+    column = measured(spec.objective, trials).column
     names = ["number", "repeat", "outcome", *SHOWN_KNOBS, f"noise_{noise}", column, "digest"]
     rows = trials.select(names).to_pylist()
     cells = [[v if isinstance(v, str) else "–" if v is None else number(v) for v in r.values()] for r in rows]

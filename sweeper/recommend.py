@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from sweeper.belief import Belief
-from sweeper.objective import DEFAULT_CLASSES, OBJECTIVES
+from sweeper.objective import DEFAULT_CLASSES, measured
 from sweeper.regime import Regime, fit_regime
 from sweeper.report import format_recommendations, format_summary
 from sweeper.winners import best_trials, winner
@@ -71,8 +71,8 @@ def _finite(value: Any) -> bool:
 def stability_limit(trials: pa.Table, regime: Regime) -> float | None:
     """Return the step size η/(1−μ) from which on training or merging fails for its size, not for its noise.
 
-    A trial failed if it diverged, was not viable, or its merge overflowed or collapsed (validation loss above the
-    mean parent's by more than 0.05 ln C); one that ran out of memory says nothing about its step.
+    A trial failed if it diverged, was not viable, or its merge overflowed or collapsed (loss above the mean parent's
+    by more than 0.05 ln C); one that ran out of memory says nothing about its step.
     Failures at more than three times the upper end of the optimum's interval are blamed on the noise and left out.
     The limit is the split of the step axis that sorts failed and good trials with the fewest errors: most trials at
     or above it failed. It is the step of a failed trial; of equal splits the lowest counts.
@@ -81,10 +81,11 @@ def stability_limit(trials: pa.Table, regime: Regime) -> float | None:
         The limit, or None where no such failures were seen.
     """
     ceiling = math.inf if regime.high is None else COMPARABLE * regime.high
-    columns = ["outcome", "learning_rate", "momentum", "classes", "gain_mean_loss_val", f"noise_{regime.noise}"]
+    gain = measured("gain_mean", trials).column
+    columns = ["outcome", "learning_rate", "momentum", "classes", gain, f"noise_{regime.noise}"]
     steps: list[tuple[float, bool]] = []
     for row in trials.select(columns).to_pylist():
-        failed = _failed(row)
+        failed = _failed(row, row[gain])
         noise = row[f"noise_{regime.noise}"]
         if row["outcome"] in ("failed", "out_of_memory") or (failed and not (_finite(noise) and noise <= ceiling)):
             continue
@@ -101,12 +102,11 @@ def stability_limit(trials: pa.Table, regime: Regime) -> float | None:
     return limit
 
 
-def _failed(row: Row) -> bool:
+def _failed(row: Row, gain: float | None) -> bool:
     if row["outcome"] != "ok":
         return row["outcome"] in UNSTABLE
-    gain = row["gain_mean_loss_val"]
     # an overflowed merge has no finite gain
-    return not _finite(gain) or gain < -COLLAPSE * math.log(row["classes"] or DEFAULT_CLASSES)
+    return gain is None or not math.isfinite(gain) or gain < -COLLAPSE * math.log(row["classes"] or DEFAULT_CLASSES)
 
 
 def recommend(
@@ -270,9 +270,10 @@ def summary(
         lost: Configurations that may not win, see `over_limits`.
 
     Returns:
-        `objective`, `noise`, `formula`, `unit`, `trials`, `configs`, `counts` by outcome, `device_seconds` in total,
-        `synthetic` (whether any row is a closed form), `regimes` (for `gain_mean`, `merged_loss` and the objective:
-        fields of `Regime` without the curve) and `best` (None where nothing won): `digest`, `config`, knobs,
+        `objective`, `noise`, `formula`, `unit`, `trials`, `configs`, `counts` by outcome, `device_seconds` in total
+        (None where no trial has it), `synthetic` (whether any row is a closed form), `imported` (whether any was
+        trained elsewhere), `regimes` (for `gain_mean`, `merged_loss` and the objective: fields of `Regime` without the
+        curve) and `best` (None where nothing won): `digest`, `config`, knobs,
         `config_mean`, `config_repeats`, `posterior_mean`, `posterior_sd`, `undecided` and `luckiest` of `winner`,
         `column`, `chosen_merge`, `chosen_coefficient` and `test`, which holds loss [nat] and accuracy of parents `a`
         and `b`, `parents` (their mean), `merged`, `chosen` and `ensemble`.
@@ -282,6 +283,7 @@ def summary(
     """
     scale, best = NOISE[noise], winner(trials, objective, believed or Belief(), lost)
     outcomes = Counter(trials["outcome"].to_pylist())
+    known = [s for s in trials["device_seconds"].to_pylist() if _finite(s)]
     return {
         "objective": objective,
         "noise": noise,
@@ -290,10 +292,11 @@ def summary(
         "trials": trials.num_rows,
         "configs": len(set(trials["config"].to_pylist())),
         "counts": dict(outcomes.most_common()),
-        "device_seconds": math.fsum(s for s in trials["device_seconds"].to_pylist() if _finite(s)),
+        "device_seconds": math.fsum(known) if known or not trials.num_rows else None,
         "synthetic": "synthetic" in trials["trainable"].to_pylist(),
         "regimes": {name: _plain(fit_regime(trials, name, noise)) for name in dict.fromkeys((*BOTH, objective))},
-        "best": _best_record(best, objective, noise) if best else None,
+        "imported": "imported" in trials["trainable"].to_pylist(),
+        "best": _best_record(best, measured(objective, trials).column, noise) if best else None,
     }
 
 
@@ -301,7 +304,7 @@ def _plain(regime: Regime) -> dict[str, Any]:
     return {k: v for k, v in asdict(regime).items() if k not in ("grid", "mean", "lower", "upper")}
 
 
-def _best_record(row: Row, objective: str, noise: str) -> dict[str, Any]:
+def _best_record(row: Row, column: str, noise: str) -> dict[str, Any]:
     names = ("digest", "config", "repeat", *KNOBS, "augmentation", "augmentation_strength")
     names += ("config_mean", "config_repeats", "posterior_mean", "posterior_sd", "undecided", "luckiest")
     record = {name: row[name] for name in (*names, "chosen_merge", "chosen_coefficient")}
@@ -311,4 +314,4 @@ def _best_record(row: Row, objective: str, noise: str) -> dict[str, Any]:
     }
     pairs = {m: (scores["a"][m], scores["b"][m]) for m in ("loss", "accuracy")}
     scores["parents"] = {m: None if a is None or b is None else (a + b) / 2 for m, (a, b) in pairs.items()}
-    return {**record, "column": OBJECTIVES[objective].column, "noise": row[f"noise_{noise}"], "test": scores}
+    return {**record, "column": column, "noise": row[f"noise_{noise}"], "test": scores}

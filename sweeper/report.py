@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper.objective import OBJECTIVES
+from trainables.result import SPLITS
 
 if TYPE_CHECKING:
     from sweeper.recommend import Recommendation
 
 WIDTH = 100
 SYNTHETIC = "synthetic closed form: no network was trained"
+ELSEWHERE = "imported from a table: trained elsewhere"
 _TEST_ROWS = {
     "parents": "parents, mean",
     "a": "parent A",
@@ -80,9 +82,12 @@ def format_summary(record: Mapping[str, Any]) -> str:
     """Return the record of `sweeper.recommend.summary` as text, at most `WIDTH` columns wide."""
     counts = ", ".join(f"{n} {outcome}" for outcome, n in record["counts"].items()) or "none yet"
     head = f"{counted(record['trials'], 'trial')} of {counted(record['configs'], 'configuration')} ({counts})"
-    parts = [wrap(f"{head}, {number(record['device_seconds'])} s of device time", 0)]
+    seconds = record["device_seconds"]
+    parts = [wrap(f"{head}, {'unknown' if seconds is None else f'{number(seconds)} s of'} device time", 0)]
     if record["synthetic"]:
         parts.append(SYNTHETIC)
+    if record["imported"]:
+        parts.append(ELSEWHERE)
     parts.append(_regimes(record))
     parts.append(_best(record) if record["best"] else "no configuration has won yet: none of the pairs is viable")
     return "\n\n".join(parts)
@@ -112,8 +117,13 @@ def _regimes(record: Mapping[str, Any]) -> str:
             )
         )
         notes.append(wrap(f"{name}: {regime['message']}", 2))
-    labels = [f"{name} = {OBJECTIVES[name].label}" for name in record["regimes"]]
+    labels = [f"{name} = {_label(name, regime['column'])}" for name, regime in record["regimes"].items()]
     return "\n".join((title, format_table(header, rows), *notes, wrap("; ".join(labels), 2)))
+
+
+def _label(objective: str, column: str) -> str:
+    goal, split = OBJECTIVES[objective], column.rpartition("_")[2]
+    return goal.on(split).label if split in SPLITS else goal.label
 
 
 def _interior(regime: Mapping[str, Any]) -> str:
@@ -137,7 +147,7 @@ def _best(record: Mapping[str, Any]) -> str:
         for who, text in _TEST_ROWS.items()
     ]
     lines = [
-        wrap(f"best trial by {record['objective']} on validation: {best['digest']}", 0),
+        wrap(f"best trial by {record['objective']} on {_split(best['column'])}: {best['digest']}", 0),
         *_chosen_by(best),
         wrap(", ".join(f"{name} {value}" for name, value in knobs.items()), 2),
         format_table(("on test", "loss [nat]", "accuracy"), rows),
@@ -145,6 +155,10 @@ def _best(record: Mapping[str, Any]) -> str:
     if best["chosen_merge"] is not None:
         lines.append(f"  chosen on validation: {merge_words(best['chosen_merge'], best['chosen_coefficient'])}")
     return "\n".join(lines)
+
+
+def _split(column: str) -> str:
+    return "test (nothing else was measured)" if column.endswith("_test") else "validation"
 
 
 def _chosen_by(best: Mapping[str, Any]) -> list[str]:

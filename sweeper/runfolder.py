@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from trainables.trial import IMPORTED
+
 from .spec import SpecError, SweepSpec, read_yaml
 
 SPEC_FILE, LOCK_FILE = "sweep.yaml", ".lock"
@@ -35,6 +37,21 @@ def stored_spec(run: str | Path) -> SweepSpec:
         raise SpecError(f"{run} holds no sweep: {SPEC_FILE} is missing")
     values, lines = read_yaml(run / SPEC_FILE)
     return SweepSpec.checked({**values, "out": str(run)}, lines, str(run / SPEC_FILE))
+
+
+def runnable_spec(run: str | Path) -> SweepSpec:
+    """Return the spec that a run folder holds, of a sweep whose trials can be run here; see `stored_spec`.
+
+    Raises:
+        SpecError: There is none, or its trials were imported from a table.
+    """
+    spec = stored_spec(run)
+    if spec.fixed.get("trainable") == IMPORTED:
+        raise SpecError(
+            f"the trials in {run} were imported from a table, so none can be run there; `sweeper run {spec.space}` "
+            "starts a sweep of its space"
+        )
+    return spec
 
 
 def claim(spec: SweepSpec) -> tuple[Path, bool]:

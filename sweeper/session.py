@@ -62,6 +62,14 @@ def noise_constants(space: Space, more: Mapping[str, float]) -> dict[str, float]
     return {**{k: getattr(PairSpec if k in space.conditions else some, k) for k in names}, **more}
 
 
+def build(spec: SweepSpec, space: Space, params: Mapping[str, Any], repeat: int = 0) -> PairSpec:
+    """Return a trial of a sweep: its space's, with the sweep's seed, and stacked where the sweep stacks."""
+    trial = space.build(params, seed=spec.seed, repeat=repeat)
+    large = 2 * spec.repeats >= STACK_MEMBERS and trial.batch_size <= STACK_BATCH
+    stacked = spec.stack == "on" or (spec.stack == "auto" and large)
+    return replace(trial, stack=spec.repeats) if stacked else trial
+
+
 class Session:
     """One sweep in progress.
 
@@ -112,9 +120,14 @@ class Session:
 
     def _restore(self, rows: Iterable[Row]) -> None:
         by_number: dict[int, list[Row]] = {}
+        added: list[Row] = []  # by `sweeper extend`: no configurations of this search
         for row in rows:
             if row["number"] is not None:
                 by_number.setdefault(row["number"], []).append(row)
+            elif row["outcome"] != "failed":
+                added.append(row)
+                self._reserve(row)
+        self._remember(added)
         there = max((n for n, own in by_number.items() if any(r["outcome"] != "failed" for r in own)), default=-1) + 1
         if there > self.spec.trials:
             raise SpecError(
@@ -125,9 +138,7 @@ class Session:
             own = by_number.get(number, [])
             done = [r for r in own if r["outcome"] != "failed"]
             for row in done:
-                # blocks are reserved whole: a repeat that is missing belongs to its own number
-                block = row["repeat"] // self.spec.repeats + 1
-                self.repeats[row["config"]] = max(self.repeats[row["config"]], block * self.spec.repeats)
+                self._reserve(row)
             if len(done) >= self.spec.repeats or was_stopped(done):
                 told = self._told(done)
                 assert told is not None
@@ -148,6 +159,11 @@ class Session:
             self.pruner.restore(rows, read(self.run, "rungs").to_pylist())
         self.open.reverse()
         self._prune_weights()
+
+    def _reserve(self, row: Row) -> None:
+        # blocks are reserved whole: a repeat that is missing belongs to its own number
+        block = row["repeat"] // self.spec.repeats + 1
+        self.repeats[row["config"]] = max(self.repeats[row["config"]], block * self.spec.repeats)
 
     def _params(self, row: Row) -> dict[str, Any]:
         return self.space.params_of(PairSpec.from_json(row["spec"]))
@@ -186,9 +202,7 @@ class Session:
 
     def next_job(self) -> Job | None:
         """Return the next configuration's trials, or None when none is to be started any more."""
-        if self.spec.max_seconds and time.monotonic() - self.status.started > self.spec.max_seconds:
-            self.halt(f"the {self.spec.max_seconds:g} seconds are over")
-        if self.halted or not self.open:
+        if self.over() or not self.open:
             return None
         number = self.open.pop()
         if number in self.partial:
@@ -198,6 +212,12 @@ class Session:
         self.status.running += 1
         self.listener(self.status)
         return job
+
+    def over(self) -> bool:
+        """Whether no further configuration is to be started."""
+        if self.spec.max_seconds and time.monotonic() - self.status.started > self.spec.max_seconds:
+            self.halt(f"the {self.spec.max_seconds:g} seconds are over")
+        return bool(self.halted)
 
     def _job(self, number: int, proposal: Proposal) -> Job:
         spec = self._build(proposal.params)
@@ -229,10 +249,7 @@ class Session:
         return Job(number, tuple(s for s in specs if s.digest not in there), self._context(rows[0]["noise_target"]))
 
     def _build(self, params: Mapping[str, Any], repeat: int = 0) -> PairSpec:
-        spec = self.space.build(params, seed=self.spec.seed, repeat=repeat)
-        large = 2 * self.spec.repeats >= STACK_MEMBERS and spec.batch_size <= STACK_BATCH
-        stacked = self.spec.stack == "on" or (self.spec.stack == "auto" and large)
-        return replace(spec, stack=self.spec.repeats) if stacked else spec
+        return build(self.spec, self.space, params, repeat)
 
     def _context(self, target: float | None) -> dict[str, Any]:
         return {
@@ -261,7 +278,7 @@ class Session:
 
     def look(self, job: Job, record: Mapping[str, Any]) -> str | None:
         """Take in what a running trial reports; returns why it is to be stopped, None where it goes on."""
-        if self.pruner is None or "rung" not in record:
+        if self.pruner is None or "rung" not in record or job.number is None:
             return None
         before = [*self.partial.get(job.number, []), *record["before"]]
         return self.pruner.look(job.specs[0], {**record, "before": before}, self.ranking.best, self.belief)
@@ -270,17 +287,21 @@ class Session:
 
     def finish(self, job: Job, rows: list[Row]) -> None:
         """Learn from the rows of a finished job."""
+        assert job.number is not None
         if self.pruner:
             self.pruner.learn(rows)
         rows = [*self.partial.pop(job.number, []), *rows]
         told = self._told(rows)
         self.proposer.tell(job.number, self.space.params_of(job.specs[0]), told or Told())
+        self._settle(rows, failed=told is None)
+
+    def _settle(self, rows: list[Row], failed: bool) -> None:
         self.status.running -= 1
-        self.status.done += told is not None
-        self.status.failed += told is None
+        self.status.done += not failed
+        self.status.failed += failed
         self._remember(rows)
         self._prune_weights()
-        if told is None and self.status.failed >= self.spec.max_failed:
+        if failed and self.status.failed >= self.spec.max_failed:
             self.halt(f"{self.status.failed} configurations failed, the last one: {rows[-1]['outcome_detail']}")
         self.listener(self.status)
 

@@ -41,6 +41,8 @@ from trainables.result import (
     trial_columns,
 )
 
+from .specfile import SpecError
+
 
 @dataclass(frozen=True)
 class SearchRow:
@@ -71,6 +73,15 @@ class SkippedPart(UserWarning):
     """A file in the run folder that is no part of its table and was left out."""
 
 
+class NewerSchema(SpecError):  # noqa: N818  (reads as what it says)
+    """A part that a newer version of this package wrote: leaving it out would show half of the truth."""
+
+    def __init__(self, path: Path, version: int) -> None:
+        super().__init__(
+            f"{path} was written by a newer sweeper (schema {version}, this one reads up to {SCHEMA_VERSION}): upgrade"
+        )
+
+
 def _schema(table: str, columns: Iterable[Column]) -> pa.Schema:
     return pa.schema(
         [pa.field(c.name, _ARROW[c.kind], metadata={"unit": c.unit, "doc": c.doc}) for c in columns],
@@ -92,15 +103,15 @@ def _records(rows: Iterable[Any]) -> list[dict[str, Any]]:
     return [{f.name: getattr(r, f.name) for f in fields(r)} for r in rows]
 
 
-def _write_part(run: Path, table: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_part(run: Path, table: str, name: str, rows: Sequence[Mapping[str, Any]], *, few: bool = True) -> None:
     data = pa.Table.from_pylist([dict(r) for r in rows], schema=SCHEMAS[table])
     target = run / table / f"{name}.parquet"
     # temporary files live outside the table's folder: readers of the folder see whole parts only
     temporary = run / ".tmp" / f"{table}-{name}-{uuid.uuid4().hex}"
     temporary.parent.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(exist_ok=True)
-    # a part is a row or a few: statistics, dictionaries and the columns' descriptions would be four fifths of its size
-    compact: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
+    # of a few rows statistics, dictionaries and the columns' descriptions would be four fifths of the size
+    compact: dict[str, Any] = {"use_dictionary": not few, "write_statistics": not few, "store_schema": False}
     compact["write_page_checksum"] = True  # a flipped bit must not read as a number
     with pq.ParquetWriter(temporary, data.schema, **compact) as writer:
         writer.write_table(data)
@@ -124,6 +135,11 @@ def write(run: Path, output: PairOutput) -> None:
     if output.weights is not None:
         write_weights(run / "weights" / f"{digest}.safetensors", output.weights, output.result)
     _write_part(run, "trials", digest, [output.result.to_row()])
+
+
+def write_trials(run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write many finished trials as one part, which bears the first one's name; they have nothing but their rows."""
+    _write_part(run, "trials", rows[0]["digest"], rows, few=False)
 
 
 def write_search(run: Path, row: SearchRow) -> None:
@@ -150,8 +166,8 @@ def write_weights(target: Path, weights: Mapping[str, Any], result: Any) -> None
     temporary.replace(target)
 
 
-def _read_part(path: Path, table: str) -> pa.Table | str:
-    # the table, or the reason why the file is left out
+def _read_part(path: Path, table: str) -> pa.Table | str | NewerSchema:
+    # the table, or why the file is left out, or why nothing can be read
     schema = SCHEMAS[table]
     try:
         data = pq.ParquetFile(path, page_checksum_verification=True).read()
@@ -159,6 +175,9 @@ def _read_part(path: Path, table: str) -> pa.Table | str:
         if kind != table:
             return f"holds {kind or 'foreign data'}, not {table}"
         version = (data.schema.metadata or {}).get(_VERSION, b"")
+        if version.isdigit() and int(version) > SCHEMA_VERSION:
+            # its columns may mean something else
+            return NewerSchema(path, int(version))
         if version == schema.metadata[_VERSION] and data.column_names != schema.names:
             return "does not have the columns of its version"
         # an older part lacks the columns that came later: they read as empty
@@ -183,6 +202,9 @@ def read(run: str | Path, table: str) -> pa.Table:
     Returns:
         The rows of all whole parts, in order of file name; empty where there are none yet.
 
+    Raises:
+        NewerSchema: A newer version wrote one of them.
+
     Warns:
         SkippedPart: A file is corrupt or foreign; it is named and left out.
     """
@@ -192,6 +214,8 @@ def read(run: str | Path, table: str) -> pa.Table:
         parts = list(pool.map(lambda p: _read_part(p, table), paths))
     whole: list[pa.Table] = []
     for path, part in zip(paths, parts, strict=True):
+        if isinstance(part, NewerSchema):
+            raise part
         if isinstance(part, str):
             warnings.warn(
                 f"{path} {part}; it was skipped; delete it, and `sweeper resume` redoes what is missing",

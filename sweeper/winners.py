@@ -13,7 +13,7 @@ from trainables.result import NEVER_WINS
 
 from .belief import Belief
 from .limits import feasible
-from .objective import OBJECTIVES
+from .objective import measured
 from .spec import SweepSpec
 
 _COSTS = ("peak_memory_bytes", "step_seconds")
@@ -32,7 +32,8 @@ def best_trials(
 ) -> list[dict[str, Any]]:
     """Return the best configurations, best first, by the mean of the objective over their repeats.
 
-    The objective is a validation number, so the test scores of the winner are not selected on. A configuration of
+    The objective is a validation number, so the test scores of the winner are not selected on, unless only test was
+    measured (`Objective.split_in`). A configuration of
     which a repeat diverged, was not viable or ran out of memory does not win; one that `failed` is ignored.
 
     Args:
@@ -63,7 +64,7 @@ class _Mean:
 
 
 def _ranked(trials: pa.Table, objective: str, lost: Collection[str]) -> list[_Mean]:
-    goal = OBJECTIVES[objective]
+    goal = measured(objective, trials)
     light = trials.select(["config", "outcome", goal.column]).to_pylist()
     bad = {row["config"] for row in light if row["outcome"] in NEVER_WINS}.union(lost)
     repeats: dict[str, list[tuple[float, int]]] = {}

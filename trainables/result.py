@@ -67,7 +67,10 @@ class TrialResult:
     seed: int = col("seed of the training randomness")
     outcome: str = col("ok, diverged, not_viable, out_of_memory, pruned or failed; only ok can win")
     outcome_detail: str = col("one sentence on the outcome")
-    trainable: str = col("pair (networks were trained) or synthetic (a closed form, no real data)")
+    trainable: str = col(
+        "pair (networks were trained), synthetic (a closed form, no real data) or imported (trained elsewhere, from a "
+        "table)"
+    )
     protocol: str = col("how the pair comes about: finetune (from shared base weights) or branch (from a trunk)")
     pair_kind: str = col(
         "what differs between the children: same_task (data order and augmentation draws), split_data (also disjoint "

@@ -134,7 +134,8 @@ class PairSpec:
     Attributes:
         model, dataset: Names in `MODELS` and `DATASETS`; `*_options` are passed to their builders.
         source: Text of a Python file that registers more models or data sets; empty for the built-in ones.
-        trainable: Name in `TRAINABLES`: `pair` trains networks, `synthetic` is a closed form for tests.
+        trainable: Name in `TRAINABLES`: `pair` trains networks, `synthetic` is a closed form for tests; or `imported`:
+            trained elsewhere, cannot be run.
         beta1, beta2: Decay rates of the moments of Adam-type optimizers; `momentum` belongs to SGD-type ones.
         optimizer_options: Further arguments of the optimizer, such as `nesterov`.
         clip_norm: Gradients are clipped to this global norm; 0 does not clip.

@@ -29,8 +29,13 @@ TRAINABLES: Registry[str] = Registry("trainable")
 TRAINABLES.add("pair", "trainables.pair")
 TRAINABLES.add("synthetic", "trainables.synthetic")
 
+IMPORTED = "imported"
+"""The trainable of trials that a table from elsewhere holds: nothing here can run them."""
+
 
 def _module(spec: PairSpec) -> Trainable:
+    if spec.trainable == IMPORTED:
+        raise ValueError("it was trained elsewhere and imported from a table: nothing here can run it")
     return cast(Trainable, import_module(TRAINABLES[spec.trainable]))
 
 

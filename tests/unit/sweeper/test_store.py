@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import search_spaces
-from sweeper.store import SCHEMAS, SearchRow, SkippedPart, read, read_trials, write, write_search
+from sweeper.specfile import SpecError
+from sweeper.store import SCHEMAS, SearchRow, SkippedPart, read, read_trials, write, write_search, write_trials
 from trainables.result import SCHEMA_VERSION, trial_columns
 from trainables.runtime import Runtime
 from trainables.trial import run_trials
@@ -133,6 +134,26 @@ def test_nothing_half_written_is_in_a_table_folder(tmp_path: Path, monkeypatch: 
 def test_empty_folder_reads_as_empty_tables(tmp_path: Path) -> None:
     for name, schema in SCHEMAS.items():
         assert read(tmp_path, name).schema == schema
+
+
+def test_a_part_of_a_newer_schema_says_upgrade(tmp_path: Path) -> None:
+    fill(tmp_path, 2)
+    part = sorted((tmp_path / "trials").iterdir())[1]
+    table = pq.read_table(part).append_column("from_the_future", pa.array([1.0]))
+    newer = {**(table.schema.metadata or {}), b"sweeper.schema_version": str(SCHEMA_VERSION + 1).encode()}
+    pq.write_table(table.replace_schema_metadata(newer), part)
+    with pytest.raises(
+        SpecError, match=f"schema {SCHEMA_VERSION + 1}, this one reads up to {SCHEMA_VERSION}.: upgrade"
+    ):
+        read_trials(tmp_path)
+
+
+def test_many_rows_in_one_part_read_as_many_parts_do(tmp_path: Path) -> None:
+    fill(tmp_path / "parts", 3)
+    rows = read_trials(tmp_path / "parts").to_pylist()
+    write_trials(tmp_path / "one", rows)
+    assert len(list((tmp_path / "one" / "trials").iterdir())) == 1
+    assert read_trials(tmp_path / "one").to_pylist() == rows
 
 
 def test_there_are_golden_parts_of_every_schema() -> None:

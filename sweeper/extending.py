@@ -1,0 +1,190 @@
+"""`sweeper extend`: run just the trials that the evidence lacks for a firm answer, in the folder of the sweep."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables.noise import KNOBS
+from trainables.registry import UnknownName
+from trainables.spec import PairSpec
+
+from .flags import MACHINE_KEYS, flags
+from .noise_choice import check_shown
+from .objective import OBJECTIVES
+from .report import counted, emit, format_table, number, wrap
+from .spec import SpecError, SweepSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .evidence.analysis import Analysis
+    from .evidence.needs import Need
+    from .extension import Plan
+
+DONE, NO_SUCCESS, INTERRUPTED = 0, 3, 130
+
+
+def extend(args: argparse.Namespace) -> int:
+    """`sweeper extend DIR`."""
+    from .runfolder import runnable_spec
+    from .store import read_trials
+
+    spec = _spec(args, runnable_spec(args.dir))
+    noise, objective = args.noise or spec.noise, args.objective or "gain_mean"
+    _check(objective, noise)
+    trials = read_trials(args.dir)
+    analysis = _analysed(trials, objective, noise)
+    found = plan_for(spec, trials, analysis, args.repeats, args.noises)
+    said = [*analysis.sentences[:1], *found.impossible]
+    record: dict[str, Any] = {
+        "run": str(Path(args.dir).absolute()),
+        "objective": objective,
+        "noise": noise,
+        "verdict": analysis.verdict,
+        "planned": list(_records(found)),
+        "impossible": list(found.impossible),
+    }
+    if not found.specs:
+        nothing = "nothing is missing" if not analysis.needs else "all that can be run of what is missing is there"
+        emit(args.json, record, "\n".join(wrap(line, 0) for line in (*said, nothing)))
+        return DONE
+    if args.dry_run:
+        emit(args.json, record, "\n\n".join([_lines(said), _table(found), f"{_count(found)}; nothing was run"]))
+        return DONE
+    if not args.json:
+        print(f"{_lines(said)}\n\n{_table(found)}\n", file=sys.stderr)
+    return _run(args, spec, found, record)
+
+
+def _run(args: argparse.Namespace, spec: SweepSpec, found: Plan, record: dict[str, Any]) -> int:
+    from . import launch
+    from .progress import Progress
+    from .reading import write_page
+
+    with Progress(spec.objective, counts="further trials") as progress:
+        results = launch.extend(spec, found, progress, lambda line: print(line, file=sys.stderr))
+    wanted = {s.digest for s in found.specs}
+    outcomes = [r["outcome"] for r in results.trials.select(["digest", "outcome"]).to_pylist() if r["digest"] in wanted]
+    if results.interrupted:
+        there = f"{len(outcomes)} of {_count(found)} are in {results.run}"
+        print(f"interrupted: {there}; `sweeper extend {results.run}` continues", file=sys.stderr)
+        return INTERRUPTED
+    if results.reason:
+        print(f"stopped early: {results.reason}; `sweeper extend {results.run}` continues", file=sys.stderr)
+    write_page(results.run)
+    analysis = _analysed(results.trials, record["objective"], record["noise"])
+    record |= {
+        "outcomes": {o: outcomes.count(o) for o in sorted(set(outcomes))},
+        "verdict_after": analysis.verdict,
+        "sentences": list(analysis.sentences),
+        "missing": [n.why for n in analysis.needs],
+    }
+    counts = ", ".join(f"{n} {o}" for o, n in record["outcomes"].items())
+    missing = list(dict.fromkeys(f"still missing: {why}" for why in record["missing"]))
+    lines = [
+        f"{counted(len(outcomes), 'further trial')} ({counts}) in {results.run}",
+        *analysis.sentences[:1],
+        *missing,
+    ]
+    emit(args.json, record, _lines(lines))
+    return DONE if "ok" in outcomes and results.failed < spec.max_failed else NO_SUCCESS
+
+
+def plan_for(
+    spec: SweepSpec, trials: pa.Table, analysis: Analysis, repeats: int | None = None, noises: int | None = None
+) -> Plan:
+    """Return the trials that an analysis of a sweep asks for.
+
+    Args:
+        spec: The sweep.
+        trials: Its trials.
+        analysis: From `sweeper.evidence.analysis.analyse`.
+        repeats: So many trials for each need, instead of what it asks for.
+        noises: At most so many new noises, the first ones asked for; None takes all.
+    """
+    from .extension import plan
+    from .session import noise_constants
+    from .winners import best_trials, over_limits
+
+    space = spec.load_space()
+    # the sweep's own trials: an extension that was cut off must find the same best configuration again
+    own = trials.filter(trials["number"].is_valid())
+    best = best_trials(own, analysis.objective, lost=over_limits(own, spec))
+    examples = next((n for n in own["examples"].to_pylist() if n), None)
+    constants = noise_constants(space, {} if examples is None else {"examples": examples})
+    needs = list(_limited(analysis.needs, repeats, noises))
+    return plan(needs, trials.to_pylist(), best[0] if best else None, spec, space, analysis.noise, constants)
+
+
+def _limited(needs: Sequence[Need], repeats: int | None, noises: int | None) -> Iterator[Need]:
+    new = 0
+    for need in needs:
+        new += need.config is None
+        if need.config is None and noises is not None and new > noises:
+            continue
+        yield need if repeats is None else replace(need, repeats=repeats)
+
+
+def _analysed(trials: pa.Table, objective: str, noise: str) -> Analysis:
+    from .evidence.analysis import analyse
+
+    try:
+        return analyse(trials, objective, noise)
+    except (ValueError, UnknownName) as error:
+        raise SpecError(str(error)) from None
+
+
+def _spec(args: argparse.Namespace, stored: SweepSpec) -> SweepSpec:
+    return SweepSpec.checked({**stored.model_dump(exclude_unset=True), **flags(args, MACHINE_KEYS)})
+
+
+def _check(objective: str, noise: str) -> None:
+    try:
+        check_shown(noise)
+        OBJECTIVES[objective]
+    except (ValueError, UnknownName) as error:
+        raise SpecError(str(error)) from None
+
+
+def _records(found: Plan) -> Iterator[dict[str, Any]]:
+    for planned in found.planned:
+        for spec in planned.specs:
+            knobs = {k: getattr(spec, k) for k in (*KNOBS, "augmentation", "augmentation_strength")}
+            about = {"digest": spec.digest, "config": spec.config, "repeat": spec.repeat}
+            yield {**about, "new": planned.new, "noise": planned.noise, **knobs, "why": planned.why}
+
+
+def _table(found: Plan) -> str:
+    header = ("configuration", "noise", *(k.replace("_", " ") for k in KNOBS), "repeats")
+    rows = [
+        (
+            f"{p.specs[0].config}{' (new)' if p.new else ''}",
+            number(p.noise),
+            *(number(getattr(p.specs[0], k)) for k in KNOBS),
+            _ranges(p.specs),
+        )
+        for p in found.planned
+    ]
+    reasons: dict[str, int] = {}
+    for p in found.planned:
+        reasons[p.why] = reasons.get(p.why, 0) + len(p.specs)
+    why = [wrap(f"{counted(n, 'trial')}: {text}", 0) for text, n in reasons.items()]
+    return "\n".join([format_table(header, rows, indent=0), *why])
+
+
+def _ranges(specs: Sequence[PairSpec]) -> str:
+    first, last = specs[0].repeat, specs[-1].repeat
+    return str(first) if first == last else f"{first} to {last}"
+
+
+def _count(found: Plan) -> str:
+    return counted(len(found.specs), "further trial")
+
+
+def _lines(texts: Sequence[str]) -> str:
+    return "\n".join(wrap(text, 0) for text in texts)

@@ -1,0 +1,293 @@
+"""A table of pairs from elsewhere as a sweep.
+
+Nothing is invented: what the table does not hold and cannot be computed from it stays empty. The rows' `trainable` is
+`imported`: they were trained elsewhere, and nothing here can run them again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from search_spaces import Space, load
+from search_spaces.conditions import acts
+from search_spaces.space import SpaceError
+from trainables.noise import KNOBS
+from trainables.registry import UnknownName
+from trainables.spec import PairSpec
+from trainables.trial import IMPORTED
+
+from .columns import ASSUMED_SPLIT, FIELDS, REPEAT, RESULTS, Mapped, map_columns
+from .imported_rows import Rows
+from .parameter import Parameter
+from .samplers import SAMPLERS
+from .spec import SpecError, SweepSpec
+from .warmstart import checked_points
+
+UNKNOWN_SAMPLER = "unknown"
+SETTINGS = ("examples", "classes", "parameters")
+"""Columns that `--set` can name beside the fields of the trial: properties of the data and the model."""
+MOST_LEVELS, FULL = 32, 0.9  # a knob with more values gets a range; a grid may lack a tenth of its cells
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A table as a sweep.
+
+    Attributes:
+        spec: The sweep it stands for.
+        rows: Rows of the trials table.
+        notes: What to know about it, a sentence each.
+    """
+
+    spec: SweepSpec
+    rows: list[Row]
+    notes: tuple[str, ...]
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a table by the suffix of its name.
+
+    Raises:
+        SpecError: There is no such file, its suffix is not known, or it cannot be read.
+    """
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        raise SpecError(f"a table must be one of {', '.join(_READERS)}, got {path}")
+    if not path.is_file():
+        raise SpecError(f"there is no file {path}")
+    try:
+        table = read(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise SpecError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    if not table.num_rows:
+        raise SpecError(f"{path} has no rows: there is nothing to import")
+    if twice := [n for n, count in Counter(table.column_names).items() if count > 1]:
+        raise SpecError(f"{path} has two columns {twice[0]!r}; rename one")
+    return table
+
+
+def _parquet(path: Path) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path).read()
+
+
+def _csv(path: Path) -> pa.Table:
+    import pyarrow.csv
+
+    return pyarrow.csv.read_csv(path)
+
+
+def _arrow(path: Path) -> pa.Table:
+    import pyarrow.feather
+
+    try:
+        return pyarrow.feather.read_table(path)
+    except pa.ArrowInvalid:  # Arrow's other format: a stream
+        with pa.ipc.open_stream(path) as reader:
+            return reader.read_all()
+
+
+_READERS: Mapping[str, Callable[[Path], pa.Table]] = {
+    ".parquet": _parquet, ".pq": _parquet, ".csv": _csv, ".feather": _arrow, ".arrow": _arrow, ".ipc": _arrow,
+}  # fmt: skip
+
+
+# -- the sweep --------------------------------------------------------------------------------------------------------
+
+
+def as_sweep(
+    table: pa.Table,
+    name: str,
+    space: str,
+    mapping: Mapping[str, str],
+    settings: Mapping[str, Any],
+    sampler: str | None = None,
+) -> Imported:
+    """Return a table as a sweep of a space.
+
+    Args:
+        table: One row a pair.
+        name: What the table is called, for messages.
+        space: Name of a space, or path of a space file: it fills in the fields that the table does not hold.
+        mapping: Column -> name in the trials table, for columns that are called otherwise.
+        settings: Field of the trial (or of `SETTINGS`) -> the value that all rows share.
+        sampler: What chose the configurations; None finds out whether they are a full grid.
+
+    Raises:
+        SpecError: A column, field or value that cannot be used; the message says what to do.
+    """
+    columns = map_columns(table.column_names, mapping)
+    data = _data(table, columns, name)
+    for field in settings:
+        if field in data:
+            raise SpecError(f"{field} is set and also column {columns.sources[field]!r} of {name}; leave one out")
+    source = _loaded(space)
+    given = {k: v for k, v in data.items() if (k in FIELDS and k != "seed") or k in source.knobs}
+    chosen, how = (sampler, f"chosen by {sampler}, as --sampler says") if sampler else _sampling(given, source)
+    fields = {k: v for k, v in settings.items() if k not in SETTINGS}
+    unknown_knobs = _missing(source, given, fields, name)
+    _check_rows(source, fields, given, name)
+    spec = _sweep(source, space, fields, given, chosen)
+    rows = Rows(name, spec.load_space(), given, _counts(settings), unknown_knobs).build(data, table.num_rows)
+    repeats = Counter(r["config"] for r in rows)
+    size = {"trials": len(repeats), "repeats": min(repeats.values())}
+    known = {"sampler": chosen} if chosen in SAMPLERS else {}
+    spec = SweepSpec.checked({**spec.model_dump(exclude_unset=True), **known, **size})
+    rows = [{**r, "sampler": chosen, "space": source.name} for r in rows]
+    return Imported(spec, rows, (*_notes(columns, name, unknown_knobs, rows), how))
+
+
+def _loaded(space: str) -> Space:
+    try:
+        return load(space)
+    except (SpaceError, UnknownName) as error:
+        raise SpecError(str(error)) from None
+
+
+def _data(table: pa.Table, columns: Mapped, name: str) -> dict[str, list[Any]]:
+    # target -> values, None where there is none; a column without any value says nothing
+    found: dict[str, list[Any]] = {}
+    for target, column in columns.sources.items():
+        values = [_plain(v, target) for v in table.column(column).to_pylist()]
+        if any(v is not None for v in values):
+            _check_kind(values, target, f"column {column!r} of {name}")
+            found[target] = values
+    return found
+
+
+def _plain(value: Any, target: str) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if RESULTS.get(target) == "str" and not isinstance(value, str):  # a time, say
+        return value.isoformat() if isinstance(value, datetime) else str(value)
+    return value
+
+
+def _check_kind(values: Iterable[Any], target: str, where: str) -> None:
+    if RESULTS.get(target) not in ("int", "float") or target == REPEAT:
+        return  # fields of the trial are checked with it, and any mark tells repeats apart
+    for i, value in enumerate(values, 1):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise SpecError(f"{where}, row {i}: {target} must be a number, got {value!r}")
+        if value is not None and "_accuracy_" in target and not target.startswith("gain_") and not -1e-9 <= value <= 1:
+            raise SpecError(f"{where}, row {i}: {target} must lie in [0, 1], got {value!r}; divide percentages by 100")
+
+
+def _counts(settings: Mapping[str, Any]) -> dict[str, int]:
+    found = {k: v for k, v in settings.items() if k in SETTINGS}
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise SpecError(f"--set {name} must be a whole number >= 1, got {value!r}")
+    return found
+
+
+def _missing(source: Space, given: Collection[str], fields: Collection[str], name: str) -> tuple[str, ...]:
+    # the knobs of which nothing is known; those that enter noises must be known
+    missing = [k for k in source.knobs if k not in given and k not in fields]
+    needed = [k for k in KNOBS if k in missing]
+    needed += [k for k in ("learning_rate", "batch_size") if k not in {*given, *fields, *source.fixed, *missing}]
+    if needed:
+        raise SpecError(
+            f"{name} has no column for {needed[0]}; name it by --map COLUMN={needed[0]}, or --set {needed[0]}=VALUE "
+            "where all rows share it"
+        )
+    return tuple(k for k in missing if not source.conditions.get(k))
+
+
+def _check_rows(source: Space, fields: Mapping[str, Any], given: Mapping[str, Sequence[Any]], name: str) -> None:
+    # by row, before the ranges of all of them make a sweep
+    shared = {**source.fixed, **{k: v for k, v in fields.items() if "." not in k}}
+    for i, values in enumerate(zip(*given.values(), strict=True), 1):
+        own = dict(zip(given, values, strict=True))
+        empty = [k for k, v in own.items() if v is None and acts(k, own, source.conditions)]
+        try:
+            if empty:
+                raise ValueError(f"{empty[0]} is empty")
+            PairSpec.from_mapping({**shared, **{k: v for k, v in own.items() if v is not None}})
+        except (ValueError, TypeError) as error:
+            raise SpecError(f"row {i} of {name}: {error}") from None
+
+
+def _sweep(
+    source: Space, space: str, fields: Mapping[str, Any], given: Mapping[str, Sequence[Any]], sampler: str
+) -> SweepSpec:
+    # the sweep that the table stands for: the space, with other ranges where its own do not hold the table's values
+    fixed: dict[str, Any] = {**fields, "trainable": IMPORTED}
+    parameters: dict[str, Parameter] = {}
+    for field, values in given.items():
+        levels = _levels(values)
+        inside = field in source.knobs and _within(source, field, levels)
+        if len(levels) > 1 and (sampler == "grid" or not inside):
+            parameters[field] = _range(levels, getattr(source.knobs.get(field), "log", False))
+        elif not inside and (field in source.knobs or source.fixed.get(field) != levels[0]):
+            fixed[field] = levels[0]
+    return SweepSpec.checked({"space": space, "fixed": fixed, "parameters": parameters})
+
+
+def _levels(values: Iterable[Any]) -> list[Any]:
+    return sorted({v for v in values if v is not None}, key=lambda v: (isinstance(v, str), v))
+
+
+def _within(space: Space, knob: str, values: Iterable[Any]) -> bool:
+    try:
+        checked_points(space, [{knob: v} for v in values])
+    except SpaceError:
+        return False
+    return True
+
+
+def _range(levels: Sequence[Any], log: bool) -> Parameter:
+    if len(levels) <= MOST_LEVELS or not all(isinstance(v, int | float) for v in levels):
+        return Parameter.model_validate({"values": levels})
+    kind = "log_uniform" if log and levels[0] > 0 else "uniform"
+    return Parameter.model_validate({"min": levels[0], "max": levels[-1], "distribution": kind})
+
+
+def _sampling(given: Mapping[str, Sequence[Any]], source: Space) -> tuple[str, str]:
+    # a full grid was laid out before anything was seen; of other tables it is not known who chose the points
+    sizes = [n for values in given.values() if (n := len(_levels(values))) > 1]
+    points = len({tuple(map(repr, point)) for point in zip(*given.values(), strict=True)})
+    if len(sizes) > 1 and points >= FULL * math.prod(sizes):
+        return "grid", f"the {points} configurations are a grid of {' x '.join(map(str, sizes))} levels: designed"
+    return UNKNOWN_SAMPLER, (
+        "how the configurations were chosen is not known, and an adaptive search biases tests of the curve's shape; "
+        "--sampler grid, qmc or random says that they were designed"
+    )
+
+
+def _notes(columns: Mapped, name: str, unknown_knobs: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    found: list[str] = []
+    if columns.assumed:
+        one = columns.assumed[0]
+        found.append(
+            f"{', '.join(columns.assumed)} name no split: they count as {ASSUMED_SPLIT}; --map "
+            f"{one}={_on_validation(columns, one)} says otherwise"
+        )
+    if columns.unused:
+        found.append(f"not taken: {', '.join(columns.unused)}; --map COLUMN=NAME says what one is")
+    if unknown_knobs:
+        found.append(
+            f"{', '.join(unknown_knobs)} is not known and stays empty; --set {unknown_knobs[0]}=VALUE says what it was"
+        )
+    if not any(r["examples"] for r in rows):
+        found.append("the number of training examples is not known: noises that need it stay empty; --set examples=N")
+    return found
+
+
+def _on_validation(columns: Mapped, column: str) -> str:
+    target = next(name for name, source in columns.sources.items() if source == column)
+    return f"{target.removesuffix(ASSUMED_SPLIT)}val"

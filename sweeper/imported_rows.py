@@ -1,0 +1,147 @@
+"""Rows of the trials table from a table of pairs: what can be computed is, the rest stays empty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from search_spaces import Space
+from trainables.noise import NOISE
+from trainables.registry import unknown
+from trainables.result import SPLITS, Outcome
+from trainables.runtime import Runtime
+from trainables.spec import PairSpec
+
+from .columns import ASSUMED_SPLIT, OUTCOME, REPEAT, RESULTS
+from .report import number
+from .spec import SpecError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Builds the rows of the trials table.
+
+    Attributes:
+        name: What the table is called.
+        space: Space whose knobs and fixed fields make the trials.
+        given: Field of the trial -> its values, one a row.
+        about: Column that all rows share -> its value.
+        unknown_knobs: Knobs of which the table says nothing.
+    """
+
+    name: str
+    space: Space
+    given: Mapping[str, Sequence[Any]]
+    about: Mapping[str, Any]
+    unknown_knobs: tuple[str, ...]
+
+    def build(self, data: Mapping[str, Sequence[Any]], count: int) -> list[Row]:
+        """Return a row for each of the `count` rows of the table, configurations and repeats numbered."""
+        specs = [self._spec(i, seed) for i, seed in enumerate(data.get("seed", [0] * count))]
+        repeats = self._repeats(specs, data, count)
+        numbers = {config: number for number, config in enumerate(dict.fromkeys(s.config for s in specs))}
+        measured = {k: v for k, v in data.items() if k in RESULTS and k != REPEAT}
+        split = next((s for s in ("val", "test", "train") if any(c in data for c in _losses(s))), ASSUMED_SPLIT)
+        rows: list[Row] = []
+        for i, (spec, repeat) in enumerate(zip(specs, repeats, strict=True)):
+            own = {**self.about, **{k: v[i] for k, v in measured.items() if v[i] is not None}}
+            result = self._result(replace(spec, repeat=repeat), own, split, [c for c in _losses(split) if c in data])
+            rows.append({**result, "number": numbers[spec.config], **dict.fromkeys(self.unknown_knobs)})
+        return rows
+
+    def _spec(self, i: int, seed: int) -> PairSpec:
+        params = {k: v[i] for k, v in self.given.items() if k in self.space.knobs}
+        unknown = {k: getattr(PairSpec, k) for k in self.unknown_knobs}
+        try:
+            return self.space.build({**unknown, **self.space.acting(params)}, seed=seed)
+        except (ValueError, TypeError) as error:
+            raise SpecError(f"row {i + 1} of {self.name}: {error}") from None
+
+    def _repeats(self, specs: Sequence[PairSpec], data: Mapping[str, Sequence[Any]], count: int) -> list[int]:
+        marks = data.get(REPEAT)
+        own: dict[str, list[tuple[Any, int]]] = {}
+        for i, spec in enumerate(specs):
+            # without seeds rows are told apart by what was measured
+            mark = marks[i] if marks else tuple(v[i] for k, v in data.items() if k in RESULTS)
+            same = next((j for m, j in own.get(spec.config, []) if m == mark), None)
+            if same is not None:
+                raise SpecError(
+                    f"rows {same + 1} and {i + 1} of {self.name} are the same trial ({_told(self.space, spec)}"
+                    f"{f', seed {mark}' if marks else ''}): drop one, or name a column that tells repeats apart by "
+                    "--map COLUMN=repeat"
+                )
+            own.setdefault(spec.config, []).append((mark, i))
+        repeats = [0] * count
+        for group in own.values():
+            for repeat, (_, i) in enumerate(sorted(group, key=lambda p: (str(type(p[0])), p)) if marks else group):
+                repeats[i] = repeat
+        return repeats
+
+    def _result(self, spec: PairSpec, own: Mapping[str, Any], split: str, losses: Sequence[str]) -> Row:
+        from trainables.evaluation import finite
+        from trainables.record import record
+
+        known = finite(own)
+        outcome, detail = _outcome(spec, known, split, losses)
+        if OUTCOME in own:
+            outcome, detail = _stated(own[OUTCOME]), "as the table says"
+        about = {k: v for k, v in known.items() if k in _PARTS and v is not None}
+        result = record(spec, Runtime(device=""), outcome, f"{detail}; imported from {self.name}", "", **_whole(about))
+        noises = {n: v for n, v in result.noises.items() if not (self.unknown_knobs and "k_aug" in NOISE[n].needs)}
+        row = replace(result, noises=noises).to_row()
+        row |= {k: v for k, v in known.items() if k != OUTCOME} | _gains(known)
+        # where and how it ran is not known
+        unknown = dict.fromkeys((*_NUMBERS, "ranks", "threads", "device_seconds"))
+        texts = dict.fromkeys(("host", "torch", "python"), "")
+        return {**row, **{k: v for k, v in {**unknown, **texts}.items() if k not in known}}
+
+
+_PARTS = ("examples", "steps", "classes", "parameters", "trace_sigma", "b_simple", "k_aug")
+_NUMBERS = tuple(c for c in RESULTS if c.startswith("seconds_"))
+
+
+def _whole(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: int(v) if RESULTS[k] == "int" else v for k, v in values.items()}
+
+
+def _losses(split: str) -> tuple[str, ...]:
+    return tuple(f"{who}_loss_{split}" for who in ("a", "b", "merged"))
+
+
+def _told(space: Space, spec: PairSpec) -> str:
+    return ", ".join(f"{k} {number(v) if isinstance(v, float) else v}" for k, v in space.params_of(spec).items())
+
+
+def _stated(outcome: Any) -> Outcome:
+    if outcome not in set(Outcome):
+        raise SpecError(str(unknown("outcome", str(outcome), list(Outcome))))
+    return Outcome(outcome)
+
+
+def _outcome(spec: PairSpec, known: Mapping[str, Any], split: str, losses: Sequence[str]) -> tuple[Outcome, str]:
+    if lost := [c for c in losses if known.get(c) is None]:
+        return Outcome.DIVERGED, f"{lost[0]} is empty or not finite"
+    parents = [v for who in "ab" if (v := known.get(f"{who}_accuracy_{split}")) is not None]
+    if parents and min(parents) < spec.accuracy_floor:
+        return Outcome.NOT_VIABLE, (
+            f"a parent's {split} accuracy {min(parents):.3f} is below the floor {spec.accuracy_floor}"
+        )
+    return Outcome.OK, "trained elsewhere"
+
+
+def _gains(known: Mapping[str, Any]) -> dict[str, float]:
+    from trainables.evaluation import Score, finite, gains
+
+    def scores(who: str) -> dict[str, Score]:
+        return {s: Score(*(_or_nan(known.get(f"{who}_{what}_{s}")) for what in ("loss", "accuracy"))) for s in SPLITS}
+
+    computed = finite(gains(scores("a"), scores("b"), scores("merged")))
+    return {name: value for name, value in computed.items() if value is not None}
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

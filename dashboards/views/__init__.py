@@ -1,1 +1,10 @@
 """The tabs, one module each; `VIEWS` has them in the order of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..sections import View
+from . import collapse
+
+VIEWS: Mapping[str, View] = {view.name: view for view in (collapse.VIEW,)}

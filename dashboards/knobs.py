@@ -52,6 +52,12 @@ def column(points: Sequence[ConfigPoint], name: str) -> Array:
     return np.array([math.nan if v is None else v for v in found], dtype=float)
 
 
+def on_scale(axis: Axis, x: Array) -> Array:
+    """Return places on an axis as lengths on paper: their logarithm where the axis has one."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.log10(x) if axis.layout.get("type") == "log" else x
+
+
 def varies(values: Array) -> bool:
     """Whether there are two different values among them."""
     known = values[np.isfinite(values)]

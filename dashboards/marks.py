@@ -169,6 +169,24 @@ def error_bars(found: Sequence[Estimate], colour: str) -> dict[str, Any] | None:
     return {"array": [rounded(e.error) or 0.0 for e in found], "thickness": 1, "width": 2, "color": colour}
 
 
+def dots(
+    name: str, group: Sequence[ConfigPoint], x: Sequence[float | None], column: str, marker: dict[str, Any], **more: Any
+) -> go.Scatter:
+    """Return configurations at their value of `column`, which all have, with error bars; `more` goes to Plotly."""
+    found = [p.values[column] for p in group]
+    more.setdefault("text", [describe(p, column) for p in group])
+    return markers(
+        name,
+        x,
+        [e.mean for e in found],
+        more.pop("text"),
+        marker={"size": 7, "line": {"width": 0.6, "color": GREY}} | marker,
+        error_y=error_bars(found, GREY),
+        customdata=[p.digests[0] for p in group],
+        **more,
+    )
+
+
 def edge_traces(
     shown: Shown,
     column: str,

@@ -5,6 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..sections import View
-from . import collapse
+from . import collapse, decomposition
 
-VIEWS: Mapping[str, View] = {view.name: view for view in (collapse.VIEW,)}
+VIEWS: Mapping[str, View] = {view.name: view for view in (collapse.VIEW, decomposition.VIEW)}

@@ -13,18 +13,17 @@ from trainables.noise import NOISE
 
 from .. import choices
 from ..alignment import Alignment, left_out_r2, smooth
-from ..axes import Window, rounded, short, window, wrapped
+from ..axes import Window, rounded, short, window
 from ..cache import by_content
 from ..choices import METRICS, Choice, choose, heading
 from ..colouring import Colouring, colouring, options
-from ..knobs import SYMBOLS, TITLES, Axis, axis_of, column, varies
+from ..knobs import SYMBOLS, TITLES, Axis, axis_of, column, on_scale, varies
 from ..marks import (
     Chart,
     Measure,
     caption,
-    describe,
+    dots,
     edge_traces,
-    error_bars,
     figure,
     finish,
     markers,
@@ -32,6 +31,7 @@ from ..marks import (
     thinned,
 )
 from ..measured import measured_chart
+from ..panels import grid, value_axes
 from ..runs import Run
 from ..sections import Control, Section, View
 from ..selection import Selection
@@ -56,11 +56,6 @@ class Panel:
     x: Array
     curve: tuple[Array, Array]
     r2: float | None
-
-
-def _scale(axis: Axis, x: Array) -> Array:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.log10(x) if axis.layout.get("type") == "log" else x
 
 
 def scores(points: Sequence[ConfigPoint], column_: str, view: Window) -> Array:
@@ -88,7 +83,7 @@ def panels(points: Sequence[ConfigPoint], y: Array, noise_label: str) -> list[Pa
         axis = axis_of(name, values, noise_label if name == "noise" else "", most=4)
         x = axis.place(values)
         known = np.isfinite(x) & np.isfinite(y)
-        at, heights = _scale(axis, x[known]), y[known]
+        at, heights = on_scale(axis, x[known]), y[known]
         enough = known.sum() >= 4 and varies(at)
         places, curve = smooth(at, heights) if enough else (np.empty(0), np.empty(0))
         places = 10**places if axis.layout.get("type") == "log" else places
@@ -108,44 +103,18 @@ def collapse_chart(
         found: What `panels` returns for them.
         colours: Colours of the points, in the same order.
     """
-    columns = 3 if len(found) > 4 else min(2, len(found))
-    rows = -(-len(found) // columns)
     drawn, said = thinned(points, measure.column, measure.maximize, MARKERS // len(found))
-    edges = sort_out([points[i] for i in sorted(drawn)], measure.column, view)
-    kept = [points[i].config for i in sorted(drawn)]
-    inside = np.array([i in drawn and measure.column in p.values and view.shows(p.values[measure.column].mean)
-                       for i, p in enumerate(points)], dtype=bool)  # fmt: skip
-    text = [describe(p, measure.column) if i in drawn else "" for i, p in enumerate(points)]
-    shown: Any = figure(coloraxis=dict(colours.bar)) if colours.bar else figure()
-    shown.set_subplots(
-        rows=rows, cols=columns, shared_yaxes=True, horizontal_spacing=0.035, vertical_spacing=0.26 / rows
-    )
+    shown, place = grid(len(found), colours.bar)
     for i, panel in enumerate(found):
-        place = {"row": i // columns + 1, "col": i % columns + 1}
-        for name, at, marker in colours.markers(inside):
-            if len(at):
-                shown.add_trace(
-                    _dots(name or "value", points, at, panel, measure, text, marker, legend=i == 0), **place
-                )
-        places = dict(zip(kept, panel.x[sorted(drawn)].tolist(), strict=True))
-        for trace in edge_traces(edges, measure.column, view, lambda p, at=places: at[p.config]):
-            shown.add_trace(trace, **place)
-        if len(panel.curve[0]):
-            x, y = ([rounded(v) for v in values] for values in panel.curve)
-            line = {"color": VERMILLION, "width": 2.5 if panel.axis.name == "noise" else 1.2}
-            shown.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False, **place)
-        shown.update_xaxes(dict(panel.axis.layout), **place)
-        shown.update_yaxes(range=[view.low, view.high], **place)
+        for trace in _traces(panel, points, sorted(drawn), measure, view, colours, legend=i == 0):
+            shown.add_trace(trace, **place(i))
+        shown.update_xaxes(dict(panel.axis.layout), **place(i))
         shown.add_annotation(
             text=f"R² {short(panel.r2, 2)}" if panel.r2 is not None else "R² not known",
             x=1, y=1, xref="x domain", yref="y domain", xanchor="right", yanchor="bottom", showarrow=False,
-            font={"size": 12}, **place,
+            font={"size": 12}, **place(i),
         )  # fmt: skip
-        if measure.anchor == 0.0:
-            shown.add_hline(y=0, line={"color": GREY, "width": 1}, layer="below", **place)
-    shown.update_yaxes(title={"text": wrapped(measure.label)}, col=1)
-    if measure.share:
-        shown.update_yaxes(tickformat=".1%")
+    value_axes(shown, measure, view)
     words = (
         "The same configurations over the noise and over each knob. R² is that of a smooth curve along one axis, with "
         "each configuration left out in turn: high over the noise and low over the knobs where one noise explains all."
@@ -154,28 +123,31 @@ def collapse_chart(
         words += " Bars are standard errors over the repeats."
     words = " ".join(filter(None, (words, caption(sort_out(points, measure.column, view), view), said)))
     title = f"{heading(measure.label)} against the noise and the raw knobs"
-    bar = 52 if colours.bar else 0
-    shown.update_layout(margin={"t": 26 + bar})
-    return Chart("collapse", title, words, finish(shown), height=80 + bar + 300 * rows, wide=True)
+    return Chart("collapse", title, words, finish(shown), height=shown.layout.height, wide=True)
 
 
-def _dots(
-    name: str, points: Sequence[ConfigPoint], at: Array, panel: Panel, measure: Measure, text: list[str],
-    marker: dict[str, Any], legend: bool,
-) -> Any:  # fmt: skip
-    found = [points[i].values[measure.column] for i in at]
-    outline = {"size": 7, "line": {"width": 0.6, "color": GREY}}
-    return markers(
-        name,
-        panel.x[at].tolist(),
-        [e.mean for e in found],
-        [text[i] for i in at],
-        marker=outline | marker,
-        error_y=error_bars(found, GREY),
-        customdata=[points[i].digests[0] for i in at],
-        showlegend=legend and "coloraxis" not in marker,
-        legendgroup=name,
-    )
+def _traces(
+    panel: Panel, points: Sequence[ConfigPoint], drawn: Sequence[int], measure: Measure, view: Window,
+    colours: Colouring, legend: bool,
+) -> list[Any]:  # fmt: skip
+    sorted_out = sort_out([points[i] for i in drawn], measure.column, view)
+    inside = {p.config for p in sorted_out.inside}
+    mask = np.zeros(len(points), bool)
+    mask[[i for i in drawn if points[i].config in inside]] = True
+    traces: list[Any] = []
+    for name, at, marker in colours.markers(mask):
+        if len(at):
+            more = {"showlegend": legend and "coloraxis" not in marker, "legendgroup": name}
+            group = [points[i] for i in at]
+            traces.append(dots(name or "value", group, panel.x[at].tolist(), measure.column, marker, **more))
+    where = {points[i].config: float(panel.x[i]) for i in drawn}
+    traces += edge_traces(sorted_out, measure.column, view, lambda p: where[p.config])
+    if len(panel.curve[0]):
+        x, y = ([rounded(v) for v in values] for values in panel.curve)
+        line = {"color": VERMILLION, "width": 2.5 if panel.axis.name == "noise" else 1.2}
+        shape = {"type": "scatter", "mode": "lines", "name": "smooth curve", "hoverinfo": "skip", "showlegend": False}
+        traces.append({**shape, "x": x, "y": y, "line": line})
+    return traces
 
 
 @by_content
@@ -195,7 +167,7 @@ def ranking(run: Run, metric: str, split: str, noise: str) -> tuple[Alignment, .
 
 
 def _aligned(name: str, label: str, axis: Axis, values: Array, y: Array, is_noise: bool) -> Alignment:
-    x = _scale(axis, axis.place(values))
+    x = on_scale(axis, axis.place(values))
     known = np.isfinite(x) & np.isfinite(y)
     levels = len(np.unique(x[known].round(6)))
     return Alignment(name, label, left_out_r2(x[known], y[known]), int(known.sum()), levels, is_noise)

@@ -17,7 +17,7 @@ from sweeper.spec import SpecError
 
 from . import choices, content, grid
 from .details import details, row_of
-from .judged import Judges
+from .judged import Judges, in_background
 from .listing import listed
 from .live import Live
 from .runs import Run
@@ -25,7 +25,6 @@ from .sections import Control
 from .selection import Selection
 from .views import VIEWS
 from .views import trials as trials_view
-from .views.overview import question
 
 TICK_MS = 1000
 _HERE = Path(__file__).parent
@@ -47,7 +46,7 @@ class App:
     def __init__(self, live: Live) -> None:
         self.live = live
         self.judged = 0
-        self.judges = Judges(self._told)
+        in_background(Judges(self._told))
 
     def _told(self) -> None:
         self.judged += 1
@@ -162,8 +161,6 @@ class App:
 
     def _content(self, run: Run, selection: Selection, theme: str) -> list[Component]:
         view = VIEWS[selection.tab]
-        if (asked := question(run, selection)) is not None and view.name == "overview":
-            self.judges.ask(run, asked)
         if view.name == "trials" and run.tables["trials"].num_rows:
             return grid.trials_grid(trials_view.columns(run, selection), selection)
         revision = f"{run.place} {selection.noise} {selection.metric} {selection.split}"

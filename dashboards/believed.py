@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from sweeper.report import FACTORS
 
-from .axes import BLUE, GREEN, log_axis, rounded, short
+from .axes import log_axis, rounded, short
 from .best import Cell, TextTable
 from .marks import Chart, figure, finish
+from .theme import BLUE, GREEN
 
 if TYPE_CHECKING:
     from sweeper.belief import Belief

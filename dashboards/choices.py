@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sweeper.belief import Belief, belief
 from sweeper.objective import OBJECTIVES, Objective
 from sweeper.regime import Regime, fit_regime
 from sweeper.winners import over_limits
@@ -14,6 +15,7 @@ from trainables.result import SPLITS
 
 from .cache import by_content
 from .marks import Measure
+from .measured import Comparison, compare
 from .runs import Run
 from .sections import Control
 from .selection import Selection
@@ -119,11 +121,32 @@ def regime(run: Run, objective: str, noise: str, split: str) -> Regime:
 
 
 @by_content
+def believed(run: Run, noise: str) -> Belief:
+    """Return what the model of the trials says about a noise, see `sweeper.belief.belief`."""
+    return belief(run.spec, run.tables["trials"], noise) if run.spec else Belief()
+
+
+@by_content
 def measure(run: Run, name: str, split: str) -> Measure:
     """Return how a metric is drawn; its anchor comes from the parents."""
     goal = METRICS[name].on(split)
     return Measure(name, goal.column, METRICS[name].on("test").column, goal.label, goal.maximize,
                    anchor(run.tables["trials"], goal.column))  # fmt: skip
+
+
+@by_content
+def comparison(run: Run, noise: str) -> Comparison | None:
+    """Return measured beside predicted noise, see `dashboards.measured.compare`."""
+    return compare(run.tables["trials"], noise)
+
+
+@by_content
+def runs(run: Run) -> dict[str, str]:
+    """Return configuration -> name of its run, where several are read as one."""
+    trials = run.tables["trials"]
+    if "run" not in trials.column_names:
+        return {}
+    return dict(zip(trials.column("config").to_pylist(), trials.column("run").to_pylist(), strict=True))
 
 
 def noise_control(run: Run) -> Control:

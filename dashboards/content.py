@@ -55,7 +55,7 @@ def tile(shown: Tile) -> Component:
     unit = [html.Span(f" {shown.unit}", className="soft")] if shown.unit else []
     return html.Div(
         [
-            html.H2(shown.title),
+            html.H3(shown.title),
             html.Div([shown.value, *unit], className="value"),
             html.Div(shown.context, className="soft"),
         ],
@@ -87,7 +87,7 @@ def chart(shown: Chart, view: str, theme: str, revision: str) -> Component:
     config: Any = {**_CONFIG, "toImageButtonOptions": image}
     return html.Article(
         [
-            html.Div([html.H2(shown.title), html.Div(saved, className="saves")], className="head"),
+            html.Div([html.H3(shown.title), html.Div(saved, className="saves")], className="head"),
             html.P(shown.caption, className="soft"),
             dcc.Graph(
                 id={"type": "graph", "name": name},
@@ -111,7 +111,7 @@ def table_card(card: TableCard) -> Component:
     """Return a table with its heading and its words."""
     return html.Article(
         [
-            html.H2(card.title),
+            html.H3(card.title),
             html.P(card.caption, className="soft"),
             html.Div(html.Table(table(card.table)), className="scroll"),
         ],
@@ -150,7 +150,7 @@ def details(shown: Details, theme: str, closed: Selection) -> list[Component]:
         html.Article(
             [
                 html.Div(
-                    [html.H2(shown.title), dcc.Link("close", href=closed.to_query() or "?", className="save")],
+                    [html.H3(shown.title), dcc.Link("close", href=closed.to_query() or "?", className="save")],
                     className="head",
                 ),
                 html.P(f"Outcome: {shown.sentence}"),

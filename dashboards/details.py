@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 from sweeper.doubts import split
 from trainables.result import trial_columns
 
-from .axes import BLUE, GREEN, ORANGE, VERMILLION, rounded, short
+from .axes import rounded, short
 from .listing import HEADS, KNOBS
 from .marks import Chart, figure, finish
+from .theme import CYCLE
 
-_COLOURS = {"a": BLUE, "b": VERMILLION}
-_METHODS = (BLUE, ORANGE, GREEN, VERMILLION, "#cc79a7", "#56b4e9")
+_COLOURS = {"a": CYCLE[0], "b": CYCLE[1]}
 _SHOWN = (*KNOBS, "epochs", "steps", "examples", "parameters", "device", "device_seconds", "started", "version")
 _UNITS = {c.name: c.unit for c in trial_columns()}
 
@@ -105,7 +105,7 @@ def training_chart(history: pa.Table) -> Chart | None:
                 y=[rounded(r[column]) for r in own],
                 mode="lines+markers",
                 marker={"size": 5},
-                line={"width": 2, "dash": dash, "color": _COLOURS.get(member, GREEN)},
+                line={"width": 2, "dash": dash, "color": _COLOURS.get(member, CYCLE[2])},
                 hovertemplate="epoch %{x}: %{y:.4g} nat<extra>%{fullData.name}</extra>",
             )
     shown.update_xaxes(title={"text": "epoch [1]"}, rangemode="tozero")
@@ -121,7 +121,7 @@ def merges_chart(merges: pa.Table) -> Chart | None:
     if not scored:
         return None
     shown = figure()
-    for method, colour in zip(dict.fromkeys(r["method"] for r in scored), _cycle(_METHODS), strict=False):
+    for method, colour in zip(dict.fromkeys(r["method"] for r in scored), list(CYCLE) * 10, strict=False):
         own = sorted((r for r in scored if r["method"] == method), key=lambda r: r["coefficient"])
         shown.add_scatter(
             name=method.replace("_", " "),
@@ -135,7 +135,3 @@ def merges_chart(merges: pa.Table) -> Chart | None:
     shown.update_xaxes(title={"text": "coefficient α or s [1]"})
     shown.update_yaxes(title={"text": "test loss of the merge [nat]"})
     return Chart("merges", "Merges", "After BatchNorm recalibration, where there is any.", finish(shown), 320)
-
-
-def _cycle(values: Sequence[str]) -> list[str]:
-    return list(values) * 10

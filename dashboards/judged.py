@@ -1,6 +1,6 @@
 """What takes seconds to know of a run: the verdict on its noise and what the model of its trials says.
 
-A view asks for what is `known`; whoever can wait calls `judge`, the app does so in a thread of its own.
+A view that asks waits for the answer, except where `Judges` work in the background, as they do for the app.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sweeper.belief import Belief, belief
-
-from .choices import regime
+from . import choices
 from .runs import Run
 
 if TYPE_CHECKING:
     from sweeper.evidence.analysis import Analysis
 
+    from sweeper.belief import Belief
     from sweeper.regime import Regime
 
 KEPT = 32
@@ -48,6 +47,7 @@ class Judgement:
 
 _known: OrderedDict[tuple[str, Question], tuple[str, Judgement]] = OrderedDict()
 _lock = threading.Lock()
+_judges: Judges | None = None
 
 
 def known(run: Run, question: Question) -> tuple[Judgement | None, bool]:
@@ -66,8 +66,8 @@ def judge(run: Run, question: Question) -> Judgement:
     trials = run.tables["trials"]
     analysis, doubt = _analysed(run, question)
     found = Judgement(
-        regime=regime(run, objective, noise, split),
-        believed=belief(run.spec, trials, noise) if run.spec else Belief(),
+        regime=choices.regime(run, objective, noise, split),
+        believed=choices.believed(run, noise),
         analysis=analysis,
         doubt=doubt,
         trials=trials.num_rows,
@@ -92,6 +92,22 @@ def _analysed(run: Run, question: Question) -> tuple[Analysis | None, str]:
         return None, " ".join(str(error).split()) or type(error).__name__
 
 
+def ask(run: Run, question: Question) -> tuple[Judgement | None, bool]:
+    """Return a judgement and whether it is of the content as it is now; in the background it may be None or older."""
+    if _judges is None:
+        return judge(run, question), True
+    found, current = known(run, question)
+    if not current:
+        _judges.ask(run, question)
+    return found, current
+
+
+def in_background(judges: Judges | None) -> None:
+    """Have all questions answered by `judges` from now on; None: by who asks."""
+    global _judges
+    _judges = judges
+
+
 class Judges:
     """Judges runs one after the other in a thread; only the newest question of a place waits.
 
@@ -106,9 +122,7 @@ class Judges:
         self._thread: threading.Thread | None = None
 
     def ask(self, run: Run, question: Question) -> None:
-        """Have a run judged unless its judgement is known."""
-        if known(run, question)[1]:
-            return
+        """Have a run judged."""
         with self._wake:
             self._waiting[run.place] = run, question
             if self._thread is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,16 +14,22 @@ from typing import Any
 import yaml
 from plotly.offline import get_plotlyjs
 
-from sweeper.belief import Belief, belief
-from sweeper.objective import OBJECTIVES
 from sweeper.runfolder import stored_spec
 from sweeper.spec import SpecError, SweepSpec
 from sweeper.store import SkippedPart, read, read_trials
 
-from .best import Cell, TextTable
+from . import choices
+from .best import Cell
 from .marks import Chart
-from .report import Report, Tile, report
+from .report import head
+from .runs import Run
+from .sections import Section, TableCard, Tile
+from .selection import Selection
+from .theme import THEMES
+from .views import VIEWS
 
+TABLES = ("merges", "search", "planes")
+OWN = ("overview", "landscape")
 PAGE = "dashboard.html"
 _HERE = Path(__file__).parent
 
@@ -48,17 +55,8 @@ def write_page(
         SkippedPart: A file of the run is corrupt or foreign; the page is made without it and says so.
     """
     run = Path(run)
-    if not run.is_dir():
-        raise NotADirectoryError(f"a run folder is needed, got {str(run)!r}: give the --out folder of a sweep")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", SkippedPart)
-        tables = {"trials": read_trials(run), "merges": read(run, "merges"), "search": read(run, "search")}
-    spec = None if settings else _spec(run)
-    settings = settings or _settings(run)
-    if noise is not None:
-        settings = {**(settings or {}), "noise": noise}
-    believed = belief(spec, tables["trials"], noise) if spec else Belief()
-    text = render(report(settings, tables, spec, believed), run.resolve().name, [str(w.message) for w in caught])
+    found = read_run(run, settings)
+    text = render(found, sections(found, noise or ""))
     target = Path(target) if target is not None else run / PAGE
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -67,9 +65,49 @@ def write_page(
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    for warning in caught:
-        warnings.warn(warning.message, category=warning.category, stacklevel=2)
     return target
+
+
+def read_run(run: Path, settings: Mapping[str, Any] | None = None) -> Run:
+    """Read a run folder as it is now.
+
+    Args:
+        run: The run folder.
+        settings: Contents of `sweep.yaml`, for a folder without it.
+
+    Raises:
+        NotADirectoryError: `run` is no folder.
+
+    Warns:
+        SkippedPart: A file is corrupt or foreign.
+    """
+    if not run.is_dir():
+        raise NotADirectoryError(f"a run folder is needed, got {str(run)!r}: give the --out folder of a sweep")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SkippedPart)
+        tables = {"trials": read_trials(run)} | {name: read(run, name) for name in TABLES}
+    for warning in caught:
+        warnings.warn(warning.message, category=warning.category, stacklevel=3)
+    place, skipped = run.resolve(), tuple(str(w.message) for w in caught)
+    spec = None if settings else _spec(run)
+    return Run(place.name, str(place), settings or _settings(run), spec, tables, skipped, version=uuid.uuid4().hex)
+
+
+def sections(run: Run, noise: str = "") -> dict[str, tuple[str, str, Section]]:
+    """Return the page's sections: name -> title, one sentence on it, content.
+
+    Of a user's own checkpoints only what needs no hyperparameters is there.
+
+    Args:
+        run: The run.
+        noise: Noise to show; the sweep's by default.
+    """
+    selection = Selection(noise=noise)
+    own = choices.sweep(run).own
+    found = {v.name: (v.title, v.doc, v.build(run, selection)) for v in VIEWS.values() if not own or v.name in OWN}
+    if "overview" in VIEWS:
+        return found
+    return {"overview": ("Overview", "", head(run, noise or choices.sweep(run).noise)), **found}
 
 
 def _spec(run: Path) -> SweepSpec | None:
@@ -87,38 +125,45 @@ def _settings(run: Path) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def render(content: Report, name: str, skipped: Sequence[str] = ()) -> str:
+def render(run: Run, content: Mapping[str, tuple[str, str, Section]]) -> str:
     """Return the page as HTML.
 
     Args:
-        content: What it says and draws.
-        name: Name of the run folder.
-        skipped: Sentences on files that were left out.
+        run: Its name and what was left out of it.
+        content: What `sections` returns for it.
     """
-    title = f"{content.sweep.space} · {name}"
-    banners = [*content.banners, *skipped]
+    title = f"{choices.sweep(run).space} · {run.name}"
+    links = [f'<a href="#{escape(name)}">{escape(words)}</a>' for name, (words, _, _) in content.items()]
     body = [
-        f"<header><h1>{escape(title)}</h1>",
-        *(f"<p>{escape(v)}</p>" for v in content.verdicts),
-        "</header>",
-        *(f'<div class="banner">{escape(b)}</div>' for b in banners),
-        '<section class="tiles">',
-        *map(_tile, content.tiles),
-        "</section>",
-        '<section class="cards">',
-        *map(_card, _arranged(content.charts)),
-        *_tables(content),
-        "</section>",
-        '<footer class="soft">',
-        *(f"<p>{escape(n)}</p>" for n in content.notes),
-        "</footer>",
+        f"<header><h1>{escape(title)}</h1></header>",
+        *(f'<div class="banner">{escape(b)}</div>' for b in run.skipped),
+        f"<nav>{''.join(links)}</nav>" if len(links) > 1 else "",
+        *(_section(name, *found) for name, found in content.items()),
     ]
-    return _document(title, "\n".join(body), draws=bool(content.charts))
+    return _document(title, "\n".join(body), draws=any(s.charts for _, _, s in content.values()))
+
+
+def _section(name: str, title: str, doc: str, content: Section) -> str:
+    about = f'<p class="soft">{escape(doc)}</p>' if doc else ""
+    parts = [
+        f'<section class="view" id="{escape(name)}"><h2>{escape(title)}</h2>{about}',
+        *(f"<p>{escape(v)}</p>" for v in content.verdicts),
+        *(f'<div class="banner">{escape(b)}</div>' for b in content.banners),
+        f'<div class="tiles">{"".join(map(_tile, content.tiles))}</div>' if content.tiles else "",
+        '<div class="cards">',
+        *map(_card, _arranged(content.charts)),
+        *map(_table, content.tables),
+        "</div>",
+        *(f'<p class="soft">{escape(n)}</p>' for n in content.notes),
+        "</section>",
+    ]
+    return "\n".join(filter(None, parts))
 
 
 def _document(title: str, body: str, draws: bool) -> str:
     # without a figure there is nothing for plotly.js to do; its 4 MB stay out
-    scripts = f"<script>{get_plotlyjs()}</script>\n<script>{_asset('page.js')}</script>" if draws else ""
+    themes = f'<script type="application/json" id="themes">{json.dumps(THEMES)}</script>'
+    scripts = f"{themes}\n<script>{get_plotlyjs()}</script>\n<script>{_asset('page.js')}</script>" if draws else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
@@ -134,7 +179,7 @@ def _asset(name: str) -> str:
 def _tile(tile: Tile) -> str:
     unit = f' <span class="soft">{escape(tile.unit)}</span>' if tile.unit else ""
     return (
-        f'<div class="tile"><h2>{escape(tile.title)}</h2><div class="value">{escape(tile.value)}{unit}</div>'
+        f'<div class="tile"><h3>{escape(tile.title)}</h3><div class="value">{escape(tile.value)}{unit}</div>'
         f'<div class="soft">{escape(tile.context)}</div></div>'
     )
 
@@ -161,7 +206,7 @@ def _card(arranged: tuple[Chart, bool]) -> str:
     # "</" would end the script element that holds the data
     data = str(chart.figure.to_json()).replace("</", "<\\/").replace("<!--", "<\\u0021--")
     return (
-        f'<article class="card{" wide" if wide else ""}"><h2>{escape(chart.title)}</h2>'
+        f'<article class="card{" wide" if wide else ""}"><h3>{escape(chart.title)}</h3>'
         f'<p class="soft">{escape(chart.caption)}</p>'
         f'<div class="plot" id="{place}" style="height:{chart.height}px"></div>'
         f'<script type="application/json" id="{place}-data">{data}</script></article>'
@@ -173,35 +218,11 @@ def _cells(tag: str, cells: Sequence[Cell]) -> str:
     return "".join(f"<{tag}{t}>{escape(c.text)}</{tag}>" for t, c in zip(titles, cells, strict=True))
 
 
-def _tables(content: Report) -> list[str]:
-    objective = content.sweep.objective
-    best = (
-        "Ordered by the objective on validation, ★ the best by posterior mean; losses [nat] and accuracies are of the "
-        "test split, means over the ok repeats. Rest the mouse on a head or a number for its meaning."
-        if content.best.rows
-        else "No viable configuration yet."
-    )
-    tables = [_table("best", f"Best configurations by {objective}", best, content.best)]
-    if content.front.rows:
-        words = "No other configuration matches these in every objective and beats them in one; means over the repeats."
-        tables.append(_table("front-table", "Pareto set", words, content.front))
-    if content.exponents.rows:
-        words = "As the definition of the noise has them, and as the model of the trials fits them."
-        tables.append(_table("exponents", "Exponents of the noise", words, content.exponents))
-    for name, found in content.recommended.items():
-        words = (
-            f"For {OBJECTIVES[name].label.split(' [')[0]}: learning rates at its best noise, with momentum and weight "
-            "decay of its best trial; ▲ marks step sizes beyond the stability limit that was seen."
-        )
-        title = f"Hyperparameters that reach the best noise of {name}"
-        tables.append(_table(f"recommended-{name}", title, words, found))
-    return tables
-
-
-def _table(key: str, title: str, words: str, table: TextTable) -> str:
-    head = f"<thead><tr>{_cells('th', table.head)}</tr></thead>" if table.rows else ""
-    rows = "\n".join(f"<tr>{_cells('td', row)}</tr>" for row in table.rows)
+def _table(card: TableCard) -> str:
+    head = f"<thead><tr>{_cells('th', card.table.head)}</tr></thead>" if card.table.rows else ""
+    rows = "\n".join(f"<tr>{_cells('td', row)}</tr>" for row in card.table.rows)
     return (
-        f'<article class="card wide" id="{key}"><h2>{escape(title)}</h2><p class="soft">{escape(words)}</p>'
+        f'<article class="card wide" id="{escape(card.key)}"><h3>{escape(card.title)}</h3>'
+        f'<p class="soft">{escape(card.caption)}</p>'
         f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div></article>'
     )

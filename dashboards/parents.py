@@ -8,11 +8,12 @@ from typing import Any
 
 from sweeper.report import counted, merge_words
 
-from .axes import BLUE, GREEN, GREY, ORANGE, rounded, short
+from .axes import rounded, short
 from .best import percent
 from .marks import Chart, figure, finish
 from .sections import Tile
 from .tables import finite
+from .theme import BLUE, GREEN, GREY, ORANGE
 
 WHO = {
     "a": "parent A",

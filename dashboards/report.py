@@ -1,9 +1,9 @@
-"""What the page shows of one run: tables in, verdicts, numbers and charts out. No files, no clock."""
+"""The head of the page: verdicts, numbers, scores against the noise, the best configurations. No files, no clock."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -11,125 +11,80 @@ import pyarrow as pa
 from sweeper.belief import Belief
 from sweeper.doubts import doubts, lines
 from sweeper.objective import OBJECTIVES
-from sweeper.pareto import pareto
 from sweeper.recommend import recommend
-from sweeper.regime import Regime, fit_regime
+from sweeper.regime import Regime
 from sweeper.report import counted
-from sweeper.spec import SweepSpec
-from sweeper.winners import over_limits, winner
+from sweeper.winners import winner
 from trainables.noise import NOISE
 
+from . import choices
 from .axes import short
-from .believed import exponent_table, posterior_chart, share
+from .believed import share
 from .best import TextTable, best_table, percent, recommendation_table
-from .course import progress_chart
-from .curves import merge_curves, merge_gains, search_steps
+from .choices import heading
 from .figures import noise_chart
-from .fronts import front_chart, front_table
-from .knobs import knobs_chart
 from .marks import Chart, Measure
-from .measured import compare, measured_chart
-from .merging import curves_chart, gains_chart, normalised_chart
-from .tables import FITTED, ConfigPoint, Overview, Sweep, anchor, config_points, finite, overview, sweep_of
+from .runs import Run
+from .sections import Section, TableCard, Tile
+from .tables import FITTED, ConfigPoint, Overview, Sweep, finite, overview
 
 CHOSEN = ("chosen_loss_test", "chosen_accuracy_test")
 _PEERS = ("a", "b", "merged", "ensemble")
 _ACCURACY = "gain_mean_accuracy_val"
-NOTHING_BELIEVED = Belief()
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One number of the page's head: what it is, its value, a line of context."""
-
-    title: str
-    value: str
-    context: str
-    unit: str = ""
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that the page says and draws.
-
-    Attributes:
-        verdicts: One sentence per fitted objective.
-        banners: What a reader must know before trusting a number.
-        tiles: The numbers of the head.
-        charts: Figures in reading order.
-        best: The best configurations.
-        exponents: Fitted exponents of the noise beside its definition's.
-        front: The Pareto set of a sweep with several objectives.
-        recommended: Fitted objective -> hyperparameters that reach its best noise; without those of undetermined ones.
-        notes: Small print.
-    """
-
-    sweep: Sweep
-    overview: Overview
-    verdicts: tuple[str, ...]
-    banners: tuple[str, ...]
-    tiles: tuple[Tile, ...]
-    charts: tuple[Chart, ...]
-    best: TextTable
-    exponents: TextTable
-    front: TextTable
-    recommended: Mapping[str, TextTable]
-    notes: tuple[str, ...]
-
-
-def report(
-    settings: Mapping[str, Any] | None,
-    tables: Mapping[str, pa.Table],
-    spec: SweepSpec | None = None,
-    believed: Belief = NOTHING_BELIEVED,
-) -> Report:
-    """Compute the report of one run.
+def head(run: Run, noise: str) -> Section:
+    """Return verdicts, the numbers of the head, scores against the noise, and the best configurations of a run.
 
     Args:
-        settings: Contents of `sweep.yaml`; None where there is none.
-        tables: `trials`, `merges` and `search` as `sweeper.store.read` yields them; any may be empty.
-        spec: The sweep, where the settings are those of one: its limits and further objectives.
-        believed: What the model of the trials says.
+        run: The run.
+        noise: Name of the noise to show.
     """
-    trials = tables["trials"]
-    sweep = sweep_of(settings, trials)
+    trials, believed = run.tables["trials"], choices.believed(run, noise)
+    sweep = replace(choices.sweep(run), noise=noise)
     counts = overview(trials, sweep.trials)
     names = tuple(dict.fromkeys((*FITTED, sweep.objective)))
-    regimes = {name: fit_regime(trials, name, sweep.noise) for name in names}
-    measures = {name: measure_of(name, trials) for name in names}
-    lost = over_limits(trials, spec) if spec else frozenset[str]()
-    objectives = spec.objectives if spec and spec.further_objectives else ()
-    columns = [c for m in measures.values() for c in (m.column, m.test_column)]
-    columns += [OBJECTIVES[name].column for name in objectives]
-    points = config_points(trials, sweep.noise, [*dict.fromkeys(columns), _ACCURACY, _test(_ACCURACY)], lost)
+    measures = {name: choices.measure(run, name, OBJECTIVES[name].split_in(trials)) for name in names}
+    regimes = {name: choices.regime(run, name, noise, OBJECTIVES[name].split_in(trials)) for name in names}
+    lost = choices.lost(run)
+    columns = dict.fromkeys(c for m in measures.values() for c in (m.column, m.test_column))
+    points = choices.points(run, noise, (*columns, _ACCURACY, _test(_ACCURACY)))
     best = winner(trials, sweep.objective, believed, lost)
-    front = pareto(trials.to_pylist(), objectives, lambda row: row["config"] not in lost) if objectives else []
-    further: list[Chart] = []
-    if believed.explanation is not None and len(believed.explanation.posterior) > 1:
-        further.append(posterior_chart(believed.explanation, sweep.noise_label))
-    if front:
-        further.append(front_chart(points, front, objectives))
-    return Report(
-        sweep=sweep,
-        overview=counts,
-        verdicts=tuple(f"{_name(m)}: {regimes[n].message}" for n, m in measures.items())
+    recommended = {
+        name: t
+        for name, r in regimes.items()
+        if (t := _recommended(trials, r, best if name == sweep.objective else None)).rows
+    }
+    return Section(
+        verdicts=tuple(f"{heading(m.label)}: {regimes[n].message}" for n, m in measures.items())
         if counts.trials and not sweep.own
         else (),
         banners=_banners(counts, sweep),
-        tiles=_best_tiles(best)
+        tiles=tuple(_best_tiles(best))
         if sweep.own
         else (*_regime_tiles(regimes), *_best_tiles(best), *_belief_tiles(believed), *_count_tiles(counts)),
-        charts=tuple(_charts(points, tables, sweep, measures, regimes, further)),
-        best=best_table(trials, sweep, favourite=believed.favourite, lost=lost),
-        exponents=exponent_table(believed),
-        front=front_table(front, objectives),
-        recommended={
-            name: t
-            for name, r in regimes.items()
-            if (t := _recommended(trials, r, best if name == sweep.objective else None)).rows
-        },
+        charts=tuple(_charts(points, sweep, measures, regimes)),
+        tables=_tables(sweep, best_table(trials, sweep, favourite=believed.favourite, lost=lost), recommended),
         notes=_notes(sweep, counts, trials, believed, best, len(lost)),
     )
+
+
+def _tables(sweep: Sweep, best: TextTable, recommended: Mapping[str, TextTable]) -> tuple[TableCard, ...]:
+    words = (
+        "Ordered by the objective on validation, ★ the best by posterior mean; losses [nat] and accuracies are of the "
+        "test split, means over the ok repeats. Rest the mouse on a head or a number for its meaning."
+        if best.rows
+        else "No viable configuration yet."
+    )
+    cards = [TableCard("best", f"Best configurations by {sweep.objective}", words, best)]
+    for name, found in recommended.items():
+        words = (
+            f"For {OBJECTIVES[name].label.split(' [')[0]}: learning rates at its best noise, with momentum and weight "
+            "decay of its best trial; ▲ marks step sizes beyond the stability limit that was seen."
+        )
+        title = f"Hyperparameters that reach the best noise of {name}"
+        cards.append(TableCard(f"recommended-{name}", title, words, found))
+    return tuple(cards)
 
 
 def _test(column: str) -> str:
@@ -146,54 +101,21 @@ def _recommended(trials: pa.Table, regime: Regime, best: Mapping[str, Any] | Non
         return TextTable((), ())
 
 
-def measure_of(objective: str, trials: pa.Table) -> Measure:
-    """Return how an objective is drawn; its anchor comes from the parents in `trials`."""
-    goal = OBJECTIVES[objective]
-    return Measure(objective, goal.column, _test(goal.column), goal.label, goal.maximize, anchor(trials, goal.column))
-
-
-def _name(measure: Measure) -> str:
-    text = measure.label.split(" [")[0]
-    return text[0].upper() + text[1:]
-
-
 def _charts(
-    points: list[ConfigPoint],
-    tables: Mapping[str, pa.Table],
-    sweep: Sweep,
-    measures: Mapping[str, Measure],
-    regimes: Mapping[str, Regime],
-    further: Sequence[Chart],
+    points: list[ConfigPoint], sweep: Sweep, measures: Mapping[str, Measure], regimes: Mapping[str, Regime]
 ) -> list[Chart]:
     label = sweep.noise_label
     if not any(p.noise for p in points):
-        return [*further, *_merge_charts(tables, sweep)]
-    drawn = [
-        noise_chart(points, m, label, f"{_name(m)} against the noise", regimes[name]) for name, m in measures.items()
+        return []
+    charts = [
+        noise_chart(points, m, label, f"{heading(m.label)} against the noise", regimes[name])
+        for name, m in measures.items()
     ]
-    charts = [*drawn, *further, knobs_chart(points, measures[sweep.objective], label)]
-    if (found := compare(tables["trials"], sweep.noise)) is not None:
-        charts.append(measured_chart(found))
     if any(abs(p.values[_ACCURACY].mean) > 0 for p in points if _ACCURACY in p.values):
         accuracy = Measure(
             "accuracy", _ACCURACY, _test(_ACCURACY), "accuracy gain over the mean parent [% points]", True, 0.0
         )
         charts.append(noise_chart(points, accuracy, label, "Accuracy gain against the noise"))
-    steps = search_steps(points, tables["search"], OBJECTIVES[sweep.objective])
-    charts.append(progress_chart(steps, measures[sweep.objective], label))
-    return [*charts, *_merge_charts(tables, sweep)]
-
-
-def _merge_charts(tables: Mapping[str, pa.Table], sweep: Sweep) -> list[Chart]:
-    trials, merges = tables["trials"], tables["merges"]
-    charts: list[Chart] = []
-    if normalised := merge_curves(trials, merges, sweep.noise, "normalised_accuracy_test"):
-        charts.append(normalised_chart(normalised, sweep.noise_label))
-    gains = merge_gains(trials, merges, sweep.noise)
-    if {g.method for g in gains} - {"linear", "task_arithmetic"}:  # those two have their own curves
-        charts.append(gains_chart(gains, sweep.noise_label))
-    if curves := merge_curves(trials, merges, sweep.noise):
-        charts.append(curves_chart(curves, sweep.noise_label))
     return charts
 
 

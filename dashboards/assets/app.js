@@ -92,7 +92,7 @@
     if (!button || !button.dataset.format) return;
     const plot = button.closest(".card").querySelector(".js-plotly-plot");
     if (!plot) return;
-    const title = button.closest(".card").querySelector("h2").textContent.trim().replace(/[^\w]+/g, "-");
+    const title = button.closest(".card").querySelector("h3").textContent.trim().replace(/[^\w]+/g, "-");
     window.Plotly.downloadImage(plot, { format: button.dataset.format, filename: "sweeper-" + title, scale: 2,
       width: plot.clientWidth, height: plot.clientHeight });
   });

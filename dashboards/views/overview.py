@@ -20,7 +20,7 @@ from ..best import TextTable, best_table, recommendation_table
 from ..cache import by_content
 from ..choices import Choice, heading
 from ..figures import noise_chart
-from ..judged import Judgement, known
+from ..judged import Judgement, ask
 from ..marks import Chart
 from ..parents import best_tiles, parents_chart, scored
 from ..runs import Run
@@ -60,7 +60,7 @@ def build(run: Run, selection: Selection) -> Section:
     """Return the tab."""
     chosen, counts = choices.choose(run, selection), _counts(run)
     asked = question(run, selection)
-    judgement, current = known(run, asked) if asked else (None, True)
+    judgement, current = ask(run, asked) if asked else (None, True)
     fit = _fit(run, asked, judgement if current else None)
     believed = judgement.believed if judgement else Belief()
     best = _winner(run, chosen.sweep.objective, believed.favourite, believed.undecided)

@@ -1,0 +1,256 @@
+"""Decomposition: the metric along one knob at a time, the others held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sweeper.report import counted
+
+from .. import choices
+from ..alignment import FEWEST, smooth
+from ..axes import Window, rounded, short, window
+from ..best import Cell, TextTable
+from ..choices import choose, heading
+from ..colouring import Colouring, colouring
+from ..knobs import SYMBOLS, TITLES, Axis, axis_of, column, knob_words, on_scale, varies
+from ..marks import Chart, Measure, caption, dots, edge_traces, finish, sort_out, thinned
+from ..panels import grid, value_axes
+from ..runs import Run
+from ..sections import Control, Section, TableCard, View
+from ..selection import Selection
+from ..tables import KNOBS, Array, ConfigPoint
+from ..theme import GREY, VERMILLION
+
+LEVELS = 3
+NEAREST = 0.25
+FEWEST_NEAR = 8
+MARKERS = 4000
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Configurations that differ in one knob.
+
+    Attributes:
+        knob: The knob that varies.
+        points: Them, in order of the knob.
+        fixed: Values of the other knobs that vary in the sweep; of a near slice the medians it lies around.
+        exact: Whether all points have exactly these values; else they are the nearest ones.
+        total: Configurations that they were taken from.
+    """
+
+    knob: str
+    points: tuple[ConfigPoint, ...]
+    fixed: Mapping[str, float]
+    exact: bool
+    total: int
+
+
+def slices(points: Sequence[ConfigPoint], measured: str) -> list[Slice]:
+    """Return one slice for each knob that varies.
+
+    It is the cell of the other knobs in which the most values of the knob have a score. Where no cell has
+    `LEVELS` of them, as in random and adaptive designs, it is the quarter of the configurations whose other knobs lie
+    nearest to their medians, each on its own axis in units of its standard deviation.
+
+    Args:
+        points: One record per configuration.
+        measured: Column of the score.
+    """
+    placed = {k: v for k in KNOBS if varies(v := column(points, k))}
+    return [_slice(points, knob, placed, measured) for knob in placed]
+
+
+def _slice(points: Sequence[ConfigPoint], knob: str, placed: Mapping[str, Array], measured: str) -> Slice:
+    others = [k for k in placed if k != knob]
+    scored = np.array([measured in p.values for p in points])
+    cells: dict[tuple[float, ...], list[int]] = {}
+    for i, key in enumerate(zip(*(placed[k].tolist() for k in others), strict=True) if others else [()] * len(points)):
+        cells.setdefault(tuple(float(f"{v:.6g}") for v in key), []).append(i)
+
+    def levels(members: Sequence[int]) -> tuple[int, int]:
+        known = [i for i in members if scored[i]]
+        return len({round(float(placed[knob][i]), 9) for i in known}), len(known)
+
+    best = max(cells, key=lambda c: levels(cells[c]))
+    exact = levels(cells[best])[0] >= LEVELS
+    at = cells[best] if exact else _nearest({k: placed[k] for k in others}, scored)
+    fixed = dict(zip(others, best, strict=True)) if exact else {k: float(np.nanmedian(placed[k])) for k in others}
+    chosen = sorted((points[i] for i in at), key=lambda p: p.knobs.get(knob, np.inf))
+    return Slice(knob, tuple(chosen), fixed, exact, len(points))
+
+
+def _nearest(placed: Mapping[str, Array], scored: Array) -> list[int]:
+    distance = np.zeros(len(scored))
+    for name, values in placed.items():
+        axis = axis_of(name, values)
+        x = on_scale(axis, axis.place(values))
+        distance += ((x - np.nanmedian(x)) / (np.nanstd(x) or 1.0)) ** 2
+    distance = np.where(np.isfinite(distance), distance, np.inf)
+    count = max(FEWEST_NEAR, round(NEAREST * len(scored)))
+    return sorted(np.argsort(distance, kind="stable")[:count].tolist())
+
+
+def decomposition_chart(
+    found: Sequence[Slice], measure: Measure, view: Window, noise_label: str, axes: Mapping[str, Axis], bar: Colouring
+) -> Chart:
+    """Draw one panel for each slice, on one value axis, coloured by noise.
+
+    Args:
+        found: At least one slice.
+        measure: What is drawn.
+        view: The shown part of its values.
+        noise_label: Title of the noise.
+        axes: Knob -> its axis, the same for every slice.
+        bar: The colour bar of the noise.
+    """
+    shown, place = grid(len(found), bar.bar)
+    for i, part in enumerate(found):
+        for trace in _slice_traces(part, measure, view, axes[part.knob], noise_label, MARKERS // len(found)):
+            shown.add_trace(trace, **place(i))
+        shown.update_xaxes(dict(axes[part.knob].layout), **place(i))
+    value_axes(shown, measure, view)
+    shown.update_layout(showlegend=False)
+    text = " ".join(filter(None, (*map(_fixed_words, found), _edge_words(found, measure, view))))
+    title = f"{heading(measure.label)} along one knob at a time"
+    return Chart("decomposition", title, text, finish(shown), height=shown.layout.height, wide=True)
+
+
+def _slice_traces(part: Slice, measure: Measure, view: Window, axis: Axis, noise_label: str, limit: int) -> list[Any]:
+    drawn = sorted(thinned(part.points, measure.column, measure.maximize, limit)[0])
+    points = [part.points[i] for i in drawn]
+    sorted_out = sort_out(points, measure.column, view)
+    inside = sorted_out.inside
+    x = axis.place(column(inside, part.knob))
+    colours = colouring(inside, "noise", noise_label, {}).values.tolist() if inside else []
+    traces: list[Any] = []
+    y = np.array([p.values[measure.column].mean for p in inside])
+    known = np.isfinite(x)
+    line = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "line": {"color": GREY, "width": 1.4}}
+    if part.exact:
+        levels = np.unique(x[known])
+        means = [float(y[x == level].mean()) for level in levels]
+        traces.append(line | {"x": [rounded(v) for v in levels], "y": [rounded(v) for v in means]})
+    elif known.sum() >= FEWEST and varies(x[known]):
+        at, curve = smooth(on_scale(axis, x[known]), y[known])
+        at = 10**at if axis.layout.get("type") == "log" else at
+        line["line"] = {"color": VERMILLION, "width": 1.2}
+        traces.append(line | {"x": [rounded(v) for v in at], "y": [rounded(v) for v in curve]})
+    if inside:
+        marker = {"color": [rounded(v, 4) for v in colours], "coloraxis": "coloraxis"}
+        traces.append(dots("value", inside, x.tolist(), measure.column, marker))
+    where = dict(zip((p.config for p in points), axis.place(column(points, part.knob)).tolist(), strict=True))
+    return traces + edge_traces(sorted_out, measure.column, view, lambda p: where[p.config])
+
+
+def _fixed_words(part: Slice) -> str:
+    held = knob_words(part.fixed)
+    name = TITLES[part.knob].split(" [")[0]
+    if part.exact:
+        return f"{name[0].upper()}{name[1:]}: at {held}." if held else f"{name[0].upper()}{name[1:]}: all."
+    near = f"the {len(part.points)} of {part.total} configurations nearest to {held}"
+    return f"{name[0].upper()}{name[1:]}: {near}."
+
+
+def _edge_words(found: Sequence[Slice], measure: Measure, view: Window) -> str:
+    every = {p.config: p for part in found for p in part.points}
+    return caption(sort_out(list(every.values()), measure.column, view), view)
+
+
+def slice_table(found: Sequence[Slice], measure: Measure) -> TextTable:
+    """Return where each slice is best: the knob's value, the noise there and the score."""
+    head = (
+        Cell("knob", "the knob that varies"),
+        Cell("others at", "values of the other knobs that vary in the sweep; ≈ where the nearest ones stand in"),
+        Cell("values", "different values of the knob that have a score"),
+        Cell("best at", "value of the knob with the best score in this slice"),
+        Cell("noise there", "noise of that configuration"),
+        Cell(measure.label, measure.column),
+    )
+    rows = tuple(_row(part, measure) for part in found)
+    return TextTable(head, rows)
+
+
+def _best(part: Slice, measure: Measure) -> ConfigPoint | None:
+    scored = [p for p in part.points if p.can_win and measure.column in p.values]
+    pick = max if measure.maximize else min
+    return pick(scored, key=lambda p: p.values[measure.column].mean) if scored else None
+
+
+def _row(part: Slice, measure: Measure) -> tuple[Cell, ...]:
+    best = _best(part, measure)
+    values = {p.knobs.get(part.knob) for p in part.points if measure.column in p.values}
+    score = best.values[measure.column].mean if best else None
+    text = short(score) if score is None or not measure.share else f"{100 * score:.2f} %"
+    return (
+        Cell(SYMBOLS[part.knob], TITLES[part.knob]),
+        Cell(("" if part.exact else "≈ ") + (knob_words(part.fixed) or "–")),
+        Cell(str(len(values))),
+        Cell(short(best.knobs.get(part.knob)) if best else "–"),
+        Cell(short(best.noise) if best else "–"),
+        Cell(text, f"{measure.column} = {short(score, 6)}"),
+    )
+
+
+def controls(run: Run, selection: Selection) -> tuple[Control, ...]:
+    """Return the choices: noise (the colour), metric, split."""
+    return choices.noise_control(run), choices.metric_control(run), choices.split_control()
+
+
+def build(run: Run, selection: Selection) -> Section:
+    """Return one panel a knob, and where each is best."""
+    chosen = choose(run, selection)
+    measure = choices.measure(run, chosen.name, chosen.split)
+    points = choices.points(run, chosen.noise, (measure.column,))
+    if not points:
+        return Section(banners=("No trial has finished yet: nothing to take apart.",))
+    found = slices(points, measure.column)
+    still = [f"{SYMBOLS[k]} is {short(points[0].knobs.get(k))}" for k in KNOBS if k not in {s.knob for s in found}]
+    notes = (f"Does not vary, and has no panel: {', '.join(still)}.",) if still else ()
+    if not found:
+        return Section(banners=("No knob varies: there is nothing to take apart.",), notes=notes)
+    known = [p.values[measure.column].mean for p in points if measure.column in p.values]
+    banners = () if known else (f"No configuration has a value of {measure.label.split(' [')[0]} yet.",)
+    view = window(known, measure.anchor, measure.maximize)
+    axes = {s.knob: axis_of(s.knob, column(points, s.knob), most=4) for s in found}
+    bar = colouring(points, "noise", chosen.noise_label, {})
+    words = "The best scored configuration of each panel. Noises that agree while the knobs differ speak for the noise."
+    return Section(
+        verdicts=_verdicts(found, measure, chosen.noise),
+        banners=banners,
+        charts=(decomposition_chart(found, measure, view, chosen.noise_label, axes, bar),),
+        tables=(TableCard("slices", "Where each panel is best", words, slice_table(found, measure)),) if known else (),
+        notes=(*notes, *_honesty(found)),
+    )
+
+
+def _verdicts(found: Sequence[Slice], measure: Measure, noise: str) -> tuple[str, ...]:
+    best = [b.noise for s in found if len(s.points) >= LEVELS and (b := _best(s, measure)) and b.noise]
+    if len(best) < 2:
+        return ()
+    low, high = min(best), max(best)
+    where = f"at noise {short(low)}" if low == high else f"at noises from {short(low)} to {short(high)}"
+    factor = "" if low == high else f", a factor of {short(high / low, 2)}"
+    return (f"Along {counted(len(best), 'knob')} the best configuration lies {where} ({noise}){factor}.",)
+
+
+def _honesty(found: Sequence[Slice]) -> tuple[str, ...]:
+    if all(s.exact for s in found):
+        return ()
+    return (
+        "Where no three values of a knob share the other knobs' values, the nearest configurations stand in: their "
+        "other knobs still differ, and the scatter shows it. A grid (--sampler grid) has exact panels.",
+    )
+
+
+VIEW = View(
+    "decomposition",
+    "Decomposition",
+    "The metric along one knob at a time, the other knobs held; the colour is the noise.",
+    controls,
+    build,
+)

@@ -12,7 +12,7 @@ from sweeper.report import FACTORS
 from .axes import log_axis, rounded, short
 from .best import Cell, TextTable
 from .marks import Chart, figure, finish
-from .theme import BLUE, GREEN
+from .theme import BLUE, GREEN, GREY
 
 if TYPE_CHECKING:
     from sweeper.belief import Belief
@@ -109,6 +109,57 @@ def exponent_table(believed: Belief) -> TextTable:
         for role, fitted in found.exponents.items()
     ]
     return TextTable(head, tuple(rows))
+
+
+def exponents_chart(believed: Belief) -> Chart:
+    """Draw the fitted exponents with their 90 % intervals beside those of the definition.
+
+    Args:
+        believed: With an explanation that has exponents.
+    """
+    found = believed.explanation
+    assert found is not None
+    roles = list(found.exponents)
+    names = [FACTORS.get(role, role) for role in roles]
+    fitted = [found.exponents[r] for r in roles]
+    low, high = ({r: ends.get(r, found.exponents[r]) for r in roles} for ends in _ends(found))
+    shown = figure()
+    shown.add_scatter(
+        name="definition",
+        x=[rounded(believed.given.get(r, 0.0)) for r in roles],
+        y=names,
+        mode="markers",
+        marker={"size": 14, "symbol": "line-ns-open", "color": GREY, "line": {"width": 3}},
+        hovertemplate="definition %{x:.3g}<extra></extra>",
+    )
+    shown.add_scatter(
+        name="fitted, with 90 % interval",
+        x=[rounded(v) for v in fitted],
+        y=names,
+        mode="markers",
+        marker={"size": 9, "color": BLUE},
+        error_x={
+            "array": [rounded(high[r] - found.exponents[r]) for r in roles],
+            "arrayminus": [rounded(found.exponents[r] - low[r]) for r in roles],
+            "symmetric": False,
+            "thickness": 1.5,
+            "width": 4,
+            "color": BLUE,
+        },
+        hovertemplate="fitted %{x:.3g}<extra></extra>",
+    )
+    shown.update_xaxes(title={"text": "exponent of the factor in the noise [1]"})
+    shown.update_yaxes(autorange="reversed")
+    shown.add_vline(x=0, line={"color": GREY, "width": 1}, layer="below")
+    words = (
+        f"As the definition of {found.noise} has them, and as the model of the trials fits them. An exponent without "
+    )
+    words += "an interval is taken as given and sets the scale of the others."
+    return Chart("exponents-chart", "Exponents of the noise", words, finish(shown), height=170 + 44 * len(roles))
+
+
+def _ends(found: Explanation) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    return found.exponent_low, found.exponent_high
 
 
 def _interval(role: str, low: Mapping[str, float], high: Mapping[str, float]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from sweeper.report import counted
 
-from .axes import Window, rounded, short
+from .axes import Window, rounded, short, window
 from .tables import ConfigPoint, Estimate
 from .theme import BLUE, GREY
 
@@ -142,6 +142,17 @@ def sort_out(points: Sequence[ConfigPoint], column: str, view: Window) -> Shown:
         unscored=[p for p in placed if column not in p.values],
         placeless=len(points) - len(placed),
     )
+
+
+def frame(points: Sequence[ConfigPoint], measure: Measure) -> Window:
+    """Return the shown part of a measure's values, with room for the error bars on the good side."""
+    found = [p.values[measure.column] for p in points if measure.column in p.values]
+    view = window([e.mean for e in found], measure.anchor, measure.maximize)
+    sign = 1 if measure.maximize else -1
+    ends = [e.mean + sign * 1.1 * e.error for e in found if e.error and view.shows(e.mean)]
+    if measure.maximize:
+        return replace(view, high=max([view.high, *ends]))
+    return replace(view, low=min([view.low, *ends]))
 
 
 def thinned(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..sections import View
-from . import collapse, decomposition
+from . import collapse, decomposition, landscape, search
 
-VIEWS: Mapping[str, View] = {view.name: view for view in (collapse.VIEW, decomposition.VIEW)}
+VIEWS: Mapping[str, View] = {
+    view.name: view for view in (collapse.VIEW, decomposition.VIEW, landscape.VIEW, search.VIEW)
+}

@@ -13,7 +13,7 @@ from trainables.noise import NOISE
 
 from .. import choices
 from ..alignment import Alignment, left_out_r2, smooth
-from ..axes import Window, rounded, short, window
+from ..axes import Window, rounded, short
 from ..cache import by_content
 from ..choices import METRICS, Choice, choose, heading
 from ..colouring import Colouring, colouring, options
@@ -26,6 +26,7 @@ from ..marks import (
     edge_traces,
     figure,
     finish,
+    frame,
     markers,
     sort_out,
     thinned,
@@ -156,7 +157,7 @@ def ranking(run: Run, metric: str, split: str, noise: str) -> tuple[Alignment, .
     goal = METRICS[metric].on(split)
     measure = choices.measure(run, metric, split)
     base = choices.points(run, noise, (goal.column,))
-    y = scores(base, goal.column, _view(base, measure))
+    y = scores(base, goal.column, frame(base, measure))
     found = [_aligned(k, TITLES[k].split(" [")[0], axis_of(k, column(base, k)), column(base, k), y, False)
              for k in KNOBS]  # fmt: skip
     for name in choices.noises(run):
@@ -208,11 +209,6 @@ def ranking_chart(found: Sequence[Alignment], noise: str) -> Chart:
     return Chart("ranking", "What orders the scores", words, finish(shown), height=140 + 26 * len(found))
 
 
-def _view(points: Sequence[ConfigPoint], measure: Measure) -> Window:
-    known = [p.values[measure.column].mean for p in points if measure.column in p.values]
-    return window(known, measure.anchor, measure.maximize)
-
-
 def controls(run: Run, selection: Selection) -> tuple[Control, ...]:
     """Return the choices: noise, metric, colour, split."""
     chosen = choose(run, selection)
@@ -228,7 +224,7 @@ def build(run: Run, selection: Selection) -> Section:
     points = choices.points(run, chosen.noise, (measure.column,))
     if not points:
         return Section(banners=("No trial has finished yet: nothing to align.",))
-    view = _view(points, measure)
+    view = frame(points, measure)
     y = scores(points, measure.column, view)
     found = panels(points, y, chosen.noise_label)
     colours = colouring(points, selection.colour, chosen.noise_label, choices.runs(run))

@@ -12,12 +12,12 @@ from sweeper.report import counted
 
 from .. import choices
 from ..alignment import FEWEST, smooth
-from ..axes import Window, rounded, short, window
+from ..axes import Window, rounded, short
 from ..best import Cell, TextTable
 from ..choices import choose, heading
 from ..colouring import Colouring, colouring
 from ..knobs import SYMBOLS, TITLES, Axis, axis_of, column, knob_words, on_scale, varies
-from ..marks import Chart, Measure, caption, dots, edge_traces, finish, sort_out, thinned
+from ..marks import Chart, Measure, caption, dots, edge_traces, finish, frame, sort_out, thinned
 from ..panels import grid, value_axes
 from ..runs import Run
 from ..sections import Control, Section, TableCard, View
@@ -79,9 +79,14 @@ def _slice(points: Sequence[ConfigPoint], knob: str, placed: Mapping[str, Array]
     best = max(cells, key=lambda c: levels(cells[c]))
     exact = levels(cells[best])[0] >= LEVELS
     at = cells[best] if exact else _nearest({k: placed[k] for k in others}, scored)
-    fixed = dict(zip(others, best, strict=True)) if exact else {k: float(np.nanmedian(placed[k])) for k in others}
+    fixed = dict(zip(others, best, strict=True)) if exact else {k: _middle(placed[k]) for k in others}
     chosen = sorted((points[i] for i in at), key=lambda p: p.knobs.get(knob, np.inf))
     return Slice(knob, tuple(chosen), fixed, exact, len(points))
+
+
+def _middle(values: Array) -> float:
+    # a value that was tried: half-way between two momenta is none
+    return float(np.quantile(values[np.isfinite(values)], 0.5, method="lower"))
 
 
 def _nearest(placed: Mapping[str, Array], scored: Array) -> list[int]:
@@ -89,7 +94,7 @@ def _nearest(placed: Mapping[str, Array], scored: Array) -> list[int]:
     for name, values in placed.items():
         axis = axis_of(name, values)
         x = on_scale(axis, axis.place(values))
-        distance += ((x - np.nanmedian(x)) / (np.nanstd(x) or 1.0)) ** 2
+        distance += ((x - _middle(x)) / (np.nanstd(x) or 1.0)) ** 2
     distance = np.where(np.isfinite(distance), distance, np.inf)
     count = max(FEWEST_NEAR, round(NEAREST * len(scored)))
     return sorted(np.argsort(distance, kind="stable")[:count].tolist())
@@ -115,7 +120,7 @@ def decomposition_chart(
         shown.update_xaxes(dict(axes[part.knob].layout), **place(i))
     value_axes(shown, measure, view)
     shown.update_layout(showlegend=False)
-    text = " ".join(filter(None, (*map(_fixed_words, found), _edge_words(found, measure, view))))
+    text = " ".join(filter(None, (_fixed_words(found), _edge_words(found, measure, view))))
     title = f"{heading(measure.label)} along one knob at a time"
     return Chart("decomposition", title, text, finish(shown), height=shown.layout.height, wide=True)
 
@@ -147,13 +152,20 @@ def _slice_traces(part: Slice, measure: Measure, view: Window, axis: Axis, noise
     return traces + edge_traces(sorted_out, measure.column, view, lambda p: where[p.config])
 
 
-def _fixed_words(part: Slice) -> str:
-    held = knob_words(part.fixed)
-    name = TITLES[part.knob].split(" [")[0]
-    if part.exact:
-        return f"{name[0].upper()}{name[1:]}: at {held}." if held else f"{name[0].upper()}{name[1:]}: all."
-    near = f"the {len(part.points)} of {part.total} configurations nearest to {held}"
-    return f"{name[0].upper()}{name[1:]}: {near}."
+def _fixed_words(found: Sequence[Slice]) -> str:
+    said: list[str] = []
+    for part in found:
+        if part.exact:
+            name = TITLES[part.knob].split(" [")[0]
+            said.append(f"{name[0].upper()}{name[1:]}: at {knob_words(part.fixed) or 'all configurations'}.")
+    if near := [p for p in found if not p.exact]:
+        middle = {k: v for part in near for k, v in part.fixed.items()}
+        which = "Each panel" if len(near) == len(found) else ", ".join(SYMBOLS[p.knob] for p in near)
+        said.append(
+            f"{which}: the {len(near[0].points)} of {counted(near[0].total, 'configuration')} whose other knobs lie "
+            f"nearest to the medians ({knob_words({k: middle[k] for k in KNOBS if k in middle})})."
+        )
+    return " ".join(said)
 
 
 def _edge_words(found: Sequence[Slice], measure: Measure, view: Window) -> str:
@@ -215,7 +227,7 @@ def build(run: Run, selection: Selection) -> Section:
         return Section(banners=("No knob varies: there is nothing to take apart.",), notes=notes)
     known = [p.values[measure.column].mean for p in points if measure.column in p.values]
     banners = () if known else (f"No configuration has a value of {measure.label.split(' [')[0]} yet.",)
-    view = window(known, measure.anchor, measure.maximize)
+    view = frame(points, measure)
     axes = {s.knob: axis_of(s.knob, column(points, s.knob), most=4) for s in found}
     bar = colouring(points, "noise", chosen.noise_label, {})
     words = "The best scored configuration of each panel. Noises that agree while the knobs differ speak for the noise."

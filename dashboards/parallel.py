@@ -15,7 +15,7 @@ from .marks import Chart, Measure, figure, frame, thinned
 from .tables import KNOBS, Array, ConfigPoint
 from .theme import BLUE, GREY, VERMILLION
 
-LINES = 600
+LINES = 400
 TOP = 0.1
 _UNITS = {"batch_size": "[examples]"}
 
@@ -47,9 +47,11 @@ def coordinates(points: Sequence[ConfigPoint], measure: Measure, noise_unit: str
     span = (high - low) or 1.0
     ticks = np.linspace(low, high, 5)
     texts = [f"{100 * t:.1f} %" if measure.share else short(t, 2) for t in ticks]
-    name = "score" if measure.share else "score [nat]"
-    place = np.clip((score - low) / span, 0.0, 1.0)
-    found.append(Coordinate(name, place, tuple(zip(np.linspace(0, 1, 5).tolist(), texts, strict=True))))
+    name = "score<br>[%]" if measure.share else "score<br>[nat]"
+    # the best is at the top, whichever way the score goes
+    place, shares = np.clip((score - low) / span, 0.0, 1.0), np.linspace(0, 1, 5)
+    place, shares = (place, shares) if measure.maximize else (1 - place, 1 - shares)
+    found.append(Coordinate(name, place, tuple(zip(shares.tolist(), texts, strict=True))))
     return found
 
 
@@ -64,7 +66,7 @@ def _knob(name: str, values: Array) -> Coordinate:
         at = np.linspace(low, high, 3)
         texts = [short(v, 2) for v in at]
     unit = _UNITS.get(name, "[1]")
-    title = "augm. [1]" if name == "augmentation_strength" else f"{SYMBOLS[name]} {unit}"
+    title = "augmentation<br>strength [1]" if name == "augmentation_strength" else f"{SYMBOLS[name]}<br>{unit}"
     return Coordinate(title, _share(places, low, high), _ticks(at, texts, low, high))
 
 
@@ -72,7 +74,7 @@ def _noise(values: Array, unit: str) -> Coordinate:
     places = np.log10(values)
     low, high = float(np.nanmin(places)), float(np.nanmax(places))
     ticks, texts = log_ticks(10**low, 10**high, most=6)
-    return Coordinate(f"noise [{unit}]", _share(places, low, high), _ticks(np.log10(ticks), texts, low, high))
+    return Coordinate(f"noise<br>[{unit}]", _share(places, low, high), _ticks(np.log10(ticks), texts, low, high))
 
 
 def _share(places: Array, low: float, high: float) -> Array:
@@ -107,17 +109,19 @@ def parallel_chart(points: Sequence[ConfigPoint], measure: Measure, noise_unit: 
         if group:
             x, y = _lines(found, group)
             shown.add_scatter(name=name, x=x, y=y, mode="lines", line=style, hoverinfo="skip")
-    for at, coordinate in enumerate(found):
-        for share, text in coordinate.ticks:
-            shown.add_annotation(x=at, y=share, text=text, xanchor="left", xshift=4, showarrow=False,
-                                 font={"size": 11}, bgcolor="rgba(128,128,128,0.12)", borderpad=1)  # fmt: skip
-        shown.add_shape(type="line", x0=at, x1=at, y0=0, y1=1, line={"color": GREY, "width": 1.2})
+    note = {"xanchor": "left", "xshift": 4, "showarrow": False, "font": {"size": 11}, "borderpad": 1,
+            "bgcolor": "rgba(128,128,128,0.12)"}  # fmt: skip
+    texts = [note | {"x": at, "y": y, "text": text} for at, c in enumerate(found) for y, text in c.ticks]
+    upright = {"type": "line", "y0": 0, "y1": 1, "line": {"color": GREY, "width": 1.2}}
+    shown.update_layout(annotations=texts, shapes=[upright | {"x0": at, "x1": at} for at in range(len(found))])
     shown.update_xaxes(tickvals=list(range(len(found))), ticktext=[c.title for c in found], side="bottom",
                        range=[-0.15, len(found) - 0.35], showgrid=False, zeroline=False, showline=False,
                        tickfont={"size": 12.5}, title={"text": "knobs, noise and score"})  # fmt: skip
     shown.update_yaxes(visible=False, range=[-0.04, 1.06])
-    text = f"One line a configuration with a score ({measure.label}); the best tenth in blue, the best one in red."
-    text += f" {len(points) - sum(measure.column in p.values for p in points)} without a score are left out."
+    text = f"One line a configuration with a score ({measure.label}): the best tenth in blue, the best one in orange; "
+    text += "good scores are at the top."
+    if left := sum(measure.column not in p.values for p in points):
+        text += f" {left} without a score left out."
     return Chart("parallel", "All knobs at once", " ".join(filter(None, (text, said))), shown, height=460, wide=True)
 
 

@@ -40,10 +40,11 @@ def merge_charts(run: Run, noise: str) -> tuple[Chart, ...]:
     charts: list[Chart] = []
     if curves := merge_curves(trials, merges, noise):
         charts.append(curves_chart(curves, label))
-    if normalised := merge_curves(trials, merges, noise, "normalised_accuracy_test"):
+    two_tasks = merges.column("normalised_accuracy_test").null_count < merges.num_rows
+    if two_tasks and (normalised := merge_curves(trials, merges, noise, "normalised_accuracy_test")):
         charts.append(normalised_chart(normalised, label))
-    gains = merge_gains(trials, merges, noise)
-    if {g.method for g in gains} - {"linear", "task_arithmetic"}:  # those two have their own curves
+    others = set(merges.column("method").unique().to_pylist()) - {"linear", "task_arithmetic"}
+    if others and (gains := merge_gains(trials, merges, noise)):  # those two have their own curves
         charts.append(gains_chart(gains, label))
     return tuple(charts)
 
@@ -58,6 +59,8 @@ def planes(run: Run) -> tuple[str, ...]:
 def _points(run: Run, chosen: Choice) -> list[ConfigPoint]:
     columns = [METRICS["barrier"].on(chosen.split).column, "barrier_excess", *_PARENTS]
     columns += [f"{name}_{who}" for name in SHARPNESS for who in "ab"]
+    trials = run.tables["trials"]
+    columns = [c for c in columns if trials.column(c).null_count < trials.num_rows]
     return choices.points(run, chosen.noise, tuple(columns))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sweeper.objective import OBJECTIVES
@@ -10,18 +11,20 @@ from sweeper.report import counted
 from trainables.noise import NOISE
 
 from .. import choices
-from ..believed import exponent_table, exponents_chart, posterior_chart
+from ..believed import exponents_chart, posterior_chart
 from ..cache import by_content
 from ..choices import choose
 from ..course import progress_chart
-from ..curves import search_steps
+from ..curves import SearchStep, search_steps, thin_steps
 from ..failures import Failure, failure_table, failures
 from ..fronts import front_chart, front_table
-from ..marks import Chart
+from ..marks import Chart, Measure
 from ..parallel import parallel_chart
 from ..runs import Run
 from ..sections import Control, Section, TableCard, View
 from ..selection import Selection
+
+STEPS = 800
 
 
 @by_content
@@ -55,15 +58,13 @@ def build(run: Run, selection: Selection) -> Section:
         return Section(banners=("No trial has finished yet: the search has not begun.",))
     believed = choices.believed(run, chosen.noise)
     steps = search_steps(points, run.tables["search"], chosen.goal)
-    charts: list[Chart] = [progress_chart(steps, measure, chosen.noise_label)]
+    charts: list[Chart] = [_progress(steps, measure, chosen.noise_label)]
     tables: list[TableCard] = []
     explained = believed.explanation
     if explained is not None and len(explained.posterior) > 1:
         charts.append(posterior_chart(explained, chosen.noise_label))
     if explained is not None and explained.exponents:
         charts.append(exponents_chart(believed))
-        words = "As the definition of the noise has them, and as the model of the trials fits them."
-        tables.append(TableCard("exponents", "Exponents of the noise", words, exponent_table(believed)))
     if len(points) > 1 and any(measure.column in p.values for p in points):
         charts.append(parallel_chart(points, measure, NOISE[chosen.noise].unit))
     if (best := front(run)) and run.spec:
@@ -74,6 +75,13 @@ def build(run: Run, selection: Selection) -> Section:
     tables.append(_failed(run, broken(run, chosen.noise)))
     notes = (f"No model of the noise: {believed.unexplained}.",) if believed.unexplained else ()
     return Section(charts=tuple(charts), tables=tuple(tables), notes=notes)
+
+
+def _progress(steps: list[SearchStep], measure: Measure, noise_label: str) -> Chart:
+    drawn = thin_steps(steps, STEPS)
+    chart = progress_chart(drawn, measure, noise_label)
+    said = "" if len(drawn) == len(steps) else f" {len(drawn)} of {len(steps)} configurations drawn, evenly spread."
+    return replace(chart, caption=chart.caption + said, wide=True)
 
 
 def _failed(run: Run, found: list[Failure]) -> TableCard:

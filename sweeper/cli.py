@@ -77,7 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--table", choices=("trials", "merges", "history", "planes", "search"), default="trials",
                         help="default: %(default)s")  # fmt: skip
     export.add_argument("--out", metavar="FILE", help="default: DIR/<table>.<format>")
-    command("dashboard", "write the page of a sweep and name it", True, noise=True)
+    dashboard = command("dashboard", "serve the dashboards of one or more sweeps, also while they run", noise=True)
+    dashboard.add_argument("dirs", metavar="DIR", nargs="+", help="run folder, or its URI: s3://BUCKET/PATH, gs://..., "
+                           "file://...")  # fmt: skip
+    dashboard.add_argument("--port", metavar="N", type=int, default=8050, help="default: %(default)s, or the next free")
+    dashboard.add_argument("--host", metavar="ADDR", default="127.0.0.1",
+                           help="address to listen on (default: %(default)s, this machine only)")  # fmt: skip
     return parser
 
 

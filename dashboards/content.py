@@ -1,0 +1,169 @@
+"""Sections as Dash components, under the same CSS classes as the static page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from dash import dcc, html
+from dash.development.base_component import Component
+
+from .best import Cell, TextTable
+from .details import Details
+from .drawing import drawn
+from .marks import Chart
+from .sections import Control, Section, TableCard, Tile
+from .selection import Selection
+
+FORMATS = ("PNG", "SVG")
+_CONFIG: dict[str, Any] = {
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+}
+
+
+def section(content: Section, view: str, theme: str, revision: str, banners: Sequence[str] = ()) -> list[Component]:
+    """Return a tab's content.
+
+    Args:
+        content: What it says and draws.
+        view: Name of the view, which tells its figures from those of others.
+        theme: `light` or `dark`.
+        revision: What the reader's zoom belongs to, see `dashboards.drawing.drawn`.
+        banners: Further sentences before its own.
+    """
+    parts: list[Component] = [
+        html.Div([html.P(v) for v in content.verdicts], className="verdicts") if content.verdicts else html.Div(),
+        html.Div([html.Div(b, className="banner") for b in (*banners, *content.banners)]),
+        html.Section([tile(t) for t in content.tiles], className="tiles") if content.tiles else html.Div(),
+        html.Section(
+            [
+                *(chart(c, view, theme, revision) for c in arranged(content.charts)),
+                *(table_card(t) for t in content.tables),
+            ],
+            className="cards",
+        ),
+        html.Footer([html.P(n) for n in content.notes], className="soft"),
+    ]
+    return parts
+
+
+def tile(shown: Tile) -> Component:
+    """Return one number of the head."""
+    unit = [html.Span(f" {shown.unit}", className="soft")] if shown.unit else []
+    return html.Div(
+        [
+            html.H3(shown.title),
+            html.Div([shown.value, *unit], className="value"),
+            html.Div(shown.context, className="soft"),
+        ],
+        className="tile",
+    )
+
+
+def arranged(charts: Sequence[Chart]) -> list[Chart]:
+    """Return the charts as rows of the page: two narrow ones are equally high, one alone takes the whole width."""
+    rows: list[Chart] = []
+    row: Chart | None = None
+    for shown in charts:
+        if shown.wide:
+            rows += [replace(row, wide=True)] if row else []
+            rows, row = [*rows, shown], None
+        elif row is not None:
+            height = max(row.height, shown.height)
+            rows, row = [*rows, replace(row, height=height), replace(shown, height=height)], None
+        else:
+            row = shown
+    return rows + ([replace(row, wide=True)] if row else [])
+
+
+def chart(shown: Chart, view: str, theme: str, revision: str) -> Component:
+    """Return one figure with its heading, its words and the links that save it."""
+    name = f"{view}-{shown.key}"
+    saved = [_save_button(f) for f in FORMATS]
+    image = {"format": "png", "filename": f"sweeper-{name}", "scale": 2}
+    config: Any = {**_CONFIG, "toImageButtonOptions": image}
+    return html.Article(
+        [
+            html.Div([html.H3(shown.title), html.Div(saved, className="saves")], className="head"),
+            html.P(shown.caption, className="soft"),
+            dcc.Graph(
+                id={"type": "graph", "name": name},
+                figure=drawn(shown.figure, theme, f"{name} {revision}"),
+                config=config,
+                style={"height": f"{shown.height}px"},
+                className="plot",
+            ),
+        ],
+        className="card wide" if shown.wide else "card",
+        key=name,
+    )
+
+
+def _save_button(name: str) -> Component:
+    data: dict[str, Any] = {"data-format": name.lower()}
+    return html.Button(name, className="save", title=f"save the figure as {name}", **data)
+
+
+def table_card(card: TableCard) -> Component:
+    """Return a table with its heading and its words."""
+    return html.Article(
+        [
+            html.H3(card.title),
+            html.P(card.caption, className="soft"),
+            html.Div(html.Table(table(card.table)), className="scroll"),
+        ],
+        className="card wide",
+        id=card.key,
+        key=card.key,
+    )
+
+
+def table(shown: TextTable) -> list[Component]:
+    """Return head and body of a table."""
+    head = [html.Thead(html.Tr([_cell(html.Th, c) for c in shown.head]))] if shown.rows else []
+    return [*head, html.Tbody([html.Tr([_cell(html.Td, c) for c in row]) for row in shown.rows])]
+
+
+def _cell(tag: Any, cell: Cell) -> Component:
+    return tag(cell.text, title=cell.title) if cell.title else tag(cell.text)
+
+
+def control(shown: Control, value: str, default: str) -> Component:
+    """Return one choice: a list, or a number that is typed in; it says which value needs no word in the address."""
+    key = {"type": "control", "field": shown.field, "default": default}
+    if shown.options:
+        options = [{"value": v, "label": words} for v, words in shown.options]
+        choice = dcc.Dropdown(id=key, options=options, value=value, clearable=False, searchable=len(options) > 8)
+    else:
+        choice = dcc.Input(id=key, value=value, type="number", min=1, step=1, debounce=0.4, placeholder="any")
+    return html.Label([html.Span(shown.label), choice], className="control")
+
+
+def details(shown: Details, theme: str, closed: Selection) -> list[Component]:
+    """Return the details of a trial; `closed` is the selection without it."""
+    charts = [chart(c, "trial", theme, shown.digest) for c in arranged(shown.charts)]
+    facts = [html.Div([html.Span(name, className="soft"), html.B(value)]) for name, value in shown.facts]
+    return [
+        html.Article(
+            [
+                html.Div(
+                    [html.H3(shown.title), dcc.Link("close", href=closed.to_query() or "?", className="save")],
+                    className="head",
+                ),
+                html.P(f"Outcome: {shown.sentence}"),
+                *(html.Div(w, className="banner") for w in shown.warnings),
+                html.Div(facts, className="facts"),
+                html.P("Run it again and compare the numbers:", className="soft"),
+                html.Div(
+                    [html.Code(shown.command, id="command"), dcc.Clipboard(target_id="command", title="copy")],
+                    className="command",
+                ),
+                html.Details([html.Summary("The whole spec"), html.Pre(shown.spec)]),
+            ],
+            className="card wide",
+        ),
+        html.Section(charts, className="cards"),
+    ]

@@ -138,7 +138,7 @@ def exponents_chart(believed: Belief) -> Chart:
         f"As the definition of {found.noise} has them, and as the model of the trials fits them. An exponent without "
     )
     words += "an interval is taken as given and sets the scale of the others."
-    return Chart("exponents-chart", "Exponents of the noise", words, finish(shown), height=170 + 56 * len(roles))
+    return Chart("exponents", "Exponents of the noise", words, finish(shown), height=170 + 56 * len(roles))
 
 
 def _interval(found: Explanation, role: str) -> tuple[float, float] | None:

@@ -70,6 +70,22 @@ class Chart:
     wide: bool = False
 
 
+def arranged(charts: Sequence[Chart]) -> list[Chart]:
+    """Return the charts as rows of the page: two narrow ones are equally high, one alone takes the whole width."""
+    rows: list[Chart] = []
+    row: Chart | None = None
+    for shown in charts:
+        if shown.wide:
+            rows += [replace(row, wide=True)] if row else []
+            rows, row = [*rows, shown], None
+        elif row is not None:
+            height = max(row.height, shown.height)
+            rows, row = [*rows, replace(row, height=height), replace(shown, height=height)], None
+        else:
+            row = shown
+    return rows + ([replace(row, wide=True)] if row else [])
+
+
 def figure(**layout: Any) -> go.Figure:
     """Return an empty figure in the page's style; its colours come from the page's light or dark theme."""
     shown = go.Figure()

@@ -20,7 +20,6 @@ from trainables.result import NEVER_WINS, Outcome
 Row = Mapping[str, Any]
 Array = NDArray[Any]
 KNOBS = ("learning_rate", "batch_size", "momentum", "weight_decay", "augmentation_strength")
-FITTED = ("gain_mean", "merged_loss")
 PARENTS = {"merged_loss": "loss", "merged_accuracy": "accuracy"}
 
 

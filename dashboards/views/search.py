@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from sweeper.belief import Belief
 from sweeper.objective import OBJECTIVES
 from sweeper.pareto import pareto
 from sweeper.report import counted
@@ -18,6 +19,7 @@ from ..course import progress_chart
 from ..curves import SearchStep, search_steps, thin_steps
 from ..failures import Failure, failure_table, failures
 from ..fronts import front_chart, front_table
+from ..judged import ask
 from ..marks import Chart, Measure
 from ..parallel import parallel_chart
 from ..runs import Run
@@ -56,7 +58,8 @@ def build(run: Run, selection: Selection) -> Section:
     points = choices.points(run, chosen.noise, (measure.column,))
     if not points:
         return Section(banners=("No trial has finished yet: the search has not begun.",))
-    believed = choices.believed(run, chosen.noise)
+    judgement, _ = ask(run, (chosen.name, chosen.noise, chosen.split))
+    believed = judgement.believed if judgement else Belief(unexplained="it is being computed")
     steps = search_steps(points, run.tables["search"], chosen.goal)
     charts: list[Chart] = [_progress(steps, measure, chosen.noise_label)]
     tables: list[TableCard] = []

@@ -19,7 +19,7 @@ from .measured import Comparison, compare
 from .runs import Run
 from .sections import Control
 from .selection import Selection
-from .tables import ConfigPoint, Sweep, anchor, config_points, floats, sweep_of
+from .tables import Array, ConfigPoint, Sweep, anchor, config_noises, config_points, floats, sweep_of
 
 SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -106,6 +106,12 @@ def choose(run: Run, selection: Selection) -> Choice:
 def points(run: Run, noise: str, columns: tuple[str, ...]) -> list[ConfigPoint]:
     """Return one record per configuration, see `dashboards.tables.config_points`."""
     return config_points(run.tables["trials"], noise, columns, lost(run))
+
+
+@by_content
+def levels(run: Run, noise: str) -> Array:
+    """Return the noise of each configuration, nan without one, in the order of `points`."""
+    return config_noises(run.tables["trials"], noise)
 
 
 @by_content

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from .axes import Window, log_axis, rounded, short, window
-from .marks import Chart, Measure, caption, describe, edge_traces, error_bars, figure, finish, markers, sort_out
+from .axes import Window, log_axis, rounded, short, wrapped
+from .marks import Chart, Measure, caption, describe, edge_traces, error_bars, figure, finish, frame, markers, sort_out
 from .tables import ConfigPoint
 from .theme import BLUE, GREEN, GREY, ORANGE, VERMILLION
 
@@ -83,8 +83,7 @@ def noise_chart(
         title: Heading of the chart.
         regime: Fit to draw; None draws the points alone.
     """
-    known = [p.values[measure.column].mean for p in points if p.noise and measure.column in p.values]
-    view = window(known, measure.anchor, measure.maximize)
+    view = frame([p for p in points if p.noise], measure)
     validation = sort_out(points, measure.column, view)
     shown = figure()
     if regime is not None and len(regime.grid) > 1:
@@ -100,7 +99,7 @@ def noise_chart(
         shown.add_trace(trace)
     placed = [p.noise for p in points if p.noise] + list(regime.grid if regime is not None else ())
     shown.update_xaxes(log_axis(placed, noise_label))
-    shown.update_yaxes(title={"text": measure.label}, range=[view.low, view.high])
+    shown.update_yaxes(title={"text": wrapped(measure.label)}, range=[view.low, view.high])
     if measure.share:
         shown.update_yaxes(tickformat=".1%")
     if measure.anchor == 0.0:

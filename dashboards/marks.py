@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from sweeper.report import counted
 
-from .axes import Window, rounded, short
+from .axes import Window, rounded, short, window
 from .tables import ConfigPoint, Estimate
 from .theme import BLUE, GREY
 
@@ -68,6 +68,22 @@ class Chart:
     figure: go.Figure
     height: int = 430
     wide: bool = False
+
+
+def arranged(charts: Sequence[Chart]) -> list[Chart]:
+    """Return the charts as rows of the page: two narrow ones are equally high, one alone takes the whole width."""
+    rows: list[Chart] = []
+    row: Chart | None = None
+    for shown in charts:
+        if shown.wide:
+            rows += [replace(row, wide=True)] if row else []
+            rows, row = [*rows, shown], None
+        elif row is not None:
+            height = max(row.height, shown.height)
+            rows, row = [*rows, replace(row, height=height), replace(shown, height=height)], None
+        else:
+            row = shown
+    return rows + ([replace(row, wide=True)] if row else [])
 
 
 def figure(**layout: Any) -> go.Figure:
@@ -142,6 +158,17 @@ def sort_out(points: Sequence[ConfigPoint], column: str, view: Window) -> Shown:
         unscored=[p for p in placed if column not in p.values],
         placeless=len(points) - len(placed),
     )
+
+
+def frame(points: Sequence[ConfigPoint], measure: Measure) -> Window:
+    """Return the shown part of a measure's values, with room for the error bars on the good side."""
+    found = [p.values[measure.column] for p in points if measure.column in p.values]
+    view = window([e.mean for e in found], measure.anchor, measure.maximize)
+    sign = 1 if measure.maximize else -1
+    ends = [e.mean + sign * 1.1 * e.error for e in found if e.error and view.shows(e.mean)]
+    if measure.maximize:
+        return replace(view, high=max([view.high, *ends]))
+    return replace(view, low=min([view.low, *ends]))
 
 
 def thinned(

@@ -5,6 +5,7 @@
   function draw() {
     document.querySelectorAll(".plot").forEach(function (place) {
       const spec = JSON.parse(document.getElementById(place.id + "-data").textContent);
+      spec.layout.height = place.clientHeight;
       spec.layout.template = dark.matches ? themes.dark : themes.light;
       Plotly.react(place, spec.data, spec.layout, { responsive: true, displaylogo: false });
     });

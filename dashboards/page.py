@@ -11,38 +11,35 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import yaml
 from plotly.offline import get_plotlyjs
 
-from sweeper.runfolder import stored_spec
-from sweeper.spec import SpecError, SweepSpec
-from sweeper.store import SkippedPart, read, read_trials
+from sweeper.store import SkippedPart
 
 from . import choices
 from .best import Cell
-from .marks import Chart
-from .report import head
+from .live import Folder
+from .marks import Chart, arranged
 from .runs import Run
-from .sections import Section, TableCard, Tile
+from .sections import Section, TableCard, Tile, View
 from .selection import Selection
 from .theme import THEMES
 from .views import VIEWS
 
-TABLES = ("merges", "search", "planes")
+TABLES = ("trials", "search", "merges", "planes")
 OWN = ("overview", "landscape")
 PAGE = "dashboard.html"
 _HERE = Path(__file__).parent
 
 
 def write_page(
-    run: Path, target: Path | None = None, noise: str | None = None, settings: Mapping[str, Any] | None = None
+    run: str | Path, target: Path | None = None, noise: str | None = None, settings: Mapping[str, Any] | None = None
 ) -> Path:
     """Write the page of a run and return where it is.
 
     The page is whole at every moment: it is written under another name and renamed.
 
     Args:
-        run: The run folder.
+        run: The run folder, or its URI, which needs a `target`.
         target: Where to write; `<run>/dashboard.html` by default.
         noise: Noise to show, predicted or measured; the sweep's by default.
         settings: Contents of `sweep.yaml`, for a folder without it.
@@ -54,10 +51,14 @@ def write_page(
     Warns:
         SkippedPart: A file of the run is corrupt or foreign; the page is made without it and says so.
     """
-    run = Path(run)
-    found = read_run(run, settings)
-    text = render(found, sections(found, noise or ""))
-    target = Path(target) if target is not None else run / PAGE
+    if "://" not in str(run) and not Path(run).is_dir():
+        raise NotADirectoryError(f"a run folder is needed, got {str(run)!r}: give the --out folder of a sweep")
+    found = read_run(str(run) if "://" in str(run) else str(Path(run).resolve()), noise)
+    for sentence in found.skipped:
+        warnings.warn(sentence, SkippedPart, stacklevel=2)
+    found = replace(found, settings=settings, spec=None) if settings else found
+    text = render(found, sections(found))
+    target = Path(target) if target is not None else Path(run) / PAGE
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
@@ -68,64 +69,32 @@ def write_page(
     return target
 
 
-def read_run(run: Path, settings: Mapping[str, Any] | None = None) -> Run:
+def read_run(place: str, noise: str | None = None) -> Run:
     """Read a run folder as it is now.
 
     Args:
-        run: The run folder.
-        settings: Contents of `sweep.yaml`, for a folder without it.
+        place: Path or URI.
+        noise: Noise to show instead of the sweep's.
 
     Raises:
-        NotADirectoryError: `run` is no folder.
-
-    Warns:
-        SkippedPart: A file is corrupt or foreign.
+        SpecError: The place cannot be reached, or is no folder.
     """
-    if not run.is_dir():
-        raise NotADirectoryError(f"a run folder is needed, got {str(run)!r}: give the --out folder of a sweep")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", SkippedPart)
-        tables = {"trials": read_trials(run)} | {name: read(run, name) for name in TABLES}
-    for warning in caught:
-        warnings.warn(warning.message, category=warning.category, stacklevel=3)
-    place, skipped = run.resolve(), tuple(str(w.message) for w in caught)
-    spec = None if settings else _spec(run)
-    return Run(place.name, str(place), settings or _settings(run), spec, tables, skipped, version=uuid.uuid4().hex)
+    folder = Folder(place, noise)
+    for name in TABLES:
+        folder.table(name)  # now, so that what is left out of them is known
+    return folder.run()
 
 
-def sections(run: Run, noise: str = "") -> dict[str, tuple[str, str, Section]]:
-    """Return the page's sections: name -> title, one sentence on it, content.
+def sections(run: Run) -> dict[str, tuple[View, Section]]:
+    """Return the page's sections by name, of the default selection.
 
     Of a user's own checkpoints only what needs no hyperparameters is there.
-
-    Args:
-        run: The run.
-        noise: Noise to show; the sweep's by default.
     """
-    selection = Selection(noise=noise)
     own = choices.sweep(run).own
-    found = {v.name: (v.title, v.doc, v.build(run, selection)) for v in VIEWS.values() if not own or v.name in OWN}
-    if "overview" in VIEWS:
-        return found
-    return {"overview": ("Overview", "", head(run, noise or choices.sweep(run).noise)), **found}
+    return {v.name: (v, v.build(run, Selection())) for v in VIEWS.values() if not own or v.name in OWN}
 
 
-def _spec(run: Path) -> SweepSpec | None:
-    try:
-        return stored_spec(run)
-    except SpecError:  # the page of a folder whose settings are lost says so
-        return None
-
-
-def _settings(run: Path) -> Mapping[str, Any] | None:
-    try:
-        found = yaml.safe_load((run / "sweep.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def render(run: Run, content: Mapping[str, tuple[str, str, Section]]) -> str:
+def render(run: Run, content: Mapping[str, tuple[View, Section]]) -> str:
     """Return the page as HTML.
 
     Args:
@@ -133,25 +102,25 @@ def render(run: Run, content: Mapping[str, tuple[str, str, Section]]) -> str:
         content: What `sections` returns for it.
     """
     title = f"{choices.sweep(run).space} · {run.name}"
-    links = [f'<a href="#{escape(name)}">{escape(words)}</a>' for name, (words, _, _) in content.items()]
+    links = [f'<a href="#{escape(name)}">{escape(view.title)}</a>' for name, (view, _) in content.items()]
     body = [
         f"<header><h1>{escape(title)}</h1></header>",
         *(f'<div class="banner">{escape(b)}</div>' for b in run.skipped),
         f"<nav>{''.join(links)}</nav>" if len(links) > 1 else "",
-        *(_section(name, *found) for name, found in content.items()),
+        *(_section(*found) for found in content.values()),
     ]
-    return _document(title, "\n".join(body), draws=any(s.charts for _, _, s in content.values()))
+    return _document(title, "\n".join(body), draws=any(s.charts for _, s in content.values()))
 
 
-def _section(name: str, title: str, doc: str, content: Section) -> str:
-    about = f'<p class="soft">{escape(doc)}</p>' if doc else ""
+def _section(view: View, content: Section) -> str:
     parts = [
-        f'<section class="view" id="{escape(name)}"><h2>{escape(title)}</h2>{about}',
+        f'<section class="view" id="{escape(view.name)}"><h2>{escape(view.title)}</h2>',
+        f'<p class="soft">{escape(view.doc)}</p>',
         *(f"<p>{escape(v)}</p>" for v in content.verdicts),
         *(f'<div class="banner">{escape(b)}</div>' for b in content.banners),
         f'<div class="tiles">{"".join(map(_tile, content.tiles))}</div>' if content.tiles else "",
         '<div class="cards">',
-        *map(_card, _arranged(content.charts)),
+        *map(_card, arranged(content.charts)),
         *map(_table, content.tables),
         "</div>",
         *(f'<p class="soft">{escape(n)}</p>' for n in content.notes),
@@ -184,29 +153,12 @@ def _tile(tile: Tile) -> str:
     )
 
 
-def _arranged(charts: Sequence[Chart]) -> list[tuple[Chart, bool]]:
-    # two narrow charts share a row; one that would stand alone takes the whole width
-    arranged: list[tuple[Chart, bool]] = []
-    row: list[Chart] = []
-    for chart in charts:
-        if chart.wide:
-            arranged += [(c, True) for c in row] + [(chart, True)]
-            row = []
-        elif row:
-            arranged += [(replace(c, height=max(row[0].height, chart.height)), False) for c in (row[0], chart)]
-            row = []
-        else:
-            row = [chart]
-    return arranged + [(c, True) for c in row]
-
-
-def _card(arranged: tuple[Chart, bool]) -> str:
-    chart, wide = arranged
+def _card(chart: Chart) -> str:
     place = f"plot-{escape(chart.key)}"
     # "</" would end the script element that holds the data
     data = str(chart.figure.to_json()).replace("</", "<\\/").replace("<!--", "<\\u0021--")
     return (
-        f'<article class="card{" wide" if wide else ""}"><h3>{escape(chart.title)}</h3>'
+        f'<article class="card{" wide" if chart.wide else ""}"><h3>{escape(chart.title)}</h3>'
         f'<p class="soft">{escape(chart.caption)}</p>'
         f'<div class="plot" id="{place}" style="height:{chart.height}px"></div>'
         f'<script type="application/json" id="{place}-data">{data}</script></article>'

@@ -20,7 +20,6 @@ from trainables.result import NEVER_WINS, Outcome
 Row = Mapping[str, Any]
 Array = NDArray[Any]
 KNOBS = ("learning_rate", "batch_size", "momentum", "weight_decay", "augmentation_strength")
-FITTED = ("gain_mean", "merged_loss")
 PARENTS = {"merged_loss": "loss", "merged_accuracy": "accuracy"}
 
 
@@ -174,17 +173,26 @@ class _Groups:
             error = np.where(n > 1, np.sqrt(scatter / (n - 1) / n), np.nan)
         return n, mean, error
 
-    def noises(self, levels: Array) -> list[float | None]:
-        """Return the geometric mean of the positive noises, by group; None without any."""
+    def noises(self, levels: Array) -> Array:
+        """Return the geometric mean of the positive noises, by group; nan without any."""
         # repeats share a predicted noise, but each has its own measured one
         with np.errstate(invalid="ignore", divide="ignore"):
             logs = np.where(levels > 0, np.log(levels), np.nan)
         n, mean, _ = self.moments(logs, self.shown)
-        first: dict[int, float] = {}
-        alike = np.ones(len(self.configs), bool)
-        for i in np.flatnonzero(self.shown & np.isfinite(logs)):
-            alike[self.of_row[i]] &= first.setdefault(int(self.of_row[i]), float(levels[i])) == levels[i]
-        return [None if not n[g] else first[g] if alike[g] else math.exp(mean[g]) for g in range(len(n))]
+        used = np.flatnonzero(self.shown & np.isfinite(logs))
+        low, high = np.full(len(n), np.inf), np.full(len(n), -np.inf)
+        np.minimum.at(low, self.of_row[used], levels[used])
+        np.maximum.at(high, self.of_row[used], levels[used])
+        with np.errstate(invalid="ignore"):
+            # what is the same in all repeats must not pass through a logarithm
+            return np.where(n == 0, np.nan, np.where(low == high, low, np.exp(mean)))
+
+
+def config_noises(trials: pa.Table, noise: str) -> Array:
+    """Return the noise of each configuration, nan without a positive one, in the order of `config_points`."""
+    if not trials.num_rows:
+        return np.empty(0)
+    return _Groups.of(trials).noises(floats(trials, f"noise_{noise}"))
 
 
 def config_points(
@@ -214,7 +222,7 @@ def config_points(
         members[g].append(i)
     knobs = {k: floats(trials, k).tolist() for k in KNOBS}
     points: list[ConfigPoint] = []
-    for g, scale in zip(size, groups.noises(floats(trials, f"noise_{noise}")), strict=True):
+    for g, scale in zip(size, groups.noises(floats(trials, f"noise_{noise}")).tolist(), strict=True):
         good = [told[i] for i in members[g] if groups.ok[i]]
         first = next(i for i in members[g] if groups.shown[i])
         outcomes = Counter(told[i][2] for i in members[g])
@@ -223,7 +231,7 @@ def config_points(
                 config=groups.configs[g],
                 number=told[first][1],
                 digests=tuple(told[i][0] for i in members[g] if groups.shown[i]),
-                noise=scale,
+                noise=scale if scale > 0 else None,
                 knobs={k: v[first] for k, v in knobs.items() if math.isfinite(v[first])},
                 outcome=str(Outcome.OK) if good else outcomes.most_common(1)[0][0],
                 outcomes=dict(outcomes),

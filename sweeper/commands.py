@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .exporting import export
 from .listings import merges, noises, spaces
 from .own_models import merge
-from .reading import best, dashboard, export, found, found_text, list_trials, pair, recommend, status, write_page
+from .reading import best, dashboard, found, found_text, list_trials, pair, recommend, status, write_page
 from .report import emit
 from .spec import SweepSpec, load_spec
 from .specfile import assignments

@@ -32,11 +32,11 @@ def _rows(args: argparse.Namespace) -> tuple[SweepSpec, Any, str]:
     from .store import read_trials
 
     spec = stored_spec(args.dir)
-    noise = _shown(getattr(args, "noise", None) or spec.noise)
+    noise = shown_noise(getattr(args, "noise", None) or spec.noise)
     return spec, read_trials(args.dir), noise
 
 
-def _shown(noise: str) -> str:
+def shown_noise(noise: str) -> str:
     try:
         check_shown(noise)
     except (ValueError, UnknownName) as error:
@@ -325,32 +325,10 @@ def pair(args: argparse.Namespace) -> int:
     return DONE if record["agrees"] else ERROR
 
 
-def export(args: argparse.Namespace) -> int:
-    """`sweeper export DIR --format csv|parquet`."""
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    from .runfolder import stored_spec
-    from .store import read, read_trials
-
-    stored_spec(args.dir)
-    table = read_trials(args.dir) if args.table == "trials" else read(args.dir, args.table)
-    target = Path(args.out) if args.out else Path(args.dir) / f"{args.table}.{args.format}"
-    try:
-        if args.format == "csv":
-            pyarrow.csv.write_csv(table, target)
-        else:
-            pyarrow.parquet.write_table(table, target)
-    except OSError as error:
-        raise SpecError(f"cannot write {target}: {error.strerror or error}") from None
-    emit(args.json, {"file": str(target.absolute()), "rows": table.num_rows}, f"{table.num_rows} rows in {target}")
-    return DONE
-
-
 def dashboard(args: argparse.Namespace) -> int:
     """`sweeper dashboard DIR...`; it serves until it is interrupted."""
     if args.noise:
-        _shown(args.noise)
+        shown_noise(args.noise)
     if not 0 <= args.port <= 65535:
         raise SpecError(f"--port must lie in 0 to 65535, got {args.port}")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..sections import View
-from . import collapse, decomposition, overview, trials
+from . import collapse, decomposition, landscape, overview, search, trials
 
-VIEWS: Mapping[str, View] = {v.name: v for v in (overview.VIEW, collapse.VIEW, decomposition.VIEW, trials.VIEW)}
+_ORDER = (overview.VIEW, collapse.VIEW, decomposition.VIEW, landscape.VIEW, search.VIEW, trials.VIEW)
+VIEWS: Mapping[str, View] = {view.name: view for view in _ORDER}

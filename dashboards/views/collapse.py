@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from trainables.noise import NOISE
 
 from .. import choices
 from ..alignment import Alignment, left_out_r2, smooth
-from ..axes import Window, rounded, short, window
+from ..axes import Window, rounded, short
 from ..cache import by_content
 from ..choices import METRICS, Choice, choose, heading
 from ..colouring import Colouring, colouring, options
@@ -22,23 +22,25 @@ from ..marks import (
     Chart,
     Measure,
     caption,
+    describe,
     dots,
     edge_traces,
     figure,
     finish,
+    frame,
     markers,
     sort_out,
     thinned,
 )
 from ..measured import measured_chart
-from ..panels import grid, value_axes
+from ..panels import Drawn, grid
 from ..runs import Run
 from ..sections import Control, Section, View
 from ..selection import Selection
 from ..tables import KNOBS, Array, ConfigPoint
 from ..theme import GREY, VERMILLION
 
-MARKERS = 6000
+MARKERS = 3600
 
 
 @dataclass(frozen=True)
@@ -104,17 +106,20 @@ def collapse_chart(
         colours: Colours of the points, in the same order.
     """
     drawn, said = thinned(points, measure.column, measure.maximize, MARKERS // len(found))
-    shown, place = grid(len(found), colours.bar)
-    for i, panel in enumerate(found):
-        for trace in _traces(panel, points, sorted(drawn), measure, view, colours, legend=i == 0):
-            shown.add_trace(trace, **place(i))
-        shown.update_xaxes(dict(panel.axis.layout), **place(i))
-        shown.add_annotation(
-            text=f"R² {short(panel.r2, 2)}" if panel.r2 is not None else "R² not known",
-            x=1, y=1, xref="x domain", yref="y domain", xanchor="right", yanchor="bottom", showarrow=False,
-            font={"size": 12}, **place(i),
-        )  # fmt: skip
-    value_axes(shown, measure, view)
+    texts = {i: describe(points[i], measure.column) for i in drawn}
+    shown = grid(
+        [
+            Drawn(
+                _traces(panel, points, texts, measure, view, colours, legend=i == 0),
+                panel.axis.layout,
+                f"R² {short(panel.r2, 2)}" if panel.r2 is not None else "R² not known",
+            )
+            for i, panel in enumerate(found)
+        ],
+        measure,
+        view,
+        colours.bar,
+    )
     words = (
         "The same configurations over the noise and over each knob. R² is that of a smooth curve along one axis, with "
         "each configuration left out in turn: high over the noise and low over the knobs where one noise explains all."
@@ -127,9 +132,10 @@ def collapse_chart(
 
 
 def _traces(
-    panel: Panel, points: Sequence[ConfigPoint], drawn: Sequence[int], measure: Measure, view: Window,
+    panel: Panel, points: Sequence[ConfigPoint], texts: Mapping[int, str], measure: Measure, view: Window,
     colours: Colouring, legend: bool,
 ) -> list[Any]:  # fmt: skip
+    drawn = sorted(texts)
     sorted_out = sort_out([points[i] for i in drawn], measure.column, view)
     inside = {p.config for p in sorted_out.inside}
     mask = np.zeros(len(points), bool)
@@ -137,7 +143,8 @@ def _traces(
     traces: list[Any] = []
     for name, at, marker in colours.markers(mask):
         if len(at):
-            more = {"showlegend": legend and "coloraxis" not in marker, "legendgroup": name}
+            more: dict[str, Any] = {"showlegend": legend and "coloraxis" not in marker, "legendgroup": name}
+            more["text"] = [texts[i] for i in at]
             group = [points[i] for i in at]
             traces.append(dots(name or "value", group, panel.x[at].tolist(), measure.column, marker, **more))
     where = {points[i].config: float(panel.x[i]) for i in drawn}
@@ -156,11 +163,11 @@ def ranking(run: Run, metric: str, split: str, noise: str) -> tuple[Alignment, .
     goal = METRICS[metric].on(split)
     measure = choices.measure(run, metric, split)
     base = choices.points(run, noise, (goal.column,))
-    y = scores(base, goal.column, _view(base, measure))
+    y = scores(base, goal.column, frame(base, measure))
     found = [_aligned(k, TITLES[k].split(" [")[0], axis_of(k, column(base, k)), column(base, k), y, False)
              for k in KNOBS]  # fmt: skip
     for name in choices.noises(run):
-        values = column(choices.points(run, name, ()), "noise")
+        values = choices.levels(run, name)
         found.append(_aligned(name, f"{name}: {NOISE[name].formula}", axis_of("noise", values, name), values, y, True))
     known = [a for a in found if a.levels > 1]
     return tuple(sorted(known, key=lambda a: -np.inf if a.r2 is None else a.r2, reverse=True))
@@ -208,11 +215,6 @@ def ranking_chart(found: Sequence[Alignment], noise: str) -> Chart:
     return Chart("ranking", "What orders the scores", words, finish(shown), height=140 + 26 * len(found))
 
 
-def _view(points: Sequence[ConfigPoint], measure: Measure) -> Window:
-    known = [p.values[measure.column].mean for p in points if measure.column in p.values]
-    return window(known, measure.anchor, measure.maximize)
-
-
 def controls(run: Run, selection: Selection) -> tuple[Control, ...]:
     """Return the choices: noise, metric, colour, split."""
     chosen = choose(run, selection)
@@ -228,7 +230,7 @@ def build(run: Run, selection: Selection) -> Section:
     points = choices.points(run, chosen.noise, (measure.column,))
     if not points:
         return Section(banners=("No trial has finished yet: nothing to align.",))
-    view = _view(points, measure)
+    view = frame(points, measure)
     y = scores(points, measure.column, view)
     found = panels(points, y, chosen.noise_label)
     colours = colouring(points, selection.colour, chosen.noise_label, choices.runs(run))

@@ -12,13 +12,13 @@ from sweeper.report import counted
 
 from .. import choices
 from ..alignment import FEWEST, smooth
-from ..axes import Window, rounded, short, window
+from ..axes import Window, rounded, short
 from ..best import Cell, TextTable
 from ..choices import choose, heading
 from ..colouring import Colouring, colouring
 from ..knobs import SYMBOLS, TITLES, Axis, axis_of, column, knob_words, on_scale, varies
-from ..marks import Chart, Measure, caption, dots, edge_traces, finish, sort_out, thinned
-from ..panels import grid, value_axes
+from ..marks import Chart, Measure, caption, dots, edge_traces, finish, frame, sort_out, thinned
+from ..panels import Drawn, grid
 from ..runs import Run
 from ..sections import Control, Section, TableCard, View
 from ..selection import Selection
@@ -28,7 +28,7 @@ from ..theme import GREY, VERMILLION
 LEVELS = 3
 NEAREST = 0.25
 FEWEST_NEAR = 8
-MARKERS = 4000
+MARKERS = 3000
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,32 @@ def slices(points: Sequence[ConfigPoint], measured: str) -> list[Slice]:
 def _slice(points: Sequence[ConfigPoint], knob: str, placed: Mapping[str, Array], measured: str) -> Slice:
     others = [k for k in placed if k != knob]
     scored = np.array([measured in p.values for p in points])
-    cells: dict[tuple[float, ...], list[int]] = {}
-    for i, key in enumerate(zip(*(placed[k].tolist() for k in others), strict=True) if others else [()] * len(points)):
-        cells.setdefault(tuple(float(f"{v:.6g}") for v in key), []).append(i)
+    cell = _cells([placed[k] for k in others], len(points))
+    level = np.unique(placed[knob], return_inverse=True)[1]
+    # in each cell: different values of the knob with a score, then configurations with one
+    pairs = np.unique(np.column_stack([cell, level])[scored], axis=0)
+    count = np.bincount(pairs[:, 0], minlength=int(cell.max()) + 1)
+    best = np.lexsort((np.bincount(cell[scored], minlength=len(count)), count))[-1]
+    exact = count[best] >= LEVELS
+    at = np.flatnonzero(cell == best) if exact else _nearest({k: placed[k] for k in others}, scored)
+    fixed = {k: float(placed[k][at[0]]) if exact else _middle(placed[k]) for k in others}
+    chosen = sorted((points[int(i)] for i in at), key=lambda p: p.knobs.get(knob, np.inf))
+    return Slice(knob, tuple(chosen), fixed, bool(exact), len(points))
 
-    def levels(members: Sequence[int]) -> tuple[int, int]:
-        known = [i for i in members if scored[i]]
-        return len({round(float(placed[knob][i]), 9) for i in known}), len(known)
 
-    best = max(cells, key=lambda c: levels(cells[c]))
-    exact = levels(cells[best])[0] >= LEVELS
-    at = cells[best] if exact else _nearest({k: placed[k] for k in others}, scored)
-    fixed = dict(zip(others, best, strict=True)) if exact else {k: float(np.nanmedian(placed[k])) for k in others}
-    chosen = sorted((points[i] for i in at), key=lambda p: p.knobs.get(knob, np.inf))
-    return Slice(knob, tuple(chosen), fixed, exact, len(points))
+def _cells(values: Sequence[Array], count: int) -> Array:
+    """Return which configurations agree in all `values` to six digits, as the number of their cell."""
+    if not values:
+        return np.zeros(count, dtype=np.int64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        digits = [10.0 ** (5 - np.floor(np.log10(np.abs(np.where(v == 0, 1, v))))) for v in values]
+    rounded_off = [np.where(np.isfinite(v), np.round(v * d) / d, -np.inf) for v, d in zip(values, digits, strict=True)]
+    return np.unique(np.column_stack(rounded_off), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _middle(values: Array) -> float:
+    # a value that was tried: half-way between two momenta is none
+    return float(np.quantile(values[np.isfinite(values)], 0.5, method="lower"))
 
 
 def _nearest(placed: Mapping[str, Array], scored: Array) -> list[int]:
@@ -89,7 +101,7 @@ def _nearest(placed: Mapping[str, Array], scored: Array) -> list[int]:
     for name, values in placed.items():
         axis = axis_of(name, values)
         x = on_scale(axis, axis.place(values))
-        distance += ((x - np.nanmedian(x)) / (np.nanstd(x) or 1.0)) ** 2
+        distance += ((x - _middle(x)) / (np.nanstd(x) or 1.0)) ** 2
     distance = np.where(np.isfinite(distance), distance, np.inf)
     count = max(FEWEST_NEAR, round(NEAREST * len(scored)))
     return sorted(np.argsort(distance, kind="stable")[:count].tolist())
@@ -108,14 +120,14 @@ def decomposition_chart(
         axes: Knob -> its axis, the same for every slice.
         bar: The colour bar of the noise.
     """
-    shown, place = grid(len(found), bar.bar)
-    for i, part in enumerate(found):
-        for trace in _slice_traces(part, measure, view, axes[part.knob], noise_label, MARKERS // len(found)):
-            shown.add_trace(trace, **place(i))
-        shown.update_xaxes(dict(axes[part.knob].layout), **place(i))
-    value_axes(shown, measure, view)
+    limit = MARKERS // len(found)
+    panels = [
+        Drawn(_slice_traces(part, measure, view, axes[part.knob], noise_label, limit), axes[part.knob].layout)
+        for part in found
+    ]
+    shown = grid(panels, measure, view, bar.bar)
     shown.update_layout(showlegend=False)
-    text = " ".join(filter(None, (*map(_fixed_words, found), _edge_words(found, measure, view))))
+    text = " ".join(filter(None, (_fixed_words(found), _edge_words(found, measure, view))))
     title = f"{heading(measure.label)} along one knob at a time"
     return Chart("decomposition", title, text, finish(shown), height=shown.layout.height, wide=True)
 
@@ -147,13 +159,20 @@ def _slice_traces(part: Slice, measure: Measure, view: Window, axis: Axis, noise
     return traces + edge_traces(sorted_out, measure.column, view, lambda p: where[p.config])
 
 
-def _fixed_words(part: Slice) -> str:
-    held = knob_words(part.fixed)
-    name = TITLES[part.knob].split(" [")[0]
-    if part.exact:
-        return f"{name[0].upper()}{name[1:]}: at {held}." if held else f"{name[0].upper()}{name[1:]}: all."
-    near = f"the {len(part.points)} of {part.total} configurations nearest to {held}"
-    return f"{name[0].upper()}{name[1:]}: {near}."
+def _fixed_words(found: Sequence[Slice]) -> str:
+    said: list[str] = []
+    for part in found:
+        if part.exact:
+            name = TITLES[part.knob].split(" [")[0]
+            said.append(f"{name[0].upper()}{name[1:]}: at {knob_words(part.fixed) or 'all configurations'}.")
+    if near := [p for p in found if not p.exact]:
+        middle = {k: v for part in near for k, v in part.fixed.items()}
+        which = "Each panel" if len(near) == len(found) else ", ".join(SYMBOLS[p.knob] for p in near)
+        said.append(
+            f"{which}: the {len(near[0].points)} of {counted(near[0].total, 'configuration')} whose other knobs lie "
+            f"nearest to the medians ({knob_words({k: middle[k] for k in KNOBS if k in middle})})."
+        )
+    return " ".join(said)
 
 
 def _edge_words(found: Sequence[Slice], measure: Measure, view: Window) -> str:
@@ -215,7 +234,7 @@ def build(run: Run, selection: Selection) -> Section:
         return Section(banners=("No knob varies: there is nothing to take apart.",), notes=notes)
     known = [p.values[measure.column].mean for p in points if measure.column in p.values]
     banners = () if known else (f"No configuration has a value of {measure.label.split(' [')[0]} yet.",)
-    view = window(known, measure.anchor, measure.maximize)
+    view = frame(points, measure)
     axes = {s.knob: axis_of(s.knob, column(points, s.knob), most=4) for s in found}
     bar = colouring(points, "noise", chosen.noise_label, {})
     words = "The best scored configuration of each panel. Noises that agree while the knobs differ speak for the noise."

@@ -41,6 +41,7 @@ from trainables.result import (
     trial_columns,
 )
 
+from .places import Place, place_of
 from .specfile import SpecError
 
 
@@ -166,11 +167,11 @@ def write_weights(target: Path, weights: Mapping[str, Any], result: Any) -> None
     temporary.replace(target)
 
 
-def _read_part(path: Path, table: str) -> pa.Table | str | NewerSchema:
+def _read_part(place: Place, path: str, table: str) -> pa.Table | str | NewerSchema:
     # the table, or why the file is left out, or why nothing can be read
     schema = SCHEMAS[table]
     try:
-        data = pq.ParquetFile(path, page_checksum_verification=True).read()
+        data = pq.ParquetFile(path, page_checksum_verification=True, filesystem=place.store).read()
         kind = (data.schema.metadata or {}).get(_META, b"").decode()
         if kind != table:
             return f"holds {kind or 'foreign data'}, not {table}"
@@ -192,11 +193,31 @@ def _read_part(path: Path, table: str) -> pa.Table | str | NewerSchema:
     return whole
 
 
+def read_parts(place: Place, paths: Iterable[str], table: str) -> dict[str, pa.Table | str]:
+    """Return path -> rows, or the reason why the file is left out, of several parts; they are read at once.
+
+    Raises:
+        NewerSchema: A newer version wrote one of them.
+    """
+    paths = list(paths)
+    with ThreadPoolExecutor(8) as pool:
+        found = dict(zip(paths, pool.map(lambda p: _read_part(place, p, table), paths), strict=True))
+    for part in found.values():
+        if isinstance(part, NewerSchema):
+            raise part
+    return {path: part for path, part in found.items() if not isinstance(part, NewerSchema)}
+
+
+def skipped(path: str, why: str) -> str:
+    """Return the sentence on a file that was left out."""
+    return f"{path} {why}; it was skipped; delete it, and `sweeper resume` redoes what is missing"
+
+
 def read(run: str | Path, table: str) -> pa.Table:
     """Read one table of a run folder.
 
     Args:
-        run: The run folder.
+        run: The run folder, a path or a URI (see `sweeper.places`).
         table: `trials`, `merges`, `history`, `planes`, `rungs` or `search`.
 
     Returns:
@@ -204,24 +225,16 @@ def read(run: str | Path, table: str) -> pa.Table:
 
     Raises:
         NewerSchema: A newer version wrote one of them.
+        SpecError: The store of a URI cannot be reached.
 
     Warns:
         SkippedPart: A file is corrupt or foreign; it is named and left out.
     """
-    folder = Path(run) / table
-    paths = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
-    with ThreadPoolExecutor(8) as pool:
-        parts = list(pool.map(lambda p: _read_part(p, table), paths))
+    place = place_of(run)
     whole: list[pa.Table] = []
-    for path, part in zip(paths, parts, strict=True):
-        if isinstance(part, NewerSchema):
-            raise part
+    for path, part in read_parts(place, place.parts(table), table).items():
         if isinstance(part, str):
-            warnings.warn(
-                f"{path} {part}; it was skipped; delete it, and `sweeper resume` redoes what is missing",
-                SkippedPart,
-                stacklevel=2,
-            )
+            warnings.warn(skipped(path, part), SkippedPart, stacklevel=2)
         else:
             whole.append(part)
     return pa.concat_tables(whole) if whole else SCHEMAS[table].empty_table()

@@ -37,6 +37,11 @@ def _rows(args: argparse.Namespace) -> tuple[SweepSpec, Any, str]:
 
 
 def shown_noise(noise: str) -> str:
+    """Return the name of a noise that can be shown.
+
+    Raises:
+        SpecError: There is no such noise, or it has no column.
+    """
     try:
         check_shown(noise)
     except (ValueError, UnknownName) as error:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
-from collections.abc import Mapping
+import threading
+import traceback
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import flask
 import pyarrow.csv
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.development.base_component import Component
 
 from sweeper.spec import SpecError
@@ -21,12 +25,15 @@ from .judged import Judges, in_background
 from .listing import listed
 from .live import Live
 from .runs import Run
-from .sections import Control
+from .sections import Control, Section
 from .selection import Selection
 from .views import VIEWS
 from .views import trials as trials_view
 
 TICK_MS = 1000
+KEPT = 48
+PARTS = ("title", "tabs", "controls", "notices", "verdicts", "banners", "tiles", "content", "notes")
+INNER = {"graph": "figure", "caption": "children", "heading": "children", "table": "children"}
 _HERE = Path(__file__).parent
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head>{%metas%}<meta name="viewport" content="width=device-width, initial-scale=1">
@@ -46,6 +53,7 @@ class App:
     def __init__(self, live: Live) -> None:
         self.live = live
         self.judged = 0
+        self._sections: dict[Hashable, Section] = {}
         in_background(Judges(self._told))
 
     def _told(self) -> None:
@@ -90,51 +98,63 @@ class App:
         return asked, controls, tuple(said)
 
     def draw(
-        self, search: str | None, theme: str | None, shown: Mapping[str, str] | None, version: str
-    ) -> tuple[Any, Any, Any, Any, Any, Any]:
-        """Return title, tabs, controls, notices, content and what is shown then; what need not change is left.
+        self, search: str | None, theme: str, shown: Mapping[str, str], version: str
+    ) -> tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, str]]:
+        """Return what must be drawn anew.
 
         Args:
             search: The address's query.
             theme: `light` or `dark`.
-            shown: What the page shows: part -> what it depends on.
+            shown: What the page shows: part -> mark of what it depends on.
             version: See `version`.
+
+        Returns:
+            Children of the parts of `PARTS` that change, content of figures and tables that stay in their place, and
+            what is shown then.
         """
         asked, said = self.selection(search)
-        before = dict(shown or {})
         try:
             run = self.live.run(self.names(asked))
             selection, controls, more = self.checked(run, asked)
         except SpecError as error:
             notice = html.Div(f"{error}. What is shown may be old; the app tries again.", className="banner")
-            return no_update, no_update, no_update, [notice], no_update, no_update
+            return {"notices": [notice]}, {}, {**shown, "notices": ""}
         lines = (*said, *more, *run.skipped)
-        parts = {
-            "title": f"{run.key}",
-            "tabs": repr(selection),
-            "controls": f"{asked.tab} {selection} {controls} {list(self.live.folders)}",
-            "notices": repr(lines),
-            "content": self._depends(run, selection, theme, version),
+        made: dict[str, tuple[Any, Callable[[], Any]]] = {
+            "title": (run.key, lambda: self._title(run)),
+            "tabs": (selection, lambda: _tabs(selection)),
+            "controls": ((run.place, selection, controls), lambda: self._controls(run, selection, controls)),
+            "notices": (lines, lambda: [html.Div(line, className="banner") for line in lines]),
         }
-        made = {
-            "title": lambda: self._title(run),
-            "tabs": lambda: _tabs(selection),
-            "controls": lambda: self._controls(run, selection, controls),
-            "notices": lambda: [html.Div(line, className="banner") for line in lines],
-            "content": lambda: self._content(run, selection, theme or "light"),
-        }
-        title, tabs, choice, notices, body = (
-            no_update if before.get(name) == parts[name] else make() for name, make in made.items()
-        )
-        return title, tabs, choice, notices, body, parts
+        marks = {name: _mark(of) for name, (of, _) in made.items()}
+        parts = {name: make() for name, (_, make) in made.items() if shown.get(name) != marks[name]}
+        marks["content"] = self._depends(run, selection, theme, version)
+        marks["skeleton"] = shown.get("skeleton", "")
+        if shown.get("content") == marks["content"]:
+            return parts, {}, marks
+        more_parts, inner, marks["skeleton"] = self._content(run, selection, theme, shown.get("skeleton", ""))
+        return parts | more_parts, inner, marks
 
-    def _depends(self, run: Run, selection: Selection, theme: str | None, version: str) -> str:
+    def _depends(self, run: Run, selection: Selection, theme: str, version: str) -> str:
         kept = replace(selection, trial="", filter="", sort="")
         if selection.tab == "trials" and run.tables["trials"].num_rows:
             # the grid asks for its rows itself
-            heads = trials_view.columns(run, selection)
-            return f"{kept} {run.place} {heads}"
-        return f"{kept} {theme} {run.key} {version}"
+            return _mark(kept, run.place, trials_view.columns(run, selection))
+        return _mark(kept, theme, run.key, version)
+
+    def _content(
+        self, run: Run, selection: Selection, theme: str, skeleton: str
+    ) -> tuple[dict[str, Any], dict[tuple[str, str], Any], str]:
+        view = VIEWS[selection.tab]
+        if view.name == "trials" and run.tables["trials"].num_rows:
+            listed = grid.trials_grid(trials_view.columns(run, selection), selection)
+            return {**content.words(Section()), "content": listed}, {}, "grid"
+        revision = f"{run.place} {selection.noise} {selection.metric} {selection.split}"
+        section = self.section(run, selection)
+        words, mark = content.words(section), _mark(content.skeleton(section, view.name))
+        if mark == skeleton:
+            return words, content.refreshed(section, view.name, theme, revision), mark
+        return {**words, "content": content.cards(section, view.name, theme, revision)}, {}, mark
 
     def _title(self, run: Run) -> list[Component]:
         sweep = choices.sweep(run)
@@ -159,12 +179,24 @@ class App:
             made.append(content.control(control, value, default))
         return made
 
-    def _content(self, run: Run, selection: Selection, theme: str) -> list[Component]:
-        view = VIEWS[selection.tab]
-        if view.name == "trials" and run.tables["trials"].num_rows:
-            return grid.trials_grid(trials_view.columns(run, selection), selection)
-        revision = f"{run.place} {selection.noise} {selection.metric} {selection.split}"
-        return content.section(view.build(run, selection), view.name, theme, revision)
+    def section(self, run: Run, selection: Selection) -> Section:
+        """Return a tab's content; the last ones are kept."""
+        key = run.key, self.judged, replace(selection, trial="", filter="", sort="")
+        if (found := self._sections.get(key)) is None:
+            try:
+                found = VIEWS[selection.tab].build(run, selection)
+            except Exception as error:  # one tab that fails must not take the others with it
+                traceback.print_exc()
+                return Section(banners=(f"This tab cannot be shown: {type(error).__name__}: {error}",))
+            self._sections[key] = found
+            while len(self._sections) > KEPT:
+                self._sections.pop(next(iter(self._sections)), None)
+        return found
+
+    def warm(self) -> None:
+        """Compute what the first visitor sees, and have it judged."""
+        with contextlib.suppress(SpecError):
+            self.section(self.live.run(self.names(Selection())), Selection())
 
     def rows(self, request: Mapping[str, Any] | None, search: str | None) -> tuple[Any, Any]:
         """Return the rows that the grid asks for and the words beside it."""
@@ -195,6 +227,10 @@ class App:
         target = io.BytesIO()
         pyarrow.csv.write_csv(found, target)
         return target.getvalue()
+
+
+def _mark(*of: object) -> str:
+    return hashlib.sha256(repr(of).encode()).hexdigest()[:16]
 
 
 def _effective(run: Run, selection: Selection) -> dict[str, str]:
@@ -236,7 +272,11 @@ def _layout(app: App) -> Component:
             ),
             html.Div(id="controls", className="controls"),
             html.Div(id="notices"),
+            html.Div(id="verdicts", className="verdicts"),
+            html.Div(id="banners"),
+            html.Section(id="tiles", className="tiles"),
             html.Div(id="content"),
+            html.Footer(id="notes", className="soft"),
             html.Div(id="details"),
         ]
     )
@@ -256,6 +296,7 @@ def make_app(live: Live) -> Dash:
     dash.layout = lambda: _layout(app)
     _answer(dash, app)
     _in_browser(dash)
+    threading.Thread(target=app.warm, daemon=True, name="warm").start()
 
     @dash.server.get("/trials.csv")
     def csv() -> flask.Response:
@@ -275,12 +316,20 @@ def _answer(dash: Dash, app: App) -> None:
         return now if now != before else no_update
 
     @dash.callback(
-        *(Output(name, "children") for name in ("title", "tabs", "controls", "notices", "content")),
+        *(Output(name, "children") for name in PARTS),
+        *(Output({"type": part, "name": ALL}, prop) for part, prop in INNER.items()),
         Output("shown", "data"),
         Input("url", "search"), Input("theme", "data"), Input("version", "data"), State("shown", "data"),
     )  # fmt: skip
     def draw(search: str | None, theme: str | None, version: str, shown: Mapping[str, str] | None) -> Any:
-        return app.draw(search, theme, shown, version)
+        parts, inner, marks = app.draw(search, theme or "light", shown or {}, version)
+        there = ctx.outputs_list[len(PARTS) : len(PARTS) + len(INNER)]
+        places = [[(o["id"]["type"], o["id"]["name"]) for o in outputs] for outputs in there]
+        return (
+            *(parts.get(name, no_update) for name in PARTS),
+            *([inner.get(place, no_update) for place in group] for group in places),
+            marks,
+        )
 
     @dash.callback(
         Output("grid", "getRowsResponse"), Output("count", "children"),

@@ -24,35 +24,51 @@ _CONFIG: dict[str, Any] = {
 }
 
 
-def section(content: Section, view: str, theme: str, revision: str, banners: Sequence[str] = ()) -> list[Component]:
-    """Return a tab's content.
+def skeleton(content: Section, view: str) -> str:
+    """Return what must be the same for a tab to be refreshed part by part; a reader's zoom and scroll stay then."""
+    charts = [(c.key, c.height, c.wide) for c in arranged(content.charts)]
+    return repr((view, charts, [t.key for t in content.tables]))
+
+
+def cards(content: Section, view: str, theme: str, revision: str) -> list[Component]:
+    """Return a tab's figures and tables.
 
     Args:
         content: What it says and draws.
         view: Name of the view, which tells its figures from those of others.
         theme: `light` or `dark`.
         revision: What the reader's zoom belongs to, see `dashboards.drawing.drawn`.
-        banners: Further sentences before its own.
     """
-    parts: list[Component] = [
-        html.Div([html.P(v) for v in content.verdicts], className="verdicts") if content.verdicts else html.Div(),
-        html.Div([html.Div(b, className="banner") for b in (*banners, *content.banners)]),
-        html.Section([tile(t) for t in content.tiles], className="tiles") if content.tiles else html.Div(),
-        html.Section(
-            [
-                *(chart(c, view, theme, revision) for c in arranged(content.charts)),
-                *(table_card(t) for t in content.tables),
-            ],
-            className="cards",
-        ),
-        html.Footer([html.P(n) for n in content.notes], className="soft"),
-    ]
-    return parts
+    charts = [chart(c, view, theme, revision) for c in arranged(content.charts)]
+    return [html.Section([*charts, *(table_card(t) for t in content.tables)], className="cards")]
+
+
+def refreshed(content: Section, view: str, theme: str, revision: str) -> dict[tuple[str, str], Any]:
+    """Return (part, name) -> content of everything that `cards` has; arguments as there."""
+    found: dict[tuple[str, str], Any] = {}
+    for shown in content.charts:
+        name = f"{view}-{shown.key}"
+        found["graph", name] = drawn(shown.figure, theme, f"{name} {revision}")
+        found["caption", name] = shown.caption
+        found["heading", name] = shown.title
+    for card in content.tables:
+        found["table", card.key] = table(card.table)
+    return found
+
+
+def words(content: Section) -> dict[str, list[Component]]:
+    """Return what stands around the figures and tables: verdicts, banners, tiles, notes."""
+    return {
+        "verdicts": [html.P(v) for v in content.verdicts],
+        "banners": [html.Div(b, className="banner") for b in content.banners],
+        "tiles": [tile(t) for t in content.tiles],
+        "notes": [html.P(n) for n in content.notes],
+    }
 
 
 def tile(shown: Tile) -> Component:
     """Return one number of the head."""
-    unit = [html.Span(f" {shown.unit}", className="soft")] if shown.unit else []
+    unit = [" ", html.Span(shown.unit, className="soft")] if shown.unit else []
     return html.Div(
         [
             html.H3(shown.title),
@@ -79,18 +95,22 @@ def arranged(charts: Sequence[Chart]) -> list[Chart]:
     return rows + ([replace(row, wide=True)] if row else [])
 
 
-def chart(shown: Chart, view: str, theme: str, revision: str) -> Component:
-    """Return one figure with its heading, its words and the links that save it."""
+def chart(shown: Chart, view: str, theme: str, revision: str, kind: str = "") -> Component:
+    """Return one figure with its heading, its words and the buttons that save it; `kind` sets its parts' ids apart."""
     name = f"{view}-{shown.key}"
+
+    def part(what: str) -> dict[str, str]:
+        return {"type": kind + what, "name": name}
+
     saved = [_save_button(f) for f in FORMATS]
     image = {"format": "png", "filename": f"sweeper-{name}", "scale": 2}
     config: Any = {**_CONFIG, "toImageButtonOptions": image}
     return html.Article(
         [
-            html.Div([html.H3(shown.title), html.Div(saved, className="saves")], className="head"),
-            html.P(shown.caption, className="soft"),
+            html.Div([html.H3(shown.title, id=part("heading")), html.Div(saved, className="saves")], className="head"),
+            html.P(shown.caption, id=part("caption"), className="soft"),
             dcc.Graph(
-                id={"type": "graph", "name": name},
+                id=part("graph"),
                 figure=drawn(shown.figure, theme, f"{name} {revision}"),
                 config=config,
                 style={"height": f"{shown.height}px"},
@@ -113,7 +133,7 @@ def table_card(card: TableCard) -> Component:
         [
             html.H3(card.title),
             html.P(card.caption, className="soft"),
-            html.Div(html.Table(table(card.table)), className="scroll"),
+            html.Div(html.Table(table(card.table), id={"type": "table", "name": card.key}), className="scroll"),
         ],
         className="card wide",
         id=card.key,
@@ -144,7 +164,7 @@ def control(shown: Control, value: str, default: str) -> Component:
 
 def details(shown: Details, theme: str, closed: Selection) -> list[Component]:
     """Return the details of a trial; `closed` is the selection without it."""
-    charts = [chart(c, "trial", theme, shown.digest) for c in arranged(shown.charts)]
+    charts = [chart(c, "trial", theme, shown.digest, "own-") for c in arranged(shown.charts)]
     facts = [html.Div([html.Span(name, className="soft"), html.B(value)]) for name, value in shown.facts]
     return [
         html.Article(

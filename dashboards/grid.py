@@ -22,8 +22,16 @@ _THEME = (
     "themeQuartz.withParams({backgroundColor: 'var(--card)', foregroundColor: 'var(--text)', "
     "borderColor: 'var(--line)', headerBackgroundColor: 'var(--card)', accentColor: 'var(--accent)', "
     "chromeBackgroundColor: 'var(--card)', oddRowBackgroundColor: 'var(--card)', fontSize: 13, spacing: 5, "
+    "fontFamily: 'inherit', headerFontWeight: 600, "
     "browserColorScheme: 'inherit'})"
 )
+_COLUMN = {
+    "sortable": True,
+    "resizable": True,
+    "minWidth": 70,
+    "wrapHeaderText": True,
+    "autoHeaderHeight": True,
+}
 _OPTIONS = {
     "theme": {"function": _THEME},
     "cacheBlockSize": BLOCK,
@@ -49,13 +57,13 @@ def trials_grid(heads: Sequence[Head], selection: Selection) -> list[Component]:
         dag.AgGrid(
             id="grid",
             columnDefs=[_column(h, _sorted(selection)) for h in heads],
-            defaultColDef={"sortable": True, "resizable": True, "filter": True, "minWidth": 70},
+            defaultColDef=_COLUMN,
             filterModel=_model(selection.filter),
             rowModelType="infinite",
             getRowId="params.data.digest",
             dashGridOptions=_OPTIONS,
             className="grid",
-            style={"height": "440px", "width": "100%"},
+            style={"height": "min(62vh, 640px)", "width": "100%"},
             dangerously_allow_code=False,
         ),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import ipaddress
+import logging
 import socket
 import sys
 from collections.abc import Sequence
@@ -99,6 +100,7 @@ def serve(places: Sequence[str], host: str, port: int, noise: str | None = None,
         )
     shown = f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{taken}/ (Ctrl-C ends it)")
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page's first dozen requests come at once
     server = create_server(app.server, sockets=[listening], threads=THREADS, clear_untrusted_proxy_headers=True)
     try:
         server.run()

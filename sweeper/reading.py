@@ -340,8 +340,6 @@ def dashboard(args: argparse.Namespace) -> int:
         from dashboards.serve import serve
     except ImportError as error:
         raise SpecError(f"the dashboards need {error.name}: pip install 'sweeper[dashboard]'") from None
-    try:
-        serve(args.dirs, args.host, args.port, args.noise, lambda line: print(line, flush=True))
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    serve(args.dirs, args.host, args.port, args.noise, lambda line: print(line, flush=True))
+    print("stopped", file=sys.stderr)
     return DONE

@@ -204,8 +204,8 @@ def _missing(data: _Data) -> str:
     return ""
 
 
-def _winsorise(z: Array) -> tuple[Array, float | None]:
-    """Raise the bad tail of `z`, which is ordered by noise, to two floors.
+def floors(z: Array) -> tuple[Array, float | None]:
+    """Return the two floors to which the bad tail of `z`, which is ordered by noise, is raised.
 
     With the spread of the best third, or three times the scatter between neighbours if that is larger:
 
@@ -215,7 +215,7 @@ def _winsorise(z: Array) -> tuple[Array, float | None]:
       at the best noise (such as too large a step at a large batch) does not move the optimum.
 
     Returns:
-        The values and the floor that holds everywhere, None where that one changed nothing.
+        The larger of the two for each value, and the floor that holds everywhere, None where that one changes nothing.
     """
     top = float(np.quantile(z, 0.95))
     # the lower quartile of |z - z'| is .3186 sqrt(2) of a normal scatter, and collapses do not reach it
@@ -223,17 +223,17 @@ def _winsorise(z: Array) -> tuple[Array, float | None]:
     spread = max(top - float(np.quantile(z, 2 / 3)), 3.0 * scatter)
     if spread <= 0:
         # most values are equal: nothing to measure by
-        return z, None
+        return np.full(len(z), -np.inf), None
     start = float(np.quantile(z[: max(3, len(z) // 4)], 0.25))
     floor = max(min(top - 3.0 * spread, start), top - 10.0 * spread)
     half = max(3, len(z) // 12)
     windows = [z[max(0, i - half) : i + half + 1] for i in range(len(z))]
     local = np.array([np.quantile(w, 0.75) for w in windows]) - 1.5 * spread
-    return np.maximum(z, np.maximum(floor, local)), floor if floor > z.min() else None
+    return np.maximum(floor, local), floor if floor > z.min() else None
 
 
-def _edges(x: Array) -> tuple[float, float]:
-    # log noise at or below which, and at or above which, an optimum counts as lying at the edge
+def edges(x: Array) -> tuple[float, float]:
+    """Return the log noises at or below and at or above which an optimum counts as lying at the edge."""
     levels = np.unique(x.round(6))
     span = levels[-1] - levels[0]
     below, above = (float(np.clip(gap / 2, EDGE * span, 3 * EDGE * span)) for gap in np.diff(levels)[[0, -1]])
@@ -241,14 +241,15 @@ def _edges(x: Array) -> tuple[float, float]:
 
 
 def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int) -> dict[str, Any]:
-    tamed, floor = _winsorise(data.z)
+    least, floor = floors(data.z)
+    tamed = np.maximum(data.z, least)
     shift, scale = float(tamed.mean()), float(tamed.std())
     z = (tamed - shift) / scale
     smoother = train(data.x, z)
     grid = np.linspace(data.x[0], data.x[-1], GRID)
     mean, sd = average(smoother, grid, z)
     best = bootstrap_argmax(smoother, grid, z, seed, draws)
-    left, right = _edges(data.x)
+    left, right = edges(data.x)
     at_left, at_right = float(np.mean(best <= left)), float(np.mean(best >= right))
     top = int(np.argmax(mean))
     low, high = np.quantile(best, [0.05, 0.95])

@@ -29,6 +29,26 @@
     try { return window.dash_ag_grid && window.dash_ag_grid.getApi("grid"); } catch (e) { return null; }
   }
 
+  // Plotly gives up a reader's zoom where the new figure's own range differs from the old one's, as it does with each
+  // new trial: what it takes for the range before the zoom is brought up to date before it compares
+  function keepZoom(plotly) {
+    const react = plotly.react;
+    plotly.react = function (place, data, layout, ...rest) {
+      const next = layout || (data && data.layout), before = place._fullLayout && place._fullLayout._preGUI;
+      if (before && next && place.layout && place.layout.uirevision === next.uirevision) {
+        for (const key of Object.keys(before)) {
+          const [, axis, end] = key.match(/^([xy]axis\d*)\.range(?:\[([01])\])?$/) || [];
+          const range = axis && next[axis] && next[axis].range;
+          if (range) before[key] = end === undefined ? range.slice() : range[Number(end)];
+        }
+      }
+      return react.call(this, place, data, layout, ...rest);
+    };
+    return plotly;
+  }
+  let held;
+  Object.defineProperty(window, "Plotly", { configurable: true, get: () => held, set: (p) => { held = keepZoom(p); } });
+
   window.dash_clientside = Object.assign({}, window.dash_clientside, { sweeper: {
     // the theme at the start and after each click on the button; it is kept where it is not the system's
     theme: function (clicks) {

@@ -212,7 +212,7 @@ def _tables(
             "Learning rates that reach the best noise at a batch size, with momentum and weight decay of the best "
             "trial; ▲ marks step sizes beyond the stability limit that was seen."
         )
-        cards.append(TableCard("recommended", "Recommended settings", words, recommended))
+        cards.append(TableCard("recommended-settings", "Recommended settings", words, recommended))
     best = _best_table(run, favourite)
     if best.rows:
         words = (

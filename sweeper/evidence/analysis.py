@@ -1,0 +1,168 @@
+"""The evidence on one table of trials: verdict, regime, tests of the one scalar, ranking, controls, what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sweeper.evidence.cells import MAX_CONFIGS, Array, Cells, collect, tame, tame_along, thin
+from sweeper.evidence.controls import Controls, controls
+from sweeper.evidence.index import Explained, Exponents, Leftover, explained, fit_exponents, leftover
+from sweeper.evidence.needs import Need, missing
+from sweeper.evidence.ranking import FITTED, Collapse, Ranking, Transfer, candidates, collapse, common, rank, transfer
+from sweeper.evidence.sentences import sentences
+from sweeper.evidence.shape import Shape, shape
+from sweeper.evidence.verdict import Verdict, judge
+from sweeper.noise_choice import check_shown
+from sweeper.objective import OBJECTIVES
+from sweeper.regime import Regime, fit_regime
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a table of trials says about an objective and a noise. Parts that are not possible carry a `reason`.
+
+    Attributes:
+        objective: Name in `OBJECTIVES`, `label` the same for people.
+        noise: Name in `NOISE`.
+        split: Split of the scores: train, val or test.
+        n_trials, n_configs: Viable trials with a noise and a score, and their configurations.
+        n_tested: Configurations that the tests looked at; fewer in large tables.
+        tail: Trials that were raised to the floor of the bad tail, along the noise.
+        verdict: `hump`, `plateau then cliff` or `undetermined`.
+        sentences: The findings, quotable; the first one is the verdict.
+        regime: Optimum, interval and curve.
+        judged: What the verdict rests on.
+        shape: Isotonic against unimodal.
+        explained, leftover: Noise ceiling, lack of fit, and whether knobs tell more, of this noise.
+        exponents: The index with free exponents, beside each definition's.
+        ranking: Definitions by leave-config-out R².
+        transfer: From the learning-rate sweep to those of the other knobs.
+        collapse: How well the sweeps fall on one curve.
+        controls: Beyond sharpness and parents' accuracy.
+        needs: Trials that are missing for a firm answer.
+    """
+
+    objective: str
+    label: str
+    noise: str
+    split: str
+    n_trials: int
+    n_configs: int
+    n_tested: int
+    tail: int
+    verdict: str
+    regime: Regime
+    judged: Verdict
+    shape: Shape
+    explained: Explained
+    leftover: Leftover
+    exponents: Exponents
+    ranking: Ranking
+    transfer: Transfer
+    collapse: Collapse
+    controls: Controls
+    needs: tuple[Need, ...]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The findings as sentences; the first one is the verdict."""
+        return sentences(self)
+
+    def record(self) -> dict[str, Any]:
+        """Return everything as what JSON can hold."""
+        return {**_plain(asdict(self)), "sentences": list(self.sentences)}
+
+
+def analyse(
+    trials: pa.Table,
+    objective: str = "gain_mean",
+    noise: str = "paper",
+    *,
+    split: str | None = None,
+    seed: int = 0,
+    draws: int = 300,
+) -> Analysis:
+    """Test whether an objective has an optimal noise, and whether that noise explains the knobs.
+
+    Args:
+        trials: Trials table as `sweeper.store.read_trials` yields it.
+        objective: Name in `OBJECTIVES`.
+        noise: Name in `NOISE`, predicted or measured.
+        split: Split of the scores; by default validation, or test where nothing else was measured.
+        seed: Seed of every bootstrap; the result is a function of it and of the table.
+        draws: Bootstrap draws.
+
+    Returns:
+        The analysis; its parts say themselves where they are not possible.
+
+    Raises:
+        UnknownName: No such objective or noise.
+        ValueError: `draws` is below 1, no such split, or the noise has no column.
+    """
+    goal = OBJECTIVES[objective]
+    check_shown(noise)
+    split = split or goal.split_in(trials)
+    goal = goal.on(split)
+    regime = fit_regime(trials, objective, noise, split=split, seed=seed, draws=draws)
+    every = collect(trials, goal)
+    raw = thin(every)
+    along = tame_along(raw, noise)
+    judged = judge(along, tame_along(thin(collect(trials, goal, broken=True)), noise), noise, seed=seed, draws=draws)
+    test = shape(raw.along(noise), noise, seed=seed)
+    tamed = tame(raw)
+    names = candidates(tamed)
+    exponents = fit_exponents(tamed, names, draws=max(1, draws // 3), seed=seed)
+    free = _free(tamed, exponents)
+    shared = common(tamed, names)
+    axes = {n: shared.noise[n] for n in names}
+    if free is not None:
+        axes[FITTED] = np.column_stack(list(shared.factors.values())) @ free
+    return Analysis(
+        objective=objective,
+        label=goal.label,
+        noise=noise,
+        split=split,
+        n_trials=regime.n_trials,
+        n_configs=regime.n_configs,
+        n_tested=len(along),
+        tail=along.tail,
+        verdict=judged.name,
+        regime=regime,
+        judged=judged,
+        shape=test,
+        explained=explained(tamed, noise),
+        leftover=leftover(tamed, noise),
+        exponents=exponents,
+        ranking=rank(tamed, free, seed=seed, draws=draws),
+        transfer=transfer(shared, axes),
+        collapse=collapse(shared, axes),
+        controls=controls(trials, goal, noise, split, float(tamed.value.min()) if len(tamed) else 0.0),
+        needs=missing(along, noise, judged, test, regime),
+    )
+
+
+def _free(cells: Cells, exponents: Exponents) -> Array | None:
+    """Return the free exponents in the order of the factors; None where they were not estimated."""
+    if exponents.reason:
+        return None
+    both = {**exponents.value, **exponents.shift}
+    return np.array([both[k] for k in cells.factors])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+__all__ = ["MAX_CONFIGS", "Analysis", "analyse"]

@@ -1,0 +1,251 @@
+"""Does one scalar explain the knobs? Noise ceiling, lack of fit, leftover test, and the index with free exponents.
+
+======  ============================================================================================
+symbol  meaning, for C configurations with r repeats each
+======  ============================================================================================
+z̄       mean of a configuration
+s²      variance of a repeat about z̄, C(r−1) degrees of freedom
+R²_c    noise ceiling: the share of Var(z̄) that is not scatter of repeats, 1 − s² mean(1/r) / Var(z̄)
+f       natural cubic spline with 5 degrees of freedom
+======  ============================================================================================
+
+Source: lack of fit: Draper & Smith 1998, section 2.1; single index: Ichimura 1993, doi 10.1016/0304-4076(93)90114-K;
+percentile interval: Efron & Tibshirani 1993, chapter 13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import minimize
+
+from sweeper.evidence.cells import Array, Cells
+from sweeper.evidence.linear import Basis, design, least_squares, share, wald
+from trainables.noise import NOISE
+
+MIN_CONFIGS = 12
+DRAWS = 100
+LIMITS = (-4.0, 4.0)
+_SETTING = {"learning_rate": "learning_rate", "batch_size": "batch_size", "momentum": "one_minus_momentum",
+            "weight_decay": "weight_decay", "k_aug": "k_aug"}  # fmt: skip
+_SIGN = {"batch_size": -1.0, "momentum": -1.0}
+
+
+@dataclass(frozen=True)
+class Explained:
+    """How much of what repeats agree on the index explains; None where `reason` says why.
+
+    Attributes:
+        n_configs, n_trials: Configurations and repeats.
+        ceiling: R²_c.
+        r2: R² of f(ln S), each configuration predicted by a fit without it.
+        share: r2 / ceiling.
+        f, f_above, f_below, p: Lack-of-fit F of the configurations about f(ln S), its degrees of freedom and p.
+    """
+
+    n_configs: int
+    n_trials: int
+    ceiling: float | None = None
+    r2: float | None = None
+    share: float | None = None
+    f: float | None = None
+    f_above: int | None = None
+    f_below: int | None = None
+    p: float | None = None
+    reason: str = ""
+
+
+def explained(cells: Cells, noise: str) -> Explained:
+    """Return ceiling, share explained and lack of fit of one definition on the configurations that have it."""
+    own = cells.take(np.isfinite(cells.noise[noise]))
+    n, trials = len(own), len(own.value)
+    if n < MIN_CONFIGS or np.ptp(own.z) <= 0:
+        return Explained(n, trials, reason=_few(n) if n < MIN_CONFIGS else "every configuration has the same score")
+    x = design(Basis.of(own.noise[noise])(own.noise[noise]))
+    fit = least_squares(x, own.z, own.size)
+    r2 = share(float(np.sum(fit.left_out**2)), own.z, own.size)
+    variance, below = own.pure
+    if below < MIN_CONFIGS // 2 or not variance > 0:
+        return Explained(n, trials, r2=r2, reason=f"ceiling and lack of fit need repeats: {trials} trials of {n} "
+                         "configurations")  # fmt: skip
+    ceiling = noise_ceiling(own)
+    above = n - x.shape[1]
+    f = float(np.sum(fit.residuals**2)) / above / variance
+    return Explained(
+        n,
+        trials,
+        ceiling,
+        r2,
+        r2 / ceiling if ceiling > 0 else None,
+        f,
+        above,
+        below,
+        float(stats.f.sf(f, above, below)),
+    )
+
+
+def noise_ceiling(cells: Cells) -> float:
+    """Return R²_c."""
+    variance, _ = cells.pure
+    return 1.0 - variance * float((1 / cells.size).mean()) / float(cells.z.var(ddof=1))
+
+
+def _few(n: int) -> str:
+    return f"{n} configurations have a noise and a score, at least {MIN_CONFIGS} are needed"
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Whether knobs tell more than the noise does; None where `reason` says why.
+
+    Attributes:
+        n: Configurations.
+        added: What was added to f(ln S).
+        f, f_above, f_below, p: Wald F of these, errors clustered by configuration.
+        r2_gain: R² without each configuration, gained by adding them.
+    """
+
+    n: int
+    added: tuple[str, ...] = ()
+    f: float | None = None
+    f_above: int | None = None
+    f_below: int | None = None
+    p: float | None = None
+    r2_gain: float | None = None
+    reason: str = ""
+
+
+def leftover(cells: Cells, noise: str) -> Leftover:
+    """Test whether ln B, ln 1/(1−μ), ln λ and augmentation tell more than f(ln S)."""
+    own = cells.take(np.isfinite(cells.noise[noise]))
+    if len(own) < MIN_CONFIGS:
+        return Leftover(len(own), reason=_few(len(own)))
+    axis = own.noise[noise]
+    base = design(Basis.of(axis)(axis))
+    added = {k: v for k, v in own.factors.items() if k != "learning_rate" and np.ptp(v) > 0}
+    both, names = base, []
+    for name, column in added.items():
+        wider = design(both[:, 1:], column)
+        names += [name] if wider.shape[1] > both.shape[1] else []
+        both = wider
+    if not names:
+        return Leftover(len(own), reason="no knob but the learning rate varies")
+    if len(own) < both.shape[1] + 5:
+        return Leftover(len(own), reason=f"{len(own)} configurations are too few for {both.shape[1]} coefficients")
+    rows = own.owner
+    test = wald(least_squares(both[rows], own.value), rows, len(names))
+    errors = [np.sum(least_squares(m, own.z, own.size).left_out ** 2) for m in (base, both)]
+    gain = (errors[0] - errors[1]) / float(np.sum(own.size * (own.z - np.average(own.z, weights=own.size)) ** 2))
+    return Leftover(len(own), tuple(names), test.f, test.q, test.below, test.p, float(gain))
+
+
+@dataclass(frozen=True)
+class Exponents:
+    """The index with free exponents, scaled so that its first knob has exponent 1; None where `reason` says why.
+
+    Attributes:
+        n: Configurations, and `draws` bootstrap draws of them.
+        unit_knob: The knob whose exponent is 1.
+        value: Knob -> exponent of its factor (η, 1/B, 1/(1−μ), λ, k_aug), relative to the first knob's.
+        low, high: Ends of the 90 % bootstrap intervals over configurations.
+        named: Definition -> the same of its formula.
+        r2: R² in the sample.
+        shift: What `weight_decay = 0` or `augmentation` add to the index, in units of it.
+    """
+
+    n: int
+    draws: int = 0
+    unit_knob: str = ""
+    value: Mapping[str, float] = field(default_factory=lambda: {})
+    low: Mapping[str, float] = field(default_factory=lambda: {})
+    high: Mapping[str, float] = field(default_factory=lambda: {})
+    named: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: {})
+    r2: float | None = None
+    shift: Mapping[str, float] = field(default_factory=lambda: {})
+    reason: str = ""
+
+
+def fit_exponents(cells: Cells, definitions: tuple[str, ...], *, draws: int = DRAWS, seed: int = 0) -> Exponents:
+    """Estimate the exponents of the index, with bootstrap intervals over configurations."""
+    names = list(cells.factors)
+    if len(cells) < MIN_CONFIGS or np.ptp(cells.z) <= 0:
+        few = len(cells) < MIN_CONFIGS
+        return Exponents(len(cells), reason=_few(len(cells)) if few else "every configuration has the same score")
+    if len(names) < 2:
+        return Exponents(len(cells), reason=f"{'one knob varies' if names else 'no knob varies'}: nothing to compare")
+    if len(cells) < 4 * len(names) + 6:
+        return Exponents(len(cells), reason=f"{len(cells)} configurations are too few for {len(names)} exponents")
+    columns = np.column_stack([cells.factors[k] for k in names])
+    starts = _starts(names, definitions)
+    best, r2 = best_index(columns, cells.z, cells.size, starts)
+    rng = np.random.default_rng(seed)
+    drawn: list[Array] = []
+    for _ in range(draws):
+        counts = rng.multinomial(len(cells), np.full(len(cells), 1 / len(cells))).astype(float)
+        seen = counts > 0
+        drawn.append(best_index(columns[seen], cells.z[seen], (counts * cells.size)[seen], [best])[0])
+    low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
+    knobs = [k for k in names if k in _SETTING]
+
+    def by_knob(values: Array) -> dict[str, float]:
+        return {k: float(values[names.index(k)]) for k in knobs}
+
+    named = {d: found for d in definitions if (found := relative(d, knobs))}
+    shift = {k: float(best[names.index(k)]) for k in names if k not in _SETTING}
+    return Exponents(len(cells), draws, names[0], by_knob(best), by_knob(low), by_knob(high), named, r2, shift)
+
+
+def relative(definition: str, knobs: list[str]) -> dict[str, float]:
+    """Return the exponents of a predicted definition relative to the first knob's; empty where that has none."""
+    exponents = NOISE[definition].exponents
+    own = {k: _SIGN.get(k, 1.0) * float(exponents.get(_SETTING[k], 0.0)) for k in knobs}
+    first = own[knobs[0]] if knobs else 0.0
+    return {k: a / first for k, a in own.items()} if first and NOISE[definition].kind == "predicted" else {}
+
+
+def _starts(names: list[str], definitions: tuple[str, ...]) -> list[Array]:
+    knobs = [k for k in names if k in _SETTING]
+    known = [relative(d, knobs) for d in definitions]
+    starts = [np.array([r.get(k, 0.0) for k in names]) for r in known if r] or [np.eye(len(names))[0]]
+    return [np.array(s) for s in sorted({tuple(s.tolist()) for s in starts})]
+
+
+def best_index(columns: Array, z: Array, weight: Array, starts: list[Array]) -> tuple[Array, float]:
+    """Return the exponents (the first is 1) whose index explains z best through a spline, and its R².
+
+    Args:
+        columns: Logarithms of the factors, shape (n, K).
+        z: Objective, shape (n,).
+        weight: Its weights, shape (n,).
+        starts: Exponents to start from; the better half of them is refined.
+    """
+    total = float(np.sum(weight * (z - np.average(z, weights=weight)) ** 2))
+    root = np.sqrt(weight)
+
+    def error(free: Array) -> float:
+        axis = columns[:, 0] + columns[:, 1:] @ free
+        x = np.column_stack([np.ones(len(z)), Basis.of(axis)(axis)]) * root[:, None]
+        residual = z * root - x @ np.linalg.lstsq(x, z * root, rcond=None)[0]
+        return float(residual @ residual) / total
+
+    order = sorted((s[1:] / s[0] for s in starts if s[0]), key=error)
+    found = [
+        minimize(error, start, method="Nelder-Mead", bounds=[LIMITS] * len(start), options=_options(start, len(starts)))
+        for start in order[: max(1, (len(order) + 1) // 2)]
+    ]
+    best = min(found, key=lambda f: float(f.fun))
+    return np.concatenate([[1.0], np.atleast_1d(best.x)]), 1.0 - float(best.fun)
+
+
+def _options(start: Array, starts: int) -> dict[str, object]:
+    # first corners half an exponent away; a draw starts at the estimate and needs no more than a hundred looks
+    corners = np.vstack([start, start + 0.5 * np.eye(len(start))])
+    return {"initial_simplex": corners, "xatol": 5e-3, "fatol": 1e-6, "maxfev": 400 if starts > 1 else 120}
+
+
+def index_of(cells: Cells, exponents: Array) -> Array:
+    """Return the index of each configuration, exponents in the order of its factors."""
+    return np.column_stack(list(cells.factors.values())) @ exponents

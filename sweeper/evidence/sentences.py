@@ -1,0 +1,226 @@
+"""The findings of an analysis as sentences that can be quoted: numbers, intervals, n."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sweeper.evidence.cells import SYMBOLS
+from sweeper.report import FACTORS, counted, number
+from trainables.noise import NOISE
+
+if TYPE_CHECKING:
+    from sweeper.evidence.analysis import Analysis
+
+_WORDS = {"learning_rate": "learning rate", "batch_size": "batch size", "weight_decay": "weight decay",
+          "augmentation_strength": "augmentation strength"}  # fmt: skip
+
+
+def sentences(a: Analysis) -> tuple[str, ...]:
+    """Return the findings; the first one is the verdict."""
+    parts = [_verdict(a), _gate(a), _everything(a), _shape(a), _explained(a), _leftover(a), _exponents(a), _ranking(a)]
+    parts += [_influence(a), _transfer(a), _collapse(a), *_controls(a), _tail(a)]
+    return tuple(p for p in parts if p)
+
+
+def p_value(p: float) -> str:
+    """Return `p = ...`, or `p < 1e-4` where it is smaller than a bootstrap or a tail can tell."""
+    return "p < 1e-4" if p < 1e-4 else f"p = {p:.2g}"
+
+
+def percent(value: float) -> str:
+    """Return a share as a percentage."""
+    return f"{100 * value:.0f} %"
+
+
+def _verdict(a: Analysis) -> str:
+    scale, regime = NOISE[a.noise], a.regime
+    unit = "" if scale.unit == "1" else f" {scale.unit}"
+    label = a.label.partition(" [")[0]
+    n = f"{counted(a.n_configs, 'configuration')}, {counted(a.n_trials, 'trial')}"
+    if regime.optimum is None:
+        return f"{a.verdict}: {label} against {scale.formula}: {regime.message} ({n})."
+    interval = f"90 % interval {number(regime.low)} to {number(regime.high)}"
+    best = f"{label} is best at {scale.formula} = {number(regime.optimum)}{unit} ({interval}, {n})"
+    if a.verdict == "hump":
+        return f"hump: {best}; it rises before and falls beyond."
+    if a.verdict == "plateau then cliff":
+        return f"plateau then cliff: {label} hardly changes below {scale.formula} = " \
+               f"{number(a.judged.gate.break_noise)}{unit} and falls beyond; {best}, {a.judged.why}."  # fmt: skip
+    return f"undetermined: {best}, but {a.judged.why}."
+
+
+def _gate(a: Analysis) -> str:
+    gate, left = a.judged.gate, a.judged.left_out
+    if gate.reason or gate.p_up is None or gate.p_down is None:
+        return f"Two-lines test not possible: {gate.reason or a.judged.why}."
+    text = (
+        f"Two-lines test on viable pairs: {_moves(gate.slope_up)} by {_slope(gate.slope_up, gate.se_up)} per factor e "
+        f"of noise up to {number(gate.break_noise)} (rise {p_value(gate.p_up)}), {_moves(gate.slope_down)} by "
+        f"{_slope(gate.slope_down, gate.se_down)} beyond (fall {p_value(gate.p_down)}; errors {_errors(gate.errors)}, "
+        f"n = {gate.n} configurations at {gate.levels} noises)"
+    )
+    if a.judged.edge_share is not None:
+        text += f"; {percent(a.judged.edge_share)} of the resampled optima lie at an edge"
+    if left.p is not None and left.edge_share is not None:
+        text += f"; without any one configuration p <= {number(left.p)} and at most {percent(left.edge_share)}"
+    return text + "."
+
+
+def _moves(slope: float | None) -> str:
+    return "rises" if (slope or 0) > 0 else "falls"
+
+
+def _slope(slope: float | None, se: float | None) -> str:
+    return f"{number(abs(slope or 0))} ± {number(se)}"
+
+
+def _errors(kind: str) -> str:
+    return "from replicates" if kind == "replicates" else kind
+
+
+def _everything(a: Analysis) -> str:
+    test = a.judged.gate_all
+    if test.p_up is None or test.p_down is None or test.n == a.judged.gate.n:
+        return ""
+    return (
+        f"With unviable and diverged pairs at the cap: rise {p_value(test.p_up)}, fall {p_value(test.p_down)} "
+        f"(n = {test.n} configurations)."
+    )
+
+
+def _shape(a: Analysis) -> str:
+    test = a.shape
+    if test.p is None or test.statistic is None:
+        return f"Isotonic against unimodal not tested: {test.reason}."
+    better = "better" if test.p < 0.05 else "not significantly better"
+    return (
+        f"A hump fits the {test.levels} noises with 3 or more replicates {better} "
+        f"than any monotone curve: {p_value(test.p)} (residual bootstrap, {test.draws} draws, "
+        f"n = {test.n} replicates); it removes {percent(test.statistic)} of the monotone curve's misfit."
+    )
+
+
+def _explained(a: Analysis) -> str:
+    e = a.explained
+    if e.r2 is None:
+        return f"Share explained not determined: {e.reason}."
+    r2 = f"{a.noise} explains R² = {number(e.r2)} of the configurations' scores, each left out in turn"
+    if e.ceiling is None or e.share is None or e.p is None:
+        return f"{r2} (n = {e.n_configs}); {e.reason}."
+    fit = "a curve in noise does not fit them within the scatter of repeats" if e.p < 0.05 else \
+          "a curve in noise fits them within the scatter of repeats"  # fmt: skip
+    return (
+        f"{r2}, {percent(e.share)} of the noise ceiling R²_c = {number(e.ceiling)} (n = {e.n_configs} configurations, "
+        f"{e.n_trials} trials); {fit}: lack of fit F({e.f_above}, {e.f_below}) = {number(e.f)}, {p_value(e.p)}."
+    )
+
+
+def _leftover(a: Analysis) -> str:
+    left = a.leftover
+    if left.p is None or left.r2_gain is None:
+        return f"Leftover test not possible: {left.reason}."
+    more = "tell more than" if left.p < 0.05 else "tell no more than"
+    return (
+        f"{', '.join(SYMBOLS[k] for k in left.added)} {more} the noise: F({left.f_above}, {left.f_below}) = "
+        f"{number(left.f)}, {p_value(left.p)}, ΔR² = {number(left.r2_gain)} with each configuration left out "
+        f"(n = {left.n})."
+    )
+
+
+def _exponents(a: Analysis) -> str:
+    e = a.exponents
+    if e.reason:
+        return f"Free exponents not estimated: {e.reason}."
+    parts: list[str] = []
+    for knob, value in e.value.items():
+        if knob == e.unit_knob:
+            continue
+        text = f"{_inverse(knob)} {number(value)} ({number(e.low[knob])} to {number(e.high[knob])}"
+        given = e.named.get(a.noise, {}).get(knob)
+        parts.append(f"{text}; {a.noise} {number(given)})" if given is not None else f"{text})")
+    return (
+        f"Free exponents relative to {FACTORS[e.unit_knob]}'s, 90 % bootstrap intervals (n = {e.n} configurations): "
+        f"{', '.join(parts)}; R² = {number(e.r2)}."
+    )
+
+
+def _inverse(knob: str) -> str:
+    return (
+        f"1/{FACTORS[knob]}"
+        if knob == "batch_size"
+        else f"1/({FACTORS[knob]})"
+        if knob == "momentum"
+        else FACTORS[knob]
+    )
+
+
+def _ranking(a: Analysis) -> str:
+    r = a.ranking
+    if r.reason:
+        return f"Definitions not ranked: {r.reason}."
+    seen: set[str] = set()
+    parts: list[str] = []
+    for row in r.rows:
+        if row.name in seen:
+            continue
+        seen |= {row.name, *row.same_as}
+        name = " = ".join((row.name, *row.same_as))
+        parts.append(f"{name} {number(row.r2)} ({number(row.low)} to {number(row.high)})")
+    return f"Definitions by leave-config-out R² (n = {r.n} configurations that have all): {', '.join(parts)}."
+
+
+def _influence(a: Analysis) -> str:
+    r = a.ranking
+    if r.influence is None:
+        return ""
+    first, second = r.lead
+    rest = f"rests on {counted(r.influence, 'configuration')} of {r.n}" if r.influence < r.n else "is none"
+    verdict = ": do not rely on it" if r.influence <= 2 else ""
+    return f"The lead of {first} over {second} {rest} (without them it is gone){verdict}."
+
+
+def _transfer(a: Analysis) -> str:
+    t = a.transfer
+    if t.r2 is None or t.n is None:
+        return f"Transfer from knob to knob not tested: {t.reason}."
+    what = "Fitted on one half of a knob's values, R² of predicting the other"
+    if t.kind == "sweeps":
+        what = "Fitted on a learning-rate sweep, R² of predicting sweeps that differ in one knob"
+    shown = [n for n in dict.fromkeys((a.noise, *(r.name for r in a.ranking.rows[:1]))) if n in t.r2]
+    knobs = [f"{_WORDS.get(k, k)} (n = {n}) " + ", ".join(f"{name} {number(t.r2[name][k])}" for name in shown)
+             for k, n in t.n.items()]  # fmt: skip
+    return f"{what}: {'; '.join(knobs)}."
+
+
+def _collapse(a: Analysis) -> str:
+    c = a.collapse
+    if c.misfit is None or c.n is None or a.noise not in c.misfit:
+        return f"Collapse not measured: {c.reason or f'{a.noise} is not there for most configurations'}."
+    alone = f"; repeats alone {number(c.scatter)}" if c.scatter is not None else ""
+    return (
+        f"Collapse: {c.n_curves} learning-rate sweeps lie {number(c.misfit[a.noise])} apart along {a.noise}, "
+        f"{number(c.raw)} along the learning rate{alone} (mean distance, n = {c.n[a.noise]} points)."
+    )
+
+
+def _controls(a: Analysis) -> list[str]:
+    c = a.controls
+    out: list[str] = []
+    for nested in (c.noise_beyond, c.sharpness_beyond):
+        if nested is not None:
+            more = "tells more than" if nested.p < 0.05 else "tells no more than"
+            out.append(
+                f"{', '.join(nested.added)} {more} {', '.join(nested.base)}: F({nested.f_above}, {nested.f_below}) = "
+                f"{number(nested.f)}, {p_value(nested.p)}, cross-validated ΔR² = {number(nested.r2_gain)} "
+                f"(n = {c.n_trials} trials of {c.n_configs} configurations)."
+            )
+    return [*out, f"Controls: {c.reason}."] if c.reason else out
+
+
+def _tail(a: Analysis) -> str:
+    parts: list[str] = []
+    if a.tail:
+        parts.append(f"{counted(a.tail, 'trial')} far below the others were raised to a floor")
+    if a.n_tested < a.n_configs:
+        parts.append(f"tests looked at {a.n_tested} of {a.n_configs} configurations, evenly spread")
+    return f"For the tests, {' and '.join(parts)}." if parts else ""

@@ -155,9 +155,7 @@ def ablation(found: Mapping[Key, Mapping[int, Course]], ours: str = "noise") -> 
             continue
         gaps = np.array([runs[s].mean_log_regret - own[s].mean_log_regret for s in seeds])
         error, p = float(gaps.std(ddof=1)) / math.sqrt(len(seeds)), _signed_rank(gaps.tolist())
-        lines.append(
-            f"{problem:<16}{parallel:>8} {name:<18}{len(seeds):>3}{gaps.mean():>+17.3f}{error:>7.3f}{p:>9.1e}"
-        )
+        lines.append(f"{problem:<16}{parallel:>8} {name:<18}{len(seeds):>3}{gaps.mean():>+17.3f}{error:>7.3f}{p:>9.1e}")
     return "\n".join(lines)
 
 

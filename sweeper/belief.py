@@ -158,8 +158,9 @@ def _trial(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Objective, 
     params = space.params_of(PairSpec.from_json(rows[0]["spec"]))
     # a trial that was stopped on its way or ran out of memory has no value that can be compared
     values = [goal.tell(r) for r in rows if r["outcome"] not in VALUELESS]
+    stopped = any(r["outcome"] == Outcome.PRUNED for r in rows)
     return create_trial(
-        state=TrialState.COMPLETE if values else TrialState.FAIL,
+        state=TrialState.COMPLETE if values else TrialState.PRUNED if stopped else TrialState.FAIL,
         value=statistics.fmean(values) if values else None,
         params=params,
         distributions={name: space.knobs[name] for name in params},

@@ -13,7 +13,7 @@ from .knobs import Array, Rows
 from .noise_axis import KnobSpace, Points
 from .surrogate import Posterior
 
-_SEEN, _LEVELS, _EACH, _TOP, _NEAR, _BINS = 40, 32, 3, 3, 20, 40
+_SEEN, _LEVELS, _TOP, _NEAR, _BINS = 40, 32, 3, 20, 40
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class BestDraws:
 
 
 def best_draws(
-    space: KnobSpace, models: Sequence[Posterior], axis: Array, draws: int, rng: np.random.Generator
+    space: KnobSpace, models: Sequence[Posterior], axis: Array, draws: int, rng: np.random.Generator, each: int
 ) -> BestDraws:
     """Return where draws of the surrogate are lowest, among its points, level sets and neighbours of the best.
 
@@ -78,12 +78,13 @@ def best_draws(
         axis: First and last refined log noise to look at.
         draws: Number of draws.
         rng: Generator of points and draws.
+        each: Points on each of 32 level sets.
     """
     model, levels = models[0], np.linspace(axis[0], axis[-1], _LEVELS)
     unit = np.concatenate(
         [
             top(model, _SEEN),
-            level_sets(space, model, levels, rng, _EACH)[0],
+            level_sets(space, model, levels, rng, each)[0],
             neighbours(space, top(model, _TOP), model, rng, _NEAR),
         ]
     )

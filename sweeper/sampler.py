@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from trainables.noise import NOISE
 
 from .acquisition import Aims, choose
-from .candidates import STARTUP, reach, startup_point
+from .candidates import STARTUP, startup_point
 from .exchange import (
     NOISE_TARGET_KEY,
     PARAMS_KEY,
@@ -32,22 +32,20 @@ from .exchange import (
     observed,
     tried,
 )
-from .explanation import BestDraws, Explanation, best_draws
-from .knobs import FACTORS, Array, Mask, check_fixed, check_names
+from .explanation import BestDraws, Explanation
+from .fitted import Fitted, Parts, fitted, given, limit, mean_and_sd, weights_of
+from .knobs import FACTORS, Array, check_fixed, check_names
 from .noise_axis import Conditions, KAugOf, KnobSpace, knob_space
 from .noise_choice import check_target
 from .prior import Z90, NoisePrior
-from .surrogate import Posterior, Prior, Taming, fit, one_thread, tame, thin
+from .surrogate import Posterior, one_thread
+from .taming import Taming
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
-_TILT_SD = 0.25  # prior sd of each refined exponent, relative to the pivot's
-_SHIFT_SD = 0.7  # of what a choice or an augmentation's strength adds to log noise, in nats
-_MAX_TRIALS, _MAX_PENDING = 300, 128
-_DRAWS, _MANY_DRAWS, _LEVELS = 200, 1000, 8
+_MAX_PENDING, _LEVELS = 128, 8
 _FEWEST = 3
-_UNSETTLED, _VARIANTS = 60, 4
 _FADE = 10.0  # trials after which a prior counts half
 
 __all__ = ["NOISE_TARGET_KEY", "PARAMS_KEY", "SEARCH_KEY", "Explanation", "NoiseTargetedSampler", "Recommended"]
@@ -55,16 +53,6 @@ __all__ = ["NOISE_TARGET_KEY", "PARAMS_KEY", "SEARCH_KEY", "Explanation", "Noise
 
 Taken = Collection[tuple[float, ...]]
 Direction = str | StudyDirection | Sequence[str | StudyDirection]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Parts of the search, each of which an ablation may take away."""
-
-    level_sets: bool = True
-    exponents: bool = True
-    residual: bool = True
-    repeats: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,15 +69,6 @@ class Recommended:
     params: dict[str, Any]
     mean: float
     sd: float
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    space: KnobSpace
-    model: Posterior
-    losses: Array  # of the model's points, shape (n,)
-    low: float  # reachable log noise
-    high: float
 
 
 class NoiseTargetedSampler(BaseSampler):
@@ -204,11 +183,12 @@ class NoiseTargetedSampler(BaseSampler):
             level = math.nan
         else:
             with one_thread():
-                fitted = self._fit(space, seen, _weights(seen, rng), tried(space, others, (TrialState.PRUNED,)))
-                models = _models(fitted, rng)
-                draws = _best_draws(fitted, models, rng)
-                choice = choose(self._aims(fitted, models, others, draws, rng), taken, rng)
-                thought = self._explanation(fitted, draws)
+                pruned = tried(space, others, (TrialState.PRUNED,))
+                found = fitted(space, seen, weights_of(seen, rng), pruned, self._parts)
+                models = found.models(rng)
+                draws = found.best_draws(models, rng)
+                choice = choose(self._aims(found, models, others, draws, rng), taken, rng)
+                thought = self._explanation(found, draws)
             unit, origin, level = choice.unit, choice.origin, choice.level
         params = space.params_of(unit)
         target = None if math.isnan(level) else math.exp(level)
@@ -217,25 +197,19 @@ class NoiseTargetedSampler(BaseSampler):
 
     def _aims(
         self,
-        fitted: _Fitted,
+        found: Fitted,
         models: Sequence[Posterior],
         others: Sequence[FrozenTrial],
         draws: BestDraws | None,
         rng: np.random.Generator,
     ) -> Aims:
-        space, told = fitted.space, len(fitted.model.points)
+        space, told = found.space, len(found.model.points)
         levels = np.zeros(0)
         if draws is not None and self._parts.level_sets:
             levels = rng.choice(draws.refined, _LEVELS)
         running = tried(space, others, (TrialState.RUNNING,))[-_MAX_PENDING:]
-        limits = [
-            fit(
-                space.points(units), np.tanh(values), self._nominal(space),
-                Prior.of(len(space.knobs), np.zeros(len(space.factor_roles)) + _TILT_SD),
-            )
-            for units, values in constrained(space, others).values()
-        ]  # fmt: skip
-        known = self._prior and (self._prior, fitted.low, fitted.high)
+        limits = [limit(space, units, values) for units, values in constrained(space, others).values()]
+        known = self._prior and (self._prior, found.low, found.high)
         return Aims(
             space, models, space.points(running), limits, levels, known or None,
             _FADE / (_FADE + told), self._parts.repeats,
@@ -252,14 +226,14 @@ class NoiseTargetedSampler(BaseSampler):
             ValueError: Another direction, or knobs that the formula cannot use.
         """
         with one_thread():
-            fitted = self._first(trials, direction)
-            if isinstance(fitted, KnobSpace):
-                return self._ignorant(fitted)
-            if fitted is None:
+            found = self._first(trials, direction)
+            if isinstance(found, KnobSpace):
+                return self._ignorant(found)
+            if found is None:
                 return Explanation(self._noise, {})
             rng = np.random.default_rng(self._seed)
-            draws = _best_draws(fitted[0], _models(fitted[0], rng), rng, _MANY_DRAWS)
-            return self._explanation(fitted[0], draws, intervals=True)
+            draws = found[0].best_draws(found[0].many_models(rng), rng, thorough=True)
+            return self._explanation(found[0], draws, intervals=True)
 
     def recommend(self, trials: Sequence[FrozenTrial], direction: Direction = "minimize") -> Recommended | None:
         """Return the finished configuration with the best posterior mean among the feasible ones; None without any.
@@ -274,11 +248,12 @@ class NoiseTargetedSampler(BaseSampler):
             ValueError: Another direction, or knobs that the formula cannot use.
         """
         with one_thread():
-            fitted = self._first([t for t in trials if all(v <= 0 for v in t.constraints.values())], direction)
-            if fitted is None or isinstance(fitted, KnobSpace):
+            found = self._first([t for t in trials if all(v <= 0 for v in t.constraints.values())], direction)
+            if found is None or isinstance(found, KnobSpace):
                 return None
-            (surrogate, seen, sign), space = fitted, fitted[0].space
-            mean, sd = surrogate.model.predict(space.points(seen.unit))
+            surrogate, seen, sign = found
+            models = surrogate.many_models(np.random.default_rng(self._seed))
+            mean, sd = mean_and_sd(models, surrogate.space, seen.unit)
         best = int(np.argmin(mean))
         first = int(seen.numbers[keys(seen.unit).index(keys(seen.unit)[best])])
         trial = next(t for t in trials if t.number == first)
@@ -290,7 +265,7 @@ class NoiseTargetedSampler(BaseSampler):
 
     def _first(
         self, trials: Sequence[FrozenTrial], direction: Direction
-    ) -> tuple[_Fitted, Observed, float] | KnobSpace | None:
+    ) -> tuple[Fitted, Observed, float] | KnobSpace | None:
         # the surrogate of the first objective, its data and sign; the space where there is too little; None without one
         asked = _directions(direction)
         finished = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
@@ -304,7 +279,7 @@ class NoiseTargetedSampler(BaseSampler):
             return space
         pruned = tried(space, finished, (TrialState.PRUNED,))
         sign = -1.0 if asked[0] == StudyDirection.MAXIMIZE else 1.0
-        return self._fit(space, seen, np.eye(len(asked))[0], pruned), seen, sign
+        return fitted(space, seen, np.eye(len(asked))[0], pruned, self._parts), seen, sign
 
     def _start(self, space: KnobSpace, number: int, taken: Taken, rng: np.random.Generator) -> Array:
         unit = startup_point(space, self._seed, number, self._prior)
@@ -314,41 +289,14 @@ class NoiseTargetedSampler(BaseSampler):
         spare = space.points(rng.random((64, len(space.knobs)))).unit
         return next((u for u, k in zip(spare, keys(spare), strict=True) if k not in taken), unit)
 
-    def _fit(self, space: KnobSpace, seen: Observed, weights: Array, pruned: Array) -> _Fitted:
-        losses = _scalar(seen.losses, weights)
-        worse = np.full(len(pruned), np.quantile(losses, 0.8))
-        unit, losses = np.concatenate([seen.unit, pruned]), np.concatenate([losses, worse])
-        rows = thin(losses, _MAX_TRIALS)
-        points, losses = space.points(unit[rows]), losses[rows]
-        low, high = reach(space)
-        steps = space.points(np.random.default_rng(0).random((64, len(space.knobs)))).step
-        prior = Prior.of(
-            len(space.knobs),
-            self._tilt_sds(space),
-            high - low,
-            float(np.ptp(steps)) if space.pivot is not None else 0.0,
-        )
-        prior = prior.without(exponents=not self._parts.exponents, residual=not self._parts.residual)
-        taming = Taming.of(losses)
-        model = fit(points, np.zeros(len(losses)) if taming is None else taming(losses), self._nominal(space), prior)
-        return _Fitted(space, model, losses, low, high)
-
-    def _tilt_sds(self, space: KnobSpace) -> Array:
-        given = 1.0 if space.pivot is None else abs(_given(space, space.knobs[space.pivot].role))
-        known = [role in FACTORS or role == "k_aug" for role in space.factor_roles]
-        return np.where(known, _TILT_SD * given, _SHIFT_SD) if known else np.zeros(0)
-
-    def _nominal(self, space: KnobSpace) -> Mask:
-        return np.array([knob.nominal for knob in space.knobs], dtype=bool)
-
     def _ignorant(self, space: KnobSpace) -> Explanation:
         roles = [k.role for k in space.knobs if k.role in space.noise.knobs]
         roles += ["k_aug"] if "k_aug" in space.factor_roles else []
-        exponents = {str(role): _given(space, role) for role in roles}
+        exponents = {str(role): given(space, role) for role in roles}
         return Explanation(self._noise, exponents)
 
-    def _explanation(self, fitted: _Fitted, draws: BestDraws | None, intervals: bool = False) -> Explanation:
-        space, model = fitted.space, fitted.model
+    def _explanation(self, found: Fitted, draws: BestDraws | None, intervals: bool = False) -> Explanation:
+        space, model = found.space, found.model
         sds = model.tilt_sd() if intervals else np.zeros(len(space.factor_roles))
         exponents, low, high, shifts = self._ignorant(space).exponents, {}, {}, {}
         for role, tilt, sd in zip(space.factor_roles, model.theta.tilt.tolist(), sds.tolist(), strict=True):
@@ -356,7 +304,7 @@ class NoiseTargetedSampler(BaseSampler):
                 shifts[role] = math.exp(tilt)
                 continue
             sign = -1.0 if role in ("batch_size", "momentum") else 1.0
-            exponents[role] = _given(space, role) + sign * tilt
+            exponents[role] = given(space, role) + sign * tilt
             if intervals:
                 low[role], high[role] = exponents[role] - Z90 * sd, exponents[role] + Z90 * sd
         share = model.noise_share()
@@ -364,43 +312,8 @@ class NoiseTargetedSampler(BaseSampler):
         if draws is None:
             return known
         best, lowest, highest = draws.summary()
-        posterior = draws.posterior(fitted.low, fitted.high) if intervals else ()
+        posterior = draws.posterior(found.low, found.high) if intervals else ()
         return replace(known, optimum=best, optimum_low=lowest, optimum_high=highest, posterior=posterior)
-
-
-def _models(fitted: _Fitted, rng: np.random.Generator) -> list[Posterior]:
-    # few trials leave the hyperparameters open; many settle them, and each variant costs
-    few = len(fitted.model.points) <= _UNSETTLED
-    return [fitted.model, *(fitted.model.variants(_VARIANTS, rng) if few else [])]
-
-
-def _best_draws(
-    fitted: _Fitted, models: Sequence[Posterior], rng: np.random.Generator, draws: int = _DRAWS
-) -> BestDraws | None:
-    axis = _axis(fitted)
-    return best_draws(fitted.space, models, axis, draws, rng) if len(axis) else None
-
-
-def _axis(fitted: _Fitted) -> Array:
-    # ends of refined log noise, over what is reachable and what was seen; empty where none varies
-    if not fitted.high > fitted.low:
-        return np.zeros(0)
-    seen = fitted.model.axis(fitted.model.points)
-    return np.array([min(fitted.low, float(seen.min())), max(fitted.high, float(seen.max()))])
-
-
-def _weights(seen: Observed, rng: np.random.Generator) -> Array:
-    count = seen.losses.shape[1]
-    return np.ones(1) if count == 1 else rng.dirichlet(np.ones(count))
-
-
-def _scalar(losses: Array, weights: Array) -> Array:
-    # augmented Tchebycheff norm of the tamed objectives (Knowles 2006, ParEGO, eq. 2)
-    if np.count_nonzero(weights) == 1:
-        return losses[:, int(np.argmax(weights))]
-    each = np.stack([tame(column) for column in losses.T], axis=1)
-    weighted = (each - each.min(axis=0)) * weights
-    return weighted.max(axis=1) + 0.05 * weighted.sum(axis=1)
 
 
 def _directions(asked: Direction) -> list[StudyDirection]:
@@ -410,11 +323,3 @@ def _directions(asked: Direction) -> list[StudyDirection]:
         if not isinstance(one, StudyDirection) and one not in known:
             raise ValueError(f"direction must be 'minimize' or 'maximize', got {one!r}")
     return [one if isinstance(one, StudyDirection) else known[one] for one in each]
-
-
-def _given(space: KnobSpace, role: str | None) -> float:
-    # exponent of the role's factor in the definition; 1 + mu counts as momentum's factor where there is no 1 - mu
-    exponents = space.noise.exponents
-    if role == "momentum":
-        return float(exponents.get("one_minus_momentum", exponents.get("one_plus_momentum", 0.0)))
-    return float(exponents.get(str(role), 0.0))

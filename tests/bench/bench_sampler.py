@@ -3,8 +3,8 @@
     python tests/bench/bench_sampler.py --problems pairs_loss most@0.05 --seeds 30
 
 Problems: `pairs_loss` and `pairs_gain` (1,170 real pairs, see tests/data/README.md) and the synthetic families
-`<family>@<observation noise as a share of the range>`. Contestants with their defaults; `noise-<part>` is ours without
-that part. Finished runs in --out are reused.
+`<family>@<observation noise as a share of the range, with u in units of regret>`. Contestants with their defaults;
+`noise-<part>` is ours without that part, and `--ablation` runs all four of them. Finished runs in --out are reused.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from provenance import provenance
 from race.contestants import CONTESTANTS
 from race.course import Run, run_all
 from race.problems import FAMILIES, REAL
-from race.verdict import comparison, courses, figure, table
+from race.verdict import ablation, comparison, courses, figure, table
 
 RIVALS = ("tpe", "gp", "tpe_noise", "gp_noise", "cmaes", "qmc", "random")
+WITHOUT = ("noise-level_sets", "noise-exponents", "noise-residual", "noise-repeats")
 SLOW = ("gp", "gp_noise")  # a third of a second an ask
 
 
@@ -28,7 +29,7 @@ def planned(args: argparse.Namespace) -> list[Run]:
     """Return the runs asked for; the slow contestants get a third of the seeds on synthetic problems."""
     runs: list[Run] = []
     for problem in args.problems:
-        for name in args.samplers:
+        for name in dict.fromkeys([*args.samplers, *(WITHOUT if args.ablation else ())]):
             few = name in SLOW and problem not in REAL and not args.all_seeds
             seeds = range(args.first, args.first + (max(1, args.seeds // 3) if few else args.seeds))
             runs += [Run(problem, name, seed, args.trials, parallel) for seed in seeds for parallel in args.parallel]
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="first seed (default: %(default)s)")
     parser.add_argument("--all-seeds", action="store_true", help="also for the slow contestants")
     parser.add_argument("--trials", type=int, default=50, help="default: %(default)s")
+    parser.add_argument("--ablation", action="store_true", help="ours without each of its parts, too")
     parser.add_argument("--parallel", type=int, nargs="+", default=[1], help="trials at a time (default: 1)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time (default: one a core)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-sampler"), help="default: %(default)s")
@@ -60,6 +62,9 @@ def main() -> None:
     print(table(found))
     print("\nours against the best other sampler of the table; Wilcoxon's signed-rank test over paired seeds")
     print(comparison(found))
+    if any(name.startswith("noise") and name != "noise" for _, _, name in found):
+        print("\nvariants minus ours, over paired seeds; above 0 is worse")
+        print(ablation(found))
     print(f"\nmarks: {args.out / 'marks.parquet'}, figure: {args.out / 'regret.html'}")
 
 

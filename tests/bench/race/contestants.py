@@ -15,8 +15,9 @@ from optuna.trial import FrozenTrial
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+from sweeper.fitted import Parts
 from sweeper.prior import NoisePrior
-from sweeper.sampler import NoiseTargetedSampler, Parts
+from sweeper.sampler import NoiseTargetedSampler
 
 from .problems import Params, Problem, Space, log_noise
 
@@ -50,8 +51,8 @@ class Contestant(Protocol):
         """Return the problem's configuration for one of the contestant's space."""
         ...
 
-    def answer(self, finished: Sequence[FrozenTrial]) -> Answer:
-        """Return the recommendation; finished trials count, at least one."""
+    def answer(self, finished: Sequence[FrozenTrial], noise: bool = True) -> Answer:
+        """Return the recommendation; finished trials count, at least one. Without `noise` the interval may be NaN."""
         ...
 
 
@@ -71,9 +72,12 @@ class Ours:
     def params(self, asked: Params) -> dict[str, Any]:
         return dict(asked)
 
-    def answer(self, finished: Sequence[FrozenTrial]) -> Answer:
-        found, seen = self._sampler.recommend(finished), self._sampler.explain(finished)
+    def answer(self, finished: Sequence[FrozenTrial], noise: bool = True) -> Answer:
+        found = self._sampler.recommend(finished)
         params = found.params if found else min(finished, key=lambda t: t.value or 0.0).params
+        if not noise:
+            return Answer(params, log_noise(params))
+        seen = self._sampler.explain(finished)
         if seen.optimum is None or seen.optimum_low is None or seen.optimum_high is None:
             return Answer(params, log_noise(params))
         return Answer(params, math.log(seen.optimum), math.log(seen.optimum_low), math.log(seen.optimum_high))
@@ -95,7 +99,7 @@ class Theirs:
     def params(self, asked: Params) -> dict[str, Any]:
         return dict(asked)
 
-    def answer(self, finished: Sequence[FrozenTrial]) -> Answer:
+    def answer(self, finished: Sequence[FrozenTrial], noise: bool = True) -> Answer:
         values = np.array([t.value for t in finished])
         if not self._exact and len(finished) >= 5:
             values = posterior_means(self.space, finished)

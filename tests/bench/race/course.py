@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from .contestants import CONTESTANTS
 from .problems import problem
+from .verdict import NOISE_AT
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Mark:
 
     Attributes:
         regret: Regret of the recommended configuration, by its noise-free value.
-        noise_error: Estimated minus true best log noise.
+        noise_error: Estimated minus true best log noise; that of the recommended configuration but after `NOISE_AT`
+            and the last trial.
         covered: Whether the 90 % interval holds the true one; None without interval.
         ask_seconds: Mean time of an ask so far.
     """
@@ -79,7 +81,8 @@ def race(run: Run) -> list[Mark]:
         trial = running.pop(int(order.integers(len(running))))
         study.tell(trial, task.observe(contestant.params(trial.params), noise))
         if done in judged:
-            answer = contestant.answer(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+            finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            answer = contestant.answer(finished, done in (NOISE_AT, run.trials))
             covered = None if np.isnan(answer.low) else bool(answer.low <= task.best_noise <= answer.high)
             error = answer.noise - task.best_noise
             marks.append(Mark(done, task.regret(answer.params), error, covered, seconds / asked))

@@ -67,6 +67,7 @@ class Problem:
         true: Configuration -> noise-free value, smaller is better.
         noise_sd: Sd of one observation; None is `sigma` of the range.
         sigma: Observation noise as a share of the range, the distance of random search's median draw from the best.
+        units: Observation noise in units of regret; counts where neither of the two above is given.
         best, scale: Least value, and the unit of regret above it; found by random search and local polish.
         best_noise: Log noise of the best configuration.
     """
@@ -75,6 +76,7 @@ class Problem:
     true: Callable[[Params], float]
     sigma: float = 0.0
     noise_sd: float | None = None
+    units: float = 0.0
     best: float = field(init=False)
     scale: float = field(init=False)
     best_noise: float = field(init=False)
@@ -92,7 +94,7 @@ class Problem:
         self.best, self.best_noise = float(values.min()), log_noise(points[int(values.argmin())])
         self.scale = float(np.median(tens)) - self.best
         if self.noise_sd is None:
-            self.noise_sd = self.sigma * (middle - self.best)
+            self.noise_sd = self.sigma * (middle - self.best) + self.units * self.scale
 
     def observe(self, params: Params, rng: np.random.Generator) -> float:
         """Return one noisy observation."""
@@ -206,6 +208,8 @@ class Family:
     """A family of synthetic log merged losses; every seed draws another member.
 
     A hump over log noise, a cliff beyond it, a bowl over the knobs, and divergence beyond a limit of eta / (1 - mu).
+    With `stable`, the loss also rises where eta / (1 + mu) passes a limit, as gradient descent with momentum does on a
+    curvature (Goh 2017, "Why momentum really works"): small momentum meets it before the best noise at large batches.
 
     Attributes:
         knobs: Number of knobs, 3 to 8; from the fourth on: weight decay, augmentation's strength, knobs without a role.
@@ -215,6 +219,7 @@ class Family:
         width: Range of the hump's width in nats.
         cliff: Steepness of the loss beyond the hump.
         noise: Whether there is a hump at all.
+        stable: Range of the limit of eta / (1 + mu); None for no such limit.
     """
 
     knobs: int = 4
@@ -224,8 +229,9 @@ class Family:
     width: tuple[float, float] = (0.7, 1.5)
     cliff: float = 3.0
     noise: bool = True
+    stable: tuple[float, float] | None = None
 
-    def __call__(self, seed: int, sigma: float = 0.0) -> Problem:
+    def __call__(self, seed: int, sigma: float = 0.0, units: float = 0.0) -> Problem:
         """Return the member of a seed."""
         rng = np.random.default_rng([seed, self.knobs, 4711])
         space = dict(_BASE)
@@ -238,6 +244,7 @@ class Family:
         weights[0] *= 0.2 if self.noise else 1.0
         centre, augmentation = rng.uniform(0.1, 0.9, len(space)), rng.uniform(0.0, 1.2)
         limit = 10.0 if self.noise else math.inf
+        edge = math.exp(rng.uniform(*np.log(self.stable))) if self.stable else math.inf
 
         def true(params: Params) -> float:
             logs = [
@@ -252,11 +259,13 @@ class Family:
             if self.noise:
                 loss -= 0.15 * math.exp(-0.5 * z * z)
                 loss *= math.exp(min(self.cliff * max(0.0, z - 1.8), 6.0))
+            over = math.log(params["learning_rate"] / (1.0 + params["momentum"]) / edge) if self.stable else 0.0
+            loss *= math.exp(min(2.0 * max(0.0, over), 6.0))
             if params["learning_rate"] / (1.0 - params["momentum"]) > limit:
                 loss = 150.0
             return math.log(min(loss, CAP))
 
-        return Problem(space, true, sigma)
+        return Problem(space, true, sigma, units=units)
 
 
 def _unit(space: Space, params: Params) -> np.ndarray:
@@ -281,6 +290,7 @@ FAMILIES: Mapping[str, Family] = {
     "narrow": Family(width=(0.35, 0.5)),
     "wide": Family(width=(1.8, 2.5)),
     "cliff": Family(cliff=12.0),
+    "limit": Family(stable=(0.1, 1.0)),
     "momentum_2": Family(exponents=(1, 1, 2, 0), tilt=0.0),
     "decay_joins": Family(exponents=(1, 1, 1, 0.5), tilt=0.0),
     "nothing": Family(bowl=0.5, noise=False),
@@ -290,7 +300,9 @@ REAL = ("pairs_loss", "pairs_gain")
 
 
 def problem(name: str, seed: int) -> Problem:
-    """Return a problem by name: `pairs_loss`, `pairs_gain`, or `<family>@<sigma>`, such as `most@0.05`.
+    """Return a problem by name: `pairs_loss`, `pairs_gain`, or `<family>@<noise>`, such as `most@0.05` or `most@0.5u`.
+
+    The observation noise is a share of the range, with `u` in units of regret.
 
     Raises:
         KeyError: No such problem.
@@ -298,4 +310,6 @@ def problem(name: str, seed: int) -> Problem:
     if name in REAL:
         return pairs(name.removeprefix("pairs_"))
     family, _, sigma = name.partition("@")
+    if sigma.endswith("u"):
+        return FAMILIES[family](seed, units=float(sigma[:-1]))
     return FAMILIES[family](seed, float(sigma or 0.0))

@@ -145,6 +145,20 @@ def comparison(found: Mapping[Key, Mapping[int, Course]], ours: str = "noise") -
     return "\n".join(lines)
 
 
+def ablation(found: Mapping[Key, Mapping[int, Course]], ours: str = "noise") -> str:
+    """Return, for each variant of ours (`noise-<part>`, `noise+<what>`), how its mean log regret differs from ours."""
+    lines = [f"{'problem':<16}{'at once':>8} {'variant':<18}{'n':>3}{'mean log regret':>17}{'s.e.':>7}{'p':>9}"]
+    for (problem, parallel, name), runs in sorted(found.items()):
+        own = found.get((problem, parallel, ours), {})
+        seeds = sorted(set(own) & set(runs))
+        if name == ours or not name.startswith(ours) or len(seeds) < 2:
+            continue
+        gaps = np.array([runs[s].mean_log_regret - own[s].mean_log_regret for s in seeds])
+        error, p = float(gaps.std(ddof=1)) / math.sqrt(len(seeds)), _signed_rank(gaps.tolist())
+        lines.append(f"{problem:<16}{parallel:>8} {name:<18}{len(seeds):>3}{gaps.mean():>+17.3f}{error:>7.3f}{p:>9.1e}")
+    return "\n".join(lines)
+
+
 def _reach(runs: Mapping[int, Course], level: float) -> float:
     return float(np.median([c.reached(level) for c in runs.values()]))
 

@@ -13,7 +13,7 @@ from optuna.distributions import FloatDistribution
 from tests.bench.race.contestants import CONTESTANTS, Reparametrised, posterior_means
 from tests.bench.race.course import SCHEMA, Run, race, run_all
 from tests.bench.race.problems import Problem, cells, draw, log_noise, pairs, problem, smoothed
-from tests.bench.race.verdict import Course, comparison, courses, figure, holm, paired, table
+from tests.bench.race.verdict import Course, ablation, comparison, courses, figure, holm, paired, table
 
 
 def test_the_pairs_problem_meets_the_smoothed_cells() -> None:
@@ -130,6 +130,15 @@ def test_paired_tests_see_a_difference_and_no_difference() -> None:
     assert max(paired(fast, slow)) < 1e-3
     one = {s: _course(list(rng.uniform(0.3, 1, 8))) for s in range(20)}
     assert paired(one, one) == (1.0, 1.0)
+
+
+def test_an_ablation_is_a_paired_difference() -> None:
+    ours = {s: _course([1.0, 0.5, 0.1 + 0.01 * s]) for s in range(8)}
+    worse = {s: _course([1.0, 0.5 * math.e**0.3, 0.1 + 0.01 * s]) for s in range(2, 12)}
+    found = {("p", 1, "noise"): ours, ("p", 1, "noise-residual"): worse, ("p", 1, "tpe"): worse}
+    (line,) = ablation(found).splitlines()[1:]
+    assert line.split()[2:6] == ["noise-residual", "6", "+0.100", "0.000"]
+    assert float(line.split()[6]) < 0.05
 
 
 def test_tables_and_figure_name_every_contestant() -> None:

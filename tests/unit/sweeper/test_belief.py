@@ -48,6 +48,17 @@ def test_the_text_sets_the_fitted_exponents_beside_the_definition(believed: Beli
     ]
 
 
+def test_what_was_stopped_counts_as_bad_and_is_no_favourite(trials: pa.Table, believed: Belief) -> None:
+    assert believed.favourite is not None
+    rows = trials.to_pylist()
+    stopped = [{**r, "outcome": "pruned"} if r["config"] == believed.favourite.config else r for r in rows]
+    found = belief(SPEC, pa.Table.from_pylist(stopped, schema=trials.schema))
+    assert found.explanation is not None
+    assert found.explanation.trials == 40
+    assert found.favourite is not None
+    assert found.favourite.config != believed.favourite.config
+
+
 def test_few_configurations_are_not_modelled(trials: pa.Table) -> None:
     found = belief(SPEC, trials.slice(0, 5))
     assert found == Belief(

@@ -6,12 +6,14 @@ import json
 import math
 import pickle
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from scipy.stats import norm
 
@@ -19,11 +21,13 @@ from sweeper.acquisition import knowledge_gradient
 from sweeper.candidates import LEVEL_SET, log_expected_improvement, propose, reach, startup_point, van_der_corput
 from sweeper.exchange import PARAMS_KEY
 from sweeper.k_aug import KAug
+from sweeper.kernel import NoiseKernel, Prior, table
 from sweeper.knobs import check_fixed, check_names
 from sweeper.noise_axis import KnobSpace, knob_space
 from sweeper.prior import NoisePrior
 from sweeper.sampler import NOISE_TARGET_KEY, SEARCH_KEY, NoiseTargetedSampler
-from sweeper.surrogate import NoiseKernel, Posterior, Prior, Taming, fit, table, tame, thin
+from sweeper.surrogate import Posterior, fit
+from sweeper.taming import Taming, tame, thin
 from trainables.noise import KNOBS, NOISE
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -327,8 +331,8 @@ def test_finds_the_best_noise_and_says_so(direction: str) -> None:
     assert seen.optimum_high is not None
     assert seen.optimum_low <= seen.optimum <= seen.optimum_high
     assert BEST / 1.2 < seen.optimum < BEST * 1.2
-    assert BEST / 2 < seen.optimum_low < BEST * 1.2
-    assert BEST / 1.2 < seen.optimum_high < BEST * 2
+    assert BEST / 3 < seen.optimum_low < BEST * 1.2
+    assert BEST / 1.2 < seen.optimum_high < BEST * 3
     assert seen.variance_share > 0.6
     assert sum(p for _, p in seen.posterior) == pytest.approx(1)
     for role in ("batch_size", "momentum"):
@@ -542,6 +546,26 @@ def test_pickling_changes_nothing() -> None:
     copy = optuna.create_study(sampler=pickle.loads(pickle.dumps(sampler)))
     copy.add_trials(study.trials)
     assert copy.ask(SPACE).params == study.ask(SPACE).params
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_storages_that_are_files_change_nothing(kind: str, tmp_path: Path) -> None:
+    file = str(tmp_path / "study")
+    storage = (
+        optuna.storages.RDBStorage(f"sqlite:///{file}")
+        if kind == "sqlite"
+        else optuna.storages.JournalStorage(JournalFileBackend(file))
+    )
+    plain = run(NoiseTargetedSampler(seed=5, search_space=SPACE, n_startup=3), ridge, 8)
+    stored = optuna.create_study(storage=storage, sampler=NoiseTargetedSampler(seed=5, search_space=SPACE, n_startup=3))
+    stored.optimize(lambda t: ridge({k: t._suggest(k, d) for k, d in SPACE.items()}), n_trials=8)
+    assert [t.params for t in stored.trials] == [t.params for t in plain.trials]
+
+
+def test_threads_that_ask_at_once_get_different_trials() -> None:
+    study = optuna.create_study(sampler=NoiseTargetedSampler(seed=0, search_space=SPACE, reevaluate=False))
+    study.optimize(lambda t: ridge({k: t._suggest(k, d) for k, d in SPACE.items()}), n_trials=16, n_jobs=4)
+    assert len({tuple(t.params.values()) for t in study.trials}) == 16
 
 
 def test_a_seed_of_none_differs_from_run_to_run() -> None:

@@ -16,9 +16,8 @@ from . import choices
 from .runs import Run
 
 if TYPE_CHECKING:
-    from sweeper.evidence.analysis import Analysis
-
     from sweeper.belief import Belief
+    from sweeper.evidence.analysis import Analysis
     from sweeper.regime import Regime
 
 KEPT = 32

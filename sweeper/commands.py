@@ -9,10 +9,10 @@ from pathlib import Path
 
 from .analysing import analyse
 from .comparing import compare
+from .exporting import export
 from .extending import extend
 from .flags import MACHINE_KEYS, RUN_KEYS, flags
 from .importing import import_table
-from .exporting import export
 from .listings import merges, noises, spaces
 from .own_models import merge
 from .reading import best, dashboard, found, found_text, list_trials, pair, recommend, status, write_page

@@ -56,6 +56,8 @@ def runnable_spec(run: str | Path) -> SweepSpec:
             "starts a sweep of its space"
         )
     return spec
+
+
 def _remote_spec(uri: str, place: Place) -> SweepSpec:
     text = place.read_text(SPEC_FILE)
     if text is None:

@@ -77,7 +77,7 @@ class SkippedPart(UserWarning):
 class NewerSchema(SpecError):  # noqa: N818  (reads as what it says)
     """A part that a newer version of this package wrote: leaving it out would show half of the truth."""
 
-    def __init__(self, path: Path, version: int) -> None:
+    def __init__(self, path: str | Path, version: int) -> None:
         super().__init__(
             f"{path} was written by a newer sweeper (schema {version}, this one reads up to {SCHEMA_VERSION}): upgrade"
         )

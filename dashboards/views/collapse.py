@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sweeper.objective import OBJECTIVES
 from sweeper.report import counted
 from trainables.noise import NOISE
 
@@ -17,6 +18,7 @@ from ..axes import Window, rounded, short
 from ..cache import by_content
 from ..choices import METRICS, Choice, choose, heading
 from ..colouring import Colouring, colouring, options
+from ..judged import ask
 from ..knobs import SYMBOLS, TITLES, Axis, axis_of, column, on_scale, varies
 from ..marks import (
     Chart,
@@ -34,11 +36,15 @@ from ..marks import (
 )
 from ..measured import measured_chart
 from ..panels import Drawn, grid
+from ..ranked import ranking_table, ranking_words
 from ..runs import Run
-from ..sections import Control, Section, View
+from ..sections import Control, Section, TableCard, View
 from ..selection import Selection
 from ..tables import KNOBS, Array, ConfigPoint
 from ..theme import GREY, VERMILLION
+
+if TYPE_CHECKING:
+    from sweeper.evidence.analysis import Analysis
 
 MARKERS = 3600
 
@@ -237,14 +243,25 @@ def build(run: Run, selection: Selection) -> Section:
     ranked = [a for a in ranking(run, chosen.name, chosen.split, chosen.noise) if a.r2 is not None]
     charts = [collapse_chart(points, measure, view, found, colours)]
     charts += [ranking_chart(ranked, chosen.noise)] if ranked else []
+    analysis = _analysis(run, chosen)
     compared = choices.comparison(run, chosen.noise)
     charts += [measured_chart(compared)] if compared else []
     return Section(
         verdicts=_verdicts(ranked, chosen, measure),
         banners=_banners(points, y, measure, chosen, found),
         charts=tuple(charts),
+        tables=(TableCard("noises", "The named noises", ranking_words(analysis), ranking_table(analysis)),)
+        if analysis
+        else (),
         notes=_notes(points, found),
     )
+
+
+def _analysis(run: Run, chosen: Choice) -> Analysis | None:
+    if chosen.name not in OBJECTIVES:
+        return None
+    judgement, _ = ask(run, (chosen.name, chosen.noise, chosen.split))
+    return judgement.analysis if judgement else None
 
 
 def _verdicts(ranked: Sequence[Alignment], chosen: Choice, measure: Measure) -> tuple[str, ...]:

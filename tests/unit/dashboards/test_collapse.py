@@ -5,11 +5,12 @@ import pytest
 from fake_sweep import at_knobs, run_of, trial
 
 from dashboards import choices
-from dashboards.alignment import FEWEST, fit, left_out_r2, smooth, smooth_basis, spline_basis
+from dashboards.alignment import FEWEST, fit, left_out_r2, smooth
 from dashboards.marks import describe, frame
 from dashboards.selection import Selection
 from dashboards.tables import config_points
 from dashboards.views import collapse
+from sweeper.evidence.analysis import analyse
 
 GAIN = "gain_mean_loss_val"
 
@@ -34,14 +35,12 @@ def test_left_out_errors_are_those_of_fits_without_the_point():
     x = rng.uniform(0, 1, 30)
     y = np.sin(4 * x) + rng.normal(0, 0.1, 30)
     found = fit(x, y)
-    basis = smooth_basis(x, found.knots)
-    errors, plain = [], []
+    columns = np.column_stack([np.ones(30), found.basis(x)])
+    errors = []
     for i in range(30):
         rest = np.arange(30) != i
-        weights = np.linalg.lstsq(basis[rest], y[rest], rcond=None)[0]
-        errors.append(y[i] - basis[i] @ weights)
-        plain.append(y[i] - y[rest].mean())
-    assert found.r2 == pytest.approx(1 - np.sum(np.square(errors)) / np.sum(np.square(plain)))
+        errors.append(y[i] - columns[i] @ np.linalg.lstsq(columns[rest], y[rest], rcond=None)[0])
+    assert found.r2 == pytest.approx(1 - np.sum(np.square(errors)) / np.sum((y - y.mean()) ** 2))
     assert found.r2 > 0.9
 
 
@@ -57,13 +56,6 @@ def test_few_points_and_constants_have_no_r2():
     assert left_out_r2(x[:-1], x[:-1]) is None
     assert left_out_r2(x, np.ones(FEWEST)) is None
     assert left_out_r2(np.ones(FEWEST), x) is None
-
-
-def test_natural_splines_are_straight_beyond_their_knots():
-    knots = np.array([0.0, 0.3, 0.6, 1.0])
-    below, above = spline_basis(np.array([-3.0, -2.0, -1.0]), knots), spline_basis(np.array([1.0, 2.0, 3.0]), knots)
-    assert np.diff(below, 2, axis=0) == pytest.approx(0.0, abs=1e-9)
-    assert np.diff(above, 2, axis=0) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_a_curve_over_few_levels_is_their_means():
@@ -172,6 +164,19 @@ def test_many_configurations_are_thinned_and_the_best_stay(monkeypatch, sweep):
     assert sum(len(t["x"]) for t in traces if t["mode"] == "markers") == 33
     best = max(p.values[GAIN].mean for p in config_points(sweep.tables["trials"], "paper", [GAIN]) if p.values)
     assert max(next(t for t in traces if t["name"] == "value")["y"]) == pytest.approx(best, rel=1e-5)
+
+
+def test_the_named_noises_are_ranked_by_the_evidence():
+    run = run_of(at_knobs(i) for i in range(14))
+    analysis = analyse(run.tables["trials"], "gain_mean", "paper", split="val")
+    card = collapse.build(run, Selection()).tables[0]
+    assert [r[0].text for r in card.table.rows] == [r.name for r in analysis.ranking.rows]
+    assert card.table.rows[0][1].text == f"{analysis.ranking.rows[0].r2:.3g}"
+    assert card.caption.startswith(f"On the {analysis.ranking.n} configurations")
+    assert all(len(row) == len(card.table.head) for row in card.table.rows)
+    assert collapse.build(run, Selection(metric="accuracy_gain")).tables == ()
+    few = run_of(at_knobs(i) for i in range(5))
+    assert "Not ranked" in collapse.build(few, Selection()).tables[0].caption
 
 
 def test_what_is_not_known_is_said():

@@ -5,14 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
+from sweeper.evidence.cells import collect, tame, thin
+from sweeper.evidence.index import MIN_CONFIGS
 from sweeper.evidence.linear import Basis, design, least_squares, share
+from sweeper.evidence.ranking import candidates, common
+from sweeper.objective import Objective
+from trainables.noise import NOISE
 
-from .tables import Array
+from .knobs import TITLES, axis_of, on_scale, varies
+from .tables import KNOBS, Array
 
-# columns of the spline; more of them than the scores bear out would punish an axis for its curve's wiggles
+# columns of a drawn curve; more of them than the scores bear out would show wiggles
 FREEDOMS = (1, 2, 3, 4, 5)
 FEWEST = 8
+MOST = 1500
 
 
 @dataclass(frozen=True)
@@ -22,33 +30,53 @@ class Alignment:
     Attributes:
         name: A knob or a definition of noise.
         label: For people.
-        r2: 1 is perfect, 0 no better than the mean, below 0 worse; None where it cannot be told.
+        r2: 1 is perfect, 0 no better than the mean, below 0 worse.
         n: Configurations.
-        levels: Different values among them.
         is_noise: Whether it is a definition of noise.
     """
 
     name: str
     label: str
-    r2: float | None
+    r2: float
     n: int
-    levels: int
     is_noise: bool
+
+
+def ranking(trials: pa.Table, goal: Objective) -> list[Alignment]:
+    """Return the R² of each noise and each knob alone, the best first; empty below `MIN_CONFIGS` configurations.
+
+    As `sweeper.evidence.ranking.rank` does it: viable configurations that have all noises, the bad tail raised to a
+    floor, a natural spline of 5 columns, each configuration predicted by a fit without it.
+
+    Args:
+        trials: The trials table.
+        goal: What is explained, on its split.
+    """
+    cells = tame(thin(collect(trials, goal)))
+    names = candidates(cells)
+    own = common(cells, names)
+    if len(own) < MIN_CONFIGS or np.ptp(own.z) <= 0:
+        return []
+
+    def aligned(name: str, label: str, x: Array, is_noise: bool) -> Alignment:
+        found = least_squares(design(Basis.of(x)(x)), own.z, own.size)
+        return Alignment(name, label, share(float(np.sum(found.left_out**2)), own.z, own.size), len(own), is_noise)
+
+    found = [aligned(n, f"{n}: {NOISE[n].formula}", own.noise[n], True) for n in names]
+    for name in (k for k in KNOBS if k in own.knobs and varies(own.knobs[k])):
+        axis = axis_of(name, own.knobs[name])
+        x = on_scale(axis, axis.place(own.knobs[name]))
+        if np.isfinite(x).all():
+            found.append(aligned(name, TITLES[name].split(" [")[0], x, False))
+    return sorted(found, key=lambda a: -a.r2)
 
 
 @dataclass(frozen=True)
 class Smooth:
-    """A smooth curve along one axis.
-
-    Attributes:
-        basis: Its natural spline, of the freedom with the smallest left-out errors.
-        residual: What the curve leaves of each point.
-        r2: Leave-one-out R²; None for fewer than `FEWEST` points, or a constant.
-    """
+    """A smooth curve along one axis: its basis, of the freedom with the smallest left-out errors, and the residuals."""
 
     basis: Basis
     residual: Array
-    r2: float | None
 
 
 def fit(x: Array, y: Array) -> Smooth:
@@ -61,18 +89,18 @@ def fit(x: Array, y: Array) -> Smooth:
         basis = Basis.of(x, freedom)
         found = least_squares(design(basis(x)), y)
         tried.append((float(np.sum(found.left_out**2)), basis, found.residuals))
-    error, basis, residual = min(tried, key=lambda t: t[0])
-    known = len(x) >= FEWEST and np.ptp(x) > 0 and np.ptp(y) > 0
-    return Smooth(basis, residual, share(error, y) if known else None)
-
-
-def left_out_r2(x: Array, y: Array) -> float | None:
-    """Return the leave-one-out R² of a smooth curve along `x`; None for too few points or a constant."""
-    return fit(x, y).r2 if len(x) >= FEWEST else None
+    _, basis, residual = min(tried, key=lambda t: t[0])
+    return Smooth(basis, residual)
 
 
 def smooth(x: Array, y: Array, points: int = 60) -> tuple[Array, Array]:
-    """Return the smooth curve along `x` as places and heights; over up to four levels, at these alone."""
+    """Return the smooth curve along `x` as places and heights; over up to four levels, at these alone.
+
+    Above `MOST` points it is fitted to so many, evenly spread over their order.
+    """
+    if len(x) > MOST:
+        kept = np.argsort(x, kind="stable")[np.linspace(0, len(x) - 1, MOST).round().astype(int)]
+        x, y = x[kept], y[kept]
     levels, basis = np.unique(x), fit(x, y).basis
     places = levels if len(levels) <= 4 else np.linspace(levels[0], levels[-1], points)
     columns, at = (np.column_stack([np.ones(len(v)), basis(v)]) for v in (x, places))

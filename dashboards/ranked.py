@@ -34,7 +34,7 @@ def ranking_table(found: Analysis) -> TextTable:
             Cell(r.name, NOISE[r.name].formula if r.name in NOISE else "free exponents"),
             Cell(short(r.r2)),
             Cell(f"{short(r.low)} to {short(r.high)}"),
-            Cell("–" if r.share is None else f"{100 * r.share:.0f} %"),
+            Cell("–" if r.share is None else f"{100 * r.share:.0f} %" if r.share >= 0 else "none"),
             Cell(f"{100 * r.wins:.0f} %", f"the same here as {', '.join(r.same_as)}" if r.same_as else ""),
             *(Cell(short(transfer.get(r.name, {}).get(k))) for k in knobs),
             Cell(short(misfit.get(r.name))),

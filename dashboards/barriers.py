@@ -15,10 +15,11 @@ from sweeper.report import counted
 from .alignment import FEWEST, fit
 from .axes import Window, log_axis, log_ticks, rounded, short, wrapped
 from .knobs import axis_of, column
-from .marks import Chart, Measure, describe, dots, edge_traces, figure, finish, frame, markers, sort_out
+from .marks import Chart, Measure, describe, dots, edge_traces, figure, finish, frame, markers, sort_out, thinned
 from .tables import Array, ConfigPoint, floats
 from .theme import BLUE, GREY, ORANGE, VERMILLION
 
+DRAWN = 1500
 SHARPNESS = {
     "hessian_trace_scaled": "scale-free Hessian trace tr H·‖w‖² [nat]",
     "hessian_trace": "Hessian trace tr H [nat/parameter²]",
@@ -142,7 +143,9 @@ def _coloured_by_noise(shown: Any, points: Sequence[ConfigPoint], noise_label: s
     from .colouring import on_axis
 
     values = column(points, "noise")
-    shown.update_layout(coloraxis=dict(on_axis(axis_of("noise", values, noise_label), values).bar))
+    bar = dict(on_axis(axis_of("noise", values, noise_label), values).bar)
+    bar["colorbar"] = bar["colorbar"] | {"yref": "paper", "y": 1.14, "yanchor": "bottom"}
+    shown.update_layout(coloraxis=bar)
 
 
 def barrier_chart(points: Sequence[ConfigPoint], measures: Sequence[Measure], noise_label: str) -> Chart:
@@ -156,10 +159,11 @@ def barrier_chart(points: Sequence[ConfigPoint], measures: Sequence[Measure], no
     shown: Any = figure(showlegend=False)
     shown.set_subplots(rows=1, cols=len(measures), horizontal_spacing=0.2)
     placed = [p for p in points if p.noise]
-    said: list[str] = []
+    kept, thinned_words = thinned(placed, measures[0].column, measures[0].maximize, DRAWN)
+    drawn, said = [placed[i] for i in sorted(kept)], [thinned_words] if thinned_words else []
     for col, measure in enumerate(measures, start=1):
         view = _heights(placed, measure)
-        sorted_out = sort_out(placed, measure.column, view)
+        sorted_out = sort_out(drawn, measure.column, view)
         x = [p.noise for p in sorted_out.inside]
         shown.add_trace(dots("value", sorted_out.inside, x, measure.column, {"color": BLUE}), row=1, col=col)
         for trace in edge_traces(sorted_out, measure.column, view, lambda p: p.noise):

@@ -8,12 +8,28 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from .axes import Window, log_axis, rounded, short, wrapped
-from .marks import Chart, Measure, caption, describe, edge_traces, error_bars, figure, finish, frame, markers, sort_out
+from .marks import (
+    Chart,
+    Measure,
+    caption,
+    describe,
+    edge_traces,
+    error_bars,
+    figure,
+    finish,
+    frame,
+    markers,
+    sort_out,
+    thinned,
+)
 from .tables import ConfigPoint
 from .theme import BLUE, GREEN, GREY, ORANGE, VERMILLION
 
 if TYPE_CHECKING:
     from sweeper.regime import Regime
+
+DRAWN = 1500
+"""Configurations that are drawn at most."""
 
 
 def _curve(shown: go.Figure, regime: Regime) -> None:
@@ -84,13 +100,15 @@ def noise_chart(
         regime: Fit to draw; None draws the points alone.
     """
     view = frame([p for p in points if p.noise], measure)
-    validation = sort_out(points, measure.column, view)
+    kept, said = thinned(points, measure.column, measure.maximize, DRAWN)
+    drawn = [points[i] for i in sorted(kept)]
+    validation = sort_out(drawn, measure.column, view)
     shown = figure()
     if regime is not None and len(regime.grid) > 1:
         _curve(shown, regime)
     if regime is not None:
         _optimum(shown, regime, view)
-    test = sort_out(points, measure.test_column, view).inside
+    test = sort_out(drawn, measure.test_column, view).inside
     hollow = {"size": 7, "color": ORANGE, "symbol": "circle-open"}
     shown.add_trace(_scored("test", test, measure.test_column, hollow))
     full = {"size": 8, "color": BLUE, "line": {"width": 0.6, "color": GREY}}
@@ -104,7 +122,8 @@ def noise_chart(
         shown.update_yaxes(tickformat=".1%")
     if measure.anchor == 0.0:
         shown.add_hline(y=0, line={"color": GREY, "width": 1}, layer="below")
-    text = caption(validation, view)
-    if regime is not None and regime.floor is not None and validation.clipped:
+    every = sort_out(points, measure.column, view)
+    text = " ".join(filter(None, (caption(every, view), said)))
+    if regime is not None and regime.floor is not None and every.clipped:
         text += f" The fit counts what is worse than {short(regime.floor)} as {short(regime.floor)}."
     return Chart(measure.key, title, text, finish(shown))

@@ -186,7 +186,7 @@ def thinned(
     step = (len(order) - 1) / max(1, limit - len(top) - 1)
     kept = {*top, *(order[round(i * step)] for i in range(limit - len(top)))}
     said = f"{len(kept)} of {len(points)} configurations drawn, evenly spread over the order of noise, and the best."
-    return frozenset(kept), f"{said} Curves and R² are of all."
+    return frozenset(kept), said
 
 
 def error_bars(found: Sequence[Estimate], colour: str) -> dict[str, Any] | None:

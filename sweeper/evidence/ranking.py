@@ -40,7 +40,7 @@ class Rank:
         low, high: 90 % interval, bootstrap over configurations.
         share: r2 over the noise ceiling; None without repeats.
         wins: Share of the draws in which it is (one of) the best.
-        same_as: Definitions that are proportional to it on these configurations.
+        same_as: Definitions that are a power of it, up to a factor, on these configurations.
     """
 
     name: str
@@ -112,15 +112,15 @@ def rank(cells: Cells, exponents: Array | None, *, seed: int = 0, draws: int = D
         r2 = 1 - float(e.sum() / deviation.sum())
         low, high = np.quantile(drawn[n], [0.05, 0.95])
         wins = float(np.mean(drawn[n] >= best - 1e-6))
-        same = tuple(o for o in names if o != n and n in names and _proportional(own, n, o))
+        same = tuple(o for o in names if o != n and n in names and _powers(own, n, o))
         rows.append(Rank(n, r2, float(low), float(high), r2 / top if top and top > 0 else None, wins, same))
     rows.sort(key=lambda r: -round(r.r2, 9))
     lead, number = influence(rows, errors)
     return Ranking(len(own), tuple(rows), missing, number, lead)
 
 
-def _proportional(cells: Cells, a: str, b: str) -> bool:
-    return float(np.ptp(cells.noise[a] - cells.noise[b])) < 1e-9
+def _powers(cells: Cells, a: str, b: str) -> bool:
+    return abs(float(np.corrcoef(cells.noise[a], cells.noise[b])[0, 1])) > 1 - 1e-9
 
 
 def _left_out(cells: Cells, axis: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sweeper.evidence.cells import SYMBOLS
+from sweeper.evidence.ranking import FITTED
 from sweeper.report import FACTORS, counted, number
 from trainables.noise import NOISE
 
@@ -186,7 +187,7 @@ def _transfer(a: Analysis) -> str:
     what = "Fitted on one half of a knob's values, R² of predicting the other"
     if t.kind == "sweeps":
         what = "Fitted on a learning-rate sweep, R² of predicting sweeps that differ in one knob"
-    shown = [n for n in dict.fromkeys((a.noise, *(r.name for r in a.ranking.rows[:1]))) if n in t.r2]
+    shown = [n for n in dict.fromkeys((a.noise, *(r.name for r in a.ranking.rows[:1]), FITTED)) if n in t.r2]
     knobs = [f"{_WORDS.get(k, k)} (n = {n}) " + ", ".join(f"{name} {number(t.r2[name][k])}" for name in shown)
              for k, n in t.n.items()]  # fmt: skip
     return f"{what}: {'; '.join(knobs)}."

@@ -27,7 +27,7 @@ process of `sweeper.smoother` in place of the spline; HC3: MacKinnon & White 198
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy import stats
@@ -39,6 +39,7 @@ MIN_LEVELS = 6
 MAX_REPLICATED = 15
 DIGITS = 6
 GRID = 101
+MANY = 200
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,15 @@ class _Points:
     variance: Array
     freedom: Array
 
+    @property
+    def alone(self) -> bool:
+        """Whether they are configurations, without a variance of their own."""
+        return bool(np.isnan(self.variance[0]))
+
+    def take(self, rows: Mask) -> _Points:
+        """Return some of them."""
+        return _Points(*(getattr(self, f.name)[rows] for f in fields(self)))
+
 
 @dataclass(frozen=True)
 class _Line:
@@ -122,23 +132,29 @@ def two_lines(cells: Cells, noise: str) -> TwoLines:
         return TwoLines(n, levels, reason=f"{levels} different noises, at least {MIN_LEVELS} are needed")
     if np.ptp(cells.z) <= 1e-12 * max(1.0, float(np.abs(cells.z).max())):
         return TwoLines(n, levels, reason="every configuration has the same score")
-    return _test(_points(cells, x), n, levels, train(x, _standard(cells.z)), _standard(cells.z), np.ones(n))
+    z, points = _standard(cells.z), _points(cells, x)
+    return _test(points, n, levels, _flat(points.x, train(x, z), z, np.ones(n)))
 
 
 def without_one(cells: Cells, noise: str) -> list[TwoLines]:
-    """Return the test without each configuration in turn; the smoother keeps its hyperparameters."""
+    """Return the test without each configuration in turn.
+
+    The smoother keeps its hyperparameters; above `MANY` configurations it keeps its flat top, too.
+    """
     x, z = cells.noise[noise], _standard(cells.z)
     smoother = train(x, z)
+    every = _points(cells, x)
+    top = _flat(x, smoother, z, np.ones(len(x))) if len(x) > MANY else None
     out: list[TwoLines] = []
     for i in range(len(cells)):
-        rest = cells.take(np.arange(len(cells)) != i)
-        levels = len(np.unique(rest.noise[noise].round(DIGITS)))
+        kept = np.arange(len(cells)) != i
+        levels = len(np.unique(x[kept].round(DIGITS)))
         if levels < MIN_LEVELS - 1:
-            out.append(TwoLines(len(rest), levels, reason="too few noises are left"))
+            out.append(TwoLines(len(x) - 1, levels, reason="too few noises are left"))
             continue
-        counts = np.ones(len(cells))
-        counts[i] = 0.0
-        out.append(_test(_points(rest, rest.noise[noise]), len(rest), levels, smoother, z, counts))
+        points = every.take(kept) if every.alone else _points(cells.take(kept), x[kept])
+        flat = top if top is not None else _flat(points.x, smoother, z, kept.astype(float))
+        out.append(_test(points, len(x) - 1, levels, flat))
     return out
 
 
@@ -173,8 +189,7 @@ def _points(cells: Cells, x: Array) -> _Points:
     return _Points(x, cells.z, ones, np.full(len(cells), np.nan), ones)
 
 
-def _test(points: _Points, n: int, levels: int, smoother: Smoother, z: Array, counts: Array) -> TwoLines:
-    flat = _flat(points, smoother, z, counts)
+def _test(points: _Points, n: int, levels: int, flat: Array) -> TwoLines:
     middle = _both(points, float(np.median(flat)))
     if middle is None:
         return TwoLines(n, levels, reason="too few noises on one side of the best one to draw a line")
@@ -191,7 +206,7 @@ def _test(points: _Points, n: int, levels: int, smoother: Smoother, z: Array, co
     return TwoLines(
         n,
         levels,
-        "HC3" if np.isnan(points.variance[0]) else "replicates",
+        "HC3" if points.alone else "replicates",
         math.exp(place),
         up.slope,
         up.se,
@@ -205,9 +220,8 @@ def _test(points: _Points, n: int, levels: int, smoother: Smoother, z: Array, co
     )
 
 
-def _flat(points: _Points, smoother: Smoother, z: Array, counts: Array) -> Array:
+def _flat(x: Array, smoother: Smoother, z: Array, counts: Array) -> Array:
     """Return the places around the smooth curve's top, of the middle 80 %, within one error of its height."""
-    x = points.x
     low, high = np.quantile(x, [0.1, 0.9])
     spot = np.linspace(low, high, GRID)
     best = smoother.settings[int(np.argmax(smoother.settings[:, 3]))]
@@ -218,7 +232,7 @@ def _flat(points: _Points, smoother: Smoother, z: Array, counts: Array) -> Array
 
 def _both(points: _Points, place: float) -> tuple[_Line, _Line] | None:
     left, right = points.x <= place + 1e-9, points.x >= place - 1e-9
-    least = 3 if np.isnan(points.variance[0]) else 2
+    least = 3 if points.alone else 2
     if any(len(np.unique(points.x[side].round(DIGITS))) < least for side in (left, right)):
         return None
     freedom = max(len(points.x) - 4.0, 1.0)
@@ -233,7 +247,7 @@ def _line(points: _Points, side: Mask, freedom: float) -> _Line:
     slope = float(pull @ z)
     middle = float(np.average(z, weights=w))
     fitted = middle + slope * dx
-    if np.isnan(points.variance[0]):
+    if points.alone:
         leverage = 1 / len(x) + dx * dx / sxx
         error = (z - fitted) / np.maximum(1 - leverage, 1e-9)
         se = math.sqrt(float(np.sum((pull * error) ** 2)))

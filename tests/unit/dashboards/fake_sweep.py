@@ -132,7 +132,7 @@ def at_knobs(number: int, repeat: int = 0, scatter: float = 0.0, **knobs: float)
     return trial(number, repeat, outcome="ok", outcome_detail="", noises=noises, scores=scores, **knobs)
 
 
-def run_of(outputs: Iterable[PairOutput], objective: str = "gain_mean", version: str = "", **settings: object) -> Run:
+def run_of(outputs: Iterable[PairOutput], objective: str = "gain_mean", **settings: object) -> Run:
     """A run in memory, of these trials."""
     outputs = list(outputs)
     tables = {
@@ -142,7 +142,7 @@ def run_of(outputs: Iterable[PairOutput], objective: str = "gain_mean", version:
         "search": _table("search", []),
     }
     given = {"space": "fake_space", "objective": objective, "noise": "paper", "trials": len(outputs), **settings}
-    return Run("fake", "fake", given, None, tables, version=version or uuid.uuid4().hex)
+    return Run("fake", uuid.uuid4().hex, given, None, tables)
 
 
 def _table(name: str, rows: Iterable[Any]) -> pa.Table:

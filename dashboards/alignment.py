@@ -5,12 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
-from .tables import Array
+from sweeper.evidence.cells import collect, tame, thin
+from sweeper.evidence.index import MIN_CONFIGS
+from sweeper.evidence.linear import Basis, design, least_squares, share
+from sweeper.evidence.ranking import candidates, common
+from sweeper.objective import Objective
+from trainables.noise import NOISE
 
-KNOTS = (2, 3, 4, 5, 6)
-FEW_LEVELS = 4
+from .knobs import TITLES, axis_of, on_scale, varies
+from .tables import KNOBS, Array
+
+# columns of a drawn curve; more of them than the scores bear out would show wiggles
+FREEDOMS = (1, 2, 3, 4, 5)
 FEWEST = 8
+MOST = 1500
 
 
 @dataclass(frozen=True)
@@ -20,94 +30,78 @@ class Alignment:
     Attributes:
         name: A knob or a definition of noise.
         label: For people.
-        r2: 1 is perfect, 0 no better than the mean of the others, below 0 worse; None where it cannot be told.
+        r2: 1 is perfect, 0 no better than the mean, below 0 worse.
         n: Configurations.
-        levels: Different values among them.
         is_noise: Whether it is a definition of noise.
     """
 
     name: str
     label: str
-    r2: float | None
+    r2: float
     n: int
-    levels: int
     is_noise: bool
 
 
-def spline_basis(x: Array, knots: Array) -> Array:
-    """Return the natural cubic spline's basis at `x`: constant, linear, and one column a further knot.
+def ranking(trials: pa.Table, goal: Objective) -> list[Alignment]:
+    """Return the R² of each noise and each knob alone, the best first; empty below `MIN_CONFIGS` configurations.
 
-    Source: Hastie, Tibshirani & Friedman 2009, eq. 5.4 and 5.5.
-    """
-    cubes = np.maximum(x[:, None] - knots[None, :], 0.0) ** 3
-    d = (cubes[:, :-1] - cubes[:, -1:]) / (knots[-1] - knots[:-1])
-    return np.column_stack([np.ones_like(x), x, d[:, :-1] - d[:, -1:]])
-
-
-def smooth_basis(x: Array, knots: int, at: Array | None = None) -> Array:
-    """Return what a curve along `x` is made of: a mean for each of few levels, else a natural spline.
-
-    Knots are quantiles of the levels, so that a crowded level does not take them all.
+    As `sweeper.evidence.ranking.rank` does it: viable configurations that have all noises, the bad tail raised to a
+    floor, a natural spline of 5 columns, each configuration predicted by a fit without it.
 
     Args:
-        x: Places of the points.
-        knots: Number of knots, at least 2.
-        at: Where the basis is wanted, among the levels of `x` where they are few; at `x` by default.
+        trials: The trials table.
+        goal: What is explained, on its split.
     """
-    levels, at = np.unique(x), x if at is None else at
-    if len(levels) <= FEW_LEVELS:
-        return np.asarray(at[:, None] == levels[None, :], dtype=float)
-    first, span = levels[0], levels[-1] - levels[0]
-    found = np.quantile((levels - first) / span, np.linspace(0, 1, min(knots, len(levels) - 1)))
-    return spline_basis((at - first) / span, np.unique(found))
+    cells = tame(thin(collect(trials, goal)))
+    names = candidates(cells)
+    own = common(cells, names)
+    if len(own) < MIN_CONFIGS or np.ptp(own.z) <= 0:
+        return []
+
+    def aligned(name: str, label: str, x: Array, is_noise: bool) -> Alignment:
+        found = least_squares(design(Basis.of(x)(x)), own.z, own.size)
+        return Alignment(name, label, share(float(np.sum(found.left_out**2)), own.z, own.size), len(own), is_noise)
+
+    found = [aligned(n, f"{n}: {NOISE[n].formula}", own.noise[n], True) for n in names]
+    for name in (k for k in KNOBS if k in own.knobs and varies(own.knobs[k])):
+        axis = axis_of(name, own.knobs[name])
+        x = on_scale(axis, axis.place(own.knobs[name]))
+        if np.isfinite(x).all():
+            found.append(aligned(name, TITLES[name].split(" [")[0], x, False))
+    return sorted(found, key=lambda a: -a.r2)
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A smooth curve along one axis: what it leaves at each point, with the point itself left out, and its R².
+class Smooth:
+    """A smooth curve along one axis: its basis, of the freedom with the smallest left-out errors, and the residuals."""
 
-    Attributes:
-        knots: Number of knots, of `KNOTS` the one with the smallest left-out errors.
-        residual: What the curve through all points leaves of each.
-        r2: Leave-one-out R²; None for fewer than `FEWEST` points, or a constant.
-    """
-
-    knots: int
+    basis: Basis
     residual: Array
-    r2: float | None
 
 
-def fit(x: Array, y: Array) -> Fit:
+def fit(x: Array, y: Array) -> Smooth:
     """Fit a smooth curve along `x` to `y`, at least two points.
 
-    The error of a left-out point is its residual over 1 - h, h its leverage; it is compared with the mean of the
-    others. A point that stands alone at its level (h = 1) is predicted by nothing and leaves the comparison.
-
-    Source: Allen 1974, Technometrics 16(1), the prediction sum of squares.
+    Source: left-out errors: Hastie, Tibshirani & Friedman 2009, eq. 7.64.
     """
-    plain = (y - y.mean()) * len(y) / (len(y) - 1)
-    tried: list[tuple[float, int, Array, int]] = []
-    for knots in KNOTS:
-        basis = np.linalg.qr(smooth_basis(x, knots))[0]
-        leverage = np.einsum("ij,ij->i", basis, basis)
-        free = leverage < 1 - 1e-9
-        residual = y - basis @ (basis.T @ y)
-        total = float(np.sum(plain[free] ** 2))
-        error = float(np.sum((residual[free] / (1 - leverage[free])) ** 2)) / total if total > 0 else np.inf
-        tried.append((error, knots, residual, int(free.sum())))
-    error, knots, residual, free = min(tried, key=lambda t: t[:2])
-    known = free >= FEWEST and np.ptp(x) > 0 and np.isfinite(error)
-    return Fit(knots, residual, 1.0 - error if known else None)
-
-
-def left_out_r2(x: Array, y: Array) -> float | None:
-    """Return the leave-one-out R² of a smooth curve along `x`; None for too few points or a constant, see `fit`."""
-    return fit(x, y).r2 if len(x) >= FEWEST else None
+    tried: list[tuple[float, Basis, Array]] = []
+    for freedom in FREEDOMS:
+        basis = Basis.of(x, freedom)
+        found = least_squares(design(basis(x)), y)
+        tried.append((float(np.sum(found.left_out**2)), basis, found.residuals))
+    _, basis, residual = min(tried, key=lambda t: t[0])
+    return Smooth(basis, residual)
 
 
 def smooth(x: Array, y: Array, points: int = 60) -> tuple[Array, Array]:
-    """Return the smooth curve along `x` as places and heights; the levels' means where there are few levels."""
-    levels, knots = np.unique(x), fit(x, y).knots
-    places = levels if len(levels) <= FEW_LEVELS else np.linspace(levels[0], levels[-1], points)
-    weights = np.linalg.lstsq(smooth_basis(x, knots), y, rcond=None)[0]
-    return places, smooth_basis(x, knots, places) @ weights
+    """Return the smooth curve along `x` as places and heights; over up to four levels, at these alone.
+
+    Above `MOST` points it is fitted to so many, evenly spread over their order.
+    """
+    if len(x) > MOST:
+        kept = np.argsort(x, kind="stable")[np.linspace(0, len(x) - 1, MOST).round().astype(int)]
+        x, y = x[kept], y[kept]
+    levels, basis = np.unique(x), fit(x, y).basis
+    places = levels if len(levels) <= 4 else np.linspace(levels[0], levels[-1], points)
+    columns, at = (np.column_stack([np.ones(len(v)), basis(v)]) for v in (x, places))
+    return places, at @ np.linalg.lstsq(columns, y, rcond=None)[0]

@@ -66,12 +66,21 @@ def log_ticks(low: float, high: float, most: int = 8) -> tuple[list[float], list
     return [value for value, _ in ticks], [text for _, text in ticks]
 
 
-def log_axis(values: Sequence[float], title: str, most: int = 8) -> dict[str, Any]:
-    """Return the Plotly settings of a log axis that spans the positive `values` with at most `most` ticks."""
+def log_axis(values: Sequence[float], title: str, most: int = 8, letters: int = 80) -> dict[str, Any]:
+    """Return the Plotly settings of a log axis that spans the positive `values`.
+
+    Args:
+        values: What must find a place.
+        title: Quantity and unit.
+        most: Number of ticks at most.
+        letters: Number of letters of all ticks at most, for narrow panels; one tick there always is.
+    """
     known = [v for v in values if v > 0]
     low, high = (min(known), max(known)) if known else (1e-4, 1.0)
     low, high = low / 1.25, high * 1.25
     ticks, texts = log_ticks(low, high, most)
+    while len(ticks) > 1 and sum(map(len, texts)) > letters:
+        ticks, texts = log_ticks(low, high, len(ticks) - 1)
     return {
         "type": "log",
         "range": [math.log10(low), math.log10(high)],

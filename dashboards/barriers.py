@@ -142,7 +142,9 @@ def _coloured_by_noise(shown: Any, points: Sequence[ConfigPoint], noise_label: s
     from .colouring import on_axis
 
     values = column(points, "noise")
-    shown.update_layout(coloraxis=dict(on_axis(axis_of("noise", values, noise_label), values).bar))
+    bar = dict(on_axis(axis_of("noise", values, noise_label), values).bar)
+    bar["colorbar"] = bar["colorbar"] | {"yref": "paper", "y": 1.14, "yanchor": "bottom"}
+    shown.update_layout(coloraxis=bar)
 
 
 def barrier_chart(points: Sequence[ConfigPoint], measures: Sequence[Measure], noise_label: str) -> Chart:

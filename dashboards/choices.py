@@ -136,7 +136,8 @@ def believed(run: Run, noise: str) -> Belief:
 def measure(run: Run, name: str, split: str) -> Measure:
     """Return how a metric is drawn; its anchor comes from the parents."""
     goal = METRICS[name].on(split)
-    return Measure(name, goal.column, METRICS[name].on("test").column, goal.label, goal.maximize,
+    label = goal.label if "[" in goal.label else f"{goal.label} [%]"
+    return Measure(name, goal.column, METRICS[name].on("test").column, label, goal.maximize,
                    anchor(run.tables["trials"], goal.column))  # fmt: skip
 
 

@@ -27,6 +27,8 @@ TITLES = {
     "augmentation_strength": "augmentation strength [1]",
 }
 SHIFTED_MOMENTA = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+# what fits a panel of a third of the narrowest page
+LETTERS = 17
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def axis_of(name: str, values: Array, title: str = "", most: int = 5) -> Axis:
         return Axis(name, title, _positive, _batch_layout(known, title, most))
     if name == "weight_decay" and (known == 0).any():
         return _with_zero(known, title, most)
-    return Axis(name, title, _positive, log_axis(known.tolist(), title, most))
+    return Axis(name, title, _positive, log_axis(known.tolist(), title, most, LETTERS))
 
 
 def _positive(values: Array) -> Array:
@@ -113,7 +115,7 @@ def _with_zero(known: Array, title: str, most: int) -> Axis:
     if not len(positive):
         return Axis("weight_decay", title, lambda v: v, {"title": {"text": title}, "tickvals": [0], "ticktext": ["0"]})
     zero = positive.min() / 10
-    axis = log_axis(positive.tolist(), title, most - 1)
+    axis = log_axis(positive.tolist(), title, most - 1, LETTERS)
     axis["tickvals"] = [zero, *axis["tickvals"]]
     axis["ticktext"] = ["0", *axis["ticktext"]]
     axis["range"] = [math.log10(zero / 1.5), axis["range"][1]]

@@ -65,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     recommend.add_argument("--momentum", type=float, help="momentum to use (default: the best trial's)")
     recommend.add_argument("--weight-decay", type=float, help="weight decay to use (default: the best trial's)")
     recommend.add_argument("--objective", help="gain_mean or merged_loss, ... (default: both of these)")
+    analyse = command("analyse", "test whether there is an optimal noise, and say what is missing for a firm answer",
+                      noise=True)  # fmt: skip
+    analyse.add_argument("dirs", metavar="DIR", nargs="+", help="run folders, analysed one after the other")
+    analyse.add_argument("--objective", help="gain_mean, merged_loss, ... (default: gain_mean)")
+    analyse.add_argument("--split", help="train, val or test (default: val, or test where only that was measured)")
+    analyse.add_argument("--where", metavar="COLUMN=VALUE", action="append",
+                         help="only trials with this value, such as momentum=0.9; repeatable")  # fmt: skip
     pair = command("pair", "rerun one trial and compare the numbers", True)
     pair.add_argument("digest", metavar="DIGEST", help="the trial's digest, or its first digits")
     pair.add_argument("--data", metavar="ROOT", help="folder with the data sets (default: the sweep's)")

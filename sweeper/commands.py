@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .analysing import analyse
 from .exporting import export
 from .listings import merges, noises, spaces
 from .own_models import merge
@@ -85,6 +86,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "list": list_trials,
     "best": best,
     "recommend": recommend,
+    "analyse": analyse,
     "pair": pair,
     "export": export,
     "dashboard": dashboard,

@@ -78,18 +78,24 @@ def _matern(a: Array, b: Array, length: float) -> Array:
 def train(x: Array, z: Array, limit: int = MAX_GROUPS) -> Smoother:
     """Return the process for `x` in ascending order, with flat priors on log l, log r and s² at its best for each.
 
-    Above `limit` points it is trained on means of neighbours, in groups of equal size.
+    Above `limit` points it is trained on the means of the different places (same to 6 digits), and where these are too
+    many on means of neighbours, in groups of equal size.
 
-    Source: Rasmussen & Williams 2006, eq. 5.8, with s² = zᵀ(K + r)⁻¹z / n put in.
+    Source: Rasmussen & Williams 2006, eq. 5.8, with s² = zᵀ(K + r)⁻¹z / n put in; a mean of w points scatters by r / w,
+    so that rows and columns of K and z are multiplied by √w.
     """
+    level = np.unique(x.round(6), return_inverse=True)[1]
     groups = min(len(x), limit)
     group = np.arange(len(x)) * groups // len(x)
+    if len(x) > limit > level[-1]:
+        group, groups = level, int(level[-1]) + 1
     size = np.bincount(group)
+    root = np.sqrt(size * groups / len(x))
     centre, mean = np.bincount(group, x) / size, np.bincount(group, z) / size
     rows: list[tuple[float, float, float, float]] = []
     for length in float(x[-1] - x[0]) * np.geomspace(*LENGTHS):
-        spectrum, basis = np.linalg.eigh(_matern(centre, centre, length))
-        projected = (basis.T @ mean) ** 2
+        spectrum, basis = np.linalg.eigh(_matern(centre, centre, length) * np.outer(root, root))
+        projected = (basis.T @ (root * mean)) ** 2
         for ratio in np.geomspace(*RATIOS):
             variances = np.maximum(spectrum, 0.0) + ratio
             amplitude = float(np.mean(projected / variances))

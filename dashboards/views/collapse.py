@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sweeper.evidence.index import MIN_CONFIGS
+from sweeper.objective import OBJECTIVES
 from sweeper.report import counted
-from trainables.noise import NOISE
 
 from .. import choices
-from ..alignment import Alignment, left_out_r2, smooth
+from ..alignment import Alignment, ranking, smooth
 from ..axes import Window, rounded, short
 from ..cache import by_content
 from ..choices import METRICS, Choice, choose, heading
 from ..colouring import Colouring, colouring, options
-from ..knobs import SYMBOLS, TITLES, Axis, axis_of, column, on_scale, varies
+from ..judged import ask
+from ..knobs import SYMBOLS, Axis, axis_of, column, on_scale, varies
 from ..marks import (
     Chart,
     Measure,
@@ -34,11 +36,15 @@ from ..marks import (
 )
 from ..measured import measured_chart
 from ..panels import Drawn, grid
+from ..ranked import ranking_table, ranking_words
 from ..runs import Run
-from ..sections import Control, Section, View
+from ..sections import Control, Section, TableCard, View
 from ..selection import Selection
 from ..tables import KNOBS, Array, ConfigPoint
 from ..theme import GREY, VERMILLION
+
+if TYPE_CHECKING:
+    from sweeper.evidence.analysis import Analysis
 
 MARKERS = 3600
 
@@ -69,13 +75,14 @@ def scores(points: Sequence[ConfigPoint], column_: str, view: Window) -> Array:
     return np.maximum(found, view.cut) if view.maximize else np.minimum(found, view.cut)
 
 
-def panels(points: Sequence[ConfigPoint], y: Array, noise_label: str) -> list[Panel]:
+def panels(points: Sequence[ConfigPoint], y: Array, noise_label: str, r2: Mapping[str, float]) -> list[Panel]:
     """Return the noise's panel and one of each knob that varies.
 
     Args:
         points: One record per configuration.
         y: Their scores, nan where there is none.
         noise_label: Title of the noise axis.
+        r2: Axis -> R² of a curve along it, of those that have one.
     """
     found: list[Panel] = []
     for name in ("noise", *KNOBS):
@@ -89,7 +96,7 @@ def panels(points: Sequence[ConfigPoint], y: Array, noise_label: str) -> list[Pa
         enough = known.sum() >= 4 and varies(at)
         places, curve = smooth(at, heights) if enough else (np.empty(0), np.empty(0))
         places = 10**places if axis.layout.get("type") == "log" else places
-        found.append(Panel(axis, x, (places, curve), left_out_r2(at, heights)))
+        found.append(Panel(axis, x, (places, curve), r2.get(name)))
     return found
 
 
@@ -158,33 +165,16 @@ def _traces(
 
 
 @by_content
-def ranking(run: Run, metric: str, split: str, noise: str) -> tuple[Alignment, ...]:
-    """Return how well each knob and each named noise alone orders the scores, the best first."""
-    goal = METRICS[metric].on(split)
-    measure = choices.measure(run, metric, split)
-    base = choices.points(run, noise, (goal.column,))
-    y = scores(base, goal.column, frame(base, measure))
-    found = [_aligned(k, TITLES[k].split(" [")[0], axis_of(k, column(base, k)), column(base, k), y, False)
-             for k in KNOBS]  # fmt: skip
-    for name in choices.noises(run):
-        values = choices.levels(run, name)
-        found.append(_aligned(name, f"{name}: {NOISE[name].formula}", axis_of("noise", values, name), values, y, True))
-    known = [a for a in found if a.levels > 1]
-    return tuple(sorted(known, key=lambda a: -np.inf if a.r2 is None else a.r2, reverse=True))
-
-
-def _aligned(name: str, label: str, axis: Axis, values: Array, y: Array, is_noise: bool) -> Alignment:
-    x = on_scale(axis, axis.place(values))
-    known = np.isfinite(x) & np.isfinite(y)
-    levels = len(np.unique(x[known].round(6)))
-    return Alignment(name, label, left_out_r2(x[known], y[known]), int(known.sum()), levels, is_noise)
+def ranked(run: Run, metric: str, split: str) -> list[Alignment]:
+    """Return how well each knob and each noise alone orders the scores, see `dashboards.alignment.ranking`."""
+    return ranking(run.tables["trials"], METRICS[metric].on(split))
 
 
 def ranking_chart(found: Sequence[Alignment], noise: str) -> Chart:
     """Draw the R² of each axis as a dot, the shown noise marked.
 
     Args:
-        found: Axes with a known R², the best first; at least one.
+        found: The axes, the best first; at least one.
         noise: Name of the shown definition.
     """
     shown = figure(showlegend=True)
@@ -198,18 +188,18 @@ def ranking_chart(found: Sequence[Alignment], noise: str) -> Chart:
         if group:
             text = [f"{a.label}: R² {short(a.r2)} over {counted(a.n, 'configuration')}" for a in group]
             marker = {"size": 10, "color": colour, "symbol": symbol}
-            x = [max(-0.5, a.r2) if a.r2 is not None else None for a in group]
+            x = [max(-0.5, a.r2) for a in group]
             trace = markers(label, x, [0.0] * len(group), text, marker=marker)
             trace.y = [a.label for a in group]
             shown.add_trace(trace)
-    low = min([0.0, *(max(-0.5, a.r2) for a in found if a.r2 is not None)])
+    low = min([0.0, *(max(-0.5, a.r2) for a in found)])
     shown.update_xaxes(title={"text": "leave-one-out R² [1]"}, range=[low - 0.05, 1.02])
     shown.update_yaxes(categoryorder="array", categoryarray=names[::-1], tickfont={"size": 11.5})
     shown.add_vline(x=0, line={"color": GREY, "width": 1}, layer="below")
-    below = sum(a.r2 is not None and a.r2 < -0.5 for a in found)
+    below = sum(a.r2 < -0.5 for a in found)
     words = (
-        "How well a smooth curve along one axis alone predicts a configuration that was left out; 0 is no better than "
-        "the mean of the others."
+        f"How well a smooth curve along one axis alone predicts a configuration that was left out, of the {found[0].n} "
+        "that have all noises; 0 is no better than the mean."
     )
     words += f" {below} below −0.5 drawn there." if below else ""
     return Chart("ranking", "What orders the scores", words, finish(shown), height=140 + 26 * len(found))
@@ -232,30 +222,42 @@ def build(run: Run, selection: Selection) -> Section:
         return Section(banners=("No trial has finished yet: nothing to align.",))
     view = frame(points, measure)
     y = scores(points, measure.column, view)
-    found = panels(points, y, chosen.noise_label)
+    order = ranked(run, chosen.name, chosen.split)
+    r2 = {("noise" if a.name == chosen.noise else a.name): a.r2 for a in order}
+    found = panels(points, y, chosen.noise_label, r2)
     colours = colouring(points, selection.colour, chosen.noise_label, choices.runs(run))
-    ranked = [a for a in ranking(run, chosen.name, chosen.split, chosen.noise) if a.r2 is not None]
     charts = [collapse_chart(points, measure, view, found, colours)]
-    charts += [ranking_chart(ranked, chosen.noise)] if ranked else []
+    charts += [ranking_chart(order, chosen.noise)] if order else []
+    analysis = _analysis(run, chosen)
     compared = choices.comparison(run, chosen.noise)
     charts += [measured_chart(compared)] if compared else []
     return Section(
-        verdicts=_verdicts(ranked, chosen, measure),
+        verdicts=_verdicts(order, chosen, measure),
         banners=_banners(points, y, measure, chosen, found),
         charts=tuple(charts),
+        tables=(TableCard("noises", "The named noises", ranking_words(analysis), ranking_table(analysis)),)
+        if analysis
+        else (),
         notes=_notes(points, found),
     )
 
 
-def _verdicts(ranked: Sequence[Alignment], chosen: Choice, measure: Measure) -> tuple[str, ...]:
-    noise = next((a for a in ranked if a.name == chosen.noise), None)
-    knobs = [a for a in ranked if not a.is_noise]
-    if noise is None or noise.r2 is None:
+def _analysis(run: Run, chosen: Choice) -> Analysis | None:
+    if chosen.name not in OBJECTIVES:
+        return None
+    judgement, _ = ask(run, (chosen.name, chosen.noise, chosen.split))
+    return judgement.analysis if judgement else None
+
+
+def _verdicts(order: Sequence[Alignment], chosen: Choice, measure: Measure) -> tuple[str, ...]:
+    noise = next((a for a in order if a.name == chosen.noise), None)
+    knobs = [a for a in order if not a.is_noise]
+    if noise is None:
         return ()
     said = f"The noise {chosen.noise} alone predicts {heading(measure.label).lower()} of a left-out configuration with "
     said += f"R² {short(noise.r2, 2)} (n = {noise.n})"
     said += f"; the best single knob, {knobs[0].label}, with {short(knobs[0].r2, 2)}." if knobs else "."
-    best = next(a for a in ranked if a.is_noise)
+    best = next(a for a in order if a.is_noise)
     if best.name != noise.name:
         said += f" The best of the named noises is {best.name} with {short(best.r2, 2)}."
     return (said,)
@@ -272,7 +274,9 @@ def _banners(
     if levels < 2:
         return (f"One noise level only: nothing can line up over {chosen.noise}; vary a knob that enters it.",)
     if found[0].r2 is None:
-        return (f"{counted(scored, 'configuration')} with a value: too few for R².",)
+        return (
+            f"{counted(scored, 'configuration')} with a value: no R² yet, {MIN_CONFIGS} with all noises are needed.",
+        )
     return ()
 
 

@@ -14,6 +14,7 @@ from .. import choices
 from ..alignment import FEWEST, smooth
 from ..axes import Window, rounded, short
 from ..best import Cell, TextTable
+from ..cache import by_content
 from ..choices import choose, heading
 from ..colouring import Colouring, colouring
 from ..knobs import SYMBOLS, TITLES, Axis, axis_of, column, knob_words, on_scale, varies
@@ -215,6 +216,11 @@ def _row(part: Slice, measure: Measure) -> tuple[Cell, ...]:
     )
 
 
+@by_content
+def _taken(run: Run, noise: str, measured: str) -> list[Slice]:
+    return slices(choices.points(run, noise, (measured,)), measured)
+
+
 def controls(run: Run, selection: Selection) -> tuple[Control, ...]:
     """Return the choices: noise (the colour), metric, split."""
     return choices.noise_control(run), choices.metric_control(run), choices.split_control()
@@ -227,7 +233,7 @@ def build(run: Run, selection: Selection) -> Section:
     points = choices.points(run, chosen.noise, (measure.column,))
     if not points:
         return Section(banners=("No trial has finished yet: nothing to take apart.",))
-    found = slices(points, measure.column)
+    found = _taken(run, chosen.noise, measure.column)
     still = [f"{SYMBOLS[k]} is {short(points[0].knobs.get(k))}" for k in KNOBS if k not in {s.knob for s in found}]
     notes = (f"Does not vary, and has no panel: {', '.join(still)}.",) if still else ()
     if not found:

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from sweeper.evidence.cells import MAX_CONFIGS, Array, Cells, collect, tame, tame_along, thin
-from sweeper.evidence.controls import Controls, controls
+from sweeper.evidence.controls import Nested, controls
 from sweeper.evidence.index import Explained, Exponents, Leftover, explained, fit_exponents, leftover
-from sweeper.evidence.needs import Need, missing
+from sweeper.evidence.needs import Need, needed
 from sweeper.evidence.ranking import FITTED, Collapse, Ranking, Transfer, candidates, collapse, common, rank, transfer
 from sweeper.evidence.sentences import sentences
 from sweeper.evidence.shape import Shape, shape
@@ -44,7 +44,7 @@ class Analysis:
         ranking: Definitions by leave-config-out R².
         transfer: From the learning-rate sweep to those of the other knobs.
         collapse: How well the sweeps fall on one curve.
-        controls: Beyond sharpness and parents' accuracy.
+        controls: Beyond the parents' accuracy, and beyond each sharpness that was measured beside it.
         needs: Trials that are missing for a firm answer.
     """
 
@@ -66,7 +66,7 @@ class Analysis:
     ranking: Ranking
     transfer: Transfer
     collapse: Collapse
-    controls: Controls
+    controls: tuple[Nested, ...]
     needs: tuple[Need, ...]
 
     @property
@@ -142,9 +142,13 @@ def analyse(
         ranking=rank(tamed, free, seed=seed, draws=draws),
         transfer=transfer(shared, axes),
         collapse=collapse(shared, axes),
-        controls=controls(trials, goal, noise, split, float(tamed.value.min()) if len(tamed) else 0.0),
-        needs=missing(along, noise, judged, test, regime),
+        controls=controls(trials, goal, noise, split),
+        needs=needed(along, judged, noise, np.log(np.array(judged.optima)), _interval(regime)),
     )
+
+
+def _interval(regime: Regime) -> tuple[float, float] | None:
+    return None if regime.low is None or regime.high is None else (regime.low, regime.high)
 
 
 def _free(cells: Cells, exponents: Exponents) -> Array | None:

@@ -31,7 +31,7 @@ from trainables.result import UNSTABLE
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-MAX_CONFIGS = 1500
+MAX_CONFIGS = 1000
 NAMED = tuple(name for name, scale in NOISE.items() if scale.kind != "fitted")
 _KNOBS = ("learning_rate", "batch_size", "momentum", "weight_decay", "k_aug", "augmentation_strength")
 SYMBOLS: Mapping[str, str] = {

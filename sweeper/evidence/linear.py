@@ -38,19 +38,24 @@ class Basis:
     @staticmethod
     def of(x: Array, freedom: int = FREEDOM) -> Basis:
         """Return the basis with `freedom` columns and knots at quantiles of `x`; fewer where `x` has few values."""
-        values = np.unique(x.round(6))
+        low = float(x.min())
+        x = np.sort(x) - low
+        values = x[np.concatenate([[True], np.diff(x) > 1e-6])]
         freedom = max(1, min(freedom, len(values) - 1))
-        knots = np.unique(np.quantile(values if len(values) < 4 * freedom else x, np.linspace(0, 1, freedom + 1)))
-        return Basis((knots - knots[0]) / max(np.ptp(knots), 1e-12), float(knots[0]), float(knots[-1]))
+        among = values if len(values) < 4 * freedom else x
+        # np.quantile, tenfold as fast: exponents are estimated by thousands of these
+        knots = np.interp(np.linspace(0, len(among) - 1, freedom + 1), np.arange(len(among)), among)
+        knots = np.unique(knots)
+        return Basis((knots - knots[0]) / max(np.ptp(knots), 1e-12), low + float(knots[0]), low + float(knots[-1]))
 
     def __call__(self, x: Array) -> Array:
         """Return the columns at `x`, shape (n, freedom)."""
         u = np.clip((x - self.low) / max(self.high - self.low, 1e-12), 0.0, 1.0)
         if len(self.knots) < 3:
             return u[:, None]
-        gap = np.maximum(u[:, None] - self.knots[:-1], 0.0) ** 3
-        end = np.maximum(u - self.knots[-1], 0.0)[:, None] ** 3
-        d = (gap - end) / (self.knots[-1] - self.knots[:-1])
+        # beyond the last knot there is nothing: its own term of eq. 5.5 is 0
+        gap = np.maximum(u[:, None] - self.knots[:-1], 0.0)
+        d = gap * gap * gap / (self.knots[-1] - self.knots[:-1])
         return np.column_stack([u, d[:, :-1] - d[:, -1:]])
 
 

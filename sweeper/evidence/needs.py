@@ -1,22 +1,31 @@
-"""What is missing for a firm answer: trials that would decide it."""
+"""What is missing for a firm answer: trials that would decide it, few enough to be run."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from sweeper.evidence.cells import Array, Cells
-    from sweeper.evidence.shape import Shape
-    from sweeper.evidence.verdict import Verdict
-    from sweeper.regime import Regime
+from sweeper.evidence.cells import Array, Cells, Rows
+from sweeper.evidence.shape import MIN_REPLICATES
+from sweeper.evidence.two_lines import DIGITS, MIN_LEVELS
+from sweeper.regime import edges
 
-LEVELS, REPEATS = 9, 3
-_BEYOND = 2
-_WIDE = 4.0
+if TYPE_CHECKING:
+    from sweeper.evidence.verdict import Verdict
+
+LEVELS = 9
+SPAN = 300.0
+"""Factor over which a design is laid where hardly any noise was tried."""
+STEPS_BEYOND = 3
+WIDE = 3.0
+"""Factor from the lower to the upper end of the optimum's interval above which it is loose."""
+MOST_REPEATS = 8
+MOST_CONFIGS = 24
 
 
 @dataclass(frozen=True)
@@ -36,102 +45,120 @@ class Need:
     noise: float | None = None
 
 
-def missing(cells: Cells, noise: str, verdict: Verdict, test: Shape, regime: Regime) -> tuple[Need, ...]:
-    """Return the trials that would decide the verdict, or make the tests possible that it rests on.
+def needed(
+    cells: Cells, verdict: Verdict, noise: str, best: Array, interval: tuple[float, float] | None
+) -> tuple[Need, ...]:
+    """Return the trials that are missing; none where the verdict is firm and the optimum's interval narrow.
+
+    New noises come first, then further repeats of what is there. Nothing is asked twice: a level that a design adds is
+    not added between two others as well.
 
     Args:
         cells: Viable configurations in order of the noise.
+        verdict: What they say.
         noise: Name of the definition.
-        verdict: What was found.
-        test: Isotonic against unimodal.
-        regime: Optimum and interval.
+        best: Resampled optima [log noise], shape (draws,); empty where there are none.
+        interval: 90 % interval of the optimal noise; None where it is not determined.
     """
     x = cells.noise[noise]
-    if not len(x):
-        return ()
+    levels = np.unique(x.round(DIGITS))
+    if len(levels) < MIN_LEVELS:
+        return tuple(_design(x, f"only {len(levels)} different noises have a viable score"))
     if cells.samplers:
-        why = (
-            f"a verdict on the shape needs noises by design, not by a sampler that learns ({', '.join(cells.samplers)})"
-        )
-        return _new(_range(x), why)
-    if verdict.gate.reason or len(np.unique(x.round(6))) < LEVELS:
-        why = f"{len(np.unique(x.round(6)))} different noises were tried; {LEVELS} over the range show a shape"
-        found = _new(_gaps(x), why)
-    else:
-        found = ()
-    found += _edge(x, verdict, regime) + _fragile(cells, x, verdict)
-    if regime.low is not None and regime.high is not None and regime.high / regime.low > _WIDE:
-        inside = np.linspace(math.log(regime.low), math.log(regime.high), 5)[1:-1]
-        why = (
-            f"the interval of the best noise spans a factor {regime.high / regime.low:.2g}: noises within it narrow it"
-        )
-        found += _new(inside, why)
-    return _once(found + (_replicates(cells, x) if test.reason else ()))
+        why = f"the noises were chosen by a sampler that learns ({', '.join(cells.samplers)})"
+        return tuple(_design(x, why))
+    found = [*_beyond(x, best), *(_between(levels, interval) if interval else ())]
+    return (*found, *_repeats(cells, verdict, x, bool(found)))
 
 
-def _new(places: Array, why: str) -> tuple[Need, ...]:
-    return tuple(Need(REPEATS, why, noise=float(np.exp(p))) for p in places)
+def _design(x: Array, why: str) -> Iterator[Need]:
+    if not len(x):  # nothing is known about where to look
+        return
+    middle, half = float(x.min() + x.max()) / 2, max(float(np.ptp(x)), math.log(SPAN)) / 2
+    for place in np.linspace(middle - half, middle + half, LEVELS):
+        yield Need(MIN_REPLICATES, f"{why}: a verdict on the shape needs designed ones", noise=_round(place))
 
 
-def _range(x: Array) -> Array:
-    # a narrow search says little of where to look: at least a factor 100 around it
-    middle, half = (x.min() + x.max()) / 2, max(np.ptp(x) / 2, math.log(10.0))
-    return np.linspace(middle - half, middle + half, LEVELS)
+def _beyond(x: Array, best: Array) -> Iterator[Need]:
+    """Ask for noises beyond an edge at which more than 5 % of the resampled optima lie."""
+    if not len(best):
+        return
+    left, right = edges(x)
+    step = float(np.clip((x[-1] - x[0]) / LEVELS, math.log(1.5), math.log(3.0)))
+    for share, start, sign, word in (
+        (float(np.mean(best <= left)), float(x[0]), -1.0, "lower"),
+        (float(np.mean(best >= right)), float(x[-1]), 1.0, "upper"),
+    ):
+        if share >= 0.05:
+            for k in range(1, STEPS_BEYOND + 1):
+                why = f"{share:.0%} of the resampled optima lie at the {word} edge of the tried noises"
+                yield Need(MIN_REPLICATES, why, noise=_round(start + sign * k * step))
 
 
-def _gaps(x: Array) -> Array:
-    if np.ptp(x) < math.log(2.0):
-        return _range(x)
-    levels, new = sorted(set(x.round(6).tolist())), []
-    while len(levels) < LEVELS:
-        gaps = np.diff(levels)
-        k = int(np.argmax(gaps))
-        new.append(levels[k] + gaps[k] / 2)
-        levels.insert(k + 1, new[-1])
-    return np.array(sorted(new))
+def _between(levels: Array, interval: tuple[float, float]) -> Iterator[Need]:
+    """Ask for noises in the middle of the gaps inside a wide interval of the optimum, the widest gaps first."""
+    low, high = (math.log(v) for v in interval)
+    if high - low < math.log(WIDE):
+        return
+    gaps = sorted(((b - a, (a + b) / 2) for a, b in pairwise(levels) if low <= (a + b) / 2 <= high), reverse=True)
+    for width, place in gaps[:STEPS_BEYOND]:
+        if width > math.log(1.2):
+            why = f"the optimum's 90 % interval spans a factor {interval[1] / interval[0]:.2g}"
+            yield Need(MIN_REPLICATES, why, noise=_round(place))
 
 
-def _edge(x: Array, verdict: Verdict, regime: Regime) -> tuple[Need, ...]:
-    if verdict.edge_share is None or verdict.edge_share < 0.05 or regime.optimum is None:
-        return ()
-    levels = np.unique(x.round(6))
-    best = math.log(regime.optimum)
-    step = float(np.clip(np.median(np.diff(levels)), math.log(1.5), math.log(3.0)))
-    share = f"{verdict.edge_share:.0%} of the resampled optima lie at an edge: noises beyond it would show whether"
-    if best - x[0] < x[-1] - best:
-        return _new(x[0] - step * np.arange(1, _BEYOND + 1), f"{share} less noise is better")
-    return _new(x[-1] + step * np.arange(1, _BEYOND + 1), f"{share} more noise is better")
+def _repeats(cells: Cells, verdict: Verdict, x: Array, grows: bool) -> Iterator[Need]:
+    """Ask for so many repeats that shapes can be told apart, and that slopes as large as seen are significant."""
+    _, level, members = np.unique(x.round(DIGITS), return_inverse=True, return_counts=True)
+    of_level = np.bincount(level, cells.size)
+    wanted, why = 0, ""
+    if float((of_level >= MIN_REPLICATES).mean()) < 2 / 3 and len(members) <= MOST_CONFIGS:
+        wanted, why = MIN_REPLICATES, f"the shape's test needs {MIN_REPLICATES} replicates of most noises"
+    factor = _factor(verdict)
+    if factor > 1 and not grows:
+        now = float(np.median(of_level))
+        more = min(MOST_REPEATS, math.ceil(now * factor))
+        if more > max(wanted, now):
+            wanted = more
+            why = (
+                f"the two-lines test has p = {verdict.gate.p:.2g}: {more} replicates of a noise, if slopes stay as seen"
+            )
+    asked = [(i, int(wanted - of_level[level[i]])) for i in _one_of_each(level, cells.size)]
+    short = [(i, n) for i, n in asked if n > 0]
+    for i, n in short[:: max(1, math.ceil(len(short) / MOST_CONFIGS))]:
+        yield Need(n, why, config=cells.config[i])
+    if not short and verdict.left_out.p is not None and verdict.left_out.p >= 0.05 and verdict.gate.passed:
+        config = verdict.left_out.p_config
+        why = f"the verdict hangs on configuration {config}"
+        for i in _neighbours(cells.config.index(config)) if config in cells.config else ():
+            if i < len(cells):
+                yield Need(MIN_REPLICATES, why, config=cells.config[i])
 
 
-def _fragile(cells: Cells, x: Array, verdict: Verdict) -> tuple[Need, ...]:
-    left, out = verdict.left_out, verdict.gate
-    if not out.passed or left.n == 0:
-        return ()
-    weak = [(left.p_config, left.p is not None and left.p >= 0.05)]
-    weak += [(left.edge_config, left.edge_share is not None and left.edge_share >= 0.05)]
-    found: tuple[Need, ...] = ()
-    for config, decides in weak:
-        if not decides or config is None:
+def _factor(verdict: Verdict) -> float:
+    """Return by how much the replicates must grow for both slopes to reach t = 2.2 (about p = .02), if they stay."""
+    gate, ratios = verdict.gate, [1.0]
+    if gate.p is None or gate.passed:
+        return 1.0
+    for slope, se, sign in ((gate.slope_up, gate.se_up, 1.0), (gate.slope_down, gate.se_down, -1.0)):
+        if slope is None or not se:
             continue
-        i = cells.config.index(config)
-        below, above = x[x < x[i] - 1e-6], x[x > x[i] + 1e-6]
-        places = [(x[i] + near) / 2 for near in (*below[-1:], *above[:1])]
-        why = f"configuration {config} alone decides: noises beside it make the verdict rest on more"
-        found += _new(np.array(places), why)
-    return found
+        t = sign * slope / se
+        # a slope of the wrong sign is no matter of more repeats
+        ratios.append((2.2 / t) ** 2 if t > 0.5 else 1.0)
+    return max(ratios)
 
 
-def _replicates(cells: Cells, x: Array) -> tuple[Need, ...]:
-    """Ask for repeats of the configurations nearest to `LEVELS` places evenly spread over the range."""
-    places = np.linspace(x[0], x[-1], LEVELS)
-    near = sorted({int(np.argmin(np.abs(x - p))) for p in places})
-    why = f"{REPEATS} repeats at {len(near)} noises tell the curve from scatter (isotonic against unimodal, ceiling)"
-    few = [(i, REPEATS - int(cells.size[i])) for i in near]
-    return tuple(Need(n, why, config=cells.config[i]) for i, n in few if n > 0)
+def _one_of_each(level: Rows, size: Array) -> list[int]:
+    # the configuration with the most repeats speaks for its noise
+    order = np.lexsort((-size, level))
+    _, first = np.unique(level[order], return_index=True)
+    return [int(i) for i in order[first]]
 
 
-def _once(needs: tuple[Need, ...]) -> tuple[Need, ...]:
-    kept: dict[tuple[str | None, str], Need] = {}
-    for need in needs:
-        kept.setdefault((need.config, f"{need.noise or 0:.3g}"), need)
-    return tuple(kept.values())
+def _neighbours(i: int) -> list[int]:
+    return [j for j in (i - 1, i, i + 1) if j >= 0]
+
+
+def _round(place: float) -> float:
+    return float(f"{math.exp(place):.3g}")

@@ -40,7 +40,7 @@ class Rank:
         low, high: 90 % interval, bootstrap over configurations.
         share: r2 over the noise ceiling; None without repeats.
         wins: Share of the draws in which it is (one of) the best.
-        same_as: Definitions that are proportional to it on these configurations.
+        same_as: Definitions that are a power of it, up to a factor, on these configurations.
     """
 
     name: str
@@ -111,16 +111,16 @@ def rank(cells: Cells, exponents: Array | None, *, seed: int = 0, draws: int = D
     for n, e in errors.items():
         r2 = 1 - float(e.sum() / deviation.sum())
         low, high = np.quantile(drawn[n], [0.05, 0.95])
-        wins = float(np.mean(drawn[n] >= best - 1e-9))
-        same = tuple(o for o in names if o != n and n in names and _proportional(own, n, o))
+        wins = float(np.mean(drawn[n] >= best - 1e-6))
+        same = tuple(o for o in names if o != n and n in names and _powers(own, n, o))
         rows.append(Rank(n, r2, float(low), float(high), r2 / top if top and top > 0 else None, wins, same))
     rows.sort(key=lambda r: -round(r.r2, 9))
-    lead, number = _influence(rows, errors)
+    lead, number = influence(rows, errors)
     return Ranking(len(own), tuple(rows), missing, number, lead)
 
 
-def _proportional(cells: Cells, a: str, b: str) -> bool:
-    return float(np.ptp(cells.noise[a] - cells.noise[b])) < 1e-9
+def _powers(cells: Cells, a: str, b: str) -> bool:
+    return abs(float(np.corrcoef(cells.noise[a], cells.noise[b])[0, 1])) > 1 - 1e-9
 
 
 def _left_out(cells: Cells, axis: Array) -> Array:
@@ -139,7 +139,13 @@ def _fitted(cells: Cells, exponents: Array, seed: int) -> Array:
     return out
 
 
-def _influence(rows: list[Rank], errors: Mapping[str, Array]) -> tuple[tuple[str, ...], int | None]:
+def influence(rows: list[Rank], errors: Mapping[str, Array]) -> tuple[tuple[str, ...], int | None]:
+    """Return the best two named definitions, and the fewest configurations without which the first is not ahead.
+
+    Args:
+        rows: Definitions, best first.
+        errors: Definition -> squared error of each configuration, as it is predicted without itself.
+    """
     named = [r for r in rows if r.name != FITTED]
     following = next((r for r in named[1:] if r.name not in named[0].same_as), None)
     if following is None:
@@ -194,7 +200,7 @@ MAX_SWEEPS = 60
 
 
 def _predicted(cells: Cells, axis: Array, fit: Rows, to: Rows) -> Array:
-    basis = Basis.of(axis[fit], max(1, min(5, len(fit) // 2 - 1)))
+    basis = Basis.of(axis[fit], max(1, min(5, len(fit) - 3)))
     x = np.column_stack([np.ones(len(fit)), basis(axis[fit])])
     coefficients = np.linalg.lstsq(x, cells.z[fit], rcond=None)[0]
     return np.column_stack([np.ones(len(to)), basis(axis[to])]) @ coefficients

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sweeper.evidence.cells import SYMBOLS
+from sweeper.evidence.ranking import FITTED
 from sweeper.report import FACTORS, counted, number
 from trainables.noise import NOISE
 
@@ -119,9 +120,9 @@ def _leftover(a: Analysis) -> str:
     left = a.leftover
     if left.p is None or left.r2_gain is None:
         return f"Leftover test not possible: {left.reason}."
-    more = "tell more than" if left.p < 0.05 else "tell no more than"
+    added = ", ".join(SYMBOLS[k] for k in left.added)
     return (
-        f"{', '.join(SYMBOLS[k] for k in left.added)} {more} the noise: F({left.f_above}, {left.f_below}) = "
+        f"{added} tell {_more(left.p)} the noise: F({left.f_above}, {left.f_below}) = "
         f"{number(left.f)}, {p_value(left.p)}, ΔR² = {number(left.r2_gain)} with each configuration left out "
         f"(n = {left.n})."
     )
@@ -186,7 +187,7 @@ def _transfer(a: Analysis) -> str:
     what = "Fitted on one half of a knob's values, R² of predicting the other"
     if t.kind == "sweeps":
         what = "Fitted on a learning-rate sweep, R² of predicting sweeps that differ in one knob"
-    shown = [n for n in dict.fromkeys((a.noise, *(r.name for r in a.ranking.rows[:1]))) if n in t.r2]
+    shown = [n for n in dict.fromkeys((a.noise, *(r.name for r in a.ranking.rows[:1]), FITTED)) if n in t.r2]
     knobs = [f"{_WORDS.get(k, k)} (n = {n}) " + ", ".join(f"{name} {number(t.r2[name][k])}" for name in shown)
              for k, n in t.n.items()]  # fmt: skip
     return f"{what}: {'; '.join(knobs)}."
@@ -204,17 +205,25 @@ def _collapse(a: Analysis) -> str:
 
 
 def _controls(a: Analysis) -> list[str]:
-    c = a.controls
     out: list[str] = []
-    for nested in (c.noise_beyond, c.sharpness_beyond):
-        if nested is not None:
-            more = "tells more than" if nested.p < 0.05 else "tells no more than"
-            out.append(
-                f"{', '.join(nested.added)} {more} {', '.join(nested.base)}: F({nested.f_above}, {nested.f_below}) = "
-                f"{number(nested.f)}, {p_value(nested.p)}, cross-validated ΔR² = {number(nested.r2_gain)} "
-                f"(n = {c.n_trials} trials of {c.n_configs} configurations)."
-            )
-    return [*out, f"Controls: {c.reason}."] if c.reason else out
+    for c in a.controls:
+        rest = f"{c.sharpness.replace('_', ' ')} and parents' accuracy" if c.sharpness else "parents' accuracy"
+        if c.p is None or c.p_reverse is None:
+            out.append(f"Control for {rest} not possible: {c.reason}.")
+            continue
+        out.append(
+            f"{a.noise} tells {_more(c.p)} {rest}: F({c.df}, {c.configs - 1}) = {number(c.f)}, {p_value(c.p)}, "
+            f"cross-validated ΔR² = {number(c.delta_r2)} ± {number(c.delta_se)}; the reverse: {p_value(c.p_reverse)}, "
+            f"ΔR² = {number(c.delta_r2_reverse)} ± {number(c.delta_se_reverse)} (n = {c.n} trials of {c.configs} "
+            f"configurations)."
+        )
+    if not any(c.sharpness for c in a.controls):
+        out.append("Sharpness was not measured (`sweeper run --landscape` does), so it is not controlled for.")
+    return out
+
+
+def _more(p: float) -> str:
+    return "more than" if p < 0.05 else "no more than"
 
 
 def _tail(a: Analysis) -> str:

@@ -27,7 +27,7 @@ process of `sweeper.smoother` in place of the spline; HC3: MacKinnon & White 198
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy import stats
@@ -39,6 +39,7 @@ MIN_LEVELS = 6
 MAX_REPLICATED = 15
 DIGITS = 6
 GRID = 101
+MANY = 200
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class TwoLines:
         p_up, p_down: One-sided p values of b₁ > 0 and b₂ < 0.
         p: The larger one.
         p_flat: One-sided p value of b₁ < 0: a curve that falls from the start.
-        rise_high: Upper 95 % bound of |b₁| times the left line's length, over the fall along the right one.
+        rise_high: Upper 95 % bound of |b₁|, over |b₂|.
         reason: Why there is no result; empty where there is one.
     """
 
@@ -79,7 +80,7 @@ class TwoLines:
 
     @property
     def plateau(self) -> bool:
-        """Whether it falls at the end, and neither rises nor falls before by more than a third of that."""
+        """Whether it falls at the end, and before that neither rises nor falls by more than a third as steeply."""
         if self.p_down is None or self.p_up is None or self.p_flat is None or self.rise_high is None:
             return False
         return self.p_down < 0.05 and min(self.p_up, self.p_flat) >= 0.05 and self.rise_high < 1 / 3
@@ -95,14 +96,21 @@ class _Points:
     variance: Array
     freedom: Array
 
+    @property
+    def alone(self) -> bool:
+        """Whether they are configurations, without a variance of their own."""
+        return bool(np.isnan(self.variance[0]))
+
+    def take(self, rows: Mask) -> _Points:
+        """Return some of them."""
+        return _Points(*(getattr(self, f.name)[rows] for f in fields(self)))
+
 
 @dataclass(frozen=True)
 class _Line:
     slope: float
     se: float
     freedom: float
-    length: float
-    ends: tuple[float, float]
 
     def p(self, sign: float) -> float:
         """Return the one-sided p value of sign * slope > 0."""
@@ -124,23 +132,29 @@ def two_lines(cells: Cells, noise: str) -> TwoLines:
         return TwoLines(n, levels, reason=f"{levels} different noises, at least {MIN_LEVELS} are needed")
     if np.ptp(cells.z) <= 1e-12 * max(1.0, float(np.abs(cells.z).max())):
         return TwoLines(n, levels, reason="every configuration has the same score")
-    return _test(_points(cells, x), n, levels, train(x, _standard(cells.z)), _standard(cells.z), np.ones(n))
+    z, points = _standard(cells.z), _points(cells, x)
+    return _test(points, n, levels, _flat(points.x, train(x, z), z, np.ones(n)))
 
 
 def without_one(cells: Cells, noise: str) -> list[TwoLines]:
-    """Return the test without each configuration in turn; the smoother keeps its hyperparameters."""
+    """Return the test without each configuration in turn.
+
+    The smoother keeps its hyperparameters; above `MANY` configurations it keeps its flat top, too.
+    """
     x, z = cells.noise[noise], _standard(cells.z)
     smoother = train(x, z)
+    every = _points(cells, x)
+    top = _flat(x, smoother, z, np.ones(len(x))) if len(x) > MANY else None
     out: list[TwoLines] = []
     for i in range(len(cells)):
-        rest = cells.take(np.arange(len(cells)) != i)
-        levels = len(np.unique(rest.noise[noise].round(DIGITS)))
+        kept = np.arange(len(cells)) != i
+        levels = len(np.unique(x[kept].round(DIGITS)))
         if levels < MIN_LEVELS - 1:
-            out.append(TwoLines(len(rest), levels, reason="too few noises are left"))
+            out.append(TwoLines(len(x) - 1, levels, reason="too few noises are left"))
             continue
-        counts = np.ones(len(cells))
-        counts[i] = 0.0
-        out.append(_test(_points(rest, rest.noise[noise]), len(rest), levels, smoother, z, counts))
+        points = every.take(kept) if every.alone else _points(cells.take(kept), x[kept])
+        flat = top if top is not None else _flat(points.x, smoother, z, kept.astype(float))
+        out.append(_test(points, len(x) - 1, levels, flat))
     return out
 
 
@@ -175,8 +189,7 @@ def _points(cells: Cells, x: Array) -> _Points:
     return _Points(x, cells.z, ones, np.full(len(cells), np.nan), ones)
 
 
-def _test(points: _Points, n: int, levels: int, smoother: Smoother, z: Array, counts: Array) -> TwoLines:
-    flat = _flat(points, smoother, z, counts)
+def _test(points: _Points, n: int, levels: int, flat: Array) -> TwoLines:
     middle = _both(points, float(np.median(flat)))
     if middle is None:
         return TwoLines(n, levels, reason="too few noises on one side of the best one to draw a line")
@@ -189,13 +202,11 @@ def _test(points: _Points, n: int, levels: int, smoother: Smoother, z: Array, co
     up, down = lines
     # the break is chosen where the data are high: a line has to hold at the middle of the flat part as well
     p_up, p_down = max(up.p(1.0), middle[0].p(1.0)), max(down.p(-1.0), middle[1].p(-1.0))
-    # from the left line's end to the right one's
-    fall = up.ends[1] - down.ends[1]
-    bound = (abs(up.slope) + float(stats.t.ppf(0.95, max(up.freedom, 1.0))) * up.se) * up.length
+    bound = abs(up.slope) + float(stats.t.ppf(0.95, max(up.freedom, 1.0))) * up.se
     return TwoLines(
         n,
         levels,
-        "HC3" if np.isnan(points.variance[0]) else "replicates",
+        "HC3" if points.alone else "replicates",
         math.exp(place),
         up.slope,
         up.se,
@@ -205,13 +216,12 @@ def _test(points: _Points, n: int, levels: int, smoother: Smoother, z: Array, co
         p_down,
         max(p_up, p_down),
         up.p(-1.0),
-        bound / fall if fall > 0 else math.inf,
+        bound / abs(down.slope) if down.slope else math.inf,
     )
 
 
-def _flat(points: _Points, smoother: Smoother, z: Array, counts: Array) -> Array:
+def _flat(x: Array, smoother: Smoother, z: Array, counts: Array) -> Array:
     """Return the places around the smooth curve's top, of the middle 80 %, within one error of its height."""
-    x = points.x
     low, high = np.quantile(x, [0.1, 0.9])
     spot = np.linspace(low, high, GRID)
     best = smoother.settings[int(np.argmax(smoother.settings[:, 3]))]
@@ -222,7 +232,7 @@ def _flat(points: _Points, smoother: Smoother, z: Array, counts: Array) -> Array
 
 def _both(points: _Points, place: float) -> tuple[_Line, _Line] | None:
     left, right = points.x <= place + 1e-9, points.x >= place - 1e-9
-    least = 3 if np.isnan(points.variance[0]) else 2
+    least = 3 if points.alone else 2
     if any(len(np.unique(points.x[side].round(DIGITS))) < least for side in (left, right)):
         return None
     freedom = max(len(points.x) - 4.0, 1.0)
@@ -237,7 +247,7 @@ def _line(points: _Points, side: Mask, freedom: float) -> _Line:
     slope = float(pull @ z)
     middle = float(np.average(z, weights=w))
     fitted = middle + slope * dx
-    if np.isnan(points.variance[0]):
+    if points.alone:
         leverage = 1 / len(x) + dx * dx / sxx
         error = (z - fitted) / np.maximum(1 - leverage, 1e-9)
         se = math.sqrt(float(np.sum((pull * error) ** 2)))
@@ -245,4 +255,4 @@ def _line(points: _Points, side: Mask, freedom: float) -> _Line:
         parts = pull**2 * points.variance[side]
         se = math.sqrt(float(parts.sum()))
         freedom = float(parts.sum() ** 2 / np.sum(parts**2 / points.freedom[side])) if se > 0 else 1.0
-    return _Line(slope, se, freedom, float(np.ptp(x)), (float(fitted[0]), float(fitted[-1])))
+    return _Line(slope, se, freedom)

@@ -2,8 +2,8 @@
 
 - *hump*: a distinct interior optimum. The two-lines test has p < .05, fewer than 5 % of the resampled optima lie at an
   edge of the tried noises, and both stay so without any one configuration.
-- *plateau then cliff*: the second line falls (p < .05) and the first neither rises nor falls, with 95 % confidence by
-  less than a third of that; and the former stays so without any one configuration.
+- *plateau then cliff*: the second line falls (p < .05) and the first neither rises nor falls, with 95 % confidence
+  less than a third as steeply; and the former stays so without any one configuration.
 - *undetermined*: everything else, and every sweep whose configurations a sampler chose that learns: it samples near its
   own optimum, which biases the shape.
 
@@ -59,6 +59,7 @@ class Verdict:
         gate_all: The same with unviable and diverged pairs at the cap.
         edge_share: Share of resampled optima at an edge of the tried noises.
         left_out: Both without each configuration.
+        optima: The resampled optima, unit of the noise.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Verdict:
     gate_all: TwoLines
     edge_share: float | None
     left_out: LeaveOneOut
+    optima: tuple[float, ...] = ()
 
 
 def judge(cells: Cells, everything: Cells, noise: str, *, seed: int = 0, draws: int = DRAWS) -> Verdict:
@@ -94,7 +96,7 @@ def judge(cells: Cells, everything: Cells, noise: str, *, seed: int = 0, draws: 
     if not cells.samplers:
         cliff = gate.plateau and left_out.p_down is not None and left_out.p_down < 0.05 and not left_out.undecided
         name = HUMP if not why else CLIFF if cliff else UNDETERMINED
-    return Verdict(name, why, gate, gate_all, share, left_out)
+    return Verdict(name, why, gate, gate_all, share, left_out, tuple(np.exp(optima.best).tolist()))
 
 
 def _why(cells: Cells, gate: TwoLines, share: float, left_out: LeaveOneOut) -> str:

@@ -1,18 +1,22 @@
 """The page in Chromium, offline: it draws everything, asks nobody, and nothing overlaps or sticks out."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sweep import trial, write_sweep
+from fake_sweep import at_knobs, trial, write_sweep
 
+from dashboards.barriers import SHARPNESS
 from dashboards.page import write_page
 from sweeper import store
+from trainables.result import PlaneRow
 
 pytestmark = pytest.mark.browser
 
 WIDTHS = (1400, 800)
+FIGURES = ("gain_mean", "parents", "collapse", "ranking", "decomposition", "curves", "barriers", "progress", "parallel")
+SECTIONS = ("overview", "collapse", "decomposition", "landscape", "search", "trials")
 
 # all drawn markers of a figure, against those in its data
 POINTS = """() => [...document.querySelectorAll('.plot')].map(place => [
@@ -54,7 +58,7 @@ CROSSING_BOXES = """() => {
       if (p.left < q.right && q.left < p.right && p.top < q.bottom && q.top < p.bottom) bad.push(kind);
     }));
   }
-  document.querySelectorAll('h1, h2, p, .value, .banner').forEach(e => {
+  document.querySelectorAll('h1, h2, h3, p, .value, .banner, nav a').forEach(e => {
     if (e.scrollWidth > e.clientWidth + 1) bad.push(e.textContent);
   });
   return bad;
@@ -105,29 +109,63 @@ def test_everything_is_drawn_in_silence_and_without_a_network(html, look, width)
     assert seen.errors == []
     assert [u for u in seen.requests if not u.startswith(("file:", "data:", "blob:"))] == []
     points = {name: (drawn, given) for name, drawn, given in seen.page.evaluate(POINTS)}
-    assert set(points) == {f"plot-{k}" for k in ("gain_mean", "merged_loss", "knobs", "accuracy", "progress", "curves")}
+    assert set(points) == {f"plot-{k}" for k in FIGURES}
     for name, (drawn, given) in points.items():
         assert drawn == given, name
-    # four panels of 60 configurations
-    assert points["plot-knobs"] == (240, 240)
+    # six panels of 60 configurations
+    assert points["plot-collapse"] == (360, 360)
     # objective and noise of 60 configurations
     assert points["plot-progress"] == (120, 120)
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_overlaps_or_sticks_out(html, look, width):
-    page = look(html, width).page
+def test_nothing_overlaps_or_sticks_out(html, look, width, scheme):
+    page = look(html, width, scheme).page
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.evaluate(CROSSING_BOXES) == []
     assert page.evaluate(CROSSING_TEXTS) == []
     assert page.evaluate(CUT_TEXTS) == []
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_landscape_with_planes_and_sharpness(tmp_path, look, width):
+    for number in range(12):
+        output = at_knobs(number)
+        level = 2.0 + (output.result.noises["paper"] or 0.0)
+        measured = {f"{name}_{who}": level for name in SHARPNESS for who in "ab"} | {"barrier_excess": -0.1 * level}
+        plane = tuple(
+            PlaneRow(output.result.digest, output.result.config, x / 4, y / 4, 1 + x * x + y, 2 + x + y * y)
+            for x in range(-1, 6)
+            for y in range(-1, 6)
+        )
+        store.write(tmp_path, replace(output, result=replace(output.result, landscape=measured), plane=plane))
+    (tmp_path / "sweep.yaml").write_text("space: fake_space\nobjective: gain_mean\ntrials: 12\n")
+    seen = look(write_page(tmp_path), width)
+    assert seen.errors == []
+    assert seen.page.locator("#landscape .plot").count() == 4
+    assert seen.page.locator("#plot-plane .contourlayer path").count() > 5
+    assert seen.page.evaluate(CROSSING_TEXTS) == []
+    assert seen.page.evaluate(CUT_TEXTS) == []
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_the_links_lead_to_the_sections(html, look):
+    page = look(html, 800).page
+    assert page.locator("section.view").evaluate_all("all => all.map(s => s.id)") == list(SECTIONS)
+    for name in SECTIONS:
+        page.locator(f"nav a[href='#{name}']").click()
+        page.wait_for_function(f"Math.abs(document.getElementById('{name}').getBoundingClientRect().top - 52) < 60"
+                               " || innerHeight + scrollY >= document.body.scrollHeight - 2")  # fmt: skip
+        # the links stay at hand
+        assert 0 <= page.locator("nav").bounding_box()["y"] < 60
+
+
 def test_the_page_follows_the_window_and_the_theme(html, look):
     page = look(html, 1400).page
-    wide = page.evaluate("document.querySelector('#plot-knobs .main-svg').getBoundingClientRect().width")
+    wide = page.evaluate("document.querySelector('#plot-collapse .main-svg').getBoundingClientRect().width")
     page.set_viewport_size({"width": 800, "height": 900})
-    page.wait_for_function("document.querySelector('#plot-knobs .main-svg').getBoundingClientRect().width < 800")
+    page.wait_for_function("document.querySelector('#plot-collapse .main-svg').getBoundingClientRect().width < 800")
     assert wide > 1200
     ink = "getComputedStyle(document.querySelector('#plot-gain_mean .xtick text')).fill"
     light = page.evaluate(ink)

@@ -2,10 +2,16 @@
 
 import math
 import random
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import yaml
 
+from dashboards.runs import Run
 from sweeper import store
 from trainables.noise import predict_all
 from trainables.result import HistoryRow, MergeRow, PairOutput, TrialResult
@@ -117,6 +123,30 @@ def trial(number: int, repeat: int = 0, seed: int = 0, trainable: str = "pair", 
     )
     result = TrialResult(**(fields | more))  # type: ignore[arg-type]
     return PairOutput(result, () if diverged else _merges(result, gain), _history(result))
+
+
+def at_knobs(number: int, repeat: int = 0, scatter: float = 0.0, **knobs: float) -> PairOutput:
+    """One viable trial at the given knobs, its gain on the true curve plus `scatter`."""
+    noises = predict_all({**knobs_of(number), **knobs, "examples": EXAMPLES})
+    scores = _scores(gain_at(noises["paper"] or 1.0) + scatter, 0.01)
+    return trial(number, repeat, outcome="ok", outcome_detail="", noises=noises, scores=scores, **knobs)
+
+
+def run_of(outputs: Iterable[PairOutput], objective: str = "gain_mean", **settings: object) -> Run:
+    """A run in memory, of these trials."""
+    outputs = list(outputs)
+    tables = {
+        "trials": pa.Table.from_pylist([o.result.to_row() for o in outputs], schema=store.SCHEMAS["trials"]),
+        "merges": _table("merges", [m for o in outputs for m in o.merges]),
+        "planes": _table("planes", [p for o in outputs for p in o.plane]),
+        "search": _table("search", []),
+    }
+    given = {"space": "fake_space", "objective": objective, "noise": "paper", "trials": len(outputs), **settings}
+    return Run("fake", uuid.uuid4().hex, given, None, tables)
+
+
+def _table(name: str, rows: Iterable[Any]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=store.SCHEMAS[name])
 
 
 def _merges(result: TrialResult, gain: float) -> tuple[MergeRow, ...]:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from scipy import stats
+from trial_rows import table, trial
 
 from sweeper.evidence import controls as module
 from sweeper.evidence.controls import controls, spline
 from sweeper.objective import OBJECTIVES
-from tests.unit.sweeper.trial_rows import table, trial
 
 GOAL = OBJECTIVES["gain_mean"]
 

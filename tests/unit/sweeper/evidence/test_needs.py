@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trial_rows import table, trial
 
 from sweeper.evidence.cells import Cells, collect, tame_along
 from sweeper.evidence.needs import LEVELS, Need, needed
 from sweeper.evidence.verdict import HUMP, judge
 from sweeper.objective import OBJECTIVES
-from tests.unit.sweeper.trial_rows import table, trial
 
 GAIN = OBJECTIVES["gain_mean"]
 NOISES = np.geomspace(1e-4, 1, 9)

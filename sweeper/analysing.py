@@ -1,0 +1,153 @@
+"""`sweeper analyse`: the evidence of one sweep or several, as sentences with their numbers, and what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainables.registry import UnknownName, unknown
+from trainables.result import SPLITS
+
+from .noise_choice import check_shown
+from .objective import OBJECTIVES
+from .report import counted, emit, format_table, number, wrap
+from .spec import SpecError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .evidence.analysis import Analysis
+    from .evidence.needs import Need
+    from .evidence.ranking import Rank
+
+DONE = 0
+OBJECTIVE = "gain_mean"
+_SHOWN = 12
+
+
+def analyse(args: argparse.Namespace) -> int:
+    """`sweeper analyse DIR...`."""
+    from .evidence import analysis
+    from .runfolder import stored_spec
+    from .store import read_trials
+
+    wanted, split = _conditions(args.where or ()), _checked(args)
+    found: dict[str, Analysis] = {}
+    for folder in dict.fromkeys(args.dirs):
+        spec = stored_spec(folder)
+        trials = read_trials(folder)
+        if not trials.num_rows:
+            raise SpecError(f"{folder} holds no trials yet: `sweeper resume {folder}` runs them")
+        for key, value in wanted:
+            trials = _where(trials, key, value, folder)
+        found[folder] = analysis.analyse(trials, args.objective or OBJECTIVE, args.noise or spec.noise, split=split)
+    record = {folder: a.record() for folder, a in found.items()}
+    text = "\n\n\n".join(f"{_title(folder, len(found))}{report(a)}" for folder, a in found.items())
+    emit(args.json, record, text)
+    return DONE
+
+
+def _title(folder: str, folders: int) -> str:
+    return f"{folder}\n\n" if folders > 1 else ""
+
+
+def _checked(args: argparse.Namespace) -> str | None:
+    try:
+        OBJECTIVES[args.objective or OBJECTIVE]
+        if args.noise:
+            check_shown(args.noise)
+        if args.split is not None and args.split not in SPLITS:
+            raise unknown("split", args.split, SPLITS)
+    except (UnknownName, ValueError) as error:
+        raise SpecError(str(error)) from None
+    return args.split
+
+
+def _conditions(texts: Iterable[str]) -> list[tuple[str, str]]:
+    from .store import SCHEMAS
+
+    found: list[tuple[str, str]] = []
+    for text in texts:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key or not value:
+            raise SpecError(f"--where needs COLUMN=VALUE, such as momentum=0.9, got {text!r}")
+        if key not in SCHEMAS["trials"].names:
+            raise SpecError(str(unknown("column", key, SCHEMAS["trials"].names)))
+        found.append((key, value))
+    return found
+
+
+def _where(trials: pa.Table, key: str, value: str, folder: str) -> pa.Table:
+    """Return the rows whose column has this value, numbers to nine digits.
+
+    Raises:
+        SpecError: None has; the message names values that are there.
+    """
+    values = trials.column(key).to_pylist()
+    kept = trials.filter([_is(v, value) for v in values])
+    if not kept.num_rows:
+        there = sorted({v for v in values if v is not None})
+        names = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in there[:_SHOWN])
+        more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+        raise SpecError(f"no trial in {folder} has {key} = {value}; there are {names or 'no values'}{more}")
+    return kept
+
+
+def _is(value: Any, text: str) -> bool:
+    if isinstance(value, int | float):
+        try:
+            return math.isclose(value, float(text), rel_tol=1e-9, abs_tol=0.0) or value == float(text)
+        except ValueError:
+            return False
+    return value == text
+
+
+def report(a: Analysis) -> str:
+    """Return an analysis for a terminal: the sentences, the ranking as a table, and what is missing."""
+    verdict, *others = a.sentences
+    parts = [wrap(verdict, 0), "\n".join(wrap(f"- {line}", 0) for line in others)]
+    if a.ranking.rows:
+        parts.append(_ranking(a))
+    parts.append(_needs(a.needs))
+    return "\n\n".join(parts)
+
+
+def _ranking(a: Analysis) -> str:
+    knobs = tuple((a.transfer.n or {}).keys())
+    header = ("noise", "R²", "90 % interval", "of the ceiling", "distance", *(k.replace("_", " ") for k in knobs))
+    rows = [_row(a, r, knobs) for r in a.ranking.rows]
+    fitted_on = "a learning-rate sweep" if a.transfer.kind == "sweeps" else "the other half of its values"
+    note = (
+        "R²: each configuration predicted by a curve that was fitted without it; distance: between learning-rate sweeps"
+    )
+    if knobs:
+        note += f"; last columns: R² of predicting sweeps of that knob from {fitted_on}"
+    return "\n".join((format_table(header, rows), wrap(note, 2)))
+
+
+def _row(a: Analysis, row: Rank, knobs: Sequence[str]) -> tuple[str, ...]:
+    moved = (a.transfer.r2 or {}).get(row.name, {})
+    return (
+        row.name,
+        number(row.r2),
+        f"{number(row.low)} to {number(row.high)}",
+        "-" if row.share is None else f"{100 * row.share:.0f} %",
+        number((a.collapse.misfit or {}).get(row.name)),
+        *(number(moved.get(k)) for k in knobs),
+    )
+
+
+def _needs(needs: Sequence[Need]) -> str:
+    if not needs:
+        return "nothing is missing for this answer"
+    lines = ["what is missing for a firm answer (`sweeper extend` runs it)"]
+    for why in dict.fromkeys(n.why for n in needs):
+        those = [n for n in needs if n.why == why]
+        new = [n for n in those if n.noise is not None]
+        trials = counted(sum(n.repeats for n in those), "trial")
+        what = f"noises {', '.join(number(n.noise) for n in new)}" if new else "repeats of " + ", ".join(
+            str(n.config) for n in those)  # fmt: skip
+        lines.append(wrap(f"- {why}: {trials}, {what}", 0))
+    return "\n".join(lines)

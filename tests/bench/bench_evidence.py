@@ -1,0 +1,163 @@
+"""The tests of `sweeper.evidence` on tables whose truth is known: how often they err, and how often they see it."""
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from provenance import provenance
+
+from sweeper.evidence.cells import NAMED, Array, Cells, tame, tame_along
+from sweeper.evidence.index import explained, fit_exponents, leftover
+from sweeper.evidence.ranking import FITTED, rank
+from sweeper.evidence.shape import shape
+from sweeper.evidence.verdict import judge
+from trainables.noise import NOISE
+
+LEVELS, EACH = 9, 8
+SPAN = math.log(1e4)
+Curve = Callable[[Array], Array]
+# u: place on the axis of log noise, 0 to 1; one repeat scatters by --scatter
+NULLS: dict[str, Curve] = {
+    "flat": lambda u: 0 * u,
+    "linear": lambda u: u,
+    "saturating": lambda u: 1 - np.exp(-4 * u),
+    "step": lambda u: (u > 0.5) * 1.0,
+    "cliff": lambda u: -6 * np.maximum(u - 0.7, 0) / 0.3,
+}
+PEAKS: dict[str, Curve] = {
+    "Gaussian": lambda u: 1.5 * np.exp(-0.5 * ((u - 0.5) / 0.2) ** 2),
+    "tent": lambda u: 1.5 - 3 * np.abs(u - 0.5),
+    "late": lambda u: 1.5 * np.exp(-0.5 * ((u - 0.65) / 0.2) ** 2),
+    "before a cliff": lambda u: np.exp(-0.5 * ((u - 0.5) / 0.2) ** 2) - 4 * np.maximum(u - 0.75, 0) / 0.25,
+}
+DESIGNS = {
+    "72 configurations": f"{LEVELS} noises, {EACH} configurations each, one trial a configuration",
+    "9 configurations": f"{LEVELS} noises, one configuration each, {EACH} repeats of it",
+    "40 scattered": "40 random noises, one trial each",
+}
+DEFINITIONS = ("paper", "paper_v1", "linear", "wd_equilibrium")
+
+
+def cells(x: Array, values: Array, knobs: dict[str, Array] | None = None) -> Cells:
+    """Return configurations at log noises x whose repeats have `values`, (C, r)."""
+    n, r = values.shape
+    knobs = knobs or {}
+    factors = {"learning_rate": x} if not knobs else {
+        "learning_rate": np.log(knobs["learning_rate"]), "batch_size": -np.log(knobs["batch_size"]),
+        "momentum": -np.log1p(-knobs["momentum"]), "weight_decay": np.log(knobs["weight_decay"]),
+    }  # fmt: skip
+    noise = {name: np.full(n, np.nan) for name in NAMED} | {"paper": x}
+    if knobs:
+        rows = [{k: float(v[i]) for k, v in knobs.items()} for i in range(n)]
+        noise |= {d: np.log([NOISE[d].predict(row) for row in rows]) for d in DEFINITIONS}
+    owner = np.repeat(np.arange(n), r)
+    names = tuple(f"{i:04d}" for i in range(n))
+    return Cells(names, values.mean(axis=1), np.full(n, float(r)), values.ravel(), owner, noise, factors, knobs, ())
+
+
+def table(design: str, curve: Curve, scatter: float, rng: np.random.Generator) -> Cells:
+    """Draw one sweep of a design."""
+    if design == "9 configurations":
+        u, repeats = np.linspace(0, 1, LEVELS), EACH
+    elif design == "72 configurations":
+        u, repeats = np.repeat(np.linspace(0, 1, LEVELS), EACH), 1
+    else:
+        u, repeats = np.sort(rng.uniform(size=40)), 1
+    return cells(u * SPAN - SPAN, curve(u)[:, None] + scatter * rng.normal(size=(len(u), repeats)))
+
+
+def verdicts(design: str, curve: Curve, scatter: float, sims: int, seed: int) -> Array:
+    """Return the share of sweeps in which each test rejects, and of each verdict."""
+    rng, out = np.random.default_rng(seed), []
+    for _ in range(sims):
+        drawn = table(design, curve, scatter, rng)
+        along = tame_along(drawn, "paper")
+        found, test = judge(along, along, "paper", draws=200), shape(drawn.along("paper"), "paper", draws=200)
+        interior = found.edge_share is not None and found.edge_share < 0.05
+        share = math.nan if test.p is None else float(test.p < 0.05)
+        out.append([found.gate.passed, share, interior, found.name == "hump", found.name == "plateau then cliff"])
+    return np.mean(np.array(out, dtype=float), axis=0)
+
+
+def rate(share: float, sims: int) -> str:
+    """Return a share with its Monte-Carlo error."""
+    return "-" if math.isnan(share) else f"{share:.2f} ± {math.sqrt(max(share * (1 - share), 0.25 / sims) / sims):.2f}"
+
+
+def shapes(sims: int, scatter: float) -> Iterator[str]:
+    """Yield the table of reject rates and power, line by line."""
+    for design, text in DESIGNS.items():
+        yield f"\n### {design}: {text}\n"
+        yield "| curve | two lines | isotonic/unimodal | edge share < 5 % | verdict hump | plateau then cliff |"
+        yield "| --- | --- | --- | --- | --- | --- |"
+        for name, curve in {**NULLS, **PEAKS}.items():
+            shares = verdicts(design, curve, scatter, sims, 1)
+            kind = "peak" if name in PEAKS else "no peak"
+            yield f"| {name} ({kind}) | {' | '.join(rate(s, sims) for s in shares)} |"
+
+
+def knob_sweep(truth: str, rng: np.random.Generator, n: int = 60, repeats: int = 3) -> Cells:
+    """Draw a sweep of four knobs whose objective is a hump in the noise `truth`; repeats scatter by a third of it."""
+    knobs = {
+        "batch_size": 2.0 ** rng.integers(3, 8, n),
+        "momentum": rng.choice([0.0, 0.5, 0.9, 0.95], n),
+        "weight_decay": 10 ** rng.uniform(-4, -2, n),
+    }
+    rest = np.array([NOISE[truth].predict({"learning_rate": 1.0, **{k: float(v[i]) for k, v in knobs.items()}})
+                     for i in range(n)])  # fmt: skip
+    power = NOISE[truth].exponents["learning_rate"]
+    u = rng.uniform(-2.5, 2.5, n)
+    knobs["learning_rate"] = np.exp(u + np.log(1e-2) - np.log(rest) / power)
+    value = np.exp(-0.5 * (u / 1.0) ** 2)[:, None] + 0.33 * rng.normal(size=(n, repeats))
+    return cells(u, value, knobs)
+
+
+def scalars(sims: int, slow: int) -> Iterator[str]:
+    """Yield the table on the one scalar, line by line."""
+    yield "\n### one scalar: 60 configurations of four knobs, 3 repeats, a hump in the generating definition\n"
+    yield ("| generated by | ranked first | leftover rejects | leftover of another definition | lack of fit rejects "
+           "| 90 % intervals that hold 1/B, 1/(1−μ), λ | fitted R² − its own |")  # fmt: skip
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for seed, truth in enumerate(DEFINITIONS):
+        rng, quick, held, gap = np.random.default_rng(seed), [], [], []
+        other = "wd_equilibrium" if truth != "wd_equilibrium" else "paper"
+        for k in range(sims):
+            drawn = tame(knob_sweep(truth, rng))
+            first = rank(drawn, None, draws=50).rows[0].name == truth
+            lack = explained(drawn, truth).p
+            quick.append([first, leftover(drawn, truth).p < 0.05, leftover(drawn, other).p < 0.05, lack < 0.05])
+            if k < slow:
+                found = fit_exponents(drawn, DEFINITIONS, draws=60, seed=k)
+                want = found.named[truth]
+                held.append([found.low[q] <= want[q] <= found.high[q] for q in list(want)[1:]])
+                free = np.array([found.value[q] for q in drawn.factors])
+                rows = {r.name: r.r2 for r in rank(drawn, free, draws=50).rows}
+                gap.append(rows[FITTED] - rows[truth])
+        cover = ", ".join(rate(float(c), slow) for c in np.mean(held, axis=0))
+        shares = " | ".join(rate(float(s), sims) for s in np.mean(quick, axis=0))
+        yield f"| {truth} | {shares} | {cover} | {np.mean(gap):+.3f} ± {np.std(gap) / math.sqrt(slow):.3f} |"
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sims", type=int, default=40, help="simulated sweeps a curve (default: %(default)s)")
+    parser.add_argument("--slow", type=int, default=20, help="of these with intervals (default: %(default)s)")
+    parser.add_argument("--scatter", type=float, default=0.5, help="of one trial; peaks are 1 to 1.5 high")
+    args = parser.parse_args()
+    start = time.perf_counter()
+    print(f"evidence, {args.sims} simulated sweeps a row, scatter {args.scatter:g}; {provenance()}")
+    print(
+        "shares of sweeps ± Monte-Carlo error; targets: at most .10 where there is no peak, at least .90 where there is"
+    )
+    for line in shapes(args.sims, args.scatter):
+        print(line, flush=True)
+    for line in scalars(args.sims, min(args.slow, args.sims)):
+        print(line, flush=True)
+    print(f"\n{time.perf_counter() - start:.0f} s on one core")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from dash import dcc, html
@@ -12,7 +10,7 @@ from dash.development.base_component import Component
 from .best import Cell, TextTable
 from .details import Details
 from .drawing import drawn
-from .marks import Chart
+from .marks import Chart, arranged
 from .sections import Control, Section, TableCard, Tile
 from .selection import Selection
 
@@ -77,22 +75,6 @@ def tile(shown: Tile) -> Component:
         ],
         className="tile",
     )
-
-
-def arranged(charts: Sequence[Chart]) -> list[Chart]:
-    """Return the charts as rows of the page: two narrow ones are equally high, one alone takes the whole width."""
-    rows: list[Chart] = []
-    row: Chart | None = None
-    for shown in charts:
-        if shown.wide:
-            rows += [replace(row, wide=True)] if row else []
-            rows, row = [*rows, shown], None
-        elif row is not None:
-            height = max(row.height, shown.height)
-            rows, row = [*rows, replace(row, height=height), replace(shown, height=height)], None
-        else:
-            row = shown
-    return rows + ([replace(row, wide=True)] if row else [])
 
 
 def chart(shown: Chart, view: str, theme: str, revision: str, kind: str = "") -> Component:

@@ -79,7 +79,9 @@ def details(row: Mapping[str, Any], place: str, history: pa.Table, merges: pa.Ta
 
 
 def _fact(name: str, value: Any) -> tuple[str, str]:
-    unit = f" [{_UNITS[name]}]" if _UNITS.get(name) not in ("", "1", None) else ""
+    unit = f" [{_UNITS[name]}]" if _UNITS.get(name) not in ("", "1", None, name) else ""
+    if name == "started":
+        value = str(value)[:19].replace("T", " ") + " UTC"
     return HEADS.get(name, name.replace("_", " ")) + unit, short(value, 4) if isinstance(value, float) else str(value)
 
 

@@ -16,7 +16,14 @@ from .listing import Head, listed
 from .selection import Selection
 
 BLOCK = 200
-_WIDE = {"outcome_detail": 260, "warnings": 260, "digest": 170}
+_WIDE = {
+    "batch_size": 132,
+    "weight_decay": 118,
+    "learning_rate": 110,
+    "outcome_detail": 260,
+    "warnings": 260,
+    "digest": 170,
+}
 # the colours are those of the stylesheet, in light and dark
 _THEME = (
     "themeQuartz.withParams({backgroundColor: 'var(--card)', foregroundColor: 'var(--text)', "
@@ -92,7 +99,7 @@ def _column(head: Head, order: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
         "headerTooltip": head.doc,
         "filter": "agTextColumnFilter" if texts else "agNumberColumnFilter",
         "filterParams": {"debounceMs": 250, "buttons": ["reset"]},
-        "width": _WIDE.get(head.name, 128 if texts else 112),
+        "width": _WIDE.get(head.name, 140 if texts else 118 if "[" in head.text or " " in head.text else 92),
         "type": None if texts else "rightAligned",
     }
     if head.name in ("outcome_detail", "warnings"):

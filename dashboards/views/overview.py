@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from sweeper.belief import Belief, Favourite
 from sweeper.doubts import doubts, lines
@@ -16,7 +17,7 @@ from trainables.noise import NOISE
 
 from .. import choices
 from ..axes import short
-from ..best import TextTable, best_table, recommendation_table
+from ..best import Cell, TextTable, best_table, recommendation_table
 from ..cache import by_content
 from ..choices import Choice, heading
 from ..figures import noise_chart
@@ -29,9 +30,14 @@ from ..selection import Selection
 from ..side_by_side import beside, beside_table
 from ..tables import Overview, overview
 
+if TYPE_CHECKING:
+    from sweeper.evidence.analysis import Analysis
+
 QUICK = 1200
 """Trials up to which the fit takes a fraction of a second."""
 BEST_SHOWN = 5
+DRAWN = 1500
+"""Configurations of the figure at most; the tab on the collapse draws them all."""
 
 
 def question(run: Run, selection: Selection) -> tuple[str, str, str] | None:
@@ -72,7 +78,7 @@ def build(run: Run, selection: Selection) -> Section:
         banners=(*_banners(counts, chosen, run), *trouble, *_pending(asked, judgement, current, counts)),
         tiles=(*_fit_tiles(fit, asked, current), *best_tiles(peers), *_cost_tiles(run, counts)),
         charts=tuple(c for c in (*charts, parents_chart(peers) if peers else None) if c is not None),
-        tables=tuple(_tables(run, chosen, asked, recommended, believed.favourite)),
+        tables=tuple(_tables(run, chosen, asked, recommended, believed.favourite, _evidence(judgement))),
         notes=_notes(run, chosen, counts, best),
     )
 
@@ -102,13 +108,35 @@ def _noise_chart(run: Run, chosen: Choice, asked: tuple[str, str, str], fit: Reg
     points = choices.points(run, noise, tuple(dict.fromkeys((measure.column, measure.test_column))))
     if not any(p.noise for p in points):
         return None
-    return noise_chart(points, measure, chosen.noise_label, f"{heading(measure.label)} against the noise", fit)
+    stride = -(-len(points) // DRAWN)
+    drawn = noise_chart(
+        points[::stride], measure, chosen.noise_label, f"{heading(measure.label)} against the noise", fit
+    )
+    if stride > 1:
+        few = f"Drawn is one configuration of {stride}, {len(points[::stride]):,} of {len(points):,}."
+        drawn = replace(drawn, caption=f"{few} {drawn.caption}")
+    return replace(drawn, key="fit")  # other views draw the same measures
 
 
 def _verdicts(fit: Regime | None, judgement: Judgement | None) -> tuple[str, ...]:
-    if judgement is not None and judgement.analysis is not None:
-        return tuple(judgement.analysis.sentences)
-    return (_sentence(fit.message),) if fit is not None else ()
+    if judgement is None or judgement.analysis is None:
+        return (_sentence(fit.message),) if fit is not None else ()
+    first = _sentence(judgement.analysis.sentences[0])
+    return first, *_needed(judgement.analysis)
+
+
+def _needed(analysis: Analysis) -> tuple[str, ...]:
+    if not analysis.needs:
+        return ()
+    why = "; ".join(dict.fromkeys(n.why for n in analysis.needs))
+    more = counted(sum(n.repeats for n in analysis.needs), "further trial")
+    return (f"For a firm answer: {why}. `sweeper extend DIR` runs {more}.",)
+
+
+def _evidence(judgement: Judgement | None) -> TextTable:
+    if judgement is None or judgement.analysis is None:
+        return TextTable((), ())
+    return TextTable((), tuple((Cell(_sentence(s)),) for s in judgement.analysis.sentences[1:]))
 
 
 def _sentence(text: str) -> str:
@@ -202,6 +230,7 @@ def _tables(
     asked: tuple[str, str, str] | None,
     recommended: TextTable,
     favourite: Favourite | None,
+    evidence: TextTable,
 ) -> list[TableCard]:
     cards: list[TableCard] = []
     if asked and (found := beside(run, *asked)):
@@ -213,6 +242,9 @@ def _tables(
             "trial; ▲ marks step sizes beyond the stability limit that was seen."
         )
         cards.append(TableCard("recommended-settings", "Recommended settings", words, recommended))
+    if evidence.rows:
+        words = "What the verdict rests on, test by test, as `sweeper analyse` prints it."
+        cards.append(TableCard("evidence", "The evidence", words, evidence))
     best = _best_table(run, favourite)
     if best.rows:
         words = (

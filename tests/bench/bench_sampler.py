@@ -26,7 +26,7 @@ SLOW = ("gp", "gp_noise")  # a third of a second an ask
 
 
 def planned(args: argparse.Namespace) -> list[Run]:
-    """Return the runs asked for; the slow contestants get a third of the seeds but on the merged losses of the pairs."""
+    """Return the runs asked for; the slow contestants get a third of the seeds but on the pairs' merged losses."""
     runs: list[Run] = []
     for problem in args.problems:
         for name in dict.fromkeys([*args.samplers, *(WITHOUT if args.ablation else ())]):

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from .theme import THEMES
 
-MANY = 2000
+MANY = 800
 """Markers of one trace above which WebGL draws them."""
 
 

@@ -85,6 +85,7 @@ def serve(places: Sequence[str], host: str, port: int, noise: str | None = None,
         SpecError: A place is not there or cannot be reached.
         OSError: The host cannot be listened on.
     """
+    sys.setswitchinterval(1e-3)  # a verdict is computed in a thread: answers must not wait for it
     live = Live(places, noise)
     live.runs(list(live.folders))
     app = make_app(live)

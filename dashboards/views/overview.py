@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 QUICK = 1200
 """Trials up to which the fit takes a fraction of a second."""
 BEST_SHOWN = 5
-DRAWN = 1500
+DRAWN = 500
 """Configurations of the figure at most; the tab on the collapse draws them all."""
 
 
@@ -115,7 +115,7 @@ def _noise_chart(run: Run, chosen: Choice, asked: tuple[str, str, str], fit: Reg
     if stride > 1:
         few = f"Drawn is one configuration of {stride}, {len(points[::stride]):,} of {len(points):,}."
         drawn = replace(drawn, caption=f"{few} {drawn.caption}")
-    return replace(drawn, key="fit")  # other views draw the same measures
+    return drawn
 
 
 def _verdicts(fit: Regime | None, judgement: Judgement | None) -> tuple[str, ...]:

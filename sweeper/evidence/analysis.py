@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from threadpoolctl import threadpool_limits
 
 from sweeper.evidence.cells import MAX_CONFIGS, Array, Cells, collect, tame, tame_along, thin
 from sweeper.evidence.controls import Nested, controls
@@ -105,9 +106,14 @@ def analyse(
         UnknownName: No such objective or noise.
         ValueError: `draws` is below 1, no such split, or the noise has no column.
     """
-    goal = OBJECTIVES[objective]
     check_shown(noise)
-    split = split or goal.split_in(trials)
+    split = split or OBJECTIVES[objective].split_in(trials)
+    with threadpool_limits(1):  # thousands of small matrices: further threads only wait for each other
+        return _analysed(trials, objective, noise, split, seed, draws)
+
+
+def _analysed(trials: pa.Table, objective: str, noise: str, split: str, seed: int, draws: int) -> Analysis:
+    goal = OBJECTIVES[objective]
     goal = goal.on(split)
     regime = fit_regime(trials, objective, noise, split=split, seed=seed, draws=draws)
     every = collect(trials, goal)

@@ -10,6 +10,7 @@ Layout of a run folder (the reader opens nothing else)::
     rungs/<digest>.parquet      one row per look at the trial on its way, where it may be pruned
     search/<number>.parquet     one row: what the sampler thought when it proposed the configuration
     weights/<digest>.safetensors  merged weights of the best trials
+    extension.json              trials that `sweeper extend` has begun to run, until all are finished
     dashboard.html              the page
 
 A part is written under another name and renamed, so a reader never sees half of one; workers share no lock.

@@ -153,3 +153,24 @@ def test_a_cluster_by_address_with_its_token(tmp_path: Path, monkeypatch: pytest
     finally:
         head.terminate()
         head.wait(30)
+
+
+def test_a_killed_extension_goes_on_as_planned(tmp_path: Path, write_spec: Callable[..., str], driver: Driver) -> None:
+    run = tmp_path / "run"
+    complete(driver("run", write_spec(sampler="qmc", trials=6), "--out", str(run)))
+    before = {r["digest"] for r in read_trials(run).to_pylist()}
+    few = ("extend", str(run), "--noises", "2", "--repeats", "1")
+    out, _ = complete(driver(*few, "--dry-run", "--json"))
+    planned = {p["digest"] for p in json.loads(out)["planned"]}
+    assert len(planned) > 3
+    process = driver(*few)
+    wait_for_parts(run, 8, process)
+    process.kill()
+    process.wait()
+    kept = {p.name: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
+    complete(driver("extend", str(run)))
+    rows = read_trials(run).to_pylist()
+    assert sorted(r["digest"] for r in rows) == sorted(before | planned)
+    assert {r["sampler"] for r in rows if r["digest"] in planned} == {"extend"}
+    after = {p.name: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
+    assert kept.items() <= after.items()

@@ -10,8 +10,6 @@ from typing import Any
 
 import plotly.colors
 
-# Okabe & Ito's palette: told apart with every common colour blindness, on white and on near-black
-BLUE, VERMILLION, GREEN, ORANGE, GREY = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#8a8f98"
 NOISE_SCALE = "Viridis"
 SPREADS_SHOWN = 2.5
 TITLE_WIDTH = 24

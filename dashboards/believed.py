@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from sweeper.report import FACTORS
 
-from .axes import BLUE, GREEN, log_axis, rounded, short
-from .best import Cell, TextTable
+from .axes import log_axis, rounded, short
 from .marks import Chart, figure, finish
+from .theme import BLUE, GREEN, GREY
 
 if TYPE_CHECKING:
     from sweeper.belief import Belief
@@ -87,30 +87,60 @@ def share(found: Explanation) -> str:
     return f"{100 * found.variance_share:.0f} %"
 
 
-def exponent_table(believed: Belief) -> TextTable:
-    """Return the fitted exponents of the noise beside those of its definition; no rows without an explanation."""
-    if believed.explanation is None or not believed.explanation.exponents:
-        return TextTable((), ())
+def exponents_chart(believed: Belief) -> Chart:
+    """Draw the fitted exponents with their 90 % intervals beside those of the definition.
+
+    Args:
+        believed: With an explanation that has exponents.
+    """
     found = believed.explanation
-    head = (
-        Cell("exponent of", "the factors of the noise: learning rate η, batch size B, momentum μ, weight decay λ"),
-        Cell("definition", f"in the definition of noise {found.noise}"),
-        Cell("fitted", "the mode of the posterior: the definition's unless the trials speak against it"),
-        Cell("90 % interval", "of the posterior; one exponent is taken as given and sets the scale of the others"),
+    assert found is not None
+    roles = list(found.exponents)
+    names = [FACTORS.get(role, role) for role in roles]
+    ends = [_interval(found, role) for role in roles]
+    fitted = [found.exponents[role] for role in roles]
+    shown = figure()
+    shown.add_scatter(
+        name=f"definition {found.noise}",
+        x=[rounded(believed.given.get(role, 0.0)) for role in roles],
+        y=names,
+        mode="markers",
+        marker={"size": 14, "symbol": "line-ns-open", "color": GREY, "line": {"width": 3}},
+        hovertemplate="definition %{x:.3g}<extra></extra>",
     )
-    rows = [
-        (
-            Cell(FACTORS.get(role, role), role),
-            Cell(f"{believed.given.get(role, 0.0):.2f}"),
-            Cell(f"{fitted:.2f}"),
-            Cell(_interval(role, found.exponent_low, found.exponent_high)),
-        )
-        for role, fitted in found.exponents.items()
-    ]
-    return TextTable(head, tuple(rows))
+    shown.add_scatter(
+        name="fitted, with 90 % interval",
+        x=[rounded(v) for v in fitted],
+        y=names,
+        mode="markers+text",
+        text=[f"{v:.2f} ({e[0]:.2f} to {e[1]:.2f})" if e else "as given" for v, e in zip(fitted, ends, strict=True)],
+        textposition="top center",
+        cliponaxis=False,
+        marker={"size": 9, "color": BLUE},
+        error_x={
+            "array": [rounded(e[1] - v) if e else 0 for v, e in zip(fitted, ends, strict=True)],
+            "arrayminus": [rounded(v - e[0]) if e else 0 for v, e in zip(fitted, ends, strict=True)],
+            "symmetric": False,
+            "thickness": 1.5,
+            "width": 4,
+            "color": BLUE,
+        },
+        hovertemplate="fitted %{text}<extra></extra>",
+    )
+    low = min([*fitted, *believed.given.values(), *(e[0] for e in ends if e)])
+    high = max([*fitted, *believed.given.values(), *(e[1] for e in ends if e)])
+    room = 0.25 * ((high - low) or 1.0)
+    shown.update_xaxes(range=[low - room, high + room])
+    shown.update_xaxes(title={"text": "exponent of the factor in the noise [1]"})
+    shown.update_yaxes(autorange="reversed")
+    shown.add_vline(x=0, line={"color": GREY, "width": 1}, layer="below")
+    words = (
+        f"As the definition of {found.noise} has them, and as the model of the trials fits them. An exponent without "
+    )
+    words += "an interval is taken as given and sets the scale of the others."
+    return Chart("exponents", "Exponents of the noise", words, finish(shown), height=170 + 56 * len(roles))
 
 
-def _interval(role: str, low: Mapping[str, float], high: Mapping[str, float]) -> str:
-    if role not in low or low[role] == high[role]:
-        return "as given"
-    return f"{low[role]:.2f} to {high[role]:.2f}"
+def _interval(found: Explanation, role: str) -> tuple[float, float] | None:
+    low, high = found.exponent_low.get(role), found.exponent_high.get(role)
+    return None if low is None or high is None or low == high else (low, high)

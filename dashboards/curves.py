@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from sweeper.objective import Objective
 from trainables.result import Outcome
 
-from .tables import ConfigPoint, finite
+from .tables import Array, ConfigPoint, finite, floats
 
 MAX_CURVES = 120
 
@@ -62,18 +63,29 @@ def merge_curves(trials: pa.Table, merges: pa.Table, noise: str, column: str = "
             if r["outcome"] == Outcome.OK]  # fmt: skip
     scales = {r["digest"]: s for r in rows if (s := finite(r[f"noise_{noise}"]) or 0.0) > 0}
     known = {r["digest"]: (scales.get(r["digest"]), r["number"]) for r in rows if r["digest"] in scales or not scales}
-    curves: dict[tuple[str, str], dict[float, float | None]] = {}
-    for row in merges.select(["digest", "method", "coefficient", column]).to_pylist():
-        if row["digest"] in known:
-            curves.setdefault((row["method"], row["digest"]), {})[row["coefficient"]] = finite(row[column])
     found: dict[str, list[MergeCurve]] = {}
-    for (method, digest), curve in curves.items():
-        x = tuple(sorted(curve))
-        values = tuple(v for c in x if (v := curve[c]) is not None)
-        if len(values) == len(x) > 1:
+    for method, digest, x, values in _lines(merges, column):
+        if digest in known and len(x) > 1 and np.isfinite(values).all():
             scale, number = known[digest]
-            found.setdefault(method, []).append(MergeCurve(digest, number, method, scale, x, values))
+            curve = MergeCurve(digest, number, method, scale, tuple(x.tolist()), tuple(values.tolist()))
+            found.setdefault(method, []).append(curve)
     return [c for method in sorted(found) for c in sorted(found[method], key=lambda c: c.noise or 0.0)]
+
+
+def _lines(merges: pa.Table, column: str) -> Iterator[tuple[str, str, Array, Array]]:
+    # method, digest, coefficients in ascending order and values of each line of the table
+    if not merges.num_rows:
+        return
+    methods, digests = (merges.column(c).combine_chunks().dictionary_encode() for c in ("method", "digest"))
+    line = methods.indices.to_numpy().astype(np.int64) * len(digests.dictionary) + digests.indices.to_numpy()
+    place, values = floats(merges, "coefficient"), floats(merges, column)
+    order = np.lexsort((place, line))
+    line, place, values = line[order], place[order], values[order]
+    starts = np.flatnonzero(np.diff(line, prepend=-1))
+    names, trials = methods.dictionary.to_pylist(), digests.dictionary.to_pylist()
+    for start, end in zip(starts, [*starts[1:], len(line)], strict=True):
+        method, trial = divmod(int(line[start]), len(trials))
+        yield names[method], trials[trial], place[start:end], values[start:end]
 
 
 def thin(curves: Sequence[MergeCurve], limit: int) -> list[MergeCurve]:
@@ -157,3 +169,12 @@ def search_steps(points: Sequence[ConfigPoint], search: pa.Table, objective: Obj
         optimum, low, high = (finite(thought.get(k)) for k in ("optimum", "optimum_low", "optimum_high"))
         steps.append(SearchStep(number, point, value, best, point.noise, optimum, low, high, thought.get("origin")))
     return steps
+
+
+def thin_steps(steps: Sequence[SearchStep], limit: int) -> list[SearchStep]:
+    """Return at most about `limit` steps, evenly spread over the search, and every one that was the best so far."""
+    if len(steps) <= limit:
+        return list(steps)
+    kept = {round(i * (len(steps) - 1) / (limit - 1)) for i in range(limit)}
+    kept |= {i for i in range(1, len(steps)) if steps[i].best != steps[i - 1].best}
+    return [steps[i] for i in sorted(kept)]

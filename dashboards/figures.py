@@ -7,18 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from .axes import BLUE, GREEN, GREY, ORANGE, VERMILLION, Window, log_axis, rounded, short, window
-from .marks import SYMBOLS, Chart, Measure, Shown, caption, describe, figure, finish, markers, sort_out
-from .tables import ConfigPoint, Estimate
+from .axes import Window, log_axis, rounded, short, wrapped
+from .marks import Chart, Measure, caption, describe, edge_traces, error_bars, figure, finish, frame, markers, sort_out
+from .tables import ConfigPoint
+from .theme import BLUE, GREEN, GREY, ORANGE, VERMILLION
 
 if TYPE_CHECKING:
     from sweeper.regime import Regime
-
-
-def _error_bars(found: Sequence[Estimate], colour: str) -> dict[str, Any] | None:
-    if not any(e.error for e in found):
-        return None
-    return {"array": [rounded(e.error) or 0.0 for e in found], "thickness": 1, "width": 3, "color": colour}
 
 
 def _curve(shown: go.Figure, regime: Regime) -> None:
@@ -64,33 +59,6 @@ def _optimum(shown: go.Figure, regime: Regime, view: Window) -> None:
     )
 
 
-def _edge_marks(shown: go.Figure, sorted_points: Shown, column: str, view: Window, colour: str) -> None:
-    down = view.maximize
-    if sorted_points.clipped:
-        shown.add_trace(
-            markers(
-                f"{'below' if down else 'above'} the frame",
-                [p.noise for p in sorted_points.clipped],
-                [view.edge] * len(sorted_points.clipped),
-                [describe(p, column) for p in sorted_points.clipped],
-                marker={"size": 9, "symbol": "triangle-down" if down else "triangle-up", "color": colour},
-                legendrank=1001,
-            )
-        )
-    for outcome in sorted({p.outcome for p in sorted_points.unscored}):
-        group = [p for p in sorted_points.unscored if p.outcome == outcome]
-        shown.add_trace(
-            markers(
-                "no value" if outcome == "ok" else outcome.replace("_", " "),
-                [p.noise for p in group],
-                [view.edge] * len(group),
-                [describe(p, column) for p in group],
-                marker={"size": 8, "symbol": SYMBOLS.get(outcome, "square-open"), "color": GREY},
-                legendrank=1002,
-            )
-        )
-
-
 def _scored(name: str, group: Sequence[ConfigPoint], column: str, marker: dict[str, Any]) -> go.Scatter:
     found = [p.values[column] for p in group]
     return markers(
@@ -99,7 +67,7 @@ def _scored(name: str, group: Sequence[ConfigPoint], column: str, marker: dict[s
         [e.mean for e in found],
         [describe(p, column) for p in group],
         marker=marker,
-        error_y=_error_bars(found, marker["color"]),
+        error_y=error_bars(found, marker["color"]),
     )
 
 
@@ -115,8 +83,7 @@ def noise_chart(
         title: Heading of the chart.
         regime: Fit to draw; None draws the points alone.
     """
-    known = [p.values[measure.column].mean for p in points if p.noise and measure.column in p.values]
-    view = window(known, measure.anchor, measure.maximize)
+    view = frame([p for p in points if p.noise], measure)
     validation = sort_out(points, measure.column, view)
     shown = figure()
     if regime is not None and len(regime.grid) > 1:
@@ -128,11 +95,12 @@ def noise_chart(
     shown.add_trace(_scored("test", test, measure.test_column, hollow))
     full = {"size": 8, "color": BLUE, "line": {"width": 0.6, "color": GREY}}
     shown.add_trace(_scored("validation", validation.inside, measure.column, full))
-    _edge_marks(shown, validation, measure.column, view, BLUE)
+    for trace in edge_traces(validation, measure.column, view, lambda p: p.noise, legend=True):
+        shown.add_trace(trace)
     placed = [p.noise for p in points if p.noise] + list(regime.grid if regime is not None else ())
     shown.update_xaxes(log_axis(placed, noise_label))
-    shown.update_yaxes(title={"text": measure.label}, range=[view.low, view.high])
-    if "accuracy" in measure.column:
+    shown.update_yaxes(title={"text": wrapped(measure.label)}, range=[view.low, view.high])
+    if measure.share:
         shown.update_yaxes(tickformat=".1%")
     if measure.anchor == 0.0:
         shown.add_hline(y=0, line={"color": GREY, "width": 1}, layer="below")

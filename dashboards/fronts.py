@@ -9,10 +9,11 @@ from typing import Any
 from sweeper.objective import OBJECTIVES, Objective
 from sweeper.report import counted
 
-from .axes import BLUE, GREY, Window, log_axis, rounded, short, window, wrapped
+from .axes import Window, log_axis, rounded, short, window, wrapped
 from .best import Cell, TextTable
 from .marks import Chart, describe, figure, finish, markers
 from .tables import ConfigPoint
+from .theme import BLUE, GREY
 
 
 def front_chart(points: Sequence[ConfigPoint], front: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> Chart:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -11,8 +11,9 @@ import plotly.graph_objects as go
 
 from sweeper.report import counted
 
-from .axes import Window, rounded, short
-from .tables import ConfigPoint
+from .axes import Window, rounded, short, window
+from .tables import ConfigPoint, Estimate
+from .theme import BLUE, GREY
 
 SYMBOLS = {
     "diverged": "x",
@@ -42,6 +43,11 @@ class Measure:
     maximize: bool
     anchor: float | None
 
+    @property
+    def share(self) -> bool:
+        """Whether it is drawn as per cent."""
+        return "accuracy" in self.column
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -62,6 +68,22 @@ class Chart:
     figure: go.Figure
     height: int = 430
     wide: bool = False
+
+
+def arranged(charts: Sequence[Chart]) -> list[Chart]:
+    """Return the charts as rows of the page: two narrow ones are equally high, one alone takes the whole width."""
+    rows: list[Chart] = []
+    row: Chart | None = None
+    for shown in charts:
+        if shown.wide:
+            rows += [replace(row, wide=True)] if row else []
+            rows, row = [*rows, shown], None
+        elif row is not None:
+            height = max(row.height, shown.height)
+            rows, row = [*rows, replace(row, height=height), replace(shown, height=height)], None
+        else:
+            row = shown
+    return rows + ([replace(row, wide=True)] if row else [])
 
 
 def figure(**layout: Any) -> go.Figure:
@@ -136,6 +158,101 @@ def sort_out(points: Sequence[ConfigPoint], column: str, view: Window) -> Shown:
         unscored=[p for p in placed if column not in p.values],
         placeless=len(points) - len(placed),
     )
+
+
+def frame(points: Sequence[ConfigPoint], measure: Measure) -> Window:
+    """Return the shown part of a measure's values, with room for the error bars on the good side."""
+    found = [p.values[measure.column] for p in points if measure.column in p.values]
+    view = window([e.mean for e in found], measure.anchor, measure.maximize)
+    sign = 1 if measure.maximize else -1
+    ends = [e.mean + sign * 1.1 * e.error for e in found if e.error and view.shows(e.mean)]
+    if measure.maximize:
+        return replace(view, high=max([view.high, *ends]))
+    return replace(view, low=min([view.low, *ends]))
+
+
+def thinned(
+    points: Sequence[ConfigPoint], column: str, maximize: bool, limit: int, best: int = 20
+) -> tuple[frozenset[int], str]:
+    """Return the indices of at most `limit` points, evenly spread over the order of noise, and the sentence on it.
+
+    The `best` ones by the column's value are always among them.
+    """
+    if len(points) <= limit:
+        return frozenset(range(len(points))), ""
+    order = sorted(range(len(points)), key=lambda i: points[i].noise or 0.0)
+    scored = [i for i in order if column in points[i].values and points[i].can_win]
+    top = sorted(scored, key=lambda i: points[i].values[column].mean, reverse=maximize)[:best]
+    step = (len(order) - 1) / max(1, limit - len(top) - 1)
+    kept = {*top, *(order[round(i * step)] for i in range(limit - len(top)))}
+    said = f"{len(kept)} of {len(points)} configurations drawn, evenly spread over the order of noise, and the best."
+    return frozenset(kept), f"{said} Curves and R² are of all."
+
+
+def error_bars(found: Sequence[Estimate], colour: str) -> dict[str, Any] | None:
+    """Return Plotly's error bars, the standard errors over the repeats; None where there are none."""
+    if not any(e.error for e in found):
+        return None
+    return {"array": [rounded(e.error) or 0.0 for e in found], "thickness": 1, "width": 2, "color": colour}
+
+
+def dots(
+    name: str, group: Sequence[ConfigPoint], x: Sequence[float | None], column: str, marker: dict[str, Any], **more: Any
+) -> go.Scatter:
+    """Return configurations at their value of `column`, which all have, with error bars; `more` goes to Plotly."""
+    found = [p.values[column] for p in group]
+    more.setdefault("text", [describe(p, column) for p in group])
+    return markers(
+        name,
+        x,
+        [e.mean for e in found],
+        more.pop("text"),
+        marker={"size": 7, "line": {"width": 0.6, "color": GREY}} | marker,
+        error_y=error_bars(found, GREY),
+        customdata=[p.digests[0] for p in group],
+        **more,
+    )
+
+
+def edge_traces(
+    shown: Shown,
+    column: str,
+    view: Window,
+    place: Callable[[ConfigPoint], float | None],
+    colour: str = BLUE,
+    legend: bool = False,
+) -> list[go.Scatter]:
+    """Return what is not drawn at its value: clipped configurations and those without one, along the frame's edge.
+
+    Args:
+        shown: The configurations, sorted out.
+        column: Column of the value.
+        view: The frame.
+        place: Where a configuration stands on the other axis.
+        colour: Of the clipped ones.
+        legend: Whether the legend names the symbols; the caption does.
+    """
+    down = view.maximize
+    clipped = {"size": 9, "symbol": "triangle-down" if down else "triangle-up", "color": colour}
+    groups = [(f"{'below' if down else 'above'} the frame", clipped, shown.clipped)]
+    for outcome in sorted({p.outcome for p in shown.unscored}):
+        name = "no value" if outcome == "ok" else outcome.replace("_", " ")
+        marker = {"size": 8, "symbol": SYMBOLS.get(outcome, "square-open"), "color": GREY}
+        groups.append((name, marker, [p for p in shown.unscored if p.outcome == outcome]))
+    return [
+        markers(
+            name,
+            [place(p) for p in group],
+            [view.edge] * len(group),
+            [describe(p, column) for p in group],
+            marker=marker,
+            customdata=[p.digests[0] for p in group],
+            showlegend=legend,
+            legendrank=1001 + rank,
+        )
+        for rank, (name, marker, group) in enumerate(groups)
+        if group
+    ]
 
 
 def caption(shown: Shown, view: Window) -> str:

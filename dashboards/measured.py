@@ -46,8 +46,8 @@ def compare(trials: pa.Table, noise: str) -> Comparison | None:
     from scipy.stats import spearmanr
 
     predicted = noise if NOISE[noise].kind == "predicted" else "paper"
-    places = [p for p in config_points(trials, predicted, []) if p.ok and p.noise]
-    for name in MEASURED:
+    for name in (n for n in MEASURED if trials.column(f"noise_{n}").null_count < trials.num_rows):
+        places = [p for p in config_points(trials, predicted, []) if p.ok and p.noise]
         level = {p.config: p.noise for p in config_points(trials, name, []) if p.ok and p.noise}
         both = [(p, value) for p in places if (value := level.get(p.config))]
         if len(both) >= FEWEST:

@@ -6,16 +6,15 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from .axes import BLUE, GREEN, GREY, ORANGE, VERMILLION, colour_bar, log_axis, noise_colour, rounded, short, window
+from .axes import colour_bar, log_axis, noise_colour, rounded, short, window
 from .curves import MAX_CURVES, MergeCurve, MergeGain, thin
 from .marks import Chart, figure, finish, markers
+from .theme import BLUE, CYCLE, GREY, SYMBOL_CYCLE
 
 # these run from parent to parent, the others from the base along task vectors
 BETWEEN_PARENTS = ("linear", "slerp", "fisher")
 COLUMNS = 3
 _ROW_HEIGHT = 400
-_COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, "#cc79a7", "#56b4e9", "#b8a800", GREY)
-_STYLES = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "x")
 _WORDS = {
     "linear": " Linear: excess over the straight line between the parents; below 0 the merge beats them.",
     "task_arithmetic": " Task arithmetic: s = 0 is the base, s = ½ the linear merge at α = ½.",
@@ -69,7 +68,7 @@ def gains_chart(gains: Sequence[MergeGain], noise_label: str) -> Chart:
         inside = [g for g in group if view.shows(g.gain)]
         outside += len(group) - len(inside)
         texts = [f"<b>{g.digest}</b><br>{_name(method)} at {short(g.coefficient)}" for g in inside]
-        style = {"size": 7, "color": _COLOURS[i % len(_COLOURS)], "symbol": _STYLES[i % len(_STYLES)]}
+        style = {"size": 7, "color": CYCLE[i % len(CYCLE)], "symbol": SYMBOL_CYCLE[i % len(SYMBOL_CYCLE)]}
         x, y = [g.noise for g in inside], [g.gain for g in inside]
         shown.add_trace(markers(_name(method), x, y, texts, marker=style))
     shown.update_xaxes(log_axis([g.noise for g in gains], noise_label))

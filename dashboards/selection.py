@@ -19,6 +19,7 @@ class Selection:
         split: `train`, `val` or `test`.
         colour: What colours the points: a knob, the outcome, the run, ...
         batch_size: The reader's own batch size, for recommended settings.
+        sharpness: Measure of the parents' sharpness in the landscape.
         trial: Digest of the trial whose details are open.
         filter: The trials table's filter, as JSON.
         sort: The trials table's order, as JSON.
@@ -31,6 +32,7 @@ class Selection:
     split: str = ""
     colour: str = ""
     batch_size: str = ""
+    sharpness: str = ""
     trial: str = ""
     filter: str = ""
     sort: str = ""

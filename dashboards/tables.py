@@ -6,22 +6,21 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sweeper.objective import OBJECTIVES
 from trainables.noise import NOISE
 from trainables.result import NEVER_WINS, Outcome
 
 Row = Mapping[str, Any]
+Array = NDArray[Any]
 KNOBS = ("learning_rate", "batch_size", "momentum", "weight_decay", "augmentation_strength")
-FITTED = ("gain_mean", "merged_loss")
-PARENTS = {
-    "merged_loss_val": ("a_loss_val", "b_loss_val"),
-    "merged_accuracy_val": ("a_accuracy_val", "b_accuracy_val"),
-}
+PARENTS = {"merged_loss": "loss", "merged_accuracy": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -138,25 +137,62 @@ def estimate(values: Iterable[Any]) -> Estimate | None:
     return Estimate(statistics.fmean(known), error, len(known))
 
 
-def _point(config: str, rows: Sequence[Row], noise: str, columns: Sequence[str]) -> ConfigPoint:
-    outcomes = Counter(str(r["outcome"]) for r in rows)
-    good = [r for r in rows if r["outcome"] == Outcome.OK]
-    shown = good or rows
-    # repeats share a predicted noise, but each has its own measured one
-    scales = [s for r in shown if (s := finite(r[f"noise_{noise}"])) is not None and s > 0]
-    estimates = {c: estimate(r[c] for r in good) for c in columns}
-    return ConfigPoint(
-        config=config,
-        number=shown[0]["number"],
-        digests=tuple(r["digest"] for r in shown),
-        noise=statistics.geometric_mean(scales) if len(set(scales)) > 1 else next(iter(scales), None),
-        knobs={k: v for k in KNOBS if (v := finite(shown[0][k])) is not None},
-        outcome=str(Outcome.OK) if good else outcomes.most_common(1)[0][0],
-        outcomes=dict(outcomes),
-        detail=str(shown[0]["outcome_detail"] or ""),
-        values={c: e for c, e in estimates.items() if e is not None},
-        chosen=tuple((r["chosen_merge"], r["chosen_coefficient"]) for r in good if r["chosen_merge"]),
-    )
+def floats(table: pa.Table, column: str) -> Array:
+    """Return a column of numbers as floats, nan where it is empty."""
+    return np.asarray(table.column(column).to_numpy(), dtype=float)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Rows by configuration: the group of each row, which rows are `ok`, and which ones stand for their group.
+
+    A group is shown by its `ok` rows, by all of them where none is.
+    """
+
+    configs: list[str]
+    of_row: Array
+    ok: Array
+    shown: Array
+
+    @classmethod
+    def of(cls, trials: pa.Table) -> _Groups:
+        encoded = trials.column("config").combine_chunks().dictionary_encode()
+        group = encoded.indices.to_numpy()
+        ok = np.asarray(trials.column("outcome").to_numpy() == Outcome.OK)
+        count = len(encoded.dictionary)
+        return cls(encoded.dictionary.to_pylist(), group, ok, ok | (np.bincount(group, ok, count) == 0)[group])
+
+    def moments(self, values: Array, rows: Array) -> tuple[Array, Array, Array]:
+        """Return number, mean and standard error (nan for one) of the finite values among the `rows`, by group."""
+        used = rows & np.isfinite(values)
+        group, found, size = self.of_row[used], values[used], len(self.configs)
+        n = np.bincount(group, minlength=size).astype(float)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.bincount(group, found, size) / n
+            scatter = np.bincount(group, (found - mean[group]) ** 2, size)
+            error = np.where(n > 1, np.sqrt(scatter / (n - 1) / n), np.nan)
+        return n, mean, error
+
+    def noises(self, levels: Array) -> Array:
+        """Return the geometric mean of the positive noises, by group; nan without any."""
+        # repeats share a predicted noise, but each has its own measured one
+        with np.errstate(invalid="ignore", divide="ignore"):
+            logs = np.where(levels > 0, np.log(levels), np.nan)
+        n, mean, _ = self.moments(logs, self.shown)
+        used = np.flatnonzero(self.shown & np.isfinite(logs))
+        low, high = np.full(len(n), np.inf), np.full(len(n), -np.inf)
+        np.minimum.at(low, self.of_row[used], levels[used])
+        np.maximum.at(high, self.of_row[used], levels[used])
+        with np.errstate(invalid="ignore"):
+            # what is the same in all repeats must not pass through a logarithm
+            return np.where(n == 0, np.nan, np.where(low == high, low, np.exp(mean)))
+
+
+def config_noises(trials: pa.Table, noise: str) -> Array:
+    """Return the noise of each configuration, nan without a positive one, in the order of `config_points`."""
+    if not trials.num_rows:
+        return np.empty(0)
+    return _Groups.of(trials).noises(floats(trials, f"noise_{noise}"))
 
 
 def config_points(
@@ -170,22 +206,57 @@ def config_points(
         columns: Measured columns to average.
         lost: Configurations that broke a limit of the sweep.
     """
-    needed = ["config", "digest", "number", "outcome", "outcome_detail", f"noise_{noise}", *KNOBS]
-    needed += ["chosen_merge", "chosen_coefficient"]
-    groups: dict[str, list[Row]] = {}
-    for row in trials.select([*needed, *(c for c in columns if c not in needed)]).to_pylist():
-        groups.setdefault(row["config"], []).append(row)
-    points = [_point(config, rows, noise, columns) for config, rows in groups.items()]
-    return [replace(p, lost=True) if p.config in lost else p for p in points]
+    if not trials.num_rows:
+        return []
+    groups = _Groups.of(trials)
+    size = range(len(groups.configs))
+    values: list[dict[str, Estimate]] = [{} for _ in size]
+    for column in dict.fromkeys(columns):
+        for g, n, mean, error in zip(size, *groups.moments(floats(trials, column), groups.ok), strict=True):
+            if n:
+                values[g][column] = Estimate(float(mean), float(error) if n > 1 else None, int(n))
+    rows = trials.select(["digest", "number", "outcome", "outcome_detail", "chosen_merge", "chosen_coefficient"])
+    told = list(zip(*(c.to_pylist() for c in rows.columns), strict=True))
+    members: list[list[int]] = [[] for _ in size]
+    for i, g in enumerate(groups.of_row.tolist()):
+        members[g].append(i)
+    knobs = {k: floats(trials, k).tolist() for k in KNOBS}
+    points: list[ConfigPoint] = []
+    for g, scale in zip(size, groups.noises(floats(trials, f"noise_{noise}")).tolist(), strict=True):
+        good = [told[i] for i in members[g] if groups.ok[i]]
+        first = next(i for i in members[g] if groups.shown[i])
+        outcomes = Counter(told[i][2] for i in members[g])
+        points.append(
+            ConfigPoint(
+                config=groups.configs[g],
+                number=told[first][1],
+                digests=tuple(told[i][0] for i in members[g] if groups.shown[i]),
+                noise=scale if scale > 0 else None,
+                knobs={k: v[first] for k, v in knobs.items() if math.isfinite(v[first])},
+                outcome=str(Outcome.OK) if good else outcomes.most_common(1)[0][0],
+                outcomes=dict(outcomes),
+                detail=str(told[first][3] or ""),
+                values=values[g],
+                chosen=tuple(r[4:] for r in good if r[4]),
+                lost=groups.configs[g] in lost,
+            )
+        )
+    return points
 
 
 def anchor(trials: pa.Table, column: str) -> float | None:
-    """Return the value of `column` at which merging changes nothing: the parents' median, 0 for gains and barriers."""
-    if column not in PARENTS:
+    """Return the value of `column` at which merging changes nothing.
+
+    The parents' median for a score of the merge, 1 for a normalised accuracy, 0 for gains and barriers.
+    """
+    stem, _, split = column.rpartition("_")
+    if "normalised" in stem:
+        return 1.0
+    if stem not in PARENTS:
         return 0.0
-    sides = trials.select(["outcome", *PARENTS[column]]).to_pylist()
-    known = [e for r in sides if r.pop("outcome") == Outcome.OK and (e := estimate(r.values())) and e.n == 2]
-    return statistics.median(e.mean for e in known) if known else None
+    sides = np.mean([floats(trials, f"{who}_{PARENTS[stem]}_{split}") for who in "ab"], axis=0)
+    known = sides[np.asarray(trials.column("outcome").to_numpy() == Outcome.OK) & np.isfinite(sides)]
+    return float(np.median(known)) if len(known) else None
 
 
 def winners(points: Iterable[ConfigPoint], column: str, maximize: bool) -> list[ConfigPoint]:

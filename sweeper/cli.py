@@ -78,13 +78,23 @@ def _parser() -> argparse.ArgumentParser:
     command("spaces", "list the search spaces")
     command("noises", "list the noise scales")
     command("merges", "list the merges")
-    export = command("export", "write a table of a sweep as one file", True)
-    export.add_argument("--format", choices=("csv", "parquet"), default="csv", help="default: %(default)s")
-    export.add_argument("--table", choices=("trials", "merges", "history", "planes", "search"), default="trials",
-                        help="default: %(default)s")  # fmt: skip
-    export.add_argument("--out", metavar="FILE", help="default: DIR/<table>.<format>")
-    command("dashboard", "write the page of a sweep and name it", True, noise=True)
+    _add_export(command("export", "write a table of a sweep as one file, its page, or its figures", True, noise=True))
+    dashboard = command("dashboard", "serve the dashboards of one or more sweeps, also while they run", noise=True)
+    dashboard.add_argument("dirs", metavar="DIR", nargs="+", help="run folder, or its URI: s3://BUCKET/PATH, gs://..., "
+                           "file://...")  # fmt: skip
+    dashboard.add_argument("--port", metavar="N", type=int, default=8050, help="default: %(default)s, or the next free")
+    dashboard.add_argument("--host", metavar="ADDR", default="127.0.0.1",
+                           help="address to listen on (default: %(default)s, this machine only)")  # fmt: skip
     return parser
+
+
+def _add_export(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--format", choices=("csv", "parquet"), help="of the table (default: csv)")
+    sub.add_argument("--table", choices=("trials", "merges", "history", "planes", "search"), help="default: trials")
+    sub.add_argument("--out", metavar="FILE", help="file of the table (default: DIR/<table>.<format>)")
+    sub.add_argument("--html", metavar="FILE", help="write the page instead: one file that works offline")
+    sub.add_argument("--png", metavar="DIR", help="write the page's figures instead, one PNG each, by kaleido")
+    sub.add_argument("--svg", metavar="DIR", help="the same as SVG")
 
 
 def _add_run(sub: argparse.ArgumentParser) -> None:

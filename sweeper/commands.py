@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .comparing import compare
+from .exporting import export
 from .extending import extend
 from .flags import MACHINE_KEYS, RUN_KEYS, flags
 from .importing import import_table
 from .listings import merges, noises, spaces
 from .own_models import merge
-from .reading import best, dashboard, export, found, found_text, list_trials, pair, recommend, status, write_page
+from .reading import best, dashboard, found, found_text, list_trials, pair, recommend, status, write_page
 from .report import emit
 from .spec import SweepSpec, load_spec
 from .specfile import assignments

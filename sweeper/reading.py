@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from trainables.registry import UnknownName
 
 from .doubts import Doubt, doubts, lines
 from .noise_choice import check_shown
+from .places import is_uri
 from .report import emit, format_belief, format_front, format_table, number, plain, wrap
 from .spec import SpecError, SweepSpec
 
@@ -30,12 +32,21 @@ def _rows(args: argparse.Namespace) -> tuple[SweepSpec, Any, str]:
     from .store import read_trials
 
     spec = stored_spec(args.dir)
-    noise = getattr(args, "noise", None) or spec.noise
+    noise = shown_noise(getattr(args, "noise", None) or spec.noise)
+    return spec, read_trials(args.dir), noise
+
+
+def shown_noise(noise: str) -> str:
+    """Return the name of a noise that can be shown.
+
+    Raises:
+        SpecError: There is no such noise, or it has no column.
+    """
     try:
         check_shown(noise)
     except (ValueError, UnknownName) as error:
         raise SpecError(str(error)) from None
-    return spec, read_trials(args.dir), noise
+    return noise
 
 
 def found(folder: str | Path, trials: Any, noise: str) -> dict[str, Any]:
@@ -45,14 +56,15 @@ def found(folder: str | Path, trials: Any, noise: str) -> dict[str, Any]:
     from .runfolder import stored_spec
     from .winners import over_limits, winner
 
-    folder = Path(folder).absolute()
     spec = stored_spec(folder)
+    if not is_uri(folder):
+        folder = Path(folder).absolute()
     believed, lost = belief(spec, trials, noise), over_limits(trials, spec)
     record = {**summary(trials, spec.objective, noise, believed, lost), "run": str(folder)}
     record["objectives"] = list(spec.objectives)
     record["front"] = _front(spec, trials)
-    page = folder / "dashboard.html"
-    weights = folder / "weights" / f"{record['best']['digest']}.safetensors" if record["best"] else None
+    page = Path(folder) / "dashboard.html"
+    weights = Path(folder) / "weights" / f"{record['best']['digest']}.safetensors" if record["best"] else None
     record["page"] = str(page) if page.exists() else None
     record["first_details"] = _first_details(trials)
     record["warnings"] = _warned(trials)
@@ -168,7 +180,7 @@ def status(args: argparse.Namespace) -> int:
     believed = belief(spec, trials, noise)
     best = winner(trials, spec.objective, believed, over_limits(trials, spec)) or {}
     record = {
-        "run": str(Path(args.dir).absolute()),
+        "run": args.dir if is_uri(args.dir) else str(Path(args.dir).absolute()),
         "space": spec.space,
         "sampler": ", ".join(sorted({s for s in trials["sampler"].to_pylist() if s})) or spec.sampler,
         "objective": spec.objective,
@@ -213,20 +225,20 @@ def best(args: argparse.Namespace) -> int:
     if args.save:
         if not record["best"]:
             raise SpecError("no viable trial yet: there is nothing to save")
-        record["saved"] = _save(Path(args.dir), spec, trials, record["best"]["digest"], Path(args.save))
+        record["saved"] = _save(args.dir, spec, trials, record["best"]["digest"], Path(args.save))
     text = found_text(record)
     emit(args.json, record, text + (f"\nsaved:               {record['saved']}" if args.save else ""))
     return DONE
 
 
-def _save(folder: Path, spec: SweepSpec, trials: Any, digest: str, target: Path) -> str:
+def _save(folder: str, spec: SweepSpec, trials: Any, digest: str, target: Path) -> str:
     import shutil
 
     from .store import write_weights
 
     if target.is_dir():
         raise SpecError(f"{target} is a folder; --save needs a file name")
-    kept = folder / "weights" / f"{digest}.safetensors"
+    kept = Path(folder) / "weights" / f"{digest}.safetensors"
     try:
         if kept.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -271,12 +283,13 @@ def _row(trials: Any, digest: str) -> dict[str, Any]:
     return trials.slice(found[0], 1).to_pylist()[0]
 
 
-def _rerun(folder: Path, spec: SweepSpec, row: Mapping[str, Any], data: str | None = None) -> PairOutput:
+def _rerun(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], data: str | None = None) -> PairOutput:
     from trainables.spec import PairSpec
     from trainables.trial import run_trials
 
     pair_spec = PairSpec.from_json(row["spec"])
-    runtime = replace(spec.runtime(folder / "bases", row["device"]), threads=row["threads"], landscape=False, plane=0)
+    bases = None if is_uri(folder) else Path(folder) / "bases"
+    runtime = replace(spec.runtime(bases, row["device"]), threads=row["threads"], landscape=False, plane=0)
     if data:
         runtime = replace(runtime, data_root=data)
     try:
@@ -291,7 +304,7 @@ def pair(args: argparse.Namespace) -> int:
 
     spec, trials, _ = _rows(args)
     row = _row(trials, args.digest)
-    output = _rerun(Path(args.dir), spec, row, args.data)
+    output = _rerun(args.dir, spec, row, args.data)
     again = output.result.to_row()
     worst, where = 0.0, ""
     for name in (c.name for c in SCORES):
@@ -318,31 +331,16 @@ def pair(args: argparse.Namespace) -> int:
     return DONE if record["agrees"] else ERROR
 
 
-def export(args: argparse.Namespace) -> int:
-    """`sweeper export DIR --format csv|parquet`."""
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    from .runfolder import stored_spec
-    from .store import read, read_trials
-
-    stored_spec(args.dir)
-    table = read_trials(args.dir) if args.table == "trials" else read(args.dir, args.table)
-    target = Path(args.out) if args.out else Path(args.dir) / f"{args.table}.{args.format}"
-    try:
-        if args.format == "csv":
-            pyarrow.csv.write_csv(table, target)
-        else:
-            pyarrow.parquet.write_table(table, target)
-    except OSError as error:
-        raise SpecError(f"cannot write {target}: {error.strerror or error}") from None
-    emit(args.json, {"file": str(target.absolute()), "rows": table.num_rows}, f"{table.num_rows} rows in {target}")
-    return DONE
-
-
 def dashboard(args: argparse.Namespace) -> int:
-    """`sweeper dashboard DIR`."""
-    _, _, noise = _rows(args)
-    page = write_page(Path(args.dir).absolute(), noise)
-    emit(args.json, {"page": str(page)}, str(page))
+    """`sweeper dashboard DIR...`; it serves until it is interrupted."""
+    if args.noise:
+        shown_noise(args.noise)
+    if not 0 <= args.port <= 65535:
+        raise SpecError(f"--port must lie in 0 to 65535, got {args.port}")
+    try:
+        from dashboards.serve import serve
+    except ImportError as error:
+        raise SpecError(f"the dashboards need {error.name}: pip install 'sweeper[dashboard]'") from None
+    serve(args.dirs, args.host, args.port, args.noise, lambda line: print(line, flush=True))
+    print("stopped", file=sys.stderr)
     return DONE

@@ -14,6 +14,7 @@ import yaml
 
 from trainables.trial import IMPORTED
 
+from .places import Place, is_uri, place_of
 from .spec import SpecError, SweepSpec, read_yaml
 
 SPEC_FILE, LOCK_FILE = "sweep.yaml", ".lock"
@@ -25,18 +26,30 @@ def default_out(spec: SweepSpec) -> Path:
 
 
 def stored_spec(run: str | Path) -> SweepSpec:
-    """Return the spec that a run folder holds, with `out` set to the folder.
+    """Return the spec that a run folder (a path or a URI) holds, with `out` set to the folder.
 
     Raises:
-        SpecError: The folder is not there, holds no sweep, or its spec is broken.
+        SpecError: The folder is not there or cannot be reached, holds no sweep, or its spec is broken.
     """
-    run = Path(run)
+    place = place_of(run)
+    if place.store is not None:
+        return _remote_spec(str(run), place)
+    run = Path(place.path)
     if not run.is_dir():
         raise SpecError(f"{run} is a file, not a run folder" if run.exists() else f"there is no folder {run}")
     if not (run / SPEC_FILE).is_file():
         raise SpecError(f"{run} holds no sweep: {SPEC_FILE} is missing")
     values, lines = read_yaml(run / SPEC_FILE)
     return SweepSpec.checked({**values, "out": str(run)}, lines, str(run / SPEC_FILE))
+
+
+def _remote_spec(uri: str, place: Place) -> SweepSpec:
+    text = place.read_text(SPEC_FILE)
+    if text is None:
+        why = f"{uri} holds no sweep: {SPEC_FILE} is missing" if place.exists() else f"there is no folder {uri}"
+        raise SpecError(why)
+    values, lines = read_yaml(Path(place.path) / SPEC_FILE, text)
+    return SweepSpec.checked({**values, "out": uri}, lines, f"{place.text}/{SPEC_FILE}")
 
 
 def runnable_spec(run: str | Path) -> SweepSpec:
@@ -63,6 +76,8 @@ def claim(spec: SweepSpec) -> tuple[Path, bool]:
     Raises:
         SpecError: It holds something else, or cannot be written to.
     """
+    if spec.out and is_uri(spec.out):
+        raise SpecError(f"a sweep writes to a folder of this machine or one that is mounted, got {spec.out}")
     run = Path(spec.out) if spec.out else default_out(spec)
     run = run.expanduser().absolute()
     try:

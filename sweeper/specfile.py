@@ -69,16 +69,17 @@ def _lines(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
             yield from _lines(value, name)
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+def read_yaml(path: Path, text: str | None = None) -> tuple[dict[str, Any], dict[str, int]]:
     """Read a sweep spec file: its values, and the line that each key (dotted) stands on.
 
-    A relative path of a space, data root, cache or prior's run folder counts from the file's folder.
+    A relative path of a space, data root, cache or prior's run folder counts from the file's folder. `text` is the
+    file's content where it does not lie on this machine.
 
     Raises:
         SpecError: The file cannot be read, is not YAML or not a mapping.
     """
     try:
-        text = path.read_text()
+        text = path.read_text() if text is None else text
         data = yaml.safe_load(text)
         lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
     except (OSError, UnicodeDecodeError) as error:

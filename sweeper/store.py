@@ -42,6 +42,7 @@ from trainables.result import (
     trial_columns,
 )
 
+from .places import Place, place_of
 from .specfile import SpecError
 
 
@@ -67,6 +68,8 @@ class SearchRow:
 
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+MANY = "imported"
+"""Name of a part with the trials of a whole table."""
 _META, _VERSION = b"sweeper.table", b"sweeper.schema_version"
 
 
@@ -77,7 +80,7 @@ class SkippedPart(UserWarning):
 class NewerSchema(SpecError):  # noqa: N818  (reads as what it says)
     """A part that a newer version of this package wrote: leaving it out would show half of the truth."""
 
-    def __init__(self, path: Path, version: int) -> None:
+    def __init__(self, path: str, version: int) -> None:
         super().__init__(
             f"{path} was written by a newer sweeper (schema {version}, this one reads up to {SCHEMA_VERSION}): upgrade"
         )
@@ -139,8 +142,8 @@ def write(run: Path, output: PairOutput) -> None:
 
 
 def write_trials(run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write many finished trials as one part, which bears the first one's name; they have nothing but their rows."""
-    _write_part(run, "trials", rows[0]["digest"], rows, few=False)
+    """Write many finished trials, which have nothing but their rows, as one part; its name is no digest."""
+    _write_part(run, "trials", MANY, rows, few=False)
 
 
 def write_search(run: Path, row: SearchRow) -> None:
@@ -167,18 +170,22 @@ def write_weights(target: Path, weights: Mapping[str, Any], result: Any) -> None
     temporary.replace(target)
 
 
-def _read_part(path: Path, table: str) -> pa.Table | str | NewerSchema:
-    # the table, or why the file is left out, or why nothing can be read
+def read_part(place: Place, path: str, table: str) -> pa.Table | str:
+    """Return the rows of one part of a place, or the reason why the file is left out.
+
+    Raises:
+        NewerSchema: A newer version wrote it.
+    """
     schema = SCHEMAS[table]
     try:
-        data = pq.ParquetFile(path, page_checksum_verification=True).read()
+        data = pq.ParquetFile(path, page_checksum_verification=True, filesystem=place.store).read()
         kind = (data.schema.metadata or {}).get(_META, b"").decode()
         if kind != table:
             return f"holds {kind or 'foreign data'}, not {table}"
         version = (data.schema.metadata or {}).get(_VERSION, b"")
         if version.isdigit() and int(version) > SCHEMA_VERSION:
             # its columns may mean something else
-            return NewerSchema(path, int(version))
+            raise NewerSchema(path, int(version))
         if version == schema.metadata[_VERSION] and data.column_names != schema.names:
             return "does not have the columns of its version"
         # an older part lacks the columns that came later: they read as empty
@@ -188,41 +195,51 @@ def _read_part(path: Path, table: str) -> pa.Table | str | NewerSchema:
         ]
         whole = pa.Table.from_arrays(arrays, schema=schema)
         whole.validate(full=True)
+    except NewerSchema:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         return f"cannot be read ({str(error).splitlines()[0]})"
     return whole
+
+
+def read_parts(place: Place, paths: Iterable[str], table: str) -> dict[str, pa.Table | str]:
+    """Return path -> rows, or the reason why the file is left out, of several parts; they are read at once.
+
+    Raises:
+        NewerSchema: A newer version wrote one of them.
+    """
+    paths = list(paths)
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip(paths, pool.map(lambda p: read_part(place, p, table), paths), strict=True))
+
+
+def skipped(path: str, why: str) -> str:
+    """Return the sentence on a file that was left out."""
+    return f"{path} {why}; it was skipped; delete it, and `sweeper resume` redoes what is missing"
 
 
 def read(run: str | Path, table: str) -> pa.Table:
     """Read one table of a run folder.
 
     Args:
-        run: The run folder.
+        run: The run folder, a path or a URI (see `sweeper.places`).
         table: `trials`, `merges`, `history`, `planes`, `rungs` or `search`.
 
     Returns:
         The rows of all whole parts, in order of file name; empty where there are none yet.
 
-    Raises:
-        NewerSchema: A newer version wrote one of them.
-
     Warns:
         SkippedPart: A file is corrupt or foreign; it is named and left out.
+
+    Raises:
+        NewerSchema: A newer version wrote one of them.
+        SpecError: The store of a URI cannot be reached.
     """
-    folder = Path(run) / table
-    paths = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
-    with ThreadPoolExecutor(8) as pool:
-        parts = list(pool.map(lambda p: _read_part(p, table), paths))
+    place = place_of(run)
     whole: list[pa.Table] = []
-    for path, part in zip(paths, parts, strict=True):
-        if isinstance(part, NewerSchema):
-            raise part
+    for path, part in read_parts(place, place.parts(table), table).items():
         if isinstance(part, str):
-            warnings.warn(
-                f"{path} {part}; it was skipped; delete it, and `sweeper resume` redoes what is missing",
-                SkippedPart,
-                stacklevel=2,
-            )
+            warnings.warn(skipped(path, part), SkippedPart, stacklevel=2)
         else:
             whole.append(part)
     return pa.concat_tables(whole) if whole else SCHEMAS[table].empty_table()

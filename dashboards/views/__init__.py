@@ -1,1 +1,11 @@
 """The tabs, one module each; `VIEWS` has them in the order of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..sections import View
+from . import collapse, decomposition, landscape, overview, search, trials
+
+_ORDER = (overview.VIEW, collapse.VIEW, decomposition.VIEW, landscape.VIEW, search.VIEW, trials.VIEW)
+VIEWS: Mapping[str, View] = {view.name: view for view in _ORDER}

@@ -78,7 +78,7 @@ class Cells:
     @property
     def within(self) -> Array:
         """Sum of squares of each configuration's repeats about their mean, shape (C,)."""
-        return np.bincount(self.owner, (self.value - self.z[self.owner]) ** 2, len(self))
+        return np.bincount(self.owner, (self.value - self.z[self.owner]) ** 2, len(self)).astype(float)
 
     @property
     def pure(self) -> tuple[float, int]:

@@ -193,7 +193,7 @@ def fit_exponents(cells: Cells, definitions: tuple[str, ...], *, draws: int = DR
     def by_knob(values: Array) -> dict[str, float]:
         return {k: float(values[names.index(k)]) for k in knobs}
 
-    named = {d: {k: a for k, a in relative(d, knobs).items()} for d in definitions if relative(d, knobs)}
+    named = {d: found for d in definitions if (found := relative(d, knobs))}
     shift = {k: float(best[names.index(k)]) for k in names if k not in _SETTING}
     return Exponents(len(cells), draws, names[0], by_knob(best), by_knob(low), by_knob(high), named, r2, shift)
 
@@ -218,7 +218,8 @@ def best_index(columns: Array, z: Array, weight: Array, starts: list[Array]) -> 
 
     Args:
         columns: Logarithms of the factors, shape (n, K).
-        z: Objective, shape (n,), and `weight` its weights.
+        z: Objective, shape (n,).
+        weight: Its weights, shape (n,).
         starts: Exponents to start from; the better half of them is refined.
     """
     total = float(np.sum(weight * (z - np.average(z, weights=weight)) ** 2))

@@ -8,8 +8,8 @@ H       X (XᵀX)⁻¹ Xᵀ, h its diagonal
 e       residuals
 ======  ============================================================================================
 
-Errors are those of the cluster jackknife (CR3): V = (G−1)/G · Σ_g a_g a_gᵀ, a_g = (XᵀX)⁻¹ X_gᵀ (1 − H_gg)⁻¹ e_g. With one
-row a cluster that is HC3 (but for the factor). F has G − 1 degrees of freedom below.
+Errors are those of the cluster jackknife (CR3): V = (G−1)/G · Σ_g a_g a_gᵀ with a_g = (XᵀX)⁻¹ X_gᵀ (1 − H_gg)⁻¹ e_g.
+With one row a cluster that is HC3 (but for the factor). F has G − 1 degrees of freedom below.
 
 Source: natural splines: Hastie, Tibshirani & Friedman 2009, eq. 5.4 and 5.5; leave-one-out: eq. 7.64; CR3: Bell &
 McCaffrey 2002; MacKinnon, Nielsen & Webb 2023, doi 10.1016/j.jeconom.2022.04.001.
@@ -89,7 +89,7 @@ def least_squares(x: Array, y: Array, weight: Array | None = None) -> Fit:
     """Fit y by the columns of x; with weights, rows are multiplied by the roots of these first."""
     root = np.ones(len(y)) if weight is None else np.sqrt(weight)
     x, y = x * root[:, None], y * root
-    inverse = np.linalg.pinv(x.T @ x)
+    inverse: Array = np.asarray(np.linalg.pinv(x.T @ x), dtype=float)
     coefficients = inverse @ (x.T @ y)
     return Fit(x, coefficients, y - x @ coefficients, np.einsum("ij,jk,ik->i", x, inverse, x), inverse)
 

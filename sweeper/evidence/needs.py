@@ -115,9 +115,7 @@ def _fragile(cells: Cells, x: Array, verdict: Verdict) -> tuple[Need, ...]:
             continue
         i = cells.config.index(config)
         below, above = x[x < x[i] - 1e-6], x[x > x[i] + 1e-6]
-        places = [
-            (x[i] + near) / 2 for near in ([below.max()] if len(below) else []) + ([above.min()] if len(above) else [])
-        ]
+        places = [(x[i] + near) / 2 for near in (*below[-1:], *above[:1])]
         why = f"configuration {config} alone decides: noises beside it make the verdict rest on more"
         found += _new(np.array(places), why)
     return found

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweeper.evidence.cells import NAMED, Array, Cells
+from sweeper.evidence.cells import NAMED, Array, Cells, Rows
 from sweeper.evidence.index import MIN_CONFIGS, best_index, noise_ceiling
 from sweeper.evidence.linear import Basis, design, least_squares, share
 
@@ -188,20 +188,20 @@ def transfer(cells: Cells, axes: Mapping[str, Array]) -> Transfer:
     return Transfer(kind, n, r2)
 
 
-_Tasks = dict[str, list[tuple[Array, Array]]]
+_Tasks = dict[str, list[tuple[Rows, Rows]]]
 MIN_SWEEP = 5
 MAX_SWEEPS = 60
 
 
-def _predicted(cells: Cells, axis: Array, fit: Array, to: Array) -> Array:
+def _predicted(cells: Cells, axis: Array, fit: Rows, to: Rows) -> Array:
     basis = Basis.of(axis[fit], max(1, min(5, len(fit) // 2 - 1)))
     x = np.column_stack([np.ones(len(fit)), basis(axis[fit])])
     coefficients = np.linalg.lstsq(x, cells.z[fit], rcond=None)[0]
     return np.column_stack([np.ones(len(to)), basis(axis[to])]) @ coefficients
 
 
-def curves(cells: Cells) -> tuple[list[Array], Array, list[str]]:
-    """Return the learning-rate sweeps: their configurations, the other knobs' values of each, and these knobs' names."""
+def curves(cells: Cells) -> tuple[list[Rows], Array, list[str]]:
+    """Return the learning-rate sweeps: configurations and the other knobs' values of each, and these knobs' names."""
     names = [k for k in cells.knobs if k not in ("learning_rate", "k_aug") and np.isfinite(cells.knobs[k]).all()]
     names = [k for k in names if np.ptp(cells.knobs[k]) > 0]
     others = np.column_stack([cells.knobs[k] for k in names]) if names else np.zeros((len(cells), 1))
@@ -273,7 +273,7 @@ def collapse(cells: Cells, axes: Mapping[str, Array]) -> Collapse:
     )
 
 
-def _apart(cells: Cells, axis: Array, parts: list[Array]) -> tuple[float, int]:
+def _apart(cells: Cells, axis: Array, parts: list[Rows]) -> tuple[float, int]:
     total, number = 0.0, 0
     for i, a in enumerate(parts):
         order = a[np.argsort(axis[a], kind="stable")]

@@ -92,10 +92,11 @@ def _shape(a: Analysis) -> str:
     test = a.shape
     if test.p is None or test.statistic is None:
         return f"Isotonic against unimodal not tested: {test.reason}."
+    better = "better" if test.p < 0.05 else "not significantly better"
     return (
-        f"A hump fits the {test.levels} noises with 3 or more replicates better than any monotone curve: "
-        f"{p_value(test.p)} (residual bootstrap, {test.draws} draws, n = {test.n} replicates); it removes "
-        f"{percent(test.statistic)} of the monotone curve's misfit."
+        f"A hump fits the {test.levels} noises with 3 or more replicates {better} "
+        f"than any monotone curve: {p_value(test.p)} (residual bootstrap, {test.draws} draws, "
+        f"n = {test.n} replicates); it removes {percent(test.statistic)} of the monotone curve's misfit."
     )
 
 
@@ -182,8 +183,9 @@ def _transfer(a: Analysis) -> str:
     t = a.transfer
     if t.r2 is None or t.n is None:
         return f"Transfer from knob to knob not tested: {t.reason}."
-    what = "Fitted on a learning-rate sweep, R² of predicting sweeps that differ in one knob" if t.kind == "sweeps" else \
-           "Fitted on one half of a knob's values, R² of predicting the other"  # fmt: skip
+    what = "Fitted on one half of a knob's values, R² of predicting the other"
+    if t.kind == "sweeps":
+        what = "Fitted on a learning-rate sweep, R² of predicting sweeps that differ in one knob"
     shown = [n for n in dict.fromkeys((a.noise, *(r.name for r in a.ranking.rows[:1]))) if n in t.r2]
     knobs = [f"{_WORDS.get(k, k)} (n = {n}) " + ", ".join(f"{name} {number(t.r2[name][k])}" for name in shown)
              for k, n in t.n.items()]  # fmt: skip

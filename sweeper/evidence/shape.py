@@ -8,11 +8,12 @@ E(f)    Σ w (y − f)² of the best f of its kind: non-decreasing or non-increa
 T       E(monotone) − E(unimodal) >= 0
 ======  ============================================================================================
 
-The null distribution of T is a residual bootstrap: the best monotone fit plus means of residuals that are drawn with
-replacement from all levels, each over its own level's standard deviation, and scaled by the drawn level's. Collapses need no taming
-here: their levels scatter and weigh little. Of that fit, neighbouring blocks that differ by less than two standard errors are pooled first: a noisy plateau is fitted by steps,
-which a bootstrap would take for a slope and so reject plateaus too often. A level's replicates are its configurations
-where it has several, else the repeats of its one configuration.
+The null distribution of T is a residual bootstrap: the best monotone fit plus residuals that are drawn with replacement
+from all levels, each over its own level's standard deviation, and scaled by the drawn level's; T is weighted by the
+draw's own variances. Of that fit, neighbouring blocks that differ by less than two standard errors are pooled first: a
+noisy plateau is fitted by steps, which a bootstrap would take for a slope and so reject plateaus too often. Collapses
+need no taming here: their levels scatter and weigh little. A level's replicates are its configurations where it has
+several, else the repeats of its one configuration.
 
 Source: isotonic fit by pooling adjacent violators, Barlow et al. 1972; all prefixes in one pass, Stout 2008, Unimodal
 regression via prefix isotonic regression, doi 10.1016/j.csda.2008.08.005; residual bootstrap, Efron & Tibshirani 1993;

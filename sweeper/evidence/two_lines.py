@@ -8,14 +8,16 @@ c       break point, by the Robin Hood rule
 b₁, b₂  slopes of the lines through the configurations at x <= c and at x >= c, each with its intercept
 ======  ============================================================================================
 
-Both slopes are tested one-sided (b₁ > 0, b₂ < 0); the test's p is the larger one (intersection-union), so that no shape
-of the curve is assumed: of a monotone curve, least squares gives both lines slopes of one sign.
+Both slopes are tested one-sided (b₁ > 0, b₂ < 0); the test's p is the larger one (intersection-union). No shape of the
+curve is assumed: of a monotone curve, least squares gives both lines slopes of one sign. As the break point is chosen
+where the data happen to be high, which lets a plateau before a cliff rise, a line's p is the larger one of those with
+the break at c and in the middle of the smooth curve's flat top.
 
 Errors, the first that the design allows:
 
-- `replicates`: up to 15 levels of noise (same to 6 digits), two thirds of them replicated, by several configurations or,
-  where one knob alone varies, by repeats of one: variance of a slope from that within levels, Satterthwaite's degrees of
-  freedom. Bends of the curve are no error.
+- `replicates`: up to 15 levels of noise (same to 6 digits), two thirds of them replicated, by several configurations
+  or, where one knob alone varies, by repeats of one: variance of a slope from that within levels, Satterthwaite's
+  degrees of freedom. Bends of the curve are no error.
 - `HC3`: heteroskedasticity-robust over configurations, n − 4 degrees of freedom.
 
 Source: Simonsohn 2018, Two Lines, doi 10.1177/2515245918805755, eq. 1 and appendix (Robin Hood), with the Gaussian

@@ -80,7 +80,7 @@ def test_a_signal_stops_cleanly_and_resume_finishes(
     assert f"`sweeper resume {run}` continues" in err
     kept = {p.name: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
     assert 2 <= len(kept) < 10
-    complete(driver("dashboard", str(run)))
+    complete(driver("status", str(run)))
     complete(driver("resume", str(run)))
     after = {p.name: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
     assert len(after) == 10

@@ -3,6 +3,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from dashboards.report import report
 from fake_sweep import PARENT_LOSS, trial
 
 from dashboards.course import progress_chart
@@ -12,7 +13,6 @@ from dashboards.knobs import knobs_chart
 from dashboards.marks import Measure, describe
 from dashboards.measured import compare, measured_chart
 from dashboards.merging import curves_chart, gains_chart, normalised_chart
-from dashboards.report import report
 from dashboards.tables import config_points
 from sweeper import store
 from sweeper.objective import OBJECTIVES

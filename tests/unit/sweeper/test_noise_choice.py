@@ -61,7 +61,7 @@ def test_measured_noises_are_shown_but_not_searched(tmp_path: Path, capsys: pyte
     with pytest.raises(SpecError, match="noise 'paper_full' is measured while training, a search cannot target it"):
         sweep(tmp_path / "run", noise="paper_full")
     sweep(tmp_path / "run", trials=8, sampler="random")
-    for command in ("status", "list", "best", "dashboard"):
+    for command in ("status", "list", "best"):
         assert main([command, str(tmp_path / "run"), "--noise", "paper_full"]) == 0
     capsys.readouterr()
     for noise, words in (

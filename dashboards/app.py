@@ -1,0 +1,357 @@
+"""The live app: a page whose every choice stands in its address, redrawn as the sweep's parts land."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import threading
+import traceback
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import flask
+import pyarrow.csv
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash.development.base_component import Component
+
+from sweeper.spec import SpecError
+
+from . import choices, content, grid
+from .details import details, row_of
+from .judged import Judges, in_background
+from .listing import listed
+from .live import Live
+from .runs import Run
+from .sections import Control, Section
+from .selection import Selection
+from .views import VIEWS
+from .views import trials as trials_view
+
+TICK_MS = 1000
+KEPT = 48
+PARTS = ("title", "tabs", "controls", "notices", "verdicts", "banners", "tiles", "content", "notes")
+INNER = {"graph": "figure", "caption": "children", "heading": "children", "table": "children"}
+_HERE = Path(__file__).parent
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head>{%metas%}<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{%title%}</title><link rel="icon" href="data:,">{%css%}<style>STYLE</style>
+<script>try { const t = localStorage.getItem("sweeper-theme"); if (t) document.documentElement.dataset.theme = t; }
+catch (e) {}</script></head>
+<body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body></html>"""
+
+
+class App:
+    """What the callbacks answer; it holds no state of a reader, which is all in the address.
+
+    Args:
+        live: The runs.
+    """
+
+    def __init__(self, live: Live) -> None:
+        self.live = live
+        self.judged = 0
+        self._sections: dict[Hashable, Section] = {}
+        in_background(Judges(self._told))
+
+    def _told(self) -> None:
+        self.judged += 1
+
+    def names(self, selection: Selection) -> list[str]:
+        """Return the runs that are selected: the known ones, or the first."""
+        known = [n for n in selection.run.split(",") if n in self.live.folders]
+        return known or list(self.live.folders)[:1]
+
+    def version(self, search: str | None) -> str:
+        """Return what changes whenever anything does that a reader with this address sees."""
+        try:
+            run = self.live.run(self.names(Selection.from_query(search or "")))
+        except SpecError as error:
+            return f"error: {error}"
+        return f"{run.version}.{self.judged}"
+
+    def selection(self, search: str | None) -> tuple[Selection, tuple[str, ...]]:
+        """Return what an address asks for, and a sentence on each value that is not known here."""
+        asked = Selection.from_query(search or "")
+        said: list[str] = []
+        if asked.tab not in VIEWS:
+            said.append(f"There is no tab {asked.tab!r}: this is {next(iter(VIEWS))}.")
+            asked = replace(asked, tab=next(iter(VIEWS)))
+        unknown = [n for n in asked.run.split(",") if n and n not in self.live.folders]
+        if unknown:
+            said.append(f"There is no sweep {unknown[0]!r} here: shown is {', '.join(self.names(asked))}.")
+            asked = replace(asked, run=",".join(n for n in asked.run.split(",") if n in self.live.folders))
+        return asked, tuple(said)
+
+    def checked(self, run: Run, asked: Selection) -> tuple[Selection, tuple[Control, ...], tuple[str, ...]]:
+        """Return the selection with unknown values at their defaults, the view's controls, and what was left out."""
+        controls = VIEWS[asked.tab].controls(run, asked)
+        said: list[str] = []
+        for control in controls:
+            value = getattr(asked, control.field)
+            known = [v for v, _ in control.options]
+            if value and known and value not in known:
+                said.append(f"There is no {control.label} {value!r} here: the default is shown.")
+                asked = replace(asked, **{control.field: ""})
+        return asked, controls, tuple(said)
+
+    def draw(
+        self, search: str | None, theme: str, shown: Mapping[str, str], version: str
+    ) -> tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, str]]:
+        """Return what must be drawn anew.
+
+        Args:
+            search: The address's query.
+            theme: `light` or `dark`.
+            shown: What the page shows: part -> mark of what it depends on.
+            version: See `version`.
+
+        Returns:
+            Children of the parts of `PARTS` that change, content of figures and tables that stay in their place, and
+            what is shown then.
+        """
+        asked, said = self.selection(search)
+        try:
+            run = self.live.run(self.names(asked))
+            selection, controls, more = self.checked(run, asked)
+        except SpecError as error:
+            notice = html.Div(f"{error}. What is shown may be old; the app tries again.", className="banner")
+            return {"notices": [notice]}, {}, {**shown, "notices": ""}
+        lines = (*said, *more, *run.skipped)
+        made: dict[str, tuple[Any, Callable[[], Any]]] = {
+            "title": (run.key, lambda: self._title(run)),
+            "tabs": (selection, lambda: _tabs(selection)),
+            "controls": ((run.place, selection, controls), lambda: self._controls(run, selection, controls)),
+            "notices": (lines, lambda: [html.Div(line, className="banner") for line in lines]),
+        }
+        marks = {name: _mark(of) for name, (of, _) in made.items()}
+        parts = {name: make() for name, (_, make) in made.items() if shown.get(name) != marks[name]}
+        marks["content"] = self._depends(run, selection, theme, version)
+        marks["skeleton"] = shown.get("skeleton", "")
+        if shown.get("content") == marks["content"]:
+            return parts, {}, marks
+        more_parts, inner, marks["skeleton"] = self._content(run, selection, theme, shown.get("skeleton", ""))
+        return parts | more_parts, inner, marks
+
+    def _depends(self, run: Run, selection: Selection, theme: str, version: str) -> str:
+        kept = replace(selection, trial="", filter="", sort="")
+        if selection.tab == "trials" and run.tables["trials"].num_rows:
+            # the grid asks for its rows itself
+            return _mark(kept, run.place, trials_view.columns(run, selection))
+        return _mark(kept, theme, run.key, version)
+
+    def _content(
+        self, run: Run, selection: Selection, theme: str, skeleton: str
+    ) -> tuple[dict[str, Any], dict[tuple[str, str], Any], str]:
+        view = VIEWS[selection.tab]
+        if view.name == "trials" and run.tables["trials"].num_rows:
+            listed = grid.trials_grid(trials_view.columns(run, selection), selection)
+            return {**content.words(Section()), "content": listed}, {}, "grid"
+        revision = f"{run.place} {selection.noise} {selection.metric} {selection.split}"
+        section = self.section(run, selection)
+        words, mark = content.words(section), _mark(content.skeleton(section, view.name))
+        if mark == skeleton:
+            return words, content.refreshed(section, view.name, theme, revision), mark
+        return {**words, "content": content.cards(section, view.name, theme, revision)}, {}, mark
+
+    def _title(self, run: Run) -> list[Component]:
+        sweep = choices.sweep(run)
+        state = "running" if run.running else "not running"
+        return [html.H1(f"{sweep.space} · {run.name}"), html.Div(f"{run.place} · {state}", className="soft")]
+
+    def _controls(self, run: Run, selection: Selection, controls: tuple[Control, ...]) -> list[Component]:
+        made: list[Component] = []
+        if len(self.live.folders) > 1:
+            names = list(self.live.folders)
+            key = {"type": "control", "field": "run", "default": names[0]}
+            picked = dcc.Dropdown(id=key, options=names, value=self.names(selection), multi=True, clearable=False)
+            made.append(html.Label([html.Span("sweeps"), picked], className="control wide"))
+        effective = _effective(run, selection)
+        plain = _effective(run, replace(Selection(), tab=selection.tab, run=selection.run))
+        for control in controls:
+            first = control.options[0][0] if control.options else ""
+            default = plain.get(control.field) or first
+            value = getattr(selection, control.field) or default
+            if control.field in ("noise", "metric", "split"):
+                value = effective.get(control.field) or value
+            made.append(content.control(control, value, default))
+        return made
+
+    def section(self, run: Run, selection: Selection) -> Section:
+        """Return a tab's content; the last ones are kept."""
+        key = run.key, self.judged, replace(selection, trial="", filter="", sort="")
+        if (found := self._sections.get(key)) is None:
+            try:
+                found = VIEWS[selection.tab].build(run, selection)
+            except Exception as error:  # one tab that fails must not take the others with it
+                traceback.print_exc()
+                return Section(banners=(f"This tab cannot be shown: {type(error).__name__}: {error}",))
+            self._sections[key] = found
+            while len(self._sections) > KEPT:
+                self._sections.pop(next(iter(self._sections)), None)
+        return found
+
+    def warm(self) -> None:
+        """Compute what the first visitor sees, and have it judged."""
+        with contextlib.suppress(SpecError):
+            self.section(self.live.run(self.names(Selection())), Selection())
+
+    def rows(self, request: Mapping[str, Any] | None, search: str | None) -> tuple[Any, Any]:
+        """Return the rows that the grid asks for and the words beside it."""
+        if request is None:
+            return no_update, no_update
+        selection, _ = self.selection(search)
+        run = self.live.run(self.names(selection))
+        return grid.rows(run.tables["trials"], trials_view.columns(run, selection), request)
+
+    def details(self, search: str | None, theme: str | None) -> list[Component]:
+        """Return the details of the trial that is open, nothing where none is."""
+        selection, _ = self.selection(search)
+        if selection.tab != "trials" or not selection.trial:
+            return []
+        names = self.names(selection)
+        row = row_of(self.live.run(names).tables["trials"], selection.trial)
+        if row is None:
+            return [html.Div(f"There is no trial {selection.trial!r} here.", className="banner")]
+        place = self.live.folders[row.get("run") or names[0]].text
+        tables = [self.live.rows_of(names, table, selection.trial) for table in ("history", "merges")]
+        return content.details(details(row, place, *tables), theme or "light", replace(selection, trial=""))
+
+    def csv(self, search: str) -> bytes:
+        """Return the trials that the selection's filter leaves, in its order, with all columns, as CSV."""
+        selection, _ = self.selection(search)
+        trials = self.live.run(self.names(selection)).tables["trials"]
+        found, _ = listed(trials, selection.filter, selection.sort)
+        target = io.BytesIO()
+        pyarrow.csv.write_csv(found, target)
+        return target.getvalue()
+
+
+def _mark(*of: object) -> str:
+    return hashlib.sha256(repr(of).encode()).hexdigest()[:16]
+
+
+def _effective(run: Run, selection: Selection) -> dict[str, str]:
+    chosen = choices.choose(run, selection)
+    return {"noise": chosen.noise, "metric": chosen.name, "split": chosen.split}
+
+
+def _tabs(selection: Selection) -> list[Component]:
+    return [
+        dcc.Link(
+            view.title,
+            href=replace(selection, tab=name, trial="").to_query() or "?",
+            title=view.doc,
+            className="current" if name == selection.tab else "",
+        )
+        for name, view in VIEWS.items()
+    ]
+
+
+def _layout(app: App) -> Component:
+    return html.Main(
+        [
+            dcc.Location(id="url", refresh="callback-nav"),
+            dcc.Interval(id="tick", interval=TICK_MS),
+            dcc.Store(id="theme"),
+            dcc.Store(id="version", data=app.version("")),
+            dcc.Store(id="shown"),
+            html.Header(
+                [
+                    html.Div(
+                        [
+                            html.Div(id="title", className="title"),
+                            html.Button("◐", id="theme-button", className="save", title="light or dark"),
+                        ],
+                        className="bar",
+                    ),
+                    html.Nav(id="tabs"),
+                ]
+            ),
+            html.Div(id="controls", className="controls"),
+            html.Div(id="notices"),
+            html.Div(id="verdicts", className="verdicts"),
+            html.Div(id="banners"),
+            html.Section(id="tiles", className="tiles"),
+            html.Div(id="content"),
+            html.Footer(id="notes", className="soft"),
+            html.Div(id="details"),
+        ]
+    )
+
+
+def make_app(live: Live) -> Dash:
+    """Return the app over some runs."""
+    app = App(live)
+    dash = Dash(
+        __name__,
+        title="sweeper",
+        update_title="",
+        assets_folder=str(_HERE / "assets"),
+        suppress_callback_exceptions=True,
+        index_string=_PAGE.replace("STYLE", "".join((_HERE / f).read_text() for f in ("page.css", "app.css"))),
+    )
+    dash.layout = lambda: _layout(app)
+    _answer(dash, app)
+    _in_browser(dash)
+    threading.Thread(target=app.warm, daemon=True, name="warm").start()
+
+    @dash.server.get("/trials.csv")
+    def csv() -> flask.Response:
+        head = {"Content-Disposition": "attachment; filename=trials.csv"}
+        return flask.Response(app.csv(flask.request.query_string.decode()), mimetype="text/csv", headers=head)
+
+    return dash
+
+
+def _answer(dash: Dash, app: App) -> None:
+    @dash.callback(
+        Output("version", "data"), Input("tick", "n_intervals"), State("url", "search"), State("version", "data"),
+        prevent_initial_call=True,
+    )  # fmt: skip
+    def tick(_: int, search: str | None, before: str | None) -> Any:
+        now = app.version(search)
+        return now if now != before else no_update
+
+    @dash.callback(
+        *(Output(name, "children") for name in PARTS),
+        *(Output({"type": part, "name": ALL}, prop) for part, prop in INNER.items()),
+        Output("shown", "data"),
+        Input("url", "search"), Input("theme", "data"), Input("version", "data"), State("shown", "data"),
+    )  # fmt: skip
+    def draw(search: str | None, theme: str | None, version: str, shown: Mapping[str, str] | None) -> Any:
+        parts, inner, marks = app.draw(search, theme or "light", shown or {}, version)
+        there = ctx.outputs_list[len(PARTS) : len(PARTS) + len(INNER)]
+        places = [[(o["id"]["type"], o["id"]["name"]) for o in outputs] for outputs in there]
+        return (
+            *(parts.get(name, no_update) for name in PARTS),
+            *([inner.get(place, no_update) for place in group] for group in places),
+            marks,
+        )
+
+    @dash.callback(
+        Output("grid", "getRowsResponse"), Output("count", "children"),
+        Input("grid", "getRowsRequest"), State("url", "search"),
+    )  # fmt: skip
+    def rows(request: Mapping[str, Any] | None, search: str | None) -> Any:
+        return app.rows(request, search)
+
+    @dash.callback(Output("details", "children"), Input("url", "search"), Input("theme", "data"))
+    def open_trial(search: str | None, theme: str | None) -> Any:
+        return app.details(search, theme)
+
+
+def _in_browser(dash: Dash) -> None:
+    def run(name: str, *wiring: Any, initial: bool = False) -> None:
+        dash.clientside_callback(ClientsideFunction("sweeper", name), *wiring, prevent_initial_call=not initial)
+
+    search, state = Output("url", "search", allow_duplicate=True), State("url", "search")
+    control = {"type": "control", "field": ALL, "default": ALL}
+    run("theme", Output("theme", "data"), Input("theme-button", "n_clicks"), initial=True)
+    run("choose", search, Input(control, "value"), state)
+    run("listed", search, Input("grid", "getRowsRequest"), state)
+    run("opened", search, Input("grid", "cellClicked"), state)
+    run("address", Output("csv", "href"), Input("url", "search"))
+    run("refresh", Output("grid", "id"), Input("version", "data"))

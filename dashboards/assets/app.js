@@ -1,0 +1,119 @@
+// What the browser does by itself: the theme, the address, saving figures, and keeping grid and address together.
+(function () {
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  function stored() { try { return localStorage.getItem("sweeper-theme"); } catch (e) { return null; } }
+  function theme() { return stored() || (dark.matches ? "dark" : "light"); }
+  function wear(name) {
+    if (stored()) document.documentElement.dataset.theme = name;
+    else delete document.documentElement.dataset.theme;
+  }
+  dark.addEventListener("change", function () {
+    if (!stored()) window.dash_clientside.set_props("theme", { data: theme() });
+  });
+
+  function query(search, changes) {
+    const found = new URLSearchParams(search || "");
+    for (const [field, value] of Object.entries(changes)) {
+      if (value) found.set(field, value); else found.delete(field);
+    }
+    const text = found.toString();
+    return text ? "?" + text : "";
+  }
+  function changed(search, changes) {
+    const next = query(search, changes);
+    return next === query(search, {}) ? window.dash_clientside.no_update : next;
+  }
+  const plain = (model) => (model && Object.keys(model).length ? JSON.stringify(model) : "");
+  const order = (model) => (model && model.length ? JSON.stringify(model.map((s) => ({ colId: s.colId, sort: s.sort }))) : "");
+  function grid() {
+    try { return window.dash_ag_grid && window.dash_ag_grid.getApi("grid"); } catch (e) { return null; }
+  }
+
+  // Plotly gives up a reader's zoom where the new figure's own range differs from the old one's, as it does with each
+  // new trial: what it takes for the range before the zoom is brought up to date before it compares
+  function keepZoom(plotly) {
+    const react = plotly.react;
+    plotly.react = function (place, data, layout, ...rest) {
+      const next = layout || (data && data.layout), before = place._fullLayout && place._fullLayout._preGUI;
+      if (before && next && place.layout && place.layout.uirevision === next.uirevision) {
+        for (const key of Object.keys(before)) {
+          const [, axis, end] = key.match(/^([xy]axis\d*)\.range(?:\[([01])\])?$/) || [];
+          const range = axis && next[axis] && next[axis].range;
+          if (range) before[key] = end === undefined ? range.slice() : range[Number(end)];
+        }
+      }
+      return react.call(this, place, data, layout, ...rest);
+    };
+    return plotly;
+  }
+  let held;
+  Object.defineProperty(window, "Plotly", { configurable: true, get: () => held, set: (p) => { held = keepZoom(p); } });
+
+  window.dash_clientside = Object.assign({}, window.dash_clientside, { sweeper: {
+    // the theme at the start and after each click on the button; it is kept where it is not the system's
+    theme: function (clicks) {
+      if (clicks) {
+        const next = theme() === "dark" ? "light" : "dark";
+        try {
+          if ((next === "dark") === dark.matches) localStorage.removeItem("sweeper-theme");
+          else localStorage.setItem("sweeper-theme", next);
+        } catch (e) { document.documentElement.dataset.theme = next; return next; }
+      }
+      wear(theme());
+      return theme();
+    },
+    // a choice goes to the address; what is at its default needs no word there
+    choose: function (values, search) {
+      const context = window.dash_clientside.callback_context;
+      const changes = {};
+      for (const hit of context.triggered) {
+        const id = JSON.parse(hit.prop_id.slice(0, hit.prop_id.lastIndexOf(".")));
+        const value = Array.isArray(hit.value) ? hit.value.join(",") : String(hit.value ?? "");
+        changes[id.field] = value === id.default ? "" : value;
+      }
+      return changed(search, changes);
+    },
+    // filter, order and open trial of the grid go to the address
+    listed: function (request, search) {
+      if (!request) return window.dash_clientside.no_update;
+      return changed(search, { filter: plain(request.filterModel), sort: order(request.sortModel) });
+    },
+    opened: function (cell, search) {
+      if (!cell || !cell.rowId) return window.dash_clientside.no_update;
+      return changed(search, { trial: cell.rowId });
+    },
+    // the address goes to the grid, as after the browser's back button
+    address: function (search) {
+      const api = grid(), asked = new URLSearchParams(search || "");
+      if (api && asked.get("tab") === "trials") {
+        if (plain(api.getFilterModel()) !== (asked.get("filter") || "")) {
+          try { api.setFilterModel(JSON.parse(asked.get("filter") || "{}")); } catch (e) { /* said by the server */ }
+        }
+        const now = api.getColumnState().filter((c) => c.sort).sort((a, b) => a.sortIndex - b.sortIndex);
+        if (order(now) !== (asked.get("sort") || "")) {
+          try {
+            const state = JSON.parse(asked.get("sort") || "[]").map((s, i) => ({ ...s, sortIndex: i }));
+            api.applyColumnState({ state: state, defaultState: { sort: null } });
+          } catch (e) { /* said by the server */ }
+        }
+      }
+      return "trials.csv" + (search || "");
+    },
+    // new trials: the grid asks again for the rows it shows, where it stands
+    refresh: function (version) {
+      const api = grid();
+      if (api) api.refreshInfiniteCache();
+      return window.dash_clientside.no_update;
+    },
+  } });
+
+  document.addEventListener("click", function (event) {
+    const button = event.target.closest("button.save");
+    if (!button || !button.dataset.format) return;
+    const plot = button.closest(".card").querySelector(".js-plotly-plot");
+    if (!plot) return;
+    const title = button.closest(".card").querySelector("h3").textContent.trim().replace(/[^\w]+/g, "-");
+    window.Plotly.downloadImage(plot, { format: button.dataset.format, filename: "sweeper-" + title, scale: 2,
+      width: plot.clientWidth, height: plot.clientHeight });
+  });
+})();

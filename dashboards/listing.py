@@ -1,0 +1,137 @@
+"""The trials as a list: its columns, and the rows that a filter leaves, in the order asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+
+from trainables.noise import NOISE
+from trainables.result import Column, trial_columns
+
+pc: Any = pyarrow.compute  # whose functions are made when it is imported
+
+FIRST = ("number", "repeat", "outcome")
+KNOBS = ("learning_rate", "batch_size", "momentum", "weight_decay", "augmentation", "augmentation_strength")
+SCORES = (
+    "gain_mean_loss_val", "gain_mean_loss_test", "merged_loss_val", "merged_loss_test", "a_loss_test", "b_loss_test",
+    "chosen_loss_test", "ensemble_loss_test", "merged_accuracy_test", "chosen_accuracy_test",
+)  # fmt: skip
+LAST = ("chosen_merge", "chosen_coefficient", "device_seconds", "outcome_detail", "warnings", "digest")
+HEADS = {
+    "number": "trial",
+    "learning_rate": "η",
+    "batch_size": "B",
+    "momentum": "μ",
+    "weight_decay": "λ",
+    "augmentation_strength": "augm. strength",
+    "gain_mean_loss_val": "gain, validation",
+    "gain_mean_loss_test": "gain, test",
+    "device_seconds": "device time",
+    "outcome_detail": "what happened",
+}
+_DOCS: Mapping[str, Column] = {c.name: c for c in trial_columns()}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column of the list: its name in the table, its heading with the unit, its kind and what it means."""
+
+    name: str
+    text: str
+    kind: str
+    doc: str
+
+
+def heads(trials: pa.Table, noise: str, column: str) -> tuple[Head, ...]:
+    """Return the columns to show: what identifies a trial, its knobs, its noise, its scores; no empty ones.
+
+    Args:
+        trials: The trials table; `run` is shown where it has that column.
+        noise: Definition of the noise.
+        column: Column of the objective.
+    """
+    names = [*(("run",) if "run" in trials.column_names else ()), *FIRST, *KNOBS, f"noise_{noise}", column, *SCORES]
+    names += LAST
+    full = {n for n in trials.column_names if trials.column(n).null_count < trials.num_rows} | set(FIRST)
+    return tuple(_head(n) for n in dict.fromkeys(names) if n in full or not trials.num_rows)
+
+
+def _head(name: str) -> Head:
+    if name == "run":
+        return Head("run", "sweep", "str", "the sweep it belongs to")
+    column = _DOCS[name]
+    noise = name.removeprefix("noise_")
+    doc = column.doc
+    if name.startswith("noise_") and noise in NOISE:
+        doc = f"{NOISE[noise].formula}, {NOISE[noise].source}"
+    text = HEADS.get(name, name.replace("_", " "))
+    unit = f" [{column.unit}]" if column.unit not in ("", "1") else ""
+    return Head(name, text + unit, column.kind, f"{name}: {doc}{f' [{column.unit}]' if column.unit else ''}")
+
+
+_NUMBER: Mapping[str, Callable[[Any, Any], Any]] = {
+    "equals": pc.equal,
+    "notEqual": pc.not_equal,
+    "lessThan": pc.less,
+    "lessThanOrEqual": pc.less_equal,
+    "greaterThan": pc.greater,
+    "greaterThanOrEqual": pc.greater_equal,
+}
+
+
+def _number(values: Any, rule: Mapping[str, Any]) -> Any:
+    kind, limit = rule["type"], rule.get("filter")
+    if kind == "inRange":
+        return pc.and_(pc.greater_equal(values, limit), pc.less_equal(values, rule["filterTo"]))
+    return _NUMBER[kind](values, limit)
+
+
+def _text(values: Any, rule: Mapping[str, Any]) -> Any:
+    kind, wanted = rule["type"], str(rule.get("filter") or "").lower()
+    lower = pc.utf8_lower(values)
+    if kind in ("equals", "notEqual"):
+        same = pc.equal(lower, wanted)
+        return same if kind == "equals" else pc.invert(same)
+    if kind in ("startsWith", "endsWith"):
+        return (pc.starts_with if kind == "startsWith" else pc.ends_with)(lower, wanted)
+    there = pc.match_substring(lower, wanted)
+    return there if kind == "contains" else pc.invert(there) if kind == "notContains" else _NUMBER[kind](lower, wanted)
+
+
+def _mask(values: Any, rule: Mapping[str, Any]) -> Any:
+    if "conditions" in rule:
+        masks = [_mask(values, r) for r in rule["conditions"]]
+        both = pc.and_ if rule.get("operator") == "AND" else pc.or_
+        return both(masks[0], masks[1]) if len(masks) > 1 else masks[0]
+    if rule["type"] in ("blank", "notBlank"):
+        empty = pc.is_null(values, nan_is_null=True)
+        return empty if rule["type"] == "blank" else pc.invert(empty)
+    texts = pa.types.is_string(values.type)
+    return pc.fill_null((_text if texts else _number)(values, rule), False)
+
+
+def listed(trials: pa.Table, rules: str, order: str) -> tuple[pa.Table, str]:
+    """Return the rows that a filter leaves, ordered.
+
+    Args:
+        trials: The trials table.
+        rules: Filter model of the grid as JSON: column -> rule; empty keeps all rows.
+        order: Sort model as JSON: a list of `colId` and `sort` (`asc` or `desc`); empty keeps the order.
+
+    Returns:
+        The rows, and a sentence where filter or order could not be understood and was left out, else an empty text.
+    """
+    try:
+        model: Mapping[str, Any] = json.loads(rules) if rules else {}
+        sorts: Sequence[Mapping[str, Any]] = json.loads(order) if order else []
+        for name, rule in model.items():
+            trials = trials.filter(_mask(trials.column(name), rule))
+        keys = [(s["colId"], "descending" if s["sort"] == "desc" else "ascending") for s in sorts]
+        return (trials.sort_by(keys) if keys else trials), ""
+    except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        return trials, f"The filter or order of the trials in the address cannot be used ({error}); it is left out."

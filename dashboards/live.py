@@ -1,0 +1,257 @@
+"""Run folders as they grow: parts that were read are kept, only new ones are opened, several runs read as one."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+
+from sweeper.places import Place, Stamp, place_of
+from sweeper.runfolder import SPEC_FILE, is_running, stored_spec
+from sweeper.spec import SpecError, SweepSpec
+from sweeper.specfile import read_yaml
+from sweeper.store import SCHEMAS, read_parts, skipped
+
+from .runs import Run
+
+pc: Any = pyarrow.compute  # whose functions are made when it is imported
+
+_ORDER = [("number", "ascending"), ("repeat", "ascending")]
+
+
+@dataclass
+class _Table:
+    """One table of one folder, as far as it was read."""
+
+    name: str
+    stamps: dict[str, Stamp] = field(default_factory=lambda: {})
+    skipped: dict[str, str] = field(default_factory=lambda: {})
+    rows: pa.Table = field(init=False)
+    changes: int = 0
+
+    def __post_init__(self) -> None:
+        self.rows = SCHEMAS[self.name].empty_table()
+
+    def refresh(self, place: Place) -> bool:
+        """Read what is new; returns whether anything is. A part that changed or went makes all be read again."""
+        found = place.parts(self.name)
+        if found == self.stamps:
+            return False
+        whole = self.stamps.keys() - self.skipped.keys()
+        if any(found.get(path) != self.stamps[path] for path in whole):
+            self.stamps, self.skipped, self.rows = {}, {}, SCHEMAS[self.name].empty_table()
+        new = [path for path, stamp in found.items() if self.stamps.get(path) != stamp]
+        read = read_parts(place, new, self.name)
+        self.skipped = {path: why for path, why in self.skipped.items() if path in found and path not in read}
+        self.skipped |= {path: part for path, part in read.items() if isinstance(part, str)}
+        tables = [part for part in read.values() if isinstance(part, pa.Table)]
+        if tables:
+            # one chunk again: thousands of small ones would make every later step slow
+            self.rows = pa.concat_tables([self.rows, *tables]).combine_chunks()
+        self.stamps = found
+        self.changes += 1
+        return True
+
+
+class _Tables(Mapping[str, pa.Table]):
+    """Tables by name; those that are not at hand are loaded when they are first asked for."""
+
+    def __init__(self, load: Callable[[str], pa.Table], **at_hand: pa.Table) -> None:
+        self._load, self._known = load, dict(at_hand)
+
+    def __getitem__(self, name: str) -> pa.Table:
+        if name not in SCHEMAS:
+            raise KeyError(name)
+        if name not in self._known:
+            self._known[name] = self._load(name)
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SCHEMAS)
+
+    def __len__(self) -> int:
+        return len(SCHEMAS)
+
+
+class Folder:
+    """One run folder, read as it grows; for several threads.
+
+    Args:
+        place: Path or URI.
+        noise: Noise to show instead of the sweep's own.
+    """
+
+    def __init__(self, place: str, noise: str | None = None) -> None:
+        self.place, self.text, self.noise = place_of(place), place, noise
+        self._lock = threading.Lock()
+        self._tables = {name: _Table(name) for name in ("trials", "search")}
+        self._settings: tuple[str | None, Mapping[str, Any] | None, SweepSpec | None] = (None, None, None)
+        self._run: Run | None = None
+
+    def run(self) -> Run:
+        """Return the run as it is now; the same object as before where nothing changed.
+
+        Raises:
+            SpecError: The place cannot be reached, or is no folder.
+        """
+        with self._lock:
+            changed = self._read_settings()
+            for table in self._tables.values():
+                changed |= table.refresh(self.place)
+            if self._run is None and not self.place.exists():
+                raise SpecError(f"there is no folder {self.text}")
+            running = self.place.store is None and is_running(Path(self.place.path))
+            if self._run is None or changed or running != self._run.running:
+                self._run = self._made(running)
+            return self._run
+
+    def table(self, name: str) -> pa.Table:
+        """Return a table that is not read all the time, and keep it up from now on."""
+        with self._lock:
+            if name not in self._tables:
+                table = _Table(name)
+                table.refresh(self.place)
+                # the run that asked for it is the one that holds it: no change since
+                table.changes = 0
+                self._tables[name] = table
+            return self._tables[name].rows
+
+    def rows_of(self, name: str, digest: str) -> pa.Table:
+        """Return the rows of one trial of a table, from its own part where it has one."""
+        own = [p for p in self.place.parts(name) if Path(p).stem == digest]
+        if own and isinstance(part := read_parts(self.place, own, name)[own[0]], pa.Table):
+            return part
+        rows = self.table(name)
+        return rows.filter(pc.equal(rows["digest"], digest))
+
+    def _read_settings(self) -> bool:
+        try:
+            text = self.place.read_text(SPEC_FILE)
+        except SpecError:
+            text = None
+        if text == self._settings[0]:
+            return False
+        settings = spec = None
+        if text is not None:
+            try:
+                settings = read_yaml(Path(self.place.path) / SPEC_FILE, text)[0]
+                spec = stored_spec(self.text)
+            except SpecError:  # the views say that the settings are lost
+                pass
+        if self.noise is not None:
+            settings = {**(settings or {}), "noise": self.noise}
+        self._settings = text, settings, spec
+        return True
+
+    def _made(self, running: bool) -> Run:
+        trials = self._tables["trials"].rows.sort_by(_ORDER)
+        marks = [f"{name}{t.changes}.{t.rows.num_rows}" for name, t in self._tables.items()]
+        text = "\n".join([*marks, str(self._settings[0]), str(running)])
+        return Run(
+            name=self.place.name,
+            place=self.place.text,
+            settings=self._settings[1],
+            spec=self._settings[2],
+            tables=_Tables(self.table, trials=trials, search=self._tables["search"].rows),
+            skipped=tuple(skipped(p, why) for t in self._tables.values() for p, why in t.skipped.items()),
+            running=running,
+            version=hashlib.sha256(text.encode()).hexdigest()[:16],
+        )
+
+
+class Live:
+    """Several run folders under names that differ.
+
+    Args:
+        places: Paths or URIs.
+        noise: Noise to show instead of the sweeps' own.
+    """
+
+    def __init__(self, places: Sequence[str], noise: str | None = None) -> None:
+        folders = [Folder(place, noise) for place in dict.fromkeys(places)]
+        self.folders = dict(zip(_names([f.place for f in folders]), folders, strict=True))
+        self._joined: tuple[tuple[tuple[str, str], ...], Run] | None = None
+
+    def run(self, names: Sequence[str]) -> Run:
+        """Return one run, or several as one.
+
+        Raises:
+            SpecError: A place cannot be reached.
+        """
+        runs = self.runs(names)
+        if len(runs) == 1:
+            return next(iter(runs.values()))
+        key = tuple(r.key for r in runs.values())
+        if self._joined is None or self._joined[0] != key:
+            self._joined = key, join(runs)
+        return self._joined[1]
+
+    def runs(self, names: Sequence[str]) -> dict[str, Run]:
+        """Return each of the runs by its name."""
+        return {name: self.folders[name].run() for name in names}
+
+    def rows_of(self, names: Sequence[str], table: str, digest: str) -> pa.Table:
+        """Return the rows of one trial, from the first run that has them."""
+        parts = [self.folders[name].rows_of(table, digest) for name in names]
+        return next((p for p in parts if p.num_rows), parts[0])
+
+
+def _names(places: Sequence[Place]) -> list[str]:
+    # as much of the path as tells them apart; a comma separates names in the address
+    found: list[str] = []
+    for place in places:
+        same = [p for p in places if p.name == place.name]
+        name = place.name if len(same) == 1 else "/".join(Path(place.path).absolute().parts[-2:]).lstrip("/")
+        name = name.replace(",", ";")
+        found.append(name if name not in found else f"{name} ({len(found) + 1})")
+    return found
+
+
+def join(runs: Mapping[str, Run]) -> Run:
+    """Return several runs as one: `trials` gets a column `run`, a trial that stands in two of them is there once.
+
+    The settings are what all of them share, `trials` the sum of their budgets.
+    """
+    trials = _joined("trials", runs).sort_by(_ORDER)
+    return Run(
+        name=", ".join(runs),
+        place=" ".join(r.place for r in runs.values()),
+        settings=_shared([r.settings for r in runs.values()]),
+        spec=None,
+        tables=_Tables(lambda name: _joined(name, runs), trials=trials),
+        skipped=tuple(line for r in runs.values() for line in r.skipped),
+        running=any(r.running for r in runs.values()),
+        version="-".join(r.version for r in runs.values()),
+    )
+
+
+def _joined(name: str, runs: Mapping[str, Run]) -> pa.Table:
+    seen: set[str] = set()
+    parts: list[pa.Table] = []
+    for run_name, run in runs.items():
+        rows = run.tables[name]
+        if name != "search":  # whose rows belong to a configuration, not to a trial
+            digests = rows["digest"].to_pylist()
+            rows = rows.filter(pa.array([d not in seen for d in digests], pa.bool_()))
+            seen |= set(digests)
+        if name == "trials":
+            rows = rows.append_column("run", pa.array([run_name] * rows.num_rows, pa.string()))
+        parts.append(rows)
+    return pa.concat_tables(parts).combine_chunks()
+
+
+def _shared(settings: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any] | None:
+    known = [s for s in settings if s is not None]
+    if not known:
+        return None
+    same = {k: v for k, v in known[0].items() if all(s.get(k) == v for s in known)}
+    budgets = [b for s in known if isinstance(b := s.get("trials"), int)]
+    if len(budgets) == len(known):
+        same["trials"] = sum(budgets)
+    return same

@@ -1,0 +1,291 @@
+"""Noise collapse, the paper's figure 1: scores scatter over each raw knob and line up over the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sweeper.report import counted
+from trainables.noise import NOISE
+
+from .. import choices
+from ..alignment import Alignment, left_out_r2, smooth
+from ..axes import Window, rounded, short
+from ..cache import by_content
+from ..choices import METRICS, Choice, choose, heading
+from ..colouring import Colouring, colouring, options
+from ..knobs import SYMBOLS, TITLES, Axis, axis_of, column, on_scale, varies
+from ..marks import (
+    Chart,
+    Measure,
+    caption,
+    describe,
+    dots,
+    edge_traces,
+    figure,
+    finish,
+    frame,
+    markers,
+    sort_out,
+    thinned,
+)
+from ..measured import measured_chart
+from ..panels import Drawn, grid
+from ..runs import Run
+from ..sections import Control, Section, View
+from ..selection import Selection
+from ..tables import KNOBS, Array, ConfigPoint
+from ..theme import GREY, VERMILLION
+
+MARKERS = 3600
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One axis with the smooth curve along it.
+
+    Attributes:
+        axis: The noise or a knob.
+        x: Where the configurations stand on it, nan where they have no place.
+        curve: Places and heights of the smooth curve; empty where there are too few points.
+        r2: Leave-one-configuration-out R² of that curve; None where it cannot be told.
+    """
+
+    axis: Axis
+    x: Array
+    curve: tuple[Array, Array]
+    r2: float | None
+
+
+def scores(points: Sequence[ConfigPoint], column_: str, view: Window) -> Array:
+    """Return the scores as they enter a fit: nan without one, and at the frame's cut where they lie beyond it.
+
+    A collapse hundreds of times deeper than the hump would else be all that a curve is fitted to.
+    """
+    found = np.array([e.mean if (e := p.values.get(column_)) else np.nan for p in points])
+    return np.maximum(found, view.cut) if view.maximize else np.minimum(found, view.cut)
+
+
+def panels(points: Sequence[ConfigPoint], y: Array, noise_label: str) -> list[Panel]:
+    """Return the noise's panel and one of each knob that varies.
+
+    Args:
+        points: One record per configuration.
+        y: Their scores, nan where there is none.
+        noise_label: Title of the noise axis.
+    """
+    found: list[Panel] = []
+    for name in ("noise", *KNOBS):
+        values = column(points, name)
+        if name != "noise" and not varies(values):
+            continue
+        axis = axis_of(name, values, noise_label if name == "noise" else "", most=4)
+        x = axis.place(values)
+        known = np.isfinite(x) & np.isfinite(y)
+        at, heights = on_scale(axis, x[known]), y[known]
+        enough = known.sum() >= 4 and varies(at)
+        places, curve = smooth(at, heights) if enough else (np.empty(0), np.empty(0))
+        places = 10**places if axis.layout.get("type") == "log" else places
+        found.append(Panel(axis, x, (places, curve), left_out_r2(at, heights)))
+    return found
+
+
+def collapse_chart(
+    points: Sequence[ConfigPoint], measure: Measure, view: Window, found: Sequence[Panel], colours: Colouring
+) -> Chart:
+    """Draw the metric against the noise and against each knob, all on one value axis.
+
+    Args:
+        points: One record per configuration.
+        measure: What is drawn.
+        view: The shown part of its values.
+        found: What `panels` returns for them.
+        colours: Colours of the points, in the same order.
+    """
+    drawn, said = thinned(points, measure.column, measure.maximize, MARKERS // len(found))
+    texts = {i: describe(points[i], measure.column) for i in drawn}
+    shown = grid(
+        [
+            Drawn(
+                _traces(panel, points, texts, measure, view, colours, legend=i == 0),
+                panel.axis.layout,
+                f"R² {short(panel.r2, 2)}" if panel.r2 is not None else "R² not known",
+            )
+            for i, panel in enumerate(found)
+        ],
+        measure,
+        view,
+        colours.bar,
+    )
+    words = (
+        "The same configurations over the noise and over each knob. R² is that of a smooth curve along one axis, with "
+        "each configuration left out in turn: high over the noise and low over the knobs where one noise explains all."
+    )
+    if any(e.error for p in points if (e := p.values.get(measure.column))):
+        words += " Bars are standard errors over the repeats."
+    words = " ".join(filter(None, (words, caption(sort_out(points, measure.column, view), view), said)))
+    title = f"{heading(measure.label)} against the noise and the raw knobs"
+    return Chart("collapse", title, words, finish(shown), height=shown.layout.height, wide=True)
+
+
+def _traces(
+    panel: Panel, points: Sequence[ConfigPoint], texts: Mapping[int, str], measure: Measure, view: Window,
+    colours: Colouring, legend: bool,
+) -> list[Any]:  # fmt: skip
+    drawn = sorted(texts)
+    sorted_out = sort_out([points[i] for i in drawn], measure.column, view)
+    inside = {p.config for p in sorted_out.inside}
+    mask = np.zeros(len(points), bool)
+    mask[[i for i in drawn if points[i].config in inside]] = True
+    traces: list[Any] = []
+    for name, at, marker in colours.markers(mask):
+        if len(at):
+            more: dict[str, Any] = {"showlegend": legend and "coloraxis" not in marker, "legendgroup": name}
+            more["text"] = [texts[i] for i in at]
+            group = [points[i] for i in at]
+            traces.append(dots(name or "value", group, panel.x[at].tolist(), measure.column, marker, **more))
+    where = {points[i].config: float(panel.x[i]) for i in drawn}
+    traces += edge_traces(sorted_out, measure.column, view, lambda p: where[p.config])
+    if len(panel.curve[0]):
+        x, y = ([rounded(v) for v in values] for values in panel.curve)
+        line = {"color": VERMILLION, "width": 2.5 if panel.axis.name == "noise" else 1.2}
+        shape = {"type": "scatter", "mode": "lines", "name": "smooth curve", "hoverinfo": "skip", "showlegend": False}
+        traces.append({**shape, "x": x, "y": y, "line": line})
+    return traces
+
+
+@by_content
+def ranking(run: Run, metric: str, split: str, noise: str) -> tuple[Alignment, ...]:
+    """Return how well each knob and each named noise alone orders the scores, the best first."""
+    goal = METRICS[metric].on(split)
+    measure = choices.measure(run, metric, split)
+    base = choices.points(run, noise, (goal.column,))
+    y = scores(base, goal.column, frame(base, measure))
+    found = [_aligned(k, TITLES[k].split(" [")[0], axis_of(k, column(base, k)), column(base, k), y, False)
+             for k in KNOBS]  # fmt: skip
+    for name in choices.noises(run):
+        values = choices.levels(run, name)
+        found.append(_aligned(name, f"{name}: {NOISE[name].formula}", axis_of("noise", values, name), values, y, True))
+    known = [a for a in found if a.levels > 1]
+    return tuple(sorted(known, key=lambda a: -np.inf if a.r2 is None else a.r2, reverse=True))
+
+
+def _aligned(name: str, label: str, axis: Axis, values: Array, y: Array, is_noise: bool) -> Alignment:
+    x = on_scale(axis, axis.place(values))
+    known = np.isfinite(x) & np.isfinite(y)
+    levels = len(np.unique(x[known].round(6)))
+    return Alignment(name, label, left_out_r2(x[known], y[known]), int(known.sum()), levels, is_noise)
+
+
+def ranking_chart(found: Sequence[Alignment], noise: str) -> Chart:
+    """Draw the R² of each axis as a dot, the shown noise marked.
+
+    Args:
+        found: Axes with a known R², the best first; at least one.
+        noise: Name of the shown definition.
+    """
+    shown = figure(showlegend=True)
+    names = [a.label for a in found]
+    for label, keep, colour, symbol in (
+        ("knob alone", lambda a: not a.is_noise, GREY, "diamond-open"),
+        ("noise", lambda a: a.is_noise and a.name != noise, "#0072b2", "circle"),
+        ("the shown noise", lambda a: a.is_noise and a.name == noise, VERMILLION, "circle"),
+    ):
+        group = [a for a in found if keep(a)]
+        if group:
+            text = [f"{a.label}: R² {short(a.r2)} over {counted(a.n, 'configuration')}" for a in group]
+            marker = {"size": 10, "color": colour, "symbol": symbol}
+            x = [max(-0.5, a.r2) if a.r2 is not None else None for a in group]
+            trace = markers(label, x, [0.0] * len(group), text, marker=marker)
+            trace.y = [a.label for a in group]
+            shown.add_trace(trace)
+    low = min([0.0, *(max(-0.5, a.r2) for a in found if a.r2 is not None)])
+    shown.update_xaxes(title={"text": "leave-one-out R² [1]"}, range=[low - 0.05, 1.02])
+    shown.update_yaxes(categoryorder="array", categoryarray=names[::-1], tickfont={"size": 11.5})
+    shown.add_vline(x=0, line={"color": GREY, "width": 1}, layer="below")
+    below = sum(a.r2 is not None and a.r2 < -0.5 for a in found)
+    words = (
+        "How well a smooth curve along one axis alone predicts a configuration that was left out; 0 is no better than "
+        "the mean of the others."
+    )
+    words += f" {below} below −0.5 drawn there." if below else ""
+    return Chart("ranking", "What orders the scores", words, finish(shown), height=140 + 26 * len(found))
+
+
+def controls(run: Run, selection: Selection) -> tuple[Control, ...]:
+    """Return the choices: noise, metric, colour, split."""
+    chosen = choose(run, selection)
+    points = choices.points(run, chosen.noise, (chosen.goal.column,))
+    colour = Control("colour", "colour", options(points, choices.runs(run)))
+    return choices.noise_control(run), choices.metric_control(run), colour, choices.split_control()
+
+
+def build(run: Run, selection: Selection) -> Section:
+    """Return the aligned panels, the ranking of what orders the scores, and measured against predicted noise."""
+    chosen = choose(run, selection)
+    measure = choices.measure(run, chosen.name, chosen.split)
+    points = choices.points(run, chosen.noise, (measure.column,))
+    if not points:
+        return Section(banners=("No trial has finished yet: nothing to align.",))
+    view = frame(points, measure)
+    y = scores(points, measure.column, view)
+    found = panels(points, y, chosen.noise_label)
+    colours = colouring(points, selection.colour, chosen.noise_label, choices.runs(run))
+    ranked = [a for a in ranking(run, chosen.name, chosen.split, chosen.noise) if a.r2 is not None]
+    charts = [collapse_chart(points, measure, view, found, colours)]
+    charts += [ranking_chart(ranked, chosen.noise)] if ranked else []
+    compared = choices.comparison(run, chosen.noise)
+    charts += [measured_chart(compared)] if compared else []
+    return Section(
+        verdicts=_verdicts(ranked, chosen, measure),
+        banners=_banners(points, y, measure, chosen, found),
+        charts=tuple(charts),
+        notes=_notes(points, found),
+    )
+
+
+def _verdicts(ranked: Sequence[Alignment], chosen: Choice, measure: Measure) -> tuple[str, ...]:
+    noise = next((a for a in ranked if a.name == chosen.noise), None)
+    knobs = [a for a in ranked if not a.is_noise]
+    if noise is None or noise.r2 is None:
+        return ()
+    said = f"The noise {chosen.noise} alone predicts {heading(measure.label).lower()} of a left-out configuration with "
+    said += f"R² {short(noise.r2, 2)} (n = {noise.n})"
+    said += f"; the best single knob, {knobs[0].label}, with {short(knobs[0].r2, 2)}." if knobs else "."
+    best = next(a for a in ranked if a.is_noise)
+    if best.name != noise.name:
+        said += f" The best of the named noises is {best.name} with {short(best.r2, 2)}."
+    return (said,)
+
+
+def _banners(
+    points: Sequence[ConfigPoint], y: Array, measure: Measure, chosen: Choice, found: Sequence[Panel]
+) -> tuple[str, ...]:
+    scored = int(np.isfinite(y).sum())
+    if not scored:
+        return (f"No configuration has a value of {measure.label.split(' [')[0]} yet: where trials failed is marked.",)
+    noise = column(points, "noise")
+    levels = len(np.unique(np.log(noise[np.isfinite(noise)]).round(6)))
+    if levels < 2:
+        return (f"One noise level only: nothing can line up over {chosen.noise}; vary a knob that enters it.",)
+    if found[0].r2 is None:
+        return (f"{counted(scored, 'configuration')} with a value: too few for R².",)
+    return ()
+
+
+def _notes(points: Sequence[ConfigPoint], found: Sequence[Panel]) -> tuple[str, ...]:
+    drawn = {p.axis.name for p in found}
+    still = [f"{SYMBOLS[k]} is {short(points[0].knobs.get(k))}" for k in KNOBS if k not in drawn]
+    return (f"Does not vary, and has no panel: {', '.join(still)}.",) if still else ()
+
+
+VIEW = View(
+    "collapse",
+    "Noise collapse",
+    "The metric against each raw knob, scattered, and against the noise, aligned.",
+    controls,
+    build,
+)

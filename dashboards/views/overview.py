@@ -1,0 +1,248 @@
+"""Overview: the verdict, the optimum, the best merge beside its parents, what to use, how far the sweep is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sweeper.belief import Belief, Favourite
+from sweeper.doubts import doubts, lines
+from sweeper.objective import OBJECTIVES
+from sweeper.recommend import recommend
+from sweeper.regime import Regime
+from sweeper.report import counted
+from sweeper.winners import winner
+from trainables.noise import NOISE
+
+from .. import choices
+from ..axes import short
+from ..best import TextTable, best_table, recommendation_table
+from ..cache import by_content
+from ..choices import Choice, heading
+from ..figures import noise_chart
+from ..judged import Judgement, ask
+from ..marks import Chart
+from ..parents import best_tiles, parents_chart, scored
+from ..runs import Run
+from ..sections import Control, Section, TableCard, Tile, View
+from ..selection import Selection
+from ..side_by_side import beside, beside_table
+from ..tables import Overview, overview
+
+QUICK = 1200
+"""Trials up to which the fit takes a fraction of a second."""
+BEST_SHOWN = 5
+
+
+def question(run: Run, selection: Selection) -> tuple[str, str, str] | None:
+    """Return what the verdict is asked about: objective, noise, split; None where there is nothing to ask."""
+    chosen = choices.choose(run, selection)
+    if chosen.sweep.own or not run.tables["trials"].num_rows:
+        return None
+    name = chosen.name if chosen.name in OBJECTIVES else chosen.sweep.objective
+    return name, chosen.noise, chosen.split
+
+
+def controls(run: Run, selection: Selection) -> tuple[Control, ...]:
+    """Return the choices: metric, noise, split, and the reader's batch size."""
+    if choices.sweep(run).own:
+        return ()
+    objectives = tuple((n, choices.words(OBJECTIVES[n].label)) for n in choices.metrics(run) if n in OBJECTIVES)
+    return (
+        Control("metric", "objective", objectives),
+        choices.noise_control(run),
+        choices.split_control(),
+        Control("batch_size", "your batch size"),
+    )
+
+
+def build(run: Run, selection: Selection) -> Section:
+    """Return the tab."""
+    chosen, counts = choices.choose(run, selection), _counts(run)
+    asked = question(run, selection)
+    judgement, current = ask(run, asked) if asked else (None, True)
+    fit = _fit(run, asked, judgement if current else None)
+    believed = judgement.believed if judgement else Belief()
+    best = _winner(run, chosen.sweep.objective, believed.favourite, believed.undecided)
+    peers = scored(best)
+    recommended, trouble = _recommended(run, fit, best, selection)
+    charts = [_noise_chart(run, chosen, asked, fit)] if asked else []
+    return Section(
+        verdicts=_verdicts(fit, judgement),
+        banners=(*_banners(counts, chosen, run), *trouble, *_pending(asked, judgement, current, counts)),
+        tiles=(*_fit_tiles(fit, asked, current), *best_tiles(peers), *_cost_tiles(run, counts)),
+        charts=tuple(c for c in (*charts, parents_chart(peers) if peers else None) if c is not None),
+        tables=tuple(_tables(run, chosen, asked, recommended, believed.favourite)),
+        notes=_notes(run, chosen, counts, best),
+    )
+
+
+@by_content
+def _counts(run: Run) -> Overview:
+    return overview(run.tables["trials"], choices.sweep(run).trials)
+
+
+@by_content
+def _winner(run: Run, objective: str, favourite: Favourite | None, undecided: str) -> dict[str, Any] | None:
+    believed = Belief(favourite=favourite, undecided=undecided)
+    return winner(run.tables["trials"], objective, believed, choices.lost(run))
+
+
+def _fit(run: Run, asked: tuple[str, str, str] | None, judgement: Judgement | None) -> Regime | None:
+    if asked is None:
+        return None
+    if judgement is not None:
+        return judgement.regime
+    return choices.regime(run, *asked) if run.tables["trials"].num_rows <= QUICK else None
+
+
+def _noise_chart(run: Run, chosen: Choice, asked: tuple[str, str, str], fit: Regime | None) -> Chart | None:
+    name, noise, split = asked
+    measure = choices.measure(run, name, split)
+    points = choices.points(run, noise, tuple(dict.fromkeys((measure.column, measure.test_column))))
+    if not any(p.noise for p in points):
+        return None
+    return noise_chart(points, measure, chosen.noise_label, f"{heading(measure.label)} against the noise", fit)
+
+
+def _verdicts(fit: Regime | None, judgement: Judgement | None) -> tuple[str, ...]:
+    if judgement is not None and judgement.analysis is not None:
+        return tuple(judgement.analysis.sentences)
+    return (_sentence(fit.message),) if fit is not None else ()
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+
+
+def _banners(counts: Overview, chosen: Choice, run: Run) -> tuple[str, ...]:
+    said: list[str] = []
+    if counts.synthetic:
+        which = "" if counts.synthetic == counts.trials else f" in {counts.synthetic} of {counts.trials} trials"
+        said.append(f"Synthetic closed form: no network was trained{which}.")
+    if not counts.trials:
+        said.append("No trial has finished yet: there is nothing to show.")
+    elif not counts.outcomes.get("ok"):
+        said.append("No trial is ok so far: neither gain nor merged loss is known, only where training broke.")
+    if counts.trials and counts.missing:
+        going = "running" if run.running else "not running"
+        said.append(f"Unfinished and {going}: {counts.configs} of {counts.budget} configurations have a result so far.")
+    if counts.trials and counts.trials == counts.configs and not chosen.sweep.own:
+        said.append("No configuration was repeated: how much scatter is chance is not known.")
+    return (*said, *chosen.sweep.doubts)
+
+
+def _pending(
+    asked: tuple[str, str, str] | None, judgement: Judgement | None, current: bool, counts: Overview
+) -> tuple[str, ...]:
+    if asked is None:
+        return ()
+    if judgement is None:
+        return ("The verdict is being computed; what stands here until then is the fit alone.",)
+    if not current:
+        return (f"The verdict is of {judgement.trials} trials and is being computed for {counts.trials}.",)
+    return (f"No verdict: {judgement.doubt}.",) if judgement.doubt else ()
+
+
+def _fit_tiles(fit: Regime | None, asked: tuple[str, str, str] | None, current: bool) -> tuple[Tile, ...]:
+    if asked is None:
+        return ()
+    title = f"Best noise for {OBJECTIVES[asked[0]].label.split(' [')[0]}"
+    if fit is None:
+        return (Tile(title, "…", "being computed"),)
+    if fit.optimum is None:
+        return (Tile(title, "not determined", f"{counted(fit.n_configs, 'viable configuration')} so far"),)
+    where = "inside the tried range" if fit.interior else "not clearly inside the tried range"
+    interval = f"90 % interval {short(fit.low)} to {short(fit.high)}, {where}"
+    return (Tile(title, short(fit.optimum), interval, "" if fit.unit == "1" else fit.unit),)
+
+
+def _cost_tiles(run: Run, counts: Overview) -> tuple[Tile, ...]:
+    outcomes = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.outcomes.items()) or "none finished"
+    done = f"{counts.configs} of {counts.budget}" if counts.budget else str(counts.configs)
+    open_now = len(set(run.tables["search"]["number"].to_pylist()) - set(run.tables["trials"]["number"].to_pylist()))
+    if run.running and open_now:
+        outcomes += f"; {open_now} running now"
+    each = f"{short(counts.device_seconds / counts.trials)} s a trial" if counts.trials else "no trial yet"
+    repeats = f", {counted(counts.trials, 'trial')}" if counts.trials != counts.configs else ""
+    return (
+        Tile("Configurations" + (" · running" if run.running else ""), done, outcomes + repeats),
+        Tile("Device time", duration(counts.device_seconds), each),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: in s, min or h."""
+    if seconds < 600:
+        return f"{short(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / 3600:.1f} h"
+
+
+def _recommended(
+    run: Run, fit: Regime | None, best: Mapping[str, Any] | None, selection: Selection
+) -> tuple[TextTable, tuple[str, ...]]:
+    typed = selection.batch_size
+    if typed and not (typed.isdecimal() and int(typed) >= 1):
+        return TextTable((), ()), (f"Your batch size must be a whole number >= 1, got {typed!r}.",)
+    if fit is None or fit.optimum is None:
+        return TextTable((), ()), ()
+    try:
+        return recommendation_table(_advice(run, fit, best, (int(typed),) if typed else None)), ()
+    except ValueError as error:
+        return TextTable((), ()), (f"No recommended settings: {error}.",)
+
+
+def _advice(run: Run, fit: Regime, best: Mapping[str, Any] | None, sizes: tuple[int, ...] | None) -> list[Any]:
+    return recommend(run.tables["trials"], fit, batch_sizes=sizes, best=best)
+
+
+def _tables(
+    run: Run,
+    chosen: Choice,
+    asked: tuple[str, str, str] | None,
+    recommended: TextTable,
+    favourite: Favourite | None,
+) -> list[TableCard]:
+    cards: list[TableCard] = []
+    if asked and (found := beside(run, *asked)):
+        words = "Each sweep by itself; the figures and numbers above are of all of them together."
+        cards.append(TableCard("beside", "The sweeps beside one another", words, beside_table(found, *asked[:2])))
+    if asked and recommended.rows:
+        words = (
+            "Learning rates that reach the best noise at a batch size, with momentum and weight decay of the best "
+            "trial; ▲ marks step sizes beyond the stability limit that was seen."
+        )
+        cards.append(TableCard("recommended-settings", "Recommended settings", words, recommended))
+    best = _best_table(run, favourite)
+    if best.rows:
+        words = (
+            f"Ordered by {chosen.sweep.objective} on validation, ★ the best by posterior mean; scores are of the test "
+            "split, means over the ok repeats. Rest the mouse on a head or a number for its meaning."
+        )
+        cards.append(TableCard("best", "Best configurations", words, best))
+    return cards
+
+
+@by_content
+def _best_table(run: Run, favourite: Favourite | None) -> TextTable:
+    return best_table(run.tables["trials"], choices.sweep(run), BEST_SHOWN, favourite, choices.lost(run))
+
+
+def _notes(run: Run, chosen: Choice, counts: Overview, best: Mapping[str, Any] | None) -> tuple[str, ...]:
+    if chosen.sweep.own:
+        return ("The best merge is chosen on validation and reported on test.",)
+    sweep, scale = chosen.sweep, NOISE[chosen.noise]
+    seed = "unknown" if sweep.seed is None else sweep.seed
+    said = f"The best merge is chosen by {sweep.objective} on validation and reported on test; only ok trials can win."
+    if best is not None and best["undecided"]:
+        said += f" By observed mean, there is no posterior one: {best['undecided']}."
+    return (
+        f"Sampler {sweep.sampler or 'unknown'}, objective {sweep.objective}, seed {seed}; noise {chosen.noise} = "
+        f"{scale.formula} [{scale.unit}], {scale.source}.",
+        said,
+        *(f"Warning: {line}." for line in lines(doubts(run.tables["trials"]["warnings"].to_pylist()), counts.trials)),
+        *(f"First {name.replace('_', ' ')} trial: {text}" for name, text in counts.details.items()),
+    )
+
+
+VIEW = View("overview", "Overview", "What the sweep found so far, how sure it is, and what to use.", controls, build)

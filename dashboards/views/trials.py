@@ -1,0 +1,50 @@
+"""Trials: one line each, as many as fit a page; the app shows them all, with filter, order and details."""
+
+from __future__ import annotations
+
+from .. import choices
+from ..axes import short
+from ..best import Cell, TextTable
+from ..listing import Head, heads, listed
+from ..runs import Run
+from ..sections import Control, Section, TableCard, View
+from ..selection import Selection
+
+SHOWN = 200
+
+
+def controls(run: Run, selection: Selection) -> tuple[Control, ...]:
+    """Return the choices: which definition of the noise has a column."""
+    return (choices.noise_control(run),)
+
+
+def columns(run: Run, selection: Selection) -> tuple[Head, ...]:
+    """Return the columns that are shown."""
+    chosen = choices.choose(run, selection)
+    return heads(run.tables["trials"], chosen.noise, chosen.goal.column)
+
+
+def build(run: Run, selection: Selection) -> Section:
+    """Return the tab."""
+    trials = run.tables["trials"]
+    if not trials.num_rows:
+        return Section(banners=("No trial has finished yet: there is nothing to list.",))
+    rows, trouble = listed(trials, selection.filter, selection.sort)
+    shown = columns(run, selection)
+    cells = [
+        tuple(_cell(row[h.name]) for h in shown)
+        for row in rows.slice(0, SHOWN).select([h.name for h in shown]).to_pylist()
+    ]
+    table = TextTable(tuple(Cell(h.text, h.doc) for h in shown), tuple(cells))
+    cut = f"The first {SHOWN} of {rows.num_rows} trials; " if rows.num_rows > SHOWN else ""
+    words = f"{cut}the whole table is written by `sweeper export DIR`." if cut else f"All {rows.num_rows} trials."
+    return Section(banners=(trouble,) if trouble else (), tables=(TableCard("trials", "Trials", words, table),))
+
+
+def _cell(value: object) -> Cell:
+    if isinstance(value, float):
+        return Cell(short(value), f"{value:.6g}")
+    return Cell("–" if value is None or value == "" else str(value))
+
+
+VIEW = View("trials", "Trials", "Every trial: filter, order, and open one.", controls, build)

@@ -1,0 +1,79 @@
+"""`sweeper export`: a table as one file, the page, or the figures as pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .reading import shown_noise
+from .report import counted, emit
+from .runfolder import stored_spec
+from .spec import SpecError
+
+if TYPE_CHECKING:
+    from dashboards.runs import Run
+
+DONE = 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """`sweeper export DIR [--html FILE] [--png DIR] [--svg DIR]`, or a table where none of them is given."""
+    stored_spec(args.dir)
+    if not (args.html or args.png or args.svg):
+        record, text = _table(args)
+    else:
+        if args.out or args.table or args.format:
+            raise SpecError("--table, --format and --out write a table: leave them out with --html, --png and --svg")
+        record, text = _drawn(args)
+    emit(args.json, record, text)
+    return DONE
+
+
+def _table(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    from .store import read, read_trials
+
+    name, kind = args.table or "trials", args.format or "csv"
+    if args.noise:
+        raise SpecError("--noise chooses what --html, --png and --svg show; a table has every noise")
+    table = read_trials(args.dir) if name == "trials" else read(args.dir, name)
+    target = Path(args.out) if args.out else Path(args.dir) / f"{name}.{kind}"
+    try:
+        if kind == "csv":
+            pyarrow.csv.write_csv(table, target)
+        else:
+            pyarrow.parquet.write_table(table, target)
+    except OSError as error:
+        raise SpecError(f"cannot write {target}: {error.strerror or error}") from None
+    return {"file": str(target.absolute()), "rows": table.num_rows}, f"{table.num_rows} rows in {target}"
+
+
+def _drawn(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from dashboards.page import read_run, write_page
+
+    if args.noise:
+        shown_noise(args.noise)
+    record: dict[str, Any] = {}
+    lines: list[str] = []
+    if args.html:
+        try:
+            page = write_page(args.dir, Path(args.html), args.noise)
+        except OSError as error:
+            raise SpecError(f"cannot write {args.html}: {error.strerror or error}") from None
+        record["page"] = str(page.absolute())
+        lines.append(str(page))
+    run = read_run(args.dir, args.noise) if args.png or args.svg else None
+    for kind, folder in (("png", args.png), ("svg", args.svg)):
+        if run is not None and folder:
+            record[kind] = _pictures(run, Path(folder), kind)
+            lines.append(f"{counted(len(record[kind]), 'figure')} in {folder}")
+    return record, "\n".join(lines)
+
+
+def _pictures(run: Run, folder: Path, kind: str) -> list[str]:
+    from dashboards.pictures import write_pictures
+
+    return [str(file.absolute()) for file in write_pictures(run, folder, kind)]

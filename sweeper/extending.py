@@ -31,6 +31,7 @@ DONE, NO_SUCCESS, INTERRUPTED = 0, 3, 130
 
 def extend(args: argparse.Namespace) -> int:
     """`sweeper extend DIR`."""
+    from .extension import PLAN_FILE, kept
     from .runfolder import runnable_spec
     from .store import read_trials
 
@@ -39,8 +40,11 @@ def extend(args: argparse.Namespace) -> int:
     _check(objective, noise)
     trials = read_trials(args.dir)
     analysis = _analysed(trials, objective, noise)
-    found = plan_for(spec, trials, analysis, args.repeats, args.noises)
-    said = [*analysis.sentences[:1], *found.impossible]
+    found = kept(Path(args.dir), trials.select(["digest", "outcome"]).to_pylist())
+    begun = [f"goes on with the extension that was begun; delete {Path(args.dir) / PLAN_FILE} to plan anew"]
+    if not found.specs:
+        begun, found = [], plan_for(spec, trials, analysis, args.repeats, args.noises)
+    said = [*analysis.sentences[:1], *begun, *found.impossible]
     record: dict[str, Any] = {
         "run": str(Path(args.dir).absolute()),
         "objective": objective,

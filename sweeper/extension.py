@@ -1,14 +1,16 @@
 """Trials added to a sweep that is there: further repeats of its configurations, and configurations at asked noises.
 
 They have no number in the sweep and the sampler `extend`, so what a design's point i is, and what a resume still has to
-do, stays as it was. Which trials are missing follows from the run folder alone: after a crash the same ones are asked
-for again, without those that are finished.
+do, stays as it was. The plan is kept in the run folder until all of it is run: an extension that was cut off goes on as
+planned. To look at the results in between and plan anew would be optional stopping.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search_spaces import Space
@@ -19,13 +21,13 @@ from trainables.spec import PairSpec
 from .jobs import Job, Row
 from .report import number
 from .session import Session, Status, build
-from .spec import SweepSpec
+from .spec import SpecError, SweepSpec
 from .warmstart import checked_points
 
 if TYPE_CHECKING:
     from .evidence.needs import Need
 
-EXTEND = "extend"
+EXTEND, PLAN_FILE = "extend", "extension.json"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,38 @@ class Plan:
         return tuple(s for p in self.planned for s in p.specs)
 
 
+def keep(plan: Plan, run: Path) -> None:
+    """Write a plan into the run folder, for `kept` to find after a crash."""
+    planned = [
+        {"noise": p.noise, "why": p.why, "new": p.new, "specs": [json.loads(s.to_json()) for s in p.specs]}
+        for p in plan.planned
+    ]
+    temporary = run / f".{PLAN_FILE}.tmp"
+    temporary.write_text(json.dumps(planned))
+    temporary.replace(run / PLAN_FILE)
+
+
+def kept(run: Path, rows: Iterable[Row]) -> Plan:
+    """Return what is left of the plan in the run folder; nothing where there is none.
+
+    Raises:
+        SpecError: The file holds no plan.
+    """
+    path = run / PLAN_FILE
+    done = {r["digest"] for r in rows if r["outcome"] != "failed"}
+    try:
+        found = json.loads(path.read_text())
+        planned = [
+            Planned(tuple(map(PairSpec.from_mapping, p["specs"])), p["noise"], p["why"], p["new"]) for p in found
+        ]
+    except FileNotFoundError:
+        return Plan((), ())
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SpecError(f"{path} holds no plan ({error}); delete it, and the next extension is planned anew") from None
+    left = [replace(p, specs=tuple(s for s in p.specs if s.digest not in done)) for p in planned]
+    return Plan(tuple(p for p in left if p.specs), ())
+
+
 def plan(
     needs: Iterable[Need],
     rows: Sequence[Row],
@@ -70,7 +104,7 @@ def plan(
     """Return the trials that the needs ask for and that are not there.
 
     A need of a configuration asks for so many further repeats, one of a noise for a configuration there that has so
-    many repeats in all: after a crash it asks only for what is left.
+    many repeats in all.
 
     Args:
         needs: From `sweeper.evidence`.

@@ -95,13 +95,14 @@ class Rows:
         row = replace(result, noises=noises).to_row()
         row |= {k: v for k, v in known.items() if k != OUTCOME} | _gains(known)
         # where and how it ran is not known
-        unknown = dict.fromkeys((*_NUMBERS, "ranks", "threads", "device_seconds"))
-        texts = dict.fromkeys(("host", "torch", "python"), "")
-        return {**row, **{k: v for k, v in {**unknown, **texts}.items() if k not in known}}
+        return {**row, **dict.fromkeys(k for k in _ELSEWHERE if k not in known)}
 
 
 _PARTS = ("examples", "steps", "classes", "parameters", "trace_sigma", "b_simple", "k_aug")
-_NUMBERS = tuple(c for c in RESULTS if c.startswith("seconds_"))
+_ELSEWHERE = (
+    "device", "host", "threads", "ranks", "started", "torch", "python", "device_seconds",
+    *(c for c in RESULTS if c.startswith("seconds_")),
+)  # fmt: skip
 
 
 def _whole(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def extend(
     Raises:
         SpecError: It cannot be run; nothing was started.
     """
-    from .extension import Extension
+    from .extension import PLAN_FILE, Extension, keep
 
     assert spec.out is not None
     space, folder = spec.load_space(), Path(spec.out).absolute()
@@ -162,7 +162,10 @@ def extend(
         runtime = spec.runtime(folder / "bases")
         k_aug = _probed(spec, space, runtime, say) if "k_aug" in NOISE[spec.noise].needs else None
         session = Extension(plan, spec, space, folder, runtime, constants, listener, k_aug)
+        keep(plan, folder)
         interrupted = _run_to_end(session)
+        if not session.open and not interrupted and not session.status.failed:
+            (folder / PLAN_FILE).unlink()
     found = read_trials(folder)
     return Results(folder, found, spec.objective, spec.noise, interrupted, session.halted, session.status.failed)
 

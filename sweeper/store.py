@@ -10,6 +10,7 @@ Layout of a run folder (the reader opens nothing else)::
     rungs/<digest>.parquet      one row per look at the trial on its way, where it may be pruned
     search/<number>.parquet     one row: what the sampler thought when it proposed the configuration
     weights/<digest>.safetensors  merged weights of the best trials
+    extension.json              trials that `sweeper extend` has begun to run, until all are finished
     dashboard.html              the page
 
 A part is written under another name and renamed, so a reader never sees half of one; workers share no lock.
@@ -67,6 +68,8 @@ class SearchRow:
 
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+MANY = "imported"
+"""Name of a part with the trials of a whole table."""
 _META, _VERSION = b"sweeper.table", b"sweeper.schema_version"
 
 
@@ -77,7 +80,7 @@ class SkippedPart(UserWarning):
 class NewerSchema(SpecError):  # noqa: N818  (reads as what it says)
     """A part that a newer version of this package wrote: leaving it out would show half of the truth."""
 
-    def __init__(self, path: str | Path, version: int) -> None:
+    def __init__(self, path: str, version: int) -> None:
         super().__init__(
             f"{path} was written by a newer sweeper (schema {version}, this one reads up to {SCHEMA_VERSION}): upgrade"
         )
@@ -139,8 +142,8 @@ def write(run: Path, output: PairOutput) -> None:
 
 
 def write_trials(run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write many finished trials as one part, which bears the first one's name; they have nothing but their rows."""
-    _write_part(run, "trials", rows[0]["digest"], rows, few=False)
+    """Write many finished trials, which have nothing but their rows, as one part; its name is no digest."""
+    _write_part(run, "trials", MANY, rows, few=False)
 
 
 def write_search(run: Path, row: SearchRow) -> None:
@@ -167,8 +170,12 @@ def write_weights(target: Path, weights: Mapping[str, Any], result: Any) -> None
     temporary.replace(target)
 
 
-def _read_part(place: Place, path: str, table: str) -> pa.Table | str | NewerSchema:
-    # the table, or why the file is left out, or why nothing can be read
+def read_part(place: Place, path: str, table: str) -> pa.Table | str:
+    """Return the rows of one part of a place, or the reason why the file is left out.
+
+    Raises:
+        NewerSchema: A newer version wrote it.
+    """
     schema = SCHEMAS[table]
     try:
         data = pq.ParquetFile(path, page_checksum_verification=True, filesystem=place.store).read()
@@ -178,7 +185,7 @@ def _read_part(place: Place, path: str, table: str) -> pa.Table | str | NewerSch
         version = (data.schema.metadata or {}).get(_VERSION, b"")
         if version.isdigit() and int(version) > SCHEMA_VERSION:
             # its columns may mean something else
-            return NewerSchema(path, int(version))
+            raise NewerSchema(path, int(version))
         if version == schema.metadata[_VERSION] and data.column_names != schema.names:
             return "does not have the columns of its version"
         # an older part lacks the columns that came later: they read as empty
@@ -188,6 +195,8 @@ def _read_part(place: Place, path: str, table: str) -> pa.Table | str | NewerSch
         ]
         whole = pa.Table.from_arrays(arrays, schema=schema)
         whole.validate(full=True)
+    except NewerSchema:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         return f"cannot be read ({str(error).splitlines()[0]})"
     return whole
@@ -201,11 +210,7 @@ def read_parts(place: Place, paths: Iterable[str], table: str) -> dict[str, pa.T
     """
     paths = list(paths)
     with ThreadPoolExecutor(8) as pool:
-        found = dict(zip(paths, pool.map(lambda p: _read_part(place, p, table), paths), strict=True))
-    for part in found.values():
-        if isinstance(part, NewerSchema):
-            raise part
-    return {path: part for path, part in found.items() if not isinstance(part, NewerSchema)}
+        return dict(zip(paths, pool.map(lambda p: read_part(place, p, table), paths), strict=True))
 
 
 def skipped(path: str, why: str) -> str:
@@ -223,12 +228,12 @@ def read(run: str | Path, table: str) -> pa.Table:
     Returns:
         The rows of all whole parts, in order of file name; empty where there are none yet.
 
+    Warns:
+        SkippedPart: A file is corrupt or foreign; it is named and left out.
+
     Raises:
         NewerSchema: A newer version wrote one of them.
         SpecError: The store of a URI cannot be reached.
-
-    Warns:
-        SkippedPart: A file is corrupt or foreign; it is named and left out.
     """
     place = place_of(run)
     whole: list[pa.Table] = []

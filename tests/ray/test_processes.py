@@ -16,6 +16,7 @@ import pytest
 
 from sweeper.store import read, read_trials
 from trainables.result import SCORES
+from trainables.spec import PairSpec
 
 from .conftest import wait_for_parts
 
@@ -153,3 +154,24 @@ def test_a_cluster_by_address_with_its_token(tmp_path: Path, monkeypatch: pytest
     finally:
         head.terminate()
         head.wait(30)
+
+
+def test_a_killed_extension_goes_on_as_planned(tmp_path: Path, write_spec: Callable[..., str], driver: Driver) -> None:
+    run = tmp_path / "run"
+    complete(driver("run", write_spec(sampler="qmc", runner="inline", trials=6), "--out", str(run)))
+    before = {r["digest"] for r in read_trials(run).to_pylist()}
+    ray = ("--runner", "ray")
+    process = driver("extend", str(run), "--noises", "2", "--repeats", "1", *ray)
+    wait_for_parts(run, 8, process)
+    process.kill()
+    process.wait()
+    plan = json.loads((run / "extension.json").read_text())
+    planned = {PairSpec.from_mapping(s).digest for p in plan for s in p["specs"]}
+    assert len(planned) > 3
+    kept = {p.name: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
+    complete(driver("extend", str(run), *ray))
+    rows = read_trials(run).to_pylist()
+    assert sorted(r["digest"] for r in rows) == sorted(before | planned)
+    assert {r["sampler"] for r in rows if r["digest"] in planned} == {"extend"}
+    after = {p.name: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
+    assert kept.items() <= after.items()

@@ -10,7 +10,8 @@ import pytest
 from inline_sweeps import sweep
 
 from sweeper.cli import main
-from sweeper.comparing import Overlap, _names, overlaps
+from sweeper.compared import Overlap, look, overlaps
+from sweeper.comparing import _names
 from sweeper.regime import fit_regime
 from sweeper.store import read_trials
 
@@ -93,8 +94,6 @@ def test_the_text_fits_a_terminal(runs: dict[str, Path], capsys: pytest.CaptureF
 
 def test_intervals_that_touch_overlap(runs: dict[str, Path]) -> None:
     from dataclasses import replace
-
-    from sweeper.comparing import look
 
     one = look(runs["first"], "one", ["gain_mean"], None, None)
     regime = one.regimes["gain_mean"]

@@ -105,7 +105,7 @@ def test_exactly_what_is_asked_for_is_run_and_once(
     assert rows_of(run) == rows
 
 
-def test_an_extension_that_was_cut_off_goes_on(
+def test_an_extension_that_was_cut_off_goes_on_as_planned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, cut = (sweep(tmp_path / n, sampler="qmc", trials=8).run for n in ("whole", "cut"))
@@ -117,9 +117,16 @@ def test_an_extension_that_was_cut_off_goes_on(
         assert main(["extend", str(cut), *INLINE]) == 130
         assert f"3 of 7 further trials are in {cut}; `sweeper extend {cut}` continues" in capsys.readouterr().err
     assert len(added(cut)) == 3
+    asks(monkeypatch, lambda _: [Need(5, "seen halfway", noise=0.03)])  # it is not asked before the plan is done
+    assert main(["extend", str(cut), "--dry-run", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["planned"]) == 4
     assert main(["extend", str(cut), *INLINE]) == 0
     assert digests(cut) == digests(whole)
     assert len(set(digests(cut))) == len(digests(cut)) == 15
+    assert not (cut / "extension.json").exists()
+    (cut / "extension.json").write_text("[1]")
+    assert main(["extend", str(cut), *INLINE]) == 2
+    assert "extension.json holds no plan" in capsys.readouterr().err
 
 
 def test_a_design_goes_on_beside_its_extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,8 @@ def test_gains_and_noises_are_those_of_their_definitions(tmp_path: Path) -> None
     assert row["noise_smith_le"] == pytest.approx(0.1 * 900 / (32 * 0.1))
     assert row["noise_wd_equilibrium"] == pytest.approx(math.sqrt(0.1 * 1e-3 / (32 * 0.1)))
     assert row["noise_paper_aug"] == row["noise_paper"]  # without augmentation
-    assert row["merged_loss_val"] is row["gain_mean_loss_val"] is row["noise_dose"] is row["device_seconds"] is None
+    assert row["merged_loss_val"] is row["gain_mean_loss_val"] is row["noise_dose"] is None
+    assert row["device_seconds"] is row["device"] is row["started"] is row["seconds_train"] is None
     assert (row["trainable"], row["outcome"], row["repeat"], row["number"]) == ("imported", "ok", 0, 0)
     spec = PairSpec.from_json(row["spec"])
     assert (spec.digest, spec.config) == (row["digest"], row["config"])

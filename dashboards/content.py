@@ -158,14 +158,20 @@ def details(shown: Details, theme: str, closed: Selection) -> list[Component]:
                 html.P(f"Outcome: {shown.sentence}"),
                 *(html.Div(w, className="banner") for w in shown.warnings),
                 html.Div(facts, className="facts"),
-                html.P("Run it again and compare the numbers:", className="soft"),
-                html.Div(
-                    [html.Code(shown.command, id="command"), dcc.Clipboard(target_id="command", title="copy")],
-                    className="command",
-                ),
+                *_again(shown.command),
                 html.Details([html.Summary("The whole spec"), html.Pre(shown.spec)]),
             ],
             className="card wide",
         ),
         html.Section(charts, className="cards"),
+    ]
+
+
+def _again(command: str) -> list[Any]:
+    if not command:
+        return [html.P("It was trained elsewhere: it cannot be run again here.", className="soft")]
+    copied = dcc.Clipboard(target_id="command", title="copy")
+    return [
+        html.P("Run it again and compare the numbers:", className="soft"),
+        html.Div([html.Code(command, id="command"), copied], className="command"),
     ]

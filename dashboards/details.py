@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from sweeper.doubts import split
 from trainables.result import trial_columns
+from trainables.trial import IMPORTED
 
 from .axes import rounded, short
 from .listing import HEADS, KNOBS
@@ -33,7 +34,7 @@ class Details:
         sentence: How it ended.
         warnings: What makes its numbers doubtful.
         facts: Name with unit -> value, for people.
-        command: The command that runs it again and compares the numbers.
+        command: The command that runs it again and compares the numbers; empty where it was trained elsewhere.
         spec: The whole spec as indented JSON.
         charts: Training curves and merge curves, where there are any.
     """
@@ -72,7 +73,7 @@ def details(row: Mapping[str, Any], place: str, history: pa.Table, merges: pa.Ta
         sentence=f"{row['outcome'].replace('_', ' ')}{detail}",
         warnings=tuple(f"{key}: {sentence}" for key, sentence in split(row["warnings"])),
         facts=tuple(_fact(name, row[name]) for name in _SHOWN if row[name] is not None),
-        command=f"sweeper pair {shlex.quote(place)} {row['digest']}",
+        command="" if row["trainable"] == IMPORTED else f"sweeper pair {shlex.quote(place)} {row['digest']}",
         spec=_indented(row["spec"]),
         charts=tuple(c for c in charts if c is not None),
     )

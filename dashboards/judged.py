@@ -81,10 +81,8 @@ def judge(run: Run, question: Question) -> Judgement:
 
 def _analysed(run: Run, question: Question) -> tuple[Analysis | None, str]:
     objective, noise, split = question
-    try:
-        from sweeper.evidence.analysis import analyse
-    except ImportError as error:
-        return None, f"the verdict needs a package that is missing ({error.name}): pip install 'sweeper[regime]'"
+    from sweeper.evidence.analysis import analyse
+
     try:
         return analyse(run.tables["trials"], objective, noise, split=split), ""
     except Exception as error:  # a verdict that fails must not take the rest of the page with it

@@ -38,7 +38,7 @@ class Beside:
     loss: float | None
     accuracy: float | None
     parents: float | None
-    device_seconds: float
+    device_seconds: float | None
 
 
 @by_content

@@ -14,8 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sweeper.objective import OBJECTIVES
+from sweeper.regime import EXTEND
 from trainables.noise import NOISE
 from trainables.result import NEVER_WINS, Outcome
+from trainables.trial import IMPORTED
 
 Row = Mapping[str, Any]
 Array = NDArray[Any]
@@ -272,38 +274,45 @@ class Overview:
     Attributes:
         outcomes: Outcome -> trials, commonest first.
         configs: Configurations with at least one finished trial; `budget` is the number asked for.
-        device_seconds: Time on the devices, all trials.
-        synthetic: Trials whose numbers come from a closed form.
+        added: Those of `configs` that `sweeper extend` added to the budget's.
+        device_seconds: Time on the devices, all trials; None where no trial says it.
+        synthetic: Trials whose numbers come from a closed form; `imported`, those that were trained elsewhere.
     """
 
     trials: int
     configs: int
     budget: int | None
     outcomes: Mapping[str, int]
-    device_seconds: float
+    device_seconds: float | None
     synthetic: int
+    imported: int = 0
+    added: int = 0
     details: Mapping[str, str] = field(default_factory=lambda: {})
 
     @property
     def missing(self) -> int:
         """Configurations of the budget that have no finished trial yet."""
-        return max(0, (self.budget or 0) - self.configs)
+        return max(0, (self.budget or 0) - (self.configs - self.added))
 
 
 def overview(trials: pa.Table, budget: int | None) -> Overview:
     """Count the trials; `details` holds the first sentence of every outcome other than `ok`."""
-    keys = ["config", "outcome", "outcome_detail", "device_seconds", "trainable"]
+    keys = ["config", "outcome", "outcome_detail", "device_seconds", "trainable", "sampler"]
     rows = trials.select(keys).to_pylist()
+    configs = {r["config"] for r in rows}
+    times = [t for r in rows if (t := finite(r["device_seconds"])) is not None]
     details: dict[str, str] = {}
     for row in rows:
         if row["outcome"] != Outcome.OK and row["outcome_detail"]:
             details.setdefault(row["outcome"], row["outcome_detail"])
     return Overview(
         trials=len(rows),
-        configs=len({r["config"] for r in rows}),
+        configs=len(configs),
         budget=budget,
         outcomes=dict(Counter(str(r["outcome"]) for r in rows).most_common()),
-        device_seconds=math.fsum(finite(r["device_seconds"]) or 0.0 for r in rows),
+        device_seconds=math.fsum(times) if times or not rows else None,
         synthetic=sum(r["trainable"] == "synthetic" for r in rows),
+        imported=sum(r["trainable"] == IMPORTED for r in rows),
+        added=len(configs - {r["config"] for r in rows if r["sampler"] != EXTEND}),
         details=details,
     )

@@ -19,6 +19,7 @@ from trainables.noise import KNOBS, NOISE
 from trainables.spec import PairSpec
 
 from .jobs import Job, Row
+from .regime import EXTEND
 from .report import number
 from .session import Session, Status, build
 from .spec import SpecError, SweepSpec
@@ -27,7 +28,7 @@ from .warmstart import checked_points
 if TYPE_CHECKING:
     from .evidence.needs import Need
 
-EXTEND, PLAN_FILE = "extend", "extension.json"
+PLAN_FILE = "extension.json"
 
 
 @dataclass(frozen=True)

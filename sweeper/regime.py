@@ -38,7 +38,9 @@ MIN_LEVELS = 4
 MIN_SPAN = 1.5
 GRID = 201
 EDGE = 0.05
-DESIGNED_SAMPLERS = frozenset({"grid", "qmc", "random", "extend"})
+EXTEND = "extend"
+"""Sampler of the rows that `sweeper extend` added."""
+DESIGNED_SAMPLERS = frozenset({"grid", "qmc", "random", EXTEND})
 # objectives whose study value is the logarithm of the column
 LOGARITHMIC = frozenset({"merged_loss", "cost"})
 

@@ -148,13 +148,16 @@ def _banners(counts: Overview, chosen: Choice, run: Run) -> tuple[str, ...]:
     if counts.synthetic:
         which = "" if counts.synthetic == counts.trials else f" in {counts.synthetic} of {counts.trials} trials"
         said.append(f"Synthetic closed form: no network was trained{which}.")
+    if counts.imported:
+        which = "These trials" if counts.imported == counts.trials else f"{counts.imported} of {counts.trials} trials"
+        said.append(f"{which} were imported from a table: trained elsewhere, not by this package.")
     if not counts.trials:
         said.append("No trial has finished yet: there is nothing to show.")
     elif not counts.outcomes.get("ok"):
         said.append("No trial is ok so far: neither gain nor merged loss is known, only where training broke.")
     if counts.trials and counts.missing:
-        going = "running" if run.running else "not running"
-        said.append(f"Unfinished and {going}: {counts.configs} of {counts.budget} configurations have a result so far.")
+        going, done = "running" if run.running else "not running", counts.configs - counts.added
+        said.append(f"Unfinished and {going}: {done} of {counts.budget} configurations have a result so far.")
     if counts.trials and counts.trials == counts.configs and not chosen.sweep.own:
         said.append("No configuration was repeated: how much scatter is chance is not known.")
     return (*said, *chosen.sweep.doubts)
@@ -187,15 +190,17 @@ def _fit_tiles(fit: Regime | None, asked: tuple[str, str, str] | None, current: 
 
 def _cost_tiles(run: Run, counts: Overview) -> tuple[Tile, ...]:
     outcomes = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.outcomes.items()) or "none finished"
-    done = f"{counts.configs} of {counts.budget}" if counts.budget else str(counts.configs)
+    done = f"{counts.configs - counts.added} of {counts.budget}" if counts.budget else str(counts.configs)
+    done += f" + {counts.added}" if counts.budget and counts.added else ""
     open_now = len(set(run.tables["search"]["number"].to_pylist()) - set(run.tables["trials"]["number"].to_pylist()))
     if run.running and open_now:
         outcomes += f"; {open_now} running now"
-    each = f"{short(counts.device_seconds / counts.trials)} s a trial" if counts.trials else "no trial yet"
+    spent = counts.device_seconds
+    each = f"{short(spent / counts.trials)} s a trial" if spent and counts.trials else "no trial says it"
     repeats = f", {counted(counts.trials, 'trial')}" if counts.trials != counts.configs else ""
     return (
         Tile("Configurations" + (" · running" if run.running else ""), done, outcomes + repeats),
-        Tile("Device time", duration(counts.device_seconds), each),
+        Tile("Device time", "–" if spent is None else duration(spent), each if counts.trials else "no trial yet"),
     )
 
 

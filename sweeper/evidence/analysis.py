@@ -18,10 +18,12 @@ from sweeper.evidence.needs import Need, needed
 from sweeper.evidence.ranking import FITTED, Collapse, Ranking, Transfer, candidates, collapse, common, rank, transfer
 from sweeper.evidence.sentences import sentences
 from sweeper.evidence.shape import Shape, shape
+from sweeper.evidence.two_lines import DIGITS, MIN_LEVELS
 from sweeper.evidence.verdict import Verdict, judge
 from sweeper.noise_choice import check_shown
 from sweeper.objective import OBJECTIVES
-from sweeper.regime import Regime, fit_regime
+from sweeper.regime import DESIGNED_SAMPLERS, EXTEND, Regime, fit_regime
+from trainables.result import Outcome
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Analysis:
         split: Split of the scores: train, val or test.
         n_trials, n_configs: Viable trials with a noise and a score, and their configurations.
         n_tested: Configurations that the tests looked at; fewer in large tables.
+        set_aside: Trials whose noises a sampler chose that learns, left out of verdict, optimum and shape where
+            `sweeper extend` has added enough noises by design.
         tail: Trials that were raised to the floor of the bad tail, along the noise.
         verdict: `hump`, `plateau then cliff` or `undetermined`.
         sentences: The findings, quotable; the first one is the verdict.
@@ -56,6 +60,7 @@ class Analysis:
     n_trials: int
     n_configs: int
     n_tested: int
+    set_aside: int
     tail: int
     verdict: str
     regime: Regime
@@ -113,15 +118,15 @@ def analyse(
 
 
 def _analysed(trials: pa.Table, objective: str, noise: str, split: str, seed: int, draws: int) -> Analysis:
-    goal = OBJECTIVES[objective]
-    goal = goal.on(split)
-    regime = fit_regime(trials, objective, noise, split=split, seed=seed, draws=draws)
-    every = collect(trials, goal)
-    raw = thin(every)
-    along = tame_along(raw, noise)
-    judged = judge(along, tame_along(thin(collect(trials, goal, broken=True)), noise), noise, seed=seed, draws=draws)
-    test = shape(raw.along(noise), noise, seed=seed)
-    tamed = tame(raw)
+    goal = OBJECTIVES[objective].on(split)
+    designed = _by_design(trials, noise)
+    regime = fit_regime(designed, objective, noise, split=split, seed=seed, draws=draws)
+    by_design = thin(collect(designed, goal))
+    along = tame_along(by_design, noise)
+    broken = thin(collect(designed, goal, broken=True))
+    judged = judge(along, tame_along(broken, noise), noise, seed=seed, draws=draws)
+    test = shape(by_design.along(noise), noise, seed=seed)
+    tamed = tame(by_design if designed is trials else thin(collect(trials, goal)))
     names = candidates(tamed)
     exponents = fit_exponents(tamed, names, draws=max(1, draws // 3), seed=seed)
     free = _free(tamed, exponents)
@@ -137,6 +142,7 @@ def _analysed(trials: pa.Table, objective: str, noise: str, split: str, seed: in
         n_trials=regime.n_trials,
         n_configs=regime.n_configs,
         n_tested=len(along),
+        set_aside=trials.num_rows - designed.num_rows,
         tail=along.tail,
         verdict=judged.name,
         regime=regime,
@@ -155,6 +161,17 @@ def _analysed(trials: pa.Table, objective: str, noise: str, split: str, seed: in
 
 def _interval(regime: Regime) -> tuple[float, float] | None:
     return None if regime.low is None or regime.high is None else (regime.low, regime.high)
+
+
+def _by_design(trials: pa.Table, noise: str) -> pa.Table:
+    """Return the trials to judge the shape by: those of an extension's design where a sampler chose the others."""
+    samplers = set(trials["sampler"].to_pylist()) - {None}
+    if samplers <= DESIGNED_SAMPLERS or EXTEND not in samplers:
+        return trials
+    own = trials.filter(pa.array([s in DESIGNED_SAMPLERS for s in trials["sampler"].to_pylist()], pa.bool_()))
+    viable = zip(own["outcome"].to_pylist(), own[f"noise_{noise}"].to_pylist(), strict=True)
+    levels = {round(math.log(v), DIGITS) for outcome, v in viable if outcome == Outcome.OK and v is not None and v > 0}
+    return own if len(levels) >= MIN_LEVELS else trials
 
 
 def _free(cells: Cells, exponents: Exponents) -> Array | None:

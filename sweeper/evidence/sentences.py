@@ -18,7 +18,17 @@ _WORDS = {"learning_rate": "learning rate", "batch_size": "batch size", "weight_
 
 def sentences(a: Analysis) -> tuple[str, ...]:
     """Return the findings; the first one is the verdict."""
-    parts = [_verdict(a), _gate(a), _everything(a), _shape(a), _explained(a), _leftover(a), _exponents(a), _ranking(a)]
+    parts = [
+        _verdict(a),
+        _aside(a),
+        _gate(a),
+        _everything(a),
+        _shape(a),
+        _explained(a),
+        _leftover(a),
+        _exponents(a),
+        _ranking(a),
+    ]
     parts += [_influence(a), _transfer(a), _collapse(a), *_controls(a), _tail(a)]
     return tuple(p for p in parts if p)
 
@@ -48,6 +58,15 @@ def _verdict(a: Analysis) -> str:
         return f"plateau then cliff: {label} hardly changes below {scale.formula} = " \
                f"{number(a.judged.gate.break_noise)}{unit} and falls beyond; {best}, {a.judged.why}."  # fmt: skip
     return f"undetermined: {best}, but {a.judged.why}."
+
+
+def _aside(a: Analysis) -> str:
+    if not a.set_aside:
+        return ""
+    return (
+        f"Verdict, optimum and shape are of the {counted(a.n_trials, 'viable trial')} whose noises were set by design; "
+        f"{counted(a.set_aside, 'trial')} of a sampler that learns enter the comparison of the noises only."
+    )
 
 
 def _gate(a: Analysis) -> str:

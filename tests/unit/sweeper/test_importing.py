@@ -158,8 +158,11 @@ def test_every_reader_opens_an_imported_folder(tmp_path: Path, capsys: pytest.Ca
     least = min(math.fsum(x["merged_loss_test"] for x in r) / len(r) for r in ok)
     assert record["best"]["config_mean"] <= least + 0.01
     assert record["best"]["column"] == "merged_loss_test"
-    for command in ("list", "recommend", "dashboard", "export"):
+    for command in ("list", "recommend", "export"):
         assert main([command, str(run)]) == 0
+    page = tmp_path / "page.html"
+    assert main(["export", str(run), "--html", str(page)]) == 0
+    assert "imported from a table" in page.read_text()
 
 
 def test_nothing_can_be_run_in_an_imported_folder(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 DONE = 0
 OBJECTIVE = "gain_mean"
 _SHOWN = 12
+FITTED = "fitted"
+_KNOBS = {"learning_rate": "η", "batch_size": "B", "momentum": "μ", "weight_decay": "λ",
+          "augmentation_strength": "augmentation", "augmentation": "policy"}  # fmt: skip
 
 
 def analyse(args: argparse.Namespace) -> int:
@@ -115,27 +118,28 @@ def report(a: Analysis) -> str:
 
 
 def _ranking(a: Analysis) -> str:
-    knobs = tuple((a.transfer.n or {}).keys())
-    header = ("noise", "R²", "90 % interval", "of the ceiling", "distance", *(k.replace("_", " ") for k in knobs))
-    rows = [_row(a, r, knobs) for r in a.ranking.rows]
-    fitted_on = "a learning-rate sweep" if a.transfer.kind == "sweeps" else "the other half of its values"
-    note = (
-        "R²: each configuration predicted by a curve that was fitted without it; distance: between learning-rate sweeps"
-    )
-    if knobs:
-        note += f"; last columns: R² of predicting sweeps of that knob from {fitted_on}"
-    return "\n".join((format_table(header, rows), wrap(note, 2)))
+    header = ("noise", "R²", "90 % interval", "of the ceiling", "first in", "sweeps apart")
+    note = "R²: each configuration predicted by a curve fitted without it; first in: share of resampled tables"
+    parts = [format_table(header, [_row(a, r) for r in a.ranking.rows]), wrap(note, 2)]
+    if a.transfer.r2 and a.transfer.n:
+        moved = a.transfer.r2
+        rows = [(r.name, *(number(moved[r.name].get(k)) for k in a.transfer.n)) for r in a.ranking.rows]
+        what = "sweeps of that knob from a learning-rate sweep"
+        if a.transfer.kind == "halves":
+            what = "one half of that knob's values from the other"
+        note = f"R² of predicting {what}" + ("; fitted has its exponents from all of them" if FITTED in moved else "")
+        parts += ["", format_table(("noise", *(_KNOBS.get(k, k) for k in a.transfer.n)), rows), wrap(note, 2)]
+    return "\n".join(parts)
 
 
-def _row(a: Analysis, row: Rank, knobs: Sequence[str]) -> tuple[str, ...]:
-    moved = (a.transfer.r2 or {}).get(row.name, {})
+def _row(a: Analysis, row: Rank) -> tuple[str, ...]:
     return (
         row.name,
         number(row.r2),
         f"{number(row.low)} to {number(row.high)}",
         "-" if row.share is None else f"{100 * row.share:.0f} %",
+        f"{100 * row.wins:.0f} %",
         number((a.collapse.misfit or {}).get(row.name)),
-        *(number(moved.get(k)) for k in knobs),
     )
 
 

@@ -179,6 +179,9 @@ def transfer(cells: Cells, axes: Mapping[str, Array]) -> Transfer:
         cells: Configurations that have all axes.
         axes: Definition -> log noise, shape (C,).
     """
+    if len(cells) < MIN_CONFIGS or np.ptp(cells.z) <= 0:
+        return Transfer(reason=f"{len(cells)} configurations have all noises and differ in score, at least "
+                        f"{MIN_CONFIGS} are needed")  # fmt: skip
     kind, tasks = _sweeps(cells)
     if not tasks:
         kind, tasks = _halves(cells)
@@ -266,7 +269,7 @@ def collapse(cells: Cells, axes: Mapping[str, Array]) -> Collapse:
 
     Source: Bhattacharjee & Seno 2001, eq. 3, q = 1: curves interpolated linearly within their range.
     """
-    parts, _, _ = curves(cells)
+    parts = curves(cells)[0] if len(cells) else []
     if len(parts) < 2:
         return Collapse(len(parts), reason=f"{len(parts)} learning-rate sweeps at fixed other knobs, at least 2 are "
                         f"needed ({MIN_SWEEP} learning rates each)")  # fmt: skip

@@ -1,0 +1,79 @@
+"""`sweeper analyse` on run folders: what it prints, and bad input in one line with exit code 2."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sweeper import SweepSpec
+from sweeper.cli import main
+from sweeper.runfolder import write_spec
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("analyse") / "run"
+    flags = ["--runner", "inline", "--sampler", "random", "--trials", "16", "--repeats", "2"]
+    assert main(["run", "synthetic", *flags, "--out", str(out)]) == 0
+    return out
+
+
+def test_the_verdict_comes_first_and_what_is_missing_last(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyse", str(run)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(("hump: ", "undetermined: ", "plateau then cliff: "))
+    assert "Two-lines test" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.splitlines()[-1].startswith(("- ", "  ", "nothing is missing"))
+
+
+def test_json_holds_each_folder_under_its_name(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    other.symlink_to(run)
+    assert main(["analyse", str(run), str(other), "--json", "--objective", "merged_loss", "--noise", "linear"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert list(record) == [str(run), str(other)]
+    assert record[str(run)]["verdict"] == record[str(other)]["verdict"]
+    assert (record[str(run)]["objective"], record[str(run)]["noise"]) == ("merged_loss", "linear")
+
+
+def test_conditions_choose_trials(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sweeper.store import read_trials
+
+    batches = read_trials(run)["batch_size"].to_pylist()
+    size = max(set(batches), key=batches.count)
+    assert main(["analyse", str(run), "--where", f"batch_size={size}", "--where", "outcome=ok", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)[str(run)]
+    assert 0 < found["n_trials"] <= batches.count(size)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--noise", "papr"], "unknown noise 'papr'; did you mean paper"),
+        (["--noise", "fitted"], "noise 'fitted' has no column"),
+        (["--objective", "gain"], "unknown objective 'gain'; did you mean"),
+        (["--split", "tset"], "unknown split 'tset'; did you mean test?"),
+        (["--where", "momentun=0.9"], "unknown column 'momentun'; did you mean momentum or augmentation?"),
+        (["--where", "momentum"], "--where needs COLUMN=VALUE, such as momentum=0.9, got 'momentum'"),
+        (["--where", "outcome=fine"], "has outcome = fine; there are "),
+        (["--where", "batch_size=7"], "has batch_size = 7; there are "),
+    ],
+)
+def test_wrong_names_are_one_line(
+    run: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["analyse", str(run), *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_folders_that_hold_nothing_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyse", str(tmp_path / "none")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert main(["analyse", str(tmp_path)]) == 2
+    assert "holds no sweep" in capsys.readouterr().err
+    write_spec(tmp_path, SweepSpec(space="synthetic", trials=3))
+    assert main(["analyse", str(tmp_path)]) == 2
+    assert "holds no trials yet: `sweeper resume" in capsys.readouterr().err

@@ -27,7 +27,8 @@ demo: install
 test: install
 	@echo "== all tests; the browser tests need Chromium and are skipped without it"
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not ray and not browser'
-	$(BIN)/python -m pytest -m 'ray or browser'
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m ray
+	$(BIN)/python -m pytest -m browser
 
 test-fast: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not ray and not browser'

@@ -340,7 +340,9 @@ def dashboard(args: argparse.Namespace) -> int:
     try:
         from dashboards.serve import serve
     except ImportError as error:
-        raise SpecError(f"the dashboards need {error.name}: pip install 'sweeper[dashboard]'") from None
+        raise SpecError(
+            f"the dashboards need {error.name}: pip install -e '.[dashboard]' in sweeper's checkout"
+        ) from None
     serve(args.dirs, args.host, args.port, args.noise, lambda line: print(line, flush=True))
     print("stopped", file=sys.stderr)
     return DONE

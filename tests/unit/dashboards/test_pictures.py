@@ -89,7 +89,9 @@ def test_a_missing_kaleido_or_browser_is_one_line(run, tmp_path, monkeypatch, ca
     assert capsys.readouterr().err == "error: pictures need a browser: put Chrome or Chromium on the PATH\n"
     monkeypatch.setitem(sys.modules, "kaleido", None)
     assert main(command) == 2
-    assert capsys.readouterr().err == "error: pictures need kaleido: pip install 'sweeper[dashboard]'\n"
+    assert (
+        capsys.readouterr().err == "error: pictures need kaleido: pip install -e '.[dashboard]' in sweeper's checkout\n"
+    )
 
 
 @pytest.mark.browser

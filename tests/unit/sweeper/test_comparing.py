@@ -62,6 +62,16 @@ def test_each_column_holds_its_own_sweeps_numbers(runs: dict[str, Path], capsys:
     assert any("synthetic closed form" in n for n in record["notes"])
 
 
+def test_a_folder_may_be_named_by_its_uri(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    record = compared(capsys, str(runs["first"]), str(runs["other"]))
+    uri = f"file://{runs['other']}"
+    assert compared(capsys, str(runs["first"]), uri) == {
+        **record, "sweeps": [record["sweeps"][0], {**record["sweeps"][1], "run": uri}]
+    }  # fmt: skip
+    assert main(["compare", str(runs["other"]), uri]) == 2
+    assert "stands there twice" in capsys.readouterr().err
+
+
 def test_what_differs_is_said(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     record = compared(capsys, *map(str, runs.values()))
     notes = " ".join(record["notes"])

@@ -55,7 +55,7 @@ def test_the_command_that_runs_what_is_missing_is_said_where_there_is_one(
         return " ".join(capsys.readouterr().out.partition("what is missing")[2].split())
 
     assert missing(str(run)).startswith(f"for a firm answer (`sweeper extend {run} --noise linear` runs it) - ")
-    for argv in ((f"file://{run}",), (str(run), "--where", "outcome=ok"), (str(run), "--split", "val")):
+    for argv in ((str(run), "--where", "outcome=ok"), (str(run), "--split", "val")):
         assert missing(*argv).startswith("for a firm answer - ")
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from trainables.registry import UnknownName, unknown
 from trainables.result import SPLITS
+from trainables.trial import IMPORTED
 
 from .noise_choice import check_shown
 from .objective import OBJECTIVES
+from .places import is_uri
 from .report import counted, emit, format_table, number, wrap
-from .spec import SpecError
+from .spec import SpecError, SweepSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from .evidence.analysis import Analysis
-    from .evidence.needs import Need
     from .evidence.ranking import Rank
 
 DONE = 0
@@ -38,6 +39,7 @@ def analyse(args: argparse.Namespace) -> int:
 
     wanted, split = _conditions(args.where or ()), _checked(args)
     found: dict[str, Analysis] = {}
+    extends: dict[str, str] = {}
     for folder in dict.fromkeys(args.dirs):
         spec = stored_spec(folder)
         trials = read_trials(folder)
@@ -45,11 +47,21 @@ def analyse(args: argparse.Namespace) -> int:
             raise SpecError(f"{folder} holds no trials yet: `sweeper resume {folder}` runs them")
         for key, value in wanted:
             trials = _where(trials, key, value, folder)
+        extends[folder] = _extend(args, spec)
         found[folder] = analysis.analyse(trials, args.objective or OBJECTIVE, args.noise or spec.noise, split=split)
     record = {folder: a.record() for folder, a in found.items()}
-    text = "\n\n\n".join(f"{_title(folder, len(found))}{report(a)}" for folder, a in found.items())
+    text = "\n\n\n".join(f"{_title(folder, len(found))}{report(a, extends[folder])}" for folder, a in found.items())
     emit(args.json, record, text)
     return DONE
+
+
+def _extend(args: argparse.Namespace, spec: SweepSpec) -> str:
+    """Return the command that runs what is missing; empty where it would look at other trials, or can run none."""
+    folder = str(spec.out)
+    if args.where or args.split or is_uri(folder) or spec.fixed.get("trainable") == IMPORTED:
+        return ""
+    flags = [f" --{k} {v}" for k, v in (("noise", args.noise), ("objective", args.objective)) if v]
+    return f"sweeper extend {folder}{''.join(flags)}"
 
 
 def _title(folder: str, folders: int) -> str:
@@ -107,13 +119,18 @@ def _is(value: Any, text: str) -> bool:
     return value == text
 
 
-def report(a: Analysis) -> str:
-    """Return an analysis for a terminal: the sentences, the ranking as a table, and what is missing."""
+def report(a: Analysis, extend: str = "") -> str:
+    """Return an analysis for a terminal: the sentences, the ranking as a table, and what is missing.
+
+    Args:
+        a: The analysis.
+        extend: Command that runs what is missing; empty where none does.
+    """
     verdict, *others = a.sentences
     parts = [wrap(verdict, 0), "\n".join(wrap(f"- {line}", 0) for line in others)]
     if a.ranking.rows:
         parts.append(_ranking(a))
-    parts.append(_needs(a.needs))
+    parts.append(_needs(a, extend))
     return "\n\n".join(parts)
 
 
@@ -143,12 +160,14 @@ def _row(a: Analysis, row: Rank) -> tuple[str, ...]:
     )
 
 
-def _needs(needs: Sequence[Need]) -> str:
-    if not needs:
-        return "nothing is missing for this answer"
-    lines = ["what is missing for a firm answer (`sweeper extend` runs it)"]
-    for why in dict.fromkeys(n.why for n in needs):
-        those = [n for n in needs if n.why == why]
+def _needs(a: Analysis, extend: str) -> str:
+    from .evidence.sentences import nothing_asked
+
+    if not a.needs:
+        return nothing_asked(a)
+    lines = [wrap(f"what is missing for a firm answer{f' (`{extend}` runs it)' if extend else ''}", 0)]
+    for why in dict.fromkeys(n.why for n in a.needs):
+        those = [n for n in a.needs if n.why == why]
         new = [n for n in those if n.noise is not None]
         trials = counted(sum(n.repeats for n in those), "trial")
         what = f"noises {', '.join(number(n.noise) for n in new)}" if new else "repeats of " + ", ".join(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.noise import KNOBS
 
 from .objective import OBJECTIVES
+from .places import is_uri
 from .report import ELSEWHERE, SYNTHETIC, merge_words
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Compared:
 
     Attributes:
         name: For people; no two sweeps have the same.
-        run: Its folder.
+        run: Its folder or URI.
         noise, objective: Which noise is shown; what the sweep searched.
         split: Split that optima and the choice of the best merge come from.
         samplers, trainables, tasks, devices: What its trials have; a task is data set and model.
@@ -103,11 +104,11 @@ class Overlap:
     factor: float
 
 
-def look(run: Path, name: str, objectives: Sequence[str], noise: str | None, chosen_by: str | None) -> Compared:
+def look(run: str | Path, name: str, objectives: Sequence[str], noise: str | None, chosen_by: str | None) -> Compared:
     """Read one sweep.
 
     Args:
-        run: Its folder.
+        run: Its folder, or the folder's URI.
         name: For people.
         objectives: Whose optima to locate.
         noise: Definition of the noise; None is the sweep's.
@@ -131,7 +132,7 @@ def look(run: Path, name: str, objectives: Sequence[str], noise: str | None, cho
     tasks = {f"{d} with {m}" for d, m in zip(*(trials[c].to_pylist() for c in ("dataset", "model")), strict=True)}
     return Compared(
         name=name,
-        run=str(run.absolute()),
+        run=str(run) if is_uri(run) else str(Path(run).absolute()),
         space=Path(spec.space).name,
         noise=noise,
         objective=spec.objective,

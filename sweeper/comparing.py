@@ -15,6 +15,7 @@ from trainables.registry import UnknownName
 from .compared import SPLITS, Compared, Overlap, doubts, look, overlaps
 from .noise_choice import check_shown
 from .objective import OBJECTIVES
+from .places import place_of
 from .report import WIDTH, emit, format_table, number, wrap
 from .spec import SpecError
 
@@ -126,10 +127,11 @@ def compare(args: argparse.Namespace) -> int:
     """`sweeper compare DIR DIR...`."""
     from .recommend import BOTH
 
-    runs = [Path(d) for d in args.dirs]
+    runs: list[str] = args.dirs
     if len(runs) < 2:
-        raise SpecError(f"compare needs two run folders or more, got {args.dirs[0]}")
-    resolved = [r.resolve() for r in runs]
+        raise SpecError(f"compare needs two run folders or more, got {runs[0]}")
+    places = [place_of(r) for r in runs]
+    resolved = [p.path if p.store else str(Path(p.path).resolve()) for p in places]
     if twice := [d for i, d in enumerate(args.dirs) if resolved[i] in resolved[:i]]:
         raise SpecError(f"{twice[0]} stands there twice; name each run folder once")
     try:
@@ -138,7 +140,7 @@ def compare(args: argparse.Namespace) -> int:
         objectives = [args.objective] if args.objective and OBJECTIVES[args.objective] else list(BOTH)
     except (ValueError, UnknownName) as error:
         raise SpecError(str(error)) from None
-    names = _names(runs)
+    names = _names([Path(p.path) for p in places])
     sweeps = [look(r, n, objectives, args.noise, args.objective) for r, n in zip(runs, names, strict=True)]
     found = {o: overlaps(sweeps, o) for o in objectives}
     notes = doubts(sweeps, args.objective)

@@ -16,6 +16,7 @@ from trainables.spec import PairSpec
 from .flags import MACHINE_KEYS, flags
 from .noise_choice import check_shown
 from .objective import OBJECTIVES
+from .places import is_uri
 from .report import counted, emit, format_table, number, wrap
 from .spec import SpecError, SweepSpec
 
@@ -31,10 +32,13 @@ DONE, NO_SUCCESS, INTERRUPTED = 0, 3, 130
 
 def extend(args: argparse.Namespace) -> int:
     """`sweeper extend DIR`."""
+    from .evidence.sentences import nothing_asked
     from .extension import PLAN_FILE, kept
     from .runfolder import runnable_spec
     from .store import read_trials
 
+    if is_uri(args.dir):
+        raise SpecError(f"a sweep is extended in a folder of this machine or one that is mounted, got {args.dir}")
     spec = _spec(args, runnable_spec(args.dir))
     noise, objective = args.noise or spec.noise, args.objective or "gain_mean"
     _check(objective, noise)
@@ -54,7 +58,7 @@ def extend(args: argparse.Namespace) -> int:
         "impossible": list(found.impossible),
     }
     if not found.specs:
-        nothing = "nothing is missing" if not analysis.needs else "all that can be run of what is missing is there"
+        nothing = "all that can be run of what is missing is there" if analysis.needs else nothing_asked(analysis)
         emit(args.json, record, "\n".join(wrap(line, 0) for line in (*said, nothing)))
         return DONE
     if args.dry_run:
@@ -137,10 +141,7 @@ def _limited(needs: Sequence[Need], repeats: int | None, noises: int | None) -> 
 def _analysed(trials: pa.Table, objective: str, noise: str) -> Analysis:
     from .evidence.analysis import analyse
 
-    try:
-        return analyse(trials, objective, noise)
-    except (ValueError, UnknownName) as error:
-        raise SpecError(str(error)) from None
+    return analyse(trials, objective, noise)
 
 
 def _spec(args: argparse.Namespace, stored: SweepSpec) -> SweepSpec:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from sweeper.evidence.cells import SYMBOLS
 from sweeper.evidence.ranking import FITTED
+from sweeper.evidence.verdict import UNDETERMINED
+from sweeper.objective import OBJECTIVES
 from sweeper.report import FACTORS, counted, number
 from trainables.noise import NOISE
 
@@ -33,6 +36,15 @@ def sentences(a: Analysis) -> tuple[str, ...]:
     return tuple(p for p in parts if p)
 
 
+def nothing_asked(a: Analysis) -> str:
+    """Return what an analysis without needs says about further trials."""
+    if a.verdict != UNDETERMINED:
+        return "nothing is missing for this answer"
+    if not a.n_configs:
+        return "what to add is not known: no viable trial has a score and this noise"
+    return "no further trials are known that would decide it"
+
+
 def p_value(p: float) -> str:
     """Return `p = ...`, or `p < 1e-4` where it is smaller than a bootstrap or a tail can tell."""
     return "p < 1e-4" if p < 1e-4 else f"p = {p:.2g}"
@@ -53,10 +65,12 @@ def _verdict(a: Analysis) -> str:
     interval = f"90 % interval {number(regime.low)} to {number(regime.high)}"
     best = f"{label} is best at {scale.formula} = {number(regime.optimum)}{unit} ({interval}, {n})"
     if a.verdict == "hump":
-        return f"hump: {best}; it rises before and falls beyond."
+        return f"hump: {best}; it {_better(a)}s before and {_worse(a)}s beyond."
     if a.verdict == "plateau then cliff":
-        return f"plateau then cliff: {label} hardly changes below {scale.formula} = " \
-               f"{number(a.judged.gate.break_noise)}{unit} and falls beyond; {best}, {a.judged.why}."  # fmt: skip
+        until = f"{scale.formula} = {number(a.judged.gate.break_noise)}{unit}"
+        return (
+            f"plateau then cliff: {label} hardly changes below {until} and {_worse(a)}s beyond; {best}, {a.judged.why}."
+        )
     return f"undetermined: {best}, but {a.judged.why}."
 
 
@@ -74,9 +88,10 @@ def _gate(a: Analysis) -> str:
     if gate.reason or gate.p_up is None or gate.p_down is None:
         return f"Two-lines test not possible: {gate.reason or a.judged.why}."
     text = (
-        f"Two-lines test on viable pairs: {_moves(gate.slope_up)} by {_slope(gate.slope_up, gate.se_up)} per factor e "
-        f"of noise up to {number(gate.break_noise)} (rise {p_value(gate.p_up)}), {_moves(gate.slope_down)} by "
-        f"{_slope(gate.slope_down, gate.se_down)} beyond (fall {p_value(gate.p_down)}; errors {_errors(gate.errors)}, "
+        f"Two-lines test on viable pairs: {_moves(a, gate.slope_up)} by {_slope(gate.slope_up, gate.se_up)}{_unit(a)} "
+        f"per factor e of noise up to {number(gate.break_noise)} ({_better(a)} {p_value(gate.p_up)}), "
+        f"{_moves(a, gate.slope_down)} by {_slope(gate.slope_down, gate.se_down)}{_unit(a)} beyond "
+        f"({_worse(a)} {p_value(gate.p_down)}; errors {_errors(gate.errors)}, "
         f"n = {gate.n} configurations at {gate.levels} noises)"
     )
     if a.judged.edge_share is not None:
@@ -86,8 +101,25 @@ def _gate(a: Analysis) -> str:
     return text + "."
 
 
-def _moves(slope: float | None) -> str:
-    return "rises" if (slope or 0) > 0 else "falls"
+def _better(a: Analysis) -> str:
+    return "rise" if OBJECTIVES[a.objective].maximize else "fall"
+
+
+def _worse(a: Analysis) -> str:
+    return "fall" if OBJECTIVES[a.objective].maximize else "rise"
+
+
+def _moves(a: Analysis, slope: float | None) -> str:
+    # the tests look at what the study is told: larger is better
+    return f"{_better(a) if (slope or 0) > 0 else _worse(a)}s"
+
+
+def _unit(a: Analysis) -> str:
+    """Return the unit of a difference of what the study is told, with a blank in front."""
+    if OBJECTIVES[a.objective].inverse is math.exp:
+        return " in ln"
+    unit = a.label.partition("[")[2].rstrip("]")
+    return f" {unit}" if unit else ""
 
 
 def _slope(slope: float | None, se: float | None) -> str:
@@ -103,7 +135,8 @@ def _everything(a: Analysis) -> str:
     if test.p_up is None or test.p_down is None or test.n == a.judged.gate.n:
         return ""
     return (
-        f"With unviable and diverged pairs at the cap: rise {p_value(test.p_up)}, fall {p_value(test.p_down)} "
+        f"With unviable and diverged pairs at the cap: {_better(a)} {p_value(test.p_up)}, {_worse(a)} "
+        f"{p_value(test.p_down)} "
         f"(n = {test.n} configurations)."
     )
 
@@ -216,10 +249,11 @@ def _collapse(a: Analysis) -> str:
     c = a.collapse
     if c.misfit is None or c.n is None or a.noise not in c.misfit:
         return f"Collapse not measured: {c.reason or f'{a.noise} is not there for most configurations'}."
-    alone = f"; repeats alone {number(c.scatter)}" if c.scatter is not None else ""
+    alone = f"; repeats alone {number(c.scatter)}{_unit(a)}" if c.scatter is not None else ""
     return (
-        f"Collapse: {c.n_curves} learning-rate sweeps lie {number(c.misfit[a.noise])} apart along {a.noise}, "
-        f"{number(c.raw)} along the learning rate{alone} (mean distance, n = {c.n[a.noise]} points)."
+        f"Collapse: {c.n_curves} learning-rate sweeps lie {number(c.misfit[a.noise])}{_unit(a)} apart along "
+        f"{a.noise}, {number(c.raw)}{_unit(a)} along the learning rate{alone} (mean distance, "
+        f"n = {c.n[a.noise]} points)."
     )
 
 

@@ -106,11 +106,8 @@ def _why(cells: Cells, gate: TwoLines, share: float, left_out: LeaveOneOut) -> s
             "biases the shape: a verdict needs designed noises"
         )
     if not gate.passed:
-        weak = [] if gate.p_up is not None and gate.p_up < 0.05 else [f"no significant rise (p = {_p(gate.p_up)})"]
-        weak += (
-            [] if gate.p_down is not None and gate.p_down < 0.05 else [f"no significant fall (p = {_p(gate.p_down)})"]
-        )
-        return " and ".join(weak)
+        sides = (("improvement up to", gate.p_up), ("decline beyond", gate.p_down))
+        return " and ".join(f"no significant {what} it (p = {_p(p)})" for what, p in sides if p is None or p >= 0.05)
     if share >= EDGE:
         return f"{share:.0%} of the resampled optima lie at an edge of the tried noises"
     if left_out.undecided:

@@ -47,6 +47,18 @@ def test_conditions_choose_trials(run: Path, capsys: pytest.CaptureFixture[str])
     assert 0 < found["n_trials"] <= batches.count(size)
 
 
+def test_the_command_that_runs_what_is_missing_is_said_where_there_is_one(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*argv: str) -> str:
+        assert main(["analyse", *argv, "--noise", "linear"]) == 0
+        return " ".join(capsys.readouterr().out.partition("what is missing")[2].split())
+
+    assert missing(str(run)).startswith(f"for a firm answer (`sweeper extend {run} --noise linear` runs it) - ")
+    for argv in ((str(run), "--where", "outcome=ok"), (str(run), "--split", "val")):
+        assert missing(*argv).startswith("for a firm answer - ")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

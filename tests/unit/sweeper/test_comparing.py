@@ -24,7 +24,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     sweep(folder / "first", sampler="qmc", trials=24, objective="gain_mean")
     sweep(folder / "second", sampler="qmc", trials=24, objective="gain_mean", seed=1)
     sweep(folder / "other", sampler="tpe", trials=8, noise="linear")
-    rows = [r for r in pq.read_table(DIGITS).to_pylist() if r["momentum"] == 0.9 and r["weight_decay"] == 0.0]
+    pairs = [r for r in pq.read_table(DIGITS).to_pylist() if r["momentum"] == 0.9 and r["weight_decay"] == 0.0]
+    rows = [r for r in pairs if r["batch_size"] in (16, 32)]
     pq.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet")
     argv = ["import", str(folder / "pairs.parquet"), "--space", "digits_cnn", "--out", str(folder / "imported")]
     assert main(argv) == 0
@@ -60,6 +61,16 @@ def test_each_column_holds_its_own_sweeps_numbers(runs: dict[str, Path], capsys:
     assert pair["factor"] == pytest.approx(b["optimum"] / a["optimum"])
     assert [n for n in record["notes"] if "differ" in n] == []
     assert any("synthetic closed form" in n for n in record["notes"])
+
+
+def test_a_folder_may_be_named_by_its_uri(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    record = compared(capsys, str(runs["first"]), str(runs["other"]))
+    uri = f"file://{runs['other']}"
+    assert compared(capsys, str(runs["first"]), uri) == {
+        **record, "sweeps": [record["sweeps"][0], {**record["sweeps"][1], "run": uri}]
+    }  # fmt: skip
+    assert main(["compare", str(runs["other"]), uri]) == 2
+    assert "stands there twice" in capsys.readouterr().err
 
 
 def test_what_differs_is_said(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ def asks(monkeypatch: pytest.MonkeyPatch, needs: Callable[[list[dict[str, Any]]]
 
     def analyse(trials: Any, objective: str, noise: str) -> Any:
         asked = tuple(needs(trials.to_pylist()))
-        said = {"verdict": "undetermined", "sentences": ("undetermined: a fake",), "needs": asked}
+        said = {"verdict": "undetermined", "sentences": ("undetermined: a fake",), "needs": asked, "n_configs": 6}
         return SimpleNamespace(objective=objective, noise=noise, **said)
 
     monkeypatch.setattr(extending, "_analysed", analyse)
@@ -252,7 +252,10 @@ def test_a_firm_answer_needs_nothing(
     run = sweep(tmp_path / "run", sampler="qmc", trials=6).run
     asks(monkeypatch, lambda _: [])
     assert main(["extend", str(run), *INLINE]) == 0
-    assert capsys.readouterr().out.splitlines() == ["undetermined: a fake", "nothing is missing"]
+    assert capsys.readouterr().out.splitlines() == [
+        "undetermined: a fake",
+        "no further trials are known that would decide it",
+    ]
     assert added(run) == []
 
 
@@ -274,6 +277,7 @@ def test_what_cannot_be_extended_is_said(
 
     (tmp_path / "empty").mkdir()
     assert "holds no sweep" in said(str(tmp_path / "empty"))
+    assert "a folder of this machine or one that is mounted, got file://" in said(f"file://{run}")
     assert "did you mean gain_mean" in said(str(run), "--objective", "gain_men")
     assert "unknown noise 'papr'; did you mean paper" in said(str(run), "--noise", "papr")
     assert "must be a whole number >= 1, got '0'" in said(str(run), "--repeats", "0")

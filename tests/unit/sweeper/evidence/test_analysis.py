@@ -7,6 +7,7 @@ from evidence_cells import bell, grid
 from trial_rows import BEST, hump, sweep, table, trial
 
 from sweeper.evidence.analysis import analyse
+from sweeper.evidence.sentences import nothing_asked
 from sweeper.regime import fit_regime
 from trainables.registry import UnknownName
 
@@ -43,6 +44,29 @@ def test_sentences_carry_the_numbers(found) -> None:
     for part in ("Two-lines test", "noise ceiling", "lack of fit", "Free exponents", "leave-config-out R²", "Collapse"):
         assert part in text
     assert all(s.endswith(".") for s in found.sentences)
+
+
+def test_of_a_loss_the_best_is_where_it_falls_before_and_rises_beyond() -> None:
+    rows = [{**r, "merged_loss_val": math.exp(-10 * r["gain_mean_loss_val"])} for r in grid(bell, scatter=0.004)]
+    found = analyse(table(rows), "merged_loss", draws=60)
+    gate = found.judged.gate
+    assert found.verdict == "hump"
+    assert found.sentences[0].endswith("it falls before and rises beyond.")
+    assert f"falls by {gate.slope_up:.3g} ± {gate.se_up:.3g} in ln per factor e of noise" in found.sentences[1]
+    assert f"rises by {-gate.slope_down:.3g} ± {gate.se_down:.3g} in ln beyond (rise p" in found.sentences[1]
+
+
+def test_slopes_and_distances_have_units(found) -> None:
+    gate, text = found.judged.gate, " ".join(found.sentences)
+    assert f"rises by {gate.slope_up:.3g} ± {gate.se_up:.3g} nat per factor e of noise" in text
+    assert f"lie {found.collapse.misfit['paper']:.3g} nat apart along paper" in text
+
+
+def test_what_no_trials_would_decide_is_not_called_complete(found) -> None:
+    assert nothing_asked(found) == "nothing is missing for this answer"
+    nothing = analyse(table([trial(str(i), None, outcome="diverged") for i in range(8)]), draws=10)
+    assert nothing.needs == ()
+    assert nothing_asked(nothing) == "what to add is not known: no viable trial has a score and this noise"
 
 
 def test_the_record_is_json(found) -> None:

@@ -46,6 +46,14 @@ def test_repeats_are_held_out_together() -> None:
     assert module._added(y, owner, base, added)[0] == pytest.approx(expected, rel=1e-8)
 
 
+def test_a_configuration_far_from_the_others_is_predicted_within_their_scores() -> None:
+    v = np.array([*np.linspace(0, 1, 20), 1.0, 10.0])
+    y = np.minimum(v, 1.0)
+    y[-1] = 0.5  # a line through the others says 10
+    errors = module._held_out(y, np.arange(22), np.column_stack([np.ones(22), v]))
+    assert errors[-1] == pytest.approx((1.0 - 0.5) ** 2)
+
+
 def test_splines_hold_every_parabola_and_step_down_with_few_values() -> None:
     v = np.linspace(-3, 5, 30)
     x = np.column_stack([np.ones(30), spline(v)])

@@ -27,7 +27,7 @@ from .live import Live
 from .runs import Run
 from .sections import Control, Section
 from .selection import Selection
-from .views import VIEWS
+from .views import VIEWS, overview
 from .views import trials as trials_view
 
 TICK_MS = 1000
@@ -58,6 +58,11 @@ class App:
 
     def _told(self) -> None:
         self.judged += 1
+        self._prepare()
+
+    def _prepare(self) -> None:
+        with contextlib.suppress(SpecError):
+            overview.prepare(self.live.run(self.names(Selection())), Selection())
 
     def names(self, selection: Selection) -> list[str]:
         """Return the runs that are selected: the known ones, or the first."""
@@ -136,7 +141,7 @@ class App:
         return parts | more_parts, inner, marks
 
     def _depends(self, run: Run, selection: Selection, theme: str, version: str) -> str:
-        kept = replace(selection, trial="", filter="", sort="")
+        kept = _drawn_by(selection)
         if selection.tab == "trials" and run.tables["trials"].num_rows:
             # the grid asks for its rows itself
             return _mark(kept, run.place, trials_view.columns(run, selection))
@@ -181,7 +186,7 @@ class App:
 
     def section(self, run: Run, selection: Selection) -> Section:
         """Return a tab's content; the last ones are kept."""
-        key = run.key, self.judged, replace(selection, trial="", filter="", sort="")
+        key = run.key, self.judged, _drawn_by(selection)
         if (found := self._sections.get(key)) is None:
             try:
                 found = VIEWS[selection.tab].build(run, selection)
@@ -197,6 +202,7 @@ class App:
         """Compute what the first visitor sees, and have it judged."""
         with contextlib.suppress(SpecError):
             self.section(self.live.run(self.names(Selection())), Selection())
+        self._prepare()
 
     def rows(self, request: Mapping[str, Any] | None, search: str | None) -> tuple[Any, Any]:
         """Return the rows that the grid asks for and the words beside it."""
@@ -227,6 +233,12 @@ class App:
         target = io.BytesIO()
         pyarrow.csv.write_csv(found, target)
         return target.getvalue()
+
+
+def _drawn_by(selection: Selection) -> Selection:
+    # a trial that is open in the list, the list's filter and its order change no figure
+    kept = selection.trial if selection.tab != "trials" else ""
+    return replace(selection, trial=kept, filter="", sort="")
 
 
 def _mark(*of: object) -> str:

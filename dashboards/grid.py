@@ -16,14 +16,10 @@ from .listing import Head, listed
 from .selection import Selection
 
 BLOCK = 200
-_WIDE = {
-    "batch_size": 132,
-    "weight_decay": 118,
-    "learning_rate": 110,
-    "outcome_detail": 260,
-    "warnings": 260,
-    "digest": 170,
-}
+_WIDE = {"outcome": 130, "outcome_detail": 260, "warnings": 260, "digest": 170}
+_NARROWEST = 92
+_LETTER, _AROUND = 8.2, 50
+"""Width of a bold letter, and of what stands beside the heading: the filter's button and the padding [px]."""
 # the colours are those of the stylesheet, in light and dark
 _THEME = (
     "themeQuartz.withParams({backgroundColor: 'var(--card)', foregroundColor: 'var(--text)', "
@@ -99,14 +95,20 @@ def _column(head: Head, order: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
         "headerTooltip": head.doc,
         "filter": "agTextColumnFilter" if texts else "agNumberColumnFilter",
         "filterParams": {"debounceMs": 250, "buttons": ["reset"]},
-        "width": _WIDE.get(head.name, 140 if texts else 118 if "[" in head.text or " " in head.text else 92),
+        "width": _WIDE.get(head.name, _width(head.text)),
         "type": None if texts else "rightAligned",
+        "valueFormatter": {"function": "shortNumber(params.value)"} if head.kind == "float" else None,
     }
     if head.name in ("outcome_detail", "warnings"):
         column["tooltipField"] = head.name
     if head.name in order:
         column["sort"], column["sortIndex"] = order[head.name]
     return {k: v for k, v in column.items() if v is not None}
+
+
+def _width(heading: str) -> int:
+    # a heading breaks between its words only
+    return max(_NARROWEST, round(_AROUND + _LETTER * max(len(word) for word in heading.split())))
 
 
 def rows(trials: pa.Table, heads: Sequence[Head], request: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

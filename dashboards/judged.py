@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from sweeper.regime import Regime
 
 KEPT = 32
+LULL = 0.4
+"""How long a question waits [s]: the page that asks it is drawn first, and a newer one may replace it."""
 Question = tuple[str, str, str]
 """Objective, noise and split."""
 
@@ -132,6 +135,8 @@ class Judges:
             with self._wake:
                 while not self._waiting:
                     self._wake.wait()
+            time.sleep(LULL)
+            with self._wake:
                 _, (run, question) = self._waiting.popitem(last=False)
             try:
                 judge(run, question)

@@ -95,11 +95,11 @@ def parents_chart(best: Scored) -> Chart:
         if values:
             # room for the numbers above the first and the last point
             low, high = min(v or 0.0 for v in values), max(v or 0.0 for v in values)
-            room = 0.18 * (high - low) or 0.05 * abs(high) or 1.0
+            room = 0.25 * (high - low) or 0.05 * abs(high) or 1.0
             shown.update_xaxes(range=[low - room, high + room], row=1, col=place)
     shown.update_xaxes(title={"text": "test loss [nat]"}, nticks=5, col=1)
     shown.update_xaxes(title={"text": "test accuracy [%]"}, nticks=5, col=2)
-    order = list(WHO.values())[::-1]
+    order = [words for who, words in WHO.items() if any(s[who] is not None for s in (best.loss, best.accuracy))][::-1]
     shown.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.5, len(order) - 0.35], ticklen=0)
     words = f"Trial {best.digest}: {best.merge}, chosen on validation"
     words += f", the best of {counted(best.repeats, 'repeat')}" if best.repeats > 1 else ""

@@ -49,6 +49,14 @@
   let held;
   Object.defineProperty(window, "Plotly", { configurable: true, get: () => held, set: (p) => { held = keepZoom(p); } });
 
+  // four digits, small ones as 1.2e-5; what is no number is left to the grid
+  function shortNumber(v) {
+    if (typeof v !== "number") return v;
+    const digits = Number(v.toPrecision(4));
+    return v && Math.abs(v) < 1e-3 ? digits.toExponential() : String(digits);
+  }
+  window.dashAgGridFunctions = Object.assign({}, window.dashAgGridFunctions, { shortNumber });
+
   window.dash_clientside = Object.assign({}, window.dash_clientside, { sweeper: {
     // the theme at the start and after each click on the button; it is kept where it is not the system's
     theme: function (clicks) {

@@ -282,7 +282,7 @@ def _banners(
 
 def _notes(points: Sequence[ConfigPoint], found: Sequence[Panel]) -> tuple[str, ...]:
     drawn = {p.axis.name for p in found}
-    still = [f"{SYMBOLS[k]} is {short(points[0].knobs.get(k))}" for k in KNOBS if k not in drawn]
+    still = [f"{SYMBOLS[k]} is {short(v)}" for k, v in points[0].knobs.items() if k in KNOBS and k not in drawn]
     return (f"Does not vary, and has no panel: {', '.join(still)}.",) if still else ()
 
 

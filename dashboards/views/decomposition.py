@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -51,31 +52,41 @@ class Slice:
     total: int
 
 
-def slices(points: Sequence[ConfigPoint], measured: str) -> list[Slice]:
+def slices(points: Sequence[ConfigPoint], measured: str, maximize: bool) -> list[Slice]:
     """Return one slice for each knob that varies.
 
-    It is the cell of the other knobs in which the most values of the knob have a score. Where no cell has
-    `LEVELS` of them, as in random and adaptive designs, it is the quarter of the configurations whose other knobs lie
-    nearest to their medians, each on its own axis in units of its standard deviation.
+    It is the cell of the other knobs in which the most values of the knob have a score, among equal ones that with the
+    best score. Where no cell has `LEVELS` of them (both, of a knob with two), as in random and adaptive designs, it is
+    the quarter of the configurations whose other knobs lie nearest to their medians, each on its own axis in units of
+    its standard deviation.
 
     Args:
         points: One record per configuration.
         measured: Column of the score.
+        maximize: Whether more of it is better.
     """
     placed = {k: v for k in KNOBS if varies(v := column(points, k))}
-    return [_slice(points, knob, placed, measured) for knob in placed]
+    return [_slice(points, knob, placed, measured, maximize) for knob in placed]
 
 
-def _slice(points: Sequence[ConfigPoint], knob: str, placed: Mapping[str, Array], measured: str) -> Slice:
+def _slice(
+    points: Sequence[ConfigPoint], knob: str, placed: Mapping[str, Array], measured: str, maximize: bool
+) -> Slice:
     others = [k for k in placed if k != knob]
     scored = np.array([measured in p.values for p in points])
     cell = _cells([placed[k] for k in others], len(points))
     level = np.unique(placed[knob], return_inverse=True)[1]
+    levels = len(np.unique(level[scored]))
     # in each cell: different values of the knob with a score, then configurations with one
     pairs = np.unique(np.column_stack([cell, level])[scored], axis=0)
     count = np.bincount(pairs[:, 0], minlength=int(cell.max()) + 1)
-    best = np.lexsort((np.bincount(cell[scored], minlength=len(count)), count))[-1]
-    exact = count[best] >= LEVELS
+    heights = np.full(len(count), -np.inf)
+    worth = [
+        (1 if maximize else -1) * p.values[measured].mean if p.can_win else -np.inf for p in compress(points, scored)
+    ]
+    np.maximum.at(heights, cell[scored], worth)
+    best = np.lexsort((heights, count))[-1]
+    exact = count[best] >= min(LEVELS, max(2, levels))
     at = np.flatnonzero(cell == best) if exact else _nearest({k: placed[k] for k in others}, scored)
     fixed = {k: float(placed[k][at[0]]) if exact else _middle(placed[k]) for k in others}
     chosen = sorted((points[int(i)] for i in at), key=lambda p: p.knobs.get(knob, np.inf))
@@ -217,8 +228,8 @@ def _row(part: Slice, measure: Measure) -> tuple[Cell, ...]:
 
 
 @by_content
-def _taken(run: Run, noise: str, measured: str) -> list[Slice]:
-    return slices(choices.points(run, noise, (measured,)), measured)
+def _taken(run: Run, noise: str, measured: str, maximize: bool) -> list[Slice]:
+    return slices(choices.points(run, noise, (measured,)), measured, maximize)
 
 
 def controls(run: Run, selection: Selection) -> tuple[Control, ...]:
@@ -233,8 +244,9 @@ def build(run: Run, selection: Selection) -> Section:
     points = choices.points(run, chosen.noise, (measure.column,))
     if not points:
         return Section(banners=("No trial has finished yet: nothing to take apart.",))
-    found = _taken(run, chosen.noise, measure.column)
-    still = [f"{SYMBOLS[k]} is {short(points[0].knobs.get(k))}" for k in KNOBS if k not in {s.knob for s in found}]
+    found = _taken(run, chosen.noise, measure.column, measure.maximize)
+    drawn = {s.knob for s in found}
+    still = [f"{SYMBOLS[k]} is {short(v)}" for k, v in points[0].knobs.items() if k in KNOBS and k not in drawn]
     notes = (f"Does not vary, and has no panel: {', '.join(still)}.",) if still else ()
     if not found:
         return Section(banners=("No knob varies: there is nothing to take apart.",), notes=notes)
@@ -267,7 +279,7 @@ def _honesty(found: Sequence[Slice]) -> tuple[str, ...]:
     if all(s.exact for s in found):
         return ()
     return (
-        "Where no three values of a knob share the other knobs' values, the nearest configurations stand in: their "
+        "Where too few values of a knob share the other knobs' values, the nearest configurations stand in: their "
         "other knobs still differ, and the scatter shows it. A grid (--sampler grid) has exact panels.",
     )
 

@@ -106,7 +106,9 @@ def controls(run: Run, selection: Selection) -> tuple[Control, ...]:
     found: list[Control] = [choices.noise_control(run), choices.split_control()]
     if known := [n for n in SHARPNESS if n in _sharpness(_points(run, chosen), selection)]:
         found.append(Control("sharpness", "sharpness", tuple((n, SHARPNESS[n].split(" [")[0]) for n in known)))
-    if there := planes(run)[:PLANES_OFFERED]:
+    if there := planes(run):
+        first = _best(run.tables["trials"], chosen, there)  # which is drawn where none is chosen
+        there = (first, *(d for d in there if d != first))[:PLANES_OFFERED]
         words = {d: p for p in choices.points(run, chosen.noise, ()) for d in p.digests}
         options = tuple((d, _trial_words(words.get(d), d)) for d in there)
         found.append(Control("trial", "loss plane of trial", options))

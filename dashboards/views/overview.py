@@ -22,8 +22,8 @@ from ..cache import by_content
 from ..choices import Choice, heading
 from ..figures import noise_chart
 from ..judged import Judgement, ask
-from ..marks import Chart
-from ..parents import best_tiles, parents_chart, scored
+from ..marks import Chart, Measure
+from ..parents import Scored, best_tiles, parents_chart, scored
 from ..runs import Run
 from ..sections import Control, Section, TableCard, Tile, View
 from ..selection import Selection
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 QUICK = 1200
 """Trials up to which the fit takes a fraction of a second."""
 BEST_SHOWN = 5
-DRAWN = 500
+DRAWN = 250
 """Configurations of the figure at most; the tab on the collapse draws them all."""
 
 
@@ -70,14 +70,14 @@ def build(run: Run, selection: Selection) -> Section:
     fit = _fit(run, asked, judgement if current else None)
     believed = judgement.believed if judgement else Belief()
     best = _winner(run, chosen.sweep.objective, believed.favourite, believed.undecided)
-    peers = scored(best)
+    peers, beside_parents = _peers(run, chosen.sweep.objective, believed.favourite, believed.undecided)
     recommended, trouble = _recommended(run, fit, best, selection)
     charts = [_noise_chart(run, chosen, asked, fit)] if asked else []
     return Section(
         verdicts=_verdicts(fit, judgement),
         banners=(*_banners(counts, chosen, run), *trouble, *_pending(asked, judgement, current, counts)),
         tiles=(*_fit_tiles(fit, asked, current), *best_tiles(peers), *_cost_tiles(run, counts)),
-        charts=tuple(c for c in (*charts, parents_chart(peers) if peers else None) if c is not None),
+        charts=tuple(c for c in (*charts, beside_parents) if c is not None),
         tables=tuple(_tables(run, chosen, asked, recommended, believed.favourite, _evidence(judgement))),
         notes=_notes(run, chosen, counts, best),
     )
@@ -94,6 +94,25 @@ def _winner(run: Run, objective: str, favourite: Favourite | None, undecided: st
     return winner(run.tables["trials"], objective, believed, choices.lost(run))
 
 
+@by_content
+def _peers(run: Run, objective: str, favourite: Favourite | None, undecided: str) -> tuple[Scored | None, Chart | None]:
+    peers = scored(_winner(run, objective, favourite, undecided))
+    return peers, parents_chart(peers) if peers else None
+
+
+def prepare(run: Run, selection: Selection) -> None:
+    """Compute what takes longest where a reader of this selection chooses another noise."""
+    if (asked := question(run, selection)) is None:
+        return
+    measure = choices.measure(run, asked[0], asked[2])
+    for noise in choices.noises(run):
+        choices.points(run, noise, _columns(measure))
+
+
+def _columns(measure: Measure) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((measure.column, measure.test_column)))
+
+
 def _fit(run: Run, asked: tuple[str, str, str] | None, judgement: Judgement | None) -> Regime | None:
     if asked is None:
         return None
@@ -105,7 +124,7 @@ def _fit(run: Run, asked: tuple[str, str, str] | None, judgement: Judgement | No
 def _noise_chart(run: Run, chosen: Choice, asked: tuple[str, str, str], fit: Regime | None) -> Chart | None:
     name, noise, split = asked
     measure = choices.measure(run, name, split)
-    points = choices.points(run, noise, tuple(dict.fromkeys((measure.column, measure.test_column))))
+    points = choices.points(run, noise, _columns(measure))
     if not any(p.noise for p in points):
         return None
     stride = -(-len(points) // DRAWN)

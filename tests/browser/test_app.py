@@ -21,6 +21,7 @@ pytest.importorskip("dash_ag_grid")
 from fake_sweep import trial, write_sweep
 
 from sweeper import store
+from trainables.result import PlaneRow
 
 pytestmark = pytest.mark.browser
 
@@ -208,6 +209,20 @@ def test_the_list_filters_sorts_opens_and_grows(tmp_path: Path, served: Any, loo
     page.locator("#details a", has_text="close").click()
     page.wait_for_function("!document.querySelector('#details code')")
     assert seen.errors == again.errors == []
+
+
+def test_a_loss_plane_is_chosen(tmp_path: Path, served: Any, look: Any) -> None:
+    run = write_sweep(tmp_path / "run", trials=8, budget=8)
+    digests = [trial(i).result.digest for i in (2, 5)]
+    for digest in digests:
+        plane = [PlaneRow(digest, "c", x, y, 1 + x * x + y, 2 + x) for x in (0.0, 0.5, 1.0) for y in (1.0, 0.0)]
+        store._write_part(run, "planes", digest, store._records(plane))
+    seen = look(served(run), f"?tab=landscape&trial={digests[0]}")
+    seen.page.wait_for_selector(f"text={digests[0]}")
+    seen.page.evaluate(f"history.pushState(null, '', '?tab=landscape&trial={digests[1]}')")
+    seen.page.evaluate("dispatchEvent(new PopStateEvent('popstate'))")
+    seen.page.wait_for_selector(f"text=({digests[1]}", timeout=5000)
+    assert seen.errors == []
 
 
 def test_the_theme_follows_the_system_and_the_button(run: Path, served: Any, look: Any) -> None:

@@ -24,7 +24,7 @@ def _points(run):
 
 def test_a_grid_has_exact_slices():
     run = run_of(_grid()[:-1])
-    rate, batch = slices(_points(run), GAIN)
+    rate, batch = slices(_points(run), GAIN, maximize=True)
     assert (rate.knob, batch.knob) == ("learning_rate", "batch_size")
     assert rate.exact
     assert batch.exact
@@ -35,20 +35,36 @@ def test_a_grid_has_exact_slices():
     assert [p.knobs["batch_size"] for p in batch.points] == [8, 16, 32]
 
 
+def test_among_equally_full_cells_that_with_the_best_score_is_taken():
+    points = _points(run_of(_grid()))
+    best = max(points, key=lambda p: p.values[GAIN].mean)
+    for part in slices(points, GAIN, maximize=True):
+        assert best in part.points
+    worst = min(points, key=lambda p: p.values[GAIN].mean if p.can_win else math.inf)
+    for part in slices(points, GAIN, maximize=False):
+        assert worst in part.points
+
+
+def test_both_values_of_a_knob_that_has_two_make_a_slice():
+    points = [p for p in _points(run_of(_grid())) if p.knobs["batch_size"] != 32]
+    found = slices(points, GAIN, maximize=True)
+    assert [(s.knob, s.exact, len(s.points)) for s in found] == [("learning_rate", True, 4), ("batch_size", True, 2)]
+
+
 def test_floats_that_differ_in_the_last_digits_share_a_cell():
     run = run_of(
         at_knobs(i, learning_rate=eta, batch_size=16, momentum=0.9 + 1e-12 * i, weight_decay=0.0,
                  augmentation_strength=0.0)
         for i, eta in enumerate(RATES)
     )  # fmt: skip
-    (rate,) = slices(_points(run), GAIN)
+    (rate,) = slices(_points(run), GAIN, maximize=True)
     assert rate.exact
     assert len(rate.points) == 4
 
 
 def test_random_designs_take_the_nearest_and_say_so():
     run = run_of(trial(i) for i in range(60))
-    found = slices(_points(run), GAIN)
+    found = slices(_points(run), GAIN, maximize=True)
     assert [s.knob for s in found] == [
         "learning_rate", "batch_size", "momentum", "weight_decay", "augmentation_strength",
     ]  # fmt: skip
@@ -74,7 +90,7 @@ def test_panels_hold_the_values_of_their_slice():
     figure = section.charts[0].figure.to_dict()
     assert figure["layout"]["xaxis"]["title"]["text"] == "learning rate η [1]"
     assert figure["layout"]["xaxis2"]["title"]["text"] == "batch size B [examples]"
-    rate = slices(_points(run), GAIN)[0]
+    rate = slices(_points(run), GAIN, maximize=True)[0]
     first = [t for t in figure["data"] if t["xaxis"] == "x" and t["mode"] == "markers"]
     drawn = {x: y for t in first if t["name"] == "value" for x, y in zip(t["x"], t["y"], strict=True)}
     for point in rate.points:
@@ -88,7 +104,7 @@ def test_panels_hold_the_values_of_their_slice():
 
 def test_the_table_says_where_each_panel_is_best():
     run = run_of(_grid())
-    rate = slices(_points(run), GAIN)[0]
+    rate = slices(_points(run), GAIN, maximize=True)[0]
     best = max(rate.points, key=lambda p: p.values[GAIN].mean)
     section = decomposition.build(run, Selection())
     row = [c.text for c in section.tables[0].table.rows[0]]
@@ -102,7 +118,9 @@ def test_the_table_says_where_each_panel_is_best():
 def test_a_loss_is_best_where_it_is_lowest():
     run = run_of(_grid(), "merged_loss")
     row = [c.text for c in decomposition.build(run, Selection()).tables[0].table.rows[0]]
-    rate = slices(config_points(run.tables["trials"], "paper", ["merged_loss_val"]), "merged_loss_val")[0]
+    rate = slices(config_points(run.tables["trials"], "paper", ["merged_loss_val"]), "merged_loss_val", maximize=False)[
+        0
+    ]
     best = min(rate.points, key=lambda p: p.values["merged_loss_val"].mean)
     assert row[3] == f"{best.knobs['learning_rate']:.3g}"
 

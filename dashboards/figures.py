@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from .axes import Window, log_axis, rounded, short, wrapped
+from .choices import SPLIT_WORDS
 from .marks import (
     Chart,
     Measure,
@@ -32,7 +33,7 @@ DRAWN = 1500
 """Configurations that are drawn at most."""
 
 
-def _curve(shown: go.Figure, regime: Regime) -> None:
+def _curve(shown: go.Figure, regime: Regime, split: str) -> None:
     grid = [rounded(x) for x in regime.grid]
     bounds = [rounded(y) for y in regime.upper], [rounded(y) for y in regime.lower]
     shown.add_scatter(
@@ -47,7 +48,7 @@ def _curve(shown: go.Figure, regime: Regime) -> None:
     )
     mean = [rounded(y) for y in regime.mean]
     line = {"color": VERMILLION, "width": 2.5}
-    shown.add_scatter(name="fit to validation", x=grid, y=mean, mode="lines", line=line, hoverinfo="skip")
+    shown.add_scatter(name=f"fit to {split}", x=grid, y=mean, mode="lines", line=line, hoverinfo="skip")
 
 
 def _optimum(shown: go.Figure, regime: Regime, view: Window) -> None:
@@ -90,7 +91,7 @@ def _scored(name: str, group: Sequence[ConfigPoint], column: str, marker: dict[s
 def noise_chart(
     points: Sequence[ConfigPoint], measure: Measure, noise_label: str, title: str, regime: Regime | None = None
 ) -> Chart:
-    """Draw one measure against the noise: validation points with fit and optimum, test points beside them.
+    """Draw one measure against the noise: its points with fit and optimum, test points beside those of another split.
 
     Args:
         points: One record per configuration with both columns of `measure`.
@@ -102,18 +103,20 @@ def noise_chart(
     view = frame([p for p in points if p.noise], measure)
     kept, said = thinned(points, measure.column, measure.maximize, DRAWN)
     drawn = [points[i] for i in sorted(kept)]
-    validation = sort_out(drawn, measure.column, view)
+    own = sort_out(drawn, measure.column, view)
+    split = SPLIT_WORDS.get(measure.column.rpartition("_")[2], "value")
     shown = figure()
     if regime is not None and len(regime.grid) > 1:
-        _curve(shown, regime)
+        _curve(shown, regime, split)
     if regime is not None:
         _optimum(shown, regime, view)
-    test = sort_out(drawn, measure.test_column, view).inside
-    hollow = {"size": 7, "color": ORANGE, "symbol": "circle-open"}
-    shown.add_trace(_scored("test", test, measure.test_column, hollow))
+    if measure.column != measure.test_column:
+        test = sort_out(drawn, measure.test_column, view).inside
+        hollow = {"size": 7, "color": ORANGE, "symbol": "circle-open"}
+        shown.add_trace(_scored("test", test, measure.test_column, hollow))
     full = {"size": 8, "color": BLUE, "line": {"width": 0.6, "color": GREY}}
-    shown.add_trace(_scored("validation", validation.inside, measure.column, full))
-    for trace in edge_traces(validation, measure.column, view, lambda p: p.noise, legend=True):
+    shown.add_trace(_scored(split, own.inside, measure.column, full))
+    for trace in edge_traces(own, measure.column, view, lambda p: p.noise, legend=True):
         shown.add_trace(trace)
     placed = [p.noise for p in points if p.noise] + list(regime.grid if regime is not None else ())
     shown.update_xaxes(log_axis(placed, noise_label))

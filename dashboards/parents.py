@@ -31,7 +31,7 @@ class Scored:
 
     Attributes:
         digest: The trial.
-        merge: The chosen merge in words.
+        merge: The chosen merge in words, empty where none was chosen.
         repeats: Of its configuration.
         loss: Key in `WHO` -> test loss [nat], None where it was not measured.
         accuracy: Key in `WHO` -> test accuracy.
@@ -48,7 +48,7 @@ def scored(best: Mapping[str, Any] | None) -> Scored | None:
     """Return the scores of a winner as `sweeper.winners.winner` yields it; None where nothing has won."""
     if best is None:
         return None
-    merge = merge_words(best["chosen_merge"], best["chosen_coefficient"]) if best["chosen_merge"] else "unknown"
+    merge = merge_words(best["chosen_merge"], best["chosen_coefficient"]) if best["chosen_merge"] else ""
     return Scored(
         digest=best["digest"],
         merge=merge,
@@ -68,7 +68,8 @@ def best_tiles(best: Scored | None) -> tuple[Tile, ...]:
         if best is None or value is None:
             tiles.append(Tile(title, "–", "no viable merge so far"))
             continue
-        context = f"parents {text(scores['a'])} and {text(scores['b'])}, ensemble {text(scores['ensemble'])}"
+        context = f"parents {text(scores['a'])} and {text(scores['b'])}"
+        context += f", ensemble {text(scores['ensemble'])}" if scores["ensemble"] is not None else ""
         tiles.append(Tile(title, text(value), context, unit))
     return tuple(tiles)
 
@@ -101,7 +102,7 @@ def parents_chart(best: Scored) -> Chart:
     shown.update_xaxes(title={"text": "test accuracy [%]"}, nticks=5, col=2)
     order = [words for who, words in WHO.items() if any(s[who] is not None for s in (best.loss, best.accuracy))][::-1]
     shown.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.5, len(order) - 0.35], ticklen=0)
-    words = f"Trial {best.digest}: {best.merge}, chosen on validation"
+    words = f"Trial {best.digest}" + (f": {best.merge}, chosen on validation" if best.merge else "")
     words += f", the best of {counted(best.repeats, 'repeat')}" if best.repeats > 1 else ""
     return Chart(
         "parents", "The best merge beside its parents", f"{words}; scores are of the test split.", finish(shown)

@@ -197,7 +197,7 @@ def _pending(
 def _fit_tiles(fit: Regime | None, asked: tuple[str, str, str] | None, current: bool) -> tuple[Tile, ...]:
     if asked is None:
         return ()
-    title = f"Best noise for {OBJECTIVES[asked[0]].label.split(' [')[0]}"
+    title = f"Best noise for {OBJECTIVES[asked[0]].on(asked[2]).label.split(' [')[0]}"
     if fit is None:
         return (Tile(title, "…", "being computed"),)
     if fit.optimum is None:
@@ -289,7 +289,8 @@ def _notes(run: Run, chosen: Choice, counts: Overview, best: Mapping[str, Any] |
         return ("The best merge is chosen on validation and reported on test.",)
     sweep, scale = chosen.sweep, NOISE[chosen.noise]
     seed = "unknown" if sweep.seed is None else sweep.seed
-    said = f"The best merge is chosen by {sweep.objective} on validation and reported on test; only ok trials can win."
+    split = choices.SPLIT_WORDS[OBJECTIVES[sweep.objective].split_in(run.tables["trials"])]
+    said = f"The best merge is chosen by {sweep.objective} on {split} and reported on test; only ok trials can win."
     if best is not None and best["undecided"]:
         said += f" By observed mean, there is no posterior one: {best['undecided']}."
     return (

@@ -211,6 +211,8 @@ def _predicted(cells: Cells, axis: Array, fit: Rows, to: Rows) -> Array:
 
 def curves(cells: Cells) -> tuple[list[Rows], Array, list[str]]:
     """Return the learning-rate sweeps: configurations and the other knobs' values of each, and these knobs' names."""
+    if not len(cells):
+        return [], np.zeros((0, 0)), []
     names = [k for k in cells.knobs if k not in ("learning_rate", "k_aug") and np.isfinite(cells.knobs[k]).all()]
     names = [k for k in names if np.ptp(cells.knobs[k]) > 0]
     others = np.column_stack([cells.knobs[k] for k in names]) if names else np.zeros((len(cells), 1))
@@ -235,7 +237,7 @@ def _sweeps(cells: Cells) -> tuple[str, _Tasks]:
 def _halves(cells: Cells) -> tuple[str, _Tasks]:
     tasks: _Tasks = {}
     for knob, values in cells.knobs.items():
-        if not np.isfinite(values).all() or knob == "k_aug" or np.ptp(values) <= 0:
+        if not len(cells) or not np.isfinite(values).all() or knob == "k_aug" or np.ptp(values) <= 0:
             continue
         low = values <= np.median(values) if values.max() > np.median(values) else values < np.median(values)
         if min(low.sum(), (~low).sum()) >= MIN_CONFIGS // 2:

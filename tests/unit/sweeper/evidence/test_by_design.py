@@ -1,4 +1,4 @@
-"""An adaptive sweep that was extended by design is judged by the design."""
+"""What is judged: the design of an extended sweep, nothing where no trial is viable; a loss in words of its own."""
 
 from typing import Any
 
@@ -45,3 +45,19 @@ def test_too_few_added_noises_leave_it_undetermined(levels: int) -> None:
     found = analyse(table([*search, *added]), draws=100)
     assert (found.set_aside, found.verdict) == (0, "undetermined")
     assert "a sampler that learns (noise)" in found.judged.why
+
+
+def test_without_a_viable_trial_every_part_says_so() -> None:
+    found = analyse(
+        table([trial(f"c{i}", None, learning_rate=0.1 + i, outcome="diverged") for i in range(8)]), draws=20
+    )
+    assert (found.verdict, found.n_configs, found.transfer.r2, found.collapse.n_curves) == ("undetermined", 0, None, 0)
+    assert found.transfer.reason
+
+
+def test_a_loss_falls_to_its_best_noise_and_rises_beyond() -> None:
+    _, added = extended(9)
+    gain, loss = (analyse(table(added), name, draws=100).sentences for name in ("gain_mean", "merged_loss"))
+    assert gain[0].endswith("it rises before and falls beyond.")
+    assert loss[0].endswith("it falls before and rises beyond.")
+    assert "viable pairs: falls by" in loss[1]

@@ -95,7 +95,9 @@ def format_summary(record: Mapping[str, Any]) -> str:
 
 def wrap(text: str, indent: int) -> str:
     """Return text in lines of at most `WIDTH` columns, the first indented by `indent`, the others by two more."""
-    return textwrap.fill(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2))
+    # paths and commands have hyphens: broken there, they could not be pasted
+    first, rest = " " * indent, " " * (indent + 2)
+    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
 
 
 def _regimes(record: Mapping[str, Any]) -> str:

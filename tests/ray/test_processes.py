@@ -161,7 +161,7 @@ def test_a_killed_extension_goes_on_as_planned(tmp_path: Path, write_spec: Calla
     complete(driver("run", write_spec(sampler="qmc", runner="inline", trials=6), "--out", str(run)))
     before = {r["digest"] for r in read_trials(run).to_pylist()}
     ray = ("--runner", "ray")
-    process = driver("extend", str(run), "--noises", "2", "--repeats", "1", *ray)
+    process = driver("extend", str(run), "--noises", "6", "--repeats", "1", *ray)
     wait_for_parts(run, 8, process)
     process.kill()
     process.wait()

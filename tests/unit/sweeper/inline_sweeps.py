@@ -43,3 +43,18 @@ def altered(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
         return [replace(o, result=change(s, o.result)) for s, o in zip(specs, outputs, strict=True)]
 
     monkeypatch.setattr(jobs, "run_trials", run)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
+    """Interrupt the inline runner after so many jobs, as Ctrl-C does."""
+    from sweeper import inline
+
+    real, seen = inline.execute, []
+
+    def execute(*args: Any, **kwargs: Any) -> Any:
+        if len(seen) == jobs:
+            raise KeyboardInterrupt
+        seen.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(inline, "execute", execute)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from inline_sweeps import sweep
+from inline_sweeps import stop_after, sweep
 
 import sweeper
 from sweeper import extending, reading
@@ -45,20 +45,6 @@ def asks(monkeypatch: pytest.MonkeyPatch, needs: Callable[[list[dict[str, Any]]]
 
     monkeypatch.setattr(extending, "_analysed", analyse)
     monkeypatch.setattr(reading, "write_page", lambda folder: folder)
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
-    from sweeper import inline
-
-    real, seen = inline.execute, []
-
-    def execute(*args: Any, **kwargs: Any) -> Any:
-        if len(seen) == jobs:
-            raise KeyboardInterrupt
-        seen.append(1)
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(inline, "execute", execute)
 
 
 def planned(run: Path, needs: Sequence[Need], **more: Any) -> Plan:

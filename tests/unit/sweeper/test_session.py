@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inline_sweeps import stop_after
 
 import search_spaces
 import sweeper
@@ -29,20 +30,6 @@ def sweep(run: Path, **more: Any) -> sweeper.Results:
 
 def digests(results: sweeper.Results) -> list[str]:
     return sorted(results.trials["digest"].to_pylist())
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
-    from sweeper import inline
-
-    real, seen = inline.execute, []
-
-    def execute(*args: Any, **kwargs: Any) -> Any:
-        if len(seen) == jobs:
-            raise KeyboardInterrupt
-        seen.append(1)
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(inline, "execute", execute)
 
 
 def test_the_noise_sampler_finds_the_known_optimum(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
+import secrets
 import threading
 import traceback
 from collections.abc import Callable, Hashable, Mapping
@@ -133,6 +135,7 @@ class App:
         }
         marks = {name: _mark(of) for name, (of, _) in made.items()}
         parts = {name: make() for name, (_, make) in made.items() if shown.get(name) != marks[name]}
+        marks["values"] = json.dumps(self._values(run, selection, controls))
         marks["content"] = self._depends(run, selection, theme, version)
         marks["skeleton"] = shown.get("skeleton", "")
         if shown.get("content") == marks["content"]:
@@ -173,16 +176,23 @@ class App:
             key = {"type": "control", "field": "run", "default": names[0]}
             picked = dcc.Dropdown(id=key, options=names, value=self.names(selection), multi=True, clearable=False)
             made.append(html.Label([html.Span("sweeps"), picked], className="control wide"))
+        values = self._values(run, selection, controls)
+        defaults = self._values(run, replace(Selection(), tab=selection.tab, run=selection.run), controls)
+        made += [content.control(c, values[c.field], defaults[c.field]) for c in controls]
+        return made
+
+    def _values(self, run: Run, selection: Selection, controls: tuple[Control, ...]) -> dict[str, Any]:
+        """Return what each control shows, by field."""
         effective = _effective(run, selection)
         plain = _effective(run, replace(Selection(), tab=selection.tab, run=selection.run))
+        values: dict[str, Any] = {"run": self.names(selection)} if len(self.live.folders) > 1 else {}
         for control in controls:
             first = control.options[0][0] if control.options else ""
-            default = plain.get(control.field) or first
-            value = getattr(selection, control.field) or default
+            value = getattr(selection, control.field) or plain.get(control.field) or first
             if control.field in ("noise", "metric", "split"):
                 value = effective.get(control.field) or value
-            made.append(content.control(control, value, default))
-        return made
+            values[control.field] = value
+        return values
 
     def section(self, run: Run, selection: Selection) -> Section:
         """Return a tab's content; the last ones are kept."""
@@ -252,11 +262,11 @@ def _effective(run: Run, selection: Selection) -> dict[str, str]:
 
 def _tabs(selection: Selection) -> list[Component]:
     return [
-        dcc.Link(
+        html.A(
             view.title,
             href=replace(selection, tab=name, trial="").to_query() or "?",
             title=view.doc,
-            className="current" if name == selection.tab else "",
+            className="go current" if name == selection.tab else "go",
         )
         for name, view in VIEWS.items()
     ]
@@ -265,7 +275,8 @@ def _tabs(selection: Selection) -> list[Component]:
 def _layout(app: App) -> Component:
     return html.Main(
         [
-            dcc.Location(id="url", refresh="callback-nav"),
+            dcc.Store(id="search"),
+            dcc.Store(id="asked"),
             dcc.Interval(id="tick", interval=TICK_MS),
             dcc.Store(id="theme"),
             dcc.Store(id="version", data=app.version("")),
@@ -320,7 +331,7 @@ def make_app(live: Live) -> Dash:
 
 def _answer(dash: Dash, app: App) -> None:
     @dash.callback(
-        Output("version", "data"), Input("tick", "n_intervals"), State("url", "search"), State("version", "data"),
+        Output("version", "data"), Input("tick", "n_intervals"), State("search", "data"), State("version", "data"),
         prevent_initial_call=True,
     )  # fmt: skip
     def tick(_: int, search: str | None, before: str | None) -> Any:
@@ -331,10 +342,11 @@ def _answer(dash: Dash, app: App) -> None:
         *(Output(name, "children") for name in PARTS),
         *(Output({"type": part, "name": ALL}, prop) for part, prop in INNER.items()),
         Output("shown", "data"),
-        Input("url", "search"), Input("theme", "data"), Input("version", "data"), State("shown", "data"),
+        Input("asked", "data"), State("shown", "data"), prevent_initial_call=True,
     )  # fmt: skip
-    def draw(search: str | None, theme: str | None, version: str, shown: Mapping[str, str] | None) -> Any:
-        parts, inner, marks = app.draw(search, theme or "light", shown or {}, version)
+    def draw(asked: Mapping[str, str], shown: Mapping[str, str] | None) -> Any:
+        parts, inner, marks = app.draw(asked["search"], asked["theme"], shown or {}, asked["version"])
+        marks = {**marks, "answer": secrets.token_hex(4)}  # it differs each time, so that the browser hears of it
         there = ctx.outputs_list[len(PARTS) : len(PARTS) + len(INNER)]
         places = [[(o["id"]["type"], o["id"]["name"]) for o in outputs] for outputs in there]
         return (
@@ -345,12 +357,12 @@ def _answer(dash: Dash, app: App) -> None:
 
     @dash.callback(
         Output("grid", "getRowsResponse"), Output("count", "children"),
-        Input("grid", "getRowsRequest"), State("url", "search"),
+        Input("grid", "getRowsRequest"), State("search", "data"),
     )  # fmt: skip
     def rows(request: Mapping[str, Any] | None, search: str | None) -> Any:
         return app.rows(request, search)
 
-    @dash.callback(Output("details", "children"), Input("url", "search"), Input("theme", "data"))
+    @dash.callback(Output("details", "children"), Input("search", "data"), Input("theme", "data"))
     def open_trial(search: str | None, theme: str | None) -> Any:
         return app.details(search, theme)
 
@@ -359,11 +371,15 @@ def _in_browser(dash: Dash) -> None:
     def run(name: str, *wiring: Any, initial: bool = False) -> None:
         dash.clientside_callback(ClientsideFunction("sweeper", name), *wiring, prevent_initial_call=not initial)
 
-    search, state = Output("url", "search", allow_duplicate=True), State("url", "search")
+    search = Output("search", "data", allow_duplicate=True)
     control = {"type": "control", "field": ALL, "default": ALL}
     run("theme", Output("theme", "data"), Input("theme-button", "n_clicks"), initial=True)
-    run("choose", search, Input(control, "value"), state)
-    run("listed", search, Input("grid", "getRowsRequest"), state)
-    run("opened", search, Input("grid", "cellClicked"), state)
-    run("address", Output("csv", "href"), Input("url", "search"))
+    run("start", Output("search", "data"), Input("tabs", "id"), initial=True)
+    run("choose", search, Input(control, "value"), State("shown", "data"))
+    wanted = (Input("search", "data"), Input("theme", "data"), Input("version", "data"))
+    run("ask", Output("asked", "data"), *wanted)
+    run("answered", Input("shown", "data"))
+    run("listed", search, Input("grid", "getRowsRequest"))
+    run("opened", search, Input("grid", "cellClicked"))
+    run("address", Output("csv", "href"), Input("search", "data"))
     run("refresh", Output("grid", "id"), Input("version", "data"))

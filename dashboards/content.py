@@ -152,7 +152,7 @@ def details(shown: Details, theme: str, closed: Selection) -> list[Component]:
         html.Article(
             [
                 html.Div(
-                    [html.H3(shown.title), dcc.Link("close", href=closed.to_query() or "?", className="save")],
+                    [html.H3(shown.title), html.A("close", href=closed.to_query() or "?", className="go save")],
                     className="head",
                 ),
                 html.P(f"Outcome: {shown.sentence}"),

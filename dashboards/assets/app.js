@@ -1,5 +1,6 @@
 // What the browser does by itself: the theme, the address, saving figures, and keeping grid and address together.
 (function () {
+  const LOST_MS = 20000;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   function stored() { try { return localStorage.getItem("sweeper-theme"); } catch (e) { return null; } }
   function theme() { return stored() || (dark.matches ? "dark" : "light"); }
@@ -11,18 +12,41 @@
     if (!stored()) window.dash_clientside.set_props("theme", { data: theme() });
   });
 
+  // the browser's address is the one truth of what is selected; the store `search` only tells the callbacks of it
   function query(search, changes) {
-    const found = new URLSearchParams(search || "");
+    const found = new URLSearchParams(search);
     for (const [field, value] of Object.entries(changes)) {
       if (value) found.set(field, value); else found.delete(field);
     }
     const text = found.toString();
     return text ? "?" + text : "";
   }
-  function changed(search, changes) {
-    const next = query(search, changes);
-    return next === query(search, {}) ? window.dash_clientside.no_update : next;
+  function go(search) {
+    history.pushState(null, "", search || location.pathname);
+    return location.search;
   }
+  function changed(changes) {
+    const next = query(location.search, changes);
+    return next === query(location.search, {}) ? window.dash_clientside.no_update : go(next);
+  }
+  const tell = () => window.dash_clientside.set_props("search", { data: location.search });
+  window.addEventListener("popstate", tell);
+  document.addEventListener("click", function (event) {
+    const link = event.target.closest("a.go");
+    if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go(new URL(link.href).search);
+    tell();
+  });
+  let wanted = {}, flying = 0, waiting = false;
+  function question() {
+    const mine = flying = performance.now();
+    waiting = false;
+    // an answer that got lost must not end the conversation
+    setTimeout(function () { if (flying === mine) window.dash_clientside.sweeper.answered(); }, LOST_MS);
+    return { ...wanted, search: location.search };
+  }
+  const text = (value) => (Array.isArray(value) ? value.join(",") : String(value ?? ""));
   const plain = (model) => (model && Object.keys(model).length ? JSON.stringify(model) : "");
   const order = (model) => (model && model.length ? JSON.stringify(model.map((s) => ({ colId: s.colId, sort: s.sort }))) : "");
   function grid() {
@@ -70,25 +94,38 @@
       wear(theme());
       return theme();
     },
-    // a choice goes to the address; what is at its default needs no word there
-    choose: function (values, search) {
+    start: () => location.search,
+    // a choice goes to the address; what is at its default needs no word there. Controls that were just drawn for an
+    // address come here too: they must not change one that the reader went to meanwhile
+    choose: function (values, shown) {
       const context = window.dash_clientside.callback_context;
-      const changes = {};
+      const changes = {}, drawn = JSON.parse((shown || {}).values || "{}");
       for (const hit of context.triggered) {
         const id = JSON.parse(hit.prop_id.slice(0, hit.prop_id.lastIndexOf(".")));
-        const value = Array.isArray(hit.value) ? hit.value.join(",") : String(hit.value ?? "");
+        if (text(hit.value) === text(drawn[id.field])) continue;
+        const value = text(hit.value);
         changes[id.field] = value === id.default ? "" : value;
       }
-      return changed(search, changes);
+      return changed(changes);
+    },
+    // one question at a time: an answer leaves out what the page shows already, so it must know what that is
+    ask: function (search, theme, version) {
+      wanted = { theme: theme || "light", version: version };
+      if (flying) { waiting = true; return window.dash_clientside.no_update; }
+      return question();
+    },
+    answered: function () {
+      flying = 0;
+      if (waiting) window.dash_clientside.set_props("asked", { data: question() });
     },
     // filter, order and open trial of the grid go to the address
-    listed: function (request, search) {
+    listed: function (request) {
       if (!request) return window.dash_clientside.no_update;
-      return changed(search, { filter: plain(request.filterModel), sort: order(request.sortModel) });
+      return changed({ filter: plain(request.filterModel), sort: order(request.sortModel) });
     },
-    opened: function (cell, search) {
+    opened: function (cell) {
       if (!cell || !cell.rowId) return window.dash_clientside.no_update;
-      return changed(search, { trial: cell.rowId });
+      return changed({ trial: cell.rowId });
     },
     // the address goes to the grid, as after the browser's back button
     address: function (search) {

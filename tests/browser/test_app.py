@@ -144,6 +144,12 @@ def test_a_choice_changes_figure_and_address_and_the_address_restores_it(run: Pa
     assert page.url.endswith("?noise=linear")
     page.go_back()
     page.wait_for_function(f"{title} === {first!r}")
+    for pause in (0, 50, 100, 200, 400):  # forward while the page is at any stage of going back
+        page.go_forward()
+        page.wait_for_function(f"{title} !== {first!r}")
+        page.evaluate("history.back()")
+        page.wait_for_timeout(pause)
+    page.wait_for_function(f"{title} === {first!r}")
     page.go_forward()
     page.wait_for_function(f"{title} !== {first!r}")
     again = look(seen.base, "?noise=linear")

@@ -41,20 +41,28 @@ class Children:
     lost: int | None = None
     before: float = 0.0
 
+    def open(self) -> None:
+        """Make their courses; a trunk is trained first."""
+        start, state = self._start()
+        if self.lost is None:
+            self.before = self.lab.clock.of("train")
+            self.courses = self._courses(start, state)
+
     def train(self, at_rung: Callable[[int], None]) -> None:
         """Train them to their end, all of them to a rung before any goes on; `at_rung` is called there."""
-        start, state = self._start()
         if self.lost is not None:
             return
-        self.before = self.lab.clock.of("train")
-        self.courses = self._courses(start, state)
         ways = [self.rungs.steps(c) for c in self.courses]
         for rung in range(min(len(way) for way in ways)):
+            for course, way in zip(self.courses, ways, strict=True):
+                course.begin(way[rung])
             for course, way in zip(self.courses, ways, strict=True):
                 course.advance(way[rung])
             if all(course.children for course in self.courses):  # all of them diverged
                 return
             at_rung(rung + 1)
+        for course in self.courses:
+            course.begin()
         for course in self.courses:
             course.advance()
 

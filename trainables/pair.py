@@ -10,11 +10,8 @@ import argparse
 import gc
 import json
 import math
-import os
 import sys
-from collections.abc import Generator as Yields
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +29,7 @@ from .lab import Clock, inspect, prepare, resolve_device
 from .measuring import Watch
 from .models import has_batchnorm
 from .noise import NOISE
+from .parallel import Peer, spread
 from .plane import plane
 from .probing import probe_columns, probe_tables
 from .ranks import launched, ranks
@@ -40,6 +38,7 @@ from .relief import few_examples, geometry, relief_columns
 from .result import HistoryRow, Outcome, PairOutput, PlaneRow, RungRow
 from .rungs import Rungs
 from .runtime import Report, Runtime, Stop
+from .settings import torch_settings
 from .spec import PairSpec
 from .tasks import trained_names
 from .training import Child, child_leg
@@ -48,7 +47,9 @@ from .trial import run_trials
 __all__ = ["inspect", "main", "merge_checkpoints", "probe_tables", "run_pair", "run_pairs"]
 
 
-def run_pair(spec: PairSpec, runtime: Runtime, report: Report = lambda _: None) -> PairOutput:
+def run_pair(
+    spec: PairSpec, runtime: Runtime, report: Report = lambda _: None, peers: Sequence[Sequence[Peer]] = ()
+) -> PairOutput:
     """Train, merge and score one trial.
 
     Args:
@@ -58,6 +59,7 @@ def run_pair(spec: PairSpec, runtime: Runtime, report: Report = lambda _: None) 
             `runtime.rungs` rungs with (repeat, rung, step, steps, epoch, merged_loss_val, merged_accuracy_val,
             device_seconds, outputs): means over its trials, None where one is not finite, and their outputs as if
             they ended there. Where it raises `Stop` they do end there, with outcome `pruned`.
+        peers: For each child the processes that train it beside this one; see `trainables.parallel`.
 
     Returns:
         Row, merge curves, history and the chosen merge's weights; without weights where the outcome is not `ok`.
@@ -66,39 +68,31 @@ def run_pair(spec: PairSpec, runtime: Runtime, report: Report = lambda _: None) 
     Raises:
         ValueError: The spec cannot be run (unknown names, missing data, a batch larger than the data).
     """
-    return run_pairs([spec], runtime, report)[0]
+    return run_pairs([spec], runtime, report, peers)[0]
 
 
-def run_pairs(specs: Sequence[PairSpec], runtime: Runtime, report: Report = lambda _: None) -> list[PairOutput]:
+def run_pairs(
+    specs: Sequence[PairSpec],
+    runtime: Runtime,
+    report: Report = lambda _: None,
+    peers: Sequence[Sequence[Peer]] = (),
+) -> list[PairOutput]:
     """Run several trials, stack mates together; see `run_pair`. Yields one output per spec, in their order."""
     outputs: dict[str, PairOutput] = {}
     runtime = resolve_device(runtime)
-    with _torch_settings(runtime):
+    with torch_settings(runtime):
         for spec in specs:
             if spec.digest not in outputs:
-                outputs |= {o.result.digest: o for o in _run_stack(spec.stack_mates(), runtime, report)}
+                outputs |= {o.result.digest: o for o in _run_stack(spec.stack_mates(), runtime, report, peers)}
     return [outputs[spec.digest] for spec in specs]
 
 
-@contextmanager
-def _torch_settings(runtime: Runtime) -> Yields[None]:
-    if torch.get_num_threads() != runtime.threads:
-        torch.set_num_threads(runtime.threads)
-    before = torch.are_deterministic_algorithms_enabled()
-    if runtime.deterministic:
-        # cuBLAS reads it when it is first used
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
-def _run_stack(specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> list[PairOutput]:
+def _run_stack(
+    specs: Sequence[PairSpec], runtime: Runtime, report: Report, peers: Sequence[Sequence[Peer]]
+) -> list[PairOutput]:
     started = now()
     try:
-        return _run(specs, runtime, report)
+        return _run(specs, runtime, report, peers)
     except torch.OutOfMemoryError as error:
         outputs = [failed(spec, runtime, error, started) for spec in specs]
     # outside of the handler, whose traceback holds the tensors
@@ -107,7 +101,9 @@ def _run_stack(specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> l
     return outputs
 
 
-def _run(specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> list[PairOutput]:
+def _run(
+    specs: Sequence[PairSpec], runtime: Runtime, report: Report, peers: Sequence[Sequence[Peer]]
+) -> list[PairOutput]:
     if runtime.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(runtime.device)
     lab = prepare(specs[0], runtime)
@@ -130,6 +126,9 @@ def _run(specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> list[Pa
 
     try:
         with lab.clock.phase("train"):
+            children.open()
+            if peers and children.lost is None:
+                children.courses = spread(children, peers)
             children.train(at_rung)
     except Stop as stop:
         return [stopped(t.ended(), str(stop)) for t in _trials(children)]

@@ -64,3 +64,27 @@ def launched() -> Generator[str | None]:
         yield f"cuda:{local}" if accelerated else None
     finally:
         dist.destroy_process_group()
+
+
+def hosted(host: str, size: int) -> dist.TCPStore:
+    """Return the meeting point of a group on a free port of this machine; `.port` tells the others.
+
+    Args:
+        host: Address of this machine that the others reach.
+        size: Number of processes.
+    """
+    return dist.TCPStore(host, 0, size, is_master=True, wait_for_workers=False)
+
+
+def join_group(host: str, port: int, rank: int, size: int, device: str, store: dist.TCPStore | None = None) -> None:
+    """Join a group of processes that train one child together; NCCL on GPUs, gloo on CPUs.
+
+    Args:
+        host, port: Where the group meets.
+        rank: Of this process.
+        size: Number of processes.
+        device: What this process trains on.
+        store: The meeting point, in the process that hosts it.
+    """
+    store = store or dist.TCPStore(host, port, size, is_master=False)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", store=store, rank=rank, world_size=size)

@@ -38,7 +38,12 @@ def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
     return EXAMPLES
 
 
-def run_pairs(specs: Sequence[PairSpec], runtime: Runtime, report: Report = lambda _: None) -> list[PairOutput]:
+def run_pairs(
+    specs: Sequence[PairSpec],
+    runtime: Runtime,
+    report: Report = lambda _: None,
+    peers: Sequence[Sequence[Any]] = (),
+) -> list[PairOutput]:
     """Return the closed form's output for each spec; the seeds' noise comes from the spec's digest."""
     return [_run(spec, replace(runtime, device="cpu"), report) for spec in specs]
 

@@ -202,6 +202,9 @@ class Course:
         self.children: list[Child] = []
         self.held: list[Tensor] | None = None  # the weights while another course has the module
 
+    def begin(self, until: int | None = None) -> None:
+        """Nothing: a course of this process trains when it is waited for."""
+
     def advance(self, until: int | None = None) -> None:
         """Train until so many steps are done, by default to the end; the numbers do not depend on the pauses."""
         if self.children:

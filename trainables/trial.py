@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from .registry import Registry
 from .result import PairOutput
@@ -15,7 +15,9 @@ from .spec import PairSpec
 class Trainable(Protocol):
     """A module that runs trials."""
 
-    def run_pairs(self, specs: Sequence[PairSpec], runtime: Runtime, report: Report = ...) -> list[PairOutput]:
+    def run_pairs(
+        self, specs: Sequence[PairSpec], runtime: Runtime, report: Report = ..., peers: Sequence[Sequence[Any]] = ...
+    ) -> list[PairOutput]:
         """Return one output per spec, in their order; the specs share everything but `repeat`."""
         ...
 
@@ -39,14 +41,25 @@ def _module(spec: PairSpec) -> Trainable:
     return cast(Trainable, import_module(TRAINABLES[spec.trainable]))
 
 
-def run_trials(specs: Sequence[PairSpec], runtime: Runtime, report: Report = lambda _: None) -> list[PairOutput]:
+def run_trials(
+    specs: Sequence[PairSpec],
+    runtime: Runtime,
+    report: Report = lambda _: None,
+    peers: Sequence[Sequence[Any]] = (),
+) -> list[PairOutput]:
     """Run trials that share everything but `repeat` by the trainable that their spec names.
+
+    Args:
+        specs: The trials.
+        runtime: Where to run.
+        report: See `trainables.pair.run_pair`.
+        peers: Processes that help, see `trainables.parallel`; a trainable in closed form has no use for them.
 
     Raises:
         UnknownName: No such trainable.
         ValueError: The spec cannot be run.
     """
-    return _module(specs[0]).run_pairs(specs, runtime, report)
+    return _module(specs[0]).run_pairs(specs, runtime, report, peers)
 
 
 def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:

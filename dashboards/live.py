@@ -16,7 +16,7 @@ from sweeper.places import Place, Stamp, place_of
 from sweeper.runfolder import SPEC_FILE, is_running, stored_spec
 from sweeper.spec import SpecError, SweepSpec
 from sweeper.specfile import read_yaml
-from sweeper.store import SCHEMAS, read_parts, skipped
+from sweeper.store import GONE, SCHEMAS, joined, read_parts, skipped
 
 from .runs import Run
 
@@ -48,13 +48,15 @@ class _Table:
             self.stamps, self.skipped, self.rows = {}, {}, SCHEMAS[self.name].empty_table()
         new = [path for path, stamp in found.items() if self.stamps.get(path) != stamp]
         read = read_parts(place, new, self.name)
+        gone = {path for path, part in read.items() if isinstance(part, str) and part == GONE}
         self.skipped = {path: why for path, why in self.skipped.items() if path in found and path not in read}
-        self.skipped |= {path: part for path, part in read.items() if isinstance(part, str)}
-        tables = [part for part in read.values() if isinstance(part, pa.Table)]
+        self.skipped |= {path: p for path, p in read.items() if isinstance(p, str) and path not in gone}
+        tables = {path: part for path, part in read.items() if isinstance(part, pa.Table)}
         if tables:
-            # one chunk again: thousands of small ones would make every later step slow
-            self.rows = pa.concat_tables([self.rows, *tables]).combine_chunks()
-        self.stamps = found
+            # what was read before is the first of those with many trials
+            self.rows = joined({"": self.rows, **tables}, self.name)
+        # of what went away while it was read the next look finds where it is now
+        self.stamps = {path: stamp for path, stamp in found.items() if path not in gone}
         self.changes += 1
         return True
 
@@ -106,7 +108,7 @@ class Folder:
                 changed |= table.refresh(self.place)
             if self._run is None and not self.place.exists():
                 raise SpecError(f"there is no folder {self.text}")
-            running = self.place.store is None and is_running(Path(self.place.path))
+            running = is_running(self.place)
             if self._run is None or changed or running != self._run.running:
                 self._run = self._made(running)
             return self._run
@@ -124,8 +126,8 @@ class Folder:
 
     def rows_of(self, name: str, digest: str) -> pa.Table:
         """Return the rows of one trial of a table, from its own part where it has one."""
-        own = [p for p in self.place.parts(name) if Path(p).stem == digest]
-        if own and isinstance(part := read_parts(self.place, own, name)[own[0]], pa.Table):
+        own = f"{self.place.path}/{name}/{digest}.parquet"
+        if isinstance(part := read_parts(self.place, [own], name)[own], pa.Table):
             return part
         rows = self.table(name)
         return rows.filter(pc.equal(rows["digest"], digest))

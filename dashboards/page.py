@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from sweeper.places import file_of, place_of
 from sweeper.store import SkippedPart
 
 from . import choices
@@ -32,15 +32,16 @@ _HERE = Path(__file__).parent
 
 
 def write_page(
-    run: str | Path, target: Path | None = None, noise: str | None = None, settings: Mapping[str, Any] | None = None
-) -> Path:
-    """Write the page of a run and return where it is.
-
-    The page is whole at every moment: it is written under another name and renamed.
+    run: str | Path,
+    target: str | Path | None = None,
+    noise: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Path | str:
+    """Write the page of a run and return where it is; the page is whole at every moment.
 
     Args:
-        run: The run folder, or its URI, which needs a `target`.
-        target: Where to write; `<run>/dashboard.html` by default.
+        run: The run folder, or its URI.
+        target: Path or URI of the file to write; `<run>/dashboard.html` by default.
         noise: Noise to show, predicted or measured; the sweep's by default.
         settings: Contents of `sweep.yaml`, for a folder without it.
 
@@ -58,15 +59,9 @@ def write_page(
         warnings.warn(sentence, SkippedPart, stacklevel=2)
     found = replace(found, settings=settings, spec=None) if settings else found
     text = render(found, sections(found))
-    target = Path(target) if target is not None else Path(run) / PAGE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+    place, name = file_of(target) if target is not None else (place_of(run), PAGE)
+    place.write(name, text.encode())
+    return place.local / name if place.local else f"{place.text}/{name}"
 
 
 def read_run(place: str, noise: str | None = None) -> Run:

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, text: str, run_dir: bool = False, noise: bool = False) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if run_dir:
-            sub.add_argument("dir", metavar="DIR", help="run folder")
+            sub.add_argument("dir", metavar="DIR", help="run folder, or its URI")
         sub.add_argument("--json", action="store_true", help="print JSON on stdout")
         if noise:
             sub.add_argument("--noise", metavar="NAME", help="noise scale to show, also a measured one "
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     analyse.add_argument("--split", help="train, val or test (default: val, or test where only that was measured)")
     analyse.add_argument("--where", metavar="COLUMN=VALUE", action="append",
                          help="only trials with this value, such as momentum=0.9; repeatable")  # fmt: skip
+    command("compact", "make one part of the many of each table, so that a large sweep is read in a second", True)
     compare = command("compare", "put sweeps side by side: best noises, best merges, cost", noise=True)
     compare.add_argument("dirs", metavar="DIR", nargs="+", help="run folders, two or more")
     compare.add_argument("--objective", help="gain_mean or merged_loss, ... (default: both of these; each best merge "
@@ -127,7 +128,8 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--plane", metavar="N", help="loss plane through base and children, N points a side (default: 0)")
     sub.add_argument("--deterministic", action="store_true", default=None,
                      help="torch's deterministic algorithms only")  # fmt: skip
-    sub.add_argument("--out", metavar="DIR", help="run folder (default: a new one under runs/)")
+    sub.add_argument("--out", metavar="DIR", help="run folder, or its URI: s3://BUCKET/PATH, gs://..., "
+                     "file://... (default: a new one under runs/)")  # fmt: skip
     sub.add_argument("--yes", action="store_true", help="continue an unfinished sweep in --out without asking")
     _add_machine(sub)
 

@@ -44,6 +44,7 @@ from ray.tune.search import Searcher  # noqa: E402
 from trainables.runtime import Runtime  # noqa: E402
 
 from .jobs import Job, execute, give_up, prune  # noqa: E402
+from .retries import StorageError  # noqa: E402
 from .session import Session  # noqa: E402
 from .spec import SpecError, SweepSpec  # noqa: E402
 
@@ -52,7 +53,11 @@ def _trainable(config: dict[str, Any]) -> None:
     # runs in a Tune actor that is reused: no global state may be left behind
     warnings.simplefilter("ignore")
     job = Job.from_json(config["job"])
-    rows = execute(job, Runtime(**config["runtime"]), Path(config["run"]), _report_rung)
+    try:
+        rows = execute(job, Runtime(**config["runtime"]), config["run"], _report_rung)
+    except StorageError as error:
+        tune.report({"storage": str(error)})
+        return
     tune.report({"rows": json.dumps(rows)})
 
 
@@ -100,15 +105,26 @@ class SessionSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return the next job as a Tune configuration, or FINISHED."""
         assert self.session is not None
-        job = self.session.next_job()
+        try:
+            job = self.session.next_job()
+        except StorageError as error:
+            self.session.break_off(error)
+            job = None
         if job is None:
             return Searcher.FINISHED
         self.jobs[trial_id] = job
         runtime = self.session.runtime
-        return {"job": job.to_json(), "run": str(self.session.run), "runtime": vars(runtime)}
+        return {"job": job.to_json(), "run": self.session.run.uri, "runtime": vars(runtime)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Hand the rows of a finished job to the session; a job without rows lost its worker."""
+        assert self.session is not None
+        try:
+            self._complete(trial_id, result, error)
+        except StorageError as lost:
+            self.session.break_off(lost)
+
+    def _complete(self, trial_id: str, result: dict[str, Any] | None, error: bool) -> None:
         assert self.session is not None
         job = self.jobs.pop(trial_id, None)
         if job is None:
@@ -118,9 +134,13 @@ class SessionSearcher(Searcher):
             rows = prune(job, self.session.run, record["outputs"], reason, record["before"])
         elif result and "rows" in result:
             rows = json.loads(result["rows"])
-            if not (self.session.run / "trials" / f"{rows[0]['digest']}.parquet").exists():
-                self.session.halt(f"a worker's results are not in {self.session.run} here: --out must be on storage "
-                                  "that all nodes share")  # fmt: skip
+            place = self.session.run
+            if place.local and not place.has(f"trials/{rows[0]['digest']}.parquet"):
+                self.session.halt(f"a worker's results are not in {place.text} here: --out must be on storage that "
+                                  "all nodes share, or the URI of a store")  # fmt: skip
+        elif result and "storage" in result:
+            self.session.break_off(StorageError(result["storage"]))
+            return
         elif error:
             done = self.session.rows_on_disk(job)
             rows = give_up(job, self.session.runtime, self.session.run, "the worker process died", done)
@@ -217,7 +237,7 @@ def run_cluster(session: Session) -> None:
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; finished trials are on disk.
         SpecError: The cluster cannot be reached.
-        OSError: The run folder cannot be written to.
+        StorageError: The run folder cannot be written to.
     """
     spec = session.spec
     storage = tempfile.mkdtemp(prefix="sweeper-tune-")
@@ -245,5 +265,7 @@ def run_cluster(session: Session) -> None:
         finally:
             ray.shutdown()
             shutil.rmtree(storage, ignore_errors=True)
+        if session.broken:
+            raise session.broken
         if signals.seen:
             raise KeyboardInterrupt

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .analysing import analyse
+from .compacting import compact
 from .comparing import compare
 from .exporting import export
 from .extending import extend
@@ -44,7 +46,7 @@ def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
     from . import launch
     from .progress import Progress
 
-    def confirm(folder: Path, left: int) -> bool:
+    def confirm(folder: Path | str, left: int) -> bool:
         if yes or not sys.stdin.isatty():
             return yes
         print(
@@ -55,14 +57,12 @@ def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
     with Progress(spec.objective) as progress:
         results = launch.run(spec, progress, confirm, lambda line: print(line, file=sys.stderr))
     rows = results.trials.num_rows
+    again = f"`sweeper resume {shlex.quote(str(results.run))}` continues"
     if results.interrupted:
-        print(
-            f"interrupted: {rows} trials are in {results.run}; `sweeper resume {results.run}` continues",
-            file=sys.stderr,
-        )
+        print(f"interrupted: {rows} trials are in {results.run}; {again}", file=sys.stderr)
         return INTERRUPTED
     if results.reason:
-        print(f"stopped early: {results.reason}; `sweeper resume {results.run}` continues", file=sys.stderr)
+        print(f"stopped early: {results.reason}; {again}", file=sys.stderr)
     write_page(results.run)
     record = found(results.run, results.trials, results.noise)
     emit(args.json, record, found_text(record))
@@ -86,6 +86,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "merges": merges,
     "merge": merge,
     "import": import_table,
+    "compact": compact,
     "compare": compare,
     "extend": extend,
 }

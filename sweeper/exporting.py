@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .places import file_of, place_of
 from .reading import shown_noise
 from .report import counted, emit
+from .retries import StorageError
 from .runfolder import stored_spec
 from .spec import SpecError
 
@@ -31,6 +33,7 @@ def export(args: argparse.Namespace) -> int:
 
 
 def _table(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
 
@@ -40,15 +43,21 @@ def _table(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if args.noise:
         raise SpecError("--noise chooses what --html, --png and --svg show; a table has every noise")
     table = read_trials(args.dir) if name == "trials" else read(args.dir, name)
-    target = Path(args.out) if args.out else Path(args.dir) / f"{name}.{kind}"
+    content = pyarrow.BufferOutputStream()
+    if kind == "csv":
+        pyarrow.csv.write_csv(table, content)
+    else:
+        pyarrow.parquet.write_table(table, content)
+    place, file = file_of(args.out) if args.out else (place_of(args.dir), f"{name}.{kind}")
+    if place.local and not place.local.is_dir():
+        raise SpecError(f"cannot write {args.out}: there is no folder {place.text}")
     try:
-        if kind == "csv":
-            pyarrow.csv.write_csv(table, target)
-        else:
-            pyarrow.parquet.write_table(table, target)
-    except OSError as error:
-        raise SpecError(f"cannot write {target}: {error.strerror or error}") from None
-    return {"file": str(target.absolute()), "rows": table.num_rows}, f"{table.num_rows} rows in {target}"
+        place.write(file, content.getvalue())
+    except StorageError as error:
+        raise SpecError(str(error)) from None
+    shown = place.local / file if place.local else f"{place.text}/{file}"
+    written = str(shown.absolute() if isinstance(shown, Path) else shown)
+    return {"file": written, "rows": table.num_rows}, f"{table.num_rows} rows in {shown}"
 
 
 def _drawn(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -60,10 +69,10 @@ def _drawn(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     lines: list[str] = []
     if args.html:
         try:
-            page = write_page(args.dir, Path(args.html), args.noise)
+            page = write_page(args.dir, args.html, args.noise)
         except OSError as error:
             raise SpecError(f"cannot write {args.html}: {error.strerror or error}") from None
-        record["page"] = str(page.absolute())
+        record["page"] = str(page.absolute() if isinstance(page, Path) else page)
         lines.append(str(page))
     run = read_run(args.dir, args.noise) if args.png or args.svg else None
     for kind, folder in (("png", args.png), ("svg", args.svg)):

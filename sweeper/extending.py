@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.noise import KNOBS
@@ -16,7 +16,7 @@ from trainables.spec import PairSpec
 from .flags import MACHINE_KEYS, flags
 from .noise_choice import check_shown
 from .objective import OBJECTIVES
-from .places import is_uri
+from .places import place_of
 from .report import counted, emit, format_table, number, wrap
 from .spec import SpecError, SweepSpec
 
@@ -37,20 +37,19 @@ def extend(args: argparse.Namespace) -> int:
     from .runfolder import runnable_spec
     from .store import read_trials
 
-    if is_uri(args.dir):
-        raise SpecError(f"a sweep is extended in a folder of this machine or one that is mounted, got {args.dir}")
     spec = _spec(args, runnable_spec(args.dir))
     noise, objective = args.noise or spec.noise, args.objective or "gain_mean"
     _check(objective, noise)
     trials = read_trials(args.dir)
     analysis = _analysed(trials, objective, noise)
-    found = kept(Path(args.dir), trials.select(["digest", "outcome"]).to_pylist())
-    begun = [f"goes on with the extension that was begun; delete {Path(args.dir) / PLAN_FILE} to plan anew"]
+    place = place_of(args.dir)
+    found = kept(place, trials.select(["digest", "outcome"]).to_pylist())
+    begun = [f"goes on with the extension that was begun; delete {place.text}/{PLAN_FILE} to plan anew"]
     if not found.specs:
         begun, found = [], plan_for(spec, trials, analysis, args.repeats, args.noises)
     said = [*analysis.sentences[:1], *begun, *found.impossible]
     record: dict[str, Any] = {
-        "run": str(Path(args.dir).absolute()),
+        "run": str(place.local.absolute() if place.local else place.uri),
         "objective": objective,
         "noise": noise,
         "verdict": analysis.verdict,
@@ -76,14 +75,15 @@ def _run(args: argparse.Namespace, spec: SweepSpec, found: Plan, record: dict[st
 
     with Progress(spec.objective, counts="further trials") as progress:
         results = launch.extend(spec, found, progress, lambda line: print(line, file=sys.stderr))
+    again = f"`sweeper extend {shlex.quote(str(results.run))}` continues"
     wanted = {s.digest for s in found.specs}
     outcomes = [r["outcome"] for r in results.trials.select(["digest", "outcome"]).to_pylist() if r["digest"] in wanted]
     if results.interrupted:
         there = f"{len(outcomes)} of {_count(found)} are in {results.run}"
-        print(f"interrupted: {there}; `sweeper extend {results.run}` continues", file=sys.stderr)
+        print(f"interrupted: {there}; {again}", file=sys.stderr)
         return INTERRUPTED
     if results.reason:
-        print(f"stopped early: {results.reason}; `sweeper extend {results.run}` continues", file=sys.stderr)
+        print(f"stopped early: {results.reason}; {again}", file=sys.stderr)
     write_page(results.run)
     analysis = _analysed(results.trials, record["objective"], record["noise"])
     record |= {

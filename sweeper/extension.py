@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search_spaces import Space
@@ -19,10 +18,12 @@ from trainables.noise import KNOBS, NOISE
 from trainables.spec import PairSpec
 
 from .jobs import Job, Row
+from .places import place_of
 from .regime import EXTEND
 from .report import number
 from .session import Session, Status, build
 from .spec import SpecError, SweepSpec
+from .store import Run
 from .warmstart import checked_points
 
 if TYPE_CHECKING:
@@ -61,34 +62,34 @@ class Plan:
         return tuple(s for p in self.planned for s in p.specs)
 
 
-def keep(plan: Plan, run: Path) -> None:
+def keep(plan: Plan, run: Run) -> None:
     """Write a plan into the run folder, for `kept` to find after a crash."""
     planned = [
         {"noise": p.noise, "why": p.why, "new": p.new, "specs": [json.loads(s.to_json()) for s in p.specs]}
         for p in plan.planned
     ]
-    temporary = run / f".{PLAN_FILE}.tmp"
-    temporary.write_text(json.dumps(planned))
-    temporary.replace(run / PLAN_FILE)
+    place_of(run).write(PLAN_FILE, json.dumps(planned).encode())
 
 
-def kept(run: Path, rows: Iterable[Row]) -> Plan:
+def kept(run: Run, rows: Iterable[Row]) -> Plan:
     """Return what is left of the plan in the run folder; nothing where there is none.
 
     Raises:
         SpecError: The file holds no plan.
     """
-    path = run / PLAN_FILE
+    place = place_of(run)
     done = {r["digest"] for r in rows if r["outcome"] != "failed"}
     try:
-        found = json.loads(path.read_text())
+        text = place.read_text(PLAN_FILE)
+        if text is None:
+            return Plan((), ())
+        found = json.loads(text)
         planned = [
             Planned(tuple(map(PairSpec.from_mapping, p["specs"])), p["noise"], p["why"], p["new"]) for p in found
         ]
-    except FileNotFoundError:
-        return Plan((), ())
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise SpecError(f"{path} holds no plan ({error}); delete it, and the next extension is planned anew") from None
+    except (ValueError, TypeError, KeyError) as error:
+        again = "delete it, and the next extension is planned anew"
+        raise SpecError(f"{place.text}/{PLAN_FILE} holds no plan ({error}); {again}") from None
     left = [replace(p, specs=tuple(s for s in p.specs if s.digest not in done)) for p in planned]
     return Plan(tuple(p for p in left if p.specs), ())
 

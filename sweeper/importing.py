@@ -8,7 +8,9 @@ from pathlib import Path
 
 from trainables.registry import unknown
 
+from .places import is_uri
 from .report import counted, emit, wrap
+from .retries import StorageError
 from .samplers import SAMPLERS
 from .spec import SpecError
 from .specfile import assignments
@@ -33,8 +35,8 @@ def import_table(args: argparse.Namespace) -> int:
     try:
         write_spec(out, found.spec)
         write_trials(out, found.rows)
-    except OSError as error:
-        raise SpecError(f"cannot write to {error.filename or out}: {error.strerror or error}") from None
+    except StorageError as error:
+        raise SpecError(str(error)) from None
     outcomes = dict(Counter(str(r["outcome"]) for r in found.rows).most_common())
     record = {
         "run": str(out),
@@ -51,6 +53,8 @@ def import_table(args: argparse.Namespace) -> int:
 
 
 def _folder(asked: str | None, table: Path) -> Path:
+    if asked and is_uri(asked):
+        raise SpecError(f"a table is imported into a folder of this machine or one that is mounted, got {asked}")
     out = Path(asked or Path("runs") / table.stem).expanduser().absolute()
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):

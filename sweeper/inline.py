@@ -15,10 +15,12 @@ def run_inline(session: Session) -> None:
 
     Raises:
         KeyboardInterrupt: The user stopped it; finished trials are on disk.
-        OSError: The run folder cannot be written to.
+        StorageError: The run folder cannot be written to.
     """
     while job := session.next_job():
         session.finish(job, execute(job, session.runtime, session.run, _judged(session, job)))
+    if session.broken:
+        raise session.broken
 
 
 def _judged(session: Session, job: Job) -> Report:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from trainables.record import failed, now, stopped
@@ -15,7 +14,10 @@ from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec
 from trainables.trial import run_trials
 
-from .store import write
+from .places import place_of
+from .retries import StorageError, is_full, line
+from .staging import Checkpoints, checkpoints_of, on_node
+from .store import Run, write
 
 Row = dict[str, Any]
 
@@ -47,7 +49,7 @@ class Job:
         return cls(data["number"], specs, data["context"])
 
 
-def execute(job: Job, runtime: Runtime, run: Path, report: Report = lambda _: None) -> list[Row]:
+def execute(job: Job, runtime: Runtime, run: Run, report: Report = lambda _: None) -> list[Row]:
     """Run the trials of a job and write each to the run folder.
 
     A trial that raises becomes a row with outcome `failed`; the sweep goes on. After a trial that the report stopped
@@ -56,30 +58,53 @@ def execute(job: Job, runtime: Runtime, run: Path, report: Report = lambda _: No
     Args:
         job: The trials.
         runtime: Where to run.
-        run: The run folder.
+        run: The run folder, on storage that may be away for a while (see `sweeper.retries`).
         report: Called with what the trials report, and with `before`, the rows of the repeats that are done.
 
     Returns:
         The rows as written, without the column `spec`.
 
     Raises:
-        OSError: The run folder cannot be written to.
+        StorageError: The run folder cannot be written to; the trials that are not written did not fail.
     """
     rows: list[Row] = []
 
     def with_rows(record: Mapping[str, object]) -> None:
         report({**record, "before": rows})
 
+    place = place_of(run).patient()
+    runtime = on_node(runtime, place)
     for group in _groups(job.specs):
-        started = now()
-        try:
-            outputs = run_trials(group, runtime, with_rows)
-        except Exception as error:
-            outputs = [failed(spec, runtime, error, started) for spec in group]
-        rows += [_commit(run, job, output) for output in outputs]
+        carried = checkpoints_of(place, runtime, group[0].digest)
+        outputs = _outputs(group, runtime, carried, with_rows)
+        rows += [_commit(place, job, output) for output in outputs]
+        if carried:
+            carried.drop()
         if was_stopped(rows):
             break
     return rows
+
+
+def _outputs(
+    group: Sequence[PairSpec], runtime: Runtime, carried: Checkpoints | None, report: Report
+) -> Sequence[PairOutput]:
+    def reported(record: Mapping[str, object]) -> None:
+        if carried:
+            carried.keep(record)
+        report(record)
+
+    started = now()
+    try:
+        if carried:
+            carried.fetch()
+        return run_trials(group, runtime, reported)
+    except StorageError:
+        raise
+    except Exception as error:
+        if is_full(error):
+            text = f"cannot write what trial {group[0].digest} needs: {line(error)}"
+            raise StorageError(text) from None
+        return [failed(spec, runtime, error, started) for spec in group]
 
 
 def was_stopped(rows: Iterable[Row]) -> bool:
@@ -87,13 +112,13 @@ def was_stopped(rows: Iterable[Row]) -> bool:
     return any(r.get("pruned_step") is not None for r in rows)
 
 
-def prune(job: Job, run: Path, outputs: Iterable[PairOutput], reason: str, done: Sequence[Row]) -> list[Row]:
+def prune(job: Job, run: Run, outputs: Iterable[PairOutput], reason: str, done: Sequence[Row]) -> list[Row]:
     """Write the trials of a job that were stopped in a worker, and return all its rows; `done` were written before."""
     mine = {s.digest for s in job.specs} - {r["digest"] for r in done}
     return [*done, *(_commit(run, job, stopped(o, reason)) for o in outputs if o.result.digest in mine)]
 
 
-def give_up(job: Job, runtime: Runtime, run: Path, reason: str, done: Sequence[Row]) -> list[Row]:
+def give_up(job: Job, runtime: Runtime, run: Run, reason: str, done: Sequence[Row]) -> list[Row]:
     """Write the trials of a job whose worker died as failed, and return all its rows; `done` were written before."""
     left = [s for s in job.specs if s.digest not in {r["digest"] for r in done}]
     lost = [_commit(run, job, failed(s, runtime, RuntimeError(reason), now())) for s in left]
@@ -106,7 +131,7 @@ def _groups(specs: Sequence[PairSpec]) -> Iterator[list[PairSpec]]:
         yield list(group)
 
 
-def _commit(run: Path, job: Job, output: PairOutput) -> Row:
+def _commit(run: Run, job: Job, output: PairOutput) -> Row:
     result = replace(output.result, number=job.number, **job.context)
     rungs = tuple(replace(r, number=job.number) for r in output.rungs)
     write(run, replace(output, result=result, rungs=rungs))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -20,15 +22,19 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES, inspect
 
+from .compaction import AUTOMATIC, compact
 from .k_aug import KAug
 from .noise_choice import MEASURED_USUAL, check_defined, check_shown, check_target, default_noise, targets
 from .objective import OBJECTIVES
 from .parameter import PriorNoise
+from .places import Place, place_of
 from .proposer import make_proposer
+from .retries import StorageError
 from .runfolder import claim, locked, write_spec
 from .session import Session, Status, noise_constants
 from .signals import sigterm_as_sigint
 from .spec import SpecError, SweepSpec, corners
+from .staging import on_node
 from .store import read_trials
 from .warmstart import checked_points, read_prior
 
@@ -48,7 +54,7 @@ class Results:
     """What a sweep found.
 
     Attributes:
-        run: The run folder.
+        run: The run folder; text where it is a URI.
         trials: The trials table, one row per trial.
         objective, noise: Of the sweep.
         interrupted: Whether it was stopped by the user; `resume` continues it.
@@ -56,7 +62,7 @@ class Results:
         failed: Configurations that failed in this session.
     """
 
-    run: Path
+    run: Path | str
     trials: pa.Table
     objective: str
     noise: str
@@ -80,14 +86,18 @@ def load_results(run: str | Path) -> Results:
     """
     from .runfolder import stored_spec
 
-    spec = stored_spec(run)
-    return Results(Path(run).absolute(), read_trials(run), spec.objective, spec.noise)
+    spec, place = stored_spec(run), place_of(run)
+    return Results(_where(place), read_trials(place), spec.objective, spec.noise)
+
+
+def _where(place: Place) -> Path | str:
+    return place.local.absolute() if place.local else place.uri
 
 
 def run(
     spec: SweepSpec,
     listener: Callable[[Status], None] = lambda _: None,
-    confirm: Callable[[Path, int], bool] = lambda run, left: True,
+    confirm: Callable[[Path | str, int], bool] = lambda run, left: True,
     say: Callable[[str], None] = lambda _: None,
 ) -> Results:
     """Run a sweep to its end, or continue it where its run folder holds a part of it.
@@ -103,6 +113,7 @@ def run(
 
     Raises:
         SpecError: The sweep cannot be run as asked; nothing was started.
+        StorageError: The run folder cannot be written to; what is finished is kept.
     """
     space = spec.load_space()
     if "noise" not in spec.model_fields_set:
@@ -112,22 +123,21 @@ def run(
     if spec.runner == "ray" and spec.address:
         check_reachable(spec.address)
     folder, held = claim(spec)
-    with locked(folder):
-        runtime = spec.runtime(folder / "bases")
+    again = f"`sweeper resume {shlex.quote(folder.uri)}` continues"
+    with locked(folder) as hold, _kept(again):
+        folder = folder.patient()
+        folder.tidy()
+        runtime = _runtime(spec, folder)
         k_aug = _probed(spec, space, runtime, say) if "k_aug" in NOISE[spec.noise].needs else None
         session = Session(spec, space, folder, runtime, constants, listener, k_aug)
-        if held and session.open and session.status.done and not confirm(folder, len(session.open)):
-            raise SpecError(f"{folder} holds a part of this sweep; `sweeper resume {folder}` continues it")
+        hold.lost = lambda why: session.break_off(StorageError(why))
+        if held and session.open and session.status.done and not confirm(_where(folder), len(session.open)):
+            raise SpecError(f"{folder.text} holds a part of this sweep; {again} it")
         write_spec(folder, spec)
         interrupted = _run_to_end(session)
+        trials = _read_at_end(session)
     return Results(
-        folder,
-        read_trials(folder),
-        spec.objective,
-        spec.noise,
-        interrupted,
-        session.halted,
-        session.status.failed,
+        _where(folder), trials, spec.objective, spec.noise, interrupted, session.halted, session.status.failed
     )
 
 
@@ -154,20 +164,45 @@ def extend(
     from .extension import PLAN_FILE, Extension, keep
 
     assert spec.out is not None
-    space, folder = spec.load_space(), Path(spec.out).absolute()
+    space, folder = spec.load_space(), place_of(spec.out)
+    if folder.local:
+        folder = place_of(folder.local.absolute())
     constants = _preflight(spec, space)
     if spec.runner == "ray" and spec.address:
         check_reachable(spec.address)
-    with locked(folder):
-        runtime = spec.runtime(folder / "bases")
+    with locked(folder) as hold, _kept(f"`sweeper extend {shlex.quote(folder.uri)}` continues"):
+        folder = folder.patient()
+        runtime = _runtime(spec, folder)
         k_aug = _probed(spec, space, runtime, say) if "k_aug" in NOISE[spec.noise].needs else None
         session = Extension(plan, spec, space, folder, runtime, constants, listener, k_aug)
+        hold.lost = lambda why: session.break_off(StorageError(why))
         keep(plan, folder)
         interrupted = _run_to_end(session)
         if not session.open and not interrupted and not session.status.failed:
-            (folder / PLAN_FILE).unlink()
-    found = read_trials(folder)
-    return Results(folder, found, spec.objective, spec.noise, interrupted, session.halted, session.status.failed)
+            folder.remove(PLAN_FILE)
+        trials = _read_at_end(session)
+    return Results(
+        _where(folder), trials, spec.objective, spec.noise, interrupted, session.halted, session.status.failed
+    )
+
+
+def _runtime(spec: SweepSpec, folder: Place) -> Runtime:
+    return on_node(spec.runtime(folder.local / "bases" if folder.local else None), folder)
+
+
+@contextmanager
+def _kept(again: str) -> Iterator[None]:
+    """Say of storage that fails that what is finished is kept, and how to go on."""
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(f"{error}; finished trials are kept, {again}") from None
+
+
+def _read_at_end(session: Session) -> pa.Table:
+    if not session.open:
+        compact(session.run, AUTOMATIC)
+    return read_trials(session.run)
 
 
 def _use_token() -> None:
@@ -225,6 +260,8 @@ def _run_to_end(session: Session) -> bool:
             with sigterm_as_sigint():
                 run_inline(session)
     except KeyboardInterrupt:
+        if session.broken:
+            raise session.broken from None
         return session.status.done < session.status.budget
     return False
 

@@ -15,7 +15,9 @@ from trainables.registry import UnknownName, unknown
 from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES
 
+from .places import is_uri
 from .report import emit, format_table, merge_words, number, wrap
+from .retries import StorageError
 from .spec import SpecError, SweepSpec, corners
 from .specfile import assignments
 
@@ -117,6 +119,8 @@ def _file(name: str, flag: str) -> Path:
 
 
 def _folder(asked: str | None) -> Path:
+    if asked and is_uri(asked):
+        raise SpecError(f"the tables are written to a folder of this machine or one that is mounted, got {asked}")
     out = Path(asked or Path("runs") / f"merge-{time.strftime('%Y%m%d-%H%M%S')}").expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SpecError(f"{out} is not an empty folder; choose another --out")
@@ -135,8 +139,8 @@ def _written(args: argparse.Namespace, spec: PairSpec, output: PairOutput, out: 
             write_weights(saved, output.weights, output.result)
         about = {"space": f"{len(args.models)} models on {spec.dataset}", "objective": "merged_loss"}
         page = write_page(out, settings={**about, "own_models": not _told(args)})
-    except OSError as error:
-        raise SpecError(f"cannot write to {error.filename or out}: {error.strerror or error}") from None
+    except StorageError as error:
+        raise SpecError(str(error)) from None
     result = output.result
     weights = out / "weights" / f"{result.digest}.safetensors"
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
@@ -15,7 +16,7 @@ from trainables.registry import UnknownName
 
 from .doubts import Doubt, doubts, lines
 from .noise_choice import check_shown
-from .places import is_uri
+from .places import Place, is_uri, place_of
 from .report import emit, format_belief, format_front, format_table, number, plain, wrap
 from .spec import SpecError, SweepSpec
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from trainables.result import PairOutput
 
 DONE, ERROR = 0, 1
+PAGE = "dashboard.html"
 SHOWN_KNOBS = (*KNOBS, "augmentation_strength")
 
 
@@ -54,27 +56,31 @@ def found(folder: str | Path, trials: Any, noise: str) -> dict[str, Any]:
     from .belief import belief
     from .recommend import BOTH, summary
     from .runfolder import stored_spec
+    from .store import weights_of
     from .winners import over_limits, winner
 
     spec = stored_spec(folder)
-    if not is_uri(folder):
-        folder = Path(folder).absolute()
+    place = place_of(folder)
+    folder = place.local.absolute() if place.local else place.uri
     believed, lost = belief(spec, trials, noise), over_limits(trials, spec)
     record = {**summary(trials, spec.objective, noise, believed, lost), "run": str(folder)}
     record["objectives"] = list(spec.objectives)
     record["front"] = _front(spec, trials)
-    page = Path(folder) / "dashboard.html"
-    weights = Path(folder) / "weights" / f"{record['best']['digest']}.safetensors" if record["best"] else None
-    record["page"] = str(page) if page.exists() else None
+    weights = weights_of(record["best"]["digest"]) if record["best"] else None
+    record["page"] = _file(place, PAGE) if place.has(PAGE) else None
     record["first_details"] = _first_details(trials)
     record["warnings"] = _warned(trials)
-    record["weights"] = str(weights) if weights and weights.exists() else None
+    record["weights"] = _file(place, weights) if weights and place.has(weights) else None
     try:
         best = winner(trials, spec.objective, believed, lost)
         record["recommendations"] = _advice(trials, noise, BOTH, {spec.objective: best})
     except SpecError:
         record["recommendations"] = {}  # no optimum yet, or a noise without a learning rate: the summary says so
     return record
+
+
+def _file(place: Place, name: str) -> str:
+    return str(place.local.absolute() / name) if place.local else f"{place.text}/{name}"
 
 
 def _front(spec: SweepSpec, trials: Any) -> list[dict[str, Any]]:
@@ -96,7 +102,7 @@ def found_text(record: Mapping[str, Any]) -> str:
     parts += ["\n".join(wrap(f"warning: {line}", 0) for line in record["warnings"])] if record["warnings"] else []
     for name, advice in record["recommendations"].items():
         parts.append(f"hyperparameters that reach the best noise for {name}\n{advice['text']}")
-    again = f"not kept; `sweeper best {record['run']} --save FILE` trains that trial again"
+    again = f"not kept; `sweeper best {shlex.quote(record['run'])} --save FILE` trains that trial again"
     trained_here = not (record["synthetic"] or record["imported"])
     weights = record["weights"] or (again if record["best"] and trained_here else None)
     places = {"results": record["run"], "page": record["page"], "best merged weights": weights}
@@ -154,7 +160,7 @@ def _advice(
     return found
 
 
-def write_page(folder: Path, noise: str | None = None) -> Path:
+def write_page(folder: str | Path, noise: str | None = None) -> Path | str:
     """Write the page of a run folder and return where it is."""
     from dashboards import page
 
@@ -184,7 +190,7 @@ def status(args: argparse.Namespace) -> int:
         "space": spec.space,
         "sampler": ", ".join(sorted({s for s in trials["sampler"].to_pylist() if s})) or spec.sampler,
         "objective": spec.objective,
-        "running": is_running(Path(args.dir)),
+        "running": is_running(args.dir),
         "budget": budget_of(spec, spec.load_space()),
         "done": done,
         "trials": len(light),
@@ -232,20 +238,12 @@ def best(args: argparse.Namespace) -> int:
 
 
 def _save(folder: str, spec: SweepSpec, trials: Any, digest: str, target: Path) -> str:
-    import shutil
-
-    from .store import write_weights
+    from .store import weights_of, write_weights
 
     if target.is_dir():
         raise SpecError(f"{target} is a folder; --save needs a file name")
-    kept = Path(folder) / "weights" / f"{digest}.safetensors"
     try:
-        if kept.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.tmp")
-            shutil.copyfile(kept, temporary)
-            temporary.replace(target)
-        else:
+        if not place_of(folder).fetch(weights_of(digest), target):
             output = _rerun(folder, spec, _row(trials, digest))
             if output.weights is None:
                 raise SpecError(f"trial {digest} has no weights to save: it is synthetic or its outcome is not ok")
@@ -287,9 +285,12 @@ def _rerun(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], data: st
     from trainables.spec import PairSpec
     from trainables.trial import run_trials
 
+    from .staging import on_node
+
     pair_spec = PairSpec.from_json(row["spec"])
-    bases = None if is_uri(folder) else Path(folder) / "bases"
-    runtime = replace(spec.runtime(bases, row["device"]), threads=row["threads"], landscape=False, plane=0)
+    place = place_of(folder)
+    runtime = on_node(spec.runtime(place.local and place.local / "bases", row["device"]), place)
+    runtime = replace(runtime, threads=row["threads"], landscape=False, plane=0, checkpoints=None)
     if data:
         runtime = replace(runtime, data_root=data)
     try:

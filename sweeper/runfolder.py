@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import shutil
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,17 @@ from typing import Any
 
 import yaml
 
+from trainables.files import cache_folder
+from trainables.runtime import Runtime
 from trainables.trial import IMPORTED
 
-from .places import Place, is_uri, place_of
+from .lease import Hold, holder, leased
+from .places import Place, place_of
 from .spec import SpecError, SweepSpec, read_yaml
 
 SPEC_FILE, LOCK_FILE = "sweep.yaml", ".lock"
+NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
+"""What a mounted file system without locks answers."""
 
 
 def default_out(spec: SweepSpec) -> Path:
@@ -25,25 +31,37 @@ def default_out(spec: SweepSpec) -> Path:
     return Path("runs") / f"{Path(spec.space).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def stored_spec(run: str | Path) -> SweepSpec:
+def stored_spec(run: str | Path | Place) -> SweepSpec:
     """Return the spec that a run folder (a path or a URI) holds, with `out` set to the folder.
 
     Raises:
         SpecError: The folder is not there or cannot be reached, holds no sweep, or its spec is broken.
     """
     place = place_of(run)
-    if place.store is not None:
-        return _remote_spec(str(run), place)
-    run = Path(place.path)
-    if not run.is_dir():
-        raise SpecError(f"{run} is a file, not a run folder" if run.exists() else f"there is no folder {run}")
-    if not (run / SPEC_FILE).is_file():
-        raise SpecError(f"{run} holds no sweep: {SPEC_FILE} is missing")
-    values, lines = read_yaml(run / SPEC_FILE)
-    return SweepSpec.checked({**values, "out": str(run)}, lines, str(run / SPEC_FILE))
+    if place.local and place.local.exists() and not place.local.is_dir():
+        raise SpecError(f"{place.text} is a file, not a run folder")
+    text = place.read_text(SPEC_FILE)
+    if text is None:
+        gone = f"there is no folder {place.text}"
+        raise SpecError(f"{place.text} holds no sweep: {SPEC_FILE} is missing" if place.exists() else gone)
+    values, lines = read_yaml(Path(place.path) / SPEC_FILE, text)
+    if place.store is not None and str(values.get("space")).endswith(".py"):
+        values["space"] = str(_space_file(place, Path(values["space"]).name))
+    return SweepSpec.checked({**values, "out": place.uri}, lines, f"{place.text}/{SPEC_FILE}")
 
 
-def runnable_spec(run: str | Path) -> SweepSpec:
+def _space_file(place: Place, name: str) -> Path:
+    """Return this machine's copy of the space file of a sweep in a store, under a name that its content decides."""
+    data = place.read_bytes(name)
+    if data is None:
+        raise SpecError(f"{place.text} holds no sweep: its space file {name} is missing")
+    target = cache_folder(Runtime()) / "spaces" / hashlib.sha256(data).hexdigest()[:16] / name
+    if not target.is_file():
+        place.fetch(name, target)
+    return target
+
+
+def runnable_spec(run: str | Path | Place) -> SweepSpec:
     """Return the spec that a run folder holds, of a sweep whose trials can be run here; see `stored_spec`.
 
     Raises:
@@ -58,48 +76,40 @@ def runnable_spec(run: str | Path) -> SweepSpec:
     return spec
 
 
-def _remote_spec(uri: str, place: Place) -> SweepSpec:
-    text = place.read_text(SPEC_FILE)
-    if text is None:
-        why = f"{uri} holds no sweep: {SPEC_FILE} is missing" if place.exists() else f"there is no folder {uri}"
-        raise SpecError(why)
-    values, lines = read_yaml(Path(place.path) / SPEC_FILE, text)
-    return SweepSpec.checked({**values, "out": uri}, lines, f"{place.text}/{SPEC_FILE}")
-
-
-def claim(spec: SweepSpec) -> tuple[Path, bool]:
+def claim(spec: SweepSpec) -> tuple[Place, bool]:
     """Make the run folder, or recognise one that holds this sweep; nothing in it is changed.
 
     Returns:
         The folder, absolute, and whether it held this sweep before.
 
     Raises:
-        SpecError: It holds something else, or cannot be written to.
+        SpecError: It holds something else, or cannot be reached or written to.
     """
-    if spec.out and is_uri(spec.out):
-        raise SpecError(f"a sweep writes to a folder of this machine or one that is mounted, got {spec.out}")
-    run = Path(spec.out) if spec.out else default_out(spec)
-    run = run.expanduser().absolute()
+    place = place_of(spec.out or default_out(spec))
+    if place.local:
+        place = place_of(place.local.expanduser().absolute())
     try:
         # hidden files are ours, of a driver that was killed at once
-        held = run.is_dir() and any(not p.name.startswith(".") for p in run.iterdir())
-        if held and not (run / SPEC_FILE).is_file():
-            raise SpecError(f"{run} is not empty and holds no sweep; choose another --out")
+        held = bool(place.entries())
+        if held and not place.has(SPEC_FILE):
+            raise SpecError(f"{place.text} is not empty and holds no sweep; choose another --out")
         if held:
-            _same(stored_spec(run), spec, run)
-        run.mkdir(parents=True, exist_ok=True)
-        (run / LOCK_FILE).touch()
+            _same(stored_spec(place), spec, place)
+        if place.local:
+            place.local.mkdir(parents=True, exist_ok=True)
+            (place.local / LOCK_FILE).touch()
     except OSError as error:
-        raise SpecError(f"cannot write to {run}: {error.strerror or error}") from None
-    return run, held
+        raise SpecError(f"cannot write to {place.text}: {error.strerror or error}") from None
+    return place, held
 
 
-def _same(old: SweepSpec, new: SweepSpec, run: Path) -> None:
+def _same(old: SweepSpec, new: SweepSpec, place: Place) -> None:
     mine, theirs = _comparable(new), _comparable(old)
     for key, value in theirs.items():
         if mine[key] != value:
             raise SpecError(
-                f"{run} holds another sweep ({key} is {value!r} there and {mine[key]!r} here); choose another --out"
+                f"{place.text} holds another sweep ({key} is {value!r} there and {mine[key]!r} here); choose another "
+                "--out"
             )
 
 
@@ -110,47 +120,66 @@ def _comparable(spec: SweepSpec) -> dict[str, Any]:
     return identity
 
 
-def write_spec(run: Path, spec: SweepSpec) -> None:
-    """Store the spec in the folder; a user's space file is copied beside it, so that the folder stands alone."""
-    stored = spec
+def write_spec(run: str | Path | Place, spec: SweepSpec) -> None:
+    """Store the spec in the folder; a user's space file is copied beside it, so that the folder stands alone.
+
+    Raises:
+        StorageError: The folder cannot be written to.
+    """
+    place, stored = place_of(run), spec
     if spec.space.endswith(".py"):
-        source, target = Path(spec.space), run / Path(spec.space).name
-        if source.resolve() != target.resolve():
-            temporary = run / f".{target.name}.tmp"
-            shutil.copyfile(source, temporary)
-            temporary.replace(target)
-        stored = spec.model_copy(update={"space": target.name})
+        source = Path(spec.space)
+        data = source.read_bytes()
+        if place.read_bytes(source.name) != data:
+            place.write(source.name, data)
+        stored = spec.model_copy(update={"space": source.name})
     text = stored.to_yaml()
-    path = run / SPEC_FILE
-    if not path.exists() or yaml.safe_load(path.read_text()) != yaml.safe_load(text):
-        temporary = run / f".{SPEC_FILE}.tmp"
-        temporary.write_text(text)
-        temporary.replace(path)
+    there = place.read_text(SPEC_FILE)
+    if there is None or yaml.safe_load(there) != yaml.safe_load(text):
+        place.write(SPEC_FILE, text.encode())
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold the folder for one driver; the kernel frees the lock when the process dies.
+def locked(run: str | Path | Place) -> Iterator[Hold]:
+    """Hold the folder for one driver; the kernel frees the lock when the process dies, in a store a lease runs out.
 
     Raises:
         SpecError: Another process runs a sweep there.
     """
-    with (run / LOCK_FILE).open("w") as file:
+    place = place_of(run)
+    if place.local is None:
+        with leased(place) as hold:
+            yield hold
+        return
+    with (place.local / LOCK_FILE).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SpecError(f"another process is running the sweep in {run}; wait for it or stop it first") from None
-        yield
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                with leased(place) as hold:
+                    yield hold
+                return
+            raise SpecError(
+                f"another process is running the sweep in {place.text}; wait for it or stop it first"
+            ) from None
+        yield Hold()
 
 
-def is_running(run: Path) -> bool:
-    """Whether a process is running the sweep in this folder."""
+def is_running(run: str | Path | Place) -> bool:
+    """Whether a process is running the sweep in this folder.
+
+    Raises:
+        SpecError: The store cannot be reached.
+    """
+    place = place_of(run)
+    if place.local is None:
+        return holder(place) is not None
     try:
-        with (run / LOCK_FILE).open() as file:
+        with (place.local / LOCK_FILE).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             fcntl.flock(file, fcntl.LOCK_UN)
     except FileNotFoundError:
         return False
-    except OSError:
-        return True
+    except OSError as error:
+        return holder(place) is not None if error.errno in NO_LOCKS else error.errno == errno.EWOULDBLOCK
     return False

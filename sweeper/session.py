@@ -9,7 +9,6 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from search_spaces import Space
@@ -23,11 +22,13 @@ from .jobs import Job, Row, was_stopped
 from .limits import MEMORY, constraints, feasible
 from .objective import OBJECTIVES, Objective, Told
 from .pareto import pareto
+from .places import place_of
 from .proposer import DesignProposer, Proposal, Proposer, budget_of, make_proposer
 from .pruning import Judge, Pruner, saved
+from .retries import StorageError
 from .samplers import SAMPLERS
 from .spec import SpecError, SweepSpec, corners
-from .store import SearchRow, read, write_search
+from .store import Run, SearchRow, read, read_rows, weights_of, write_search
 
 KEEP_WEIGHTS = 3
 # from here on a stack of members is faster than a loop: 8 members at batches of up to 32 (measured, see LOG.md)
@@ -87,14 +88,14 @@ class Session:
         self,
         spec: SweepSpec,
         space: Space,
-        run: Path,
+        run: Run,
         runtime: Runtime,
         constants: Mapping[str, float],
         listener: Callable[[Status], None] = lambda _: None,
         k_aug: Callable[[Mapping[str, Any]], float] | None = None,
     ) -> None:
         self.k_aug = k_aug
-        self.spec, self.space, self.run, self.runtime = spec, space, run, runtime
+        self.spec, self.space, self.run, self.runtime = spec, space, place_of(run).patient(), runtime
         self.constants = noise_constants(space, constants)
         self.objective = OBJECTIVES[spec.objective]
         self.proposer = make_proposer(spec, space, self.constants, k_aug)
@@ -112,9 +113,11 @@ class Session:
         self.pruner = Pruner(judge, self._noise) if spec.prune else None
         self.belief: tuple[float, float] | None = None  # the sampler's interval of the optimal noise
         self.halted = ""  # why no further configuration is started
+        self.broken: StorageError | None = None  # what ended the sweep
+        self.weights = {name.partition(".")[0] for name in self.run.files("weights")}  # digests that may have a file
         self.open: list[int] = []  # numbers to do, the next one last
         self.partial: dict[int, list[Row]] = {}  # rows of numbers that were interrupted between their repeats
-        self._restore(read(run, "trials").to_pylist())
+        self._restore(read(self.run, "trials").to_pylist())
 
     # -- what is there already ------------------------------------------------------------------------------------
 
@@ -271,8 +274,7 @@ class Session:
 
     def rows_on_disk(self, job: Job) -> list[Row]:
         """Return the rows of a job that were written before its worker died."""
-        digests = {s.digest for s in job.specs}
-        return [r for r in read(self.run, "trials").to_pylist() if r["digest"] in digests]
+        return read_rows(self.run, "trials", [s.digest for s in job.specs])
 
     # -- on the way -----------------------------------------------------------------------------------------------
 
@@ -300,6 +302,7 @@ class Session:
         self.status.done += not failed
         self.status.failed += failed
         self._remember(rows)
+        self.weights.update(r["digest"] for r in rows)
         self._prune_weights()
         if failed and self.status.failed >= self.spec.max_failed:
             self.halt(f"{self.status.failed} configurations failed, the last one: {rows[-1]['outcome_detail']}")
@@ -308,6 +311,11 @@ class Session:
     def halt(self, reason: str) -> None:
         """Start no further configuration."""
         self.halted = self.halted or reason
+
+    def break_off(self, error: StorageError) -> None:
+        """Start no further configuration: the run folder is lost to this driver."""
+        self.broken = self.broken or error
+        self.halt(str(error))
 
     def _remember(self, rows: Sequence[Row]) -> None:
         self.status.pruned += was_stopped(rows)
@@ -324,10 +332,10 @@ class Session:
     def _prune_weights(self) -> None:
         keep = set(self.ranking.leaders(KEEP_WEIGHTS))
         keep.update(r["digest"] for r in pareto(self.rows, self.spec.objectives, lambda row: feasible(row, self.spec)))
-        for path in (self.run / "weights").glob("*.safetensors"):
-            # a file that belongs to no finished trial is being written, or was left by a crash: it is remade
-            if path.stem not in keep and path.stem in self.finished:
-                path.unlink(missing_ok=True)
+        # a file that belongs to no finished trial is being written, or was left by a crash: it is remade
+        for digest in (self.weights & self.finished) - keep:
+            self.run.remove(weights_of(digest))
+            self.weights.discard(digest)
 
 
 class Ranking:

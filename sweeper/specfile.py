@@ -99,7 +99,7 @@ def read_yaml(path: Path, text: str | None = None) -> tuple[dict[str, Any], dict
         if isinstance(value, str) and (key != "space" or value.endswith(".py")):
             data[key] = os.path.normpath(path.parent / Path(value).expanduser())
     if isinstance(data.get("prior"), list):
-        folders = [p if isinstance(p, str) else None for p in data["prior"]]
+        folders = [p if isinstance(p, str) and "://" not in p else None for p in data["prior"]]
         resolved = [f and os.path.normpath(path.parent / Path(f).expanduser()) for f in folders]
         data["prior"] = [f or p for f, p in zip(resolved, data["prior"], strict=True)]
     return data, lines

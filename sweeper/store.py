@@ -9,16 +9,16 @@ Layout of a run folder (the reader opens nothing else)::
     planes/<digest>.parquet     one row per point of the loss plane, where it was asked for
     rungs/<digest>.parquet      one row per look at the trial on its way, where it may be pruned
     search/<number>.parquet     one row: what the sampler thought when it proposed the configuration
+    <table>/compacted-<n>.parquet  the rows of many of these parts, see `sweeper.compaction`
     weights/<digest>.safetensors  merged weights of the best trials
     extension.json              trials that `sweeper extend` has begun to run, until all are finished
     dashboard.html              the page
 
-A part is written under another name and renamed, so a reader never sees half of one; workers share no lock.
+A reader never sees half of a part (see `sweeper.places`); workers share no lock.
 """
 
 from __future__ import annotations
 
-import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from trainables.result import (
@@ -44,6 +45,10 @@ from trainables.result import (
 
 from .places import Place, place_of
 from .specfile import SpecError
+
+pc: Any = pyarrow.compute  # whose functions are made when it is imported
+Run = str | Path | Place
+"""A run folder: its path, its URI or its place."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class SearchRow:
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
 MANY = "imported"
 """Name of a part with the trials of a whole table."""
+GONE = "went away"
+ROUNDS = 3
 _META, _VERSION = b"sweeper.table", b"sweeper.schema_version"
 
 
@@ -107,56 +114,67 @@ def _records(rows: Iterable[Any]) -> list[dict[str, Any]]:
     return [{f.name: getattr(r, f.name) for f in fields(r)} for r in rows]
 
 
-def _write_part(run: Path, table: str, name: str, rows: Sequence[Mapping[str, Any]], *, few: bool = True) -> None:
-    data = pa.Table.from_pylist([dict(r) for r in rows], schema=SCHEMAS[table])
-    target = run / table / f"{name}.parquet"
-    # temporary files live outside the table's folder: readers of the folder see whole parts only
-    temporary = run / ".tmp" / f"{table}-{name}-{uuid.uuid4().hex}"
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    target.parent.mkdir(exist_ok=True)
+def _write_part(run: Run, table: str, name: str, rows: Sequence[Mapping[str, Any]], *, few: bool = True) -> None:
+    write_table(place_of(run), table, name, pa.Table.from_pylist([dict(r) for r in rows], schema=SCHEMAS[table]), few)
+
+
+def write_table(place: Place, table: str, name: str, data: pa.Table, few: bool = False) -> None:
+    """Write rows as one part of a table, `few` of them without what only helps with many.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
     # of a few rows statistics, dictionaries and the columns' descriptions would be four fifths of the size
     compact: dict[str, Any] = {"use_dictionary": not few, "write_statistics": not few, "store_schema": False}
     compact["write_page_checksum"] = True  # a flipped bit must not read as a number
-    with pq.ParquetWriter(temporary, data.schema, **compact) as writer:
+    content = pa.BufferOutputStream()
+    with pq.ParquetWriter(content, data.schema, **compact) as writer:
         writer.write_table(data)
         writer.add_key_value_metadata(data.schema.metadata)
-    temporary.replace(target)
+    place.write(f"{table}/{name}.parquet", content.getvalue())
 
 
-def write(run: Path, output: PairOutput) -> None:
+def write(run: Run, output: PairOutput) -> None:
     """Write one finished trial: merges and history first, the trial row last as the commit mark.
 
     Raises:
-        OSError: The run folder cannot be written to.
+        StorageError: The run folder cannot be written to.
     """
-    digest = output.result.digest
-    _write_part(run, "merges", digest, _records(output.merges))
-    _write_part(run, "history", digest, _records(output.history))
+    place, digest = place_of(run), output.result.digest
+    _write_part(place, "merges", digest, _records(output.merges))
+    _write_part(place, "history", digest, _records(output.history))
     if output.rungs:
-        _write_part(run, "rungs", digest, _records(output.rungs))
+        _write_part(place, "rungs", digest, _records(output.rungs))
     if output.plane:
-        _write_part(run, "planes", digest, _records(output.plane))
-    if output.weights is not None:
-        write_weights(run / "weights" / f"{digest}.safetensors", output.weights, output.result)
-    _write_part(run, "trials", digest, [output.result.to_row()])
+        _write_part(place, "planes", digest, _records(output.plane))
+    if (weights := output.weights) is not None:
+        place.write_file(weights_of(digest), lambda path: _save(path, weights, output.result))
+    _write_part(place, "trials", digest, [output.result.to_row()])
 
 
-def write_trials(run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def weights_of(digest: str) -> str:
+    """Return the name of a trial's merged weights in its run folder."""
+    return f"weights/{digest}.safetensors"
+
+
+def write_trials(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write many finished trials, which have nothing but their rows, as one part; its name is no digest."""
     _write_part(run, "trials", MANY, rows, few=False)
 
 
-def write_search(run: Path, row: SearchRow) -> None:
+def write_search(run: Run, row: SearchRow) -> None:
     """Write what the sampler thought about one configuration."""
     _write_part(run, "search", f"{row.number:06d}", _records([row]))
 
 
 def write_weights(target: Path, weights: Mapping[str, Any], result: Any) -> None:
     """Write the chosen merge's weights as safetensors, with the trial's digest, spec and scores as metadata."""
+    place_of(target.parent).write_file(target.name, lambda path: _save(path, weights, result))
+
+
+def _save(path: Path, weights: Mapping[str, Any], result: Any) -> None:
     from safetensors.torch import save_file
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     meta = {
         "digest": result.digest,
         "merge": str(result.chosen_merge),
@@ -166,19 +184,25 @@ def write_weights(target: Path, weights: Mapping[str, Any], result: Any) -> None
         "spec": result.spec,
     }
     # copies: the backbone that two tasks share is in both of their models
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, temporary, metadata=meta)
-    temporary.replace(target)
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, path, metadata=meta)
 
 
 def read_part(place: Place, path: str, table: str) -> pa.Table | str:
-    """Return the rows of one part of a place, or the reason why the file is left out.
+    """Return the rows of one part of a place, or the reason why the file is left out; `GONE` where it went away.
 
     Raises:
         NewerSchema: A newer version wrote it.
+        SpecError: The store cannot be reached.
     """
     schema = SCHEMAS[table]
     try:
-        data = pq.ParquetFile(path, page_checksum_verification=True, filesystem=place.store).read()
+        source: Any = path
+        if place.store is not None:
+            content = place.content(path)
+            if content is None:
+                return GONE
+            source = pa.BufferReader(content)
+        data = pq.ParquetFile(source, page_checksum_verification=True).read()
         kind = (data.schema.metadata or {}).get(_META, b"").decode()
         if kind != table:
             return f"holds {kind or 'foreign data'}, not {table}"
@@ -195,8 +219,10 @@ def read_part(place: Place, path: str, table: str) -> pa.Table | str:
         ]
         whole = pa.Table.from_arrays(arrays, schema=schema)
         whole.validate(full=True)
-    except NewerSchema:
+    except SpecError:
         raise
+    except FileNotFoundError:
+        return GONE
     except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         return f"cannot be read ({str(error).splitlines()[0]})"
     return whole
@@ -207,9 +233,10 @@ def read_parts(place: Place, paths: Iterable[str], table: str) -> dict[str, pa.T
 
     Raises:
         NewerSchema: A newer version wrote one of them.
+        SpecError: The store cannot be reached.
     """
     paths = list(paths)
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(8 if place.store is None else 32) as pool:
         return dict(zip(paths, pool.map(lambda p: read_part(place, p, table), paths), strict=True))
 
 
@@ -218,7 +245,39 @@ def skipped(path: str, why: str) -> str:
     return f"{path} {why}; it was skipped; delete it, and `sweeper resume` redoes what is missing"
 
 
-def read(run: str | Path, table: str) -> pa.Table:
+def joined(parts: Mapping[str, pa.Table], table: str) -> pa.Table:
+    """Return the rows of several parts of a table as one; what stands in two of them is there once.
+
+    A trial's own part, whose name is its digest, goes before one with many trials, of these the one whose name comes
+    last: a compaction writes the rows of all parts under a later name before it removes them, own parts last.
+
+    Args:
+        parts: Path -> rows.
+        table: Name of the table.
+    """
+    key = "number" if table == "search" else "digest"
+    single = {p: rows for p, rows in parts.items() if _is_single(p, rows, key)}
+    seen = pa.array([rows.column(key)[0].as_py() for rows in single.values()], SCHEMAS[table].field(key).type)
+    many: list[pa.Table] = []
+    for path in sorted(parts.keys() - single.keys(), reverse=True):
+        rows = parts[path]
+        if len(seen):
+            rows = rows.filter(pc.invert(pc.is_in(rows.column(key), value_set=seen)))
+        seen = pa.concat_arrays([seen, pc.unique(rows.column(key))])
+        many.insert(0, rows)
+    tables = [*many, *single.values()]
+    # one chunk again: thousands of small ones would make every later step slow
+    return pa.concat_tables(tables).combine_chunks() if tables else SCHEMAS[table].empty_table()
+
+
+def _is_single(path: str, rows: pa.Table, key: str) -> bool:
+    if not rows.num_rows:
+        return False
+    value, stem = rows.column(key)[0].as_py(), path.rpartition("/")[2].removesuffix(".parquet")
+    return stem == (f"{value:06d}" if isinstance(value, int) else value)
+
+
+def read(run: Run, table: str) -> pa.Table:
     """Read one table of a run folder.
 
     Args:
@@ -226,7 +285,8 @@ def read(run: str | Path, table: str) -> pa.Table:
         table: `trials`, `merges`, `history`, `planes`, `rungs` or `search`.
 
     Returns:
-        The rows of all whole parts, in order of file name; empty where there are none yet.
+        The rows of all whole parts; empty where there are none yet. A trial that stands in two parts, because a
+        compaction was cut off, is there once.
 
     Warns:
         SkippedPart: A file is corrupt or foreign; it is named and left out.
@@ -236,15 +296,24 @@ def read(run: str | Path, table: str) -> pa.Table:
         SpecError: The store of a URI cannot be reached.
     """
     place = place_of(run)
-    whole: list[pa.Table] = []
-    for path, part in read_parts(place, place.parts(table), table).items():
-        if isinstance(part, str):
+    found: dict[str, pa.Table | str] = {}
+    for _ in range(ROUNDS):
+        found = read_parts(place, place.parts(table), table)
+        if GONE not in found.values():
+            break  # else a compaction is under way: what went is in another part now
+    for path, part in found.items():
+        if isinstance(part, str) and part != GONE:
             warnings.warn(skipped(path, part), SkippedPart, stacklevel=2)
-        else:
-            whole.append(part)
-    return pa.concat_tables(whole) if whole else SCHEMAS[table].empty_table()
+    return joined({path: part for path, part in found.items() if isinstance(part, pa.Table)}, table)
 
 
-def read_trials(run: str | Path) -> pa.Table:
+def read_trials(run: Run) -> pa.Table:
     """Read the trials of a run folder, sorted by number and repeat; see `read`."""
     return read(run, "trials").sort_by([("number", "ascending"), ("repeat", "ascending")])
+
+
+def read_rows(run: Run, table: str, digests: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the rows of those trials that have a part of their own in a table; nothing else is opened."""
+    place = place_of(run)
+    found = read_parts(place, [f"{place.path}/{table}/{digest}.parquet" for digest in digests], table)
+    return [row for part in found.values() if not isinstance(part, str) for row in part.to_pylist()]

@@ -16,6 +16,7 @@ from trainables.registry import unknown
 from trainables.spec import PairSpec
 
 from .parameter import PriorNoise
+from .places import place_of
 from .specfile import SpecError
 
 if TYPE_CHECKING:
@@ -51,13 +52,15 @@ def read_prior(
         optimizers = ", ".join(sorted(set(trials["optimizer"].to_pylist())))
         raise SpecError(f"noise {noise!r} is not defined for the trials in {folder} (optimizer {optimizers}); {way}")
     found = fit_regime(trials, objective, noise)
+    place = place_of(folder)
+    source = str(place.local.absolute()) if place.local else place.uri
     if found.optimum is None or found.low is None or found.high is None:
         raise SpecError(f"{folder} has no optimum for {objective}: {found.message}; run more trials there, or {way}")
     if not found.interior:
         say(f"warning: the best noise in {folder} is not clearly inside its tried range; it is a weak prior")
     if others := sorted(set(trials["trainable"].to_pylist()) - {trainable}):
         say(f"warning: the trials in {folder} are {', '.join(others)}, not {trainable}: their optimum may be another's")
-    return PriorNoise(best=found.optimum, low=found.low, high=found.high, source=str(Path(folder).absolute()))
+    return PriorNoise(best=found.optimum, low=found.low, high=found.high, source=source)
 
 
 def pooled(priors: Sequence[PriorNoise | str]) -> NoisePrior | None:

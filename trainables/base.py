@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,10 @@ def trunk(spec: PairSpec, task: Task, runtime: Runtime) -> Trunk:
 
         def write(path: Path) -> None:
             made = train()
-            torch.save({"weights": made.weights, "state": made.state, "diverged_at": made.diverged_at}, path)
+            # through memory: torch's own writer hides why a file cannot be written
+            content = BytesIO()
+            torch.save({"weights": made.weights, "state": made.state, "diverged_at": made.diverged_at}, content)
+            path.write_bytes(content.getbuffer())
 
         path = made_once(Path(runtime.bases) / f"{spec.trunk_digest}.trunk.pt", write)
         return Trunk(**torch.load(path, map_location=runtime.device, weights_only=True))

@@ -36,6 +36,7 @@ class Runtime:
         deterministic: Whether torch uses deterministic algorithms only.
         rungs: How often a trial is looked at and reported on its way, for a report that may stop it; see
             `trainables.rungs`.
+        checkpoints: Folder for what a trial needs to go on where it was stopped; None keeps nothing.
     """
 
     data_root: str | None = None
@@ -51,6 +52,7 @@ class Runtime:
     plane: int = 0
     deterministic: bool = False
     rungs: int = 0
+    checkpoints: str | None = None
 
 
 @cache

@@ -263,7 +263,6 @@ def test_what_cannot_be_extended_is_said(
 
     (tmp_path / "empty").mkdir()
     assert "holds no sweep" in said(str(tmp_path / "empty"))
-    assert "a folder of this machine or one that is mounted, got file://" in said(f"file://{run}")
     assert "did you mean gain_mean" in said(str(run), "--objective", "gain_men")
     assert "unknown noise 'papr'; did you mean paper" in said(str(run), "--noise", "papr")
     assert "must be a whole number >= 1, got '0'" in said(str(run), "--repeats", "0")

@@ -13,8 +13,8 @@ from fake_sweep import write_sweep
 from sweeper import store
 from sweeper.cli import main
 from sweeper.places import place_of
-from sweeper.runfolder import claim, stored_spec
-from sweeper.spec import SpecError, SweepSpec
+from sweeper.runfolder import stored_spec
+from sweeper.spec import SpecError
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,10 @@ def test_what_is_not_there_is_one_line(tmp_path: Path, s3: tuple[object, str], c
     assert capsys.readouterr().err.startswith("error: there is no folder s3://runs/nothing")
     with pytest.raises(SpecError, match="a place is a path or a URI of file, s3, gs, gcs"):
         place_of("ftp://host/run")
-    with pytest.raises(SpecError, match="a sweep writes to a folder of this machine"):
-        claim(SweepSpec(space="synthetic", out="s3://runs/new"))
+    assert main(["run", "synthetic", "--out", "s3://user:secret@runs/new"]) == 2
+    said = capsys.readouterr().err
+    assert "credentials do not belong into a place, got s3://***@runs/new" in said
+    assert "secret" not in said.replace("SECRET", "")
 
 
 def test_a_store_that_does_not_answer_is_one_line(s3: tuple[object, str]) -> None:

@@ -1,5 +1,7 @@
 """The run folder: schema from the types, whole parts only, foreign files skipped by name, any reader reads it."""
 
+import errno
+import os
 import random
 import warnings
 from dataclasses import asdict
@@ -15,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import search_spaces
+from sweeper.retries import StorageError
 from sweeper.specfile import SpecError
 from sweeper.store import SCHEMAS, SearchRow, SkippedPart, read, read_trials, write, write_search, write_trials
 from trainables.result import SCHEMA_VERSION, trial_columns
@@ -115,17 +118,17 @@ def test_no_damaged_part_is_fatal_or_read_as_good(tmp_path: Path) -> None:
 def test_nothing_half_written_is_in_a_table_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = search_spaces.load("synthetic")
     output = run_trials([space.build(KNOBS)], Runtime())[0]
-    real, calls = pq.ParquetWriter, []
+    real, calls = Path.write_bytes, []
 
-    def torn(where: Path, *rest: Any, **more: Any) -> Any:
+    def torn(where: Path, data: Any) -> Any:
         calls.append(where)
         if len(calls) == 3:  # merges, history, then the trial itself
-            Path(where).write_bytes(b"PAR1")
-            raise OSError("disk full")
-        return real(where, *rest, **more)
+            real(where, b"PAR1")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(where, data)
 
-    monkeypatch.setattr("sweeper.store.pq.ParquetWriter", torn)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(Path, "write_bytes", torn)
+    with pytest.raises(StorageError, match=r"^cannot write .*/trials/\w+\.parquet: No space left on device$"):
         write(tmp_path, output)
     assert not list(tmp_path.glob("trials/*"))
     assert read_trials(tmp_path).num_rows == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import pickle
 import shutil
@@ -18,6 +19,8 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,19 +45,28 @@ from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from trainables.runtime import Runtime  # noqa: E402
+from trainables.trial import run_trials  # noqa: E402
 
-from .jobs import Job, execute, give_up, prune  # noqa: E402
+from .attempts import Attempts  # noqa: E402
+from .jobs import Job, execute, give_up, prune, was_stopped  # noqa: E402
+from .resources import Layout, Node, capacity, check_fits, layout, request  # noqa: E402
 from .retries import StorageError  # noqa: E402
 from .session import Session  # noqa: E402
 from .spec import SpecError, SweepSpec  # noqa: E402
+
+TRIALS_A_TUNER = 1000
 
 
 def _trainable(config: dict[str, Any]) -> None:
     # runs in a Tune actor that is reused: no global state may be left behind
     warnings.simplefilter("ignore")
-    job = Job.from_json(config["job"])
+    job, trials = Job.from_json(config["job"]), run_trials
+    if config["ranks"]:
+        from .rank_processes import run_apart
+
+        trials = partial(run_apart, **config["ranks"])
     try:
-        rows = execute(job, Runtime(**config["runtime"]), config["run"], _report_rung)
+        rows = execute(job, Runtime(**config["runtime"]), config["run"], _report_rung, trials)
     except StorageError as error:
         tune.report({"storage": str(error)})
         return
@@ -83,9 +95,9 @@ class RungScheduler(FIFOScheduler):
 class SessionSearcher(Searcher):
     """Tune's searcher as a view of the session: suggests its jobs, hands it their rows."""
 
-    def __init__(self, session: Session | None) -> None:
+    def __init__(self, session: Session | None, attempts: Attempts, ranks: Mapping[str, Any] | None) -> None:
         super().__init__()
-        self.session = session
+        self.session, self.attempts, self.ranks = session, attempts, ranks
         self.jobs: dict[str, Job] = {}
         self.stopped: dict[str, tuple[Mapping[str, Any], str]] = {}  # last rung of a trial, and why it ends there
 
@@ -100,21 +112,23 @@ class SessionSearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune snapshots its searcher; ours is rebuilt from the run folder instead
-        return {"session": None, "jobs": {}, "stopped": {}, "_metric": None, "_mode": None}
+        return {"session": None, "attempts": None, "ranks": None, "jobs": {}, "stopped": {}, "_metric": None,
+                "_mode": None}  # fmt: skip
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next job as a Tune configuration, or FINISHED."""
         assert self.session is not None
         try:
-            job = self.session.next_job()
+            job = None if self.session.over() else self.attempts.due() or self.session.next_job()
         except StorageError as error:
             self.session.break_off(error)
             job = None
         if job is None:
-            return Searcher.FINISHED
+            # None: asked again soon, for a job whose pause is not over
+            return None if self.attempts.waiting and not self.session.over() else Searcher.FINISHED
         self.jobs[trial_id] = job
-        runtime = self.session.runtime
-        return {"job": job.to_json(), "run": self.session.run.uri, "runtime": vars(runtime)}
+        runtime = vars(self.session.runtime)
+        return {"job": job.to_json(), "run": self.session.run.uri, "runtime": runtime, "ranks": self.ranks}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Hand the rows of a finished job to the session; a job without rows lost its worker."""
@@ -143,6 +157,10 @@ class SessionSearcher(Searcher):
             return
         elif error:
             done = self.session.rows_on_disk(job)
+            left = tuple(s for s in job.specs if s.digest not in {r["digest"] for r in done})
+            if left and not was_stopped(done) and self.attempts.again(replace(job, specs=left)):
+                self.session.keep_partial(job, done)
+                return
             rows = give_up(job, self.session.runtime, self.session.run, "the worker process died", done)
         else:
             return  # stopped before its end: a resume does it
@@ -193,21 +211,26 @@ class _Signals:
                 signal.signal(number, handler)
 
 
-def connect(spec: SweepSpec) -> tuple[int, int]:
+def connect(spec: SweepSpec, members: int) -> tuple[int, Layout]:
     """Start a local Ray or connect to the cluster at `spec.address`.
 
+    Args:
+        spec: The sweep.
+        members: Children of a trial.
+
     Returns:
-        Trials at a time, and GPUs per trial.
+        Trials at a time, and what each takes.
 
     Raises:
-        SpecError: The address cannot be reached or is of a kind that Tune cannot use.
+        SpecError: The address cannot be reached or is of a kind that Tune cannot use, or a trial can never be placed.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if spec.address is None:
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = spec.workers if isinstance(spec.workers, int) else max(1, cpus // spec.threads)
+        own = layout(spec.resources, spec.threads, 0, members).cpus
+        workers = spec.workers if isinstance(spec.workers, int) else max(1, int(cpus // own))
         # without "local", Ray would join a cluster that was started on this machine
-        ray.init(address="local", num_cpus=workers * spec.threads, include_dashboard=False, **quiet)
+        ray.init(address="local", num_cpus=math.ceil(workers * own), include_dashboard=False, **quiet)
     else:
         try:
             ray.init(address=spec.address, **quiet)
@@ -215,15 +238,15 @@ def connect(spec: SweepSpec) -> tuple[int, int]:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SpecError(f"cannot connect to Ray at {spec.address}: {reason}") from None
     _silence()
-    has = ray.cluster_resources()
-    gpus = 1 if spec.device.startswith("cuda") or (spec.device == "auto" and has.get("GPU", 0) >= 1) else 0
-    if gpus and has.get("GPU", 0) < 1:
+    nodes = [Node(n["Resources"], n.get("Labels") or {}) for n in ray.nodes() if n["Alive"]]
+    has = any(n.has.get("GPU", 0) >= 1 for n in nodes)
+    gpus = 1 if spec.device.startswith("cuda") or (spec.device == "auto" and has) else 0
+    if gpus and not has and not spec.resources.autoscaling:
         raise SpecError(f"device {spec.device!r} asks for a GPU and the cluster has none; use --device cpu or auto")
-    widest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    if spec.threads > widest:
-        raise SpecError(f"threads must be <= {widest}, the CPUs of the cluster's largest node, got {spec.threads}")
-    slots = int(has.get("GPU", 0)) if gpus else int(has.get("CPU", 1)) // spec.threads
-    return spec.workers if isinstance(spec.workers, int) else max(1, slots), gpus
+    found = layout(spec.resources, spec.threads, gpus, members)
+    if not spec.resources.autoscaling:
+        check_fits(nodes, found)
+    return spec.workers if isinstance(spec.workers, int) else max(1, capacity(nodes, found)), found
 
 
 def _silence() -> None:
@@ -239,29 +262,18 @@ def run_cluster(session: Session) -> None:
         SpecError: The cluster cannot be reached.
         StorageError: The run folder cannot be written to.
     """
-    spec = session.spec
     storage = tempfile.mkdtemp(prefix="sweeper-tune-")
     signals = _Signals(session)
     with signals.installed():
         try:
-            workers, gpus = connect(spec)
+            workers, found = connect(session.spec, session.members)
             if threading.current_thread() is threading.main_thread():
                 signals.install()
-            searcher = SessionSearcher(session)
-            tuner = tune.Tuner(
-                tune.with_resources(_trainable, {"cpu": spec.threads, "gpu": gpus}),
-                tune_config=tune.TuneConfig(
-                    search_alg=searcher,
-                    scheduler=RungScheduler(searcher),
-                    num_samples=len(session.open),
-                    max_concurrent_trials=workers,
-                    reuse_actors=True,
-                    trial_dirname_creator=lambda trial: trial.trial_id,
-                ),
-                run_config=tune.RunConfig(storage_path=storage, name="tune", verbose=0, log_to_file=False),
-            )
-            if session.open and not signals.seen:
-                tuner.fit()
+            attempts = Attempts(session.spec.max_failures)
+            # a Tuner keeps what it knows of each trial: one after the other, the driver's memory stays what it is
+            while (session.open or attempts.waiting) and not session.over() and not signals.seen:
+                _tuner(session, workers, found, attempts, storage).fit()
+                shutil.rmtree(storage, ignore_errors=True)
         finally:
             ray.shutdown()
             shutil.rmtree(storage, ignore_errors=True)
@@ -269,3 +281,21 @@ def run_cluster(session: Session) -> None:
             raise session.broken
         if signals.seen:
             raise KeyboardInterrupt
+
+
+def _tuner(session: Session, workers: int, found: Layout, attempts: Attempts, storage: str) -> tune.Tuner:
+    ranks = {"members": found.members, "bundles": found.bundles} if found.members else None
+    searcher = SessionSearcher(session, attempts, ranks)
+    bundles, options = request(found)
+    return tune.Tuner(
+        tune.with_resources(_trainable, tune.PlacementGroupFactory(bundles, **options)),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=RungScheduler(searcher),
+            num_samples=TRIALS_A_TUNER,
+            max_concurrent_trials=workers,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(storage_path=storage, name="tune", verbose=0, log_to_file=False),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -20,6 +20,12 @@ from .staging import Checkpoints, checkpoints_of, on_node
 from .store import Run, write
 
 Row = dict[str, Any]
+Trials = Callable[[Sequence[PairSpec], Runtime, Report], Sequence[PairOutput]]
+"""What runs trials that share everything but `repeat`; see `trainables.trial.run_trials`."""
+
+
+class WorkerLost(Exception):  # noqa: N818  (reads as what it says)
+    """A process that a trial ran in died: the trial did not fail, and may be run again."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,9 @@ class Job:
         return cls(data["number"], specs, data["context"])
 
 
-def execute(job: Job, runtime: Runtime, run: Run, report: Report = lambda _: None) -> list[Row]:
+def execute(
+    job: Job, runtime: Runtime, run: Run, report: Report = lambda _: None, trials: Trials = run_trials
+) -> list[Row]:
     """Run the trials of a job and write each to the run folder.
 
     A trial that raises becomes a row with outcome `failed`; the sweep goes on. After a trial that the report stopped
@@ -60,12 +68,14 @@ def execute(job: Job, runtime: Runtime, run: Run, report: Report = lambda _: Non
         runtime: Where to run.
         run: The run folder, on storage that may be away for a while (see `sweeper.retries`).
         report: Called with what the trials report, and with `before`, the rows of the repeats that are done.
+        trials: Runs them.
 
     Returns:
         The rows as written, without the column `spec`.
 
     Raises:
         StorageError: The run folder cannot be written to; the trials that are not written did not fail.
+        WorkerLost: From `trials`.
     """
     rows: list[Row] = []
 
@@ -76,7 +86,7 @@ def execute(job: Job, runtime: Runtime, run: Run, report: Report = lambda _: Non
     runtime = on_node(runtime, place)
     for group in _groups(job.specs):
         carried = checkpoints_of(place, runtime, group[0].digest)
-        outputs = _outputs(group, runtime, carried, with_rows)
+        outputs = _outputs(group, runtime, carried, with_rows, trials)
         rows += [_commit(place, job, output) for output in outputs]
         if carried:
             carried.drop()
@@ -86,7 +96,7 @@ def execute(job: Job, runtime: Runtime, run: Run, report: Report = lambda _: Non
 
 
 def _outputs(
-    group: Sequence[PairSpec], runtime: Runtime, carried: Checkpoints | None, report: Report
+    group: Sequence[PairSpec], runtime: Runtime, carried: Checkpoints | None, report: Report, trials: Trials
 ) -> Sequence[PairOutput]:
     def reported(record: Mapping[str, object]) -> None:
         if carried:
@@ -97,8 +107,8 @@ def _outputs(
     try:
         if carried:
             carried.fetch()
-        return run_trials(group, runtime, reported)
-    except StorageError:
+        return trials(group, runtime, reported)
+    except (StorageError, WorkerLost):
         raise
     except Exception as error:
         if is_full(error):

@@ -118,7 +118,7 @@ def run(
     space = spec.load_space()
     if "noise" not in spec.model_fields_set:
         spec = spec.model_copy(update={"noise": _usual_noise(spec, space)})
-    spec = _with_prior(spec, space, say)
+    spec = _apart(_with_prior(spec, space, say), space)
     constants = _preflight(spec, space)
     if spec.runner == "ray" and spec.address:
         check_reachable(spec.address)
@@ -167,6 +167,7 @@ def extend(
     space, folder = spec.load_space(), place_of(spec.out)
     if folder.local:
         folder = place_of(folder.local.absolute())
+    spec = _apart(spec, space)
     constants = _preflight(spec, space)
     if spec.runner == "ray" and spec.address:
         check_reachable(spec.address)
@@ -315,6 +316,36 @@ def _with_prior(spec: SweepSpec, space: Space, say: Callable[[str], None]) -> Sw
         for p in spec.prior
     ]
     return spec.model_copy(update={"prior": tuple(read)}) if read else spec
+
+
+def _apart(spec: SweepSpec, space: Space) -> SweepSpec:
+    """Check a sweep whose children have processes of their own, and return it without stacks.
+
+    Raises:
+        SpecError: Its trials cannot be run so.
+    """
+    ranks = spec.resources.ranks
+    if ranks is None:
+        return spec
+    key = "gpus_per_member" if spec.resources.gpus_per_member else "ranks_per_member"
+    if spec.runner != "ray":
+        raise SpecError(f"resources.{key} needs runner ray, got {spec.runner}")
+    if spec.stack == "on" and spec.repeats > 1:
+        raise SpecError(f"stack on trains repeats as one, and resources.{key} each child apart: use --stack off")
+    if spec.prune and ranks > 1:
+        raise SpecError(f"prune needs one process a child, and resources.{key} is {ranks}: leave one of them out")
+    specs = [space.build(params) for params in corners(space)]
+    if len({s.members for s in specs}) > 1:
+        raise SpecError(f"members must be fixed with resources.{key}: --set members=2")
+    sizes = space.knobs.get("batch_size")
+    steps = () if sizes is None or hasattr(sizes, "choices") else (getattr(sizes, "step", 1),)
+    wrong = sorted({b for b in (*(s.batch_size for s in specs), *steps) if b % ranks})
+    if wrong:
+        raise SpecError(
+            f"batch_size must be a multiple of the {ranks} processes that share it (resources.{key}), "
+            f"got {wrong[0]}{'; give its values' if steps else ''}"
+        )
+    return spec.model_copy(update={"stack": "off"})
 
 
 def _check_noise(spec: SweepSpec, specs: Sequence[PairSpec]) -> None:

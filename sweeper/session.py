@@ -201,6 +201,11 @@ class Session:
         self.worst[goal.column] = worst
         return value
 
+    @property
+    def members(self) -> int:
+        """Children of a trial, the same in all of them where each has processes of its own."""
+        return max(self.space.build(params).members for params in corners(self.space))
+
     # -- jobs out -------------------------------------------------------------------------------------------------
 
     def next_job(self) -> Job | None:
@@ -275,6 +280,12 @@ class Session:
     def rows_on_disk(self, job: Job) -> list[Row]:
         """Return the rows of a job that were written before its worker died."""
         return read_rows(self.run, "trials", [s.digest for s in job.specs])
+
+    def keep_partial(self, job: Job, done: list[Row]) -> None:
+        """Keep the rows of a job that were written before its worker died: what is left of it is run again."""
+        if done and job.number is not None:
+            there = self.partial.setdefault(job.number, [])
+            there += [r for r in done if r["digest"] not in {t["digest"] for t in there}]
 
     # -- on the way -----------------------------------------------------------------------------------------------
 

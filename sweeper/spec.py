@@ -21,6 +21,7 @@ from trainables.spec import PairSpec
 
 from .objective import OBJECTIVES
 from .parameter import Parameter, PriorNoise, parse_bytes
+from .resources import Resources
 from .samplers import SAMPLERS
 from .specfile import SpecError, explain, placed, read_yaml
 from .warmstart import checked_points, read_points
@@ -48,6 +49,8 @@ class SweepSpec(BaseModel):
         address: Ray cluster to connect to; None starts a local one.
         max_seconds: No configuration is started after that time.
         max_failed: The sweep is given up after that many failed configurations.
+        max_failures: So often a configuration is run again whose process or node died.
+        resources: What each trial takes of the cluster; see `sweeper.resources.Resources`.
         further_objectives: Objectives beside the first, which ranks the trials; a list as `objective` sets both.
         prior: Optimal noises of earlier sweeps, or run folders from which the sweep's start reads them.
         enqueue: Configurations to try first, as values of knobs; the sampler fills in those that are left out.
@@ -89,6 +92,8 @@ class SweepSpec(BaseModel):
     address: str | None = None
     max_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
     max_failed: int = Field(10, ge=1)
+    max_failures: int = Field(2, ge=0, le=1000)
+    resources: Resources = Field(default_factory=lambda: Resources.model_validate({}))
     further_objectives: tuple[str, ...] = ()
     prior: tuple[PriorNoise | str, ...] = ()
     enqueue: tuple[dict[str, Any], ...] = ()
@@ -113,8 +118,8 @@ class SweepSpec(BaseModel):
     fixed: dict[str, Any] = {}
 
     @field_validator(
-        "trials", "repeats", "seed", "threads", "max_failed", "workers", "measure", "plane", "loader_workers",
-        "rungs", mode="before",
+        "trials", "repeats", "seed", "threads", "max_failed", "max_failures", "workers", "measure", "plane",
+        "loader_workers", "rungs", mode="before",
     )  # fmt: skip
     @classmethod
     def _no_truth_values(cls, value: Any) -> Any:
@@ -258,11 +263,14 @@ class SweepSpec(BaseModel):
         """Return the spec as YAML without `out`, so that it reproduces the sweep elsewhere."""
         data = self.model_dump(mode="json", exclude={"out"}, exclude_none=True)
         data["parameters"] = {k: v.model_dump(mode="json", exclude_none=True) for k, v in self.parameters.items()}
+        data["resources"] = self.resources.model_dump(mode="json", exclude_defaults=True)
         return yaml.safe_dump({k: v for k, v in data.items() if v not in ({}, [])}, sort_keys=False)
 
     def identity(self) -> dict[str, Any]:
         """Return what makes two sweeps the same search: all but budget, place and manner of running."""
-        free = {"out", "workers", "runner", "address", "max_seconds", "max_failed", *_PLACES}
+        free = {
+            "out", "workers", "runner", "address", "max_seconds", "max_failed", "max_failures", "resources", *_PLACES
+        }  # fmt: skip
         if self.sampler != "grid":  # whose levels follow from the number of trials
             free.add("trials")
         found = self.model_dump(mode="json", exclude=free)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
 
 
 @dataclass(frozen=True)
@@ -66,25 +67,26 @@ def launched() -> Generator[str | None]:
         dist.destroy_process_group()
 
 
-def hosted(host: str, size: int) -> dist.TCPStore:
+def hosted(host: str, size: int) -> TCPStore:
     """Return the meeting point of a group on a free port of this machine; `.port` tells the others.
 
     Args:
         host: Address of this machine that the others reach.
         size: Number of processes.
     """
-    return dist.TCPStore(host, 0, size, is_master=True, wait_for_workers=False)
+    return TCPStore(host, 0, size, is_master=True, wait_for_workers=False)
 
 
-def join_group(host: str, port: int, rank: int, size: int, device: str, store: dist.TCPStore | None = None) -> None:
+def join_group(host: str, port: int, rank: int, size: int, device: str, store: TCPStore | None = None) -> None:
     """Join a group of processes that train one child together; NCCL on GPUs, gloo on CPUs.
 
     Args:
-        host, port: Where the group meets.
+        host: Address where the group meets.
+        port: Its port.
         rank: Of this process.
         size: Number of processes.
         device: What this process trains on.
         store: The meeting point, in the process that hosts it.
     """
-    store = store or dist.TCPStore(host, port, size, is_master=False)
+    store = store or TCPStore(host, port, size, is_master=False)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", store=store, rank=rank, world_size=size)

@@ -1,0 +1,233 @@
+"""The processes that train a trial's children: actors in the trial's placement group, one per child and rank.
+
+The first one leads: it merges and scores, see `trainables.parallel`. They outlive a trial that ends well, so that the
+next one of a reused Tune actor finds data and libraries loaded.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from trainables.lab import resolve_device
+from trainables.parallel import Follower
+from trainables.ranks import hosted, join_group
+from trainables.result import Outcome, PairOutput
+from trainables.runtime import Report, Runtime
+from trainables.spec import PairSpec
+from trainables.trial import run_trials
+
+from .jobs import WorkerLost
+
+GRACE_SECONDS = 10.0  # within which Ray tells of a process that died after another one noticed
+
+
+class RankProcess:
+    """One process, as an actor: trains its share of one child; the first one leads the trial, too."""
+
+    def __init__(self) -> None:
+        warnings.simplefilter("ignore")
+        self.changed = threading.Condition()
+        self.trial, self.follower, self.error = "", None, None
+        self.store: Any = None
+
+    def host(self, size: int) -> tuple[str, int]:
+        """Open the meeting point of a child's processes; returns its address."""
+        address = ray.util.get_node_ip_address()
+        self.store = hosted(address, size)
+        return address, self.store.port
+
+    def join(self, at: tuple[str, int], rank: int, size: int, runtime: Mapping[str, Any]) -> None:
+        """Join the other processes of the child."""
+        join_group(*at, rank, size, resolve_device(Runtime(**runtime)).device, self.store)
+
+    def follow(self, trial: str, spec: str, runtime: Mapping[str, Any], child: int) -> None:
+        """Get ready for a trial; calls for it wait until then."""
+        follower = error = None
+        try:
+            follower = Follower(PairSpec.from_json(spec), Runtime(**runtime), child)
+        except Exception as raised:  # told to whoever calls
+            error = raised
+        with self.changed:
+            self.trial, self.follower, self.error = trial, follower, error
+            self.changed.notify_all()
+
+    def call(self, trial: str, name: str, args: Sequence[Any]) -> Any:
+        """Return what a method of this trial's `Follower` returns."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.trial == trial)
+        if self.error is not None:
+            raise self.error
+        return getattr(self.follower, name)(*args)
+
+    def lead(
+        self, specs: Sequence[str], runtime: Mapping[str, Any], peers: Sequence[Sequence[RankPeer]]
+    ) -> Iterator[tuple[str, Any]]:
+        """Run trials of one configuration; yields (kind, value): reports, and at last outputs or an error."""
+        said: queue.Queue[tuple[str, Any]] = queue.Queue()
+
+        def work() -> None:
+            try:
+                trials = [PairSpec.from_json(s) for s in specs]
+                found = run_trials(trials, Runtime(**runtime), lambda r: said.put(("report", dict(r))), peers)
+                said.put(("done", found))
+            except RayError as error:
+                said.put(("lost", str(error)) if isinstance(error, RayActorError) else ("failed", error))
+            except Exception as error:
+                said.put(("failed", error))
+
+        threading.Thread(target=work, daemon=True).start()
+        while True:
+            kind, what = said.get()
+            yield kind, what
+            if kind != "report":
+                return
+
+    def live(self) -> None:
+        """Never return: whoever waits for it learns when this process dies."""
+        threading.Event().wait()
+
+
+@dataclass
+class RankPeer:
+    """A process as the leading one sees it."""
+
+    actor: Any
+    trial: str
+    _answer: Any = None
+
+    def begin(self, name: str, *args: Any) -> None:
+        """See `trainables.parallel.Peer`."""
+        self._answer = self.actor.call.remote(self.trial, name, args)
+
+    def end(self) -> Any:
+        """See `trainables.parallel.Peer`."""
+        return ray.get(self._answer)
+
+
+@dataclass
+class RankProcesses:
+    """All processes of one placement group.
+
+    Attributes:
+        members: Children of a trial.
+        ranks: Processes of each child.
+        actors: Child by child, rank by rank.
+        lives: One never-ending call of each.
+    """
+
+    members: int
+    ranks: int
+    group: Any
+    actors: list[Any] = field(default_factory=lambda: [])
+    lives: list[Any] = field(default_factory=lambda: [])
+
+    def start(self, bundles: Sequence[Mapping[str, float]], runtime: Runtime) -> None:
+        """Start the processes, one a bundle, and let those of each child meet."""
+        # three calls at a time: the one that never ends, the trial's, and one that waits for it
+        kind: Any = ray.remote(RankProcess)
+        for index, bundle in enumerate(bundles):
+            more = {k: v for k, v in bundle.items() if k not in ("CPU", "GPU", "memory")}
+            place = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=index)
+            options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "resources": more}
+            if "memory" in bundle:
+                options["memory"] = bundle["memory"]
+            self.actors.append(kind.options(scheduling_strategy=place, max_concurrency=4, **options).remote())
+        self.lives = [a.live.remote() for a in self.actors]
+        if self.ranks > 1:
+            groups = [self.actors[i : i + self.ranks] for i in range(0, len(self.actors), self.ranks)]
+            points = ray.get([own[0].host.remote(self.ranks) for own in groups])
+            ray.get([
+                actor.join.remote(at, rank, self.ranks, vars(runtime))
+                for own, at in zip(groups, points, strict=True) for rank, actor in enumerate(own)
+            ])  # fmt: skip
+
+    def run(self, specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> list[PairOutput]:
+        """Run trials of one configuration; see `trainables.pair.run_pairs`.
+
+        Raises:
+            WorkerLost: One of the processes died.
+        """
+        trial, plain = uuid.uuid4().hex, vars(runtime)
+        texts = [s.to_json() for s in specs]
+        peers = [[RankPeer(a, trial) for a in own] for own in self._by_child()]
+        for child, own in enumerate(self._by_child()):
+            for actor in own:
+                actor.follow.remote(trial, texts[0], plain, child)
+        said = self.actors[0].lead.options(num_returns="streaming").remote(texts, plain, peers)
+        while True:
+            ready, _ = ray.wait([said, *self.lives], num_returns=1)
+            if ready[0] is not said:
+                raise WorkerLost("a process that trains a child died")
+            try:
+                kind, what = ray.get(next(said))
+            except (RayActorError, StopIteration):
+                raise WorkerLost("the process that leads the trial died") from None
+            if kind == "report":
+                report(what)
+            elif kind == "done":
+                return what
+            elif kind == "lost" or ray.wait(self.lives, timeout=GRACE_SECONDS if self.ranks > 1 else 0)[0]:
+                # the others' collective operations fail when one of them dies
+                raise WorkerLost("a process that trains a child died")
+            else:
+                raise what
+
+    def _by_child(self) -> list[list[Any]]:
+        # without the one that leads
+        own = [self.actors[i : i + self.ranks] for i in range(0, len(self.actors), self.ranks)]
+        return [own[0][1:], *own[1:]]
+
+    def kill(self) -> None:
+        """End the processes."""
+        for actor in self.actors:
+            ray.kill(actor)
+
+
+_HELD: list[RankProcesses] = []
+
+
+def run_apart(
+    specs: Sequence[PairSpec], runtime: Runtime, report: Report, members: int, bundles: Sequence[Mapping[str, float]]
+) -> list[PairOutput]:
+    """Run trials of one configuration by the processes of this Tune actor's placement group; starts them if need be.
+
+    Raises:
+        WorkerLost: One of the processes died; the others are ended.
+        ValueError: The trial cannot be run.
+    """
+    group: Any = ray.util.get_current_placement_group()
+    held = _HELD.pop() if _HELD else None  # what is left here when a trial was stopped must not go on
+    if held and (held.group.id != group.id or held.members != members):
+        held.kill()
+        held = None
+    try:
+        if held is None:
+            held = RankProcesses(members, len(bundles) // members, group)
+            held.start(bundles, runtime)
+        outputs = held.run(specs, runtime, report)
+    except RayActorError:
+        _end(held)
+        raise WorkerLost("a process that trains a child died") from None
+    except BaseException:  # also the end of a trial that is stopped at a rung
+        _end(held)
+        raise
+    if any(o.result.outcome == Outcome.OUT_OF_MEMORY for o in outputs):
+        held.kill()
+    else:
+        _HELD.append(held)
+    return outputs
+
+
+def _end(held: RankProcesses | None) -> None:
+    if held:
+        held.kill()

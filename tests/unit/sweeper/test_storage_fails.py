@@ -1,0 +1,210 @@
+"""Storage that fails: tried again where that helps, one clear line where not, nothing torn, no trial marked failed."""
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inline_sweeps import digests, sweep
+from pyarrow.fs import LocalFileSystem
+
+from sweeper import jobs, retries
+from sweeper.cli import main
+from sweeper.jobs import Job, execute
+from sweeper.places import Place, file_of, place_of
+from sweeper.retries import StorageError, is_full, is_passing, retried
+from sweeper.spec import SpecError, SweepSpec
+from sweeper.staging import checkpoints_of, on_node
+from sweeper.store import read_trials
+from trainables.runtime import Runtime
+
+FLAGS = ("--runner", "inline", "--sampler", "random", "--trials", "6")
+
+
+def stored(folder: Path) -> Place:
+    """Return a place that is spoken to as an object store is."""
+    return Place("s3://runs/a", str(folder), LocalFileSystem(), "s3://runs/a?region=x")
+
+
+def lost(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Pauses between attempts, which take no time here."""
+    now, slept = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(retries.time, "sleep", sleep)
+    monkeypatch.setattr(retries.time, "monotonic", lambda: now[0])
+    return slept
+
+
+def test_what_passes_is_tried_again_for_a_bounded_time(naps: list[float]) -> None:
+    left = [lost(errno.ESTALE)] * 5
+
+    def do() -> str:
+        if left:
+            raise left.pop()
+        return "done"
+
+    assert retried(do, 60, remote=False) == "done"
+    assert len(naps) == 5
+    assert naps[-1] > naps[0]
+
+    def never() -> None:
+        raise OSError("AWS Error NETWORK_CONNECTION")
+
+    naps.clear()
+    with pytest.raises(OSError, match="NETWORK"):
+        retried(never, 120, remote=True)
+    assert 100 < sum(naps) <= 120
+    assert max(naps) <= retries.LONGEST_PAUSE
+
+
+@pytest.mark.parametrize(
+    "error",
+    [lost(errno.ENOSPC), lost(errno.EDQUOT), lost(errno.EACCES), lost(errno.ENOENT), OSError("AWS Error ACCESS_DENIED"),
+     OSError("AWS Error NO_SUCH_BUCKET during PutObject")],
+    ids=str,
+)  # fmt: skip
+def test_what_stays_is_not_tried_again(error: OSError, naps: list[float]) -> None:
+    assert not is_passing(error, remote=True)
+
+    def do() -> None:
+        raise error
+
+    with pytest.raises(OSError, match=r".+"):
+        retried(do, 120, remote=True)
+    assert not naps
+
+
+def test_a_full_disk_is_known_by_its_text_too() -> None:
+    assert is_full(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert not is_full(RuntimeError("line 28"))
+
+
+def test_a_full_disk_ends_the_sweep_and_a_resume_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, real, parts = tmp_path / "run", Path.write_bytes, []
+
+    def full(self: Path, data: Any) -> int:
+        parts.append(self)
+        if len(parts) > 14:
+            real(self, bytes(data)[:10])
+            raise lost(errno.ENOSPC)
+        return real(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(["run", "synthetic", *FLAGS, "--out", str(run)]) == 1
+    (line,) = [said for said in capsys.readouterr().err.splitlines() if said.startswith("error")]
+    assert line.endswith(f"No space left on device; finished trials are kept, `sweeper resume {run}` continues")
+    monkeypatch.undo()
+    assert not [p for p in run.rglob("*") if ".tmp" in p.parts and p.is_file()]
+    rows = read_trials(run).to_pylist()
+    assert 0 < len(rows) < 6
+    assert "failed" not in {r["outcome"] for r in rows}
+    assert main(["resume", str(run), "--runner", "inline"]) == 0
+    assert digests(sweep(run, trials=6)) == digests(sweep(tmp_path / "whole", trials=6))
+
+
+def test_a_trial_that_cannot_be_written_did_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SweepSpec(space="synthetic")
+    space = spec.load_space()
+    some = space.build({n: getattr(d, "high", None) or d.choices[0] for n, d in space.knobs.items()})
+
+    def full(*_: Any) -> Any:
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(jobs, "run_trials", full)
+    with pytest.raises(StorageError, match=rf"^cannot write what trial {some.digest} needs: .*No space left"):
+        execute(Job(0, (some,), {}), Runtime(), tmp_path)
+    assert read_trials(tmp_path).num_rows == 0
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/../../b", "a//b", ".", "", "a\\b", "trials/../x"])
+def test_names_stay_in_the_run_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run").mkdir()
+    for place in (place_of(tmp_path / "run"), stored(tmp_path / "run")):
+        for do in (place.has, place.read_bytes, place.remove, lambda n, p=place: p.write(n, b"x")):
+            with pytest.raises(SpecError, match="must stay in the run folder"):
+                do(name)
+    assert [p.name for p in tmp_path.rglob("*")] == ["run"]
+
+
+def test_a_uri_names_its_folder_plainly() -> None:
+    for uri in ("s3://runs/a/../b", "s3://runs/%2e%2e/b", "file:///runs/../etc"):
+        with pytest.raises(SpecError, match=r"a URI must name its folder without \.\."):
+            place_of(uri)
+    with pytest.raises(SpecError, match="credentials do not belong into a place") as error:
+        place_of("s3://me:hush@runs/a")
+    assert "hush" not in str(error.value)
+
+
+def test_a_google_uri_is_understood() -> None:
+    place = place_of("gs://anonymous@runs/a/b?endpoint_override=127.0.0.1:9&scheme=http")
+    assert (place.path, place.store.type_name, place.name) == ("runs/a/b", "gcs", "b")
+    assert place.uri.endswith("?endpoint_override=127.0.0.1:9&scheme=http")
+
+
+def test_a_file_beside_its_uri(tmp_path: Path) -> None:
+    place, name = file_of((tmp_path / "a b.csv").as_uri())
+    assert (place.local, name) == (tmp_path, "a b.csv")
+
+
+def test_the_same_operations_here_and_in_a_store(tmp_path: Path) -> None:
+    for place in (place_of(tmp_path / "here"), stored(tmp_path / "there")):
+        Path(place.path).mkdir()
+        assert place.read_bytes("a/b") is None
+        assert (place.entries(), place.files("a"), place.has("a/b")) == ([], {}, False)
+        Path(place.path, "a").mkdir()  # a store has no folders; this one's file system does
+        place.write("a/b", b"one")
+        place.write("a/b", b"two")
+        place.write_file("a/c", lambda path: path.write_bytes(b"three"))
+        assert (place.read_bytes("a/b"), place.read_text("a/c")) == (b"two", "three")
+        assert (list(place.files("a")), place.entries()) == (["b", "c"], ["a"])
+        assert place.fetch("a/c", tmp_path / "got" / "c")
+        assert (tmp_path / "got" / "c").read_bytes() == b"three"
+        assert not place.fetch("a/d", tmp_path / "got" / "d")
+        place.remove("a/b")
+        place.remove("a/b")
+        assert list(place.files("a")) == ["c"]
+
+
+def test_checkpoints_are_carried_between_nodes(tmp_path: Path) -> None:
+    place = stored(tmp_path / "store")
+    (tmp_path / "store" / "checkpoints").mkdir(parents=True)
+    nodes = [on_node(Runtime(cache=str(tmp_path / name)), place) for name in ("one", "two")]
+    assert nodes[0].bases != nodes[1].bases
+    first, second = (checkpoints_of(place, runtime, "abc") for runtime in nodes)
+    assert first is not None
+    assert second is not None
+    first.fetch()
+    first.folder.mkdir(parents=True)
+    mine = first.folder / "abc-a.ckpt"
+    mine.write_bytes(b"step 10")
+    first.keep({"checkpoint": str(mine)})
+    first.keep({"rung": 1})
+    place.write("checkpoints/other.ckpt", b"another trial's")
+    second.fetch()
+    assert [p.name for p in second.folder.iterdir()] == ["abc-a.ckpt"]
+    assert (second.folder / "abc-a.ckpt").read_bytes() == b"step 10"
+    second.drop()
+    assert list(place.files("checkpoints")) == ["other.ckpt"]
+    assert not list(second.folder.iterdir())
+    local = place_of(tmp_path)
+    assert on_node(Runtime(), local) == Runtime()
+    assert checkpoints_of(local, replace(Runtime(), checkpoints="x"), "abc") is None
+
+
+def test_patience_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPER_STORAGE_SECONDS", "soon")
+    with pytest.raises(StorageError, match="must be a number of seconds, got 'soon'"):
+        place_of("runs").patient()

@@ -31,7 +31,7 @@ from .places import Place, place_of
 from .proposer import make_proposer
 from .retries import StorageError
 from .runfolder import claim, locked, write_spec
-from .session import Session, Status, noise_constants
+from .session import STACK_MEMBERS, Session, Status, noise_constants
 from .signals import sigterm_as_sigint
 from .spec import SpecError, SweepSpec, corners
 from .staging import on_node
@@ -345,7 +345,8 @@ def _apart(spec: SweepSpec, space: Space) -> SweepSpec:
             f"batch_size must be a multiple of the {ranks} processes that share it (resources.{key}), "
             f"got {wrong[0]}{'; give its values' if steps else ''}"
         )
-    return spec.model_copy(update={"stack": "off"})
+    # `auto` may stack from here on; what would not be stacked anyway stays the same sweep with other resources
+    return spec.model_copy(update={"stack": "off"}) if 2 * spec.repeats >= STACK_MEMBERS else spec
 
 
 def _check_noise(spec: SweepSpec, specs: Sequence[PairSpec]) -> None:

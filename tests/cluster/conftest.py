@@ -1,0 +1,50 @@
+"""Clusters of several nodes on this machine, with GPUs that are declared only, and drivers of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from cluster_tools import Driver
+
+@pytest.fixture
+def open_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Start a cluster: a head without anything to give, and a node for each set of options; yields (nodes) -> it."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+    from ray.cluster_utils import Cluster
+
+    opened: list[Any] = []
+
+    def start(*nodes: dict[str, Any]) -> Any:
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0})
+        opened.append(cluster)
+        cluster.workers = [cluster.add_node(**options) for options in nodes]
+        return cluster
+
+    yield start
+    for cluster in opened:
+        cluster.shutdown()
+
+
+@pytest.fixture
+def driver() -> Iterator[Driver]:
+    """Start `sweeper ARGS` as a process group of its own; what is left of it is killed at the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*args: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "sweeper", *args]
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, text=True, start_new_session=True, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
+from trainables.files import drop_checkpoints
 from trainables.record import failed, now, stopped
 from trainables.result import PairOutput
 from trainables.runtime import Report, Runtime
@@ -16,7 +17,7 @@ from trainables.trial import run_trials
 
 from .places import place_of
 from .retries import StorageError, is_full, line
-from .staging import Checkpoints, checkpoints_of, on_node
+from .staging import CHECKPOINTS, Checkpoints, checkpoints_of, on_node
 from .store import Run, write
 
 Row = dict[str, Any]
@@ -90,6 +91,7 @@ def execute(
         rows += [_commit(place, job, output) for output in outputs]
         if carried:
             carried.drop()
+        drop_checkpoints(runtime, group[0].digest)
         if was_stopped(rows):
             break
     return rows
@@ -125,14 +127,25 @@ def was_stopped(rows: Iterable[Row]) -> bool:
 def prune(job: Job, run: Run, outputs: Iterable[PairOutput], reason: str, done: Sequence[Row]) -> list[Row]:
     """Write the trials of a job that were stopped in a worker, and return all its rows; `done` were written before."""
     mine = {s.digest for s in job.specs} - {r["digest"] for r in done}
-    return [*done, *(_commit(run, job, stopped(o, reason)) for o in outputs if o.result.digest in mine)]
+    rows = [*done, *(_commit(run, job, stopped(o, reason)) for o in outputs if o.result.digest in mine)]
+    _forget(run, mine)
+    return rows
 
 
 def give_up(job: Job, runtime: Runtime, run: Run, reason: str, done: Sequence[Row]) -> list[Row]:
     """Write the trials of a job whose worker died as failed, and return all its rows; `done` were written before."""
     left = [s for s in job.specs if s.digest not in {r["digest"] for r in done}]
     lost = [_commit(run, job, failed(s, runtime, RuntimeError(reason), now())) for s in left]
+    _forget(run, {s.digest for s in left})
     return [*done, *lost]
+
+
+def _forget(run: Run, digests: Iterable[str]) -> None:
+    # of trials whose workers are gone: nothing goes on from their checkpoints
+    place, gone = place_of(run), tuple(digests)
+    for name in place.files(CHECKPOINTS):
+        if name.startswith(gone):
+            place.remove(f"{CHECKPOINTS}/{name}")
 
 
 def _groups(specs: Sequence[PairSpec]) -> Iterator[list[PairSpec]]:

@@ -34,7 +34,7 @@ from .runfolder import claim, locked, write_spec
 from .session import STACK_MEMBERS, Session, Status, noise_constants
 from .signals import sigterm_as_sigint
 from .spec import SpecError, SweepSpec, corners
-from .staging import on_node
+from .staging import CHECKPOINTS, on_node
 from .store import read_trials
 from .warmstart import checked_points, read_prior
 
@@ -188,7 +188,9 @@ def extend(
 
 
 def _runtime(spec: SweepSpec, folder: Place) -> Runtime:
-    return on_node(spec.runtime(folder.local / "bases" if folder.local else None), folder)
+    if folder.local is None:
+        return on_node(spec.runtime(None), folder)
+    return replace(spec.runtime(folder.local / "bases"), checkpoints=str(folder.local / CHECKPOINTS))
 
 
 @contextmanager

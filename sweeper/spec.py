@@ -30,7 +30,8 @@ __all__ = ["Parameter", "PriorNoise", "SpecError", "SweepSpec", "corners", "load
 
 # where data comes from: the same sweep on another machine has others
 _PLACES = ("data", "download", "cache", "resident_share", "loader_workers")
-_RUNTIME = (*_PLACES[1:], "threads", "measure", "landscape", "plane", "deterministic")
+_RUNTIME = (*_PLACES[1:], "threads", "measure", "landscape", "plane", "deterministic",
+            "checkpoint_steps")  # fmt: skip
 _SWEEPS_OWN = {"seed", "repeat", "stack"}
 
 
@@ -50,6 +51,8 @@ class SweepSpec(BaseModel):
         max_seconds: No configuration is started after that time.
         max_failed: The sweep is given up after that many failed configurations.
         max_failures: So often a configuration is run again whose process or node died.
+        checkpoint_steps: Optimizer steps after which a running trial is written so that it can go on from there; None is
+            about a minute's, 0 writes none.
         resources: What each trial takes of the cluster; see `sweeper.resources.Resources`.
         further_objectives: Objectives beside the first, which ranks the trials; a list as `objective` sets both.
         prior: Optimal noises of earlier sweeps, or run folders from which the sweep's start reads them.
@@ -93,6 +96,7 @@ class SweepSpec(BaseModel):
     max_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
     max_failed: int = Field(10, ge=1)
     max_failures: int = Field(2, ge=0, le=1000)
+    checkpoint_steps: int | None = Field(None, ge=0, le=1_000_000_000)
     resources: Resources = Field(default_factory=lambda: Resources.model_validate({}))
     further_objectives: tuple[str, ...] = ()
     prior: tuple[PriorNoise | str, ...] = ()
@@ -118,7 +122,7 @@ class SweepSpec(BaseModel):
     fixed: dict[str, Any] = {}
 
     @field_validator(
-        "trials", "repeats", "seed", "threads", "max_failed", "max_failures", "workers", "measure", "plane",
+        "trials", "repeats", "seed", "threads", "max_failed", "max_failures", "workers", "measure", "plane", "checkpoint_steps",
         "loader_workers", "rungs", mode="before",
     )  # fmt: skip
     @classmethod
@@ -269,7 +273,8 @@ class SweepSpec(BaseModel):
     def identity(self) -> dict[str, Any]:
         """Return what makes two sweeps the same search: all but budget, place and manner of running."""
         free = {
-            "out", "workers", "runner", "address", "max_seconds", "max_failed", "max_failures", "resources", *_PLACES
+            "out", "workers", "runner", "address", "max_seconds", "max_failed", "max_failures", "resources",
+            "checkpoint_steps", *_PLACES
         }  # fmt: skip
         if self.sampler != "grid":  # whose levels follow from the number of trials
             free.add("trials")

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from .files import made_once
+from .keeping import keeper
 from .members import OptimizerState
 from .ranks import ranks
-from .runtime import Runtime
+from .runtime import Report, Runtime
 from .spec import PairSpec, stream
 from .tasks import Task, joined, parted
-from .training import Seeds, finetune, train_base, trunk_leg
+from .training import Seeds, courses, train_base, trunk_leg
 
 _KEEP = 4
 
@@ -63,7 +64,7 @@ def base_weights(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> lis
     return _remembered(_BASES, spec.base_digest, runtime, make)
 
 
-def trunk(spec: PairSpec, task: Task, runtime: Runtime) -> Trunk:
+def trunk(spec: PairSpec, task: Task, runtime: Runtime, report: Report = lambda _: None) -> Trunk:
     """Return the trunk of protocol `branch`, from `task.base`; trains it only where it is not held already.
 
     It belongs to `spec.trunk_digest`: trials that differ only after the branch step share it, repeats among them.
@@ -72,14 +73,27 @@ def trunk(spec: PairSpec, task: Task, runtime: Runtime) -> Trunk:
         spec: The trial.
         task: The task, with its base weights; its module is overwritten.
         runtime: As in `base_weights`.
+        report: Told of its checkpoints.
     """
 
     def train() -> Trunk:
         seeds = Seeds(stream(spec.trunk_digest, "order"), stream(spec.trunk_digest, "augment"))
         # one trunk for all repeats: its optimizer state is that of one child
-        child = finetune(
+        (course,) = courses(
             replace(spec, stack=1), task.model, task.base, task.data, [seeds], leg=trunk_leg(spec), keep_state=True
-        )[0]  # fmt: skip
+        )  # fmt: skip
+        # ranks train it together, each for itself: nobody gathers what they hold
+        keep = keeper(
+            [spec], runtime if ranks().size == 1 else replace(runtime, checkpoints=None), report, what=".trunk"
+        )
+        if found := keep.read():
+            course.restore(found)
+        while not course.children:
+            steps = min(keep.stride or course.leg.steps, course.leg.steps - course.done)
+            course.advance(course.done + steps)
+            if not course.children:
+                keep.paused(steps, course.snapshot)
+        (child,) = course.children
         assert child.state is not None
         return Trunk(child.weights, child.state, child.diverged_at)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from .base import trunk
+from .keeping import Keeper
 from .lab import Lab
 from .measuring import Watch
 from .members import OptimizerState
@@ -30,6 +32,8 @@ class Children:
         courses: What trains them; empty where their trunk diverged.
         lost: Step at which the trunk diverged.
         before: Seconds of the phase `train` that went into a trunk.
+        together: Whether all children train at the same time, each in a process of its own.
+        rung: Rungs so far.
     """
 
     specs: Sequence[PairSpec]
@@ -37,9 +41,12 @@ class Children:
     watch: Watch
     rungs: Rungs
     report: Report
+    keeper: Keeper | None = None
     courses: list[Course] = field(default_factory=lambda: [])
     lost: int | None = None
     before: float = 0.0
+    together: bool = False
+    rung: int = 0
 
     def open(self) -> None:
         """Make their courses; a trunk is trained first."""
@@ -53,24 +60,57 @@ class Children:
         if self.lost is not None:
             return
         ways = [self.rungs.steps(c) for c in self.courses]
-        for rung in range(min(len(way) for way in ways)):
-            for course, way in zip(self.courses, ways, strict=True):
-                course.begin(way[rung])
-            for course, way in zip(self.courses, ways, strict=True):
-                course.advance(way[rung])
+        for rung in range(self.rung, min(len(way) for way in ways)):
+            self._advance([way[rung] for way in ways])
             if all(course.children for course in self.courses):  # all of them diverged
                 return
             at_rung(rung + 1)
-        for course in self.courses:
-            course.begin()
-        for course in self.courses:
-            course.advance()
+            self.rung = rung + 1
+        self._advance([course.leg.steps for course in self.courses])
+
+    def _advance(self, targets: Sequence[int]) -> None:
+        # one after the other, or all of them at once; with pauses where checkpoints are written
+        ways = list(zip(self.courses, targets, strict=True))
+        for group in [ways] if self.together else [[way] for way in ways]:
+            while left := [(c, end) for c, end in group if not c.children and c.done < end]:
+                stride = self.keeper.stride if self.keeper else None
+                stops = [(c, min(end, c.done + stride) if stride else end) for c, end in left]
+                steps = max(stop - c.done for c, stop in stops)
+                for course, stop in stops:
+                    course.begin(stop)
+                for course, stop in stops:
+                    course.advance(stop)
+                if self.keeper:
+                    self.keeper.paused(steps, self.snapshot)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return where all of it stands, for `restore`."""
+        self.lab.clock.total()
+        return {
+            "courses": [c.snapshot() for c in self.courses],
+            "measured": self.watch.snapshot(),
+            "rungs": self.rungs.snapshot(),
+            "rung": self.rung,
+            "seconds": dict(self.lab.clock.seconds),
+            "before": self.before,
+            "started": self.lab.started,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `snapshot` returned; the time it took until then counts."""
+        for course, own in zip(self.courses, state["courses"], strict=True):
+            course.restore(own)
+        self.watch.restore(state["measured"])
+        self.rungs.restore(state["rungs"])
+        self.rung, self.before, self.lab.started = state["rung"], state["before"], state["started"]
+        # a trunk is not trained again, and counts once
+        self.lab.clock.took(state["seconds"], without=self.lab.clock.of("train"))
 
     def _start(self) -> tuple[Weights, OptimizerState | None]:
         task = self.lab.tasks[0]
         if self.specs[0].protocol != "branch":
             return task.base, None
-        grown = trunk(self.specs[0], task, self.lab.runtime)
+        grown = trunk(self.specs[0], task, self.lab.runtime, self.report)
         self.lost, task.base = grown.diverged_at, grown.weights
         return grown.weights, grown.state
 

@@ -105,3 +105,10 @@ def unpacked(archive: Path, cache: Path) -> Path:
             raise ValueError(f"archive {archive} cannot be unpacked: {reason}") from None
 
     return made_once(cache / "archives" / fingerprint([archive]), make)
+
+
+def drop_checkpoints(runtime: Runtime, digest: str) -> None:
+    """Remove the checkpoints of trials whose first one has this digest; to be called when they are written."""
+    if runtime.checkpoints is not None:
+        for path in Path(runtime.checkpoints).glob(f"{digest}*.ckpt"):
+            path.unlink(missing_ok=True)

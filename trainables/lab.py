@@ -55,6 +55,13 @@ class Clock:
         self._turn()
         return self.seconds.get(name, 0.0)
 
+    def took(self, seconds: Mapping[str, float], without: float = 0.0) -> None:
+        """Add what an earlier process spent on the same work, less the seconds of `train` that are its already."""
+        self._turn()
+        for name, spent in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+        self.seconds["train"] = self.seconds.get("train", 0.0) - without
+
     @contextmanager
     def phase(self, name: str) -> Yields[None]:
         """Add the time of the block to a phase; waits for the device first and last."""

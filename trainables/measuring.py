@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -99,6 +99,17 @@ class Watch:
                 moments[i] if moments else None, self.specs[child].stream(f"measure/dropout/{child}/{step}"),
             )  # fmt: skip
             self._note(child, step, found, norms[i])
+
+    def snapshot(self) -> dict[int, list[dict[str, Any]]]:
+        """Return what was measured so far as plain values, for `restore`."""
+        return {child: [asdict(r) for r in found] for child, found in self.readings.items()}
+
+    def restore(self, state: Mapping[int, Sequence[Mapping[str, Any]]]) -> None:
+        """Take up what `snapshot` returned."""
+        self.readings = {
+            child: [Reading(r["step"], Statistics(**r["statistics"]), r["weight_norm"]) for r in found]
+            for child, found in state.items()
+        }
 
     def _note(self, child: int, step: int, found: Statistics, norm: float) -> None:
         if math.isfinite(found.trace_sigma):  # a child that diverges has none

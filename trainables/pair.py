@@ -25,6 +25,8 @@ from .checkpoint_merge import merge_checkpoints
 from .children import Children, child_names
 from .curves import MergeCurves, score_merges
 from .evaluation import Score, finite, recalibrate
+from .files import drop_checkpoints
+from .keeping import Keeper, keeper
 from .lab import Clock, inspect, prepare, resolve_device
 from .measuring import Watch
 from .models import has_batchnorm
@@ -128,13 +130,22 @@ def _run(
         with lab.clock.phase("train"):
             children.open()
             if peers and children.lost is None:
-                children.courses = spread(children, peers)
+                children.courses, children.together = spread(children, peers), True
+            children.keeper = _keeper(specs, runtime, report, peers)
+            if found := children.keeper.read():
+                children.restore(found)
             children.train(at_rung)
     except Stop as stop:
         return [stopped(t.ended(), str(stop)) for t in _trials(children)]
     if not ranks().leads:
         return [PairOutput(record(s, runtime, Outcome.OK, "trained along", lab.started)) for s in specs]
     return [trial.output() for trial in _trials(children)]
+
+
+def _keeper(specs: Sequence[PairSpec], runtime: Runtime, report: Report, peers: Sequence[Sequence[Peer]]) -> Keeper:
+    if ranks().size > 1 and not peers:  # of torchrun: nobody gathers what the ranks hold
+        runtime = replace(runtime, checkpoints=None)
+    return keeper(specs, runtime, report, f"{len(peers)}x{ranks().size}" if peers else "")
 
 
 def _trials(children: Children) -> list[_Trial]:
@@ -312,6 +323,11 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("spec", type=Path, help="file with a pair spec, as in the column `spec`")
     parser.add_argument("--data", dest="data_root", metavar="ROOT", help="folder with the data sets")
     parser.add_argument("--bases", metavar="DIR", help="folder in which start weights and trunks are kept")
+    parser.add_argument(
+        "--checkpoints", metavar="DIR", help="folder for what the trial goes on from when it is stopped"
+    )
+    parser.add_argument("--checkpoint-steps", type=int, metavar="K", help="steps between checkpoints (default: about "
+                        "a minute's)")  # fmt: skip
     parser.add_argument("--cache", metavar="DIR", help="folder for unpacked archives and decoded images")
     parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
@@ -341,6 +357,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if leads:
         print(json.dumps(output.result.to_row(), indent=1))
+        drop_checkpoints(runtime, output.result.digest)
     return 0
 
 

@@ -84,6 +84,18 @@ class Follower:
             self.watch.readings.get(self.child, []), reports,
         )  # fmt: skip
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return where the child stands in this process; see `Course.snapshot`."""
+        assert self.course is not None
+        return {"course": self.course.snapshot(), "measured": self.watch.snapshot()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `snapshot` returned."""
+        assert self.course is not None
+        with torch_settings(self.runtime):
+            self.course.restore(state["course"])
+        self.watch.restore(state["measured"])
+
     def annealed(self, seeds: Sequence[Seeds]) -> dict[str, Tensor]:
         """Return the child's weights after the shortened anneal of a rung, on the CPU."""
         assert self.course is not None
@@ -136,6 +148,18 @@ class Away:
         for record in answer.reports:
             self.report(record)
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return where the child stands in each of its processes."""
+        return {"peers": _all(self.peers, "snapshot")}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Let the processes take up what `snapshot` returned."""
+        _each(self.peers, "restore", state["peers"])
+        own = state["peers"][0]["course"]
+        self.done = own["done"]
+        if "weights" in own:
+            self.advance()
+
     def annealed(self, leg: Leg, seeds: Sequence[Seeds]) -> list[dict[str, Tensor]]:
         """Return the child's weights after the shortened anneal of a rung, whose leg its process knows."""
         if self.children:
@@ -153,6 +177,18 @@ class Led:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._course, name)
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return where the child stands in each of its processes."""
+        return {"course": self._course.snapshot(), "peers": _all(self._peers, "snapshot")}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Let all of the processes take up what `snapshot` returned."""
+        for peer, own in zip(self._peers, state["peers"], strict=True):
+            peer.begin("restore", own)
+        self._course.restore(state["course"])
+        for peer in self._peers:
+            peer.end()
+
     def advance(self, until: int | None = None) -> None:
         """Train, together with the others, until so many steps are done."""
         if self._course.children:
@@ -162,6 +198,19 @@ class Led:
         self._course.advance(until)
         for peer in self._peers:
             peer.end()
+
+
+def _all(peers: Sequence[Peer], name: str) -> list[Any]:
+    for peer in peers:
+        peer.begin(name)
+    return [peer.end() for peer in peers]
+
+
+def _each(peers: Sequence[Peer], name: str, args: Sequence[Any]) -> None:
+    for peer, arg in zip(peers, args, strict=True):
+        peer.begin(name, arg)
+    for peer in peers:
+        peer.end()
 
 
 def spread(children: Children, peers: Sequence[Sequence[Peer]]) -> list[Any]:

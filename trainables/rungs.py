@@ -7,8 +7,9 @@ of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from .batches import steps_per_epoch
 from .evaluation import Score, finite, logits_of, recalibrate, score
@@ -89,6 +90,14 @@ class Rungs:
                     **finite({"merged_loss_val": found.loss, "merged_accuracy_val": found.accuracy}),
                 )
             )
+
+    def snapshot(self) -> list[list[dict[str, Any]]]:
+        """Return the rungs so far as plain values, for `restore`."""
+        return [[asdict(row) for row in rows] for rows in self.rows]
+
+    def restore(self, state: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+        """Take up what `snapshot` returned."""
+        self.rows = [[RungRow(**row) for row in rows] for rows in state]
 
     def summary(self) -> dict[str, object]:
         """Return the last rung as one record: means over the trials, None where one is not finite."""

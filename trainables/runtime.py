@@ -37,6 +37,7 @@ class Runtime:
         rungs: How often a trial is looked at and reported on its way, for a report that may stop it; see
             `trainables.rungs`.
         checkpoints: Folder for what a trial needs to go on where it was stopped; None keeps nothing.
+        checkpoint_steps: Optimizer steps between two checkpoints; None is about a minute's, 0 writes none.
     """
 
     data_root: str | None = None
@@ -53,6 +54,7 @@ class Runtime:
     deterministic: bool = False
     rungs: int = 0
     checkpoints: str | None = None
+    checkpoint_steps: int | None = None
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, count, islice
 from typing import Any
 
@@ -196,11 +196,12 @@ class Course:
         self.spec, self.open_members, self.data, self.seeds, self.leg = spec, open_members, data, seeds, leg
         self.state, self.keep_state, self.on_step, self.on_epoch = state, keep_state, on_step, on_epoch
         self.device = data[0].y["train"].device
-        self.done, self.until = 0, leg.steps
+        self.done, self.until, self.rate = 0, leg.steps, 0.0
         self.histories: list[list[Epoch]] = [[] for _ in seeds]
         self.diverged: list[int | None] = [None] * len(seeds)
         self.children: list[Child] = []
         self.held: list[Tensor] | None = None  # the weights while another course has the module
+        self.within: Mapping[str, Any] | None = None  # where in an epoch a checkpoint was written
 
     def begin(self, until: int | None = None) -> None:
         """Nothing: a course of this process trains when it is waited for."""
@@ -220,6 +221,42 @@ class Course:
             self.held = self.members.held()
         else:
             self._finish()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what `restore` goes on from, as tensors and plain values; only while it is left, or at its end."""
+        histories = [[asdict(e) for e in h] for h in self.histories]
+        found: dict[str, Any] = {"done": self.done, "histories": histories, "diverged": list(self.diverged)}
+        if self.children:
+            return found | {"weights": [c.weights for c in self.children]}
+        if self.held is None:
+            return found
+        if self.within is not None:  # restored, and not begun since
+            return dict(self.within)
+        return found | {
+            "held": self.held,
+            "optimizer": self.optimizer.state_dict(),
+            "stream": self.stream.states,
+            "epoch": self.epoch,
+            "start": self.start,
+            "streams": self.at_start,
+            "losses": torch.stack(self.losses, 1) if self.losses else None,
+            "clipped": self.clipped,
+            "rate": self.rate,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where a course of the same arguments was at its snapshot; bit for bit on the same device."""
+        self.done, self.diverged = state["done"], list(state["diverged"])
+        self.histories = [[_epoch(e) for e in h] for h in state["histories"]]
+        if "weights" in state:
+            own = [{k: v.to(self.device) for k, v in w.items()} for w in state["weights"]]
+            self.children = [Child(w, h, d) for w, h, d in zip(own, self.histories, self.diverged, strict=True)]
+        elif "held" in state:
+            self._open()
+            self.held = [v.to(self.device) for v in state["held"]]
+            self.members.take(self.held)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.stream.states, self.within, self.rate = state["stream"], state, state["rate"]
 
     def annealed(self, leg: Leg, seeds: Sequence[Seeds]) -> list[dict[str, Tensor]]:
         """Return the children's weights after a further leg with streams of its own; the course stays where it is."""
@@ -267,19 +304,30 @@ class Course:
     def _epochs(self) -> Iterator[bool]:
         streams = [self._streams(s) for s in self.seeds]
         share = self.members.ranks.rank, self.members.ranks.size
-        for epoch in count(1):
+        within, self.within = self.within, None
+        for self.epoch in count(within["epoch"] if within else 1):
+            if within:
+                for generators, states in zip(streams, within["streams"], strict=True):
+                    for generator, state in zip(generators, states, strict=True):
+                        generator.set_state(state)
+            self.at_start = [tuple(g.get_state() for g in generators) for generators in streams]
             batches = [epoch_batches(d, self.spec, *g, *share) for d, g in zip(self.data, streams, strict=True)]
-            start = self.done
-            yield from self._epoch(zip(*batches, strict=True))
-            if self.done == start:
+            self.start = within["start"] if within else self.done
+            yield from self._epoch(zip(*batches, strict=True), within)
+            within = None
+            if self.done == self.start:
                 return
-            self._close(epoch, start)
+            self._close(self.epoch, self.start)
             if self.done == self.leg.steps or all(self.diverged):
                 return
 
-    def _epoch(self, batches: Iterator[tuple[Batch, ...]]) -> Iterator[bool]:
+    def _epoch(self, batches: Iterator[tuple[Batch, ...]], within: Mapping[str, Any] | None) -> Iterator[bool]:
         self.losses: list[Tensor] = []
         self.clipped = torch.zeros((), device=self.device)
+        if within:
+            next(islice(batches, self.done - self.start, self.done - self.start), None)  # those before the checkpoint
+            self.losses = [] if within["losses"] is None else list(within["losses"].to(self.device).unbind(1))
+            self.clipped = within["clipped"].to(self.device)
         for parts in islice(batches, self.leg.steps - self.done):
             if self.done == self.until:
                 yield True
@@ -312,6 +360,11 @@ class Course:
             val = score_inputs(lambda x, i=i: self.members.logits(x)[i], *self.data[i].scored("val"))
             history.append(Epoch(epoch, self.done, self.rate, mean, val, float(norms[i]), clipped))
             self.on_epoch(i, history[-1])
+
+
+def _epoch(plain: Mapping[str, Any]) -> Epoch:
+    settings = dict(plain)
+    return Epoch(val=Score(**settings.pop("val")), **settings)
 
 
 def _first_bad(losses: Tensor, before: int) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cluster_tools import Driver
 
+
 @pytest.fixture
 def open_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Start a cluster: a head without anything to give, and a node for each set of options; yields (nodes) -> it."""

@@ -46,7 +46,8 @@ def numbers(output: PairOutput) -> dict[str, Any]:
     "changes",
     [
         {},
-        {"members": 3, "merges": ("linear", "uniform_soup"), "optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.0},
+        {"members": 3, "merges": ("linear", "uniform_soup")},
+        {"optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.0},
         {"protocol": "branch", "branch_step": 12, "augmentation": "crop_flip+mixup"},
         {"pair_kind": "split_data", "epochs": 2},
         {"pair_kind": "two_task", "dataset_b": "digits", "dataset_b_options": {"label_noise": 0.2}},
@@ -60,7 +61,8 @@ def test_apart_or_one_after_the_other_is_the_same_bit_for_bit(changes: dict[str,
     assert all(peer.calls == ["advance"] for peer in others)
     assert numbers(together) == numbers(alone)
     assert (together.merges, together.history) == (alone.merges, alone.history)
-    assert together.weights is not None and alone.weights is not None
+    assert together.weights is not None
+    assert alone.weights is not None
     assert all(bool((together.weights[k] == v).all()) for k, v in alone.weights.items())
 
 

@@ -1,0 +1,137 @@
+"""Checkpoints of a trial on its way: written as a whole now and then, read by the same trial when it starts again.
+
+A file holds tensors and plain values, never code. It counts for the same trials on the same kind of device, with the
+same threads, torch and layout of processes only, because it continues them bit for bit; any other is passed over.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__
+from .runtime import Report, Runtime
+from .spec import PairSpec
+
+FORMAT = 1
+EVERY_SECONDS = 60.0
+"""Pause between two checkpoints where no number of steps is asked for: a trial of seconds writes none."""
+FIRST_STRIDE = 50
+
+
+class LostCheckpoint(UserWarning):
+    """A checkpoint that cannot be used; the trial starts anew."""
+
+
+def facts(specs: Sequence[PairSpec], runtime: Runtime, layout: str) -> dict[str, Any]:
+    """Return what must be the same for a checkpoint to count."""
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "torch": str(torch.__version__),
+        "trials": [s.digest for s in specs],
+        "device": torch.device(runtime.device).type,
+        "threads": runtime.threads,
+        "deterministic": runtime.deterministic,
+        "measure": runtime.measure,
+        "rungs": runtime.rungs,
+        "layout": layout,
+    }
+
+
+@dataclass
+class Keeper:
+    """Writes and reads the checkpoint of the trials of one stack.
+
+    Attributes:
+        path: Its file; None keeps nothing.
+        facts: See `facts`.
+        every: Optimizer steps of a child between two checkpoints; None is about a minute's, 0 writes none.
+        report: Told of each file that was written.
+        clock: Seconds; for tests.
+    """
+
+    path: Path | None
+    facts: Mapping[str, Any]
+    every: int | None
+    report: Report = lambda _: None
+    clock: Callable[[], float] = time.monotonic
+    _stride: int = FIRST_STRIDE
+    _saved: float = field(init=False)
+    _since: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.every == 0:
+            self.path = None
+        self._saved = self._since = self.clock()
+
+    @property
+    def stride(self) -> int | None:
+        """Steps until training pauses for a checkpoint; None where it need not pause."""
+        if self.path is None:
+            return None
+        return self.every or self._stride
+
+    def paused(self, steps: int, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Write a checkpoint if it is time for one, after `steps` steps since the last pause."""
+        if self.path is None:
+            return
+        now = self.clock()
+        # the next pause comes when a checkpoint is due, as far as one can tell
+        pace = (now - self._since) / max(1, steps)
+        self._stride = max(1, min(10 * self._stride, round(EVERY_SECONDS / max(pace, 1e-6))))
+        if self.every or now - self._saved >= EVERY_SECONDS / 2:
+            self.write(state())
+        self._since = self.clock()
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Write the checkpoint, as a whole."""
+        assert self.path is not None
+        content = BytesIO()
+        torch.save({"facts": dict(self.facts), "state": dict(state)}, content)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._saved = self.clock()
+        self.report({"checkpoint": str(self.path)})
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the state of the checkpoint that is there, on the CPU; None where there is none that counts."""
+        if self.path is None or not self.path.is_file():
+            return None
+        try:
+            found = torch.load(self.path, map_location="cpu", weights_only=True)
+            other = [k for k, v in self.facts.items() if found["facts"].get(k) != v]
+            if not other:
+                return found["state"]
+            why = f"it is of another {other[0]}"
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+            why = f"it cannot be read ({type(error).__name__})"
+        except pickle.UnpicklingError:
+            why = "it cannot be read"
+        warnings.warn(f"checkpoint {self.path}: {why}; the trial starts anew", LostCheckpoint, stacklevel=2)
+        return None
+
+
+def keeper(specs: Sequence[PairSpec], runtime: Runtime, report: Report, layout: str = "", what: str = "") -> Keeper:
+    """Return what keeps the checkpoint of some trials, in `runtime.checkpoints`."""
+    folder = runtime.checkpoints
+    path = Path(folder) / f"{specs[0].digest}{what}.ckpt" if folder else None
+    return Keeper(path, facts(specs, runtime, layout), runtime.checkpoint_steps, report)

@@ -86,12 +86,13 @@ def execute(
     place = place_of(run).patient()
     runtime = on_node(runtime, place)
     for group in _groups(job.specs):
-        carried = checkpoints_of(place, runtime, group[0].digest)
+        first = group[0].stack_mates()[0].digest  # what their checkpoints are named by
+        carried = checkpoints_of(place, runtime, first)
         outputs = _outputs(group, runtime, carried, with_rows, trials)
         rows += [_commit(place, job, output) for output in outputs]
         if carried:
             carried.drop()
-        drop_checkpoints(runtime, group[0].digest)
+        drop_checkpoints(runtime, first)
         if was_stopped(rows):
             break
     return rows
@@ -128,7 +129,7 @@ def prune(job: Job, run: Run, outputs: Iterable[PairOutput], reason: str, done: 
     """Write the trials of a job that were stopped in a worker, and return all its rows; `done` were written before."""
     mine = {s.digest for s in job.specs} - {r["digest"] for r in done}
     rows = [*done, *(_commit(run, job, stopped(o, reason)) for o in outputs if o.result.digest in mine)]
-    _forget(run, mine)
+    _forget(run, job.specs)
     return rows
 
 
@@ -136,13 +137,13 @@ def give_up(job: Job, runtime: Runtime, run: Run, reason: str, done: Sequence[Ro
     """Write the trials of a job whose worker died as failed, and return all its rows; `done` were written before."""
     left = [s for s in job.specs if s.digest not in {r["digest"] for r in done}]
     lost = [_commit(run, job, failed(s, runtime, RuntimeError(reason), now())) for s in left]
-    _forget(run, {s.digest for s in left})
+    _forget(run, job.specs)
     return [*done, *lost]
 
 
-def _forget(run: Run, digests: Iterable[str]) -> None:
+def _forget(run: Run, specs: Iterable[PairSpec]) -> None:
     # of trials whose workers are gone: nothing goes on from their checkpoints
-    place, gone = place_of(run), tuple(digests)
+    place, gone = place_of(run), tuple(s.stack_mates()[0].digest for s in specs)
     for name in place.files(CHECKPOINTS):
         if name.startswith(gone):
             place.remove(f"{CHECKPOINTS}/{name}")

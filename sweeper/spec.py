@@ -51,8 +51,8 @@ class SweepSpec(BaseModel):
         max_seconds: No configuration is started after that time.
         max_failed: The sweep is given up after that many failed configurations.
         max_failures: So often a configuration is run again whose process or node died.
-        checkpoint_steps: Optimizer steps after which a running trial is written so that it can go on from there; None is
-            about a minute's, 0 writes none.
+        checkpoint_steps: Optimizer steps after which a running trial is written so that it can go on from there; None
+            is about a minute's, 0 writes none.
         resources: What each trial takes of the cluster; see `sweeper.resources.Resources`.
         further_objectives: Objectives beside the first, which ranks the trials; a list as `objective` sets both.
         prior: Optimal noises of earlier sweeps, or run folders from which the sweep's start reads them.
@@ -122,8 +122,8 @@ class SweepSpec(BaseModel):
     fixed: dict[str, Any] = {}
 
     @field_validator(
-        "trials", "repeats", "seed", "threads", "max_failed", "max_failures", "workers", "measure", "plane", "checkpoint_steps",
-        "loader_workers", "rungs", mode="before",
+        "trials", "repeats", "seed", "threads", "max_failed", "max_failures", "workers", "measure", "plane",
+        "checkpoint_steps", "loader_workers", "rungs", mode="before",
     )  # fmt: skip
     @classmethod
     def _no_truth_values(cls, value: Any) -> Any:

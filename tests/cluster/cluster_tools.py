@@ -27,9 +27,9 @@ def parts(run: Path) -> int:
     return len(list((run / "trials").glob("*.parquet")))
 
 
-def children_processes(name: str) -> list[int]:
-    """Return the process ids of Ray's actors of a class that were started by this process's cluster."""
-    mine = psutil.Process(os.getpid()).children(recursive=True)
+def children_processes(name: str, parent: int | None = None) -> list[int]:
+    """Return the ids of the processes under `parent`, by default this one, whose command line holds a name."""
+    mine = psutil.Process(parent or os.getpid()).children(recursive=True)
     return [p.pid for p in mine if name in " ".join(_command(p))]
 
 

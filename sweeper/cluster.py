@@ -1,13 +1,16 @@
 """The Ray runner: a Tune experiment whose trials are this sweep's jobs, on a local Ray or a cluster.
 
-Our run folder is the truth. The Tune experiment is disposable: it lives in a temporary folder and is never restored;
-a resume starts a new one with what is left. Ray and Tune print nothing; the sweep's own progress does.
+Our run folder is the truth. A Tune experiment is disposable: it lives in a temporary folder and is never restored; the
+next one starts with what is left, in this driver or after a resume. Ray and Tune print nothing; the sweep's own
+progress does.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import math
 import os
 import pickle
 import shutil
@@ -28,6 +31,7 @@ _ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
     "TUNE_WARN_THRESHOLD_S": "60",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # no snapshots of the experiment on the way: it is never restored
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -46,6 +50,10 @@ from trainables.runtime import Runtime  # noqa: E402
 from .jobs import Job, execute, give_up, prune  # noqa: E402
 from .session import Session  # noqa: E402
 from .spec import SpecError, SweepSpec  # noqa: E402
+from .watch import watched  # noqa: E402
+
+WAVE, ROUNDS = 1000, 32
+"""Trials of a Tuner: so many, or so many of each worker where that is more."""
 
 
 def _trainable(config: dict[str, Any]) -> None:
@@ -82,6 +90,7 @@ class SessionSearcher(Searcher):
         super().__init__()
         self.session = session
         self.jobs: dict[str, Job] = {}
+        self.started = 0
         self.stopped: dict[str, tuple[Mapping[str, Any], str]] = {}  # last rung of a trial, and why it ends there
 
     def judge(self, trial_id: str, look: bytes) -> bool:
@@ -95,7 +104,7 @@ class SessionSearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune snapshots its searcher; ours is rebuilt from the run folder instead
-        return {"session": None, "jobs": {}, "stopped": {}, "_metric": None, "_mode": None}
+        return {"session": None, "jobs": {}, "stopped": {}, "started": 0, "_metric": None, "_mode": None}
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next job as a Tune configuration, or FINISHED."""
@@ -104,6 +113,7 @@ class SessionSearcher(Searcher):
         if job is None:
             return Searcher.FINISHED
         self.jobs[trial_id] = job
+        self.started += 1
         runtime = self.session.runtime
         return {"job": job.to_json(), "run": str(self.session.run), "runtime": vars(runtime)}
 
@@ -212,38 +222,74 @@ def _silence() -> None:
 
 
 def run_cluster(session: Session) -> None:
-    """Run a session to its end on Ray Tune.
+    """Run a session to its end on Ray Tune, in consecutive Tuners: what Tune holds of a trial ends with its Tuner.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; finished trials are on disk.
+        RayLost: Ray died; finished trials are on disk.
         SpecError: The cluster cannot be reached.
         OSError: The run folder cannot be written to.
     """
-    spec = session.spec
-    storage = tempfile.mkdtemp(prefix="sweeper-tune-")
     signals = _Signals(session)
     with signals.installed():
         try:
-            workers, gpus = connect(spec)
+            workers, gpus = connect(session.spec)
             if threading.current_thread() is threading.main_thread():
                 signals.install()
-            searcher = SessionSearcher(session)
-            tuner = tune.Tuner(
-                tune.with_resources(_trainable, {"cpu": spec.threads, "gpu": gpus}),
-                tune_config=tune.TuneConfig(
-                    search_alg=searcher,
-                    scheduler=RungScheduler(searcher),
-                    num_samples=len(session.open),
-                    max_concurrent_trials=workers,
-                    reuse_actors=True,
-                    trial_dirname_creator=lambda trial: trial.trial_id,
-                ),
-                run_config=tune.RunConfig(storage_path=storage, name="tune", verbose=0, log_to_file=False),
-            )
-            if session.open and not signals.seen:
-                tuner.fit()
+            with watched(_ray_is_dead):
+                for size in iter(lambda: wave_size(len(session.open), workers), 0):
+                    if session.over() or signals.seen or not _run_wave(session, size, workers, gpus):
+                        break
         finally:
             ray.shutdown()
-            shutil.rmtree(storage, ignore_errors=True)
         if signals.seen:
             raise KeyboardInterrupt
+
+
+def wave_size(left: int, workers: int) -> int:
+    """Return the number of trials of the next Tuner.
+
+    At a Tuner's end workers wait for its last trials, half a trial's time each; over `ROUNDS` trials of each worker
+    that is 1.6 %.
+    """
+    most = max(WAVE, ROUNDS * workers)
+    return math.ceil(left / math.ceil(left / most)) if left else 0  # even ones: no Tuner for a rest of three trials
+
+
+def _run_wave(session: Session, size: int, workers: int, gpus: int) -> bool:
+    """Run so many jobs in one Tuner; returns whether it started any."""
+    storage = tempfile.mkdtemp(prefix="sweeper-tune-")
+    searcher = SessionSearcher(session)
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(_trainable, {"cpu": session.spec.threads, "gpu": gpus}),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=RungScheduler(searcher),
+                num_samples=size,
+                max_concurrent_trials=workers,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(storage_path=storage, name=Path(storage).name, verbose=0, log_to_file=False),
+        )
+        tuner.fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+        _forget_artifacts(Path(storage).name)
+        gc.collect()  # Tune's objects refer to each other in circles
+    return searcher.started > 0
+
+
+def _forget_artifacts(name: str) -> None:
+    # Tune keeps a folder of each trial in Ray's session folder, too, for as long as Ray runs
+    node = ray._private.worker._global_node
+    if node is not None:
+        for folder in Path(node.get_session_dir_path()).glob(f"artifacts/*/{name}"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ray_is_dead() -> str:
+    """Return which process of the Ray that this driver started is dead; empty where all live."""
+    node = ray._private.worker._global_node
+    return "" if node is None else ", ".join(str(kind) for kind, _ in node.dead_processes())

@@ -219,6 +219,8 @@ def connect(spec: SweepSpec) -> tuple[int, int]:
 def _silence() -> None:
     for name in ("ray", "ray.tune", "ray.data", "ray.train", "ray._private"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # it prints the log of a raylet that died on stdout, whatever log_to_driver says
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
 def run_cluster(session: Session) -> None:
@@ -226,7 +228,7 @@ def run_cluster(session: Session) -> None:
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; finished trials are on disk.
-        RayLost: Ray died; finished trials are on disk.
+        RayLostError: Ray died; finished trials are on disk.
         SpecError: The cluster cannot be reached.
         OSError: The run folder cannot be written to.
     """

@@ -18,6 +18,7 @@ from trainables.result import NEVER_WINS, Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
+from .budgets import Budgets
 from .doubts import split
 from .jobs import Job, Row, was_stopped
 from .limits import MEMORY, constraints, feasible
@@ -100,6 +101,7 @@ class Session:
         self.proposer = make_proposer(spec, space, self.constants, k_aug)
         self.listener = listener
         self.status = Status(budget_of(spec, space))
+        self.budgets = Budgets(spec, self.status.started)
         self.blocks = _blocks(
             self.proposer, spec, self.status.budget, self._build
         )  # of designs: number -> first repeat
@@ -215,8 +217,8 @@ class Session:
 
     def over(self) -> bool:
         """Whether no further configuration is to be started."""
-        if self.spec.max_seconds and time.monotonic() - self.status.started > self.spec.max_seconds:
-            self.halt(f"the {self.spec.max_seconds:g} seconds are over")
+        if not self.halted:
+            self.halt(self.budgets.spent())
         return bool(self.halted)
 
     def _job(self, number: int, proposal: Proposal) -> Job:
@@ -314,6 +316,7 @@ class Session:
         self.status.saved_seconds += saved(rows)[0]
         for row in rows:
             self.finished.add(row["digest"])
+            self.budgets.add(row)
             self.ranking.add(row)
             if self.spec.further_objectives:
                 self.rows.append(row)

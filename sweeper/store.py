@@ -192,8 +192,7 @@ def read_part(place: Place, path: str, table: str) -> pa.Table | str:
         there = set(names)
         # an older part lacks the columns that came later: they read as empty
         arrays = [
-            data.column(f.name).cast(f.type) if f.name in there else pa.nulls(data.num_rows, f.type)
-            for f in schema
+            data.column(f.name).cast(f.type) if f.name in there else pa.nulls(data.num_rows, f.type) for f in schema
         ]
         whole = pa.Table.from_arrays(arrays, schema=schema)
         whole.validate(full=True)

@@ -14,13 +14,13 @@ LOOK_SECONDS, GRACE_SECONDS = 0.5, 10.0
 ERROR = 1
 
 
-class RayLost(OSError):
+class RayLostError(OSError):
     """The Ray that the sweep ran on died; its text is one sentence."""
 
 
 @contextmanager
 def watched(dead: Callable[[], str]) -> Iterator[None]:
-    """Raise RayLost in the main thread once Ray is dead; in other threads than the main one nothing is watched.
+    """Raise RayLostError in the main thread once Ray is dead; in other threads than the main one nothing is watched.
 
     Python code is interrupted at once. A call into Ray may never return: after a grace the process ends with exit
     code 1, finished trials are on disk.
@@ -34,7 +34,7 @@ def watched(dead: Callable[[], str]) -> Iterator[None]:
     over, found = threading.Event(), list[str]()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise RayLost(_sentence(found[0]))
+        raise RayLostError(_sentence(found[0]))
 
     def look() -> None:
         while not over.wait(LOOK_SECONDS):
@@ -53,7 +53,7 @@ def watched(dead: Callable[[], str]) -> Iterator[None]:
         yield
     except BaseException:
         if found:  # a call into Ray that was interrupted, or noticed by itself, ends in one of many ways
-            raise RayLost(_sentence(found[0])) from None
+            raise RayLostError(_sentence(found[0])) from None
         raise
     finally:
         over.set()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-LOOK_SECONDS, GRACE_SECONDS = 0.5, 10.0
+LOOK_SECONDS, GRACE_SECONDS = 0.5, 5.0
 ERROR = 1
 
 

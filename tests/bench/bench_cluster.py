@@ -34,9 +34,8 @@ def main() -> None:
         driver(args.trials, args.sampler)
     if args.seconds:
         print("weak scaling: as many trials of each worker; workers share the cores, sleeping takes none of them")
-        print(
-            f"{'trial [s]':>9} {'workers':>7} {'trials':>6} {'ideal [s]':>9} {'wall [s]':>8} {'efficiency':>10} {'start-up [s]':>12}"
-        )
+        heads = ("trial [s]", "workers", "trials", "ideal [s]", "wall [s]", "efficiency", "start-up [s]")
+        print(" ".join(heads))
         for seconds in args.seconds:
             for workers in WORKERS:
                 scaling(seconds, workers, max(2, round(args.busy / seconds)))
@@ -79,7 +78,8 @@ def scaling(seconds: float, workers: int, rounds: int) -> None:
         del os.environ[SECONDS]
     ideal, wall = rounds * seconds, ended - first
     print(
-        f"{seconds:>9g} {workers:>7} {rounds * workers:>6} {ideal:>9.0f} {wall:>8.1f} {ideal / wall:>10.0%} {first - begun:>12.1f}",
+        f"{seconds:>9g} {workers:>7} {rounds * workers:>6} {ideal:>9.0f} {wall:>8.1f} {ideal / wall:>10.0%} "
+        f"{first - begun:>12.1f}",
         flush=True,
     )
 

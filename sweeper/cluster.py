@@ -42,6 +42,7 @@ for _key, _value in _ENVIRONMENT.items():
 
 import ray  # noqa: E402  (reads the environment on import)
 from ray import tune  # noqa: E402
+from ray._private import worker as ray_worker  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
@@ -220,7 +221,7 @@ def _silence() -> None:
     for name in ("ray", "ray.tune", "ray.data", "ray.train", "ray._private"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # it prints the log of a raylet that died on stdout, whatever log_to_driver says
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    ray_worker.print_to_stdstream = lambda *_, **__: None
 
 
 def run_cluster(session: Session) -> None:
@@ -285,7 +286,7 @@ def _run_wave(session: Session, size: int, workers: int, gpus: int) -> bool:
 
 def _forget_artifacts(name: str) -> None:
     # Tune keeps a folder of each trial in Ray's session folder, too, for as long as Ray runs
-    node = ray._private.worker._global_node
+    node = ray_worker._global_node
     if node is not None:
         for folder in Path(node.get_session_dir_path()).glob(f"artifacts/*/{name}"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -293,5 +294,6 @@ def _forget_artifacts(name: str) -> None:
 
 def _ray_is_dead() -> str:
     """Return which process of the Ray that this driver started is dead; empty where all live."""
-    node = ray._private.worker._global_node
-    return "" if node is None else ", ".join(str(kind) for kind, _ in node.dead_processes())
+    node = ray_worker._global_node
+    dead: list[Any] = [] if node is None else node.dead_processes()
+    return ", ".join(str(kind) for kind, _ in dead)

@@ -107,7 +107,9 @@ class Session:
         )  # of designs: number -> first repeat
         self.repeats: Counter[str] = Counter()  # of other samplers: repeats of a configuration that are taken
         self.ranking = Ranking(self.objective, lambda row: feasible(row, spec))
-        self.rows: list[Row] = []  # finished trials, of a sweep with several objectives
+        self.front: dict[
+            str, list[Row]
+        ] = {}  # of several objectives: trials of what may be a Pareto-best configuration
         self.worst: dict[str, float] = {}  # objective that is not capped -> the worst value told so far
         self.finished: set[str] = set()  # digests of finished trials
         judge = Judge(self.objective, self.status.budget * spec.repeats, bool(spec.further_objectives))
@@ -319,14 +321,21 @@ class Session:
             self.budgets.add(row)
             self.ranking.add(row)
             if self.spec.further_objectives:
-                self.rows.append(row)
+                self.front.setdefault(row["config"], []).append(row)
             for key, sentence in split(row.get("warnings")):
                 self.status.warnings.setdefault(key, sentence)
         self.status.best = self.ranking.best
 
+    def _pareto(self) -> list[dict[str, Any]]:
+        # what is beaten is forgotten, weights and all: all trials anew for each would be quadratic in their number
+        rows = [row for own in self.front.values() for row in own]
+        best = pareto(rows, self.spec.objectives, lambda row: feasible(row, self.spec)) if rows else []
+        self.front = {r["config"]: self.front[r["config"]] for r in best}
+        return best
+
     def _prune_weights(self) -> None:
         keep = set(self.ranking.leaders(KEEP_WEIGHTS))
-        keep.update(r["digest"] for r in pareto(self.rows, self.spec.objectives, lambda row: feasible(row, self.spec)))
+        keep.update(r["digest"] for r in self._pareto())
         for path in (self.run / "weights").glob("*.safetensors"):
             # a file that belongs to no finished trial is being written, or was left by a crash: it is remade
             if path.stem not in keep and path.stem in self.finished:

@@ -204,6 +204,11 @@ def _add_machine(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--runner", help="ray or inline (default: ray)")
     sub.add_argument("--address", metavar="ADDR", help="Ray cluster, HOST:PORT or auto (default: a local one)")
     sub.add_argument("--max-seconds", metavar="S", help="start no configuration after S seconds")
+    sub.add_argument("--max-gpu-hours", metavar="H", help="start no configuration once the trials have held GPUs for H "
+                     "hours, earlier drivers' trials included")  # fmt: skip
+    sub.add_argument("--until-interval", metavar="X", help="start no configuration once the 90 %% interval of the best "
+                     "noise is narrower than a factor X; 1 never stops")  # fmt: skip
+    sub.add_argument("--max-failed", metavar="N", help="give up after N failed configurations (default: 10)")
     _add_data(sub)
 
 

@@ -1,11 +1,13 @@
 """The Ray runner: a Tune experiment whose trials are this sweep's jobs, on a local Ray or a cluster.
 
-Our run folder is the truth. The Tune experiment is disposable: it lives in a temporary folder and is never restored;
-a resume starts a new one with what is left. Ray and Tune print nothing; the sweep's own progress does.
+Our run folder is the truth. A Tune experiment is disposable: it lives in a temporary folder and is never restored; the
+next one starts with what is left, in this driver or after a resume. Ray and Tune print nothing; the sweep's own
+progress does.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
@@ -31,6 +33,7 @@ _ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
     "TUNE_WARN_THRESHOLD_S": "60",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # no snapshots of the experiment on the way: it is never restored
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -41,6 +44,7 @@ for _key, _value in _ENVIRONMENT.items():
 
 import ray  # noqa: E402  (reads the environment on import)
 from ray import tune  # noqa: E402
+from ray._private import worker as ray_worker  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
@@ -53,8 +57,10 @@ from .resources import Layout, Node, capacity, check_fits, layout, request  # no
 from .retries import StorageError  # noqa: E402
 from .session import Session  # noqa: E402
 from .spec import SpecError, SweepSpec  # noqa: E402
+from .watch import watched  # noqa: E402
 
-TRIALS_A_TUNER = 1000
+WAVE, ROUNDS = 1000, 32
+"""Trials of a Tuner: so many, or so many of each worker where that is more."""
 
 
 def _trainable(config: dict[str, Any]) -> None:
@@ -99,6 +105,7 @@ class SessionSearcher(Searcher):
         super().__init__()
         self.session, self.attempts, self.ranks = session, attempts, ranks
         self.jobs: dict[str, Job] = {}
+        self.started = 0
         self.stopped: dict[str, tuple[Mapping[str, Any], str]] = {}  # last rung of a trial, and why it ends there
 
     def judge(self, trial_id: str, look: bytes) -> bool:
@@ -112,8 +119,8 @@ class SessionSearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune snapshots its searcher; ours is rebuilt from the run folder instead
-        return {"session": None, "attempts": None, "ranks": None, "jobs": {}, "stopped": {}, "_metric": None,
-                "_mode": None}  # fmt: skip
+        return {"session": None, "attempts": None, "ranks": None, "jobs": {}, "stopped": {}, "started": 0,
+                "_metric": None, "_mode": None}  # fmt: skip
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next job as a Tune configuration, or FINISHED."""
@@ -127,6 +134,7 @@ class SessionSearcher(Searcher):
             # None: asked again soon, for a job whose pause is not over
             return None if self.attempts.waiting and not self.session.over() else Searcher.FINISHED
         self.jobs[trial_id] = job
+        self.started += 1
         runtime = vars(self.session.runtime)
         return {"job": job.to_json(), "run": self.session.run.uri, "runtime": runtime, "ranks": self.ranks}
 
@@ -252,17 +260,19 @@ def connect(spec: SweepSpec, members: int) -> tuple[int, Layout]:
 def _silence() -> None:
     for name in ("ray", "ray.tune", "ray.data", "ray.train", "ray._private"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # it prints the log of a raylet that died on stdout, whatever log_to_driver says
+    ray_worker.print_to_stdstream = lambda *_, **__: None
 
 
 def run_cluster(session: Session) -> None:
-    """Run a session to its end on Ray Tune.
+    """Run a session to its end on Ray Tune, in consecutive Tuners: what Tune holds of a trial ends with its Tuner.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; finished trials are on disk.
+        RayLostError: Ray died; finished trials are on disk.
         SpecError: The cluster cannot be reached.
         StorageError: The run folder cannot be written to.
     """
-    storage = tempfile.mkdtemp(prefix="sweeper-tune-")
     signals = _Signals(session)
     with signals.installed():
         try:
@@ -270,32 +280,65 @@ def run_cluster(session: Session) -> None:
             if threading.current_thread() is threading.main_thread():
                 signals.install()
             attempts = Attempts(session.spec.max_failures)
-            # a Tuner keeps what it knows of each trial: one after the other, the driver's memory stays what it is
-            while (session.open or attempts.waiting) and not session.over() and not signals.seen:
-                _tuner(session, workers, found, attempts, storage).fit()
-                shutil.rmtree(storage, ignore_errors=True)
+            with watched(_ray_is_dead):
+                for size in iter(lambda: wave_size(len(session.open) + len(attempts.waiting), workers), 0):
+                    if session.over() or signals.seen or not _run_wave(session, size, workers, found, attempts):
+                        break
         finally:
             ray.shutdown()
-            shutil.rmtree(storage, ignore_errors=True)
         if session.broken:
             raise session.broken
         if signals.seen:
             raise KeyboardInterrupt
 
 
-def _tuner(session: Session, workers: int, found: Layout, attempts: Attempts, storage: str) -> tune.Tuner:
+def wave_size(left: int, workers: int) -> int:
+    """Return the number of trials of the next Tuner.
+
+    At a Tuner's end workers wait for its last trials, half a trial's time each; over `ROUNDS` trials of each worker
+    that is 1.6 %.
+    """
+    most = max(WAVE, ROUNDS * workers)
+    return math.ceil(left / math.ceil(left / most)) if left else 0  # even ones: no Tuner for a rest of three trials
+
+
+def _run_wave(session: Session, size: int, workers: int, found: Layout, attempts: Attempts) -> bool:
+    """Run so many jobs in one Tuner; returns whether it started any."""
+    storage = tempfile.mkdtemp(prefix="sweeper-tune-")
     ranks = {"members": found.members, "bundles": found.bundles} if found.members else None
     searcher = SessionSearcher(session, attempts, ranks)
     bundles, options = request(found)
-    return tune.Tuner(
-        tune.with_resources(_trainable, tune.PlacementGroupFactory(bundles, **options)),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=RungScheduler(searcher),
-            num_samples=TRIALS_A_TUNER,
-            max_concurrent_trials=workers,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(storage_path=storage, name="tune", verbose=0, log_to_file=False),
-    )
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(_trainable, tune.PlacementGroupFactory(bundles, **options)),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=RungScheduler(searcher),
+                num_samples=size,
+                max_concurrent_trials=workers,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(storage_path=storage, name=Path(storage).name, verbose=0, log_to_file=False),
+        )
+        tuner.fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+        _forget_artifacts(Path(storage).name)
+        gc.collect()  # Tune's objects refer to each other in circles
+    return searcher.started > 0
+
+
+def _forget_artifacts(name: str) -> None:
+    # Tune keeps a folder of each trial in Ray's session folder, too, for as long as Ray runs
+    node = ray_worker._global_node
+    if node is not None:
+        for folder in Path(node.get_session_dir_path()).glob(f"artifacts/*/{name}"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ray_is_dead() -> str:
+    """Return which process of the Ray that this driver started is dead; empty where all live."""
+    node = ray_worker._global_node
+    dead: list[Any] = [] if node is None else node.dead_processes()
+    return ", ".join(str(kind) for kind, _ in dead)

@@ -115,7 +115,12 @@ def mean_and_sd(models: Sequence[Posterior], space: KnobSpace, unit: Array) -> t
 
 
 def limit(space: KnobSpace, units: Array, values: Array) -> Posterior:
-    """Return the surrogate of a constraint from its values, shape (n,), at coordinates of shape (n, d)."""
+    """Return the surrogate of a constraint from its values, shape (n,), at coordinates of shape (n, d).
+
+    Of many, those nearest to the limit and an even share of the others count.
+    """
+    rows = thin(np.abs(values), _MAX_TRIALS)
+    units, values = units[rows], values[rows]
     prior = Prior.of(len(space.knobs), np.full(len(space.factor_roles), TILT_SD))
     return fit(space.points(units), np.tanh(values), nominal(space), prior)
 

@@ -11,7 +11,8 @@ RUN_KEYS = (
     "rungs",
 )  # fmt: skip
 MACHINE_KEYS = (
-    "workers", "runner", "address", "max_seconds", "data", "download", "cache", "resident_share", "loader_workers",
+    "workers", "runner", "address", "max_seconds", "max_gpu_hours", "until_interval", "max_failed", "data", "download",
+    "cache", "resident_share", "loader_workers",
 )  # fmt: skip
 
 

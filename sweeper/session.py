@@ -17,6 +17,7 @@ from trainables.result import NEVER_WINS, Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
+from .budgets import Budgets
 from .doubts import split
 from .jobs import Job, Row, was_stopped
 from .limits import MEMORY, constraints, feasible
@@ -101,12 +102,15 @@ class Session:
         self.proposer = make_proposer(spec, space, self.constants, k_aug)
         self.listener = listener
         self.status = Status(budget_of(spec, space))
+        self.budgets = Budgets(spec, self.status.started)
         self.blocks = _blocks(
             self.proposer, spec, self.status.budget, self._build
         )  # of designs: number -> first repeat
         self.repeats: Counter[str] = Counter()  # of other samplers: repeats of a configuration that are taken
         self.ranking = Ranking(self.objective, lambda row: feasible(row, spec))
-        self.rows: list[Row] = []  # finished trials, of a sweep with several objectives
+        self.front: dict[
+            str, list[Row]
+        ] = {}  # of several objectives: trials of what may be a Pareto-best configuration
         self.worst: dict[str, float] = {}  # objective that is not capped -> the worst value told so far
         self.finished: set[str] = set()  # digests of finished trials
         judge = Judge(self.objective, self.status.budget * spec.repeats, bool(spec.further_objectives))
@@ -223,8 +227,8 @@ class Session:
 
     def over(self) -> bool:
         """Whether no further configuration is to be started."""
-        if self.spec.max_seconds and time.monotonic() - self.status.started > self.spec.max_seconds:
-            self.halt(f"the {self.spec.max_seconds:g} seconds are over")
+        if not self.halted:
+            self.halt(self.budgets.spent())
         return bool(self.halted)
 
     def _job(self, number: int, proposal: Proposal) -> Job:
@@ -333,16 +337,24 @@ class Session:
         self.status.saved_seconds += saved(rows)[0]
         for row in rows:
             self.finished.add(row["digest"])
+            self.budgets.add(row)
             self.ranking.add(row)
             if self.spec.further_objectives:
-                self.rows.append(row)
+                self.front.setdefault(row["config"], []).append(row)
             for key, sentence in split(row.get("warnings")):
                 self.status.warnings.setdefault(key, sentence)
         self.status.best = self.ranking.best
 
+    def _pareto(self) -> list[dict[str, Any]]:
+        # what is beaten is forgotten, weights and all: all trials anew for each would be quadratic in their number
+        rows = [row for own in self.front.values() for row in own]
+        best = pareto(rows, self.spec.objectives, lambda row: feasible(row, self.spec)) if rows else []
+        self.front = {r["config"]: self.front[r["config"]] for r in best}
+        return best
+
     def _prune_weights(self) -> None:
         keep = set(self.ranking.leaders(KEEP_WEIGHTS))
-        keep.update(r["digest"] for r in pareto(self.rows, self.spec.objectives, lambda row: feasible(row, self.spec)))
+        keep.update(r["digest"] for r in self._pareto())
         # a file that belongs to no finished trial is being written, or was left by a crash: it is remade
         for digest in (self.weights & self.finished) - keep:
             self.run.remove(weights_of(digest))

@@ -49,6 +49,10 @@ class SweepSpec(BaseModel):
         runner: `ray` (Ray Tune, local or a cluster) or `inline` (this process).
         address: Ray cluster to connect to; None starts a local one.
         max_seconds: No configuration is started after that time.
+        max_gpu_hours: No configuration is started once the trials have held GPUs that long, all drivers together;
+            trials on a CPU count nothing.
+        until_interval: No configuration is started once the 90 % interval of the best noise is narrower than that
+            factor; see `sweeper.budgets`.
         max_failed: The sweep is given up after that many failed configurations.
         max_failures: So often a configuration is run again whose process or node died.
         checkpoint_steps: Optimizer steps after which a running trial is written so that it can go on from there; None
@@ -94,6 +98,8 @@ class SweepSpec(BaseModel):
     runner: Literal["ray", "inline"] = "ray"
     address: str | None = None
     max_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
+    max_gpu_hours: float | None = Field(None, gt=0, allow_inf_nan=False)
+    until_interval: float | None = Field(None, ge=1, allow_inf_nan=False)
     max_failed: int = Field(10, ge=1)
     max_failures: int = Field(2, ge=0, le=1000)
     checkpoint_steps: int | None = Field(None, ge=0, le=1_000_000_000)
@@ -273,8 +279,8 @@ class SweepSpec(BaseModel):
     def identity(self) -> dict[str, Any]:
         """Return what makes two sweeps the same search: all but budget, place and manner of running."""
         free = {
-            "out", "workers", "runner", "address", "max_seconds", "max_failed", "max_failures", "resources",
-            "checkpoint_steps", *_PLACES
+            "out", "workers", "runner", "address", "max_seconds", "max_gpu_hours", "until_interval", "max_failed",
+            "max_failures", "resources", "checkpoint_steps", *_PLACES
         }  # fmt: skip
         if self.sampler != "grid":  # whose levels follow from the number of trials
             free.add("trials")

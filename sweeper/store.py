@@ -210,12 +210,13 @@ def read_part(place: Place, path: str, table: str) -> pa.Table | str:
         if version.isdigit() and int(version) > SCHEMA_VERSION:
             # its columns may mean something else
             raise NewerSchema(path, int(version))
-        if version == schema.metadata[_VERSION] and data.column_names != schema.names:
+        names = data.column_names  # made anew, in the length of the schema, every time it is asked for
+        if version == schema.metadata[_VERSION] and names != schema.names:
             return "does not have the columns of its version"
+        there = set(names)
         # an older part lacks the columns that came later: they read as empty
         arrays = [
-            data.column(f.name).cast(f.type) if f.name in data.column_names else pa.nulls(data.num_rows, f.type)
-            for f in schema
+            data.column(f.name).cast(f.type) if f.name in there else pa.nulls(data.num_rows, f.type) for f in schema
         ]
         whole = pa.Table.from_arrays(arrays, schema=schema)
         whole.validate(full=True)

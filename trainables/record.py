@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -136,6 +137,7 @@ def stopped(output: PairOutput, reason: str) -> PairOutput:
     return replace(output, result=replace(output.result, outcome_detail=reason))
 
 
+@cache  # the metadata of a package is read in milliseconds
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

@@ -1,12 +1,15 @@
 """A closed form with a known best noise, with the signature of `trainables.pair`: whole sweeps in seconds, no torch.
 
-Nothing is trained and no data is read; the column `trainable` of such rows says `synthetic`.
+Nothing is trained and no data is read; the column `trainable` of such rows says `synthetic`. A trial takes as many
+seconds as the environment variable `SWEEPER_SYNTHETIC_SECONDS` says, asleep: for measuring what surrounds trials.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -24,6 +27,7 @@ PARENT_LOSS = 0.20
 PEAK_GAIN = 0.05
 STABILITY_LIMIT = 20.0  # of eta / (1 - mu)
 UNANNEALED = 0.08  # loss at `BEST_NOISE` that the anneal takes away [nat]; it goes with the root of the noise
+SECONDS = "SWEEPER_SYNTHETIC_SECONDS"
 ALPHAS = tuple(i / 10 for i in range(11))
 
 
@@ -50,6 +54,7 @@ def run_pairs(
 
 def _run(spec: PairSpec, runtime: Runtime, report: Report) -> PairOutput:
     started = now()
+    time.sleep(float(os.environ.get(SECONDS, "0")))
     steps = EXAMPLES // spec.batch_size * spec.epochs
     about: dict[str, Any] = {"examples": EXAMPLES, "steps": steps, "classes": 10}
     if spec.learning_rate / (1 - spec.momentum) > STABILITY_LIMIT:

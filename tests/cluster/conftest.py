@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from cluster_tools import Driver
+
+from tests.cluster.cluster_tools import Driver
 
 
 @pytest.fixture

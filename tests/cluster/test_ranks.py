@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_tools import Driver, children_processes, parts, wait_until
 
 from sweeper.store import read_trials
+from tests.cluster.cluster_tools import Driver, children_processes, parts, wait_until
 
 pytestmark = pytest.mark.cluster
 

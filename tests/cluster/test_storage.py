@@ -15,8 +15,6 @@ import pyarrow as pa
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from faulty_s3 import FaultyS3, serving
-
 import sweeper
 from sweeper import SweepSpec, lease
 from sweeper.cli import main
@@ -24,6 +22,7 @@ from sweeper.places import Place, place_of
 from sweeper.runfolder import is_running, locked
 from sweeper.spec import SpecError
 from sweeper.store import SCHEMAS, read, read_parts, read_trials
+from tests.cluster.faulty_s3 import FaultyS3, serving
 
 pytestmark = pytest.mark.cluster
 TIMES = ("started", "finished", "seconds", "commit", "host")

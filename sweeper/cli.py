@@ -56,7 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--trials", help="new number of configurations in all")
     _add_machine(resume)
     _add_extend(command("extend", "run just the trials that a firm answer lacks", True, noise=True))
-    command("status", "say how far a sweep is, its best noise so far and its warnings", True, noise=True)
+    _add_submit(command("submit", "run a sweep as a job on a Ray cluster elsewhere"))
+    stop = command("stop", "stop a submitted sweep; what is finished is kept")
+    stop.add_argument("job", metavar="JOB", help="id of the job")
+    _add_job_server(stop, True)
+    _add_manifest(command("manifest", "print a Kubernetes or `ray up` file that runs a sweep on a cluster of its own"))
+    status = command("status", "say how far a sweep is, its best noise so far and its warnings", True, noise=True)
+    _add_job_server(status, False)
     command("list", "list the trials of a sweep", True, noise=True)
     best = command("best", "show the optimal noise and the best merged model", True, noise=True)
     best.add_argument("--save", metavar="FILE", help="write the best merged weights as safetensors")
@@ -96,6 +102,39 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_job_server(sub: argparse.ArgumentParser, required: bool) -> None:
+    sub.add_argument("--address", metavar="URL", required=required, help="http://HEAD:8265 of the cluster")
+    sub.add_argument("--ca", metavar="FILE", help="authority of the cluster's https certificate")
+    sub.add_argument("--insecure", action="store_true", help="do not check its certificate")
+
+
+def _add_submit(sub: argparse.ArgumentParser) -> None:
+    _add_run(sub, elsewhere=True)
+    _add_job_server(sub, True)
+    sub.add_argument("--job-id", metavar="ID", help="id of the job (default: made of the sweep and its folder)")
+    sub.add_argument("--env", metavar="NAME[=VALUE]", action="append", help="environment variable of the job; whoever "
+                     "may see the cluster's jobs sees it; repeatable")  # fmt: skip
+    sub.add_argument("--python", default="python", help="interpreter on the cluster (default: %(default)s)")
+    sub.add_argument("--follow", action="store_true", help="print what the job prints until it ends; Ctrl-C leaves it")
+
+
+def _add_manifest(sub: argparse.ArgumentParser) -> None:
+    _add_run(sub, elsewhere=True)
+    kind = sub.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--kuberay", action="store_true", help="a RayJob and its ConfigMap, for `kubectl apply -f -`")
+    kind.add_argument("--ray-up", action="store_true", help="a cluster file for `ray up`")
+    sub.add_argument("--image", default="sweeper:latest", help="container image, see the Dockerfile "
+                     "(default: %(default)s)")  # fmt: skip
+    sub.add_argument("--cluster-workers", metavar="N", type=int, default=2, help="worker nodes (default: %(default)s)")
+    sub.add_argument("--cpus-per-worker", metavar="N", type=int, default=8, help="default: %(default)s")
+    sub.add_argument("--gpus-per-worker", metavar="N", type=int, default=0, help="default: %(default)s")
+    sub.add_argument("--memory-per-worker", metavar="BYTES", default="32Gi", help="default: %(default)s")
+    sub.add_argument("--secret", metavar="NAME", help="secret whose entries are the containers' environment, such as "
+                     "the storage's credentials")  # fmt: skip
+    sub.add_argument("--token-secret", metavar="NAME", help="secret with the cluster's token (default: KubeRay makes "
+                     "one)")  # fmt: skip
+
+
 def _add_export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--format", choices=("csv", "parquet"), help="of the table (default: csv)")
     sub.add_argument("--table", choices=("trials", "merges", "history", "planes", "search"), help="default: trials")
@@ -105,7 +144,7 @@ def _add_export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--svg", metavar="DIR", help="the same as SVG")
 
 
-def _add_run(sub: argparse.ArgumentParser) -> None:
+def _add_run(sub: argparse.ArgumentParser, elsewhere: bool = False) -> None:
     sub.add_argument("target", metavar="SPACE|spec.yaml", help="search space, space file (.py) or sweep spec (.yaml)")
     sub.add_argument("--trials", help="configurations (default: 40)")
     sub.add_argument("--sampler", help="noise, tpe, gp, cmaes, qmc, random or grid (default: noise)")
@@ -131,7 +170,7 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", metavar="DIR", help="run folder, or its URI: s3://BUCKET/PATH, gs://..., "
                      "file://... (default: a new one under runs/)")  # fmt: skip
     sub.add_argument("--yes", action="store_true", help="continue an unfinished sweep in --out without asking")
-    _add_machine(sub)
+    _add_machine(sub, elsewhere)
 
 
 def _add_search(sub: argparse.ArgumentParser) -> None:
@@ -199,10 +238,18 @@ def _add_set(sub: argparse.ArgumentParser) -> None:
                      "the value is YAML; repeatable")  # fmt: skip
 
 
-def _add_machine(sub: argparse.ArgumentParser) -> None:
+def _add_machine(sub: argparse.ArgumentParser, elsewhere: bool = False) -> None:
     sub.add_argument("--workers", help="trials at a time (default: auto, one a CPU)")
     sub.add_argument("--runner", help="ray or inline (default: ray)")
-    sub.add_argument("--address", metavar="ADDR", help="Ray cluster, HOST:PORT or auto (default: a local one)")
+    if not elsewhere:
+        sub.add_argument("--address", metavar="ADDR", help="Ray cluster: HOST:PORT, auto, or local for one of its own "
+                         "(default: RAY_ADDRESS, else local)")  # fmt: skip
+    sub.add_argument("--resources", metavar="KEY=VALUE", action="append", help="what a trial takes of a cluster, such "
+                     "as gpus_per_member=1 or gpus_per_pair=0.25; see the README; repeatable")  # fmt: skip
+    sub.add_argument("--max-failures", metavar="N", help="run a configuration again N times whose process or node dies "
+                     "(default: 2)")  # fmt: skip
+    sub.add_argument("--checkpoint-steps", metavar="K", help="save running trials every K optimizer steps; 0 for never "
+                     "(default: about every minute)")  # fmt: skip
     sub.add_argument("--max-seconds", metavar="S", help="start no configuration after S seconds")
     sub.add_argument("--max-gpu-hours", metavar="H", help="start no configuration once the trials have held GPUs for H "
                      "hours, earlier drivers' trials included")  # fmt: skip

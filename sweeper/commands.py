@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from . import reading
 from .analysing import analyse
 from .compacting import compact
 from .comparing import compare
@@ -16,11 +17,13 @@ from .extending import extend
 from .flags import MACHINE_KEYS, RUN_KEYS, flags
 from .importing import import_table
 from .listings import merges, noises, spaces
+from .manifests import manifest
 from .own_models import merge
-from .reading import best, dashboard, found, found_text, list_trials, pair, recommend, status, write_page
+from .reading import best, dashboard, found, found_text, list_trials, pair, recommend, write_page
 from .report import emit
 from .spec import SweepSpec, load_spec
 from .specfile import assignments
+from .submitting import job_status, stop, submit
 
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
 
@@ -38,8 +41,16 @@ def resume(args: argparse.Namespace) -> int:
     from .runfolder import runnable_spec
 
     given = flags(args, ("trials", *MACHINE_KEYS))
-    spec = SweepSpec.checked({**runnable_spec(args.dir).model_dump(exclude_unset=True), **given})
+    stored = runnable_spec(args.dir).model_dump(exclude_unset=True)
+    if "resources" in given:
+        given["resources"] = {**stored.get("resources", {}), **given["resources"]}
+    spec = SweepSpec.checked({**stored, **given})
     return _sweep(args, spec, True)
+
+
+def status(args: argparse.Namespace) -> int:
+    """`sweeper status DIR`, or `sweeper status JOB --address URL`."""
+    return job_status(args) if args.address else reading.status(args)
 
 
 def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
@@ -89,4 +100,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "compact": compact,
     "compare": compare,
     "extend": extend,
+    "submit": submit,
+    "stop": stop,
+    "manifest": manifest,
 }

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +18,7 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES, inspect
 
+from .addresses import check_reachable, resolved
 from .compaction import AUTOMATIC, compact
 from .k_aug import KAug
 from .noise_choice import MEASURED_USUAL, check_defined, check_shown, check_target, default_noise, targets
@@ -45,7 +42,6 @@ if TYPE_CHECKING:
     from .regime import Regime
 
 
-CONNECT_SECONDS, PROBE_SECONDS = 4.0, 20.0
 AUGMENTED = ("augmentation", "augmentation_strength")
 
 
@@ -115,6 +111,7 @@ def run(
         SpecError: The sweep cannot be run as asked; nothing was started.
         StorageError: The run folder cannot be written to; what is finished is kept.
     """
+    spec = _addressed(spec, say)
     space = spec.load_space()
     if "noise" not in spec.model_fields_set:
         spec = spec.model_copy(update={"noise": _usual_noise(spec, space)})
@@ -164,6 +161,7 @@ def extend(
     from .extension import PLAN_FILE, Extension, keep
 
     assert spec.out is not None
+    spec = _addressed(spec, say)
     space, folder = spec.load_space(), place_of(spec.out)
     if folder.local:
         folder = place_of(folder.local.absolute())
@@ -206,46 +204,6 @@ def _read_at_end(session: Session) -> pa.Table:
     if not session.open:
         compact(session.run, AUTOMATIC)
     return read_trials(session.run)
-
-
-def _use_token() -> None:
-    """Let Ray use the token that is at hand: with an explicit address it does not look for one by itself."""
-    at_hand = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if "RAY_AUTH_MODE" not in os.environ and (at_hand or (Path.home() / ".ray" / "auth_token").is_file()):
-        os.environ["RAY_AUTH_MODE"] = "token"
-
-
-def check_reachable(address: str) -> None:
-    """Check within 30 s that a Ray cluster answers at an address, before anything is written.
-
-    Raises:
-        SpecError: It cannot be reached, or it is of a kind that Tune cannot use.
-    """
-    if address.startswith("ray://"):
-        raise SpecError(
-            f"Tune cannot run through the Ray client ({address}): run sweeper on the cluster with --address auto"
-        )
-    if address != "auto":
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise SpecError(f"address must be HOST:PORT or auto, got {address!r}")
-        try:
-            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-        except OSError as error:
-            raise SpecError(f"cannot connect to Ray at {address}: {error.strerror or error}") from None
-    _use_token()
-    # Ray itself waits for minutes where something else listens, and cannot be interrupted: let a process try that can
-    probe = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", probe, address],
-            capture_output=True, text=True, timeout=PROBE_SECONDS, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise SpecError(f"cannot connect to Ray at {address}: no answer within {PROBE_SECONDS:g} s") from None
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise SpecError(f"cannot connect to Ray at {address}: {reason}")
 
 
 def _run_to_end(session: Session) -> bool:
@@ -318,6 +276,15 @@ def _with_prior(spec: SweepSpec, space: Space, say: Callable[[str], None]) -> Sw
         for p in spec.prior
     ]
     return spec.model_copy(update={"prior": tuple(read)}) if read else spec
+
+
+def _addressed(spec: SweepSpec, say: Callable[[str], None]) -> SweepSpec:
+    if spec.runner != "ray":
+        return spec
+    address, line = resolved(spec.address)
+    if line:
+        say(line)
+    return spec if address == spec.address else spec.model_copy(update={"address": address})
 
 
 def _apart(spec: SweepSpec, space: Space) -> SweepSpec:

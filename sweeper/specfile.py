@@ -117,8 +117,8 @@ def placed(text: str, groups: Mapping[str, Iterable[str]], lines: Mapping[str, i
     return f"{where}, line {min(found)[1]}: {text}" if found else text
 
 
-def assignments(texts: Iterable[str]) -> dict[str, Any]:
-    """Read `KEY=VALUE` flags; values are YAML, and 1e-3 is a number.
+def assignments(texts: Iterable[str], flag: str = "--set") -> dict[str, Any]:
+    """Read the `KEY=VALUE` of a flag; values are YAML, and 1e-3 is a number.
 
     Raises:
         SpecError: One is not of that form, or its value is not YAML.
@@ -127,11 +127,11 @@ def assignments(texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", key.strip()):
-            raise SpecError(f"--set needs KEY=VALUE, such as optimizer=adamw, got {text!r}")
+            raise SpecError(f"{flag} needs KEY=VALUE, such as optimizer=adamw, got {text!r}")
         try:
             read = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise SpecError(f"--set {key}: not YAML: {getattr(error, 'problem', error)}: {value!r}") from None
+            raise SpecError(f"{flag} {key}: not YAML: {getattr(error, 'problem', error)}: {value!r}") from None
         # YAML 1.1 reads 1e-3 as text
         found[key.strip()] = float(read) if isinstance(read, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", read) else read
     return found

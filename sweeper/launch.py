@@ -160,8 +160,8 @@ def extend(
     """
     from .extension import PLAN_FILE, Extension, keep
 
-    assert spec.out is not None
     spec = _addressed(spec, say)
+    assert spec.out is not None
     space, folder = spec.load_space(), place_of(spec.out)
     if folder.local:
         folder = place_of(folder.local.absolute())

@@ -72,8 +72,8 @@ def manifest(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise SpecError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(args, name)}")
     cluster = Cluster(
-        args.image, args.cluster_workers, args.cpus_per_worker, args.memory_per_worker, args.gpus_per_worker, args.secret,
-        args.token_secret,
+        args.image, args.cluster_workers, args.cpus_per_worker, args.memory_per_worker, args.gpus_per_worker,
+        args.secret, args.token_secret,
     )  # fmt: skip
     check_can_hold(spec, cluster)
     print(dump(ray_up(spec, cluster) if args.ray_up else kuberay(spec, cluster)), end="")

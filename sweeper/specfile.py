@@ -41,8 +41,7 @@ def explain(error: ValidationError, model: type[BaseModel], lines: Mapping[str, 
         path = [str(p) for p in item["loc"] if not (isinstance(p, str) and ("[" in p or p in _UNION))]
         key = ".".join(path)
         if item["type"] == "extra_forbidden":
-            known = Parameter.model_fields if len(path) > 1 and path[0] == "parameters" else model.model_fields
-            text = str(unknown("key", path[-1], known))
+            text = str(unknown("key", path[-1], _fields_at(model, path)))
         else:
             message = _RULES.get(item["type"], re.sub(r"^Value error, |^Input should be ", "", item["msg"]))
             if item["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error"):
@@ -103,6 +102,14 @@ def read_yaml(path: Path, text: str | None = None) -> tuple[dict[str, Any], dict
         resolved = [f and os.path.normpath(path.parent / Path(f).expanduser()) for f in folders]
         data["prior"] = [f or p for f, p in zip(resolved, data["prior"], strict=True)]
     return data, lines
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> Mapping[str, Any]:
+    """Return the fields that stand beside an unknown key."""
+    if len(path) == 1:
+        return model.model_fields
+    inner = model.model_fields[path[0]].annotation
+    return (inner if isinstance(inner, type) and issubclass(inner, BaseModel) else Parameter).model_fields
 
 
 def placed(text: str, groups: Mapping[str, Iterable[str]], lines: Mapping[str, int], where: str) -> str:

@@ -109,9 +109,11 @@ def connect(address: str, verify: bool | str) -> Any:
 
 
 def _called(call: Any, address: str) -> Any:
+    from ray.exceptions import RayError
+
     try:
         return call()
-    except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+    except (RuntimeError, RayError, ValueError, OSError) as error:
         text = str(error)
         if re.search(r"\b(401|403)\b|[Uu]nauthori|[Ff]orbidden|authentication token", text):
             raise SpecError(f"the cluster at {address} refuses the token: check RAY_AUTH_TOKEN or its file") from None

@@ -136,7 +136,7 @@ def test_an_own_space_file_travels_and_no_secret_does(
         (["--kuberay", "--out", "runs/a"], "--out must be a URI (s3://...) or an absolute path on storage that all"),
         (
             ["--ray-up", "--out", "/shared/a"],
-            "--out must be a URI such as s3://... with --ray-up: its nodes share no folder",
+            "--out must be a URI such as s3://... with --ray-up: its nodes",
         ),
         (["--kuberay", "--out", OUT, "--cluster-workers", "0"], "--cluster-workers must be >= 1, got 0"),
         (["--kuberay", "--out", OUT, "--memory-per-worker", "much"], "--memory-per-worker must be an amount of memory"),

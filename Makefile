@@ -28,6 +28,7 @@ test: install
 	@echo "== all tests; the browser tests need Chromium and are skipped without it"
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not ray and not cluster and not browser'
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m ray
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m cluster
 	$(BIN)/python -m pytest -m browser
 
 test-fast: install

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from typing import Any
 
 from search_spaces import Space
 from trainables.noise import KNOBS, NOISE
-from trainables.result import NEVER_WINS, Outcome
+from trainables.result import Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
@@ -27,6 +26,7 @@ from .pareto import pareto
 from .places import place_of
 from .proposer import DesignProposer, Proposal, Proposer, budget_of, make_proposer
 from .pruning import Judge, Pruner, saved
+from .ranking import Ranking
 from .retries import StorageError
 from .samplers import SAMPLERS
 from .spec import SpecError, SweepSpec, corners
@@ -366,44 +366,6 @@ class Session:
         for digest in (self.weights & self.finished) - keep:
             self.run.remove(weights_of(digest))
             self.weights.discard(digest)
-
-
-class Ranking:
-    """Configurations by the mean of the objective over their repeats, best first; the rule of `best_trials`."""
-
-    def __init__(self, objective: Objective, feasible: Callable[[Row], bool] = lambda _: True) -> None:
-        self.objective, self.feasible = objective, feasible
-        self.repeats: dict[str, list[tuple[float, str]]] = {}  # configuration -> (key, digest); smaller is better
-        self.bad: set[str] = set()
-        self.order: list[tuple[float, str]] = []  # (mean key, configuration), sorted
-
-    def _key(self, config: str) -> tuple[float, str]:
-        keys = [k for k, _ in self.repeats[config]]
-        return math.fsum(keys) / len(keys), config
-
-    def add(self, row: Row) -> None:
-        """Take a trial's row into account."""
-        config, value = row["config"], row.get(self.objective.column)
-        if config in self.repeats and config not in self.bad:
-            del self.order[bisect_left(self.order, self._key(config))]
-        if row["outcome"] in NEVER_WINS or not self.feasible(row):
-            self.bad.add(config)
-        if row["outcome"] == "ok" and value is not None and math.isfinite(value):
-            key = -value if self.objective.maximize else value
-            self.repeats.setdefault(config, []).append((key, row["digest"]))
-        if config in self.repeats and config not in self.bad:
-            insort(self.order, self._key(config))
-
-    @property
-    def best(self) -> float | None:
-        """Mean objective of the best configuration."""
-        if not self.order:
-            return None
-        return -self.order[0][0] if self.objective.maximize else self.order[0][0]
-
-    def leaders(self, count: int) -> list[str]:
-        """Return the digest of the best repeat of each of the best configurations."""
-        return [min(self.repeats[config])[1] for _, config in self.order[:count]]
 
 
 def _blocks(proposer: Proposer, spec: SweepSpec, count: int, build: Callable[..., PairSpec]) -> dict[int, int]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .base_training import train_base
 from .files import made_once
 from .keeping import keeper
 from .members import OptimizerState
@@ -18,7 +19,7 @@ from .ranks import ranks
 from .runtime import Report, Runtime
 from .spec import PairSpec, stream
 from .tasks import Task, joined, parted
-from .training import Seeds, courses, train_base, trunk_leg
+from .training import Seeds, courses, trunk_leg
 
 _KEEP = 4
 

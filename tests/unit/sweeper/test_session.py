@@ -15,7 +15,8 @@ from sweeper import SpecError, SweepSpec, load_results
 from sweeper.inline import run_inline
 from sweeper.objective import OBJECTIVES
 from sweeper.proposer import StudyProposer
-from sweeper.session import Ranking, Session
+from sweeper.ranking import Ranking
+from sweeper.session import Session
 from sweeper.store import read
 from trainables.result import NEVER_WINS
 from trainables.runtime import Runtime

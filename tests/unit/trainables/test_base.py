@@ -13,10 +13,10 @@ from torch import Tensor
 
 from trainables import base
 from trainables.base import Trunk, base_weights, trunk
+from trainables.base_training import train_base
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.tasks import Task, add_models, load_tasks
-from trainables.training import train_base
 
 SPEC = digits_spec()
 

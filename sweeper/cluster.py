@@ -48,7 +48,6 @@ from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from trainables.runtime import Runtime  # noqa: E402
-from trainables.trial import run_trials  # noqa: E402
 
 from .attempts import Attempts  # noqa: E402
 from .jobs import Job, execute, give_up, prune, was_stopped  # noqa: E402
@@ -65,7 +64,7 @@ WAVE, ROUNDS = 1000, 32
 def _trainable(config: dict[str, Any]) -> None:
     # runs in a Tune actor that is reused: no global state may be left behind
     warnings.simplefilter("ignore")
-    job, trials = Job.from_json(config["job"]), run_trials
+    job, trials = Job.from_json(config["job"]), None
     if config["ranks"]:
         from .rank_processes import run_apart
 

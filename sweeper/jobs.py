@@ -57,7 +57,7 @@ class Job:
 
 
 def execute(
-    job: Job, runtime: Runtime, run: Run, report: Report = lambda _: None, trials: Trials = run_trials
+    job: Job, runtime: Runtime, run: Run, report: Report = lambda _: None, trials: Trials | None = None
 ) -> list[Row]:
     """Run the trials of a job and write each to the run folder.
 
@@ -69,7 +69,7 @@ def execute(
         runtime: Where to run.
         run: The run folder, on storage that may be away for a while (see `sweeper.retries`).
         report: Called with what the trials report, and with `before`, the rows of the repeats that are done.
-        trials: Runs them.
+        trials: Runs them; None is `run_trials`, in this process.
 
     Returns:
         The rows as written, without the column `spec`.
@@ -88,7 +88,7 @@ def execute(
     for group in _groups(job.specs):
         first = group[0].stack_mates()[0].digest  # what their checkpoints are named by
         carried = checkpoints_of(place, runtime, first)
-        outputs = _outputs(group, runtime, carried, with_rows, trials)
+        outputs = _outputs(group, runtime, carried, with_rows, trials or run_trials)
         rows += [_commit(place, job, output) for output in outputs]
         if carried:
             carried.drop()

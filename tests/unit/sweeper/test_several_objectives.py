@@ -127,10 +127,10 @@ def test_weights_of_the_pareto_set_are_kept(tmp_path: Path, monkeypatch: pytest.
 
     real = store.write
 
-    def with_weights(run: Path, output: Any) -> None:
+    def with_weights(run: Any, output: Any) -> None:
         real(run, output)
-        (run / "weights").mkdir(exist_ok=True)
-        (run / "weights" / f"{output.result.digest}.safetensors").touch()
+        (tmp_path / "weights").mkdir(exist_ok=True)
+        (tmp_path / "weights" / f"{output.result.digest}.safetensors").touch()
 
     monkeypatch.setattr("sweeper.jobs.write", with_weights)
     results = sweep(tmp_path, trials=20, objective=BOTH)

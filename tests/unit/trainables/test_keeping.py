@@ -23,7 +23,11 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
 
-@MODELS.register("dropping")
+@pytest.fixture(autouse=True)
+def _with_dropout(own_registries: None) -> None:
+    MODELS.add("dropping", dropping)
+
+
 def dropping(classes: int, channels: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, classes))
 

@@ -270,13 +270,15 @@ def _add_data(sub: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def _skipped_parts_as_lines() -> Iterator[None]:
-    """Print each skipped part once, as one line; other warnings are libraries' and no concern of the user's."""
+    """Print each skipped part or checkpoint once, as one line; other warnings are libraries' and no user's concern."""
+    from trainables.files import LostCheckpoint
+
     from .store import SkippedPart
 
     shown: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        if issubclass(category, SkippedPart) and str(message) not in shown:
+        if issubclass(category, SkippedPart | LostCheckpoint) and str(message) not in shown:
             shown.add(str(message))
             print(f"warning: {message}", file=sys.stderr)
 

@@ -22,6 +22,10 @@ ARCHIVES = (".tar.xz", ".tar.gz", ".tgz", ".tar", ".zip")
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError)
 
 
+class LostCheckpoint(UserWarning):
+    """A checkpoint that cannot be used; the trial starts anew."""
+
+
 def cache_folder(runtime: Runtime) -> Path:
     """Return `runtime.cache`, or `sweeper` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)."""
     if runtime.cache is not None:

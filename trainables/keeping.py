@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from . import __version__
+from .files import LostCheckpoint
 from .runtime import Report, Runtime
 from .spec import PairSpec
 
@@ -27,10 +28,6 @@ FORMAT = 1
 EVERY_SECONDS = 60.0
 """Pause between two checkpoints where no number of steps is asked for: a trial of seconds writes none."""
 FIRST_STRIDE = 50
-
-
-class LostCheckpoint(UserWarning):
-    """A checkpoint that cannot be used; the trial starts anew."""
 
 
 def facts(specs: Sequence[PairSpec], runtime: Runtime, layout: str) -> dict[str, Any]:

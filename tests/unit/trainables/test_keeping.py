@@ -14,8 +14,8 @@ from small_trials import digits_spec
 from test_parallel import apart, numbers
 from torch import nn
 
-from trainables.files import drop_checkpoints
-from trainables.keeping import EVERY_SECONDS, Keeper, LostCheckpoint
+from trainables.files import LostCheckpoint, drop_checkpoints
+from trainables.keeping import EVERY_SECONDS, Keeper
 from trainables.models import MODELS
 from trainables.pair import run_pair, run_pairs
 from trainables.result import Outcome, PairOutput

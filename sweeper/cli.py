@@ -56,7 +56,15 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--trials", help="new number of configurations in all")
     _add_machine(resume)
     _add_extend(command("extend", "run just the trials that a firm answer lacks", True, noise=True))
-    command("status", "say how far a sweep is, its best noise so far and its warnings", True, noise=True)
+    status = command("status", "say how far a sweep is, its best noise so far and its warnings; of a job with "
+                     "--address, how it is", noise=True)  # fmt: skip
+    status.add_argument("dir", metavar="DIR|JOB", help="run folder, or its URI; a job with --address")
+    status.add_argument("--follow", action="store_true", help="print what the job prints until it ends")
+    _add_server(status)
+    _add_submit(command("submit", "run a sweep as a job of a Ray cluster elsewhere"))
+    stop = command("stop", "stop a job of a Ray cluster; finished trials are kept, and it can be continued")
+    stop.add_argument("job", metavar="JOB", help="the job that `sweeper submit` named")
+    _add_server(stop)
     command("list", "list the trials of a sweep", True, noise=True)
     best = command("best", "show the optimal noise and the best merged model", True, noise=True)
     best.add_argument("--save", metavar="FILE", help="write the best merged weights as safetensors")
@@ -105,7 +113,33 @@ def _add_export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--svg", metavar="DIR", help="the same as SVG")
 
 
-def _add_run(sub: argparse.ArgumentParser) -> None:
+def _add_server(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--address", metavar="URL", help="the cluster's job server: http://HEAD:8265 (default: "
+                     "RAY_API_SERVER_ADDRESS)")  # fmt: skip
+    sub.add_argument("--verify", metavar="FILE|no", help="certificates to trust of an https server (default: the "
+                     "system's)")  # fmt: skip
+
+
+def _add_submit(sub: argparse.ArgumentParser) -> None:
+    _add_run(sub, address=False)
+    _add_server(sub)
+    sub.add_argument("--follow", action="store_true", help="print what the job prints until it ends; its exit code is "
+                     "ours, and Ctrl-C detaches")  # fmt: skip
+    sub.add_argument("--job-id", metavar="NAME", help="name of the job (default: the same for the same sweep)")
+    sub.add_argument("--working-dir", metavar="DIR", help="folder whose files the job finds in its own folder")
+    _add_env(sub)
+    sub.add_argument("--pip", metavar="PACKAGE", action="append", help="package, or file of packages (.txt), that the "
+                     "job installs first; repeatable")  # fmt: skip
+    sub.add_argument("--python", metavar="PATH", default="python", help="Python of the head that runs the job "
+                     "(default: %(default)s, as the head's PATH has it)")  # fmt: skip
+
+
+def _add_env(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--env", metavar="KEY=VALUE", action="append", help="variable of the job's environment; none that "
+                     "is secret; repeatable")  # fmt: skip
+
+
+def _add_run(sub: argparse.ArgumentParser, address: bool = True) -> None:
     sub.add_argument("target", metavar="SPACE|spec.yaml", help="search space, space file (.py) or sweep spec (.yaml)")
     sub.add_argument("--trials", help="configurations (default: 40)")
     sub.add_argument("--sampler", help="noise, tpe, gp, cmaes, qmc, random or grid (default: noise)")
@@ -130,8 +164,9 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
                      help="torch's deterministic algorithms only")  # fmt: skip
     sub.add_argument("--out", metavar="DIR", help="run folder, or its URI: s3://BUCKET/PATH, gs://..., "
                      "file://... (default: a new one under runs/)")  # fmt: skip
-    sub.add_argument("--yes", action="store_true", help="continue an unfinished sweep in --out without asking")
-    _add_machine(sub)
+    if address:
+        sub.add_argument("--yes", action="store_true", help="continue an unfinished sweep in --out without asking")
+    _add_machine(sub, address)
 
 
 def _add_search(sub: argparse.ArgumentParser) -> None:
@@ -199,10 +234,12 @@ def _add_set(sub: argparse.ArgumentParser) -> None:
                      "the value is YAML; repeatable")  # fmt: skip
 
 
-def _add_machine(sub: argparse.ArgumentParser) -> None:
+def _add_machine(sub: argparse.ArgumentParser, address: bool = True) -> None:
     sub.add_argument("--workers", help="trials at a time (default: auto, one a CPU)")
     sub.add_argument("--runner", help="ray or inline (default: ray)")
-    sub.add_argument("--address", metavar="ADDR", help="Ray cluster, HOST:PORT or auto (default: a local one)")
+    if address:
+        sub.add_argument("--address", metavar="ADDR", help="Ray cluster: HOST:PORT, auto on a cluster's node, or local "
+                         "(default: RAY_ADDRESS, else local)")  # fmt: skip
     sub.add_argument("--max-seconds", metavar="S", help="start no configuration after S seconds")
     sub.add_argument("--max-gpu-hours", metavar="H", help="start no configuration once the trials have held GPUs for H "
                      "hours, earlier drivers' trials included")  # fmt: skip

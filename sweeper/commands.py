@@ -19,7 +19,7 @@ from .listings import merges, noises, spaces
 from .own_models import merge
 from .reading import best, dashboard, found, found_text, list_trials, pair, recommend, status, write_page
 from .report import emit
-from .spec import SweepSpec, load_spec
+from .spec import SpecError, SweepSpec, load_spec
 from .specfile import assignments
 
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
@@ -70,10 +70,37 @@ def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
     return DONE if successful and results.failed < spec.max_failed else NO_SUCCESS
 
 
+def status_of(args: argparse.Namespace) -> int:
+    """`sweeper status DIR|JOB`."""
+    if args.address:
+        from .submitting import job_status
+
+        return job_status(args)
+    if args.follow or args.verify:
+        raise SpecError("--follow and --verify are about a job: give its cluster by --address")
+    return status(args)
+
+
+def submit(args: argparse.Namespace) -> int:
+    """`sweeper submit SPACE|spec.yaml`."""
+    from .submitting import submit
+
+    return submit(args)
+
+
+def stop(args: argparse.Namespace) -> int:
+    """`sweeper stop JOB`."""
+    from .submitting import stop
+
+    return stop(args)
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "resume": resume,
-    "status": status,
+    "status": status_of,
+    "submit": submit,
+    "stop": stop,
     "list": list_trials,
     "best": best,
     "recommend": recommend,

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +19,7 @@ from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES, inspect
 
 from .compaction import AUTOMATIC, compact
+from .joining import check_reachable, joined
 from .k_aug import KAug
 from .noise_choice import MEASURED_USUAL, check_defined, check_shown, check_target, default_noise, targets
 from .objective import OBJECTIVES
@@ -45,7 +42,6 @@ if TYPE_CHECKING:
     from .regime import Regime
 
 
-CONNECT_SECONDS, PROBE_SECONDS = 4.0, 20.0
 AUGMENTED = ("augmentation", "augmentation_strength")
 
 
@@ -117,8 +113,9 @@ def run(
     """
     space = spec.load_space()
     if "noise" not in spec.model_fields_set:
-        spec = spec.model_copy(update={"noise": _usual_noise(spec, space)})
+        spec = spec.model_copy(update={"noise": usual_noise(spec, space)})
     spec = _apart(_with_prior(spec, space, say), space)
+    asked, spec = spec.address, joined(spec, say)
     constants = _preflight(spec, space)
     if spec.runner == "ray" and spec.address:
         check_reachable(spec.address)
@@ -133,7 +130,8 @@ def run(
         hold.lost = lambda why: session.break_off(StorageError(why))
         if held and session.open and session.status.done and not confirm(_where(folder), len(session.open)):
             raise SpecError(f"{folder.text} holds a part of this sweep; {again} it")
-        write_spec(folder, spec)
+        # what RAY_ADDRESS says is not the sweep's: it may be another at a resume
+        write_spec(folder, spec if asked else spec.model_copy(update={"address": None}))
         interrupted = _run_to_end(session)
         trials = _read_at_end(session)
     return Results(
@@ -167,7 +165,7 @@ def extend(
     space, folder = spec.load_space(), place_of(spec.out)
     if folder.local:
         folder = place_of(folder.local.absolute())
-    spec = _apart(spec, space)
+    spec = joined(_apart(spec, space), say)
     constants = _preflight(spec, space)
     if spec.runner == "ray" and spec.address:
         check_reachable(spec.address)
@@ -206,46 +204,6 @@ def _read_at_end(session: Session) -> pa.Table:
     if not session.open:
         compact(session.run, AUTOMATIC)
     return read_trials(session.run)
-
-
-def _use_token() -> None:
-    """Let Ray use the token that is at hand: with an explicit address it does not look for one by itself."""
-    at_hand = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if "RAY_AUTH_MODE" not in os.environ and (at_hand or (Path.home() / ".ray" / "auth_token").is_file()):
-        os.environ["RAY_AUTH_MODE"] = "token"
-
-
-def check_reachable(address: str) -> None:
-    """Check within 30 s that a Ray cluster answers at an address, before anything is written.
-
-    Raises:
-        SpecError: It cannot be reached, or it is of a kind that Tune cannot use.
-    """
-    if address.startswith("ray://"):
-        raise SpecError(
-            f"Tune cannot run through the Ray client ({address}): run sweeper on the cluster with --address auto"
-        )
-    if address != "auto":
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise SpecError(f"address must be HOST:PORT or auto, got {address!r}")
-        try:
-            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-        except OSError as error:
-            raise SpecError(f"cannot connect to Ray at {address}: {error.strerror or error}") from None
-    _use_token()
-    # Ray itself waits for minutes where something else listens, and cannot be interrupted: let a process try that can
-    probe = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", probe, address],
-            capture_output=True, text=True, timeout=PROBE_SECONDS, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise SpecError(f"cannot connect to Ray at {address}: no answer within {PROBE_SECONDS:g} s") from None
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise SpecError(f"cannot connect to Ray at {address}: {reason}")
 
 
 def _run_to_end(session: Session) -> bool:
@@ -301,7 +259,8 @@ def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:
     return constants
 
 
-def _usual_noise(spec: SweepSpec, space: Space) -> str:
+def usual_noise(spec: SweepSpec, space: Space) -> str:
+    """Return the noise definition of a sweep that names none: it follows from the optimizers."""
     families = {family(space.build(params).optimizer) for params in corners(space)}
     usual = {default_noise(f) for f in families}
     known = targets(families)

@@ -13,12 +13,13 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .places import is_uri
+from .places import check_uri, is_uri
 from .spec import SpecError, SweepSpec
 
 SWEEP_FILE = "sweep.yaml"
@@ -59,7 +60,7 @@ def carried(spec: SweepSpec, folder: str | None = None) -> Carried:
             read.
     """
     out = _shared_out(spec)
-    values = {k: v for k, v in _asked(_with_priors(spec)).items() if k not in _NOT_THE_SWEEPS}
+    values = {k: v for k, v in _asked(_with_priors(spec)).items() if k not in _NOT_THE_SWEEPS and v != {}}
     files = dict(_files(Path(folder))) if folder is not None else {}
     if spec.space.endswith(".py"):
         source = Path(spec.space)
@@ -80,9 +81,7 @@ def _shared_out(spec: SweepSpec) -> str:
             f"the job's own folder vanishes with it; got {got}"
         )
     if is_uri(spec.out):
-        from .places import place_of
-
-        place_of(spec.out)
+        check_uri(spec.out)
     return spec.out
 
 
@@ -99,15 +98,17 @@ def _with_priors(spec: SweepSpec) -> SweepSpec:
     from .spec import corners
     from .warmstart import read_prior
 
-    mine = [p for p in spec.prior if not isinstance(p, PriorNoise) and not is_uri(p)]
-    if not mine:
+    if all(isinstance(p, PriorNoise) or is_uri(p) for p in spec.prior):
         return spec
     from .launch import usual_noise
 
     space = spec.load_space()
     noise = spec.noise if "noise" in spec.model_fields_set else usual_noise(spec, space)
     trainable = space.build(next(corners(space))).trainable
-    read = [read_prior(p, spec.objective, noise, trainable) if p in mine else p for p in spec.prior]
+    read = [
+        p if isinstance(p, PriorNoise) or is_uri(p) else read_prior(p, spec.objective, noise, trainable)
+        for p in spec.prior
+    ]
     return spec.model_copy(update={"prior": tuple(read)})
 
 
@@ -158,15 +159,13 @@ def _too_much(what: str) -> str:
 
 def package() -> dict[str, bytes]:
     """Return the files of this package, by path from the folder that goes on Python's path."""
-    import dashboards
-    import search_spaces
-    import sweeper
-    import trainables
-
     found: dict[str, bytes] = {}
-    for module in (trainables, search_spaces, sweeper, dashboards):
-        root = Path(str(module.__file__)).parent
-        found |= {f"{root.name}/{name}": data for name, data in _files(root)}
+    for name in ("trainables", "search_spaces", "sweeper", "dashboards"):
+        spec = find_spec(name)
+        assert spec is not None
+        assert spec.submodule_search_locations
+        root = Path(spec.submodule_search_locations[0])
+        found |= {f"{name}/{path}": data for path, data in _files(root)}
     return found
 
 

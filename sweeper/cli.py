@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 from trainables import __version__
 
+from .cluster_flags import add_manifest, add_server, add_submit, count
+
 ERROR, USAGE, INTERRUPTED = 1, 2, 130
 
 
@@ -60,11 +62,16 @@ def _parser() -> argparse.ArgumentParser:
                      "--address, how it is", noise=True)  # fmt: skip
     status.add_argument("dir", metavar="DIR|JOB", help="run folder, or its URI; a job with --address")
     status.add_argument("--follow", action="store_true", help="print what the job prints until it ends")
-    _add_server(status)
-    _add_submit(command("submit", "run a sweep as a job of a Ray cluster elsewhere"))
+    add_server(status)
+    submit = command("submit", "run a sweep as a job of a Ray cluster elsewhere")
+    _add_run(submit, address=False)
+    add_submit(submit)
     stop = command("stop", "stop a job of a Ray cluster; finished trials are kept, and it can be continued")
     stop.add_argument("job", metavar="JOB", help="the job that `sweeper submit` named")
-    _add_server(stop)
+    add_server(stop)
+    manifest = command("manifest", "print a sweep and its cluster as one file, for KubeRay or for `ray up`")
+    _add_run(manifest, address=False)
+    add_manifest(manifest)
     command("list", "list the trials of a sweep", True, noise=True)
     best = command("best", "show the optimal noise and the best merged model", True, noise=True)
     best.add_argument("--save", metavar="FILE", help="write the best merged weights as safetensors")
@@ -111,32 +118,6 @@ def _add_export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--html", metavar="FILE", help="write the page instead: one file that works offline")
     sub.add_argument("--png", metavar="DIR", help="write the page's figures instead, one PNG each, by kaleido")
     sub.add_argument("--svg", metavar="DIR", help="the same as SVG")
-
-
-def _add_server(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--address", metavar="URL", help="the cluster's job server: http://HEAD:8265 (default: "
-                     "RAY_API_SERVER_ADDRESS)")  # fmt: skip
-    sub.add_argument("--verify", metavar="FILE|no", help="certificates to trust of an https server (default: the "
-                     "system's)")  # fmt: skip
-
-
-def _add_submit(sub: argparse.ArgumentParser) -> None:
-    _add_run(sub, address=False)
-    _add_server(sub)
-    sub.add_argument("--follow", action="store_true", help="print what the job prints until it ends; its exit code is "
-                     "ours, and Ctrl-C detaches")  # fmt: skip
-    sub.add_argument("--job-id", metavar="NAME", help="name of the job (default: the same for the same sweep)")
-    sub.add_argument("--working-dir", metavar="DIR", help="folder whose files the job finds in its own folder")
-    _add_env(sub)
-    sub.add_argument("--pip", metavar="PACKAGE", action="append", help="package, or file of packages (.txt), that the "
-                     "job installs first; repeatable")  # fmt: skip
-    sub.add_argument("--python", metavar="PATH", default="python", help="Python of the head that runs the job "
-                     "(default: %(default)s, as the head's PATH has it)")  # fmt: skip
-
-
-def _add_env(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--env", metavar="KEY=VALUE", action="append", help="variable of the job's environment; none that "
-                     "is secret; repeatable")  # fmt: skip
 
 
 def _add_run(sub: argparse.ArgumentParser, address: bool = True) -> None:
@@ -202,17 +183,11 @@ def _add_merge(sub: argparse.ArgumentParser) -> None:
 
 def _add_extend(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--dry-run", action="store_true", help="show the trials and run none")
-    sub.add_argument("--repeats", metavar="R", type=_count, help="so many trials of each configuration that lacks some "
+    sub.add_argument("--repeats", metavar="R", type=count, help="so many trials of each configuration that lacks some "
                      "(default: as many as the analysis asks for)")  # fmt: skip
-    sub.add_argument("--noises", metavar="N", type=_count, help="at most so many new noises (default: all it asks for)")
+    sub.add_argument("--noises", metavar="N", type=count, help="at most so many new noises (default: all it asks for)")
     sub.add_argument("--objective", help="gain_mean or merged_loss, ...: what the answer is about (default: gain_mean)")
     _add_machine(sub)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
-    return int(text)
 
 
 def _add_import(sub: argparse.ArgumentParser) -> None:

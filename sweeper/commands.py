@@ -95,12 +95,20 @@ def stop(args: argparse.Namespace) -> int:
     return stop(args)
 
 
+def manifest(args: argparse.Namespace) -> int:
+    """`sweeper manifest SPACE|spec.yaml`."""
+    from .manifests import manifest
+
+    return manifest(args)
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "resume": resume,
     "status": status_of,
     "submit": submit,
     "stop": stop,
+    "manifest": manifest,
     "list": list_trials,
     "best": best,
     "recommend": recommend,

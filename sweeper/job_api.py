@@ -190,5 +190,5 @@ def _reason(error: BaseException) -> str:
         )  # fmt: skip
         if inner is None or inner is error:
             text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            return " ".join(str(text).split())[:300]
+            return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:300]
         error = inner

@@ -34,6 +34,11 @@ def joined(spec: SweepSpec, say: Callable[[str], None] = lambda _: None) -> Swee
     given = os.environ.get("RAY_ADDRESS", "").strip()
     if not given or given == LOCAL:
         return spec
+    if given.startswith(("http://", "https://")):
+        raise SpecError(
+            f"RAY_ADDRESS is a job server's ({given}): `sweeper submit` hands a sweep to it, --address {LOCAL} runs it "
+            "here"
+        )
     say(f"joining the Ray cluster at {given} (RAY_ADDRESS); --address {LOCAL} starts a local Ray")
     return spec.model_copy(update={"address": given})
 

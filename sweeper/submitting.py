@@ -26,7 +26,7 @@ STOP_SECONDS = 60
 """So long a driver that is asked to stop may take to finish what it writes, before Ray kills it."""
 LOOK_SECONDS, MOST_LOOK_SECONDS, AWAY_SECONDS = 1.0, 10.0, 120.0
 """Between looks at a followed job: longer ones for longer logs; a server may be away so long."""
-_STOPPABLE = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+STOPPABLE = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
 
 
 def asked_sweep(args: argparse.Namespace) -> SweepSpec:
@@ -56,7 +56,7 @@ def submit(args: argparse.Namespace) -> int:
     runtime_env: dict[str, Any] = {
         "working_dir": server.upload(zipped(found.files)),
         "py_modules": [server.upload(zipped(package()))],
-        "env_vars": {**variables, **_STOPPABLE},
+        "env_vars": {**variables, **STOPPABLE},
         **({"pip": needs} if needs else {}),
     }
     try:
@@ -167,7 +167,7 @@ def _followed(args: argparse.Namespace, server: JobServer, name: str, at: str) -
     if hint := _hint(job, code, last):
         print(hint, file=sys.stderr)
     if args.json:
-        emit(True, {**record, "exit_code": code}, "")
+        emit(True, record, "")
     else:
         print(f"job {name} has ended: {record['status']}, exit code {code}", file=sys.stderr)
     return code
@@ -262,7 +262,7 @@ def _record(job: Mapping[str, Any]) -> dict[str, Any]:
         "status": job.get("status"),
         "started": when("start_time"),
         "ended": when("end_time"),
-        "exit_code": job.get("driver_exit_code"),
+        "exit_code": exit_code(job) if ended(job) else None,
         "out": (job.get("metadata") or {}).get("sweeper_out"),
         "message": " ".join((str(job.get("message") or "").splitlines() or [""])[0].split())[:300] or None,
     }

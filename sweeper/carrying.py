@@ -199,8 +199,8 @@ def environment(given: Iterable[str]) -> dict[str, str]:
     for text in given:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*", key):
-            shown = key if _SECRET.search(key) else text
-            raise SpecError(f"--env needs KEY=VALUE, such as OMP_NUM_THREADS=1, got {shown!r}")
+            shown = "what may be a secret" if _SECRET.search(text) else repr(text)
+            raise SpecError(f"--env needs KEY=VALUE, such as OMP_NUM_THREADS=1, got {shown}")
         if _SECRET.search(key):
             raise SpecError(
                 f"--env {key} looks like a secret, and whoever sees the cluster's jobs would see it: start the nodes "

@@ -123,10 +123,11 @@ class JobServer:
         return f"gcs://{name}"
 
     def _ask(
-        self, method: str, path: str, *, missing: bool = False, seconds: float = ANSWER_SECONDS, **content: Any
+        self, method: str, path: str, *, missing: bool = False, seconds: float | None = None, **content: Any
     ) -> Response:
         import requests
 
+        seconds = seconds or ANSWER_SECONDS
         try:
             answer = requests.request(
                 method, self.address + path, auth=_Bearer(self._token), verify=self.verify,

@@ -1,0 +1,69 @@
+"""Which Ray a sweep runs on, and which token is at hand."""
+
+from pathlib import Path
+
+import pytest
+
+from sweeper.joining import check_reachable, joined, token
+from sweeper.spec import SpecError, SweepSpec
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def spec(**values: object) -> SweepSpec:
+    return SweepSpec.checked({"space": "synthetic", **values})
+
+
+def test_the_flag_wins_over_the_environment_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    assert joined(spec(), said.append).address is None
+    assert joined(spec(address="local"), said.append).address is None
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert joined(spec(address="10.0.0.2:6379"), said.append).address == "10.0.0.2:6379"
+    assert joined(spec(address="local"), said.append).address is None
+    assert joined(spec(runner="inline"), said.append).address is None
+    assert said == []
+    assert joined(spec(), said.append).address == "10.0.0.1:6379"
+    assert said == ["joining the Ray cluster at 10.0.0.1:6379 (RAY_ADDRESS); --address local starts a local Ray"]
+
+
+def test_a_job_servers_address_is_none_for_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://10.0.0.1:8265")
+    with pytest.raises(SpecError, match=r"RAY_ADDRESS is a job server's .*`sweeper submit`"):
+        joined(spec())
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ray://head:10001", "cannot run through the Ray client"),
+        ("http://head:8265", "`sweeper submit` hands sweeps to it"),
+        ("head", "must be HOST:PORT, auto or local"),
+        ("head:99999", "must be HOST:PORT, auto or local"),
+        ("127.0.0.1:1", "cannot connect to Ray at 127.0.0.1:1: Connection refused"),
+    ],
+)
+def test_addresses_that_lead_nowhere(address: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        check_reachable(address)
+
+
+def test_the_token_is_found_as_ray_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert token() == ""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("from-home\n")
+    assert token() == "from-home"
+    (tmp_path / "named").write_text("from-file\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "named"))
+    assert token() == "from-file"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "from-environment")
+    assert token() == "from-environment"
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "gone"))
+    with pytest.raises(SpecError, match="cannot read RAY_AUTH_TOKEN_PATH"):
+        token()

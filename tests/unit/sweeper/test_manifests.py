@@ -1,0 +1,182 @@
+"""Manifests: what their schemas accept, what they carry, and what never stands in them."""
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from rayjob_schema import CONFIG_MAP, RAYJOB
+
+from sweeper.cli import main
+from sweeper.spec import load_spec
+
+TOKEN = "a-token-that-nobody-may-see"
+SPACE_FILE = """
+from optuna.distributions import FloatDistribution
+from search_spaces import load
+
+SPACE = load("synthetic").override({"learning_rate": FloatDistribution(0.01, 1.0, log=True)}, {}, doc="it's mine")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", TOKEN)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    """A sweep of a user's own space, as a file."""
+    (tmp_path / "mine.py").write_text(SPACE_FILE)
+    (tmp_path / "asked.yaml").write_text("space: mine.py\ntrials: 7\n")
+    return str(tmp_path / "asked.yaml")
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Return what `sweeper manifest ARGS` prints."""
+
+    def run(*args: str) -> str:
+        assert main(["manifest", *args]) == 0
+        out, err = capsys.readouterr()
+        assert TOKEN not in out + err
+        assert err == ""
+        return out
+
+    return run
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    assert main(["manifest", *args]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+KUBERAY = ("--kuberay", "--out", "s3://bucket/runs/a")
+RAY_UP = ("--ray-up", "--out", "s3://bucket/runs/a")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("--nodes", "4", "--max-nodes", "9", "--gpus-per-node", "8", "--cpus-per-node", "64", "--shm", "500MB"),
+        ("--token-secret", "mine", "--env-secret", "store", "--env-secret", "more", "--env", "OMP_NUM_THREADS=1"),
+        ("--deadline", "3600", "--retries", "0", "--keep-seconds", "0", "--name", "a", "--image", "here:5000/s:2"),
+        ("--volume-claim", "disk", "--shm", "512Mi"),
+    ],
+)  # fmt: skip
+def test_a_rayjob_fits_its_schema(own: str, printed: Any, more: tuple[str, ...]) -> None:
+    config, job = yaml.safe_load_all(printed(own, *KUBERAY, *more))
+    jsonschema.validate(config, CONFIG_MAP)
+    jsonschema.validate(job, RAYJOB)
+    assert job["metadata"] == config["metadata"]
+    spec = job["spec"]
+    assert spec["rayClusterSpec"]["authOptions"]["mode"] == "token"
+    assert (spec["submissionMode"], spec["shutdownAfterJobFinishes"]) == ("K8sJobMode", True)
+    # a stopped driver finishes what it writes
+    environment = yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
+    assert environment["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
+
+
+def test_a_rayjob_says_what_was_asked_for(own: str, printed: Any) -> None:
+    args = ("--nodes", "4", "--gpus-per-node", "2", "--memory-per-node", "64Gi", "--token-secret", "mine")
+    text = printed(own, *KUBERAY, *args, "--env-secret", "store", "--volume-claim", "disk", "--deadline", "60")
+    _, job = yaml.safe_load_all(text)
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token", "secretName": "mine"}
+    (workers,) = cluster["workerGroupSpecs"]
+    assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (4, 4, 4)
+    (container,) = workers["template"]["spec"]["containers"]
+    assert container["resources"]["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"}
+    assert container["envFrom"] == [{"secretRef": {"name": "store"}}]
+    assert {m["mountPath"] for m in container["volumeMounts"]} == {"/sweep", "/dev/shm", "/shared"}
+    # no trials on the head
+    assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
+    assert job["spec"]["activeDeadlineSeconds"] == 60
+    assert "&id" not in text
+
+
+def test_the_sweep_in_a_rayjob_is_the_sweep(own: str, printed: Any, tmp_path: Path) -> None:
+    config, job = yaml.safe_load_all(printed(own, *KUBERAY, "--trials", "9", "--seed", "4"))
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    for name, text in config["data"].items():
+        (folder / name).write_text(text)
+    assert (folder / "mine.py").read_text() == SPACE_FILE
+    arrived, asked = load_spec(str(folder / "sweep.yaml")), load_spec(own, {"trials": 9, "seed": 4})
+    assert {**arrived.identity(), "space": ""} == {**asked.identity(), "space": ""}
+    assert arrived.trials == 9
+    assert job["spec"]["entrypoint"] == "python -m sweeper run /sweep/sweep.yaml --out s3://bucket/runs/a --yes"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("--nodes", "4", "--max-nodes", "9", "--gpus-per-node", "1", "--region", "eu-west-1", "--instance", "g6"),
+        ("--provider", "gcp", "--project", "p-1"),
+        ("--provider", "gcp", "--project", "p-1", "--zone", "us-west1-b", "--gpus-per-node", "1"),
+        ("--provider", "local", "--head-ip", "10.0.0.1", "--worker-ips", "10.0.0.2", "10.0.0.3", "--nodes", "2"),
+    ],
+)  # fmt: skip
+def test_a_cluster_file_fits_rays_schema(own: str, printed: Any, more: tuple[str, ...]) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    text = printed(own, *RAY_UP, *more)
+    found = yaml.safe_load(text)
+    ready = prepare_config(found)  # as `ray up` does first
+    validate_config(ready)
+    # what is asked for is there, and no default of Ray's is run beside it
+    assert ready["setup_commands"] == [] == ready["worker_setup_commands"]
+    assert all("RAY_AUTH_MODE=token" in ready[f"{kind}_start_ray_commands"][1] for kind in ("head", "worker"))
+    assert "--dashboard-host=127.0.0.1" in ready["head_start_ray_commands"][1]
+    assert found["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+    assert re.search(r"^# ray exec THIS_FILE 'sweeper submit ~/sweep/sweep.yaml --out s3://bucket/runs/a ", text, re.M)
+
+
+def test_the_sweep_in_a_cluster_file_is_the_sweep(own: str, printed: Any) -> None:
+    commands = yaml.safe_load(printed(own, *RAY_UP))["head_setup_commands"]
+    written = {m[2]: base64.b64decode(m[1]).decode() for c in commands
+               if (m := re.fullmatch(r"echo (\S+) \| base64 -d > ~/sweep/(\S+)", c))}  # fmt: skip
+    assert written["mine.py"] == SPACE_FILE
+    assert yaml.safe_load(written["sweep.yaml"]) == {"space": "mine.py", "trials": 7}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--kuberay",), "--out must be a URI"),
+        (("--kuberay", "--out", "/data/run"), "pods share no folder /data/run"),
+        (("--kuberay", "--out", "/data/run", "--volume-claim", "disk"), "below /shared with --volume-claim"),
+        ((*KUBERAY, "--env", "AWS_SECRET_ACCESS_KEY=x"), "AWS_SECRET_ACCESS_KEY looks like a secret"),
+        ((*KUBERAY, "--name", "Upper"), "--name must be of at most 47 small letters"),
+        ((*KUBERAY, "--memory-per-node", "much"), "--memory-per-node must be an amount of memory"),
+        ((*KUBERAY, "--nodes", "3", "--max-nodes", "2"), "--max-nodes must be at least --nodes = 3, got 2"),
+        ((*KUBERAY, "--device", "cuda", "--gpus-per-node", "0"), "asks for a GPU and --gpus-per-node is 0"),
+        ((*KUBERAY, "--threads", "16"), "a trial takes 16 CPU, 0 GPU, and the cluster can never place that"),
+        ((*RAY_UP, "--token-secret", "mine"), "--token-secret is Kubernetes'"),
+        ((*RAY_UP, "--provider", "gcp"), "--provider gcp needs --project"),
+        ((*RAY_UP, "--provider", "local", "--head-ip", "a"), "needs --head-ip and --worker-ips of 1 machines"),
+        (("--ray-up", "--out", "/data/run"), "machines of a cloud share no folder /data/run"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    own: str, capsys: pytest.CaptureFixture[str], args: tuple[str, ...], message: str
+) -> None:
+    assert message in refused(capsys, own, *args)
+
+
+def test_one_kind_must_be_chosen(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for kinds in ([], ["--kuberay", "--ray-up"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["manifest", own, *kinds])
+        assert ended.value.code == 2
+        assert "--kuberay" in capsys.readouterr().err

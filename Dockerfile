@@ -14,7 +14,7 @@ RUN apt-get update \
     && install --directory --owner sweeper /opt/venv /opt/sweeper
 
 USER sweeper
-ENV HOME=/home/sweeper PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV HOME=/home/sweeper PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 PIP_NO_CACHE_DIR=1
 WORKDIR /opt/sweeper
 
 # what changes seldom comes first: the packages, some gigabytes, are installed again only when their versions change
@@ -27,7 +27,7 @@ COPY --chown=sweeper trainables trainables
 COPY --chown=sweeper search_spaces search_spaces
 COPY --chown=sweeper sweeper sweeper
 COPY --chown=sweeper dashboards dashboards
-RUN pip install --constraint constraints.txt '.[cluster]'
+RUN pip install --constraint constraints.txt '.[cluster,dashboard]'
 
 WORKDIR /home/sweeper
 CMD ["sweeper", "--help"]

@@ -27,7 +27,7 @@ MOST_BYTES = 50_000_000
 """Of what is shipped: code and settings; data belongs on storage that the nodes reach."""
 _NOT_THE_SWEEPS = {"out", "address", "runner"}
 _SKIPPED = {"__pycache__", "node_modules", "venv", "runs"}
-_SECRET = re.compile(r"(TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)", re.IGNORECASE)
+SECRET = re.compile(r"(TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -189,22 +189,26 @@ def name_of(spec: SweepSpec, found: Carried) -> str:
     return f"{stem[:40]}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
-def environment(given: Iterable[str]) -> dict[str, str]:
-    """Read `KEY=VALUE` flags of the job's environment.
+def environment(given: Iterable[str], secret: re.Pattern[str] = SECRET) -> dict[str, str]:
+    """Read flags of the job's environment: `NAME=VALUE`, or a `NAME` that is set here.
+
+    Args:
+        given: The flags.
+        secret: Names of what must not travel so, because others may see it.
 
     Raises:
         SpecError: One is not of that form, or its name says that it is a secret.
     """
     found: dict[str, str] = {}
     for text in given:
-        key, equals, value = text.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", key):
-            shown = "what may be a secret" if _SECRET.search(text) else repr(text)
-            raise SpecError(f"--env needs KEY=VALUE, such as OMP_NUM_THREADS=1, got {shown}")
-        if _SECRET.search(key):
+        name, equals, value = text.partition("=")
+        if secret.search(name):
+            key = re.split(r"\W", name)[0]
             raise SpecError(
-                f"--env {key} looks like a secret, and whoever sees the cluster's jobs would see it: start the nodes "
-                "with it, or give it by a role or a Kubernetes secret (--env-secret of `sweeper manifest`)"
+                f"--env {key} may be a secret, and whoever sees the cluster's jobs would see it: start the nodes with "
+                "it, or give it by a role or a Kubernetes secret (--secret of `sweeper manifest`)"
             )
-        found[key] = value
+        if not re.fullmatch(r"[A-Za-z_]\w*", name) or (not equals and name not in os.environ):
+            raise SpecError(f"--env needs NAME=VALUE, or a NAME that is set here, got {text!r}")
+        found[name] = value if equals else os.environ[name]
     return found

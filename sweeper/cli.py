@@ -58,20 +58,20 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--trials", help="new number of configurations in all")
     _add_machine(resume)
     _add_extend(command("extend", "run just the trials that a firm answer lacks", True, noise=True))
+    sub = command("submit", "run a sweep as a job on a Ray cluster elsewhere")
+    _add_run(sub, elsewhere=True)
+    add_submit(sub)
+    stop = command("stop", "stop a submitted sweep; what is finished is kept")
+    stop.add_argument("job", metavar="JOB", help="id of the job")
+    add_server(stop)
+    sub = command("manifest", "print a Kubernetes or `ray up` file that runs a sweep on a cluster of its own")
+    _add_run(sub, elsewhere=True)
+    add_manifest(sub)
     status = command("status", "say how far a sweep is, its best noise so far and its warnings; of a job with "
                      "--address, how it is", noise=True)  # fmt: skip
     status.add_argument("dir", metavar="DIR|JOB", help="run folder, or its URI; a job with --address")
     status.add_argument("--follow", action="store_true", help="print what the job prints until it ends")
     add_server(status)
-    submit = command("submit", "run a sweep as a job of a Ray cluster elsewhere")
-    _add_run(submit, address=False)
-    add_submit(submit)
-    stop = command("stop", "stop a job of a Ray cluster; finished trials are kept, and it can be continued")
-    stop.add_argument("job", metavar="JOB", help="the job that `sweeper submit` named")
-    add_server(stop)
-    manifest = command("manifest", "print a sweep and its cluster as one file, for KubeRay or for `ray up`")
-    _add_run(manifest, address=False)
-    add_manifest(manifest)
     command("list", "list the trials of a sweep", True, noise=True)
     best = command("best", "show the optimal noise and the best merged model", True, noise=True)
     best.add_argument("--save", metavar="FILE", help="write the best merged weights as safetensors")
@@ -120,7 +120,7 @@ def _add_export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--svg", metavar="DIR", help="the same as SVG")
 
 
-def _add_run(sub: argparse.ArgumentParser, address: bool = True) -> None:
+def _add_run(sub: argparse.ArgumentParser, elsewhere: bool = False) -> None:
     sub.add_argument("target", metavar="SPACE|spec.yaml", help="search space, space file (.py) or sweep spec (.yaml)")
     sub.add_argument("--trials", help="configurations (default: 40)")
     sub.add_argument("--sampler", help="noise, tpe, gp, cmaes, qmc, random or grid (default: noise)")
@@ -145,9 +145,9 @@ def _add_run(sub: argparse.ArgumentParser, address: bool = True) -> None:
                      help="torch's deterministic algorithms only")  # fmt: skip
     sub.add_argument("--out", metavar="DIR", help="run folder, or its URI: s3://BUCKET/PATH, gs://..., "
                      "file://... (default: a new one under runs/)")  # fmt: skip
-    if address:
+    if not elsewhere:
         sub.add_argument("--yes", action="store_true", help="continue an unfinished sweep in --out without asking")
-    _add_machine(sub, address)
+    _add_machine(sub, elsewhere)
 
 
 def _add_search(sub: argparse.ArgumentParser) -> None:
@@ -209,12 +209,18 @@ def _add_set(sub: argparse.ArgumentParser) -> None:
                      "the value is YAML; repeatable")  # fmt: skip
 
 
-def _add_machine(sub: argparse.ArgumentParser, address: bool = True) -> None:
+def _add_machine(sub: argparse.ArgumentParser, elsewhere: bool = False) -> None:
     sub.add_argument("--workers", help="trials at a time (default: auto, one a CPU)")
     sub.add_argument("--runner", help="ray or inline (default: ray)")
-    if address:
-        sub.add_argument("--address", metavar="ADDR", help="Ray cluster: HOST:PORT, auto on a cluster's node, or local "
+    if not elsewhere:
+        sub.add_argument("--address", metavar="ADDR", help="Ray cluster: HOST:PORT, auto, or local for one of its own "
                          "(default: RAY_ADDRESS, else local)")  # fmt: skip
+    sub.add_argument("--resources", metavar="KEY=VALUE", action="append", help="what a trial takes of a cluster, such "
+                     "as gpus_per_member=1 or gpus_per_pair=0.25; see the README; repeatable")  # fmt: skip
+    sub.add_argument("--max-failures", metavar="N", help="run a configuration again N times whose process or node dies "
+                     "(default: 2)")  # fmt: skip
+    sub.add_argument("--checkpoint-steps", metavar="K", help="save running trials every K optimizer steps; 0 for never "
+                     "(default: about every minute)")  # fmt: skip
     sub.add_argument("--max-seconds", metavar="S", help="start no configuration after S seconds")
     sub.add_argument("--max-gpu-hours", metavar="H", help="start no configuration once the trials have held GPUs for H "
                      "hours, earlier drivers' trials included")  # fmt: skip

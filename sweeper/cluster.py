@@ -30,7 +30,6 @@ from typing import Any
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # result.json, csv, tensorboard: our Parquet holds all of it
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours below also catches SIGTERM and knows that it happened
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",
     "TUNE_WARN_THRESHOLD_S": "60",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # no snapshots of the experiment on the way: it is never restored

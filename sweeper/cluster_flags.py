@@ -12,12 +12,18 @@ def count(text: str) -> int:
     return int(text)
 
 
+def _whole(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, got {text!r}")
+    return int(text)
+
+
 def add_server(sub: argparse.ArgumentParser) -> None:
     """Add what leads to a job server."""
     sub.add_argument("--address", metavar="URL", help="the cluster's job server: http://HEAD:8265 (default: "
                      "RAY_API_SERVER_ADDRESS)")  # fmt: skip
-    sub.add_argument("--verify", metavar="FILE|no", help="certificates to trust of an https server (default: the "
-                     "system's)")  # fmt: skip
+    sub.add_argument("--ca", metavar="FILE", help="certificates to trust of an https server (default: the system's)")
+    sub.add_argument("--insecure", action="store_true", help="do not check its certificate")
 
 
 def add_submit(sub: argparse.ArgumentParser) -> None:
@@ -40,24 +46,25 @@ def add_manifest(sub: argparse.ArgumentParser) -> None:
     kind.add_argument("--kuberay", action="store_true", help="a RayJob, for kubectl apply")
     kind.add_argument("--ray-up", action="store_true", help="a cluster file, for ray up")
     sub.add_argument("--name", help="of the cluster and its job (default: the same for the same sweep)")
-    sub.add_argument("--image", help="container image with this package (default: sweeper:VERSION, by the Dockerfile)")
-    sub.add_argument("--nodes", metavar="N", type=count, default=1, help="nodes beside the head (default: %(default)s)")
-    sub.add_argument("--max-nodes", metavar="N", type=count, help="add nodes up to so many (default: --nodes)")
-    sub.add_argument("--cpus-per-node", metavar="C", type=count, default=8, help="default: %(default)s")
-    sub.add_argument("--gpus-per-node", metavar="G", type=int, help="default: what a trial asks for on a GPU, else 0")
-    sub.add_argument("--memory-per-node", metavar="BYTES", default="32Gi", help="default: %(default)s")
+    sub.add_argument("--image", help="container image with this package (default: sweeper:VERSION)")
+    sub.add_argument("--cluster-workers", metavar="N", type=count, default=2, help="nodes beside the head "
+                     "(default: %(default)s)")  # fmt: skip
+    sub.add_argument("--max-cluster-workers", metavar="N", type=count, help="add nodes up to so many (default: none)")
+    sub.add_argument("--cpus-per-worker", metavar="N", type=count, default=8, help="default: %(default)s")
+    sub.add_argument("--gpus-per-worker", metavar="N", type=_whole, help="default: what a trial asks for, else 0")
+    sub.add_argument("--memory-per-worker", metavar="BYTES", default="32Gi", help="default: %(default)s")
     sub.add_argument("--shm", metavar="BYTES", default="8Gi", help="of /dev/shm (default: %(default)s)")
     _add_env(sub)
     sub.add_argument(
         "--token-secret", metavar="NAME", help="secret with the key auth_token (default: KubeRay makes one)"
     )
-    sub.add_argument("--env-secret", metavar="NAME", action="append", help="secret whose keys are variables of all "
+    sub.add_argument("--secret", metavar="NAME", action="append", help="secret whose keys are variables of all "
                      "pods, such as a store's credentials; repeatable")  # fmt: skip
     sub.add_argument("--volume-claim", metavar="NAME", help="claim of a volume that all pods mount at /shared")
-    sub.add_argument("--retries", metavar="N", type=int, default=3, help="new clusters that continue the sweep "
+    sub.add_argument("--retries", metavar="N", type=_whole, default=3, help="new clusters that continue the sweep "
                      "(default: %(default)s)")  # fmt: skip
     sub.add_argument("--deadline", metavar="S", type=count, help="end the job after S seconds")
-    sub.add_argument("--keep-seconds", metavar="S", type=int, default=300, help="keep the cluster so long after its "
+    sub.add_argument("--keep-seconds", metavar="S", type=_whole, default=300, help="keep the cluster so long after its "
                      "end (default: %(default)s)")  # fmt: skip
     sub.add_argument("--provider", choices=("aws", "gcp", "local"), default="aws", help="of --ray-up "
                      "(default: %(default)s)")  # fmt: skip
@@ -71,5 +78,5 @@ def add_manifest(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_env(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--env", metavar="KEY=VALUE", action="append", help="variable of the job's environment; none that "
-                     "is secret; repeatable")  # fmt: skip
+    sub.add_argument("--env", metavar="NAME[=VALUE]", action="append", help="variable of the job's environment; "
+                     "whoever may see the cluster's jobs sees it; repeatable")  # fmt: skip

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from . import reading
 from .analysing import analyse
 from .compacting import compact
 from .comparing import compare
@@ -16,11 +17,13 @@ from .extending import extend
 from .flags import MACHINE_KEYS, RUN_KEYS, flags
 from .importing import import_table
 from .listings import merges, noises, spaces
+from .manifests import manifest
 from .own_models import merge
-from .reading import best, dashboard, found, found_text, list_trials, pair, recommend, status, write_page
+from .reading import best, dashboard, found, found_text, list_trials, pair, recommend, write_page
 from .report import emit
 from .spec import SpecError, SweepSpec, load_spec
 from .specfile import assignments
+from .submitting import job_status, stop, submit
 
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
 
@@ -38,8 +41,20 @@ def resume(args: argparse.Namespace) -> int:
     from .runfolder import runnable_spec
 
     given = flags(args, ("trials", *MACHINE_KEYS))
-    spec = SweepSpec.checked({**runnable_spec(args.dir).model_dump(exclude_unset=True), **given})
+    stored = runnable_spec(args.dir).model_dump(exclude_unset=True)
+    if "resources" in given:
+        given["resources"] = {**stored.get("resources", {}), **given["resources"]}
+    spec = SweepSpec.checked({**stored, **given})
     return _sweep(args, spec, True)
+
+
+def status(args: argparse.Namespace) -> int:
+    """`sweeper status DIR`, or `sweeper status JOB --address URL`."""
+    if args.address:
+        return job_status(args)
+    if args.follow or args.ca or args.insecure:
+        raise SpecError("--follow, --ca and --insecure are about a job: give its cluster by --address")
+    return reading.status(args)
 
 
 def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
@@ -70,45 +85,10 @@ def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
     return DONE if successful and results.failed < spec.max_failed else NO_SUCCESS
 
 
-def status_of(args: argparse.Namespace) -> int:
-    """`sweeper status DIR|JOB`."""
-    if args.address:
-        from .submitting import job_status
-
-        return job_status(args)
-    if args.follow or args.verify:
-        raise SpecError("--follow and --verify are about a job: give its cluster by --address")
-    return status(args)
-
-
-def submit(args: argparse.Namespace) -> int:
-    """`sweeper submit SPACE|spec.yaml`."""
-    from .submitting import submit
-
-    return submit(args)
-
-
-def stop(args: argparse.Namespace) -> int:
-    """`sweeper stop JOB`."""
-    from .submitting import stop
-
-    return stop(args)
-
-
-def manifest(args: argparse.Namespace) -> int:
-    """`sweeper manifest SPACE|spec.yaml`."""
-    from .manifests import manifest
-
-    return manifest(args)
-
-
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "resume": resume,
-    "status": status_of,
-    "submit": submit,
-    "stop": stop,
-    "manifest": manifest,
+    "status": status,
     "list": list_trials,
     "best": best,
     "recommend": recommend,
@@ -124,4 +104,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "compact": compact,
     "compare": compare,
     "extend": extend,
+    "submit": submit,
+    "stop": stop,
+    "manifest": manifest,
 }

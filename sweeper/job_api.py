@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from .joining import token
+from .addresses import token
 from .spec import SpecError
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class JobServer:
             )  # fmt: skip
         except requests.exceptions.SSLError as error:
             raise SpecError(
-                f"the certificate of {self.address} is not trusted: {_reason(error)}; --verify FILE names one to trust"
+                f"the certificate of {self.address} is not trusted: {_reason(error)}; --ca FILE names one to trust"
             ) from None
         except requests.exceptions.Timeout:
             raise UnreachableError(f"{self.address} does not answer within {seconds:g} s") from None

@@ -83,6 +83,7 @@ def _cluster(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
     from .manifests import HEAD_CPUS, HEAD_MEMORY
 
     machines = plan.machines
+    labels = ",".join(f"{k}={v}" for k, v in plan.labels.items())
     secret = {"secretName": args.token_secret} if args.token_secret else {}
     worker: dict[str, Any] = {"cpu": str(machines.cpus), "memory": _quantity(machines.memory)}
     if machines.gpus:
@@ -102,7 +103,7 @@ def _cluster(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
                 "replicas": machines.nodes,
                 "minReplicas": machines.nodes,
                 "maxReplicas": machines.most,
-                "rayStartParams": {},
+                "rayStartParams": {"labels": labels} if labels else {},
                 "template": _pod(plan, args, "ray-worker", worker),
             }
         ],
@@ -125,8 +126,8 @@ def _pod(plan: Plan, args: argparse.Namespace, name: str, has: dict[str, str]) -
         "resources": {"limits": has, "requests": has},
         "volumeMounts": mounts,
     }
-    if args.env_secret:
-        container["envFrom"] = [{"secretRef": {"name": name}} for name in args.env_secret]
+    if args.secret:
+        container["envFrom"] = [{"secretRef": {"name": name}} for name in args.secret]
     return {"spec": {"containers": [container], "volumes": volumes}}
 
 

@@ -18,8 +18,8 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES, inspect
 
+from .addresses import check_reachable, joined
 from .compaction import AUTOMATIC, compact
-from .joining import check_reachable, joined
 from .k_aug import KAug
 from .noise_choice import MEASURED_USUAL, check_defined, check_shown, check_target, default_noise, targets
 from .objective import OBJECTIVES
@@ -111,11 +111,11 @@ def run(
         SpecError: The sweep cannot be run as asked; nothing was started.
         StorageError: The run folder cannot be written to; what is finished is kept.
     """
+    asked, spec = spec.address, joined(spec, say)
     space = spec.load_space()
     if "noise" not in spec.model_fields_set:
         spec = spec.model_copy(update={"noise": usual_noise(spec, space)})
     spec = _apart(_with_prior(spec, space, say), space)
-    asked, spec = spec.address, joined(spec, say)
     constants = _preflight(spec, space)
     if spec.runner == "ray" and spec.address:
         check_reachable(spec.address)
@@ -161,11 +161,12 @@ def extend(
     """
     from .extension import PLAN_FILE, Extension, keep
 
+    spec = joined(spec, say)
     assert spec.out is not None
     space, folder = spec.load_space(), place_of(spec.out)
     if folder.local:
         folder = place_of(folder.local.absolute())
-    spec = joined(_apart(spec, space), say)
+    spec = _apart(spec, space)
     constants = _preflight(spec, space)
     if spec.runner == "ray" and spec.address:
         check_reachable(spec.address)

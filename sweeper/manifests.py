@@ -55,6 +55,7 @@ class Plan:
         found: The sweep.
         image: Container image that holds this package; see the Dockerfile.
         machines: The nodes.
+        labels: Of the nodes, as the sweep selects them.
         variables: Of the job's environment; none is secret.
         ray: Version of Ray in the image.
     """
@@ -63,6 +64,7 @@ class Plan:
     found: Carried
     image: str
     machines: Machines
+    labels: Mapping[str, str]
     variables: Mapping[str, str]
     ray: str
 
@@ -78,6 +80,7 @@ def manifest(args: argparse.Namespace) -> int:
         found,
         args.image or f"sweeper:{__version__}",
         _machines(args, spec),
+        _labels(spec),
         environment(args.env or ()),
         version("ray"),
     )
@@ -95,11 +98,15 @@ def _name(text: str) -> str:
 def _machines(args: argparse.Namespace, spec: SweepSpec) -> Machines:
     asked = spec.resources
     on_gpus = spec.device.startswith("cuda") or asked.gpus_per_member or asked.gpus_per_pair
-    gpus = args.gpus_per_node if args.gpus_per_node is not None else math.ceil(on_gpus or 0)
-    most = args.max_nodes or args.nodes
-    if most < args.nodes:
-        raise SpecError(f"--max-nodes must be at least --nodes = {args.nodes}, got {most}")
-    found = Machines(args.nodes, most, args.cpus_per_node, gpus, _bytes(args, "memory_per_node"), _bytes(args, "shm"))
+    gpus = args.gpus_per_worker if args.gpus_per_worker is not None else math.ceil(on_gpus or 0)
+    most = args.max_cluster_workers or args.cluster_workers
+    if most < args.cluster_workers:
+        raise SpecError(
+            f"--max-cluster-workers must be at least --cluster-workers = {args.cluster_workers}, got {most}"
+        )
+    found = Machines(
+        args.cluster_workers, most, args.cpus_per_worker, gpus, _bytes(args, "memory_per_worker"), _bytes(args, "shm")
+    )
     _check_room(found, spec)
     return found
 
@@ -109,12 +116,15 @@ def _check_room(found: Machines, spec: SweepSpec) -> None:
     members = max(space.build(params).members for params in corners(space))
     on_gpus = spec.device.startswith("cuda") or (spec.device == "auto" and found.gpus > 0)
     if spec.device.startswith("cuda") and not found.gpus:
-        raise SpecError(f"device {spec.device!r} asks for a GPU and --gpus-per-node is 0")
+        raise SpecError(f"device {spec.device!r} asks for a GPU and --gpus-per-worker is 0")
     has = {"CPU": float(found.cpus), "GPU": float(found.gpus), "memory": float(found.memory)}
     wanted = layout(spec.resources, spec.threads, 1 if on_gpus else 0, members)
-    own = {name: math.inf for bundle in wanted.bundles for name in bundle if name not in has}
-    labels = {} if wanted.labels is None else {k: v for k, v in wanted.labels.items() if v}
-    check_fits([Node({**has, **own}, labels)] * found.most, wanted)
+    check_fits([Node(has, _labels(spec))] * found.most, wanted)
+
+
+def _labels(spec: SweepSpec) -> dict[str, str]:
+    # of Ray's selectors, `!a` and `in(a,b)` name no label that a node could be given
+    return {k: v for k, v in spec.resources.labels.items() if not v.startswith(("!", "in("))}
 
 
 def _bytes(args: argparse.Namespace, key: str) -> int:

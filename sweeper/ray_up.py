@@ -36,7 +36,7 @@ def text(plan: Plan, args: argparse.Namespace) -> str:
 
     if args.provider != "local" and not is_uri(plan.found.out):
         raise SpecError(f"machines of a cloud share no folder {plan.found.out}: give --out as a URI (s3://BUCKET/PATH)")
-    for wrong in ("token_secret", "env_secret", "volume_claim"):
+    for wrong in ("token_secret", "secret", "volume_claim"):
         if getattr(args, wrong):
             raise SpecError(f"--{wrong.replace('_', '-')} is Kubernetes': use --kuberay")
     run = (
@@ -96,8 +96,8 @@ def _provider(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
     if args.provider == "local":
         if not args.head_ip or len(args.worker_ips or ()) < plan.machines.nodes:
             raise SpecError(
-                f"--provider local needs --head-ip and --worker-ips of {plan.machines.nodes} machines (--nodes), got "
-                f"{len(args.worker_ips or ())}"
+                f"--provider local needs --head-ip, and --worker-ips of {plan.machines.nodes} machines "
+                f"(--cluster-workers), got {len(args.worker_ips or ())}"
             )
         return {"type": "local", "head_ip": args.head_ip, "worker_ips": list(args.worker_ips)}
     region = args.region or REGION_OF[args.provider]
@@ -126,6 +126,7 @@ def _nodes(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
             },
             "worker": {
                 "resources": has,
+                **({"labels": dict(plan.labels)} if plan.labels else {}),
                 "min_workers": machines.nodes,
                 "max_workers": machines.most,
                 "node_config": _machine(args, kind, machines.gpus > 0),

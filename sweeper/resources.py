@@ -196,7 +196,9 @@ def _take(free: list[dict[str, float]], bundles: Iterable[Bundle], apart: bool) 
     taken: list[tuple[int, Bundle]] = []
     for bundle in bundles:
         used = {i for i, _ in taken} if apart else set[int]()
-        home = next((i for i, f in enumerate(free) if i not in used and _holds(f, bundle)), None)
+        # the emptiest ones first where all must differ, else the first that holds it
+        order = sorted(range(len(free)), key=lambda i: -_room(free[i], bundle) if apart else 0.0)
+        home = next((i for i in order if i not in used and _holds(free[i], bundle)), None)
         if home is None:
             for i, back in taken:
                 _add(free[i], back, 1)
@@ -204,6 +206,10 @@ def _take(free: list[dict[str, float]], bundles: Iterable[Bundle], apart: bool) 
         _add(free[home], bundle, -1)
         taken.append((home, bundle))
     return True
+
+
+def _room(free: Mapping[str, float], bundle: Bundle) -> float:
+    return sum(free.get(name, 0) for name in bundle)
 
 
 def _holds(free: Mapping[str, float], bundle: Bundle) -> bool:

@@ -9,6 +9,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from search_spaces import Space
@@ -17,7 +18,7 @@ from trainables.result import NEVER_WINS, Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
-from .budgets import Budgets
+from .budgets import Budgets, gpus_held
 from .doubts import split
 from .jobs import Job, Row, was_stopped
 from .limits import MEMORY, constraints, feasible
@@ -102,7 +103,7 @@ class Session:
         self.proposer = make_proposer(spec, space, self.constants, k_aug)
         self.listener = listener
         self.status = Status(budget_of(spec, space))
-        self.budgets = Budgets(spec, self.status.started)
+        self.budgets = Budgets(spec, self.status.started, lambda row: gpus_held(row) * self._gpus)
         self.blocks = _blocks(
             self.proposer, spec, self.status.budget, self._build
         )  # of designs: number -> first repeat
@@ -205,10 +206,16 @@ class Session:
         self.worst[goal.column] = worst
         return value
 
-    @property
+    @cached_property
     def members(self) -> int:
         """Children of a trial, the same in all of them where each has processes of its own."""
         return max(self.space.build(params).members for params in corners(self.space))
+
+    @cached_property
+    def _gpus(self) -> float:
+        """GPUs of a trial that runs on GPUs."""
+        asked = self.spec.resources
+        return asked.gpus_per_member * self.members if asked.gpus_per_member else asked.gpus_per_pair or 1.0
 
     # -- jobs out -------------------------------------------------------------------------------------------------
 

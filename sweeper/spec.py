@@ -323,10 +323,12 @@ def load_spec(target: str, flags: Mapping[str, Any] | None = None) -> SweepSpec:
         SpecError: Anything wrong with it, in one line.
     """
     flags = dict(flags or {})
-    added = flags.pop("fixed", {})
+    added, resources = flags.pop("fixed", {}), flags.pop("resources", {})
     file = flags.pop("enqueue") if isinstance(flags.get("enqueue"), str) else None
     if target.endswith((".yaml", ".yml")):
         values, lines = read_yaml(Path(target))
+        if resources:
+            flags["resources"] = {**(values.get("resources") or {}), **resources}
         for key in (*flags, *(f"fixed.{name}" for name in added)):
             lines.pop(key, None)
         spec = _with_fixed(SweepSpec.checked({**values, **flags}, lines, target), added)
@@ -337,7 +339,9 @@ def load_spec(target: str, flags: Mapping[str, Any] | None = None) -> SweepSpec:
             raise SpecError(placed(str(error), groups, lines, target)) from None
     else:
         space = str(Path(target).resolve()) if target.endswith(".py") else target
-        spec = _with_fixed(SweepSpec.checked({"space": space, **flags}), added)
+        spec = _with_fixed(
+            SweepSpec.checked({"space": space, **({"resources": resources} if resources else {}), **flags}), added
+        )
         spec.load_space()
     if file is None:
         return spec

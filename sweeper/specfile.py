@@ -41,8 +41,7 @@ def explain(error: ValidationError, model: type[BaseModel], lines: Mapping[str, 
         path = [str(p) for p in item["loc"] if not (isinstance(p, str) and ("[" in p or p in _UNION))]
         key = ".".join(path)
         if item["type"] == "extra_forbidden":
-            known = Parameter.model_fields if len(path) > 1 and path[0] == "parameters" else model.model_fields
-            text = str(unknown("key", path[-1], known))
+            text = str(unknown("key", path[-1], _fields_at(model, path)))
         else:
             message = _RULES.get(item["type"], re.sub(r"^Value error, |^Input should be ", "", item["msg"]))
             if item["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error"):
@@ -105,6 +104,14 @@ def read_yaml(path: Path, text: str | None = None) -> tuple[dict[str, Any], dict
     return data, lines
 
 
+def _fields_at(model: type[BaseModel], path: list[str]) -> Mapping[str, Any]:
+    """Return the fields that stand beside an unknown key."""
+    if len(path) == 1:
+        return model.model_fields
+    inner = model.model_fields[path[0]].annotation
+    return (inner if isinstance(inner, type) and issubclass(inner, BaseModel) else Parameter).model_fields
+
+
 def placed(text: str, groups: Mapping[str, Iterable[str]], lines: Mapping[str, int], where: str) -> str:
     """Return a message with the line of the key, under one of the `groups` of keys, that it names first."""
     found: list[tuple[int, int]] = []  # where the message names it, line
@@ -117,8 +124,8 @@ def placed(text: str, groups: Mapping[str, Iterable[str]], lines: Mapping[str, i
     return f"{where}, line {min(found)[1]}: {text}" if found else text
 
 
-def assignments(texts: Iterable[str]) -> dict[str, Any]:
-    """Read `KEY=VALUE` flags; values are YAML, and 1e-3 is a number.
+def assignments(texts: Iterable[str], flag: str = "--set") -> dict[str, Any]:
+    """Read the `KEY=VALUE` of a flag; values are YAML, and 1e-3 is a number.
 
     Raises:
         SpecError: One is not of that form, or its value is not YAML.
@@ -127,11 +134,11 @@ def assignments(texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", key.strip()):
-            raise SpecError(f"--set needs KEY=VALUE, such as optimizer=adamw, got {text!r}")
+            raise SpecError(f"{flag} needs KEY=VALUE, such as optimizer=adamw, got {text!r}")
         try:
             read = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise SpecError(f"--set {key}: not YAML: {getattr(error, 'problem', error)}: {value!r}") from None
+            raise SpecError(f"{flag} {key}: not YAML: {getattr(error, 'problem', error)}: {value!r}") from None
         # YAML 1.1 reads 1e-3 as text
         found[key.strip()] = float(read) if isinstance(read, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", read) else read
     return found

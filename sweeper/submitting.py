@@ -26,6 +26,7 @@ STOP_SECONDS = 60
 """So long a driver that is asked to stop may take to finish what it writes, before Ray kills it."""
 LOOK_SECONDS, MOST_LOOK_SECONDS, AWAY_SECONDS = 1.0, 10.0, 120.0
 """Between looks at a followed job: longer ones for longer logs; a server may be away so long."""
+_OF_RAY = re.compile("RAY_AUTH_TOKEN", re.IGNORECASE)
 STOPPABLE = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
 
 
@@ -49,7 +50,7 @@ def command_of(found: Carried, python: str, file: str = SWEEP_FILE) -> str:
 def submit(args: argparse.Namespace) -> int:
     """`sweeper submit SPACE|spec.yaml`."""
     spec = asked_sweep(args)
-    found, variables = carried(spec, args.working_dir), environment(args.env or ())
+    found, variables = carried(spec, args.working_dir), environment(args.env or (), _OF_RAY)
     needs = _requirements(args.pip or ())
     server = _server(args)
     name = _new_name(server, args.job_id, name_of(spec, found))
@@ -194,21 +195,14 @@ def _server(args: argparse.Namespace) -> JobServer:
     address = args.address or next((a for a in known if a.startswith(("http://", "https://"))), "")
     if not address:
         raise SpecError("--address must name the cluster's job server, such as http://HEAD:8265")
-    return JobServer(address, _verify(args.verify))
-
-
-def _verify(text: str | None) -> str | bool:
-    if text is None:
-        return True
-    if text == "no":
-        return False
-    if not Path(text).exists():
-        raise SpecError(f"--verify must be a file or folder of certificates, or no; there is no {text}")
-    return text
+    if args.ca and not Path(args.ca).exists():
+        raise SpecError(f"--ca must be a file or folder of certificates; there is no {args.ca}")
+    return JobServer(address, False if args.insecure else args.ca or True)
 
 
 def _at(args: argparse.Namespace, server: JobServer) -> str:
-    trusted = f" --verify {shlex.quote(args.verify)}" if args.verify else ""
+    trusted = f" --ca {shlex.quote(args.ca)}" if args.ca else ""
+    trusted += " --insecure" if args.insecure else ""
     return f" --address {shlex.quote(server.address)}{trusted}"
 
 

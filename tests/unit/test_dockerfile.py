@@ -47,7 +47,7 @@ def test_versions_are_pinned_and_the_job_server_is_there() -> None:
     installs = re.findall(r"pip install (.*)", TEXT)
     assert installs
     assert all("--constraint constraints.txt" in line for line in installs)
-    assert ".[cluster]" in installs[-1]
+    assert ".[cluster,dashboard]" in installs[-1]
 
 
 def test_no_secret_and_no_index_stands_in_it() -> None:

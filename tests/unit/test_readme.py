@@ -12,6 +12,7 @@ import pytest
 import search_spaces
 from sweeper.cli import _parser
 from sweeper.objective import OBJECTIVES
+from sweeper.resources import Resources
 from sweeper.samplers import SAMPLERS
 from sweeper.store import SCHEMAS
 from trainables.augmentation import AUGMENTATIONS
@@ -93,6 +94,11 @@ def test_every_flag_sampler_and_objective_is_in_the_table() -> None:
     assert flags == known - {"--help", "--json"}
     text = " ".join(cell for row in rows for cell in row)
     assert set(SAMPLERS) | set(OBJECTIVES) <= set(names(text))
+
+
+def test_every_resource_is_in_the_table() -> None:
+    described = [n for row in table("Key of `resources`") for n in names(row[0])]
+    assert sorted(described) == sorted(Resources.model_fields)
 
 
 def test_every_command_and_flag_is_named() -> None:

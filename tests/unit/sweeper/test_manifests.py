@@ -66,10 +66,10 @@ RAY_UP = ("--ray-up", "--out", "s3://bucket/runs/a")
     "more",
     [
         (),
-        ("--nodes", "4", "--max-nodes", "9", "--gpus-per-node", "8", "--cpus-per-node", "64", "--shm", "500MB"),
-        ("--token-secret", "mine", "--env-secret", "store", "--env-secret", "more", "--env", "OMP_NUM_THREADS=1"),
+        ("--cluster-workers", "4", "--max-cluster-workers", "9", "--gpus-per-worker", "8", "--shm", "500MB"),
+        ("--token-secret", "mine", "--secret", "store", "--secret", "more", "--env", "OMP_NUM_THREADS=1"),
         ("--deadline", "3600", "--retries", "0", "--keep-seconds", "0", "--name", "a", "--image", "here:5000/s:2"),
-        ("--volume-claim", "disk", "--shm", "512Mi"),
+        ("--volume-claim", "disk", "--shm", "512Mi", "--resources", "labels={zone: a, kind: '!slow'}"),
     ],
 )  # fmt: skip
 def test_a_rayjob_fits_its_schema(own: str, printed: Any, more: tuple[str, ...]) -> None:
@@ -86,8 +86,8 @@ def test_a_rayjob_fits_its_schema(own: str, printed: Any, more: tuple[str, ...])
 
 
 def test_a_rayjob_says_what_was_asked_for(own: str, printed: Any) -> None:
-    args = ("--nodes", "4", "--gpus-per-node", "2", "--memory-per-node", "64Gi", "--token-secret", "mine")
-    text = printed(own, *KUBERAY, *args, "--env-secret", "store", "--volume-claim", "disk", "--deadline", "60")
+    args = ("--cluster-workers", "4", "--gpus-per-worker", "2", "--memory-per-worker", "64Gi", "--token-secret", "mine")
+    text = printed(own, *KUBERAY, *args, "--secret", "store", "--volume-claim", "disk", "--deadline", "60")
     _, job = yaml.safe_load_all(text)
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token", "secretName": "mine"}
@@ -121,10 +121,10 @@ def test_the_sweep_in_a_rayjob_is_the_sweep(own: str, printed: Any, tmp_path: Pa
     "more",
     [
         (),
-        ("--nodes", "4", "--max-nodes", "9", "--gpus-per-node", "1", "--region", "eu-west-1", "--instance", "g6"),
+        ("--max-cluster-workers", "9", "--gpus-per-worker", "1", "--region", "eu-west-1", "--instance", "g6.xlarge"),
         ("--provider", "gcp", "--project", "p-1"),
-        ("--provider", "gcp", "--project", "p-1", "--zone", "us-west1-b", "--gpus-per-node", "1"),
-        ("--provider", "local", "--head-ip", "10.0.0.1", "--worker-ips", "10.0.0.2", "10.0.0.3", "--nodes", "2"),
+        ("--provider", "gcp", "--project", "p-1", "--zone", "us-west1-b", "--gpus-per-worker", "1"),
+        ("--provider", "local", "--head-ip", "10.0.0.1", "--worker-ips", "10.0.0.2", "10.0.0.3"),
     ],
 )  # fmt: skip
 def test_a_cluster_file_fits_rays_schema(own: str, printed: Any, more: tuple[str, ...]) -> None:
@@ -156,15 +156,22 @@ def test_the_sweep_in_a_cluster_file_is_the_sweep(own: str, printed: Any) -> Non
         (("--kuberay",), "--out must be a URI"),
         (("--kuberay", "--out", "/data/run"), "pods share no folder /data/run"),
         (("--kuberay", "--out", "/data/run", "--volume-claim", "disk"), "below /shared with --volume-claim"),
-        ((*KUBERAY, "--env", "AWS_SECRET_ACCESS_KEY=x"), "AWS_SECRET_ACCESS_KEY looks like a secret"),
+        ((*KUBERAY, "--env", "AWS_SECRET_ACCESS_KEY=x"), "AWS_SECRET_ACCESS_KEY may be a secret"),
         ((*KUBERAY, "--name", "Upper"), "--name must be of at most 47 small letters"),
-        ((*KUBERAY, "--memory-per-node", "much"), "--memory-per-node must be an amount of memory"),
-        ((*KUBERAY, "--nodes", "3", "--max-nodes", "2"), "--max-nodes must be at least --nodes = 3, got 2"),
-        ((*KUBERAY, "--device", "cuda", "--gpus-per-node", "0"), "asks for a GPU and --gpus-per-node is 0"),
+        ((*KUBERAY, "--memory-per-worker", "much"), "--memory-per-worker must be an amount of memory"),
+        (
+            (*KUBERAY, "--cluster-workers", "3", "--max-cluster-workers", "2"),
+            "--max-cluster-workers must be at least --cluster-workers = 3, got 2",
+        ),
+        ((*KUBERAY, "--device", "cuda", "--gpus-per-worker", "0"), "asks for a GPU and --gpus-per-worker is 0"),
         ((*KUBERAY, "--threads", "16"), "a trial takes 16 CPU, 0 GPU, and the cluster can never place that"),
+        (
+            (*KUBERAY, "--resources", "custom={disk: 1}"),
+            "a trial takes 1 CPU, 0 GPU, 1 disk, and the cluster can never",
+        ),
         ((*RAY_UP, "--token-secret", "mine"), "--token-secret is Kubernetes'"),
         ((*RAY_UP, "--provider", "gcp"), "--provider gcp needs --project"),
-        ((*RAY_UP, "--provider", "local", "--head-ip", "a"), "needs --head-ip and --worker-ips of 1 machines"),
+        ((*RAY_UP, "--provider", "local", "--head-ip", "a"), "needs --head-ip, and --worker-ips of 2 machines"),
         (("--ray-up", "--out", "/data/run"), "machines of a cloud share no folder /data/run"),
     ],
 )

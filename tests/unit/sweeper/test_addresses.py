@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.joining import check_reachable, joined, token
+from sweeper.addresses import check_reachable, joined, token
 from sweeper.spec import SpecError, SweepSpec
 
 

@@ -160,8 +160,9 @@ def test_a_users_own_space_is_run_from_an_empty_folder(head: dict[str, Any], tmp
 
 def test_ctrl_c_detaches_and_a_stopped_job_is_continued(head: dict[str, Any], tmp_path: Path, driver: Driver) -> None:
     run, at = tmp_path / "run", ("--address", head["jobs"])
+    slow = ("--env", "SWEEPER_SYNTHETIC_SECONDS=0.5")
     asked = ("submit", "synthetic", "--sampler", "random", *at, "--out", str(run))
-    follower = driver(*asked, "--trials", "100000", "--follow")
+    follower = driver(*asked, *slow, "--trials", "400", "--follow")
     deadline = time.monotonic() + 120
     while len(list(run.glob("trials/*.parquet"))) < 3:
         assert follower.poll() is None, follower.communicate()
@@ -173,7 +174,7 @@ def test_ctrl_c_detaches_and_a_stopped_job_is_continued(head: dict[str, Any], tm
     assert f"`sweeper stop {name} --address {head['jobs']}` stops it" in err
     shown, _ = complete(driver("status", name, *at, "--json"))
     assert json.loads(shown)["status"] == "RUNNING"
-    _, twice = complete(driver(*asked, "--trials", "100000"), 2)
+    _, twice = complete(driver(*asked, "--trials", "400"), 2)
     assert f"job {name} runs there already (RUNNING)" in twice
     out, err = complete(driver("stop", name, *at))
     assert f"job {name} has ended: STOPPED; submitted again it continues in {run}" in out

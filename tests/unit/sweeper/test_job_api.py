@@ -1,10 +1,14 @@
 """The job server's client against a server that answers as Ray's does, and as others do."""
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +21,34 @@ from sweeper.submitting import exit_code, follow
 TOKEN = "a-token-that-nobody-may-see"
 
 
+def certificate(folder: Path) -> Path:
+    """Write a certificate of 127.0.0.1 that only itself vouches for, with its key, and return the file."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "head")])
+    found = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / "head.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file.write_bytes(private + found.public_bytes(serialization.Encoding.PEM))
+    return file
+
+
 class Answers:
     """What the server says by (method, path): a status and a body, or a function of the headers; and what it saw."""
 
@@ -24,6 +56,7 @@ class Answers:
         self.by_path: dict[tuple[str, str], Any] = {}
         self.seen: list[tuple[str, str, str | None, bytes]] = []
         self.address = ""
+        self.handler: Any = None
 
     def job(self, name: str, *states: dict[str, Any]) -> None:
         left = list(states)
@@ -56,13 +89,30 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
+    found.handler = Handler
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     found.address = f"http://127.0.0.1:{server.server_port}"
     found.by_path["GET", "/api/authentication_mode"] = 200, {"authentication_mode": "disabled"}
     found.by_path["GET", "/api/version"] = 200, {"ray_version": "2.60.0"}
     yield found
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def secured(answers: Answers, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """The same server behind TLS: its address, and the certificate to trust."""
+    file = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), answers.handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield f"https://127.0.0.1:{server.server_port}", str(file)
     server.shutdown()
     server.server_close()
     thread.join()
@@ -124,6 +174,17 @@ def test_no_token_and_a_wrong_one_are_one_line(answers: Answers, monkeypatch: py
     monkeypatch.setattr(job_api, "token", lambda: "")
     with pytest.raises(SpecError, match="asks for a token: RAY_AUTH_TOKEN"):
         JobServer(answers.address)
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_certificates_are_checked(secured: tuple[str, str], answers: Answers) -> None:
+    asking(answers)
+    address, file = secured
+    with pytest.raises(SpecError, match=r"certificate of https://127.0.0.1:\d+ is not trusted: .*--ca FILE"):
+        JobServer(address)
+    assert answers.seen == []
+    assert JobServer(address, file).version == "2.60.0"
+    assert JobServer(address, False).version == "2.60.0"
 
 
 def test_what_is_no_job_server(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,43 +1,71 @@
-"""Ray clusters by address: which one is meant, whether it answers, and with which token."""
+"""Which Ray a sweep runs on: a local one, or a cluster by `--address` or `RAY_ADDRESS`; is it there, and its token."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import ssl
 import subprocess
 import sys
-import urllib.error
-import urllib.request
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .specfile import SpecError
+from .spec import SpecError, SweepSpec
 
 CONNECT_SECONDS, PROBE_SECONDS = 4.0, 20.0
 LOCAL = "local"
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set where Ray's job server started this process: the cluster is there."""
 
 
-def resolved(address: str | None) -> tuple[str | None, str]:
-    """Return the cluster that an address means, None for a Ray of one's own, and a line where it needs saying.
+def joined(spec: SweepSpec, say: Callable[[str], None] = lambda _: None) -> SweepSpec:
+    """Return the sweep with the address it runs at: the flag's or the file's, else `RAY_ADDRESS`, else none.
 
-    Without an address it is that in `RAY_ADDRESS`, where there is one; `local` is a Ray of one's own in any case.
+    Args:
+        spec: The sweep; address `local` starts a local Ray in any case.
+        say: Called with a line where the environment decides.
+
+    Raises:
+        SpecError: `RAY_ADDRESS` is no address that a sweep can run at.
     """
-    if address == LOCAL:
-        return None, ""
-    named = os.environ.get("RAY_ADDRESS")
-    if address is None and named and named != LOCAL:
-        return named, f"joining the Ray cluster at {named} (RAY_ADDRESS; --address local starts a Ray of its own)"
-    return address, ""
+    if spec.runner != "ray":
+        return spec
+    if spec.address:
+        return spec.model_copy(update={"address": None}) if spec.address == LOCAL else spec
+    given = os.environ.get("RAY_ADDRESS", "").strip()
+    if not given or given == LOCAL:
+        return spec
+    if given.startswith(("http://", "https://")):
+        raise SpecError(
+            f"RAY_ADDRESS is a job server's ({given}): `sweeper submit` hands a sweep to it, --address {LOCAL} runs it "
+            "here"
+        )
+    say(f"joining the Ray cluster at {given} (RAY_ADDRESS); --address {LOCAL} starts a local Ray")
+    return spec.model_copy(update={"address": given})
 
 
-def use_token() -> bool:
-    """Let Ray use the token that is at hand, which with an explicit address it does not look for; returns whether."""
-    at_hand = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    at_hand = at_hand or (Path.home() / ".ray" / "auth_token").is_file()
-    if "RAY_AUTH_MODE" not in os.environ and at_hand:
+def token(environment: Mapping[str, str] | None = None) -> str:
+    """Return the token for Ray's token authentication, found as Ray finds it; empty where there is none.
+
+    Raises:
+        SpecError: The file that `RAY_AUTH_TOKEN_PATH` names cannot be read.
+    """
+    known = os.environ if environment is None else environment
+    if given := known.get("RAY_AUTH_TOKEN", "").strip():
+        return given
+    named = known.get("RAY_AUTH_TOKEN_PATH")
+    file = Path(named).expanduser() if named else Path.home() / ".ray" / "auth_token"
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        if named:
+            raise SpecError(f"cannot read RAY_AUTH_TOKEN_PATH {file}: {error.strerror or error}") from None
+        return ""
+
+
+def use_token() -> None:
+    """Let Ray use the token that is at hand: with an explicit address it does not look for one by itself."""
+    if "RAY_AUTH_MODE" not in os.environ and token():
         os.environ["RAY_AUTH_MODE"] = "token"
-    return at_hand
 
 
 def check_reachable(address: str) -> None:
@@ -46,22 +74,16 @@ def check_reachable(address: str) -> None:
     Raises:
         SpecError: It cannot be reached, or it is of a kind that Tune cannot use.
     """
-    if address.startswith("ray://"):
-        raise SpecError(
-            f"Tune cannot run through the Ray client ({address}): run sweeper on the cluster with --address auto, or "
-            "send the sweep there by `sweeper submit`"
-        )
-    if address.startswith(("http://", "https://")):
-        raise SpecError(f"{address} takes jobs: use `sweeper submit --address {address}`")
+    _check_form(address)
+    use_token()
+    if IN_JOB in os.environ:
+        return
     if address != "auto":
         host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise SpecError(f"address must be HOST:PORT, auto or local, got {address!r}")
         try:
-            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
         except OSError as error:
             raise SpecError(f"cannot connect to Ray at {address}: {error.strerror or error}") from None
-    use_token()
     # Ray itself waits for minutes where something else listens, and cannot be interrupted: let a process try that can
     probe = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
     try:
@@ -70,44 +92,23 @@ def check_reachable(address: str) -> None:
             capture_output=True, text=True, timeout=PROBE_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise SpecError(f"cannot connect to Ray at {address}: no answer within {PROBE_SECONDS:g} s") from None
+        raise SpecError(
+            f"cannot connect to Ray at {address}: no answer within {PROBE_SECONDS:g} s; does the cluster ask for a "
+            "token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)?"
+        ) from None
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise SpecError(f"cannot connect to Ray at {address}: {reason}")
 
 
-def check_job_server(address: str, verify: bool | str) -> None:
-    """Check that a job server answers, and choose how to authenticate; the token itself stays with Ray.
-
-    Args:
-        address: `http://HOST:PORT` or `https://...` of a cluster's dashboard.
-        verify: Whether certificates are checked, or the file of the authority.
-
-    Raises:
-        SpecError: It is no such address, nothing answers, or a token is asked for and none is at hand.
-    """
-    if not address.startswith(("http://", "https://")):
-        raise SpecError(f"address must be http://HOST:8265 or https://... of the cluster's dashboard, got {address!r}")
-    context = None
-    if address.startswith("https://"):
-        context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
-        if verify is False:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    url = f"{address.rstrip('/')}/api/authentication_mode"
-    try:
-        with urllib.request.urlopen(url, timeout=PROBE_SECONDS, context=context) as answer:
-            mode = json.loads(answer.read()).get("authentication_mode")
-    except urllib.error.HTTPError:
-        mode = None  # of a Ray before there were tokens
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise SpecError(f"cannot reach a job server at {address}: {reason}") from None
-    if mode == "token":
-        os.environ.pop("RAY_AUTH_MODE", None)
-        if not use_token():
-            raise SpecError(
-                f"the cluster at {address} asks for a token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or put it into "
-                "~/.ray/auth_token"
-            )
-    else:
-        os.environ["RAY_AUTH_MODE"] = "disabled"
+def _check_form(address: str) -> None:
+    if address.startswith("ray://"):
+        raise SpecError(
+            f"Tune cannot run through the Ray client ({address}): run sweeper on the cluster with --address auto, or "
+            "hand the sweep to its job server by `sweeper submit`"
+        )
+    if address.startswith(("http://", "https://")):
+        raise SpecError(f"{address} is a job server's address: `sweeper submit` hands sweeps to it")
+    host, _, port = address.rpartition(":")
+    if address != "auto" and (not host or not port.isdigit() or int(port) > 65535):
+        raise SpecError(f"address must be HOST:PORT, auto or {LOCAL}, got {address!r}")

@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 from trainables import __version__
 
+from .cluster_flags import add_manifest, add_server, add_submit, count
+
 ERROR, USAGE, INTERRUPTED = 1, 2, 130
 
 
@@ -56,13 +58,20 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--trials", help="new number of configurations in all")
     _add_machine(resume)
     _add_extend(command("extend", "run just the trials that a firm answer lacks", True, noise=True))
-    _add_submit(command("submit", "run a sweep as a job on a Ray cluster elsewhere"))
+    sub = command("submit", "run a sweep as a job on a Ray cluster elsewhere")
+    _add_run(sub, elsewhere=True)
+    add_submit(sub)
     stop = command("stop", "stop a submitted sweep; what is finished is kept")
     stop.add_argument("job", metavar="JOB", help="id of the job")
-    _add_job_server(stop, True)
-    _add_manifest(command("manifest", "print a Kubernetes or `ray up` file that runs a sweep on a cluster of its own"))
-    status = command("status", "say how far a sweep is, its best noise so far and its warnings", True, noise=True)
-    _add_job_server(status, False)
+    add_server(stop)
+    sub = command("manifest", "print a Kubernetes or `ray up` file that runs a sweep on a cluster of its own")
+    _add_run(sub, elsewhere=True)
+    add_manifest(sub)
+    status = command("status", "say how far a sweep is, its best noise so far and its warnings; of a job with "
+                     "--address, how it is", noise=True)  # fmt: skip
+    status.add_argument("dir", metavar="DIR|JOB", help="run folder, or its URI; a job with --address")
+    status.add_argument("--follow", action="store_true", help="print what the job prints until it ends")
+    add_server(status)
     command("list", "list the trials of a sweep", True, noise=True)
     best = command("best", "show the optimal noise and the best merged model", True, noise=True)
     best.add_argument("--save", metavar="FILE", help="write the best merged weights as safetensors")
@@ -102,39 +111,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_job_server(sub: argparse.ArgumentParser, required: bool) -> None:
-    sub.add_argument("--address", metavar="URL", required=required, help="http://HEAD:8265 of the cluster")
-    sub.add_argument("--ca", metavar="FILE", help="authority of the cluster's https certificate")
-    sub.add_argument("--insecure", action="store_true", help="do not check its certificate")
-
-
-def _add_submit(sub: argparse.ArgumentParser) -> None:
-    _add_run(sub, elsewhere=True)
-    _add_job_server(sub, True)
-    sub.add_argument("--job-id", metavar="ID", help="id of the job (default: made of the sweep and its folder)")
-    sub.add_argument("--env", metavar="NAME[=VALUE]", action="append", help="environment variable of the job; whoever "
-                     "may see the cluster's jobs sees it; repeatable")  # fmt: skip
-    sub.add_argument("--python", default="python", help="interpreter on the cluster (default: %(default)s)")
-    sub.add_argument("--follow", action="store_true", help="print what the job prints until it ends; Ctrl-C leaves it")
-
-
-def _add_manifest(sub: argparse.ArgumentParser) -> None:
-    _add_run(sub, elsewhere=True)
-    kind = sub.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--kuberay", action="store_true", help="a RayJob and its ConfigMap, for `kubectl apply -f -`")
-    kind.add_argument("--ray-up", action="store_true", help="a cluster file for `ray up`")
-    sub.add_argument("--image", default="sweeper:latest", help="container image, see the Dockerfile "
-                     "(default: %(default)s)")  # fmt: skip
-    sub.add_argument("--cluster-workers", metavar="N", type=int, default=2, help="worker nodes (default: %(default)s)")
-    sub.add_argument("--cpus-per-worker", metavar="N", type=int, default=8, help="default: %(default)s")
-    sub.add_argument("--gpus-per-worker", metavar="N", type=int, default=0, help="default: %(default)s")
-    sub.add_argument("--memory-per-worker", metavar="BYTES", default="32Gi", help="default: %(default)s")
-    sub.add_argument("--secret", metavar="NAME", help="secret whose entries are the containers' environment, such as "
-                     "the storage's credentials")  # fmt: skip
-    sub.add_argument("--token-secret", metavar="NAME", help="secret with the cluster's token (default: KubeRay makes "
-                     "one)")  # fmt: skip
-
-
 def _add_export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--format", choices=("csv", "parquet"), help="of the table (default: csv)")
     sub.add_argument("--table", choices=("trials", "merges", "history", "planes", "search"), help="default: trials")
@@ -169,7 +145,8 @@ def _add_run(sub: argparse.ArgumentParser, elsewhere: bool = False) -> None:
                      help="torch's deterministic algorithms only")  # fmt: skip
     sub.add_argument("--out", metavar="DIR", help="run folder, or its URI: s3://BUCKET/PATH, gs://..., "
                      "file://... (default: a new one under runs/)")  # fmt: skip
-    sub.add_argument("--yes", action="store_true", help="continue an unfinished sweep in --out without asking")
+    if not elsewhere:
+        sub.add_argument("--yes", action="store_true", help="continue an unfinished sweep in --out without asking")
     _add_machine(sub, elsewhere)
 
 
@@ -206,17 +183,11 @@ def _add_merge(sub: argparse.ArgumentParser) -> None:
 
 def _add_extend(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--dry-run", action="store_true", help="show the trials and run none")
-    sub.add_argument("--repeats", metavar="R", type=_count, help="so many trials of each configuration that lacks some "
+    sub.add_argument("--repeats", metavar="R", type=count, help="so many trials of each configuration that lacks some "
                      "(default: as many as the analysis asks for)")  # fmt: skip
-    sub.add_argument("--noises", metavar="N", type=_count, help="at most so many new noises (default: all it asks for)")
+    sub.add_argument("--noises", metavar="N", type=count, help="at most so many new noises (default: all it asks for)")
     sub.add_argument("--objective", help="gain_mean or merged_loss, ...: what the answer is about (default: gain_mean)")
     _add_machine(sub)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
-    return int(text)
 
 
 def _add_import(sub: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from .manifests import manifest
 from .own_models import merge
 from .reading import best, dashboard, found, found_text, list_trials, pair, recommend, write_page
 from .report import emit
-from .spec import SweepSpec, load_spec
+from .spec import SpecError, SweepSpec, load_spec
 from .specfile import assignments
 from .submitting import job_status, stop, submit
 
@@ -50,7 +50,11 @@ def resume(args: argparse.Namespace) -> int:
 
 def status(args: argparse.Namespace) -> int:
     """`sweeper status DIR`, or `sweeper status JOB --address URL`."""
-    return job_status(args) if args.address else reading.status(args)
+    if args.address:
+        return job_status(args)
+    if args.follow or args.ca or args.insecure:
+        raise SpecError("--follow, --ca and --insecure are about a job: give its cluster by --address")
+    return reading.status(args)
 
 
 def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:

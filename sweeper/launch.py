@@ -18,7 +18,7 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES, inspect
 
-from .addresses import check_reachable, resolved
+from .addresses import check_reachable, joined
 from .compaction import AUTOMATIC, compact
 from .k_aug import KAug
 from .noise_choice import MEASURED_USUAL, check_defined, check_shown, check_target, default_noise, targets
@@ -111,10 +111,10 @@ def run(
         SpecError: The sweep cannot be run as asked; nothing was started.
         StorageError: The run folder cannot be written to; what is finished is kept.
     """
-    spec = _addressed(spec, say)
+    asked, spec = spec.address, joined(spec, say)
     space = spec.load_space()
     if "noise" not in spec.model_fields_set:
-        spec = spec.model_copy(update={"noise": _usual_noise(spec, space)})
+        spec = spec.model_copy(update={"noise": usual_noise(spec, space)})
     spec = _apart(_with_prior(spec, space, say), space)
     constants = _preflight(spec, space)
     if spec.runner == "ray" and spec.address:
@@ -130,7 +130,8 @@ def run(
         hold.lost = lambda why: session.break_off(StorageError(why))
         if held and session.open and session.status.done and not confirm(_where(folder), len(session.open)):
             raise SpecError(f"{folder.text} holds a part of this sweep; {again} it")
-        write_spec(folder, spec)
+        # what RAY_ADDRESS says is not the sweep's: it may be another at a resume
+        write_spec(folder, spec if asked else spec.model_copy(update={"address": None}))
         interrupted = _run_to_end(session)
         trials = _read_at_end(session)
     return Results(
@@ -160,7 +161,7 @@ def extend(
     """
     from .extension import PLAN_FILE, Extension, keep
 
-    spec = _addressed(spec, say)
+    spec = joined(spec, say)
     assert spec.out is not None
     space, folder = spec.load_space(), place_of(spec.out)
     if folder.local:
@@ -259,7 +260,8 @@ def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:
     return constants
 
 
-def _usual_noise(spec: SweepSpec, space: Space) -> str:
+def usual_noise(spec: SweepSpec, space: Space) -> str:
+    """Return the noise definition of a sweep that names none: it follows from the optimizers."""
     families = {family(space.build(params).optimizer) for params in corners(space)}
     usual = {default_noise(f) for f in families}
     known = targets(families)
@@ -276,15 +278,6 @@ def _with_prior(spec: SweepSpec, space: Space, say: Callable[[str], None]) -> Sw
         for p in spec.prior
     ]
     return spec.model_copy(update={"prior": tuple(read)}) if read else spec
-
-
-def _addressed(spec: SweepSpec, say: Callable[[str], None]) -> SweepSpec:
-    if spec.runner != "ray":
-        return spec
-    address, line = resolved(spec.address)
-    if line:
-        say(line)
-    return spec if address == spec.address else spec.model_copy(update={"address": address})
 
 
 def _apart(spec: SweepSpec, space: Space) -> SweepSpec:

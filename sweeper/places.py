@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from .retries import READING, StorageError, is_full, line, patience, retried
 from .specfile import SpecError
@@ -325,24 +325,34 @@ def file_of(file: str | Path) -> tuple[Place, str]:
     return place_of(parts._replace(path=folder).geturl()), name
 
 
-@lru_cache(maxsize=64)
-def _remote(uri: str) -> Place:
-    from pyarrow import ArrowException
-    from pyarrow.fs import FileSystem
+def check_uri(uri: str) -> SplitResult:
+    """Check the form of a URI of a folder, and return its parts; nothing is asked of any store.
 
+    Raises:
+        SpecError: It is of no store that is known here, leads out of itself, or holds credentials.
+    """
     parts = urlsplit(uri)
     if parts.scheme not in SCHEMES:
         raise SpecError(f"cannot use {uri}: a place is a path or a URI of {', '.join(SCHEMES)}")
     if ".." in unquote(parts.path).split("/"):
         raise SpecError(f"a URI must name its folder without .., got {parts._replace(query='').geturl()}")
-    if parts.scheme == "file":
-        return Place(uri, unquote(parts.path), uri=uri)
-    if parts.password or parts.username not in (None, "anonymous"):
+    if parts.scheme != "file" and (parts.password or parts.username not in (None, "anonymous")):
         # it would show in process lists, logs and the line that tells how to resume
         raise SpecError(
             f"credentials do not belong into a place, got {parts.scheme}://***@{parts.hostname}{parts.path}: "
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or what your store documents"
         )
+    return parts
+
+
+@lru_cache(maxsize=64)
+def _remote(uri: str) -> Place:
+    from pyarrow import ArrowException
+    from pyarrow.fs import FileSystem
+
+    parts = check_uri(uri)
+    if parts.scheme == "file":
+        return Place(uri, unquote(parts.path), uri=uri)
     try:
         store, path = FileSystem.from_uri(uri + _more(parts.scheme, parts.query))
     except (ArrowException, OSError, ValueError) as error:

@@ -1,205 +1,276 @@
-"""`sweeper submit`, `stop` and `status` of a job: the same sweep as a Ray job on a cluster."""
+"""The commands that speak to a cluster's job server: `submit`, and `status` and `stop` of a job."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import hashlib
 import os
 import re
 import shlex
-import shutil
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .addresses import check_job_server
+from trainables.registry import unknown
+
+from .carrying import SWEEP_FILE, Carried, carried, environment, name_of, package, zipped
 from .flags import MACHINE_KEYS, RUN_KEYS, flags
-from .places import is_uri
+from .job_api import JobServer, UnreachableError, ended, wait_for_end
 from .report import emit
 from .spec import SpecError, SweepSpec, load_spec
 from .specfile import assignments
 
-PACKAGES = ("trainables", "search_spaces", "sweeper", "dashboards")
-SHIPPED, LARGEST = "sweep.yaml", 50 * 2**20
-RUNNING = ("PENDING", "RUNNING")
-# a stopped driver ends its trials and says how to go on, which takes longer than Ray's 3 s
-STOPPING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
+DONE, ERROR, INTERRUPTED = 0, 1, 130
+STOP_SECONDS = 60
+"""So long a driver that is asked to stop may take to finish what it writes, before Ray kills it."""
+LOOK_SECONDS, MOST_LOOK_SECONDS, AWAY_SECONDS = 1.0, 10.0, 120.0
+"""Between looks at a followed job: longer ones for longer logs; a server may be away so long."""
+_OF_RAY = re.compile("RAY_AUTH_TOKEN", re.IGNORECASE)
+STOPPABLE = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
 
 
-def submit(args: argparse.Namespace) -> int:
-    """`sweeper submit SPACE|spec.yaml --address URL`."""
+def asked_sweep(args: argparse.Namespace) -> SweepSpec:
+    """Return the sweep that `SPACE|spec.yaml` and the flags of `run` ask for, but for where it runs.
+
+    Raises:
+        SpecError: Anything wrong with it.
+    """
     given = flags(args, tuple(k for k in RUN_KEYS + MACHINE_KEYS if k != "address"))
     if args.set:
         given["fixed"] = assignments(args.set)
-    spec = load_spec(args.target, given)
-    check_out(spec.out)
-    client = connect(args.address, _verify(args))
-    job = _job_id(client, args.job_id, spec, args.address)
-    with tempfile.TemporaryDirectory(prefix="sweeper-submit-") as folder:
-        pack(spec, Path(folder))
-        command = f"{args.python} -m sweeper run {SHIPPED} --address auto --yes --out {shlex.quote(str(spec.out))}"
-        environment = {**_environment(args.env or ()), **STOPPING}
-        _called(lambda: client.submit_job(
-            entrypoint=command, submission_id=job, runtime_env={"working_dir": folder, "env_vars": environment}
-        ), args.address)  # fmt: skip
-    where = f"{job} --address {args.address}"
-    emit(args.json, {"job": job, "out": spec.out}, f"job {job} runs {spec.space}; results go to {spec.out}\n"
-         f"`sweeper status {where}` shows it, `sweeper stop {where}` stops it")  # fmt: skip
-    return follow(client, job, args.address) if args.follow else 0
+    return load_spec(args.target, given)
 
 
-def stop(args: argparse.Namespace) -> int:
-    """`sweeper stop JOB --address URL`."""
-    client = connect(args.address, _verify(args))
-    known = _known(client, args.job, args.address)
-    if known.status not in RUNNING:
-        raise SpecError(f"job {args.job} does not run: it is {known.status.lower()}")
-    _called(lambda: client.stop_job(args.job), args.address)
-    emit(args.json, {"job": args.job, "stopping": True}, f"job {args.job} stops; finished trials are kept, and "
-         "the same `sweeper submit` again continues")  # fmt: skip
-    return 0
+def command_of(found: Carried, python: str, file: str = SWEEP_FILE) -> str:
+    """Return the shell command that runs a sweep, or continues it."""
+    return f"{shlex.quote(python)} -m sweeper run {shlex.quote(file)} --out {shlex.quote(found.out)} --yes"
+
+
+def submit(args: argparse.Namespace) -> int:
+    """`sweeper submit SPACE|spec.yaml`."""
+    spec = asked_sweep(args)
+    found, variables = carried(spec, args.working_dir), environment(args.env or (), _OF_RAY)
+    needs = _requirements(args.pip or ())
+    server = _server(args)
+    name = _new_name(server, args.job_id, name_of(spec, found))
+    runtime_env: dict[str, Any] = {
+        "working_dir": server.upload(zipped(found.files)),
+        "py_modules": [server.upload(zipped(package()))],
+        "env_vars": {**variables, **STOPPABLE},
+        **({"pip": needs} if needs else {}),
+    }
+    try:
+        # exec: the signal that stops the job is to reach the sweep itself
+        server.submit(name, f"exec {command_of(found, args.python)}", runtime_env, {"sweeper_out": found.out})
+    except SpecError:
+        if server.job(name) is None:
+            raise
+        raise SpecError(_taken(server, name)) from None
+    at = _at(args, server)
+    print(f"job {name} is submitted to {server.address}; its results go to {found.out}", file=sys.stderr)
+    if args.follow:
+        return _followed(args, server, name, at)
+    print(f"`sweeper status {name}{at} --follow` follows it, `sweeper stop {name}{at}` stops it", file=sys.stderr)
+    emit(args.json, {"job": name, "address": server.address, "out": found.out}, name)
+    return DONE
 
 
 def job_status(args: argparse.Namespace) -> int:
     """`sweeper status JOB --address URL`."""
-    client = connect(args.address, _verify(args))
-    known = _known(client, args.dir, args.address)
-    lines = _called(lambda: client.get_job_logs(args.dir), args.address).strip().splitlines()
-    record = {"job": args.dir, "status": known.status, "exit_code": known.driver_exit_code,
-              "command": known.entrypoint, "message": known.message, "last": lines[-1] if lines else ""}  # fmt: skip
-    code = "" if known.driver_exit_code is None else f", exit code {known.driver_exit_code}"
-    emit(args.json, record, "\n".join([f"job {args.dir}: {known.status.lower()}{code}", *lines[-10:]]))
-    return 0
+    server = _server(args)
+    record = _record(_known(server, args.dir))
+    if args.follow:
+        return _followed(args, server, record["job"], _at(args, server))
+    lines = server.logs(record["job"]).splitlines()
+    shown = [f"{k.replace('_', ' '):<12}{'–' if v is None else v}" for k, v in record.items()]
+    emit(args.json, {**record, "log": lines}, "\n".join((*shown, "last lines of its log:", *lines[-10:])))
+    return DONE
 
 
-def check_out(out: str | None) -> None:
-    """Check that a sweep elsewhere writes to where its results outlive it.
-
-    Raises:
-        SpecError: It does not.
-    """
-    if out is None or not (is_uri(out) or Path(out).is_absolute()):
-        raise SpecError(
-            "--out must be a URI (s3://...) or an absolute path on storage that all nodes share: a job's own folder "
-            f"goes with it, got {out}"
+def stop(args: argparse.Namespace) -> int:
+    """`sweeper stop JOB --address URL`."""
+    server = _server(args)
+    record = _record(_known(server, args.job))
+    name = record["job"]
+    if ended(record):
+        emit(args.json, record, f"job {name} has ended before: {record['status']}")
+        return DONE
+    server.stop(name)
+    print(f"job {name} is asked to stop: trials that are finished are kept", file=sys.stderr)
+    record = _record(wait_for_end(server, name, STOP_SECONDS + 30))
+    if not ended(record):
+        raise UnreachableError(
+            f"job {name} is still {record['status']}; `sweeper status {name}{_at(args, server)}` shows it"
         )
+    again = f"; submitted again it continues in {record['out']}" if record["out"] else ""
+    emit(args.json, record, f"job {name} has ended: {record['status']}{again}")
+    return DONE
 
 
-def connect(address: str, verify: bool | str) -> Any:
-    """Return a client of a cluster's job server.
+def follow(server: JobServer, name: str, write: Callable[[str], None]) -> dict[str, Any]:
+    """Hand on what a job prints, line by line, until it has ended; returns what the server knows of it then.
 
     Raises:
-        SpecError: It cannot be reached, or refuses the token.
+        UnreachableError: The server was away for two minutes; the job may go on.
     """
-    check_job_server(address, verify)
+    shown, pause, since = 0, LOOK_SECONDS, time.monotonic()
+    while True:
+        try:
+            job = _known(server, name)  # before the log: of a job that has ended it is complete
+            text = server.logs(name)
+        except UnreachableError:
+            if time.monotonic() - since > AWAY_SECONDS:
+                raise
+            time.sleep(pause)
+            continue
+        since = time.monotonic()
+        whole = len(text) if ended(job) else text.rfind("\n") + 1
+        for line in text[shown:whole].splitlines():
+            write(line)
+        shown = max(shown, whole)
+        if ended(job):
+            return job
+        # each look fetches the whole log
+        pause = min(MOST_LOOK_SECONDS, max(LOOK_SECONDS, len(text) / 1e5))
+        time.sleep(pause)
+
+
+def exit_code(job: Mapping[str, Any]) -> int:
+    """Return the exit code of the sweep that a job ran; of one that was stopped that of an interrupted sweep."""
+    code = job.get("driver_exit_code")
+    if isinstance(code, int):
+        return code if code >= 0 else 128 - code
+    return {"SUCCEEDED": DONE, "STOPPED": INTERRUPTED}.get(str(job.get("status")), ERROR)
+
+
+def _followed(args: argparse.Namespace, server: JobServer, name: str, at: str) -> int:
+    stream = sys.stderr if args.json else sys.stdout
+    last: list[str] = []
+
+    def write(line: str) -> None:
+        last[:] = [*last[-20:], line]
+        print(line, file=stream, flush=True)
+
     try:
-        import aiohttp  # noqa: F401  (the client's own, it fails late without)
-        from ray.job_submission import JobSubmissionClient
-    except ImportError:
-        raise SpecError("jobs need Ray's job client: pip install 'sweeper[cluster]'") from None
-    # which the client would take instead of the address
-    kept = {k: os.environ.pop(k) for k in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if k in os.environ}
-    try:
-        return _called(lambda: JobSubmissionClient(address, verify=verify), address)
-    finally:
-        os.environ.update(kept)
+        job = follow(server, name, write)
+    except KeyboardInterrupt:
+        print(
+            f"detached, job {name} goes on: `sweeper status {name}{at} --follow` looks again, "
+            f"`sweeper stop {name}{at}` stops it",
+            file=sys.stderr,
+        )
+        return DONE
+    except UnreachableError as error:
+        print(f"error: lost sight of job {name}, which may go on: {error}", file=sys.stderr)
+        return ERROR
+    record, code = _record(job), exit_code(job)
+    if hint := _hint(job, code, last):
+        print(hint, file=sys.stderr)
+    if args.json:
+        emit(True, record, "")
+    else:
+        print(f"job {name} has ended: {record['status']}, exit code {code}", file=sys.stderr)
+    return code
 
 
-def _called(call: Any, address: str) -> Any:
-    from ray.exceptions import RayError
-
-    try:
-        return call()
-    except (RuntimeError, RayError, ValueError, OSError) as error:
-        text = str(error)
-        if re.search(r"\b(401|403)\b|[Uu]nauthori|[Ff]orbidden|authentication token", text):
-            raise SpecError(f"the cluster at {address} refuses the token: check RAY_AUTH_TOKEN or its file") from None
-        raise SpecError(f"the job server at {address} says: {' '.join(text.split())[:300]}") from None
-
-
-def _verify(args: argparse.Namespace) -> bool | str:
-    return False if args.insecure else args.ca or True
-
-
-def _known(client: Any, job: str, address: str) -> Any:
-    known = {j.submission_id: j for j in _called(client.list_jobs, address) if j.submission_id}
-    if job not in known:
-        there = ", ".join(sorted(known)[-5:]) or "none"
-        raise SpecError(f"there is no job {job!r} at {address}; there are {there}")
-    return known[job]
+def _hint(job: Mapping[str, Any], code: int, last: Sequence[str]) -> str:
+    text = "\n".join(last)
+    if job.get("driver_exit_code") is None and job.get("status") == "FAILED":
+        return f"the job could not run: {' '.join(str(job.get('message') or 'no reason given').split())[:500]}"
+    if code in (126, 127):
+        return (
+            "the job's environment has no such Python: --python names the one of the head, such as /opt/venv/bin/python"
+        )
+    if found := re.search(r"No module named '?([\w.]+)", text):
+        return (
+            f"the Python of the job lacks {found[1]}: --python names another one of the head, --pip adds packages, the "
+            "Dockerfile makes an image with all of them"
+        )
+    return ""
 
 
-def _job_id(client: Any, asked: str | None, spec: SweepSpec, address: str) -> str:
-    """Return an id that is free: that of the sweep and its folder, counted on where earlier ones are over."""
-    states = {j.submission_id: j.status for j in _called(client.list_jobs, address)}
-    if asked:
-        if asked in states:
-            raise SpecError(f"there is a job {asked} already ({states[asked].lower()}); choose another --job-id")
-        return asked
-    key = hashlib.sha256(f"{spec.to_yaml()}\n{spec.out}".encode()).hexdigest()[:8]
-    job = first = f"sweeper-{re.sub(r'[^A-Za-z0-9]+', '-', Path(spec.space).stem)}-{key}"
-    count = 1
-    while job in states:
-        if states[job] in RUNNING:
-            raise SpecError(
-                f"this sweep runs there already as job {job} ({states[job].lower()}): `sweeper status {job} "
-                f"--address {address}`"
-            )
-        count += 1
-        job = f"{first}-{count}"
+def _server(args: argparse.Namespace) -> JobServer:
+    known = (os.environ.get(k, "") for k in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
+    address = args.address or next((a for a in known if a.startswith(("http://", "https://"))), "")
+    if not address:
+        raise SpecError("--address must name the cluster's job server, such as http://HEAD:8265")
+    if args.ca and not Path(args.ca).exists():
+        raise SpecError(f"--ca must be a file or folder of certificates; there is no {args.ca}")
+    return JobServer(address, False if args.insecure else args.ca or True)
+
+
+def _at(args: argparse.Namespace, server: JobServer) -> str:
+    trusted = f" --ca {shlex.quote(args.ca)}" if args.ca else ""
+    trusted += " --insecure" if args.insecure else ""
+    return f" --address {shlex.quote(server.address)}{trusted}"
+
+
+def _new_name(server: JobServer, wanted: str | None, usual: str) -> str:
+    if wanted is not None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", wanted):
+            raise SpecError(f"--job-id must be of letters, digits, dots, hyphens and underscores, got {wanted!r}")
+        if server.job(wanted) is not None:
+            raise SpecError(_taken(server, wanted))
+        return wanted
+    name, number = usual, 1
+    while (job := server.job(name)) is not None:
+        if not ended(job):
+            raise SpecError(_taken(server, name))
+        number += 1
+        name = f"{usual}-{number}"  # Ray uses each name once; this job continues what the last one left
+    return name
+
+
+def _taken(server: JobServer, name: str) -> str:
+    job = server.job(name) or {}
+    where = f"{name} --address {shlex.quote(server.address)}"
+    if ended(job):
+        return (
+            f"there was a job {name} on this cluster ({job['status']}), and Ray uses each name once: take another "
+            "--job-id, or none"
+        )
+    return (
+        f"job {name} runs there already ({job.get('status', 'unknown')}): `sweeper status {where} --follow` follows "
+        f"it, `sweeper stop {where}` stops it"
+    )
+
+
+def _known(server: JobServer, name: str) -> dict[str, Any]:
+    job = server.job(name)
+    if job is None:
+        names = server.names()
+        raise SpecError(
+            str(unknown("job", name, names)) if names else f"unknown job {name!r}; the cluster has had none"
+        )
     return job
 
 
-def _environment(texts: Sequence[str]) -> Mapping[str, str]:
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not re.fullmatch(r"[A-Za-z_]\w*", name) or (not equals and name not in os.environ):
-            raise SpecError(f"--env needs NAME=VALUE, or a NAME that is set here, got {text!r}")
-        found[name] = value if equals else os.environ[name]
+def _record(job: Mapping[str, Any]) -> dict[str, Any]:
+    def when(key: str) -> str | None:
+        stamp = job.get(key)
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stamp / 1000)) if stamp else None
+
+    return {
+        "job": job.get("submission_id"),
+        "status": job.get("status"),
+        "started": when("start_time"),
+        "ended": when("end_time"),
+        "exit_code": exit_code(job) if ended(job) else None,
+        "out": (job.get("metadata") or {}).get("sweeper_out"),
+        "message": " ".join((str(job.get("message") or "").splitlines() or [""])[0].split())[:300] or None,
+    }
+
+
+def _requirements(given: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for text in given:
+        if text.endswith(".txt"):
+            try:
+                lines = Path(text).read_text().splitlines()
+            except OSError as error:
+                raise SpecError(f"cannot read {text}: {error.strerror or error}") from None
+            found += [line for raw in lines if (line := raw.split(" #")[0].strip()) and not line.startswith("#")]
+        else:
+            found.append(text)
     return found
-
-
-def pack(spec: SweepSpec, folder: Path) -> None:
-    """Write what a job needs into a folder: the spec, the user's own space file, this package.
-
-    Raises:
-        SpecError: It is too large to send.
-    """
-    shipped = spec
-    if spec.space.endswith(".py"):
-        shutil.copyfile(spec.space, folder / Path(spec.space).name)
-        shipped = spec.model_copy(update={"space": Path(spec.space).name})
-    (folder / SHIPPED).write_text(shipped.to_yaml())
-    here = Path(__file__).resolve().parents[1]
-    for name in PACKAGES:
-        shutil.copytree(here / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    if size > LARGEST:
-        raise SpecError(f"a job must be at most {LARGEST // 2**20} MiB to be sent, got {size / 2**20:.0f}")
-
-
-def follow(client: Any, job: str, address: str) -> int:
-    """Print a job's lines until it ends; returns its exit code. Ctrl-C leaves it running."""
-
-    async def lines() -> None:
-        async for text in client.tail_job_logs(job):
-            sys.stdout.write(text)
-            sys.stdout.flush()
-
-    try:
-        asyncio.run(lines())
-        known = _known(client, job, address)
-    except KeyboardInterrupt:
-        where = f"{job} --address {address}"
-        print(f"\nleft; the job goes on: `sweeper status {where}`, `sweeper stop {where}`", file=sys.stderr)
-        return 0
-    except (OSError, RuntimeError) as error:
-        raise SpecError(f"the connection to {address} was lost: {error}; job {job} goes on") from None
-    if known.driver_exit_code is None:
-        print(f"job {job}: {known.status.lower()}: {known.message}", file=sys.stderr)
-        return 0 if known.status == "SUCCEEDED" else 1
-    return int(known.driver_exit_code)

@@ -1,10 +1,9 @@
-"""Sweeps that are sent as jobs to a head with its job server, started elsewhere on this machine."""
+"""Sweeps as jobs of a real head with its dashboard on loopback, which asks for a token."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -16,162 +15,223 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sweeper.store import read_trials
-from tests.cluster.cluster_tools import Driver, wait_until
+from tests.cluster.cluster_tools import Driver
 
 pytestmark = pytest.mark.cluster
 
 TOKEN = "a-token-of-this-test-that-nobody-may-see"
-MINE = """\
+SPACE_FILE = """
+import sweeper
 from optuna.distributions import FloatDistribution
-from search_spaces import Space
+from search_spaces import load
 
-SPACE = Space(doc="mine", fixed=dict(trainable="synthetic", dataset="synthetic", model="synthetic", batch_size=32),
-              knobs={"learning_rate": FloatDistribution(1e-3, 0.5, log=True)})
+print("the package lies in", sweeper.__file__)
+SPACE = load("synthetic").override({"learning_rate": FloatDistribution(0.01, 1.0, log=True)}, {}, doc="mine")
 """
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    found = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return found
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[str]:
-    """Address of the job server of a head that asks for a token."""
-    gcs, jobs, agent, client, metrics = free_ports(5)
-    # the job's command finds the interpreter on its path; nothing of this checkout is on it
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "RAY_ADDRESS")}
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    with tempfile.TemporaryDirectory(prefix="rh", ignore_cleanup_errors=True) as folder:
-        command = [
-            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2", f"--port={gcs}",
-            "--dashboard-host=127.0.0.1", f"--dashboard-port={jobs}", f"--dashboard-agent-listen-port={agent}",
-            f"--ray-client-server-port={client}", f"--metrics-export-port={metrics}", f"--temp-dir={folder}",
-            "--disable-usage-stats",
-        ]  # fmt: skip
-        log = Path(folder) / "head.log"
-        with log.open("w") as out:
-            process = subprocess.Popen(
-                command, env=environment, cwd=folder, stdout=out, stderr=out, start_new_session=True
-            )
-        try:
-            deadline = time.monotonic() + 120
-            while not _listens(jobs):
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.3)
-            yield f"http://127.0.0.1:{jobs}"
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture
-def token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+FAILS = {"space": "synthetic", "sampler": "random", "trials": 2,
+         "parameters": {"learning_rate": {"min": 50, "max": 60}}}  # fmt: skip
 
 
 def complete(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=400)
-    assert process.returncode == code, (out[-3000:], err[-3000:])
-    assert TOKEN not in out + err
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, (out, err)
+    assert "Traceback" not in out + err
     return out, err
 
 
-def told(driver: Driver, *args: str) -> dict[str, Any]:
-    return json.loads(complete(driver(*args, "--json"))[0])
+def free_ports(count: int) -> list[int]:
+    held = [socket.socket() for _ in range(count)]
+    for one in held:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
 
 
-@pytest.mark.usefixtures("token")
-def test_a_space_of_ones_own_is_sent_from_an_empty_folder(
-    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: Driver
-) -> None:
-    folder, out = tmp_path / "empty", tmp_path / "shared" / "run"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
+@pytest.fixture(scope="module")
+def head() -> Iterator[dict[str, Any]]:
+    """A head that asks for a token, in a folder of its own; its PATH leads to this environment's Python."""
+    ports = free_ports(7)
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
+             "metrics-export-port", "runtime-env-agent-port", "ray-client-server-port")  # fmt: skip
+    options = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("RAY_")}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**clean, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN,
+                   "RAY_USAGE_STATS_ENABLED": "0"}  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="swh", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2",
+                   "--dashboard-host=127.0.0.1", f"--temp-dir={folder}/ray", "--object-store-memory=100000000",
+                   "--node-ip-address=127.0.0.1", *options]  # fmt: skip
+        log = Path(folder) / "head.log"
+        with log.open("w") as file:
+            started = subprocess.Popen(
+                command, env=environment, cwd=folder, stdout=file, stderr=file, start_new_session=True
+            )
+        try:
+            address = f"http://127.0.0.1:{ports[1]}"
+            deadline = time.monotonic() + 120
+            while not _answers(address):
+                assert started.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.3)
+            yield {"jobs": address, "ray": f"127.0.0.1:{ports[0]}"}
+        finally:
+            started.send_signal(signal.SIGTERM)
+            try:
+                started.wait(60)
+            finally:
+                # what the head started carries its folder in its arguments
+                _kill_leftovers(folder)
+
+
+def _answers(address: str) -> bool:
+    import requests
+
+    with requests.Session() as session:
+        session.trust_env = False
+        try:
+            answer = session.get(f"{address}/api/version", timeout=5, headers={"Authorization": f"Bearer {TOKEN}"})
+        except requests.RequestException:
+            return False
+        return answer.ok
+
+
+def _kill_leftovers(folder: str) -> None:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                arguments = (entry / "cmdline").read_bytes()
+                if f"{folder}/".encode() in arguments:
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except OSError:
+                continue
+
+
+@pytest.fixture(autouse=True)
+def _user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody elsewhere: an empty folder, a home without a token file, the token in the environment."""
+    for name in [k for k in os.environ if k.startswith("RAY_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    (folder / "mine.py").write_text(MINE)
-    (folder / "spec.yaml").write_text("space: mine.py\nsampler: random\ntrials: 4\n")
-    args = ("submit", "spec.yaml", "--address", head, "--out", str(out))
-    said, _ = complete(driver(*args, "--follow"))
-    job = re.search(r"job (sweeper-mine-[0-9a-f]{8}) runs", said)
-    assert job, said
-    assert "4/4 configurations" in said
-    assert read_trials(out).num_rows == 4
-    assert sorted(p.name for p in folder.iterdir()) == ["mine.py", "spec.yaml"]
-    done = told(driver, "status", job[1], "--address", head)
-    assert (done["status"], done["exit_code"]) == ("SUCCEEDED", 0)
-    for path in (p for p in out.rglob("*") if p.is_file()):
-        assert TOKEN.encode() not in path.read_bytes(), path
-    # over: the same again is a new job, which finds all of it done
-    again, _ = complete(driver(*args, "--follow"))
-    assert f"job {job[1]}-2 runs" in again
-    # its exit code is the job's own
-    _, _ = complete(driver(*args[:-1], str(tmp_path / "bad"), "--follow", "--device", "cuda"), 2)
-    _, err = complete(driver("status", "nothing", "--address", head), 2)
-    assert "there is no job 'nothing'" in err
-    _, err = complete(driver("stop", job[1], "--address", head), 2)
-    assert "does not run: it is succeeded" in err
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    monkeypatch.chdir(tmp_path / "empty")
 
 
-@pytest.mark.usefixtures("token")
-def test_whoever_leaves_or_stops_a_job_keeps_its_trials(
-    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: Driver
-) -> None:
-    out = tmp_path / "run"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    args = ("submit", "synthetic", "--sampler", "random", "--trials", "200", "--address", head, "--out", str(out))
-    process = driver(*args, "--follow", "--job-id", "mine", "--env", "SWEEPER_SYNTHETIC_SECONDS=0.5")
-    wait_until(lambda: len(list((out / "trials").glob("*.parquet"))) >= 2, process)
-    process.send_signal(signal.SIGINT)
-    _, err = complete(process)
-    assert "the job goes on: `sweeper status mine" in err
-    assert told(driver, "status", "mine", "--address", head)["status"] == "RUNNING"
-    _, err = complete(driver(*args, "--job-id", "mine"), 2)
-    assert "there is a job mine already (running)" in err
-    complete(driver("stop", "mine", "--address", head))
+def holds_token(folder: Path) -> bool:
+    return any(TOKEN.encode() in p.read_bytes() for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_users_own_space_is_run_from_an_empty_folder(head: dict[str, Any], tmp_path: Path, driver: Driver) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.py").write_text(SPACE_FILE)
+    sweep = tmp_path / "own" / "asked.yaml"
+    sweep.write_text("space: mine.py\nsampler: random\ntrials: 6\n")
+    run, at = tmp_path / "run", ("--address", head["jobs"])
+    out, err = complete(driver("submit", str(sweep), *at, "--out", str(run), "--job-id", "mine-1", "--follow"))
+    assert read_trials(run).num_rows == 6
+    assert "6 trials of 6 configurations (6 ok)" in out
+    assert "job mine-1 is submitted" in err
+    assert "job mine-1 has ended: SUCCEEDED, exit code 0" in err
+    # the package that ran is the one that was sent
+    places = {line.split()[-1] for line in out.splitlines() if line.startswith("the package lies in")}
+    assert any("runtime_resources/py_modules_files" in place for place in places)
+    # the folder belongs to no cluster: it can be continued anywhere
+    assert "address" not in yaml.safe_load((run / "sweep.yaml").read_text())
+    shown, _ = complete(driver("status", "mine-1", *at, "--json"))
+    assert json.loads(shown)["status"] == "SUCCEEDED"
+    assert json.loads(shown)["out"] == str(run)
+    _, twice = complete(driver("submit", str(sweep), *at, "--out", str(run), "--job-id", "mine-1"), 2)
+    assert "there was a job mine-1 on this cluster (SUCCEEDED), and Ray uses each name once" in twice
+    _, unknown = complete(driver("stop", "mine-2", *at), 2)
+    assert "unknown job 'mine-2'; did you mean mine-1?" in unknown
+    assert TOKEN not in out + err + shown + twice + unknown
+    assert not holds_token(run)
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_ctrl_c_detaches_and_a_stopped_job_is_continued(head: dict[str, Any], tmp_path: Path, driver: Driver) -> None:
+    run, at = tmp_path / "run", ("--address", head["jobs"])
+    slow = ("--env", "SWEEPER_SYNTHETIC_SECONDS=0.5")
+    asked = ("submit", "synthetic", "--sampler", "random", *at, "--out", str(run))
+    follower = driver(*asked, *slow, "--trials", "400", "--follow")
     deadline = time.monotonic() + 120
-    while (last := told(driver, "status", "mine", "--address", head))["status"] == "RUNNING":
+    while len(list(run.glob("trials/*.parquet"))) < 3:
+        assert follower.poll() is None, follower.communicate()
         assert time.monotonic() < deadline
-        time.sleep(1)
-    assert last["status"] == "STOPPED"
-    kept = read_trials(out).num_rows
-    assert 2 <= kept < 200
-    more = ("--trials", str(kept + 2), "--job-id", "more", "--follow")
-    complete(driver(*args[:4], *args[6:], *more))
-    assert read_trials(out).num_rows == kept + 2
+        time.sleep(0.2)
+    follower.send_signal(signal.SIGINT)
+    _, err = complete(follower)
+    name = next(line.split()[2].rstrip(",") for line in err.splitlines() if line.startswith("detached, job "))
+    assert f"`sweeper stop {name} --address {head['jobs']}` stops it" in err
+    shown, _ = complete(driver("status", name, *at, "--json"))
+    assert json.loads(shown)["status"] == "RUNNING"
+    _, twice = complete(driver(*asked, "--trials", "400"), 2)
+    assert f"job {name} runs there already (RUNNING)" in twice
+    out, err = complete(driver("stop", name, *at))
+    assert f"job {name} has ended: STOPPED; submitted again it continues in {run}" in out
+    stopped = read_trials(run)["digest"].to_pylist()
+    log = json.loads(complete(driver("status", name, *at, "--json"))[0])["log"]
+    # the driver ended by itself, and said so
+    assert any(line.startswith(f"interrupted: {len(stopped)} trials are in") for line in log)
+    _, err = complete(driver(*asked, "--trials", str(len(stopped) + 2), "--follow"))
+    assert f"job {name}-2 has ended: SUCCEEDED, exit code 0" in err
+    again = read_trials(run)["digest"].to_pylist()
+    assert len(again) == len(set(again)) == len(stopped) + 2
+    assert set(stopped) < set(again)
 
 
-def test_without_the_right_token_there_is_one_line(
-    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: Driver
+def test_the_exit_code_is_the_sweeps(head: dict[str, Any], tmp_path: Path, driver: Driver) -> None:
+    sweep = tmp_path / "fails.yaml"
+    sweep.write_text(yaml.safe_dump(FAILS))
+    at = ("--address", head["jobs"])
+    _, err = complete(driver("submit", str(sweep), *at, "--out", str(tmp_path / "run"), "--follow"), 3)
+    assert "has ended: FAILED, exit code 3" in err
+    _, err = complete(
+        driver("submit", "synthetic", *at, "--out", str(tmp_path / "no"), "--python", "/no/python", "--follow"), 127
+    )
+    assert "the job's environment has no such Python" in err
+
+
+def test_a_wrong_token_and_none_are_one_line(
+    head: dict[str, Any], tmp_path: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    args = ("submit", "synthetic", "--address", head, "--out", str(tmp_path / "run"))
-    _, err = complete(driver(*args), 2)
+    args = ("submit", "synthetic", "--out", str(tmp_path / "run"), "--address")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another-token-that-is-wrong-here")
+    _, err = complete(driver(*args, head["jobs"]), 2)
     assert err.count("\n") == 1
-    assert "asks for a token: set RAY_AUTH_TOKEN" in err
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "another-token-that-is-wrong-but-long-enough")
-    _, err = complete(driver(*args), 2)
+    assert "refuses the token at hand" in err
+    assert "another-token" not in err
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    _, err = complete(driver(*args, head["jobs"]), 2)
     assert err.count("\n") == 1
-    assert "refuses the token" in err
+    assert "asks for a token: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token" in err
+    _, err = complete(driver(*args, "http://127.0.0.1:1"), 2)
+    assert "cannot connect to http://127.0.0.1:1: Connection refused" in err
+    # the token file is found, too, and Ray's own port is no job server
+    (tmp_path / "home" / ".ray").mkdir()
+    (tmp_path / "home" / ".ray" / "auth_token").write_text(TOKEN)
+    complete(driver("stop", "nothing", "--address", head["jobs"]), 2)
+    _, err = complete(driver(*args, head["ray"]), 2)
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_ray_address_joins_the_cluster_and_is_not_stored(
+    head: dict[str, Any], tmp_path: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", head["ray"])
+    run = tmp_path / "run"
+    _, err = complete(driver("run", "synthetic", "--sampler", "random", "--trials", "4", "--out", str(run)))
+    assert f"joining the Ray cluster at {head['ray']} (RAY_ADDRESS); --address local starts a local Ray" in err
+    assert read_trials(run).num_rows == 4
+    assert "address" not in yaml.safe_load((run / "sweep.yaml").read_text())
+    assert not holds_token(run)

@@ -1,81 +1,69 @@
-"""Which cluster an address means, and what is refused before anything is tried."""
+"""Which Ray a sweep runs on, and which token is at hand."""
 
-from __future__ import annotations
-
-import socket
 from pathlib import Path
 
 import pytest
 
-from sweeper.addresses import check_job_server, check_reachable, resolved
+from sweeper.addresses import check_reachable, joined, token
 from sweeper.spec import SpecError, SweepSpec
-from sweeper.submitting import PACKAGES, _environment, check_out, pack
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def spec(**values: object) -> SweepSpec:
+    return SweepSpec.checked({"space": "synthetic", **values})
+
+
+def test_the_flag_wins_over_the_environment_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    assert joined(spec(), said.append).address is None
+    assert joined(spec(address="local"), said.append).address is None
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert joined(spec(address="10.0.0.2:6379"), said.append).address == "10.0.0.2:6379"
+    assert joined(spec(address="local"), said.append).address is None
+    assert joined(spec(runner="inline"), said.append).address is None
+    assert said == []
+    assert joined(spec(), said.append).address == "10.0.0.1:6379"
+    assert said == ["joining the Ray cluster at 10.0.0.1:6379 (RAY_ADDRESS); --address local starts a local Ray"]
+
+
+def test_a_job_servers_address_is_none_for_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://10.0.0.1:8265")
+    with pytest.raises(SpecError, match=r"RAY_ADDRESS is a job server's .*`sweeper submit`"):
+        joined(spec())
 
 
 @pytest.mark.parametrize(
-    ("given", "named", "meant"),
-    [(None, None, None), (None, "10.0.0.1:6379", "10.0.0.1:6379"), ("local", "10.0.0.1:6379", None),
-     ("auto", "10.0.0.1:6379", "auto"), ("host:1", None, "host:1"), (None, "local", None)],
-)  # fmt: skip
-def test_ray_address_counts_where_none_is_given(
-    given: str | None, named: str | None, meant: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    if named:
-        monkeypatch.setenv("RAY_ADDRESS", named)
-    address, line = resolved(given)
-    assert address == meant
-    assert bool(line) == (given is None and meant is not None)
-    assert not line or ("RAY_ADDRESS" in line and "--address local" in line)
-
-
-@pytest.mark.parametrize(
-    ("address", "why"),
+    ("address", "message"),
     [
-        ("ray://head:10001", r"cannot run through the Ray client \(ray://head:10001\): run sweeper on the cluster"),
-        ("http://head:8265", r"takes jobs: use `sweeper submit --address http://head:8265`"),
-        ("head", r"address must be HOST:PORT, auto or local, got 'head'"),
+        ("ray://head:10001", "cannot run through the Ray client"),
+        ("http://head:8265", "`sweeper submit` hands sweeps to it"),
+        ("head", "must be HOST:PORT, auto or local"),
+        ("head:99999", "must be HOST:PORT, auto or local"),
+        ("127.0.0.1:1", "cannot connect to Ray at 127.0.0.1:1: Connection refused"),
     ],
 )
-def test_an_address_of_another_kind_says_what_to_use(address: str, why: str) -> None:
-    with pytest.raises(SpecError, match=why):
+def test_addresses_that_lead_nowhere(address: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         check_reachable(address)
 
 
-def test_a_job_server_that_is_not_there_is_said_at_once() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(SpecError, match=rf"cannot reach a job server at http://127.0.0.1:{port}: .*refused"):
-        check_job_server(f"http://127.0.0.1:{port}", True)
-    with pytest.raises(SpecError, match=r"address must be http://HOST:8265 or https://.* got '127.0.0.1:8265'"):
-        check_job_server("127.0.0.1:8265", True)
-
-
-@pytest.mark.parametrize("out", [None, "runs/a"])
-def test_results_must_outlive_the_job(out: str | None) -> None:
-    with pytest.raises(SpecError, match=r"--out must be a URI \(s3://...\) or an absolute path"):
-        check_out(out)
-    check_out("/shared/a")
-    check_out("gs://bucket/a")
-
-
-def test_a_job_carries_spec_space_and_package_and_no_caches(tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text("from search_spaces.synthetic import SPACE\n")
-    folder = tmp_path / "job"
-    folder.mkdir()
-    pack(SweepSpec.checked({"space": str(file), "sampler": "random"}), folder)
-    assert {p.name for p in folder.iterdir()} == {"sweep.yaml", "mine.py", *PACKAGES}
-    assert "space: mine.py" in (folder / "sweep.yaml").read_text()
-    assert str(tmp_path) not in (folder / "sweep.yaml").read_text()
-    assert (folder / "dashboards" / "app.css").is_file()
-    assert not list(folder.rglob("*.pyc"))
-
-
-def test_environment_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HERE", "1")
-    assert _environment(["A=b=c", "HERE"]) == {"A": "b=c", "HERE": "1"}
-    for wrong in ("NOT_HERE_AT_ALL", "1A=2", "=x"):
-        with pytest.raises(SpecError, match=r"--env needs NAME=VALUE"):
-            _environment([wrong])
+def test_the_token_is_found_as_ray_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert token() == ""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("from-home\n")
+    assert token() == "from-home"
+    (tmp_path / "named").write_text("from-file\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "named"))
+    assert token() == "from-file"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "from-environment")
+    assert token() == "from-environment"
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "gone"))
+    with pytest.raises(SpecError, match="cannot read RAY_AUTH_TOKEN_PATH"):
+        token()

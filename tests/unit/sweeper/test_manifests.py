@@ -1,161 +1,189 @@
-"""Files for clusters: what they hold is valid, complete and free of secrets."""
+"""Manifests: what their schemas accept, what they carry, and what never stands in them."""
 
-from __future__ import annotations
-
-import json
+import base64
+import re
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-import ray
 import yaml
+from rayjob_schema import CONFIG_MAP, RAYJOB
 
 from sweeper.cli import main
-from sweeper.spec import SweepSpec
+from sweeper.spec import load_spec
 
-OUT = "s3://bucket/runs/a"
-QUANTITY = {"type": "string", "pattern": r"^\d+(\.\d+)?(m|Ki|Mi|Gi|Ti)?$"}
-NAME = {"type": "string", "pattern": r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63}
+TOKEN = "a-token-that-nobody-may-see"
+SPACE_FILE = """
+from optuna.distributions import FloatDistribution
+from search_spaces import load
 
-
-def only(required: list[str], **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "required": required, "properties": properties, "additionalProperties": False}
-
-
-AMOUNTS = {"type": "object", "additionalProperties": QUANTITY}
-CONTAINER = only(
-    ["name", "image", "resources", "volumeMounts"],
-    name=NAME,
-    image={"type": "string"},
-    resources=only(["limits", "requests"], limits=AMOUNTS, requests=AMOUNTS),
-    volumeMounts={"type": "array", "items": only(["name", "mountPath"], name=NAME, mountPath={"type": "string"})},
-    envFrom={"type": "array", "items": only(["secretRef"], secretRef=only(["name"], name=NAME))},
-)
-POD = only(
-    ["spec"],
-    spec=only(
-        ["containers", "volumes"],
-        containers={"type": "array", "items": CONTAINER, "minItems": 1},
-        volumes={"type": "array", "items": {"type": "object", "required": ["name"]}},
-    ),
-)
-PARAMS = {"type": "object", "additionalProperties": {"type": "string"}}
-COUNT = {"type": "integer", "minimum": 0}
-# the fields of KubeRay's ray.io/v1 RayJob that are used, with the types of its API reference (v1.6)
-RAYJOB = only(
-    ["apiVersion", "kind", "metadata", "spec"],
-    apiVersion={"const": "ray.io/v1"},
-    kind={"const": "RayJob"},
-    metadata=only(["name"], name=NAME),
-    spec=only(
-        ["entrypoint", "rayClusterSpec", "submissionMode"],
-        submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
-        entrypoint={"type": "string"},
-        runtimeEnvYAML={"type": "string"},
-        backoffLimit=COUNT,
-        shutdownAfterJobFinishes={"type": "boolean"},
-        ttlSecondsAfterFinished=COUNT,
-        activeDeadlineSeconds=COUNT,
-        rayClusterSpec=only(
-            ["headGroupSpec", "rayVersion"],
-            rayVersion={"type": "string"},
-            authOptions=only(["mode"], mode={"enum": ["disabled", "token"]}, secretName=NAME),
-            headGroupSpec=only(["template"], rayStartParams=PARAMS, template=POD),
-            workerGroupSpecs={
-                "type": "array",
-                "items": only(
-                    ["groupName", "template"],
-                    groupName=NAME,
-                    replicas=COUNT,
-                    minReplicas=COUNT,
-                    maxReplicas=COUNT,
-                    rayStartParams=PARAMS,
-                    template=POD,
-                ),
-            },
-        ),
-    ),
-)
+SPACE = load("synthetic").override({"learning_rate": FloatDistribution(0.01, 1.0, log=True)}, {}, doc="it's mine")
+"""
 
 
-def printed(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    assert main(["manifest", *args]) == 0
-    return capsys.readouterr().out
+@pytest.fixture(autouse=True)
+def _token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", TOKEN)
 
 
-def test_a_rayjob_is_valid_and_holds_the_sweep(capsys: pytest.CaptureFixture[str]) -> None:
-    text = printed(
-        capsys, "digits_cnn", "--kuberay", "--out", OUT, "--trials", "7", "--gpus-per-worker", "2",
-        "--resources", "gpus_per_member=1", "--secret", "storage", "--token-secret", "token",
-    )  # fmt: skip
-    config, job = yaml.safe_load_all(text)
-    jsonschema.validate(job, RAYJOB)
-    spec = job["spec"]
-    assert f"--out {OUT}" in spec["entrypoint"]
-    cluster = spec["rayClusterSpec"]
-    assert cluster["authOptions"] == {"mode": "token", "secretName": "token"}
-    worker = cluster["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
-    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "2"
-    assert worker["envFrom"] == [{"secretRef": {"name": "storage"}}]
-    head = cluster["headGroupSpec"]["template"]["spec"]
-    assert {"name": "sweep", "configMap": {"name": config["metadata"]["name"]}} in head["volumes"]
-    carried = SweepSpec.checked(yaml.safe_load(config["data"]["sweep.yaml"]))
-    assert (carried.trials, carried.resources.gpus_per_member) == (7, 1)
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    """A sweep of a user's own space, as a file."""
+    (tmp_path / "mine.py").write_text(SPACE_FILE)
+    (tmp_path / "asked.yaml").write_text("space: mine.py\ntrials: 7\n")
+    return str(tmp_path / "asked.yaml")
 
 
-@pytest.mark.parametrize("gpus", ["0", "1"])
-def test_a_cluster_for_ray_up_fits_rays_own_schema(capsys: pytest.CaptureFixture[str], gpus: str) -> None:
-    text = printed(capsys, "digits_cnn", "--ray-up", "--out", OUT, "--gpus-per-worker", gpus, "--cluster-workers", "3")
-    cluster = yaml.safe_load(text)
-    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
-    jsonschema.validate(cluster, schema)
-    assert cluster["available_node_types"]["worker"]["max_workers"] == 3
-    assert ("--gpus all" in cluster["docker"]["run_options"]) == (gpus == "1")
-    assert "--dashboard-host=127.0.0.1" in cluster["head_start_ray_commands"][-1]
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Return what `sweeper manifest ARGS` prints."""
+
+    def run(*args: str) -> str:
+        assert main(["manifest", *args]) == 0
+        out, err = capsys.readouterr()
+        assert TOKEN not in out + err
+        assert err == ""
+        return out
+
+    return run
 
 
-@pytest.mark.parametrize("kind", ["--kuberay", "--ray-up"])
-def test_an_own_space_file_travels_and_no_secret_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
-) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "token-that-nobody-may-see")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key-that-nobody-may-see")
-    file = tmp_path / "mine.py"
-    file.write_text("from search_spaces.synthetic import SPACE  # mine\n")
-    text = printed(capsys, str(file), kind, "--out", OUT, "--sampler", "random")
-    assert "that-nobody-may-see" not in text
-    assert str(tmp_path) not in text
-    assert "from search_spaces.synthetic import SPACE  # mine" in text
-    assert "space: mine.py" in text
+def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    assert main(["manifest", *args]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+KUBERAY = ("--kuberay", "--out", "s3://bucket/runs/a")
+RAY_UP = ("--ray-up", "--out", "s3://bucket/runs/a")
 
 
 @pytest.mark.parametrize(
-    ("args", "why"),
+    "more",
     [
-        (["--kuberay", "--out", "runs/a"], "--out must be a URI (s3://...) or an absolute path on storage that all"),
+        (),
+        ("--cluster-workers", "4", "--max-cluster-workers", "9", "--gpus-per-worker", "8", "--shm", "500MB"),
+        ("--token-secret", "mine", "--secret", "store", "--secret", "more", "--env", "OMP_NUM_THREADS=1"),
+        ("--deadline", "3600", "--retries", "0", "--keep-seconds", "0", "--name", "a", "--image", "here:5000/s:2"),
+        ("--volume-claim", "disk", "--shm", "512Mi", "--resources", "labels={zone: a, kind: '!slow'}"),
+    ],
+)  # fmt: skip
+def test_a_rayjob_fits_its_schema(own: str, printed: Any, more: tuple[str, ...]) -> None:
+    config, job = yaml.safe_load_all(printed(own, *KUBERAY, *more))
+    jsonschema.validate(config, CONFIG_MAP)
+    jsonschema.validate(job, RAYJOB)
+    assert job["metadata"] == config["metadata"]
+    spec = job["spec"]
+    assert spec["rayClusterSpec"]["authOptions"]["mode"] == "token"
+    assert (spec["submissionMode"], spec["shutdownAfterJobFinishes"]) == ("K8sJobMode", True)
+    # a stopped driver finishes what it writes
+    environment = yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
+    assert environment["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
+
+
+def test_a_rayjob_says_what_was_asked_for(own: str, printed: Any) -> None:
+    args = ("--cluster-workers", "4", "--gpus-per-worker", "2", "--memory-per-worker", "64Gi", "--token-secret", "mine")
+    text = printed(own, *KUBERAY, *args, "--secret", "store", "--volume-claim", "disk", "--deadline", "60")
+    _, job = yaml.safe_load_all(text)
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token", "secretName": "mine"}
+    (workers,) = cluster["workerGroupSpecs"]
+    assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (4, 4, 4)
+    (container,) = workers["template"]["spec"]["containers"]
+    assert container["resources"]["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"}
+    assert container["envFrom"] == [{"secretRef": {"name": "store"}}]
+    assert {m["mountPath"] for m in container["volumeMounts"]} == {"/sweep", "/dev/shm", "/shared"}
+    # no trials on the head
+    assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
+    assert job["spec"]["activeDeadlineSeconds"] == 60
+    assert "&id" not in text
+
+
+def test_the_sweep_in_a_rayjob_is_the_sweep(own: str, printed: Any, tmp_path: Path) -> None:
+    config, job = yaml.safe_load_all(printed(own, *KUBERAY, "--trials", "9", "--seed", "4"))
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    for name, text in config["data"].items():
+        (folder / name).write_text(text)
+    assert (folder / "mine.py").read_text() == SPACE_FILE
+    arrived, asked = load_spec(str(folder / "sweep.yaml")), load_spec(own, {"trials": 9, "seed": 4})
+    assert {**arrived.identity(), "space": ""} == {**asked.identity(), "space": ""}
+    assert arrived.trials == 9
+    assert job["spec"]["entrypoint"] == "python -m sweeper run /sweep/sweep.yaml --out s3://bucket/runs/a --yes"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("--max-cluster-workers", "9", "--gpus-per-worker", "1", "--region", "eu-west-1", "--instance", "g6.xlarge"),
+        ("--provider", "gcp", "--project", "p-1"),
+        ("--provider", "gcp", "--project", "p-1", "--zone", "us-west1-b", "--gpus-per-worker", "1"),
+        ("--provider", "local", "--head-ip", "10.0.0.1", "--worker-ips", "10.0.0.2", "10.0.0.3"),
+    ],
+)  # fmt: skip
+def test_a_cluster_file_fits_rays_schema(own: str, printed: Any, more: tuple[str, ...]) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    text = printed(own, *RAY_UP, *more)
+    found = yaml.safe_load(text)
+    ready = prepare_config(found)  # as `ray up` does first
+    validate_config(ready)
+    # what is asked for is there, and no default of Ray's is run beside it
+    assert ready["setup_commands"] == [] == ready["worker_setup_commands"]
+    assert all("RAY_AUTH_MODE=token" in ready[f"{kind}_start_ray_commands"][1] for kind in ("head", "worker"))
+    assert "--dashboard-host=127.0.0.1" in ready["head_start_ray_commands"][1]
+    assert found["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+    assert re.search(r"^# ray exec THIS_FILE 'sweeper submit ~/sweep/sweep.yaml --out s3://bucket/runs/a ", text, re.M)
+
+
+def test_the_sweep_in_a_cluster_file_is_the_sweep(own: str, printed: Any) -> None:
+    commands = yaml.safe_load(printed(own, *RAY_UP))["head_setup_commands"]
+    written = {m[2]: base64.b64decode(m[1]).decode() for c in commands
+               if (m := re.fullmatch(r"echo (\S+) \| base64 -d > ~/sweep/(\S+)", c))}  # fmt: skip
+    assert written["mine.py"] == SPACE_FILE
+    assert yaml.safe_load(written["sweep.yaml"]) == {"space": "mine.py", "trials": 7}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--kuberay",), "--out must be a URI"),
+        (("--kuberay", "--out", "/data/run"), "pods share no folder /data/run"),
+        (("--kuberay", "--out", "/data/run", "--volume-claim", "disk"), "below /shared with --volume-claim"),
+        ((*KUBERAY, "--env", "AWS_SECRET_ACCESS_KEY=x"), "AWS_SECRET_ACCESS_KEY may be a secret"),
+        ((*KUBERAY, "--name", "Upper"), "--name must be of at most 47 small letters"),
+        ((*KUBERAY, "--memory-per-worker", "much"), "--memory-per-worker must be an amount of memory"),
         (
-            ["--ray-up", "--out", "/shared/a"],
-            "--out must be a URI such as s3://... with --ray-up: its nodes",
+            (*KUBERAY, "--cluster-workers", "3", "--max-cluster-workers", "2"),
+            "--max-cluster-workers must be at least --cluster-workers = 3, got 2",
         ),
-        (["--kuberay", "--out", OUT, "--cluster-workers", "0"], "--cluster-workers must be >= 1, got 0"),
-        (["--kuberay", "--out", OUT, "--memory-per-worker", "much"], "--memory-per-worker must be an amount of memory"),
-        (["--kuberay", "--out", OUT, "--resources", "gpus_per_member=1"], "the cluster can never place that"),
-        (["--kuberay", "--out", OUT, "--resources", "gpus_per_pear=1"], "gpus_per_pear"),
+        ((*KUBERAY, "--device", "cuda", "--gpus-per-worker", "0"), "asks for a GPU and --gpus-per-worker is 0"),
+        ((*KUBERAY, "--threads", "16"), "a trial takes 16 CPU, 0 GPU, and the cluster can never place that"),
+        (
+            (*KUBERAY, "--resources", "custom={disk: 1}"),
+            "a trial takes 1 CPU, 0 GPU, 1 disk, and the cluster can never",
+        ),
+        ((*RAY_UP, "--token-secret", "mine"), "--token-secret is Kubernetes'"),
+        ((*RAY_UP, "--provider", "gcp"), "--provider gcp needs --project"),
+        ((*RAY_UP, "--provider", "local", "--head-ip", "a"), "needs --head-ip, and --worker-ips of 2 machines"),
+        (("--ray-up", "--out", "/data/run"), "machines of a cloud share no folder /data/run"),
     ],
 )
-def test_what_cannot_be_is_refused(args: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["manifest", "digits_cnn", *args]) == 2
-    assert why in capsys.readouterr().err
+def test_what_cannot_work_is_refused(
+    own: str, capsys: pytest.CaptureFixture[str], args: tuple[str, ...], message: str
+) -> None:
+    assert message in refused(capsys, own, *args)
 
 
-def test_the_image_copies_what_is_there_and_holds_no_secret() -> None:
-    root = Path(__file__).parents[3]
-    lines = (root / "Dockerfile").read_text().splitlines()
-    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
-    assert len(copied) >= 7
-    assert all((root / name).exists() for name in copied)
-    ignored = (root / ".dockerignore").read_text().splitlines()
-    kept = {line.removeprefix("!") for line in ignored if line.startswith("!")}
-    assert set(copied) <= kept
-    assert [line for line in lines if line.startswith("USER")] == ["USER ray"]
+def test_one_kind_must_be_chosen(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for kinds in ([], ["--kuberay", "--ray-up"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["manifest", own, *kinds])
+        assert ended.value.code == 2
+        assert "--kuberay" in capsys.readouterr().err

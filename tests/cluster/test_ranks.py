@@ -105,7 +105,7 @@ def test_a_rank_that_dies_takes_its_attempt_and_two_ranks_are_one(
     # what can never be placed is refused with what there is
     for asked, words in {
         "{gpus_per_member: 4}": "a trial takes 8 bundles of 1 CPU, 1 GPU, and the cluster can never place that on its",
-        "{gpus_per_pair: 1, placement: STRICT_PACK}": "a trial takes 1 CPU, 1 GPU, and the cluster can never place that on one node; it has",
+        "{gpus_per_pair: 1, placement: STRICT_PACK}": "can never place that on one node; it has",
         "{ranks_per_member: 1, labels: {zone: moon}}": "resources.labels = {'zone': 'moon'} are those of no node",
     }.items():
         args = ("run", write(tmp_path / "no.yaml", asked), "--address", cluster.address, "--out", str(tmp_path / "no"))

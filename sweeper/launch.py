@@ -299,14 +299,12 @@ def _apart(spec: SweepSpec, space: Space) -> SweepSpec:
     specs = [space.build(params) for params in corners(space)]
     if len({s.members for s in specs}) > 1:
         raise SpecError(f"members must be fixed with resources.{key}: --set members=2")
+    rule = f"batch_size must be a multiple of the {ranks} processes that share it (resources.{key})"
     sizes = space.knobs.get("batch_size")
-    steps = () if sizes is None or hasattr(sizes, "choices") else (getattr(sizes, "step", 1),)
-    wrong = sorted({b for b in (*(s.batch_size for s in specs), *steps) if b % ranks})
-    if wrong:
-        raise SpecError(
-            f"batch_size must be a multiple of the {ranks} processes that share it (resources.{key}), "
-            f"got {wrong[0]}{'; give its values' if steps else ''}"
-        )
+    if sizes is not None and not hasattr(sizes, "choices") and getattr(sizes, "step", 1) % ranks:
+        raise SpecError(f"{rule}, and the space's range holds others: give its values, or --set batch_size=N")
+    if wrong := sorted({s.batch_size for s in specs if s.batch_size % ranks}):
+        raise SpecError(f"{rule}, got {wrong[0]}")
     # `auto` may stack from here on; what would not be stacked anyway stays the same sweep with other resources
     return spec.model_copy(update={"stack": "off"}) if 2 * spec.repeats >= STACK_MEMBERS else spec
 

@@ -8,6 +8,7 @@ import pytest
 
 from sweeper.attempts import Attempts
 from sweeper.jobs import Job
+from sweeper.launch import _apart
 from sweeper.resources import Layout, Node, Resources, capacity, check_fits, layout, request
 from sweeper.spec import SpecError, SweepSpec
 from trainables.spec import PairSpec
@@ -131,3 +132,19 @@ def test_a_lost_job_comes_again_after_longer_and_longer_pauses() -> None:
     assert pauses == [1, 2, 4]
     assert attempts.waiting == []
     assert not Attempts(0).again(job)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"resources": {"ranks_per_member": 3}}, r"multiple of the 3 processes .* range holds others: give its values"),
+        ({"resources": {"ranks_per_member": 3}, "fixed": {"batch_size": 32}}, r"ranks_per_member\), got 32"),
+        ({"resources": {"ranks_per_member": 1}, "runner": "inline"}, r"ranks_per_member needs runner ray, got inline"),
+        ({"resources": {"ranks_per_member": 1}, "stack": "on", "repeats": 2}, r"use --stack off"),
+        ({"resources": {"gpus_per_member": 2}, "prune": True, "fixed": {"batch_size": 32}}, r"prune needs one process"),
+    ],
+)
+def test_sweeps_whose_children_cannot_train_apart_are_refused(values: dict[str, Any], why: str) -> None:
+    spec = SweepSpec.checked({"space": "digits_cnn", **values})
+    with pytest.raises(SpecError, match=why):
+        _apart(spec, spec.load_space())

@@ -20,9 +20,9 @@ from typing import Any
 import yaml
 
 from .places import check_uri, is_uri
+from .runfolder import SPEC_FILE
 from .spec import SpecError, SweepSpec
 
-SWEEP_FILE = "sweep.yaml"
 MOST_BYTES = 50_000_000
 """Of what is shipped: code and settings; data belongs on storage that the nodes reach."""
 _NOT_THE_SWEEPS = {"out", "address", "runner"}
@@ -45,7 +45,7 @@ class Carried:
     @property
     def text(self) -> str:
         """The sweep's file."""
-        return self.files[SWEEP_FILE].decode()
+        return self.files[SPEC_FILE].decode()
 
 
 def carried(spec: SweepSpec, folder: str | None = None) -> Carried:
@@ -66,7 +66,7 @@ def carried(spec: SweepSpec, folder: str | None = None) -> Carried:
         source = Path(spec.space)
         values["space"] = source.name
         files[source.name] = _read(source)
-    files[SWEEP_FILE] = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
+    files[SPEC_FILE] = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
     _check_size(files)
     return Carried(out, files)
 
@@ -135,7 +135,7 @@ def _wanted(name: str) -> bool:
 
 
 def _own_world(folder: Path) -> bool:
-    return (folder / "pyvenv.cfg").exists() or ((folder / "sweep.yaml").exists() and (folder / "trials").exists())
+    return (folder / "pyvenv.cfg").exists() or ((folder / SPEC_FILE).exists() and (folder / "trials").exists())
 
 
 def _read(file: Path) -> bytes:

@@ -14,15 +14,14 @@ from .compacting import compact
 from .comparing import compare
 from .exporting import export
 from .extending import extend
-from .flags import MACHINE_KEYS, RUN_KEYS, flags
+from .flags import MACHINE_KEYS, asked_sweep, flags
 from .importing import import_table
 from .listings import merges, noises, spaces
 from .manifests import manifest
 from .own_models import merge
 from .reading import best, dashboard, found, found_text, list_trials, pair, recommend, write_page
 from .report import emit
-from .spec import SpecError, SweepSpec, load_spec
-from .specfile import assignments
+from .spec import SpecError, SweepSpec
 from .submitting import job_status, stop, submit
 
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
@@ -30,10 +29,7 @@ DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
 
 def run(args: argparse.Namespace) -> int:
     """`sweeper run SPACE|spec.yaml`."""
-    given = flags(args, RUN_KEYS + MACHINE_KEYS)
-    if args.set:
-        given["fixed"] = assignments(args.set)
-    return _sweep(args, load_spec(args.target, given), args.yes)
+    return _sweep(args, asked_sweep(args), args.yes)
 
 
 def resume(args: argparse.Namespace) -> int:

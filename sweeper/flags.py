@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from .spec import SweepSpec, load_spec
 from .specfile import assignments
 
 RUN_KEYS = (
@@ -24,3 +25,19 @@ def flags(args: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, Any]:
     if "resources" in found:
         found["resources"] = assignments(found["resources"], "--resources")
     return found
+
+
+def asked_sweep(args: argparse.Namespace, elsewhere: bool = False) -> SweepSpec:
+    """Return the sweep that `SPACE|spec.yaml` and the flags of `run` ask for.
+
+    Args:
+        args: The parsed arguments.
+        elsewhere: Whether the flag `--address` says where the sweep is sent, which is none of its keys.
+
+    Raises:
+        SpecError: Anything wrong with it.
+    """
+    given = flags(args, tuple(k for k in RUN_KEYS + MACHINE_KEYS if not (elsewhere and k == "address")))
+    if args.set:
+        given["fixed"] = assignments(args.set)
+    return load_spec(args.target, given)

@@ -86,7 +86,7 @@ def execute(
     place = place_of(run).patient()
     runtime = on_node(runtime, place)
     for group in _groups(job.specs):
-        first = group[0].stack_mates()[0].digest  # what their checkpoints are named by
+        first = _first_mate(group[0])
         carried = checkpoints_of(place, runtime, first)
         outputs = _outputs(group, runtime, carried, with_rows, trials or run_trials)
         rows += [_commit(place, job, output) for output in outputs]
@@ -141,9 +141,14 @@ def give_up(job: Job, runtime: Runtime, run: Run, reason: str, done: Sequence[Ro
     return [*done, *lost]
 
 
+def _first_mate(spec: PairSpec) -> str:
+    # what the checkpoints of trials that train together are named by
+    return spec.stack_mates()[0].digest
+
+
 def _forget(run: Run, specs: Iterable[PairSpec]) -> None:
     # of trials whose workers are gone: nothing goes on from their checkpoints
-    place, gone = place_of(run), tuple(s.stack_mates()[0].digest for s in specs)
+    place, gone = place_of(run), tuple(_first_mate(s) for s in specs)
     for name in place.files(CHECKPOINTS):
         if name.startswith(gone):
             place.remove(f"{CHECKPOINTS}/{name}")

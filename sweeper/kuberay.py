@@ -6,8 +6,8 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
-from .carrying import SWEEP_FILE
 from .places import is_uri
+from .runfolder import SPEC_FILE
 from .spec import SpecError
 from .submitting import STOPPABLE, command_of
 
@@ -66,7 +66,7 @@ def _job(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
         "kind": "RayJob",
         "metadata": {"name": plan.name},
         "spec": {
-            "entrypoint": command_of(plan.found, "python", f"{FOLDER}/{SWEEP_FILE}"),
+            "entrypoint": command_of(plan.found, "python", f"{FOLDER}/{SPEC_FILE}"),
             "submissionMode": "K8sJobMode",
             "runtimeEnvYAML": yaml.safe_dump(runtime_env, sort_keys=False),
             # each retry is a new cluster, and the sweep continues where the last one left it

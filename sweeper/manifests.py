@@ -18,10 +18,10 @@ import yaml
 from trainables import __version__
 
 from .carrying import Carried, carried, environment, name_of
+from .flags import asked_sweep
 from .parameter import parse_bytes
 from .resources import Node, check_fits, layout
-from .spec import SpecError, SweepSpec, corners
-from .submitting import asked_sweep
+from .spec import SpecError, SweepSpec, members_of
 
 DONE = 0
 HEAD_CPUS, HEAD_MEMORY = 4, 16 * 2**30
@@ -73,7 +73,7 @@ def manifest(args: argparse.Namespace) -> int:
     """`sweeper manifest SPACE|spec.yaml --kuberay|--ray-up`."""
     from . import kuberay, ray_up
 
-    spec = asked_sweep(args)
+    spec = asked_sweep(args, elsewhere=True)
     found = carried(spec)
     plan = Plan(
         _name(args.name or name_of(spec, found)),
@@ -112,13 +112,11 @@ def _machines(args: argparse.Namespace, spec: SweepSpec) -> Machines:
 
 
 def _check_room(found: Machines, spec: SweepSpec) -> None:
-    space = spec.load_space()
-    members = max(space.build(params).members for params in corners(space))
     on_gpus = spec.device.startswith("cuda") or (spec.device == "auto" and found.gpus > 0)
     if spec.device.startswith("cuda") and not found.gpus:
         raise SpecError(f"device {spec.device!r} asks for a GPU and --gpus-per-worker is 0")
     has = {"CPU": float(found.cpus), "GPU": float(found.gpus), "memory": float(found.memory)}
-    wanted = layout(spec.resources, spec.threads, 1 if on_gpus else 0, members)
+    wanted = layout(spec.resources, spec.threads, 1 if on_gpus else 0, members_of(spec.load_space()))
     check_fits([Node(has, _labels(spec))] * found.most, wanted)
 
 

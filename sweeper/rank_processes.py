@@ -144,7 +144,7 @@ class RankProcesses:
             self.actors.append(kind.options(scheduling_strategy=place, max_concurrency=4, **options).remote())
         self.lives = [a.live.remote() for a in self.actors]
         if self.ranks > 1:
-            groups = [self.actors[i : i + self.ranks] for i in range(0, len(self.actors), self.ranks)]
+            groups = self._by_child()
             points = ray.get([own[0].host.remote(self.ranks) for own in groups])
             ray.get([
                 actor.join.remote(at, rank, self.ranks, vars(runtime))
@@ -159,11 +159,13 @@ class RankProcesses:
         """
         trial, plain = uuid.uuid4().hex, vars(runtime)
         texts = [s.to_json() for s in specs]
-        peers = [[RankPeer(a, trial) for a in own] for own in self._by_child()]
-        for child, own in enumerate(self._by_child()):
+        leader, *first = self._by_child()[0]
+        others = [first, *self._by_child()[1:]]
+        peers = [[RankPeer(a, trial) for a in own] for own in others]
+        for child, own in enumerate(others):
             for actor in own:
                 actor.follow.remote(trial, texts[0], plain, child)
-        said = self.actors[0].lead.options(num_returns="streaming").remote(texts, plain, peers)
+        said = leader.lead.options(num_returns="streaming").remote(texts, plain, peers)
         while True:
             ready, _ = ray.wait([said, *self.lives], num_returns=1)
             if ready[0] is not said:
@@ -183,9 +185,7 @@ class RankProcesses:
                 raise what
 
     def _by_child(self) -> list[list[Any]]:
-        # without the one that leads
-        own = [self.actors[i : i + self.ranks] for i in range(0, len(self.actors), self.ranks)]
-        return [own[0][1:], *own[1:]]
+        return [self.actors[i : i + self.ranks] for i in range(0, len(self.actors), self.ranks)]
 
     def kill(self) -> None:
         """End the processes."""

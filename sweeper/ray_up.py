@@ -8,6 +8,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from .places import is_uri
+from .runfolder import SPEC_FILE
 from .spec import SpecError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def text(plan: Plan, args: argparse.Namespace) -> str:
         if getattr(args, wrong):
             raise SpecError(f"--{wrong.replace('_', '-')} is Kubernetes': use --kuberay")
     run = (
-        f"sweeper submit {FOLDER}/sweep.yaml --out {shlex.quote(plan.found.out)} --address http://127.0.0.1:8265"
+        f"sweeper submit {FOLDER}/{SPEC_FILE} --out {shlex.quote(plan.found.out)} --address http://127.0.0.1:8265"
         + "".join(f" --env {shlex.quote(f'{k}={v}')}" for k, v in plan.variables.items())
     )
     comments = [

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from trainables.files import cache_folder
+from trainables.files import NO_LOCKS, cache_folder
 from trainables.runtime import Runtime
 from trainables.trial import IMPORTED
 
@@ -22,8 +22,6 @@ from .places import Place, place_of
 from .spec import SpecError, SweepSpec, read_yaml
 
 SPEC_FILE, LOCK_FILE = "sweep.yaml", ".lock"
-NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
-"""What a mounted file system without locks answers."""
 
 
 def default_out(spec: SweepSpec) -> Path:

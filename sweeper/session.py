@@ -29,7 +29,7 @@ from .pruning import Judge, Pruner, saved
 from .ranking import Ranking
 from .retries import StorageError
 from .samplers import SAMPLERS
-from .spec import SpecError, SweepSpec, corners
+from .spec import SpecError, SweepSpec, corners, members_of
 from .store import Run, SearchRow, read, read_rows, weights_of, write_search
 
 KEEP_WEIGHTS = 3
@@ -209,7 +209,7 @@ class Session:
     @cached_property
     def members(self) -> int:
         """Children of a trial, the same in all of them where each has processes of its own."""
-        return max(self.space.build(params).members for params in corners(self.space))
+        return members_of(self.space)
 
     @cached_property
     def _gpus(self) -> float:

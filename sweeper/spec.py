@@ -307,6 +307,11 @@ def corners(space: Space) -> Iterator[dict[str, Any]]:
             yield {**here, name: value}
 
 
+def members_of(space: Space) -> int:
+    """Return the children of a trial of a space, the most where they differ."""
+    return max(space.build(params).members for params in corners(space))
+
+
 def _choice(value: Any, distribution: Any) -> Any:
     return next((c for c in getattr(distribution, "choices", ()) if c == value or str(c) == value), value)
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from trainables.registry import unknown
 
-from .carrying import SWEEP_FILE, Carried, carried, environment, name_of, package, zipped
-from .flags import MACHINE_KEYS, RUN_KEYS, flags
+from .carrying import Carried, carried, environment, name_of, package, zipped
+from .flags import asked_sweep
 from .job_api import JobServer, UnreachableError, ended, wait_for_end
 from .report import emit
-from .spec import SpecError, SweepSpec, load_spec
-from .specfile import assignments
+from .runfolder import SPEC_FILE
+from .spec import SpecError
 
 DONE, ERROR, INTERRUPTED = 0, 1, 130
 STOP_SECONDS = 60
@@ -30,26 +30,14 @@ _OF_RAY = re.compile("RAY_AUTH_TOKEN", re.IGNORECASE)
 STOPPABLE = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
 
 
-def asked_sweep(args: argparse.Namespace) -> SweepSpec:
-    """Return the sweep that `SPACE|spec.yaml` and the flags of `run` ask for, but for where it runs.
-
-    Raises:
-        SpecError: Anything wrong with it.
-    """
-    given = flags(args, tuple(k for k in RUN_KEYS + MACHINE_KEYS if k != "address"))
-    if args.set:
-        given["fixed"] = assignments(args.set)
-    return load_spec(args.target, given)
-
-
-def command_of(found: Carried, python: str, file: str = SWEEP_FILE) -> str:
+def command_of(found: Carried, python: str, file: str = SPEC_FILE) -> str:
     """Return the shell command that runs a sweep, or continues it."""
     return f"{shlex.quote(python)} -m sweeper run {shlex.quote(file)} --out {shlex.quote(found.out)} --yes"
 
 
 def submit(args: argparse.Namespace) -> int:
     """`sweeper submit SPACE|spec.yaml`."""
-    spec = asked_sweep(args)
+    spec = asked_sweep(args, elsewhere=True)
     found, variables = carried(spec, args.working_dir), environment(args.env or (), _OF_RAY)
     needs = _requirements(args.pip or ())
     server = _server(args)

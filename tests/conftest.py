@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +24,29 @@ def data_root() -> str:
         pytest.skip("SWEEPER_DATA names no folder with data sets")
     assert Path(root).is_dir(), f"SWEEPER_DATA={root} is no folder"
     return root
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a command as a process group of its own; what is left of it is killed at the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def one(*command: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, text=True, start_new_session=True, env=env, **pipes))
+        return started[-1]
+
+    yield one
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def driver(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., subprocess.Popen[str]]:
+    """Start `sweeper ARGS`; see `start`."""
+    return lambda *args: start(sys.executable, "-m", "sweeper", *args)
 
 
 @pytest.hookimpl(trylast=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .base_training import train_base
 from .files import made_once
-from .keeping import keeper
+from .keeping import keeper, strides
 from .members import OptimizerState
 from .ranks import ranks
 from .runtime import Report, Runtime
@@ -89,9 +89,7 @@ def trunk(spec: PairSpec, task: Task, runtime: Runtime, report: Report = lambda 
         )
         if found := keep.read():
             course.restore(found)
-        while not course.children:
-            steps = min(keep.stride or course.leg.steps, course.leg.steps - course.done)
-            course.advance(course.done + steps)
+        for steps in strides([(course, course.leg.steps)], keep):
             if not course.children:
                 keep.paused(steps, course.snapshot)
         (child,) = course.children

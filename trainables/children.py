@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .base import trunk
-from .keeping import Keeper
+from .keeping import Keeper, strides
 from .lab import Lab
 from .measuring import Watch
 from .members import OptimizerState
@@ -72,14 +72,7 @@ class Children:
         # one after the other, or all of them at once; with pauses where checkpoints are written
         ways = list(zip(self.courses, targets, strict=True))
         for group in [ways] if self.together else [[way] for way in ways]:
-            while left := [(c, end) for c, end in group if not c.children and c.done < end]:
-                stride = self.keeper.stride if self.keeper else None
-                stops = [(c, min(end, c.done + stride) if stride else end) for c, end in left]
-                steps = max(stop - c.done for c, stop in stops)
-                for course, stop in stops:
-                    course.begin(stop)
-                for course, stop in stops:
-                    course.advance(stop)
+            for steps in strides(group, self.keeper):
                 if self.keeper:
                     self.keeper.paused(steps, self.snapshot)
 

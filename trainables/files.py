@@ -19,6 +19,8 @@ from pathlib import Path
 from .runtime import Runtime
 
 ARCHIVES = (".tar.xz", ".tar.gz", ".tgz", ".tar", ".zip")
+NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
+"""What a mounted file system without locks answers."""
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError)
 
 
@@ -43,7 +45,7 @@ def locked(path: Path) -> Generator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             # a mounted file system without locks: several may make the same file, each as a whole
-            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            if error.errno not in NO_LOCKS:
                 raise
         yield
 

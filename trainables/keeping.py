@@ -11,11 +11,11 @@ import pickle
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,9 @@ from . import __version__
 from .files import LostCheckpoint
 from .runtime import Report, Runtime
 from .spec import PairSpec
+
+if TYPE_CHECKING:
+    from .training import Course
 
 FORMAT = 1
 EVERY_SECONDS = 60.0
@@ -132,3 +135,20 @@ def keeper(specs: Sequence[PairSpec], runtime: Runtime, report: Report, layout: 
     folder = runtime.checkpoints
     path = Path(folder) / f"{specs[0].digest}{what}.ckpt" if folder else None
     return Keeper(path, facts(specs, runtime, layout), runtime.checkpoint_steps, report)
+
+
+def strides(ways: Sequence[tuple[Course, int]], keep: Keeper | None) -> Iterator[int]:
+    """Train courses side by side to the steps beside them, or to their end, with pauses where a checkpoint may be due.
+
+    Yields:
+        Steps since the last pause, at each of them.
+    """
+    while left := [(course, end) for course, end in ways if not course.children and course.done < end]:
+        stride = keep.stride if keep else None
+        stops = [(course, min(end, course.done + stride) if stride else end) for course, end in left]
+        steps = max(stop - course.done for course, stop in stops)
+        for course, stop in stops:
+            course.begin(stop)
+        for course, stop in stops:
+            course.advance(stop)
+        yield steps

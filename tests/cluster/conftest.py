@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-
-from tests.cluster.cluster_tools import Driver
 
 
 @pytest.fixture
@@ -32,21 +26,3 @@ def open_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]
     yield start
     for cluster in opened:
         cluster.shutdown()
-
-
-@pytest.fixture
-def driver() -> Iterator[Driver]:
-    """Start `sweeper ARGS` as a process group of its own; what is left of it is killed at the end."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*args: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "sweeper", *args]
-        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(command, text=True, start_new_session=True, **pipes))
-        return started[-1]
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()

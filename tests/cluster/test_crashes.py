@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +16,23 @@ import pytest
 import sweeper
 from sweeper import SweepSpec, cluster
 from sweeper.store import read_trials
-from tests.ray.conftest import wait_for_parts
+from tests.drivers import Driver, complete, wait_for_parts
 from trainables.synthetic import SECONDS
 
 pytestmark = pytest.mark.cluster
 SMALL_TUNERS = "import os, signal, sys, sweeper.cluster as c; c.WAVE, c.ROUNDS = {wave}, 1"
 MAIN = "from sweeper.cli import main; sys.exit(main(sys.argv[1:]))"
-Drive = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def drive() -> Iterator[Drive]:
+def drive(start: Driver) -> Driver:
     """Start a driver in Tuners of few trials; what is left of it, and of its Ray, is killed at the end."""
-    started: list[subprocess.Popen[str]] = []
 
-    def start(*args: str, wave: int = 1000, before: str = "", seconds: float = 0.0) -> "subprocess.Popen[str]":
+    def one(*args: str, wave: int = 1000, before: str = "", seconds: float = 0.0) -> "subprocess.Popen[str]":
         code = "; ".join((SMALL_TUNERS.format(wave=wave), before or "pass", MAIN))
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-c", code, *args],
-                text=True,
-                start_new_session=True,
-                env={**os.environ, SECONDS: str(seconds)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        )
-        return started[-1]
+        return start(sys.executable, "-c", code, *args, env={**os.environ, SECONDS: str(seconds)})
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    return one
 
 
 def sweep(run: Path, trials: int = 100, sampler: str = "random") -> list[str]:
@@ -63,18 +46,11 @@ def rows(run: Path) -> dict[str, dict[str, Any]]:
     return {r["digest"]: {k: v for k, v in r.items() if "seconds" not in k and k != "started"} for r in found}
 
 
-def complete(process: "subprocess.Popen[str]", code: int = 0) -> str:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, err
-    assert "Traceback" not in out + err
-    return err
-
-
 def rays(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return [p for p in psutil.Process(process.pid).children(recursive=True) if p.is_running()]
 
 
-def test_a_driver_killed_at_random_moments_loses_and_repeats_nothing(tmp_path: Path, drive: Drive) -> None:
+def test_a_driver_killed_at_random_moments_loses_and_repeats_nothing(tmp_path: Path, drive: Driver) -> None:
     sweeper.run(
         SweepSpec(space="synthetic", sampler="random", trials=100, runner="inline", out=str(tmp_path / "whole"))
     )
@@ -98,13 +74,13 @@ def test_a_driver_killed_at_random_moments_loses_and_repeats_nothing(tmp_path: P
 
 
 @pytest.mark.parametrize("part", ["gcs_server", "raylet"])
-def test_a_ray_that_dies_ends_the_driver_with_a_sentence(tmp_path: Path, drive: Drive, part: str) -> None:
+def test_a_ray_that_dies_ends_the_driver_with_a_sentence(tmp_path: Path, drive: Driver, part: str) -> None:
     run = tmp_path / "run"
     process = drive(*sweep(run, trials=60), seconds=0.5)
     wait_for_parts(run, 2, process)
     victim = next(p for p in psutil.Process(process.pid).children() if p.name() == part)
     victim.kill()
-    err = complete(process, 1)
+    _, err = complete(process, 1)
     assert f"error: Ray died ({part}" in err
     assert "finished trials are kept, `sweeper resume` continues" in err
     assert 2 <= len(rows(run)) < 60
@@ -121,9 +97,9 @@ def test_a_ray_that_dies_ends_the_driver_with_a_sentence(tmp_path: Path, drive: 
     ],
     ids=["while Ray starts", "between Tuners"],
 )
-def test_a_signal_stops_cleanly(tmp_path: Path, drive: Drive, where: str, number: int | None) -> None:
+def test_a_signal_stops_cleanly(tmp_path: Path, drive: Driver, where: str, number: int | None) -> None:
     run = tmp_path / "run"
-    err = complete(drive(*sweep(run, trials=12), wave=4, before=where), 130)
+    _, err = complete(drive(*sweep(run, trials=12), wave=4, before=where), 130)
     assert f"`sweeper resume {run}` continues" in err
     assert read_trials(run).num_rows == (0 if number else 4)
     if number:
@@ -131,7 +107,7 @@ def test_a_signal_stops_cleanly(tmp_path: Path, drive: Drive, where: str, number
         assert len(rows(run)) == 12
 
 
-def test_a_signal_in_the_second_tuner_stops_cleanly(tmp_path: Path, drive: Drive) -> None:
+def test_a_signal_in_the_second_tuner_stops_cleanly(tmp_path: Path, drive: Driver) -> None:
     run = tmp_path / "run"
     process = drive(*sweep(run, trials=200), wave=5, seconds=0.2)
     wait_for_parts(run, 7, process)

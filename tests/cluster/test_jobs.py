@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from sweeper.store import read_trials
-from tests.cluster.cluster_tools import Driver
+from tests.drivers import Driver, complete
 
 pytestmark = pytest.mark.cluster
 
@@ -33,13 +33,6 @@ SPACE = load("synthetic").override({"learning_rate": FloatDistribution(0.01, 1.0
 """
 FAILS = {"space": "synthetic", "sampler": "random", "trials": 2,
          "parameters": {"learning_rate": {"min": 50, "max": 60}}}  # fmt: skip
-
-
-def complete(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, (out, err)
-    assert "Traceback" not in out + err
-    return out, err
 
 
 def free_ports(count: int) -> list[int]:

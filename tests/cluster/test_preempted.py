@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.store import read_trials
-from tests.cluster.cluster_tools import Driver, children_processes, wait_until
+from tests.drivers import Driver, children_processes, wait_until
 
 pytestmark = pytest.mark.cluster
 

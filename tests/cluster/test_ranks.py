@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sweeper.store import read_trials
-from tests.cluster.cluster_tools import Driver, children_processes, parts, wait_until
+from tests.drivers import Driver, children_processes, complete, parts, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -43,12 +43,6 @@ print(json.dumps({"groups": len(groups), "free": free.get("GPU", 0), "has": has.
 def write(path: Path, resources: str, trials: int = 4, epochs: int = 1, dtype: str = "float32") -> str:
     path.write_text(SPEC.format(resources=resources, trials=trials, epochs=epochs, dtype=dtype))
     return str(path)
-
-
-def complete(process: subprocess.Popen[str], code: int = 0) -> str:
-    out, err = process.communicate(timeout=400)
-    assert process.returncode == code, (out[-2000:], err[-2000:])
-    return err
 
 
 def values(run: Path) -> dict[str, Any]:
@@ -109,4 +103,4 @@ def test_a_rank_that_dies_takes_its_attempt_and_two_ranks_are_one(
         "{ranks_per_member: 1, labels: {zone: moon}}": "resources.labels = {'zone': 'moon'} are those of no node",
     }.items():
         args = ("run", write(tmp_path / "no.yaml", asked), "--address", cluster.address, "--out", str(tmp_path / "no"))
-        assert words in complete(driver(*args), 2)
+        assert words in complete(driver(*args), 2)[1]

@@ -15,25 +15,16 @@ from typing import Any
 import pytest
 
 from sweeper.store import read, read_trials
+from tests.drivers import Driver, complete, wait_for_parts
 from trainables.result import SCORES
 from trainables.spec import PairSpec
 
-from .conftest import wait_for_parts
-
 pytestmark = pytest.mark.ray
-Driver = Callable[..., "subprocess.Popen[str]"]
 NUMBERS = [c.name for c in SCORES]
 
 
 def numbers(run: Path) -> dict[str, dict[str, Any]]:
     return {r["digest"]: {n: r[n] for n in (*NUMBERS, "number", "outcome")} for r in read_trials(run).to_pylist()}
-
-
-def complete(process: "subprocess.Popen[str]", code: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, err
-    assert "Traceback" not in err
-    return out, err
 
 
 @pytest.mark.parametrize("sampler", ["noise", "tpe"])

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from sweeper import carrying
-from sweeper.carrying import SWEEP_FILE, carried, environment, name_of, package, zipped
+from sweeper.carrying import carried, environment, name_of, package, zipped
+from sweeper.runfolder import SPEC_FILE
 from sweeper.spec import SpecError, SweepSpec, load_spec
 
 SPACE_FILE = """
@@ -31,13 +32,13 @@ def own(tmp_path: Path) -> Path:
 def test_the_same_sweep_arrives(own: Path, tmp_path: Path) -> None:
     asked = load_spec(str(own), {"seed": 3, "out": "s3://bucket/run", "address": "http://head:8265"})
     found = carried(asked)
-    assert sorted(found.files) == ["mine.py", SWEEP_FILE]
+    assert sorted(found.files) == ["mine.py", SPEC_FILE]
     assert found.out == "s3://bucket/run"
     there = tmp_path / "there"
     there.mkdir()
     for name, data in found.files.items():
         (there / name).write_bytes(data)
-    arrived = load_spec(str(there / SWEEP_FILE))
+    arrived = load_spec(str(there / SPEC_FILE))
     assert {**arrived.identity(), "space": ""} == {**asked.identity(), "space": ""}
     assert (arrived.workers, arrived.resources, arrived.out, arrived.address) == (3, asked.resources, None, None)
     # defaults that follow from what was not asked for still follow
@@ -68,7 +69,7 @@ def test_a_folder_travels_without_what_is_not_the_users(own: Path, tmp_path: Pat
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     found = carried(load_spec(str(own), {"out": "/shared/run"}), str(folder))
-    assert set(found.files) == kept | {"mine.py", SWEEP_FILE}
+    assert set(found.files) == kept | {"mine.py", SPEC_FILE}
     with pytest.raises(SpecError, match="--working-dir must be a folder"):
         carried(load_spec(str(own), {"out": "/shared/run"}), str(folder / "tools.py"))
 

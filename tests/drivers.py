@@ -1,4 +1,4 @@
-"""What the tests of clusters look at from outside: drivers, run folders, processes."""
+"""Drivers as processes, and what tests look at from outside: their end, run folders, processes under them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,31 @@ import psutil
 Driver = Callable[..., subprocess.Popen[str]]
 
 
+def complete(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    """Wait for a driver to end with an exit code, and without a traceback; returns what it printed."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, (out, err)
+    assert "Traceback" not in out + err
+    return out, err
+
+
 def wait_until(true: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 180) -> None:
     """Wait until something holds while a driver runs."""
     deadline = time.monotonic() + seconds
     while not true():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def parts(run: Path) -> int:
     """Count finished trials of a run folder on this machine."""
     return len(list((run / "trials").glob("*.parquet")))
+
+
+def wait_for_parts(run: Path, count: int, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    """Wait until the run folder holds that many finished trials."""
+    wait_until(lambda: parts(run) >= count, process, seconds)
 
 
 def children_processes(name: str, parent: int | None = None) -> list[int]:

@@ -265,9 +265,7 @@ def test_one_that_is_slow_to_write_is_written_more_rarely(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EACCES])
-def test_one_that_cannot_be_written_costs_nothing(
-    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_cannot_be_written_costs_nothing(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(self: Path, target: Path) -> None:
         raise OSError(number, os.strerror(number))
 

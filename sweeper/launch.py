@@ -31,7 +31,7 @@ from .runfolder import claim, locked, write_spec
 from .session import STACK_MEMBERS, Session, Status, noise_constants
 from .signals import sigterm_as_sigint
 from .spec import SpecError, SweepSpec, corners
-from .staging import CHECKPOINTS, on_node
+from .staging import CHECKPOINTS, clear, on_node
 from .store import read_trials
 from .warmstart import checked_points, read_prior
 
@@ -204,7 +204,9 @@ def _kept(again: str) -> Iterator[None]:
 def _read_at_end(session: Session) -> pa.Table:
     if not session.open:
         compact(session.run, AUTOMATIC)
-    return read_trials(session.run)
+    trials = read_trials(session.run)
+    clear(session.run, trials["digest"].to_pylist())
+    return trials
 
 
 def _run_to_end(session: Session) -> bool:

@@ -226,7 +226,7 @@ class Pruner:
 
     def __init__(self, judge: Judge, noise: Callable[[PairSpec], float | None]) -> None:
         self.judge, self.noise = judge, noise
-        self.looks: dict[str, list[Look]] = {}  # of trials that are not finished, by digest
+        self.looks: dict[str, dict[int, Look]] = {}  # of trials that are not finished, by digest and rung
 
     def restore(self, rows: Iterable[Row], rungs: Iterable[Row]) -> None:
         """Learn from the trials and rungs of a run folder."""
@@ -259,12 +259,13 @@ class Pruner:
     def learn(self, rows: Iterable[Row]) -> None:
         """Take in finished trials."""
         for row in rows:
-            looks, final = self.looks.pop(row["digest"], []), row[self.judge.objective.column]
+            looks, final = self.looks.pop(row["digest"], {}), row[self.judge.objective.column]
             if row["outcome"] == Outcome.OK and final is not None:
-                self.judge.learn(looks, self.judge.told(final, row["classes"]))
+                self.judge.learn(list(looks.values()), self.judge.told(final, row["classes"]))
 
     def _note(self, rung: Mapping[str, Any], classes: int | None, noise: float | None) -> None:
-        self.looks.setdefault(rung["digest"], []).append(_look(rung, classes, noise))
+        # a trial that goes on from a checkpoint before a rung takes it again
+        self.looks.setdefault(rung["digest"], {})[rung["rung"]] = _look(rung, classes, noise)
 
 
 def _look(rung: Mapping[str, Any], classes: int | None, noise: float | None, before: Sequence[float] = ()) -> Look:

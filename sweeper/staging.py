@@ -7,7 +7,8 @@ files of this machine only.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -78,6 +79,23 @@ class Checkpoints:
             self.place.remove(f"{CHECKPOINTS}/{name}")
             (self.folder / name).unlink(missing_ok=True)
         self.names.clear()
+
+
+def clear(place: Place, digests: Iterable[str]) -> None:
+    """Remove what is left of checkpoints of trials that are written: their process died before it could.
+
+    Raises:
+        StorageError: The place cannot be read or written to.
+    """
+    written, folder = set(digests), place.local and place.local / CHECKPOINTS
+    # of a killed writer, too, whose files are hidden
+    names = [p.name for p in folder.glob("*")] if folder else list(place.files(CHECKPOINTS))
+    for name in names:
+        if name.lstrip(".").partition(".")[0] in written:
+            place.remove(f"{CHECKPOINTS}/{name}")
+    if folder:
+        with suppress(OSError):  # others are still needed
+            folder.rmdir()
 
 
 def checkpoints_of(place: Place, runtime: Runtime, digest: str) -> Checkpoints | None:

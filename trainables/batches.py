@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ def augmented_at_once(batch_size: int, shape: torch.Size) -> int:
 
 
 def epoch_batches(
-    data: Data, spec: PairSpec, order: Generator, augment: Generator, rank: int = 0, ranks: int = 1
+    data: Data, spec: PairSpec, order: Generator, augment: Generator, rank: int = 0, ranks: int = 1, done: int = 0
 ) -> Iterator[Batch]:
     """Yield the batches of one epoch, shuffled and augmented.
 
@@ -49,6 +50,8 @@ def epoch_batches(
         augment: Source of the augmentation, on the data's device.
         rank: Which part of each batch to yield: the `rank`-th of `ranks` equal slices.
         ranks: Processes that share a batch. Each draws for the whole batch, so that together they see what one would.
+        done: Batches of the epoch that are left out. Images that were augmented at once before them are not read:
+            `augment` stands where those of the next batch were augmented.
 
     Yields:
         Inputs [B / ranks, ...] and targets: int64 [B / ranks], or class probabilities [B / ranks, C] where the
@@ -63,13 +66,20 @@ def epoch_batches(
         raise ValueError(f"batch_size must be a multiple of the {ranks} processes that share it, got {size}")
     own = slice(rank * size // ranks, (rank + 1) * size // ranks)
     index = torch.randperm(len(y), generator=order).to(y.device)[: steps * size]
-    parts = torch.split(index, augmented_at_once(size, x.shape))
+    at_once = augmented_at_once(size, x.shape)
+    before, within = divmod(done * size, at_once)
+    batches = _augmented(data, spec, augment, torch.split(index, at_once)[before:])
+    for image, target in islice(batches, within // size, None):
+        yield image[own], target[own]
+
+
+def _augmented(data: Data, spec: PairSpec, augment: Generator, parts: Sequence[Tensor]) -> Iterator[Batch]:
+    x, y, size = data.x["train"], data.y["train"], spec.batch_size
     for images, part in zip(x.batches(parts), parts, strict=True):
         images, targets = augmented(
             spec.augmentation, spec.augmentation_strength, images, y[part], data.classes, augment
         )
-        for image, target in zip(torch.split(images, size), torch.split(targets, size), strict=True):
-            yield image[own], target[own]
+        yield from zip(torch.split(images, size), torch.split(targets, size), strict=True)
 
 
 def halves(data: Data, seed: int) -> tuple[Data, Data]:

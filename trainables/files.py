@@ -25,7 +25,7 @@ _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EO
 
 
 class LostCheckpoint(UserWarning):
-    """A checkpoint that cannot be used; the trial starts anew."""
+    """A checkpoint that cannot be used, so that the trial starts anew, or cannot be written, so that it would."""
 
 
 def cache_folder(runtime: Runtime) -> Path:
@@ -116,5 +116,6 @@ def unpacked(archive: Path, cache: Path) -> Path:
 def drop_checkpoints(runtime: Runtime, digest: str) -> None:
     """Remove the checkpoints of trials whose first one has this digest; to be called when they are written."""
     if runtime.checkpoints is not None:
-        for path in Path(runtime.checkpoints).glob(f"{digest}*.ckpt"):
-            path.unlink(missing_ok=True)
+        for pattern in (f"{digest}*.ckpt", f".{digest}*"):  # and what a killed writer left
+            for path in Path(runtime.checkpoints).glob(pattern):
+                path.unlink(missing_ok=True)

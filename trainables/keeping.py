@@ -12,6 +12,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -27,10 +28,12 @@ from .spec import PairSpec
 if TYPE_CHECKING:
     from .training import Course
 
-FORMAT = 1
+FORMAT = 2
 EVERY_SECONDS = 60.0
 """Pause between two checkpoints where no number of steps is asked for: a trial of seconds writes none."""
-FIRST_STRIDE = 50
+SHARE = 0.02
+"""Share of a trial's time that such checkpoints may take: where one is slow to write, the pauses are longer."""
+FIRST_STRIDE = 10
 
 
 def facts(specs: Sequence[PairSpec], runtime: Runtime, layout: str) -> dict[str, Any]:
@@ -40,13 +43,19 @@ def facts(specs: Sequence[PairSpec], runtime: Runtime, layout: str) -> dict[str,
         "version": __version__,
         "torch": str(torch.__version__),
         "trials": [s.digest for s in specs],
-        "device": torch.device(runtime.device).type,
+        "device": _kind(runtime.device),
         "threads": runtime.threads,
         "deterministic": runtime.deterministic,
         "measure": runtime.measure,
         "rungs": runtime.rungs,
         "layout": layout,
     }
+
+
+def _kind(device: str) -> str:
+    # one model of GPU rounds otherwise than another
+    kind = torch.device(device).type
+    return f"{kind} ({torch.cuda.get_device_name(device)})" if kind == "cuda" else kind
 
 
 @dataclass
@@ -69,6 +78,7 @@ class Keeper:
     _stride: int = FIRST_STRIDE
     _saved: float = field(init=False)
     _since: float = field(init=False)
+    _pause: float = EVERY_SECONDS
 
     def __post_init__(self) -> None:
         if self.every == 0:
@@ -89,13 +99,27 @@ class Keeper:
         now = self.clock()
         # the next pause comes when a checkpoint is due, as far as one can tell
         pace = (now - self._since) / max(1, steps)
-        self._stride = max(1, min(10 * self._stride, round(EVERY_SECONDS / max(pace, 1e-6))))
-        if self.every or now - self._saved >= EVERY_SECONDS / 2:
+        self._stride = max(1, min(10 * self._stride, round(self._pause / max(pace, 1e-6))))
+        if self.every or now - self._saved >= self._pause / 2:
             self.write(state())
+            self._pause = max(EVERY_SECONDS, (self.clock() - now) / SHARE)
         self._since = self.clock()
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint, as a whole."""
+        """Write the checkpoint, as a whole; one that cannot be written is no reason to end the trial."""
+        assert self.path is not None
+        try:
+            self._replace(state)
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            warnings.warn(
+                f"checkpoint {self.path} cannot be written: {why}; the trial goes on", LostCheckpoint, stacklevel=2
+            )
+        else:
+            self.report({"checkpoint": str(self.path)})
+        self._saved = self.clock()
+
+    def _replace(self, state: Mapping[str, Any]) -> None:
         assert self.path is not None
         content = BytesIO()
         torch.save({"facts": dict(self.facts), "state": dict(state)}, content)
@@ -108,9 +132,8 @@ class Keeper:
                 os.fsync(file.fileno())
             temporary.replace(self.path)
         finally:
-            temporary.unlink(missing_ok=True)
-        self._saved = self.clock()
-        self.report({"checkpoint": str(self.path)})
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def read(self) -> dict[str, Any] | None:
         """Return the state of the checkpoint that is there, on the CPU; None where there is none that counts."""

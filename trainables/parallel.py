@@ -20,7 +20,7 @@ from .rungs import Rungs, anneal_leg
 from .runtime import Report, Runtime
 from .settings import torch_settings
 from .spec import PairSpec
-from .training import Child, Course, Epoch, Leg, Seeds, child_leg
+from .training import Child, Course, Epoch, Leg, Seeds, child_leg, epoch_of
 
 
 class Peer(Protocol):
@@ -156,7 +156,8 @@ class Away:
         """Let the processes take up what `snapshot` returned."""
         _each(self.peers, "restore", state["peers"])
         own = state["peers"][0]["course"]
-        self.done = own["done"]
+        self.done, self.diverged = own["done"], list(own["diverged"])
+        self.histories = [[epoch_of(e) for e in h] for h in own["histories"]]
         if "weights" in own:
             self.advance()
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from .batches import Batch, epoch_batches, steps_per_epoch
+from .batches import Batch, augmented_at_once, epoch_batches, steps_per_epoch
 from .data import Data
 from .evaluation import Score, score_inputs
 from .members import Members, OptimizerState, make_members, stackable
@@ -215,6 +215,7 @@ class Course:
             self._open()
         else:
             self.members.take(self.held)
+            self.held = []  # no second copy while it trains
         with self.stream.entered():
             paused = next(self.steps, False)
         if paused:
@@ -238,7 +239,7 @@ class Course:
             "stream": self.stream.states,
             "epoch": self.epoch,
             "start": self.start,
-            "streams": self.at_start,
+            "streams": self.drawn,
             "losses": torch.stack(self.losses, 1) if self.losses else None,
             "clipped": self.clipped,
             "rate": self.rate,
@@ -247,7 +248,7 @@ class Course:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where a course of the same arguments was at its snapshot; bit for bit on the same device."""
         self.done, self.diverged = state["done"], list(state["diverged"])
-        self.histories = [[_epoch(e) for e in h] for h in state["histories"]]
+        self.histories = [[epoch_of(e) for e in h] for h in state["histories"]]
         if "weights" in state:
             own = [{k: v.to(self.device) for k, v in w.items()} for w in state["weights"]]
             self.children = [Child(w, h, d) for w, h, d in zip(own, self.histories, self.diverged, strict=True)]
@@ -303,17 +304,18 @@ class Course:
 
     def _epochs(self) -> Iterator[bool]:
         streams = [self._streams(s) for s in self.seeds]
-        share = self.members.ranks.rank, self.members.ranks.size
         within, self.within = self.within, None
         for self.epoch in count(within["epoch"] if within else 1):
             if within:
                 for generators, states in zip(streams, within["streams"], strict=True):
                     for generator, state in zip(generators, states, strict=True):
                         generator.set_state(state)
-            self.at_start = [tuple(g.get_state() for g in generators) for generators in streams]
-            batches = [epoch_batches(d, self.spec, *g, *share) for d, g in zip(self.data, streams, strict=True)]
+            # order at the epoch's start, augmentation before the images that were augmented last
+            self.drawn: list[tuple[Tensor, Tensor]] = [(o.get_state(), a.get_state()) for o, a in streams]
             self.start = within["start"] if within else self.done
-            yield from self._epoch(zip(*batches, strict=True), within)
+            share = self.members.ranks.rank, self.members.ranks.size, self.done - self.start
+            batches = [epoch_batches(d, self.spec, *g, *share) for d, g in zip(self.data, streams, strict=True)]
+            yield from self._epoch(zip(*batches, strict=True), [augment for _, augment in streams], within)
             within = None
             if self.done == self.start:
                 return
@@ -321,11 +323,13 @@ class Course:
             if self.done == self.leg.steps or all(self.diverged):
                 return
 
-    def _epoch(self, batches: Iterator[tuple[Batch, ...]], within: Mapping[str, Any] | None) -> Iterator[bool]:
+    def _epoch(
+        self, batches: Iterator[tuple[Batch, ...]], augment: Sequence[Generator], within: Mapping[str, Any] | None
+    ) -> Iterator[bool]:
         self.losses: list[Tensor] = []
         self.clipped = torch.zeros((), device=self.device)
+        at_once = augmented_at_once(self.spec.batch_size, self.data[0].x["train"].shape) // self.spec.batch_size
         if within:
-            next(islice(batches, self.done - self.start, self.done - self.start), None)  # those before the checkpoint
             self.losses = [] if within["losses"] is None else list(within["losses"].to(self.device).unbind(1))
             self.clipped = within["clipped"].to(self.device)
         for parts in islice(batches, self.leg.steps - self.done):
@@ -337,6 +341,8 @@ class Course:
             if self.members.unclipped_norm is not None:
                 self.clipped += self.members.unclipped_norm > self.spec.clip_norm
             self.on_step(self.done, self.members, self.optimizer)
+            if (self.done - self.start) % at_once == 0:
+                self.drawn = [(order, a.get_state()) for (order, _), a in zip(self.drawn, augment, strict=True)]
 
     def _step(self, parts: Sequence[Batch], rate: float) -> Tensor:
         for group in self.optimizer.param_groups:
@@ -362,7 +368,8 @@ class Course:
             self.on_epoch(i, history[-1])
 
 
-def _epoch(plain: Mapping[str, Any]) -> Epoch:
+def epoch_of(plain: Mapping[str, Any]) -> Epoch:
+    """Return an epoch from what `asdict` made of it."""
     settings = dict(plain)
     return Epoch(val=Score(**settings.pop("val")), **settings)
 

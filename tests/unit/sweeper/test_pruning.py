@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,18 @@ import search_spaces
 import sweeper
 from sweeper import SweepSpec
 from sweeper.objective import OBJECTIVES
-from sweeper.pruning import CHANCE, LEAST, OUTSIDE, RISK, Forecast, Judge, Look, forecast, saved
+from sweeper.pruning import CHANCE, LEAST, OUTSIDE, RISK, Forecast, Judge, Look, Pruner, forecast, saved
 from sweeper.samplers import from_unit
 from sweeper.session import Session
 from sweeper.store import read
 from trainables.runtime import Runtime
+from trainables.spec import PairSpec
 from trainables.synthetic import EXAMPLES
 from trainables.trial import run_trials
 
 LOSS = OBJECTIVES["merged_loss"]
 CAP = 2 * math.log(10)
+SPEC = PairSpec(dataset="digits", model="small_cnn", learning_rate=0.1, batch_size=32)
 TABLE = Path(__file__).parents[2] / "data" / "digits_rungs.parquet"
 
 
@@ -286,3 +289,15 @@ def test_a_sweep_in_this_process_prunes_and_a_resume_knows_what_was_seen(
     assert more[:30] == rows
     whole = [r["outcome"] for r in rows]
     assert whole.count("ok") == len(first.pruner.judge.ended[3])
+
+
+def test_a_rung_that_a_resumed_trial_takes_again_counts_once() -> None:
+    pruner = Pruner(judge(0), lambda spec: 1e-2)
+    rung = SimpleNamespace(digest="abc", rung=1, merged_loss_val=0.5, merged_accuracy_val=0.8)
+    output = SimpleNamespace(rungs=[rung], result=SimpleNamespace(classes=10))
+    record = {**vars(rung), "outputs": [output], "before": []}
+    for _ in range(2):
+        assert pruner.look(SPEC, record, None, None) is None
+    row = {"digest": "abc", "outcome": "ok", "classes": 10, pruner.judge.objective.column: 0.4}
+    pruner.learn([row])
+    assert len(pruner.judge.ended[1]) == 1

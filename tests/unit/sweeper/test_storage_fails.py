@@ -16,7 +16,7 @@ from sweeper.jobs import Job, execute
 from sweeper.places import Place, file_of, place_of
 from sweeper.retries import StorageError, is_full, is_passing, retried
 from sweeper.spec import SpecError, SweepSpec
-from sweeper.staging import checkpoints_of, on_node
+from sweeper.staging import checkpoints_of, clear, on_node
 from sweeper.store import read_trials
 from trainables.runtime import Runtime
 
@@ -202,6 +202,23 @@ def test_checkpoints_are_carried_between_nodes(tmp_path: Path) -> None:
     local = place_of(tmp_path)
     assert on_node(Runtime(), local) == Runtime()
     assert checkpoints_of(local, replace(Runtime(), checkpoints="x"), "abc") is None
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_checkpoints_of_written_trials_do_not_stay(tmp_path: Path, remote: bool) -> None:
+    place = stored(tmp_path) if remote else place_of(tmp_path)
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("abc.ckpt", "abc.trunk.ckpt", "def.ckpt"):
+        (folder / name).write_bytes(b"step 10")
+    if not remote:  # a store shows no unfinished files
+        (folder / ".abc.ckpt.0123").write_bytes(b"of a writer that was killed")
+    clear(place, ["abc", "123"])
+    assert [p.name for p in folder.iterdir()] == ["def.ckpt"]
+    clear(place, ["abc", "def"])
+    assert not list(place.files("checkpoints"))
+    assert remote or not folder.exists()
+    clear(place, ["abc"])
 
 
 def test_patience_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

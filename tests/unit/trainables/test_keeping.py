@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -14,12 +16,13 @@ from small_trials import digits_spec
 from test_parallel import apart, numbers
 from torch import nn
 
+from trainables.augmentation import augment
 from trainables.files import LostCheckpoint, drop_checkpoints
-from trainables.keeping import EVERY_SECONDS, Keeper
+from trainables.keeping import EVERY_SECONDS, SHARE, Keeper
 from trainables.models import MODELS
 from trainables.pair import run_pair, run_pairs
 from trainables.result import Outcome, PairOutput
-from trainables.runtime import Runtime
+from trainables.runtime import Runtime, Stop
 from trainables.spec import PairSpec
 
 
@@ -122,6 +125,47 @@ def test_a_stack_goes_on(tmp_path: Path) -> None:
         assert_same(found, expected)
 
 
+@pytest.mark.parametrize("stopped", [1, 3, 8])
+def test_images_before_the_checkpoint_are_not_augmented_again(
+    tmp_path: Path, stopped: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.batches.AUGMENT_IMAGES", 128)  # two batches of 64
+    seen: list[int] = []
+
+    def counted(policy: str, strength: float, x: torch.Tensor, *rest: Any) -> Any:
+        seen.append(len(x))
+        return augment(policy, strength, x, *rest)
+
+    spec = digits_spec(batch_size=64, epochs=2, augmentation="crop_flip+mixup")
+    whole = run_pair(spec, Runtime(measure=0))  # its base is held from now on
+    monkeypatch.setattr("trainables.batches.augmented", counted)
+    with pytest.raises(Killed):
+        run_pair(spec, keeping(tmp_path, 3, measure=0), killed_after(stopped))
+    assert_same(run_pair(spec, keeping(tmp_path, 3, measure=0)), whole)
+    once = 2 * 64 * whole.result.steps
+    assert once <= sum(seen) <= once + 128
+
+
+@pytest.mark.parametrize("rung", [1, 2])
+def test_a_trial_apart_that_ends_at_a_rung_right_after_its_checkpoint_is_whole(tmp_path: Path, rung: int) -> None:
+    spec = digits_spec(batch_size=64, epochs=4)
+
+    def at(rung: int, end: type[BaseException]) -> Callable[[Mapping[str, object]], None]:
+        def report(record: Mapping[str, object]) -> None:
+            if record.get("rung") == rung:
+                raise end("it is looked at")
+
+        return report
+
+    with pytest.raises(Killed):
+        apart(spec, keeping(tmp_path, 1000, rungs=2), at(rung, Killed))
+    found, _ = apart(spec, keeping(tmp_path, 1000, rungs=2), at(rung, Stop))
+    expected = run_pair(spec, Runtime(measure=2, rungs=2), at(rung, Stop))
+    assert expected.result.outcome == Outcome.PRUNED
+    assert {row.member for row in expected.history} == {"a", "b"}
+    assert_same(found, expected)
+
+
 @pytest.mark.parametrize("stopped", [1, 3])
 def test_children_that_train_apart_go_on(tmp_path: Path, stopped: int) -> None:
     spec = digits_spec(batch_size=64, epochs=2)
@@ -202,11 +246,43 @@ def test_a_trial_of_seconds_writes_none_and_a_long_one_about_one_a_minute(tmp_pa
     assert none.read() is None
 
 
+def test_one_that_is_slow_to_write_is_written_more_rarely(tmp_path: Path) -> None:
+    now, at = [0.0], list[float]()
+
+    def state() -> dict[str, Any]:
+        at.append(now[0])
+        now[0] += 30.0
+        return {}
+
+    kept = Keeper(tmp_path / "x.ckpt", {}, None, clock=lambda: now[0])
+    for _ in range(400):
+        steps = kept.stride or 0
+        now[0] += steps * 0.5
+        kept.paused(steps, state)
+    gaps = [b - a for a, b in pairwise(at)]
+    assert len(gaps) > 5
+    assert all(30.0 / gap <= 2 * SHARE for gap in gaps)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EACCES])
+def test_one_that_cannot_be_written_costs_nothing(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Path, target: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "replace", fails)
+    seen: list[str] = []
+    with pytest.warns(LostCheckpoint, match=f"cannot be written: {os.strerror(number)}; the trial goes on"):
+        found = run_pair(SPEC, keeping(tmp_path), killed_after(1000, seen))
+    assert (seen, list(tmp_path.iterdir())) == ([], [])
+    assert_same(found, run_pair(SPEC, Runtime(measure=2)))
+
+
 def test_they_go_with_the_trial(tmp_path: Path) -> None:
     spec: PairSpec = digits_spec(protocol="branch", branch_step=12, batch_size=64, learning_rate=0.0707)
     runtime = keeping(tmp_path)
     digest = run_pair(spec, runtime).result.digest
     names = {p.name for p in tmp_path.iterdir()}
     assert names == {f"{digest}.ckpt", f"{digest}.trunk.ckpt"}
+    (tmp_path / f".{digest}.ckpt.0123").write_bytes(b"of a writer that was killed")
     drop_checkpoints(runtime, digest)
     assert list(tmp_path.iterdir()) == []

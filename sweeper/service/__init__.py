@@ -1,0 +1,1 @@
+"""The service: many sweeps of many users, one HTTP API over a cluster. Needs `sweeper[service]`."""

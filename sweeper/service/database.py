@@ -1,0 +1,170 @@
+"""The service's tables, in SQLite or PostgreSQL. Times are seconds since 1970, UTC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Engine,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    select,
+)  # fmt: skip
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from sweeper.specfile import SpecError
+
+VERSION = 1
+_metadata = MetaData()
+_serial = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself there
+
+meta = Table("service", _metadata, Column("key", String(40), primary_key=True), Column("value", Text, nullable=False))
+
+sweeps = Table(
+    "sweeps", _metadata,
+    Column("id", String(80), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("owner", String(80), nullable=False, index=True),
+    Column("shared", Boolean, nullable=False),
+    Column("space", String(200), nullable=False, index=True),
+    Column("spec", JSON, nullable=False),
+    Column("text", Text, nullable=False),  # the spec as YAML, as the run folder holds it
+    Column("budget", Integer, nullable=False),  # configurations
+    Column("trials", Integer, nullable=False),  # configurations x repeats
+    Column("priority", Integer, nullable=False),
+    Column("state", String(20), nullable=False, index=True),
+    Column("reason", Text, nullable=False),
+    Column("task", JSON, nullable=False),  # what its next process does: run, or extend with its options
+    Column("created", Float, nullable=False),
+    Column("queued", Float, nullable=False),
+    Column("started", Float),
+    Column("ended", Float),
+    Column("wall_seconds", Float, nullable=False),
+    Column("gpu_hours", Float, nullable=False),
+    Column("deaths", Integer, nullable=False),  # of its process, since a trial was finished
+    Column("webhook", Text),
+    Column("key", String(255)),  # Idempotency-Key
+    Column("fingerprint", String(64)),  # of the request that had it
+    UniqueConstraint("owner", "key"),
+)  # fmt: skip
+
+transitions = Table(
+    "transitions", _metadata,
+    Column("id", _serial, primary_key=True),
+    Column("sweep", ForeignKey("sweeps.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("state", String(20), nullable=False),
+    Column("time", Float, nullable=False),
+    Column("cause", Text, nullable=False),
+)  # fmt: skip
+
+landed = Table(
+    "landed", _metadata,
+    Column("sweep", ForeignKey("sweeps.id", ondelete="CASCADE"), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("number", Integer, nullable=False),  # order in which the trials came
+    Column("mark", String(80), nullable=False),  # a trial that is run again lands again
+    Index("landed_order", "sweep", "number"),
+)  # fmt: skip
+
+users = Table(
+    "users", _metadata,
+    Column("name", String(80), primary_key=True),
+    Column("quota", JSON, nullable=False),
+    Column("created", Float, nullable=False),
+)  # fmt: skip
+
+tokens = Table(
+    "tokens", _metadata,
+    Column("id", String(16), primary_key=True),
+    Column("user", ForeignKey("users.name", ondelete="CASCADE"), nullable=False, index=True),
+    Column("role", String(20), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float),
+    Column("revoked", Float),
+)  # fmt: skip
+
+audit = Table(
+    "audit", _metadata,
+    Column("id", _serial, primary_key=True),
+    Column("time", Float, nullable=False, index=True),
+    Column("user", String(80), nullable=False),
+    Column("action", String(80), nullable=False),
+    Column("target", String(200), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+)  # fmt: skip
+
+deliveries = Table(
+    "deliveries", _metadata,
+    Column("id", String(32), primary_key=True),
+    Column("sweep", String(80), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("due", Float, nullable=False, index=True),
+    Column("tries", Integer, nullable=False),
+    Column("ended", Float),
+    Column("error", Text, nullable=False),
+)  # fmt: skip
+
+
+def open_database(url: str) -> Engine:
+    """Return the engine of a database whose tables are there; they are made where it is empty.
+
+    Args:
+        url: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`.
+
+    Raises:
+        SpecError: It cannot be reached, or is of another version.
+    """
+    try:
+        engine = create_engine(_with_driver(url), pool_size=5, max_overflow=15, pool_pre_ping=True)
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", _tuned)
+        with engine.begin() as connection:
+            if not inspect(connection).has_table(meta.name):
+                _metadata.create_all(connection)
+                connection.execute(insert(meta).values(key="version", value=str(VERSION)))
+            found = connection.execute(select(meta.c.value).where(meta.c.key == "version")).scalar_one()
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise SpecError(f"--database must be sqlite:///FILE or postgresql://USER@HOST/NAME: {_line(error)}") from None
+    except SQLAlchemyError as error:
+        raise SpecError(f"cannot open the database: {_line(error)}") from None
+    if int(found) != VERSION:
+        word = "newer" if int(found) > VERSION else "older"
+        raise SpecError(f"the database is of a {word} version of the service ({found}, this one reads {VERSION})")
+    return engine
+
+
+def _with_driver(url: str) -> str:
+    for scheme in ("postgres://", "postgresql://"):
+        if url.startswith(scheme):
+            return "postgresql+psycopg://" + url.removeprefix(scheme)
+    return url
+
+
+def _tuned(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _line(error: Exception) -> str:
+    text = str(getattr(error, "orig", None) or error)
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__

@@ -97,7 +97,7 @@ class Reader:
             digests = trials.rows["digest"].to_pylist()
             places = sorted(range(len(digests)), key=lambda i: self.landing.numbers[digests[i]])
             numbers = tuple(self.landing.numbers[digests[i]] for i in places)
-            self.rows = _Rows(trials.rows.take(places), numbers)
+            self.rows = _Rows(trials.rows.take(pa.array(places, pa.int64())), numbers)
             self.found = self.found.model_copy(update=self._counted(trials.rows))
             self.changes += 1
             self._tell_trials(trials.rows, new)
@@ -148,7 +148,7 @@ class Reader:
     def _tell_trials(self, trials: pa.Table, new: Sequence[int]) -> None:
         column = measured(self.spec.objective, trials).column
         names = ["digest", "config", "number", "repeat", "outcome", "device_seconds", column]
-        for row in trials.select(names).take(list(new)).to_pylist():
+        for row in trials.select(names).take(pa.array(new, pa.int64())).to_pylist():
             data = {k: _plain(row[k]) for k in names[:-1]}
             data |= {"landed": self.landing.numbers[row["digest"]], "value": _plain(row[column])}
             self.hub.publish(self.sweep, "trial", data)
@@ -193,7 +193,7 @@ class Reader:
         taken, more = places[:limit], len(places) > limit
         # behind the last page all that was left out is known, too
         last = rows.numbers[taken[-1]] if more else max([after, *rows.numbers[-1:]])
-        found = rows.table.take(taken)
+        found = rows.table.take(pa.array(taken, pa.int64()))
         return (found.select(list(columns)) if columns else found), last, more
 
 

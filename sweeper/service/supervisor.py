@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -61,6 +62,7 @@ class Supervisor:
         self.catalog, self.views, self.hub, self.state = catalog, views, hub, state
         self.address, self.quota, self.most = address, quota, most
         self._starts: dict[str, float] = {}  # user -> last start
+        self._children: dict[str, subprocess.Popen[bytes]] = {}  # processes that this server started
         self._at: str | SpecError = ""  # Ray's address, or why there is none
         self._woken, self._ended = threading.Event(), threading.Event()
         self._lock = threading.RLock()
@@ -103,6 +105,7 @@ class Supervisor:
                 time.sleep(0.1)
             for entry in running:
                 self.control(entry.id).signal(signal.SIGKILL, group=True)
+                self._reap(entry.id)
                 self.catalog.move(entry.id, State.INTERRUPTED, SERVER)
 
     def _run(self) -> None:
@@ -166,7 +169,9 @@ class Supervisor:
         except (SpecError, OSError) as error:
             self._end(entry, State.FAILED, str(error))
             return
-        if started is None:
+        if started:
+            self._children[entry.id] = started
+        else:
             # a process lives that an earlier server started: what it says of its end has another attempt's number
             task = self.control(entry.id).task
             self.catalog.change(entry.id, task=task)
@@ -188,6 +193,7 @@ class Supervisor:
                 self.catalog.move(entry.id, State.RUNNING, "trials are started")
             self._insist(control)
             return False
+        self._reap(entry.id)
         outcome, halted = control.outcome(entry.task.get("attempt", 0)), control.halted
         if outcome:
             self._end(entry, State(outcome.state), outcome.reason)
@@ -215,6 +221,10 @@ class Supervisor:
             self._end(entry, State.INTERRUPTED, reason, deaths=deaths)
         else:
             self.catalog.move(entry.id, State.QUEUED, "its process died; it is gone on with", deaths=deaths)
+
+    def _reap(self, sweep: str) -> None:
+        if child := self._children.pop(sweep, None):
+            child.wait()
 
     def _end(self, entry: Entry, state: State, reason: str, **changes: Any) -> None:
         changes.setdefault("deaths", 0)

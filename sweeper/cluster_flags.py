@@ -47,10 +47,9 @@ def add_manifest(sub: argparse.ArgumentParser) -> None:
     kind.add_argument("--ray-up", action="store_true", help="a cluster file, for ray up")
     sub.add_argument("--name", help="of the cluster and its job (default: the same for the same sweep)")
     sub.add_argument("--image", help="container image with this package (default: sweeper:VERSION)")
-    sub.add_argument("--cluster-workers", metavar="N", type=count, default=2, help="nodes beside the head "
-                     "(default: %(default)s)")  # fmt: skip
+    sub.add_argument("--cluster-workers", metavar="N", type=count, help="nodes beside the head (default: 2)")
     sub.add_argument("--max-cluster-workers", metavar="N", type=count, help="add nodes up to so many (default: none)")
-    sub.add_argument("--cpus-per-worker", metavar="N", type=count, default=8, help="default: %(default)s")
+    sub.add_argument("--cpus-per-worker", metavar="N", type=count, help="default: 8; --provider local needs it")
     sub.add_argument("--gpus-per-worker", metavar="N", type=_whole, help="default: what a trial asks for, else 0")
     sub.add_argument("--memory-per-worker", metavar="BYTES", default="32Gi", help="default: %(default)s")
     sub.add_argument("--shm", metavar="BYTES", default="8Gi", help="of /dev/shm (default: %(default)s)")

@@ -58,6 +58,11 @@ def text(plan: Plan, args: argparse.Namespace) -> str:
 def _cluster(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
     # the token stays on for whoever reaches the head; its dashboard listens on the head itself only
     start = "ulimit -n 65536; RAY_AUTH_MODE=token ray start"
+    head = "--num-cpus=0"  # the driver runs there, and no trials
+    if plan.machines.given:
+        head = ""
+        if plan.labels:  # nodes that are started get theirs from the launcher
+            start += " --labels=" + shlex.quote(",".join(f"{k}={v}" for k, v in plan.labels.items()))
     return {
         "cluster_name": plan.name,
         "max_workers": plan.machines.most,
@@ -79,7 +84,7 @@ def _cluster(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
         "head_start_ray_commands": [
             "ray stop",
             f"{start} --head --port=6379 --dashboard-host=127.0.0.1 "
-            f"--autoscaling-config=~/ray_bootstrap_config.yaml{'' if args.provider == 'local' else ' --num-cpus=0'}",
+            f"--autoscaling-config=~/ray_bootstrap_config.yaml {head}".rstrip(),
         ],
         "worker_start_ray_commands": ["ray stop", f"{start} --address=$RAY_HEAD_IP:6379"],
     }
@@ -95,12 +100,9 @@ def _written(plan: Plan) -> list[str]:
 
 def _provider(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
     if args.provider == "local":
-        if not args.head_ip or len(args.worker_ips or ()) < plan.machines.nodes:
-            raise SpecError(
-                f"--provider local needs --head-ip, and --worker-ips of {plan.machines.nodes} machines "
-                f"(--cluster-workers), got {len(args.worker_ips or ())}"
-            )
-        return {"type": "local", "head_ip": args.head_ip, "worker_ips": list(args.worker_ips)}
+        if not args.head_ip:
+            raise SpecError("--provider local needs --head-ip, and --worker-ips where there are more machines")
+        return {"type": "local", "head_ip": args.head_ip, "worker_ips": list(args.worker_ips or ())}
     region = args.region or REGION_OF[args.provider]
     if args.provider == "aws":
         return {"type": "aws", "region": region, "cache_stopped_nodes": False}
@@ -112,7 +114,7 @@ def _provider(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _nodes(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
-    if args.provider == "local":
+    if plan.machines.given:
         return {}
     machines = plan.machines
     kind = args.instance or WORKER_OF[args.provider, machines.gpus > 0]

@@ -71,6 +71,8 @@ def add_manifest(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--zone", help="of gcp (default: the region's first)")
     sub.add_argument("--project", help="of gcp")
     sub.add_argument("--instance", metavar="TYPE", help="machine type of the nodes")
+    sub.add_argument("--node-role", metavar="NAME", help="instance profile (aws) or service account (gcp) of all "
+                     "nodes, as which they reach the store (default: Ray gives one to the head only)")  # fmt: skip
     sub.add_argument("--head-ip", metavar="HOST", help="head, of --provider local")
     sub.add_argument("--worker-ips", metavar="HOST", nargs="+", help="nodes, of --provider local")
     sub.add_argument("--ssh-user", metavar="NAME", default="ubuntu", help="default: %(default)s")

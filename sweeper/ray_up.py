@@ -24,6 +24,7 @@ WORKER_OF = {("aws", False): "m5.2xlarge", ("aws", True): "g5.2xlarge",
 CLIENT_OF = {"aws": ["pip install boto3"], "gcp": ["pip install google-api-python-client cryptography"], "local": []}
 """With which the head starts nodes."""
 REGION_OF = {"aws": "us-west-2", "gcp": "us-west1"}
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 IMAGE_OF = "projects/deeplearning-platform-release/global/images/family/"
 
 
@@ -100,6 +101,8 @@ def _written(plan: Plan) -> list[str]:
 
 def _provider(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
     if args.provider == "local":
+        if args.node_role:
+            raise SpecError("--node-role is of machines that are started: leave it out with --provider local")
         if not args.head_ip:
             raise SpecError("--provider local needs --head-ip, and --worker-ips where there are more machines")
         return {"type": "local", "head_ip": args.head_ip, "worker_ips": list(args.worker_ips or ())}
@@ -142,13 +145,16 @@ def _nodes(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
 def _machine(args: argparse.Namespace, kind: str, gpu: bool) -> dict[str, Any]:
     if args.provider == "aws":
         disk = {"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": DISK_GB, "VolumeType": "gp3"}}
-        return {"InstanceType": kind, "BlockDeviceMappings": [disk]}
+        role = {"IamInstanceProfile": {"Name": args.node_role}} if args.node_role else {}
+        return {"InstanceType": kind, "BlockDeviceMappings": [disk], **role}
     image = IMAGE_OF + ("common-cu128-ubuntu-2204-nvidia-570" if gpu else "common-cpu")
     start = {"diskSizeGb": DISK_GB, "sourceImage": image}
     found: dict[str, Any] = {
         "machineType": kind,
         "disks": [{"boot": True, "autoDelete": True, "type": "PERSISTENT", "initializeParams": start}],
     }
+    if args.node_role:
+        found["serviceAccounts"] = [{"email": args.node_role, "scopes": [SCOPE]}]
     if gpu:
         found["scheduling"] = [{"onHostMaintenance": "TERMINATE"}]
         found["metadata"] = {"items": [{"key": "install-nvidia-driver", "value": "True"}]}

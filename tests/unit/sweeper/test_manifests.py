@@ -194,6 +194,27 @@ def test_an_autoscaled_rayjob_has_the_autoscaler_that_knows_labels(own: str, pri
         jsonschema.validate(job, RAYJOB)
 
 
+@pytest.mark.parametrize(
+    ("more", "role"),
+    [
+        ((), {"IamInstanceProfile": {"Name": "sweep"}}),
+        (
+            ("--provider", "gcp", "--project", "p-1"),
+            {
+                "serviceAccounts": [
+                    {"email": "sweep", "scopes": ["https://www.googleapis.com/auth/cloud-platform"]},
+                ]
+            },
+        ),
+    ],
+)
+def test_all_nodes_have_the_role_that_reaches_the_store(
+    own: str, printed: Any, more: tuple[str, ...], role: dict[str, Any]
+) -> None:
+    kinds = yaml.safe_load(printed(own, *RAY_UP, *more, "--node-role", "sweep"))["available_node_types"]
+    assert all(role.items() <= kinds[kind]["node_config"].items() for kind in ("head", "worker"))
+
+
 def test_machines_that_are_there_all_run_trials(own: str, printed: Any) -> None:
     text = printed(own, *RAY_UP, *LOCAL, "--worker-ips", "a", "b", "c", "--resources", "labels={zone: a}")
     # the head is one of them, and none is started
@@ -229,6 +250,7 @@ def test_machines_that_are_there_all_run_trials(own: str, printed: Any) -> None:
         ((*RAY_UP, "--provider", "gcp"), "--provider gcp needs --project"),
         ((*RAY_UP, "--provider", "local", "--cpus-per-worker", "2"), "needs --head-ip, and --worker-ips where there"),
         ((*RAY_UP, "--provider", "local", "--head-ip", "a"), "needs --cpus-per-worker, the CPUs of each"),
+        ((*RAY_UP, *LOCAL, "--node-role", "a"), "--node-role is of machines that are started"),
         ((*RAY_UP, *LOCAL, "--cluster-workers", "2"), "has the machines of --worker-ips: leave out --[max-]cluster-"),
         (("--ray-up", "--out", "/data/run"), "machines of a cloud share no folder /data/run"),
     ],

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import search_spaces
 import yaml
-from search_spaces import Space
 
+import search_spaces
+from search_spaces import Space
 from sweeper.flags import MACHINE_KEYS
 from sweeper.places import is_uri
 from sweeper.proposer import budget_of
@@ -29,7 +29,9 @@ _DECIDED = ("out", "address", "cache")
 _SPACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _DEVICE = re.compile(r"(auto|cpu|cuda|mps|xpu)(:\d{1,3})?")
 _PATH_KEY = re.compile(r"path|file|dir|folder|root|url|uri|checkpoint|cache|cfg|config", re.IGNORECASE)
-_LOOKS_LIKE_PATH = re.compile(r"[/\\~]|^\.|\.\.|^[A-Za-z]:|\.(safetensors|pt|pth|bin|ckpt|pkl|npz|tar|py)$", re.IGNORECASE)
+_LOOKS_LIKE_PATH = re.compile(
+    r"[/\\~]|^\.|\.\.|^[A-Za-z]:|\.(safetensors|pt|pth|bin|ckpt|pkl|npz|tar|py)$", re.IGNORECASE
+)
 RESUMABLE = ("trials", *(k for k in MACHINE_KEYS if k not in (*_DECIDED, "data", "download")))
 """Keys that `resume` may change."""
 
@@ -80,7 +82,7 @@ def admit(
         seen: Sweep's id -> its row, where the user may see it; raises `UnknownSweepError` otherwise.
 
     Raises:
-        Refusal: It asks for what is not allowed (403).
+        RefusedError: It asks for what is not allowed (403).
         SpecError: It is wrong; in the command line's words.
     """
     where = NAME if lines else ""
@@ -118,7 +120,7 @@ def changed(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> tuple[dic
         The changes, and how many trials more than before it has.
 
     Raises:
-        Refusal: A key that is the service's to decide (403).
+        RefusedError: A key that is the service's to decide (403).
         SpecError: An unknown key, or a value that breaks its rule.
     """
     for key in changes:

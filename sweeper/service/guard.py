@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, Request
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -22,11 +23,11 @@ from .audit import Audit
 from .limits import Limits
 from .problems import CHALLENGE, of_error
 from .records import Role
-from .refusals import Refusal, forbidden
+from .refusals import RefusedError, forbidden
 from .users import LOCAL, User, Users
 
 COOKIE = "sweeper_token"
-USER, DETAIL = "sweeper.user", "sweeper.detail"
+USER, DETAIL, _STILL = "sweeper.user", "sweeper.detail", "sweeper.still"
 """Keys of a request's scope: who asks, and what the audit log says about it."""
 OPEN = ("/healthz", "/readyz", "/login", "/v1/openapi.json")
 _PROBES = ("/healthz", "/readyz")
@@ -116,7 +117,7 @@ class Guard:
         try:
             try:
                 await self._identify(scope)
-            except Refusal as error:
+            except RefusedError as error:
                 await self._turned_away(error, scope)(scope, receive, sent)
                 return
             except Exception as error:
@@ -137,7 +138,7 @@ class Guard:
             raise forbidden(f"a page of {headers.get('origin', '')[:200]} may not change anything here")
         if length := headers.get("content-length"):
             if not length.isdigit():
-                raise Refusal(400, f"Content-Length must be a whole number, got {length[:80]!r}")
+                raise RefusedError(400, f"Content-Length must be a whole number, got {length[:80]!r}")
             if int(length) > self.limits.body:
                 raise self._too_large()
         if path in _PROBES:
@@ -145,17 +146,18 @@ class Guard:
         user = LOCAL if not self.auth else None
         if self.auth and (bearer or cookie):
             user = await run_in_threadpool(self.users.check, bearer or cookie)
+            scope[_STILL] = lambda: self.users.check(bearer or cookie) is not None
         client = scope.get("client")
         wait = self.buckets.take(f"user {user.name}" if user else f"host {client[0] if client else ''}")
         if wait:
             text = f"more than {self.limits.rate:g} requests a second: send fewer"
-            raise Refusal(429, text, {"Retry-After": str(max(1, round(wait)))})
+            raise RefusedError(429, text, {"Retry-After": str(max(1, round(wait)))})
         if user is not None:
             scope[USER] = user
         elif path not in OPEN:
             raise unauthorized(bool(bearer or cookie))
 
-    def _turned_away(self, error: Refusal, scope: Scope) -> ASGIApp:
+    def _turned_away(self, error: RefusedError, scope: Scope) -> ASGIApp:
         path = scope["path"]
         if error.status == 401 and scope["method"] == "GET" and not path.startswith(("/v1", "/metrics")):
             query = scope.get("query_string", b"").decode("latin-1")
@@ -175,15 +177,16 @@ class Guard:
 
         return bounded
 
-    def _too_large(self) -> Refusal:
-        return Refusal(413, f"the body must be at most {self.limits.body} bytes", {"Connection": "close"})
+    def _too_large(self) -> RefusedError:
+        return RefusedError(413, f"the body must be at most {self.limits.body} bytes", {"Connection": "close"})
 
     async def _written(self, scope: Scope, status: int) -> None:
         user: User | None = scope.get(USER)
-        if scope["method"] in _SAFE or user is None or not scope["path"].startswith("/v1/"):
+        route = scope.get("route")
+        if scope["method"] in _SAFE or user is None or not isinstance(route, APIRoute):
             return
         detail: dict[str, str] = scope.get(DETAIL, {})
-        action = detail.get("action") or getattr(scope.get("route"), "name", "") or scope["method"].lower()
+        action = detail.get("action") or route.name
         target = detail.get("target") or scope.get("path_params", {}).get("sweep", "")
         try:
             await run_in_threadpool(self.audit.write, user.name, action, target, detail.get("detail", ""), status)
@@ -191,12 +194,14 @@ class Guard:
             _log.exception("cannot write the audit log")
 
 
-def unauthorized(given: bool) -> Refusal:
+def unauthorized(given: bool) -> RefusedError:
     """Return the refusal of a request without a token that works."""
     if given:
-        return Refusal(401, "the token is unknown, expired or revoked; `sweeper token create` makes one", CHALLENGE)
+        return RefusedError(
+            401, "the token is unknown, expired or revoked; `sweeper token create` makes one", CHALLENGE
+        )
     text = "a token is needed: send `Authorization: Bearer TOKEN`; `sweeper token create` makes one"
-    return Refusal(401, text, CHALLENGE)
+    return RefusedError(401, text, CHALLENGE)
 
 
 def is_loopback_name(host: str) -> bool:
@@ -252,6 +257,12 @@ Submitter = Annotated[User, Depends(_submitter)]
 """Who asks and may send sweeps."""
 Admin = Annotated[User, Depends(_admin)]
 """Who asks and may do everything."""
+
+
+async def still(request: Request) -> bool:
+    """Whether the token of a request that takes long is good still."""
+    check: Callable[[], bool] | None = request.scope.get(_STILL)
+    return check is None or await run_in_threadpool(check)
 
 
 def noted(request: Request, **detail: str) -> None:

@@ -13,7 +13,7 @@ import yaml
 from sweeper.specfile import SpecError, read_yaml
 
 from .limits import Limits
-from .refusals import Refusal
+from .refusals import RefusedError
 
 NAME = "sweep.yaml"
 """What messages call a spec that came as YAML."""
@@ -35,17 +35,17 @@ def parsed(body: bytes, media: str, limits: Limits) -> tuple[dict[str, Any], dic
         limits: How large it may be.
 
     Raises:
-        Refusal: Neither JSON nor YAML (400, 415), or too large (413).
+        RefusedError: Neither JSON nor YAML (400, 415), or too large (413).
         SpecError: No mapping, or values that no spec has.
     """
     if media not in JSON_TYPES + YAML_TYPES:
-        raise Refusal(415, f"a spec must be application/json or application/yaml, got {media[:80]!r}")
+        raise RefusedError(415, f"a spec must be application/json or application/yaml, got {media[:80]!r}")
     if len(body) > limits.spec:
-        raise Refusal(413, f"a spec must be at most {limits.spec} bytes, got {len(body)}")
+        raise RefusedError(413, f"a spec must be at most {limits.spec} bytes, got {len(body)}")
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        raise Refusal(400, f"the body must be UTF-8, got byte {body[error.start]:#x} at {error.start}") from None
+        raise RefusedError(400, f"the body must be UTF-8, got byte {body[error.start]:#x} at {error.start}") from None
     values, lines = (json_of(text), {}) if media in JSON_TYPES else _yaml(text, limits)
     if not isinstance(values, dict):
         raise SpecError(f"a spec must be a mapping of keys to values, got {type(values).__name__}")
@@ -57,19 +57,19 @@ def json_of(text: str) -> Any:
     """Return the value of a JSON text in which no key stands twice.
 
     Raises:
-        Refusal: It is not JSON (400).
+        RefusedError: It is not JSON (400).
         SpecError: A key stands there twice.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        raise Refusal(400, f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise RefusedError(400, f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
-        raise Refusal(400, "not JSON that can be read: it is nested too deeply") from None
+        raise RefusedError(400, "not JSON that can be read: it is nested too deeply") from None
     except SpecError:
         raise
     except ValueError as error:
-        raise Refusal(400, f"not JSON: {str(error).partition(';')[0]}") from None
+        raise RefusedError(400, f"not JSON: {str(error).partition(';')[0]}") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -92,11 +92,11 @@ def _yaml(text: str, limits: Limits) -> tuple[dict[str, Any], dict[str, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise Refusal(400, f"{NAME}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
+        raise RefusedError(400, f"{NAME}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
     except SpecError:
         raise
     except RecursionError:
-        raise Refusal(400, f"{NAME}: not YAML that can be read: it is nested too deeply") from None
+        raise RefusedError(400, f"{NAME}: not YAML that can be read: it is nested too deeply") from None
     except ValueError as error:  # a date that is none, a number of thousands of digits
         raise SpecError(f"{NAME}: {str(error).partition(';')[0]}") from None
 
@@ -106,7 +106,7 @@ def _measure(text: str, limits: Limits) -> None:
     total, sizes = 0, dict[str, int]()
     open_nodes: list[tuple[str | None, int]] = []
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1  # pyright: ignore[reportOptionalMemberAccess] - of a text
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
                 raise SpecError(f"{NAME}, line {line}: the alias *{event.anchor} stands for nothing that ended before")

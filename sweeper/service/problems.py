@@ -19,7 +19,7 @@ from sweeper.specfile import SpecError
 
 from .catalog import KeyReusedError, StateError, UnknownSweepError
 from .records import Problem
-from .refusals import Refusal
+from .refusals import RefusedError
 
 MEDIA = "application/problem+json"
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
@@ -36,7 +36,7 @@ def problem(status: int, detail: str, instance: str = "", headers: Mapping[str, 
 
 def of_error(error: Exception, instance: str = "") -> Response:
     """Return the response of an exception that the project's own code raises."""
-    if isinstance(error, Refusal):
+    if isinstance(error, RefusedError):
         return problem(error.status, str(error), instance, error.headers)
     if isinstance(error, SpecError):
         return problem(_STATUS.get(type(error), 422), str(error), instance)

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from .catalog import Catalog
 from .database import sweeps
 from .records import Quota
-from .refusals import Refusal
+from .refusals import RefusedError
 
 WINDOW_SECONDS = 30 * 86400.0
 
@@ -30,7 +30,7 @@ def within_quota(
         clock: Seconds since 1970.
 
     Raises:
-        Refusal: It is more than is left (429); the sentence says what is used, and when some of it is free again.
+        RefusedError: It is more than is left (429); the sentence says what is used, and when some of it is free again.
     """
     if quota.trials is None and quota.gpu_hours is None:
         return
@@ -38,12 +38,12 @@ def within_quota(
     used, hours = catalog.used(owner, since)
     if quota.trials is not None and used + trials > quota.trials:
         frees = _frees(catalog, owner, since, sweeps.c.trials, used + trials - quota.trials)
-        raise Refusal(
+        raise RefusedError(
             429, f"{owner} has used {used} of {quota.trials} trials in 30 days and asks for {trials} more: {frees}"
         )
     if quota.gpu_hours is not None and hours >= quota.gpu_hours:
         frees = _frees(catalog, owner, since, sweeps.c.gpu_hours, hours - quota.gpu_hours)
-        raise Refusal(429, f"{owner} has used {hours:.3g} of {quota.gpu_hours:g} GPU-hours in 30 days: {frees}")
+        raise RefusedError(429, f"{owner} has used {hours:.3g} of {quota.gpu_hours:g} GPU-hours in 30 days: {frees}")
 
 
 def _frees(catalog: Catalog, owner: str, since: float, column: Any, lacking: float) -> str:

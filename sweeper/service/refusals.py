@@ -1,4 +1,4 @@
-"""Refusal: an error with the HTTP status that it has."""
+"""RefusedError: an error with the HTTP status that it has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sweeper.specfile import SpecError
 
 
-class Refusal(SpecError):
+class RefusedError(SpecError):
     """A request that is not answered as asked, in one sentence.
 
     Attributes:
@@ -20,6 +20,6 @@ class Refusal(SpecError):
         self.status, self.headers = status, dict(headers or {})
 
 
-def forbidden(detail: str) -> Refusal:
+def forbidden(detail: str) -> RefusedError:
     """Return the refusal of what is asked without the right to it."""
-    return Refusal(403, detail)
+    return RefusedError(403, detail)

@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,7 +34,7 @@ class User:
 
     name: str
     role: Role
-    quota: Quota = Quota()
+    quota: Quota = field(default_factory=Quota)
 
     @property
     def admin(self) -> bool:

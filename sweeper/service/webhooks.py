@@ -48,7 +48,7 @@ def check_url(url: str, allowed: Sequence[str]) -> None:
 
     Raises:
         SpecError: It is no https address; http is for this machine.
-        Refusal: It is not allowed (403).
+        RefusedError: It is not allowed (403).
     """
     try:
         parts = urlsplit(url)

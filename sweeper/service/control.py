@@ -57,7 +57,7 @@ class Control:
 
     # -- the process --------------------------------------------------------------------------------------------------
 
-    def start(self, task: Mapping[str, Any], spec: str) -> int | None:
+    def start(self, task: Mapping[str, Any], spec: str) -> subprocess.Popen[bytes] | None:
         """Start the sweep's process.
 
         Args:
@@ -65,7 +65,7 @@ class Control:
             spec: The sweep as YAML.
 
         Returns:
-            Its process id; None where one lives already.
+            Its process; None where one lives already.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = self._locked()
@@ -82,7 +82,7 @@ class Control:
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock], start_new_session=True,
                 )  # fmt: skip
             os.pwrite(lock, f"{process.pid:<20}".encode(), 0)
-            return process.pid
+            return process
         finally:
             os.close(lock)
 

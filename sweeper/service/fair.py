@@ -4,33 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol
+from typing import NamedTuple
 
 from .records import Quota
 
 
-class Waiting(Protocol):
-    """A sweep that waits, or runs."""
+class Waiting(NamedTuple):
+    """A sweep that waits since `queued` [s]; see `order`."""
 
-    @property
-    def id(self) -> str:
-        """Its id."""
-        ...
-
-    @property
-    def owner(self) -> str:
-        """Whose it is."""
-        ...
-
-    @property
-    def priority(self) -> int:
-        """See `order`."""
-        ...
-
-    @property
-    def queued(self) -> float:
-        """Since when it waits [s]."""
-        ...
+    id: str
+    owner: str
+    priority: int
+    queued: float
 
 
 def order(
@@ -56,7 +41,6 @@ def order(
     """
     counts, starts, left = Counter(running), dict(last or {}), list(waiting)
     now = max([*starts.values(), *(s.queued for s in left)], default=0.0)
-    held: list[str] = []
     while left:
         free = [s for s in left if (most := quota(s.owner).running) is None or counts[s.owner] < most]
         if not free:
@@ -72,6 +56,5 @@ def order(
         counts[chosen.owner] += 1
         starts[chosen.owner] = now
         yield chosen.id, True
-    held = [s.id for s in sorted(left, key=lambda s: (-s.priority, s.queued, s.id))]
-    for sweep in held:
-        yield sweep, False
+    for held in sorted(left, key=lambda s: (-s.priority, s.queued, s.id)):
+        yield held.id, False

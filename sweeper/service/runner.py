@@ -82,7 +82,7 @@ def _plan(spec: SweepSpec, task: Mapping[str, Any]) -> Any:
 
     assert spec.out is not None
     options = task.get("options", {})
-    found = planned(spec, options.get("objective"), options.get("noise"), options.get("repeats"), options.get("noises"))
+    found = planned(spec, **{k: options.get(k) for k in ("objective", "noise", "repeats", "noises")})
     if not found.plan.specs:
         raise SpecError("all that a firm answer lacks is there: nothing to run")
     return found.plan

@@ -42,12 +42,14 @@ class Rules:
 
     Attributes:
         root: Folder or URI under which the sweeps lie.
+        run_of: Sweep -> its run folder.
         data: Folder with the data sets; None where there is none.
         spaces: Folder of spaces as Python files that the admin trusts.
         limits: How much.
     """
 
     root: str
+    run_of: Callable[[str], str]
     data: str | None = None
     spaces: Path | None = None
     limits: Limits = field(default_factory=Limits)
@@ -87,6 +89,7 @@ def admit(
     """
     where = NAME if lines else ""
     given = dict(values)
+    _check_lengths(given)
     for key in _DECIDED:
         if given.get(key) is not None:
             raise forbidden(f"{key} is the service's to decide, got {given[key]!r}: leave it out")
@@ -103,7 +106,6 @@ def admit(
         given["prior"] = [inside.prior(p) if isinstance(p, str) else p for p in given["prior"]]
     for key, value in _texts(given):
         inside.check(key, value)
-    _check_lengths(given)
     spec = SweepSpec.checked({k: v for k, v in given.items() if v is not None}, lines, where)
     check_bounds(spec, rules.limits)
     space = space_of(spec, lines, where)
@@ -147,7 +149,7 @@ def check_bounds(spec: SweepSpec, limits: Limits) -> None:
     """
     for key, most in (("workers", limits.workers), ("loader_workers", limits.workers), ("threads", limits.threads)):
         value = getattr(spec, key)
-        if isinstance(value, int) and value > most:
+        if most is not None and isinstance(value, int) and value > most:
             raise SpecError(f"{key} must be at most {most} on this server, got {value}")
     if not _DEVICE.fullmatch(spec.device):
         raise SpecError(f"device must be auto, cpu, cuda, cuda:N, mps or xpu, got {spec.device[:80]!r}")
@@ -214,7 +216,7 @@ class _Inside:
         if value is None or not isinstance(value, str):
             return value if value is not None else self.rules.data
         path = self._resolved("data", value, self.data_root)
-        if self.data_root is None or not path.is_relative_to(self.data_root):
+        if is_uri(value) or self.data_root is None or not path.is_relative_to(self.data_root):
             raise forbidden(f"data must lie in the server's data root, got {value[:200]!r}: leave it out")
         return str(path)
 
@@ -222,7 +224,7 @@ class _Inside:
         """Return the run folder of a sweep that is named as a prior."""
         if not re.fullmatch(r"[\w-]{1,80}", value):
             raise forbidden(f"a prior must be the id of a sweep or a record of best, low and high, got {value[:200]!r}")
-        return run_of(self.rules.root, self.seen(value).id)
+        return self.rules.run_of(self.seen(value).id)
 
     def check(self, key: str, value: str) -> None:
         """Refuse a text of `fixed`, `parameters` or `enqueue` that is code or leads outside."""
@@ -264,14 +266,6 @@ class _Inside:
         except SpecError:
             return False
         return True
-
-
-def run_of(root: str, sweep: str) -> str:
-    """Return the run folder of a sweep: a path, or a URI with the root's query."""
-    if not is_uri(root):
-        return str(Path(root).expanduser().absolute() / sweep)
-    place, mark, query = root.partition("?")
-    return f"{place.rstrip('/')}/{sweep}{mark}{query}"
 
 
 def _texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

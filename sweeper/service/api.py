@@ -21,6 +21,7 @@ from .metrics import Metrics
 from .quotas import within_quota
 from .records import Role
 from .refusals import forbidden
+from .service import Service
 from .users import User
 
 
@@ -40,7 +41,7 @@ class Api:
         sending: Held while a quota is looked at and used.
     """
 
-    service: Any
+    service: Service
     limits: Limits
     rules: Rules
     estimates: Estimates

@@ -239,7 +239,7 @@ def delete_sweep(
         raise SpecError(f"confirm must be the sweep's id, {entry.id}, got {confirm!r}: nothing is deleted")
     if entry.state not in ENDED:
         raise StateError(f"sweep {sweep} is {entry.state}: cancel it first")
-    api.service.remove(entry.id)
+    api.service.supervisor.remove(entry.id)
     return Response(status_code=204)
 
 

@@ -11,10 +11,11 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sweeper.places import is_uri
 from sweeper.spec import SweepSpec
 from trainables import __version__
 
-from . import api_events, api_names, api_operations, api_results, api_sweeps, login
+from . import api_events, api_names, api_operations, api_results, api_sweeps
 from .admission import RESUMABLE, Rules
 from .api import Api
 from .audit import Audit
@@ -25,8 +26,9 @@ from .metrics import Measured, Metrics
 from .problems import install
 from .records import Estimate, Extension, Problem
 from .refusals import RefusedError
+from .service import Config, Service
 
-ROUTERS = tuple(m.router for m in (api_sweeps, api_results, api_events, api_names, api_operations, login))
+ROUTERS = tuple(m.router for m in (api_sweeps, api_results, api_events, api_names, api_operations))
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 _REF = "#/components/schemas/{model}"
 _ABOUT = """\
@@ -35,14 +37,15 @@ Sweeps that find the training noise at which fine-tuned models merge best. Error
 """
 
 
-def make_api(service: Any, limits: Limits | None = None) -> FastAPI:
+def make_api(service: Service, limits: Limits | None = None) -> FastAPI:
     """Return the API of a service.
 
     Args:
         service: The service, which whoever serves the app starts and closes.
-        limits: How much a request may ask for.
+        limits: How much a request may ask for; the service's own by default.
     """
-    limits, config = limits or Limits(), service.config
+    config = service.config
+    limits = limits or limits_of(config)
     metrics = Metrics(service.catalog)
     audit = Audit(service.catalog.engine)
     spaces = Path(config.spaces).expanduser().absolute() if config.spaces else None
@@ -57,7 +60,7 @@ def make_api(service: Any, limits: Limits | None = None) -> FastAPI:
     app.state.api = Api(
         service=service,
         limits=limits,
-        rules=Rules(config.root, config.data, spaces, limits),
+        rules=Rules(config.root, config.run_of, data_of(config), spaces, limits),
         estimates=Estimates(service.catalog, service.views, cpus() if config.address is None else None),
         audit=audit,
         metrics=metrics,
@@ -70,6 +73,20 @@ def make_api(service: Any, limits: Limits | None = None) -> FastAPI:
     app.add_middleware(Measured, metrics=metrics)
     app.openapi = lambda: app.openapi_schema or _documented(app)
     return app
+
+
+def limits_of(config: Config) -> Limits:
+    """Return the limits that a service is configured with."""
+    burst = max(1, round(2 * config.rate))
+    return Limits(body=config.max_body, workers=config.max_workers, rate=config.rate, burst=burst)
+
+
+def data_of(config: Config) -> str | None:
+    """Return the folder with the data sets: the configured one, or `data` under the root where that is there."""
+    if config.data:
+        return str(Path(config.data).expanduser().absolute())
+    beside = None if is_uri(config.root) else Path(config.root).expanduser().absolute() / "data"
+    return str(beside) if beside and beside.is_dir() else None
 
 
 async def _nothing(request: Request) -> Response:

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Annotated, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import RedirectResponse
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .audit import Audit
@@ -29,7 +29,9 @@ from .users import LOCAL, User, Users
 COOKIE = "sweeper_token"
 USER, DETAIL, _STILL = "sweeper.user", "sweeper.detail", "sweeper.still"
 """Keys of a request's scope: who asks, and what the audit log says about it."""
-OPEN = ("/healthz", "/readyz", "/login", "/v1/openapi.json")
+OPEN = ("/v1/openapi.json",)
+"""Paths of the API that need no user, beside the probes; what is no part of it asks by itself, by `who`."""
+_CLOSED = ("/v1", "/metrics")
 _PROBES = ("/healthz", "/readyz")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _LOOPBACK = ("localhost", "ip6-localhost")
@@ -80,7 +82,7 @@ class Guard:
     """Lets a request through to the app, or answers it.
 
     Args:
-        app: What it guards: all of it but `OPEN` needs a user.
+        app: What it guards.
         users: Whose tokens are good.
         auth: Whether a token is needed; without, everybody on this machine is `users.LOCAL`.
         limits: How much.
@@ -117,9 +119,6 @@ class Guard:
         try:
             try:
                 await self._identify(scope)
-            except RefusedError as error:
-                await self._turned_away(error, scope)(scope, receive, sent)
-                return
             except Exception as error:
                 await of_error(error, scope["path"])(scope, receive, sent)
                 return
@@ -154,15 +153,8 @@ class Guard:
             raise RefusedError(429, text, {"Retry-After": str(max(1, round(wait)))})
         if user is not None:
             scope[USER] = user
-        elif path not in OPEN:
+        elif path.startswith(_CLOSED) and path not in OPEN:
             raise unauthorized(bool(bearer or cookie))
-
-    def _turned_away(self, error: RefusedError, scope: Scope) -> ASGIApp:
-        path = scope["path"]
-        if error.status == 401 and scope["method"] == "GET" and not path.startswith(("/v1", "/metrics")):
-            query = scope.get("query_string", b"").decode("latin-1")
-            return RedirectResponse(f"/login?next={quote(path + ('?' + query if query else ''), safe='')}", 303)
-        return of_error(error, path)
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         seen = 0
@@ -233,7 +225,7 @@ _bearer = HTTPBearer(auto_error=False, description="A token of `sweeper token cr
 
 
 async def _user(request: Request, _: Annotated[Any, Depends(_bearer)]) -> User:
-    user: User | None = request.scope.get(USER)
+    user = who(request)
     if user is None:
         raise unauthorized(False)
     return user
@@ -257,6 +249,11 @@ Submitter = Annotated[User, Depends(_submitter)]
 """Who asks and may send sweeps."""
 Admin = Annotated[User, Depends(_admin)]
 """Who asks and may do everything."""
+
+
+def who(connection: HTTPConnection) -> User | None:
+    """Return who sends a request; None where the token is missing or not good."""
+    return connection.scope.get(USER)
 
 
 async def still(request: Request) -> bool:

@@ -15,9 +15,9 @@ class Limits:
         values: Values in a spec, with every alias of YAML written out.
         depth: Levels of a spec.
         trials: Trials of one sweep.
-        workers: Trials at a time of one sweep, and processes that read its data.
+        workers: Trials at a time of one sweep, and processes that read its data; None is no limit.
         threads: torch threads of a trial.
-        rate: Requests per second of one user, in the mean.
+        rate: Requests per second of one user, in the mean; 0 is no limit.
         burst: Requests of one user at once.
         streams: Open streams of events of all users.
     """
@@ -27,8 +27,8 @@ class Limits:
     values: int = 20_000
     depth: int = 20
     trials: int = 1_000_000
-    workers: int = 64
+    workers: int | None = None
     threads: int = 64
-    rate: float = 500.0
-    burst: int = 1000
+    rate: float = 200.0
+    burst: int = 400
     streams: int = 1000

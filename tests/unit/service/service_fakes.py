@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 from starlette.testclient import TestClient
 
-from sweeper.service.admission import run_of
 from sweeper.service.app import make_api
 from sweeper.service.catalog import Catalog, Entry, New
 from sweeper.service.database import open_database
@@ -28,25 +27,16 @@ from sweeper.service.records import (
     SweepDetail,
     Transition,
 )
+from sweeper.service.service import Config
 from sweeper.service.users import Users
 from sweeper.specfile import SpecError
 
 HERE = "http://127.0.0.1"
 
 
-@dataclass
-class FakeConfig:
-    root: str
-    data: str | None = None
-    spaces: Path | None = None
-    webhooks: tuple[str, ...] = ()
-    auth: bool = False
-    address: str | None = None
-
-
 class FakeViews:
-    def __init__(self, catalog: Catalog, root: str) -> None:
-        self.catalog, self.root = catalog, root
+    def __init__(self, catalog: Catalog, config: Config) -> None:
+        self.catalog, self.run_of = catalog, config.run_of
         self.seconds = [2.0, float("nan"), 4.0]
         self.table: pa.Table | None = None
         self.asked: list[Any] = []
@@ -66,7 +56,7 @@ class FakeViews:
             "id": entry.id, "name": entry.name, "owner": entry.owner, "shared": entry.shared, "space": entry.space,
             "sampler": "noise", "objective": "merged_loss", "state": entry.state, "reason": entry.reason,
             "created": datetime.fromtimestamp(entry.created, UTC), "progress": Progress(budget=entry.budget),
-            "cost": Cost(), "run": run_of(self.root, entry.id), "url": f"/v1/sweeps/{entry.id}", "page": "/",
+            "cost": Cost(), "run": self.run_of(entry.id), "url": f"/v1/sweeps/{entry.id}", "page": "/",
         }  # fmt: skip
 
     def trials(self, entry: Entry, after: int, limit: int, where: Any, columns: Any) -> tuple[pa.Table, int, bool]:
@@ -92,7 +82,7 @@ class FakeViews:
         return {"digest": "a", "loss": float("nan")} if entry.state == State.DONE else None
 
     def weights(self, entry: Entry) -> Path | None:
-        file = Path(run_of(self.root, entry.id)) / "w.safetensors"
+        file = Path(self.run_of(entry.id)) / "w.safetensors"
         return file if file.exists() else None
 
     def report(self, entry: Entry) -> str:
@@ -125,19 +115,20 @@ class FakeSupervisor:
         self.calls.append(("extend", sweep, by, dict(options)))
         return self.catalog.move(sweep, State.QUEUED, f"extended by {by}")
 
+    def remove(self, sweep: str) -> None:
+        self.calls.append(("remove", sweep))
+        self.catalog.remove(sweep)
+
 
 @dataclass
 class FakeService:
-    config: FakeConfig
+    config: Config
     catalog: Catalog
     users: Users
     hub: Hub
     views: FakeViews
     supervisor: FakeSupervisor
     tokens: dict[str, str] = field(default_factory=dict)
-
-    def remove(self, sweep: str) -> None:
-        self.catalog.remove(sweep)
 
     def token(self, name: str, role: Role, quota: Quota | None = None) -> dict[str, str]:
         """Return the headers of a new token."""
@@ -156,12 +147,16 @@ def make_service(folder: Path, **config: Any) -> FakeService:
     folder.mkdir(parents=True, exist_ok=True)
     engine = open_database(f"sqlite:///{folder / 'service.sqlite'}")
     catalog = Catalog(engine)
-    settings = FakeConfig(**{"root": str(folder), **config})
-    views = FakeViews(catalog, settings.root)
+    settings = Config(**{"root": str(folder), "rate": 0.0, **config})
+    views = FakeViews(catalog, settings)
     return FakeService(settings, catalog, Users(engine), Hub(), views, FakeSupervisor(catalog))
 
 
 def client_of(service: FakeService, limits: Limits | None = None, **more: Any) -> TestClient:
     return TestClient(
-        make_api(service, limits), base_url=HERE, raise_server_exceptions=False, follow_redirects=False, **more
+        make_api(cast(Any, service), limits),
+        base_url=HERE,
+        raise_server_exceptions=False,
+        follow_redirects=False,
+        **more,
     )

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from sweeper.service.admission import Rules, admit, changed, run_of
+from sweeper.service.admission import Rules, admit, changed
 from sweeper.service.catalog import UnknownSweepError
 from sweeper.service.limits import Limits
 from sweeper.service.parsing import parsed
 from sweeper.service.records import Role
 from sweeper.service.refusals import RefusedError
+from sweeper.service.service import Config
 from sweeper.service.users import User
 from sweeper.spec import SweepSpec, load_spec
 from sweeper.specfile import SpecError
@@ -29,7 +30,13 @@ def rules(tmp_path):
     (tmp_path / "root/mine-1/way").symlink_to(tmp_path / "root/hers-1")
     (tmp_path / "spaces/mine.py").write_text(SPACE)
     (tmp_path / "elsewhere/evil.py").write_text("raise SystemExit('executed')")
-    return Rules(str(tmp_path / "root"), str(tmp_path / "data"), tmp_path / "spaces")
+    return Rules(
+        str(tmp_path / "root"),
+        Config(str(tmp_path / "root")).run_of,
+        str(tmp_path / "data"),
+        tmp_path / "spaces",
+        Limits(workers=64),
+    )
 
 
 def seen(sweep):
@@ -196,7 +203,7 @@ def test_a_space_is_a_name(rules, tmp_path):
     with pytest.raises(SpecError, match="unknown space 'other'"):
         admitted({"space": "other"}, rules)
     with pytest.raises(SpecError, match="unknown space 'mine'"):
-        admitted({"space": "mine"}, Rules(rules.root))
+        admitted({"space": "mine"}, Rules(rules.root, rules.run_of))
 
 
 @pytest.mark.parametrize(
@@ -281,8 +288,3 @@ def test_changes_of_resume(rules):
         changed(entry, {"trails": 3}, rules)
     with pytest.raises(SpecError, match="trials: must be a whole number"):
         changed(entry, {"trials": "x"}, rules)
-
-
-def test_run_folders_lie_under_the_root():
-    assert run_of("s3://bucket/runs?region=x", "a-1") == "s3://bucket/runs/a-1?region=x"
-    assert run_of("/srv/sweeps", "a-1") == "/srv/sweeps/a-1"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from search_spaces import Space
 from trainables.noise import FAMILIES, NOISE
@@ -15,10 +16,27 @@ DONE = 0
 
 def spaces(args: argparse.Namespace) -> int:
     """`sweeper spaces`."""
+    emit_spaces(args.json, space_records())
+    return DONE
+
+
+def noises(args: argparse.Namespace) -> int:
+    """`sweeper noises`."""
+    emit_noises(args.json, noise_records())
+    return DONE
+
+
+def merges(args: argparse.Namespace) -> int:
+    """`sweeper merges`."""
+    emit_merges(args.json, merge_records())
+    return DONE
+
+
+def space_records() -> list[dict[str, Any]]:
+    """Return the search spaces as records that JSON can hold."""
     import search_spaces
 
-    loaded = {name: search_spaces.load(name) for name in search_spaces.names()}
-    record = [
+    return [
         {
             "name": n,
             "doc": s.doc,
@@ -28,28 +46,13 @@ def spaces(args: argparse.Namespace) -> int:
             "fixed": dict(s.fixed),
             "smoke": {k: v if k not in s.small().knobs else str(v) for k, v in s.smoke.items()},
         }
-        for n, s in loaded.items()
+        for n, s in ((n, search_spaces.load(n)) for n in search_spaces.names())
     ]
-    emit(args.json, record, "\n".join(_space(s) for s in loaded.values()))
-    return DONE
 
 
-def _texts(space: Space) -> dict[str, str]:
-    def when(name: str) -> str:
-        parts = [f"{other} is {' or '.join(map(str, v))}" for other, v in space.conditions.get(name, {}).items()]
-        return f" when {' and '.join(parts)}" if parts else ""
-
-    return {name: f"{distribution}{when(name)}" for name, distribution in space.knobs.items()}
-
-
-def _space(space: Space) -> str:
-    small = f"{space.budget}; --smoke: seconds a pair on a CPU" if space.smoke else space.budget
-    return f"{space.name}\n{wrap(space.doc, 2)}\n{wrap(small, 2)}"
-
-
-def noises(args: argparse.Namespace) -> int:
-    """`sweeper noises`."""
-    record = [
+def noise_records() -> list[dict[str, Any]]:
+    """Return the noise scales as records that JSON can hold."""
+    return [
         {
             "name": s.name,
             "kind": s.kind,
@@ -61,29 +64,55 @@ def noises(args: argparse.Namespace) -> int:
         }
         for s in NOISE.values()
     ]
-    rows = [
-        (s.name, s.kind, s.formula, s.unit, ", ".join(s.knobs) or "–", _families(s.families), s.source)
-        for s in NOISE.values()
-    ]
-    emit(args.json, record, _left(("noise", "kind", "formula", "unit", "solves for", "optimizers", "source"), rows))
-    return DONE
 
 
-def _families(names: tuple[str, ...]) -> str:
-    return "all" if set(names) == set(FAMILIES) else ", ".join(names)
-
-
-def merges(args: argparse.Namespace) -> int:
-    """`sweeper merges`."""
+def merge_records() -> list[dict[str, Any]]:
+    """Return the merges as records that JSON can hold."""
     from trainables.merging import MERGES
 
-    record = [
+    return [
         {"name": m.name, "formula": m.formula, "grid": list(m.grid), "symbol": m.symbol, "source": m.source}
         for m in MERGES.values()
     ]
-    rows = [(m.name, m.formula, _grid(m.symbol, m.grid), m.source) for m in MERGES.values()]
-    emit(args.json, record, _left(("merge", "formula", "grid", "source"), rows))
-    return DONE
+
+
+def emit_spaces(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:
+    """Print search spaces."""
+    emit(as_json, records, "\n".join(_space(r) for r in records))
+
+
+def emit_noises(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:
+    """Print noise scales."""
+    rows = [
+        (r["name"], r["kind"], r["formula"], r["unit"], ", ".join(r["solves"]) or "–", _families(r["optimizers"]),
+         r["source"])
+        for r in records
+    ]  # fmt: skip
+    emit(as_json, records, _left(("noise", "kind", "formula", "unit", "solves for", "optimizers", "source"), rows))
+
+
+def emit_merges(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:
+    """Print merges."""
+    rows = [(r["name"], r["formula"], _grid(r["symbol"], r["grid"]), r["source"]) for r in records]
+    emit(as_json, records, _left(("merge", "formula", "grid", "source"), rows))
+
+
+def _texts(space: Space) -> dict[str, str]:
+    def when(name: str) -> str:
+        parts = [f"{other} is {' or '.join(map(str, v))}" for other, v in space.conditions.get(name, {}).items()]
+        return f" when {' and '.join(parts)}" if parts else ""
+
+    return {name: f"{distribution}{when(name)}" for name, distribution in space.knobs.items()}
+
+
+def _space(record: Mapping[str, Any]) -> str:
+    budget = record["budget"]
+    small = f"{budget}; --smoke: seconds a pair on a CPU" if record["smoke"] else budget
+    return f"{record['name']}\n{wrap(record['doc'], 2)}\n{wrap(small, 2)}"
+
+
+def _families(names: Sequence[str]) -> str:
+    return "all" if set(names) == set(FAMILIES) else ", ".join(names)
 
 
 def _grid(symbol: str, grid: Sequence[float]) -> str:

@@ -5,60 +5,24 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
 
-from sweeper.places import Place, Stamp, place_of
+from sweeper.growing import GrowingTable
+from sweeper.places import Place, place_of
 from sweeper.runfolder import SPEC_FILE, is_running, stored_spec
 from sweeper.spec import SpecError, SweepSpec
 from sweeper.specfile import read_yaml
-from sweeper.store import GONE, SCHEMAS, joined, read_parts, skipped
+from sweeper.store import SCHEMAS, read_parts, skipped
 
 from .runs import Run
 
 pc: Any = pyarrow.compute  # whose functions are made when it is imported
 
 _ORDER = [("number", "ascending"), ("repeat", "ascending")]
-
-
-@dataclass
-class _Table:
-    """One table of one folder, as far as it was read."""
-
-    name: str
-    stamps: dict[str, Stamp] = field(default_factory=lambda: {})
-    skipped: dict[str, str] = field(default_factory=lambda: {})
-    rows: pa.Table = field(init=False)
-    changes: int = 0
-
-    def __post_init__(self) -> None:
-        self.rows = SCHEMAS[self.name].empty_table()
-
-    def refresh(self, place: Place) -> bool:
-        """Read what is new; returns whether anything is. A part that changed or went makes all be read again."""
-        found = place.parts(self.name)
-        if found == self.stamps:
-            return False
-        whole = self.stamps.keys() - self.skipped.keys()
-        if any(found.get(path) != self.stamps[path] for path in whole):
-            self.stamps, self.skipped, self.rows = {}, {}, SCHEMAS[self.name].empty_table()
-        new = [path for path, stamp in found.items() if self.stamps.get(path) != stamp]
-        read = read_parts(place, new, self.name)
-        gone = {path for path, part in read.items() if isinstance(part, str) and part == GONE}
-        self.skipped = {path: why for path, why in self.skipped.items() if path in found and path not in read}
-        self.skipped |= {path: p for path, p in read.items() if isinstance(p, str) and path not in gone}
-        tables = {path: part for path, part in read.items() if isinstance(part, pa.Table)}
-        if tables:
-            # what was read before is the first of those with many trials
-            self.rows = joined({"": self.rows, **tables}, self.name)
-        # of what went away while it was read the next look finds where it is now
-        self.stamps = {path: stamp for path, stamp in found.items() if path not in gone}
-        self.changes += 1
-        return True
 
 
 class _Tables(Mapping[str, pa.Table]):
@@ -92,7 +56,7 @@ class Folder:
     def __init__(self, place: str, noise: str | None = None) -> None:
         self.place, self.text, self.noise = place_of(place), place, noise
         self._lock = threading.Lock()
-        self._tables = {name: _Table(name) for name in ("trials", "search")}
+        self._tables = {name: GrowingTable(name) for name in ("trials", "search")}
         self._settings: tuple[str | None, Mapping[str, Any] | None, SweepSpec | None] = (None, None, None)
         self._run: Run | None = None
 
@@ -117,7 +81,7 @@ class Folder:
         """Return a table that is not read all the time, and keep it up from now on."""
         with self._lock:
             if name not in self._tables:
-                table = _Table(name)
+                table = GrowingTable(name)
                 table.refresh(self.place)
                 # the run that asked for it is the one that holds it: no change since
                 table.changes = 0

@@ -68,7 +68,7 @@ def _trainable(config: dict[str, Any]) -> None:
     if config["ranks"]:
         from .rank_processes import run_apart
 
-        trials = partial(run_apart, **config["ranks"])
+        trials = partial(run_apart, run=config["run"], **config["ranks"])
     try:
         rows = execute(job, Runtime(**config["runtime"]), config["run"], _report_rung, trials)
     except StorageError as error:

@@ -69,7 +69,7 @@ def execute(
         runtime: Where to run.
         run: The run folder, on storage that may be away for a while (see `sweeper.retries`).
         report: Called with what the trials report, and with `before`, the rows of the repeats that are done.
-        trials: Runs them; None is `run_trials`, in this process.
+        trials: Runs them in processes that carry their own checkpoints; None is `run_trials`, in this process.
 
     Returns:
         The rows as written, without the column `spec`.
@@ -87,7 +87,7 @@ def execute(
     runtime = on_node(runtime, place)
     for group in _groups(job.specs):
         first = _first_mate(group[0])
-        carried = checkpoints_of(place, runtime, first)
+        carried = checkpoints_of(place, runtime, first, elsewhere=trials is not None)
         outputs = _outputs(group, runtime, carried, with_rows, trials or run_trials)
         rows += [_commit(place, job, output) for output in outputs]
         if carried:
@@ -101,16 +101,12 @@ def execute(
 def _outputs(
     group: Sequence[PairSpec], runtime: Runtime, carried: Checkpoints | None, report: Report, trials: Trials
 ) -> Sequence[PairOutput]:
-    def reported(record: Mapping[str, object]) -> None:
-        if carried:
-            carried.keep(record)
-        report(record)
+    def run(report: Report) -> Sequence[PairOutput]:
+        return trials(group, runtime, report)
 
     started = now()
     try:
-        if carried:
-            carried.fetch()
-        return trials(group, runtime, reported)
+        return carried.around(run, report) if carried else run(report)
     except (StorageError, WorkerLost):
         raise
     except Exception as error:

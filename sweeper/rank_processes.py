@@ -27,6 +27,8 @@ from trainables.spec import PairSpec
 from trainables.trial import run_trials
 
 from .jobs import WorkerLost
+from .places import place_of
+from .staging import checkpoints_of
 
 GRACE_SECONDS = 10.0  # within which Ray tells of a process that died after another one noticed
 
@@ -50,11 +52,11 @@ class RankProcess:
         """Join the other processes of the child."""
         join_group(*at, rank, size, resolve_device(Runtime(**runtime)).device, self.store)
 
-    def follow(self, trial: str, spec: str, runtime: Mapping[str, Any], child: int) -> None:
+    def follow(self, trial: str, spec: str, runtime: Mapping[str, Any], child: int, run: str) -> None:
         """Get ready for a trial; calls for it wait until then."""
         follower = error = None
         try:
-            follower = Follower(PairSpec.from_json(spec), Runtime(**runtime), child)
+            follower = _follower(PairSpec.from_json(spec), Runtime(**runtime), child, run)
         except Exception as raised:  # told to whoever calls
             error = raised
         with self.changed:
@@ -70,16 +72,23 @@ class RankProcess:
         return getattr(self.follower, name)(*args)
 
     def lead(
-        self, specs: Sequence[str], runtime: Mapping[str, Any], peers: Sequence[Sequence[RankPeer]]
+        self, specs: Sequence[str], runtime: Mapping[str, Any], peers: Sequence[Sequence[RankPeer]], run: str
     ) -> Iterator[tuple[str, Any]]:
         """Run trials of one configuration; yields (kind, value): reports, and at last outputs or an error."""
         said: queue.Queue[tuple[str, Any]] = queue.Queue()
 
         def work() -> None:
             try:
-                trials = [PairSpec.from_json(s) for s in specs]
-                found = run_trials(trials, Runtime(**runtime), lambda r: said.put(("report", dict(r))), peers)
-                said.put(("done", found))
+                trials, mine = [PairSpec.from_json(s) for s in specs], Runtime(**runtime)
+                carried = checkpoints_of(place_of(run).patient(), mine, trials[0].digest)
+
+                def all_of_them(report: Report) -> list[PairOutput]:
+                    return run_trials(trials, mine, report, peers)
+
+                def report(record: Mapping[str, object]) -> None:
+                    said.put(("report", dict(record)))
+
+                said.put(("done", carried.around(all_of_them, report) if carried else all_of_them(report)))
             except RayError as error:
                 said.put(("lost", str(error)) if isinstance(error, RayActorError) else ("failed", error))
             except Exception as error:
@@ -95,6 +104,16 @@ class RankProcess:
     def live(self) -> None:
         """Never return: whoever waits for it learns when this process dies."""
         threading.Event().wait()
+
+
+def _follower(spec: PairSpec, runtime: Runtime, child: int, run: str) -> Follower:
+    # it may train a trunk of its own where the leading process is on another node
+    carried = checkpoints_of(place_of(run).patient(), runtime, f"{spec.digest}.trunk")
+    if carried is None:
+        return Follower(spec, runtime, child)
+    found = carried.around(lambda kept: Follower(spec, runtime, child, kept), lambda _: None)
+    carried.drop()
+    return found
 
 
 @dataclass
@@ -151,8 +170,8 @@ class RankProcesses:
                 for own, at in zip(groups, points, strict=True) for rank, actor in enumerate(own)
             ])  # fmt: skip
 
-    def run(self, specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> list[PairOutput]:
-        """Run trials of one configuration; see `trainables.pair.run_pairs`.
+    def run(self, specs: Sequence[PairSpec], runtime: Runtime, report: Report, run: str) -> list[PairOutput]:
+        """Run trials of one configuration of the run folder `run`; see `trainables.pair.run_pairs`.
 
         Raises:
             WorkerLost: One of the processes died.
@@ -164,8 +183,8 @@ class RankProcesses:
         peers = [[RankPeer(a, trial) for a in own] for own in others]
         for child, own in enumerate(others):
             for actor in own:
-                actor.follow.remote(trial, texts[0], plain, child)
-        said = leader.lead.options(num_returns="streaming").remote(texts, plain, peers)
+                actor.follow.remote(trial, texts[0], plain, child, run)
+        said = leader.lead.options(num_returns="streaming").remote(texts, plain, peers, run)
         while True:
             ready, _ = ray.wait([said, *self.lives], num_returns=1)
             if ready[0] is not said:
@@ -197,9 +216,12 @@ _HELD: list[RankProcesses] = []
 
 
 def run_apart(
-    specs: Sequence[PairSpec], runtime: Runtime, report: Report, members: int, bundles: Sequence[Mapping[str, float]]
-) -> list[PairOutput]:
+    specs: Sequence[PairSpec], runtime: Runtime, report: Report, run: str, members: int,
+    bundles: Sequence[Mapping[str, float]],
+) -> list[PairOutput]:  # fmt: skip
     """Run trials of one configuration by the processes of this Tune actor's placement group; starts them if need be.
+
+    They carry their own checkpoints where the run folder `run` is in a store: each may be on another node.
 
     Raises:
         WorkerLost: One of the processes died; the others are ended.
@@ -214,7 +236,7 @@ def run_apart(
         if held is None:
             held = RankProcesses(members, len(bundles) // members, group)
             held.start(bundles, runtime)
-        outputs = held.run(specs, runtime, report)
+        outputs = held.run(specs, runtime, report, run)
     except RayActorError:
         _end(held)
         raise WorkerLost("a process that trains a child died") from None

@@ -275,6 +275,9 @@ def run_cluster(session: Session) -> None:
     with signals.installed():
         try:
             workers, found = connect(session.spec, session.members)
+            if not found.gpus and session.runtime.device == "auto":
+                # a node may have GPUs that are not this cluster's to give
+                session.runtime = replace(session.runtime, device="cpu")
             if threading.current_thread() is threading.main_thread():
                 signals.install()
             attempts = Attempts(session.spec.max_failures)

@@ -187,9 +187,10 @@ def extend(
 
 
 def _runtime(spec: SweepSpec, folder: Place) -> Runtime:
+    device = spec.resources.device(spec.device) if spec.runner == "ray" else spec.device
     if folder.local is None:
-        return on_node(spec.runtime(None), folder)
-    return replace(spec.runtime(folder.local / "bases"), checkpoints=str(folder.local / CHECKPOINTS))
+        return on_node(spec.runtime(None, device), folder)
+    return replace(spec.runtime(folder.local / "bases", device), checkpoints=str(folder.local / CHECKPOINTS))
 
 
 @contextmanager
@@ -283,12 +284,14 @@ def _with_prior(spec: SweepSpec, space: Space, say: Callable[[str], None]) -> Sw
 
 
 def _apart(spec: SweepSpec, space: Space) -> SweepSpec:
-    """Check a sweep whose children have processes of their own, and return it without stacks.
+    """Check what a sweep asks of the cluster, and return it without stacks where children have processes of their own.
 
     Raises:
         SpecError: Its trials cannot be run so.
     """
     ranks = spec.resources.ranks
+    if spec.runner == "ray":
+        spec.resources.device(spec.device)
     if ranks is None:
         return spec
     key = "gpus_per_member" if spec.resources.gpus_per_member else "ranks_per_member"

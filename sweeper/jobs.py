@@ -129,10 +129,10 @@ def prune(job: Job, run: Run, outputs: Iterable[PairOutput], reason: str, done: 
     return rows
 
 
-def give_up(job: Job, runtime: Runtime, run: Run, reason: str, done: Sequence[Row]) -> list[Row]:
-    """Write the trials of a job whose worker died as failed, and return all its rows; `done` were written before."""
+def give_up(job: Job, runtime: Runtime, run: Run, error: Exception, done: Sequence[Row]) -> list[Row]:
+    """Write the trials of a job whose worker died of an error, and return all its rows; `done` were written before."""
     left = [s for s in job.specs if s.digest not in {r["digest"] for r in done}]
-    lost = [_commit(run, job, failed(s, runtime, RuntimeError(reason), now())) for s in left]
+    lost = [_commit(run, job, failed(s, runtime, error, now())) for s in left]
     _forget(run, job.specs)
     return [*done, *lost]
 

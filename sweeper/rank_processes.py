@@ -29,6 +29,7 @@ from trainables.spec import PairSpec
 from trainables.trial import run_trials
 
 from .jobs import WorkerLost
+from .memory_kills import first_line
 from .places import place_of
 from .staging import checkpoints_of
 
@@ -248,7 +249,7 @@ def cause(error: RayError) -> Exception:
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         return error.cause
     if isinstance(error, OutOfMemoryError):
-        return MemoryError(str(error).partition("\n")[0])
+        return MemoryError(first_line(error))
     return WorkerLost(DIED) if isinstance(error, RayActorError) else error
 
 

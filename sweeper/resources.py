@@ -174,6 +174,15 @@ def check_fits(nodes: Sequence[Node], found: Layout) -> None:
     )
 
 
+def lack(nodes: Sequence[Node], found: Layout) -> str:
+    """Return why the cluster cannot hold a trial, empty where it can."""
+    try:
+        check_fits(nodes, found)
+    except SpecError as error:
+        return str(error)
+    return ""
+
+
 def _have(nodes: Sequence[Node]) -> str:
     kinds: dict[str, int] = {}
     for node in nodes:

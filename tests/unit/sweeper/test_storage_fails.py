@@ -130,6 +130,36 @@ def test_a_trial_that_cannot_be_written_did_not_fail(tmp_path: Path, monkeypatch
     assert read_trials(tmp_path).num_rows == 0
 
 
+def test_a_mounted_folder_that_is_away_for_a_moment_begins_the_trial_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, naps: list[float]
+) -> None:
+    space = SweepSpec(space="synthetic").load_space()
+    job, run = Job(0, (space.build(next(corners(space))),), {}), tmp_path / "run"
+    base = str(run / "bases" / "one.safetensors")
+    errors: list[Exception] = [OSError(errno.ESTALE, "Stale file handle", base)] * 3
+
+    def sometimes(*args: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return run_trials(*args)
+
+    monkeypatch.setattr(jobs, "run_trials", sometimes)
+    (row,) = execute(job, Runtime(), run)
+    assert row["outcome"] != "failed", row["outcome_detail"]
+    assert not errors
+    assert len(naps) >= 3
+    naps.clear()
+    # what stays away ends the sweep, not the trial; what is no matter of the run folder is the trial's
+    errors[:] = [OSError(errno.ESTALE, "Stale file handle", base)] * 99
+    with pytest.raises(StorageError, match=r"cannot reach what trial .* Stale file handle"):
+        execute(job, Runtime(), run)
+    assert 100 < sum(naps) <= 120
+    errors[:] = [OSError(errno.EIO, "Input/output error", "/data/images")] * 99
+    assert execute(job, Runtime(), run)[0]["outcome"] == "failed"
+    errors[:] = [FileNotFoundError(errno.ENOENT, "No such file", base)]
+    assert execute(job, Runtime(), run)[0]["outcome"] == "failed"
+
+
 @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/../../b", "a//b", ".", "", "a\\b", "trials/../x"])
 def test_names_stay_in_the_run_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "run").mkdir()

@@ -324,6 +324,7 @@ def run_cluster(session: Session) -> None:
                 for size in iter(lambda: wave_size(len(session.open) + len(attempts.waiting), workers), 0):
                     if session.over() or signals.seen or not _run_wave(session, size, workers, found, attempts):
                         break
+                    session.compact()
         finally:
             ray.shutdown()
         if session.broken:

@@ -151,6 +151,13 @@ def test_a_lost_job_comes_again_after_longer_and_longer_pauses() -> None:
     assert not Attempts(0).again(job)
 
 
+@pytest.mark.parametrize(("repeats", "sizes", "stack"), [(4, [16, 64], "off"), (4, [64], "auto"), (3, [16], "auto")])
+def test_children_apart_change_only_sweeps_that_would_stack(repeats: int, sizes: list[int], stack: str) -> None:
+    values = {"space": "digits_cnn", "repeats": repeats, "resources": {"ranks_per_member": 1}}
+    spec = SweepSpec.checked({**values, "parameters": {"batch_size": {"values": sizes}}})
+    assert _apart(spec, spec.load_space()).stack == stack
+
+
 @pytest.mark.parametrize(
     ("values", "why"),
     [

@@ -51,11 +51,12 @@ from trainables.runtime import Runtime  # noqa: E402
 
 from .attempts import Attempts  # noqa: E402
 from .jobs import Job, execute, give_up, prune, was_stopped  # noqa: E402
-from .resources import Layout, Node, capacity, check_fits, layout, request  # noqa: E402
+from .memory_kills import killed_for_memory, known_to_tune  # noqa: E402
+from .resources import Layout, Node, capacity, check_fits, lack, layout, request  # noqa: E402
 from .retries import StorageError  # noqa: E402
 from .session import Session  # noqa: E402
 from .spec import SpecError, SweepSpec  # noqa: E402
-from .watch import watched  # noqa: E402
+from .watch import Room, watched  # noqa: E402
 
 WAVE, ROUNDS = 1000, 32
 """Trials of a Tuner: so many, or so many of each worker where that is more."""
@@ -68,7 +69,7 @@ def _trainable(config: dict[str, Any]) -> None:
     if config["ranks"]:
         from .rank_processes import run_apart
 
-        trials = partial(run_apart, **config["ranks"])
+        trials = partial(run_apart, run=config["run"], **config["ranks"])
     try:
         rows = execute(job, Runtime(**config["runtime"]), config["run"], _report_rung, trials)
     except StorageError as error:
@@ -95,6 +96,37 @@ class RungScheduler(FIFOScheduler):
         """Return STOP or CONTINUE."""
         return self.STOP if "look" in result and self.searcher.judge(trial.trial_id, result["look"]) else self.CONTINUE
 
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Tell the searcher, which is told next that the trial ended, of what it does not get to know."""
+        if said := killed_for_memory(trial):
+            self.searcher.killed[trial.trial_id] = said
+
+
+class Waiting(tune.Callback, tune.Stopper):
+    """Ends a sweep that waits for nodes which do not come back; part of Tune's loop."""
+
+    def __init__(self, session: Session | None, room: Room | None) -> None:
+        self.session, self.room, self.over = session, room, False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"session": None, "room": None, "over": False}  # as of `SessionSearcher`
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Look at the cluster where no trial runs."""
+        if self.session and self.room and not self.over:
+            why = self.room.look(any(t.status == "RUNNING" for t in trials))
+            if why:
+                self.session.halt(why)
+                self.over = True
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial is stopped by what it reports."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the experiment is to end with its trials waiting."""
+        return self.over
+
 
 class SessionSearcher(Searcher):
     """Tune's searcher as a view of the session: suggests its jobs, hands it their rows."""
@@ -104,6 +136,7 @@ class SessionSearcher(Searcher):
         self.session, self.attempts, self.ranks = session, attempts, ranks
         self.jobs: dict[str, Job] = {}
         self.started = 0
+        self.killed: dict[str, str] = {}  # trials that the memory of their node was too small for: what Ray said
         self.stopped: dict[str, tuple[Mapping[str, Any], str]] = {}  # last rung of a trial, and why it ends there
 
     def judge(self, trial_id: str, look: bytes) -> bool:
@@ -117,7 +150,7 @@ class SessionSearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune snapshots its searcher; ours is rebuilt from the run folder instead
-        return {"session": None, "attempts": None, "ranks": None, "jobs": {}, "stopped": {}, "started": 0,
+        return {"session": None, "attempts": None, "ranks": None, "jobs": {}, "stopped": {}, "killed": {}, "started": 0,
                 "_metric": None, "_mode": None}  # fmt: skip
 
     def suggest(self, trial_id: str) -> Any:
@@ -164,10 +197,12 @@ class SessionSearcher(Searcher):
         elif error:
             done = self.session.rows_on_disk(job)
             left = tuple(s for s in job.specs if s.digest not in {r["digest"] for r in done})
-            if left and not was_stopped(done) and self.attempts.again(replace(job, specs=left)):
+            short = self.killed.pop(trial_id, "")
+            if not short and left and not was_stopped(done) and self.attempts.again(replace(job, specs=left)):
                 self.session.keep_partial(job, done)
                 return
-            rows = give_up(job, self.session.runtime, self.session.run, "the worker process died", done)
+            why = MemoryError(short) if short else RuntimeError("the worker process died")
+            rows = give_up(job, self.session.runtime, self.session.run, why, done)
         else:
             return  # stopped before its end: a resume does it
         self.session.finish(job, rows)
@@ -245,7 +280,7 @@ def connect(spec: SweepSpec, members: int) -> tuple[int, Layout]:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SpecError(f"cannot connect to Ray at {spec.address}: {reason}") from None
     _silence()
-    nodes = [Node(n["Resources"], n.get("Labels") or {}) for n in ray.nodes() if n["Alive"]]
+    nodes = _nodes()
     grows = spec.resources.autoscaling and spec.address is not None  # a Ray of its own adds none
     if grows and not isinstance(spec.workers, int):
         raise SpecError(
@@ -260,6 +295,10 @@ def connect(spec: SweepSpec, members: int) -> tuple[int, Layout]:
     if not grows:
         check_fits(nodes, found)
     return spec.workers if isinstance(spec.workers, int) else max(1, capacity(nodes, found)), found
+
+
+def _nodes() -> list[Node]:
+    return [Node(n["Resources"], n.get("Labels") or {}) for n in ray.nodes() if n["Alive"]]
 
 
 def _silence() -> None:
@@ -282,13 +321,17 @@ def run_cluster(session: Session) -> None:
     with signals.installed():
         try:
             workers, found = connect(session.spec, session.members)
+            if not found.gpus and session.runtime.device == "auto":
+                # a node may have GPUs that are not this cluster's to give
+                session.runtime = replace(session.runtime, device="cpu")
             if threading.current_thread() is threading.main_thread():
                 signals.install()
             attempts = Attempts(session.spec.max_failures)
-            with watched(_ray_is_dead):
+            with watched(_ray_is_dead), known_to_tune():
                 for size in iter(lambda: wave_size(len(session.open) + len(attempts.waiting), workers), 0):
                     if session.over() or signals.seen or not _run_wave(session, size, workers, found, attempts):
                         break
+                    session.compact()
         finally:
             ray.shutdown()
         if session.broken:
@@ -313,6 +356,8 @@ def _run_wave(session: Session, size: int, workers: int, found: Layout, attempts
     ranks = {"members": found.members, "bundles": found.bundles} if found.members else None
     searcher = SessionSearcher(session, attempts, ranks)
     bundles, options = request(found)
+    joined = session.spec.address is not None and not session.spec.resources.autoscaling
+    waiting = Waiting(session, Room(lambda: lack(_nodes(), found)) if joined else None)
     try:
         tuner = tune.Tuner(
             tune.with_resources(_trainable, tune.PlacementGroupFactory(bundles, **options)),
@@ -324,7 +369,14 @@ def _run_wave(session: Session, size: int, workers: int, found: Layout, attempts
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
-            run_config=tune.RunConfig(storage_path=storage, name=Path(storage).name, verbose=0, log_to_file=False),
+            run_config=tune.RunConfig(
+                storage_path=storage,
+                name=Path(storage).name,
+                verbose=0,
+                log_to_file=False,
+                stop=waiting,
+                callbacks=[waiting],
+            ),
         )
         tuner.fit()
     finally:

@@ -1,12 +1,14 @@
 """Compaction: the many small parts of a run folder become one per table, so that it is read in a second.
 
 Safe at every moment: the large part is written before the small ones are removed, and readers count a trial that
-stands in both once (`store.joined`). Only for the holder of the folder's lock.
+stands in both once (`store.joined`). Only for the holder of the folder's lock,
+while no trial runs.
 """
 
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -16,6 +18,8 @@ from .store import SCHEMAS, joined, read_parts, write_table
 
 AUTOMATIC = 100
 """A finished sweep compacts itself from so many parts of a table on: fewer are read as fast as one."""
+AT_ONCE = 16
+"""Parts that are removed from a store at a time: each is a request."""
 _NAME = re.compile(r"/compacted-(\d{6})\.parquet$")
 
 
@@ -44,6 +48,7 @@ def _one(place: Place, table: str, paths: list[str]) -> int:
     earlier = {path: int(m[1]) for path in whole if (m := _NAME.search(path))}
     write_table(place, table, f"compacted-{max(earlier.values(), default=0) + 1:06d}", joined(whole, table))
     # while a part of an older compaction is there, so are the own parts that go before it
-    for path in sorted(whole, key=lambda p: p not in earlier):
-        place.remove(f"{table}/{PurePosixPath(path).name}")
+    for group in (earlier, whole.keys() - earlier.keys()):
+        with ThreadPoolExecutor(1 if place.store is None else AT_ONCE) as pool:
+            list(pool.map(lambda path: place.remove(f"{table}/{PurePosixPath(path).name}"), sorted(group)))
     return len(whole)

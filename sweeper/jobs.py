@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from trainables.files import drop_checkpoints
@@ -15,8 +16,8 @@ from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec
 from trainables.trial import run_trials
 
-from .places import place_of
-from .retries import StorageError, is_full, line
+from .places import Place, place_of
+from .retries import StorageError, begun_again, is_full, is_passing, line
 from .staging import CHECKPOINTS, Checkpoints, checkpoints_of, on_node
 from .store import Run, write
 
@@ -69,7 +70,7 @@ def execute(
         runtime: Where to run.
         run: The run folder, on storage that may be away for a while (see `sweeper.retries`).
         report: Called with what the trials report, and with `before`, the rows of the repeats that are done.
-        trials: Runs them; None is `run_trials`, in this process.
+        trials: Runs them in processes that carry their own checkpoints; None is `run_trials`, in this process.
 
     Returns:
         The rows as written, without the column `spec`.
@@ -87,8 +88,8 @@ def execute(
     runtime = on_node(runtime, place)
     for group in _groups(job.specs):
         first = _first_mate(group[0])
-        carried = checkpoints_of(place, runtime, first)
-        outputs = _outputs(group, runtime, carried, with_rows, trials or run_trials)
+        carried = checkpoints_of(place, runtime, first, elsewhere=trials is not None)
+        outputs = _outputs(group, runtime, place, carried, with_rows, trials or run_trials)
         rows += [_commit(place, job, output) for output in outputs]
         if carried:
             carried.drop()
@@ -99,25 +100,35 @@ def execute(
 
 
 def _outputs(
-    group: Sequence[PairSpec], runtime: Runtime, carried: Checkpoints | None, report: Report, trials: Trials
+    group: Sequence[PairSpec],
+    runtime: Runtime,
+    place: Place,
+    carried: Checkpoints | None,
+    report: Report,
+    trials: Trials,
 ) -> Sequence[PairOutput]:
-    def reported(record: Mapping[str, object]) -> None:
-        if carried:
-            carried.keep(record)
-        report(record)
+    def run(report: Report) -> Sequence[PairOutput]:
+        return trials(group, runtime, report)
 
     started = now()
     try:
         if carried:
-            carried.fetch()
-        return trials(group, runtime, reported)
+            return carried.around(run, report)
+        # start weights and trunks lie in the run folder; a checkpoint keeps what was trained
+        return begun_again(lambda: run(report), place.seconds)
     except (StorageError, WorkerLost):
         raise
     except Exception as error:
-        if is_full(error):
-            text = f"cannot write what trial {group[0].digest} needs: {line(error)}"
+        away = isinstance(error, OSError) and is_passing(error, remote=False) and _within(error, place)
+        if is_full(error) or away:
+            text = f"cannot {'reach' if away else 'write'} what trial {group[0].digest} needs: {line(error)}"
             raise StorageError(text) from None
         return [failed(spec, runtime, error, started) for spec in group]
+
+
+def _within(error: OSError, place: Place) -> bool:
+    folder = place.local and place.local.absolute()
+    return folder is not None and Path(str(error.filename)).absolute().is_relative_to(folder)
 
 
 def was_stopped(rows: Iterable[Row]) -> bool:
@@ -133,10 +144,10 @@ def prune(job: Job, run: Run, outputs: Iterable[PairOutput], reason: str, done: 
     return rows
 
 
-def give_up(job: Job, runtime: Runtime, run: Run, reason: str, done: Sequence[Row]) -> list[Row]:
-    """Write the trials of a job whose worker died as failed, and return all its rows; `done` were written before."""
+def give_up(job: Job, runtime: Runtime, run: Run, error: Exception, done: Sequence[Row]) -> list[Row]:
+    """Write the trials of a job whose worker died of an error, and return all its rows; `done` were written before."""
     left = [s for s in job.specs if s.digest not in {r["digest"] for r in done}]
-    lost = [_commit(run, job, failed(s, runtime, RuntimeError(reason), now())) for s in left]
+    lost = [_commit(run, job, failed(s, runtime, error, now())) for s in left]
     _forget(run, job.specs)
     return [*done, *lost]
 

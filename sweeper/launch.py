@@ -19,7 +19,6 @@ from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES, inspect
 
 from .addresses import check_reachable, joined
-from .compaction import AUTOMATIC, compact
 from .k_aug import KAug
 from .noise_choice import MEASURED_USUAL, check_defined, check_shown, check_target, default_noise, targets
 from .objective import OBJECTIVES
@@ -28,7 +27,7 @@ from .places import Place, place_of
 from .proposer import make_proposer
 from .retries import StorageError
 from .runfolder import claim, locked, write_spec
-from .session import STACK_MEMBERS, Session, Status, noise_constants
+from .session import Session, Status, build, noise_constants
 from .signals import sigterm_as_sigint
 from .spec import SpecError, SweepSpec, corners
 from .staging import CHECKPOINTS, clear, on_node
@@ -193,9 +192,10 @@ def extend(
 
 
 def _runtime(spec: SweepSpec, folder: Place) -> Runtime:
+    device = spec.resources.device(spec.device) if spec.runner == "ray" else spec.device
     if folder.local is None:
-        return on_node(spec.runtime(None), folder)
-    return replace(spec.runtime(folder.local / "bases"), checkpoints=str(folder.local / CHECKPOINTS))
+        return on_node(spec.runtime(None, device), folder)
+    return replace(spec.runtime(folder.local / "bases", device), checkpoints=str(folder.local / CHECKPOINTS))
 
 
 @contextmanager
@@ -209,7 +209,7 @@ def _kept(again: str) -> Iterator[None]:
 
 def _read_at_end(session: Session) -> pa.Table:
     if not session.open:
-        compact(session.run, AUTOMATIC)
+        session.compact()
     trials = read_trials(session.run)
     clear(session.run, trials["digest"].to_pylist())
     return trials
@@ -289,12 +289,14 @@ def _with_prior(spec: SweepSpec, space: Space, say: Callable[[str], None]) -> Sw
 
 
 def _apart(spec: SweepSpec, space: Space) -> SweepSpec:
-    """Check a sweep whose children have processes of their own, and return it without stacks.
+    """Check what a sweep asks of the cluster, and return it without stacks where children have processes of their own.
 
     Raises:
         SpecError: Its trials cannot be run so.
     """
     ranks = spec.resources.ranks
+    if spec.runner == "ray":
+        spec.resources.device(spec.device)
     if ranks is None:
         return spec
     key = "gpus_per_member" if spec.resources.gpus_per_member else "ranks_per_member"
@@ -313,8 +315,9 @@ def _apart(spec: SweepSpec, space: Space) -> SweepSpec:
         raise SpecError(f"{rule}, and the space's range holds others: give its values, or --set batch_size=N")
     if wrong := sorted({s.batch_size for s in specs if s.batch_size % ranks}):
         raise SpecError(f"{rule}, got {wrong[0]}")
-    # `auto` may stack from here on; what would not be stacked anyway stays the same sweep with other resources
-    return spec.model_copy(update={"stack": "off"}) if 2 * spec.repeats >= STACK_MEMBERS else spec
+    # what would not be stacked anyway stays the same sweep with other resources
+    stacks = any(build(spec, space, params).stack > 1 for params in corners(space))
+    return spec.model_copy(update={"stack": "off"}) if stacks else spec
 
 
 def _check_noise(spec: SweepSpec, specs: Sequence[PairSpec]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+import torch
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.lab import resolve_device
@@ -27,7 +29,12 @@ from trainables.spec import PairSpec
 from trainables.trial import run_trials
 
 from .jobs import WorkerLost
+from .memory_kills import first_line
+from .places import place_of
+from .staging import checkpoints_of
 
+DIED = "a process that trains a child died"
+FINAL = (WorkerLost, torch.OutOfMemoryError, MemoryError)  # what is no consequence of another process's error
 GRACE_SECONDS = 10.0  # within which Ray tells of a process that died after another one noticed
 
 
@@ -38,6 +45,7 @@ class RankProcess:
         warnings.simplefilter("ignore")
         self.changed = threading.Condition()
         self.trial, self.follower, self.error = "", None, None
+        self.trouble: queue.Queue[Exception] = queue.Queue()
         self.store: Any = None
 
     def host(self, size: int) -> tuple[str, int]:
@@ -50,13 +58,14 @@ class RankProcess:
         """Join the other processes of the child."""
         join_group(*at, rank, size, resolve_device(Runtime(**runtime)).device, self.store)
 
-    def follow(self, trial: str, spec: str, runtime: Mapping[str, Any], child: int) -> None:
+    def follow(self, trial: str, spec: str, runtime: Mapping[str, Any], child: int, run: str) -> None:
         """Get ready for a trial; calls for it wait until then."""
         follower = error = None
         try:
-            follower = Follower(PairSpec.from_json(spec), Runtime(**runtime), child)
+            follower = _follower(PairSpec.from_json(spec), Runtime(**runtime), child, run)
         except Exception as raised:  # told to whoever calls
             error = raised
+            self.trouble.put(raised)
         with self.changed:
             self.trial, self.follower, self.error = trial, follower, error
             self.changed.notify_all()
@@ -67,21 +76,30 @@ class RankProcess:
             self.changed.wait_for(lambda: self.trial == trial)
         if self.error is not None:
             raise self.error
-        return getattr(self.follower, name)(*args)
+        try:
+            return getattr(self.follower, name)(*args)
+        except Exception as error:
+            self.trouble.put(error)
+            raise
 
     def lead(
-        self, specs: Sequence[str], runtime: Mapping[str, Any], peers: Sequence[Sequence[RankPeer]]
+        self, specs: Sequence[str], runtime: Mapping[str, Any], peers: Sequence[Sequence[RankPeer]], run: str
     ) -> Iterator[tuple[str, Any]]:
         """Run trials of one configuration; yields (kind, value): reports, and at last outputs or an error."""
         said: queue.Queue[tuple[str, Any]] = queue.Queue()
 
         def work() -> None:
             try:
-                trials = [PairSpec.from_json(s) for s in specs]
-                found = run_trials(trials, Runtime(**runtime), lambda r: said.put(("report", dict(r))), peers)
-                said.put(("done", found))
-            except RayError as error:
-                said.put(("lost", str(error)) if isinstance(error, RayActorError) else ("failed", error))
+                trials, mine = [PairSpec.from_json(s) for s in specs], Runtime(**runtime)
+                carried = checkpoints_of(place_of(run).patient(), mine, trials[0].digest)
+
+                def all_of_them(report: Report) -> list[PairOutput]:
+                    return run_trials(trials, mine, report, peers)
+
+                def report(record: Mapping[str, object]) -> None:
+                    said.put(("report", dict(record)))
+
+                said.put(("done", carried.around(all_of_them, report) if carried else all_of_them(report)))
             except Exception as error:
                 said.put(("failed", error))
 
@@ -93,8 +111,18 @@ class RankProcess:
                 return
 
     def live(self) -> None:
-        """Never return: whoever waits for it learns when this process dies."""
-        threading.Event().wait()
+        """Wait for ever, or until a call fails, whose error it raises: others of the child wait for this process."""
+        raise self.trouble.get()
+
+
+def _follower(spec: PairSpec, runtime: Runtime, child: int, run: str) -> Follower:
+    # it may train a trunk of its own where the leading process is on another node
+    carried = checkpoints_of(place_of(run).patient(), runtime, f"{spec.digest}.trunk")
+    if carried is None:
+        return Follower(spec, runtime, child)
+    found = carried.around(lambda kept: Follower(spec, runtime, child, kept), lambda _: None)
+    carried.drop()
+    return found
 
 
 @dataclass
@@ -111,7 +139,10 @@ class RankPeer:
 
     def end(self) -> Any:
         """See `trainables.parallel.Peer`."""
-        return ray.get(self._answer)
+        try:
+            return ray.get(self._answer)
+        except RayError as error:
+            raise cause(error) from None
 
 
 @dataclass
@@ -122,7 +153,7 @@ class RankProcesses:
         members: Children of a trial.
         ranks: Processes of each child.
         actors: Child by child, rank by rank.
-        lives: One never-ending call of each.
+        lives: One call of each that ends when the process dies or one of its other calls fails.
     """
 
     members: int
@@ -151,11 +182,12 @@ class RankProcesses:
                 for own, at in zip(groups, points, strict=True) for rank, actor in enumerate(own)
             ])  # fmt: skip
 
-    def run(self, specs: Sequence[PairSpec], runtime: Runtime, report: Report) -> list[PairOutput]:
-        """Run trials of one configuration; see `trainables.pair.run_pairs`.
+    def run(self, specs: Sequence[PairSpec], runtime: Runtime, report: Report, run: str) -> list[PairOutput]:
+        """Run trials of one configuration of the run folder `run`; see `trainables.pair.run_pairs`.
 
         Raises:
             WorkerLost: One of the processes died.
+            Exception: One of them failed, whatever the others wait for.
         """
         trial, plain = uuid.uuid4().hex, vars(runtime)
         texts = [s.to_json() for s in specs]
@@ -164,25 +196,44 @@ class RankProcesses:
         peers = [[RankPeer(a, trial) for a in own] for own in others]
         for child, own in enumerate(others):
             for actor in own:
-                actor.follow.remote(trial, texts[0], plain, child)
-        said = leader.lead.options(num_returns="streaming").remote(texts, plain, peers)
+                actor.follow.remote(trial, texts[0], plain, child, run)
+        said = leader.lead.options(num_returns="streaming").remote(texts, plain, peers, run)
         while True:
             ready, _ = ray.wait([said, *self.lives], num_returns=1)
             if ready[0] is not said:
-                raise WorkerLost("a process that trains a child died")
+                raise self._trouble() or WorkerLost(DIED)
             try:
                 kind, what = ray.get(next(said))
-            except (RayActorError, StopIteration):
-                raise WorkerLost("the process that leads the trial died") from None
+            except RayError as error:
+                raise cause(error) from None
+            except StopIteration:
+                raise self._trouble() or WorkerLost(DIED) from None
             if kind == "report":
                 report(what)
             elif kind == "done":
                 return what
-            elif kind == "lost" or ray.wait(self.lives, timeout=GRACE_SECONDS if self.ranks > 1 else 0)[0]:
-                # the others' collective operations fail when one of them dies
-                raise WorkerLost("a process that trains a child died")
             else:
-                raise what
+                raise what if isinstance(what, FINAL) else self._trouble() or what
+
+    def _trouble(self) -> Exception | None:
+        """Return why one of the processes gave up; None where all go on.
+
+        Where one dies or runs out of memory, the others' collective operations may fail before Ray tells of it.
+        """
+        end, left = time.monotonic() + (GRACE_SECONDS if self.ranks > 1 else 0), list(self.lives)
+        first: Exception | None = None
+        while left:
+            ready, left = ray.wait(left, num_returns=1, timeout=max(0.0, end - time.monotonic()))
+            if not ready:
+                break
+            try:
+                ray.get(ready[0])
+            except RayError as error:
+                found = cause(error)
+                if isinstance(found, FINAL):
+                    return found
+                first = first or found
+        return first
 
     def _by_child(self) -> list[list[Any]]:
         return [self.actors[i : i + self.ranks] for i in range(0, len(self.actors), self.ranks)]
@@ -193,17 +244,30 @@ class RankProcesses:
             ray.kill(actor)
 
 
+def cause(error: RayError) -> Exception:
+    """Return what a call to a process failed of: what it raised, the death of the process, or its lack of memory."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        return error.cause
+    if isinstance(error, OutOfMemoryError):
+        return MemoryError(first_line(error))
+    return WorkerLost(DIED) if isinstance(error, RayActorError) else error
+
+
 _HELD: list[RankProcesses] = []
 
 
 def run_apart(
-    specs: Sequence[PairSpec], runtime: Runtime, report: Report, members: int, bundles: Sequence[Mapping[str, float]]
-) -> list[PairOutput]:
+    specs: Sequence[PairSpec], runtime: Runtime, report: Report, run: str, members: int,
+    bundles: Sequence[Mapping[str, float]],
+) -> list[PairOutput]:  # fmt: skip
     """Run trials of one configuration by the processes of this Tune actor's placement group; starts them if need be.
 
+    They carry their own checkpoints where the run folder `run` is in a store: each may be on another node.
+
     Raises:
-        WorkerLost: One of the processes died; the others are ended.
-        ValueError: The trial cannot be run.
+        WorkerLost: One of the processes died.
+        MemoryError: The memory of its node ran out.
+        Exception: What one of them raised; all of them are ended.
     """
     group: Any = ray.util.get_current_placement_group()
     held = _HELD.pop() if _HELD else None  # what is left here when a trial was stopped must not go on
@@ -214,10 +278,10 @@ def run_apart(
         if held is None:
             held = RankProcesses(members, len(bundles) // members, group)
             held.start(bundles, runtime)
-        outputs = held.run(specs, runtime, report)
-    except RayActorError:
+        outputs = held.run(specs, runtime, report, run)
+    except RayError as error:  # at their start
         _end(held)
-        raise WorkerLost("a process that trains a child died") from None
+        raise cause(error) from None
     except BaseException:  # also the end of a trial that is stopped at a rung
         _end(held)
         raise

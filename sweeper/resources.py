@@ -61,6 +61,26 @@ class Resources(BaseModel):
         """Processes that train one child; None where one process trains all children of a trial."""
         return self.gpus_per_member or self.ranks_per_member
 
+    @property
+    def without_gpus(self) -> str:
+        """What asks for processes without GPUs, as `key: value`; empty where nothing does."""
+        if self.gpus_per_pair == 0:
+            return "gpus_per_pair: 0"
+        return f"ranks_per_member: {self.ranks_per_member}" if self.ranks and not self.gpus_per_member else ""
+
+    def device(self, asked: str) -> str:
+        """Return the device of the trials where `asked` is: without GPUs of their own they take no other trial's.
+
+        Raises:
+            SpecError: A GPU is asked for, and none is reserved.
+        """
+        if self.without_gpus and asked.startswith("cuda"):
+            raise SpecError(
+                f"device {asked!r} needs GPUs, and resources.{self.without_gpus} reserves none: give gpus_per_pair or "
+                "gpus_per_member instead, or --device cpu"
+            )
+        return "cpu" if self.without_gpus and asked == "auto" else asked
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -152,6 +172,15 @@ def check_fits(nodes: Sequence[Node], found: Layout) -> None:
         f"a trial takes {each}, and the cluster can never place that {how}; {_have(nodes)}; ask for less under "
         "resources (or set resources.autoscaling where the cluster adds nodes)"
     )
+
+
+def lack(nodes: Sequence[Node], found: Layout) -> str:
+    """Return why the cluster cannot hold a trial, empty where it can."""
+    try:
+        check_fits(nodes, found)
+    except SpecError as error:
+        return str(error)
+    return ""
 
 
 def _have(nodes: Sequence[Node]) -> str:

@@ -88,6 +88,28 @@ def retried(do: Callable[[], T], seconds: float, remote: bool) -> T:
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
+def begun_again(do: Callable[[], T], seconds: float) -> T:
+    """Return what `do` returns; where it fails because a mounted folder is away for a moment it is begun again.
+
+    Args:
+        do: What may take hours before it fails.
+        seconds: Sum of the pauses.
+
+    Raises:
+        OSError: Of the last attempt.
+    """
+    pause, left = FIRST_PAUSE, seconds
+    while True:
+        try:
+            return do()
+        except OSError as error:
+            if not is_passing(error, remote=False) or pause > left:
+                raise
+        time.sleep(pause)
+        left -= pause
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
 def line(error: BaseException) -> str:
     """Return an error as one line of bounded length."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -18,6 +18,7 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
 from .budgets import Budgets, gpus_held
+from .compaction import AUTOMATIC, compact
 from .doubts import split
 from .jobs import Job, Row, was_stopped
 from .limits import MEMORY, constraints, feasible
@@ -330,6 +331,14 @@ class Session:
         if failed and self.status.failed >= self.spec.max_failed:
             self.halt(f"{self.status.failed} configurations failed, the last one: {rows[-1]['outcome_detail']}")
         self.listener(self.status)
+
+    def compact(self) -> None:
+        """Make one part of many; to be called while no trial runs. Storage that fails costs the next reader time."""
+        try:
+            compact(self.run, AUTOMATIC)
+        except StorageError as error:
+            self.status.warnings.setdefault("not_compacted", f"{error}; `sweeper compact` makes one file of many")
+            self.listener(self.status)
 
     def halt(self, reason: str) -> None:
         """Start no further configuration."""

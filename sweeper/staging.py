@@ -1,23 +1,29 @@
 """A trial's own files on the node where it runs, of a sweep whose folder lies in an object store.
 
 Start weights are made once per node, checkpoints are written here and carried to the store and back: training opens
-files of this machine only.
+files of this machine only. A checkpoint that the store has does not stay here.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from trainables.files import cache_folder
-from trainables.runtime import Runtime
+from trainables.runtime import Report, Runtime
 
 from .places import Place
 
+T = TypeVar("T")
+
 CHECKPOINTS = "checkpoints"
+LEFT_SECONDS = 86400.0
+"""Age of a file that a killed process left: no other one is here for longer than until it is read or carried."""
 
 
 def on_node(runtime: Runtime, place: Place) -> Runtime:
@@ -37,12 +43,14 @@ class Checkpoints:
         place: The run folder.
         folder: Where the trials write them on this node.
         digest: Digest of the first of the trials: their names begin with it.
+        elsewhere: Whether other processes run the trials, perhaps on other nodes, and carry the checkpoints.
         names: Those that are in the store.
     """
 
     place: Place
     folder: Path
     digest: str
+    elsewhere: bool = False
     names: set[str] = field(default_factory=lambda: set[str]())
 
     def fetch(self) -> None:
@@ -51,12 +59,14 @@ class Checkpoints:
         Raises:
             StorageError: The store cannot be read.
         """
-        for name, (_, changed) in self.place.files(CHECKPOINTS).items():
-            if not name.startswith(self.digest):
-                continue
-            self.names.add(name)
+        there = {name: changed for name, (_, changed) in self.place.files(CHECKPOINTS).items()}
+        self.names.update(name for name in there if name.startswith(self.digest))
+        if self.elsewhere:
+            return
+        _remove_left(self.folder)
+        for name in self.names:
             mine = self.folder / name
-            if not mine.exists() or mine.stat().st_mtime_ns < changed:
+            if not mine.exists() or mine.stat().st_mtime_ns < there[name]:
                 self.place.fetch(f"{CHECKPOINTS}/{name}", mine)
 
     def keep(self, record: Mapping[str, object]) -> None:
@@ -65,19 +75,39 @@ class Checkpoints:
         Raises:
             StorageError: The store cannot be written to.
         """
-        if isinstance(path := record.get("checkpoint"), str | Path):
-            self.place.write(f"{CHECKPOINTS}/{Path(path).name}", Path(path).read_bytes())
-            self.names.add(Path(path).name)
+        if isinstance(text := record.get("checkpoint"), str | Path):
+            path = Path(text)
+            if not self.elsewhere:
+                self.place.write(f"{CHECKPOINTS}/{path.name}", path.read_bytes())
+                path.unlink()
+            self.names.add(path.name)
+
+    def around(self, run: Callable[[Report], T], report: Report) -> T:
+        """Return what `run` returns, which runs the trials with the report that it is given.
+
+        Raises:
+            StorageError: The store cannot be read or written to.
+        """
+
+        def kept(record: Mapping[str, object]) -> None:
+            self.keep(record)
+            report(record)
+
+        self.fetch()
+        found = run(kept)
+        if not self.elsewhere:
+            for name in self.names:
+                (self.folder / name).unlink(missing_ok=True)
+        return found
 
     def drop(self) -> None:
-        """Remove them: the trials are written.
+        """Remove them from the store: the trials are written.
 
         Raises:
             StorageError: The store cannot be written to.
         """
         for name in self.names:
             self.place.remove(f"{CHECKPOINTS}/{name}")
-            (self.folder / name).unlink(missing_ok=True)
         self.names.clear()
 
 
@@ -98,8 +128,15 @@ def clear(place: Place, digests: Iterable[str]) -> None:
             folder.rmdir()
 
 
-def checkpoints_of(place: Place, runtime: Runtime, digest: str) -> Checkpoints | None:
+def _remove_left(folder: Path) -> None:
+    for path in folder.glob("*"):
+        with suppress(OSError):  # another process removes it, too
+            if time.time() - path.stat().st_mtime > LEFT_SECONDS:
+                path.unlink()
+
+
+def checkpoints_of(place: Place, runtime: Runtime, digest: str, elsewhere: bool = False) -> Checkpoints | None:
     """Return the checkpoints that have to be carried; None where the trial writes them to the run folder itself."""
     if place.local or runtime.checkpoints is None:
         return None
-    return Checkpoints(place, Path(runtime.checkpoints), digest)
+    return Checkpoints(place, Path(runtime.checkpoints), digest, elsewhere)

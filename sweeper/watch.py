@@ -1,4 +1,4 @@
-"""A watch over the Ray that a driver runs on: where it dies, the driver ends instead of waiting for it for ever."""
+"""A watch over the Ray that a driver runs on: where it dies or shrinks, the driver does not wait for it for ever."""
 
 from __future__ import annotations
 
@@ -6,16 +6,49 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 LOOK_SECONDS, GRACE_SECONDS = 0.5, 5.0
+ROOM_SECONDS, PATIENCE_SECONDS = 10.0, 300.0
 ERROR = 1
 
 
 class RayLostError(OSError):
     """The Ray that the sweep ran on died; its text is one sentence."""
+
+
+@dataclass
+class Room:
+    """Whether a cluster that a sweep joined can still hold a trial, asked now and then while none runs.
+
+    Args:
+        lack: Returns why its nodes cannot, empty where they can.
+        clock: Seconds; for tests.
+    """
+
+    lack: Callable[[], str]
+    clock: Callable[[], float] = time.monotonic
+    _since: float | None = None
+    _next: float = 0.0
+
+    def look(self, running: bool) -> str:
+        """Return why the sweep is to end, empty where it goes on; to be called again and again."""
+        now = self.clock()
+        if running:
+            self._since = None
+        elif now >= self._next:
+            self._next = now + ROOM_SECONDS
+            if not (why := self.lack()):
+                self._since = None
+                return ""
+            self._since = now if self._since is None else self._since
+            if now - self._since >= PATIENCE_SECONDS:
+                return f"for {PATIENCE_SECONDS / 60:g} minutes no node could take a trial: {why}"
+        return ""
 
 
 @contextmanager

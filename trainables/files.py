@@ -13,7 +13,7 @@ import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .runtime import Runtime
@@ -118,4 +118,5 @@ def drop_checkpoints(runtime: Runtime, digest: str) -> None:
     if runtime.checkpoints is not None:
         for pattern in (f"{digest}*.ckpt", f".{digest}*"):  # and what a killed writer left
             for path in Path(runtime.checkpoints).glob(pattern):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # what is left is removed at the end of the sweep
+                    path.unlink()

@@ -54,22 +54,30 @@ class Follower:
         spec: The trial; not one of a stack, whose children train as one.
         runtime: Where to run.
         child: Index of the child.
+        kept: Told of each checkpoint that this process writes, of a trunk; it lies on this machine, so the leading
+            process is not told.
 
     Raises:
         ValueError: The spec cannot be run.
     """
 
-    def __init__(self, spec: PairSpec, runtime: Runtime, child: int) -> None:
-        self.spec, self.child = spec, child
+    def __init__(self, spec: PairSpec, runtime: Runtime, child: int, kept: Report = lambda _: None) -> None:
+        self.spec, self.child, self.kept = spec, child, kept
         self.runtime = resolve_device(runtime)
         self.reports: list[Mapping[str, object]] = []
         with torch_settings(self.runtime):
             lab = prepare(spec, self.runtime)
             legs = [child_leg(spec, data.examples) for data in lab.data]
             self.watch = Watch([spec] * spec.members, lab.children, lab.data, legs, runtime.measure, lab.clock.phase)
-            children = Children([spec], lab, self.watch, Rungs([spec], lab, runtime.rungs), self.reports.append)
+            children = Children([spec], lab, self.watch, Rungs([spec], lab, runtime.rungs), self._report)
             children.open()
         self.course = children.courses[child] if children.lost is None else None
+
+    def _report(self, record: Mapping[str, object]) -> None:
+        if "checkpoint" in record:
+            self.kept(record)
+        else:
+            self.reports.append(record)
 
     def advance(self, until: int | None) -> Answer:
         """Train until so many steps are done, None to the end."""

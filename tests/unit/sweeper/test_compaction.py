@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from inline_sweeps import sweep
+from pyarrow.fs import LocalFileSystem
 from trial_rows import table, trial
 
+from sweeper import SweepSpec, run, session
 from sweeper.cli import main
 from sweeper.compaction import AUTOMATIC, compact
 from sweeper.places import Place, place_of
@@ -93,6 +96,39 @@ def test_a_trial_that_was_run_again_goes_before_its_older_row(tmp_path: Path) ->
     compact(place)
     assert read_trials(tmp_path)["outcome"].to_pylist() == ["ok"]
     assert joined({"a/compacted-000002.parquet": new, "a/compacted-000001.parquet": old}, "trials").equals(new)
+
+
+def test_a_store_is_asked_for_several_removals_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep(tmp_path, trials=3)
+    compact(place_of(tmp_path))
+    sweep(tmp_path, trials=9)
+    before = tables(tmp_path)
+    removed: list[str] = []
+    together, real = threading.Barrier(2), Place.remove
+
+    def remove(self: Place, name: str) -> None:
+        if name.startswith("trials/"):
+            removed.append(name)
+            if "compacted" not in name:  # six of them, two by two
+                together.wait(10)
+        real(self, name)
+
+    monkeypatch.setattr(Place, "remove", remove)
+    store = Place("s3://runs/a", str(tmp_path), LocalFileSystem(), "s3://runs/a")
+    assert compact(store)["trials"] == 7
+    assert removed[0] == "trials/compacted-000001.parquet"
+    assert tables(tmp_path) == before
+
+
+def test_a_finished_sweep_that_cannot_be_compacted_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise StorageError("cannot write trials: No space left on device")
+
+    monkeypatch.setattr(session, "compact", full)
+    seen: list[Any] = []
+    spec = SweepSpec(space="synthetic", runner="inline", sampler="random", trials=3, out=str(tmp_path))
+    assert run(spec, seen.append).trials.num_rows == 3
+    assert seen[-1].warnings["not_compacted"].startswith("cannot write trials: No space left on device; `sweeper comp")
 
 
 def test_a_large_sweep_compacts_itself(tmp_path: Path) -> None:

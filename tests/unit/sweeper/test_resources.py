@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sweeper.attempts import Attempts
 from sweeper.jobs import Job
-from sweeper.launch import _apart
+from sweeper.launch import _apart, _runtime
+from sweeper.places import place_of
 from sweeper.resources import Layout, Node, Resources, capacity, check_fits, layout, request
 from sweeper.spec import SpecError, SweepSpec
 from trainables.spec import PairSpec
@@ -110,6 +112,21 @@ def test_threads_need_their_cpus() -> None:
         layout(asked(cpus_per_rank=2), 4, 0, 2)
 
 
+@pytest.mark.parametrize(
+    ("values", "device"),
+    [
+        ({}, "auto"),
+        ({"gpus_per_pair": 0.5}, "auto"),
+        ({"gpus_per_member": 2}, "auto"),
+        ({"gpus_per_pair": 0}, "cpu"),
+        ({"ranks_per_member": 2}, "cpu"),
+    ],
+)
+def test_trials_without_gpus_of_their_own_take_none(values: dict[str, Any], device: str, tmp_path: Path) -> None:
+    spec = SweepSpec.checked({"space": "synthetic", "resources": values})
+    assert _runtime(spec, place_of(tmp_path)).device == device
+
+
 def test_resources_change_neither_the_sweep_nor_its_file() -> None:
     plain = SweepSpec.checked({"space": "synthetic"})
     other = SweepSpec.checked({"space": "synthetic", "resources": {"ranks_per_member": 2}, "checkpoint_steps": 7})
@@ -134,6 +151,13 @@ def test_a_lost_job_comes_again_after_longer_and_longer_pauses() -> None:
     assert not Attempts(0).again(job)
 
 
+@pytest.mark.parametrize(("repeats", "sizes", "stack"), [(4, [16, 64], "off"), (4, [64], "auto"), (3, [16], "auto")])
+def test_children_apart_change_only_sweeps_that_would_stack(repeats: int, sizes: list[int], stack: str) -> None:
+    values = {"space": "digits_cnn", "repeats": repeats, "resources": {"ranks_per_member": 1}}
+    spec = SweepSpec.checked({**values, "parameters": {"batch_size": {"values": sizes}}})
+    assert _apart(spec, spec.load_space()).stack == stack
+
+
 @pytest.mark.parametrize(
     ("values", "why"),
     [
@@ -141,6 +165,11 @@ def test_a_lost_job_comes_again_after_longer_and_longer_pauses() -> None:
         ({"resources": {"ranks_per_member": 3}, "fixed": {"batch_size": 32}}, r"ranks_per_member\), got 32"),
         ({"resources": {"ranks_per_member": 1}, "runner": "inline"}, r"ranks_per_member needs runner ray, got inline"),
         ({"resources": {"ranks_per_member": 1}, "stack": "on", "repeats": 2}, r"use --stack off"),
+        (
+            {"resources": {"ranks_per_member": 1}, "device": "cuda"},
+            r"device 'cuda' needs GPUs, and resources.ranks_per_member: 1 reserves none: give .* or --device cpu",
+        ),
+        ({"resources": {"gpus_per_pair": 0}, "device": "cuda:1"}, r"resources.gpus_per_pair: 0 reserves none"),
         ({"resources": {"gpus_per_member": 2}, "prune": True, "fixed": {"batch_size": 32}}, r"prune needs one process"),
     ],
 )

@@ -15,10 +15,11 @@ from sweeper.cli import main
 from sweeper.jobs import Job, execute
 from sweeper.places import Place, file_of, place_of
 from sweeper.retries import StorageError, is_full, is_passing, retried
-from sweeper.spec import SpecError, SweepSpec
+from sweeper.spec import SpecError, SweepSpec, corners
 from sweeper.staging import checkpoints_of, clear, on_node
 from sweeper.store import read_trials
 from trainables.runtime import Runtime
+from trainables.trial import run_trials
 
 FLAGS = ("--runner", "inline", "--sampler", "random", "--trials", "6")
 
@@ -129,6 +130,36 @@ def test_a_trial_that_cannot_be_written_did_not_fail(tmp_path: Path, monkeypatch
     assert read_trials(tmp_path).num_rows == 0
 
 
+def test_a_mounted_folder_that_is_away_for_a_moment_begins_the_trial_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, naps: list[float]
+) -> None:
+    space = SweepSpec(space="synthetic").load_space()
+    job, run = Job(0, (space.build(next(corners(space))),), {}), tmp_path / "run"
+    base = str(run / "bases" / "one.safetensors")
+    errors: list[Exception] = [OSError(errno.ESTALE, "Stale file handle", base)] * 3
+
+    def sometimes(*args: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return run_trials(*args)
+
+    monkeypatch.setattr(jobs, "run_trials", sometimes)
+    (row,) = execute(job, Runtime(), run)
+    assert row["outcome"] != "failed", row["outcome_detail"]
+    assert not errors
+    assert len(naps) >= 3
+    naps.clear()
+    # what stays away ends the sweep, not the trial; what is no matter of the run folder is the trial's
+    errors[:] = [OSError(errno.ESTALE, "Stale file handle", base)] * 99
+    with pytest.raises(StorageError, match=r"cannot reach what trial .* Stale file handle"):
+        execute(job, Runtime(), run)
+    assert 100 < sum(naps) <= 120
+    errors[:] = [OSError(errno.EIO, "Input/output error", "/data/images")] * 99
+    assert execute(job, Runtime(), run)[0]["outcome"] == "failed"
+    errors[:] = [FileNotFoundError(errno.ENOENT, "No such file", base)]
+    assert execute(job, Runtime(), run)[0]["outcome"] == "failed"
+
+
 @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/../../b", "a//b", ".", "", "a\\b", "trials/../x"])
 def test_names_stay_in_the_run_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "run").mkdir()
@@ -196,12 +227,43 @@ def test_checkpoints_are_carried_between_nodes(tmp_path: Path) -> None:
     second.fetch()
     assert [p.name for p in second.folder.iterdir()] == ["abc-a.ckpt"]
     assert (second.folder / "abc-a.ckpt").read_bytes() == b"step 10"
+    # what the store has does not stay on a node, and what a killed process left there goes after a day
+    assert not list(first.folder.iterdir())
+    left, others = second.folder / ".old.ckpt.0123", second.folder / "new.ckpt"
+    left.write_bytes(b"")
+    os.utime(left, (0, 0))
+    others.write_bytes(b"")
+    assert second.around(lambda _: "done", lambda _: None) == "done"
+    assert list(second.folder.iterdir()) == [others]
     second.drop()
     assert list(place.files("checkpoints")) == ["other.ckpt"]
-    assert not list(second.folder.iterdir())
     local = place_of(tmp_path)
     assert on_node(Runtime(), local) == Runtime()
     assert checkpoints_of(local, replace(Runtime(), checkpoints="x"), "abc") is None
+
+
+def test_processes_of_other_nodes_carry_their_checkpoints_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = stored(tmp_path / "store")
+    for name in ("checkpoints", "trials", "merges", "history", "weights"):
+        (tmp_path / "store" / name).mkdir(parents=True)
+    monkeypatch.setattr(jobs, "place_of", lambda _: place)
+    space = SweepSpec(space="synthetic").load_space()
+    some = space.build(next(corners(space)))
+    seen: list[Any] = []
+
+    def elsewhere(specs: Any, runtime: Runtime, report: Any) -> Any:
+        name = f"{some.digest}.ckpt"
+        place.write(f"checkpoints/{name}", b"step 10")
+        report({"checkpoint": f"/of/another/node/{name}"})
+        seen.extend(place.files("checkpoints"))
+        return run_trials(specs, runtime, report)
+
+    (row,) = execute(Job(0, (some,), {}), Runtime(cache=str(tmp_path / "node")), "s3://runs/a", trials=elsewhere)
+    assert row["outcome"] != "failed", row["outcome_detail"]
+    assert seen == [f"{some.digest}.ckpt"]
+    assert not place.files("checkpoints")
 
 
 @pytest.mark.parametrize("remote", [False, True])

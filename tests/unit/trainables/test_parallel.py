@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +71,15 @@ def test_epochs_of_other_processes_are_reported() -> None:
     told: list[Any] = []
     apart(digits_spec(epochs=2), Runtime(measure=0), told.append)
     assert sorted((r["member"], r["epoch"]) for r in told) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+
+
+def test_a_checkpoint_of_another_process_is_not_the_leading_ones(tmp_path: Path) -> None:
+    spec = digits_spec(protocol="branch", branch_step=12, steps=4)
+    runtime = Runtime(measure=0, checkpoints=str(tmp_path), checkpoint_steps=4)
+    kept: list[Any] = []
+    follower = Follower(spec, runtime, 1, kept.append)
+    assert [Path(r["checkpoint"]).name for r in kept] == [f"{spec.digest}.trunk.ckpt"] * 2
+    assert not any("checkpoint" in r for r in follower.advance(None).reports)
 
 
 def test_rungs_look_at_children_of_other_processes() -> None:

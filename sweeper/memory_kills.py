@@ -1,0 +1,52 @@
+"""Kills by Ray's memory monitor, made known to Tune as the end of one trial.
+
+The monitor ends processes of a node that runs low on memory. Ray raises an error for that which Tune does not expect of
+an actor, and lets the whole experiment fail.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+
+
+class KilledForMemory(RayActorError):  # noqa: N818  (reads as what it says)
+    """The process of a trial was ended because the memory of its node ran low."""
+
+
+@contextmanager
+def known_to_tune() -> Iterator[None]:
+    """Let Tune take such a kill for the death of an actor, for the block."""
+    real: Any = RayActorManager._actor_task_failed
+
+    def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = KilledForMemory(error_msg=first_line(exception))
+        real(self, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = failed
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = real
+
+
+def first_line(error: OutOfMemoryError) -> str:
+    """Return what happened, without the list of the node's processes that follows."""
+    return str(error).partition("\n")[0]
+
+
+def killed_for_memory(trial: Any) -> str:
+    """Return what Ray said where a Tune trial ended by such a kill; empty where it ended otherwise."""
+    file = trial.pickled_error_file
+    if file is None:
+        return ""
+    # written by this process a moment ago
+    error = pickle.loads(Path(file).read_bytes())
+    return str(error) if isinstance(error, KilledForMemory) else ""

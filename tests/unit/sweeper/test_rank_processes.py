@@ -1,0 +1,69 @@
+"""The processes of a trial's children without Ray: a call that fails is noticed whatever the others wait for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError
+
+from sweeper import rank_processes
+from sweeper.jobs import WorkerLost
+from sweeper.rank_processes import RankProcess, RankProcesses, cause
+from trainables.runtime import Runtime
+
+
+def raised(error: Exception) -> RayTaskError:
+    return RayTaskError("live", "traceback", error)
+
+
+def test_a_process_tells_of_its_failing_call_by_itself() -> None:
+    process = RankProcess()
+    process.follow("trial", "{}", vars(Runtime()), 1, "runs/a")
+    with pytest.raises(ValueError, match="must have dataset"):
+        process.live()
+    with pytest.raises(ValueError, match="must have dataset"):
+        process.call("trial", "advance", (None,))
+    process.error, process.follower = None, SimpleNamespace(advance=lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        process.call("trial", "advance", (None,))
+    with pytest.raises(ZeroDivisionError):
+        process.live()
+
+
+def test_what_a_call_failed_of() -> None:
+    gloo = RuntimeError("connection closed by peer")
+    assert cause(raised(gloo)) is gloo
+    assert isinstance(cause(ActorDiedError()), WorkerLost)
+    lost = cause(OutOfMemoryError("1 worker(s) were killed: low on memory\nand much more"))
+    assert isinstance(lost, MemoryError)
+    assert str(lost) == "1 worker(s) were killed: low on memory"
+    assert isinstance(cause(RayError("strange")), RayError)
+
+
+@pytest.mark.parametrize(
+    ("ends", "kind"),
+    [
+        ({}, type(None)),
+        ({1: raised(ValueError("no"))}, ValueError),
+        ({0: raised(RuntimeError("connection closed")), 2: ActorDiedError()}, WorkerLost),
+        ({0: raised(RuntimeError("connection closed")), 3: raised(torch.OutOfMemoryError("2 GiB"))},
+         torch.OutOfMemoryError),
+        ({0: raised(RuntimeError("connection closed")), 1: OutOfMemoryError("killed")}, MemoryError),
+    ],
+)  # fmt: skip
+def test_the_first_cause_is_found_among_what_follows_from_it(
+    ends: dict[int, RayError], kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(left: list[int], **_: Any) -> tuple[list[int], list[int]]:
+        ready = [i for i in left if i in ends][:1]
+        return ready, [i for i in left if i not in ready]
+
+    def get(number: int) -> None:
+        raise ends[number]
+
+    monkeypatch.setattr(rank_processes, "ray", SimpleNamespace(wait=wait, get=get))
+    processes = RankProcesses(2, 2, None, lives=[0, 1, 2, 3])
+    assert isinstance(processes._trouble(), kind)

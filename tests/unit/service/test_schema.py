@@ -16,7 +16,7 @@ from sweeper.service.records import Role, State
 from .service_fakes import make_service
 
 pytestmark = pytest.mark.service
-CASES = 8
+CASES = 12
 # what a schema cannot say is refused as well: names that must be known, paths that must lie inside, sweeps that end
 REFUSED = ["2xx", "400", "401", "403", "404", "409", "422"]
 
@@ -26,7 +26,7 @@ def _config(headers: dict[str, str]) -> Config:
         {
             "seed": 0,
             "headers": headers,
-            "request-timeout": 0.3,  # for so long a stream of events is read
+            "request-timeout": 1.5,  # for so long a stream of events is read
             "continue-on-failure": True,
             "generation": {"max-examples": CASES, "database": "none"},
             "phases": {"stateful": {"enabled": False}},

@@ -26,6 +26,7 @@ from .cluster_flags import (
     add_trust,
     count,
 )
+from .service_flags import add_serve, add_token
 
 ERROR, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -124,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     command("noises", "list the noise scales")
     command("merges", "list the merges")
     _add_export(command("export", "write a table of a sweep as one file, its page, or its figures", True, noise=True))
+    add_serve(command("serve", "serve many sweeps of many users: their queue, HTTP API and pages"))
+    add_token(command("token", "make, list and revoke the tokens of a service's users"))
     dashboard = command("dashboard", "serve the dashboards of one or more sweeps, also while they run", noise=True)
     dashboard.add_argument("dirs", metavar="DIR", nargs="*", help="run folder, or its URI: s3://BUCKET/PATH, gs://..., "
                            "file://...; with --server open the page of a sweep, or of all")  # fmt: skip

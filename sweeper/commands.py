@@ -21,6 +21,7 @@ from .manifests import manifest
 from .own_models import merge
 from .reading import best, dashboard, found, found_text, list_trials, pair, recommend, write_page
 from .report import emit
+from .serving import serve, token
 from .spec import SpecError, SweepSpec
 from .submitting import job_status, stop, submit
 
@@ -105,4 +106,6 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "submit": submit,
     "stop": stop,
     "manifest": manifest,
+    "serve": serve,
+    "token": token,
 }

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from .parameter import parse_bytes
 from .specfile import SpecError
@@ -41,6 +41,15 @@ class Resources(BaseModel):
     custom: dict[str, float] = {}
     labels: dict[str, str] = {}
     autoscaling: bool = False
+
+    @field_validator(
+        "gpus_per_pair", "gpus_per_member", "ranks_per_member", "cpus_per_rank", "memory_per_rank", mode="before"
+    )
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"must be a number, got {value}")
+        return value
 
     @model_validator(mode="after")
     def _one_layout(self) -> Resources:

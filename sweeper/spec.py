@@ -137,6 +137,15 @@ class SweepSpec(BaseModel):
             raise ValueError(f"must be a whole number, got {value}")
         return value
 
+    @field_validator(
+        "max_seconds", "max_gpu_hours", "until_interval", "max_memory", "max_step_time", "resident_share", mode="before"
+    )
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"must be a number, got {value}")
+        return value
+
     @field_validator("workers")
     @classmethod
     def _workers(cls, value: int | str) -> int | str:

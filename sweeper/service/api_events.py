@@ -25,9 +25,14 @@ SSE = "text/event-stream"
 KEEP_ALIVE_SECONDS = 15.0
 _LOOK_SECONDS = 1.0  # how soon a stream sees that the server ends
 _HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+_ONE = {
+    "type": "object",
+    "description": "One event; its data is JSON of the schema Event.",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+}
 _STREAM = {
     "description": "A stream: `id`, `event` and, as `data`, the JSON of an Event; comments keep it alive.",
-    "content": {SSE: {"schema": {"type": "string"}, "example": examples.EVENTS}},
+    "content": {SSE: {"schema": _ONE, "example": examples.EVENTS}},
 }
 _After = Annotated[int | None, Query(ge=0, lt=2**63, description="Go on after the event with this id.")]
 _LastId = Annotated[

@@ -91,9 +91,8 @@ def data_of(config: Config) -> str | None:
 
 async def _nothing(request: Request) -> Response:
     path = request.url.path
-    found = {
-        m for r in ROUTERS for t in r.routes if isinstance(t, APIRoute) and t.path_regex.match(path) for m in t.methods
-    }
+    here = (r for router in ROUTERS for r in router.routes if isinstance(r, APIRoute) and r.path_regex.match(path))
+    found = {method for route in here for method in route.methods or ()}
     if found:
         allowed = ", ".join(sorted(found))
         raise RefusedError(405, f"{request.method} is not for {path[:200]}: use {allowed}", {"Allow": allowed})

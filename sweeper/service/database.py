@@ -142,7 +142,7 @@ def open_database(url: str) -> Engine:
                 _metadata.create_all(connection)
                 connection.execute(insert(meta).values(key="version", value=str(VERSION)))
             found = connection.execute(select(meta.c.value).where(meta.c.key == "version")).scalar_one()
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise SpecError(f"--database must be sqlite:///FILE or postgresql://USER@HOST/NAME: {_line(error)}") from None
     except SQLAlchemyError as error:
         raise SpecError(f"cannot open the database: {_line(error)}") from None

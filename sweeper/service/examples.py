@@ -55,10 +55,11 @@ ADVICE: list[dict[str, Any]] = [
 ]
 BEST: dict[str, Any] = {"digest": "0f3a2b1c4d5e6f70", "config": "a1b2c3d4e5f60718", "merged_loss_val": 0.101}
 EXTENSION: dict[str, Any] = {"id": ID, "trials": 6, "message": "6 trials at 3 noises", "dry_run": True}
-EVENTS = (
-    'id: 1767268800001\nevent: trial\ndata: {"id":1767268800001,"sweep":"digits_cnn-1f2e3d4c5b","type":"trial",'
-    '"time":"2026-01-01T12:00:09Z","data":{"digest":"0f3a2b1c4d5e6f70","outcome":"ok"}}\n\n'
-)
+EVENTS: dict[str, str] = {
+    "id": "1767268800001",
+    "event": "trial",
+    "data": f'{{"id":1767268800001,"sweep":"{ID}","type":"trial","time":"2026-01-01T12:00:09Z","data":{{}}}}',
+}
 ME: dict[str, Any] = {
     "user": "anna",
     "role": "submitter",

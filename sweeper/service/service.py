@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeper.places import is_uri, place_of
+from sweeper.places import is_uri
 from sweeper.spec import SpecError
 
 from .catalog import Catalog, Entry
@@ -68,7 +68,7 @@ class Config:
             return self.state.expanduser().absolute()
         if is_uri(self.root):
             raise SpecError(
-                f"--root {place_of(self.root).text} is a store: give a folder of this machine by --state DIR"
+                f"--root {self.root.partition('?')[0]} is a store: give a folder of this machine by --state DIR"
             )
         return Path(self.root).expanduser().absolute() / FOLDER
 

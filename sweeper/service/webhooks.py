@@ -72,6 +72,17 @@ def check_url(url: str, allowed: Sequence[str]) -> None:
     raise forbidden(f"webhooks to {parts.scheme}://{parts.netloc} are not allowed; this server's are {known}")
 
 
+def check_prefix(url: str) -> None:
+    """Refuse what cannot be the beginning of allowed addresses.
+
+    Raises:
+        SpecError: It is no https URL, or an http one of this machine, or holds a query.
+    """
+    if "?" in url or "#" in url:
+        raise SpecError(f"--webhook must be the beginning of URLs, without ? and #, got {url!r}")
+    check_url(url, [url])
+
+
 def signature(secret: str, seconds: int, body: str) -> str:
     """Return the header's value for a body that is sent at a time."""
     digest = hmac.new(secret.encode(), f"{seconds}.{body}".encode(), hashlib.sha256).hexdigest()

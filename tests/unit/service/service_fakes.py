@@ -40,6 +40,7 @@ class FakeViews:
         self.seconds = [2.0, float("nan"), 4.0]
         self.table: pa.Table | None = None
         self.asked: list[Any] = []
+        self.kept: set[str] = set()
 
     def sweep(self, entry: Entry) -> Sweep:
         return Sweep(**self._values(entry))
@@ -82,8 +83,13 @@ class FakeViews:
         return {"digest": "a", "loss": float("nan")} if entry.state == State.DONE else None
 
     def weights(self, entry: Entry) -> Path | None:
-        file = Path(self.run_of(entry.id)) / "w.safetensors"
-        return file if file.exists() else None
+        folder = self.run_of(entry.id)
+        if folder not in self.kept:
+            return None
+        Path(folder).mkdir(exist_ok=True)
+        file = Path(folder) / "w.safetensors"
+        file.write_bytes(b"weights")
+        return file
 
     def report(self, entry: Entry) -> str:
         return "<!doctype html><title>page</title>"

@@ -214,6 +214,8 @@ def test_a_space_is_a_name(rules, tmp_path):
         ("threads", 65, "threads must be at most 64"),
         ("device", "cuda:0; rm", "device must be"),
         ("repeats", 10_000, "at most 1000000 trials"),
+        ("max_gpu_hours", True, "max_gpu_hours: must be a number, got True"),
+        ("resources", {"gpus_per_pair": True}, "must be a number, got True"),
         ("trials", 1e400, "not|finite"),
         ("max_failed", 10**30, "below"),
         ("name\0", 1, "NUL"),

@@ -1,0 +1,89 @@
+"""Guard: tokens and cookies, loopback names, other sites' pages, headers."""
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from sweeper.service.guard import COOKIE, Buckets, is_loopback_name
+from sweeper.service.records import Role
+
+from .service_fakes import client_of, make_service
+
+SPEC = {"space": "digits_cnn", "trials": 2}
+
+
+@pytest.mark.parametrize(
+    ("host", "ours"),
+    [
+        ("127.0.0.1:8000", True), ("localhost", True), ("[::1]:80", True), ("127.1.2.3", True), ("LOCALHOST:1", True),
+        ("evil.example", False), ("127.0.0.1.evil", False), ("", False), ("[", False), ("localhost.evil:80", False),
+        ("10.0.0.1", False), ("0.0.0.0", False),
+    ],
+)  # fmt: skip
+def test_loopback_names(host, ours):
+    assert is_loopback_name(host) is ours
+
+
+def test_without_tokens_only_loopback_names_are_answered(tmp_path):
+    client = client_of(make_service(tmp_path))
+    assert client.get("/v1/me").json()["user"] == "local"
+    for path in ("/v1/me", "/healthz", "/"):
+        assert client.get(path, headers={"Host": "evil.example"}).status_code == 403
+
+
+def test_another_sites_page_changes_nothing(tmp_path):
+    service = make_service(tmp_path)
+    client = client_of(service)
+    for origin, status in (("http://evil.example", 403), ("null", 403), ("http://127.0.0.1", 202)):
+        assert client.post("/v1/sweeps", json=SPEC, headers={"Origin": origin}).status_code == status
+    assert len(service.catalog.page()) == 1
+
+
+def test_a_cookie_is_a_token_for_this_servers_pages_only(tmp_path):
+    service = make_service(tmp_path, auth=True)
+    _, token = service.users.create("anna", Role.SUBMITTER)
+    client = client_of(service, cookies={COOKIE: token})
+    assert client.get("/v1/me").json()["user"] == "anna"
+    foreign = client.post("/v1/sweeps", json=SPEC, headers={"Origin": "https://evil.example"})
+    assert foreign.status_code == 403
+    assert client.post("/v1/sweeps", json=SPEC, headers={"Origin": "http://127.0.0.1"}).status_code == 202
+
+
+def test_bad_tokens_are_refused(tmp_path):
+    client = client_of(make_service(tmp_path, auth=True))
+    for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": "Basic eDp5"}, {"Cookie": f"{COOKIE}=x"}):
+        answer = client.get("/v1/me", headers=headers)
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert client.get("/v1/openapi.json").status_code == 200
+
+
+def test_answers_carry_what_browsers_need(tmp_path):
+    client = client_of(make_service(tmp_path))
+    for path in ("/v1/me", "/v1/none", "/healthz"):
+        headers = client.get(path).headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["X-Frame-Options"] == "DENY"
+
+
+def test_a_database_that_is_away_is_said_and_comes_back(tmp_path, monkeypatch):
+    service = make_service(tmp_path)
+    client = client_of(service)
+
+    def away(*_):
+        raise OperationalError("select", {}, Exception("gone"))
+
+    monkeypatch.setattr(service.catalog, "get", away)
+    monkeypatch.setattr(service.catalog, "counts", away)
+    answer = client.get("/v1/sweeps/x")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/healthz").status_code == 200
+
+
+def test_buckets_fill_with_time():
+    now = [0.0]
+    buckets = Buckets(2.0, 3, lambda: now[0])
+    assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, 0.5]
+    assert buckets.take("b") == 0
+    now[0] = 0.5
+    assert buckets.take("a") == 0
+    assert Buckets(0, 1).take("a") == 0

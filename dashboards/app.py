@@ -190,8 +190,9 @@ class App:
 
     def _list(self, asked: Selection, said: Sequence[str], shown: Mapping[str, str]) -> Drawn:
         """Return what must be drawn anew of a service's list; as `draw`."""
-        assert self.offer is not None
-        controls = catalogue.controls(self.offer.owners())
+        offer = self.offer
+        assert offer is not None
+        controls = catalogue.controls(offer.owners())
         asked, more = _known(asked, controls)
         lines, sweeps, now = (*said, *more), self._listed(asked), datetime.now(UTC)
         values = {c.field: getattr(asked, c.field) or catalogue.ALL for c in controls}
@@ -199,7 +200,7 @@ class App:
         def content_() -> list[Component]:
             if sweeps:
                 return catalogue.table(sweeps, asked, now)
-            return catalogue.empty(asked, flask.request.host_url.rstrip("/"))
+            return catalogue.empty(asked, flask.request.host_url.rstrip("/"), offer.asker())
 
         made: dict[str, Made] = {
             "title": ("sweeps", lambda: [html.H1("Sweeps")]),

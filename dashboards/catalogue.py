@@ -24,7 +24,8 @@ ENDED = ("done", "failed", "cancelled", "interrupted")
 GROUPS = {ALL: ("all", ()), "open": ("waiting or running", UNDER_WAY), "ended": ("ended", ENDED)}
 SHOWN = 100
 _HEAD = ("sweep", "state", "progress", "best noise", "best value", "owner", "sent")
-_SEND = "sweeper --server {} run SPACE --trials 20"
+_TOKEN = "Your token goes into SWEEPER_TOKEN. "
+_SEND = "sweeper --server {} run digits_cnn --trials 20"
 
 
 def states(name: str) -> tuple[str, ...]:
@@ -64,7 +65,7 @@ def table(sweeps: Sequence[Listed], selection: Selection, now: datetime) -> list
     return [listed, html.Div(links, className="older")]
 
 
-def empty(selection: Selection, address: str) -> list[Component]:
+def empty(selection: Selection, address: str, asker: str) -> list[Component]:
     """Return what stands in place of an empty list: how the first sweep is sent, or that the filter leaves none."""
     if selection.state or selection.owner or selection.before:
         said = [html.H3("No sweep fits this choice"), html.A("show all sweeps", href="?", className="go")]
@@ -75,7 +76,7 @@ def empty(selection: Selection, address: str) -> list[Component]:
                 html.H3("There is no sweep yet"),
                 html.P("Send the first one from any machine that reaches this address:"),
                 html.Div(html.Code(_SEND.format(address)), className="command"),
-                html.P("It appears here at once, and its trials as they land.", className="soft"),
+                html.P(f"{_TOKEN if asker else ''}It appears here at once, its trials as they land.", className="soft"),
             ],
             className="card wide empty",
         )

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "dashboards"))
+for _helpers in ("dashboards", "service"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / _helpers))
 
 FLAGS = (
     "--headless",

@@ -101,7 +101,7 @@ def _where(trials: pa.Table, key: str, value: str, folder: str) -> pa.Table:
         SpecError: None has; the message names values that are there.
     """
     values = trials.column(key).to_pylist()
-    kept = trials.filter([_is(v, value) for v in values])
+    kept = trials.filter([is_value(v, value) for v in values])
     if not kept.num_rows:
         there = sorted({v for v in values if v is not None})
         names = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in there[:_SHOWN])
@@ -110,7 +110,8 @@ def _where(trials: pa.Table, key: str, value: str, folder: str) -> pa.Table:
     return kept
 
 
-def _is(value: Any, text: str) -> bool:
+def is_value(value: Any, text: str) -> bool:
+    """Whether a column's value is the one that a text names, numbers to nine digits."""
     if isinstance(value, int | float):
         try:
             return math.isclose(value, float(text), rel_tol=1e-9, abs_tol=0.0) or value == float(text)

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trainables.noise import KNOBS
@@ -33,21 +33,12 @@ DONE, NO_SUCCESS, INTERRUPTED = 0, 3, 130
 def extend(args: argparse.Namespace) -> int:
     """`sweeper extend DIR`."""
     from .evidence.sentences import nothing_asked
-    from .extension import PLAN_FILE, kept
     from .runfolder import runnable_spec
-    from .store import read_trials
 
     spec = _spec(args, runnable_spec(args.dir))
-    noise, objective = args.noise or spec.noise, args.objective or "gain_mean"
-    _check(objective, noise)
-    trials = read_trials(args.dir)
-    analysis = _analysed(trials, objective, noise)
-    place = place_of(args.dir)
-    found = kept(place, trials.select(["digest", "outcome"]).to_pylist())
-    begun = [f"goes on with the extension that was begun; delete {place.text}/{PLAN_FILE} to plan anew"]
-    if not found.specs:
-        begun, found = [], plan_for(spec, trials, analysis, args.repeats, args.noises)
-    said = [*analysis.sentences[:1], *begun, *found.impossible]
+    asked = planned(spec.model_copy(update={"out": args.dir}), args.objective, args.noise, args.repeats, args.noises)
+    noise, objective, analysis, found = asked.analysis.noise, asked.analysis.objective, asked.analysis, asked.plan
+    place, said = place_of(args.dir), asked.sentences
     record: dict[str, Any] = {
         "run": str(place.local.absolute() if place.local else place.uri),
         "objective": objective,
@@ -101,6 +92,55 @@ def _run(args: argparse.Namespace, spec: SweepSpec, found: Plan, record: dict[st
     ]
     emit(args.json, record, _lines(lines))
     return DONE if "ok" in outcomes and results.failed < spec.max_failed else NO_SUCCESS
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a firm answer lacks.
+
+    Attributes:
+        analysis: What the trials say.
+        plan: The trials to run.
+        sentences: The verdict, and what to know about the plan.
+    """
+
+    analysis: Analysis
+    plan: Plan
+    sentences: tuple[str, ...]
+
+
+def planned(
+    spec: SweepSpec,
+    objective: str | None = None,
+    noise: str | None = None,
+    repeats: int | None = None,
+    noises: int | None = None,
+) -> Asked:
+    """Return the trials that a firm answer lacks; those of an extension that was begun are gone on with.
+
+    Args:
+        spec: The sweep; `out` names its folder.
+        objective: What the answer is about; None is `gain_mean`.
+        noise: Noise scale of the answer; None is the sweep's.
+        repeats: See `plan_for`.
+        noises: See `plan_for`.
+
+    Raises:
+        SpecError: An unknown name, or the folder cannot be read.
+    """
+    from .extension import PLAN_FILE, kept
+    from .store import read_trials
+
+    assert spec.out is not None
+    noise, objective, place = noise or spec.noise, objective or "gain_mean", place_of(spec.out)
+    _check(objective, noise)
+    trials = read_trials(place)
+    analysis = _analysed(trials, objective, noise)
+    found = kept(place, trials.select(["digest", "outcome"]).to_pylist())
+    begun = [f"goes on with the extension that was begun; delete {place.text}/{PLAN_FILE} to plan anew"]
+    if not found.specs:
+        begun, found = [], plan_for(spec, trials, analysis, repeats, noises)
+    return Asked(analysis, found, (*analysis.sentences[:1], *begun, *found.impossible))
 
 
 def plan_for(

@@ -95,6 +95,7 @@ def run(
     listener: Callable[[Status], None] = lambda _: None,
     confirm: Callable[[Path | str, int], bool] = lambda run, left: True,
     say: Callable[[str], None] = lambda _: None,
+    stop: Callable[[], str] = lambda: "",
 ) -> Results:
     """Run a sweep to its end, or continue it where its run folder holds a part of it.
 
@@ -103,6 +104,7 @@ def run(
         listener: Called with the status after every change.
         confirm: Asked with (run folder, configurations left) before an unfinished sweep is continued.
         say: Called with a line on what was found before the search.
+        stop: Returns why no further configuration is to be started; empty where one may be.
 
     Returns:
         The results. SIGINT and SIGTERM end the sweep early: `interrupted` is then True, finished trials are kept.
@@ -127,6 +129,7 @@ def run(
         runtime = _runtime(spec, folder)
         k_aug = _probed(spec, space, runtime, say) if "k_aug" in NOISE[spec.noise].needs else None
         session = Session(spec, space, folder, runtime, constants, listener, k_aug)
+        session.stop = stop
         hold.lost = lambda why: session.break_off(StorageError(why))
         if held and session.open and session.status.done and not confirm(_where(folder), len(session.open)):
             raise SpecError(f"{folder.text} holds a part of this sweep; {again} it")
@@ -144,6 +147,7 @@ def extend(
     plan: Plan,
     listener: Callable[[Status], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
+    stop: Callable[[], str] = lambda: "",
 ) -> Results:
     """Run the trials of a plan in the folder of a sweep, beside its own; see `sweeper.extension`.
 
@@ -152,6 +156,7 @@ def extend(
         plan: What to run.
         listener: Called with the status after every change.
         say: Called with a line on what was found before.
+        stop: Returns why no further trial is to be started; empty where one may be.
 
     Returns:
         The results of the whole sweep; `failed` counts trials.
@@ -175,6 +180,7 @@ def extend(
         runtime = _runtime(spec, folder)
         k_aug = _probed(spec, space, runtime, say) if "k_aug" in NOISE[spec.noise].needs else None
         session = Extension(plan, spec, space, folder, runtime, constants, listener, k_aug)
+        session.stop = stop
         hold.lost = lambda why: session.break_off(StorageError(why))
         keep(plan, folder)
         interrupted = _run_to_end(session)

@@ -8,6 +8,7 @@ A reader never sees half a file: here one is written under another name and rena
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 import uuid
@@ -224,6 +225,23 @@ class Place:
                     self.store.delete_file(path)
 
         self._changed("remove", name, unlink)
+
+    def clear(self) -> None:
+        """Remove the folder with all that is in it; one that is not there is removed already.
+
+        Raises:
+            StorageError: It cannot be removed.
+        """
+        if self.store is not None:
+            if self.exists():
+                self._asked(lambda: self.store.delete_dir(self.path))
+            return
+        try:
+            shutil.rmtree(self.path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StorageError(f"cannot remove {self.text}: {line(error)}") from None
 
     def tidy(self) -> None:
         """Remove what writers that were killed left unfinished."""

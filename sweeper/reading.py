@@ -6,7 +6,7 @@ import argparse
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,23 +255,35 @@ def _save(folder: str, spec: SweepSpec, trials: Any, digest: str, target: Path) 
 
 def recommend(args: argparse.Namespace) -> int:
     """`sweeper recommend DIR`."""
+    spec, trials, noise = _rows(args)
+    wanted = {k: getattr(args, k) for k in ("momentum", "weight_decay", "learning_rate")}
+    objectives = [args.objective] if args.objective else []
+    found = advised(spec, trials, objectives, noise, batch_sizes=args.batch_size, **wanted)
+    emit(args.json, found, "\n\n".join(f"{name}: {a['message']}\n{a['text']}" for name, a in found.items()))
+    return DONE
+
+
+def advised(
+    spec: SweepSpec, trials: Any, objectives: Sequence[str] = (), noise: str | None = None, **wanted: Any
+) -> dict[str, Any]:
+    """Return recommendations and their text by objective; one without an optimum is left out.
+
+    Args:
+        spec: The sweep.
+        trials: Its trials.
+        objectives: What to advise on; by default gain and merged loss.
+        noise: Noise to reach; the sweep's by default.
+        wanted: Settings to keep instead of the winner's; see `sweeper.recommend.recommend`.
+
+    Raises:
+        SpecError: None of them has an answer; the message is the first one's reason.
+    """
     from .belief import belief
     from .recommend import BOTH
     from .winners import over_limits, winner
 
-    spec, trials, noise = _rows(args)
-    found = _advice(
-        trials,
-        noise,
-        [args.objective] if args.objective else BOTH,
-        {spec.objective: winner(trials, spec.objective, belief(spec, trials), over_limits(trials, spec))},
-        batch_sizes=args.batch_size,
-        momentum=args.momentum,
-        weight_decay=args.weight_decay,
-        learning_rate=args.learning_rate,
-    )
-    emit(args.json, found, "\n\n".join(f"{name}: {a['message']}\n{a['text']}" for name, a in found.items()))
-    return DONE
+    best = {spec.objective: winner(trials, spec.objective, belief(spec, trials), over_limits(trials, spec))}
+    return _advice(trials, noise or spec.noise, objectives or BOTH, best, **wanted)
 
 
 def _row(trials: Any, digest: str) -> dict[str, Any]:

@@ -118,6 +118,7 @@ class Session:
         self.pruner = Pruner(judge, self._noise) if spec.prune else None
         self.belief: tuple[float, float] | None = None  # the sampler's interval of the optimal noise
         self.halted = ""  # why no further configuration is started
+        self.stop: Callable[[], str] = lambda: ""  # asked why none is to be started
         self.broken: StorageError | None = None  # what ended the sweep
         self.weights = {name.partition(".")[0] for name in self.run.files("weights")}  # digests that may have a file
         self.open: list[int] = []  # numbers to do, the next one last
@@ -235,7 +236,7 @@ class Session:
     def over(self) -> bool:
         """Whether no further configuration is to be started."""
         if not self.halted:
-            self.halt(self.budgets.spent())
+            self.halt(self.stop() or self.budgets.spent())
         return bool(self.halted)
 
     def _job(self, number: int, proposal: Proposal) -> Job:

@@ -56,6 +56,7 @@ sweeps = Table(
     Column("ended", Float),
     Column("wall_seconds", Float, nullable=False),
     Column("gpu_hours", Float, nullable=False),
+    Column("summary", JSON),  # what was found, as of the end
     Column("deaths", Integer, nullable=False),  # of its process, since a trial was finished
     Column("webhook", Text),
     Column("key", String(255)),  # Idempotency-Key

@@ -57,7 +57,7 @@ def test_a_driver_killed_at_random_moments_loses_and_repeats_nothing(tmp_path: P
     run, moments = tmp_path / "killed", random.Random(6)
     marks = sorted(moments.sample(range(2, 95), 5))
     orphans: list[psutil.Process] = []
-    command = sweep(run)
+    command, kept = sweep(run), dict[str, int]()
     for mark in marks:
         process = drive(*command, wave=40, seconds=0.02)
         wait_for_parts(run, mark, process)
@@ -65,6 +65,9 @@ def test_a_driver_killed_at_random_moments_loses_and_repeats_nothing(tmp_path: P
         orphans += rays(process)
         process.kill()
         process.wait()
+        there = {p.name: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
+        assert kept.items() <= there.items()
+        kept = there
         command = ["resume", str(run)]
     complete(drive(*command, wave=40))
     assert rows(run) == rows(tmp_path / "whole")
@@ -85,7 +88,7 @@ def test_a_ray_that_dies_ends_the_driver_with_a_sentence(tmp_path: Path, drive: 
     assert "finished trials are kept, `sweeper resume` continues" in err
     assert 2 <= len(rows(run)) < 60
     if part == "raylet":
-        complete(drive("resume", str(run)))
+        complete(drive("resume", str(run), "--runner", "inline"))
         assert len(rows(run)) == 60
 
 
@@ -103,7 +106,7 @@ def test_a_signal_stops_cleanly(tmp_path: Path, drive: Driver, where: str, numbe
     assert f"`sweeper resume {run}` continues" in err
     assert read_trials(run).num_rows == (0 if number else 4)
     if number:
-        complete(drive("resume", str(run), wave=4))
+        complete(drive("resume", str(run), "--runner", "inline"))
         assert len(rows(run)) == 12
 
 

@@ -1,0 +1,111 @@
+"""The process of one sweep: `run(SweepSpec)` as the command line does it; how it ended is left in its control folder.
+
+`python -m sweeper.service.runner FOLDER LOCK` is started by the server, and goes on without it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeper.launch import Results
+from sweeper.signals import sigterm_as_sigint
+from sweeper.spec import SpecError, SweepSpec
+from sweeper.specfile import read_yaml
+
+from .control import Control, Outcome
+from .records import State
+
+
+def main(folder: str, lock: str) -> int:
+    """Run the sweep of a control folder; returns the exit code."""
+    os.set_inheritable(int(lock), False)  # the lock tells that this process lives, not one that it started
+    control = Control(Path(folder))
+    task = control.task
+    try:
+        with sigterm_as_sigint():
+            outcome = _run(control, task)
+    except KeyboardInterrupt:
+        outcome = _interrupted(control)
+    except (SpecError, OSError) as error:
+        outcome = Outcome(State.FAILED, str(error))
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        text = " ".join(str(error).split())
+        outcome = Outcome(State.FAILED, f"internal: {type(error).__name__}: {text}")
+    print(f"{outcome.state}: {outcome.reason}", file=sys.stderr, flush=True)
+    control.end(outcome, task["attempt"])
+    return 0
+
+
+def _run(control: Control, task: Mapping[str, Any]) -> Outcome:
+    from sweeper import launch
+
+    path = control.folder / "spec.yaml"
+    values, lines = read_yaml(path)
+    spec = SweepSpec.checked(values, lines, str(path))
+
+    def stop() -> str:
+        found = control.halted
+        return found.cause if found else ""
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    listener = _Begun(control)
+    if task["kind"] == "extend":
+        results = launch.extend(spec, _plan(spec, task), listener, say, stop)
+    else:
+        results = launch.run(spec, listener, say=say, stop=stop)
+    return _ended(control, spec, results)
+
+
+class _Begun:
+    """Tells the control folder when trials are started."""
+
+    def __init__(self, control: Control) -> None:
+        self.tell: Callable[[], None] | None = control.begin
+
+    def __call__(self, status: Any) -> None:
+        tell, self.tell = self.tell, None
+        if tell:
+            tell()
+
+
+def _plan(spec: SweepSpec, task: Mapping[str, Any]) -> Any:
+    from sweeper.extending import planned
+
+    assert spec.out is not None
+    options = task.get("options", {})
+    found = planned(spec, **{k: options.get(k) for k in ("objective", "noise", "repeats", "noises")})
+    if not found.plan.specs:
+        raise SpecError("all that a firm answer lacks is there: nothing to run")
+    return found.plan
+
+
+def _ended(control: Control, spec: SweepSpec, results: Results) -> Outcome:
+    from sweeper.reading import write_page
+
+    if results.interrupted:
+        return _interrupted(control)
+    write_page(results.run)
+    outcomes = results.trials["outcome"].to_pylist()
+    if results.failed >= spec.max_failed or "ok" not in outcomes:
+        return Outcome(State.FAILED, results.reason or f"none of {len(outcomes)} trials was successful")
+    return Outcome(State.DONE, results.reason or "all trials are run")
+
+
+def _interrupted(control: Control) -> Outcome:
+    halted = control.halted
+    if halted and halted.kind == "cancel":
+        return Outcome(State.CANCELLED, halted.cause)
+    return Outcome(State.INTERRUPTED, halted.cause if halted else "a signal ended its process")
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

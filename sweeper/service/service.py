@@ -1,0 +1,137 @@
+"""Service: the sweeps of many users on one cluster, without the HTTP that leads to it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.places import is_uri, place_of
+from sweeper.spec import SpecError
+
+from .catalog import Catalog, Entry
+from .database import open_database
+from .hub import Hub
+from .local_ray import LocalRay
+from .supervisor import Supervisor
+from .users import Users
+from .views import Views
+
+FOLDER = ".service"
+DATABASE = "service.db"
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a service runs.
+
+    Attributes:
+        root: Folder or URI under which each sweep has its run folder.
+        state: Folder of this machine for what the server needs beside: control files, logs, the SQLite file. None is
+            `.service` under a root that is a folder of this machine.
+        database: URL; None is a SQLite file in `state`.
+        address: Ray cluster; None starts a Ray on this machine when a sweep needs it.
+        max_running: Sweeps that run at a time.
+        data: Folder with the data sets; None takes the root's `data` where there is one.
+        spaces: Folder of space files that users may name; None allows none.
+        webhooks: URLs that may be told of ends, as prefixes.
+        auth: Whether a token is needed.
+        rate: Requests a second of one user.
+        max_body: Largest request [bytes].
+        max_workers: Most trials at a time of one sweep; None is no limit.
+    """
+
+    root: str
+    state: Path | None = None
+    database: str | None = None
+    address: str | None = None
+    max_running: int = 4
+    data: str | None = None
+    spaces: Path | None = None
+    webhooks: tuple[str, ...] = ()
+    auth: bool = False
+    rate: float = 200.0
+    max_body: int = 1 << 20
+    max_workers: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of `state`.
+
+        Raises:
+            SpecError: The root is a store, and none is given.
+        """
+        if self.state:
+            return self.state.expanduser().absolute()
+        if is_uri(self.root):
+            raise SpecError(
+                f"--root {place_of(self.root).text} is a store: give a folder of this machine by --state DIR"
+            )
+        return Path(self.root).expanduser().absolute() / FOLDER
+
+    def run_of(self, sweep: str) -> str:
+        """Return the run folder of a sweep."""
+        if not is_uri(self.root):
+            return str(Path(self.root).expanduser().absolute() / sweep)
+        base, mark, query = self.root.partition("?")
+        return f"{base.rstrip('/')}/{sweep}{mark}{query}"
+
+
+class Service:
+    """All of a server but its HTTP.
+
+    Args:
+        config: How it runs.
+        extra: Called with each sweep's row after a change of its state, beside the events.
+
+    Raises:
+        SpecError: The folder cannot be written to, another server uses it, or the database cannot be opened.
+    """
+
+    def __init__(self, config: Config, extra: Callable[[Entry], None] = lambda _: None) -> None:
+        self.config, self.extra = config, extra
+        self._hold()
+        folder = config.folder
+        engine = open_database(config.database or f"sqlite:///{folder / DATABASE}")
+        self.hub = Hub()
+        self.catalog = Catalog(engine, told=self._told)
+        self.users = Users(engine)
+        self.ray = LocalRay(folder)
+        self.views = Views(self.catalog, self.hub, config.run_of, lambda: self.supervisor.positions())
+        self.supervisor = Supervisor(
+            self.catalog, self.views, self.hub, folder, self._address, self.users.quota, config.max_running
+        )
+
+    def _hold(self) -> None:
+        folder = self.config.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise SpecError(f"another server uses {folder}; stop it, or give another --root or --state") from None
+        except OSError as error:
+            raise SpecError(f"cannot write to {folder}: {error.strerror or error}") from None
+
+    def _address(self) -> str:
+        return self.config.address or self.ray.address()
+
+    def _told(self, entry: Entry) -> None:
+        self.hub.publish(entry.id, "state", {"state": entry.state, "reason": entry.reason, "owner": entry.owner})
+        self.extra(entry)
+
+    def start(self) -> None:
+        """Take up what an earlier server left and begin to run what waits."""
+        sys.setswitchinterval(1e-3)  # a verdict is computed in a thread: answers must not wait for it
+        self.supervisor.start()
+
+    def close(self) -> None:
+        """Interrupt the sweeps that run, end the Ray of this machine and let the folder go."""
+        self.supervisor.close()
+        self.ray.close()
+        self.catalog.engine.dispose()
+        os.close(self._lock)

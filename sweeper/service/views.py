@@ -1,0 +1,232 @@
+"""What the service shows of its sweeps; run folders of those that run are read once a second, of others when asked."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from sweeper.places import place_of
+from sweeper.spec import SpecError, SweepSpec
+
+from .catalog import Catalog, Entry
+from .hub import Hub
+from .landing import Landing
+from .reader import Found, Reader
+from .records import Advice, Extension, Progress, State, Sweep, SweepDetail, Transition
+
+KEPT = 64
+STALE_SECONDS = 2.0
+
+
+class Views:
+    """Reads the sweeps of a service; for several threads.
+
+    Args:
+        catalog: The sweeps.
+        hub: Told of what lands.
+        run_of: Sweep -> its run folder's path or URI.
+        positions: Returns the places of waiting sweeps in the queue.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        hub: Hub,
+        run_of: Callable[[str], str],
+        positions: Callable[[], Mapping[str, int]] = lambda: {},
+    ) -> None:
+        self.catalog, self.hub, self.run_of, self.positions = catalog, hub, run_of, positions
+        self._readers: OrderedDict[str, Reader] = OrderedDict()
+        self._reports: dict[str, tuple[int, str]] = {}
+        self._lock = threading.Lock()
+
+    def spec(self, entry: Entry) -> SweepSpec:
+        """Return a sweep's spec, with its run folder."""
+        return SweepSpec.checked({**entry.spec, "out": self.run_of(entry.id)})
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def reader(self, entry: Entry, seconds: float = STALE_SECONDS) -> Reader:
+        """Return the reader of a sweep, which looked at the folder so many seconds ago at most.
+
+        Raises:
+            SpecError: The folder cannot be reached.
+        """
+        with self._lock:
+            reader = self._readers.get(entry.id)
+        if reader is None:
+            made = Reader(entry.id, self.spec(entry), entry.budget, Landing(self.catalog.engine, entry.id), self.hub)
+            with self._lock:
+                reader = self._readers.setdefault(entry.id, made)
+        with self._lock:
+            self._readers.move_to_end(entry.id)
+            while len(self._readers) > KEPT:
+                self._readers.popitem(last=False)
+        if time.monotonic() - reader.looked > seconds:
+            reader.refresh()
+        return reader
+
+    def follow(self, entries: Iterable[Entry]) -> None:
+        """Look at the folders of sweeps that run; one that cannot be reached is left as it was seen last."""
+        for entry in entries:
+            try:
+                reader = self.reader(entry, 0.0)
+                reader.judge()
+            except SpecError:
+                continue
+
+    def conclude(self, entry: Entry) -> Found:
+        """Read a sweep that ended to its last row, and keep what it found in the database."""
+        reader = self.reader(entry, 0.0)
+        reader.judge(at_once=True)
+        found = reader.found
+        self.catalog.change(entry.id, summary=found.model_dump(mode="json"), gpu_hours=found.cost.gpu_hours)
+        return found
+
+    def forget(self, sweep: str) -> None:
+        """Drop what is known of a sweep."""
+        with self._lock:
+            self._readers.pop(sweep, None)
+            self._reports.pop(sweep, None)
+
+    # -- showing ------------------------------------------------------------------------------------------------------
+
+    def sweep(self, entry: Entry) -> Sweep:
+        """Return a sweep as it stands."""
+        return Sweep(**self._fields(entry))
+
+    def detail(self, entry: Entry) -> SweepDetail:
+        """Return a sweep with its spec and its history."""
+        history = [
+            Transition(state=State(row.state), time=_time(row.time), cause=row.cause)
+            for row in self.catalog.history(entry.id)
+        ]
+        return SweepDetail(**self._fields(entry), spec=entry.spec, transitions=tuple(history))
+
+    def _fields(self, entry: Entry) -> dict[str, Any]:
+        state, found = State(entry.state), self._found(entry)
+        wall = entry.wall_seconds + (self.catalog.clock() - entry.started if state.active else 0.0)
+        return {
+            **{k: getattr(entry, k) for k in ("id", "name", "owner", "shared", "space", "reason", "priority")},
+            "state": state,
+            "sampler": entry.spec.get("sampler", SweepSpec.model_fields["sampler"].default),
+            "objective": entry.spec.get("objective", SweepSpec.model_fields["objective"].default),
+            "position": self.positions().get(entry.id) if state == State.QUEUED else None,
+            "created": _time(entry.created),
+            "started": _time(entry.started),
+            "ended": _time(entry.ended),
+            "progress": found.progress,
+            "cost": found.cost.model_copy(update={"wall_seconds": wall}),
+            "regime": found.regime,
+            "best": found.best,
+            "warnings": found.warnings,
+            "run": place_of(self.run_of(entry.id)).text,
+            "url": f"/v1/sweeps/{entry.id}",
+            "page": f"/?run={entry.id}",
+        }
+
+    def _found(self, entry: Entry) -> Found:
+        if not State(entry.state).active:
+            return (
+                Found.model_validate(entry.summary) if entry.summary else Found(progress=Progress(budget=entry.budget))
+            )
+        try:
+            return self.reader(entry, 60.0).found
+        except SpecError:
+            return Found(progress=Progress(budget=entry.budget))
+
+    def trials(
+        self,
+        entry: Entry,
+        after: int = 0,
+        limit: int = 100,
+        where: Mapping[str, str] | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> tuple[pa.Table, int, bool]:
+        """Return a page of trials; see `Reader.page`.
+
+        Raises:
+            SpecError: An unknown column, or the folder cannot be reached.
+        """
+        return self.reader(entry).page(after, limit, where or {}, columns)
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def advice(self, entry: Entry, objectives: Sequence[str] = (), **wanted: Any) -> list[Advice]:
+        """Return hyperparameters that reach the best noise.
+
+        Args:
+            entry: The sweep.
+            objectives: What to advise on; by default gain and merged loss.
+            wanted: See `sweeper.recommend.recommend`.
+
+        Raises:
+            SpecError: There is no optimum yet, or a value breaks its rule.
+        """
+        from sweeper.reading import advised
+
+        spec, trials = self.spec(entry), self.reader(entry).rows.table
+        found = advised(spec, trials, objectives, **wanted)
+        return [Advice(objective=name, **advice) for name, advice in found.items()]
+
+    def best(self, entry: Entry) -> dict[str, Any] | None:
+        """Return the configuration to take home as `sweeper best --json` has it; None where nothing won yet."""
+        from sweeper.reading import found
+
+        spec = self.spec(entry)
+        record = found(self.run_of(entry.id), self.reader(entry).rows.table, spec.noise)
+        return record["best"]
+
+    def weights(self, entry: Entry) -> Path | None:
+        """Return a file of the best merged weights; None where they are not kept. One of a store is a copy."""
+        from sweeper.store import weights_of
+
+        best = self.best(entry)
+        if best is None:
+            return None
+        place, name = place_of(self.run_of(entry.id)), weights_of(best["digest"])
+        if place.local:
+            return place.local / name if place.has(name) else None
+        copy = Path(tempfile.mkdtemp(prefix="sweeper-weights-")) / Path(name).name
+        return copy if place.fetch(name, copy) else None
+
+    def report(self, entry: Entry) -> str:
+        """Return the sweep's page as HTML.
+
+        Raises:
+            SpecError: The folder cannot be reached.
+        """
+        from dashboards import page
+
+        reader = self.reader(entry)
+        known = self._reports.get(entry.id)
+        if known is None or known[0] != reader.changes:
+            run = page.read_run(self.run_of(entry.id))
+            known = reader.changes, page.render(run, page.sections(run))
+            self._reports[entry.id] = known
+        return known[1]
+
+    def plan(self, entry: Entry, options: Mapping[str, Any], dry_run: bool = True) -> Extension:
+        """Return what `extend` would run.
+
+        Raises:
+            SpecError: An unknown name, or nothing to run.
+        """
+        from sweeper.extending import planned
+
+        asked = planned(self.spec(entry), **{k: options.get(k) for k in ("objective", "noise", "repeats", "noises")})
+        if not asked.plan.specs:
+            raise SpecError("nothing to run: all that a firm answer lacks and that can be run is there")
+        return Extension(id=entry.id, trials=len(asked.plan.specs), message=" ".join(asked.sentences), dry_run=dry_run)
+
+
+def _time(seconds: float | None) -> Any:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

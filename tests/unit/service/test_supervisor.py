@@ -1,0 +1,201 @@
+"""The supervisor over real processes of sweeps of a closed form: states, stops, deaths, servers that are killed."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.service.catalog import Catalog, Entry, New, StateError
+from sweeper.service.control import Control
+from sweeper.service.database import open_database
+from sweeper.service.hub import Hub
+from sweeper.service.records import Quota, State
+from sweeper.service.supervisor import SERVER, Supervisor
+from sweeper.service.views import Views
+from sweeper.spec import SweepSpec
+from sweeper.store import read_trials
+
+
+class Rig:
+    """A service without HTTP; `again` is what another server sees."""
+
+    def __init__(self, root: Path, most: int = 2) -> None:
+        self.root, self.most = root, most
+        self.engine = open_database(f"sqlite:///{root}/service.db")
+        self.servers: list[Supervisor] = []
+        self.again()
+
+    def again(self) -> None:
+        hub = Hub()
+        self.catalog = Catalog(self.engine)
+        self.views = Views(self.catalog, hub, lambda sweep: str(self.root / sweep))
+        self.supervisor = Supervisor(
+            self.catalog, self.views, hub, self.root / ".service", lambda: "", lambda _: Quota(), self.most
+        )
+        self.servers.append(self.supervisor)
+
+    def send(self, owner: str = "ann", **keys: Any) -> str:
+        given = {"space": "synthetic", "trials": 4, "runner": "inline", "sampler": "random", **keys}
+        spec = SweepSpec.checked(given)
+        plain = spec.model_dump(mode="json", exclude_unset=True)
+        new = New(owner, spec.space, plain, spec.to_yaml(), spec.trials, spec.trials * spec.repeats)
+        return self.catalog.add(new)[0].id
+
+    def until(self, sweep: str, *states: State, seconds: float = 60.0) -> Entry:
+        deadline = time.monotonic() + seconds
+        while (entry := self.catalog.get(sweep)).state not in states:
+            assert time.monotonic() < deadline, f"{entry.state}: {entry.reason}"
+            self.supervisor.tick()
+            time.sleep(0.05)
+        return entry
+
+    def until_trials(self, sweep: str, count: int) -> None:
+        deadline = time.monotonic() + 60
+        while len(list((self.root / sweep / "trials").glob("*.parquet"))) < count:
+            assert time.monotonic() < deadline
+            self.supervisor.tick()
+            time.sleep(0.02)
+
+    def states(self, sweep: str) -> list[str]:
+        return [row.state for row in self.catalog.history(sweep)]
+
+    def digests(self, sweep: str) -> list[str]:
+        return read_trials(self.root / sweep)["digest"].to_pylist()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
+    yield made
+    for control in (tmp_path / ".service" / "sweeps").glob("*"):
+        Control(control).signal(signal.SIGKILL)
+    for server in made.servers:
+        for child in server._children.values():
+            child.wait()
+    made.engine.dispose()
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    return lambda seconds: monkeypatch.setenv("SWEEPER_SYNTHETIC_SECONDS", str(seconds))
+
+
+def test_a_sweep_runs_to_its_end(rig: Rig) -> None:
+    sweep = rig.send(trials=8)
+    entry = rig.until(sweep, State.DONE)
+    assert entry.reason == "all trials are run"
+    assert rig.states(sweep) == ["queued", "starting", "running", "done"] or rig.states(sweep)[-1] == "done"
+    shown = rig.views.detail(entry)
+    assert (shown.progress.done, shown.progress.trials, shown.progress.failed) == (8, 8, 0)
+    assert shown.best is not None
+    assert shown.best.digest in rig.digests(sweep)
+    assert (rig.root / sweep / "dashboard.html").is_file()
+    with pytest.raises(StateError, match="is done: there is nothing to stop"):
+        rig.supervisor.stop(sweep, "ann")
+
+
+def test_a_stop_finishes_what_runs_and_a_resume_goes_on(rig: Rig, slow: Callable[[float], None]) -> None:
+    slow(0.3)
+    sweep = rig.send(trials=200)
+    rig.until_trials(sweep, 2)
+    assert rig.supervisor.stop(sweep, "ann").state == State.STOPPING
+    entry = rig.until(sweep, State.DONE)
+    assert entry.reason == "stopped by ann"
+    before = rig.digests(sweep)
+    assert 2 <= len(before) < 20
+    slow(0.0)
+    rig.supervisor.resume(sweep, "bob", {"trials": len(before) + 3})
+    assert rig.until(sweep, State.DONE).reason == "all trials are run"
+    after = rig.digests(sweep)
+    assert len(after) == len(set(after)) == len(before) + 3
+    assert set(before) < set(after)
+    causes = [row.cause for row in rig.catalog.history(sweep)]
+    assert {"stopped by ann", "resumed by bob", "sent"} <= set(causes)
+
+
+def test_a_cancel_kills_and_keeps_what_is_finished(rig: Rig, slow: Callable[[float], None]) -> None:
+    slow(0.3)
+    sweep, waiting = rig.send(trials=200), rig.send(trials=200)
+    rig.supervisor.most = 1
+    rig.until_trials(sweep, 1)
+    assert rig.supervisor.cancel(waiting, "ann").reason == "cancelled by ann while it waited"
+    rig.supervisor.cancel(sweep, "ann")
+    entry = rig.until(sweep, State.CANCELLED)
+    assert entry.reason == "cancelled by ann"
+    assert rig.digests(sweep)
+    assert not rig.supervisor.control(sweep).alive
+
+
+def test_a_process_that_is_killed_is_gone_on_with(rig: Rig, slow: Callable[[float], None]) -> None:
+    slow(0.2)
+    sweep, calm = rig.send(trials=12, seed=5), rig.send(trials=12, seed=5)
+    rig.until_trials(sweep, 3)
+    rig.supervisor.control(sweep).signal(signal.SIGKILL)
+    rig.until(sweep, State.QUEUED, State.STARTING)
+    rig.until(sweep, State.DONE)
+    rig.until(calm, State.DONE)
+    assert sorted(rig.digests(sweep)) == sorted(rig.digests(calm))
+    assert "its process died; it is gone on with" in [row.cause for row in rig.catalog.history(sweep)]
+
+
+def test_a_sweep_that_dies_again_and_again_is_left(rig: Rig, slow: Callable[[float], None]) -> None:
+    slow(60.0)
+    sweep = rig.send()
+    for _ in range(3):
+        rig.until(sweep, State.RUNNING)
+        rig.supervisor.control(sweep).signal(signal.SIGKILL)
+        entry = rig.until(sweep, State.QUEUED, State.STARTING, State.INTERRUPTED)
+    assert entry.state == State.INTERRUPTED
+    assert "died 3 times without finishing a trial" in entry.reason
+
+
+def test_another_server_adopts_what_lives_and_starts_nothing_twice(rig: Rig, slow: Callable[[float], None]) -> None:
+    slow(0.2)
+    sweep = rig.send(trials=15)
+    rig.until_trials(sweep, 2)
+    first = (rig.supervisor.control(sweep).folder / "lock").read_text()
+    rig.again()
+    rig.supervisor.tick()
+    assert (rig.supervisor.control(sweep).folder / "lock").read_text() == first
+    entry = rig.until(sweep, State.DONE)
+    assert entry.task["attempt"] == 1
+    assert len(set(rig.digests(sweep))) == len(rig.digests(sweep)) == 15
+
+
+def test_a_server_that_ends_interrupts_and_the_next_goes_on(rig: Rig, slow: Callable[[float], None]) -> None:
+    slow(0.2)
+    sweep = rig.send(trials=10)
+    rig.until_trials(sweep, 2)
+    rig.supervisor.close()
+    entry = rig.catalog.get(sweep)
+    assert (entry.state, entry.reason) == (State.INTERRUPTED, SERVER)
+    assert not rig.supervisor.control(sweep).alive
+    rig.again()
+    rig.supervisor.start()
+    entry = rig.until(sweep, State.DONE)
+    rig.supervisor.close()
+    assert len(set(rig.digests(sweep))) == len(rig.digests(sweep)) == 10
+    assert "the server is back" in [row.cause for row in rig.catalog.history(sweep)]
+
+
+def test_a_spec_that_cannot_run_fails_with_its_sentence(rig: Rig) -> None:
+    sweep = rig.send(noise="paper_aug", measure=0)
+    entry = rig.until(sweep, State.FAILED)
+    assert entry.reason.startswith("noise 'paper_aug' is measured by a probe")
+    assert "Traceback" not in entry.reason
+
+
+def test_what_is_deleted_is_gone(rig: Rig) -> None:
+    sweep = rig.send(trials=2)
+    with pytest.raises(StateError, match="cancel it first"):
+        rig.supervisor.remove(sweep)
+    rig.until(sweep, State.DONE)
+    rig.supervisor.remove(sweep)
+    assert not (rig.root / sweep).exists()
+    with pytest.raises(ValueError, match="there is no sweep"):
+        rig.catalog.get(sweep)

@@ -67,7 +67,7 @@
   function listen() {
     if (!stream || source || document.hidden) return;
     const mine = source = new EventSource(stream);
-    mine.onopen = function () { streaming = true; keepPace(); };
+    mine.onopen = function () { streaming = true; keepPace(); beat(); };  // what it missed
     mine.onerror = function () {
       streaming = false;
       keepPace();

@@ -67,6 +67,7 @@ def sweeps(service: Service) -> dict[str, str]:
     for name, count in {"done": 24, "hidden": 4, "running": 10}.items():
         write_sweep(made.root / ids[name], trials=count, budget=24 if name == "done" else 20)
     made.regimes[ids["done"]] = REGIME
+    store.write(made.root / ids["hidden"], trial(4, outcome="failed", scores={}))
     return ids
 
 
@@ -141,7 +142,7 @@ def test_a_sweep_opens_grows_and_leads_back(service: Service, sweeps: dict[str, 
     page.wait_for_selector("text=10 of 20")
     page.wait_for_selector("#tabs a.current")
     assert f"run={running}" in page.url
-    page.wait_for_selector("#content .plot .xtick")
+    page.wait_for_selector("#content .plot .xtick", state="attached")
     assert page.evaluate(NO_SCROLL)
     service.lands(running, 10)
     page.wait_for_selector(".standing >> text=11 of 20", timeout=5000)

@@ -84,7 +84,7 @@ class Made:
         folder = self.root / entry.id
         trials = read_trials(folder) if folder.is_dir() else None
         count = trials.num_rows if trials is not None else 0
-        lost = sum(o != "ok" for o in trials["outcome"].to_pylist()) if trials is not None else 0
+        lost = sum(o == "failed" for o in trials["outcome"].to_pylist()) if trials is not None else 0
         queue = [e.id for e in self.catalog.in_states((State.QUEUED,))]
         regime = self.regimes.get(entry.id)
         best = BestView(digest="d", config="c", objective="gain_mean", value=0.0512) if regime is not None else None

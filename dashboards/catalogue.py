@@ -11,9 +11,11 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
+from sweeper.objective import OBJECTIVES
 from sweeper.report import counted
 
 from .axes import short
+from .choices import words
 from .offer import Listed
 from .sections import Control
 from .selection import Selection
@@ -175,7 +177,9 @@ def _noise(sweep: Listed) -> list[Any]:
 def _best(sweep: Listed) -> list[Any]:
     if sweep.best is None or not math.isfinite(sweep.best):
         return [html.Span("–", className="soft")]
-    return [html.B(short(sweep.best)), html.Div(sweep.objective, className="soft")]
+    goal = OBJECTIVES.get(sweep.objective)
+    label = goal.label if goal is not None else sweep.objective
+    return [html.B(short(sweep.best)), html.Div(words(label), className="soft", title=label)]
 
 
 def _age(sweep: Listed, now: datetime) -> str:

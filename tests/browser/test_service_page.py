@@ -80,6 +80,7 @@ class Tab:
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
         self.page.goto(base)
+        _picture(self, f"door-{token}")
         self.page.fill("#token", token)
         self.page.click(".door button")
         self.page.wait_for_selector("#sweeps, .empty")
@@ -157,6 +158,19 @@ def test_a_sweep_opens_grows_and_leads_back(service: Service, sweeps: dict[str, 
     page.wait_for_selector(f"#notices >> text=There is no sweep '{sweeps['hidden']}'")
     page.wait_for_selector("#sweeps >> text=for all")
     assert tab.errors == []
+
+
+def test_an_empty_service_says_what_to_send(service: Service, enter: Any) -> None:
+    tab = enter("token-ann", 800, "dark")
+    assert f"sweeper --server {service.base} run" in tab.page.locator(".empty code").text_content()
+    assert tab.page.evaluate(NO_SCROLL)
+    _picture(tab, "empty-dark-800")
+    tab.page.click("text=sign out")
+    tab.page.wait_for_selector("#token")
+    tab.page.fill("#token", "wrong")
+    tab.page.click(".door button")
+    tab.page.wait_for_selector("text=This token is not known")
+    _picture(tab, "wrong-dark-800")
 
 
 def test_filters_stand_in_the_address(sweeps: dict[str, str], enter: Any) -> None:

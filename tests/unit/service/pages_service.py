@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -59,14 +60,14 @@ class Made:
     streams: int = 0
 
     def __post_init__(self) -> None:
-        self.clock = 1_700_000_000.0
+        self.clock = time.time() - 8 * 3600
         self.catalog = Catalog(open_database(f"sqlite:///{self.root}/service.db"), clock=self._tick)
         self.api = FastAPI()
         self.api.add_api_route("/v1/events", self._stream)
         mount(self.api, self.catalog, self, self.auth, self.who, PEOPLE.get)
 
     def _tick(self) -> float:
-        self.clock += 60
+        self.clock += 1000
         return self.clock
 
     def who(self, connection: HTTPConnection) -> Person | None:

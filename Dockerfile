@@ -1,6 +1,6 @@
 # One image for heads, workers and drivers of a cluster. It holds no token and no credentials: nodes are given theirs.
 #
-#   docker build --tag sweeper:0.1.0 .
+#   docker build --tag sweeper:0.1.0 --build-arg COMMIT=$(git rev-parse --short=12 HEAD) .
 #   docker run --rm --shm-size 4g sweeper:0.1.0 sweeper run synthetic --trials 20
 #
 # torch comes with CUDA, and runs on a CPU where a node has no GPU.
@@ -27,7 +27,9 @@ COPY --chown=sweeper trainables trainables
 COPY --chown=sweeper search_spaces search_spaces
 COPY --chown=sweeper sweeper sweeper
 COPY --chown=sweeper dashboards dashboards
-RUN pip install --constraint constraints.txt '.[cluster,dashboard]'
+ARG COMMIT=
+RUN echo "$COMMIT" > trainables/commit.txt \
+    && pip install --constraint constraints.txt '.[cluster,dashboard]'
 
 WORKDIR /home/sweeper
 CMD ["sweeper", "--help"]

@@ -15,6 +15,10 @@ CONNECT_SECONDS, PROBE_SECONDS = 4.0, 20.0
 LOCAL = "local"
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set where Ray's job server started this process: the cluster is there."""
+_NODES_ONLY = (
+    "only a node of the cluster can join it: make this machine one by `ray start --address HEAD:PORT --num-cpus 0` and "
+    "use --address auto, or hand the sweep to the job server by `sweeper submit`"
+)
 
 
 def joined(spec: SweepSpec, say: Callable[[str], None] = lambda _: None) -> SweepSpec:
@@ -93,9 +97,11 @@ def check_reachable(address: str) -> None:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise SpecError(
-            f"cannot connect to Ray at {address}: no answer within {PROBE_SECONDS:g} s; does the cluster ask for a "
-            "token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)?"
+            f"cannot connect to Ray at {address}: no answer within {PROBE_SECONDS:g} s; {_NODES_ONLY}; or does it ask "
+            "for a token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)?"
         ) from None
+    if "raylet_ipc_client" in done.stderr:  # without a node of its own on this machine, Ray's client ends so
+        raise SpecError(f"cannot connect to Ray at {address}: it is there, but {_NODES_ONLY}")
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise SpecError(f"cannot connect to Ray at {address}: {reason}")

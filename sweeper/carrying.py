@@ -19,6 +19,8 @@ from typing import Any
 
 import yaml
 
+from trainables.runtime import COMMIT_FILE, package_version
+
 from .places import check_uri, is_uri
 from .runfolder import SPEC_FILE
 from .spec import SpecError, SweepSpec
@@ -158,7 +160,7 @@ def _too_much(what: str) -> str:
 
 
 def package() -> dict[str, bytes]:
-    """Return the files of this package, by path from the folder that goes on Python's path."""
+    """Return the files of this package and its commit as one, by path from the folder that goes on Python's path."""
     found: dict[str, bytes] = {}
     for name in ("trainables", "search_spaces", "sweeper", "dashboards"):
         spec = find_spec(name)
@@ -166,7 +168,8 @@ def package() -> dict[str, bytes]:
         assert spec.submodule_search_locations
         root = Path(spec.submodule_search_locations[0])
         found |= {f"{name}/{path}": data for path, data in _files(root)}
-    return found
+    _, commit = package_version()
+    return {**found, f"trainables/{COMMIT_FILE}": commit.encode()}
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:

@@ -228,7 +228,8 @@ def connect(spec: SweepSpec, members: int) -> tuple[int, Layout]:
         Trials at a time, and what each takes.
 
     Raises:
-        SpecError: The address cannot be reached or is of a kind that Tune cannot use, or a trial can never be placed.
+        SpecError: The address cannot be reached or is of a kind that Tune cannot use, a trial can never be placed, or
+            the cluster adds nodes and nothing says for how many trials.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if spec.address is None:
@@ -245,12 +246,18 @@ def connect(spec: SweepSpec, members: int) -> tuple[int, Layout]:
             raise SpecError(f"cannot connect to Ray at {spec.address}: {reason}") from None
     _silence()
     nodes = [Node(n["Resources"], n.get("Labels") or {}) for n in ray.nodes() if n["Alive"]]
+    grows = spec.resources.autoscaling and spec.address is not None  # a Ray of its own adds none
+    if grows and not isinstance(spec.workers, int):
+        raise SpecError(
+            "resources.autoscaling needs workers, the trials at a time for which the cluster is to add nodes, got "
+            f"{spec.workers}: --workers N"
+        )
     has = any(n.has.get("GPU", 0) >= 1 for n in nodes)
     gpus = 1 if spec.device.startswith("cuda") or (spec.device == "auto" and has) else 0
-    if gpus and not has and not spec.resources.autoscaling:
+    if gpus and not has and not grows:
         raise SpecError(f"device {spec.device!r} asks for a GPU and the cluster has none; use --device cpu or auto")
     found = layout(spec.resources, spec.threads, gpus, members)
-    if not spec.resources.autoscaling:
+    if not grows:
         check_fits(nodes, found)
     return spec.workers if isinstance(spec.workers, int) else max(1, capacity(nodes, found)), found
 

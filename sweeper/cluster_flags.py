@@ -47,10 +47,9 @@ def add_manifest(sub: argparse.ArgumentParser) -> None:
     kind.add_argument("--ray-up", action="store_true", help="a cluster file, for ray up")
     sub.add_argument("--name", help="of the cluster and its job (default: the same for the same sweep)")
     sub.add_argument("--image", help="container image with this package (default: sweeper:VERSION)")
-    sub.add_argument("--cluster-workers", metavar="N", type=count, default=2, help="nodes beside the head "
-                     "(default: %(default)s)")  # fmt: skip
+    sub.add_argument("--cluster-workers", metavar="N", type=count, help="nodes beside the head (default: 2)")
     sub.add_argument("--max-cluster-workers", metavar="N", type=count, help="add nodes up to so many (default: none)")
-    sub.add_argument("--cpus-per-worker", metavar="N", type=count, default=8, help="default: %(default)s")
+    sub.add_argument("--cpus-per-worker", metavar="N", type=count, help="default: 8; --provider local needs it")
     sub.add_argument("--gpus-per-worker", metavar="N", type=_whole, help="default: what a trial asks for, else 0")
     sub.add_argument("--memory-per-worker", metavar="BYTES", default="32Gi", help="default: %(default)s")
     sub.add_argument("--shm", metavar="BYTES", default="8Gi", help="of /dev/shm (default: %(default)s)")
@@ -72,6 +71,8 @@ def add_manifest(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--zone", help="of gcp (default: the region's first)")
     sub.add_argument("--project", help="of gcp")
     sub.add_argument("--instance", metavar="TYPE", help="machine type of the nodes")
+    sub.add_argument("--node-role", metavar="NAME", help="instance profile (aws) or service account (gcp) of all "
+                     "nodes, as which they reach the store (default: Ray gives one to the head only)")  # fmt: skip
     sub.add_argument("--head-ip", metavar="HOST", help="head, of --provider local")
     sub.add_argument("--worker-ips", metavar="HOST", nargs="+", help="nodes, of --provider local")
     sub.add_argument("--ssh-user", metavar="NAME", default="ubuntu", help="default: %(default)s")

@@ -83,15 +83,16 @@ def _cluster(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
     from .manifests import HEAD_CPUS, HEAD_MEMORY
 
     machines = plan.machines
-    labels = ",".join(f"{k}={v}" for k, v in plan.labels.items())
     secret = {"secretName": args.token_secret} if args.token_secret else {}
     worker: dict[str, Any] = {"cpu": str(machines.cpus), "memory": _quantity(machines.memory)}
     if machines.gpus:
         worker["nvidia.com/gpu"] = str(machines.gpus)
+    # the first autoscaler starts no nodes for labels
+    grows = {"enableInTreeAutoscaling": True, "autoscalerOptions": {"version": "v2"}}
     return {
         "rayVersion": plan.ray,
         "authOptions": {"mode": "token", **secret},
-        "enableInTreeAutoscaling": machines.most > machines.nodes,
+        **(grows if machines.most > machines.nodes else {}),
         "headGroupSpec": {
             # the driver runs there, and no trials
             "rayStartParams": {"num-cpus": "0"},
@@ -103,7 +104,9 @@ def _cluster(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
                 "replicas": machines.nodes,
                 "minReplicas": machines.nodes,
                 "maxReplicas": machines.most,
-                "rayStartParams": {"labels": labels} if labels else {},
+                # of Ray; in rayStartParams KubeRay refuses them
+                **({"labels": dict(plan.labels)} if plan.labels else {}),
+                "rayStartParams": {},
                 "template": _pod(plan, args, "ray-worker", worker),
             }
         ],

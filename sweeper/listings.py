@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
+import search_spaces
 from search_spaces import Space
 from trainables.noise import FAMILIES, NOISE
 
@@ -15,23 +17,22 @@ DONE = 0
 
 def spaces(args: argparse.Namespace) -> int:
     """`sweeper spaces`."""
-    import search_spaces
-
-    loaded = {name: search_spaces.load(name) for name in search_spaces.names()}
-    record = [
-        {
-            "name": n,
-            "doc": s.doc,
-            "budget": s.budget,
-            "source": s.source,
-            "knobs": _texts(s),
-            "fixed": dict(s.fixed),
-            "smoke": {k: v if k not in s.small().knobs else str(v) for k, v in s.smoke.items()},
-        }
-        for n, s in loaded.items()
-    ]
-    emit(args.json, record, "\n".join(_space(s) for s in loaded.values()))
+    loaded = [search_spaces.load(name) for name in search_spaces.names()]
+    emit(args.json, [space_record(s) for s in loaded], "\n".join(_space(s) for s in loaded))
     return DONE
+
+
+def space_record(space: Space) -> dict[str, Any]:
+    """Return a space as JSON has it."""
+    return {
+        "name": space.name,
+        "doc": space.doc,
+        "budget": space.budget,
+        "source": space.source,
+        "knobs": _texts(space),
+        "fixed": dict(space.fixed),
+        "smoke": {k: v if k not in space.small().knobs else str(v) for k, v in space.smoke.items()},
+    }
 
 
 def _texts(space: Space) -> dict[str, str]:
@@ -49,7 +50,18 @@ def _space(space: Space) -> str:
 
 def noises(args: argparse.Namespace) -> int:
     """`sweeper noises`."""
-    record = [
+    record = noise_records()
+    rows = [
+        (s.name, s.kind, s.formula, s.unit, ", ".join(s.knobs) or "–", _families(s.families), s.source)
+        for s in NOISE.values()
+    ]
+    emit(args.json, record, _left(("noise", "kind", "formula", "unit", "solves for", "optimizers", "source"), rows))
+    return DONE
+
+
+def noise_records() -> list[dict[str, Any]]:
+    """Return the noise scales as JSON has them."""
+    return [
         {
             "name": s.name,
             "kind": s.kind,
@@ -61,12 +73,6 @@ def noises(args: argparse.Namespace) -> int:
         }
         for s in NOISE.values()
     ]
-    rows = [
-        (s.name, s.kind, s.formula, s.unit, ", ".join(s.knobs) or "–", _families(s.families), s.source)
-        for s in NOISE.values()
-    ]
-    emit(args.json, record, _left(("noise", "kind", "formula", "unit", "solves for", "optimizers", "source"), rows))
-    return DONE
 
 
 def _families(names: tuple[str, ...]) -> str:
@@ -77,13 +83,20 @@ def merges(args: argparse.Namespace) -> int:
     """`sweeper merges`."""
     from trainables.merging import MERGES
 
-    record = [
-        {"name": m.name, "formula": m.formula, "grid": list(m.grid), "symbol": m.symbol, "source": m.source}
-        for m in MERGES.values()
-    ]
+    record = merge_records()
     rows = [(m.name, m.formula, _grid(m.symbol, m.grid), m.source) for m in MERGES.values()]
     emit(args.json, record, _left(("merge", "formula", "grid", "source"), rows))
     return DONE
+
+
+def merge_records() -> list[dict[str, Any]]:
+    """Return the merges as JSON has them."""
+    from trainables.merging import MERGES
+
+    return [
+        {"name": m.name, "formula": m.formula, "grid": list(m.grid), "symbol": m.symbol, "source": m.source}
+        for m in MERGES.values()
+    ]
 
 
 def _grid(symbol: str, grid: Sequence[float]) -> str:

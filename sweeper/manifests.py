@@ -20,10 +20,12 @@ from trainables import __version__
 from .carrying import Carried, carried, environment, name_of
 from .flags import asked_sweep
 from .parameter import parse_bytes
-from .resources import Node, check_fits, layout
+from .resources import Node, capacity, check_fits, layout
 from .spec import SpecError, SweepSpec, members_of
 
 DONE = 0
+NODES, CPUS = 2, 8
+"""Beside the head, and of each."""
 HEAD_CPUS, HEAD_MEMORY = 4, 16 * 2**30
 """Of the head, which runs the driver and no trials."""
 
@@ -33,9 +35,10 @@ class Machines:
     """The nodes that run trials.
 
     Attributes:
-        nodes, most: How many there are from the start, and at most.
+        nodes, most: How many there are beside the head from the start, and at most.
         cpus, gpus: Of each.
         memory, shm: Of each, and what of it /dev/shm may take [bytes].
+        given: Whether they are machines that are there, the head one of them: none is started, and all run trials.
     """
 
     nodes: int
@@ -44,6 +47,7 @@ class Machines:
     gpus: int
     memory: int
     shm: int
+    given: bool
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,13 @@ def manifest(args: argparse.Namespace) -> int:
     from . import kuberay, ray_up
 
     spec = asked_sweep(args, elsewhere=True)
-    found = carried(spec)
+    machines = _machines(args, spec)
+    found = carried(_on_all(machines, spec))
     plan = Plan(
         _name(args.name or name_of(spec, found)),
         found,
         args.image or f"sweeper:{__version__}",
-        _machines(args, spec),
+        machines,
         _labels(spec),
         environment(args.env or ()),
         version("ray"),
@@ -99,25 +104,46 @@ def _machines(args: argparse.Namespace, spec: SweepSpec) -> Machines:
     asked = spec.resources
     on_gpus = spec.device.startswith("cuda") or asked.gpus_per_member or asked.gpus_per_pair
     gpus = args.gpus_per_worker if args.gpus_per_worker is not None else math.ceil(on_gpus or 0)
-    most = args.max_cluster_workers or args.cluster_workers
-    if most < args.cluster_workers:
-        raise SpecError(
-            f"--max-cluster-workers must be at least --cluster-workers = {args.cluster_workers}, got {most}"
-        )
-    found = Machines(
-        args.cluster_workers, most, args.cpus_per_worker, gpus, _bytes(args, "memory_per_worker"), _bytes(args, "shm")
-    )
-    _check_room(found, spec)
-    return found
+    given = args.ray_up and args.provider == "local"
+    nodes, most = _counts(args, given)
+    cpus = args.cpus_per_worker or CPUS
+    return Machines(nodes, most, cpus, gpus, _bytes(args, "memory_per_worker"), _bytes(args, "shm"), given)
 
 
-def _check_room(found: Machines, spec: SweepSpec) -> None:
+def _counts(args: argparse.Namespace, given: bool) -> tuple[int, int]:
+    if given:
+        if args.cluster_workers or args.max_cluster_workers:
+            raise SpecError("--provider local has the machines of --worker-ips: leave out --[max-]cluster-workers")
+        if args.cpus_per_worker is None:
+            raise SpecError("--provider local needs --cpus-per-worker, the CPUs of each of its machines")
+        return len(args.worker_ips or ()), len(args.worker_ips or ())
+    nodes = args.cluster_workers or NODES
+    most = args.max_cluster_workers or nodes
+    if most < nodes:
+        raise SpecError(f"--max-cluster-workers must be at least --cluster-workers = {nodes}, got {most}")
+    return nodes, most
+
+
+def _on_all(found: Machines, spec: SweepSpec) -> SweepSpec:
+    """Return the sweep as it uses all nodes that there may be: it starts when the head may be the only one.
+
+    Raises:
+        SpecError: They could never hold a trial.
+    """
     on_gpus = spec.device.startswith("cuda") or (spec.device == "auto" and found.gpus > 0)
     if spec.device.startswith("cuda") and not found.gpus:
         raise SpecError(f"device {spec.device!r} asks for a GPU and --gpus-per-worker is 0")
+    asked = spec.resources
+    if on_gpus and asked.gpus_per_pair is None and asked.ranks is None:
+        asked = asked.model_copy(update={"gpus_per_pair": 1.0})
     has = {"CPU": float(found.cpus), "GPU": float(found.gpus), "memory": float(found.memory)}
-    wanted = layout(spec.resources, spec.threads, 1 if on_gpus else 0, members_of(spec.load_space()))
-    check_fits([Node(has, _labels(spec))] * found.most, wanted)
+    nodes = [Node(has, _labels(spec))] * (found.most + found.given)
+    wanted = layout(asked, spec.threads, 0, members_of(spec.load_space()))
+    check_fits(nodes, wanted)
+    workers = spec.workers if isinstance(spec.workers, int) else capacity(nodes, wanted)
+    if not found.given:
+        asked = asked.model_copy(update={"autoscaling": True})
+    return spec.model_copy(update={"workers": workers, "resources": asked})
 
 
 def _labels(spec: SweepSpec) -> dict[str, str]:

@@ -24,6 +24,7 @@ WORKER_OF = {("aws", False): "m5.2xlarge", ("aws", True): "g5.2xlarge",
 CLIENT_OF = {"aws": ["pip install boto3"], "gcp": ["pip install google-api-python-client cryptography"], "local": []}
 """With which the head starts nodes."""
 REGION_OF = {"aws": "us-west-2", "gcp": "us-west1"}
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 IMAGE_OF = "projects/deeplearning-platform-release/global/images/family/"
 
 
@@ -58,6 +59,11 @@ def text(plan: Plan, args: argparse.Namespace) -> str:
 def _cluster(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
     # the token stays on for whoever reaches the head; its dashboard listens on the head itself only
     start = "ulimit -n 65536; RAY_AUTH_MODE=token ray start"
+    head = "--num-cpus=0"  # the driver runs there, and no trials
+    if plan.machines.given:
+        head = ""
+        if plan.labels:  # nodes that are started get theirs from the launcher
+            start += " --labels=" + shlex.quote(",".join(f"{k}={v}" for k, v in plan.labels.items()))
     return {
         "cluster_name": plan.name,
         "max_workers": plan.machines.most,
@@ -79,7 +85,7 @@ def _cluster(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
         "head_start_ray_commands": [
             "ray stop",
             f"{start} --head --port=6379 --dashboard-host=127.0.0.1 "
-            f"--autoscaling-config=~/ray_bootstrap_config.yaml{'' if args.provider == 'local' else ' --num-cpus=0'}",
+            f"--autoscaling-config=~/ray_bootstrap_config.yaml {head}".rstrip(),
         ],
         "worker_start_ray_commands": ["ray stop", f"{start} --address=$RAY_HEAD_IP:6379"],
     }
@@ -95,12 +101,11 @@ def _written(plan: Plan) -> list[str]:
 
 def _provider(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
     if args.provider == "local":
-        if not args.head_ip or len(args.worker_ips or ()) < plan.machines.nodes:
-            raise SpecError(
-                f"--provider local needs --head-ip, and --worker-ips of {plan.machines.nodes} machines "
-                f"(--cluster-workers), got {len(args.worker_ips or ())}"
-            )
-        return {"type": "local", "head_ip": args.head_ip, "worker_ips": list(args.worker_ips)}
+        if args.node_role:
+            raise SpecError("--node-role is of machines that are started: leave it out with --provider local")
+        if not args.head_ip:
+            raise SpecError("--provider local needs --head-ip, and --worker-ips where there are more machines")
+        return {"type": "local", "head_ip": args.head_ip, "worker_ips": list(args.worker_ips or ())}
     region = args.region or REGION_OF[args.provider]
     if args.provider == "aws":
         return {"type": "aws", "region": region, "cache_stopped_nodes": False}
@@ -112,7 +117,7 @@ def _provider(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _nodes(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
-    if args.provider == "local":
+    if plan.machines.given:
         return {}
     machines = plan.machines
     kind = args.instance or WORKER_OF[args.provider, machines.gpus > 0]
@@ -140,13 +145,16 @@ def _nodes(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
 def _machine(args: argparse.Namespace, kind: str, gpu: bool) -> dict[str, Any]:
     if args.provider == "aws":
         disk = {"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": DISK_GB, "VolumeType": "gp3"}}
-        return {"InstanceType": kind, "BlockDeviceMappings": [disk]}
+        role = {"IamInstanceProfile": {"Name": args.node_role}} if args.node_role else {}
+        return {"InstanceType": kind, "BlockDeviceMappings": [disk], **role}
     image = IMAGE_OF + ("common-cu128-ubuntu-2204-nvidia-570" if gpu else "common-cpu")
     start = {"diskSizeGb": DISK_GB, "sourceImage": image}
     found: dict[str, Any] = {
         "machineType": kind,
         "disks": [{"boot": True, "autoDelete": True, "type": "PERSISTENT", "initializeParams": start}],
     }
+    if args.node_role:
+        found["serviceAccounts"] = [{"email": args.node_role, "scopes": [SCOPE]}]
     if gpu:
         found["scheduling"] = [{"onHostMaintenance": "TERMINATE"}]
         found["metadata"] = {"items": [{"key": "install-nvidia-driver", "value": "True"}]}

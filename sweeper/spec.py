@@ -337,11 +337,7 @@ def load_spec(target: str, flags: Mapping[str, Any] | None = None) -> SweepSpec:
         for key in (*flags, *(f"fixed.{name}" for name in added)):
             lines.pop(key, None)
         spec = _with_fixed(SweepSpec.checked({**values, **flags}, lines, target), added)
-        try:
-            spec.load_space()
-        except SpecError as error:
-            groups = {"parameters": spec.parameters, "fixed": spec.fixed}
-            raise SpecError(placed(str(error), groups, lines, target)) from None
+        space_of(spec, lines, target)
     else:
         space = str(Path(target).resolve()) if target.endswith(".py") else target
         spec = _with_fixed(
@@ -357,6 +353,19 @@ def load_spec(target: str, flags: Mapping[str, Any] | None = None) -> SweepSpec:
     except SpecError as error:
         raise SpecError(f"{file}: {error}") from None
     return spec
+
+
+def space_of(spec: SweepSpec, lines: Mapping[str, int], where: str) -> Space:
+    """Return the search space of a spec whose keys stand on `lines` of the file `where`; see `SweepSpec.load_space`.
+
+    Raises:
+        SpecError: Something is wrong with it; the message names the line.
+    """
+    try:
+        return spec.load_space()
+    except SpecError as error:
+        groups = {"parameters": spec.parameters, "fixed": spec.fixed}
+        raise SpecError(placed(str(error), groups, lines, where)) from None
 
 
 def _with_fixed(spec: SweepSpec, added: Mapping[str, Any]) -> SweepSpec:

@@ -11,6 +11,8 @@ from pathlib import Path
 from . import __version__
 
 Report = Callable[[Mapping[str, object]], None]
+COMMIT_FILE = "commit.txt"
+"""In this package where it is shipped without its checkout: of which commit it is."""
 
 
 class Stop(Exception):  # noqa: N818  (no error: how a trial may end)
@@ -61,11 +63,13 @@ class Runtime:
 def package_version() -> tuple[str, str]:
     """Return (version, commit) of this package; `+` marks local changes.
 
-    The commit is empty outside a checkout and where git is not installed.
+    Outside a checkout the commit is the one that `COMMIT_FILE` holds; it is empty without one, and where git is not
+    installed.
     """
     here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():
-        return __version__, ""
+        noted = here / COMMIT_FILE
+        return __version__, noted.read_text().strip() if noted.is_file() else ""
 
     def git(*args: str) -> str:
         try:

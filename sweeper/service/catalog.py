@@ -75,7 +75,7 @@ class Catalog:
         Raises:
             KeyReusedError: Another request of this user had the key.
         """
-        if found := self._keyed(new):
+        if found := self.keyed(new):
             return found, False
         now, stem = self.clock(), "".join(c if c.isalnum() else "_" for c in new.space)[:60]
         values = {**vars(new), "spec": dict(new.spec), "id": f"{stem}-{secrets.token_hex(5)}"}
@@ -88,14 +88,19 @@ class Catalog:
                     insert(transitions).values(sweep=values["id"], state=State.QUEUED, time=now, cause="sent")
                 )
         except IntegrityError:  # the same key a moment ago
-            if found := self._keyed(new):
+            if found := self.keyed(new):
                 return found, False
             raise
         entry = self.get(values["id"])
         self.told(entry)
         return entry, True
 
-    def _keyed(self, new: New) -> Entry | None:
+    def keyed(self, new: New) -> Entry | None:
+        """Return the sweep that the same request made before; None where there is none.
+
+        Raises:
+            KeyReusedError: Another request of this user had the key.
+        """
         if new.key is None:
             return None
         with self.engine.connect() as connection:

@@ -244,3 +244,34 @@ class AuditEntry(_Record):
     target: str
     detail: str
     status: int
+
+
+class AuditPage(_Record):
+    """What was done, the newest first."""
+
+    items: tuple[AuditEntry, ...]
+    next: str | None = Field(default=None, description="Give it as `after` for the next page; None on the last one.")
+
+
+class Used(_Record):
+    """What a user has used of the quota."""
+
+    running: int = Field(default=0, description="Sweeps that run.")
+    trials: int = Field(default=0, description="Trials of sweeps accepted in the last 30 days.")
+    gpu_hours: float = Field(default=0.0, description="GPU-hours of sweeps of the last 30 days.")
+
+
+class Me(_Record):
+    """Who asks."""
+
+    user: str
+    role: Role
+    quota: Quota = Quota()
+    used: Used = Used()
+
+
+class Health(_Record):
+    """Whether the service works."""
+
+    status: Literal["ok"] = "ok"
+    version: str

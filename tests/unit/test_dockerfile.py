@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from trainables.runtime import COMMIT_FILE
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "Dockerfile").read_text()
 
@@ -14,7 +16,7 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def test_instructions_are_known() -> None:
-    assert {name for name, _ in instructions()} <= {"FROM", "RUN", "ENV", "WORKDIR", "COPY", "USER", "CMD"}
+    assert {name for name, _ in instructions()} <= {"FROM", "ARG", "RUN", "ENV", "WORKDIR", "COPY", "USER", "CMD"}
     assert instructions()[0][0] == "FROM"
 
 
@@ -48,6 +50,14 @@ def test_versions_are_pinned_and_the_job_server_is_there() -> None:
     assert installs
     assert all("--constraint constraints.txt" in line for line in installs)
     assert ".[cluster,dashboard]" in installs[-1]
+
+
+def test_the_image_knows_its_commit() -> None:
+    names = [name for name, _ in instructions()]
+    # late: what comes before it is not built again for a new commit
+    assert ("ARG", "COMMIT=") in instructions()[names.index("ARG") :][:1]
+    assert f'echo "$COMMIT" > trainables/{COMMIT_FILE}' in TEXT
+    assert names.index("ARG") > max(i for i, name in enumerate(names) if name == "COPY")
 
 
 def test_no_secret_and_no_index_stands_in_it() -> None:

@@ -43,7 +43,7 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
 def _examples(program: str) -> list[list[str]]:
     blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith(f"{program} ")]
-    return [shlex.split(line, comments=True) for line in lines]
+    return [shlex.split(line.split(" > ")[0], comments=True) for line in lines]
 
 
 def names(cell: str) -> list[str]:

@@ -50,16 +50,25 @@ CONTAINER = record(
     },
 )
 POD = record({"spec": record({"containers": several(CONTAINER, 1)}, {"volumes": several(VOLUME)})})
+# KubeRay's own checks: labels stand beside the parameters, and are such as Kubernetes knows
+START = {**TEXTS, "properties": {"labels": False}}
+LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+LABELS = {
+    "type": "object",
+    "patternProperties": {rf"^([a-z0-9][-a-z0-9.]*/)?{LABEL}$": {"type": "string", "pattern": f"^({LABEL})?$"}},
+    "additionalProperties": False,
+}
 CLUSTER = record(
-    {"headGroupSpec": record({"template": POD}, {"rayStartParams": TEXTS})},
+    {"headGroupSpec": record({"template": POD}, {"rayStartParams": START, "labels": LABELS})},
     {
         "rayVersion": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
         "authOptions": record({}, {"mode": {"enum": ["disabled", "token"]}, "secretName": NAME}),
         "enableInTreeAutoscaling": {"type": "boolean"},
+        "autoscalerOptions": record({}, {"version": {"enum": ["v1", "v2"]}, "idleTimeoutSeconds": COUNT}),
         "workerGroupSpecs": several(
             record(
                 {"groupName": NAME, "minReplicas": COUNT, "maxReplicas": COUNT, "template": POD},
-                {"replicas": COUNT, "rayStartParams": TEXTS},
+                {"replicas": COUNT, "rayStartParams": START, "labels": LABELS},
             )
         ),
     },

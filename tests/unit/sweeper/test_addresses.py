@@ -1,5 +1,7 @@
 """Which Ray a sweep runs on, and which token is at hand."""
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,30 @@ def test_a_job_servers_address_is_none_for_a_driver(monkeypatch: pytest.MonkeyPa
 def test_addresses_that_lead_nowhere(address: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_reachable(address)
+
+
+@pytest.mark.parametrize(
+    ("ended", "message"),
+    [
+        (subprocess.TimeoutExpired("ray", 20), "no answer within 20 s; only a node of the cluster can join it"),
+        ((1, "raylet_ipc_client.cc:85: Failed to connect to socket\n*** StackTrace ***\npython(_start+0x21)\n"),
+         "it is there, but only a node of the cluster can join it: make this machine one by `ray start --address "),
+        ((1, "Traceback:\nRuntimeError: it is another version\n"), "RuntimeError: it is another version"),
+    ],
+    ids=["silence", "no node", "said"],
+)  # fmt: skip
+def test_a_machine_that_is_no_node_is_told_what_to_do(
+    ended: Exception | tuple[int, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
+        if isinstance(ended, Exception):
+            raise ended
+        return subprocess.CompletedProcess([], ended[0], stderr=ended[1])
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(SpecError, match=re.escape(message)) as caught:
+        check_reachable("auto")
+    assert "\n" not in str(caught.value)
 
 
 def test_the_token_is_found_as_ray_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

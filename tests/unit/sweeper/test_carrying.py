@@ -1,6 +1,9 @@
 """What travels with a sweep: all that a job needs, little else, and no secrets."""
 
 import io
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -93,6 +96,16 @@ def test_the_package_is_whole_and_small_and_packed_alike() -> None:
     assert archive == zipped(dict(reversed(files.items())))
     with zipfile.ZipFile(io.BytesIO(archive)) as opened:
         assert {n: opened.read(n) for n in opened.namelist()} == files
+
+
+def test_the_package_says_there_of_which_commit_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carrying, "package_version", lambda: ("0", "0123456789ab+"))
+    with zipfile.ZipFile(io.BytesIO(zipped(package()))) as opened:
+        opened.extractall(tmp_path)
+    asked = "from trainables.runtime import package_version; print(package_version()[1])"
+    there = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    said = subprocess.check_output([sys.executable, "-c", asked], cwd=tmp_path, env=there, text=True)
+    assert said == "0123456789ab+\n"
 
 
 def test_a_job_is_named_after_search_and_place(own: Path) -> None:

@@ -60,6 +60,16 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 KUBERAY = ("--kuberay", "--out", "s3://bucket/runs/a")
 RAY_UP = ("--ray-up", "--out", "s3://bucket/runs/a")
+LOCAL = ("--provider", "local", "--head-ip", "10.0.0.1", "--cpus-per-worker", "4")
+
+
+def sweep_of(text: str) -> dict[str, Any]:
+    """Return the sweep's file in a manifest of either kind."""
+    first = next(iter(yaml.safe_load_all(text)))
+    if "data" in first:
+        return yaml.safe_load(first["data"]["sweep.yaml"])
+    (command,) = [c for c in first["head_setup_commands"] if c.endswith("/sweep.yaml")]
+    return yaml.safe_load(base64.b64decode(command.split()[1]))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +79,7 @@ RAY_UP = ("--ray-up", "--out", "s3://bucket/runs/a")
         ("--cluster-workers", "4", "--max-cluster-workers", "9", "--gpus-per-worker", "8", "--shm", "500MB"),
         ("--token-secret", "mine", "--secret", "store", "--secret", "more", "--env", "OMP_NUM_THREADS=1"),
         ("--deadline", "3600", "--retries", "0", "--keep-seconds", "0", "--name", "a", "--image", "here:5000/s:2"),
-        ("--volume-claim", "disk", "--shm", "512Mi", "--resources", "labels={zone: a, kind: '!slow'}"),
+        ("--volume-claim", "disk", "--shm", "512Mi", "--resources", "labels={example.com/zone: a, kind: '!slow'}"),
     ],
 )  # fmt: skip
 def test_a_rayjob_fits_its_schema(own: str, printed: Any, more: tuple[str, ...]) -> None:
@@ -124,7 +134,7 @@ def test_the_sweep_in_a_rayjob_is_the_sweep(own: str, printed: Any, tmp_path: Pa
         ("--max-cluster-workers", "9", "--gpus-per-worker", "1", "--region", "eu-west-1", "--instance", "g6.xlarge"),
         ("--provider", "gcp", "--project", "p-1"),
         ("--provider", "gcp", "--project", "p-1", "--zone", "us-west1-b", "--gpus-per-worker", "1"),
-        ("--provider", "local", "--head-ip", "10.0.0.1", "--worker-ips", "10.0.0.2", "10.0.0.3"),
+        (*LOCAL, "--worker-ips", "10.0.0.2", "10.0.0.3", "--resources", "labels={zone: a}"),
     ],
 )  # fmt: skip
 def test_a_cluster_file_fits_rays_schema(own: str, printed: Any, more: tuple[str, ...]) -> None:
@@ -147,7 +157,74 @@ def test_the_sweep_in_a_cluster_file_is_the_sweep(own: str, printed: Any) -> Non
     written = {m[2]: base64.b64decode(m[1]).decode() for c in commands
                if (m := re.fullmatch(r"echo (\S+) \| base64 -d > ~/sweep/(\S+)", c))}  # fmt: skip
     assert written["mine.py"] == SPACE_FILE
-    assert yaml.safe_load(written["sweep.yaml"]) == {"space": "mine.py", "trials": 7}
+    arrived = yaml.safe_load(written["sweep.yaml"])
+    assert {k: arrived[k] for k in ("space", "trials")} == {"space": "mine.py", "trials": 7}
+
+
+@pytest.mark.parametrize("kind", [KUBERAY, RAY_UP])
+@pytest.mark.parametrize(
+    ("more", "workers", "resources"),
+    [
+        ((), 16, {}),
+        (("--cluster-workers", "3", "--max-cluster-workers", "5", "--cpus-per-worker", "4"), 20, {}),
+        (("--workers", "3", "--max-cluster-workers", "5"), 3, {}),
+        # the head that runs the driver has no GPU to tell of
+        (("--gpus-per-worker", "2"), 4, {"gpus_per_pair": 1.0}),
+        (("--gpus-per-worker", "2", "--resources", "gpus_per_pair=0.5"), 8, {"gpus_per_pair": 0.5}),
+        (("--gpus-per-worker", "2", "--resources", "gpus_per_member=2"), 1, {"gpus_per_member": 2}),
+        (("--gpus-per-worker", "2", "--device", "cpu"), 16, {}),
+    ],
+)
+def test_a_sweep_waits_for_its_nodes_and_uses_all(
+    own: str, printed: Any, kind: tuple[str, ...], more: tuple[str, ...], workers: int, resources: dict[str, Any]
+) -> None:
+    found = sweep_of(printed(own, *kind, *more))
+    assert (found["workers"], found["resources"]) == (workers, {**resources, "autoscaling": True})
+
+
+def test_an_autoscaled_rayjob_has_the_autoscaler_that_knows_labels(own: str, printed: Any) -> None:
+    more = ("--max-cluster-workers", "5", "--resources", "labels={zone: a, kind: '!slow'}")
+    *_, job = yaml.safe_load_all(printed(own, *KUBERAY, *more))
+    cluster = job["spec"]["rayClusterSpec"]
+    assert (cluster["enableInTreeAutoscaling"], cluster["autoscalerOptions"]) == (True, {"version": "v2"})
+    (workers,) = cluster["workerGroupSpecs"]
+    assert (workers["labels"], workers["rayStartParams"]) == ({"zone": "a"}, {})
+    workers["rayStartParams"] = {"labels": "zone=a"}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(job, RAYJOB)
+
+
+@pytest.mark.parametrize(
+    ("more", "role"),
+    [
+        ((), {"IamInstanceProfile": {"Name": "sweep"}}),
+        (
+            ("--provider", "gcp", "--project", "p-1"),
+            {
+                "serviceAccounts": [
+                    {"email": "sweep", "scopes": ["https://www.googleapis.com/auth/cloud-platform"]},
+                ]
+            },
+        ),
+    ],
+)
+def test_all_nodes_have_the_role_that_reaches_the_store(
+    own: str, printed: Any, more: tuple[str, ...], role: dict[str, Any]
+) -> None:
+    kinds = yaml.safe_load(printed(own, *RAY_UP, *more, "--node-role", "sweep"))["available_node_types"]
+    assert all(role.items() <= kinds[kind]["node_config"].items() for kind in ("head", "worker"))
+
+
+def test_machines_that_are_there_all_run_trials(own: str, printed: Any) -> None:
+    text = printed(own, *RAY_UP, *LOCAL, "--worker-ips", "a", "b", "c", "--resources", "labels={zone: a}")
+    # the head is one of them, and none is started
+    found, cluster = sweep_of(text), yaml.safe_load(text)
+    assert (found["workers"], found["resources"]) == (16, {"labels": {"zone": "a"}})
+    assert (cluster["max_workers"], cluster["provider"]["worker_ips"]) == (3, ["a", "b", "c"])
+    starts = [cluster[f"{kind}_start_ray_commands"][1] for kind in ("head", "worker")]
+    assert all(" --labels=zone=a " in start for start in starts)
+    assert "--num-cpus" not in starts[0]
+    assert sweep_of(printed(own, *RAY_UP, *LOCAL))["workers"] == 4
 
 
 @pytest.mark.parametrize(
@@ -171,7 +248,10 @@ def test_the_sweep_in_a_cluster_file_is_the_sweep(own: str, printed: Any) -> Non
         ),
         ((*RAY_UP, "--token-secret", "mine"), "--token-secret is Kubernetes'"),
         ((*RAY_UP, "--provider", "gcp"), "--provider gcp needs --project"),
-        ((*RAY_UP, "--provider", "local", "--head-ip", "a"), "needs --head-ip, and --worker-ips of 2 machines"),
+        ((*RAY_UP, "--provider", "local", "--cpus-per-worker", "2"), "needs --head-ip, and --worker-ips where there"),
+        ((*RAY_UP, "--provider", "local", "--head-ip", "a"), "needs --cpus-per-worker, the CPUs of each"),
+        ((*RAY_UP, *LOCAL, "--node-role", "a"), "--node-role is of machines that are started"),
+        ((*RAY_UP, *LOCAL, "--cluster-workers", "2"), "has the machines of --worker-ips: leave out --[max-]cluster-"),
         (("--ray-up", "--out", "/data/run"), "machines of a cloud share no folder /data/run"),
     ],
 )

@@ -1,0 +1,295 @@
+"""Admission: which specs a service runs; they are read as the command line reads them, and may name nothing outside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import yaml
+
+import search_spaces
+from search_spaces import Space
+from sweeper.flags import MACHINE_KEYS
+from sweeper.places import is_uri
+from sweeper.proposer import budget_of
+from sweeper.spec import SweepSpec, space_of
+from sweeper.specfile import SpecError
+
+from .catalog import Entry
+from .limits import Limits
+from .parsing import NAME
+from .refusals import forbidden
+from .users import User
+
+_DECIDED = ("out", "address", "cache")
+_SPACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_DEVICE = re.compile(r"(auto|cpu|cuda|mps|xpu)(:\d{1,3})?")
+_PATH_KEY = re.compile(r"path|file|dir|folder|root|url|uri|checkpoint|cache|cfg|config", re.IGNORECASE)
+_LOOKS_LIKE_PATH = re.compile(
+    r"[/\\~]|^\.|\.\.|^[A-Za-z]:|\.(safetensors|pt|pth|bin|ckpt|pkl|npz|tar|py)$", re.IGNORECASE
+)
+RESUMABLE = ("trials", *(k for k in MACHINE_KEYS if k not in (*_DECIDED, "data", "download")))
+"""Keys that `resume` may change."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the server allows.
+
+    Attributes:
+        root: Folder or URI under which the sweeps lie.
+        run_of: Sweep -> its run folder.
+        data: Folder with the data sets; None where there is none.
+        spaces: Folder of spaces as Python files that the admin trusts.
+        limits: How much.
+    """
+
+    root: str
+    run_of: Callable[[str], str]
+    data: str | None = None
+    spaces: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A spec that may run, as the catalog stores it."""
+
+    spec: SweepSpec
+    space: str
+    values: dict[str, Any]
+    text: str
+    budget: int
+    trials: int
+
+
+def admit(
+    values: Mapping[str, Any],
+    lines: Mapping[str, int],
+    rules: Rules,
+    user: User,
+    seen: Callable[[str], Entry],
+) -> Admitted:
+    """Check a spec.
+
+    Args:
+        values: Its keys, of `parsing.parsed`.
+        lines: Lines they stand on.
+        rules: The server's.
+        user: Who sends it.
+        seen: Sweep's id -> its row, where the user may see it; raises `UnknownSweepError` otherwise.
+
+    Raises:
+        RefusedError: It asks for what is not allowed (403).
+        SpecError: It is wrong; in the command line's words.
+    """
+    where = NAME if lines else ""
+    given = dict(values)
+    _check_lengths(given)
+    for key in _DECIDED:
+        if given.get(key) is not None:
+            raise forbidden(f"{key} is the service's to decide, got {given[key]!r}: leave it out")
+    if given.get("download") not in (None, False) and not user.admin:
+        raise forbidden("download needs an admin's token: ask for the data set to be fetched")
+    if isinstance(given.get("enqueue"), str):
+        raise forbidden(f"enqueue must list configurations here, not name a file, got {given['enqueue']!r}")
+    name = given.get("space")
+    if isinstance(name, str):
+        given["space"] = _space(name, rules)
+    inside = _Inside(rules, seen)
+    given["data"] = inside.data(given.get("data"))
+    if isinstance(given.get("prior"), list):
+        given["prior"] = [inside.prior(p) if isinstance(p, str) else p for p in given["prior"]]
+    for key, value in _texts(given):
+        inside.check(key, value)
+    spec = SweepSpec.checked({k: v for k, v in given.items() if v is not None}, lines, where)
+    check_bounds(spec, rules.limits)
+    space = space_of(spec, lines, where)
+    budget = budget_of(spec, space)
+    _check_trials(budget * spec.repeats, rules.limits)
+    text = spec.to_yaml()
+    return Admitted(spec, space.name, yaml.safe_load(text), text, budget, budget * spec.repeats)
+
+
+def changed(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> tuple[dict[str, Any], int]:
+    """Check what `resume` changes of a sweep.
+
+    Returns:
+        The changes, and how many trials more than before it has.
+
+    Raises:
+        RefusedError: A key that is the service's to decide (403).
+        SpecError: An unknown key, or a value that breaks its rule.
+    """
+    for key in changes:
+        if key not in RESUMABLE:
+            known = ", ".join(RESUMABLE)
+            if key in SweepSpec.model_fields:
+                raise forbidden(f"{key} cannot be changed by resume: it takes {known}")
+            raise SpecError(f"unknown key {key!r}: resume takes {known}")
+    given = {k: v for k, v in changes.items() if v is not None}
+    if isinstance(given.get("resources"), dict):
+        given["resources"] = {**(entry.spec.get("resources") or {}), **given["resources"]}
+    spec = SweepSpec.checked({**entry.spec, **given})
+    check_bounds(spec, rules.limits)
+    trials = budget_of(spec, spec.load_space()) * spec.repeats
+    _check_trials(trials, rules.limits)
+    return given, max(0, trials - entry.trials)
+
+
+def check_bounds(spec: SweepSpec, limits: Limits) -> None:
+    """Refuse a spec that takes more of the machines than the server gives to one sweep.
+
+    Raises:
+        SpecError: It does.
+    """
+    for key, most in (("workers", limits.workers), ("loader_workers", limits.workers), ("threads", limits.threads)):
+        value = getattr(spec, key)
+        if most is not None and isinstance(value, int) and value > most:
+            raise SpecError(f"{key} must be at most {most} on this server, got {value}")
+    if not _DEVICE.fullmatch(spec.device):
+        raise SpecError(f"device must be auto, cpu, cuda, cuda:N, mps or xpu, got {spec.device[:80]!r}")
+
+
+def _check_trials(trials: int, limits: Limits) -> None:
+    if trials > limits.trials:
+        raise SpecError(f"a sweep must have at most {limits.trials} trials on this server, got {trials}")
+
+
+def _check_lengths(values: Mapping[str, Any]) -> None:
+    # every value of a list is compared with every other one
+    parameters = values.get("parameters")
+    for name, parameter in parameters.items() if isinstance(parameters, dict) else ():
+        for key, listed in parameter.items() if isinstance(parameter, dict) else ():
+            if isinstance(listed, list) and len(listed) > _CHOICES:
+                raise SpecError(f"parameters.{name}.{key}: must be at most {_CHOICES} values, got {len(listed)}")
+    for key in ("prior", "objective", "further_objectives"):
+        if isinstance(values.get(key), list) and len(values[key]) > _FEW:
+            raise SpecError(f"{key}: must be at most {_FEW}, got {len(values[key])}")
+
+
+_CHOICES, _FEW = 1000, 64
+
+
+def _space(name: str, rules: Rules) -> str:
+    if name in search_spaces.names():
+        return name
+    if name.endswith(".py") or "/" in name or "\\" in name:
+        raise forbidden(f"a space given as Python code is refused, got {name[:200]!r}: name one of `GET /v1/spaces`")
+    if rules.spaces is not None and _SPACE.fullmatch(name):
+        file = rules.spaces / f"{name}.py"
+        if file.is_file():
+            return str(file.absolute())
+    return name  # unknown: said as the command line says it
+
+
+def space_files(folder: Path | None) -> list[Path]:
+    """Return the spaces of the admin's folder, by name."""
+    if folder is None or not folder.is_dir():
+        return []
+    return sorted(f.absolute() for f in folder.glob("*.py") if _SPACE.fullmatch(f.stem))
+
+
+def load_admins(file: Path) -> Space:
+    """Return the space of a file of the admin's folder.
+
+    Raises:
+        SpaceError: It holds none.
+    """
+    return search_spaces.load(str(file))
+
+
+class _Inside:
+    """What a spec may point to: the data root, and runs under the root that its sender may see."""
+
+    def __init__(self, rules: Rules, seen: Callable[[str], Entry]) -> None:
+        self.rules, self.seen = rules, seen
+        self.root = None if is_uri(rules.root) else Path(rules.root).expanduser().resolve()
+        self.data_root = Path(rules.data).expanduser().resolve() if rules.data else None
+
+    def data(self, value: Any) -> Any:
+        """Return the data root of the spec: the server's, or a folder in it."""
+        if value is None or not isinstance(value, str):
+            return value if value is not None else self.rules.data
+        path = self._resolved("data", value, self.data_root)
+        if is_uri(value) or self.data_root is None or not path.is_relative_to(self.data_root):
+            raise forbidden(f"data must lie in the server's data root, got {value[:200]!r}: leave it out")
+        return str(path)
+
+    def prior(self, value: str) -> str:
+        """Return the run folder of a sweep that is named as a prior."""
+        if not re.fullmatch(r"[\w-]{1,80}", value):
+            raise forbidden(f"a prior must be the id of a sweep or a record of best, low and high, got {value[:200]!r}")
+        return self.rules.run_of(self.seen(value).id)
+
+    def check(self, key: str, value: str) -> None:
+        """Refuse a text of `fixed`, `parameters` or `enqueue` that is code or leads outside."""
+        field, _, entry = key.partition(".")
+        if field == "source":
+            raise forbidden("source is Python code and refused: name a space of `GET /v1/spaces`")
+        if not value or (field == "weights" and value == "pretrained"):
+            return
+        named = field == "weights" or ("_options" in field and _PATH_KEY.search(entry))
+        if field in ("model", "dataset", "dataset_b") and re.search(r"[/\\~]|hub|local-dir", value):
+            raise forbidden(f"{key} must be a name, got {value[:200]!r}")
+        if not named and not ("_options" in field and _LOOKS_LIKE_PATH.search(value)):
+            return
+        if is_uri(value) or "://" in unquote(value):
+            raise forbidden(f"{key} must not be a URI, got {value[:200]!r}")
+        # what is read from the data root counts from there; anything else from wherever its process runs
+        base = self.data_root if field.startswith("dataset") else None
+        if not self._allowed(self._resolved(key, value, base)):
+            raise forbidden(f"{key} must lie in the server's data root or in a sweep you may see, got {value[:200]!r}")
+
+    def _resolved(self, key: str, value: str, base: Path | None) -> Path:
+        try:
+            path = Path(value).expanduser()
+            if not path.is_absolute():
+                if base is None:
+                    raise forbidden(f"{key} must be an absolute path on the server, got {value[:200]!r}")
+                path = base / path
+            return path.resolve()
+        except (OSError, RuntimeError, ValueError):
+            raise forbidden(f"{key} must be a path on the server, got {value[:200]!r}") from None
+
+    def _allowed(self, path: Path) -> bool:
+        if self.data_root is not None and path.is_relative_to(self.data_root):
+            return True
+        if self.root is None or not path.is_relative_to(self.root) or path == self.root:
+            return False
+        try:
+            self.seen(path.relative_to(self.root).parts[0])
+        except SpecError:
+            return False
+        return True
+
+
+def _texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield every text that becomes a field of a trial, with the field's dotted name."""
+    fixed, parameters, points = values.get("fixed"), values.get("parameters"), values.get("enqueue")
+    if isinstance(fixed, dict):
+        yield from _within("", fixed)
+    for name, parameter in parameters.items() if isinstance(parameters, dict) else ():
+        if isinstance(parameter, dict):
+            yield from _within(name, parameter.get("values"))
+        if name.partition(".")[0] == "source":
+            yield name, ""
+    for point in points if isinstance(points, list) else ():
+        yield from _within("", point)
+
+
+def _within(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _within(f"{key}.{name}" if key else str(name), item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _within(key, item)
+    elif key.partition(".")[0] == "source":
+        yield key, ""

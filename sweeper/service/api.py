@@ -1,0 +1,132 @@
+"""What all routes share: the service they belong to, whose sweep it is, and how records become responses."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Request, Response
+from pydantic import BaseModel
+
+from .admission import Rules
+from .audit import Audit
+from .catalog import Entry, UnknownSweepError
+from .estimates import Estimates
+from .limits import Limits
+from .metrics import Metrics
+from .quotas import within_quota
+from .records import Role
+from .refusals import forbidden
+from .service import Service
+from .users import User
+
+
+@dataclass
+class Api:
+    """The service as its routes see it.
+
+    Attributes:
+        service: The service.
+        limits: How much a request may ask for.
+        rules: What a spec may.
+        estimates: Tells what sweeps cost.
+        audit: Who did what.
+        metrics: Numbers for Prometheus.
+        closing: Set when streams are to end.
+        streams: Open streams of events.
+        sending: Held while a quota is looked at and used.
+    """
+
+    service: Service
+    limits: Limits
+    rules: Rules
+    estimates: Estimates
+    audit: Audit
+    metrics: Metrics
+    closing: threading.Event = field(default_factory=threading.Event)
+    streams: int = 0
+    sending: threading.Lock = field(default_factory=threading.Lock)
+
+    def seen(self, user: User, sweep: str) -> Entry:
+        """Return the row of a sweep that the user may see.
+
+        Raises:
+            UnknownSweepError: There is none; the same words where it is another's.
+        """
+        entry = self.service.catalog.get(sweep)
+        if not user.sees(entry):
+            raise UnknownSweepError(f"there is no sweep {sweep!r}; `GET /v1/sweeps` lists those that you may see")
+        return entry
+
+    def steered(self, user: User, sweep: str) -> Entry:
+        """Return the row of a sweep that the user may change.
+
+        Raises:
+            UnknownSweepError: There is none that the user may see.
+            RefusedError: It is another's (403).
+        """
+        entry = self.seen(user, sweep)
+        if user.steers(entry):
+            return entry
+        if user.role == Role.VIEWER:
+            raise forbidden("a viewer's token only reads: ask for one with the role submitter")
+        raise forbidden(f"sweep {entry.id} is {entry.owner}'s: you may look at it, not change it")
+
+    def within_quota(self, user: User, entry: Entry | None, trials: int) -> None:
+        """Refuse trials that the user, or the owner of a sweep, has no quota for; admins may give more.
+
+        Raises:
+            RefusedError: There is no quota left (429).
+        """
+        if entry is not None and user.admin and entry.owner != user.name:
+            return
+        within_quota(self.service.catalog, user.name, user.quota, trials)
+
+
+async def _api(request: Request) -> Api:
+    return request.app.state.api
+
+
+Asked = Annotated[Api, Depends(_api)]
+"""The service that is asked."""
+SweepId = Annotated[
+    str,
+    Path(
+        pattern="^[A-Za-z0-9_-]+$",
+        max_length=80,
+        description="Id of a sweep.",
+        examples=["digits_cnn-1f2e3d4c5b"],
+    ),
+]
+"""A sweep's id in a path."""
+
+
+def answer(record: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a record as a response; it is not validated again."""
+    return Response(record.model_dump_json(), status, headers, "application/json")
+
+
+def plain_json(value: Any) -> bytes:
+    """Return JSON in which NaN and infinity are null, and what is no JSON is text."""
+    try:
+        return json.dumps(value, allow_nan=False, default=_plain, separators=(",", ":")).encode()
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False, default=_plain, separators=(",", ":")).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,124 @@
+"""The HTTP API of a service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sweeper.places import is_uri
+from sweeper.spec import SweepSpec
+from trainables import __version__
+
+from . import api_events, api_names, api_operations, api_results, api_sweeps
+from .admission import RESUMABLE, Rules
+from .api import Api
+from .audit import Audit
+from .estimates import Estimates, cpus
+from .guard import Guard
+from .limits import Limits
+from .metrics import Measured, Metrics
+from .problems import install
+from .records import Estimate, Extension, Problem
+from .refusals import RefusedError
+from .service import Config, Service
+
+ROUTERS = tuple(m.router for m in (api_sweeps, api_results, api_events, api_names, api_operations))
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+_REF = "#/components/schemas/{model}"
+_ABOUT = """\
+Sweeps that find the training noise at which fine-tuned models merge best. Errors are problem documents (RFC 9457) whose
+`detail` is the sentence that the command line prints. Times are UTC, durations seconds.
+"""
+
+
+def make_api(service: Service, limits: Limits | None = None) -> FastAPI:
+    """Return the API of a service.
+
+    Args:
+        service: The service, which whoever serves the app starts and closes.
+        limits: How much a request may ask for; the service's own by default.
+    """
+    config = service.config
+    limits = limits or limits_of(config)
+    metrics = Metrics(service.catalog)
+    audit = Audit(service.catalog.engine)
+    spaces = Path(config.spaces).expanduser().absolute() if config.spaces else None
+    app = FastAPI(
+        title="sweeper",
+        version=__version__,
+        description=_ABOUT,
+        openapi_url="/v1/openapi.json",
+        docs_url=None,  # its scripts are another server's
+        redoc_url=None,
+    )
+    app.state.api = Api(
+        service=service,
+        limits=limits,
+        rules=Rules(config.root, config.run_of, data_of(config), spaces, limits),
+        estimates=Estimates(service.catalog, service.views, cpus() if config.address is None else None),
+        audit=audit,
+        metrics=metrics,
+    )
+    install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.router.routes.append(Route("/v1/{rest:path}", _nothing, methods=list(_METHODS)))
+    app.add_middleware(Guard, users=service.users, auth=config.auth, limits=limits, audit=audit)
+    app.add_middleware(Measured, metrics=metrics)
+    app.openapi = lambda: app.openapi_schema or _documented(app)
+    return app
+
+
+def limits_of(config: Config) -> Limits:
+    """Return the limits that a service is configured with."""
+    burst = max(1, round(2 * config.rate))
+    return Limits(body=config.max_body, workers=config.max_workers, rate=config.rate, burst=burst)
+
+
+def data_of(config: Config) -> str | None:
+    """Return the folder with the data sets: the configured one, or `data` under the root where that is there."""
+    if config.data:
+        return str(Path(config.data).expanduser().absolute())
+    beside = None if is_uri(config.root) else Path(config.root).expanduser().absolute() / "data"
+    return str(beside) if beside and beside.is_dir() else None
+
+
+async def _nothing(request: Request) -> Response:
+    path = request.url.path
+    found = {
+        m for r in ROUTERS for t in r.routes if isinstance(t, APIRoute) and t.path_regex.match(path) for m in t.methods
+    }
+    if found:
+        allowed = ", ".join(sorted(found))
+        raise RefusedError(405, f"{request.method} is not for {path[:200]}: use {allowed}", {"Allow": allowed})
+    raise RefusedError(404, f"there is nothing at {path[:200]}; GET /v1/openapi.json says what there is")
+
+
+def _documented(app: FastAPI) -> dict[str, Any]:
+    schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    schemas = schema["components"]["schemas"]
+    for model in (Problem, Estimate, Extension, SweepSpec):
+        _add(schemas, model.__name__, model.model_json_schema(ref_template=_REF))
+    properties = schemas["SweepSpec"]["properties"]
+    schemas["Changes"] = {
+        "type": "object",
+        "description": "Keys of a spec that change.",
+        "properties": {key: properties[key] for key in RESUMABLE},
+        "additionalProperties": False,
+    }
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    app.openapi_schema = schema
+    return schema
+
+
+def _add(schemas: dict[str, Any], name: str, schema: dict[str, Any]) -> None:
+    for inner, found in schema.pop("$defs", {}).items():
+        schemas.setdefault(inner, found)
+    schemas.setdefault(name, schema)

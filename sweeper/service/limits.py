@@ -1,0 +1,34 @@
+"""Limits: what one request, one spec and one user may ask of the service at most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of the service.
+
+    Attributes:
+        body: Bytes of a request's body.
+        spec: Bytes of a sweep's spec.
+        values: Values in a spec, with every alias of YAML written out.
+        depth: Levels of a spec.
+        trials: Trials of one sweep.
+        workers: Trials at a time of one sweep, and processes that read its data; None is no limit.
+        threads: torch threads of a trial.
+        rate: Requests per second of one user, in the mean; 0 is no limit.
+        burst: Requests of one user at once.
+        streams: Open streams of events of all users.
+    """
+
+    body: int = 1 << 20
+    spec: int = 1 << 17
+    values: int = 20_000
+    depth: int = 20
+    trials: int = 1_000_000
+    workers: int | None = None
+    threads: int = 64
+    rate: float = 200.0
+    burst: int = 400
+    streams: int = 1000

@@ -1,0 +1,195 @@
+"""Users and their bearer tokens `swp_ID_SECRET`: the database holds the SHA-256 of the secret only."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Engine, Row, and_, insert, or_, select, update
+
+from sweeper.specfile import SpecError
+
+from .database import tokens, users
+from .records import Quota, Role, TokenView
+
+FRESH_SECONDS = 3.0
+"""For so long a token is not looked up again: a token that another process revokes works that much longer."""
+_KEPT = 4096
+_TOKEN = re.compile(r"swp_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,79}")
+_NOBODY = hashlib.sha256(b"").hexdigest()
+
+
+@dataclass(frozen=True)
+class User:
+    """Who asks."""
+
+    name: str
+    role: Role
+    quota: Quota = field(default_factory=Quota)
+
+    @property
+    def admin(self) -> bool:
+        """Whether everything is allowed."""
+        return self.role == Role.ADMIN
+
+    def sees(self, entry: Row[Any]) -> bool:
+        """Whether the user may see a sweep."""
+        return self.admin or entry.owner == self.name or entry.shared
+
+    def steers(self, entry: Row[Any]) -> bool:
+        """Whether the user may change a sweep."""
+        return self.admin or (self.role == Role.SUBMITTER and entry.owner == self.name)
+
+
+LOCAL = User("local", Role.ADMIN)
+"""Who asks where no token is needed."""
+
+
+class Users:
+    """The users of a service.
+
+    Args:
+        engine: Its database.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
+        self.engine, self.clock = engine, clock
+        self._lock = threading.Lock()
+        self._seen: dict[str, tuple[float, Row[Any] | None]] = {}  # token's id -> when it was looked up, its row
+
+    def create(
+        self, name: str, role: Role, expires: float | None = None, quota: Quota | None = None
+    ) -> tuple[TokenView, str]:
+        """Make a token, and its user where there is none.
+
+        Args:
+            name: Of the user.
+            role: What the token may do.
+            expires: When it ends.
+            quota: The user's from now on, None leaves it.
+
+        Returns:
+            The token, and its text, which nobody can tell again.
+
+        Raises:
+            SpecError: The name cannot be one, or the time is over.
+        """
+        if not _NAME.fullmatch(name):
+            raise SpecError(f"a user's name must be up to 80 letters, digits and ._@- and begin with one, got {name!r}")
+        now = self.clock()
+        if expires is not None and expires <= now:
+            raise SpecError(f"a token must expire later than now, got {datetime.fromtimestamp(expires, UTC)}")
+        token, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+        with self.engine.begin() as connection:
+            known = connection.execute(select(users.c.name).where(users.c.name == name)).one_or_none()
+            if known is None:
+                stored = (quota or Quota()).model_dump()
+                connection.execute(insert(users).values(name=name, quota=stored, created=now))
+            elif quota is not None:
+                connection.execute(update(users).where(users.c.name == name).values(quota=quota.model_dump()))
+            connection.execute(
+                insert(tokens).values(id=token, user=name, role=role, hash=_hash(secret), created=now, expires=expires)
+            )
+        self._forget()
+        return self._view(token), f"swp_{token}_{secret}"
+
+    def tokens(self) -> list[TokenView]:
+        """Return all tokens, the newest first."""
+        query = _JOINED.order_by(tokens.c.created.desc(), tokens.c.id)
+        with self.engine.connect() as connection:
+            return [_shown(row) for row in connection.execute(query)]
+
+    def revoke(self, token: str) -> TokenView:
+        """End a token.
+
+        Raises:
+            SpecError: There is none, or it was revoked before.
+        """
+        with self.engine.begin() as connection:
+            live = and_(tokens.c.id == token, tokens.c.revoked.is_(None))
+            changed = connection.execute(update(tokens).where(live).values(revoked=self.clock())).rowcount
+        self._forget()
+        shown = self._view(token)
+        if not changed:
+            raise SpecError(f"token {token} was revoked on {shown.revoked:%Y-%m-%d %H:%M} UTC")
+        return shown
+
+    def check(self, text: str) -> User | None:
+        """Return whose token this is; None where it is none, or not any more."""
+        parts = _TOKEN.fullmatch(text)
+        row = self._looked_up(parts[1]) if parts else None
+        given = _hash(parts[2]) if parts else ""
+        if not hmac.compare_digest(row.hash if row is not None else _NOBODY, given) or row is None:
+            return None
+        if row.revoked is not None or (row.expires is not None and row.expires <= self.clock()):
+            return None
+        return User(row.user, Role(row.role), Quota.model_validate(row.quota))
+
+    def quota(self, name: str) -> Quota:
+        """Return what a user may have."""
+        with self.engine.connect() as connection:
+            found = connection.execute(select(users.c.quota).where(users.c.name == name)).scalar_one_or_none()
+        return Quota.model_validate(found or {})
+
+    def has_admin(self) -> bool:
+        """Whether there is a token of an admin that works."""
+        live = or_(tokens.c.expires.is_(None), tokens.c.expires > self.clock())
+        query = select(tokens.c.id).where(tokens.c.role == Role.ADMIN, tokens.c.revoked.is_(None), live).limit(1)
+        with self.engine.connect() as connection:
+            return connection.execute(query).one_or_none() is not None
+
+    def _looked_up(self, token: str) -> Row[Any] | None:
+        now = time.monotonic()
+        known = self._seen.get(token)
+        if known is not None and now - known[0] < FRESH_SECONDS:
+            return known[1]
+        with self.engine.connect() as connection:
+            row = connection.execute(_JOINED.where(tokens.c.id == token)).one_or_none()
+        with self._lock:
+            if len(self._seen) >= _KEPT:
+                self._seen.clear()
+            self._seen[token] = (now, row)
+        return row
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._seen.clear()
+
+    def _view(self, token: str) -> TokenView:
+        with self.engine.connect() as connection:
+            row = connection.execute(_JOINED.where(tokens.c.id == token)).one_or_none()
+        if row is None:
+            raise SpecError(f"there is no token {token!r}; `sweeper token list` shows them")
+        return _shown(row)
+
+
+_JOINED = select(tokens, users.c.quota).join(users, users.c.name == tokens.c.user)
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _shown(row: Row[Any]) -> TokenView:
+    def when(seconds: float | None) -> datetime | None:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+    return TokenView(
+        id=row.id,
+        user=row.user,
+        role=Role(row.role),
+        created=datetime.fromtimestamp(row.created, UTC),
+        expires=when(row.expires),
+        revoked=when(row.revoked),
+        quota=Quota.model_validate(row.quota),
+    )

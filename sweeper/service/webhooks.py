@@ -1,0 +1,194 @@
+"""Webhooks: when a sweep is done or failed, a signed POST to an address that the server allows; kept until it arrives.
+
+The header `Sweeper-Signature: t=SECONDS,v1=HEX` holds the HMAC-SHA256 of `SECONDS.BODY` with the server's secret: who
+receives it computes the same, and refuses old times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import requests
+from sqlalchemy import Engine, Row, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from sweeper.specfile import SpecError
+
+from .catalog import Entry
+from .database import deliveries, sweeps
+from .guard import is_loopback_name
+from .records import State
+from .refusals import forbidden
+
+TOLD = (State.DONE, State.FAILED)
+TRIES = 12
+FIRST_SECONDS, LONGEST_SECONDS = 5.0, 3600.0
+TIMEOUT = (5.0, 10.0)
+KEPT_SECONDS = 30 * 86400.0
+_MISSED_SECONDS = 86400.0
+_AT_ONCE = 20
+_log = logging.getLogger("sweeper.service")
+
+
+def check_url(url: str, allowed: Sequence[str]) -> None:
+    """Refuse an address that no webhook may go to.
+
+    Args:
+        url: The address.
+        allowed: What addresses may begin with: scheme, host and port, and whole parts of the path.
+
+    Raises:
+        SpecError: It is no https address; http is for this machine.
+        RefusedError: It is not allowed (403).
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise SpecError(f"a webhook must be a URL, got {url[:200]!r}: {error}") from None
+    if any(ord(c) <= 32 or ord(c) == 127 or c == "\\" for c in url) or not parts.hostname or "@" in parts.netloc:
+        raise SpecError(f"a webhook must be a URL without credentials and blanks, got {url[:200]!r}")
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback_name(parts.netloc)):
+        raise SpecError(f"a webhook must be an https URL, got {url[:200]!r}")
+    if ".." in unquote(unquote(parts.path)).split("/"):
+        raise SpecError(f"a webhook's path must not hold .., got {url[:200]!r}")
+    mine = (parts.scheme, parts.hostname, port)
+    for prefix in allowed:
+        other = urlsplit(prefix)
+        path = other.path.rstrip("/")
+        same = mine == (other.scheme, other.hostname, other.port)
+        if same and (parts.path == path or parts.path.startswith(f"{path}/") or not path):
+            return
+    known = ", ".join(allowed) or "none: --webhook allows one"
+    raise forbidden(f"webhooks to {parts.scheme}://{parts.netloc} are not allowed; this server's are {known}")
+
+
+def signature(secret: str, seconds: int, body: str) -> str:
+    """Return the header's value for a body that is sent at a time."""
+    digest = hmac.new(secret.encode(), f"{seconds}.{body}".encode(), hashlib.sha256).hexdigest()
+    return f"t={seconds},v1={digest}"
+
+
+class Webhooks:
+    """Sends what happened, until it arrives.
+
+    Args:
+        engine: The service's database.
+        allowed: See `check_url`.
+        secret: Signs what is sent.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(
+        self, engine: Engine, allowed: Sequence[str], secret: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.engine, self.allowed, self.secret, self.clock = engine, tuple(allowed), secret, clock
+        self._awake, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send, first what an earlier server left."""
+        self._missed()
+        self._thread.start()
+
+    def close(self) -> None:
+        """End; what was not sent is sent by the next server."""
+        self._closing.set()
+        self._awake.set()
+        if self._thread.is_alive():
+            self._thread.join(sum(TIMEOUT) + 5)
+
+    def tell(self, entry: Entry) -> None:
+        """Send what became of a sweep, where it has a webhook and is done or failed; once for each time it ended."""
+        if entry.webhook is None or entry.state not in TOLD:
+            return
+        name = hashlib.sha256(f"{entry.id}/{entry.state}/{entry.ended}".encode()).hexdigest()[:32]
+        values = {"id": name, "sweep": entry.id, "url": entry.webhook, "body": _body(name, entry), "due": self.clock()}
+        try:
+            with self.engine.begin() as connection:
+                connection.execute(insert(deliveries).values(**values, tries=0, ended=None, error=""))
+        except IntegrityError:
+            return  # told before
+        self._awake.set()
+
+    def send_due(self) -> float:
+        """Send what is due; returns in how many seconds the next is, at most a minute."""
+        now = self.clock()
+        waiting = select(deliveries).where(deliveries.c.ended.is_(None)).order_by(deliveries.c.due).limit(_AT_ONCE)
+        with self.engine.begin() as connection:
+            connection.execute(delete(deliveries).where(deliveries.c.ended < now - KEPT_SECONDS))
+            rows = connection.execute(waiting).all()
+        for row in rows:
+            if row.due > now or self._closing.is_set():
+                return min(60.0, max(0.05, row.due - now))
+            self._send(row)
+        return 0.0 if len(rows) == _AT_ONCE else 60.0 if not rows else 1.0
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._awake.clear()
+            try:
+                wait = self.send_due()
+            except SQLAlchemyError as error:
+                _log.warning("webhooks: %s", error)
+                wait = 10.0
+            if not self._closing.is_set():
+                self._awake.wait(wait)
+
+    def _missed(self) -> None:
+        # a server that was killed between the two writes
+        ended = select(sweeps).where(
+            sweeps.c.webhook.is_not(None), sweeps.c.state.in_(TOLD), sweeps.c.ended > self.clock() - _MISSED_SECONDS
+        )
+        with self.engine.connect() as connection:
+            rows = connection.execute(ended).all()
+        for row in rows:
+            self.tell(row)
+
+    def _send(self, row: Row[Any]) -> None:
+        error = self._posted(row)
+        tries, now = row.tries + 1, self.clock()
+        wait = min(LONGEST_SECONDS, FIRST_SECONDS * 2**row.tries)
+        over = now if not error or tries >= TRIES else None
+        if error:
+            _log.warning("webhook of %s to %s: %s%s", row.sweep, row.url, error, "; given up" if over else "")
+        changes = {"tries": tries, "error": error[:500], "ended": over, "due": now + wait}
+        with self.engine.begin() as connection:
+            connection.execute(update(deliveries).where(deliveries.c.id == row.id).values(**changes))
+
+    def _posted(self, row: Row[Any]) -> str:
+        """Return why it did not arrive; empty where it did."""
+        try:
+            check_url(row.url, self.allowed)  # another server may allow less
+        except SpecError as error:
+            return str(error)
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "sweeper",
+            "Sweeper-Delivery": row.id,
+            "Sweeper-Signature": signature(self.secret, int(self.clock()), row.body),
+        }
+        try:
+            # no redirects, and no password that a .netrc holds
+            with requests.post(
+                row.url, data=row.body.encode(), headers=headers, timeout=TIMEOUT, allow_redirects=False, stream=True,
+                auth=lambda request: request,
+            ) as response:  # fmt: skip
+                return "" if 200 <= response.status_code < 300 else f"answered {response.status_code}"
+        except requests.RequestException as error:
+            return f"{type(error).__name__}"
+
+
+def _body(name: str, entry: Entry) -> str:
+    ended = datetime.fromtimestamp(entry.ended, UTC).isoformat() if entry.ended else None
+    sweep = {k: getattr(entry, k) for k in ("id", "name", "owner", "space", "state", "reason")}
+    return json.dumps({"id": name, "event": f"sweep.{entry.state}", "time": ended, "sweep": sweep})

@@ -1,0 +1,290 @@
+"""Admission: the command line's sentences, bounded texts, and nothing that points outside."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from sweeper.service.admission import Rules, admit, changed
+from sweeper.service.catalog import UnknownSweepError
+from sweeper.service.limits import Limits
+from sweeper.service.parsing import parsed
+from sweeper.service.records import Role
+from sweeper.service.refusals import RefusedError
+from sweeper.service.service import Config
+from sweeper.service.users import User
+from sweeper.spec import SweepSpec, load_spec
+from sweeper.specfile import SpecError
+
+ANNA, ROOT = User("anna", Role.SUBMITTER), User("root", Role.ADMIN)
+SPACE = "from search_spaces import load, Space\nSPACE = load('digits_cnn').override({}, {'epochs': 3}, name='mine')\n"
+
+
+@pytest.fixture
+def rules(tmp_path):
+    for name in ("root/mine-1", "root/hers-1", "data/images", "spaces", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "elsewhere/w.safetensors").touch()
+    (tmp_path / "data/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root/mine-1/w.safetensors").touch()
+    (tmp_path / "root/mine-1/way").symlink_to(tmp_path / "root/hers-1")
+    (tmp_path / "spaces/mine.py").write_text(SPACE)
+    (tmp_path / "elsewhere/evil.py").write_text("raise SystemExit('executed')")
+    return Rules(
+        str(tmp_path / "root"),
+        Config(str(tmp_path / "root")).run_of,
+        str(tmp_path / "data"),
+        tmp_path / "spaces",
+        Limits(workers=64),
+    )
+
+
+def seen(sweep):
+    if sweep != "mine-1":
+        raise UnknownSweepError(f"there is no sweep {sweep!r}")
+    return SimpleNamespace(id=sweep)
+
+
+def admitted(values, rules, user=ANNA):
+    got, lines = parsed(json.dumps(values).encode(), "application/json", rules.limits)
+    return admit(got, lines, rules, user, seen)
+
+
+def of_yaml(text, rules, user=ANNA):
+    got, lines = parsed(text.encode(), "application/yaml", rules.limits)
+    return admit(got, lines, rules, user, seen)
+
+
+def spec(**more):
+    return {"space": "digits_cnn", "trials": 4, **more}
+
+
+def test_a_spec_becomes_what_the_catalog_stores(rules):
+    found = admitted(spec(repeats=3), rules)
+    assert (found.budget, found.trials, found.space) == (4, 12, "digits_cnn")
+    assert found.values["data"] == rules.data
+    assert SweepSpec.checked(found.values) == found.spec
+    assert "out" not in found.values
+
+
+def test_json_and_yaml_are_the_same_spec(rules):
+    text = "space: digits_cnn\ntrials: 4\nparameters:\n  momentum: {min: 0.1, max: 0.5}\nfixed: {epochs: 2}\n"
+    values = spec(parameters={"momentum": {"min": 0.1, "max": 0.5}}, fixed={"epochs": 2})
+    assert of_yaml(text, rules) == admitted(values, rules)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "space: digits_cn", "space: digits_cnn\ntrials: many", "space: digits_cnn\ntrails: 4", "space: [a]",
+        "space: digits_cnn\nfixed:\n  epochs: -1", "space: digits_cnn\nparameters:\n  momentum: {min: 2, max: 3}",
+        "space: digits_cnn\nfixed: {seed: 3}", "space: digits_cnn\nsampler: best", "trials: 3", "", "- a",
+        "space: digits_cnn\nspace: digits_cnn", "space: digits_cnn\nenqueue: [{momentum: 7}]",
+    ],
+)  # fmt: skip
+def test_a_wrong_spec_is_refused_in_the_command_lines_words(rules, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises(SpecError) as theirs:
+        load_spec("sweep.yaml")
+    with pytest.raises(SpecError) as ours:
+        of_yaml(text, rules)
+    assert str(ours.value) == str(theirs.value)
+
+
+FORBIDDEN = {
+    "out": ("/tmp/x", "the service's to decide"),
+    "address": ("10.0.0.1:6379", "the service's to decide"),
+    "cache": ("/tmp/x", "the service's to decide"),
+    "download": (True, "admin's token"),
+    "enqueue": ("/etc/passwd", "must list configurations"),
+    "data": ("/etc", "must lie in the server's data root"),
+    "prior": (["/srv/other"], "must be the id of a sweep"),
+}
+
+
+@pytest.mark.parametrize("key", FORBIDDEN)
+def test_keys_that_are_the_services(rules, key):
+    value, sentence = FORBIDDEN[key]
+    with pytest.raises(RefusedError, match=sentence) as error:
+        admitted(spec(**{key: value}), rules)
+    assert error.value.status == 403
+
+
+def test_an_admin_may_download(rules):
+    assert admitted(spec(download=True), rules, ROOT).spec.download
+
+
+def test_data_may_be_a_part_of_the_data_root(rules, tmp_path):
+    assert admitted(spec(data="images"), rules).spec.data == str(tmp_path / "data/images")
+    assert of_yaml("space: digits_cnn\ndata: images", rules).spec.data == str(tmp_path / "data/images")
+    for outside in ("../elsewhere", "link", "images/../../elsewhere", "~/x", "~nobody_/x", "s3://bucket/x"):
+        with pytest.raises(RefusedError, match=r"server's data root|a path on the server"):
+            admitted(spec(data=outside), rules)
+
+
+def test_a_prior_is_a_sweep_that_one_may_see(rules, tmp_path):
+    record = {"best": 0.1, "low": 0.05, "high": 0.2}
+    found = admitted(spec(prior=["mine-1", record]), rules).spec.prior
+    assert found[0] == str(tmp_path / "root/mine-1")
+    assert found[1].best == 0.1
+    with pytest.raises(UnknownSweepError):
+        admitted(spec(prior=["hers-1"]), rules)
+
+
+OUTSIDE = [
+    {"weights": "/etc/passwd"},
+    {"weights": "w.safetensors"},
+    {"weights": "../../elsewhere/w.safetensors"},
+    {"weights": "DATA/../elsewhere/w.safetensors"},
+    {"weights": "DATA/link/w.safetensors"},
+    {"weights": "ROOT/hers-1/w.safetensors"},
+    {"weights": "ROOT/mine-1/way/w.safetensors"},
+    {"weights": "ROOT/mine-1/../hers-1/w.safetensors"},
+    {"weights": "ROOT/service.sqlite"},
+    {"weights": "https://host/w.safetensors"},
+    {"weights": "file%3A%2F%2F/etc/passwd"},
+    {"dataset_options.path": "/etc"},
+    {"dataset_options.path": "../elsewhere"},
+    {"dataset_options.path": "link"},
+    {"dataset_options": {"path": "/etc"}},
+    {"dataset_options": {"deep": [{"path": "/etc"}]}},
+    {"dataset_options": {"extra": "/etc"}},
+    {"dataset_b_options.path": "/etc"},
+    {"model_options.checkpoint_path": "evil.pt"},
+    {"model_options.checkpoint_path": "/etc/evil.pt"},
+    {"model_options": {"pretrained_cfg_overlay": {"url": "http://host/x"}}},
+    {"model_options": {"pretrained_cfg": "x"}},
+    {"model_options.any": "x.pth"},
+    {"model": "hf-hub:user/model"},
+    {"model": "timm:local-dir:/etc"},
+    {"dataset": "../x"},
+    {"source": "import os"},
+    {"source": 3},
+    {"source": ["import os"]},
+    {"source.x": "import os"},
+]
+
+
+@pytest.mark.parametrize("fixed", OUTSIDE, ids=json.dumps)
+def test_a_value_that_leads_outside_is_refused(rules, fixed):
+    text = json.dumps(fixed).replace("DATA", str(rules.data)).replace("ROOT", rules.root)
+    with pytest.raises(RefusedError) as error:
+        admitted(spec(fixed=json.loads(text)), rules)
+    assert error.value.status == 403
+
+
+@pytest.mark.parametrize("fixed", OUTSIDE, ids=json.dumps)
+def test_a_choice_of_a_knob_or_a_point_that_leads_outside_is_refused(rules, fixed):
+    text = json.dumps(fixed).replace("DATA", str(rules.data)).replace("ROOT", rules.root)
+    values = json.loads(text)
+    parameters = {name: {"values": [value]} for name, value in values.items()}
+    for where in ({"parameters": parameters}, {"enqueue": [values]}):
+        with pytest.raises(RefusedError):
+            admitted(spec(**where), rules)
+
+
+def test_values_inside_are_let_through(rules):
+    weights = f"{rules.root}/mine-1/w.safetensors"
+    fixed = {"weights": weights, "dataset_options": {}, "optimizer_options": {"nesterov": True}}
+    assert admitted(spec(fixed=fixed), rules).spec.fixed["weights"] == weights
+    images = {"space": "imagefolder_timm", "trials": 2, "fixed": {"dataset_options.path": "images"}}
+    assert admitted(images, rules).spec.fixed == {"dataset_options.path": "images"}
+
+
+def test_a_space_is_a_name(rules, tmp_path):
+    assert admitted({"space": "mine", "trials": 2}, rules).spec.space == str(tmp_path / "spaces/mine.py")
+    assert admitted({"space": "mine", "trials": 2}, rules).space == "mine"
+    for path in (str(tmp_path / "elsewhere/evil.py"), "evil.py", "../elsewhere/evil", "spaces/mine"):
+        with pytest.raises(RefusedError, match="Python code is refused"):
+            admitted({"space": path, "trials": 2}, rules)
+        with pytest.raises(RefusedError, match="Python code is refused"):
+            of_yaml(f"space: {path}", rules)
+    with pytest.raises(SpecError, match="unknown space 'other'"):
+        admitted({"space": "other"}, rules)
+    with pytest.raises(SpecError, match="unknown space 'mine'"):
+        admitted({"space": "mine"}, Rules(rules.root, rules.run_of))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("workers", 65, "workers must be at most 64"),
+        ("loader_workers", 65, "loader_workers must be at most 64"),
+        ("threads", 65, "threads must be at most 64"),
+        ("device", "cuda:0; rm", "device must be"),
+        ("repeats", 10_000, "at most 1000000 trials"),
+        ("trials", 1e400, "not|finite"),
+        ("max_failed", 10**30, "below"),
+        ("name\0", 1, "NUL"),
+        ("device", "\ud800", "whole characters"),
+        ("prior", ["a"] * 65, "at most 64"),
+    ],
+)
+def test_what_is_too_much(rules, key, value, sentence):
+    with pytest.raises(SpecError, match=sentence):
+        admitted({"space": "digits_cnn", "trials": 1000, key: value}, rules)
+
+
+def test_choices_of_a_knob_are_bounded(rules):
+    with pytest.raises(SpecError, match="at most 1000 values, got 1001"):
+        admitted(spec(parameters={"batch_size": {"values": list(range(1001))}}), rules)
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "media", "status", "sentence"),
+    [
+        (BOMB, "yaml", None, "at most 20000 values"),
+        ("a: &a [*a]", "yaml", None, "stands for nothing"),
+        ("[" * 5000, "yaml", None, "20 levels deep"),
+        ("{a: " * 30 + "1" + "}" * 30, "yaml", None, "20 levels deep"),
+        ("a: 2001-99-99", "yaml", None, "sweep.yaml"),
+        ("a: 2001-01-01", "yaml", None, "a: must be text, a number"),
+        ("1: 2", "yaml", None, "keys must be text"),
+        ("a: !!python/object:os.system x", "yaml", None, "not YAML"),
+        ("a: .nan", "yaml", None, "finite"),
+        ("a: " + "9" * 5000, "yaml", None, "sweep.yaml"),
+        ("[", "yaml", 400, "not YAML"),
+        ("\x00", "yaml", 400, "not YAML"),
+        ("[" * 100_000, "json", 400, "nested too deeply"),
+        ('{"a": ' * 30 + "1" + "}" * 30, "json", None, "20 levels deep"),
+        ('{"a": 1, "a": 2}', "json", None, "the key a stands there twice"),
+        ('{"a": NaN}', "json", 400, "no number of JSON"),
+        ('{"a": ' + "9" * 5000 + "}", "json", 400, "not JSON"),
+        ("", "json", 400, "not JSON"),
+        ("[]", "json", None, "must be a mapping"),
+        ("[" + "1," * 30_000 + "1]", "json", None, "must be a mapping"),
+        ('{"a": [' + "1," * 30_000 + "1]}", "json", None, "at most 20000 values"),
+    ],
+    ids=lambda v: str(v)[:20],
+)
+def test_texts_that_are_no_spec(text, media, status, sentence):
+    with pytest.raises(SpecError, match=sentence) as error:
+        parsed(text.encode(), f"application/{media}", Limits())
+    assert getattr(error.value, "status", None) == status
+
+
+def test_size_and_type_of_a_text():
+    for body, media, status in ((b" " * 200_000, "application/json", 413), (b"{}", "text/plain", 415),
+                                (b"\xff", "application/json", 400)):  # fmt: skip
+        with pytest.raises(RefusedError) as error:
+            parsed(body, media, Limits())
+        assert error.value.status == status
+
+
+def test_changes_of_resume(rules):
+    entry = SimpleNamespace(spec={"space": "digits_cnn", "trials": 4, "resources": {"cpus_per_rank": 2.0}}, trials=4)
+    given, more = changed(entry, {"trials": 10, "resources": {"memory_per_rank": "1GB"}}, rules)
+    assert (given["trials"], more) == (10, 6)
+    assert given["resources"] == {"cpus_per_rank": 2.0, "memory_per_rank": "1GB"}
+    with pytest.raises(RefusedError, match="cannot be changed by resume"):
+        changed(entry, {"data": "/etc"}, rules)
+    with pytest.raises(SpecError, match="unknown key 'trails'"):
+        changed(entry, {"trails": 3}, rules)
+    with pytest.raises(SpecError, match="trials: must be a whole number"):
+        changed(entry, {"trials": "x"}, rules)

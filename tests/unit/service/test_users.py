@@ -1,0 +1,108 @@
+"""Tokens: shown once, stored hashed, good until they end."""
+
+import time
+
+import pytest
+from sqlalchemy import select
+
+from sweeper.service import users as module
+from sweeper.service.database import open_database, tokens
+from sweeper.service.records import Quota, Role
+from sweeper.service.users import Users
+from sweeper.specfile import SpecError
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return open_database(f"sqlite:///{tmp_path / 'users.sqlite'}")
+
+
+def test_a_token_names_its_user_role_and_quota(engine):
+    users = Users(engine)
+    shown, text = users.create("anna", Role.SUBMITTER, quota=Quota(running=2))
+    user = users.check(text)
+    assert (user.name, user.role, user.quota.running) == ("anna", Role.SUBMITTER, 2)
+    assert text.startswith(f"swp_{shown.id}_")
+    assert shown.expires is None
+
+
+def test_the_secret_is_not_stored(engine):
+    _, text = Users(engine).create("anna", Role.ADMIN)
+    secret = text.split("_", 2)[2]
+    with engine.connect() as connection:
+        row = connection.execute(select(tokens)).one()
+    assert secret not in str(row)
+    assert len(row.hash) == 64
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "swp_", "swp_000000000000_" + "a" * 43, "swp_ü", "swp_000000000000_" + "a" * 43 + "\n"]
+)
+def test_what_is_no_token_is_nobodys(engine, text):
+    assert Users(engine).check(text) is None
+
+
+def test_another_secret_is_nobodys(engine):
+    users = Users(engine)
+    shown, text = users.create("anna", Role.ADMIN)
+    assert users.check(f"swp_{shown.id}_" + "a" * 43) is None
+    assert users.check(text) is not None
+
+
+def test_an_expired_token_is_nobodys(engine):
+    now = [time.time()]
+    users = Users(engine, lambda: now[0])
+    _, text = users.create("anna", Role.VIEWER, expires=now[0] + 10)
+    assert users.check(text) is not None
+    now[0] += 11
+    assert users.check(text) is None
+    with pytest.raises(SpecError, match="later than now"):
+        users.create("anna", Role.VIEWER, expires=now[0])
+
+
+def test_a_revoked_token_is_nobodys_at_once(engine):
+    users = Users(engine)
+    shown, text = users.create("anna", Role.ADMIN)
+    assert users.check(text) is not None
+    users.revoke(shown.id)
+    assert users.check(text) is None
+    with pytest.raises(SpecError, match="was revoked on"):
+        users.revoke(shown.id)
+    with pytest.raises(SpecError, match="there is no token 'x'"):
+        users.revoke("x")
+
+
+def test_a_token_that_another_process_revokes_ends_soon(engine, monkeypatch):
+    users = Users(engine)
+    shown, text = users.create("anna", Role.ADMIN)
+    assert users.check(text) is not None
+    Users(engine).revoke(shown.id)
+    assert users.check(text) is not None  # not looked up again yet
+    monkeypatch.setattr(module, "FRESH_SECONDS", 0.0)
+    assert users.check(text) is None
+
+
+def test_a_quota_is_the_users_and_stays_until_another_is_given(engine):
+    users = Users(engine)
+    users.create("anna", Role.SUBMITTER, quota=Quota(trials=5))
+    users.create("anna", Role.VIEWER)
+    assert users.quota("anna").trials == 5
+    users.create("anna", Role.VIEWER, quota=Quota(trials=7))
+    assert users.quota("anna").trials == 7
+    assert users.quota("nobody") == Quota()
+    assert [t.user for t in users.tokens()] == ["anna"] * 3
+
+
+def test_whether_an_admin_can_come_in(engine):
+    users = Users(engine)
+    assert not users.has_admin()
+    shown, _ = users.create("root", Role.ADMIN)
+    assert users.has_admin()
+    users.revoke(shown.id)
+    assert not users.has_admin()
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-a", "ä", "a" * 81, "a\n"])
+def test_a_name_that_is_none(engine, name):
+    with pytest.raises(SpecError, match="a user's name must"):
+        Users(engine).create(name, Role.VIEWER)

@@ -1,0 +1,45 @@
+"""What a sweep asks of the Ray it runs on, before the first trial; Ray itself is a stand-in."""
+
+from typing import Any
+
+import pytest
+
+from sweeper import cluster
+from sweeper.spec import SpecError, SweepSpec
+
+HEAD = {"Alive": True, "Resources": {"CPU": 0.0}, "Labels": {}}
+NODE = {"Alive": True, "Resources": {"CPU": 4.0}, "Labels": {}}
+
+
+@pytest.fixture(autouse=True)
+def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The nodes of the cluster, to be changed: at first the head that runs the driver."""
+    found = [HEAD]
+    monkeypatch.setattr(cluster.ray, "init", lambda *_, **__: None)
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: found)
+    monkeypatch.setattr(cluster, "_silence", lambda: None)
+    return found
+
+
+def connected(**asked: Any) -> int:
+    spec = SweepSpec.checked({"space": "synthetic", "device": "cpu", "address": "head:6379", **asked})
+    return cluster.connect(spec, 2)[0]
+
+
+def test_where_nodes_are_added_the_sweep_says_for_how_many_trials(nodes: list[dict[str, Any]]) -> None:
+    grows = {"resources": {"autoscaling": True}}
+    assert connected(**grows, workers=40) == 40
+    with pytest.raises(SpecError, match=r"autoscaling needs workers, .*, got auto: --workers N"):
+        connected(**grows)
+    with pytest.raises(SpecError, match="can never place"):
+        connected(workers=40)
+    nodes.append(NODE)
+    assert connected() == 4
+
+
+def test_a_ray_of_its_own_adds_no_nodes(nodes: list[dict[str, Any]]) -> None:
+    # a sweep of a cluster that is continued on a machine without GPUs
+    nodes[:] = [NODE]
+    asked = {"autoscaling": True, "gpus_per_pair": 1}
+    with pytest.raises(SpecError, match="can never place"):
+        connected(address=None, workers=2, resources=asked)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from html import escape
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
 from a2wsgi import WSGIMiddleware
@@ -19,12 +19,16 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import Receive, Scope, Send
 
 from .catalog import Catalog, Entry, UnknownSweepError
-from .records import Role, Sweep
+from .guard import COOKIE, who
+from .records import Sweep
+from .users import User
+from .views import Views
 
 if TYPE_CHECKING:
     from dashboards.offer import Listed
 
-COOKIE = "sweeper_token"
+    from .service import Service
+
 COOKIE_SECONDS = 30 * 86400
 """How long a browser keeps the token; the token's own end and its being revoked count all the same."""
 NAMED = 200
@@ -41,28 +45,6 @@ _SAFE = {
 }
 
 
-class Viewer(Protocol):
-    """Who asks, as far as the pages need to know."""
-
-    @property
-    def name(self) -> str:
-        """Name of the user."""
-        ...
-
-    @property
-    def role(self) -> Role:
-        """What the user may do."""
-        ...
-
-
-class Sweeps(Protocol):
-    """What turns a row of the catalog into a record, as the service's views do."""
-
-    def sweep(self, entry: Entry) -> Sweep:
-        """Return the sweep as it is now."""
-        ...
-
-
 class Offered:
     """The catalog's sweeps as the dashboards take them; see `dashboards.offer.Offer`.
 
@@ -74,12 +56,12 @@ class Offered:
 
     events = "v1/events"
 
-    def __init__(self, catalog: Catalog, views: Sweeps, auth: bool) -> None:
+    def __init__(self, catalog: Catalog, views: Views, auth: bool) -> None:
         self._catalog, self._views, self._auth = catalog, views, auth
         self._places: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
         # nobody unless a request says who: what runs outside of one sees nothing
-        self.viewer: ContextVar[Viewer | None] = ContextVar("viewer", default=None)
+        self.viewer: ContextVar[User | None] = ContextVar("viewer", default=None)
 
     def asker(self) -> str:
         """Return the name of who asks; empty where nobody has to sign in."""
@@ -138,12 +120,11 @@ class Offered:
             entry = self._catalog.get(sweep)
         except UnknownSweepError:
             return None
-        seen = viewer.role == Role.ADMIN or entry.owner == viewer.name or entry.shared
-        return entry if seen else None
+        return entry if viewer.sees(entry) else None
 
 
-def _bound(viewer: Viewer) -> str | None:
-    return None if viewer.role == Role.ADMIN else viewer.name
+def _bound(viewer: User) -> str | None:
+    return None if viewer.admin else viewer.name
 
 
 def _listed(sweep: Sweep) -> Listed:
@@ -173,33 +154,24 @@ def _listed(sweep: Sweep) -> Listed:
     )
 
 
-Who = Callable[[HTTPConnection], Viewer | None]
-"""Request -> who sent it, by the headers or the cookie; None where the token is missing or not valid."""
-
-
-def mount(
-    api: FastAPI, catalog: Catalog, views: Sweeps, auth: bool, who: Who, check: Callable[[str], Viewer | None]
-) -> None:
-    """Add the pages to the API.
+def mount(api: FastAPI, service: Service) -> None:
+    """Add the pages to the API, whose guard knows who asks.
 
     Args:
         api: The API.
-        catalog: The sweeps.
-        views: What they are like now.
-        auth: Whether users sign in.
-        who: Tells who sends a request; may block.
-        check: Token -> whose it is; None where it is not valid; may block.
+        service: Its sweeps and users.
     """
     from dashboards.app import make_pages
 
-    offered = Offered(catalog, views, auth)
-    pages = _Guarded(WSGIMiddleware(make_pages(offered), workers=WORKERS), offered.viewer, who)  # type: ignore[arg-type]
+    auth = service.config.auth
+    offered = Offered(service.catalog, service.views, auth)
+    pages = _Guarded(WSGIMiddleware(make_pages(offered), workers=WORKERS), offered.viewer)  # type: ignore[arg-type]
     for path in PAGES:
         # not as a mount, which would also take what the API refuses
         api.router.add_route(path, pages, methods=None, include_in_schema=False)  # type: ignore[arg-type]
     if auth:
-        form, enter = functools.partial(_form, who=who), functools.partial(_enter, check=check)
-        api.router.add_route("/login", form, methods=["GET"], include_in_schema=False)
+        enter = functools.partial(_enter, check=service.users.check)
+        api.router.add_route("/login", _form, methods=["GET"], include_in_schema=False)
         api.router.add_route("/login", enter, methods=["POST"], include_in_schema=False)
         api.router.add_route("/logout", _leave, methods=["POST"], include_in_schema=False)
 
@@ -210,16 +182,15 @@ class _Guarded:
     Args:
         pages: The pages, as an ASGI application.
         viewer: Told who asks for as long as a request is answered.
-        who: See `mount`.
     """
 
-    def __init__(self, pages: Any, viewer: ContextVar[Viewer | None], who: Who) -> None:
+    def __init__(self, pages: Any, viewer: ContextVar[User | None]) -> None:
         self._pages: Callable[[Scope, Receive, Send], Awaitable[None]] = pages
-        self._viewer, self._who = viewer, who
+        self._viewer = viewer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = HTTPConnection(scope)
-        viewer = await run_in_threadpool(self._who, connection)
+        viewer = who(connection)
         if viewer is None:
             await _refusal(connection, scope["method"])(scope, receive, send)
             return
@@ -242,16 +213,14 @@ def _refusal(connection: HTTPConnection, method: str) -> Response:
     return RedirectResponse(f"/login?next={quote(query, safe='')}" if query else "/login", status_code=303)
 
 
-async def _form(request: Request, who: Who) -> Response:
+async def _form(request: Request) -> Response:
     query = request.query_params.get("next", "")
-    if await run_in_threadpool(who, request) is not None:
+    if who(request) is not None:
         return _to_pages(query)
     return _page(query)
 
 
-async def _enter(request: Request, check: Callable[[str], Viewer | None]) -> Response:
-    if _foreign(request):
-        return PlainTextResponse("the form was sent from another site\n", status_code=403)
+async def _enter(request: Request, check: Callable[[str], User | None]) -> Response:
     body = b""
     async for part in request.stream():
         body += part
@@ -274,8 +243,6 @@ async def _enter(request: Request, check: Callable[[str], Viewer | None]) -> Res
 
 
 async def _leave(request: Request) -> Response:
-    if _foreign(request):
-        return PlainTextResponse("the form was sent from another site\n", status_code=403)
     answer = RedirectResponse("/login", status_code=303)
     answer.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=request.url.scheme == "https")
     return answer
@@ -284,11 +251,6 @@ async def _leave(request: Request) -> Response:
 def _to_pages(query: str) -> Response:
     # always a page of this server, whatever the form says
     return RedirectResponse(f"/?{quote(query, safe='=&%+,')}" if query else "/", status_code=303)
-
-
-def _foreign(request: Request) -> bool:
-    origin = request.headers.get("origin")
-    return origin is not None and origin.split("://")[-1] != request.headers.get("host", "")
 
 
 def _page(query: str, trouble: str = "") -> HTMLResponse:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-for _helpers in ("dashboards", "service"):
-    sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / _helpers))
+_UNIT = Path(__file__).parents[1] / "unit"
+sys.path[:0] = [str(_UNIT / "dashboards"), str(_UNIT)]
 
 FLAGS = (
     "--headless",

@@ -15,7 +15,7 @@ pytest.importorskip("dash_ag_grid")
 pytest.importorskip("uvicorn")
 import uvicorn
 from fake_sweep import trial, write_sweep
-from pages_service import REGIME, Made
+from service.pages_service import REGIME, Made
 
 from sweeper import store
 from sweeper.service.records import State
@@ -80,7 +80,6 @@ class Tab:
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
         self.page.goto(base)
-        _picture(self, f"door-{token}")
         self.page.fill("#token", token)
         self.page.click(".door button")
         self.page.wait_for_selector("#sweeps, .empty")
@@ -101,11 +100,11 @@ class Tab:
 def enter(chromium: Any, service: Service) -> Iterator[Callable[..., Tab]]:
     contexts: list[Any] = []
 
-    def signed_in(token: str, width: int = 1400, scheme: str = "light") -> Tab:
+    def signed_in(user: str, width: int = 1400, scheme: str = "light") -> Tab:
         context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         context.set_default_timeout(10_000)
         contexts.append(context)
-        return Tab(context, service.base, token)
+        return Tab(context, service.base, service.made.tokens[user])
 
     yield signed_in
     for context in contexts:
@@ -121,7 +120,7 @@ def _picture(tab: Tab, name: str) -> None:
 def test_the_list_shows_ones_own_and_shared_sweeps(
     service: Service, sweeps: dict[str, str], enter: Any, width: int, scheme: str
 ) -> None:
-    tab = enter("token-bob", width, scheme)
+    tab = enter("bob", width, scheme)
     said = tab.page.locator("#sweeps").text_content()
     for words in ("for all", "momentum over batch size", "24 of 24", "10 of 20", "0.0103", "place 1 in the queue"):
         assert words in said
@@ -129,14 +128,14 @@ def test_the_list_shows_ones_own_and_shared_sweeps(
     assert tab.page.locator(".pill").all_text_contents() == ["queued", "running", "done"]
     assert tab.page.evaluate(NO_SCROLL)
     _picture(tab, f"list-{scheme}-{width}")
-    admin = enter("token-eve", width, scheme)
+    admin = enter("eve", width, scheme)
     assert "the disk is full" in admin.page.locator("#sweeps").text_content()
     _picture(admin, f"admin-{scheme}-{width}")
     assert tab.errors == admin.errors == []
 
 
 def test_a_sweep_opens_grows_and_leads_back(service: Service, sweeps: dict[str, str], enter: Any) -> None:
-    tab, running = enter("token-bob", 800), sweeps["running"]
+    tab, running = enter("bob", 800), sweeps["running"]
     page = tab.page
     page.wait_for_function("document.querySelector('#sweeps') && !document.querySelector('#tabs a')")
     page.click("text=for all")
@@ -161,7 +160,7 @@ def test_a_sweep_opens_grows_and_leads_back(service: Service, sweeps: dict[str, 
 
 
 def test_an_empty_service_says_what_to_send(service: Service, enter: Any) -> None:
-    tab = enter("token-ann", 800, "dark")
+    tab = enter("ann", 800, "dark")
     assert f"sweeper --server {service.base} run" in tab.page.locator(".empty code").text_content()
     assert tab.page.evaluate(NO_SCROLL)
     _picture(tab, "empty-dark-800")
@@ -174,7 +173,7 @@ def test_an_empty_service_says_what_to_send(service: Service, enter: Any) -> Non
 
 
 def test_filters_stand_in_the_address(sweeps: dict[str, str], enter: Any) -> None:
-    tab = enter("token-eve")
+    tab = enter("eve")
     page = tab.page
     page.locator(".control", has_text="state").locator("button, .dash-dropdown").first.click()
     page.locator(".dash-dropdown-option, [role=option]", has_text="waiting or running").first.click()
@@ -188,7 +187,7 @@ def test_filters_stand_in_the_address(sweeps: dict[str, str], enter: Any) -> Non
 def test_events_set_the_pace_and_a_hidden_tab_asks_nothing(
     service: Service, sweeps: dict[str, str], enter: Any
 ) -> None:
-    tab, running = enter("token-bob"), sweeps["running"]
+    tab, running = enter("bob"), sweeps["running"]
     page, made = tab.page, service.made
     _until(lambda: made.streams == 1)
     page.wait_for_timeout(500)
@@ -215,7 +214,7 @@ def test_events_set_the_pace_and_a_hidden_tab_asks_nothing(
 def test_without_a_stream_the_page_looks_each_second(service: Service, sweeps: dict[str, str], enter: Any) -> None:
     made = service.made
     made.api.router.routes[:] = [r for r in made.api.router.routes if getattr(r, "path", "") != "/v1/events"]
-    tab = enter("token-bob")
+    tab = enter("bob")
     store.write(made.root / sweeps["running"], trial(10))
     tab.page.wait_for_selector("#sweeps >> text=11 of 20", timeout=5000)
 

@@ -10,16 +10,21 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from fastapi import FastAPI
-from starlette.requests import HTTPConnection
 from starlette.responses import StreamingResponse
 
+from sweeper.service.audit import Audit
 from sweeper.service.catalog import Catalog, Entry, New
 from sweeper.service.database import open_database
-from sweeper.service.pages import COOKIE, mount
+from sweeper.service.guard import Guard
+from sweeper.service.limits import Limits
+from sweeper.service.pages import mount
 from sweeper.service.records import BestView, Progress, RegimeView, Role, State, Sweep
+from sweeper.service.service import Service
+from sweeper.service.users import Users
 from sweeper.store import read_trials
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboards"))
@@ -27,19 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "dashboards"))
 REGIME = RegimeView(objective="gain_mean", noise="paper", unit="1/examples", optimum=0.0103, low=0.0071, high=0.0149)
 
 
-@dataclass(frozen=True)
-class Person:
-    """A user."""
-
-    name: str
-    role: Role
-
-
-PEOPLE = {
-    "token-ann": Person("ann", Role.SUBMITTER),
-    "token-bob": Person("bob", Role.VIEWER),
-    "token-eve": Person("eve", Role.ADMIN),
-}
+PEOPLE = {"ann": Role.SUBMITTER, "bob": Role.VIEWER, "eve": Role.ADMIN}
 
 
 @dataclass
@@ -62,16 +55,18 @@ class Made:
     def __post_init__(self) -> None:
         self.clock = time.time() - 8 * 3600
         self.catalog = Catalog(open_database(f"sqlite:///{self.root}/service.db"), clock=self._tick)
+        self.users = Users(self.catalog.engine)
+        self.tokens = {name: self.users.create(name, role)[1] for name, role in PEOPLE.items()}
+        self.config, self.views = SimpleNamespace(auth=self.auth), self
         self.api = FastAPI()
         self.api.add_api_route("/v1/events", self._stream)
-        mount(self.api, self.catalog, self, self.auth, self.who, PEOPLE.get)
+        mount(self.api, cast(Service, self))
+        audit = Audit(self.catalog.engine)
+        self.api.add_middleware(Guard, users=self.users, auth=self.auth, limits=Limits(), audit=audit)
 
     def _tick(self) -> float:
         self.clock += 1000
         return self.clock
-
-    def who(self, connection: HTTPConnection) -> Person | None:
-        return PEOPLE.get(connection.cookies.get(COOKIE, "")) if self.auth else Person("local", Role.ADMIN)
 
     def add(self, owner: str, name: str, *states: State, shared: bool = False, budget: int = 20, why: str = "") -> str:
         """Add a sweep and bring it through some states; returns its id."""

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages_service import REGIME, Made
 from starlette.testclient import TestClient
+
+from service.pages_service import REGIME, Made
 
 pytest.importorskip("dash")
 from fake_sweep import write_sweep
 
-from sweeper.service.pages import COOKIE
+from sweeper.service.guard import COOKIE
 from sweeper.service.records import State
 
 RUNNING = (State.STARTING, State.RUNNING)
@@ -21,10 +22,10 @@ RUNNING = (State.STARTING, State.RUNNING)
 class Reader:
     """A browser of a user, as far as it asks the callbacks."""
 
-    def __init__(self, made: Made, token: str = "") -> None:
-        self.client = TestClient(made.api, base_url="http://sweeps", follow_redirects=False)
-        if token:
-            self.client.cookies.set(COOKIE, token)
+    def __init__(self, made: Made, user: str = "") -> None:
+        self.client = TestClient(made.api, base_url="http://localhost", follow_redirects=False)
+        if user:
+            self.client.cookies.set(COOKIE, made.tokens[user])
 
     def asked(self, part: str, outputs: Any, inputs: dict[str, Any], state: dict[str, Any], by: str) -> str:
         """Ask the callback that makes a part; returns its whole answer."""
@@ -87,7 +88,7 @@ def sweeps(made: Made) -> dict[str, str]:
 
 
 def test_each_user_lists_own_and_shared_sweeps_and_an_admin_all(made: Made, sweeps: dict[str, str]) -> None:
-    bob, ann, eve = (Reader(made, f"token-{n}").drawn("") for n in ("bob", "ann", "eve"))
+    bob, ann, eve = (Reader(made, n).drawn("") for n in ("bob", "ann", "eve"))
     assert all(sweeps[k] in bob for k in ("own", "shared"))
     assert all(sweeps[k] in ann for k in ("shared", "secret"))
     assert all(v in eve for v in sweeps.values())
@@ -100,7 +101,7 @@ def test_each_user_lists_own_and_shared_sweeps_and_an_admin_all(made: Made, swee
 
 
 def test_no_callback_reads_a_sweep_that_the_asker_may_not_see(made: Made, sweeps: dict[str, str]) -> None:
-    bob, secret = Reader(made, "token-bob"), sweeps["secret"]
+    bob, secret = Reader(made, "bob"), sweeps["secret"]
     digest = next((made.root / secret / "trials").iterdir()).stem
     for query in (f"?run={secret}", f"?run={secret}&tab=trials", f"?run={secret}&trial={digest}&tab=trials"):
         drawn = bob.drawn(query)
@@ -116,23 +117,23 @@ def test_no_callback_reads_a_sweep_that_the_asker_may_not_see(made: Made, sweeps
     assert "fake_space \\u00b7 bob's own" in bob.drawn(both)
     assert len(bob.client.get(f"/trials.csv{both}").text.splitlines()) == 4
     assert '"rowCount":3' in bob.rows(f"?run={sweeps['own']}&tab=trials")
-    assert '"rowCount":3' in Reader(made, "token-eve").rows(f"?run={secret}&tab=trials")
+    assert '"rowCount":3' in Reader(made, "eve").rows(f"?run={secret}&tab=trials")
     # what one user opened stays closed to the others
     assert f"There is no sweep '{secret}' here" in bob.drawn(f"?run={secret}")
 
 
 def test_a_sweep_that_is_no_longer_shared_is_gone_at_once(made: Made, sweeps: dict[str, str]) -> None:
-    bob, shared = Reader(made, "token-bob"), sweeps["shared"]
+    bob, shared = Reader(made, "bob"), sweeps["shared"]
     assert bob.client.get(f"/trials.csv?run={shared}").status_code == 200
     made.catalog.change(shared, shared=False)
     assert bob.client.get(f"/trials.csv?run={shared}").status_code == 404
-    assert shared not in Reader(made, "token-bob").drawn("")
+    assert shared not in Reader(made, "bob").drawn("")
 
 
 def test_the_address_filters_and_pages_the_list(made: Made, sweeps: dict[str, str], monkeypatch: Any) -> None:
     from dashboards import catalogue
 
-    eve = Reader(made, "token-eve")
+    eve = Reader(made, "eve")
     assert "hidden one" not in eve.drawn("?state=open")
     assert "for all" in eve.drawn("?state=open")
     assert "for all" not in eve.drawn("?state=ended")
@@ -147,22 +148,22 @@ def test_the_address_filters_and_pages_the_list(made: Made, sweeps: dict[str, st
 
 
 def test_an_empty_list_says_how_to_send_the_first_sweep(made: Made) -> None:
-    drawn = Reader(made, "token-bob").drawn("")
+    drawn = Reader(made, "bob").drawn("")
     assert "There is no sweep yet" in drawn
-    assert "sweeper --server http://sweeps run digits_cnn" in drawn
+    assert "sweeper --server http://localhost run digits_cnn" in drawn
 
 
 def test_a_sweep_that_waits_says_its_place_and_not_an_error(made: Made) -> None:
     made.add("bob", "first")
     waiting = made.add("bob", "second")
-    drawn = Reader(made, "token-bob").drawn(f"?run={waiting}")
+    drawn = Reader(made, "bob").drawn(f"?run={waiting}")
     assert "This sweep waits in the queue at place 2" in drawn
     assert "there is no folder" not in drawn
     assert "all sweeps" in drawn
 
 
-def test_the_version_changes_with_state_and_trials(made: Made) -> None:
-    made.auth = False
+def test_the_version_changes_with_state_and_trials(tmp_path: Path) -> None:
+    made = Made(tmp_path, auth=False)
     sweep = made.add("local", "one")
     version = Reader(made).version
     seen = {version(""), version(f"?run={sweep}")}
@@ -190,7 +191,7 @@ def test_who_has_not_signed_in_is_sent_to_the_form_and_back(made: Made, sweeps: 
     assert (wrong.status_code, "set-cookie" in wrong.headers) == (403, False)
     assert "This token is not known" in wrong.text
     assert "<script>" not in wrong.text
-    right = nobody.post("/login", data={"token": "token-bob", "next": f"run={sweeps['own']}&tab=trials"})
+    right = nobody.post("/login", data={"token": made.tokens["bob"], "next": f"run={sweeps['own']}&tab=trials"})
     assert (right.status_code, right.headers["location"]) == (303, f"/?run={sweeps['own']}&tab=trials")
     cookie = right.headers["set-cookie"].lower()
     assert "httponly" in cookie
@@ -205,23 +206,23 @@ def test_who_has_not_signed_in_is_sent_to_the_form_and_back(made: Made, sweeps: 
 
 
 def test_over_https_the_cookie_is_secure(made: Made) -> None:
-    client = TestClient(made.api, base_url="https://sweeps", follow_redirects=False)
-    assert "secure" in client.post("/login", data={"token": "token-bob"}).headers["set-cookie"].lower()
+    client = TestClient(made.api, base_url="https://localhost", follow_redirects=False)
+    assert "secure" in client.post("/login", data={"token": made.tokens["bob"]}).headers["set-cookie"].lower()
 
 
 @pytest.mark.parametrize("target", ["//evil.example", "https://evil.example", "\r\nSet-Cookie: a=b"])
 def test_signing_in_leads_nowhere_else(made: Made, target: str) -> None:
-    answer = Reader(made).client.post("/login", data={"token": "token-bob", "next": target})
+    answer = Reader(made).client.post("/login", data={"token": made.tokens["bob"], "next": target})
     assert answer.headers["location"].startswith("/?")
     assert "\n" not in answer.headers["location"]
 
 
 def test_forms_of_other_sites_and_large_ones_are_refused(made: Made) -> None:
-    bob = Reader(made, "token-bob").client
+    bob = Reader(made, "bob").client
     foreign = {"origin": "https://evil.example"}
-    assert bob.post("/login", data={"token": "token-bob"}, headers=foreign).status_code == 403
+    assert bob.post("/login", data={"token": made.tokens["bob"]}, headers=foreign).status_code == 403
     assert bob.post("/logout", headers=foreign).status_code == 403
-    assert bob.post("/logout", headers={"origin": "http://sweeps"}).status_code == 303
+    assert bob.post("/logout", headers={"origin": "http://localhost"}).status_code == 303
     assert bob.post("/login", data={"token": "x" * 5000}).status_code == 413
 
 
@@ -232,7 +233,7 @@ def test_a_link_from_elsewhere_asks_again_as_its_own_page(made: Made) -> None:
 
 
 def test_the_pages_take_nothing_of_the_api(made: Made, tmp_path: Path) -> None:
-    eve = Reader(made, "token-eve").client
+    eve = Reader(made, "eve").client
     assert eve.get("/v1/nothing").status_code == 404
     assert eve.get("/v1/nothing").headers["content-type"] == "application/json"
     assert eve.post("/v1/events").status_code == 405

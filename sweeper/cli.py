@@ -9,13 +9,23 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from trainables import __version__
 
-from .cluster_flags import add_manifest, add_server, add_submit, count
+from .cluster_flags import (
+    SERVED,
+    add_detach,
+    add_manifest,
+    add_sent,
+    add_server,
+    add_service,
+    add_submit,
+    add_trust,
+    count,
+)
 
 ERROR, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -41,38 +51,50 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 error, 2 bad spec or usage, 3 no successful trial, 130 interrupted (resumable).",
     )
     parser.add_argument("--version", action="version", version=f"sweeper {__version__}")
+    add_service(parser, None)
+    add_trust(parser, None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, text: str, run_dir: bool = False, noise: bool = False) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if run_dir:
-            sub.add_argument("dir", metavar="DIR", help="run folder, or its URI")
+            sub.add_argument("dir", metavar="DIR", help="run folder, or its URI; with --server a sweep's id")
+        add_service(sub)
+        if name in SERVED:
+            add_trust(sub)
         sub.add_argument("--json", action="store_true", help="print JSON on stdout")
         if noise:
             sub.add_argument("--noise", metavar="NAME", help="noise scale to show, also a measured one "
                              "(default: the sweep's)")  # fmt: skip
         return sub
 
-    _add_run(command("run", "run a sweep, or continue it where its folder holds a part of it"))
+    sub = command("run", "run a sweep, or continue it where its folder holds a part of it")
+    _add_run(sub)
+    add_sent(sub)
     resume = command("resume", "continue an interrupted sweep, or add configurations to a finished one", True)
     resume.add_argument("--trials", help="new number of configurations in all")
     _add_machine(resume)
+    add_detach(resume)
     _add_extend(command("extend", "run just the trials that a firm answer lacks", True, noise=True))
     sub = command("submit", "run a sweep as a job on a Ray cluster elsewhere")
     _add_run(sub, elsewhere=True)
     add_submit(sub)
     stop = command("stop", "stop a submitted sweep; what is finished is kept")
-    stop.add_argument("job", metavar="JOB", help="id of the job")
+    stop.add_argument("job", metavar="JOB", help="id of the job; with --server of the sweep, which ends what runs")
+    stop.add_argument("--cancel", action="store_true", help="with --server: end its trials at once")
     add_server(stop)
     sub = command("manifest", "print a Kubernetes or `ray up` file that runs a sweep on a cluster of its own")
     _add_run(sub, elsewhere=True)
     add_manifest(sub)
     status = command("status", "say how far a sweep is, its best noise so far and its warnings; of a job with "
                      "--address, how it is", noise=True)  # fmt: skip
-    status.add_argument("dir", metavar="DIR|JOB", help="run folder, or its URI; a job with --address")
-    status.add_argument("--follow", action="store_true", help="print what the job prints until it ends")
+    status.add_argument("dir", metavar="DIR|JOB", help="run folder, or its URI; a job with --address, a sweep with "
+                        "--server")  # fmt: skip
+    status.add_argument("--follow", action="store_true", help="print what the job prints until it ends; with --server "
+                        "show the sweep's progress")  # fmt: skip
     add_server(status)
-    command("list", "list the trials of a sweep", True, noise=True)
+    sub = command("list", "list the trials of a sweep; with --server alone the sweeps", noise=True)
+    sub.add_argument("dir", metavar="DIR", nargs="?", help="run folder, or its URI; with --server a sweep's id")
     best = command("best", "show the optimal noise and the best merged model", True, noise=True)
     best.add_argument("--save", metavar="FILE", help="write the best merged weights as safetensors")
     recommend = command("recommend", "show hyperparameters that reach the optimal noise", True, noise=True)
@@ -103,8 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     command("merges", "list the merges")
     _add_export(command("export", "write a table of a sweep as one file, its page, or its figures", True, noise=True))
     dashboard = command("dashboard", "serve the dashboards of one or more sweeps, also while they run", noise=True)
-    dashboard.add_argument("dirs", metavar="DIR", nargs="+", help="run folder, or its URI: s3://BUCKET/PATH, gs://..., "
-                           "file://...")  # fmt: skip
+    dashboard.add_argument("dirs", metavar="DIR", nargs="*", help="run folder, or its URI: s3://BUCKET/PATH, gs://..., "
+                           "file://...; with --server open the page of a sweep, or of all")  # fmt: skip
     dashboard.add_argument("--port", metavar="N", type=int, default=8050, help="default: %(default)s, or the next free")
     dashboard.add_argument("--host", metavar="ADDR", default="127.0.0.1",
                            help="address to listen on (default: %(default)s, this machine only)")  # fmt: skip
@@ -188,6 +210,7 @@ def _add_extend(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--noises", metavar="N", type=count, help="at most so many new noises (default: all it asks for)")
     sub.add_argument("--objective", help="gain_mean or merged_loss, ...: what the answer is about (default: gain_mean)")
     _add_machine(sub)
+    add_detach(sub)
 
 
 def _add_import(sub: argparse.ArgumentParser) -> None:
@@ -259,13 +282,26 @@ def _skipped_parts_as_lines() -> Iterator[None]:
         yield
 
 
-def _command(args: argparse.Namespace) -> int:
+def _chosen(args: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
+    """Return what carries a command out: a server, where one is named and knows the command, or this machine."""
+    if os.environ.get("SWEEPER_SERVER") if args.server is None else args.server:
+        from . import remote
+
+        if (found := remote.command(args)) is not None:
+            return found
     from . import commands
-    from .spec import SpecError
+    from .flags import check_here
+
+    check_here(args)
+    return commands.COMMANDS[args.command]
+
+
+def _command(args: argparse.Namespace) -> int:
+    from .specfile import SpecError
 
     try:
         with _skipped_parts_as_lines():
-            return commands.COMMANDS[args.command](args)
+            return _chosen(args)(args)
     except SpecError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE

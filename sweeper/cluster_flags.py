@@ -1,8 +1,11 @@
-"""Flags of the commands that speak to clusters elsewhere, or describe them."""
+"""Flags of the commands that speak to services and clusters elsewhere, or describe them."""
 
 from __future__ import annotations
 
 import argparse
+
+SERVED = ("run", "resume", "extend", "list", "best", "recommend", "dashboard", "spaces", "noises", "merges")
+"""Commands that a service carries out too, beside `status` and `stop`, which job servers know as well."""
 
 
 def count(text: str) -> int:
@@ -22,8 +25,38 @@ def add_server(sub: argparse.ArgumentParser) -> None:
     """Add what leads to a job server."""
     sub.add_argument("--address", metavar="URL", help="the cluster's job server: http://HEAD:8265 (default: "
                      "RAY_API_SERVER_ADDRESS)")  # fmt: skip
-    sub.add_argument("--ca", metavar="FILE", help="certificates to trust of an https server (default: the system's)")
-    sub.add_argument("--insecure", action="store_true", help="do not check its certificate")
+    add_trust(sub)
+
+
+def add_trust(sub: argparse.ArgumentParser, default: str | None = argparse.SUPPRESS) -> None:
+    """Add how far a server is trusted; given like this, a flag before the command holds too."""
+    sub.add_argument("--ca", metavar="FILE", default=default, help="certificates to trust of an https server "
+                     "(default: the system's)")  # fmt: skip
+    sub.add_argument("--insecure", action="store_true", default=default, help="do not check its certificate; a "
+                     "service gets the token even over http")  # fmt: skip
+
+
+def add_service(sub: argparse.ArgumentParser, default: str | None = argparse.SUPPRESS) -> None:
+    """Add what leads to a service."""
+    sub.add_argument("--server", metavar="URL", default=default, help="let a service carry the command out, see "
+                     "`sweeper serve` (default: SWEEPER_SERVER; run folders that are here stay here then; '' for "
+                     "none)")  # fmt: skip
+
+
+def add_sent(sub: argparse.ArgumentParser) -> None:
+    """Add what `run` takes for a sweep that is sent to a service."""
+    add_detach(sub)
+    sub.add_argument("--dry-run", dest="estimate", action="store_true", help="with --server: say what the sweep will "
+                     "cost, and run nothing")  # fmt: skip
+    sub.add_argument("--name", dest="label", help="with --server: what the sweep is called in lists")
+    sub.add_argument("--priority", metavar="N", help="with --server: -100 to 100, higher ones start first (default: 0)")
+    sub.add_argument("--shared", action="store_true", default=None, help="with --server: all its users may see it")
+    sub.add_argument("--webhook", metavar="URL", help="with --server: is told of the sweep's end")
+
+
+def add_detach(sub: argparse.ArgumentParser) -> None:
+    """Add the way out of following a sweep that a service runs."""
+    sub.add_argument("--detach", action="store_true", help="with --server: return at once")
 
 
 def add_submit(sub: argparse.ArgumentParser) -> None:

@@ -49,7 +49,9 @@ def status(args: argparse.Namespace) -> int:
     if args.address:
         return job_status(args)
     if args.follow or args.ca or args.insecure:
-        raise SpecError("--follow, --ca and --insecure are about a job: give its cluster by --address")
+        raise SpecError(
+            "--follow, --ca and --insecure are about a job or a service: give its cluster by --address, or --server"
+        )
     return reading.status(args)
 
 

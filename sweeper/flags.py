@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .spec import SweepSpec, load_spec
+from .spec import SpecError, SweepSpec, load_spec
 from .specfile import assignments
 
 RUN_KEYS = (
@@ -17,6 +17,22 @@ MACHINE_KEYS = (
     "workers", "runner", "address", "resources", "max_failures", "checkpoint_steps", "max_seconds", "max_gpu_hours",
     "until_interval", "max_failed", "data", "download", "cache", "resident_share", "loader_workers",
 )  # fmt: skip
+
+_SENT = {"detach": "--detach", "estimate": "--dry-run", "label": "--name", "priority": "--priority",
+         "shared": "--shared", "webhook": "--webhook", "cancel": "--cancel"}  # fmt: skip
+
+
+def check_here(args: argparse.Namespace) -> None:
+    """Refuse what only a service knows, of a command that this machine carries out.
+
+    Raises:
+        SpecError: A flag, or a run folder that is left out.
+    """
+    given = [flag for name, flag in _SENT.items() if getattr(args, name, None)]
+    if given and args.command in ("run", "resume", "extend", "stop"):
+        raise SpecError(f"{given[0]} is for a sweep that a service runs: give its address by --server")
+    if args.command in ("list", "dashboard") and not (args.dir if args.command == "list" else args.dirs):
+        raise SpecError(f"which run folder? sweeper {args.command} DIR, or --server URL for the sweeps of a service")
 
 
 def flags(args: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from .addresses import token
+from .http_parts import CONNECT_SECONDS, Bearer, reason
 from .spec import SpecError
 
 if TYPE_CHECKING:
-    from requests import PreparedRequest, Response
+    from requests import Response
 
-CONNECT_SECONDS, ANSWER_SECONDS, SUBMIT_SECONDS = 5.0, 30.0, 120.0
+ANSWER_SECONDS, SUBMIT_SECONDS = 30.0, 120.0
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _GIVE_TOKEN = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token must hold the cluster's"
 
@@ -47,18 +48,6 @@ def server_address(text: str) -> str:
         raise SpecError("credentials do not belong into an address: a token is read from RAY_AUTH_TOKEN_PATH")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
-
-
-class _Bearer:
-    """Sets the token on each request; given like this, requests asks no .netrc instead."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __call__(self, request: PreparedRequest) -> PreparedRequest:
-        if self.text:
-            request.headers["Authorization"] = f"Bearer {self.text}"
-        return request
 
 
 class JobServer:
@@ -130,18 +119,18 @@ class JobServer:
         seconds = seconds or ANSWER_SECONDS
         try:
             answer = requests.request(
-                method, self.address + path, auth=_Bearer(self._token), verify=self.verify,
+                method, self.address + path, auth=Bearer(self._token), verify=self.verify,
                 timeout=(CONNECT_SECONDS, seconds), **content,
             )  # fmt: skip
         except requests.exceptions.SSLError as error:
             raise SpecError(
-                f"the certificate of {self.address} is not trusted: {_reason(error)}; --ca FILE names one to trust"
+                f"the certificate of {self.address} is not trusted: {reason(error)}; --ca FILE names one to trust"
             ) from None
         except requests.exceptions.Timeout:
             raise UnreachableError(f"{self.address} does not answer within {seconds:g} s") from None
         except (requests.exceptions.RequestException, OSError) as error:
             raise UnreachableError(
-                f"cannot connect to {self.address}: {_reason(error)}; it must be the address of the head's dashboard, "
+                f"cannot connect to {self.address}: {reason(error)}; it must be the address of the head's dashboard, "
                 "and the head needs ray[default]"
             ) from None
         if answer.status_code in (401, 403):
@@ -180,16 +169,3 @@ def _record(answer: Response) -> dict[str, Any]:
 def _last_line(answer: Response) -> str:
     lines = [line.strip() for line in answer.text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else answer.reason
-
-
-def _reason(error: BaseException) -> str:
-    """Return the innermost reason that the layers of the HTTP client wrap."""
-    while True:
-        inner = getattr(error, "reason", None)
-        inner = inner if isinstance(inner, BaseException) else error.__cause__ or next(
-            (a for a in error.args if isinstance(a, BaseException)), None
-        )  # fmt: skip
-        if inner is None or inner is error:
-            text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:300]
-        error = inner

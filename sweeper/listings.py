@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import search_spaces
 from search_spaces import Space
 from trainables.noise import FAMILIES, NOISE
 
@@ -17,13 +16,31 @@ DONE = 0
 
 def spaces(args: argparse.Namespace) -> int:
     """`sweeper spaces`."""
-    loaded = [search_spaces.load(name) for name in search_spaces.names()]
-    emit(args.json, [space_record(s) for s in loaded], "\n".join(_space(s) for s in loaded))
+    emit_spaces(args.json, space_records())
     return DONE
 
 
+def noises(args: argparse.Namespace) -> int:
+    """`sweeper noises`."""
+    emit_noises(args.json, noise_records())
+    return DONE
+
+
+def merges(args: argparse.Namespace) -> int:
+    """`sweeper merges`."""
+    emit_merges(args.json, merge_records())
+    return DONE
+
+
+def space_records() -> list[dict[str, Any]]:
+    """Return the search spaces as records that JSON can hold."""
+    import search_spaces
+
+    return [space_record(search_spaces.load(name)) for name in search_spaces.names()]
+
+
 def space_record(space: Space) -> dict[str, Any]:
-    """Return a space as JSON has it."""
+    """Return a search space as a record that JSON can hold."""
     return {
         "name": space.name,
         "doc": space.doc,
@@ -35,32 +52,8 @@ def space_record(space: Space) -> dict[str, Any]:
     }
 
 
-def _texts(space: Space) -> dict[str, str]:
-    def when(name: str) -> str:
-        parts = [f"{other} is {' or '.join(map(str, v))}" for other, v in space.conditions.get(name, {}).items()]
-        return f" when {' and '.join(parts)}" if parts else ""
-
-    return {name: f"{distribution}{when(name)}" for name, distribution in space.knobs.items()}
-
-
-def _space(space: Space) -> str:
-    small = f"{space.budget}; --smoke: seconds a pair on a CPU" if space.smoke else space.budget
-    return f"{space.name}\n{wrap(space.doc, 2)}\n{wrap(small, 2)}"
-
-
-def noises(args: argparse.Namespace) -> int:
-    """`sweeper noises`."""
-    record = noise_records()
-    rows = [
-        (s.name, s.kind, s.formula, s.unit, ", ".join(s.knobs) or "–", _families(s.families), s.source)
-        for s in NOISE.values()
-    ]
-    emit(args.json, record, _left(("noise", "kind", "formula", "unit", "solves for", "optimizers", "source"), rows))
-    return DONE
-
-
 def noise_records() -> list[dict[str, Any]]:
-    """Return the noise scales as JSON has them."""
+    """Return the noise scales as records that JSON can hold."""
     return [
         {
             "name": s.name,
@@ -75,28 +68,53 @@ def noise_records() -> list[dict[str, Any]]:
     ]
 
 
-def _families(names: tuple[str, ...]) -> str:
-    return "all" if set(names) == set(FAMILIES) else ", ".join(names)
-
-
-def merges(args: argparse.Namespace) -> int:
-    """`sweeper merges`."""
-    from trainables.merging import MERGES
-
-    record = merge_records()
-    rows = [(m.name, m.formula, _grid(m.symbol, m.grid), m.source) for m in MERGES.values()]
-    emit(args.json, record, _left(("merge", "formula", "grid", "source"), rows))
-    return DONE
-
-
 def merge_records() -> list[dict[str, Any]]:
-    """Return the merges as JSON has them."""
+    """Return the merges as records that JSON can hold."""
     from trainables.merging import MERGES
 
     return [
         {"name": m.name, "formula": m.formula, "grid": list(m.grid), "symbol": m.symbol, "source": m.source}
         for m in MERGES.values()
     ]
+
+
+def emit_spaces(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:
+    """Print search spaces."""
+    emit(as_json, records, "\n".join(_space(r) for r in records))
+
+
+def emit_noises(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:
+    """Print noise scales."""
+    rows = [
+        (r["name"], r["kind"], r["formula"], r["unit"], ", ".join(r["solves"]) or "–", _families(r["optimizers"]),
+         r["source"])
+        for r in records
+    ]  # fmt: skip
+    emit(as_json, records, _left(("noise", "kind", "formula", "unit", "solves for", "optimizers", "source"), rows))
+
+
+def emit_merges(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:
+    """Print merges."""
+    rows = [(r["name"], r["formula"], _grid(r["symbol"], r["grid"]), r["source"]) for r in records]
+    emit(as_json, records, _left(("merge", "formula", "grid", "source"), rows))
+
+
+def _texts(space: Space) -> dict[str, str]:
+    def when(name: str) -> str:
+        parts = [f"{other} is {' or '.join(map(str, v))}" for other, v in space.conditions.get(name, {}).items()]
+        return f" when {' and '.join(parts)}" if parts else ""
+
+    return {name: f"{distribution}{when(name)}" for name, distribution in space.knobs.items()}
+
+
+def _space(record: Mapping[str, Any]) -> str:
+    budget = record["budget"]
+    small = f"{budget}; --smoke: seconds a pair on a CPU" if record["smoke"] else budget
+    return f"{record['name']}\n{wrap(record['doc'], 2)}\n{wrap(small, 2)}"
+
+
+def _families(names: Sequence[str]) -> str:
+    return "all" if set(names) == set(FAMILIES) else ", ".join(names)
 
 
 def _grid(symbol: str, grid: Sequence[float]) -> str:

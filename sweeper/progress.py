@@ -24,12 +24,18 @@ class Progress:
         stream: Where to write; stderr by default, so that results on stdout stay clean.
         quiet: Show nothing.
         counts: What is counted.
+        running: Whether the number of running trials is known, and shown.
     """
 
     def __init__(
-        self, objective: str, stream: TextIO | None = None, quiet: bool = False, counts: str = "configurations"
+        self,
+        objective: str,
+        stream: TextIO | None = None,
+        quiet: bool = False,
+        counts: str = "configurations",
+        running: bool = True,
     ) -> None:
-        self.objective, self.quiet, self.counts = objective, quiet, counts
+        self.objective, self.quiet, self.counts, self.running = objective, quiet, counts, running
         self.stream = stream or sys.stderr
         self.bar: Any = None
         self.warned: set[str] = set()
@@ -51,7 +57,7 @@ class Progress:
             return
         for key in [k for k in status.warnings if k not in self.warned]:
             self.warned.add(key)
-            self._line(f"warning: {key}: {status.warnings[key]}")
+            self.line(f"warning: {key}: {status.warnings[key]}")
         if self.first_done is None:
             self.first_done = status.done
         if self.stream.isatty():
@@ -60,21 +66,20 @@ class Progress:
             self.last = time.monotonic()
             print(f"{status.done}/{status.budget} {self.counts}, {self._text(status)}", file=self.stream, flush=True)
 
-    def _line(self, text: str) -> None:
+    def line(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
         if self.bar is not None:
             self.bar.write(text, file=self.stream)
         else:
             print(text, file=self.stream, flush=True)
 
     def _text(self, status: Status) -> str:
-        failed = f", {status.failed} failed" if status.failed else ""
-        if status.pruned:
-            failed += f", {status.pruned} pruned ({status.saved_seconds:.0f} s saved)"
+        parts = [f"{status.running} running"] if self.running else []
+        parts += [f"{status.failed} failed"] if status.failed else []
+        parts += [f"{status.pruned} pruned ({status.saved_seconds:.0f} s saved)"] if status.pruned else []
+        parts += [f"best {self.objective} {_number(status.best)}", f"noise target {_number(status.target)}"]
         left = self._left(status)
-        return (
-            f"{status.running} running{failed}, best {self.objective} {_number(status.best)}, "
-            f"noise target {_number(status.target)}" + (f", {left} left" if left else "")
-        )
+        return ", ".join([*parts, f"{left} left"] if left else parts)
 
     def _left(self, status: Status) -> str:
         new = status.done - (self.first_done or 0)

@@ -213,15 +213,20 @@ def status(args: argparse.Namespace) -> int:
 
 def list_trials(args: argparse.Namespace) -> int:
     """`sweeper list DIR`."""
+    spec, trials, noise = _rows(args)
+    emit_trials(args.json, trials, spec.objective, noise)
+    return DONE
+
+
+def emit_trials(as_json: bool, trials: Any, objective: str, noise: str) -> None:
+    """Print the trials of a sweep: outcome, knobs, noise and objective of each."""
     from .objective import measured
 
-    spec, trials, noise = _rows(args)
-    column = measured(spec.objective, trials).column
+    column = measured(objective, trials).column
     names = ["number", "repeat", "outcome", *SHOWN_KNOBS, f"noise_{noise}", column, "digest"]
     rows = trials.select(names).to_pylist()
     cells = [[v if isinstance(v, str) else "–" if v is None else number(v) for v in r.values()] for r in rows]
-    emit(args.json, rows, format_table(names, cells, indent=0) if rows else "no trials yet")
-    return DONE
+    emit(as_json, rows, format_table(names, cells, indent=0) if rows else "no trials yet")
 
 
 def best(args: argparse.Namespace) -> int:

@@ -68,11 +68,10 @@ def _lines(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
             yield from _lines(value, name)
 
 
-def read_yaml(path: Path, text: str | None = None) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read a sweep spec file: its values, and the line that each key (dotted) stands on.
+def parse_yaml(path: Path, text: str | None = None) -> tuple[dict[str, Any], dict[str, int]]:
+    """Read a sweep spec file as it stands there: its values, and the line that each key (dotted) stands on.
 
-    A relative path of a space, data root, cache or prior's run folder counts from the file's folder. `text` is the
-    file's content where it does not lie on this machine.
+    `text` is the file's content where it does not lie on this machine.
 
     Raises:
         SpecError: The file cannot be read, is not YAML or not a mapping.
@@ -93,6 +92,18 @@ def read_yaml(path: Path, text: str | None = None) -> tuple[dict[str, Any], dict
         raise SpecError(f"{path} is empty; it must name a space, such as `space: digits_cnn`")
     if not isinstance(data, dict):
         raise SpecError(f"{path} must be a mapping of keys to values, got {type(data).__name__}")
+    return data, lines
+
+
+def read_yaml(path: Path, text: str | None = None) -> tuple[dict[str, Any], dict[str, int]]:
+    """Read a sweep spec file that is run on this machine, by `parse_yaml`.
+
+    A relative path of a space, data root, cache or prior's run folder counts from the file's folder.
+
+    Raises:
+        SpecError: The file cannot be read, is not YAML or not a mapping.
+    """
+    data, lines = parse_yaml(path, text)
     for key in ("space", "data", "cache"):
         value = data.get(key)
         if isinstance(value, str) and (key != "space" or value.endswith(".py")):

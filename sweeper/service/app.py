@@ -92,7 +92,11 @@ def data_of(config: Config) -> str | None:
 async def _nothing(request: Request) -> Response:
     path = request.url.path
     found = {
-        m for r in ROUTERS for t in r.routes if isinstance(t, APIRoute) and t.path_regex.match(path) for m in t.methods
+        m
+        for r in ROUTERS
+        for t in r.routes
+        if isinstance(t, APIRoute) and t.path_regex.match(path)
+        for m in t.methods or ()
     }
     if found:
         allowed = ", ".join(sorted(found))

@@ -9,8 +9,9 @@ import json
 import secrets
 import threading
 import traceback
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from dash.development.base_component import Component
 
 from sweeper.spec import SpecError
 
-from . import choices, content, grid
+from . import catalogue, choices, content, grid, judged
 from .details import details, row_of
 from .judged import Judges, in_background
 from .listing import listed
 from .live import Live
+from .offer import Listed, Offer, OfferedFolders
+from .packing import packed
+from .page import style
 from .runs import Run
 from .sections import Control, Section
 from .selection import Selection
@@ -45,39 +49,75 @@ catch (e) {}</script></head>
 <body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body></html>"""
 
 
+Made = tuple[Any, Callable[[], Any]]
+"""What a part depends on, and what makes it."""
+Drawn = tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, str]]
+Runs = tuple[tuple[str, str], ...]
+"""Name and words of each run that can be chosen."""
+
+
 class App:
     """What the callbacks answer; it holds no state of a reader, which is all in the address.
 
     Args:
         live: The runs.
+        offer: The service whose sweeps they are; it is asked who may see what. None for runs that all may see.
     """
 
-    def __init__(self, live: Live) -> None:
-        self.live = live
-        self.judged = 0
+    def __init__(self, live: Live, offer: Offer | None = None) -> None:
+        self.live, self.offer = live, offer
         self._sections: dict[Hashable, Section] = {}
-        in_background(Judges(self._told))
-
-    def _told(self) -> None:
-        self.judged += 1
-        self._prepare()
+        in_background(Judges(self._prepare))
 
     def _prepare(self) -> None:
+        if self.offer is not None:  # nobody asks here, so that there is nothing to see
+            return
         with contextlib.suppress(SpecError):
             overview.prepare(self.live.run(self.names(Selection())), Selection())
 
     def names(self, selection: Selection) -> list[str]:
-        """Return the runs that are selected: the known ones, or the first."""
-        known = [n for n in selection.run.split(",") if n in self.live.folders]
-        return known or list(self.live.folders)[:1]
+        """Return the runs that are selected: the known ones, or the first; of a service's none, which is its list."""
+        known = [n for n in selection.run.split(",") if n and n in self.live.folders]
+        return known if known or self.offer is not None else list(self.live.folders)[:1]
+
+    def shown(self, search: str | None) -> Run | None:
+        """Return the run that an address shows; None where it shows none.
+
+        Raises:
+            SpecError: It cannot be read.
+        """
+        selection, _ = self.selection(search)
+        names = self.names(selection)
+        return self.live.run(names) if names else None
 
     def version(self, search: str | None) -> str:
         """Return what changes whenever anything does that a reader with this address sees."""
+        asked, _ = self.selection(search)
+        names = self.names(asked)
+        if not names:
+            return _mark(self._listed(asked))
+        standing = _mark(self._standing(names))
         try:
-            run = self.live.run(self.names(Selection.from_query(search or "")))
+            run = self.live.run(names)
         except SpecError as error:
-            return f"error: {error}"
-        return f"{run.version}.{self.judged}"
+            return f"error: {error} {standing}"
+        return f"{run.version}.{_mark(judged.mark(run.place))}.{standing}"
+
+    def _standing(self, names: Sequence[str]) -> Listed | None:
+        return self.offer.find(names[0]) if self.offer is not None and len(names) == 1 else None
+
+    def _absent(self, name: str) -> bool:
+        folder = self.live.folders.get(name)
+        with contextlib.suppress(SpecError):
+            return folder is not None and not folder.place.exists()
+        return False
+
+    def _listed(self, asked: Selection) -> Sequence[Listed]:
+        assert self.offer is not None  # without a service there is always a run
+        owner = "" if asked.owner == catalogue.ALL else asked.owner
+        return self.offer.listed(
+            catalogue.states(asked.state or catalogue.ALL), owner, asked.before, catalogue.SHOWN + 1
+        )
 
     def selection(self, search: str | None) -> tuple[Selection, tuple[str, ...]]:
         """Return what an address asks for, and a sentence on each value that is not known here."""
@@ -86,27 +126,21 @@ class App:
         if asked.tab not in VIEWS:
             said.append(f"There is no tab {asked.tab!r}: this is {next(iter(VIEWS))}.")
             asked = replace(asked, tab=next(iter(VIEWS)))
-        unknown = [n for n in asked.run.split(",") if n and n not in self.live.folders]
-        if unknown:
-            said.append(f"There is no sweep {unknown[0]!r} here: shown is {', '.join(self.names(asked))}.")
-            asked = replace(asked, run=",".join(n for n in asked.run.split(",") if n in self.live.folders))
+        wanted = list(filter(None, asked.run.split(",")))
+        known = [n for n in wanted if n in self.live.folders]
+        if unknown := [n for n in wanted if n not in known]:
+            asked = replace(asked, run=",".join(known))
+            shown = ", ".join(self.names(asked)) or "the list of those that you may see"
+            said.append(f"There is no sweep {unknown[0]!r} here: shown is {shown}.")
         return asked, tuple(said)
 
     def checked(self, run: Run, asked: Selection) -> tuple[Selection, tuple[Control, ...], tuple[str, ...]]:
         """Return the selection with unknown values at their defaults, the view's controls, and what was left out."""
         controls = VIEWS[asked.tab].controls(run, asked)
-        said: list[str] = []
-        for control in controls:
-            value = getattr(asked, control.field)
-            known = [v for v, _ in control.options]
-            if value and known and value not in known:
-                said.append(f"There is no {control.label} {value!r} here: the default is shown.")
-                asked = replace(asked, **{control.field: ""})
-        return asked, controls, tuple(said)
+        asked, said = _known(asked, controls)
+        return asked, controls, said
 
-    def draw(
-        self, search: str | None, theme: str, shown: Mapping[str, str], version: str
-    ) -> tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, str]]:
+    def draw(self, search: str | None, theme: str, shown: Mapping[str, str], version: str) -> Drawn:
         """Return what must be drawn anew.
 
         Args:
@@ -120,28 +154,79 @@ class App:
             what is shown then.
         """
         asked, said = self.selection(search)
+        names = self.names(asked)
+        if not names:
+            return self._list(asked, said, shown)
+        standing = self._standing(names)
         try:
-            run = self.live.run(self.names(asked))
+            run = self.live.run(names)
             selection, controls, more = self.checked(run, asked)
         except SpecError as error:
+            if standing is not None and self._absent(names[0]):
+                return self._awaited(standing, said, shown)
             notice = html.Div(f"{error}. What is shown may be old; the app tries again.", className="banner")
             return {"notices": [notice]}, {}, {**shown, "notices": ""}
         lines = (*said, *more, *run.skipped)
-        made: dict[str, tuple[Any, Callable[[], Any]]] = {
-            "title": (run.key, lambda: self._title(run)),
+        runs = self._runs(names)
+        made: dict[str, Made] = {
+            "title": (self._head(run, standing), lambda: self._title(run, standing)),
             "tabs": (selection, lambda: _tabs(selection)),
-            "controls": ((run.place, selection, controls), lambda: self._controls(run, selection, controls)),
-            "notices": (lines, lambda: [html.Div(line, className="banner") for line in lines]),
+            "controls": (
+                (run.place, selection, controls, runs),
+                lambda: self._controls(run, selection, controls, runs),
+            ),
+            "notices": (lines, lambda: _banners(lines)),
         }
-        marks = {name: _mark(of) for name, (of, _) in made.items()}
-        parts = {name: make() for name, (_, make) in made.items() if shown.get(name) != marks[name]}
-        marks["values"] = json.dumps(self._values(run, selection, controls))
+        parts, marks = _changed(made, shown)
+        marks["values"] = json.dumps(self._values(run, selection, controls, runs))
+        marks["busy"] = "1" if judged.busy(run.place) else ""
         marks["content"] = self._depends(run, selection, theme, version)
         marks["skeleton"] = shown.get("skeleton", "")
         if shown.get("content") == marks["content"]:
             return parts, {}, marks
         more_parts, inner, marks["skeleton"] = self._content(run, selection, theme, shown.get("skeleton", ""))
+        marks["busy"] = "1" if judged.busy(run.place) else ""  # the views ask for what they need to know
         return parts | more_parts, inner, marks
+
+    def _list(self, asked: Selection, said: Sequence[str], shown: Mapping[str, str]) -> Drawn:
+        """Return what must be drawn anew of a service's list; as `draw`."""
+        offer = self.offer
+        assert offer is not None
+        controls = catalogue.controls(offer.owners())
+        asked, more = _known(asked, controls)
+        lines, sweeps, now = (*said, *more), self._listed(asked), datetime.now(UTC)
+        values = {c.field: getattr(asked, c.field) or catalogue.ALL for c in controls}
+
+        def content_() -> list[Component]:
+            if sweeps:
+                return catalogue.table(sweeps, asked, now)
+            return catalogue.empty(asked, flask.request.host_url.rstrip("/"), offer.asker())
+
+        made: dict[str, Made] = {
+            "title": ("sweeps", lambda: [html.H1("Sweeps")]),
+            "tabs": ("", list),
+            "controls": (
+                (values, controls), lambda: [content.control(c, values[c.field], catalogue.ALL) for c in controls]
+            ),
+            "notices": (lines, lambda: _banners(lines)),
+            "content": ((asked, sweeps, now.replace(second=0, microsecond=0)), content_),
+        }  # fmt: skip
+        parts, marks = _changed(made, shown)
+        marks |= {"values": json.dumps(values), "skeleton": "list"}
+        return _plain(parts, shown, "list"), {}, marks
+
+    def _awaited(self, sweep: Listed, said: Sequence[str], shown: Mapping[str, str]) -> Drawn:
+        """Return what must be drawn anew of a sweep that has no folder yet; as `draw`."""
+        lines = (*said, catalogue.waiting(sweep))
+        made: dict[str, Made] = {
+            "title": (sweep, lambda: self._entitled(sweep, f"{sweep.space} · {sweep.name}", "")),
+            "tabs": ("", list),
+            "controls": ("", list),
+            "notices": (lines, lambda: _banners(lines)),
+            "content": ("", list),
+        }
+        parts, marks = _changed(made, shown)
+        return _plain(parts, shown, "none"), {}, {**marks, "skeleton": "none"}
 
     def _depends(self, run: Run, selection: Selection, theme: str, version: str) -> str:
         kept = _drawn_by(selection)
@@ -164,28 +249,46 @@ class App:
             return words, content.refreshed(section, view.name, theme, revision), mark
         return {**words, "content": content.cards(section, view.name, theme, revision)}, {}, mark
 
-    def _title(self, run: Run) -> list[Component]:
-        sweep = choices.sweep(run)
-        state = "running" if run.running else "not running"
-        return [html.H1(f"{sweep.space} · {run.name}"), html.Div(f"{run.place} · {state}", className="soft")]
+    def _head(self, run: Run, standing: Listed | None) -> object:
+        # its age counts in minutes
+        return run.key, standing, datetime.now(UTC).replace(second=0, microsecond=0) if self.offer else None
 
-    def _controls(self, run: Run, selection: Selection, controls: tuple[Control, ...]) -> list[Component]:
+    def _title(self, run: Run, standing: Listed | None) -> list[Component]:
+        space = choices.sweep(run).space
+        if self.offer is not None:
+            return self._entitled(standing, f"{space} · {standing.name if standing else run.name}", run.place)
+        state = "running" if run.running else "not running"
+        return [html.H1(f"{space} · {run.name}"), html.Div(f"{run.place} · {state}", className="soft")]
+
+    def _entitled(self, standing: Listed | None, title: str, place: str) -> list[Component]:
+        return catalogue.head(standing, title, place, datetime.now(UTC))
+
+    def _runs(self, names: Sequence[str]) -> Runs:
+        """Return the runs that can be chosen, with words for people; none where there is nothing to choose."""
+        if self.offer is None:
+            found = {name: name for name in self.live.folders}
+        else:
+            found = dict(self.offer.names())
+            found |= {name: name for name in names if name not in found}
+        return tuple(found.items()) if len(found) > 1 else ()
+
+    def _controls(self, run: Run, selection: Selection, controls: tuple[Control, ...], runs: Runs) -> list[Component]:
         made: list[Component] = []
-        if len(self.live.folders) > 1:
-            names = list(self.live.folders)
-            key = {"type": "control", "field": "run", "default": names[0]}
-            picked = dcc.Dropdown(id=key, options=names, value=self.names(selection), multi=True, clearable=False)
+        values = self._values(run, selection, controls, runs)
+        if runs:
+            key = {"type": "control", "field": "run", "default": "" if self.offer is not None else runs[0][0]}
+            options = [{"value": name, "label": words} for name, words in runs]
+            picked = dcc.Dropdown(id=key, options=options, value=values["run"], multi=True, clearable=False)
             made.append(html.Label([html.Span("sweeps"), picked], className="control wide"))
-        values = self._values(run, selection, controls)
-        defaults = self._values(run, replace(Selection(), tab=selection.tab, run=selection.run), controls)
+        defaults = self._values(run, replace(Selection(), tab=selection.tab, run=selection.run), controls, runs)
         made += [content.control(c, values[c.field], defaults[c.field]) for c in controls]
         return made
 
-    def _values(self, run: Run, selection: Selection, controls: tuple[Control, ...]) -> dict[str, Any]:
+    def _values(self, run: Run, selection: Selection, controls: tuple[Control, ...], runs: Runs) -> dict[str, Any]:
         """Return what each control shows, by field."""
         effective = _effective(run, selection)
         plain = _effective(run, replace(Selection(), tab=selection.tab, run=selection.run))
-        values: dict[str, Any] = {"run": self.names(selection)} if len(self.live.folders) > 1 else {}
+        values: dict[str, Any] = {"run": self.names(selection)} if runs else {}
         for control in controls:
             first = control.options[0][0] if control.options else ""
             value = getattr(selection, control.field) or plain.get(control.field) or first
@@ -196,7 +299,7 @@ class App:
 
     def section(self, run: Run, selection: Selection) -> Section:
         """Return a tab's content; the last ones are kept."""
-        key = run.key, self.judged, _drawn_by(selection)
+        key = run.key, judged.mark(run.place), _drawn_by(selection)
         if (found := self._sections.get(key)) is None:
             try:
                 found = VIEWS[selection.tab].build(run, selection)
@@ -210,6 +313,8 @@ class App:
 
     def warm(self) -> None:
         """Compute what the first visitor sees, and have it judged."""
+        if self.offer is not None:
+            return
         with contextlib.suppress(SpecError):
             self.section(self.live.run(self.names(Selection())), Selection())
         self._prepare()
@@ -219,7 +324,9 @@ class App:
         if request is None:
             return no_update, no_update
         selection, _ = self.selection(search)
-        run = self.live.run(self.names(selection))
+        run = self.shown(search)
+        if run is None:
+            return no_update, no_update
         return grid.rows(run.tables["trials"], trials_view.columns(run, selection), request)
 
     def details(self, search: str | None, theme: str | None) -> list[Component]:
@@ -228,6 +335,8 @@ class App:
         if selection.tab != "trials" or not selection.trial:
             return []
         names = self.names(selection)
+        if not names:
+            return []
         row = row_of(self.live.run(names).tables["trials"], selection.trial)
         if row is None:
             return [html.Div(f"There is no trial {selection.trial!r} here.", className="banner")]
@@ -235,11 +344,20 @@ class App:
         tables = [self.live.rows_of(names, table, selection.trial) for table in ("history", "merges")]
         return content.details(details(row, place, *tables), theme or "light", replace(selection, trial=""))
 
-    def csv(self, search: str) -> bytes:
-        """Return the trials that the selection's filter leaves, in its order, with all columns, as CSV."""
+    def csv(self, search: str) -> bytes | None:
+        """Return the trials that the selection's filter leaves, in its order, with all columns, as CSV.
+
+        Returns:
+            The bytes; None where the address shows no run.
+
+        Raises:
+            SpecError: It cannot be read.
+        """
         selection, _ = self.selection(search)
-        trials = self.live.run(self.names(selection)).tables["trials"]
-        found, _ = listed(trials, selection.filter, selection.sort)
+        run = self.shown(search)
+        if run is None:
+            return None
+        found, _ = listed(run.tables["trials"], selection.filter, selection.sort)
         target = io.BytesIO()
         pyarrow.csv.write_csv(found, target)
         return target.getvalue()
@@ -248,7 +366,34 @@ class App:
 def _drawn_by(selection: Selection) -> Selection:
     # a trial that is open in the list, the list's filter and its order change no figure
     kept = selection.trial if selection.tab != "trials" else ""
-    return replace(selection, trial=kept, filter="", sort="")
+    return replace(selection, trial=kept, filter="", sort="", state="", owner="", before="")
+
+
+def _known(asked: Selection, controls: Sequence[Control]) -> tuple[Selection, tuple[str, ...]]:
+    """Return a selection with values that the controls do not offer at their defaults, and a sentence on each."""
+    said: list[str] = []
+    for control in controls:
+        value = getattr(asked, control.field)
+        known = [v for v, _ in control.options]
+        if value and known and value not in known:
+            said.append(f"There is no {control.label} {value!r} here: the default is shown.")
+            asked = replace(asked, **{control.field: ""})
+    return asked, tuple(said)
+
+
+def _changed(made: Mapping[str, Made], shown: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the parts that differ from what is shown, and the marks of all."""
+    marks = {name: _mark(of) for name, (of, _) in made.items()}
+    return {name: make() for name, (_, make) in made.items() if shown.get(name) != marks[name]}, marks
+
+
+def _plain(parts: dict[str, Any], shown: Mapping[str, str], skeleton: str) -> dict[str, Any]:
+    # a page without views has nothing around its content
+    return parts if shown.get("skeleton") == skeleton else {**content.words(Section()), **parts}
+
+
+def _banners(lines: Sequence[str]) -> list[Component]:
+    return [html.Div(line, className="banner") for line in lines]
 
 
 def _mark(*of: object) -> str:
@@ -277,7 +422,9 @@ def _layout(app: App) -> Component:
         [
             dcc.Store(id="search"),
             dcc.Store(id="asked"),
+            dcc.Store(id="stream", data=app.offer.events if app.offer is not None else ""),
             dcc.Interval(id="tick", interval=TICK_MS),
+            dcc.Store(id="beat"),
             dcc.Store(id="theme"),
             dcc.Store(id="version", data=app.version("")),
             dcc.Store(id="shown"),
@@ -286,7 +433,13 @@ def _layout(app: App) -> Component:
                     html.Div(
                         [
                             html.Div(id="title", className="title"),
-                            html.Button("◐", id="theme-button", className="save", title="light or dark"),
+                            html.Div(
+                                [
+                                    *_signed_in(app.offer.asker() if app.offer is not None else ""),
+                                    html.Button("◐", id="theme-button", className="save", title="light or dark"),
+                                ],
+                                className="saves",
+                            ),
                         ],
                         className="bar",
                     ),
@@ -305,16 +458,30 @@ def _layout(app: App) -> Component:
     )
 
 
-def make_app(live: Live) -> Dash:
-    """Return the app over some runs."""
-    app = App(live)
+def _signed_in(name: str) -> list[Component]:
+    if not name:
+        return []
+    leave = html.Form(html.Button("sign out", className="save"), action="logout", method="post")
+    return [html.Span(name, className="soft", title="signed in"), leave]
+
+
+def make_pages(offer: Offer) -> flask.Flask:
+    """Return the app over a service's sweeps as a WSGI application; requests run where `offer` knows who asks."""
+    server = make_app(Live(OfferedFolders(offer)), offer).server
+    server.after_request(packed)
+    return server
+
+
+def make_app(live: Live, offer: Offer | None = None) -> Dash:
+    """Return the app over some runs; `offer` as for `App`."""
+    app = App(live, offer)
     dash = Dash(
         __name__,
         title="sweeper",
         update_title="",
         assets_folder=str(_HERE / "assets"),
         suppress_callback_exceptions=True,
-        index_string=_PAGE.replace("STYLE", "".join((_HERE / f).read_text() for f in ("page.css", "app.css"))),
+        index_string=_PAGE.replace("STYLE", style()),
     )
     dash.layout = lambda: _layout(app)
     _answer(dash, app)
@@ -324,17 +491,23 @@ def make_app(live: Live) -> Dash:
     @dash.server.get("/trials.csv")
     def csv() -> flask.Response:
         head = {"Content-Disposition": "attachment; filename=trials.csv"}
-        return flask.Response(app.csv(flask.request.query_string.decode()), mimetype="text/csv", headers=head)
+        try:
+            found = app.csv(flask.request.query_string.decode())
+        except SpecError as error:
+            return flask.Response(f"{error}\n", status=404, mimetype="text/plain")
+        if found is None:
+            return flask.Response("There is no such sweep here.\n", status=404, mimetype="text/plain")
+        return flask.Response(found, mimetype="text/csv", headers=head)
 
     return dash
 
 
 def _answer(dash: Dash, app: App) -> None:
     @dash.callback(
-        Output("version", "data"), Input("tick", "n_intervals"), State("search", "data"), State("version", "data"),
-        prevent_initial_call=True,
+        Output("version", "data"), Input("tick", "n_intervals"), Input("beat", "data"),
+        State("search", "data"), State("version", "data"), prevent_initial_call=True,
     )  # fmt: skip
-    def tick(_: int, search: str | None, before: str | None) -> Any:
+    def tick(_: int | None, beat: float | None, search: str | None, before: str | None) -> Any:
         now = app.version(search)
         return now if now != before else no_update
 
@@ -374,7 +547,7 @@ def _in_browser(dash: Dash) -> None:
     search = Output("search", "data", allow_duplicate=True)
     control = {"type": "control", "field": ALL, "default": ALL}
     run("theme", Output("theme", "data"), Input("theme-button", "n_clicks"), initial=True)
-    run("start", Output("search", "data"), Input("tabs", "id"), initial=True)
+    run("start", Output("search", "data"), Input("tabs", "id"), State("stream", "data"), initial=True)
     run("choose", search, Input(control, "value"), State("shown", "data"))
     wanted = (Input("search", "data"), Input("theme", "data"), Input("version", "data"))
     run("ask", Output("asked", "data"), *wanted)

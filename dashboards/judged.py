@@ -59,6 +59,17 @@ def known(run: Run, question: Question) -> tuple[Judgement | None, bool]:
     return found, found is not None and version == run.version
 
 
+def mark(place: str) -> str:
+    """Return what changes whenever a judgement of a place comes."""
+    with _lock:
+        return repr(sorted((question, version) for (of, question), (version, _) in _known.items() if of == place))
+
+
+def busy(place: str) -> bool:
+    """Whether a judgement of a place is on its way."""
+    return _judges is not None and _judges.busy(place)
+
+
 def judge(run: Run, question: Question) -> Judgement:
     """Return the judgement of a run as it is now; takes seconds where it is not known yet."""
     found, current = known(run, question)
@@ -118,6 +129,7 @@ class Judges:
     def __init__(self, told: Callable[[], None] = lambda: None) -> None:
         self._told = told
         self._waiting: OrderedDict[str, tuple[Run, Question]] = OrderedDict()
+        self._judging = ""
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -130,6 +142,11 @@ class Judges:
                 self._thread.start()
             self._wake.notify()
 
+    def busy(self, place: str) -> bool:
+        """Whether a run of a place waits or is being judged."""
+        with self._wake:
+            return place == self._judging or place in self._waiting
+
     def _work(self) -> None:
         while True:
             with self._wake:
@@ -137,9 +154,11 @@ class Judges:
                     self._wake.wait()
             time.sleep(LULL)
             with self._wake:
-                _, (run, question) = self._waiting.popitem(last=False)
+                self._judging, (run, question) = self._waiting.popitem(last=False)
             try:
                 judge(run, question)
             except Exception as error:
                 print(f"warning: {run.name} cannot be judged: {' '.join(str(error).split())}", file=sys.stderr)
+            with self._wake:
+                self._judging = ""
             self._told()

@@ -135,37 +135,61 @@ class Live:
     """Several run folders under names that differ.
 
     Args:
-        places: Paths or URIs.
-        noise: Noise to show instead of the sweeps' own.
+        folders: Name -> folder; what is in it may change, and differ by who asks.
     """
 
-    def __init__(self, places: Sequence[str], noise: str | None = None) -> None:
-        folders = [Folder(place, noise) for place in dict.fromkeys(places)]
-        self.folders = dict(zip(_names([f.place for f in folders]), folders, strict=True))
+    def __init__(self, folders: Mapping[str, Folder]) -> None:
+        self.folders = folders
         self._joined: tuple[tuple[tuple[str, str], ...], Run] | None = None
 
     def run(self, names: Sequence[str]) -> Run:
         """Return one run, or several as one.
 
         Raises:
-            SpecError: A place cannot be reached.
+            SpecError: A place cannot be reached, or there is no run of a name.
         """
         runs = self.runs(names)
         if len(runs) == 1:
             return next(iter(runs.values()))
         key = tuple(r.key for r in runs.values())
-        if self._joined is None or self._joined[0] != key:
-            self._joined = key, join(runs)
-        return self._joined[1]
+        before = self._joined  # read once: another thread may put another reader's runs there
+        if before is None or before[0] != key:
+            before = self._joined = key, join(runs)
+        return before[1]
 
     def runs(self, names: Sequence[str]) -> dict[str, Run]:
-        """Return each of the runs by its name."""
-        return {name: self.folders[name].run() for name in names}
+        """Return each of the runs by its name.
+
+        Raises:
+            SpecError: As for `run`.
+        """
+        return {name: self._folder(name).run() for name in names}
 
     def rows_of(self, names: Sequence[str], table: str, digest: str) -> pa.Table:
-        """Return the rows of one trial, from the first run that has them."""
-        parts = [self.folders[name].rows_of(table, digest) for name in names]
+        """Return the rows of one trial, from the first run that has them.
+
+        Raises:
+            SpecError: As for `run`.
+        """
+        parts = [self._folder(name).rows_of(table, digest) for name in names]
         return next((p for p in parts if p.num_rows), parts[0])
+
+    def _folder(self, name: str) -> Folder:
+        try:
+            return self.folders[name]
+        except KeyError:
+            raise SpecError(f"there is no sweep {name!r} here") from None
+
+
+def folders_at(places: Sequence[str], noise: str | None = None) -> dict[str, Folder]:
+    """Return the run folders at some places by names that tell them apart.
+
+    Args:
+        places: Paths or URIs.
+        noise: Noise to show instead of the sweeps' own.
+    """
+    folders = [Folder(place, noise) for place in dict.fromkeys(places)]
+    return dict(zip(_names([f.place for f in folders]), folders, strict=True))
 
 
 def _names(places: Sequence[Place]) -> list[str]:

@@ -124,6 +124,11 @@ def _section(view: View, content: Section) -> str:
     return "\n".join(filter(None, parts))
 
 
+def style() -> str:
+    """Return the stylesheet of pages and app."""
+    return _asset("page.css") + _asset("app.css")
+
+
 def _document(title: str, body: str, draws: bool) -> str:
     # without a figure there is nothing for plotly.js to do; its 4 MB stay out
     themes = f'<script type="application/json" id="themes">{json.dumps(THEMES)}</script>'

@@ -13,7 +13,7 @@ class Selection:
 
     Attributes:
         tab: Name of the view.
-        run: Names of the runs to show, joined by commas; empty shows the first.
+        run: Names of the runs to show, joined by commas; empty shows the first, or a service's list.
         noise: Definition of the noise.
         metric: What is drawn against the noise: an objective, or another measure of the view.
         split: `train`, `val` or `test`.
@@ -23,6 +23,9 @@ class Selection:
         trial: Digest of the trial whose details are open.
         filter: The trials table's filter, as JSON.
         sort: The trials table's order, as JSON.
+        state: Of a service's list: the state of the sweeps to list, or a group of states.
+        owner: Of a service's list: whose sweeps to list.
+        before: Of a service's list: the sweep whose elders to list.
     """
 
     tab: str = "overview"
@@ -36,6 +39,9 @@ class Selection:
     trial: str = ""
     filter: str = ""
     sort: str = ""
+    state: str = ""
+    owner: str = ""
+    before: str = ""
 
     @classmethod
     def from_query(cls, query: str) -> Selection:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
-import ipaddress
 import logging
 import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-import flask
 from waitress.server import create_server
 
 from .app import make_app
-from .live import Live
+from .live import Live, folders_at
+from .packing import is_loopback, packed
 
 THREADS = 8
 TRIED = 50
-_PACKED = 2000
 
 
 def free_socket(host: str, port: int) -> socket.socket:
@@ -48,29 +45,6 @@ def free_socket(host: str, port: int) -> socket.socket:
     raise OSError(f"no free port from {port} to {port + TRIED - 1} on {host}: {last.strerror if last else ''}")
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens there."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _pack(response: flask.Response) -> flask.Response:
-    # over a network bytes cost more than packing them; on this machine it is the other way round
-    asked = "gzip" in flask.request.headers.get("Accept-Encoding", "")
-    if not asked or is_loopback(flask.request.remote_addr or "") or response.headers.get("Content-Encoding"):
-        return response
-    response.direct_passthrough = False
-    data = response.get_data()
-    if len(data) < _PACKED:
-        return response
-    response.set_data(gzip.compress(data, 4))
-    response.headers["Content-Encoding"] = "gzip"
-    response.headers.add("Vary", "Accept-Encoding")
-    return response
-
-
 def serve(places: Sequence[str], host: str, port: int, noise: str | None = None, say: Any = print) -> None:
     """Serve the app until it is interrupted.
 
@@ -86,10 +60,10 @@ def serve(places: Sequence[str], host: str, port: int, noise: str | None = None,
         OSError: The host cannot be listened on.
     """
     sys.setswitchinterval(1e-3)  # a verdict is computed in a thread: answers must not wait for it
-    live = Live(places, noise)
+    live = Live(folders_at(places, noise))
     live.runs(list(live.folders))
     app = make_app(live)
-    app.server.after_request(_pack)
+    app.server.after_request(packed)
     listening = free_socket(host, port)
     taken = listening.getsockname()[1]
     if port and taken != port:

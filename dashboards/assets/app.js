@@ -38,6 +38,59 @@
     go(new URL(link.href).search);
     tell();
   });
+
+  // when the server is asked whether anything is new: a service's events tell, each second where there are none. A tab
+  // that is hidden asks nothing, and looks once when it is shown again
+  const TICK_MS = 1000, STREAMED_MS = 30000, BEAT_MS = 500, AGAIN_MS = 15000;
+  const KINDS = ["trial", "target", "verdict", "state", "progress"];
+  let stream = "", source = null, streaming = false, busy = false, beaten = 0, due = null, pace = {};
+  function beat() {
+    if (document.hidden || due) return;
+    due = setTimeout(function () {
+      due = null;
+      beaten = performance.now();
+      if (!document.hidden) window.dash_clientside.set_props("beat", { data: beaten });
+    }, Math.max(0, beaten + BEAT_MS - performance.now()));
+  }
+  function keepPace() {
+    const next = { disabled: document.hidden, interval: streaming && !busy ? STREAMED_MS : TICK_MS };
+    if (next.disabled === pace.disabled && next.interval === pace.interval) return;
+    pace = next;
+    window.dash_clientside.set_props("tick", next);
+  }
+  function happened(event) {
+    const shown = new URLSearchParams(location.search).get("run");
+    try {
+      if (!shown || shown.split(",").includes(JSON.parse(event.data).sweep)) beat();
+    } catch (e) { beat(); }
+  }
+  function listen() {
+    if (!stream || source || document.hidden) return;
+    const mine = source = new EventSource(stream);
+    mine.onopen = function () { streaming = true; keepPace(); beat(); };  // what it missed
+    mine.onerror = function () {
+      streaming = false;
+      keepPace();
+      if (mine.readyState !== EventSource.CLOSED || source !== mine) return;  // else the browser tries again by itself
+      source = null;
+      setTimeout(listen, AGAIN_MS);
+      // who is no longer signed in is sent to where that is done
+      fetch(location.pathname, { redirect: "manual" }).then(function (answer) {
+        if (answer.type === "opaqueredirect") location.reload();
+      }, function () { /* the server is away */ });
+    };
+    for (const kind of KINDS) mine.addEventListener(kind, happened);
+  }
+  // a stream takes one of the few connections that a browser has for a server
+  function hush() {
+    if (source) source.close();
+    source = null;
+    streaming = false;
+  }
+  document.addEventListener("visibilitychange", function () {
+    if (document.hidden) hush(); else { listen(); beat(); }
+    keepPace();
+  });
   let wanted = {}, flying = 0, waiting = false;
   function question() {
     const mine = flying = performance.now();
@@ -94,7 +147,12 @@
       wear(theme());
       return theme();
     },
-    start: () => location.search,
+    start: function (tabs, events) {
+      stream = events || "";
+      listen();
+      keepPace();
+      return location.search;
+    },
     // a choice goes to the address; what is at its default needs no word there. Controls that were just drawn for an
     // address come here too: they must not change one that the reader went to meanwhile
     choose: function (values, shown) {
@@ -105,6 +163,7 @@
         if (text(hit.value) === text(drawn[id.field])) continue;
         const value = text(hit.value);
         changes[id.field] = value === id.default ? "" : value;
+        if (id.field === "state" || id.field === "owner") changes.before = "";
       }
       return changed(changes);
     },
@@ -114,8 +173,10 @@
       if (flying) { waiting = true; return window.dash_clientside.no_update; }
       return question();
     },
-    answered: function () {
+    answered: function (shown) {
       flying = 0;
+      busy = Boolean((shown || {}).busy);
+      keepPace();
       if (waiting) window.dash_clientside.set_props("asked", { data: question() });
     },
     // filter, order and open trial of the grid go to the address

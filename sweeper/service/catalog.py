@@ -156,6 +156,13 @@ class Catalog:
         with self.engine.connect() as connection:
             return connection.execute(query).all()
 
+    def owners(self, seen_by: str | None = None) -> list[str]:
+        """Return whose sweeps there are, in the order of the alphabet; `seen_by` as for `page`."""
+        wanted = [or_(sweeps.c.owner == seen_by, sweeps.c.shared)] if seen_by is not None else []
+        with self.engine.connect() as connection:
+            found = connection.execute(select(sweeps.c.owner).where(*wanted).distinct().order_by(sweeps.c.owner))
+            return list(found.scalars())
+
     def in_states(self, states: Iterable[State]) -> Sequence[Entry]:
         """Return the rows of sweeps in some states, in the order in which they were queued."""
         query = select(sweeps).where(sweeps.c.state.in_(tuple(states))).order_by(sweeps.c.queued, sweeps.c.id)

@@ -16,6 +16,7 @@ from sweeper.specfile import SpecError
 
 from .app import make_api
 from .catalog import Entry
+from .pages import mount
 from .service import Config, Service
 from .webhooks import Webhooks, check_prefix
 
@@ -87,6 +88,7 @@ def serve(config: Config, listening: Listening, say: Callable[[str], None]) -> N
         service = Service(config, tell)
         try:
             api = make_api(service)
+            mount(api, service)
             _welcome(service, sock, listening, say)
             if config.webhooks:
                 told.append(Webhooks(service.catalog.engine, config.webhooks, listening.webhook_secret))

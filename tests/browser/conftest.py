@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "dashboards"))
+_UNIT = Path(__file__).parents[1] / "unit"
+sys.path[:0] = [str(_UNIT / "dashboards"), str(_UNIT)]
 
 FLAGS = (
     "--headless",

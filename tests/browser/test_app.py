@@ -54,14 +54,16 @@ def served() -> Iterator[Callable[..., str]]:
     from waitress.server import create_server
 
     from dashboards.app import make_app
-    from dashboards.live import Live
+    from dashboards.live import Live, folders_at
     from dashboards.serve import free_socket
 
     servers: list[tuple[Any, threading.Thread]] = []
 
     def start(*folders: Path) -> str:
         listening = free_socket("127.0.0.1", 0)
-        server = create_server(make_app(Live([str(f) for f in folders])).server, sockets=[listening], threads=6)
+        server = create_server(
+            make_app(Live(folders_at([str(f) for f in folders]))).server, sockets=[listening], threads=6
+        )
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         servers.append((server, thread))

@@ -3,7 +3,7 @@
 import pytest
 from fake_sweep import trial, write_sweep
 
-from dashboards.live import Folder, Live
+from dashboards.live import Folder, Live, folders_at
 from sweeper import store
 from sweeper.spec import SpecError
 
@@ -55,7 +55,7 @@ def test_a_part_that_went_is_gone(tmp_path):
 def test_several_runs_are_one_without_duplicates(tmp_path):
     a = write_sweep(tmp_path / "a", trials=4, budget=4)
     b = write_sweep(tmp_path / "b", trials=6, budget=6)
-    live = Live([str(a), str(b)])
+    live = Live(folders_at([str(a), str(b)]))
     both = live.run(["a", "b"])
     trials = both.tables["trials"]
     assert trials["number"].to_pylist() == [0, 1, 2, 3, 4, 5]
@@ -69,7 +69,7 @@ def test_several_runs_are_one_without_duplicates(tmp_path):
 def test_names_tell_folders_apart_and_a_missing_one_is_a_line(tmp_path):
     for parent in ("x", "y"):
         write_sweep(tmp_path / parent / "run", trials=1)
-    assert list(Live([str(tmp_path / p / "run") for p in ("x", "y")]).folders) == ["x/run", "y/run"]
+    assert list(folders_at([str(tmp_path / p / "run") for p in ("x", "y")])) == ["x/run", "y/run"]
     with pytest.raises(SpecError, match="there is no folder"):
         Folder(str(tmp_path / "none")).run()
 

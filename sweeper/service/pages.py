@@ -1,0 +1,271 @@
+"""The service's pages: the dashboards of the sweeps that whoever asks may see, and the form to sign in."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
+from html import escape
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, quote
+
+from a2wsgi import WSGIMiddleware
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from .catalog import Catalog, Entry, UnknownSweepError
+from .guard import COOKIE, who
+from .records import Sweep
+from .users import User
+from .views import Views
+
+if TYPE_CHECKING:
+    from dashboards.offer import Listed
+
+    from .service import Service
+
+COOKIE_SECONDS = 30 * 86400
+"""How long a browser keeps the token; the token's own end and its being revoked count all the same."""
+NAMED = 200
+"""Sweeps that can be chosen beside the one that is shown."""
+PAGES = ("/", "/trials.csv", "/assets/{rest:path}", "/_dash-{rest:path}")
+WORKERS = 8
+_PLACES = 4096
+_BODY = 4096
+_SAFE = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
+    "Referrer-Policy": "same-origin",
+}
+
+
+class Offered:
+    """The catalog's sweeps as the dashboards take them; see `dashboards.offer.Offer`.
+
+    Args:
+        catalog: The sweeps.
+        views: What they are like now.
+        auth: Whether users sign in.
+    """
+
+    events = "v1/events"
+
+    def __init__(self, catalog: Catalog, views: Views, auth: bool) -> None:
+        self._catalog, self._views, self._auth = catalog, views, auth
+        self._places: OrderedDict[str, str] = OrderedDict()
+        self._lock = threading.Lock()
+        # nobody unless a request says who: what runs outside of one sees nothing
+        self.viewer: ContextVar[User | None] = ContextVar("viewer", default=None)
+
+    def asker(self) -> str:
+        """Return the name of who asks; empty where nobody has to sign in."""
+        viewer = self.viewer.get()
+        return viewer.name if viewer is not None and self._auth else ""
+
+    def place(self, sweep: str) -> str | None:
+        """Return the path or URI of a sweep; None where there is none, or it may not be seen."""
+        entry = self._entry(sweep)
+        if entry is None:
+            return None
+        with self._lock:
+            known = self._places.get(sweep)
+        if known is None:
+            known = self._views.sweep(entry).run
+            with self._lock:
+                self._places[sweep] = known
+                while len(self._places) > _PLACES:
+                    self._places.popitem(last=False)
+        return known
+
+    def find(self, sweep: str) -> Listed | None:
+        """Return one sweep; None as for `place`."""
+        entry = self._entry(sweep)
+        return _listed(self._views.sweep(entry)) if entry is not None else None
+
+    def listed(self, states: Sequence[str], owner: str, before: str, limit: int) -> list[Listed]:
+        """Return the newest sweeps in some states, of one owner, older than one of them; empty for all."""
+        last = self._entry(before) if before else None
+        found = self._page(
+            states=states,
+            owner=owner or None,
+            after=(last.created, last.id) if last is not None else None,
+            limit=limit,
+        )
+        return [_listed(self._views.sweep(entry)) for entry in found]
+
+    def owners(self) -> list[str]:
+        """Return whose sweeps there are to see."""
+        viewer = self.viewer.get()
+        return self._catalog.owners(_bound(viewer)) if viewer is not None else []
+
+    def names(self) -> Mapping[str, str]:
+        """Return id -> words for people of the newest sweeps, the newest first."""
+        return {entry.id: f"{entry.name} · {entry.owner}" for entry in self._page(limit=NAMED)}
+
+    def _page(self, **wanted: Any) -> Sequence[Entry]:
+        viewer = self.viewer.get()
+        return self._catalog.page(seen_by=_bound(viewer), **wanted) if viewer is not None else []
+
+    def _entry(self, sweep: str) -> Entry | None:
+        viewer = self.viewer.get()
+        if viewer is None:
+            return None
+        try:
+            entry = self._catalog.get(sweep)
+        except UnknownSweepError:
+            return None
+        return entry if viewer.sees(entry) else None
+
+
+def _bound(viewer: User) -> str | None:
+    return None if viewer.admin else viewer.name
+
+
+def _listed(sweep: Sweep) -> Listed:
+    from dashboards.offer import Listed
+
+    regime, best = sweep.regime, sweep.best
+    return Listed(
+        id=sweep.id,
+        name=sweep.name,
+        owner=sweep.owner,
+        space=sweep.space,
+        shared=sweep.shared,
+        state=sweep.state.value,
+        reason=sweep.reason,
+        position=sweep.position,
+        created=sweep.created,
+        ended=sweep.ended,
+        budget=sweep.progress.budget,
+        done=sweep.progress.done,
+        failed=sweep.progress.failed,
+        noise=regime.optimum if regime is not None else None,
+        low=regime.low if regime is not None else None,
+        high=regime.high if regime is not None else None,
+        unit=regime.unit if regime is not None else "",
+        objective=best.objective if best is not None else sweep.objective,
+        best=best.value if best is not None else None,
+    )
+
+
+def mount(api: FastAPI, service: Service) -> None:
+    """Add the pages to the API, whose guard knows who asks.
+
+    Args:
+        api: The API.
+        service: Its sweeps and users.
+    """
+    from dashboards.app import make_pages
+
+    auth = service.config.auth
+    offered = Offered(service.catalog, service.views, auth)
+    pages = _Guarded(WSGIMiddleware(make_pages(offered), workers=WORKERS), offered.viewer)  # type: ignore[arg-type]
+    for path in PAGES:
+        # not as a mount, which would also take what the API refuses
+        api.router.add_route(path, pages, methods=None, include_in_schema=False)  # type: ignore[arg-type]
+    if auth:
+        enter = functools.partial(_enter, check=service.users.check)
+        api.router.add_route("/login", _form, methods=["GET"], include_in_schema=False)
+        api.router.add_route("/login", enter, methods=["POST"], include_in_schema=False)
+        api.router.add_route("/logout", _leave, methods=["POST"], include_in_schema=False)
+
+
+class _Guarded:
+    """Has the pages asked by known users only.
+
+    Args:
+        pages: The pages, as an ASGI application.
+        viewer: Told who asks for as long as a request is answered.
+    """
+
+    def __init__(self, pages: Any, viewer: ContextVar[User | None]) -> None:
+        self._pages: Callable[[Scope, Receive, Send], Awaitable[None]] = pages
+        self._viewer = viewer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = HTTPConnection(scope)
+        viewer = who(connection)
+        if viewer is None:
+            await _refusal(connection, scope["method"])(scope, receive, send)
+            return
+        token = self._viewer.set(viewer)
+        try:
+            await self._pages(scope, receive, send)  # which runs in a thread with a copy of this context
+        finally:
+            self._viewer.reset(token)
+
+
+def _refusal(connection: HTTPConnection, method: str) -> Response:
+    if connection.url.path != "/" or method not in ("GET", "HEAD"):
+        return PlainTextResponse("sign in first: /login\n", status_code=401, headers={"WWW-Authenticate": "Bearer"})
+    if connection.headers.get("sec-fetch-site") == "cross-site":
+        # a strict cookie does not come with a link from elsewhere; it does when the page asks for itself
+        return HTMLResponse(
+            '<!DOCTYPE html><meta http-equiv="refresh" content="0"><title>sweeper</title>', headers=_SAFE
+        )
+    query = connection.url.query
+    return RedirectResponse(f"/login?next={quote(query, safe='')}" if query else "/login", status_code=303)
+
+
+async def _form(request: Request) -> Response:
+    query = request.query_params.get("next", "")
+    if who(request) is not None:
+        return _to_pages(query)
+    return _page(query)
+
+
+async def _enter(request: Request, check: Callable[[str], User | None]) -> Response:
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _BODY:
+            return PlainTextResponse(f"a form of at most {_BODY} bytes is taken\n", status_code=413)
+    fields = parse_qs(body.decode("utf-8", "replace"))
+    token, query = (fields.get(name, [""])[0].strip() for name in ("token", "next"))
+    if not token.isascii() or await run_in_threadpool(check, token) is None:
+        return _page(query, "This token is not known, has expired or was revoked: ask an admin for another one.")
+    answer = _to_pages(query)
+    answer.set_cookie(
+        COOKIE,
+        token,
+        max_age=COOKIE_SECONDS,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return answer
+
+
+async def _leave(request: Request) -> Response:
+    answer = RedirectResponse("/login", status_code=303)
+    answer.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    return answer
+
+
+def _to_pages(query: str) -> Response:
+    # always a page of this server, whatever the form says
+    return RedirectResponse(f"/?{quote(query, safe='=&%+,')}" if query else "/", status_code=303)
+
+
+def _page(query: str, trouble: str = "") -> HTMLResponse:
+    from dashboards.page import style
+
+    said = f'<div class="banner" role="alert">{escape(trouble)}</div>' if trouble else ""
+    text = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>sweeper · sign in</title><style>{style()}</style></head>\n"
+        '<body><main class="door"><article class="card"><h1>sweeper</h1>'
+        '<p class="soft">Sign in with the token that <code>sweeper token create</code> printed.</p>'
+        f'{said}<form method="post" action="/login"><label for="token">Token</label>'
+        '<input id="token" name="token" type="password" required autofocus autocomplete="current-password" '
+        f'spellcheck="false"><input type="hidden" name="next" value="{escape(query)}">'
+        "<button>Sign in</button></form></article></main></body></html>\n"
+    )
+    return HTMLResponse(text, status_code=403 if trouble else 200, headers=_SAFE)

@@ -7,7 +7,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo       set up .venv and run a sweep of 60 pairs on real data, with a page at the end"
 	@echo "make test       set up .venv and run all tests"
-	@echo "make test-fast  the tests that need no Ray, no cluster and no browser"
+	@echo "make test-fast  the tests that need no Ray, no cluster, no server and no browser"
 	@echo "make check      lint, types, import rules"
 	@echo "make bench      benchmarks; each prints a table"
 	@echo "make bench-sampler  the noise sampler against Optuna's, half an hour on two cores"
@@ -25,14 +25,13 @@ demo: install
 	$(BIN)/sweeper run digits_label_noise --objective gain_mean --trials 60 --seed 1 --max-seconds 200 --out runs/demo --yes
 
 test: install
-	@echo "== all tests; the browser tests need Chromium and are skipped without it"
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not ray and not cluster and not browser'
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m ray
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m cluster
+	@echo "== all tests; those of a browser need Chromium, those of PostgreSQL its server, and are skipped without"
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not ray and not cluster and not service and not browser'
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile -m 'ray or cluster or service'
 	$(BIN)/python -m pytest -m browser
 
 test-fast: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not ray and not cluster and not browser'
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not ray and not cluster and not service and not browser'
 
 check: install
 	$(BIN)/ruff check .

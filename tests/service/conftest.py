@@ -1,0 +1,85 @@
+"""Servers of their own process, with tokens, that are stopped and killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from sweeper.client import Client
+from sweeper.service.control import Control
+
+START_SECONDS = 120.0
+
+
+@dataclass
+class Server:
+    """`sweeper serve` over one root; it can be killed and started again."""
+
+    root: Path
+    options: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    url: str = ""
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Server:
+        log = self.root.parent / f"{self.root.name}.log"
+        command = [sys.executable, "-m", "sweeper", "serve", "--root", str(self.root), "--port", "0", *self.options]
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                command, stdout=file, stderr=file, env={**os.environ, **self.env}, start_new_session=True
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not (found := re.search(r"https?://\S+?:\d+", text := log.read_text())):
+            assert self.process.poll() is None, text
+            assert time.monotonic() < deadline, text
+            time.sleep(0.05)
+        self.url = found.group().rstrip("/")
+        return self
+
+    def end(self, number: int = signal.SIGKILL) -> int:
+        """Send the server, and nothing that it started, a signal; returns its exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+    def token(self, user: str, role: str = "submitter", *options: str) -> Client:
+        """Return a client with a new token."""
+        command = ["token", "create", user, "--role", role, "--root", str(self.root), *options]
+        done = subprocess.run([sys.executable, "-m", "sweeper", *command], capture_output=True, text=True, check=True)
+        found = re.search(r"swp_\S+", done.stdout)
+        assert found, done.stdout
+        return Client(self.url, found.group())
+
+    def control(self, sweep: str) -> Control:
+        return Control(self.root / ".service" / "sweeps" / sweep)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start a server over a new root; what is left of it and of its sweeps is killed at the end."""
+    servers: list[Server] = []
+
+    def one(*options: str, name: str = "root", **env: str) -> Server:
+        servers.append(Server(tmp_path / name, options, env))
+        return servers[-1].start()
+
+    yield one
+    for server in servers:
+        if server.process and server.process.poll() is None:
+            server.process.send_signal(signal.SIGTERM)
+            try:
+                server.process.wait(60)
+            except subprocess.TimeoutExpired:
+                server.process.kill()
+                server.process.wait()
+        for folder in (server.root / ".service" / "sweeps").glob("*"):
+            Control(folder).signal(signal.SIGKILL, group=True)

@@ -86,7 +86,7 @@ def by_objective(advice: Sequence[Advice]) -> dict[str, Any]:
 
 def estimated(found: Estimate) -> str:
     """Return what a sweep will cost, in a line."""
-    trials = f"{counted(found.trials, 'trial')} of {counted(found.configurations, 'configuration')}"
+    trials = found.message or f"{counted(found.trials, 'trial')} of {counted(found.configurations, 'configuration')}"
     seconds = found.wall_seconds if found.wall_seconds is not None else found.device_seconds
     about = (
         ""
@@ -95,7 +95,7 @@ def estimated(found: Estimate) -> str:
         if seconds > 90
         else f", about {number(seconds)} s"
     )
-    return f"{trials}{about}{f'; {found.message}' if found.message else ''}"
+    return f"{trials}{about}"
 
 
 def sweep_table(sweeps: Sequence[Sweep]) -> str:

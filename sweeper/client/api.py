@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from sweeper.service.records import (
-    Advice,
-    Estimate,
-    Event,
-    Extension,
-    Submitted,
-    Sweep,
-    SweepDetail,
-    SweepPage,
-)
+from sweeper.service.records import Advice, Estimate, Event, Extension, Me, Submitted, Sweep, SweepDetail, SweepPage
 from sweeper.specfile import SpecError
 
 from .events import follow
@@ -214,7 +205,7 @@ class Client:
         learning_rate: float | None = None,
         momentum: float | None = None,
         weight_decay: float | None = None,
-        objective: str | None = None,
+        objective: str | Sequence[str] | None = None,
     ) -> list[Advice]:
         """Return hyperparameters that reach the best noise, as `sweeper.recommend.recommend` does.
 
@@ -341,9 +332,9 @@ class Client:
         """Return the merges of the service."""
         return self._read(list[dict[str, Any]], "/v1/merges")
 
-    def me(self) -> dict[str, Any]:
+    def me(self) -> Me:
         """Return who one is to the service: user, role, quota and what of it is used."""
-        return self._read(dict[str, Any], "/v1/me")
+        return self._read(Me, "/v1/me")
 
     def _sent(self, spec: Any, kind: type[T], headers: Mapping[str, str], asked: Mapping[str, Any]) -> T:
         content, form = body(spec)

@@ -1,0 +1,58 @@
+"""The client's notebook against the real API over HTTP, with a real process of a sweep."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+import sweeper.service
+from sweeper.client import Client, ClientError
+from sweeper.service.app import make_api
+from sweeper.service.service import Config, Service
+
+NOTEBOOK = Path(sweeper.service.__file__).with_name("example.ipynb")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    service = Service(Config(root=str(tmp_path)))
+    service.start()
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(make_api(service), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+    listening.close()
+    service.close()
+
+
+def test_the_notebook_runs(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SWEEPER_SERVER", url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    assert all(not cell["outputs"] for cell in cells if cell["cell_type"] == "code")
+    names: dict[str, object] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "example.ipynb", "exec"), names)
+    assert "state its turn" in capsys.readouterr().out
+    assert names["trials"].num_rows == 12  # type: ignore[attr-defined]
+    with Client() as client:
+        sent = names["sent"].id  # type: ignore[attr-defined]
+        assert client.best(sent)["config"]
+        assert client.me().used.trials == 12
+        assert [e.data["state"] for e in client.events(sent) if e.type == "state"] == ["done"]
+        with pytest.raises(ClientError, match="there is no sweep 'no'"):
+            client.sweep("no")
+        client.delete(sent)
+        assert list(client.sweeps()) == []

@@ -40,7 +40,8 @@ class Shown:
             self._say(self._state, data.get("reason", ""))
         elif event.type == "verdict" and (message := data.get("message")) != self._message:
             self._message = message
-            self._progress.line(f"{message}")
+            if data.get("optimum") is not None:
+                self._progress.line(f"{message}".partition("; ")[0].partition(". ")[0])
         elif event.type == "progress":
             for key in ("budget", "done", "failed"):
                 setattr(self._status, key, data.get(key, getattr(self._status, key)))

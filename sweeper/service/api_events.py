@@ -120,7 +120,8 @@ async def _of_sweep(request: Request, api: Api, entry: Entry, last: int) -> Asyn
             yield ": alive\n\n"
             continue
         yield written(event)
-        if _ends(event):
+        # of a sweep that was resumed an earlier end is no end
+        if _ends(event) and not any(later.type == "state" for later in hub.since(event.id, entry.id)):
             return
 
 

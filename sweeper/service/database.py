@@ -147,6 +147,7 @@ def open_database(url: str) -> Engine:
     except SQLAlchemyError as error:
         raise SpecError(f"cannot open the database: {_line(error)}") from None
     if int(found) != VERSION:
+        engine.dispose()
         word = "newer" if int(found) > VERSION else "older"
         raise SpecError(f"the database is of a {word} version of the service ({found}, this one reads {VERSION})")
     return engine

@@ -12,7 +12,6 @@ from starlette.testclient import TestClient
 
 from sweeper.service.app import make_api
 from sweeper.service.catalog import Catalog, Entry, New
-from sweeper.service.database import open_database
 from sweeper.service.hub import Hub
 from sweeper.service.limits import Limits
 from sweeper.service.records import (
@@ -30,6 +29,7 @@ from sweeper.service.records import (
 from sweeper.service.service import Config
 from sweeper.service.users import Users
 from sweeper.specfile import SpecError
+from tests.databases import opened
 
 HERE = "http://127.0.0.1"
 
@@ -151,7 +151,7 @@ class FakeService:
 
 def make_service(folder: Path, **config: Any) -> FakeService:
     folder.mkdir(parents=True, exist_ok=True)
-    engine = open_database(f"sqlite:///{folder / 'service.sqlite'}")
+    engine = opened(folder)
     catalog = Catalog(engine)
     settings = Config(**{"root": str(folder), "rate": 0.0, **config})
     views = FakeViews(catalog, settings)

@@ -58,7 +58,7 @@ _RUNS = ("stop", "cancel")
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory):
+def service(database, tmp_path_factory):
     service = make_service(tmp_path_factory.mktemp("table"), auth=True)
     service.headers = {role: service.token(f"{role}-user", Role(role)) for role in ROLES[1:]} | {NONE: {}}
     return service

@@ -17,6 +17,8 @@ from sweeper.service.service import Config, Service
 
 NOTEBOOK = Path(sweeper.service.__file__).with_name("example.ipynb")
 
+pytestmark = pytest.mark.service
+
 
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:

@@ -22,10 +22,11 @@ def parsed(text):
     return [(b["event"], json.loads(b["data"])) for b in blocks if b]
 
 
-def later(*steps):
+def later(hub, *steps):
     def run():
         for step in steps:
-            time.sleep(0.1)
+            while not hub._waiting:  # nobody listens yet
+                time.sleep(0.01)
             step()
 
     threading.Thread(target=run, daemon=True).start()
@@ -36,6 +37,7 @@ def test_a_stream_begins_with_what_is_and_ends_with_the_sweep(service):
     other, hub = service.add("local"), service.hub
     hub.publish(sweep, "trial", {"digest": "before"})
     later(
+        service.hub,
         lambda: hub.publish(other, "trial", {"digest": "other"}),
         lambda: hub.publish(sweep, "trial", {"digest": "a"}),
         lambda: hub.publish(sweep, "state", {"state": "done"}),
@@ -48,11 +50,22 @@ def test_a_stream_begins_with_what_is_and_ends_with_the_sweep(service):
     assert found[2][1]["data"] == {"digest": "a"}
 
 
+def test_the_end_before_a_resume_is_no_end_of_the_stream(service):
+    sweep, hub = service.add("local", State.STARTING, State.RUNNING), service.hub
+    first = hub.publish(sweep, "state", {"state": "running"})
+    for state in ("done", "queued", "running"):
+        hub.publish(sweep, "state", {"state": state})
+    later(hub, lambda: hub.publish(sweep, "state", {"state": "failed"}))
+    answer = client_of(service).get(f"/v1/sweeps/{sweep}/events", params={"after": first.id})
+    states = [event["data"]["state"] for kind, event in parsed(answer.text) if kind == "state"]
+    assert states == ["running", "done", "queued", "running", "failed"]
+
+
 def test_who_comes_back_gets_what_was_missed(service):
     sweep = service.add("local", State.STARTING, State.RUNNING)
     first = service.hub.publish(sweep, "trial", {"digest": "a"})
     service.hub.publish(sweep, "trial", {"digest": "b"})
-    later(lambda: service.hub.publish(sweep, "state", {"state": "failed"}))
+    later(service.hub, lambda: service.hub.publish(sweep, "state", {"state": "failed"}))
     client = client_of(service)
     found = parsed(client.get(f"/v1/sweeps/{sweep}/events", headers={"Last-Event-ID": str(first.id)}).text)
     assert [e["data"].get("digest") for kind, e in found if kind == "trial"] == ["b"]
@@ -72,6 +85,7 @@ def test_the_stream_of_all_holds_what_one_may_see_and_ends_with_the_server(tmp_p
     client = client_of(service)
     hub, closing = service.hub, client.app.state.api.closing
     later(
+        service.hub,
         *(lambda s=s: hub.publish(s, "trial", {}) for s in (foreign, mine, "gone-1", shared)),
         closing.set,
     )

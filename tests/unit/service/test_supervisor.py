@@ -20,6 +20,8 @@ from sweeper.service.views import Views
 from sweeper.spec import SweepSpec
 from sweeper.store import read_trials
 
+pytestmark = pytest.mark.service
+
 
 class Rig:
     """A service without HTTP; `again` is what another server sees."""

@@ -6,15 +6,16 @@ import pytest
 from sqlalchemy import select
 
 from sweeper.service import users as module
-from sweeper.service.database import open_database, tokens
+from sweeper.service.database import tokens
 from sweeper.service.records import Quota, Role
 from sweeper.service.users import Users
 from sweeper.specfile import SpecError
+from tests.databases import opened
 
 
 @pytest.fixture
-def engine(tmp_path):
-    return open_database(f"sqlite:///{tmp_path / 'users.sqlite'}")
+def engine(database, tmp_path):
+    return opened(tmp_path)
 
 
 def test_a_token_names_its_user_role_and_quota(engine):

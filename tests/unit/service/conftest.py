@@ -1,0 +1,42 @@
+"""The service's tests run on SQLite, and those with a database on PostgreSQL, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.databases import POSTGRES, dispose
+from tests.postgres import Postgres, binaries, running
+
+ON_BOTH = ("test_api", "test_authorisation", "test_catalog", "test_events", "test_users", "test_webhooks")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__.rpartition(".")[2] in ON_BOTH:
+        metafunc.fixturenames.append("database")
+        kinds = ["sqlite", pytest.param("postgresql", marks=pytest.mark.service)]
+        metafunc.parametrize("database", kinds, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server."""
+    folder = binaries()
+    if folder is None:
+        pytest.skip("no PostgreSQL is installed: apt-get install postgresql")
+    with running(folder) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def database(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let `new_database` make databases of the kind that is asked for."""
+    if request.param == "sqlite":
+        yield
+        dispose()
+        return
+    before = POSTGRES.set(request.getfixturevalue("postgres"))
+    yield
+    dispose()
+    POSTGRES.reset(before)

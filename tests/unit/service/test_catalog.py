@@ -1,0 +1,154 @@
+"""The catalog: states and their causes, keys, pages, what was used; the order in which trials landed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from sqlalchemy import Engine
+
+from sweeper.service.catalog import Catalog, KeyReusedError, New, StateError, UnknownSweepError
+from sweeper.service.database import meta, open_database
+from sweeper.service.landing import Landing
+from sweeper.service.records import ALLOWED, ENDED, State
+from sweeper.specfile import SpecError
+from tests.databases import new_database
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def url(database: None, tmp_path: Path) -> str:
+    return new_database(tmp_path)
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    found = open_database(url)
+    yield found
+    found.dispose()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def catalog(engine: Engine, clock: Clock) -> Catalog:
+    return Catalog(engine, clock)
+
+
+def new(owner: str = "ann", **more: object) -> New:
+    return New(**{"owner": owner, "space": "digits_cnn", "spec": {"space": "digits_cnn"}, "text": "",
+                  "budget": 4, "trials": 8, **more})  # fmt: skip
+
+
+def test_a_sweep_waits_first_and_each_change_keeps_its_cause(catalog: Catalog, clock: Clock) -> None:
+    told: list[str] = []
+    catalog.told = lambda entry: told.append(entry.state)
+    sweep = catalog.add(new())[0].id
+    for state, cause in ((State.STARTING, "its turn"), (State.RUNNING, "began"), (State.DONE, "all run")):
+        clock.now += 10
+        entry = catalog.move(sweep, state, cause)
+    assert (entry.state, entry.reason, entry.wall_seconds) == ("done", "all run", 20.0)
+    assert [(r.state, r.cause) for r in catalog.history(sweep)] == [
+        ("queued", "sent"), ("starting", "its turn"), ("running", "began"), ("done", "all run")
+    ]  # fmt: skip
+    assert told == ["queued", "starting", "running", "done"]
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_state_is_followed_by_those_that_are_allowed(catalog: Catalog, state: State) -> None:
+    sweep = catalog.add(new())[0].id
+    for step in {State.QUEUED: [], State.STARTING: [State.STARTING]}.get(state, [State.STARTING, state]):
+        catalog.move(sweep, step, "")
+    for other in State:
+        if other not in ALLOWED[state]:
+            with pytest.raises(StateError, match=f"is {state.value}: it cannot become {other.value}"):
+                catalog.move(sweep, other, "")
+    assert catalog.get(sweep).state == state
+
+
+def test_a_key_yields_the_sweep_that_it_made(catalog: Catalog) -> None:
+    first, fresh = catalog.add(new(key="k", fingerprint="a"))
+    again, other = catalog.add(new(key="k", fingerprint="a"))
+    assert (first.id, fresh, other) == (again.id, True, False)
+    with pytest.raises(KeyReusedError, match="'k' was used for another request"):
+        catalog.add(new(key="k", fingerprint="b"))
+    assert catalog.add(new("bob", key="k", fingerprint="b"))[1]
+    assert len(catalog.page()) == 2
+
+
+def test_pages_hold_every_sweep_once_while_others_are_sent(catalog: Catalog, clock: Clock) -> None:
+    sent = []
+    for i in range(7):
+        clock.now += i % 2  # some at the same moment
+        sent.append(catalog.add(new())[0].id)
+    seen, after = [], None
+    while page := catalog.page(after=after, limit=3):
+        seen += [e.id for e in page]
+        after = page[-1].created, page[-1].id
+        clock.now += 1
+        catalog.add(new())
+    assert sorted(seen) == sorted(sent)
+
+
+def test_users_see_their_own_and_shared_ones(catalog: Catalog) -> None:
+    own, shared = catalog.add(new("ann"))[0].id, catalog.add(new("bob", shared=True))[0].id
+    hidden = catalog.add(new("bob"))[0].id
+    assert {e.id for e in catalog.page(seen_by="ann")} == {own, shared}
+    assert {e.id for e in catalog.page()} == {own, shared, hidden}
+    assert {e.id for e in catalog.page(owner="bob", states=["queued"])} == {shared, hidden}
+    assert not catalog.page(space="other")
+
+
+def test_what_was_used_counts_from_a_time_on(catalog: Catalog, clock: Clock) -> None:
+    old = catalog.add(new(trials=5))[0].id
+    catalog.change(old, gpu_hours=2.0)
+    clock.now += 100
+    catalog.change(catalog.add(new(trials=7))[0].id, gpu_hours=0.5)
+    assert catalog.used("ann", 0.0) == (12, 2.5)
+    assert catalog.used("ann", 1050.0) == (7, 0.5)
+    assert catalog.used("bob", 0.0) == (0, 0.0)
+
+
+def test_only_what_ended_is_forgotten(catalog: Catalog) -> None:
+    sweep = catalog.add(new())[0].id
+    with pytest.raises(StateError, match="is queued: cancel it first"):
+        catalog.remove(sweep)
+    catalog.move(sweep, State.CANCELLED, "")
+    catalog.remove(sweep)
+    with pytest.raises(UnknownSweepError, match="there is no sweep"):
+        catalog.get(sweep)
+    assert not catalog.history(sweep)
+    assert set(ENDED) == {s for s in State if s.ended}
+
+
+def test_another_version_says_so(url: str, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(meta.update().values(value="99"))
+    with pytest.raises(SpecError, match="of a newer version of the service"):
+        open_database(url)
+
+
+def test_trials_keep_the_number_of_their_landing(catalog: Catalog, engine: Engine) -> None:
+    sweep = catalog.add(new())[0].id
+
+    def table(*rows: tuple[str, str, str]) -> pa.Table:
+        return pa.Table.from_pylist([{"digest": d, "outcome": o, "started": s} for d, o, s in rows])
+
+    landing = Landing(engine, sweep)
+    assert landing.take(table(("b", "ok", "2"), ("a", "failed", "1"))) == [1, 0]
+    assert landing.take(table(("c", "ok", "0"), ("b", "ok", "2"), ("a", "failed", "1"))) == [0]
+    assert landing.numbers == {"a": 1, "b": 2, "c": 3}
+    # run again: whoever has seen it sees it again
+    again = Landing(engine, sweep)
+    assert again.take(table(("a", "ok", "9"), ("b", "ok", "2"), ("c", "ok", "0"))) == [0]
+    assert again.numbers == {"a": 4, "b": 2, "c": 3}
+    assert Landing(engine, sweep).numbers == again.numbers

@@ -26,6 +26,18 @@ def data_root() -> str:
     return root
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server."""
+    from .postgres import binaries, running
+
+    folder = binaries()
+    if folder is None:
+        pytest.skip("no PostgreSQL is installed: apt-get install postgresql")
+    with running(folder) as found:
+        yield found
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start a command as a process group of its own; what is left of it is killed at the end."""

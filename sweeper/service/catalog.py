@@ -230,6 +230,13 @@ class Catalog:
         if gone.rowcount != 1:
             raise StateError(f"sweep {sweep} is {before.state}: cancel it first")
 
+    def last_starts(self) -> dict[str, float]:
+        """Return the time at which a process of a user's sweeps was last started, by user."""
+        query = select(sweeps.c.owner, func.max(sweeps.c.started)).where(sweeps.c.started.is_not(None))
+        with self.engine.connect() as connection:
+            found = connection.execute(query.group_by(sweeps.c.owner)).all()
+        return {str(owner): float(started) for owner, started in found}
+
     def used(self, owner: str, since: float) -> tuple[int, float]:
         """Return the trials of a user's sweeps sent since a time, and the GPU-hours that they have used."""
         query = select(func.coalesce(func.sum(sweeps.c.trials), 0), func.coalesce(func.sum(sweeps.c.gpu_hours), 0.0))

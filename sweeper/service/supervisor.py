@@ -6,6 +6,7 @@ adopts the processes that live and starts those anew that died.
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import subprocess
@@ -61,8 +62,8 @@ class Supervisor:
     ) -> None:
         self.catalog, self.views, self.hub, self.state = catalog, views, hub, state
         self.address, self.quota, self.most = address, quota, most
-        self._starts: dict[str, float] = {}  # user -> last start
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # processes that this server started
+        self._positions: tuple[float, Mapping[str, int]] = (-math.inf, {})
         self._at: str | SpecError = ""  # Ray's address, or why there is none
         self._woken, self._ended = threading.Event(), threading.Event()
         self._lock = threading.RLock()
@@ -144,11 +145,15 @@ class Supervisor:
 
     def _order(self, active: Sequence[Entry]) -> Iterator[tuple[str, bool]]:
         waiting = [Waiting(e.id, e.owner, e.priority, e.queued) for e in self.catalog.in_states([State.QUEUED])]
-        return order(waiting, [e.owner for e in active], self.quota, self._starts)
+        return order(waiting, [e.owner for e in active], self.quota, self.catalog.last_starts() if waiting else {})
 
-    def positions(self) -> dict[str, int]:
-        """Return the places of the waiting sweeps in the queue, from 1."""
-        return {sweep: i for i, (sweep, _) in enumerate(self._order(self.catalog.in_states(ACTIVE)), 1)}
+    def positions(self) -> Mapping[str, int]:
+        """Return the places of the waiting sweeps in the queue, from 1, of half a second ago at most."""
+        when, known = self._positions
+        if time.monotonic() - when > TICK_SECONDS:
+            known = {sweep: i for i, (sweep, _) in enumerate(self._order(self.catalog.in_states(ACTIVE)), 1)}
+            self._positions = time.monotonic(), known
+        return known
 
     # -- one process --------------------------------------------------------------------------------------------------
 
@@ -156,7 +161,6 @@ class Supervisor:
         attempt = entry.task.get("attempt", 0) + 1
         task = {**entry.task, "attempt": attempt, "seen": self._count(entry)}
         self.catalog.move(entry.id, State.STARTING, "its turn", task=task)
-        self._starts[entry.owner] = time.time()
         try:
             spec = self.views.spec(entry)
             if spec.runner == "ray":

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.client import Client
 from sweeper.service.control import Control
 
 START_SECONDS = 120.0
@@ -27,12 +26,14 @@ class Server:
     root: Path
     options: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
+    database: tuple[str, ...] = ()
     url: str = ""
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Server:
         log = self.root.parent / f"{self.root.name}.log"
-        command = [sys.executable, "-m", "sweeper", "serve", "--root", str(self.root), "--port", "0", *self.options]
+        command = [sys.executable, "-m", "sweeper", "serve", "--root", str(self.root), "--port", "0", *self.options,
+                   *self.database]  # fmt: skip
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 command, stdout=file, stderr=file, env={**os.environ, **self.env}, start_new_session=True
@@ -51,13 +52,13 @@ class Server:
         self.process.send_signal(number)
         return self.process.wait(60)
 
-    def token(self, user: str, role: str = "submitter", *options: str) -> Client:
-        """Return a client with a new token."""
-        command = ["token", "create", user, "--role", role, "--root", str(self.root), *options]
+    def token(self, user: str, role: str = "submitter", *options: str) -> str:
+        """Return a new token."""
+        command = ["token", "create", user, "--role", role, "--root", str(self.root), *self.database, *options]
         done = subprocess.run([sys.executable, "-m", "sweeper", *command], capture_output=True, text=True, check=True)
         found = re.search(r"swp_\S+", done.stdout)
         assert found, done.stdout
-        return Client(self.url, found.group())
+        return found.group()
 
     def control(self, sweep: str) -> Control:
         return Control(self.root / ".service" / "sweeps" / sweep)
@@ -68,8 +69,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start a server over a new root; what is left of it and of its sweeps is killed at the end."""
     servers: list[Server] = []
 
-    def one(*options: str, name: str = "root", **env: str) -> Server:
-        servers.append(Server(tmp_path / name, options, env))
+    def one(*options: str, database: str = "", **env: str) -> Server:
+        servers.append(Server(tmp_path / "root", options, env, ("--database", database) if database else ()))
         return servers[-1].start()
 
     yield one

@@ -46,9 +46,14 @@ def most_at_once(found: list[tuple[float, float]]) -> int:
     return max(sum(a <= t < b for a, b in found) for t, _ in found)
 
 
-def test_ten_sweeps_of_three_users_outlive_five_kills(serve: Callable[..., Server], tmp_path: Path) -> None:
-    server = serve("--auth", "--max-running", "2", SWEEPER_SYNTHETIC_SECONDS="0.25")
-    users = {name: server.token(name, "submitter", "--quota", "running=1") for name in SWEEPS}
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_ten_sweeps_of_three_users_outlive_five_kills(
+    serve: Callable[..., Server], tmp_path: Path, request: pytest.FixtureRequest, kind: str
+) -> None:
+    database = request.getfixturevalue("postgres").database() if kind == "postgresql" else ""
+    server = serve("--auth", "--max-running", "2", database=database, SWEEPER_SYNTHETIC_SECONDS="0.25")
+    tokens = {name: server.token(name, "submitter", "--quota", "running=1") for name in SWEEPS}
+    users = {name: Client(server.url, token) for name, token in tokens.items()}
     sent = {
         users[name].submit({**SPEC, "seed": 10 * i + j}).id: (name, 10 * i + j)
         for i, (name, count) in enumerate(SWEEPS.items())
@@ -61,7 +66,7 @@ def test_ten_sweeps_of_three_users_outlive_five_kills(serve: Callable[..., Serve
         time.sleep(moments.uniform(0, 0.3))
         server.end()
         server.start()
-        users = {name: Client(server.url, client.token) for name, client in users.items()}
+    users = {name: Client(server.url, token) for name, token in tokens.items()}
     found = {sweep: users[name].wait(sweep, timeout=300) for sweep, (name, _) in sent.items()}
     for sweep, (_, seed) in sent.items():
         assert found[sweep].state == State.DONE, found[sweep].reason

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.databases import POSTGRES, dispose
-from tests.postgres import Postgres, binaries, running
 
 ON_BOTH = ("test_api", "test_authorisation", "test_catalog", "test_events", "test_users", "test_webhooks")
 
@@ -17,16 +16,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.fixturenames.append("database")
         kinds = ["sqlite", pytest.param("postgresql", marks=pytest.mark.service)]
         metafunc.parametrize("database", kinds, indirect=True, scope="module")
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server."""
-    folder = binaries()
-    if folder is None:
-        pytest.skip("no PostgreSQL is installed: apt-get install postgresql")
-    with running(folder) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

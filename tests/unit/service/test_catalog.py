@@ -118,6 +118,15 @@ def test_what_was_used_counts_from_a_time_on(catalog: Catalog, clock: Clock) -> 
     assert catalog.used("bob", 0.0) == (0, 0.0)
 
 
+def test_the_last_start_of_each_user_is_known_to_any_server(catalog: Catalog, clock: Clock) -> None:
+    first, second = catalog.add(new("ann"))[0].id, catalog.add(new("ann"))[0].id
+    catalog.add(new("bob"))
+    for sweep in (first, second):
+        clock.now += 10
+        catalog.move(sweep, State.STARTING, "")
+    assert catalog.last_starts() == {"ann": 1020.0}
+
+
 def test_only_what_ended_is_forgotten(catalog: Catalog) -> None:
     sweep = catalog.add(new())[0].id
     with pytest.raises(StateError, match="is queued: cancel it first"):

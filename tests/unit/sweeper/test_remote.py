@@ -71,7 +71,7 @@ def ends(service: FakeService, state: str = "done", **progress: Any) -> None:
             event(3, "trial", outcome="ok", value=0.02),
             event(4, "trial", outcome="ok", value=0.031),
             event(5, "trial", outcome="ok", value=0.01),
-            event(6, "verdict", message="no verdict yet"),
+            event(6, "verdict", message="best noise 0.02; and more", optimum=0.02),
             end,
             event(7, "progress", **progress),
             event(8, "state", state=state, reason="all trials are run"),
@@ -102,7 +102,7 @@ def test_run_sends_what_was_set_and_follows_to_the_end(service: FakeService, swe
     for text in (
         "synthetic-1 is queued",
         "running: its turn",
-        "no verdict yet",
+        "best noise 0.02",
         "4/4 configurations",
         "best gain_mean 0.031",
     ):

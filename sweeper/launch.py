@@ -26,7 +26,7 @@ from .parameter import PriorNoise
 from .places import Place, place_of
 from .proposer import make_proposer
 from .retries import StorageError
-from .runfolder import claim, locked, write_spec
+from .runfolder import claim, locked, withdraw, write_spec
 from .session import Session, Status, build, noise_constants
 from .signals import sigterm_as_sigint
 from .spec import SpecError, SweepSpec, corners
@@ -134,7 +134,12 @@ def run(
             raise SpecError(f"{folder.text} holds a part of this sweep; {again} it")
         # what RAY_ADDRESS says is not the sweep's: it may be another at a resume
         write_spec(folder, spec if asked else spec.model_copy(update={"address": None}))
-        interrupted = _run_to_end(session)
+        try:
+            interrupted = _run_to_end(session)
+        except SpecError:  # the cluster cannot run it
+            if not held and not session.finished:
+                withdraw(folder, spec)
+            raise
         trials = _read_at_end(session)
     return Results(
         _where(folder), trials, spec.objective, spec.noise, interrupted, session.halted, session.status.failed

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,22 @@ def write_spec(run: str | Path | Place, spec: SweepSpec) -> None:
     there = place.read_text(SPEC_FILE)
     if there is None or yaml.safe_load(there) != yaml.safe_load(text):
         place.write(SPEC_FILE, text.encode())
+
+
+def withdraw(place: Place, spec: SweepSpec) -> None:
+    """Remove what `claim` and `write_spec` made of a sweep that was refused before its first trial.
+
+    A folder that the user named stays, empty.
+
+    Raises:
+        StorageError: The folder cannot be written to.
+    """
+    for name in (SPEC_FILE, *([Path(spec.space).name] if spec.space.endswith(".py") else [])):
+        place.remove(name)
+    if spec.out is None and place.local:
+        place.remove(LOCK_FILE)
+        with suppress(OSError):  # what a probe left
+            place.local.rmdir()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -186,15 +187,15 @@ class Reader:
             if name not in SCHEMAS["trials"].names:
                 raise SpecError(str(unknown("column", name, SCHEMAS["trials"].names)))
         rows = self.rows
-        places = [i for i, number in enumerate(rows.numbers) if number > after]
+        places: Sequence[int] = range(bisect_right(rows.numbers, after), len(rows.numbers))
         for name, text in where.items():
             values = rows.table[name].to_pylist()
             places = [i for i in places if is_value(values[i], text)]
         taken, more = places[:limit], len(places) > limit
         # behind the last page all that was left out is known, too
         last = rows.numbers[taken[-1]] if more else max([after, *rows.numbers[-1:]])
-        found = rows.table.take(pa.array(taken, pa.int64()))
-        return (found.select(list(columns)) if columns else found), last, more
+        shown = rows.table.select(list(columns)) if columns else rows.table
+        return shown.take(pa.array(taken, pa.int64())), last, more
 
 
 def _regime(spec: SweepSpec, trials: pa.Table) -> RegimeView | None:

@@ -1,9 +1,11 @@
 """What a sweep asks of the Ray it runs on, before the first trial; Ray itself is a stand-in."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import sweeper
 from sweeper import cluster
 from sweeper.spec import SpecError, SweepSpec
 
@@ -43,3 +45,22 @@ def test_a_ray_of_its_own_adds_no_nodes(nodes: list[dict[str, Any]]) -> None:
     asked = {"autoscaling": True, "gpus_per_pair": 1}
     with pytest.raises(SpecError, match="can never place"):
         connected(address=None, workers=2, resources=asked)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_sweep_that_the_cluster_refuses_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    def refuse(session: object) -> None:
+        raise SpecError("no node has 9 GPUs")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster, "run_cluster", refuse)
+    out = str(tmp_path / "run") if named else None
+    with pytest.raises(SpecError, match="no node has 9 GPUs"):
+        sweeper.run(SweepSpec(space="synthetic", trials=2, sampler="random", out=out))
+    assert not list(tmp_path.glob("**/sweep.yaml"))
+    assert not list((tmp_path / "runs").glob("*"))
+    if named:  # and it can be run there with what fits
+        found = sweeper.run(SweepSpec(space="synthetic", trials=2, sampler="random", runner="inline", out=out))
+        assert found.trials.num_rows == 2

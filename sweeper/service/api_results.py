@@ -216,12 +216,15 @@ def get_best(api: Asked, user: Viewer, sweep: SweepId) -> Response:
 )
 def get_best_weights(api: Asked, user: Viewer, sweep: SweepId) -> Response:
     """Fetch the merged weights of the winning trial."""
-    path = api.service.views.weights(api.seen(user, sweep))
-    if path is None:
+    found = api.service.views.weights(api.seen(user, sweep))
+    if found is None:
         raise UnknownSweepError(
             f"sweep {sweep} keeps no weights of a winner; `sweeper best RUN --save FILE` trains it again"
         )
-    return FileResponse(path, media_type=SAFETENSORS, filename=f"{sweep}.safetensors")
+    if isinstance(found, bytes):
+        head = {"Content-Disposition": f'attachment; filename="{sweep}.safetensors"'}
+        return Response(found, media_type=SAFETENSORS, headers=head)
+    return FileResponse(found, media_type=SAFETENSORS, filename=f"{sweep}.safetensors")
 
 
 @router.get(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -185,18 +184,23 @@ class Views:
         record = found(self.run_of(entry.id), self.reader(entry).rows.table, spec.noise)
         return record["best"]
 
-    def weights(self, entry: Entry) -> Path | None:
-        """Return a file of the best merged weights; None where they are not kept. One of a store is a copy."""
+    def weights(self, entry: Entry) -> Path | bytes | None:
+        """Return the best merged weights, safetensors: their file, or its content where it lies in a store.
+
+        None where they are not kept.
+
+        Raises:
+            SpecError: The folder cannot be reached.
+        """
         from sweeper.store import weights_of
 
         best = self.best(entry)
         if best is None:
             return None
         place, name = place_of(self.run_of(entry.id)), weights_of(best["digest"])
-        if place.local:
-            return place.local / name if place.has(name) else None
-        copy = Path(tempfile.mkdtemp(prefix="sweeper-weights-")) / Path(name).name
-        return copy if place.fetch(name, copy) else None
+        if place.local is None:
+            return place.read_bytes(name)
+        return place.local / name if place.has(name) else None
 
     def report(self, entry: Entry) -> str:
         """Return the sweep's page as HTML.

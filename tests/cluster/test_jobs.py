@@ -21,7 +21,7 @@ from sweeper.store import read_trials
 from tests.drivers import Driver, complete
 from trainables.runtime import package_version
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("jobs")]  # one head for all of them
 
 TOKEN = "a-token-of-this-test-that-nobody-may-see"
 SPACE_FILE = """

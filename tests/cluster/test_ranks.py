@@ -59,19 +59,19 @@ def what_is_left(address: str) -> dict[str, Any]:
 
 def test_a_node_is_killed_and_nothing_is_lost(tmp_path: Path, open_cluster: Callable[..., Any], driver: Driver) -> None:
     cluster = open_cluster(*({"num_cpus": 2, "num_gpus": 2} for _ in range(3)))
-    spec = write(tmp_path / "spec.yaml", "{gpus_per_member: 1}", trials=6, epochs=2)
+    spec = write(tmp_path / "spec.yaml", "{gpus_per_member: 1}", trials=5, epochs=1)
     run = tmp_path / "run"
     process = driver("run", spec, "--address", cluster.address, "--out", str(run))
     wait_until(lambda: parts(run) >= 1, process)
     cluster.remove_node(cluster.workers[0], allow_graceful=False)
     complete(process)
     rows = read_trials(run).to_pylist()
-    assert Counter(r["outcome"] for r in rows) == {"ok": 6}
-    assert len({r["digest"] for r in rows}) == 6
+    assert Counter(r["outcome"] for r in rows) == {"ok": 5}
+    assert len({r["digest"] for r in rows}) == 5
     left = what_is_left(cluster.address)
     assert (left["groups"], left["free"], left["has"]) == (0, 4, 4)
     # what one process gets, one child after the other
-    alone = write(tmp_path / "alone.yaml", "{}", trials=6, epochs=2)
+    alone = write(tmp_path / "alone.yaml", "{}", trials=5, epochs=1)
     complete(driver("run", alone, "--runner", "inline", "--stack", "off", "--out", str(tmp_path / "alone")))
     assert values(run) == values(tmp_path / "alone")
 
@@ -97,10 +97,7 @@ def test_a_rank_that_dies_takes_its_attempt_and_two_ranks_are_one(
     for digest, found in values(run).items():
         assert found[3:] == pytest.approx(expected[digest][3:], rel=1e-8)
     # what can never be placed is refused with what there is
-    for asked, words in {
-        "{gpus_per_member: 4}": "a trial takes 8 bundles of 1 CPU, 1 GPU, and the cluster can never place that on its",
-        "{gpus_per_pair: 1, placement: STRICT_PACK}": "can never place that on one node; it has",
-        "{ranks_per_member: 1, labels: {zone: moon}}": "resources.labels = {'zone': 'moon'} are those of no node",
-    }.items():
-        args = ("run", write(tmp_path / "no.yaml", asked), "--address", cluster.address, "--out", str(tmp_path / "no"))
-        assert words in complete(driver(*args), 2)[1]
+    args = ("run", write(tmp_path / "no.yaml", "{gpus_per_member: 4}"), "--out", str(tmp_path / "no"))
+    err = complete(driver(*args, "--address", cluster.address), 2)[1]
+    assert "a trial takes 8 bundles of 1 CPU, 1 GPU, and the cluster can never place that on its" in err
+    assert not (tmp_path / "no" / "sweep.yaml").exists()

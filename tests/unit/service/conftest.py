@@ -14,7 +14,8 @@ ON_BOTH = ("test_api", "test_authorisation", "test_catalog", "test_events", "tes
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.module.__name__.rpartition(".")[2] in ON_BOTH:
         metafunc.fixturenames.append("database")
-        kinds = ["sqlite", pytest.param("postgresql", marks=pytest.mark.service)]
+        marks = (pytest.mark.service, pytest.mark.xdist_group("postgresql"))  # one server for all of them
+        kinds = ["sqlite", pytest.param("postgresql", marks=marks)]
         metafunc.parametrize("database", kinds, indirect=True, scope="module")
 
 

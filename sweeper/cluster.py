@@ -56,7 +56,7 @@ from .resources import Layout, Node, capacity, check_fits, lack, layout, request
 from .retries import StorageError  # noqa: E402
 from .session import Session  # noqa: E402
 from .spec import SpecError, SweepSpec  # noqa: E402
-from .watch import Room, watched  # noqa: E402
+from .watch import GROWING_SECONDS, PATIENCE_SECONDS, Room, watched  # noqa: E402
 
 WAVE, ROUNDS = 1000, 32
 """Trials of a Tuner: so many, or so many of each worker where that is more."""
@@ -289,6 +289,11 @@ def connect(spec: SweepSpec, members: int) -> tuple[int, Layout]:
         )
     has = any(n.has.get("GPU", 0) >= 1 for n in nodes)
     gpus = 1 if spec.device.startswith("cuda") or (spec.device == "auto" and has) else 0
+    if grows and spec.device == "auto" and not has and not layout(spec.resources, spec.threads, 0, members).gpus:
+        raise SpecError(
+            "device auto is not decided on a cluster whose nodes are still to come: --device cpu, or --resources "
+            "gpus_per_pair=1"
+        )
     if gpus and not has and not grows:
         raise SpecError(f"device {spec.device!r} asks for a GPU and the cluster has none; use --device cpu or auto")
     found = layout(spec.resources, spec.threads, gpus, members)
@@ -329,7 +334,8 @@ def run_cluster(session: Session) -> None:
             attempts = Attempts(session.spec.max_failures)
             with watched(_ray_is_dead), known_to_tune():
                 for size in iter(lambda: wave_size(len(session.open) + len(attempts.waiting), workers), 0):
-                    if session.over() or signals.seen or not _run_wave(session, size, workers, found, attempts):
+                    started = not session.over() and _run_wave(session, size, workers, found, attempts)
+                    if session.over() or signals.seen or not started:
                         break
                     session.compact()
         finally:
@@ -356,8 +362,9 @@ def _run_wave(session: Session, size: int, workers: int, found: Layout, attempts
     ranks = {"members": found.members, "bundles": found.bundles} if found.members else None
     searcher = SessionSearcher(session, attempts, ranks)
     bundles, options = request(found)
-    joined = session.spec.address is not None and not session.spec.resources.autoscaling
-    waiting = Waiting(session, Room(lambda: lack(_nodes(), found)) if joined else None)
+    patience = GROWING_SECONDS if session.spec.resources.autoscaling else PATIENCE_SECONDS
+    room = Room(lambda: lack(_nodes(), found), patience=patience) if session.spec.address is not None else None
+    waiting = Waiting(session, room)
     try:
         tuner = tune.Tuner(
             tune.with_resources(_trainable, tune.PlacementGroupFactory(bundles, **options)),

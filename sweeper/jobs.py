@@ -128,6 +128,8 @@ def _outputs(
 
 def _within(error: OSError, place: Place) -> bool:
     folder = place.local and place.local.absolute()
+    if error.filename is None:
+        return False
     return folder is not None and Path(str(error.filename)).absolute().is_relative_to(folder)
 
 

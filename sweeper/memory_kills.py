@@ -47,6 +47,8 @@ def killed_for_memory(trial: Any) -> str:
     file = trial.pickled_error_file
     if file is None:
         return ""
-    # written by this process a moment ago
-    error = pickle.loads(Path(file).read_bytes())
+    try:
+        error = pickle.loads(Path(file).read_bytes())  # written by this process a moment ago
+    except Exception:  # an error of anybody's class, which may not be read back
+        return ""
     return str(error) if isinstance(error, KilledForMemory) else ""

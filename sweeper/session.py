@@ -124,7 +124,9 @@ class Session:
         self.weights = {name.partition(".")[0] for name in self.run.files("weights")}  # digests that may have a file
         self.open: list[int] = []  # numbers to do, the next one last
         self.partial: dict[int, list[Row]] = {}  # rows of numbers that were interrupted between their repeats
-        self._restore(read(self.run, "trials").to_pylist())
+        rows = read(self.run, "trials").to_pylist()
+        self.stale = {(r["digest"], r["started"]) for r in rows if r["outcome"] == "failed"}  # of earlier drivers
+        self._restore(rows)
 
     # -- what is there already ------------------------------------------------------------------------------------
 
@@ -291,8 +293,9 @@ class Session:
             return None  # a formula that needs what this space does not have
 
     def rows_on_disk(self, job: Job) -> list[Row]:
-        """Return the rows of a job that were written before its worker died."""
-        return read_rows(self.run, "trials", [s.digest for s in job.specs])
+        """Return the rows of a job that were written before its worker died, but not failures of earlier drivers."""
+        rows = read_rows(self.run, "trials", [s.digest for s in job.specs])
+        return [r for r in rows if (r["digest"], r["started"]) not in self.stale]
 
     def keep_partial(self, job: Job, done: list[Row]) -> None:
         """Keep the rows of a job that were written before its worker died: what is left of it is run again."""
@@ -334,6 +337,8 @@ class Session:
 
     def compact(self) -> None:
         """Make one part of many; to be called while no trial runs. Storage that fails costs the next reader time."""
+        if self.broken:  # the folder may be another driver's by now
+            return
         try:
             compact(self.run, AUTOMATIC)
         except StorageError as error:

@@ -14,6 +14,8 @@ from types import FrameType
 
 LOOK_SECONDS, GRACE_SECONDS = 0.5, 5.0
 ROOM_SECONDS, PATIENCE_SECONDS = 10.0, 300.0
+GROWING_SECONDS = 1800.0
+"""Patience with a cluster that adds nodes: machines are ordered, and images pulled."""
 ERROR = 1
 
 
@@ -28,10 +30,12 @@ class Room:
     Args:
         lack: Returns why its nodes cannot, empty where they can.
         clock: Seconds; for tests.
+        patience: So long the sweep waits for a node that can [s].
     """
 
     lack: Callable[[], str]
     clock: Callable[[], float] = time.monotonic
+    patience: float = PATIENCE_SECONDS
     _since: float | None = None
     _next: float = 0.0
 
@@ -46,8 +50,8 @@ class Room:
                 self._since = None
                 return ""
             self._since = now if self._since is None else self._since
-            if now - self._since >= PATIENCE_SECONDS:
-                return f"for {PATIENCE_SECONDS / 60:g} minutes no node could take a trial: {why}"
+            if now - self._since >= self.patience:
+                return f"for {self.patience / 60:g} minutes no node could take a trial: {why}"
         return ""
 
 

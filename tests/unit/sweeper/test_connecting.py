@@ -64,3 +64,11 @@ def test_a_sweep_that_the_cluster_refuses_leaves_nothing(
     if named:  # and it can be run there with what fits
         found = sweeper.run(SweepSpec(space="synthetic", trials=2, sampler="random", runner="inline", out=out))
         assert found.trials.num_rows == 2
+
+
+def test_a_cluster_that_is_to_grow_gpus_is_asked_for_them(nodes: list[dict[str, Any]]) -> None:
+    grows = {"resources": {"autoscaling": True}, "workers": 4, "device": "auto"}
+    with pytest.raises(SpecError, match="device auto is not decided on a cluster whose nodes are still to come"):
+        connected(**grows)
+    nodes.append({**NODE, "Resources": {"CPU": 4.0, "GPU": 2.0}})
+    assert connected(**grows) == 4

@@ -128,12 +128,12 @@ class Reader:
     def judge(self, at_once: bool = False) -> None:
         """Find the best noise and the winner of what was read.
 
-        While trials land this takes a fifth of the time at most, unless it is to be done at once.
+        While trials land this takes a twentieth of the time at most, for answers wait for it; or is done at once.
         """
         with self._judging:
             changes, trials = self.changes, self.rows.table
             waited = time.monotonic() - self._judged_at
-            if changes == self._judged or (not at_once and waited < max(1.0, 5 * self._cost)):
+            if changes == self._judged or (not at_once and waited < max(2.0, 20 * self._cost)):
                 return
             started = time.monotonic()
             regime, best = _regime(self.spec, trials), _best(self.spec, trials)

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import multiprocessing
 import os
+import random
 import re
 import signal
 import statistics
@@ -43,7 +44,7 @@ async def _client(session: aiohttp.ClientSession, url: str, sweep: str, until: f
     statuses: Counter[int] = Counter()
     digests: list[str] = []
     after = "0"
-    await asyncio.sleep(pause * len(sweep) % pause)
+    await asyncio.sleep(random.uniform(0, pause))  # they did not all start at the same moment
     while time.monotonic() < until:
         for path in (f"/v1/sweeps/{sweep}", f"/v1/sweeps/{sweep}/trials?after={after}&columns=digest"):
             began = time.perf_counter()
@@ -150,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=30.0, help="default: %(default)s")
-    parser.add_argument("--pause", type=float, default=1.0, help="of a client between its looks (default: %(default)s)")
+    parser.add_argument("--pause", type=float, default=2.0, help="of a client between its looks (default: %(default)s)")
     parser.add_argument("--trials", type=int, default=16, help="real ones each time (default: %(default)s)")
     args = parser.parse_args()
     print(provenance())

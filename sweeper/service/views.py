@@ -21,7 +21,7 @@ from .landing import Landing
 from .reader import Found, Reader
 from .records import Advice, Extension, Progress, State, Sweep, SweepDetail, Transition
 
-KEPT = 64
+KEPT, KEPT_REPORTS = 64, 8
 STALE_SECONDS = 2.0
 
 
@@ -215,7 +215,11 @@ class Views:
         if known is None or known[0] != reader.changes:
             run = page.read_run(self.run_of(entry.id))
             known = reader.changes, page.render(run, page.sections(run))
-            self._reports[entry.id] = known
+            with self._lock:
+                self._reports.pop(entry.id, None)
+                self._reports[entry.id] = known
+                while len(self._reports) > KEPT_REPORTS:
+                    self._reports.pop(next(iter(self._reports)))
         return known[1]
 
     def plan(self, entry: Entry, options: Mapping[str, Any], dry_run: bool = True) -> Extension:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from sweeper.places import place_of
 from sweeper.spec import SpecError, SweepSpec
 
-from .catalog import Catalog, Entry
+from .catalog import Catalog, Entry, UnknownSweepError
 from .hub import Hub
 from .landing import Landing
 from .reader import Found, Reader
@@ -180,9 +180,8 @@ class Views:
         """Return the configuration to take home as `sweeper best --json` has it; None where nothing won yet."""
         from sweeper.reading import found
 
-        spec = self.spec(entry)
-        record = found(self.run_of(entry.id), self.reader(entry).rows.table, spec.noise)
-        return record["best"]
+        spec, trials, run = self.spec(entry), self.reader(entry).rows.table, self.run_of(entry.id)
+        return found(run, trials, spec.noise)["best"] if trials.num_rows and place_of(run).exists() else None
 
     def weights(self, entry: Entry) -> Path | bytes | None:
         """Return the best merged weights, safetensors: their file, or its content where it lies in a store.
@@ -207,10 +206,13 @@ class Views:
 
         Raises:
             SpecError: The folder cannot be reached.
+            UnknownSweepError: There is no folder yet, or no more.
         """
         from dashboards import page
 
         reader = self.reader(entry)
+        if not place_of(self.run_of(entry.id)).exists():
+            raise UnknownSweepError(f"sweep {entry.id} is {entry.state} and has no page: its run folder is not there")
         known = self._reports.get(entry.id)
         if known is None or known[0] != reader.changes:
             run = page.read_run(self.run_of(entry.id))

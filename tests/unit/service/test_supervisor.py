@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.service.catalog import Catalog, Entry, New, StateError
+from sweeper.service.catalog import Catalog, Entry, New, StateError, UnknownSweepError
 from sweeper.service.control import Control
 from sweeper.service.database import open_database
 from sweeper.service.hub import Hub
@@ -97,6 +97,14 @@ def test_a_sweep_runs_to_its_end(rig: Rig) -> None:
     assert shown.best is not None
     assert shown.best.digest in rig.digests(sweep)
     assert (rig.root / sweep / "dashboard.html").is_file()
+    best = rig.views.best(entry)
+    assert best is not None
+    assert best["digest"] in rig.digests(sweep)
+    assert "<html" in rig.views.report(entry)
+    first, after, more = rig.views.trials(entry, 0, 5, {}, ["digest"])
+    rest, _, no_more = rig.views.trials(entry, after, 5, {}, ["digest"])
+    assert (more, no_more) == (True, False)
+    assert sorted(first["digest"].to_pylist() + rest["digest"].to_pylist()) == sorted(rig.digests(sweep))
     with pytest.raises(StateError, match="is done: there is nothing to stop"):
         rig.supervisor.stop(sweep, "ann")
 
@@ -190,6 +198,10 @@ def test_a_spec_that_cannot_run_fails_with_its_sentence(rig: Rig) -> None:
     entry = rig.until(sweep, State.FAILED)
     assert entry.reason.startswith("noise 'paper_aug' is measured by a probe")
     assert "Traceback" not in entry.reason
+    assert rig.views.best(entry) is None
+    assert rig.views.weights(entry) is None
+    with pytest.raises(UnknownSweepError, match="is failed and has no page: its run folder is not there"):
+        rig.views.report(entry)
 
 
 def test_what_is_deleted_is_gone(rig: Rig) -> None:

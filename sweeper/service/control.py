@@ -74,15 +74,14 @@ class Control:
         try:
             for name in ("halt", "outcome", "begun"):
                 (self.folder / name).unlink(missing_ok=True)
+            os.ftruncate(lock, 0)  # the process id of an earlier one
             self._write("spec.yaml", spec)
             self._write("task", json.dumps(dict(task)))
             with (self.folder / "log").open("ab") as log:
-                process = subprocess.Popen(
+                return subprocess.Popen(
                     [sys.executable, "-m", "sweeper.service.runner", str(self.folder), str(lock)],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock], start_new_session=True,
                 )  # fmt: skip
-            os.pwrite(lock, f"{process.pid:<20}".encode(), 0)
-            return process
         finally:
             os.close(lock)
 
@@ -94,6 +93,11 @@ class Control:
             os.close(lock)
             return None
         return lock
+
+    def enter(self, lock: int) -> None:
+        """Say in the lock, which this process got from the server, who it is."""
+        os.set_inheritable(lock, False)  # it tells that this process lives, not one that it started
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
 
     @property
     def alive(self) -> bool:
@@ -119,15 +123,16 @@ class Control:
 
     def halt(self, kind: str, cause: str) -> None:
         """Ask the sweep to end; a stop can become a cancel, nothing else changes what was asked first."""
-        before = self.halted
+        attempt = self.task.get("attempt", 0)
+        before = self.halted(attempt)
         if before is None or (kind == "cancel" and before.kind != "cancel"):
-            self._write("halt", json.dumps({"kind": kind, "cause": cause, "time": time.time()}))
+            said = {"kind": kind, "cause": cause, "time": time.time(), "attempt": attempt}
+            self._write("halt", json.dumps(said))
 
-    @property
-    def halted(self) -> Halt | None:
-        """What the sweep was asked to do."""
+    def halted(self, attempt: int) -> Halt | None:
+        """Return what the process of an attempt was asked to do."""
         found = self._read("halt")
-        return Halt(**found) if found else None
+        return Halt(**found) if found and found.pop("attempt") == attempt else None
 
     def begin(self) -> None:
         """Say that trials are started."""

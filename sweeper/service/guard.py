@@ -210,7 +210,10 @@ def is_loopback_name(host: str) -> bool:
 
 def _same_origin(headers: Headers) -> bool:
     origin = headers.get("origin")
-    return origin is None or (urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != "")
+    try:
+        return origin is None or (urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != "")
+    except ValueError:  # no URL at all
+        return False
 
 
 def _cookie(text: str) -> str:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,14 +21,14 @@ from .records import State
 
 def main(folder: str, lock: str) -> int:
     """Run the sweep of a control folder; returns the exit code."""
-    os.set_inheritable(int(lock), False)  # the lock tells that this process lives, not one that it started
     control = Control(Path(folder))
+    control.enter(int(lock))
     task = control.task
     try:
         with sigterm_as_sigint():
             outcome = _run(control, task)
     except KeyboardInterrupt:
-        outcome = _interrupted(control)
+        outcome = _interrupted(control, task)
     except (SpecError, OSError) as error:
         outcome = Outcome(State.FAILED, str(error))
     except Exception as error:
@@ -51,7 +50,7 @@ def _run(control: Control, task: Mapping[str, Any]) -> Outcome:
     spec = SweepSpec.checked(values, lines, str(path))
 
     def stop() -> str:
-        found = control.halted
+        found = control.halted(task["attempt"])
         return found.cause if found else ""
 
     def say(line: str) -> None:
@@ -59,10 +58,13 @@ def _run(control: Control, task: Mapping[str, Any]) -> Outcome:
 
     listener = _Begun(control)
     if task["kind"] == "extend":
-        results = launch.extend(spec, _plan(spec, task), listener, say, stop)
+        plan = _plan(spec, task)
+        if not plan.specs:  # an earlier attempt died after its last trial
+            return Outcome(State.DONE, "all that a firm answer lacks and that can be run is there")
+        results = launch.extend(spec, plan, listener, say, stop)
     else:
         results = launch.run(spec, listener, say=say, stop=stop)
-    return _ended(control, spec, results)
+    return _ended(control, task, spec, results)
 
 
 class _Begun:
@@ -82,17 +84,16 @@ def _plan(spec: SweepSpec, task: Mapping[str, Any]) -> Any:
 
     assert spec.out is not None
     options = task.get("options", {})
-    found = planned(spec, **{k: options.get(k) for k in ("objective", "noise", "repeats", "noises")})
-    if not found.plan.specs:
-        raise SpecError("all that a firm answer lacks is there: nothing to run")
-    return found.plan
+    return planned(spec, **{k: options.get(k) for k in ("objective", "noise", "repeats", "noises")}).plan
 
 
-def _ended(control: Control, spec: SweepSpec, results: Results) -> Outcome:
+def _ended(control: Control, task: Mapping[str, Any], spec: SweepSpec, results: Results) -> Outcome:
     from sweeper.reading import write_page
 
-    if results.interrupted:
-        return _interrupted(control)
+    halted = control.halted(task["attempt"])
+    # asked before the first trial was started, it was no interruption
+    if results.interrupted or (halted and halted.kind != "stop" and results.reason == halted.cause):
+        return _interrupted(control, task)
     write_page(results.run)
     outcomes = results.trials["outcome"].to_pylist()
     if results.failed >= spec.max_failed or "ok" not in outcomes:
@@ -100,8 +101,8 @@ def _ended(control: Control, spec: SweepSpec, results: Results) -> Outcome:
     return Outcome(State.DONE, results.reason or "all trials are run")
 
 
-def _interrupted(control: Control) -> Outcome:
-    halted = control.halted
+def _interrupted(control: Control, task: Mapping[str, Any]) -> Outcome:
+    halted = control.halted(task["attempt"])
     if halted and halted.kind == "cancel":
         return Outcome(State.CANCELLED, halted.cause)
     return Outcome(State.INTERRUPTED, halted.cause if halted else "a signal ended its process")

@@ -15,6 +15,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -138,14 +140,23 @@ class Supervisor:
 
     def tick(self) -> None:
         """Look at every process once, and start what may start."""
-        active = [e for e in self.catalog.in_states(ACTIVE) if not self._over(e)]
-        chosen = [sweep for sweep, may in self._order(active) if may]
-        for sweep in chosen[: max(0, self.most - len(active))]:
+        active = [e for e in self.catalog.in_states(ACTIVE) if not self._looked(e)]
+        chosen = (sweep for sweep, may in self._order(active) if may)
+        for sweep in list(islice(chosen, max(0, self.most - len(active)))):
             self._begin(self.catalog.get(sweep))
+
+    def _looked(self, entry: Entry) -> bool:
+        try:
+            return self._over(entry)
+        except Exception:  # one sweep's folder must not hold up the others
+            traceback.print_exc()
+            return False
 
     def _order(self, active: Sequence[Entry]) -> Iterator[tuple[str, bool]]:
         waiting = [Waiting(e.id, e.owner, e.priority, e.queued) for e in self.catalog.in_states([State.QUEUED])]
-        return order(waiting, [e.owner for e in active], self.quota, self.catalog.last_starts() if waiting else {})
+        return order(
+            waiting, [e.owner for e in active], cache(self.quota), self.catalog.last_starts() if waiting else {}
+        )
 
     def positions(self) -> Mapping[str, int]:
         """Return the places of the waiting sweeps in the queue, from 1, of half a second ago at most."""
@@ -195,10 +206,20 @@ class Supervisor:
         if control.alive:
             if entry.state == State.STARTING and control.begun:
                 self.catalog.move(entry.id, State.RUNNING, "trials are started")
-            self._insist(control)
+            self._insist(entry, control)
             return False
         self._reap(entry.id)
-        outcome, halted = control.outcome(entry.task.get("attempt", 0)), control.halted
+        attempt = entry.task.get("attempt", 0)
+        outcome, halted = control.outcome(attempt), control.halted(attempt)
+        if (
+            halted
+            and halted.kind == "server"
+            and not self._ended.is_set()
+            and not (outcome and outcome.state == "done")
+        ):
+            # an earlier server was killed while it waited for the process to end
+            self.catalog.move(entry.id, State.QUEUED, BACK)
+            return True
         if outcome:
             self._end(entry, State(outcome.state), outcome.reason)
         elif halted and halted.kind == "cancel":
@@ -211,8 +232,8 @@ class Supervisor:
             self._died(entry, control)
         return True
 
-    def _insist(self, control: Control) -> None:
-        halted = control.halted
+    def _insist(self, entry: Entry, control: Control) -> None:
+        halted = control.halted(entry.task.get("attempt", 0))
         if halted and halted.kind == "cancel" and time.time() - halted.time > GRACE_SECONDS:
             control.signal(signal.SIGKILL, group=True)
 
@@ -306,7 +327,8 @@ class Supervisor:
             spec = SweepSpec.checked({**entry.spec, **(changes or {})})
             budget = budget_of(spec, spec.load_space())
             entry = self.catalog.move(
-                sweep, State.QUEUED, f"resumed by {by}", deaths=0, budget=budget, trials=budget * spec.repeats,
+                sweep, State.QUEUED, f"resumed by {by}", deaths=0, task={**entry.task, "kind": "run"},
+                budget=budget, trials=budget * spec.repeats,
                 spec=spec.model_dump(mode="json", exclude_unset=True), text=spec.to_yaml(),
             )  # fmt: skip
             self.views.forget(sweep)

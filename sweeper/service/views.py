@@ -21,7 +21,7 @@ from .landing import Landing
 from .reader import Found, Reader
 from .records import Advice, Extension, Progress, State, Sweep, SweepDetail, Transition
 
-KEPT, KEPT_REPORTS = 64, 8
+KEPT = 64
 STALE_SECONDS = 2.0
 
 
@@ -44,7 +44,6 @@ class Views:
     ) -> None:
         self.catalog, self.hub, self.run_of, self.positions = catalog, hub, run_of, positions
         self._readers: OrderedDict[str, Reader] = OrderedDict()
-        self._reports: dict[str, tuple[int, str]] = {}
         self._lock = threading.Lock()
 
     def spec(self, entry: Entry) -> SweepSpec:
@@ -94,7 +93,6 @@ class Views:
         """Drop what is known of a sweep."""
         with self._lock:
             self._readers.pop(sweep, None)
-            self._reports.pop(sweep, None)
 
     # -- showing ------------------------------------------------------------------------------------------------------
 
@@ -213,16 +211,12 @@ class Views:
         reader = self.reader(entry)
         if not place_of(self.run_of(entry.id)).exists():
             raise UnknownSweepError(f"sweep {entry.id} is {entry.state} and has no page: its run folder is not there")
-        known = self._reports.get(entry.id)
-        if known is None or known[0] != reader.changes:
-            run = page.read_run(self.run_of(entry.id))
-            known = reader.changes, page.render(run, page.sections(run))
-            with self._lock:
-                self._reports.pop(entry.id, None)
-                self._reports[entry.id] = known
-                while len(self._reports) > KEPT_REPORTS:
-                    self._reports.pop(next(iter(self._reports)))
-        return known[1]
+        changes, html = reader.report
+        if changes != reader.changes:
+            changes, run = reader.changes, page.read_run(self.run_of(entry.id))
+            html = page.render(run, page.sections(run))
+            reader.report = changes, html
+        return html
 
     def plan(self, entry: Entry, options: Mapping[str, Any], dry_run: bool = True) -> Extension:
         """Return what `extend` would run.

@@ -59,7 +59,7 @@ def what_is_left(address: str) -> dict[str, Any]:
 
 def test_a_node_is_killed_and_nothing_is_lost(tmp_path: Path, open_cluster: Callable[..., Any], driver: Driver) -> None:
     cluster = open_cluster(*({"num_cpus": 2, "num_gpus": 2} for _ in range(3)))
-    spec = write(tmp_path / "spec.yaml", "{gpus_per_member: 1}", trials=5, epochs=1)
+    spec = write(tmp_path / "spec.yaml", "{gpus_per_member: 1}", trials=5, epochs=2)
     run = tmp_path / "run"
     process = driver("run", spec, "--address", cluster.address, "--out", str(run))
     wait_until(lambda: parts(run) >= 1, process)
@@ -71,7 +71,7 @@ def test_a_node_is_killed_and_nothing_is_lost(tmp_path: Path, open_cluster: Call
     left = what_is_left(cluster.address)
     assert (left["groups"], left["free"], left["has"]) == (0, 4, 4)
     # what one process gets, one child after the other
-    alone = write(tmp_path / "alone.yaml", "{}", trials=5, epochs=1)
+    alone = write(tmp_path / "alone.yaml", "{}", trials=5, epochs=2)
     complete(driver("run", alone, "--runner", "inline", "--stack", "off", "--out", str(tmp_path / "alone")))
     assert values(run) == values(tmp_path / "alone")
 

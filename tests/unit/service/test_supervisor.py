@@ -193,6 +193,29 @@ def test_a_server_that_ends_interrupts_and_the_next_goes_on(rig: Rig, slow: Call
     assert "the server is back" in [row.cause for row in rig.catalog.history(sweep)]
 
 
+def test_what_an_earlier_attempt_was_asked_is_not_asked_of_the_next(rig: Rig, slow: Callable[[float], None]) -> None:
+    slow(0.3)
+    sweep = rig.send(trials=200)
+    rig.until_trials(sweep, 1)
+    rig.supervisor.cancel(sweep, "ann")
+    rig.until(sweep, State.CANCELLED)
+    rig.supervisor.resume(sweep, "ann", {"trials": 200})
+    # a server that was killed between noting the start and starting
+    entry = rig.catalog.get(sweep)
+    rig.catalog.move(sweep, State.STARTING, "its turn", task={**entry.task, "attempt": 2, "seen": 1})
+    rig.supervisor.tick()
+    assert rig.catalog.get(sweep).state in (State.QUEUED, State.STARTING)
+    # and one that was killed while it waited for the process to end
+    rig.until(sweep, State.RUNNING)
+    control = rig.supervisor.control(sweep)
+    control.halt("server", SERVER)
+    control.signal(signal.SIGTERM)
+    rig.again()
+    rig.until(sweep, State.QUEUED, State.STARTING)
+    rig.supervisor.cancel(sweep, "ann")
+    rig.until(sweep, State.CANCELLED)
+
+
 def test_a_spec_that_cannot_run_fails_with_its_sentence(rig: Rig) -> None:
     sweep = rig.send(noise="paper_aug", measure=0)
     entry = rig.until(sweep, State.FAILED)

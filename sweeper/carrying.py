@@ -89,7 +89,7 @@ def _shared_out(spec: SweepSpec) -> str:
 
 def _asked(spec: SweepSpec) -> dict[str, Any]:
     """Return what was asked for, and no defaults: some follow from what was not."""
-    values: dict[str, Any] = json.loads(spec.model_dump_json(exclude_unset=True))
+    values: dict[str, Any] = spec.asked()
     objectives = values.pop("further_objectives", None)
     return {**values, "objective": [spec.objective, *objectives]} if objectives else values
 
@@ -102,10 +102,10 @@ def _with_priors(spec: SweepSpec) -> SweepSpec:
 
     if all(isinstance(p, PriorNoise) or is_uri(p) for p in spec.prior):
         return spec
-    from .launch import usual_noise
+    from .launch import with_usual_noise
 
     space = spec.load_space()
-    noise = spec.noise if "noise" in spec.model_fields_set else usual_noise(spec, space)
+    noise = with_usual_noise(spec, space).noise
     trainable = space.build(next(corners(space))).trainable
     read = [
         p if isinstance(p, PriorNoise) or is_uri(p) else read_prior(p, spec.objective, noise, trainable)

@@ -114,9 +114,7 @@ def run(
     """
     asked, spec = spec.address, joined(spec, say)
     space = spec.load_space()
-    if "noise" not in spec.model_fields_set:
-        spec = spec.model_copy(update={"noise": usual_noise(spec, space)})
-    spec = _apart(_with_prior(spec, space, say), space)
+    spec = _apart(_with_prior(with_usual_noise(spec, space), space, say), space)
     constants = _preflight(spec, space)
     if spec.runner == "ray" and spec.address:
         check_reachable(spec.address)
@@ -275,8 +273,14 @@ def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:
     return constants
 
 
-def usual_noise(spec: SweepSpec, space: Space) -> str:
-    """Return the noise definition of a sweep that names none: it follows from the optimizers."""
+def with_usual_noise(spec: SweepSpec, space: Space) -> SweepSpec:
+    """Return a sweep with the noise definition that it names, or the one that follows from the optimizers."""
+    if "noise" in spec.model_fields_set:
+        return spec
+    return spec.model_copy(update={"noise": _usual_noise(spec, space)})
+
+
+def _usual_noise(spec: SweepSpec, space: Space) -> str:
     families = {family(space.build(params).optimizer) for params in corners(space)}
     usual = {default_noise(f) for f in families}
     known = targets(families)

@@ -278,6 +278,10 @@ class SweepSpec(BaseModel):
             **{name: getattr(self, name) for name in _RUNTIME},
         )
 
+    def asked(self) -> dict[str, Any]:
+        """Return the keys that were given, as JSON can hold them: defaults that are written down make another spec."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
     def to_yaml(self) -> str:
         """Return the spec as YAML without `out`, so that it reproduces the sweep elsewhere."""
         data = self.model_dump(mode="json", exclude={"out"}, exclude_none=True)

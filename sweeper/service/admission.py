@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import yaml
-
 import search_spaces
 from search_spaces import Space
 from sweeper.flags import MACHINE_KEYS
+from sweeper.launch import with_usual_noise
 from sweeper.places import is_uri
 from sweeper.proposer import budget_of
 from sweeper.spec import SweepSpec, space_of
@@ -62,7 +61,6 @@ class Admitted:
     spec: SweepSpec
     space: str
     values: dict[str, Any]
-    text: str
     budget: int
     trials: int
 
@@ -109,10 +107,11 @@ def admit(
     spec = SweepSpec.checked({k: v for k, v in given.items() if v is not None}, lines, where)
     check_bounds(spec, rules.limits)
     space = space_of(spec, lines, where)
+    # decided here, so that what is shown of the sweep is by the noise that it searches
+    spec = with_usual_noise(spec, space)
     budget = budget_of(spec, space)
     _check_trials(budget * spec.repeats, rules.limits)
-    text = spec.to_yaml()
-    return Admitted(spec, space.name, yaml.safe_load(text), text, budget, budget * spec.repeats)
+    return Admitted(spec, space.name, spec.asked(), budget, budget * spec.repeats)
 
 
 def changed(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> tuple[dict[str, Any], int]:

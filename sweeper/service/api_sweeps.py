@@ -145,7 +145,6 @@ def _queued(api: Api, user: User, sent: _Sent) -> tuple[Entry, Estimate]:
         owner=user.name,
         space=admitted.space,
         spec=admitted.values,
-        text=admitted.text,
         budget=admitted.budget,
         trials=admitted.trials,
         name=sent.name,

@@ -41,7 +41,6 @@ class New:
     owner: str
     space: str
     spec: Mapping[str, Any]
-    text: str
     budget: int
     trials: int
     name: str = ""

@@ -43,7 +43,6 @@ sweeps = Table(
     Column("shared", Boolean, nullable=False),
     Column("space", String(200), nullable=False, index=True),
     Column("spec", JSON, nullable=False),
-    Column("text", Text, nullable=False),  # the spec as YAML, as the run folder holds it
     Column("budget", Integer, nullable=False),  # configurations
     Column("trials", Integer, nullable=False),  # configurations x repeats
     Column("priority", Integer, nullable=False),

@@ -179,7 +179,7 @@ class Supervisor:
                     raise self._at
                 spec = spec.model_copy(update={"address": self._at or self.address()})
             spec = self._within_quota(entry, spec)
-            text = yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+            text = yaml.safe_dump(spec.asked(), sort_keys=False)
             started = self.control(entry.id).start(task, text)
         except (SpecError, OSError) as error:
             self._end(entry, State.FAILED, str(error))
@@ -329,7 +329,7 @@ class Supervisor:
             entry = self.catalog.move(
                 sweep, State.QUEUED, f"resumed by {by}", deaths=0, task={**entry.task, "kind": "run"},
                 budget=budget, trials=budget * spec.repeats,
-                spec=spec.model_dump(mode="json", exclude_unset=True), text=spec.to_yaml(),
+                spec=spec.asked(),
             )  # fmt: skip
             self.views.forget(sweep)
             self.wake()

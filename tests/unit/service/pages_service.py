@@ -70,7 +70,7 @@ class Made:
 
     def add(self, owner: str, name: str, *states: State, shared: bool = False, budget: int = 20, why: str = "") -> str:
         """Add a sweep and bring it through some states; returns its id."""
-        new = New(owner, "fake_space", {"objective": "gain_mean"}, "", budget, budget, name=name, shared=shared)
+        new = New(owner, "fake_space", {"objective": "gain_mean"}, budget, budget, name=name, shared=shared)
         entry, _ = self.catalog.add(new)
         for state in states:
             self.catalog.move(entry.id, state, why)

@@ -142,7 +142,7 @@ class FakeService:
 
     def add(self, owner: str, *states: State, **more: Any) -> str:
         """Add a sweep and lead it through states; returns its id."""
-        new = {"space": "digits_cnn", "spec": {"space": "digits_cnn"}, "text": "", "budget": 4, "trials": 4, **more}
+        new = {"space": "digits_cnn", "spec": {"space": "digits_cnn"}, "budget": 4, "trials": 4, **more}
         entry, _ = self.catalog.add(New(owner=owner, **new))
         for state in states:
             self.catalog.move(entry.id, state, "test")

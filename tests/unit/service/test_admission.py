@@ -67,6 +67,13 @@ def test_a_spec_becomes_what_the_catalog_stores(rules):
     assert "out" not in found.values
 
 
+def test_only_what_was_asked_is_stored_and_the_noise_of_the_spaces_optimizer(rules):
+    found = admitted({"space": "cifar100_vit", "smoke": True}, rules)
+    assert found.values == {"space": "cifar100_vit", "smoke": True, "noise": "adam_sde", "data": rules.data}
+    assert admitted(spec(), rules).values["noise"] == "paper"
+    assert admitted(spec(noise="smith_le"), rules).values["noise"] == "smith_le"
+
+
 def test_json_and_yaml_are_the_same_spec(rules):
     text = "space: digits_cnn\ntrials: 4\nparameters:\n  momentum: {min: 0.1, max: 0.5}\nfixed: {epochs: 2}\n"
     values = spec(parameters={"momentum": {"min": 0.1, "max": 0.5}}, fixed={"epochs": 2})

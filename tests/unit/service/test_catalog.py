@@ -45,8 +45,8 @@ def catalog(engine: Engine, clock: Clock) -> Catalog:
 
 
 def new(owner: str = "ann", **more: object) -> New:
-    return New(**{"owner": owner, "space": "digits_cnn", "spec": {"space": "digits_cnn"}, "text": "",
-                  "budget": 4, "trials": 8, **more})  # fmt: skip
+    given = {"owner": owner, "space": "digits_cnn", "spec": {"space": "digits_cnn"}, "budget": 4, "trials": 8}
+    return New(**{**given, **more})
 
 
 def test_a_sweep_waits_first_and_each_change_keeps_its_cause(catalog: Catalog, clock: Clock) -> None:

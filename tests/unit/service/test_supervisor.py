@@ -44,8 +44,7 @@ class Rig:
     def send(self, owner: str = "ann", **keys: Any) -> str:
         given = {"space": "synthetic", "trials": 4, "runner": "inline", "sampler": "random", **keys}
         spec = SweepSpec.checked(given)
-        plain = spec.model_dump(mode="json", exclude_unset=True)
-        new = New(owner, spec.space, plain, spec.to_yaml(), spec.trials, spec.trials * spec.repeats)
+        new = New(owner, spec.space, spec.asked(), spec.trials, spec.trials * spec.repeats)
         return self.catalog.add(new)[0].id
 
     def until(self, sweep: str, *states: State, seconds: float = 60.0) -> Entry:

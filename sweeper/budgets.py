@@ -12,6 +12,7 @@ from typing import Any
 
 from .objective import OBJECTIVES
 from .regime import Regime
+from .resources import Resources
 from .spec import SweepSpec
 
 FEWEST = 20
@@ -84,6 +85,11 @@ class Budgets:
         if found.low is None or found.high is None or not found.interior:
             return None
         return found if found.high / found.low < (self.spec.until_interval or 1.0) else None
+
+
+def gpus_of(row: Row, asked: Resources) -> float:
+    """Return the GPUs that a trial of a sweep with these resources held while it ran; none where it ran on a CPU."""
+    return gpus_held(row) * asked.gpus(row.get("members") or 2)
 
 
 def gpus_held(row: Row) -> float:

@@ -52,7 +52,7 @@ from trainables.runtime import Runtime  # noqa: E402
 from .attempts import Attempts  # noqa: E402
 from .jobs import Job, execute, give_up, prune, was_stopped  # noqa: E402
 from .memory_kills import killed_for_memory, known_to_tune  # noqa: E402
-from .resources import Layout, Node, capacity, check_fits, lack, layout, request  # noqa: E402
+from .resources import Layout, Node, capacity, check_fits, cpus, lack, layout, request  # noqa: E402
 from .retries import StorageError  # noqa: E402
 from .session import Session  # noqa: E402
 from .spec import SpecError, SweepSpec  # noqa: E402
@@ -268,9 +268,8 @@ def connect(spec: SweepSpec, members: int) -> tuple[int, Layout]:
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if spec.address is None:
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         own = layout(spec.resources, spec.threads, 0, members).cpus
-        workers = spec.workers if isinstance(spec.workers, int) else max(1, int(cpus // own))
+        workers = spec.workers if isinstance(spec.workers, int) else max(1, int(cpus() // own))
         # without "local", Ray would join a cluster that was started on this machine
         ray.init(address="local", num_cpus=math.ceil(workers * own), include_dashboard=False, **quiet)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -70,6 +71,10 @@ class Resources(BaseModel):
         """Processes that train one child; None where one process trains all children of a trial."""
         return self.gpus_per_member or self.ranks_per_member
 
+    def gpus(self, members: int) -> float:
+        """Return the GPUs that a trial of so many children holds where it runs on GPUs."""
+        return self.gpus_per_member * members if self.gpus_per_member else self.gpus_per_pair or 1.0
+
     @property
     def without_gpus(self) -> str:
         """What asks for processes without GPUs, as `key: value`; empty where nothing does."""
@@ -118,6 +123,11 @@ class Layout:
     def gpus(self) -> float:
         """GPUs of a trial."""
         return sum(b.get("GPU", 0) for b in self.bundles)
+
+
+def cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def layout(asked: Resources, threads: int, gpus: float, members: int) -> Layout:

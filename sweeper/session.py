@@ -17,7 +17,7 @@ from trainables.result import Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
-from .budgets import Budgets, gpus_held
+from .budgets import Budgets, gpus_of
 from .compaction import AUTOMATIC, compact
 from .doubts import split
 from .jobs import Job, Row, was_stopped
@@ -104,7 +104,7 @@ class Session:
         self.proposer = make_proposer(spec, space, self.constants, k_aug)
         self.listener = listener
         self.status = Status(budget_of(spec, space))
-        self.budgets = Budgets(spec, self.status.started, lambda row: gpus_held(row) * self._gpus)
+        self.budgets = Budgets(spec, self.status.started, lambda row: gpus_of(row, spec.resources))
         self.blocks = _blocks(
             self.proposer, spec, self.status.budget, self._build
         )  # of designs: number -> first repeat
@@ -214,12 +214,6 @@ class Session:
     def members(self) -> int:
         """Children of a trial, the same in all of them where each has processes of its own."""
         return members_of(self.space)
-
-    @cached_property
-    def _gpus(self) -> float:
-        """GPUs of a trial that runs on GPUs."""
-        asked = self.spec.resources
-        return asked.gpus_per_member * self.members if asked.gpus_per_member else asked.gpus_per_pair or 1.0
 
     # -- jobs out -------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from .limits import Limits
 from .metrics import Metrics
 from .quotas import within_quota
 from .records import Role
-from .refusals import forbidden
+from .refusals import forbidden, reads_only
 from .service import Service
 from .users import User
 
@@ -59,7 +59,7 @@ class Api:
         """
         entry = self.service.catalog.get(sweep)
         if not user.sees(entry):
-            raise UnknownSweepError(f"there is no sweep {sweep!r}; `GET /v1/sweeps` lists those that you may see")
+            raise UnknownSweepError.of(sweep)
         return entry
 
     def steered(self, user: User, sweep: str) -> Entry:
@@ -73,7 +73,7 @@ class Api:
         if user.steers(entry):
             return entry
         if user.role == Role.VIEWER:
-            raise forbidden("a viewer's token only reads: ask for one with the role submitter")
+            raise reads_only()
         raise forbidden(f"sweep {entry.id} is {entry.owner}'s: you may look at it, not change it")
 
     def within_quota(self, user: User, entry: Entry | None, trials: int) -> None:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sweeper.places import is_uri
+from sweeper.resources import cpus
 from sweeper.spec import SweepSpec
 from trainables import __version__
 
@@ -19,7 +20,7 @@ from . import api_events, api_names, api_operations, api_results, api_sweeps
 from .admission import RESUMABLE, Rules
 from .api import Api
 from .audit import Audit
-from .estimates import Estimates, cpus
+from .estimates import Estimates
 from .guard import Guard
 from .limits import Limits
 from .metrics import Measured, Metrics

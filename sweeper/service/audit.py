@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from sqlalchemy import Engine, insert, select
 
 from .database import audit
-from .records import AuditEntry
+from .records import AuditEntry, moment
 
 
 class Audit:
@@ -42,4 +41,4 @@ class Audit:
         query = select(audit).where(*wanted).order_by(audit.c.id.desc()).limit(limit)
         with self.engine.connect() as connection:
             rows = connection.execute(query).mappings().all()
-        return [AuditEntry(**{**row, "time": datetime.fromtimestamp(row["time"], UTC)}) for row in rows]
+        return [AuditEntry(**{**row, "time": moment(row["time"])}) for row in rows]

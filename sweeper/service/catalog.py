@@ -31,7 +31,12 @@ class StateError(SpecError):
 
 
 class UnknownSweepError(SpecError):
-    """There is no such sweep, or it may not be seen."""
+    """There is no such sweep, or it may not be seen: the same words for both."""
+
+    @classmethod
+    def of(cls, sweep: str) -> UnknownSweepError:
+        """Return the error about a sweep."""
+        return cls(f"there is no sweep {sweep!r}; `GET /v1/sweeps` lists those that you may see")
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ class Catalog:
         with self.engine.connect() as connection:
             found = connection.execute(select(sweeps).where(sweeps.c.id == sweep)).one_or_none()
         if found is None:
-            raise UnknownSweepError(f"there is no sweep {sweep!r}; `GET /v1/sweeps` lists those that you may see")
+            raise UnknownSweepError.of(sweep)
         return found
 
     def page(

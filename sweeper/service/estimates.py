@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -100,11 +99,6 @@ class Estimates:
                 self._seconds.clear()
             self._seconds[key] = found
         return found
-
-
-def cpus() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _kind(values: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -23,7 +23,7 @@ from .audit import Audit
 from .limits import Limits
 from .problems import CHALLENGE, of_error
 from .records import Role
-from .refusals import RefusedError, forbidden
+from .refusals import RefusedError, forbidden, reads_only
 from .users import LOCAL, User, Users
 
 COOKIE = "sweeper_token"
@@ -236,7 +236,7 @@ async def _user(request: Request, _: Annotated[Any, Depends(_bearer)]) -> User:
 
 async def _submitter(user: Annotated[User, Depends(_user)]) -> User:
     if user.role == Role.VIEWER:
-        raise forbidden("a viewer's token only reads: ask for one with the role submitter")
+        raise reads_only()
     return user
 
 

@@ -7,10 +7,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Literal
 
-from .records import Event
+from .records import Event, moment
 
 KEPT = 20_000
 
@@ -36,9 +35,7 @@ class Hub:
         """Add an event and wake those who wait for one."""
         with self._lock:
             self.last += 1
-            event = Event(
-                id=self.last, sweep=sweep, type=kind, time=datetime.fromtimestamp(self.clock(), UTC), data=data
-            )
+            event = Event(id=self.last, sweep=sweep, type=kind, time=moment(self.clock()), data=data)
             self._events.append(event)
             waiting, self._waiting = self._waiting, {}
         for future, loop in waiting.items():

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from sweeper.resources import cpus
 from sweeper.spec import SpecError
 
 START_SECONDS, POLL_SECONDS, END_SECONDS = 90.0, 0.2, 15.0
@@ -62,10 +63,9 @@ class LocalRay:
         return None
 
     def _started(self) -> str:
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         port = _free_port()
         command = [
-            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--num-cpus={cpus}",
+            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--num-cpus={cpus()}",
             "--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false", "--disable-usage-stats",
             f"--ray-client-server-port={_free_port()}",
             # sockets have short names

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import select
 
 from .catalog import Catalog
 from .database import sweeps
-from .records import Quota
+from .records import Quota, moment
 from .refusals import RefusedError
 
 WINDOW_SECONDS = 30 * 86400.0
@@ -54,6 +53,6 @@ def _frees(catalog: Catalog, owner: str, since: float, column: Any, lacking: flo
         for created, amount in connection.execute(query.order_by(sweeps.c.created)):
             freed += amount
             if freed >= lacking and amount:
-                when = datetime.fromtimestamp(created + WINDOW_SECONDS, UTC)
+                when = moment(created + WINDOW_SECONDS)
                 return f"enough of it is free on {when:%Y-%m-%d %H:%M} UTC"
     return "it is more than the quota"

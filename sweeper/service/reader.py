@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from sweeper.analysing import is_value
 from sweeper.belief import Belief
+from sweeper.budgets import gpus_of
 from sweeper.doubts import doubts, lines
 from sweeper.growing import GrowingTable
 from sweeper.objective import measured
@@ -31,7 +32,7 @@ from .hub import Hub
 from .landing import Landing
 from .records import BestView, Cost, Progress, RegimeView
 
-LIGHT = ("number", "outcome", "device", "device_seconds", "warnings")
+LIGHT = ("number", "outcome", "device", "device_seconds", "members", "warnings")
 
 
 class Found(BaseModel):
@@ -117,10 +118,8 @@ class Reader:
             outcomes=dict(Counter(r["outcome"] for r in rows)),
         )  # fmt: skip
         seconds = math.fsum(s for r in rows if (s := r["device_seconds"]) is not None and math.isfinite(s))
-        asked = self.spec.resources
-        gpus = asked.gpus_per_member * 2 if asked.gpus_per_member else asked.gpus_per_pair or 1.0
-        held = math.fsum(r["device_seconds"] or 0.0 for r in rows if str(r["device"]).startswith("cuda"))
-        cost = Cost(device_seconds=seconds, gpu_hours=gpus * held / 3600)
+        held = math.fsum(gpus_of(r, self.spec.resources) * (r["device_seconds"] or 0.0) for r in rows)
+        cost = Cost(device_seconds=seconds, gpu_hours=held / 3600)
         return {
             "progress": progress,
             "cost": cost,

@@ -23,3 +23,8 @@ class RefusedError(SpecError):
 def forbidden(detail: str) -> RefusedError:
     """Return the refusal of what is asked without the right to it."""
     return RefusedError(403, detail)
+
+
+def reads_only() -> RefusedError:
+    """Return the refusal of what a viewer's token cannot do."""
+    return forbidden("a viewer's token only reads: ask for one with the role submitter")

@@ -102,7 +102,7 @@ class Service:
         self.ray = LocalRay(folder)
         self.views = Views(self.catalog, self.hub, config.run_of, lambda: self.supervisor.positions())
         self.supervisor = Supervisor(
-            self.catalog, self.views, self.hub, folder, self._address, self.users.quota, config.max_running
+            self.catalog, self.views, folder, self._address, self.users.quota, config.max_running
         )
 
     def _hold(self) -> None:

@@ -28,7 +28,7 @@ from sweeper.spec import SpecError, SweepSpec
 from .catalog import Catalog, Entry, StateError
 from .control import Control
 from .fair import Waiting, order
-from .hub import Hub
+from .quotas import WINDOW_SECONDS
 from .records import ACTIVE, Quota, State
 from .views import Views
 
@@ -45,7 +45,6 @@ class Supervisor:
     Args:
         catalog: The sweeps.
         views: Reads their folders.
-        hub: Told of nothing here; those who wait on it are woken at the end.
         state: Folder of the control folders, on this machine.
         address: Returns the Ray cluster that sweeps run at.
         quota: User -> what it may have.
@@ -56,13 +55,12 @@ class Supervisor:
         self,
         catalog: Catalog,
         views: Views,
-        hub: Hub,
         state: Path,
         address: Callable[[], str],
         quota: Callable[[str], Quota],
         most: int,
     ) -> None:
-        self.catalog, self.views, self.hub, self.state = catalog, views, hub, state
+        self.catalog, self.views, self.state = catalog, views, state
         self.address, self.quota, self.most = address, quota, most
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # processes that this server started
         self._positions: tuple[float, Mapping[str, int]] = (-math.inf, {})
@@ -195,7 +193,7 @@ class Supervisor:
         most = self.quota(entry.owner).gpu_hours
         if most is None:
             return spec
-        used = self.catalog.used(entry.owner, self.catalog.clock() - 30 * 86400)[1]
+        used = self.catalog.used(entry.owner, self.catalog.clock() - WINDOW_SECONDS)[1]
         # what this sweep has used counts in its own budget
         left = max(1e-6, most - used + entry.gpu_hours)
         return spec.model_copy(update={"max_gpu_hours": min(spec.max_gpu_hours or left, left)})
@@ -253,8 +251,6 @@ class Supervisor:
 
     def _end(self, entry: Entry, state: State, reason: str, **changes: Any) -> None:
         changes.setdefault("deaths", 0)
-        if entry.task.get("kind") != "run" and state == State.DONE:
-            changes["task"] = {**entry.task, "kind": "run", "options": {}}
         try:
             self.views.conclude(entry)
         except SpecError as error:

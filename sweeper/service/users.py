@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Engine, Row, and_, insert, or_, select, update
@@ -18,7 +17,7 @@ from sqlalchemy import Engine, Row, and_, insert, or_, select, update
 from sweeper.specfile import SpecError
 
 from .database import tokens, users
-from .records import Quota, Role, TokenView
+from .records import Quota, Role, TokenView, moment
 
 FRESH_SECONDS = 3.0
 """For so long a token is not looked up again: a token that another process revokes works that much longer."""
@@ -88,7 +87,7 @@ class Users:
             raise SpecError(f"a user's name must be up to 80 letters, digits and ._@- and begin with one, got {name!r}")
         now = self.clock()
         if expires is not None and expires <= now:
-            raise SpecError(f"a token must expire later than now, got {datetime.fromtimestamp(expires, UTC)}")
+            raise SpecError(f"a token must expire later than now, got {moment(expires)}")
         token, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         with self.engine.begin() as connection:
             known = connection.execute(select(users.c.name).where(users.c.name == name)).one_or_none()
@@ -181,15 +180,12 @@ def _hash(secret: str) -> str:
 
 
 def _shown(row: Row[Any]) -> TokenView:
-    def when(seconds: float | None) -> datetime | None:
-        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
     return TokenView(
         id=row.id,
         user=row.user,
         role=Role(row.role),
-        created=datetime.fromtimestamp(row.created, UTC),
-        expires=when(row.expires),
-        revoked=when(row.revoked),
+        created=moment(row.created),
+        expires=moment(row.expires),
+        revoked=moment(row.revoked),
         quota=Quota.model_validate(row.quota),
     )

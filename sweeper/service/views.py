@@ -6,7 +6,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from .catalog import Catalog, Entry, UnknownSweepError
 from .hub import Hub
 from .landing import Landing
 from .reader import Found, Reader
-from .records import Advice, Extension, Progress, State, Sweep, SweepDetail, Transition
+from .records import Advice, Extension, Progress, State, Sweep, SweepDetail, Transition, moment
 
 KEPT = 64
 STALE_SECONDS = 2.0
@@ -103,7 +102,7 @@ class Views:
     def detail(self, entry: Entry) -> SweepDetail:
         """Return a sweep with its spec and its history."""
         history = [
-            Transition(state=State(row.state), time=_time(row.time), cause=row.cause)
+            Transition(state=State(row.state), time=moment(row.time), cause=row.cause)
             for row in self.catalog.history(entry.id)
         ]
         return SweepDetail(**self._fields(entry), spec=entry.spec, transitions=tuple(history))
@@ -117,9 +116,9 @@ class Views:
             "sampler": entry.spec.get("sampler", SweepSpec.model_fields["sampler"].default),
             "objective": entry.spec.get("objective", SweepSpec.model_fields["objective"].default),
             "position": self.positions().get(entry.id) if state == State.QUEUED else None,
-            "created": _time(entry.created),
-            "started": _time(entry.started),
-            "ended": _time(entry.ended),
+            "created": moment(entry.created),
+            "started": moment(entry.started),
+            "ended": moment(entry.ended),
             "progress": found.progress,
             "cost": found.cost.model_copy(update={"wall_seconds": wall}),
             "regime": found.regime,
@@ -230,7 +229,3 @@ class Views:
         if not asked.plan.specs:
             raise SpecError("nothing to run: all that a firm answer lacks and that can be run is there")
         return Extension(id=entry.id, trials=len(asked.plan.specs), message=" ".join(asked.sentences), dry_run=dry_run)
-
-
-def _time(seconds: float | None) -> Any:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -13,7 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -26,7 +25,7 @@ from sweeper.specfile import SpecError
 from .catalog import Entry
 from .database import deliveries, sweeps
 from .guard import is_loopback_name
-from .records import State
+from .records import State, moment
 from .refusals import forbidden
 
 TOLD = (State.DONE, State.FAILED)
@@ -200,6 +199,6 @@ class Webhooks:
 
 
 def _body(name: str, entry: Entry) -> str:
-    ended = datetime.fromtimestamp(entry.ended, UTC).isoformat() if entry.ended else None
+    ended = moment(entry.ended).isoformat() if entry.ended else None
     sweep = {k: getattr(entry, k) for k in ("id", "name", "owner", "space", "state", "reason")}
     return json.dumps({"id": name, "event": f"sweep.{entry.state}", "time": ended, "sweep": sweep})

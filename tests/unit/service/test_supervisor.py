@@ -37,7 +37,7 @@ class Rig:
         self.catalog = Catalog(self.engine)
         self.views = Views(self.catalog, hub, lambda sweep: str(self.root / sweep))
         self.supervisor = Supervisor(
-            self.catalog, self.views, hub, self.root / ".service", lambda: "", lambda _: Quota(), self.most
+            self.catalog, self.views, self.root / ".service", lambda: "", lambda _: Quota(), self.most
         )
         self.servers.append(self.supervisor)
 

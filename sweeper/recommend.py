@@ -281,7 +281,7 @@ def summary(
     Raises:
         UnknownName: No such objective or noise.
     """
-    scale, best = NOISE[noise], winner(trials, objective, believed or Belief(), lost)
+    scale = NOISE[noise]
     outcomes = Counter(trials["outcome"].to_pylist())
     known = [s for s in trials["device_seconds"].to_pylist() if _finite(s)]
     return {
@@ -296,8 +296,16 @@ def summary(
         "synthetic": "synthetic" in trials["trainable"].to_pylist(),
         "regimes": {name: _plain(fit_regime(trials, name, noise)) for name in dict.fromkeys((*BOTH, objective))},
         "imported": "imported" in trials["trainable"].to_pylist(),
-        "best": _best_record(best, measured(objective, trials).column, noise) if best else None,
+        "best": best_of(trials, objective, noise, believed or Belief(), lost),
     }
+
+
+def best_of(
+    trials: pa.Table, objective: str, noise: str, believed: Belief, lost: Collection[str] = frozenset()
+) -> dict[str, Any] | None:
+    """Return the winner as `summary` has it under `best`; None where nothing won. Arguments as there."""
+    best = winner(trials, objective, believed, lost)
+    return _best_record(best, measured(objective, trials).column, noise) if best else None
 
 
 def _plain(regime: Regime) -> dict[str, Any]:

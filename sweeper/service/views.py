@@ -175,10 +175,14 @@ class Views:
 
     def best(self, entry: Entry) -> dict[str, Any] | None:
         """Return the configuration to take home as `sweeper best --json` has it; None where nothing won yet."""
-        from sweeper.reading import found
+        from sweeper.belief import belief
+        from sweeper.recommend import best_of
+        from sweeper.winners import over_limits
 
-        spec, trials, run = self.spec(entry), self.reader(entry).rows.table, self.run_of(entry.id)
-        return found(run, trials, spec.noise)["best"] if trials.num_rows and place_of(run).exists() else None
+        spec, trials = self.spec(entry), self.reader(entry).rows.table
+        if not trials.num_rows or not place_of(self.run_of(entry.id)).exists():
+            return None
+        return best_of(trials, spec.objective, spec.noise, belief(spec, trials, spec.noise), over_limits(trials, spec))
 
     def weights(self, entry: Entry) -> Path | bytes | None:
         """Return the best merged weights, safetensors: their file, or its content where it lies in a store.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from html import escape
@@ -35,7 +33,6 @@ NAMED = 200
 """Sweeps that can be chosen beside the one that is shown."""
 PAGES = ("/", "/trials.csv", "/assets/{rest:path}", "/_dash-{rest:path}")
 WORKERS = 8
-_PLACES = 4096
 _BODY = 4096
 _SAFE = {
     "Cache-Control": "no-store",
@@ -58,8 +55,6 @@ class Offered:
 
     def __init__(self, catalog: Catalog, views: Views, auth: bool) -> None:
         self._catalog, self._views, self._auth = catalog, views, auth
-        self._places: OrderedDict[str, str] = OrderedDict()
-        self._lock = threading.Lock()
         # nobody unless a request says who: what runs outside of one sees nothing
         self.viewer: ContextVar[User | None] = ContextVar("viewer", default=None)
 
@@ -70,18 +65,7 @@ class Offered:
 
     def place(self, sweep: str) -> str | None:
         """Return the path or URI of a sweep; None where there is none, or it may not be seen."""
-        entry = self._entry(sweep)
-        if entry is None:
-            return None
-        with self._lock:
-            known = self._places.get(sweep)
-        if known is None:
-            known = self._views.sweep(entry).run
-            with self._lock:
-                self._places[sweep] = known
-                while len(self._places) > _PLACES:
-                    self._places.popitem(last=False)
-        return known
+        return self._views.run_of(sweep) if self._entry(sweep) is not None else None
 
     def find(self, sweep: str) -> Listed | None:
         """Return one sweep; None as for `place`."""

@@ -76,6 +76,9 @@ class Made:
             self.catalog.move(entry.id, state, why)
         return entry.id
 
+    def run_of(self, sweep: str) -> str:
+        return str(self.root / sweep)
+
     def sweep(self, entry: Entry) -> Sweep:
         folder = self.root / entry.id
         trials = read_trials(folder) if folder.is_dir() else None
@@ -99,7 +102,7 @@ class Made:
             progress=Progress(budget=entry.budget, done=count - lost, failed=lost, trials=count),
             regime=regime,
             best=best,
-            run=str(folder),
+            run=self.run_of(entry.id),
             url=f"/v1/sweeps/{entry.id}",
             page=f"/?run={entry.id}",
         )

@@ -14,17 +14,13 @@ import math
 import os
 import pickle
 import shutil
-import signal
-import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 _ENVIRONMENT = {
@@ -55,6 +51,7 @@ from .memory_kills import killed_for_memory, known_to_tune  # noqa: E402
 from .resources import Layout, Node, capacity, check_fits, cpus, lack, layout, request  # noqa: E402
 from .retries import StorageError  # noqa: E402
 from .session import Session  # noqa: E402
+from .signals import TuneSignals  # noqa: E402
 from .spec import SpecError, SweepSpec  # noqa: E402
 from .watch import GROWING_SECONDS, PATIENCE_SECONDS, Room, watched  # noqa: E402
 
@@ -215,43 +212,6 @@ class SessionSearcher(Searcher):
         """Nothing to read: see `__getstate__`."""
 
 
-class _Signals:
-    """Turns SIGINT and SIGTERM into Tune's own graceful stop; a second one raises KeyboardInterrupt."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.seen: list[int] = []
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        self.seen.append(number)
-        if len(self.seen) > 1:
-            raise KeyboardInterrupt
-        print("stopping; finished trials are kept (again: at once)", file=sys.stderr, flush=True)
-        self.session.halt("interrupted")
-        # Tune listens to SIGUSR1 while it runs; Ray's start is not to be interrupted, it is over in seconds
-        if signal.getsignal(signal.SIGUSR1) not in (signal.SIG_DFL, signal.SIG_IGN, None):
-            os.kill(os.getpid(), signal.SIGUSR1)
-
-    def install(self) -> None:
-        """Take the signals over; to be called again once Ray has started, which takes SIGTERM for itself."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.handle)
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Take the signals over for the block, in the main thread; elsewhere they stay as they are."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        old = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-        self.install()
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-
 def connect(spec: SweepSpec, members: int) -> tuple[int, Layout]:
     """Start a local Ray or connect to the cluster at `spec.address`.
 
@@ -321,7 +281,7 @@ def run_cluster(session: Session) -> None:
         SpecError: The cluster cannot be reached.
         StorageError: The run folder cannot be written to.
     """
-    signals = _Signals(session)
+    signals = TuneSignals(session.halt)
     with signals.installed():
         try:
             workers, found = connect(session.spec, session.members)

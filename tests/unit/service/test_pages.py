@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from service.pages_service import REGIME, Made
 pytest.importorskip("dash")
 from fake_sweep import write_sweep
 
+from dashboards.judged import in_background
 from sweeper.service.guard import COOKIE
 from sweeper.service.records import State
 
@@ -70,8 +72,9 @@ def _named(name: str, *value: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Made:
-    return Made(tmp_path)
+def made(tmp_path: Path) -> Iterator[Made]:
+    yield Made(tmp_path)
+    in_background(None)  # the app has verdicts computed in a thread, and this process runs other tests
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	@echo "== setting up .venv (some gigabytes, minutes on a fresh machine)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: install

@@ -28,7 +28,7 @@ test: install
 	@echo "== all tests; those of a browser need Chromium, those of PostgreSQL its server, and are skipped without"
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not ray and not cluster and not service and not browser'
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile -m 'ray or cluster or service'
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m browser
 
 test-fast: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not ray and not cluster and not service and not browser'

@@ -15,6 +15,7 @@ from dash.development.base_component import Component
 from sweeper.spec import SpecError
 
 from .answers import INNER, PARTS, App
+from .calls import Asked, RowsAsked, Text, Theme, guard, taking
 from .live import Live
 from .offer import Offer, OfferedFolders
 from .packing import packed
@@ -99,13 +100,14 @@ def make_app(live: Live, offer: Offer | None = None) -> Dash:
     dash.layout = lambda: _layout(app)
     _answer(dash, app)
     _in_browser(dash)
+    guard(dash)
     threading.Thread(target=app.warm, daemon=True, name="warm").start()
 
     @dash.server.get("/trials.csv")
     def csv() -> flask.Response:
         head = {"Content-Disposition": "attachment; filename=trials.csv"}
         try:
-            found = app.csv(flask.request.query_string.decode())
+            found = app.csv(flask.request.query_string.decode(errors="replace"))
         except SpecError as error:
             return flask.Response(f"{error}\n", status=404, mimetype="text/plain")
         if found is None:
@@ -120,6 +122,7 @@ def _answer(dash: Dash, app: App) -> None:
         Output("version", "data"), Input("tick", "n_intervals"), Input("beat", "data"),
         State("search", "data"), State("version", "data"), prevent_initial_call=True,
     )  # fmt: skip
+    @taking(Any, Any, Text, Text)
     def tick(_: int | None, beat: float | None, search: str | None, before: str | None) -> Any:
         now = app.version(search)
         return now if now != before else no_update
@@ -130,6 +133,7 @@ def _answer(dash: Dash, app: App) -> None:
         Output("shown", "data"),
         Input("asked", "data"), State("shown", "data"), prevent_initial_call=True,
     )  # fmt: skip
+    @taking(Asked, dict[str, Any] | None)
     def draw(asked: Mapping[str, str], shown: Mapping[str, str] | None) -> Any:
         parts, inner, marks = app.draw(asked["search"], asked["theme"], shown or {}, asked["version"])
         marks = {**marks, "answer": secrets.token_hex(4)}  # it differs each time, so that the browser hears of it
@@ -145,10 +149,12 @@ def _answer(dash: Dash, app: App) -> None:
         Output("grid", "getRowsResponse"), Output("count", "children"),
         Input("grid", "getRowsRequest"), State("search", "data"),
     )  # fmt: skip
+    @taking(RowsAsked | None, Text)
     def rows(request: Mapping[str, Any] | None, search: str | None) -> Any:
         return app.rows(request, search)
 
     @dash.callback(Output("details", "children"), Input("search", "data"), Input("theme", "data"))
+    @taking(Text, Theme)
     def open_trial(search: str | None, theme: str | None) -> Any:
         return app.details(search, theme)
 

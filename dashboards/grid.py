@@ -122,7 +122,7 @@ def rows(trials: pa.Table, heads: Sequence[Head], request: Mapping[str, Any]) ->
     found, _ = listed(trials, json.dumps(request.get("filterModel") or {}), json.dumps(request.get("sortModel") or []))
     first, last = int(request.get("startRow", 0)), int(request.get("endRow", BLOCK))
     names = dict.fromkeys([*(h.name for h in heads), "digest"])
-    page = found.slice(first, last - first).select(list(names)).to_pylist()
+    page = found.slice(first, max(0, last - first)).select(list(names)).to_pylist()
     data = [{k: rounded(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in page]
     whole, left = trials.num_rows, found.num_rows
     words = f"{left:,} of {whole:,} trials" if left != whole else f"{whole:,} trials"

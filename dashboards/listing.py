@@ -133,5 +133,5 @@ def listed(trials: pa.Table, rules: str, order: str) -> tuple[pa.Table, str]:
             trials = trials.filter(_mask(trials.column(name), rule))
         keys = [(s["colId"], "descending" if s["sort"] == "desc" else "ascending") for s in sorts]
         return (trials.sort_by(keys) if keys else trials), ""
-    except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
         return trials, f"The filter or order of the trials in the address cannot be used ({error}); it is left out."

@@ -47,7 +47,9 @@ class Selection:
     def from_query(cls, query: str) -> Selection:
         """Read a selection from an address's query, with or without its question mark; unknown keys are ignored."""
         names = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in parse_qsl(query.removeprefix("?")) if k in names})
+        # what no database takes is nobody's choice
+        known = {k: v for k, v in parse_qsl(query.removeprefix("?")) if k in names and "\0" not in v}
+        return cls(**{k: v.encode(errors="replace").decode() for k, v in known.items()})
 
     def to_query(self) -> str:
         """Return it as an address's query with its question mark; what is at its default is left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,68 @@ def test_a_link_from_elsewhere_asks_again_as_its_own_page(made: Made) -> None:
     answer = Reader(made).client.get("/?run=a", headers={"sec-fetch-site": "cross-site"})
     assert answer.status_code == 200
     assert 'http-equiv="refresh"' in answer.text
+
+
+VERSION = {
+    "output": "version.data",
+    "outputs": _named("version.data"),
+    "inputs": [_named("tick.n_intervals", 1), _named("beat.data", 1)],
+    "state": [_named("search.data", ""), _named("version.data", "")],
+    "changedPropIds": ["tick.n_intervals"],
+}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"\xff", b"[" * 50_000, b"null", b"[]", b'"x"', b"{}",
+        *(json.dumps(VERSION | wrong).encode() for wrong in (
+            {"output": 1}, {"output": "no.data"}, {"output": "asked.data"}, {"outputs": []}, {"outputs": {"id": "x"}},
+            {"outputs": _named("grid.data")}, {"inputs": None}, {"inputs": []}, {"inputs": [{"id": "tick"}, 5]},
+            {"inputs": VERSION["inputs"][::-1]}, {"state": []}, {"changedPropIds": [[]]},
+            {"state": [_named("search.data", 5), _named("version.data", "")]},
+        )),
+    ],
+)  # fmt: skip
+def test_calls_that_the_page_never_makes_are_refused(made: Made, caplog: Any, body: bytes) -> None:
+    call, headers = "/_dash-update-component", {"content-type": "application/json"}
+    bob = Reader(made, "bob").client
+    assert bob.post(call, json=VERSION).status_code == 200
+    answer = bob.post(call, content=body, headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
+    problem = answer.json()
+    assert (problem["status"], problem["instance"]) == (400, call)
+    assert len(problem["detail"]) < 300
+    assert not caplog.records
+
+
+def test_other_requests_that_dash_cannot_take_are_problems(made: Made, caplog: Any) -> None:
+    bob = Reader(made, "bob").client
+    call = "/_dash-update-component"
+    wanted = [
+        ("POST", call, 415), ("PUT", call, 405), ("POST", "/_dash-layout", 405), ("GET", "/assets/none.js", 404),
+        ("GET", "/_dash-component-suites/none/x.js", 404), ("GET", "/_dash-component-suites/dash/none.js", 404),
+    ]  # fmt: skip
+    for method, path, status in wanted:
+        answer = bob.request(method, path, content=b"x")
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+        assert ("Allow" in answer.headers) is (status == 405)
+    assert not caplog.records
+
+
+def test_rows_and_filters_that_no_grid_asks_for_do_no_harm(made: Made, sweeps: dict[str, str]) -> None:
+    bob, shown = Reader(made, "bob"), f"?run={sweeps['own']}&tab=trials"
+    outputs = [_named("grid.getRowsResponse"), _named("count.children")]
+    output = "..grid.getRowsResponse...count.children.."
+    for request, status in (
+        ({"startRow": -1}, 400), ({"endRow": 2**70}, 400), ({"sortModel": [1]}, 400), (5, 400),
+        ({"startRow": 5, "endRow": 1}, 200), ({"filterModel": {"batch_size": {"conditions": []}}}, 200),
+    ):  # fmt: skip
+        inputs, state = [_named("grid.getRowsRequest", request)], [_named("search.data", shown)]
+        body = {"output": output, "outputs": outputs, "inputs": inputs, "state": state}
+        assert bob.client.post("/_dash-update-component", json=body).status_code == status
+    assert bob.client.get(f"/trials.csv{shown}&filter={'[' * 20_000}").status_code == 200
+    assert bob.client.get("/trials.csv?run=%00").status_code == 404
 
 
 def test_the_pages_take_nothing_of_the_api(made: Made, tmp_path: Path) -> None:

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import ipaddress
 
 import flask
 
+from sweeper.http_parts import is_loopback
+
 _PACKED = 2000
 """Bytes from which packing is worth its while."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens there."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def packed(response: flask.Response) -> flask.Response:

@@ -10,9 +10,11 @@ from typing import Any
 
 from waitress.server import create_server
 
+from sweeper.http_parts import is_loopback
+
 from .app import make_app
 from .live import Live, folders_at
-from .packing import is_loopback, packed
+from .packing import packed
 
 THREADS = 8
 TRIED = 50

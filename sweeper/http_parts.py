@@ -1,7 +1,8 @@
-"""What the clients of HTTP servers share: a token that is never shown, and the reason of a failure in a few words."""
+"""What HTTP clients and servers share: tokens that are never shown, reasons in a few words, which host is this one."""
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +22,15 @@ class Bearer:
         if self.text:
             request.headers["Authorization"] = f"Bearer {self.text}"
         return request
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address, without a port, is this machine's for itself."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        name = host.lower()
+        return name in ("localhost", "ip6-localhost") or name.endswith(".localhost")
 
 
 def reason(error: BaseException) -> str:

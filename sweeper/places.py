@@ -38,6 +38,10 @@ def is_uri(place: object) -> bool:
     return "://" in str(place)
 
 
+class AwayError(SpecError):
+    """A store that a command which only reads cannot reach: one clear line."""
+
+
 @dataclass(frozen=True)
 class Place:
     """One run folder.
@@ -81,7 +85,7 @@ class Place:
         """Whether a folder is there.
 
         Raises:
-            SpecError: The store cannot be reached; a `StorageError` of a place that is `patient`.
+            AwayError: The store cannot be reached; a `StorageError` of a place that is `patient`.
         """
         if self.store is None:
             return Path(self.path).is_dir()
@@ -285,7 +289,7 @@ class Place:
             raise self._error(f"cannot reach {self.text}: {line(error)}") from None
 
     def _error(self, text: str) -> Exception:
-        return StorageError(text) if self.driven else SpecError(text)
+        return StorageError(text) if self.driven else AwayError(text)
 
     def _changed(self, verb: str, name: str, do: Callable[[], Any]) -> None:
         try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from sweeper.http_parts import is_loopback
 from sweeper.specfile import SpecError
 
 SERVER, TOKEN, TOKEN_FILE = "SWEEPER_SERVER", "SWEEPER_TOKEN", "SWEEPER_TOKEN_FILE"
@@ -76,14 +76,7 @@ def check_secret(address: str, token: str) -> None:
         SpecError: It would be.
     """
     parts = urlsplit(address)
-    if token and parts.scheme == "http" and not _loopback(parts.hostname or ""):
+    if token and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise SpecError(
             f"{address} would get the token in clear: use https://, a tunnel (ssh -L), or --insecure (insecure=True)"
         )
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

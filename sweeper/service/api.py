@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -37,7 +38,7 @@ class Api:
         audit: Who did what.
         metrics: Numbers for Prometheus.
         closing: Set when streams are to end.
-        streams: Open streams of events.
+        streams: Open streams of events, by whose they are.
         sending: Held while a quota is looked at and used.
     """
 
@@ -48,7 +49,7 @@ class Api:
     audit: Audit
     metrics: Metrics
     closing: threading.Event = field(default_factory=threading.Event)
-    streams: int = 0
+    streams: Counter[str] = field(default_factory=Counter)
     sending: threading.Lock = field(default_factory=threading.Lock)
 
     def seen(self, user: User, sweep: str) -> Entry:

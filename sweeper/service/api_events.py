@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Annotated
@@ -10,11 +11,12 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from . import examples
 from .api import Api, Asked, SweepId
 from .catalog import Entry, UnknownSweepError
-from .guard import Viewer, still
+from .guard import Viewer, bucket, still
 from .problems import documented
 from .records import ENDED, Event
 from .refusals import RefusedError
@@ -53,7 +55,7 @@ async def follow_sweep(
     """Follow a sweep: its state and progress now, then every event, until it has ended."""
     entry = await run_in_threadpool(api.seen, user, sweep)
     last = int(last_event_id) if last_event_id else after
-    return _stream(api, _of_sweep(request, api, entry, api.service.hub.last if last is None else last))
+    return _Stream(request, api, _of_sweep(request, api, entry, api.service.hub.last if last is None else last))
 
 
 @router.get(
@@ -67,24 +69,35 @@ async def follow_all(
 ) -> Response:
     """Follow all sweeps that one may see, without an end."""
     last = int(last_event_id) if last_event_id else after
-    return _stream(api, _of_all(request, api, user, api.service.hub.last if last is None else last))
+    return _Stream(request, api, _of_all(request, api, user, api.service.hub.last if last is None else last))
 
 
-def _stream(api: Api, events: AsyncIterator[str]) -> Response:
-    if api.streams >= api.limits.streams:
-        raise RefusedError(
-            429, f"{api.streams} streams of events are open: poll instead, or try again", {"Retry-After": "30"}
-        )
+class _Stream(StreamingResponse):
+    """A stream of events that is counted as long as it is open.
 
-    async def counted() -> AsyncIterator[str]:
-        api.streams += 1
+    Raises:
+        RefusedError: Too many are (429).
+    """
+
+    def __init__(self, request: Request, api: Api, events: AsyncIterator[str]) -> None:
+        self._streams, self._whose = api.streams, bucket(request, api.service.config.auth)
+        for open_, most, whose in (
+            (self._streams[self._whose], api.limits.streams_each, "of your "),
+            (self._streams.total(), api.limits.streams, ""),
+        ):
+            if open_ >= most:
+                text = f"{open_} {whose}streams of events are open, the most there may be: poll, or close some"
+                raise RefusedError(429, text, {"Retry-After": "30"})
+        self._streams[self._whose] += 1
+        super().__init__(events, media_type=SSE, headers=_HEADERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
         try:
-            async for text in events:
-                yield text
+            await super().__call__(scope, receive, send)
         finally:
-            api.streams -= 1
-
-    return StreamingResponse(counted(), media_type=SSE, headers=_HEADERS)
+            self._streams[self._whose] -= 1
+            self._streams += Counter()  # drops those at 0
 
 
 def written(event: Event) -> str:

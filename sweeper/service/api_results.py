@@ -13,6 +13,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
 from sweeper.objective import OBJECTIVES
+from sweeper.places import AwayError
 from sweeper.specfile import SpecError
 from trainables.registry import unknown
 
@@ -189,6 +190,8 @@ def get_recommendation(
     }
     try:
         found = api.service.views.advice(entry, objective or (), **{k: v for k, v in wanted.items() if v is not None})
+    except (AwayError, RefusedError):
+        raise
     except SpecError as error:
         raise StateError(str(error)) from None  # the request is right, the sweep has no answer yet
     return Response(plain_json([a.model_dump(mode="json") for a in found]), media_type=JSON)

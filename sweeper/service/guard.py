@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import threading
 import time
@@ -19,6 +18,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sweeper.http_parts import is_loopback
+
 from .audit import Audit
 from .limits import Limits
 from .problems import CHALLENGE, of_error
@@ -27,14 +28,13 @@ from .refusals import RefusedError, forbidden, reads_only
 from .users import LOCAL, User, Users
 
 COOKIE = "sweeper_token"
-USER, DETAIL, _STILL = "sweeper.user", "sweeper.detail", "sweeper.still"
-"""Keys of a request's scope: who asks, and what the audit log says about it."""
+USER, DETAIL, ADDRESS, _STILL = "sweeper.user", "sweeper.detail", "sweeper.address", "sweeper.still"
+"""Keys of a request's scope: who asks, what the audit log says about it, and from where it comes."""
 OPEN = ("/v1/openapi.json",)
 """Paths of the API that need no user, beside the probes; what is no part of it asks by itself, by `who`."""
 _CLOSED = ("/v1", "/metrics")
 _PROBES = ("/healthz", "/readyz")
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_LOOPBACK = ("localhost", "ip6-localhost")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -65,12 +65,25 @@ class Buckets:
             return 0.0
         with self._lock:
             now = self.clock()
-            left, then = self._level.get(name, (float(self.burst), now))
-            left = min(float(self.burst), left + (now - then) * self.rate)
+            left = self._left(name, now)
             if name not in self._level and len(self._level) >= _BUCKETS:
                 self._drop_full(now)
             self._level[name] = (left - 1 if left >= 1 else left, now)
-            return 0.0 if left >= 1 else (1 - left) / self.rate
+            return self._wait(left)
+
+    def wait(self, name: str) -> float:
+        """Return what `take` would, without taking one."""
+        if self.rate <= 0:
+            return 0.0
+        with self._lock:
+            return self._wait(self._left(name, self.clock()))
+
+    def _left(self, name: str, now: float) -> float:
+        left, then = self._level.get(name, (float(self.burst), now))
+        return min(float(self.burst), left + (now - then) * self.rate)
+
+    def _wait(self, left: float) -> float:
+        return 0.0 if left >= 1 else (1 - left) / self.rate
 
     def _drop_full(self, now: float) -> None:
         full = [n for n, (left, then) in self._level.items() if left + (now - then) * self.rate >= self.burst]
@@ -143,18 +156,23 @@ class Guard:
         if path in _PROBES:
             return
         user = LOCAL if not self.auth else None
+        here = scope[ADDRESS] = f"host {client[0] if (client := scope.get('client')) else ''}"
         if self.auth and (bearer or cookie):
+            if not self.users.remembered(bearer or cookie):
+                # who guesses tokens does not get to the database each time
+                self._hold_back(self.buckets.wait(here))
             user = await run_in_threadpool(self.users.check, bearer or cookie)
             scope[_STILL] = lambda: self.users.check(bearer or cookie) is not None
-        client = scope.get("client")
-        wait = self.buckets.take(f"user {user.name}" if user else f"host {client[0] if client else ''}")
-        if wait:
-            text = f"more than {self.limits.rate:g} requests a second: send fewer"
-            raise RefusedError(429, text, {"Retry-After": str(max(1, round(wait)))})
+        self._hold_back(self.buckets.take(f"user {user.name}" if user else here))
         if user is not None:
             scope[USER] = user
         elif path.startswith(_CLOSED) and path not in OPEN:
             raise unauthorized(bool(bearer or cookie))
+
+    def _hold_back(self, wait: float) -> None:
+        if wait:
+            text = f"more than {self.limits.rate:g} requests a second: send fewer"
+            raise RefusedError(429, text, {"Retry-After": str(max(1, round(wait)))})
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         seen = 0
@@ -199,11 +217,7 @@ def unauthorized(given: bool) -> RefusedError:
 def is_loopback_name(host: str) -> bool:
     """Whether a Host header names this machine itself, with or without a port."""
     try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return False
-    try:
-        return name in _LOOPBACK or ipaddress.ip_address(name).is_loopback
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:
         return False
 
@@ -263,6 +277,12 @@ async def still(request: Request) -> bool:
     """Whether the token of a request that takes long is good still."""
     check: Callable[[], bool] | None = request.scope.get(_STILL)
     return check is None or await run_in_threadpool(check)
+
+
+def bucket(request: Request, auth: bool) -> str:
+    """Return whose request this is where things are counted: the user's, or the address's where there are no users."""
+    user = who(request)
+    return f"user {user.name}" if auth and user is not None else request.scope[ADDRESS]
 
 
 def noted(request: Request, **detail: str) -> None:

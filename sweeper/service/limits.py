@@ -20,6 +20,7 @@ class Limits:
         rate: Requests per second of one user, in the mean; 0 is no limit.
         burst: Requests of one user at once.
         streams: Open streams of events of all users.
+        streams_each: Open streams of events of one user, or of one address where there are no users.
     """
 
     body: int = 1 << 20
@@ -32,3 +33,4 @@ class Limits:
     rate: float = 200.0
     burst: int = 400
     streams: int = 1000
+    streams_each: int = 50

@@ -14,6 +14,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from sweeper.places import AwayError
 from sweeper.retries import StorageError
 from sweeper.specfile import SpecError
 
@@ -38,6 +39,8 @@ def of_error(error: Exception, instance: str = "") -> Response:
     """Return the response of an exception that the project's own code raises."""
     if isinstance(error, RefusedError):
         return problem(error.status, str(error), instance, error.headers)
+    if isinstance(error, AwayError):
+        return problem(503, f"the service's storage does not answer: {error}", instance, {"Retry-After": "10"})
     if isinstance(error, SpecError):
         return problem(_STATUS.get(type(error), 422), str(error), instance)
     if isinstance(error, StorageError):

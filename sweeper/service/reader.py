@@ -70,8 +70,6 @@ class Reader:
         self.place = place_of(spec.out)
         self.found = Found(progress=Progress(budget=budget))
         self.rows = _Rows()
-        self.report: tuple[int, str] = (-1, "")
-        """The page as HTML, and the `changes` that it shows."""
         self.looked = -math.inf
         """Time of the last look, of `time.monotonic`."""
         self._judged, self._cost = 0, 0.0

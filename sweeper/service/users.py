@@ -24,7 +24,6 @@ FRESH_SECONDS = 3.0
 _KEPT = 4096
 _TOKEN = re.compile(r"swp_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,79}")
-_NOBODY = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -127,12 +126,17 @@ class Users:
         """Return whose token this is; None where it is none, or not any more."""
         parts = _TOKEN.fullmatch(text)
         row = self._looked_up(parts[1]) if parts else None
-        given = _hash(parts[2]) if parts else ""
-        if not hmac.compare_digest(row.hash if row is not None else _NOBODY, given) or row is None:
+        if parts is None or row is None or not _matches(row, parts[2]):
             return None
         if row.revoked is not None or (row.expires is not None and row.expires <= self.clock()):
             return None
         return User(row.user, Role(row.role), Quota.model_validate(row.quota))
+
+    def remembered(self, text: str) -> bool:
+        """Whether this was a token when it was looked up last, by what is in memory."""
+        parts = _TOKEN.fullmatch(text)
+        _, row = self._seen.get(parts[1], (0.0, None)) if parts else (0.0, None)
+        return parts is not None and row is not None and _matches(row, parts[2])
 
     def quota(self, name: str) -> Quota:
         """Return what a user may have."""
@@ -155,6 +159,8 @@ class Users:
         with self.engine.connect() as connection:
             row = connection.execute(_JOINED.where(tokens.c.id == token)).one_or_none()
         with self._lock:
+            if len(self._seen) >= _KEPT:  # those who guess do not drive out the others
+                self._seen = {k: v for k, v in self._seen.items() if v[1] is not None}
             if len(self._seen) >= _KEPT:
                 self._seen.clear()
             self._seen[token] = (now, row)
@@ -173,6 +179,10 @@ class Users:
 
 
 _JOINED = select(tokens, users.c.quota).join(users, users.c.name == tokens.c.user)
+
+
+def _matches(row: Row[Any], secret: str) -> bool:
+    return hmac.compare_digest(row.hash, _hash(secret))
 
 
 def _hash(secret: str) -> str:

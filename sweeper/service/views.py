@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from sweeper.places import place_of
+from sweeper.places import AwayError, place_of
 from sweeper.spec import SpecError, SweepSpec
 
+from .answers import Answers
 from .catalog import Catalog, Entry, UnknownSweepError
 from .hub import Hub
 from .landing import Landing
@@ -22,6 +26,20 @@ from .records import Advice, Extension, Progress, State, Sweep, SweepDetail, Tra
 
 KEPT = 64
 STALE_SECONDS = 2.0
+AWAY_SECONDS = 5.0
+"""For so long a folder that could not be reached is not looked at again."""
+
+T = TypeVar("T")
+
+
+@dataclass
+class _Kept:
+    """A reader, and what became of its last look."""
+
+    reader: Reader
+    number: int
+    looking: threading.Lock = field(default_factory=threading.Lock)
+    away: tuple[float, str] | None = None
 
 
 class Views:
@@ -42,8 +60,10 @@ class Views:
         positions: Callable[[], Mapping[str, int]] = lambda: {},
     ) -> None:
         self.catalog, self.hub, self.run_of, self.positions = catalog, hub, run_of, positions
-        self._readers: OrderedDict[str, Reader] = OrderedDict()
+        self._readers: OrderedDict[str, _Kept] = OrderedDict()
+        self._numbers = count()
         self._lock = threading.Lock()
+        self._answers = Answers()
 
     def spec(self, entry: Entry) -> SweepSpec:
         """Return a sweep's spec, with its run folder."""
@@ -55,21 +75,48 @@ class Views:
         """Return the reader of a sweep, which looked at the folder so many seconds ago at most.
 
         Raises:
-            SpecError: The folder cannot be reached.
+            AwayError: The folder cannot be reached, or could not a moment ago.
         """
+        return self._looked(entry, seconds).reader
+
+    def _looked(self, entry: Entry, seconds: float) -> _Kept:
         with self._lock:
-            reader = self._readers.get(entry.id)
-        if reader is None:
+            kept = self._readers.get(entry.id)
+        if kept is None:
             made = Reader(entry.id, self.spec(entry), entry.budget, Landing(self.catalog.engine, entry.id), self.hub)
             with self._lock:
-                reader = self._readers.setdefault(entry.id, made)
+                kept = self._readers.setdefault(entry.id, _Kept(made, next(self._numbers)))
         with self._lock:
+            self._readers[entry.id] = kept
             self._readers.move_to_end(entry.id)
             while len(self._readers) > KEPT:
                 self._readers.popitem(last=False)
-        if time.monotonic() - reader.looked > seconds:
-            reader.refresh()
-        return reader
+        asked = time.monotonic()
+        # what was seen before the store went away does for lists, not for who asks for results
+        if asked - kept.reader.looked > seconds or (kept.away and seconds <= STALE_SECONDS):
+            with kept.looking:
+                self._look(kept, asked - seconds)
+        return kept
+
+    def _look(self, kept: _Kept, since: float) -> None:
+        """Look at a folder unless somebody else has done so since; who waited for that one fails as it did."""
+        if kept.away is None and kept.reader.looked > since:
+            return
+        if kept.away is not None and time.monotonic() - kept.away[0] < AWAY_SECONDS:
+            raise AwayError(kept.away[1])
+        try:
+            kept.reader.refresh()
+            kept.away = None
+        except AwayError as error:
+            kept.away = time.monotonic(), str(error)
+            raise
+
+    def _answered(self, entry: Entry, of: tuple[Hashable, ...], compute: Callable[[Reader], T]) -> T:
+        """Return an answer that takes long; the same one until the sweep's folder, spec or state changes."""
+        kept = self._looked(entry, STALE_SECONDS)
+        asked = json.dumps(entry.spec, sort_keys=True, default=str)
+        key = (entry.id, kept.number, kept.reader.changes, entry.state, asked, *of)
+        return self._answers.of(key, lambda: compute(kept.reader))
 
     def follow(self, entries: Iterable[Entry]) -> None:
         """Look at the folders of sweeps that run; one that cannot be reached is left as it was seen last."""
@@ -137,7 +184,8 @@ class Views:
         try:
             return self.reader(entry, 60.0).found
         except SpecError:
-            return Found(progress=Progress(budget=entry.budget))
+            kept = self._readers.get(entry.id)
+            return kept.reader.found if kept else Found(progress=Progress(budget=entry.budget))
 
     def trials(
         self,
@@ -169,9 +217,11 @@ class Views:
         """
         from sweeper.reading import advised
 
-        spec, trials = self.spec(entry), self.reader(entry).rows.table
-        found = advised(spec, trials, objectives, **wanted)
-        return [Advice(objective=name, **advice) for name, advice in found.items()]
+        def compute(reader: Reader) -> list[Advice]:
+            found = advised(self.spec(entry), reader.rows.table, objectives, **wanted)
+            return [Advice(objective=name, **advice) for name, advice in found.items()]
+
+        return self._answered(entry, ("advice", *objectives, repr(sorted(wanted.items()))), compute)
 
     def best(self, entry: Entry) -> dict[str, Any] | None:
         """Return the configuration to take home as `sweeper best --json` has it; None where nothing won yet."""
@@ -179,10 +229,14 @@ class Views:
         from sweeper.recommend import best_of
         from sweeper.winners import over_limits
 
-        spec, trials = self.spec(entry), self.reader(entry).rows.table
-        if not trials.num_rows or not place_of(self.run_of(entry.id)).exists():
-            return None
-        return best_of(trials, spec.objective, spec.noise, belief(spec, trials, spec.noise), over_limits(trials, spec))
+        def compute(reader: Reader) -> dict[str, Any] | None:
+            spec, trials = self.spec(entry), reader.rows.table
+            if not trials.num_rows or not place_of(self.run_of(entry.id)).exists():
+                return None
+            believed = belief(spec, trials, spec.noise)
+            return best_of(trials, spec.objective, spec.noise, believed, over_limits(trials, spec))
+
+        return self._answered(entry, ("best",), compute)
 
     def weights(self, entry: Entry) -> Path | bytes | None:
         """Return the best merged weights, safetensors: their file, or its content where it lies in a store.
@@ -211,15 +265,13 @@ class Views:
         """
         from dashboards import page
 
-        reader = self.reader(entry)
+        def compute(_: Reader) -> str:
+            run = page.read_run(self.run_of(entry.id))
+            return page.render(run, page.sections(run))
+
         if not place_of(self.run_of(entry.id)).exists():
             raise UnknownSweepError(f"sweep {entry.id} is {entry.state} and has no page: its run folder is not there")
-        changes, html = reader.report
-        if changes != reader.changes:
-            changes, run = reader.changes, page.read_run(self.run_of(entry.id))
-            html = page.render(run, page.sections(run))
-            reader.report = changes, html
-        return html
+        return self._answered(entry, ("report",), compute)
 
     def plan(self, entry: Entry, options: Mapping[str, Any], dry_run: bool = True) -> Extension:
         """Return what `extend` would run.
@@ -229,7 +281,12 @@ class Views:
         """
         from sweeper.extending import planned
 
-        asked = planned(self.spec(entry), **{k: options.get(k) for k in ("objective", "noise", "repeats", "noises")})
-        if not asked.plan.specs:
-            raise SpecError("nothing to run: all that a firm answer lacks and that can be run is there")
-        return Extension(id=entry.id, trials=len(asked.plan.specs), message=" ".join(asked.sentences), dry_run=dry_run)
+        def compute(_: Reader) -> Extension:
+            wanted = {k: options.get(k) for k in ("objective", "noise", "repeats", "noises")}
+            asked = planned(self.spec(entry), **wanted)
+            if not asked.plan.specs:
+                raise SpecError("nothing to run: all that a firm answer lacks and that can be run is there")
+            return Extension(id=entry.id, trials=len(asked.plan.specs), message=" ".join(asked.sentences))
+
+        found = self._answered(entry, ("plan", repr(sorted(options.items()))), compute)
+        return found.model_copy(update={"dry_run": dry_run})

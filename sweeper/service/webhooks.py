@@ -20,11 +20,11 @@ import requests
 from sqlalchemy import Engine, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from sweeper.http_parts import is_loopback
 from sweeper.specfile import SpecError
 
 from .catalog import Entry
 from .database import deliveries, sweeps
-from .guard import is_loopback_name
 from .records import State, moment
 from .refusals import forbidden
 
@@ -56,7 +56,7 @@ def check_url(url: str, allowed: Sequence[str]) -> None:
         raise SpecError(f"a webhook must be a URL, got {url[:200]!r}: {error}") from None
     if any(ord(c) <= 32 or ord(c) == 127 or c == "\\" for c in url) or not parts.hostname or "@" in parts.netloc:
         raise SpecError(f"a webhook must be a URL without credentials and blanks, got {url[:200]!r}")
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback_name(parts.netloc)):
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
         raise SpecError(f"a webhook must be an https URL, got {url[:200]!r}")
     if ".." in unquote(unquote(parts.path)).split("/"):
         raise SpecError(f"a webhook's path must not hold .., got {url[:200]!r}")

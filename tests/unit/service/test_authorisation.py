@@ -83,7 +83,7 @@ def test_routes_of_no_sweep(client, service, route, role):
     assert answer.status_code == GENERAL[route][role]
 
 
-@pytest.mark.parametrize("role", [NONE, VIEWER])
+@pytest.mark.parametrize("role", ROLES)
 def test_the_stream_of_all(client, service, role):
     client.app.state.api.closing.set()  # it has no end of its own
     try:

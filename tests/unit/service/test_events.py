@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from sweeper.service.limits import Limits
 from sweeper.service.records import Role, State
 
 from .service_fakes import client_of, make_service
@@ -93,6 +94,33 @@ def test_the_stream_of_all_holds_what_one_may_see_and_ends_with_the_server(tmp_p
     answer = client.get("/v1/events", headers=service.token("anna", Role.VIEWER))
     assert [e["sweep"] for _, e in parsed(answer.text)] == [mine, shared]
     assert time.monotonic() - start < 5
+
+
+def test_streams_of_one_user_and_of_all_are_bounded(tmp_path):
+    service = make_service(tmp_path, auth=True)
+    anna, ben = (service.token(name, Role.VIEWER) for name in ("anna", "ben"))
+    client = client_of(service, Limits(streams=3, streams_each=2))
+    api = client.app.state.api
+    api.closing.set()  # streams end at once
+    assert client.get("/v1/events", headers=anna).status_code == 200
+    assert not api.streams  # it is over
+    api.streams["user anna"] = 2
+    sweep = service.add("anna", State.STARTING, State.DONE)
+    for path in ("/v1/events", f"/v1/sweeps/{sweep}/events"):
+        answer = client.get(path, headers=anna)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (429, "30")
+        assert answer.json()["detail"].startswith("2 of your streams of events are open")
+    assert client.get("/v1/events", headers=ben).status_code == 200
+    api.streams["user ben"] = 1
+    answer = client.get("/v1/events", headers=ben)
+    assert (answer.status_code, answer.json()["detail"][:27]) == (429, "3 streams of events are ope")
+
+
+def test_without_users_streams_are_counted_by_address(service):
+    client = client_of(service, Limits(streams_each=1))
+    client.app.state.api.closing.set()
+    client.app.state.api.streams["host testclient"] = 1
+    assert client.get("/v1/events").status_code == 429
 
 
 def test_wrong_places_in_a_stream(service):

@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from sweeper.service.guard import COOKIE, Buckets, is_loopback_name
+from sweeper.service.limits import Limits
 from sweeper.service.records import Role
 
 from .service_fakes import client_of, make_service
@@ -16,7 +17,8 @@ SPEC = {"space": "digits_cnn", "trials": 2}
     [
         ("127.0.0.1:8000", True), ("localhost", True), ("[::1]:80", True), ("127.1.2.3", True), ("LOCALHOST:1", True),
         ("evil.example", False), ("127.0.0.1.evil", False), ("", False), ("[", False), ("localhost.evil:80", False),
-        ("10.0.0.1", False), ("0.0.0.0", False),
+        ("10.0.0.1", False), ("0.0.0.0", False), ("ip6-localhost", True), ("sweeps.localhost:8000", True),
+        ("notlocalhost", False), ("::1", False),
     ],
 )  # fmt: skip
 def test_loopback_names(host, ours):
@@ -56,6 +58,27 @@ def test_bad_tokens_are_refused(tmp_path):
     assert client.get("/v1/openapi.json").status_code == 200
 
 
+def test_who_guesses_tokens_does_not_reach_the_database(tmp_path, monkeypatch):
+    service = make_service(tmp_path, auth=True)
+    _, good = service.users.create("anna", Role.VIEWER)
+    _, new = service.users.create("ben", Role.VIEWER)
+    client = client_of(service, Limits(rate=0.001, burst=3))
+    looks, looked_up = [], service.users._looked_up
+    monkeypatch.setattr(service.users, "_looked_up", lambda token: looks.append(token) or looked_up(token))
+
+    def ask(token):
+        return client.get("/v1/me", headers={"Authorization": f"Bearer {token}"})
+
+    assert ask(good).status_code == 200
+    answers = [ask(f"swp_{n:012x}_{'x' * 43}") for n in range(20)]
+    assert [a.status_code for a in answers] == [401] * 3 + [429] * 17
+    assert int(answers[-1].headers["Retry-After"]) >= 1
+    assert len(looks) == 4
+    assert ask(good).status_code == 200  # of the same address, but known
+    assert ask(good[:-1] + ("x" if good[-1] != "x" else "y")).status_code == 429
+    assert ask(new).status_code == 429
+
+
 def test_answers_carry_what_browsers_need(tmp_path):
     client = client_of(make_service(tmp_path))
     for path in ("/v1/me", "/v1/none", "/healthz"):
@@ -83,7 +106,7 @@ def test_buckets_fill_with_time():
     now = [0.0]
     buckets = Buckets(2.0, 3, lambda: now[0])
     assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, 0.5]
-    assert buckets.take("b") == 0
+    assert (buckets.wait("a"), buckets.wait("b"), buckets.take("b")) == (0.5, 0, 0)
     now[0] = 0.5
     assert buckets.take("a") == 0
     assert Buckets(0, 1).take("a") == 0

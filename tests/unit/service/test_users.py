@@ -83,6 +83,19 @@ def test_a_token_that_another_process_revokes_ends_soon(engine, monkeypatch):
     assert users.check(text) is None
 
 
+def test_tokens_that_are_good_outlast_those_that_are_guessed(engine, monkeypatch):
+    users = Users(engine)
+    _, text = users.create("anna", Role.ADMIN)
+    assert not users.remembered(text)
+    users.check(text)
+    monkeypatch.setattr(module, "_KEPT", 5)
+    for number in range(20):
+        users.check(f"swp_{number:012x}_{'a' * 43}")
+    assert len(users._seen) <= 5
+    assert users.remembered(text)
+    assert not users.remembered(text[:-1] + ("x" if text[-1] != "x" else "y"))
+
+
 def test_a_quota_is_the_users_and_stays_until_another_is_given(engine):
     users = Users(engine)
     users.create("anna", Role.SUBMITTER, quota=Quota(trials=5))

@@ -1,0 +1,28 @@
+"""A real service over a folder, without processes: its sweeps are run here, of a closed form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sweeper import run
+from sweeper.service.catalog import New
+from sweeper.service.records import State
+from sweeper.service.service import Config, Service
+from sweeper.spec import SweepSpec
+
+
+def make_real(root: Path, **config: Any) -> Service:
+    """Return a service that nobody starts: nothing leaves its queue."""
+    return Service(Config(**{"root": str(root), "rate": 0.0, **config}))
+
+
+def add_done(service: Service, trials: int = 12, owner: str = "local", **keys: Any) -> str:
+    """Add a sweep that is done; returns its id."""
+    asked = {"space": "synthetic", "trials": trials, "runner": "inline", "sampler": "random", **keys}
+    spec = SweepSpec.checked(asked)
+    entry, _ = service.catalog.add(New(owner, spec.space, spec.asked(), spec.trials, spec.trials * spec.repeats))
+    run(SweepSpec.checked({**asked, "out": service.config.run_of(entry.id)}))
+    for state in (State.STARTING, State.RUNNING, State.DONE):
+        service.catalog.move(entry.id, state, "test")
+    return entry.id

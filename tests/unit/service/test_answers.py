@@ -1,0 +1,188 @@
+"""Answers that take long: computed once a change, few at a time; and a store that is away."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from sweeper import belief, extending, reading
+from sweeper.places import AwayError, Place
+from sweeper.service import answers, views
+from sweeper.service.answers import Answers
+from sweeper.service.app import make_api
+from sweeper.service.refusals import RefusedError
+from sweeper.service.service import Service
+from sweeper.specfile import SpecError
+
+from .real_service import add_done, make_real
+
+
+class Counted:
+    """A function that is counted, and waits for `go` where it is told to."""
+
+    def __init__(self, found: Any = 1) -> None:
+        self.calls, self.found, self.go = 0, found, threading.Event()
+        self.go.set()
+
+    def __call__(self) -> Any:
+        self.calls += 1
+        assert self.go.wait(10)
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+def until(condition: Any) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_an_answer_is_computed_once() -> None:
+    kept, one, none, away = Answers(), Counted(), Counted(SpecError("too few trials")), Counted(AwayError("gone"))
+    assert [kept.of("a", one) for _ in range(3)] == [1, 1, 1]
+    for _ in range(2):
+        with pytest.raises(SpecError, match="too few"):
+            kept.of("b", none)
+        with pytest.raises(AwayError):
+            kept.of("c", away)
+    assert (one.calls, none.calls, away.calls) == (1, 1, 2)
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "KEPT", 3)
+    monkeypatch.setattr(answers, "KEPT_CHARACTERS", 20)
+    kept, first = Answers(), Counted("x" * 8)
+    for key in (0, 1, 2, 0):
+        kept.of(key, first)
+    assert first.calls == 4  # two of them fit
+    small = Counted("")
+    for key in range(10, 15):
+        kept.of(key, small)
+    assert len(kept._kept) == 3
+    kept.of(14, small)
+    assert small.calls == 5
+
+
+def test_few_are_computed_and_awaited_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "WAITING", 2)
+    kept, slow, found = Answers(), Counted(), list[Any]()
+    slow.go.clear()
+
+    def ask(key: int) -> None:
+        try:
+            found.append(kept.of(key, slow))
+        except RefusedError as error:
+            found.append((error.status, error.headers["Retry-After"]))
+
+    threads = [threading.Thread(target=ask, args=(key,)) for key in (0, 1, 1, 2)]
+    for thread in threads[:2]:
+        thread.start()
+    until(lambda: slow.calls == 2)
+    for thread in threads[2:]:
+        thread.start()
+    until(lambda: kept._waiting == 2)
+    ask(3)
+    assert found == [(503, "5")]
+    slow.go.set()
+    for thread in threads:
+        thread.join()
+    assert (found[1:], slow.calls) == ([1] * 4, 3)  # two asked the same
+    slow.go.clear()
+    monkeypatch.setattr(answers, "WAIT_SECONDS", 0.01)
+    threads = [threading.Thread(target=ask, args=(key,)) for key in (7, 8)]
+    for thread in threads:
+        thread.start()
+    until(lambda: slow.calls == 5)
+    ask(9)
+    assert found[-1] == (503, "5")
+    slow.go.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = make_real(tmp_path_factory.mktemp("real"))
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def sweep(service: Service) -> str:
+    return add_done(service)
+
+
+@pytest.fixture
+def client(service: Service) -> TestClient:
+    return TestClient(make_api(service), base_url="http://127.0.0.1", raise_server_exceptions=False)
+
+
+def test_heavy_answers_are_computed_again_only_after_a_change(
+    service: Service, sweep: str, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = pytest.importorskip("dashboards.page")
+    monkeypatch.setattr(views, "STALE_SECONDS", 0.0)
+    counts = dict.fromkeys(("report", "best", "recommendation", "extend"), 0)
+
+    def counted(module: Any, name: str, what: str) -> None:
+        real = getattr(module, name)
+
+        def call(*given: Any, **more: Any) -> Any:
+            counts[what] += 1
+            return real(*given, **more)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(page, "render", "report")
+    counted(belief, "belief", "best")
+    counted(reading, "advised", "recommendation")
+    counted(extending, "planned", "extend")
+
+    def ask() -> list[int]:
+        url = f"/v1/sweeps/{sweep}"
+        answers = [client.get(f"{url}/{p}") for p in ("report", "best", "recommendation?batch_size=64")]
+        return [a.status_code for a in (*answers, client.post(f"{url}/extend?dry_run=true"))]
+
+    first = ask()
+    assert first[:2] == [200, 200]
+    before = dict(counts)
+    assert (ask(), counts) == (first, before)
+    client.get(f"/v1/sweeps/{sweep}/recommendation?batch_size=32")
+    assert counts["recommendation"] == before["recommendation"] + 1
+    part = min((Path(service.config.run_of(sweep)) / "trials").iterdir())
+    held = part.read_bytes()
+    part.unlink()
+    assert ask()[:2] == [200, 200]
+    part.write_bytes(held)
+    assert all(counts[what] > count for what, count in before.items())
+
+
+def test_a_store_that_is_away_is_the_services_fault(
+    service: Service, sweep: str, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.get(f"/v1/sweeps/{sweep}/trials")
+    looks, now = Counted(AwayError("cannot reach s3://runs/a: no route to host")), time.monotonic() + 60
+    monkeypatch.setattr(Place, "parts", lambda *_: looks())
+    monkeypatch.setattr(Place, "exists", lambda *_: looks())
+    monkeypatch.setattr(views, "time", SimpleNamespace(monotonic=lambda: now))
+    paths = ("trials", "best", "best/weights", "recommendation", "report")
+    for path in paths:
+        answer = client.get(f"/v1/sweeps/{sweep}/{path}")
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10"), path
+        assert answer.json()["detail"].endswith("storage does not answer: cannot reach s3://runs/a: no route to host")
+    assert client.post(f"/v1/sweeps/{sweep}/extend?dry_run=true").status_code == 503
+    assert looks.calls < len(paths)  # who asks does not wait for the same again
+    assert client.get(f"/v1/sweeps/{sweep}").json()["progress"]["trials"] == 0  # of no summary; the list goes on
+    assert client.get(f"/v1/sweeps/{sweep}/trials?columns=none").status_code == 503
+    monkeypatch.undo()
+    assert client.get(f"/v1/sweeps/{sweep}/trials?columns=none").status_code in (422, 503)
+    monkeypatch.setattr(views, "AWAY_SECONDS", -100.0)
+    assert client.get(f"/v1/sweeps/{sweep}/trials?columns=none").status_code == 422
+    assert len(client.get(f"/v1/sweeps/{sweep}/trials").json()["items"]) == 12

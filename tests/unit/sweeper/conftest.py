@@ -1,7 +1,9 @@
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from fake_service import FakeService, serving
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +16,20 @@ def own_registries() -> Iterator[None]:
             for name in list(known._owners):
                 known._items.pop(name, None)
                 known._owners.pop(name, None)
+
+
+@pytest.fixture
+def quick_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No waiting between tries of a client, and no token, server or proxy of the user's."""
+    monkeypatch.setattr("sweeper.client.transport.BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr("sweeper.client.api.LOOK_SECONDS", 0.001)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("SWEEPER_SERVER", "SWEEPER_TOKEN", "SWEEPER_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def service(quick_client: None) -> Iterator[FakeService]:
+    with serving() as found:
+        yield found

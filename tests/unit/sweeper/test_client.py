@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_service import DROP, FakeService, event, serving, sweep
+from fake_service import DROP, FakeService, event, sweep
 from trial_rows import trial
 
 from sweeper.client import Client, ClientError
@@ -21,21 +21,7 @@ TOKEN = "a-token-that-nobody-may-see"
 FIRST = "/v1/sweeps/synthetic-1"
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No waiting between tries, and no token, server or proxy of the user's."""
-    monkeypatch.setattr("sweeper.client.transport.BACKOFF_SECONDS", 0.001)
-    monkeypatch.setattr("sweeper.client.api.LOOK_SECONDS", 0.001)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for name in ("SWEEPER_SERVER", "SWEEPER_TOKEN", "SWEEPER_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def service() -> Iterator[FakeService]:
-    with serving() as found:
-        yield found
+pytestmark = pytest.mark.usefixtures("quick_client")
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from fake_service import FakeService, event, serving, sweep
+from fake_service import FakeService, event, sweep
 from trial_rows import trial
 
 from sweeper import listings, remote
@@ -19,21 +19,12 @@ FIRST = "/v1/sweeps/synthetic-1"
 BEST = {"digest": "d1", "config": "c1", "objective": "gain_mean", "value": 0.031, "noise": 0.01}
 
 
+pytestmark = pytest.mark.usefixtures("quick_client")
+
+
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No waiting between tries, and no token, server or proxy of the user's."""
-    monkeypatch.setattr("sweeper.client.transport.BACKOFF_SECONDS", 0.001)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("SWEEPER_SERVER", "SWEEPER_TOKEN", "SWEEPER_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def service() -> Iterator[FakeService]:
-    with serving() as found:
-        yield found
 
 
 Sweeper = Callable[..., tuple[int, str, str]]

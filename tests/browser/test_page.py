@@ -15,6 +15,7 @@ from trainables.result import PlaneRow
 pytestmark = pytest.mark.browser
 
 WIDTHS = (1400, 800)
+SERVER = "http://sweeps.localhost"
 FIGURES = ("gain_mean", "parents", "collapse", "ranking", "decomposition", "curves", "barriers", "progress", "parallel")
 SECTIONS = ("overview", "collapse", "decomposition", "landscape", "search", "trials")
 
@@ -83,7 +84,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def look(chromium: Any):
     contexts: list[Any] = []
 
-    def open_at(html: Path, width: int, scheme: str = "light") -> Opened:
+    def open_at(html: Path, width: int, scheme: str = "light", served: dict[str, str] | None = None) -> Opened:
         view = {"width": width, "height": 900}
         context = chromium.new_context(viewport=view, offline=True, color_scheme=scheme)
         contexts.append(context)
@@ -91,7 +92,12 @@ def look(chromium: Any):
         seen.page.on("console", lambda m: seen.errors.append(m.text) if m.type not in ("log", "info") else None)
         seen.page.on("pageerror", lambda e: seen.errors.append(str(e)))
         seen.page.on("request", lambda r: seen.requests.append(r.url))
-        seen.page.goto(html.resolve().as_uri())
+        if served is None:
+            seen.page.goto(html.resolve().as_uri())
+        else:
+            whole = {"body": html.read_bytes(), "content_type": "text/html; charset=utf-8", "headers": served}
+            seen.page.route(f"{SERVER}/report", lambda route: route.fulfill(**whole))
+            seen.page.goto(f"{SERVER}/report")
         drawn = (
             "[...document.querySelectorAll('.plot')].every(p => p.querySelector('svg.main-svg .xtick, svg .x2tick'))"
         )
@@ -148,6 +154,37 @@ def test_a_landscape_with_planes_and_sharpness(tmp_path, look, width):
     assert seen.page.evaluate(CROSSING_TEXTS) == []
     assert seen.page.evaluate(CUT_TEXTS) == []
     assert seen.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_a_page_of_a_service_works_and_is_a_stranger_there(html, look):
+    api_results = pytest.importorskip("sweeper.service.api_results")
+    seen = look(html, 1400, served={"Content-Security-Policy": api_results.PAGE_POLICY})
+    page = seen.page
+    assert seen.errors == []
+    points = {name: (drawn, given) for name, drawn, given in page.evaluate(POINTS)}
+    assert set(points) == {f"plot-{k}" for k in FIGURES}
+    assert all(drawn == given for drawn, given in points.values())
+    page.locator("nav a[href='#landscape']").click()
+    page.wait_for_function("document.getElementById('landscape').getBoundingClientRect().top < 120")
+    place = page.locator("#plot-gain_mean")
+    place.scroll_into_view_if_needed()
+    place.hover()
+    with page.expect_download() as saved:
+        place.locator(".modebar-btn[data-title*='Download']").click()
+    assert saved.value.suggested_filename.endswith(".png")
+    assert Path(saved.value.path()).read_bytes().startswith(b"\x89PNG")
+    # what a script in it would try
+    assert page.evaluate("window.origin") == "null"
+    for attempt in ("document.cookie", "localStorage.length", "parent.localStorage.length"):
+        assert page.evaluate(f"() => {{ try {{ {attempt}; return 'done'; }} catch (e) {{ return e.name; }} }}") == (
+            "SecurityError"
+        ), attempt
+    assert page.evaluate("fetch('/v1/sweeps', {credentials: 'include'}).then(() => 'done', e => e.name)") == "TypeError"
+    assert page.evaluate("new Promise(d => { const i = new Image(); i.onload = () => d('done');"
+                         " i.onerror = () => d('refused'); i.src = '/v1/me'; })") == "refused"  # fmt: skip
+    assert [e for e in seen.errors if "Content Security Policy" not in e] == []
+    assert {"Connecting", "Loading"} <= {e.split()[0] for e in seen.errors}
+    assert page.evaluate("window.open('/v1/me')") is None
 
 
 def test_the_links_lead_to_the_sections(html, look):

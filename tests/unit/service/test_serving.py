@@ -1,17 +1,25 @@
 """`sweeper serve` and `sweeper token`: what they refuse, what they print, and a server that ends."""
 
+import datetime
+import ipaddress
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 import urllib.request
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from sweeper.cli import main
+from sweeper.client import Client, ClientError
 from sweeper.serving import quota_of, seconds_of
 from sweeper.specfile import SpecError
 
@@ -74,17 +82,46 @@ def test_quotas_that_are_none(text):
         quota_of([text])
 
 
-def test_a_server_takes_the_next_port_ends_its_streams_and_says_so(tmp_path):
+def _certificate(folder):
+    """Write a certificate of 127.0.0.1 that nobody vouches for; returns its file and its key's."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sweeper")])
+    now = datetime.datetime.now(datetime.UTC)
+    named = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1), [])
+    made = made.add_extension(named, critical=False).sign(key, hashes.SHA256())
+    plain = serialization.NoEncryption()
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, form, plain))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_a_server_with_tls_takes_the_next_port_ends_its_streams_and_says_so(tmp_path, monkeypatch):
+    certificate, key = map(str, _certificate(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("SWEEPER_TOKEN", "SWEEPER_TOKEN_FILE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "sweeper", "serve", "--port", str(port), "--root", "r"]
+        command += ["--certificate", certificate, "--key", key]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
         try:
             assert "is in use, this is the next free one" in server.stdout.readline()
             url = server.stdout.readline().split()[0]
-            with urllib.request.urlopen(f"{url}v1/events", timeout=30) as stream:
+            assert url.startswith("https://127.0.0.1:")
+            with Client(url) as client, pytest.raises(ClientError, match=r"is not trusted.*; --ca FILE"):
+                client.me()
+            with Client(url, ca=certificate) as client:
+                assert client.me().user == "local"
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
+            with Client(url) as client:
+                assert client.me().user == "local"
+            trusted = ssl.create_default_context(cafile=certificate)
+            with urllib.request.urlopen(f"{url}v1/events", timeout=30, context=trusted) as stream:
                 assert stream.readline() == b": events\n"
                 start = time.monotonic()
                 server.send_signal(signal.SIGTERM)

@@ -108,8 +108,8 @@ def _documented(app: FastAPI) -> dict[str, Any]:
     properties = schemas["SweepSpec"]["properties"]
     schemas["Changes"] = {
         "type": "object",
-        "description": "Keys of a spec that change.",
-        "properties": {key: properties[key] for key in RESUMABLE},
+        "description": "Keys of a spec that change; null leaves one as it is.",
+        "properties": {key: {"anyOf": [properties[key], {"type": "null"}]} for key in RESUMABLE},
         "additionalProperties": False,
     }
     for unused in ("HTTPValidationError", "ValidationError"):

@@ -26,3 +26,10 @@ def add_done(service: Service, trials: int = 12, owner: str = "local", **keys: A
     for state in (State.STARTING, State.RUNNING, State.DONE):
         service.catalog.move(entry.id, state, "test")
     return entry.id
+
+
+def add_ended(service: Service, owner: str = "local") -> str:
+    """Add a sweep that was cancelled before it had a folder; returns its id."""
+    entry, _ = service.catalog.add(New(owner, "synthetic", {"space": "synthetic"}, 4, 4))
+    service.catalog.move(entry.id, State.CANCELLED, "test")
+    return entry.id

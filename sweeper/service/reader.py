@@ -70,8 +70,6 @@ class Reader:
         self.place = place_of(spec.out)
         self.found = Found(progress=Progress(budget=budget))
         self.rows = _Rows()
-        self.looked = -math.inf
-        """Time of the last look, of `time.monotonic`."""
         self._judged, self._cost = 0, 0.0
         self.changes = 0
         """Number of looks that found anything."""
@@ -89,7 +87,6 @@ class Reader:
             SpecError: The folder cannot be reached.
         """
         with self._lock:
-            self.looked = time.monotonic()
             if self._tables["search"].refresh(self.place):
                 self._tell_target()
             trials = self._tables["trials"]

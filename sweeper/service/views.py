@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -39,7 +40,10 @@ class _Kept:
     reader: Reader
     number: int
     looking: threading.Lock = field(default_factory=threading.Lock)
+    seen: float = -math.inf
+    """When the last look began that succeeded."""
     away: tuple[float, str] | None = None
+    """When a later one failed, and why."""
 
 
 class Views:
@@ -79,7 +83,7 @@ class Views:
         """
         return self._looked(entry, seconds).reader
 
-    def _looked(self, entry: Entry, seconds: float) -> _Kept:
+    def _looked(self, entry: Entry, seconds: float, wait: bool = True) -> _Kept:
         with self._lock:
             kept = self._readers.get(entry.id)
         if kept is None:
@@ -91,25 +95,27 @@ class Views:
             self._readers.move_to_end(entry.id)
             while len(self._readers) > KEPT:
                 self._readers.popitem(last=False)
-        asked = time.monotonic()
-        # what was seen before the store went away does for lists, not for who asks for results
-        if asked - kept.reader.looked > seconds or (kept.away and seconds <= STALE_SECONDS):
-            with kept.looking:
-                self._look(kept, asked - seconds)
+        since = time.monotonic() - seconds
+        if (kept.seen < since or kept.away) and kept.looking.acquire(blocking=wait):
+            try:
+                self._look(kept, since)
+            finally:
+                kept.looking.release()
         return kept
 
     def _look(self, kept: _Kept, since: float) -> None:
         """Look at a folder unless somebody else has done so since; who waited for that one fails as it did."""
-        if kept.away is None and kept.reader.looked > since:
-            return
-        if kept.away is not None and time.monotonic() - kept.away[0] < AWAY_SECONDS:
+        now = time.monotonic()
+        if kept.away is not None and now - kept.away[0] < AWAY_SECONDS:
             raise AwayError(kept.away[1])
+        if kept.seen >= since:
+            return
         try:
             kept.reader.refresh()
-            kept.away = None
         except AwayError as error:
             kept.away = time.monotonic(), str(error)
             raise
+        kept.seen, kept.away = now, None
 
     def _answered(self, entry: Entry, of: tuple[Hashable, ...], compute: Callable[[Reader], T]) -> T:
         """Return an answer that takes long; the same one until the sweep's folder, spec or state changes."""
@@ -182,7 +188,8 @@ class Views:
                 Found.model_validate(entry.summary) if entry.summary else Found(progress=Progress(budget=entry.budget))
             )
         try:
-            return self.reader(entry, 60.0).found
+            # lists do not wait for a store that is away
+            return self._looked(entry, 60.0, wait=False).reader.found
         except SpecError:
             kept = self._readers.get(entry.id)
             return kept.reader.found if kept else Found(progress=Progress(budget=entry.budget))

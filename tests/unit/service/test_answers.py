@@ -15,6 +15,8 @@ from sweeper.places import AwayError, Place
 from sweeper.service import answers, views
 from sweeper.service.answers import Answers
 from sweeper.service.app import make_api
+from sweeper.service.catalog import New
+from sweeper.service.records import State
 from sweeper.service.refusals import RefusedError
 from sweeper.service.service import Service
 from sweeper.specfile import SpecError
@@ -164,6 +166,31 @@ def test_heavy_answers_are_computed_again_only_after_a_change(
     assert all(counts[what] > count for what, count in before.items())
 
 
+def test_results_wait_for_the_first_look_and_lists_do_not(
+    service: Service, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, _ = service.catalog.add(New("local", "synthetic", {"space": "synthetic"}, 4, 4))
+    service.catalog.move(entry.id, State.STARTING, "test")
+    service.catalog.move(entry.id, State.RUNNING, "test")
+    slow, found = Counted(AwayError("gone")), list[int]()
+    slow.go.clear()
+    monkeypatch.setattr(Place, "parts", lambda *_: slow())
+    asking = [
+        threading.Thread(target=lambda: found.append(client.get(f"/v1/sweeps/{entry.id}/trials").status_code))
+        for _ in range(3)
+    ]
+    for thread in asking:
+        thread.start()
+    until(lambda: slow.calls == 1)
+    assert client.get(f"/v1/sweeps/{entry.id}").json()["progress"]["trials"] == 0
+    assert not found
+    slow.go.set()
+    for thread in asking:
+        thread.join()
+    service.catalog.move(entry.id, State.FAILED, "test")
+    assert (found, slow.calls) == ([503] * 3, 1)
+
+
 def test_a_store_that_is_away_is_the_services_fault(
     service: Service, sweep: str, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +209,8 @@ def test_a_store_that_is_away_is_the_services_fault(
     assert client.get(f"/v1/sweeps/{sweep}").json()["progress"]["trials"] == 0  # of no summary; the list goes on
     assert client.get(f"/v1/sweeps/{sweep}/trials?columns=none").status_code == 503
     monkeypatch.undo()
-    assert client.get(f"/v1/sweeps/{sweep}/trials?columns=none").status_code in (422, 503)
-    monkeypatch.setattr(views, "AWAY_SECONDS", -100.0)
+    monkeypatch.setattr(views, "time", SimpleNamespace(monotonic=lambda: now + 1))
+    assert client.get(f"/v1/sweeps/{sweep}/trials").status_code == 503
+    monkeypatch.setattr(views, "time", SimpleNamespace(monotonic=lambda: now + 60))
     assert client.get(f"/v1/sweeps/{sweep}/trials?columns=none").status_code == 422
     assert len(client.get(f"/v1/sweeps/{sweep}/trials").json()["items"]) == 12

@@ -29,6 +29,8 @@ KEPT = 64
 STALE_SECONDS = 2.0
 AWAY_SECONDS = 5.0
 """For so long a folder that could not be reached is not looked at again."""
+WAIT_SECONDS = 5.0
+"""For so long a request waits for another one's look, with a thread that others need."""
 
 T = TypeVar("T")
 
@@ -83,7 +85,7 @@ class Views:
         """
         return self._looked(entry, seconds).reader
 
-    def _looked(self, entry: Entry, seconds: float, wait: bool = True) -> _Kept:
+    def _looked(self, entry: Entry, seconds: float, wait: float = -1) -> _Kept:
         with self._lock:
             kept = self._readers.get(entry.id)
         if kept is None:
@@ -96,11 +98,14 @@ class Views:
             while len(self._readers) > KEPT:
                 self._readers.popitem(last=False)
         since = time.monotonic() - seconds
-        if (kept.seen < since or kept.away) and kept.looking.acquire(blocking=wait):
-            try:
-                self._look(kept, since)
-            finally:
-                kept.looking.release()
+        if kept.seen < since or kept.away:
+            if kept.looking.acquire(timeout=wait):
+                try:
+                    self._look(kept, since)
+                finally:
+                    kept.looking.release()
+            elif wait:
+                raise AwayError(f"{kept.reader.place.text} does not answer within {wait:g} s")
         return kept
 
     def _look(self, kept: _Kept, since: float) -> None:
@@ -119,7 +124,7 @@ class Views:
 
     def _answered(self, entry: Entry, of: tuple[Hashable, ...], compute: Callable[[Reader], T]) -> T:
         """Return an answer that takes long; the same one until the sweep's folder, spec or state changes."""
-        kept = self._looked(entry, STALE_SECONDS)
+        kept = self._looked(entry, STALE_SECONDS, WAIT_SECONDS)
         asked = json.dumps(entry.spec, sort_keys=True, default=str)
         key = (entry.id, kept.number, kept.reader.changes, entry.state, asked, *of)
         return self._answers.of(key, lambda: compute(kept.reader))
@@ -189,7 +194,7 @@ class Views:
             )
         try:
             # lists do not wait for a store that is away
-            return self._looked(entry, 60.0, wait=False).reader.found
+            return self._looked(entry, 60.0, wait=0).reader.found
         except SpecError:
             kept = self._readers.get(entry.id)
             return kept.reader.found if kept else Found(progress=Progress(budget=entry.budget))
@@ -207,7 +212,8 @@ class Views:
         Raises:
             SpecError: An unknown column, or the folder cannot be reached.
         """
-        return self.reader(entry).page(after, limit, where or {}, columns)
+        reader = self._looked(entry, STALE_SECONDS, WAIT_SECONDS).reader
+        return reader.page(after, limit, where or {}, columns)
 
     # -- answers ------------------------------------------------------------------------------------------------------
 

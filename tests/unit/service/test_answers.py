@@ -184,6 +184,9 @@ def test_results_wait_for_the_first_look_and_lists_do_not(
     until(lambda: slow.calls == 1)
     assert client.get(f"/v1/sweeps/{entry.id}").json()["progress"]["trials"] == 0
     assert not found
+    monkeypatch.setattr(views, "WAIT_SECONDS", 0.01)
+    answer = client.get(f"/v1/sweeps/{entry.id}/trials")
+    assert (answer.status_code, answer.json()["detail"][-28:]) == (503, "does not answer within 0.01 s"[-28:])
     slow.go.set()
     for thread in asking:
         thread.join()

@@ -20,7 +20,7 @@ import requests
 from sqlalchemy import Engine, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from sweeper.http_parts import is_loopback
+from sweeper.http_parts import is_loopback, line, reason
 from sweeper.specfile import SpecError
 
 from .catalog import Entry
@@ -195,7 +195,7 @@ class Webhooks:
             ) as response:  # fmt: skip
                 return "" if 200 <= response.status_code < 300 else f"answered {response.status_code}"
         except requests.RequestException as error:
-            return f"{type(error).__name__}"
+            return f"{type(error).__name__}: {line(reason(error))}"
 
 
 def _body(name: str, entry: Entry) -> str:

@@ -14,8 +14,8 @@ from .refusals import RefusedError
 
 AT_ONCE = 2
 """Computations at a time."""
-WAITING, WAIT_SECONDS = 8, 10.0
-"""Requests that may wait for one, and for how long."""
+WAITING, WAIT_SECONDS = 16, 10.0
+"""Requests that may wait for one, and for how long [s]; each holds one of the 40 threads that answer."""
 KEPT, KEPT_CHARACTERS = 256, 64_000_000
 """Answers that are kept, and how long their texts may be together."""
 
@@ -53,7 +53,8 @@ class Answers:
         if running is not None:
             return _outcome(self._awaited(lambda: running.result(WAIT_SECONDS)))
         try:
-            self._awaited(self._take_turn)
+            if not self._turns.acquire(blocking=False):
+                self._awaited(self._take_turn)
             try:
                 found: Any = compute()
             finally:
@@ -69,7 +70,6 @@ class Answers:
 
     def _awaited(self, wait: Callable[[], T]) -> T:
         with self._lock:
-            # each one that waits holds a thread, and others have quick questions
             full = self._waiting >= WAITING
             self._waiting += not full
         if full:

@@ -96,12 +96,16 @@ def test_few_are_computed_and_awaited_at_a_time(monkeypatch: pytest.MonkeyPatch)
     for thread in threads:
         thread.join()
     assert (found[1:], slow.calls) == ([1] * 4, 3)  # two asked the same
+    monkeypatch.setattr(answers, "WAITING", 0)
+    ask(6)
+    assert (found[-1], slow.calls) == (1, 4)  # with a free turn nobody has to wait
+    monkeypatch.setattr(answers, "WAITING", 2)
     slow.go.clear()
     monkeypatch.setattr(answers, "WAIT_SECONDS", 0.01)
     threads = [threading.Thread(target=ask, args=(key,)) for key in (7, 8)]
     for thread in threads:
         thread.start()
-    until(lambda: slow.calls == 5)
+    until(lambda: slow.calls == 6)
     ask(9)
     assert found[-1] == (503, "5")
     slow.go.set()
@@ -142,6 +146,7 @@ def test_heavy_answers_are_computed_again_only_after_a_change(
 
         monkeypatch.setattr(module, name, call)
 
+    monkeypatch.setattr(page, "sections", lambda _: {})  # seconds of figures
     counted(page, "render", "report")
     counted(belief, "belief", "best")
     counted(reading, "advised", "recommendation")

@@ -87,6 +87,15 @@ def test_what_does_not_arrive_is_tried_again_later_and_given_up_at_last(tmp_path
     assert rows(service)[0].ended is not None
 
 
+def test_why_a_message_did_not_arrive_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    service, entry = ended(tmp_path, "http://127.0.0.1:9/hook")
+    hooks = Webhooks(service.catalog.engine, ["http://127.0.0.1:9/"], "secret")
+    hooks.tell(entry)
+    hooks.send_due()
+    assert rows(service)[0].error.startswith("ConnectionError: Connection refused")
+
+
 def test_what_an_earlier_server_left_is_sent(tmp_path, receiver):
     service, entry = ended(tmp_path, receiver.url)
     hooks = Webhooks(service.catalog.engine, [receiver.url], "secret")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,6 +102,7 @@ class FakeViews:
 class FakeSupervisor:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog, self.calls = catalog, list[Any]()
+        self.looked = time.monotonic()
 
     def wake(self) -> None:
         self.calls.append("wake")

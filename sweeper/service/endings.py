@@ -7,7 +7,8 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,6 +21,7 @@ from .reader import Found
 from .records import ENDED, State
 from .views import Views
 
+T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 10.0, 300.0
 UNREAD = "unread"
 """Key of a task: the sweep ended, and what it found is still to be stored."""
@@ -48,14 +50,21 @@ class Endings:
 
     def read(self, entry: Entry) -> Found | None:
         """Store what a sweep found, and return it; None where its folder cannot be read now."""
+        return self._reached(entry, self.views.conclude)
+
+    def count(self, entry: Entry) -> int:
+        """Return how many trials a sweep has; 0 where its folder cannot be read now."""
+        return self._reached(entry, lambda e: self.views.reader(e, 0.0).found.progress.trials) or 0
+
+    def _reached(self, entry: Entry, do: Callable[[Entry], T]) -> T | None:
         if time.monotonic() < self._away_until:
             return None
         try:
-            return self.views.conclude(entry)
+            return do(entry)
         except (SpecError, OSError) as error:
-            # each look at a store that is away takes seconds: the ends of other sweeps do not wait for them, too
+            # each look at a store that is away takes seconds: other sweeps do not wait for them, too
             self._away_until = time.monotonic() + FIRST_PAUSE
-            print(f"sweep {entry.id}: what it found is stored later: {error}", file=sys.stderr, flush=True)
+            print(f"sweep {entry.id}: its folder cannot be read now: {error}", file=sys.stderr, flush=True)
         except SQLAlchemyError:
             raise
         except Exception:  # a row that nobody can judge must not keep the sweep from its end

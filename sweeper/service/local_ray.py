@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -80,13 +81,19 @@ class LocalRay:
     def _started(self) -> str:
         self._silent, self._silent_since = 0, math.inf
         self._reap()
+        folder = tempfile.mkdtemp(prefix="sweeper-ray-")  # sockets have short names
+        try:
+            return self._run(folder)
+        except SpecError:
+            shutil.rmtree(folder, ignore_errors=True)  # it is tried again and again
+            raise
+
+    def _run(self, folder: str) -> str:
         port = _free_port()
         command = [
             str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--num-cpus={cpus()}",
             "--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false", "--disable-usage-stats",
-            f"--ray-client-server-port={_free_port()}",
-            # sockets have short names
-            f"--temp-dir={tempfile.mkdtemp(prefix='sweeper-ray-')}",
+            f"--ray-client-server-port={_free_port()}", f"--temp-dir={folder}",
         ]  # fmt: skip
         with self.log.open("wb") as log:
             self._child = process = subprocess.Popen(

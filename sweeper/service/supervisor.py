@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.places import place_of
 from sweeper.spec import SpecError, SweepSpec
@@ -161,7 +160,7 @@ class Supervisor:
     # -- one process --------------------------------------------------------------------------------------------------
 
     def _begin(self, sweep: str, address: str | None) -> None:
-        seen = self._count(self.catalog.get(sweep))
+        seen = self.endings.count(self.catalog.get(sweep))
         with self._lock:
             entry = self.catalog.get(sweep)
             if entry.state != State.QUEUED:
@@ -258,14 +257,6 @@ class Supervisor:
     def _end(self, entry: Entry, state: State, reason: str, found: Found | None, deaths: int = 0) -> None:
         self.catalog.move(entry.id, state, reason, deaths=deaths, task=self.endings.noted(entry, found))
 
-    def _count(self, entry: Entry) -> int:
-        try:
-            return self.views.reader(entry, 0.0).found.progress.trials
-        except SQLAlchemyError:
-            raise
-        except Exception:  # what cannot be read is for its process to say
-            return 0
-
     # -- what users ask for -------------------------------------------------------------------------------------------
 
     def stop(self, sweep: str, by: str) -> Entry:
@@ -321,10 +312,10 @@ class Supervisor:
         """
         from sweeper.proposer import budget_of
 
+        spec = SweepSpec.checked({**self.catalog.get(sweep).spec, **(changes or {})})
+        budget = budget_of(spec, spec.load_space())
         with self._lock:
             entry = self._kept(sweep)
-            spec = SweepSpec.checked({**entry.spec, **(changes or {})})
-            budget = budget_of(spec, spec.load_space())
             entry = self.catalog.move(
                 sweep, State.QUEUED, f"resumed by {by}", deaths=0, task={**entry.task, "kind": "run"},
                 budget=budget, trials=budget * spec.repeats,
@@ -334,19 +325,23 @@ class Supervisor:
             self.wake()
             return entry
 
-    def extend(self, sweep: str, by: str, options: Mapping[str, Any]) -> Entry:
+    def extend(self, sweep: str, by: str, options: Mapping[str, Any], trials: int) -> Entry:
         """Queue the trials that a firm answer lacks; see `sweeper.extending`.
 
+        Args:
+            sweep: Its id.
+            by: Who asks.
+            options: What the answer is to be like.
+            trials: Number of those trials, as `Views.plan` has it.
+
         Raises:
-            SpecError: There are none, or an unknown name.
             StateError: The sweep has not ended.
             UnknownSweepError: There is none.
         """
-        plan = self.views.plan(self.catalog.get(sweep), options, dry_run=False)
         with self._lock:
             entry = self._kept(sweep)
             task = {**entry.task, "kind": "extend", "options": dict(options)}
-            cause = f"extended by {by}: {plan.trials} trials"
+            cause = f"extended by {by}: {trials} trials"
             entry = self.catalog.move(sweep, State.QUEUED, cause, deaths=0, task=task)
             self.wake()
             return entry

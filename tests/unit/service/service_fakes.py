@@ -119,8 +119,8 @@ class FakeSupervisor:
         self.calls.append(("resume", sweep, by, dict(changes)))
         return self.catalog.move(sweep, State.QUEUED, f"resumed by {by}")
 
-    def extend(self, sweep: str, by: str, options: Any) -> Entry:
-        self.calls.append(("extend", sweep, by, dict(options)))
+    def extend(self, sweep: str, by: str, options: Any, trials: int) -> Entry:
+        self.calls.append(("extend", sweep, by, dict(options), trials))
         return self.catalog.move(sweep, State.QUEUED, f"extended by {by}")
 
     def remove(self, sweep: str) -> None:

@@ -24,7 +24,7 @@ WORKS = "echo Ray runtime started; exec sleep 60"
 def ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LocalRay]]:
     """Make a Ray of this machine that a script starts."""
     made: list[LocalRay] = []
-    monkeypatch.setattr(local_ray.tempfile, "mkdtemp", lambda prefix: str(tmp_path / "ray"))
+    monkeypatch.setattr(local_ray.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(local_ray, "sys", SimpleNamespace(executable=str(tmp_path / "python")))
     monkeypatch.setattr(local_ray, "POLL_SECONDS", 0.02)
 
@@ -107,6 +107,7 @@ def test_what_a_start_that_fails_leaves_is_ended(ray: Callable[..., LocalRay], t
     one = ray(f"sleep 60 & echo $! > {tmp_path / 'child'}; echo no space left; exit 1")
     with pytest.raises(SpecError, match="Ray did not start on this machine: no space left"):
         one.address()
+    assert not list(tmp_path.glob("sweeper-ray-*"))
     child = int((tmp_path / "child").read_text())
     deadline = time.monotonic() + 10
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:

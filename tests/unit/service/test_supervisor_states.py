@@ -135,6 +135,9 @@ def test_states_follow_what_processes_do(rig: Rig) -> None:
     rig.supervisor.resume(killed, "ann")
     assert rig.supervisor.cancel(killed, "ann").reason == "cancelled by ann while it waited"
     rig.supervisor.remove(killed)
+    extended = rig.supervisor.extend(done, "ann", {"repeats": 3}, 6)
+    assert (extended.state, extended.reason) == ("queued", "extended by ann: 6 trials")
+    assert extended.task | {"kind": "extend", "options": {"repeats": 3}} == extended.task
     assert [e.id for e in rig.catalog.page()] == [stopped, done]
 
 

@@ -12,11 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, delete
 
 from sweeper.places import Place
 from sweeper.service import endings, ray_address, supervisor
 from sweeper.service.catalog import Catalog, Entry, New, StateError
 from sweeper.service.control import Control, Outcome
+from sweeper.service.database import sweeps
 from sweeper.service.hub import Hub
 from sweeper.service.reader import Found
 from sweeper.service.records import Progress, Quota, State
@@ -45,8 +47,8 @@ class Folders(Views):
 class Rig:
     """A supervisor whose processes are locks that this test holds."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.engine = root, opened(root)
+    def __init__(self, root: Path, engine: Engine) -> None:
+        self.root, self.engine = root, engine
         self.locks: dict[str, int] = {}
         self.specs: dict[str, str] = {}
         self.find: Callable[[], str] = lambda: "127.0.0.1:1"
@@ -95,13 +97,20 @@ class Rig:
         return self.catalog.get(sweep)
 
 
+@pytest.fixture(scope="module")
+def engine(database: None, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return opened(tmp_path_factory.mktemp("database"))
+
+
 @pytest.fixture
-def rig(database: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    made = Rig(tmp_path)
+def rig(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    made = Rig(tmp_path, engine)
     monkeypatch.setattr(Control, "start", lambda control, task, spec: made.start(control, task, spec))
     yield made
     for lock in made.locks.values():
         os.close(lock)
+    with engine.begin() as connection:
+        connection.execute(delete(sweeps))
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from .refusals import RefusedError
 
 router = APIRouter(tags=["operations"])
 _HEALTH = {"status": "ok", "version": __version__}
+LATE_SECONDS = 60.0
+"""After so long without a look at the sweeps the service is not ready."""
 
 
 @router.get(
@@ -48,6 +50,10 @@ def get_readiness(api: Asked) -> Response:
         api.service.catalog.counts()
     except SQLAlchemyError:
         raise RefusedError(503, "the service's database does not answer; try again", {"Retry-After": "5"}) from None
+    seconds = time.monotonic() - api.service.supervisor.looked
+    if seconds > LATE_SECONDS:
+        said = f"the service last looked after its sweeps {seconds:.0f} s ago; its log says what holds it up"
+        raise RefusedError(503, said, {"Retry-After": "10"})
     return answer(Health(version=__version__))
 
 

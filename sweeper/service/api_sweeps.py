@@ -342,5 +342,5 @@ def extend_sweep(
         return answer(plan.model_copy(update={"dry_run": True}))
     with api.sending:
         api.within_quota(user, entry, plan.trials)
-        api.service.supervisor.extend(entry.id, user.name, options)
+        api.service.supervisor.extend(entry.id, user.name, options, plan.trials)
     return answer(plan, 202)

@@ -16,6 +16,8 @@ from .catalog import Catalog, Entry
 from .database import open_database
 from .hub import Hub
 from .local_ray import LocalRay
+from .queue import needs_ray
+from .records import ACTIVE
 from .supervisor import Supervisor
 from .users import Users
 from .views import Views
@@ -99,8 +101,8 @@ class Service:
         self.hub = Hub()
         self.catalog = Catalog(engine, told=self._told)
         self.users = Users(engine)
-        self.ray = LocalRay(folder)
-        self.views = Views(self.catalog, self.hub, config.run_of, lambda: self.supervisor.positions())
+        self.ray = LocalRay(folder, self._on_ray)
+        self.views = Views(self.catalog, self.hub, config.run_of, lambda: self.supervisor.queue.positions())
         self.supervisor = Supervisor(
             self.catalog, self.views, folder, self._address, self.users.quota, config.max_running
         )
@@ -119,6 +121,9 @@ class Service:
 
     def _address(self) -> str:
         return self.config.address or self.ray.address()
+
+    def _on_ray(self) -> bool:
+        return any(needs_ray(entry) for entry in self.catalog.in_states(ACTIVE))
 
     def _told(self, entry: Entry) -> None:
         self.hub.publish(entry.id, "state", {"state": entry.state, "reason": entry.reason, "owner": entry.owner})

@@ -8,7 +8,8 @@ import pytest
 
 from tests.databases import POSTGRES, dispose
 
-ON_BOTH = ("test_api", "test_authorisation", "test_catalog", "test_events", "test_users", "test_webhooks")
+ON_BOTH = ("test_api", "test_authorisation", "test_catalog", "test_events", "test_supervisor_states",
+           "test_users", "test_webhooks")  # fmt: skip
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

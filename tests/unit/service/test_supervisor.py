@@ -131,7 +131,7 @@ def test_a_stop_finishes_what_runs_and_a_resume_goes_on(rig: Rig, slow: Callable
 def test_a_cancel_kills_and_keeps_what_is_finished(rig: Rig, slow: Callable[[float], None]) -> None:
     slow(0.3)
     sweep, waiting = rig.send(trials=200), rig.send(trials=200)
-    rig.supervisor.most = 1
+    rig.supervisor.queue.most = 1
     rig.until_trials(sweep, 1)
     assert rig.supervisor.cancel(waiting, "ann").reason == "cancelled by ann while it waited"
     rig.supervisor.cancel(sweep, "ann")

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import Engine
+
 from sweeper.places import is_uri
 from sweeper.spec import SpecError
 
@@ -16,6 +18,7 @@ from .catalog import Catalog, Entry
 from .database import open_database
 from .hub import Hub
 from .local_ray import LocalRay
+from .ownership import Ownership
 from .supervisor import Supervisor
 from .users import Users
 from .views import Views
@@ -88,14 +91,15 @@ class Service:
         extra: Called with each sweep's row after a change of its state, beside the events.
 
     Raises:
-        SpecError: The folder cannot be written to, another server uses it, or the database cannot be opened.
+        SpecError: The folder cannot be written to, another server uses it, or the database cannot be opened or is
+            another folder's.
     """
 
     def __init__(self, config: Config, extra: Callable[[Entry], None] = lambda _: None) -> None:
         self.config, self.extra = config, extra
         self._hold()
         folder = config.folder
-        engine = open_database(config.database or f"sqlite:///{folder / DATABASE}")
+        engine = self._opened(folder)
         self.hub = Hub()
         self.catalog = Catalog(engine, told=self._told)
         self.users = Users(engine)
@@ -117,6 +121,19 @@ class Service:
         except OSError as error:
             raise SpecError(f"cannot write to {folder}: {error.strerror or error}") from None
 
+    def _opened(self, folder: Path) -> Engine:
+        try:
+            engine = open_database(self.config.database or f"sqlite:///{folder / DATABASE}")
+            try:
+                self.ownership = Ownership(engine, folder)
+            except BaseException:
+                engine.dispose()
+                raise
+        except BaseException:
+            os.close(self._lock)
+            raise
+        return engine
+
     def _address(self) -> str:
         return self.config.address or self.ray.address()
 
@@ -133,5 +150,6 @@ class Service:
         """Interrupt the sweeps that run, end the Ray of this machine and let the folder go."""
         self.supervisor.close()
         self.ray.close()
+        self.ownership.close()
         self.catalog.engine.dispose()
         os.close(self._lock)

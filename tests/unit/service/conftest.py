@@ -8,7 +8,15 @@ import pytest
 
 from tests.databases import POSTGRES, dispose
 
-ON_BOTH = ("test_api", "test_authorisation", "test_catalog", "test_events", "test_users", "test_webhooks")
+ON_BOTH = (
+    "test_api",
+    "test_authorisation",
+    "test_catalog",
+    "test_events",
+    "test_ownership",
+    "test_users",
+    "test_webhooks",
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -15,10 +15,12 @@ from sweeper.places import is_uri
 from sweeper.spec import SpecError
 
 from .catalog import Catalog, Entry
-from .database import open_database
+from .database import DAY_SECONDS, open_database
+from .housekeeping import Housekeeping
 from .hub import Hub
 from .local_ray import LocalRay
 from .ownership import Ownership
+from .quotas import holding
 from .supervisor import Supervisor
 from .users import Users
 from .views import Views
@@ -45,6 +47,7 @@ class Config:
         rate: Requests a second of one user.
         max_body: Largest request [bytes].
         max_workers: Most trials at a time of one sweep; None is no limit.
+        audit_days: For so long an entry of the audit log is kept.
     """
 
     root: str
@@ -59,6 +62,7 @@ class Config:
     rate: float = 200.0
     max_body: int = 1 << 20
     max_workers: int | None = None
+    audit_days: int = 400
 
     @property
     def folder(self) -> Path:
@@ -105,8 +109,12 @@ class Service:
         self.users = Users(engine)
         self.ray = LocalRay(folder)
         self.views = Views(self.catalog, self.hub, config.run_of, lambda: self.supervisor.positions())
+        quota = self.users.quota
         self.supervisor = Supervisor(
-            self.catalog, self.views, folder, self._address, self.users.quota, config.max_running
+            self.catalog, self.views, folder, self._address, holding(self.catalog, quota), config.max_running
+        )
+        self.housekeeping = Housekeeping(
+            self.catalog, self.ownership, folder, quota, self.supervisor.stop, config.audit_days * DAY_SECONDS
         )
 
     def _hold(self) -> None:
@@ -145,9 +153,11 @@ class Service:
         """Take up what an earlier server left and begin to run what waits."""
         sys.setswitchinterval(1e-3)  # a verdict is computed in a thread: answers must not wait for it
         self.supervisor.start()
+        self.housekeeping.start()
 
     def close(self) -> None:
         """Interrupt the sweeps that run, end the Ray of this machine and let the folder go."""
+        self.housekeeping.close()
         self.supervisor.close()
         self.ray.close()
         self.ownership.close()

@@ -8,15 +8,8 @@ import pytest
 
 from tests.databases import POSTGRES, dispose
 
-ON_BOTH = (
-    "test_api",
-    "test_authorisation",
-    "test_catalog",
-    "test_events",
-    "test_ownership",
-    "test_users",
-    "test_webhooks",
-)
+_BOTH = ("api", "authorisation", "catalog", "events", "ownership", "usage", "users", "webhooks")
+ON_BOTH = tuple(f"test_{name}" for name in _BOTH)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

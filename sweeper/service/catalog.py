@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sweeper.specfile import SpecError
 
 from .database import DAY_SECONDS, sweeps, transitions, usage
+from .fair import Waiting
 from .records import ACTIVE, ALLOWED, ENDED, State
 
 Entry = Row[Any]
@@ -181,6 +182,19 @@ class Catalog:
         query = select(sweeps).where(sweeps.c.state.in_(tuple(states))).order_by(sweeps.c.queued, sweeps.c.id)
         with self.engine.connect() as connection:
             return connection.execute(query).all()
+
+    def waiting(self) -> list[Waiting]:
+        """Return the sweeps that wait, with what their order goes by."""
+        query = select(sweeps.c.id, sweeps.c.owner, sweeps.c.priority, sweeps.c.queued)
+        with self.engine.connect() as connection:
+            return [Waiting(*row) for row in connection.execute(query.where(sweeps.c.state == State.QUEUED))]
+
+    def any_waits_for_ray(self) -> bool:
+        """Whether a sweep waits that runs by Ray, which one does that names no runner."""
+        runner = func.coalesce(sweeps.c.spec["runner"].as_string(), "ray")
+        query = select(sweeps.c.id).where(sweeps.c.state == State.QUEUED, runner == "ray").limit(1)
+        with self.engine.connect() as connection:
+            return connection.execute(query).first() is not None
 
     def counts(self) -> dict[str, int]:
         """Return the number of sweeps by state, of all states."""

@@ -27,7 +27,7 @@ from sweeper.spec import SpecError, SweepSpec
 
 from .catalog import Catalog, Entry, StateError
 from .control import Control
-from .fair import Waiting, order
+from .fair import order
 from .quotas import gpu_hours_left, gpu_hours_to_go, to_go
 from .records import ACTIVE, Quota, State
 from .views import Views
@@ -122,8 +122,7 @@ class Supervisor:
 
     def _prepare(self) -> None:
         # Ray takes seconds to start: what users ask for meanwhile must not wait for it
-        waiting = self.catalog.in_states([State.QUEUED])
-        if any(e.spec.get("runner", "ray") == "ray" for e in waiting):
+        if self.catalog.any_waits_for_ray():
             try:
                 self._at = self.address()
             except SpecError as error:
@@ -151,7 +150,7 @@ class Supervisor:
             return False
 
     def _order(self, active: Sequence[Entry]) -> Iterator[tuple[str, bool]]:
-        waiting = [Waiting(e.id, e.owner, e.priority, e.queued) for e in self.catalog.in_states([State.QUEUED])]
+        waiting = self.catalog.waiting()
         return order(
             waiting, [e.owner for e in active], cache(self.quota), self.catalog.last_starts() if waiting else {}
         )

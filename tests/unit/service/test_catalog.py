@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from sweeper.service.catalog import Catalog, KeyReusedError, New, StateError, UnknownSweepError
 from sweeper.service.database import meta, open_database
@@ -113,6 +113,23 @@ def test_the_last_start_of_each_user_is_known_to_any_server(catalog: Catalog, cl
         clock.now += 10
         catalog.move(sweep, State.STARTING, "")
     assert catalog.last_starts() == {"ann": 1020.0}
+
+
+def test_who_waits_is_told_without_the_specs(catalog: Catalog) -> None:
+    statements: list[str] = []
+    event.listen(catalog.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    assert not catalog.any_waits_for_ray()
+    inline = catalog.add(new(spec={"runner": "inline"}, priority=3))[0]
+    assert not catalog.any_waits_for_ray()
+    sent = [catalog.add(new("bob", spec=spec))[0] for spec in ({"runner": "ray"}, {"space": "x"})]
+    statements.clear()
+    found = sorted(catalog.waiting())
+    assert found == sorted((e.id, e.owner, e.priority, e.queued) for e in (inline, *sent))
+    for entry in sent:
+        assert catalog.any_waits_for_ray()
+        catalog.move(entry.id, State.STARTING, "")
+    assert not catalog.any_waits_for_ray()
+    assert "spec" not in statements[0]
 
 
 def test_only_what_ended_is_forgotten(catalog: Catalog) -> None:

@@ -159,7 +159,9 @@ def open_database(url: str) -> Engine:
             if not inspect(connection).has_table(meta.name):
                 _metadata.create_all(connection)
                 connection.execute(insert(meta).values(key="version", value=str(VERSION)))
-            found = connection.execute(select(meta.c.value).where(meta.c.key == "version")).scalar_one()
+            # held, so that of two that open it one upgrades it
+            query = select(meta.c.value).where(meta.c.key == "version").with_for_update()
+            found = connection.execute(query).scalar_one()
             if found == "1":
                 _upgrade_1(connection)
                 found = str(VERSION)

@@ -12,11 +12,9 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweeper.specfile import SpecError
-
 from .audit import Audit
 from .catalog import Catalog
-from .ownership import Ownership
+from .ownership import Ownership, TakenError
 from .quotas import WINDOW_SECONDS, stop_beyond
 from .records import Quota
 
@@ -70,7 +68,7 @@ class Housekeeping:
         """Do what is due.
 
         Raises:
-            SpecError: Another server has taken the database.
+            TakenError: Another server has taken the database.
             SQLAlchemyError: It does not answer.
         """
         self.ownership.renew()
@@ -92,12 +90,14 @@ class Housekeeping:
         while not self._closing.is_set():
             try:
                 self.tick()
-            except SpecError as error:
+            except TakenError as error:
                 _log.error("%s; this one ends", error)
                 self.lost()
                 return
-            except (SQLAlchemyError, OSError) as error:
+            except SQLAlchemyError as error:
                 _log.warning("housekeeping: %s", error)
+            except Exception:  # the next look may succeed
+                _log.exception("housekeeping")
             self._closing.wait(TICK_SECONDS)
 
 

@@ -30,6 +30,10 @@ _ALIVE = ("tcp_keepalives_idle = 30", "tcp_keepalives_interval = 10", "tcp_keepa
 _PATIENCE_SECONDS, _AGAIN_SECONDS = 2.0, 0.1
 
 
+class TakenError(SpecError):
+    """Another server uses the database."""
+
+
 class Ownership:
     """The right of one server to run the sweeps of a database.
 
@@ -39,7 +43,8 @@ class Ownership:
         sleep: Waits for seconds.
 
     Raises:
-        SpecError: The database is another state folder's, or another server uses it.
+        SpecError: The database is another state folder's.
+        TakenError: Another server uses it.
     """
 
     def __init__(self, engine: Engine, folder: Path, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -52,7 +57,7 @@ class Ownership:
         """Take the lock again where the connection that held it is lost.
 
         Raises:
-            SpecError: Another server has taken it meanwhile.
+            TakenError: Another server has taken it meanwhile.
             SQLAlchemyError: The database does not answer.
         """
         if self._session is None:
@@ -105,7 +110,7 @@ class Ownership:
             tries = round(_PATIENCE_SECONDS / _AGAIN_SECONDS)
             while not session.execute(taken).scalar_one():
                 if not tries:
-                    raise SpecError(
+                    raise TakenError(
                         f"another server uses the database (its folder is {self.folder}, too, on another host); stop "
                         "it, or give another --database"
                     )

@@ -103,7 +103,7 @@ def _way_out(catalog: Catalog, owner: str, since: float, found: _Lacking) -> str
     if found.asked > found.most:
         return "that is more than the quota"
     lacking = found.used + found.due + found.asked - found.most
-    if lacking <= found.due:
+    if 0 < found.due >= lacking:
         return "wait until one of them has ended, or cancel one"
     amount = usage.c.trials if found.what == "trials" else usage.c.gpu_seconds / 3600
     query = select(usage.c.day, amount).where(usage.c.user == owner, usage.c.day >= int(since // DAY_SECONDS))
@@ -114,7 +114,7 @@ def _way_out(catalog: Catalog, owner: str, since: float, found: _Lacking) -> str
             if freed >= lacking and part:
                 when = moment((day + 1) * DAY_SECONDS + WINDOW_SECONDS)
                 return f"enough of it is free on {when:%Y-%m-%d %H:%M} UTC"
-    return "cancel what waits or runs"
+    return "cancel what waits or runs" if found.due else "an admin may raise it"
 
 
 def gpu_hours_left(catalog: Catalog, entry: Entry, most: float) -> float:

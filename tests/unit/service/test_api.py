@@ -237,6 +237,8 @@ def test_sweeps_that_wait_are_a_quota(tmp_path):
         answer = client.post(f"/v1/sweeps{path}", json=SPEC if not path else None, headers=anna)
         assert answer.status_code == 429
         assert "anna has 1 sweeps waiting and may have 1" in answer.text
+    # on one's own machine nobody else waits behind them, and no token could allow more
+    assert client_of(make_service(tmp_path / "open")).get("/v1/me").json()["quota"]["waiting"] is None
 
 
 def test_earlier_sweeps_tell_how_long_it_takes(client, service):

@@ -11,9 +11,9 @@ from sweeper.service.audit import Audit
 from sweeper.service.catalog import Catalog, New
 from sweeper.service.housekeeping import Housekeeping, trim
 from sweeper.service.landing import Landing
+from sweeper.service.ownership import TakenError
 from sweeper.service.quotas import WINDOW_SECONDS
 from sweeper.service.records import Quota, State
-from sweeper.specfile import SpecError
 from tests.databases import opened
 from tests.unit.sweeper.trial_rows import table, trial
 
@@ -22,7 +22,7 @@ DAY = 86400.0
 
 class FakeOwnership:
     def __init__(self) -> None:
-        self.error: SpecError | None = None
+        self.error: TakenError | None = None
 
     def renew(self) -> None:
         if self.error:
@@ -85,7 +85,7 @@ def test_a_tick_stops_what_is_beyond_a_quota(catalog: Catalog, tmp_path: Path) -
 def test_a_server_whose_database_another_has_taken_ends(catalog: Catalog, tmp_path: Path) -> None:
     lost = threading.Event()
     keep = keeping(catalog, tmp_path, lost=lost.set)
-    cast(FakeOwnership, keep.ownership).error = SpecError("another server uses the database")
+    cast(FakeOwnership, keep.ownership).error = TakenError("another server uses the database")
     keep.start()
     assert lost.wait(10)
     keep.close()

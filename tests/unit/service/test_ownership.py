@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, delete, text
 
 from sweeper.service.database import meta, open_database
-from sweeper.service.ownership import FILE, Ownership, identity
+from sweeper.service.ownership import FILE, Ownership, TakenError, identity
 from sweeper.specfile import SpecError
 from tests.databases import new_database
 
@@ -73,7 +73,7 @@ def test_a_session_of_postgresql_excludes_another_host(own: Callable[[str], Owne
     if engine.dialect.name != "postgresql":  # whose file is another host's business: the file lock is all there is
         own("a")
         return
-    with pytest.raises(SpecError, match="another server uses the database"):
+    with pytest.raises(TakenError, match="another server uses the database"):
         own("a")
     first.renew()
     # the connection is lost, and nobody came
@@ -83,10 +83,10 @@ def test_a_session_of_postgresql_excludes_another_host(own: Callable[[str], Owne
                  " AND pid <> pg_backend_pid()")
         )  # fmt: skip
     first.renew()
-    with pytest.raises(SpecError, match="another server uses the database"):
+    with pytest.raises(TakenError, match="another server uses the database"):
         own("a")
     first.close()
     second = own("a")
-    with pytest.raises(SpecError, match="another server uses the database"):
+    with pytest.raises(TakenError, match="another server uses the database"):
         first.renew()
     second.close()

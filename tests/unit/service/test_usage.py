@@ -267,6 +267,15 @@ def test_gpu_hours_that_are_promised_are_not_given_twice(catalog: Catalog, clock
     assert set(look()) == {bounded, free}
 
 
+def test_gpu_hours_that_are_used_to_the_last_say_when_some_are_free(catalog: Catalog) -> None:
+    landing(catalog, send(catalog)).take(many(2))
+    assert refused(catalog, Quota(gpu_hours=1.0), Ask(1)) == (
+        "ann has used 1 of 1 GPU-hours in 30 days: enough of it is free on 1972-10-28 00:00 UTC"
+    )
+    with pytest.raises(RefusedError, match="bob has used 0 of 0 GPU-hours in 30 days: an admin may raise it"):
+        within_quota(catalog, "bob", Quota(gpu_hours=0.0), Ask(1), catalog.clock)
+
+
 def test_who_has_used_all_gpu_hours_waits(catalog: Catalog, clock: Clock) -> None:
     quota = holding(catalog, lambda _: Quota(running=3, gpu_hours=1.0))
     reader = landing(catalog, send(catalog))

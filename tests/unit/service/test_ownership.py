@@ -68,25 +68,21 @@ def test_a_database_without_an_owner_is_its_next_servers(own: Callable[[str], Ow
         own("a")
 
 
-def test_a_session_of_postgresql_excludes_another_host(own: Callable[[str], Ownership], engine: Engine) -> None:
+def test_a_server_excludes_others_of_its_folder_and_of_copies(own: Callable[[str], Ownership], engine: Engine) -> None:
     first = own("a")
-    if engine.dialect.name != "postgresql":  # whose file is another host's business: the file lock is all there is
-        own("a")
-        return
     with pytest.raises(TakenError, match="another server uses the database"):
         own("a")
     first.renew()
-    # the connection is lost, and nobody came
-    with engine.connect() as connection:
-        connection.execute(
-            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-                 " AND pid <> pg_backend_pid()")
-        )  # fmt: skip
-    first.renew()
-    with pytest.raises(TakenError, match="another server uses the database"):
-        own("a")
+    if engine.dialect.name == "postgresql":  # the connection is lost, and nobody came
+        with engine.connect() as connection:
+            connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                     " AND pid <> pg_backend_pid()")
+            )  # fmt: skip
+        first.renew()
+        with pytest.raises(TakenError, match="another server uses the database"):
+            own("a")
     first.close()
-    second = own("a")
+    own("a")
     with pytest.raises(TakenError, match="another server uses the database"):
         first.renew()
-    second.close()

@@ -84,8 +84,12 @@ def get_me(api: Asked, user: Viewer) -> Response:
     """Say whose token this is, and how much of the quota is used."""
     catalog = api.service.catalog
     trials, hours = catalog.used(user.name, time.time() - WINDOW_SECONDS)
+    due = catalog.due(user.name)
     running = sum(entry.owner == user.name for entry in catalog.in_states(ACTIVE))
-    used = Used(running=running, trials=trials, gpu_hours=hours)
+    used = Used(
+        running=running, waiting=due.waiting, trials=trials, gpu_hours=hours,
+        due_trials=due.trials, due_gpu_hours=due.gpu_hours,
+    )  # fmt: skip
     return answer(Me(user=user.name, role=user.role, quota=user.quota, used=used))
 
 

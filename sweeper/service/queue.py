@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 
-from sweeper.spec import SweepSpec
-
 from .catalog import Catalog, Entry
 from .fair import Waiting, order
 from .ray_address import RayAddress
@@ -44,24 +42,24 @@ class Queue:
             Those that start now -> the address of Ray, None for those that need none; those that cannot start -> why.
         """
         free = max(0, self.most - len(active))
-        waiting = {e.id: e for e in self.catalog.in_states([State.QUEUED])} if free else {}
+        waiting = self.catalog.waiting() if free else []
+        by_ray = self.catalog.on_ray([State.QUEUED]) if waiting else set[str]()
 
-        def first(entries: Iterable[Entry]) -> list[str]:
-            return list(islice((sweep for sweep, may in self._order(entries, active) if may), free))
+        def first(sweeps: Iterable[Waiting]) -> list[str]:
+            return list(islice((sweep for sweep, may in self._order(sweeps, active) if may), free))
 
-        chosen = first(waiting.values())
-        on_ray = {sweep for sweep in chosen if needs_ray(waiting[sweep])}
+        chosen = first(waiting)
+        on_ray = by_ray.intersection(chosen)
         address = self.ray.get() if on_ray else None
         if not on_ray or address is not None:
             return {sweep: address if sweep in on_ray else None for sweep in chosen}, {}
         held: dict[str, str] = {}
         if trouble := self.ray.trouble:
             held = dict.fromkeys(on_ray, f"it waits for Ray, which is tried again: {trouble}")
-            chosen = first(e for e in waiting.values() if not needs_ray(e))
+            chosen = first(w for w in waiting if w.id not in by_ray)
         return dict.fromkeys(sweep for sweep in chosen if sweep not in on_ray), held
 
-    def _order(self, entries: Iterable[Entry], active: Sequence[Entry]) -> Iterator[tuple[str, bool]]:
-        waiting = [Waiting(e.id, e.owner, e.priority, e.queued) for e in entries]
+    def _order(self, waiting: Iterable[Waiting], active: Sequence[Entry]) -> Iterator[tuple[str, bool]]:
         last = self.catalog.last_starts() if waiting else {}
         return order(waiting, [e.owner for e in active], cache(self.quota), last)
 
@@ -69,12 +67,7 @@ class Queue:
         """Return the places of the waiting sweeps in the queue, from 1, of half a second ago at most."""
         when, known = self._positions
         if time.monotonic() - when > FRESH_SECONDS:
-            found = self._order(self.catalog.in_states([State.QUEUED]), self.catalog.in_states(ACTIVE))
+            found = self._order(self.catalog.waiting(), self.catalog.in_states(ACTIVE))
             known = {sweep: i for i, (sweep, _) in enumerate(found, 1)}
             self._positions = time.monotonic(), known
         return known
-
-
-def needs_ray(entry: Entry) -> bool:
-    """Whether a sweep's trials run on Ray."""
-    return entry.spec.get("runner", SweepSpec.model_fields["runner"].default) == "ray"

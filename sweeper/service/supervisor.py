@@ -25,7 +25,7 @@ from .catalog import Catalog, Entry, StateError
 from .control import Control
 from .endings import Endings, settled
 from .queue import Queue
-from .quotas import WINDOW_SECONDS
+from .quotas import gpu_hours_left, gpu_hours_to_go, to_go
 from .ray_address import RayAddress
 from .reader import Found
 from .records import ACTIVE, Quota, State
@@ -190,9 +190,12 @@ class Supervisor:
         most = self.quota(entry.owner).gpu_hours
         if most is None:
             return spec
-        used = self.catalog.used(entry.owner, self.catalog.clock() - WINDOW_SECONDS)[1]
+        try:
+            own = self.views.reader(entry).found.cost.gpu_hours
+        except SpecError:
+            own = entry.gpu_hours
         # what this sweep has used counts in its own budget
-        left = max(1e-6, most - used + entry.gpu_hours)
+        left = max(1e-6, gpu_hours_left(self.catalog, entry, most) + own)
         return spec.model_copy(update={"max_gpu_hours": min(spec.max_gpu_hours or left, left)})
 
     def _over(self, sweep: str) -> bool:
@@ -316,10 +319,11 @@ class Supervisor:
         budget = budget_of(spec, spec.load_space())
         with self._lock:
             entry = self._kept(sweep)
+            ask = to_go(entry, spec, budget)
             entry = self.catalog.move(
                 sweep, State.QUEUED, f"resumed by {by}", deaths=0, task={**entry.task, "kind": "run"},
-                budget=budget, trials=budget * spec.repeats,
-                spec=spec.asked(),
+                budget=budget, trials=budget * spec.repeats, spec=spec.asked(),
+                due=ask.trials, due_gpu_seconds=3600 * ask.gpu_hours,
             )  # fmt: skip
             self.views.forget(sweep)
             self.wake()
@@ -342,7 +346,10 @@ class Supervisor:
             entry = self._kept(sweep)
             task = {**entry.task, "kind": "extend", "options": dict(options)}
             cause = f"extended by {by}: {trials} trials"
-            entry = self.catalog.move(sweep, State.QUEUED, cause, deaths=0, task=task)
+            left = gpu_hours_to_go(entry, entry.spec.get("max_gpu_hours"))
+            entry = self.catalog.move(
+                sweep, State.QUEUED, cause, deaths=0, task=task, due=trials, due_gpu_seconds=3600 * left
+            )
             self.wake()
             return entry
 

@@ -24,6 +24,7 @@ from .specfile import SpecError
 
 LEASE_FILE = ".lease.json"
 RENEW_SECONDS, STALE_SECONDS, SETTLE_SECONDS = 15.0, 75.0, 1.0
+DRIFT_SECONDS, LOOK_SECONDS = 30.0, 5.0
 
 
 def _nothing(_: str) -> None:
@@ -56,6 +57,39 @@ def _read(place: Place) -> dict[str, Any] | None:
         if isinstance(error, SpecError):
             raise
         return None  # no lease, or not one of ours
+
+
+def outwaited(place: Place, say: Callable[[str], None], stop: Callable[[], str]) -> str:
+    """Wait while a place is held, as long as the lease of a driver that was killed lasts; one that lives keeps it.
+
+    Args:
+        place: The folder.
+        say: Called with a line where there is something to wait for.
+        stop: Returns why not to wait any longer; empty where it goes on.
+
+    Returns:
+        What `stop` returned; empty where the place is free, or is held by a driver that lives.
+
+    Raises:
+        SpecError: The store cannot be reached; a `StorageError` of a place that is `patient`.
+    """
+    end, look, said = time.monotonic() + STALE_SECONDS + DRIFT_SECONDS, 0.0, False
+    while (now := time.monotonic()) < end:
+        if now >= look:
+            other = holder(place)
+            if other is None:
+                break
+            look = now + LOOK_SECONDS
+            if not said:
+                said = True
+                say(
+                    f"process {other['pid']} on {other['host']} holds {place.text}; if it was killed, the folder is "
+                    f"free within {STALE_SECONDS:g} s: waiting for that"
+                )
+        if why := stop():
+            return why
+        time.sleep(min(0.2, LOOK_SECONDS))
+    return ""
 
 
 @contextmanager

@@ -7,11 +7,13 @@ an actor, and lets the whole experiment fail.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 
@@ -22,8 +24,19 @@ class KilledForMemory(RayActorError):  # noqa: N818  (reads as what it says)
 
 @contextmanager
 def known_to_tune() -> Iterator[None]:
-    """Let Tune take such a kill for the death of an actor, for the block."""
-    real: Any = RayActorManager._actor_task_failed
+    """Let Tune take such a kill for the death of an actor, for the block.
+
+    What is replaced is Ray's own and may be gone in another version: such a kill ends the sweep there.
+    """
+    real: Any = getattr(RayActorManager, "_actor_task_failed", None)
+    if real is None:
+        warnings.warn(
+            f"ray {ray.__version__} is not known here: a trial that its memory monitor kills ends the sweep (resume "
+            "continues it); reserve memory by resources.memory_per_rank",
+            stacklevel=3,
+        )
+        yield
+        return
 
     def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):

@@ -32,6 +32,8 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
                      "(default: %(default)s)")  # fmt: skip
     sub.add_argument("--max-workers", metavar="N", type=count, help="trials at a time of one sweep, at most "
                      "(default: any)")  # fmt: skip
+    sub.add_argument("--audit-days", metavar="N", type=count, default=400, help="for so long it is kept who did what "
+                     "(default: %(default)s)")  # fmt: skip
     sub.add_argument("--webhook", metavar="URL", action="append", help="addresses that begin so may be told of ends; "
                      "repeatable")  # fmt: skip
     sub.add_argument("--webhook-secret", metavar="FILE", type=Path, help="what signs these messages (default: "
@@ -54,7 +56,8 @@ def add_token(sub: argparse.ArgumentParser) -> None:
                         "runs sweeps and steers its own) or admin (everything)")  # fmt: skip
     create.add_argument("--expires", metavar="TIME", help="after so many s, m, h, d or w, such as 30d (default: never)")
     create.add_argument("--quota", metavar="KEY=N", nargs="+", help="what the user may have: running=2 sweeps at a "
-                        "time, and trials=1000 and gpu_hours=50 in 30 days (default: any, or as it was)")  # fmt: skip
+                        "time and waiting=20 beside them, trials=1000 and gpu_hours=50 in 30 days (default: as it was, "
+                        "at first waiting=100)")  # fmt: skip
     action("list", "list tokens, without their secrets")
     action("revoke", "end a token").add_argument("id", metavar="ID", help="of the token, as `list` shows it")
 

@@ -73,6 +73,7 @@ def _config(args: argparse.Namespace) -> Config:
         rate=args.rate,
         max_body=args.max_body,
         max_workers=args.max_workers,
+        audit_days=args.audit_days,
     )
 
 

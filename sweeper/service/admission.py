@@ -21,6 +21,7 @@ from sweeper.specfile import SpecError
 from .catalog import Entry
 from .limits import Limits
 from .parsing import NAME
+from .quotas import Ask, to_go
 from .refusals import forbidden
 from .users import User
 
@@ -114,11 +115,11 @@ def admit(
     return Admitted(spec, space.name, spec.asked(), budget, budget * spec.repeats)
 
 
-def changed(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> tuple[dict[str, Any], int]:
+def changed(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> tuple[dict[str, Any], Ask]:
     """Check what `resume` changes of a sweep.
 
     Returns:
-        The changes, and how many trials more than before it has.
+        The changes, and what the sweep then asks for.
 
     Raises:
         RefusedError: A key that is the service's to decide (403).
@@ -135,9 +136,9 @@ def changed(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> tuple[dic
         given["resources"] = {**(entry.spec.get("resources") or {}), **given["resources"]}
     spec = SweepSpec.checked({**entry.spec, **given})
     check_bounds(spec, rules.limits)
-    trials = budget_of(spec, spec.load_space()) * spec.repeats
-    _check_trials(trials, rules.limits)
-    return given, max(0, trials - entry.trials)
+    budget = budget_of(spec, spec.load_space())
+    _check_trials(budget * spec.repeats, rules.limits)
+    return given, to_go(entry, spec, budget)
 
 
 def check_bounds(spec: SweepSpec, limits: Limits) -> None:

@@ -19,7 +19,7 @@ from .catalog import Entry, UnknownSweepError
 from .estimates import Estimates
 from .limits import Limits
 from .metrics import Metrics
-from .quotas import within_quota
+from .quotas import Ask, within_quota
 from .records import Role
 from .refusals import forbidden, reads_only
 from .service import Service
@@ -77,15 +77,15 @@ class Api:
             raise reads_only()
         raise forbidden(f"sweep {entry.id} is {entry.owner}'s: you may look at it, not change it")
 
-    def within_quota(self, user: User, entry: Entry | None, trials: int) -> None:
-        """Refuse trials that the user, or the owner of a sweep, has no quota for; admins may give more.
+    def within_quota(self, user: User, entry: Entry | None, ask: Ask) -> None:
+        """Refuse what the user, or the owner of a sweep, has no quota for; admins may give more.
 
         Raises:
             RefusedError: There is no quota left (429).
         """
         if entry is not None and user.admin and entry.owner != user.name:
             return
-        within_quota(self.service.catalog, user.name, user.quota, trials)
+        within_quota(self.service.catalog, user.name, user.quota, ask)
 
 
 async def _api(request: Request) -> Api:

@@ -21,6 +21,8 @@ from .refusals import RefusedError
 
 router = APIRouter(tags=["operations"])
 _HEALTH = {"status": "ok", "version": __version__}
+LATE_SECONDS = 60.0
+"""After so long without a look at the sweeps the service is not ready."""
 
 
 @router.get(
@@ -48,6 +50,10 @@ def get_readiness(api: Asked) -> Response:
         api.service.catalog.counts()
     except SQLAlchemyError:
         raise RefusedError(503, "the service's database does not answer; try again", {"Retry-After": "5"}) from None
+    seconds = time.monotonic() - api.service.supervisor.looked
+    if seconds > LATE_SECONDS:
+        said = f"the service last looked after its sweeps {seconds:.0f} s ago; its log says what holds it up"
+        raise RefusedError(503, said, {"Retry-After": "10"})
     return answer(Health(version=__version__))
 
 
@@ -78,8 +84,12 @@ def get_me(api: Asked, user: Viewer) -> Response:
     """Say whose token this is, and how much of the quota is used."""
     catalog = api.service.catalog
     trials, hours = catalog.used(user.name, time.time() - WINDOW_SECONDS)
+    due = catalog.due(user.name)
     running = sum(entry.owner == user.name for entry in catalog.in_states(ACTIVE))
-    used = Used(running=running, trials=trials, gpu_hours=hours)
+    used = Used(
+        running=running, waiting=due.waiting, trials=trials, gpu_hours=hours,
+        due_trials=due.trials, due_gpu_hours=due.gpu_hours,
+    )  # fmt: skip
     return answer(Me(user=user.name, role=user.role, quota=user.quota, used=used))
 
 

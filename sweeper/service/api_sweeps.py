@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from sweeper.spec import SweepSpec
 from sweeper.specfile import SpecError
 
 from . import examples
@@ -24,6 +25,7 @@ from .guard import Submitter, Viewer, noted
 from .limits import Limits
 from .parsing import JSON_TYPES, YAML_TYPES, media_type, parsed
 from .problems import documented
+from .quotas import Ask, gpu_hours_to_go, to_go
 from .records import ENDED, Estimate, Extension, State, Submitted, Sweep, SweepDetail, SweepPage
 from .refusals import RefusedError, forbidden
 from .users import User
@@ -158,7 +160,7 @@ def _queued(api: Api, user: User, sent: _Sent) -> tuple[Entry, Estimate]:
     with api.sending:
         entry = api.service.catalog.keyed(new)
         if entry is None:
-            api.within_quota(user, None, admitted.trials)
+            api.within_quota(user, None, Ask(admitted.trials, admitted.spec.max_gpu_hours or 0.0))
             entry, _ = api.service.catalog.add(new)
     api.service.supervisor.wake()
     return entry, estimate
@@ -296,9 +298,12 @@ def _changes(body: bytes, media: str) -> Mapping[str, Any]:
 
 
 def _resumed(api: Api, user: User, entry: Entry, changes: Mapping[str, Any]) -> Sweep:
-    given, more = changed(entry, changes, api.rules) if changes else ({}, 0)
+    if changes:
+        given, ask = changed(entry, changes, api.rules)
+    else:
+        given, ask = {}, to_go(entry, SweepSpec.checked(entry.spec), entry.budget)
     with api.sending:
-        api.within_quota(user, entry, more)
+        api.within_quota(user, entry, ask)
         return api.service.views.sweep(api.service.supervisor.resume(entry.id, user.name, given))
 
 
@@ -341,6 +346,6 @@ def extend_sweep(
     if dry_run:
         return answer(plan.model_copy(update={"dry_run": True}))
     with api.sending:
-        api.within_quota(user, entry, plan.trials)
-        api.service.supervisor.extend(entry.id, user.name, options)
+        api.within_quota(user, entry, Ask(plan.trials, gpu_hours_to_go(entry, entry.spec.get("max_gpu_hours"))))
+        api.service.supervisor.extend(entry.id, user.name, options, plan.trials)
     return answer(plan, 202)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Engine, delete, insert, select
 
 from .database import audit
 from .records import AuditEntry, moment
@@ -42,3 +42,8 @@ class Audit:
         with self.engine.connect() as connection:
             rows = connection.execute(query).mappings().all()
         return [AuditEntry(**{**row, "time": moment(row["time"])}) for row in rows]
+
+    def prune(self, before: float) -> None:
+        """Drop the entries older than a time."""
+        with self.engine.begin() as connection:
+            connection.execute(delete(audit).where(audit.c.time < before))

@@ -8,15 +8,16 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Engine, Row, and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sweeper.specfile import SpecError
 
-from .database import sweeps, transitions
-from .records import ALLOWED, ENDED, State
+from .database import DAY_SECONDS, sweeps, transitions, usage
+from .fair import Waiting
+from .records import ACTIVE, ALLOWED, ENDED, State
 
 Entry = Row[Any]
 """A row of the table `sweeps`."""
@@ -56,6 +57,14 @@ class New:
     fingerprint: str | None = None
 
 
+class Due(NamedTuple):
+    """What sweeps that wait or run may still use: how many of them wait, trials, and GPU-hours of `max_gpu_hours`."""
+
+    waiting: int
+    trials: int
+    gpu_hours: float
+
+
 class Catalog:
     """The sweeps of a service.
 
@@ -85,6 +94,7 @@ class Catalog:
         values = {**vars(new), "spec": dict(new.spec), "id": f"{stem}-{secrets.token_hex(5)}"}
         values |= {"name": new.name or values["id"], "state": State.QUEUED, "reason": "", "task": {"kind": "run"}}
         values |= {"created": now, "queued": now, "wall_seconds": 0.0, "gpu_hours": 0.0, "deaths": 0}
+        values |= {"due": new.trials, "due_gpu_seconds": 3600 * (new.spec.get("max_gpu_hours") or 0.0)}
         try:
             with self.engine.begin() as connection:
                 connection.execute(insert(sweeps).values(**values))
@@ -173,6 +183,19 @@ class Catalog:
         with self.engine.connect() as connection:
             return connection.execute(query).all()
 
+    def waiting(self) -> list[Waiting]:
+        """Return the sweeps that wait, with what their order goes by."""
+        query = select(sweeps.c.id, sweeps.c.owner, sweeps.c.priority, sweeps.c.queued)
+        with self.engine.connect() as connection:
+            return [Waiting(*row) for row in connection.execute(query.where(sweeps.c.state == State.QUEUED))]
+
+    def on_ray(self, states: Iterable[State]) -> set[str]:
+        """Return the sweeps in these states that run by Ray, which one does that names no runner."""
+        runner = func.coalesce(sweeps.c.spec["runner"].as_string(), "ray")
+        query = select(sweeps.c.id).where(sweeps.c.state.in_(list(states)), runner == "ray")
+        with self.engine.connect() as connection:
+            return set(connection.scalars(query))
+
     def counts(self) -> dict[str, int]:
         """Return the number of sweeps by state, of all states."""
         with self.engine.connect() as connection:
@@ -242,11 +265,27 @@ class Catalog:
         return {str(owner): float(started) for owner, started in found}
 
     def used(self, owner: str, since: float) -> tuple[int, float]:
-        """Return the trials of a user's sweeps sent since a time, and the GPU-hours that they have used."""
-        query = select(func.coalesce(func.sum(sweeps.c.trials), 0), func.coalesce(func.sum(sweeps.c.gpu_hours), 0.0))
+        """Return the trials of a user's sweeps that landed since a time, and their GPU-hours; by whole days."""
+        query = select(func.coalesce(func.sum(usage.c.trials), 0), func.coalesce(func.sum(usage.c.gpu_seconds), 0.0))
+        query = query.where(usage.c.user == owner, usage.c.day >= int(since // DAY_SECONDS))
         with self.engine.connect() as connection:
-            trials, hours = connection.execute(query.where(sweeps.c.owner == owner, sweeps.c.created >= since)).one()
-        return int(trials), float(hours)
+            trials, seconds = connection.execute(query).one()
+        return int(trials), float(seconds) / 3600
+
+    def forget_used(self, before: float) -> None:
+        """Drop what was used on days before that of a time."""
+        with self.engine.begin() as connection:
+            connection.execute(delete(usage).where(usage.c.day < int(before // DAY_SECONDS)))
+
+    def due(self, owner: str, but: str = "") -> Due:
+        """Return what a user's sweeps that wait or run may still use; `but` is left out."""
+        waits = case((sweeps.c.state == State.QUEUED, 1), else_=0)
+        live = sweeps.c.state.in_((State.QUEUED, *ACTIVE))
+        query = select(func.sum(waits), func.sum(sweeps.c.due), func.sum(sweeps.c.due_gpu_seconds))
+        with self.engine.connect() as connection:
+            found = connection.execute(query.where(sweeps.c.owner == owner, live, sweeps.c.id != but)).one()
+        waiting, trials, seconds = (value or 0 for value in found)
+        return Due(int(waiting), int(trials), float(seconds) / 3600)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -85,10 +85,10 @@ class Control:
         finally:
             os.close(lock)
 
-    def _locked(self) -> int | None:
+    def _locked(self, kind: int = fcntl.LOCK_EX) -> int | None:
         lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
         except OSError:
             os.close(lock)
             return None
@@ -104,7 +104,7 @@ class Control:
         """Whether the sweep's process lives."""
         if not (self.folder / "lock").exists():
             return False
-        lock = self._locked()
+        lock = self._locked(fcntl.LOCK_SH)  # two that look at once see no process in each other
         if lock is None:
             return True
         os.close(lock)

@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Engine,
     Float,
     ForeignKey,
@@ -20,16 +21,21 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     create_engine,
+    delete,
     event,
+    func,
     insert,
     inspect,
     select,
+    text,
+    update,
 )  # fmt: skip
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from sweeper.specfile import SpecError
 
-VERSION = 1
+VERSION = 2
+DAY_SECONDS = 86400.0
 _metadata = MetaData()
 _serial = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself there
 
@@ -60,6 +66,9 @@ sweeps = Table(
     Column("webhook", Text),
     Column("key", String(255)),  # Idempotency-Key
     Column("fingerprint", String(64)),  # of the request that had it
+    # what it was accepted for and has not used: counts while it waits or runs
+    Column("due", Integer, nullable=False, server_default="0"),  # trials
+    Column("due_gpu_seconds", Float, nullable=False, server_default="0"),  # of its max_gpu_hours
     UniqueConstraint("owner", "key"),
 )  # fmt: skip
 
@@ -79,6 +88,16 @@ landed = Table(
     Column("number", Integer, nullable=False),  # order in which the trials came
     Column("mark", String(80), nullable=False),  # a trial that is run again lands again
     Index("landed_order", "sweep", "number"),
+)  # fmt: skip
+
+usage = Table(
+    "usage", _metadata,
+    Column("sweep", String(80), primary_key=True),  # no foreign key: what it used counts when it is forgotten, too
+    Column("day", Integer, primary_key=True),  # since 1970
+    Column("user", String(80), nullable=False),
+    Column("trials", Integer, nullable=False),
+    Column("gpu_seconds", Float, nullable=False),
+    Index("usage_of_user", "user", "day"),
 )  # fmt: skip
 
 users = Table(
@@ -140,7 +159,12 @@ def open_database(url: str) -> Engine:
             if not inspect(connection).has_table(meta.name):
                 _metadata.create_all(connection)
                 connection.execute(insert(meta).values(key="version", value=str(VERSION)))
-            found = connection.execute(select(meta.c.value).where(meta.c.key == "version")).scalar_one()
+            # held, so that of two that open it one upgrades it
+            query = select(meta.c.value).where(meta.c.key == "version").with_for_update()
+            found = connection.execute(query).scalar_one()
+            if found == "1":
+                _upgrade_1(connection)
+                found = str(VERSION)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise SpecError(f"--database must be sqlite:///FILE or postgresql://USER@HOST/NAME: {_line(error)}") from None
     except SQLAlchemyError as error:
@@ -150,6 +174,25 @@ def open_database(url: str) -> Engine:
         word = "newer" if int(found) > VERSION else "older"
         raise SpecError(f"the database is of a {word} version of the service ({found}, this one reads {VERSION})")
     return engine
+
+
+def _upgrade_1(connection: Connection) -> None:
+    # what of it is there was left by an upgrade that was killed
+    known = {column["name"] for column in inspect(connection).get_columns(sweeps.name)}
+    for column, kind in ((sweeps.c.due, "INTEGER"), (sweeps.c.due_gpu_seconds, "FLOAT")):
+        if column.name not in known:
+            connection.execute(text(f"ALTER TABLE sweeps ADD COLUMN {column.name} {kind} DEFAULT 0 NOT NULL"))
+    usage.create(connection, checkfirst=True)
+    connection.execute(delete(usage))
+    count = func.count(landed.c.digest)
+    query = select(sweeps.c.id, sweeps.c.owner, sweeps.c.created, sweeps.c.trials, sweeps.c.gpu_hours, count)
+    for sweep, owner, created, trials, hours, run in connection.execute(
+        query.outerjoin(landed, landed.c.sweep == sweeps.c.id).group_by(sweeps.c.id)
+    ).all():
+        used = {"day": int(created // DAY_SECONDS), "trials": run, "gpu_seconds": 3600 * hours}
+        connection.execute(insert(usage).values(sweep=sweep, user=owner, **used))
+        connection.execute(update(sweeps).where(sweeps.c.id == sweep).values(due=max(0, trials - run)))
+    connection.execute(update(meta).where(meta.c.key == "version").values(value="2"))
 
 
 def _with_driver(url: str) -> str:
@@ -167,5 +210,5 @@ def _tuned(connection: Any, _: Any) -> None:
 
 
 def _line(error: Exception) -> str:
-    text = str(getattr(error, "orig", None) or error)
-    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    found = str(getattr(error, "orig", None) or error).strip()
+    return found.splitlines()[0] if found else type(error).__name__

@@ -63,12 +63,12 @@ EVENTS: dict[str, str] = {
 ME: dict[str, Any] = {
     "user": "anna",
     "role": "submitter",
-    "quota": {"running": 2, "trials": 1000, "gpu_hours": None},
-    "used": {"running": 1, "trials": 120, "gpu_hours": 0.0},
+    "quota": {"running": 2, "waiting": 100, "trials": 1000, "gpu_hours": None},
+    "used": {"running": 1, "waiting": 3, "trials": 120, "gpu_hours": 0.0, "due_trials": 200, "due_gpu_hours": 0.0},
 }
 TOKENS: list[dict[str, Any]] = [
     {"id": "0a1b2c3d4e5f", "user": "anna", "role": "submitter", "created": "2026-01-01T11:00:00Z", "expires": None,
-     "revoked": None, "quota": {"running": 2, "trials": 1000, "gpu_hours": None}}
+     "revoked": None, "quota": {"running": 2, "waiting": 100, "trials": 1000, "gpu_hours": None}}
 ]  # fmt: skip
 AUDIT: dict[str, Any] = {
     "items": [{"id": 7, "time": "2026-01-01T12:00:00Z", "user": "anna", "action": "submit_sweep", "target": ID,

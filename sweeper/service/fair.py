@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from heapq import heapify, heappop, heappush
+from typing import Any, NamedTuple
 
 from .records import Quota
 
@@ -39,22 +40,35 @@ def order(
     Yields:
         Id of a sweep, and whether its owner's quota lets it start beside those that run and that came before it.
     """
-    counts, starts, left = Counter(running), dict(last or {}), list(waiting)
-    now = max([*starts.values(), *(s.queued for s in left)], default=0.0)
-    while left:
-        free = [s for s in left if (most := quota(s.owner).running) is None or counts[s.owner] < most]
-        if not free:
-            break
-        chosen = min(
-            free,
-            key=lambda s: (
-                -max(0, s.priority), counts[s.owner], starts.get(s.owner, 0.0), -s.priority, s.queued, s.id,
-            ),
-        )  # fmt: skip
-        left.remove(chosen)
+    counts, starts, own = Counter(running), dict(last or {}), dict[str, list[Waiting]]()
+    for sweep in sorted(waiting, key=_own_order, reverse=True):
+        own.setdefault(sweep.owner, []).append(sweep)  # who is next comes last
+    now = max([*starts.values(), *(s.queued for sent in own.values() for s in sent)], default=0.0)
+    most = {user: quota(user).running for user in own}
+
+    def place(user: str) -> tuple[Any, ...]:
+        sweep = own[user][-1]
+        return -max(0, sweep.priority), counts[user], starts.get(user, 0.0), *_own_order(sweep), user
+
+    def may(user: str) -> bool:
+        bound = most[user]
+        return bool(own[user]) and (bound is None or counts[user] < bound)
+
+    # of users only the one whose sweep is chosen gets another place
+    heap = [place(user) for user in own if may(user)]
+    heapify(heap)
+    while heap:
+        user = heappop(heap)[-1]
         now += 1.0
-        counts[chosen.owner] += 1
-        starts[chosen.owner] = now
-        yield chosen.id, True
-    for held in sorted(left, key=lambda s: (-s.priority, s.queued, s.id)):
+        counts[user] += 1
+        starts[user] = now
+        yield own[user].pop().id, True
+        if may(user):
+            heappush(heap, place(user))
+    for held in sorted((s for sent in own.values() for s in sent), key=_own_order):
         yield held.id, False
+
+
+def _own_order(sweep: Waiting) -> tuple[int, float, str]:
+    """Return what the sweeps of one user are ordered by."""
+    return -sweep.priority, sweep.queued, sweep.id

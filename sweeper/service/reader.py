@@ -73,6 +73,7 @@ class Reader:
         self._judged, self._cost = 0, 0.0
         self.changes = 0
         """Number of looks that found anything."""
+        self._taken = 0  # `changes` of the trials' table when they were numbered last
         self._judged_at = -math.inf
         self._target: float | None = None
         self._tables = {name: GrowingTable(name) for name in ("trials", "search")}
@@ -85,14 +86,16 @@ class Reader:
 
         Raises:
             SpecError: The folder cannot be reached.
+            SQLAlchemyError: The database does not take what is new; the next look does.
         """
         with self._lock:
             if self._tables["search"].refresh(self.place):
                 self._tell_target()
             trials = self._tables["trials"]
-            if not trials.refresh(self.place):
+            if not trials.refresh(self.place) and trials.changes == self._taken:
                 return False
             new = self.landing.take(trials.rows)
+            self._taken = trials.changes
             digests = trials.rows["digest"].to_pylist()
             places = sorted(range(len(digests)), key=lambda i: self.landing.numbers[digests[i]])
             numbers = tuple(self.landing.numbers[digests[i]] for i in places)

@@ -227,8 +227,13 @@ class Quota(_Record):
     """What a user may have; None is no limit."""
 
     running: int | None = Field(default=None, description="Sweeps that run at a time; more of them wait.")
-    trials: int | None = Field(default=None, description="Trials of sweeps accepted in the last 30 days.")
-    gpu_hours: float | None = Field(default=None, description="GPU-hours of trials in the last 30 days.")
+    waiting: int | None = Field(default=100, description="Sweeps that wait at a time; more of them are refused.")
+    trials: int | None = Field(
+        default=None, description="Trials run in the last 30 days, and those that sweeps may still run."
+    )
+    gpu_hours: float | None = Field(
+        default=None, description="GPU-hours of the last 30 days, and what sweeps have left of their `max_gpu_hours`."
+    )
 
 
 class TokenView(_Record):
@@ -266,8 +271,11 @@ class Used(_Record):
     """What a user has used of the quota."""
 
     running: int = Field(default=0, description="Sweeps that run.")
-    trials: int = Field(default=0, description="Trials of sweeps accepted in the last 30 days.")
-    gpu_hours: float = Field(default=0.0, description="GPU-hours of sweeps of the last 30 days.")
+    waiting: int = Field(default=0, description="Sweeps that wait.")
+    trials: int = Field(default=0, description="Trials run in the last 30 days.")
+    gpu_hours: float = Field(default=0.0, description="GPU-hours of these trials.")
+    due_trials: int = Field(default=0, description="Trials that sweeps that wait or run may still run.")
+    due_gpu_hours: float = Field(default=0.0, description="What these sweeps have left of their `max_gpu_hours`.")
 
 
 class Me(_Record):

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweeper.launch import Results
+from sweeper.launch import Results, load_results
+from sweeper.lease import outwaited
+from sweeper.places import place_of
 from sweeper.signals import sigterm_as_sigint
 from sweeper.spec import SpecError, SweepSpec
 from sweeper.specfile import read_yaml
@@ -56,6 +59,10 @@ def _run(control: Control, task: Mapping[str, Any]) -> Outcome:
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
+    assert spec.out is not None
+    # an earlier process of this sweep that was killed has left its lease in the store
+    if cause := outwaited(place_of(spec.out).patient(), say, stop):
+        return _stopped(control, task, spec, cause)
     listener = _Begun(control)
     if task["kind"] == "extend":
         plan = _plan(spec, task)
@@ -85,6 +92,15 @@ def _plan(spec: SweepSpec, task: Mapping[str, Any]) -> Any:
     assert spec.out is not None
     options = task.get("options", {})
     return planned(spec, **{k: options.get(k) for k in ("objective", "noise", "repeats", "noises")}).plan
+
+
+def _stopped(control: Control, task: Mapping[str, Any], spec: SweepSpec, cause: str) -> Outcome:
+    assert spec.out is not None
+    try:
+        found = load_results(spec.out)
+    except SpecError:  # the earlier process had not come so far
+        return Outcome(State.FAILED, cause)
+    return _ended(control, task, spec, replace(found, reason=cause))
 
 
 def _ended(control: Control, task: Mapping[str, Any], spec: SweepSpec, results: Results) -> Outcome:

@@ -9,13 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import Engine
+
 from sweeper.places import is_uri
 from sweeper.spec import SpecError
 
 from .catalog import Catalog, Entry
-from .database import open_database
+from .database import DAY_SECONDS, open_database
+from .housekeeping import Housekeeping
 from .hub import Hub
 from .local_ray import LocalRay
+from .ownership import Ownership
+from .quotas import holding
+from .records import ACTIVE
 from .supervisor import Supervisor
 from .users import Users
 from .views import Views
@@ -42,6 +48,7 @@ class Config:
         rate: Requests a second of one user.
         max_body: Largest request [bytes].
         max_workers: Most trials at a time of one sweep; None is no limit.
+        audit_days: For so long an entry of the audit log is kept.
     """
 
     root: str
@@ -56,6 +63,7 @@ class Config:
     rate: float = 200.0
     max_body: int = 1 << 20
     max_workers: int | None = None
+    audit_days: int = 400
 
     @property
     def folder(self) -> Path:
@@ -88,21 +96,26 @@ class Service:
         extra: Called with each sweep's row after a change of its state, beside the events.
 
     Raises:
-        SpecError: The folder cannot be written to, another server uses it, or the database cannot be opened.
+        SpecError: The folder cannot be written to, another server uses it, or the database cannot be opened or is
+            another folder's.
     """
 
     def __init__(self, config: Config, extra: Callable[[Entry], None] = lambda _: None) -> None:
         self.config, self.extra = config, extra
         self._hold()
         folder = config.folder
-        engine = open_database(config.database or f"sqlite:///{folder / DATABASE}")
+        engine = self._opened(folder)
         self.hub = Hub()
         self.catalog = Catalog(engine, told=self._told)
         self.users = Users(engine)
-        self.ray = LocalRay(folder)
-        self.views = Views(self.catalog, self.hub, config.run_of, lambda: self.supervisor.positions())
+        self.ray = LocalRay(folder, self._on_ray)
+        self.views = Views(self.catalog, self.hub, config.run_of, lambda: self.supervisor.queue.positions())
+        quota = self.users.quota
         self.supervisor = Supervisor(
-            self.catalog, self.views, folder, self._address, self.users.quota, config.max_running
+            self.catalog, self.views, folder, self._address, holding(self.catalog, quota), config.max_running
+        )
+        self.housekeeping = Housekeeping(
+            self.catalog, self.ownership, folder, quota, self.supervisor.stop, config.audit_days * DAY_SECONDS
         )
 
     def _hold(self) -> None:
@@ -117,8 +130,24 @@ class Service:
         except OSError as error:
             raise SpecError(f"cannot write to {folder}: {error.strerror or error}") from None
 
+    def _opened(self, folder: Path) -> Engine:
+        try:
+            engine = open_database(self.config.database or f"sqlite:///{folder / DATABASE}")
+            try:
+                self.ownership = Ownership(engine, folder)
+            except BaseException:
+                engine.dispose()
+                raise
+        except BaseException:
+            os.close(self._lock)
+            raise
+        return engine
+
     def _address(self) -> str:
         return self.config.address or self.ray.address()
+
+    def _on_ray(self) -> bool:
+        return bool(self.catalog.on_ray(ACTIVE))
 
     def _told(self, entry: Entry) -> None:
         self.hub.publish(entry.id, "state", {"state": entry.state, "reason": entry.reason, "owner": entry.owner})
@@ -128,10 +157,13 @@ class Service:
         """Take up what an earlier server left and begin to run what waits."""
         sys.setswitchinterval(1e-3)  # a verdict is computed in a thread: answers must not wait for it
         self.supervisor.start()
+        self.housekeeping.start()
 
     def close(self) -> None:
         """Interrupt the sweeps that run, end the Ray of this machine and let the folder go."""
+        self.housekeeping.close()
         self.supervisor.close()
         self.ray.close()
+        self.ownership.close()
         self.catalog.engine.dispose()
         os.close(self._lock)

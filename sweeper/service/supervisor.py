@@ -6,17 +6,13 @@ adopts the processes that live and starts those anew that died.
 
 from __future__ import annotations
 
-import math
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +23,16 @@ from sweeper.spec import SpecError, SweepSpec
 
 from .catalog import Catalog, Entry, StateError
 from .control import Control
-from .fair import Waiting, order
-from .quotas import WINDOW_SECONDS
+from .endings import Endings, settled
+from .queue import Queue
+from .quotas import gpu_hours_left, gpu_hours_to_go, to_go
+from .ray_address import RayAddress
+from .reader import Found
 from .records import ACTIVE, Quota, State
 from .views import Views
 
 TICK_SECONDS = 0.5
-GRACE_SECONDS = 30.0
+GRACE_SECONDS, KILL_SECONDS = 30.0, 5.0
 DEATHS = 3
 SERVER = "the server was stopped; it goes on when the server is back"
 BACK = "the server is back"
@@ -46,7 +45,7 @@ class Supervisor:
         catalog: The sweeps.
         views: Reads their folders.
         state: Folder of the control folders, on this machine.
-        address: Returns the Ray cluster that sweeps run at.
+        address: Returns the Ray cluster that sweeps run at; it may take its time.
         quota: User -> what it may have.
         most: Sweeps that run at a time.
     """
@@ -61,12 +60,16 @@ class Supervisor:
         most: int,
     ) -> None:
         self.catalog, self.views, self.state = catalog, views, state
-        self.address, self.quota, self.most = address, quota, most
+        self.quota = quota
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # processes that this server started
-        self._positions: tuple[float, Mapping[str, int]] = (-math.inf, {})
-        self._at: str | SpecError = ""  # Ray's address, or why there is none
         self._woken, self._ended = threading.Event(), threading.Event()
+        # held for moments: never while a folder is read, or Ray starts
         self._lock = threading.RLock()
+        self._removing: set[str] = set()
+        self.queue = Queue(catalog, quota, most, RayAddress(address, self.wake))
+        self.endings = Endings(catalog, views, self._lock)
+        self.looked = time.monotonic()
+        """Time of the last look at all sweeps that succeeded, of `time.monotonic`."""
         self._threads: list[threading.Thread] = []
 
     def control(self, sweep: str) -> Control:
@@ -80,6 +83,7 @@ class Supervisor:
         for entry in self.catalog.in_states([State.INTERRUPTED]):
             if entry.reason == SERVER:
                 self.catalog.move(entry.id, State.QUEUED, BACK)
+        self.endings.take_up()
         for work, name in ((self._run, "supervisor"), (self._read, "reader")):
             self._threads.append(threading.Thread(target=work, name=name, daemon=True))
             self._threads[-1].start()
@@ -94,154 +98,158 @@ class Supervisor:
         self._woken.set()
         for thread in self._threads:
             thread.join()
+        running = [entry.id for entry in self.catalog.in_states(ACTIVE)]
         with self._lock:
-            running = self.catalog.in_states(ACTIVE)
-            for entry in running:
-                control = self.control(entry.id)
-                control.halt("server", SERVER)
-                control.signal(signal.SIGTERM)
-            deadline = time.monotonic() + GRACE_SECONDS
-            while running and time.monotonic() < deadline:
-                running = [e for e in running if not self._over(self.catalog.get(e.id))]
-                time.sleep(0.1)
-            for entry in running:
-                self.control(entry.id).signal(signal.SIGKILL, group=True)
-                self._reap(entry.id)
-                self.catalog.move(entry.id, State.INTERRUPTED, SERVER)
+            for sweep in running:
+                self.control(sweep).halt("server", SERVER)
+                self.control(sweep).signal(signal.SIGTERM)
+        running = self._awaited(running, GRACE_SECONDS)
+        for sweep in running:
+            self.control(sweep).signal(signal.SIGKILL, group=True)
+        for sweep in self._awaited(running, KILL_SECONDS):
+            self.catalog.move(sweep, State.INTERRUPTED, SERVER)
+
+    def _awaited(self, running: Sequence[str], seconds: float) -> Sequence[str]:
+        """Wait until processes have ended; returns the sweeps of those that have not."""
+        deadline = time.monotonic() + seconds
+        while (running := [s for s in running if not self._over(s)]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return running
 
     def _run(self) -> None:
         while not self._ended.is_set():
             self._woken.clear()
             try:
-                self._prepare()
-                with self._lock:
-                    self.tick()
+                self.tick()
             except Exception:  # the next look may succeed: a database that is away must not end the service
                 traceback.print_exc()
             self._woken.wait(TICK_SECONDS)
-
-    def _prepare(self) -> None:
-        # Ray takes seconds to start: what users ask for meanwhile must not wait for it
-        waiting = self.catalog.in_states([State.QUEUED])
-        if any(e.spec.get("runner", "ray") == "ray" for e in waiting):
-            try:
-                self._at = self.address()
-            except SpecError as error:
-                self._at = error
 
     def _read(self) -> None:
         while not self._ended.wait(1.0):
             try:
                 self.views.follow(self.catalog.in_states(ACTIVE))
+                self.endings.retry()
             except Exception:
                 traceback.print_exc()
 
     def tick(self) -> None:
         """Look at every process once, and start what may start."""
-        active = [e for e in self.catalog.in_states(ACTIVE) if not self._looked(e)]
-        chosen = (sweep for sweep, may in self._order(active) if may)
-        for sweep in list(islice(chosen, max(0, self.most - len(active)))):
-            self._begin(self.catalog.get(sweep))
+        active = [e for e in self.catalog.in_states(ACTIVE) if not self._tried(self._over, e.id)]
+        turns, held = self.queue.turns(active)
+        for sweep, reason in held.items():
+            self._tried(self._explain, sweep, reason)
+        for sweep, address in turns.items():
+            self._tried(self._begin, sweep, address)
+        self.looked = time.monotonic()
 
-    def _looked(self, entry: Entry) -> bool:
+    def _tried(self, do: Callable[..., Any], *args: Any) -> Any:
         try:
-            return self._over(entry)
-        except Exception:  # one sweep's folder must not hold up the others
+            return do(*args)
+        except Exception:  # one sweep must not hold up the others
             traceback.print_exc()
-            return False
+            return None
 
-    def _order(self, active: Sequence[Entry]) -> Iterator[tuple[str, bool]]:
-        waiting = [Waiting(e.id, e.owner, e.priority, e.queued) for e in self.catalog.in_states([State.QUEUED])]
-        return order(
-            waiting, [e.owner for e in active], cache(self.quota), self.catalog.last_starts() if waiting else {}
-        )
-
-    def positions(self) -> Mapping[str, int]:
-        """Return the places of the waiting sweeps in the queue, from 1, of half a second ago at most."""
-        when, known = self._positions
-        if time.monotonic() - when > TICK_SECONDS:
-            known = {sweep: i for i, (sweep, _) in enumerate(self._order(self.catalog.in_states(ACTIVE)), 1)}
-            self._positions = time.monotonic(), known
-        return known
+    def _explain(self, sweep: str, reason: str) -> None:
+        with self._lock:
+            entry = self.catalog.get(sweep)
+            if entry.state == State.QUEUED and entry.reason != reason:
+                self.catalog.change(sweep, reason=reason)
+                self.catalog.told(self.catalog.get(sweep))
 
     # -- one process --------------------------------------------------------------------------------------------------
 
-    def _begin(self, entry: Entry) -> None:
-        attempt = entry.task.get("attempt", 0) + 1
-        task = {**entry.task, "attempt": attempt, "seen": self._count(entry)}
-        self.catalog.move(entry.id, State.STARTING, "its turn", task=task)
-        try:
-            spec = self.views.spec(entry)
-            if spec.runner == "ray":
-                if isinstance(self._at, SpecError):
-                    raise self._at
-                spec = spec.model_copy(update={"address": self._at or self.address()})
-            spec = self._within_quota(entry, spec)
-            text = yaml.safe_dump(spec.asked(), sort_keys=False)
-            started = self.control(entry.id).start(task, text)
-        except (SpecError, OSError) as error:
-            self._end(entry, State.FAILED, str(error))
-            return
-        if started:
-            self._children[entry.id] = started
-        else:
-            # a process lives that an earlier server started: what it says of its end has another attempt's number
-            task = self.control(entry.id).task
-            self.catalog.change(entry.id, task=task)
+    def _begin(self, sweep: str, address: str | None) -> None:
+        seen = self.endings.count(self.catalog.get(sweep))
+        with self._lock:
+            entry = self.catalog.get(sweep)
+            if entry.state != State.QUEUED:
+                return  # cancelled a moment ago
+            task = {**settled(entry.task), "attempt": entry.task.get("attempt", 0) + 1, "seen": seen}
+            entry = self.catalog.move(sweep, State.STARTING, "its turn", task=task)
+            try:
+                text = yaml.safe_dump(self._spec(entry, address).asked(), sort_keys=False)
+                started = self.control(sweep).start(task, text)
+            except (SpecError, OSError) as error:
+                failed = str(error)
+            else:
+                if started:
+                    self._children[sweep] = started
+                else:
+                    # a process lives that an earlier server started: its end has another attempt's number
+                    self.catalog.change(sweep, task=self.control(sweep).task)
+                return
+        found = self.endings.read(entry)
+        with self._lock:
+            self._end(self.catalog.get(sweep), State.FAILED, failed, found)
 
-    def _within_quota(self, entry: Entry, spec: SweepSpec) -> SweepSpec:
+    def _spec(self, entry: Entry, address: str | None) -> SweepSpec:
+        spec = self.views.spec(entry)
+        if address is not None:
+            spec = spec.model_copy(update={"address": address})
         most = self.quota(entry.owner).gpu_hours
         if most is None:
             return spec
-        used = self.catalog.used(entry.owner, self.catalog.clock() - WINDOW_SECONDS)[1]
+        try:
+            own = self.views.reader(entry).found.cost.gpu_hours
+        except SpecError:
+            own = entry.gpu_hours
         # what this sweep has used counts in its own budget
-        left = max(1e-6, most - used + entry.gpu_hours)
+        left = max(1e-6, gpu_hours_left(self.catalog, entry, most) + own)
         return spec.model_copy(update={"max_gpu_hours": min(spec.max_gpu_hours or left, left)})
 
-    def _over(self, entry: Entry) -> bool:
+    def _over(self, sweep: str) -> bool:
         """Take note of what an active sweep's process did; returns whether it has ended."""
-        control = self.control(entry.id)
-        if control.alive:
-            if entry.state == State.STARTING and control.begun:
-                self.catalog.move(entry.id, State.RUNNING, "trials are started")
-            self._insist(entry, control)
-            return False
-        self._reap(entry.id)
-        attempt = entry.task.get("attempt", 0)
-        outcome, halted = control.outcome(attempt), control.halted(attempt)
-        if (
-            halted
-            and halted.kind == "server"
-            and not self._ended.is_set()
-            and not (outcome and outcome.state == "done")
-        ):
-            # an earlier server was killed while it waited for the process to end
-            self.catalog.move(entry.id, State.QUEUED, BACK)
-            return True
-        if outcome:
-            self._end(entry, State(outcome.state), outcome.reason)
-        elif halted and halted.kind == "cancel":
-            self._end(entry, State.CANCELLED, halted.cause)
-        elif halted and halted.kind == "server":
-            self._end(entry, State.INTERRUPTED, SERVER)
-        elif halted:
-            self._end(entry, State.DONE, f"{halted.cause}; its process died before the last trials were finished")
-        else:
-            self._died(entry, control)
+        with self._lock:
+            entry = self.catalog.get(sweep)
+            if self._lives(entry):
+                return False
+            self._reap(sweep)
+        found = self.endings.read(entry)
+        with self._lock:
+            self._settle(self.catalog.get(sweep), found)
         return True
+
+    def _lives(self, entry: Entry) -> bool:
+        control = self.control(entry.id)
+        if not control.alive:
+            return False
+        if entry.state == State.STARTING and control.begun:
+            self.catalog.move(entry.id, State.RUNNING, "trials are started")
+        self._insist(entry, control)
+        return True
+
+    def _settle(self, entry: Entry, found: Found | None) -> None:
+        control, attempt = self.control(entry.id), entry.task.get("attempt", 0)
+        outcome, halted = control.outcome(attempt), control.halted(attempt)
+        by_server = halted is not None and halted.kind == "server"
+        if by_server and (outcome is None or outcome.state == State.INTERRUPTED):
+            if self._ended.is_set():
+                self._end(entry, State.INTERRUPTED, SERVER, found)
+            else:  # an earlier server was killed while it waited for the process to end
+                self.catalog.move(entry.id, State.QUEUED, BACK)
+        elif outcome:
+            self._end(entry, State(outcome.state), outcome.reason, found)
+        elif halted and halted.kind == "cancel":
+            self._end(entry, State.CANCELLED, halted.cause, found)
+        elif halted:
+            reason = f"{halted.cause}; its process died before the last trials were finished"
+            self._end(entry, State.DONE, reason, found)
+        else:
+            self._died(entry, control, found)
 
     def _insist(self, entry: Entry, control: Control) -> None:
         halted = control.halted(entry.task.get("attempt", 0))
         if halted and halted.kind == "cancel" and time.time() - halted.time > GRACE_SECONDS:
             control.signal(signal.SIGKILL, group=True)
 
-    def _died(self, entry: Entry, control: Control) -> None:
-        count = self._count(entry)
+    def _died(self, entry: Entry, control: Control, found: Found | None) -> None:
+        count = found.progress.trials if found else 0
         deaths = 1 if count > entry.task.get("seen", 0) else entry.deaths + 1
         words = f" (its last line: {control.last_words})" if control.last_words else ""
         if deaths >= DEATHS:
             reason = f"its process died {deaths} times without finishing a trial{words}; finished trials are kept"
-            self._end(entry, State.INTERRUPTED, reason, deaths=deaths)
+            self._end(entry, State.INTERRUPTED, reason, found, deaths)
         else:
             self.catalog.move(entry.id, State.QUEUED, "its process died; it is gone on with", deaths=deaths)
 
@@ -249,19 +257,8 @@ class Supervisor:
         if child := self._children.pop(sweep, None):
             child.wait()
 
-    def _end(self, entry: Entry, state: State, reason: str, **changes: Any) -> None:
-        changes.setdefault("deaths", 0)
-        try:
-            self.views.conclude(entry)
-        except SpecError as error:
-            print(f"sweep {entry.id}: {error}", file=sys.stderr)
-        self.catalog.move(entry.id, state, reason, **changes)
-
-    def _count(self, entry: Entry) -> int:
-        try:
-            return self.views.reader(entry, 0.0).found.progress.trials
-        except SpecError:
-            return 0
+    def _end(self, entry: Entry, state: State, reason: str, found: Found | None, deaths: int = 0) -> None:
+        self.catalog.move(entry.id, state, reason, deaths=deaths, task=self.endings.noted(entry, found))
 
     # -- what users ask for -------------------------------------------------------------------------------------------
 
@@ -318,33 +315,41 @@ class Supervisor:
         """
         from sweeper.proposer import budget_of
 
+        spec = SweepSpec.checked({**self.catalog.get(sweep).spec, **(changes or {})})
+        budget = budget_of(spec, spec.load_space())
         with self._lock:
-            entry = self.catalog.get(sweep)
-            spec = SweepSpec.checked({**entry.spec, **(changes or {})})
-            budget = budget_of(spec, spec.load_space())
+            entry = self._kept(sweep)
+            ask = to_go(entry, spec, budget)
             entry = self.catalog.move(
                 sweep, State.QUEUED, f"resumed by {by}", deaths=0, task={**entry.task, "kind": "run"},
-                budget=budget, trials=budget * spec.repeats,
-                spec=spec.asked(),
+                budget=budget, trials=budget * spec.repeats, spec=spec.asked(),
+                due=ask.trials, due_gpu_seconds=3600 * ask.gpu_hours,
             )  # fmt: skip
             self.views.forget(sweep)
             self.wake()
             return entry
 
-    def extend(self, sweep: str, by: str, options: Mapping[str, Any]) -> Entry:
+    def extend(self, sweep: str, by: str, options: Mapping[str, Any], trials: int) -> Entry:
         """Queue the trials that a firm answer lacks; see `sweeper.extending`.
 
+        Args:
+            sweep: Its id.
+            by: Who asks.
+            options: What the answer is to be like.
+            trials: Number of those trials, as `Views.plan` has it.
+
         Raises:
-            SpecError: There are none, or an unknown name.
             StateError: The sweep has not ended.
             UnknownSweepError: There is none.
         """
-        plan = self.views.plan(self.catalog.get(sweep), options, dry_run=False)
         with self._lock:
-            entry = self.catalog.get(sweep)
+            entry = self._kept(sweep)
             task = {**entry.task, "kind": "extend", "options": dict(options)}
-            cause = f"extended by {by}: {plan.trials} trials"
-            entry = self.catalog.move(sweep, State.QUEUED, cause, deaths=0, task=task)
+            cause = f"extended by {by}: {trials} trials"
+            left = gpu_hours_to_go(entry, entry.spec.get("max_gpu_hours"))
+            entry = self.catalog.move(
+                sweep, State.QUEUED, cause, deaths=0, task=task, due=trials, due_gpu_seconds=3600 * left
+            )
             self.wake()
             return entry
 
@@ -357,10 +362,20 @@ class Supervisor:
             UnknownSweepError: There is none.
         """
         with self._lock:
-            entry = self.catalog.get(sweep)
+            entry = self._kept(sweep)
             if not State(entry.state).ended:
                 raise StateError(f"sweep {sweep} is {entry.state}: cancel it first")
+            self._removing.add(sweep)
+        try:
             place_of(self.views.run_of(sweep)).clear()
-            self.catalog.remove(sweep)
-            shutil.rmtree(self.control(sweep).folder, ignore_errors=True)
-            self.views.forget(sweep)
+            with self._lock:
+                self.catalog.remove(sweep)
+                shutil.rmtree(self.control(sweep).folder, ignore_errors=True)
+                self.views.forget(sweep)
+        finally:
+            self._removing.discard(sweep)
+
+    def _kept(self, sweep: str) -> Entry:
+        if sweep in self._removing:
+            raise StateError(f"sweep {sweep} is being deleted")
+        return self.catalog.get(sweep)

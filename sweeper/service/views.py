@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
+from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.places import AwayError, place_of
 from sweeper.spec import SpecError, SweepSpec
@@ -25,6 +27,7 @@ from .landing import Landing
 from .reader import Found, Reader
 from .records import Advice, Extension, Progress, State, Sweep, SweepDetail, Transition, moment
 
+_log = logging.getLogger("sweeper.service")
 KEPT = 64
 STALE_SECONDS = 2.0
 AWAY_SECONDS = 5.0
@@ -89,7 +92,9 @@ class Views:
         with self._lock:
             kept = self._readers.get(entry.id)
         if kept is None:
-            made = Reader(entry.id, self.spec(entry), entry.budget, Landing(self.catalog.engine, entry.id), self.hub)
+            spec, catalog = self.spec(entry), self.catalog
+            landing = Landing(catalog.engine, entry.id, spec.resources, catalog.clock)
+            made = Reader(entry.id, spec, entry.budget, landing, self.hub)
             with self._lock:
                 kept = self._readers.setdefault(entry.id, _Kept(made, next(self._numbers)))
         with self._lock:
@@ -130,13 +135,15 @@ class Views:
         return self._answers.of(key, lambda: compute(kept.reader))
 
     def follow(self, entries: Iterable[Entry]) -> None:
-        """Look at the folders of sweeps that run; one that cannot be reached is left as it was seen last."""
+        """Look at the folders of sweeps that run; one that cannot be read now is left as it was seen last."""
         for entry in entries:
             try:
                 reader = self.reader(entry, 0.0)
                 reader.judge()
             except SpecError:
                 continue
+            except SQLAlchemyError as error:
+                _log.warning("sweep %s: what landed is not written down yet: %s", entry.id, error)
 
     def conclude(self, entry: Entry) -> Found:
         """Read a sweep that ended to its last row, and keep what it found in the database."""

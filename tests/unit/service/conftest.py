@@ -8,7 +8,8 @@ import pytest
 
 from tests.databases import POSTGRES, dispose
 
-ON_BOTH = ("test_api", "test_authorisation", "test_catalog", "test_events", "test_users", "test_webhooks")
+_BOTH = ("api", "authorisation", "catalog", "events", "ownership", "supervisor_states", "usage", "users", "webhooks")
+ON_BOTH = tuple(f"test_{name}" for name in _BOTH)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

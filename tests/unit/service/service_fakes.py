@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,6 +102,7 @@ class FakeViews:
 class FakeSupervisor:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog, self.calls = catalog, list[Any]()
+        self.looked = time.monotonic()
 
     def wake(self) -> None:
         self.calls.append("wake")
@@ -117,8 +119,8 @@ class FakeSupervisor:
         self.calls.append(("resume", sweep, by, dict(changes)))
         return self.catalog.move(sweep, State.QUEUED, f"resumed by {by}")
 
-    def extend(self, sweep: str, by: str, options: Any) -> Entry:
-        self.calls.append(("extend", sweep, by, dict(options)))
+    def extend(self, sweep: str, by: str, options: Any, trials: int) -> Entry:
+        self.calls.append(("extend", sweep, by, dict(options), trials))
         return self.catalog.move(sweep, State.QUEUED, f"extended by {by}")
 
     def remove(self, sweep: str) -> None:

@@ -287,9 +287,13 @@ def test_size_and_type_of_a_text():
 
 
 def test_changes_of_resume(rules):
-    entry = SimpleNamespace(spec={"space": "digits_cnn", "trials": 4, "resources": {"cpus_per_rank": 2.0}}, trials=4)
-    given, more = changed(entry, {"trials": 10, "resources": {"memory_per_rank": "1GB"}}, rules)
-    assert (given["trials"], more) == (10, 6)
+    entry = SimpleNamespace(
+        spec={"space": "digits_cnn", "trials": 4, "repeats": 2, "resources": {"cpus_per_rank": 2.0}},
+        summary={"progress": {"done": 3}},
+        gpu_hours=0.5,
+    )
+    given, ask = changed(entry, {"trials": 10, "max_gpu_hours": 2, "resources": {"memory_per_rank": "1GB"}}, rules)
+    assert (given["trials"], ask) == (10, (14, 1.5))
     assert given["resources"] == {"cpus_per_rank": 2.0, "memory_per_rank": "1GB"}
     with pytest.raises(RefusedError, match="cannot be changed by resume"):
         changed(entry, {"data": "/etc"}, rules)

@@ -204,12 +204,15 @@ def test_quotas_refuse_and_say_when_they_free(tmp_path):
     assert client.post("/v1/sweeps", json={**SPEC, "trials": 8}, headers=keyed).status_code == 202
     answer = client.post("/v1/sweeps", json=SPEC, headers=anna)
     assert answer.status_code == 429
-    assert "anna has used 8 of 10 trials in 30 days and asks for 4 more: enough of it is free on" in answer.text
+    assert "has used 0 of 10 trials in 30 days, has sweeps that may use 8 more and asks for 4 more: wait" in answer.text
     assert client.post("/v1/sweeps", json={**SPEC, "trials": 8}, headers=keyed).status_code == 202  # sent before
-    assert "more than the quota" in client.post("/v1/sweeps", json={**SPEC, "trials": 11}, headers=anna).text
+    assert "that is more than the quota" in client.post("/v1/sweeps", json={**SPEC, "trials": 11}, headers=anna).text
     assert count(service) == 1
-    assert client.get("/v1/me", headers=anna).json()["used"] == {"running": 0, "trials": 8, "gpu_hours": 0.0}
+    assert client.get("/v1/me", headers=anna).json()["used"] == {
+        "running": 0, "waiting": 1, "trials": 0, "gpu_hours": 0.0, "due_trials": 8, "due_gpu_hours": 0.0
+    }  # fmt: skip
     done = service.add("anna", State.STARTING, State.DONE, trials=1)
+    assert client.post(f"/v1/sweeps/{done}/resume", headers=anna).status_code == 429
     assert client.post(f"/v1/sweeps/{done}/resume", json={"trials": 30}, headers=anna).status_code == 429
     assert client.post(f"/v1/sweeps/{done}/extend", headers=anna).status_code == 429
     assert client.post("/v1/sweeps?priority=1", json=SPEC, headers=anna).status_code == 403
@@ -218,10 +221,24 @@ def test_quotas_refuse_and_say_when_they_free(tmp_path):
 def test_gpu_hours_are_a_quota(tmp_path):
     service = make_service(tmp_path, auth=True)
     anna = service.token("anna", Role.SUBMITTER, Quota(gpu_hours=5))
-    service.catalog.change(service.add("anna"), gpu_hours=5.5)
-    answer = client_of(service).post("/v1/sweeps", json=SPEC, headers=anna)
+    client = client_of(service)
+    assert client.post("/v1/sweeps", json={**SPEC, "max_gpu_hours": 4}, headers=anna).status_code == 202
+    answer = client.post("/v1/sweeps", json={**SPEC, "max_gpu_hours": 2}, headers=anna)
     assert answer.status_code == 429
-    assert "used 5.5 of 5 GPU-hours" in answer.text
+    assert "used 0 of 5 GPU-hours in 30 days, has sweeps that may use 4 more and asks for 2 more" in answer.text
+
+
+def test_sweeps_that_wait_are_a_quota(tmp_path):
+    service = make_service(tmp_path, auth=True)
+    client, anna = client_of(service), service.token("anna", Role.SUBMITTER, Quota(waiting=1))
+    done = service.add("anna", State.STARTING, State.DONE)
+    assert client.post("/v1/sweeps", json=SPEC, headers=anna).status_code == 202
+    for path in ("", f"/{done}/resume", f"/{done}/extend"):
+        answer = client.post(f"/v1/sweeps{path}", json=SPEC if not path else None, headers=anna)
+        assert answer.status_code == 429
+        assert "anna has 1 sweeps waiting and may have 1" in answer.text
+    # on one's own machine nobody else waits behind them, and no token could allow more
+    assert client_of(make_service(tmp_path / "open")).get("/v1/me").json()["quota"]["waiting"] is None
 
 
 def test_earlier_sweeps_tell_how_long_it_takes(client, service):

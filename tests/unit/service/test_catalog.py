@@ -1,15 +1,13 @@
-"""The catalog: states and their causes, keys, pages, what was used; the order in which trials landed."""
+"""The catalog: states and their causes, keys, pages."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from sweeper.service.catalog import Catalog, KeyReusedError, New, StateError, UnknownSweepError
 from sweeper.service.database import meta, open_database
-from sweeper.service.landing import Landing
 from sweeper.service.records import ALLOWED, ENDED, State
 from sweeper.specfile import SpecError
 from tests.databases import new_database
@@ -108,16 +106,6 @@ def test_users_see_their_own_and_shared_ones(catalog: Catalog) -> None:
     assert not catalog.page(space="other")
 
 
-def test_what_was_used_counts_from_a_time_on(catalog: Catalog, clock: Clock) -> None:
-    old = catalog.add(new(trials=5))[0].id
-    catalog.change(old, gpu_hours=2.0)
-    clock.now += 100
-    catalog.change(catalog.add(new(trials=7))[0].id, gpu_hours=0.5)
-    assert catalog.used("ann", 0.0) == (12, 2.5)
-    assert catalog.used("ann", 1050.0) == (7, 0.5)
-    assert catalog.used("bob", 0.0) == (0, 0.0)
-
-
 def test_the_last_start_of_each_user_is_known_to_any_server(catalog: Catalog, clock: Clock) -> None:
     first, second = catalog.add(new("ann"))[0].id, catalog.add(new("ann"))[0].id
     catalog.add(new("bob"))
@@ -125,6 +113,22 @@ def test_the_last_start_of_each_user_is_known_to_any_server(catalog: Catalog, cl
         clock.now += 10
         catalog.move(sweep, State.STARTING, "")
     assert catalog.last_starts() == {"ann": 1020.0}
+
+
+def test_who_waits_is_told_without_the_specs(catalog: Catalog) -> None:
+    statements: list[str] = []
+    event.listen(catalog.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    assert not catalog.on_ray([State.QUEUED])
+    inline = catalog.add(new(spec={"runner": "inline"}, priority=3))[0]
+    sent = [catalog.add(new("bob", spec=spec))[0] for spec in ({"runner": "ray"}, {"space": "x"})]
+    statements.clear()
+    found = sorted(catalog.waiting())
+    assert found == sorted((e.id, e.owner, e.priority, e.queued) for e in (inline, *sent))
+    assert catalog.on_ray([State.QUEUED]) == {e.id for e in sent}
+    catalog.move(sent[0].id, State.STARTING, "")
+    assert catalog.on_ray([State.QUEUED]) == {sent[1].id}
+    assert catalog.on_ray([State.STARTING, State.RUNNING]) == {sent[0].id}
+    assert "spec" not in statements[0]
 
 
 def test_only_what_ended_is_forgotten(catalog: Catalog) -> None:
@@ -144,20 +148,3 @@ def test_another_version_says_so(url: str, engine: Engine) -> None:
         connection.execute(meta.update().values(value="99"))
     with pytest.raises(SpecError, match="of a newer version of the service"):
         open_database(url)
-
-
-def test_trials_keep_the_number_of_their_landing(catalog: Catalog, engine: Engine) -> None:
-    sweep = catalog.add(new())[0].id
-
-    def table(*rows: tuple[str, str, str]) -> pa.Table:
-        return pa.Table.from_pylist([{"digest": d, "outcome": o, "started": s} for d, o, s in rows])
-
-    landing = Landing(engine, sweep)
-    assert landing.take(table(("b", "ok", "2"), ("a", "failed", "1"))) == [1, 0]
-    assert landing.take(table(("c", "ok", "0"), ("b", "ok", "2"), ("a", "failed", "1"))) == [0]
-    assert landing.numbers == {"a": 1, "b": 2, "c": 3}
-    # run again: whoever has seen it sees it again
-    again = Landing(engine, sweep)
-    assert again.take(table(("a", "ok", "9"), ("b", "ok", "2"), ("c", "ok", "0"))) == [0]
-    assert again.numbers == {"a": 4, "b": 2, "c": 3}
-    assert Landing(engine, sweep).numbers == again.numbers

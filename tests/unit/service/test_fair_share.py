@@ -3,6 +3,9 @@
 import asyncio
 import threading
 
+import pytest
+
+from sweeper.service import fair
 from sweeper.service.fair import Waiting, order
 from sweeper.service.hub import Hub
 from sweeper.service.records import Quota
@@ -36,6 +39,18 @@ def test_a_quota_holds_back_and_the_place_in_the_queue_is_the_last() -> None:
     sent = [Waiting("a0", "ann", 0, 1), Waiting("a1", "ann", 0, 2), Waiting("b0", "bob", 0, 3)]
     found = list(order(sent, ["ann"], lambda user: Quota(running=2 if user == "ann" else None)))
     assert found == [("b0", True), ("a0", True), ("a1", False)]
+
+
+def test_thousands_are_ordered_with_few_looks_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = [Waiting(f"s{i:04}", f"u{i % 40}", i % 3, float(i)) for i in range(4000)]
+    looked, asked = list[str](), list[str]()
+    by = fair._own_order
+    monkeypatch.setattr(fair, "_own_order", lambda sweep: looked.append(sweep.id) or by(sweep))
+    found = list(order(sent, [], lambda user: asked.append(user) or Quota(running=50)))
+    assert [may for _, may in found] == [True] * 2000 + [False] * 2000
+    assert len({sweep for sweep, _ in found}) == len(sent)
+    assert len(looked) <= 3 * len(sent)
+    assert sorted(asked) == sorted({s.owner for s in sent})
 
 
 def test_events_are_kept_in_order_and_wake_who_waits() -> None:

@@ -1,5 +1,7 @@
 """Guard: tokens and cookies, loopback names, other sites' pages, headers."""
 
+import re
+
 import pytest
 from sqlalchemy.exc import OperationalError
 
@@ -99,6 +101,17 @@ def test_a_database_that_is_away_is_said_and_comes_back(tmp_path, monkeypatch):
     answer = client.get("/v1/sweeps/x")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert client.get("/readyz").status_code == 503
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_service_that_does_not_look_after_its_sweeps_is_not_ready(tmp_path):
+    service = make_service(tmp_path)
+    client = client_of(service)
+    assert client.get("/readyz").status_code == 200
+    service.supervisor.looked -= 90
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
+    assert re.match(r"the service last looked after its sweeps 9\d s ago", answer.json()["detail"])
     assert client.get("/healthz").status_code == 200
 
 

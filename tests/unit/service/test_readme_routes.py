@@ -1,9 +1,13 @@
-"""The README's table of requests is complete."""
+"""The README's table of requests and its paragraph on quotas are complete."""
 
 import re
 from pathlib import Path
 
+import pytest
+
+from sweeper.cli import main
 from sweeper.service.app import ROUTERS
+from sweeper.service.records import Quota
 
 README = Path(__file__).parents[3] / "README.md"
 
@@ -16,3 +20,13 @@ def test_every_route_is_in_the_readme():
             path = route.path.replace("{sweep}", "ID")
             short = path.removeprefix("/v1/sweeps/ID") if path != "/v1/sweeps/ID" else path
             assert re.search(rf"{re.escape(short)}[`?,]", table), path
+
+
+def test_every_quota_is_in_the_readme_and_in_the_help(capsys):
+    told = README.read_text().partition("- **Quotas.**")[2].partition("\n- **")[0]
+    with pytest.raises(SystemExit):
+        main(["token", "create", "--help"])
+    shown = capsys.readouterr().out
+    for name in Quota.model_fields:
+        assert f"`{name}`" in told
+        assert f"{name}=" in shown

@@ -20,6 +20,8 @@ from cryptography.x509.oid import NameOID
 
 from sweeper.cli import main
 from sweeper.client import Client, ClientError
+from sweeper.service.database import open_database
+from sweeper.service.ownership import Ownership
 from sweeper.serving import quota_of, seconds_of
 from sweeper.specfile import SpecError
 
@@ -49,6 +51,15 @@ def here(tmp_path, monkeypatch):
 def test_what_cannot_be_served(flags, sentence, capsys):
     assert main(["serve", *flags]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_database_of_another_folder_is_not_served(tmp_path, capsys):
+    url = f"sqlite:///{tmp_path}/shared.db"
+    engine = open_database(url)
+    Ownership(engine, tmp_path)
+    engine.dispose()
+    assert main(["serve", "--root", "other", "--database", url, "--port", "0"]) == 2
+    assert "the database is that of the server with the folder" in capsys.readouterr().err
 
 
 def test_tokens_are_made_listed_and_revoked(capsys):

@@ -14,7 +14,7 @@ from sweeper.service.catalog import Catalog, Entry, New, StateError, UnknownSwee
 from sweeper.service.control import Control
 from sweeper.service.database import open_database
 from sweeper.service.hub import Hub
-from sweeper.service.records import Quota, State
+from sweeper.service.records import Extension, Quota, State
 from sweeper.service.supervisor import SERVER, Supervisor
 from sweeper.service.views import Views
 from sweeper.spec import SweepSpec
@@ -119,19 +119,38 @@ def test_a_stop_finishes_what_runs_and_a_resume_goes_on(rig: Rig, slow: Callable
     before = rig.digests(sweep)
     assert 2 <= len(before) < 20
     slow(0.0)
-    rig.supervisor.resume(sweep, "bob", {"trials": len(before) + 3})
+    assert rig.supervisor.resume(sweep, "bob", {"trials": len(before) + 3}).due == 3
     assert rig.until(sweep, State.DONE).reason == "all trials are run"
     after = rig.digests(sweep)
     assert len(after) == len(set(after)) == len(before) + 3
     assert set(before) < set(after)
+    assert rig.catalog.used("ann", 0.0)[0] == len(after)
     causes = [row.cause for row in rig.catalog.history(sweep)]
     assert {"stopped by ann", "resumed by bob", "sent"} <= set(causes)
+
+
+def test_an_extension_asks_for_its_trials(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = rig.send(max_gpu_hours=2.0)
+    rig.catalog.move(sweep, State.STARTING, "")
+    rig.catalog.move(sweep, State.DONE, "", gpu_hours=0.5)
+    monkeypatch.setattr(rig.views, "plan", lambda *_, **__: Extension(id=sweep, trials=6, message="6 trials"))
+    entry = rig.supervisor.extend(sweep, "ann", {})
+    assert (entry.state, entry.due, entry.due_gpu_seconds) == (State.QUEUED, 6, 5400.0)
+
+
+def test_a_sweep_may_use_what_the_quota_leaves_it(rig: Rig) -> None:
+    rig.supervisor.quota = lambda _: Quota(gpu_hours=5.0)
+    promised, free = rig.send(max_gpu_hours=3.0), rig.send()
+    rig.catalog.change(free, gpu_hours=0.5)
+    found = {sweep: rig.supervisor._within_quota(e := rig.catalog.get(sweep), rig.views.spec(e)).max_gpu_hours
+             for sweep in (promised, free)}  # fmt: skip
+    assert found == {promised: 3.0, free: 2.0}
 
 
 def test_a_cancel_kills_and_keeps_what_is_finished(rig: Rig, slow: Callable[[float], None]) -> None:
     slow(0.3)
     sweep, waiting = rig.send(trials=200), rig.send(trials=200)
-    rig.supervisor.most = 1
+    rig.supervisor.queue.most = 1
     rig.until_trials(sweep, 1)
     assert rig.supervisor.cancel(waiting, "ann").reason == "cancelled by ann while it waited"
     rig.supervisor.cancel(sweep, "ann")

@@ -54,3 +54,10 @@ def test_tune_takes_it_for_the_death_of_an_actor() -> None:
     assert isinstance(told[0], RayActorError)
     assert str(told[0]) == "1 worker(s) were killed"
     assert RayActorManager._actor_task_failed is before
+
+
+def test_another_ray_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(RayActorManager, "_actor_task_failed")
+    with pytest.warns(UserWarning, match=r"ray .*memory_per_rank"), known_to_tune():
+        pass
+    assert not hasattr(RayActorManager, "_actor_task_failed")

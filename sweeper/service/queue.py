@@ -1,0 +1,73 @@
+"""The queue: which of the sweeps that wait start now, and where each of them stands."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import islice
+
+from .catalog import Catalog, Entry
+from .fair import Waiting, order
+from .ray_address import RayAddress
+from .records import ACTIVE, Quota, State
+
+FRESH_SECONDS = 0.5
+
+
+class Queue:
+    """Sweeps that wait.
+
+    Args:
+        catalog: The sweeps.
+        quota: User -> what it may have.
+        most: Sweeps that run at a time.
+        ray: Where those of Ray run.
+    """
+
+    def __init__(self, catalog: Catalog, quota: Callable[[str], Quota], most: int, ray: RayAddress) -> None:
+        self.catalog, self.quota, self.most, self.ray = catalog, quota, most, ray
+        self._positions: tuple[float, Mapping[str, int]] = (-math.inf, {})
+
+    def turns(self, active: Sequence[Entry]) -> tuple[Mapping[str, str | None], Mapping[str, str]]:
+        """Return what is to be done for the sweeps whose turn it is.
+
+        Where Ray is only looked for, those that need it keep their places; where it is in trouble, others go ahead.
+
+        Args:
+            active: Sweeps that run.
+
+        Returns:
+            Those that start now -> the address of Ray, None for those that need none; those that cannot start -> why.
+        """
+        free = max(0, self.most - len(active))
+        waiting = self.catalog.waiting() if free else []
+        by_ray = self.catalog.on_ray([State.QUEUED]) if waiting else set[str]()
+
+        def first(sweeps: Iterable[Waiting]) -> list[str]:
+            return list(islice((sweep for sweep, may in self._order(sweeps, active) if may), free))
+
+        chosen = first(waiting)
+        on_ray = by_ray.intersection(chosen)
+        address = self.ray.get() if on_ray else None
+        if not on_ray or address is not None:
+            return {sweep: address if sweep in on_ray else None for sweep in chosen}, {}
+        held: dict[str, str] = {}
+        if trouble := self.ray.trouble:
+            held = dict.fromkeys(on_ray, f"it waits for Ray, which is tried again: {trouble}")
+            chosen = first(w for w in waiting if w.id not in by_ray)
+        return dict.fromkeys(sweep for sweep in chosen if sweep not in on_ray), held
+
+    def _order(self, waiting: Iterable[Waiting], active: Sequence[Entry]) -> Iterator[tuple[str, bool]]:
+        last = self.catalog.last_starts() if waiting else {}
+        return order(waiting, [e.owner for e in active], cache(self.quota), last)
+
+    def positions(self) -> Mapping[str, int]:
+        """Return the places of the waiting sweeps in the queue, from 1, of half a second ago at most."""
+        when, known = self._positions
+        if time.monotonic() - when > FRESH_SECONDS:
+            found = self._order(self.catalog.waiting(), self.catalog.in_states(ACTIVE))
+            known = {sweep: i for i, (sweep, _) in enumerate(found, 1)}
+            self._positions = time.monotonic(), known
+        return known

@@ -1,0 +1,60 @@
+"""Where the sweeps' Ray is: looked for, or started, in a thread of its own; nobody waits for it."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from sweeper.specfile import SpecError
+
+FRESH_SECONDS = 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 10.0, 300.0
+
+
+class RayAddress:
+    """The address of Ray as it was a moment ago.
+
+    Args:
+        find: Returns it, after seconds or minutes; a `SpecError` or any other says why there is none.
+        told: Called when a search has ended.
+    """
+
+    def __init__(self, find: Callable[[], str], told: Callable[[], None]) -> None:
+        self._find, self._told = find, told
+        self._lock = threading.Lock()
+        self._found, self._looked = "", -math.inf
+        self._searching, self._due, self._pause = False, -math.inf, FIRST_PAUSE
+        self.trouble = ""
+        """Why the last search found nothing; empty once one finds it."""
+
+    def get(self) -> str | None:
+        """Return the address; None where it is not known now, and is looked for."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._looked < FRESH_SECONDS:
+                return self._found
+            if not self._searching and now >= self._due:
+                self._searching = True
+                threading.Thread(target=self._search, name="ray", daemon=True).start()
+        return None
+
+    def _search(self) -> None:
+        try:
+            found, trouble = self._find(), ""
+        except SpecError as error:
+            found, trouble = "", str(error)
+        except Exception as error:
+            traceback.print_exc()
+            found, trouble = "", f"{type(error).__name__}: {' '.join(str(error).split())}"
+        with self._lock:
+            self._searching, self.trouble, now = False, trouble, time.monotonic()
+            if trouble:
+                print(f"{trouble}; sweeps wait, next try in {self._pause:g} s", file=sys.stderr, flush=True)
+                self._due, self._pause = now + self._pause, min(2 * self._pause, LONGEST_PAUSE)
+            else:
+                self._found, self._looked, self._pause = found, now, FIRST_PAUSE
+        self._told()

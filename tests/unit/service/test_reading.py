@@ -1,0 +1,60 @@
+"""What lands reaches who looks, whatever the database does meanwhile."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+
+from sweeper.places import place_of
+from sweeper.service.catalog import Catalog, Entry, New
+from sweeper.service.hub import Hub
+from sweeper.service.records import State
+from sweeper.service.views import Views
+from sweeper.store import write_table
+from tests.databases import opened
+from tests.unit.sweeper.trial_rows import table, trial
+
+
+@pytest.fixture
+def views(tmp_path: Path) -> Views:
+    return Views(Catalog(opened(tmp_path)), Hub(), lambda sweep: str(tmp_path / sweep))
+
+
+def running(views: Views, trials: int) -> Entry:
+    spec = {"space": "synthetic", "sampler": "random", "trials": 9}
+    sweep = views.catalog.add(New("ann", "synthetic", spec, 9, 9))[0].id
+    for i in range(trials):
+        write_table(place_of(views.run_of(sweep)), "trials", f"c{i}-0", table([trial(f"c{i}", 0.1, number=i)]))
+    return views.catalog.move(sweep, State.STARTING, "")
+
+
+def test_a_look_that_could_not_be_written_down_is_made_up_for(views: Views) -> None:
+    broken, other = running(views, 3), running(views, 1)
+    away = True
+
+    def fail(_c: object, _k: object, statement: str, given: object, *_: object) -> None:
+        if away and statement.startswith("INSERT INTO landed") and broken.id in str(given):
+            raise OperationalError("insert", {}, Exception("the disk is full"))
+
+    event.listen(views.catalog.engine, "before_cursor_execute", fail)
+    views.follow([broken, other])
+    assert views.reader(other, 60.0).found.progress.trials == 1
+    assert views.reader(broken, 60.0).found.progress.trials == 0
+    assert not views.hub.since(0, broken.id)
+    away = False
+    views.follow([broken, other])
+    assert views.reader(broken, 60.0).found.progress.trials == 3
+    told = [e.data["landed"] for e in views.hub.since(0, broken.id) if e.type == "trial"]
+    assert told == [1, 2, 3]
+    assert views.catalog.used("ann", 0.0)[0] == 4
+
+
+def test_a_sweep_that_is_forgotten_meanwhile_stops_no_other(views: Views) -> None:
+    gone, other = running(views, 1), running(views, 1)
+    views.reader(gone, 60.0)
+    views.catalog.move(gone.id, State.DONE, "")
+    write_table(place_of(views.run_of(gone.id)), "trials", "c9-0", table([trial("c9", 0.1)]))
+    views.catalog.remove(gone.id)
+    views.follow([gone, other])
+    assert views.reader(other, 60.0).found.progress.trials == 1

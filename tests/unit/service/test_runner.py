@@ -1,0 +1,127 @@
+"""The process of a sweep, run in this one: the lease that a killed one left is waited out, a stop ends the wait."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from sweeper import lease, runfolder
+from sweeper.places import place_of
+from sweeper.service import runner
+from sweeper.service.control import Control, Outcome
+from sweeper.specfile import SpecError
+from sweeper.store import read_trials
+
+SPEC = {"space": "synthetic", "runner": "inline", "sampler": "random", "trials": 2}
+
+
+@pytest.fixture(autouse=True)
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let run folders be held by leases, as in a store."""
+
+    def flock(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    names = {n: getattr(fcntl, n) for n in ("LOCK_EX", "LOCK_NB", "LOCK_SH", "LOCK_UN")}
+    monkeypatch.setattr(runfolder, "fcntl", SimpleNamespace(flock=flock, **names))
+    for name, seconds in {"STALE": 0.8, "DRIFT": 0.2, "LOOK": 0.05, "SETTLE": 0.01}.items():
+        monkeypatch.setattr(lease, f"{name}_SECONDS", seconds)
+
+
+def control_of(tmp_path: Path, **task: Any) -> Control:
+    control = Control(tmp_path / "control")
+    control.folder.mkdir()
+    (control.folder / "spec.yaml").write_text(yaml.safe_dump({**SPEC, "out": str(tmp_path / "run")}))
+    (control.folder / "task").write_text(json.dumps({"kind": "run", "attempt": 1, **task}))
+    return control
+
+
+def hold(run: Path) -> None:
+    held = {"owner": "killed", "host": "here", "pid": 7, "time": time.time()}
+    place_of(run).write(lease.LEASE_FILE, json.dumps(held).encode())
+
+
+def ran(control: Control) -> Outcome:
+    lock = os.open(control.folder / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        assert runner.main(str(control.folder), str(lock)) == 0
+    finally:
+        os.close(lock)
+    outcome = control.outcome(control.task["attempt"])
+    assert outcome is not None
+    return outcome
+
+
+def test_the_lease_of_a_killed_process_is_waited_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    control = control_of(tmp_path)
+    hold(tmp_path / "run")
+    with pytest.raises(SpecError, match=r"is free within 0.8 s"), runfolder.locked(tmp_path / "run"):
+        pass  # people are told at once
+    hold(tmp_path / "run")
+    assert ran(control) == Outcome("done", "all trials are run")
+    (wait,) = [line for line in capsys.readouterr().err.splitlines() if "waiting" in line]
+    assert wait.startswith(f"process 7 on here holds {tmp_path / 'run'}; if it was killed, the folder is free within")
+    # what is free is begun at once
+    before = time.monotonic()
+    assert lease.outwaited(place_of(tmp_path / "run"), print, lambda: "stop") == ""
+    assert time.monotonic() - before < 0.2
+
+
+def test_a_driver_that_lives_keeps_its_folder(tmp_path: Path) -> None:
+    control, done = control_of(tmp_path), threading.Event()
+
+    def renew() -> None:
+        while not done.wait(0.05):
+            hold(tmp_path / "run")
+
+    hold(tmp_path / "run")
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        outcome = ran(control)
+    finally:
+        done.set()
+        thread.join()
+    assert outcome.state == "failed"
+    assert "another process is running the sweep" in outcome.reason
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_who_waits_for_a_lease_stops_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    control = control_of(tmp_path)
+    if finished:
+        ran(control)
+    monkeypatch.setattr(lease, "STALE_SECONDS", 60.0)
+    hold(tmp_path / "run")
+    threading.Timer(0.2, lambda: control.halt("stop", "stopped by ann")).start()
+    before = time.monotonic()
+    outcome = ran(control)
+    assert time.monotonic() - before < 10
+    assert outcome == Outcome("done" if finished else "failed", "stopped by ann")
+    if finished:
+        assert read_trials(tmp_path / "run").num_rows == 2
+
+
+def test_who_waits_for_a_lease_is_interrupted_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    control = control_of(tmp_path)
+    monkeypatch.setattr(lease, "STALE_SECONDS", 60.0)
+    hold(tmp_path / "run")
+
+    def cancel() -> None:
+        control.halt("cancel", "cancelled by ann")
+        os.kill(os.getpid(), 15)
+
+    threading.Timer(0.3, cancel).start()
+    assert ran(control) == Outcome("cancelled", "cancelled by ann")

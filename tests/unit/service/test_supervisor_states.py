@@ -1,0 +1,362 @@
+"""The supervisor's decisions on both databases; in place of processes the tests hold the sweeps' locks."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, delete
+
+from sweeper.places import Place
+from sweeper.service import endings, ray_address, supervisor
+from sweeper.service.catalog import Catalog, Entry, New, StateError
+from sweeper.service.control import Control, Outcome
+from sweeper.service.database import sweeps
+from sweeper.service.hub import Hub
+from sweeper.service.reader import Found
+from sweeper.service.records import Progress, Quota, State
+from sweeper.service.supervisor import BACK, SERVER, Supervisor
+from sweeper.service.views import Views
+from sweeper.spec import SpecError, SweepSpec
+from tests.databases import opened
+
+
+class Folders(Views):
+    """Run folders that can be away."""
+
+    away, trials = False, 0
+    slow: threading.Event | None = None
+
+    def conclude(self, entry: Entry) -> Found:
+        if self.slow:
+            self.slow.wait(10)
+        if self.away:
+            raise SpecError("cannot reach s3://runs/a: timeout")
+        found = Found(progress=Progress(budget=entry.budget, trials=self.trials))
+        self.catalog.change(entry.id, summary=found.model_dump(mode="json"))
+        return found
+
+
+class Rig:
+    """A supervisor whose processes are locks that this test holds."""
+
+    def __init__(self, root: Path, engine: Engine) -> None:
+        self.root, self.engine = root, engine
+        self.locks: dict[str, int] = {}
+        self.specs: dict[str, str] = {}
+        self.find: Callable[[], str] = lambda: "127.0.0.1:1"
+        self.again()
+
+    def again(self) -> None:
+        """Go on with another server."""
+        self.catalog = Catalog(self.engine)
+        self.views = Folders(self.catalog, Hub(), lambda sweep: str(self.root / sweep))
+        self.supervisor = Supervisor(
+            self.catalog, self.views, self.root / "state", lambda: self.find(), lambda _: Quota(), 2
+        )
+
+    def start(self, control: Control, task: Mapping[str, Any], spec: str) -> Any:
+        """Stand in for `Control.start`."""
+        control.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("halt", "outcome", "begun"):
+            (control.folder / name).unlink(missing_ok=True)
+        control._write("task", json.dumps(dict(task)))
+        lock = control._locked()
+        if lock is None:
+            return None
+        self.locks[control.folder.name], self.specs[control.folder.name] = lock, spec
+        return SimpleNamespace(wait=lambda: 0)
+
+    def send(self, runner: str = "inline", **keys: Any) -> str:
+        spec = SweepSpec.checked({"space": "synthetic", "trials": 4, "runner": runner, "sampler": "random", **keys})
+        return self.catalog.add(New("ann", spec.space, spec.asked(), 4, 4))[0].id
+
+    def ends(self, sweep: str, state: str = "", reason: str = "") -> None:
+        """Let the process of a sweep end; without a word where no state is given."""
+        control = self.supervisor.control(sweep)
+        if state:
+            control.end(Outcome(state, reason), control.task["attempt"])
+        os.close(self.locks.pop(sweep))
+
+    def state(self, sweep: str) -> str:
+        return self.catalog.get(sweep).state
+
+    def until(self, sweep: str, *states: State) -> Entry:
+        deadline = time.monotonic() + 20
+        while self.state(sweep) not in states:
+            assert time.monotonic() < deadline, self.catalog.get(sweep)
+            self.supervisor.tick()
+            time.sleep(0.01)
+        return self.catalog.get(sweep)
+
+
+@pytest.fixture(scope="module")
+def engine(database: None, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return opened(tmp_path_factory.mktemp("database"))
+
+
+@pytest.fixture
+def rig(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    made = Rig(tmp_path, engine)
+    monkeypatch.setattr(Control, "start", lambda control, task, spec: made.start(control, task, spec))
+    yield made
+    for lock in made.locks.values():
+        os.close(lock)
+    with engine.begin() as connection:
+        connection.execute(delete(sweeps))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The time of what is tried again; `now` can be set."""
+    made = SimpleNamespace(now=1000.0)
+    for module in (endings, ray_address):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: made.now))
+    return made
+
+
+def test_states_follow_what_processes_do(rig: Rig) -> None:
+    done, stopped, killed = rig.send(), rig.send(), rig.send()
+    rig.supervisor.tick()
+    assert [rig.state(s) for s in (done, stopped, killed)] == ["starting", "starting", "queued"]
+    assert rig.supervisor.queue.positions() == {killed: 1}
+    rig.supervisor.control(done).begin()
+    rig.supervisor.tick()
+    assert rig.state(done) == "running"
+    assert rig.supervisor.stop(stopped, "ann").state == "stopping"
+    rig.ends(done, "done", "all trials are run")
+    rig.ends(stopped)
+    rig.supervisor.tick()
+    assert rig.catalog.get(done).reason == "all trials are run"
+    assert rig.catalog.get(stopped).reason.startswith("stopped by ann; its process died before")
+    assert rig.state(killed) == "starting"
+    rig.supervisor.cancel(killed, "bob")
+    rig.ends(killed)
+    rig.supervisor.tick()
+    assert (rig.state(killed), rig.catalog.get(killed).reason) == ("cancelled", "cancelled by bob")
+    rig.supervisor.resume(killed, "ann")
+    assert rig.supervisor.cancel(killed, "ann").reason == "cancelled by ann while it waited"
+    rig.supervisor.remove(killed)
+    extended = rig.supervisor.extend(done, "ann", {"repeats": 3}, 6)
+    assert (extended.state, extended.reason) == ("queued", "extended by ann: 6 trials")
+    assert extended.task | {"kind": "extend", "options": {"repeats": 3}} == extended.task
+    assert [e.id for e in rig.catalog.page()] == [stopped, done]
+
+
+def test_a_process_that_dies_is_started_again_unless_it_does_nothing_else(rig: Rig) -> None:
+    sweep = rig.send()
+    for trials, deaths in ((3, 1), (0, 2), (0, 3)):
+        rig.until(sweep, State.STARTING)
+        rig.views.trials = trials
+        rig.ends(sweep)
+        rig.supervisor._over(sweep)
+        assert rig.catalog.get(sweep).deaths == deaths % 3 or rig.state(sweep) == "interrupted"
+    entry = rig.catalog.get(sweep)
+    assert (entry.state, entry.deaths, entry.task["attempt"]) == ("interrupted", 3, 3)
+
+
+def test_a_failure_while_the_server_closes_stays_one(rig: Rig) -> None:
+    failed, interrupted = rig.send(), rig.send()
+    rig.supervisor.tick()
+    for sweep in (failed, interrupted):  # the server is killed once it has asked them to end
+        rig.supervisor.control(sweep).halt("server", SERVER)
+    rig.ends(failed, "failed", "no GPU")
+    rig.ends(interrupted, "interrupted", SERVER)
+    rig.again()
+    rig.supervisor.queue.most = 0
+    rig.supervisor.tick()
+    assert (rig.state(failed), rig.catalog.get(failed).reason) == ("failed", "no GPU")
+    assert (rig.state(interrupted), rig.catalog.get(interrupted).reason) == ("queued", BACK)
+
+
+def test_a_server_that_closes_takes_note_of_each_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "KILL_SECONDS", 0.2)
+    failed, deaf = rig.send(), rig.send()
+    rig.supervisor.tick()
+    rig.ends(failed, "failed", "no GPU")
+    rig.supervisor.close()
+    assert (rig.state(failed), rig.catalog.get(failed).reason) == ("failed", "no GPU")
+    assert (rig.state(deaf), rig.catalog.get(deaf).reason) == ("interrupted", SERVER)
+
+
+def test_what_was_found_is_stored_once_the_store_is_back(rig: Rig, clock: SimpleNamespace) -> None:
+    first, second = rig.send(), rig.send()
+    rig.supervisor.tick()
+    rig.views.away, rig.views.trials = True, 4
+    for sweep in (first, second):
+        rig.ends(sweep, "done", "all trials are run")
+    rig.supervisor.tick()
+    assert [rig.state(s) for s in (first, second)] == ["done", "done"]
+    assert rig.catalog.get(first).summary is None
+    retry = rig.supervisor.endings.retry
+    clock.now += 11
+    retry()  # in vain
+    rig.views.away = False
+    clock.now += 11
+    retry()
+    assert rig.catalog.get(second).summary["progress"]["trials"] == 4  # its turn came first
+    assert rig.catalog.get(first).summary is None
+    clock.now += 10
+    retry()
+    entry = rig.catalog.get(first)
+    assert entry.summary["progress"]["trials"] == 4
+    assert "unread" not in entry.task
+    assert not rig.supervisor.endings._due
+
+
+def test_what_was_found_is_stored_by_the_next_server(rig: Rig) -> None:
+    kept, resumed, gone = rig.send(), rig.send(), rig.send()
+    rig.views.away, rig.supervisor.queue.most = True, 3
+    rig.supervisor.tick()
+    for sweep in (kept, resumed, gone):
+        rig.ends(sweep, "done", "all trials are run")
+    rig.supervisor.tick()
+    rig.again()
+    rig.views.trials = 4
+    rig.supervisor.endings.take_up()
+    assert rig.supervisor.endings._due.keys() == {kept, resumed, gone}
+    rig.supervisor.resume(resumed, "ann")
+    rig.supervisor.remove(gone)
+    rig.supervisor.endings.retry()
+    assert rig.catalog.get(kept).summary["progress"]["trials"] == 4
+    assert rig.catalog.get(resumed).summary is None
+    rig.supervisor.tick()
+    assert "unread" not in rig.catalog.get(resumed).task
+    rig.again()
+    rig.supervisor.endings.take_up()
+    assert not rig.supervisor.endings._due
+
+
+def test_a_row_that_nobody_can_judge_does_not_keep_a_sweep_from_its_end(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = rig.send()
+    rig.supervisor.tick()
+    monkeypatch.setattr(rig.views, "conclude", lambda _: 1 / 0)
+    rig.ends(sweep, "done", "all trials are run")
+    rig.supervisor.tick()
+    assert rig.state(sweep) == "done"
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_sweeps_wait_for_a_ray_that_does_not_start(
+    rig: Rig, clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[float] = []
+
+    def find() -> str:
+        asked.append(clock.now)
+        raise SpecError("Ray did not start on this machine: no space")
+
+    rig.find = find
+    first, second, other = rig.send("ray"), rig.send("ray"), rig.send()
+    told: list[str] = []
+    rig.catalog.told = lambda entry: told.append(entry.id) if entry.state == "queued" else None
+    rig.until(other, State.STARTING)  # it does not wait for a Ray that it does not need
+    for sweep in (first, second):
+        entry = rig.catalog.get(sweep)
+        reason = "it waits for Ray, which is tried again: Ray did not start on this machine: no space"
+        assert (entry.state, entry.reason) == ("queued", reason)
+    assert sorted(told) == sorted([first, second])
+    assert [row.state for row in rig.catalog.history(first)] == ["queued"]
+    assert "no space; sweeps wait, next try in 10 s" in capsys.readouterr().err
+    for seconds in (9.0, 1.5, 19.0, 1.5):
+        clock.now += seconds
+        rig.supervisor.tick()
+        settle(rig)
+    assert [round(t - asked[0], 1) for t in asked] == [0.0, 10.5, 31.0]
+    rig.find = lambda: "127.0.0.1:7"
+    clock.now += 41
+    rig.until(first, State.STARTING)
+    assert "address: 127.0.0.1:7" in rig.specs[first]
+    assert "address" not in rig.specs[other]
+    assert not rig.supervisor.queue.ray.trouble
+
+
+def settle(rig: Rig) -> None:
+    deadline = time.monotonic() + 10
+    while rig.supervisor.queue.ray._searching:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_nobody_waits_while_ray_starts(rig: Rig) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def find() -> str:
+        begun.set()
+        assert go_on.wait(10)
+        return "127.0.0.1:7"
+
+    rig.find = find
+    running, held, wrong = rig.send(), rig.send("ray"), rig.send("ray")
+    later = rig.send()
+    rig.supervisor.tick()
+    assert begun.wait(10)
+    before = time.monotonic()
+    rig.supervisor.tick()
+    assert [rig.state(s) for s in (running, held, later)] == ["starting", "queued", "queued"]  # it keeps its place
+    assert rig.supervisor.stop(running, "ann").state == "stopping"
+    assert rig.supervisor.cancel(wrong, "ann").state == "cancelled"
+    assert time.monotonic() - before < 5
+    go_on.set()
+    rig.until(held, State.STARTING)
+    assert rig.state(later) == "queued"
+
+
+def test_nobody_waits_while_a_folder_is_read_or_deleted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, other, old = rig.send(), rig.send(), rig.send()
+    rig.supervisor.cancel(old, "ann")
+    rig.supervisor.tick()
+    rig.ends(ended, "done", "all trials are run")
+    rig.views.slow = slow = threading.Event()
+    clearing, cleared = threading.Event(), threading.Event()
+
+    def clear(_: Place) -> None:
+        clearing.set()
+        cleared.wait(10)
+
+    monkeypatch.setattr(Place, "clear", clear)
+    threads = [
+        threading.Thread(target=rig.supervisor.tick),
+        threading.Thread(target=rig.supervisor.remove, args=(old,)),
+    ]
+    for thread in threads:
+        thread.start()
+    assert clearing.wait(10)
+    before = time.monotonic()
+    try:
+        assert rig.supervisor.cancel(other, "ann").state == "stopping"
+        assert rig.supervisor.stop(ended, "ann").state == "stopping"
+        with pytest.raises(StateError, match="is being deleted"):
+            rig.supervisor.resume(old, "ann")
+        with pytest.raises(StateError, match="is being deleted"):
+            rig.supervisor.remove(old)
+        assert time.monotonic() - before < 5
+    finally:
+        slow.set()
+        cleared.set()
+        for thread in threads:
+            thread.join()
+    assert rig.catalog.get(ended).reason == "all trials are run"
+    with pytest.raises(ValueError, match="there is no sweep"):
+        rig.catalog.get(old)
+
+
+def test_the_last_look_is_known(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.supervisor.looked -= 100
+    rig.supervisor.tick()
+    assert time.monotonic() - rig.supervisor.looked < 10
+    rig.supervisor.looked -= 100
+    monkeypatch.setattr(rig.catalog, "in_states", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        rig.supervisor.tick()
+    assert time.monotonic() - rig.supervisor.looked > 90

@@ -14,7 +14,7 @@ from sweeper.service.catalog import Catalog, Entry, New, StateError, UnknownSwee
 from sweeper.service.control import Control
 from sweeper.service.database import open_database
 from sweeper.service.hub import Hub
-from sweeper.service.records import Extension, Quota, State
+from sweeper.service.records import Quota, State
 from sweeper.service.supervisor import SERVER, Supervisor
 from sweeper.service.views import Views
 from sweeper.spec import SweepSpec
@@ -129,12 +129,11 @@ def test_a_stop_finishes_what_runs_and_a_resume_goes_on(rig: Rig, slow: Callable
     assert {"stopped by ann", "resumed by bob", "sent"} <= set(causes)
 
 
-def test_an_extension_asks_for_its_trials(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extension_asks_for_its_trials(rig: Rig) -> None:
     sweep = rig.send(max_gpu_hours=2.0)
     rig.catalog.move(sweep, State.STARTING, "")
     rig.catalog.move(sweep, State.DONE, "", gpu_hours=0.5)
-    monkeypatch.setattr(rig.views, "plan", lambda *_, **__: Extension(id=sweep, trials=6, message="6 trials"))
-    entry = rig.supervisor.extend(sweep, "ann", {})
+    entry = rig.supervisor.extend(sweep, "ann", {}, 6)
     assert (entry.state, entry.due, entry.due_gpu_seconds) == (State.QUEUED, 6, 5400.0)
 
 
@@ -142,8 +141,7 @@ def test_a_sweep_may_use_what_the_quota_leaves_it(rig: Rig) -> None:
     rig.supervisor.quota = lambda _: Quota(gpu_hours=5.0)
     promised, free = rig.send(max_gpu_hours=3.0), rig.send()
     rig.catalog.change(free, gpu_hours=0.5)
-    found = {sweep: rig.supervisor._within_quota(e := rig.catalog.get(sweep), rig.views.spec(e)).max_gpu_hours
-             for sweep in (promised, free)}  # fmt: skip
+    found = {sweep: rig.supervisor._spec(rig.catalog.get(sweep), None).max_gpu_hours for sweep in (promised, free)}
     assert found == {promised: 3.0, free: 2.0}
 
 

@@ -185,8 +185,8 @@ def _banners(counts: Overview, chosen: Choice, run: Run) -> tuple[str, ...]:
     elif not counts.outcomes.get("ok"):
         said.append("No trial is ok so far: neither gain nor merged loss is known, only where training broke.")
     if counts.trials and counts.missing:
-        going, done = "running" if run.running else "not running", counts.configs - counts.added
-        said.append(f"Unfinished and {going}: {done} of {counts.budget} configurations have a result so far.")
+        going = "running" if run.running else "not running"
+        said.append(f"Unfinished and {going}: {counts.tried} of {counts.budget} configurations have a result so far.")
     if counts.trials and counts.trials == counts.configs and not chosen.sweep.own:
         said.append("No configuration was repeated: how much scatter is chance is not known.")
     return (*said, *chosen.sweep.doubts)
@@ -219,14 +219,16 @@ def _fit_tiles(fit: Regime | None, asked: tuple[str, str, str] | None, current: 
 
 def _cost_tiles(run: Run, counts: Overview) -> tuple[Tile, ...]:
     outcomes = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.outcomes.items()) or "none finished"
-    done = f"{counts.configs - counts.added} of {counts.budget}" if counts.budget else str(counts.configs)
+    done = f"{counts.tried} of {counts.budget}" if counts.budget else str(counts.configs)
     done += f" + {counts.added}" if counts.budget and counts.added else ""
     open_now = len(set(run.tables["search"]["number"].to_pylist()) - set(run.tables["trials"]["number"].to_pylist()))
     if run.running and open_now:
         outcomes += f"; {open_now} running now"
     spent = counts.device_seconds
     each = f"{short(spent / counts.trials)} s a trial" if spent and counts.trials else "no trial says it"
-    repeats = f", {counted(counts.trials, 'trial')}" if counts.trials != counts.configs else ""
+    again = counts.tried - (counts.configs - counts.added)
+    repeats = f", {again} tried again" if again > 0 else ""
+    repeats += f", {counted(counts.trials, 'trial')}" if counts.trials != counts.configs else ""
     return (
         Tile("Configurations" + (" · running" if run.running else ""), done, outcomes + repeats),
         Tile("Device time", "–" if spent is None else duration(spent), each if counts.trials else "no trial yet"),

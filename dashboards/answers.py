@@ -380,7 +380,7 @@ def _plain(parts: dict[str, Any], shown: Mapping[str, str], skeleton: str) -> di
 
 
 def _banners(lines: Sequence[str]) -> list[Component]:
-    return [html.Div(line, className="banner") for line in lines]
+    return [html.Div(content.inline(line), className="banner") for line in lines]
 
 
 def _mark(*of: object) -> str:

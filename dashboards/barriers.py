@@ -20,6 +20,8 @@ from .tables import Array, ConfigPoint, floats
 from .theme import BLUE, GREY, ORANGE, VERMILLION
 
 DRAWN = 1500
+# across the figure: room for the second panel's title at 800 pixels; the third one shares its value axis
+_PLACES = {1: [(0.0, 1.0)], 2: [(0.0, 0.42), (0.58, 1.0)], 3: [(0.0, 0.28), (0.44, 0.7), (0.74, 1.0)]}
 SHARPNESS = {
     "hessian_trace_scaled": "scale-free Hessian trace tr H·‖w‖² [nat]",
     "hessian_trace": "Hessian trace tr H [nat/parameter²]",
@@ -100,13 +102,13 @@ def flatness_chart(found: Flatness, barrier_label: str, noise_label: str) -> Cha
 
     panels = [("as measured", np.full(len(found.points), True), found.sharpness, found.barrier)]
     missing: list[str] = []
-    for words, control in (("the noise", found.log_noise), ("the parents' accuracy", found.accuracy)):
+    for words, control in (("the noise", found.log_noise), ("parents' accuracy", found.accuracy)):
         if (left := found.partial(control)) is not None:
             panels.append((f"given {words}", *left))
         else:
             missing.append(words)
     shown: Any = figure(showlegend=False)
-    shown.set_subplots(rows=1, cols=len(panels), horizontal_spacing=0.1)
+    shown.set_subplots(rows=1, cols=len(panels))
     for col, (words, known, x, y) in enumerate(panels, start=1):
         group = [p for p, k in zip(found.points, known, strict=True) if k]
         text = [describe(p, "") for p in group]
@@ -115,17 +117,22 @@ def flatness_chart(found: Flatness, barrier_label: str, noise_label: str) -> Cha
         note = f"{words}<br>ρ = {short(rank, 2)}, n = {len(x)}"
         shown.add_annotation(text=note, x=0, y=1, xref="x domain", yref="y domain", xanchor="left", yanchor="bottom",
                              align="left", showarrow=False, font={"size": 12}, row=1, col=col)  # fmt: skip
+        shown.update_xaxes(domain=_PLACES[len(panels)][col - 1], col=col)
         if col > 1:
-            shown.update_xaxes(title={"text": "left of ln sharpness [1]"}, nticks=5, col=col)
-            shown.update_yaxes(title={"text": "left of the barrier's rank [1]"}, nticks=6, col=col)
+            shown.update_xaxes(title={"text": "residual of<br>ln sharpness [1]"}, nticks=4, col=col)
+            shown.update_yaxes(nticks=6, col=col)
+        if col == 2:
+            shown.update_yaxes(title={"text": "residual of<br>the barrier's rank [1]"}, col=col)
+        if col == 3:
+            shown.update_yaxes(matches="y2", showticklabels=False, col=col)
     shown.update_xaxes(log_axis(found.sharpness.tolist(), wrapped(found.label), most=4), col=1)
     shown.update_yaxes(title={"text": wrapped(barrier_label)}, col=1, nticks=6)
     _coloured_by_noise(shown, found.points, noise_label)
     words = "Barrier against the parents' sharpness; ρ is Spearman's rank correlation."
     if len(panels) > 1:
         words += (
-            " Beside it what a smooth curve along the noise, or along the parents' mean accuracy, leaves of both (of "
-            "ln sharpness, and of the barrier's rank over n): what sharpness tells beyond it."
+            " Beside it the residuals of both (of ln sharpness, and of the barrier's rank over n) from a smooth curve "
+            "along the noise, or along the parents' mean accuracy: what sharpness tells beyond it."
         )
     if missing:
         words += f" No plot given {' or '.join(missing)}: fewer than {FEWEST} configurations, or it does not vary."

@@ -99,6 +99,8 @@ def exponents_chart(believed: Belief) -> Chart:
     names = [FACTORS.get(role, role) for role in roles]
     ends = [_interval(found, role) for role in roles]
     fitted = [found.exponents[role] for role in roles]
+    texts = [f"{_signed(v)} ({_signed(e[0])} to {_signed(e[1])})" if e else "as given"
+             for v, e in zip(fitted, ends, strict=True)]  # fmt: skip
     shown = figure()
     shown.add_scatter(
         name=f"definition {found.noise}",
@@ -112,10 +114,8 @@ def exponents_chart(believed: Belief) -> Chart:
         name="fitted, with 90 % interval",
         x=[rounded(v) for v in fitted],
         y=names,
-        mode="markers+text",
-        text=[f"{v:.2f} ({e[0]:.2f} to {e[1]:.2f})" if e else "as given" for v, e in zip(fitted, ends, strict=True)],
-        textposition="top center",
-        cliponaxis=False,
+        mode="markers",
+        text=texts,
         marker={"size": 9, "color": BLUE},
         error_x={
             "array": [rounded(e[1] - v) if e else 0 for v, e in zip(fitted, ends, strict=True)],
@@ -133,12 +133,20 @@ def exponents_chart(believed: Belief) -> Chart:
     shown.update_xaxes(range=[low - room, high + room])
     shown.update_xaxes(title={"text": "exponent of the factor in the noise [1]"})
     shown.update_yaxes(autorange="reversed")
+    for v, name, text in zip(fitted, names, texts, strict=True):  # above the definition's mark, which may stand there
+        shown.add_annotation(x=rounded(v), y=name, text=text, yshift=21, showarrow=False, font={"size": 12})
     shown.add_vline(x=0, line={"color": GREY, "width": 1}, layer="below")
     words = (
         f"As the definition of {found.noise} has them, and as the model of the trials fits them. An exponent without "
     )
     words += "an interval is taken as given and sets the scale of the others."
     return Chart("exponents", "Exponents of the noise", words, finish(shown), height=170 + 56 * len(roles))
+
+
+def _signed(value: float) -> str:
+    # as on the axes: a true minus, and none before a zero
+    text = f"{value:.2f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def _interval(found: Explanation, role: str) -> tuple[float, float] | None:

@@ -11,7 +11,7 @@ from .best import Cell, TextTable
 from .details import Details
 from .drawing import drawn
 from .marks import Chart, arranged
-from .sections import Control, Section, TableCard, Tile
+from .sections import Control, Section, TableCard, Tile, prose
 from .selection import Selection
 
 FORMATS = ("PNG", "SVG")
@@ -57,10 +57,10 @@ def refreshed(content: Section, view: str, theme: str, revision: str) -> dict[tu
 def words(content: Section) -> dict[str, list[Component]]:
     """Return what stands around the figures and tables: verdicts, banners, tiles, notes."""
     return {
-        "verdicts": [html.P(v) for v in content.verdicts],
-        "banners": [html.Div(b, className="banner") for b in content.banners],
+        "verdicts": [html.P(inline(v)) for v in content.verdicts],
+        "banners": [html.Div(inline(b), className="banner") for b in content.banners],
         "tiles": [tile(t) for t in content.tiles],
-        "notes": [html.P(n) for n in content.notes],
+        "notes": [html.P(inline(n)) for n in content.notes],
     }
 
 
@@ -114,7 +114,7 @@ def table_card(card: TableCard) -> Component:
     return html.Article(
         [
             html.H3(card.title),
-            html.P(card.caption, className="soft"),
+            html.P(inline(card.caption), className="soft"),
             html.Div(html.Table(table(card.table), id={"type": "table", "name": card.key}), className="scroll"),
         ],
         className="card wide",
@@ -130,7 +130,13 @@ def table(shown: TextTable) -> list[Component]:
 
 
 def _cell(tag: Any, cell: Cell) -> Component:
-    return tag(cell.text, title=cell.title) if cell.title else tag(cell.text)
+    return tag(inline(cell.text), title=cell.title) if cell.title else tag(inline(cell.text))
+
+
+def inline(text: str) -> Any:
+    """Return a sentence with its commands as code."""
+    pieces = prose(text)
+    return text if len(pieces) == 1 else [html.Code(piece) if i % 2 else piece for i, piece in enumerate(pieces)]
 
 
 def control(shown: Control, value: str, default: str) -> Component:

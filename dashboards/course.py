@@ -82,7 +82,8 @@ def _noise_traces(shown: Any, steps: Sequence[SearchStep], column: str) -> None:
         shape = {"color": GREEN, "width": 2, "dash": "dash"}
         shown.add_trace(_line_of("sampler's optimum", guessed, [s.optimum for s in guessed], shape), row=2, col=1)
     placed = [s for s in steps if s.noise is not None]
-    marker = {"color": BLUE, "symbol": [SYMBOLS.get(s.point.outcome, "circle") for s in placed]}
+    colours = [GREY if s.value is None else BLUE for s in placed]
+    marker = {"color": colours, "symbol": [SYMBOLS.get(s.point.outcome, "circle") for s in placed]}
     noises = [s.noise for s in placed]
     shown.add_trace(_points("noise", placed, noises, column, marker, showlegend=False), row=2, col=1)
 

@@ -48,7 +48,7 @@ def normalised_chart(curves: Sequence[MergeCurve], noise_label: str, limit: int 
     """Draw the normalised test accuracy of two tasks along the merges, one panel per merge, coloured by noise."""
     methods = sorted({c.method for c in curves}, key=lambda m: (m in BETWEEN_PARENTS, m))
     panels = _Panels(curves, methods, noise_label)
-    axis = {"title": {"text": "normalised test accuracy"}, "tickformat": ".0%"}
+    axis = {"title": {"text": "normalised test accuracy [%]"}, "tickformat": ".0%"}
     text = "Mean over both tasks of the merge's accuracy over that of the task's own child; at 100 % it keeps both."
     for i, method in enumerate(methods):
         every = [c for c in curves if c.method == method]
@@ -89,7 +89,7 @@ class _Panels:
         self.shown: Any = figure(showlegend=False, **bar)
         self.columns = min(COLUMNS, len(methods))
         self.rows = -(-len(methods) // self.columns)
-        gaps = {"horizontal_spacing": 0.12, "vertical_spacing": 0.25 / self.rows}
+        gaps = {"horizontal_spacing": 0.15, "vertical_spacing": 0.25 / self.rows}
         self.shown.set_subplots(rows=self.rows, cols=self.columns, **gaps)
         if noises:
             # plotly draws a colour bar for markers only: one that is never seen carries it

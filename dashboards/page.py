@@ -20,7 +20,7 @@ from .best import Cell
 from .live import Folder
 from .marks import Chart, arranged
 from .runs import Run
-from .sections import Section, TableCard, Tile, View
+from .sections import Section, TableCard, Tile, View, prose
 from .selection import Selection
 from .theme import THEMES
 from .views import VIEWS
@@ -100,7 +100,7 @@ def render(run: Run, content: Mapping[str, tuple[View, Section]]) -> str:
     links = [f'<a href="#{escape(name)}">{escape(view.title)}</a>' for name, (view, _) in content.items()]
     body = [
         f"<header><h1>{escape(title)}</h1></header>",
-        *(f'<div class="banner">{escape(b)}</div>' for b in run.skipped),
+        *(f'<div class="banner">{_prose(b)}</div>' for b in run.skipped),
         f"<nav>{''.join(links)}</nav>" if len(links) > 1 else "",
         *(_section(*found) for found in content.values()),
     ]
@@ -111,14 +111,14 @@ def _section(view: View, content: Section) -> str:
     parts = [
         f'<section class="view" id="{escape(view.name)}"><h2>{escape(view.title)}</h2>',
         f'<p class="soft">{escape(view.doc)}</p>',
-        *(f"<p>{escape(v)}</p>" for v in content.verdicts),
-        *(f'<div class="banner">{escape(b)}</div>' for b in content.banners),
+        *(f"<p>{_prose(v)}</p>" for v in content.verdicts),
+        *(f'<div class="banner">{_prose(b)}</div>' for b in content.banners),
         f'<div class="tiles">{"".join(map(_tile, content.tiles))}</div>' if content.tiles else "",
         '<div class="cards">',
         *map(_card, arranged(content.charts)),
         *map(_table, content.tables),
         "</div>",
-        *(f'<p class="soft">{escape(n)}</p>' for n in content.notes),
+        *(f'<p class="soft">{_prose(n)}</p>' for n in content.notes),
         "</section>",
     ]
     return "\n".join(filter(None, parts))
@@ -165,9 +165,14 @@ def _card(chart: Chart) -> str:
     )
 
 
+def _prose(text: str) -> str:
+    pieces = map(escape, prose(text))
+    return "".join(f"<code>{piece}</code>" if i % 2 else piece for i, piece in enumerate(pieces))
+
+
 def _cells(tag: str, cells: Sequence[Cell]) -> str:
     titles = [f' title="{escape(c.title)}"' if c.title else "" for c in cells]
-    return "".join(f"<{tag}{t}>{escape(c.text)}</{tag}>" for t, c in zip(titles, cells, strict=True))
+    return "".join(f"<{tag}{t}>{_prose(c.text)}</{tag}>" for t, c in zip(titles, cells, strict=True))
 
 
 def _table(card: TableCard) -> str:
@@ -175,6 +180,6 @@ def _table(card: TableCard) -> str:
     rows = "\n".join(f"<tr>{_cells('td', row)}</tr>" for row in card.table.rows)
     return (
         f'<article class="card wide" id="{escape(card.key)}"><h3>{escape(card.title)}</h3>'
-        f'<p class="soft">{escape(card.caption)}</p>'
+        f'<p class="soft">{_prose(card.caption)}</p>'
         f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div></article>'
     )

@@ -109,8 +109,7 @@ def parallel_chart(points: Sequence[ConfigPoint], measure: Measure, noise_unit: 
         if group:
             x, y = _lines(found, group)
             shown.add_scatter(name=name, x=x, y=y, mode="lines", line=style, hoverinfo="skip")
-    note = {"xanchor": "left", "xshift": 4, "showarrow": False, "font": {"size": 11}, "borderpad": 1,
-            "bgcolor": "rgba(128,128,128,0.12)"}  # fmt: skip
+    note = {"xanchor": "left", "xshift": 4, "showarrow": False, "font": {"size": 11}, "borderpad": 1}
     texts = [note | {"x": at, "y": y, "text": text} for at, c in enumerate(found) for y, text in c.ticks]
     upright = {"type": "line", "y0": 0, "y1": 1, "line": {"color": GREY, "width": 1.2}}
     shown.update_layout(annotations=texts, shapes=[upright | {"x0": at, "x1": at} for at in range(len(found))])

@@ -11,6 +11,12 @@ from .runs import Run
 from .selection import Selection
 
 
+def prose(text: str) -> list[str]:
+    """Return a sentence in pieces, each second one a command that stood between backticks."""
+    pieces = text.split("`")
+    return pieces if len(pieces) % 2 else [text]
+
+
 @dataclass(frozen=True)
 class Tile:
     """One number of a section's head: what it is, its value, a line of context."""

@@ -273,7 +273,8 @@ class Overview:
 
     Attributes:
         outcomes: Outcome -> trials, commonest first.
-        configs: Configurations with at least one finished trial; `budget` is the number asked for.
+        configs: Configurations with at least one finished trial.
+        tried: How many of the `budget` configurations asked for have one; a search that tries one again counts twice.
         added: Those of `configs` that `sweeper extend` added to the budget's.
         device_seconds: Time on the devices, all trials; None where no trial says it.
         synthetic: Trials whose numbers come from a closed form; `imported`, those that were trained elsewhere.
@@ -281,6 +282,7 @@ class Overview:
 
     trials: int
     configs: int
+    tried: int
     budget: int | None
     outcomes: Mapping[str, int]
     device_seconds: float | None
@@ -292,14 +294,16 @@ class Overview:
     @property
     def missing(self) -> int:
         """Configurations of the budget that have no finished trial yet."""
-        return max(0, (self.budget or 0) - (self.configs - self.added))
+        return max(0, (self.budget or 0) - self.tried)
 
 
 def overview(trials: pa.Table, budget: int | None) -> Overview:
     """Count the trials; `details` holds the first sentence of every outcome other than `ok`."""
-    keys = ["config", "outcome", "outcome_detail", "device_seconds", "trainable", "sampler"]
-    rows = trials.select(keys).to_pylist()
+    keys = ["config", "number", "outcome", "outcome_detail", "device_seconds", "trainable", "sampler"]
+    rows = trials.select([*keys, *({"run"} & set(trials.column_names))]).to_pylist()
     configs = {r["config"] for r in rows}
+    added = configs - {r["config"] for r in rows if r["sampler"] != EXTEND}
+    places = {(r.get("run"), r["number"]) for r in rows if r["number"] is not None}
     times = [t for r in rows if (t := finite(r["device_seconds"])) is not None]
     details: dict[str, str] = {}
     for row in rows:
@@ -308,11 +312,12 @@ def overview(trials: pa.Table, budget: int | None) -> Overview:
     return Overview(
         trials=len(rows),
         configs=len(configs),
+        tried=len(places) or len(configs) - len(added),
         budget=budget,
         outcomes=dict(Counter(str(r["outcome"]) for r in rows).most_common()),
         device_seconds=math.fsum(times) if times or not rows else None,
         synthetic=sum(r["trainable"] == "synthetic" for r in rows),
         imported=sum(r["trainable"] == IMPORTED for r in rows),
-        added=len(configs - {r["config"] for r in rows if r["sampler"] != EXTEND}),
+        added=len(added),
         details=details,
     )

@@ -16,7 +16,7 @@ SYMBOL_CYCLE = ("circle", "square", "diamond", "triangle-up", "cross", "star", "
 FONT = "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 
-def _template(text: str, grid: str, card: str) -> dict[str, Any]:
+def _template(text: str, grid: str, card: str, shade: str) -> dict[str, Any]:
     axis = {"gridcolor": grid, "linecolor": text, "tickcolor": text, "showline": True}
     return {
         "layout": {
@@ -27,10 +27,11 @@ def _template(text: str, grid: str, card: str) -> dict[str, Any]:
             "xaxis": axis,
             "yaxis": axis,
             "colorway": list(CYCLE),
+            "annotationdefaults": {"bgcolor": shade},
         }
     }
 
 
-LIGHT: Mapping[str, Any] = _template("#333c49", "#e4e7ec", "#ffffff")
-DARK: Mapping[str, Any] = _template("#d5dae2", "#313a46", "#1a2029")
+LIGHT: Mapping[str, Any] = _template("#333c49", "#e4e7ec", "#ffffff", "rgba(255, 255, 255, 0.8)")
+DARK: Mapping[str, Any] = _template("#d5dae2", "#313a46", "#1a2029", "rgba(26, 32, 41, 0.8)")
 THEMES: Mapping[str, Mapping[str, Any]] = {"light": LIGHT, "dark": DARK}

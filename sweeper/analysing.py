@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,8 @@ def analyse(args: argparse.Namespace) -> int:
             raise SpecError(f"{folder} holds no trials yet: `sweeper resume {folder}` runs them")
         for key, value in wanted:
             trials = _where(trials, key, value, folder)
-        extends[folder] = _extend(args, spec)
+        alone = not args.where and not args.split  # an extension asks about all trials, on the objective's own split
+        extends[folder] = extend_command(str(spec.out), spec, args.noise, args.objective) if alone else ""
         found[folder] = analysis.analyse(trials, args.objective or OBJECTIVE, args.noise or spec.noise, split=split)
     record = {folder: a.record() for folder, a in found.items()}
     text = "\n\n\n".join(f"{_title(folder, len(found))}{report(a, extends[folder])}" for folder, a in found.items())
@@ -55,13 +57,19 @@ def analyse(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _extend(args: argparse.Namespace, spec: SweepSpec) -> str:
-    """Return the command that runs what is missing; empty where it would look at other trials, or can run none."""
-    folder = str(spec.out)
-    if args.where or args.split or is_uri(folder) or spec.fixed.get("trainable") == IMPORTED:
+def extend_command(folder: str, spec: SweepSpec, noise: str | None = None, objective: str | None = None) -> str:
+    """Return the command that runs what is missing for an answer; empty where none can.
+
+    Args:
+        folder: The run folder.
+        spec: Its sweep.
+        noise: Noise scale of the answer; None is the sweep's.
+        objective: What the answer is about; None is `OBJECTIVE`.
+    """
+    if is_uri(folder) or spec.fixed.get("trainable") == IMPORTED:
         return ""
-    flags = [f" --{k} {v}" for k, v in (("noise", args.noise), ("objective", args.objective)) if v]
-    return f"sweeper extend {folder}{''.join(flags)}"
+    flags = [f" --{k} {v}" for k, v in (("noise", noise), ("objective", objective)) if v]
+    return f"sweeper extend {shlex.quote(folder)}{''.join(flags)}"
 
 
 def _title(folder: str, folders: int) -> str:

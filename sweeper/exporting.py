@@ -70,6 +70,8 @@ def _drawn(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if args.html:
         try:
             page = write_page(args.dir, args.html, args.noise)
+        except StorageError as error:
+            raise SpecError(str(error)) from None
         except OSError as error:
             raise SpecError(f"cannot write {args.html}: {error.strerror or error}") from None
         record["page"] = str(page.absolute() if isinstance(page, Path) else page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ _NO_MERGE: Mapping[tuple[str, float | None], str] = {
     **{(method, 1.0): "parent B" for method in ("linear", "slerp", "fisher")},
     **{(method, 0.0): "the base" for method in ("task_arithmetic", "ties", "dare")},
 }
+_CLOSE = re.compile(r" (?=%)|(?<=[=<±]) | (?=[=<±] )")
 _NO_COEFFICIENT = ("uniform_soup", "greedy_soup")
 
 
@@ -94,10 +96,15 @@ def format_summary(record: Mapping[str, Any]) -> str:
 
 
 def wrap(text: str, indent: int) -> str:
-    """Return text in lines of at most `WIDTH` columns, the first indented by `indent`, the others by two more."""
+    """Return text in lines of at most `WIDTH` columns, the first indented by `indent`, the others by two more.
+
+    `90 %`, `n = 12` and their like are not parted.
+    """
     # paths and commands have hyphens: broken there, they could not be pasted
     first, rest = " " * indent, " " * (indent + 2)
-    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+    kept = _CLOSE.sub("\N{NO-BREAK SPACE}", text)
+    lines = textwrap.fill(kept, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _regimes(record: Mapping[str, Any]) -> str:

@@ -258,7 +258,7 @@ def _verdicts(order: Sequence[Alignment], chosen: Choice, measure: Measure) -> t
     said += f"R² {short(noise.r2, 2)} (n = {noise.n})"
     said += f"; the best single knob, {knobs[0].label}, with {short(knobs[0].r2, 2)}." if knobs else "."
     best = next(a for a in order if a.is_noise)
-    if best.name != noise.name:
+    if short(best.r2, 2) != short(noise.r2, 2):  # definitions that differ by a constant order alike
         said += f" The best of the named noises is {best.name} with {short(best.r2, 2)}."
     return (said,)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sweeper.analysing import OBJECTIVE, extend_command
 from sweeper.belief import Belief, Favourite
 from sweeper.doubts import doubts, lines
 from sweeper.objective import OBJECTIVES
@@ -74,7 +75,7 @@ def build(run: Run, selection: Selection) -> Section:
     recommended, trouble = _recommended(run, fit, best, selection)
     charts = [_noise_chart(run, chosen, asked, fit)] if asked else []
     return Section(
-        verdicts=_verdicts(fit, judgement),
+        verdicts=_verdicts(fit, judgement, _extend(run, selection, asked)),
         banners=(*_banners(counts, chosen, run), *trouble, *_pending(asked, judgement, current, counts)),
         tiles=(*_fit_tiles(fit, asked, current), *best_tiles(peers), *_cost_tiles(run, counts)),
         charts=tuple(c for c in (*charts, beside_parents) if c is not None),
@@ -137,19 +138,28 @@ def _noise_chart(run: Run, chosen: Choice, asked: tuple[str, str, str], fit: Reg
     return drawn
 
 
-def _verdicts(fit: Regime | None, judgement: Judgement | None) -> tuple[str, ...]:
+def _extend(run: Run, selection: Selection, asked: tuple[str, str, str] | None) -> str:
+    """Return the command that runs what the shown answer lacks; empty where it would look at other trials."""
+    if asked is None or run.spec is None or selection.split or "run" in run.tables["trials"].column_names:
+        return ""
+    objective, noise, _ = asked
+    noise_, objective_ = (None if noise == run.spec.noise else noise), (None if objective == OBJECTIVE else objective)
+    return extend_command(run.place, run.spec, noise_, objective_)
+
+
+def _verdicts(fit: Regime | None, judgement: Judgement | None, extend: str) -> tuple[str, ...]:
     if judgement is None or judgement.analysis is None:
         return (_sentence(fit.message),) if fit is not None else ()
     first = _sentence(judgement.analysis.sentences[0])
-    return first, *_needed(judgement.analysis)
+    return first, *_needed(judgement.analysis, extend)
 
 
-def _needed(analysis: Analysis) -> tuple[str, ...]:
+def _needed(analysis: Analysis, extend: str) -> tuple[str, ...]:
     if not analysis.needs:
         return ()
     why = "; ".join(dict.fromkeys(n.why for n in analysis.needs))
     more = counted(sum(n.repeats for n in analysis.needs), "further trial")
-    return (f"For a firm answer: {why}. `sweeper extend DIR` runs {more}.",)
+    return (f"For a firm answer: {why}. {f'`{extend}` runs' if extend else 'That takes'} {more}.",)
 
 
 def _evidence(judgement: Judgement | None) -> TextTable:
@@ -175,8 +185,8 @@ def _banners(counts: Overview, chosen: Choice, run: Run) -> tuple[str, ...]:
     elif not counts.outcomes.get("ok"):
         said.append("No trial is ok so far: neither gain nor merged loss is known, only where training broke.")
     if counts.trials and counts.missing:
-        going, done = "running" if run.running else "not running", counts.configs - counts.added
-        said.append(f"Unfinished and {going}: {done} of {counts.budget} configurations have a result so far.")
+        going = "running" if run.running else "not running"
+        said.append(f"Unfinished and {going}: {counts.tried} of {counts.budget} configurations have a result so far.")
     if counts.trials and counts.trials == counts.configs and not chosen.sweep.own:
         said.append("No configuration was repeated: how much scatter is chance is not known.")
     return (*said, *chosen.sweep.doubts)
@@ -209,14 +219,16 @@ def _fit_tiles(fit: Regime | None, asked: tuple[str, str, str] | None, current: 
 
 def _cost_tiles(run: Run, counts: Overview) -> tuple[Tile, ...]:
     outcomes = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.outcomes.items()) or "none finished"
-    done = f"{counts.configs - counts.added} of {counts.budget}" if counts.budget else str(counts.configs)
+    done = f"{counts.tried} of {counts.budget}" if counts.budget else str(counts.configs)
     done += f" + {counts.added}" if counts.budget and counts.added else ""
     open_now = len(set(run.tables["search"]["number"].to_pylist()) - set(run.tables["trials"]["number"].to_pylist()))
     if run.running and open_now:
         outcomes += f"; {open_now} running now"
     spent = counts.device_seconds
     each = f"{short(spent / counts.trials)} s a trial" if spent and counts.trials else "no trial says it"
-    repeats = f", {counted(counts.trials, 'trial')}" if counts.trials != counts.configs else ""
+    again = counts.tried - (counts.configs - counts.added)
+    repeats = f", {again} tried again" if again > 0 else ""
+    repeats += f", {counted(counts.trials, 'trial')}" if counts.trials != counts.configs else ""
     return (
         Tile("Configurations" + (" · running" if run.running else ""), done, outcomes + repeats),
         Tile("Device time", "–" if spent is None else duration(spent), each if counts.trials else "no trial yet"),

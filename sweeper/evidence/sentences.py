@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _WORDS = {"learning_rate": "learning rate", "batch_size": "batch size", "weight_decay": "weight decay",
           "augmentation_strength": "augmentation strength"}  # fmt: skip
+_SHARPNESS = {"hessian_trace": "Hessian trace", "hessian_trace_scaled": "scale-free Hessian trace",
+              "lambda_max": "largest Hessian eigenvalue", "sharpness_worst": "worst-case sharpness",
+              "sharpness_average": "average-case sharpness"}  # fmt: skip
 
 
 def sentences(a: Analysis) -> tuple[str, ...]:
@@ -260,7 +263,7 @@ def _collapse(a: Analysis) -> str:
 def _controls(a: Analysis) -> list[str]:
     out: list[str] = []
     for c in a.controls:
-        rest = f"{c.sharpness.replace('_', ' ')} and parents' accuracy" if c.sharpness else "parents' accuracy"
+        rest = f"{_SHARPNESS[c.sharpness]} and parents' accuracy" if c.sharpness else "parents' accuracy"
         if c.p is None or c.p_reverse is None:
             out.append(f"Control for {rest} not possible: {c.reason}.")
             continue

@@ -40,6 +40,16 @@ CROSSING_TEXTS = """() => [...document.querySelectorAll('.plot')].flatMap(place 
   return bad;
 })"""
 
+# titles of axes that lie over a panel of their figure
+COVERING_TITLES = """() => [...document.querySelectorAll('.plot')].flatMap(place => {
+  const panels = [...place.querySelectorAll('.gridlayer')].map(g => g.getBoundingClientRect());
+  return [...place.querySelectorAll('[class$=title]')].filter(t => {
+    const b = t.getBoundingClientRect();
+    return panels.some(p => Math.min(b.right, p.right) - Math.max(b.left, p.left) > 1
+      && Math.min(b.bottom, p.bottom) - Math.max(b.top, p.top) > 1);
+  }).map(t => `${place.id}: ${t.textContent}`);
+})"""
+
 # texts of a figure that stick out of it
 CUT_TEXTS = """() => [...document.querySelectorAll('.plot')].flatMap(place => {
   const box = place.getBoundingClientRect();
@@ -132,6 +142,7 @@ def test_nothing_overlaps_or_sticks_out(html, look, width, scheme):
     assert page.evaluate(CROSSING_BOXES) == []
     assert page.evaluate(CROSSING_TEXTS) == []
     assert page.evaluate(CUT_TEXTS) == []
+    assert page.evaluate(COVERING_TITLES) == []
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -153,6 +164,7 @@ def test_a_landscape_with_planes_and_sharpness(tmp_path, look, width):
     assert seen.page.locator("#plot-plane .contourlayer path").count() > 5
     assert seen.page.evaluate(CROSSING_TEXTS) == []
     assert seen.page.evaluate(CUT_TEXTS) == []
+    assert seen.page.evaluate(COVERING_TITLES) == []
     assert seen.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 

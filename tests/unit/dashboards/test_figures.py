@@ -12,6 +12,7 @@ from dashboards.marks import Measure, describe
 from dashboards.measured import compare, measured_chart
 from dashboards.merging import curves_chart, gains_chart, normalised_chart
 from dashboards.tables import config_points
+from dashboards.theme import GREY
 from sweeper import store
 from sweeper.objective import OBJECTIVES
 from sweeper.regime import fit_regime
@@ -121,6 +122,10 @@ def test_progress_shows_every_configuration_and_the_running_optimum(run, points)
     above = [traces[n] for n in ("configuration", "outside the frame", "diverged")]
     assert sum(len(t["x"]) for t in above) == 60
     assert len(traces["noise"]["x"]) == 60
+    marks = traces["noise"]["marker"]
+    assert (
+        sum(c == GREY for c in marks["color"]) == len(traces["diverged"]["x"]) == sum(s == "x" for s in marks["symbol"])
+    )
     assert traces["best so far"]["y"][-1] == pytest.approx(max(s.value for s in steps if s.value is not None), rel=1e-5)
     assert traces["sampler's optimum"]["x"] == list(range(8, 60))
 

@@ -88,7 +88,7 @@ def test_exponents_stand_beside_the_definitions():
     assert list(fitted.x) == [1.0, -0.8]
     assert list(fitted.error_x.array) == pytest.approx([0.0, 0.3])
     assert list(fitted.error_x.arrayminus) == pytest.approx([0.0, 0.3])
-    assert list(fitted.text) == ["as given", "-0.80 (-1.10 to -0.50)"]
+    assert list(fitted.text) == ["as given", "−0.80 (−1.10 to −0.50)"]
 
 
 def test_thinned_steps_keep_every_improvement(sweep):

@@ -1,8 +1,10 @@
 import math
 import statistics
+from dataclasses import replace
 
+import pyarrow as pa
 import pytest
-from fake_sweep import PARENT_LOSS, gain_at, trial, write_sweep
+from fake_sweep import PARENT_LOSS, at_knobs, gain_at, trial, write_sweep
 
 from dashboards.tables import Estimate, anchor, config_points, estimate, overview, sweep_of, winners
 from sweeper.store import SCHEMAS, read_trials
@@ -69,6 +71,14 @@ def test_the_overview_counts_and_sums(trials):
     assert found.outcomes == {"ok": 57, "diverged": 3}
     assert found.device_seconds == pytest.approx(60 * 2.5)
     assert found.details == {"diverged": "the loss became nan in step 7"}
+
+
+def test_a_configuration_tried_again_counts_towards_the_budget_and_an_extension_does_not():
+    first, second = at_knobs(0).result, at_knobs(1).result
+    again, extra = replace(first, digest="again", number=2, repeat=1), replace(at_knobs(3).result, number=None)
+    rows = [r.to_row() for r in (first, second, again)] + [{**extra.to_row(), "sampler": "extend"}]
+    found = overview(pa.Table.from_pylist(rows, schema=SCHEMAS["trials"]), 3)
+    assert (found.configs, found.tried, found.added, found.missing) == (3, 3, 1, 0)
 
 
 def test_a_sweep_falls_back_on_the_trials_and_says_what_it_could_not_read(trials):

@@ -7,6 +7,7 @@ import pytest
 
 from sweeper import SweepSpec
 from sweeper.cli import main
+from sweeper.report import wrap
 from sweeper.runfolder import write_spec
 
 
@@ -57,6 +58,13 @@ def test_the_command_that_runs_what_is_missing_is_said_where_there_is_one(
     assert missing(str(run)).startswith(f"for a firm answer (`sweeper extend {run} --noise linear` runs it) - ")
     for argv in ((str(run), "--where", "outcome=ok"), (str(run), "--split", "val")):
         assert missing(*argv).startswith("for a firm answer - ")
+
+
+def test_a_line_parts_no_number_from_its_unit_or_symbol() -> None:
+    text = " ".join(["a share of 95 % of n = 12 and 3 ± 1, p < 1e-4"] * 9)
+    lines = [line.strip() for line in wrap(text, 0).splitlines()]
+    assert " ".join(lines) == text
+    assert not any(line.startswith(("%", "=", "±", "<")) or line.endswith(("=", "±", "<")) for line in lines)
 
 
 @pytest.mark.parametrize(

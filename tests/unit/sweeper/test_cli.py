@@ -144,6 +144,7 @@ def test_export_holds_the_same_table(finished: Path, tmp_path: Path, capsys: pyt
     assert pyarrow.csv.read_csv(tmp_path / "m.csv").num_rows == read(finished, "merges").num_rows > 300
     capsys.readouterr()
     assert "cannot write" in fails(capsys, "export", str(finished), "--out", str(tmp_path / "no" / "t.csv"))
+    assert fails(capsys, "export", str(finished), "--html", str(tmp_path)).count("cannot write") == 1
 
 
 def test_pair_reruns_a_trial_and_the_numbers_agree(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

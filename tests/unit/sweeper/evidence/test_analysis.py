@@ -62,6 +62,13 @@ def test_slopes_and_distances_have_units(found) -> None:
     assert f"lie {found.collapse.misfit['paper']:.3g} nat apart along paper" in text
 
 
+def test_controls_are_named_in_words() -> None:
+    rows = [trial(str(i), 0.01 * (i + 1), sharpness_worst_a=1.0, sharpness_worst_b=1.0) for i in range(8)]
+    assert any(
+        "Control for worst-case sharpness and parents' acc" in s for s in analyse(table(rows), draws=10).sentences
+    )
+
+
 def test_what_no_trials_would_decide_is_not_called_complete(found) -> None:
     assert nothing_asked(found) == "nothing is missing for this answer"
     nothing = analyse(table([trial(str(i), None, outcome="diverged") for i in range(8)]), draws=10)

@@ -16,8 +16,8 @@ from .noise_axis import KnobSpace
 from .surrogate import Posterior, fit
 from .taming import Taming, tame, thin
 
-TILT_SD = 0.25
-"""Prior sd of each refined exponent, relative to the pivot's."""
+TILT_SD = 0.5
+"""Prior sd of each refined exponent, relative to the pivot's: a square root in place of a line is one sd away."""
 _SHIFT_SD = 0.7  # of what a choice or an augmentation's strength adds to log noise, in nats
 _MAX_TRIALS = 300
 _UNSETTLED, _VARIANTS, _MANY_VARIANTS = 60, 4, 16

@@ -71,7 +71,7 @@ class Prior:
 
         Args:
             d: Number of knobs.
-            tilt_sd: Prior sd of each refined exponent, shape (k,); small, since the definition is the first guess.
+            tilt_sd: Prior sd of each refined exponent, shape (k,), around the definition's.
             span: Reachable range of log noise, 0 where none varies; a hump is a fifth of it wide, give or take a
                 factor of two.
             step_span: Range of the log step size, 0 where none varies.
@@ -88,7 +88,8 @@ class Prior:
         ]
         lengths = np.full(d, 0.7 * max(d, 1) ** 0.25)  # distances grow with the number of knobs
         mean = np.concatenate([np.log(scalars), np.log(lengths), np.zeros(len(tilt_sd))])
-        sd = np.concatenate([[0.7, 0.7, 0.7, 0.7, 0.7, 0.8], np.full(d, 0.7), tilt_sd])
+        # how much noise leaves unexplained is what differs most between tasks
+        sd = np.concatenate([[0.7, 0.7, 0.7, 0.7, 1.2, 0.8], np.full(d, 0.7), tilt_sd])
         return cls(mean, sd, d, has_noise, has_step)
 
     def without(self, *, exponents: bool = False, residual: bool = False) -> Prior:

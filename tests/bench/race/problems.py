@@ -292,6 +292,9 @@ FAMILIES: Mapping[str, Family] = {
     "cliff": Family(cliff=12.0),
     "limit": Family(stable=(0.1, 1.0)),
     "momentum_2": Family(exponents=(1, 1, 2, 0), tilt=0.0),
+    # square-root scaling of the learning rate (Krizhevsky 2014, arXiv 1404.5997), of momentum, too
+    "sqrt_batch": Family(exponents=(1, 0.5, 1, 0), tilt=0.0),
+    "sqrt_both": Family(exponents=(1, 0.5, 0.5, 0), tilt=0.0),
     "decay_joins": Family(exponents=(1, 1, 1, 0.5), tilt=0.0),
     "nothing": Family(bowl=0.5, noise=False),
     "nothing_5": Family(knobs=5, bowl=0.5, noise=False),

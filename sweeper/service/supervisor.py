@@ -318,7 +318,7 @@ class Supervisor:
         spec = SweepSpec.checked({**self.catalog.get(sweep).spec, **(changes or {})})
         budget = budget_of(spec, spec.load_space())
         with self._lock:
-            entry = self._kept(sweep)
+            entry = self._ended_one(sweep, "it is resumed when it has ended")
             ask = to_go(entry, spec, budget)
             entry = self.catalog.move(
                 sweep, State.QUEUED, f"resumed by {by}", deaths=0, task={**entry.task, "kind": "run"},
@@ -343,7 +343,7 @@ class Supervisor:
             UnknownSweepError: There is none.
         """
         with self._lock:
-            entry = self._kept(sweep)
+            entry = self._ended_one(sweep, "it is extended when it has ended")
             task = {**entry.task, "kind": "extend", "options": dict(options)}
             cause = f"extended by {by}: {trials} trials"
             left = gpu_hours_to_go(entry, entry.spec.get("max_gpu_hours"))
@@ -362,9 +362,7 @@ class Supervisor:
             UnknownSweepError: There is none.
         """
         with self._lock:
-            entry = self._kept(sweep)
-            if not State(entry.state).ended:
-                raise StateError(f"sweep {sweep} is {entry.state}: cancel it first")
+            self._ended_one(sweep, "cancel it first")
             self._removing.add(sweep)
         try:
             place_of(self.views.run_of(sweep)).clear()
@@ -375,7 +373,10 @@ class Supervisor:
         finally:
             self._removing.discard(sweep)
 
-    def _kept(self, sweep: str) -> Entry:
+    def _ended_one(self, sweep: str, otherwise: str) -> Entry:
         if sweep in self._removing:
             raise StateError(f"sweep {sweep} is being deleted")
-        return self.catalog.get(sweep)
+        entry = self.catalog.get(sweep)
+        if not State(entry.state).ended:
+            raise StateError(f"sweep {sweep} is {entry.state}: {otherwise}")
+        return entry

@@ -150,6 +150,22 @@ def test_states_follow_what_processes_do(rig: Rig) -> None:
     assert [e.id for e in rig.catalog.page()] == [stopped, done]
 
 
+def test_only_what_ended_is_gone_on_with(rig: Rig) -> None:
+    sweep = rig.send()
+    for state in ("queued", "starting", "running"):
+        assert rig.state(sweep) == state
+        before = rig.catalog.get(sweep)
+        with pytest.raises(StateError, match=f"is {state}: it is resumed when it has ended"):
+            rig.supervisor.resume(sweep, "ann", {"trials": 9})
+        with pytest.raises(StateError, match=f"is {state}: it is extended when it has ended"):
+            rig.supervisor.extend(sweep, "ann", {}, 6)
+        with pytest.raises(StateError, match=f"is {state}: cancel it first"):
+            rig.supervisor.remove(sweep)
+        assert rig.catalog.get(sweep) == before
+        rig.supervisor.tick()
+        rig.supervisor.control(sweep).begin()
+
+
 def test_a_process_that_dies_is_started_again_unless_it_does_nothing_else(rig: Rig) -> None:
     sweep = rig.send()
     for trials, deaths in ((3, 1), (0, 2), (0, 3)):

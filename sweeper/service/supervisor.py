@@ -160,7 +160,8 @@ class Supervisor:
     # -- one process --------------------------------------------------------------------------------------------------
 
     def _begin(self, sweep: str, address: str | None) -> None:
-        seen = self.endings.count(self.catalog.get(sweep))
+        found = self.endings.look(self.catalog.get(sweep))
+        seen = found.progress.trials if found else 0
         with self._lock:
             entry = self.catalog.get(sweep)
             if entry.state != State.QUEUED:
@@ -168,7 +169,7 @@ class Supervisor:
             task = {**settled(entry.task), "attempt": entry.task.get("attempt", 0) + 1, "seen": seen}
             entry = self.catalog.move(sweep, State.STARTING, "its turn", task=task)
             try:
-                text = yaml.safe_dump(self._spec(entry, address).asked(), sort_keys=False)
+                text = yaml.safe_dump(self._spec(entry, address, found).asked(), sort_keys=False)
                 started = self.control(sweep).start(task, text)
             except (SpecError, OSError) as error:
                 failed = str(error)
@@ -183,18 +184,15 @@ class Supervisor:
         with self._lock:
             self._end(self.catalog.get(sweep), State.FAILED, failed, found)
 
-    def _spec(self, entry: Entry, address: str | None) -> SweepSpec:
+    def _spec(self, entry: Entry, address: str | None, found: Found | None) -> SweepSpec:
         spec = self.views.spec(entry)
         if address is not None:
             spec = spec.model_copy(update={"address": address})
         most = self.quota(entry.owner).gpu_hours
         if most is None:
             return spec
-        try:
-            own = self.views.reader(entry).found.cost.gpu_hours
-        except SpecError:
-            own = entry.gpu_hours
         # what this sweep has used counts in its own budget
+        own = found.cost.gpu_hours if found else entry.gpu_hours
         left = max(1e-6, gpu_hours_left(self.catalog, entry, most) + own)
         return spec.model_copy(update={"max_gpu_hours": min(spec.max_gpu_hours or left, left)})
 
@@ -285,7 +283,9 @@ class Supervisor:
             entry = self.catalog.get(sweep)
             state = State(entry.state)
             if state == State.QUEUED:
-                return self.catalog.move(sweep, State.CANCELLED, f"{cause} while it waited")
+                # what it had run may not be stored: its store was away when it ended, or its process died
+                task = entry.task if entry.started is None else self.endings.noted(entry, None)
+                return self.catalog.move(sweep, State.CANCELLED, f"{cause} while it waited", task=task)
             if state.ended:
                 raise StateError(f"sweep {sweep} is {state.value}: there is nothing to {kind}")
             control = self.control(sweep)
@@ -325,7 +325,6 @@ class Supervisor:
                 budget=budget, trials=budget * spec.repeats, spec=spec.asked(),
                 due=ask.trials, due_gpu_seconds=3600 * ask.gpu_hours,
             )  # fmt: skip
-            self.views.forget(sweep)
             self.wake()
             return entry
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, delete
 
-from sweeper.places import Place
+from sweeper.places import AwayError, Place
 from sweeper.service import endings, ray_address, supervisor
 from sweeper.service.catalog import Catalog, Entry, New, StateError
 from sweeper.service.control import Control, Outcome
@@ -251,6 +251,35 @@ def test_what_was_found_is_stored_by_the_next_server(rig: Rig) -> None:
     assert not rig.supervisor.endings._due
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_was_found_is_stored_of_a_sweep_that_is_cancelled_while_it_waits_again(
+    rig: Rig, clock: SimpleNamespace, ended: bool
+) -> None:
+    sweep = rig.send()
+    rig.supervisor.tick()
+    rig.views.away, rig.views.trials, rig.supervisor.queue.most = True, 4, 0
+    rig.ends(sweep, *(("done", "all trials are run") if ended else ()))
+    rig.supervisor.tick()
+    if ended:
+        rig.supervisor.resume(sweep, "ann")
+        clock.now += 30
+        rig.supervisor.endings.retry()
+    assert rig.supervisor.cancel(sweep, "ann").task["unread"]
+    rig.again()
+    rig.views.trials = 4
+    rig.supervisor.endings.take_up()
+    rig.supervisor.endings.retry()
+    entry = rig.catalog.get(sweep)
+    assert (entry.state, entry.summary["progress"]["trials"]) == ("cancelled", 4)
+    assert "unread" not in entry.task
+
+
+def test_who_never_ran_has_nothing_to_be_stored(rig: Rig) -> None:
+    sweep = rig.send()
+    assert "unread" not in rig.supervisor.cancel(sweep, "ann").task
+    assert not rig.supervisor.endings._due
+
+
 def test_a_row_that_nobody_can_judge_does_not_keep_a_sweep_from_its_end(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -365,6 +394,29 @@ def test_nobody_waits_while_a_folder_is_read_or_deleted(rig: Rig, monkeypatch: p
     assert rig.catalog.get(ended).reason == "all trials are run"
     with pytest.raises(ValueError, match="there is no sweep"):
         rig.catalog.get(old)
+
+
+def test_nobody_waits_while_the_folder_of_a_sweep_with_a_quota_is_read(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.supervisor.quota = lambda _: Quota(gpu_hours=10.0)
+    sweep, looks = rig.send(), list[bool]()
+
+    def look() -> None:
+        looks.append(rig.supervisor._lock.acquire(blocking=False))
+        if looks[-1]:
+            rig.supervisor._lock.release()
+
+    def reader(*_: object) -> None:
+        other = threading.Thread(target=look)
+        other.start()
+        other.join()
+        raise AwayError("cannot reach s3://runs/a: timeout")
+
+    monkeypatch.setattr(rig.views, "reader", reader)
+    rig.supervisor.tick()
+    assert looks == [True]
+    assert "max_gpu_hours: 10.0" in rig.specs[sweep]
 
 
 def test_the_last_look_is_known(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

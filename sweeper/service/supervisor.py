@@ -21,7 +21,7 @@ import yaml
 from sweeper.places import place_of
 from sweeper.spec import SpecError, SweepSpec
 
-from .catalog import Catalog, Entry, StateError
+from .catalog import Catalog, Entry, StateError, UnknownSweepError
 from .control import Control
 from .endings import Endings, settled
 from .queue import Queue
@@ -66,6 +66,7 @@ class Supervisor:
         # held for moments: never while a folder is read, or Ray starts
         self._lock = threading.RLock()
         self._removing: set[str] = set()
+        self._held: set[str] = set()  # whose reason says why they cannot start
         self.queue = Queue(catalog, quota, most, RayAddress(address, self.wake))
         self.endings = Endings(catalog, views, self._lock)
         self.looked = time.monotonic()
@@ -137,8 +138,10 @@ class Supervisor:
         """Look at every process once, and start what may start."""
         active = [e for e in self.catalog.in_states(ACTIVE) if not self._tried(self._over, e.id)]
         turns, held = self.queue.turns(active)
-        for sweep, reason in held.items():
+        over = dict.fromkeys(self._held - held.keys(), "")
+        for sweep, reason in {**over, **held}.items():
             self._tried(self._explain, sweep, reason)
+        self._held = set(held)
         for sweep, address in turns.items():
             self._tried(self._begin, sweep, address)
         self.looked = time.monotonic()
@@ -152,7 +155,10 @@ class Supervisor:
 
     def _explain(self, sweep: str, reason: str) -> None:
         with self._lock:
-            entry = self.catalog.get(sweep)
+            try:
+                entry = self.catalog.get(sweep)
+            except UnknownSweepError:
+                return  # cancelled and deleted
             if entry.state == State.QUEUED and entry.reason != reason:
                 self.catalog.change(sweep, reason=reason)
                 self.catalog.told(self.catalog.get(sweep))

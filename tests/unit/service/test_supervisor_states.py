@@ -326,6 +326,32 @@ def test_sweeps_wait_for_a_ray_that_does_not_start(
     assert not rig.supervisor.queue.ray.trouble
 
 
+def test_who_waited_for_ray_is_told_once_it_is_there(rig: Rig) -> None:
+    def find() -> str:
+        raise SpecError("no space")
+
+    rig.find = find
+    first, second = rig.send("ray"), rig.send("ray")
+    rig.supervisor.tick()
+    settle(rig)
+    rig.supervisor.tick()
+    assert rig.catalog.get(second).reason.endswith("no space")
+    rig.find, rig.supervisor.queue.most, rig.supervisor.queue.ray._due = lambda: "127.0.0.1:7", 1, 0.0
+    rig.until(first, State.STARTING)
+    assert (rig.state(second), rig.catalog.get(second).reason) == ("queued", "")
+
+
+def test_a_sweep_without_gpu_hours_of_its_own_waits_while_others_may_use_all(rig: Rig) -> None:
+    rig.supervisor.quota = rig.supervisor.queue.quota = lambda _: Quota(gpu_hours=10.0)
+    free, bounded = rig.send(), rig.send()
+    rig.catalog.change(bounded, due_gpu_seconds=36000.0)
+    rig.supervisor.tick()
+    assert (rig.state(free), rig.state(bounded)) == ("queued", "starting")
+    rig.ends(bounded, "done", "all trials are run")
+    rig.until(free, State.STARTING)
+    assert "max_gpu_hours: 10.0" in rig.specs[free]
+
+
 def settle(rig: Rig) -> None:
     deadline = time.monotonic() + 10
     while rig.supervisor.queue.ray._searching:

@@ -99,12 +99,12 @@ class Supervisor:
         self._woken.set()
         for thread in self._threads:
             thread.join()
-        running = [entry.id for entry in self.catalog.in_states(ACTIVE)]
+        active = self.catalog.in_states(ACTIVE)
         with self._lock:
-            for sweep in running:
-                self.control(sweep).halt("server", SERVER)
-                self.control(sweep).signal(signal.SIGTERM)
-        running = self._awaited(running, GRACE_SECONDS)
+            for entry in active:
+                self.control(entry.id).halt("server", SERVER, entry.task.get("attempt", 0))
+                self.control(entry.id).signal(signal.SIGTERM)
+        running = self._awaited([entry.id for entry in active], GRACE_SECONDS)
         for sweep in running:
             self.control(sweep).signal(signal.SIGKILL, group=True)
         for sweep in self._awaited(running, KILL_SECONDS):
@@ -295,7 +295,7 @@ class Supervisor:
             if state.ended:
                 raise StateError(f"sweep {sweep} is {state.value}: there is nothing to {kind}")
             control = self.control(sweep)
-            control.halt(kind, cause)
+            control.halt(kind, cause, entry.task.get("attempt", 0))
             if kind == "cancel":
                 control.signal(signal.SIGTERM)
             if state != State.STOPPING:

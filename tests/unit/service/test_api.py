@@ -172,6 +172,8 @@ def test_answers_that_are_not_there_yet(client, service):
 
 def test_steering(client, service):
     running = service.add("local", State.STARTING, State.RUNNING)
+    assert client.post(f"/v1/sweeps/{running}/resume").status_code == 409
+    assert client.post(f"/v1/sweeps/{running}/extend").status_code == 409
     assert client.post(f"/v1/sweeps/{running}/stop").json()["state"] == "stopping"
     assert client.post(f"/v1/sweeps/{running}/stop").status_code == 409
     assert client.post(f"/v1/sweeps/{running}/cancel").json()["state"] == "cancelled"

@@ -105,7 +105,7 @@ def test_who_waits_for_a_lease_stops_when_asked(
         ran(control)
     monkeypatch.setattr(lease, "STALE_SECONDS", 60.0)
     hold(tmp_path / "run")
-    threading.Timer(0.2, lambda: control.halt("stop", "stopped by ann")).start()
+    threading.Timer(0.2, lambda: control.halt("stop", "stopped by ann", 1)).start()
     before = time.monotonic()
     outcome = ran(control)
     assert time.monotonic() - before < 10
@@ -120,7 +120,7 @@ def test_who_waits_for_a_lease_is_interrupted_at_once(tmp_path: Path, monkeypatc
     hold(tmp_path / "run")
 
     def cancel() -> None:
-        control.halt("cancel", "cancelled by ann")
+        control.halt("cancel", "cancelled by ann", 1)
         os.kill(os.getpid(), 15)
 
     threading.Timer(0.3, cancel).start()

@@ -225,7 +225,7 @@ def test_what_an_earlier_attempt_was_asked_is_not_asked_of_the_next(rig: Rig, sl
     # and one that was killed while it waited for the process to end
     rig.until(sweep, State.RUNNING)
     control = rig.supervisor.control(sweep)
-    control.halt("server", SERVER)
+    control.halt("server", SERVER, control.task["attempt"])
     control.signal(signal.SIGTERM)
     rig.again()
     rig.until(sweep, State.QUEUED, State.STARTING)

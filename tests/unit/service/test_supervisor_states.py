@@ -182,7 +182,7 @@ def test_a_failure_while_the_server_closes_stays_one(rig: Rig) -> None:
     failed, interrupted = rig.send(), rig.send()
     rig.supervisor.tick()
     for sweep in (failed, interrupted):  # the server is killed once it has asked them to end
-        rig.supervisor.control(sweep).halt("server", SERVER)
+        rig.supervisor.control(sweep).halt("server", SERVER, 1)
     rig.ends(failed, "failed", "no GPU")
     rig.ends(interrupted, "interrupted", SERVER)
     rig.again()
@@ -190,6 +190,21 @@ def test_a_failure_while_the_server_closes_stays_one(rig: Rig) -> None:
     rig.supervisor.tick()
     assert (rig.state(failed), rig.catalog.get(failed).reason) == ("failed", "no GPU")
     assert (rig.state(interrupted), rig.catalog.get(interrupted).reason) == ("queued", BACK)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_what_a_killed_server_had_not_started_can_be_cancelled(rig: Rig, before: int) -> None:
+    sweep = rig.send()
+    if before:
+        rig.supervisor.tick()
+        rig.ends(sweep, "done", "all trials are run")
+        rig.until(sweep, State.DONE)
+        rig.supervisor.resume(sweep, "ann")
+    rig.catalog.move(sweep, State.STARTING, "its turn", task={"kind": "run", "attempt": before + 1})
+    rig.again()
+    assert rig.supervisor.cancel(sweep, "ann").state == "stopping"
+    rig.supervisor.tick()
+    assert (rig.state(sweep), rig.catalog.get(sweep).reason) == ("cancelled", "cancelled by ann")
 
 
 def test_a_server_that_closes_takes_note_of_each_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from sweeper.places import AwayError
 from sweeper.specfile import SpecError
 
 from .catalog import Catalog, Entry, UnknownSweepError
@@ -61,9 +62,12 @@ class Endings:
             return None
         try:
             return do(entry)
+        except UnknownSweepError:
+            return None  # it was deleted
         except (SpecError, OSError) as error:
-            # each look at a store that is away takes seconds: other sweeps do not wait for them, too
-            self._away_until = time.monotonic() + FIRST_PAUSE
+            if isinstance(error, AwayError | OSError):
+                # each look at a store that is away takes seconds: other sweeps do not wait for them, too
+                self._away_until = time.monotonic() + FIRST_PAUSE
             print(f"sweep {entry.id}: its folder cannot be read now: {error}", file=sys.stderr, flush=True)
         except SQLAlchemyError:
             raise

@@ -125,3 +125,24 @@ def test_who_waits_for_a_lease_is_interrupted_at_once(tmp_path: Path, monkeypatc
 
     threading.Timer(0.3, cancel).start()
     assert ran(control) == Outcome("cancelled", "cancelled by ann")
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "reason"),
+    [
+        ("stop", "done", "asked; its process was ended before the last trials were finished"),
+        ("cancel", "cancelled", "asked"),
+        ("server", "interrupted", "asked"),
+    ],
+)
+def test_a_signal_ends_a_sweep_as_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, state: str, reason: str
+) -> None:
+    control = control_of(tmp_path)
+    control.halt(kind, "asked", 1)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "_run", interrupted)
+    assert ran(control) == Outcome(state, reason)

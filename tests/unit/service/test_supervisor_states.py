@@ -16,7 +16,7 @@ from sqlalchemy import Engine, delete
 
 from sweeper.places import AwayError, Place
 from sweeper.service import endings, ray_address, supervisor
-from sweeper.service.catalog import Catalog, Entry, New, StateError
+from sweeper.service.catalog import Catalog, Entry, New, StateError, UnknownSweepError
 from sweeper.service.control import Control, Outcome
 from sweeper.service.database import sweeps
 from sweeper.service.hub import Hub
@@ -38,7 +38,7 @@ class Folders(Views):
         if self.slow:
             self.slow.wait(10)
         if self.away:
-            raise SpecError("cannot reach s3://runs/a: timeout")
+            raise AwayError("cannot reach s3://runs/a: timeout")
         found = Found(progress=Progress(budget=entry.budget, trials=self.trials))
         self.catalog.change(entry.id, summary=found.model_dump(mode="json"))
         return found
@@ -264,6 +264,27 @@ def test_what_was_found_is_stored_by_the_next_server(rig: Rig) -> None:
     rig.again()
     rig.supervisor.endings.take_up()
     assert not rig.supervisor.endings._due
+
+
+@pytest.mark.parametrize("error", [SpecError("unknown space 'gone'"), UnknownSweepError.of("a")])
+def test_one_folder_that_cannot_be_read_keeps_no_other_from_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, error: SpecError
+) -> None:
+    wrong, other = rig.send(), rig.send()
+    rig.supervisor.tick()
+    conclude = rig.views.conclude
+
+    def failing(entry: Entry) -> Found:
+        if entry.id == wrong:
+            raise error
+        return conclude(entry)
+
+    monkeypatch.setattr(rig.views, "conclude", failing)
+    for sweep in (wrong, other):
+        rig.ends(sweep, "done", "all trials are run")
+    rig.supervisor.tick()
+    assert rig.catalog.get(wrong).task["unread"]
+    assert rig.catalog.get(other).summary is not None
 
 
 @pytest.mark.parametrize("ended", [True, False])

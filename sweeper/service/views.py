@@ -305,7 +305,7 @@ class Views:
             raise UnknownSweepError(f"sweep {entry.id} is {entry.state} and has no page: its run folder is not there")
         return self._answered(entry, ("report",), compute)
 
-    def plan(self, entry: Entry, options: Mapping[str, Any], dry_run: bool = True) -> Extension:
+    def plan(self, entry: Entry, options: Mapping[str, Any]) -> Extension:
         """Return what `extend` would run.
 
         Raises:
@@ -320,5 +320,4 @@ class Views:
                 raise SpecError("nothing to run: all that a firm answer lacks and that can be run is there")
             return Extension(id=entry.id, trials=len(asked.plan.specs), message=" ".join(asked.sentences))
 
-        found = self._answered(entry, ("plan", repr(sorted(options.items()))), compute)
-        return found.model_copy(update={"dry_run": dry_run})
+        return self._answered(entry, ("plan", repr(sorted(options.items()))), compute)

@@ -298,6 +298,8 @@ def _changes(body: bytes, media: str) -> Mapping[str, Any]:
 
 
 def _resumed(api: Api, user: User, entry: Entry, changes: Mapping[str, Any]) -> Sweep:
+    if entry.state not in ENDED:
+        raise StateError(f"sweep {entry.id} is {entry.state}: it is resumed when it has ended")
     if changes:
         given, ask = changed(entry, changes, api.rules)
     else:

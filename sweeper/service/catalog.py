@@ -185,7 +185,7 @@ class Catalog:
 
     def waiting(self) -> list[Waiting]:
         """Return the sweeps that wait, with what their order goes by."""
-        query = select(sweeps.c.id, sweeps.c.owner, sweeps.c.priority, sweeps.c.queued)
+        query = select(sweeps.c.id, sweeps.c.owner, sweeps.c.priority, sweeps.c.queued, sweeps.c.due_gpu_seconds)
         with self.engine.connect() as connection:
             return [Waiting(*row) for row in connection.execute(query.where(sweeps.c.state == State.QUEUED))]
 

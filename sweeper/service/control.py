@@ -121,11 +121,14 @@ class Control:
 
     # -- what is said -------------------------------------------------------------------------------------------------
 
-    def halt(self, kind: str, cause: str) -> None:
-        """Ask the sweep to end; a stop can become a cancel, nothing else changes what was asked first."""
-        attempt = self.task.get("attempt", 0)
+    def halt(self, kind: str, cause: str, attempt: int) -> None:
+        """Ask the process of an attempt to end; a stop can become a cancel, nothing else changes what was asked first.
+
+        It may never have been started, by a server that was killed: then there may be no folder yet.
+        """
         before = self.halted(attempt)
         if before is None or (kind == "cancel" and before.kind != "cancel"):
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             said = {"kind": kind, "cause": cause, "time": time.time(), "attempt": attempt}
             self._write("halt", json.dumps(said))
 

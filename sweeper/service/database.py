@@ -185,13 +185,18 @@ def _upgrade_1(connection: Connection) -> None:
     usage.create(connection, checkfirst=True)
     connection.execute(delete(usage))
     count = func.count(landed.c.digest)
-    query = select(sweeps.c.id, sweeps.c.owner, sweeps.c.created, sweeps.c.trials, sweeps.c.gpu_hours, count)
-    for sweep, owner, created, trials, hours, run in connection.execute(
+    columns = sweeps.c.id, sweeps.c.owner, sweeps.c.created, sweeps.c.trials, sweeps.c.spec, sweeps.c.gpu_hours
+    query = select(*columns, count)
+    for sweep, owner, created, trials, spec, hours, run in connection.execute(
         query.outerjoin(landed, landed.c.sweep == sweeps.c.id).group_by(sweeps.c.id)
     ).all():
         used = {"day": int(created // DAY_SECONDS), "trials": run, "gpu_seconds": 3600 * hours}
         connection.execute(insert(usage).values(sweep=sweep, user=owner, **used))
-        connection.execute(update(sweeps).where(sweeps.c.id == sweep).values(due=max(0, trials - run)))
+        due = {
+            "due": max(0, trials - run),
+            "due_gpu_seconds": 3600 * max(0.0, (spec.get("max_gpu_hours") or 0.0) - hours),
+        }
+        connection.execute(update(sweeps).where(sweeps.c.id == sweep).values(**due))
     connection.execute(update(meta).where(meta.c.key == "version").values(value="2"))
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from sweeper.places import AwayError
 from sweeper.specfile import SpecError
 
 from .catalog import Catalog, Entry, UnknownSweepError
@@ -33,7 +34,7 @@ class Endings:
     Args:
         catalog: The sweeps.
         views: Reads their folders.
-        lock: Held while a sweep's task is changed.
+        lock: Held while a sweep's task or what is due changes.
     """
 
     def __init__(self, catalog: Catalog, views: Views, lock: threading.RLock) -> None:
@@ -52,18 +53,21 @@ class Endings:
         """Store what a sweep found, and return it; None where its folder cannot be read now."""
         return self._reached(entry, self.views.conclude)
 
-    def count(self, entry: Entry) -> int:
-        """Return how many trials a sweep has; 0 where its folder cannot be read now."""
-        return self._reached(entry, lambda e: self.views.reader(e, 0.0).found.progress.trials) or 0
+    def look(self, entry: Entry) -> Found | None:
+        """Return what a sweep has found by now; None where its folder cannot be read now."""
+        return self._reached(entry, lambda e: self.views.reader(e, 0.0).found)
 
     def _reached(self, entry: Entry, do: Callable[[Entry], T]) -> T | None:
         if time.monotonic() < self._away_until:
             return None
         try:
             return do(entry)
+        except UnknownSweepError:
+            return None  # it was deleted
         except (SpecError, OSError) as error:
-            # each look at a store that is away takes seconds: other sweeps do not wait for them, too
-            self._away_until = time.monotonic() + FIRST_PAUSE
+            if isinstance(error, AwayError | OSError):
+                # each look at a store that is away takes seconds: other sweeps do not wait for them, too
+                self._away_until = time.monotonic() + FIRST_PAUSE
             print(f"sweep {entry.id}: its folder cannot be read now: {error}", file=sys.stderr, flush=True)
         except SQLAlchemyError:
             raise
@@ -85,9 +89,11 @@ class Endings:
             if now < self._away_until:
                 return
             if now >= due:
-                self._due[sweep] = now + pause, min(2 * pause, LONGEST_PAUSE)
+                self._due[sweep] = mine = now + pause, min(2 * pause, LONGEST_PAUSE)
                 if self._done(sweep):
-                    del self._due[sweep]
+                    with self._lock:  # it may have ended once more
+                        if self._due[sweep] is mine:
+                            del self._due[sweep]
 
     def _done(self, sweep: str) -> bool:
         try:

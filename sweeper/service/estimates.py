@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from sweeper.places import AwayError
 from sweeper.retries import StorageError
 from sweeper.specfile import SpecError
 
@@ -56,7 +57,11 @@ class Estimates:
         for entry in rows:
             if len(based_on) == TAKEN:
                 break
-            if _kind(entry.spec) == wanted and (found := self._of_sweep(entry)):
+            try:
+                found = self._of_sweep(entry) if _kind(entry.spec) == wanted else []
+            except AwayError:  # whoever sends a sweep waits for the store once, not for each earlier one
+                break
+            if found:
                 seconds += found
                 based_on.append(entry.id)
         shape = f"{admitted.budget} configurations, {admitted.trials} trials"
@@ -91,6 +96,8 @@ class Estimates:
             return known
         try:
             table = self.views.trials(entry, 0, TRIALS, {}, ["device_seconds"])[0]
+        except AwayError:
+            raise
         except (SpecError, StorageError, OSError):
             return []  # its folder is gone: others may tell
         found = [s for s in table["device_seconds"].to_pylist() if s is not None and s > 0]

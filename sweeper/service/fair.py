@@ -11,12 +11,13 @@ from .records import Quota
 
 
 class Waiting(NamedTuple):
-    """A sweep that waits since `queued` [s]; see `order`."""
+    """A sweep that waits since `queued` [s]; see `order`. `due_gpu_seconds` are its own of the quota; 0 for none."""
 
     id: str
     owner: str
     priority: int
     queued: float
+    due_gpu_seconds: float = 0.0
 
 
 def order(

@@ -10,6 +10,7 @@ from itertools import islice
 
 from .catalog import Catalog, Entry
 from .fair import Waiting, order
+from .quotas import startable
 from .ray_address import RayAddress
 from .records import ACTIVE, Quota, State
 
@@ -42,7 +43,7 @@ class Queue:
             Those that start now -> the address of Ray, None for those that need none; those that cannot start -> why.
         """
         free = max(0, self.most - len(active))
-        waiting = self.catalog.waiting() if free else []
+        waiting = startable(self.catalog, self.quota, self.catalog.waiting()) if free else []
         by_ray = self.catalog.on_ray([State.QUEUED]) if waiting else set[str]()
 
         def first(sweeps: Iterable[Waiting]) -> list[str]:

@@ -13,8 +13,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cache
 from typing import NamedTuple
 
 from sqlalchemy import select
@@ -23,6 +24,7 @@ from sweeper.spec import SweepSpec
 
 from .catalog import Catalog, Entry, StateError, UnknownSweepError
 from .database import DAY_SECONDS, usage
+from .fair import Waiting
 from .records import Quota, State, moment
 from .refusals import RefusedError
 
@@ -119,8 +121,23 @@ def _way_out(catalog: Catalog, owner: str, since: float, found: _Lacking) -> str
 
 def gpu_hours_left(catalog: Catalog, entry: Entry, most: float) -> float:
     """Return the GPU-hours of a quota that a sweep may use from now on."""
-    used = catalog.used(entry.owner, catalog.clock() - WINDOW_SECONDS)[1]
-    return most - used - catalog.due(entry.owner, but=entry.id).gpu_hours
+    return _left(catalog, entry.owner, most, entry.id)
+
+
+def _left(catalog: Catalog, owner: str, most: float, but: str = "") -> float:
+    used = catalog.used(owner, catalog.clock() - WINDOW_SECONDS)[1]
+    return most - used - catalog.due(owner, but).gpu_hours
+
+
+def startable(catalog: Catalog, quota: Callable[[str], Quota], waiting: Iterable[Waiting]) -> list[Waiting]:
+    """Return the sweeps but those that have no GPU-hours of their own while others of their owner may use all."""
+
+    @cache
+    def some(user: str) -> bool:
+        most = quota(user).gpu_hours
+        return most is None or _left(catalog, user, most) > 0
+
+    return [sweep for sweep in waiting if sweep.due_gpu_seconds > 0 or some(sweep.owner)]
 
 
 def holding(catalog: Catalog, quota: Callable[[str], Quota]) -> Callable[[str], Quota]:

@@ -121,6 +121,8 @@ def _interrupted(control: Control, task: Mapping[str, Any]) -> Outcome:
     halted = control.halted(task["attempt"])
     if halted and halted.kind == "cancel":
         return Outcome(State.CANCELLED, halted.cause)
+    if halted and halted.kind == "stop":
+        return Outcome(State.DONE, f"{halted.cause}; its process was ended before the last trials were finished")
     return Outcome(State.INTERRUPTED, halted.cause if halted else "a signal ended its process")
 
 

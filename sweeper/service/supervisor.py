@@ -21,7 +21,7 @@ import yaml
 from sweeper.places import place_of
 from sweeper.spec import SpecError, SweepSpec
 
-from .catalog import Catalog, Entry, StateError
+from .catalog import Catalog, Entry, StateError, UnknownSweepError
 from .control import Control
 from .endings import Endings, settled
 from .queue import Queue
@@ -66,6 +66,7 @@ class Supervisor:
         # held for moments: never while a folder is read, or Ray starts
         self._lock = threading.RLock()
         self._removing: set[str] = set()
+        self._held: set[str] = set()  # whose reason says why they cannot start
         self.queue = Queue(catalog, quota, most, RayAddress(address, self.wake))
         self.endings = Endings(catalog, views, self._lock)
         self.looked = time.monotonic()
@@ -98,12 +99,12 @@ class Supervisor:
         self._woken.set()
         for thread in self._threads:
             thread.join()
-        running = [entry.id for entry in self.catalog.in_states(ACTIVE)]
+        active = self.catalog.in_states(ACTIVE)
         with self._lock:
-            for sweep in running:
-                self.control(sweep).halt("server", SERVER)
-                self.control(sweep).signal(signal.SIGTERM)
-        running = self._awaited(running, GRACE_SECONDS)
+            for entry in active:
+                self.control(entry.id).halt("server", SERVER, entry.task.get("attempt", 0))
+                self.control(entry.id).signal(signal.SIGTERM)
+        running = self._awaited([entry.id for entry in active], GRACE_SECONDS)
         for sweep in running:
             self.control(sweep).signal(signal.SIGKILL, group=True)
         for sweep in self._awaited(running, KILL_SECONDS):
@@ -137,8 +138,10 @@ class Supervisor:
         """Look at every process once, and start what may start."""
         active = [e for e in self.catalog.in_states(ACTIVE) if not self._tried(self._over, e.id)]
         turns, held = self.queue.turns(active)
-        for sweep, reason in held.items():
+        over = dict.fromkeys(self._held - held.keys(), "")
+        for sweep, reason in {**over, **held}.items():
             self._tried(self._explain, sweep, reason)
+        self._held = set(held)
         for sweep, address in turns.items():
             self._tried(self._begin, sweep, address)
         self.looked = time.monotonic()
@@ -152,7 +155,10 @@ class Supervisor:
 
     def _explain(self, sweep: str, reason: str) -> None:
         with self._lock:
-            entry = self.catalog.get(sweep)
+            try:
+                entry = self.catalog.get(sweep)
+            except UnknownSweepError:
+                return  # cancelled and deleted
             if entry.state == State.QUEUED and entry.reason != reason:
                 self.catalog.change(sweep, reason=reason)
                 self.catalog.told(self.catalog.get(sweep))
@@ -160,7 +166,8 @@ class Supervisor:
     # -- one process --------------------------------------------------------------------------------------------------
 
     def _begin(self, sweep: str, address: str | None) -> None:
-        seen = self.endings.count(self.catalog.get(sweep))
+        found = self.endings.look(self.catalog.get(sweep))
+        seen = found.progress.trials if found else 0
         with self._lock:
             entry = self.catalog.get(sweep)
             if entry.state != State.QUEUED:
@@ -168,7 +175,7 @@ class Supervisor:
             task = {**settled(entry.task), "attempt": entry.task.get("attempt", 0) + 1, "seen": seen}
             entry = self.catalog.move(sweep, State.STARTING, "its turn", task=task)
             try:
-                text = yaml.safe_dump(self._spec(entry, address).asked(), sort_keys=False)
+                text = yaml.safe_dump(self._spec(entry, address, found).asked(), sort_keys=False)
                 started = self.control(sweep).start(task, text)
             except (SpecError, OSError) as error:
                 failed = str(error)
@@ -183,18 +190,15 @@ class Supervisor:
         with self._lock:
             self._end(self.catalog.get(sweep), State.FAILED, failed, found)
 
-    def _spec(self, entry: Entry, address: str | None) -> SweepSpec:
+    def _spec(self, entry: Entry, address: str | None, found: Found | None) -> SweepSpec:
         spec = self.views.spec(entry)
         if address is not None:
             spec = spec.model_copy(update={"address": address})
         most = self.quota(entry.owner).gpu_hours
         if most is None:
             return spec
-        try:
-            own = self.views.reader(entry).found.cost.gpu_hours
-        except SpecError:
-            own = entry.gpu_hours
         # what this sweep has used counts in its own budget
+        own = found.cost.gpu_hours if found else entry.gpu_hours
         left = max(1e-6, gpu_hours_left(self.catalog, entry, most) + own)
         return spec.model_copy(update={"max_gpu_hours": min(spec.max_gpu_hours or left, left)})
 
@@ -285,11 +289,13 @@ class Supervisor:
             entry = self.catalog.get(sweep)
             state = State(entry.state)
             if state == State.QUEUED:
-                return self.catalog.move(sweep, State.CANCELLED, f"{cause} while it waited")
+                # what it had run may not be stored: its store was away when it ended, or its process died
+                task = entry.task if entry.started is None else self.endings.noted(entry, None)
+                return self.catalog.move(sweep, State.CANCELLED, f"{cause} while it waited", task=task)
             if state.ended:
                 raise StateError(f"sweep {sweep} is {state.value}: there is nothing to {kind}")
             control = self.control(sweep)
-            control.halt(kind, cause)
+            control.halt(kind, cause, entry.task.get("attempt", 0))
             if kind == "cancel":
                 control.signal(signal.SIGTERM)
             if state != State.STOPPING:
@@ -318,14 +324,13 @@ class Supervisor:
         spec = SweepSpec.checked({**self.catalog.get(sweep).spec, **(changes or {})})
         budget = budget_of(spec, spec.load_space())
         with self._lock:
-            entry = self._kept(sweep)
+            entry = self._ended_one(sweep, "it is resumed when it has ended")
             ask = to_go(entry, spec, budget)
             entry = self.catalog.move(
                 sweep, State.QUEUED, f"resumed by {by}", deaths=0, task={**entry.task, "kind": "run"},
                 budget=budget, trials=budget * spec.repeats, spec=spec.asked(),
                 due=ask.trials, due_gpu_seconds=3600 * ask.gpu_hours,
             )  # fmt: skip
-            self.views.forget(sweep)
             self.wake()
             return entry
 
@@ -343,7 +348,7 @@ class Supervisor:
             UnknownSweepError: There is none.
         """
         with self._lock:
-            entry = self._kept(sweep)
+            entry = self._ended_one(sweep, "it is extended when it has ended")
             task = {**entry.task, "kind": "extend", "options": dict(options)}
             cause = f"extended by {by}: {trials} trials"
             left = gpu_hours_to_go(entry, entry.spec.get("max_gpu_hours"))
@@ -362,9 +367,7 @@ class Supervisor:
             UnknownSweepError: There is none.
         """
         with self._lock:
-            entry = self._kept(sweep)
-            if not State(entry.state).ended:
-                raise StateError(f"sweep {sweep} is {entry.state}: cancel it first")
+            self._ended_one(sweep, "cancel it first")
             self._removing.add(sweep)
         try:
             place_of(self.views.run_of(sweep)).clear()
@@ -375,7 +378,10 @@ class Supervisor:
         finally:
             self._removing.discard(sweep)
 
-    def _kept(self, sweep: str) -> Entry:
+    def _ended_one(self, sweep: str, otherwise: str) -> Entry:
         if sweep in self._removing:
             raise StateError(f"sweep {sweep} is being deleted")
-        return self.catalog.get(sweep)
+        entry = self.catalog.get(sweep)
+        if not State(entry.state).ended:
+            raise StateError(f"sweep {sweep} is {entry.state}: {otherwise}")
+        return entry

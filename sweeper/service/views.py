@@ -43,6 +43,8 @@ class _Kept:
     """A reader, and what became of its last look."""
 
     reader: Reader
+    of: tuple[Any, int]
+    """Spec and budget that it reads by."""
     number: int
     looking: threading.Lock = field(default_factory=threading.Lock)
     seen: float = -math.inf
@@ -88,20 +90,27 @@ class Views:
         """
         return self._looked(entry, seconds).reader
 
-    def _looked(self, entry: Entry, seconds: float, wait: float = -1) -> _Kept:
+    def _known(self, entry: Entry) -> _Kept:
+        of = entry.spec, entry.budget
         with self._lock:
             kept = self._readers.get(entry.id)
-        if kept is None:
+        if kept is None or kept.of != of:  # new, or resumed with another spec
             spec, catalog = self.spec(entry), self.catalog
             landing = Landing(catalog.engine, entry.id, spec.resources, catalog.clock)
-            made = Reader(entry.id, spec, entry.budget, landing, self.hub)
+            made = _Kept(Reader(entry.id, spec, entry.budget, landing, self.hub), of, next(self._numbers))
             with self._lock:
-                kept = self._readers.setdefault(entry.id, _Kept(made, next(self._numbers)))
+                kept = self._readers.get(entry.id)
+                if kept is None or kept.of != of:
+                    kept = made
         with self._lock:
             self._readers[entry.id] = kept
             self._readers.move_to_end(entry.id)
             while len(self._readers) > KEPT:
                 self._readers.popitem(last=False)
+        return kept
+
+    def _looked(self, entry: Entry, seconds: float, wait: float = -1) -> _Kept:
+        kept = self._known(entry)
         since = time.monotonic() - seconds
         if kept.seen < since or kept.away:
             if kept.looking.acquire(timeout=wait):
@@ -144,6 +153,8 @@ class Views:
                 continue
             except SQLAlchemyError as error:
                 _log.warning("sweep %s: what landed is not written down yet: %s", entry.id, error)
+            except Exception:  # a row that nobody can judge must not hide the other sweeps
+                _log.exception("sweep %s", entry.id)
 
     def conclude(self, entry: Entry) -> Found:
         """Read a sweep that ended to its last row, and keep what it found in the database."""
@@ -200,11 +211,12 @@ class Views:
                 Found.model_validate(entry.summary) if entry.summary else Found(progress=Progress(budget=entry.budget))
             )
         try:
-            # lists do not wait for a store that is away
-            return self._looked(entry, 60.0, wait=0).reader.found
+            kept = self._known(entry)
+            if kept.reader.place.local is not None:  # a store may be away, and `follow` looks at it
+                self._looked(entry, 60.0, wait=0)
         except SpecError:
             kept = self._readers.get(entry.id)
-            return kept.reader.found if kept else Found(progress=Progress(budget=entry.budget))
+        return kept.reader.found if kept else Found(progress=Progress(budget=entry.budget))
 
     def trials(
         self,
@@ -293,7 +305,7 @@ class Views:
             raise UnknownSweepError(f"sweep {entry.id} is {entry.state} and has no page: its run folder is not there")
         return self._answered(entry, ("report",), compute)
 
-    def plan(self, entry: Entry, options: Mapping[str, Any], dry_run: bool = True) -> Extension:
+    def plan(self, entry: Entry, options: Mapping[str, Any]) -> Extension:
         """Return what `extend` would run.
 
         Raises:
@@ -308,5 +320,4 @@ class Views:
                 raise SpecError("nothing to run: all that a firm answer lacks and that can be run is there")
             return Extension(id=entry.id, trials=len(asked.plan.specs), message=" ".join(asked.sentences))
 
-        found = self._answered(entry, ("plan", repr(sorted(options.items()))), compute)
-        return found.model_copy(update={"dry_run": dry_run})
+        return self._answered(entry, ("plan", repr(sorted(options.items()))), compute)

@@ -32,6 +32,7 @@ TOLD = (State.DONE, State.FAILED)
 TRIES = 12
 FIRST_SECONDS, LONGEST_SECONDS = 5.0, 3600.0
 TIMEOUT = (5.0, 10.0)
+AGAIN_SECONDS = 10.0
 KEPT_SECONDS = 30 * 86400.0
 _MISSED_SECONDS = 86400.0
 _AT_ONCE = 20
@@ -103,11 +104,11 @@ class Webhooks:
     ) -> None:
         self.engine, self.allowed, self.secret, self.clock = engine, tuple(allowed), secret, clock
         self._awake, self._closing = threading.Event(), threading.Event()
+        self._looked = False  # whether each end is told, or written down to be
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
     def start(self) -> None:
         """Begin to send, first what an earlier server left."""
-        self._missed()
         self._thread.start()
 
     def close(self) -> None:
@@ -128,6 +129,10 @@ class Webhooks:
                 connection.execute(insert(deliveries).values(**values, tries=0, ended=None, error=""))
         except IntegrityError:
             return  # told before
+        except SQLAlchemyError as error:  # the sweep's end is stored: it is looked for again
+            _log.warning("webhook of %s: not written down yet: %s", entry.id, error)
+            self._looked = False
+            return
         self._awake.set()
 
     def send_due(self) -> float:
@@ -147,15 +152,18 @@ class Webhooks:
         while not self._closing.is_set():
             self._awake.clear()
             try:
+                if not self._looked:
+                    self._looked = True
+                    self._missed()
                 wait = self.send_due()
             except SQLAlchemyError as error:
                 _log.warning("webhooks: %s", error)
-                wait = 10.0
+                self._looked, wait = False, AGAIN_SECONDS
             if not self._closing.is_set():
-                self._awake.wait(wait)
+                self._awake.wait(wait if self._looked else AGAIN_SECONDS)
 
     def _missed(self) -> None:
-        # a server that was killed between the two writes
+        # a server that was killed between the two writes, or whose database failed at the second
         ended = select(sweeps).where(
             sweeps.c.webhook.is_not(None), sweeps.c.state.in_(TOLD), sweeps.c.ended > self.clock() - _MISSED_SECONDS
         )

@@ -222,3 +222,11 @@ def test_a_store_that_is_away_is_the_services_fault(
     monkeypatch.setattr(views, "time", SimpleNamespace(monotonic=lambda: now + 60))
     assert client.get(f"/v1/sweeps/{sweep}/trials?columns=none").status_code == 422
     assert len(client.get(f"/v1/sweeps/{sweep}/trials").json()["items"]) == 12
+
+
+def test_an_extension_says_whether_it_was_only_asked_for(service: Service, client: TestClient) -> None:
+    sweep = add_done(service)
+    tried = client.post(f"/v1/sweeps/{sweep}/extend?dry_run=true").json()
+    sent = client.post(f"/v1/sweeps/{sweep}/extend").json()
+    assert (tried["dry_run"], sent["dry_run"]) == (True, False)
+    assert client.get(f"/v1/sweeps/{sweep}").json()["state"] == "queued"

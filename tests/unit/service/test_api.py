@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sweeper.places import AwayError
 from sweeper.service.api_results import chosen
 from sweeper.service.limits import Limits
 from sweeper.service.records import Quota, Role, State
@@ -171,6 +172,8 @@ def test_answers_that_are_not_there_yet(client, service):
 
 def test_steering(client, service):
     running = service.add("local", State.STARTING, State.RUNNING)
+    assert client.post(f"/v1/sweeps/{running}/resume").status_code == 409
+    assert client.post(f"/v1/sweeps/{running}/extend").status_code == 409
     assert client.post(f"/v1/sweeps/{running}/stop").json()["state"] == "stopping"
     assert client.post(f"/v1/sweeps/{running}/stop").status_code == 409
     assert client.post(f"/v1/sweeps/{running}/cancel").json()["state"] == "cancelled"
@@ -247,6 +250,20 @@ def test_earlier_sweeps_tell_how_long_it_takes(client, service):
     found = client.post("/v1/sweeps?dry_run=true", json={**SPEC, "workers": 2}).json()
     assert (found["seconds_per_trial"], found["device_seconds"], found["wall_seconds"]) == (3.0, 12.0, 6.0)
     assert found["based_on"] == [earlier]
+
+
+def test_an_estimate_asks_a_store_that_is_away_once(client, service, monkeypatch):
+    for _ in range(3):
+        service.add("local", State.STARTING, State.DONE)
+    looks = []
+
+    def away(entry, *_):
+        looks.append(entry.id)
+        raise AwayError("cannot reach s3://runs/a: timeout")
+
+    monkeypatch.setattr(service.views, "trials", away)
+    answer = client.post("/v1/sweeps?dry_run=true", json=SPEC)
+    assert (answer.status_code, answer.json()["based_on"], len(looks)) == (200, [], 1)
 
 
 def test_what_changes_something_is_written_down(tmp_path):

@@ -123,7 +123,7 @@ def test_who_waits_is_told_without_the_specs(catalog: Catalog) -> None:
     sent = [catalog.add(new("bob", spec=spec))[0] for spec in ({"runner": "ray"}, {"space": "x"})]
     statements.clear()
     found = sorted(catalog.waiting())
-    assert found == sorted((e.id, e.owner, e.priority, e.queued) for e in (inline, *sent))
+    assert found == sorted((e.id, e.owner, e.priority, e.queued, 0.0) for e in (inline, *sent))
     assert catalog.on_ray([State.QUEUED]) == {e.id for e in sent}
     catalog.move(sent[0].id, State.STARTING, "")
     assert catalog.on_ray([State.QUEUED]) == {sent[1].id}

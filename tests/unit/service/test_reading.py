@@ -1,12 +1,14 @@
 """What lands reaches who looks, whatever the database does meanwhile."""
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from sweeper.places import place_of
+from sweeper.places import AwayError, place_of
 from sweeper.service.catalog import Catalog, Entry, New
 from sweeper.service.hub import Hub
 from sweeper.service.records import State
@@ -59,3 +61,38 @@ def test_a_sweep_that_is_forgotten_meanwhile_stops_no_other(views: Views) -> Non
     views.catalog.remove(gone.id)
     views.follow([gone, other])
     assert views.reader(other, 60.0).found.progress.trials == 1
+
+
+def test_a_row_that_nobody_can_judge_hides_no_other_sweep(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong, other = running(views, 1), running(views, 1)
+    monkeypatch.setattr(views.reader(wrong, 60.0), "judge", lambda: 1 / 0)
+    views.follow([wrong, other])
+    assert "trial" in [e.type for e in views.hub.since(0, other.id)]
+
+
+def test_a_sweep_that_is_resumed_is_read_by_its_new_spec(views: Views) -> None:
+    before = running(views, 1)
+    views.reader(before, 0.0)
+    views.catalog.change(before.id, spec={**before.spec, "trials": 20}, budget=20)
+    after = views.catalog.get(before.id)
+    assert views.reader(after, 0.0).found.progress.budget == 20
+    views.reader(before, 0.0)  # by one who had looked the sweep up before
+    assert views.reader(after, 60.0).found.progress.budget == 20
+    assert views.reader(after, 60.0) is views.reader(views.catalog.get(before.id), 60.0)
+
+
+def test_lists_leave_stores_to_the_thread_that_follows(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = running(views, 1)
+    assert views.sweep(entry).progress.trials == 1  # a folder of this machine is looked at
+    kept = views._readers[entry.id]
+    monkeypatch.setattr(kept, "seen", -math.inf)
+    monkeypatch.setattr(kept.reader, "place", SimpleNamespace(local=None))
+    looks = list[str]()
+
+    def away() -> None:
+        looks.append(entry.id)
+        raise AwayError("cannot reach s3://runs/a: timeout")
+
+    monkeypatch.setattr(kept.reader, "refresh", away)
+    assert views.sweep(entry).progress.trials == 1
+    assert not looks

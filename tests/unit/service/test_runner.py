@@ -105,7 +105,7 @@ def test_who_waits_for_a_lease_stops_when_asked(
         ran(control)
     monkeypatch.setattr(lease, "STALE_SECONDS", 60.0)
     hold(tmp_path / "run")
-    threading.Timer(0.2, lambda: control.halt("stop", "stopped by ann")).start()
+    threading.Timer(0.2, lambda: control.halt("stop", "stopped by ann", 1)).start()
     before = time.monotonic()
     outcome = ran(control)
     assert time.monotonic() - before < 10
@@ -120,8 +120,29 @@ def test_who_waits_for_a_lease_is_interrupted_at_once(tmp_path: Path, monkeypatc
     hold(tmp_path / "run")
 
     def cancel() -> None:
-        control.halt("cancel", "cancelled by ann")
+        control.halt("cancel", "cancelled by ann", 1)
         os.kill(os.getpid(), 15)
 
     threading.Timer(0.3, cancel).start()
     assert ran(control) == Outcome("cancelled", "cancelled by ann")
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "reason"),
+    [
+        ("stop", "done", "asked; its process was ended before the last trials were finished"),
+        ("cancel", "cancelled", "asked"),
+        ("server", "interrupted", "asked"),
+    ],
+)
+def test_a_signal_ends_a_sweep_as_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, state: str, reason: str
+) -> None:
+    control = control_of(tmp_path)
+    control.halt(kind, "asked", 1)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "_run", interrupted)
+    assert ran(control) == Outcome(state, reason)

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, delete
 
-from sweeper.places import Place
+from sweeper.places import AwayError, Place
 from sweeper.service import endings, ray_address, supervisor
-from sweeper.service.catalog import Catalog, Entry, New, StateError
+from sweeper.service.catalog import Catalog, Entry, New, StateError, UnknownSweepError
 from sweeper.service.control import Control, Outcome
 from sweeper.service.database import sweeps
 from sweeper.service.hub import Hub
@@ -38,7 +38,7 @@ class Folders(Views):
         if self.slow:
             self.slow.wait(10)
         if self.away:
-            raise SpecError("cannot reach s3://runs/a: timeout")
+            raise AwayError("cannot reach s3://runs/a: timeout")
         found = Found(progress=Progress(budget=entry.budget, trials=self.trials))
         self.catalog.change(entry.id, summary=found.model_dump(mode="json"))
         return found
@@ -150,6 +150,22 @@ def test_states_follow_what_processes_do(rig: Rig) -> None:
     assert [e.id for e in rig.catalog.page()] == [stopped, done]
 
 
+def test_only_what_ended_is_gone_on_with(rig: Rig) -> None:
+    sweep = rig.send()
+    for state in ("queued", "starting", "running"):
+        assert rig.state(sweep) == state
+        before = rig.catalog.get(sweep)
+        with pytest.raises(StateError, match=f"is {state}: it is resumed when it has ended"):
+            rig.supervisor.resume(sweep, "ann", {"trials": 9})
+        with pytest.raises(StateError, match=f"is {state}: it is extended when it has ended"):
+            rig.supervisor.extend(sweep, "ann", {}, 6)
+        with pytest.raises(StateError, match=f"is {state}: cancel it first"):
+            rig.supervisor.remove(sweep)
+        assert rig.catalog.get(sweep) == before
+        rig.supervisor.tick()
+        rig.supervisor.control(sweep).begin()
+
+
 def test_a_process_that_dies_is_started_again_unless_it_does_nothing_else(rig: Rig) -> None:
     sweep = rig.send()
     for trials, deaths in ((3, 1), (0, 2), (0, 3)):
@@ -166,7 +182,7 @@ def test_a_failure_while_the_server_closes_stays_one(rig: Rig) -> None:
     failed, interrupted = rig.send(), rig.send()
     rig.supervisor.tick()
     for sweep in (failed, interrupted):  # the server is killed once it has asked them to end
-        rig.supervisor.control(sweep).halt("server", SERVER)
+        rig.supervisor.control(sweep).halt("server", SERVER, 1)
     rig.ends(failed, "failed", "no GPU")
     rig.ends(interrupted, "interrupted", SERVER)
     rig.again()
@@ -174,6 +190,21 @@ def test_a_failure_while_the_server_closes_stays_one(rig: Rig) -> None:
     rig.supervisor.tick()
     assert (rig.state(failed), rig.catalog.get(failed).reason) == ("failed", "no GPU")
     assert (rig.state(interrupted), rig.catalog.get(interrupted).reason) == ("queued", BACK)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_what_a_killed_server_had_not_started_can_be_cancelled(rig: Rig, before: int) -> None:
+    sweep = rig.send()
+    if before:
+        rig.supervisor.tick()
+        rig.ends(sweep, "done", "all trials are run")
+        rig.until(sweep, State.DONE)
+        rig.supervisor.resume(sweep, "ann")
+    rig.catalog.move(sweep, State.STARTING, "its turn", task={"kind": "run", "attempt": before + 1})
+    rig.again()
+    assert rig.supervisor.cancel(sweep, "ann").state == "stopping"
+    rig.supervisor.tick()
+    assert (rig.state(sweep), rig.catalog.get(sweep).reason) == ("cancelled", "cancelled by ann")
 
 
 def test_a_server_that_closes_takes_note_of_each_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,6 +266,56 @@ def test_what_was_found_is_stored_by_the_next_server(rig: Rig) -> None:
     assert not rig.supervisor.endings._due
 
 
+@pytest.mark.parametrize("error", [SpecError("unknown space 'gone'"), UnknownSweepError.of("a")])
+def test_one_folder_that_cannot_be_read_keeps_no_other_from_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, error: SpecError
+) -> None:
+    wrong, other = rig.send(), rig.send()
+    rig.supervisor.tick()
+    conclude = rig.views.conclude
+
+    def failing(entry: Entry) -> Found:
+        if entry.id == wrong:
+            raise error
+        return conclude(entry)
+
+    monkeypatch.setattr(rig.views, "conclude", failing)
+    for sweep in (wrong, other):
+        rig.ends(sweep, "done", "all trials are run")
+    rig.supervisor.tick()
+    assert rig.catalog.get(wrong).task["unread"]
+    assert rig.catalog.get(other).summary is not None
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_was_found_is_stored_of_a_sweep_that_is_cancelled_while_it_waits_again(
+    rig: Rig, clock: SimpleNamespace, ended: bool
+) -> None:
+    sweep = rig.send()
+    rig.supervisor.tick()
+    rig.views.away, rig.views.trials, rig.supervisor.queue.most = True, 4, 0
+    rig.ends(sweep, *(("done", "all trials are run") if ended else ()))
+    rig.supervisor.tick()
+    if ended:
+        rig.supervisor.resume(sweep, "ann")
+        clock.now += 30
+        rig.supervisor.endings.retry()
+    assert rig.supervisor.cancel(sweep, "ann").task["unread"]
+    rig.again()
+    rig.views.trials = 4
+    rig.supervisor.endings.take_up()
+    rig.supervisor.endings.retry()
+    entry = rig.catalog.get(sweep)
+    assert (entry.state, entry.summary["progress"]["trials"]) == ("cancelled", 4)
+    assert "unread" not in entry.task
+
+
+def test_who_never_ran_has_nothing_to_be_stored(rig: Rig) -> None:
+    sweep = rig.send()
+    assert "unread" not in rig.supervisor.cancel(sweep, "ann").task
+    assert not rig.supervisor.endings._due
+
+
 def test_a_row_that_nobody_can_judge_does_not_keep_a_sweep_from_its_end(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,6 +360,32 @@ def test_sweeps_wait_for_a_ray_that_does_not_start(
     assert "address: 127.0.0.1:7" in rig.specs[first]
     assert "address" not in rig.specs[other]
     assert not rig.supervisor.queue.ray.trouble
+
+
+def test_who_waited_for_ray_is_told_once_it_is_there(rig: Rig) -> None:
+    def find() -> str:
+        raise SpecError("no space")
+
+    rig.find = find
+    first, second = rig.send("ray"), rig.send("ray")
+    rig.supervisor.tick()
+    settle(rig)
+    rig.supervisor.tick()
+    assert rig.catalog.get(second).reason.endswith("no space")
+    rig.find, rig.supervisor.queue.most, rig.supervisor.queue.ray._due = lambda: "127.0.0.1:7", 1, 0.0
+    rig.until(first, State.STARTING)
+    assert (rig.state(second), rig.catalog.get(second).reason) == ("queued", "")
+
+
+def test_a_sweep_without_gpu_hours_of_its_own_waits_while_others_may_use_all(rig: Rig) -> None:
+    rig.supervisor.quota = rig.supervisor.queue.quota = lambda _: Quota(gpu_hours=10.0)
+    free, bounded = rig.send(), rig.send()
+    rig.catalog.change(bounded, due_gpu_seconds=36000.0)
+    rig.supervisor.tick()
+    assert (rig.state(free), rig.state(bounded)) == ("queued", "starting")
+    rig.ends(bounded, "done", "all trials are run")
+    rig.until(free, State.STARTING)
+    assert "max_gpu_hours: 10.0" in rig.specs[free]
 
 
 def settle(rig: Rig) -> None:
@@ -349,6 +456,29 @@ def test_nobody_waits_while_a_folder_is_read_or_deleted(rig: Rig, monkeypatch: p
     assert rig.catalog.get(ended).reason == "all trials are run"
     with pytest.raises(ValueError, match="there is no sweep"):
         rig.catalog.get(old)
+
+
+def test_nobody_waits_while_the_folder_of_a_sweep_with_a_quota_is_read(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.supervisor.quota = lambda _: Quota(gpu_hours=10.0)
+    sweep, looks = rig.send(), list[bool]()
+
+    def look() -> None:
+        looks.append(rig.supervisor._lock.acquire(blocking=False))
+        if looks[-1]:
+            rig.supervisor._lock.release()
+
+    def reader(*_: object) -> None:
+        other = threading.Thread(target=look)
+        other.start()
+        other.join()
+        raise AwayError("cannot reach s3://runs/a: timeout")
+
+    monkeypatch.setattr(rig.views, "reader", reader)
+    rig.supervisor.tick()
+    assert looks == [True]
+    assert "max_gpu_hours: 10.0" in rig.specs[sweep]
 
 
 def test_the_last_look_is_known(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

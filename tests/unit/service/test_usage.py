@@ -178,7 +178,7 @@ def test_what_a_sweep_may_still_use_counts_while_it_waits_or_runs(catalog: Catal
 
 
 def test_an_old_database_opens_with_what_its_sweeps_have_used(catalog: Catalog, engine: Engine, url: str) -> None:
-    sweep = send(catalog, trials=5)
+    sweep = send(catalog, trials=5, max_gpu_hours=2.0)
     landing(catalog, sweep).take(many(2))
     catalog.change(sweep, gpu_hours=1.5)
     with engine.begin() as connection:  # as version 1 has it
@@ -191,7 +191,7 @@ def test_an_old_database_opens_with_what_its_sweeps_have_used(catalog: Catalog, 
         again = open_database(url)
         found = Catalog(again, catalog.clock)
         assert found.used("ann", 0.0) == (2, 1.5)
-        assert found.due("ann") == (1, 3, 0.0)
+        assert found.due("ann") == (1, 3, 0.5)
         more = send(found)
         assert found.get(more).due == 10
         found.move(more, State.CANCELLED, "")

@@ -7,8 +7,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
+from sqlalchemy.exc import OperationalError
 
+from sweeper.service import webhooks
 from sweeper.service.database import deliveries
 from sweeper.service.records import State
 from sweeper.service.webhooks import TRIES, Webhooks, check_prefix, check_url
@@ -106,6 +108,29 @@ def test_what_an_earlier_server_left_is_sent(tmp_path, receiver):
         threading.Event().wait(0.05)
     hooks.close()
     assert json.loads(receiver.got[0][2])["sweep"]["id"] == entry.id
+
+
+def test_an_end_that_could_not_be_written_down_is_told_later(tmp_path, receiver, monkeypatch):
+    service, entry = ended(tmp_path, receiver.url)
+    monkeypatch.setattr(webhooks, "AGAIN_SECONDS", 0.05)
+    hooks, away = Webhooks(service.catalog.engine, [receiver.url], "secret"), [True, True]
+
+    def fail(_c, _k, statement, *_):
+        if away and statement.startswith("INSERT INTO deliveries"):
+            away.pop()
+            raise OperationalError("insert", {}, Exception("the disk is full"))
+
+    event.listen(service.catalog.engine, "before_cursor_execute", fail)
+    hooks.tell(entry)
+    assert not rows(service)
+    hooks.start()
+    for _ in range(100):
+        if receiver.got:
+            break
+        threading.Event().wait(0.05)
+    hooks.close()
+    assert json.loads(receiver.got[0][2])["sweep"]["id"] == entry.id
+    assert not away
 
 
 def test_a_sweep_without_webhook_or_end_is_not_told(tmp_path):

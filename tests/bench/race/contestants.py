@@ -156,6 +156,12 @@ def _tpe(seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 
+def _qmc(seed: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.QMCSampler(seed=seed, warn_independent_sampling=False)
+
+
 def _gp(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.GPSampler(seed=seed)
 
@@ -167,7 +173,7 @@ CONTESTANTS: Mapping[str, Callable[[Problem, int], Contestant]] = {
     "tpe_noise": lambda p, s: Reparametrised(p, lambda: _tpe(s)),
     "gp_noise": lambda p, s: Reparametrised(p, lambda: _gp(s)),
     "cmaes": lambda p, s: Theirs(p, lambda: optuna.samplers.CmaEsSampler(seed=s, warn_independent_sampling=False)),
-    "qmc": lambda p, s: Theirs(p, lambda: optuna.samplers.QMCSampler(seed=s, warn_independent_sampling=False)),
+    "qmc": lambda p, s: Theirs(p, lambda: _qmc(s)),
     "random": lambda p, s: Theirs(p, lambda: optuna.samplers.RandomSampler(seed=s)),
     "noise+prior": lambda p, s: Ours(p, s, off=1.0),
     "noise+wrong_prior": lambda p, s: Ours(p, s, off=10.0 if s % 2 else 0.1),

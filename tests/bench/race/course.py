@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,9 @@ import numpy as np
 import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from optuna.trial import TrialState
+from threadpoolctl import threadpool_limits
 
 from .contestants import CONTESTANTS
 from .problems import problem
@@ -108,9 +109,8 @@ SCHEMA = pa.schema(
 
 def _alone() -> None:
     # one thread a run: as many runs as cores, and the same numbers on any machine
-    import torch
-
     torch.set_num_threads(1)
+    threadpool_limits(1)  # the forked libraries do not look at the environment any more
 
 
 def run_all(runs: Iterable[Run], folder: Path, workers: int) -> pa.Table:
@@ -118,7 +118,6 @@ def run_all(runs: Iterable[Run], folder: Path, workers: int) -> pa.Table:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = list(runs)
     missing = [r for r in wanted if not (folder / f"{r.name}.parquet").exists()]
-    os.environ["OMP_NUM_THREADS"] = "1"
     start = time.monotonic()
     with ProcessPoolExecutor(workers, initializer=_alone) as pool:
         pending = [pool.submit(_kept, r, str(folder)) for r in missing]

@@ -29,7 +29,7 @@ demo: install
 test: install
 	@echo "== all tests; those of a browser need Chromium, those of PostgreSQL its server, and are skipped without"
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not ray and not cluster and not service and not browser'
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile -m 'ray or cluster or service'
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --durations 25 -m 'ray or cluster or service'
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m browser
 
 test-fast: install

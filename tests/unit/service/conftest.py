@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
-from tests.databases import POSTGRES, dispose
+from sweeper.service.catalog import Catalog
+from sweeper.service.database import DAY_SECONDS, open_database
+from tests.databases import POSTGRES, dispose, new_database
 
 _BOTH = ("api", "authorisation", "catalog", "events", "ownership", "supervisor_states", "usage", "users", "webhooks")
 ON_BOTH = tuple(f"test_{name}" for name in _BOTH)
@@ -31,3 +35,39 @@ def database(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     dispose()
     POSTGRES.reset(before)
+
+
+class Clock:
+    """A clock that is set by hand; it starts at noon."""
+
+    def __init__(self) -> None:
+        self.now = 1000.5 * DAY_SECONDS
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def url(database: None, tmp_path: Path) -> str:
+    """Return the URL of an empty database."""
+    return new_database(tmp_path)
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    """Yield a new database of the service."""
+    found = open_database(url)
+    yield found
+    found.dispose()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Return the catalog's clock."""
+    return Clock()
+
+
+@pytest.fixture
+def catalog(engine: Engine, clock: Clock) -> Catalog:
+    """Return an empty catalog."""
+    return Catalog(engine, clock)

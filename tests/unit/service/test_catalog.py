@@ -1,8 +1,5 @@
 """The catalog: states and their causes, keys, pages."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from sqlalchemy import Engine, event
 
@@ -10,36 +7,8 @@ from sweeper.service.catalog import Catalog, KeyReusedError, New, StateError, Un
 from sweeper.service.database import meta, open_database
 from sweeper.service.records import ALLOWED, ENDED, State
 from sweeper.specfile import SpecError
-from tests.databases import new_database
 
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def url(database: None, tmp_path: Path) -> str:
-    return new_database(tmp_path)
-
-
-@pytest.fixture
-def engine(url: str) -> Iterator[Engine]:
-    found = open_database(url)
-    yield found
-    found.dispose()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def catalog(engine: Engine, clock: Clock) -> Catalog:
-    return Catalog(engine, clock)
+from .conftest import Clock
 
 
 def new(owner: str = "ann", **more: object) -> New:
@@ -109,10 +78,11 @@ def test_users_see_their_own_and_shared_ones(catalog: Catalog) -> None:
 def test_the_last_start_of_each_user_is_known_to_any_server(catalog: Catalog, clock: Clock) -> None:
     first, second = catalog.add(new("ann"))[0].id, catalog.add(new("ann"))[0].id
     catalog.add(new("bob"))
+    before = clock.now
     for sweep in (first, second):
         clock.now += 10
         catalog.move(sweep, State.STARTING, "")
-    assert catalog.last_starts() == {"ann": 1020.0}
+    assert catalog.last_starts() == {"ann": before + 20}
 
 
 def test_who_waits_is_told_without_the_specs(catalog: Catalog) -> None:

@@ -1,8 +1,5 @@
 """What lands is numbered and charged at once, and stays charged; quotas count it and what sweeps may still use."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pyarrow as pa
 import pytest
 from sqlalchemy import Engine, event, text
@@ -16,38 +13,10 @@ from sweeper.service.quotas import Ask, gpu_hours_left, holding, stop_beyond, to
 from sweeper.service.records import Quota, State
 from sweeper.service.refusals import RefusedError
 from sweeper.spec import SweepSpec
-from tests.databases import new_database
+
+from .conftest import Clock
 
 DAY = 86400.0
-
-
-class Clock:
-    now = 1000.5 * DAY
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def url(database: None, tmp_path: Path) -> str:
-    return new_database(tmp_path)
-
-
-@pytest.fixture
-def engine(url: str) -> Iterator[Engine]:
-    found = open_database(url)
-    yield found
-    found.dispose()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def catalog(engine: Engine, clock: Clock) -> Catalog:
-    return Catalog(engine, clock)
 
 
 def send(catalog: Catalog, owner: str = "ann", trials: int = 10, **keys: object) -> str:

@@ -162,7 +162,7 @@ class App:
                 (run.place, selection, controls, runs),
                 lambda: self._controls(run, selection, controls, runs),
             ),
-            "notices": (lines, lambda: _banners(lines)),
+            "notices": (lines, lambda: content.banners(lines)),
         }
         parts, marks = _changed(made, shown)
         marks["values"] = json.dumps(self._values(run, selection, controls, runs))
@@ -195,7 +195,7 @@ class App:
             "controls": (
                 (values, controls), lambda: [content.control(c, values[c.field], catalogue.ALL) for c in controls]
             ),
-            "notices": (lines, lambda: _banners(lines)),
+            "notices": (lines, lambda: content.banners(lines)),
             "content": ((asked, sweeps, now.replace(second=0, microsecond=0)), content_),
         }  # fmt: skip
         parts, marks = _changed(made, shown)
@@ -209,7 +209,7 @@ class App:
             "title": (sweep, lambda: self._entitled(sweep, f"{sweep.space} · {sweep.name}", "")),
             "tabs": ("", list),
             "controls": ("", list),
-            "notices": (lines, lambda: _banners(lines)),
+            "notices": (lines, lambda: content.banners(lines)),
             "content": ("", list),
         }
         parts, marks = _changed(made, shown)
@@ -377,10 +377,6 @@ def _changed(made: Mapping[str, Made], shown: Mapping[str, str]) -> tuple[dict[s
 def _plain(parts: dict[str, Any], shown: Mapping[str, str], skeleton: str) -> dict[str, Any]:
     # a page without views has nothing around its content
     return parts if shown.get("skeleton") == skeleton else {**content.words(Section()), **parts}
-
-
-def _banners(lines: Sequence[str]) -> list[Component]:
-    return [html.Div(content.inline(line), className="banner") for line in lines]
 
 
 def _mark(*of: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dash import dcc, html
@@ -58,7 +59,7 @@ def words(content: Section) -> dict[str, list[Component]]:
     """Return what stands around the figures and tables: verdicts, banners, tiles, notes."""
     return {
         "verdicts": [html.P(inline(v)) for v in content.verdicts],
-        "banners": [html.Div(inline(b), className="banner") for b in content.banners],
+        "banners": banners(content.banners),
         "tiles": [tile(t) for t in content.tiles],
         "notes": [html.P(inline(n)) for n in content.notes],
     }
@@ -107,6 +108,11 @@ def chart(shown: Chart, view: str, theme: str, revision: str, kind: str = "") ->
 def _save_button(name: str) -> Component:
     data: dict[str, Any] = {"data-format": name.lower()}
     return html.Button(name, className="save", title=f"save the figure as {name}", **data)
+
+
+def banners(lines: Sequence[str]) -> list[Component]:
+    """Return what the reader is to know first, a box each."""
+    return [html.Div(inline(line), className="banner") for line in lines]
 
 
 def table_card(card: TableCard) -> Component:

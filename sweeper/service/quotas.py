@@ -119,12 +119,8 @@ def _way_out(catalog: Catalog, owner: str, since: float, found: _Lacking) -> str
     return "cancel what waits or runs" if found.due else "an admin may raise it"
 
 
-def gpu_hours_left(catalog: Catalog, entry: Entry, most: float) -> float:
-    """Return the GPU-hours of a quota that a sweep may use from now on."""
-    return _left(catalog, entry.owner, most, entry.id)
-
-
-def _left(catalog: Catalog, owner: str, most: float, but: str = "") -> float:
+def gpu_hours_left(catalog: Catalog, owner: str, most: float, but: str = "") -> float:
+    """Return the GPU-hours of a user's quota that are neither used nor set aside by sweeps, `but` one of them."""
     used = catalog.used(owner, catalog.clock() - WINDOW_SECONDS)[1]
     return most - used - catalog.due(owner, but).gpu_hours
 
@@ -135,7 +131,7 @@ def startable(catalog: Catalog, quota: Callable[[str], Quota], waiting: Iterable
     @cache
     def some(user: str) -> bool:
         most = quota(user).gpu_hours
-        return most is None or _left(catalog, user, most) > 0
+        return most is None or gpu_hours_left(catalog, user, most) > 0
 
     return [sweep for sweep in waiting if sweep.due_gpu_seconds > 0 or some(sweep.owner)]
 
@@ -162,6 +158,6 @@ def stop_beyond(catalog: Catalog, quota: Callable[[str], Quota], stop: Callable[
     """
     for entry in catalog.in_states((State.STARTING, State.RUNNING)):
         most = quota(entry.owner).gpu_hours
-        if most is not None and gpu_hours_left(catalog, entry, most) <= 0:
+        if most is not None and gpu_hours_left(catalog, entry.owner, most, entry.id) <= 0:
             with suppress(StateError, UnknownSweepError):  # it has ended meanwhile
                 stop(entry.id, f"the quota of {most:g} GPU-hours in 30 days")

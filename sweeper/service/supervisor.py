@@ -199,7 +199,7 @@ class Supervisor:
             return spec
         # what this sweep has used counts in its own budget
         own = found.cost.gpu_hours if found else entry.gpu_hours
-        left = max(1e-6, gpu_hours_left(self.catalog, entry, most) + own)
+        left = max(1e-6, gpu_hours_left(self.catalog, entry.owner, most, entry.id) + own)
         return spec.model_copy(update={"max_gpu_hours": min(spec.max_gpu_hours or left, left)})
 
     def _over(self, sweep: str) -> bool:

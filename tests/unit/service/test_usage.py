@@ -216,8 +216,7 @@ def test_gpu_hours_that_are_promised_are_not_given_twice(catalog: Catalog, clock
     within_quota(catalog, "ann", quota, Ask(1, 2.0), clock)
     assert "may use 3 more and asks for 2.5 more" in refused(catalog, quota, Ask(1, 2.5))
     landing(catalog, free).take(many(2))
-    rows = {sweep: catalog.get(sweep) for sweep in (bounded, free)}
-    assert [gpu_hours_left(catalog, rows[s], 5.0) for s in (bounded, free)] == [4.0, 1.0]
+    assert [gpu_hours_left(catalog, "ann", 5.0, s) for s in (bounded, free)] == [4.0, 1.0]
     stopped: list[tuple[str, str]] = []
     for sweep in (bounded, free):
         catalog.move(sweep, State.STARTING, "")

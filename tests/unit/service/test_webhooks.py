@@ -54,6 +54,16 @@ def rows(service):
         return connection.execute(select(deliveries)).all()
 
 
+def told(hooks, receiver):
+    """Wait for a message of hooks that have started, end them, and return whose it is."""
+    for _ in range(100):
+        if receiver.got:
+            break
+        threading.Event().wait(0.05)
+    hooks.close()
+    return json.loads(receiver.got[0][2])["sweep"]["id"]
+
+
 def test_an_end_is_told_once_and_signed(tmp_path, receiver):
     service, entry = ended(tmp_path, receiver.url)
     hooks = Webhooks(service.catalog.engine, [receiver.url], "secret")
@@ -102,12 +112,7 @@ def test_what_an_earlier_server_left_is_sent(tmp_path, receiver):
     service, entry = ended(tmp_path, receiver.url)
     hooks = Webhooks(service.catalog.engine, [receiver.url], "secret")
     hooks.start()  # the end was written, the message not
-    for _ in range(100):
-        if receiver.got:
-            break
-        threading.Event().wait(0.05)
-    hooks.close()
-    assert json.loads(receiver.got[0][2])["sweep"]["id"] == entry.id
+    assert told(hooks, receiver) == entry.id
 
 
 def test_an_end_that_could_not_be_written_down_is_told_later(tmp_path, receiver, monkeypatch):
@@ -124,12 +129,7 @@ def test_an_end_that_could_not_be_written_down_is_told_later(tmp_path, receiver,
     hooks.tell(entry)
     assert not rows(service)
     hooks.start()
-    for _ in range(100):
-        if receiver.got:
-            break
-        threading.Event().wait(0.05)
-    hooks.close()
-    assert json.loads(receiver.got[0][2])["sweep"]["id"] == entry.id
+    assert told(hooks, receiver) == entry.id
     assert not away
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from sqlalchemy import (
@@ -34,7 +35,9 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from sweeper.specfile import SpecError
 
-VERSION = 2
+VERSION = 3
+NAME = "name"
+"""Key of the service's own name, which tells its cookie from another service's of the same host."""
 DAY_SECONDS = 86400.0
 _metadata = MetaData()
 _serial = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself there
@@ -118,6 +121,15 @@ tokens = Table(
     Column("revoked", Float),
 )  # fmt: skip
 
+# browsers that signed in; one ends with its token
+sessions = Table(
+    "sessions", _metadata,
+    Column("hash", String(64), primary_key=True),  # of the cookie's value
+    Column("token", ForeignKey("tokens.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created", Float, nullable=False),
+    Column("expires", Float, nullable=False),
+)  # fmt: skip
+
 audit = Table(
     "audit", _metadata,
     Column("id", _serial, primary_key=True),
@@ -159,12 +171,15 @@ def open_database(url: str) -> Engine:
             if not inspect(connection).has_table(meta.name):
                 _metadata.create_all(connection)
                 connection.execute(insert(meta).values(key="version", value=str(VERSION)))
+                _name(connection)
             # held, so that of two that open it one upgrades it
             query = select(meta.c.value).where(meta.c.key == "version").with_for_update()
             found = connection.execute(query).scalar_one()
-            if found == "1":
-                _upgrade_1(connection)
-                found = str(VERSION)
+            for old, upgrade in (("1", _upgrade_1), ("2", _upgrade_2)):
+                if found == old:
+                    upgrade(connection)
+                    found = str(int(old) + 1)
+                    connection.execute(update(meta).where(meta.c.key == "version").values(value=found))
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise SpecError(f"--database must be sqlite:///FILE or postgresql://USER@HOST/NAME: {_line(error)}") from None
     except SQLAlchemyError as error:
@@ -197,7 +212,15 @@ def _upgrade_1(connection: Connection) -> None:
             "due_gpu_seconds": 3600 * max(0.0, (spec.get("max_gpu_hours") or 0.0) - hours),
         }
         connection.execute(update(sweeps).where(sweeps.c.id == sweep).values(**due))
-    connection.execute(update(meta).where(meta.c.key == "version").values(value="2"))
+
+
+def _upgrade_2(connection: Connection) -> None:
+    sessions.create(connection, checkfirst=True)
+    _name(connection)
+
+
+def _name(connection: Connection) -> None:
+    connection.execute(insert(meta).values(key=NAME, value=secrets.token_hex(4)))
 
 
 def _with_driver(url: str) -> str:

@@ -1,10 +1,10 @@
 """The catalog: states and their causes, keys, pages."""
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, inspect, select
 
 from sweeper.service.catalog import Catalog, KeyReusedError, New, StateError, UnknownSweepError
-from sweeper.service.database import meta, open_database
+from sweeper.service.database import NAME, VERSION, meta, open_database, sessions
 from sweeper.service.records import ALLOWED, ENDED, State
 from sweeper.specfile import SpecError
 
@@ -115,6 +115,25 @@ def test_only_what_ended_is_forgotten(catalog: Catalog) -> None:
 
 def test_another_version_says_so(url: str, engine: Engine) -> None:
     with engine.begin() as connection:
-        connection.execute(meta.update().values(value="99"))
+        connection.execute(meta.update().where(meta.c.key == "version").values(value="99"))
     with pytest.raises(SpecError, match="of a newer version of the service"):
         open_database(url)
+
+
+def test_a_database_of_version_2_gets_sessions_and_a_name(catalog: Catalog, url: str, engine: Engine) -> None:
+    sweep = catalog.add(new())[0].id
+    with engine.begin() as connection:
+        sessions.drop(connection)
+        connection.execute(meta.delete().where(meta.c.key == NAME))
+        connection.execute(meta.update().where(meta.c.key == "version").values(value="2"))
+    names: list[str] = []
+    for _ in range(2):
+        again = open_database(url)
+        with again.connect() as connection:
+            found = {row.key: row.value for row in connection.execute(select(meta))}
+        assert inspect(again).has_table(sessions.name)
+        assert found["version"] == str(VERSION)
+        assert Catalog(again).get(sweep).state == State.QUEUED
+        names.append(found[NAME])
+        again.dispose()
+    assert names[0] == names[1]

@@ -7,7 +7,7 @@ from sqlalchemy.exc import OperationalError
 
 from sweeper.resources import Resources
 from sweeper.service.catalog import Catalog, New, UnknownSweepError
-from sweeper.service.database import meta, open_database
+from sweeper.service.database import NAME, meta, open_database
 from sweeper.service.landing import CHUNK, Landing
 from sweeper.service.quotas import Ask, gpu_hours_left, holding, stop_beyond, to_go, within_quota
 from sweeper.service.records import Quota, State
@@ -152,9 +152,11 @@ def test_an_old_database_opens_with_what_its_sweeps_have_used(catalog: Catalog, 
     catalog.change(sweep, gpu_hours=1.5)
     with engine.begin() as connection:  # as version 1 has it
         connection.execute(text("DROP TABLE usage"))
+        connection.execute(text("DROP TABLE sessions"))
+        connection.execute(meta.delete().where(meta.c.key == NAME))
         for column in ("due", "due_gpu_seconds"):
             connection.execute(text(f"ALTER TABLE sweeps DROP COLUMN {column}"))
-        connection.execute(meta.update().values(value="1"))
+        connection.execute(meta.update().where(meta.c.key == "version").values(value="1"))
     engine.dispose()
     for _ in range(2):
         again = open_database(url)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -27,7 +29,6 @@ from .records import Role
 from .refusals import RefusedError, forbidden, reads_only
 from .users import LOCAL, User, Users
 
-COOKIE = "sweeper_token"
 USER, DETAIL, ADDRESS, _STILL = "sweeper.user", "sweeper.detail", "sweeper.address", "sweeper.still"
 """Keys of a request's scope: who asks, what the audit log says about it, and from where it comes."""
 OPEN = ("/v1/openapi.json",)
@@ -41,6 +42,8 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+# a name or an address and a port, and nothing that a URL may hold beside them
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{0,5})?")
 _BUCKETS = 10_000
 _log = logging.getLogger("sweeper.service")
 
@@ -141,7 +144,7 @@ class Guard:
 
     async def _identify(self, scope: Scope) -> None:
         path, headers = scope["path"], Headers(scope=scope)
-        cookie = _cookie(headers.get("cookie", ""))
+        session = cookie(headers.get("cookie", ""), self.users.cookie)
         scheme, _, token = headers.get("authorization", "").partition(" ")
         bearer = token.strip() if scheme.lower() == "bearer" else ""
         if not self.auth and not is_loopback_name(headers.get("host", "")):
@@ -157,17 +160,18 @@ class Guard:
             return
         user = LOCAL if not self.auth else None
         here = scope[ADDRESS] = f"host {client[0] if (client := scope.get('client')) else ''}"
-        if self.auth and (bearer or cookie):
-            if not self.users.remembered(bearer or cookie):
+        if self.auth and (bearer or session):
+            if not self.users.remembered(bearer or session):
                 # who guesses tokens does not get to the database each time
                 self._hold_back(self.buckets.wait(here))
-            user = await run_in_threadpool(self.users.check, bearer or cookie)
-            scope[_STILL] = lambda: self.users.check(bearer or cookie) is not None
+            check = partial(self.users.check, bearer) if bearer else partial(self.users.signed_in, session)
+            user = await run_in_threadpool(check)
+            scope[_STILL] = lambda: check() is not None
         self._hold_back(self.buckets.take(f"user {user.name}" if user else here))
         if user is not None:
             scope[USER] = user
         elif path.startswith(_CLOSED) and path not in OPEN:
-            raise unauthorized(bool(bearer or cookie))
+            raise unauthorized(bool(bearer or session))
 
     def _hold_back(self, wait: float) -> None:
         if wait:
@@ -216,10 +220,8 @@ def unauthorized(given: bool) -> RefusedError:
 
 def is_loopback_name(host: str) -> bool:
     """Whether a Host header names this machine itself, with or without a port."""
-    try:
-        return is_loopback(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return False
+    found = _HOST.fullmatch(host)
+    return found is not None and is_loopback(found[1] or found[2])
 
 
 def _same_origin(headers: Headers) -> bool:
@@ -230,9 +232,10 @@ def _same_origin(headers: Headers) -> bool:
         return False
 
 
-def _cookie(text: str) -> str:
+def cookie(text: str, name: str) -> str:
+    """Return the value of a cookie; empty where the header has none of this name."""
     try:
-        found = SimpleCookie(text).get(COOKIE)
+        found = SimpleCookie(text).get(name)
     except CookieError:
         return ""
     return found.value if found else ""

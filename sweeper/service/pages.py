@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from html import escape
@@ -17,9 +16,9 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import Receive, Scope, Send
 
 from .catalog import Catalog, Entry, UnknownSweepError
-from .guard import COOKIE, who
+from .guard import cookie, who
 from .records import Sweep
-from .users import User
+from .users import SESSION_SECONDS, User, Users
 from .views import Views
 
 if TYPE_CHECKING:
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
 
     from .service import Service
 
-COOKIE_SECONDS = 30 * 86400
-"""How long a browser keeps the token; the token's own end and its being revoked count all the same."""
+OLD_COOKIE = "sweeper_token"
+"""Cookie of earlier versions, which held the token itself: it signs nobody in, and browsers are told to drop it."""
 NAMED = 200
 """Sweeps that can be chosen beside the one that is shown."""
 PAGES = ("/", "/trials.csv", "/assets/{rest:path}", "/_dash-{rest:path}")
@@ -154,10 +153,10 @@ def mount(api: FastAPI, service: Service) -> None:
         # not as a mount, which would also take what the API refuses
         api.router.add_route(path, pages, methods=None, include_in_schema=False)  # type: ignore[arg-type]
     if auth:
-        enter = functools.partial(_enter, check=service.users.check)
-        api.router.add_route("/login", _form, methods=["GET"], include_in_schema=False)
-        api.router.add_route("/login", enter, methods=["POST"], include_in_schema=False)
-        api.router.add_route("/logout", _leave, methods=["POST"], include_in_schema=False)
+        door = _Door(service.users)
+        api.router.add_route("/login", door.form, methods=["GET"], include_in_schema=False)
+        api.router.add_route("/login", door.enter, methods=["POST"], include_in_schema=False)
+        api.router.add_route("/logout", door.leave, methods=["POST"], include_in_schema=False)
 
 
 class _Guarded:
@@ -197,39 +196,58 @@ def _refusal(connection: HTTPConnection, method: str) -> Response:
     return RedirectResponse(f"/login?next={quote(query, safe='')}" if query else "/login", status_code=303)
 
 
-async def _form(request: Request) -> Response:
-    query = request.query_params.get("next", "")
-    if who(request) is not None:
-        return _to_pages(query)
-    return _page(query)
+class _Door:
+    """The form to sign in, and the way out.
 
+    Args:
+        users: Whose tokens are good.
+    """
 
-async def _enter(request: Request, check: Callable[[str], User | None]) -> Response:
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _BODY:
-            return PlainTextResponse(f"a form of at most {_BODY} bytes is taken\n", status_code=413)
-    fields = parse_qs(body.decode("utf-8", "replace"))
-    token, query = (fields.get(name, [""])[0].strip() for name in ("token", "next"))
-    if not token.isascii() or await run_in_threadpool(check, token) is None:
-        return _page(query, "This token is not known, has expired or was revoked: ask an admin for another one.")
-    answer = _to_pages(query)
-    answer.set_cookie(
-        COOKIE,
-        token,
-        max_age=COOKIE_SECONDS,
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-    )
-    return answer
+    def __init__(self, users: Users) -> None:
+        self.users = users
 
+    async def form(self, request: Request) -> Response:
+        """Return the form; the pages where the browser is signed in."""
+        query = request.query_params.get("next", "")
+        if who(request) is not None:
+            return _to_pages(query)
+        trouble = "This service has a new version, which ends earlier sign-ins: sign in again."
+        return self._new_cookie(request, _page(query, trouble if OLD_COOKIE in request.cookies else ""))
 
-async def _leave(request: Request) -> Response:
-    answer = RedirectResponse("/login", status_code=303)
-    answer.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=request.url.scheme == "https")
-    return answer
+    async def enter(self, request: Request) -> Response:
+        """Begin a session where the form holds a good token."""
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > _BODY:
+                return PlainTextResponse(f"a form of at most {_BODY} bytes is taken\n", status_code=413)
+        fields = parse_qs(body.decode("utf-8", "replace"))
+        token, query = (fields.get(name, [""])[0].strip() for name in ("token", "next"))
+        session = await run_in_threadpool(self.users.sign_in, token)
+        if session is None:
+            trouble = "This token is not known, has expired or was revoked: ask an admin for another one."
+            return _page(query, trouble, 403)
+        await self._end(request)
+        return self._new_cookie(request, _to_pages(query), session)
+
+    async def leave(self, request: Request) -> Response:
+        """End the session."""
+        await self._end(request)
+        return self._new_cookie(request, RedirectResponse("/login", status_code=303), "")
+
+    async def _end(self, request: Request) -> None:
+        if session := cookie(request.headers.get("cookie", ""), self.users.cookie):
+            await run_in_threadpool(self.users.sign_out, session)
+
+    def _new_cookie(self, request: Request, answer: Response, session: str | None = None) -> Response:
+        """Have the browser keep a session, or drop it where that is empty; None leaves it."""
+        flags: Any = {"httponly": True, "samesite": "strict", "secure": request.url.scheme == "https"}
+        if session is not None:
+            age = int(SESSION_SECONDS) if session else 0
+            answer.set_cookie(self.users.cookie, session, max_age=age, **flags)
+        if OLD_COOKIE in request.cookies:
+            answer.delete_cookie(OLD_COOKIE, **flags)
+        return answer
 
 
 def _to_pages(query: str) -> Response:
@@ -237,7 +255,7 @@ def _to_pages(query: str) -> Response:
     return RedirectResponse(f"/?{quote(query, safe='=&%+,')}" if query else "/", status_code=303)
 
 
-def _page(query: str, trouble: str = "") -> HTMLResponse:
+def _page(query: str, trouble: str = "", status: int = 200) -> HTMLResponse:
     from dashboards.page import style
 
     said = f'<div class="banner" role="alert">{escape(trouble)}</div>' if trouble else ""
@@ -252,4 +270,4 @@ def _page(query: str, trouble: str = "") -> HTMLResponse:
         f'spellcheck="false"><input type="hidden" name="next" value="{escape(query)}">'
         "<button>Sign in</button></form></article></main></body></html>\n"
     )
-    return HTMLResponse(text, status_code=403 if trouble else 200, headers=_SAFE)
+    return HTMLResponse(text, status_code=status, headers=_SAFE)

@@ -1,4 +1,4 @@
-"""Users and their bearer tokens `swp_ID_SECRET`: the database holds the SHA-256 of the secret only."""
+"""Users, their bearer tokens `swp_ID_SECRET` and their sessions: the database holds the SHA-256 of secrets only."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Engine, Row, and_, insert, or_, select, update
+from sqlalchemy import Engine, Row, Select, and_, delete, insert, or_, select, update
 
 from sweeper.specfile import SpecError
 
-from .database import tokens, users
+from .database import NAME, meta, sessions, tokens, users
 from .records import Quota, Role, TokenView, moment
 
 FRESH_SECONDS = 3.0
 """For so long a token is not looked up again: a token that another process revokes works that much longer."""
+SESSION_SECONDS = 30 * 86400.0
+"""For so long a browser stays signed in; its token's end and its being revoked count all the same."""
+SESSIONS = 50
+"""Browsers that are signed in with one token; the next one signs out the oldest."""
 _KEPT = 4096
+_SESSION = re.compile(r"[A-Za-z0-9_-]{43}")
 _TOKEN = re.compile(r"swp_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,79}")
 
@@ -63,7 +68,12 @@ class Users:
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
         self.engine, self.clock = engine, clock
         self._lock = threading.Lock()
-        self._seen: dict[str, tuple[float, Row[Any] | None]] = {}  # token's id -> when it was looked up, its row
+        # token's id or session's hash -> when it was looked up, its row
+        self._seen: dict[str, tuple[float, Row[Any] | None]] = {}
+        with engine.connect() as connection:
+            name = connection.execute(select(meta.c.value).where(meta.c.key == NAME)).scalar_one()
+        self.cookie = f"sweeper_{name}"
+        """Name of the cookie that holds a session: cookies know no port, so each service has its own."""
 
     def create(
         self, name: str, role: Role, expires: float | None = None, quota: Quota | None = None
@@ -103,7 +113,7 @@ class Users:
 
     def tokens(self) -> list[TokenView]:
         """Return all tokens, the newest first."""
-        query = _JOINED.order_by(tokens.c.created.desc(), tokens.c.id)
+        query = _OF_TOKEN.order_by(tokens.c.created.desc(), tokens.c.id)
         with self.engine.connect() as connection:
             return [_shown(row) for row in connection.execute(query)]
 
@@ -125,18 +135,51 @@ class Users:
     def check(self, text: str) -> User | None:
         """Return whose token this is; None where it is none, or not any more."""
         parts = _TOKEN.fullmatch(text)
-        row = self._looked_up(parts[1]) if parts else None
+        row = self._looked_up(parts[1], _OF_TOKEN.where(tokens.c.id == parts[1])) if parts else None
         if parts is None or row is None or not _matches(row, parts[2]):
             return None
+        return self._user(row)
+
+    def sign_in(self, text: str) -> str | None:
+        """Begin a session; returns the secret that the browser keeps, None where the token is not good."""
+        user, parts = self.check(text), _TOKEN.fullmatch(text)
+        if user is None or parts is None:
+            return None
+        now, secret, of_token = self.clock(), secrets.token_urlsafe(32), sessions.c.token == parts[1]
+        values = {"hash": _hash(secret), "token": parts[1], "created": now, "expires": now + SESSION_SECONDS}
+        newest = select(sessions.c.hash).where(of_token).order_by(sessions.c.created.desc()).limit(SESSIONS - 1)
+        with self.engine.begin() as connection:
+            kept = connection.scalars(newest).all()
+            old = or_(sessions.c.expires <= now, and_(of_token, sessions.c.hash.not_in(kept)))
+            connection.execute(delete(sessions).where(old))
+            connection.execute(insert(sessions).values(**values))
+        return secret
+
+    def signed_in(self, secret: str) -> User | None:
+        """Return whose session this is; None where it is none, it has ended or its token is not good any more."""
+        key = _hash(secret)
+        row = self._looked_up(key, _OF_SESSION.where(sessions.c.hash == key)) if _SESSION.fullmatch(secret) else None
+        if row is None or row.until <= self.clock():
+            return None
+        return self._user(row)
+
+    def sign_out(self, secret: str) -> None:
+        """End a session, where it is one."""
+        with self.engine.begin() as connection:
+            connection.execute(delete(sessions).where(sessions.c.hash == _hash(secret)))
+        self._forget()
+
+    def remembered(self, text: str) -> bool:
+        """Whether this was a token or a session when it was looked up last, by what is in memory."""
+        if parts := _TOKEN.fullmatch(text):
+            _, row = self._seen.get(parts[1], (0.0, None))
+            return row is not None and _matches(row, parts[2])
+        return self._seen.get(_hash(text), (0.0, None))[1] is not None
+
+    def _user(self, row: Row[Any]) -> User | None:
         if row.revoked is not None or (row.expires is not None and row.expires <= self.clock()):
             return None
         return User(row.user, Role(row.role), Quota.model_validate(row.quota))
-
-    def remembered(self, text: str) -> bool:
-        """Whether this was a token when it was looked up last, by what is in memory."""
-        parts = _TOKEN.fullmatch(text)
-        _, row = self._seen.get(parts[1], (0.0, None)) if parts else (0.0, None)
-        return parts is not None and row is not None and _matches(row, parts[2])
 
     def quota(self, name: str) -> Quota:
         """Return what a user may have."""
@@ -151,19 +194,19 @@ class Users:
         with self.engine.connect() as connection:
             return connection.execute(query).one_or_none() is not None
 
-    def _looked_up(self, token: str) -> Row[Any] | None:
+    def _looked_up(self, key: str, query: Select[Any]) -> Row[Any] | None:
         now = time.monotonic()
-        known = self._seen.get(token)
+        known = self._seen.get(key)
         if known is not None and now - known[0] < FRESH_SECONDS:
             return known[1]
         with self.engine.connect() as connection:
-            row = connection.execute(_JOINED.where(tokens.c.id == token)).one_or_none()
+            row = connection.execute(query).one_or_none()
         with self._lock:
             if len(self._seen) >= _KEPT:  # those who guess do not drive out the others
                 self._seen = {k: v for k, v in self._seen.items() if v[1] is not None}
             if len(self._seen) >= _KEPT:
                 self._seen.clear()
-            self._seen[token] = (now, row)
+            self._seen[key] = (now, row)
         return row
 
     def _forget(self) -> None:
@@ -172,13 +215,14 @@ class Users:
 
     def _view(self, token: str) -> TokenView:
         with self.engine.connect() as connection:
-            row = connection.execute(_JOINED.where(tokens.c.id == token)).one_or_none()
+            row = connection.execute(_OF_TOKEN.where(tokens.c.id == token)).one_or_none()
         if row is None:
             raise SpecError(f"there is no token {token!r}; `sweeper token list` shows them")
         return _shown(row)
 
 
-_JOINED = select(tokens, users.c.quota).join(users, users.c.name == tokens.c.user)
+_OF_TOKEN = select(tokens, users.c.quota).join(users, users.c.name == tokens.c.user)
+_OF_SESSION = _OF_TOKEN.add_columns(sessions.c.expires.label("until")).join(sessions, sessions.c.token == tokens.c.id)
 
 
 def _matches(row: Row[Any], secret: str) -> bool:

@@ -10,8 +10,10 @@ import hashlib
 import hmac
 import json
 import logging
+import re
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -59,8 +61,8 @@ def check_url(url: str, allowed: Sequence[str]) -> None:
         raise SpecError(f"a webhook must be a URL without credentials and blanks, got {url[:200]!r}")
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
         raise SpecError(f"a webhook must be an https URL, got {url[:200]!r}")
-    if ".." in unquote(unquote(parts.path)).split("/"):
-        raise SpecError(f"a webhook's path must not hold .., got {url[:200]!r}")
+    if _steps_aside(parts.path):
+        raise SpecError(f"a webhook's path must not hold . or .. as a part, however it is written, got {url[:200]!r}")
     mine = (parts.scheme, parts.hostname, port)
     for prefix in allowed:
         other = urlsplit(prefix)
@@ -70,6 +72,15 @@ def check_url(url: str, allowed: Sequence[str]) -> None:
             return
     known = ", ".join(allowed) or "none: --webhook allows one"
     raise forbidden(f"webhooks to {parts.scheme}://{parts.netloc} are not allowed; this server's are {known}")
+
+
+def _steps_aside(path: str) -> bool:
+    """Whether a receiver may read `.` or `..` as a part of a path: encoded, with a backslash, or before a semicolon."""
+    decoded, before = path, ""
+    while decoded != before:
+        decoded, before = unicodedata.normalize("NFKC", unquote(decoded)), decoded
+    parts = (part.partition(";")[0].strip() for part in re.split(r"[/\\]", decoded))
+    return any(part in (".", "..") for part in parts) or any(ord(c) < 32 or ord(c) == 127 for c in decoded)
 
 
 def check_prefix(url: str) -> None:

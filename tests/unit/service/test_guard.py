@@ -5,7 +5,7 @@ import re
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from sweeper.service.guard import COOKIE, Buckets, is_loopback_name
+from sweeper.service.guard import Buckets, is_loopback_name
 from sweeper.service.limits import Limits
 from sweeper.service.records import Role
 
@@ -20,7 +20,9 @@ SPEC = {"space": "digits_cnn", "trials": 2}
         ("127.0.0.1:8000", True), ("localhost", True), ("[::1]:80", True), ("127.1.2.3", True), ("LOCALHOST:1", True),
         ("evil.example", False), ("127.0.0.1.evil", False), ("", False), ("[", False), ("localhost.evil:80", False),
         ("10.0.0.1", False), ("0.0.0.0", False), ("ip6-localhost", True), ("sweeps.localhost:8000", True),
-        ("notlocalhost", False), ("::1", False),
+        ("notlocalhost", False), ("::1", False), ("evil.example@127.0.0.1", False), ("a:b@localhost:80", False),
+        ("127.0.0.1/evil.example", False), ("127.0.0.1?x", False), ("127.0.0.1#x", False), ("127.0.0.1\\@x", False),
+        ("[::1", False), ("[::1]x", False), ("[localhost]", False), ("127.0.0.1:8000:1", False), ("127.0.0.1\n", False),
     ],
 )  # fmt: skip
 def test_loopback_names(host, ours):
@@ -42,10 +44,10 @@ def test_another_sites_page_changes_nothing(tmp_path):
     assert len(service.catalog.page()) == 1
 
 
-def test_a_cookie_is_a_token_for_this_servers_pages_only(tmp_path):
+def test_a_session_is_for_this_servers_pages_only(tmp_path):
     service = make_service(tmp_path, auth=True)
     _, token = service.users.create("anna", Role.SUBMITTER)
-    client = client_of(service, cookies={COOKIE: token})
+    client = client_of(service, cookies={service.users.cookie: service.users.sign_in(token)})
     assert client.get("/v1/me").json()["user"] == "anna"
     foreign = client.post("/v1/sweeps", json=SPEC, headers={"Origin": "https://evil.example"})
     assert foreign.status_code == 403
@@ -53,8 +55,14 @@ def test_a_cookie_is_a_token_for_this_servers_pages_only(tmp_path):
 
 
 def test_bad_tokens_are_refused(tmp_path):
-    client = client_of(make_service(tmp_path, auth=True))
-    for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": "Basic eDp5"}, {"Cookie": f"{COOKIE}=x"}):
+    service = make_service(tmp_path, auth=True)
+    client = client_of(service)
+    _, token = service.users.create("anna", Role.SUBMITTER)
+    session, name = service.users.sign_in(token), service.users.cookie
+    texts = ("Bearer x", "Basic eDp5", f"Bearer {session}", f"Basic {token}")
+    # a token is no session, nor the other way round, and the cookie of earlier versions is none of ours
+    cookies = (f"{name}=x", f"{name}={token}", f"sweeper_token={token}", f"sweeper_0000={session}")
+    for headers in ({}, *({"Authorization": t} for t in texts), *({"Cookie": c} for c in cookies)):
         answer = client.get("/v1/me", headers=headers)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
     assert client.get("/v1/openapi.json").status_code == 200
@@ -66,7 +74,7 @@ def test_who_guesses_tokens_does_not_reach_the_database(tmp_path, monkeypatch):
     _, new = service.users.create("ben", Role.VIEWER)
     client = client_of(service, Limits(rate=0.001, burst=3))
     looks, looked_up = [], service.users._looked_up
-    monkeypatch.setattr(service.users, "_looked_up", lambda token: looks.append(token) or looked_up(token))
+    monkeypatch.setattr(service.users, "_looked_up", lambda *asked: looks.append(asked) or looked_up(*asked))
 
     def ask(token):
         return client.get("/v1/me", headers={"Authorization": f"Bearer {token}"})

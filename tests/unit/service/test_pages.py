@@ -16,7 +16,7 @@ pytest.importorskip("dash")
 from fake_sweep import write_sweep
 
 from dashboards.judged import in_background
-from sweeper.service.guard import COOKIE
+from sweeper.service.pages import OLD_COOKIE
 from sweeper.service.records import State
 
 RUNNING = (State.STARTING, State.RUNNING)
@@ -28,7 +28,7 @@ class Reader:
     def __init__(self, made: Made, user: str = "") -> None:
         self.client = TestClient(made.api, base_url="http://localhost", follow_redirects=False)
         if user:
-            self.client.cookies.set(COOKIE, made.tokens[user])
+            self.client.cookies.set(made.users.cookie, made.users.sign_in(made.tokens[user]))
 
     def asked(self, part: str, outputs: Any, inputs: dict[str, Any], state: dict[str, Any], by: str) -> str:
         """Ask the callback that makes a part; returns its whole answer."""
@@ -201,12 +201,41 @@ def test_who_has_not_signed_in_is_sent_to_the_form_and_back(made: Made, sweeps: 
     assert "httponly" in cookie
     assert "samesite=strict" in cookie
     assert "secure" not in cookie
+    assert made.tokens["bob"].rpartition("_")[2].lower() not in cookie
+    session = nobody.cookies[made.users.cookie]
     assert nobody.get("/").status_code == 200
     assert "bob" in nobody.get("/_dash-layout").text
     assert nobody.get("/login?next=run%3Dx").headers["location"] == "/?run=x"
     gone = nobody.post("/logout")
     assert (gone.status_code, gone.headers["location"]) == (303, "/login")
     assert nobody.get("/").status_code == 303
+    nobody.cookies.set(made.users.cookie, session)  # who kept it has nothing
+    assert nobody.get("/").status_code == 303
+
+
+def test_a_sign_in_of_an_earlier_version_has_ended(made: Made) -> None:
+    client = Reader(made).client
+    client.cookies.set(OLD_COOKIE, made.tokens["bob"], domain="localhost.local", path="/")
+    assert client.get("/").headers["location"] == "/login"
+    form = client.get("/login")
+    assert "sign in again" in form.text
+    assert OLD_COOKIE not in client.cookies  # the browser no longer keeps the token
+    assert client.post("/login", data={"token": made.tokens["bob"]}).status_code == 303
+    assert client.get("/").status_code == 200
+
+
+def test_two_services_of_one_host_keep_their_sessions(tmp_path: Path) -> None:
+    services = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        services.append(Made(tmp_path / name))
+    readers = [Reader(made, "bob").client for made in services]
+    jar = {name: value for reader in readers for name, value in reader.cookies.items()}
+    for made in services:  # as a browser, which sends the cookies of a host to each of its ports
+        both = TestClient(made.api, base_url="http://localhost", follow_redirects=False, cookies=jar)
+        assert both.get("/").status_code == 200
+        assert both.post("/logout").status_code == 303
+    in_background(None)
 
 
 def test_over_https_the_cookie_is_secure(made: Made) -> None:

@@ -1,4 +1,4 @@
-"""Tokens: shown once, stored hashed, good until they end."""
+"""Tokens and sessions: shown once, stored hashed, good until they end."""
 
 import time
 
@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import select
 
 from sweeper.service import users as module
-from sweeper.service.database import tokens
+from sweeper.service.database import sessions, tokens
 from sweeper.service.records import Quota, Role
-from sweeper.service.users import Users
+from sweeper.service.users import SESSION_SECONDS, SESSIONS, Users
 from sweeper.specfile import SpecError
 from tests.databases import opened
 
@@ -120,3 +120,70 @@ def test_whether_an_admin_can_come_in(engine):
 def test_a_name_that_is_none(engine, name):
     with pytest.raises(SpecError, match="a user's name must"):
         Users(engine).create(name, Role.VIEWER)
+
+
+# -- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def signed_in(users, token):
+    session = users.sign_in(token)
+    assert session is not None
+    return session
+
+
+def test_a_session_is_random_and_its_hash_is_stored(engine):
+    users = Users(engine)
+    _, text = users.create("anna", Role.SUBMITTER)
+    one, two = signed_in(users, text), signed_in(users, text)
+    assert (users.signed_in(one).name, users.signed_in(one).role) == ("anna", Role.SUBMITTER)
+    assert one != two
+    with engine.connect() as connection:
+        rows = connection.execute(select(sessions)).all()
+    assert len(rows) == 2
+    assert not any(secret in str(rows) for secret in (one, two, text.split("_", 2)[2]))
+    assert users.sign_in(text[:-1] + ("x" if text[-1] != "x" else "y")) is None
+    assert [users.signed_in(wrong) for wrong in ("", "x" * 43, "ü" * 43, text, rows[0].hash)] == [None] * 5
+
+
+def test_a_session_ends_with_its_token(engine):
+    now = [time.time()]
+    users = Users(engine, lambda: now[0])
+    shown, text = users.create("anna", Role.VIEWER)
+    _, short = users.create("ben", Role.VIEWER, expires=now[0] + 10)
+    kept, brief = signed_in(users, text), signed_in(users, short)
+    now[0] += 11
+    assert users.signed_in(brief) is None
+    assert users.signed_in(kept) is not None
+    users.revoke(shown.id)
+    assert users.signed_in(kept) is None
+
+
+def test_a_session_ends_by_itself_and_by_signing_out(engine):
+    now = [time.time()]
+    users = Users(engine, lambda: now[0])
+    _, text = users.create("anna", Role.VIEWER)
+    left, kept = signed_in(users, text), signed_in(users, text)
+    users.sign_out(left)
+    assert users.signed_in(left) is None
+    assert users.signed_in(kept) is not None
+    now[0] += SESSION_SECONDS
+    assert users.signed_in(kept) is None
+    assert users.check(text) is not None
+
+
+def test_the_oldest_sessions_of_a_token_make_room(engine):
+    now = [time.time()]
+    users = Users(engine, lambda: now[0])
+    _, text = users.create("anna", Role.VIEWER)
+    _, other = users.create("ben", Role.VIEWER)
+    bens, found = signed_in(users, other), []
+    for _ in range(SESSIONS + 2):
+        now[0] += 1
+        found.append(signed_in(users, text))
+    assert [users.signed_in(s) is not None for s in found] == [False] * 2 + [True] * SESSIONS
+    assert users.signed_in(bens) is not None
+
+
+def test_services_have_cookies_of_different_names(engine, tmp_path):
+    names = {Users(engine).cookie, Users(engine).cookie, Users(opened(tmp_path)).cookie}
+    assert len(names) == 2

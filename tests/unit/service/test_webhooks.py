@@ -157,6 +157,11 @@ def test_addresses_that_are_allowed(url):
         "http://hooks.lab/a", "https://hooks.lab/ab", "https://hooks.lab:444/a", "https://hooks.lab.evil/a",
         "https://user:x@hooks.lab/a", "https://hooks.lab@evil/a", "https://hooks.lab/a/../b", "file:///etc/passwd",
         "https://hooks.lab/a/%2e%2e/b", "https://hooks.lab\\@evil/a", "https://hooks.lab/a b", "http://127.0.0.1/x",
+        "https://hooks.lab/a/..;/b", "https://hooks.lab/a/..;x=1/b", "https://hooks.lab/a/%5c../b",
+        "https://hooks.lab/a/x%5C..%5Cb", "https://hooks.lab/a/%25252e%25252E/b", "https://hooks.lab/a/%2e%2e%3b/b",
+        "https://hooks.lab/a/x%2f..%2fb", "https://hooks.lab/a/.", "https://hooks.lab/a/./b", "https://hooks.lab/a/.;/b",
+        "https://hooks.lab/a/\u2025/b", "https://hooks.lab/a/%EF%BC%8E%EF%BC%8E/b", "https://hooks.lab/a/%00",
+        "https://hooks.lab/a;/../b", "https://hooks.lab/a%2f..%2fb", "https://hooks.lab/a/..%20/b",
         "http://169.254.169.254/", "", "https://", "https://hooks.lab:x/a", "https://[/a", "https://HOOKS.lab/b",
     ],
 )  # fmt: skip
@@ -167,6 +172,6 @@ def test_addresses_that_are_not(url):
 
 def test_beginnings_that_cannot_be_allowed():
     check_prefix("https://hooks.lab/")
-    for url in ("http://hooks.lab", "https://hooks.lab/?x", "hooks.lab"):
+    for url in ("http://hooks.lab", "https://hooks.lab/?x", "hooks.lab", "https://hooks.lab/a/..;/", "https://h/%2e/"):
         with pytest.raises(SpecError):
             check_prefix(url)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # Pillow comes with torchvision, which digits and a user's te
 
 NAMED = 5  # unreadable files that a message names
 AT_ONCE = 64  # images that a process decodes at a time
+MOST_PIXELS = 1 << 26  # of an image before it is scaled: 200 MB as RGB
 MODES = {1: "L", 3: "RGB"}
 
 
@@ -35,6 +36,8 @@ def decode(path: Path, size: int, channels: int) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MOST_PIXELS}")
             whole = _in_mode(image, MODES[channels])
             if whole.size != (size, size):
                 whole = ImageOps.fit(whole, (size, size), Image.Resampling.BILINEAR)

@@ -5,23 +5,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import lzma
 import os
 import shutil
-import tarfile
 import uuid
-import zipfile
-import zlib
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .runtime import Runtime
 
-ARCHIVES = (".tar.xz", ".tar.gz", ".tgz", ".tar", ".zip")
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 """What a mounted file system without locks answers."""
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError)
 
 
 class LostCheckpoint(UserWarning):
@@ -83,34 +77,6 @@ def fingerprint(paths: Iterable[Path], about: str = "") -> str:
         stat = path.stat()
         digest.update(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def is_archive(path: Path) -> bool:
-    """Whether the name is that of an archive that `unpacked` reads."""
-    return path.name.lower().endswith(ARCHIVES)
-
-
-def unpacked(archive: Path, cache: Path) -> Path:
-    """Return the folder with an archive's files, unpacked at most once; nothing is written outside it.
-
-    Raises:
-        ValueError: The archive is damaged, or holds paths or links that lead outside.
-    """
-
-    def make(folder: Path) -> None:
-        folder.mkdir()
-        try:
-            if archive.name.lower().endswith(".zip"):
-                with zipfile.ZipFile(archive) as file:
-                    file.extractall(folder)
-            else:
-                with tarfile.open(archive) as file:
-                    file.extractall(folder, filter="data")
-        except (*_DAMAGED, OSError, ValueError) as error:
-            reason = f"{' '.join(str(error).split())}; if it is damaged, fetch it again"
-            raise ValueError(f"archive {archive} cannot be unpacked: {reason}") from None
-
-    return made_once(cache / "archives" / fingerprint([archive]), make)
 
 
 def drop_checkpoints(runtime: Runtime, digest: str) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .archives import is_archive, unpacked
 from .data import Data, DataError, assembled, stratified
 from .decoding import Files
-from .files import cache_folder, is_archive, unpacked
+from .files import cache_folder
 from .images import Inputs, Streamed
 from .result import SPLITS
 from .runtime import Runtime

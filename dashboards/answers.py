@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import traceback
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -13,11 +12,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import flask
-import pyarrow.csv
 from dash import dcc, html, no_update
 from dash.development.base_component import Component
 
 from sweeper.spec import SpecError
+from sweeper.spreadsheet import csv_bytes
 
 from . import catalogue, choices, content, grid, judged
 from .details import details, row_of
@@ -345,9 +344,7 @@ class App:
         if run is None:
             return None
         found, _ = listed(run.tables["trials"], selection.filter, selection.sort)
-        target = io.BytesIO()
-        pyarrow.csv.write_csv(found, target)
-        return target.getvalue()
+        return csv_bytes(found)
 
 
 def _drawn_by(selection: Selection) -> Selection:

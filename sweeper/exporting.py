@@ -12,6 +12,7 @@ from .report import counted, emit
 from .retries import StorageError
 from .runfolder import stored_spec
 from .spec import SpecError
+from .spreadsheet import csv_bytes
 
 if TYPE_CHECKING:
     from dashboards.runs import Run
@@ -34,7 +35,6 @@ def export(args: argparse.Namespace) -> int:
 
 def _table(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     import pyarrow
-    import pyarrow.csv
     import pyarrow.parquet
 
     from .store import read, read_trials
@@ -43,16 +43,17 @@ def _table(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if args.noise:
         raise SpecError("--noise chooses what --html, --png and --svg show; a table has every noise")
     table = read_trials(args.dir) if name == "trials" else read(args.dir, name)
-    content = pyarrow.BufferOutputStream()
     if kind == "csv":
-        pyarrow.csv.write_csv(table, content)
+        content = csv_bytes(table)
     else:
-        pyarrow.parquet.write_table(table, content)
+        target = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(table, target)
+        content = target.getvalue()
     place, file = file_of(args.out) if args.out else (place_of(args.dir), f"{name}.{kind}")
     if place.local and not place.local.is_dir():
         raise SpecError(f"cannot write {args.out}: there is no folder {place.text}")
     try:
-        place.write(file, content.getvalue())
+        place.write(file, content)
     except StorageError as error:
         raise SpecError(str(error)) from None
     shown = place.local / file if place.local else f"{place.text}/{file}"

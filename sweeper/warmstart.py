@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from trainables.spec import PairSpec
 from .parameter import PriorNoise
 from .places import place_of
 from .specfile import SpecError
+from .spreadsheet import unquoted
 
 if TYPE_CHECKING:
     from .prior import NoisePrior
@@ -117,13 +119,13 @@ def read_points(path: Path, space: Space) -> list[dict[str, Any]]:
 
 def _from_csv(text: str, space: Space) -> list[dict[str, Any]]:
     points: list[dict[str, Any]] = []
-    for row in csv.DictReader(text.splitlines()):
+    for row in csv.DictReader(io.StringIO(text, newline="")):
         if "spec" in row and "outcome" in row:
             if row["outcome"] != "ok":
                 continue
-            point = space.params_of(PairSpec.from_json(row["spec"]))
+            point = space.params_of(PairSpec.from_json(unquoted(row["spec"])))
         else:
-            point = {name: value for name, value in row.items() if value}
+            point = {unquoted(name): unquoted(value) for name, value in row.items() if value}
         if point not in points:
             points.append(point)
     return points

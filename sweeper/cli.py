@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from trainables import __version__
+from trainables.printable import guard_output
 
 from .cluster_flags import (
     SERVED,
@@ -31,11 +32,15 @@ from .service_flags import add_serve, add_token
 ERROR, USAGE, INTERRUPTED = 1, 2, 130
 
 
+def _in_one_line(text: object) -> str:
+    return " ".join(str(text).splitlines())
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports wrong usage in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"error: {message}; see {self.prog} --help\n")
+        self.exit(USAGE, f"error: {_in_one_line(message)}; see {self.prog} --help\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -277,7 +282,7 @@ def _skipped_parts_as_lines() -> Iterator[None]:
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, SkippedPart | LostCheckpoint) and str(message) not in shown:
             shown.add(str(message))
-            print(f"warning: {message}", file=sys.stderr)
+            print(f"warning: {_in_one_line(message)}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", SkippedPart)
@@ -306,13 +311,13 @@ def _command(args: argparse.Namespace) -> int:
         with _skipped_parts_as_lines():
             return _chosen(args)(args)
     except SpecError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_in_one_line(error)}", file=sys.stderr)
         return USAGE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output went away
         return ERROR
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_in_one_line(error)}", file=sys.stderr)
         return ERROR
     except Exception as error:
         if os.environ.get("SWEEPER_DEBUG") == "1":
@@ -326,6 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     from .signals import sigterm_as_sigint
 
+    guard_output()
     args = _parser().parse_args(argv)
     try:
         with sigterm_as_sigint():

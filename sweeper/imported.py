@@ -27,8 +27,10 @@ from trainables.trial import IMPORTED
 from .columns import ASSUMED_SPLIT, FIELDS, REPEAT, RESULTS, Mapped, map_columns
 from .imported_rows import Rows
 from .parameter import Parameter
+from .plain_text import check_plain, check_plain_values
 from .samplers import SAMPLERS
 from .spec import SpecError, SweepSpec
+from .spreadsheet import unquoted_table
 from .warmstart import checked_points
 
 UNKNOWN_SAMPLER = "unknown"
@@ -76,6 +78,8 @@ def read_table(path: Path) -> pa.Table:
         raise SpecError(f"{path} has no rows: there is nothing to import")
     if twice := [n for n, count in Counter(table.column_names).items() if count > 1]:
         raise SpecError(f"{path} has two columns {twice[0]!r}; rename one")
+    for column in table.column_names:
+        check_plain(f"a column's name in {path}", column)
     return table
 
 
@@ -88,7 +92,7 @@ def _parquet(path: Path) -> pa.Table:
 def _csv(path: Path) -> pa.Table:
     import pyarrow.csv
 
-    return pyarrow.csv.read_csv(path)
+    return unquoted_table(pyarrow.csv.read_csv(path))
 
 
 def _arrow(path: Path) -> pa.Table:
@@ -142,6 +146,7 @@ def as_sweep(
     unknown_knobs = _missing(source, given, fields, name)
     _check_rows(source, fields, given, name)
     spec = _sweep(source, space, fields, given, chosen)
+    check_plain_values(spec.asked())
     rows = Rows(name, spec.load_space(), given, _counts(settings), unknown_knobs).build(data, table.num_rows)
     repeats = Counter(r["config"] for r in rows)
     size = {"trials": len(repeats), "repeats": min(repeats.values())}

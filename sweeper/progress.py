@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
+
+from trainables.printable import PrintableStream, printable, printable_line
 
 from .session import Status
 
@@ -36,7 +38,8 @@ class Progress:
         running: bool = True,
     ) -> None:
         self.objective, self.quiet, self.counts, self.running = objective, quiet, counts, running
-        self.stream = stream or sys.stderr
+        self.safe = PrintableStream.of(stream or sys.stderr)
+        self.stream = cast(TextIO, self.safe)
         self.bar: Any = None
         self.warned: set[str] = set()
         self.first_done: int | None = None
@@ -69,7 +72,7 @@ class Progress:
     def line(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
         if self.bar is not None:
-            self.bar.write(text, file=self.stream)
+            self.bar.write(printable(text), file=self.safe.raw)
         else:
             print(text, file=self.stream, flush=True)
 
@@ -93,7 +96,7 @@ class Progress:
 
         if self.bar is None:
             shape = "{n_fmt}/{total_fmt} |{bar:20}| {desc}"
-            self.bar = tqdm(total=status.budget, bar_format=shape, file=self.stream, dynamic_ncols=True)
+            self.bar = tqdm(total=status.budget, bar_format=shape, file=self.safe.raw, dynamic_ncols=True)
         self.bar.total, self.bar.n = status.budget, status.done
-        self.bar.set_description_str(self._text(status), refresh=False)
+        self.bar.set_description_str(printable_line(self._text(status)), refresh=False)
         self.bar.refresh()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper.objective import OBJECTIVES
+from trainables.printable import printable_line
 from trainables.result import SPLITS
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def plain(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return number(value)
-    return "–" if value is None else str(value)
+    return "–" if value is None else printable_line(str(value))
 
 
 def counted(count: int, noun: str) -> str:
@@ -72,9 +73,10 @@ def merge_words(method: str, coefficient: float | None) -> str:
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, indent: int = 2) -> str:
     """Return a table with its first column aligned left and the others right, without trailing blanks."""
-    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
+    table = [[printable_line(cell) for cell in line] for line in (header, *rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(header))]
     lines: list[str] = []
-    for line in (header, *rows):
+    for line in table:
         cells = [f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))]
         lines.append((" " * indent + "  ".join(cells)).rstrip())
     return "\n".join(lines)

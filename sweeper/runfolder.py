@@ -19,6 +19,7 @@ from trainables.trial import IMPORTED
 
 from .lease import Hold, holder, leased
 from .places import Place, place_of
+from .plain_text import check_plain_values
 from .spec import SpecError, SweepSpec, read_yaml
 
 SPEC_FILE, LOCK_FILE = "sweep.yaml", ".lock"
@@ -93,6 +94,8 @@ def claim(spec: SweepSpec) -> tuple[Place, bool]:
             raise SpecError(f"{place.text} is not empty and holds no sweep; choose another --out")
         if held:
             _same(stored_spec(place), spec, place)
+        else:
+            check_plain_values(spec.asked())
         if place.local:
             place.local.mkdir(parents=True, exist_ok=True)
             (place.local / LOCK_FILE).touch()

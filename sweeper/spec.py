@@ -21,6 +21,7 @@ from trainables.spec import PairSpec
 
 from .objective import OBJECTIVES
 from .parameter import Parameter, PriorNoise, parse_bytes
+from .plain_text import check_plain_values
 from .resources import Resources
 from .samplers import SAMPLERS
 from .specfile import SpecError, explain, placed, read_yaml
@@ -349,9 +350,11 @@ def load_spec(target: str, flags: Mapping[str, Any] | None = None) -> SweepSpec:
             flags["resources"] = {**(values.get("resources") or {}), **resources}
         for key in (*flags, *(f"fixed.{name}" for name in added)):
             lines.pop(key, None)
+        check_plain_values({**values, **flags, "fixed": {**(values.get("fixed") or {}), **added}}, lines, target)
         spec = _with_fixed(SweepSpec.checked({**values, **flags}, lines, target), added)
         space_of(spec, lines, target)
     else:
+        check_plain_values({"space": target, **flags, "fixed": added})
         space = str(Path(target).resolve()) if target.endswith(".py") else target
         spec = _with_fixed(
             SweepSpec.checked({"space": space, **({"resources": resources} if resources else {}), **flags}), added

@@ -33,6 +33,7 @@ from .models import has_batchnorm
 from .noise import NOISE
 from .parallel import Peer, spread
 from .plane import plane
+from .printable import guard_output
 from .probing import probe_columns, probe_tables
 from .ranks import launched, ranks
 from .record import failed, now, record, stopped
@@ -344,6 +345,7 @@ def _arguments() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the trial of a JSON spec and print its row as JSON; returns the exit code."""
+    guard_output()
     args = _arguments().parse_args(argv)
     try:
         spec = PairSpec.from_json(args.spec.read_text())

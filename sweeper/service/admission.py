@@ -14,6 +14,7 @@ from search_spaces import Space
 from sweeper.flags import MACHINE_KEYS
 from sweeper.launch import with_usual_noise
 from sweeper.places import is_uri
+from sweeper.plain_text import check_plain_values
 from sweeper.proposer import budget_of
 from sweeper.spec import SweepSpec, space_of
 from sweeper.specfile import SpecError
@@ -105,6 +106,7 @@ def admit(
         given["prior"] = [inside.prior(p) if isinstance(p, str) else p for p in given["prior"]]
     for key, value in _texts(given):
         inside.check(key, value)
+    check_plain_values(values, lines, where)
     spec = SweepSpec.checked({k: v for k, v in given.items() if v is not None}, lines, where)
     check_bounds(spec, rules.limits)
     space = space_of(spec, lines, where)
@@ -131,6 +133,7 @@ def changed(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> tuple[dic
             if key in SweepSpec.model_fields:
                 raise forbidden(f"{key} cannot be changed by resume: it takes {known}")
             raise SpecError(f"unknown key {key!r}: resume takes {known}")
+    check_plain_values(changes)
     given = {k: v for k, v in changes.items() if v is not None}
     if isinstance(given.get("resources"), dict):
         given["resources"] = {**(entry.spec.get("resources") or {}), **given["resources"]}

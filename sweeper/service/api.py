@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request, Response
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
+
+from sweeper.plain_text import plain_text
+from trainables.printable import printable
 
 from .admission import Rules
 from .audit import Audit
@@ -105,10 +108,18 @@ SweepId = Annotated[
 ]
 """A sweep's id in a path."""
 
+TEXT = (
+    r"^[^\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]*$"
+)
+"""Text without control and format characters, for OpenAPI."""
+Plain = Annotated[str, AfterValidator(plain_text)]
+"""Text that is stored and shown to others: `plain_text` checks it, by the same rule as the command line's."""
+
 
 def answer(record: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a record as a response; it is not validated again."""
-    return Response(record.model_dump_json(), status, headers, "application/json")
+    return Response(printable(record.model_dump_json()), status, headers, "application/json")
 
 
 def plain_json(value: Any) -> bytes:

@@ -13,6 +13,8 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
+from trainables.printable import printable
+
 from . import examples
 from .api import Api, Asked, SweepId
 from .catalog import Entry, UnknownSweepError
@@ -102,7 +104,7 @@ class _Stream(StreamingResponse):
 
 def written(event: Event) -> str:
     """Return an event as the stream has it."""
-    return f"id: {event.id}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"
+    return f"id: {event.id}\nevent: {event.type}\ndata: {printable(event.model_dump_json())}\n\n"
 
 
 async def _of_sweep(request: Request, api: Api, entry: Entry, last: int) -> AsyncIterator[str]:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from trainables import __version__
 
 from . import examples, metrics
-from .api import Asked, answer, plain_json
+from .api import TEXT, Asked, answer, plain_json
 from .examples import shown
 from .guard import Admin, Viewer
 from .problems import documented
@@ -104,7 +104,7 @@ def list_audit(
     user: Admin,
     name: Annotated[
         str | None,
-        Query(alias="user", max_length=80, pattern=r"^[^\x00-\x1f\x7f]*$", description="Only this user's."),
+        Query(alias="user", max_length=80, pattern=TEXT, description="Only this user's."),
     ] = None,
     after: Annotated[int | None, Query(ge=0, lt=2**63, description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Entries of a page.")] = 100,

@@ -18,7 +18,7 @@ from sweeper.specfile import SpecError
 
 from . import examples
 from .admission import Admitted, admit, changed
-from .api import Api, Asked, SweepId, answer
+from .api import TEXT, Api, Asked, Plain, SweepId, answer
 from .catalog import Entry, New, StateError, fingerprint
 from .examples import shown
 from .guard import Submitter, Viewer, noted
@@ -32,8 +32,7 @@ from .users import User
 from .webhooks import check_url
 
 router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"])
-TEXT = r"^[^\x00-\x1f\x7f]*$"
-"""Text without control characters."""
+_PLAIN = {"pattern": TEXT}
 _SPEC_BODY = {
     "requestBody": {
         "required": True,
@@ -95,13 +94,15 @@ async def submit_sweep(
     request: Request,
     api: Asked,
     user: Submitter,
-    name: Annotated[str, Query(max_length=200, pattern=TEXT, description="What to call it.", examples=["tries"])] = "",
+    name: Annotated[
+        Plain, Query(max_length=200, json_schema_extra=_PLAIN, description="What to call it.", examples=["tries"])
+    ] = "",
     priority: Annotated[int, Query(ge=-100, le=100, description="Above 0 for admins only.")] = 0,
     shared: Annotated[bool, Query(description="Whether all users may see it.")] = False,
     dry_run: Annotated[bool, Query(description="Only say what it would cost.")] = False,
     webhook: Annotated[
-        str | None,
-        Query(max_length=2000, pattern=TEXT, description="Where to post when it is done or failed."),
+        Plain | None,
+        Query(max_length=2000, json_schema_extra=_PLAIN, description="Where to post when it is done or failed."),
     ] = None,
     idempotency_key: Annotated[
         str | None,

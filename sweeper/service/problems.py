@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from sweeper.places import AwayError
 from sweeper.retries import StorageError
 from sweeper.specfile import SpecError
+from trainables.printable import printable, printable_line
 
 from .catalog import KeyReusedError, StateError, UnknownSweepError
 from .records import Problem
@@ -32,7 +33,7 @@ def problem(status: int, detail: str, instance: str = "", headers: Mapping[str, 
     """Return the response of an error."""
     title = HTTPStatus(status).phrase
     body = Problem(title=title, status=status, detail=detail, instance=instance).model_dump_json()
-    return Response(body, status, headers, MEDIA)
+    return Response(printable(body), status, headers, MEDIA)
 
 
 def of_error(error: Exception, instance: str = "") -> Response:
@@ -48,7 +49,7 @@ def of_error(error: Exception, instance: str = "") -> Response:
     if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
         _log.warning("database: %s", error)
         return problem(503, "the service's database does not answer; try again", instance, {"Retry-After": "5"})
-    _log.error("internal error at %s", instance, exc_info=error)
+    _log.error("internal error at %s", printable_line(instance), exc_info=error)
     return problem(500, f"internal error: {type(error).__name__}; the server's log has more", instance)
 
 

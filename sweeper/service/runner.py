@@ -17,6 +17,7 @@ from sweeper.places import place_of
 from sweeper.signals import sigterm_as_sigint
 from sweeper.spec import SpecError, SweepSpec
 from sweeper.specfile import read_yaml
+from trainables.printable import guard_output, printable_line
 
 from .control import Control, Outcome
 from .records import State
@@ -24,6 +25,7 @@ from .records import State
 
 def main(folder: str, lock: str) -> int:
     """Run the sweep of a control folder; returns the exit code."""
+    guard_output()
     control = Control(Path(folder))
     control.enter(int(lock))
     task = control.task
@@ -40,7 +42,7 @@ def main(folder: str, lock: str) -> int:
         traceback.print_exc()
         text = " ".join(str(error).split())
         outcome = Outcome(State.FAILED, f"internal: {type(error).__name__}: {text}")
-    print(f"{outcome.state}: {outcome.reason}", file=sys.stderr, flush=True)
+    print(f"{outcome.state}: {printable_line(outcome.reason)}", file=sys.stderr, flush=True)
     control.end(outcome, task["attempt"])
     return 0
 

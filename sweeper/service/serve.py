@@ -110,6 +110,7 @@ def _run(api: FastAPI, sock: socket, listening: Listening) -> None:
         lifespan="off",
         ws="none",
         log_level="warning",
+        use_colors=False,
         access_log=False,
         server_header=False,
         proxy_headers=False,

@@ -23,6 +23,7 @@ from sqlalchemy import Engine, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from sweeper.http_parts import is_loopback, line, reason
+from sweeper.plain_text import check_plain
 from sweeper.specfile import SpecError
 
 from .catalog import Entry
@@ -52,6 +53,7 @@ def check_url(url: str, allowed: Sequence[str]) -> None:
         SpecError: It is no https address; http is for this machine.
         RefusedError: It is not allowed (403).
     """
+    check_plain("a webhook", url)
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -1,0 +1,77 @@
+"""Text that cannot drive a terminal: control and format characters as escapes, in strings and in whole streams."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable
+from typing import Any, TextIO, cast
+
+_SUSPECT = re.compile(r"[^\t\n\x20-\x7e]")
+_KINDS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode's controls, format characters, lone surrogates, and separators of lines and paragraphs."""
+
+
+def printable(text: str) -> str:
+    """Return text with its control and format characters as JSON escapes them; JSON stays the same JSON.
+
+    Tabs and newlines stay.
+    """
+    return text if text.isascii() and text.isprintable() else _SUSPECT.sub(_escape, text)
+
+
+def printable_line(text: str) -> str:
+    """Return text as `printable` does, in one line: tabs and newlines are escaped, too."""
+    return printable(text).replace("\t", "\\t").replace("\n", "\\n")
+
+
+def is_plain(text: str) -> bool:
+    """Return whether text is one line without control and format characters, as a name must be."""
+    return printable_line(text) == text
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    if unicodedata.category(character) not in _KINDS:
+        return character
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+
+
+class PrintableStream:
+    """A text stream that writes text as `printable` returns it; in all else it is the stream that it wraps.
+
+    Args:
+        raw: The stream, for what draws on a terminal itself, such as a progress bar.
+    """
+
+    def __init__(self, raw: TextIO) -> None:
+        self.raw = raw
+
+    @classmethod
+    def of(cls, stream: TextIO | PrintableStream) -> PrintableStream:
+        """Return a stream that escapes what is written to it: the given one where it does so."""
+        return stream if isinstance(stream, PrintableStream) else cls(stream)
+
+    def write(self, text: str) -> int:
+        """Write text; returns its length before it was escaped."""
+        self.raw.write(printable(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.raw, name)
+
+
+def guard_output() -> None:
+    """Make stdout and stderr escape all that this process prints from now on, tracebacks among it."""
+    os.environ.setdefault("NO_COLOR", "1")  # libraries' colours are escape sequences, too
+    for name in ("stdout", "stderr"):
+        if stream := getattr(sys, name):  # None where there is no console
+            setattr(sys, name, cast(TextIO, PrintableStream.of(stream)))

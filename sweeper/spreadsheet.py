@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,14 +38,14 @@ def unquoted_table(table: pa.Table) -> pa.Table:
 
 def _replaced(table: pa.Table, pattern: str, by: str) -> pa.Table:
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow.compute
 
-    replace: Callable[..., pa.ChunkedArray] = pc.replace_substring_regex
+    functions: Any = pyarrow.compute  # whose functions are made when it is imported
     for i, field in enumerate(table.schema):
         column, kind = table.column(i), field.type
         if pa.types.is_dictionary(kind):
             column, kind = column.cast(kind.value_type), kind.value_type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            column = replace(column, pattern=pattern, replacement=by)
+            column = functions.replace_substring_regex(column, pattern=pattern, replacement=by)
         table = table.set_column(i, re.sub(pattern, by, field.name), column)
     return table

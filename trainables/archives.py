@@ -158,12 +158,13 @@ def _tar(archive: Path) -> Generator[_Entry]:
         _decoded(raw, archive.name.lower()) as content,
         tarfile.open(fileobj=cast(Any, source := _Metered(content)), mode="r|") as file,
     ):
+        known = cast(list[tarfile.TarInfo], vars(file)["members"])
         while True:
             source.left = _HEADERS
             info = file.next()
             if info is None:
                 return
-            file.members.clear()  # which otherwise grows with every file
+            known.clear()  # it grows with every file
             if info.isdir():
                 yield _Entry(info.name)
                 continue

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_ndtr
 
-from .candidates import REPEAT, log_expected_improvement, neighbours, propose
+from .candidates import REPEAT, inside, log_expected_improvement, neighbours, propose
 from .exchange import keys
 from .knobs import Array
 from .noise_axis import KnobSpace, Points
@@ -63,7 +63,9 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
     space, model = aims.space, aims.models[0]
     believers = [m.believe(aims.running) for m in aims.models]
     seen = model.predict(model.points)[0]
-    feasible = np.array([_log_feasible(aims.limits, model.points)])[0]
+    rows = np.flatnonzero(inside(model.points))  # those of an earlier, wider range teach, but are not candidates
+    held, seen = model.points[rows], seen[rows]
+    feasible = _log_feasible(aims.limits, held)
     incumbent = float(seen[feasible > np.log(0.5)].min(initial=np.inf))
     incumbent = incumbent if np.isfinite(incumbent) else float(seen.min())
 
@@ -89,7 +91,7 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
     elif not aims.repeats:
         return Choice(pool.points.unit[best], pool.origin[best], float(pool.level[best]))
     again = np.argsort(np.where(feasible > np.log(0.5), seen, np.inf), kind="stable")[:_INCUMBENTS]
-    few = model.points[again] + pool.points[[best]]
+    few = held[again] + pool.points[[best]]
     gains = knowledge_gradient(believers[0], few)
     if aims.repeats and gains[:-1].max() > gains[-1]:
         return Choice(few.unit[int(gains[:-1].argmax())], REPEAT, float("nan"))

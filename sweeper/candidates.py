@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import erfcx, ndtr
 from scipy.stats import qmc
 
-from .knobs import Array, Rows
+from .knobs import Array, Mask, Rows, within
 from .noise_axis import KnobSpace, Points
 from .prior import NoisePrior
 from .surrogate import Posterior
@@ -120,8 +120,18 @@ def _everything(space: KnobSpace) -> Array:
 
 
 def top(model: Posterior, count: int) -> Array:
-    """Return the coordinates of the evaluated points with the lowest posterior means, shape (<= count, d)."""
-    return model.points.unit[np.argsort(model.predict(model.points)[0], kind="stable")[:count]]
+    """Return the coordinates of the evaluated points with the lowest posterior means, shape (<= count, d).
+
+    Points outside the space, from an earlier and wider one, are left out where the space holds any.
+    """
+    rows = np.argsort(np.where(inside(model.points), model.predict(model.points)[0], np.inf), kind="stable")
+    return np.clip(model.points.unit[rows[: min(count, max(1, int(inside(model.points).sum())))]], 0.0, 1.0)
+
+
+def inside(points: Points) -> Mask:
+    """Return which points the space holds, shape (n,); all where it holds none."""
+    found: Mask = np.asarray(within(points.unit).all(axis=1))
+    return found if found.any() else np.ones(len(points), dtype=bool)
 
 
 def level_sets(

@@ -91,14 +91,23 @@ def _known_params(space: KnobSpace, trial: FrozenTrial) -> dict[str, Any]:
     # a running trial shows its parameters only once suggested; until then they stand in the attributes
     if all(k.name in trial.params for k in space.knobs):
         return trial.params
+    internal = proposal(trial)
+    try:
+        shared = {k.name: k.distribution.to_external_repr(internal[k.name]) for k in space.knobs if k.name in internal}
+    except (ValueError, TypeError, IndexError):  # another process has another space
+        return trial.params
+    return {**shared, **trial.params}
+
+
+def proposal(trial: FrozenTrial) -> dict[str, float]:
+    """Return the proposal that `note` wrote, in Optuna's internal representation; empty where it wrote none."""
     chunks = {k: v for k, v in trial.system_attrs.items() if k.startswith(f"{PARAMS_KEY}:")}
     text = "".join(chunks.get(f"{PARAMS_KEY}:{i}", "") for i in range(len(chunks)))
     try:
-        internal = json.loads(text)
-        shared = {k.name: k.distribution.to_external_repr(internal[k.name]) for k in space.knobs if k.name in internal}
-    except (ValueError, TypeError, IndexError):  # another process is still writing, or has another space
-        return trial.params
-    return {**shared, **trial.params}
+        found = json.loads(text)
+    except ValueError:  # another process is still writing
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def keys(units: Array) -> list[tuple[float, ...]]:

@@ -31,6 +31,7 @@ DEFAULT_FIXED: Mapping[str, float] = {
     "beta1": 0.9,
 }
 
+_ROUNDING = 1e-9
 _SMALLEST = 1e-4  # a range that starts at 0 counts as starting at this fraction of its end
 _FIXED_RANGES = {"momentum": (0.0, 1.0), "beta1": (0.0, 1.0), "weight_decay": (0.0, math.inf)}
 FACTORS: Mapping[str, Callable[[Array], Array]] = {
@@ -90,18 +91,21 @@ class Knob:
         return (True, math.log(low), math.log(high)) if log else (False, low, high)
 
     def decode(self, unit: Array) -> Array:
-        """Return the number at each coordinate: the value, or for nominal choices their index."""
+        """Return the number at each coordinate: the value, or for nominal choices their index.
+
+        A coordinate outside [0, 1] stands for a value outside the range, such as one of an earlier, wider range.
+        """
         if self.choices:
             count = len(self.choices)
             index = np.clip(np.floor(unit * count), 0, count - 1)
             return np.asarray(self.levels)[index.astype(int)] if self.levels else index
         log, start, end = self._scale()
-        value = start + np.clip(unit, 0.0, 1.0) * (end - start)
+        value = start + unit * (end - start)
         value = np.exp(value) if log else value
         low, high, step = self._range()
         if step is not None:
             value = low + np.round((value - low) / step) * step
-        return np.clip(value, low, high)
+        return np.where(within(unit), np.clip(value, low, high), value)
 
     def encode(self, number: Array) -> Array:
         """Return the coordinate of each number; the inverse of `decode`, not clipped."""
@@ -145,6 +149,20 @@ class Knob:
         if self.choices:
             return next(c for c in self.choices if float(c) == number) if self.levels else self.choices[int(number)]
         return self.distribution.to_external_repr(number)
+
+
+def within(unit: Array) -> Mask:
+    """Return which coordinates lie in [0, 1], up to rounding."""
+    return (unit >= -_ROUNDING) & (unit <= 1.0 + _ROUNDING)
+
+
+def nearest(distribution: BaseDistribution, internal: float) -> Any:
+    """Return the value of a distribution that lies nearest to a number in Optuna's internal representation."""
+    knob = Knob("", distribution, None)
+    if knob.choices:
+        return distribution.to_external_repr(internal)
+    unit = np.clip(knob.encode(np.array([internal])), 0.0, 1.0)
+    return knob.value(float(knob.decode(unit)[0]))
 
 
 def knob_of(name: str, distribution: BaseDistribution, role: str | None) -> Knob:

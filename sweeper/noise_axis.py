@@ -65,6 +65,7 @@ class KnobSpace:
         k_aug: Parameters -> k_aug, for a definition that has it; None is 1 everywhere.
         conditions: Knob -> {other knob: values of it with which the knob acts}. An inactive knob stands in the middle
             of its range and does not enter the noise.
+        absent: Knob -> number (see `Knob.number`) at which trials without the knob count.
         factor_roles: What each factor belongs to, k names: roles of knobs, `k_aug` where it varies, and
             `<knob>=<choice>` of nominal knobs.
         centre: Centre of each factor over its range, [1], shape (k,).
@@ -75,6 +76,7 @@ class KnobSpace:
     fixed: Mapping[str, float]
     k_aug: KAugOf | None = None
     conditions: Conditions = field(default_factory=lambda: {})
+    absent: Mapping[str, float] = field(default_factory=lambda: {})
     pivot: int | None = field(init=False)
     factor_roles: tuple[str, ...] = field(init=False)
     centre: Array = field(init=False)
@@ -199,7 +201,7 @@ class KnobSpace:
     def units_of(self, trials: Sequence[Mapping[str, Any]]) -> tuple[Array, Mask]:
         """Return where the parameters of trials lie.
 
-        Values outside a range count as its end, so that results from a wider range still teach.
+        Values outside a range get coordinates outside [0, 1], so that results from a wider range still teach.
 
         Returns:
             The coordinates of the usable ones, shape (m, d), and which are usable, shape (len(trials),): those that
@@ -209,7 +211,7 @@ class KnobSpace:
         table = np.array([row for row in rows if row is not None], dtype=float).reshape(-1, len(self.knobs))
         usable = np.array([row is not None for row in rows], dtype=bool)
         columns = [table[:, i] for i in range(len(self.knobs))]
-        unit = np.where(self.active(columns), np.clip(self._encoded(columns), 0.0, 1.0), 0.5)
+        unit = np.where(self.active(columns), self._encoded(columns), 0.5)
         finite = np.isfinite(unit).all(axis=1)
         usable[np.flatnonzero(usable)[~finite]] = False
         return unit[finite], usable
@@ -224,14 +226,16 @@ class KnobSpace:
         # a knob with a condition is missing where it does not act
         if knob.name in self.conditions and knob.name not in params:
             return float(knob.decode(np.array([0.5]))[0])
+        if knob.name in self.absent and knob.name not in params:
+            return self.absent[knob.name]
         return knob.number(params[knob.name])
 
     def _encoded(self, numbers: Sequence[Array]) -> Array:
         return np.stack([knob.encode(column) for knob, column in zip(self.knobs, numbers, strict=True)], axis=1)
 
     def params_of(self, unit: Array) -> dict[str, Any]:
-        """Return the parameters at the coordinates `unit`, shape (d,)."""
-        return self._params(self.numbers(unit[None, :]), 0)
+        """Return the parameters at the coordinates `unit`, shape (d,), moved into the ranges."""
+        return self._params(self.numbers(np.clip(unit[None, :], 0.0, 1.0)), 0)
 
     def solve(self, unit: Array, target: Array, tilt: Array) -> tuple[Array, Mask]:
         """Move the pivot of each point so that its refined log noise is the target.
@@ -282,6 +286,7 @@ def knob_space(
     fixed: Mapping[str, float],
     k_aug: KAugOf | None = None,
     conditions: Conditions | None = None,
+    missing: Mapping[str, float | None] | None = None,
 ) -> KnobSpace:
     """Read a search space.
 
@@ -292,6 +297,7 @@ def knob_space(
         fixed: Values of what the space does not vary.
         k_aug: Parameters -> k_aug; None is 1 everywhere.
         conditions: Knob -> {other knob: values of it with which the knob acts}; of knobs that the space has.
+        missing: Knob that some trials lack -> the value that they had; None is the middle of its range.
 
     Raises:
         ValueError: Two parameters of one role, a choice that is not a number where the formula needs one, or values
@@ -308,4 +314,11 @@ def knob_space(
             )
         knobs.append(knob)
     known = {k: dict(needs) for k, needs in (conditions or {}).items() if k in space}
-    return KnobSpace(tuple(knobs), noise, fixed, k_aug, known)
+    absent = {k.name: _absent(k, missing[k.name]) for k in knobs if missing and k.name in missing}
+    return KnobSpace(tuple(knobs), noise, fixed, k_aug, known, absent)
+
+
+def _absent(knob: Knob, value: float | None) -> float:
+    if value is not None and (not knob.choices or value in knob.levels):
+        return float(value)
+    return float(knob.decode(np.array([0.5]))[0])

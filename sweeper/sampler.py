@@ -6,6 +6,7 @@ Works under `study.optimize`, ask and tell, and Ray Tune's `OptunaSearch(space=<
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.search_space import intersection_search_space
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from trainables.noise import NOISE
 
 from .acquisition import Aims, choose
-from .candidates import STARTUP, startup_point
+from .candidates import STARTUP, inside, startup_point
 from .exchange import (
     NOISE_TARGET_KEY,
     PARAMS_KEY,
@@ -30,14 +30,16 @@ from .exchange import (
     keys,
     note,
     observed,
+    proposal,
     tried,
 )
 from .explanation import BestDraws, Explanation
 from .fitted import Fitted, Parts, fitted, given, limit, mean_and_sd, weights_of
-from .knobs import FACTORS, Array, check_fixed, check_names
+from .knobs import FACTORS, Array, check_fixed, check_names, nearest
 from .noise_axis import Conditions, KAugOf, KnobSpace, knob_space
 from .noise_choice import check_target
 from .prior import Z90, NoisePrior
+from .study_space import describe_changes, infer_space, missing_values
 from .surrogate import Posterior, one_thread
 from .taming import Taming
 
@@ -88,10 +90,11 @@ class NoiseTargetedSampler(BaseSampler):
     Args:
         noise: Name of a predicted scale in `trainables.noise.NOISE`.
         seed: Seed of every draw; None takes one from the operating system.
-        search_space: Parameter name -> distribution. Without it the space is that of the finished trials, so trials
-            before the first result are drawn at random instead of designed.
+        search_space: Parameter name -> distribution. Without it the space is what the latest finished trials share,
+            so trials before the first result are drawn at random instead of designed.
         knobs: Parameter name -> role, where names differ: `{"lr": "learning_rate"}`; None takes a role away.
-        fixed: Values that the formula needs and the space does not vary, such as `{"momentum": 0.9, "examples": 720}`.
+        fixed: Values that the formula needs and the space does not vary, such as `{"momentum": 0.9, "examples": 720}`;
+            also those of earlier trials that lack a knob.
         n_startup: Number of designed first trials.
         k_aug: Parameters -> k_aug, for `paper_aug`: how augmentation multiplies the noise, such as `sweeper.KAug`.
         conditions: Parameter name -> {other parameter: its values with which the first acts}. What does not act is
@@ -127,10 +130,11 @@ class NoiseTargetedSampler(BaseSampler):
             raise ValueError(f"noise {noise!r} is {scale.formula}; {way}")
         self._noise, self._k_aug = scale.name, k_aug
         self._names = check_names(knobs)
-        self._fixed = check_fixed(fixed)
+        self._fixed, self._stated = check_fixed(fixed), dict(fixed or {})
         if n_startup < 0:
             raise ValueError(f"n_startup must be >= 0, got {n_startup!r}")
         self._n_startup = n_startup
+        self._warned: set[str] = set()
         if seed is not None and seed < 0:
             raise ValueError(f"seed must be >= 0 or None, got {seed!r}")
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
@@ -140,23 +144,37 @@ class NoiseTargetedSampler(BaseSampler):
         if self._search_space:
             self._space(self._search_space)  # a space that cannot be used is refused now, not at the first ask
 
-    def _space(self, search_space: Mapping[str, BaseDistribution]) -> KnobSpace:
-        return knob_space(search_space, NOISE[self._noise], self._names, self._fixed, self._k_aug, self._conditions)
+    def _space(self, search_space: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial] = ()) -> KnobSpace:
+        stated = {name: self._stated[r] for name in search_space if (r := self._names.get(name)) in self._stated}
+        missing = missing_values(search_space, trials, tuple(self._conditions), stated)
+        for text in describe_changes(search_space, trials, missing):
+            if text not in self._warned:
+                self._warned.add(text)
+                warnings.warn(text, UserWarning, stacklevel=3)
+        return knob_space(
+            search_space, NOISE[self._noise], self._names, self._fixed, self._k_aug, self._conditions, missing
+        )
 
     def reseed_rng(self) -> None:
         """Do nothing: draws depend on the trial's number, so copies of the sampler already differ."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the given search space, or what the finished trials have in common."""
-        if self._search_space is not None:
-            return dict(self._search_space)
-        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return dict(intersection_search_space(finished))
+        """Return the given search space, or what the latest finished trials share."""
+        return self._searched(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
+    def _searched(self, trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
+        return infer_space(trials) if self._search_space is None else dict(self._search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Return a uniform draw of one parameter that is not in the relative space."""
+        """Return a value of one parameter that the relative space does not serve.
+
+        A range that changes with this very trial gets the nearest value to the proposal; another parameter is drawn
+        uniformly.
+        """
+        if (proposed := proposal(trial).get(param_name)) is not None:
+            return nearest(param_distribution, proposed)
         rng = np.random.default_rng([self._seed, trial.number, *param_name.encode()])
         # k_aug is a function of whole configurations
         space = knob_space({param_name: param_distribution}, NOISE[self._noise], self._names, self._fixed)
@@ -172,8 +190,8 @@ class NoiseTargetedSampler(BaseSampler):
         """
         if not search_space:
             return {}
-        space = self._space(search_space)
         trials = study.get_trials(deepcopy=False)
+        space = self._space(search_space, trials)
         seen = observed(space, trials, study.directions)
         others = [t for t in trials if t.number != trial.number]
         taken = {*keys(seen.unit), *keys(tried(space, others))}
@@ -254,7 +272,8 @@ class NoiseTargetedSampler(BaseSampler):
             surrogate, seen, sign = found
             models = surrogate.many_models(np.random.default_rng(self._seed))
             mean, sd = mean_and_sd(models, surrogate.space, seen.unit)
-        best = int(np.argmin(mean))
+        held = inside(surrogate.space.points(seen.unit))
+        best = int(np.argmin(np.where(held, mean, np.inf)))
         first = int(seen.numbers[keys(seen.unit).index(keys(seen.unit)[best])])
         trial = next(t for t in trials if t.number == first)
         taming = Taming.of(surrogate.losses)
@@ -270,10 +289,10 @@ class NoiseTargetedSampler(BaseSampler):
         asked = _directions(direction)
         finished = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
         complete = [t for t in finished if t.state == TrialState.COMPLETE]
-        search_space = self._search_space if self._search_space is not None else intersection_search_space(complete)
+        search_space = self._searched(complete)
         if not search_space:
             return None
-        space = self._space(search_space)
+        space = self._space(search_space, complete)
         seen = observed(space, complete, asked)
         if len(seen) < _FEWEST:
             return space

@@ -13,9 +13,8 @@ import pyarrow.compute
 
 from sweeper.growing import GrowingTable
 from sweeper.places import Place, place_of
-from sweeper.runfolder import SPEC_FILE, is_running, stored_spec
+from sweeper.runfolder import SPEC_FILE, is_running, spec_of, stored_values
 from sweeper.spec import SpecError, SweepSpec
-from sweeper.specfile import read_yaml
 from sweeper.store import SCHEMAS, read_parts, skipped
 
 from .runs import Run
@@ -106,8 +105,8 @@ class Folder:
         settings = spec = None
         if text is not None:
             try:
-                settings = read_yaml(Path(self.place.path) / SPEC_FILE, text)[0]
-                spec = stored_spec(self.text)
+                settings, lines = stored_values(self.place, text)
+                spec = spec_of(self.place, settings, lines)
             except SpecError:  # the views say that the settings are lost
                 pass
         if self.noise is not None:

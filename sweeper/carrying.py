@@ -17,13 +17,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from trainables.runtime import COMMIT_FILE, package_version
 
 from .places import check_uri, is_uri
 from .runfolder import SPEC_FILE
 from .spec import SpecError, SweepSpec
+from .yaml_text import write
 
 MOST_BYTES = 50_000_000
 """Of what is shipped: code and settings; data belongs on storage that the nodes reach."""
@@ -68,7 +67,7 @@ def carried(spec: SweepSpec, folder: str | None = None) -> Carried:
         source = Path(spec.space)
         values["space"] = source.name
         files[source.name] = _read(source)
-    files[SPEC_FILE] = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
+    files[SPEC_FILE] = write(values).encode()
     _check_size(files)
     return Carried(out, files)
 

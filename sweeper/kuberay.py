@@ -10,6 +10,7 @@ from .places import is_uri
 from .runfolder import SPEC_FILE
 from .spec import SpecError
 from .submitting import STOPPABLE, command_of
+from .yaml_text import write
 
 if TYPE_CHECKING:
     from .manifests import Plan
@@ -54,8 +55,6 @@ def text(plan: Plan, args: argparse.Namespace) -> str:
 
 
 def _job(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
-    import yaml
-
     runtime_env = {
         "env_vars": {**plan.variables, **STOPPABLE},
         "config": {"setup_timeout_seconds": SETUP_SECONDS},
@@ -68,7 +67,7 @@ def _job(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
         "spec": {
             "entrypoint": command_of(plan.found, "python", f"{FOLDER}/{SPEC_FILE}"),
             "submissionMode": "K8sJobMode",
-            "runtimeEnvYAML": yaml.safe_dump(runtime_env, sort_keys=False),
+            "runtimeEnvYAML": write(runtime_env),
             # each retry is a new cluster, and the sweep continues where the last one left it
             "backoffLimit": args.retries,
             "shutdownAfterJobFinishes": True,

@@ -22,6 +22,7 @@ from .flags import asked_sweep
 from .parameter import parse_bytes
 from .resources import Node, capacity, check_fits, layout
 from .spec import SpecError, SweepSpec, members_of
+from .yaml_text import Writer
 
 DONE = 0
 NODES, CPUS = 2, 8
@@ -158,18 +159,10 @@ def _bytes(args: argparse.Namespace, key: str) -> int:
         raise SpecError(f"--{key.replace('_', '-')} {error}") from None
 
 
-class _Text(yaml.SafeDumper):
-    """Writes text of several lines as it is, and nothing by reference."""
+class _Text(Writer):
+    """Writes text of several lines as it is."""
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _as_block(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Text.add_representer(str, _as_block)
+    blocks = True
 
 
 def document(comments: Sequence[str], *parts: Mapping[str, Any]) -> str:

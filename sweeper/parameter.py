@@ -126,7 +126,7 @@ def _number(value: Any, kind: str) -> Any:
         return value
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"values must be numbers, got {value!r}") from None
     if kind == "int" and number % 1:
         raise ValueError(f"values must be whole numbers, got {value!r}")

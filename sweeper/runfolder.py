@@ -6,12 +6,10 @@ import errno
 import fcntl
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from trainables.files import NO_LOCKS, cache_folder
 from trainables.runtime import Runtime
@@ -21,6 +19,7 @@ from .lease import Hold, holder, leased
 from .places import Place, place_of
 from .plain_text import check_plain_values
 from .spec import SpecError, SweepSpec, read_yaml
+from .yaml_text import with_numbers
 
 SPEC_FILE, LOCK_FILE = "sweep.yaml", ".lock"
 
@@ -43,9 +42,26 @@ def stored_spec(run: str | Path | Place) -> SweepSpec:
     if text is None:
         gone = f"there is no folder {place.text}"
         raise SpecError(f"{place.text} holds no sweep: {SPEC_FILE} is missing" if place.exists() else gone)
-    values, lines = read_yaml(Path(place.path) / SPEC_FILE, text)
+    return spec_of(place, *stored_values(place, text))
+
+
+def stored_values(place: Place, text: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the keys of the spec that a run folder holds as `text`, and the line of each.
+
+    Raises:
+        SpecError: It is broken.
+    """
+    return read_yaml(Path(place.path) / SPEC_FILE, text, stored=True)
+
+
+def spec_of(place: Place, values: Mapping[str, Any], lines: Mapping[str, int]) -> SweepSpec:
+    """Return the spec of `stored_values`, with `out` set to the folder.
+
+    Raises:
+        SpecError: It is broken, or its space file is missing.
+    """
     if place.store is not None and str(values.get("space")).endswith(".py"):
-        values["space"] = str(_space_file(place, Path(values["space"]).name))
+        values = {**values, "space": str(_space_file(place, Path(values["space"]).name))}
     return SweepSpec.checked({**values, "out": place.uri}, lines, f"{place.text}/{SPEC_FILE}")
 
 
@@ -115,7 +131,7 @@ def _same(old: SweepSpec, new: SweepSpec, place: Place) -> None:
 
 
 def _comparable(spec: SweepSpec) -> dict[str, Any]:
-    identity = spec.identity()
+    identity = with_numbers(spec.identity())  # a folder of an earlier version may hold 1e-3 as text
     if spec.space.endswith(".py"):
         identity["space"] = Path(spec.space).name, Path(spec.space).read_text()
     return identity
@@ -136,7 +152,7 @@ def write_spec(run: str | Path | Place, spec: SweepSpec) -> None:
         stored = spec.model_copy(update={"space": source.name})
     text = stored.to_yaml()
     there = place.read_text(SPEC_FILE)
-    if there is None or yaml.safe_load(there) != yaml.safe_load(text):
+    if there is None or stored_values(place, there)[0] != stored_values(place, text)[0]:
         place.write(SPEC_FILE, text.encode())
 
 

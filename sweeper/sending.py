@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .client import ClientError
 from .flags import MACHINE_KEYS, RUN_KEYS, flags
 from .spec import SpecError, SweepSpec
 from .specfile import assignments, parse_yaml
 from .warmstart import read_points
+from .yaml_text import write
 
 HERE = {
     "out": "the service keeps the sweep in a folder of its own",
@@ -80,7 +79,7 @@ class Asked:
     @property
     def text(self) -> str:
         """The sweep as YAML."""
-        return yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True)
+        return write(self.values)
 
     def placed(self, error: ClientError) -> ClientError:
         """Return a refusal with the line of the file that it is about, where it names a key that stands there."""

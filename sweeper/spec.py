@@ -8,7 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from search_spaces import Space, load
@@ -26,6 +25,7 @@ from .resources import Resources
 from .samplers import SAMPLERS
 from .specfile import SpecError, explain, placed, read_yaml
 from .warmstart import checked_points, read_points
+from .yaml_text import write_stored
 
 __all__ = ["Parameter", "PriorNoise", "SpecError", "SweepSpec", "corners", "load_spec", "read_yaml"]
 
@@ -288,7 +288,7 @@ class SweepSpec(BaseModel):
         data = self.model_dump(mode="json", exclude={"out"}, exclude_none=True)
         data["parameters"] = {k: v.model_dump(mode="json", exclude_none=True) for k, v in self.parameters.items()}
         data["resources"] = self.resources.model_dump(mode="json", exclude_defaults=True)
-        return yaml.safe_dump({k: v for k, v in data.items() if v not in ({}, [])}, sort_keys=False)
+        return write_stored({k: v for k, v in data.items() if v not in ({}, [])})
 
     def identity(self) -> dict[str, Any]:
         """Return what makes two sweeps the same search: all but budget, place and manner of running."""

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from trainables.registry import unknown
 
 from .parameter import Parameter
+from .yaml_text import FILE, Bounds, YamlError, read
 
 
 class SpecError(ValueError):
     """A sweep that cannot be run as asked: one clear line."""
+
+
+class NotYamlError(SpecError):
+    """A text that is no YAML."""
 
 
 _RULES = {
@@ -32,62 +36,49 @@ _RULES = {
 
 # members of a union, in the path of an error
 _UNION = ("int", "literal", "str", "PriorNoise")
+_SHOWN = 200
 
 
 def explain(error: ValidationError, model: type[BaseModel], lines: Mapping[str, int], where: str) -> str:
     """Return a validation error of `model` as one line, with the line of the file `where` that its key stands on."""
-    texts: list[str] = []
-    for item in error.errors():
-        path = [str(p) for p in item["loc"] if not (isinstance(p, str) and ("[" in p or p in _UNION))]
-        key = ".".join(path)
-        if item["type"] == "extra_forbidden":
-            text = str(unknown("key", path[-1], _fields_at(model, path)))
-        else:
-            message = _RULES.get(item["type"], re.sub(r"^Value error, |^Input should be ", "", item["msg"]))
-            if item["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error"):
-                message = "must be " + message
-            given = "" if "got " in message or message.startswith("unknown ") else f", got {item['input']!r}"
-            message = message if message.startswith("unknown ") else f"{key}: {message[0].lower()}{message[1:]}"
-            text = message + given if item["type"] != "missing" else f"{key} is missing"
-        line = next((lines[".".join(path[:n])] for n in range(len(path), 0, -1) if ".".join(path[:n]) in lines), None)
-        place = f"{where}, line {line}: " if where and line else f"{where}: " if where else ""
-        if place + text not in texts:
-            texts.append(place + text)
-    return texts[0]
+    item = error.errors(include_url=False)[0]
+    path = [str(p) for p in item["loc"] if not (isinstance(p, str) and ("[" in p or p in _UNION))]
+    key = ".".join(path)
+    if item["type"] == "extra_forbidden":
+        text = str(unknown("key", path[-1], _fields_at(model, path)))
+    elif item["type"] == "missing":
+        text = f"{key} is missing"
+    else:
+        message = _RULES.get(item["type"], re.sub(r"^Value error, |^Input should be ", "", item["msg"]))
+        if item["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "literal_error"):
+            message = "must be " + message
+        given = "" if "got " in message or message.startswith("unknown ") else f", got {_shown(item['input'])}"
+        message = message if message.startswith("unknown ") else f"{key}: {message[0].lower()}{message[1:]}"
+        text = message + given
+    line = next((lines[".".join(path[:n])] for n in range(len(path), 0, -1) if ".".join(path[:n]) in lines), None)
+    return f"{where}, line {line}: {text}" if where and line else f"{where}: {text}" if where else text
 
 
-def _lines(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            name = f"{path}.{key.value}" if path else str(key.value)
-            if name in seen:
-                raise SpecError(f"line {key.start_mark.line + 1}: the key {name} stands there twice")
-            seen.add(name)
-            yield name, key.start_mark.line + 1
-            yield from _lines(value, name)
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def parse_yaml(path: Path, text: str | None = None) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read a sweep spec file as it stands there: its values, and the line that each key (dotted) stands on.
+def parse_yaml(
+    path: Path, text: str | None = None, bounds: Bounds = FILE, stored: bool = False
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Read a sweep spec file as it stands: its values, and the line that each key (dotted) stands on.
 
-    `text` is the file's content where it does not lie on this machine.
+    Args:
+        path: The file, for messages where there is a `text`.
+        text: Its content where it does not lie on this machine.
+        bounds: How much it may hold.
+        stored: Whether this package wrote it; see `yaml_text.read`.
 
     Raises:
-        SpecError: The file cannot be read, is not YAML or not a mapping.
+        SpecError: The file cannot be read, is not YAML (`NotYamlError`) or not a mapping.
     """
-    try:
-        text = path.read_text() if text is None else text
-        data = yaml.safe_load(text)
-        lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    except SpecError as error:
-        raise SpecError(f"{path}, {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise SpecError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    data, lines = values_of(path, text, bounds, stored)
     if data is None:
         raise SpecError(f"{path} is empty; it must name a space, such as `space: digits_cnn`")
     if not isinstance(data, dict):
@@ -95,7 +86,26 @@ def parse_yaml(path: Path, text: str | None = None) -> tuple[dict[str, Any], dic
     return data, lines
 
 
-def read_yaml(path: Path, text: str | None = None) -> tuple[dict[str, Any], dict[str, int]]:
+def values_of(
+    path: Path, text: str | None = None, bounds: Bounds = FILE, stored: bool = False
+) -> tuple[Any, dict[str, int]]:
+    """Read any YAML file; see `parse_yaml`.
+
+    Raises:
+        SpecError: The file cannot be read, or is not YAML (`NotYamlError`).
+    """
+    try:
+        return read(path.read_bytes().decode() if text is None else text, bounds, stored)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    except YamlError as error:
+        line = f", line {error.line}" if error.line else ""
+        raise (NotYamlError if error.syntax else SpecError)(f"{path}{line}: {error}") from None
+
+
+def read_yaml(
+    path: Path, text: str | None = None, bounds: Bounds = FILE, stored: bool = False
+) -> tuple[dict[str, Any], dict[str, int]]:
     """Read a sweep spec file that is run on this machine, by `parse_yaml`.
 
     A relative path of a space, data root, cache or prior's run folder counts from the file's folder.
@@ -103,7 +113,7 @@ def read_yaml(path: Path, text: str | None = None) -> tuple[dict[str, Any], dict
     Raises:
         SpecError: The file cannot be read, is not YAML or not a mapping.
     """
-    data, lines = parse_yaml(path, text)
+    data, lines = parse_yaml(path, text, bounds, stored)
     for key in ("space", "data", "cache"):
         value = data.get(key)
         if isinstance(value, str) and (key != "space" or value.endswith(".py")):
@@ -136,7 +146,7 @@ def placed(text: str, groups: Mapping[str, Iterable[str]], lines: Mapping[str, i
 
 
 def assignments(texts: Iterable[str], flag: str = "--set") -> dict[str, Any]:
-    """Read the `KEY=VALUE` of a flag; values are YAML, and 1e-3 is a number.
+    """Read the `KEY=VALUE` of a flag; values are YAML.
 
     Raises:
         SpecError: One is not of that form, or its value is not YAML.
@@ -147,9 +157,7 @@ def assignments(texts: Iterable[str], flag: str = "--set") -> dict[str, Any]:
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", key.strip()):
             raise SpecError(f"{flag} needs KEY=VALUE, such as optimizer=adamw, got {text!r}")
         try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SpecError(f"{flag} {key}: not YAML: {getattr(error, 'problem', error)}: {value!r}") from None
-        # YAML 1.1 reads 1e-3 as text
-        found[key.strip()] = float(read) if isinstance(read, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", read) else read
+            found[key.strip()] = read(value)[0]
+        except YamlError as error:
+            raise SpecError(f"{flag} {key}: {error}, got {value!r}") from None
     return found

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from search_spaces import Space
 from search_spaces.space import SpaceError
 from trainables.registry import unknown
@@ -18,7 +16,7 @@ from trainables.spec import PairSpec
 
 from .parameter import PriorNoise
 from .places import place_of
-from .specfile import SpecError
+from .specfile import SpecError, values_of
 from .spreadsheet import unquoted
 
 if TYPE_CHECKING:
@@ -104,20 +102,22 @@ def read_points(path: Path, space: Space) -> list[dict[str, Any]]:
     Raises:
         SpecError: The file cannot be read or holds something else.
     """
-    try:
-        text = path.read_text()
-        data = _from_csv(text, space) if path.suffix == ".csv" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    except (yaml.YAMLError, csv.Error, ValueError) as error:
-        problem = getattr(error, "problem", None) or error
-        raise SpecError(f"{path}: no list of configurations: {problem}") from None
+    data = _from_csv(path, space) if path.suffix == ".csv" else values_of(path)[0]
     if not isinstance(data, list) or not data or not all(isinstance(p, dict) for p in data):
         raise SpecError(f"{path} must be a list of configurations, such as `- {{learning_rate: 0.1}}`")
     return data
 
 
-def _from_csv(text: str, space: Space) -> list[dict[str, Any]]:
+def _from_csv(path: Path, space: Space) -> list[dict[str, Any]]:
+    try:
+        return _rows(path.read_text(encoding="utf-8"), space)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    except (csv.Error, ValueError) as error:
+        raise SpecError(f"{path}: no list of configurations: {error}") from None
+
+
+def _rows(text: str, space: Space) -> list[dict[str, Any]]:
     points: list[dict[str, Any]] = []
     for row in csv.DictReader(io.StringIO(text, newline="")):
         if "spec" in row and "outcome" in row:
@@ -166,5 +166,5 @@ def _value(distribution: Any, value: Any, where: str) -> Any:
 def _number(value: Any) -> float | None:
     try:
         return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

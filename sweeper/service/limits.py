@@ -11,7 +11,8 @@ class Limits:
 
     Attributes:
         body: Bytes of a request's body.
-        spec: Bytes of a sweep's spec.
+        spec: Bytes of a sweep's spec as JSON.
+        yaml: Bytes of one as YAML, which takes longer to read.
         values: Values in a spec, with every alias of YAML written out.
         depth: Levels of a spec.
         trials: Trials of one sweep.
@@ -25,6 +26,7 @@ class Limits:
 
     body: int = 1 << 20
     spec: int = 1 << 17
+    yaml: int = 1 << 16
     values: int = 20_000
     depth: int = 20
     trials: int = 1_000_000

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sweeper.specfile import SpecError, read_yaml
+from sweeper.specfile import NotYamlError, SpecError, read_yaml
+from sweeper.yaml_text import Bounds
 
 from .limits import Limits
 from .refusals import RefusedError
@@ -40,8 +39,10 @@ def parsed(body: bytes, media: str, limits: Limits) -> tuple[dict[str, Any], dic
     """
     if media not in JSON_TYPES + YAML_TYPES:
         raise RefusedError(415, f"a spec must be application/json or application/yaml, got {media[:80]!r}")
-    if len(body) > limits.spec:
-        raise RefusedError(413, f"a spec must be at most {limits.spec} bytes, got {len(body)}")
+    most = limits.spec if media in JSON_TYPES else limits.yaml
+    if len(body) > most:
+        way = "" if media in JSON_TYPES else f"; JSON may have {limits.spec}"
+        raise RefusedError(413, f"a spec as {media} must be at most {most} bytes, got {len(body)}{way}")
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
@@ -87,45 +88,9 @@ def _no_constant(name: str) -> Any:
 
 def _yaml(text: str, limits: Limits) -> tuple[dict[str, Any], dict[str, int]]:
     try:
-        _measure(text, limits)
-        return read_yaml(Path(NAME), text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise RefusedError(400, f"{NAME}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
-    except SpecError:
-        raise
-    except RecursionError:
-        raise RefusedError(400, f"{NAME}: not YAML that can be read: it is nested too deeply") from None
-    except ValueError as error:  # a date that is none, a number of thousands of digits
-        raise SpecError(f"{NAME}: {str(error).partition(';')[0]}") from None
-
-
-def _measure(text: str, limits: Limits) -> None:
-    """Count the values of a YAML text with its aliases written out, before any of them is."""
-    total, sizes = 0, dict[str, int]()
-    open_nodes: list[tuple[str | None, int]] = []
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1  # pyright: ignore[reportOptionalMemberAccess] - of a text
-        if isinstance(event, yaml.AliasEvent):
-            if event.anchor not in sizes:
-                raise SpecError(f"{NAME}, line {line}: the alias *{event.anchor} stands for nothing that ended before")
-            total += sizes[event.anchor]
-        elif isinstance(event, yaml.CollectionStartEvent):
-            open_nodes.append((event.anchor, total))
-            total += 1
-        elif isinstance(event, yaml.ScalarEvent):
-            total += 1
-            if event.anchor:
-                sizes[event.anchor] = 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before = open_nodes.pop()
-            if anchor:
-                sizes[anchor] = total - before
-        if len(open_nodes) > limits.depth:
-            raise SpecError(f"{NAME}, line {line}: a spec must be nested at most {limits.depth} levels deep")
-        if total > limits.values:
-            raise SpecError(f"{NAME}, line {line}: a spec must hold at most {limits.values} values")
+        return read_yaml(Path(NAME), text, Bounds(limits.values, limits.depth))
+    except NotYamlError as error:
+        raise RefusedError(400, str(error)) from None
 
 
 def _check(values: Mapping[str, Any], limits: Limits) -> None:

@@ -51,7 +51,7 @@ def _run(control: Control, task: Mapping[str, Any]) -> Outcome:
     from sweeper import launch
 
     path = control.folder / "spec.yaml"
-    values, lines = read_yaml(path)
+    values, lines = read_yaml(path, stored=True)
     spec = SweepSpec.checked(values, lines, str(path))
 
     def stop() -> str:

@@ -16,10 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sweeper.places import place_of
 from sweeper.spec import SpecError, SweepSpec
+from sweeper.yaml_text import write_stored
 
 from .catalog import Catalog, Entry, StateError, UnknownSweepError
 from .control import Control
@@ -175,7 +174,7 @@ class Supervisor:
             task = {**settled(entry.task), "attempt": entry.task.get("attempt", 0) + 1, "seen": seen}
             entry = self.catalog.move(sweep, State.STARTING, "its turn", task=task)
             try:
-                text = yaml.safe_dump(self._spec(entry, address, found).asked(), sort_keys=False)
+                text = write_stored(self._spec(entry, address, found).asked())
                 started = self.control(sweep).start(task, text)
             except (SpecError, OSError) as error:
                 failed = str(error)

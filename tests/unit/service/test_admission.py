@@ -249,15 +249,13 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     ("text", "media", "status", "sentence"),
     [
         (BOMB, "yaml", None, "at most 20000 values"),
-        ("a: &a [*a]", "yaml", None, "stands for nothing"),
+        ("a: &a [*a]", "yaml", None, "must not stand inside"),
         ("[" * 5000, "yaml", None, "20 levels deep"),
         ("{a: " * 30 + "1" + "}" * 30, "yaml", None, "20 levels deep"),
-        ("a: 2001-99-99", "yaml", None, "sweep.yaml"),
-        ("a: 2001-01-01", "yaml", None, "a: must be text, a number"),
         ("1: 2", "yaml", None, "keys must be text"),
-        ("a: !!python/object:os.system x", "yaml", None, "not YAML"),
+        ("a: !!python/object:os.system x", "yaml", None, "tag !!python/object:os.system"),
         ("a: .nan", "yaml", None, "finite"),
-        ("a: " + "9" * 5000, "yaml", None, "sweep.yaml"),
+        ("a: " + "9" * 5000, "yaml", None, "sweep.yaml, line 1: a whole number"),
         ("[", "yaml", 400, "not YAML"),
         ("\x00", "yaml", 400, "not YAML"),
         ("[" * 100_000, "json", 400, "nested too deeply"),
@@ -280,7 +278,7 @@ def test_texts_that_are_no_spec(text, media, status, sentence):
 
 def test_size_and_type_of_a_text():
     for body, media, status in ((b" " * 200_000, "application/json", 413), (b"{}", "text/plain", 415),
-                                (b"\xff", "application/json", 400)):  # fmt: skip
+                                (b" " * 70_000, "text/yaml", 413), (b"\xff", "application/json", 400)):  # fmt: skip
         with pytest.raises(RefusedError) as error:
             parsed(body, media, Limits())
         assert error.value.status == status

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from sweeper.evidence.cells import collect, tame, thin
 from sweeper.evidence.index import MIN_CONFIGS
-from sweeper.evidence.linear import Basis, design, least_squares, share
+from sweeper.evidence.linear import Basis, design, least_squares, left_out
 from sweeper.evidence.ranking import candidates, common
 from sweeper.objective import Objective
 from trainables.noise import NOISE
@@ -32,6 +32,7 @@ class Alignment:
         label: For people.
         r2: 1 is perfect, 0 no better than the mean, below 0 worse.
         n: Configurations.
+        beyond: How many of them lie beyond the others and are predicted at the nearest end.
         is_noise: Whether it is a definition of noise.
     """
 
@@ -39,6 +40,7 @@ class Alignment:
     label: str
     r2: float
     n: int
+    beyond: int
     is_noise: bool
 
 
@@ -59,8 +61,8 @@ def ranking(trials: pa.Table, goal: Objective) -> list[Alignment]:
         return []
 
     def aligned(name: str, label: str, x: Array, is_noise: bool) -> Alignment:
-        found = least_squares(design(Basis.of(x)(x)), own.z, own.size)
-        return Alignment(name, label, share(float(np.sum(found.left_out**2)), own.z, own.size), len(own), is_noise)
+        found = left_out(own.z, own.size, [x])
+        return Alignment(name, label, found.r2, len(own), int(found.beyond.sum()), is_noise)
 
     found = [aligned(n, f"{n}: {NOISE[n].formula}", own.noise[n], True) for n in names]
     for name in (k for k in KNOBS if k in own.knobs and varies(own.knobs[k])):
@@ -87,8 +89,8 @@ def fit(x: Array, y: Array) -> Smooth:
     tried: list[tuple[float, Basis, Array]] = []
     for freedom in FREEDOMS:
         basis = Basis.of(x, freedom)
-        found = least_squares(design(basis(x)), y)
-        tried.append((float(np.sum(found.left_out**2)), basis, found.residuals))
+        error = float(left_out(y, np.ones(len(y)), [x], freedom=freedom).errors.sum())
+        tried.append((error, basis, least_squares(design(basis(x)), y).residuals))
     _, basis, residual = min(tried, key=lambda t: t[0])
     return Smooth(basis, residual)
 

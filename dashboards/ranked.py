@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sweeper.evidence.linear import HOW, R2
+from sweeper.evidence.sentences import influence
 from trainables.noise import NOISE
 
 from .axes import short
@@ -20,7 +22,7 @@ def ranking_table(found: Analysis) -> TextTable:
     knobs = list(dict.fromkeys(k for r2 in transfer.values() for k in r2))
     head = [
         Cell("noise", "definition, see `sweeper noises`; fitted: with free exponents, also from other configurations"),
-        Cell("R²", "of a natural spline in ln noise, each configuration predicted by a fit without it"),
+        Cell("R²", f"{R2}: {HOW}"),
         Cell("90 % interval", "bootstrap over configurations"),
         Cell("of the ceiling", "R² over the noise ceiling: what repeats agree on; needs repeats"),
         Cell("best in", "share of the bootstrap draws in which it is (one of) the best"),
@@ -48,16 +50,13 @@ def ranking_words(found: Analysis) -> str:
     """Return the sentences above the table: on which configurations, what repeats allow, what cannot be told."""
     if found.ranking.reason:
         return f"Not ranked: {found.ranking.reason}."
-    said = [f"On the {found.ranking.n} configurations that have all of them."]
+    said = [f"On the {found.ranking.n} configurations that have all noises."]
     if found.explained.ceiling is not None:
         said.append(f"Repeats agree on R² {short(found.explained.ceiling)} at most, the noise ceiling.")
     elif found.explained.reason:
         said.append(f"{found.explained.reason[0].upper()}{found.explained.reason[1:]}.")
-    if len(found.ranking.lead) == 2 and found.ranking.influence is not None:
-        first, second = found.ranking.lead
-        few = found.ranking.influence
-        which = "one configuration" if few == 1 else f"{few} configurations"
-        said.append(f"Without {which} {first} is no longer ahead of {second}.")
+    if said_of_lead := influence(found.ranking):
+        said.append(said_of_lead)
     for reason in (found.transfer.reason, found.collapse.reason):
         if reason:
             said.append(f"{reason[0].upper()}{reason[1:]}.")

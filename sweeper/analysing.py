@@ -144,8 +144,10 @@ def report(a: Analysis, extend: str = "") -> str:
 
 
 def _ranking(a: Analysis) -> str:
-    header = ("noise", "R²", "90 % interval", "of the ceiling", "first in", "sweeps apart")
-    note = "R²: each configuration predicted by a curve fitted without it; first in: share of resampled tables"
+    from .evidence.linear import HOW, R2
+
+    header = ("noise", "R²", "90 % interval", "of the ceiling", "best in", "sweeps apart")
+    note = f"{R2}: {HOW}; best in: share of resampled tables in which it is (one of) the best"
     parts = [format_table(header, [_row(a, r) for r in a.ranking.rows]), wrap(note, 2)]
     if a.transfer.r2 and a.transfer.n:
         moved = a.transfer.r2

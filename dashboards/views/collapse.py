@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sweeper.evidence.index import MIN_CONFIGS
+from sweeper.evidence.linear import HOW, R2
 from sweeper.objective import OBJECTIVES
 from sweeper.report import counted
 
@@ -57,7 +58,7 @@ class Panel:
         axis: The noise or a knob.
         x: Where the configurations stand on it, nan where they have no place.
         curve: Places and heights of the smooth curve; empty where there are too few points.
-        r2: Leave-one-configuration-out R² of that curve; None where it cannot be told.
+        r2: R² of left-out configurations along that axis; None where it cannot be told.
     """
 
     axis: Axis
@@ -119,7 +120,7 @@ def collapse_chart(
             Drawn(
                 _traces(panel, points, texts, measure, view, colours, legend=i == 0),
                 panel.axis.layout,
-                f"R² {short(panel.r2, 2)}" if panel.r2 is not None else "R² not known",
+                f"R² {short(panel.r2)}" if panel.r2 is not None else "R² not known",
             )
             for i, panel in enumerate(found)
         ],
@@ -128,8 +129,8 @@ def collapse_chart(
         colours.bar,
     )
     words = (
-        "The same configurations over the noise and over each knob. R² is that of a smooth curve along one axis, with "
-        "each configuration left out in turn: high over the noise and low over the knobs where one noise explains all."
+        f"The same configurations over the noise and over each knob. {R2}: {HOW}. It is high over the noise and low "
+        "over the knobs where one noise explains all."
     )
     if any(e.error for p in points if (e := p.values.get(measure.column))):
         words += " Bars are standard errors over the repeats."
@@ -193,14 +194,11 @@ def ranking_chart(found: Sequence[Alignment], noise: str) -> Chart:
             trace.y = [a.label for a in group]
             shown.add_trace(trace)
     low = min([0.0, *(max(-0.5, a.r2) for a in found)])
-    shown.update_xaxes(title={"text": "leave-one-out R² [1]"}, range=[low - 0.05, 1.02])
+    shown.update_xaxes(title={"text": f"{R2} [1]"}, range=[low - 0.05, 1.02])
     shown.update_yaxes(categoryorder="array", categoryarray=names[::-1], tickfont={"size": 11.5})
     shown.add_vline(x=0, line={"color": GREY, "width": 1}, layer="below")
     below = sum(a.r2 < -0.5 for a in found)
-    words = (
-        f"How well a smooth curve along one axis alone predicts a configuration that was left out, of the {found[0].n} "
-        "that have all noises; 0 is no better than the mean."
-    )
+    words = f"{R2} along one axis alone, of the {found[0].n} that have all noises: {HOW}. 0 is no better than the mean."
     words += f" {below} below −0.5 drawn there." if below else ""
     return Chart("ranking", "What orders the scores", words, finish(shown), height=140 + 26 * len(found))
 
@@ -254,12 +252,11 @@ def _verdicts(order: Sequence[Alignment], chosen: Choice, measure: Measure) -> t
     knobs = [a for a in order if not a.is_noise]
     if noise is None:
         return ()
-    said = f"The noise {chosen.noise} alone predicts {heading(measure.label).lower()} of a left-out configuration with "
-    said += f"R² {short(noise.r2, 2)} (n = {noise.n})"
-    said += f"; the best single knob, {knobs[0].label}, with {short(knobs[0].r2, 2)}." if knobs else "."
+    said = f"{R2} of {heading(measure.label).lower()} by the noise {chosen.noise}: {short(noise.r2)} (n = {noise.n})"
+    said += f"; by the best single knob, {knobs[0].label}: {short(knobs[0].r2)}." if knobs else "."
     best = next(a for a in order if a.is_noise)
-    if short(best.r2, 2) != short(noise.r2, 2):  # definitions that differ by a constant order alike
-        said += f" The best of the named noises is {best.name} with {short(best.r2, 2)}."
+    if short(best.r2) != short(noise.r2):  # definitions that differ by a constant order alike
+        said += f" The best of the named noises is {best.name}: {short(best.r2)}."
     return (said,)
 
 

@@ -15,7 +15,19 @@ from sweeper.evidence.cells import MAX_CONFIGS, Array, Cells, collect, tame, tam
 from sweeper.evidence.controls import Nested, controls
 from sweeper.evidence.index import Explained, Exponents, Leftover, explained, fit_exponents, leftover
 from sweeper.evidence.needs import Need, needed
-from sweeper.evidence.ranking import FITTED, Collapse, Ranking, Transfer, candidates, collapse, common, rank, transfer
+from sweeper.evidence.ranking import (
+    FITTED,
+    Collapse,
+    Ranking,
+    Transfer,
+    candidates,
+    collapse,
+    common,
+    compared,
+    cross_fitted,
+    rank,
+    transfer,
+)
 from sweeper.evidence.sentences import sentences
 from sweeper.evidence.shape import Shape, shape
 from sweeper.evidence.two_lines import DIGITS, MIN_LEVELS
@@ -130,7 +142,8 @@ def _analysed(trials: pa.Table, objective: str, noise: str, split: str, seed: in
     names = candidates(tamed)
     exponents = fit_exponents(tamed, names, draws=max(1, draws // 3), seed=seed)
     free = _free(tamed, exponents)
-    shared = common(tamed, names)
+    shared, tested = common(tamed, names), compared(tamed, names, noise)
+    fitted = None if free is None else cross_fitted(shared, free, seed)
     axes = {n: shared.noise[n] for n in names}
     if free is not None:
         axes[FITTED] = np.column_stack(list(shared.factors.values())) @ free
@@ -148,10 +161,10 @@ def _analysed(trials: pa.Table, objective: str, noise: str, split: str, seed: in
         regime=regime,
         judged=judged,
         shape=test,
-        explained=explained(tamed, noise),
-        leftover=leftover(tamed, noise),
+        explained=explained(tested, noise),
+        leftover=leftover(tested, noise, fitted if noise in names else None, seed=seed),
         exponents=exponents,
-        ranking=rank(tamed, free, seed=seed, draws=draws),
+        ranking=rank(tamed, fitted, seed=seed, draws=draws),
         transfer=transfer(shared, axes),
         collapse=collapse(shared, axes),
         controls=controls(trials, goal, noise, split),

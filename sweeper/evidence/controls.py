@@ -5,16 +5,13 @@ symbol  meaning, for R trials (repeats) of C configurations
 ======  ============================================================================================
 y       objective of a trial as the study is told it, larger is better, bad tail raised (`sweeper.evidence.cells.tame`)
 S       noise; k a sharpness, mean over the children; a accuracy, mean over the children
-s(v)    cubic B-spline of v with three knots: at the ends and the middle of its distinct values, 4 columns
+s(v)    natural cubic spline of v with 4 columns, constant beyond its ends
 ======  ============================================================================================
 
 Forward: y ~ s(ln k) + s(a) against y ~ s(ln k) + s(a) + s(ln S). Reverse: y ~ s(ln S) against the same larger model.
 The added columns are tested by a Wald F whose covariance is the cluster jackknife (CR3) over configurations, with
 C − 1 degrees of freedom of the denominator: repeats share their hyperparameters and are no independent trials.
-ΔR² is out of sample, configurations held out in ten folds, predictions kept within the scores of the others; its error
-comes from the configurations' shares.
-
-Source: splines: Eilers & Marx 1996, doi 10.1214/ss/1038425655, without their penalty.
+ΔR² is that of left-out configurations, and what is found follows from both, see `sweeper.evidence.gains`.
 """
 
 from __future__ import annotations
@@ -28,12 +25,12 @@ import numpy as np
 import pyarrow as pa
 
 from sweeper.evidence.cells import Array, Rows, collect, tame
-from sweeper.evidence.linear import least_squares, wald
+from sweeper.evidence.gains import Finding, Gain, gain, judged
+from sweeper.evidence.linear import Basis, design, least_squares, left_out, wald
 from sweeper.objective import Objective
 
 SHARPNESS = ("hessian_trace", "hessian_trace_scaled", "lambda_max", "sharpness_worst", "sharpness_average")
-KNOTS = 3
-FOLDS = 10
+FREEDOM = 4
 # configurations for each column of the larger model: fewer leave the jackknife nothing to hold out
 PER_COLUMN = 2
 
@@ -45,11 +42,12 @@ class Nested:
     Attributes:
         sharpness: Columns' stem in the trials table, such as `lambda_max`; empty: the parents' accuracy alone.
         n: Trials, and `configs` their configurations.
-        f, p: Wald F of s(ln S) beyond sharpness and accuracy, with `df` columns added, and its p value.
+        f, p: Wald F of s(ln S) beyond sharpness and accuracy, with `df` columns added, and its two-sided p value.
         f_reverse, p_reverse: The same of sharpness and accuracy beyond the noise, with `df_reverse`.
-        r2: In-sample R² of sharpness and accuracy, `r2_noise` of the noise alone, `r2_both` of both.
-        delta_r2, delta_se: Out-of-sample R² that the noise adds, and its standard error over configurations.
-        delta_r2_reverse, delta_se_reverse: The same of sharpness and accuracy beyond the noise.
+        r2: R² of left-out configurations by sharpness and accuracy, `r2_noise` by the noise alone, `r2_both` by both.
+        beyond: Configurations that lie beyond the others in any of these and are predicted at their nearest end.
+        gain: ΔR² that the noise adds, `gain_reverse` that sharpness and accuracy add to the noise.
+        finding: Whether the noise tells more than they do, `finding_reverse` the reverse.
         reason: Why there is no result; empty where there is one.
     """
 
@@ -65,10 +63,11 @@ class Nested:
     r2: float | None = None
     r2_noise: float | None = None
     r2_both: float | None = None
-    delta_r2: float | None = None
-    delta_se: float | None = None
-    delta_r2_reverse: float | None = None
-    delta_se_reverse: float | None = None
+    beyond: int = 0
+    gain: Gain | None = None
+    gain_reverse: Gain | None = None
+    finding: Finding | None = None
+    finding_reverse: Finding | None = None
     reason: str = ""
 
 
@@ -125,12 +124,16 @@ def _nested(sharpness: str, y: Array, owner: Rows, place: Array, others: Sequenc
     y, place = y[known], place[known]
     _, owner = np.unique(owner[known], return_inverse=True)
     n, configs = len(y), int(owner.max()) + 1 if len(owner) else 0
-    noise, rest = spline(place), np.hstack([spline(v[known]) for v in others])
+    others = [v[known] for v in others]
+    noise, rest = _columns([place]), _columns(others)
     columns = 1 + noise.shape[1] + rest.shape[1]
     if reason := _missing(y, configs, noise, rest, columns):
         return Nested(sharpness, n, configs, reason=reason)
     forward, reverse = _added(y, owner, rest, noise), _added(y, owner, noise, rest)
-    delta, back = _delta(y, owner, rest, noise), _delta(y, owner, noise, rest)
+    by_rest, by_noise, by_both = (
+        left_out(y, np.ones(n), axes, group=owner, freedom=FREEDOM) for axes in (others, [place], [*others, place])
+    )
+    gains = gain(by_rest, by_both), gain(by_noise, by_both)
     return Nested(
         sharpness,
         n,
@@ -141,13 +144,14 @@ def _nested(sharpness: str, y: Array, owner: Rows, place: Array, others: Sequenc
         f_reverse=reverse[0],
         df_reverse=rest.shape[1],
         p_reverse=reverse[1],
-        r2=_r2(y, rest),
-        r2_noise=_r2(y, noise),
-        r2_both=_r2(y, np.hstack([rest, noise])),
-        delta_r2=delta[0],
-        delta_se=delta[1],
-        delta_r2_reverse=back[0],
-        delta_se_reverse=back[1],
+        r2=by_rest.r2,
+        r2_noise=by_noise.r2,
+        r2_both=by_both.r2,
+        beyond=int(by_both.beyond.sum()),
+        gain=gains[0],
+        gain_reverse=gains[1],
+        finding=judged(forward[1], gains[0]),
+        finding_reverse=judged(reverse[1], gains[1]),
     )
 
 
@@ -163,59 +167,14 @@ def _missing(y: Array, configs: int, noise: Array, rest: Array, columns: int) ->
     return "" if np.ptp(y) > 0 else "every trial has the same score"
 
 
-def spline(values: Array) -> Array:
-    """Return the columns of s(v) without a constant, shape (R, 4); fewer where v has few values, none where it is one.
-
-    Two values give one column, three two (a parabola), four three.
-    """
-    distinct = np.unique(values)
-    if len(distinct) < 2:
-        return np.zeros((len(values), 0))
-    scaled = (values - distinct[0]) / (distinct[-1] - distinct[0])
-    if len(distinct) < KNOTS + 2:
-        return np.column_stack([scaled**k for k in range(1, len(distinct))])
-    from sklearn.preprocessing import SplineTransformer
-
-    knots = np.quantile((distinct - distinct[0]) / (distinct[-1] - distinct[0]), np.linspace(0, 1, KNOTS))
-    own: Any = knots[:, None]  # its annotation knows names only
-    basis = SplineTransformer(degree=3, knots=own, include_bias=False)
-    return np.asarray(basis.fit_transform(scaled[:, None]), dtype=float)
-
-
-def _design(*parts: Array) -> Array:
-    return np.hstack([np.ones((len(parts[0]), 1)), *parts])
-
-
-def _fit(x: Array, y: Array) -> Array:
-    return np.asarray(np.linalg.lstsq(x, y, rcond=None)[0], dtype=float)
-
-
-def _r2(y: Array, part: Array) -> float:
-    x = _design(part)
-    return 1.0 - float(np.sum((y - x @ _fit(x, y)) ** 2) / np.sum((y - y.mean()) ** 2))
+def _columns(axes: Sequence[Array]) -> Array:
+    """Return the splines' columns without a constant; none of an axis that does not vary."""
+    varying = [Basis.of(v, FREEDOM)(v) for v in axes if len(v) and np.ptp(v) > 0]
+    return design(*varying)[:, 1:] if varying else np.zeros((len(axes[0]), 0))
 
 
 def _added(y: Array, owner: Rows, base: Array, added: Array) -> tuple[float, float]:
-    """Return Wald's F of the columns `added` beyond `base`, and its p value; see `sweeper.evidence.linear`."""
-    test = wald(least_squares(_design(base, added), y), owner, added.shape[1])
+    """Return Wald's F of the columns `added` beyond `base`, and its two-sided p; see `sweeper.evidence.linear`."""
+    x = np.hstack([np.ones((len(y), 1)), base, added])
+    test = wald(least_squares(x, y), owner, added.shape[1])
     return test.f, test.p
-
-
-def _delta(y: Array, owner: Rows, base: Array, added: Array) -> tuple[float, float]:
-    small, large = _held_out(y, owner, _design(base)), _held_out(y, owner, _design(base, added))
-    total = float(np.sum((y - y.mean()) ** 2))
-    # what each configuration adds; their sum is the difference in R²
-    shares = np.bincount(owner, small - large) / total
-    return float(shares.sum()), float(np.std(shares, ddof=1) * math.sqrt(len(shares)))
-
-
-def _held_out(y: Array, owner: Rows, x: Array) -> Array:
-    """Return the squared errors of predictions for configurations that were held out, shape (R,)."""
-    from sklearn.model_selection import GroupKFold
-
-    out = np.empty(len(y))
-    for kept, held in GroupKFold(FOLDS, shuffle=True, random_state=0).split(x, y, owner):
-        # a cubic runs away beyond the values that it was fitted on: a prediction keeps to the scores that were seen
-        guess = np.clip(x[held] @ _fit(x[kept], y[kept]), y[kept].min(), y[kept].max())
-        out[held] = (y[held] - guess) ** 2
-    return out

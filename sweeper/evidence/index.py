@@ -23,7 +23,8 @@ from scipy import stats
 from scipy.optimize import minimize
 
 from sweeper.evidence.cells import Array, Cells
-from sweeper.evidence.linear import Basis, design, least_squares, share, wald
+from sweeper.evidence.gains import Finding, Gain, gain, judged
+from sweeper.evidence.linear import Basis, LeftOut, design, least_squares, left_out, wald
 from trainables.noise import NOISE
 
 MIN_CONFIGS = 12
@@ -42,14 +43,17 @@ class Explained:
         n_configs, n_trials: Configurations and repeats.
         ceiling: R²_c.
         r2: R² of f(ln S), each configuration predicted by a fit without it.
+        beyond: How many of them lie beyond the others and are predicted at the nearest end.
         share: r2 / ceiling.
-        f, f_above, f_below, p: Lack-of-fit F of the configurations about f(ln S), its degrees of freedom and p.
+        f, f_above, f_below, p: Lack-of-fit F of the configurations about f(ln S), its degrees of freedom and its
+            one-sided p.
     """
 
     n_configs: int
     n_trials: int
     ceiling: float | None = None
     r2: float | None = None
+    beyond: int = 0
     share: float | None = None
     f: float | None = None
     f_above: int | None = None
@@ -64,21 +68,23 @@ def explained(cells: Cells, noise: str) -> Explained:
     n, trials = len(own), len(own.value)
     if n < MIN_CONFIGS or np.ptp(own.z) <= 0:
         return Explained(n, trials, reason=_few(n) if n < MIN_CONFIGS else "every configuration has the same score")
-    x = design(Basis.of(own.noise[noise])(own.noise[noise]))
-    fit = least_squares(x, own.z, own.size)
-    r2 = share(float(np.sum(fit.left_out**2)), own.z, own.size)
+    axis = own.noise[noise]
+    predicted = left_out(own.z, own.size, [axis])
+    r2, beyond = predicted.r2, int(predicted.beyond.sum())
     variance, below = own.pure
     if below < MIN_CONFIGS // 2 or not variance > 0:
-        return Explained(n, trials, r2=r2, reason=f"ceiling and lack of fit need repeats: {trials} trials of {n} "
-                         "configurations")  # fmt: skip
+        return Explained(n, trials, r2=r2, beyond=beyond, reason="ceiling and lack of fit need repeats: "
+                         f"{trials} trials of {n} configurations")  # fmt: skip
     ceiling = noise_ceiling(own)
+    x = design(Basis.of(axis)(axis))
     above = n - x.shape[1]
-    f = float(np.sum(fit.residuals**2)) / above / variance
+    f = float(np.sum(least_squares(x, own.z, own.size).residuals ** 2)) / above / variance
     return Explained(
         n,
         trials,
         ceiling,
         r2,
+        beyond,
         r2 / ceiling if ceiling > 0 else None,
         f,
         above,
@@ -104,8 +110,11 @@ class Leftover:
     Attributes:
         n: Configurations.
         added: What was added to f(ln S).
-        f, f_above, f_below, p: Wald F of these, errors clustered by configuration.
-        r2_gain: R² without each configuration, gained by adding them.
+        f, f_above, f_below, p: Wald F of these as lines, errors clustered by configuration, and its two-sided p.
+        lines: ΔR² of left-out configurations by these lines.
+        index: The same by an index of the knobs with free exponents in place of the noise, which lines cannot express;
+            None where the exponents cannot be estimated.
+        finding: Whether they tell more.
     """
 
     n: int
@@ -114,19 +123,29 @@ class Leftover:
     f_above: int | None = None
     f_below: int | None = None
     p: float | None = None
-    r2_gain: float | None = None
+    lines: Gain | None = None
+    index: Gain | None = None
+    finding: Finding | None = None
     reason: str = ""
 
 
-def leftover(cells: Cells, noise: str) -> Leftover:
-    """Test whether ln B, ln 1/(1−μ), ln λ and augmentation tell more than f(ln S)."""
+def leftover(cells: Cells, noise: str, fitted: LeftOut | None = None, *, seed: int = 0) -> Leftover:
+    """Test whether ln B, ln 1/(1−μ), ln λ and augmentation tell more than f(ln S).
+
+    Args:
+        cells: Configurations with their tail tamed.
+        noise: Name of the definition.
+        fitted: How an index with free exponents predicts these configurations, from
+            `sweeper.evidence.ranking.cross_fitted`.
+        seed: Seed of the intervals.
+    """
     own = cells.take(np.isfinite(cells.noise[noise]))
     if len(own) < MIN_CONFIGS:
         return Leftover(len(own), reason=_few(len(own)))
     axis = own.noise[noise]
-    base = design(Basis.of(axis)(axis))
+    base_columns = design(Basis.of(axis)(axis))
     added = {k: v for k, v in own.factors.items() if k != "learning_rate" and np.ptp(v) > 0}
-    both, names = base, []
+    both, names = base_columns, list[str]()
     for name, column in added.items():
         wider = design(both[:, 1:], column)
         names += [name] if wider.shape[1] > both.shape[1] else []
@@ -137,9 +156,11 @@ def leftover(cells: Cells, noise: str) -> Leftover:
         return Leftover(len(own), reason=f"{len(own)} configurations are too few for {both.shape[1]} coefficients")
     rows = own.owner
     test = wald(least_squares(both[rows], own.value), rows, len(names))
-    errors = [np.sum(least_squares(m, own.z, own.size).left_out ** 2) for m in (base, both)]
-    gain = (errors[0] - errors[1]) / float(np.sum(own.size * (own.z - np.average(own.z, weights=own.size)) ** 2))
-    return Leftover(len(own), tuple(names), test.f, test.q, test.below, test.p, float(gain))
+    base = left_out(own.z, own.size, [axis])
+    lines = gain(base, left_out(own.z, own.size, [axis], [own.factors[k] for k in names]), seed=seed)
+    index = gain(base, fitted, seed=seed) if fitted is not None and len(fitted.errors) == len(own) else None
+    finding = judged(test.p, lines, index)
+    return Leftover(len(own), tuple(names), test.f, test.q, test.below, test.p, lines, index, finding)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,8 @@ def _repeats(cells: Cells, verdict: Verdict, x: Array, grows: bool) -> Iterator[
         if more > max(wanted, now):
             wanted = more
             why = (
-                f"the two-lines test has p = {verdict.gate.p:.2g}: {more} replicates of a noise, if slopes stay as seen"
+                f"the two-lines test has one-sided p = {verdict.gate.p:.2g}: {more} replicates of a noise, if slopes "
+                "stay as seen"
             )
     asked = [(i, int(wanted - of_level[level[i]])) for i in _one_of_each(level, cells.size)]
     short = [(i, n) for i, n in asked if n > 0]

@@ -23,7 +23,7 @@ import numpy as np
 
 from sweeper.evidence.cells import NAMED, Array, Cells, Rows
 from sweeper.evidence.index import MIN_CONFIGS, best_index, noise_ceiling
-from sweeper.evidence.linear import Basis, design, least_squares, share
+from sweeper.evidence.linear import Basis, LeftOut, left_out, share
 
 FITTED = "fitted"
 FOLDS = 10
@@ -37,6 +37,7 @@ class Rank:
     Attributes:
         name: Definition.
         r2: 1 − Σ e_c² / Σ (z_c − mean)², weighted by repeats.
+        beyond: How many configurations lie beyond the others and are predicted at the nearest end.
         low, high: 90 % interval, bootstrap over configurations.
         share: r2 over the noise ceiling; None without repeats.
         wins: Share of the draws in which it is (one of) the best.
@@ -49,6 +50,7 @@ class Rank:
     high: float
     share: float | None
     wins: float
+    beyond: int = 0
     same_as: tuple[str, ...] = ()
 
 
@@ -84,13 +86,25 @@ def common(cells: Cells, names: tuple[str, ...]) -> Cells:
     return cells.take(np.all([np.isfinite(cells.noise[n]) for n in names], axis=0)) if names else cells.take([])
 
 
-def rank(cells: Cells, exponents: Array | None, *, seed: int = 0, draws: int = DRAWS) -> Ranking:
+def compared(cells: Cells, names: tuple[str, ...], noise: str) -> Cells:
+    """Return the configurations on which every R² is told.
+
+    They have all definitions, so that one definition has one R². Where the shown noise is none of these, or too few
+    configurations have all, they are those that have the shown noise.
+    """
+    shared = common(cells, names)
+    if noise in names and len(shared) >= MIN_CONFIGS:
+        return shared
+    return cells.take(np.isfinite(cells.noise[noise]))
+
+
+def rank(cells: Cells, fitted: LeftOut | None = None, *, seed: int = 0, draws: int = DRAWS) -> Ranking:
     """Rank the definitions by how well they predict configurations that were left out.
 
     Args:
         cells: Configurations with their tail tamed.
-        exponents: Estimate of the free exponents, in the order of the factors, to start from; None leaves `fitted` out.
-        seed: Seed of the bootstrap and of the folds.
+        fitted: How the index with free exponents predicts them, from `cross_fitted`; None leaves `fitted` out.
+        seed: Seed of the bootstrap.
         draws: Bootstrap draws.
     """
     names = candidates(cells)
@@ -99,21 +113,23 @@ def rank(cells: Cells, exponents: Array | None, *, seed: int = 0, draws: int = D
     if len(own) < MIN_CONFIGS or np.ptp(own.z) <= 0:
         return Ranking(len(own), left_out=missing, reason=f"{len(own)} configurations have all noises and differ in "
                        f"score, at least {MIN_CONFIGS} are needed")  # fmt: skip
-    errors = {n: _left_out(own, own.noise[n]) for n in names}
-    if exponents is not None and len(own) >= 4 * len(exponents) + 6:
-        errors[FITTED] = _fitted(own, exponents, seed)
-    deviation = own.size * (own.z - np.average(own.z, weights=own.size)) ** 2
+    found = {n: left_out(own.z, own.size, [own.noise[n]]) for n in names}
+    if fitted is not None:
+        found[FITTED] = fitted
+    errors = {n: f.errors for n, f in found.items()}
+    deviation = found[names[0]].deviations
     counts = np.random.default_rng(seed).multinomial(len(own), np.full(len(own), 1 / len(own)), draws)
     drawn = {n: 1 - counts @ e / np.maximum(counts @ deviation, 1e-300) for n, e in errors.items()}
     best = np.max(list(drawn.values()), axis=0)
     top = noise_ceiling(own) if own.pure[1] >= MIN_CONFIGS // 2 else None
     rows: list[Rank] = []
-    for n, e in errors.items():
-        r2 = 1 - float(e.sum() / deviation.sum())
+    for n, f in found.items():
+        r2 = f.r2
         low, high = np.quantile(drawn[n], [0.05, 0.95])
         wins = float(np.mean(drawn[n] >= best - 1e-6))
         same = tuple(o for o in names if o != n and n in names and _powers(own, n, o))
-        rows.append(Rank(n, r2, float(low), float(high), r2 / top if top and top > 0 else None, wins, same))
+        of_top = r2 / top if top and top > 0 else None
+        rows.append(Rank(n, r2, float(low), float(high), of_top, wins, int(f.beyond.sum()), same))
     rows.sort(key=lambda r: -round(r.r2, 9))
     lead, number = influence(rows, errors)
     return Ranking(len(own), tuple(rows), missing, number, lead)
@@ -123,20 +139,30 @@ def _powers(cells: Cells, a: str, b: str) -> bool:
     return abs(float(np.corrcoef(cells.noise[a], cells.noise[b])[0, 1])) > 1 - 1e-9
 
 
-def _left_out(cells: Cells, axis: Array) -> Array:
-    fit = least_squares(design(Basis.of(axis)(axis)), cells.z, cells.size)
-    return fit.left_out**2
+def cross_fitted(cells: Cells, exponents: Array, seed: int = 0) -> LeftOut | None:
+    """Return how an index with free exponents predicts configurations, its exponents from the other nine tenths.
 
+    Args:
+        cells: Configurations with their tail tamed, all of which are predicted.
+        exponents: Estimate to start from, in the order of the factors.
+        seed: Seed of the folds.
 
-def _fitted(cells: Cells, exponents: Array, seed: int) -> Array:
+    Returns:
+        None where they are too few.
+    """
+    if len(cells) < max(MIN_CONFIGS, 4 * len(exponents) + 6) or np.ptp(cells.z) <= 0:
+        return None
     columns = np.column_stack(list(cells.factors.values()))
     fold = np.random.default_rng(seed).permutation(len(cells)) % FOLDS
-    out = np.empty(len(cells))
+    errors, beyond, deviations = np.empty(len(cells)), np.zeros(len(cells), dtype=bool), np.empty(0)
     for k in range(FOLDS):
         rest = fold != k
         found, _ = best_index(columns[rest], cells.z[rest], cells.size[rest], [exponents])
-        out[~rest] = _left_out(cells, columns @ found)[~rest]
-    return out
+        own = left_out(cells.z, cells.size, [columns @ found])
+        errors[~rest], beyond[~rest], deviations = own.errors[~rest], own.beyond[~rest], own.deviations
+    best, _ = best_index(columns, cells.z, cells.size, [exponents])
+    whole = left_out(cells.z, cells.size, [columns @ best])
+    return LeftOut(errors, whole.inside, deviations, beyond, whole.columns + len(exponents) - 1)
 
 
 def influence(rows: list[Rank], errors: Mapping[str, Array]) -> tuple[tuple[str, ...], int | None]:

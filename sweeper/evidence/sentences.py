@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from sweeper.evidence.cells import SYMBOLS
+from sweeper.evidence.gains import Finding, Gain
+from sweeper.evidence.linear import R2
 from sweeper.evidence.ranking import FITTED
 from sweeper.evidence.verdict import UNDETERMINED
 from sweeper.objective import OBJECTIVES
@@ -14,7 +16,15 @@ from trainables.noise import NOISE
 
 if TYPE_CHECKING:
     from sweeper.evidence.analysis import Analysis
+    from sweeper.evidence.ranking import Ranking
 
+_REVERSE = {
+    Finding.MORE: "they tell more than the noise",
+    Finding.NO_MORE: "they tell no more than the noise",
+    Finding.NOT_DETECTED: "not detected that they tell more than the noise",
+    None: "not tested",
+}
+ONE_SIDED, TWO_SIDED = "one-sided", "two-sided"
 _WORDS = {"learning_rate": "learning rate", "batch_size": "batch size", "weight_decay": "weight decay",
           "augmentation_strength": "augmentation strength"}  # fmt: skip
 _SHARPNESS = {"hessian_trace": "Hessian trace", "hessian_trace_scaled": "scale-free Hessian trace",
@@ -35,7 +45,7 @@ def sentences(a: Analysis) -> tuple[str, ...]:
         _exponents(a),
         _ranking(a),
     ]
-    parts += [_influence(a), _transfer(a), _collapse(a), *_controls(a), _tail(a)]
+    parts += [influence(a.ranking), _transfer(a), _collapse(a), *_controls(a), _tail(a)]
     return tuple(p for p in parts if p)
 
 
@@ -48,9 +58,9 @@ def nothing_asked(a: Analysis) -> str:
     return "no further trials are known that would decide it"
 
 
-def p_value(p: float) -> str:
-    """Return `p = ...`, or `p < 1e-4` where it is smaller than a bootstrap or a tail can tell."""
-    return "p < 1e-4" if p < 1e-4 else f"p = {p:.2g}"
+def p_value(p: float, sides: str = ONE_SIDED) -> str:
+    """Return `one-sided p = ...`, or `p < 1e-4` where it is smaller than a bootstrap or a tail can tell."""
+    return f"{sides} p < 1e-4" if p < 1e-4 else f"{sides} p = {p:.2g}"
 
 
 def percent(value: float) -> str:
@@ -100,7 +110,8 @@ def _gate(a: Analysis) -> str:
     if a.judged.edge_share is not None:
         text += f"; {percent(a.judged.edge_share)} of the resampled optima lie at an edge"
     if left.p is not None and left.edge_share is not None:
-        text += f"; without any one configuration p <= {number(left.p)} and at most {percent(left.edge_share)}"
+        worst = f"{ONE_SIDED} p <= {number(left.p)} and at most {percent(left.edge_share)}"
+        text += f"; without any one configuration {worst}"
     return text + "."
 
 
@@ -160,27 +171,58 @@ def _explained(a: Analysis) -> str:
     e = a.explained
     if e.r2 is None:
         return f"Share explained not determined: {e.reason}."
-    r2 = f"{a.noise} explains R² = {number(e.r2)} of the configurations' scores, each left out in turn"
-    if e.ceiling is None or e.share is None or e.p is None:
-        return f"{r2} (n = {e.n_configs}); {e.reason}."
-    fit = "a curve in noise does not fit them within the scatter of repeats" if e.p < 0.05 else \
-          "a curve in noise fits them within the scatter of repeats"  # fmt: skip
+    r2 = f"{R2} of {a.noise}: {number(e.r2)}"
+    if e.ceiling is not None and e.share is not None:
+        r2 += f", {percent(e.share)} of the noise ceiling R²_c = {number(e.ceiling)}"
+    n = f"n = {e.n_configs} configurations{_all_noises(a, e.n_configs)}, {counted(e.n_trials, 'trial')}"
+    r2 += f" ({n}{_beyond(e.beyond)})"
+    if e.p is None:
+        return f"{r2}; {e.reason}."
+    fit = "does not fit them" if e.p < 0.05 else "fits them"
     return (
-        f"{r2}, {percent(e.share)} of the noise ceiling R²_c = {number(e.ceiling)} (n = {e.n_configs} configurations, "
-        f"{e.n_trials} trials); {fit}: lack of fit F({e.f_above}, {e.f_below}) = {number(e.f)}, {p_value(e.p)}."
+        f"{r2}; a curve in noise {fit} within the scatter of repeats: lack of fit F({e.f_above}, {e.f_below}) = "
+        f"{number(e.f)}, {p_value(e.p)}."
     )
+
+
+def _all_noises(a: Analysis, n: int) -> str:
+    return " that have all noises" if n < a.n_tested and n == a.ranking.n else ""
+
+
+def _beyond(number_: int) -> str:
+    if not number_:
+        return ""
+    lie = "1 lies beyond the others and is" if number_ == 1 else f"{number_} lie beyond the others and are"
+    return f"; {lie} predicted at their nearest end"
 
 
 def _leftover(a: Analysis) -> str:
     left = a.leftover
-    if left.p is None or left.r2_gain is None:
+    if left.p is None or left.lines is None or left.finding is None:
         return f"Leftover test not possible: {left.reason}."
     added = ", ".join(SYMBOLS[k] for k in left.added)
-    return (
-        f"{added} tell {_more(left.p)} the noise: F({left.f_above}, {left.f_below}) = "
-        f"{number(left.f)}, {p_value(left.p)}, ΔR² = {number(left.r2_gain)} with each configuration left out "
-        f"(n = {left.n})."
+    text = (
+        f"{_found(left.finding, added, 'tell', 'the noise')}: F({left.f_above}, {left.f_below}) = {number(left.f)}, "
+        f"{p_value(left.p, TWO_SIDED)}; {_gain(left.lines)} as lines beside it"
     )
+    if left.index is not None:
+        text += f", {_interval(left.index)} as an index with free exponents"
+    return f"{text} (n = {left.n} configurations)."
+
+
+def _found(finding: Finding, what: str, tell: str, than: str) -> str:
+    """Return what a control found, as the beginning of a sentence."""
+    if finding == Finding.NOT_DETECTED:
+        return f"Not detected that {what} {tell} more than {than}"
+    return f"{what} {tell} {finding} than {than}"
+
+
+def _gain(gain: Gain) -> str:
+    return f"ΔR² {_interval(gain)}"
+
+
+def _interval(gain: Gain) -> str:
+    return f"{number(gain.value)}, between {number(gain.low)} and {number(gain.high)} (90 %)"
 
 
 def _exponents(a: Analysis) -> str:
@@ -196,7 +238,7 @@ def _exponents(a: Analysis) -> str:
         parts.append(f"{text}; {a.noise} {number(given)})" if given is not None else f"{text})")
     return (
         f"Free exponents relative to {FACTORS[e.unit_knob]}'s, 90 % bootstrap intervals (n = {e.n} configurations): "
-        f"{', '.join(parts)}; R² = {number(e.r2)}."
+        f"{', '.join(parts)}; in-sample R² {number(e.r2)}."
     )
 
 
@@ -222,17 +264,23 @@ def _ranking(a: Analysis) -> str:
         seen |= {row.name, *row.same_as}
         name = " = ".join((row.name, *row.same_as))
         parts.append(f"{name} {number(row.r2)} ({number(row.low)} to {number(row.high)})")
-    return f"Definitions by leave-config-out R² (n = {r.n} configurations that have all): {', '.join(parts)}."
+    most = _beyond(max(row.beyond for row in r.rows)).replace("; ", "; up to ")
+    return (
+        f"Definitions by {R2} (n = {r.n} configurations that have all noises{most}), "
+        f"with 90 % bootstrap intervals: {', '.join(parts)}."
+    )
 
 
-def _influence(a: Analysis) -> str:
-    r = a.ranking
+def influence(r: Ranking) -> str:
+    """Return on how many configurations the lead of the best definition rests; empty where there are no two."""
     if r.influence is None:
         return ""
     first, second = r.lead
-    rest = f"rests on {counted(r.influence, 'configuration')} of {r.n}" if r.influence < r.n else "is none"
+    if r.influence >= r.n:
+        return f"{first} has no lead over {second}."
+    few = "1 of them" if r.influence == 1 else f"{r.influence} of them"
     verdict = ": do not rely on it" if r.influence <= 2 else ""
-    return f"The lead of {first} over {second} {rest} (without them it is gone){verdict}."
+    return f"Without {few}, {first} is no longer ahead of {second}{verdict}."
 
 
 def _transfer(a: Analysis) -> str:
@@ -264,22 +312,18 @@ def _controls(a: Analysis) -> list[str]:
     out: list[str] = []
     for c in a.controls:
         rest = f"{_SHARPNESS[c.sharpness]} and parents' accuracy" if c.sharpness else "parents' accuracy"
-        if c.p is None or c.p_reverse is None:
+        if c.p is None or c.p_reverse is None or c.gain is None or c.gain_reverse is None or c.finding is None:
             out.append(f"Control for {rest} not possible: {c.reason}.")
             continue
         out.append(
-            f"{a.noise} tells {_more(c.p)} {rest}: F({c.df}, {c.configs - 1}) = {number(c.f)}, {p_value(c.p)}, "
-            f"cross-validated ΔR² = {number(c.delta_r2)} ± {number(c.delta_se)}; the reverse: {p_value(c.p_reverse)}, "
-            f"ΔR² = {number(c.delta_r2_reverse)} ± {number(c.delta_se_reverse)} (n = {c.n} trials of {c.configs} "
-            f"configurations)."
+            f"{_found(c.finding, a.noise, 'tells', rest)}: F({c.df}, {c.configs - 1}) = {number(c.f)}, "
+            f"{p_value(c.p, TWO_SIDED)}; {_gain(c.gain)}. The reverse: {_REVERSE[c.finding_reverse]}, "
+            f"{p_value(c.p_reverse, TWO_SIDED)}, {_interval(c.gain_reverse)} (n = {c.n} trials of {c.configs} "
+            f"configurations{_beyond(c.beyond)})."
         )
     if not any(c.sharpness for c in a.controls):
         out.append("Sharpness was not measured (`sweeper run --landscape` does), so it is not controlled for.")
     return out
-
-
-def _more(p: float) -> str:
-    return "more than" if p < 0.05 else "no more than"
 
 
 def _tail(a: Analysis) -> str:

@@ -44,7 +44,7 @@ class Shape:
         n: Replicates in all, `levels` the levels with at least three and `draws` the bootstrap's draws.
         statistic: T over E(monotone): the share of the misfit that a hump removes.
         mode_noise: Noise of the unimodal fit's highest level.
-        p: Share of the draws with at least this T.
+        p: Share of the draws with at least this T, one-sided.
         reason: Why there is no result.
     """
 

@@ -33,8 +33,8 @@ class LeaveOneOut:
 
     Attributes:
         n: Configurations that were left out in turn.
-        p: Largest p of the two-lines test, `p_config` without which configuration.
-        p_down: Largest p of its falling line.
+        p: Largest one-sided p of the two-lines test, `p_config` without which configuration.
+        p_down: Largest one-sided p of its falling line.
         edge_share: Largest share of optima at an edge, `edge_config` without which configuration.
         undecided: Configurations without which the test is not possible.
     """
@@ -107,13 +107,14 @@ def _why(cells: Cells, gate: TwoLines, share: float, left_out: LeaveOneOut) -> s
         )
     if not gate.passed:
         sides = (("improvement up to", gate.p_up), ("decline beyond", gate.p_down))
-        return " and ".join(f"no significant {what} it (p = {_p(p)})" for what, p in sides if p is None or p >= 0.05)
+        lacking = [(what, p) for what, p in sides if p is None or p >= 0.05]
+        return " and ".join(f"no significant {what} it (one-sided p = {_p(p)})" for what, p in lacking)
     if share >= EDGE:
         return f"{share:.0%} of the resampled optima lie at an edge of the tried noises"
     if left_out.undecided:
         return f"the test is not possible without any one of {left_out.undecided} configurations"
     if left_out.p is None or left_out.p >= 0.05:
-        return f"without configuration {left_out.p_config} the two-lines test has p = {_p(left_out.p)}"
+        return f"without configuration {left_out.p_config} the two-lines test has one-sided p = {_p(left_out.p)}"
     if left_out.edge_share is None or left_out.edge_share >= EDGE:
         at = "-" if left_out.edge_share is None else f"{left_out.edge_share:.0%}"
         return f"without configuration {left_out.edge_config} {at} of the resampled optima lie at an edge"

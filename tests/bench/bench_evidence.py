@@ -10,7 +10,7 @@ from provenance import provenance
 
 from sweeper.evidence.cells import NAMED, Array, Cells, tame, tame_along
 from sweeper.evidence.index import explained, fit_exponents, leftover
-from sweeper.evidence.ranking import FITTED, rank
+from sweeper.evidence.ranking import FITTED, cross_fitted, rank
 from sweeper.evidence.shape import shape
 from sweeper.evidence.verdict import judge
 from trainables.noise import NOISE
@@ -133,7 +133,7 @@ def scalars(sims: int, slow: int) -> Iterator[str]:
                 want = found.named[truth]
                 held.append([found.low[q] <= want[q] <= found.high[q] for q in list(want)[1:]])
                 free = np.array([found.value[q] for q in drawn.factors])
-                rows = {r.name: r.r2 for r in rank(drawn, free, draws=50).rows}
+                rows = {r.name: r.r2 for r in rank(drawn, cross_fitted(drawn, free), draws=50).rows}
                 gap.append(rows[FITTED] - rows[truth])
         cover = ", ".join(rate(float(c), slow) for c in np.mean(held, axis=0))
         shares = " | ".join(rate(float(s), sims) for s in np.mean(quick, axis=0))

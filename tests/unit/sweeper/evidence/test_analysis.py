@@ -7,6 +7,7 @@ from evidence_cells import bell, grid
 from trial_rows import BEST, hump, sweep, table, trial
 
 from sweeper.evidence.analysis import analyse
+from sweeper.evidence.linear import R2
 from sweeper.evidence.sentences import nothing_asked
 from sweeper.regime import fit_regime
 from trainables.registry import UnknownName
@@ -41,7 +42,7 @@ def test_sentences_carry_the_numbers(found) -> None:
     assert "90 % interval" in first
     assert "108 configurations, 324 trials" in first
     text = " ".join(others)
-    for part in ("Two-lines test", "noise ceiling", "lack of fit", "Free exponents", "leave-config-out R²", "Collapse"):
+    for part in ("Two-lines test", "noise ceiling", "lack of fit", "Free exponents", R2, "Collapse"):
         assert part in text
     assert all(s.endswith(".") for s in found.sentences)
 
@@ -53,7 +54,7 @@ def test_of_a_loss_the_best_is_where_it_falls_before_and_rises_beyond() -> None:
     assert found.verdict == "hump"
     assert found.sentences[0].endswith("it falls before and rises beyond.")
     assert f"falls by {gate.slope_up:.3g} ± {gate.se_up:.3g} in ln per factor e of noise" in found.sentences[1]
-    assert f"rises by {-gate.slope_down:.3g} ± {gate.se_down:.3g} in ln beyond (rise p" in found.sentences[1]
+    assert f"rises by {-gate.slope_down:.3g} ± {gate.se_down:.3g} in ln beyond (rise one-sided p" in found.sentences[1]
 
 
 def test_slopes_and_distances_have_units(found) -> None:

@@ -6,7 +6,7 @@ from trial_rows import table
 
 from sweeper.evidence.cells import collect, tame
 from sweeper.evidence.index import best_index, explained, fit_exponents, leftover, noise_ceiling, relative
-from sweeper.evidence.linear import Basis, design
+from sweeper.evidence.linear import Basis, design, left_out
 from sweeper.objective import OBJECTIVES
 
 GAIN = OBJECTIVES["gain_mean"]
@@ -30,15 +30,9 @@ def test_ceiling_and_lack_of_fit_are_the_analysis_of_variance_by_hand() -> None:
     f = (4 * np.sum((means - fit) ** 2) / (20 - 6)) / inside
     assert (found.f, found.f_above, found.f_below) == (pytest.approx(f), 14, 60)
     assert found.p == pytest.approx(stats.f.sf(f, 14, 60))
-    # R² of means that were left out in turn
-    out = [_without(model, means, i) for i in range(20)]
-    assert found.r2 == pytest.approx(1 - np.sum(np.square(out)) / np.sum((means - means.mean()) ** 2))
+    assert found.r2 == left_out(means, np.ones(20), [x]).r2
+    assert found.beyond == 2
     assert found.share == pytest.approx(found.r2 / found.ceiling)
-
-
-def _without(model, y, i: int) -> float:
-    rest = np.arange(len(y)) != i
-    return float(y[i] - model[i] @ np.linalg.lstsq(model[rest], y[rest], rcond=None)[0])
 
 
 def test_unequal_repeats_have_the_ceiling_of_their_mean_inverse() -> None:
@@ -57,7 +51,8 @@ def test_repeats_that_scatter_alone_fit_and_another_knobs_effect_does_not() -> N
     assert explained(of(moved), "paper").p < 1e-4
     left = leftover(of(moved), "paper")
     assert left.p < 1e-4
-    assert left.r2_gain > 0
+    assert left.lines.low > 0
+    assert left.finding == "more"
     assert left.added == ("batch_size", "momentum", "weight_decay")
 
 

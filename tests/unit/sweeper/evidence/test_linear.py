@@ -4,7 +4,7 @@ import statsmodels.api as sm
 from scipy import stats
 from scipy.interpolate import CubicSpline
 
-from sweeper.evidence.linear import Basis, clustered, design, least_squares, share, wald
+from sweeper.evidence.linear import Basis, clustered, design, least_squares, left_out, share, wald
 
 
 def test_the_basis_holds_every_natural_cubic_spline_on_its_knots() -> None:
@@ -61,15 +61,54 @@ def test_wald_is_the_quadratic_form_of_the_last_coefficients() -> None:
     assert test.p == pytest.approx(stats.f.sf(f, 2, 11))
 
 
-def test_left_out_residuals_are_those_of_refits() -> None:
-    x, y, _ = data()
-    w = np.random.default_rng(1).integers(1, 5, 48).astype(float)
-    fit = least_squares(x, y, w)
-    for i in (0, 17, 47):
-        rest = np.arange(48) != i
-        root = np.sqrt(w[rest])
-        b = np.linalg.lstsq(x[rest] * root[:, None], y[rest] * root, rcond=None)[0]
-        assert fit.left_out[i] == pytest.approx(np.sqrt(w[i]) * (y[i] - x[i] @ b))
+def predicted(x, y, w, i: int) -> float:
+    """A row as a fit without it predicts it, by the knots of all; the outermost at the nearest end of the others."""
+    rest = np.arange(len(x)) != i
+    basis = Basis.of(x[rest] if i in (0, len(x) - 1) else x)
+    columns = np.column_stack([np.ones(len(x)), basis(np.clip(x, x[rest].min(), x[rest].max()))])
+    root = np.sqrt(w[rest])
+    return float(columns[i] @ np.linalg.lstsq(columns[rest] * root[:, None], y[rest] * root, rcond=None)[0])
+
+
+def test_left_out_configurations_are_predicted_by_refits_and_the_outermost_at_the_nearest_end() -> None:
+    rng = np.random.default_rng(1)
+    x, w = np.sort(rng.uniform(-3, 3, 30)), rng.integers(1, 5, 30).astype(float)
+    x[-1] = 9.0
+    y = np.sin(x) + 0.1 * rng.normal(size=30)
+    found = left_out(y, w, [x])
+    expected = [w[i] * (y[i] - predicted(x, y, w, i)) ** 2 for i in range(30)]
+    assert found.errors == pytest.approx(expected)
+    assert np.flatnonzero(found.beyond).tolist() == [0, 29]
+    assert found.r2 == pytest.approx(1 - sum(expected) / np.sum(w * (y - np.average(y, weights=w)) ** 2))
+
+
+def test_a_lone_outermost_point_does_not_turn_r2_against_a_clear_hump() -> None:
+    # extrapolated, the spline misses the last point by more than all the others together
+    x = np.concatenate([np.linspace(-1, 1, 25), [4.0]])
+    y = np.concatenate([np.exp(-4 * x[:-1] ** 2), [0.0]])
+    fit = least_squares(design(Basis.of(x)(x)), y)
+    extrapolated = 1 - np.sum((fit.residuals / (1 - fit.leverage)) ** 2) / np.sum((y - y.mean()) ** 2)
+    assert extrapolated < 0.5
+    assert left_out(y, np.ones(26), [x]).r2 > 0.95
+
+
+def test_repeats_are_left_out_together_and_no_row_of_a_shared_end_lies_beyond() -> None:
+    rng = np.random.default_rng(2)
+    x, owner = np.repeat([0.0, 0.0, *rng.uniform(0.2, 0.8, 10), 1.0], 3), np.repeat(np.arange(13), 3)
+    line, y = np.repeat(rng.integers(0, 2, 13), 3).astype(float), rng.normal(size=39)
+    found = left_out(y, np.ones(39), [x], [line], group=owner)
+    assert np.flatnonzero(found.beyond).tolist() == [12]
+    rest, own = owner != 4, owner == 4
+    columns = np.column_stack([np.ones(39), Basis.of(x)(x), line])
+    guess = columns[own] @ np.linalg.lstsq(columns[rest], y[rest], rcond=None)[0]
+    assert found.errors[4] == pytest.approx(np.sum((y[own] - guess) ** 2))
+    assert found.deviations.sum() == pytest.approx(np.sum((y - y.mean()) ** 2))
+
+
+def test_where_a_coefficient_rests_on_one_row_the_prediction_is_finite() -> None:
+    x, lone = np.linspace(0, 1, 20), (np.arange(20) == 7).astype(float)
+    found = left_out(x**2, np.ones(20), [x], [lone])
+    assert found.errors[7] < 0.01
 
 
 def test_columns_that_others_explain_are_left_out() -> None:

@@ -5,7 +5,7 @@ from trial_rows import BEST, sweep, table
 
 from sweeper.evidence.cells import collect, tame
 from sweeper.evidence.linear import Basis
-from sweeper.evidence.ranking import FITTED, Rank, candidates, collapse, common, influence, rank, transfer
+from sweeper.evidence.ranking import FITTED, Rank, candidates, collapse, common, cross_fitted, influence, rank, transfer
 from sweeper.objective import OBJECTIVES
 
 GAIN = OBJECTIVES["gain_mean"]
@@ -54,7 +54,7 @@ def test_r2_is_that_of_refits_without_each_configuration() -> None:
 
 def test_fitted_exponents_come_from_other_configurations() -> None:
     c = of(grid(bell, scatter=0.004))
-    found = rank(c, np.array([1.0, 1.0, 1.0, 0.0]), draws=20)
+    found = rank(c, cross_fitted(c, np.array([1.0, 1.0, 1.0, 0.0])), draws=20)
     rows = {r.name: r for r in found.rows}
     assert rows[FITTED].r2 == pytest.approx(rows["paper"].r2, abs=0.02)
 

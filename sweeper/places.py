@@ -20,6 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from trainables.atomic import write_atomic
+
 from .retries import READING, StorageError, is_full, line, patience, retried
 from .specfile import SpecError
 
@@ -179,7 +181,7 @@ class Place:
         """
         data = self.read_bytes(name)
         if data is not None:
-            _replaced(target, target.with_name(f".{target.name}.{uuid.uuid4().hex}"), lambda t: t.write_bytes(data))
+            _written(target, data)
         return data is not None
 
     # -- writing ----------------------------------------------------------------------------------------------------
@@ -193,7 +195,7 @@ class Place:
         """
         path = self._within(name)
         if self.store is None:
-            self._changed("write", name, lambda: self._renamed(path, lambda t: t.write_bytes(data)))
+            self._changed("write", name, lambda: self._renamed(path, data))
         else:
             self._changed("write", name, lambda: self._upload(path, data))
 
@@ -260,13 +262,11 @@ class Place:
 
     # -- within -----------------------------------------------------------------------------------------------------
 
-    def _renamed(self, path: str, make: Callable[[Path], Any]) -> None:
-        target, name = Path(path), uuid.uuid4().hex
+    def _renamed(self, path: str, content: bytes | Callable[[Path], Any]) -> None:
+        target = Path(path)
         # what lies in no table's folder, such as a file that is exported, is written beside its own name
         top = target.parent == Path(self.path)
-        _replaced(
-            target, target.with_name(f".{target.name}.{name}") if top else Path(self.path) / UNFINISHED / name, make
-        )
+        _written(target, content, None if top else Path(self.path) / UNFINISHED / uuid.uuid4().hex)
 
     def _upload(self, path: str, data: Any) -> None:
         # in one call: a stream that is closed after a part of it was written becomes a file
@@ -300,16 +300,11 @@ class Place:
             raise
 
 
-def _replaced(target: Path, temporary: Path, make: Callable[[Path], Any]) -> None:
+def _written(target: Path, content: bytes | Callable[[Path], Any], temporary: Path | None = None) -> None:
     try:
-        try:
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            make(temporary)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        for path in (target, temporary or target):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, content, temporary)
     except FileNotFoundError as error:
         raise OSError(error.errno, error.strerror) from None  # a folder went away: no answer to a question
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .atomic import replace_atomic
 from .runtime import Runtime
 
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
@@ -57,7 +58,7 @@ def made_once(path: Path, make: Callable[[Path], None]) -> Path:
                 temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
                 try:
                     make(temporary)
-                    temporary.replace(path)
+                    replace_atomic(temporary, path)
                 finally:
                     _remove(temporary)
     return path

@@ -6,13 +6,10 @@ same threads, torch and layout of processes only, because it continues them bit 
 
 from __future__ import annotations
 
-import os
 import pickle
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import __version__
+from .atomic import write_atomic
 from .files import LostCheckpoint
 from .runtime import Report, Runtime
 from .spec import PairSpec
@@ -124,16 +122,7 @@ class Keeper:
         content = BytesIO()
         torch.save({"facts": dict(self.facts), "state": dict(state)}, content)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        write_atomic(self.path, content.getbuffer())
 
     def read(self) -> dict[str, Any] | None:
         """Return the state of the checkpoint that is there, on the CPU; None where there is none that counts."""

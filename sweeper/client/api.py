@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sweeper.service.records import Advice, Estimate, Event, Extension, Me, Submitted, Sweep, SweepDetail, SweepPage
 from sweeper.specfile import SpecError
+from trainables.atomic import replace_atomic
 
 from .events import follow
 from .queries import JSON, at, body, filters, plain_json, query
@@ -235,7 +236,7 @@ class Client:
         part = path.with_name(f".{path.name}.part")
         try:
             self._http.again(lambda _: self._fetch(f"{at(sweep)}/best/weights", part))
-            part.replace(path)
+            replace_atomic(part, path)
         except OSError as error:
             raise SpecError(f"cannot write {path}: {error.strerror or error}") from None
         finally:

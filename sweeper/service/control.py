@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainables.atomic import write_atomic
+
 LOG_BYTES = 4000
 
 
@@ -174,9 +176,7 @@ class Control:
         return lines[-1] if lines else ""
 
     def _write(self, name: str, text: str) -> None:
-        temporary = self.folder / f".{name}.{os.getpid()}"
-        temporary.write_text(text)
-        temporary.replace(self.folder / name)
+        write_atomic(self.folder / name, text)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:

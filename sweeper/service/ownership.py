@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from sweeper.specfile import SpecError
+from trainables.atomic import write_atomic
 
 from .database import meta
 
@@ -157,9 +158,7 @@ def identity(folder: Path) -> str:
     if re.fullmatch(r"[0-9a-f]{32}", found):
         return found
     made = uuid.uuid4().hex
-    temporary = file.with_suffix(".new")
-    temporary.write_text(f"{made}\n")
-    temporary.replace(file)
+    write_atomic(file, f"{made}\n")
     return made
 
 

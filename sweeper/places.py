@@ -374,7 +374,17 @@ def _remote(uri: str) -> Place:
         store, path = FileSystem.from_uri(uri + _more(parts.scheme, parts.query))
     except (ArrowException, OSError, ValueError) as error:
         raise SpecError(f"cannot reach {uri}: {line(error)}") from None
+    if parts.scheme == "s3":
+        store = _bounded(store)
     return Place(parts._replace(query="").geturl(), path.rstrip("/"), store, uri)
+
+
+def _bounded(store: Any) -> Any:
+    # a store of a URI asks a silent server 30 times, which takes 100 s; `retried` asks again for a bounded time
+    from pyarrow.fs import AwsStandardS3RetryStrategy
+
+    make, (options,) = store.__reduce__()
+    return make({**options, "retry_strategy": AwsStandardS3RetryStrategy(max_attempts=2)})
 
 
 def _more(scheme: str, query: str) -> str:

@@ -23,7 +23,9 @@ _PASSING = {
     errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED,
     errno.ENOTCONN,
 }  # fmt: skip
-_FULL_TEXT = re.compile(r"os error (28|122)\b|No space left on device|Disk quota exceeded", re.I)
+_FULL_TEXT = re.compile(
+    r"os error (28|122)\b|No space left on device|Disk quota exceeded|database or disk is full", re.I
+)
 _REFUSED = re.compile(
     r"ACCESS_DENIED|ACCESS_KEY|NO_SUCH_BUCKET|SIGNATURE|INVALID_CLIENT_TOKEN|CREDENTIAL|PERMISSION_DENIED"
     r"|UNAUTHENTICATED|HTTP status 40[013]|bucket does not exist",

@@ -82,6 +82,7 @@ def token(args: argparse.Namespace) -> int:
     try:
         from .service.audit import Audit
         from .service.database import open_database
+        from .service.private import make_private_folder
         from .service.records import Role
         from .service.service import DATABASE
         from .service.users import Users
@@ -89,7 +90,7 @@ def token(args: argparse.Namespace) -> int:
         raise _missing(error) from None
     config = _config(args)
     if config.database is None:
-        config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(config.folder)
     engine = open_database(config.database or f"sqlite:///{config.folder / DATABASE}")
     users, audit = Users(engine), Audit(engine)
     try:

@@ -6,7 +6,6 @@ import time
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from sqlalchemy.exc import SQLAlchemyError
 
 from trainables import __version__
 
@@ -42,14 +41,12 @@ async def get_health() -> Response:
     summary="Whether the service can work",
     responses={**documented(), **shown(_HEALTH, "It can.")},
 )
-def get_readiness(api: Asked) -> Response:
-    """Say whether the database answers and sweeps are looked after."""
+async def get_readiness(api: Asked) -> Response:
+    """Say whether the database answers, the state is there, there is room to write, and sweeps are looked after."""
     if api.closing.is_set():
         raise RefusedError(503, "the service is ending", {"Retry-After": "10"})
-    try:
-        api.service.catalog.counts()
-    except SQLAlchemyError:
-        raise RefusedError(503, "the service's database does not answer; try again", {"Retry-After": "5"}) from None
+    if trouble := await api.service.health.look():
+        raise RefusedError(503, trouble, {"Retry-After": "5"})
     seconds = time.monotonic() - api.service.supervisor.looked
     if seconds > LATE_SECONDS:
         said = f"the service last looked after its sweeps {seconds:.0f} s ago; its log says what holds it up"

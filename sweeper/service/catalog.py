@@ -233,7 +233,8 @@ class Catalog:
             if changed.rowcount != 1:
                 raise StateError(f"sweep {sweep} changed at the same moment: look at it again")
             connection.execute(insert(transitions).values(sweep=sweep, state=state, time=now, cause=cause))
-        entry = self.get(sweep)
+            # before the end of the transaction: a database that falls silent then must not keep the news back
+            entry = connection.execute(select(sweeps).where(sweeps.c.id == sweep)).one()
         self.told(entry)
         return entry
 

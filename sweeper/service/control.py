@@ -69,7 +69,7 @@ class Control:
         Returns:
             Its process; None where one lives already.
         """
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._make()
         lock = self._locked()
         if lock is None:
             return None
@@ -130,7 +130,7 @@ class Control:
         """
         before = self.halted(attempt)
         if before is None or (kind == "cancel" and before.kind != "cancel"):
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._make()
             said = {"kind": kind, "cause": cause, "time": time.time(), "attempt": attempt}
             self._write("halt", json.dumps(said))
 
@@ -174,6 +174,11 @@ class Control:
         except FileNotFoundError:
             return ""
         return lines[-1] if lines else ""
+
+    def _make(self) -> None:
+        # never the state folder itself: where that was removed, nobody would read what is said in a new one
+        self.folder.parent.mkdir(exist_ok=True, mode=0o700)
+        self.folder.mkdir(exist_ok=True, mode=0o700)
 
     def _write(self, name: str, text: str) -> None:
         write_atomic(self.folder / name, text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -21,9 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    create_engine,
     delete,
-    event,
     func,
     insert,
     inspect,
@@ -34,6 +31,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from sweeper.specfile import SpecError
+
+from .connections import engine_of, finish_opening
 
 VERSION = 3
 NAME = "name"
@@ -164,9 +163,7 @@ def open_database(url: str) -> Engine:
         SpecError: It cannot be reached, or is of another version.
     """
     try:
-        engine = create_engine(_with_driver(url), pool_size=5, max_overflow=15, pool_pre_ping=True)
-        if engine.dialect.name == "sqlite":
-            event.listen(engine, "connect", _tuned)
+        engine = engine_of(url)
         with engine.begin() as connection:
             if not inspect(connection).has_table(meta.name):
                 _metadata.create_all(connection)
@@ -182,8 +179,9 @@ def open_database(url: str) -> Engine:
                     connection.execute(update(meta).where(meta.c.key == "version").values(value=found))
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise SpecError(f"--database must be sqlite:///FILE or postgresql://USER@HOST/NAME: {_line(error)}") from None
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, OSError) as error:
         raise SpecError(f"cannot open the database: {_line(error)}") from None
+    finish_opening(engine)
     if int(found) != VERSION:
         engine.dispose()
         word = "newer" if int(found) > VERSION else "older"
@@ -223,20 +221,6 @@ def _name(connection: Connection) -> None:
     connection.execute(insert(meta).values(key=NAME, value=secrets.token_hex(4)))
 
 
-def _with_driver(url: str) -> str:
-    for scheme in ("postgres://", "postgresql://"):
-        if url.startswith(scheme):
-            return "postgresql+psycopg://" + url.removeprefix(scheme)
-    return url
-
-
-def _tuned(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
 def _line(error: Exception) -> str:
-    found = str(getattr(error, "orig", None) or error).strip()
+    found = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error).strip()
     return found.splitlines()[0] if found else type(error).__name__

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from .views import Views
 
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 10.0, 300.0
+_log = logging.getLogger("sweeper.service")
 UNREAD = "unread"
 """Key of a task: the sweep ended, and what it found is still to be stored."""
 
@@ -68,11 +68,11 @@ class Endings:
             if isinstance(error, AwayError | OSError):
                 # each look at a store that is away takes seconds: other sweeps do not wait for them, too
                 self._away_until = time.monotonic() + FIRST_PAUSE
-            print(f"sweep {entry.id}: its folder cannot be read now: {error}", file=sys.stderr, flush=True)
+            _log.warning("sweep %s: its folder cannot be read now: %s", entry.id, error)
         except SQLAlchemyError:
             raise
         except Exception:  # a row that nobody can judge must not keep the sweep from its end
-            traceback.print_exc()
+            _log.exception("sweep %s cannot be judged", entry.id)
         return None
 
     def noted(self, entry: Entry, found: Found | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from .audit import Audit
 from .catalog import Catalog
+from .logs import COUNTED, REPEATS
 from .ownership import Ownership, TakenError
 from .quotas import WINDOW_SECONDS, stop_beyond
 from .records import Quota
@@ -71,6 +72,8 @@ class Housekeeping:
             TakenError: Another server has taken the database.
             SQLAlchemyError: It does not answer.
         """
+        for line in REPEATS.overdue():
+            _log.warning("%s", line, extra={COUNTED: True})
         self.ownership.renew()
         stop_beyond(self.catalog, self.quota, self.stop)
         if time.monotonic() - self._pruned >= PRUNE_SECONDS:

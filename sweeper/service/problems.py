@@ -15,11 +15,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from sweeper.places import AwayError
-from sweeper.retries import StorageError
+from sweeper.retries import StorageError, is_full
 from sweeper.specfile import SpecError
 from trainables.printable import printable, printable_line
 
 from .catalog import KeyReusedError, StateError, UnknownSweepError
+from .connections import LostError
 from .records import Problem
 from .refusals import RefusedError
 
@@ -46,6 +47,11 @@ def of_error(error: Exception, instance: str = "") -> Response:
         return problem(_STATUS.get(type(error), 422), str(error), instance)
     if isinstance(error, StorageError):
         return problem(503, str(error), instance, {"Retry-After": "10"})
+    if is_full(error):
+        _log.error("no room at %s: %s", instance, error)
+        return problem(503, "the service's disk is full: an admin must make room", instance, {"Retry-After": "60"})
+    if isinstance(error, LostError):
+        return problem(503, str(error), instance, {"Retry-After": "60"})
     if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
         _log.warning("database: %s", error)
         return problem(503, "the service's database does not answer; try again", instance, {"Retry-After": "5"})
@@ -67,7 +73,7 @@ def install(api: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         return problem(error.status_code, str(error.detail), request.url.path, error.headers)
 
-    for kind in (SpecError, StorageError, OperationalError, InterfaceError, PoolTimeout, Exception):
+    for kind in (SpecError, OSError, OperationalError, InterfaceError, PoolTimeout, Exception):
         api.add_exception_handler(kind, refused)
     api.add_exception_handler(RequestValidationError, invalid)
     api.add_exception_handler(HTTPException, by_status)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 
 from sweeper.specfile import SpecError
 
+_log = logging.getLogger("sweeper.service")
 FRESH_SECONDS = 5.0
 FIRST_PAUSE, LONGEST_PAUSE = 10.0, 300.0
 
@@ -48,12 +48,12 @@ class RayAddress:
         except SpecError as error:
             found, trouble = "", str(error)
         except Exception as error:
-            traceback.print_exc()
+            _log.exception("the search for Ray failed")
             found, trouble = "", f"{type(error).__name__}: {' '.join(str(error).split())}"
         with self._lock:
             self._searching, self.trouble, now = False, trouble, time.monotonic()
             if trouble:
-                print(f"{trouble}; sweeps wait, next try in {self._pause:g} s", file=sys.stderr, flush=True)
+                _log.warning("%s; sweeps wait, next try in %g s", trouble, self._pause)
                 self._due, self._pause = now + self._pause, min(2 * self._pause, LONGEST_PAUSE)
             else:
                 self._found, self._looked, self._pause = found, now, FIRST_PAUSE

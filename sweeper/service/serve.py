@@ -17,6 +17,7 @@ from sweeper.specfile import SpecError
 
 from .app import make_api
 from .catalog import Entry
+from .logs import count_repeats
 from .pages import mount
 from .service import Config, Service
 from .webhooks import Webhooks, check_prefix
@@ -77,6 +78,7 @@ def serve(config: Config, listening: Listening, say: Callable[[str], None]) -> N
         check_prefix(url)
     if config.webhooks and not listening.webhook_secret:
         raise SpecError("--webhook needs a secret to sign with: --webhook-secret FILE or SWEEPER_WEBHOOK_SECRET")
+    count_repeats()
     sock = free_socket(listening.host, listening.port)
     try:
         sock.listen(_BACKLOG)

@@ -16,10 +16,12 @@ from sweeper.spec import SpecError
 
 from .catalog import Catalog, Entry
 from .database import DAY_SECONDS, open_database
+from .health import Health
 from .housekeeping import Housekeeping
 from .hub import Hub
 from .local_ray import LocalRay
 from .ownership import Ownership
+from .private import make_private_folder
 from .quotas import holding
 from .records import ACTIVE
 from .supervisor import Supervisor
@@ -105,6 +107,8 @@ class Service:
         self._hold()
         folder = config.folder
         engine = self._opened(folder)
+        runs = None if is_uri(config.root) else Path(config.root).expanduser().absolute()
+        self.health = Health(engine, folder, runs)
         self.hub = Hub()
         self.catalog = Catalog(engine, told=self._told)
         self.users = Users(engine)
@@ -121,7 +125,7 @@ class Service:
     def _hold(self) -> None:
         folder = self.config.folder
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private_folder(folder)
             self._lock = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -156,11 +160,13 @@ class Service:
     def start(self) -> None:
         """Take up what an earlier server left and begin to run what waits."""
         sys.setswitchinterval(1e-3)  # a verdict is computed in a thread: answers must not wait for it
+        self.health.start()
         self.supervisor.start()
         self.housekeeping.start()
 
     def close(self) -> None:
         """Interrupt the sweeps that run, end the Ray of this machine and let the folder go."""
+        self.health.close()
         self.housekeeping.close()
         self.supervisor.close()
         self.ray.close()

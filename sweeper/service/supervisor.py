@@ -11,18 +11,21 @@ import signal
 import subprocess
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.places import place_of
 from sweeper.spec import SpecError, SweepSpec
 from sweeper.yaml_text import write_stored
 
+from .cancels import GRACE_SECONDS, Cancels
 from .catalog import Catalog, Entry, StateError, UnknownSweepError
 from .control import Control
 from .endings import Endings, settled
+from .logs import report_failure
 from .queue import Queue
 from .quotas import gpu_hours_left, gpu_hours_to_go, to_go
 from .ray_address import RayAddress
@@ -31,7 +34,7 @@ from .records import ACTIVE, Quota, State
 from .views import Views
 
 TICK_SECONDS = 0.5
-GRACE_SECONDS, KILL_SECONDS = 30.0, 5.0
+KILL_SECONDS = 5.0
 DEATHS = 3
 SERVER = "the server was stopped; it goes on when the server is back"
 BACK = "the server is back"
@@ -65,6 +68,7 @@ class Supervisor:
         # held for moments: never while a folder is read, or Ray starts
         self._lock = threading.RLock()
         self._removing: set[str] = set()
+        self.cancels = Cancels(catalog, self.control)
         self._held: set[str] = set()  # whose reason says why they cannot start
         self.queue = Queue(catalog, quota, most, RayAddress(address, self.wake))
         self.endings = Endings(catalog, views, self._lock)
@@ -98,21 +102,30 @@ class Supervisor:
         self._woken.set()
         for thread in self._threads:
             thread.join()
-        active = self.catalog.in_states(ACTIVE)
+        active = self._attempts()
         with self._lock:
-            for entry in active:
-                self.control(entry.id).halt("server", SERVER, entry.task.get("attempt", 0))
-                self.control(entry.id).signal(signal.SIGTERM)
-        running = self._awaited([entry.id for entry in active], GRACE_SECONDS)
+            for sweep, attempt in active.items():
+                self._tried(self.control(sweep).halt, "server", SERVER, attempt)
+                self.control(sweep).signal(signal.SIGTERM)
+        running = self._awaited(list(active), GRACE_SECONDS)
         for sweep in running:
             self.control(sweep).signal(signal.SIGKILL, group=True)
         for sweep in self._awaited(running, KILL_SECONDS):
-            self.catalog.move(sweep, State.INTERRUPTED, SERVER)
+            self._tried(self.catalog.move, sweep, State.INTERRUPTED, SERVER)
+
+    def _attempts(self) -> dict[str, int]:
+        """Return the sweeps that run -> attempt; where the database is away, those whose process lives."""
+        try:
+            return {entry.id: entry.task.get("attempt", 0) for entry in self.catalog.in_states(ACTIVE)}
+        except SQLAlchemyError as error:
+            report_failure("the list of sweeps that run", error)
+            found = (Control(folder) for folder in (self.state / "sweeps").glob("*"))
+            return {c.folder.name: c.task.get("attempt", 0) for c in found if c.alive}
 
     def _awaited(self, running: Sequence[str], seconds: float) -> Sequence[str]:
         """Wait until processes have ended; returns the sweeps of those that have not."""
         deadline = time.monotonic() + seconds
-        while (running := [s for s in running if not self._over(s)]) and time.monotonic() < deadline:
+        while (running := [s for s in running if not self._tried(self._over, s)]) and time.monotonic() < deadline:
             time.sleep(0.1)
         return running
 
@@ -121,8 +134,8 @@ class Supervisor:
             self._woken.clear()
             try:
                 self.tick()
-            except Exception:  # the next look may succeed: a database that is away must not end the service
-                traceback.print_exc()
+            except Exception as error:  # the next look may succeed: a database that is away must not end the service
+                report_failure("the look at all sweeps", error)
             self._woken.wait(TICK_SECONDS)
 
     def _read(self) -> None:
@@ -130,8 +143,8 @@ class Supervisor:
             try:
                 self.views.follow(self.catalog.in_states(ACTIVE))
                 self.endings.retry()
-            except Exception:
-                traceback.print_exc()
+            except Exception as error:
+                report_failure("the look at folders", error)
 
     def tick(self) -> None:
         """Look at every process once, and start what may start."""
@@ -148,8 +161,8 @@ class Supervisor:
     def _tried(self, do: Callable[..., Any], *args: Any) -> Any:
         try:
             return do(*args)
-        except Exception:  # one sweep must not hold up the others
-            traceback.print_exc()
+        except Exception as error:  # one sweep must not hold up the others
+            report_failure(f"a step of {do.__name__.strip('_')}", error)
             return None
 
     def _explain(self, sweep: str, reason: str) -> None:
@@ -219,12 +232,14 @@ class Supervisor:
             return False
         if entry.state == State.STARTING and control.begun:
             self.catalog.move(entry.id, State.RUNNING, "trials are started")
-        self._insist(entry, control)
+        self.cancels.insist(entry)
         return True
 
     def _settle(self, entry: Entry, found: Found | None) -> None:
         control, attempt = self.control(entry.id), entry.task.get("attempt", 0)
-        outcome, halted = control.outcome(attempt), control.halted(attempt)
+        outcome, halted = control.outcome(attempt), self.cancels.halted(entry)
+        if halted and halted.kind == "cancel" and outcome and outcome.state == State.INTERRUPTED:
+            outcome = None  # the signal came before the word
         by_server = halted is not None and halted.kind == "server"
         if by_server and (outcome is None or outcome.state == State.INTERRUPTED):
             if self._ended.is_set():
@@ -241,12 +256,10 @@ class Supervisor:
         else:
             self._died(entry, control, found)
 
-    def _insist(self, entry: Entry, control: Control) -> None:
-        halted = control.halted(entry.task.get("attempt", 0))
-        if halted and halted.kind == "cancel" and time.time() - halted.time > GRACE_SECONDS:
-            control.signal(signal.SIGKILL, group=True)
-
     def _died(self, entry: Entry, control: Control, found: Found | None) -> None:
+        if control.task.get("attempt") != entry.task.get("attempt", 0):  # the database went away before it began
+            self.catalog.move(entry.id, State.QUEUED, "its process was not started")
+            return
         count = found.progress.trials if found else 0
         deaths = 1 if count > entry.task.get("seen", 0) else entry.deaths + 1
         words = f" (its last line: {control.last_words})" if control.last_words else ""
@@ -262,6 +275,7 @@ class Supervisor:
 
     def _end(self, entry: Entry, state: State, reason: str, found: Found | None, deaths: int = 0) -> None:
         self.catalog.move(entry.id, state, reason, deaths=deaths, task=self.endings.noted(entry, found))
+        self.cancels.forget(entry)
 
     # -- what users ask for -------------------------------------------------------------------------------------------
 
@@ -293,15 +307,12 @@ class Supervisor:
                 return self.catalog.move(sweep, State.CANCELLED, f"{cause} while it waited", task=task)
             if state.ended:
                 raise StateError(f"sweep {sweep} is {state.value}: there is nothing to {kind}")
-            control = self.control(sweep)
-            control.halt(kind, cause, entry.task.get("attempt", 0))
             if kind == "cancel":
-                control.signal(signal.SIGTERM)
+                self.wake()
+                return self.cancels.ask(entry, cause)
+            self.control(sweep).halt(kind, cause, entry.task.get("attempt", 0))
             if state != State.STOPPING:
                 entry = self.catalog.move(sweep, State.STOPPING, cause)
-            elif kind == "cancel":
-                self.catalog.change(sweep, reason=cause)
-                entry = self.catalog.get(sweep)
             self.wake()
             return entry
 
@@ -371,8 +382,9 @@ class Supervisor:
         try:
             place_of(self.views.run_of(sweep)).clear()
             with self._lock:
-                self.catalog.remove(sweep)
+                # before the list: a folder that stays would be listed again
                 shutil.rmtree(self.control(sweep).folder, ignore_errors=True)
+                self.catalog.remove(sweep)
                 self.views.forget(sweep)
         finally:
             self._removing.discard(sweep)

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from sweeper.service.app import make_api
 from sweeper.service.catalog import Catalog, Entry, New
+from sweeper.service.health import Health
 from sweeper.service.hub import Hub
 from sweeper.service.limits import Limits
 from sweeper.service.records import (
@@ -136,6 +137,7 @@ class FakeService:
     hub: Hub
     views: FakeViews
     supervisor: FakeSupervisor
+    health: Health
     tokens: dict[str, str] = field(default_factory=dict)
 
     def token(self, name: str, role: Role, quota: Quota | None = None) -> dict[str, str]:
@@ -157,7 +159,9 @@ def make_service(folder: Path, **config: Any) -> FakeService:
     catalog = Catalog(engine)
     settings = Config(**{"root": str(folder), "rate": 0.0, **config})
     views = FakeViews(catalog, settings)
-    return FakeService(settings, catalog, Users(engine), Hub(), views, FakeSupervisor(catalog))
+    return FakeService(
+        settings, catalog, Users(engine), Hub(), views, FakeSupervisor(catalog), Health(engine, folder, None)
+    )
 
 
 def client_of(service: FakeService, limits: Limits | None = None, **more: Any) -> TestClient:

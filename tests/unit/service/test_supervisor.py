@@ -28,6 +28,7 @@ class Rig:
 
     def __init__(self, root: Path, most: int = 2) -> None:
         self.root, self.most = root, most
+        (root / ".service").mkdir()
         self.engine = open_database(f"sqlite:///{root}/service.db")
         self.servers: list[Supervisor] = []
         self.again()

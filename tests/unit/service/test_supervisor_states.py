@@ -49,6 +49,7 @@ class Rig:
 
     def __init__(self, root: Path, engine: Engine) -> None:
         self.root, self.engine = root, engine
+        (root / "state").mkdir()
         self.locks: dict[str, int] = {}
         self.specs: dict[str, str] = {}
         self.find: Callable[[], str] = lambda: "127.0.0.1:1"
@@ -317,7 +318,7 @@ def test_who_never_ran_has_nothing_to_be_stored(rig: Rig) -> None:
 
 
 def test_a_row_that_nobody_can_judge_does_not_keep_a_sweep_from_its_end(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sweep = rig.send()
     rig.supervisor.tick()
@@ -325,11 +326,11 @@ def test_a_row_that_nobody_can_judge_does_not_keep_a_sweep_from_its_end(
     rig.ends(sweep, "done", "all trials are run")
     rig.supervisor.tick()
     assert rig.state(sweep) == "done"
-    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_sweeps_wait_for_a_ray_that_does_not_start(
-    rig: Rig, clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+    rig: Rig, clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked: list[float] = []
 
@@ -348,7 +349,7 @@ def test_sweeps_wait_for_a_ray_that_does_not_start(
         assert (entry.state, entry.reason) == ("queued", reason)
     assert sorted(told) == sorted([first, second])
     assert [row.state for row in rig.catalog.history(first)] == ["queued"]
-    assert "no space; sweeps wait, next try in 10 s" in capsys.readouterr().err
+    assert "no space; sweeps wait, next try in 10 s" in caplog.text
     for seconds in (9.0, 1.5, 19.0, 1.5):
         clock.now += seconds
         rig.supervisor.tick()

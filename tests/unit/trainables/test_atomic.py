@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sweeper
@@ -48,6 +49,11 @@ def _checkpoint(folder: Path) -> None:
     Keeper(folder / "x.ckpt", {}, 1).write({})
 
 
+def _saved(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros(1))
+
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "part": lambda folder: place_of(folder).write("trials/a.parquet", b"PAR1"),
     "spec": lambda folder: place_of(folder).write("sweep.yaml", b"space: synthetic"),
@@ -56,7 +62,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "control": _control,
     "identity": identity,
     "checkpoint": _checkpoint,
-    "cache": lambda folder: made_once(folder / "probe.json", lambda path: None if path.write_text("{}") else None),
+    "cache": lambda folder: made_once(folder / "pixels.npy", _saved),
 }
 
 

@@ -1,90 +1,26 @@
-"""Weights from a file: read without running code, compared with the model, the head left fresh where it differs."""
+"""Start weights from a file: compared with the model, tied names filled in, the head left fresh where it differs."""
 
 from __future__ import annotations
 
-import hashlib
-import pickle
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-# what training scripts wrap a state dict in, and what wrapped modules put before its keys
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.")
-SHOWN = 3
+from .tensors import FLOATS, aliases, kind_of, some, spoiled
+from .weight_files import read_weights, sha256_of
 
-
-def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file's content, 64 hex digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict, on the CPU, from a safetensors file (by suffix) or a file of `torch.save`.
-
-    A dict that holds it as `state_dict`, `model_state_dict` or `model` is opened; prefixes that all keys share,
-    `module.` of DDP and `_orig_mod.` of torch.compile, are taken off.
-
-    Raises:
-        ValueError: There is no such file, it is no weights file, or it holds more than tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"weights must name a file, got {str(path)!r}, which is none")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    while isinstance(content, Mapping) and (inner := _wrapped(cast(Mapping[str, Any], content))):
-        content = inner
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} must hold a dict of tensors, got {type(content).__name__}; save model.state_dict()")
-    weights = {str(k): v for k, v in cast(Mapping[Any, Any], content).items()}
-    if wrong := next((k for k, v in weights.items() if not isinstance(v, Tensor)), None):
-        kind = type(weights[wrong]).__name__
-        raise ValueError(f"{path} must hold tensors only, got {kind} as {wrong!r}; save model.state_dict()")
-    return _without_prefixes(weights)
-
-
-def _read_safetensors(path: Path) -> object:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from None
-
-
-def _read_torch(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path} holds more than tensors, and unpickling it could run code; save model.state_dict()"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} is no file of torch.save: {reason}") from None
-
-
-def _wrapped(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-    return cast(Mapping[str, Any] | None, inner)
-
-
-def _without_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    while weights and (shared := next((p for p in PREFIXES if all(k.startswith(p) for k in weights)), None)):
-        weights = {k.removeprefix(shared): v for k, v in weights.items()}
-    return weights
+_SHARD = re.compile(r"-\d+-of-\d+\.")
 
 
 def load_start(model: nn.Module, path: str | Path, head: str) -> tuple[dict[str, Tensor], str]:
     """Return the model's state dict with the file's values, and the file's SHA-256; the model stays untouched.
 
     The head keeps the model's own values where the file's has another shape or is missing: it belongs to another task.
-    Counters of BatchNorm, which old files lack, keep theirs too.
+    Counters of BatchNorm, which old files lack, keep theirs too. Of a parameter with several names one is enough.
 
     Args:
         model: Module with its initial weights; decides devices and dtypes.
@@ -93,16 +29,80 @@ def load_start(model: nn.Module, path: str | Path, head: str) -> tuple[dict[str,
             one that may differ.
 
     Raises:
-        ValueError: The file cannot be read, or is of another architecture; the message names the keys that differ.
+        ValueError: The file cannot be read, is of another architecture, or holds numbers that no model can have; the
+            message names the keys.
     """
-    own, found = model.state_dict(), read_weights(path)
-    fresh = [k for k in own if head and k.rpartition(".")[0] == head]
-    if all(k in found and found[k].shape == own[k].shape for k in fresh):
-        fresh = []
+    own, second = model.state_dict(), aliases(model)
+    if lazy := next((k for k, v in own.items() if is_lazy(v)), None):
+        raise ValueError(f"weights need a model with shapes, but {lazy} has none yet: run one batch in its builder")
+    found = read_weights(path, own)
+    _fill(found, own, second, str(path))
+    fresh = _fresh(own, found, second, head)
     expected = {k: v for k, v in own.items() if k not in fresh}
+    given = {k: found[k] for k in expected if k in found}
+    _check_types(str(path), model, given)
     _compare(str(path), type(model).__name__, expected, {k: v for k, v in found.items() if k not in fresh})
-    loaded = {k: found[k].to(v.device, v.dtype) if k in found else v for k, v in expected.items()}
-    return {k: loaded.get(k, v).detach().clone() for k, v in own.items()}, sha256_of(path)
+    loaded = {k: v.to(own[k].device, own[k].dtype) for k, v in given.items()}
+    _check_finite(str(path), model, given, loaded)
+    whole = {**own, **loaded}
+    return {k: v.detach().clone() for k, v in whole.items()}, sha256_of(path)
+
+
+def _fill(found: dict[str, Tensor], own: Mapping[str, Tensor], second: Mapping[str, str], file: str) -> None:
+    """Give every name of a tied tensor the file's value, which it may hold under one of them."""
+    for first in dict.fromkeys(second.values()):
+        names = [first, *(n for n, f in second.items() if f == first)]
+        given = [n for n in names if n in found]
+        for other in given[1:]:
+            if not _equal(found[given[0]], found[other], own[first].dtype):
+                raise ValueError(
+                    f"weights file {file} holds different values for {given[0]} and {other}, which are one parameter "
+                    "of the model; leave one of them out"
+                )
+        found |= {n: found[given[0]] for n in names if given}
+
+
+def _equal(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    # NaN too: that it is none is said elsewhere
+    return one.shape == other.shape and torch.allclose(one.to(dtype), other.to(dtype), 0.0, 0.0, equal_nan=True)
+
+
+def _fresh(
+    own: Mapping[str, Tensor], found: Mapping[str, Tensor], second: Mapping[str, str], head: str
+) -> Collection[str]:
+    inside = {k for k in own if head and k.rpartition(".")[0] == head}
+    # what the head shares with other layers is the file's, as theirs is
+    elsewhere = {second.get(k, k) for k in own if k not in inside}
+    fresh = [k for k in inside if second.get(k, k) not in elsewhere]
+    return () if all(k in found and found[k].shape == own[k].shape for k in fresh) else fresh
+
+
+def _check_types(file: str, model: nn.Module, given: Mapping[str, Tensor]) -> None:
+    own, trained = model.state_dict(), dict(model.named_parameters(remove_duplicate=False))
+    floating = {k for k in given if k in trained or own[k].is_floating_point()}
+    if wrong := [f"{k} ({kind_of(given[k])})" for k in given if k in floating and given[k].dtype not in FLOATS]:
+        raise ValueError(
+            f"weights file {file} holds weights that are no floating-point numbers: {some(wrong)}; save the model as "
+            "it was before it was quantised"
+        )
+    for key in given.keys() - floating:
+        value, dtype = given[key], own[key].dtype
+        if not torch.equal(value.to(dtype).to(value.dtype), value):
+            raise ValueError(
+                f"weights file {file} holds {key} as {kind_of(value)}, which does not fit {kind_of(own[key])}"
+            )
+
+
+def _check_finite(file: str, model: nn.Module, given: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
+    constants = dict(model.named_buffers())  # a mask of attention may hold -inf
+    if wrong := spoiled(given, constants):
+        raise ValueError(
+            f"weights file {file} holds numbers that are not finite in {some(wrong)}; the model diverged or the file "
+            "is damaged: choose another one"
+        )
+    if wrong := spoiled(loaded, constants):
+        types = kind_of(loaded[wrong[0]])
+        raise ValueError(f"weights file {file} holds numbers in {some(wrong)} that are too large for {types}")
 
 
 def _compare(file: str, model: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -115,9 +115,7 @@ def _compare(file: str, model: str, expected: Mapping[str, Tensor], found: Mappi
     ]
     lists = {"missing": missing, "unexpected": unexpected, "other shape": other}
     if any(lists.values()):
-        faults = "; ".join(f"{len(names)} {what} ({_few(names)})" for what, names in lists.items() if names)
+        faults = "; ".join(f"{len(names)} {what} ({some(names)})" for what, names in lists.items() if names)
+        if missing and _SHARD.search(file):
+            faults += "; it is one of several shards: name their index (*.index.json)"
         raise ValueError(f"weights file {file} does not fit model {model}: {faults}")
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

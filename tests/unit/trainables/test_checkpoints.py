@@ -1,8 +1,7 @@
+"""Start weights from a file, compared with the model."""
+
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trainables.checkpoints import load_start, read_weights, sha256_of
+from trainables.checkpoints import load_start
 from trainables.heads import head_of
 from trainables.models import build
 from trainables.seeding import seeded
+from trainables.weight_files import sha256_of
 
 
 def _model(name: str = "small_cnn", classes: int = 10, seed: int = 0, **options: Any) -> nn.Module:
@@ -24,93 +24,6 @@ def _model(name: str = "small_cnn", classes: int = 10, seed: int = 0, **options:
 
 def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return list(a) == list(b) and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
-
-
-# -- reading ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        dict,
-        lambda s: {"state_dict": s, "epoch": 3},
-        lambda s: {"epoch": 3, "model": s, "optimizer": {"lr": 0.1}},
-        lambda s: {"model_state_dict": {"state_dict": s}},
-        lambda s: {f"module.{k}": v for k, v in s.items()},
-        lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
-        lambda s: {"state_dict": {f"_orig_mod.module.{k}": v for k, v in s.items()}},
-    ],
-    ids=["plain", "state_dict", "model", "nested", "ddp", "compiled", "both"],
-)
-def test_torch_files_are_opened_to_the_state_dict(wrap: Callable[[dict[str, Tensor]], Any], tmp_path: Path) -> None:
-    state = _model(norm="batch").state_dict()
-    torch.save(wrap(dict(state)), tmp_path / "w.pt")
-    assert _same(read_weights(tmp_path / "w.pt"), dict(state))
-
-
-def test_safetensors_are_read_by_their_suffix(tmp_path: Path) -> None:
-    state = dict(_model(norm="batch").state_dict())
-    save_file({f"module.{k}": v for k, v in state.items()}, tmp_path / "w.safetensors")
-    read = read_weights(str(tmp_path / "w.safetensors"))
-    assert _same({k: read[k] for k in state}, state)
-    assert len(read) == len(state)
-
-
-def test_a_prefix_that_only_some_keys_have_is_a_name(tmp_path: Path) -> None:
-    weights = {"module.weight": torch.ones(1), "head.weight": torch.ones(1)}
-    torch.save(weights, tmp_path / "w.pt")
-    assert _same(read_weights(tmp_path / "w.pt"), weights)
-
-
-class _Runs:
-    def __reduce__(self) -> Any:
-        return os.mkdir, ("ran",)
-
-
-def _bytes(content: bytes) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(content)
-
-
-def _torch(content: Any) -> Callable[[Path], object]:
-    return lambda path: torch.save(content, path)
-
-
-@pytest.mark.parametrize(
-    ("name", "write", "message"),
-    [
-        ("w.pt", lambda path: None, r"weights must name a file, got '.*w\.pt', which is none"),
-        (
-            "w.pt",
-            _torch({"a": _Runs()}),
-            r"w\.pt holds more than tensors, and unpickling it could run code; save",
-        ),
-        ("w.pt", _torch(nn.Linear(2, 2)), r"w\.pt holds more than tensors"),
-        ("w.pt", _bytes(b""), r"w\.pt is no file of torch\.save: \S"),
-        ("w.pt", _bytes(b"PK\x03\x04 no archive"), r"w\.pt is no file of torch\.save: \S"),
-        ("w.pt", _torch([torch.ones(2)]), r"w\.pt must hold a dict of tensors, got list"),
-        ("w.pt", _torch({"a": torch.ones(1), "b": 3}), r"w\.pt must hold tensors only, got int as 'b'"),
-        ("w.safetensors", _bytes(b"something else"), r"w\.safetensors is no safetensors file: \S"),
-        ("w.safetensors", _bytes(b""), r"w\.safetensors is no safetensors file: \S"),
-    ],
-    ids=["missing", "code", "module", "empty", "broken", "list", "number", "text", "nothing"],
-)
-def test_what_is_no_weights_file_is_refused_in_one_line(
-    name: str, write: Callable[[Path], object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path / name)
-    with pytest.raises(ValueError, match=message) as error:
-        read_weights(tmp_path / name)
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_the_sha_is_that_of_the_content(tmp_path: Path) -> None:
-    (tmp_path / "w").write_bytes(b"weights")
-    assert sha256_of(tmp_path / "w") == hashlib.sha256(b"weights").hexdigest()
-
-
-# -- into a model -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,3 +82,121 @@ def test_other_shapes_are_named_with_both(tmp_path: Path) -> None:
     wanted = r"SmallCNN: 1 other shape \(features\.0\.weight \(16, 1, 3, 3\) instead of \(16, 3, 3, 3\)\)$"
     with pytest.raises(ValueError, match=wanted):
         load_start(_model(), tmp_path / "w.pt", "head")
+
+
+# -- numbers that no model can have ------------------------------------------------------------------------------------
+
+
+def _refused(state: dict[str, Tensor], message: str, folder: Path, model: nn.Module | None = None) -> None:
+    torch.save(state, folder / "w.pt")
+    with pytest.raises(ValueError, match=message) as error:
+        load_start(model or _model(norm="batch"), folder / "w.pt", "head")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_named(value: float, tmp_path: Path) -> None:
+    state = dict(_model(norm="batch").state_dict())
+    state["features.1.running_var"][2] = value
+    _refused(
+        state, r"w\.pt holds numbers that are not finite in features\.1\.running_var; the model diverged", tmp_path
+    )
+    for key in state:
+        if state[key].is_floating_point():
+            state[key] = torch.full_like(state[key], value)
+    named = r"not finite in features\.0\.weight, features\.0\.bias, features\.1\.weight, \.\.\.; the model"
+    _refused(state, named, tmp_path)
+
+
+def test_numbers_that_the_models_type_cannot_hold_are_named(tmp_path: Path) -> None:
+    state = {k: v.double() if v.is_floating_point() else v for k, v in _model(norm="batch").state_dict().items()}
+    state["head.bias"][0] = 1e300
+    _refused(state, r"w\.pt holds numbers in head\.bias that are too large for float32$", tmp_path)
+    torch.save(state, tmp_path / "w.pt")
+    start, _ = load_start(_model(norm="batch").double(), tmp_path / "w.pt", "head")
+    assert start["head.bias"][0].item() == 1e300
+
+
+class Masked(nn.Module):
+    """A constant of infinities, as causal attention has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 10)
+        self.register_buffer("mask", torch.full((3, 3), -float("inf")).triu(1))
+
+
+def test_infinities_that_the_model_has_itself_are_no_fault(tmp_path: Path) -> None:
+    state = dict(Masked().state_dict())
+    torch.save(state, tmp_path / "w.pt")
+    start, _ = load_start(Masked(), tmp_path / "w.pt", "head")
+    assert torch.equal(start["mask"], state["mask"])
+    _refused(state | {"mask": state["mask"] - 1e9 * torch.eye(3) / 0}, "not finite in mask", tmp_path, Masked())
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64, torch.uint8])
+def test_parameters_that_are_no_floating_point_numbers_are_named(dtype: torch.dtype, tmp_path: Path) -> None:
+    kind = str(dtype).removeprefix("torch.")
+    state = dict(_model(norm="batch").state_dict())
+    _refused(
+        state | {"head.bias": torch.ones(10).to(dtype)},
+        rf"holds weights that are no floating-point numbers: head\.bias \({kind}\); save the model as it was before",
+        tmp_path,
+    )
+    ints = {k: v.to(dtype) for k, v in state.items()}
+    _refused(ints, rf"features\.0\.weight \({kind}\), features\.0\.bias .*, features\.1\.weight .*, \.\.\.; ", tmp_path)
+    _refused(state | {"features.1.running_var": torch.ones(16).to(dtype)}, rf"1\.running_var \({kind}\)", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.ones(10, dtype=torch.complex64), "complex64"),
+        (torch.ones(10).to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (torch.ones(10).to_sparse(), "sparse_coo float32"),
+        (torch.empty(10, device="meta"), "meta float32"),
+    ],
+    ids=["complex", "float8", "sparse", "meta"],
+)
+def test_other_types_and_layouts_are_named(tensor: Tensor, kind: str, tmp_path: Path) -> None:
+    state = dict(_model(norm="batch").state_dict()) | {"head.bias": tensor}
+    _refused(state, rf"holds tensors that cannot be merged: head\.bias \({kind}\); save a dense model", tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_quantised_tensors_are_named(tmp_path: Path) -> None:
+    tensor = torch.quantize_per_tensor(torch.ones(10), 0.1, 0, torch.qint8)
+    state = dict(_model(norm="batch").state_dict()) | {"head.bias": tensor}
+    _refused(state, r"cannot be merged: head\.bias \(quantized qint8\)", tmp_path)
+
+
+def test_counters_take_whole_numbers_of_any_type(tmp_path: Path) -> None:
+    state, counter = dict(_model(norm="batch").state_dict()), "features.1.num_batches_tracked"
+    for value in (torch.tensor(7), torch.tensor(7, dtype=torch.int32), torch.tensor(7.0)):
+        torch.save(state | {counter: value}, tmp_path / "w.pt")
+        start, _ = load_start(_model(norm="batch"), tmp_path / "w.pt", "head")
+        assert (start[counter].item(), start[counter].dtype) == (7, torch.int64)
+    _refused(state | {counter: torch.tensor(7.5)}, rf"{counter} as float32, which does not fit int64", tmp_path)
+
+
+def test_a_model_without_shapes_takes_no_file(tmp_path: Path) -> None:
+    torch.save({"0.weight": torch.ones(1)}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"but 1\.weight has none yet: run one batch in its builder"):
+        load_start(nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), tmp_path / "w.pt", "")
+
+
+def test_double_precision_of_a_file_reaches_a_double_model(tmp_path: Path) -> None:
+    from trainables.lab import prepare
+    from trainables.runtime import Runtime
+    from trainables.spec import PairSpec
+
+    with seeded(3):
+        state = build("small_cnn", 10, 1, 8, {}).double().state_dict()
+    state["head.bias"] += 1e-12
+    torch.save(state, tmp_path / "w.pt")
+    spec = PairSpec(
+        dataset="digits", model="small_cnn", learning_rate=0.1, batch_size=32, dtype="float64",
+        weights=str(tmp_path / "w.pt"), base={"steps": 0},
+    )  # fmt: skip
+    base = prepare(spec, Runtime()).tasks[0].base
+    assert all(torch.equal(v, base[k]) for k, v in state.items())

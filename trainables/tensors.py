@@ -1,0 +1,142 @@
+"""What a state dict may hold: types and layouts that can be merged, finite numbers, and one tensor under two names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of parameters."""
+_WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_SHOWN = 3
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first three names, separated by commas, and dots where there are more."""
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def kind_of(tensor: Tensor) -> str:
+    """Return layout and type of a tensor in a few words, such as `float32` or `sparse_coo float32`."""
+    words = [str(tensor.dtype).removeprefix("torch.")]
+    if tensor.is_meta:
+        words.insert(0, "meta")
+    if tensor.is_quantized:
+        words.insert(0, "quantized")
+    if tensor.layout != torch.strided:
+        words.insert(0, str(tensor.layout).removeprefix("torch.").removeprefix("_"))
+    return " ".join(words)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor holds plain real numbers or integers, one in each place."""
+    plain = not (tensor.is_meta or tensor.is_quantized) and tensor.layout == torch.strided and not tensor.is_nested
+    return plain and tensor.dtype in (*FLOATS, *_WHOLE)
+
+
+def unbounded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of the entries with numbers that are not finite; masks of attention may hold some."""
+    settled = {k: v for k, v in weights.items() if not is_lazy(v)}
+    return {k: v.detach().clone() for k, v in settled.items() if not bool(torch.isfinite(v).all())}
+
+
+def spoiled(weights: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of entries with numbers that are not finite, unless `constants` holds the same entry.
+
+    Args:
+        weights: State dict, or a part of one.
+        constants: From `unbounded` of the start weights, or a whole state dict.
+    """
+    return [k for k, v in weights.items() if not bool(torch.isfinite(v).all()) and not _same(v, constants.get(k))]
+
+
+def _same(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and torch.equal(one, other)
+
+
+# -- tied parameters ------------------------------------------------------------------------------------------------
+
+
+def aliases(model: nn.Module) -> dict[str, str]:
+    """Return second name -> first name of every parameter or buffer that a module holds under several names."""
+    first: dict[int, str] = {}
+    found: dict[str, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        own = first.setdefault(id(tensor), name)
+        if own != name:
+            found[name] = own
+    return found
+
+
+def tied(models: Sequence[Mapping[str, Tensor]]) -> dict[str, str]:
+    """Return second name -> first name of entries that are one tensor in every model."""
+    first: dict[tuple[object, ...], str] = {}
+    found: dict[str, str] = {}
+    for name in models[0]:
+        place = tuple(_place(m[name]) for m in models)
+        own = first.setdefault(place, name)
+        if own != name and models[0][name].numel():
+            found[name] = own
+    return found
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def unite(model: nn.Module) -> None:
+    """Register one parameter where a module holds several in the same memory, in place; they are one.
+
+    Raises:
+        ValueError: A parameter cannot be trained and merged: its type or layout, or memory that it shares with another
+            one in another layout or with a buffer.
+    """
+    named = {n: p for n, p in model.named_parameters(remove_duplicate=False) if not is_lazy(p)}
+    if wrong := [f"{n} ({kind_of(p)})" for n, p in named.items() if not is_dense(p) or p.dtype not in FLOATS]:
+        raise ValueError(f"parameters must be dense floating-point tensors, got {some(wrong)}")
+    first: dict[tuple[object, ...], tuple[str, nn.Parameter]] = {}
+    for name, parameter in named.items():
+        own = first.setdefault(_place(parameter), (name, parameter))[1]
+        if own is not parameter and parameter.numel():
+            own.requires_grad_(own.requires_grad or parameter.requires_grad)
+            path, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(path), leaf, own)
+    _check_apart(model)
+
+
+def _check_apart(model: nn.Module) -> None:
+    parameters = [(n, p) for n, p in model.named_parameters() if not is_lazy(p) and p.numel()]
+    for name, p in parameters:
+        if _extent(p) < p.numel():
+            raise ValueError(f"parameter {name} repeats its numbers in memory (it is expanded); register a copy of it")
+    by_storage: dict[object, list[tuple[int, int, str, bool]]] = {}
+    for named, trained in ((parameters, True), (_buffers(model), False)):
+        for name, t in named:
+            start = t.data_ptr()
+            span = (start, start + _extent(t) * t.element_size(), name, trained)
+            by_storage.setdefault((t.device, t.untyped_storage().data_ptr()), []).append(span)
+    for spans in by_storage.values():
+        _check_spans(sorted(spans))
+
+
+def _buffers(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    return ((n, b) for n, b in model.named_buffers() if not is_lazy(b) and b.numel() and is_dense(b))
+
+
+def _check_spans(spans: Sequence[tuple[int, int, str, bool]]) -> None:
+    for i, (_, end, name, trained) in enumerate(spans):
+        for start, _, other, also in spans[i + 1 :]:
+            if start >= end:
+                break
+            if trained or also:
+                what = "are one parameter in two layouts" if trained and also else "share memory, one is a buffer"
+                raise ValueError(
+                    f"{name} and {other} {what}: register the parameter once, and take views of it in `forward`"
+                )
+
+
+def _extent(tensor: Tensor) -> int:
+    return 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Generator, Tensor
@@ -170,7 +171,31 @@ def mean(models: Sequence[Weights]) -> dict[str, Tensor]:
     """
     out: dict[str, Tensor] = {}
     for key, first in models[0].items():
-        rest = sum((m[key] - first for m in models[1:]), torch.zeros_like(first)) if first.is_floating_point() else 0
+        kind = common_type([m[key] for m in models])
+        if not first.is_floating_point() or unmoved([m[key] for m in models]):
+            out[key] = first.to(kind, copy=True)
+            continue
+        at = [m[key].to(computed_in(kind)) for m in models]
         # first + ..., so that entries equal in all models keep their value
-        out[key] = first + rest / len(models) if isinstance(rest, Tensor) else first.clone()
+        out[key] = (at[0] + sum((v - at[0] for v in at[1:]), torch.zeros_like(at[0])) / len(at)).to(kind)
     return out
+
+
+def common_type(values: Sequence[Tensor]) -> torch.dtype:
+    """Return the widest of the tensors' types; float32 for float16 beside bfloat16."""
+    return reduce(torch.promote_types, (v.dtype for v in values))
+
+
+def computed_in(kind: torch.dtype) -> torch.dtype:
+    """Return the type in which entries of a type are combined: float32 for half precision."""
+    return torch.promote_types(kind, torch.float32)
+
+
+def unmoved(values: Sequence[Tensor]) -> bool:
+    """Whether all tensors are equal; no merge changes such entries, which may be infinite, as masks are."""
+    return all(v is values[0] or torch.equal(values[0], v) for v in values[1:])
+
+
+def is_variance(key: str) -> bool:
+    """Whether an entry is a running variance, which extrapolation must not take below 0."""
+    return key.endswith("running_var")

@@ -22,6 +22,7 @@ from .models import has_batchnorm
 from .optimizers import elementwise
 from .ranks import Ranks, ranks
 from .spec import PairSpec
+from .tensors import aliases
 
 OptimizerState = Mapping[str, Any]
 
@@ -176,11 +177,10 @@ class _Stack(Members):
         for name, p in model.named_parameters():
             self.named[name] = p.detach().expand(members, *p.shape).clone().requires_grad_(p.requires_grad)
         self.buffers = {n: b.detach() for n, b in model.named_buffers()}
+        # a parameter or buffer of two layers has two names in the state dict
+        self.second = aliases(model)
         self.names = [n for n, p in self.named.items() if p.requires_grad]
         self.parameters = [self.named[n] for n in self.names]
-        # a parameter shared by two layers has two names in the state dict
-        first = {id(p): n for n, p in reversed(list(model.named_parameters()))}
-        self.home = {n: first[id(p)] for n, p in model.named_parameters(remove_duplicate=False)}
         # every member draws its own dropout mask
         self.forward = vmap(self._forward, in_dims=(0, 0), randomness="different")
         self.forward_shared = vmap(self._forward, in_dims=(0, None), randomness="different")
@@ -206,9 +206,8 @@ class _Stack(Members):
         return [{n: self._entry(n, i) for n in self.model.state_dict()} for i in range(self.members)]
 
     def _entry(self, name: str, member: int) -> Tensor:
-        if name in self.home:
-            return self.named[self.home[name]][member].detach().clone()
-        return self.buffers[name].clone()
+        first = self.second.get(name, name)
+        return self.named[first][member].detach().clone() if first in self.named else self.buffers[first].clone()
 
     def tensors(self) -> list[Tensor]:
         return [*self.named.values(), *self.buffers.values()]

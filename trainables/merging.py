@@ -15,6 +15,7 @@ from torch import Tensor
 from . import combining
 from .combining import Extras, Weights
 from .registry import Registry
+from .tensors import tied
 
 Combine = Callable[[Weights, Sequence[Weights], float, Extras], dict[str, Tensor]]
 
@@ -62,7 +63,10 @@ class Merge:
         seed: int = 0,
         fishers: Sequence[Weights] | None = None,
     ) -> dict[str, Tensor]:
-        """Return the merged weights; inputs stay untouched, keys and dtypes are kept.
+        """Return the merged weights; inputs stay untouched, keys are kept.
+
+        Names that are one tensor in all models are one entry, and come out as one tensor. Half precision is combined in
+        float32; the result has the widest type of the models that go into it. Running variances never get below 0.
 
         Args:
             base: State dict theta_0.
@@ -75,13 +79,26 @@ class Merge:
             ValueError: The models do not have the same keys and shapes, are too few or too many, or lack Fishers.
         """
         self._check(children, fishers)
-        _check_same([base, *children])
-        floating = [k for k, v in children[0].items() if v.is_floating_point()]
-        extras = Extras(seed, fishers or ())
-        combined = self.combine(
-            {k: base[k] for k in floating}, [{k: c[k] for k in floating} for c in children], coefficient, extras
-        )
-        return {k: combined[k] if k in combined else v.clone() for k, v in children[0].items()}
+        models = [base, *children]
+        _check_same(models)
+        first = tied([*children, base])
+        used = models if "base" in self.ends.values() else children
+        kinds = {
+            k: combining.common_type([m[k] for m in used]) for k, v in children[0].items() if v.is_floating_point()
+        }
+        moved = [k for k in kinds if k not in first and not combining.unmoved([m[k] for m in models])]
+        wide = [{k: m[k].to(combining.computed_in(kinds[k])) for k in moved} for m in models]
+        merged = self.combine(wide[0], wide[1:], coefficient, Extras(seed, fishers or ()))
+        out: dict[str, Tensor] = {}
+        for key, value in children[0].items():
+            if key in first:
+                out[key] = out[first[key]]
+            elif key in merged:
+                found = merged[key].clamp(min=0) if combining.is_variance(key) else merged[key]
+                out[key] = found.to(kinds[key])
+            else:
+                out[key] = value.to(kinds.get(key, value.dtype), copy=True)
+        return out
 
     def _check(self, children: Sequence[Weights], fishers: Sequence[Weights] | None) -> None:
         many = len(children)

@@ -17,6 +17,7 @@ from torch import nn
 from .heads import head_of, replace_head
 from .networks import ResNet18Small, SmallCNN, initialise, small_vit
 from .registry import Registry, UnknownName, unknown
+from .tensors import unite
 
 Builder = Callable[..., nn.Module]
 Size = int | tuple[int, int]
@@ -70,8 +71,9 @@ def build(
 
     Raises:
         UnknownName: No such model.
-        ValueError: The builder does not take the options, channels or size; there are no pretrained weights, or they
-            are not in the cache and cannot be downloaded.
+        ValueError: The builder does not take the options, channels or size; a parameter cannot be merged (see
+            `trainables.tensors.unite`); there are no pretrained weights, or they are not in the cache and cannot be
+            downloaded.
     """
     builder = MODELS[name]
     takes = inspect.signature(builder).parameters
@@ -83,9 +85,14 @@ def build(
             raise ValueError(f"model {name!r} has no pretrained weights; name a weights file, or a model of timm")
         given["pretrained"] = True
     try:
-        return builder(classes, channels, **{**given, **options})
+        model = builder(classes, channels, **{**given, **options})
     except TypeError as error:
         raise ValueError(f"model {name!r} does not take these model_options: {error}") from None
+    try:
+        unite(model)
+    except ValueError as error:
+        raise ValueError(f"model {name!r} cannot be merged: {error}") from None
+    return model
 
 
 def has_batchnorm(model: nn.Module) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor, nn
 
+from .combining import is_variance, unmoved
 from .evaluation import logits_of, score
 from .models import has_batchnorm
 
@@ -17,11 +18,18 @@ Prepare = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 def combine(
     base: Mapping[str, Tensor], a: Mapping[str, Tensor], b: Mapping[str, Tensor], x: float, y: float
 ) -> dict[str, Tensor]:
-    """Return theta_0 + x (theta_A - theta_0) + y (theta_B - theta_0); integer buffers are those of A."""
-    return {
-        name: (1 - x - y) * value + x * a[name] + y * b[name] if value.is_floating_point() else a[name].clone()
-        for name, value in base.items()
-    }
+    """Return theta_0 + x (theta_A - theta_0) + y (theta_B - theta_0).
+
+    Integer buffers and what neither child moved stay; running variances do not get below 0.
+    """
+    out: dict[str, Tensor] = {}
+    for name, value in base.items():
+        if not value.is_floating_point() or unmoved([a[name], b[name], value]):
+            out[name] = a[name].clone()
+            continue
+        found = (1 - x - y) * value + x * a[name] + y * b[name]
+        out[name] = found.clamp(min=0) if is_variance(name) else found
+    return out
 
 
 def plane(

@@ -18,6 +18,7 @@ from .models import build
 from .runtime import Runtime
 from .seeding import seeded
 from .spec import PairSpec, stream
+from .tensors import aliases
 
 Weights = Mapping[str, Tensor]
 
@@ -45,8 +46,9 @@ class Task:
         return bool(self.head) and key.startswith(self.head)
 
     def shared(self, weights: Weights) -> dict[str, Tensor]:
-        """Return the entries that are merged."""
-        return {k: v for k, v in weights.items() if not self.is_own(k)}
+        """Return the entries that are merged; the names of a tied parameter hold one tensor, so that it is one."""
+        first = aliases(self.model)
+        return {k: weights[first.get(k, k)] for k in weights if not self.is_own(k)}
 
     def whole(self, shared: Weights, own: Weights) -> dict[str, Tensor]:
         """Return `shared` with this task's head from `own`."""
@@ -87,16 +89,18 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], device: str) -> str | None
         ValueError: Wrong model options, weights that do not fit, freeze patterns that match nothing, no head.
     """
     loaded: str | None = None
+    dtype = getattr(torch, spec.dtype)
     for task in tasks:
         with seeded(stream(spec.base_digest, f"init/{task.name}" if task.name == "b" else "init")):
             _, channels, *sides = task.data.x["train"].shape  # no sides: vectors
             size = (sides[0], sides[1]) if len(sides) == 2 else 1
             options, pretrained = spec.model_options, spec.weights == "pretrained"
             model = build(spec.model, task.data.classes, channels, size, options, pretrained)
+            model = model.to(dtype)  # before the file's values come in, which may be as precise
             if spec.weights and not pretrained:
                 state, loaded = load_start(model, spec.weights, head_of(model, task.data.classes))
                 model.load_state_dict(state)
-        task.model = model.to(device, getattr(torch, spec.dtype))
+        task.model = model.to(device)
         freeze(task.model, spec.freeze)
     if len(tasks) > 1:
         for task in tasks:
@@ -108,6 +112,11 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], device: str) -> str | None
 def _tie(first: Task, second: Task) -> None:
     if first.head != second.head:
         raise ValueError(f"the tasks' heads must have one name, got {first.head[:-1]!r} and {second.head[:-1]!r}")
+    for name, other in aliases(first.model).items():
+        if first.is_own(name) != first.is_own(other):
+            raise ValueError(
+                f"two tasks need heads of their own, but {name} and {other} are one parameter of the model"
+            )
     for name, parameter in first.model.named_parameters(remove_duplicate=False):
         if not first.is_own(name):
             path, _, leaf = name.rpartition(".")

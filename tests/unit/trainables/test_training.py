@@ -51,7 +51,7 @@ def test_stack_and_loop_are_the_same_computation() -> None:
 
 
 class Oddities(nn.Module):
-    """A frozen layer, one shared under two names, and a buffer."""
+    """A frozen layer, one shared under two names, and a buffer under two names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,6 +60,7 @@ class Oddities(nn.Module):
         self.second.weight = self.first.weight
         self.head = nn.Linear(12, 10)
         self.register_buffer("offset", torch.ones(12))
+        self.register_buffer("offset_again", self.offset)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = torch.tanh(self.frozen(x.flatten(1)) + self.offset)

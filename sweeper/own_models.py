@@ -113,7 +113,7 @@ def _merges(asked: Sequence[str] | None, base: str | None, models: int) -> list[
 
 def _file(name: str, flag: str) -> Path:
     path = Path(name).expanduser()
-    if not path.is_file():
+    if not path.exists():
         raise SpecError(f"{flag}: there is no file {path}")
     return path
 
@@ -142,6 +142,7 @@ def _written(args: argparse.Namespace, spec: PairSpec, output: PairOutput, out: 
     except StorageError as error:
         raise SpecError(str(error)) from None
     result = output.result
+    best = _best_of_each(output.merges)
     weights = out / "weights" / f"{result.digest}.safetensors"
     return {
         "models": [str(m) for m in args.models],
@@ -152,7 +153,8 @@ def _written(args: argparse.Namespace, spec: PairSpec, output: PairOutput, out: 
         "outcome_detail": result.outcome_detail,
         "chosen": {"merge": result.chosen_merge, "coefficient": result.chosen_coefficient},
         "scores": dict(result.scores),
-        "merges": [_scores(row) for row in _best_of_each(output.merges)],
+        "merges": [_scores(row) for row in best.values()],
+        "not_finite": list(dict.fromkeys(row.method for row in output.merges if row.method not in best)),
         "run": str(out),
         "page": str(page),
         "weights": str(weights) if weights.exists() else None,
@@ -160,13 +162,13 @@ def _written(args: argparse.Namespace, spec: PairSpec, output: PairOutput, out: 
     }
 
 
-def _best_of_each(rows: Iterable[MergeRow]) -> list[MergeRow]:
+def _best_of_each(rows: Iterable[MergeRow]) -> dict[str, MergeRow]:
     # each merge at the coefficient with the lowest validation loss
     best: dict[str, MergeRow] = {}
     for row in rows:
         if row.loss_val is not None and (row.method not in best or row.loss_val < (best[row.method].loss_val or 0.0)):
             best[row.method] = row
-    return list(best.values())
+    return best
 
 
 def _scores(row: MergeRow) -> dict[str, Any]:
@@ -176,14 +178,14 @@ def _scores(row: MergeRow) -> dict[str, Any]:
 
 def _text(record: Mapping[str, Any]) -> str:
     scores = record["scores"]
-    if record["outcome"] not in ("ok", "not_viable"):
-        return f"{record['outcome']}: {record['outcome_detail']}"
     header = ("", *(f"{split} {what}" for split in _SPLITS for what in ("loss", "acc.")))
     parents = [(f"model {who.upper()}", _cells(scores, f"{who}_")) for who in "ab"]
     merges = [(_name(m["merge"], m["coefficient"]), _cells(m, "")) for m in record["merges"]]
+    merges += [(f"{method.replace('_', ' ')}: not finite", _cells({}, "")) for method in record["not_finite"]]
     rows = [(name, *cells) for name, cells in (*parents, *merges, ("ensemble", _cells(scores, "ensemble_")))]
     chosen = merge_words(record["chosen"]["merge"], record["chosen"]["coefficient"])
     lines = [
+        *([wrap(f"{record['outcome']}: {record['outcome_detail']}", 0)] if record["outcome"] != "ok" else []),
         f"{len(record['models'])} models {record['model']} on {record['data_set']}; losses in nat",
         *(f"model {who}: {path}" for who, path in zip(ascii_uppercase, record["models"], strict=False)),
         format_table(header, rows, indent=0),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, count, islice
@@ -16,6 +15,7 @@ from .members import make_members
 from .optimizers import build
 from .seeding import seeded
 from .spec import PairSpec, stream
+from .tensors import spoiled, unbounded
 
 
 def train_base(spec: PairSpec, models: Sequence[nn.Module], data: Sequence[Data]) -> list[dict[str, Tensor]]:
@@ -37,6 +37,7 @@ def train_base(spec: PairSpec, models: Sequence[nn.Module], data: Sequence[Data]
     recipe = _base_recipe(spec)
     for own in data:
         steps_per_epoch(own.examples, recipe.batch_size, "base batch_size")
+    constants = [unbounded(m.state_dict()) for m in models]
     members = [make_members(recipe, m, m.state_dict(), 1, distributed=False) for m in models]
     shared = {id(p): p for m in members for p in m.parameters}  # a parameter of both tasks is updated once
     optimizer = build(list(shared.values()), recipe)
@@ -55,7 +56,7 @@ def train_base(spec: PairSpec, models: Sequence[nn.Module], data: Sequence[Data]
             torch.stack(losses).sum().backward()  # pyright: ignore[reportUnknownMemberType]
             optimizer.step()
     weights = [m.weights()[0] for m in members]
-    if not all(math.isfinite(float(v.double().sum())) for own in weights for v in own.values()):
+    if any(spoiled(own, fixed) for own, fixed in zip(weights, constants, strict=True)):
         rate, steps = spec.base.learning_rate, spec.base.steps
         raise ValueError(f"the base diverged with learning_rate {rate} in {steps} steps; lower it")
     return weights

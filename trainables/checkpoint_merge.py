@@ -32,8 +32,9 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
         base: File with the base weights; without it merges of task vectors are refused.
 
     Returns:
-        Row, merge curves and the chosen merge's weights. The row's training columns are those of `spec`, which nothing
-        was trained with; `outcome_detail` names the files.
+        Row, merge curves and the chosen merge's weights, these where parents and linear merges are finite; else the
+        outcome is `not_viable`. The row's training columns are those of `spec`, which nothing was trained with;
+        `outcome_detail` names the files.
 
     Raises:
         UnknownName: No such model, data set or merge.
@@ -67,12 +68,14 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
         "parameters": sum(p.numel() for p in task.model.parameters()),
     }
     detail = "merged " + ", ".join(str(p) for p in models) + (f" from base {base}" if base else "")
+    fault, lost = curves.fault(), curves.lost()
+    outcome = Outcome.NOT_VIABLE if fault else Outcome.OK
     result = record(
-        spec, lab.runtime, Outcome.OK, detail, lab.started,
+        spec, lab.runtime, outcome, "; ".join(part for part in (fault, detail, lost) if part), lab.started,
         scores=finite(curves.columns()), seconds=lab.clock.seconds, **about, **finite({"cka_val": curves.cka}),
         chosen_merge=curves.chosen[0], chosen_coefficient=curves.chosen[1],
     )  # fmt: skip
-    weights = {k: v.cpu() for k, v in curves.weights.items()}
+    weights = None if fault else {k: v.cpu() for k, v in curves.weights.items()}
     return PairOutput(result, tuple(curves.rows(spec)), weights=weights)
 
 

@@ -28,6 +28,7 @@ from .result import SPLITS, MergeRow
 from .soups import greedy_soup
 from .spec import PairSpec
 from .tasks import Task, Weights, children_tasks, joined
+from .tensors import spoiled
 
 Key = tuple[str, float]  # (method, coefficient)
 Splits = Mapping[str, Score]
@@ -36,6 +37,7 @@ MIDPOINT: Key = ("linear", 0.5)
 ENDS: tuple[Key, Key] = (("linear", 0.0), ("linear", 1.0))
 GREEDY = "greedy_soup"
 FISHER_EXAMPLES = 512
+_SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 class Phase(Protocol):
@@ -53,15 +55,22 @@ class Scored:
     Attributes:
         tasks: One mapping split -> score per task.
         raw: The same before the re-estimation, validation and test; empty without BatchNorm.
+        weights_finite: Whether all weights are finite numbers.
     """
 
     tasks: Sequence[Splits]
     raw: Sequence[Splits]
+    weights_finite: bool = True
 
     @property
     def mean(self) -> Splits:
         """Split -> mean of loss and of accuracy over the tasks."""
         return _mean(self.tasks)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all weights and all losses are finite numbers."""
+        return self.weights_finite and all(math.isfinite(s.loss) for splits in self.tasks for s in splits.values())
 
 
 def _mean(tasks: Sequence[Splits]) -> Splits:
@@ -103,6 +112,22 @@ class MergeCurves:
         if len(tasks) == 1:
             return math.nan
         return normalised_accuracy([t[split].accuracy for t in tasks], [p[split].accuracy for p in self.parents])
+
+    def fault(self) -> str:
+        """Return which parent or linear merge is not finite, as a sentence; empty where all are finite."""
+        for parent in (*self.parents, *self.others):
+            if wrong := [s for s, score in parent.items() if not math.isfinite(score.loss)]:
+                return f"a parent's {_SPLIT_NAMES[wrong[0]]} loss is not finite"
+        line = [alpha for (method, alpha), s in self.merges.items() if method == "linear" and not s.finite]
+        return f"the linear merge at alpha = {line[0]:g} is not finite" if line else ""
+
+    def lost(self) -> str:
+        """Return which merges are not finite, in a few words; empty where all are finite."""
+        methods: dict[str, list[str]] = {}
+        for (method, coefficient), scored in self.merges.items():
+            if not scored.finite:
+                methods.setdefault(method, []).append(f"{coefficient:g}")
+        return "; ".join(f"{method} at {', '.join(at)} is not finite" for method, at in methods.items())
 
     def columns(self) -> dict[str, float]:
         """Return the columns of `trainables.result.SCORES` that are defined."""
@@ -159,7 +184,8 @@ class _Scorer:
     def score(self, merged: Weights) -> tuple[Scored, list[Weights]]:
         """Score a merge on every task; returns the scores and each task's whole state dict."""
         parts = [self._one(t, t.whole(merged, c)) for t, c in zip(self.tasks, self.children, strict=False)]
-        return Scored([p[0] for p in parts], [p[1] for p in parts if p[1]]), [p[2] for p in parts]
+        finite = not any(spoiled(p[2], t.base) for t, p in zip(self.tasks, parts, strict=True))
+        return Scored([p[0] for p in parts], [p[1] for p in parts if p[1]], finite), [p[2] for p in parts]
 
     def own(self, index: int, task: Task) -> Splits:
         """Score a child on its task."""
@@ -226,8 +252,10 @@ def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weigh
 
 
 def _beats(one: Scored, other: Scored) -> bool:
+    if not one.finite:
+        return False
     # linear at 1/2 and task arithmetic at 1/2 are one model: rounding must not choose between them
-    return one.mean["val"].loss < other.mean["val"].loss * (1 - TIE)
+    return not other.finite or one.mean["val"].loss < other.mean["val"].loss * (1 - TIE)
 
 
 def _ensemble(task: Task, logits: Sequence[Mapping[str, Tensor]]) -> Splits:

@@ -59,10 +59,14 @@ def score_inputs(forward: Callable[[Tensor], Tensor], x: Inputs, y: Tensor) -> S
 
 
 def score(logits: Tensor, y: Tensor) -> Score:
-    """Return the score of logits [n, classes] against labels [n]; the loss of logits that overflowed is infinite."""
+    """Return the score of logits [n, classes] against labels [n]; the loss of logits that overflowed is infinite.
+
+    A row with NaN predicts nothing, so it counts as wrong.
+    """
     loss = cross_entropy(logits.double(), y).item()
     # NaN would pass for the best in a comparison and hide from a maximum
-    return Score(math.inf if math.isnan(loss) else loss, (logits.argmax(1) == y).double().mean().item())
+    right = (logits.argmax(1) == y) & ~logits.isnan().any(1)
+    return Score(math.inf if math.isnan(loss) else loss, right.double().mean().item())
 
 
 def score_splits(

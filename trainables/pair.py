@@ -11,7 +11,7 @@ import gc
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from .caveats import caveats
 from .checkpoint_merge import merge_checkpoints
 from .children import Children, child_names
 from .curves import MergeCurves, score_merges
-from .evaluation import Score, finite, recalibrate
+from .evaluation import finite, recalibrate
 from .files import drop_checkpoints
 from .keeping import Keeper, keeper
 from .lab import Clock, inspect, prepare, resolve_device
@@ -202,7 +202,7 @@ class _Trial:
             with self.clock.phase("recalibrate"):
                 task.batches = lab.recalibration_batches(spec, task)
         curves = score_merges(spec, lab.tasks, [c.weights for c in self.children], self.clock.phase)
-        outcome, detail = _viability(spec, [*curves.parents, *curves.others])
+        outcome, detail = _viability(spec, curves)
         names = [n for n in trained_names(lab.tasks[0].model) if not lab.tasks[0].is_own(n)]
         a, b = (c.weights for c in self.children[:2])
         relief, points = self._landscape(curves)
@@ -307,16 +307,17 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _viability(spec: PairSpec, parents: Sequence[Mapping[str, Score]]) -> tuple[Outcome, str]:
-    worst = min(p["val"].accuracy for p in parents)
-    if not all(math.isfinite(p["val"].loss) for p in parents):
-        return Outcome.NOT_VIABLE, "a parent's validation loss is not finite"
+def _viability(spec: PairSpec, curves: MergeCurves) -> tuple[Outcome, str]:
+    worst = min(p["val"].accuracy for p in (*curves.parents, *curves.others))
+    if fault := curves.fault():
+        return Outcome.NOT_VIABLE, fault
     if worst < spec.accuracy_floor:
         return (
             Outcome.NOT_VIABLE,
             f"a parent's validation accuracy {worst:.3f} is below the floor {spec.accuracy_floor}",
         )
-    return Outcome.OK, "both children trained and merged" if spec.members == 2 else "all children trained and merged"
+    who, lost = "both" if spec.members == 2 else "all", curves.lost()
+    return Outcome.OK, f"{who} children trained and merged" + (f"; {lost}" if lost else "")
 
 
 def _arguments() -> argparse.ArgumentParser:

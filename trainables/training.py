@@ -20,6 +20,7 @@ from .optimizers import build
 from .schedule import SCHEDULES, constant
 from .seeding import Stream, seeded
 from .spec import PairSpec
+from .tensors import spoiled, unbounded
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,13 @@ def courses(
     """
     sets = [data] * len(seeds) if isinstance(data, Data) else list(data)
     leg = leg or child_leg(spec, sets[0].examples)
+    constants = unbounded(start)
     groups = [range(len(seeds))] if stackable(spec, model) else [range(i, i + 1) for i in range(len(seeds))]
     return [
         Course(
             spec, lambda g=g: make_members(spec, model, start, len(g)),
             [sets[i] for i in g], [seeds[i] for i in g], leg, state=state, keep_state=keep_state, on_step=on_step(g[0]),
-            on_epoch=lambda i, epoch, first=g[0]: on_epoch(first + i, epoch),
+            on_epoch=lambda i, epoch, first=g[0]: on_epoch(first + i, epoch), constants=constants,
         )
         for g in groups
     ]  # fmt: skip
@@ -192,7 +194,9 @@ class Course:
         keep_state: bool,
         on_step: OnStep,
         on_epoch: OnEpoch,
+        constants: Mapping[str, Tensor],
     ) -> None:
+        self.constants = constants
         self.spec, self.open_members, self.data, self.seeds, self.leg = spec, open_members, data, seeds, leg
         self.state, self.keep_state, self.on_step, self.on_epoch = state, keep_state, on_step, on_epoch
         self.device = data[0].y["train"].device
@@ -294,7 +298,7 @@ class Course:
     def _finish(self) -> None:
         weights = self.members.weights()
         for i, own in enumerate(weights):
-            if self.diverged[i] is None and not all(bool(torch.isfinite(v).all()) for v in own.values()):
+            if self.diverged[i] is None and spoiled(own, self.constants):
                 self.diverged[i] = self.leg.steps
         kept = copy.deepcopy(self.optimizer.state_dict()) if self.keep_state else None
         self.children = [

@@ -58,7 +58,7 @@ class Analysis:
         shape: Isotonic against unimodal.
         explained, leftover: Noise ceiling, lack of fit, and whether knobs tell more, of this noise.
         exponents: The index with free exponents, beside each definition's.
-        ranking: Definitions by leave-config-out R².
+        ranking: Definitions by R² of left-out configurations.
         transfer: From the learning-rate sweep to those of the other knobs.
         collapse: How well the sweeps fall on one curve.
         controls: Beyond the parents' accuracy, and beyond each sharpness that was measured beside it.

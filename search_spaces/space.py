@@ -18,7 +18,7 @@ from .conditions import Conditions, acting, acts, check, narrowed
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-_NOT_SPACES = {"conditions", "space"}
+_NOT_SPACES = {"conditions", "plain", "space"}
 _NEEDED = {f.name for f in fields(PairSpec) if f.default is MISSING and f.default_factory is MISSING}
 
 

@@ -21,6 +21,7 @@ from .noise_choice import check_target, default_noise
 from .objective import OBJECTIVES, Objective, measured
 from .samplers import SAMPLERS
 from .session import noise_constants
+from .space_data import known_space
 from .spec import SpecError, SweepSpec, corners
 from .warmstart import pooled
 
@@ -62,6 +63,8 @@ class Belief:
         unexplained: Why there is no explanation; empty where there is one.
         favourite: The best configuration by posterior mean; None where none is known.
         undecided: Why there is no favourite; empty where there is one.
+        assumed: What the folder does not tell of the search space, and what the model takes instead; empty where all
+            is known.
     """
 
     explanation: Explanation | None = None
@@ -69,13 +72,14 @@ class Belief:
     unexplained: str = ""
     favourite: Favourite | None = None
     undecided: str = ""
+    assumed: str = ""
 
     def record(self) -> dict[str, Any]:
         """Return it as JSON can hold it: the fields of `Explanation`, `given`, `unexplained`, `favourite`."""
         known = asdict(self.explanation) if self.explanation else {}
         favourite = asdict(self.favourite) if self.favourite else None
         given = {"given": dict(self.given), "unexplained": self.unexplained}
-        return {**known, **given, "favourite": favourite, "undecided": self.undecided}
+        return {**known, **given, "favourite": favourite, "undecided": self.undecided, "assumed": self.assumed}
 
 
 def belief(spec: SweepSpec, trials: pa.Table, noise: str | None = None) -> Belief:
@@ -92,12 +96,13 @@ def belief(spec: SweepSpec, trials: pa.Table, noise: str | None = None) -> Belie
         why = f"{scored} configurations have a value, {FEWEST} are needed"
         return Belief(unexplained=why, undecided=why)
     try:
-        space = spec.load_space()
+        known = known_space(spec)
+        space = known.space
         study = _study(spec, space, rows, measured(spec.objective, trials))
     except (SpecError, ValueError) as error:
         return Belief(unexplained=str(error), undecided=str(error))
     said = _explained(spec, space, study, rows, noise or spec.noise)
-    return replace(said, **_favoured(spec, space, study, rows))
+    return replace(said, assumed=known.assumed, **_favoured(spec, space, study, rows))
 
 
 def _explained(spec: SweepSpec, space: Space, study: Sequence[FrozenTrial], rows: Sequence[Row], noise: str) -> Belief:

@@ -23,6 +23,8 @@ from .spec import SpecError, SweepSpec
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from search_spaces import Space
+
     from .evidence.analysis import Analysis
     from .evidence.needs import Need
     from .extension import Plan
@@ -36,7 +38,8 @@ def extend(args: argparse.Namespace) -> int:
     from .runfolder import runnable_spec
 
     spec = _spec(args, runnable_spec(args.dir))
-    asked = planned(spec.model_copy(update={"out": args.dir}), args.objective, args.noise, args.repeats, args.noises)
+    wanted = args.objective, args.noise, args.repeats, args.noises
+    asked = planned(spec.model_copy(update={"out": args.dir}), spec.load_space(), *wanted)
     noise, objective, analysis, found = asked.analysis.noise, asked.analysis.objective, asked.analysis, asked.plan
     place, said = place_of(args.dir), asked.sentences
     record: dict[str, Any] = {
@@ -111,6 +114,7 @@ class Asked:
 
 def planned(
     spec: SweepSpec,
+    space: Space,
     objective: str | None = None,
     noise: str | None = None,
     repeats: int | None = None,
@@ -120,6 +124,7 @@ def planned(
 
     Args:
         spec: The sweep; `out` names its folder.
+        space: Its search space.
         objective: What the answer is about; None is `gain_mean`.
         noise: Noise scale of the answer; None is the sweep's.
         repeats: See `plan_for`.
@@ -139,17 +144,23 @@ def planned(
     found = kept(place, trials.select(["digest", "outcome"]).to_pylist())
     begun = [f"goes on with the extension that was begun; delete {place.text}/{PLAN_FILE} to plan anew"]
     if not found.specs:
-        begun, found = [], plan_for(spec, trials, analysis, repeats, noises)
+        begun, found = [], plan_for(spec, space, trials, analysis, repeats, noises)
     return Asked(analysis, found, (*analysis.sentences[:1], *begun, *found.impossible))
 
 
 def plan_for(
-    spec: SweepSpec, trials: pa.Table, analysis: Analysis, repeats: int | None = None, noises: int | None = None
+    spec: SweepSpec,
+    space: Space,
+    trials: pa.Table,
+    analysis: Analysis,
+    repeats: int | None = None,
+    noises: int | None = None,
 ) -> Plan:
     """Return the trials that an analysis of a sweep asks for.
 
     Args:
         spec: The sweep.
+        space: Its search space.
         trials: Its trials.
         analysis: From `sweeper.evidence.analysis.analyse`.
         repeats: So many trials for each need, instead of what it asks for.
@@ -159,7 +170,6 @@ def plan_for(
     from .session import noise_constants
     from .winners import best_trials, over_limits
 
-    space = spec.load_space()
     # the sweep's own trials: an extension that was cut off must find the same best configuration again
     own = trials.filter(trials["number"].is_valid())
     best = best_trials(own, analysis.objective, lost=over_limits(own, spec))

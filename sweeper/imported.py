@@ -47,11 +47,13 @@ class Imported:
 
     Attributes:
         spec: The sweep it stands for.
+        space: Its search space.
         rows: Rows of the trials table.
         notes: What to know about it, a sentence each.
     """
 
     spec: SweepSpec
+    space: Space
     rows: list[Row]
     notes: tuple[str, ...]
 
@@ -147,13 +149,14 @@ def as_sweep(
     _check_rows(source, fields, given, name)
     spec = _sweep(source, space, fields, given, chosen)
     check_plain_values(spec.asked())
-    rows = Rows(name, spec.load_space(), given, _counts(settings), unknown_knobs).build(data, table.num_rows)
+    own = spec.load_space()
+    rows = Rows(name, own, given, _counts(settings), unknown_knobs).build(data, table.num_rows)
     repeats = Counter(r["config"] for r in rows)
     size = {"trials": len(repeats), "repeats": min(repeats.values())}
     known = {"sampler": chosen} if chosen in SAMPLERS else {}
     spec = SweepSpec.checked({**spec.model_dump(exclude_unset=True), **known, **size})
     rows = [{**r, "sampler": chosen, "space": source.name} for r in rows]
-    return Imported(spec, rows, (*_notes(columns, name, unknown_knobs, rows), how))
+    return Imported(spec, own, rows, (*_notes(columns, name, unknown_knobs, rows), how))
 
 
 def _loaded(space: str) -> Space:

@@ -22,7 +22,7 @@ def import_table(args: argparse.Namespace) -> int:
     """`sweeper import TABLE --space NAME`."""
     from .columns import pairs
     from .imported import as_sweep, read_table
-    from .runfolder import write_spec
+    from .runfolder import write_start
     from .store import write_trials
 
     path = Path(args.table).expanduser()
@@ -33,7 +33,7 @@ def import_table(args: argparse.Namespace) -> int:
     found = as_sweep(read_table(path), path.name, space, mapping, settings, args.sampler)
     out = _folder(args.out, path)
     try:
-        write_spec(out, found.spec)
+        write_start(out, found.spec, found.space)
         write_trials(out, found.rows)
     except StorageError as error:
         raise SpecError(str(error)) from None

@@ -26,9 +26,10 @@ from .parameter import PriorNoise
 from .places import Place, place_of
 from .proposer import make_proposer
 from .retries import StorageError
-from .runfolder import claim, locked, withdraw, write_spec
+from .runfolder import claim, locked, withdraw, write_start
 from .session import Session, Status, build, noise_constants
 from .signals import sigterm_as_sigint
+from .space_data import write_space
 from .spec import SpecError, SweepSpec, corners
 from .staging import CHECKPOINTS, clear, on_node
 from .store import read_trials
@@ -131,7 +132,7 @@ def run(
         if held and session.open and session.status.done and not confirm(_where(folder), len(session.open)):
             raise SpecError(f"{folder.text} holds a part of this sweep; {again} it")
         # what RAY_ADDRESS says is not the sweep's: it may be another at a resume
-        write_spec(folder, spec if asked else spec.model_copy(update={"address": None}))
+        write_start(folder, spec if asked else spec.model_copy(update={"address": None}), space)
         try:
             interrupted = _run_to_end(session)
         except SpecError:  # the cluster cannot run it
@@ -184,6 +185,7 @@ def extend(
         session = Extension(plan, spec, space, folder, runtime, constants, listener, k_aug)
         session.stop = stop
         hold.lost = lambda why: session.break_off(StorageError(why))
+        write_space(folder, space)  # an earlier version wrote none
         keep(plan, folder)
         interrupted = _run_to_end(session)
         if not session.open and not interrupted and not session.status.failed:

@@ -69,7 +69,7 @@ def found(folder: str | Path, trials: Any, noise: str) -> dict[str, Any]:
     weights = weights_of(record["best"]["digest"]) if record["best"] else None
     record["page"] = _file(place, PAGE) if place.has(PAGE) else None
     record["first_details"] = _first_details(trials)
-    record["warnings"] = _warned(trials)
+    record["warnings"] = [*_warned(trials), *([believed.assumed] if believed.assumed else [])]
     record["weights"] = _file(place, weights) if weights and place.has(weights) else None
     try:
         best = winner(trials, spec.objective, believed, lost)
@@ -170,13 +170,13 @@ def write_page(folder: str | Path, noise: str | None = None) -> Path | str:
 def status(args: argparse.Namespace) -> int:
     """`sweeper status DIR`."""
     from .belief import belief
-    from .proposer import budget_of
     from .recommend import BOTH
     from .regime import fit_regime
     from .runfolder import is_running
     from .winners import over_limits, winner
 
     spec, trials, noise = _rows(args)
+    budget, lacking = _budget(spec)
     light = trials.select(["number", "outcome"]).to_pylist()
     finished: dict[int, int] = {}
     for row in light:
@@ -191,7 +191,7 @@ def status(args: argparse.Namespace) -> int:
         "sampler": ", ".join(sorted({s for s in trials["sampler"].to_pylist() if s})) or spec.sampler,
         "objective": spec.objective,
         "running": is_running(args.dir),
-        "budget": budget_of(spec, spec.load_space()),
+        "budget": budget,
         "done": done,
         "trials": len(light),
         "failed": sum(r["outcome"] == "failed" for r in light),
@@ -207,8 +207,21 @@ def status(args: argparse.Namespace) -> int:
     record["warnings"] = [asdict(d) for d in _doubts(trials)]
     record["belief"] = believed.record()
     parts = [shown, *(f"{name}: {message}" for name, message in record["regimes"].items())]
-    emit(args.json, record, "\n".join((*parts, *_warned(trials), format_belief(record["belief"], noise))))
+    parts += [*_warned(trials), *([wrap(lacking, 0)] if lacking else [])]
+    emit(args.json, record, "\n".join((*parts, format_belief(record["belief"], noise))))
     return DONE
+
+
+def _budget(spec: SweepSpec) -> tuple[int | None, str]:
+    """Return the configurations of a sweep; None with the reason where its folder does not tell."""
+    from .proposer import budget_of
+    from .space_data import known_space
+
+    try:
+        known = known_space(spec)
+    except SpecError as error:
+        return None, f"the number of configurations is not known: {error}"
+    return budget_of(spec, known.space), ""
 
 
 def list_trials(args: argparse.Namespace) -> int:

@@ -227,6 +227,7 @@ def format_belief(record: Mapping[str, Any], noise: str) -> str:
     lines = [wrap(f"the model of {counted(record['trials'], 'configuration')}: {best}; {share}", 0)]
     if rows:
         lines.append(format_table(("exponent of", "definition", "fitted", "90 % interval"), rows))
+    lines += [wrap(f"warning: {record['assumed']}", 0)] if record.get("assumed") else []
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from search_spaces import Space
 from trainables.files import NO_LOCKS, cache_folder
 from trainables.runtime import Runtime
 from trainables.trial import IMPORTED
@@ -18,6 +19,7 @@ from trainables.trial import IMPORTED
 from .lease import Hold, holder, leased
 from .places import Place, place_of
 from .plain_text import check_plain_values
+from .space_data import SPACE_FILE, write_space
 from .spec import SpecError, SweepSpec, read_yaml
 from .yaml_text import with_numbers
 
@@ -31,6 +33,9 @@ def default_out(spec: SweepSpec) -> Path:
 
 def stored_spec(run: str | Path | Place) -> SweepSpec:
     """Return the spec that a run folder (a path or a URI) holds, with `out` set to the folder.
+
+    It is for reading: what a space file says is in `sweeper.space_data.known_space`. A file of a sweep in a store is
+    not fetched; see `runnable_spec`.
 
     Raises:
         SpecError: The folder is not there or cannot be reached, holds no sweep, or its spec is broken.
@@ -58,11 +63,16 @@ def spec_of(place: Place, values: Mapping[str, Any], lines: Mapping[str, int]) -
     """Return the spec of `stored_values`, with `out` set to the folder.
 
     Raises:
-        SpecError: It is broken, or its space file is missing.
+        SpecError: It is broken.
     """
-    if place.store is not None and str(values.get("space")).endswith(".py"):
-        values = {**values, "space": str(_space_file(place, Path(values["space"]).name))}
     return SweepSpec.checked({**values, "out": place.uri}, lines, f"{place.text}/{SPEC_FILE}")
+
+
+def _with_space_file(place: Place, spec: SweepSpec) -> SweepSpec:
+    """Return the spec of a folder with a space file that this machine can load."""
+    if place.store is None or not spec.space.endswith(".py"):
+        return spec
+    return spec.model_copy(update={"space": str(_space_file(place, Path(spec.space).name))})
 
 
 def _space_file(place: Place, name: str) -> Path:
@@ -88,7 +98,7 @@ def runnable_spec(run: str | Path | Place) -> SweepSpec:
             f"the trials in {run} were imported from a table, so none can be run there; `sweeper run {spec.space}` "
             "starts a sweep of its space"
         )
-    return spec
+    return _with_space_file(place_of(run), spec)
 
 
 def claim(spec: SweepSpec) -> tuple[Place, bool]:
@@ -109,7 +119,7 @@ def claim(spec: SweepSpec) -> tuple[Place, bool]:
         if held and not place.has(SPEC_FILE):
             raise SpecError(f"{place.text} is not empty and holds no sweep; choose another --out")
         if held:
-            _same(stored_spec(place), spec, place)
+            _same(_with_space_file(place, stored_spec(place)), spec, place)
         else:
             check_plain_values(spec.asked())
         if place.local:
@@ -137,10 +147,11 @@ def _comparable(spec: SweepSpec) -> dict[str, Any]:
     return identity
 
 
-def write_spec(run: str | Path | Place, spec: SweepSpec) -> None:
-    """Store the spec in the folder; a user's space file is copied beside it, so that the folder stands alone.
+def write_start(run: str | Path | Place, spec: SweepSpec, space: Space) -> None:
+    """Store the spec of a sweep and its space as data; a user's space file is copied beside them.
 
     Raises:
+        SpecError: The space holds what is no JSON.
         StorageError: The folder cannot be written to.
     """
     place, stored = place_of(run), spec
@@ -154,17 +165,18 @@ def write_spec(run: str | Path | Place, spec: SweepSpec) -> None:
     there = place.read_text(SPEC_FILE)
     if there is None or stored_values(place, there)[0] != stored_values(place, text)[0]:
         place.write(SPEC_FILE, text.encode())
+    write_space(place, space)
 
 
 def withdraw(place: Place, spec: SweepSpec) -> None:
-    """Remove what `claim` and `write_spec` made of a sweep that was refused before its first trial.
+    """Remove what `claim` and `write_start` made of a sweep that was refused before its first trial.
 
     A folder that the user named stays, empty.
 
     Raises:
         StorageError: The folder cannot be written to.
     """
-    for name in (SPEC_FILE, *([Path(spec.space).name] if spec.space.endswith(".py") else [])):
+    for name in (SPEC_FILE, SPACE_FILE, *([Path(spec.space).name] if spec.space.endswith(".py") else [])):
         place.remove(name)
     if spec.out is None and place.local:
         place.remove(LOCK_FILE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -228,8 +228,11 @@ class SweepSpec(BaseModel):
         except ValidationError as error:
             raise SpecError(explain(error, cls, lines or {}, where)) from None
 
-    def load_space(self) -> Space:
-        """Return the search space with this sweep's own ranges and values.
+    def load_space(self, find: Callable[[str], Space] = load) -> Space:
+        """Return the search space with this sweep's own ranges and values; a user's space file is executed.
+
+        Args:
+            find: Name or path -> the space; a server has one that executes nothing in its own process.
 
         Raises:
             SpecError: No such space, a wrong field, or a value that breaks a rule.
@@ -245,7 +248,7 @@ class SweepSpec(BaseModel):
                         knobs[name] = parameter.to_optuna(kinds.get(name, ""))
                 except ValueError as error:
                     raise SpaceError(f"parameters.{name}: {error}") from None
-            space = load(self.space)
+            space = find(self.space)
             space = space.small() if self.smoke else space
             when = self._conditions(space, {**space.knobs, **knobs})
             space = space.override(knobs, self.fixed, when)
@@ -371,14 +374,14 @@ def load_spec(target: str, flags: Mapping[str, Any] | None = None) -> SweepSpec:
     return spec
 
 
-def space_of(spec: SweepSpec, lines: Mapping[str, int], where: str) -> Space:
+def space_of(spec: SweepSpec, lines: Mapping[str, int], where: str, find: Callable[[str], Space] = load) -> Space:
     """Return the search space of a spec whose keys stand on `lines` of the file `where`; see `SweepSpec.load_space`.
 
     Raises:
         SpecError: Something is wrong with it; the message names the line.
     """
     try:
-        return spec.load_space()
+        return spec.load_space(find)
     except SpecError as error:
         groups = {"parameters": spec.parameters, "fixed": spec.fixed}
         raise SpecError(placed(str(error), groups, lines, where)) from None

@@ -3,6 +3,7 @@
 Layout of a run folder (the reader opens nothing else)::
 
     sweep.yaml                  the merged sweep spec; `sweeper run sweep.yaml` reproduces the sweep
+    space.json                  its search space as data: readers execute no space file
     trials/<digest>.parquet     one row: the trial. Written last, so it marks the trial as finished
     merges/<digest>.parquet     one row per merge and coefficient
     history/<digest>.parquet    one row per child and epoch

@@ -80,7 +80,7 @@ def build(run: Run, selection: Selection) -> Section:
         tiles=(*_fit_tiles(fit, asked, current), *best_tiles(peers), *_cost_tiles(run, counts)),
         charts=tuple(c for c in (*charts, beside_parents) if c is not None),
         tables=tuple(_tables(run, chosen, asked, recommended, believed.favourite, _evidence(judgement))),
-        notes=_notes(run, chosen, counts, best),
+        notes=_notes(run, chosen, counts, best, believed.assumed),
     )
 
 
@@ -296,7 +296,7 @@ def _best_table(run: Run, favourite: Favourite | None) -> TextTable:
     return best_table(run.tables["trials"], choices.sweep(run), BEST_SHOWN, favourite, choices.lost(run))
 
 
-def _notes(run: Run, chosen: Choice, counts: Overview, best: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _notes(run: Run, chosen: Choice, counts: Overview, best: Mapping[str, Any] | None, assumed: str) -> tuple[str, ...]:
     if chosen.sweep.own:
         return ("The best merge is chosen on validation and reported on test.",)
     sweep, scale = chosen.sweep, NOISE[chosen.noise]
@@ -310,6 +310,7 @@ def _notes(run: Run, chosen: Choice, counts: Overview, best: Mapping[str, Any] |
         f"{scale.formula} [{scale.unit}], {scale.source}.",
         said,
         *(f"Warning: {line}." for line in lines(doubts(run.tables["trials"]["warnings"].to_pylist()), counts.trials)),
+        *((f"Warning: {assumed}.",) if assumed else ()),
         *(f"First {name.replace('_', ' ')} trial: {text}" for name, text in counts.details.items()),
     )
 

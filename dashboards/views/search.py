@@ -77,6 +77,7 @@ def build(run: Run, selection: Selection) -> Section:
         tables.append(TableCard("front-table", "Pareto set", words, front_table(best, run.spec.objectives)))
     tables.append(_failed(run, broken(run, chosen.noise)))
     notes = (f"No model of the noise: {believed.unexplained}.",) if believed.unexplained else ()
+    notes += (f"Warning: {believed.assumed}.",) if believed.assumed else ()
     return Section(charts=tuple(charts), tables=tuple(tables), notes=notes)
 
 

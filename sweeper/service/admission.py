@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import search_spaces
-from search_spaces import Space
 from sweeper.flags import MACHINE_KEYS
 from sweeper.launch import with_usual_noise
 from sweeper.places import is_uri
@@ -24,10 +23,10 @@ from .limits import Limits
 from .parsing import NAME
 from .quotas import Ask, to_go
 from .refusals import forbidden
+from .space_files import SpaceFiles
 from .users import User
 
 _DECIDED = ("out", "address", "cache")
-_SPACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _DEVICE = re.compile(r"(auto|cpu|cuda|mps|xpu)(:\d{1,3})?")
 _PATH_KEY = re.compile(r"path|file|dir|folder|root|url|uri|checkpoint|cache|cfg|config", re.IGNORECASE)
 _LOOKS_LIKE_PATH = re.compile(
@@ -45,14 +44,14 @@ class Rules:
         root: Folder or URI under which the sweeps lie.
         run_of: Sweep -> its run folder.
         data: Folder with the data sets; None where there is none.
-        spaces: Folder of spaces as Python files that the admin trusts.
+        spaces: Spaces as Python files that the admin trusts.
         limits: How much.
     """
 
     root: str
     run_of: Callable[[str], str]
     data: str | None = None
-    spaces: Path | None = None
+    spaces: SpaceFiles = field(default_factory=SpaceFiles)
     limits: Limits = field(default_factory=Limits)
 
 
@@ -109,7 +108,7 @@ def admit(
     check_plain_values(values, lines, where)
     spec = SweepSpec.checked({k: v for k, v in given.items() if v is not None}, lines, where)
     check_bounds(spec, rules.limits)
-    space = space_of(spec, lines, where)
+    space = space_of(spec, lines, where, rules.spaces.find)
     # decided here, so that what is shown of the sweep is by the noise that it searches
     spec = with_usual_noise(spec, space)
     budget = budget_of(spec, space)
@@ -117,11 +116,17 @@ def admit(
     return Admitted(spec, space.name, spec.asked(), budget, budget * spec.repeats)
 
 
-def changed(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> tuple[dict[str, Any], Ask]:
-    """Check what `resume` changes of a sweep.
+@dataclass(frozen=True)
+class Changed:
+    """What `resume` changes of a sweep: keys of its spec, its configurations then, and what it asks for."""
 
-    Returns:
-        The changes, and what the sweep then asks for.
+    values: dict[str, Any]
+    budget: int
+    ask: Ask
+
+
+def changed(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> Changed:
+    """Check what `resume` changes of a sweep.
 
     Raises:
         RefusedError: A key that is the service's to decide (403).
@@ -139,9 +144,9 @@ def changed(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> tuple[dic
         given["resources"] = {**(entry.spec.get("resources") or {}), **given["resources"]}
     spec = SweepSpec.checked({**entry.spec, **given})
     check_bounds(spec, rules.limits)
-    budget = budget_of(spec, spec.load_space())
+    budget = budget_of(spec, spec.load_space(rules.spaces.find))
     _check_trials(budget * spec.repeats, rules.limits)
-    return given, to_go(entry, spec, budget)
+    return Changed(given, budget, to_go(entry, spec, budget))
 
 
 def check_bounds(spec: SweepSpec, limits: Limits) -> None:
@@ -183,27 +188,8 @@ def _space(name: str, rules: Rules) -> str:
         return name
     if name.endswith(".py") or "/" in name or "\\" in name:
         raise forbidden(f"a space given as Python code is refused, got {name[:200]!r}: name one of `GET /v1/spaces`")
-    if rules.spaces is not None and _SPACE.fullmatch(name):
-        file = rules.spaces / f"{name}.py"
-        if file.is_file():
-            return str(file.absolute())
-    return name  # unknown: said as the command line says it
-
-
-def space_files(folder: Path | None) -> list[Path]:
-    """Return the spaces of the admin's folder, by name."""
-    if folder is None or not folder.is_dir():
-        return []
-    return sorted(f.absolute() for f in folder.glob("*.py") if _SPACE.fullmatch(f.stem))
-
-
-def load_admins(file: Path) -> Space:
-    """Return the space of a file of the admin's folder.
-
-    Raises:
-        SpaceError: It holds none.
-    """
-    return search_spaces.load(str(file))
+    file = rules.spaces.file(name)
+    return name if file is None else str(file)  # an unknown name is refused as the command line refuses it
 
 
 class _Inside:

@@ -7,10 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 import search_spaces
-from search_spaces.space import SpaceError
 from sweeper.listings import merge_records, noise_records, space_record
 
-from .admission import space_files
 from .api import Asked, plain_json
 from .examples import shown
 from .guard import Viewer
@@ -33,13 +31,7 @@ _MERGE = {"name": "linear", "formula": "(1 - a) A + a B", "grid": [0.5], "symbol
 def list_spaces(api: Asked, user: Viewer) -> Response:
     """List the built-in spaces, and those that this server's admin has added."""
     found = [search_spaces.load(name) for name in search_spaces.names()]
-    for file in space_files(api.rules.spaces):
-        try:
-            space = search_spaces.load(str(file))
-        except SpaceError:
-            continue  # who asks for it is told why
-        if space.name not in {s.name for s in found}:
-            found.append(space)
+    found += [space for space in api.rules.spaces.known() if space.name not in {s.name for s in found}]
     records = [space_record(s) for s in found]
     for record in records:
         record["fixed"] = {k: v for k, v in record["fixed"].items() if k != "source"}

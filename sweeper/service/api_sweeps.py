@@ -17,7 +17,7 @@ from sweeper.spec import SweepSpec
 from sweeper.specfile import SpecError
 
 from . import examples
-from .admission import Admitted, admit, changed
+from .admission import Admitted, Changed, admit, changed
 from .api import TEXT, Api, Asked, Plain, SweepId, answer
 from .catalog import Entry, New, StateError, fingerprint
 from .examples import shown
@@ -302,12 +302,13 @@ def _resumed(api: Api, user: User, entry: Entry, changes: Mapping[str, Any]) -> 
     if entry.state not in ENDED:
         raise StateError(f"sweep {entry.id} is {entry.state}: it is resumed when it has ended")
     if changes:
-        given, ask = changed(entry, changes, api.rules)
+        asked = changed(entry, changes, api.rules)
     else:
-        given, ask = {}, to_go(entry, SweepSpec.checked(entry.spec), entry.budget)
+        asked = Changed({}, entry.budget, to_go(entry, SweepSpec.checked(entry.spec), entry.budget))
     with api.sending:
-        api.within_quota(user, entry, ask)
-        return api.service.views.sweep(api.service.supervisor.resume(entry.id, user.name, given))
+        api.within_quota(user, entry, asked.ask)
+        resumed = api.service.supervisor.resume(entry.id, user.name, asked.values, asked.budget)
+        return api.service.views.sweep(resumed)
 
 
 @router.post(

@@ -93,7 +93,9 @@ def _plan(spec: SweepSpec, task: Mapping[str, Any]) -> Any:
 
     assert spec.out is not None
     options = task.get("options", {})
-    return planned(spec, **{k: options.get(k) for k in ("objective", "noise", "repeats", "noises")}).plan
+    return planned(
+        spec, spec.load_space(), **{k: options.get(k) for k in ("objective", "noise", "repeats", "noises")}
+    ).plan
 
 
 def _stopped(control: Control, task: Mapping[str, Any], spec: SweepSpec, cause: str) -> Outcome:

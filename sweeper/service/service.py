@@ -24,6 +24,7 @@ from .ownership import Ownership
 from .private import make_private_folder
 from .quotas import holding
 from .records import ACTIVE
+from .space_files import SpaceFiles
 from .supervisor import Supervisor
 from .users import Users
 from .views import Views
@@ -113,6 +114,8 @@ class Service:
         self.catalog = Catalog(engine, told=self._told)
         self.users = Users(engine)
         self.ray = LocalRay(folder, self._on_ray)
+        spaces = Path(config.spaces).expanduser().absolute() if config.spaces else None
+        self.spaces = SpaceFiles(spaces, folder / "spaces")
         self.views = Views(self.catalog, self.hub, config.run_of, lambda: self.supervisor.queue.positions())
         quota = self.users.quota
         self.supervisor = Supervisor(
@@ -163,10 +166,12 @@ class Service:
         self.health.start()
         self.supervisor.start()
         self.housekeeping.start()
+        self.spaces.start()
 
     def close(self) -> None:
         """Interrupt the sweeps that run, end the Ray of this machine and let the folder go."""
         self.health.close()
+        self.spaces.close()
         self.housekeeping.close()
         self.supervisor.close()
         self.ray.close()

@@ -316,29 +316,28 @@ class Supervisor:
             self.wake()
             return entry
 
-    def resume(self, sweep: str, by: str, changes: Mapping[str, Any] | None = None) -> Entry:
+    def resume(self, sweep: str, by: str, changes: Mapping[str, Any] | None = None, budget: int | None = None) -> Entry:
         """Queue a sweep that ended again, to be gone on with.
 
         Args:
             sweep: Its id.
             by: Who asks.
             changes: Keys of its spec with other values, such as `trials`.
+            budget: Its configurations then; None leaves their number as it is.
 
         Raises:
             SpecError: A value breaks its rule.
             StateError: It has not ended.
             UnknownSweepError: There is none.
         """
-        from sweeper.proposer import budget_of
-
         spec = SweepSpec.checked({**self.catalog.get(sweep).spec, **(changes or {})})
-        budget = budget_of(spec, spec.load_space())
         with self._lock:
             entry = self._ended_one(sweep, "it is resumed when it has ended")
-            ask = to_go(entry, spec, budget)
+            count = entry.budget if budget is None else budget
+            ask = to_go(entry, spec, count)
             entry = self.catalog.move(
                 sweep, State.QUEUED, f"resumed by {by}", deaths=0, task={**entry.task, "kind": "run"},
-                budget=budget, trials=budget * spec.repeats, spec=spec.asked(),
+                budget=count, trials=count * spec.repeats, spec=spec.asked(),
                 due=ask.trials, due_gpu_seconds=3600 * ask.gpu_hours,
             )  # fmt: skip
             self.wake()

@@ -312,10 +312,15 @@ class Views:
             SpecError: An unknown name, or nothing to run.
         """
         from sweeper.extending import planned
+        from sweeper.space_data import known_space
 
         def compute(_: Reader) -> Extension:
             wanted = {k: options.get(k) for k in ("objective", "noise", "repeats", "noises")}
-            asked = planned(self.spec(entry), **wanted)
+            spec = self.spec(entry)
+            known = known_space(spec)
+            if known.assumed:
+                raise SpecError(f"nothing can be planned: {known.assumed}")
+            asked = planned(spec, known.space, **wanted)
             if not asked.plan.specs:
                 raise SpecError("nothing to run: all that a firm answer lacks and that can be run is there")
             return Extension(id=entry.id, trials=len(asked.plan.specs), message=" ".join(asked.sentences))

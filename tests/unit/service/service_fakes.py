@@ -29,6 +29,7 @@ from sweeper.service.records import (
     Transition,
 )
 from sweeper.service.service import Config
+from sweeper.service.space_files import SpaceFiles
 from sweeper.service.users import Users
 from sweeper.specfile import SpecError
 from tests.databases import opened
@@ -116,9 +117,9 @@ class FakeSupervisor:
         self.calls.append(("cancel", sweep, by))
         return self.catalog.move(sweep, State.CANCELLED, f"cancelled by {by}")
 
-    def resume(self, sweep: str, by: str, changes: Any) -> Entry:
+    def resume(self, sweep: str, by: str, changes: Any, budget: int) -> Entry:
         self.calls.append(("resume", sweep, by, dict(changes)))
-        return self.catalog.move(sweep, State.QUEUED, f"resumed by {by}")
+        return self.catalog.move(sweep, State.QUEUED, f"resumed by {by}", budget=budget)
 
     def extend(self, sweep: str, by: str, options: Any, trials: int) -> Entry:
         self.calls.append(("extend", sweep, by, dict(options), trials))
@@ -139,6 +140,9 @@ class FakeService:
     supervisor: FakeSupervisor
     health: Health
     tokens: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.spaces = SpaceFiles(self.config.spaces)
 
     def token(self, name: str, role: Role, quota: Quota | None = None) -> dict[str, str]:
         """Return the headers of a new token."""

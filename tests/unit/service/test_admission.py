@@ -12,6 +12,7 @@ from sweeper.service.parsing import parsed
 from sweeper.service.records import Role
 from sweeper.service.refusals import RefusedError
 from sweeper.service.service import Config
+from sweeper.service.space_files import SpaceFiles
 from sweeper.service.users import User
 from sweeper.spec import SweepSpec, load_spec
 from sweeper.specfile import SpecError
@@ -34,7 +35,7 @@ def rules(tmp_path):
         str(tmp_path / "root"),
         Config(str(tmp_path / "root")).run_of,
         str(tmp_path / "data"),
-        tmp_path / "spaces",
+        SpaceFiles(tmp_path / "spaces"),
         Limits(workers=64),
     )
 
@@ -290,9 +291,9 @@ def test_changes_of_resume(rules):
         summary={"progress": {"done": 3}},
         gpu_hours=0.5,
     )
-    given, ask = changed(entry, {"trials": 10, "max_gpu_hours": 2, "resources": {"memory_per_rank": "1GB"}}, rules)
-    assert (given["trials"], ask) == (10, (14, 1.5))
-    assert given["resources"] == {"cpus_per_rank": 2.0, "memory_per_rank": "1GB"}
+    asked = changed(entry, {"trials": 10, "max_gpu_hours": 2, "resources": {"memory_per_rank": "1GB"}}, rules)
+    assert (asked.values["trials"], asked.budget, asked.ask) == (10, 10, (14, 1.5))
+    assert asked.values["resources"] == {"cpus_per_rank": 2.0, "memory_per_rank": "1GB"}
     with pytest.raises(RefusedError, match="cannot be changed by resume"):
         changed(entry, {"data": "/etc"}, rules)
     with pytest.raises(SpecError, match="unknown key 'trails'"):

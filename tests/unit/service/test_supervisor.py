@@ -120,7 +120,7 @@ def test_a_stop_finishes_what_runs_and_a_resume_goes_on(rig: Rig, slow: Callable
     before = rig.digests(sweep)
     assert 2 <= len(before) < 20
     slow(0.0)
-    assert rig.supervisor.resume(sweep, "bob", {"trials": len(before) + 3}).due == 3
+    assert rig.supervisor.resume(sweep, "bob", {"trials": len(before) + 3}, len(before) + 3).due == 3
     assert rig.until(sweep, State.DONE).reason == "all trials are run"
     after = rig.digests(sweep)
     assert len(after) == len(set(after)) == len(before) + 3
@@ -222,7 +222,7 @@ def test_what_an_earlier_attempt_was_asked_is_not_asked_of_the_next(rig: Rig, sl
     rig.until_trials(sweep, 1)
     rig.supervisor.cancel(sweep, "ann")
     rig.until(sweep, State.CANCELLED)
-    rig.supervisor.resume(sweep, "ann", {"trials": 200})
+    rig.supervisor.resume(sweep, "ann", {"trials": 200}, 200)
     # a server that was killed between noting the start and starting
     entry = rig.catalog.get(sweep)
     rig.catalog.move(sweep, State.STARTING, "its turn", task={**entry.task, "attempt": 2, "seen": 1})

@@ -8,7 +8,7 @@ import pytest
 from sweeper import SweepSpec
 from sweeper.cli import main
 from sweeper.report import wrap
-from sweeper.runfolder import write_spec
+from sweeper.runfolder import write_start
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,7 @@ def test_folders_that_hold_nothing_are_named(tmp_path: Path, capsys: pytest.Capt
     assert "there is no folder" in capsys.readouterr().err
     assert main(["analyse", str(tmp_path)]) == 2
     assert "holds no sweep" in capsys.readouterr().err
-    write_spec(tmp_path, SweepSpec(space="synthetic", trials=3))
+    spec = SweepSpec(space="synthetic", trials=3)
+    write_start(tmp_path, spec, spec.load_space())
     assert main(["analyse", str(tmp_path)]) == 2
     assert "holds no trials yet: `sweeper resume" in capsys.readouterr().err

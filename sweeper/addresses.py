@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from .own_ray import users_token
 from .spec import SpecError, SweepSpec
 
 CONNECT_SECONDS, PROBE_SECONDS = 4.0, 20.0
@@ -57,7 +58,7 @@ def token(environment: Mapping[str, str] | None = None) -> str:
     if given := known.get("RAY_AUTH_TOKEN", "").strip():
         return given
     named = known.get("RAY_AUTH_TOKEN_PATH")
-    file = Path(named).expanduser() if named else Path.home() / ".ray" / "auth_token"
+    file = Path(named).expanduser() if named else users_token()
     try:
         return file.read_text().strip()
     except OSError as error:

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ _ENVIRONMENT = {
 for _key, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_key, _value)
 
+import psutil  # noqa: E402
 import ray  # noqa: E402  (reads the environment on import)
 from ray import tune  # noqa: E402
 from ray._private import worker as ray_worker  # noqa: E402
@@ -48,6 +50,7 @@ from trainables.runtime import Runtime  # noqa: E402
 from .attempts import Attempts  # noqa: E402
 from .jobs import Job, execute, give_up, prune, was_stopped  # noqa: E402
 from .memory_kills import killed_for_memory, known_to_tune  # noqa: E402
+from .own_ray import check_closed, own_ray  # noqa: E402
 from .resources import Layout, Node, capacity, check_fits, cpus, lack, layout, request  # noqa: E402
 from .retries import StorageError  # noqa: E402
 from .session import Session  # noqa: E402
@@ -278,13 +281,16 @@ def run_cluster(session: Session) -> None:
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; finished trials are on disk.
         RayLostError: Ray died; finished trials are on disk.
-        SpecError: The cluster cannot be reached.
+        SpecError: The cluster cannot be reached, or others could use the Ray that was started.
         StorageError: The run folder cannot be written to.
     """
     signals = TuneSignals(session.halt)
-    with signals.installed():
+    own = session.spec.address is None
+    with signals.installed(), own_ray() if own else nullcontext():
         try:
             workers, found = connect(session.spec, session.members)
+            if own:
+                _check_own()
             if not found.gpus and session.runtime.device == "auto":
                 # a node may have GPUs that are not this cluster's to give
                 session.runtime = replace(session.runtime, device="cpu")
@@ -358,6 +364,14 @@ def _forget_artifacts(name: str) -> None:
     if node is not None:
         for folder in Path(node.get_session_dir_path()).glob(f"artifacts/*/{name}"):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_own() -> None:
+    """Check that nobody else can use the Ray that this driver started."""
+    node = ray_worker._global_node
+    assert node is not None
+    started = [info.process.pid for kind in node.all_processes.values() for info in kind]
+    check_closed(node.gcs_address, [psutil.Process(pid) for pid in started if psutil.pid_exists(pid)])
 
 
 def _ray_is_dead() -> str:

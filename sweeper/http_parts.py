@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,10 +27,12 @@ class Bearer:
 def is_loopback(host: str) -> bool:
     """Whether a name or an address, without a port, is this machine's for itself."""
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
     except ValueError:
         name = host.lower()
         return name in ("localhost", "ip6-localhost") or name.endswith(".localhost")
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None  # ::ffff:127.0.0.1
+    return (mapped or address).is_loopback
 
 
 def reason(error: BaseException) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import psutil
+
+from sweeper.http_parts import is_loopback
 
 Driver = Callable[..., subprocess.Popen[str]]
 
@@ -51,3 +56,58 @@ def _command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def listening(parent: int) -> dict[tuple[str, int], str]:
+    """Return (address, port) -> command of the sockets that a process and all processes under it listen on."""
+    found: dict[tuple[str, int], str] = {}
+    for process in (top := psutil.Process(parent), *top.children(recursive=True)):
+        with suppress(psutil.Error):  # it has ended
+            for socket in process.net_connections("inet"):
+                if socket.status == psutil.CONN_LISTEN:
+                    found[socket.laddr.ip, socket.laddr.port] = " ".join(_command(process))
+    return found
+
+
+TOKENLESS = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+ray.get(ray.remote(lambda: print("it ran"))).remote()
+"""
+
+
+def check_closed(parent: int, found: dict[tuple[str, int], str]) -> Path:
+    """Check that strangers cannot use the Ray under a process, by its sockets or without its token.
+
+    Args:
+        parent: The process.
+        found: What `listening` found.
+
+    Returns:
+        The folder of its files, which is its owner's alone.
+    """
+    open_ones = {at: by for at, by in found.items() if not is_loopback(at[0])}
+    assert not open_ones
+    family = psutil.Process(parent).children(recursive=True)
+    raylet = next(p for p in family if "--raylet_socket_name" in " ".join(_command(p)))
+    variables = raylet.environ()
+    token = Path(variables["RAY_AUTH_TOKEN_PATH"])
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert not any(token.read_text() in " ".join(_command(p)) for p in family)
+    assert not any("ray.util.client.server" in " ".join(_command(p)) for p in family)
+    command = " ".join(_command(raylet))
+    address = command.partition("--gcs-address=")[2].split()[0]
+    session = Path(command.partition("--session_dir=")[2].split()[0])
+    folder = session.parents[1]
+    assert folder.stat().st_mode & 0o777 == 0o700  # Ray opens its own folders to everybody
+    stranger = {k: v for k, v in variables.items() if not k.startswith("RAY_AUTH")}
+    client = [sys.executable, "-c", TOKENLESS, address]
+    env = {**stranger, "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(client, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "Authentication token is missing or incorrect" in done.stderr
+    for _, port in found:
+        with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as http, suppress(HTTPException, OSError):
+            http.request("POST", "/get_or_create_runtime_env", b"")
+            assert http.getresponse().status >= 400, found
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,7 +75,11 @@ def hosted(host: str, size: int) -> TCPStore:
         host: Address of this machine that the others reach.
         size: Number of processes.
     """
-    return TCPStore(host, 0, size, is_master=True, wait_for_workers=False)
+    # by itself it listens on every interface, and it asks for no token
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listening:
+        port, handle = listening.getsockname()[1], listening.detach()
+    return TCPStore(host, port, size, is_master=True, wait_for_workers=False, master_listen_fd=handle)
 
 
 def join_group(host: str, port: int, rank: int, size: int, device: str, store: TCPStore | None = None) -> None:

@@ -59,12 +59,15 @@ class Control:
 
     # -- the process --------------------------------------------------------------------------------------------------
 
-    def start(self, task: Mapping[str, Any], spec: str) -> subprocess.Popen[bytes] | None:
+    def start(
+        self, task: Mapping[str, Any], spec: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes] | None:
         """Start the sweep's process.
 
         Args:
             task: What it does, with `attempt`; see `runner`.
             spec: The sweep as YAML.
+            env: Its environment; None is the server's.
 
         Returns:
             Its process; None where one lives already.
@@ -83,6 +86,7 @@ class Control:
                 return subprocess.Popen(
                     [sys.executable, "-m", "sweeper.service.runner", str(self.folder), str(lock)],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock], start_new_session=True,
+                    env=env,
                 )  # fmt: skip
         finally:
             os.close(lock)

@@ -13,12 +13,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from sweeper import own_ray
 from sweeper.resources import cpus
 from sweeper.spec import SpecError
 
@@ -30,12 +32,13 @@ class LocalRay:
     """A Ray head of this machine.
 
     Args:
-        folder: Where to note that it runs.
+        folder: Where to note that it runs, and to keep its token.
         used: Returns whether a sweep runs on it: then it is not replaced while its process lives.
     """
 
     def __init__(self, folder: Path, used: Callable[[], bool]) -> None:
-        self.file, self.log, self._used = folder / "ray.json", folder / "ray.log", used
+        self.file, self.log, self.token = folder / "ray.json", folder / "ray.log", folder / "ray.token"
+        self._used = used
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._silent, self._silent_since = 0, math.inf  # looks in a row at which it did not answer
         self._child: subprocess.Popen[bytes] | None = None  # where this server started it
@@ -44,27 +47,52 @@ class LocalRay:
         """Return its address, `HOST:PORT`; it is started where none runs.
 
         Raises:
-            SpecError: It does not start, or runs and does not answer; or `close` was called.
+            SpecError: It does not start, or others could use it, or it runs and does not answer; or `close` was called.
         """
         with self._lock:
             if self._closed.is_set():
                 raise SpecError("the service is ending")
             return self._known() or self._started()
 
-    def _process(self) -> psutil.Process | None:
+    def environment(self) -> dict[str, str]:
+        """Return the environment in which a sweep joins it."""
+        return own_ray.environment(self.token)
+
+    def _noted(self) -> dict[str, Any]:
         try:
-            noted = json.loads(self.file.read_text())
+            return json.loads(self.file.read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def _note(self, noted: Mapping[str, Any]) -> None:
+        temporary = self.file.with_suffix(".new")
+        temporary.write_text(json.dumps(noted))
+        temporary.replace(self.file)
+
+    def _process(self) -> psutil.Process | None:
+        noted = self._noted()
+        try:
             process = psutil.Process(noted["pid"])
             # a process of the same number that began at another time is another one
             same = abs(process.create_time() - noted["created"]) < 1.0
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except (OSError, ValueError, KeyError, psutil.Error):
+        except (KeyError, psutil.Error):
             return None
 
     def _known(self) -> str | None:
         if self._process() is None:
             return None
-        address = json.loads(self.file.read_text())["address"]
+        noted = self._noted()
+        address = noted["address"]
+        if not noted.get("closed"):
+            # an earlier version started it, or a server that was killed before it had checked it
+            if self._used():
+                raise SpecError(
+                    f"an earlier version started the Ray at {address}, and others can use it: the sweeps that run on "
+                    "it are finished, then a new one is started"
+                )
+            self._end()
+            return None
         host, _, port = address.rpartition(":")
         with suppress(OSError):
             socket.create_connection((host, int(port)), timeout=2.0).close()
@@ -81,6 +109,7 @@ class LocalRay:
     def _started(self) -> str:
         self._silent, self._silent_since = 0, math.inf
         self._reap()
+        self._forget()
         folder = tempfile.mkdtemp(prefix="sweeper-ray-")  # sockets have short names
         try:
             return self._run(folder)
@@ -91,18 +120,22 @@ class LocalRay:
     def _run(self, folder: str) -> str:
         port = _free_port()
         command = [
-            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--num-cpus={cpus()}",
-            "--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false", "--disable-usage-stats",
-            f"--ray-client-server-port={_free_port()}", f"--temp-dir={folder}",
+            sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--num-cpus={cpus()}",
+            "--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false", "--no-monitor",
+            "--disable-usage-stats", f"--temp-dir={folder}/ray",  # Ray opens that folder to everybody, ours it does not
         ]  # fmt: skip
+        own_ray.users_token()
+        own_ray.write_token(self.token)
+        hook = f"{own_ray.without_client_server.__module__}.{own_ray.without_client_server.__name__}"
         with self.log.open("wb") as log:
             self._child = process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+                env={**self.environment(), "RAY_USAGE_STATS_ENABLED": "0", "RAY_START_HOOK": hook},
             )  # fmt: skip
-        noted = {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
+        begun = psutil.Process(process.pid)
         address = f"127.0.0.1:{port}"
-        self.file.write_text(json.dumps({**noted, "address": address}))
+        noted = {"pid": begun.pid, "created": begun.create_time(), "address": address, "folder": folder}
+        self._note(noted)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if process.poll() is not None:
@@ -111,6 +144,12 @@ class LocalRay:
                     os.killpg(process.pid, signal.SIGKILL)
                 raise SpecError(f"Ray did not start on this machine: {self._last_line()}")
             if "Ray runtime started" in self.log.read_text(errors="replace"):
+                try:
+                    own_ray.check_closed(address, [begun])
+                except SpecError:
+                    self._end()
+                    raise
+                self._note({**noted, "closed": True})
                 return address
             if self._closed.wait(POLL_SECONDS):
                 raise SpecError("the service is ending")  # what is being started is ended by `close`
@@ -130,6 +169,8 @@ class LocalRay:
     def _end(self) -> None:
         process = self._process()
         if process is None:
+            self._reap()
+            self._forget()
             return
         family = [process, *process.children(recursive=True)]
         with suppress(psutil.Error):
@@ -140,7 +181,13 @@ class LocalRay:
                 one.kill()
         psutil.wait_procs(left, timeout=END_SECONDS)
         self._reap()
-        self.file.unlink(missing_ok=True)
+        self._forget()
+
+    def _forget(self) -> None:
+        if folder := self._noted().get("folder"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.file, self.token):
+            file.unlink(missing_ok=True)
 
     def _reap(self) -> None:
         if self._child and self._child.poll() is not None:

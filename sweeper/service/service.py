@@ -119,8 +119,9 @@ class Service:
         self.views = Views(self.catalog, self.hub, config.run_of, lambda: self.supervisor.queue.positions())
         quota = self.users.quota
         self.supervisor = Supervisor(
-            self.catalog, self.views, folder, self._address, holding(self.catalog, quota), config.max_running
-        )
+            self.catalog, self.views, folder, self._address, holding(self.catalog, quota), config.max_running,
+            lambda: None if config.address else self.ray.environment(),
+        )  # fmt: skip
         self.housekeeping = Housekeeping(
             self.catalog, self.ownership, folder, quota, self.supervisor.stop, config.audit_days * DAY_SECONDS
         )

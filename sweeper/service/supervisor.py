@@ -50,6 +50,7 @@ class Supervisor:
         address: Returns the Ray cluster that sweeps run at; it may take its time.
         quota: User -> what it may have.
         most: Sweeps that run at a time.
+        environment: Returns the environment in which sweeps join that cluster; None is the server's.
     """
 
     def __init__(
@@ -60,9 +61,10 @@ class Supervisor:
         address: Callable[[], str],
         quota: Callable[[str], Quota],
         most: int,
+        environment: Callable[[], Mapping[str, str] | None] = lambda: None,
     ) -> None:
         self.catalog, self.views, self.state = catalog, views, state
-        self.quota = quota
+        self.quota, self.environment = quota, environment
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # processes that this server started
         self._woken, self._ended = threading.Event(), threading.Event()
         # held for moments: never while a folder is read, or Ray starts
@@ -188,7 +190,8 @@ class Supervisor:
             entry = self.catalog.move(sweep, State.STARTING, "its turn", task=task)
             try:
                 text = write_stored(self._spec(entry, address, found).asked())
-                started = self.control(sweep).start(task, text)
+                env = None if address is None else self.environment()
+                started = self.control(sweep).start(task, text, env)
             except (SpecError, OSError) as error:
                 failed = str(error)
             else:

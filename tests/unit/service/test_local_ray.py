@@ -1,4 +1,4 @@
-"""The Ray of a service on this machine, with a script in place of `ray`: started, found again, replaced, ended."""
+"""The Ray of a service on this machine, with a script in place of Ray: started, found again, replaced, ended."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
     monkeypatch.setattr(local_ray.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(local_ray, "sys", SimpleNamespace(executable=str(tmp_path / "python")))
     monkeypatch.setattr(local_ray, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(local_ray.own_ray, "check_closed", lambda *_: None)
 
     def make(script: str = WORKS, used: bool = False) -> LocalRay:
-        (tmp_path / "ray").write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "ray").chmod(0o755)
+        (tmp_path / "python").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "python").chmod(0o755)
         made.append(LocalRay(tmp_path, lambda: used))
         return made[-1]
 
@@ -54,16 +55,75 @@ def listening(address: str) -> socket.socket:
     return socket.create_server(("127.0.0.1", int(address.rpartition(":")[2])))
 
 
-def test_it_is_started_found_again_and_ended(ray: Callable[..., LocalRay]) -> None:
+def test_it_is_started_found_again_and_ended(ray: Callable[..., LocalRay], tmp_path: Path) -> None:
     first = ray()
     address = first.address()
     with listening(address):
         assert first.address() == ray().address() == address
-    number = pid(first)
+    number, token = pid(first), first.token
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert len(token.read_text()) >= 32
+    assert token.read_text() not in " ".join(psutil.Process(number).cmdline())
+    assert len(list(tmp_path.glob("sweeper-ray-*"))) == 1
     first.close()
     assert not psutil.pid_exists(number)
+    assert not list(tmp_path.glob("sweeper-ray-*"))
+    assert not token.exists()
     with pytest.raises(SpecError, match="the service is ending"):
         first.address()
+
+
+def test_its_sweeps_join_with_its_token_and_no_other(
+    ray: Callable[..., LocalRay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another-cluster's")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    one = ray("env; echo Ray runtime started; exec sleep 60")
+    one.address()
+    ours = one.environment()
+    assert "RAY_AUTH_TOKEN" not in ours
+    assert (ours["RAY_AUTH_MODE"], ours["RAY_AUTH_TOKEN_PATH"]) == ("token", str(one.token))
+    assert ours["PATH"]
+    started = dict(line.split("=", 1) for line in one.log.read_text().splitlines() if "=" in line)
+    assert "RAY_AUTH_TOKEN" not in started
+    assert started["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == ours["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+    assert started["RAY_AUTH_TOKEN_PATH"] == str(one.token)
+
+
+@pytest.mark.parametrize("closed", [None, False])
+def test_one_of_an_earlier_version_gets_no_new_sweep_and_is_replaced_after_its_last_one(
+    ray: Callable[..., LocalRay], closed: bool | None
+) -> None:
+    one = ray(used=True)
+    address = one.address()
+    noted = {k: v for k, v in json.loads(one.file.read_text()).items() if k in ("pid", "created", "address")}
+    one.file.write_text(json.dumps(noted if closed is None else {**noted, "closed": closed}))
+    number = noted["pid"]
+    with listening(address):
+        with pytest.raises(SpecError, match=f"an earlier version started the Ray at {address}, and others can use it"):
+            one.address()
+        assert psutil.pid_exists(number)
+        assert pid(one) == number
+        later = ray()  # a server whose sweeps have ended
+        assert later.address() != address
+    assert not psutil.pid_exists(number)
+    assert pid(later) != number
+
+
+def test_one_that_others_could_use_is_ended(ray: Callable[..., LocalRay], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def refuse(address: str, processes: list[psutil.Process]) -> None:
+        seen.extend(process.pid for process in processes)
+        raise SpecError(f"the Ray at {address} lets in a client without its token: others could use it")
+
+    monkeypatch.setattr(local_ray.own_ray, "check_closed", refuse)
+    one = ray()
+    with pytest.raises(SpecError, match="lets in a client without its token"):
+        one.address()
+    assert len(seen) == 1
+    assert not psutil.pid_exists(seen[0])
+    assert not one.file.exists()
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -97,10 +157,12 @@ def test_one_that_is_silent_is_replaced_only_where_no_sweep_needs_it(
 def test_one_whose_process_is_gone_is_replaced(ray: Callable[..., LocalRay]) -> None:
     one = ray(used=True)
     address = one.address()
+    folder = Path(json.loads(one.file.read_text())["folder"])
     psutil.Process(pid(one)).kill()
     while psutil.Process(pid(one)).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
     assert one.address() != address
+    assert not folder.exists()
 
 
 def test_what_a_start_that_fails_leaves_is_ended(ray: Callable[..., LocalRay], tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def engine(database: None, tmp_path_factory: pytest.TempPathFactory) -> Engine:
 @pytest.fixture
 def rig(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     made = Rig(tmp_path, engine)
-    monkeypatch.setattr(Control, "start", lambda control, task, spec: made.start(control, task, spec))
+    monkeypatch.setattr(Control, "start", lambda control, task, spec, env: made.start(control, task, spec))
     yield made
     for lock in made.locks.values():
         os.close(lock)

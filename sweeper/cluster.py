@@ -368,8 +368,7 @@ def _forget_artifacts(name: str) -> None:
 
 def _check_own() -> None:
     """Check that nobody else can use the Ray that this driver started."""
-    node = ray_worker._global_node
-    assert node is not None
+    node: Any = ray_worker._global_node
     started = [info.process.pid for kind in node.all_processes.values() for info in kind]
     check_closed(node.gcs_address, [psutil.Process(pid) for pid in started if psutil.pid_exists(pid)])
 

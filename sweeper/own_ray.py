@@ -101,7 +101,7 @@ def own_ray() -> Iterator[None]:
 
 
 def _change_environment(wanted: Mapping[str, str | None]) -> None:
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray import _raylet
 
     for name, value in wanted.items():
         if value is None:
@@ -109,8 +109,9 @@ def _change_environment(wanted: Mapping[str, str | None]) -> None:
         else:
             os.environ[name] = value
     # Ray remembers the mode and the token that it saw first
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    raylet: Any = _raylet
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def without_client_server(parameters: Any, head: bool) -> None:

@@ -30,6 +30,11 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
                      "(default: %(default)g)")  # fmt: skip
     sub.add_argument("--max-body", metavar="BYTES", type=count, default=1 << 20, help="largest request "
                      "(default: %(default)s)")  # fmt: skip
+    sub.add_argument("--max-connections", metavar="N", type=count, default=2048, help="open connections at most, a "
+                     "quarter of them, and 256, from one address (default: %(default)s, or fewer where open files are "
+                     "limited)")  # fmt: skip
+    sub.add_argument("--trusted-proxy", metavar="ADDR", action="append", help="address or network of a proxy in front, "
+                     "which may hold any connections and says by X-Forwarded-For who asks; repeatable")  # fmt: skip
     sub.add_argument("--max-workers", metavar="N", type=count, help="trials at a time of one sweep, at most "
                      "(default: any)")  # fmt: skip
     sub.add_argument("--audit-days", metavar="N", type=count, default=400, help="for so long it is kept who did what "

@@ -36,7 +36,8 @@ def serve(args: argparse.Namespace) -> int:
         from .service.serve import Listening, serve
     except ImportError as error:
         raise _missing(error) from None
-    listening = Listening(args.host, args.port, args.certificate, args.key, _secret(args))
+    proxies = tuple(args.trusted_proxy or ())
+    listening = Listening(args.host, args.port, args.certificate, args.key, _secret(args), proxies)
     serve(_config(args), listening, lambda line: print(line, flush=True))
     print("stopped", file=sys.stderr)
     return DONE
@@ -73,6 +74,7 @@ def _config(args: argparse.Namespace) -> Config:
         rate=args.rate,
         max_body=args.max_body,
         max_workers=args.max_workers,
+        max_connections=args.max_connections,
         audit_days=args.audit_days,
     )
 

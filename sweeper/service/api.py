@@ -24,7 +24,7 @@ from .limits import Limits
 from .metrics import Metrics
 from .quotas import Ask, within_quota
 from .records import Role
-from .refusals import forbidden, reads_only
+from .refusals import RefusedError, forbidden, reads_only
 from .service import Service
 from .users import User
 
@@ -115,6 +115,20 @@ TEXT = (
 """Text without control and format characters, for OpenAPI."""
 Plain = Annotated[str, AfterValidator(plain_text)]
 """Text that is stored and shown to others: `plain_text` checks it, by the same rule as the command line's."""
+
+
+async def body_of(request: Request, most: int) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        RefusedError: It has more bytes than it may (413); they are not read.
+    """
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > most:
+            raise RefusedError(413, f"the body must be at most {most} bytes", {"Connection": "close"})
+    return bytes(body)
 
 
 def answer(record: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

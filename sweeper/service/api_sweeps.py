@@ -18,7 +18,7 @@ from sweeper.specfile import SpecError
 
 from . import examples
 from .admission import Admitted, Changed, admit, changed
-from .api import TEXT, Api, Asked, Plain, SweepId, answer
+from .api import TEXT, Api, Asked, Plain, SweepId, answer, body_of
 from .catalog import Entry, New, StateError, fingerprint
 from .examples import shown
 from .guard import Submitter, Viewer, noted
@@ -117,7 +117,7 @@ async def submit_sweep(
 ) -> Response:
     """Queue a sweep: all of it is checked first, in the command line's words, and nothing is half-created."""
     media = media_type(request.headers.get("content-type", ""))
-    sent = _Sent(await request.body(), media, name, priority, shared, webhook, idempotency_key)
+    sent = _Sent(await body_of(request, api.limits.spec), media, name, priority, shared, webhook, idempotency_key)
     noted(request, action="estimate_sweep" if dry_run else "submit_sweep")
     if dry_run:
         return answer(await run_in_threadpool(_estimated, api, user, sent))
@@ -282,7 +282,7 @@ def cancel_sweep(api: Asked, user: Viewer, sweep: SweepId) -> Response:
 async def resume_sweep(request: Request, api: Asked, user: Viewer, sweep: SweepId) -> Response:
     """Go on with a sweep that ended, as it is or with more `trials` or other machines."""
     entry = await run_in_threadpool(api.steered, user, sweep)
-    body = await request.body()
+    body = await body_of(request, api.limits.spec)
     changes = _changes(body, media_type(request.headers.get("content-type", "")))
     if changes:
         noted(request, detail=body.decode())

@@ -78,7 +78,13 @@ def make_api(service: Service, limits: Limits | None = None) -> FastAPI:
 def limits_of(config: Config) -> Limits:
     """Return the limits that a service is configured with."""
     burst = max(1, round(2 * config.rate))
-    return Limits(body=config.max_body, workers=config.max_workers, rate=config.rate, burst=burst)
+    return Limits(
+        body=config.max_body,
+        workers=config.max_workers,
+        rate=config.rate,
+        burst=burst,
+        connections=config.max_connections,
+    )
 
 
 def data_of(config: Config) -> str | None:

@@ -222,7 +222,7 @@ class Catalog:
             raise StateError(f"sweep {sweep} is {old.value}: it cannot become {state.value}")
         values = {"state": state, "reason": cause, **changes}
         values |= {"started": now, "ended": None} if state == State.STARTING else {}
-        values |= {"queued": now} if state == State.QUEUED else {}
+        values |= {"queued": changes.get("queued", now)} if state == State.QUEUED else {}
         values |= {"ended": now} if state in ENDED else {}
         if old in (State.STARTING, State.RUNNING, State.STOPPING) and (state in ENDED or state == State.QUEUED):
             values["wall_seconds"] = before.wall_seconds + now - (before.started or now)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from sweeper.descriptors import shortage
 from sweeper.places import AwayError
 from sweeper.specfile import SpecError
 
@@ -65,6 +66,8 @@ class Endings:
         except UnknownSweepError:
             return None  # it was deleted
         except (SpecError, OSError) as error:
+            if shortage(error):
+                raise  # its folder is there: what it holds is known when this has passed
             if isinstance(error, AwayError | OSError):
                 # each look at a store that is away takes seconds: other sweeps do not wait for them, too
                 self._away_until = time.monotonic() + FIRST_PAUSE

@@ -22,6 +22,12 @@ class Limits:
         burst: Requests of one user at once.
         streams: Open streams of events of all users.
         streams_each: Open streams of events of one user, or of one address where there are no users.
+        connections: Open connections of all clients.
+        connections_each: Open connections from one address, at most a quarter of all.
+        header: Bytes of a request's header.
+        header_seconds: A request's header is here after so long, and so is a TLS handshake done.
+        body_seconds: A request's body is here after so long.
+        write_seconds: A client that reads nothing of its answer for so long is cut off.
     """
 
     body: int = 1 << 20
@@ -36,3 +42,9 @@ class Limits:
     burst: int = 400
     streams: int = 1000
     streams_each: int = 50
+    connections: int = 2048
+    connections_each: int = 256
+    header: int = 1 << 16
+    header_seconds: float = 10.0
+    body_seconds: float = 60.0
+    write_seconds: float = 30.0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from html import escape
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
@@ -13,10 +16,11 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from .catalog import Catalog, Entry, UnknownSweepError
 from .guard import cookie, who
+from .outgoing import PIECE
 from .records import Sweep
 from .users import SESSION_SECONDS, User, Users
 from .views import Views
@@ -148,7 +152,8 @@ def mount(api: FastAPI, service: Service) -> None:
 
     auth = service.config.auth
     offered = Offered(service.catalog, service.views, auth)
-    pages = _Guarded(WSGIMiddleware(make_pages(offered), workers=WORKERS), offered.viewer)  # type: ignore[arg-type]
+    made: Any = WSGIMiddleware(make_pages(offered), workers=WORKERS)  # type: ignore[arg-type]
+    pages = _Guarded(made, offered.viewer, service.config.folder)
     for path in PAGES:
         # not as a mount, which would also take what the API refuses
         api.router.add_route(path, pages, methods=None, include_in_schema=False)  # type: ignore[arg-type]
@@ -165,11 +170,13 @@ class _Guarded:
     Args:
         pages: The pages, as an ASGI application.
         viewer: Told who asks for as long as a request is answered.
+        folder: Where large bodies wait for a worker.
     """
 
-    def __init__(self, pages: Any, viewer: ContextVar[User | None]) -> None:
+    def __init__(self, pages: Any, viewer: ContextVar[User | None], folder: Path) -> None:
         self._pages: Callable[[Scope, Receive, Send], Awaitable[None]] = pages
-        self._viewer = viewer
+        self._viewer, self._folder = viewer, folder
+        self._turns = asyncio.Semaphore(WORKERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = HTTPConnection(scope)
@@ -177,11 +184,46 @@ class _Guarded:
         if viewer is None:
             await _refusal(connection, scope["method"])(scope, receive, send)
             return
-        token = self._viewer.set(viewer)
-        try:
-            await self._pages(scope, receive, send)  # which runs in a thread with a copy of this context
-        finally:
-            self._viewer.reset(token)
+        # a worker never waits for a client: the whole body is here first, and the whole answer before it is sent
+        answer = _Taken()
+        with SpooledTemporaryFile(PIECE, dir=str(self._folder)) as body:
+            async for part in Request(scope, receive).stream():
+                body.write(part)
+            body.seek(0)
+            token = self._viewer.set(viewer)
+            try:
+                async with self._turns:
+                    await self._pages(scope, _given(body.read()), answer.take)  # in a thread with this context
+            finally:
+                self._viewer.reset(token)
+        await answer.send(send)
+
+
+def _given(body: bytes) -> Receive:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+class _Taken:
+    """An answer that is whole before its client gets it."""
+
+    def __init__(self) -> None:
+        self._start: Message = {}
+        self._parts: list[bytes] = []
+
+    async def take(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+        else:
+            self._parts.append(message.get("body", b""))
+
+    async def send(self, send: Send) -> None:
+        body = b"".join(self._parts)
+        self._parts.clear()
+        await send(self._start)
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def _refusal(connection: HTTPConnection, method: str) -> Response:

@@ -13,7 +13,9 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
+from sweeper.descriptors import shortage
 from sweeper.places import AwayError
 from sweeper.retries import StorageError, is_full
 from sweeper.specfile import SpecError
@@ -52,6 +54,9 @@ def of_error(error: Exception, instance: str = "") -> Response:
         return problem(503, "the service's disk is full: an admin must make room", instance, {"Retry-After": "60"})
     if isinstance(error, LostError):
         return problem(503, str(error), instance, {"Retry-After": "60"})
+    if isinstance(error, OSError) and (lack := shortage(error)):
+        _log.warning("%s", lack)
+        return problem(503, f"{lack}; try again", instance, {"Retry-After": "5"})
     if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
         _log.warning("database: %s", error)
         return problem(503, "the service's database does not answer; try again", instance, {"Retry-After": "5"})
@@ -73,6 +78,11 @@ def install(api: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         return problem(error.status_code, str(error.detail), request.url.path, error.headers)
 
+    async def gone(request: Request, error: Exception) -> Response:
+        # nobody reads this; without it each such client would be a traceback in the log
+        return problem(400, "the client left before its request was here", request.url.path)
+
+    api.add_exception_handler(ClientDisconnect, gone)
     for kind in (SpecError, OSError, OperationalError, InterfaceError, PoolTimeout, Exception):
         api.add_exception_handler(kind, refused)
     api.add_exception_handler(RequestValidationError, invalid)

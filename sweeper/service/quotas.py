@@ -125,6 +125,22 @@ def gpu_hours_left(catalog: Catalog, owner: str, most: float, but: str = "") -> 
     return most - used - catalog.due(owner, but).gpu_hours
 
 
+def gpu_hours_of(catalog: Catalog, entry: Entry, asked: float | None, quota: Quota, own: float) -> float | None:
+    """Return the GPU-hours that a sweep may use; None is no bound.
+
+    Args:
+        catalog: Has the owner's other sweeps.
+        entry: The sweep.
+        asked: Its `max_gpu_hours`.
+        quota: What its owner may have.
+        own: What it has used, which counts in its own budget.
+    """
+    if quota.gpu_hours is None:
+        return asked
+    left = max(1e-6, gpu_hours_left(catalog, entry.owner, quota.gpu_hours, entry.id) + own)
+    return min(asked or left, left)
+
+
 def startable(catalog: Catalog, quota: Callable[[str], Quota], waiting: Iterable[Waiting]) -> list[Waiting]:
     """Return the sweeps but those that have no GPU-hours of their own while others of their owner may use all."""
 

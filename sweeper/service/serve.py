@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
-import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from socket import socket
 
-import uvicorn
-from fastapi import FastAPI
-
+from sweeper.descriptors import raise_limit
 from sweeper.http_parts import is_loopback
 from sweeper.specfile import SpecError
 
-from .app import make_api
+from .app import limits_of, make_api
 from .catalog import Entry
 from .logs import count_repeats
+from .outgoing import Paced
 from .pages import mount
+from .peers import Connections, networks, room
+from .server import server_of
 from .service import Config, Service
 from .webhooks import Webhooks, check_prefix
 
-GRACE_SECONDS = 5
 _BACKLOG = 2048
 
 
@@ -35,6 +35,7 @@ class Listening:
         port: The next free one is taken where it is in use; 0 takes any.
         certificate, key: PEM files of TLS.
         webhook_secret: Signs webhooks.
+        proxies: Addresses and networks of proxies, which say whose request it is by X-Forwarded-For.
     """
 
     host: str = "127.0.0.1"
@@ -42,19 +43,12 @@ class Listening:
     certificate: Path | None = None
     key: Path | None = None
     webhook_secret: str = ""
+    proxies: tuple[str, ...] = ()
 
-
-class _Server(uvicorn.Server):
-    """Ends streams before it waits for requests to end."""
-
-    def __init__(self, config: uvicorn.Config, closing: threading.Event) -> None:
-        super().__init__(config)
-        self._closing = closing
-
-    async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """Stop listening, end what is open, and wait for the rest."""
-        self._closing.set()
-        await super().shutdown(sockets)
+    @property
+    def tls(self) -> tuple[Path | None, Path | None]:
+        """Files of the certificate and its key."""
+        return self.certificate, self.key
 
 
 def serve(config: Config, listening: Listening, say: Callable[[str], None]) -> None:
@@ -74,11 +68,13 @@ def serve(config: Config, listening: Listening, say: Callable[[str], None]) -> N
     if not config.auth and not is_loopback(listening.host):
         raise SpecError(f"--host {listening.host} lets others in: give --auth, so that they need a token")
     _check_tls(listening)
+    proxies = networks(listening.proxies)
     for url in config.webhooks:
         check_prefix(url)
     if config.webhooks and not listening.webhook_secret:
         raise SpecError("--webhook needs a secret to sign with: --webhook-secret FILE or SWEEPER_WEBHOOK_SECRET")
     count_repeats()
+    descriptors = raise_limit()
     sock = free_socket(listening.host, listening.port)
     try:
         sock.listen(_BACKLOG)
@@ -90,41 +86,24 @@ def serve(config: Config, listening: Listening, say: Callable[[str], None]) -> N
 
         service = Service(config, tell)
         try:
-            api = make_api(service)
+            limits = limits_of(config)
+            api = make_api(service, limits)
             mount(api, service)
+            connections = Connections(limits, room(descriptors, limits), proxies)
             _welcome(service, sock, listening, say)
             if config.webhooks:
                 told.append(Webhooks(service.catalog.engine, config.webhooks, listening.webhook_secret))
                 told[0].start()
             service.start()
-            _run(api, sock, listening)
+            server = server_of(Paced(api, config.folder), connections, api.state.api.closing, proxies, listening.tls)
+            with suppress(KeyboardInterrupt):  # how it is told to end
+                server.run(sockets=[sock])
         finally:
             for webhooks in told:
                 webhooks.close()
             service.close()
     finally:
         sock.close()
-
-
-def _run(api: FastAPI, sock: socket, listening: Listening) -> None:
-    config = uvicorn.Config(
-        api,
-        lifespan="off",
-        ws="none",
-        log_level="warning",
-        use_colors=False,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-        ssl_certfile=listening.certificate,
-        ssl_keyfile=listening.key,
-    )
-    try:
-        _Server(config, api.state.api.closing).run(sockets=[sock])
-    except KeyboardInterrupt:
-        return  # how it is told to end
 
 
 def _check_tls(listening: Listening) -> None:
@@ -139,7 +118,7 @@ def _check_tls(listening: Listening) -> None:
         raise SpecError(f"cannot use the certificate in {names}: {error.strerror or error}") from None
 
 
-def _welcome(service: Service, sock: socket, listening: Listening, say: Callable[[str], None]) -> None:
+def _welcome(service: Service, sock: socket.socket, listening: Listening, say: Callable[[str], None]) -> None:
     taken = sock.getsockname()[1]
     if listening.port and taken != listening.port:
         say(f"port {listening.port} is in use, this is the next free one")

@@ -51,6 +51,7 @@ class Config:
         rate: Requests a second of one user.
         max_body: Largest request [bytes].
         max_workers: Most trials at a time of one sweep; None is no limit.
+        max_connections: Most open connections.
         audit_days: For so long an entry of the audit log is kept.
     """
 
@@ -66,6 +67,7 @@ class Config:
     rate: float = 200.0
     max_body: int = 1 << 20
     max_workers: int | None = None
+    max_connections: int = 2048
     audit_days: int = 400
 
     @property

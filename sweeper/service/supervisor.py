@@ -25,12 +25,12 @@ from .cancels import GRACE_SECONDS, Cancels
 from .catalog import Catalog, Entry, StateError, UnknownSweepError
 from .control import Control
 from .endings import Endings, settled
-from .logs import report_failure
 from .queue import Queue
-from .quotas import gpu_hours_left, gpu_hours_to_go, to_go
+from .quotas import gpu_hours_of, gpu_hours_to_go, to_go
 from .ray_address import RayAddress
 from .reader import Found
 from .records import ACTIVE, Quota, State
+from .shortage import Shortage
 from .views import Views
 
 TICK_SECONDS = 0.5
@@ -72,6 +72,7 @@ class Supervisor:
         self._removing: set[str] = set()
         self.cancels = Cancels(catalog, self.control)
         self._held: set[str] = set()  # whose reason says why they cannot start
+        self._shortage = Shortage()
         self.queue = Queue(catalog, quota, most, RayAddress(address, self.wake))
         self.endings = Endings(catalog, views, self._lock)
         self.looked = time.monotonic()
@@ -120,7 +121,7 @@ class Supervisor:
         try:
             return {entry.id: entry.task.get("attempt", 0) for entry in self.catalog.in_states(ACTIVE)}
         except SQLAlchemyError as error:
-            report_failure("the list of sweeps that run", error)
+            self._shortage.report("the list of sweeps that run", error)
             found = (Control(folder) for folder in (self.state / "sweeps").glob("*"))
             return {c.folder.name: c.task.get("attempt", 0) for c in found if c.alive}
 
@@ -137,7 +138,7 @@ class Supervisor:
             try:
                 self.tick()
             except Exception as error:  # the next look may succeed: a database that is away must not end the service
-                report_failure("the look at all sweeps", error)
+                self._shortage.report("the look at all sweeps", error)
             self._woken.wait(TICK_SECONDS)
 
     def _read(self) -> None:
@@ -146,25 +147,28 @@ class Supervisor:
                 self.views.follow(self.catalog.in_states(ACTIVE))
                 self.endings.retry()
             except Exception as error:
-                report_failure("the look at folders", error)
+                self._shortage.report("the look at folders", error)
 
     def tick(self) -> None:
         """Look at every process once, and start what may start."""
         active = [e for e in self.catalog.in_states(ACTIVE) if not self._tried(self._over, e.id)]
         turns, held = self.queue.turns(active)
+        if self._shortage.lasts:
+            turns, held = {}, {**held, **dict.fromkeys(turns, self._shortage.reason)}
         over = dict.fromkeys(self._held - held.keys(), "")
         for sweep, reason in {**over, **held}.items():
             self._tried(self._explain, sweep, reason)
         self._held = set(held)
         for sweep, address in turns.items():
-            self._tried(self._begin, sweep, address)
+            if not self._shortage.lasts:
+                self._tried(self._begin, sweep, address)
         self.looked = time.monotonic()
 
     def _tried(self, do: Callable[..., Any], *args: Any) -> Any:
         try:
             return do(*args)
         except Exception as error:  # one sweep must not hold up the others
-            report_failure(f"a step of {do.__name__.strip('_')}", error)
+            self._shortage.report(f"a step of {do.__name__.strip('_')}", error)
             return None
 
     def _explain(self, sweep: str, reason: str) -> None:
@@ -183,7 +187,7 @@ class Supervisor:
         found = self.endings.look(self.catalog.get(sweep))
         seen = found.progress.trials if found else 0
         with self._lock:
-            entry = self.catalog.get(sweep)
+            before = entry = self.catalog.get(sweep)
             if entry.state != State.QUEUED:
                 return  # cancelled a moment ago
             task = {**settled(entry.task), "attempt": entry.task.get("attempt", 0) + 1, "seen": seen}
@@ -193,6 +197,10 @@ class Supervisor:
                 env = None if address is None else self.environment()
                 started = self.control(sweep).start(task, text, env)
             except (SpecError, OSError) as error:
+                if self._shortage.caused(error):
+                    times = {"queued": before.queued, "started": before.started}
+                    self.catalog.move(sweep, State.QUEUED, self._shortage.reason, **times)
+                    return
                 failed = str(error)
             else:
                 if started:
@@ -209,13 +217,9 @@ class Supervisor:
         spec = self.views.spec(entry)
         if address is not None:
             spec = spec.model_copy(update={"address": address})
-        most = self.quota(entry.owner).gpu_hours
-        if most is None:
-            return spec
-        # what this sweep has used counts in its own budget
         own = found.cost.gpu_hours if found else entry.gpu_hours
-        left = max(1e-6, gpu_hours_left(self.catalog, entry.owner, most, entry.id) + own)
-        return spec.model_copy(update={"max_gpu_hours": min(spec.max_gpu_hours or left, left)})
+        most = gpu_hours_of(self.catalog, entry, spec.max_gpu_hours, self.quota(entry.owner), own)
+        return spec.model_copy(update={"max_gpu_hours": most})
 
     def _over(self, sweep: str) -> bool:
         """Take note of what an active sweep's process did; returns whether it has ended."""

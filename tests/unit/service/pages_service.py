@@ -57,7 +57,7 @@ class Made:
         self.catalog = Catalog(open_database(f"sqlite:///{self.root}/service.db"), clock=self._tick)
         self.users = Users(self.catalog.engine)
         self.tokens = {name: self.users.create(name, role)[1] for name, role in PEOPLE.items()}
-        self.config, self.views = SimpleNamespace(auth=self.auth), self
+        self.config, self.views = SimpleNamespace(auth=self.auth, folder=self.root), self
         self.api = FastAPI()
         self.api.add_api_route("/v1/events", self._stream)
         mount(self.api, cast(Service, self))

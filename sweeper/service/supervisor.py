@@ -160,8 +160,7 @@ class Supervisor:
             self._tried(self._explain, sweep, reason)
         self._held = set(held)
         for sweep, address in turns.items():
-            if not self._shortage.lasts:
-                self._tried(self._begin, sweep, address)
+            self._tried(self._begin, sweep, address)
         self.looked = time.monotonic()
 
     def _tried(self, do: Callable[..., Any], *args: Any) -> Any:
@@ -187,19 +186,18 @@ class Supervisor:
         found = self.endings.look(self.catalog.get(sweep))
         seen = found.progress.trials if found else 0
         with self._lock:
-            before = entry = self.catalog.get(sweep)
-            if entry.state != State.QUEUED:
-                return  # cancelled a moment ago
+            entry = self.catalog.get(sweep)
+            if entry.state != State.QUEUED or self._shortage.lasts:
+                return  # cancelled a moment ago, or the one before it could not be started
             task = {**settled(entry.task), "attempt": entry.task.get("attempt", 0) + 1, "seen": seen}
-            entry = self.catalog.move(sweep, State.STARTING, "its turn", task=task)
+            last, entry = entry.started, self.catalog.move(sweep, State.STARTING, "its turn", task=task)
             try:
                 text = write_stored(self._spec(entry, address, found).asked())
                 env = None if address is None else self.environment()
                 started = self.control(sweep).start(task, text, env)
             except (SpecError, OSError) as error:
                 if self._shortage.caused(error):
-                    times = {"queued": before.queued, "started": before.started}
-                    self.catalog.move(sweep, State.QUEUED, self._shortage.reason, **times)
+                    self.catalog.move(sweep, State.QUEUED, self._shortage.reason, queued=entry.queued, started=last)
                     return
                 failed = str(error)
             else:

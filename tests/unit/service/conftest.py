@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from sqlalchemy import Engine
 
 from sweeper.service.catalog import Catalog
 from sweeper.service.database import DAY_SECONDS, open_database
+from sweeper.service.logs import LOGGERS
 from tests.databases import POSTGRES, dispose, new_database
 
 _BOTH = ("api", "authorisation", "catalog", "events", "ownership", "supervisor_states", "usage", "users", "webhooks")
@@ -45,6 +47,13 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.fixture(autouse=True)
+def all_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every record of the log written, also where an earlier test served and held back repeated ones."""
+    for name in LOGGERS:
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
 
 
 @pytest.fixture

@@ -231,6 +231,7 @@ def _add_import(sub: argparse.ArgumentParser) -> None:
                      "examples, classes or parameters; repeatable")  # fmt: skip
     sub.add_argument("--sampler", metavar="NAME", help="what chose the configurations (default: grid where they are "
                      "one, else unknown)")  # fmt: skip
+    sub.add_argument("--drop-missing", action="store_true", help="leave out rows that cannot be used")
     sub.add_argument("--out", metavar="DIR", help="run folder (default: runs/<name of the table>)")
 
 

@@ -10,7 +10,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from search_spaces.conditions import acts
 from search_spaces.space import SpaceError
 from trainables.noise import KNOBS
 from trainables.registry import UnknownName
+from trainables.result import MODELS_SCORED, SPLITS
 from trainables.spec import PairSpec
 from trainables.trial import IMPORTED
 
@@ -28,9 +28,10 @@ from .columns import ASSUMED_SPLIT, FIELDS, REPEAT, RESULTS, Mapped, map_columns
 from .imported_rows import Rows
 from .parameter import Parameter
 from .plain_text import check_plain, check_plain_values
+from .report import counted
 from .samplers import SAMPLERS
 from .spec import SpecError, SweepSpec
-from .spreadsheet import unquoted_table
+from .table_values import BadCells, is_empty, read_csv
 from .warmstart import checked_points
 
 UNKNOWN_SAMPLER = "unknown"
@@ -92,9 +93,9 @@ def _parquet(path: Path) -> pa.Table:
 
 
 def _csv(path: Path) -> pa.Table:
-    import pyarrow.csv
-
-    return unquoted_table(pyarrow.csv.read_csv(path))
+    names, rows = read_csv(path)
+    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    return pa.Table.from_arrays([pa.array(cells, pa.string()) for cells in columns], names)
 
 
 def _arrow(path: Path) -> pa.Table:
@@ -122,6 +123,7 @@ def as_sweep(
     mapping: Mapping[str, str],
     settings: Mapping[str, Any],
     sampler: str | None = None,
+    drop_missing: bool = False,
 ) -> Imported:
     """Return a table as a sweep of a space.
 
@@ -132,31 +134,33 @@ def as_sweep(
         mapping: Column -> name in the trials table, for columns that are called otherwise.
         settings: Field of the trial (or of `SETTINGS`) -> the value that all rows share.
         sampler: What chose the configurations; None finds out whether they are a full grid.
+        drop_missing: Whether rows that cannot be used are left out.
 
     Raises:
         SpecError: A column, field or value that cannot be used; the message says what to do.
     """
     columns = map_columns(table.column_names, mapping)
-    data = _data(table, columns, name)
+    source, bad = _loaded(space), BadCells(name, table.num_rows)
+    data = _data(table, columns, source, bad)
     for field in settings:
         if field in data:
             raise SpecError(f"{field} is set and also column {columns.sources[field]!r} of {name}; leave one out")
-    source = _loaded(space)
-    given = {k: v for k, v in data.items() if (k in FIELDS and k != "seed") or k in source.knobs}
-    chosen, how = (sampler, f"chosen by {sampler}, as --sampler says") if sampler else _sampling(given, source)
     fields = {k: v for k, v in settings.items() if k not in SETTINGS}
-    unknown_knobs = _missing(source, given, fields, name)
-    _check_rows(source, fields, given, name)
+    unknown_knobs = _missing(source, _given(data, source), fields, name, columns)
+    _check_rows(source, fields, _given(data, source), bad)
+    kept, dropped = _kept(data, bad, drop_missing)
+    given = _given(kept, source)
+    chosen, how = (sampler, f"chosen by {sampler}, as --sampler says") if sampler else _sampling(given, source)
     spec = _sweep(source, space, fields, given, chosen)
     check_plain_values(spec.asked())
     own = spec.load_space()
-    rows = Rows(name, own, given, _counts(settings), unknown_knobs).build(data, table.num_rows)
+    rows = Rows(name, own, given, _counts(settings), unknown_knobs).build(kept, table.num_rows - dropped)
     repeats = Counter(r["config"] for r in rows)
     size = {"trials": len(repeats), "repeats": min(repeats.values())}
     known = {"sampler": chosen} if chosen in SAMPLERS else {}
     spec = SweepSpec.checked({**spec.model_dump(exclude_unset=True), **known, **size})
     rows = [{**r, "sampler": chosen, "space": source.name} for r in rows]
-    return Imported(spec, own, rows, (*_notes(columns, name, unknown_knobs, rows), how))
+    return Imported(spec, own, rows, (*_notes(columns, unknown_knobs, rows, kept, dropped), how))
 
 
 def _loaded(space: str) -> Space:
@@ -166,33 +170,51 @@ def _loaded(space: str) -> Space:
         raise SpecError(str(error)) from None
 
 
-def _data(table: pa.Table, columns: Mapped, name: str) -> dict[str, list[Any]]:
-    # target -> values, None where there is none; a column without any value says nothing
+def _data(table: pa.Table, columns: Mapped, source: Space, bad: BadCells) -> dict[str, list[Any]]:
+    # target -> values, None where a cell is empty; an empty column says nothing, unless it is a score: those diverged
     found: dict[str, list[Any]] = {}
     for target, column in columns.sources.items():
-        values = [_plain(v, target) for v in table.column(column).to_pylist()]
-        if any(v is not None for v in values):
-            _check_kind(values, target, f"column {column!r} of {name}")
+        where = f"column {column!r}: {target}"
+        cells = table.column(column).to_pylist()
+        if not all(map(is_empty, cells)) or target in _SCORES:
+            values = bad.parsed(cells, _kind(target), where)
+            _check_scores(values, target, where, bad)
             found[target] = values
     return found
 
 
-def _plain(value: Any, target: str) -> Any:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+_SCORES = frozenset(f"{who}_loss_{split}" for who in MODELS_SCORED for split in SPLITS)
+
+
+def _kind(target: str) -> str | None:
+    # any mark tells repeats apart
+    if target == REPEAT:
         return None
-    if RESULTS.get(target) == "str" and not isinstance(value, str):  # a time, say
-        return value.isoformat() if isinstance(value, datetime) else str(value)
-    return value
+    if target in FIELDS or target in RESULTS:
+        return FIELDS.get(target) or RESULTS[target]
+    return None
 
 
-def _check_kind(values: Iterable[Any], target: str, where: str) -> None:
-    if RESULTS.get(target) not in ("int", "float") or target == REPEAT:
-        return  # fields of the trial are checked with it, and any mark tells repeats apart
-    for i, value in enumerate(values, 1):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise SpecError(f"{where}, row {i}: {target} must be a number, got {value!r}")
-        if value is not None and "_accuracy_" in target and not target.startswith("gain_") and not -1e-9 <= value <= 1:
-            raise SpecError(f"{where}, row {i}: {target} must lie in [0, 1], got {value!r}; divide percentages by 100")
+def _given(data: Mapping[str, list[Any]], source: Space) -> dict[str, list[Any]]:
+    return {k: v for k, v in data.items() if (k in FIELDS and k != "seed") or k in source.knobs}
+
+
+def _kept(data: Mapping[str, list[Any]], bad: BadCells, drop: bool) -> tuple[dict[str, list[Any]], int]:
+    # the columns without the rows that cannot be used, and how many those are
+    if not drop:
+        bad.refuse("mend it, or import the other rows by --drop-missing" if len(bad.faults) < bad.total else "")
+    if len(bad.faults) == bad.total:
+        bad.refuse()
+    rows = [i for i in range(bad.total) if i + 1 not in bad.faults]
+    return {target: [values[i] for i in rows] for target, values in data.items()}, len(bad.faults)
+
+
+def _check_scores(values: Iterable[Any], target: str, where: str, bad: BadCells) -> None:
+    if "_accuracy_" not in target or target.startswith("gain_"):
+        return
+    for row, value in enumerate(values, 1):
+        if value is not None and not -1e-9 <= value <= 1:
+            bad.add(row, f"{where} must lie in [0, 1], got {value!r}; divide percentages by 100")
 
 
 def _counts(settings: Mapping[str, Any]) -> dict[str, int]:
@@ -203,23 +225,27 @@ def _counts(settings: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
-def _missing(source: Space, given: Collection[str], fields: Collection[str], name: str) -> tuple[str, ...]:
+def _missing(
+    source: Space, given: Collection[str], fields: Collection[str], name: str, columns: Mapped
+) -> tuple[str, ...]:
     # the knobs of which nothing is known; those that enter noises must be known
     missing = [k for k in source.knobs if k not in given and k not in fields]
     needed = [k for k in KNOBS if k in missing]
     needed += [k for k in ("learning_rate", "batch_size") if k not in {*given, *fields, *source.fixed, *missing}]
     if needed:
-        raise SpecError(
-            f"{name} has no column for {needed[0]}; name it by --map COLUMN={needed[0]}, or --set {needed[0]}=VALUE "
-            "where all rows share it"
-        )
+        knob, column = needed[0], columns.sources.get(needed[0])
+        fault = f"column {column!r} of {name} is empty" if column else f"{name} has no column for {knob}"
+        ways = f"--set {knob}=VALUE where all rows share it"
+        raise SpecError(f"{fault}; {ways if column else f'name it by --map COLUMN={knob}, or {ways}'}")
     return tuple(k for k in missing if not source.conditions.get(k))
 
 
-def _check_rows(source: Space, fields: Mapping[str, Any], given: Mapping[str, Sequence[Any]], name: str) -> None:
+def _check_rows(source: Space, fields: Mapping[str, Any], given: Mapping[str, Sequence[Any]], bad: BadCells) -> None:
     # by row, before the ranges of all of them make a sweep
     shared = {**source.fixed, **{k: v for k, v in fields.items() if "." not in k}}
     for i, values in enumerate(zip(*given.values(), strict=True), 1):
+        if i in bad.faults:
+            continue
         own = dict(zip(given, values, strict=True))
         empty = [k for k, v in own.items() if v is None and acts(k, own, source.conditions)]
         try:
@@ -227,7 +253,7 @@ def _check_rows(source: Space, fields: Mapping[str, Any], given: Mapping[str, Se
                 raise ValueError(f"{empty[0]} is empty")
             PairSpec.from_mapping({**shared, **{k: v for k, v in own.items() if v is not None}})
         except (ValueError, TypeError) as error:
-            raise SpecError(f"row {i} of {name}: {error}") from None
+            bad.add(i, str(error))
 
 
 def _sweep(
@@ -277,8 +303,18 @@ def _sampling(given: Mapping[str, Sequence[Any]], source: Space) -> tuple[str, s
     )
 
 
-def _notes(columns: Mapped, name: str, unknown_knobs: Sequence[str], rows: Sequence[Row]) -> list[str]:
+def _notes(
+    columns: Mapped, unknown_knobs: Sequence[str], rows: Sequence[Row], data: Mapping[str, list[Any]], dropped: int
+) -> list[str]:
     found: list[str] = []
+    if dropped:
+        found.append(f"{counted(dropped, 'row')} cannot be used and left out (--drop-missing)")
+    for target, values in data.items():
+        if values and all(v is None for v in values):
+            column = columns.sources[target]
+            found.append(
+                f"column {column!r} is empty: pairs without {target} count as diverged; --map {column}= leaves it out"
+            )
     if columns.assumed:
         one = columns.assumed[0]
         found.append(

@@ -45,7 +45,7 @@ class Rows:
         repeats = self._repeats(specs, data, count)
         numbers = {config: number for number, config in enumerate(dict.fromkeys(s.config for s in specs))}
         measured = {k: v for k, v in data.items() if k in RESULTS and k != REPEAT}
-        split = next((s for s in ("val", "test", "train") if any(c in data for c in _losses(s))), ASSUMED_SPLIT)
+        split = _split(data)
         rows: list[Row] = []
         for i, (spec, repeat) in enumerate(zip(specs, repeats, strict=True)):
             own = {**self.about, **{k: v[i] for k, v in measured.items() if v[i] is not None}}
@@ -107,6 +107,16 @@ _ELSEWHERE = (
 
 def _whole(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: int(v) if RESULTS[k] == "int" else v for k, v in values.items()}
+
+
+def _split(data: Mapping[str, Sequence[Any]]) -> str:
+    # the first split with a loss; columns without any still say that the pairs diverged
+    known = {c for c, values in data.items() if any(v is not None for v in values)}
+    for columns in (known, data):
+        for split in ("val", "test", "train"):
+            if any(c in columns for c in _losses(split)):
+                return split
+    return ASSUMED_SPLIT
 
 
 def _losses(split: str) -> tuple[str, ...]:

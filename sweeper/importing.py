@@ -30,7 +30,7 @@ def import_table(args: argparse.Namespace) -> int:
         raise SpecError(str(unknown("sampler", args.sampler, SAMPLERS)))
     space = str(Path(args.space).resolve()) if args.space.endswith(".py") else args.space
     mapping, settings = pairs(args.map or ()), assignments(args.set or ())
-    found = as_sweep(read_table(path), path.name, space, mapping, settings, args.sampler)
+    found = as_sweep(read_table(path), path.name, space, mapping, settings, args.sampler, args.drop_missing)
     out = _folder(args.out, path)
     try:
         write_start(out, found.spec, found.space)

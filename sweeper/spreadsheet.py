@@ -1,6 +1,6 @@
 """CSV that a spreadsheet opens as data: text that would be a formula there gets a leading apostrophe.
 
-The apostrophe is what spreadsheets use themselves; `unquoted` and `unquoted_table` take it away again.
+The apostrophe is what spreadsheets use themselves; `unquoted` takes it away again.
 """
 
 from __future__ import annotations
@@ -29,11 +29,6 @@ def csv_bytes(table: pa.Table) -> bytes:
 def unquoted(text: str) -> str:
     """Return the text of a cell that `csv_bytes` wrote."""
     return re.sub(_QUOTED, r"\1", text)
-
-
-def unquoted_table(table: pa.Table) -> pa.Table:
-    """Return a table that was read from CSV with the texts that `csv_bytes` was given."""
-    return _replaced(table, _QUOTED, r"\1")
 
 
 def _replaced(table: pa.Table, pattern: str, by: str) -> pa.Table:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from trainables.spec import PairSpec
 from .parameter import PriorNoise
 from .places import place_of
 from .specfile import SpecError, values_of
-from .spreadsheet import unquoted
+from .table_values import BadCells, parse, read_csv
 
 if TYPE_CHECKING:
     from .prior import NoisePrior
@@ -109,26 +107,42 @@ def read_points(path: Path, space: Space) -> list[dict[str, Any]]:
 
 
 def _from_csv(path: Path, space: Space) -> list[dict[str, Any]]:
+    names, rows = read_csv(path)
+    if "spec" in names and "outcome" in names:
+        trials = [dict(zip(names, row, strict=True)) for row in rows]
+        return _different(
+            _params(path, i, row["spec"], space) for i, row in enumerate(trials, 1) if row["outcome"] == "ok"
+        )
+    bad = BadCells(str(path), len(rows))
+    columns = {
+        name: bad.parsed([row[i] for row in rows], _kind(space.knobs.get(name)), f"column {name!r}")
+        for i, name in enumerate(names)
+    }
+    bad.refuse()
+    points = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return _different({k: v for k, v in point.items() if v is not None} for point in points)
+
+
+def _params(path: Path, row: int, spec: str, space: Space) -> dict[str, Any]:
     try:
-        return _rows(path.read_text(encoding="utf-8"), space)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    except (csv.Error, ValueError) as error:
-        raise SpecError(f"{path}: no list of configurations: {error}") from None
+        return space.params_of(PairSpec.from_json(spec))
+    except (ValueError, TypeError) as error:
+        raise SpecError(f"{path}, row {row}, column 'spec': {error}") from None
 
 
-def _rows(text: str, space: Space) -> list[dict[str, Any]]:
-    points: list[dict[str, Any]] = []
-    for row in csv.DictReader(io.StringIO(text, newline="")):
-        if "spec" in row and "outcome" in row:
-            if row["outcome"] != "ok":
-                continue
-            point = space.params_of(PairSpec.from_json(unquoted(row["spec"])))
-        else:
-            point = {unquoted(name): unquoted(value) for name, value in row.items() if value}
-        if point not in points:
-            points.append(point)
-    return points
+def _different(points: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for point in points:
+        if point not in found:
+            found.append(point)
+    return found
+
+
+def _kind(distribution: Any) -> str | None:
+    # what a knob's cells hold; None where its choices, or an unknown name, leave that open
+    if distribution is None or hasattr(distribution, "choices"):
+        return None
+    return "int" if isinstance(distribution.low, int) else "float"
 
 
 def checked_points(space: Space, points: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -148,13 +162,15 @@ def _checked(space: Space, point: Mapping[str, Any], where: str) -> dict[str, An
 
 
 def _value(distribution: Any, value: Any, where: str) -> Any:
+    number = _number(value)
     if hasattr(distribution, "choices"):
         for choice in distribution.choices:
-            if choice == value or str(choice) == str(value) or _number(choice) == _number(value) is not None:
+            if isinstance(choice, bool) == isinstance(value, bool) and (choice == value or str(choice) == str(value)):
+                return choice
+            if number is not None and _number(choice) == number:
                 return choice
         rule = f"be one of {', '.join(map(str, distribution.choices))}"
     else:
-        number = _number(value)
         whole = isinstance(distribution.low, int)
         if number is not None and distribution._contains(number) and not (whole and number % 1):
             return int(number) if whole else number
@@ -165,6 +181,6 @@ def _value(distribution: Any, value: Any, where: str) -> Any:
 
 def _number(value: Any) -> float | None:
     try:
-        return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
+        return parse(value, "float")
+    except (ValueError, OverflowError):
         return None

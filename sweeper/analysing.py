@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trainables.registry import UnknownName, unknown
 from trainables.result import SPLITS
 from trainables.trial import IMPORTED
 
+from .formatting import cell_text, is_value
 from .noise_choice import check_shown
 from .objective import OBJECTIVES
 from .places import is_uri
@@ -103,7 +103,7 @@ def _conditions(texts: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _where(trials: pa.Table, key: str, value: str, folder: str) -> pa.Table:
-    """Return the rows whose column has this value, numbers to nine digits.
+    """Return the rows whose column has this value, in the column's own precision.
 
     Raises:
         SpecError: None has; the message names values that are there.
@@ -112,20 +112,10 @@ def _where(trials: pa.Table, key: str, value: str, folder: str) -> pa.Table:
     kept = trials.filter([is_value(v, value) for v in values])
     if not kept.num_rows:
         there = sorted({v for v in values if v is not None})
-        names = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in there[:_SHOWN])
+        names = ", ".join(map(cell_text, there[:_SHOWN]))
         more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
         raise SpecError(f"no trial in {folder} has {key} = {value}; there are {names or 'no values'}{more}")
     return kept
-
-
-def is_value(value: Any, text: str) -> bool:
-    """Whether a column's value is the one that a text names, numbers to nine digits."""
-    if isinstance(value, int | float):
-        try:
-            return math.isclose(value, float(text), rel_tol=1e-9, abs_tol=0.0) or value == float(text)
-        except ValueError:
-            return False
-    return value == text
 
 
 def report(a: Analysis, extend: str = "") -> str:

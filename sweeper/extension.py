@@ -17,6 +17,7 @@ from search_spaces.space import SpaceError
 from trainables.noise import KNOBS, NOISE
 from trainables.spec import PairSpec
 
+from .formatting import exact
 from .jobs import Job, Row
 from .places import place_of
 from .regime import EXTEND
@@ -188,7 +189,7 @@ def _new(
 
 def _range(distribution: Any) -> str:
     choices = getattr(distribution, "choices", None)
-    return ", ".join(map(str, choices)) if choices else f"{distribution.low:g} to {distribution.high:g}"
+    return ", ".join(map(str, choices)) if choices else f"{exact(distribution.low)} to {exact(distribution.high)}"
 
 
 def _free(some: PairSpec, rows: Sequence[Row], count: int, block: int) -> tuple[PairSpec, ...]:

@@ -15,7 +15,7 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
 from .columns import ASSUMED_SPLIT, OUTCOME, REPEAT, RESULTS
-from .report import number
+from .formatting import exact
 from .spec import SpecError
 
 Row = dict[str, Any]
@@ -124,7 +124,7 @@ def _losses(split: str) -> tuple[str, ...]:
 
 
 def _told(space: Space, spec: PairSpec) -> str:
-    return ", ".join(f"{k} {number(v) if isinstance(v, float) else v}" for k, v in space.params_of(spec).items())
+    return ", ".join(f"{k} {exact(v)}" for k, v in space.params_of(spec).items())
 
 
 def _stated(outcome: Any) -> Outcome:

@@ -13,6 +13,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from trainables.registry import unknown
 
+from .formatting import exact
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
@@ -204,7 +206,7 @@ def _check_domain(knob: Knob) -> None:
     }[str(knob.role)]
     if not holds:
         raise ValueError(
-            f"{knob.name!r} has the role {knob.role}, which must {rule}, got low={low:g}, high={high:g}; "
+            f"{knob.name!r} has the role {knob.role}, which must {rule}, got low={exact(low)}, high={exact(high)}; "
             f"change its range or pass knobs={{{knob.name!r}: None}}"
         )
 
@@ -241,6 +243,6 @@ def check_fixed(fixed: Mapping[str, float] | None) -> dict[str, float]:
         number = _finite(value)
         low, high = _FIXED_RANGES.get(name, (math.ulp(0.0), math.inf))
         if number is None or not low <= number < high:
-            raise ValueError(f"fixed {name} must be a number in [{low:g}, {high:g}), got {value!r}")
+            raise ValueError(f"fixed {name} must be a number in [{exact(low)}, {exact(high)}), got {value!r}")
         out[name] = number
     return out

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from .formatting import exact
+
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -45,7 +47,9 @@ class PriorNoise(BaseModel):
     @model_validator(mode="after")
     def _ordered(self) -> PriorNoise:
         if not self.low <= self.best <= self.high:
-            raise ValueError(f"must have low <= best <= high, got {self.low:g}, {self.best:g} and {self.high:g}")
+            raise ValueError(
+                f"must have low <= best <= high, got {exact(self.low)}, {exact(self.best)} and {exact(self.high)}"
+            )
         return self
 
 
@@ -90,11 +94,13 @@ class Parameter(BaseModel):
         if self.min is None or self.max is None:
             raise ValueError("give values, or both min and max")
         if not self.min <= self.max:
-            raise ValueError(f"min must be <= max, got min {self.min:g} and max {self.max:g}")
+            raise ValueError(f"min must be <= max, got min {exact(self.min)} and max {exact(self.max)}")
         if "log" in self.distribution and self.min <= 0:
-            raise ValueError(f"min of a log distribution must be > 0, got {self.min:g}")
+            raise ValueError(f"min of a log distribution must be > 0, got {exact(self.min)}")
         if "int" in self.distribution and (self.min % 1 or self.max % 1):
-            raise ValueError(f"min and max of {self.distribution} must be whole, got {self.min:g} and {self.max:g}")
+            raise ValueError(
+                f"min and max of {self.distribution} must be whole, got {exact(self.min)} and {exact(self.max)}"
+            )
         return self
 
     def to_optuna(self, kind: str) -> Any:
@@ -116,7 +122,7 @@ class Parameter(BaseModel):
         log = "log" in self.distribution
         if "int" in self.distribution or kind == "int":
             if self.min % 1 or self.max % 1:
-                raise ValueError(f"min and max must be whole, got {self.min:g} and {self.max:g}")
+                raise ValueError(f"min and max must be whole, got {exact(self.min)} and {exact(self.max)}")
             return IntDistribution(int(self.min), int(self.max), log=log)
         return FloatDistribution(self.min, self.max, log=log)
 

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import logsumexp
 from scipy.stats import norm
 
+from .formatting import exact
 from .knobs import Array
 
 WIDEN = math.log(2.0)
@@ -33,7 +34,7 @@ class NoisePrior:
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.best <= self.high < math.inf:
-            got = f"low={self.low:g}, best={self.best:g}, high={self.high:g}"
+            got = f"low={exact(self.low)}, best={exact(self.best)}, high={exact(self.high)}"
             raise ValueError(f"a noise prior must have 0 < low <= best <= high, got {got}")
 
     @property

@@ -12,6 +12,7 @@ from search_spaces.space import SpaceError
 from trainables.registry import unknown
 from trainables.spec import PairSpec
 
+from .formatting import exact
 from .parameter import PriorNoise
 from .places import place_of
 from .specfile import SpecError, values_of
@@ -174,8 +175,8 @@ def _value(distribution: Any, value: Any, where: str) -> Any:
         whole = isinstance(distribution.low, int)
         if number is not None and distribution._contains(number) and not (whole and number % 1):
             return int(number) if whole else number
-        rule = f"be {'whole and ' if whole else ''}in [{distribution.low:g}, {distribution.high:g}]"
-        rule += f" in steps of {distribution.step:g}" if distribution.step not in (None, 1) else ""
+        rule = f"be {'whole and ' if whole else ''}in [{exact(distribution.low)}, {exact(distribution.high)}]"
+        rule += f" in steps of {exact(distribution.step)}" if distribution.step not in (None, 1) else ""
     raise SpaceError(f"{where} must {rule}, got {value!r}; change its range under parameters, or leave the knob out")
 
 

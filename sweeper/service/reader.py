@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
-from sweeper.analysing import is_value
 from sweeper.belief import Belief
 from sweeper.budgets import gpus_of
 from sweeper.doubts import doubts, lines
+from sweeper.formatting import is_value
 from sweeper.growing import GrowingTable
 from sweeper.objective import measured
 from sweeper.places import place_of

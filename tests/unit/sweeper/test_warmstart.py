@@ -123,7 +123,7 @@ def digests_of(run: Path) -> list[str]:
         ("none.yaml", None, "cannot read .*none.yaml: No such file"),
         ("a.yaml", "learning_rate: 0.1", "a.yaml must be a list of configurations, such as `- {learning_rate: 0.1}`"),
         ("a.yaml", "[]", "a.yaml must be a list"),
-        ("a.yaml", "- [", "a.yaml: no list of configurations: "),
+        ("a.yaml", "- [", "a.yaml, line 2: not YAML: "),
         ("a.csv", "learning_rat\n0.1\n", "a.csv: configuration 1 of enqueue: unknown knob 'learning_rat'"),
     ],
 )

@@ -81,20 +81,23 @@ def _trim(tau: Weights) -> dict[str, Tensor]:
     keep = math.ceil(DENSITY * len(sizes))
     # topk and not kthvalue, which torch has no deterministic kernel for on GPUs
     least = torch.topk(sizes, keep, sorted=False).values.min()
+    if least.isnan():  # nothing is larger than NaN: all would be trimmed, and nobody would know
+        return {k: torch.full_like(v, math.nan) for k, v in tau.items()}
     return {k: torch.where(v.abs() >= least, v, torch.zeros_like(v)) for k, v in tau.items()}
 
 
 def dare(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -> dict[str, Tensor]:
     """Drop and rescale, then add: theta_0 + s sum_i m_i tau_i / (1 - p), p = 0.5, which keeps the mean of tau_i."""
-    scaled = [
+    kept = [
         {
-            # a running variance must not become negative
-            k: c[k] - v if _is_statistic(k) else (c[k] - v) * kept_mask(extras.seed, k, i, v) / (1 - DROP)
+            # statistics lose nothing: a running variance must not become negative
+            k: (c[k] - v) * (1 - DROP if _is_statistic(k) else kept_mask(extras.seed, k, i, v))
             for k, v in base.items()
         }
         for i, c in enumerate(children)
     ]
-    return _along(base, {k: sum((t[k] for t in scaled[1:]), scaled[0][k]) for k in base}, s)
+    # rescaled with s, which is exact, so that no product overflows on the way
+    return _along(base, {k: sum((t[k] for t in kept[1:]), kept[0][k]) for k in base}, s / (1 - DROP))
 
 
 def kept_mask(seed: int, key: str, child: int, like: Tensor) -> Tensor:
@@ -153,7 +156,8 @@ def _weigh(key: str, values: list[Tensor], shares: Sequence[float], fishers: Seq
     if known:
         weighted = portions * torch.stack(known).double()
         total = weighted.sum(0)
-        portions = torch.where(total > 0, weighted / total, portions)
+        # of 0 and nothing else: a Fisher that is NaN must not pass for one of 0
+        portions = torch.where(total == 0, portions, weighted / total)
     # theta_1 + ..., so that entries equal in all models keep their value
     first = values[0].double()
     return (first + sum(p * (v.double() - first) for p, v in zip(portions, values, strict=True))).to(values[0].dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -55,12 +55,10 @@ class Scored:
     Attributes:
         tasks: One mapping split -> score per task.
         raw: The same before the re-estimation, validation and test; empty without BatchNorm.
-        weights_finite: Whether all weights are finite numbers.
     """
 
     tasks: Sequence[Splits]
     raw: Sequence[Splits]
-    weights_finite: bool = True
 
     @property
     def mean(self) -> Splits:
@@ -69,8 +67,8 @@ class Scored:
 
     @property
     def finite(self) -> bool:
-        """Whether all weights and all losses are finite numbers."""
-        return self.weights_finite and all(math.isfinite(s.loss) for splits in self.tasks for s in splits.values())
+        """Whether all losses are finite; those of weights that are not finite never are."""
+        return all(math.isfinite(s.loss) for splits in self.tasks for s in splits.values())
 
 
 def _mean(tasks: Sequence[Splits]) -> Splits:
@@ -184,8 +182,7 @@ class _Scorer:
     def score(self, merged: Weights) -> tuple[Scored, list[Weights]]:
         """Score a merge on every task; returns the scores and each task's whole state dict."""
         parts = [self._one(t, t.whole(merged, c)) for t, c in zip(self.tasks, self.children, strict=False)]
-        finite = not any(spoiled(p[2], t.base) for t, p in zip(self.tasks, parts, strict=True))
-        return Scored([p[0] for p in parts], [p[1] for p in parts if p[1]], finite), [p[2] for p in parts]
+        return Scored([p[0] for p in parts], [p[1] for p in parts if p[1]]), [p[2] for p in parts]
 
     def own(self, index: int, task: Task) -> Splits:
         """Score a child on its task."""
@@ -200,6 +197,8 @@ class _Scorer:
                 weights = recalibrate(task.model, weights, task.batches)
         with self.phase("evaluate"):
             scores, self.logits = score_splits(task.model, weights, task.data)
+        if spoiled(weights, task.base):  # a loss that does not show it is no loss of this model
+            scores = {split: replace(s, loss=math.inf) for split, s in scores.items()}
         return scores, raw, weights
 
 

@@ -180,9 +180,13 @@ class MergeRow:
     config: str = col("configuration of the trial")
     method: str = col("name of the merge")
     coefficient: float = col("alpha, s or what the merge calls it", "1")
-    loss_train: float | None = col("training loss after BatchNorm recalibration", "nat")
-    loss_val: float | None = col("validation loss after BatchNorm recalibration", "nat")
-    loss_test: float | None = col("test loss after BatchNorm recalibration", "nat")
+    loss_train: float | None = col(
+        "training loss after BatchNorm recalibration; empty where the merge is not finite", "nat"
+    )
+    loss_val: float | None = col(
+        "validation loss after BatchNorm recalibration; empty where the merge is not finite", "nat"
+    )
+    loss_test: float | None = col("test loss after BatchNorm recalibration; empty where the merge is not finite", "nat")
     accuracy_train: float | None = col("training accuracy after BatchNorm recalibration", "1")
     accuracy_val: float | None = col("validation accuracy after BatchNorm recalibration", "1")
     accuracy_test: float | None = col("test accuracy after BatchNorm recalibration", "1")

@@ -25,6 +25,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         save_file(moved, folder / f"{name}.safetensors")
         torch.save(moved, folder / f"{name}.pt")
     save_file({"weight": torch.zeros(3)}, folder / "other.safetensors")
+    torch.save({k: v.to(torch.int8) for k, v in base.items()}, folder / "int8.pt")
+    torch.save(base | {"features.0.bias": base["features.0.bias"] / 0}, folder / "nan.pt")
+    (folder / "pointer.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    (folder / "cut.pt").write_bytes((folder / "a.pt").read_bytes()[:5000])
+    (folder / "folder").mkdir()
     return {p.name: str(p) for p in folder.iterdir()}
 
 
@@ -87,6 +92,17 @@ def test_three_models_and_a_base_get_every_merge(
         (["--models", "a.pt", *TASK], "--models needs at least two files, got"),
         (["--models", "a.pt", "other.safetensors", *TASK], "other.safetensors does not fit model SmallCNN: "),
         (
+            ["--models", "a.pt", "int8.pt", *TASK],
+            "int8.pt holds weights that are no floating-point numbers: features.0.weight (int8), features.0.bias",
+        ),
+        (["--models", "a.pt", "b.pt", "--base", "nan.pt", *TASK], "not finite in features.0.bias; the model diverged"),
+        (
+            ["--models", "pointer.pt", "b.pt", *TASK],
+            "pointer.pt is a Git LFS pointer, not the weights; run `git lfs pu",
+        ),
+        (["--models", "a.pt", "cut.pt", *TASK], "cut.pt is cut short or damaged: its zip archive has no readable end"),
+        (["--models", "a.pt", "folder", *TASK], "folder', which is a folder; name a file in it"),
+        (
             ["--models", "a.pt", "b.pt", "--merges", "ties", *TASK],
             "merge 'ties' adds task vectors θ_i − θ₀ to the base θ₀: give --base FILE, or choose from linear, slerp, "
             "fisher, uniform_soup",
@@ -110,6 +126,64 @@ def test_bad_input_is_one_line(
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("int8.pt", "int8.pt holds weights that are no floating-point numbers: features.0.weight (int8)"),
+        ("nan.pt", "nan.pt holds numbers that are not finite in features.0.bias"),
+        ("cut.pt", "cut.pt is cut short or damaged"),
+    ],
+)
+def test_a_sweep_from_such_a_file_is_one_line(
+    files: dict[str, str], tmp_path: Path, name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["run", "digits_cnn", "--trials", "1", "--runner", "inline", "--set", f"weights={files[name]}", "--yes"]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+BOUNDED = """
+import torch
+from optuna.distributions import FloatDistribution
+from torch import nn
+
+from search_spaces import Space
+from trainables.models import MODELS
+
+
+class Bounded(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.head, self.scale = nn.Linear(64, classes), nn.Parameter(torch.zeros(3))
+
+    def forward(self, x):
+        return self.head(x.flatten(1)) + torch.sigmoid(self.scale).sum()
+
+
+MODELS.add("bounded_for_merges", lambda classes, channels: Bounded(classes))
+SPACE = Space(
+    doc="bounded",
+    fixed={"dataset": "digits", "model": "bounded_for_merges", "batch_size": 16, "epochs": 1, "merges": ("linear",)},
+    knobs={"learning_rate": FloatDistribution(0.05, 0.1, log=True)},
+)
+"""
+
+
+def test_a_merge_that_is_not_finite_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.py").write_text(BOUNDED)
+    head = torch.nn.Linear(64, 10).state_dict()
+    for name, scale in (("a", 3e38), ("b", -3e38)):
+        state = {f"head.{k}": v for k, v in head.items()} | {"scale": torch.full((3,), scale)}
+        torch.save(state, tmp_path / f"{name}.pt")
+    argv = ["--models", str(tmp_path / "a.pt"), str(tmp_path / "b.pt"), "--space", str(tmp_path / "own.py")]
+    assert merge(*argv, "--merges", "linear", "uniform_soup", "--out", str(tmp_path / "run")) == 0
+    out = capsys.readouterr().out
+    assert "not_viable: the linear merge at alpha = 0.1 is not finite; merged" in out
+    assert not (tmp_path / "run" / "weights").exists()
 
 
 def test_a_folder_in_use_is_refused(files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,134 @@
+"""Every merge written out in numpy, and small models to merge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from trainables.combining import kept_mask
+from trainables.merging import MERGES
+
+Arrays = dict[str, np.ndarray]
+# base, children, coefficient, Fishers -> merged; plain loops over single numbers where that is the clearest
+Formula = Callable[[Arrays, list[Arrays], float, list[Arrays]], Arrays]
+FLOATING = ("conv.weight", "bias", "bn.running_var")
+SEED = 5
+
+
+def _ties(base: Arrays, children: list[Arrays], s: float, fishers: list[Arrays]) -> Arrays:
+    learnt = {k: v for k, v in base.items() if "running" not in k}
+    statistics = {k: v + s * np.mean([c[k] - v for c in children], axis=0) for k, v in base.items() if k not in learnt}
+    flat = [np.concatenate([(c[k] - base[k]).ravel() for k in learnt]) for c in children]
+    for tau in flat:
+        by_size = np.argsort(-np.abs(tau), kind="stable")
+        tau[by_size[int(np.ceil(0.2 * tau.size)) :]] = 0
+    merged = np.zeros_like(flat[0])
+    for i in range(merged.size):
+        kept = [tau[i] for tau in flat if tau[i] != 0]
+        sign = np.sign(sum(kept))
+        agreeing = [v for v in kept if np.sign(v) == sign]
+        merged[i] = np.mean(agreeing) if agreeing else 0
+    ends = np.cumsum([v.size for v in learnt.values()])[:-1]
+    parts = np.split(merged, ends)
+    return statistics | {k: v + s * p.reshape(v.shape) for (k, v), p in zip(learnt.items(), parts, strict=True)}
+
+
+def _dare(base: Arrays, children: list[Arrays], s: float, fishers: list[Arrays]) -> Arrays:
+    out = {k: v.copy() for k, v in base.items()}
+    for i, child in enumerate(children):
+        for k, v in base.items():
+            if "running" in k:
+                out[k] = out[k] + s * (child[k] - v)
+                continue
+            kept = kept_mask(SEED, k, i, torch.from_numpy(v)).numpy()
+            out[k] = out[k] + s * np.where(kept, (child[k] - v) / (1 - 0.5), 0)
+    return out
+
+
+def _slerp(base: Arrays, children: list[Arrays], alpha: float, fishers: list[Arrays]) -> Arrays:
+    a, b = children
+    out: Arrays = {}
+    for k in a:
+        norms = np.linalg.norm(a[k]) * np.linalg.norm(b[k])
+        angle = np.arccos(np.clip((a[k] * b[k]).sum() / norms, -1, 1))
+        left, right = 1 - alpha, alpha
+        if abs(np.cos(angle)) < 0.9995:
+            left, right = np.sin((1 - alpha) * angle) / np.sin(angle), np.sin(alpha * angle) / np.sin(angle)
+        out[k] = left * a[k] + right * b[k]
+    return out
+
+
+def _fisher(base: Arrays, children: list[Arrays], alpha: float, fishers: list[Arrays]) -> Arrays:
+    n = len(children)
+    shares = [1 - alpha, alpha] if n == 2 else [1 / n] * n
+    out: Arrays = {}
+    for k in base:
+        ones = np.ones_like(base[k])
+        weights = [share * f.get(k, ones) for share, f in zip(shares, fishers, strict=True)]
+        weights = [np.where(sum(weights) > 0, w, share) for w, share in zip(weights, shares, strict=True)]
+        out[k] = sum(w * c[k] for w, c in zip(weights, children, strict=True)) / sum(weights)
+    return out
+
+
+FORMULAS: dict[str, Formula] = {
+    "linear": lambda base, c, alpha, f: {k: (1 - alpha) * c[0][k] + alpha * c[1][k] for k in base},
+    "task_arithmetic": lambda base, c, s, f: {k: v + sum(s * (i[k] - v) for i in c) for k, v in base.items()},
+    "ties": _ties,
+    "dare": _dare,
+    "slerp": _slerp,
+    "fisher": _fisher,
+    "uniform_soup": lambda base, c, none, f: {k: np.mean([i[k] for i in c], axis=0) for k in base},
+}
+
+
+def weights_of(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return {
+        "conv.weight": torch.randn(4, 3, 3, 3, generator=g, dtype=torch.float64).to(dtype),
+        "bias": torch.randn((), generator=g, dtype=torch.float64).to(dtype),
+        "bn.num_batches_tracked": torch.tensor(10 + seed),
+        "bn.running_var": torch.rand(4, generator=g, dtype=torch.float64).to(dtype),
+        "mask": torch.tensor([True, False, bool(seed % 2)]),
+    }
+
+
+def fishers_of(many: int, dtype: torch.dtype = torch.float32) -> list[dict[str, Tensor]]:
+    # of parameters only; some vanish in one model, one vanishes in all
+    out: list[dict[str, Tensor]] = []
+    for i in range(many):
+        g = torch.Generator().manual_seed(100 + i)
+        values = torch.rand(4, 3, 3, 3, generator=g, dtype=torch.float64).square()
+        values[i, 0] = 0
+        values[3, 2, 2, 2] = 0
+        out.append(
+            {"conv.weight": values.to(dtype), "bias": torch.rand((), generator=g, dtype=torch.float64).to(dtype)}
+        )
+    return out
+
+
+def models_of(many: int = 2, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    return weights_of(0, dtype), [weights_of(1 + i, dtype) for i in range(many)]
+
+
+def merge_by_name(
+    name: str, base: dict[str, Tensor], children: Sequence[dict[str, Tensor]], coefficient: float
+) -> dict[str, Tensor]:
+    fishers = fishers_of(len(children), children[0]["bias"].dtype)
+    return MERGES[name](base, children, coefficient, seed=SEED, fishers=fishers)
+
+
+def counts_of(name: str) -> tuple[int, ...]:
+    return (2,) if MERGES[name].arity == "pair" else (2, 3, 4)
+
+
+def arrays_of(weights: dict[str, Tensor]) -> Arrays:
+    return {k: v.numpy().astype(np.float64) for k, v in weights.items() if v.is_floating_point()}
+
+
+CASES = [(name, many) for name in sorted(MERGES) for many in counts_of(name)]
+every_merge = pytest.mark.parametrize("name", sorted(MERGES))
+every_case = pytest.mark.parametrize(("name", "many"), CASES)

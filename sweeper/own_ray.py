@@ -83,7 +83,8 @@ def own_ray() -> Iterator[None]:
     """Make `ray.init(address="local")` start such a Ray, for the block; its files are removed afterwards."""
     from ray._private import ray_constants
 
-    folder = Path(tempfile.mkdtemp(prefix="sweeper-ray-"))  # sockets have short names
+    # sockets have short names
+    folder = Path(tempfile.mkdtemp(prefix="sweeper-ray-", dir=os.environ.get("RAY_TMPDIR")))
     changed: dict[str, str | None] = {
         **settings(folder / "token"), "RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN": None
     }  # fmt: skip

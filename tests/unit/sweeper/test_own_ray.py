@@ -107,10 +107,10 @@ def test_a_token_is_new_each_time_and_its_owners_alone(tmp_path: Path) -> None:
     assert elsewhere.read_text() == "kept"
 
 
-def test_the_environment_and_the_files_are_for_the_block_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_and_the_files_are_for_the_block_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another-cluster's")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where there is room
     before, clusters = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
     folder = Path()
 
@@ -119,6 +119,7 @@ def test_the_environment_and_the_files_are_for_the_block_only(monkeypatch: pytes
 
     with suppress(KeyError), own_ray.own_ray():
         folder = Path(os.environ["RAY_TMPDIR"])
+        assert folder.parent == tmp_path
         assert folder.stat().st_mode & 0o777 == 0o700
         assert os.environ["RAY_AUTH_MODE"] == "token"
         assert "RAY_AUTH_TOKEN" not in os.environ

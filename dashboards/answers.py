@@ -89,6 +89,13 @@ class App:
             return f"error: {error} {standing}"
         return f"{run.version}.{_mark(judged.mark(run.place))}.{standing}"
 
+    def _run(self, names: Sequence[str]) -> Run:
+        run = self.live.run(names)
+        return run if self.offer is None else replace(run, server=_address())
+
+    def _outward(self, text: str) -> str:
+        return text if self.offer is None else self.offer.outward(text)
+
     def _standing(self, names: Sequence[str]) -> Listed | None:
         return self.offer.find(names[0]) if self.offer is not None and len(names) == 1 else None
 
@@ -123,7 +130,7 @@ class App:
     def checked(self, run: Run, asked: Selection) -> tuple[Selection, tuple[Control, ...], tuple[str, ...]]:
         """Return the selection with unknown values at their defaults, the view's controls, and what was left out."""
         controls = VIEWS[asked.tab].controls(run, asked)
-        asked, said = _known(asked, controls)
+        asked, said = choices.known(asked, controls)
         return asked, controls, said
 
     def draw(self, search: str | None, theme: str, shown: Mapping[str, str], version: str) -> Drawn:
@@ -145,7 +152,7 @@ class App:
             return self._list(asked, said, shown)
         standing = self._standing(names)
         try:
-            run = self.live.run(names)
+            run = self._run(names)
             selection, controls, more = self.checked(run, asked)
         except SpecError as error:
             if standing is not None and self._absent(names[0]):
@@ -179,14 +186,14 @@ class App:
         offer = self.offer
         assert offer is not None
         controls = catalogue.controls(offer.owners())
-        asked, more = _known(asked, controls)
+        asked, more = choices.known(asked, controls)
         lines, sweeps, now = (*said, *more), self._listed(asked), datetime.now(UTC)
         values = {c.field: getattr(asked, c.field) or catalogue.ALL for c in controls}
 
         def content_() -> list[Component]:
             if sweeps:
                 return catalogue.table(sweeps, asked, now)
-            return catalogue.empty(asked, flask.request.host_url.rstrip("/"), offer.asker())
+            return catalogue.empty(asked, _address(), offer.asker())
 
         made: dict[str, Made] = {
             "title": ("sweeps", lambda: [html.H1("Sweeps")]),
@@ -228,7 +235,7 @@ class App:
         if view.name == "trials" and run.tables["trials"].num_rows:
             listed = grid.trials_grid(trials_view.columns(run, selection), selection)
             return {**content.words(Section()), "content": listed}, {}, "grid"
-        revision = f"{run.place} {selection.noise} {selection.metric} {selection.split}"
+        revision = f"{_mark(run.place)} {selection.noise} {selection.metric} {selection.split}"
         section = self.section(run, selection)
         words, mark = content.words(section), _mark(content.skeleton(section, view.name))
         if mark == skeleton:
@@ -242,12 +249,12 @@ class App:
     def _title(self, run: Run, standing: Listed | None) -> list[Component]:
         space = choices.sweep(run).space
         if self.offer is not None:
-            return self._entitled(standing, f"{space} · {standing.name if standing else run.name}", run.place)
+            return self._entitled(standing, f"{space} · {standing.name if standing else run.name}", run.name)
         state = "running" if run.running else "not running"
         return [html.H1(f"{space} · {run.name}"), html.Div(f"{run.place} · {state}", className="soft")]
 
-    def _entitled(self, standing: Listed | None, title: str, place: str) -> list[Component]:
-        return catalogue.head(standing, title, place, datetime.now(UTC))
+    def _entitled(self, standing: Listed | None, title: str, called: str) -> list[Component]:
+        return catalogue.head(standing, title, called, datetime.now(UTC))
 
     def _runs(self, names: Sequence[str]) -> Runs:
         """Return the runs that can be chosen, with words for people; none where there is nothing to choose."""
@@ -285,13 +292,14 @@ class App:
 
     def section(self, run: Run, selection: Selection) -> Section:
         """Return a tab's content; the last ones are kept."""
-        key = run.key, judged.mark(run.place), _drawn_by(selection)
+        key = run.key, run.server, judged.mark(run.place), _drawn_by(selection)
         if (found := self._sections.get(key)) is None:
             try:
                 found = VIEWS[selection.tab].build(run, selection)
             except Exception as error:  # one tab that fails must not take the others with it
                 traceback.print_exc()
-                return Section(banners=(f"This tab cannot be shown: {type(error).__name__}: {error}",))
+                said = self._outward(f"{type(error).__name__}: {error}")
+                return Section(banners=(f"This tab cannot be shown: {said}",))
             self._sections[key] = found
             while len(self._sections) > KEPT:
                 self._sections.pop(next(iter(self._sections)), None)
@@ -326,9 +334,9 @@ class App:
         row = row_of(self.live.run(names).tables["trials"], selection.trial)
         if row is None:
             return [html.Div(f"There is no trial {selection.trial!r} here.", className="banner")]
-        place = self.live.folders[row.get("run") or names[0]].text
+        shown = self._run([row.get("run") or names[0]])
         tables = [self.live.rows_of(names, table, selection.trial) for table in ("history", "merges")]
-        return content.details(details(row, place, *tables), theme or "light", replace(selection, trial=""))
+        return content.details(details(row, shown, *tables), theme or "light", replace(selection, trial=""))
 
     def csv(self, search: str) -> bytes | None:
         """Return the trials that the selection's filter leaves, in its order, with all columns, as CSV.
@@ -347,22 +355,14 @@ class App:
         return csv_bytes(found)
 
 
+def _address() -> str:
+    return flask.request.host_url.rstrip("/")
+
+
 def _drawn_by(selection: Selection) -> Selection:
     # a trial that is open in the list, the list's filter and its order change no figure
     kept = selection.trial if selection.tab != "trials" else ""
     return replace(selection, trial=kept, filter="", sort="", state="", owner="", before="")
-
-
-def _known(asked: Selection, controls: Sequence[Control]) -> tuple[Selection, tuple[str, ...]]:
-    """Return a selection with values that the controls do not offer at their defaults, and a sentence on each."""
-    said: list[str] = []
-    for control in controls:
-        value = getattr(asked, control.field)
-        known = [v for v, _ in control.options]
-        if value and known and value not in known:
-            said.append(f"There is no {control.label} {value!r} here: the default is shown.")
-            asked = replace(asked, **{control.field: ""})
-    return asked, tuple(said)
 
 
 def _changed(made: Mapping[str, Made], shown: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -85,18 +85,18 @@ def empty(selection: Selection, address: str, asker: str) -> list[Component]:
     ]
 
 
-def head(sweep: Listed | None, title: str, place: str, now: datetime) -> list[Component]:
+def head(sweep: Listed | None, title: str, called: str, now: datetime) -> list[Component]:
     """Return the head of a sweep's page: the way back, what it is, how far it is.
 
     Args:
         sweep: The sweep; None where several are read as one.
         title: What is shown.
-        place: Path or URI.
+        called: What commands call it.
         now: From which ages are counted.
     """
     back = html.A("← all sweeps", href="?", className="go back")
     if sweep is None:
-        return [back, html.H1(title), html.Div(place, className="soft")]
+        return [back, html.H1(title), html.Div(called, className="soft")]
     facts = [pill(sweep.state), _progress(sweep), html.Span(_whose(sweep)), html.Span(_age(sweep, now))]
     reason = [html.Div(sweep.reason, className="soft")] if sweep.reason and sweep.state != "done" else []
     return [
@@ -104,7 +104,7 @@ def head(sweep: Listed | None, title: str, place: str, now: datetime) -> list[Co
         html.H1(title),
         html.Div(facts, className="soft standing"),
         *reason,
-        html.Div(place, className="soft place"),
+        html.Div(called, className="soft place"),
     ]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -180,3 +181,15 @@ def heading(label: str) -> str:
     """Return a label without its unit, its first letter large."""
     text = label.split(" [")[0]
     return text[0].upper() + text[1:]
+
+
+def known(asked: Selection, controls: Sequence[Control]) -> tuple[Selection, tuple[str, ...]]:
+    """Return a selection with values that the controls do not offer at their defaults, and a sentence on each."""
+    said: list[str] = []
+    for control in controls:
+        value = getattr(asked, control.field)
+        known = [v for v, _ in control.options]
+        if value and known and value not in known:
+            said.append(f"There is no {control.label} {value!r} here: the default is shown.")
+            asked = replace(asked, **{control.field: ""})
+    return asked, tuple(said)

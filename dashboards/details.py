@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from trainables.trial import IMPORTED
 from .axes import rounded, short
 from .listing import HEADS, KNOBS
 from .marks import Chart, figure, finish
+from .runs import Run
 from .theme import CYCLE
 
 _COLOURS = {"a": CYCLE[0], "b": CYCLE[1]}
@@ -55,12 +55,12 @@ def row_of(trials: pa.Table, digest: str) -> dict[str, Any] | None:
     return trials.slice(found, 1).to_pylist()[0] if found >= 0 else None
 
 
-def details(row: Mapping[str, Any], place: str, history: pa.Table, merges: pa.Table) -> Details:
+def details(row: Mapping[str, Any], run: Run, history: pa.Table, merges: pa.Table) -> Details:
     """Return the details of a trial.
 
     Args:
         row: Its row of the trials table.
-        place: Its run folder.
+        run: Its run.
         history: Its rows of this table.
         merges: Its rows of this table.
     """
@@ -73,7 +73,7 @@ def details(row: Mapping[str, Any], place: str, history: pa.Table, merges: pa.Ta
         sentence=f"{row['outcome'].replace('_', ' ')}{detail}",
         warnings=tuple(f"{key}: {sentence}" for key, sentence in split(row["warnings"])),
         facts=tuple(_fact(name, row[name]) for name in _SHOWN if row[name] is not None),
-        command="" if row["trainable"] == IMPORTED else f"sweeper pair {shlex.quote(place)} {row['digest']}",
+        command="" if row["trainable"] == IMPORTED else f"sweeper pair {run.called} {row['digest']}{run.flags}",
         spec=_indented(row["spec"]),
         charts=tuple(c for c in charts if c is not None),
     )

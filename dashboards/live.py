@@ -50,10 +50,11 @@ class Folder:
     Args:
         place: Path or URI.
         noise: Noise to show instead of the sweep's own.
+        outward: Turns a message into what whoever asks may read.
     """
 
-    def __init__(self, place: str, noise: str | None = None) -> None:
-        self.place, self.text, self.noise = place_of(place), place, noise
+    def __init__(self, place: str, noise: str | None = None, outward: Callable[[str], str] = str) -> None:
+        self.place, self.text, self.noise, self.outward = place_of(place), place, noise, outward
         self._lock = threading.Lock()
         self._tables = {name: GrowingTable(name) for name in ("trials", "search")}
         self._settings: tuple[str | None, Mapping[str, Any] | None, SweepSpec | None] = (None, None, None)
@@ -66,15 +67,21 @@ class Folder:
             SpecError: The place cannot be reached, or is no folder.
         """
         with self._lock:
-            changed = self._read_settings()
-            for table in self._tables.values():
-                changed |= table.refresh(self.place)
-            if self._run is None and not self.place.exists():
-                raise SpecError(f"there is no folder {self.text}")
-            running = is_running(self.place)
-            if self._run is None or changed or running != self._run.running:
-                self._run = self._made(running)
-            return self._run
+            try:
+                return self._refreshed()
+            except SpecError as error:
+                raise type(error)(self.outward(str(error))) from None
+
+    def _refreshed(self) -> Run:
+        changed = self._read_settings()
+        for table in self._tables.values():
+            changed |= table.refresh(self.place)
+        if self._run is None and not self.place.exists():
+            raise SpecError(f"there is no folder {self.text}")
+        running = is_running(self.place)
+        if self._run is None or changed or running != self._run.running:
+            self._run = self._made(running)
+        return self._run
 
     def table(self, name: str) -> pa.Table:
         """Return a table that is not read all the time, and keep it up from now on."""
@@ -115,7 +122,7 @@ class Folder:
         return True
 
     def _made(self, running: bool) -> Run:
-        trials = self._tables["trials"].rows.sort_by(_ORDER)
+        trials = _told(self._tables["trials"].rows.sort_by(_ORDER), self.outward)
         marks = [f"{name}{t.changes}.{t.rows.num_rows}" for name, t in self._tables.items()]
         text = "\n".join([*marks, str(self._settings[0]), str(running)])
         return Run(
@@ -124,10 +131,22 @@ class Folder:
             settings=self._settings[1],
             spec=self._settings[2],
             tables=_Tables(self.table, trials=trials, search=self._tables["search"].rows),
-            skipped=tuple(skipped(p, why) for t in self._tables.values() for p, why in t.skipped.items()),
+            skipped=tuple(self.outward(skipped(p, why)) for t in self._tables.values() for p, why in t.skipped.items()),
             running=running,
             version=hashlib.sha256(text.encode()).hexdigest()[:16],
         )
+
+
+def _told(trials: pa.Table, outward: Callable[[str], str]) -> pa.Table:
+    """Return trials whose messages are what whoever asks may read."""
+    for name in ("outcome_detail", "warnings"):
+        texts = trials[name].to_pylist()
+        said = {text: outward(text) for text in set(texts) if text}
+        if any(text != own for own, text in said.items()):
+            index = trials.column_names.index(name)
+            found = pa.array([said.get(text, text) for text in texts], trials.schema.field(index).type)
+            trials = trials.set_column(index, trials.schema.field(index), found)
+    return trials
 
 
 class Live:

@@ -75,6 +75,10 @@ class Offer(Protocol):
         """Return the path or URI of a sweep; None where there is none, or it may not be seen."""
         ...
 
+    def outward(self, text: str) -> str:
+        """Return a message as others may read it: without folders of the server."""
+        ...
+
     def find(self, sweep: str) -> Listed | None:
         """Return one sweep; None as for `place`."""
         ...
@@ -117,7 +121,7 @@ class OfferedFolders(Mapping[str, Folder]):
         if place is None:
             raise KeyError(sweep)
         with self._lock:
-            folder = self._open.pop(place, None) or Folder(place)
+            folder = self._open.pop(place, None) or Folder(place, outward=self._offer.outward)
             self._open[place] = folder
             while len(self._open) > OPEN:
                 self._open.popitem(last=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -17,13 +17,14 @@ from sweeper.store import SkippedPart
 
 from . import choices
 from .best import Cell
+from .judged import judge
 from .live import Folder
 from .marks import Chart, arranged
 from .runs import Run
 from .sections import Section, TableCard, Tile, View, prose
 from .selection import Selection
 from .theme import THEMES
-from .views import VIEWS
+from .views import VIEWS, overview
 
 TABLES = ("trials", "search", "merges", "planes")
 OWN = ("overview", "landscape")
@@ -64,17 +65,18 @@ def write_page(
     return place.local / name if place.local else f"{place.text}/{name}"
 
 
-def read_run(place: str, noise: str | None = None) -> Run:
+def read_run(place: str, noise: str | None = None, outward: Callable[[str], str] = str) -> Run:
     """Read a run folder as it is now.
 
     Args:
         place: Path or URI.
         noise: Noise to show instead of the sweep's.
+        outward: Turns a message into what whoever asks may read.
 
     Raises:
         SpecError: The place cannot be reached, or is no folder.
     """
-    folder = Folder(place, noise)
+    folder = Folder(place, noise, outward)
     for name in TABLES:
         folder.table(name)  # now, so that what is left out of them is known
     return folder.run()
@@ -85,6 +87,8 @@ def sections(run: Run) -> dict[str, tuple[View, Section]]:
 
     Of a user's own checkpoints only what needs no hyperparameters is there.
     """
+    if (asked := overview.question(run, Selection())) is not None:
+        judge(run, asked)  # now: where an app runs, the views only have it judged later
     own = choices.sweep(run).own
     return {v.name: (v, v.build(run, Selection())) for v in VIEWS.values() if not own or v.name in OWN}
 

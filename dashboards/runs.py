@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ class Run:
             several runs `trials` has a further column `run`, and a trial that stands in two of them is there once.
         skipped: Sentences on files that were left out.
         running: Whether a process is running the sweep.
+        server: URL of the service that runs the sweep, as whoever asks reached it; empty for a folder.
         version: Changes whenever the content does; what is computed from a run may be cached by (place, version).
     """
 
@@ -34,7 +36,18 @@ class Run:
     tables: Mapping[str, pa.Table]
     skipped: tuple[str, ...] = ()
     running: bool = False
+    server: str = ""
     version: str = field(default="0")
+
+    @property
+    def called(self) -> str:
+        """What a command calls it: its id at a service, else its place."""
+        return self.name if self.server else shlex.quote(self.place)
+
+    @property
+    def flags(self) -> str:
+        """Flags that lead a command to it, with a blank before; empty for a folder."""
+        return f" --server {shlex.quote(self.server)}" if self.server else ""
 
     @property
     def key(self) -> tuple[str, str]:

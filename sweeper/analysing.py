@@ -49,7 +49,7 @@ def analyse(args: argparse.Namespace) -> int:
         for key, value in wanted:
             trials = _where(trials, key, value, folder)
         alone = not args.where and not args.split  # an extension asks about all trials, on the objective's own split
-        extends[folder] = extend_command(str(spec.out), spec, args.noise, args.objective) if alone else ""
+        extends[folder] = extend_command(shlex.quote(str(spec.out)), spec, args.noise, args.objective) if alone else ""
         found[folder] = analysis.analyse(trials, args.objective or OBJECTIVE, args.noise or spec.noise, split=split)
     record = {folder: a.record() for folder, a in found.items()}
     text = "\n\n\n".join(f"{_title(folder, len(found))}{report(a, extends[folder])}" for folder, a in found.items())
@@ -57,19 +57,19 @@ def analyse(args: argparse.Namespace) -> int:
     return DONE
 
 
-def extend_command(folder: str, spec: SweepSpec, noise: str | None = None, objective: str | None = None) -> str:
+def extend_command(called: str, spec: SweepSpec, noise: str | None = None, objective: str | None = None) -> str:
     """Return the command that runs what is missing for an answer; empty where none can.
 
     Args:
-        folder: The run folder.
-        spec: Its sweep.
+        called: What the command calls the sweep.
+        spec: The sweep.
         noise: Noise scale of the answer; None is the sweep's.
         objective: What the answer is about; None is `OBJECTIVE`.
     """
-    if is_uri(folder) or spec.fixed.get("trainable") == IMPORTED:
+    if is_uri(spec.out) or spec.fixed.get("trainable") == IMPORTED:
         return ""
     flags = [f" --{k} {v}" for k, v in (("noise", noise), ("objective", objective)) if v]
-    return f"sweeper extend {shlex.quote(folder)}{''.join(flags)}"
+    return f"sweeper extend {called}{''.join(flags)}"
 
 
 def _title(folder: str, folders: int) -> str:

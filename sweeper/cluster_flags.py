@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-SERVED = ("run", "resume", "extend", "list", "best", "recommend", "dashboard", "spaces", "noises", "merges")
+SERVED = ("run", "resume", "extend", "list", "best", "recommend", "pair", "dashboard", "spaces", "noises", "merges")
 """Commands that a service carries out too, beside `status` and `stop`, which job servers know as well."""
 
 

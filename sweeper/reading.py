@@ -262,7 +262,7 @@ def _save(folder: str, spec: SweepSpec, trials: Any, digest: str, target: Path) 
         raise SpecError(f"{target} is a folder; --save needs a file name")
     try:
         if not place_of(folder).fetch(weights_of(digest), target):
-            output = _rerun(folder, spec, _row(trials, digest))
+            output = rerun(folder, spec, row_of(trials, digest))
             if output.weights is None:
                 raise SpecError(f"trial {digest} has no weights to save: it is synthetic or its outcome is not ok")
             write_weights(target, output.weights, output.result)
@@ -304,14 +304,30 @@ def advised(
     return _advice(trials, noise or spec.noise, objectives or BOTH, best, **wanted)
 
 
-def _row(trials: Any, digest: str) -> dict[str, Any]:
+def row_of(trials: Any, digest: str) -> dict[str, Any]:
+    """Return the row of the trial whose digest begins with this.
+
+    Raises:
+        SpecError: None does, or several do.
+    """
     found = [i for i, d in enumerate(trials["digest"].to_pylist()) if d.startswith(digest)]
     if len(found) != 1:
         raise SpecError(f"{len(found)} trials have a digest that begins with {digest!r}; `sweeper list` shows them")
     return trials.slice(found[0], 1).to_pylist()[0]
 
 
-def _rerun(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], data: str | None = None) -> PairOutput:
+def rerun(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], data: str | None = None) -> PairOutput:
+    """Return the output of a trial that is run again here.
+
+    Args:
+        folder: Run folder, whose shared base weights are used.
+        spec: The sweep.
+        row: The trial's row.
+        data: Folder with the data sets; None takes the sweep's.
+
+    Raises:
+        SpecError: The trial cannot be run here.
+    """
     from trainables.spec import PairSpec
     from trainables.trial import run_trials
 
@@ -331,11 +347,15 @@ def _rerun(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], data: st
 
 def pair(args: argparse.Namespace) -> int:
     """`sweeper pair DIR DIGEST`."""
+    spec, trials, _ = _rows(args)
+    row = row_of(trials, args.digest)
+    return emit_pair(args.json, row, rerun(args.dir, spec, row, args.data))
+
+
+def emit_pair(as_json: bool, row: Mapping[str, Any], output: PairOutput) -> int:
+    """Print whether a trial that was run again has the numbers of its row; returns the exit code."""
     from trainables.result import SCORES
 
-    spec, trials, _ = _rows(args)
-    row = _row(trials, args.digest)
-    output = _rerun(args.dir, spec, row, args.data)
     again = output.result.to_row()
     worst, where = 0.0, ""
     for name in (c.name for c in SCORES):
@@ -358,7 +378,7 @@ def pair(args: argparse.Namespace) -> int:
     shown = ("a_loss_test", "b_loss_test", "merged_loss_test", "chosen_loss_test", "gain_mean_loss_test")
     table = [(n, number(row[n]), number(again[n])) for n in shown]
     text = f"trial {row['digest']} {verdict}\n{format_table(('', 'stored', 'again'), table)}"
-    emit(args.json, record, text)
+    emit(as_json, record, text)
     return DONE if record["agrees"] else ERROR
 
 

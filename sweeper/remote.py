@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import sys
+import tempfile
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +16,12 @@ from .client import Client, ClientError
 from .flags import MACHINE_KEYS
 from .followed import exit_code, followed
 from .listings import emit_merges, emit_noises, emit_spaces
-from .reading import emit_trials
+from .reading import emit_pair, emit_trials, rerun, row_of
 from .remote_views import by_objective, emit_found, emit_status, estimated, page_of, sweep_table
 from .report import counted, emit, wrap
 from .sending import HERE, Asked, changes, refuse
 from .service.records import Sweep
+from .spec import SweepSpec
 from .specfile import SpecError
 
 DONE = 0
@@ -148,6 +150,19 @@ def recommend(args: argparse.Namespace) -> int:
     return DONE
 
 
+def pair(args: argparse.Namespace) -> int:
+    """`sweeper pair ID DIGEST`; the trial is run on this machine."""
+    from trainables.spec import PairSpec
+
+    with _client(args) as client:
+        sweep = client.sweep(args.dir)
+        row = row_of(client.trials(args.dir), args.digest)
+    if PairSpec.from_json(row["spec"]).source:
+        raise SpecError(f"trial {row['digest']} is made by Python code of the server: `sweeper pair` reruns it there")
+    with tempfile.TemporaryDirectory() as folder:
+        return emit_pair(args.json, row, rerun(folder, SweepSpec.checked(sweep.spec), row, args.data))
+
+
 def stop(args: argparse.Namespace) -> int:
     """`sweeper stop ID [--cancel]`."""
     with _client(args) as client:
@@ -262,6 +277,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "list": list_all,
     "best": best,
     "recommend": recommend,
+    "pair": pair,
     "stop": stop,
     "dashboard": dashboard,
     "spaces": spaces,

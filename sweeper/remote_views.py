@@ -18,7 +18,7 @@ def emit_status(as_json: bool, client: Client, sweep: SweepDetail) -> None:
     about |= {k: getattr(sweep.progress, k) for k in ("budget", "done", "failed", "trials")}
     about |= {"best": sweep.best and sweep.best.value, "best_digest": sweep.best and sweep.best.digest}
     about |= {k: getattr(sweep.cost, k) for k in ("device_seconds", "wall_seconds", "gpu_hours")}
-    about |= {"run": sweep.run, "page": page_of(client, sweep)}
+    about |= {"page": page_of(client, sweep)}
     shown = "\n".join(f"{k.replace('_', ' '):<21}{plain(v)}" for k, v in about.items())
     emit(as_json, sweep.model_dump(mode="json"), "\n".join((shown, *_said(sweep))))
 
@@ -44,7 +44,6 @@ def emit_found(as_json: bool, client: Client, sweep: SweepDetail, saved: str | N
         "best": won,
         "recommendations": by_objective(advice),
         "warnings": list(sweep.warnings),
-        "run": sweep.run,
         "page": page_of(client, sweep),
         **({"saved": saved} if saved else {}),
     }
@@ -55,7 +54,7 @@ def emit_found(as_json: bool, client: Client, sweep: SweepDetail, saved: str | N
     parts += _said(sweep)
     parts.append(_winner(sweep))
     parts += [f"hyperparameters that reach the best noise for {a.objective}\n{a.text}" for a in advice]
-    places = {"results": sweep.run, "page": record["page"], "saved": saved}
+    places = {"sweep": sweep.id, "page": record["page"], "saved": saved}
     parts.append("\n".join(f"{name + ':':<21}{place}" for name, place in places.items() if place))
     emit(as_json, record, "\n\n".join(parts))
 

@@ -78,7 +78,7 @@ def build(
     builder = MODELS[name]
     takes = inspect.signature(builder).parameters
     given: dict[str, Any] = {"size": _square(size)} if "size" in takes else {}
-    if reserved := {"classes", "channels", "pretrained"} & set(options):
+    if reserved := {"classes", "channels", "pretrained", "weights"} & set(options):
         raise ValueError(f"model_options must leave {sorted(reserved)[0]!r} to the data set and to `weights`")
     if pretrained:
         if "pretrained" not in takes:

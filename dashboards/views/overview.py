@@ -144,7 +144,8 @@ def _extend(run: Run, selection: Selection, asked: tuple[str, str, str] | None) 
         return ""
     objective, noise, _ = asked
     noise_, objective_ = (None if noise == run.spec.noise else noise), (None if objective == OBJECTIVE else objective)
-    return extend_command(run.place, run.spec, noise_, objective_)
+    command = extend_command(run.called, run.spec, noise_, objective_)
+    return command and command + run.flags
 
 
 def _verdicts(fit: Regime | None, judgement: Judgement | None, extend: str) -> tuple[str, ...]:

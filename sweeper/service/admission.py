@@ -22,7 +22,7 @@ from .catalog import Entry
 from .limits import Limits
 from .parsing import NAME
 from .quotas import Ask, to_go
-from .refusals import forbidden
+from .refusals import RefusedError, forbidden
 from .space_files import SpaceFiles
 from .users import User
 
@@ -93,7 +93,7 @@ def admit(
         if given.get(key) is not None:
             raise forbidden(f"{key} is the service's to decide, got {given[key]!r}: leave it out")
     if given.get("download") not in (None, False) and not user.admin:
-        raise forbidden("download needs an admin's token: ask for the data set to be fetched")
+        raise _no_download("download")
     if isinstance(given.get("enqueue"), str):
         raise forbidden(f"enqueue must list configurations here, not name a file, got {given['enqueue']!r}")
     name = given.get("space")
@@ -105,6 +105,8 @@ def admit(
         given["prior"] = [inside.prior(p) if isinstance(p, str) else p for p in given["prior"]]
     for key, value in _texts(given):
         inside.check(key, value)
+        if _downloads(key, value) and not user.admin:
+            raise _no_download(f"{key}: {value[:80]}")
     check_plain_values(values, lines, where)
     spec = SweepSpec.checked({k: v for k, v in given.items() if v is not None}, lines, where)
     check_bounds(spec, rules.limits)
@@ -255,6 +257,15 @@ class _Inside:
         except SpecError:
             return False
         return True
+
+
+def _downloads(key: str, value: str) -> bool:
+    # torchvision's builders take the name of weights as an option
+    return bool(value) and ((key == "weights" and value == "pretrained") or key == "model_options.weights")
+
+
+def _no_download(what: str) -> RefusedError:
+    return forbidden(f"{what} needs an admin's token, since the server fetches it: ask an admin to send the sweep")
 
 
 def _texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

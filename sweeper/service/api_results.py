@@ -227,7 +227,7 @@ def get_best_weights(api: Asked, user: Viewer, sweep: SweepId) -> Response:
     found = api.service.views.weights(api.seen(user, sweep))
     if found is None:
         raise UnknownSweepError(
-            f"sweep {sweep} keeps no weights of a winner; `sweeper best RUN --save FILE` trains it again"
+            f"sweep {sweep} keeps no weights of a winner; `sweeper pair {sweep} DIGEST --server URL` trains that trial"
         )
     if isinstance(found, bytes):
         head = {"Content-Disposition": f'attachment; filename="{sweep}.safetensors"'}
@@ -244,7 +244,7 @@ def get_best_weights(api: Asked, user: Viewer, sweep: SweepId) -> Response:
         200: {"description": "One file that works offline.", "content": {"text/html": {"schema": {"type": "string"}}}},
     },
 )
-def get_report(api: Asked, user: Viewer, sweep: SweepId) -> Response:
+def get_report(request: Request, api: Asked, user: Viewer, sweep: SweepId) -> Response:
     """Write the sweep's page, as `sweeper export --html` does."""
-    html = api.service.views.report(api.seen(user, sweep))
+    html = api.service.views.report(api.seen(user, sweep), str(request.base_url).rstrip("/"))
     return HTMLResponse(html, headers={"Content-Security-Policy": PAGE_POLICY})

@@ -24,6 +24,7 @@ from .estimates import Estimates
 from .guard import Guard
 from .limits import Limits
 from .metrics import Measured, Metrics
+from .outward import Outward
 from .problems import install
 from .records import Estimate, Extension, Problem
 from .refusals import RefusedError
@@ -65,7 +66,7 @@ def make_api(service: Service, limits: Limits | None = None) -> FastAPI:
         audit=audit,
         metrics=metrics,
     )
-    install(app)
+    install(app, Outward.of(config).text)
     for router in ROUTERS:
         app.include_router(router)
     app.router.routes.append(Route("/v1/{rest:path}", _nothing, methods=list(_METHODS)))

@@ -70,6 +70,10 @@ class Offered:
         """Return the path or URI of a sweep; None where there is none, or it may not be seen."""
         return self._views.run_of(sweep) if self._entry(sweep) is not None else None
 
+    def outward(self, text: str) -> str:
+        """Return a message as others may read it."""
+        return self._views.outward.text(text)
+
     def find(self, sweep: str) -> Listed | None:
         """Return one sweep; None as for `place`."""
         entry = self._entry(sweep)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -39,21 +39,22 @@ def problem(status: int, detail: str, instance: str = "", headers: Mapping[str, 
     return Response(printable(body), status, headers, MEDIA)
 
 
-def of_error(error: Exception, instance: str = "") -> Response:
-    """Return the response of an exception that the project's own code raises."""
+def of_error(error: Exception, instance: str = "", outward: Callable[[str], str] = str) -> Response:
+    """Return the response of an exception that the project's own code raises; `outward` as for `install`."""
+    said = outward(str(error))
     if isinstance(error, RefusedError):
-        return problem(error.status, str(error), instance, error.headers)
+        return problem(error.status, said, instance, error.headers)
     if isinstance(error, AwayError):
-        return problem(503, f"the service's storage does not answer: {error}", instance, {"Retry-After": "10"})
+        return problem(503, f"the service's storage does not answer: {said}", instance, {"Retry-After": "10"})
     if isinstance(error, SpecError):
-        return problem(_STATUS.get(type(error), 422), str(error), instance)
+        return problem(_STATUS.get(type(error), 422), said, instance)
     if isinstance(error, StorageError):
-        return problem(503, str(error), instance, {"Retry-After": "10"})
+        return problem(503, said, instance, {"Retry-After": "10"})
     if is_full(error):
-        _log.error("no room at %s: %s", instance, error)
+        _log.error("no room at %s: %s", printable_line(instance), error)
         return problem(503, "the service's disk is full: an admin must make room", instance, {"Retry-After": "60"})
     if isinstance(error, LostError):
-        return problem(503, str(error), instance, {"Retry-After": "60"})
+        return problem(503, said, instance, {"Retry-After": "60"})
     if isinstance(error, OSError) and (lack := shortage(error)):
         _log.warning("%s", lack)
         return problem(503, f"{lack}; try again", instance, {"Retry-After": "5"})
@@ -64,11 +65,16 @@ def of_error(error: Exception, instance: str = "") -> Response:
     return problem(500, f"internal error: {type(error).__name__}; the server's log has more", instance)
 
 
-def install(api: FastAPI) -> None:
-    """Make all errors of an app problem documents."""
+def install(api: FastAPI, outward: Callable[[str], str]) -> None:
+    """Make all errors of an app problem documents.
+
+    Args:
+        api: The app.
+        outward: Turns a sentence into what others may read.
+    """
 
     async def refused(request: Request, error: Exception) -> Response:
-        return of_error(error, request.url.path)
+        return of_error(error, request.url.path, outward)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

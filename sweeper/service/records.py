@@ -137,7 +137,7 @@ class Sweep(_Record):
     regime: RegimeView | None = None
     best: BestView | None = None
     warnings: tuple[str, ...] = ()
-    run: str = Field(description="The sweep's folder or URI, which every command opens.")
+    run: str = Field(description="What commands call it: its id, with `--server`.")
     url: str = Field(description="Where the API answers for it.")
     page: str = Field(description="Its dashboards.")
 

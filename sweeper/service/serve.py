@@ -92,7 +92,14 @@ def serve(config: Config, listening: Listening, say: Callable[[str], None]) -> N
             connections = Connections(limits, room(descriptors, limits), proxies)
             _welcome(service, sock, listening, say)
             if config.webhooks:
-                told.append(Webhooks(service.catalog.engine, config.webhooks, listening.webhook_secret))
+                told.append(
+                    Webhooks(
+                        service.catalog.engine,
+                        config.webhooks,
+                        listening.webhook_secret,
+                        outward=service.views.outward.text,
+                    )
+                )
                 told[0].start()
             service.start()
             server = server_of(Paced(api, config.folder), connections, api.state.api.closing, proxies, listening.tls)

@@ -20,6 +20,7 @@ from .health import Health
 from .housekeeping import Housekeeping
 from .hub import Hub
 from .local_ray import LocalRay
+from .outward import Outward
 from .ownership import Ownership
 from .private import make_private_folder
 from .quotas import holding
@@ -118,7 +119,9 @@ class Service:
         self.ray = LocalRay(folder, self._on_ray)
         spaces = Path(config.spaces).expanduser().absolute() if config.spaces else None
         self.spaces = SpaceFiles(spaces, folder / "spaces")
-        self.views = Views(self.catalog, self.hub, config.run_of, lambda: self.supervisor.queue.positions())
+        self.views = Views(
+            self.catalog, self.hub, config.run_of, lambda: self.supervisor.queue.positions(), Outward.of(config)
+        )
         quota = self.users.quota
         self.supervisor = Supervisor(
             self.catalog, self.views, folder, self._address, holding(self.catalog, quota), config.max_running,
@@ -160,7 +163,8 @@ class Service:
         return bool(self.catalog.on_ray(ACTIVE))
 
     def _told(self, entry: Entry) -> None:
-        self.hub.publish(entry.id, "state", {"state": entry.state, "reason": entry.reason, "owner": entry.owner})
+        reason = self.views.outward.text(entry.reason)
+        self.hub.publish(entry.id, "state", {"state": entry.state, "reason": reason, "owner": entry.owner})
         self.extra(entry)
 
     def start(self) -> None:

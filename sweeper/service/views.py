@@ -9,9 +9,11 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from html import escape
 from itertools import count
 from pathlib import Path
+from shlex import quote
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -24,11 +26,14 @@ from .answers import Answers
 from .catalog import Catalog, Entry, UnknownSweepError
 from .hub import Hub
 from .landing import Landing
+from .outward import Outward
 from .reader import Found, Reader
 from .records import Advice, Extension, Progress, State, Sweep, SweepDetail, Transition, moment
 
 _log = logging.getLogger("sweeper.service")
 KEPT = 64
+_SERVER = "\ue000"
+"""Stands for the service's URL in a page that is kept: a character that no text has."""
 STALE_SECONDS = 2.0
 AWAY_SECONDS = 5.0
 """For so long a folder that could not be reached is not looked at again."""
@@ -61,6 +66,7 @@ class Views:
         hub: Told of what lands.
         run_of: Sweep -> its run folder's path or URI.
         positions: Returns the places of waiting sweeps in the queue.
+        outward: Turns messages and tables into what others may read.
     """
 
     def __init__(
@@ -69,8 +75,10 @@ class Views:
         hub: Hub,
         run_of: Callable[[str], str],
         positions: Callable[[], Mapping[str, int]] = lambda: {},
+        outward: Outward | None = None,
     ) -> None:
         self.catalog, self.hub, self.run_of, self.positions = catalog, hub, run_of, positions
+        self.outward = outward or Outward()
         self._readers: OrderedDict[str, _Kept] = OrderedDict()
         self._numbers = count()
         self._lock = threading.Lock()
@@ -178,16 +186,17 @@ class Views:
     def detail(self, entry: Entry) -> SweepDetail:
         """Return a sweep with its spec and its history."""
         history = [
-            Transition(state=State(row.state), time=moment(row.time), cause=row.cause)
+            Transition(state=State(row.state), time=moment(row.time), cause=self.outward.text(row.cause))
             for row in self.catalog.history(entry.id)
         ]
-        return SweepDetail(**self._fields(entry), spec=entry.spec, transitions=tuple(history))
+        return SweepDetail(**self._fields(entry), spec=self.outward.spec(entry), transitions=tuple(history))
 
     def _fields(self, entry: Entry) -> dict[str, Any]:
         state, found = State(entry.state), self._found(entry)
         wall = entry.wall_seconds + (self.catalog.clock() - entry.started if state.active else 0.0)
         return {
-            **{k: getattr(entry, k) for k in ("id", "name", "owner", "shared", "space", "reason", "priority")},
+            **{k: getattr(entry, k) for k in ("id", "name", "owner", "shared", "space", "priority")},
+            "reason": self.outward.text(entry.reason or ""),
             "state": state,
             "sampler": entry.spec.get("sampler", SweepSpec.model_fields["sampler"].default),
             "objective": entry.spec.get("objective", SweepSpec.model_fields["objective"].default),
@@ -199,8 +208,8 @@ class Views:
             "cost": found.cost.model_copy(update={"wall_seconds": wall}),
             "regime": found.regime,
             "best": found.best,
-            "warnings": found.warnings,
-            "run": place_of(self.run_of(entry.id)).text,
+            "warnings": tuple(map(self.outward.text, found.warnings)),
+            "run": entry.id,
             "url": f"/v1/sweeps/{entry.id}",
             "page": f"/?run={entry.id}",
         }
@@ -232,7 +241,8 @@ class Views:
             SpecError: An unknown column, or the folder cannot be reached.
         """
         reader = self._looked(entry, STALE_SECONDS, WAIT_SECONDS).reader
-        return reader.page(after, limit, where or {}, columns)
+        table, last, more = reader.page(after, limit, where or {}, columns)
+        return self.outward.table(table), last, more
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -288,8 +298,12 @@ class Views:
             return place.read_bytes(name)
         return place.local / name if place.has(name) else None
 
-    def report(self, entry: Entry) -> str:
+    def report(self, entry: Entry, server: str) -> str:
         """Return the sweep's page as HTML.
+
+        Args:
+            entry: The sweep.
+            server: URL of the service as whoever asks reached it, for the page's commands.
 
         Raises:
             SpecError: The folder cannot be reached.
@@ -298,12 +312,13 @@ class Views:
         from dashboards import page
 
         def compute(_: Reader) -> str:
-            run = page.read_run(self.run_of(entry.id))
-            return page.render(run, page.sections(run))
+            run = replace(page.read_run(self.run_of(entry.id), outward=self.outward.text), server=_SERVER)
+            return self.outward.text(page.render(run, page.sections(run)))
 
         if not place_of(self.run_of(entry.id)).exists():
             raise UnknownSweepError(f"sweep {entry.id} is {entry.state} and has no page: its run folder is not there")
-        return self._answered(entry, ("report",), compute)
+        # kept for all who ask, wherever they reached the service
+        return self._answered(entry, ("report",), compute).replace(escape(quote(_SERVER)), escape(quote(server)))
 
     def plan(self, entry: Entry, options: Mapping[str, Any]) -> Extension:
         """Return what `extend` would run.

@@ -110,11 +110,18 @@ class Webhooks:
         allowed: See `check_url`.
         secret: Signs what is sent.
         clock: Seconds since 1970.
+        outward: Turns a reason into what others may read.
     """
 
     def __init__(
-        self, engine: Engine, allowed: Sequence[str], secret: str, clock: Callable[[], float] = time.time
+        self,
+        engine: Engine,
+        allowed: Sequence[str],
+        secret: str,
+        clock: Callable[[], float] = time.time,
+        outward: Callable[[str], str] = str,
     ) -> None:
+        self._outward = outward
         self.engine, self.allowed, self.secret, self.clock = engine, tuple(allowed), secret, clock
         self._awake, self._closing = threading.Event(), threading.Event()
         self._looked = False  # whether each end is told, or written down to be
@@ -136,7 +143,13 @@ class Webhooks:
         if entry.webhook is None or entry.state not in TOLD:
             return
         name = hashlib.sha256(f"{entry.id}/{entry.state}/{entry.ended}".encode()).hexdigest()[:32]
-        values = {"id": name, "sweep": entry.id, "url": entry.webhook, "body": _body(name, entry), "due": self.clock()}
+        values = {
+            "id": name,
+            "sweep": entry.id,
+            "url": entry.webhook,
+            "body": _body(name, entry, self._outward(entry.reason)),
+            "due": self.clock(),
+        }
         try:
             with self.engine.begin() as connection:
                 connection.execute(insert(deliveries).values(**values, tries=0, ended=None, error=""))
@@ -219,7 +232,7 @@ class Webhooks:
             return f"{type(error).__name__}: {line(reason(error))}"
 
 
-def _body(name: str, entry: Entry) -> str:
+def _body(name: str, entry: Entry, reason: str) -> str:
     ended = moment(entry.ended).isoformat() if entry.ended else None
-    sweep = {k: getattr(entry, k) for k in ("id", "name", "owner", "space", "state", "reason")}
+    sweep = {k: getattr(entry, k) for k in ("id", "name", "owner", "space", "state")} | {"reason": reason}
     return json.dumps({"id": name, "event": f"sweep.{entry.state}", "time": ended, "sweep": sweep})

@@ -21,6 +21,7 @@ from sweeper.service.catalog import Catalog, Entry, New
 from sweeper.service.database import open_database
 from sweeper.service.guard import Guard
 from sweeper.service.limits import Limits
+from sweeper.service.outward import Outward
 from sweeper.service.pages import mount
 from sweeper.service.records import BestView, Progress, RegimeView, Role, State, Sweep
 from sweeper.service.service import Service
@@ -50,6 +51,7 @@ class Made:
     auth: bool = True
     regimes: dict[str, RegimeView] = field(default_factory=dict)
     events: list[tuple[str, str]] = field(default_factory=list)
+    outward: Outward = field(default_factory=Outward)
     streams: int = 0
 
     def __post_init__(self) -> None:

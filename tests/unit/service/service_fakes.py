@@ -60,7 +60,7 @@ class FakeViews:
             "id": entry.id, "name": entry.name, "owner": entry.owner, "shared": entry.shared, "space": entry.space,
             "sampler": "noise", "objective": "merged_loss", "state": entry.state, "reason": entry.reason,
             "created": datetime.fromtimestamp(entry.created, UTC), "progress": Progress(budget=entry.budget),
-            "cost": Cost(), "run": self.run_of(entry.id), "url": f"/v1/sweeps/{entry.id}", "page": "/",
+            "cost": Cost(), "run": entry.id, "url": f"/v1/sweeps/{entry.id}", "page": "/",
         }  # fmt: skip
 
     def trials(self, entry: Entry, after: int, limit: int, where: Any, columns: Any) -> tuple[pa.Table, int, bool]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from sweeper.growing import GrowingTable
+from sweeper.messages import with_messages
 from sweeper.places import Place, place_of
 from sweeper.runfolder import SPEC_FILE, is_running, spec_of, stored_values
 from sweeper.spec import SpecError, SweepSpec
@@ -122,7 +123,7 @@ class Folder:
         return True
 
     def _made(self, running: bool) -> Run:
-        trials = _told(self._tables["trials"].rows.sort_by(_ORDER), self.outward)
+        trials = with_messages(self._tables["trials"].rows.sort_by(_ORDER), self.outward)
         marks = [f"{name}{t.changes}.{t.rows.num_rows}" for name, t in self._tables.items()]
         text = "\n".join([*marks, str(self._settings[0]), str(running)])
         return Run(
@@ -135,18 +136,6 @@ class Folder:
             running=running,
             version=hashlib.sha256(text.encode()).hexdigest()[:16],
         )
-
-
-def _told(trials: pa.Table, outward: Callable[[str], str]) -> pa.Table:
-    """Return trials whose messages are what whoever asks may read."""
-    for name in ("outcome_detail", "warnings"):
-        texts = trials[name].to_pylist()
-        said = {text: outward(text) for text in set(texts) if text}
-        if any(text != own for own, text in said.items()):
-            index = trials.column_names.index(name)
-            found = pa.array([said.get(text, text) for text in texts], trials.schema.field(index).type)
-            trials = trials.set_column(index, trials.schema.field(index), found)
-    return trials
 
 
 class Live:

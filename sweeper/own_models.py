@@ -16,6 +16,7 @@ from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES
 
 from .places import is_uri
+from .plain_text import check_plain_values
 from .report import emit, format_table, merge_words, number, wrap
 from .retries import StorageError
 from .spec import SpecError, SweepSpec, corners
@@ -69,7 +70,9 @@ def _settings(args: argparse.Namespace) -> SweepSpec:
     if bool(args.space) == bool(args.model):
         raise SpecError("give either --space, or --model with --data-set (or --data with a folder of images)")
     flags = {k: v for k in _FLAGS if (v := getattr(args, k)) is not None}
-    return SweepSpec.checked({"space": args.space or "own models", "fixed": spec_fields(args), **flags})
+    given = {"space": args.space or "own models", "fixed": spec_fields(args), **flags}
+    check_plain_values({**given, "model": args.model, "data_set": args.data_set})
+    return SweepSpec.checked(given)
 
 
 def _task(args: argparse.Namespace, settings: SweepSpec) -> PairSpec:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.messages import with_messages
 from sweeper.places import is_uri
 from trainables.files import cache_folder
 from trainables.runtime import Runtime
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from .catalog import Entry
     from .service import Config
 
-TEXTS = ("outcome_detail", "warnings")
-"""Columns of the trials table that quote messages of this server."""
 _ID = r"[A-Za-z0-9_-]+"
 
 
@@ -71,15 +70,7 @@ class Outward:
 
     def table(self, trials: pa.Table) -> pa.Table:
         """Return trials whose messages are as `text` returns them."""
-        import pyarrow as pa
-
-        for name in TEXTS:
-            index = trials.column_names.index(name) if name in trials.column_names else -1
-            if index >= 0 and any("/" in (text or "") for text in trials.column(index).unique().to_pylist()):
-                texts = [text and self.text(text) for text in trials.column(index).to_pylist()]
-                field = trials.schema.field(index)
-                trials = trials.set_column(index, field, pa.array(texts, field.type))
-        return trials
+        return with_messages(trials, self.text)
 
     def spec(self, entry: Entry) -> dict[str, Any]:
         """Return a sweep's spec as it can be sent again: without what the server added to it."""

@@ -1,5 +1,6 @@
 """Admission: the command line's sentences, bounded texts, and nothing that points outside."""
 
+import contextlib
 import json
 from types import SimpleNamespace
 
@@ -117,6 +118,40 @@ def test_keys_that_are_the_services(rules, key):
     with pytest.raises(RefusedError, match=sentence) as error:
         admitted(spec(**{key: value}), rules)
     assert error.value.status == 403
+
+
+FETCHED = [
+    {"fixed": {"weights": "pretrained"}},
+    {"parameters": {"weights": {"values": ["", "pretrained"]}}},
+    {"enqueue": [{"weights": "pretrained"}]},
+    {"fixed": {"model": "timm:resnet18", "model_options": {"weights": "DEFAULT"}}},
+    {"fixed": {"model": "timm:resnet18", "model_options.weights": "IMAGENET1K_V1"}},
+]
+
+
+@pytest.mark.parametrize("asked", FETCHED, ids=json.dumps)
+def test_weights_that_the_server_fetches_need_the_right_that_download_needs(rules, asked):
+    with pytest.raises(RefusedError, match=r"weights: .* needs an admin's token, since the server fetches it") as error:
+        admitted(spec(**asked), rules)
+    assert error.value.status == 403
+    with contextlib.suppress(SpecError):
+        admitted(spec(**asked), rules, ROOT)
+    assert admitted(spec(fixed={"weights": "pretrained", "model": "resnet18"}), rules, ROOT).spec.fixed["weights"]
+
+
+PLAIN = [
+    {"fixed": {"augmentation": "flip\x1b[31m"}},
+    {"fixed": {"augmentation": "flip\u202e"}},
+    {"parameters": {"optimizer": {"values": ["sgd", "a\x9b"]}}},
+    {"enqueue": [{"augmentation": "a\u2028"}]},
+    {"fixed": {"dataset_options": {"a\u200b": 1}}},
+]
+
+
+@pytest.mark.parametrize("asked", PLAIN, ids=ascii)
+def test_control_and_format_characters_are_refused(rules, asked):
+    with pytest.raises(SpecError, match=r"must not hold control or format characters, got '[ -~]*'$"):
+        admitted(spec(**asked), rules)
 
 
 def test_an_admin_may_download(rules):

@@ -11,9 +11,10 @@ import yaml
 from fake_service import FakeService, event, sweep
 from trial_rows import trial
 
-from sweeper import listings, remote
+from sweeper import listings, remote, run
 from sweeper.cli import main
 from sweeper.cluster_flags import SERVED
+from sweeper.spec import SweepSpec
 
 FIRST = "/v1/sweeps/synthetic-1"
 BEST = {"digest": "d1", "config": "c1", "objective": "gain_mean", "value": 0.031, "noise": 0.01}
@@ -303,12 +304,11 @@ def test_the_server_may_stand_before_the_command_and_in_the_environment(
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["pair", "DIR", "d"], "`sweeper pair` works with what is on this machine: leave out --server"),
         (["import", "t.csv", "--space", "synthetic"], "`sweeper import` works with"),
         (["merge", "--models", "a", "b"], "`sweeper merge` works with"),
         (["manifest", "synthetic", "--kuberay"], "`sweeper manifest` works with"),
         (["submit", "synthetic"], "`sweeper submit` works with"),
-        (["compact", "DIR"], "`sweeper compact` works with"),
+        (["compact", "DIR"], "`sweeper compact` works with what is on this machine: leave out --server"),
         (["export", "DIR"], "`sweeper export` works with"),
         (["run", "synthetic", "--out", "x"], "--out is not for a server: the service keeps the sweep"),
         (["run", "synthetic", "--address", "auto"], "--address is not for a server"),
@@ -346,3 +346,27 @@ def test_what_only_a_service_can_do_is_one_line(sweeper: Sweeper, argv: list[str
 
 def test_every_command_of_a_service_has_its_flags() -> None:
     assert set(remote.COMMANDS) == {*SERVED, "status", "stop"}
+
+
+def test_pair_runs_a_trial_of_a_service_again_on_this_machine(
+    sweeper: Sweeper, service: FakeService, tmp_path: Path
+) -> None:
+    asked = {"space": "synthetic", "trials": 6, "runner": "inline", "sampler": "random"}
+    rows = run(SweepSpec.checked({**asked, "out": str(tmp_path / "run")})).trials.to_pylist()
+    service.sweeps["synthetic-1"] = sweep(state="done", spec=asked)
+    service.rows = rows
+    row = next(r for r in rows if r["merged_loss_test"] is not None)
+    digest = row["digest"]
+    code, out, _ = sweeper("pair", "synthetic-1", digest[:8])
+    assert code == 0
+    assert f"trial {digest} agrees in every digit" in out
+    row["merged_loss_test"] += 1
+    code, out, _ = sweeper("pair", "synthetic-1", digest, "--json")
+    assert code == 1
+    assert json.loads(out)["column"] == "merged_loss_test"
+    assert sweeper("pair", "synthetic-1", "zz")[0] == 2
+    spec = {**json.loads(row["spec"]), "source": "raise SystemExit('executed')"}
+    row["spec"] = json.dumps(spec)
+    code, _, err = sweeper("pair", "synthetic-1", digest)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is made by Python code of the server" in err

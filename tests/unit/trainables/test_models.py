@@ -100,6 +100,7 @@ def test_batchnorm_is_seen_wherever_it_is() -> None:
         ("resnet18", {"depth": 3}, "model 'resnet18' does not take these model_options: .*'depth'"),
         ("timm:resnet18", {"bogus": 3}, "model 'timm:resnet18' does not take these model_options: .*'bogus'"),
         ("small_cnn", {"classes": 3}, "model_options must leave 'classes' to the data set"),
+        ("resnet18", {"weights": "DEFAULT"}, "model_options must leave 'weights' to"),
         ("timm:resnet18", {"pretrained": True}, "model_options must leave 'pretrained' to"),
     ],
 )

@@ -1,6 +1,7 @@
 """The list of trials: filters and orders against the same in plain Python."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from fake_sweep import trial
@@ -10,6 +11,7 @@ from dashboards.drawing import MANY, drawn
 from dashboards.listing import heads, listed
 from dashboards.marks import figure
 from dashboards.parents import scored
+from dashboards.runs import Run
 from sweeper.belief import Belief
 from sweeper.winners import winner
 
@@ -70,8 +72,12 @@ def test_details_of_a_trial(trials):
         pa.Table.from_pylist(store._records(rows), schema=store.SCHEMAS[name])
         for name, rows in (("history", output.history), ("merges", output.merges))
     ]
-    found = details(row, "my runs/a", *tables)
-    assert found.command == f"sweeper pair 'my runs/a' {output.result.digest}"
+    run = Run("a-1", "my runs/a", None, None, {})
+    found = details(row, run, *tables)
+    digest = output.result.digest
+    assert found.command == f"sweeper pair 'my runs/a' {digest}"
+    served = replace(run, server="https://host:8000")
+    assert details(row, served, *tables).command == f"sweeper pair a-1 {digest} --server https://host:8000"
     assert [c.key for c in found.charts] == ["training", "merges"]
     training, merges = (c.figure for c in found.charts)
     assert list(training.data[1].y) == pytest.approx([1 / e for e in range(1, 9)], rel=1e-5)

@@ -94,7 +94,7 @@ class FakeViews:
         file.write_bytes(b"weights")
         return file
 
-    def report(self, entry: Entry) -> str:
+    def report(self, entry: Entry, server: str) -> str:
         return "<!doctype html><title>page</title>"
 
     def plan(self, entry: Entry, options: Any) -> Extension:

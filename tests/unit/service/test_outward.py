@@ -108,7 +108,7 @@ def test_no_route_tells_a_folder_of_the_server(service: Service, sweeps: dict[st
             _clean(service, answer.text)
             _clean(service, str(answer.headers))
             seen += answer.status_code < 400
-    assert seen >= 20
+    assert seen >= 15
     _clean(service, client.get("/v1/openapi.json").text)
 
 

@@ -44,6 +44,7 @@ from trainables.result import (
     trial_columns,
 )
 
+from .doubts import SEPARATOR
 from .places import Place, place_of
 from .specfile import SpecError
 
@@ -221,6 +222,7 @@ def read_part(place: Place, path: str, table: str) -> pa.Table | str:
         ]
         whole = pa.Table.from_arrays(arrays, schema=schema)
         whole.validate(full=True)
+        whole = _marked(whole) if table == "trials" else whole
     except SpecError:
         raise
     except FileNotFoundError:
@@ -228,6 +230,27 @@ def read_part(place: Place, path: str, table: str) -> pa.Table | str:
     except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         return f"cannot be read ({str(error).splitlines()[0]})"
     return whole
+
+
+_UNBIASED_SINCE = 4  # schema version
+_BIASED = (
+    "biased_gradient_norm: an earlier version wrote this row (schema {}): its gradient_norm2 is low by S2_x/N, "
+    "so b_simple and noise critical_ratio are too large; `sweeper pair` measures the trial again"
+)
+
+
+def _marked(trials: pa.Table) -> pa.Table:
+    # rows whose |G|^2 an earlier version measured say so in their warnings; the stored numbers stay as they are
+    versions, norms = trials.column("schema_version").to_pylist(), trials.column("gradient_norm2").to_pylist()
+    old = [n is not None and v is not None and v < _UNBIASED_SINCE for v, n in zip(versions, norms, strict=True)]
+    if not any(old):
+        return trials
+    texts = [
+        t if not is_old or "biased_gradient_norm" in (t or "") else SEPARATOR.join(filter(None, [t, _BIASED.format(v)]))
+        for t, is_old, v in zip(trials.column("warnings").to_pylist(), old, versions, strict=True)
+    ]
+    at = trials.schema.get_field_index("warnings")
+    return trials.set_column(at, trials.schema.field(at), pa.array(texts, trials.schema.field(at).type))
 
 
 def read_parts(place: Place, paths: Iterable[str], table: str) -> dict[str, pa.Table | str]:

@@ -64,6 +64,11 @@ def check_policy(policy: str) -> tuple[Augmentation, ...]:
     return tuple(AUGMENTATIONS[name] for name in policy.split("+"))
 
 
+def changes(policy: str, strength: float) -> bool:
+    """Return whether a policy of this strength draws anything at random."""
+    return strength > 0 and policy != "none"
+
+
 def augment(
     policy: str, strength: float, x: Tensor, y: Tensor, classes: int, generator: Generator
 ) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ KEYS = (
     "without_replacement",
     "no_stable_phase",
     "paper_undefined",
+    "biased_gradient_norm",
 )
 SEPARATOR = " | "
 

@@ -6,6 +6,8 @@ symbol     meaning                                                              
 ``g_i``    gradient of the mean loss of micro-batch i, of b examples                       nat/parameter
 ``G``      gradient of the mean loss over all examples, E g_i                              nat/parameter
 ``Sigma``  covariance of the gradient of one example, so that Cov g_i = Sigma/b            nat^2/parameter^2
+``S2_x``   trace of its part between examples; the rest is augmentation and dropout        nat^2/parameter^2
+``N``      examples of the set that the micro-batches are drawn from                       examples
 =========  ==============================================================================  =====================
 """
 
@@ -27,6 +29,8 @@ LEAST, MOST = 8, 32
 MOST_TIMES = 8
 # numbers in the gradients of one measurement (1 GiB in float32), unless LEAST of them take more
 _HELD_NUMBERS = 2**28
+# a gradient taken again that differs by less, relative to its squared norm, has no random part
+_SAME = 1e-6
 _TOO_FEW = "the two-batch estimate needs >= 2 micro-batches, got {}; take more examples or smaller micro-batches"
 
 
@@ -37,9 +41,10 @@ class Statistics:
     Attributes:
         trace_sigma: tr Sigma, nat^2/parameter^2.
         trace_sigma_se: Its standard error; NaN where there were too few micro-batches to tell.
-        norm2: |G|^2, nat^2/parameter^2; unbiased, so it may come out below 0.
+        norm2: |G|^2, nat^2/parameter^2; unbiased, so it may come out below 0. NaN where it cannot be told.
         preconditioned: tr(Sigma / v), or None where no v was given.
         examples: Examples whose gradients were taken.
+        between: S2_x, the part of tr Sigma between examples; NaN where it cannot be told.
     """
 
     trace_sigma: float
@@ -47,6 +52,7 @@ class Statistics:
     norm2: float
     preconditioned: float | None
     examples: int
+    between: float = math.nan
 
     @property
     def b_simple(self) -> float:
@@ -75,6 +81,41 @@ def two_batch(small: Sequence[float], big: float, b: int) -> tuple[float, float]
         raise ValueError(_TOO_FEW.format(n))
     mean = math.fsum(small) / n
     return (n * big - mean) / (n - 1), b * (mean - big) * n / (n - 1)
+
+
+def between_examples(rows: Tensor, again: Tensor, b: int) -> float:
+    """Return S2_x, the part of tr Sigma between examples, from two gradients of each micro-batch.
+
+    Draws of augmentation and dropout differ between the two gradients, so their covariance holds the examples' part
+    alone: S2_x = b/(n - 1) sum_i <g_i - mean g, g'_i - mean g'>.
+
+    Args:
+        rows: Gradients g_i of n >= 2 micro-batches, [n, P].
+        again: Gradients g'_i of the same examples with other draws, [n, P].
+        b: Examples of a micro-batch.
+
+    Source: covariance of two replicates, which share the random effect alone; Searle, Casella & McCulloch 1992,
+    Variance Components, section 3.6 (one-way random model).
+    """
+    first, second = (t.double() - t.mean(0, dtype=torch.float64) for t in (rows, again))
+    return b * float((first * second).sum()) / (len(rows) - 1)
+
+
+def of_finite_set(norm2: float, between: float, examples: int | None) -> float:
+    """Return |G|^2 of a finite set from the two-batch estimate over examples drawn from it without replacement.
+
+    With S2_w for the random part, E |g_b|^2 = |G|^2 + S2_x (1/b - 1/N) + S2_w/b. The two-batch estimate takes
+    (S2_x + S2_w)/b away, so it is low by S2_x/N.
+
+    Args:
+        norm2: Estimate of `two_batch`.
+        between: S2_x.
+        examples: N; None where examples are drawn independently, which needs no correction.
+
+    Source: Cochran 1977, Sampling Techniques, theorem 2.2 (finite population correction), in McCandlish et al. 2018,
+    arXiv 1812.06162, appendix A.1.
+    """
+    return norm2 if examples is None else norm2 + between / examples
 
 
 def jackknife_se(deviations: Sequence[float], b: int) -> float:
@@ -116,16 +157,22 @@ def pool(statistics: Sequence[Statistics]) -> Statistics:
         math.fsum(s.norm2 for s in statistics) / k,
         math.fsum(scaled) / k if len(scaled) == k else None,
         sum(s.examples for s in statistics),
+        math.fsum(s.between for s in statistics) / k,
     )
 
 
-def from_ranks(local: Sequence[float], reduced: float, per_rank_batch: int) -> Statistics:
+def from_ranks(
+    local: Sequence[float], reduced: float, per_rank_batch: int, examples: int | None = None, random: bool = False
+) -> Statistics:
     """Return the noise from the gradients that data-parallel ranks average anyway.
 
     Args:
         local: |g_i|^2 of each rank's gradient before the all-reduce.
         reduced: |mean_i g_i|^2, squared norm after it.
         per_rank_batch: Examples per rank and step.
+        examples: N of the set that they are drawn from without replacement; None where they are independent.
+        random: Whether augmentation or dropout adds to the noise. Norms alone do not tell how much of tr Sigma lies
+            between examples then, so |G|^2 of a finite set stays unknown.
 
     Returns:
         The statistics of one step. The norms alone do not tell |g_i - mean g|^2, so the standard error takes the
@@ -136,7 +183,9 @@ def from_ranks(local: Sequence[float], reduced: float, per_rank_batch: int) -> S
         ValueError: Fewer than two ranks.
     """
     norm2, trace = two_batch(local, reduced, per_rank_batch)
-    return Statistics(trace, jackknife_se(local, per_rank_batch), norm2, None, per_rank_batch * len(local))
+    between = math.nan if random else trace
+    norm2 = of_finite_set(norm2, between, examples)
+    return Statistics(trace, jackknife_se(local, per_rank_batch), norm2, None, per_rank_batch * len(local), between)
 
 
 def measure(
@@ -148,6 +197,8 @@ def measure(
     micro: int,
     v: Mapping[str, Tensor] | None = None,
     seed: int = 0,
+    again: tuple[Tensor, Tensor] | None = None,
+    population: int | None = None,
 ) -> Statistics:
     """Measure the gradient noise of training at `weights`, by the two-batch estimator.
 
@@ -160,12 +211,15 @@ def measure(
         weights: State dict.
         names: Trained parameters.
         x: Inputs [n b, ...], augmented as in training. Examples drawn without replacement from N give the covariance
-            with divisor N - 1.
+            with divisor N - 1, and need `population` for |G|^2.
         target: Labels int64 [n b] or probabilities [n b, C].
         micro: b, examples of a micro-batch; a last incomplete one is left out. All n gradients are held in memory.
         v: Squared denominator of Adam's step by name, (sqrt(v_hat) + eps)^2 with the bias-corrected second moment
             v_hat; then `preconditioned` is sum_p Sigma_pp / v_p.
         seed: Seed of the dropout masks.
+        again: Inputs and targets of the same examples with other draws of the augmentation; None takes `x` and
+            `target` again. Up to LEAST micro-batches of them tell S2_x, unless the first shows that nothing is random.
+        population: N of the set that the examples are drawn from without replacement; None where they are independent.
 
     Raises:
         ValueError: Fewer than two micro-batches.
@@ -176,18 +230,30 @@ def measure(
     n = len(x) // micro
     if n < 2:
         raise ValueError(_TOO_FEW.format(n))
-    xs, targets = (t[: n * micro].reshape(n, micro, *t.shape[1:]) for t in (x, target))
     parameters = {k: weights[k].detach() for k in names}
+    mapped = not has_batchnorm(model)
+
+    def gradients(x: Tensor, target: Tensor, count: int) -> Tensor:
+        xs, targets = (t[: count * micro].reshape(count, micro, *t.shape[1:]) for t in (x, target))
+        return torch.cat(list(micro_gradients(loss, parameters, xs, targets, mapped=mapped)))
+
     with differentiating(model, training=True), seeded(seed, x.device):
         loss = loss_of(model, weights, names)
-        rows = torch.cat(list(micro_gradients(loss, parameters, xs, targets, mapped=not has_batchnorm(model))))
+        rows = gradients(x, target, n)
+        few, (x_again, target_again) = min(n, LEAST), again or (x, target)
+        first = gradients(x_again, target_again, 1)
+        random = _norm2(first[0] - rows[0]) > _SAME * _norm2(rows[0])
+        rest = gradients(x_again[micro:], target_again[micro:], few - 1) if random else rows[1:few]
     mean = rows.mean(0, dtype=torch.float64)
     norm2, trace = two_batch([_norm2(row) for row in rows], _norm2(mean), micro)
+    between = between_examples(rows[:few], torch.cat([first, rest]), micro) if random else trace
+    norm2 = of_finite_set(norm2, between, population)
     scaled = None
     if v is not None:
         scale = torch.cat([v[k].detach().flatten() for k in names]).double().rsqrt()
         _, scaled = two_batch([_norm2(row * scale) for row in rows], _norm2(mean * scale), micro)
-    return Statistics(trace, jackknife_se([_norm2(row - mean) for row in rows], micro), norm2, scaled, n * micro)
+    se = jackknife_se([_norm2(row - mean) for row in rows], micro)
+    return Statistics(trace, se, norm2, scaled, n * micro, between)
 
 
 def _norm2(vector: Tensor) -> float:

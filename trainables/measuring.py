@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from .augmentation import augment
+from .augmentation import augment, changes
 from .curves import Phase
 from .data import Data
 from .dose import dose
 from .gradients import LEAST, Plan, Statistics, at_steps, from_ranks, measure, plan, pool
 from .members import Members
-from .models import has_batchnorm
+from .models import drops, has_batchnorm
 from .spec import PairSpec
 from .tasks import Task
 from .training import Child, Leg, OnStep
@@ -93,10 +93,11 @@ class Watch:
         moments = _second_moments(members, optimizer)
         for i, weights in enumerate(members.weights()):
             child = first + i
-            x, target = self._examples(child, step)
+            (x, target), again = (self._examples(child, step, draw) for draw in ("augment", "augment/again"))
             found = measure(
                 self.tasks[child].model, weights, members.names, x, target, self.plan.micro_size,
                 moments[i] if moments else None, self.specs[child].stream(f"measure/dropout/{child}/{step}"),
+                again, self.data[child].examples,
             )  # fmt: skip
             self._note(child, step, found, norms[i])
 
@@ -122,15 +123,17 @@ class Watch:
         reduced = sum(float(p.grad.double().square().sum()) for p in members.parameters if p.grad is not None)
         if members.unclipped_norm is not None:
             reduced = float(members.unclipped_norm) ** 2
-        per_rank = self.specs[0].batch_size // members.ranks.size
-        return from_ranks([float(v) for v in gathered], reduced, per_rank)
+        spec, data = self.specs[0], self.data[0]
+        random = changes(spec.augmentation, spec.augmentation_strength) or drops(self.tasks[0].model)
+        per_rank = spec.batch_size // members.ranks.size
+        return from_ranks([float(v) for v in gathered], reduced, per_rank, data.examples, random)
 
-    def _examples(self, child: int, step: int) -> tuple[Tensor, Tensor]:
+    def _examples(self, child: int, step: int, draw: str) -> tuple[Tensor, Tensor]:
         spec, data = self.specs[child], self.data[child]
         y, role = data.y["train"], f"measure/{child}/{step}"
         many = min(len(y), self.plan.micro_batches * self.plan.micro_size)
         index = torch.randperm(len(y), generator=Generator().manual_seed(spec.stream(role)))[:many].to(y.device)
-        draws = Generator(device=y.device).manual_seed(spec.stream(role + "/augment"))
+        draws = Generator(device=y.device).manual_seed(spec.stream(f"{role}/{draw}"))
         policy, strength = spec.augmentation, spec.augmentation_strength
         return augment(policy, strength, data.x["train"][index], y[index], data.classes, draws)
 

@@ -100,6 +100,12 @@ def has_batchnorm(model: nn.Module) -> bool:
     return any(isinstance(m, BATCHNORMS) for m in model.modules())
 
 
+def drops(model: nn.Module) -> bool:
+    """Return whether the model drops units or layers at random while it trains, as its modules' names tell."""
+    names = {type(m).__name__.lower() for m in model.modules()}
+    return any("drop" in name or name == "stochasticdepth" for name in names)
+
+
 def _square(size: Size) -> Size:
     return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .noise import NOISE
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SPLITS = ("train", "val", "test")
 PHASES = ("data", "base", "train", "measure", "rungs", "recalibrate", "evaluate", "landscape")
 MODELS_SCORED = {
@@ -140,7 +140,8 @@ class TrialResult:
         default=None,
     )  # fmt: skip
     gradient_norm2: float | None = col(
-        "|G|^2 of the full gradient, two-batch estimate over the same measurements; may come out below 0",
+        "|G|^2 of the full gradient, two-batch estimate over the same measurements, corrected for the finite training "
+        "set (not before schema 4); may come out below 0",
         "nat^2/parameter^2", default=None,
     )  # fmt: skip
     b_simple: float | None = col("tr Sigma / |G|^2 over the same measurements, arXiv 1812.06162", "examples",
@@ -226,7 +227,9 @@ class HistoryRow:
         "tr Sigma measured at the end of the epoch; empty where it was not", "nat^2/parameter^2", default=None
     )
     trace_sigma_preconditioned: float | None = col("tr(Sigma / v) of Adam-type optimizers", "parameters", default=None)
-    gradient_norm2: float | None = col("|G|^2, two-batch estimate", "nat^2/parameter^2", default=None)
+    gradient_norm2: float | None = col(
+        "|G|^2, two-batch estimate, corrected for the finite training set", "nat^2/parameter^2", default=None
+    )
 
 
 @dataclass(frozen=True)

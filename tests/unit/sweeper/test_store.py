@@ -183,3 +183,16 @@ def test_golden_parts_of_released_schemas_still_read(golden: Path) -> None:
     for table, schema in SCHEMAS.items():
         for part in (golden / table).glob("*.parquet"):
             assert set(pq.read_schema(part).names) <= set(schema.names)
+
+
+def test_rows_whose_gradient_norm_is_biased_say_so_once(tmp_path: Path) -> None:
+    for golden in GOLDEN:
+        version = int(golden.name.removeprefix("schema-"))
+        for row in read_trials(golden).to_pylist():
+            old = version < 4 and row["gradient_norm2"] is not None
+            assert (row["warnings"] or "").count("biased_gradient_norm") == old, golden
+    old = read_trials(Path(__file__).parents[2] / "data" / "schema-3")
+    write_trials(tmp_path, old.to_pylist())  # as a compaction does
+    again = read_trials(tmp_path).to_pylist()
+    assert {r["schema_version"] for r in again} == {3}
+    assert [r["warnings"].count("biased_gradient_norm") for r in again] == [1, 1]

@@ -16,9 +16,11 @@ from trainables.gradients import (
     Plan,
     Statistics,
     at_steps,
+    between_examples,
     from_ranks,
     jackknife_se,
     measure,
+    of_finite_set,
     plan,
     pool,
     two_batch,
@@ -99,6 +101,65 @@ def test_all_examples_one_by_one_are_the_exact_covariance() -> None:
     assert found.norm2 == pytest.approx(float(exact.mean(0).square().sum() - exact.var(0).sum() / N), rel=1e-8)
     assert found.examples == N
     assert found.b_simple == pytest.approx(found.trace_sigma / found.norm2)
+
+
+def test_the_gradient_of_a_finite_set_has_its_exact_norm() -> None:
+    model, (x, y) = network(), images()
+    exact, found = per_example(model, x, y), measure(
+        network(), model.state_dict(), names_of(model), x, y, 1, population=N
+    )  # fmt: skip
+    assert found.norm2 == pytest.approx(float(exact.mean(0).square().sum()), rel=1e-8)
+    assert found.between == found.trace_sigma  # nothing is random
+
+
+def test_the_gradient_norm_of_augmented_examples_is_unbiased_with_the_examples_part_alone() -> None:
+    # 8 versions of each of 60 images: all gradients are known, those of a version as far apart as those of the images
+    model, (x, y), size, versions = network(), images(60), 60, 8
+    g = Generator().manual_seed(5)
+    shown = x[:, None] + torch.randn(size, versions, 1, SIZE, SIZE, generator=g, dtype=torch.float64)
+    every = per_example(model, shown.flatten(0, 1), y.repeat_interleave(versions)).reshape(size, versions, -1)
+    norm2 = float(every.mean((0, 1)).square().sum())
+    between, within = float(every.mean(1).var(0).sum()), float(every.var(1, correction=0).sum(1).mean())
+    assert 0.2 < between / (between + within) < 0.8
+    found: list[tuple[float, float, float]] = []
+    for _ in range(3000):
+        pick = torch.rand(size, generator=g).argsort()[:48]
+        first, second = (every[pick, torch.randint(versions, (48,), generator=g)] for _ in range(2))
+        rows, again = (t.reshape(12, 4, -1).mean(1) for t in (first, second))
+        raw, trace = two_batch(rows.square().sum(1).tolist(), float(rows.mean(0).square().sum()), 4)
+        own = between_examples(rows[:LEAST], again[:LEAST], 4)
+        found.append((of_finite_set(raw, own, size), own, raw + trace / size))
+    right, part, whole = (torch.tensor(column, dtype=torch.float64) for column in zip(*found, strict=True))
+
+    def errors(values: Tensor, truth: float) -> float:
+        return float((values.mean() - truth) / values.std() * math.sqrt(len(values)))
+
+    assert abs(errors(part, between)) < 3
+    assert abs(errors(right, norm2)) < 3
+    assert errors(whole, norm2) > 5  # all of tr Sigma in place of the examples' part overshoots
+
+
+def test_dropout_and_redrawn_inputs_leave_the_part_between_examples() -> None:
+    x, y = images(64)
+    dropping = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(SIZE * SIZE, CLASSES)).double()
+    found = measure(dropping, dropping.state_dict(), names_of(dropping), x, y, 4, population=64)
+    assert found.between < 0.9 * found.trace_sigma
+    plain, noise = network(), torch.randn(x.shape, generator=Generator().manual_seed(4), dtype=torch.float64)
+    same = measure(plain, plain.state_dict(), names_of(plain), x, y, 4, again=(x, y), population=64)
+    other = measure(plain, plain.state_dict(), names_of(plain), x, y, 4, again=(x + 3 * noise, y), population=64)
+    assert same.trace_sigma == other.trace_sigma == same.between
+    assert other.between < 0.9 * other.trace_sigma
+    assert other.norm2 - other.between / 64 == pytest.approx(same.norm2 - same.between / 64)
+
+
+def test_ranks_tell_the_gradient_norm_of_a_finite_set_only_where_nothing_is_random() -> None:
+    raw, trace = two_batch([10.0, 12.0], 8.0, 4)
+    assert from_ranks([10.0, 12.0], 8.0, 4).norm2 == raw
+    assert from_ranks([10.0, 12.0], 8.0, 4, examples=50).norm2 == pytest.approx(raw + trace / 50)
+    unknown = from_ranks([10.0, 12.0], 8.0, 4, examples=50, random=True)
+    assert math.isnan(unknown.norm2)
+    assert math.isnan(unknown.b_simple)
+    assert unknown.trace_sigma == trace
 
 
 def test_only_the_trained_parameters_count_and_nothing_changes() -> None:

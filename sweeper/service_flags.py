@@ -39,6 +39,8 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
                      "(default: any)")  # fmt: skip
     sub.add_argument("--audit-days", metavar="N", type=count, default=400, help="for so long it is kept who did what "
                      "(default: %(default)s)")  # fmt: skip
+    sub.add_argument("--rebuild", action="store_true", help="list sweeps again whose folders the database does not "
+                     "know")  # fmt: skip
     sub.add_argument("--webhook", metavar="URL", action="append", help="addresses that begin so may be told of ends; "
                      "repeatable")  # fmt: skip
     sub.add_argument("--webhook-secret", metavar="FILE", type=Path, help="what signs these messages (default: "

@@ -76,6 +76,7 @@ def _config(args: argparse.Namespace) -> Config:
         max_workers=args.max_workers,
         max_connections=args.max_connections,
         audit_days=args.audit_days,
+        rebuild=args.rebuild,
     )
 
 

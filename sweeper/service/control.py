@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from trainables.atomic import write_atomic
 
@@ -56,6 +56,8 @@ class Control:
     """The control folder of one sweep, on the server's machine."""
 
     folder: Path
+    ENTRY: ClassVar[str] = "entry"
+    """File with the sweep's row of the list, from which a lost list is made anew."""
 
     # -- the process --------------------------------------------------------------------------------------------------
 
@@ -178,6 +180,16 @@ class Control:
         except FileNotFoundError:
             return ""
         return lines[-1] if lines else ""
+
+    def keep(self, row: Mapping[str, Any]) -> None:
+        """Keep the sweep's row of the list."""
+        self._make()
+        self._write(self.ENTRY, json.dumps(row))
+
+    @property
+    def kept(self) -> dict[str, Any] | None:
+        """The sweep's row; None where an earlier version kept none."""
+        return self._read(self.ENTRY)
 
     def _make(self) -> None:
         # never the state folder itself: where that was removed, nobody would read what is said in a new one

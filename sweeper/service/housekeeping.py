@@ -17,6 +17,7 @@ from .catalog import Catalog
 from .logs import COUNTED, REPEATS
 from .ownership import Ownership, TakenError
 from .quotas import WINDOW_SECONDS, stop_beyond
+from .rebuild import record_missing
 from .records import Quota
 
 TICK_SECONDS = 5.0
@@ -85,6 +86,7 @@ class Housekeeping:
         now = self.catalog.clock()
         self._audit.prune(now - self.audit_seconds)
         self.catalog.forget_used(now - WINDOW_SECONDS)
+        record_missing(self.state, self.catalog)
         for folder in (self.state / "sweeps").glob("*"):
             if (folder / "log").is_file():
                 trim(folder / "log", LOG_BYTES, KEPT_BYTES)

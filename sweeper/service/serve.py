@@ -129,6 +129,8 @@ def _welcome(service: Service, sock: socket.socket, listening: Listening, say: C
     taken = sock.getsockname()[1]
     if listening.port and taken != listening.port:
         say(f"port {listening.port} is in use, this is the next free one")
+    if service.rebuilt:
+        say(service.rebuilt)
     if service.config.auth and not service.users.has_admin():
         say("no admin has a token yet: `sweeper token create NAME --role admin` makes one (with this --root)")
     shown = f"[{listening.host}]" if ":" in listening.host else listening.host

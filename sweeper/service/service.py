@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -20,16 +21,19 @@ from .health import Health
 from .housekeeping import Housekeeping
 from .hub import Hub
 from .local_ray import LocalRay
+from .logs import report_failure
 from .outward import Outward
 from .ownership import Ownership
 from .private import make_private_folder
 from .quotas import holding
+from .rebuild import rebuild, record, unlisted
 from .records import ACTIVE
 from .space_files import SpaceFiles
 from .supervisor import Supervisor
 from .users import Users
 from .views import Views
 
+_log = logging.getLogger("sweeper.service")
 FOLDER = ".service"
 DATABASE = "service.db"
 
@@ -54,6 +58,7 @@ class Config:
         max_workers: Most trials at a time of one sweep; None is no limit.
         max_connections: Most open connections.
         audit_days: For so long an entry of the audit log is kept.
+        rebuild: Whether sweeps that have folders and are not in the database are listed again.
     """
 
     root: str
@@ -70,6 +75,7 @@ class Config:
     max_workers: int | None = None
     max_connections: int = 2048
     audit_days: int = 400
+    rebuild: bool = False
 
     @property
     def folder(self) -> Path:
@@ -102,8 +108,8 @@ class Service:
         extra: Called with each sweep's row after a change of its state, beside the events.
 
     Raises:
-        SpecError: The folder cannot be written to, another server uses it, or the database cannot be opened or is
-            another folder's.
+        SpecError: The folder cannot be written to, another server uses it, or the database cannot be opened, is
+            another folder's or has lost its sweeps.
     """
 
     def __init__(self, config: Config, extra: Callable[[Entry], None] = lambda _: None) -> None:
@@ -148,6 +154,7 @@ class Service:
             engine = open_database(self.config.database or f"sqlite:///{folder / DATABASE}")
             try:
                 self.ownership = Ownership(engine, folder)
+                self.rebuilt = self._compared(engine, folder)
             except BaseException:
                 engine.dispose()
                 raise
@@ -155,6 +162,19 @@ class Service:
             os.close(self._lock)
             raise
         return engine
+
+    def _compared(self, engine: Engine, folder: Path) -> str:
+        """Compare the list of sweeps with their folders; returns what was listed again."""
+        catalog = Catalog(engine)
+        try:
+            if self.config.rebuild:
+                return rebuild(folder, catalog, self.config.run_of)
+            if lost := unlisted(folder, catalog):
+                _log.warning("%d sweeps have folders and are not in the database: --rebuild lists them", len(lost))
+            return ""
+        except BaseException:
+            self.ownership.close()
+            raise
 
     def _address(self) -> str:
         return self.config.address or self.ray.address()
@@ -165,6 +185,10 @@ class Service:
     def _told(self, entry: Entry) -> None:
         reason = self.views.outward.text(entry.reason)
         self.hub.publish(entry.id, "state", {"state": entry.state, "reason": reason, "owner": entry.owner})
+        try:
+            record(self.config.folder, entry)
+        except OSError as error:
+            report_failure("the record of a sweep beside the database", error)
         self.extra(entry)
 
     def start(self) -> None:

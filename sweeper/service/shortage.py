@@ -1,4 +1,4 @@
-"""Shortage: nothing is started for a while where the machine has too few file descriptors, memory or processes."""
+"""Shortage: nothing is started for a while where the machine has too few file descriptors, memory, processes or room."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import time
 
 from sweeper.descriptors import shortage
+from sweeper.retries import is_full
 
 from .logs import report_failure
 
@@ -29,7 +30,7 @@ class Shortage:
 
     def caused(self, error: Exception) -> bool:
         """Whether an error is a shortage, which from now on lasts for a while."""
-        lack = shortage(error)
+        lack = shortage(error) or ("the disk of the service's state is full" if is_full(error) else "")
         if lack and not self.lasts:
             _log.warning("sweeps wait, next try in %g s: %s", PAUSE_SECONDS, lack)
             self._until = time.monotonic() + PAUSE_SECONDS

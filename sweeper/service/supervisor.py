@@ -26,11 +26,12 @@ from .catalog import Catalog, Entry, StateError, UnknownSweepError
 from .control import Control
 from .endings import Endings, settled
 from .queue import Queue
-from .quotas import gpu_hours_of, gpu_hours_to_go, to_go
+from .quotas import gpu_hours_to_go, to_go
 from .ray_address import RayAddress
 from .reader import Found
 from .records import ACTIVE, Quota, State
 from .shortage import Shortage
+from .starts import spec_to_run
 from .views import Views
 
 TICK_SECONDS = 0.5
@@ -192,7 +193,7 @@ class Supervisor:
             task = {**settled(entry.task), "attempt": entry.task.get("attempt", 0) + 1, "seen": seen}
             last, entry = entry.started, self.catalog.move(sweep, State.STARTING, "its turn", task=task)
             try:
-                text = write_stored(self._spec(entry, address, found).asked())
+                text = write_stored(spec_to_run(self.views, self.quota, entry, address, found).asked())
                 env = None if address is None else self.environment()
                 started = self.control(sweep).start(task, text, env)
             except (SpecError, OSError) as error:
@@ -210,14 +211,6 @@ class Supervisor:
         found = self.endings.read(entry)
         with self._lock:
             self._end(self.catalog.get(sweep), State.FAILED, failed, found)
-
-    def _spec(self, entry: Entry, address: str | None, found: Found | None) -> SweepSpec:
-        spec = self.views.spec(entry)
-        if address is not None:
-            spec = spec.model_copy(update={"address": address})
-        own = found.cost.gpu_hours if found else entry.gpu_hours
-        most = gpu_hours_of(self.catalog, entry, spec.max_gpu_hours, self.quota(entry.owner), own)
-        return spec.model_copy(update={"max_gpu_hours": most})
 
     def _over(self, sweep: str) -> bool:
         """Take note of what an active sweep's process did; returns whether it has ended."""

@@ -15,6 +15,7 @@ from sweeper.service.control import Control
 from sweeper.service.database import open_database
 from sweeper.service.hub import Hub
 from sweeper.service.records import Quota, State
+from sweeper.service.starts import spec_to_run
 from sweeper.service.supervisor import SERVER, Supervisor
 from sweeper.service.views import Views
 from sweeper.spec import SweepSpec
@@ -145,7 +146,8 @@ def test_a_sweep_may_use_what_the_quota_leaves_it(rig: Rig) -> None:
 
     def most(sweep: str, read: bool = True) -> float | None:
         entry = rig.catalog.get(sweep)
-        return rig.supervisor._spec(entry, None, rig.supervisor.endings.look(entry) if read else None).max_gpu_hours
+        found = rig.supervisor.endings.look(entry) if read else None
+        return spec_to_run(rig.views, rig.supervisor.quota, entry, None, found).max_gpu_hours
 
     assert (most(promised), most(free)) == (3.0, 2.0)
     assert most(free, read=False) == 2.5  # its folder is away: what it had used when it ended last

@@ -10,9 +10,10 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import psycopg
 
 
@@ -28,8 +29,8 @@ def binaries() -> Path | None:
 class Postgres:
     """A server that runs; `database` makes one more of its databases."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, data: Path) -> None:
+        self.port, self.data = port, data
 
     def database(self) -> str:
         """Return the URL of a new, empty database."""
@@ -37,6 +38,21 @@ class Postgres:
         with psycopg.connect(f"host=127.0.0.1 port={self.port} user=tester dbname=postgres", autocommit=True) as found:
             found.execute(f"CREATE DATABASE {name}".encode())
         return f"postgresql://tester@127.0.0.1:{self.port}/{name}"
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Stop all of its processes for the block: connections stay open, and nobody answers."""
+        head = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
+        head.suspend()  # first, so that it starts no more
+        family = head.children(recursive=True)
+        for process in family:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in (*family, head):
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
 
 @contextmanager
@@ -61,7 +77,7 @@ def running(bin_folder: Path) -> Iterator[Postgres]:
     options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off -c max_connections=200"
     call("pg_ctl", "start", "-w", "-D", data, "-l", log, "-o", options)
     try:
-        yield Postgres(port)
+        yield Postgres(port, folder / "data")
     finally:
         call("pg_ctl", "stop", "-m", "immediate", "-D", data)
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +162,12 @@ class Health:
         return args, {k: v for k, v in given.items() if k != "context"}
 
     def _queried(self) -> str:
+        # not by the pool: requests may have taken all of its connections
+        if not (file := self.engine.url.database):
+            return ""
         try:
-            with self.engine.connect() as connection:
-                connection.exec_driver_sql("SELECT value FROM service LIMIT 1").all()
-        except Exception as error:
-            return f"the service's database cannot be read: {line(getattr(error, 'orig', None) or error)}"
+            with closing(sqlite3.connect(f"{Path(file).absolute().as_uri()}?mode=rw", uri=True, timeout=1.0)) as opened:
+                opened.execute("SELECT value FROM service LIMIT 1").fetchall()
+        except sqlite3.Error as error:
+            return f"the service's database cannot be read: {line(error)}"
         return ""

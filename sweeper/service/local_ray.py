@@ -23,6 +23,7 @@ import psutil
 from sweeper import own_ray
 from sweeper.resources import cpus
 from sweeper.spec import SpecError
+from trainables.atomic import write_atomic
 
 START_SECONDS, POLL_SECONDS, END_SECONDS = 90.0, 0.2, 15.0
 SILENT_LOOKS, SILENT_SECONDS = 3, 30.0
@@ -65,9 +66,7 @@ class LocalRay:
             return {}
 
     def _note(self, noted: Mapping[str, Any]) -> None:
-        temporary = self.file.with_suffix(".new")
-        temporary.write_text(json.dumps(noted))
-        temporary.replace(self.file)
+        write_atomic(self.file, json.dumps(noted))
 
     def _process(self) -> psutil.Process | None:
         noted = self._noted()

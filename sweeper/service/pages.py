@@ -13,12 +13,14 @@ from urllib.parse import parse_qs, quote
 
 from a2wsgi import WSGIMiddleware
 from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from .catalog import Catalog, Entry, UnknownSweepError
+from .connections import LostError
 from .guard import cookie, who
 from .outgoing import PIECE
 from .records import Sweep
@@ -156,7 +158,9 @@ def mount(api: FastAPI, service: Service) -> None:
 
     auth = service.config.auth
     offered = Offered(service.catalog, service.views, auth)
-    made: Any = WSGIMiddleware(make_pages(offered), workers=WORKERS)  # type: ignore[arg-type]
+    server = make_pages(offered)
+    server.register_error_handler(SQLAlchemyError, _away)
+    made: Any = WSGIMiddleware(server, workers=WORKERS)  # type: ignore[arg-type]
     pages = _Guarded(made, offered.viewer, service.config.folder)
     for path in PAGES:
         # not as a mount, which would also take what the API refuses
@@ -166,6 +170,11 @@ def mount(api: FastAPI, service: Service) -> None:
         api.router.add_route("/login", door.form, methods=["GET"], include_in_schema=False)
         api.router.add_route("/login", door.enter, methods=["POST"], include_in_schema=False)
         api.router.add_route("/logout", door.leave, methods=["POST"], include_in_schema=False)
+
+
+def _away(error: Exception) -> tuple[str, int, dict[str, str]]:
+    text = str(error) if isinstance(error, LostError) else "the service's database does not answer; try again"
+    return f"{text}\n", 503, {"Retry-After": "5", "Content-Type": "text/plain; charset=utf-8"}
 
 
 class _Guarded:

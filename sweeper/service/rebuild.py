@@ -14,6 +14,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
 from sweeper.places import place_of
+from sweeper.report import counted
 from sweeper.retries import line
 from sweeper.spec import SweepSpec
 from sweeper.specfile import SpecError
@@ -90,24 +91,26 @@ def rebuild(state: Path, catalog: Catalog, run_of: Callable[[str], str]) -> str:
             continue
         control = Control(state / "sweeps" / sweep)
         try:
-            values = _recorded(control, sweep)
-            partly += values is None
-            _add(catalog, values or _guessed(control, sweep, run_of(sweep), catalog.clock()), catalog.clock())
+            values = _recorded(control, sweep) or _guessed(control, sweep, catalog.clock())
+            _add(catalog, values, catalog.clock())
         except (SpecError, OSError, ValueError, TypeError, KeyError) as error:
             _log.warning("sweep %s cannot be listed again: %s", sweep, line(error))
             unread.append(sweep)
             continue
         listed += 1
+        partly += values["owner"] == NOBODY
         _charge(catalog, catalog.get(sweep), run_of(sweep))
-    said = f"{listed} sweeps are listed again from their folders"
-    said += f"; of {partly} of them owner and name are unknown, for an earlier version sent them" if partly else ""
-    said += f"; {len(unread)} folders cannot be read: {', '.join(unread[:5])}" if unread else ""
+    said = f"listed again from their folders: {counted(listed, 'sweep')}"
+    said += f"; of {partly} of them owner and name are unknown, for an earlier version kept none" if partly else ""
+    said += f"; {counted(len(unread), 'folder')} cannot be read: {', '.join(unread[:5])}" if unread else ""
     return f"{said}; users, tokens and the audit log are not in the folders"
 
 
 def _folders(state: Path) -> list[str]:
     folder = state / "sweeps"
-    return sorted(f.name for f in folder.iterdir() if f.is_dir()) if folder.is_dir() else []
+    tell = (Control.ENTRY, "spec.yaml")  # one without them is of no sweep that ever ran
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(f.name for f in found if any((f / name).is_file() for name in tell))
 
 
 def _recorded(control: Control, sweep: str) -> dict[str, Any] | None:
@@ -118,19 +121,16 @@ def _recorded(control: Control, sweep: str) -> dict[str, Any] | None:
     if values["id"] != sweep:
         raise ValueError(f"the folder keeps the row of {values['id']}")
     known = {k: v for k, v in values.items() if k in sweeps.c}
-    if control.alive and known["state"] not in ACTIVE:  # the disk was full when it changed last
-        known |= {"state": State.RUNNING, "task": control.task}
+    if control.alive:  # the disk may have been full when the row changed last
+        known |= {"state": known["state"] if known["state"] in ACTIVE else State.RUNNING, "task": control.task}
     return known
 
 
-def _guessed(control: Control, sweep: str, run: str, now: float) -> dict[str, Any]:
+def _guessed(control: Control, sweep: str, now: float) -> dict[str, Any]:
     """Return a row from what an earlier version left."""
     file = control.folder / "spec.yaml"
-    text = file.read_text() if file.is_file() else place_of(run).read_text("sweep.yaml")
-    if text is None:
-        raise SpecError("neither its control folder nor its run folder holds a spec")
     try:
-        given, _ = read(text, stored=True)
+        given, _ = read(file.read_text(), stored=True)
     except YamlError as error:
         raise SpecError(str(error)) from None
     spec = SweepSpec.checked({k: v for k, v in given.items() if k not in ("out", "address")})
@@ -142,7 +142,7 @@ def _guessed(control: Control, sweep: str, run: str, now: float) -> dict[str, An
         state, reason = State(outcome.state), outcome.reason
     else:
         state, reason = State.INTERRUPTED, f"{CAUSE}; `resume` goes on with it"
-    began = (file if file.is_file() else control.folder).stat().st_mtime
+    began = file.stat().st_mtime
     hours = 3600 * (spec.max_gpu_hours or 0.0)
     return {
         "id": sweep, "name": sweep, "owner": NOBODY, "shared": False, "space": Path(spec.space).stem,

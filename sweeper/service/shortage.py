@@ -1,4 +1,4 @@
-"""Shortage: nothing is started for a while where the machine has too few file descriptors, memory, processes or room."""
+"""Shortage: nothing is started for a while where the machine lacks descriptors, memory, processes or room."""
 
 from __future__ import annotations
 

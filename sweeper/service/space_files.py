@@ -21,6 +21,7 @@ from search_spaces import Space
 from search_spaces.plain import from_json, to_json
 from search_spaces.space import SpaceError
 from trainables import __version__
+from trainables.atomic import write_atomic
 
 SECONDS = 120.0
 """A file that takes longer to execute is refused."""
@@ -132,9 +133,7 @@ class SpaceFiles:
             raise SpaceError(f"{path} is being written: try again")
         if self.kept is not None:
             self.kept.mkdir(parents=True, exist_ok=True, mode=0o700)
-            temporary = self.kept / f".{key}"
-            temporary.write_text(json.dumps(said))
-            temporary.replace(self.kept / f"{key}.json")
+            write_atomic(self.kept / f"{key}.json", json.dumps(said))
         return from_json(json.dumps(said))
 
 

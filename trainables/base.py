@@ -48,6 +48,7 @@ def base_weights(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> lis
     Raises:
         ValueError: The base diverged.
     """
+    kept = tasks[0].kept_as(spec.base_digest)
 
     def make() -> list[dict[str, Tensor]]:
         if runtime.bases is None:
@@ -59,10 +60,10 @@ def base_weights(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> lis
             weights = joined(tasks, train_base(spec, [t.model for t in tasks], [t.data for t in tasks]))
             save_file({k: v.cpu().contiguous().clone() for k, v in weights.items()}, path)
 
-        path = made_once(Path(runtime.bases) / f"{spec.base_digest}.safetensors", write)
+        path = made_once(Path(runtime.bases) / f"{kept}.safetensors", write)
         return parted(tasks, load_file(path, device=runtime.device))
 
-    return _remembered(_BASES, spec.base_digest, runtime, make)
+    return _remembered(_BASES, kept, runtime, make)
 
 
 def trunk(spec: PairSpec, task: Task, runtime: Runtime, report: Report = lambda _: None) -> Trunk:
@@ -76,6 +77,7 @@ def trunk(spec: PairSpec, task: Task, runtime: Runtime, report: Report = lambda 
         runtime: As in `base_weights`.
         report: Told of its checkpoints.
     """
+    kept = task.kept_as(spec.trunk_digest)
 
     def train() -> Trunk:
         seeds = Seeds(stream(spec.trunk_digest, "order"), stream(spec.trunk_digest, "augment"))
@@ -108,10 +110,10 @@ def trunk(spec: PairSpec, task: Task, runtime: Runtime, report: Report = lambda 
             torch.save({"weights": made.weights, "state": made.state, "diverged_at": made.diverged_at}, content)
             path.write_bytes(content.getbuffer())
 
-        path = made_once(Path(runtime.bases) / f"{spec.trunk_digest}.trunk.pt", write)
+        path = made_once(Path(runtime.bases) / f"{kept}.trunk.pt", write)
         return Trunk(**torch.load(path, map_location=runtime.device, weights_only=True))
 
-    return _remembered(_TRUNKS, spec.trunk_digest, runtime, make)
+    return _remembered(_TRUNKS, kept, runtime, make)
 
 
 def _remembered(memory: dict[tuple[Any, ...], Any], digest: str, runtime: Runtime, make: Callable[[], Any]) -> Any:

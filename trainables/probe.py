@@ -225,15 +225,18 @@ def probe_digest(base_digest: str, policy: str) -> str:
     return digest_of({"base": base_digest, "policy": policy, "strengths": STRENGTHS, "size": (EXAMPLES, DRAWS)})
 
 
-def cached_probe(spec: PairSpec, folder: str | Path | None, make: Callable[[], Probe]) -> Probe:
+def cached_probe(
+    spec: PairSpec, folder: str | Path | None, make: Callable[[], Probe], kept_as: Callable[[str], str] = str
+) -> Probe:
     """Return the probe of the spec's policy at its base weights; `make` runs only where none is kept.
 
     Args:
         spec: The trial.
         folder: Folder that the workers of a run share, `<digest>.json` each; None keeps probes in memory only.
         make: Measures it, with the default strengths, examples and draws.
+        kept_as: Digest -> the name under which it is kept, see `Task.kept_as`.
     """
-    digest = probe_digest(spec.base_digest, spec.augmentation)
+    digest = kept_as(probe_digest(spec.base_digest, spec.augmentation))
     key = (digest, str(folder) if folder is not None else None)
     if key not in _MEMORY:
         if folder is None:

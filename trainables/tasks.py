@@ -32,6 +32,7 @@ class Task:
         head: Prefix of the keys that stay this task's own when models are merged; empty where all is merged.
         base: Base weights theta_0 of `model`; empty before they are made.
         batches: Augmented training batches for the BatchNorm re-estimation.
+        weights_sha256: SHA-256 of the file of start weights; empty without one.
     """
 
     name: str
@@ -40,6 +41,11 @@ class Task:
     head: str = ""
     base: Weights = field(default_factory=lambda: {})
     batches: Sequence[Tensor] = ()
+    weights_sha256: str = ""
+
+    def kept_as(self, digest: str) -> str:
+        """Return the name under which what follows from the start weights is kept: a file may change its content."""
+        return f"{digest}-{self.weights_sha256[:16]}" if self.weights_sha256 else digest
 
     def is_own(self, key: str) -> bool:
         """Whether an entry of the state dict belongs to this task alone."""
@@ -100,7 +106,7 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], device: str) -> str | None
             if spec.weights and not pretrained:
                 state, loaded = load_start(model, spec.weights, head_of(model, task.data.classes))
                 model.load_state_dict(state)
-        task.model = model.to(device)
+        task.model, task.weights_sha256 = model.to(device), loaded or ""
         freeze(task.model, spec.freeze)
     if len(tasks) > 1:
         for task in tasks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from sweeper.store import write_weights
 from trainables import curves, pair
 from trainables.checkpoint_merge import merge_checkpoints
 from trainables.checkpoints import load_start
+from trainables.derivatives import objective
 from trainables.evaluation import logits_of, score
 from trainables.freezing import freeze
 from trainables.lab import prepare
@@ -21,6 +24,8 @@ from trainables.merging import MERGES
 from trainables.models import MODELS, build
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
+from trainables.tasks import trained_names
+from trainables.training import Seeds, courses
 
 RUNTIME = Runtime(measure=0)
 NAMES = ("enc.weight", "dec.weight")
@@ -121,6 +126,42 @@ def test_a_stack_keeps_ties(tmp_path: Path) -> None:
     assert _scored(model, "test").loss == pytest.approx(output.result.scores["chosen_loss_test"], abs=1e-6)
     # enc, its bias, that of dec, and the head: the shared weight counts once
     assert output.result.parameters == 64 * 64 + 2 * 64 + 64 * 10 + 10
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_a_course_that_is_taken_up_again_keeps_ties(stack: int) -> None:
+    spec, model = _spec(stack=stack, model_options={"norm": False}), _made(norm=False)
+    (task,) = prepare(spec, RUNTIME, with_base=False).tasks
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    seeds = [Seeds(1, 2), Seeds(3, 4)][:stack]
+    (whole,), (begun,), (again,) = (courses(spec, model, start, task.data, seeds) for _ in range(3))
+    whole.advance()
+    begun.advance(7)
+    again.restore(copy.deepcopy(begun.snapshot()))
+    again.advance()
+    for one, other in zip(whole.children, again.children, strict=True):
+        assert list(one.weights) == list(start)
+        assert all(torch.equal(v, other.weights[k]) for k, v in one.weights.items())
+        assert torch.equal(other.weights["enc.weight"], other.weights["dec.weight"])
+
+
+def test_gradients_and_curvature_see_one_parameter() -> None:
+    model = _made(norm=False).double()
+    names = trained_names(model)
+    draws = torch.Generator().manual_seed(5)
+    x, y = torch.randn(30, 64, generator=draws, dtype=torch.float64), torch.randint(10, (30,), generator=draws)
+    loss, w = objective(model, {k: v.clone() for k, v in model.state_dict().items()}, names, x, y)
+    assert len(w) == 64 * 64 + 2 * 64 + 64 * 10 + 10
+    value, gradient = loss.gradient(w)
+    wanted = cross_entropy(model(x), y)
+    wanted.backward()
+    assert value.item() == pytest.approx(wanted.item(), rel=1e-12)
+    parameters = dict(model.named_parameters())
+    torch.testing.assert_close(gradient, torch.cat([parameters[n].grad.flatten() for n in names]), rtol=0, atol=1e-14)
+    # H v is the derivative of the gradient along v, through both uses of the weight
+    v = torch.randn(w.shape, generator=draws, dtype=torch.float64)
+    slope = (loss.gradient(w + 1e-5 * v)[1] - loss.gradient(w - 1e-5 * v)[1]) / 2e-5
+    torch.testing.assert_close(loss.hessian(w)(v), slope, rtol=1e-5, atol=1e-8)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

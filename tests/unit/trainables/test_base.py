@@ -14,7 +14,9 @@ from torch import Tensor
 from trainables import base
 from trainables.base import Trunk, base_weights, trunk
 from trainables.base_training import train_base
+from trainables.models import build
 from trainables.runtime import Runtime
+from trainables.seeding import seeded
 from trainables.spec import PairSpec
 from trainables.tasks import Task, add_models, load_tasks
 
@@ -92,6 +94,18 @@ def test_trials_share_a_base_across_hyperparameters_but_not_across_recipes(train
     none = _weights(None, digits_spec(base={"steps": 0}))
     assert list(none) == list(initial)
     assert not _equal(none, first)
+
+
+@pytest.mark.usefixtures("no_bases")
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_file_whose_content_changed_makes_another_base(kept: bool, tmp_path: Path) -> None:
+    file, bases = tmp_path / "w.pt", tmp_path / "bases" if kept else None
+    spec = replace(SPEC, weights=str(file), base=replace(SPEC.base, steps=0))
+    for seed in (1, 2):
+        with seeded(seed):
+            state = build(SPEC.model, 10, 1, 8, SPEC.model_options).state_dict()
+        torch.save(state, file)
+        assert _equal(_weights(bases, spec), dict(state))
 
 
 def test_memory_keeps_the_last_few_bases_only(no_bases: dict[tuple[str, ...], object]) -> None:

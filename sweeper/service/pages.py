@@ -19,6 +19,8 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from trainables.printable import printable_line
+
 from .catalog import Catalog, Entry, UnknownSweepError
 from .connections import LostError
 from .guard import cookie, who
@@ -99,7 +101,7 @@ class Offered:
 
     def names(self) -> Mapping[str, str]:
         """Return id -> words for people of the newest sweeps, the newest first."""
-        return {entry.id: f"{entry.name} · {entry.owner}" for entry in self._page(limit=NAMED)}
+        return {entry.id: f"{printable_line(entry.name)} · {entry.owner}" for entry in self._page(limit=NAMED)}
 
     def _page(self, **wanted: Any) -> Sequence[Entry]:
         viewer = self.viewer.get()
@@ -126,7 +128,7 @@ def _listed(sweep: Sweep) -> Listed:
     regime, best = sweep.regime, sweep.best
     return Listed(
         id=sweep.id,
-        name=sweep.name,
+        name=printable_line(sweep.name),  # of an earlier version's sweep, which took any
         owner=sweep.owner,
         space=sweep.space,
         shared=sweep.shared,

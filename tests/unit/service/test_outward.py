@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
 from dashboards.judged import in_background
+from sweeper.service.api_events import written
 from sweeper.service.app import ROUTERS, make_api
 from sweeper.service.outward import Outward
 from sweeper.service.pages import mount
@@ -187,3 +188,32 @@ def test_folders_are_named_and_other_text_stays() -> None:
         "`sweeper resume x-1 --server URL` continues"
     )
     assert store.text("cannot reach s3://bucket/runs/x-1") == "cannot reach x-1"
+
+
+EVIL = "a\x1b[31m\x9b\u202eb"
+
+
+@pytest.mark.parametrize("name", [EVIL, "a\nb", "\u2028", "\ufeff", "\U000e0041"], ids=ascii)
+def test_names_and_webhooks_hold_no_control_characters(api: Any, name: str) -> None:
+    client = TestClient(api, base_url="http://localhost:8000")
+    for key, value in {"name": name, "webhook": f"https://host/{name}"}.items():
+        answer = client.post("/v1/sweeps", params={key: value, "dry_run": True}, json={"space": "synthetic"})
+        assert answer.status_code == 422
+        said = answer.json()["detail"]
+        assert said.startswith(f"{key}: must not hold control or format characters, got '")
+        assert said.isascii()
+    assert client.post(
+        "/v1/sweeps", params={"name": "größer – 2", "dry_run": True}, json={"space": "synthetic"}
+    ).is_success
+
+
+def test_a_name_of_an_earlier_version_is_escaped_wherever_it_is_shown(service: Service, api: Any) -> None:
+    sweep = add_ended(service)
+    service.catalog.change(sweep, name=EVIL, reason=EVIL)
+    client = TestClient(api, base_url="http://localhost:8000")
+    page = Reader(SimpleNamespace(api=api))  # type: ignore[arg-type]
+    shown = [client.get(f"/v1/sweeps/{sweep}").text, client.get("/v1/sweeps").text, page.drawn("")]
+    shown.append(written(service.hub.publish(sweep, "state", {"state": "done", "reason": EVIL})))
+    for text in shown:
+        assert not [c for c in "\x1b\x9b\u202e" if c in text]
+    assert client.get(f"/v1/sweeps/{sweep}").json()["name"] == EVIL

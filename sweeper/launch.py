@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces import Space
+from search_spaces.conditions import in_order
 from trainables.noise import KNOBS, NOISE
 from trainables.optimizers import family
 from trainables.plugin import line_in
@@ -283,13 +284,22 @@ def with_usual_noise(spec: SweepSpec, space: Space) -> SweepSpec:
 
 
 def _usual_noise(spec: SweepSpec, space: Space) -> str:
-    families = {family(space.build(params).optimizer) for params in corners(space)}
+    families = {family(name) for name in _optimizers(space)}
     usual = {default_noise(f) for f in families}
     known = targets(families)
     if len(usual) == 1:
         return usual.pop()
     # no definition holds for all of them: one that is measured can at least be shown
     return next(iter(known), MEASURED_USUAL if spec.sampler != "noise" else sorted(usual)[0])
+
+
+def _optimizers(space: Space) -> set[str]:
+    """Return the optimizers of a space's trials."""
+    if "optimizer" not in space.knobs:
+        return {space.build(next(corners(space))).optimizer}
+    deciding = in_order(["optimizer"], space.conditions)
+    corner = {tuple(params.get(k) for k in deciding): params for params in corners(space)}
+    return {space.build(params).optimizer for params in corner.values()}
 
 
 def _with_prior(spec: SweepSpec, space: Space, say: Callable[[str], None]) -> SweepSpec:

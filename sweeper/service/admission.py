@@ -171,12 +171,15 @@ def _check_trials(trials: int, limits: Limits) -> None:
 
 
 def _check_lengths(values: Mapping[str, Any]) -> None:
-    # every value of a list is compared with every other one
-    parameters = values.get("parameters")
+    # every value of a list is compared with every other one, and a trial is made of each
+    parameters, total = values.get("parameters"), 0
     for name, parameter in parameters.items() if isinstance(parameters, dict) else ():
         for key, listed in parameter.items() if isinstance(parameter, dict) else ():
             if isinstance(listed, list) and len(listed) > _CHOICES:
                 raise SpecError(f"parameters.{name}.{key}: must be at most {_CHOICES} values, got {len(listed)}")
+            total += len(listed) if isinstance(listed, list) else 0
+    if total > 2 * _CHOICES:
+        raise SpecError(f"parameters: must be at most {2 * _CHOICES} values together, got {total}")
     for key in ("prior", "objective", "further_objectives"):
         if isinstance(values.get(key), list) and len(values[key]) > _FEW:
             raise SpecError(f"{key}: must be at most {_FEW}, got {len(values[key])}")

@@ -6,9 +6,9 @@ import json
 import math
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Path, Request, Response
 from pydantic import AfterValidator, BaseModel
@@ -20,13 +20,17 @@ from .admission import Rules
 from .audit import Audit
 from .catalog import Entry, UnknownSweepError
 from .estimates import Estimates
+from .guard import bucket
 from .limits import Limits
 from .metrics import Metrics
 from .quotas import Ask, within_quota
 from .records import Role
 from .refusals import RefusedError, forbidden, reads_only
 from .service import Service
+from .turns import Turns
 from .users import User
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -43,6 +47,7 @@ class Api:
         closing: Set when streams are to end.
         streams: Open streams of events, by whose they are.
         sending: Held while a quota is looked at and used.
+        turns: Bounds and runs what takes long.
     """
 
     service: Service
@@ -54,6 +59,10 @@ class Api:
     closing: threading.Event = field(default_factory=threading.Event)
     streams: Counter[str] = field(default_factory=Counter)
     sending: threading.Lock = field(default_factory=threading.Lock)
+    turns: Turns = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.turns = Turns(self.limits.expensive, self.closing)
 
     def seen(self, user: User, sweep: str) -> Entry:
         """Return the row of a sweep that the user may see.
@@ -79,6 +88,10 @@ class Api:
         if user.role == Role.VIEWER:
             raise reads_only()
         raise forbidden(f"sweep {entry.id} is {entry.owner}'s: you may look at it, not change it")
+
+    async def turn(self, request: Request, call: Callable[..., T], *args: Any) -> T:
+        """Return what a call that takes long returns when its user has a turn; see `Turns.run`."""
+        return await self.turns.run(bucket(request, self.service.config.auth), call, *args)
 
     def within_quota(self, user: User, entry: Entry | None, ask: Ask) -> None:
         """Refuse what the user, or the owner of a sweep, has no quota for; admins may give more.

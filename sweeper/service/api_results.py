@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -21,10 +22,11 @@ from . import examples
 from .api import Asked, SweepId, plain_json
 from .catalog import StateError, UnknownSweepError
 from .examples import shown
-from .guard import Viewer
+from .guard import Viewer, bucket
 from .problems import documented
 from .records import Advice, TrialPage
 from .refusals import RefusedError
+from .turns import Expensive
 
 router = APIRouter(prefix="/v1/sweeps/{sweep}", tags=["results"])
 pc: Any = pyarrow.compute  # whose functions are made when it is imported
@@ -36,6 +38,8 @@ PAGE_POLICY = (
     "form-action 'none'"
 )
 """Of a page that sweeps write: it may draw and save pictures, but is a stranger here, and can reach nobody."""
+FEW_ROWS = 500
+"""Rows of a page that is cheap."""
 _COLUMN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 
@@ -114,11 +118,19 @@ def list_trials(
         raise RefusedError(406, f"trials come as {JSON}, {ARROW} or {PARQUET}")
     wanted = {**_where(where or ()), **{k: v for k, v in (("outcome", outcome), ("config", config)) if v is not None}}
     names = tuple(dict.fromkeys(columns.split(","))) if columns else None
-    table, last, more = api.service.views.trials(entry, after, limit, wanted, names)
-    if media == JSON:
-        return Response(plain_json({"items": rows_of(table), "next": str(last), "more": more}), media_type=JSON)
-    headers = {"Sweeper-Next": str(last), "Sweeper-More": "true" if more else "false"}
-    return Response(packed(table, media), media_type=media, headers=headers)
+    many = limit > FEW_ROWS
+    with api.turns.held(bucket(request, api.service.config.auth)) if many else nullcontext():
+        table, last, more = api.service.views.trials(entry, after, limit, wanted, names)
+        if media == JSON:
+            return Response(_page(table, last, more), media_type=JSON)
+        headers = {"Sweeper-Next": str(last), "Sweeper-More": "true" if more else "false"}
+        return Response(packed(table, media), media_type=media, headers=headers)
+
+
+def _page(table: pa.Table, last: int, more: bool) -> bytes:
+    # in parts: no other thread runs while a part becomes JSON
+    parts = (plain_json(rows_of(table.slice(i, FEW_ROWS)))[1:-1] for i in range(0, table.num_rows, FEW_ROWS))
+    return b'{"items":[%b],%b' % (b",".join(parts), plain_json({"next": str(last), "more": more})[1:])
 
 
 def _where(texts: tuple[str, ...] | list[str]) -> dict[str, str]:
@@ -155,6 +167,7 @@ def packed(table: pa.Table, media: str) -> bytes:
     "/recommendation",
     response_model=list[Advice],
     summary="Get hyperparameters that reach the best noise",
+    dependencies=[Expensive],
     responses={**documented(404, 409), **shown(examples.ADVICE, "What to train with.")},
 )
 def get_recommendation(
@@ -206,6 +219,7 @@ def get_recommendation(
     "/best",
     response_model=dict[str, Any],
     summary="Look at the winner",
+    dependencies=[Expensive],
     responses={**documented(404), **shown(examples.BEST, "The winning trial and the sweep's summary.")},
 )
 def get_best(api: Asked, user: Viewer, sweep: SweepId) -> Response:
@@ -220,6 +234,7 @@ def get_best(api: Asked, user: Viewer, sweep: SweepId) -> Response:
     "/best/weights",
     response_class=FileResponse,
     summary="Fetch the winner's weights",
+    dependencies=[Expensive],
     responses={**documented(404), 200: {"description": "safetensors", "content": {SAFETENSORS: _BYTES}}},
 )
 def get_best_weights(api: Asked, user: Viewer, sweep: SweepId) -> Response:
@@ -239,6 +254,7 @@ def get_best_weights(api: Asked, user: Viewer, sweep: SweepId) -> Response:
     "/report",
     response_class=HTMLResponse,
     summary="Get the page",
+    dependencies=[Expensive],
     responses={
         **documented(404),
         200: {"description": "One file that works offline.", "content": {"text/html": {"schema": {"type": "string"}}}},

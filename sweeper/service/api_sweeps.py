@@ -28,6 +28,7 @@ from .problems import documented
 from .quotas import Ask, gpu_hours_to_go, to_go
 from .records import ENDED, Estimate, Extension, State, Submitted, Sweep, SweepDetail, SweepPage
 from .refusals import RefusedError, forbidden
+from .turns import Expensive
 from .users import User
 from .webhooks import check_url
 
@@ -89,6 +90,7 @@ class _Sent:
         },
     },
     openapi_extra=_SPEC_BODY,
+    dependencies=[Expensive],
 )
 async def submit_sweep(
     request: Request,
@@ -120,8 +122,8 @@ async def submit_sweep(
     sent = _Sent(await body_of(request, api.limits.spec), media, name, priority, shared, webhook, idempotency_key)
     noted(request, action="estimate_sweep" if dry_run else "submit_sweep")
     if dry_run:
-        return answer(await run_in_threadpool(_estimated, api, user, sent))
-    entry, estimate = await run_in_threadpool(_queued, api, user, sent)
+        return answer(await api.turn(request, _estimated, api, user, sent))
+    entry, estimate = await api.turn(request, _queued, api, user, sent)
     noted(request, target=entry.id)
     url = f"/v1/sweeps/{entry.id}"
     record = Submitted(id=entry.id, url=url, state=State(entry.state), estimate=estimate)
@@ -278,15 +280,16 @@ def cancel_sweep(api: Asked, user: Viewer, sweep: SweepId) -> Response:
     summary="Resume a sweep",
     responses={**documented(400, 404, 409, 415), **shown(examples.SWEEP, "It waits in the queue again.", 202)},
     openapi_extra=_CHANGES_BODY,
+    dependencies=[Expensive],
 )
 async def resume_sweep(request: Request, api: Asked, user: Viewer, sweep: SweepId) -> Response:
     """Go on with a sweep that ended, as it is or with more `trials` or other machines."""
     entry = await run_in_threadpool(api.steered, user, sweep)
     body = await body_of(request, api.limits.spec)
-    changes = _changes(body, media_type(request.headers.get("content-type", "")))
+    changes = await api.turn(request, _changes, body, media_type(request.headers.get("content-type", "")))
     if changes:
         noted(request, detail=body.decode())
-    return answer(await run_in_threadpool(_resumed, api, user, entry, changes), 202)
+    return answer(await api.turn(request, _resumed, api, user, entry, changes), 202)
 
 
 def _changes(body: bytes, media: str) -> Mapping[str, Any]:
@@ -316,6 +319,7 @@ def _resumed(api: Api, user: User, entry: Entry, changes: Mapping[str, Any]) -> 
     status_code=202,
     response_model=Extension,
     summary="Run the trials that a firm answer lacks",
+    dependencies=[Expensive],
     responses={
         **documented(404, 409),
         **shown(examples.EXTENSION, "They wait in the queue.", 202),

@@ -20,6 +20,7 @@ class Limits:
         threads: torch threads of a trial.
         rate: Requests per second of one user, in the mean; 0 is no limit.
         burst: Requests of one user at once.
+        expensive: Calls in flight of one user that read a spec, plan or analyse.
         streams: Open streams of events of all users.
         streams_each: Open streams of events of one user, or of one address where there are no users.
         connections: Open connections of all clients.
@@ -40,6 +41,7 @@ class Limits:
     threads: int = 64
     rate: float = 200.0
     burst: int = 400
+    expensive: int = 4
     streams: int = 1000
     streams_each: int = 50
     connections: int = 2048

@@ -135,8 +135,9 @@ def _admitted(api: Api, user: User, sent: _Sent) -> Admitted:
         raise forbidden(f"a priority above 0 needs an admin's token, got {sent.priority}")
     if sent.webhook is not None:
         check_url(sent.webhook, api.service.config.webhooks)
-    values, lines = parsed(sent.body, sent.media, api.limits)
-    return admit(values, lines, api.rules, user, lambda sweep: api.seen(user, sweep))
+    with api.turns.computing:
+        values, lines = parsed(sent.body, sent.media, api.limits)
+        return admit(values, lines, api.rules, user, lambda sweep: api.seen(user, sweep))
 
 
 def _estimated(api: Api, user: User, sent: _Sent) -> Estimate:
@@ -305,7 +306,8 @@ def _resumed(api: Api, user: User, entry: Entry, changes: Mapping[str, Any]) -> 
     if entry.state not in ENDED:
         raise StateError(f"sweep {entry.id} is {entry.state}: it is resumed when it has ended")
     if changes:
-        asked = changed(entry, changes, api.rules)
+        with api.turns.computing:
+            asked = changed(entry, changes, api.rules)
     else:
         asked = Changed({}, entry.budget, to_go(entry, SweepSpec.checked(entry.spec), entry.budget))
     with api.sending:

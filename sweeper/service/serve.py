@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import ssl
 from collections.abc import Callable
@@ -102,6 +103,9 @@ def serve(config: Config, listening: Listening, say: Callable[[str], None]) -> N
                 )
                 told[0].start()
             service.start()
+            # what is imported stays: a collection that looks at it stops all threads for .3 s and more
+            gc.collect()
+            gc.freeze()
             server = server_of(Paced(api, config.folder), connections, api.state.api.closing, proxies, listening.tls)
             with suppress(KeyboardInterrupt):  # how it is told to end
                 server.run(sockets=[sock])

@@ -16,8 +16,8 @@ from fastapi import Depends, Request
 from .guard import bucket
 from .refusals import RefusedError
 
-AT_ONCE = 2
-"""Threads that read specs. They share one interpreter, so that more would only hold up what is cheap."""
+AT_ONCE = 4
+"""Calls that have their turn; those that wait for storage hold up nobody else."""
 WAITING = 200
 """Calls of all users that may wait for one of them."""
 
@@ -30,10 +30,15 @@ class Turns:
     Args:
         each: Expensive calls that one user may have in flight.
         closing: Set when the service ends.
+
+    Attributes:
+        computing: Held while a spec is read and checked: threads share one interpreter, and each that computes holds
+            up what is cheap.
     """
 
     def __init__(self, each: int, closing: threading.Event) -> None:
         self.each, self.closing = each, closing
+        self.computing = threading.Lock()
         self._lock = threading.Lock()
         self._flying = Counter[str]()
         self._waiting: OrderedDict[str, deque[Callable[[], None]]] = OrderedDict()

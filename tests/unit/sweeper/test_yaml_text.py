@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper import yaml_text
-from sweeper.runfolder import claim, stored_spec, write_spec
+from sweeper.runfolder import claim, stored_spec, write_start
 from sweeper.spec import load_spec
 from sweeper.specfile import SpecError, assignments
 from sweeper.warmstart import read_points
@@ -207,5 +207,5 @@ def test_a_folder_of_an_earlier_version_holds_the_same_sweep(tmp_path):
     assert claim(same)[1]  # it is continued
     with pytest.raises(SpecError, match="holds another sweep"):
         claim(other)
-    write_spec(run, same)
+    write_start(run, same, same.load_space())
     assert stored_spec(run).parameters["weight_decay"].values == (0, 1e-4)

@@ -25,6 +25,9 @@ PROBE_SECONDS = 60.0
 _ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """`--node-ip-address=127.0.0.1` alone does not suffice: Ray 2.60 replaces it by the address of an interface."""
 _REFUSED, _LET_IN = 10, 11
+_PREFIX, _SOCKET = "sweeper-ray-", "/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store"
+_LONGEST = 107
+"""Bytes that the name of a Unix socket may have."""
 # Ray's own client, since gRPC's Python package is not always installed
 _PROBE = f"""\
 import sys
@@ -38,6 +41,17 @@ sys.exit({_LET_IN})
 """
 
 
+def make_folder() -> Path:
+    """Make a folder for the files of a Ray that this account alone can enter.
+
+    It lies where temporary files lie, or in /tmp where the names of Ray's sockets would become too long.
+    """
+    parent = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(f"{parent}/{_PREFIX}12345678{_SOCKET}") > _LONGEST:
+        parent = "/tmp"
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+
+
 def write_token(file: Path) -> None:
     """Write a new token to a file that this account alone can read."""
     file.unlink(missing_ok=True)
@@ -46,7 +60,7 @@ def write_token(file: Path) -> None:
 
 
 def users_token() -> Path:
-    """Return the file where Ray keeps this account's token; nobody else can read it from now on: Ray lets everybody."""
+    """Return the file where Ray keeps this account's token, and close it to others: Ray lets everybody read it."""
     file = Path.home() / ".ray" / "auth_token"
     with suppress(OSError):  # there is none, or it is on a file system without such rights
         found = file.stat()
@@ -83,8 +97,7 @@ def own_ray() -> Iterator[None]:
     """Make `ray.init(address="local")` start such a Ray, for the block; its files are removed afterwards."""
     from ray._private import ray_constants
 
-    # sockets have short names
-    folder = Path(tempfile.mkdtemp(prefix="sweeper-ray-", dir=os.environ.get("RAY_TMPDIR")))
+    folder = make_folder()
     changed: dict[str, str | None] = {
         **settings(folder / "token"), "RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN": None
     }  # fmt: skip

@@ -93,13 +93,16 @@ def check_closed(parent: int, found: dict[tuple[str, int], str]) -> Path:
     variables = raylet.environ()
     token = Path(variables["RAY_AUTH_TOKEN_PATH"])
     assert token.stat().st_mode & 0o777 == 0o600
-    assert not any(token.read_text() in " ".join(_command(p)) for p in family)
+    text = token.read_text()
+    assert not any(text in " ".join(_command(p)) for p in family)
     assert not any("ray.util.client.server" in " ".join(_command(p)) for p in family)
     command = " ".join(_command(raylet))
     address = command.partition("--gcs-address=")[2].split()[0]
     session = Path(command.partition("--session_dir=")[2].split()[0])
     folder = session.parents[1]
     assert folder.stat().st_mode & 0o777 == 0o700  # Ray opens its own folders to everybody
+    files = (f for f in folder.rglob("*") if f.is_file() and f != token)
+    assert not [f for f in files if text.encode() in f.read_bytes()]  # its logs, above all
     stranger = {k: v for k, v in variables.items() if not k.startswith("RAY_AUTH")}
     client = [sys.executable, "-c", TOKENLESS, address]
     env = {**stranger, "RAY_AUTH_MODE": "disabled"}

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -109,12 +108,15 @@ class LocalRay:
         self._silent, self._silent_since = 0, math.inf
         self._reap()
         self._forget()
-        folder = tempfile.mkdtemp(prefix="sweeper-ray-")  # sockets have short names
         try:
-            return self._run(folder)
-        except SpecError:
-            shutil.rmtree(folder, ignore_errors=True)  # it is tried again and again
-            raise
+            folder = str(own_ray.make_folder())
+            try:
+                return self._run(folder)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)  # it is tried again and again
+                raise
+        except OSError as error:
+            raise SpecError(f"Ray did not start on this machine: {error}") from None
 
     def _run(self, folder: str) -> str:
         port = _free_port()

@@ -24,7 +24,7 @@ def test_others_can_use_neither_it_nor_the_processes_that_train_a_child(
     process = driver("run", spec, "--resources", "ranks_per_member=2", "--out", str(run))
 
     def looked() -> bool:
-        time.sleep(0.3)
+        time.sleep(0.5)
         found.update(listening(process.pid))
         return parts(run) >= 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ WORKS = "echo Ray runtime started; exec sleep 60"
 def ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LocalRay]]:
     """Make a Ray of this machine that a script starts."""
     made: list[LocalRay] = []
-    monkeypatch.setattr(local_ray.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(local_ray.own_ray, "make_folder", lambda: tempfile.mkdtemp(prefix="sweeper-ray-", dir=tmp_path))
     monkeypatch.setattr(local_ray, "sys", SimpleNamespace(executable=str(tmp_path / "python")))
     monkeypatch.setattr(local_ray, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(local_ray.own_ray, "check_closed", lambda *_: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections import namedtuple
 from contextlib import suppress
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_a_token_is_new_each_time_and_its_owners_alone(tmp_path: Path) -> None:
 def test_the_environment_and_the_files_are_for_the_block_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another-cluster's")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where there is room
+    monkeypatch.setattr(own_ray, "make_folder", lambda: Path(tempfile.mkdtemp(dir=tmp_path)))
     before, clusters = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
     folder = Path()
 
@@ -120,7 +121,6 @@ def test_the_environment_and_the_files_are_for_the_block_only(tmp_path: Path, mo
     with suppress(KeyError), own_ray.own_ray():
         folder = Path(os.environ["RAY_TMPDIR"])
         assert folder.parent == tmp_path
-        assert folder.stat().st_mode & 0o777 == 0o700
         assert os.environ["RAY_AUTH_MODE"] == "token"
         assert "RAY_AUTH_TOKEN" not in os.environ
         assert Path(os.environ["RAY_AUTH_TOKEN_PATH"]).parent == folder
@@ -129,6 +129,20 @@ def test_the_environment_and_the_files_are_for_the_block_only(tmp_path: Path, mo
     assert dict(os.environ) == before
     assert clusters == ray_constants.ENABLE_RAY_CLUSTER
     assert not folder.exists()
+
+
+def test_its_files_lie_where_sockets_can_have_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="a", dir="/tmp") as short:
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        found = own_ray.make_folder()
+        assert found.parent == Path(short)
+        assert found.stat().st_mode & 0o777 == 0o700
+    long = tmp_path / ("scratch" * 8)
+    long.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
+    found = own_ray.make_folder()
+    found.rmdir()
+    assert found.parent == Path("/tmp")
 
 
 def test_the_token_of_the_account_is_closed_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

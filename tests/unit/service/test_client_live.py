@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 
 import sweeper.service
+from sweeper.cli import main
 from sweeper.client import Client, ClientError
 from sweeper.service.app import make_api
 from sweeper.service.service import Config, Service
@@ -38,7 +39,9 @@ def url(tmp_path: Path) -> Iterator[str]:
     service.close()
 
 
-def test_the_notebook_runs(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_notebook_runs(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SWEEPER_SERVER", url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     cells = json.loads(NOTEBOOK.read_text())["cells"]
@@ -56,5 +59,14 @@ def test_the_notebook_runs(url: str, monkeypatch: pytest.MonkeyPatch, capsys: py
         assert [e.data["state"] for e in client.events(sent) if e.type == "state"] == ["done"]
         with pytest.raises(ClientError, match="there is no sweep 'no'"):
             client.sweep("no")
+        capsys.readouterr()
+        digest = client.best(sent)["digest"]
+        named = (["status"], ["list"], ["best"], ["extend", "--dry-run"], ["pair"])
+        for command, *flags in named:  # as the pages name them: by the id, with --server
+            also = [digest] if command == "pair" else []
+            assert main([command, sent, *also, *flags, "--server", url]) == 0, command
+            said = capsys.readouterr()
+            assert said.out
+            assert str(tmp_path) not in said.out + said.err
         client.delete(sent)
         assert list(client.sweeps()) == []

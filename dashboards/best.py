@@ -152,7 +152,10 @@ def recommendation_table(found: Sequence[Recommendation]) -> TextTable:
         (
             Cell(str(r.batch_size)),
             Cell(short(r.learning_rate), f"learning_rate = {short(r.learning_rate, 6)}"),
-            Cell(f"{short(r.learning_rate_low)} to {short(r.learning_rate_high)}"),
+            Cell(
+                f"{short(r.learning_rate_low)}{' ▲' if r.low_beyond_stability else ''} to "
+                f"{short(r.learning_rate_high)}{' ▲' if r.high_beyond_stability else ''}"
+            ),
             Cell(short(r.momentum)),
             Cell(short(r.weight_decay), f"weight_decay = {short(r.weight_decay, 6)}"),
             Cell(("▲ " if r.beyond_stability else "") + r.note),

@@ -49,6 +49,7 @@ class Recommendation:
         noise: Noise scale of these hyperparameters, in the definition's unit.
         outside_tried: Knobs whose value lies outside the range of the viable trials.
         beyond_stability: Whether the step size η/(1−μ) reaches the limit of `stability_limit`.
+        low_beyond_stability, high_beyond_stability: The same of the learning rates at the ends of the interval.
         note: What to know about it, in plain words.
     """
 
@@ -61,6 +62,8 @@ class Recommendation:
     noise: float
     outside_tried: tuple[str, ...]
     beyond_stability: bool
+    low_beyond_stability: bool
+    high_beyond_stability: bool
     note: str
 
 
@@ -233,23 +236,30 @@ def _at(
     chosen: dict[str, Any] = {k: settings[k] for k in KNOBS[1:]} | {"learning_rate": rate}
     margin = 1e-9
     outside = tuple(k for k in KNOBS if not tried[k][0] * (1 - margin) <= chosen[k] <= tried[k][1] * (1 + margin))
-    step = rate / (1.0 - settings["momentum"])
-    beyond = limit is not None and step >= limit
+    steps = [v / (1.0 - settings["momentum"]) for v in (rate, min(solved[1:]), max(solved[1:]))]
+    beyond = [limit is not None and step >= limit for step in steps]
     return Recommendation(
         **chosen,
         learning_rate_low=min(solved[1:]),
         learning_rate_high=max(solved[1:]),
         noise=scale.predict({**settings, "learning_rate": rate}),
         outside_tried=outside,
-        beyond_stability=beyond,
-        note=_note(outside, tried, step, limit if beyond else None),
+        beyond_stability=beyond[0],
+        low_beyond_stability=beyond[1],
+        high_beyond_stability=beyond[2],
+        note=_note(outside, tried, steps, limit),
     )
 
 
-def _note(outside: Sequence[str], tried: Mapping[str, tuple[float, float]], step: float, limit: float | None) -> str:
+def _note(
+    outside: Sequence[str], tried: Mapping[str, tuple[float, float]], steps: Sequence[float], limit: float | None
+) -> str:
     parts = [f"{k.replace('_', ' ')} outside what was tried ({tried[k][0]:.3g} to {tried[k][1]:.3g})" for k in outside]
-    if limit is not None:
-        parts.append(f"η/(1−μ) = {step:.3g}: most trials from {limit:.3g} on failed; use a smaller batch size")
+    if limit is not None and steps[0] >= limit:
+        parts.append(f"η/(1−μ) = {steps[0]:.3g}: most trials from {limit:.3g} on failed; use a smaller batch size")
+    elif limit is not None and steps[2] >= limit:
+        end = f"the interval's upper end has η/(1−μ) = {steps[2]:.3g}"
+        parts.append(f"{end}: most trials from {limit:.3g} on failed; stay below it")
     return "; ".join(parts) or "within what was tried"
 
 

@@ -13,8 +13,8 @@ Only viable pairs enter (outcome `ok`); one whose merge overflowed (no finite ob
 study is told. Among them a few merges collapse and would flatten everything else, so z is winsorised on its bad side.
 (l, r) are integrated over by a grid, not set to their best fit: with a few dozen configurations the best fit is often
 a wiggly curve, whose interval covers too rarely and whose optimum looks interior even where nothing depends on noise.
-The interval of x* is a bootstrap over configurations, (l, r) drawn afresh each time; it holds for the range of noise
-that was tried. There is no verdict on the curve's shape here: an adaptive search samples near its own optimum, which
+The interval of x* is a bootstrap over configurations, (l, r) drawn afresh each time, without noises that are
+significantly worse (`sweeper.interval`); it holds for the range of noise that was tried. There is no verdict on the curve's shape here: an adaptive search samples near its own optimum, which
 biases one; for the same reason its interval says how the optimum depends on the configurations that were drawn, not
 what another search would find.
 """
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sweeper.interval import trimmed
 from sweeper.noise_choice import check_shown
 from sweeper.objective import OBJECTIVES, Objective
 from sweeper.smoother import Array, average, bootstrap_argmax, train
@@ -254,7 +255,9 @@ def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int) -> dict[
     left, right = edges(data.x)
     at_left, at_right = float(np.mean(best <= left)), float(np.mean(best >= right))
     top = int(np.argmax(mean))
-    low, high = np.quantile(best, [0.05, 0.95])
+    low, high = (float(v) for v in np.quantile(best, [0.05, 0.95]))
+    centre = float(grid[top])
+    low, high = trimmed(data.x, data.z, tamed, centre, min(low, centre), max(high, centre))
 
     def natural(values: Array) -> Array:
         raw = (values * scale + shift) * (1 if OBJECTIVES[objective].maximize else -1)
@@ -263,8 +266,8 @@ def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int) -> dict[
     band = np.sort([natural(mean - 1.645 * sd), natural(mean + 1.645 * sd)], axis=0)
     found: dict[str, Any] = {
         "optimum": math.exp(grid[top]),
-        "low": math.exp(min(low, grid[top])),
-        "high": math.exp(max(high, grid[top])),
+        "low": math.exp(low),
+        "high": math.exp(high),
         "edge_share": at_left + at_right,
         "interior": at_left + at_right < EDGE,
     }

@@ -246,13 +246,17 @@ def _percent(value: float | None) -> str:
 
 
 def format_recommendations(recommendations: Sequence[Recommendation]) -> str:
-    """Return recommendations as a table; `*` marks a knob outside what was tried, `!` beyond the stability limit."""
+    """Return recommendations as a table; `*` marks a knob outside what was tried, `!` beyond the stability limit.
+
+    A `!` in the last column is of the learning rate, one in the interval of that end.
+    """
     header = ("batch size", "learning rate", "interval", "momentum", "weight decay", "noise", "")
     rows = [
         (
             _marked(r, "batch_size"),
             _marked(r, "learning_rate"),
-            f"{number(r.learning_rate_low)} to {number(r.learning_rate_high)}",
+            f"{_end(r.learning_rate_low, r.low_beyond_stability)} to "
+            f"{_end(r.learning_rate_high, r.high_beyond_stability)}",
             _marked(r, "momentum"),
             _marked(r, "weight_decay"),
             number(r.noise),
@@ -263,9 +267,16 @@ def format_recommendations(recommendations: Sequence[Recommendation]) -> str:
     lines = [format_table(header, rows, indent=0)]
     if any(r.outside_tried for r in recommendations):
         lines.append("* outside what the viable trials tried")
-    if beyond := [r for r in recommendations if r.beyond_stability]:
-        lines.append(wrap(f"! beyond the stability limit that was seen: {beyond[0].note}", 0))
+    marked = [r for r in recommendations if r.beyond_stability] or [
+        r for r in recommendations if r.high_beyond_stability
+    ]
+    if marked:
+        lines.append(wrap(f"! beyond the stability limit that was seen: {marked[0].note}", 0))
     return "\n".join(lines)
+
+
+def _end(rate: float, beyond: bool) -> str:
+    return f"{number(rate)}{'!' if beyond else ''}"
 
 
 def _marked(recommendation: Recommendation, knob: str) -> str:

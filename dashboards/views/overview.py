@@ -276,7 +276,7 @@ def _tables(
     if asked and recommended.rows:
         words = (
             "Learning rates that reach the best noise at a batch size, with momentum and weight decay of the best "
-            "trial; ▲ marks step sizes beyond the stability limit that was seen."
+            "trial; ▲ marks learning rates whose step size lies beyond the stability limit that was seen."
         )
         cards.append(TableCard("recommended-settings", "Recommended settings", words, recommended))
     if evidence.rows:

@@ -81,7 +81,7 @@ class Budgets:
 
         rows = [row for row in self.rows if self.configs[row["config"]] < count]
         table = pa.Table.from_pylist(rows, schema=_schema(self.spec))
-        found = fit_regime(table, self.spec.objective, self.spec.noise, split="val")
+        found = fit_regime(table, self.spec.objective, self.spec.noise, split="val", by_knob=False)
         if found.low is None or found.high is None or not found.interior:
             return None
         return found if found.high / found.low < (self.spec.until_interval or 1.0) else None

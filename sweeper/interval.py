@@ -44,7 +44,7 @@ def trimmed(x: Array, z: Array, tamed: Array, centre: float, low: float, high: f
     places, level = np.unique(x.round(6), return_inverse=True)
     inside = (places >= low - 1e-6) & (places <= high + 1e-6)
     worse = np.zeros(len(places), dtype=bool)
-    worse[inside] = holm(np.array([_p_value(x, z, tamed, level, i, centre) for i in np.flatnonzero(inside)]))
+    worse[inside] = holm(np.array([_p_value(x, z, tamed, level, int(i), centre) for i in np.flatnonzero(inside)]))
     return -_cut(-places[::-1], worse[::-1], -centre, -low), _cut(places, worse, centre, high)
 
 

@@ -319,7 +319,8 @@ def best_of(
 
 
 def _plain(regime: Regime) -> dict[str, Any]:
-    return {k: v for k, v in asdict(regime).items() if k not in ("grid", "mean", "lower", "upper")}
+    found = {k: v for k, v in asdict(regime).items() if k not in ("grid", "mean", "lower", "upper")}
+    return {**found, "moved": [{**m, "at": list(m["at"])} for m in found["moved"]]}
 
 
 def _best_record(row: Row, column: str, noise: str) -> dict[str, Any]:

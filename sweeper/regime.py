@@ -14,29 +14,39 @@ study is told. Among them a few merges collapse and would flatten everything els
 (l, r) are integrated over by a grid, not set to their best fit: with a few dozen configurations the best fit is often
 a wiggly curve, whose interval covers too rarely and whose optimum looks interior even where nothing depends on noise.
 The interval of x* is a bootstrap over configurations, (l, r) drawn afresh each time, without noises that are
-significantly worse (`sweeper.interval`); it holds for the range of noise that was tried. There is no verdict on the curve's shape here: an adaptive search samples near its own optimum, which
-biases one; for the same reason its interval says how the optimum depends on the configurations that were drawn, not
-what another search would find.
+significantly worse (`sweeper.interval`); it holds for the range of noise that was tried. There is no verdict on the
+curve's shape here: an adaptive search samples near its own optimum, which biases one; for the same reason its interval
+says how the optimum depends on the configurations that were drawn, not what another search would find, and no knob is
+said to move it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from threadpoolctl import threadpool_limits
 
 from sweeper.interval import trimmed
+from sweeper.moved import Moved, moved_by
 from sweeper.noise_choice import check_shown
 from sweeper.objective import OBJECTIVES, Objective
-from sweeper.smoother import Array, average, bootstrap_argmax, train
+from sweeper.smoother import MAX_GROUPS, Array, average, bootstrap_argmax, train
 from trainables.result import UNSTABLE
 
 MIN_CONFIGS = 6
 MIN_LEVELS = 4
 MIN_SPAN = 1.5
+MIN_EACH = 12
+"""Configurations of one value of a knob from which its own optimum is located."""
+DRAWS_EACH = 100
+GROUPS_EACH = 40
+"""Means of neighbours that such an optimum is fitted to at most."""
+_MOVING = ("batch_size", "momentum", "weight_decay", "augmentation_strength", "augmentation")
 GRID = 201
 EDGE = 0.05
 EXTEND = "extend"
@@ -72,6 +82,7 @@ class Regime:
         floor: Configurations worse than this entered as if they had this value; None where there were none. The
             curve is a robust average: a configuration far worse than its neighbours in noise is raised as well.
         message: One sentence or two for people.
+        moved: Knobs that move the best noise, with the optimum at each of their values: the pooled one is an average.
     """
 
     objective: str
@@ -95,6 +106,7 @@ class Regime:
     upper: tuple[float, ...]
     floor: float | None
     message: str
+    moved: tuple[Moved, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,7 @@ class _Data:
 
     x: Array
     z: Array
+    knobs: Mapping[str, list[Any]]
     n_trials: int
     n_left_out: int
     adaptive: tuple[str, ...]
@@ -117,6 +130,7 @@ def fit_regime(
     split: str | None = None,
     seed: int = 0,
     draws: int = 300,
+    by_knob: bool = True,
 ) -> Regime:
     """Fit an objective against log noise and locate its best noise.
 
@@ -130,6 +144,7 @@ def fit_regime(
         split: Split of the scores; by default validation, or test where nothing else was measured.
         seed: Seed of the bootstrap; the result is a function of it and of the table.
         draws: Bootstrap draws.
+        by_knob: Whether to look for knobs that move the optimum.
 
     Returns:
         The regime; its `optimum` is None where the trials do not determine one, and `message` says what is missing.
@@ -142,13 +157,18 @@ def fit_regime(
     goal = goal.on(split or goal.split_in(trials))
     if draws < 1:
         raise ValueError(f"draws must be >= 1, got {draws!r}")
-    data = _collect(trials, goal, noise)
+    with threadpool_limits(1):  # hundreds of small matrices: further threads only wait for each other
+        return _regime(trials, goal, {"objective": objective, "noise": noise, "unit": scale.unit}, seed, draws, by_knob)
+
+
+def _regime(
+    trials: pa.Table, goal: Objective, names: Mapping[str, str], seed: int, draws: int, by_knob: bool
+) -> Regime:
+    data = _collect(trials, goal, names["noise"])
     common: dict[str, Any] = {
-        "objective": objective,
-        "noise": noise,
+        **names,
         "column": goal.column,
         "maximize": goal.maximize,
-        "unit": scale.unit,
         "adaptive": bool(data.adaptive),
         "n_trials": data.n_trials,
         "n_configs": len(data.x),
@@ -158,14 +178,16 @@ def fit_regime(
         nothing = dict.fromkeys(("optimum", "low", "high", "value", "edge_share", "floor"))
         empty = dict.fromkeys(("grid", "mean", "lower", "upper"), ())
         return Regime(**common, **nothing, **empty, interior=False, message=f"best noise not determined: {missing}")
-    return Regime(**common, **_fit(data, objective, scale.unit, seed, draws))
+    return Regime(**common, **_fit(data, names["objective"], names["unit"], seed, draws, by_knob))
 
 
 def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
     column = f"noise_{noise}"
-    rows = trials.select(["config", "outcome", "classes", "sampler", goal.column, column]).to_pylist()
+    moving = [k for k in _MOVING if k in trials.column_names]
+    rows = trials.select(["config", "outcome", "classes", "sampler", goal.column, column, *moving]).to_pylist()
     values: dict[str, list[float]] = {}
     noises: dict[str, list[float]] = {}
+    knobs: dict[str, dict[str, Any]] = {}
     failed: list[float] = []
     known = 0
     for row in rows:
@@ -176,6 +198,7 @@ def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
             known += value is not None and math.isfinite(value)
             values.setdefault(row["config"], []).append(goal.tell(row))
             noises.setdefault(row["config"], []).append(level)
+            knobs[row["config"]] = row
         elif row["outcome"] in UNSTABLE:
             failed.append(level)
     if not known:  # the objective was not measured at all
@@ -188,7 +211,8 @@ def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
     used = sum(len(v) for v in values.values())
     adaptive = {r["sampler"] for r in rows if r["sampler"]} - DESIGNED_SAMPLERS
     beyond = len(x) > 0 and any(math.log(level) > x[-1] for level in failed)
-    return _Data(x, z, used, len(rows) - used, tuple(sorted(adaptive)), beyond)
+    settings = {k: [knobs[c][k] for c in configs] for k in moving}
+    return _Data(x, z, settings, used, len(rows) - used, tuple(sorted(adaptive)), beyond)
 
 
 def _missing(data: _Data) -> str:
@@ -197,12 +221,16 @@ def _missing(data: _Data) -> str:
     if n < MIN_CONFIGS:
         left = f" ({data.n_left_out} trials were left out)" if data.n_left_out else ""
         return f"{n} viable configurations have a noise and a score, at least {MIN_CONFIGS} are needed{left}"
-    levels = len(np.unique(data.x.round(6)))
+    return _too_narrow(data.x, data.z)
+
+
+def _too_narrow(x: Array, z: Array) -> str:
+    levels = len(np.unique(x.round(6)))
     if levels < MIN_LEVELS:
         return f"the viable configurations have {levels} different noises, at least {MIN_LEVELS} are needed"
-    if (span := math.exp(data.x[-1] - data.x[0])) < MIN_SPAN:
+    if (span := math.exp(x[-1] - x[0])) < MIN_SPAN:
         return f"the viable configurations span a factor {span:.3g} in noise, at least {MIN_SPAN} is needed"
-    if np.ptp(data.z) <= 1e-12 * max(1.0, float(np.abs(data.z).max())):
+    if np.ptp(z) <= 1e-12 * max(1.0, float(np.abs(z).max())):
         return "every viable configuration has the same score"
     return ""
 
@@ -243,21 +271,54 @@ def edges(x: Array) -> tuple[float, float]:
     return float(x[0]) + below, float(x[-1]) - above
 
 
-def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int) -> dict[str, Any]:
-    least, floor = floors(data.z)
-    tamed = np.maximum(data.z, least)
+@dataclass(frozen=True)
+class _Located:
+    """The optimum of a smooth curve through standardized scores, with what it was found by; all noises are logs."""
+
+    tamed: Array
+    shift: float
+    scale: float
+    floor: float | None
+    grid: Array
+    mean: Array
+    sd: Array
+    best: Array
+    optimum: float
+    low: float
+    high: float
+
+
+def _locate(x: Array, scores: Array, seed: int, draws: int, groups: int = MAX_GROUPS) -> _Located:
+    least, floor = floors(scores)
+    tamed = np.maximum(scores, least)
     shift, scale = float(tamed.mean()), float(tamed.std())
     z = (tamed - shift) / scale
-    smoother = train(data.x, z)
-    grid = np.linspace(data.x[0], data.x[-1], GRID)
+    smoother = train(x, z, groups)
+    grid = np.linspace(x[0], x[-1], GRID)
     mean, sd = average(smoother, grid, z)
     best = bootstrap_argmax(smoother, grid, z, seed, draws)
+    centre = float(grid[int(np.argmax(mean))])
+    low, high = (float(v) for v in np.quantile(best, [0.05, 0.95]))
+    low, high = min(low, centre), max(high, centre)
+    return _Located(tamed, shift, scale, floor, grid, mean, sd, best, centre, low, high)
+
+
+def _moved(data: _Data, seed: int) -> tuple[Moved, ...]:
+    def place(x: Array, z: Array) -> tuple[float, float, float] | None:
+        if len(x) < MIN_EACH or _too_narrow(x, z):
+            return None
+        found = _locate(x, z, seed, DRAWS_EACH, GROUPS_EACH)
+        return found.optimum, found.low, found.high
+
+    return moved_by(data.x, data.z, data.knobs, place)
+
+
+def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int, by_knob: bool) -> dict[str, Any]:
+    at = _locate(data.x, data.z, seed, draws)
+    low, high = trimmed(data.x, data.z, at.tamed, at.optimum, at.low, at.high)
+    best, grid, mean, sd, shift, scale, floor = at.best, at.grid, at.mean, at.sd, at.shift, at.scale, at.floor
     left, right = edges(data.x)
     at_left, at_right = float(np.mean(best <= left)), float(np.mean(best >= right))
-    top = int(np.argmax(mean))
-    low, high = (float(v) for v in np.quantile(best, [0.05, 0.95]))
-    centre = float(grid[top])
-    low, high = trimmed(data.x, data.z, tamed, centre, min(low, centre), max(high, centre))
 
     def natural(values: Array) -> Array:
         raw = (values * scale + shift) * (1 if OBJECTIVES[objective].maximize else -1)
@@ -265,9 +326,10 @@ def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int) -> dict[
 
     band = np.sort([natural(mean - 1.645 * sd), natural(mean + 1.645 * sd)], axis=0)
     found: dict[str, Any] = {
-        "optimum": math.exp(grid[top]),
+        "optimum": math.exp(at.optimum),
         "low": math.exp(low),
         "high": math.exp(high),
+        "moved": _moved(data, seed) if by_knob and not data.adaptive else (),
         "edge_share": at_left + at_right,
         "interior": at_left + at_right < EDGE,
     }
@@ -275,7 +337,7 @@ def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int) -> dict[
     return {
         **found,
         **{name: tuple(values.tolist()) for name, values in curve.items()},
-        "value": float(curve["mean"][top]),
+        "value": float(curve["mean"][int(np.argmax(mean))]),
         "floor": None if floor is None else float(natural(np.array([(floor - shift) / scale]))[0]),
         "message": _message(data, found, unit, "lower" if at_left >= at_right else "upper"),
     }
@@ -293,6 +355,8 @@ def _message(data: _Data, found: dict[str, Any], unit: str, side: str) -> str:
             if side == "upper" and data.failed_beyond
             else f"widen the knobs towards {'less' if side == 'lower' else 'more'} noise"
         )
+    for moved in found["moved"]:
+        text += f"; {moved.sentence}"
     if data.adaptive:
         text += f". Sampled adaptively ({', '.join(data.adaptive)}): the interval covers which configurations were"
         text += " drawn, not another search's outcome, and the curve's shape is not judged"

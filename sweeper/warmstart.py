@@ -50,7 +50,7 @@ def read_prior(
     if trials.num_rows and not any(v is not None for v in trials[f"noise_{noise}"].to_pylist()):
         optimizers = ", ".join(sorted(set(trials["optimizer"].to_pylist())))
         raise SpecError(f"noise {noise!r} is not defined for the trials in {folder} (optimizer {optimizers}); {way}")
-    found = fit_regime(trials, objective, noise)
+    found = fit_regime(trials, objective, noise, by_knob=False)
     place = place_of(folder)
     source = str(place.local.absolute()) if place.local else place.uri
     if found.optimum is None or found.low is None or found.high is None:

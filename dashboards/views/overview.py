@@ -215,6 +215,7 @@ def _fit_tiles(fit: Regime | None, asked: tuple[str, str, str] | None, current: 
         return (Tile(title, "not determined", f"{counted(fit.n_configs, 'viable configuration')} so far"),)
     where = "inside the tried range" if fit.interior else "not clearly inside the tried range"
     interval = f"90 % interval {short(fit.low)} to {short(fit.high)}, {where}"
+    interval += "".join(f"; {moved.sentence}" for moved in fit.moved)
     return (Tile(title, short(fit.optimum), interval, "" if fit.unit == "1" else fit.unit),)
 
 

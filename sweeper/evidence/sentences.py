@@ -77,6 +77,7 @@ def _verdict(a: Analysis) -> str:
         return f"{a.verdict}: {label} against {scale.formula}: {regime.message} ({n})."
     interval = f"90 % interval {number(regime.low)} to {number(regime.high)}"
     best = f"{label} is best at {scale.formula} = {number(regime.optimum)}{unit} ({interval}, {n})"
+    best += "".join(f"; it {moved.sentence}" for moved in regime.moved)
     if a.verdict == "hump":
         return f"hump: {best}; it {_better(a)}s before and {_worse(a)}s beyond."
     if a.verdict == "plateau then cliff":
@@ -161,9 +162,10 @@ def _shape(a: Analysis) -> str:
         return f"Isotonic against unimodal not tested: {test.reason}."
     better = "better" if test.p < 0.05 else "not significantly better"
     return (
-        f"A hump fits the {test.levels} noises with 3 or more replicates {better} "
+        f"A hump fits the {test.levels} noises with 3 or more trials {better} "
         f"than any monotone curve: {p_value(test.p)} (residual bootstrap, {test.draws} draws, "
-        f"n = {test.n} replicates); it removes {percent(test.statistic)} of the monotone curve's misfit."
+        f"n = {test.n} trials; scatter is that of replicates of a configuration); it removes "
+        f"{percent(test.statistic)} of the monotone curve's misfit."
     )
 
 

@@ -12,8 +12,9 @@ The null distribution of T is a residual bootstrap: the best monotone fit plus r
 from all levels, each over its own level's standard deviation, and scaled by the drawn level's; T is weighted by the
 draw's own variances. Of that fit, neighbouring blocks that differ by less than two standard errors are pooled first: a
 noisy plateau is fitted by steps, which a bootstrap would take for a slope and so reject plateaus too often. Collapses
-need no taming here: their levels scatter and weigh little. A level's replicates are its configurations where it has
-several, else the repeats of its one configuration.
+need no taming here: their levels scatter and weigh little. Scatter is that of replicates of one configuration about
+their mean: what other knobs do at a noise is no scatter, and would hide a hump or make one. Configurations of a level
+that agree in all knobs are one.
 
 Source: isotonic fit by pooling adjacent violators, Barlow et al. 1972; all prefixes in one pass, Stout 2008, Unimodal
 regression via prefix isotonic regression, doi 10.1016/j.csda.2008.08.005; residual bootstrap, Efron & Tibshirani 1993;
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweeper.evidence.cells import Array, Cells, Rows
+from sweeper.evidence.cells import Array, Cells
 
 MIN_LEVELS = 5
 MIN_REPLICATES = 3
@@ -41,7 +42,7 @@ class Shape:
     """Result of the test; the numbers are None where it is not possible, and `reason` says why.
 
     Attributes:
-        n: Replicates in all, `levels` the levels with at least three and `draws` the bootstrap's draws.
+        n: Trials in all, `levels` the levels with three trials and a replicate, `draws` the bootstrap's draws.
         statistic: T over E(monotone): the share of the misfit that a hump removes.
         mode_noise: Noise of the unimodal fit's highest level.
         p: Share of the draws with at least this T, one-sided.
@@ -67,56 +68,70 @@ def shape(cells: Cells, noise: str, *, draws: int = 500, seed: int = 0) -> Shape
         seed: Their seed.
     """
     x, groups = _replicates(cells, cells.noise[noise])
-    n = sum(len(g) for g in groups)
+    n = sum(len(v) for g in groups for v in g)
     if len(groups) < MIN_LEVELS:
         why = (
-            f"{len(groups)} levels of noise have {MIN_REPLICATES} or more replicates, at least {MIN_LEVELS} are needed"
+            f"{len(groups)} levels of noise have {MIN_REPLICATES} or more trials with replicates among them, at least "
+            f"{MIN_LEVELS} are needed"
         )
         return Shape(n, len(groups), reason=why)
-    size = np.array([len(g) for g in groups], dtype=float)
-    y = np.array([g.mean() for g in groups])
-    squares = np.array([((g - m) ** 2).sum() for g, m in zip(groups, y, strict=True)])
+    size = np.array([sum(len(v) for v in g) for g in groups], dtype=float)
+    freedom = np.array([sum(len(v) - 1 for v in g) for g in groups], dtype=float)
+    y = np.array([np.concatenate(g).mean() for g in groups])
+    squares = np.array([sum(float(((v - v.mean()) ** 2).sum()) for v in g) for g in groups])
     if not np.median(squares) > 0:
         return Shape(n, len(groups), reason="replicates do not differ")
-    sd = _spreads(squares, size)
+    sd = _spreads(squares, freedom)
     weight = size / sd**2
     unimodal, mode = unimodal_error(y, weight)
     monotone, rising = monotone_error(y, weight)
     fit = reduced_monotone(y if rising else -y, weight) * (1 if rising else -1)
     residuals = np.concatenate(
-        [(g - m) / s * np.sqrt(len(g) / (len(g) - 1)) for g, m, s in zip(groups, y, sd, strict=True)]
+        [
+            (v - v.mean()) / s * np.sqrt(len(v) / (len(v) - 1))
+            for g, s in zip(groups, sd, strict=True)
+            for v in g
+            if len(v) > 1
+        ]
     )
     observed = monotone - unimodal
-    drawn = _null(fit, sd, size.astype(int), residuals, draws, np.random.default_rng(seed))
+    drawn = _null(fit, sd, (size, freedom), residuals, draws, np.random.default_rng(seed))
     p = (1 + sum(t >= observed for t in drawn)) / (1 + draws)
     share = observed / monotone if monotone > 0 else 0.0
     return Shape(n, len(groups), draws, share, float(np.exp(x[mode])), p)
 
 
-def _spreads(squares: Array, size: Array) -> Array:
+def _spreads(squares: Array, freedom: Array) -> Array:
     # drawn towards the median level's variance by two degrees of freedom: three replicates say little of their own
-    usual = np.median(squares / (size - 1), axis=-1, keepdims=True)
-    return np.sqrt((squares + 2 * usual) / (size + 1))
+    usual = np.median(squares / freedom, axis=-1, keepdims=True)
+    return np.sqrt((squares + 2 * usual) / (freedom + 2))
 
 
-def _null(fit: Array, sd: Array, size: Rows, residuals: Array, draws: int, rng: np.random.Generator) -> list[float]:
+def _null(
+    fit: Array, sd: Array, sizes: tuple[Array, Array], residuals: Array, draws: int, rng: np.random.Generator
+) -> list[float]:
     """Return T of each draw, with weights from the draw's own replicates as the observed ones have."""
     means, squares = np.empty((draws, len(fit))), np.empty((draws, len(fit)))
-    for k, r in enumerate(size.tolist()):
+    size, freedom = sizes
+    for k, r in enumerate(size.astype(int).tolist()):
         level = sd[k] * rng.choice(residuals, (draws, r))
         means[:, k] = level.mean(axis=1)
-        squares[:, k] = level.var(axis=1) * r
-    weights = size / np.maximum(_spreads(squares, size.astype(float)), 1e-12) ** 2
+        squares[:, k] = level.var(axis=1, ddof=1) * freedom[k]
+    weights = size / np.maximum(_spreads(squares, freedom), 1e-12) ** 2
     return [_statistic(fit + m, w) for m, w in zip(means, weights, strict=True)]
 
 
-def _replicates(cells: Cells, x: Array) -> tuple[Array, list[Array]]:
+def _replicates(cells: Cells, x: Array) -> tuple[Array, list[list[Array]]]:
+    """Return the levels' places and, of each, the trials of its configurations; those of equal knobs are one."""
     _, level = np.unique(x.round(DIGITS), return_inverse=True)
-    found: list[tuple[float, Array]] = []
+    knobs = np.column_stack([level, *(v.round(DIGITS) for v in cells.factors.values())])
+    _, same = np.unique(knobs, axis=0, return_inverse=True)
+    same = same.reshape(-1)
+    found: list[tuple[float, list[Array]]] = []
     for k in range(int(level.max(initial=-1)) + 1):
         at = np.flatnonzero(level == k)
-        values = cells.z[at] if len(at) > 1 else cells.value[cells.owner == at[0]]
-        if len(values) >= MIN_REPLICATES:
+        values = [cells.value[np.isin(cells.owner, at[same[at] == s])] for s in np.unique(same[at])]
+        if sum(map(len, values)) >= MIN_REPLICATES and any(len(v) > 1 for v in values):
             found.append((float(x[at].mean()), values))
     return np.array([place for place, _ in found]), [values for _, values in found]
 

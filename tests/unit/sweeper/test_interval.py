@@ -1,4 +1,4 @@
-"""The ends of the best noise's interval: cut before noises that are worse, kept where one collapse stands among good."""
+"""The ends of the best noise's interval: cut before worse noises, kept where one collapse stands among good."""
 
 import math
 

@@ -65,7 +65,23 @@ def test_humps_are_told_from_monotone_curves() -> None:
 
 def test_without_replicates_no_number_is_given() -> None:
     test = shape(draw(lambda x: -np.abs(x), 0, repeats=2), "paper")
-    assert test.reason == "0 levels of noise have 3 or more replicates, at least 5 are needed"
+    assert test.reason == "0 levels of noise have 3 or more trials with replicates among them, at least 5 are needed"
     assert test.p is None
     same = shape(cells(np.arange(9.0), np.zeros((9, 3))), "paper")
     assert same.reason == "replicates do not differ"
+
+
+def several(effect: float, seed: int, repeats: int = 3):
+    """Nine noises at three decays, whose effect is added to a hump, replicates of each."""
+    rng = np.random.default_rng(seed)
+    x, decay = np.repeat(np.linspace(-1, 1, 9), 3), np.tile([-1.0, 0.0, 1.0], 9)
+    values = (effect * decay - np.abs(x))[:, None] + 0.3 * rng.normal(size=(27, repeats))
+    return cells(x, values, factors={"learning_rate": x, "weight_decay": decay})
+
+
+def test_what_other_knobs_do_at_a_noise_is_no_scatter() -> None:
+    plain, moved = shape(several(0.0, 0), "paper", draws=200), shape(several(5.0, 0), "paper", draws=200)
+    assert plain.n == moved.n == 81
+    assert moved.p == plain.p < 0.05
+    single = shape(several(0.0, 0, repeats=1), "paper")
+    assert "0 levels of noise have 3 or more trials with replicates" in single.reason

@@ -79,7 +79,9 @@ class Fitted:
         return best_draws(self.space, models, axis, draws, rng, each)
 
 
-def fitted(space: KnobSpace, seen: Observed, weights: Array, pruned: Array, parts: Parts) -> Fitted:
+def fitted(
+    space: KnobSpace, seen: Observed, weights: Array, pruned: Array, parts: Parts, thorough: bool = False
+) -> Fitted:
     """Fit the surrogate to finished trials.
 
     Args:
@@ -88,6 +90,7 @@ def fitted(space: KnobSpace, seen: Observed, weights: Array, pruned: Array, part
         weights: Of the objectives, adding up to 1.
         pruned: Coordinates of stopped trials, shape (m, d): they count as no better than four fifths of the others.
         parts: Which parts of the model are there.
+        thorough: See `sweeper.surrogate.fit`.
     """
     losses = _scalar(seen.losses, weights)
     worse = np.full(len(pruned), np.quantile(losses, 0.8))
@@ -100,7 +103,9 @@ def fitted(space: KnobSpace, seen: Observed, weights: Array, pruned: Array, part
     prior = Prior.of(len(space.knobs), _tilt_sds(space), high - low, step_span)
     prior = prior.without(exponents=not parts.exponents, residual=not parts.residual)
     taming = Taming.of(losses)
-    model = fit(points, np.zeros(len(losses)) if taming is None else taming(losses), nominal(space), prior)
+    model = fit(
+        points, np.zeros(len(losses)) if taming is None else taming(losses), nominal(space), prior, thorough=thorough
+    )
     return Fitted(space, model, losses, low, high)
 
 

@@ -298,7 +298,7 @@ class NoiseTargetedSampler(BaseSampler):
             return space
         pruned = tried(space, finished, (TrialState.PRUNED,))
         sign = -1.0 if asked[0] == StudyDirection.MAXIMIZE else 1.0
-        return fitted(space, seen, np.eye(len(asked))[0], pruned, self._parts), seen, sign
+        return fitted(space, seen, np.eye(len(asked))[0], pruned, self._parts, thorough=True), seen, sign
 
     def _start(self, space: KnobSpace, number: int, taken: Taken, rng: np.random.Generator) -> Array:
         unit = startup_point(space, self._seed, number, self._prior)

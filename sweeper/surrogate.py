@@ -25,7 +25,8 @@ from .noise_axis import Points
 from .taming import thin
 
 _JITTER = 1e-6
-_STEPS = 30
+_STEPS = 30  # of an ask, which cannot wait
+_THOROUGH_STEPS, _STARTS = 200, 6  # of an answer
 
 _Likelihood = Callable[[Array], tuple[float, Array]]
 
@@ -141,7 +142,9 @@ class Posterior:
         return float(f.var()) / total if total > 1e-12 else 0.0
 
 
-def fit(points: Points, values: Array, nominal: Mask, prior: Prior, limit: int = 90) -> Posterior:
+def fit(
+    points: Points, values: Array, nominal: Mask, prior: Prior, limit: int = 90, thorough: bool = False
+) -> Posterior:
     """Fit the surrogate.
 
     Args:
@@ -151,9 +154,13 @@ def fit(points: Points, values: Array, nominal: Mask, prior: Prior, limit: int =
         prior: Priors of the hyperparameters; says whether f and s are there.
         limit: Hyperparameters are fitted to at most so many points, the best half of them and an even share of the
             rest; the posterior then uses all.
+        thorough: Whether hyperparameters are fitted from several starts to convergence: one start can end in a poor
+            local optimum, most of all where the observations hardly scatter.
     """
     rows, some = table(points), thin(values, limit)
-    trained = _regression(NoiseKernel(prior.mean, prior, nominal), rows[some], values[some], _MaximumAPosteriori(prior))
+    trained = _regression(
+        NoiseKernel(prior.mean, prior, nominal), rows[some], values[some], _MaximumAPosteriori(prior, thorough)
+    )
     model = trained if len(some) == len(values) else _regression(trained.kernel_, rows, values)
     return Posterior(points, model, trained)
 
@@ -168,6 +175,7 @@ class _MaximumAPosteriori:
     """An optimizer for scikit-learn, which maximises the marginal likelihood: the prior joins here."""
 
     prior: Prior
+    thorough: bool = False
 
     def __call__(self, likelihood: _Likelihood, start: Array, bounds: Array) -> tuple[Array, float]:
         prior = self.prior
@@ -177,5 +185,14 @@ class _MaximumAPosteriori:
             offset = (v - prior.mean) / prior.sd
             return float(value + 0.5 * offset @ offset), gradient + offset / prior.sd
 
-        found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS})
+        def descend(at: Array, steps: int) -> Any:
+            return minimize(objective, at, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
+
+        starts = [start]
+        if self.thorough:
+            drawn = np.random.default_rng(0).standard_normal((_STARTS - 1, len(start)))
+            starts += [np.clip(prior.mean + prior.sd * z, *np.asarray(bounds).T) for z in drawn]
+        found = min((descend(at, _STEPS) for at in starts), key=lambda f: float(f.fun))
+        if self.thorough:
+            found = descend(found.x, _THOROUGH_STEPS)
         return found.x, float(found.fun)

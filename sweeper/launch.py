@@ -15,6 +15,7 @@ from search_spaces.conditions import in_order
 from trainables.noise import KNOBS, NOISE
 from trainables.optimizers import family
 from trainables.plugin import line_in
+from trainables.record import is_out_of_memory
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES, inspect
@@ -269,6 +270,11 @@ def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:
     except (ValueError, KeyError) as error:
         raise SpecError(str(error)) from None
     except Exception as error:  # of a user's own model or data set
+        if is_out_of_memory(error):
+            raise SpecError(
+                "a trial needs more memory than this process may take, before it trains: lower its model or its data "
+                f"set ({' '.join(str(error).split()) or 'MemoryError'})"
+            ) from None
         line = line_in(error, spec.space)
         text = " ".join(str(error).split())
         raise SpecError(f"a trial cannot be set up: {spec.space}{line}: {type(error).__name__}: {text}") from error

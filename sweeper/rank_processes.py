@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.lab import resolve_device
 from trainables.parallel import Follower
 from trainables.ranks import hosted, join_group
+from trainables.record import is_out_of_memory
 from trainables.result import Outcome, PairOutput
 from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec
@@ -34,7 +34,6 @@ from .places import place_of
 from .staging import checkpoints_of
 
 DIED = "a process that trains a child died"
-FINAL = (WorkerLost, torch.OutOfMemoryError, MemoryError)  # what is no consequence of another process's error
 GRACE_SECONDS = 10.0  # within which Ray tells of a process that died after another one noticed
 
 
@@ -213,7 +212,7 @@ class RankProcesses:
             elif kind == "done":
                 return what
             else:
-                raise what if isinstance(what, FINAL) else self._trouble() or what
+                raise what if _is_final(what) else self._trouble() or what
 
     def _trouble(self) -> Exception | None:
         """Return why one of the processes gave up; None where all go on.
@@ -230,7 +229,7 @@ class RankProcesses:
                 ray.get(ready[0])
             except RayError as error:
                 found = cause(error)
-                if isinstance(found, FINAL):
+                if _is_final(found):
                     return found
                 first = first or found
         return first
@@ -242,6 +241,11 @@ class RankProcesses:
         """End the processes."""
         for actor in self.actors:
             ray.kill(actor)
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether an error is no consequence of another process's error."""
+    return isinstance(error, WorkerLost) or is_out_of_memory(error)
 
 
 def cause(error: RayError) -> Exception:

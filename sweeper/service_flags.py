@@ -20,6 +20,9 @@ def add_serve(sub: argparse.ArgumentParser) -> None:
                      "machine, started when a sweep needs it)")  # fmt: skip
     sub.add_argument("--max-running", metavar="N", type=count, default=4, help="sweeps at a time "
                      "(default: %(default)s)")  # fmt: skip
+    sub.add_argument("--inline-memory", metavar="BYTES", help="memory that a sweep of runner inline may take, such as "
+                     "8GB; 0 for any (default: 80 %% of the machine's, shared among --max-running, at least "
+                     "4GiB)")  # fmt: skip
     sub.add_argument("--data", metavar="ROOT", help="folder with the data sets (default: data under --root)")
     sub.add_argument("--spaces", metavar="DIR", type=Path, help="folder of space files (.py) that users may name; they "
                      "are code (default: none)")  # fmt: skip

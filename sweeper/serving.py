@@ -67,6 +67,7 @@ def _config(args: argparse.Namespace) -> Config:
         **place,
         address=None if args.address == "local" else args.address,
         max_running=args.max_running,
+        inline_memory=_memory(args.inline_memory),
         data=args.data,
         spaces=args.spaces,
         webhooks=tuple(args.webhook or ()),
@@ -78,6 +79,18 @@ def _config(args: argparse.Namespace) -> Config:
         audit_days=args.audit_days,
         rebuild=args.rebuild,
     )
+
+
+def _memory(text: str | None) -> int | None:
+    from .parameter import parse_bytes
+
+    try:
+        found = None if text is None else int(parse_bytes(text))
+    except (ValueError, OverflowError) as error:
+        raise SpecError(f"--inline-memory {error}") from None
+    if found and not 1 << 30 <= found < 1 << 60:
+        raise SpecError(f"--inline-memory must be 0 for any, or at least 1GiB, which torch alone takes; got {text}")
+    return found
 
 
 def token(args: argparse.Namespace) -> int:

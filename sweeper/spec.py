@@ -34,6 +34,7 @@ _PLACES = ("data", "download", "cache", "resident_share", "loader_workers")
 _RUNTIME = (*_PLACES[1:], "threads", "measure", "landscape", "plane", "deterministic",
             "checkpoint_steps")  # fmt: skip
 _SWEEPS_OWN = {"seed", "repeat", "stack"}
+_MOST_WORKERS = 100_000
 
 
 class SweepSpec(BaseModel):
@@ -152,6 +153,8 @@ class SweepSpec(BaseModel):
     def _workers(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
             raise ValueError(f"must be >= 1 or auto, got {value}")
+        if isinstance(value, int) and value > _MOST_WORKERS:
+            raise ValueError(f"must be at most {_MOST_WORKERS}, got {value}")
         return value
 
     @field_validator("plane")

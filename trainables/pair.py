@@ -36,7 +36,7 @@ from .plane import plane
 from .printable import guard_output
 from .probing import probe_columns, probe_tables
 from .ranks import launched, ranks
-from .record import failed, now, record, stopped
+from .record import failed, is_out_of_memory, now, record, stopped
 from .relief import few_examples, geometry, relief_columns
 from .result import HistoryRow, Outcome, PairOutput, PlaneRow, RungRow
 from .rungs import Rungs
@@ -96,7 +96,9 @@ def _run_stack(
     started = now()
     try:
         return _run(specs, runtime, report, peers)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         outputs = [failed(spec, runtime, error, started) for spec in specs]
     # outside of the handler, whose traceback holds the tensors
     gc.collect()

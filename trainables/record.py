@@ -117,14 +117,25 @@ def _noises(spec: PairSpec, known: Mapping[str, Any]) -> dict[str, float]:
     return predict_all(settings, family(spec.optimizer))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that an allocation failed, on a GPU or in the memory of this process."""
+    # by name: torch must not be loaded here
+    if {"OutOfMemoryError", "MemoryError"} & {kind.__name__ for kind in type(error).__mro__}:
+        return True
+    # on a CPU torch raises a RuntimeError
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATORS)
+
+
+_ALLOCATORS = ("DefaultCPUAllocator", "std::bad_alloc")
+
+
 def failed(spec: PairSpec, runtime: Runtime, error: BaseException, started: str) -> PairOutput:
     """Return the output of a trial that raised: a row that names the error, and nothing else.
 
     Where the device ran out of memory the outcome is `out_of_memory`, and its sentence names the batch size.
     """
     text = " ".join(str(error).split()) or "no message"
-    # by name: torch must not be loaded here
-    if {"OutOfMemoryError", "MemoryError"} & {kind.__name__ for kind in type(error).__mro__}:
+    if is_out_of_memory(error):
         detail = f"out of memory at batch_size {spec.batch_size} on {runtime.device}; lower it or the model: {text}"
         return PairOutput(record(spec, runtime, Outcome.OUT_OF_MEMORY, detail, started))
     return PairOutput(record(spec, runtime, Outcome.FAILED, f"{type(error).__name__}: {text}", started))

@@ -11,6 +11,8 @@ from typing import Any, TypeVar, cast
 
 JSON = Mapping[str, Any]
 S = TypeVar("S", bound="BaseSpec | PairSpec")
+MOST_MEMBERS, MOST_MERGES, MOST_STEPS = 1000, 64, 1_000_000_000
+"""Bounds of a trial: beyond them it is a slip, or takes the machine down. A service has lower ones."""
 
 
 def digest_of(value: object) -> str:
@@ -124,6 +126,7 @@ class BaseSpec:
     def __post_init__(self) -> None:
         _coerce(self)
         _check("base steps", self.steps, "be >= 0", self.steps >= 0)
+        _check("base steps", self.steps, f"be at most {MOST_STEPS}", self.steps <= MOST_STEPS)
         _check_optimizer(self)
 
 
@@ -220,6 +223,10 @@ class PairSpec:
             _check(name, getattr(self, name), "lie in [0, 1)", 0 <= getattr(self, name) < 1)
         _check("clip_norm", self.clip_norm, "be >= 0", self.clip_norm >= 0)
         _check("members", self.members, "be >= 2", self.members >= 2)
+        _check("members", self.members, f"be at most {MOST_MEMBERS}", self.members <= MOST_MEMBERS)
+        _check("merges", len(self.merges), f"name at most {MOST_MERGES} merges", len(self.merges) <= MOST_MERGES)
+        for name in ("epochs", "steps", "branch_step"):
+            _check(name, getattr(self, name), f"be at most {MOST_STEPS}", getattr(self, name) <= MOST_STEPS)
         _check("warmup", self.warmup, "lie in [0, 1]", 0 <= self.warmup <= 1)
         # 0.8 + 0.2, whose 1 - warmup is less than 0.2 in floating point, is legal
         fits = self.decay >= 0 and self.warmup + self.decay <= 1

@@ -10,12 +10,13 @@ from typing import Any
 from urllib.parse import unquote
 
 import search_spaces
+from search_spaces import Space
 from sweeper.flags import MACHINE_KEYS
 from sweeper.launch import with_usual_noise
 from sweeper.places import is_uri
 from sweeper.plain_text import check_plain_values
 from sweeper.proposer import budget_of
-from sweeper.spec import SweepSpec, space_of
+from sweeper.spec import SweepSpec, corners, space_of
 from sweeper.specfile import SpecError
 
 from .catalog import Entry
@@ -111,10 +112,11 @@ def admit(
     spec = SweepSpec.checked({k: v for k, v in given.items() if v is not None}, lines, where)
     check_bounds(spec, rules.limits)
     space = space_of(spec, lines, where, rules.spaces.find)
+    check_trials(space, rules.limits)
     # decided here, so that what is shown of the sweep is by the noise that it searches
     spec = with_usual_noise(spec, space)
     budget = budget_of(spec, space)
-    _check_trials(budget * spec.repeats, rules.limits)
+    _check_count(budget * spec.repeats, rules.limits)
     return Admitted(spec, space.name, spec.asked(), budget, budget * spec.repeats)
 
 
@@ -146,8 +148,10 @@ def changed(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> Changed:
         given["resources"] = {**(entry.spec.get("resources") or {}), **given["resources"]}
     spec = SweepSpec.checked({**entry.spec, **given})
     check_bounds(spec, rules.limits)
-    budget = budget_of(spec, spec.load_space(rules.spaces.find))
-    _check_trials(budget * spec.repeats, rules.limits)
+    space = spec.load_space(rules.spaces.find)
+    check_trials(space, rules.limits)
+    budget = budget_of(spec, space)
+    _check_count(budget * spec.repeats, rules.limits)
     return Changed(given, budget, to_go(entry, spec, budget))
 
 
@@ -157,7 +161,9 @@ def check_bounds(spec: SweepSpec, limits: Limits) -> None:
     Raises:
         SpecError: It does.
     """
-    for key, most in (("workers", limits.workers), ("loader_workers", limits.workers), ("threads", limits.threads)):
+    loaders = min(n for n in (limits.workers, limits.loaders) if n is not None)
+    bounds = {"workers": limits.workers, "loader_workers": loaders, "threads": limits.threads, "plane": limits.plane}
+    for key, most in {**bounds, "measure": limits.measure}.items():
         value = getattr(spec, key)
         if most is not None and isinstance(value, int) and value > most:
             raise SpecError(f"{key} must be at most {most} on this server, got {value}")
@@ -165,7 +171,41 @@ def check_bounds(spec: SweepSpec, limits: Limits) -> None:
         raise SpecError(f"device must be auto, cpu, cuda, cuda:N, mps or xpu, got {spec.device[:80]!r}")
 
 
-def _check_trials(trials: int, limits: Limits) -> None:
+def check_trials(space: Space, limits: Limits) -> None:
+    """Refuse a space of which a trial is larger than the server allows; all bounds and choices of it are looked at.
+
+    Raises:
+        SpecError: One is.
+    """
+    for params in corners(space):
+        trial = space.build(params)
+        for name, most in limits.fields.items():
+            field, _, entry = name.partition(".")
+            value = getattr(trial, field)
+            _check_most(name, getattr(value, entry) if entry else value, most)
+        for field in ("model_options", "dataset_options", "dataset_b_options"):
+            for name, key, value in _numbers(field, field, getattr(trial, field)):
+                _check_most(name, value, limits.options.get(key, limits.option))
+
+
+def _check_most(name: str, value: float, most: int) -> None:
+    if abs(value) > most:
+        raise SpecError(f"{name} must be at most {most} on this server, got {value}")
+
+
+def _numbers(path: str, key: str, value: Any) -> Iterator[tuple[str, str, float]]:
+    """Yield the numbers of an options' field, each with its dotted name and the last part of it."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _numbers(f"{path}.{name}", str(name), item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _numbers(path, key, item)
+    elif isinstance(value, int | float):
+        yield path, key, value
+
+
+def _check_count(trials: int, limits: Limits) -> None:
     if trials > limits.trials:
         raise SpecError(f"a sweep must have at most {limits.trials} trials on this server, got {trials}")
 

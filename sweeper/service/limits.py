@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_FIELDS = {
+    "members": 64, "epochs": 10_000, "steps": 10_000_000, "branch_step": 10_000_000, "batch_size": 65_536,
+    "base.steps": 10_000_000, "base.batch_size": 65_536,
+}  # fmt: skip
+# networks of our own, and what timm's and torchvision's call the same
+_OPTIONS = {
+    "width": 1024, "dim": 4096, "embed_dim": 4096, "depth": 256, "heads": 256, "num_heads": 256, "patch": 1024,
+    "mlp_ratio": 64, "size": 1024, "img_size": 1024, "image_size": 1024, "channels": 64,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -18,6 +29,12 @@ class Limits:
         trials: Trials of one sweep.
         workers: Trials at a time of one sweep, and processes that read its data; None is no limit.
         threads: torch threads of a trial.
+        loaders: Processes that read the data of a trial.
+        plane: Points a side of a loss plane.
+        measure: Measurements of gradients of each child.
+        fields: Largest value of numbers of a trial, by name; `base.steps` is an entry of a field.
+        options: Largest value of numbers in `model_options` and `dataset_options`, by their names.
+        option: Largest value of other numbers there.
         rate: Requests per second of one user, in the mean; 0 is no limit.
         burst: Requests of one user at once.
         expensive: Calls in flight of one user that read a spec, plan or analyse.
@@ -39,6 +56,12 @@ class Limits:
     trials: int = 1_000_000
     workers: int | None = None
     threads: int = 64
+    loaders: int = 32
+    plane: int = 101
+    measure: int = 10_000
+    fields: Mapping[str, int] = field(default_factory=lambda: _FIELDS)
+    options: Mapping[str, int] = field(default_factory=lambda: _OPTIONS)
+    option: int = 1_000_000
     rate: float = 200.0
     burst: int = 400
     expensive: int = 4

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import islice
 
-from .catalog import Catalog, Entry
+from .catalog import Catalog, Entry, UnknownSweepError
 from .fair import Waiting, order
 from .quotas import startable
 from .ray_address import RayAddress
@@ -25,10 +24,13 @@ class Queue:
         quota: User -> what it may have.
         most: Sweeps that run at a time.
         ray: Where those of Ray run.
+        inline: Sweeps of runner inline that run at a time.
     """
 
-    def __init__(self, catalog: Catalog, quota: Callable[[str], Quota], most: int, ray: RayAddress) -> None:
-        self.catalog, self.quota, self.most, self.ray = catalog, quota, most, ray
+    def __init__(
+        self, catalog: Catalog, quota: Callable[[str], Quota], most: int, ray: RayAddress, inline: int
+    ) -> None:
+        self.catalog, self.quota, self.most, self.ray, self.inline = catalog, quota, most, ray, inline
         self._positions: tuple[float, Mapping[str, int]] = (-math.inf, {})
 
     def turns(self, active: Sequence[Entry]) -> tuple[Mapping[str, str | None], Mapping[str, str]]:
@@ -46,19 +48,47 @@ class Queue:
         waiting = startable(self.catalog, self.quota, self.catalog.waiting()) if free else []
         by_ray = self.catalog.on_ray([State.QUEUED]) if waiting else set[str]()
 
-        def first(sweeps: Iterable[Waiting]) -> list[str]:
-            return list(islice((sweep for sweep, may in self._order(sweeps, active) if may), free))
+        left = self.inline - len({e.id for e in active} - self.catalog.on_ray(ACTIVE)) if waiting else 0
 
-        chosen = first(waiting)
+        def first(sweeps: Iterable[Waiting]) -> tuple[list[str], dict[str, str]]:
+            return self._first(sweeps, active, free, by_ray, left)
+
+        chosen, held = first(waiting)
         on_ray = by_ray.intersection(chosen)
         address = self.ray.get() if on_ray else None
         if not on_ray or address is not None:
-            return {sweep: address if sweep in on_ray else None for sweep in chosen}, {}
-        held: dict[str, str] = {}
+            return {sweep: address if sweep in on_ray else None for sweep in chosen}, held
         if trouble := self.ray.trouble:
-            held = dict.fromkeys(on_ray, f"it waits for Ray, which is tried again: {trouble}")
-            chosen = first(w for w in waiting if w.id not in by_ray)
+            chosen, held = first(w for w in waiting if w.id not in by_ray)
+            held |= dict.fromkeys(on_ray, f"it waits for Ray, which is tried again: {trouble}")
         return dict.fromkeys(sweep for sweep in chosen if sweep not in on_ray), held
+
+    def explain(self, sweep: str, reason: str) -> None:
+        """Write down why a sweep that waits cannot start; an empty text where it can."""
+        try:
+            entry = self.catalog.get(sweep)
+        except UnknownSweepError:
+            return  # cancelled and deleted
+        if entry.state == State.QUEUED and entry.reason != reason:
+            self.catalog.change(sweep, reason=reason)
+            self.catalog.told(self.catalog.get(sweep))
+
+    def _first(
+        self, sweeps: Iterable[Waiting], active: Sequence[Entry], free: int, by_ray: Collection[str], left: int
+    ) -> tuple[list[str], dict[str, str]]:
+        """Return the sweeps that start next, at most `left` of them inline, and why the first of the others waits."""
+        chosen: list[str] = []
+        held: dict[str, str] = {}
+        for sweep, may in self._order(sweeps, active):
+            if not may or len(chosen) == free:
+                break
+            if sweep not in by_ray and left < 1:
+                if not held:
+                    held[sweep] = f"it waits for memory: {self.inline} sweeps of runner inline may run at a time"
+                continue
+            left -= sweep not in by_ray
+            chosen.append(sweep)
+        return chosen, held
 
     def _order(self, waiting: Iterable[Waiting], active: Sequence[Entry]) -> Iterator[tuple[str, bool]]:
         last = self.catalog.last_starts() if waiting else {}

@@ -20,6 +20,7 @@ from sweeper.specfile import read_yaml
 from trainables.printable import guard_output, printable_line
 
 from .control import Control, Outcome
+from .memory import limit_memory
 from .records import State
 
 
@@ -29,6 +30,8 @@ def main(folder: str, lock: str) -> int:
     control = Control(Path(folder))
     control.enter(int(lock))
     task = control.task
+    if most := task.get("memory"):
+        limit_memory(most)
     try:
         with sigterm_as_sigint():
             outcome = _run(control, task)
@@ -36,6 +39,8 @@ def main(folder: str, lock: str) -> int:
         outcome = _interrupted(control, task)
     except (SpecError, OSError) as error:
         outcome = Outcome(State.FAILED, str(error))
+    except MemoryError:
+        outcome = Outcome(State.FAILED, f"it needs more memory than a sweep may take here{_limit(task)}")
     except Exception as error:
         import traceback
 
@@ -45,6 +50,10 @@ def main(folder: str, lock: str) -> int:
     print(f"{outcome.state}: {printable_line(outcome.reason)}", file=sys.stderr, flush=True)
     control.end(outcome, task["attempt"])
     return 0
+
+
+def _limit(task: Mapping[str, Any]) -> str:
+    return f", {task['memory'] / 1e9:.3g} GB" if task.get("memory") else ""
 
 
 def _run(control: Control, task: Mapping[str, Any]) -> Outcome:
@@ -65,7 +74,7 @@ def _run(control: Control, task: Mapping[str, Any]) -> Outcome:
     # an earlier process of this sweep that was killed has left its lease in the store
     if cause := outwaited(place_of(spec.out).patient(), say, stop):
         return _stopped(control, task, spec, cause)
-    listener = _Begun(control)
+    listener = _Begun(control, lift=bool(task.get("memory")) and spec.runner == "ray")
     if task["kind"] == "extend":
         plan = _plan(spec, task)
         if not plan.specs:  # an earlier attempt died after its last trial
@@ -77,14 +86,17 @@ def _run(control: Control, task: Mapping[str, Any]) -> Outcome:
 
 
 class _Begun:
-    """Tells the control folder when trials are started."""
+    """Tells the control folder when trials are started, and lifts the limit of memory where they run on Ray."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, lift: bool) -> None:
         self.tell: Callable[[], None] | None = control.begin
+        self.lift = lift
 
     def __call__(self, status: Any) -> None:
         tell, self.tell = self.tell, None
         if tell:
+            if self.lift:  # the limit held while the driver built a model to check the trials
+                limit_memory(0)
             tell()
 
 

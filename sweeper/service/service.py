@@ -22,6 +22,7 @@ from .housekeeping import Housekeeping
 from .hub import Hub
 from .local_ray import LocalRay
 from .logs import report_failure
+from .memory import room
 from .outward import Outward
 from .ownership import Ownership
 from .private import make_private_folder
@@ -49,6 +50,7 @@ class Config:
         database: URL; None is a SQLite file in `state`.
         address: Ray cluster; None starts a Ray on this machine when a sweep needs it.
         max_running: Sweeps that run at a time.
+        inline_memory: Memory of a sweep of runner inline [bytes]; 0 is no limit, None a share of the machine's.
         data: Folder with the data sets; None takes the root's `data` where there is one.
         spaces: Folder of space files that users may name; None allows none.
         webhooks: URLs that may be told of ends, as prefixes.
@@ -66,6 +68,7 @@ class Config:
     database: str | None = None
     address: str | None = None
     max_running: int = 4
+    inline_memory: int | None = None
     data: str | None = None
     spaces: Path | None = None
     webhooks: tuple[str, ...] = ()
@@ -132,6 +135,7 @@ class Service:
         self.supervisor = Supervisor(
             self.catalog, self.views, folder, self._address, holding(self.catalog, quota), config.max_running,
             lambda: None if config.address else self.ray.environment(),
+            room(config.inline_memory, config.max_running),
         )  # fmt: skip
         self.housekeeping = Housekeeping(
             self.catalog, self.ownership, folder, quota, self.supervisor.stop, config.audit_days * DAY_SECONDS

@@ -43,6 +43,7 @@ class SpaceFiles:
         self.folder, self.kept = folder, kept
         self._known: dict[str, Space | str] = {}  # a text says why there is no space
         self._lock, self._ended = threading.Lock(), threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="space files", daemon=True)
 
     def file(self, name: str) -> Path | None:
@@ -92,8 +93,10 @@ class SpaceFiles:
             self._thread.start()
 
     def close(self) -> None:
-        """End."""
+        """End; a file that is being executed is left."""
         self._ended.set()
+        if process := self._process:
+            process.kill()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -120,12 +123,18 @@ class SpaceFiles:
         with tempfile.TemporaryDirectory(prefix="sweeper-") as folder:
             target = Path(folder) / "space.json"
             command = [sys.executable, "-m", "sweeper.service.space_files", str(path), str(target)]
+            none = subprocess.DEVNULL
+            self._process = subprocess.Popen(command, stdin=none, stdout=none, stderr=none)
             try:
-                subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False)
+                self._process.wait(SECONDS)
                 said = json.loads(target.read_text())
             except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
                 return f"{path} takes more than {SECONDS:g} s to execute"
             except (OSError, ValueError):
+                if self._ended.is_set():
+                    raise SpaceError(f"{path} is not executed: the server ends") from None
                 return f"{path}: its process died before it defined a space"
         if "error" in said:
             return said["error"]

@@ -22,9 +22,10 @@ from sweeper.spec import SpecError, SweepSpec
 from sweeper.yaml_text import write_stored
 
 from .cancels import GRACE_SECONDS, Cancels
-from .catalog import Catalog, Entry, StateError, UnknownSweepError
+from .catalog import Catalog, Entry, StateError
 from .control import Control
 from .endings import Endings, settled
+from .memory import Room
 from .queue import Queue
 from .quotas import gpu_hours_to_go, to_go
 from .ray_address import RayAddress
@@ -52,6 +53,7 @@ class Supervisor:
         quota: User -> what it may have.
         most: Sweeps that run at a time.
         environment: Returns the environment in which sweeps join that cluster; None is the server's.
+        room: Of those of runner inline.
     """
 
     def __init__(
@@ -63,9 +65,10 @@ class Supervisor:
         quota: Callable[[str], Quota],
         most: int,
         environment: Callable[[], Mapping[str, str] | None] = lambda: None,
+        room: Room | None = None,
     ) -> None:
         self.catalog, self.views, self.state = catalog, views, state
-        self.quota, self.environment = quota, environment
+        self.quota, self.environment, self.room = quota, environment, room or Room()
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # processes that this server started
         self._woken, self._ended = threading.Event(), threading.Event()
         # held for moments: never while a folder is read, or Ray starts
@@ -74,7 +77,7 @@ class Supervisor:
         self.cancels = Cancels(catalog, self.control)
         self._held: set[str] = set()  # whose reason says why they cannot start
         self._shortage = Shortage()
-        self.queue = Queue(catalog, quota, most, RayAddress(address, self.wake))
+        self.queue = Queue(catalog, quota, most, RayAddress(address, self.wake), self.room.sweeps)
         self.endings = Endings(catalog, views, self._lock)
         self.looked = time.monotonic()
         """Time of the last look at all sweeps that succeeded, of `time.monotonic`."""
@@ -158,7 +161,8 @@ class Supervisor:
             turns, held = {}, {**held, **dict.fromkeys(turns, self._shortage.reason)}
         over = dict.fromkeys(self._held - held.keys(), "")
         for sweep, reason in {**over, **held}.items():
-            self._tried(self._explain, sweep, reason)
+            with self._lock:
+                self._tried(self.queue.explain, sweep, reason)
         self._held = set(held)
         for sweep, address in turns.items():
             self._tried(self._begin, sweep, address)
@@ -171,16 +175,6 @@ class Supervisor:
             self._shortage.report(f"a step of {do.__name__.strip('_')}", error)
             return None
 
-    def _explain(self, sweep: str, reason: str) -> None:
-        with self._lock:
-            try:
-                entry = self.catalog.get(sweep)
-            except UnknownSweepError:
-                return  # cancelled and deleted
-            if entry.state == State.QUEUED and entry.reason != reason:
-                self.catalog.change(sweep, reason=reason)
-                self.catalog.told(self.catalog.get(sweep))
-
     # -- one process --------------------------------------------------------------------------------------------------
 
     def _begin(self, sweep: str, address: str | None) -> None:
@@ -190,7 +184,8 @@ class Supervisor:
             entry = self.catalog.get(sweep)
             if entry.state != State.QUEUED or self._shortage.lasts:
                 return  # cancelled a moment ago, or the one before it could not be started
-            task = {**settled(entry.task), "attempt": entry.task.get("attempt", 0) + 1, "seen": seen}
+            more = {"attempt": entry.task.get("attempt", 0) + 1, "seen": seen, "memory": self.room.each}
+            task = {**settled(entry.task), **more}
             last, entry = entry.started, self.catalog.move(sweep, State.STARTING, "its turn", task=task)
             try:
                 text = write_stored(spec_to_run(self.views, self.quota, entry, address, found).asked())
@@ -314,14 +309,14 @@ class Supervisor:
             self.wake()
             return entry
 
-    def resume(self, sweep: str, by: str, changes: Mapping[str, Any] | None = None, budget: int | None = None) -> Entry:
+    def resume(self, sweep: str, by: str, changes: Mapping[str, Any] | None = None, budget: int = 0) -> Entry:
         """Queue a sweep that ended again, to be gone on with.
 
         Args:
             sweep: Its id.
             by: Who asks.
             changes: Keys of its spec with other values, such as `trials`.
-            budget: Its configurations then; None leaves their number as it is.
+            budget: Its configurations then; 0 leaves their number as it is.
 
         Raises:
             SpecError: A value breaks its rule.
@@ -331,11 +326,11 @@ class Supervisor:
         spec = SweepSpec.checked({**self.catalog.get(sweep).spec, **(changes or {})})
         with self._lock:
             entry = self._ended_one(sweep, "it is resumed when it has ended")
-            count = entry.budget if budget is None else budget
-            ask = to_go(entry, spec, count)
+            budget = budget or entry.budget
+            ask = to_go(entry, spec, budget)
             entry = self.catalog.move(
                 sweep, State.QUEUED, f"resumed by {by}", deaths=0, task={**entry.task, "kind": "run"},
-                budget=count, trials=count * spec.repeats, spec=spec.asked(),
+                budget=budget, trials=budget * spec.repeats, spec=spec.asked(),
                 due=ask.trials, due_gpu_seconds=3600 * ask.gpu_hours,
             )  # fmt: skip
             self.wake()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from search_spaces import names
 from sweeper.service.admission import Rules, admit, changed
 from sweeper.service.catalog import UnknownSweepError
 from sweeper.service.limits import Limits
@@ -253,8 +254,10 @@ def test_a_space_is_a_name(rules, tmp_path):
     ("key", "value", "sentence"),
     [
         ("workers", 65, "workers must be at most 64"),
-        ("loader_workers", 65, "loader_workers must be at most 64"),
         ("threads", 65, "threads must be at most 64"),
+        ("loader_workers", 33, "loader_workers must be at most 32"),
+        ("plane", 102, "plane must be at most 101"),
+        ("measure", 10_001, "measure must be at most 10000"),
         ("device", "cuda:0; rm", "device must be"),
         ("repeats", 10_000, "at most 1000000 trials"),
         ("max_gpu_hours", True, "max_gpu_hours: must be a number, got True"),
@@ -269,6 +272,37 @@ def test_a_space_is_a_name(rules, tmp_path):
 def test_what_is_too_much(rules, key, value, sentence):
     with pytest.raises(SpecError, match=sentence):
         admitted({"space": "digits_cnn", "trials": 1000, key: value}, rules)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "sentence"),
+    [
+        ({"members": 100_000_000}, "members must be at most 1000, got 100000000"),
+        ({"members": 65}, "members must be at most 64 on this server, got 65"),
+        ({"merges": ["linear"] * 65}, "merges must name at most 64 merges, got 65"),
+        ({"epochs": 10_001}, "epochs must be at most 10000 on this server, got 10001"),
+        ({"steps": 10**12}, "steps must be at most 1000000000, got 1000000000000"),
+        ({"base.steps": 10_000_001}, "base.steps must be at most 10000000 on this server"),
+        ({"model": "resnet18_32", "model_options": {"width": 4000}}, "model_options.width must be at most 1024"),
+        (
+            {"model_options": {"block": {"depths": [2, 2_000_000]}}},
+            "model_options.block.depths must be at most 1000000",
+        ),
+        ({"dataset_options.size": 2000}, "dataset_options.size must be at most 1024 on this server, got 2000"),
+    ],
+)
+def test_a_trial_is_bounded(rules, fixed, sentence):
+    with pytest.raises(SpecError, match=sentence):
+        admitted(spec(fixed=fixed), rules)
+    (name, value), *rest = fixed.items()
+    if name in ("members", "epochs") and not rest:  # a knob reaches its largest value
+        with pytest.raises(SpecError, match=sentence):
+            admitted(spec(parameters={name: {"values": [2, value]}}), rules)
+
+
+def test_the_built_in_spaces_are_within_the_bounds(rules):
+    for name in names():
+        assert admitted({"space": name, "trials": 2}, rules).budget == 2
 
 
 def test_choices_of_a_knob_are_bounded(rules):
@@ -331,6 +365,9 @@ def test_changes_of_resume(rules):
     assert asked.values["resources"] == {"cpus_per_rank": 2.0, "memory_per_rank": "1GB"}
     with pytest.raises(RefusedError, match="cannot be changed by resume"):
         changed(entry, {"data": "/etc"}, rules)
+    large = SimpleNamespace(**{**vars(entry), "spec": {**entry.spec, "fixed": {"members": 65}}})
+    with pytest.raises(SpecError, match="members must be at most 64"):
+        changed(large, {"trials": 10}, rules)
     with pytest.raises(SpecError, match="unknown key 'trails'"):
         changed(entry, {"trails": 3}, rules)
     with pytest.raises(SpecError, match="trials: must be a whole number"):

@@ -121,6 +121,11 @@ RULES = [
     ({"base": 3}, "a base must be a mapping of fields, got 3"),
     ({"base": {"stps": 3}}, "unknown base field 'stps'; did you mean steps?"),
     ({"base": {"steps": -1}}, "base steps must be >= 0, got -1"),
+    ({"base": {"steps": 10**10}}, "base steps must be at most 1000000000, got 10000000000"),
+    ({"members": 10**8}, "members must be at most 1000, got 100000000"),
+    ({"epochs": 10**10}, "epochs must be at most 1000000000, got 10000000000"),
+    ({"steps": 10**10}, "steps must be at most 1000000000, got 10000000000"),
+    ({"merges": ["linear"] * 65}, "merges must name at most 64 merges, got 65"),
     ({"base": {"momentum": 1.2}}, "momentum must lie in [0, 1), got 1.2"),
     ({"learning_rat": 1}, "unknown pair spec field 'learning_rat'; did you mean learning_rate?"),
 ]  # fmt: skip

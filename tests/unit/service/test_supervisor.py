@@ -102,7 +102,7 @@ def test_a_sweep_runs_to_its_end(rig: Rig) -> None:
     best = rig.views.best(entry)
     assert best is not None
     assert best["digest"] in rig.digests(sweep)
-    assert "<html" in rig.views.report(entry)
+    assert "<html" in rig.views.report(entry, "http://here")
     first, after, more = rig.views.trials(entry, 0, 5, {}, ["digest"])
     rest, _, no_more = rig.views.trials(entry, after, 5, {}, ["digest"])
     assert (more, no_more) == (True, False)
@@ -249,7 +249,7 @@ def test_a_spec_that_cannot_run_fails_with_its_sentence(rig: Rig) -> None:
     assert rig.views.best(entry) is None
     assert rig.views.weights(entry) is None
     with pytest.raises(UnknownSweepError, match="is failed and has no page: its run folder is not there"):
-        rig.views.report(entry)
+        rig.views.report(entry, "http://here")
 
 
 def test_what_is_deleted_is_gone(rig: Rig) -> None:

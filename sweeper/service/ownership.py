@@ -31,6 +31,8 @@ _CLASS = 0x73776570
 _ALIVE = ("tcp_keepalives_idle = 30", "tcp_keepalives_interval = 10", "tcp_keepalives_count = 3")
 # a server that was killed a moment ago may still be known to PostgreSQL
 _PATIENCE_SECONDS, _AGAIN_SECONDS = 2.0, 0.1
+# one that was silent takes longer to notice that this server's own lost session has ended
+_RENEWAL_SECONDS = 20.0
 
 
 class TakenError(SpecError):
@@ -54,6 +56,7 @@ class Ownership:
         self.engine, self.folder, self.sleep = engine, folder, sleep
         self._session: Connection | None = None
         self._file: int | None = None
+        self._held = False  # a session of this server had the lock before
         own = {"id": identity(folder), "host": socket.gethostname(), "folder": str(folder)}
         self._claim(own)
         self._lock()
@@ -79,7 +82,7 @@ class Ownership:
             self._session.execute(text("SELECT 1"))
         except DBAPIError:
             self.close()
-            self._lock()
+            self._lock()  # where the database does not answer, the next look tries again
 
     def close(self) -> None:
         """Let another server have the database."""
@@ -133,7 +136,7 @@ class Ownership:
             for setting in _ALIVE:  # a host that loses its power lets go in a minute
                 session.execute(text(f"SET {setting}"))
             taken = text(f"SELECT pg_try_advisory_lock({_CLASS}, '{meta.name}'::regclass::oid::int)")
-            tries = round(_PATIENCE_SECONDS / _AGAIN_SECONDS)
+            tries = round((_RENEWAL_SECONDS if self._held else _PATIENCE_SECONDS) / _AGAIN_SECONDS)
             while not session.execute(taken).scalar_one():
                 if not tries:
                     raise self._taken()
@@ -142,6 +145,7 @@ class Ownership:
         except BaseException:
             session.close()
             raise
+        self._held = True
         return session
 
     def _taken(self) -> TakenError:

@@ -39,6 +39,7 @@ AGAIN_SECONDS = 10.0
 KEPT_SECONDS = 30 * 86400.0
 _MISSED_SECONDS = 86400.0
 _AT_ONCE = 20
+_LOOK_SECONDS = 600.0
 _log = logging.getLogger("sweeper.service")
 
 
@@ -124,6 +125,7 @@ class Webhooks:
         self._outward = outward
         self.engine, self.allowed, self.secret, self.clock = engine, tuple(allowed), secret, clock
         self._awake, self._closing = threading.Event(), threading.Event()
+        self._look_at = 0.0  # an end whose transaction was cut off from this server is told late, not never
         self._looked = False  # whether each end is told, or written down to be
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
@@ -178,8 +180,8 @@ class Webhooks:
         while not self._closing.is_set():
             self._awake.clear()
             try:
-                if not self._looked:
-                    self._looked = True
+                if not self._looked or self.clock() >= self._look_at:
+                    self._looked, self._look_at = True, self.clock() + _LOOK_SECONDS
                     self._missed()
                 wait = self.send_due()
             except SQLAlchemyError as error:

@@ -1,8 +1,11 @@
 """Run folders that lie elsewhere: URIs read as paths do, from an S3 that answers over HTTP on this machine."""
 
 import logging
+import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,3 +86,20 @@ def test_a_store_that_does_not_answer_is_one_line(s3: tuple[object, str]) -> Non
     with pytest.raises(SpecError, match=r"^cannot reach s3://runs/a: .*(connect|CONNECTION)") as error:
         store.read("s3://runs/a?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1", "trials")
     assert "\n" not in str(error.value)
+
+
+def test_a_store_that_is_silent_is_asked_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "test")
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:  # connections are taken, and nobody reads
+        port = silent.getsockname()[1]
+        place = place_of(f"s3://runs/a?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1")
+        with pytest.raises(SpecError, match="cannot reach s3://runs/a"):
+            replace(place, seconds=0.0).exists()
+        silent.settimeout(0.2)
+        asked = 0
+        with suppress(TimeoutError):
+            while True:
+                silent.accept()[0].close()
+                asked += 1
+    assert asked == 2  # not 30 times, which takes 100 s

@@ -16,8 +16,8 @@ AT_ONCE = 2
 """Computations at a time."""
 WAITING, WAIT_SECONDS = 16, 10.0
 """Requests that may wait for one, and for how long [s]; each holds one of the 40 threads that answer."""
-KEPT, KEPT_CHARACTERS = 256, 64_000_000
-"""Answers that are kept, and how long their texts may be together."""
+KEPT, KEPT_BYTES = 256, 64_000_000
+"""Answers that are kept, and how many bytes of pages."""
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class Answers:
         self._turns = threading.BoundedSemaphore(AT_ONCE)
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._running: dict[Hashable, Future[Any]] = {}
-        self._waiting = self._characters = 0
+        self._waiting = self._bytes = 0
 
     def of(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return an answer: the kept one, that of another request that is computing it, or a new one.
@@ -89,14 +89,15 @@ class Answers:
             del self._running[key]
             if lasting:
                 self._kept[key] = found
-                self._characters += _size(found)
-                while len(self._kept) > KEPT or (self._characters > KEPT_CHARACTERS and len(self._kept) > 1):
-                    self._characters -= _size(self._kept.popitem(last=False)[1])
+                self._bytes += _size(found)
+                while len(self._kept) > KEPT or (self._bytes > KEPT_BYTES and len(self._kept) > 1):
+                    self._bytes -= _size(self._kept.popitem(last=False)[1])
         mine.set_result(found)
 
 
 def _size(found: Any) -> int:
-    return len(found) if isinstance(found, str) else 0
+    """Return the bytes of a page, which is a tuple of its parts."""
+    return sum(map(len, found)) if isinstance(found, tuple) else 0
 
 
 def _outcome(found: Any) -> Any:

@@ -24,8 +24,8 @@ from .limits import Limits
 from .logs import COUNTED
 
 Network = IPv4Network | IPv6Network
-FLOW = "sweeper.flow"
-"""Key of a request's scope: the flow control of its connection."""
+CONNECTION = "sweeper.connection"
+"""Key of a request's scope: its `Connection`."""
 RESERVE = 512
 """File descriptors that no connection takes: the scheduler, the database and the run folders need them."""
 EACH_CONNECTION = 2
@@ -150,13 +150,19 @@ class Connections:
         for peer in [peer for mine in self._of.values() for peer in mine]:
             peer.look(now)
             if reason := self._overdue(peer, now):
-                self._cut(peer, reason)
+                self.cut(peer, reason)
         if self._told and now >= self._tell_at:
             self._tell_at = now + _LOG_SECONDS
             for reason, count in self._told.items():
                 text = "connections: %s (%d times since the last such line)"
                 _log.warning(text, reason, count, extra={COUNTED: True})
             self._told.clear()
+
+    def cut(self, peer: Peer, reason: str) -> None:
+        """End a connection at once, and log that now and then."""
+        self._told[reason] += 1
+        self.leave(peer)
+        peer.cut()
 
     def end_handshakes(self) -> None:
         """Cut off connections that are not open yet."""
@@ -180,14 +186,9 @@ class Connections:
     def _replace(self, mine: Iterable[Peer], now: float) -> bool:
         for peer in mine:
             if peer.waits(now):
-                self._cut(peer, "cut off for a new one of the same client, or of one with fewer")
+                self.cut(peer, "cut off for a new one of the same client, or of one with fewer")
                 return True
         return False
-
-    def _cut(self, peer: Peer, reason: str) -> None:
-        self._told[reason] += 1
-        self.leave(peer)
-        peer.cut()
 
     def _refused(self, reason: str) -> None:
         self._told[f"refused: {reason}"] += 1
@@ -284,7 +285,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._received = self._count = 0
         self._connections.move(self._peer, Stage.HEADER)
-        self.scope[FLOW] = self.flow  # type: ignore[typeddict-unknown-key]
+        self.scope[CONNECTION] = self  # type: ignore[typeddict-unknown-key]
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a line of the header; lines after the body are dropped."""
@@ -319,6 +320,15 @@ class Connection(HttpToolsProtocol):
         """Go on sending."""
         self._peer.stuck = None
         super().resume_writing()
+
+    @property
+    def slow(self) -> bool:
+        """Whether the client has not read what was sent last."""
+        return self.flow.write_paused
+
+    def cut(self, reason: str) -> None:
+        """End the connection at once."""
+        self._connections.cut(self._peer, reason)
 
     def _answering(self) -> bool:
         return bool(self.pipeline) or (self.cycle is not None and not self.cycle.response_complete)

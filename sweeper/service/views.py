@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from shlex import quote
 from typing import Any, TypeVar
@@ -298,8 +298,8 @@ class Views:
             return place.read_bytes(name)
         return place.local / name if place.has(name) else None
 
-    def report(self, entry: Entry, server: str) -> str:
-        """Return the sweep's page as HTML.
+    def report(self, entry: Entry, server: str) -> Sequence[bytes]:
+        """Return the sweep's page as HTML, in parts that all who ask share.
 
         Args:
             entry: The sweep.
@@ -311,14 +311,17 @@ class Views:
         """
         from dashboards import page
 
-        def compute(_: Reader) -> str:
+        def compute(_: Reader) -> tuple[bytes, ...]:
             run = replace(page.read_run(self.run_of(entry.id), outward=self.outward.text), server=_SERVER)
-            return self.outward.text(page.render(run, page.sections(run)))
+            html = self.outward.text(page.render(run, page.sections(run)))
+            return tuple(part.encode() for part in html.split(escape(quote(_SERVER))))
 
         if not place_of(self.run_of(entry.id)).exists():
             raise UnknownSweepError(f"sweep {entry.id} is {entry.state} and has no page: its run folder is not there")
         # kept for all who ask, wherever they reached the service
-        return self._answered(entry, ("report",), compute).replace(escape(quote(_SERVER)), escape(quote(server)))
+        first, *others = self._answered(entry, ("report",), compute)
+        here = escape(quote(server)).encode()
+        return [first, *chain.from_iterable((here, part) for part in others)]
 
     def plan(self, entry: Entry, options: Mapping[str, Any]) -> Extension:
         """Return what `extend` would run.

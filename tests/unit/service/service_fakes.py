@@ -94,8 +94,8 @@ class FakeViews:
         file.write_bytes(b"weights")
         return file
 
-    def report(self, entry: Entry, server: str) -> str:
-        return "<!doctype html><title>page</title>"
+    def report(self, entry: Entry, server: str) -> list[bytes]:
+        return [b"<!doctype html><title>", b"page</title>"]
 
     def plan(self, entry: Entry, options: Any) -> Extension:
         return Extension(id=entry.id, trials=6, message="6 trials")

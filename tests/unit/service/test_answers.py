@@ -59,12 +59,12 @@ def test_an_answer_is_computed_once() -> None:
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "KEPT", 3)
-    monkeypatch.setattr(answers, "KEPT_CHARACTERS", 20)
-    kept, first = Answers(), Counted("x" * 8)
+    monkeypatch.setattr(answers, "KEPT_BYTES", 20)
+    kept, first = Answers(), Counted((b"x" * 5, b"x" * 3))
     for key in (0, 1, 2, 0):
         kept.of(key, first)
     assert first.calls == 4  # two of them fit
-    small = Counted("")
+    small = Counted(())
     for key in range(10, 15):
         kept.of(key, small)
     assert len(kept._kept) == 3

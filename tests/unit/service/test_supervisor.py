@@ -102,7 +102,7 @@ def test_a_sweep_runs_to_its_end(rig: Rig) -> None:
     best = rig.views.best(entry)
     assert best is not None
     assert best["digest"] in rig.digests(sweep)
-    assert "<html" in rig.views.report(entry, "http://here")
+    assert b"<html" in b"".join(rig.views.report(entry, "http://here"))
     first, after, more = rig.views.trials(entry, 0, 5, {}, ["digest"])
     rest, _, no_more = rig.views.trials(entry, after, 5, {}, ["digest"])
     assert (more, no_more) == (True, False)

@@ -8,15 +8,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from waitress.server import create_server
+import flask
 
-from sweeper.http_parts import is_loopback
+from sweeper.http_parts import is_loopback, is_loopback_name
 
 from .app import make_app
 from .live import Live, folders_at
 from .packing import packed
+from .server import Server
 
-THREADS = 8
 TRIED = 50
 
 
@@ -66,6 +66,8 @@ def serve(places: Sequence[str], host: str, port: int, noise: str | None = None,
     live.runs(list(live.folders))
     app = make_app(live)
     app.server.after_request(packed)
+    if is_loopback(host):
+        app.server.before_request(refuse_other_names)
     listening = free_socket(host, port)
     taken = listening.getsockname()[1]
     if port and taken != port:
@@ -78,8 +80,15 @@ def serve(places: Sequence[str], host: str, port: int, noise: str | None = None,
     shown = f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{taken}/ (Ctrl-C ends it)")
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page's first dozen requests come at once
-    server = create_server(app.server, sockets=[listening], threads=THREADS, clear_untrusted_proxy_headers=True)
+    server = Server(app.server, listening)
     try:
         server.run()
     finally:
         server.close()
+
+
+def refuse_other_names() -> flask.Response | None:
+    """Return the refusal of a request whose Host is another site's name for this machine; None lets it through."""
+    if is_loopback_name(flask.request.headers.get("Host", "")):
+        return None
+    return flask.Response("this app answers on loopback names only\n", 403, mimetype="text/plain")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
     from requests import PreparedRequest
 
 CONNECT_SECONDS = 5.0
+# a name or an address and a port, and nothing that a URL may hold beside them
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{0,5})?")
 
 
 class Bearer:
@@ -33,6 +36,12 @@ def is_loopback(host: str) -> bool:
         return name in ("localhost", "ip6-localhost") or name.endswith(".localhost")
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None  # ::ffff:127.0.0.1
     return (mapped or address).is_loopback
+
+
+def is_loopback_name(host: str) -> bool:
+    """Whether a Host header names this machine itself, with or without a port."""
+    found = _HOST.fullmatch(host)
+    return found is not None and is_loopback(found[1] or found[2])
 
 
 def reason(error: BaseException) -> str:

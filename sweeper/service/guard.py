@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sweeper.http_parts import is_loopback
+from sweeper.http_parts import is_loopback_name
 
 from .audit import Audit
 from .limits import Limits
@@ -42,8 +41,6 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-# a name or an address and a port, and nothing that a URL may hold beside them
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{0,5})?")
 _BUCKETS = 10_000
 _log = logging.getLogger("sweeper.service")
 
@@ -216,12 +213,6 @@ def unauthorized(given: bool) -> RefusedError:
         )
     text = "a token is needed: send `Authorization: Bearer TOKEN`; `sweeper token create` makes one"
     return RefusedError(401, text, CHALLENGE)
-
-
-def is_loopback_name(host: str) -> bool:
-    """Whether a Host header names this machine itself, with or without a port."""
-    found = _HOST.fullmatch(host)
-    return found is not None and is_loopback(found[1] or found[2])
 
 
 def _same_origin(headers: Headers) -> bool:

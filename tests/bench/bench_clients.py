@@ -24,6 +24,7 @@ from sweeper.client import Client
 from sweeper.descriptors import raise_limit
 
 HALF_HEADER = b"GET /v1/me HTTP/1.1\r\nHost: 127.0"
+HEAD_START, AGAIN_SECONDS = 4.0, 1.0
 SMALL = 4096  # bytes that a client that does not read takes at most
 
 
@@ -61,6 +62,7 @@ async def _slow(address: str, port: int, sent: bytes, until: float) -> int:
                     await asyncio.sleep(0.2)
                     if b"report" not in sent and _over(found):
                         break
+        await asyncio.sleep(AGAIN_SECONDS)
     return opened
 
 
@@ -83,31 +85,36 @@ async def _other(address: str, url: str, sweep: str, until: float, pause: float)
     return times, statuses
 
 
-async def _clients(url: str, sweep: str, others: int, slow: int, same: int, seconds: float, pause: float) -> Any:
+async def _others(url: str, sweep: str, others: int, seconds: float, pause: float) -> Any:
+    until = time.monotonic() + seconds
+    return await asyncio.gather(*(_other(f"127.0.0.{2 + n}", url, sweep, until, pause) for n in range(others)))
+
+
+async def _slow_ones(url: str, sweep: str, slow: int, same: int, seconds: float) -> int:
     port, until, sent = urlsplit(url).port or 80, time.monotonic() + seconds, halves(sweep)
     held = [_slow(f"127.0.1.{1 + n}", port, sent[n % len(sent)], until) for n in range(slow)]
     held += [_slow("127.0.2.1", port, HALF_HEADER, until) for _ in range(same)]
-    slowly = asyncio.gather(*held)
-    await asyncio.sleep(min(1.0, seconds / 4))
-    asked = [_other(f"127.0.0.{2 + n}", url, sweep, until, pause) for n in range(others)]
-    found = await asyncio.gather(*asked)
-    return found, sum(await slowly)
+    return sum(await asyncio.gather(*held))
 
 
-def _apart(*args: Any) -> Any:
+def _apart(do: Any, *args: Any) -> Any:
     raise_limit()
-    return asyncio.run(_clients(*args))
+    return asyncio.run(do(*args))
 
 
-def measure(server: psutil.Process, *args: Any) -> tuple[Any, list[float]]:
-    """Return what clients of another process saw, and the server's memory from before until after."""
+def measure(
+    server: psutil.Process, url: str, sweep: str, others: int, slow: int, same: int, seconds: float, pause: float
+) -> tuple[Any, int, list[float]]:
+    """Return what clients saw, how many connections slow ones opened, and the server's memory meanwhile."""
     memory = [server.memory_info().rss]
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found = pool.apply_async(_apart, args)
-        while not found.ready():
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        held = pool.apply_async(_apart, (_slow_ones, url, sweep, slow, same, seconds + HEAD_START))
+        time.sleep(HEAD_START)
+        found = pool.apply_async(_apart, (_others, url, sweep, others, seconds, pause))
+        while not (found.ready() and held.ready()):
             memory.append(server.memory_info().rss)
             time.sleep(0.2)
-        return found.get(), memory
+        return found.get(), held.get(), memory
 
 
 def main() -> None:
@@ -142,7 +149,7 @@ def main() -> None:
             head = ("requests", "p50 ms", "p95 ms", "max ms", "errors", "MB before", "most", "after", "held")
             print(f"{'':>34}", *(f"{word:>9}" for word in head))
             for name, asking, slow, same in rows:
-                (found, held), memory = measure(server, url, sweep, asking, slow, same, args.seconds, args.pause)
+                found, held, memory = measure(server, url, sweep, asking, slow, same, args.seconds, args.pause)
                 times = sorted(1e3 * t for one, _ in found for t in one)
                 statuses = sum((c for _, c in found), Counter())
                 wrong = sum(n for status, n in statuses.items() if status != 200)

@@ -13,18 +13,17 @@ import flask
 import pytest
 
 pytest.importorskip("waitress")
+from dashboards.serve import free_socket, refuse_other_names
 from dashboards.server import BODY_BYTES, Server
-
-from dashboards.serve import _refuse_other_names, free_socket
 
 MOST = 8
 HALF = b"GET / HTTP/1.1\r\nHost: 127"
 
 
 @contextlib.contextmanager
-def served(idle: float = 30) -> Iterator[int]:
+def served(idle: int = 30) -> Iterator[int]:
     app = flask.Flask("app")
-    app.before_request(_refuse_other_names)
+    app.before_request(refuse_other_names)
     app.add_url_rule("/", view_func=lambda: "hello")
     app.add_url_rule("/", view_func=lambda: flask.request.data, methods=["POST"], endpoint="post")
     listening = free_socket("127.0.0.1", 0)

@@ -5,7 +5,8 @@ import re
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from sweeper.service.guard import Buckets, is_loopback_name
+from sweeper.http_parts import is_loopback_name
+from sweeper.service.guard import Buckets
 from sweeper.service.limits import Limits
 from sweeper.service.records import Role
 

@@ -106,7 +106,7 @@ def test_a_database_that_is_away_is_said_and_comes_back(tmp_path, monkeypatch):
         raise OperationalError("select", {}, Exception("gone"))
 
     monkeypatch.setattr(service.catalog, "get", away)
-    monkeypatch.setattr(service.catalog, "counts", away)
+    monkeypatch.setattr(service.health, "check", lambda probe=True: "the database does not answer")
     answer = client.get("/v1/sweeps/x")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert client.get("/readyz").status_code == 503

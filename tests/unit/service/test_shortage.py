@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     made = Rig(tmp_path, opened(tmp_path))
-    monkeypatch.setattr(Control, "start", lambda control, task, spec: made.start(control, task, spec))
+    monkeypatch.setattr(Control, "start", lambda control, task, spec, env: made.start(control, task, spec))
     yield made
     for sweep in list(made.locks):
         made.ends(sweep)

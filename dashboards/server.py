@@ -59,8 +59,9 @@ class Server(TcpWSGIServer):
 
     def handle_accept(self) -> None:
         """Accept a connection, after closing an idle one where there are too many."""
-        if len(self.active_channels) >= self.most:
-            idle = (channel for channel in self.active_channels.values() if not channel.requests)
+        channels: Any = self.active_channels
+        if len(channels) >= self.most:
+            idle = (channel for channel in channels.values() if not channel.requests)
             oldest = min(idle, key=lambda channel: channel.last_activity, default=None)
             if oldest is not None:
                 oldest.handle_close()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from sweeper.report import FACTORS
+from sweeper.report import FACTORS, noise_share
 
 from .axes import log_axis, rounded, short
 from .marks import Chart, figure, finish
@@ -79,12 +80,8 @@ def posterior_words(found: Explanation) -> str:
     if found.optimum is not None:
         interval = f"90 % interval {short(found.optimum_low)} to {short(found.optimum_high)}"
         words += f": best noise {short(found.optimum)}, {interval}"
-    return f"{words}. {share(found)} of what it explains is noise."
-
-
-def share(found: Explanation) -> str:
-    """Return the share of the noise as per cent."""
-    return f"{100 * found.variance_share:.0f} %"
+    share = noise_share(asdict(found), found.noise)
+    return f"{words}. {share[0].upper()}{share[1:]}."
 
 
 def exponents_chart(believed: Belief) -> Chart:
@@ -136,10 +133,8 @@ def exponents_chart(believed: Belief) -> Chart:
     for v, name, text in zip(fitted, names, texts, strict=True):  # above the definition's mark, which may stand there
         shown.add_annotation(x=rounded(v), y=name, text=text, yshift=21, showarrow=False, font={"size": 12})
     shown.add_vline(x=0, line={"color": GREY, "width": 1}, layer="below")
-    words = (
-        f"As the definition of {found.noise} has them, and as the model of the trials fits them. An exponent without "
-    )
-    words += "an interval is taken as given and sets the scale of the others."
+    words = f"As the definition of {found.noise} has them, and as a single-index model of the trials fits them. An "
+    words += "exponent without an interval is taken as given, or rests on too few configurations for one."
     return Chart("exponents", "Exponents of the noise", words, finish(shown), height=170 + 56 * len(roles))
 
 

@@ -23,14 +23,17 @@ class Explanation:
     Attributes:
         noise: Name of the definition.
         exponents: Role -> fitted exponent of its factor (eta, B, 1 - mu, lambda, k_aug); the pivot's is taken as given.
-        exponent_low, exponent_high: Role -> ends of its 90 % interval (Laplace's approximation), of those that are
-            fitted.
+        exponent_low, exponent_high: Role -> ends of its 90 % interval, of those that are fitted: a bootstrap of the
+            single-index model, as in `sweeper analyse`. Empty where there are too few configurations for it; the
+            exponents are then the surrogate's.
         shifts: `<knob>=<choice>` or `augmentation` -> fitted factor on the noise that the definition does not have.
         optimum: Best noise (unit of the definition): median over draws of the surrogate of the noise at which each
             draw is lowest, whatever the other knobs; None where no noise varies or there are too few trials.
         optimum_low, optimum_high: 5 % and 95 % quantiles over the draws.
         posterior: (noise, probability) over a grid of noises; adds up to 1, empty where `optimum` is None.
-        variance_share: Share of the explained variance that noise alone explains, in [0, 1].
+        variance_share: Share of the explained variance that noise alone explains, in [0, 1]; None where the model
+            does not predict trials that it has not seen, so that there is nothing to share.
+        share_low, share_high: 5 % and 95 % quantiles of that share over the hyperparameters' posterior.
         trials: Number of finished trials behind it.
     """
 
@@ -43,7 +46,9 @@ class Explanation:
     optimum_low: float | None = None
     optimum_high: float | None = None
     posterior: tuple[tuple[float, float], ...] = ()
-    variance_share: float = 0.0
+    variance_share: float | None = 0.0
+    share_low: float | None = None
+    share_high: float | None = None
     trials: int = 0
 
 

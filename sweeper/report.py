@@ -214,7 +214,7 @@ def format_belief(record: Mapping[str, Any], noise: str) -> str:
     if record["optimum"] is not None:
         interval = f"{number(record['optimum_low'])} to {number(record['optimum_high'])}"
         best = f"best noise {number(record['optimum'])}, 90 % interval {interval}"
-    share = f"{100 * record['variance_share']:.0f} % of what it explains is noise {noise}"
+    share = noise_share(record, noise)
     rows = [
         (
             FACTORS.get(str(role), str(role)),
@@ -229,6 +229,16 @@ def format_belief(record: Mapping[str, Any], noise: str) -> str:
         lines.append(format_table(("exponent of", "definition", "fitted", "90 % interval"), rows))
     lines += [wrap(f"warning: {record['assumed']}", 0)] if record.get("assumed") else []
     return "\n".join(lines)
+
+
+def noise_share(record: Mapping[str, Any], noise: str) -> str:
+    """Return how much of what the model explains is noise, with its interval where one is known."""
+    if record["variance_share"] is None:
+        return "it does not predict trials that it has not seen, so the share of the noise is not known"
+    share = f"{100 * record['variance_share']:.0f} %"
+    if record.get("share_low") is not None:
+        share += f" (90 % interval {100 * record['share_low']:.0f} to {100 * record['share_high']:.0f} %)"
+    return f"noise {noise} is {share} of what it explains"
 
 
 def _exponent(value: float) -> str:

@@ -38,7 +38,8 @@ from .fitted import Fitted, Parts, fitted, given, limit, mean_and_sd, weights_of
 from .knobs import FACTORS, Array, check_fixed, check_names, nearest
 from .noise_axis import Conditions, KAugOf, KnobSpace, knob_space
 from .noise_choice import check_target
-from .prior import Z90, NoisePrior
+from .prior import NoisePrior
+from .single_index import enough, fit_index, tail_floor
 from .study_space import describe_changes, infer_space, missing_values
 from .surrogate import Posterior, one_thread
 from .taming import Taming
@@ -250,8 +251,11 @@ class NoiseTargetedSampler(BaseSampler):
             if found is None:
                 return Explanation(self._noise, {})
             rng = np.random.default_rng(self._seed)
-            draws = found[0].best_draws(found[0].many_models(rng), rng, thorough=True)
-            return self._explanation(found[0], draws, intervals=True)
+            models = found[0].many_models(rng)
+            known = self._explanation(found[0], found[0].best_draws(models, rng, thorough=True), intervals=True)
+            feasible = [t for t in trials if all(v <= 0 for v in t.constraints.values())]
+            seen = observed(found[0].space, feasible, _directions(direction))
+            return replace(known, **self._index_exponents(found[0], seen), **_share(models))
 
     def recommend(self, trials: Sequence[FrozenTrial], direction: Direction = "minimize") -> Recommended | None:
         """Return the finished configuration with the best posterior mean among the feasible ones; None without any.
@@ -316,23 +320,63 @@ class NoiseTargetedSampler(BaseSampler):
 
     def _explanation(self, found: Fitted, draws: BestDraws | None, intervals: bool = False) -> Explanation:
         space, model = found.space, found.model
-        sds = model.tilt_sd() if intervals else np.zeros(len(space.factor_roles))
-        exponents, low, high, shifts = self._ignorant(space).exponents, {}, {}, {}
-        for role, tilt, sd in zip(space.factor_roles, model.theta.tilt.tolist(), sds.tolist(), strict=True):
-            if role not in FACTORS and role != "k_aug":
+        exponents, shifts = self._ignorant(space).exponents, {}
+        for role, tilt in zip(space.factor_roles, model.theta.tilt.tolist(), strict=True):
+            if _has_exponent(role):
+                exponents[role] = given(space, role) + _sign(role) * tilt
+            else:
                 shifts[role] = math.exp(tilt)
-                continue
-            sign = -1.0 if role in ("batch_size", "momentum") else 1.0
-            exponents[role] = given(space, role) + sign * tilt
-            if intervals:
-                low[role], high[role] = exponents[role] - Z90 * sd, exponents[role] + Z90 * sd
         share = model.noise_share()
-        known = Explanation(self._noise, exponents, low, high, shifts, variance_share=share, trials=len(model.points))
+        known = Explanation(self._noise, exponents, shifts=shifts, variance_share=share, trials=len(model.points))
         if draws is None:
             return known
         best, lowest, highest = draws.summary()
         posterior = draws.posterior(found.low, found.high) if intervals else ()
         return replace(known, optimum=best, optimum_low=lowest, optimum_high=highest, posterior=posterior)
+
+    def _index_exponents(self, found: Fitted, seen: Observed) -> dict[str, Any]:
+        # exponents with intervals from the single-index model that `analyse` uses; nothing where trials are too few
+        space, tilt = found.space, found.model.theta.tilt
+        free = np.array([_has_exponent(role) for role in space.factor_roles], dtype=bool)
+        configs, owner = np.unique(np.round(seen.unit, 10), axis=0, return_inverse=True)
+        if space.pivot is None or not free.any() or not enough(len(configs), int(free.sum())):
+            return {}
+        size, value = np.bincount(owner).astype(float), -seen.losses[:, 0]
+        z = np.bincount(owner, value) / size
+        within = np.bincount(owner, (value - z[owner]) ** 2)[size > 1] / (size[size > 1] - 1)
+        floor = tail_floor(z, size, math.sqrt(float(np.median(within))) if len(within) else 0.0)
+        z = z if floor is None else np.bincount(owner, np.maximum(value, floor)) / size
+        if np.ptp(z) <= 0:
+            return {}
+        points = space.points(configs)
+        # choices without an order have no exponent: they keep the surrogate's shift
+        columns = np.column_stack([points.log_noise + points.factors[:, ~free] @ tilt[~free], points.factors[:, free]])
+        starts = [np.concatenate([[1.0], part]) for part in (np.zeros(int(free.sum())), tilt[free])]
+        fit = fit_index(columns, z, size, starts, seed=self._seed)
+        roles = [role for role, has in zip(space.factor_roles, free, strict=True) if has]
+        out: dict[str, dict[str, float]] = {"exponents": self._ignorant(space).exponents}
+        out |= {"exponent_low": {}, "exponent_high": {}}
+        for i, role in enumerate(roles, 1):
+            ends = sorted(given(space, role) + _sign(role) * float(end[i]) for end in (fit.low, fit.high))
+            out["exponents"][role] = given(space, role) + _sign(role) * float(fit.best[i])
+            out["exponent_low"][role], out["exponent_high"][role] = ends
+        return out
+
+
+def _has_exponent(role: str) -> bool:
+    return role in FACTORS or role == "k_aug"
+
+
+def _sign(role: str) -> float:
+    return -1.0 if role in ("batch_size", "momentum") else 1.0
+
+
+def _share(models: Sequence[Posterior]) -> dict[str, float | None]:
+    # a share of what a model explains is empty words where it predicts nothing
+    if not models[0].predicts():
+        return {"variance_share": None}
+    low, high = np.quantile([m.noise_share() for m in models], [0.05, 0.95])
+    return {"share_low": float(low), "share_high": float(high)}
 
 
 def _directions(asked: Direction) -> list[StudyDirection]:

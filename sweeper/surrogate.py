@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from scipy import stats
 from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
 from sklearn import config_context
@@ -24,7 +25,7 @@ from .knobs import Array, Mask
 from .noise_axis import Points
 from .taming import thin
 
-_JITTER = 1e-6
+_JITTER, _FEWEST_TO_TELL = 1e-6, 8
 _STEPS = 30  # of an ask, which cannot wait
 _THOROUGH_STEPS, _STARTS = 200, 6  # of an answer
 
@@ -97,13 +98,6 @@ class Posterior:
         values: Any = np.concatenate([self.model.y_train_, self.model.predict(table(pending))])
         return Posterior(self.points + pending, _regression(self.kernel, rows, values), self.trained)
 
-    def tilt_sd(self) -> Array:
-        """Return the posterior sd of each refined exponent, shape (k,), the other hyperparameters integrated out."""
-        sds, axes = self._laplace()
-        count = len(self.theta.tilt)
-        variances = (axes**2) @ sds**2
-        return np.minimum(np.sqrt(variances), self.kernel.prior.sd)[len(sds) - count :]
-
     def variants(self, count: int, rng: np.random.Generator) -> list[Posterior]:
         """Return surrogates of the same observations with hyperparameters drawn from their posterior."""
         sds, axes = self._laplace()
@@ -140,6 +134,21 @@ class Posterior:
         f, g = self.kernel.f(phi, phi) @ self.model.alpha_, self.kernel.rest(rows, rows) @ self.model.alpha_
         total = float(f.var() + g.var())
         return float(f.var()) / total if total > 1e-12 else 0.0
+
+    def predicts(self) -> bool:
+        """Return whether left-out observations are predicted better than by the mean of the others, one-sided p < .05.
+
+        Source: leave-one-out residuals alpha_i / [K^-1]_ii, Rasmussen & Williams 2006, eq. 5.12.
+        """
+        y: Any = self.model.y_train_
+        n = len(y)
+        if n < _FEWEST_TO_TELL or float(np.ptp(y)) <= 0:
+            return False
+        inverse = solve_triangular(self.model.L_, np.eye(n), lower=True)
+        errors = self.model.alpha_ / (inverse**2).sum(axis=0)
+        gains = ((y - y.mean()) * n / (n - 1)) ** 2 - errors**2
+        sd = float(gains.std(ddof=1))
+        return bool(gains.mean() > stats.t.ppf(0.95, n - 1) * sd / np.sqrt(n)) if sd > 0 else bool(gains.mean() > 0)
 
 
 def fit(

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from sweeper.objective import Objective
 from sweeper.regime import DESIGNED_SAMPLERS, floors
+from sweeper.single_index import tail_floor
 from trainables.noise import NOISE
 from trainables.result import UNSTABLE
 
@@ -211,18 +212,9 @@ def tame_along(cells: Cells, noise: str) -> Cells:
 
 
 def tame(cells: Cells) -> Cells:
-    """Return the configurations with the bad tail raised to one floor that knows of no noise: definitions compete.
-
-    The floor is three spreads below the good end (95 % quantile), or the lower quartile if that is lower, at most ten
-    spreads; the spread is that of the best third, or three standard deviations of a mean of repeats.
-    """
-    if len(cells) < 3:
-        return cells
-    top, third, quarter = (float(q) for q in np.quantile(cells.z, [0.95, 2 / 3, 0.25]))
-    spread = max(top - third, 3 * cells.scatter / math.sqrt(cells.size.mean()))
-    if spread <= 0:
-        return cells
-    return cells.raised(max(min(top - 3 * spread, quarter), top - 10 * spread) - 2.0 * cells.scatter)
+    """Return the configurations with the bad tail raised to `sweeper.single_index.tail_floor`."""
+    floor = tail_floor(cells.z, cells.size, cells.scatter)
+    return cells if floor is None else cells.raised(floor)
 
 
 def thin(cells: Cells, limit: int = MAX_CONFIGS) -> Cells:

@@ -26,8 +26,9 @@ import pyarrow as pa
 
 from sweeper.evidence.cells import Array, Rows, collect, tame
 from sweeper.evidence.gains import Finding, Gain, gain, judged
-from sweeper.evidence.linear import Basis, design, least_squares, left_out, wald
+from sweeper.evidence.linear import design, least_squares, left_out, wald
 from sweeper.objective import Objective
+from sweeper.single_index import Basis
 
 SHARPNESS = ("hessian_trace", "hessian_trace_scaled", "lambda_max", "sharpness_worst", "sharpness_average")
 FREEDOM = 4

@@ -20,16 +20,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import stats
-from scipy.optimize import minimize
 
 from sweeper.evidence.cells import Array, Cells
 from sweeper.evidence.gains import Finding, Gain, gain, judged
-from sweeper.evidence.linear import Basis, LeftOut, design, least_squares, left_out, wald
+from sweeper.evidence.linear import LeftOut, design, least_squares, left_out, wald
+from sweeper.single_index import DRAWS, MIN_CONFIGS, Basis, enough, fit_index
 from trainables.noise import NOISE
 
-MIN_CONFIGS = 12
-DRAWS = 100
-LIMITS = (-4.0, 4.0)
 _SETTING = {"learning_rate": "learning_rate", "batch_size": "batch_size", "momentum": "one_minus_momentum",
             "weight_decay": "weight_decay", "k_aug": "k_aug"}  # fmt: skip
 _SIGN = {"batch_size": -1.0, "momentum": -1.0}
@@ -197,18 +194,12 @@ def fit_exponents(cells: Cells, definitions: tuple[str, ...], *, draws: int = DR
         return Exponents(len(cells), reason=_few(len(cells)) if few else "every configuration has the same score")
     if len(names) < 2:
         return Exponents(len(cells), reason=f"{'one knob varies' if names else 'no knob varies'}: nothing to compare")
-    if len(cells) < 4 * len(names) + 6:
+    if not enough(len(cells), len(names)):
         return Exponents(len(cells), reason=f"{len(cells)} configurations are too few for {len(names)} exponents")
     columns = np.column_stack([cells.factors[k] for k in names])
     starts = _starts(names, definitions)
-    best, r2 = best_index(columns, cells.z, cells.size, starts)
-    rng = np.random.default_rng(seed)
-    drawn: list[Array] = []
-    for _ in range(draws):
-        counts = rng.multinomial(len(cells), np.full(len(cells), 1 / len(cells))).astype(float)
-        seen = counts > 0
-        drawn.append(best_index(columns[seen], cells.z[seen], (counts * cells.size)[seen], [best])[0])
-    low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
+    fitted = fit_index(columns, cells.z, cells.size, starts, draws=draws, seed=seed)
+    best, low, high, r2 = fitted.best, fitted.low, fitted.high, fitted.r2
     knobs = [k for k in names if k in _SETTING]
 
     def by_knob(values: Array) -> dict[str, float]:
@@ -232,39 +223,6 @@ def _starts(names: list[str], definitions: tuple[str, ...]) -> list[Array]:
     known = [relative(d, knobs) for d in definitions]
     starts = [np.array([r.get(k, 0.0) for k in names]) for r in known if r] or [np.eye(len(names))[0]]
     return [np.array(s) for s in sorted({tuple(s.tolist()) for s in starts})]
-
-
-def best_index(columns: Array, z: Array, weight: Array, starts: list[Array]) -> tuple[Array, float]:
-    """Return the exponents (the first is 1) whose index explains z best through a spline, and its R².
-
-    Args:
-        columns: Logarithms of the factors, shape (n, K).
-        z: Objective, shape (n,).
-        weight: Its weights, shape (n,).
-        starts: Exponents to start from; the better half of them is refined.
-    """
-    total = float(np.sum(weight * (z - np.average(z, weights=weight)) ** 2))
-    root = np.sqrt(weight)
-
-    def error(free: Array) -> float:
-        axis = columns[:, 0] + columns[:, 1:] @ free
-        x = np.column_stack([np.ones(len(z)), Basis.of(axis)(axis)]) * root[:, None]
-        residual = z * root - x @ np.linalg.lstsq(x, z * root, rcond=None)[0]
-        return float(residual @ residual) / total
-
-    order = sorted((s[1:] / s[0] for s in starts if s[0]), key=error)
-    found = [
-        minimize(error, start, method="Nelder-Mead", bounds=[LIMITS] * len(start), options=_options(start, len(starts)))
-        for start in order[: max(1, (len(order) + 1) // 2)]
-    ]
-    best = min(found, key=lambda f: float(f.fun))
-    return np.concatenate([[1.0], np.atleast_1d(best.x)]), 1.0 - float(best.fun)
-
-
-def _options(start: Array, starts: int) -> dict[str, object]:
-    # first corners half an exponent away; a draw starts at the estimate and needs no more than a hundred looks
-    corners = np.vstack([start, start + 0.5 * np.eye(len(start))])
-    return {"initial_simplex": corners, "xatol": 5e-3, "fatol": 1e-6, "maxfev": 400 if starts > 1 else 120}
 
 
 def index_of(cells: Cells, exponents: Array) -> Array:

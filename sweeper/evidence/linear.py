@@ -27,46 +27,14 @@ import numpy as np
 from scipy import stats
 
 from sweeper.evidence.cells import Array, Mask, Rows
+from sweeper.single_index import FREEDOM, Basis
 
-FREEDOM = 5
 R2 = "R² of left-out configurations"
 HOW = (
     "a spline that is fitted without a configuration predicts it, at the nearest end of the others where it lies "
     "beyond them"
 )
 """What `LeftOut.r2` is called in every output, and how it is computed."""
-
-
-@dataclass(frozen=True)
-class Basis:
-    """Natural cubic spline: knots on the scale of `low` to `high`; constant beyond them, as it was trained there."""
-
-    knots: Array
-    low: float
-    high: float
-
-    @staticmethod
-    def of(x: Array, freedom: int = FREEDOM) -> Basis:
-        """Return the basis with `freedom` columns and knots at quantiles of `x`; fewer where `x` has few values."""
-        low = float(x.min())
-        x = np.sort(x) - low
-        values = x[np.concatenate([[True], np.diff(x) > 1e-6])]
-        freedom = max(1, min(freedom, len(values) - 1))
-        among = values if len(values) < 4 * freedom else x
-        # np.quantile, tenfold as fast: exponents are estimated by thousands of these
-        knots = np.interp(np.linspace(0, len(among) - 1, freedom + 1), np.arange(len(among)), among)
-        knots = np.unique(knots)
-        return Basis((knots - knots[0]) / max(np.ptp(knots), 1e-12), low + float(knots[0]), low + float(knots[-1]))
-
-    def __call__(self, x: Array) -> Array:
-        """Return the columns at `x`, shape (n, freedom)."""
-        u = np.clip((x - self.low) / max(self.high - self.low, 1e-12), 0.0, 1.0)
-        if len(self.knots) < 3:
-            return u[:, None]
-        # beyond the last knot there is nothing: its own term of eq. 5.5 is 0
-        gap = np.maximum(u[:, None] - self.knots[:-1], 0.0)
-        d = gap * gap * gap / (self.knots[-1] - self.knots[:-1])
-        return np.column_stack([u, d[:, :-1] - d[:, -1:]])
 
 
 def design(*parts: Array) -> Array:

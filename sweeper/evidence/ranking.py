@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweeper.evidence.cells import NAMED, Array, Cells, Rows
-from sweeper.evidence.index import MIN_CONFIGS, best_index, noise_ceiling
-from sweeper.evidence.linear import Basis, LeftOut, left_out, share
+from sweeper.evidence.index import noise_ceiling
+from sweeper.evidence.linear import LeftOut, left_out, share
+from sweeper.single_index import MIN_CONFIGS, Basis, best_index
 
 FITTED = "fitted"
 FOLDS = 10

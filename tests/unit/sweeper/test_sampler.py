@@ -807,3 +807,39 @@ def test_constants_of_adamw_reach_the_formula() -> None:
         space = space_of(knobs, name, **fixed)
         settings = {**space.params_of(unit[0]), **fixed}
         assert space.points(unit).log_noise[0] == pytest.approx(math.log(NOISE[name].predict(settings)))
+
+
+def test_the_share_of_the_noise_is_not_stated_where_the_model_predicts_nothing() -> None:
+    rng = np.random.default_rng(0)
+    sampler = NoiseTargetedSampler(seed=0, search_space=SPACE)
+    study = run(sampler, lambda _: float(rng.standard_normal()), 24)
+    said = sampler.explain(study.trials)
+    assert said.variance_share is None
+    assert said.share_low is said.share_high is None
+    told = run(sampler, lambda p: ridge(p) + 0.02 * float(rng.standard_normal()), 24)
+    said = sampler.explain(told.trials)
+    assert said.variance_share is not None
+    assert said.share_low is not None
+    assert said.share_high is not None
+    assert 0.5 < said.share_low <= said.share_high <= 1
+
+
+def test_exponents_rest_on_feasible_trials_and_have_no_interval_where_they_are_few() -> None:
+    # beyond the best noise trials break: a penalty without a slope, which would bend the exponents
+    space = {k: v for k, v in SPACE.items() if k != "augmentation_strength"}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        trial = study.ask(dict(space))
+        noise = trial.params["learning_rate"] / (trial.params["batch_size"] * (1 - trial.params["momentum"]))
+        broken = noise > 4 * BEST
+        trial.set_constraint("viable", float(broken) - 0.5)
+        study.tell(trial, 5.0 if broken else ridge(trial.params) + 0.05 * float(rng.standard_normal()))
+    sampler = NoiseTargetedSampler(seed=0, search_space=space)
+    said = sampler.explain(study.trials)
+    for role, wanted in {"batch_size": -1.0, "momentum": -1.0, "weight_decay": 0.0}.items():
+        assert said.exponents[role] == pytest.approx(wanted, abs=0.15)
+        assert said.exponent_low[role] < said.exponent_high[role]
+    few = sampler.explain(study.trials[:12])
+    assert few.exponent_low == few.exponent_high == {}
+    assert set(few.exponents) == set(said.exponents)

@@ -5,9 +5,10 @@ from scipy import stats
 from trial_rows import table
 
 from sweeper.evidence.cells import collect, tame
-from sweeper.evidence.index import best_index, explained, fit_exponents, leftover, noise_ceiling, relative
-from sweeper.evidence.linear import Basis, design, left_out
+from sweeper.evidence.index import explained, fit_exponents, leftover, noise_ceiling, relative
+from sweeper.evidence.linear import design, left_out
 from sweeper.objective import OBJECTIVES
+from sweeper.single_index import Basis, best_index
 
 GAIN = OBJECTIVES["gain_mean"]
 DEFINITIONS = ("paper", "paper_v1", "linear", "wd_equilibrium")

@@ -4,7 +4,8 @@ import statsmodels.api as sm
 from scipy import stats
 from scipy.interpolate import CubicSpline
 
-from sweeper.evidence.linear import Basis, clustered, design, least_squares, left_out, share, wald
+from sweeper.evidence.linear import clustered, design, least_squares, left_out, share, wald
+from sweeper.single_index import Basis
 
 
 def test_the_basis_holds_every_natural_cubic_spline_on_its_knots() -> None:

@@ -4,9 +4,9 @@ from evidence_cells import bell, cells, columns, grid
 from trial_rows import BEST, sweep, table
 
 from sweeper.evidence.cells import collect, tame
-from sweeper.evidence.linear import Basis
 from sweeper.evidence.ranking import FITTED, Rank, candidates, collapse, common, cross_fitted, influence, rank, transfer
 from sweeper.objective import OBJECTIVES
+from sweeper.single_index import Basis
 
 GAIN = OBJECTIVES["gain_mean"]
 

@@ -159,7 +159,7 @@ class App:
                 return self._awaited(standing, said, shown)
             notice = html.Div(f"{error}. What is shown may be old; the app tries again.", className="banner")
             return {"notices": [notice]}, {}, {**shown, "notices": ""}
-        lines = (*said, *more, *run.skipped)
+        lines = (*said, *more, *run.pooled, *run.skipped)
         runs = self._runs(names)
         made: dict[str, Made] = {
             "title": (self._head(run, standing), lambda: self._title(run, standing)),

@@ -223,6 +223,7 @@ def join(runs: Mapping[str, Run]) -> Run:
         spec=None,
         tables=_Tables(lambda name: _joined(name, runs), trials=trials),
         skipped=tuple(line for r in runs.values() for line in r.skipped),
+        pooled=_pooled(runs),
         running=any(r.running for r in runs.values()),
         version="-".join(r.version for r in runs.values()),
     )
@@ -241,6 +242,27 @@ def _joined(name: str, runs: Mapping[str, Run]) -> pa.Table:
             rows = rows.append_column("run", pa.array([run_name] * rows.num_rows, pa.string()))
         parts.append(rows)
     return pa.concat_tables(parts).combine_chunks()
+
+
+def _pooled(runs: Mapping[str, Run]) -> tuple[str, ...]:
+    """Return that the runs are shown as one, and in what they differ."""
+    sizes = ", ".join(f"{name} ({run.tables['trials'].num_rows} trials)" for name, run in runs.items())
+    said = [f"{len(runs)} sweeps are pooled: {sizes}. Every figure, optimum and verdict here is of all their trials."]
+    tasks = {name: _tasks(run.tables["trials"]) for name, run in runs.items()}
+    objectives = {name: str((run.settings or {}).get("objective", "unknown")) for name, run in runs.items()}
+    for what, values, why in (
+        ("task", tasks, "their losses and gains are not of one problem, and a pooled optimum is of none of them"),
+        ("objective", objectives, "each search sampled near its own optimum"),
+    ):
+        if len(set(values.values())) > 1:
+            each = "; ".join(f"{name}: {value}" for name, value in values.items())
+            said.append(f"The pooled sweeps differ in {what} ({each}): {why}.")
+    return tuple(said)
+
+
+def _tasks(trials: pa.Table) -> str:
+    pairs = zip(trials["dataset"].to_pylist(), trials["model"].to_pylist(), strict=True)
+    return ", ".join(sorted({f"{data} with {model}" for data, model in pairs})) or "none"
 
 
 def _shared(settings: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any] | None:

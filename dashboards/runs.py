@@ -24,6 +24,7 @@ class Run:
         tables: Table name -> rows, as `sweeper.store.read` yields them; `trials` sorted as `read_trials` does. Of
             several runs `trials` has a further column `run`, and a trial that stands in two of them is there once.
         skipped: Sentences on files that were left out.
+        pooled: What to know of several runs that are read as one; empty for a single run.
         running: Whether a process is running the sweep.
         server: URL of the service that runs the sweep, as whoever asks reached it; empty for a folder.
         version: Changes whenever the content does; what is computed from a run may be cached by (place, version).
@@ -35,6 +36,7 @@ class Run:
     spec: SweepSpec | None
     tables: Mapping[str, pa.Table]
     skipped: tuple[str, ...] = ()
+    pooled: tuple[str, ...] = ()
     running: bool = False
     server: str = ""
     version: str = field(default="0")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .evidence.analysis import Analysis
     from .evidence.ranking import Rank
+    from .extension import Plan
 
 DONE = 0
 OBJECTIVE = "gain_mean"
@@ -35,12 +36,14 @@ _KNOBS = {"learning_rate": "η", "batch_size": "B", "momentum": "μ", "weight_de
 def analyse(args: argparse.Namespace) -> int:
     """`sweeper analyse DIR...`."""
     from .evidence import analysis
+    from .extending import known_missing
     from .runfolder import stored_spec
     from .store import read_trials
 
     wanted, split = _conditions(args.where or ()), _checked(args)
     found: dict[str, Analysis] = {}
     extends: dict[str, str] = {}
+    plans: dict[str, Plan | None] = {}
     for folder in dict.fromkeys(args.dirs):
         spec = stored_spec(folder)
         trials = read_trials(folder)
@@ -51,8 +54,14 @@ def analyse(args: argparse.Namespace) -> int:
         alone = not args.where and not args.split  # an extension asks about all trials, on the objective's own split
         extends[folder] = extend_command(shlex.quote(str(spec.out)), spec, args.noise, args.objective) if alone else ""
         found[folder] = analysis.analyse(trials, args.objective or OBJECTIVE, args.noise or spec.noise, split=split)
-    record = {folder: a.record() for folder, a in found.items()}
-    text = "\n\n\n".join(f"{_title(folder, len(found))}{report(a, extends[folder])}" for folder, a in found.items())
+        plans[folder] = known_missing(spec, folder, trials, found[folder]) if extends[folder] else None
+    record = {
+        folder: {**a.record(), "further_trials": None if (plan := plans[folder]) is None else len(plan.specs)}
+        for folder, a in found.items()
+    }
+    text = "\n\n\n".join(
+        f"{_title(folder, len(found))}{report(a, extends[folder], plans[folder])}" for folder, a in found.items()
+    )
     emit(args.json, record, text)
     return DONE
 
@@ -118,18 +127,19 @@ def _where(trials: pa.Table, key: str, value: str, folder: str) -> pa.Table:
     return kept
 
 
-def report(a: Analysis, extend: str = "") -> str:
+def report(a: Analysis, extend: str = "", plan: Plan | None = None) -> str:
     """Return an analysis for a terminal: the sentences, the ranking as a table, and what is missing.
 
     Args:
         a: The analysis.
         extend: Command that runs what is missing; empty where none does.
+        plan: What that command would run; None where it is not known.
     """
     verdict, *others = a.sentences
     parts = [wrap(verdict, 0), "\n".join(wrap(f"- {line}", 0) for line in others)]
     if a.ranking.rows:
         parts.append(_ranking(a))
-    parts.append(_needs(a, extend))
+    parts.append(_needs(a, extend, plan))
     return "\n\n".join(parts)
 
 
@@ -161,16 +171,20 @@ def _row(a: Analysis, row: Rank) -> tuple[str, ...]:
     )
 
 
-def _needs(a: Analysis, extend: str) -> str:
+def _needs(a: Analysis, extend: str, plan: Plan | None) -> str:
     from .evidence.sentences import nothing_asked
 
     if not a.needs:
         return nothing_asked(a)
-    lines = [wrap(f"what is missing for a firm answer{f' (`{extend}` runs it)' if extend else ''}", 0)]
+    runs = counted(len(plan.specs), "further trial") if plan is not None else "it"
+    lines = [wrap(f"what is missing for a firm answer{f' (`{extend}` runs {runs})' if extend else ''}", 0)]
     for why in dict.fromkeys(n.why for n in a.needs):
         those = [n for n in a.needs if n.why == why]
         new = [n for n in those if n.noise is not None]
-        trials = counted(sum(n.repeats for n in those), "trial")
+        asked = sum(n.repeats for n in those)
+        if plan is not None:  # what is there already, and what lies outside of the ranges, is not run
+            asked = sum(len(p.specs) for p in plan.planned if p.why == why)
+        trials = counted(asked, "trial")
         what = f"noises {', '.join(number(n.noise) for n in new)}" if new else "repeats of " + ", ".join(
             str(n.config) for n in those)  # fmt: skip
         lines.append(wrap(f"- {why}: {trials}, {what}", 0))

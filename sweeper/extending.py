@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .evidence.analysis import Analysis
     from .evidence.needs import Need
     from .extension import Plan
+    from .store import Run
 
 DONE, NO_SUCCESS, INTERRUPTED = 0, 3, 130
 
@@ -120,7 +121,7 @@ def planned(
     repeats: int | None = None,
     noises: int | None = None,
 ) -> Asked:
-    """Return the trials that a firm answer lacks; those of an extension that was begun are gone on with.
+    """Return the trials that a firm answer lacks; those of an extension that was begun come first.
 
     Args:
         spec: The sweep; `out` names its folder.
@@ -133,7 +134,7 @@ def planned(
     Raises:
         SpecError: An unknown name, or the folder cannot be read.
     """
-    from .extension import PLAN_FILE, kept
+    from .extension import PLAN_FILE
     from .store import read_trials
 
     assert spec.out is not None
@@ -141,11 +142,51 @@ def planned(
     _check(objective, noise)
     trials = read_trials(place)
     analysis = _analysed(trials, objective, noise)
-    found = kept(place, trials.select(["digest", "outcome"]).to_pylist())
-    begun = [f"goes on with the extension that was begun; delete {place.text}/{PLAN_FILE} to plan anew"]
-    if not found.specs:
-        begun, found = [], plan_for(spec, space, trials, analysis, repeats, noises)
-    return Asked(analysis, found, (*analysis.sentences[:1], *begun, *found.impossible))
+    found, begun = missing(spec, space, place, trials, analysis, repeats, noises)
+    continued = f"continues the extension that was begun; delete {place.text}/{PLAN_FILE} to plan anew"
+    return Asked(analysis, found, (*analysis.sentences[:1], *([continued] if begun else []), *found.impossible))
+
+
+def missing(
+    spec: SweepSpec,
+    space: Space,
+    run: Run,
+    trials: pa.Table,
+    analysis: Analysis,
+    repeats: int | None = None,
+    noises: int | None = None,
+) -> tuple[Plan, bool]:
+    """Return the trials that an extension would run now, and whether they are the rest of one that was begun.
+
+    Every output that names a number of further trials takes it from here.
+
+    Args:
+        spec: The sweep.
+        space: Its search space.
+        run: Its folder.
+        trials: Its trials.
+        analysis: From `sweeper.evidence.analysis.analyse`.
+        repeats: See `plan_for`.
+        noises: See `plan_for`.
+
+    Raises:
+        SpecError: The folder cannot be read.
+    """
+    from .extension import kept
+
+    found = kept(run, trials.select(["digest", "outcome"]).to_pylist())
+    return (found, True) if found.specs else (plan_for(spec, space, trials, analysis, repeats, noises), False)
+
+
+def known_missing(spec: SweepSpec, run: Run, trials: pa.Table, analysis: Analysis) -> Plan | None:
+    """Return what `missing` returns, for a reader; None where only code tells the search space."""
+    from .space_data import known_space
+
+    try:
+        known = known_space(spec)
+        return None if known.assumed else missing(spec, known.space, run, trials, analysis)[0]
+    except (SpecError, ValueError):
+        return None
 
 
 def plan_for(

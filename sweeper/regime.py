@@ -272,7 +272,7 @@ def edges(x: Array) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class _Located:
+class Located:
     """The optimum of a smooth curve through standardized scores, with what it was found by; all noises are logs."""
 
     tamed: Array
@@ -288,7 +288,8 @@ class _Located:
     high: float
 
 
-def _locate(x: Array, scores: Array, seed: int, draws: int, groups: int = MAX_GROUPS) -> _Located:
+def locate(x: Array, scores: Array, seed: int, draws: int, groups: int = MAX_GROUPS) -> Located:
+    """Return the optimum of a smooth curve through scores in order of log noise, larger ones better."""
     least, floor = floors(scores)
     tamed = np.maximum(scores, least)
     shift, scale = float(tamed.mean()), float(tamed.std())
@@ -300,21 +301,21 @@ def _locate(x: Array, scores: Array, seed: int, draws: int, groups: int = MAX_GR
     centre = float(grid[int(np.argmax(mean))])
     low, high = (float(v) for v in np.quantile(best, [0.05, 0.95]))
     low, high = min(low, centre), max(high, centre)
-    return _Located(tamed, shift, scale, floor, grid, mean, sd, best, centre, low, high)
+    return Located(tamed, shift, scale, floor, grid, mean, sd, best, centre, low, high)
 
 
 def _moved(data: _Data, seed: int) -> tuple[Moved, ...]:
     def place(x: Array, z: Array) -> tuple[float, float, float] | None:
         if len(x) < MIN_EACH or _too_narrow(x, z):
             return None
-        found = _locate(x, z, seed, DRAWS_EACH, GROUPS_EACH)
+        found = locate(x, z, seed, DRAWS_EACH, GROUPS_EACH)
         return found.optimum, found.low, found.high
 
     return moved_by(data.x, data.z, data.knobs, place)
 
 
 def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int, by_knob: bool) -> dict[str, Any]:
-    at = _locate(data.x, data.z, seed, draws)
+    at = locate(data.x, data.z, seed, draws)
     low, high = trimmed(data.x, data.z, at.tamed, at.optimum, at.low, at.high)
     best, grid, mean, sd, shift, scale, floor = at.best, at.grid, at.mean, at.sd, at.shift, at.scale, at.floor
     left, right = edges(data.x)

@@ -255,7 +255,10 @@ def build(run: Run, selection: Selection) -> Section:
     view = frame(points, measure)
     axes = {s.knob: axis_of(s.knob, column(points, s.knob), most=4) for s in found}
     bar = colouring(points, "noise", chosen.noise_label, {})
-    words = "The best scored configuration of each panel. Noises that agree while the knobs differ speak for the noise."
+    words = (
+        "The best scored configuration of each panel. Noises of different configurations that agree while the knobs "
+        "differ speak for the noise; one configuration that is the best in several panels counts once."
+    )
     return Section(
         verdicts=_verdicts(found, measure, chosen.noise),
         banners=banners,
@@ -266,13 +269,20 @@ def build(run: Run, selection: Selection) -> Section:
 
 
 def _verdicts(found: Sequence[Slice], measure: Measure, noise: str) -> tuple[str, ...]:
-    best = [b.noise for s in found if len(s.points) >= LEVELS and (b := _best(s, measure)) and b.noise]
+    best = [b for s in found if len(s.points) >= LEVELS and (b := _best(s, measure)) and b.noise]
     if len(best) < 2:
         return ()
-    low, high = min(best), max(best)
+    distinct = {b.config: b.noise for b in best if b.noise}
+    if len(distinct) == 1:
+        at = short(next(iter(distinct.values())))
+        return (
+            f"One configuration, at noise {at} ({noise}), is the best in all {len(best)} panels: that is one "
+            "observation, and does not show that the knobs agree.",
+        )
+    low, high = min(distinct.values()), max(distinct.values())
     where = f"at noise {short(low)}" if low == high else f"at noises from {short(low)} to {short(high)}"
     factor = "" if low == high else f", a factor of {short(high / low, 2)}"
-    return (f"Along {counted(len(best), 'knob')} the best configuration lies {where} ({noise}){factor}.",)
+    return (f"In {len(best)} panels {len(distinct)} different configurations are the best, {where} ({noise}){factor}.",)
 
 
 def _honesty(found: Sequence[Slice]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.analysing import OBJECTIVE, extend_command
 from sweeper.belief import Belief, Favourite
 from sweeper.doubts import doubts, lines
+from sweeper.extending import known_missing
 from sweeper.objective import OBJECTIVES
 from sweeper.recommend import recommend
 from sweeper.regime import Regime
@@ -75,7 +76,7 @@ def build(run: Run, selection: Selection) -> Section:
     recommended, trouble = _recommended(run, fit, best, selection)
     charts = [_noise_chart(run, chosen, asked, fit)] if asked else []
     return Section(
-        verdicts=_verdicts(fit, judgement, _extend(run, selection, asked)),
+        verdicts=_verdicts(run, fit, judgement, _extend(run, selection, asked)),
         banners=(*_banners(counts, chosen, run), *trouble, *_pending(asked, judgement, current, counts)),
         tiles=(*_fit_tiles(fit, asked, current), *best_tiles(peers), *_cost_tiles(run, counts)),
         charts=tuple(c for c in (*charts, beside_parents) if c is not None),
@@ -148,19 +149,22 @@ def _extend(run: Run, selection: Selection, asked: tuple[str, str, str] | None) 
     return command and command + run.flags
 
 
-def _verdicts(fit: Regime | None, judgement: Judgement | None, extend: str) -> tuple[str, ...]:
+def _verdicts(run: Run, fit: Regime | None, judgement: Judgement | None, extend: str) -> tuple[str, ...]:
     if judgement is None or judgement.analysis is None:
         return (_sentence(fit.message),) if fit is not None else ()
     first = _sentence(judgement.analysis.sentences[0])
-    return first, *_needed(judgement.analysis, extend)
+    return first, *_needed(run, judgement.analysis, extend)
 
 
-def _needed(analysis: Analysis, extend: str) -> tuple[str, ...]:
+def _needed(run: Run, analysis: Analysis, extend: str) -> tuple[str, ...]:
     if not analysis.needs:
         return ()
     why = "; ".join(dict.fromkeys(n.why for n in analysis.needs))
-    more = counted(sum(n.repeats for n in analysis.needs), "further trial")
-    return (f"For a firm answer: {why}. {f'`{extend}` runs' if extend else 'That takes'} {more}.",)
+    plan = known_missing(run.spec, run.place, run.tables["trials"], analysis) if extend and run.spec else None
+    if plan is not None:
+        return (f"For a firm answer: {why}. `{extend}` runs {counted(len(plan.specs), 'further trial')}.",)
+    most = f"at most {counted(sum(n.repeats for n in analysis.needs), 'further trial')}"
+    return (f"For a firm answer: {why}. {f'`{extend}` runs' if extend else 'That takes'} {most}.",)
 
 
 def _evidence(judgement: Judgement | None) -> TextTable:

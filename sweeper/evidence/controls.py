@@ -90,11 +90,11 @@ def controls(trials: pa.Table, goal: Objective, noise: str, split: str) -> tuple
     rows = _rows(trials, [f"noise_{noise}", *sides, *ends]) if len(y) else []
     place = _logs([[r[f"noise_{noise}"]] for r in rows])
     accuracy = np.array([_mean([r[c] for c in sides]) for r in rows], dtype=float)
-    found = [_nested("", y, owner, place, [accuracy])]
+    found = [beside("", y, owner, place, [accuracy])]
     for name in SHARPNESS:
         sharp = _logs([[r[f"{name}_{who}"] for who in "ab"] for r in rows])
         if np.isfinite(sharp).any():
-            found.append(_nested(name, y, owner, place, [sharp, accuracy]))
+            found.append(beside(name, y, owner, place, [sharp, accuracy]))
     return tuple(found)
 
 
@@ -120,7 +120,16 @@ def _logs(values: Sequence[Sequence[float | None]]) -> Array:
     return np.log(np.where(means > 0, means, np.nan))
 
 
-def _nested(sharpness: str, y: Array, owner: Rows, place: Array, others: Sequence[Array]) -> Nested:
+def beside(sharpness: str, y: Array, owner: Rows, place: Array, others: Sequence[Array]) -> Nested:
+    """Return the nested regression of noise beside other quantities, both ways.
+
+    Args:
+        sharpness: Its name, see `Nested`.
+        y: Objective of each trial, shape (R,).
+        owner: Its configuration, shape (R,).
+        place: Its log noise, shape (R,); nan where it has none.
+        others: What stands beside the noise, shape (R,) each; nan where it was not measured.
+    """
     known = np.isfinite(place) & np.all([np.isfinite(v) for v in others], axis=0) if len(y) else np.zeros(0, dtype=bool)
     y, place = y[known], place[known]
     _, owner = np.unique(owner[known], return_inverse=True)

@@ -1,8 +1,10 @@
 import math
+from dataclasses import replace
 
 import pytest
 from fake_sweep import at_knobs, run_of, trial
 
+from dashboards import choices
 from dashboards.selection import Selection
 from dashboards.tables import config_points
 from dashboards.views import decomposition
@@ -112,7 +114,19 @@ def test_the_table_says_where_each_panel_is_best():
     assert row[1] == f"B {rate.fixed['batch_size']:g}"
     assert row[2:5] == ["4", f"{best.knobs['learning_rate']:.3g}", f"{best.noise:.3g}"]
     assert row[5] == f"{best.values[GAIN].mean:.3g}"
-    assert section.verdicts[0].startswith("Along 2 knobs the best configuration lies at")
+    # the best configuration of all is in both panels: one observation
+    (said,) = section.verdicts
+    assert said.startswith(f"One configuration, at noise {best.noise:.3g} (paper), is the best in all 2 panels")
+
+
+def test_noises_that_agree_are_those_of_different_configurations():
+    run = run_of(_grid())
+    measure = choices.measure(run, "gain_mean", "val")
+    rate, batch = slices(_points(run), GAIN, maximize=True)
+    top = decomposition._best(rate, measure).config
+    apart = replace(rate, points=tuple(p for p in rate.points if p.config != top))
+    (said,) = decomposition._verdicts([apart, batch], measure, "paper")
+    assert said.startswith("In 2 panels 2 different configurations are the best, at noise")
 
 
 def test_a_loss_is_best_where_it_is_lowest():

@@ -1,9 +1,12 @@
 """Run folders as they grow: what is read again, what the version tells, several as one."""
 
+from dataclasses import replace
+
+import pyarrow as pa
 import pytest
 from fake_sweep import trial, write_sweep
 
-from dashboards.live import Folder, Live, folders_at
+from dashboards.live import Folder, Live, folders_at, join
 from sweeper import store
 from sweeper.spec import SpecError
 
@@ -64,6 +67,24 @@ def test_several_runs_are_one_without_duplicates(tmp_path):
     assert both.settings["trials"] == 10
     assert both.tables["merges"].num_rows == store.read(b, "merges").num_rows
     assert live.run(["a", "b"]) is both
+    # never silently: what is pooled is said
+    (said,) = both.pooled
+    assert said.startswith("2 sweeps are pooled: a (4 trials), b (6 trials).")
+    assert live.run(["a"]).pooled == ()
+
+
+def test_pooled_sweeps_of_two_problems_or_objectives_say_so(tmp_path):
+    paths = [write_sweep(tmp_path / name, trials=3) for name in "ab"]
+    runs = {p.name: Folder(str(p)).run() for p in paths}
+    trials = runs["b"].tables["trials"]
+    at = trials.column_names.index("model")
+    other = trials.set_column(at, "model", pa.array(["other"] * 3, pa.string()))
+    settings = {**runs["b"].settings, "objective": "merged_loss"}
+    runs["b"] = replace(runs["b"], tables={**runs["b"].tables, "trials": other}, settings=settings)
+    _, task, objective = join(runs).pooled
+    assert "differ in task" in task
+    assert "with other" in task
+    assert objective.startswith("The pooled sweeps differ in objective (a: ")
 
 
 def test_names_tell_folders_apart_and_a_missing_one_is_a_line(tmp_path):

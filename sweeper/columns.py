@@ -75,7 +75,7 @@ def pairs(texts: Iterable[str]) -> dict[str, str]:
     """Read `COLUMN=NAME,...` flags; an empty name leaves the column out.
 
     Raises:
-        SpecError: One is not of that form, or a column stands there twice.
+        SpecError: One is not of that form, or a column occurs twice.
     """
     found: dict[str, str] = {}
     for part in (p.strip() for text in texts for p in text.split(",")):

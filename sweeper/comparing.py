@@ -133,7 +133,7 @@ def compare(args: argparse.Namespace) -> int:
     places = [place_of(r) for r in runs]
     resolved = [p.path if p.store else str(Path(p.path).resolve()) for p in places]
     if twice := [d for i, d in enumerate(args.dirs) if resolved[i] in resolved[:i]]:
-        raise SpecError(f"{twice[0]} stands there twice; name each run folder once")
+        raise SpecError(f"{twice[0]} occurs twice; name each run folder once")
     try:
         if args.noise:
             check_shown(args.noise)

@@ -16,7 +16,7 @@ def with_messages(trials: pa.Table, change: Callable[[str], str]) -> pa.Table:
 
     Args:
         trials: The table, or some of its columns.
-        change: Message -> what stands there instead.
+        change: Message -> its replacement.
     """
     import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""Whether a knob moves the best noise: the optimum of each of its values, and which of their intervals are disjoint.
+"""Whether a knob moves the best noise: the optimum per value, and which of their intervals are disjoint.
 
 One pooled optimum says that the noise alone decides. Where the optima of a knob's values differ, it is an average over
 the values that were tried, and of none of them.

@@ -51,7 +51,7 @@ def stored_spec(run: str | Path | Place) -> SweepSpec:
 
 
 def stored_values(place: Place, text: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return the keys of the spec that a run folder holds as `text`, and the line of each.
+    """Return the keys of the spec that a run folder holds as `text`, and their lines.
 
     Raises:
         SpecError: It is broken.

@@ -118,7 +118,7 @@ def fit_index(
 
     Args:
         columns: Logarithms of the factors, shape (n, K).
-        z: Score of each configuration, shape (n,).
+        z: Score per configuration, shape (n,).
         weight: Its weight, shape (n,).
         starts: Exponents to start from.
         draws: Bootstrap draws.
@@ -143,7 +143,7 @@ def tail_floor(z: Array, size: Array, scatter: float) -> float | None:
     a mean of repeats. It knows of no noise, so that definitions compete.
 
     Args:
-        z: Score of each configuration, larger is better, shape (n,).
+        z: Score per configuration, larger is better, shape (n,).
         size: Its repeats, shape (n,).
         scatter: Standard deviation of a repeat about its configuration's mean.
 

@@ -118,7 +118,7 @@ def _rebuilt(spec: SweepSpec) -> KnownSpace:
 
 
 def _tried(run: str) -> tuple[Mapping[str, Any], Params]:
-    """Return the fields of one trial (none where no trial is stored), and the knobs of each configuration."""
+    """Return the fields of one trial (none where no trial is stored), and the knobs per configuration."""
     specs = read(run, "trials")["spec"].to_pylist()
     first = json.loads(specs[0]) if specs else {}
     params = [json.loads(text) for text in read(run, "search")["params"].to_pylist()]

@@ -68,7 +68,7 @@ class YamlError(ValueError):
 
 
 def read(text: str, bounds: Bounds = FILE, stored: bool = False) -> tuple[Any, dict[str, int]]:
-    """Return the value of a YAML text, and the line of each key (dotted, with the index of a list's item).
+    """Return the value of a YAML text, and the lines of its keys (dotted, with the index of a list's item).
 
     Args:
         text: One document.
@@ -220,7 +220,7 @@ class _Values:
             text, line = _key(key), _line(key)
             name = f"{path}.{text}" if path else text
             if text in seen:
-                raise YamlError(f"the key {name} stands there twice", line)
+                raise YamlError(f"the key {name} occurs twice; keep one", line)
             seen.add(text)
             self.lines[name] = line
             self._count += 1

@@ -84,7 +84,7 @@ def two_batch(small: Sequence[float], big: float, b: int) -> tuple[float, float]
 
 
 def between_examples(rows: Tensor, again: Tensor, b: int) -> float:
-    """Return S2_x, the part of tr Sigma between examples, from two gradients of each micro-batch.
+    """Return S2_x, the part of tr Sigma between examples, from two gradients per micro-batch.
 
     Draws of augmentation and dropout differ between the two gradients, so their covariance holds the examples' part
     alone: S2_x = b/(n - 1) sum_i <g_i - mean g, g'_i - mean g'>.

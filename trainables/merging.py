@@ -140,7 +140,7 @@ for _merge in (
     ),
     Merge(
         "ties", combining.ties, _QUARTERS, "s", _SCALE,
-        "θ₀ + s·mean of the top 20 % of each τ_i that agree with the sign of the sum of these trimmed τ_i",
+        "θ₀ + s·mean of the largest 20 % of τ_i that agree with the sign of the sum of these trimmed τ_i",
         "Yadav et al. 2023, arXiv 2306.01708",
         ends={0.0: "base"},
     ),

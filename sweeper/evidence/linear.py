@@ -73,7 +73,7 @@ def least_squares(x: Array, y: Array, weight: Array | None = None) -> Fit:
 
 
 def _members(group: Rows) -> list[Rows]:
-    """Return the rows of each group, in ascending order of the groups."""
+    """Return the groups' rows, in ascending order of the groups."""
     _, group = np.unique(group, return_inverse=True)
     return np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
 
@@ -117,7 +117,7 @@ class LeftOut:
     """Configurations as fits without them predict them; every sum is weighted.
 
     Attributes:
-        errors: Sum of squared errors of each configuration, shape (G,).
+        errors: Sum of squared errors per configuration, shape (G,).
         inside: The same by the fit that holds it, shape (G,).
         deviations: Sum of squared distances from the mean of all, shape (G,).
         beyond: Which configurations lie beyond the range of the others on an axis, shape (G,).
@@ -150,10 +150,10 @@ def left_out(
 
     Args:
         y: Response, shape (n,).
-        weight: Weight of each row, shape (n,).
+        weight: Weight per row, shape (n,).
         axes: What enters as a spline, shape (n,) each.
         lines: What enters as a straight line, shape (n,) each.
-        group: Configuration of each row, shape (n,); by default each row is one.
+        group: Configuration per row, shape (n,); by default each row is one.
         freedom: Columns of a spline.
     """
     fit = least_squares(design(*(Basis.of(x, freedom)(x) for x in axes), *lines), y, weight)

@@ -211,7 +211,7 @@ def _check_count(trials: int, limits: Limits) -> None:
 
 
 def _check_lengths(values: Mapping[str, Any]) -> None:
-    # every value of a list is compared with every other one, and a trial is made of each
+    # all values of a list are compared with each other, and each becomes a trial
     parameters, total = values.get("parameters"), 0
     for name, parameter in parameters.items() if isinstance(parameters, dict) else ():
         for key, listed in parameter.items() if isinstance(parameter, dict) else ():

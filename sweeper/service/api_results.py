@@ -138,7 +138,7 @@ def _where(texts: tuple[str, ...] | list[str]) -> dict[str, str]:
     for text in texts:
         name, _, value = text.partition("=")
         if name in found:
-            raise SpecError(f"where: {name} stands there twice")
+            raise SpecError(f"where: {name} occurs twice; keep one")
         found[name] = value
     return found
 

@@ -31,7 +31,7 @@ class Limits:
         threads: torch threads of a trial.
         loaders: Processes that read the data of a trial.
         plane: Points a side of a loss plane.
-        measure: Measurements of gradients of each child.
+        measure: Measurements of gradients per child.
         fields: Largest value of numbers of a trial, by name; `base.steps` is an entry of a field.
         options: Largest value of numbers in `model_options` and `dataset_options`, by their names.
         option: Largest value of other numbers there.

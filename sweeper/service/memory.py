@@ -35,7 +35,7 @@ def room(asked: int | None, running: int, machine: int | None = None) -> Room:
     """Return what sweeps of runner inline may take.
 
     Args:
-        asked: Memory of each [bytes]; 0 is no limit, None a share of the machine's.
+        asked: Memory per sweep [bytes]; 0 is no limit, None a share of the machine's.
         running: Sweeps that run at a time.
         machine: Memory of the machine [bytes]; None asks it.
     """
@@ -59,7 +59,7 @@ def machine_memory() -> int:
 
 
 def limit_memory(most: int) -> None:
-    """Let allocations of this process beyond so many bytes fail; 0 lifts the limit again."""
+    """Make allocations of this process fail beyond a number of bytes; 0 lifts the limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = most or resource.RLIM_INFINITY
     bound = hard != resource.RLIM_INFINITY and (wanted == resource.RLIM_INFINITY or wanted > hard)

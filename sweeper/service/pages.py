@@ -297,7 +297,7 @@ class _Door:
             await run_in_threadpool(self.users.sign_out, session)
 
     def _new_cookie(self, request: Request, answer: Response, session: str | None = None) -> Response:
-        """Have the browser keep a session, or drop it where that is empty; None leaves it."""
+        """Make the browser keep a session, or drop it if the text is empty; None leaves it."""
         flags: Any = {"httponly": True, "samesite": "strict", "secure": request.url.scheme == "https"}
         if session is not None:
             age = int(SESSION_SECONDS) if session else 0

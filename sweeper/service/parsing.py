@@ -59,7 +59,7 @@ def json_of(text: str) -> Any:
 
     Raises:
         RefusedError: It is not JSON (400).
-        SpecError: A key stands there twice.
+        SpecError: A key occurs twice.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -77,7 +77,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise SpecError(f"the key {key[:80]} stands there twice")
+            raise SpecError(f"the key {key[:80]} occurs twice")
         found[key] = value
     return found
 

@@ -232,7 +232,7 @@ def networks(texts: Iterable[str]) -> tuple[Network, ...]:
 
 
 def room(descriptors: int, limits: Limits) -> int:
-    """Return how many connections a process with so many file descriptors may have."""
+    """Return how many connections a process may have, given its limit of file descriptors."""
     reserve = min(RESERVE, descriptors // 2)
     return max(1, min(limits.connections, (descriptors - reserve) // EACH_CONNECTION))
 

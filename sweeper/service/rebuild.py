@@ -141,7 +141,7 @@ def _guessed(control: Control, sweep: str, now: float) -> dict[str, Any]:
     elif outcome is not None:
         state, reason = State(outcome.state), outcome.reason
     else:
-        state, reason = State.INTERRUPTED, f"{CAUSE}; `resume` goes on with it"
+        state, reason = State.INTERRUPTED, f"{CAUSE}; `resume` continues it"
     began = file.stat().st_mtime
     hours = 3600 * (spec.max_gpu_hours or 0.0)
     return {

@@ -23,7 +23,7 @@ def spec_to_run(
         quota: User -> what it may have.
         entry: The sweep.
         address: Of Ray; None where it needs none.
-        found: What the sweep has found by now, where that is known.
+        found: What the sweep has found by now, if known.
     """
     spec = views.spec(entry)
     if address is not None:

@@ -115,7 +115,7 @@ async def measure(url: str, tokens: dict[str, str], body: bytes, seconds: float)
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each row (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="per row (default: %(default)s)")
     args = parser.parse_args()
     print(provenance())
     print(

@@ -13,7 +13,7 @@ from trainables.combining import kept_mask
 from trainables.merging import MERGES
 
 Arrays = dict[str, np.ndarray]
-# base, children, coefficient, Fishers -> merged; plain loops over single numbers where that is the clearest
+# base, children, coefficient, Fishers -> merged; plain loops over single numbers where they are clearest
 Formula = Callable[[Arrays, list[Arrays], float, list[Arrays]], Arrays]
 FLOATING = ("conv.weight", "bias", "bn.running_var")
 SEED = 5

@@ -330,7 +330,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("\x00", "yaml", 400, "not YAML"),
         ("[" * 100_000, "json", 400, "nested too deeply"),
         ('{"a": ' * 30 + "1" + "}" * 30, "json", None, "20 levels deep"),
-        ('{"a": 1, "a": 2}', "json", None, "the key a stands there twice"),
+        ('{"a": 1, "a": 2}', "json", None, "the key a occurs twice"),
         ('{"a": NaN}', "json", 400, "no number of JSON"),
         ('{"a": ' + "9" * 5000 + "}", "json", 400, "not JSON"),
         ("", "json", 400, "not JSON"),

@@ -1,4 +1,4 @@
-"""Memory of sweeps that run inline: a limit of each process, and how many run at a time."""
+"""Memory of sweeps that run inline: a limit per process, and how many run at a time."""
 
 import time
 from pathlib import Path

@@ -70,7 +70,7 @@ def test_a_folder_may_be_named_by_its_uri(runs: dict[str, Path], capsys: pytest.
         **record, "sweeps": [record["sweeps"][0], {**record["sweeps"][1], "run": uri}]
     }  # fmt: skip
     assert main(["compare", str(runs["other"]), uri]) == 2
-    assert "stands there twice" in capsys.readouterr().err
+    assert "occurs twice" in capsys.readouterr().err
 
 
 def test_what_differs_is_said(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +140,7 @@ def test_folders_that_cannot_be_compared_are_said(
 
     first = str(runs["first"])
     assert "needs two run folders or more" in said(first)
-    assert "stands there twice" in said(first, first)
+    assert "occurs twice" in said(first, first)
     assert "holds no sweep" in said(first, str(tmp_path))
     assert "there is no folder" in said(first, str(tmp_path / "none"))
     assert "did you mean gain_mean" in said(first, str(runs["other"]), "--objective", "gain_men")

@@ -43,7 +43,7 @@ def wrong(tmp_path: Path, text: str, **flags: object) -> str:
         ("space: digits_cnn\nparameters:\n  momentum: {values: [0, 0.9, 0.0]}\n", "values must differ, got 0.0 twice"),
         ("space: digits_cnn\nparameters:\n  momentum: {min: 0, max: .inf}\n", "must be a finite number, got inf"),
         ("space: digits_cnn\ntrials: true\n", "line 2: trials: must be a whole number, got True"),
-        ("space: digits_cnn\ntrials: 3\ntrials: 4\n", "line 3: the key trials stands there twice"),
+        ("space: digits_cnn\ntrials: 3\ntrials: 4\n", "line 3: the key trials occurs twice"),
         ("space: digits_cnn\nfixed:\n  epoks: 3\n", "line 3: unknown pair spec field 'epoks'; did you mean epochs"),
         ("space: digits_cnn\nfixed: {seed: 3}\n", "line 2: seed is set by the sweep"),
         (

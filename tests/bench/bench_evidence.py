@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, create_trial
 from provenance import provenance
 
 from sweeper.evidence.cells import NAMED, Array, Cells, tame, tame_along
@@ -17,6 +19,8 @@ from sweeper.evidence.shape import shape
 from sweeper.evidence.verdict import judge
 from sweeper.interval import trimmed
 from sweeper.regime import locate
+from sweeper.sampler import NoiseTargetedSampler
+from sweeper.samplers import SAMPLERS
 from trainables.noise import NOISE
 
 LEVELS, EACH = 9, 8
@@ -202,6 +206,51 @@ def optima(sims: int) -> Iterator[str]:
             yield f"| {name} | {n} | {' | '.join([*covers, *widths, *holds])} |"
 
 
+KNOBS = {
+    "learning_rate": FloatDistribution(3e-4, 3.0, log=True),
+    "batch_size": IntDistribution(8, 128, log=True),
+    "momentum": CategoricalDistribution((0.0, 0.5, 0.9, 0.95)),
+    "weight_decay": FloatDistribution(1e-5, 3e-2, log=True),
+}
+WANTED = {"batch_size": -1.0, "momentum": -1.0, "weight_decay": 0.0}
+BREAKS = {"smooth hump": (math.inf, math.inf), "merges collapse": (1.5, math.inf), "and 30 % fail": (1.5, 1.1)}
+"""Curve -> log noise over the best from which merges collapse, and from which trials fail."""
+
+
+def told(collapse: float, fails: float, seed: int, n: int) -> list[FrozenTrial]:
+    """Return the finished trials of a quasi-random sweep whose loss is a hump in the paper's noise."""
+    design, rng, trials = SAMPLERS["qmc"].design, np.random.default_rng(seed), []
+    assert design is not None
+    for i in range(n):
+        params = design(KNOBS, seed, i, n, {})
+        z = math.log(params["learning_rate"] / (params["batch_size"] * (1 - params["momentum"])) / 1e-2)
+        loss = -math.exp(-0.5 * (z / 1.2) ** 2) + 0.2 * float(rng.standard_normal())
+        loss += 2 * math.expm1(1.2 * (z - collapse)) if z > collapse else 0.0
+        failed = {"value": 2 * math.log(10), "constraints": {"viable": 1.0}} if z > fails else {"value": loss}
+        trials.append(create_trial(params=params, distributions=KNOBS, **failed))
+        trials[-1].number = i
+    return trials
+
+
+def exponents_of_status(sims: int) -> Iterator[str]:
+    """Yield the table on the exponents' intervals of `status` and `sampler.explain`, line by line."""
+    yield "\n### exponents in `status`: 60 configurations of four knobs, scatter .2 of a hump of height 1\n"
+    yield "| truth | failed trials | 90 % intervals that hold 1/B, 1/(1−μ), λ | median width |"
+    yield "| --- | --- | --- | --- |"
+    for name, (collapse, fails) in BREAKS.items():
+        held, widths, broken = [], [], []
+        for seed in range(sims):
+            trials = told(collapse, fails, seed, 60)
+            found = NoiseTargetedSampler(seed=seed, search_space=KNOBS).explain(trials)
+            ends = [(found.exponent_low[k], found.exponent_high[k]) for k in WANTED]
+            held.append([low <= want <= high for (low, high), want in zip(ends, WANTED.values(), strict=True)])
+            widths.append([high - low for low, high in ends])
+            broken.append(sum(bool(t.constraints) for t in trials) / len(trials))
+        cover = ", ".join(rate(float(c), sims) for c in np.mean(held, axis=0))
+        width = ", ".join(f"{w:.2f}" for w in np.median(widths, axis=0))
+        yield f"| {name} | {np.mean(broken):.2f} | {cover} | {width} |"
+
+
 def main() -> None:
     """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -217,6 +266,8 @@ def main() -> None:
     for line in shapes(args.sims, args.scatter):
         print(line, flush=True)
     for line in scalars(args.sims, min(args.slow, args.sims)):
+        print(line, flush=True)
+    for line in exponents_of_status(args.sims):
         print(line, flush=True)
     for line in (*absences(args.sims), *optima(args.sims)):
         print(line, flush=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def exact(value: Any) -> str:
     """Return the shortest text from which Python reads the same number; other values as `str` gives them."""
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    return float.__repr__(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def cell_text(value: Any) -> str:
@@ -42,5 +43,7 @@ def _is_single(value: float) -> bool:
 
 
 def _single(value: float) -> np.float32:
+    import numpy as np  # the client loads this module and needs no numpy
+
     with np.errstate(over="ignore"):
         return np.float32(value)

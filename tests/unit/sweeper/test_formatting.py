@@ -42,8 +42,8 @@ def test_a_cell_is_compared_in_its_own_precision(value: object, text: str, found
 
 
 def test_numbers_are_short_where_they_can_be() -> None:
-    assert [exact(v) for v in (0.0003, 3.0, 1e-5, 0.123456789, 8, "ok")] == [
-        "0.0003", "3", "1e-05", "0.123456789", "8", "ok",
+    assert [exact(v) for v in (0.0003, 3.0, 1e-5, 0.123456789, 8, np.float64(1.5), "ok")] == [
+        "0.0003", "3", "1e-05", "0.123456789", "8", "1.5", "ok",
     ]  # fmt: skip
     assert cell_text(float(np.float32(0.1))) == "0.1"
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from search_spaces.conditions import Conditions, acting
+from search_spaces.conditions import Conditions, acting, acts
 from trainables.registry import Registry
+
+from .specfile import SpecError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from .prior import NoisePrior
 
 Knobs = Mapping[str, "BaseDistribution"]
+MOST_POINTS, MOST_CONDITIONAL = 1_000_000, 50_000
+"""Combinations of a grid's values at most, without conditions and with some: these are looked at one by one."""
+_WORK = 1_000_000
 # (knobs, seed, number, trials, conditions) -> parameters, those of knobs that do not act among them
 Design = Callable[[Knobs, int, int, int, Conditions], "dict[str, Any]"]
 
@@ -100,15 +106,11 @@ def grid(knobs: Knobs, trials: int, conditions: Conditions = MappingProxyType({}
     """Return the full grid: every choice of a categorical knob, and as many levels of the others as `trials` allow.
 
     At least two levels a knob, so a grid can be larger than `trials`. Knobs that do not act are left out of a point.
+
+    Raises:
+        SpecError: It is too large.
     """
-    free = [d for d in knobs.values() if not hasattr(d, "choices")]
-    fixed = math.prod(len(d.choices) for d in knobs.values() if hasattr(d, "choices"))  # type: ignore[attr-defined]
-    count = max(2, math.floor((trials / fixed) ** (1 / len(free)) + 1e-9)) if free else 1
-    points = _grid_of(knobs, count, conditions)
-    # where knobs do not act everywhere, points fall together and there is room for more levels
-    while conditions and free and len(more := _grid_of(knobs, count + 1, conditions)) <= trials and more != points:
-        points, count = more, count + 1
-    return points
+    return _grid_of(knobs, _shape(knobs, trials, conditions)[0], conditions)
 
 
 def _grid_of(knobs: Knobs, count: int, conditions: Conditions) -> list[dict[str, Any]]:
@@ -119,17 +121,71 @@ def _grid_of(knobs: Knobs, count: int, conditions: Conditions) -> list[dict[str,
     return list(points.values())
 
 
+def _shape(knobs: Knobs, trials: int, conditions: Conditions) -> tuple[int, int]:
+    """Return the levels of each free knob of a grid, and its number of points; none is made, which would take long."""
+    free = [d for d in knobs.values() if not hasattr(d, "choices")]
+    fixed = math.prod(len(d.choices) for d in knobs.values() if hasattr(d, "choices"))  # type: ignore[attr-defined]
+    count = max(2, math.floor((trials / fixed) ** (1 / len(free)) + 1e-9)) if free else 1
+    most = MOST_CONDITIONAL if conditions else MOST_POINTS
+    cells = fixed * count ** len(free)
+    if cells > most:
+        way = "name fewer values, or take sampler random"
+        raise SpecError(f"sampler grid must combine at most {most} values here, got {cells:.3g} combinations: {way}")
+    sizes = {name: len(levels(d, count)) for name, d in knobs.items()}
+    if not conditions:
+        return count, math.prod(sizes.values())
+    others = _acting_sets(knobs, conditions)
+
+    def points_of(sizes: Mapping[str, int]) -> int:
+        return sum(times * math.prod(sizes[name] for name in names) for names, times in others.items())
+
+    points, work = points_of(sizes), 0
+    # where knobs do not act everywhere, points fall together and there is room for more levels
+    while free and fixed * (count + 1) ** len(free) <= most and work < _WORK:
+        larger = {name: levels(d, count + 1) for name, d in knobs.items()}
+        more = points_of({name: len(values) for name, values in larger.items()})
+        if more > trials or all(larger[name] == levels(d, count) for name, d in knobs.items()):
+            break
+        count, points = count + 1, more
+        work += sum(map(len, larger.values())) + len(others)
+    return count, points
+
+
+def _acting_sets(knobs: Knobs, conditions: Conditions) -> Counter[tuple[str, ...]]:
+    """Return the knobs that no condition names, in the sets that act together -> the points of the other knobs."""
+    deciding = {n: d for n, d in knobs.items() if any(n in condition for condition in conditions.values())}
+    seen, found = set[str](), Counter[tuple[str, ...]]()
+    for values in itertools.product(*(levels(d, 1) for d in deciding.values())):
+        point = acting(dict(zip(deciding, values, strict=True)), conditions)
+        if (text := repr(point)) not in seen:
+            seen.add(text)
+            found[tuple(n for n in knobs if n not in deciding and acts(n, point, conditions))] += 1
+    return found
+
+
 def budget(sampler: str, knobs: Knobs, trials: int, conditions: Conditions = MappingProxyType({})) -> int:
-    """Return the number of configurations that a sampler can propose, at most `trials`: a grid ends."""
-    return min(trials, len(grid(knobs, trials, conditions))) if sampler == "grid" else trials
+    """Return the number of configurations that a sampler can propose, at most `trials`: a grid ends.
+
+    Raises:
+        SpecError: A grid is too large.
+    """
+    return min(trials, _shape(knobs, trials, conditions)[1]) if sampler == "grid" else trials
 
 
 def _grid(knobs: Knobs, seed: int, number: int, trials: int, conditions: Conditions) -> dict[str, Any]:
     import numpy as np
 
-    points = grid(knobs, trials, conditions)
+    count, points = _shape(knobs, trials, conditions)
     # shuffled, so that a sweep stopped early has seen the whole range
-    return points[np.random.default_rng(seed).permutation(len(points))[number]]
+    index = int(np.random.default_rng(seed).permutation(points)[number])
+    if conditions:
+        return _grid_of(knobs, count, conditions)[index]
+    point: dict[str, Any] = {}
+    for name, distribution in reversed(knobs.items()):
+        values = levels(distribution, count)
+        index, place = divmod(index, len(values))
+        point[name] = values[place]
+    return {name: point[name] for name in knobs}
 
 
 def _noise(

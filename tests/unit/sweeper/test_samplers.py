@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from sweeper import samplers
 from sweeper.samplers import SAMPLERS, budget, from_unit, grid, levels
+from sweeper.specfile import SpecError
 
 KNOBS = {
     "learning_rate": FloatDistribution(1e-3, 1.0, log=True),
@@ -61,6 +63,32 @@ def test_grid_is_full_once_each_and_ends() -> None:
     assert budget("random", knobs, 13) == 13
     key = lambda p: (p["learning_rate"], p["momentum"])  # noqa: E731
     assert sorted(map(key, drawn)) == sorted(map(key, points))
+
+
+def test_a_large_grid_is_counted_without_its_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = CategoricalDistribution([i / 1000 for i in range(1000)])
+    knobs = {"learning_rate": values, "momentum": values}
+    monkeypatch.setattr(samplers, "_grid_of", lambda *_: pytest.fail("all points are made"))
+    assert budget("grid", knobs, 4) == 4
+    assert budget("grid", knobs, 2_000_000) == 1_000_000
+    design = SAMPLERS["grid"].design
+    assert design is not None
+    assert len({tuple(design(knobs, 0, i, 4, {}).values()) for i in range(4)}) == 4
+    with pytest.raises(SpecError, match="sampler grid must combine at most 1000000 values here, got 1e\\+09"):
+        budget("grid", {**knobs, "beta1": values}, 4)
+    with pytest.raises(SpecError, match="at most 50000"):
+        budget("grid", {**knobs, "beta1": values}, 4, {"beta1": {"momentum": (0.0,)}})
+
+
+@pytest.mark.parametrize("conditions", [{}, {"momentum": {"optimizer": ("sgd",)}}])
+def test_a_grid_is_drawn_in_an_order_that_stays(conditions: dict[str, dict[str, tuple[str, ...]]]) -> None:
+    knobs = {"learning_rate": KNOBS["learning_rate"], "optimizer": CategoricalDistribution(["sgd", "adamw"])}
+    knobs |= {"momentum": FloatDistribution(0.0, 0.9)}
+    points, design = grid(knobs, 30, conditions), SAMPLERS["grid"].design
+    assert design is not None
+    order = np.random.default_rng(3).permutation(len(points))
+    assert budget("grid", knobs, 30, conditions) == len(points) == (30 if conditions else 18)
+    assert [design(knobs, 3, i, 30, conditions) for i in range(len(points))] == [points[i] for i in order]
 
 
 @pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")

@@ -181,7 +181,7 @@ def _grid(knobs: Knobs, seed: int, number: int, trials: int, conditions: Conditi
     if conditions:
         return _grid_of(knobs, count, conditions)[index]
     point: dict[str, Any] = {}
-    for name, distribution in reversed(knobs.items()):
+    for name, distribution in reversed([*knobs.items()]):
         values = levels(distribution, count)
         index, place = divmod(index, len(values))
         point[name] = values[place]

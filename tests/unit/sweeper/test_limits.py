@@ -1,8 +1,10 @@
 """Limits on memory and step time: what the sampler is told of them, and that nothing over them wins."""
 
 import math
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -87,9 +89,13 @@ def test_trials_over_a_limit_are_told_as_such_and_never_win(
     else:
         for trial in told:
             assert trial.constraints == {"step_time": pytest.approx(math.log(trial.params["batch_size"] / 30))}
-    best = max((t for t in told if t not in over), key=lambda t: t.value)
+    # a sampler may repeat its best configuration, which then counts by its mean
+    repeats: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+    for trial in told:
+        if trial not in over:
+            repeats[tuple(sorted(trial.params.items()))].append(trial.value)
     assert session.ranking.best is not None
-    assert session.ranking.best == pytest.approx(best.value)
+    assert session.ranking.best == pytest.approx(max(map(fmean, repeats.values())))
 
 
 @pytest.mark.parametrize("sampler", MODELS)

@@ -19,12 +19,12 @@ from search_spaces import Space, load
 from search_spaces.conditions import acts
 from search_spaces.space import SpaceError
 from trainables.noise import KNOBS
-from trainables.registry import UnknownName
-from trainables.result import MODELS_SCORED, SPLITS
+from trainables.registry import UnknownName, unknown
+from trainables.result import MODELS_SCORED, SPLITS, Outcome
 from trainables.spec import PairSpec
 from trainables.trial import IMPORTED
 
-from .columns import ASSUMED_SPLIT, FIELDS, REPEAT, RESULTS, Mapped, map_columns
+from .columns import ASSUMED_SPLIT, FIELDS, OUTCOME, REPEAT, RESULTS, Mapped, map_columns
 from .imported_rows import Rows
 from .parameter import Parameter
 from .plain_text import check_plain, check_plain_values
@@ -40,6 +40,7 @@ SETTINGS = ("examples", "classes", "parameters")
 MOST_LEVELS, FULL = 32, 0.9  # a knob with more values gets a range; a grid may lack a tenth of its cells
 
 Row = dict[str, Any]
+_Read = tuple[pa.Table, dict[int, str]]
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Imported:
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read a table by the suffix of its name.
+def read_table(path: Path) -> tuple[pa.Table, dict[int, str]]:
+    """Return a table, read by the suffix of its name, and row -> what is wrong with its number of cells.
 
     Raises:
         SpecError: There is no such file, its suffix is not known, or it cannot be read.
@@ -74,7 +75,9 @@ def read_table(path: Path) -> pa.Table:
     if not path.is_file():
         raise SpecError(f"there is no file {path}")
     try:
-        table = read(path)
+        table, faults = read(path)
+    except SpecError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SpecError(f"cannot read {path}: {' '.join(str(error).split())}") from None
     if not table.num_rows:
@@ -83,32 +86,32 @@ def read_table(path: Path) -> pa.Table:
         raise SpecError(f"{path} has two columns {twice[0]!r}; rename one")
     for column in table.column_names:
         check_plain(f"a column's name in {path}", column)
-    return table
+    return table, faults
 
 
-def _parquet(path: Path) -> pa.Table:
+def _parquet(path: Path) -> _Read:
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(path).read()
+    return pq.ParquetFile(path).read(), {}
 
 
-def _csv(path: Path) -> pa.Table:
-    names, rows = read_csv(path)
-    columns = list(zip(*rows, strict=True)) or [()] * len(names)
-    return pa.Table.from_arrays([pa.array(cells, pa.string()) for cells in columns], names)
+def _csv(path: Path) -> _Read:
+    found = read_csv(path)
+    columns = list(zip(*found.rows, strict=True)) or [()] * len(found.names)
+    return pa.Table.from_arrays([pa.array(cells, pa.string()) for cells in columns], found.names), found.faults
 
 
-def _arrow(path: Path) -> pa.Table:
+def _arrow(path: Path) -> _Read:
     import pyarrow.feather
 
     try:
-        return pyarrow.feather.read_table(path)
+        return pyarrow.feather.read_table(path), {}
     except pa.ArrowInvalid:  # Arrow's other format: a stream
         with pa.ipc.open_stream(path) as reader:
-            return reader.read_all()
+            return reader.read_all(), {}
 
 
-_READERS: Mapping[str, Callable[[Path], pa.Table]] = {
+_READERS: Mapping[str, Callable[[Path], _Read]] = {
     ".parquet": _parquet, ".pq": _parquet, ".csv": _csv, ".feather": _arrow, ".arrow": _arrow, ".ipc": _arrow,
 }  # fmt: skip
 
@@ -124,6 +127,7 @@ def as_sweep(
     settings: Mapping[str, Any],
     sampler: str | None = None,
     drop_missing: bool = False,
+    faults: Mapping[int, str] | None = None,
 ) -> Imported:
     """Return a table as a sweep of a space.
 
@@ -135,12 +139,13 @@ def as_sweep(
         settings: Field of the trial (or of `SETTINGS`) -> the value that all rows share.
         sampler: What chose the configurations; None finds out whether they are a full grid.
         drop_missing: Whether rows that cannot be used are left out.
+        faults: Row, counted from 1 -> what is known to be wrong with it.
 
     Raises:
         SpecError: A column, field or value that cannot be used; the message says what to do.
     """
     columns = map_columns(table.column_names, mapping)
-    source, bad = _loaded(space), BadCells(name, table.num_rows)
+    source, bad = _loaded(space), BadCells(name, table.num_rows, dict(faults or {}))
     data = _data(table, columns, source, bad)
     for field in settings:
         if field in data:
@@ -148,13 +153,14 @@ def as_sweep(
     fields = {k: v for k, v in settings.items() if k not in SETTINGS}
     unknown_knobs = _missing(source, _given(data, source), fields, name, columns)
     _check_rows(source, fields, _given(data, source), bad)
-    kept, dropped = _kept(data, bad, drop_missing)
+    kept, numbers = _kept(data, bad, drop_missing)
+    dropped = table.num_rows - len(numbers)
     given = _given(kept, source)
     chosen, how = (sampler, f"chosen by {sampler}, as --sampler says") if sampler else _sampling(given, source)
     spec = _sweep(source, space, fields, given, chosen)
     check_plain_values(spec.asked())
     own = spec.load_space()
-    rows = Rows(name, own, given, _counts(settings), unknown_knobs).build(kept, table.num_rows - dropped)
+    rows = Rows(name, own, given, _counts(settings), unknown_knobs).build(kept, numbers)
     repeats = Counter(r["config"] for r in rows)
     size = {"trials": len(repeats), "repeats": min(repeats.values())}
     known = {"sampler": chosen} if chosen in SAMPLERS else {}
@@ -179,6 +185,8 @@ def _data(table: pa.Table, columns: Mapped, source: Space, bad: BadCells) -> dic
         if not all(map(is_empty, cells)) or target in _SCORES:
             values = bad.parsed(cells, _kind(target), where)
             _check_scores(values, target, where, bad)
+            if target == OUTCOME:
+                _check_outcomes(values, where, bad)
             found[target] = values
     return found
 
@@ -199,14 +207,14 @@ def _given(data: Mapping[str, list[Any]], source: Space) -> dict[str, list[Any]]
     return {k: v for k, v in data.items() if (k in FIELDS and k != "seed") or k in source.knobs}
 
 
-def _kept(data: Mapping[str, list[Any]], bad: BadCells, drop: bool) -> tuple[dict[str, list[Any]], int]:
-    # the columns without the rows that cannot be used, and how many those are
+def _kept(data: Mapping[str, list[Any]], bad: BadCells, drop: bool) -> tuple[dict[str, list[Any]], list[int]]:
+    # the columns without the rows that cannot be used, and which rows of the file the others are
     if not drop:
         bad.refuse("mend it, or import the other rows by --drop-missing" if len(bad.faults) < bad.total else "")
     if len(bad.faults) == bad.total:
         bad.refuse()
-    rows = [i for i in range(bad.total) if i + 1 not in bad.faults]
-    return {target: [values[i] for i in rows] for target, values in data.items()}, len(bad.faults)
+    rows = [i for i in range(1, bad.total + 1) if i not in bad.faults]
+    return {target: [values[i - 1] for i in rows] for target, values in data.items()}, rows
 
 
 def _check_scores(values: Iterable[Any], target: str, where: str, bad: BadCells) -> None:
@@ -215,6 +223,12 @@ def _check_scores(values: Iterable[Any], target: str, where: str, bad: BadCells)
     for row, value in enumerate(values, 1):
         if value is not None and not -1e-9 <= value <= 1:
             bad.add(row, f"{where} must lie in [0, 1], got {value!r}; divide percentages by 100")
+
+
+def _check_outcomes(values: Iterable[Any], where: str, bad: BadCells) -> None:
+    for row, value in enumerate(values, 1):
+        if value is not None and value not in set(Outcome):
+            bad.add(row, f"{where}: {unknown('outcome', str(value), list(Outcome))}")
 
 
 def _counts(settings: Mapping[str, Any]) -> dict[str, int]:
@@ -308,7 +322,7 @@ def _notes(
 ) -> list[str]:
     found: list[str] = []
     if dropped:
-        found.append(f"{counted(dropped, 'row')} cannot be used and left out (--drop-missing)")
+        found.append(f"left out {counted(dropped, 'row')} that cannot be used (--drop-missing)")
     for target, values in data.items():
         if values and all(v is None for v in values):
             column = columns.sources[target]

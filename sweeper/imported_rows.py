@@ -9,7 +9,6 @@ from typing import Any
 
 from search_spaces import Space
 from trainables.noise import NOISE
-from trainables.registry import unknown
 from trainables.result import SPLITS, Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
@@ -39,29 +38,37 @@ class Rows:
     about: Mapping[str, Any]
     unknown_knobs: tuple[str, ...]
 
-    def build(self, data: Mapping[str, Sequence[Any]], count: int) -> list[Row]:
-        """Return a row for each of the `count` rows of the table, configurations and repeats numbered."""
-        specs = [self._spec(i, seed) for i, seed in enumerate(data.get("seed", [0] * count))]
-        repeats = self._repeats(specs, data, count)
-        numbers = {config: number for number, config in enumerate(dict.fromkeys(s.config for s in specs))}
+    def build(self, data: Mapping[str, Sequence[Any]], numbers: Sequence[int]) -> list[Row]:
+        """Return a row for each row of the table, configurations and repeats numbered.
+
+        Args:
+            data: Name in the trials table -> values of the rows that are taken.
+            numbers: Which rows of the table these are, counted from 1; for messages.
+        """
+        seeds = data.get("seed", [0] * len(numbers))
+        specs = [self._spec(i, n, seed) for i, (n, seed) in enumerate(zip(numbers, seeds, strict=True))]
+        repeats = self._repeats(specs, data, numbers)
+        configs = {config: number for number, config in enumerate(dict.fromkeys(s.config for s in specs))}
         measured = {k: v for k, v in data.items() if k in RESULTS and k != REPEAT}
         split = _split(data)
         rows: list[Row] = []
         for i, (spec, repeat) in enumerate(zip(specs, repeats, strict=True)):
             own = {**self.about, **{k: v[i] for k, v in measured.items() if v[i] is not None}}
             result = self._result(replace(spec, repeat=repeat), own, split, [c for c in _losses(split) if c in data])
-            rows.append({**result, "number": numbers[spec.config], **dict.fromkeys(self.unknown_knobs)})
+            rows.append({**result, "number": configs[spec.config], **dict.fromkeys(self.unknown_knobs)})
         return rows
 
-    def _spec(self, i: int, seed: int) -> PairSpec:
+    def _spec(self, i: int, number: int, seed: int) -> PairSpec:
         params = {k: v[i] for k, v in self.given.items() if k in self.space.knobs}
         unknown = {k: getattr(PairSpec, k) for k in self.unknown_knobs}
         try:
             return self.space.build({**unknown, **self.space.acting(params)}, seed=seed)
         except (ValueError, TypeError) as error:
-            raise SpecError(f"row {i + 1} of {self.name}: {error}") from None
+            raise SpecError(f"row {number} of {self.name}: {error}") from None
 
-    def _repeats(self, specs: Sequence[PairSpec], data: Mapping[str, Sequence[Any]], count: int) -> list[int]:
+    def _repeats(
+        self, specs: Sequence[PairSpec], data: Mapping[str, Sequence[Any]], numbers: Sequence[int]
+    ) -> list[int]:
         marks = data.get(REPEAT)
         own: dict[str, list[tuple[Any, int]]] = {}
         for i, spec in enumerate(specs):
@@ -69,13 +76,13 @@ class Rows:
             mark = marks[i] if marks else tuple(v[i] for k, v in data.items() if k in RESULTS)
             same = next((j for m, j in own.get(spec.config, []) if m == mark), None)
             if same is not None:
+                about = _told(self.space, spec) + (f", seed {mark}" if marks else "")
                 raise SpecError(
-                    f"rows {same + 1} and {i + 1} of {self.name} are the same trial ({_told(self.space, spec)}"
-                    f"{f', seed {mark}' if marks else ''}): drop one, or name a column that tells repeats apart by "
-                    "--map COLUMN=repeat"
+                    f"rows {numbers[same]} and {numbers[i]} of {self.name} are the same trial ({about}): drop one, or "
+                    "name a column that tells repeats apart by --map COLUMN=repeat"
                 )
             own.setdefault(spec.config, []).append((mark, i))
-        repeats = [0] * count
+        repeats = [0] * len(numbers)
         for group in own.values():
             for repeat, (_, i) in enumerate(sorted(group, key=lambda p: (str(type(p[0])), p)) if marks else group):
                 repeats[i] = repeat
@@ -88,7 +95,7 @@ class Rows:
         known = finite(own)
         outcome, detail = _outcome(spec, known, split, losses)
         if OUTCOME in own:
-            outcome, detail = _stated(own[OUTCOME]), "as the table says"
+            outcome, detail = Outcome(own[OUTCOME]), "as the table says"
         about = {k: v for k, v in known.items() if k in _PARTS and v is not None}
         result = record(spec, Runtime(device=""), outcome, f"{detail}; imported from {self.name}", "", **_whole(about))
         noises = {n: v for n, v in result.noises.items() if not (self.unknown_knobs and "k_aug" in NOISE[n].needs)}
@@ -125,12 +132,6 @@ def _losses(split: str) -> tuple[str, ...]:
 
 def _told(space: Space, spec: PairSpec) -> str:
     return ", ".join(f"{k} {exact(v)}" for k, v in space.params_of(spec).items())
-
-
-def _stated(outcome: Any) -> Outcome:
-    if outcome not in set(Outcome):
-        raise SpecError(str(unknown("outcome", str(outcome), list(Outcome))))
-    return Outcome(outcome)
 
 
 def _outcome(spec: PairSpec, known: Mapping[str, Any], split: str, losses: Sequence[str]) -> tuple[Outcome, str]:

@@ -30,7 +30,8 @@ def import_table(args: argparse.Namespace) -> int:
         raise SpecError(str(unknown("sampler", args.sampler, SAMPLERS)))
     space = str(Path(args.space).resolve()) if args.space.endswith(".py") else args.space
     mapping, settings = pairs(args.map or ()), assignments(args.set or ())
-    found = as_sweep(read_table(path), path.name, space, mapping, settings, args.sampler, args.drop_missing)
+    table, faults = read_table(path)
+    found = as_sweep(table, path.name, space, mapping, settings, args.sampler, args.drop_missing, faults)
     out = _folder(args.out, path)
     try:
         write_start(out, found.spec, found.space)

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,10 @@ _INFINITE = re.compile(r"([+-]?)inf(inity)?", re.IGNORECASE)
 _GROUPED = re.compile(r"[+-]?\d[\d.,' \u00a0\u202f]*[,' \u00a0\u202f][\d.,]*([eE][+-]?\d+)?")
 _TRUTHS = {"true": True, "false": False}
 _DELIMITERS = ",;\t"
+_NAMED = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # Excel's first line
+_MOST = 2**63  # whole numbers are stored in 64 bits
 _KINDS = {list: "a list", dict: "a record", bytes: "bytes"}
+_TIMES = (date, time, timedelta)
 _SHOWN, _LONGEST = 5, 60
 
 
@@ -61,23 +64,28 @@ def is_empty(cell: Any) -> bool:
 
 
 def _number(value: Any, whole: bool = False) -> float | int | None:
-    rule = "must be a whole number" if whole else "must be a number"
+    rule, way = ("must be a whole number", "") if whole else ("must be a number", "a decimal point and ")
+    cell = value
     if isinstance(value, str):
         text = value.strip()
         if found := _INFINITE.fullmatch(text):
             value = float(f"{found[1]}inf")
         elif _NUMBER.fullmatch(text):
-            value = float(text) if re.search(r"[.eE]", text) else int(text)
+            value = float(text)
+            if abs(value) < _MOST and not re.search(r"[.eE]", text):
+                value = int(text)
         elif _GROUPED.fullmatch(text):
-            raise ValueError(f"{rule} with a decimal point and no thousands separators, got {_shown(value)}")
+            raise ValueError(f"{rule} with {way}no thousands separators, got {_shown(cell)}")
     if isinstance(value, Decimal):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{rule}, got {_shown(value)}")
+        raise ValueError(f"{rule}, got {_shown(cell)}")
     if math.isnan(value):
         return None
     if whole and (math.isinf(value) or value % 1):
-        raise ValueError(f"{rule}, got {_shown(value)}")
+        raise ValueError(f"{rule}, got {_shown(cell)}")
+    if whole and not -_MOST <= value < _MOST:
+        raise ValueError(f"{rule} below 2^63, got {_shown(cell)}")
     return int(value) if whole else value
 
 
@@ -96,7 +104,7 @@ def _text(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     kind = next((word for kind, word in _KINDS.items() if isinstance(value, kind)), "")
-    text = repr(value)
+    text = str(value) if isinstance(value, _TIMES) else repr(value)
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
     return f"{kind} {text}".strip()
 
@@ -154,28 +162,55 @@ class BadCells:
         raise SpecError(f"{head}{shown}{more}{f'; {way}' if way else ''}")
 
 
-def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the column names and the rows of a CSV file, as text.
+@dataclass(frozen=True)
+class CsvTable:
+    """What a CSV file holds, as text.
 
-    The delimiter is a comma, a semicolon or a tab: the one that the heading holds most of. A byte order mark is taken.
+    Attributes:
+        names: Names of its columns.
+        rows: Its rows, each with a cell for every column.
+        faults: Row, counted from 1 -> what is wrong with its number of cells.
+    """
+
+    names: list[str]
+    rows: list[list[str]]
+    faults: dict[int, str]
+
+
+def read_csv(path: Path) -> CsvTable:
+    """Return the columns and rows of a CSV file.
+
+    The delimiter is a comma, a semicolon or a tab: the one that the heading holds most of, or what a first line
+    `sep=;` names. A byte order mark is taken, and blank lines are no rows. A column without a name is called
+    `column 1` by its place; it is left out where it is empty.
 
     Raises:
-        SpecError: The file cannot be read, or a row has another number of cells than the heading.
+        SpecError: The file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    heading = text.partition("\n")[0]
-    delimiter = max(_DELIMITERS, key=heading.count)
+        text = path.read_text(encoding="utf-8-sig").lstrip("\r\n")
+    except OSError as error:
+        raise SpecError(f"cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{path} must be text in UTF-8; save it as `CSV UTF-8`") from None
+    if named := _NAMED.match(text):
+        text = text[named.end() :].lstrip("\r\n")
+    delimiter = named[1] if named else max(_DELIMITERS, key=text.partition("\n")[0].count)
     try:
-        lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if line]
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise SpecError(f"cannot read {path}: {error}") from None
+    lines = [line for line in lines if len(line) > 1 or any(cell.strip() for cell in line)]
     if not lines:
         raise SpecError(f"{path} is empty; its first line must name the columns")
     names, rows = [unquoted(name.strip()) for name in lines[0]], lines[1:]
-    for i, row in enumerate(rows, 1):
-        if len(row) != len(names):
-            raise SpecError(f"{path}, row {i}: must have {len(names)} cells as the heading has, got {len(row)}")
-    return names, [[unquoted(cell) for cell in row] for row in rows]
+    width = len(names)
+    faults = {
+        i: f"must have {width} cells as the heading has, got {len(row)}"
+        for i, row in enumerate(rows, 1)
+        if len(row) != width
+    }
+    rows = [[unquoted(cell) for cell in [*row, *[""] * width][:width]] for row in rows]
+    kept = [i for i, name in enumerate(names) if name or not all(is_empty(row[i]) for row in rows)]
+    named_all = [name or f"column {i + 1}" for i, name in enumerate(names)]
+    return CsvTable([named_all[i] for i in kept], [[row[i] for i in kept] for row in rows], faults)

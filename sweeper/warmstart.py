@@ -108,13 +108,15 @@ def read_points(path: Path, space: Space) -> list[dict[str, Any]]:
 
 
 def _from_csv(path: Path, space: Space) -> list[dict[str, Any]]:
-    names, rows = read_csv(path)
+    table = read_csv(path)
+    names, rows = table.names, table.rows
+    bad = BadCells(str(path), len(rows), table.faults)
     if "spec" in names and "outcome" in names:
+        bad.refuse()
         trials = [dict(zip(names, row, strict=True)) for row in rows]
         return _different(
             _params(path, i, row["spec"], space) for i, row in enumerate(trials, 1) if row["outcome"] == "ok"
         )
-    bad = BadCells(str(path), len(rows))
     columns = {
         name: bad.parsed([row[i] for row in rows], _kind(space.knobs.get(name)), f"column {name!r}")
         for i, name in enumerate(names)

@@ -59,7 +59,7 @@ def test_an_exported_table_with_formulas_is_enqueued_and_imported_as_it_was(tmp_
     assert '\'=HYPERLINK("x")' in cells
     assert not [c for c in cells if c[:1] in ("=", "@", "\t", "\r")]
     assert len(load_spec("synthetic", {"enqueue": str(written)}).enqueue) == 3
-    assert read_table(written)["commit"].to_pylist() == ['=HYPERLINK("x")'] * 3
+    assert read_table(written)[0]["commit"].to_pylist() == ['=HYPERLINK("x")'] * 3
 
 
 def test_a_table_whose_column_has_a_control_character_in_its_name_is_refused(

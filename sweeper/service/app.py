@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Awaitable, Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from .admission import RESUMABLE, Rules
 from .api import Api
 from .audit import Audit
 from .estimates import Estimates
-from .guard import Guard
+from .guard import OPEN, Guard
 from .limits import Limits
 from .metrics import Measured, Metrics
 from .outward import Outward
@@ -54,7 +57,7 @@ def make_api(service: Service, limits: Limits | None = None) -> FastAPI:
         title="sweeper",
         version=__version__,
         description=_ABOUT,
-        openapi_url="/v1/openapi.json",
+        openapi_url=None,  # `_schema` answers: FastAPI's own route encodes the schema anew for each request
         docs_url=None,  # its scripts are another server's
         redoc_url=None,
     )
@@ -69,6 +72,7 @@ def make_api(service: Service, limits: Limits | None = None) -> FastAPI:
     install(app, Outward.of(config).text)
     for router in ROUTERS:
         app.include_router(router)
+    app.router.routes.append(Route(OPEN[0], _schema(app), methods=["GET", "HEAD"]))
     app.router.routes.append(Route("/v1/{rest:path}", _nothing, methods=list(_METHODS)))
     app.add_middleware(Guard, users=service.users, auth=config.auth, limits=limits, audit=audit)
     app.add_middleware(Measured, metrics=metrics)
@@ -103,7 +107,18 @@ async def _nothing(request: Request) -> Response:
     if found:
         allowed = ", ".join(sorted(found))
         raise RefusedError(405, f"{request.method} is not for {path[:200]}: use {allowed}", {"Allow": allowed})
-    raise RefusedError(404, f"there is nothing at {path[:200]}; GET /v1/openapi.json says what there is")
+    raise RefusedError(404, f"there is nothing at {path[:200]}; GET /v1/openapi.json lists the paths")
+
+
+def _schema(app: FastAPI) -> Callable[[Request], Awaitable[Response]]:
+    @cache
+    def text() -> bytes:
+        return json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
+
+    async def get_schema(_: Request) -> Response:
+        return Response(text(), media_type="application/json")
+
+    return get_schema
 
 
 def _documented(app: FastAPI) -> dict[str, Any]:

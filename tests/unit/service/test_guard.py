@@ -1,5 +1,6 @@
 """Guard: tokens and cookies, loopback names, other sites' pages, headers."""
 
+import json
 import re
 
 import pytest
@@ -67,6 +68,16 @@ def test_bad_tokens_are_refused(tmp_path):
         answer = client.get("/v1/me", headers=headers)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
     assert client.get("/v1/openapi.json").status_code == 200
+
+
+def test_the_schema_which_needs_no_token_is_encoded_once(tmp_path, monkeypatch):
+    client = client_of(make_service(tmp_path, auth=True))
+    first = client.get("/v1/openapi.json")
+    assert first.headers["content-type"] == "application/json"
+    assert first.json() == client.app.openapi()
+    monkeypatch.setattr(json.JSONEncoder, "encode", lambda *_: pytest.fail("the schema is encoded again"))
+    again = client.get("/v1/openapi.json")
+    assert (again.status_code, again.content) == (200, first.content)
 
 
 def test_who_guesses_tokens_does_not_reach_the_database(tmp_path, monkeypatch):

@@ -375,7 +375,10 @@ def _share(models: Sequence[Posterior]) -> dict[str, float | None]:
     # a share of what a model explains is empty words where it predicts nothing
     if not models[0].predicts():
         return {"variance_share": None}
-    low, high = np.quantile([m.noise_share() for m in models], [0.05, 0.95])
+    shares = [m.noise_share() for m in models]
+    low, high = np.quantile(shares, [0.05, 0.95])
+    # the share that is printed is that of the first model, the most likely one, which may be extreme among them
+    low, high = min(low, shares[0]), max(high, shares[0])
     return {"share_low": float(low), "share_high": float(high)}
 
 

@@ -28,6 +28,7 @@ from .taming import thin
 _JITTER, _FEWEST_TO_TELL = 1e-6, 8
 _STEPS = 30  # of an ask, which cannot wait
 _THOROUGH_STEPS, _STARTS = 200, 6  # of an answer
+_CLEAR_GAIN = 5.0  # nats of log posterior, a Bayes factor of 150
 
 _Likelihood = Callable[[Array], tuple[float, Array]]
 
@@ -163,8 +164,8 @@ def fit(
         prior: Priors of the hyperparameters; says whether f and s are there.
         limit: Hyperparameters are fitted to at most so many points, the best half of them and an even share of the
             rest; the posterior then uses all.
-        thorough: Whether hyperparameters are fitted from several starts to convergence: one start can end in a poor
-            local optimum, most of all where the observations hardly scatter.
+        thorough: Whether further starts and convergence replace the first fit where they gain much: one start can
+            end in a poor local optimum, most of all where the observations hardly scatter.
     """
     rows, some = table(points), thin(values, limit)
     trained = _regression(
@@ -197,11 +198,11 @@ class _MaximumAPosteriori:
         def descend(at: Array, steps: int) -> Any:
             return minimize(objective, at, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
 
-        starts = [start]
+        found = descend(start, _STEPS)
         if self.thorough:
             drawn = np.random.default_rng(0).standard_normal((_STARTS - 1, len(start)))
-            starts += [np.clip(prior.mean + prior.sd * z, *np.asarray(bounds).T) for z in drawn]
-        found = min((descend(at, _STEPS) for at in starts), key=lambda f: float(f.fun))
-        if self.thorough:
-            found = descend(found.x, _THOROUGH_STEPS)
+            others = [descend(np.clip(prior.mean + prior.sd * z, *np.asarray(bounds).T), _STEPS) for z in drawn]
+            best = descend(min([found, *others], key=lambda f: float(f.fun)).x, _THOROUGH_STEPS)
+            # few steps from the prior's mean overfit scatter less than the maximum does: only a clear gain counts
+            found = best if best.fun < found.fun - _CLEAR_GAIN else found
         return found.x, float(found.fun)

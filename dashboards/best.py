@@ -120,7 +120,8 @@ def best_table(
 def _rank_cell(rank: int, favourite: Favourite | None) -> Cell:
     if favourite is None:
         return Cell(str(rank))
-    return Cell(f"★ {rank}", f"best by posterior mean, {short(favourite.mean)} ± {short(favourite.sd, 2)}")
+    error = ", one trial: its error is not known" if favourite.sd is None else f" ± {short(favourite.sd, 2)}"
+    return Cell(f"★ {rank}", f"best by posterior mean, {short(favourite.mean)}{error}")
 
 
 def _best_row(rank: int, point: ConfigPoint, column: str, favourite: Favourite | None) -> tuple[Cell, ...]:

@@ -45,12 +45,13 @@ class Favourite:
     Attributes:
         config: Its digest without `repeat`.
         mean: Posterior mean of the objective there, in the objective's unit.
-        sd: Posterior standard deviation of that mean.
+        sd: Posterior standard deviation of that mean; None where the configuration has a single trial: it was chosen
+            as the best of many, and nothing but repeats tells how lucky it was.
     """
 
     config: str
     mean: float
-    sd: float
+    sd: float | None
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def _favoured(spec: SweepSpec, space: Space, study: Sequence[FrozenTrial], rows:
     goal = OBJECTIVES[spec.objective]
     low, mean, high = sorted(goal.inverse(found.mean + z * found.sd) for z in (-1, 0, 1))
     config = next(r["config"] for r in rows if r["number"] == _numbers(rows)[found.number])
-    return {"favourite": Favourite(config, mean, (high - low) / 2)}
+    repeated = sum(r["config"] == config and r["outcome"] == Outcome.OK for r in rows) > 1
+    return {"favourite": Favourite(config, mean, (high - low) / 2 if repeated else None)}
 
 
 def _direction(spec: SweepSpec) -> str:

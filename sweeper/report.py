@@ -177,7 +177,10 @@ def _chosen_by(best: Mapping[str, Any]) -> list[str]:
     if best["posterior_mean"] is None:
         why = f", not a posterior mean: {best['undecided']}" if best["undecided"] else ""
         return [wrap(f"chosen by the observed mean, {observed}{why}", 2)]
-    posterior = f"{number(best['posterior_mean'])} ± {number(best['posterior_sd'])}"
+    error = (
+        " (one trial: its error is not known)" if best["posterior_sd"] is None else f" ± {number(best['posterior_sd'])}"
+    )
+    posterior = f"{number(best['posterior_mean'])}{error}"
     lines = [wrap(f"chosen by the posterior mean, {posterior}; observed {observed}", 2)]
     if luckiest := best["luckiest"]:
         lines.append(wrap(f"luckiest observed: {_observed(luckiest)}, {luckiest['digest']}", 2))
@@ -235,10 +238,15 @@ def noise_share(record: Mapping[str, Any], noise: str) -> str:
     """Return how much of what the model explains is noise, with its interval where one is known."""
     if record["variance_share"] is None:
         return "it does not predict trials that it has not seen, so the share of the noise is not known"
-    share = f"{100 * record['variance_share']:.0f} %"
+    share = f"{_uncertain(record['variance_share'])} %"
     if record.get("share_low") is not None:
-        share += f" (90 % interval {100 * record['share_low']:.0f} to {100 * record['share_high']:.0f} %)"
+        share += f" (90 % interval {_uncertain(record['share_low'])} to {_uncertain(record['share_high'])} %)"
     return f"noise {noise} is {share} of what it explains"
+
+
+def _uncertain(share: float) -> str:
+    # as per cent; no estimate is certain
+    return "> 99" if share > 0.995 else "< 1" if share < 0.005 else f"{100 * share:.0f}"
 
 
 def _exponent(value: float) -> str:

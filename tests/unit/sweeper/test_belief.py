@@ -9,7 +9,7 @@ import pytest
 import sweeper
 from sweeper import SweepSpec
 from sweeper.belief import Belief, belief
-from sweeper.report import format_belief
+from sweeper.report import format_belief, noise_share
 from trainables.synthetic import BEST_NOISE
 
 SPEC = SweepSpec(space="synthetic", runner="inline", sampler="random", objective="merged_loss", trials=40, seed=3)
@@ -40,13 +40,31 @@ def test_the_model_explains_what_another_sampler_proposed(believed: Belief) -> N
 def test_the_text_sets_the_fitted_exponents_beside_the_definition(believed: Belief) -> None:
     text = format_belief(believed.record(), "paper")
     assert text.splitlines()[0].startswith("the model of 40 configurations: best noise 0.0")
-    assert re.search(r"noise paper is \d+ % \(90 % interval \d+ to \d+ %\) of what it explains", " ".join(text.split()))
+    assert re.search(
+        r"noise paper is (> )?\d+ % \(90 % interval (> )?\d+ to (> )?\d+ %\) of what it explains",
+        " ".join(text.split()),
+    )
     assert [line.split()[:2] for line in text.splitlines()[-4:]] == [
         ["η", "1.00"],
         ["B", "-1.00"],
         ["1−μ", "-1.00"],
         ["λ", "0.00"],
     ]
+
+
+def test_a_favourite_with_a_single_trial_has_no_error(trials: pa.Table, believed: Belief) -> None:
+    assert believed.favourite is not None
+    assert believed.favourite.sd is None
+    rows = trials.to_pylist()
+    again = [{**r, "repeat": 1, "digest": f"again{i}"} for i, r in enumerate(rows)]
+    repeated = belief(SPEC, pa.Table.from_pylist([*rows, *again], schema=trials.schema)).favourite
+    assert repeated is not None
+    assert repeated.sd is not None
+
+
+@pytest.mark.parametrize(("share", "text"), [(0.9999, "> 99 %"), (0.5, "50 %"), (0.001, "< 1 %")])
+def test_no_share_of_the_noise_is_certain(share: float, text: str) -> None:
+    assert f"noise paper is {text} of what it explains" in noise_share({"variance_share": share}, "paper")
 
 
 def test_what_was_stopped_counts_as_bad_and_is_no_favourite(trials: pa.Table, believed: Belief) -> None:

@@ -17,7 +17,6 @@ KEYS = (
     "without_replacement",
     "no_stable_phase",
     "paper_undefined",
-    "biased_gradient_norm",
 )
 SEPARATOR = " | "
 

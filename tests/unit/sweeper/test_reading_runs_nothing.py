@@ -124,7 +124,7 @@ def test_the_views_of_the_service_execute_nothing(swept: Swept, tmp_path: Path) 
     assert best is not None
     assert best["posterior_mean"] is not None
     assert views.advice(entry)
-    assert "<html" in views.report(entry, "http://here")
+    assert b"<html" in b"".join(views.report(entry, "http://here"))
     assert views.detail(entry).progress.budget == 12
     assert views.trials(entry)[0].num_rows == 12
     assert views.plan(entry, {"repeats": 2}).trials > 0

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from inline_sweeps import sweep
 
+from dashboards.judged import judge
 from dashboards.page import read_run
 from dashboards.selection import Selection
-from dashboards.views import VIEWS
+from dashboards.views import VIEWS, overview
 from sweeper.cli import main
 from sweeper.report import number
 
@@ -25,8 +26,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(run: Path) -> dict[str, Any]:
-    found = read_run(str(run))
-    return {name: VIEWS[name].build(found, Selection(metric="gain_mean")) for name in ("overview", "collapse")}
+    found, selection = read_run(str(run)), Selection(metric="gain_mean")
+    asked = overview.question(found, selection)
+    assert asked is not None
+    judge(found, asked)  # where a test has left an app running, views would wait for the background
+    return {name: VIEWS[name].build(found, selection) for name in ("overview", "collapse")}
 
 
 def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[Any, str]:

@@ -122,7 +122,7 @@ def flatness_chart(found: Flatness, barrier_label: str, noise_label: str) -> Cha
             shown.update_xaxes(title={"text": "residual of<br>ln sharpness [1]"}, nticks=4, col=col)
             shown.update_yaxes(nticks=6, col=col)
         if col == 2:
-            shown.update_yaxes(title={"text": "residual of<br>the barrier's rank [1]"}, col=col)
+            shown.update_yaxes(title={"text": "residual rank [1]"}, col=col)
         if col == 3:
             shown.update_yaxes(matches="y2", showticklabels=False, col=col)
     shown.update_xaxes(log_axis(found.sharpness.tolist(), wrapped(found.label), most=4), col=1)

@@ -20,7 +20,7 @@ def test_others_can_use_neither_it_nor_the_processes_that_train_a_child(
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # what a user may have set for a cluster
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token-of-another-cluster")
     run, found = tmp_path / "run", dict[tuple[str, int], str]()
-    spec = write_spec(workers=1, trials=200)
+    spec = write_spec(workers=1, trials=5000)
     process = driver("run", spec, "--resources", "ranks_per_member=2", "--out", str(run))
 
     def looked() -> bool:

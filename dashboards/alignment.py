@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from dashboards.knobs import TITLES, axis_of, on_scale, varies
+from dashboards.tables import KNOBS, Array
 from sweeper.evidence.cells import collect, tame, thin
 from sweeper.evidence.index import MIN_CONFIGS
 from sweeper.evidence.linear import Basis, design, least_squares, left_out
 from sweeper.evidence.ranking import candidates, common
 from sweeper.objective import Objective
 from trainables.noise import NOISE
-
-from .knobs import TITLES, axis_of, on_scale, varies
-from .tables import KNOBS, Array
 
 # columns of a drawn curve; more of them than the scores bear out would show wiggles
 FREEDOMS = (1, 2, 3, 4, 5)

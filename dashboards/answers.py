@@ -15,20 +15,19 @@ import flask
 from dash import dcc, html, no_update
 from dash.development.base_component import Component
 
+from dashboards import catalogue, choices, content, grid, judged
+from dashboards.details import details, row_of
+from dashboards.judged import Judges, in_background
+from dashboards.listing import listed
+from dashboards.live import Live
+from dashboards.offer import Listed, Offer
+from dashboards.runs import Run
+from dashboards.sections import Control, Section
+from dashboards.selection import Selection
+from dashboards.views import VIEWS, overview
+from dashboards.views import trials as trials_view
 from sweeper.spec import SpecError
 from sweeper.spreadsheet import csv_bytes
-
-from . import catalogue, choices, content, grid, judged
-from .details import details, row_of
-from .judged import Judges, in_background
-from .listing import listed
-from .live import Live
-from .offer import Listed, Offer
-from .runs import Run
-from .sections import Control, Section
-from .selection import Selection
-from .views import VIEWS, overview
-from .views import trials as trials_view
 
 KEPT = 48
 PARTS = ("title", "tabs", "controls", "notices", "verdicts", "banners", "tiles", "content", "notes")

@@ -12,14 +12,13 @@ import flask
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.development.base_component import Component
 
+from dashboards.answers import INNER, PARTS, App
+from dashboards.calls import Asked, RowsAsked, Text, Theme, guard, taking
+from dashboards.live import Live
+from dashboards.offer import Offer, OfferedFolders
+from dashboards.packing import packed
+from dashboards.page import style
 from sweeper.spec import SpecError
-
-from .answers import INNER, PARTS, App
-from .calls import Asked, RowsAsked, Text, Theme, guard, taking
-from .live import Live
-from .offer import Offer, OfferedFolders
-from .packing import packed
-from .page import style
 
 TICK_MS = 1000
 _HERE = Path(__file__).parent

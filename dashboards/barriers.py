@@ -10,14 +10,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dashboards.alignment import FEWEST, fit
+from dashboards.axes import Window, log_axis, log_ticks, rounded, short, wrapped
+from dashboards.knobs import axis_of, column
+from dashboards.marks import (
+    Chart,
+    Measure,
+    describe,
+    dots,
+    edge_traces,
+    figure,
+    finish,
+    frame,
+    markers,
+    sort_out,
+    thinned,
+)
+from dashboards.tables import Array, ConfigPoint, floats
+from dashboards.theme import BLUE, GREY, ORANGE, VERMILLION
 from sweeper.report import counted
-
-from .alignment import FEWEST, fit
-from .axes import Window, log_axis, log_ticks, rounded, short, wrapped
-from .knobs import axis_of, column
-from .marks import Chart, Measure, describe, dots, edge_traces, figure, finish, frame, markers, sort_out, thinned
-from .tables import Array, ConfigPoint, floats
-from .theme import BLUE, GREY, ORANGE, VERMILLION
 
 DRAWN = 1500
 # across the figure: room for the second panel's title at 800 pixels; the third one shares its value axis
@@ -147,7 +158,7 @@ def _style(group: Sequence[ConfigPoint]) -> dict[str, Any]:
 
 
 def _coloured_by_noise(shown: Any, points: Sequence[ConfigPoint], noise_label: str) -> None:
-    from .colouring import on_axis
+    from dashboards.colouring import on_axis
 
     values = column(points, "noise")
     bar = dict(on_axis(axis_of("noise", values, noise_label), values).bar)

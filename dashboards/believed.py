@@ -8,11 +8,10 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from dashboards.axes import log_axis, rounded, short
+from dashboards.marks import Chart, figure, finish
+from dashboards.theme import BLUE, GREEN, GREY
 from sweeper.report import FACTORS, noise_share
-
-from .axes import log_axis, rounded, short
-from .marks import Chart, figure, finish
-from .theme import BLUE, GREEN, GREY
 
 if TYPE_CHECKING:
     from sweeper.belief import Belief

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from dashboards.axes import short
+from dashboards.tables import ConfigPoint, Sweep, config_points, winners
 from sweeper.belief import Favourite
 from sweeper.objective import OBJECTIVES
 from sweeper.recommend import Recommendation
 from sweeper.report import merge_words
 from trainables.noise import NOISE
 from trainables.result import trial_columns
-
-from .axes import short
-from .tables import ConfigPoint, Sweep, config_points, winners
 
 
 @dataclass(frozen=True)

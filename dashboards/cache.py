@@ -8,7 +8,7 @@ from functools import wraps
 from threading import Lock
 from typing import Any, TypeVar
 
-from .runs import Run
+from dashboards.runs import Run
 
 T = TypeVar("T")
 KEPT = 48

@@ -11,14 +11,13 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
+from dashboards.axes import short
+from dashboards.choices import words
+from dashboards.offer import Listed
+from dashboards.sections import Control
+from dashboards.selection import Selection
 from sweeper.objective import OBJECTIVES
 from sweeper.report import counted
-
-from .axes import short
-from .choices import words
-from .offer import Listed
-from .sections import Control
-from .selection import Selection
 
 ALL = "all"
 UNDER_WAY = ("queued", "starting", "running", "stopping")

@@ -7,20 +7,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dashboards.cache import by_content
+from dashboards.marks import Measure
+from dashboards.measured import Comparison, compare
+from dashboards.runs import Run
+from dashboards.sections import Control
+from dashboards.selection import Selection
+from dashboards.tables import Array, ConfigPoint, Sweep, anchor, config_noises, config_points, floats, sweep_of
 from sweeper.belief import Belief, belief
 from sweeper.objective import OBJECTIVES, Objective
 from sweeper.regime import Regime, fit_regime
 from sweeper.winners import over_limits
 from trainables.noise import NOISE
 from trainables.result import SPLITS
-
-from .cache import by_content
-from .marks import Measure
-from .measured import Comparison, compare
-from .runs import Run
-from .sections import Control
-from .selection import Selection
-from .tables import Array, ConfigPoint, Sweep, anchor, config_noises, config_points, floats, sweep_of
 
 SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 

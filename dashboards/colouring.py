@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .axes import NOISE_SCALE
-from .knobs import Axis, axis_of, column, varies
-from .tables import KNOBS, Array, ConfigPoint
-from .theme import CYCLE, SYMBOL_CYCLE
+from dashboards.axes import NOISE_SCALE
+from dashboards.knobs import Axis, axis_of, column, varies
+from dashboards.tables import KNOBS, Array, ConfigPoint
+from dashboards.theme import CYCLE, SYMBOL_CYCLE
 
 OPTIONS = {
     "noise": "noise",

@@ -8,12 +8,12 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from .best import Cell, TextTable
-from .details import Details
-from .drawing import drawn
-from .marks import Chart, arranged
-from .sections import Control, Section, TableCard, Tile, prose
-from .selection import Selection
+from dashboards.best import Cell, TextTable
+from dashboards.details import Details
+from dashboards.drawing import drawn
+from dashboards.marks import Chart, arranged
+from dashboards.sections import Control, Section, TableCard, Tile, prose
+from dashboards.selection import Selection
 
 FORMATS = ("PNG", "SVG")
 _CONFIG: dict[str, Any] = {

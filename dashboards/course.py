@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .axes import Window, log_axis, rounded, window, wrapped
-from .curves import SearchStep
-from .marks import SYMBOLS, Chart, Measure, describe, figure, finish, markers
-from .theme import BLUE, GREEN, GREY, VERMILLION
+from dashboards.axes import Window, log_axis, rounded, window, wrapped
+from dashboards.curves import SearchStep
+from dashboards.marks import SYMBOLS, Chart, Measure, describe, figure, finish, markers
+from dashboards.theme import BLUE, GREEN, GREY, VERMILLION
 
 
 def progress_chart(steps: Sequence[SearchStep], measure: Measure, noise_label: str) -> Chart:

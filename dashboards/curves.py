@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dashboards.tables import Array, ConfigPoint, finite, floats
 from sweeper.objective import Objective
 from trainables.result import Outcome
-
-from .tables import Array, ConfigPoint, finite, floats
 
 MAX_CURVES = 120
 

@@ -10,15 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dashboards.axes import rounded, short
+from dashboards.listing import HEADS, KNOBS
+from dashboards.marks import Chart, figure, finish
+from dashboards.runs import Run
+from dashboards.theme import CYCLE
 from sweeper.doubts import split
 from trainables.result import trial_columns
 from trainables.trial import IMPORTED
-
-from .axes import rounded, short
-from .listing import HEADS, KNOBS
-from .marks import Chart, figure, finish
-from .runs import Run
-from .theme import CYCLE
 
 _COLOURS = {"a": CYCLE[0], "b": CYCLE[1]}
 _SHOWN = (*KNOBS, "epochs", "steps", "examples", "parameters", "device", "device_seconds", "started", "version")

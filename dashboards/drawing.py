@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from .theme import THEMES
+from dashboards.theme import THEMES
 
 MANY = 800
 """Markers of one trace above which WebGL draws them."""

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from dashboards.axes import short
+from dashboards.best import Cell, TextTable
+from dashboards.knobs import SYMBOLS
+from dashboards.tables import KNOBS, finite
 from trainables.result import Outcome
-
-from .axes import short
-from .best import Cell, TextTable
-from .knobs import SYMBOLS
-from .tables import KNOBS, finite
 
 _NUMBER = re.compile(r"\d[\d.e+-]*")
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from .axes import Window, log_axis, rounded, short, wrapped
-from .choices import SPLIT_WORDS
-from .marks import (
+from dashboards.axes import Window, log_axis, rounded, short, wrapped
+from dashboards.choices import SPLIT_WORDS
+from dashboards.marks import (
     Chart,
     Measure,
     caption,
@@ -23,8 +23,8 @@ from .marks import (
     sort_out,
     thinned,
 )
-from .tables import ConfigPoint
-from .theme import BLUE, GREEN, GREY, ORANGE, VERMILLION
+from dashboards.tables import ConfigPoint
+from dashboards.theme import BLUE, GREEN, GREY, ORANGE, VERMILLION
 
 if TYPE_CHECKING:
     from sweeper.regime import Regime

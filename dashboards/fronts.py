@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dashboards.axes import Window, log_axis, rounded, short, window, wrapped
+from dashboards.best import Cell, TextTable
+from dashboards.marks import Chart, describe, figure, finish, markers
+from dashboards.tables import ConfigPoint
+from dashboards.theme import BLUE, GREY
 from sweeper.objective import OBJECTIVES, Objective
 from sweeper.report import counted
-
-from .axes import Window, log_axis, rounded, short, window, wrapped
-from .best import Cell, TextTable
-from .marks import Chart, describe, figure, finish, markers
-from .tables import ConfigPoint
-from .theme import BLUE, GREY
 
 
 def front_chart(points: Sequence[ConfigPoint], front: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> Chart:

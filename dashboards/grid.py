@@ -11,9 +11,9 @@ import pyarrow as pa
 from dash import html
 from dash.development.base_component import Component
 
-from .axes import rounded
-from .listing import Head, listed
-from .selection import Selection
+from dashboards.axes import rounded
+from dashboards.listing import Head, listed
+from dashboards.selection import Selection
 
 BLOCK = 200
 _WIDE = {"outcome": 130, "outcome_detail": 260, "warnings": 260, "digest": 170}

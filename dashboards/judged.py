@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import choices
-from .runs import Run
+from dashboards import choices
+from dashboards.runs import Run
 
 if TYPE_CHECKING:
     from sweeper.belief import Belief

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .axes import log_axis, short
-from .tables import Array, ConfigPoint
+from dashboards.axes import log_axis, short
+from dashboards.tables import Array, ConfigPoint
 
 SYMBOLS = {
     "learning_rate": "η",

@@ -11,14 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
+from dashboards.runs import Run
 from sweeper.growing import GrowingTable
 from sweeper.messages import with_messages
 from sweeper.places import Place, place_of
 from sweeper.runfolder import SPEC_FILE, is_running, spec_of, stored_values
 from sweeper.spec import SpecError, SweepSpec
 from sweeper.store import SCHEMAS, read_parts, skipped
-
-from .runs import Run
 
 pc: Any = pyarrow.compute  # whose functions are made when it is imported
 

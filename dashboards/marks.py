@@ -9,11 +9,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from dashboards.axes import Window, rounded, short, window
+from dashboards.tables import ConfigPoint, Estimate
+from dashboards.theme import BLUE, GREY
 from sweeper.report import counted
-
-from .axes import Window, rounded, short, window
-from .tables import ConfigPoint, Estimate
-from .theme import BLUE, GREY
 
 SYMBOLS = {
     "diverged": "x",

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from dashboards.axes import NOISE_SCALE, log_axis, rounded, short, wrapped
+from dashboards.marks import Chart, describe, figure, finish, markers
+from dashboards.tables import ConfigPoint, config_points
 from trainables.noise import NOISE
-
-from .axes import NOISE_SCALE, log_axis, rounded, short, wrapped
-from .marks import Chart, describe, figure, finish, markers
-from .tables import ConfigPoint, config_points
 
 # the first that was measured: the paper's own, and the one that every optimizer has
 MEASURED = ("paper_full", "critical_ratio")

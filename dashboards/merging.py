@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from .axes import colour_bar, log_axis, noise_colour, rounded, short, window
-from .curves import MAX_CURVES, MergeCurve, MergeGain, thin
-from .marks import Chart, figure, finish, markers
-from .theme import BLUE, CYCLE, GREY, SYMBOL_CYCLE
+from dashboards.axes import colour_bar, log_axis, noise_colour, rounded, short, window
+from dashboards.curves import MAX_CURVES, MergeCurve, MergeGain, thin
+from dashboards.marks import Chart, figure, finish, markers
+from dashboards.theme import BLUE, CYCLE, GREY, SYMBOL_CYCLE
 
 # these run from parent to parent, the others from the base along task vectors
 BETWEEN_PARENTS = ("linear", "slerp", "fisher")

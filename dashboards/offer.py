@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from .live import Folder
+from dashboards.live import Folder
 
 OPEN = 64
 

@@ -12,19 +12,18 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from dashboards import choices
+from dashboards.best import Cell
+from dashboards.judged import judge
+from dashboards.live import Folder
+from dashboards.marks import Chart, arranged
+from dashboards.runs import Run
+from dashboards.sections import Section, TableCard, Tile, View, prose
+from dashboards.selection import Selection
+from dashboards.theme import THEMES
+from dashboards.views import VIEWS, overview
 from sweeper.places import file_of, place_of
 from sweeper.store import SkippedPart
-
-from . import choices
-from .best import Cell
-from .judged import judge
-from .live import Folder
-from .marks import Chart, arranged
-from .runs import Run
-from .sections import Section, TableCard, Tile, View, prose
-from .selection import Selection
-from .theme import THEMES
-from .views import VIEWS, overview
 
 TABLES = ("trials", "search", "merges", "planes")
 OWN = ("overview", "landscape")

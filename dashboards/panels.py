@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .axes import Window, wrapped
-from .marks import Measure, figure
-from .theme import GREY
+from dashboards.axes import Window, wrapped
+from dashboards.marks import Measure, figure
+from dashboards.theme import GREY
 
 MOST_COLUMNS = 3
 _ROW, _FOOT, _GAP = 300, 60, 0.035

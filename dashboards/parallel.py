@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .axes import log_ticks, rounded, short
-from .knobs import SYMBOLS, axis_of, column, on_scale, varies
-from .marks import Chart, Measure, figure, frame, thinned
-from .tables import KNOBS, Array, ConfigPoint
-from .theme import BLUE, GREY, VERMILLION
+from dashboards.axes import log_ticks, rounded, short
+from dashboards.knobs import SYMBOLS, axis_of, column, on_scale, varies
+from dashboards.marks import Chart, Measure, figure, frame, thinned
+from dashboards.tables import KNOBS, Array, ConfigPoint
+from dashboards.theme import BLUE, GREY, VERMILLION
 
 LINES = 400
 TOP = 0.1

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dashboards.axes import rounded, short
+from dashboards.best import percent
+from dashboards.marks import Chart, figure, finish
+from dashboards.sections import Tile
+from dashboards.tables import finite
+from dashboards.theme import BLUE, GREEN, GREY, ORANGE
 from sweeper.report import counted, merge_words
-
-from .axes import rounded, short
-from .best import percent
-from .marks import Chart, figure, finish
-from .sections import Tile
-from .tables import finite
-from .theme import BLUE, GREEN, GREY, ORANGE
 
 WHO = {
     "a": "parent A",

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dashboards.marks import Chart, arranged
+from dashboards.page import sections
+from dashboards.runs import Run
+from dashboards.theme import LIGHT
 from sweeper.spec import SpecError
-
-from .marks import Chart, arranged
-from .page import sections
-from .runs import Run
-from .theme import LIGHT
 
 SCALE = 2
 WIDTHS = {True: 1200, False: 700}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dashboards.axes import short
+from dashboards.best import Cell, TextTable
+from dashboards.knobs import SYMBOLS
 from sweeper.evidence.linear import HOW, R2
 from sweeper.evidence.sentences import influence
 from trainables.noise import NOISE
-
-from .axes import short
-from .best import Cell, TextTable
-from .knobs import SYMBOLS
 
 if TYPE_CHECKING:
     from sweeper.evidence.analysis import Analysis

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .best import TextTable
-from .marks import Chart
-from .runs import Run
-from .selection import Selection
+from dashboards.best import TextTable
+from dashboards.marks import Chart
+from dashboards.runs import Run
+from dashboards.selection import Selection
 
 
 def prose(text: str) -> list[str]:

@@ -10,12 +10,11 @@ from typing import Any
 
 import flask
 
+from dashboards.app import make_app
+from dashboards.live import Live, folders_at
+from dashboards.packing import packed
+from dashboards.server import Server
 from sweeper.http_parts import is_loopback, is_loopback_name
-
-from .app import make_app
-from .live import Live, folders_at
-from .packing import packed
-from .server import Server
 
 TRIED = 50
 

@@ -7,17 +7,16 @@ from typing import Any
 
 import pyarrow.compute
 
+from dashboards.axes import short
+from dashboards.best import Cell, TextTable, percent
+from dashboards.cache import by_content
+from dashboards.runs import Run
+from dashboards.tables import finite, overview
 from sweeper.belief import Belief
 from sweeper.objective import OBJECTIVES
 from sweeper.regime import Regime, fit_regime
 from sweeper.winners import winner
 from trainables.noise import NOISE
-
-from .axes import short
-from .best import Cell, TextTable, percent
-from .cache import by_content
-from .runs import Run
-from .tables import finite, overview
 
 pc: Any = pyarrow.compute  # whose functions are made when it is imported
 

@@ -3,6 +3,6 @@
 Importing this package loads neither torch nor Ray nor Optuna; `load` and the spaces load Optuna's distributions.
 """
 
-from .space import Space, load, names
+from search_spaces._space import Space, load, names
 
 __all__ = ["Space", "load", "names"]

@@ -2,7 +2,7 @@
 
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from .space import Space
+from search_spaces._space import Space
 
 SPACE = Space(
     doc="branch pairs of a small vision transformer off a trunk on CIFAR-100 with AdamW and anneal them",

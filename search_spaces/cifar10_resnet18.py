@@ -6,7 +6,7 @@ form. The paper trains for 200,000 steps; the budget here is a 25th of that.
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from .space import Space
+from search_spaces._space import Space
 
 SPACE = Space(
     doc="branch pairs of ResNet-18 off a trunk on CIFAR-10 and anneal them",

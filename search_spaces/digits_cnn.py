@@ -2,7 +2,7 @@
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from .space import Space
+from search_spaces._space import Space
 
 SPACE = Space(
     doc="fine-tune pairs of small GroupNorm CNNs on scikit-learn's digits, 8 epochs from a base of 60 steps",

@@ -1,6 +1,6 @@
 """digits_cnn with 20 % symmetric label noise in training: its gain curve is plain to see."""
 
-from . import digits_cnn
+from search_spaces import digits_cnn
 
 SPACE = digits_cnn.SPACE.override(
     parameters={},

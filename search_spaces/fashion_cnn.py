@@ -1,6 +1,6 @@
 """Fashion-MNIST (28x28, read from a data root) with the same CNN."""
 
-from . import digits_cnn
+from search_spaces import digits_cnn
 
 SPACE = digits_cnn.SPACE.override(
     parameters={},

@@ -1,6 +1,6 @@
 """Two tasks: child A learns Fashion-MNIST, child B MNIST, from one base; their task vectors are added."""
 
-from . import fashion_cnn
+from search_spaces import fashion_cnn
 
 SPACE = fashion_cnn.SPACE.override(
     parameters={},

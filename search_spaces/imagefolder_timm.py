@@ -6,7 +6,7 @@
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from .space import Space
+from search_spaces._space import Space
 
 SPACE = Space(
     doc="fine-tune pairs of a timm model on a folder of images (dataset_options.path and model by --set)",

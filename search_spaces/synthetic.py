@@ -1,6 +1,6 @@
 """A closed form with a known best noise, no data and no training: for tests and for trying the tool in seconds."""
 
-from . import digits_cnn
+from search_spaces import digits_cnn
 
 SPACE = digits_cnn.SPACE.override(
     parameters={},

@@ -2,7 +2,7 @@
 
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from . import cifar10_resnet18
+from search_spaces import cifar10_resnet18
 
 SPACE = cifar10_resnet18.SPACE.override(
     parameters={"batch_size": IntDistribution(32, 512, log=True)},

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from trainables import __version__
 
 if TYPE_CHECKING:
-    from .k_aug import KAug
-    from .launch import Results, load_results, run
-    from .sampler import NoiseTargetedSampler
-    from .spec import SpecError, SweepSpec
+    from sweeper.k_aug import KAug
+    from sweeper.launch import Results, load_results, run
+    from sweeper.sampler import NoiseTargetedSampler
+    from sweeper.spec import SpecError, SweepSpec
 
 _HOME = {
     "KAug": "k_aug",

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_ndtr
 
-from .candidates import REPEAT, inside, log_expected_improvement, neighbours, propose
-from .exchange import keys
-from .knobs import Array
-from .noise_axis import KnobSpace, Points
-from .prior import NoisePrior
-from .surrogate import Posterior
+from sweeper.candidates import REPEAT, inside, log_expected_improvement, neighbours, propose
+from sweeper.exchange import keys
+from sweeper.knobs import Array
+from sweeper.noise_axis import KnobSpace, Points
+from sweeper.prior import NoisePrior
+from sweeper.surrogate import Posterior
 
 _REFINEMENTS, _REFINED, _CHILDREN, _INCUMBENTS = 2, 4, 24, 3
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(21)

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .own_ray import users_token
-from .spec import SpecError, SweepSpec
+from sweeper.own_ray import users_token
+from sweeper.spec import SpecError, SweepSpec
 
 CONNECT_SECONDS, PROBE_SECONDS = 4.0, 20.0
 LOCAL = "local"

@@ -7,23 +7,22 @@ import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from sweeper.formatting import cell_text, is_value
+from sweeper.noise_choice import check_shown
+from sweeper.objective import OBJECTIVES
+from sweeper.places import is_uri
+from sweeper.report import counted, emit, format_table, number, wrap
+from sweeper.spec import SpecError, SweepSpec
 from trainables.registry import UnknownName, unknown
 from trainables.result import SPLITS
 from trainables.trial import IMPORTED
 
-from .formatting import cell_text, is_value
-from .noise_choice import check_shown
-from .objective import OBJECTIVES
-from .places import is_uri
-from .report import counted, emit, format_table, number, wrap
-from .spec import SpecError, SweepSpec
-
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .evidence.analysis import Analysis
-    from .evidence.ranking import Rank
-    from .extension import Plan
+    from sweeper.evidence.analysis import Analysis
+    from sweeper.evidence.ranking import Rank
+    from sweeper.extension import Plan
 
 DONE = 0
 OBJECTIVE = "gain_mean"
@@ -35,10 +34,10 @@ _KNOBS = {"learning_rate": "η", "batch_size": "B", "momentum": "μ", "weight_de
 
 def analyse(args: argparse.Namespace) -> int:
     """`sweeper analyse DIR...`."""
-    from .evidence import analysis
-    from .extending import known_missing
-    from .runfolder import stored_spec
-    from .store import read_trials
+    from sweeper.evidence import analysis
+    from sweeper.extending import known_missing
+    from sweeper.runfolder import stored_spec
+    from sweeper.store import read_trials
 
     wanted, split = _conditions(args.where or ()), _checked(args)
     found: dict[str, Analysis] = {}
@@ -98,7 +97,7 @@ def _checked(args: argparse.Namespace) -> str | None:
 
 
 def _conditions(texts: Iterable[str]) -> list[tuple[str, str]]:
-    from .store import SCHEMAS
+    from sweeper.store import SCHEMAS
 
     found: list[tuple[str, str]] = []
     for text in texts:
@@ -144,7 +143,7 @@ def report(a: Analysis, extend: str = "", plan: Plan | None = None) -> str:
 
 
 def _ranking(a: Analysis) -> str:
-    from .evidence.linear import HOW, R2
+    from sweeper.evidence.linear import HOW, R2
 
     header = ("noise", "R²", "90 % interval", "of the ceiling", "best in", "sweeps apart")
     note = f"{R2}: {HOW}; best in: share of resampled tables in which it is (one of) the best"
@@ -172,7 +171,7 @@ def _row(a: Analysis, row: Rank) -> tuple[str, ...]:
 
 
 def _needs(a: Analysis, extend: str, plan: Plan | None) -> str:
-    from .evidence.sentences import nothing_asked
+    from sweeper.evidence.sentences import nothing_asked
 
     if not a.needs:
         return nothing_asked(a)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .jobs import Job
+from sweeper.jobs import Job
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 

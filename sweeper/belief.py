@@ -10,25 +10,24 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from search_spaces import Space
-from trainables.optimizers import family
+from sweeper.k_aug import KAug
+from sweeper.limits import constraints
+from sweeper.noise_choice import check_target, default_noise
+from sweeper.objective import OBJECTIVES, Objective, measured
+from sweeper.samplers import SAMPLERS
+from sweeper.session import noise_constants
+from sweeper.space_data import known_space
+from sweeper.spec import SpecError, SweepSpec, corners
+from sweeper.warmstart import pooled
 from trainables.registry import UnknownName
 from trainables.result import NEVER_WINS, Outcome
 from trainables.spec import PairSpec
-
-from .k_aug import KAug
-from .limits import constraints
-from .noise_choice import check_target, default_noise
-from .objective import OBJECTIVES, Objective, measured
-from .samplers import SAMPLERS
-from .session import noise_constants
-from .space_data import known_space
-from .spec import SpecError, SweepSpec, corners
-from .warmstart import pooled
+from trainables.training.optimizers import family
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from .explanation import Explanation
+    from sweeper.explanation import Explanation
 
 FEWEST = 6
 """Configurations with a value below which nothing is modelled."""

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .objective import OBJECTIVES
-from .regime import Regime
-from .resources import Resources
-from .spec import SweepSpec
+from sweeper.objective import OBJECTIVES
+from sweeper.regime import Regime
+from sweeper.resources import Resources
+from sweeper.spec import SweepSpec
 
 FEWEST = 20
 """Configurations below which an interval stops nothing: its bootstrap is too sure of itself."""
@@ -77,7 +77,7 @@ class Budgets:
         """Return the regime of the first so many configurations where its interval is narrow and inside."""
         import pyarrow as pa
 
-        from .regime import fit_regime
+        from sweeper.regime import fit_regime
 
         rows = [row for row in self.rows if self.configs[row["config"]] < count]
         table = pa.Table.from_pylist(rows, schema=_schema(self.spec))
@@ -102,6 +102,6 @@ def _columns(spec: SweepSpec) -> Sequence[str]:
 
 
 def _schema(spec: SweepSpec) -> Any:
-    from .store import SCHEMAS
+    from sweeper.store import SCHEMAS
 
     return SCHEMAS["trials"].empty_table().select(_columns(spec)).schema

@@ -10,10 +10,10 @@ import numpy as np
 from scipy.special import erfcx, ndtr
 from scipy.stats import qmc
 
-from .knobs import Array, Mask, Rows, within
-from .noise_axis import KnobSpace, Points
-from .prior import NoisePrior
-from .surrogate import Posterior
+from sweeper.knobs import Array, Mask, Rows, within
+from sweeper.noise_axis import KnobSpace, Points
+from sweeper.prior import NoisePrior
+from sweeper.surrogate import Posterior
 
 STARTUP, LEVEL_SET, FILLING, NEIGHBOUR, REPEAT = "startup", "level_set", "filling", "neighbour", "repeat"
 """Where a proposal came from; a refined one keeps the origin of the candidate that was refined."""

@@ -17,12 +17,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sweeper.places import check_uri, is_uri
+from sweeper.runfolder import SPEC_FILE
+from sweeper.spec import SpecError, SweepSpec
+from sweeper.yaml_text import write
 from trainables.runtime import COMMIT_FILE, package_version
-
-from .places import check_uri, is_uri
-from .runfolder import SPEC_FILE
-from .spec import SpecError, SweepSpec
-from .yaml_text import write
 
 MOST_BYTES = 50_000_000
 """Of what is shipped: code and settings; data belongs on storage that the nodes reach."""
@@ -95,13 +94,13 @@ def _asked(spec: SweepSpec) -> dict[str, Any]:
 
 def _with_priors(spec: SweepSpec) -> SweepSpec:
     """Read priors in folders of this machine."""
-    from .parameter import PriorNoise
-    from .spec import corners
-    from .warmstart import read_prior
+    from sweeper.parameter import PriorNoise
+    from sweeper.spec import corners
+    from sweeper.warmstart import read_prior
 
     if all(isinstance(p, PriorNoise) or is_uri(p) for p in spec.prior):
         return spec
-    from .launch import with_usual_noise
+    from sweeper.launch import with_usual_noise
 
     space = spec.load_space()
     noise = with_usual_noise(spec, space).noise

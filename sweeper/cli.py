@@ -13,10 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from trainables import __version__
-from trainables.printable import guard_output
-
-from .cluster_flags import (
+from sweeper.cluster_flags import (
     SERVED,
     add_detach,
     add_manifest,
@@ -27,7 +24,9 @@ from .cluster_flags import (
     add_trust,
     count,
 )
-from .service_flags import add_serve, add_token
+from sweeper.service_flags import add_serve, add_token
+from trainables import __version__
+from trainables.io.printable import guard_output
 
 ERROR, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -274,9 +273,8 @@ def _add_data(sub: argparse.ArgumentParser) -> None:
 @contextmanager
 def _skipped_parts_as_lines() -> Iterator[None]:
     """Print each skipped part or checkpoint once, as one line; other warnings are libraries' and no user's concern."""
-    from trainables.files import LostCheckpoint
-
-    from .store import SkippedPart
+    from sweeper.store import SkippedPart
+    from trainables.datasets.cache import LostCheckpoint
 
     shown: set[str] = set()
 
@@ -294,19 +292,19 @@ def _skipped_parts_as_lines() -> Iterator[None]:
 def _chosen(args: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
     """Return what carries a command out: a server, where one is named and knows the command, or this machine."""
     if os.environ.get("SWEEPER_SERVER") if args.server is None else args.server:
-        from . import remote
+        from sweeper import remote
 
         if (found := remote.command(args)) is not None:
             return found
-    from . import commands
-    from .flags import check_here
+    from sweeper import commands
+    from sweeper.flags import check_here
 
     check_here(args)
     return commands.COMMANDS[args.command]
 
 
 def _command(args: argparse.Namespace) -> int:
-    from .specfile import SpecError
+    from sweeper.specfile import SpecError
 
     try:
         with _skipped_parts_as_lines():
@@ -330,7 +328,7 @@ def _command(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    from .signals import sigterm_as_sigint
+    from sweeper.signals import sigterm_as_sigint
 
     guard_output()
     args = _parser().parse_args(argv)

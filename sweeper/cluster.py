@@ -45,18 +45,17 @@ from ray._private import worker as ray_worker  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
+from sweeper.attempts import Attempts  # noqa: E402
+from sweeper.jobs import Job, execute, give_up, prune, was_stopped  # noqa: E402
+from sweeper.memory_kills import killed_for_memory, known_to_tune  # noqa: E402
+from sweeper.own_ray import check_closed, own_ray  # noqa: E402
+from sweeper.resources import Layout, Node, capacity, check_fits, cpus, lack, layout, request  # noqa: E402
+from sweeper.retries import StorageError  # noqa: E402
+from sweeper.session import Session  # noqa: E402
+from sweeper.signals import TuneSignals  # noqa: E402
+from sweeper.spec import SpecError, SweepSpec  # noqa: E402
+from sweeper.watch import GROWING_SECONDS, PATIENCE_SECONDS, Room, watched  # noqa: E402
 from trainables.runtime import Runtime  # noqa: E402
-
-from .attempts import Attempts  # noqa: E402
-from .jobs import Job, execute, give_up, prune, was_stopped  # noqa: E402
-from .memory_kills import killed_for_memory, known_to_tune  # noqa: E402
-from .own_ray import check_closed, own_ray  # noqa: E402
-from .resources import Layout, Node, capacity, check_fits, cpus, lack, layout, request  # noqa: E402
-from .retries import StorageError  # noqa: E402
-from .session import Session  # noqa: E402
-from .signals import TuneSignals  # noqa: E402
-from .spec import SpecError, SweepSpec  # noqa: E402
-from .watch import GROWING_SECONDS, PATIENCE_SECONDS, Room, watched  # noqa: E402
 
 WAVE, ROUNDS = 1000, 32
 """Trials of a Tuner: so many, or so many of each worker where that is more."""
@@ -67,7 +66,7 @@ def _trainable(config: dict[str, Any]) -> None:
     warnings.simplefilter("ignore")
     job, trials = Job.from_json(config["job"]), None
     if config["ranks"]:
-        from .rank_processes import run_apart
+        from sweeper.rank_processes import run_apart
 
         trials = partial(run_apart, run=config["run"], **config["ranks"])
     try:

@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
+from sweeper.specfile import SpecError
 from trainables.noise import NOISE
 from trainables.registry import unknown
 from trainables.result import MODELS_SCORED, SPLITS, trial_columns
 from trainables.spec import PairSpec
-
-from .specfile import SpecError
 
 REPEAT, OUTCOME = "repeat", "outcome"
 ASSUMED_SPLIT = "test"

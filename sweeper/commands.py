@@ -8,22 +8,22 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import reading
-from .analysing import analyse
-from .compacting import compact
-from .comparing import compare
-from .exporting import export
-from .extending import extend
-from .flags import MACHINE_KEYS, asked_sweep, flags
-from .importing import import_table
-from .listings import merges, noises, spaces
-from .manifests import manifest
-from .own_models import merge
-from .reading import best, dashboard, found, found_text, list_trials, pair, recommend, write_page
-from .report import emit
-from .serving import serve, token
-from .spec import SpecError, SweepSpec
-from .submitting import job_status, stop, submit
+from sweeper import reading
+from sweeper.analysing import analyse
+from sweeper.compacting import compact
+from sweeper.comparing import compare
+from sweeper.exporting import export
+from sweeper.extending import extend
+from sweeper.flags import MACHINE_KEYS, asked_sweep, flags
+from sweeper.importing import import_table
+from sweeper.listings import merges, noises, spaces
+from sweeper.manifests import manifest
+from sweeper.own_models import merge
+from sweeper.reading import best, dashboard, found, found_text, list_trials, pair, recommend, write_page
+from sweeper.report import emit
+from sweeper.serving import serve, token
+from sweeper.spec import SpecError, SweepSpec
+from sweeper.submitting import job_status, stop, submit
 
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 def resume(args: argparse.Namespace) -> int:
     """`sweeper resume DIR`."""
-    from .runfolder import runnable_spec
+    from sweeper.runfolder import runnable_spec
 
     given = flags(args, ("trials", *MACHINE_KEYS))
     stored = runnable_spec(args.dir).model_dump(exclude_unset=True)
@@ -57,8 +57,8 @@ def status(args: argparse.Namespace) -> int:
 
 
 def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
-    from . import launch
-    from .progress import Progress
+    from sweeper import launch
+    from sweeper.progress import Progress
 
     def confirm(folder: Path | str, left: int) -> bool:
         if yes or not sys.stdin.isatty():

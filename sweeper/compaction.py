@@ -13,8 +13,8 @@ from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-from .places import Place
-from .store import SCHEMAS, joined, read_parts, write_table
+from sweeper.places import Place
+from sweeper.store import SCHEMAS, joined, read_parts, write_table
 
 AUTOMATIC = 100
 """A finished sweep compacts itself from so many parts of a table on: fewer are read as fast as one."""

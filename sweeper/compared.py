@@ -10,17 +10,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.objective import OBJECTIVES
+from sweeper.places import is_uri
+from sweeper.report import ELSEWHERE, SYNTHETIC, merge_words
 from trainables.noise import KNOBS
-
-from .objective import OBJECTIVES
-from .places import is_uri
-from .report import ELSEWHERE, SYNTHETIC, merge_words
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .regime import Regime
-    from .spec import SweepSpec
+    from sweeper.regime import Regime
+    from sweeper.spec import SweepSpec
 
 SPLITS = {"val": "validation", "test": "test"}
 
@@ -117,9 +116,9 @@ def look(run: str | Path, name: str, objectives: Sequence[str], noise: str | Non
     Raises:
         SpecError: The folder holds no sweep, or a newer version wrote it.
     """
-    from .regime import fit_regime
-    from .runfolder import stored_spec
-    from .store import read_trials
+    from sweeper.regime import fit_regime
+    from sweeper.runfolder import stored_spec
+    from sweeper.store import read_trials
 
     spec = stored_spec(run)
     trials = read_trials(run)
@@ -150,8 +149,8 @@ def look(run: str | Path, name: str, objectives: Sequence[str], noise: str | Non
 
 
 def _best(spec: SweepSpec, trials: pa.Table, objective: str, noise: str) -> Merge | None:
-    from .belief import Belief, belief
-    from .winners import over_limits, winner
+    from sweeper.belief import Belief, belief
+    from sweeper.winners import over_limits, winner
 
     # the model is of the objective that was searched
     believed = belief(spec, trials, noise) if objective == spec.objective else Belief()

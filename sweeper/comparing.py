@@ -9,18 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.compared import SPLITS, Compared, Overlap, doubts, look, overlaps
+from sweeper.noise_choice import check_shown
+from sweeper.objective import OBJECTIVES
+from sweeper.places import place_of
+from sweeper.report import WIDTH, emit, format_table, number, wrap
+from sweeper.spec import SpecError
 from trainables.noise import KNOBS, NOISE
 from trainables.registry import UnknownName
 
-from .compared import SPLITS, Compared, Overlap, doubts, look, overlaps
-from .noise_choice import check_shown
-from .objective import OBJECTIVES
-from .places import place_of
-from .report import WIDTH, emit, format_table, number, wrap
-from .spec import SpecError
-
 if TYPE_CHECKING:
-    from .regime import Regime
+    from sweeper.regime import Regime
 
 DONE = 0
 LONGEST_NAME = 24
@@ -125,7 +124,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 def compare(args: argparse.Namespace) -> int:
     """`sweeper compare DIR DIR...`."""
-    from .recommend import BOTH
+    from sweeper.recommend import BOTH
 
     runs: list[str] = args.dirs
     if len(runs) < 2:

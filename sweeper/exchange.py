@@ -12,8 +12,8 @@ import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from .knobs import Array, Rows
-from .noise_axis import KnobSpace
+from sweeper.knobs import Array, Rows
+from sweeper.noise_axis import KnobSpace
 
 if TYPE_CHECKING:
     from optuna.study import Study

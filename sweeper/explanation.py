@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .candidates import level_sets, neighbours, top
-from .knobs import Array, Rows
-from .noise_axis import KnobSpace, Points
-from .surrogate import Posterior
+from sweeper.candidates import level_sets, neighbours, top
+from sweeper.knobs import Array, Rows
+from sweeper.noise_axis import KnobSpace, Points
+from sweeper.surrogate import Posterior
 
 _SEEN, _LEVELS, _TOP, _NEAR, _BINS = 40, 32, 3, 20, 40
 

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .places import file_of, place_of
-from .reading import shown_noise
-from .report import counted, emit
-from .retries import StorageError
-from .runfolder import stored_spec
-from .spec import SpecError
-from .spreadsheet import csv_bytes
+from sweeper.places import file_of, place_of
+from sweeper.reading import shown_noise
+from sweeper.report import counted, emit
+from sweeper.retries import StorageError
+from sweeper.runfolder import stored_spec
+from sweeper.spec import SpecError
+from sweeper.spreadsheet import csv_bytes
 
 if TYPE_CHECKING:
     from dashboards.runs import Run
@@ -37,7 +37,7 @@ def _table(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     import pyarrow
     import pyarrow.parquet
 
-    from .store import read, read_trials
+    from sweeper.store import read, read_trials
 
     name, kind = args.table or "trials", args.format or "csv"
     if args.noise:

@@ -9,34 +9,32 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from sweeper.flags import MACHINE_KEYS, flags
+from sweeper.noise_choice import check_shown
+from sweeper.objective import OBJECTIVES
+from sweeper.places import place_of
+from sweeper.report import counted, emit, format_table, number, wrap
+from sweeper.spec import SpecError, SweepSpec
 from trainables.noise import KNOBS
 from trainables.registry import UnknownName
 from trainables.spec import PairSpec
-
-from .flags import MACHINE_KEYS, flags
-from .noise_choice import check_shown
-from .objective import OBJECTIVES
-from .places import place_of
-from .report import counted, emit, format_table, number, wrap
-from .spec import SpecError, SweepSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from search_spaces import Space
-
-    from .evidence.analysis import Analysis
-    from .evidence.needs import Need
-    from .extension import Plan
-    from .store import Run
+    from sweeper.evidence.analysis import Analysis
+    from sweeper.evidence.needs import Need
+    from sweeper.extension import Plan
+    from sweeper.store import Run
 
 DONE, NO_SUCCESS, INTERRUPTED = 0, 3, 130
 
 
 def extend(args: argparse.Namespace) -> int:
     """`sweeper extend DIR`."""
-    from .evidence.sentences import nothing_asked
-    from .runfolder import runnable_spec
+    from sweeper.evidence.sentences import nothing_asked
+    from sweeper.runfolder import runnable_spec
 
     spec = _spec(args, runnable_spec(args.dir))
     wanted = args.objective, args.noise, args.repeats, args.noises
@@ -64,9 +62,9 @@ def extend(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, spec: SweepSpec, found: Plan, record: dict[str, Any]) -> int:
-    from . import launch
-    from .progress import Progress
-    from .reading import write_page
+    from sweeper import launch
+    from sweeper.progress import Progress
+    from sweeper.reading import write_page
 
     with Progress(spec.objective, counts="further trials") as progress:
         results = launch.extend(spec, found, progress, lambda line: print(line, file=sys.stderr))
@@ -134,8 +132,8 @@ def planned(
     Raises:
         SpecError: An unknown name, or the folder cannot be read.
     """
-    from .extension import PLAN_FILE
-    from .store import read_trials
+    from sweeper.extension import PLAN_FILE
+    from sweeper.store import read_trials
 
     assert spec.out is not None
     noise, objective, place = noise or spec.noise, objective or "gain_mean", place_of(spec.out)
@@ -172,7 +170,7 @@ def missing(
     Raises:
         SpecError: The folder cannot be read.
     """
-    from .extension import kept
+    from sweeper.extension import kept
 
     found = kept(run, trials.select(["digest", "outcome"]).to_pylist())
     return (found, True) if found.specs else (plan_for(spec, space, trials, analysis, repeats, noises), False)
@@ -180,7 +178,7 @@ def missing(
 
 def known_missing(spec: SweepSpec, run: Run, trials: pa.Table, analysis: Analysis) -> Plan | None:
     """Return what `missing` returns, for a reader; None where only code tells the search space."""
-    from .space_data import known_space
+    from sweeper.space_data import known_space
 
     try:
         known = known_space(spec)
@@ -207,9 +205,9 @@ def plan_for(
         repeats: So many trials for each need, instead of what it asks for.
         noises: At most so many new noises, the first ones asked for; None takes all.
     """
-    from .extension import plan
-    from .session import noise_constants
-    from .winners import best_trials, over_limits
+    from sweeper.extension import plan
+    from sweeper.session import noise_constants
+    from sweeper.winners import best_trials, over_limits
 
     # the sweep's own trials: an extension that was cut off must find the same best configuration again
     own = trials.filter(trials["number"].is_valid())
@@ -230,7 +228,7 @@ def _limited(needs: Sequence[Need], repeats: int | None, noises: int | None) -> 
 
 
 def _analysed(trials: pa.Table, objective: str, noise: str) -> Analysis:
-    from .evidence.analysis import analyse
+    from sweeper.evidence.analysis import analyse
 
     return analyse(trials, objective, noise)
 

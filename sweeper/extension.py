@@ -13,22 +13,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from search_spaces import Space
-from search_spaces.space import SpaceError
+from search_spaces._space import SpaceError
+from sweeper.formatting import exact
+from sweeper.jobs import Job, Row
+from sweeper.places import place_of
+from sweeper.regime import EXTEND
+from sweeper.report import number
+from sweeper.session import Session, Status, build
+from sweeper.spec import SpecError, SweepSpec
+from sweeper.store import Run
+from sweeper.warmstart import checked_points
 from trainables.noise import KNOBS, NOISE
 from trainables.spec import PairSpec
 
-from .formatting import exact
-from .jobs import Job, Row
-from .places import place_of
-from .regime import EXTEND
-from .report import number
-from .session import Session, Status, build
-from .spec import SpecError, SweepSpec
-from .store import Run
-from .warmstart import checked_points
-
 if TYPE_CHECKING:
-    from .evidence.needs import Need
+    from sweeper.evidence.needs import Need
 
 PLAN_FILE = "extension.json"
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .candidates import reach
-from .exchange import Observed
-from .explanation import BestDraws, best_draws
-from .kernel import Prior
-from .knobs import FACTORS, Array, Mask
-from .noise_axis import KnobSpace
-from .surrogate import Posterior, fit
-from .taming import Taming, tame, thin
+from sweeper.candidates import reach
+from sweeper.exchange import Observed
+from sweeper.explanation import BestDraws, best_draws
+from sweeper.kernel import Prior
+from sweeper.knobs import FACTORS, Array, Mask
+from sweeper.noise_axis import KnobSpace
+from sweeper.surrogate import Posterior, fit
+from sweeper.taming import Taming, tame, thin
 
 TILT_SD = 0.5
 """Prior sd of each refined exponent, relative to the pivot's: a square root in place of a line is one sd away."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from .client import Client
-from .objective import OBJECTIVES
-from .progress import Progress
-from .service.records import Event, State, Sweep, SweepDetail
-from .session import Status
-from .spec import SweepSpec
+from sweeper.client import Client
+from sweeper.objective import OBJECTIVES
+from sweeper.progress import Progress
+from sweeper.service.records import Event, State, Sweep, SweepDetail
+from sweeper.session import Status
+from sweeper.spec import SweepSpec
 
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
 

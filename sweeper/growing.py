@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from .places import Place, Stamp
-from .store import GONE, SCHEMAS, joined, read_parts
+from sweeper.places import Place, Stamp
+from sweeper.store import GONE, SCHEMAS, joined, read_parts
 
 
 @dataclass

@@ -16,23 +16,22 @@ from typing import Any
 import pyarrow as pa
 
 from search_spaces import Space, load
-from search_spaces.conditions import acts
-from search_spaces.space import SpaceError
+from search_spaces._conditions import acts
+from search_spaces._space import SpaceError
+from sweeper.columns import ASSUMED_SPLIT, FIELDS, OUTCOME, REPEAT, RESULTS, Mapped, map_columns
+from sweeper.imported_rows import Rows
+from sweeper.parameter import Parameter
+from sweeper.plain_text import check_plain, check_plain_values
+from sweeper.report import counted
+from sweeper.samplers import SAMPLERS
+from sweeper.spec import SpecError, SweepSpec
+from sweeper.table_values import BadCells, is_empty, read_csv
+from sweeper.warmstart import checked_points
 from trainables.noise import KNOBS
 from trainables.registry import UnknownName, unknown
 from trainables.result import MODELS_SCORED, SPLITS, Outcome
 from trainables.spec import PairSpec
 from trainables.trial import IMPORTED
-
-from .columns import ASSUMED_SPLIT, FIELDS, OUTCOME, REPEAT, RESULTS, Mapped, map_columns
-from .imported_rows import Rows
-from .parameter import Parameter
-from .plain_text import check_plain, check_plain_values
-from .report import counted
-from .samplers import SAMPLERS
-from .spec import SpecError, SweepSpec
-from .table_values import BadCells, is_empty, read_csv
-from .warmstart import checked_points
 
 UNKNOWN_SAMPLER = "unknown"
 SETTINGS = ("examples", "classes", "parameters")

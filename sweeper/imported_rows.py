@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from search_spaces import Space
+from sweeper.columns import ASSUMED_SPLIT, OUTCOME, REPEAT, RESULTS
+from sweeper.formatting import exact
+from sweeper.spec import SpecError
 from trainables.noise import NOISE
 from trainables.result import SPLITS, Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
-
-from .columns import ASSUMED_SPLIT, OUTCOME, REPEAT, RESULTS
-from .formatting import exact
-from .spec import SpecError
 
 Row = dict[str, Any]
 
@@ -89,8 +88,8 @@ class Rows:
         return repeats
 
     def _result(self, spec: PairSpec, own: Mapping[str, Any], split: str, losses: Sequence[str]) -> Row:
-        from trainables.evaluation import finite
-        from trainables.record import record
+        from trainables.pair.record import record
+        from trainables.tasks.evaluation import finite
 
         known = finite(own)
         outcome, detail = _outcome(spec, known, split, losses)
@@ -146,7 +145,7 @@ def _outcome(spec: PairSpec, known: Mapping[str, Any], split: str, losses: Seque
 
 
 def _gains(known: Mapping[str, Any]) -> dict[str, float]:
-    from trainables.evaluation import Score, finite, gains
+    from trainables.tasks.evaluation import Score, finite, gains
 
     def scores(who: str) -> dict[str, Score]:
         return {s: Score(*(_or_nan(known.get(f"{who}_{what}_{s}")) for what in ("loss", "accuracy"))) for s in SPLITS}

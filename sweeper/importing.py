@@ -6,24 +6,23 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from sweeper.places import is_uri
+from sweeper.report import counted, emit, wrap
+from sweeper.retries import StorageError
+from sweeper.samplers import SAMPLERS
+from sweeper.spec import SpecError
+from sweeper.specfile import assignments
 from trainables.registry import unknown
-
-from .places import is_uri
-from .report import counted, emit, wrap
-from .retries import StorageError
-from .samplers import SAMPLERS
-from .spec import SpecError
-from .specfile import assignments
 
 DONE = 0
 
 
 def import_table(args: argparse.Namespace) -> int:
     """`sweeper import TABLE --space NAME`."""
-    from .columns import pairs
-    from .imported import as_sweep, read_table
-    from .runfolder import write_start
-    from .store import write_trials
+    from sweeper.columns import pairs
+    from sweeper.imported import as_sweep, read_table
+    from sweeper.runfolder import write_start
+    from sweeper.store import write_trials
 
     path = Path(args.table).expanduser()
     if args.sampler and args.sampler not in SAMPLERS:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sweeper.jobs import Job, execute
+from sweeper.session import Session
 from trainables.runtime import Report, Stop
-
-from .jobs import Job, execute
-from .session import Session
 
 
 def run_inline(session: Session) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from .addresses import token
-from .http_parts import CONNECT_SECONDS, Bearer, reason
-from .spec import SpecError
+from sweeper.addresses import token
+from sweeper.http_parts import CONNECT_SECONDS, Bearer, reason
+from sweeper.spec import SpecError
 
 if TYPE_CHECKING:
     from requests import Response

@@ -9,17 +9,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from trainables.files import drop_checkpoints
-from trainables.record import failed, now, stopped
+from sweeper.places import Place, place_of
+from sweeper.retries import StorageError, begun_again, is_full, is_passing, line
+from sweeper.staging import CHECKPOINTS, Checkpoints, checkpoints_of, on_node
+from sweeper.store import Run, write
+from trainables.datasets.cache import drop_checkpoints
+from trainables.pair.record import failed, now, stopped
 from trainables.result import PairOutput
 from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec
 from trainables.trial import run_trials
-
-from .places import Place, place_of
-from .retries import StorageError, begun_again, is_full, is_passing, line
-from .staging import CHECKPOINTS, Checkpoints, checkpoints_of, on_node
-from .store import Run, write
 
 Row = dict[str, Any]
 Trials = Callable[[Sequence[PairSpec], Runtime, Report], Sequence[PairOutput]]

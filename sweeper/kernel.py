@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from sklearn.gaussian_process.kernels import Kernel
 
-from .knobs import Array, Mask
-from .noise_axis import Points
+from sweeper.knobs import Array, Mask
+from sweeper.noise_axis import Points
 
 _ROOT5 = 5.0**0.5
 _SCALARS = 6

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from sweeper.formatting import exact
 from trainables.registry import unknown
-
-from .formatting import exact
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

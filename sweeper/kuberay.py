@@ -6,14 +6,14 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
-from .places import is_uri
-from .runfolder import SPEC_FILE
-from .spec import SpecError
-from .submitting import STOPPABLE, command_of
-from .yaml_text import write
+from sweeper.places import is_uri
+from sweeper.runfolder import SPEC_FILE
+from sweeper.spec import SpecError
+from sweeper.submitting import STOPPABLE, command_of
+from sweeper.yaml_text import write
 
 if TYPE_CHECKING:
-    from .manifests import Plan
+    from sweeper.manifests import Plan
 
 FOLDER, SHARED = "/sweep", "/shared"
 """Where pods find the sweep, and a volume that they share."""
@@ -27,7 +27,7 @@ def text(plan: Plan, args: argparse.Namespace) -> str:
     Raises:
         SpecError: Pods could not reach the run folder, or the sweep is too large for a ConfigMap.
     """
-    from .manifests import document
+    from sweeper.manifests import document
 
     if not is_uri(plan.found.out) and not (args.volume_claim and plan.found.out.startswith(f"{SHARED}/")):
         raise SpecError(
@@ -79,7 +79,7 @@ def _job(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cluster(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
-    from .manifests import HEAD_CPUS, HEAD_MEMORY
+    from sweeper.manifests import HEAD_CPUS, HEAD_MEMORY
 
     machines = plan.machines
     secret = {"secretName": args.token_secret} if args.token_secret else {}

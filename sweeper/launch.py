@@ -11,37 +11,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces import Space
-from search_spaces.conditions import in_order
+from search_spaces._conditions import in_order
+from sweeper.addresses import check_reachable, joined
+from sweeper.k_aug import KAug
+from sweeper.noise_choice import MEASURED_USUAL, check_defined, check_shown, check_target, default_noise, targets
+from sweeper.objective import OBJECTIVES
+from sweeper.parameter import PriorNoise
+from sweeper.places import Place, place_of
+from sweeper.proposer import make_proposer
+from sweeper.retries import StorageError
+from sweeper.runfolder import claim, locked, withdraw, write_start
+from sweeper.session import Session, Status, build, noise_constants
+from sweeper.signals import sigterm_as_sigint
+from sweeper.space_data import write_space
+from sweeper.spec import SpecError, SweepSpec, corners
+from sweeper.staging import CHECKPOINTS, clear, on_node
+from sweeper.store import read_trials
+from sweeper.warmstart import checked_points, read_prior
 from trainables.noise import KNOBS, NOISE
-from trainables.optimizers import family
-from trainables.plugin import line_in
-from trainables.record import is_out_of_memory
+from trainables.pair.plugin import line_in
+from trainables.pair.record import is_out_of_memory
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
+from trainables.training.optimizers import family
 from trainables.trial import TRAINABLES, inspect
-
-from .addresses import check_reachable, joined
-from .k_aug import KAug
-from .noise_choice import MEASURED_USUAL, check_defined, check_shown, check_target, default_noise, targets
-from .objective import OBJECTIVES
-from .parameter import PriorNoise
-from .places import Place, place_of
-from .proposer import make_proposer
-from .retries import StorageError
-from .runfolder import claim, locked, withdraw, write_start
-from .session import Session, Status, build, noise_constants
-from .signals import sigterm_as_sigint
-from .space_data import write_space
-from .spec import SpecError, SweepSpec, corners
-from .staging import CHECKPOINTS, clear, on_node
-from .store import read_trials
-from .warmstart import checked_points, read_prior
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .extension import Plan
-    from .regime import Regime
+    from sweeper.extension import Plan
+    from sweeper.regime import Regime
 
 
 AUGMENTED = ("augmentation", "augmentation_strength")
@@ -71,7 +70,7 @@ class Results:
     @property
     def regime(self) -> Regime:
         """The objective as a function of noise: optimum, interval, curve."""
-        from .regime import fit_regime
+        from sweeper.regime import fit_regime
 
         return fit_regime(self.trials, self.objective, self.noise)
 
@@ -82,7 +81,7 @@ def load_results(run: str | Path) -> Results:
     Raises:
         SpecError: The folder holds no sweep.
     """
-    from .runfolder import stored_spec
+    from sweeper.runfolder import stored_spec
 
     spec, place = stored_spec(run), place_of(run)
     return Results(_where(place), read_trials(place), spec.objective, spec.noise)
@@ -169,7 +168,7 @@ def extend(
     Raises:
         SpecError: It cannot be run; nothing was started.
     """
-    from .extension import PLAN_FILE, Extension, keep
+    from sweeper.extension import PLAN_FILE, Extension, keep
 
     spec = joined(spec, say)
     assert spec.out is not None
@@ -230,11 +229,11 @@ def _run_to_end(session: Session) -> bool:
         return False
     try:
         if session.spec.runner == "ray":
-            from .cluster import run_cluster
+            from sweeper.cluster import run_cluster
 
             run_cluster(session)
         else:
-            from .inline import run_inline
+            from sweeper.inline import run_inline
 
             with sigterm_as_sigint():
                 run_inline(session)

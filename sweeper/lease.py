@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from .places import Place
-from .retries import StorageError
-from .specfile import SpecError
+from sweeper.places import Place
+from sweeper.retries import StorageError
+from sweeper.specfile import SpecError
 
 LEASE_FILE = ".lease.json"
 RENEW_SECONDS, STALE_SECONDS, SETTLE_SECONDS = 15.0, 75.0, 1.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.result import Outcome
 
 if TYPE_CHECKING:
-    from .spec import SweepSpec
+    from sweeper.spec import SweepSpec
 
 Row = Mapping[str, Any]
 

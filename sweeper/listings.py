@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces import Space
+from sweeper.report import emit, wrap
 from trainables.noise import FAMILIES, NOISE
-
-from .report import emit, wrap
 
 DONE = 0
 
@@ -70,7 +69,7 @@ def noise_records() -> list[dict[str, Any]]:
 
 def merge_records() -> list[dict[str, Any]]:
     """Return the merges as records that JSON can hold."""
-    from trainables.merging import MERGES
+    from trainables.merging.methods import MERGES
 
     return [
         {"name": m.name, "formula": m.formula, "grid": list(m.grid), "symbol": m.symbol, "source": m.source}

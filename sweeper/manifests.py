@@ -15,14 +15,13 @@ from typing import Any
 
 import yaml
 
+from sweeper.carrying import Carried, carried, environment, name_of
+from sweeper.flags import asked_sweep
+from sweeper.parameter import parse_bytes
+from sweeper.resources import Node, capacity, check_fits, layout
+from sweeper.spec import SpecError, SweepSpec, members_of
+from sweeper.yaml_text import Writer
 from trainables import __version__
-
-from .carrying import Carried, carried, environment, name_of
-from .flags import asked_sweep
-from .parameter import parse_bytes
-from .resources import Node, capacity, check_fits, layout
-from .spec import SpecError, SweepSpec, members_of
-from .yaml_text import Writer
 
 DONE = 0
 NODES, CPUS = 2, 8
@@ -76,7 +75,7 @@ class Plan:
 
 def manifest(args: argparse.Namespace) -> int:
     """`sweeper manifest SPACE|spec.yaml --kuberay|--ray-up`."""
-    from . import kuberay, ray_up
+    from sweeper import kuberay, ray_up
 
     spec = asked_sweep(args, elsewhere=True)
     machines = _machines(args, spec)

@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 
+from sweeper.knobs import FACTORS, Array, Knob, Mask, knob_of
 from trainables.noise import NoiseScale
-
-from .knobs import FACTORS, Array, Knob, Mask, knob_of
 
 KAugOf = Callable[[Mapping[str, Any]], float]
 Conditions = Mapping[str, Mapping[str, Sequence[Any]]]

@@ -11,16 +11,15 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
+from sweeper.places import is_uri
+from sweeper.plain_text import check_plain_values
+from sweeper.report import emit, format_table, merge_words, number, wrap
+from sweeper.retries import StorageError
+from sweeper.spec import SpecError, SweepSpec, corners
+from sweeper.specfile import assignments
 from trainables.registry import UnknownName, unknown
 from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES
-
-from .places import is_uri
-from .plain_text import check_plain_values
-from .report import emit, format_table, merge_words, number, wrap
-from .retries import StorageError
-from .spec import SpecError, SweepSpec, corners
-from .specfile import assignments
 
 if TYPE_CHECKING:
     from trainables.result import MergeRow, PairOutput
@@ -97,8 +96,8 @@ def _images(data: str | None) -> dict[str, Any]:
 
 
 def _merges(asked: Sequence[str] | None, base: str | None, models: int) -> list[str]:
-    from trainables.curves import GREEDY
-    from trainables.merging import MERGES
+    from trainables.merging.coefficient_grid import GREEDY
+    from trainables.merging.methods import MERGES
 
     possible = [n for n, m in MERGES.items() if base or "base" not in m.ends.values()]
     possible += [GREEDY] if models > 2 else []
@@ -132,8 +131,7 @@ def _folder(asked: str | None) -> Path:
 
 def _written(args: argparse.Namespace, spec: PairSpec, output: PairOutput, out: Path) -> dict[str, Any]:
     from dashboards.page import write_page
-
-    from .store import write, write_weights
+    from sweeper.store import write, write_weights
 
     saved = Path(args.save).expanduser().absolute() if args.save else None
     try:

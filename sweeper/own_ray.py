@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from .http_parts import is_loopback
-from .specfile import SpecError
+from sweeper.http_parts import is_loopback
+from sweeper.specfile import SpecError
 
 PROBE_SECONDS = 60.0
 _ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"

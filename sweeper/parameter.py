@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from .formatting import exact
+from sweeper.formatting import exact
 
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 

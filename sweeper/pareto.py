@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from sweeper.objective import OBJECTIVES
 from trainables.result import NEVER_WINS
-
-from .objective import OBJECTIVES
 
 Row = Mapping[str, Any]
 

@@ -20,10 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from trainables.atomic import write_atomic
-
-from .retries import READING, StorageError, is_full, line, patience, retried
-from .specfile import SpecError
+from sweeper.retries import READING, StorageError, is_full, line, patience, retried
+from sweeper.specfile import SpecError
+from trainables.io.atomic import write_atomic
 
 T = TypeVar("T")
 Stamp = tuple[int, int]

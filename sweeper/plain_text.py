@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainables.printable import is_plain
-
-from .specfile import SpecError
+from sweeper.specfile import SpecError
+from trainables.io.printable import is_plain
 
 RULE = "must not hold control or format characters"
 _CODE = "source"

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from .formatting import exact
-from .knobs import Array
+from sweeper.formatting import exact
+from sweeper.knobs import Array
 
 WIDEN = math.log(2.0)
 """Added to the sd of a log noise in quadrature: another task, model or space has another optimum."""

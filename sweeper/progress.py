@@ -7,9 +7,8 @@ import time
 from types import TracebackType
 from typing import Any, TextIO, cast
 
-from trainables.printable import PrintableStream, printable, printable_line
-
-from .session import Status
+from sweeper.session import Status
+from trainables.io.printable import PrintableStream, printable, printable_line
 
 PLAIN_SECONDS = 10.0
 

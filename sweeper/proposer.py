@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from search_spaces import Space
-from search_spaces.conditions import acts, in_order
+from search_spaces._conditions import acts, in_order
+from sweeper.objective import OBJECTIVES, Told
+from sweeper.samplers import SAMPLERS, budget
+from sweeper.spec import SweepSpec
+from sweeper.warmstart import checked_points, pooled
 from trainables.spec import stream
-
-from .objective import OBJECTIVES, Told
-from .samplers import SAMPLERS, budget
-from .spec import SweepSpec
-from .warmstart import checked_points, pooled
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-    from .noise_axis import KAugOf
+    from sweeper.noise_axis import KAugOf
 
 ENQUEUED = "enqueued"
 
@@ -157,7 +156,7 @@ class StudyProposer:
         return Proposal(params, target, thoughts, seconds)
 
     def _thoughts(self, trial: Any) -> tuple[float | None, Mapping[str, Any]]:
-        from .exchange import NOISE_TARGET_KEY, SEARCH_KEY
+        from sweeper.exchange import NOISE_TARGET_KEY, SEARCH_KEY
 
         attrs = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
         return attrs.get(NOISE_TARGET_KEY), json.loads(attrs.get(SEARCH_KEY, "{}"))

@@ -28,10 +28,9 @@ from typing import Any
 
 import numpy as np
 
+from sweeper.objective import DEFAULT_CLASSES, Objective
 from trainables.result import Outcome
 from trainables.spec import PairSpec
-
-from .objective import DEFAULT_CLASSES, Objective
 
 Row = Mapping[str, Any]
 
@@ -244,7 +243,7 @@ class Pruner:
 
         Args:
             spec: One of its trials.
-            record: The report, with `outputs` and `before`; see `trainables.pair.run_pair` and `sweeper.jobs.execute`.
+            record: The report, with `outputs` and `before`; see `trainables.pair.run.run_pair` and `sweeper.jobs.execute`.
             best: Mean of the objective over the best configuration's repeats.
             belief: 90 % interval of the optimal noise, where the sampler has one.
         """

@@ -1,6 +1,6 @@
 """The processes that train a trial's children: actors in the trial's placement group, one per child and rank.
 
-The first one leads: it merges and scores, see `trainables.parallel`. They outlive a trial that ends well, so that the
+The first one leads: it merges and scores, see `trainables.pair.processes`. They outlive a trial that ends well, so that the
 next one of a reused Tune actor finds data and libraries loaded.
 """
 
@@ -19,19 +19,18 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from trainables.lab import resolve_device
-from trainables.parallel import Follower
-from trainables.ranks import hosted, join_group
-from trainables.record import is_out_of_memory
+from sweeper.jobs import WorkerLost
+from sweeper.memory_kills import first_line
+from sweeper.places import place_of
+from sweeper.staging import checkpoints_of
+from trainables.pair.processes import Follower
+from trainables.pair.record import is_out_of_memory
+from trainables.pair.setup import resolve_device
 from trainables.result import Outcome, PairOutput
 from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec
+from trainables.training.ranks import hosted, join_group
 from trainables.trial import run_trials
-
-from .jobs import WorkerLost
-from .memory_kills import first_line
-from .places import place_of
-from .staging import checkpoints_of
 
 DIED = "a process that trains a child died"
 GRACE_SECONDS = 10.0  # within which Ray tells of a process that died after another one noticed
@@ -133,11 +132,11 @@ class RankPeer:
     _answer: Any = None
 
     def begin(self, name: str, *args: Any) -> None:
-        """See `trainables.parallel.Peer`."""
+        """See `trainables.pair.processes.Peer`."""
         self._answer = self.actor.call.remote(self.trial, name, args)
 
     def end(self) -> Any:
-        """See `trainables.parallel.Peer`."""
+        """See `trainables.pair.processes.Peer`."""
         try:
             return ray.get(self._answer)
         except RayError as error:
@@ -182,7 +181,7 @@ class RankProcesses:
             ])  # fmt: skip
 
     def run(self, specs: Sequence[PairSpec], runtime: Runtime, report: Report, run: str) -> list[PairOutput]:
-        """Run trials of one configuration of the run folder `run`; see `trainables.pair.run_pairs`.
+        """Run trials of one configuration of the run folder `run`; see `trainables.pair.run.run_pairs`.
 
         Raises:
             WorkerLost: One of the processes died.

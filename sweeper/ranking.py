@@ -6,10 +6,9 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Callable
 
+from sweeper.jobs import Row
+from sweeper.objective import Objective
 from trainables.result import NEVER_WINS
-
-from .jobs import Row
-from .objective import Objective
 
 
 class Ranking:

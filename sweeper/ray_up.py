@@ -7,12 +7,12 @@ import base64
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from .places import is_uri
-from .runfolder import SPEC_FILE
-from .spec import SpecError
+from sweeper.places import is_uri
+from sweeper.runfolder import SPEC_FILE
+from sweeper.spec import SpecError
 
 if TYPE_CHECKING:
-    from .manifests import Plan
+    from sweeper.manifests import Plan
 
 FOLDER = "~/sweep"
 TOKEN = "~/.ray/auth_token"
@@ -34,7 +34,7 @@ def text(plan: Plan, args: argparse.Namespace) -> str:
     Raises:
         SpecError: The provider lacks what it needs, or the nodes could not reach the run folder.
     """
-    from .manifests import document
+    from sweeper.manifests import document
 
     if args.provider != "local" and not is_uri(plan.found.out):
         raise SpecError(f"machines of a cloud share no folder {plan.found.out}: give --out as a URI (s3://BUCKET/PATH)")

@@ -11,14 +11,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.doubts import Doubt, doubts, lines
+from sweeper.noise_choice import check_shown
+from sweeper.places import Place, is_uri, place_of
+from sweeper.report import emit, format_belief, format_front, format_table, number, plain, wrap
+from sweeper.spec import SpecError, SweepSpec
 from trainables.noise import KNOBS
 from trainables.registry import UnknownName
-
-from .doubts import Doubt, doubts, lines
-from .noise_choice import check_shown
-from .places import Place, is_uri, place_of
-from .report import emit, format_belief, format_front, format_table, number, plain, wrap
-from .spec import SpecError, SweepSpec
 
 if TYPE_CHECKING:
     from trainables.result import PairOutput
@@ -30,8 +29,8 @@ SHOWN_KNOBS = (*KNOBS, "augmentation_strength")
 
 def _rows(args: argparse.Namespace) -> tuple[SweepSpec, Any, str]:
     """Return the spec of a run folder, its trials, and the noise to show."""
-    from .runfolder import stored_spec
-    from .store import read_trials
+    from sweeper.runfolder import stored_spec
+    from sweeper.store import read_trials
 
     spec = stored_spec(args.dir)
     noise = shown_noise(getattr(args, "noise", None) or spec.noise)
@@ -53,11 +52,11 @@ def shown_noise(noise: str) -> str:
 
 def found(folder: str | Path, trials: Any, noise: str) -> dict[str, Any]:
     """Return what a sweep found: its summary, Pareto set, recommendations, warnings and where the files are."""
-    from .belief import belief
-    from .recommend import BOTH, summary
-    from .runfolder import stored_spec
-    from .store import weights_of
-    from .winners import over_limits, winner
+    from sweeper.belief import belief
+    from sweeper.recommend import BOTH, summary
+    from sweeper.runfolder import stored_spec
+    from sweeper.store import weights_of
+    from sweeper.winners import over_limits, winner
 
     spec = stored_spec(folder)
     place = place_of(folder)
@@ -84,8 +83,8 @@ def _file(place: Place, name: str) -> str:
 
 
 def _front(spec: SweepSpec, trials: Any) -> list[dict[str, Any]]:
-    from .limits import feasible
-    from .pareto import pareto
+    from sweeper.limits import feasible
+    from sweeper.pareto import pareto
 
     if not spec.further_objectives:
         return []
@@ -94,7 +93,7 @@ def _front(spec: SweepSpec, trials: Any) -> list[dict[str, Any]]:
 
 def found_text(record: Mapping[str, Any]) -> str:
     """Return the record of `found` for a terminal."""
-    from .recommend import format_summary
+    from sweeper.recommend import format_summary
 
     parts = [format_summary(record)]
     parts += [format_front(record["front"], record["objectives"])] if record["front"] else []
@@ -141,8 +140,8 @@ def _advice(
     Raises:
         SpecError: None of them has an answer; the message is the first one's reason.
     """
-    from .recommend import format_recommendations, recommend
-    from .regime import fit_regime
+    from sweeper.recommend import format_recommendations, recommend
+    from sweeper.regime import fit_regime
 
     found: dict[str, Any] = {}
     errors: list[str] = []
@@ -169,11 +168,11 @@ def write_page(folder: str | Path, noise: str | None = None) -> Path | str:
 
 def status(args: argparse.Namespace) -> int:
     """`sweeper status DIR`."""
-    from .belief import belief
-    from .recommend import BOTH
-    from .regime import fit_regime
-    from .runfolder import is_running
-    from .winners import over_limits, winner
+    from sweeper.belief import belief
+    from sweeper.recommend import BOTH
+    from sweeper.regime import fit_regime
+    from sweeper.runfolder import is_running
+    from sweeper.winners import over_limits, winner
 
     spec, trials, noise = _rows(args)
     budget, lacking = _budget(spec)
@@ -214,8 +213,8 @@ def status(args: argparse.Namespace) -> int:
 
 def _budget(spec: SweepSpec) -> tuple[int | None, str]:
     """Return the configurations of a sweep; None with the reason where its folder does not tell."""
-    from .proposer import budget_of
-    from .space_data import known_space
+    from sweeper.proposer import budget_of
+    from sweeper.space_data import known_space
 
     try:
         known = known_space(spec)
@@ -233,7 +232,7 @@ def list_trials(args: argparse.Namespace) -> int:
 
 def emit_trials(as_json: bool, trials: Any, objective: str, noise: str) -> None:
     """Print the trials of a sweep: outcome, knobs, noise and objective of each."""
-    from .objective import measured
+    from sweeper.objective import measured
 
     column = measured(objective, trials).column
     names = ["number", "repeat", "outcome", *SHOWN_KNOBS, f"noise_{noise}", column, "digest"]
@@ -256,7 +255,7 @@ def best(args: argparse.Namespace) -> int:
 
 
 def _save(folder: str, spec: SweepSpec, trials: Any, digest: str, target: Path) -> str:
-    from .store import weights_of, write_weights
+    from sweeper.store import weights_of, write_weights
 
     if target.is_dir():
         raise SpecError(f"{target} is a folder; --save needs a file name")
@@ -296,9 +295,9 @@ def advised(
     Raises:
         SpecError: None of them has an answer; the message is the first one's reason.
     """
-    from .belief import belief
-    from .recommend import BOTH
-    from .winners import over_limits, winner
+    from sweeper.belief import belief
+    from sweeper.recommend import BOTH
+    from sweeper.winners import over_limits, winner
 
     best = {spec.objective: winner(trials, spec.objective, belief(spec, trials), over_limits(trials, spec))}
     return _advice(trials, noise or spec.noise, objectives or BOTH, best, **wanted)
@@ -328,10 +327,9 @@ def rerun(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], data: str
     Raises:
         SpecError: The trial cannot be run here.
     """
+    from sweeper.staging import on_node
     from trainables.spec import PairSpec
     from trainables.trial import run_trials
-
-    from .staging import on_node
 
     pair_spec = PairSpec.from_json(row["spec"])
     place = place_of(folder)

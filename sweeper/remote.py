@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from .client import Client, ClientError
-from .flags import MACHINE_KEYS
-from .followed import exit_code, followed
-from .listings import emit_merges, emit_noises, emit_spaces
-from .reading import emit_pair, emit_trials, rerun, row_of
-from .remote_views import by_objective, emit_found, emit_status, estimated, page_of, sweep_table
-from .report import counted, emit, wrap
-from .sending import HERE, Asked, changes, refuse
-from .service.records import Sweep
-from .spec import SweepSpec
-from .specfile import SpecError
+from sweeper.client import Client, ClientError
+from sweeper.flags import MACHINE_KEYS
+from sweeper.followed import exit_code, followed
+from sweeper.listings import emit_merges, emit_noises, emit_spaces
+from sweeper.reading import emit_pair, emit_trials, rerun, row_of
+from sweeper.remote_views import by_objective, emit_found, emit_status, estimated, page_of, sweep_table
+from sweeper.report import counted, emit, wrap
+from sweeper.sending import HERE, Asked, changes, refuse
+from sweeper.service.records import Sweep
+from sweeper.spec import SweepSpec
+from sweeper.specfile import SpecError
 
 DONE = 0
 SHOWN = 50

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .client import Client, ClientError
-from .report import counted, emit, format_table, number, plain, wrap
-from .service.records import Advice, Estimate, Sweep, SweepDetail
+from sweeper.client import Client, ClientError
+from sweeper.report import counted, emit, format_table, number, plain, wrap
+from sweeper.service.records import Advice, Estimate, Sweep, SweepDetail
 
 
 def emit_status(as_json: bool, client: Client, sweep: SweepDetail) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper.objective import OBJECTIVES
-from trainables.printable import printable_line
+from trainables.io.printable import printable_line
 from trainables.result import SPLITS
 
 if TYPE_CHECKING:

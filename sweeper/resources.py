@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from .parameter import parse_bytes
-from .specfile import SpecError
+from sweeper.parameter import parse_bytes
+from sweeper.specfile import SpecError
 
 Bundle = dict[str, float]
 

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import Space
-from trainables.files import NO_LOCKS, cache_folder
+from sweeper.lease import Hold, holder, leased
+from sweeper.places import Place, place_of
+from sweeper.plain_text import check_plain_values
+from sweeper.space_data import SPACE_FILE, write_space
+from sweeper.spec import SpecError, SweepSpec, read_yaml
+from sweeper.yaml_text import with_numbers
+from trainables.datasets.cache import NO_LOCKS, cache_folder
 from trainables.runtime import Runtime
 from trainables.trial import IMPORTED
-
-from .lease import Hold, holder, leased
-from .places import Place, place_of
-from .plain_text import check_plain_values
-from .space_data import SPACE_FILE, write_space
-from .spec import SpecError, SweepSpec, read_yaml
-from .yaml_text import with_numbers
 
 SPEC_FILE, LOCK_FILE = "sweep.yaml", ".lock"
 

@@ -17,11 +17,9 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from trainables.noise import NOISE
-
-from .acquisition import Aims, choose
-from .candidates import STARTUP, inside, startup_point
-from .exchange import (
+from sweeper.acquisition import Aims, choose
+from sweeper.candidates import STARTUP, inside, startup_point
+from sweeper.exchange import (
     NOISE_TARGET_KEY,
     PARAMS_KEY,
     SEARCH_KEY,
@@ -33,16 +31,17 @@ from .exchange import (
     proposal,
     tried,
 )
-from .explanation import BestDraws, Explanation
-from .fitted import Fitted, Parts, fitted, given, limit, mean_and_sd, weights_of
-from .knobs import FACTORS, Array, check_fixed, check_names, nearest
-from .noise_axis import Conditions, KAugOf, KnobSpace, knob_space
-from .noise_choice import check_target
-from .prior import NoisePrior
-from .single_index import enough, fit_index, tail_floor
-from .study_space import describe_changes, infer_space, missing_values
-from .surrogate import Posterior, one_thread
-from .taming import Taming
+from sweeper.explanation import BestDraws, Explanation
+from sweeper.fitted import Fitted, Parts, fitted, given, limit, mean_and_sd, weights_of
+from sweeper.knobs import FACTORS, Array, check_fixed, check_names, nearest
+from sweeper.noise_axis import Conditions, KAugOf, KnobSpace, knob_space
+from sweeper.noise_choice import check_target
+from sweeper.prior import NoisePrior
+from sweeper.single_index import enough, fit_index, tail_floor
+from sweeper.study_space import describe_changes, infer_space, missing_values
+from sweeper.surrogate import Posterior, one_thread
+from sweeper.taming import Taming
+from trainables.noise import NOISE
 
 if TYPE_CHECKING:
     from optuna.study import Study

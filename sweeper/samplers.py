@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from search_spaces.conditions import Conditions, acting, acts
+from search_spaces._conditions import Conditions, acting, acts
+from sweeper.specfile import SpecError
 from trainables.registry import Registry
-
-from .specfile import SpecError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
-    from .noise_axis import KAugOf
-    from .prior import NoisePrior
+    from sweeper.noise_axis import KAugOf
+    from sweeper.prior import NoisePrior
 
 Knobs = Mapping[str, "BaseDistribution"]
 MOST_POINTS, MOST_CONDITIONAL = 1_000_000, 50_000
@@ -197,7 +196,7 @@ def _noise(
     conditions: Conditions | None = None,
     prior: NoisePrior | None = None,
 ) -> BaseSampler:
-    from .sampler import NoiseTargetedSampler
+    from sweeper.sampler import NoiseTargetedSampler
 
     return NoiseTargetedSampler(
         noise=noise,

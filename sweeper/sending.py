@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .client import ClientError
-from .flags import MACHINE_KEYS, RUN_KEYS, flags
-from .spec import SpecError, SweepSpec
-from .specfile import assignments, parse_yaml
-from .warmstart import read_points
-from .yaml_text import write
+from sweeper.client import ClientError
+from sweeper.flags import MACHINE_KEYS, RUN_KEYS, flags
+from sweeper.spec import SpecError, SweepSpec
+from sweeper.specfile import assignments, parse_yaml
+from sweeper.warmstart import read_points
+from sweeper.yaml_text import write
 
 HERE = {
     "out": "the service keeps the sweep in a folder of its own",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .cluster_flags import count
+from sweeper.cluster_flags import count
 
 ROLES = ("viewer", "submitter", "admin")
 

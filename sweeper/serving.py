@@ -9,14 +9,13 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from sweeper.report import emit, format_table
+from sweeper.specfile import SpecError
 from trainables.registry import unknown
 
-from .report import emit, format_table
-from .specfile import SpecError
-
 if TYPE_CHECKING:
-    from .service.records import Quota, TokenView
-    from .service.service import Config
+    from sweeper.service.records import Quota, TokenView
+    from sweeper.service.service import Config
 
 DONE = 0
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -33,7 +32,7 @@ def serve(args: argparse.Namespace) -> int:
     if args.spaces and not args.spaces.expanduser().is_dir():
         raise SpecError(f"--spaces: there is no folder {args.spaces}")
     try:
-        from .service.serve import Listening, serve
+        from sweeper.service.serve import Listening, serve
     except ImportError as error:
         raise _missing(error) from None
     proxies = tuple(args.trusted_proxy or ())
@@ -58,7 +57,7 @@ def _secret(args: argparse.Namespace) -> str:
 
 
 def _config(args: argparse.Namespace) -> Config:
-    from .service.service import Config
+    from sweeper.service.service import Config
 
     place = {"root": args.root, "state": args.state, "database": args.database}
     if args.command == "token":
@@ -82,7 +81,7 @@ def _config(args: argparse.Namespace) -> Config:
 
 
 def _memory(text: str | None) -> int | None:
-    from .parameter import parse_bytes
+    from sweeper.parameter import parse_bytes
 
     try:
         found = None if text is None else int(parse_bytes(text))
@@ -96,12 +95,12 @@ def _memory(text: str | None) -> int | None:
 def token(args: argparse.Namespace) -> int:
     """`sweeper token create|list|revoke`."""
     try:
-        from .service.audit import Audit
-        from .service.database import open_database
-        from .service.private import make_private_folder
-        from .service.records import Role
-        from .service.service import DATABASE
-        from .service.users import Users
+        from sweeper.service.audit import Audit
+        from sweeper.service.database import open_database
+        from sweeper.service.private import make_private_folder
+        from sweeper.service.records import Role
+        from sweeper.service.service import DATABASE
+        from sweeper.service.users import Users
     except ImportError as error:
         raise _missing(error) from None
     config = _config(args)
@@ -151,7 +150,7 @@ def quota_of(texts: list[str] | None) -> Quota | None:
     Raises:
         SpecError: An unknown key, or no number.
     """
-    from .service.records import Quota
+    from sweeper.service.records import Quota
 
     if texts is None:
         return None

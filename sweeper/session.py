@@ -12,26 +12,25 @@ from functools import cached_property
 from typing import Any
 
 from search_spaces import Space
+from sweeper.budgets import Budgets, gpus_of
+from sweeper.compaction import AUTOMATIC, compact
+from sweeper.doubts import split
+from sweeper.jobs import Job, Row, was_stopped
+from sweeper.limits import MEMORY, constraints, feasible
+from sweeper.objective import OBJECTIVES, Objective, Told
+from sweeper.pareto import pareto
+from sweeper.places import place_of
+from sweeper.proposer import DesignProposer, Proposal, Proposer, budget_of, make_proposer
+from sweeper.pruning import Judge, Pruner, saved
+from sweeper.ranking import Ranking
+from sweeper.retries import StorageError
+from sweeper.samplers import SAMPLERS
+from sweeper.spec import SpecError, SweepSpec, corners, members_of
+from sweeper.store import Run, SearchRow, read, read_rows, weights_of, write_search
 from trainables.noise import KNOBS, NOISE
 from trainables.result import Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
-
-from .budgets import Budgets, gpus_of
-from .compaction import AUTOMATIC, compact
-from .doubts import split
-from .jobs import Job, Row, was_stopped
-from .limits import MEMORY, constraints, feasible
-from .objective import OBJECTIVES, Objective, Told
-from .pareto import pareto
-from .places import place_of
-from .proposer import DesignProposer, Proposal, Proposer, budget_of, make_proposer
-from .pruning import Judge, Pruner, saved
-from .ranking import Ranking
-from .retries import StorageError
-from .samplers import SAMPLERS
-from .spec import SpecError, SweepSpec, corners, members_of
-from .store import Run, SearchRow, read, read_rows, weights_of, write_search
 
 KEEP_WEIGHTS = 3
 # from here on a stack of members is faster than a loop: 8 members at batches of up to 32 (measured, see LOG.md)

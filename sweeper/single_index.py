@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
-from .knobs import Array
+from sweeper.knobs import Array
 
 FREEDOM = 5
 MIN_CONFIGS = 12

@@ -13,13 +13,12 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from search_spaces import Space
-from search_spaces.plain import from_json, to_json
-from search_spaces.space import SpaceError
+from search_spaces._plain import from_json, to_json
+from search_spaces._space import SpaceError
+from sweeper.places import place_of
+from sweeper.spec import SpecError, SweepSpec
+from sweeper.store import Run, read
 from trainables.spec import PairSpec
-
-from .places import place_of
-from .spec import SpecError, SweepSpec
-from .store import Run, read
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

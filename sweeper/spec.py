@@ -11,21 +11,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from search_spaces import Space, load
-from search_spaces.conditions import enabling
-from search_spaces.space import SpaceError
+from search_spaces._conditions import enabling
+from search_spaces._space import SpaceError
+from sweeper.objective import OBJECTIVES
+from sweeper.parameter import Parameter, PriorNoise, parse_bytes
+from sweeper.plain_text import check_plain_values
+from sweeper.resources import Resources
+from sweeper.samplers import SAMPLERS
+from sweeper.specfile import SpecError, explain, placed, read_yaml
+from sweeper.warmstart import checked_points, read_points
+from sweeper.yaml_text import write_stored
 from trainables.noise import NOISE
 from trainables.registry import UnknownName, unknown
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
-
-from .objective import OBJECTIVES
-from .parameter import Parameter, PriorNoise, parse_bytes
-from .plain_text import check_plain_values
-from .resources import Resources
-from .samplers import SAMPLERS
-from .specfile import SpecError, explain, placed, read_yaml
-from .warmstart import checked_points, read_points
-from .yaml_text import write_stored
 
 __all__ = ["Parameter", "PriorNoise", "SpecError", "SweepSpec", "corners", "load_spec", "read_yaml"]
 

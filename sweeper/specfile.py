@@ -10,10 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from sweeper.parameter import Parameter
+from sweeper.yaml_text import FILE, Bounds, YamlError, read
 from trainables.registry import unknown
-
-from .parameter import Parameter
-from .yaml_text import FILE, Bounds, YamlError, read
 
 
 class SpecError(ValueError):

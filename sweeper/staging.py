@@ -14,10 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from trainables.files import cache_folder
+from sweeper.places import Place
+from trainables.datasets.cache import cache_folder
 from trainables.runtime import Report, Runtime
-
-from .places import Place
 
 T = TypeVar("T")
 

@@ -31,6 +31,9 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from sweeper.doubts import SEPARATOR
+from sweeper.places import Place, place_of
+from sweeper.specfile import SpecError
 from trainables.result import (
     SCHEMA_VERSION,
     Column,
@@ -43,10 +46,6 @@ from trainables.result import (
     columns_of,
     trial_columns,
 )
-
-from .doubts import SEPARATOR
-from .places import Place, place_of
-from .specfile import SpecError
 
 pc: Any = pyarrow.compute  # whose functions are made when it is imported
 Run = str | Path | Place

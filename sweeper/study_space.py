@@ -8,7 +8,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from .formatting import exact
+from sweeper.formatting import exact
 
 _RECENT = 3  # a knob belongs to the space when each of the last complete trials has it
 Distributions = Mapping[str, BaseDistribution]

@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sweeper.carrying import Carried, carried, environment, name_of, package, zipped
+from sweeper.flags import asked_sweep
+from sweeper.job_api import JobServer, UnreachableError, ended, wait_for_end
+from sweeper.report import emit
+from sweeper.runfolder import SPEC_FILE
+from sweeper.spec import SpecError
 from trainables.registry import unknown
-
-from .carrying import Carried, carried, environment, name_of, package, zipped
-from .flags import asked_sweep
-from .job_api import JobServer, UnreachableError, ended, wait_for_end
-from .report import emit
-from .runfolder import SPEC_FILE
-from .spec import SpecError
 
 DONE, ERROR, INTERRUPTED = 0, 1, 130
 STOP_SECONDS = 60

@@ -20,10 +20,10 @@ from sklearn import config_context
 from sklearn.gaussian_process import GaussianProcessRegressor
 from threadpoolctl import ThreadpoolController
 
-from .kernel import NoiseKernel, Prior, Theta, table
-from .knobs import Array, Mask
-from .noise_axis import Points
-from .taming import thin
+from sweeper.kernel import NoiseKernel, Prior, Theta, table
+from sweeper.knobs import Array, Mask
+from sweeper.noise_axis import Points
+from sweeper.taming import thin
 
 _JITTER, _FEWEST_TO_TELL = 1e-6, 8
 _STEPS = 30  # of an ask, which cannot wait

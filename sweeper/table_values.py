@@ -13,8 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from .specfile import SpecError
-from .spreadsheet import unquoted
+from sweeper.specfile import SpecError
+from sweeper.spreadsheet import unquoted
 
 _EMPTY = frozenset({"", "#n/a", "#na", "-nan", "<na>", "n/a", "na", "nan", "none", "null"})
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

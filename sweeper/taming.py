@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .knobs import Array, Rows
+from sweeper.knobs import Array, Rows
 
 
 @dataclass(frozen=True)

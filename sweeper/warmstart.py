@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search_spaces import Space
-from search_spaces.space import SpaceError
+from search_spaces._space import SpaceError
+from sweeper.formatting import exact
+from sweeper.parameter import PriorNoise
+from sweeper.places import place_of
+from sweeper.specfile import SpecError, values_of
+from sweeper.table_values import BadCells, parse, read_csv
 from trainables.registry import unknown
 from trainables.spec import PairSpec
 
-from .formatting import exact
-from .parameter import PriorNoise
-from .places import place_of
-from .specfile import SpecError, values_of
-from .table_values import BadCells, parse, read_csv
-
 if TYPE_CHECKING:
-    from .prior import NoisePrior
+    from sweeper.prior import NoisePrior
 
 _Z = 1.645  # half a 90 % interval in standard deviations
 _SHARPEST = 0.05  # no sweep knows its log noise better
@@ -40,9 +39,9 @@ def read_prior(
     Raises:
         SpecError: No sweep, no trial with this noise, or no optimum; the message says what to do.
     """
-    from .regime import fit_regime
-    from .runfolder import stored_spec
-    from .store import read_trials
+    from sweeper.regime import fit_regime
+    from sweeper.runfolder import stored_spec
+    from sweeper.store import read_trials
 
     stored_spec(folder)
     trials = read_trials(folder)
@@ -73,7 +72,7 @@ def pooled(priors: Sequence[PriorNoise | str]) -> NoisePrior | None:
     known = [p for p in priors if isinstance(p, PriorNoise)]
     if not known:
         return None
-    from .prior import NoisePrior
+    from sweeper.prior import NoisePrior
 
     if len(known) == 1:
         return NoisePrior(known[0].best, known[0].low, known[0].high)

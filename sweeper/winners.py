@@ -9,12 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from sweeper.belief import Belief
+from sweeper.limits import feasible
+from sweeper.objective import measured
+from sweeper.spec import SweepSpec
 from trainables.result import NEVER_WINS
-
-from .belief import Belief
-from .limits import feasible
-from .objective import measured
-from .spec import SweepSpec
 
 _COSTS = ("peak_memory_bytes", "step_seconds")
 

@@ -18,7 +18,7 @@ factor                  value                           comes from
 ``trace_sigma``         tr Sigma, nat^2/parameter^2     measured in the stable phase
 ``b_simple``            tr Sigma / |G|^2, examples      measured in the stable phase
 ``weight_norm``         |w|, parameter norm             measured in training
-``dose``                see `trainables.dose`           measured in training
+``dose``                see `trainables.measurement.dose`           measured in training
 ======================  ==============================  ============================================================
 
 Predicted scales are known before training, so that a search can target them; measured ones are filled afterwards.
@@ -49,7 +49,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .registry import Registry, unknown
+from trainables.registry import Registry, unknown
 
 Settings = Mapping[str, float]
 KNOBS = ("learning_rate", "batch_size", "momentum", "weight_decay")

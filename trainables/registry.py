@@ -42,7 +42,7 @@ class Registry(Mapping[str, T], Generic[T]):
     """A read-only mapping from name to object that is filled by a decorator.
 
     A name that a user's file has bound is bound anew by another user's file, or by the same one once it was edited;
-    each trial makes its own file's names the current ones (`trainables.plugin.load_source`).
+    each trial makes its own file's names the current ones (`trainables.pair.plugin.load_source`).
 
     Args:
         kind: What the entries are, in the singular; used in messages.

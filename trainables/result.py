@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
-from .noise import NOISE
+from trainables.noise import NOISE
 
 SCHEMA_VERSION = 4
 SPLITS = ("train", "val", "test")

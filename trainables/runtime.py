@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from . import __version__
+from trainables import __version__
 
 Report = Callable[[Mapping[str, object]], None]
 COMMIT_FILE = "commit.txt"
@@ -37,7 +37,7 @@ class Runtime:
         plane: Points per side of the loss plane through base and children; 0 leaves it out.
         deterministic: Whether torch uses deterministic algorithms only.
         rungs: How often a trial is looked at and reported on its way, for a report that may stop it; see
-            `trainables.rungs`.
+            `trainables.pair.rungs`.
         checkpoints: Folder for what a trial needs to go on where it was stopped; None keeps nothing.
         checkpoint_steps: Optimizer steps between two checkpoints; None is about a minute's, 0 writes none.
     """

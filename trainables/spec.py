@@ -98,7 +98,7 @@ def _read(kind: type[S], what: str, data: Any) -> S:
     data = cast(Mapping[str, Any], data)
     names = {f.name: _default(f) is MISSING for f in fields(kind)}
     if wrong := sorted(str(name) for name in set(data) - set(names)):
-        from .registry import unknown
+        from trainables.registry import unknown
 
         raise ValueError(str(unknown(f"{what} field", wrong[0], names)))
     if missing := [name for name, needed in names.items() if needed and name not in data]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from .registry import Registry
-from .result import PairOutput
-from .runtime import Report, Runtime
-from .spec import PairSpec
+from trainables.registry import Registry
+from trainables.result import PairOutput
+from trainables.runtime import Report, Runtime
+from trainables.spec import PairSpec
 
 
 class Trainable(Protocol):
@@ -28,8 +28,8 @@ class Trainable(Protocol):
 
 # as text: the closed form must not load torch
 TRAINABLES: Registry[str] = Registry("trainable")
-TRAINABLES.add("pair", "trainables.pair")
-TRAINABLES.add("synthetic", "trainables.synthetic")
+TRAINABLES.add("pair", "trainables.pair.run")
+TRAINABLES.add("synthetic", "trainables.pair.synthetic")
 
 IMPORTED = "imported"
 """The trainable of trials that a table from elsewhere holds: nothing here can run them."""
@@ -52,8 +52,8 @@ def run_trials(
     Args:
         specs: The trials.
         runtime: Where to run.
-        report: See `trainables.pair.run_pair`.
-        peers: Processes that help, see `trainables.parallel`; a trainable in closed form has no use for them.
+        report: See `trainables.pair.run.run_pair`.
+        peers: Processes that help, see `trainables.pair.processes`; a trainable in closed form has no use for them.
 
     Raises:
         UnknownName: No such trainable.

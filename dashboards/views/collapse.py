@@ -8,20 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sweeper.evidence.index import MIN_CONFIGS
-from sweeper.evidence.linear import HOW, R2
-from sweeper.objective import OBJECTIVES
-from sweeper.report import counted
-
-from .. import choices
-from ..alignment import Alignment, ranking, smooth
-from ..axes import Window, rounded, short
-from ..cache import by_content
-from ..choices import METRICS, Choice, choose, heading
-from ..colouring import Colouring, colouring, options
-from ..judged import ask
-from ..knobs import SYMBOLS, Axis, axis_of, column, on_scale, varies
-from ..marks import (
+from dashboards import choices
+from dashboards.alignment import Alignment, ranking, smooth
+from dashboards.axes import Window, rounded, short
+from dashboards.cache import by_content
+from dashboards.choices import METRICS, Choice, choose, heading
+from dashboards.colouring import Colouring, colouring, options
+from dashboards.judged import ask
+from dashboards.knobs import SYMBOLS, Axis, axis_of, column, on_scale, varies
+from dashboards.marks import (
     Chart,
     Measure,
     caption,
@@ -35,14 +30,18 @@ from ..marks import (
     sort_out,
     thinned,
 )
-from ..measured import measured_chart
-from ..panels import Drawn, grid
-from ..ranked import ranking_table, ranking_words
-from ..runs import Run
-from ..sections import Control, Section, TableCard, View
-from ..selection import Selection
-from ..tables import KNOBS, Array, ConfigPoint
-from ..theme import GREY, VERMILLION
+from dashboards.measured import measured_chart
+from dashboards.panels import Drawn, grid
+from dashboards.ranked import ranking_table, ranking_words
+from dashboards.runs import Run
+from dashboards.sections import Control, Section, TableCard, View
+from dashboards.selection import Selection
+from dashboards.tables import KNOBS, Array, ConfigPoint
+from dashboards.theme import GREY, VERMILLION
+from sweeper.evidence.index import MIN_CONFIGS
+from sweeper.evidence.linear import HOW, R2
+from sweeper.objective import OBJECTIVES
+from sweeper.report import counted
 
 if TYPE_CHECKING:
     from sweeper.evidence.analysis import Analysis

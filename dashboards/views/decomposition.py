@@ -9,23 +9,22 @@ from typing import Any
 
 import numpy as np
 
+from dashboards import choices
+from dashboards.alignment import FEWEST, smooth
+from dashboards.axes import Window, rounded, short
+from dashboards.best import Cell, TextTable
+from dashboards.cache import by_content
+from dashboards.choices import choose, heading
+from dashboards.colouring import Colouring, colouring
+from dashboards.knobs import SYMBOLS, TITLES, Axis, axis_of, column, knob_words, on_scale, varies
+from dashboards.marks import Chart, Measure, caption, dots, edge_traces, finish, frame, sort_out, thinned
+from dashboards.panels import Drawn, grid
+from dashboards.runs import Run
+from dashboards.sections import Control, Section, TableCard, View
+from dashboards.selection import Selection
+from dashboards.tables import KNOBS, Array, ConfigPoint
+from dashboards.theme import GREY, VERMILLION
 from sweeper.report import counted
-
-from .. import choices
-from ..alignment import FEWEST, smooth
-from ..axes import Window, rounded, short
-from ..best import Cell, TextTable
-from ..cache import by_content
-from ..choices import choose, heading
-from ..colouring import Colouring, colouring
-from ..knobs import SYMBOLS, TITLES, Axis, axis_of, column, knob_words, on_scale, varies
-from ..marks import Chart, Measure, caption, dots, edge_traces, finish, frame, sort_out, thinned
-from ..panels import Drawn, grid
-from ..runs import Run
-from ..sections import Control, Section, TableCard, View
-from ..selection import Selection
-from ..tables import KNOBS, Array, ConfigPoint
-from ..theme import GREY, VERMILLION
 
 LEVELS = 3
 NEAREST = 0.25

@@ -6,27 +6,18 @@ from dataclasses import replace
 
 import pyarrow as pa
 
+from dashboards import choices
+from dashboards.barriers import SHARPNESS, Plane, barrier_chart, flatness, flatness_chart, plane_chart, plane_of
+from dashboards.cache import by_content
+from dashboards.choices import METRICS, SPLIT_WORDS, Choice, choose
+from dashboards.curves import merge_curves, merge_gains
+from dashboards.marks import Chart
+from dashboards.merging import curves_chart, gains_chart, normalised_chart
+from dashboards.runs import Run
+from dashboards.sections import Control, Section, View
+from dashboards.selection import Selection
+from dashboards.tables import ConfigPoint
 from trainables.result import Outcome
-
-from .. import choices
-from ..barriers import (
-    SHARPNESS,
-    Plane,
-    barrier_chart,
-    flatness,
-    flatness_chart,
-    plane_chart,
-    plane_of,
-)
-from ..cache import by_content
-from ..choices import METRICS, SPLIT_WORDS, Choice, choose
-from ..curves import merge_curves, merge_gains
-from ..marks import Chart
-from ..merging import curves_chart, gains_chart, normalised_chart
-from ..runs import Run
-from ..sections import Control, Section, View
-from ..selection import Selection
-from ..tables import ConfigPoint
 
 PLANES_OFFERED = 60
 _PARENTS = ("a_accuracy_val", "b_accuracy_val")

@@ -6,6 +6,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dashboards import choices
+from dashboards.axes import short
+from dashboards.best import Cell, TextTable, best_table, recommendation_table
+from dashboards.cache import by_content
+from dashboards.choices import Choice, heading
+from dashboards.figures import noise_chart
+from dashboards.judged import Judgement, ask
+from dashboards.marks import Chart, Measure
+from dashboards.parents import Scored, best_tiles, parents_chart, scored
+from dashboards.runs import Run
+from dashboards.sections import Control, Section, TableCard, Tile, View
+from dashboards.selection import Selection
+from dashboards.side_by_side import beside, beside_table
+from dashboards.tables import Overview, overview
 from sweeper.analysing import OBJECTIVE, extend_command
 from sweeper.belief import Belief, Favourite
 from sweeper.doubts import doubts, lines
@@ -16,21 +30,6 @@ from sweeper.regime import Regime
 from sweeper.report import counted
 from sweeper.winners import winner
 from trainables.noise import NOISE
-
-from .. import choices
-from ..axes import short
-from ..best import Cell, TextTable, best_table, recommendation_table
-from ..cache import by_content
-from ..choices import Choice, heading
-from ..figures import noise_chart
-from ..judged import Judgement, ask
-from ..marks import Chart, Measure
-from ..parents import Scored, best_tiles, parents_chart, scored
-from ..runs import Run
-from ..sections import Control, Section, TableCard, Tile, View
-from ..selection import Selection
-from ..side_by_side import beside, beside_table
-from ..tables import Overview, overview
 
 if TYPE_CHECKING:
     from sweeper.evidence.analysis import Analysis

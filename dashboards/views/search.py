@@ -5,26 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from dashboards import choices
+from dashboards.believed import exponents_chart, posterior_chart
+from dashboards.cache import by_content
+from dashboards.choices import choose
+from dashboards.course import progress_chart
+from dashboards.curves import SearchStep, search_steps, thin_steps
+from dashboards.failures import Failure, failure_table, failures
+from dashboards.fronts import front_chart, front_table
+from dashboards.judged import ask
+from dashboards.marks import Chart, Measure
+from dashboards.parallel import parallel_chart
+from dashboards.runs import Run
+from dashboards.sections import Control, Section, TableCard, View
+from dashboards.selection import Selection
 from sweeper.belief import Belief
 from sweeper.objective import OBJECTIVES
 from sweeper.pareto import pareto
 from sweeper.report import counted
 from trainables.noise import NOISE
-
-from .. import choices
-from ..believed import exponents_chart, posterior_chart
-from ..cache import by_content
-from ..choices import choose
-from ..course import progress_chart
-from ..curves import SearchStep, search_steps, thin_steps
-from ..failures import Failure, failure_table, failures
-from ..fronts import front_chart, front_table
-from ..judged import ask
-from ..marks import Chart, Measure
-from ..parallel import parallel_chart
-from ..runs import Run
-from ..sections import Control, Section, TableCard, View
-from ..selection import Selection
 
 STEPS = 800
 

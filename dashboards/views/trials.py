@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .. import choices
-from ..axes import short
-from ..best import Cell, TextTable
-from ..listing import Head, heads, listed
-from ..runs import Run
-from ..sections import Control, Section, TableCard, View
-from ..selection import Selection
+from dashboards import choices
+from dashboards.axes import short
+from dashboards.best import Cell, TextTable
+from dashboards.listing import Head, heads, listed
+from dashboards.runs import Run
+from dashboards.sections import Control, Section, TableCard, View
+from dashboards.selection import Selection
 
 SHOWN = 200
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from sweeper.client.events import follow
+from sweeper.client.queries import JSON, at, body, filters, plain_json, query
+from sweeper.client.transport import ClientError, Transport
 from sweeper.service.records import Advice, Estimate, Event, Extension, Me, Submitted, Sweep, SweepDetail, SweepPage
 from sweeper.specfile import SpecError
-from trainables.atomic import replace_atomic
-
-from .events import follow
-from .queries import JSON, at, body, filters, plain_json, query
-from .transport import ClientError, Transport
+from trainables.io.atomic import replace_atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa

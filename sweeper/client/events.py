@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from sweeper.client.queries import at
+from sweeper.client.transport import ClientError, Transport, pause
 from sweeper.service.records import ENDED, Event
-
-from .queries import at
-from .transport import ClientError, Transport, pause
 
 if TYPE_CHECKING:
     from requests import Response

@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 import requests
 from pydantic import ValidationError
 
+from sweeper.client.credentials import WHERE, check_secret, found_token, service_address
 from sweeper.http_parts import CONNECT_SECONDS, Bearer, line, reason
 from sweeper.service.records import Problem
 from sweeper.specfile import SpecError
 from trainables import __version__
-
-from .credentials import WHERE, check_secret, found_token, service_address
 
 TRIES = 6
 BACKOFF_SECONDS, MOST_BACKOFF_SECONDS, MOST_WAIT_SECONDS = 0.25, 8.0, 60.0

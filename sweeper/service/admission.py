@@ -16,16 +16,15 @@ from sweeper.launch import with_usual_noise
 from sweeper.places import is_uri
 from sweeper.plain_text import check_plain_values
 from sweeper.proposer import budget_of
+from sweeper.service.catalog import Entry
+from sweeper.service.limits import Limits
+from sweeper.service.parsing import NAME
+from sweeper.service.quotas import Ask, to_go
+from sweeper.service.refusals import RefusedError, forbidden
+from sweeper.service.space_files import SpaceFiles
+from sweeper.service.users import User
 from sweeper.spec import SweepSpec, corners, space_of
 from sweeper.specfile import SpecError
-
-from .catalog import Entry
-from .limits import Limits
-from .parsing import NAME
-from .quotas import Ask, to_go
-from .refusals import RefusedError, forbidden
-from .space_files import SpaceFiles
-from .users import User
 
 _DECIDED = ("out", "address", "cache")
 _DEVICE = re.compile(r"(auto|cpu|cuda|mps|xpu)(:\d{1,3})?")

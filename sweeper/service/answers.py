@@ -8,9 +8,8 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from sweeper.service.refusals import RefusedError
 from sweeper.specfile import SpecError
-
-from .refusals import RefusedError
 
 AT_ONCE = 2
 """Computations at a time."""

@@ -14,21 +14,20 @@ from fastapi import Depends, Path, Request, Response
 from pydantic import AfterValidator, BaseModel
 
 from sweeper.plain_text import plain_text
-from trainables.printable import printable
-
-from .admission import Rules
-from .audit import Audit
-from .catalog import Entry, UnknownSweepError
-from .estimates import Estimates
-from .guard import bucket
-from .limits import Limits
-from .metrics import Metrics
-from .quotas import Ask, within_quota
-from .records import Role
-from .refusals import RefusedError, forbidden, reads_only
-from .service import Service
-from .turns import Turns
-from .users import User
+from sweeper.service.admission import Rules
+from sweeper.service.audit import Audit
+from sweeper.service.catalog import Entry, UnknownSweepError
+from sweeper.service.estimates import Estimates
+from sweeper.service.guard import bucket
+from sweeper.service.limits import Limits
+from sweeper.service.metrics import Metrics
+from sweeper.service.quotas import Ask, within_quota
+from sweeper.service.records import Role
+from sweeper.service.refusals import RefusedError, forbidden, reads_only
+from sweeper.service.service import Service
+from sweeper.service.turns import Turns
+from sweeper.service.users import User
+from trainables.io.printable import printable
 
 T = TypeVar("T")
 

@@ -13,16 +13,15 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from trainables.printable import printable
-
-from . import examples
-from .api import Api, Asked, SweepId
-from .catalog import Entry, UnknownSweepError
-from .guard import Viewer, bucket, still
-from .problems import documented
-from .records import ENDED, Event
-from .refusals import RefusedError
-from .users import User
+from sweeper.service import examples
+from sweeper.service.api import Api, Asked, SweepId
+from sweeper.service.catalog import Entry, UnknownSweepError
+from sweeper.service.guard import Viewer, bucket, still
+from sweeper.service.problems import documented
+from sweeper.service.records import ENDED, Event
+from sweeper.service.refusals import RefusedError
+from sweeper.service.users import User
+from trainables.io.printable import printable
 
 router = APIRouter(prefix="/v1", tags=["events"])
 SSE = "text/event-stream"

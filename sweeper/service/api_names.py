@@ -8,11 +8,10 @@ from fastapi import APIRouter, Response
 
 import search_spaces
 from sweeper.listings import merge_records, noise_records, space_record
-
-from .api import Asked, plain_json
-from .examples import shown
-from .guard import Viewer
-from .problems import documented
+from sweeper.service.api import Asked, plain_json
+from sweeper.service.examples import shown
+from sweeper.service.guard import Viewer
+from sweeper.service.problems import documented
 
 router = APIRouter(prefix="/v1", tags=["names"])
 _SPACE = {"name": "digits_cnn", "doc": "A small CNN on 8x8 digits.", "budget": "1 s a pair", "source": "", "knobs": {},

@@ -7,16 +7,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from sweeper.service import examples, metrics
+from sweeper.service.api import TEXT, Asked, answer, plain_json
+from sweeper.service.examples import shown
+from sweeper.service.guard import Admin, Viewer
+from sweeper.service.problems import documented
+from sweeper.service.quotas import WINDOW_SECONDS
+from sweeper.service.records import ACTIVE, AuditPage, Health, Me, TokenView, Used
+from sweeper.service.refusals import RefusedError
 from trainables import __version__
-
-from . import examples, metrics
-from .api import TEXT, Asked, answer, plain_json
-from .examples import shown
-from .guard import Admin, Viewer
-from .problems import documented
-from .quotas import WINDOW_SECONDS
-from .records import ACTIVE, AuditPage, Health, Me, TokenView, Used
-from .refusals import RefusedError
 
 router = APIRouter(tags=["operations"])
 _HEALTH = {"status": "ok", "version": __version__}

@@ -15,18 +15,17 @@ from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
 
 from sweeper.objective import OBJECTIVES
 from sweeper.places import AwayError
+from sweeper.service import examples
+from sweeper.service.api import Asked, SweepId, plain_json
+from sweeper.service.catalog import StateError, UnknownSweepError
+from sweeper.service.examples import shown
+from sweeper.service.guard import Viewer, bucket
+from sweeper.service.problems import documented
+from sweeper.service.records import Advice, TrialPage
+from sweeper.service.refusals import RefusedError
+from sweeper.service.turns import Expensive
 from sweeper.specfile import SpecError
 from trainables.registry import unknown
-
-from . import examples
-from .api import Asked, SweepId, plain_json
-from .catalog import StateError, UnknownSweepError
-from .examples import shown
-from .guard import Viewer, bucket
-from .problems import documented
-from .records import Advice, TrialPage
-from .refusals import RefusedError
-from .turns import Expensive
 
 router = APIRouter(prefix="/v1/sweeps/{sweep}", tags=["results"])
 pc: Any = pyarrow.compute  # whose functions are made when it is imported

@@ -13,24 +13,23 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from sweeper.service import examples
+from sweeper.service.admission import Admitted, Changed, admit, changed
+from sweeper.service.api import TEXT, Api, Asked, Plain, SweepId, answer, body_of
+from sweeper.service.catalog import Entry, New, StateError, fingerprint
+from sweeper.service.examples import shown
+from sweeper.service.guard import Submitter, Viewer, noted
+from sweeper.service.limits import Limits
+from sweeper.service.parsing import JSON_TYPES, YAML_TYPES, media_type, parsed
+from sweeper.service.problems import documented
+from sweeper.service.quotas import Ask, gpu_hours_to_go, to_go
+from sweeper.service.records import ENDED, Estimate, Extension, State, Submitted, Sweep, SweepDetail, SweepPage
+from sweeper.service.refusals import RefusedError, forbidden
+from sweeper.service.turns import Expensive
+from sweeper.service.users import User
+from sweeper.service.webhooks import check_url
 from sweeper.spec import SweepSpec
 from sweeper.specfile import SpecError
-
-from . import examples
-from .admission import Admitted, Changed, admit, changed
-from .api import TEXT, Api, Asked, Plain, SweepId, answer, body_of
-from .catalog import Entry, New, StateError, fingerprint
-from .examples import shown
-from .guard import Submitter, Viewer, noted
-from .limits import Limits
-from .parsing import JSON_TYPES, YAML_TYPES, media_type, parsed
-from .problems import documented
-from .quotas import Ask, gpu_hours_to_go, to_go
-from .records import ENDED, Estimate, Extension, State, Submitted, Sweep, SweepDetail, SweepPage
-from .refusals import RefusedError, forbidden
-from .turns import Expensive
-from .users import User
-from .webhooks import check_url
 
 router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"])
 _PLAIN = {"pattern": TEXT}

@@ -16,22 +16,21 @@ from starlette.routing import Route
 
 from sweeper.places import is_uri
 from sweeper.resources import cpus
+from sweeper.service import api_events, api_names, api_operations, api_results, api_sweeps
+from sweeper.service.admission import RESUMABLE, Rules
+from sweeper.service.api import Api
+from sweeper.service.audit import Audit
+from sweeper.service.estimates import Estimates
+from sweeper.service.guard import OPEN, Guard
+from sweeper.service.limits import Limits
+from sweeper.service.metrics import Measured, Metrics
+from sweeper.service.outward import Outward
+from sweeper.service.problems import install
+from sweeper.service.records import Estimate, Extension, Problem
+from sweeper.service.refusals import RefusedError
+from sweeper.service.service import Config, Service
 from sweeper.spec import SweepSpec
 from trainables import __version__
-
-from . import api_events, api_names, api_operations, api_results, api_sweeps
-from .admission import RESUMABLE, Rules
-from .api import Api
-from .audit import Audit
-from .estimates import Estimates
-from .guard import OPEN, Guard
-from .limits import Limits
-from .metrics import Measured, Metrics
-from .outward import Outward
-from .problems import install
-from .records import Estimate, Extension, Problem
-from .refusals import RefusedError
-from .service import Config, Service
 
 ROUTERS = tuple(m.router for m in (api_sweeps, api_results, api_events, api_names, api_operations))
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from sqlalchemy import Engine, delete, insert, select
 
-from .database import audit
-from .records import AuditEntry, moment
+from sweeper.service.database import audit
+from sweeper.service.records import AuditEntry, moment
 
 
 class Audit:

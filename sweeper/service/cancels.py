@@ -9,11 +9,10 @@ from collections.abc import Callable
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.retries import StorageError
-
-from .catalog import Catalog, Entry
-from .control import Control, Halt
-from .logs import report_failure
-from .records import State
+from sweeper.service.catalog import Catalog, Entry
+from sweeper.service.control import Control, Halt
+from sweeper.service.logs import report_failure
+from sweeper.service.records import State
 
 GRACE_SECONDS = 30.0
 

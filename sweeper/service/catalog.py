@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine, Row, and_, case, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from sweeper.service.database import DAY_SECONDS, sweeps, transitions, usage
+from sweeper.service.fair import Waiting
+from sweeper.service.records import ACTIVE, ALLOWED, ENDED, State
 from sweeper.specfile import SpecError
-
-from .database import DAY_SECONDS, sweeps, transitions, usage
-from .fair import Waiting
-from .records import ACTIVE, ALLOWED, ENDED, State
 
 Entry = Row[Any]
 """A row of the table `sweeps`."""

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
-from .private import make_private_file
+from sweeper.service.private import make_private_file
 
 CONNECT_SECONDS = 3
 STATEMENT_SECONDS, SHORT_SECONDS = 10.0, 3.0

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trainables.atomic import write_atomic
+from trainables.io.atomic import write_atomic
 
 LOG_BYTES = 4000
 

@@ -30,9 +30,8 @@ from sqlalchemy import (
 )  # fmt: skip
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from sweeper.service.connections import engine_of, finish_opening
 from sweeper.specfile import SpecError
-
-from .connections import engine_of, finish_opening
 
 VERSION = 3
 NAME = "name"

@@ -14,13 +14,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.descriptors import shortage
 from sweeper.places import AwayError
+from sweeper.service.catalog import Catalog, Entry, UnknownSweepError
+from sweeper.service.database import sweeps
+from sweeper.service.reader import Found
+from sweeper.service.records import ENDED, State
+from sweeper.service.views import Views
 from sweeper.specfile import SpecError
-
-from .catalog import Catalog, Entry, UnknownSweepError
-from .database import sweeps
-from .reader import Found
-from .records import ENDED, State
-from .views import Views
 
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 10.0, 300.0

@@ -11,12 +11,11 @@ import pyarrow as pa
 
 from sweeper.places import AwayError
 from sweeper.retries import StorageError
+from sweeper.service.admission import Admitted
+from sweeper.service.catalog import Catalog, Entry
+from sweeper.service.records import Estimate
+from sweeper.service.users import User
 from sweeper.specfile import SpecError
-
-from .admission import Admitted
-from .catalog import Catalog, Entry
-from .records import Estimate
-from .users import User
 
 LOOKED_AT, TAKEN, TRIALS = 30, 5, 1000
 """Rows of the catalog that are looked at, sweeps whose trials are read, and trials of each."""

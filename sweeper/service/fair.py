@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
-from .records import Quota
+from sweeper.service.records import Quota
 
 
 class Waiting(NamedTuple):

@@ -20,13 +20,12 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sweeper.http_parts import is_loopback_name
-
-from .audit import Audit
-from .limits import Limits
-from .problems import CHALLENGE, of_error
-from .records import Role
-from .refusals import RefusedError, forbidden, reads_only
-from .users import LOCAL, User, Users
+from sweeper.service.audit import Audit
+from sweeper.service.limits import Limits
+from sweeper.service.problems import CHALLENGE, of_error
+from sweeper.service.records import Role
+from sweeper.service.refusals import RefusedError, forbidden, reads_only
+from sweeper.service.users import LOCAL, User, Users
 
 USER, DETAIL, ADDRESS, _STILL = "sweeper.user", "sweeper.detail", "sweeper.address", "sweeper.still"
 """Keys of a request's scope: who asks, what the audit log says about it, and from where it comes."""

@@ -21,9 +21,8 @@ from typing import Any
 from sqlalchemy import Engine
 
 from sweeper.retries import is_full, line
-from trainables.atomic import write_atomic
-
-from .connections import connect, link_of
+from sweeper.service.connections import connect, link_of
+from trainables.io.atomic import write_atomic
 
 EVERY_SECONDS = 1.0
 ANSWER_SECONDS = 1.5

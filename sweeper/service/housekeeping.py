@@ -12,13 +12,13 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from .audit import Audit
-from .catalog import Catalog
-from .logs import COUNTED, REPEATS
-from .ownership import Ownership, TakenError
-from .quotas import WINDOW_SECONDS, stop_beyond
-from .rebuild import record_missing
-from .records import Quota
+from sweeper.service.audit import Audit
+from sweeper.service.catalog import Catalog
+from sweeper.service.logs import COUNTED, REPEATS
+from sweeper.service.ownership import Ownership, TakenError
+from sweeper.service.quotas import WINDOW_SECONDS, stop_beyond
+from sweeper.service.rebuild import record_missing
+from sweeper.service.records import Quota
 
 TICK_SECONDS = 5.0
 PRUNE_SECONDS = 3600.0

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
 
-from .records import Event, moment
+from sweeper.service.records import Event, moment
 
 KEPT = 20_000
 

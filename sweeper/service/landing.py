@@ -13,9 +13,8 @@ from sqlalchemy import Connection, Engine, case, delete, func, insert, select, u
 
 from sweeper.budgets import gpus_of
 from sweeper.resources import Resources
-
-from .catalog import UnknownSweepError
-from .database import DAY_SECONDS, landed, sweeps, usage
+from sweeper.service.catalog import UnknownSweepError
+from sweeper.service.database import DAY_SECONDS, landed, sweeps, usage
 
 CHUNK = 500
 _COLUMNS = ("digest", "outcome", "started", "device", "device_seconds", "members")

@@ -22,7 +22,7 @@ import psutil
 from sweeper import own_ray
 from sweeper.resources import cpus
 from sweeper.spec import SpecError
-from trainables.atomic import write_atomic
+from trainables.io.atomic import write_atomic
 
 START_SECONDS, POLL_SECONDS, END_SECONDS = 90.0, 0.2, 15.0
 SILENT_LOOKS, SILENT_SECONDS = 3, 30.0

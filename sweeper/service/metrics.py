@@ -10,9 +10,9 @@ from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy import func, select
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .catalog import Catalog
-from .database import deliveries, landed
-from .records import ACTIVE, State
+from sweeper.service.catalog import Catalog
+from sweeper.service.database import deliveries, landed
+from sweeper.service.records import ACTIVE, State
 
 MEDIA = "text/plain; version=0.0.4; charset=utf-8"
 _BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .peers import CONNECTION
+from sweeper.service.peers import CONNECTION
 
 PIECE = 1 << 16
 """Bytes that are sent at once; about twice as many of an answer lie in memory while its reader is slow."""

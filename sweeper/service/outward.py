@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.messages import with_messages
 from sweeper.places import is_uri
-from trainables.files import cache_folder
+from trainables.datasets.cache import cache_folder
 from trainables.runtime import Runtime
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .catalog import Entry
-    from .service import Config
+    from sweeper.service.catalog import Entry
+    from sweeper.service.service import Config
 
 _ID = r"[A-Za-z0-9_-]+"
 

@@ -20,10 +20,9 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from sweeper.service.database import meta
 from sweeper.specfile import SpecError
-from trainables.atomic import write_atomic
-
-from .database import meta
+from trainables.io.atomic import write_atomic
 
 FILE = "id"
 _KEY = "folder"

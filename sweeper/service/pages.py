@@ -19,20 +19,18 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from trainables.printable import printable_line
-
-from .catalog import Catalog, Entry, UnknownSweepError
-from .connections import LostError
-from .guard import cookie, who
-from .outgoing import PIECE
-from .records import Sweep
-from .users import SESSION_SECONDS, User, Users
-from .views import Views
+from sweeper.service.catalog import Catalog, Entry, UnknownSweepError
+from sweeper.service.connections import LostError
+from sweeper.service.guard import cookie, who
+from sweeper.service.outgoing import PIECE
+from sweeper.service.records import Sweep
+from sweeper.service.users import SESSION_SECONDS, User, Users
+from sweeper.service.views import Views
+from trainables.io.printable import printable_line
 
 if TYPE_CHECKING:
     from dashboards.offer import Listed
-
-    from .service import Service
+    from sweeper.service.service import Service
 
 OLD_COOKIE = "sweeper_token"
 """Cookie of earlier versions, which held the token itself: it signs nobody in, and browsers are told to drop it."""

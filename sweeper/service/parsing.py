@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sweeper.service.limits import Limits
+from sweeper.service.refusals import RefusedError
 from sweeper.specfile import NotYamlError, SpecError, read_yaml
 from sweeper.yaml_text import Bounds
-
-from .limits import Limits
-from .refusals import RefusedError
 
 NAME = "sweep.yaml"
 """What messages call a spec that came as YAML."""

@@ -18,10 +18,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sweeper.service.limits import Limits
+from sweeper.service.logs import COUNTED
 from sweeper.specfile import SpecError
-
-from .limits import Limits
-from .logs import COUNTED
 
 Network = IPv4Network | IPv6Network
 CONNECTION = "sweeper.connection"

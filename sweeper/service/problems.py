@@ -18,13 +18,12 @@ from starlette.requests import ClientDisconnect
 from sweeper.descriptors import shortage
 from sweeper.places import AwayError
 from sweeper.retries import StorageError, is_full
+from sweeper.service.catalog import KeyReusedError, StateError, UnknownSweepError
+from sweeper.service.connections import LostError
+from sweeper.service.records import Problem
+from sweeper.service.refusals import RefusedError
 from sweeper.specfile import SpecError
-from trainables.printable import printable, printable_line
-
-from .catalog import KeyReusedError, StateError, UnknownSweepError
-from .connections import LostError
-from .records import Problem
-from .refusals import RefusedError
+from trainables.io.printable import printable, printable_line
 
 MEDIA = "application/problem+json"
 CHALLENGE = {"WWW-Authenticate": "Bearer"}

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 
-from .catalog import Catalog, Entry, UnknownSweepError
-from .fair import Waiting, order
-from .quotas import startable
-from .ray_address import RayAddress
-from .records import ACTIVE, Quota, State
+from sweeper.service.catalog import Catalog, Entry, UnknownSweepError
+from sweeper.service.fair import Waiting, order
+from sweeper.service.quotas import startable
+from sweeper.service.ray_address import RayAddress
+from sweeper.service.records import ACTIVE, Quota, State
 
 FRESH_SECONDS = 0.5
 

@@ -20,13 +20,12 @@ from typing import NamedTuple
 
 from sqlalchemy import select
 
+from sweeper.service.catalog import Catalog, Entry, StateError, UnknownSweepError
+from sweeper.service.database import DAY_SECONDS, usage
+from sweeper.service.fair import Waiting
+from sweeper.service.records import Quota, State, moment
+from sweeper.service.refusals import RefusedError
 from sweeper.spec import SweepSpec
-
-from .catalog import Catalog, Entry, StateError, UnknownSweepError
-from .database import DAY_SECONDS, usage
-from .fair import Waiting
-from .records import Quota, State, moment
-from .refusals import RefusedError
 
 WINDOW_SECONDS = 30 * DAY_SECONDS
 

@@ -22,15 +22,14 @@ from sweeper.growing import GrowingTable
 from sweeper.objective import measured
 from sweeper.places import place_of
 from sweeper.regime import fit_regime
+from sweeper.service.hub import Hub
+from sweeper.service.landing import Landing
+from sweeper.service.records import BestView, Cost, Progress, RegimeView
 from sweeper.spec import SpecError, SweepSpec
 from sweeper.store import SCHEMAS
 from sweeper.winners import over_limits, winner
 from trainables.noise import KNOBS
 from trainables.registry import unknown
-
-from .hub import Hub
-from .landing import Landing
-from .records import BestView, Cost, Progress, RegimeView
 
 LIGHT = ("number", "outcome", "device", "device_seconds", "members", "warnings")
 

@@ -16,17 +16,16 @@ from sqlalchemy.exc import IntegrityError
 from sweeper.places import place_of
 from sweeper.report import counted
 from sweeper.retries import line
+from sweeper.service.catalog import Catalog, Entry
+from sweeper.service.control import Control
+from sweeper.service.database import DAY_SECONDS, sweeps, transitions
+from sweeper.service.endings import UNREAD
+from sweeper.service.landing import Landing
+from sweeper.service.records import ACTIVE, ENDED, State
 from sweeper.spec import SweepSpec
 from sweeper.specfile import SpecError
 from sweeper.store import read_trials
 from sweeper.yaml_text import YamlError, read
-
-from .catalog import Catalog, Entry
-from .control import Control
-from .database import DAY_SECONDS, sweeps, transitions
-from .endings import UNREAD
-from .landing import Landing
-from .records import ACTIVE, ENDED, State
 
 pc: Any = pyarrow.compute  # whose functions are made when it is imported
 NOBODY = "(unknown)"

@@ -14,14 +14,13 @@ from typing import Any
 from sweeper.launch import Results, load_results
 from sweeper.lease import outwaited
 from sweeper.places import place_of
+from sweeper.service.control import Control, Outcome
+from sweeper.service.memory import limit_memory
+from sweeper.service.records import State
 from sweeper.signals import sigterm_as_sigint
 from sweeper.spec import SpecError, SweepSpec
 from sweeper.specfile import read_yaml
-from trainables.printable import guard_output, printable_line
-
-from .control import Control, Outcome
-from .memory import limit_memory
-from .records import State
+from trainables.io.printable import guard_output, printable_line
 
 
 def main(folder: str, lock: str) -> int:

@@ -12,17 +12,16 @@ from pathlib import Path
 
 from sweeper.descriptors import raise_limit
 from sweeper.http_parts import is_loopback
+from sweeper.service.app import limits_of, make_api
+from sweeper.service.catalog import Entry
+from sweeper.service.logs import count_repeats
+from sweeper.service.outgoing import Paced
+from sweeper.service.pages import mount
+from sweeper.service.peers import Connections, networks, room
+from sweeper.service.server import server_of
+from sweeper.service.service import Config, Service
+from sweeper.service.webhooks import Webhooks, check_prefix
 from sweeper.specfile import SpecError
-
-from .app import limits_of, make_api
-from .catalog import Entry
-from .logs import count_repeats
-from .outgoing import Paced
-from .pages import mount
-from .peers import Connections, networks, room
-from .server import server_of
-from .service import Config, Service
-from .webhooks import Webhooks, check_prefix
 
 _BACKLOG = 2048
 

@@ -16,8 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from sweeper.descriptors import shortage
-
-from .peers import Connection, Connections, Network, Peer
+from sweeper.service.peers import Connection, Connections, Network, Peer
 
 GRACE_SECONDS = 5
 _AT_ONCE = 32  # connections that are accepted before the next look at open ones

@@ -13,26 +13,25 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from sweeper.places import is_uri
+from sweeper.service.catalog import Catalog, Entry
+from sweeper.service.database import DAY_SECONDS, open_database
+from sweeper.service.health import Health
+from sweeper.service.housekeeping import Housekeeping
+from sweeper.service.hub import Hub
+from sweeper.service.local_ray import LocalRay
+from sweeper.service.logs import report_failure
+from sweeper.service.memory import room
+from sweeper.service.outward import Outward
+from sweeper.service.ownership import Ownership
+from sweeper.service.private import make_private_folder
+from sweeper.service.quotas import holding
+from sweeper.service.rebuild import rebuild, record, unlisted
+from sweeper.service.records import ACTIVE
+from sweeper.service.space_files import SpaceFiles
+from sweeper.service.supervisor import Supervisor
+from sweeper.service.users import Users
+from sweeper.service.views import Views
 from sweeper.spec import SpecError
-
-from .catalog import Catalog, Entry
-from .database import DAY_SECONDS, open_database
-from .health import Health
-from .housekeeping import Housekeeping
-from .hub import Hub
-from .local_ray import LocalRay
-from .logs import report_failure
-from .memory import room
-from .outward import Outward
-from .ownership import Ownership
-from .private import make_private_folder
-from .quotas import holding
-from .rebuild import rebuild, record, unlisted
-from .records import ACTIVE
-from .space_files import SpaceFiles
-from .supervisor import Supervisor
-from .users import Users
-from .views import Views
 
 _log = logging.getLogger("sweeper.service")
 FOLDER = ".service"

@@ -8,8 +8,7 @@ import time
 
 from sweeper.descriptors import shortage
 from sweeper.retries import is_full
-
-from .logs import report_failure
+from sweeper.service.logs import report_failure
 
 PAUSE_SECONDS = 10.0
 _log = logging.getLogger("sweeper.service")

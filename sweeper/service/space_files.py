@@ -18,10 +18,10 @@ from pathlib import Path
 
 import search_spaces
 from search_spaces import Space
-from search_spaces.plain import from_json, to_json
-from search_spaces.space import SpaceError
+from search_spaces._plain import from_json, to_json
+from search_spaces._space import SpaceError
 from trainables import __version__
-from trainables.atomic import write_atomic
+from trainables.io.atomic import write_atomic
 
 SECONDS = 120.0
 """A file that takes longer to execute is refused."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sweeper.service.catalog import Entry
+from sweeper.service.quotas import gpu_hours_of
+from sweeper.service.reader import Found
+from sweeper.service.records import Quota
+from sweeper.service.views import Views
 from sweeper.spec import SweepSpec
-
-from .catalog import Entry
-from .quotas import gpu_hours_of
-from .reader import Found
-from .records import Quota
-from .views import Views
 
 
 def spec_to_run(

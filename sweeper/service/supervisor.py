@@ -18,22 +18,21 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.places import place_of
+from sweeper.service.cancels import GRACE_SECONDS, Cancels
+from sweeper.service.catalog import Catalog, Entry, StateError
+from sweeper.service.control import Control
+from sweeper.service.endings import Endings, settled
+from sweeper.service.memory import Room
+from sweeper.service.queue import Queue
+from sweeper.service.quotas import gpu_hours_to_go, to_go
+from sweeper.service.ray_address import RayAddress
+from sweeper.service.reader import Found
+from sweeper.service.records import ACTIVE, Quota, State
+from sweeper.service.shortage import Shortage
+from sweeper.service.starts import spec_to_run
+from sweeper.service.views import Views
 from sweeper.spec import SpecError, SweepSpec
 from sweeper.yaml_text import write_stored
-
-from .cancels import GRACE_SECONDS, Cancels
-from .catalog import Catalog, Entry, StateError
-from .control import Control
-from .endings import Endings, settled
-from .memory import Room
-from .queue import Queue
-from .quotas import gpu_hours_to_go, to_go
-from .ray_address import RayAddress
-from .reader import Found
-from .records import ACTIVE, Quota, State
-from .shortage import Shortage
-from .starts import spec_to_run
-from .views import Views
 
 TICK_SECONDS = 0.5
 KILL_SECONDS = 5.0

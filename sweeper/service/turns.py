@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from fastapi import Depends, Request
 
-from .guard import bucket
-from .refusals import RefusedError
+from sweeper.service.guard import bucket
+from sweeper.service.refusals import RefusedError
 
 AT_ONCE = 4
 """Calls that have their turn; those that wait for storage hold up nobody else."""

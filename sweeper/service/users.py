@@ -14,10 +14,9 @@ from typing import Any
 
 from sqlalchemy import Engine, Row, Select, and_, delete, insert, or_, select, update
 
+from sweeper.service.database import NAME, meta, sessions, tokens, users
+from sweeper.service.records import Quota, Role, TokenView, moment
 from sweeper.specfile import SpecError
-
-from .database import NAME, meta, sessions, tokens, users
-from .records import Quota, Role, TokenView, moment
 
 FRESH_SECONDS = 3.0
 """For so long a token is not looked up again: a token that another process revokes works that much longer."""

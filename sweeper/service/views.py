@@ -20,15 +20,14 @@ import pyarrow as pa
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.places import AwayError, place_of
+from sweeper.service.answers import Answers
+from sweeper.service.catalog import Catalog, Entry, UnknownSweepError
+from sweeper.service.hub import Hub
+from sweeper.service.landing import Landing
+from sweeper.service.outward import Outward
+from sweeper.service.reader import Found, Reader
+from sweeper.service.records import Advice, Extension, Progress, State, Sweep, SweepDetail, Transition, moment
 from sweeper.spec import SpecError, SweepSpec
-
-from .answers import Answers
-from .catalog import Catalog, Entry, UnknownSweepError
-from .hub import Hub
-from .landing import Landing
-from .outward import Outward
-from .reader import Found, Reader
-from .records import Advice, Extension, Progress, State, Sweep, SweepDetail, Transition, moment
 
 _log = logging.getLogger("sweeper.service")
 KEPT = 64

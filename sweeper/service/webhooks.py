@@ -24,12 +24,11 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from sweeper.http_parts import is_loopback, line, reason
 from sweeper.plain_text import check_plain
+from sweeper.service.catalog import Entry
+from sweeper.service.database import deliveries, sweeps
+from sweeper.service.records import State, moment
+from sweeper.service.refusals import forbidden
 from sweeper.specfile import SpecError
-
-from .catalog import Entry
-from .database import deliveries, sweeps
-from .records import State, moment
-from .refusals import forbidden
 
 TOLD = (State.DONE, State.FAILED)
 TRIES = 12

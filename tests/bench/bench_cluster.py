@@ -14,7 +14,7 @@ import sweeper
 from sweeper import SweepSpec
 from sweeper.session import Status
 from sweeper.store import read_trials
-from trainables.synthetic import SECONDS
+from trainables.pair.synthetic import SECONDS
 
 WORKERS = (1, 2, 4, 8)
 

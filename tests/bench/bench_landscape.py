@@ -12,11 +12,11 @@ from sklearn.datasets import load_digits
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from trainables.gradients import measure, plan
-from trainables.landscape import landscape
-from trainables.models import SmallCNN
-from trainables.probe import augmentation_share
-from trainables.seeding import seeded
+from trainables.measurement.augmentation_probe import augmentation_share
+from trainables.measurement.gradients import measure, plan
+from trainables.measurement.landscape import landscape
+from trainables.models.registry import SmallCNN
+from trainables.models.seeding import seeded
 
 EXAMPLES, BATCH, EPOCHS = 1024, 16, 8
 

@@ -11,10 +11,10 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from trainables.batches import epoch_batches
-from trainables.data import Data
+from trainables.datasets.dataset import Data
 from trainables.result import SPLITS
 from trainables.spec import PairSpec
+from trainables.tasks.batches import epoch_batches
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.29, 0.29, 0.29)
 

@@ -21,7 +21,7 @@ from sweeper.belief import belief
 from sweeper.runfolder import stored_spec
 from sweeper.store import read_trials
 from sweeper.winners import best_trials
-from trainables.pair import run_pairs
+from trainables.pair.run import run_pairs
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 

@@ -8,10 +8,10 @@ import torch
 from provenance import provenance
 
 import search_spaces
-from trainables.lab import prepare
+from trainables.pair.setup import prepare
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
-from trainables.training import Seeds, finetune
+from trainables.training.loop import Seeds, finetune
 
 
 def images_per_second(spec: PairSpec, members: int) -> float:

@@ -18,11 +18,11 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from trainables.lab import prepare
+from trainables.pair.setup import prepare
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
-from trainables.tasks import Task
-from trainables.training import Seeds, finetune
+from trainables.tasks.tasks import Task
+from trainables.training.loop import Seeds, finetune
 
 
 class InMemory(Dataset[Any]):

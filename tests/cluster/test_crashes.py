@@ -17,7 +17,7 @@ import sweeper
 from sweeper import SweepSpec, cluster
 from sweeper.store import read_trials
 from tests.drivers import Driver, complete, wait_for_parts
-from trainables.synthetic import SECONDS
+from trainables.pair.synthetic import SECONDS
 
 pytestmark = pytest.mark.cluster
 SMALL_TUNERS = "import os, signal, sys, sweeper.cluster as c; c.WAVE, c.ROUNDS = {wave}, 1"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.combining import kept_mask
-from trainables.merging import MERGES
+from trainables.merging.formulas import kept_mask
+from trainables.merging.methods import MERGES
 
 Arrays = dict[str, np.ndarray]
 # base, children, coefficient, Fishers -> merged; plain loops over single numbers where they are clearest

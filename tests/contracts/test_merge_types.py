@@ -18,7 +18,7 @@ from merge_formulas import (
 )
 from torch import Tensor
 
-from trainables.merging import MERGES
+from trainables.merging.methods import MERGES
 
 HALVES = [torch.float16, torch.bfloat16]
 

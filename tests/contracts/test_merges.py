@@ -16,8 +16,8 @@ from merge_formulas import (
     models_of,
 )
 
-from trainables.combining import kept_mask
-from trainables.merging import MERGES
+from trainables.merging.formulas import kept_mask
+from trainables.merging.methods import MERGES
 
 
 def test_every_merge_is_covered_here() -> None:

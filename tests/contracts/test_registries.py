@@ -9,14 +9,14 @@ import torch
 from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainables.augmentation import AUGMENTATIONS, augment
-from trainables.datasets import DATASETS
-from trainables.merging import MERGES
-from trainables.models import MODELS
+from trainables.datasets.augmentation import AUGMENTATIONS, augment
+from trainables.datasets.load import DATASETS
+from trainables.merging.methods import MERGES
+from trainables.models.registry import MODELS
 from trainables.noise import NOISE
-from trainables.optimizers import OPTIMIZERS
 from trainables.registry import Registry, UnknownName
-from trainables.schedule import SCHEDULES
+from trainables.training.optimizers import OPTIMIZERS
+from trainables.training.schedules import SCHEDULES
 from trainables.trial import TRAINABLES
 
 ALL = (AUGMENTATIONS, DATASETS, MERGES, MODELS, NOISE, SCHEDULES, OPTIMIZERS, TRAINABLES)

@@ -13,19 +13,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sweeper.store import write_weights
-from trainables import curves, pair
-from trainables.checkpoint_merge import merge_checkpoints
-from trainables.checkpoints import load_start
-from trainables.derivatives import objective
-from trainables.evaluation import logits_of, score
-from trainables.freezing import freeze
-from trainables.lab import prepare
-from trainables.merging import MERGES
-from trainables.models import MODELS, build
+from trainables.measurement.derivatives import objective
+from trainables.merging import coefficient_grid
+from trainables.merging.methods import MERGES
+from trainables.models.freezing import freeze
+from trainables.models.registry import MODELS, build
+from trainables.models.weights import load_start
+from trainables.pair import run
+from trainables.pair.checkpoints import merge_checkpoints
+from trainables.pair.setup import prepare
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
-from trainables.tasks import trained_names
-from trainables.training import Seeds, courses
+from trainables.tasks.evaluation import logits_of, score
+from trainables.tasks.tasks import trained_names
+from trainables.training.loop import Seeds, courses
 
 RUNTIME = Runtime(measure=0)
 NAMES = ("enc.weight", "dec.weight")
@@ -74,13 +75,13 @@ def _scored(model: nn.Module, split: str) -> Any:
     return score(logits_of(model, model.state_dict(), x), y)
 
 
-@pytest.mark.parametrize("method", [*MERGES, curves.GREEDY])
+@pytest.mark.parametrize("method", [*MERGES, coefficient_grid.GREEDY])
 def test_ties_survive_every_merge_and_the_saved_file_scores_what_the_row_says(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the last merge is chosen, so that it is saved
-    monkeypatch.setattr(curves, "_beats", lambda one, other: True)
-    output = pair.run_pair(_spec(merges=("linear", method)), RUNTIME)
+    monkeypatch.setattr(coefficient_grid, "_beats", lambda one, other: True)
+    output = run.run_pair(_spec(merges=("linear", method)), RUNTIME)
     row = output.merges[-1]
     assert (row.method, output.result.chosen_merge) == (method, method)
     assert output.weights is not None
@@ -118,7 +119,7 @@ def test_a_merge_of_state_dicts_takes_a_tied_tensor_for_one_entry(name: str) -> 
 
 def test_a_stack_keeps_ties(tmp_path: Path) -> None:
     spec = _spec(members=2, model_options={"norm": False}, merges=("linear", "dare", "ties"), stack=2)
-    output = pair.run_pair(spec, RUNTIME)
+    output = run.run_pair(spec, RUNTIME)
     assert output.weights is not None
     write_weights(tmp_path / "best.safetensors", output.weights, output.result)
     model = _made(norm=False)

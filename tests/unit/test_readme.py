@@ -15,13 +15,13 @@ from sweeper.objective import OBJECTIVES
 from sweeper.resources import Resources
 from sweeper.samplers import SAMPLERS
 from sweeper.store import SCHEMAS
-from trainables.augmentation import AUGMENTATIONS
-from trainables.caveats import KEYS
-from trainables.curves import GREEDY
-from trainables.datasets import DATASETS
-from trainables.merging import MERGES
-from trainables.models import MODELS
+from trainables.datasets.augmentation import AUGMENTATIONS
+from trainables.datasets.load import DATASETS
+from trainables.merging.coefficient_grid import GREEDY
+from trainables.merging.methods import MERGES
+from trainables.models.registry import MODELS
 from trainables.noise import FAMILIES, NOISE
+from trainables.pair.caveats import KEYS
 from trainables.registry import Registry
 from trainables.result import Outcome
 from trainables.spec import PairSpec
@@ -130,7 +130,7 @@ def test_every_setting_of_the_commands_is_a_field() -> None:
 
 
 def test_every_command_for_one_trial_parses() -> None:
-    from trainables.pair import _arguments
+    from trainables.pair.run import _arguments
 
     launched = [c for p in ("python", "torchrun") for c in _examples(p) if "trainables.pair" in c]
     assert [c[0] for c in launched] == ["python", "torchrun"]

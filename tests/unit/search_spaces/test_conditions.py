@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from search_spaces import Space
-from search_spaces.space import SpaceError
+from search_spaces._space import SpaceError
 
 FIXED = {"dataset": "none", "model": "none", "learning_rate": 0.1, "batch_size": 16, "trainable": "synthetic"}
 KNOBS = {

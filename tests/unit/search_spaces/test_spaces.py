@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from search_spaces import Space, load, names
-from search_spaces.space import SpaceError
+from search_spaces._space import SpaceError
 from trainables.registry import UnknownName
 from trainables.spec import PairSpec
 

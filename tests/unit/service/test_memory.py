@@ -18,7 +18,7 @@ from sweeper.service.supervisor import Supervisor
 from sweeper.service.views import Views
 from sweeper.spec import SweepSpec
 from sweeper.store import read_trials
-from trainables.record import failed
+from trainables.pair.record import failed
 from trainables.result import Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec

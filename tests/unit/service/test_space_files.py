@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from search_spaces.space import SpaceError
+from search_spaces._space import SpaceError
 from sweeper.service import space_files
 from sweeper.service.space_files import SpaceFiles
 

@@ -10,7 +10,7 @@ import sweeper
 from sweeper import SweepSpec
 from sweeper.belief import Belief, belief
 from sweeper.report import format_belief, noise_share
-from trainables.synthetic import BEST_NOISE
+from trainables.pair.synthetic import BEST_NOISE
 
 SPEC = SweepSpec(space="synthetic", runner="inline", sampler="random", objective="merged_loss", trials=40, seed=3)
 

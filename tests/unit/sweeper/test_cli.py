@@ -161,7 +161,7 @@ def test_pair_reruns_a_trial_and_the_numbers_agree(finished: Path, capsys: pytes
 @pytest.mark.parametrize("what", ["spaces", "noises", "merges"])
 def test_names_are_listed(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     import search_spaces
-    from trainables.merging import MERGES
+    from trainables.merging.methods import MERGES
 
     names = {"spaces": search_spaces.names(), "noises": list(NOISE), "merges": list(MERGES)}[what]
     assert main([what, "--json"]) == 0
@@ -310,10 +310,10 @@ def test_saved_weights_are_those_that_were_scored(tmp_path: Path, capsys: pytest
     import torch
     from safetensors.torch import load_file
 
-    from trainables.evaluation import score_splits
-    from trainables.lab import prepare
+    from trainables.pair.setup import prepare
     from trainables.runtime import Runtime
     from trainables.spec import PairSpec
+    from trainables.tasks.evaluation import score_splits
 
     spec, run = tmp_path / "spec.yaml", tmp_path / "run"
     spec.write_text(

@@ -16,7 +16,7 @@ from sweeper.samplers import SAMPLERS, grid
 from sweeper.session import noise_constants
 from sweeper.spec import corners, load_spec
 from sweeper.store import read
-from trainables import synthetic
+from trainables.pair import synthetic
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 

@@ -8,7 +8,7 @@ import pytest
 
 from sweeper.cli import main
 from sweeper.doubts import Doubt, doubts, lines, split
-from trainables import synthetic
+from trainables.pair import synthetic
 
 INERT = "inert_weight_decay: eta lambda T / (1 - mu) is 0.01"
 CLIP = "clipping: 0.2 of the steps were clipped"

@@ -12,8 +12,8 @@ from sweeper import SpecError, SweepSpec
 from sweeper.cli import main
 from sweeper.noise_choice import check_defined, check_shown, default_noise, targets
 from sweeper.store import read
-from trainables import synthetic
 from trainables.noise import FAMILIES, NOISE
+from trainables.pair import synthetic
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from sweeper.cli import main
 from sweeper.store import read, read_trials
-from trainables.models import build
+from trainables.models.registry import build
 
 TASK = ["--data-set", "digits", "--model", "small_cnn"]
 
@@ -70,7 +70,7 @@ def test_a_pair_is_merged_scored_and_written(
 def test_three_models_and_a_base_get_every_merge(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trainables.merging import MERGES
+    from trainables.merging.methods import MERGES
 
     models = [files[f"{n}.safetensors"] for n in "abc"]
     args = ["--models", *models, "--base", files["base.pt"], "--space", "digits_cnn", "--out", str(tmp_path / "run")]

@@ -17,7 +17,7 @@ from sweeper.plain_text import check_plain_values
 from sweeper.progress import Progress
 from sweeper.session import Status
 from sweeper.specfile import SpecError
-from trainables.printable import PrintableStream, is_plain, printable, printable_line
+from trainables.io.printable import PrintableStream, is_plain, printable, printable_line
 
 EVIL = "flip\x1b]0;owned\x07\x9b31m\u202edecaf\u2028\x7f"
 BAD = ("\x1b", "\x07", "\x9b", "\u202e", "\u2028", "\x7f")
@@ -82,7 +82,7 @@ def test_usage_errors_and_unknown_names_are_escaped_in_one_line(capsys: pytest.C
 
 
 def test_a_traceback_of_the_process_is_escaped() -> None:
-    code = f"from trainables.printable import guard_output\nguard_output()\nraise ValueError({EVIL!r})"
+    code = f"from trainables.io.printable import guard_output\nguard_output()\nraise ValueError({EVIL!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ValueError: flip\\u001b]0;owned" in done.stderr
     assert not [c for c in BAD if c in done.stderr]

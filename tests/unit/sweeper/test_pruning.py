@@ -22,9 +22,9 @@ from sweeper.pruning import CHANCE, LEAST, OUTSIDE, RISK, Forecast, Judge, Look,
 from sweeper.samplers import from_unit
 from sweeper.session import Session
 from sweeper.store import read
+from trainables.pair.synthetic import EXAMPLES
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
-from trainables.synthetic import EXAMPLES
 from trainables.trial import run_trials
 
 LOSS = OBJECTIVES["merged_loss"]

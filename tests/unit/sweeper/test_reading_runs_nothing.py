@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import sweeper
-from search_spaces.plain import from_json, to_json
+from search_spaces._plain import from_json, to_json
 from sweeper.belief import belief
 from sweeper.cli import main
 from sweeper.runfolder import stored_spec

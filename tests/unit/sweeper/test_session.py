@@ -18,10 +18,10 @@ from sweeper.proposer import StudyProposer
 from sweeper.ranking import Ranking
 from sweeper.session import Session
 from sweeper.store import read
+from trainables.pair.synthetic import BEST_NOISE
 from trainables.result import NEVER_WINS
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
-from trainables.synthetic import BEST_NOISE
 
 
 def sweep(run: Path, **more: Any) -> sweeper.Results:
@@ -230,7 +230,7 @@ def test_out_of_memory_is_an_outcome_that_is_neither_retried_nor_won(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sweeper import jobs
-    from trainables.record import now, record
+    from trainables.pair.record import now, record
     from trainables.result import Outcome, PairOutput
 
     real, calls = jobs.run_trials, []

@@ -171,7 +171,7 @@ def test_decimals_and_numbers_as_text_mean_the_same_in_every_column(tmp_path: Pa
 
 @pytest.mark.parametrize("value", [True, False, "true"])
 def test_a_truth_is_no_number_in_a_list_of_configurations_either(tmp_path: Path, value: Any) -> None:
-    from search_spaces.space import SpaceError
+    from search_spaces._space import SpaceError
 
     with pytest.raises(SpaceError, match="configuration 1 of enqueue: momentum must be"):
         checked_points(load("digits_cnn"), [{"momentum": value}])

@@ -18,8 +18,8 @@ from sweeper.samplers import SAMPLERS
 from sweeper.spec import load_spec
 from sweeper.store import read
 from sweeper.warmstart import pooled, read_prior
+from trainables.pair.synthetic import BEST_NOISE
 from trainables.spec import PairSpec
-from trainables.synthetic import BEST_NOISE
 
 POINTS: list[dict[str, Any]] = [
     {"learning_rate": 0.05, "batch_size": 32, "momentum": 0.9, "weight_decay": 1e-4, "augmentation_strength": 0.5},

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainables import base, datasets
-from trainables.datasets import DATASETS
-from trainables.models import MODELS
+from trainables.datasets import load
+from trainables.datasets.load import DATASETS
+from trainables.models.registry import MODELS
+from trainables.training import base
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def own_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in set(sys.modules) - before:
         if name.startswith("sweeper_source_"):
             del sys.modules[name]
-    datasets.forget()
+    load.forget()
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
-from trainables.datasets import Data
-from trainables.seeding import seeded
+from trainables.datasets.load import Data
+from trainables.models.seeding import seeded
 from trainables.spec import PairSpec
 
 ROOT = Path(__file__).parents[3]

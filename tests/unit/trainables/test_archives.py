@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from trainables.archives import BOUNDS, Bounds, unpacked
-from trainables.decoding import MOST_PIXELS, decode
+from trainables.datasets.archives import BOUNDS, Bounds, unpacked
+from trainables.datasets.decoding import MOST_PIXELS, decode
 
 ENDINGS = ("tar.xz", "tar.gz", "tar", "zip")
 SMALL = Bounds(total=1 << 20, ratio=50, small=10_000, file=200_000, entries=20, spare=0)

@@ -15,9 +15,9 @@ import sweeper
 from sweeper.places import place_of
 from sweeper.service.control import Control
 from sweeper.service.ownership import identity
-from trainables.atomic import write_atomic
-from trainables.files import made_once
-from trainables.keeping import Keeper
+from trainables.datasets.cache import made_once
+from trainables.io.atomic import write_atomic
+from trainables.training.checkpointing import Keeper
 
 PACKAGES = ("trainables", "search_spaces", "sweeper", "dashboards")
 

@@ -11,8 +11,8 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
-from trainables.augmentation import AUGMENTATIONS, Augmentation, augment, beta, check_policy
-from trainables.randaugment import OPERATIONS, randaugment, saturated
+from trainables.datasets.augmentation import AUGMENTATIONS, Augmentation, augment, beta, check_policy
+from trainables.datasets.randaugment import OPERATIONS, randaugment, saturated
 from trainables.registry import UnknownName
 
 

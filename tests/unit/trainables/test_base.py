@@ -11,14 +11,14 @@ import torch
 from small_trials import digits_spec
 from torch import Tensor
 
-from trainables import base
-from trainables.base import Trunk, base_weights, trunk
-from trainables.base_training import train_base
-from trainables.models import build
+from trainables.models.registry import build
+from trainables.models.seeding import seeded
 from trainables.runtime import Runtime
-from trainables.seeding import seeded
 from trainables.spec import PairSpec
-from trainables.tasks import Task, add_models, load_tasks
+from trainables.tasks.tasks import Task, add_models, load_tasks
+from trainables.training import base
+from trainables.training.base import Trunk, base_weights, trunk
+from trainables.training.base_training import train_base
 
 SPEC = digits_spec()
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from trainables.augmentation import AUGMENTATIONS, augment
-from trainables.batches import augmented_at_once, epoch_batches, halves, steps_per_epoch
-from trainables.data import Data, DataError
+from trainables.datasets.augmentation import AUGMENTATIONS, augment
+from trainables.datasets.dataset import Data, DataError
 from trainables.result import SPLITS
 from trainables.spec import PairSpec
+from trainables.tasks.batches import augmented_at_once, epoch_batches, halves, steps_per_epoch
 
 SPEC = PairSpec("any", "any", learning_rate=0.1, batch_size=12, augmentation_strength=0.8)
 every_augmentation = pytest.mark.parametrize("name", [*sorted(AUGMENTATIONS), "crop_flip+mixup"])
@@ -80,7 +80,7 @@ def test_chunks_are_whole_batches_bounded_by_images_and_by_bytes() -> None:
 
 def test_chunks_go_on_with_the_same_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     data, spec = _data(), replace(SPEC, augmentation="shift")
-    monkeypatch.setattr("trainables.batches.AUGMENT_IMAGES", 24)
+    monkeypatch.setattr("trainables.tasks.batches.AUGMENT_IMAGES", 24)
     index, generator = torch.randperm(52, generator=Generator().manual_seed(1))[:48], Generator().manual_seed(2)
     parts = [augment("shift", 0.8, data.x["train"][i], data.y["train"][i], 5, generator)[0] for i in index.split(24)]
     assert torch.equal(torch.cat([x for x, _ in _epoch(data, spec)]), torch.cat(parts))

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from trainables.caveats import KEYS, SEPARATOR, caveats, key_of, wd_relaxation
 from trainables.noise import NOISE
-from trainables.record import failed, now, record
+from trainables.pair.caveats import KEYS, SEPARATOR, caveats, key_of, wd_relaxation
+from trainables.pair.record import failed, now, record
 from trainables.result import Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trainables.checkpoints import load_start
-from trainables.heads import head_of
-from trainables.models import build
-from trainables.seeding import seeded
-from trainables.weight_files import sha256_of
+from trainables.models.heads import head_of
+from trainables.models.registry import build
+from trainables.models.seeding import seeded
+from trainables.models.weight_files import sha256_of
+from trainables.models.weights import load_start
 
 
 def _model(name: str = "small_cnn", classes: int = 10, seed: int = 0, **options: Any) -> nn.Module:
@@ -186,7 +186,7 @@ def test_a_model_without_shapes_takes_no_file(tmp_path: Path) -> None:
 
 
 def test_double_precision_of_a_file_reaches_a_double_model(tmp_path: Path) -> None:
-    from trainables.lab import prepare
+    from trainables.pair.setup import prepare
     from trainables.runtime import Runtime
     from trainables.spec import PairSpec
 

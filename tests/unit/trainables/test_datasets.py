@@ -12,9 +12,10 @@ import scipy.io
 import torch
 from torch import Tensor
 
-from trainables import datasets, torchvision_sets
-from trainables.datasets import DATASETS, Data, DataError, flip_labels, forget, load
-from trainables.images import Streamed
+from trainables.datasets import load as datasets
+from trainables.datasets import torchvision
+from trainables.datasets.images import Streamed
+from trainables.datasets.load import DATASETS, Data, DataError, flip_labels, forget, load
 from trainables.result import SPLITS
 from trainables.runtime import Runtime
 
@@ -197,7 +198,7 @@ def test_fashion_mnist_from_real_files(data_root: str) -> None:
         _load("fashion_mnist", data_root, train=60_000, val=100, test=200)
 
 
-OFFICIAL = {o.name: o for o in torchvision_sets.OFFICIAL}
+OFFICIAL = {o.name: o for o in torchvision.OFFICIAL}
 
 
 def _idx(path: Path, values: np.ndarray) -> None:

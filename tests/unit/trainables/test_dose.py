@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainables.dose import dose
+from trainables.measurement.dose import dose
 
 
 def test_it_is_the_written_out_sum() -> None:

@@ -8,9 +8,9 @@ import torch
 from small_trials import linear_model, random_data
 from torch import nn
 
-from trainables import evaluation
-from trainables.evaluation import Score, barriers, finite, gains, recalibrate, score, score_splits
-from trainables.models import MODELS
+from trainables.models.registry import MODELS
+from trainables.tasks import evaluation
+from trainables.tasks.evaluation import Score, barriers, finite, gains, recalibrate, score, score_splits
 
 
 def test_gains_by_hand_with_their_sign() -> None:

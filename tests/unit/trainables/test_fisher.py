@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from trainables.fisher import diagonal_fisher
-from trainables.freezing import freeze
-from trainables.models import build
-from trainables.seeding import seeded
+from trainables.merging.fisher import diagonal_fisher
+from trainables.models.freezing import freeze
+from trainables.models.registry import build
+from trainables.models.seeding import seeded
 
 
 def _images(n: int, channels: int = 1, size: int = 8) -> Tensor:
@@ -72,7 +72,7 @@ def test_the_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = _model("small_cnn", 3), _images(5)
     whole = diagonal_fisher(model, model.state_dict(), x)
     for entries in (1, 2 * sum(p.numel() for p in model.parameters())):
-        monkeypatch.setattr("trainables.fisher.CHUNK", entries)
+        monkeypatch.setattr("trainables.merging.fisher.CHUNK", entries)
         parts = diagonal_fisher(model, model.state_dict(), x)
         for key, value in whole.items():
             torch.testing.assert_close(parts[key], value, rtol=1e-12, atol=1e-15)

@@ -8,9 +8,9 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from trainables.freezing import freeze
-from trainables.models import build, has_batchnorm
-from trainables.seeding import seeded
+from trainables.models.freezing import freeze
+from trainables.models.registry import build, has_batchnorm
+from trainables.models.seeding import seeded
 
 
 def _resnet() -> nn.Module:

@@ -8,8 +8,8 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy, one_hot
 
-from trainables import derivatives
-from trainables.gradients import (
+from trainables.measurement import derivatives
+from trainables.measurement.gradients import (
     LEAST,
     MOST,
     MOST_TIMES,
@@ -25,7 +25,7 @@ from trainables.gradients import (
     pool,
     two_batch,
 )
-from trainables.models import SmallCNN
+from trainables.models.registry import SmallCNN
 
 N, SIZE, CLASSES = 240, 6, 4
 

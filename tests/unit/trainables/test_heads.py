@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainables.heads import head_of, penultimate, replace_head
-from trainables.models import build
-from trainables.seeding import seeded
+from trainables.models.heads import head_of, penultimate, replace_head
+from trainables.models.registry import build
+from trainables.models.seeding import seeded
 
 HEADS = {
     "small_cnn": "head",

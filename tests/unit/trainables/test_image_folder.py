@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from small_trials import digits_spec
 
-from trainables.data import Data, DataError
-from trainables.datasets import forget, load
-from trainables.decoding import decode
-from trainables.pair import run_pair
+from trainables.datasets.dataset import Data, DataError
+from trainables.datasets.decoding import decode
+from trainables.datasets.load import forget, load
+from trainables.pair.run import run_pair
 from trainables.result import SPLITS
 from trainables.runtime import Runtime
 
@@ -255,7 +255,7 @@ def test_the_second_start_reads_the_cache(tmp_path: Path, share: float, monkeypa
     forget()
     calls: Counter[str] = Counter()
     monkeypatch.setattr(
-        "trainables.decoding.decode",
+        "trainables.datasets.decoding.decode",
         lambda path, size, channels: calls.update([path.name]) or decode(path, size, channels),
     )
     again = _load(tmp_path, runtime=runtime)

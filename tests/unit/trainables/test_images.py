@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from trainables.images import Inputs, Resident, Streamed, wrapped
-from trainables.sources import Stored, free_bytes, normalisation, read_ahead
+from trainables.datasets.images import Inputs, Resident, Streamed, wrapped
+from trainables.datasets.sources import Stored, free_bytes, normalisation, read_ahead
 
 PARTS = [torch.tensor([3, 0, 3]), torch.tensor([19]), torch.arange(20)]
 # 3.12 warns of every fork of a process with threads

@@ -16,14 +16,14 @@ from small_trials import digits_spec
 from test_parallel import apart, numbers
 from torch import nn
 
-from trainables.augmentation import augment
-from trainables.files import LostCheckpoint, drop_checkpoints
-from trainables.keeping import EVERY_SECONDS, SHARE, Keeper
-from trainables.models import MODELS
-from trainables.pair import run_pair, run_pairs
+from trainables.datasets.augmentation import augment
+from trainables.datasets.cache import LostCheckpoint, drop_checkpoints
+from trainables.models.registry import MODELS
+from trainables.pair.run import run_pair, run_pairs
 from trainables.result import Outcome, PairOutput
 from trainables.runtime import Runtime, Stop
 from trainables.spec import PairSpec
+from trainables.training.checkpointing import EVERY_SECONDS, SHARE, Keeper
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +129,7 @@ def test_a_stack_goes_on(tmp_path: Path) -> None:
 def test_images_before_the_checkpoint_are_not_augmented_again(
     tmp_path: Path, stopped: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainables.batches.AUGMENT_IMAGES", 128)  # two batches of 64
+    monkeypatch.setattr("trainables.tasks.batches.AUGMENT_IMAGES", 128)  # two batches of 64
     seen: list[int] = []
 
     def counted(policy: str, strength: float, x: torch.Tensor, *rest: Any) -> Any:
@@ -138,7 +138,7 @@ def test_images_before_the_checkpoint_are_not_augmented_again(
 
     spec = digits_spec(batch_size=64, epochs=2, augmentation="crop_flip+mixup")
     whole = run_pair(spec, Runtime(measure=0))  # its base is held from now on
-    monkeypatch.setattr("trainables.batches.augmented", counted)
+    monkeypatch.setattr("trainables.tasks.batches.augmented", counted)
     with pytest.raises(Killed):
         run_pair(spec, keeping(tmp_path, 3, measure=0), killed_after(stopped))
     assert_same(run_pair(spec, keeping(tmp_path, 3, measure=0)), whole)

@@ -11,10 +11,9 @@ from torch.autograd.functional import hessian
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from trainables import derivatives
-from trainables.derivatives import Objective, objective
-from trainables.evaluation import logits_of, recalibrate, score
-from trainables.landscape import (
+from trainables.measurement import derivatives
+from trainables.measurement.derivatives import Objective, objective
+from trainables.measurement.landscape import (
     hessian_trace,
     lambda_max,
     landscape,
@@ -23,10 +22,11 @@ from trainables.landscape import (
     sharpness_average,
     sharpness_worst,
 )
-from trainables.models import SmallCNN
-from trainables.plane import combine, plane
+from trainables.measurement.loss_plane import combine, plane
+from trainables.models.registry import SmallCNN
+from trainables.models.seeding import seeded
 from trainables.result import LANDSCAPE
-from trainables.seeding import seeded
+from trainables.tasks.evaluation import logits_of, recalibrate, score
 
 
 def exact_hessian(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

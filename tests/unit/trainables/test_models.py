@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainables import models
-from trainables.heads import head_of
-from trainables.models import MODELS, build, has_batchnorm
+from trainables.models import registry
+from trainables.models.heads import head_of
+from trainables.models.registry import MODELS, build, has_batchnorm
+from trainables.models.seeding import seeded
 from trainables.registry import UnknownName
-from trainables.seeding import seeded
 
 SMALL = {"resnet18_32": {"width": 4}, "small_vit": {"dim": 12, "depth": 2}}
 EXACT = {
@@ -163,8 +163,8 @@ def test_sizes_that_a_library_refuses_are_its_own_words() -> None:
 def test_our_names_go_first_then_timms() -> None:
     assert MODELS["resnet18"].args == ("resnet18",)
     assert MODELS["resnet18"].func is MODELS["torchvision:resnet18"].func
-    assert MODELS["timm:resnet18"].func is MODELS["densenet121"].func is models._timm
-    assert MODELS["vit_b_16"].func is models._torchvision
+    assert MODELS["timm:resnet18"].func is MODELS["densenet121"].func is registry._timm
+    assert MODELS["vit_b_16"].func is registry._torchvision
     assert "densenet121" not in MODELS  # names that are listed are ours
     assert MODELS.get("no such thing") is None
 

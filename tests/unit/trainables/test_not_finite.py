@@ -11,15 +11,15 @@ import torch
 from small_trials import digits_spec
 from torch import Tensor, nn
 
-from trainables.checkpoint_merge import merge_checkpoints
-from trainables.combining import kept_mask
-from trainables.evaluation import score
-from trainables.merging import MERGES
-from trainables.models import MODELS
-from trainables.pair import run_pair
+from trainables.merging.formulas import kept_mask
+from trainables.merging.methods import MERGES
+from trainables.models.registry import MODELS
+from trainables.pair.checkpoints import merge_checkpoints
+from trainables.pair.run import run_pair
 from trainables.result import Outcome, PairOutput
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
+from trainables.tasks.evaluation import score
 
 pytestmark = pytest.mark.usefixtures("own_registries", "no_bases")
 METHODS = ("linear", "dare", "uniform_soup")

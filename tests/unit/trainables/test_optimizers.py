@@ -12,9 +12,9 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
 from trainables.noise import FAMILIES, NOISE, defined_for
-from trainables.optimizers import _FAMILIES, OPTIMIZERS, build, check, check_defined, elementwise, family
 from trainables.registry import UnknownName
 from trainables.spec import PairSpec
+from trainables.training.optimizers import _FAMILIES, OPTIMIZERS, build, check, check_defined, elementwise, family
 
 SPEC = PairSpec("random", "any", learning_rate=0.1, batch_size=16, weight_decay=0.01)
 ETA, LAMBDA, STEPS = 0.1, 0.01, 6
@@ -219,6 +219,6 @@ def test_the_papers_noise_is_for_sgd() -> None:
 
 
 def test_families_are_known_without_torch_and_timm() -> None:
-    code = "import sys; from trainables.optimizers import family; print(family('adamw'), family('x'))"
+    code = "import sys; from trainables.training.optimizers import family; print(family('adamw'), family('x'))"
     done = python("-c", f"{code}\nprint({{'torch', 'timm', 'numpy'}} & set(sys.modules))")
     assert done.stdout.split() == ["adamw", "other", "set()"], done.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_trials import digits_spec, python
 
-from trainables.pair import main, run_pair
+from trainables.pair.run import main, run_pair
 from trainables.result import trial_columns
 from trainables.runtime import Runtime
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from small_trials import digits_spec
 
-from trainables.pair import run_pair
-from trainables.parallel import Follower
+from trainables.pair.processes import Follower
+from trainables.pair.run import run_pair
 from trainables.result import Outcome, PairOutput, TrialResult
 from trainables.runtime import Report, Runtime, Stop
 from trainables.spec import PairSpec

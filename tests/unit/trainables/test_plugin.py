@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from trainables.models import MODELS
-from trainables.plugin import PluginError, load_source
+from trainables.models.registry import MODELS
+from trainables.pair.plugin import PluginError, load_source
 
 pytestmark = pytest.mark.usefixtures("own_registries")
 GOOD = """

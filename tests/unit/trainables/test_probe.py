@@ -12,10 +12,10 @@ from small_trials import digits_spec, linear_model, random_data
 from test_gradients import images, names_of, network, per_example
 from torch import Generator, Tensor
 
-from trainables import probe as module
-from trainables.datasets import Data
-from trainables.models import SmallCNN
-from trainables.probe import Probe, augmentation_share, cached_probe, probe, probe_digest
+from trainables.datasets.load import Data
+from trainables.measurement import augmentation_probe as module
+from trainables.measurement.augmentation_probe import Probe, augmentation_share, cached_probe, probe, probe_digest
+from trainables.models.registry import SmallCNN
 from trainables.registry import UnknownName
 
 KNOWN = Probe("shift", (0.0, 0.5, 1.0), (2.0, 4.0, 3.0), (0.0, 0.5, 0.25), (1.0, 2.0, 1.5), (0.0, 0.1, 0.2), 64, 4)

@@ -12,16 +12,16 @@ import pytest
 import torch
 from small_trials import digits_spec, python
 
-from trainables import landscape, relief
-from trainables.base import trunk
-from trainables.children import Children
-from trainables.lab import prepare
-from trainables.pair import probe_tables, run_pair
+from trainables.measurement import curvature, landscape
+from trainables.pair.children import Children
+from trainables.pair.run import probe_tables, run_pair
+from trainables.pair.setup import prepare
 from trainables.result import Outcome, PairOutput
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
-from trainables.tasks import children_data
-from trainables.training import Seeds, finetune
+from trainables.tasks.tasks import children_data
+from trainables.training.base import trunk
+from trainables.training.loop import Seeds, finetune
 
 QUIET = Runtime(measure=0)
 SPEC = digits_spec(batch_size=64, base={"steps": 5})
@@ -195,7 +195,7 @@ def test_two_ranks_train_the_same_child_as_one(tmp_path: Path) -> None:
 def test_a_batch_that_ranks_do_not_divide_is_refused() -> None:
     from torch import Generator
 
-    from trainables.batches import epoch_batches
+    from trainables.tasks.batches import epoch_batches
 
     data = prepare(SPEC, QUIET).tasks[0].data
     with pytest.raises(ValueError, match=r"64.*3|3.*64"):
@@ -232,7 +232,7 @@ def test_adamw_has_its_own_noises_and_the_preconditioned_trace() -> None:
 
 
 def test_landscape_and_plane_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relief, "LANDSCAPE_EXAMPLES", 720)
+    monkeypatch.setattr(curvature, "LANDSCAPE_EXAMPLES", 720)
     monkeypatch.setattr(landscape, "PROBES", 4)
     output = run_pair(replace(SPEC, merges=("linear",)), Runtime(measure=0, landscape=True, plane=3))
     row = output.result.to_row()

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from trainables.noise import NOISE
-from trainables.record import failed, now
+from trainables.pair.record import failed, now
 from trainables.result import (
     MODELS_SCORED,
     PHASES,

@@ -9,17 +9,17 @@ import torch
 from small_trials import digits_spec, same
 from torch import Tensor, nn
 
-from trainables import lab as lab_module
-from trainables.datasets import Data
-from trainables.evaluation import score
-from trainables.lab import prepare
-from trainables.merging import MERGES
+from trainables.datasets.load import Data
+from trainables.merging.methods import MERGES
 from trainables.noise import predict_all
-from trainables.pair import geometry, inspect, run_pair, run_pairs
+from trainables.pair import setup as lab_module
+from trainables.pair.run import geometry, inspect, run_pair, run_pairs
+from trainables.pair.setup import prepare
 from trainables.result import LANDSCAPE, SCORES, SPLITS, Outcome, PairOutput, trial_columns
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
-from trainables.training import Seeds, finetune
+from trainables.tasks.evaluation import score
+from trainables.training.loop import Seeds, finetune
 
 SPEC = digits_spec()
 CHANGING = ("seconds", "device_seconds", "step_seconds", "started")

@@ -10,18 +10,18 @@ import pytest
 import torch
 from small_trials import digits_spec, random_data, same
 
-from trainables.batches import epoch_batches
-from trainables.evaluation import logits_of, score
-from trainables.lab import prepare
-from trainables.merging import MERGES
-from trainables.pair import run_pair, run_pairs
+from trainables.merging.methods import MERGES
+from trainables.models.seeding import Stream, seeded
+from trainables.pair.run import run_pair, run_pairs
+from trainables.pair.rungs import ANNEAL_SHARE, anneal_leg
+from trainables.pair.setup import prepare
 from trainables.result import NEVER_WINS, Outcome, PairOutput
-from trainables.rungs import ANNEAL_SHARE, anneal_leg
 from trainables.runtime import Runtime, Stop
-from trainables.schedule import SCHEDULES, rung_steps
-from trainables.seeding import Stream, seeded
 from trainables.spec import PairSpec
-from trainables.training import Leg, Seeds, courses, finetune
+from trainables.tasks.batches import epoch_batches
+from trainables.tasks.evaluation import logits_of, score
+from trainables.training.loop import Leg, Seeds, courses, finetune
+from trainables.training.schedules import SCHEDULES, rung_steps
 
 SPEC = digits_spec(epochs=4, batch_size=64)
 LOOKS = Runtime(rungs=3, measure=0)

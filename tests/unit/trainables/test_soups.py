@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.merging import MERGES
-from trainables.soups import greedy_soup
+from trainables.merging.methods import MERGES
+from trainables.merging.soups import greedy_soup
 
 
 def _point(*values: float) -> dict[str, Tensor]:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from small_trials import digits_spec, same
 
-from trainables import synthetic
-from trainables.evaluation import Score, barriers, gains
+from trainables.pair import synthetic
 from trainables.result import SCORES, SPLITS, Outcome
 from trainables.runtime import Runtime, Stop
 from trainables.spec import PairSpec
+from trainables.tasks.evaluation import Score, barriers, gains
 from trainables.trial import inspect, run_trials
 
 SPEC = digits_spec(trainable="synthetic", dataset="none", model="none", learning_rate=0.032, base={"steps": 0})

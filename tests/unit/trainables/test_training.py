@@ -9,13 +9,13 @@ import torch
 from small_trials import built, linear_model, random_data
 from torch import Generator, nn
 
-from trainables.base_training import train_base
-from trainables.batches import epoch_batches
-from trainables.datasets import Data
-from trainables.models import MODELS
-from trainables.schedule import SCHEDULES
+from trainables.datasets.load import Data
+from trainables.models.registry import MODELS
 from trainables.spec import PairSpec
-from trainables.training import Child, Epoch, Leg, Seeds, finetune
+from trainables.tasks.batches import epoch_batches
+from trainables.training.base_training import train_base
+from trainables.training.loop import Child, Epoch, Leg, Seeds, finetune
+from trainables.training.schedules import SCHEDULES
 
 SPEC = PairSpec("random", "any", learning_rate=0.05, batch_size=16, momentum=0.9, weight_decay=1e-3, dtype="float64")
 SEEDS = [Seeds(order=2 * i, augment=2 * i + 1) for i in range(6)]

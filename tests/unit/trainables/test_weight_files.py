@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from trainables.models import build
-from trainables.seeding import seeded
-from trainables.weight_files import read_weights, sha256_of
+from trainables.models.registry import build
+from trainables.models.seeding import seeded
+from trainables.models.weight_files import read_weights, sha256_of
 
 
 def _state() -> dict[str, Tensor]:

@@ -1,0 +1,214 @@
+"""Inputs of a split: on the device as they are stored and normalised at access, or read in batches by other processes.
+
+Both give the same numbers, bit for bit: pixels travel as they are stored, and are normalised on the device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from trainables.datasets.sources import Source, Stored, normalisation, read_ahead
+
+Index = slice | Tensor
+
+
+class Inputs(ABC):
+    """The images of a split, as normalised floats at access.
+
+    Attributes:
+        shape: [n, channels, height, width].
+        device, dtype: Those of what an access gives.
+    """
+
+    def __init__(
+        self, mean: Tensor | None, std: Tensor | None, index: Tensor | None, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        # float32 [channels, 1, 1], in the unit of the stored values; None leaves values as they are
+        self._mean, self._std = (None if v is None else v.to(device, torch.float32) for v in (mean, std))
+        self._index = index  # the stored images that this split consists of; None is all
+        self.device, self.dtype = device, dtype
+
+    @property
+    @abstractmethod
+    def stored_shape(self) -> torch.Size:
+        """Shape of what is stored, of which `subset` shows a part."""
+
+    @property
+    @abstractmethod
+    def stored_bytes(self) -> int:
+        """Bytes of what is stored."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n, channels, height, width]."""
+        return torch.Size([len(self), *self.stored_shape[1:]])
+
+    def __len__(self) -> int:
+        return self.stored_shape[0] if self._index is None else len(self._index)
+
+    @abstractmethod
+    def __getitem__(self, index: Index) -> Tensor:
+        """Return the images of a slice or of an index tensor, normalised, on the device."""
+
+    @abstractmethod
+    def batches(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each index tensor, in order."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Inputs:
+        """Return the inputs on another device, in another type."""
+
+    @abstractmethod
+    def subset(self, index: Tensor) -> Inputs:
+        """Return the inputs at `index` alone, int64 [m]; nothing is copied."""
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Yield all images in order, `size` at a time."""
+        return self.batches(torch.split(torch.arange(len(self)), size))
+
+    def _rows(self, index: Index) -> Index:
+        if self._index is None:
+            return index
+        return self._index[index.to(self._index.device) if isinstance(index, Tensor) else index]
+
+    def _normalised(self, values: Tensor) -> Tensor:
+        # always in float32, so that the type of a trial does not change its data
+        if self._mean is None or self._std is None:
+            return values.to(self.dtype)
+        return values.to(torch.float32, copy=True).sub_(self._mean).div_(self._std).to(self.dtype)
+
+
+class Resident(Inputs):
+    """Inputs whose stored values are on the device.
+
+    Args:
+        values: Stored values [n, channels, height, width]: uint8, or floats as they are.
+        mean, std: Per channel [channels, 1, 1], in the unit of the stored values; None leaves values as they are.
+        dtype: Type of what an access gives; that of `values` where None.
+        index: The images that the inputs consist of; None is all.
+    """
+
+    def __init__(
+        self,
+        values: Tensor,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        index: Tensor | None = None,
+    ) -> None:
+        super().__init__(mean, std, index, values.device, dtype or values.dtype)
+        self.values = values
+
+    @property
+    def stored_shape(self) -> torch.Size:
+        """Shape of what is stored."""
+        return self.values.shape
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of what is stored."""
+        return self.values.numel() * self.values.element_size()
+
+    def __getitem__(self, index: Index) -> Tensor:
+        rows = self._rows(index)
+        return self._normalised(self.values[rows.to(self.device) if isinstance(rows, Tensor) else rows])
+
+    def batches(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each index tensor, in order."""
+        for part in parts:
+            yield self[part]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Resident:
+        """Return the inputs on another device, in another type."""
+        # floats are converted once, whole numbers at each access
+        values = self.values.to(device, dtype if self._mean is None else self.values.dtype)
+        index = None if self._index is None else self._index.to(device)
+        return Resident(values, self._mean, self._std, dtype, index)
+
+    def subset(self, index: Tensor) -> Resident:
+        """Return the inputs at `index` alone; nothing is copied."""
+        rows = cast(Tensor, self._rows(index.to(self.device)))
+        return Resident(self.values, self._mean, self._std, self.dtype, rows)
+
+    def streamed(self, device: torch.device | str, dtype: torch.dtype, workers: int) -> Streamed:
+        """Return the same inputs, left in memory and copied to the device batch by batch."""
+        values = self.values.to(dtype) if self._mean is None else self.values
+        return Streamed(Stored(values), self._mean, self._std, device, dtype, workers, self._index)
+
+
+class Streamed(Inputs):
+    """Inputs that are read part by part, by `workers` processes ahead of their use.
+
+    Args:
+        source: Where they are read from.
+        mean, std: Per channel [channels, 1, 1], in the unit of the stored values.
+        device, dtype: Where they go.
+        workers: Processes that read; 0 reads in this one.
+        index: The images that the inputs consist of; None is all.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        mean: Tensor | None,
+        std: Tensor | None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        workers: int = 0,
+        index: Tensor | None = None,
+    ) -> None:
+        super().__init__(mean, std, None if index is None else index.cpu(), torch.device(device), dtype)
+        self.source, self.workers = source, workers
+
+    @property
+    def stored_shape(self) -> torch.Size:
+        """Shape of what is stored."""
+        return self.source.shape
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that all images would take."""
+        return self.source.shape.numel() * self.source.itemsize
+
+    def __getitem__(self, index: Index) -> Tensor:
+        chosen = index.cpu() if isinstance(index, Tensor) else torch.arange(len(self))[index]
+        return self._normalised(self.source.read(cast(Tensor, self._rows(chosen))).to(self.device))
+
+    def batches(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each index tensor, in order; the next ones are read meanwhile."""
+        rows = [cast(Tensor, self._rows(part.cpu())) for part in parts]
+        for values in read_ahead(self.source.read, rows, self.workers, pin=self.device.type == "cuda"):
+            yield self._normalised(values.to(self.device, non_blocking=True))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Streamed:
+        """Return the inputs bound for another device, in another type."""
+        return Streamed(self.source, self._mean, self._std, device, dtype, self.workers, self._index)
+
+    def subset(self, index: Tensor) -> Streamed:
+        """Return the inputs at `index` alone; nothing is read."""
+        rows = cast(Tensor, self._rows(index.cpu()))
+        return Streamed(self.source, self._mean, self._std, self.device, self.dtype, self.workers, rows)
+
+
+def wrapped(values: Mapping[str, Tensor | Inputs]) -> dict[str, Inputs]:
+    """Return each split as `Inputs`: uint8 images are normalised by the training split, floats stay as they are."""
+    train = values.get("train")
+    mean: Tensor | None = None
+    std: Tensor | None = None
+    if isinstance(train, Tensor) and train.dtype == torch.uint8 and len(train):
+        mean, std = normalisation(torch.split(train, 4096))
+    return {
+        s: Resident(v, *((mean, std) if v.dtype == torch.uint8 else (None, None)), dtype=_float(v))
+        if isinstance(v, Tensor)
+        else v
+        for s, v in values.items()
+    }
+
+
+def _float(values: Tensor) -> torch.dtype:
+    return torch.float32 if values.dtype == torch.uint8 else values.dtype

@@ -1,0 +1,125 @@
+"""Data sets by name, with fixed train/val/test splits: `load` builds one and puts it where a trial needs it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from trainables.datasets import image_folder, torchvision
+from trainables.datasets.dataset import DATASETS, Builder, Data, DataError, assembled, flip_labels, stratified
+from trainables.datasets.images import Inputs, Resident
+from trainables.datasets.sources import free_bytes
+from trainables.result import SPLITS
+from trainables.runtime import Runtime
+from trainables.spec import JSON, stream
+
+__all__ = ["DATASETS", "Builder", "Data", "DataError", "digits", "flip_labels", "forget", "load"]
+
+DATASETS.add("image_folder", image_folder.image_folder)
+DATASETS.add("cifar10_jpeg", image_folder.cifar10_jpeg)
+for _official in torchvision.OFFICIAL:
+    DATASETS.add(_official.name, torchvision.builder(_official))
+
+
+@DATASETS.register("digits")
+def digits(
+    root: Path | None, *, label_noise: float = 0.0, split_seed: int = 0, size: int = 8, channels: int = 1
+) -> Data:
+    """scikit-learn's bundled digits: 8x8 grey, 10 classes, 720 train / 180 validation / 897 test.
+
+    Other sizes are resized bilinearly and stored in 256 levels; more channels repeat the grey one. They let models made
+    for photographs be tried without a download.
+    """
+    from sklearn.datasets import load_digits  # pyright: ignore[reportMissingTypeStubs]
+
+    if size < 1 or channels < 1:
+        raise DataError(f"size and channels of digits must be >= 1, got {size} and {channels}")
+    bunch = cast(Any, load_digits())
+    images, labels = torch.as_tensor(bunch.images).float().unsqueeze(1), np.asarray(bunch.target)
+    if size != 8:
+        # digits hold whole numbers up to 16
+        images = (interpolate(images, (size, size), mode="bilinear") * (255 / 16)).round()
+    images = images.to(torch.uint8)
+    rng = np.random.default_rng(stream("digits", f"split/{split_seed}"))
+    parts = dict(zip(SPLITS, stratified(rng, labels, (720, 180, 897)), strict=True))
+    return assembled(
+        "digits",
+        {s: images[torch.as_tensor(i)].expand(-1, channels, -1, -1) for s, i in parts.items()},
+        {s: labels[i] for s, i in parts.items()},
+        10,
+        noise=(label_noise, split_seed),
+        licence="CC BY 4.0",
+        source="UCI optical recognition of handwritten digits, test part, as bundled with scikit-learn",
+    )
+
+
+def load(name: str, options: JSON, runtime: Runtime, dtype: torch.dtype) -> Data:
+    """Return a data set where `runtime` wants it; the last few are kept in memory.
+
+    A builder is called with the data root and the options, and with `runtime` where it takes an argument of this name.
+    What does not fit `runtime.resident_share` of the device's free memory is streamed to it.
+
+    Raises:
+        UnknownName: No such data set.
+        DataError: Its files are missing or its options are wrong.
+    """
+    # what does not matter here must not make a second copy
+    here = Runtime(
+        data_root=runtime.data_root,
+        device=runtime.device,
+        cache=runtime.cache,
+        download=runtime.download,
+        resident_share=runtime.resident_share,
+        loader_workers=runtime.loader_workers,
+    )
+    return _load(DATASETS[name], name, json.dumps(dict(options), sort_keys=True), here, dtype)
+
+
+@lru_cache(maxsize=4)
+def _load(builder: Builder, name: str, options: str, runtime: Runtime, dtype: torch.dtype) -> Data:
+    given: dict[str, Any] = json.loads(options)
+    root = Path(runtime.data_root) if runtime.data_root else None
+    try:
+        if "runtime" in given:
+            raise TypeError("'runtime' is no option")
+        if "runtime" in inspect.signature(builder).parameters:
+            given["runtime"] = runtime
+        data = builder(root, **given)
+    except TypeError as error:
+        raise DataError(f"data set {name!r} does not take these dataset_options: {error}") from None
+    return _placed(replace(data, name=name), runtime, dtype)
+
+
+def _placed(data: Data, runtime: Runtime, dtype: torch.dtype) -> Data:
+    return data.to(runtime.device, dtype) if _fits(data, runtime) else _streamed(data, runtime, dtype)
+
+
+def _fits(data: Data, runtime: Runtime) -> bool:
+    if torch.device(runtime.device).type == "cpu":
+        return True  # it is in memory already, or its builder found it too large
+    size = sum(x.stored_bytes for x in data.x.values() if isinstance(x, Resident))
+    return size <= runtime.resident_share * free_bytes(runtime.device)
+
+
+def _streamed(data: Data, runtime: Runtime, dtype: torch.dtype) -> Data:
+    def streamed(x: Inputs) -> Inputs:
+        if isinstance(x, Resident):
+            return x.streamed(runtime.device, dtype, runtime.loader_workers)
+        return x.to(runtime.device, dtype)
+
+    y: dict[str, Tensor] = {s: v.to(runtime.device) for s, v in data.y.items()}
+    return replace(data, x={s: streamed(x) for s, x in data.x.items()}, y=y)
+
+
+def forget() -> None:
+    """Free the data sets that `load` keeps in memory."""
+    _load.cache_clear()

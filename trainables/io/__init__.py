@@ -1,0 +1,1 @@
+"""Files that appear whole, and text that cannot drive a terminal."""

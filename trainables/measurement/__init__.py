@@ -1,0 +1,1 @@
+"""Measurements of a trial: gradient noise, curvature, loss planes, augmentation noise."""

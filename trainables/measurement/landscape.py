@@ -1,0 +1,196 @@
+"""Local flatness of children and merge, and the barrier that a quadratic landscape would have between them.
+
+Everything is computed in the weights' dtype, in evaluation mode, on fixed examples. Symbols: w trained parameters as
+one vector [P], L mean cross-entropy [nat], g and H its gradient and Hessian, d = theta_B - theta_A.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from trainables.measurement.derivatives import Objective, Product, objective
+
+PROBES = 50  # Rademacher vectors of the trace
+TOLERANCE = 1e-3  # relative residual of the largest eigenvalue's vector; the eigenvalue's own error is its square
+# the middle of the ranges that arXiv 2302.07011 evaluates for adaptive sharpness, and its number of steps
+RHO, ASCENT_STEPS = 0.002, 20
+SIGMA, PAIRS = 0.1, 10
+
+
+def rademacher(like: Tensor, count: int, generator: Generator) -> Iterator[Tensor]:
+    """Yield `count` vectors of independent signs +-1 in the shape, dtype and device of `like`."""
+    for _ in range(count):
+        signs = torch.randint(0, 2, like.shape, generator=generator, device=like.device, dtype=like.dtype)
+        yield 2 * signs - 1
+
+
+def hessian_trace(product: Product, vectors: Iterable[Tensor]) -> tuple[float, float]:
+    """Return the mean of v'Hv, an unbiased tr H where E vv' is the identity, and its standard error.
+
+    Args:
+        product: From `Objective.hessian`.
+        vectors: >= 2 probes v [P].
+
+    Source: Hutchinson 1990, Communications in Statistics 19(2).
+    """
+    values = torch.stack([v.double() @ product(v).double() for v in vectors])
+    return float(values.mean()), float(values.std()) / math.sqrt(len(values))
+
+
+def lambda_max(product: Product, like: Tensor, generator: Generator, tolerance: float = TOLERANCE) -> float:
+    """Return the largest (algebraic) eigenvalue of H by Lanczos with restarts; NaN where H v is not finite.
+
+    Args:
+        product: From `Objective.hessian`.
+        like: w [P], P >= 2.
+        generator: Draws the start vector, on w's device.
+        tolerance: Relative residual to stop at.
+
+    Source: Lehoucq, Sorensen & Yang 1998, ARPACK Users' Guide, through `scipy.sparse.linalg.eigsh`.
+    """
+    from scipy.sparse import linalg  # pyright: ignore[reportMissingTypeStubs]
+
+    arpack = cast(Any, linalg)
+
+    def matvec(v: Any) -> Any:
+        out = product(torch.as_tensor(np.asarray(v).ravel()).to(like)).cpu().numpy()
+        if not np.isfinite(out).all():
+            raise FloatingPointError
+        return out
+
+    size, start = like.numel(), next(rademacher(like, 1, generator)).cpu().numpy()
+    operator = arpack.LinearOperator((size, size), matvec=matvec, dtype=start.dtype)
+    try:
+        found = arpack.eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
+    except (FloatingPointError, arpack.ArpackNoConvergence):
+        return math.nan
+    return float(found[0])
+
+
+def sharpness_worst(loss: Objective, w: Tensor, rho: float = RHO, steps: int = ASCENT_STEPS) -> float:
+    """Return adaptive worst-case sharpness, max L(w + delta) - L(w) over |delta_p| <= rho |w_p| for every p.
+
+    The maximum is sought by sign-gradient ascent whose step shrinks linearly from 2 rho to 0; the best point counts, w
+    among them, so the value is a lower bound and >= 0. The set of examples is one batch (m = n in the paper).
+
+    Args:
+        loss: The objective.
+        w: Where, [P].
+        rho: Radius relative to each parameter.
+        steps: Gradients taken.
+
+    Source: Andriushchenko et al. 2023, arXiv 2302.07011, section 3, with p = infinity and c = |w|.
+    """
+    reach = rho * w.abs()
+    at = w
+    start, gradient = loss.gradient(w)
+    best = start
+    for i in range(steps):
+        move = 2 * (1 - i / steps) * reach * gradient.sign()
+        at = w + (at - w + move).clamp(-reach, reach)
+        value, gradient = loss.gradient(at)
+        best = torch.maximum(best, value)
+    return float(best - start)
+
+
+def sharpness_average(
+    loss: Objective, w: Tensor, generator: Generator, sigma: float = SIGMA, pairs: int = PAIRS
+) -> tuple[float, float]:
+    """Return adaptive average-case sharpness E L(w + sigma |w| eps) - L(w), eps ~ N(0, 1), and its standard error.
+
+    Draws come in pairs +-eps, whose odd orders cancel: same expectation, less spread.
+
+    Args:
+        loss: The objective.
+        w: Where, [P].
+        generator: Draws eps, on w's device.
+        sigma: Standard deviation relative to each parameter.
+        pairs: Number of pairs, >= 2.
+
+    Source: Andriushchenko et al. 2023, arXiv 2302.07011, section 3, with c = |w|.
+    """
+    start = loss.value(w)
+    values: list[Tensor] = []
+    for _ in range(pairs):
+        eps = torch.randn(w.shape, generator=generator, device=w.device, dtype=w.dtype)
+        move = sigma * w.abs() * eps
+        values.append((loss.value(w + move) + loss.value(w - move)) / 2 - start)
+    found = torch.stack(values).double()
+    return float(found.mean()), float(found.std()) / math.sqrt(pairs)
+
+
+def line(loss_a: Objective, a: Tensor, loss_b: Objective, b: Tensor, midpoint: float) -> dict[str, float]:
+    """Return the curvature along d at both ends, the barrier predicted from there and the rest of the barrier.
+
+    To second order L(1/2) is L_A + g_A'd/2 + d'H_A d/8 seen from A and L_B - g_B'd/2 + d'H_B d/8 seen from B. The mean
+    of both minus (L_A + L_B)/2 is the predicted barrier (g_A - g_B)'d/4 + (d'H_A d + d'H_B d)/16, exact on quadratics.
+
+    Args:
+        loss_a: Objective with the buffers of A.
+        a: theta_A, [P].
+        loss_b: Objective with the buffers of B.
+        b: theta_B, [P].
+        midpoint: L(1/2), nat.
+
+    Returns:
+        `curvature_a`, `curvature_b` (d'Hd), `barrier_quadratic` and `barrier_excess`, in nat.
+    """
+    d = b - a
+    (value_a, g_a), (value_b, g_b) = loss_a.gradient(a), loss_b.gradient(b)
+    curvature_a, curvature_b = (
+        float(d.double() @ loss.hessian(w)(d).double()) for loss, w in ((loss_a, a), (loss_b, b))
+    )
+    slope = float((g_a.double() - g_b.double()) @ d.double())
+    predicted = slope / 4 + (curvature_a + curvature_b) / 16
+    barrier = midpoint - float(value_a + value_b) / 2
+    return {
+        "curvature_a": curvature_a,
+        "curvature_b": curvature_b,
+        "barrier_quadratic": predicted,
+        "barrier_excess": barrier - predicted,
+    }
+
+
+def landscape(
+    model: nn.Module,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    midpoint: Mapping[str, Tensor],
+    names: Sequence[str],
+    x: Tensor,
+    y: Tensor,
+    seed: int,
+) -> dict[str, float]:
+    """Return every column of `trainables.result.LANDSCAPE`; numbers that overflowed are not finite.
+
+    Args:
+        model: Module of the architecture.
+        a: State dict of child A; with BatchNorm, after the re-estimation that all scored models pass.
+        b: State dict of child B, likewise.
+        midpoint: State dict of the linear merge at alpha = 1/2, likewise.
+        names: Trained parameters.
+        x: Fixed training examples [n, ...], not augmented, in the weights' dtype.
+        y: Their labels.
+        seed: Seed of the random vectors; all three points see the same ones.
+    """
+    out: dict[str, float] = {}
+    ends: dict[str, tuple[Objective, Tensor]] = {}
+    for point, weights in {"a": a, "b": b, "merged": midpoint}.items():
+        loss, w = ends[point] = objective(model, weights, names, x, y)
+        generator = Generator(device=w.device).manual_seed(seed)
+        product = loss.hessian(w)
+        trace, error = hessian_trace(product, rademacher(w, PROBES, generator))
+        out[f"hessian_trace_{point}"] = trace
+        out[f"hessian_trace_se_{point}"] = error
+        out[f"hessian_trace_scaled_{point}"] = trace * float(w.double().square().sum())
+        out[f"lambda_max_{point}"] = lambda_max(product, w, generator)
+        out[f"sharpness_worst_{point}"] = sharpness_worst(loss, w)
+        out[f"sharpness_average_{point}"], _ = sharpness_average(loss, w, generator)
+    middle, w = ends["merged"]
+    return out | line(*ends["a"], *ends["b"], float(middle.value(w)))

@@ -1,0 +1,189 @@
+"""Measured noise of a trial: gradient statistics of its children while they train, off the clock of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from trainables.datasets.augmentation import augment, changes
+from trainables.datasets.dataset import Data
+from trainables.measurement.dose import dose
+from trainables.measurement.gradients import LEAST, Plan, Statistics, at_steps, from_ranks, measure, plan, pool
+from trainables.merging.coefficient_grid import Phase
+from trainables.models.registry import drops, has_batchnorm
+from trainables.spec import PairSpec
+from trainables.tasks.tasks import Task
+from trainables.training.loop import Child, Leg, OnStep
+from trainables.training.members import Members
+
+SMALLEST_NORMALISED = 8  # examples that BatchNorm's statistics are taken over
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One measurement of one child: after how many steps, and what."""
+
+    step: int
+    statistics: Statistics
+    weight_norm: float
+
+
+@dataclass
+class Watch:
+    """Measures the gradient noise of children while they train; what it draws comes from streams of its own.
+
+    Args:
+        specs: Spec of each child.
+        tasks: Task of each child, in the same order.
+        data: What each child trains on.
+        legs: Steps and learning rates of each child.
+        times: Measurements a child; None spends 2 % of the training, 0 measures nothing.
+        phase: Times the phase `measure`.
+    """
+
+    specs: Sequence[PairSpec]
+    tasks: Sequence[Task]
+    data: Sequence[Data]
+    legs: Sequence[Leg]
+    times: int | None
+    phase: Phase
+    readings: dict[int, list[Reading]] = field(default_factory=lambda: {})
+
+    def __post_init__(self) -> None:
+        spec, model = self.specs[0], self.tasks[0].model
+        # noise of BatchNorm's statistics follows the batch they are taken over; a small set has few such batches
+        few = min(d.examples for d in self.data) // LEAST
+        micro = {"micro_size": max(2, min(spec.batch_size, few))} if has_batchnorm(model) else {}
+        size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        trained = self.legs[0].steps * spec.batch_size
+        self.plan: Plan = plan(trained, times=self.times, parameters=size, **micro)
+        if micro and self.times is None and self.plan.micro_size < SMALLEST_NORMALISED:
+            self.plan = Plan(0, 0, 0)  # the share does not pay for batches that have statistics
+        if min(d.examples for d in self.data) < 2 * self.plan.micro_size:
+            self.plan = Plan(0, 0, 0)
+        self.steps = [frozenset(self._steps(spec, leg)) if self.plan.times else frozenset[int]() for leg in self.legs]
+
+    def _steps(self, spec: PairSpec, leg: Leg) -> Sequence[int]:
+        # the stable phase: where the learning rate is the stable one
+        stable = [t for t in range(leg.steps) if leg.rate(t) >= spec.learning_rate * (1 - 1e-9)]
+        start, end = (stable[0], stable[-1] + 1) if stable else (0, leg.steps)
+        # after a step, so that there is a second moment
+        return [max(1, s) for s in at_steps(leg.steps, start, end, self.plan.times)]
+
+    def starting_at(self, first: int) -> OnStep:
+        """Return what is called after each step of the members that start with child `first`."""
+
+        def on_step(step: int, members: Members, optimizer: Any) -> None:
+            if step in self.steps[first]:
+                with self.phase("measure"):
+                    self._read(first, step, members, optimizer)
+
+        return on_step
+
+    def _read(self, first: int, step: int, members: Members, optimizer: Any) -> None:
+        norms = [float(n) for n in members.norms()]
+        if members.ranks.size > 1:
+            self._note(first, step, self._from_ranks(members), norms[0])
+            return
+        moments = _second_moments(members, optimizer)
+        for i, weights in enumerate(members.weights()):
+            child = first + i
+            (x, target), again = (self._examples(child, step, draw) for draw in ("augment", "augment/again"))
+            found = measure(
+                self.tasks[child].model, weights, members.names, x, target, self.plan.micro_size,
+                moments[i] if moments else None, self.specs[child].stream(f"measure/dropout/{child}/{step}"),
+                again, self.data[child].examples,
+            )  # fmt: skip
+            self._note(child, step, found, norms[i])
+
+    def snapshot(self) -> dict[int, list[dict[str, Any]]]:
+        """Return what was measured so far as plain values, for `restore`."""
+        return {child: [asdict(r) for r in found] for child, found in self.readings.items()}
+
+    def restore(self, state: Mapping[int, Sequence[Mapping[str, Any]]]) -> None:
+        """Take up what `snapshot` returned."""
+        self.readings = {
+            child: [Reading(r["step"], Statistics(**r["statistics"]), r["weight_norm"]) for r in found]
+            for child, found in state.items()
+        }
+
+    def _note(self, child: int, step: int, found: Statistics, norm: float) -> None:
+        if math.isfinite(found.trace_sigma):  # a child that diverges has none
+            self.readings.setdefault(child, []).append(Reading(step, found, norm))
+
+    def _from_ranks(self, members: Members) -> Statistics:
+        local = torch.stack(members.local_norms).sum()  # type: ignore[attr-defined]
+        gathered = [torch.zeros_like(local) for _ in range(members.ranks.size)]
+        torch.distributed.all_gather(gathered, local)
+        reduced = sum(float(p.grad.double().square().sum()) for p in members.parameters if p.grad is not None)
+        if members.unclipped_norm is not None:
+            reduced = float(members.unclipped_norm) ** 2
+        spec, data = self.specs[0], self.data[0]
+        random = changes(spec.augmentation, spec.augmentation_strength) or drops(self.tasks[0].model)
+        per_rank = spec.batch_size // members.ranks.size
+        return from_ranks([float(v) for v in gathered], reduced, per_rank, data.examples, random)
+
+    def _examples(self, child: int, step: int, draw: str) -> tuple[Tensor, Tensor]:
+        spec, data = self.specs[child], self.data[child]
+        y, role = data.y["train"], f"measure/{child}/{step}"
+        many = min(len(y), self.plan.micro_batches * self.plan.micro_size)
+        index = torch.randperm(len(y), generator=Generator().manual_seed(spec.stream(role)))[:many].to(y.device)
+        draws = Generator(device=y.device).manual_seed(spec.stream(f"{role}/{draw}"))
+        policy, strength = spec.augmentation, spec.augmentation_strength
+        return augment(policy, strength, data.x["train"][index], y[index], data.classes, draws)
+
+    def summary(self, children: Sequence[int], momentum: float) -> tuple[dict[str, Any], dict[str, float]]:
+        """Return what was measured of some children (one trial's).
+
+        Returns:
+            Fields of `TrialResult`, and settings of measured noise scales (`dose`, `weight_norm`); both empty where
+            nothing was measured.
+        """
+        own = [r for c in children for r in self.readings.get(c, [])]
+        if not own:
+            return {}, {}
+        found = pool([r.statistics for r in own])
+        fields = {
+            "trace_sigma": found.trace_sigma,
+            "trace_sigma_se": found.trace_sigma_se,
+            "trace_sigma_preconditioned": found.preconditioned,
+            "gradient_norm2": found.norm2,
+            "b_simple": found.b_simple,
+        }
+        spec = self.specs[0]
+        rates = {c: [self.legs[c].rate(t) for t in range(self.legs[c].steps)] for c in children}
+        doses = [
+            dose(rates[c], spec.batch_size, momentum, {r.step: max(0.0, r.statistics.trace_sigma) for r in readings})
+            for c in children
+            if (readings := self.readings.get(c))
+        ]
+        norm = sum(r.weight_norm for r in own) / len(own)
+        return fields, {"dose": sum(doses) / len(doses), "weight_norm": norm}
+
+    def at_epochs(self, child: int, trained: Child) -> Mapping[int, Statistics]:
+        """Return epoch -> the statistics of the measurements within it."""
+        out: dict[int, list[Statistics]] = {}
+        for reading in self.readings.get(child, []):
+            epoch = next((e.epoch for e in trained.history if e.step >= reading.step), None)
+            if epoch is not None:
+                out.setdefault(epoch, []).append(reading.statistics)
+        return {epoch: pool(found) for epoch, found in out.items()}
+
+
+def _second_moments(members: Members, optimizer: Any) -> list[dict[str, Tensor]] | None:
+    """Return Adam's squared denominator (sqrt(v_hat) + eps)^2 by name for each member, None for other optimizers."""
+    group = optimizer.param_groups[0]
+    states = [optimizer.state[p] for p in members.parameters]
+    if "betas" not in group or not all("exp_avg_sq" in s and "step" in s for s in states):
+        return None
+    step = float(states[0]["step"])
+    correction, eps = 1 - group["betas"][1] ** step, group.get("eps", 0.0)
+    return [
+        {n: ((v / correction).sqrt() + eps).square() for n, v in own.items()}
+        for own in members.moments(optimizer, "exp_avg_sq")
+    ]

@@ -1,0 +1,1 @@
+"""Merge methods and the coefficients over which they are scored."""

@@ -1,0 +1,205 @@
+"""The formulas of the merges, on dicts of floating-point tensors: (base, children, coefficient, extras) -> merged.
+
+Symbols: theta_i the children, theta_0 their base, tau_i = theta_i - theta_0 the task vectors. Sources stand with the
+entries of `trainables.merging.methods`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Generator, Tensor
+
+Weights = Mapping[str, Tensor]
+DENSITY = 0.2  # share of a task vector that TIES keeps
+DROP = 0.5  # share of a task vector that DARE drops
+COLINEAR = 0.9995  # |cosine| from which on SLERP is linear
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What some merges need beside the weights: a seed for random masks, one diagonal Fisher per child."""
+
+    seed: int
+    fishers: Sequence[Weights]
+
+
+def _along(base: Weights, direction: Weights, s: float) -> dict[str, Tensor]:
+    return {k: v + s * direction[k] for k, v in base.items()}
+
+
+def linear(base: Weights, children: Sequence[Weights], alpha: float, extras: Extras) -> dict[str, Tensor]:
+    """Interpolate: (1 - alpha) theta_A + alpha theta_B."""
+    a, b = children
+    return {k: _lerp(v, b[k], alpha) for k, v in a.items()}
+
+
+def _lerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    # exact at both ends and for a = b, which a + alpha (b - a) alone is not in floating point
+    return a.clone() if alpha == 0 else b.clone() if alpha == 1 else a + alpha * (b - a)
+
+
+def task_arithmetic(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -> dict[str, Tensor]:
+    """Add task vectors: theta_0 + s sum_i tau_i."""
+    total = {k: sum((c[k] - v for c in children[1:]), children[0][k] - v) for k, v in base.items()}
+    return _along(base, total, s)
+
+
+def ties(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -> dict[str, Tensor]:
+    """Trim, elect signs, merge: theta_0 + s tau, tau the mean of the kept tau_i that agree with the elected sign.
+
+    Of each task vector the largest 20 % of all entries stay, by magnitude; the elected sign of an entry is that of the
+    sum of what stayed there, and where that sum is 0 so is tau. Tensors that a child left as they were count in none of
+    its entries; running statistics of BatchNorm are averaged.
+    """
+    learnt = {k: v for k, v in base.items() if not _is_statistic(k)}
+    kept = [_trim({k: c[k] - v for k, v in learnt.items()}) for c in children]
+    merged = {k: mean([{k: c[k] - base[k]} for c in children])[k] for k in base if k not in learnt}
+    for key in learnt:
+        tau = torch.stack([t[key] for t in kept])
+        agree = (tau != 0) & (tau.sign() == tau.sum(0).sign())
+        merged[key] = (tau * agree).sum(0) / agree.sum(0).clamp(min=1)
+    return _along(base, merged, s)
+
+
+def _is_statistic(key: str) -> bool:
+    # of BatchNorm: estimated and not learnt, and re-estimated after the merge
+    return key.endswith(("running_mean", "running_var"))
+
+
+def _trim(tau: Weights) -> dict[str, Tensor]:
+    # what no training moved, frozen parts say, is no part of the task vector
+    moved = [v.abs().flatten() for v in tau.values() if bool(v.any())]
+    if not moved:
+        return dict(tau)
+    sizes = torch.cat(moved)
+    keep = math.ceil(DENSITY * len(sizes))
+    # topk and not kthvalue, which torch has no deterministic kernel for on GPUs
+    least = torch.topk(sizes, keep, sorted=False).values.min()
+    if least.isnan():  # nothing is larger than NaN: all would be trimmed, and nobody would know
+        return {k: torch.full_like(v, math.nan) for k, v in tau.items()}
+    return {k: torch.where(v.abs() >= least, v, torch.zeros_like(v)) for k, v in tau.items()}
+
+
+def dare(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -> dict[str, Tensor]:
+    """Drop and rescale, then add: theta_0 + s sum_i m_i tau_i / (1 - p), p = 0.5, which keeps the mean of tau_i."""
+    kept = [
+        {
+            # statistics lose nothing: a running variance must not become negative
+            k: (c[k] - v) * (1 - DROP if _is_statistic(k) else kept_mask(extras.seed, k, i, v))
+            for k, v in base.items()
+        }
+        for i, c in enumerate(children)
+    ]
+    # rescaled with s, which is exact, so that no product overflows on the way
+    return _along(base, {k: sum((t[k] for t in kept[1:]), kept[0][k]) for k in base}, s / (1 - DROP))
+
+
+def kept_mask(seed: int, key: str, child: int, like: Tensor) -> Tensor:
+    """Return which entries DARE keeps: a boolean tensor of `like`'s shape that depends on seed, key and child alone."""
+    digest = hashlib.sha256(f"{seed}/{key}/{child}".encode()).digest()
+    generator = Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return (torch.rand(like.shape, generator=generator) >= DROP).to(like.device)
+
+
+def slerp(base: Weights, children: Sequence[Weights], alpha: float, extras: Extras) -> dict[str, Tensor]:
+    """Interpolate along the great circle, tensor by tensor: (sin((1 - a) W) A + sin(a W) B) / sin W, W their angle.
+
+    As in mergekit the tensors keep their own norms, and are interpolated linearly where |cos W| > 0.9995 or one is 0.
+    """
+    a, b = children
+    return {k: _slerp(v, b[k], alpha) for k, v in a.items()}
+
+
+def _slerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    left, right = a.double().flatten(), b.double().flatten()
+    norms = left.square().sum().sqrt() * right.square().sum().sqrt()
+    cosine = float(left @ right / norms) if norms > 0 else 1.0
+    if alpha in (0, 1) or not abs(cosine) <= COLINEAR:
+        return _lerp(a, b, alpha)
+    angle = math.acos(cosine)
+    merged = (math.sin((1 - alpha) * angle) * a.double() + math.sin(alpha * angle) * b.double()) / math.sin(angle)
+    return merged.to(a.dtype)
+
+
+def fisher(base: Weights, children: Sequence[Weights], alpha: float, extras: Extras) -> dict[str, Tensor]:
+    """Weigh by the diagonal Fishers: sum_i l_i F_i theta_i / sum_i l_i F_i, l = (1 - alpha, alpha), 1/n for n > 2.
+
+    Entries without a Fisher (buffers, frozen parameters), or with one of 0 in all models, take the weights l alone.
+    """
+    shares = _shares(alpha, len(children))
+    if 1.0 in shares:
+        return {k: v.clone() for k, v in children[shares.index(1.0)].items()}
+    return {k: _weigh(k, [c[k] for c in children], shares, extras.fishers) for k in children[0]}
+
+
+def _shares(alpha: float, many: int) -> tuple[float, ...]:
+    if many > 2 and not math.isclose(alpha, 1 / many):
+        raise ValueError(f"alpha must be 1/{many}, the one weighting of {many} models, got {alpha}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1] in merge 'fisher', got {alpha}")
+    return (1 - alpha, alpha) if many == 2 else (1 / many,) * many
+
+
+def _weigh(key: str, values: list[Tensor], shares: Sequence[float], fishers: Sequence[Weights]) -> Tensor:
+    known = [f[key] for f in fishers if key in f]
+    if known and [f.shape for f in known] != [v.shape for v in values]:
+        shapes = [tuple(f.shape) for f in known]
+        raise ValueError(f"every model's Fisher must have the shape of {key}, {tuple(values[0].shape)}, got {shapes}")
+    portions = torch.tensor(shares, dtype=torch.float64, device=values[0].device)
+    portions = portions.reshape(-1, *(1 for _ in values[0].shape)).expand(-1, *values[0].shape)
+    if known:
+        weighted = portions * torch.stack(known).double()
+        total = weighted.sum(0)
+        # of 0 and nothing else: a Fisher that is NaN must not pass for one of 0
+        portions = torch.where(total == 0, portions, weighted / total)
+    # theta_1 + ..., so that entries equal in all models keep their value
+    first = values[0].double()
+    return (first + sum(p * (v.double() - first) for p, v in zip(portions, values, strict=True))).to(values[0].dtype)
+
+
+def uniform_soup(base: Weights, children: Sequence[Weights], coefficient: float, extras: Extras) -> dict[str, Tensor]:
+    """Average: the mean of theta_i."""
+    return mean(children)
+
+
+def mean(models: Sequence[Weights]) -> dict[str, Tensor]:
+    """Return the mean of the floating-point entries of one or more models; other entries are the first's.
+
+    Source: Wortsman et al. 2022, arXiv 2203.05482.
+    """
+    out: dict[str, Tensor] = {}
+    for key, first in models[0].items():
+        kind = common_type([m[key] for m in models])
+        if not first.is_floating_point() or unmoved([m[key] for m in models]):
+            out[key] = first.to(kind, copy=True)
+            continue
+        at = [m[key].to(computed_in(kind)) for m in models]
+        # first + ..., so that entries equal in all models keep their value
+        out[key] = (at[0] + sum((v - at[0] for v in at[1:]), torch.zeros_like(at[0])) / len(at)).to(kind)
+    return out
+
+
+def common_type(values: Sequence[Tensor]) -> torch.dtype:
+    """Return the widest of the tensors' types; float32 for float16 beside bfloat16."""
+    return reduce(torch.promote_types, (v.dtype for v in values))
+
+
+def computed_in(kind: torch.dtype) -> torch.dtype:
+    """Return the type in which entries of a type are combined: float32 for half precision."""
+    return torch.promote_types(kind, torch.float32)
+
+
+def unmoved(values: Sequence[Tensor]) -> bool:
+    """Whether all tensors are equal; no merge changes such entries, which may be infinite, as masks are."""
+    return all(v is values[0] or torch.equal(values[0], v) for v in values[1:])
+
+
+def is_variance(key: str) -> bool:
+    """Whether an entry is a running variance, which extrapolation must not take below 0."""
+    return key.endswith("running_var")

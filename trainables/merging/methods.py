@@ -1,0 +1,167 @@
+"""Merges: (base, children, coefficient) -> weights. Pure functions on dicts of tensors.
+
+Only floating-point entries are combined, running statistics among them (BatchNorm is re-estimated afterwards); integer
+and boolean entries are the first child's. Symbols: theta_i the children, theta_0 their base, tau_i = theta_i - theta_0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from trainables.merging import formulas
+from trainables.merging.formulas import Extras, Weights
+from trainables.models.tensors import tied
+from trainables.registry import Registry
+
+Combine = Callable[[Weights, Sequence[Weights], float, Extras], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One way to merge models.
+
+    Attributes:
+        name: Key in `MERGES`.
+        combine: Formula on the floating-point entries, (base, children, coefficient, extras) -> merged.
+        grid: Coefficients that a trial evaluates.
+        symbol, meaning: The coefficient's symbol and what it is.
+        formula, source: The formula as text and its paper.
+        arity: `pair` takes exactly two children, `any` two or more.
+        needs: What it needs of `seed` and `fishers`.
+        ends: Coefficients at which `base`, the first child `a` or, of two, the second child `b` comes out, bit for bit.
+        neutral: Coefficients at which merging a model with itself gives it back.
+        symmetric: Whether the order of three or more children does not matter.
+    """
+
+    name: str
+    combine: Combine
+    grid: tuple[float, ...]
+    symbol: str
+    meaning: str
+    formula: str
+    source: str
+    arity: Literal["pair", "any"] = "any"
+    needs: frozenset[str] = frozenset()
+    ends: Mapping[float, Literal["base", "a", "b"]] = field(default_factory=lambda: {})
+    neutral: tuple[float, ...] = ()
+    symmetric: bool = True
+
+    def coefficients(self, children: int) -> tuple[float, ...]:
+        """Return the coefficients to evaluate for this many children: the grid, or the one of equal weights."""
+        return (1 / children,) if children > 2 and "fishers" in self.needs else self.grid
+
+    def __call__(
+        self,
+        base: Weights,
+        children: Sequence[Weights],
+        coefficient: float,
+        *,
+        seed: int = 0,
+        fishers: Sequence[Weights] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the merged weights; inputs stay untouched, keys are kept.
+
+        Names that are one tensor in all models are one entry, and come out as one tensor. Half precision is combined in
+        float32; the result has the widest type of the models that go into it. Running variances never get below 0.
+
+        Args:
+            base: State dict theta_0.
+            children: State dicts theta_i.
+            coefficient: One of `grid`, or another value of `symbol`.
+            seed: Seed of random masks.
+            fishers: One diagonal Fisher per child, from `trainables.merging.fisher`; parameters only.
+
+        Raises:
+            ValueError: The models do not have the same keys and shapes, are too few or too many, or lack Fishers.
+        """
+        self._check(children, fishers)
+        models = [base, *children]
+        _check_same(models)
+        first = tied([*children, base])
+        used = models if "base" in self.ends.values() else children
+        kinds = {k: formulas.common_type([m[k] for m in used]) for k, v in children[0].items() if v.is_floating_point()}
+        moved = [k for k in kinds if k not in first and not formulas.unmoved([m[k] for m in models])]
+        wide = [{k: m[k].to(formulas.computed_in(kinds[k])) for k in moved} for m in models]
+        merged = self.combine(wide[0], wide[1:], coefficient, Extras(seed, fishers or ()))
+        out: dict[str, Tensor] = {}
+        for key, value in children[0].items():
+            if key in first:
+                out[key] = out[first[key]]
+            elif key in merged:
+                found = merged[key].clamp(min=0) if formulas.is_variance(key) else merged[key]
+                out[key] = found.to(kinds[key])
+            else:
+                out[key] = value.to(kinds.get(key, value.dtype), copy=True)
+        return out
+
+    def _check(self, children: Sequence[Weights], fishers: Sequence[Weights] | None) -> None:
+        many = len(children)
+        if many < 2 or (self.arity == "pair" and many > 2):
+            wanted = "exactly two" if self.arity == "pair" else "two or more"
+            raise ValueError(f"merge {self.name!r} takes {wanted} children, got {many}")
+        if "fishers" in self.needs and (fishers is None or len(fishers) != many):
+            got = "none" if fishers is None else len(fishers)
+            raise ValueError(f"merge {self.name!r} needs one diagonal Fisher per child, {many} in all, got {got}")
+
+
+MERGES: Registry[Merge] = Registry("merge")
+
+
+def _check_same(models: Sequence[Weights]) -> None:
+    for other in models:
+        if wrong := sorted(set(models[0]) ^ set(other)):
+            raise ValueError(f"models to merge must have the same keys; {wrong[0]} is not in all of them")
+    for key in models[0]:
+        shapes = [tuple(w[key].shape) for w in models]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"models to merge must have the same shapes; {key} has {shapes}")
+
+
+_TENTHS = tuple(i / 10 for i in range(11))
+_QUARTERS = tuple(i / 4 for i in range(7))
+_WEIGHT, _SCALE = "weight of the second child", "scale of the task vectors"
+
+for _merge in (
+    Merge(
+        "linear", formulas.linear, _TENTHS, "alpha", _WEIGHT,
+        "(1 − α)θ_A + αθ_B", "Wortsman et al. 2022, arXiv 2203.05482",
+        arity="pair", ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
+    ),
+    Merge(
+        "task_arithmetic", formulas.task_arithmetic, _QUARTERS, "s", _SCALE,
+        "θ₀ + s(τ_A + τ_B)", "Ilharco et al. 2022, arXiv 2212.04089",
+        ends={0.0: "base"}, neutral=(0.5,),
+    ),
+    Merge(
+        "ties", formulas.ties, _QUARTERS, "s", _SCALE,
+        "θ₀ + s·mean of the largest 20 % of τ_i that agree with the sign of the sum of these trimmed τ_i",
+        "Yadav et al. 2023, arXiv 2306.01708",
+        ends={0.0: "base"},
+    ),
+    Merge(
+        "dare", formulas.dare, _QUARTERS, "s", _SCALE,
+        "θ₀ + s·Σ m_i τ_i/(1 − p), m_i ~ Bernoulli(1 − p), p = 0.5", "Yu et al. 2023, arXiv 2311.03099",
+        needs=frozenset({"seed"}), ends={0.0: "base"}, symmetric=False,
+    ),
+    Merge(
+        "slerp", formulas.slerp, _TENTHS, "alpha", _WEIGHT,
+        "(sin((1 − α)Ω)·θ_A + sin(αΩ)·θ_B)/sin Ω per tensor, cos Ω = ⟨θ_A, θ_B⟩/(‖θ_A‖‖θ_B‖)",
+        "Shoemake 1985, SIGGRAPH 19(3); Goddard et al. 2024, arXiv 2403.13257",
+        arity="pair", ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
+    ),
+    Merge(
+        "fisher", formulas.fisher, _TENTHS, "alpha", _WEIGHT,
+        "Σ λ_i F_i θ_i/Σ λ_i F_i, λ = (1 − α, α)", "Matena & Raffel 2021, arXiv 2111.09832",
+        needs=frozenset({"fishers"}), ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
+    ),
+    Merge(
+        "uniform_soup", formulas.uniform_soup, (1.0,), "none", "not used",
+        "(1/n) Σ θ_i", "Wortsman et al. 2022, arXiv 2203.05482",
+        neutral=(1.0,),
+    ),
+):  # fmt: skip
+    MERGES.add(_merge.name, _merge)

@@ -1,0 +1,65 @@
+"""Parts of a model that are not trained."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import cast
+
+from torch import nn
+
+from trainables.models.registry import BATCHNORMS
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Take the parameters whose names match a pattern out of training, in place, and return their names.
+
+    A BatchNorm layer with all its parameters frozen (or, without any, with statistics that match) is replaced by one
+    that normalises with the statistics it has: they move neither in training nor in the re-estimation of a merge,
+    else the children would leave the features that freezing keeps. So call it once the start weights are loaded.
+
+    Args:
+        model: Model with its start weights.
+        patterns: Names of parameters as in `named_parameters`; `*` matches anything, `?` one character.
+
+    Raises:
+        ValueError: A pattern matches no parameter, or nothing is left to train.
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    for pattern in patterns:
+        if not any(fnmatchcase(n, pattern) for n in named):
+            near = difflib.get_close_matches(pattern, named, n=3, cutoff=0.3) or list(named)[:3]
+            raise ValueError(f"freeze pattern {pattern!r} matches no parameter; the nearest are {', '.join(near)}")
+    # of a parameter with several names one that matches is enough: it is one parameter
+    held = {id(p) for n, p in named.items() if _matches(n, patterns)}
+    frozen = [n for n, p in named.items() if id(p) in held]
+    if len(frozen) == len(named):
+        raise ValueError(f"freeze must leave parameters to train, got {list(patterns)}, which match all {len(named)}")
+    for name in frozen:
+        named[name].requires_grad_(False)
+    _fix_statistics(model, patterns, set(frozen))
+    return frozen
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, p) for p in patterns)
+
+
+def _fix_statistics(model: nn.Module, patterns: Sequence[str], frozen: Collection[str]) -> None:
+    from timm.layers.norm_act import freeze_batch_norm_2d  # pyright: ignore[reportUnknownVariableType]
+
+    modules = list(cast(Iterable[tuple[str, nn.Module]], model.named_modules(remove_duplicate=False)))
+    held = {id(m) for name, m in modules if _matches(f"{name}.running_mean", patterns)}
+    made: dict[int, nn.Module] = {}
+    for name, norm in modules:
+        if not isinstance(norm, BATCHNORMS) or norm.running_mean is None:
+            continue
+        own = [f"{name}.{n}" for n, _ in norm.named_parameters()]
+        if not (all(n in frozen for n in own) if own else id(norm) in held):
+            continue
+        # a layer that is used under two names stays one
+        made[id(norm)] = fixed = made.get(id(norm)) or cast(nn.Module, freeze_batch_norm_2d(norm))
+        if fixed is norm:
+            raise ValueError(f"a frozen normalisation must be BatchNorm2d, {name} is {type(norm).__name__}")
+        model.set_submodule(name, fixed.to(norm.running_mean))

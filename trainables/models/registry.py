@@ -1,0 +1,206 @@
+"""Models by name: our own, a user's, and any of timm's or torchvision's; all map images to logits.
+
+A builder is called as (classes, channels, **options). One with a parameter `size` is given the images' side, or
+(height, width) where they differ; one with a parameter `pretrained` can load weights of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+from torch import nn
+
+from trainables.models.heads import head_of, replace_head
+from trainables.models.networks import ResNet18Small, SmallCNN, initialise, small_vit
+from trainables.models.tensors import unite
+from trainables.registry import Registry, UnknownName, unknown
+
+Builder = Callable[..., nn.Module]
+Size = int | tuple[int, int]
+BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class Models(Registry[Builder]):
+    """The registered models; looking a name up also finds timm's models, then torchvision's classifiers.
+
+    `timm:NAME` and `torchvision:NAME` say whose model is meant. Iteration, length and `in` know registered names only.
+    """
+
+    def __getitem__(self, name: str) -> Builder:
+        if name in self:
+            return super().__getitem__(name)
+        library, _, plain = name.rpartition(":")
+        if library in ("", "timm") and _in_timm(plain):
+            return partial(_timm, plain)
+        if library in ("", "torchvision") and plain in _torchvision_names():
+            return partial(_torchvision, plain)
+        raise self._unknown(name, library, plain)
+
+    def _unknown(self, name: str, library: str, plain: str) -> UnknownName:
+        theirs = {"timm": _timm_names("." in plain), "torchvision": _torchvision_names()}
+        if library in theirs:
+            known = [f"{library}:{n}" for n in theirs[library]]
+        else:
+            known = [*self, *theirs["timm"], *theirs["torchvision"]]
+        if difflib.get_close_matches(name, known, n=1, cutoff=0.5):
+            return unknown(self.kind, name, known)
+        # not the two thousand names of the libraries
+        return UnknownName(f"{unknown(self.kind, name, self)}, every model of timm and classifier of torchvision")
+
+
+MODELS = Models("model")
+
+
+def build(
+    name: str, classes: int, channels: int, size: Size, options: Mapping[str, Any], pretrained: bool = False
+) -> nn.Module:
+    """Build a model; its initial weights are drawn from torch's global generator.
+
+    Args:
+        name: Name in `MODELS`, or of a model of timm or torchvision.
+        classes: Number of logits; the head of a pretrained model is replaced by a fresh one.
+        channels: Input channels. timm converts a pretrained first convolution to them; torchvision's is replaced by
+            one with fresh weights (normal, variance 2 / (outputs * kernel area)), and has pretrained ones for 3 only.
+        size: Side of the images, or (height, width), passed to models that are made for one size.
+        options: Further arguments of the builder.
+        pretrained: Whether to start from the library's own weights, from its cache or downloaded to it.
+
+    Raises:
+        UnknownName: No such model.
+        ValueError: The builder does not take the options, channels or size; a parameter cannot be merged (see
+            `trainables.models.tensors.unite`); there are no pretrained weights, or they are not in the cache and cannot be
+            downloaded.
+    """
+    builder = MODELS[name]
+    takes = inspect.signature(builder).parameters
+    given: dict[str, Any] = {"size": _square(size)} if "size" in takes else {}
+    if reserved := {"classes", "channels", "pretrained", "weights"} & set(options):
+        raise ValueError(f"model_options must leave {sorted(reserved)[0]!r} to the data set and to `weights`")
+    if pretrained:
+        if "pretrained" not in takes:
+            raise ValueError(f"model {name!r} has no pretrained weights; name a weights file, or a model of timm")
+        given["pretrained"] = True
+    try:
+        model = builder(classes, channels, **{**given, **options})
+    except TypeError as error:
+        raise ValueError(f"model {name!r} does not take these model_options: {error}") from None
+    try:
+        unite(model)
+    except ValueError as error:
+        raise ValueError(f"model {name!r} cannot be merged: {error}") from None
+    return model
+
+
+def has_batchnorm(model: nn.Module) -> bool:
+    """Whether the model keeps running batch statistics that a merge invalidates."""
+    return any(isinstance(m, BATCHNORMS) for m in model.modules())
+
+
+def drops(model: nn.Module) -> bool:
+    """Return whether the model drops units or layers at random while it trains, as its modules' names tell."""
+    names = {type(m).__name__.lower() for m in model.modules()}
+    return any("drop" in name or name == "stochasticdepth" for name in names)
+
+
+def _square(size: Size) -> Size:
+    return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
+
+
+@cache
+def _timm_names(tagged: bool = False) -> list[str]:
+    import timm
+
+    return timm.list_models(pretrained=tagged)
+
+
+def _in_timm(name: str) -> bool:
+    import timm
+    from timm.models import is_model_pretrained
+
+    return is_model_pretrained(name) if "." in name else timm.is_model(name)
+
+
+def _timm(
+    name: str, classes: int, channels: int, size: Size = 224, pretrained: bool = False, **options: Any
+) -> nn.Module:
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(name, allow_unregistered=True)
+    # convolutional models take any size, and no such argument
+    sized = {"img_size": size} if config is not None and config.fixed_input_size else {}
+    build = partial(timm.create_model, name, num_classes=classes, in_chans=channels, **{**sized, **options})
+    if pretrained:
+        return _fetched(f"timm:{name}", partial(build, pretrained=True))
+    try:
+        return build()
+    except (RuntimeError, AssertionError, ZeroDivisionError) as error:
+        raise ValueError(f"timm cannot build {name!r} for images of size {size}: {_line(error)}") from None
+
+
+@cache
+def _torchvision_names() -> Sequence[str]:
+    import torchvision  # pyright: ignore[reportMissingTypeStubs]
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+# without them two of the classifiers train with extra outputs
+_PLAIN: dict[str, dict[str, bool]] = {
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+
+
+def _torchvision(
+    name: str, classes: int, channels: int, size: Size = 224, pretrained: bool = False, **options: Any
+) -> nn.Module:
+    import torchvision  # pyright: ignore[reportMissingTypeStubs]
+
+    if pretrained and channels != 3:
+        raise ValueError(f"pretrained weights of torchvision:{name} take 3 channels, got {channels}; timm's convert")
+    build = partial(torchvision.models.get_model, name, **({"image_size": size} if name.startswith("vit_") else {}))
+    if pretrained:
+        model = _fetched(f"torchvision:{name}", partial(build, weights="DEFAULT", **options))
+        replace_head(model, head_of(model), classes)
+        return model
+    model = build(num_classes=classes, **{**_PLAIN.get(name, {}), **options})
+    if channels != 3:
+        _replace_stem(model, channels)
+    return model
+
+
+def _replace_stem(model: nn.Module, channels: int) -> None:
+    stem = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    stem.in_channels = channels
+    stem.weight = nn.Parameter(stem.weight.new_empty(stem.out_channels, channels, *stem.kernel_size))
+    initialise(stem)
+
+
+def _fetched(label: str, make: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return make()
+    except OSError as error:
+        raise ValueError(
+            f"the pretrained weights of {label} are neither in its library's cache nor can they be downloaded "
+            f"({_line(error)}); fetch them once on a machine with a network, or name a weights file"
+        ) from None
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(f"the pretrained weights of {label} cannot be used: {_line(error)}") from None
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+for _name, _builder in {
+    "small_cnn": SmallCNN,
+    "resnet18_32": ResNet18Small,
+    "resnet18": partial(_torchvision, "resnet18"),
+    "small_vit": small_vit,
+}.items():
+    MODELS.add(_name, _builder)

@@ -1,0 +1,1 @@
+"""One trial: children trained with one set of hyperparameters, merged, and every merge scored."""

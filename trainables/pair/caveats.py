@@ -1,0 +1,149 @@
+"""What makes the noise numbers of a trial doubtful, one sentence each, with the number.
+
+Every caveat is `key: sentence`; the key is one of `KEYS` and stays the same, so that a sweep can show each once.
+"""
+
+from __future__ import annotations
+
+from trainables.noise import NOISE, defined_for
+from trainables.spec import PairSpec
+from trainables.training.optimizers import family
+
+KEYS = (
+    "inert_weight_decay",
+    "clipping",
+    "unseen_augmentation",
+    "device_batchnorm",
+    "without_replacement",
+    "no_stable_phase",
+    "paper_undefined",
+)
+SEPARATOR = " | "
+
+# policies that mix or smooth labels, or draw from a set of operations
+_CHANGES_SIGMA = ("mixup", "cutmix", "label_smoothing", "randaugment")
+_LARGE_BATCH = 0.1
+_COUPLED, _DECOUPLED = ("sgd",), ("sgdw", "adamw")
+
+
+def wd_relaxation(spec: PairSpec, steps: int) -> float | None:
+    """Return how often the run relaxes to the norm at which weight decay and gradients balance [1].
+
+    eta lambda T / (1 - mu) for SGD, whose decay passes through the momentum sum, and eta lambda T where the decay is
+    decoupled; None for other optimizers, where it depends on the gradients. Below 1 weight decay is inert.
+
+    Args:
+        spec: The trial.
+        steps: Steps of one child; those of a trunk (`branch_step`), under the same decay, are added.
+
+    Source: relaxation of the squared norm of scale-invariant weights, arXiv 2010.02916; decoupled, arXiv 2305.17212.
+    """
+    kind = family(spec.optimizer)
+    decays = spec.learning_rate * spec.weight_decay * (spec.branch_step + steps)
+    if kind in _COUPLED:
+        return decays / (1.0 - spec.momentum)
+    return decays if kind in _DECOUPLED else None
+
+
+def caveats(
+    spec: PairSpec,
+    examples: int,
+    steps: int,
+    clipped_fraction: float | None = None,
+    has_batchnorm: bool = False,
+    ranks: int = 1,
+) -> list[str]:
+    """Return what to know before the trial's noise scales are believed, `key: sentence` each.
+
+    Args:
+        spec: The trial.
+        examples: Training examples N that one child draws from.
+        steps: Optimizer steps T of one child.
+        clipped_fraction: Fraction of the steps whose gradient was clipped, where known.
+        has_batchnorm: Whether the model has BatchNorm.
+        ranks: Processes that trained each child together.
+    """
+    found = {
+        "inert_weight_decay": _inert(spec, steps),
+        "clipping": _clipping(clipped_fraction),
+        "unseen_augmentation": _augmentation(spec),
+        "device_batchnorm": _batchnorm(spec, ranks) if has_batchnorm else None,
+        "without_replacement": _replacement(spec, examples),
+        "no_stable_phase": _phase(spec),
+        "paper_undefined": _paper(spec),
+    }
+    return [f"{key}: {sentence}" for key, sentence in found.items() if sentence]
+
+
+def key_of(text: str) -> str:
+    """Return the key of a caveat.
+
+    Raises:
+        ValueError: The text is no caveat.
+    """
+    key = text.partition(": ")[0]
+    if key not in KEYS:
+        raise ValueError(f"a caveat must start with one of {', '.join(KEYS)}, got {text!r}")
+    return key
+
+
+def _inert(spec: PairSpec, steps: int) -> str | None:
+    times = wd_relaxation(spec, steps)
+    if times is None or not spec.weight_decay > 0 or not times < 1:
+        return None
+    formula = "eta lambda T/(1 - mu)" if family(spec.optimizer) in _COUPLED else "eta lambda T"
+    return (
+        f"weight decay is inert: {formula} = {times:.3g} < 1, so the weights keep the norm they start with and noise "
+        "scales with weight decay do not hold"
+    )
+
+
+def _clipping(fraction: float | None) -> str | None:
+    if not fraction:
+        return None
+    return f"{fraction:.3g} of the steps were clipped: the noise is not proportional to the learning rate there"
+
+
+def _augmentation(spec: PairSpec) -> str | None:
+    parts = [p for p in spec.augmentation.split("+") if p in _CHANGES_SIGMA]
+    if not parts or spec.augmentation_strength == 0:
+        return None
+    return (
+        f"{' and '.join(parts)} at strength {spec.augmentation_strength:.3g} changes the gradients' covariance: of the "
+        "predicted noises only paper_aug sees it"
+    )
+
+
+def _batchnorm(spec: PairSpec, ranks: int) -> str | None:
+    if ranks < 2:
+        return None
+    return (
+        f"BatchNorm's statistics are those of {spec.batch_size / ranks:.4g} examples on each of {ranks} ranks: their "
+        f"noise does not follow the global batch of {spec.batch_size}"
+    )
+
+
+def _replacement(spec: PairSpec, examples: int) -> str | None:
+    share = spec.batch_size / examples
+    if not share > _LARGE_BATCH:
+        return None
+    return (
+        f"B/N = {share:.3g}: drawn without replacement, batches have {max(1 - share, 0):.3g} of the noise variance "
+        "that the noise scales assume"
+    )
+
+
+def _phase(spec: PairSpec) -> str | None:
+    if spec.schedule not in ("wsd", "constant"):
+        return f"schedule {spec.schedule} has no stable phase: the noise scales are those of its highest learning rate"
+    rest = spec.decay if spec.protocol == "branch" else spec.warmup + spec.decay
+    if spec.schedule == "wsd" and rest >= 1 - 1e-9:
+        return f"warmup and decay take {rest:.3g} of the steps: no stable phase is left"
+    return None
+
+
+def _paper(spec: PairSpec) -> str | None:
+    kind = family(spec.optimizer)
+    if kind in NOISE["paper"].families:
+        return None
+    return f"noise paper is not defined for optimizer {spec.optimizer}: defined are {', '.join(defined_for(kind))}"

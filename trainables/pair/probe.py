@@ -1,0 +1,51 @@
+"""The probe of augmentation at the base weights, as trials and searches use it: made once per base and policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trainables.measurement.augmentation_probe import STRENGTHS, Probe, cached_probe, probe
+from trainables.pair.setup import prepare, resolve_device
+from trainables.runtime import Runtime
+from trainables.spec import PairSpec, stream
+from trainables.tasks.tasks import Task, trained_names
+
+
+def base_probe(spec: PairSpec, task: Task, runtime: Runtime) -> Probe:
+    """Return the gradient noise at `task.base` under the spec's augmentation policy, by strength.
+
+    It is measured where neither memory nor `runtime.bases` holds it.
+    """
+
+    def make() -> Probe:
+        names, seed = trained_names(task.model), stream(spec.base_digest, "probe")
+        return probe(task.model, task.base, names, task.data, spec.augmentation, seed)
+
+    return cached_probe(spec, runtime.bases, make, task.kept_as)
+
+
+def probe_columns(spec: PairSpec, task: Task, runtime: Runtime) -> dict[str, Any]:
+    """Return `trace_sigma_base`, `k_aug` and `augmentation_share` at the spec's policy and strength."""
+    found, strength = base_probe(spec, task, runtime), spec.augmentation_strength
+    return {
+        "trace_sigma_base": found.trace_at(strength),
+        "k_aug": found.at(strength),
+        "augmentation_share": found.share_at(strength),
+    }
+
+
+def probe_tables(specs: Sequence[PairSpec], runtime: Runtime) -> dict[str, dict[float, float]]:
+    """Return policy -> strength -> k_aug for the policies of `specs`, which share their base.
+
+    Raises:
+        UnknownName, ValueError: The trials cannot be set up, or the base diverged.
+    """
+    runtime = resolve_device(runtime)
+    tables: dict[str, dict[float, float]] = {}
+    for spec in specs:
+        if spec.augmentation not in tables:
+            lab = prepare(spec, runtime)
+            found = base_probe(spec, lab.tasks[0], runtime)
+            tables[spec.augmentation] = {s: found.at(s) for s in STRENGTHS}
+    return tables

@@ -1,0 +1,366 @@
+"""run_pair(spec) -> PairOutput: start weights, children, merges, scores. One trial, anywhere torch is.
+
+Command line: ``python -m trainables.pair spec.json [--data ROOT] [--device cpu]`` prints the trial's row as JSON;
+``torchrun --nproc-per-node K -m trainables.pair spec.json`` trains each child by K processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainables.datasets.cache import drop_checkpoints
+from trainables.io.printable import guard_output
+from trainables.measurement.curvature import few_examples, geometry, relief_columns
+from trainables.measurement.loss_plane import plane
+from trainables.measurement.monitor import Watch
+from trainables.merging.coefficient_grid import MergeCurves, score_merges
+from trainables.models.registry import has_batchnorm
+from trainables.noise import NOISE
+from trainables.pair.caveats import caveats
+from trainables.pair.checkpoints import merge_checkpoints
+from trainables.pair.children import Children, child_names
+from trainables.pair.probe import probe_columns, probe_tables
+from trainables.pair.processes import Peer, spread
+from trainables.pair.record import failed, is_out_of_memory, now, record, stopped
+from trainables.pair.rungs import Rungs
+from trainables.pair.setup import Clock, inspect, prepare, resolve_device
+from trainables.result import HistoryRow, Outcome, PairOutput, PlaneRow, RungRow
+from trainables.runtime import Report, Runtime, Stop
+from trainables.spec import PairSpec
+from trainables.tasks.evaluation import finite, recalibrate
+from trainables.tasks.tasks import trained_names
+from trainables.training import optimizers
+from trainables.training.checkpointing import Keeper, keeper
+from trainables.training.loop import Child, child_leg
+from trainables.training.ranks import launched, ranks
+from trainables.training.torch_settings import torch_settings
+from trainables.trial import run_trials
+
+__all__ = ["inspect", "main", "merge_checkpoints", "probe_tables", "run_pair", "run_pairs"]
+
+
+def run_pair(
+    spec: PairSpec, runtime: Runtime, report: Report = lambda _: None, peers: Sequence[Sequence[Peer]] = ()
+) -> PairOutput:
+    """Train, merge and score one trial.
+
+    Args:
+        spec: The trial. Where `spec.stack` > 1 its stack mates are trained along, so that the numbers stay the same.
+        runtime: Where to run.
+        report: Called after each epoch with a mapping (repeat, member, epoch, epochs, val_loss), and by each stack at
+            `runtime.rungs` rungs with (repeat, rung, step, steps, epoch, merged_loss_val, merged_accuracy_val,
+            device_seconds, outputs): means over its trials, None where one is not finite, and their outputs as if
+            they ended there. Where it raises `Stop` they do end there, with outcome `pruned`.
+        peers: For each child the processes that train it beside this one; see `trainables.pair.processes`.
+
+    Returns:
+        Row, merge curves, history and the chosen merge's weights; without weights where the outcome is not `ok`.
+        Divergence and a device without enough memory are outcomes, not exceptions.
+
+    Raises:
+        ValueError: The spec cannot be run (unknown names, missing data, a batch larger than the data).
+    """
+    return run_pairs([spec], runtime, report, peers)[0]
+
+
+def run_pairs(
+    specs: Sequence[PairSpec],
+    runtime: Runtime,
+    report: Report = lambda _: None,
+    peers: Sequence[Sequence[Peer]] = (),
+) -> list[PairOutput]:
+    """Run several trials, stack mates together; see `run_pair`. Yields one output per spec, in their order."""
+    outputs: dict[str, PairOutput] = {}
+    runtime = resolve_device(runtime)
+    with torch_settings(runtime):
+        for spec in specs:
+            if spec.digest not in outputs:
+                outputs |= {o.result.digest: o for o in _run_stack(spec.stack_mates(), runtime, report, peers)}
+    return [outputs[spec.digest] for spec in specs]
+
+
+def _run_stack(
+    specs: Sequence[PairSpec], runtime: Runtime, report: Report, peers: Sequence[Sequence[Peer]]
+) -> list[PairOutput]:
+    started = now()
+    try:
+        return _run(specs, runtime, report, peers)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        outputs = [failed(spec, runtime, error, started) for spec in specs]
+    # outside of the handler, whose traceback holds the tensors
+    gc.collect()
+    torch.cuda.empty_cache()
+    return outputs
+
+
+def _run(
+    specs: Sequence[PairSpec], runtime: Runtime, report: Report, peers: Sequence[Sequence[Peer]]
+) -> list[PairOutput]:
+    if runtime.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(runtime.device)
+    lab = prepare(specs[0], runtime)
+    legs = [child_leg(specs[0], data.examples) for data in lab.data]
+    if runtime.measure != 0:
+        # before a trunk takes the place of the base
+        with lab.clock.phase("measure"):
+            lab.probed = probe_columns(specs[0], lab.tasks[0], runtime)
+    watch = Watch(
+        [s for s in specs for _ in range(s.members)], lab.children * len(specs), lab.data * len(specs),
+        legs * len(specs), runtime.measure, lab.clock.phase,
+    )  # fmt: skip
+    rungs = Rungs(specs, lab, runtime.rungs)
+    children = Children(specs, lab, watch, rungs, report)
+
+    def at_rung(rung: int) -> None:
+        with lab.clock.phase("rungs"):
+            rungs.look(rung, children.courses)
+            report(rungs.summary() | {"outputs": [t.ended() for t in _trials(children)]})
+
+    try:
+        with lab.clock.phase("train"):
+            children.open()
+            if peers and children.lost is None:
+                children.courses, children.together = spread(children, peers), True
+            children.keeper = _keeper(specs, runtime, report, peers)
+            if found := children.keeper.read():
+                children.restore(found)
+            children.train(at_rung)
+    except Stop as stop:
+        return [stopped(t.ended(), str(stop)) for t in _trials(children)]
+    if not ranks().leads:
+        return [PairOutput(record(s, runtime, Outcome.OK, "trained along", lab.started)) for s in specs]
+    return [trial.output() for trial in _trials(children)]
+
+
+def _keeper(specs: Sequence[PairSpec], runtime: Runtime, report: Report, peers: Sequence[Sequence[Peer]]) -> Keeper:
+    if ranks().size > 1 and not peers:  # of torchrun: nobody gathers what the ranks hold
+        runtime = replace(runtime, checkpoints=None)
+    return keeper(specs, runtime, report, f"{len(peers)}x{ranks().size}" if peers else "")
+
+
+def _trials(children: Children) -> list[_Trial]:
+    lab, specs = children.lab, children.specs
+    # shared phases are split evenly, so that the rows of a stack add up to what it took
+    lab.clock.total()
+    shared = {k: v / len(specs) for k, v in lab.clock.seconds.items()}
+    own, members = children.so_far(), specs[0].members
+    found: list[_Trial] = []
+    for i, spec in enumerate(specs):
+        mine = list(range(members * i, members * (i + 1)))
+        clock, rungs = Clock(lab.runtime.device, dict(shared)), tuple(children.rungs.rows[i])
+        found.append(_Trial(children, spec, [own[c] for c in mine], mine, clock, rungs))
+    return found
+
+
+@dataclass
+class _Trial:
+    """One trial whose children are trained, or on their way."""
+
+    whole: Children
+    spec: PairSpec
+    children: list[Child]
+    indices: list[int]
+    clock: Clock
+    rungs: tuple[RungRow, ...]
+
+    def __post_init__(self) -> None:
+        self.lab, self.watch = self.whole.lab, self.whole.watch
+
+    def ended(self) -> PairOutput:
+        """Return the output of a trial that ends where its children are; see `trainables.pair.record.stopped`."""
+        about, settings = self._about()
+        settings.pop("dose", None)  # that of the whole way
+        outcome, detail = self._divergence() or (Outcome.PRUNED, "")
+        row = record(
+            self.spec, self.lab.runtime, outcome, detail, self.lab.started, seconds=self.clock.seconds,
+            measured_noise=settings, pruned_step=self.whole.done, **about,
+        )  # fmt: skip
+        return PairOutput(row, history=self._histories(), rungs=self.rungs)
+
+    def output(self) -> PairOutput:
+        lab, spec, runtime = self.lab, self.spec, self.lab.runtime
+        about, settings = self._about()
+        if lost := self._divergence():
+            return PairOutput(
+                record(
+                    spec, runtime, *lost, lab.started, seconds=self.clock.seconds, measured_noise=settings, **about
+                ),
+                history=self._histories(), rungs=self.rungs,
+            )  # fmt: skip
+        for task in lab.tasks:
+            with self.clock.phase("recalibrate"):
+                task.batches = lab.recalibration_batches(spec, task)
+        curves = score_merges(spec, lab.tasks, [c.weights for c in self.children], self.clock.phase)
+        outcome, detail = _viability(spec, curves)
+        names = [n for n in trained_names(lab.tasks[0].model) if not lab.tasks[0].is_own(n)]
+        a, b = (c.weights for c in self.children[:2])
+        relief, points = self._landscape(curves)
+        result = record(
+            spec, runtime, outcome, detail, lab.started,
+            scores=finite(curves.columns()), seconds=self.clock.seconds, measured_noise=settings, landscape=relief,
+            **about | self._peak(),
+            **finite(geometry(lab.tasks[0].base, a, b, names)), **finite({"cka_val": curves.cka}),
+            chosen_merge=curves.chosen[0], chosen_coefficient=curves.chosen[1],
+        )  # fmt: skip
+        # a trial that cannot win leaves no weights behind
+        weights = {k: v.cpu() for k, v in curves.weights.items()} if outcome is Outcome.OK else None
+        return PairOutput(result, tuple(curves.rows(spec)), self._histories(), weights, points, self.rungs)
+
+    def _named(self) -> list[tuple[str, Child, int]]:
+        return list(zip(child_names(self.spec.members), self.children, self.indices, strict=True))
+
+    def _histories(self) -> tuple[HistoryRow, ...]:
+        return tuple(row for m, c, i in self._named() for row in self._history(m, c, i))
+
+    def _divergence(self) -> tuple[Outcome, str] | None:
+        lost = [(m, c.diverged_at) for m, c, _ in self._named() if c.diverged_at is not None]
+        if not lost:
+            return None
+        member, step = lost[0]
+        if not self.whole.courses:
+            return Outcome.DIVERGED, f"the trunk diverged by step {step} of {self.spec.branch_step}"
+        return Outcome.DIVERGED, f"child {member.upper()} diverged by step {step} of {self.watch.legs[0].steps}"
+
+    def _peak(self) -> dict[str, int]:
+        device = self.lab.runtime.device
+        return {"peak_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.startswith("cuda") else {}
+
+    def _about(self) -> tuple[dict[str, Any], dict[str, float]]:
+        lab, spec = self.lab, self.spec
+        data, model = lab.data[0], lab.tasks[0].model
+        measured, settings = self.watch.summary(self.indices, spec.momentum)
+        clipped = sum(c.clipped_fraction for c in self.children) / len(self.children) if spec.clip_norm else None
+        doubts = caveats(
+            spec, data.examples, self.watch.legs[0].steps, clipped, has_batchnorm(model), ranks().size
+        )  # fmt: skip
+        about: dict[str, Any] = {
+            "examples": data.examples,
+            "steps": self.watch.legs[0].steps,
+            "classes": data.classes,
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "ranks": ranks().size,
+            "weights_sha256": lab.weights_sha256,
+            "clipped_fraction": clipped,
+            "warnings": doubts,
+            "step_seconds": self.whole.step_seconds,
+            **self._peak(),
+        }
+        return about | finite(measured) | finite(lab.probed), settings
+
+    def _history(self, member: str, child: Child, index: int) -> Iterable[HistoryRow]:
+        # the rate of the last step of each epoch, not of the stable phase: decay anneals the noise to 0
+        spec, paper = self.spec, NOISE["paper"]
+        defined = optimizers.family(spec.optimizer) in paper.families
+        settings = {"batch_size": spec.batch_size, "momentum": spec.momentum}
+        measured = self.watch.at_epochs(index, child)
+        for e in child.history:
+            found = measured.get(e.epoch)
+            yield HistoryRow(
+                digest=spec.digest,
+                member=member,
+                epoch=e.epoch,
+                step=e.step,
+                learning_rate=e.learning_rate,
+                noise_paper=paper.predict({**settings, "learning_rate": e.learning_rate}) if defined else None,
+                clipped_fraction=e.clipped if spec.clip_norm else None,
+                **finite(
+                    {"train_loss": e.train_loss, "val_loss": e.val.loss, "val_accuracy": e.val.accuracy,
+                     "weight_norm": e.weight_norm, "trace_sigma": found and found.trace_sigma,
+                     "trace_sigma_preconditioned": found and found.preconditioned,
+                     "gradient_norm2": found and found.norm2}
+                ),
+            )  # fmt: skip
+
+    def _landscape(self, curves: MergeCurves) -> tuple[dict[str, float | None], tuple[PlaneRow, ...]]:
+        runtime, spec, task = self.lab.runtime, self.spec, self.lab.tasks[0]
+        if len(self.lab.tasks) > 1 or not (runtime.landscape or runtime.plane):
+            return {}, ()
+        with self.clock.phase("landscape"):
+            x, y = few_examples(task, "train")
+            relief = relief_columns(task, curves, spec.stream("landscape")) if runtime.landscape else {}
+            points = self._plane(x, y) if runtime.plane else ()
+        return relief, points
+
+    def _plane(self, x: Tensor, y: Tensor) -> tuple[PlaneRow, ...]:
+        task, points = self.lab.tasks[0], self.lab.runtime.plane
+        a, b = (c.weights for c in self.children[:2])
+        val = few_examples(task, "val")
+        found = plane(
+            task.model, task.base, a, b, (x, y), val, points, lambda w: recalibrate(task.model, w, task.batches)
+        )  # fmt: skip
+        digest, config = self.spec.digest, self.spec.config
+        return tuple(PlaneRow(digest, config, at_a, at_b, _number(t), _number(v)) for at_a, at_b, t, v in found)
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _viability(spec: PairSpec, curves: MergeCurves) -> tuple[Outcome, str]:
+    worst = min(p["val"].accuracy for p in (*curves.parents, *curves.others))
+    if fault := curves.fault():
+        return Outcome.NOT_VIABLE, fault
+    if worst < spec.accuracy_floor:
+        return (
+            Outcome.NOT_VIABLE,
+            f"a parent's validation accuracy {worst:.3f} is below the floor {spec.accuracy_floor}",
+        )
+    who, lost = "both" if spec.members == 2 else "all", curves.lost()
+    return Outcome.OK, f"{who} children trained and merged" + (f"; {lost}" if lost else "")
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainables.pair", description="Run one trial from a JSON spec.")
+    parser.add_argument("spec", type=Path, help="file with a pair spec, as in the column `spec`")
+    parser.add_argument("--data", dest="data_root", metavar="ROOT", help="folder with the data sets")
+    parser.add_argument("--bases", metavar="DIR", help="folder in which start weights and trunks are kept")
+    parser.add_argument(
+        "--checkpoints", metavar="DIR", help="folder for what the trial goes on from when it is stopped"
+    )
+    parser.add_argument("--checkpoint-steps", type=int, metavar="K", help="steps between checkpoints (default: about "
+                        "a minute's)")  # fmt: skip
+    parser.add_argument("--cache", metavar="DIR", help="folder for unpacked archives and decoded images")
+    parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
+    parser.add_argument("--measure", type=int, metavar="K", help="gradient measurements a child (default: 2 %% of it)")
+    parser.add_argument("--plane", type=int, default=0, metavar="N", help="loss plane of N points a side")
+    for name, text in {
+        "landscape": "Hessian traces, sharpness, excess barrier",
+        "deterministic": "deterministic algorithms only",
+        "download": "fetch the data set where it is missing",
+    }.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the trial of a JSON spec and print its row as JSON; returns the exit code."""
+    guard_output()
+    args = _arguments().parse_args(argv)
+    try:
+        spec = PairSpec.from_json(args.spec.read_text())
+        known = {f.name for f in fields(Runtime)}
+        runtime = Runtime(**{k: v for k, v in vars(args).items() if k in known})
+        with launched() as device:
+            output = run_trials([spec], replace(runtime, device=device or runtime.device))[0]
+            leads = ranks().leads
+    except (ValueError, KeyError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if leads:
+        print(json.dumps(output.result.to_row(), indent=1))
+        drop_checkpoints(runtime, output.result.digest)
+    return 0

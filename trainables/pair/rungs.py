@@ -1,0 +1,135 @@
+"""Rungs: a trial is looked at on its way. Its children are annealed for a short stretch, merged and scored.
+
+Nothing of it reaches the trial's own numbers: the children stay where they are, and what is drawn comes from streams
+of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trainables.merging.methods import MERGES
+from trainables.pair.setup import Lab
+from trainables.result import RungRow
+from trainables.spec import PairSpec
+from trainables.tasks.batches import steps_per_epoch
+from trainables.tasks.evaluation import Score, finite, logits_of, recalibrate, score
+from trainables.tasks.tasks import Weights
+from trainables.training.loop import Course, Leg, Seeds
+from trainables.training.ranks import ranks
+from trainables.training.schedules import rung_steps, wsd
+
+ANNEAL_SHARE = 0.1
+"""Steps of all shortened anneals of a child, as a share of its own: what they may cost."""
+RECALIBRATION_BATCHES = 8
+
+
+def anneal_leg(spec: PairSpec, leg: Leg, step: int, rungs: int) -> Leg:
+    """Return the shortened anneal of a child that has done `step` steps: the decay of its schedule, 1 - sqrt.
+
+    It is as long as the trial's own decay would be after so many steps, but not longer than its part of
+    `ANNEAL_SHARE`. Without a decay, or from its start on, there is none: the child counts as it is.
+    """
+    decays = spec.schedule == "wsd" and leg.rate(step) >= spec.learning_rate * (1 - 1e-9)
+    length = min(spec.decay * step, ANNEAL_SHARE * leg.steps / rungs) if decays else 0
+    length = max(1, round(length)) if length else 0
+    return Leg(length, lambda done: spec.learning_rate * wsd(done, length, 0.0, 1.0))
+
+
+@dataclass
+class Rungs:
+    """Takes the rungs of the trials of one stack.
+
+    Args:
+        specs: The trials.
+        lab: What they share.
+        rungs: How many there are on the way.
+
+    Attributes:
+        rows: What was found, by trial.
+
+    Raises:
+        ValueError: Several processes train each child.
+    """
+
+    specs: Sequence[PairSpec]
+    lab: Lab
+    rungs: int
+    rows: list[list[RungRow]] = field(default_factory=lambda: [])
+
+    def __post_init__(self) -> None:
+        if self.rungs and ranks().size > 1:
+            raise ValueError(f"rungs must be 0 where several processes train a child, got {self.rungs}")
+        self.rows = [[] for _ in self.specs]
+
+    def steps(self, course: Course) -> list[int]:
+        """Return the steps after which a course is looked at."""
+        per_epoch = steps_per_epoch(min(d.examples for d in course.data), self.specs[0].batch_size)
+        return rung_steps(course.leg.steps, per_epoch, self.rungs)
+
+    def look(self, rung: int, courses: Sequence[Course]) -> None:
+        """Anneal, merge and score the children of every trial where they stand, and add the rows."""
+        children = self._annealed(rung, courses)
+        scores = [self._merged(i, children) for i in range(len(self.specs))]
+        first, seconds = courses[0], self.lab.clock.total() / len(self.specs)
+        per_epoch = steps_per_epoch(first.data[0].examples, self.specs[0].batch_size)
+        for spec, found, rows in zip(self.specs, scores, self.rows, strict=True):
+            rows.append(
+                RungRow(
+                    digest=spec.digest,
+                    config=spec.config,
+                    repeat=spec.repeat,
+                    rung=rung,
+                    step=first.done,
+                    steps=first.leg.steps,
+                    epoch=math.ceil(first.done / per_epoch),
+                    device_seconds=seconds,
+                    **finite({"merged_loss_val": found.loss, "merged_accuracy_val": found.accuracy}),
+                )
+            )
+
+    def snapshot(self) -> list[list[dict[str, Any]]]:
+        """Return the rungs so far as plain values, for `restore`."""
+        return [[asdict(row) for row in rows] for rows in self.rows]
+
+    def restore(self, state: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+        """Take up what `snapshot` returned."""
+        self.rows = [[RungRow(**row) for row in rows] for rows in state]
+
+    def summary(self) -> dict[str, object]:
+        """Return the last rung as one record: means over the trials, None where one is not finite."""
+        last = [rows[-1] for rows in self.rows]
+        found: dict[str, object] = {n: getattr(last[0], n) for n in ("repeat", "rung", "step", "steps", "epoch")}
+        for name in ("merged_loss_val", "merged_accuracy_val"):
+            values = [getattr(row, name) for row in last]
+            found[name] = None if None in values else sum(values) / len(values)
+        return found | {"device_seconds": sum(row.device_seconds for row in last)}
+
+    def _annealed(self, rung: int, courses: Sequence[Course]) -> list[Weights]:
+        out: list[Weights] = []
+        members = self.specs[0].members
+        for course in courses:
+            names = [(self.specs[c // members], c % members) for c in range(len(out), len(out) + len(course.seeds))]
+            if all(member > 1 for _, member in names):  # the merge at 1/2 is that of the first two
+                out += [{} for _ in names]
+                continue
+            role = [(spec, f"rung/{rung}/{member}") for spec, member in names]
+            seeds = [Seeds(spec.stream(f"{r}/order"), spec.stream(f"{r}/augment")) for spec, r in role]
+            out += course.annealed(anneal_leg(self.specs[0], course.leg, course.done, self.rungs), seeds)
+        return out
+
+    def _merged(self, trial: int, children: Sequence[Weights]) -> Score:
+        spec, tasks = self.specs[trial], self.lab.tasks
+        pair = children[spec.members * trial : spec.members * trial + 2]
+        task = tasks[0]
+        merged = MERGES["linear"](task.shared(task.base), [task.shared(c) for c in pair], 0.5)
+        scores: list[Score] = []
+        for task, child in zip(tasks, pair, strict=False):
+            batches = self.lab.recalibration_batches(spec, task, RECALIBRATION_BATCHES)
+            weights = recalibrate(task.model, task.whole(merged, child), batches)
+            x, y = task.data.scored("val")
+            scores.append(score(logits_of(task.model, weights, x), y))
+        return Score(sum(s.loss for s in scores) / len(scores), sum(s.accuracy for s in scores) / len(scores))

@@ -1,0 +1,231 @@
+"""Lab: what the trials of one stack share (data, modules, base weights, clock), and the checks before any training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator as Yields
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
+from math import prod
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from trainables.datasets.augmentation import check_policy
+from trainables.datasets.dataset import Data
+from trainables.datasets.load import forget
+from trainables.merging.coefficient_grid import GREEDY
+from trainables.merging.methods import MERGES
+from trainables.models.registry import has_batchnorm
+from trainables.pair.record import now
+from trainables.runtime import Runtime
+from trainables.spec import PairSpec
+from trainables.tasks.batches import epoch_batches, steps_per_epoch
+from trainables.tasks.evaluation import logits_of
+from trainables.tasks.tasks import Task, add_models, children_data, children_tasks, load_tasks
+from trainables.training import optimizers
+from trainables.training.base import base_weights
+from trainables.training.schedules import SCHEDULES
+
+# batches of the BatchNorm re-estimation: the cumulative average settles long before an epoch of a large set ends. Their
+# size does not follow the trial's, or the error of the statistics would; their values are bounded (1 GiB in float32)
+RECALIBRATION_BATCH, RECALIBRATION_BATCHES, RECALIBRATION_VALUES = 128, 64, 2**28
+
+
+@dataclass
+class Clock:
+    """Seconds by phase; a phase inside another one stops the outer one's time."""
+
+    device: str = "cpu"
+    seconds: dict[str, float] = field(default_factory=lambda: {})
+    _open: list[str] = field(default_factory=lambda: [])
+    _since: float = 0.0
+
+    def total(self) -> float:
+        """Return the seconds of all phases until now."""
+        self._turn()
+        return sum(self.seconds.values())
+
+    def of(self, name: str) -> float:
+        """Return the seconds of one phase until now."""
+        self._turn()
+        return self.seconds.get(name, 0.0)
+
+    def took(self, seconds: Mapping[str, float], without: float = 0.0) -> None:
+        """Add what an earlier process spent on the same work, less the seconds of `train` that are its already."""
+        self._turn()
+        for name, spent in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+        self.seconds["train"] = self.seconds.get("train", 0.0) - without
+
+    @contextmanager
+    def phase(self, name: str) -> Yields[None]:
+        """Add the time of the block to a phase; waits for the device first and last."""
+        self._turn()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._turn()
+            self._open.pop()
+
+    def _turn(self) -> None:
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1]] = self.seconds.get(self._open[-1], 0.0) + now - self._since
+        self._since = now
+
+
+@dataclass
+class Lab:
+    """What the trials of one stack share.
+
+    Attributes:
+        tasks: One, or two in `two_task`, with modules and base weights.
+        data: What each child trains on.
+        weights_sha256: SHA-256 of the file of start weights.
+        probed: Columns of the probe at the base weights; empty where nothing is measured.
+        started: Start of the trials, UTC.
+    """
+
+    spec: PairSpec
+    runtime: Runtime
+    tasks: list[Task]
+    clock: Clock
+    weights_sha256: str | None = None
+    probed: Mapping[str, Any] = field(default_factory=lambda: {})
+    started: str = field(default_factory=now)
+
+    @cached_property
+    def data(self) -> list[Data]:
+        """Data set of each child."""
+        return children_data(self.spec, self.tasks)
+
+    @property
+    def children(self) -> list[Task]:
+        """Task of each child."""
+        return children_tasks(self.spec, self.tasks)
+
+    def recalibration_batches(self, spec: PairSpec, task: Task, most: int = RECALIBRATION_BATCHES) -> list[Tensor]:
+        """Return augmented training batches for the BatchNorm re-estimation; none for models without BatchNorm."""
+        if not has_batchnorm(task.model):
+            return []
+        role = f"recalibrate/{task.name}" if task.name else "recalibrate"
+        order = Generator().manual_seed(spec.stream(f"{role}/order"))
+        augment = Generator(device=self.runtime.device).manual_seed(spec.stream(f"{role}/augment"))
+        size = min(RECALIBRATION_BATCH, task.data.examples)
+        affordable = RECALIBRATION_VALUES // (size * prod(task.data.x["train"].shape[1:]))
+        batches = epoch_batches(task.data, replace(spec, batch_size=size), order, augment)
+        return [x for x, _ in islice(batches, max(1, min(most, affordable)))]
+
+
+def prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
+    """Load data and build modules; with base weights unless told otherwise.
+
+    Raises:
+        UnknownName, ValueError: See `inspect`.
+    """
+    if spec.source:
+        from trainables.pair.plugin import load_source
+
+        load_source(spec.source)
+    lab = Lab(spec, runtime, [], Clock(runtime.device))
+    with lab.clock.phase("data"):
+        lab.tasks = load_tasks(spec, runtime)
+    with lab.clock.phase("base"):
+        lab.weights_sha256 = add_models(spec, lab.tasks, runtime.device)
+        if with_base:
+            for task, weights in zip(lab.tasks, base_weights(spec, lab.tasks, runtime), strict=True):
+                task.base = weights
+    return lab
+
+
+def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
+    """Check that trials can be run, without training, and return the first one's number of training examples, N.
+
+    N counts the examples that one child trains on.
+
+    Raises:
+        UnknownName: A name that nothing is registered under.
+        ValueError: Missing data, wrong options, a device that is not there, a batch larger than the training set.
+    """
+    check_device(runtime.device)
+    labs: dict[tuple[str, str, int], Lab] = {}
+    for spec in specs:
+        key = (spec.base_digest, spec.pair_kind, spec.members)
+        if key not in labs:
+            labs[key] = prepare(spec, replace(runtime, device="cpu", bases=None), with_base=False)
+            for task in labs[key].tasks:
+                _check_model(spec, task)
+        _check_names(spec)
+        _check_fits(spec, labs[key].tasks, runtime)
+        sets = labs[key].data
+        for data in sets:
+            steps_per_epoch(data.examples, spec.batch_size)
+            steps_per_epoch(data.examples, spec.base.batch_size, "base batch_size")
+    first = specs[0]
+    examples = labs[first.base_digest, first.pair_kind, first.members].data[0].examples
+    forget()
+    return examples
+
+
+def _check_names(spec: PairSpec) -> None:
+    check_policy(spec.augmentation)
+    optimizers.check(spec)
+    SCHEDULES[spec.schedule]
+    for name in spec.merges:
+        if name != GREEDY:
+            MERGES[name]
+
+
+def _check_fits(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> None:
+    if len(tasks) > 1 and (runtime.landscape or runtime.plane):
+        raise ValueError("the landscape is that of one task: leave out --landscape and --plane in pair_kind two_task")
+    pictures = [p for p in spec.augmentation.split("+") if p not in ("none", "label_smoothing")]
+    for task in tasks:
+        shape = tuple(task.data.x["train"].shape[1:])
+        if pictures and len(shape) != 3:
+            raise ValueError(
+                f"augmentation {pictures[0]!r} is for images [channels, height, width], got inputs of shape {shape}; "
+                "use none or label_smoothing"
+            )
+
+
+def _check_model(spec: PairSpec, task: Task) -> None:
+    few = task.data.x["val"][slice(0, 2)]
+    try:
+        shape = tuple(logits_of(task.model, task.model.state_dict(), few).shape)
+    except (RuntimeError, AssertionError) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"model {spec.model!r} does not take images of shape {tuple(few.shape[1:])}: {text}") from None
+    if shape != (len(few), task.data.classes):
+        raise ValueError(f"model {spec.model!r} must map images to {task.data.classes} logits each, got shape {shape}")
+
+
+def check_device(name: str) -> None:
+    """Check that a torch device of this name is here.
+
+    Raises:
+        ValueError: No such device, or no GPU.
+    """
+    if name == "auto":
+        return
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu, cuda or another of torch's, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} is not available here; use cpu or auto")
+
+
+def resolve_device(runtime: Runtime) -> Runtime:
+    """Return the runtime with `auto` replaced by the first GPU where there is one, else the CPU."""
+    if runtime.device != "auto":
+        return runtime
+    return replace(runtime, device="cuda" if torch.cuda.is_available() else "cpu")

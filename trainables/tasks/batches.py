@@ -1,0 +1,97 @@
+"""Batches of an epoch: shuffled, augmented in chunks, shared between ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from trainables.datasets.augmentation import augment as augmented
+from trainables.datasets.dataset import Data, stratified
+from trainables.spec import PairSpec
+
+# images augmented at once, and values (256 MiB of float32): bounds of the memory, and part of the random streams
+AUGMENT_IMAGES = 4096
+AUGMENT_VALUES = 2**26
+
+Batch = tuple[Tensor, Tensor]
+
+
+def steps_per_epoch(examples: int, batch_size: int, name: str = "batch_size") -> int:
+    """Return the steps of one epoch; the last incomplete batch is dropped, so that B stays B.
+
+    Raises:
+        ValueError: The batch is larger than the training set.
+    """
+    if batch_size > examples:
+        raise ValueError(f"{name} must be <= the {examples} training examples, got {batch_size}")
+    return examples // batch_size
+
+
+def augmented_at_once(batch_size: int, shape: torch.Size) -> int:
+    """Return how many images [*, ...] of `shape` are augmented at once: whole batches, one at least."""
+    images = min(AUGMENT_IMAGES, AUGMENT_VALUES // math.prod(shape[1:]))
+    return batch_size * max(1, images // batch_size)
+
+
+def epoch_batches(
+    data: Data, spec: PairSpec, order: Generator, augment: Generator, rank: int = 0, ranks: int = 1, done: int = 0
+) -> Iterator[Batch]:
+    """Yield the batches of one epoch, shuffled and augmented.
+
+    Args:
+        data: Its training split is gone through once, less the last incomplete batch.
+        spec: Its batch size and augmentation.
+        order: Source of the order, on the CPU.
+        augment: Source of the augmentation, on the data's device.
+        rank: Which part of each batch to yield: the `rank`-th of `ranks` equal slices.
+        ranks: Processes that share a batch. Each draws for the whole batch, so that together they see what one would.
+        done: Batches of the epoch that are left out. Images that were augmented at once before them are not read:
+            `augment` stands where those of the next batch were augmented.
+
+    Yields:
+        Inputs [B / ranks, ...] and targets: int64 [B / ranks], or class probabilities [B / ranks, C] where the
+        augmentation mixes or smooths labels.
+
+    Raises:
+        ValueError: The batch is larger than the training set, or `ranks` does not divide it.
+    """
+    x, y, size = data.x["train"], data.y["train"], spec.batch_size
+    steps = steps_per_epoch(len(y), size)
+    if size % ranks:
+        raise ValueError(f"batch_size must be a multiple of the {ranks} processes that share it, got {size}")
+    own = slice(rank * size // ranks, (rank + 1) * size // ranks)
+    index = torch.randperm(len(y), generator=order).to(y.device)[: steps * size]
+    at_once = augmented_at_once(size, x.shape)
+    before, within = divmod(done * size, at_once)
+    batches = _augmented(data, spec, augment, torch.split(index, at_once)[before:])
+    for image, target in islice(batches, within // size, None):
+        yield image[own], target[own]
+
+
+def _augmented(data: Data, spec: PairSpec, augment: Generator, parts: Sequence[Tensor]) -> Iterator[Batch]:
+    x, y, size = data.x["train"], data.y["train"], spec.batch_size
+    for images, part in zip(x.batches(parts), parts, strict=True):
+        images, targets = augmented(
+            spec.augmentation, spec.augmentation_strength, images, y[part], data.classes, augment
+        )
+        yield from zip(torch.split(images, size), torch.split(targets, size), strict=True)
+
+
+def halves(data: Data, seed: int) -> tuple[Data, Data]:
+    """Return two data sets with disjoint, equally large halves of the training split, every class in proportion.
+
+    Args:
+        data: Validation and test splits stay whole.
+        seed: Seed of the draw.
+
+    Raises:
+        DataError: Fewer than two training examples.
+    """
+    y = data.y["train"].cpu().numpy()
+    first, second = stratified(np.random.default_rng(seed), y, (len(y) // 2, len(y) // 2))
+    return data.subset(torch.as_tensor(first)), data.subset(torch.as_tensor(second))

@@ -1,0 +1,162 @@
+"""Scores of weights on data, BatchNorm re-estimation, and the one definition of gain and barrier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import update_bn
+
+from trainables.datasets.dataset import Data
+from trainables.datasets.images import Inputs
+from trainables.models.heads import head_of, penultimate
+from trainables.models.registry import has_batchnorm
+from trainables.models.seeding import seeded
+from trainables.result import SPLITS
+
+EVAL_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy [nat] and accuracy on one split."""
+
+    loss: float
+    accuracy: float
+
+
+Scores = Mapping[str, Score]
+
+
+def _parts(x: Inputs | Tensor) -> Iterator[Tensor]:
+    yield from torch.split(x, EVAL_BATCH) if isinstance(x, Tensor) else x.split(EVAL_BATCH)
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | Tensor) -> Tensor:
+    """Return logits [n, classes] of `weights` in evaluation mode; the model's own weights stay untouched."""
+    model.eval()
+    return torch.cat([functional_call(model, dict(weights), (part,), tie_weights=False) for part in _parts(x)])
+
+
+@torch.no_grad()
+def features_of(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | Tensor) -> Tensor:
+    """Return the inputs [n, d] of the classifier, in evaluation mode."""
+    head = head_of(model)
+    return torch.cat([penultimate(model, weights, part, head) for part in _parts(x)])
+
+
+def score_inputs(forward: Callable[[Tensor], Tensor], x: Inputs, y: Tensor) -> Score:
+    """Return the score of the logits that `forward` gives for batches of `x`, against labels [n]."""
+    with torch.no_grad():
+        return score(torch.cat([forward(part) for part in _parts(x)]), y)
+
+
+def score(logits: Tensor, y: Tensor) -> Score:
+    """Return the score of logits [n, classes] against labels [n]; the loss of logits that overflowed is infinite.
+
+    A row with NaN predicts nothing, so it counts as wrong.
+    """
+    loss = cross_entropy(logits.double(), y).item()
+    # NaN would pass for the best in a comparison and hide from a maximum
+    right = (logits.argmax(1) == y) & ~logits.isnan().any(1)
+    return Score(math.inf if math.isnan(loss) else loss, right.double().mean().item())
+
+
+def score_splits(
+    model: nn.Module, weights: Mapping[str, Tensor], data: Data, splits: Iterable[str] = SPLITS
+) -> tuple[dict[str, Score], dict[str, Tensor]]:
+    """Return the scores and the logits of `weights` by split."""
+    scores: dict[str, Score] = {}
+    logits: dict[str, Tensor] = {}
+    for split in splits:
+        x, y = data.scored(split)
+        logits[split] = logits_of(model, weights, x)
+        scores[split] = score(logits[split], y)
+    return scores, logits
+
+
+def recalibrate(model: nn.Module, weights: Mapping[str, Tensor], batches: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return `weights` with BatchNorm statistics re-estimated on augmented training batches.
+
+    Parents and merged models pass through the same `batches`: recalibrating only the merge would fabricate gain.
+    A model without BatchNorm comes back as it is.
+
+    Source: Jordan et al. 2022 (REPAIR), arXiv 2211.08403; `torch.optim.swa_utils.update_bn`.
+    """
+    if not has_batchnorm(model):
+        return dict(weights)
+    model.load_state_dict(dict(weights))
+    # dropout is active in this pass: every merge gets the same masks
+    with seeded(0, batches[0].device):
+        update_bn(batches, model)
+    model.eval()
+    return {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+
+def gains(a: Scores, b: Scores, merged: Scores) -> dict[str, float]:
+    """Return every gain column, `gain_{mean,best}_{loss,accuracy}_<split>`; positive means the merge is better.
+
+    Gain in loss is parents minus merged, gain in accuracy merged minus parents.
+
+    Source: arXiv 2510.04686 (gain at alpha = 1/2).
+    """
+    out: dict[str, float] = {}
+    for s in merged:
+        la, lb, lm = a[s].loss, b[s].loss, merged[s].loss
+        aa, ab, am = a[s].accuracy, b[s].accuracy, merged[s].accuracy
+        out[f"gain_mean_loss_{s}"] = (la + lb) / 2 - lm
+        out[f"gain_best_loss_{s}"] = min(la, lb) - lm
+        out[f"gain_mean_accuracy_{s}"] = am - (aa + ab) / 2
+        out[f"gain_best_accuracy_{s}"] = am - max(aa, ab)
+    return out
+
+
+def barriers(curve: Mapping[float, Scores]) -> dict[str, float]:
+    """Return every barrier column, `barrier_{frankle,entezari}_{loss,error}_<split>`.
+
+    Args:
+        curve: alpha -> scores of the linear merge; must hold alpha = 0 and 1.
+
+    Source: Frankle et al. 2019, arXiv 1912.05671: max L(alpha) - (L_A + L_B)/2; Entezari et al. 2021,
+    arXiv 2110.06296: max L(alpha) - ((1 - alpha) L_A + alpha L_B).
+    """
+    out: dict[str, float] = {}
+    for s in curve[0.0]:
+        for what in ("loss", "error"):
+            value = {alpha: c[s].loss if what == "loss" else 1 - c[s].accuracy for alpha, c in curve.items()}
+            a, b = value[0.0], value[1.0]
+            out[f"barrier_frankle_{what}_{s}"] = max(value.values()) - (a + b) / 2
+            out[f"barrier_entezari_{what}_{s}"] = max(v - ((1 - t) * a + t * b) for t, v in value.items())
+    return out
+
+
+def linear_cka(x: Tensor, y: Tensor) -> float:
+    """Return the linear centred kernel alignment of two feature matrices [n, d] and [n, e]; NaN for constant ones.
+
+    Source: Kornblith et al. 2019, arXiv 1905.00414, eq. 3 with linear kernels.
+    """
+    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+    own = (x.T @ x).square().sum().sqrt() * (y.T @ y).square().sum().sqrt()
+    return float((y.T @ x).square().sum() / own)
+
+
+def normalised_accuracy(merged: Sequence[float], own: Sequence[float]) -> float:
+    """Return the mean over tasks of the merge's accuracy over that of the task's own child; NaN where one is 0.
+
+    Source: Ilharco et al. 2022, arXiv 2212.04089, section 4.
+    """
+    if not all(own):
+        return math.nan
+    return sum(m / o for m, o in zip(merged, own, strict=True)) / len(own)
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mapping with numbers that are not finite as None, which Parquet stores as empty."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

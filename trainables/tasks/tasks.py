@@ -1,0 +1,169 @@
+"""Tasks: what children are trained and scored on. One, or in `two_task` two with own heads on a shared backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from trainables.datasets.dataset import Data
+from trainables.datasets.load import load
+from trainables.models.freezing import freeze
+from trainables.models.heads import head_of
+from trainables.models.registry import build
+from trainables.models.seeding import seeded
+from trainables.models.tensors import aliases
+from trainables.models.weights import load_start
+from trainables.runtime import Runtime
+from trainables.spec import PairSpec, stream
+from trainables.tasks.batches import halves
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass
+class Task:
+    """One data set and the module that is trained on it.
+
+    Attributes:
+        name: `a` or `b` in `two_task`, else empty.
+        head: Prefix of the keys that stay this task's own when models are merged; empty where all is merged.
+        base: Base weights theta_0 of `model`; empty before they are made.
+        batches: Augmented training batches for the BatchNorm re-estimation.
+        weights_sha256: SHA-256 of the file of start weights; empty without one.
+    """
+
+    name: str
+    data: Data
+    model: nn.Module
+    head: str = ""
+    base: Weights = field(default_factory=lambda: {})
+    batches: Sequence[Tensor] = ()
+    weights_sha256: str = ""
+
+    def kept_as(self, digest: str) -> str:
+        """Return the name under which what follows from the start weights is kept: a file may change its content."""
+        return f"{digest}-{self.weights_sha256[:16]}" if self.weights_sha256 else digest
+
+    def is_own(self, key: str) -> bool:
+        """Whether an entry of the state dict belongs to this task alone."""
+        return bool(self.head) and key.startswith(self.head)
+
+    def shared(self, weights: Weights) -> dict[str, Tensor]:
+        """Return the entries that are merged; the names of a tied parameter hold one tensor, so that it is one."""
+        first = aliases(self.model)
+        return {k: weights[first.get(k, k)] for k in weights if not self.is_own(k)}
+
+    def whole(self, shared: Weights, own: Weights) -> dict[str, Tensor]:
+        """Return `shared` with this task's head from `own`."""
+        return {**shared, **{k: v for k, v in own.items() if self.is_own(k)}}
+
+
+def load_tasks(spec: PairSpec, runtime: Runtime) -> list[Task]:
+    """Load the data sets of a trial, without models.
+
+    Raises:
+        UnknownName: No such data set.
+        ValueError: Its files are missing, or the two tasks' images differ in shape.
+    """
+    dtype = getattr(torch, spec.dtype)
+    wanted = [("", spec.dataset, spec.dataset_options)]
+    if spec.dataset_b:
+        wanted = [("a", spec.dataset, spec.dataset_options), ("b", spec.dataset_b, spec.dataset_b_options)]
+    tasks = [Task(name, load(data, options, runtime, dtype), nn.Identity()) for name, data, options in wanted]
+    shapes = [tuple(t.data.x["train"].shape[1:]) for t in tasks]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"the two tasks must have images of one shape, as they share a backbone; {spec.dataset} has {shapes[0]} "
+            f"and {spec.dataset_b} {shapes[1]} (channels, height, width); set their options"
+        )
+    return tasks
+
+
+def add_models(spec: PairSpec, tasks: Sequence[Task], device: str) -> str | None:
+    """Give every task its module with start weights, which depend on the base digest alone.
+
+    The modules of two tasks share the parameters and buffers outside their heads.
+
+    Returns:
+        SHA-256 of the file of start weights, None without one.
+
+    Raises:
+        UnknownName: No such model.
+        ValueError: Wrong model options, weights that do not fit, freeze patterns that match nothing, no head.
+    """
+    loaded: str | None = None
+    dtype = getattr(torch, spec.dtype)
+    for task in tasks:
+        with seeded(stream(spec.base_digest, f"init/{task.name}" if task.name == "b" else "init")):
+            _, channels, *sides = task.data.x["train"].shape  # no sides: vectors
+            size = (sides[0], sides[1]) if len(sides) == 2 else 1
+            options, pretrained = spec.model_options, spec.weights == "pretrained"
+            model = build(spec.model, task.data.classes, channels, size, options, pretrained)
+            model = model.to(dtype)  # before the file's values come in, which may be as precise
+            if spec.weights and not pretrained:
+                state, loaded = load_start(model, spec.weights, head_of(model, task.data.classes))
+                model.load_state_dict(state)
+        task.model, task.weights_sha256 = model.to(device), loaded or ""
+        freeze(task.model, spec.freeze)
+    if len(tasks) > 1:
+        for task in tasks:
+            task.head = head_of(task.model, task.data.classes) + "."
+        _tie(tasks[0], tasks[1])
+    return loaded
+
+
+def _tie(first: Task, second: Task) -> None:
+    if first.head != second.head:
+        raise ValueError(f"the tasks' heads must have one name, got {first.head[:-1]!r} and {second.head[:-1]!r}")
+    for name, other in aliases(first.model).items():
+        if first.is_own(name) != first.is_own(other):
+            raise ValueError(
+                f"two tasks need heads of their own, but {name} and {other} are one parameter of the model"
+            )
+    for name, parameter in first.model.named_parameters(remove_duplicate=False):
+        if not first.is_own(name):
+            path, _, leaf = name.rpartition(".")
+            second.model.get_submodule(path).register_parameter(leaf, parameter)
+    for name, buffer in first.model.named_buffers(remove_duplicate=False):
+        if not first.is_own(name):
+            path, _, leaf = name.rpartition(".")
+            setattr(second.model.get_submodule(path), leaf, buffer)
+
+
+def children_data(spec: PairSpec, tasks: Sequence[Task]) -> list[Data]:
+    """Return the data set that each child trains on, `spec.members` entries."""
+    if spec.pair_kind == "two_task":
+        return [t.data for t in tasks]
+    data = tasks[0].data
+    if spec.pair_kind == "split_data":
+        parts = halves(data, stream(spec.base_digest, "halves"))
+        return [parts[i % 2] for i in range(spec.members)]
+    return [data] * spec.members
+
+
+def children_tasks(spec: PairSpec, tasks: Sequence[Task]) -> list[Task]:
+    """Return the task of each child, `spec.members` entries."""
+    return list(tasks) if spec.pair_kind == "two_task" else [tasks[0]] * spec.members
+
+
+def trained_names(model: nn.Module) -> list[str]:
+    """Return the names of the parameters that training changes."""
+    return [n for n, p in model.named_parameters() if p.requires_grad]
+
+
+def joined(tasks: Sequence[Task], weights: Iterable[Weights]) -> dict[str, Tensor]:
+    """Return the state dicts of all tasks as one; keys of two tasks get the prefix `a/` or `b/`."""
+    out: dict[str, Tensor] = {}
+    for task, own in zip(tasks, weights, strict=True):
+        out |= {f"{task.name}/{k}" if task.name else k: v for k, v in own.items()}
+    return out
+
+
+def parted(tasks: Sequence[Task], weights: Weights) -> list[dict[str, Tensor]]:
+    """Return the state dict of each task; the inverse of `joined`."""
+    if len(tasks) == 1:
+        return [dict(weights)]
+    return [{k[len(t.name) + 1 :]: v for k, v in weights.items() if k.startswith(t.name + "/")} for t in tasks]

@@ -1,0 +1,1 @@
+"""Training of children: the loop, optimizers, schedules, ranks, checkpoints."""

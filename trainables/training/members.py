@@ -1,0 +1,247 @@
+"""What a training step acts on: one child as the module itself, or several as one `torch.func` stack."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, get_type_hints
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import GradBucket
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from trainables.models.registry import has_batchnorm
+from trainables.models.tensors import aliases
+from trainables.spec import PairSpec
+from trainables.training.optimizers import elementwise
+from trainables.training.ranks import Ranks, ranks
+
+OptimizerState = Mapping[str, Any]
+
+
+def autocast(spec: PairSpec, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context of forward passes: bfloat16 where the spec asks for it."""
+    return torch.autocast(device.type, torch.bfloat16) if spec.autocast else nullcontext()
+
+
+def stackable(spec: PairSpec, model: nn.Module) -> bool:
+    """Whether the children of `spec.stack` trials train as one stack.
+
+    BatchNorm does not map over members, optimizers that look at whole tensors and clipping would mix them, and ranks
+    share one child at a time.
+    """
+    plain = not (spec.clip_norm or spec.autocast or spec.compile)
+    return (
+        spec.stack > 1 and plain and elementwise(spec.optimizer) and not has_batchnorm(model) and ranks().size == 1
+    )  # fmt: skip
+
+
+class Members(ABC):
+    """Children that train in step.
+
+    Attributes:
+        names: Names of the trained parameters, in the order of `parameters`.
+        parameters: What the optimizer updates; a stack's carry a leading member dimension.
+        members: Their number.
+        ranks: The processes that share each batch.
+        unclipped_norm: Norm of the last gradient before it was clipped; None without clipping.
+    """
+
+    members: int = 1
+    unclipped_norm: Tensor | None = None
+    names: list[str]
+    parameters: list[Tensor]
+    ranks: Ranks = Ranks()
+
+    @abstractmethod
+    def losses(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the loss [members] of batches x [members, B, ...] and targets y [members, B] or [members, B, C]."""
+
+    @abstractmethod
+    def logits(self, x: Tensor) -> Tensor:
+        """Return logits [members, n, C] of images [n, ...] in evaluation mode."""
+
+    @abstractmethod
+    def weights(self) -> list[dict[str, Tensor]]:
+        """Return a copy of each member's state dict."""
+
+    @abstractmethod
+    def load(self, optimizer: Optimizer, state: OptimizerState) -> None:
+        """Continue every member with the optimizer state of one child."""
+
+    @abstractmethod
+    def moments(self, optimizer: Optimizer, key: str) -> list[dict[str, Tensor]]:
+        """Return, for each member, the optimizer's state `key` by parameter name."""
+
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """Return all that `held` keeps: parameters and buffers, always in one order."""
+
+    def held(self) -> list[Tensor]:
+        """Return a copy of all parameters and buffers, for `take`."""
+        return [t.detach().clone() for t in self.tensors()]
+
+    @torch.no_grad()
+    def take(self, held: list[Tensor]) -> None:
+        """Put back what `held` returned, bit for bit."""
+        for own, value in zip(self.tensors(), held, strict=True):
+            own.copy_(value)
+
+    def norms(self) -> Tensor:
+        """Return |theta| [members] over the trained parameters."""
+        flat = [p.detach().reshape(self.members, -1) for p in self.parameters]
+        return torch.stack([v.square().sum(1) for v in flat]).sum(0).sqrt()
+
+
+class _Single(Members):
+    """One member: the module itself, trained in place; over several processes its gradients are averaged."""
+
+    def __init__(self, model: nn.Module, start: Mapping[str, Tensor], spec: PairSpec, distributed: bool = True) -> None:
+        model.load_state_dict(dict(start))
+        self.model, self.spec = model, spec
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self.names, self.parameters = [n for n, _ in named], [p for _, p in named]
+        self.device = self.parameters[0].device
+        self.local_norms: list[Tensor] = []
+        if self.device.type == "cuda":
+            model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportUnknownMemberType]
+        call: Any = torch.compile(model) if spec.compile else model  # pyright: ignore[reportUnknownMemberType]
+        self.ranks = ranks() if distributed else Ranks()
+        if self.ranks.size > 1:
+            call = DistributedDataParallel(call, device_ids=[self.device] if self.device.type == "cuda" else None)
+            call.register_comm_hook(self, _watched_all_reduce)
+        self.call = call
+
+    def losses(self, x: Tensor, y: Tensor) -> Tensor:
+        self.model.train()
+        self.local_norms.clear()
+        with autocast(self.spec, self.device):
+            logits = self.call(self._laid_out(x[0]))
+        return cross_entropy(logits.to(self.parameters[0].dtype), y[0]).reshape(1)
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cuda" and x.dim() == 4 else x
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        self.model.eval()
+        with autocast(self.spec, self.device):
+            return self.model(self._laid_out(x)).to(self.parameters[0].dtype)[None]
+
+    def weights(self) -> list[dict[str, Tensor]]:
+        return [
+            {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in self.model.state_dict().items()}
+        ]
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.model.parameters(), *self.model.buffers()]
+
+    def load(self, optimizer: Optimizer, state: OptimizerState) -> None:
+        # which would share the tensors, and the next child continues with them too
+        optimizer.load_state_dict(copy.deepcopy(dict(state)))
+
+    def moments(self, optimizer: Optimizer, key: str) -> list[dict[str, Tensor]]:
+        return [{n: optimizer.state[p][key].detach() for n, p in zip(self.names, self.parameters, strict=True)}]
+
+
+def _watched_all_reduce(state: _Single, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    # the norm before and after the reduction is what the per-rank estimate of tr Sigma needs
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    state.local_norms.append(bucket.buffer().detach().square().sum())
+    group = dist.group.WORLD
+    assert group is not None  # DDP calls this within a group only
+    return allreduce_hook(group, bucket)
+
+
+# DDP looks at them, and wants the class and not its name
+_watched_all_reduce.__annotations__ = get_type_hints(_watched_all_reduce)
+
+
+class _Stack(Members):
+    """Members as one: parameters carry a leading member dimension, the forward pass is mapped over it."""
+
+    def __init__(self, model: nn.Module, start: Mapping[str, Tensor], members: int) -> None:
+        model.load_state_dict(dict(start))
+        model.train()
+        self.model, self.members = model, members
+        self.named: dict[str, Tensor] = {}
+        for name, p in model.named_parameters():
+            self.named[name] = p.detach().expand(members, *p.shape).clone().requires_grad_(p.requires_grad)
+        self.buffers = {n: b.detach() for n, b in model.named_buffers()}
+        # a parameter or buffer of two layers has two names in the state dict
+        self.second = aliases(model)
+        self.names = [n for n, p in self.named.items() if p.requires_grad]
+        self.parameters = [self.named[n] for n in self.names]
+        # every member draws its own dropout mask
+        self.forward = vmap(self._forward, in_dims=(0, 0), randomness="different")
+        self.forward_shared = vmap(self._forward, in_dims=(0, None), randomness="different")
+
+    def _forward(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        # the fused attention has no rule for members
+        with sdpa_kernel(SDPBackend.MATH):
+            return functional_call(self.model, (parameters, self.buffers), (x,))
+
+    def losses(self, x: Tensor, y: Tensor) -> Tensor:
+        logits = self.forward(self.named, x)
+        flat = cross_entropy(logits.flatten(0, 1), y.flatten(0, 1), reduction="none")
+        return flat.reshape(y.shape[:2]).mean(1)
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        self.model.eval()
+        out = self.forward_shared(self.named, x)
+        self.model.train()
+        return out
+
+    def weights(self) -> list[dict[str, Tensor]]:
+        return [{n: self._entry(n, i) for n in self.model.state_dict()} for i in range(self.members)]
+
+    def _entry(self, name: str, member: int) -> Tensor:
+        first = self.second.get(name, name)
+        return self.named[first][member].detach().clone() if first in self.named else self.buffers[first].clone()
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.named.values(), *self.buffers.values()]
+
+    def load(self, optimizer: Optimizer, state: OptimizerState) -> None:
+        shapes = [p.shape[1:] for p in self.parameters]
+
+        def spread(index: int, value: Any) -> Any:
+            if isinstance(value, Tensor) and value.shape == shapes[index]:
+                return value.expand(self.members, *value.shape).contiguous()
+            assert not isinstance(value, Tensor) or value.dim() == 0, "the state is not that of one child"
+            return value
+
+        entries = {i: {k: spread(i, v) for k, v in own.items()} for i, own in state["state"].items()}
+        optimizer.load_state_dict(copy.deepcopy({**state, "state": entries}))
+
+    def moments(self, optimizer: Optimizer, key: str) -> list[dict[str, Tensor]]:
+        values = [optimizer.state[p][key].detach() for p in self.parameters]
+        return [{n: v[i] for n, v in zip(self.names, values, strict=True)} for i in range(self.members)]
+
+
+def make_members(
+    spec: PairSpec, model: nn.Module, start: Mapping[str, Tensor], children: int, distributed: bool = True
+) -> Members:
+    """Return what trains `children` children from the weights `start`.
+
+    Args:
+        spec: Says whether several train as one stack, see `stackable`.
+        model: Module of the architecture; its weights are overwritten.
+        start: State dict; stays untouched.
+        children: Their number; one where they do not stack.
+        distributed: Whether the processes of an open group share each batch.
+    """
+    if stackable(spec, model) and distributed:
+        return _Stack(model, start, children)
+    assert children == 1
+    return _Single(model, start, spec, distributed)

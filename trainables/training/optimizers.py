@@ -1,0 +1,213 @@
+"""Optimizers by name, and which family of noise scales each belongs to.
+
+`sgd` and `adamw` are torch's own; any other name of `timm.optim` works too. Importing this module loads neither: the
+family of an optimizer must be known where no torch is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from trainables.noise import NOISE, defined_for
+from trainables.registry import Registry, unknown
+from trainables.spec import PairSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+Build = Callable[["list[Tensor]", PairSpec], "Optimizer"]
+
+_BETAS = tuple(float(f.default) for f in fields(PairSpec) if f.name in ("beta1", "beta2"))  # pyright: ignore[reportArgumentType]
+# devices with fused kernels in every supported torch
+_FUSED = ("cpu", "cuda", "mps", "xpu")
+# timm's `c` names scale the decay with the learning rate: in the stable phase they are as the others
+_FAMILIES = {
+    **dict.fromkeys(("sgd", "momentum", "nesterov"), "sgd"),
+    **dict.fromkeys(("sgdw", "nesterovw", "sgdc"), "sgdw"),
+    "adam": "adam",
+    **dict.fromkeys(("adamw", "adamwlegacy", "adamc"), "adamw"),
+}
+_SET_ELSEWHERE = {
+    "lr": "learning_rate", "weight_decay": "weight_decay", "momentum": "momentum", "betas": "beta1 and beta2",
+}  # fmt: skip
+_OTHER_FORMULA = ("dampening", "decoupled_weight_decay", "caution", "maximize")
+
+
+class _Optimizers(Registry[Build]):
+    """Registered optimizers, and behind them timm's; only the registered ones are iterated over."""
+
+    def __getitem__(self, name: str) -> Build:
+        if name in self._items:
+            return self._items[name]
+        from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]
+
+        names = [str(n).lower() for n in list_optimizers()]
+        if name in names:
+            return partial(_timm, name)
+        raise unknown(self.kind, name, {*self._items, *names})
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            self[str(name)]
+        except KeyError:
+            return False
+        return True
+
+
+OPTIMIZERS = _Optimizers("optimizer")
+
+
+@OPTIMIZERS.register("sgd")
+def sgd(parameters: list[Tensor], spec: PairSpec) -> Optimizer:
+    """SGD: g <- g + lambda w, v <- mu v + g, w <- w - eta v; with `nesterov` w <- w - eta (g + mu v).
+
+    Source: torch.optim.SGD; momentum after Sutskever et al. 2013, without dampening.
+    """
+    from torch.optim import SGD
+
+    return _make(SGD, parameters, spec, {"fused": _can_fuse(parameters, spec)})
+
+
+@OPTIMIZERS.register("adamw")
+def adamw(parameters: list[Tensor], spec: PairSpec) -> Optimizer:
+    """AdamW: w <- (1 - eta lambda) w, then w <- w - eta m / (sqrt(v) + eps) with bias-corrected moments m, v of g.
+
+    Source: torch.optim.AdamW; Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2.
+    """
+    from torch.optim import AdamW
+
+    return _make(AdamW, parameters, spec, {"fused": _can_fuse(parameters, spec)})
+
+
+def _timm(name: str, parameters: list[Tensor], spec: PairSpec) -> Optimizer:
+    from timm.optim import get_optimizer_class, get_optimizer_info  # pyright: ignore[reportPrivateImportUsage]
+
+    info = get_optimizer_info(name)
+    if info.second_order:
+        raise ValueError(f"optimizer must need first-order gradients only, got {name!r}; choose another")
+    try:
+        kind: Callable[..., Optimizer] = get_optimizer_class(name, bind_defaults=False)
+    except (AssertionError, ImportError) as error:  # needs a GPU or a package
+        raise ValueError(f"optimizer {name!r} cannot be used here: {error}; choose another") from None
+    return _make(kind, parameters, spec, info.defaults or {})
+
+
+def build(parameters: Iterable[Tensor], spec: PairSpec) -> Optimizer:
+    """Return the optimizer that `spec` names, over `parameters`, at the stable learning rate.
+
+    `momentum` is passed as it is where the optimizer has one. `beta1` and `beta2` are passed where they differ from
+    the spec's defaults, so that an optimizer with other defaults of its own (lion, say) keeps them. Without momentum
+    `nesterov` is the same step as without it and is switched off. All parameters decay, biases and norms too.
+
+    Args:
+        parameters: Parameters on one device.
+        spec: `optimizer`, `optimizer_options`, `learning_rate`, `momentum`, `beta1`, `beta2`, `weight_decay`.
+
+    Raises:
+        UnknownName: No such optimizer; the nearest of ours and of timm's are named.
+        ValueError: An option that the optimizer does not have or refuses, or momentum or betas that it lacks.
+    """
+    return OPTIMIZERS[spec.optimizer](list(parameters), spec)
+
+
+def check(spec: PairSpec) -> None:
+    """Build the optimizer of `spec` over one small parameter, so that what is wrong shows before training.
+
+    Raises:
+        UnknownName, ValueError: See `build`.
+    """
+    import torch
+
+    build([torch.zeros(2, 2, requires_grad=True)], spec)
+
+
+def family(name: str) -> str:
+    """Return the family of an optimizer for which noise scales are defined: sgd, sgdw, adam, adamw or other.
+
+    Loads neither torch nor timm. `sgd` and `adam` have the decay in the gradient, `sgdw` and `adamw` beside it.
+    """
+    return _FAMILIES.get(name, "other")
+
+
+def elementwise(name: str) -> bool:
+    """Whether each number of a parameter is updated from its own gradients alone.
+
+    Such an optimizer trains members whose parameters are stacked along a leading dimension as if one by one.
+    """
+    return name in _FAMILIES
+
+
+def check_defined(noise: str, optimizer: str) -> None:
+    """Check that a noise scale is defined for an optimizer.
+
+    Raises:
+        UnknownName: No such noise.
+        ValueError: It is not; the message names those that are.
+    """
+    scale, own = NOISE[noise], family(optimizer)
+    if own not in scale.families:
+        raise ValueError(
+            f"noise must be defined for optimizer {optimizer!r}, got {noise!r} ({scale.formula}; for "
+            f"{', '.join(scale.families)}); defined are {', '.join(defined_for(own))}"
+        )
+
+
+def _can_fuse(parameters: list[Tensor], spec: PairSpec) -> bool | None:
+    if any(spec.optimizer_options.get(o) for o in ("foreach", "differentiable")):
+        return None
+    return all(p.device.type in _FUSED and p.is_floating_point() for p in parameters)
+
+
+def _make(
+    kind: Callable[..., Optimizer], parameters: list[Tensor], spec: PairSpec, defaults: Mapping[str, Any]
+) -> Optimizer:
+    own = inspect.signature(kind).parameters
+    _check_options(spec, list(own)[1:])
+    settings = {**defaults, **spec.optimizer_options, **_rates(spec, own, defaults)}
+    settings |= {"lr": spec.learning_rate, "weight_decay": spec.weight_decay}
+    if settings.get("nesterov") and settings.get("momentum") == 0:
+        settings["nesterov"] = False
+    try:
+        return kind(parameters, **settings)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        options = dict(spec.optimizer_options)
+        raise ValueError(f"optimizer {spec.optimizer!r} refuses optimizer_options {options}: {error}") from error
+
+
+def _rates(spec: PairSpec, own: Mapping[str, inspect.Parameter], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    # momentum and betas under the names of the optimizer
+    name, asked, rates = spec.optimizer, (spec.beta1, spec.beta2), dict[str, Any]()
+    if "momentum" in own:
+        rates["momentum"] = spec.momentum
+    elif spec.momentum != 0:
+        raise ValueError(f"momentum must be 0 with optimizer {name!r}, which has none, got {spec.momentum!r}")
+    if asked == _BETAS:
+        return rates
+    if "betas" not in own:
+        which, value, default = next(
+            (f"beta{i + 1}", a, d) for i, (a, d) in enumerate(zip(asked, _BETAS, strict=True)) if a != d
+        )
+        raise ValueError(f"{which} must stay {default:g} with optimizer {name!r}, which has no betas, got {value!r}")
+    usual = tuple(defaults.get("betas", own["betas"].default) or asked)
+    pairs = zip(asked, _BETAS, usual, strict=False)
+    rates["betas"] = (*(a if a != d else u for a, d, u in pairs), *usual[2:])
+    return rates
+
+
+def _check_options(spec: PairSpec, known: list[str]) -> None:
+    for option in spec.optimizer_options:
+        if option in _SET_ELSEWHERE:
+            raise ValueError(f"optimizer_options must not hold {option!r}: set {_SET_ELSEWHERE[option]} of the spec")
+        if option not in known:
+            others = [k for k in known if k not in _SET_ELSEWHERE]
+            raise ValueError(str(unknown(f"option of optimizer {spec.optimizer!r}", option, others)))
+        if option in _OTHER_FORMULA and family(spec.optimizer) != "other":
+            raise ValueError(
+                f"optimizer_options must not hold {option!r}: it is another formula than the noise scales of "
+                f"{spec.optimizer!r} assume; choose another optimizer"
+            )

@@ -15,7 +15,7 @@ from sweeper.spec import SpecError
 from sweeper.spreadsheet import csv_bytes
 
 if TYPE_CHECKING:
-    from dashboards.runs import Run
+    from dashboards.data.runs import Run
 
 DONE = 0
 
@@ -62,7 +62,7 @@ def _table(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _drawn(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from dashboards.page import read_run, write_page
+    from dashboards.page.page import read_run, write_page
 
     if args.noise:
         shown_noise(args.noise)
@@ -86,6 +86,6 @@ def _drawn(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _pictures(run: Run, folder: Path, kind: str) -> list[str]:
-    from dashboards.pictures import write_pictures
+    from dashboards.page.images import write_pictures
 
     return [str(file.absolute()) for file in write_pictures(run, folder, kind)]

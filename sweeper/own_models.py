@@ -130,7 +130,7 @@ def _folder(asked: str | None) -> Path:
 
 
 def _written(args: argparse.Namespace, spec: PairSpec, output: PairOutput, out: Path) -> dict[str, Any]:
-    from dashboards.page import write_page
+    from dashboards.page.page import write_page
     from sweeper.store import write, write_weights
 
     saved = Path(args.save).expanduser().absolute() if args.save else None

@@ -161,7 +161,7 @@ def _advice(
 
 def write_page(folder: str | Path, noise: str | None = None) -> Path | str:
     """Write the page of a run folder and return where it is."""
-    from dashboards import page
+    from dashboards.page import page
 
     return page.write_page(folder, noise=noise)
 
@@ -387,7 +387,7 @@ def dashboard(args: argparse.Namespace) -> int:
     if not 0 <= args.port <= 65535:
         raise SpecError(f"--port must lie in 0 to 65535, got {args.port}")
     try:
-        from dashboards.serve import serve
+        from dashboards.app.serve import serve
     except ImportError as error:
         raise SpecError(
             f"the dashboards need {error.name}: pip install -e '.[dashboard]' in sweeper's checkout"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dashboards.sections import View
 from dashboards.views import collapse, decomposition, landscape, overview, search, trials
+from dashboards.views.section import View
 
 _ORDER = (overview.VIEW, collapse.VIEW, decomposition.VIEW, landscape.VIEW, search.VIEW, trials.VIEW)
 VIEWS: Mapping[str, View] = {view.name: view for view in _ORDER}

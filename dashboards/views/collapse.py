@@ -8,15 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dashboards import choices
-from dashboards.alignment import Alignment, ranking, smooth
-from dashboards.axes import Window, rounded, short
-from dashboards.cache import by_content
-from dashboards.choices import METRICS, Choice, choose, heading
-from dashboards.colouring import Colouring, colouring, options
-from dashboards.judged import ask
-from dashboards.knobs import SYMBOLS, Axis, axis_of, column, on_scale, varies
-from dashboards.marks import (
+from dashboards.charts.alignment import Alignment, ranking, smooth
+from dashboards.charts.axes import Window, rounded, short
+from dashboards.charts.chart import (
     Chart,
     Measure,
     caption,
@@ -30,14 +24,20 @@ from dashboards.marks import (
     sort_out,
     thinned,
 )
-from dashboards.measured import measured_chart
-from dashboards.panels import Drawn, grid
-from dashboards.ranked import ranking_table, ranking_words
-from dashboards.runs import Run
-from dashboards.sections import Control, Section, TableCard, View
-from dashboards.selection import Selection
-from dashboards.tables import KNOBS, Array, ConfigPoint
-from dashboards.theme import GREY, VERMILLION
+from dashboards.charts.colours import Colouring, colouring, options
+from dashboards.charts.knob_axes import SYMBOLS, Axis, axis_of, column, on_scale, varies
+from dashboards.charts.measured_noise import measured_chart
+from dashboards.charts.panels import Drawn, grid
+from dashboards.charts.theme import GREY, VERMILLION
+from dashboards.data.cache import by_content
+from dashboards.data.configurations import KNOBS, Array, ConfigPoint
+from dashboards.data.runs import Run
+from dashboards.data.selection import Selection
+from dashboards.text.noise_ranking import ranking_table, ranking_words
+from dashboards.views import choices
+from dashboards.views.choices import METRICS, Choice, choose, heading
+from dashboards.views.section import Control, Section, TableCard, View
+from dashboards.views.verdicts import ask
 from sweeper.evidence.index import MIN_CONFIGS
 from sweeper.evidence.linear import HOW, R2
 from sweeper.objective import OBJECTIVES
@@ -166,7 +166,7 @@ def _traces(
 
 @by_content
 def ranked(run: Run, metric: str, split: str) -> list[Alignment]:
-    """Return how well each knob and each noise alone orders the scores, see `dashboards.alignment.ranking`."""
+    """Return how well each knob and each noise alone orders the scores, see `dashboards.charts.alignment.ranking`."""
     return ranking(run.tables["trials"], METRICS[metric].on(split))
 
 

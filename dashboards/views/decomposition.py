@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from dashboards import choices
-from dashboards.alignment import FEWEST, smooth
-from dashboards.axes import Window, rounded, short
-from dashboards.best import Cell, TextTable
-from dashboards.cache import by_content
-from dashboards.choices import choose, heading
-from dashboards.colouring import Colouring, colouring
-from dashboards.knobs import SYMBOLS, TITLES, Axis, axis_of, column, knob_words, on_scale, varies
-from dashboards.marks import Chart, Measure, caption, dots, edge_traces, finish, frame, sort_out, thinned
-from dashboards.panels import Drawn, grid
-from dashboards.runs import Run
-from dashboards.sections import Control, Section, TableCard, View
-from dashboards.selection import Selection
-from dashboards.tables import KNOBS, Array, ConfigPoint
-from dashboards.theme import GREY, VERMILLION
+from dashboards.charts.alignment import FEWEST, smooth
+from dashboards.charts.axes import Window, rounded, short
+from dashboards.charts.chart import Chart, Measure, caption, dots, edge_traces, finish, frame, sort_out, thinned
+from dashboards.charts.colours import Colouring, colouring
+from dashboards.charts.knob_axes import SYMBOLS, TITLES, Axis, axis_of, column, knob_words, on_scale, varies
+from dashboards.charts.panels import Drawn, grid
+from dashboards.charts.theme import GREY, VERMILLION
+from dashboards.data.cache import by_content
+from dashboards.data.configurations import KNOBS, Array, ConfigPoint
+from dashboards.data.runs import Run
+from dashboards.data.selection import Selection
+from dashboards.text.best import Cell, TextTable
+from dashboards.views import choices
+from dashboards.views.choices import choose, heading
+from dashboards.views.section import Control, Section, TableCard, View
 from sweeper.report import counted
 
 LEVELS = 3

@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from dashboards import choices
-from dashboards.barriers import SHARPNESS, Plane, barrier_chart, flatness, flatness_chart, plane_chart, plane_of
-from dashboards.cache import by_content
-from dashboards.choices import METRICS, SPLIT_WORDS, Choice, choose
-from dashboards.curves import merge_curves, merge_gains
-from dashboards.marks import Chart
-from dashboards.merging import curves_chart, gains_chart, normalised_chart
-from dashboards.runs import Run
-from dashboards.sections import Control, Section, View
-from dashboards.selection import Selection
-from dashboards.tables import ConfigPoint
+from dashboards.charts.barriers import SHARPNESS, Plane, barrier_chart, flatness, flatness_chart, plane_chart, plane_of
+from dashboards.charts.chart import Chart
+from dashboards.charts.merge_curves import curves_chart, gains_chart, normalised_chart
+from dashboards.data.cache import by_content
+from dashboards.data.configurations import ConfigPoint
+from dashboards.data.curves import merge_curves, merge_gains
+from dashboards.data.runs import Run
+from dashboards.data.selection import Selection
+from dashboards.views import choices
+from dashboards.views.choices import METRICS, SPLIT_WORDS, Choice, choose
+from dashboards.views.section import Control, Section, View
 from trainables.result import Outcome
 
 PLANES_OFFERED = 60

@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dashboards import choices
-from dashboards.axes import short
-from dashboards.best import Cell, TextTable, best_table, recommendation_table
-from dashboards.cache import by_content
-from dashboards.choices import Choice, heading
-from dashboards.figures import noise_chart
-from dashboards.judged import Judgement, ask
-from dashboards.marks import Chart, Measure
-from dashboards.parents import Scored, best_tiles, parents_chart, scored
-from dashboards.runs import Run
-from dashboards.sections import Control, Section, TableCard, Tile, View
-from dashboards.selection import Selection
-from dashboards.side_by_side import beside, beside_table
-from dashboards.tables import Overview, overview
+from dashboards.charts.axes import short
+from dashboards.charts.chart import Chart, Measure
+from dashboards.charts.noise_fit import noise_chart
+from dashboards.data.cache import by_content
+from dashboards.data.configurations import Overview, overview
+from dashboards.data.runs import Run
+from dashboards.data.selection import Selection
+from dashboards.text.best import Cell, TextTable, best_table, recommendation_table
+from dashboards.text.comparison import beside, beside_table
+from dashboards.views import choices
+from dashboards.views.choices import Choice, heading
+from dashboards.views.parents import Scored, best_tiles, parents_chart, scored
+from dashboards.views.section import Control, Section, TableCard, Tile, View
+from dashboards.views.verdicts import Judgement, ask
 from sweeper.analysing import OBJECTIVE, extend_command
 from sweeper.belief import Belief, Favourite
 from sweeper.doubts import doubts, lines

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from dashboards import choices
-from dashboards.believed import exponents_chart, posterior_chart
-from dashboards.cache import by_content
-from dashboards.choices import choose
-from dashboards.course import progress_chart
-from dashboards.curves import SearchStep, search_steps, thin_steps
-from dashboards.failures import Failure, failure_table, failures
-from dashboards.fronts import front_chart, front_table
-from dashboards.judged import ask
-from dashboards.marks import Chart, Measure
-from dashboards.parallel import parallel_chart
-from dashboards.runs import Run
-from dashboards.sections import Control, Section, TableCard, View
-from dashboards.selection import Selection
+from dashboards.charts.chart import Chart, Measure
+from dashboards.charts.parallel_coordinates import parallel_chart
+from dashboards.charts.posterior import exponents_chart, posterior_chart
+from dashboards.charts.search_history import progress_chart
+from dashboards.data.cache import by_content
+from dashboards.data.curves import SearchStep, search_steps, thin_steps
+from dashboards.data.runs import Run
+from dashboards.data.selection import Selection
+from dashboards.text.failures import Failure, failure_table, failures
+from dashboards.text.pareto import front_chart, front_table
+from dashboards.views import choices
+from dashboards.views.choices import choose
+from dashboards.views.section import Control, Section, TableCard, View
+from dashboards.views.verdicts import ask
 from sweeper.belief import Belief
 from sweeper.objective import OBJECTIVES
 from sweeper.pareto import pareto
@@ -30,7 +30,7 @@ STEPS = 800
 
 @by_content
 def broken(run: Run, noise: str) -> list[Failure]:
-    """Return the trials that failed, see `dashboards.failures.failures`."""
+    """Return the trials that failed, see `dashboards.text.failures.failures`."""
     return failures(run.tables["trials"], noise)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dashboards import choices
-from dashboards.axes import short
-from dashboards.best import Cell, TextTable
-from dashboards.listing import Head, heads, listed
-from dashboards.runs import Run
-from dashboards.sections import Control, Section, TableCard, View
-from dashboards.selection import Selection
+from dashboards.charts.axes import short
+from dashboards.data.runs import Run
+from dashboards.data.selection import Selection
+from dashboards.data.trial_rows import Head, heads, listed
+from dashboards.text.best import Cell, TextTable
+from dashboards.views import choices
+from dashboards.views.section import Control, Section, TableCard, View
 
 SHOWN = 200
 

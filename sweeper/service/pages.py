@@ -29,7 +29,7 @@ from sweeper.service.views import Views
 from trainables.io.printable import printable_line
 
 if TYPE_CHECKING:
-    from dashboards.offer import Listed
+    from dashboards.app.source import Listed
     from sweeper.service.service import Service
 
 OLD_COOKIE = "sweeper_token"
@@ -48,7 +48,7 @@ _SAFE = {
 
 
 class Offered:
-    """The catalog's sweeps as the dashboards take them; see `dashboards.offer.Offer`.
+    """The catalog's sweeps as the dashboards take them; see `dashboards.app.source.Offer`.
 
     Args:
         catalog: The sweeps.
@@ -121,7 +121,7 @@ def _bound(viewer: User) -> str | None:
 
 
 def _listed(sweep: Sweep) -> Listed:
-    from dashboards.offer import Listed
+    from dashboards.app.source import Listed
 
     regime, best = sweep.regime, sweep.best
     return Listed(
@@ -154,7 +154,7 @@ def mount(api: FastAPI, service: Service) -> None:
         api: The API.
         service: Its sweeps and users.
     """
-    from dashboards.app import make_pages
+    from dashboards.app.app import make_pages
 
     auth = service.config.auth
     offered = Offered(service.catalog, service.views, auth)
@@ -311,7 +311,7 @@ def _to_pages(query: str) -> Response:
 
 
 def _page(query: str, trouble: str = "", status: int = 200) -> HTMLResponse:
-    from dashboards.page import style
+    from dashboards.page.page import style
 
     said = f'<div class="banner" role="alert">{escape(trouble)}</div>' if trouble else ""
     text = (

@@ -63,7 +63,7 @@ def serve(config: Config, listening: Listening, say: Callable[[str], None]) -> N
         SpecError: What is asked for cannot be served, or another server uses the folder.
         OSError: The host cannot be listened on.
     """
-    from dashboards.serve import free_socket
+    from dashboards.app.serve import free_socket
 
     if not config.auth and not is_loopback(listening.host):
         raise SpecError(f"--host {listening.host} lets others in: give --auth, so that they need a token")

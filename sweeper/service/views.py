@@ -308,7 +308,7 @@ class Views:
             SpecError: The folder cannot be reached.
             UnknownSweepError: There is no folder yet, or no more.
         """
-        from dashboards import page
+        from dashboards.page import page
 
         def compute(_: Reader) -> tuple[bytes, ...]:
             run = replace(page.read_run(self.run_of(entry.id), outward=self.outward.text), server=_SERVER)

@@ -53,9 +53,9 @@ def served() -> Iterator[Callable[..., str]]:
     """Serve run folders in a thread; yields (folders) -> address."""
     from waitress.server import create_server
 
-    from dashboards.app import make_app
-    from dashboards.live import Live, folders_at
-    from dashboards.serve import free_socket
+    from dashboards.app.app import make_app
+    from dashboards.app.serve import free_socket
+    from dashboards.data.folders import Live, folders_at
 
     servers: list[tuple[Any, threading.Thread]] = []
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from fake_sweep import at_knobs, trial, write_sweep
 
-from dashboards.barriers import SHARPNESS
-from dashboards.page import write_page
+from dashboards.charts.barriers import SHARPNESS
+from dashboards.page.page import write_page
 from sweeper import store
 from trainables.result import PlaneRow
 

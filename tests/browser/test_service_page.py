@@ -30,7 +30,7 @@ class Service:
     """The fake service on a port."""
 
     def __init__(self, root: Path) -> None:
-        from dashboards.serve import free_socket
+        from dashboards.app.serve import free_socket
 
         self.made = Made(root)
         listening = free_socket("127.0.0.1", 0)

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from dashboards.runs import Run
+from dashboards.data.runs import Run
 from sweeper import store
 from trainables.noise import predict_all
 from trainables.result import HistoryRow, MergeRow, PairOutput, TrialResult

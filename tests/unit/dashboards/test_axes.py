@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboards.axes import log_ticks, noise_colour, rounded, short, window, wrapped
+from dashboards.charts.axes import log_ticks, noise_colour, rounded, short, window, wrapped
 
 
 @pytest.mark.parametrize(

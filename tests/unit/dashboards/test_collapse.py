@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from fake_sweep import at_knobs, run_of, trial
 
-from dashboards import judged
-from dashboards.alignment import fit, ranking, smooth
-from dashboards.marks import describe
-from dashboards.selection import Selection
-from dashboards.tables import KNOBS, config_points
-from dashboards.views import collapse
+from dashboards.charts.alignment import fit, ranking, smooth
+from dashboards.charts.chart import describe
+from dashboards.data.configurations import KNOBS, config_points
+from dashboards.data.selection import Selection
+from dashboards.views import collapse, verdicts
 from sweeper.evidence.analysis import analyse
 from sweeper.evidence.linear import Basis
 from sweeper.objective import OBJECTIVES
@@ -179,7 +178,7 @@ def test_many_configurations_are_thinned_and_the_best_stay(monkeypatch, sweep):
 
 
 def test_the_named_noises_are_ranked_by_the_evidence(monkeypatch):
-    monkeypatch.setattr(collapse, "ask", judged.ask)
+    monkeypatch.setattr(collapse, "ask", verdicts.ask)
     run = run_of(at_knobs(i) for i in range(14))
     analysis = analyse(run.tables["trials"], "gain_mean", "paper", split="val")
     card = collapse.build(run, Selection()).tables[0]

@@ -4,9 +4,9 @@ import pyarrow as pa
 import pytest
 from fake_sweep import BEST_NOISE, trial
 
-from dashboards.best import best_table
-from dashboards.curves import merge_curves, search_steps, thin
-from dashboards.tables import config_points, sweep_of
+from dashboards.data.configurations import config_points, sweep_of
+from dashboards.data.curves import merge_curves, search_steps, thin
+from dashboards.text.best import best_table
 from sweeper import store
 from sweeper.objective import OBJECTIVES
 from trainables.result import MergeRow

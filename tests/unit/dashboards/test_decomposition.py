@@ -4,10 +4,9 @@ from dataclasses import replace
 import pytest
 from fake_sweep import at_knobs, run_of, trial
 
-from dashboards import choices
-from dashboards.selection import Selection
-from dashboards.tables import config_points
-from dashboards.views import decomposition
+from dashboards.data.configurations import config_points
+from dashboards.data.selection import Selection
+from dashboards.views import choices, decomposition
 from dashboards.views.decomposition import slices
 
 GAIN = "gain_mean_loss_val"

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 from fake_sweep import PARENT_LOSS, trial
 
-from dashboards.course import progress_chart
-from dashboards.curves import merge_curves, merge_gains, search_steps
-from dashboards.figures import noise_chart
-from dashboards.marks import Measure, describe
-from dashboards.measured import compare, measured_chart
-from dashboards.merging import curves_chart, gains_chart, normalised_chart
-from dashboards.tables import config_points
-from dashboards.theme import GREY
+from dashboards.charts.chart import Measure, describe
+from dashboards.charts.measured_noise import compare, measured_chart
+from dashboards.charts.merge_curves import curves_chart, gains_chart, normalised_chart
+from dashboards.charts.noise_fit import noise_chart
+from dashboards.charts.search_history import progress_chart
+from dashboards.charts.theme import GREY
+from dashboards.data.configurations import config_points
+from dashboards.data.curves import merge_curves, merge_gains, search_steps
 from sweeper import store
 from sweeper.objective import OBJECTIVES
 from sweeper.regime import fit_regime

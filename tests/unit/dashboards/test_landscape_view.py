@@ -6,11 +6,11 @@ import pytest
 from fake_sweep import PARENT_LOSS, at_knobs, gain_at, run_of, trial
 from scipy.stats import spearmanr
 
-from dashboards.barriers import SHARPNESS, flatness, plane_chart, plane_of
-from dashboards.choices import choose
-from dashboards.selection import Selection
-from dashboards.tables import config_points
+from dashboards.charts.barriers import SHARPNESS, flatness, plane_chart, plane_of
+from dashboards.data.configurations import config_points
+from dashboards.data.selection import Selection
 from dashboards.views import landscape
+from dashboards.views.choices import choose
 from trainables.result import PlaneRow
 
 BARRIER = "barrier_frankle_loss_val"

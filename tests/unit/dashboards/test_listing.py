@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from fake_sweep import trial
 
-from dashboards.details import details, row_of
-from dashboards.drawing import MANY, drawn
-from dashboards.listing import heads, listed
-from dashboards.marks import figure
-from dashboards.parents import scored
-from dashboards.runs import Run
+from dashboards.app.figure_json import MANY, drawn
+from dashboards.charts.chart import figure
+from dashboards.data.runs import Run
+from dashboards.data.trial_rows import heads, listed
+from dashboards.text.trial_details import details, row_of
+from dashboards.views.parents import scored
 from sweeper.belief import Belief
 from sweeper.winners import winner
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from fake_sweep import trial, write_sweep
 
-from dashboards.live import Folder, Live, folders_at, join
+from dashboards.data.folders import Folder, Live, folders_at, join
 from sweeper import store
 from sweeper.spec import SpecError
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from fake_sweep import search_row, trial, write_sweep
 
-from dashboards.page import write_page
+from dashboards.page.page import write_page
 from dashboards.views import VIEWS
 from sweeper import store
 from sweeper.regime import fit_regime

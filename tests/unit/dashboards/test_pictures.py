@@ -5,9 +5,9 @@ import sys
 import pytest
 from fake_sweep import write_sweep
 
-from dashboards import pictures
-from dashboards.page import read_run
-from dashboards.theme import DARK, LIGHT
+from dashboards.charts.theme import DARK, LIGHT
+from dashboards.page import images
+from dashboards.page.page import read_run
 from sweeper.cli import main
 
 
@@ -22,7 +22,7 @@ def drawn(monkeypatch):
 
 
 def test_every_figure_of_the_page_has_its_file(run, tmp_path, drawn):
-    files = pictures.write_pictures(read_run(str(run)), tmp_path / "new", "png")
+    files = images.write_pictures(read_run(str(run)), tmp_path / "new", "png")
     assert [f.name for f in files] == [
         "overview-gain-mean.png", "overview-parents.png", "collapse.png", "collapse-ranking.png", "decomposition.png",
         "landscape-curves.png", "landscape-barriers.png", "search-progress.png", "search-parallel.png",
@@ -30,7 +30,7 @@ def test_every_figure_of_the_page_has_its_file(run, tmp_path, drawn):
     assert [d["path"] for d in drawn] == files
     assert {(d["opts"]["format"], d["opts"]["scale"]) for d in drawn} == {("png", 2)}
     collapse = drawn[2]
-    assert collapse["opts"]["width"] == pictures.WIDTHS[True]
+    assert collapse["opts"]["width"] == images.WIDTHS[True]
     assert collapse["fig"]["layout"]["template"]["layout"]["font"] == LIGHT["layout"]["font"]
     assert collapse["fig"]["layout"]["template"]["layout"]["paper_bgcolor"] == "#ffffff"
 
@@ -99,7 +99,7 @@ def test_a_missing_kaleido_or_browser_is_one_line(run, tmp_path, monkeypatch, ca
 def test_pictures_are_drawn(run, tmp_path):
     # in its own process: kaleido's event loop must not outlive it
     code = (
-        "import sys, pathlib; from dashboards.page import read_run; from dashboards.pictures import write_pictures;"
+        "import sys, pathlib; from dashboards.page.page import read_run; from dashboards.page.images import write_pictures;"
         "write_pictures(read_run(sys.argv[1]), pathlib.Path(sys.argv[2]), 'png')"
     )
     subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path)], check=True, timeout=120)
@@ -109,4 +109,4 @@ def test_pictures_are_drawn(run, tmp_path):
         data = file.read_bytes()
         assert data[:8] == b"\x89PNG\r\n\x1a\n"
         width = int.from_bytes(data[16:20], "big")
-        assert width in (2 * pictures.WIDTHS[True], 2 * pictures.WIDTHS[False])
+        assert width in (2 * images.WIDTHS[True], 2 * images.WIDTHS[False])

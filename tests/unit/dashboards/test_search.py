@@ -2,15 +2,14 @@ import numpy as np
 import pytest
 from fake_sweep import at_knobs, run_of, search_row, trial
 
-from dashboards import choices
-from dashboards.believed import exponents_chart
-from dashboards.curves import search_steps, thin_steps
-from dashboards.failures import failure_table, failures
-from dashboards.marks import frame
-from dashboards.page import read_run
-from dashboards.parallel import coordinates, parallel_chart
-from dashboards.selection import Selection
-from dashboards.views import search
+from dashboards.charts.chart import frame
+from dashboards.charts.parallel_coordinates import coordinates, parallel_chart
+from dashboards.charts.posterior import exponents_chart
+from dashboards.data.curves import search_steps, thin_steps
+from dashboards.data.selection import Selection
+from dashboards.page.page import read_run
+from dashboards.text.failures import failure_table, failures
+from dashboards.views import choices, search
 from sweeper.belief import Belief
 from sweeper.explanation import Explanation
 from sweeper.objective import OBJECTIVES

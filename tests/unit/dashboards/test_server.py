@@ -13,8 +13,8 @@ import flask
 import pytest
 
 pytest.importorskip("waitress")
-from dashboards.serve import free_socket, refuse_other_names
-from dashboards.server import BODY_BYTES, Server
+from dashboards.app.serve import free_socket, refuse_other_names
+from dashboards.app.server import BODY_BYTES, Server
 
 MOST = 8
 HALF = b"GET / HTTP/1.1\r\nHost: 127"

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from fake_sweep import PARENT_LOSS, at_knobs, gain_at, trial, write_sweep
 
-from dashboards.tables import Estimate, anchor, config_points, estimate, overview, sweep_of, winners
+from dashboards.data.configurations import Estimate, anchor, config_points, estimate, overview, sweep_of, winners
 from sweeper.store import SCHEMAS, read_trials
 
 GAIN = "gain_mean_loss_val"

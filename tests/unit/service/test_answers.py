@@ -133,7 +133,7 @@ def client(service: Service) -> TestClient:
 def test_heavy_answers_are_computed_again_only_after_a_change(
     service: Service, sweep: str, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = pytest.importorskip("dashboards.page")
+    page = pytest.importorskip("dashboards.page.page")
     monkeypatch.setattr(views, "STALE_SECONDS", 0.0)
     counts = dict.fromkeys(("report", "best", "recommendation", "extend"), 0)
 

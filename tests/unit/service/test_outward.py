@@ -14,7 +14,7 @@ import pytest
 from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
-from dashboards.judged import in_background
+from dashboards.views.verdicts import in_background
 from sweeper.service.api_events import written
 from sweeper.service.app import ROUTERS, make_api
 from sweeper.service.outward import Outward

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("dash")
-from dashboards.judged import in_background
+from dashboards.views.verdicts import in_background
 from sweeper.service.limits import Limits
 from sweeper.service.pages import WORKERS
 

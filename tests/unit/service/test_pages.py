@@ -15,7 +15,7 @@ from service.pages_service import REGIME, Made
 pytest.importorskip("dash")
 from fake_sweep import write_sweep
 
-from dashboards.judged import in_background
+from dashboards.views.verdicts import in_background
 from sweeper.service.pages import OLD_COOKIE
 from sweeper.service.records import State
 
@@ -47,7 +47,7 @@ class Reader:
         return answer.text.replace("\\u002f", "/")
 
     def drawn(self, search: str) -> str:
-        from dashboards.app import INNER, PARTS
+        from dashboards.app.app import INNER, PARTS
 
         outputs = [*(_named(f"{n}.children") for n in PARTS), *([] for _ in INNER), _named("shown.data")]
         asked = {"search": search, "theme": "light", "version": "1"}
@@ -135,7 +135,7 @@ def test_a_sweep_that_is_no_longer_shared_is_gone_at_once(made: Made, sweeps: di
 
 
 def test_the_address_filters_and_pages_the_list(made: Made, sweeps: dict[str, str], monkeypatch: Any) -> None:
-    from dashboards import catalogue
+    from dashboards.app import sweep_list
 
     eve = Reader(made, "eve")
     assert "hidden one" not in eve.drawn("?state=open")
@@ -144,7 +144,7 @@ def test_the_address_filters_and_pages_the_list(made: Made, sweeps: dict[str, st
     assert "bob's own" not in eve.drawn("?owner=ann")
     assert "No sweep fits this choice" in eve.drawn("?state=queued")
     assert "There is no state 'asleep' here" in eve.drawn("?state=asleep")
-    monkeypatch.setattr(catalogue, "SHOWN", 2)
+    monkeypatch.setattr(sweep_list, "SHOWN", 2)
     first = eve.drawn("")
     assert "bob's own" not in first
     assert f"before={sweeps['shared']}" in first

@@ -89,8 +89,8 @@ def test_no_reader_executes_the_space_file(
 
 
 def test_the_live_app_executes_nothing(swept: Swept) -> None:
-    from dashboards.answers import App
-    from dashboards.live import Live, folders_at
+    from dashboards.app.callbacks import App
+    from dashboards.data.folders import Live, folders_at
     from dashboards.views import VIEWS
 
     app = App(Live(folders_at([str(swept.run)])))

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from inline_sweeps import sweep
 
-from dashboards.judged import judge
-from dashboards.page import read_run
-from dashboards.selection import Selection
+from dashboards.data.selection import Selection
+from dashboards.page.page import read_run
 from dashboards.views import VIEWS, overview
+from dashboards.views.verdicts import judge
 from sweeper.cli import main
 from sweeper.report import number
 

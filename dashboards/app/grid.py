@@ -1,0 +1,129 @@
+"""The list of trials as an AG Grid that asks for the rows it shows: 10,000 trials cost what 100 do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dash_ag_grid as dag
+import pyarrow as pa
+from dash import html
+from dash.development.base_component import Component
+
+from dashboards.charts.axes import rounded
+from dashboards.data.selection import Selection
+from dashboards.data.trial_rows import Head, listed
+
+BLOCK = 200
+_WIDE = {"outcome": 130, "outcome_detail": 260, "warnings": 260, "digest": 170}
+_NARROWEST = 92
+_LETTER, _AROUND = 8.2, 50
+"""Width of a bold letter, and of what stands beside the heading: the filter's button and the padding [px]."""
+# the colours are those of the stylesheet, in light and dark
+_THEME = (
+    "themeQuartz.withParams({backgroundColor: 'var(--card)', foregroundColor: 'var(--text)', "
+    "borderColor: 'var(--line)', headerBackgroundColor: 'var(--card)', accentColor: 'var(--accent)', "
+    "chromeBackgroundColor: 'var(--card)', oddRowBackgroundColor: 'var(--card)', fontSize: 13, spacing: 5, "
+    "fontFamily: 'inherit', headerFontWeight: 600, "
+    "browserColorScheme: 'inherit'})"
+)
+_COLUMN = {
+    "sortable": True,
+    "resizable": True,
+    "minWidth": 70,
+    "wrapHeaderText": True,
+    "autoHeaderHeight": True,
+}
+_OPTIONS = {
+    "theme": {"function": _THEME},
+    "cacheBlockSize": BLOCK,
+    "maxBlocksInCache": 20,
+    "rowBuffer": 0,
+    "rowHeight": 30,
+    "tooltipShowDelay": 300,
+    "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True},
+    "suppressMenuHide": True,
+}
+
+
+def trials_grid(heads: Sequence[Head], selection: Selection) -> list[Component]:
+    """Return the grid with its head line; filter and order are those of the selection."""
+    return [
+        html.Div(
+            [
+                html.Span(id="count", className="soft"),
+                html.A("save as CSV", id="csv", href=f"trials.csv{selection.to_query()}", className="save"),
+            ],
+            className="head",
+        ),
+        dag.AgGrid(
+            id="grid",
+            columnDefs=[_column(h, _sorted(selection)) for h in heads],
+            defaultColDef=_COLUMN,
+            filterModel=_model(selection.filter),
+            rowModelType="infinite",
+            getRowId="params.data.digest",
+            dashGridOptions=_OPTIONS,
+            className="grid",
+            style={"height": "min(62vh, 640px)", "width": "100%"},
+            dangerously_allow_code=False,
+        ),
+    ]
+
+
+def _sorted(selection: Selection) -> Mapping[str, tuple[str, int]]:
+    try:
+        return {s["colId"]: (s["sort"], i) for i, s in enumerate(json.loads(selection.sort or "[]"))}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _model(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _column(head: Head, order: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+    texts = head.kind == "str"
+    column: dict[str, Any] = {
+        "field": head.name,
+        "headerName": head.text,
+        "headerTooltip": head.doc,
+        "filter": "agTextColumnFilter" if texts else "agNumberColumnFilter",
+        "filterParams": {"debounceMs": 250, "buttons": ["reset"]},
+        "width": _WIDE.get(head.name, _width(head.text)),
+        "type": None if texts else "rightAligned",
+        "valueFormatter": {"function": "shortNumber(params.value)"} if head.kind == "float" else None,
+    }
+    if head.name in ("outcome_detail", "warnings"):
+        column["tooltipField"] = head.name
+    if head.name in order:
+        column["sort"], column["sortIndex"] = order[head.name]
+    return {k: v for k, v in column.items() if v is not None}
+
+
+def _width(heading: str) -> int:
+    # a heading breaks between its words only
+    return max(_NARROWEST, round(_AROUND + _LETTER * max(len(word) for word in heading.split())))
+
+
+def rows(trials: pa.Table, heads: Sequence[Head], request: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return what the grid asked for, and how many trials its filter leaves of how many.
+
+    Args:
+        trials: The trials table.
+        heads: The columns that are shown.
+        request: `startRow`, `endRow`, `filterModel`, `sortModel` as the grid sends them.
+    """
+    found, _ = listed(trials, json.dumps(request.get("filterModel") or {}), json.dumps(request.get("sortModel") or []))
+    first, last = int(request.get("startRow", 0)), int(request.get("endRow", BLOCK))
+    names = dict.fromkeys([*(h.name for h in heads), "digest"])
+    page = found.slice(first, max(0, last - first)).select(list(names)).to_pylist()
+    data = [{k: rounded(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in page]
+    whole, left = trials.num_rows, found.num_rows
+    words = f"{left:,} of {whole:,} trials" if left != whole else f"{whole:,} trials"
+    return {"rowData": data, "rowCount": left}, f"{words} · click one for its details, a column's menu to filter"

@@ -1,0 +1,1 @@
+"""Rows that the dashboards read."""

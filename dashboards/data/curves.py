@@ -1,0 +1,179 @@
+"""Merge curves and the course of the search: tables in, small records out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dashboards.data.configurations import Array, ConfigPoint, finite, floats
+from sweeper.objective import Objective
+from trainables.result import Outcome
+
+MAX_CURVES = 120
+
+
+@dataclass(frozen=True)
+class MergeCurve:
+    """One pair's test loss, or another test score, along a merge's coefficient.
+
+    Attributes:
+        method: Name of the merge.
+        noise: Noise of the trial, > 0; None where no trial has one.
+        coefficient: alpha or s, increasing.
+        values: The score there, such as the test loss [nat].
+    """
+
+    digest: str
+    number: int | None
+    method: str
+    noise: float | None
+    coefficient: tuple[float, ...]
+    values: tuple[float, ...]
+
+    @property
+    def excess(self) -> tuple[float, ...]:
+        """Loss minus the straight line between the curve's ends: L(alpha) - ((1 - alpha) L_A + alpha L_B).
+
+        Source: Entezari et al., arXiv 2110.06296, whose barrier is its maximum.
+        """
+        first, span = self.coefficient[0], self.coefficient[-1] - self.coefficient[0]
+        shares = [(c - first) / span if span else 0.0 for c in self.coefficient]
+        ends = self.values[0], self.values[-1]
+        return tuple(v - ((1 - t) * ends[0] + t * ends[1]) for v, t in zip(self.values, shares, strict=True))
+
+
+def merge_curves(trials: pa.Table, merges: pa.Table, noise: str, column: str = "loss_test") -> list[MergeCurve]:
+    """Return the curves of the `ok` trials, in order of noise within each merge.
+
+    Trials without a noise are left out where others have one. Merges without a coefficient (soups) are no curves.
+    A curve without a finite value somewhere is left out: a line across the gap would be made up.
+
+    Args:
+        trials: The trials table.
+        merges: The merges table.
+        noise: Name of the noise definition.
+        column: Column of `merges`.
+    """
+    rows = [r for r in trials.select(["digest", "number", "outcome", f"noise_{noise}"]).to_pylist()
+            if r["outcome"] == Outcome.OK]  # fmt: skip
+    scales = {r["digest"]: s for r in rows if (s := finite(r[f"noise_{noise}"]) or 0.0) > 0}
+    known = {r["digest"]: (scales.get(r["digest"]), r["number"]) for r in rows if r["digest"] in scales or not scales}
+    found: dict[str, list[MergeCurve]] = {}
+    for method, digest, x, values in _lines(merges, column):
+        if digest in known and len(x) > 1 and np.isfinite(values).all():
+            scale, number = known[digest]
+            curve = MergeCurve(digest, number, method, scale, tuple(x.tolist()), tuple(values.tolist()))
+            found.setdefault(method, []).append(curve)
+    return [c for method in sorted(found) for c in sorted(found[method], key=lambda c: c.noise or 0.0)]
+
+
+def _lines(merges: pa.Table, column: str) -> Iterator[tuple[str, str, Array, Array]]:
+    # method, digest, coefficients in ascending order and values of each line of the table
+    if not merges.num_rows:
+        return
+    methods, digests = (merges.column(c).combine_chunks().dictionary_encode() for c in ("method", "digest"))
+    line = methods.indices.to_numpy().astype(np.int64) * len(digests.dictionary) + digests.indices.to_numpy()
+    place, values = floats(merges, "coefficient"), floats(merges, column)
+    order = np.lexsort((place, line))
+    line, place, values = line[order], place[order], values[order]
+    starts = np.flatnonzero(np.diff(line, prepend=-1))
+    names, trials = methods.dictionary.to_pylist(), digests.dictionary.to_pylist()
+    for start, end in zip(starts, [*starts[1:], len(line)], strict=True):
+        method, trial = divmod(int(line[start]), len(trials))
+        yield names[method], trials[trial], place[start:end], values[start:end]
+
+
+def thin(curves: Sequence[MergeCurve], limit: int) -> list[MergeCurve]:
+    """Return at most `limit` of the curves, evenly spread over their order, the ends among them."""
+    if len(curves) <= limit:
+        return list(curves)
+    return [curves[round(i * (len(curves) - 1) / max(1, limit - 1))] for i in range(limit)]
+
+
+@dataclass(frozen=True)
+class MergeGain:
+    """What one merge of one pair gains, at the coefficient with the lowest validation loss.
+
+    Attributes:
+        noise: Noise of the trial, > 0.
+        gain: Test loss of the parents' mean minus the merge's [nat].
+    """
+
+    digest: str
+    method: str
+    coefficient: float
+    noise: float
+    gain: float
+
+
+def merge_gains(trials: pa.Table, merges: pa.Table, noise: str) -> list[MergeGain]:
+    """Return the gain of every merge of the `ok` trials that have a noise, in order of noise."""
+    column = f"noise_{noise}"
+    parents: dict[str, tuple[float, float]] = {}
+    for r in trials.select(["digest", "outcome", column, "a_loss_test", "b_loss_test"]).to_pylist():
+        scale, a, b = (finite(r[k]) for k in (column, "a_loss_test", "b_loss_test"))
+        if r["outcome"] == Outcome.OK and scale is not None and scale > 0 and a is not None and b is not None:
+            parents[r["digest"]] = scale, (a + b) / 2
+    best: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for r in merges.select(["digest", "method", "coefficient", "loss_val", "loss_test"]).to_pylist():
+        key = r["digest"], r["method"]
+        known = key[0] in parents and finite(r["loss_val"]) is not None and finite(r["loss_test"]) is not None
+        if known and (key not in best or r["loss_val"] < best[key]["loss_val"]):
+            best[key] = r
+    found = [
+        MergeGain(d, m, r["coefficient"], parents[d][0], parents[d][1] - r["loss_test"]) for (d, m), r in best.items()
+    ]
+    return sorted(found, key=lambda g: (g.noise, g.digest))
+
+
+@dataclass(frozen=True)
+class SearchStep:
+    """One configuration in the order of the search.
+
+    Attributes:
+        value: Mean of the objective over the `ok` repeats; None without any.
+        best: Best value of a configuration that can win, up to and including this step; None before the first.
+        noise: Noise of the configuration; None where it is not positive.
+        optimum, low, high: The sampler's estimate of the best noise when it proposed this one, with its 90 % interval.
+        origin: How the candidate came about.
+    """
+
+    number: int
+    point: ConfigPoint
+    value: float | None
+    best: float | None
+    noise: float | None
+    optimum: float | None
+    low: float | None
+    high: float | None
+    origin: str | None
+
+
+def search_steps(points: Sequence[ConfigPoint], search: pa.Table, objective: Objective) -> list[SearchStep]:
+    """Return the configurations in order of their number, with what the sampler thought of each."""
+    thoughts: Mapping[int, Mapping[str, Any]] = {r["number"]: r for r in search.to_pylist()}
+    steps: list[SearchStep] = []
+    best: float | None = None
+    numbered = [(i if p.number is None else p.number, p) for i, p in enumerate(points)]
+    for number, point in sorted(numbered, key=lambda pair: pair[0]):
+        found = point.values.get(objective.column) if point.ok else None
+        value = found.mean if found else None
+        if value is not None and point.can_win and (best is None or objective.better(value, best)):
+            best = value
+        thought = thoughts.get(number, {})
+        optimum, low, high = (finite(thought.get(k)) for k in ("optimum", "optimum_low", "optimum_high"))
+        steps.append(SearchStep(number, point, value, best, point.noise, optimum, low, high, thought.get("origin")))
+    return steps
+
+
+def thin_steps(steps: Sequence[SearchStep], limit: int) -> list[SearchStep]:
+    """Return at most about `limit` steps, evenly spread over the search, and every one that was the best so far."""
+    if len(steps) <= limit:
+        return list(steps)
+    kept = {round(i * (len(steps) - 1) / (limit - 1)) for i in range(limit)}
+    kept |= {i for i in range(1, len(steps)) if steps[i].best != steps[i - 1].best}
+    return [steps[i] for i in sorted(kept)]

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 from trainables import __version__
 
 if TYPE_CHECKING:
-    from sweeper.k_aug import KAug
-    from sweeper.launch import Results, load_results, run
-    from sweeper.sampler import NoiseTargetedSampler
-    from sweeper.spec import SpecError, SweepSpec
+    from sweeper.config.spec import SpecError, SweepSpec
+    from sweeper.runner.run import Results, load_results, run
+    from sweeper.search.k_aug import KAug
+    from sweeper.search.noise_sampler.sampler import NoiseTargetedSampler
 
 _HOME = {
-    "KAug": "k_aug",
-    "NoiseTargetedSampler": "sampler",
-    "Results": "launch",
-    "SpecError": "spec",
-    "SweepSpec": "spec",
-    "load_results": "launch",
-    "run": "launch",
+    "KAug": "search.k_aug",
+    "NoiseTargetedSampler": "search.noise_sampler.sampler",
+    "Results": "runner.run",
+    "SpecError": "config.spec",
+    "SweepSpec": "config.spec",
+    "load_results": "runner.run",
+    "run": "runner.run",
 }
 
 __all__ = ["KAug", "NoiseTargetedSampler", "Results", "SpecError", "SweepSpec", "__version__", "load_results", "run"]

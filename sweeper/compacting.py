@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from sweeper.report import emit
+from sweeper.analysis.text import emit
 
 DONE = 0
 
 
 def compact(args: argparse.Namespace) -> int:
     """`sweeper compact DIR`."""
-    from sweeper.compaction import compact as compacted
-    from sweeper.places import place_of
-    from sweeper.runfolder import locked, stored_spec
+    from sweeper.storage.compaction import compact as compacted
+    from sweeper.storage.location import place_of
+    from sweeper.storage.run_folder import locked, stored_spec
 
     stored_spec(args.dir)
     place = place_of(args.dir)

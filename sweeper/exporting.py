@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.places import file_of, place_of
-from sweeper.reading import shown_noise
-from sweeper.report import counted, emit
-from sweeper.retries import StorageError
-from sweeper.runfolder import stored_spec
-from sweeper.spec import SpecError
+from sweeper.analysis.text import counted, emit
+from sweeper.cli.commands.inspect import shown_noise
+from sweeper.config.spec import SpecError
 from sweeper.spreadsheet import csv_bytes
+from sweeper.storage.location import file_of, place_of
+from sweeper.storage.retry import StorageError
+from sweeper.storage.run_folder import stored_spec
 
 if TYPE_CHECKING:
     from dashboards.data.runs import Run
@@ -37,7 +37,7 @@ def _table(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     import pyarrow
     import pyarrow.parquet
 
-    from sweeper.store import read, read_trials
+    from sweeper.storage.tables import read, read_trials
 
     name, kind = args.table or "trials", args.format or "csv"
     if args.noise:

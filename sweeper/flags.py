@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sweeper.spec import SpecError, SweepSpec, load_spec
-from sweeper.specfile import assignments
+from sweeper.config.spec import SpecError, SweepSpec, load_spec
+from sweeper.config.yaml_source import assignments
 
 RUN_KEYS = (
     "trials", "sampler", "objective", "noise", "repeats", "seed", "stack", "threads", "device", "out", "smoke",

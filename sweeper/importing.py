@@ -6,12 +6,12 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from sweeper.places import is_uri
-from sweeper.report import counted, emit, wrap
-from sweeper.retries import StorageError
-from sweeper.samplers import SAMPLERS
-from sweeper.spec import SpecError
-from sweeper.specfile import assignments
+from sweeper.analysis.text import counted, emit, wrap
+from sweeper.config.spec import SpecError
+from sweeper.config.yaml_source import assignments
+from sweeper.search.samplers import SAMPLERS
+from sweeper.storage.location import is_uri
+from sweeper.storage.retry import StorageError
 from trainables.registry import unknown
 
 DONE = 0
@@ -19,10 +19,10 @@ DONE = 0
 
 def import_table(args: argparse.Namespace) -> int:
     """`sweeper import TABLE --space NAME`."""
-    from sweeper.columns import pairs
-    from sweeper.imported import as_sweep, read_table
-    from sweeper.runfolder import write_start
-    from sweeper.store import write_trials
+    from sweeper.storage.external.columns import pairs
+    from sweeper.storage.external.sweep import as_sweep, read_table
+    from sweeper.storage.run_folder import write_start
+    from sweeper.storage.tables import write_trials
 
     path = Path(args.table).expanduser()
     if args.sampler and args.sampler not in SAMPLERS:

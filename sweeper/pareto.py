@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeper.objective import OBJECTIVES
+from sweeper.search.objectives import OBJECTIVES
 from trainables.result import NEVER_WINS
 
 Row = Mapping[str, Any]
@@ -22,7 +22,7 @@ def pareto(
     Args:
         rows: Rows of the trials table.
         objectives: Names in `OBJECTIVES`.
-        feasible: Whether a row keeps the sweep's limits, see `sweeper.limits.feasible`.
+        feasible: Whether a row keeps the sweep's limits, see `sweeper.analysis.constraints.feasible`.
 
     Returns:
         One record each, best by the first objective first: `config`, `number`, `digest` (its best repeat by the first

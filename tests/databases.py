@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from sweeper.service.database import open_database
+from sweeper.service.db.tables import open_database
 
 from .postgres import Postgres
 

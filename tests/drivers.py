@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from sweeper.http_parts import is_loopback
+from sweeper.net import is_loopback
 
 Driver = Callable[..., subprocess.Popen[str]]
 

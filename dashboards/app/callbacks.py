@@ -26,7 +26,7 @@ from dashboards.views import VIEWS, choices, overview, verdicts
 from dashboards.views import trials as trials_view
 from dashboards.views.section import Control, Section
 from dashboards.views.verdicts import Judges, in_background
-from sweeper.spec import SpecError
+from sweeper.config.spec import SpecError
 from sweeper.spreadsheet import csv_bytes
 
 KEPT = 48

@@ -6,7 +6,7 @@ import gzip
 
 import flask
 
-from sweeper.http_parts import is_loopback
+from sweeper.net import is_loopback
 
 _PACKED = 2000
 """Bytes from which packing is worth its while."""

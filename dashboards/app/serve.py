@@ -14,7 +14,7 @@ from dashboards.app.app import make_app
 from dashboards.app.compression import packed
 from dashboards.app.server import Server
 from dashboards.data.folders import Live, folders_at
-from sweeper.http_parts import is_loopback, is_loopback_name
+from sweeper.net import is_loopback, is_loopback_name
 
 TRIED = 50
 

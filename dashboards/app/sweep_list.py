@@ -16,8 +16,8 @@ from dashboards.charts.axes import short
 from dashboards.data.selection import Selection
 from dashboards.views.choices import words
 from dashboards.views.section import Control
-from sweeper.objective import OBJECTIVES
-from sweeper.report import counted
+from sweeper.analysis.text import counted
+from sweeper.search.objectives import OBJECTIVES
 
 ALL = "all"
 UNDER_WAY = ("queued", "starting", "running", "stopping")

@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from dashboards.charts.knob_axes import TITLES, axis_of, on_scale, varies
 from dashboards.data.configurations import KNOBS, Array
-from sweeper.evidence.cells import collect, tame, thin
-from sweeper.evidence.index import MIN_CONFIGS
-from sweeper.evidence.linear import Basis, design, least_squares, left_out
-from sweeper.evidence.ranking import candidates, common
-from sweeper.objective import Objective
+from sweeper.analysis.evidence.cells import collect, tame, thin
+from sweeper.analysis.evidence.exponents import MIN_CONFIGS
+from sweeper.analysis.evidence.linear import Basis, design, least_squares, left_out
+from sweeper.analysis.evidence.ranking import candidates, common
+from sweeper.search.objectives import Objective
 from trainables.noise import NOISE
 
 # columns of a drawn curve; more of them than the scores bear out would show wiggles
@@ -46,7 +46,7 @@ class Alignment:
 def ranking(trials: pa.Table, goal: Objective) -> list[Alignment]:
     """Return the R² of each noise and each knob alone, the best first; empty below `MIN_CONFIGS` configurations.
 
-    As `sweeper.evidence.ranking.rank` does it: viable configurations that have all noises, the bad tail raised to a
+    As `sweeper.analysis.evidence.ranking.rank` does it: viable configurations that have all noises, the bad tail raised to a
     floor, a natural spline of 5 columns, each configuration predicted by a fit without it.
 
     Args:

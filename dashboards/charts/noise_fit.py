@@ -27,7 +27,7 @@ from dashboards.data.configurations import ConfigPoint
 from dashboards.views.choices import SPLIT_WORDS
 
 if TYPE_CHECKING:
-    from sweeper.regime import Regime
+    from sweeper.analysis.regime import Regime
 
 DRAWN = 1500
 """Configurations that are drawn at most."""

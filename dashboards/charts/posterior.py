@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from dashboards.charts.axes import log_axis, rounded, short
 from dashboards.charts.chart import Chart, figure, finish
 from dashboards.charts.theme import BLUE, GREEN, GREY
-from sweeper.report import FACTORS, noise_share
+from sweeper.analysis.text import FACTORS, noise_share
 
 if TYPE_CHECKING:
-    from sweeper.belief import Belief
-    from sweeper.explanation import Explanation
+    from sweeper.analysis.posterior import Belief
+    from sweeper.search.noise_sampler.explanation import Explanation
 
 
 def per_decade(posterior: Sequence[tuple[float, float]]) -> list[float]:

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sweeper.objective import OBJECTIVES
-from sweeper.regime import EXTEND
+from sweeper.analysis.regime import EXTEND
+from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 from trainables.result import NEVER_WINS, Outcome
 from trainables.trial import IMPORTED

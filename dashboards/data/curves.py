@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from dashboards.data.configurations import Array, ConfigPoint, finite, floats
-from sweeper.objective import Objective
+from sweeper.search.objectives import Objective
 from trainables.result import Outcome
 
 MAX_CURVES = 120

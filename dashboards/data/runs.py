@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweeper.spec import SweepSpec
+from sweeper.config.spec import SweepSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class Run:
         place: Path or URI; several are joined by a space.
         settings: Contents of `sweep.yaml`; None where there is none.
         spec: The same as a checked spec; None where the settings are none.
-        tables: Table name -> rows, as `sweeper.store.read` yields them; `trials` sorted as `read_trials` does. Of
+        tables: Table name -> rows, as `sweeper.storage.tables.read` yields them; `trials` sorted as `read_trials` does. Of
             several runs `trials` has a further column `run`, and a trial that stands in two of them is there once.
         skipped: Sentences on files that were left out.
         pooled: What to know of several runs that are read as one; empty for a single run.

@@ -21,8 +21,8 @@ from dashboards.text.best import Cell
 from dashboards.views import VIEWS, choices, overview
 from dashboards.views.section import Section, TableCard, Tile, View, prose
 from dashboards.views.verdicts import judge
-from sweeper.places import file_of, place_of
-from sweeper.store import SkippedPart
+from sweeper.storage.location import file_of, place_of
+from sweeper.storage.tables import SkippedPart
 
 TABLES = ("trials", "search", "merges", "planes")
 OWN = ("overview", "landscape")

@@ -12,10 +12,10 @@ from dashboards.data.cache import by_content
 from dashboards.data.configurations import finite, overview
 from dashboards.data.runs import Run
 from dashboards.text.best import Cell, TextTable, percent
-from sweeper.belief import Belief
-from sweeper.objective import OBJECTIVES
-from sweeper.regime import Regime, fit_regime
-from sweeper.winners import winner
+from sweeper.analysis.best import winner
+from sweeper.analysis.posterior import Belief
+from sweeper.analysis.regime import Regime, fit_regime
+from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 
 pc: Any = pyarrow.compute  # whose functions are made when it is imported

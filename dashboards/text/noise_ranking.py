@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from dashboards.charts.axes import short
 from dashboards.charts.knob_axes import SYMBOLS
 from dashboards.text.best import Cell, TextTable
-from sweeper.evidence.linear import HOW, R2
-from sweeper.evidence.sentences import influence
+from sweeper.analysis.evidence.linear import HOW, R2
+from sweeper.analysis.evidence.sentences import influence
 from trainables.noise import NOISE
 
 if TYPE_CHECKING:
-    from sweeper.evidence.analysis import Analysis
+    from sweeper.analysis.evidence.analyse import Analysis
 
 
 def ranking_table(found: Analysis) -> TextTable:

@@ -11,8 +11,8 @@ from dashboards.charts.chart import Chart, describe, figure, finish, markers
 from dashboards.charts.theme import BLUE, GREY
 from dashboards.data.configurations import ConfigPoint
 from dashboards.text.best import Cell, TextTable
-from sweeper.objective import OBJECTIVES, Objective
-from sweeper.report import counted
+from sweeper.analysis.text import counted
+from sweeper.search.objectives import OBJECTIVES, Objective
 
 
 def front_chart(points: Sequence[ConfigPoint], front: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> Chart:

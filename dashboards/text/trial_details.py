@@ -15,7 +15,7 @@ from dashboards.charts.chart import Chart, figure, finish
 from dashboards.charts.theme import CYCLE
 from dashboards.data.runs import Run
 from dashboards.data.trial_rows import HEADS, KNOBS
-from sweeper.doubts import split
+from sweeper.analysis.trial_warnings import split
 from trainables.result import trial_columns
 from trainables.trial import IMPORTED
 

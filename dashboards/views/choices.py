@@ -23,10 +23,10 @@ from dashboards.data.configurations import (
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
 from dashboards.views.section import Control
-from sweeper.belief import Belief, belief
-from sweeper.objective import OBJECTIVES, Objective
-from sweeper.regime import Regime, fit_regime
-from sweeper.winners import over_limits
+from sweeper.analysis.best import over_limits
+from sweeper.analysis.posterior import Belief, belief
+from sweeper.analysis.regime import Regime, fit_regime
+from sweeper.search.objectives import OBJECTIVES, Objective
 from trainables.noise import NOISE
 from trainables.result import SPLITS
 
@@ -131,13 +131,13 @@ def lost(run: Run) -> frozenset[str]:
 
 @by_content
 def regime(run: Run, objective: str, noise: str, split: str) -> Regime:
-    """Return the fit of an objective against the noise, see `sweeper.regime.fit_regime`."""
+    """Return the fit of an objective against the noise, see `sweeper.analysis.regime.fit_regime`."""
     return fit_regime(run.tables["trials"], objective, noise, split=split)
 
 
 @by_content
 def believed(run: Run, noise: str) -> Belief:
-    """Return what the model of the trials says about a noise, see `sweeper.belief.belief`."""
+    """Return what the model of the trials says about a noise, see `sweeper.analysis.posterior.belief`."""
     return belief(run.spec, run.tables["trials"], noise) if run.spec else Belief()
 
 

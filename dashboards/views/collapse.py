@@ -38,13 +38,13 @@ from dashboards.views import choices
 from dashboards.views.choices import METRICS, Choice, choose, heading
 from dashboards.views.section import Control, Section, TableCard, View
 from dashboards.views.verdicts import ask
-from sweeper.evidence.index import MIN_CONFIGS
-from sweeper.evidence.linear import HOW, R2
-from sweeper.objective import OBJECTIVES
-from sweeper.report import counted
+from sweeper.analysis.evidence.exponents import MIN_CONFIGS
+from sweeper.analysis.evidence.linear import HOW, R2
+from sweeper.analysis.text import counted
+from sweeper.search.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
-    from sweeper.evidence.analysis import Analysis
+    from sweeper.analysis.evidence.analyse import Analysis
 
 MARKERS = 3600
 

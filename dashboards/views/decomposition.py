@@ -24,7 +24,7 @@ from dashboards.text.best import Cell, TextTable
 from dashboards.views import choices
 from dashboards.views.choices import choose, heading
 from dashboards.views.section import Control, Section, TableCard, View
-from sweeper.report import counted
+from sweeper.analysis.text import counted
 
 LEVELS = 3
 NEAREST = 0.25

@@ -20,19 +20,19 @@ from dashboards.views.choices import Choice, heading
 from dashboards.views.parents import Scored, best_tiles, parents_chart, scored
 from dashboards.views.section import Control, Section, TableCard, Tile, View
 from dashboards.views.verdicts import Judgement, ask
-from sweeper.analysing import OBJECTIVE, extend_command
-from sweeper.belief import Belief, Favourite
-from sweeper.doubts import doubts, lines
-from sweeper.extending import known_missing
-from sweeper.objective import OBJECTIVES
-from sweeper.recommend import recommend
-from sweeper.regime import Regime
-from sweeper.report import counted
-from sweeper.winners import winner
+from sweeper.analysis.best import winner
+from sweeper.analysis.posterior import Belief, Favourite
+from sweeper.analysis.recommend import recommend
+from sweeper.analysis.regime import Regime
+from sweeper.analysis.text import counted
+from sweeper.analysis.trial_warnings import doubts, lines
+from sweeper.cli.commands.analyse import OBJECTIVE, extend_command
+from sweeper.cli.commands.extend import known_missing
+from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 
 if TYPE_CHECKING:
-    from sweeper.evidence.analysis import Analysis
+    from sweeper.analysis.evidence.analyse import Analysis
 
 QUICK = 1200
 """Trials up to which the fit takes a fraction of a second."""

@@ -12,7 +12,7 @@ from dashboards.charts.theme import BLUE, GREEN, GREY, ORANGE
 from dashboards.data.configurations import finite
 from dashboards.text.best import percent
 from dashboards.views.section import Tile
-from sweeper.report import counted, merge_words
+from sweeper.analysis.text import counted, merge_words
 
 WHO = {
     "a": "parent A",
@@ -44,7 +44,7 @@ class Scored:
 
 
 def scored(best: Mapping[str, Any] | None) -> Scored | None:
-    """Return the scores of a winner as `sweeper.winners.winner` yields it; None where nothing has won."""
+    """Return the scores of a winner as `sweeper.analysis.best.winner` yields it; None where nothing has won."""
     if best is None:
         return None
     merge = merge_words(best["chosen_merge"], best["chosen_coefficient"]) if best["chosen_merge"] else ""

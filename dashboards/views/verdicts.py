@@ -17,9 +17,9 @@ from dashboards.data.runs import Run
 from dashboards.views import choices
 
 if TYPE_CHECKING:
-    from sweeper.belief import Belief
-    from sweeper.evidence.analysis import Analysis
-    from sweeper.regime import Regime
+    from sweeper.analysis.evidence.analyse import Analysis
+    from sweeper.analysis.posterior import Belief
+    from sweeper.analysis.regime import Regime
 
 KEPT = 32
 LULL = 0.4
@@ -95,7 +95,7 @@ def judge(run: Run, question: Question) -> Judgement:
 
 def _analysed(run: Run, question: Question) -> tuple[Analysis | None, str]:
     objective, noise, split = question
-    from sweeper.evidence.analysis import analyse
+    from sweeper.analysis.evidence.analyse import analyse
 
     try:
         return analyse(run.tables["trials"], objective, noise, split=split), ""

@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from sweeper.http_parts import is_loopback
-from sweeper.specfile import SpecError
+from sweeper.config.yaml_source import SpecError
+from sweeper.net import is_loopback
 
 SERVER, TOKEN, TOKEN_FILE = "SWEEPER_SERVER", "SWEEPER_TOKEN", "SWEEPER_TOKEN_FILE"
 WHERE = f"{TOKEN}, the file that {TOKEN_FILE} names, or ~/.config/sweeper/token"

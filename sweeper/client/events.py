@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from sweeper.client.queries import at
+from sweeper.client.encoding import at
+from sweeper.client.models import ENDED, Event
 from sweeper.client.transport import ClientError, Transport, pause
-from sweeper.service.records import ENDED, Event
 
 if TYPE_CHECKING:
     from requests import Response

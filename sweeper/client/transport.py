@@ -14,9 +14,9 @@ import requests
 from pydantic import ValidationError
 
 from sweeper.client.credentials import WHERE, check_secret, found_token, service_address
-from sweeper.http_parts import CONNECT_SECONDS, Bearer, line, reason
-from sweeper.service.records import Problem
-from sweeper.specfile import SpecError
+from sweeper.client.models import Problem
+from sweeper.config.yaml_source import SpecError
+from sweeper.net import CONNECT_SECONDS, Bearer, line, reason
 from trainables import __version__
 
 TRIES = 6

@@ -19,13 +19,13 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from sweeper.service.catalog import Catalog, Entry, UnknownSweepError
-from sweeper.service.connections import LostError
-from sweeper.service.guard import cookie, who
-from sweeper.service.outgoing import PIECE
-from sweeper.service.records import Sweep
-from sweeper.service.users import SESSION_SECONDS, User, Users
-from sweeper.service.views import Views
+from sweeper.client.models import Sweep
+from sweeper.service.api.auth import cookie, who
+from sweeper.service.db.connections import LostError
+from sweeper.service.db.sweeps import Catalog, Entry, UnknownSweepError
+from sweeper.service.db.users import SESSION_SECONDS, User, Users
+from sweeper.service.http.outgoing import PIECE
+from sweeper.service.views.views import Views
 from trainables.io.printable import printable_line
 
 if TYPE_CHECKING:

@@ -10,18 +10,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeper.config.yaml_source import SpecError
 from sweeper.descriptors import raise_limit
-from sweeper.http_parts import is_loopback
-from sweeper.service.app import limits_of, make_api
-from sweeper.service.catalog import Entry
+from sweeper.net import is_loopback
+from sweeper.service.api.app import limits_of, make_api
+from sweeper.service.db.sweeps import Entry
+from sweeper.service.http.outgoing import Paced
+from sweeper.service.http.peers import Connections, networks, room
+from sweeper.service.http.server import server_of
 from sweeper.service.logs import count_repeats
-from sweeper.service.outgoing import Paced
 from sweeper.service.pages import mount
-from sweeper.service.peers import Connections, networks, room
-from sweeper.service.server import server_of
 from sweeper.service.service import Config, Service
 from sweeper.service.webhooks import Webhooks, check_prefix
-from sweeper.specfile import SpecError
 
 _BACKLOG = 2048
 

@@ -12,26 +12,26 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from sweeper.places import is_uri
-from sweeper.service.catalog import Catalog, Entry
-from sweeper.service.database import DAY_SECONDS, open_database
-from sweeper.service.health import Health
-from sweeper.service.housekeeping import Housekeeping
-from sweeper.service.hub import Hub
-from sweeper.service.local_ray import LocalRay
+from sweeper.client.models import ACTIVE
+from sweeper.config.spec import SpecError
+from sweeper.service.db.health import Health
+from sweeper.service.db.ownership import Ownership
+from sweeper.service.db.private import make_private_folder
+from sweeper.service.db.sweeps import Catalog, Entry
+from sweeper.service.db.tables import DAY_SECONDS, open_database
+from sweeper.service.db.users import Users
 from sweeper.service.logs import report_failure
-from sweeper.service.memory import room
-from sweeper.service.outward import Outward
-from sweeper.service.ownership import Ownership
-from sweeper.service.private import make_private_folder
-from sweeper.service.quotas import holding
-from sweeper.service.rebuild import rebuild, record, unlisted
-from sweeper.service.records import ACTIVE
-from sweeper.service.space_files import SpaceFiles
-from sweeper.service.supervisor import Supervisor
-from sweeper.service.users import Users
-from sweeper.service.views import Views
-from sweeper.spec import SpecError
+from sweeper.service.policy.quotas import holding
+from sweeper.service.policy.space_files import SpaceFiles
+from sweeper.service.scheduler.housekeeping import Housekeeping
+from sweeper.service.scheduler.local_ray import LocalRay
+from sweeper.service.scheduler.memory import room
+from sweeper.service.scheduler.rebuild import rebuild, record, unlisted
+from sweeper.service.scheduler.supervisor import Supervisor
+from sweeper.service.views.events import Hub
+from sweeper.service.views.outward import Outward
+from sweeper.service.views.views import Views
+from sweeper.storage.location import is_uri
 
 _log = logging.getLogger("sweeper.service")
 FOLDER = ".service"

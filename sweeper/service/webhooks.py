@@ -22,13 +22,13 @@ import requests
 from sqlalchemy import Engine, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from sweeper.http_parts import is_loopback, line, reason
-from sweeper.plain_text import check_plain
-from sweeper.service.catalog import Entry
-from sweeper.service.database import deliveries, sweeps
-from sweeper.service.records import State, moment
-from sweeper.service.refusals import forbidden
-from sweeper.specfile import SpecError
+from sweeper.client.models import State, moment
+from sweeper.config.plain_text import check_plain
+from sweeper.config.yaml_source import SpecError
+from sweeper.net import is_loopback, line, reason
+from sweeper.service.db.sweeps import Entry
+from sweeper.service.db.tables import deliveries, sweeps
+from sweeper.service.policy.errors import forbidden
 
 TOLD = (State.DONE, State.FAILED)
 TRIES = 12

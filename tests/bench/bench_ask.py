@@ -14,7 +14,7 @@ import optuna
 from provenance import provenance
 from race.problems import draw, problem
 
-from sweeper.sampler import NoiseTargetedSampler
+from sweeper.search.noise_sampler.sampler import NoiseTargetedSampler
 
 
 def asks(trials: int, count: int) -> list[float]:

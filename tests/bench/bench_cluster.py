@@ -12,8 +12,8 @@ from provenance import provenance
 
 import sweeper
 from sweeper import SweepSpec
-from sweeper.session import Status
-from sweeper.store import read_trials
+from sweeper.runner.session import Status
+from sweeper.storage.tables import read_trials
 from trainables.pair.synthetic import SECONDS
 
 WORKERS = (1, 2, 4, 8)

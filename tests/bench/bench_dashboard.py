@@ -21,7 +21,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "dashboards"))
 from fake_sweep import trial
 
-from sweeper import store
+from sweeper.storage import tables
 
 PART = 2000
 DRAWN = "() => document.querySelector('#content .js-plotly-plot .main-svg .xtick')"
@@ -36,10 +36,10 @@ def write(run: Path, trials: int) -> None:
     outputs = [trial(i // 2, i % 2) for i in range(trials)]
     for first in range(0, trials, PART):
         part = outputs[first : first + PART]
-        store._write_part(run, "trials", f"{first:06d}", [o.result.to_row() for o in part])
+        tables._write_part(run, "trials", f"{first:06d}", [o.result.to_row() for o in part])
         for table in ("merges", "history"):
-            rows = store._records([row for o in part for row in getattr(o, table)])
-            store._write_part(run, table, f"{first:06d}", rows)
+            rows = tables._records([row for o in part for row in getattr(o, table)])
+            tables._write_part(run, table, f"{first:06d}", rows)
 
 
 def timed(act: Callable[[], Any]) -> float:

@@ -1,4 +1,4 @@
-"""The tests of `sweeper.evidence` on tables whose truth is known: how often they err, and how often they see it."""
+"""The tests of `sweeper.analysis.evidence` on tables whose truth is known: how often they err, and how often they see it."""
 
 import argparse
 import math
@@ -10,17 +10,17 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, create_trial
 from provenance import provenance
 
-from sweeper.evidence.cells import NAMED, Array, Cells, tame, tame_along
-from sweeper.evidence.controls import beside
-from sweeper.evidence.gains import Finding
-from sweeper.evidence.index import explained, fit_exponents, leftover
-from sweeper.evidence.ranking import FITTED, cross_fitted, rank
-from sweeper.evidence.shape import shape
-from sweeper.evidence.verdict import judge
-from sweeper.interval import trimmed
-from sweeper.regime import locate
-from sweeper.sampler import NoiseTargetedSampler
-from sweeper.samplers import SAMPLERS
+from sweeper.analysis.evidence.cells import NAMED, Array, Cells, tame, tame_along
+from sweeper.analysis.evidence.controls import beside
+from sweeper.analysis.evidence.exponents import explained, fit_exponents, leftover
+from sweeper.analysis.evidence.gains import Finding
+from sweeper.analysis.evidence.ranking import FITTED, cross_fitted, rank
+from sweeper.analysis.evidence.shape import shape
+from sweeper.analysis.evidence.verdict import judge
+from sweeper.analysis.interval import trimmed
+from sweeper.analysis.regime import locate
+from sweeper.search.noise_sampler.sampler import NoiseTargetedSampler
+from sweeper.search.samplers import SAMPLERS
 from trainables.noise import NOISE
 
 LEVELS, EACH = 9, 8

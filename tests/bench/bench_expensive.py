@@ -18,7 +18,7 @@ from pathlib import Path
 import aiohttp
 from provenance import provenance
 
-from sweeper.service.limits import Limits
+from sweeper.service.policy.limits import Limits
 
 USERS, CALLS = ("anna", "ben", "carl", "dora"), 40
 OTHER = "eve"

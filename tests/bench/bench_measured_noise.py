@@ -9,7 +9,7 @@ import numpy as np
 from provenance import provenance
 from scipy.stats import spearmanr
 
-from sweeper.store import read_trials
+from sweeper.storage.tables import read_trials
 
 PREDICTED = ("paper", "paper_v1", "linear", "paper_aug")
 MEASURED = ("paper_full", "dose", "effective_lr", "critical_ratio")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from provenance import provenance
 
-from sweeper.store import read, read_trials
+from sweeper.storage.tables import read, read_trials
 
 
 def main() -> None:

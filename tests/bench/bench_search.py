@@ -17,10 +17,10 @@ from pathlib import Path
 from provenance import provenance
 from scipy.stats import wilcoxon
 
-from sweeper.belief import belief
-from sweeper.runfolder import stored_spec
-from sweeper.store import read_trials
-from sweeper.winners import best_trials
+from sweeper.analysis.best import best_trials
+from sweeper.analysis.posterior import belief
+from sweeper.storage.run_folder import stored_spec
+from sweeper.storage.tables import read_trials
 from trainables.pair.run import run_pairs
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec

@@ -20,7 +20,7 @@ import pytest
 pytest.importorskip("dash_ag_grid")
 from fake_sweep import trial, write_sweep
 
-from sweeper import store
+from sweeper.storage import tables
 from trainables.result import PlaneRow
 
 pytestmark = pytest.mark.browser
@@ -181,7 +181,7 @@ def test_a_new_trial_shows_within_five_seconds_and_the_zoom_stays(tmp_path: Path
     page.wait_for_function("!document.body.textContent.includes('being computed')")
     zoomed, place = zoom(page), page.evaluate(TOP)
     (run / "trials" / "half.parquet").write_bytes(b"PAR1 half a part")
-    store.write(run, trial(10))
+    tables.write(run, trial(10))
     page.wait_for_selector("text=11 of 20", timeout=5000)
     page.wait_for_selector("text=half.parquet cannot be read", timeout=5000)
     assert page.evaluate(RANGE) == zoomed
@@ -211,7 +211,7 @@ def test_the_list_filters_sorts_opens_and_grows(tmp_path: Path, served: Any, loo
     assert page.locator("#details code").text_content().startswith(f"sweeper pair {run} ")
     assert page.locator("#details .plot").count() == 2
     assert "trial=" in page.url
-    store.write(run, trial(30))
+    tables.write(run, trial(30))
     page.wait_for_selector(" of 31 trials".join(("text=", "")), timeout=5000)
     assert page.locator("#details code").count() == 1
     page.locator("#details a", has_text="close").click()
@@ -224,7 +224,7 @@ def test_a_loss_plane_is_chosen(tmp_path: Path, served: Any, look: Any) -> None:
     digests = [trial(i).result.digest for i in (2, 5)]
     for digest in digests:
         plane = [PlaneRow(digest, "c", x, y, 1 + x * x + y, 2 + x) for x in (0.0, 0.5, 1.0) for y in (1.0, 0.0)]
-        store._write_part(run, "planes", digest, store._records(plane))
+        tables._write_part(run, "planes", digest, tables._records(plane))
     seen = look(served(run), f"?tab=landscape&trial={digests[0]}")
     seen.page.wait_for_selector(f"text={digests[0]}")
     seen.page.evaluate(f"history.pushState(null, '', '?tab=landscape&trial={digests[1]}')")

@@ -9,7 +9,7 @@ from fake_sweep import at_knobs, trial, write_sweep
 
 from dashboards.charts.barriers import SHARPNESS
 from dashboards.page.page import write_page
-from sweeper import store
+from sweeper.storage import tables
 from trainables.result import PlaneRow
 
 pytestmark = pytest.mark.browser
@@ -156,7 +156,7 @@ def test_a_landscape_with_planes_and_sharpness(tmp_path, look, width):
             for x in range(-1, 6)
             for y in range(-1, 6)
         )
-        store.write(tmp_path, replace(output, result=replace(output.result, landscape=measured), plane=plane))
+        tables.write(tmp_path, replace(output, result=replace(output.result, landscape=measured), plane=plane))
     (tmp_path / "sweep.yaml").write_text("space: fake_space\nobjective: gain_mean\ntrials: 12\n")
     seen = look(write_page(tmp_path), width)
     assert seen.errors == []
@@ -169,7 +169,7 @@ def test_a_landscape_with_planes_and_sharpness(tmp_path, look, width):
 
 
 def test_a_page_of_a_service_works_and_is_a_stranger_there(html, look):
-    api_results = pytest.importorskip("sweeper.service.api_results")
+    api_results = pytest.importorskip("sweeper.service.api.results")
     seen = look(html, 1400, served={"Content-Security-Policy": api_results.PAGE_POLICY})
     page = seen.page
     assert seen.errors == []
@@ -254,7 +254,7 @@ def test_a_run_without_any_trial_shows_words_only(tmp_path, look):
 def test_every_outcome_and_repeats(tmp_path, look):
     run = write_sweep(tmp_path / "run", trials=12, repeats=3, budget=12)
     for number, outcome in ((12, "not_viable"), (13, "failed")):
-        store.write(run, trial(number, outcome=outcome, outcome_detail="a long & <odd> sentence", scores={}))
+        tables.write(run, trial(number, outcome=outcome, outcome_detail="a long & <odd> sentence", scores={}))
     seen = look(write_page(run), 800)
     assert seen.errors == []
     legend = seen.page.locator("#plot-gain_mean .legendtext").all_text_contents()

@@ -17,8 +17,8 @@ import uvicorn
 from fake_sweep import trial, write_sweep
 from service.pages_service import REGIME, Made
 
-from sweeper import store
-from sweeper.service.records import State
+from sweeper.client.models import State
+from sweeper.storage import tables
 
 pytestmark = pytest.mark.browser
 
@@ -44,7 +44,7 @@ class Service:
         self._thread.join(5)
 
     def lands(self, sweep: str, number: int) -> None:
-        store.write(self.made.root / sweep, trial(number))
+        tables.write(self.made.root / sweep, trial(number))
         self.made.events.append((sweep, "trial"))
 
 
@@ -67,7 +67,7 @@ def sweeps(service: Service) -> dict[str, str]:
     for name, count in {"done": 24, "hidden": 4, "running": 10}.items():
         write_sweep(made.root / ids[name], trials=count, budget=24 if name == "done" else 20)
     made.regimes[ids["done"]] = REGIME
-    store.write(made.root / ids["hidden"], trial(4, outcome="failed", scores={}))
+    tables.write(made.root / ids["hidden"], trial(4, outcome="failed", scores={}))
     return ids
 
 
@@ -215,7 +215,7 @@ def test_without_a_stream_the_page_looks_each_second(service: Service, sweeps: d
     made = service.made
     made.api.router.routes[:] = [r for r in made.api.router.routes if getattr(r, "path", "") != "/v1/events"]
     tab = enter("bob")
-    store.write(made.root / sweeps["running"], trial(10))
+    tables.write(made.root / sweeps["running"], trial(10))
     tab.page.wait_for_selector("#sweeps >> text=11 of 20", timeout=5000)
 
 

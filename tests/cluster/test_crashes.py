@@ -14,14 +14,15 @@ import psutil
 import pytest
 
 import sweeper
-from sweeper import SweepSpec, cluster
-from sweeper.store import read_trials
+from sweeper import SweepSpec
+from sweeper.runner.ray_tune import tuner
+from sweeper.storage.tables import read_trials
 from tests.drivers import Driver, complete, wait_for_parts
 from trainables.pair.synthetic import SECONDS
 
 pytestmark = pytest.mark.cluster
-SMALL_TUNERS = "import os, signal, sys, sweeper.cluster as c; c.WAVE, c.ROUNDS = {wave}, 1"
-MAIN = "from sweeper.cli import main; sys.exit(main(sys.argv[1:]))"
+SMALL_TUNERS = "import os, signal, sys, sweeper.runner.ray_tune.tuner as c; c.WAVE, c.ROUNDS = {wave}, 1"
+MAIN = "from sweeper.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.fixture
@@ -120,16 +121,16 @@ def test_a_signal_in_the_second_tuner_stops_cleanly(tmp_path: Path, drive: Drive
 
 
 def test_inline_and_consecutive_tuners_give_the_same_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "WAVE", 6)
-    monkeypatch.setattr(cluster, "ROUNDS", 1)
+    monkeypatch.setattr(tuner, "WAVE", 6)
+    monkeypatch.setattr(tuner, "ROUNDS", 1)
     waves: list[int] = []
-    real = cluster._run_wave
+    real = tuner._run_wave
 
     def counted(session: Any, size: int, *more: Any) -> bool:
         waves.append(size)
         return real(session, size, *more)
 
-    monkeypatch.setattr(cluster, "_run_wave", counted)
+    monkeypatch.setattr(tuner, "_run_wave", counted)
     for runner in ("ray", "inline"):
         spec = SweepSpec(
             space="synthetic", sampler="noise", trials=15, workers=1, out=str(tmp_path / runner), runner=runner
@@ -142,8 +143,8 @@ def test_inline_and_consecutive_tuners_give_the_same_trials(tmp_path: Path, monk
 def test_failures_count_over_tuners_and_a_resume_takes_another_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "WAVE", 5)
-    monkeypatch.setattr(cluster, "ROUNDS", 1)
+    monkeypatch.setattr(tuner, "WAVE", 5)
+    monkeypatch.setattr(tuner, "ROUNDS", 1)
     spec = SweepSpec(space="synthetic", sampler="random", trials=20, workers=2, max_failed=6, out=str(tmp_path))
     monkeypatch.setenv(SECONDS, "no number")  # every trial raises
     found = sweeper.run(spec)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeper.store import read_trials
+from sweeper.storage.tables import read_trials
 from tests.drivers import Driver, complete
 from trainables.runtime import package_version
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.store import read_trials
+from sweeper.storage.tables import read_trials
 from tests.drivers import Driver, children_processes, wait_until
 
 pytestmark = pytest.mark.cluster

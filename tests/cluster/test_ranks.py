@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.store import read_trials
+from sweeper.storage.tables import read_trials
 from tests.drivers import Driver, children_processes, complete, parts, wait_until
 
 pytestmark = pytest.mark.cluster

@@ -16,12 +16,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import sweeper
-from sweeper import SweepSpec, lease
-from sweeper.cli import main
-from sweeper.places import Place, place_of
-from sweeper.runfolder import is_running, locked
-from sweeper.spec import SpecError
-from sweeper.store import SCHEMAS, read, read_parts, read_trials
+from sweeper import SweepSpec
+from sweeper.cli.main import main
+from sweeper.config.spec import SpecError
+from sweeper.storage import lease
+from sweeper.storage.location import Place, place_of
+from sweeper.storage.run_folder import is_running, locked
+from sweeper.storage.tables import SCHEMAS, read, read_parts, read_trials
 from tests.cluster.faulty_s3 import FaultyS3, serving
 
 pytestmark = pytest.mark.cluster
@@ -115,7 +116,7 @@ def test_a_store_that_is_away_for_a_while_costs_nothing(s3: FaultyS3, tmp_path: 
     uri = new(s3)
     seen: list[int] = []
 
-    def listener(status: sweeper.session.Status) -> None:
+    def listener(status: sweeper.runner.session.Status) -> None:
         if status.done == 3 and not seen:
             seen.append(1)
             s3.away = True
@@ -131,7 +132,7 @@ def test_a_store_that_is_away_for_a_while_costs_nothing(s3: FaultyS3, tmp_path: 
 def test_a_store_that_is_lost_ends_the_sweep_with_one_line(
     s3: FaultyS3, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from sweeper import inline
+    from sweeper.runner import inline
 
     monkeypatch.setenv("SWEEPER_STORAGE_SECONDS", "1")
     uri, real, done = new(s3), inline.execute, []

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sweeper.store import write_weights
+from sweeper.storage.tables import write_weights
 from trainables.measurement.derivatives import objective
 from trainables.merging import coefficient_grid
 from trainables.merging.methods import MERGES

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from sweeper.sampler import NoiseTargetedSampler
+from sweeper.search.noise_sampler.sampler import NoiseTargetedSampler
 
 pytestmark = pytest.mark.ray
 

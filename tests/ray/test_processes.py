@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.store import read, read_trials
+from sweeper.storage.tables import read, read_trials
 from tests.drivers import Driver, complete, wait_for_parts
 from trainables.result import SCORES
 from trainables.spec import PairSpec

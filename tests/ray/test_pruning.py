@@ -9,9 +9,9 @@ from optuna.trial import TrialState
 
 import sweeper
 from sweeper import SweepSpec
-from sweeper.pruning import saved
-from sweeper.session import Session
-from sweeper.store import SCHEMAS, read, read_trials
+from sweeper.runner.pruning import saved
+from sweeper.runner.session import Session
+from sweeper.storage.tables import SCHEMAS, read, read_trials
 
 pytestmark = pytest.mark.ray
 PARTS = ("trials", "merges", "history", "rungs")

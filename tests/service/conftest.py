@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.service.control import Control
+from sweeper.service.scheduler.process import Control
 
 START_SECONDS = 120.0
 

@@ -12,9 +12,9 @@ import pytest
 
 import sweeper
 from sweeper.client import Client
-from sweeper.service.records import ACTIVE, State, SweepDetail
-from sweeper.spec import SweepSpec
-from sweeper.store import read_trials
+from sweeper.client.models import ACTIVE, State, SweepDetail
+from sweeper.config.spec import SweepSpec
+from sweeper.storage.tables import read_trials
 
 from .conftest import Server
 

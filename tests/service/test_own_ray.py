@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from sweeper.client import Client
-from sweeper.service.records import State
+from sweeper.client.models import State
 from tests.drivers import check_closed, listening
 
 from .conftest import Server
@@ -28,8 +28,8 @@ def test_others_cannot_use_it_and_its_sweeps_can(serve: Callable[..., Server]) -
         found.update(listening(server.process.pid))
         assert time.monotonic() < deadline, user.get(sweep)
         time.sleep(0.3)
-    assert {"sweeper serve", "sweeper.service.runner"} <= {
-        name for name in ("sweeper serve", "sweeper.service.runner") for by in found.values() if name in by
+    assert {"sweeper serve", "sweeper.service.scheduler.worker"} <= {
+        name for name in ("sweeper serve", "sweeper.service.scheduler.worker") for by in found.values() if name in by
     }
     folder = check_closed(server.process.pid, found)
     log = server.root / ".service" / "ray.log"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from sweeper.client import Client
-from sweeper.service.records import State
+from sweeper.client.models import State
 from tests.postgres import Postgres
 
 from .conftest import Server

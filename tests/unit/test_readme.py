@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import search_spaces
-from sweeper.cli import _parser
-from sweeper.objective import OBJECTIVES
-from sweeper.resources import Resources
-from sweeper.samplers import SAMPLERS
-from sweeper.store import SCHEMAS
+from sweeper.cli.main import _parser
+from sweeper.runner.ray_tune.placement import Resources
+from sweeper.search.objectives import OBJECTIVES
+from sweeper.search.samplers import SAMPLERS
+from sweeper.storage.tables import SCHEMAS
 from trainables.datasets.augmentation import AUGMENTATIONS
 from trainables.datasets.load import DATASETS
 from trainables.merging.coefficient_grid import GREEDY
@@ -121,7 +121,7 @@ def test_every_command_parses() -> None:
 
 
 def test_every_setting_of_the_commands_is_a_field() -> None:
-    from sweeper.specfile import assignments
+    from sweeper.config.yaml_source import assignments
 
     parsed = [_parser().parse_args(c[1:]) for c in _examples("sweeper")]
     given = [key for args in parsed for key in assignments(getattr(args, "set", None) or [])]
@@ -139,7 +139,7 @@ def test_every_command_for_one_trial_parses() -> None:
 
 
 def test_the_yaml_example_is_a_sweep(tmp_path: Path) -> None:
-    from sweeper.spec import load_spec
+    from sweeper.config.spec import load_spec
 
     (block,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
     path = tmp_path / "sweep.yaml"
@@ -149,7 +149,7 @@ def test_the_yaml_example_is_a_sweep(tmp_path: Path) -> None:
 
 
 def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sweeper.cli import main
+    from sweeper.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     for registry in (MODELS, DATASETS):  # what the example registers is gone after the test

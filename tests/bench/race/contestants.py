@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from sweeper.fitted import Parts
-from sweeper.prior import NoisePrior
-from sweeper.sampler import NoiseTargetedSampler
+from sweeper.search.noise_sampler.fit import Parts
+from sweeper.search.noise_sampler.prior import NoisePrior
+from sweeper.search.noise_sampler.sampler import NoiseTargetedSampler
 
 from .problems import Params, Problem, Space, log_noise
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from fake_sweep import write_sweep
 
-from sweeper.store import read_trials
+from sweeper.storage.tables import read_trials
 
 
 @pytest.fixture(scope="session")

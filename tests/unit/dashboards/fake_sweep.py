@@ -12,7 +12,7 @@ import pyarrow as pa
 import yaml
 
 from dashboards.data.runs import Run
-from sweeper import store
+from sweeper.storage import tables as store
 from trainables.noise import predict_all
 from trainables.result import HistoryRow, MergeRow, PairOutput, TrialResult
 from trainables.spec import digest_of

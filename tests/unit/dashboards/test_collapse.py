@@ -9,9 +9,9 @@ from dashboards.charts.chart import describe
 from dashboards.data.configurations import KNOBS, config_points
 from dashboards.data.selection import Selection
 from dashboards.views import collapse, verdicts
-from sweeper.evidence.analysis import analyse
-from sweeper.evidence.linear import Basis
-from sweeper.objective import OBJECTIVES
+from sweeper.analysis.evidence.analyse import analyse
+from sweeper.analysis.evidence.linear import Basis
+from sweeper.search.objectives import OBJECTIVES
 
 GAIN = "gain_mean_loss_val"
 

@@ -7,8 +7,8 @@ from fake_sweep import BEST_NOISE, trial
 from dashboards.data.configurations import config_points, sweep_of
 from dashboards.data.curves import merge_curves, search_steps, thin
 from dashboards.text.best import best_table
-from sweeper import store
-from sweeper.objective import OBJECTIVES
+from sweeper.search.objectives import OBJECTIVES
+from sweeper.storage import tables as store
 from trainables.result import MergeRow
 
 GAIN = "gain_mean_loss_val"

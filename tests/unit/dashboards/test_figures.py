@@ -13,9 +13,9 @@ from dashboards.charts.search_history import progress_chart
 from dashboards.charts.theme import GREY
 from dashboards.data.configurations import config_points
 from dashboards.data.curves import merge_curves, merge_gains, search_steps
-from sweeper import store
-from sweeper.objective import OBJECTIVES
-from sweeper.regime import fit_regime
+from sweeper.analysis.regime import fit_regime
+from sweeper.search.objectives import OBJECTIVES
+from sweeper.storage import tables
 
 GAIN = Measure("gain_mean", "gain_mean_loss_val", "gain_mean_loss_test", "loss gain [nat]", True, 0.0)
 LOSS = Measure("merged_loss", "merged_loss_val", "merged_loss_test", "merged loss [nat]", False, PARENT_LOSS)
@@ -74,8 +74,8 @@ def test_a_regime_without_optimum_leaves_the_points_alone(trials, points):
 def test_repeats_have_error_bars(tmp_path):
     for number in range(3):
         for repeat in range(4):
-            store.write(tmp_path, trial(number, repeat))
-    points = config_points(store.read_trials(tmp_path), "paper", [GAIN.column, GAIN.test_column])
+            tables.write(tmp_path, trial(number, repeat))
+    points = config_points(tables.read_trials(tmp_path), "paper", [GAIN.column, GAIN.test_column])
     trace = _traces(noise_chart(points, GAIN, LABEL, "title"))["validation"]
     errors = {f"{p.noise:.6g}": p.values[GAIN.column].error for p in points if p.values}
     assert len(trace["x"]) >= 1
@@ -91,7 +91,7 @@ def test_axes_say_quantity_and_unit_and_hold_every_point(points):
 
 
 def test_merge_curves_have_one_panel_a_method_and_the_colour_of_their_noise(run, trials):
-    curves = merge_curves(trials, store.read(run, "merges"), "paper")
+    curves = merge_curves(trials, tables.read(run, "merges"), "paper")
     figure = curves_chart(curves, LABEL).figure
     lines = [t for t in figure.data if t.mode == "lines"]
     assert len(lines) == len(curves) == 2 * 57
@@ -108,7 +108,7 @@ def test_merge_curves_have_one_panel_a_method_and_the_colour_of_their_noise(run,
 
 
 def test_thinned_merge_curves_are_counted(run, trials):
-    curves = merge_curves(trials, store.read(run, "merges"), "paper")
+    curves = merge_curves(trials, tables.read(run, "merges"), "paper")
     chart = curves_chart(curves, LABEL, limit=20)
     assert len([t for t in chart.figure.data if t.mode == "lines"]) == 2 * 20
     assert "20 of 57 linear lines shown" in chart.caption
@@ -117,7 +117,7 @@ def test_thinned_merge_curves_are_counted(run, trials):
 
 
 def test_progress_shows_every_configuration_and_the_running_optimum(run, points):
-    steps = search_steps(points, store.read(run, "search"), OBJECTIVES["gain_mean"])
+    steps = search_steps(points, tables.read(run, "search"), OBJECTIVES["gain_mean"])
     traces = _traces(progress_chart(steps, GAIN, LABEL))
     above = [traces[n] for n in ("configuration", "outside the frame", "diverged")]
     assert sum(len(t["x"]) for t in above) == 60
@@ -131,8 +131,8 @@ def test_progress_shows_every_configuration_and_the_running_optimum(run, points)
 
 
 def test_words_of_users_are_escaped_in_hover_texts(tmp_path):
-    store.write(tmp_path, trial(0, outcome="failed", outcome_detail="<img src=x> & more", scores={}))
-    (point,) = config_points(store.read_trials(tmp_path), "paper", [GAIN.column])
+    tables.write(tmp_path, trial(0, outcome="failed", outcome_detail="<img src=x> & more", scores={}))
+    (point,) = config_points(tables.read_trials(tmp_path), "paper", [GAIN.column])
     assert "&lt;img src=x&gt; &amp; more" in describe(point, GAIN.column)
 
 
@@ -147,8 +147,8 @@ def _more_merges(tmp_path, normalised: bool = False):
         rows.append(replace(linear[5], method="uniform_soup", coefficient=1.0, loss_test=0.1, loss_val=0.1))
         if normalised:
             rows = [replace(m, normalised_accuracy_test=1.0 - 0.1 * m.coefficient) for m in rows]
-        store.write(tmp_path, replace(output, merges=tuple(rows)))
-    return store.read_trials(tmp_path), store.read(tmp_path, "merges")
+        tables.write(tmp_path, replace(output, merges=tuple(rows)))
+    return tables.read_trials(tmp_path), tables.read(tmp_path, "merges")
 
 
 def test_every_merge_has_its_panel_and_soups_are_points(tmp_path):
@@ -190,8 +190,8 @@ def test_measured_noise_is_compared_with_predicted_noise_by_rank(tmp_path):
         for repeat, factor in enumerate((0.5, 2.0)):
             output = trial(number, repeat, outcome="ok")
             noises = {**output.result.noises, "paper_full": 3 * factor * (output.result.noises["paper"] or 0) ** 0.5}
-            store.write(tmp_path, replace(output, result=replace(output.result, noises=noises)))
-    trials = store.read_trials(tmp_path)
+            tables.write(tmp_path, replace(output, result=replace(output.result, noises=noises)))
+    trials = tables.read_trials(tmp_path)
     found = compare(trials, "paper")
     assert found is not None
     assert (found.predicted, found.measured, len(found.points)) == ("paper", "paper_full", 8)
@@ -210,10 +210,10 @@ def test_measured_noise_is_compared_with_predicted_noise_by_rank(tmp_path):
 def test_out_of_memory_has_its_own_mark(tmp_path):
     for number in range(8):
         lost = number == 3
-        store.write(
+        tables.write(
             tmp_path, trial(number, outcome="out_of_memory" if lost else "ok", **({"scores": {}} if lost else {}))
         )
-    points = config_points(store.read_trials(tmp_path), "paper", [GAIN.column, GAIN.test_column])
+    points = config_points(tables.read_trials(tmp_path), "paper", [GAIN.column, GAIN.test_column])
     assert [p.can_win for p in points].count(False) == 1
     chart = noise_chart(points, GAIN, LABEL, "t")
     assert "⧗ out of memory" in chart.caption

@@ -12,8 +12,8 @@ from dashboards.data.runs import Run
 from dashboards.data.trial_rows import heads, listed
 from dashboards.text.trial_details import details, row_of
 from dashboards.views.parents import scored
-from sweeper.belief import Belief
-from sweeper.winners import winner
+from sweeper.analysis.best import winner
+from sweeper.analysis.posterior import Belief
 
 RULES = {
     "lessThan": lambda v, x: v < x,
@@ -66,7 +66,7 @@ def test_details_of_a_trial(trials):
     row = row_of(trials, output.result.digest)
     import pyarrow as pa
 
-    from sweeper import store
+    from sweeper.storage import tables as store
 
     tables = [
         pa.Table.from_pylist(store._records(rows), schema=store.SCHEMAS[name])

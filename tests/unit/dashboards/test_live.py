@@ -7,25 +7,25 @@ import pytest
 from fake_sweep import trial, write_sweep
 
 from dashboards.data.folders import Folder, Live, folders_at, join
-from sweeper import store
-from sweeper.spec import SpecError
+from sweeper.config.spec import SpecError
+from sweeper.storage import tables
 
 
 def test_only_new_parts_are_opened_and_the_version_changes_with_the_content(tmp_path, monkeypatch):
     run = write_sweep(tmp_path / "run", trials=4, budget=9)
     folder = Folder(str(run))
     first = folder.run()
-    assert first.tables["trials"].equals(store.read_trials(run))
+    assert first.tables["trials"].equals(tables.read_trials(run))
     assert folder.run() is first
     opened: list[str] = []
-    read_part = store.read_part
+    read_part = tables.read_part
     monkeypatch.setattr(
-        store, "read_part", lambda place, path, table: opened.append(path) or read_part(place, path, table)
+        tables, "read_part", lambda place, path, table: opened.append(path) or read_part(place, path, table)
     )
-    store.write(run, trial(4))
+    tables.write(run, trial(4))
     second = folder.run()
     assert [p.rsplit("/", 1)[1] for p in opened] == [f"{trial(4).result.digest}.parquet"]
-    assert second.tables["trials"].equals(store.read_trials(run))
+    assert second.tables["trials"].equals(tables.read_trials(run))
     assert second.key != first.key
     assert first.tables["trials"].num_rows == 4  # the earlier moment stays as it was
 
@@ -35,7 +35,7 @@ def test_a_half_written_part_is_said_and_read_once_it_is_whole(tmp_path):
     folder = Folder(str(run))
     folder.run()
     part = run / "trials" / f"{trial(2).result.digest}.parquet"
-    store.write(tmp_path / "whole", trial(2))
+    tables.write(tmp_path / "whole", trial(2))
     whole = (tmp_path / "whole" / "trials" / part.name).read_bytes()
     part.write_bytes(whole[: len(whole) // 2])
     broken = folder.run()
@@ -65,7 +65,7 @@ def test_several_runs_are_one_without_duplicates(tmp_path):
     assert trials["run"].to_pylist() == ["a"] * 4 + ["b"] * 2
     assert both.settings is not None
     assert both.settings["trials"] == 10
-    assert both.tables["merges"].num_rows == store.read(b, "merges").num_rows
+    assert both.tables["merges"].num_rows == tables.read(b, "merges").num_rows
     assert live.run(["a", "b"]) is both
     # never silently: what is pooled is said
     (said,) = both.pooled

@@ -9,9 +9,9 @@ from fake_sweep import search_row, trial, write_sweep
 
 from dashboards.page.page import write_page
 from dashboards.views import VIEWS
-from sweeper import store
-from sweeper.regime import fit_regime
-from sweeper.store import read_trials
+from sweeper.analysis.regime import fit_regime
+from sweeper.storage import tables
+from sweeper.storage.tables import read_trials
 from trainables.result import trial_columns
 
 FIGURES = ["gain_mean", "parents", "collapse", "ranking", "decomposition", "curves", "barriers", "progress", "parallel"]
@@ -74,7 +74,7 @@ def test_an_unfinished_run_says_what_is_not_known(tmp_path, count):
 
 def test_a_run_of_diverged_trials_only(tmp_path):
     for number in range(8):
-        store.write(tmp_path, trial(number, outcome="diverged", scores={}))
+        tables.write(tmp_path, trial(number, outcome="diverged", scores={}))
     text = write_page(tmp_path).read_text(encoding="utf-8")
     assert "No trial is ok so far" in text
     assert "no readable sweep.yaml" in text
@@ -103,7 +103,7 @@ def test_names_from_files_are_escaped(tmp_path):
 def test_a_corrupt_part_is_named_on_the_page_and_warned_of(tmp_path):
     run = write_sweep(tmp_path / "run", trials=3, budget=3)
     (run / "trials" / "bad.parquet").write_bytes(b"no parquet")
-    with pytest.warns(store.SkippedPart, match=r"bad\.parquet"):
+    with pytest.warns(tables.SkippedPart, match=r"bad\.parquet"):
         page = write_page(run)
     assert "bad.parquet" in _text(page)
     assert "3 of 3" in _text(page)
@@ -154,12 +154,12 @@ def test_recommended_hyperparameters_reach_the_best_noise(page, trials):
 
 def test_a_configuration_with_a_diverged_repeat_does_not_win(tmp_path):
     for number in range(3):
-        store.write(tmp_path, trial(number))
+        tables.write(tmp_path, trial(number))
     best = max(read_trials(tmp_path).to_pylist(), key=lambda r: r["gain_mean_loss_val"])["number"]
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"objective": "gain_mean"}))
     first = r'id="best".*?<tbody><tr><td>1</td><td[^>]*>(\d+)</td>'
     assert re.search(first, _text(write_page(tmp_path)), re.S).group(1) == str(best)
-    store.write(tmp_path, trial(best, repeat=1, outcome="diverged", scores={}))
+    tables.write(tmp_path, trial(best, repeat=1, outcome="diverged", scores={}))
     assert re.search(first, _text(write_page(tmp_path)), re.S).group(1) != str(best)
 
 

@@ -8,7 +8,7 @@ from fake_sweep import write_sweep
 from dashboards.charts.theme import DARK, LIGHT
 from dashboards.page import images
 from dashboards.page.page import read_run
-from sweeper.cli import main
+from sweeper.cli.main import main
 
 
 @pytest.fixture

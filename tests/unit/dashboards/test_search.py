@@ -10,9 +10,9 @@ from dashboards.data.selection import Selection
 from dashboards.page.page import read_run
 from dashboards.text.failures import failure_table, failures
 from dashboards.views import choices, search
-from sweeper.belief import Belief
-from sweeper.explanation import Explanation
-from sweeper.objective import OBJECTIVES
+from sweeper.analysis.posterior import Belief
+from sweeper.search.noise_sampler.explanation import Explanation
+from sweeper.search.objectives import OBJECTIVES
 
 GAIN = "gain_mean_loss_val"
 

@@ -7,7 +7,7 @@ import pytest
 from fake_sweep import PARENT_LOSS, at_knobs, gain_at, trial, write_sweep
 
 from dashboards.data.configurations import Estimate, anchor, config_points, estimate, overview, sweep_of, winners
-from sweeper.store import SCHEMAS, read_trials
+from sweeper.storage.tables import SCHEMAS, read_trials
 
 GAIN = "gain_mean_loss_val"
 
@@ -42,10 +42,10 @@ def test_repeats_are_averaged_over_the_ok_ones(tmp_path):
 
 
 def test_a_noise_of_zero_has_no_place_on_a_log_axis(tmp_path):
-    from sweeper import store
+    from sweeper.storage import tables
 
     output = trial(0, noises={"paper": 0.0})
-    store.write(tmp_path, output)
+    tables.write(tmp_path, output)
     (point,) = config_points(read_trials(tmp_path), "paper", [GAIN])
     assert point.noise is None
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from sweeper.service.catalog import Catalog
-from sweeper.service.database import DAY_SECONDS, open_database
+from sweeper.service.db.sweeps import Catalog
+from sweeper.service.db.tables import DAY_SECONDS, open_database
 from sweeper.service.logs import LOGGERS
 from tests.databases import POSTGRES, dispose, new_database
 

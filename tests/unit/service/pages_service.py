@@ -16,17 +16,17 @@ from typing import Any, cast
 from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 
-from sweeper.service.audit import Audit
-from sweeper.service.catalog import Catalog, Entry, New
-from sweeper.service.database import open_database
-from sweeper.service.guard import Guard
-from sweeper.service.limits import Limits
-from sweeper.service.outward import Outward
+from sweeper.client.models import BestView, Progress, RegimeView, Role, State, Sweep
+from sweeper.service.api.auth import Guard
+from sweeper.service.db.audit import Audit
+from sweeper.service.db.sweeps import Catalog, Entry, New
+from sweeper.service.db.tables import open_database
+from sweeper.service.db.users import Users
 from sweeper.service.pages import mount
-from sweeper.service.records import BestView, Progress, RegimeView, Role, State, Sweep
+from sweeper.service.policy.limits import Limits
 from sweeper.service.service import Service
-from sweeper.service.users import Users
-from sweeper.store import read_trials
+from sweeper.service.views.outward import Outward
+from sweeper.storage.tables import read_trials
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboards"))
 

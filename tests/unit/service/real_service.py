@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sweeper import run
-from sweeper.service.catalog import New
-from sweeper.service.records import State
+from sweeper.client.models import State
+from sweeper.config.spec import SweepSpec
+from sweeper.service.db.sweeps import New
 from sweeper.service.service import Config, Service
-from sweeper.spec import SweepSpec
 
 
 def make_real(root: Path, **config: Any) -> Service:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweeper.service.limits import Limits
-from sweeper.service.outgoing import Paced
-from sweeper.service.peers import Connections, networks
-from sweeper.service.server import Server, server_of
+from sweeper.service.http.outgoing import Paced
+from sweeper.service.http.peers import Connections, networks
+from sweeper.service.http.server import Server, server_of
+from sweeper.service.policy.limits import Limits
 
 BIG = 8 << 20
 

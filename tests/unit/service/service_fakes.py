@@ -11,27 +11,16 @@ from typing import Any, cast
 import pyarrow as pa
 from starlette.testclient import TestClient
 
-from sweeper.service.app import make_api
-from sweeper.service.catalog import Catalog, Entry, New
-from sweeper.service.health import Health
-from sweeper.service.hub import Hub
-from sweeper.service.limits import Limits
-from sweeper.service.records import (
-    Advice,
-    Cost,
-    Extension,
-    Progress,
-    Quota,
-    Role,
-    State,
-    Sweep,
-    SweepDetail,
-    Transition,
-)
+from sweeper.client.models import Advice, Cost, Extension, Progress, Quota, Role, State, Sweep, SweepDetail, Transition
+from sweeper.config.yaml_source import SpecError
+from sweeper.service.api.app import make_api
+from sweeper.service.db.health import Health
+from sweeper.service.db.sweeps import Catalog, Entry, New
+from sweeper.service.db.users import Users
+from sweeper.service.policy.limits import Limits
+from sweeper.service.policy.space_files import SpaceFiles
 from sweeper.service.service import Config
-from sweeper.service.space_files import SpaceFiles
-from sweeper.service.users import Users
-from sweeper.specfile import SpecError
+from sweeper.service.views.events import Hub
 from tests.databases import opened
 
 HERE = "http://127.0.0.1"

@@ -7,17 +7,17 @@ from types import SimpleNamespace
 import pytest
 
 from search_spaces import names
-from sweeper.service.admission import Rules, admit, changed
-from sweeper.service.catalog import UnknownSweepError
-from sweeper.service.limits import Limits
-from sweeper.service.parsing import parsed
-from sweeper.service.records import Role
-from sweeper.service.refusals import RefusedError
+from sweeper.client.models import Role
+from sweeper.config.spec import SweepSpec, load_spec
+from sweeper.config.yaml_source import SpecError
+from sweeper.service.db.sweeps import UnknownSweepError
+from sweeper.service.db.users import User
+from sweeper.service.policy.admission import Rules, admit, changed
+from sweeper.service.policy.bodies import parsed
+from sweeper.service.policy.errors import RefusedError
+from sweeper.service.policy.limits import Limits
+from sweeper.service.policy.space_files import SpaceFiles
 from sweeper.service.service import Config
-from sweeper.service.space_files import SpaceFiles
-from sweeper.service.users import User
-from sweeper.spec import SweepSpec, load_spec
-from sweeper.specfile import SpecError
 
 ANNA, ROOT = User("anna", Role.SUBMITTER), User("root", Role.ADMIN)
 SPACE = "from search_spaces import load, Space\nSPACE = load('digits_cnn').override({}, {'epochs': 3}, name='mine')\n"

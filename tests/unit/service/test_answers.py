@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from sweeper import belief, extending, reading
-from sweeper.places import AwayError, Place
-from sweeper.service import answers, views
-from sweeper.service.answers import Answers
-from sweeper.service.app import make_api
-from sweeper.service.catalog import New
-from sweeper.service.records import State
-from sweeper.service.refusals import RefusedError
+from sweeper.analysis import posterior
+from sweeper.cli.commands import extend, inspect
+from sweeper.client.models import State
+from sweeper.config.yaml_source import SpecError
+from sweeper.service.api.app import make_api
+from sweeper.service.db.sweeps import New
+from sweeper.service.policy.errors import RefusedError
 from sweeper.service.service import Service
-from sweeper.specfile import SpecError
+from sweeper.service.views import memo, views
+from sweeper.service.views.memo import Answers
+from sweeper.storage.location import AwayError, Place
 
 from .real_service import add_done, make_real
 
@@ -58,8 +59,8 @@ def test_an_answer_is_computed_once() -> None:
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "KEPT", 3)
-    monkeypatch.setattr(answers, "KEPT_BYTES", 20)
+    monkeypatch.setattr(memo, "KEPT", 3)
+    monkeypatch.setattr(memo, "KEPT_BYTES", 20)
     kept, first = Answers(), Counted((b"x" * 5, b"x" * 3))
     for key in (0, 1, 2, 0):
         kept.of(key, first)
@@ -73,7 +74,7 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_few_are_computed_and_awaited_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "WAITING", 2)
+    monkeypatch.setattr(memo, "WAITING", 2)
     kept, slow, found = Answers(), Counted(), list[Any]()
     slow.go.clear()
 
@@ -96,12 +97,12 @@ def test_few_are_computed_and_awaited_at_a_time(monkeypatch: pytest.MonkeyPatch)
     for thread in threads:
         thread.join()
     assert (found[1:], slow.calls) == ([1] * 4, 3)  # two asked the same
-    monkeypatch.setattr(answers, "WAITING", 0)
+    monkeypatch.setattr(memo, "WAITING", 0)
     ask(6)
     assert (found[-1], slow.calls) == (1, 4)  # with a free turn nobody has to wait
-    monkeypatch.setattr(answers, "WAITING", 2)
+    monkeypatch.setattr(memo, "WAITING", 2)
     slow.go.clear()
-    monkeypatch.setattr(answers, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(memo, "WAIT_SECONDS", 0.01)
     threads = [threading.Thread(target=ask, args=(key,)) for key in (7, 8)]
     for thread in threads:
         thread.start()
@@ -148,14 +149,14 @@ def test_heavy_answers_are_computed_again_only_after_a_change(
 
     monkeypatch.setattr(page, "sections", lambda _: {})  # seconds of figures
     counted(page, "render", "report")
-    counted(belief, "belief", "best")
-    counted(reading, "advised", "recommendation")
-    counted(extending, "planned", "extend")
+    counted(posterior, "belief", "best")
+    counted(inspect, "advised", "recommendation")
+    counted(extend, "planned", "extend")
 
     def ask() -> list[int]:
         url = f"/v1/sweeps/{sweep}"
-        answers = [client.get(f"{url}/{p}") for p in ("report", "best", "recommendation?batch_size=64")]
-        return [a.status_code for a in (*answers, client.post(f"{url}/extend?dry_run=true"))]
+        memo = [client.get(f"{url}/{p}") for p in ("report", "best", "recommendation?batch_size=64")]
+        return [a.status_code for a in (*memo, client.post(f"{url}/extend?dry_run=true"))]
 
     first = ask()
     assert first[:2] == [200, 200]

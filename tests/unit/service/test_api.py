@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sweeper.places import AwayError
-from sweeper.service.api_results import chosen
-from sweeper.service.limits import Limits
-from sweeper.service.records import Quota, Role, State
+from sweeper.client.models import Quota, Role, State
+from sweeper.service.api.results import chosen
+from sweeper.service.policy.limits import Limits
+from sweeper.storage.location import AwayError
 
 from .service_fakes import client_of, make_service
 
@@ -305,7 +305,7 @@ def test_an_internal_error_is_a_problem_too(client, service, monkeypatch):
 
 
 def test_names_are_the_command_lines(client, capsys):
-    from sweeper.cli import main
+    from sweeper.cli.main import main
 
     for name in ("spaces", "noises", "merges"):
         main([name, "--json"])

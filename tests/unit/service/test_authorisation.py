@@ -2,7 +2,7 @@
 
 import pytest
 
-from sweeper.service.records import Role, State
+from sweeper.client.models import Role, State
 
 from .service_fakes import client_of, make_service
 

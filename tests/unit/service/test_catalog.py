@@ -3,10 +3,10 @@
 import pytest
 from sqlalchemy import Engine, event, inspect, select
 
-from sweeper.service.catalog import Catalog, KeyReusedError, New, StateError, UnknownSweepError
-from sweeper.service.database import NAME, VERSION, meta, open_database, sessions
-from sweeper.service.records import ALLOWED, ENDED, State
-from sweeper.specfile import SpecError
+from sweeper.client.models import ALLOWED, ENDED, State
+from sweeper.config.yaml_source import SpecError
+from sweeper.service.db.sweeps import Catalog, KeyReusedError, New, StateError, UnknownSweepError
+from sweeper.service.db.tables import NAME, VERSION, meta, open_database, sessions
 
 from .conftest import Clock
 

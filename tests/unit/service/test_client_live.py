@@ -11,9 +11,9 @@ import pytest
 import uvicorn
 
 import sweeper.service
-from sweeper.cli import main
+from sweeper.cli.main import main
 from sweeper.client import Client, ClientError
-from sweeper.service.app import make_api
+from sweeper.service.api.app import make_api
 from sweeper.service.service import Config, Service
 
 NOTEBOOK = Path(sweeper.service.__file__).with_name("example.ipynb")

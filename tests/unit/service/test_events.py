@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from sweeper.service.limits import Limits
-from sweeper.service.records import Role, State
+from sweeper.client.models import Role, State
+from sweeper.service.policy.limits import Limits
 
 from .service_fakes import client_of, make_service
 

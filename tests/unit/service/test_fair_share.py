@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
-from sweeper.service import fair
-from sweeper.service.fair import Waiting, order
-from sweeper.service.hub import Hub
-from sweeper.service.records import Quota
+from sweeper.client.models import Quota
+from sweeper.service.scheduler import fair_share
+from sweeper.service.scheduler.fair_share import Waiting, order
+from sweeper.service.views.events import Hub
 
 
 def ids(*waiting: Waiting, running: tuple[str, ...] = (), **more: object) -> list[str]:
@@ -44,8 +44,8 @@ def test_a_quota_holds_back_and_the_place_in_the_queue_is_the_last() -> None:
 def test_thousands_are_ordered_with_few_looks_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = [Waiting(f"s{i:04}", f"u{i % 40}", i % 3, float(i)) for i in range(4000)]
     looked, asked = list[str](), list[str]()
-    by = fair._own_order
-    monkeypatch.setattr(fair, "_own_order", lambda sweep: looked.append(sweep.id) or by(sweep))
+    by = fair_share._own_order
+    monkeypatch.setattr(fair_share, "_own_order", lambda sweep: looked.append(sweep.id) or by(sweep))
     found = list(order(sent, [], lambda user: asked.append(user) or Quota(running=50)))
     assert [may for _, may in found] == [True] * 2000 + [False] * 2000
     assert len({sweep for sweep, _ in found}) == len(sent)

@@ -6,10 +6,10 @@ import re
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from sweeper.http_parts import is_loopback_name
-from sweeper.service.guard import Buckets
-from sweeper.service.limits import Limits
-from sweeper.service.records import Role
+from sweeper.client.models import Role
+from sweeper.net import is_loopback_name
+from sweeper.service.api.auth import Buckets
+from sweeper.service.policy.limits import Limits
 
 from .service_fakes import client_of, make_service
 

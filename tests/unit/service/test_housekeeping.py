@@ -6,14 +6,14 @@ from typing import Any, cast
 
 import pytest
 
-from sweeper.resources import Resources
-from sweeper.service.audit import Audit
-from sweeper.service.catalog import Catalog, New
-from sweeper.service.housekeeping import Housekeeping, trim
-from sweeper.service.landing import Landing
-from sweeper.service.ownership import TakenError
-from sweeper.service.quotas import WINDOW_SECONDS
-from sweeper.service.records import Quota, State
+from sweeper.client.models import Quota, State
+from sweeper.runner.ray_tune.placement import Resources
+from sweeper.service.db.audit import Audit
+from sweeper.service.db.landing import Landing
+from sweeper.service.db.ownership import TakenError
+from sweeper.service.db.sweeps import Catalog, New
+from sweeper.service.policy.quotas import WINDOW_SECONDS
+from sweeper.service.scheduler.housekeeping import Housekeeping, trim
 from tests.databases import opened
 from tests.unit.sweeper.trial_rows import table, trial
 

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from sweeper.service import local_ray
-from sweeper.service.local_ray import LocalRay
-from sweeper.spec import SpecError
+from sweeper.config.spec import SpecError
+from sweeper.service.scheduler import local_ray
+from sweeper.service.scheduler.local_ray import LocalRay
 
 WORKS = "echo Ray runtime started; exec sleep 60"
 

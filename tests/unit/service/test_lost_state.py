@@ -13,16 +13,16 @@ import pytest
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from sweeper.service import cancels
-from sweeper.service.app import make_api
-from sweeper.service.catalog import Entry, New
-from sweeper.service.control import Control, Outcome
-from sweeper.service.database import DAY_SECONDS, sweeps
-from sweeper.service.rebuild import NOBODY
-from sweeper.service.records import State
+from sweeper.client.models import State
+from sweeper.config.spec import SpecError
+from sweeper.config.yaml_text import write_stored
+from sweeper.service.api.app import make_api
+from sweeper.service.db.sweeps import Entry, New
+from sweeper.service.db.tables import DAY_SECONDS, sweeps
+from sweeper.service.scheduler import cancels
+from sweeper.service.scheduler.process import Control, Outcome
+from sweeper.service.scheduler.rebuild import NOBODY
 from sweeper.service.service import Service
-from sweeper.spec import SpecError
-from sweeper.yaml_text import write_stored
 
 from .real_service import add_done, make_real
 from .service_fakes import HERE

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from sweeper.parameter import parse_bytes
-from sweeper.service.catalog import Catalog, Entry, New
-from sweeper.service.database import open_database
-from sweeper.service.hub import Hub
-from sweeper.service.memory import Room, machine_memory, room
-from sweeper.service.queue import Queue
-from sweeper.service.records import Quota, State
-from sweeper.service.supervisor import Supervisor
-from sweeper.service.views import Views
-from sweeper.spec import SweepSpec
-from sweeper.store import read_trials
+from sweeper.client.models import Quota, State
+from sweeper.config.fields import parse_bytes
+from sweeper.config.spec import SweepSpec
+from sweeper.service.db.sweeps import Catalog, Entry, New
+from sweeper.service.db.tables import open_database
+from sweeper.service.scheduler.memory import Room, machine_memory, room
+from sweeper.service.scheduler.queue import Queue
+from sweeper.service.scheduler.supervisor import Supervisor
+from sweeper.service.views.events import Hub
+from sweeper.service.views.views import Views
+from sweeper.storage.tables import read_trials
 from trainables.pair.record import failed
 from trainables.result import Outcome
 from trainables.runtime import Runtime

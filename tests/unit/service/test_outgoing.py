@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sweeper.service import outgoing
-from sweeper.service.outgoing import PIECE, Paced
-from sweeper.service.peers import CONNECTION
+from sweeper.service.http import outgoing
+from sweeper.service.http.outgoing import PIECE, Paced
+from sweeper.service.http.peers import CONNECTION
 
 
 class Reader:

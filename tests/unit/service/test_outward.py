@@ -15,17 +15,17 @@ from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
 from dashboards.views.verdicts import in_background
-from sweeper.service.api_events import written
-from sweeper.service.app import ROUTERS, make_api
-from sweeper.service.outward import Outward
+from sweeper.client.models import State
+from sweeper.service.api.app import ROUTERS, make_api
+from sweeper.service.api.events import written
 from sweeper.service.pages import mount
-from sweeper.service.records import State
 from sweeper.service.service import Service
+from sweeper.service.views.outward import Outward
 
 from .real_service import add_done, add_ended, make_real
 from .test_pages import Reader
 
-pytestmark = pytest.mark.filterwarnings("ignore::sweeper.store.SkippedPart")
+pytestmark = pytest.mark.filterwarnings("ignore::sweeper.storage.tables.SkippedPart")
 SPACE = """
 from optuna.distributions import FloatDistribution
 from search_spaces import Space, load

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, delete, text
 
-from sweeper.service.database import meta, open_database
-from sweeper.service.ownership import FILE, Ownership, TakenError, identity
-from sweeper.specfile import SpecError
+from sweeper.config.yaml_source import SpecError
+from sweeper.service.db.ownership import FILE, Ownership, TakenError, identity
+from sweeper.service.db.tables import meta, open_database
 from tests.databases import new_database
 
 

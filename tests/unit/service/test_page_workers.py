@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("dash")
 from dashboards.views.verdicts import in_background
-from sweeper.service.limits import Limits
 from sweeper.service.pages import WORKERS
+from sweeper.service.policy.limits import Limits
 
 from .pages_service import Made
 from .served import Served, rest, served

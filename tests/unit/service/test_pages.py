@@ -16,8 +16,8 @@ pytest.importorskip("dash")
 from fake_sweep import write_sweep
 
 from dashboards.views.verdicts import in_background
+from sweeper.client.models import State
 from sweeper.service.pages import OLD_COOKIE
-from sweeper.service.records import State
 
 RUNNING = (State.STARTING, State.RUNNING)
 

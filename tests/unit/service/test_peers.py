@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.service import outgoing
-from sweeper.service.limits import Limits
-from sweeper.service.peers import Connections, Peer, Stage, networks, plain, room
-from sweeper.specfile import SpecError
+from sweeper.config.yaml_source import SpecError
+from sweeper.service.http import outgoing
+from sweeper.service.http.peers import Connections, Peer, Stage, networks, plain, room
+from sweeper.service.policy.limits import Limits
 
 from .served import BIG, App, Served, rest, served
 from .test_serving import _certificate as certificate

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.cli import main
-from sweeper.service.database import open_database
-from sweeper.service.private import make_private_folder
-from sweeper.specfile import SpecError
+from sweeper.cli.main import main
+from sweeper.config.yaml_source import SpecError
+from sweeper.service.db.private import make_private_folder
+from sweeper.service.db.tables import open_database
 
 from .real_service import make_real
 

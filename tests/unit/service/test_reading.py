@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from sweeper.places import AwayError, place_of
-from sweeper.service.catalog import Catalog, Entry, New
-from sweeper.service.hub import Hub
-from sweeper.service.records import State
-from sweeper.service.views import Views
-from sweeper.store import write_table
+from sweeper.client.models import State
+from sweeper.service.db.sweeps import Catalog, Entry, New
+from sweeper.service.views.events import Hub
+from sweeper.service.views.views import Views
+from sweeper.storage.location import AwayError, place_of
+from sweeper.storage.tables import write_table
 from tests.databases import opened
 from tests.unit.sweeper.trial_rows import table, trial
 

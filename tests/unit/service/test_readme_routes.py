@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.cli import main
-from sweeper.service.app import ROUTERS
-from sweeper.service.records import Quota
+from sweeper.cli.main import main
+from sweeper.client.models import Quota
+from sweeper.service.api.app import ROUTERS
 
 README = Path(__file__).parents[3] / "README.md"
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeper import lease, runfolder
-from sweeper.places import place_of
-from sweeper.service import runner
-from sweeper.service.control import Control, Outcome
-from sweeper.specfile import SpecError
-from sweeper.store import read_trials
+from sweeper.config.yaml_source import SpecError
+from sweeper.service.scheduler import worker
+from sweeper.service.scheduler.process import Control, Outcome
+from sweeper.storage import lease, run_folder
+from sweeper.storage.location import place_of
+from sweeper.storage.tables import read_trials
 
 SPEC = {"space": "synthetic", "runner": "inline", "sampler": "random", "trials": 2}
 
@@ -33,7 +33,7 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOLCK, "no locks here")
 
     names = {n: getattr(fcntl, n) for n in ("LOCK_EX", "LOCK_NB", "LOCK_SH", "LOCK_UN")}
-    monkeypatch.setattr(runfolder, "fcntl", SimpleNamespace(flock=flock, **names))
+    monkeypatch.setattr(run_folder, "fcntl", SimpleNamespace(flock=flock, **names))
     for name, seconds in {"STALE": 0.8, "DRIFT": 0.2, "LOOK": 0.05, "SETTLE": 0.01}.items():
         monkeypatch.setattr(lease, f"{name}_SECONDS", seconds)
 
@@ -54,7 +54,7 @@ def hold(run: Path) -> None:
 def ran(control: Control) -> Outcome:
     lock = os.open(control.folder / "lock", os.O_RDWR | os.O_CREAT)
     try:
-        assert runner.main(str(control.folder), str(lock)) == 0
+        assert worker.main(str(control.folder), str(lock)) == 0
     finally:
         os.close(lock)
     outcome = control.outcome(control.task["attempt"])
@@ -65,7 +65,7 @@ def ran(control: Control) -> Outcome:
 def test_the_lease_of_a_killed_process_is_waited_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     control = control_of(tmp_path)
     hold(tmp_path / "run")
-    with pytest.raises(SpecError, match=r"is free within 0.8 s"), runfolder.locked(tmp_path / "run"):
+    with pytest.raises(SpecError, match=r"is free within 0.8 s"), run_folder.locked(tmp_path / "run"):
         pass  # people are told at once
     hold(tmp_path / "run")
     assert ran(control) == Outcome("done", "all trials are run")
@@ -144,5 +144,5 @@ def test_a_signal_ends_a_sweep_as_was_asked(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "_run", interrupted)
+    monkeypatch.setattr(worker, "_run", interrupted)
     assert ran(control) == Outcome(state, reason)

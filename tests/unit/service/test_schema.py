@@ -10,8 +10,8 @@ from schemathesis import Config
 from schemathesis.engine import from_schema
 from schemathesis.engine.events import EngineFinished, FatalError, NonFatalError, ScenarioFinished
 
-from sweeper.service.app import make_api
-from sweeper.service.records import Role, State
+from sweeper.client.models import Role, State
+from sweeper.service.api.app import make_api
 
 from .real_service import add_done, add_ended, make_real
 from .service_fakes import make_service

@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from sweeper.cli import main
+from sweeper.cli.commands.serve import quota_of, seconds_of
+from sweeper.cli.main import main
 from sweeper.client import Client, ClientError
-from sweeper.service.database import open_database
-from sweeper.service.ownership import Ownership
-from sweeper.serving import quota_of, seconds_of
-from sweeper.specfile import SpecError
+from sweeper.config.yaml_source import SpecError
+from sweeper.service.db.ownership import Ownership
+from sweeper.service.db.tables import open_database
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from sweeper.client.models import State
+from sweeper.config.yaml_source import SpecError
 from sweeper.descriptors import MOST, raise_limit, shortage
-from sweeper.service import shortage as module
-from sweeper.service.control import Control
-from sweeper.service.problems import of_error
-from sweeper.service.reader import Found
-from sweeper.service.records import State
-from sweeper.specfile import SpecError
+from sweeper.service.api.problems import of_error
+from sweeper.service.scheduler import shortage as module
+from sweeper.service.scheduler.process import Control
+from sweeper.service.views.reader import Found
 from tests.databases import opened
 
 from .test_supervisor_states import Rig

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from search_spaces._space import SpaceError
-from sweeper.service import space_files
-from sweeper.service.space_files import SpaceFiles
+from sweeper.service.policy import space_files
+from sweeper.service.policy.space_files import SpaceFiles
 
 from .service_fakes import client_of, make_service
 

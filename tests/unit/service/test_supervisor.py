@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from sweeper.service.catalog import Catalog, Entry, New, StateError, UnknownSweepError
-from sweeper.service.control import Control
-from sweeper.service.database import open_database
-from sweeper.service.hub import Hub
-from sweeper.service.records import Quota, State
-from sweeper.service.starts import spec_to_run
-from sweeper.service.supervisor import SERVER, Supervisor
-from sweeper.service.views import Views
-from sweeper.spec import SweepSpec
-from sweeper.store import read_trials
+from sweeper.client.models import Quota, State
+from sweeper.config.spec import SweepSpec
+from sweeper.service.db.sweeps import Catalog, Entry, New, StateError, UnknownSweepError
+from sweeper.service.db.tables import open_database
+from sweeper.service.scheduler.process import Control
+from sweeper.service.scheduler.starts import spec_to_run
+from sweeper.service.scheduler.supervisor import SERVER, Supervisor
+from sweeper.service.views.events import Hub
+from sweeper.service.views.views import Views
+from sweeper.storage.tables import read_trials
 
 pytestmark = pytest.mark.service
 

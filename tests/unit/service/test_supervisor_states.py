@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, delete
 
-from sweeper.places import AwayError, Place
-from sweeper.service import endings, ray_address, supervisor
-from sweeper.service.catalog import Catalog, Entry, New, StateError, UnknownSweepError
-from sweeper.service.control import Control, Outcome
-from sweeper.service.database import sweeps
-from sweeper.service.hub import Hub
-from sweeper.service.reader import Found
-from sweeper.service.records import Progress, Quota, State
-from sweeper.service.supervisor import BACK, SERVER, Supervisor
-from sweeper.service.views import Views
-from sweeper.spec import SpecError, SweepSpec
+from sweeper.client.models import Progress, Quota, State
+from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.service.db.sweeps import Catalog, Entry, New, StateError, UnknownSweepError
+from sweeper.service.db.tables import sweeps
+from sweeper.service.scheduler import finalise, ray_address, supervisor
+from sweeper.service.scheduler.process import Control, Outcome
+from sweeper.service.scheduler.supervisor import BACK, SERVER, Supervisor
+from sweeper.service.views.events import Hub
+from sweeper.service.views.reader import Found
+from sweeper.service.views.views import Views
+from sweeper.storage.location import AwayError, Place
 from tests.databases import opened
 
 
@@ -118,7 +118,7 @@ def rig(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The time of what is tried again; `now` can be set."""
     made = SimpleNamespace(now=1000.0)
-    for module in (endings, ray_address):
+    for module in (finalise, ray_address):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: made.now))
     return made
 

@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sweeper.service import turns
-from sweeper.service.limits import Limits
-from sweeper.service.records import Role, State
-from sweeper.service.refusals import RefusedError
-from sweeper.service.turns import Turns
+from sweeper.client.models import Role, State
+from sweeper.service.api import turns
+from sweeper.service.api.turns import Turns
+from sweeper.service.policy.errors import RefusedError
+from sweeper.service.policy.limits import Limits
 
 from .service_fakes import client_of, make_service
 from .test_answers import until

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from sweeper.service.app import make_api
-from sweeper.service.control import Control, Outcome
-from sweeper.service.database import VERSION
+from sweeper.service.api.app import make_api
+from sweeper.service.db.tables import VERSION
+from sweeper.service.scheduler.process import Control, Outcome
 from sweeper.service.service import Service
 
 from .real_service import make_real

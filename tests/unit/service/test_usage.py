@@ -5,14 +5,14 @@ import pytest
 from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import OperationalError
 
-from sweeper.resources import Resources
-from sweeper.service.catalog import Catalog, New, UnknownSweepError
-from sweeper.service.database import NAME, meta, open_database
-from sweeper.service.landing import CHUNK, Landing
-from sweeper.service.quotas import Ask, gpu_hours_left, holding, stop_beyond, to_go, within_quota
-from sweeper.service.records import Quota, State
-from sweeper.service.refusals import RefusedError
-from sweeper.spec import SweepSpec
+from sweeper.client.models import Quota, State
+from sweeper.config.spec import SweepSpec
+from sweeper.runner.ray_tune.placement import Resources
+from sweeper.service.db.landing import CHUNK, Landing
+from sweeper.service.db.sweeps import Catalog, New, UnknownSweepError
+from sweeper.service.db.tables import NAME, meta, open_database
+from sweeper.service.policy.errors import RefusedError
+from sweeper.service.policy.quotas import Ask, gpu_hours_left, holding, stop_beyond, to_go, within_quota
 
 from .conftest import Clock
 

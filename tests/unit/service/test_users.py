@@ -5,11 +5,11 @@ import time
 import pytest
 from sqlalchemy import select
 
-from sweeper.service import users as module
-from sweeper.service.database import sessions, tokens
-from sweeper.service.records import Quota, Role
-from sweeper.service.users import SESSION_SECONDS, SESSIONS, Users
-from sweeper.specfile import SpecError
+from sweeper.client.models import Quota, Role
+from sweeper.config.yaml_source import SpecError
+from sweeper.service.db import users as module
+from sweeper.service.db.tables import sessions, tokens
+from sweeper.service.db.users import SESSION_SECONDS, SESSIONS, Users
 from tests.databases import opened
 
 

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import event, select
 from sqlalchemy.exc import OperationalError
 
+from sweeper.client.models import State
+from sweeper.config.yaml_source import SpecError
 from sweeper.service import webhooks
-from sweeper.service.database import deliveries
-from sweeper.service.records import State
+from sweeper.service.db.tables import deliveries
 from sweeper.service.webhooks import TRIES, Webhooks, check_prefix, check_url
-from sweeper.specfile import SpecError
 
 from .service_fakes import make_service
 

@@ -22,7 +22,7 @@ def own_registries() -> Iterator[None]:
 def quick_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No waiting between tries of a client, and no token, server or proxy of the user's."""
     monkeypatch.setattr("sweeper.client.transport.BACKOFF_SECONDS", 0.001)
-    monkeypatch.setattr("sweeper.client.api.LOOK_SECONDS", 0.001)
+    monkeypatch.setattr("sweeper.client.client.LOOK_SECONDS", 0.001)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("SWEEPER_SERVER", "SWEEPER_TOKEN", "SWEEPER_TOKEN_FILE"):

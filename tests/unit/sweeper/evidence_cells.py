@@ -1,4 +1,4 @@
-"""Configurations with a known truth, for the tests of `sweeper.evidence`."""
+"""Configurations with a known truth, for the tests of `sweeper.analysis.evidence`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from trial_rows import BEST, trial
 
-from sweeper.evidence.cells import NAMED, Array, Cells
+from sweeper.analysis.evidence.cells import NAMED, Array, Cells
 
 
 def cells(x: Any, values: Any, **more: Any) -> Cells:

@@ -7,7 +7,7 @@ import pytest
 
 import sweeper
 from sweeper import SweepSpec
-from sweeper.store import read
+from sweeper.storage.tables import read
 
 
 def sweep(run: Path, **more: Any) -> sweeper.Results:
@@ -34,7 +34,7 @@ def altered(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     """Let every trial's result go through `change(spec, result) -> result`."""
     from dataclasses import replace
 
-    from sweeper import jobs
+    from sweeper.runner import jobs
 
     real = jobs.run_trials
 
@@ -47,7 +47,7 @@ def altered(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
     """Interrupt the inline runner after so many jobs, as Ctrl-C does."""
-    from sweeper import inline
+    from sweeper.runner import inline
 
     real, seen = inline.execute, []
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.addresses import check_reachable, joined, token
-from sweeper.spec import SpecError, SweepSpec
+from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.runner.ray_tune.address import check_reachable, joined, token
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sweeper import SweepSpec
-from sweeper.cli import main
-from sweeper.report import wrap
-from sweeper.runfolder import write_start
+from sweeper.analysis.text import wrap
+from sweeper.cli.main import main
+from sweeper.storage.run_folder import write_start
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_json_holds_each_folder_under_its_name(run: Path, tmp_path: Path, capsys
 
 
 def test_conditions_choose_trials(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sweeper.store import read_trials
+    from sweeper.storage.tables import read_trials
 
     batches = read_trials(run)["batch_size"].to_pylist()
     size = max(set(batches), key=batches.count)

@@ -8,8 +8,8 @@ import pytest
 
 import sweeper
 from sweeper import SweepSpec
-from sweeper.belief import Belief, belief
-from sweeper.report import format_belief, noise_share
+from sweeper.analysis.posterior import Belief, belief
+from sweeper.analysis.text import format_belief, noise_share
 from trainables.pair.synthetic import BEST_NOISE
 
 SPEC = SweepSpec(space="synthetic", runner="inline", sampler="random", objective="merged_loss", trials=40, seed=3)

@@ -7,10 +7,10 @@ import pytest
 
 import sweeper
 from sweeper import SweepSpec
-from sweeper.budgets import FEWEST, Budgets
-from sweeper.cli import main
-from sweeper.regime import fit_regime
-from sweeper.spec import SpecError
+from sweeper.analysis.regime import fit_regime
+from sweeper.cli.main import main
+from sweeper.config.spec import SpecError
+from sweeper.runner.budgets import FEWEST, Budgets
 
 
 def spec(run: Path | None = None, **more: Any) -> SweepSpec:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import carrying
-from sweeper.carrying import carried, environment, name_of, package, zipped
-from sweeper.runfolder import SPEC_FILE
-from sweeper.spec import SpecError, SweepSpec, load_spec
+from sweeper.config.spec import SpecError, SweepSpec, load_spec
+from sweeper.deploy import bundle
+from sweeper.deploy.bundle import carried, environment, name_of, package, zipped
+from sweeper.storage.run_folder import SPEC_FILE
 
 SPACE_FILE = """
 from optuna.distributions import FloatDistribution
@@ -78,7 +78,7 @@ def test_a_folder_travels_without_what_is_not_the_users(own: Path, tmp_path: Pat
 
 
 def test_too_much_is_named(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carrying, "MOST_BYTES", 5_000)
+    monkeypatch.setattr(bundle, "MOST_BYTES", 5_000)
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "images.bin").write_bytes(bytes(6_000))
@@ -99,7 +99,7 @@ def test_the_package_is_whole_and_small_and_packed_alike() -> None:
 
 
 def test_the_package_says_there_of_which_commit_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carrying, "package_version", lambda: ("0", "0123456789ab+"))
+    monkeypatch.setattr(bundle, "package_version", lambda: ("0", "0123456789ab+"))
     with zipfile.ZipFile(io.BytesIO(zipped(package()))) as opened:
         opened.extractall(tmp_path)
     asked = "from trainables.runtime import package_version; print(package_version()[1])"
@@ -122,7 +122,7 @@ def test_a_job_is_named_after_search_and_place(own: Path) -> None:
 
 
 def test_a_prior_of_this_machine_is_read_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sweeper.cli import main
+    from sweeper.cli.main import main
 
     run = tmp_path / "first"
     args = ["run", "synthetic", "--runner", "inline", "--sampler", "qmc", "--trials", "24", "--out", str(run)]

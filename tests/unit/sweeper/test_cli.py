@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors import safe_open
 
-from sweeper.cli import main
-from sweeper.store import read, read_trials
+from sweeper.cli.main import main
+from sweeper.storage.tables import read, read_trials
 from trainables.noise import NOISE
 
 RUN = ["run", "synthetic", "--runner", "inline", "--trials", "30", "--objective", "gain_mean", "--seed", "1"]
@@ -72,7 +72,7 @@ def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 def test_help_is_fast_and_loads_nothing_heavy() -> None:
     code = (
         "import sys, time; t = time.perf_counter()\n"
-        "from sweeper.cli import main\n"
+        "from sweeper.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as e: assert e.code == 0\n"
         "heavy = {'torch', 'ray', 'optuna', 'pyarrow', 'plotly', 'numpy', 'pydantic'} & set(sys.modules)\n"

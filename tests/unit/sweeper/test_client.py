@@ -13,9 +13,9 @@ from fake_service import DROP, FakeService, event, sweep
 from trial_rows import trial
 
 from sweeper.client import Client, ClientError
-from sweeper.service.records import State
-from sweeper.spec import SweepSpec
-from sweeper.specfile import SpecError
+from sweeper.client.models import State
+from sweeper.config.spec import SweepSpec
+from sweeper.config.yaml_source import SpecError
 
 TOKEN = "a-token-that-nobody-may-see"
 FIRST = "/v1/sweeps/synthetic-1"

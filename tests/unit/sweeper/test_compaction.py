@@ -11,13 +11,14 @@ from inline_sweeps import sweep
 from pyarrow.fs import LocalFileSystem
 from trial_rows import table, trial
 
-from sweeper import SweepSpec, run, session
-from sweeper.cli import main
-from sweeper.compaction import AUTOMATIC, compact
-from sweeper.places import Place, place_of
-from sweeper.retries import StorageError
-from sweeper.runfolder import locked
-from sweeper.store import SCHEMAS, joined, read, read_rows, read_trials, write_table
+from sweeper import SweepSpec, run
+from sweeper.cli.main import main
+from sweeper.runner import session
+from sweeper.storage.compaction import AUTOMATIC, compact
+from sweeper.storage.location import Place, place_of
+from sweeper.storage.retry import StorageError
+from sweeper.storage.run_folder import locked
+from sweeper.storage.tables import SCHEMAS, joined, read, read_rows, read_trials, write_table
 
 
 def tables(run: Path) -> dict[str, list[dict[str, Any]]]:

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from inline_sweeps import sweep
 
-from sweeper.cli import main
-from sweeper.compared import Overlap, look, overlaps
-from sweeper.comparing import _names
-from sweeper.regime import fit_regime
-from sweeper.store import read_trials
+from sweeper.analysis.comparison import Overlap, look, overlaps
+from sweeper.analysis.regime import fit_regime
+from sweeper.cli.commands.compare import _names
+from sweeper.cli.main import main
+from sweeper.storage.tables import read_trials
 
 DIGITS = Path(__file__).parents[2] / "data" / "digits_pairs.parquet"
 

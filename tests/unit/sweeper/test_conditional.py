@@ -11,11 +11,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 import search_spaces
 from sweeper import SpecError, SweepSpec
-from sweeper.proposer import budget_of
-from sweeper.samplers import SAMPLERS, grid
-from sweeper.session import noise_constants
-from sweeper.spec import corners, load_spec
-from sweeper.store import read
+from sweeper.config.spec import corners, load_spec
+from sweeper.runner.proposer import budget_of
+from sweeper.runner.session import noise_constants
+from sweeper.search.samplers import SAMPLERS, grid
+from sweeper.storage.tables import read
 from trainables.pair import synthetic
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec

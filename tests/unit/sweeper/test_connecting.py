@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import sweeper
-from sweeper import cluster
-from sweeper.spec import SpecError, SweepSpec
+from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.runner.ray_tune import tuner
 
 HEAD = {"Alive": True, "Resources": {"CPU": 0.0}, "Labels": {}}
 NODE = {"Alive": True, "Resources": {"CPU": 4.0}, "Labels": {}}
@@ -17,15 +17,15 @@ NODE = {"Alive": True, "Resources": {"CPU": 4.0}, "Labels": {}}
 def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The nodes of the cluster, to be changed: at first the head that runs the driver."""
     found = [HEAD]
-    monkeypatch.setattr(cluster.ray, "init", lambda *_, **__: None)
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: found)
-    monkeypatch.setattr(cluster, "_silence", lambda: None)
+    monkeypatch.setattr(tuner.ray, "init", lambda *_, **__: None)
+    monkeypatch.setattr(tuner.ray, "nodes", lambda: found)
+    monkeypatch.setattr(tuner, "_silence", lambda: None)
     return found
 
 
 def connected(**asked: Any) -> int:
     spec = SweepSpec.checked({"space": "synthetic", "device": "cpu", "address": "head:6379", **asked})
-    return cluster.connect(spec, 2)[0]
+    return tuner.connect(spec, 2)[0]
 
 
 def test_where_nodes_are_added_the_sweep_says_for_how_many_trials(nodes: list[dict[str, Any]]) -> None:
@@ -55,7 +55,7 @@ def test_a_sweep_that_the_cluster_refuses_leaves_nothing(
         raise SpecError("no node has 9 GPUs")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cluster, "run_cluster", refuse)
+    monkeypatch.setattr(tuner, "run_cluster", refuse)
     out = str(tmp_path / "run") if named else None
     with pytest.raises(SpecError, match="no node has 9 GPUs"):
         sweeper.run(SweepSpec(space="synthetic", trials=2, sampler="random", out=out))

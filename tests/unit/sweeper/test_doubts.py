@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sweeper.cli import main
-from sweeper.doubts import Doubt, doubts, lines, split
+from sweeper.analysis.trial_warnings import Doubt, doubts, lines, split
+from sweeper.cli.main import main
 from trainables.pair import synthetic
 
 INERT = "inert_weight_decay: eta lambda T / (1 - mu) is 0.01"

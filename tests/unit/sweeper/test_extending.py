@@ -10,14 +10,14 @@ import pytest
 from inline_sweeps import stop_after, sweep
 
 import sweeper
-from sweeper import extending, reading
-from sweeper.cli import main
-from sweeper.evidence.needs import Need
-from sweeper.extension import Plan
-from sweeper.regime import fit_regime
-from sweeper.runfolder import stored_spec
-from sweeper.session import build
-from sweeper.store import read_trials
+from sweeper.analysis.evidence.needs import Need
+from sweeper.analysis.regime import fit_regime
+from sweeper.cli.commands import extend, inspect
+from sweeper.cli.main import main
+from sweeper.runner.extension import Plan
+from sweeper.runner.session import build
+from sweeper.storage.run_folder import stored_spec
+from sweeper.storage.tables import read_trials
 from trainables.noise import NOISE
 
 INLINE = ["--runner", "inline"]
@@ -43,14 +43,14 @@ def asks(monkeypatch: pytest.MonkeyPatch, needs: Callable[[list[dict[str, Any]]]
         said = {"verdict": "undetermined", "sentences": ("undetermined: a fake",), "needs": asked, "n_configs": 6}
         return SimpleNamespace(objective=objective, noise=noise, **said)
 
-    monkeypatch.setattr(extending, "_analysed", analyse)
-    monkeypatch.setattr(reading, "write_page", lambda folder: folder)
+    monkeypatch.setattr(extend, "_analysed", analyse)
+    monkeypatch.setattr(inspect, "write_page", lambda folder: folder)
 
 
 def planned(run: Path, needs: Sequence[Need], **more: Any) -> Plan:
     said: Any = SimpleNamespace(objective="gain_mean", noise=more.pop("noise", "paper"), needs=tuple(needs))
     spec = stored_spec(run)
-    return extending.plan_for(spec, spec.load_space(), read_trials(run), said, **more)
+    return extend.plan_for(spec, spec.load_space(), read_trials(run), said, **more)
 
 
 def three_in_all(rows: list[dict[str, Any]]) -> list[Need]:
@@ -138,7 +138,7 @@ def test_a_design_goes_on_beside_its_extension(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_search_takes_other_repeats_than_its_extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sweeper.session import Session
+    from sweeper.runner.session import Session
 
     run = sweep(tmp_path / "run", sampler="noise", trials=8).run
     config = rows_of(run)[0]["config"]
@@ -201,7 +201,7 @@ def test_a_learning_rate_that_is_fixed_cannot_be_solved_for(tmp_path: Path) -> N
 def test_failures_are_tried_again_and_end_in_code_3(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from sweeper import jobs
+    from sweeper.runner import jobs
 
     run = sweep(tmp_path / "run", sampler="qmc", trials=6).run
     asks(monkeypatch, lambda _: [Need(2, "gap", noise=0.02)])

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from search_spaces import load
-from sweeper.cli import main
-from sweeper.spec import SpecError
-from sweeper.store import read_trials
-from sweeper.table_values import parse, read_csv
-from sweeper.warmstart import read_points
+from sweeper.cli.main import main
+from sweeper.config.points import read_points
+from sweeper.config.spec import SpecError
+from sweeper.config.table_values import parse, read_csv
+from sweeper.storage.tables import read_trials
 
 HEADER = "lr,batch_size,momentum,weight_decay,augmentation_strength,a_loss_test,b_loss_test,merged_loss_test"
 ROWS = [f"{lr},{size},0.9,1e-4,0.5,0.5,0.51,0.48" for lr, size in (("0.01", 8), ("0.02", 16), ("0.04", 32))]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.cli import main
+from sweeper.cli.main import main
 from sweeper.formatting import cell_text, exact, is_value
 
 

@@ -11,12 +11,12 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from sweeper.cli import main
-from sweeper.columns import map_columns
-from sweeper.regime import fit_regime
-from sweeper.runfolder import stored_spec
-from sweeper.spec import SpecError
-from sweeper.store import read_trials
+from sweeper.analysis.regime import fit_regime
+from sweeper.cli.main import main
+from sweeper.config.spec import SpecError
+from sweeper.storage.external.columns import map_columns
+from sweeper.storage.run_folder import stored_spec
+from sweeper.storage.tables import read_trials
 from trainables.noise import NOISE
 from trainables.spec import PairSpec
 

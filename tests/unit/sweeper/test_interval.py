@@ -7,9 +7,9 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 from trial_rows import BEST, sweep, table, trial
 
-from sweeper.interval import holm, trimmed
-from sweeper.recommend import recommend
-from sweeper.regime import fit_regime
+from sweeper.analysis.interval import holm, trimmed
+from sweeper.analysis.recommend import recommend
+from sweeper.analysis.regime import fit_regime
 
 
 def points(n: int = 24, seed: int = 0):
@@ -82,7 +82,7 @@ def test_the_ends_are_marked_against_the_stability_limit() -> None:
     (found,) = recommend(rows, regime, batch_sizes=[size], momentum=0.9)
     assert (found.low_beyond_stability, found.beyond_stability, found.high_beyond_stability) == (False, False, True)
     assert "the interval's upper end has η/(1−μ)" in found.note
-    from sweeper.report import format_recommendations
+    from sweeper.analysis.text import format_recommendations
 
     text = format_recommendations([found])
     assert f"to {found.learning_rate_high:.3g}!" in text

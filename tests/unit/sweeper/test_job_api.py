@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from sweeper import job_api
-from sweeper.job_api import JobServer, UnreachableError, server_address
-from sweeper.spec import SpecError
-from sweeper.submitting import exit_code, follow
+from sweeper.cli.commands.jobs import exit_code, follow
+from sweeper.config.spec import SpecError
+from sweeper.deploy import job_server
+from sweeper.deploy.job_server import JobServer, UnreachableError, server_address
 
 TOKEN = "a-token-that-nobody-may-see"
 
@@ -171,7 +171,7 @@ def test_no_token_and_a_wrong_one_are_one_line(answers: Answers, monkeypatch: py
     with pytest.raises(SpecError, match="refuses the token at hand: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or") as wrong:
         JobServer(answers.address)
     assert "a-wrong-one" not in str(wrong.value)
-    monkeypatch.setattr(job_api, "token", lambda: "")
+    monkeypatch.setattr(job_server, "token", lambda: "")
     with pytest.raises(SpecError, match="asks for a token: RAY_AUTH_TOKEN"):
         JobServer(answers.address)
 
@@ -193,7 +193,7 @@ def test_what_is_no_job_server(answers: Answers, monkeypatch: pytest.MonkeyPatch
         JobServer(answers.address)
     with pytest.raises(UnreachableError, match=r"cannot connect to http://127.0.0.1:1: Connection refused"):
         JobServer("http://127.0.0.1:1")
-    monkeypatch.setattr(job_api, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(job_server, "ANSWER_SECONDS", 0.2)
     silent = threading.Event()
     answers.by_path["GET", "/api/authentication_mode"] = lambda _: (silent.wait(20), (200, {}))[1]
     try:
@@ -233,8 +233,8 @@ def server_name(archive: bytes) -> str:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Look again at once; yields what sets for how long a server may be away."""
-    monkeypatch.setattr("sweeper.submitting.LOOK_SECONDS", 0.01)
-    return lambda seconds: monkeypatch.setattr("sweeper.submitting.AWAY_SECONDS", seconds)
+    monkeypatch.setattr("sweeper.cli.commands.jobs.LOOK_SECONDS", 0.01)
+    return lambda seconds: monkeypatch.setattr("sweeper.cli.commands.jobs.AWAY_SECONDS", seconds)
 
 
 def test_a_log_is_followed_by_whole_lines_through_an_outage(answers: Answers, quick: Callable[..., None]) -> None:

@@ -11,11 +11,11 @@ import pytest
 from inline_sweeps import altered, sweep
 
 from sweeper import SpecError, SweepSpec
-from sweeper.inline import run_inline
-from sweeper.limits import constraints, feasible
-from sweeper.parameter import parse_bytes
-from sweeper.proposer import StudyProposer
-from sweeper.session import Session
+from sweeper.analysis.constraints import constraints, feasible
+from sweeper.config.fields import parse_bytes
+from sweeper.runner.inline import run_inline
+from sweeper.runner.proposer import StudyProposer
+from sweeper.runner.session import Session
 from trainables.result import Outcome
 from trainables.runtime import Runtime
 

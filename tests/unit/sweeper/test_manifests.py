@@ -10,8 +10,8 @@ import pytest
 import yaml
 from rayjob_schema import CONFIG_MAP, RAYJOB
 
-from sweeper.cli import main
-from sweeper.spec import load_spec
+from sweeper.cli.main import main
+from sweeper.config.spec import load_spec
 
 TOKEN = "a-token-that-nobody-may-see"
 SPACE_FILE = """

@@ -13,11 +13,11 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError
 
 import search_spaces
 from sweeper import SweepSpec
-from sweeper.attempts import Attempts
-from sweeper.cluster import RungScheduler, SessionSearcher
-from sweeper.memory_kills import KilledForMemory, known_to_tune
-from sweeper.session import Session
-from sweeper.store import read_trials
+from sweeper.runner.ray_tune.oom import KilledForMemory, known_to_tune
+from sweeper.runner.ray_tune.reattempts import Attempts
+from sweeper.runner.ray_tune.tuner import RungScheduler, SessionSearcher
+from sweeper.runner.session import Session
+from sweeper.storage.tables import read_trials
 from trainables.runtime import Runtime
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from trial_rows import BEST, sweep, table, trial
 
-from sweeper.evidence.analysis import analyse
-from sweeper.evidence.linear import R2
-from sweeper.moved import moved_by
-from sweeper.regime import fit_regime
+from sweeper.analysis.evidence.analyse import analyse
+from sweeper.analysis.evidence.linear import R2
+from sweeper.analysis.moved import moved_by
+from sweeper.analysis.regime import fit_regime
 
 DECAYS = (1e-4, 1e-3, 1e-2)
 

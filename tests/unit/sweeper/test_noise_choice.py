@@ -9,9 +9,9 @@ import pytest
 
 import sweeper
 from sweeper import SpecError, SweepSpec
-from sweeper.cli import main
-from sweeper.noise_choice import check_defined, check_shown, default_noise, targets
-from sweeper.store import read
+from sweeper.cli.main import main
+from sweeper.search.noise_targets import check_defined, check_shown, default_noise, targets
+from sweeper.storage.tables import read
 from trainables.noise import FAMILIES, NOISE
 from trainables.pair import synthetic
 from trainables.runtime import Runtime

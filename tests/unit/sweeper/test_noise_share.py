@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.sampler import _share
+from sweeper.search.noise_sampler.sampler import _share
 
 
 @dataclass

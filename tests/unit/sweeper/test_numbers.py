@@ -9,10 +9,10 @@ from inline_sweeps import digests, lose, origins, sweep
 from optuna.trial import TrialState
 
 from sweeper import SweepSpec
-from sweeper.proposer import StudyProposer
-from sweeper.session import Session
-from sweeper.store import read
-from sweeper.winners import best_trials
+from sweeper.analysis.best import best_trials
+from sweeper.runner.proposer import StudyProposer
+from sweeper.runner.session import Session
+from sweeper.storage.tables import read
 from trainables.runtime import Runtime
 
 ONE_KNOB: dict[str, Any] = {
@@ -64,7 +64,7 @@ def test_trials_have_the_numbers_of_their_configurations(tmp_path: Path) -> None
 
 
 def test_a_failed_configuration_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sweeper import jobs
+    from sweeper.runner import jobs
 
     def never(*_: Any) -> Any:
         raise RuntimeError("broken")

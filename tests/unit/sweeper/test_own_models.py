@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sweeper.cli import main
-from sweeper.store import read, read_trials
+from sweeper.cli.main import main
+from sweeper.storage.tables import read, read_trials
 from trainables.models.registry import build
 
 TASK = ["--data-set", "digits", "--model", "small_cnn"]

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from ray._private import ray_constants
 
-from sweeper import own_ray
-from sweeper.spec import SpecError
+from sweeper.config.spec import SpecError
+from sweeper.runner.ray_tune import own_ray
 
 Address = namedtuple("Address", ["ip", "port"])
 Socket = namedtuple("Socket", ["laddr", "status"])

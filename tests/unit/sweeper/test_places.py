@@ -13,11 +13,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboards"))
 from fake_sweep import write_sweep
 
-from sweeper import store
-from sweeper.cli import main
-from sweeper.places import place_of
-from sweeper.runfolder import stored_spec
-from sweeper.spec import SpecError
+from sweeper.cli.main import main
+from sweeper.config.spec import SpecError
+from sweeper.storage import tables
+from sweeper.storage.location import place_of
+from sweeper.storage.run_folder import stored_spec
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,10 @@ def test_a_bucket_reads_as_the_folder_does(tmp_path: Path, s3: tuple[object, str
     client.put_object(Bucket="runs", Key="a/b/trials/zz.parquet", Body=b"PAR1 cut off")
     uri = f"s3://runs/a/b{query}"
     for table in ("merges", "history", "search"):
-        assert store.read(uri, table).equals(store.read(run, table)), table
-    with pytest.warns(store.SkippedPart, match=r"zz\.parquet cannot be read"):
-        trials = store.read_trials(uri)
-    assert trials.equals(store.read_trials(run))
+        assert tables.read(uri, table).equals(tables.read(run, table)), table
+    with pytest.warns(tables.SkippedPart, match=r"zz\.parquet cannot be read"):
+        trials = tables.read_trials(uri)
+    assert trials.equals(tables.read_trials(run))
     assert trials.num_rows == 5
     local = stored_spec(run).model_dump(exclude={"out"})
     assert stored_spec(uri).model_dump(exclude={"out"}) == local
@@ -65,7 +65,7 @@ def test_a_bucket_reads_as_the_folder_does(tmp_path: Path, s3: tuple[object, str
 
 def test_file_uris_are_paths(tmp_path: Path) -> None:
     run = write_sweep(tmp_path / "a run", trials=3)
-    assert store.read_trials(run.as_uri()).equals(store.read_trials(run))
+    assert tables.read_trials(run.as_uri()).equals(tables.read_trials(run))
     assert stored_spec(run.as_uri()).trials == stored_spec(run).trials
     assert (place_of(run.as_uri()).name, place_of(run).name) == ("a run", "a run")
 
@@ -84,7 +84,7 @@ def test_what_is_not_there_is_one_line(tmp_path: Path, s3: tuple[object, str], c
 
 def test_a_store_that_does_not_answer_is_one_line(s3: tuple[object, str]) -> None:
     with pytest.raises(SpecError, match=r"^cannot reach s3://runs/a: .*(connect|CONNECTION)") as error:
-        store.read("s3://runs/a?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1", "trials")
+        tables.read("s3://runs/a?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1", "trials")
     assert "\n" not in str(error.value)
 
 

@@ -12,11 +12,11 @@ import pytest
 import yaml
 from fake_service import FakeService, event, sweep
 
-from sweeper.cli import main
-from sweeper.plain_text import check_plain_values
-from sweeper.progress import Progress
-from sweeper.session import Status
-from sweeper.specfile import SpecError
+from sweeper.cli.main import main
+from sweeper.cli.progress import Progress
+from sweeper.config.plain_text import check_plain_values
+from sweeper.config.yaml_source import SpecError
+from sweeper.runner.session import Status
 from trainables.io.printable import PrintableStream, is_plain, printable, printable_line
 
 EVIL = "flip\x1b]0;owned\x07\x9b31m\u202edecaf\u2028\x7f"

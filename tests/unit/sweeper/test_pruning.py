@@ -17,11 +17,11 @@ from scipy.stats import norm, t
 import search_spaces
 import sweeper
 from sweeper import SweepSpec
-from sweeper.objective import OBJECTIVES
-from sweeper.pruning import CHANCE, LEAST, OUTSIDE, RISK, Forecast, Judge, Look, Pruner, forecast, saved
-from sweeper.samplers import from_unit
-from sweeper.session import Session
-from sweeper.store import read
+from sweeper.runner.pruning import CHANCE, LEAST, OUTSIDE, RISK, Forecast, Judge, Look, Pruner, forecast, saved
+from sweeper.runner.session import Session
+from sweeper.search.objectives import OBJECTIVES
+from sweeper.search.samplers import from_unit
+from sweeper.storage.tables import read
 from trainables.pair.synthetic import EXAMPLES
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec

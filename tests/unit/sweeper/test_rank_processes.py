@@ -9,9 +9,9 @@ import pytest
 import torch
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError
 
-from sweeper import rank_processes
-from sweeper.jobs import WorkerLost
-from sweeper.rank_processes import RankProcess, RankProcesses, cause
+from sweeper.runner.jobs import WorkerLost
+from sweeper.runner.ray_tune import ranks
+from sweeper.runner.ray_tune.ranks import RankProcess, RankProcesses, cause
 from trainables.runtime import Runtime
 
 
@@ -64,6 +64,6 @@ def test_the_first_cause_is_found_among_what_follows_from_it(
     def get(number: int) -> None:
         raise ends[number]
 
-    monkeypatch.setattr(rank_processes, "ray", SimpleNamespace(wait=wait, get=get))
+    monkeypatch.setattr(ranks, "ray", SimpleNamespace(wait=wait, get=get))
     processes = RankProcesses(2, 2, None, lives=[0, 1, 2, 3])
     assert isinstance(processes._trouble(), kind)

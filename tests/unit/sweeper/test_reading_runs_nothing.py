@@ -11,12 +11,12 @@ import pytest
 
 import sweeper
 from search_spaces._plain import from_json, to_json
-from sweeper.belief import belief
-from sweeper.cli import main
-from sweeper.runfolder import stored_spec
-from sweeper.space_data import SPACE_FILE, known_space
-from sweeper.spec import SweepSpec
-from sweeper.store import read_trials
+from sweeper.analysis.posterior import belief
+from sweeper.cli.main import main
+from sweeper.config.spec import SweepSpec
+from sweeper.storage.run_folder import stored_spec
+from sweeper.storage.space_data import SPACE_FILE, known_space
+from sweeper.storage.tables import read_trials
 
 SPACE = """\
 from pathlib import Path
@@ -106,12 +106,12 @@ def test_the_live_app_executes_nothing(swept: Swept) -> None:
 
 
 def test_the_views_of_the_service_execute_nothing(swept: Swept, tmp_path: Path) -> None:
-    from sweeper.service.catalog import Catalog, New
-    from sweeper.service.database import open_database
-    from sweeper.service.hub import Hub
-    from sweeper.service.records import State
-    from sweeper.service.supervisor import Supervisor
-    from sweeper.service.views import Views
+    from sweeper.client.models import State
+    from sweeper.service.db.sweeps import Catalog, New
+    from sweeper.service.db.tables import open_database
+    from sweeper.service.scheduler.supervisor import Supervisor
+    from sweeper.service.views.events import Hub
+    from sweeper.service.views.views import Views
 
     engine = open_database(f"sqlite:///{tmp_path}/service.db")
     catalog = Catalog(engine)

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 from trial_rows import BEST, OF_ROWS, hump, monotone, sweep, table, trial
 
-from sweeper.objective import OBJECTIVES
-from sweeper.recommend import (
+from sweeper.analysis.recommend import (
     best_trials,
     format_recommendations,
     format_summary,
@@ -14,7 +13,8 @@ from sweeper.recommend import (
     stability_limit,
     summary,
 )
-from sweeper.regime import Regime, fit_regime
+from sweeper.analysis.regime import Regime, fit_regime
+from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 from trainables.result import NEVER_WINS
 from trainables.spec import PairSpec

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from trial_rows import BEST, OF_ROWS, flat, hump, monotone, sweep, table, trial
 
-from sweeper.objective import OBJECTIVES
-from sweeper.regime import LOGARITHMIC, Regime, fit_regime
-from sweeper.smoother import MAX_GROUPS, train
+from sweeper.analysis.regime import LOGARITHMIC, Regime, fit_regime
+from sweeper.analysis.smoother import MAX_GROUPS, train
+from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 from trainables.registry import UnknownName
 

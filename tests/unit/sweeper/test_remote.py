@@ -11,10 +11,12 @@ import yaml
 from fake_service import FakeService, event, sweep
 from trial_rows import trial
 
-from sweeper import listings, remote, run
-from sweeper.cli import main
+from sweeper import run
+from sweeper.cli.commands import names
+from sweeper.cli.main import main
+from sweeper.cli.remote import commands
 from sweeper.cluster_flags import SERVED
-from sweeper.spec import SweepSpec
+from sweeper.config.spec import SweepSpec
 
 FIRST = "/v1/sweeps/synthetic-1"
 BEST = {"digest": "d1", "config": "c1", "objective": "gain_mean", "value": 0.031, "noise": 0.01}
@@ -231,9 +233,9 @@ def test_lists_and_tables_are_those_of_this_machine(service: FakeService, sweepe
     ]
     assert "gain_mean_loss_val" in sweeper("list", "s-0")[1]
     for name, records in (
-        ("spaces", listings.space_records()),
-        ("noises", listings.noise_records()),
-        ("merges", listings.merge_records()),
+        ("spaces", names.space_records()),
+        ("noises", names.noise_records()),
+        ("merges", names.merge_records()),
     ):
         service.answers["GET", f"/v1/{name}"] = 200, "application/json", json.dumps(records).encode()
         for more in ((), ("--json",)):
@@ -345,7 +347,7 @@ def test_what_only_a_service_can_do_is_one_line(sweeper: Sweeper, argv: list[str
 
 
 def test_every_command_of_a_service_has_its_flags() -> None:
-    assert set(remote.COMMANDS) == {*SERVED, "status", "stop"}
+    assert set(commands.COMMANDS) == {*SERVED, "status", "stop"}
 
 
 def test_pair_runs_a_trial_of_a_service_again_on_this_machine(

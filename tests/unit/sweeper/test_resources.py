@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from sweeper.attempts import Attempts
-from sweeper.jobs import Job
-from sweeper.launch import _apart, _runtime
-from sweeper.places import place_of
-from sweeper.resources import Layout, Node, Resources, capacity, check_fits, layout, request
-from sweeper.spec import SpecError, SweepSpec
+from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.runner.jobs import Job
+from sweeper.runner.ray_tune.placement import Layout, Node, Resources, capacity, check_fits, layout, request
+from sweeper.runner.ray_tune.reattempts import Attempts
+from sweeper.runner.run import _apart, _runtime
+from sweeper.storage.location import place_of
 from trainables.spec import PairSpec
 
 

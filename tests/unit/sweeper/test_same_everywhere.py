@@ -12,8 +12,8 @@ from dashboards.data.selection import Selection
 from dashboards.page.page import read_run
 from dashboards.views import VIEWS, overview
 from dashboards.views.verdicts import judge
-from sweeper.cli import main
-from sweeper.report import number
+from sweeper.analysis.text import number
+from sweeper.cli.main import main
 
 ASKED = ("--objective", "gain_mean", "--noise", "paper")
 

@@ -17,17 +17,24 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from scipy.stats import norm
 
-from sweeper.acquisition import knowledge_gradient
-from sweeper.candidates import LEVEL_SET, log_expected_improvement, propose, reach, startup_point, van_der_corput
-from sweeper.exchange import PARAMS_KEY
-from sweeper.k_aug import KAug
-from sweeper.kernel import NoiseKernel, Prior, table
-from sweeper.knobs import check_fixed, check_names
-from sweeper.noise_axis import KnobSpace, knob_space
-from sweeper.prior import NoisePrior
-from sweeper.sampler import NOISE_TARGET_KEY, SEARCH_KEY, NoiseTargetedSampler
-from sweeper.surrogate import Posterior, fit
-from sweeper.taming import Taming, tame, thin
+from sweeper.search.k_aug import KAug
+from sweeper.search.noise_sampler.acquisition import knowledge_gradient
+from sweeper.search.noise_sampler.candidates import (
+    LEVEL_SET,
+    log_expected_improvement,
+    propose,
+    reach,
+    startup_point,
+    van_der_corput,
+)
+from sweeper.search.noise_sampler.encoding import check_fixed, check_names
+from sweeper.search.noise_sampler.kernel import NoiseKernel, Prior, table
+from sweeper.search.noise_sampler.level_sets import KnobSpace, knob_space
+from sweeper.search.noise_sampler.loss_transform import Taming, tame, thin
+from sweeper.search.noise_sampler.prior import NoisePrior
+from sweeper.search.noise_sampler.sampler import NOISE_TARGET_KEY, SEARCH_KEY, NoiseTargetedSampler
+from sweeper.search.noise_sampler.study_attrs import PARAMS_KEY
+from sweeper.search.noise_sampler.surrogate import Posterior, fit
 from trainables.noise import KNOBS, NOISE
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

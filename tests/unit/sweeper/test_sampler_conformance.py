@@ -12,7 +12,7 @@ from optuna.testing.pytest_samplers import (
     RelativeSamplerTestCase,
 )
 
-from sweeper.sampler import NoiseTargetedSampler
+from sweeper.search.noise_sampler.sampler import NoiseTargetedSampler
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from sweeper import samplers
-from sweeper.samplers import SAMPLERS, budget, from_unit, grid, levels
-from sweeper.specfile import SpecError
+from sweeper.config.yaml_source import SpecError
+from sweeper.search import samplers
+from sweeper.search.samplers import SAMPLERS, budget, from_unit, grid, levels
 
 KNOBS = {
     "learning_rate": FloatDistribution(1e-3, 1.0, log=True),

@@ -12,12 +12,12 @@ from inline_sweeps import stop_after
 import search_spaces
 import sweeper
 from sweeper import SpecError, SweepSpec, load_results
-from sweeper.inline import run_inline
-from sweeper.objective import OBJECTIVES
-from sweeper.proposer import StudyProposer
-from sweeper.ranking import Ranking
-from sweeper.session import Session
-from sweeper.store import read
+from sweeper.runner.inline import run_inline
+from sweeper.runner.leaderboard import Ranking
+from sweeper.runner.proposer import StudyProposer
+from sweeper.runner.session import Session
+from sweeper.search.objectives import OBJECTIVES
+from sweeper.storage.tables import read
 from trainables.pair.synthetic import BEST_NOISE
 from trainables.result import NEVER_WINS
 from trainables.runtime import Runtime
@@ -75,7 +75,7 @@ def test_an_interrupted_design_resumes_to_the_same_trials(
     assert part.trials.num_rows == 5
     (tmp_path / "part" / "trials" / f"{digests(part)[2]}.parquet").unlink()  # a trial lost in the middle
     seen: list[str] = []
-    from sweeper import inline
+    from sweeper.runner import inline
 
     real = inline.execute
     monkeypatch.setattr(inline, "execute", lambda job, *a: (seen.extend(s.digest for s in job.specs), real(job, *a))[1])
@@ -107,7 +107,7 @@ def test_repeats_are_rows_of_one_configuration(tmp_path: Path, monkeypatch: pyte
     lost = results.trials["digest"].to_pylist()[4]
     (tmp_path / "trials" / f"{lost}.parquet").unlink()
     seen: list[str] = []
-    from sweeper import inline
+    from sweeper.runner import inline
 
     real = inline.execute
     monkeypatch.setattr(inline, "execute", lambda job, *a: (seen.extend(s.digest for s in job.specs), real(job, *a))[1])
@@ -203,7 +203,7 @@ def test_more_trials_extend_a_finished_sweep(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_raises_is_a_row_and_the_sweep_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sweeper import jobs
+    from sweeper.runner import jobs
 
     real, calls = jobs.run_trials, []
 
@@ -229,7 +229,7 @@ def test_a_trial_that_raises_is_a_row_and_the_sweep_goes_on(tmp_path: Path, monk
 def test_out_of_memory_is_an_outcome_that_is_neither_retried_nor_won(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeper import jobs
+    from sweeper.runner import jobs
     from trainables.pair.record import now, record
     from trainables.result import Outcome, PairOutput
 
@@ -248,7 +248,7 @@ def test_out_of_memory_is_an_outcome_that_is_neither_retried_nor_won(
     for row in results.trials.to_pylist():
         outcomes[row["config"]].add(row["outcome"])
     assert sorted(map(sorted, outcomes.values())) == [["ok"]] * 4 + [["ok", "out_of_memory"], ["out_of_memory"]]
-    from sweeper.winners import best_trials
+    from sweeper.analysis.best import best_trials
 
     won = {b["config"] for b in best_trials(results.trials, "gain_mean", 20)}
     assert won == {c for c, o in outcomes.items() if o == {"ok"}}
@@ -259,7 +259,7 @@ def test_out_of_memory_is_an_outcome_that_is_neither_retried_nor_won(
 
 
 def test_too_many_failures_end_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sweeper import jobs
+    from sweeper.runner import jobs
 
     def never(*_: Any) -> Any:
         raise RuntimeError("broken")
@@ -282,13 +282,13 @@ def test_diverged_trials_are_kept_and_never_win(tmp_path: Path) -> None:
     results = sweep(tmp_path, parameters=parameters, trials=20, objective="gain_mean")
     outcomes = Counter(results.trials["outcome"].to_pylist())
     assert outcomes["diverged"] > 0
-    from sweeper.winners import best_trials
+    from sweeper.analysis.best import best_trials
 
     assert all(b["outcome"] == "ok" for b in best_trials(results.trials, "gain_mean", 20))
 
 
 def test_the_folder_holds_what_reproduces_the_sweep(tmp_path: Path) -> None:
-    from sweeper.spec import load_spec
+    from sweeper.config.spec import load_spec
 
     first = sweep(tmp_path / "a", trials=5, objective="gain_mean", seed=3)
     spec = load_spec(str(tmp_path / "a" / "sweep.yaml"), {"out": str(tmp_path / "b")})
@@ -311,7 +311,7 @@ def test_a_folder_with_another_sweep_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_drivers_in_one_folder_are_refused(tmp_path: Path) -> None:
-    from sweeper.runfolder import is_running, locked
+    from sweeper.storage.run_folder import is_running, locked
 
     sweep(tmp_path, trials=1)
     stored = (tmp_path / "sweep.yaml").read_text()
@@ -334,7 +334,7 @@ def test_fewer_trials_than_are_there_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_small_grid_is_finished_when_its_points_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sweeper.cli import main
+    from sweeper.cli.main import main
 
     fixed = {"learning_rate": 0.1, "batch_size": 16, "weight_decay": 1e-4, "augmentation_strength": 0.0}
     results = sweep(tmp_path, sampler="grid", trials=50, fixed=fixed, parameters={"momentum": {"values": [0.0, 0.9]}})

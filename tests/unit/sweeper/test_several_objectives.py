@@ -9,12 +9,12 @@ import pytest
 from inline_sweeps import altered, digests, sweep
 
 from sweeper import SpecError, SweepSpec
-from sweeper.inline import run_inline
-from sweeper.objective import OBJECTIVES
+from sweeper.config.spec import load_spec
 from sweeper.pareto import pareto
-from sweeper.proposer import StudyProposer
-from sweeper.session import Session
-from sweeper.spec import load_spec
+from sweeper.runner.inline import run_inline
+from sweeper.runner.proposer import StudyProposer
+from sweeper.runner.session import Session
+from sweeper.search.objectives import OBJECTIVES
 from trainables.result import Outcome
 from trainables.runtime import Runtime
 
@@ -123,16 +123,16 @@ def test_designs_take_any_number_of_objectives(tmp_path: Path, sampler: str) -> 
 
 def test_weights_of_the_pareto_set_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     costly(monkeypatch)
-    from sweeper import store
+    from sweeper.storage import tables
 
-    real = store.write
+    real = tables.write
 
     def with_weights(run: Any, output: Any) -> None:
         real(run, output)
         (tmp_path / "weights").mkdir(exist_ok=True)
         (tmp_path / "weights" / f"{output.result.digest}.safetensors").touch()
 
-    monkeypatch.setattr("sweeper.jobs.write", with_weights)
+    monkeypatch.setattr("sweeper.runner.jobs.write", with_weights)
     results = sweep(tmp_path, trials=20, objective=BOTH)
     front = {r["digest"] for r in pareto(results.trials.to_pylist(), BOTH)}
     kept = {p.stem for p in (tmp_path / "weights").glob("*.safetensors")}

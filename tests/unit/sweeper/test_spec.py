@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeper.spec import SpecError, SweepSpec, load_spec
-from sweeper.specfile import assignments
+from sweeper.config.spec import SpecError, SweepSpec, load_spec
+from sweeper.config.yaml_source import assignments
 
 
 def wrong(tmp_path: Path, text: str, **flags: object) -> str:

@@ -10,14 +10,15 @@ import pytest
 from inline_sweeps import digests, sweep
 from pyarrow.fs import LocalFileSystem
 
-from sweeper import jobs, retries
-from sweeper.cli import main
-from sweeper.jobs import Job, execute
-from sweeper.places import Place, file_of, place_of
-from sweeper.retries import StorageError, is_full, is_passing, retried
-from sweeper.spec import SpecError, SweepSpec, corners
-from sweeper.staging import checkpoints_of, clear, on_node
-from sweeper.store import read_trials
+from sweeper.cli.main import main
+from sweeper.config.spec import SpecError, SweepSpec, corners
+from sweeper.runner import jobs
+from sweeper.runner.jobs import Job, execute
+from sweeper.storage import retry
+from sweeper.storage.checkpoints import checkpoints_of, clear, on_node
+from sweeper.storage.location import Place, file_of, place_of
+from sweeper.storage.retry import StorageError, is_full, is_passing, retried
+from sweeper.storage.tables import read_trials
 from trainables.runtime import Runtime
 from trainables.trial import run_trials
 
@@ -42,8 +43,8 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         slept.append(seconds)
         now[0] += seconds
 
-    monkeypatch.setattr(retries.time, "sleep", sleep)
-    monkeypatch.setattr(retries.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(retry.time, "sleep", sleep)
+    monkeypatch.setattr(retry.time, "monotonic", lambda: now[0])
     return slept
 
 
@@ -66,7 +67,7 @@ def test_what_passes_is_tried_again_for_a_bounded_time(naps: list[float]) -> Non
     with pytest.raises(OSError, match="NETWORK"):
         retried(never, 120, remote=True)
     assert 100 < sum(naps) <= 120
-    assert max(naps) <= retries.LONGEST_PAUSE
+    assert max(naps) <= retry.LONGEST_PAUSE
 
 
 @pytest.mark.parametrize(

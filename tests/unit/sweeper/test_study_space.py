@@ -12,7 +12,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 
-from sweeper.sampler import SEARCH_KEY, NoiseTargetedSampler
+from sweeper.search.noise_sampler.sampler import SEARCH_KEY, NoiseTargetedSampler
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 BEST = 8e-3

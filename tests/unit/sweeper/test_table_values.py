@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from search_spaces import load
-from sweeper.cli import main
-from sweeper.spec import SpecError
-from sweeper.store import read_trials
-from sweeper.table_values import parse
-from sweeper.warmstart import checked_points, read_points
+from sweeper.cli.main import main
+from sweeper.config.points import checked_points, read_points
+from sweeper.config.spec import SpecError
+from sweeper.config.table_values import parse
+from sweeper.storage.tables import read_trials
 
 HEADER = "lr,batch_size,momentum,weight_decay,augmentation_strength,a_loss_test,b_loss_test,merged_loss_test"
 ROW = "0.01,8,0.9,1e-4,0.5,0.5,0.51,0.48"

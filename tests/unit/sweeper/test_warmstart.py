@@ -11,13 +11,13 @@ import yaml
 from inline_sweeps import digests, lose, origins, sweep
 
 from sweeper import SpecError, SweepSpec
-from sweeper.cli import main
-from sweeper.parameter import PriorNoise
-from sweeper.runfolder import stored_spec
-from sweeper.samplers import SAMPLERS
-from sweeper.spec import load_spec
-from sweeper.store import read
-from sweeper.warmstart import pooled, read_prior
+from sweeper.cli.main import main
+from sweeper.config.fields import PriorNoise
+from sweeper.config.points import pooled, read_prior
+from sweeper.config.spec import load_spec
+from sweeper.search.samplers import SAMPLERS
+from sweeper.storage.run_folder import stored_spec
+from sweeper.storage.tables import read
 from trainables.pair.synthetic import BEST_NOISE
 from trainables.spec import PairSpec
 

@@ -6,8 +6,8 @@ import pickle
 from types import SimpleNamespace
 from typing import Any
 
-from sweeper.cluster import Waiting
-from sweeper.watch import PATIENCE_SECONDS, ROOM_SECONDS, Room
+from sweeper.runner.ray_tune.tuner import Waiting
+from sweeper.runner.ray_tune.watchdog import PATIENCE_SECONDS, ROOM_SECONDS, Room
 
 
 class Cluster:

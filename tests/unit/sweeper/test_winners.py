@@ -1,8 +1,8 @@
 import pytest
 from trial_rows import table, trial
 
-from sweeper.belief import Belief, Favourite
-from sweeper.winners import best_trials, winner
+from sweeper.analysis.best import best_trials, winner
+from sweeper.analysis.posterior import Belief, Favourite
 
 LUCKY = [trial("lucky", 0.09), *(trial("steady", g, repeat=i) for i, g in enumerate((0.05, 0.07)))]
 

@@ -8,12 +8,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper import yaml_text
-from sweeper.runfolder import claim, stored_spec, write_start
-from sweeper.spec import load_spec
-from sweeper.specfile import SpecError, assignments
-from sweeper.warmstart import read_points
-from sweeper.yaml_text import Bounds, YamlError, read, with_numbers, write, write_stored
+from sweeper.config import yaml_text
+from sweeper.config.points import read_points
+from sweeper.config.spec import load_spec
+from sweeper.config.yaml_source import SpecError, assignments
+from sweeper.config.yaml_text import Bounds, YamlError, read, with_numbers, write, write_stored
+from sweeper.storage.run_folder import claim, stored_spec, write_start
 
 
 @pytest.fixture(scope="module")

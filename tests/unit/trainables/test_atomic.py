@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import sweeper
-from sweeper.places import place_of
-from sweeper.service.control import Control
-from sweeper.service.ownership import identity
+from sweeper.service.db.ownership import identity
+from sweeper.service.scheduler.process import Control
+from sweeper.storage.location import place_of
 from trainables.datasets.cache import made_once
 from trainables.io.atomic import write_atomic
 from trainables.training.checkpointing import Keeper

@@ -6,10 +6,10 @@ import pytest
 from evidence_cells import bell, grid
 from trial_rows import BEST, hump, sweep, table, trial
 
-from sweeper.evidence.analysis import analyse
-from sweeper.evidence.linear import R2
-from sweeper.evidence.sentences import nothing_asked
-from sweeper.regime import fit_regime
+from sweeper.analysis.evidence.analyse import analyse
+from sweeper.analysis.evidence.linear import R2
+from sweeper.analysis.evidence.sentences import nothing_asked
+from sweeper.analysis.regime import fit_regime
 from trainables.registry import UnknownName
 
 
@@ -150,7 +150,7 @@ def test_names_are_checked() -> None:
 
 
 def test_large_tables_are_thinned_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sweeper.evidence import analysis
+    from sweeper.analysis.evidence import analyse as analysis
 
     monkeypatch.setattr(analysis, "thin", lambda c: c.take(slice(None, None, 2)))
     found = analyse(table(grid(bell, scatter=0.004, repeats=1)), draws=10)

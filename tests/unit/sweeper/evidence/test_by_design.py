@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeper.evidence.analysis import analyse
-from sweeper.regime import fit_regime
+from sweeper.analysis.evidence.analyse import analyse
+from sweeper.analysis.regime import fit_regime
 from tests.unit.sweeper.trial_rows import hump, sweep, table, trial
 
 

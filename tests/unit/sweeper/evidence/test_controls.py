@@ -8,9 +8,9 @@ import statsmodels.api as sm
 from scipy import stats
 from trial_rows import table, trial
 
-from sweeper.evidence import controls as module
-from sweeper.evidence.controls import controls
-from sweeper.objective import OBJECTIVES
+from sweeper.analysis.evidence import controls as module
+from sweeper.analysis.evidence.controls import controls
+from sweeper.search.objectives import OBJECTIVES
 
 GOAL = OBJECTIVES["gain_mean"]
 

@@ -5,13 +5,13 @@ import pytest
 from evidence_cells import bell, cells, grid
 from trial_rows import table
 
-from sweeper.evidence.analysis import analyse
-from sweeper.evidence.cells import collect, tame
-from sweeper.evidence.gains import Finding, Gain, gain, judged
-from sweeper.evidence.index import leftover
-from sweeper.evidence.linear import left_out
-from sweeper.evidence.ranking import cross_fitted
-from sweeper.objective import OBJECTIVES
+from sweeper.analysis.evidence.analyse import analyse
+from sweeper.analysis.evidence.cells import collect, tame
+from sweeper.analysis.evidence.exponents import leftover
+from sweeper.analysis.evidence.gains import Finding, Gain, gain, judged
+from sweeper.analysis.evidence.linear import left_out
+from sweeper.analysis.evidence.ranking import cross_fitted
+from sweeper.search.objectives import OBJECTIVES
 
 TINY, SMALL, LARGE = Gain(0.0, -0.02, 0.02), Gain(0.02, -0.01, 0.06), Gain(0.2, 0.1, 0.3)
 

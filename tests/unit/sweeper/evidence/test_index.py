@@ -4,11 +4,11 @@ from evidence_cells import bell, cells, columns, grid
 from scipy import stats
 from trial_rows import table
 
-from sweeper.evidence.cells import collect, tame
-from sweeper.evidence.index import explained, fit_exponents, leftover, noise_ceiling, relative
-from sweeper.evidence.linear import design, left_out
-from sweeper.objective import OBJECTIVES
-from sweeper.single_index import Basis, best_index
+from sweeper.analysis.evidence.cells import collect, tame
+from sweeper.analysis.evidence.exponents import explained, fit_exponents, leftover, noise_ceiling, relative
+from sweeper.analysis.evidence.linear import design, left_out
+from sweeper.search.noise_sampler.single_index import Basis, best_index
+from sweeper.search.objectives import OBJECTIVES
 
 GAIN = OBJECTIVES["gain_mean"]
 DEFINITIONS = ("paper", "paper_v1", "linear", "wd_equilibrium")

@@ -4,8 +4,8 @@ import statsmodels.api as sm
 from scipy import stats
 from scipy.interpolate import CubicSpline
 
-from sweeper.evidence.linear import clustered, design, least_squares, left_out, share, wald
-from sweeper.single_index import Basis
+from sweeper.analysis.evidence.linear import clustered, design, least_squares, left_out, share, wald
+from sweeper.search.noise_sampler.single_index import Basis
 
 
 def test_the_basis_holds_every_natural_cubic_spline_on_its_knots() -> None:

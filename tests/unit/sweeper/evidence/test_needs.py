@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from trial_rows import table, trial
 
-from sweeper.evidence.cells import Cells, collect, tame_along
-from sweeper.evidence.needs import LEVELS, Need, needed
-from sweeper.evidence.verdict import HUMP, judge
-from sweeper.objective import OBJECTIVES
+from sweeper.analysis.evidence.cells import Cells, collect, tame_along
+from sweeper.analysis.evidence.needs import LEVELS, Need, needed
+from sweeper.analysis.evidence.verdict import HUMP, judge
+from sweeper.search.objectives import OBJECTIVES
 
 GAIN = OBJECTIVES["gain_mean"]
 NOISES = np.geomspace(1e-4, 1, 9)

@@ -3,10 +3,20 @@ import pytest
 from evidence_cells import bell, cells, columns, grid
 from trial_rows import BEST, sweep, table
 
-from sweeper.evidence.cells import collect, tame
-from sweeper.evidence.ranking import FITTED, Rank, candidates, collapse, common, cross_fitted, influence, rank, transfer
-from sweeper.objective import OBJECTIVES
-from sweeper.single_index import Basis
+from sweeper.analysis.evidence.cells import collect, tame
+from sweeper.analysis.evidence.ranking import (
+    FITTED,
+    Rank,
+    candidates,
+    collapse,
+    common,
+    cross_fitted,
+    influence,
+    rank,
+    transfer,
+)
+from sweeper.search.noise_sampler.single_index import Basis
+from sweeper.search.objectives import OBJECTIVES
 
 GAIN = OBJECTIVES["gain_mean"]
 

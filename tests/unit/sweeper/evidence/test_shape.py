@@ -3,7 +3,7 @@ import pytest
 from evidence_cells import cells
 from sklearn.isotonic import IsotonicRegression
 
-from sweeper.evidence.shape import monotone_error, prefix_errors, reduced_monotone, shape, unimodal_error
+from sweeper.analysis.evidence.shape import monotone_error, prefix_errors, reduced_monotone, shape, unimodal_error
 
 
 def isotonic(y, w, increasing=True):

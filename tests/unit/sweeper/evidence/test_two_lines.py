@@ -4,7 +4,7 @@ import statsmodels.api as sm
 from evidence_cells import cells
 from scipy import stats
 
-from sweeper.evidence.two_lines import two_lines, without_one
+from sweeper.analysis.evidence.two_lines import two_lines, without_one
 
 
 def tent(n: int, scatter: float, seed: int = 0):

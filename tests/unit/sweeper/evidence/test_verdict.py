@@ -3,10 +3,10 @@ import pytest
 from evidence_cells import cells
 from trial_rows import flat, hump, monotone, sweep, table
 
-from sweeper.evidence.cells import collect, tame, tame_along, thin
-from sweeper.evidence.verdict import judge
-from sweeper.objective import OBJECTIVES
-from sweeper.regime import floors
+from sweeper.analysis.evidence.cells import collect, tame, tame_along, thin
+from sweeper.analysis.evidence.verdict import judge
+from sweeper.analysis.regime import floors
+from sweeper.search.objectives import OBJECTIVES
 
 GAIN = OBJECTIVES["gain_mean"]
 

@@ -1,0 +1,1 @@
+"""Statistics of finished trials: regime, posterior, recommendation, comparison."""

@@ -1,0 +1,1 @@
+"""Evidence for one noise: shape, exponents, ranking of noises, verdict."""

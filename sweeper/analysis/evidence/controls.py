@@ -1,0 +1,190 @@
+"""Controls for local flatness: does noise tell of the merge what sharpness and the parents' accuracy do not?
+
+======  ============================================================================================
+symbol  meaning, for R trials (repeats) of C configurations
+======  ============================================================================================
+y       objective of a trial as the study is told it, larger is better, bad tail raised (`sweeper.analysis.evidence.cells.tame`)
+S       noise; k a sharpness, mean over the children; a accuracy, mean over the children
+s(v)    natural cubic spline of v with 4 columns, constant beyond its ends
+======  ============================================================================================
+
+Forward: y ~ s(ln k) + s(a) against y ~ s(ln k) + s(a) + s(ln S). Reverse: y ~ s(ln S) against the same larger model.
+The added columns are tested by a Wald F whose covariance is the cluster jackknife (CR3) over configurations, with
+C − 1 degrees of freedom of the denominator: repeats share their hyperparameters and are no independent trials.
+ΔR² is that of left-out configurations, and what is found follows from both, see `sweeper.analysis.evidence.gains`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sweeper.analysis.evidence.cells import Array, Rows, collect, tame
+from sweeper.analysis.evidence.gains import Finding, Gain, gain, judged
+from sweeper.analysis.evidence.linear import design, least_squares, left_out, wald
+from sweeper.search.noise_sampler.single_index import Basis
+from sweeper.search.objectives import Objective
+
+SHARPNESS = ("hessian_trace", "hessian_trace_scaled", "lambda_max", "sharpness_worst", "sharpness_average")
+FREEDOM = 4
+# configurations for each column of the larger model: fewer leave the jackknife nothing to hold out
+PER_COLUMN = 2
+
+
+@dataclass(frozen=True)
+class Nested:
+    """One nested regression, both ways; the numbers are None where it is not possible, and `reason` says why.
+
+    Attributes:
+        sharpness: Columns' stem in the trials table, such as `lambda_max`; empty: the parents' accuracy alone.
+        n: Trials, and `configs` their configurations.
+        f, p: Wald F of s(ln S) beyond sharpness and accuracy, with `df` columns added, and its two-sided p value.
+        f_reverse, p_reverse: The same of sharpness and accuracy beyond the noise, with `df_reverse`.
+        r2: R² of left-out configurations by sharpness and accuracy, `r2_noise` by the noise alone, `r2_both` by both.
+        beyond: Configurations that lie beyond the others in any of these and are predicted at their nearest end.
+        gain: ΔR² that the noise adds, `gain_reverse` that sharpness and accuracy add to the noise.
+        finding: Whether the noise tells more than they do, `finding_reverse` the reverse.
+        reason: Why there is no result; empty where there is one.
+    """
+
+    sharpness: str
+    n: int
+    configs: int
+    f: float | None = None
+    df: int | None = None
+    p: float | None = None
+    f_reverse: float | None = None
+    df_reverse: int | None = None
+    p_reverse: float | None = None
+    r2: float | None = None
+    r2_noise: float | None = None
+    r2_both: float | None = None
+    beyond: int = 0
+    gain: Gain | None = None
+    gain_reverse: Gain | None = None
+    finding: Finding | None = None
+    finding_reverse: Finding | None = None
+    reason: str = ""
+
+
+def controls(trials: pa.Table, goal: Objective, noise: str, split: str) -> tuple[Nested, ...]:
+    """Return the nested regressions of a sweep: beyond the parents' accuracy, and beyond each sharpness beside it.
+
+    Args:
+        trials: Trials table; trials that are `ok` enter.
+        goal: The objective, on its split.
+        noise: Name of the definition.
+        split: Split of the parents' accuracy.
+
+    Returns:
+        The first without a sharpness, then one for each that was measured (`--landscape`).
+    """
+    y, owner = _objective(trials, goal)
+    sides = [f"{who}_accuracy_{split}" for who in "ab"]
+    ends = [f"{name}_{who}" for name in SHARPNESS for who in "ab"]
+    rows = _rows(trials, [f"noise_{noise}", *sides, *ends]) if len(y) else []
+    place = _logs([[r[f"noise_{noise}"]] for r in rows])
+    accuracy = np.array([_mean([r[c] for c in sides]) for r in rows], dtype=float)
+    found = [beside("", y, owner, place, [accuracy])]
+    for name in SHARPNESS:
+        sharp = _logs([[r[f"{name}_{who}"] for who in "ab"] for r in rows])
+        if np.isfinite(sharp).any():
+            found.append(beside(name, y, owner, place, [sharp, accuracy]))
+    return tuple(found)
+
+
+def _objective(trials: pa.Table, goal: Objective) -> tuple[Array, Rows]:
+    cells = tame(collect(trials, goal))
+    return cells.value, cells.owner
+
+
+def _rows(trials: pa.Table, columns: Sequence[str]) -> list[dict[str, Any]]:
+    # in the order of `Cells`: by configuration, then as they stand
+    rows = trials.select(["config", "outcome", *dict.fromkeys(columns)]).to_pylist()
+    return sorted((r for r in rows if r["outcome"] == "ok"), key=lambda r: r["config"])
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    return math.fsum(known) / len(known) if len(known) == len(values) else math.nan
+
+
+def _logs(values: Sequence[Sequence[float | None]]) -> Array:
+    means = np.array([_mean(v) for v in values], dtype=float)
+    # a trace or an eigenvalue below 0 has no logarithm: the trial is left out
+    return np.log(np.where(means > 0, means, np.nan))
+
+
+def beside(sharpness: str, y: Array, owner: Rows, place: Array, others: Sequence[Array]) -> Nested:
+    """Return the nested regression of noise beside other quantities, both ways.
+
+    Args:
+        sharpness: Its name, see `Nested`.
+        y: Objective of each trial, shape (R,).
+        owner: Its configuration, shape (R,).
+        place: Its log noise, shape (R,); nan where it has none.
+        others: What stands beside the noise, shape (R,) each; nan where it was not measured.
+    """
+    known = np.isfinite(place) & np.all([np.isfinite(v) for v in others], axis=0) if len(y) else np.zeros(0, dtype=bool)
+    y, place = y[known], place[known]
+    _, owner = np.unique(owner[known], return_inverse=True)
+    n, configs = len(y), int(owner.max()) + 1 if len(owner) else 0
+    others = [v[known] for v in others]
+    noise, rest = _columns([place]), _columns(others)
+    columns = 1 + noise.shape[1] + rest.shape[1]
+    if reason := _missing(y, configs, noise, rest, columns):
+        return Nested(sharpness, n, configs, reason=reason)
+    forward, reverse = _added(y, owner, rest, noise), _added(y, owner, noise, rest)
+    by_rest, by_noise, by_both = (
+        left_out(y, np.ones(n), axes, group=owner, freedom=FREEDOM) for axes in (others, [place], [*others, place])
+    )
+    gains = gain(by_rest, by_both), gain(by_noise, by_both)
+    return Nested(
+        sharpness,
+        n,
+        configs,
+        f=forward[0],
+        df=noise.shape[1],
+        p=forward[1],
+        f_reverse=reverse[0],
+        df_reverse=rest.shape[1],
+        p_reverse=reverse[1],
+        r2=by_rest.r2,
+        r2_noise=by_noise.r2,
+        r2_both=by_both.r2,
+        beyond=int(by_both.beyond.sum()),
+        gain=gains[0],
+        gain_reverse=gains[1],
+        finding=judged(forward[1], gains[0]),
+        finding_reverse=judged(reverse[1], gains[1]),
+    )
+
+
+def _missing(y: Array, configs: int, noise: Array, rest: Array, columns: int) -> str:
+    if not len(y):
+        return "no viable trial has a score, a noise and all of the controls"
+    if not noise.shape[1]:
+        return "all of these trials have the same noise"
+    if not rest.shape[1]:
+        return "the controls do not vary"
+    if configs < PER_COLUMN * columns:
+        return f"{configs} configurations have all of it, at least {PER_COLUMN * columns} are needed"
+    return "" if np.ptp(y) > 0 else "every trial has the same score"
+
+
+def _columns(axes: Sequence[Array]) -> Array:
+    """Return the splines' columns without a constant; none of an axis that does not vary."""
+    varying = [Basis.of(v, FREEDOM)(v) for v in axes if len(v) and np.ptp(v) > 0]
+    return design(*varying)[:, 1:] if varying else np.zeros((len(axes[0]), 0))
+
+
+def _added(y: Array, owner: Rows, base: Array, added: Array) -> tuple[float, float]:
+    """Return Wald's F of the columns `added` beyond `base`, and its two-sided p; see `sweeper.analysis.evidence.linear`."""
+    x = np.hstack([np.ones((len(y), 1)), base, added])
+    test = wald(least_squares(x, y), owner, added.shape[1])
+    return test.f, test.p

@@ -1,0 +1,165 @@
+"""What is missing for a firm answer: trials that would decide it, few enough to be run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sweeper.analysis.evidence.cells import Array, Cells, Rows
+from sweeper.analysis.evidence.shape import MIN_REPLICATES
+from sweeper.analysis.evidence.two_lines import DIGITS, MIN_LEVELS
+from sweeper.analysis.regime import edges
+
+if TYPE_CHECKING:
+    from sweeper.analysis.evidence.verdict import Verdict
+
+LEVELS = 9
+SPAN = 300.0
+"""Factor over which a design is laid where hardly any noise was tried."""
+STEPS_BEYOND = 3
+WIDE = 3.0
+"""Factor from the lower to the upper end of the optimum's interval above which it is loose."""
+MOST_REPEATS = 8
+MOST_CONFIGS = 24
+
+
+@dataclass(frozen=True)
+class Need:
+    """Trials that would make a test possible or its answer firm.
+
+    Attributes:
+        repeats: How many further trials.
+        why: The sentence for people.
+        config: Digest of the configuration to repeat; None asks for a new configuration.
+        noise: Noise of the new configuration, of the definition that was analysed; None for a repeat.
+    """
+
+    repeats: int
+    why: str
+    config: str | None = None
+    noise: float | None = None
+
+
+def needed(
+    cells: Cells, verdict: Verdict, noise: str, best: Array, interval: tuple[float, float] | None
+) -> tuple[Need, ...]:
+    """Return the trials that are missing; none where the verdict is firm and the optimum's interval narrow.
+
+    New noises come first, then further repeats of what is there. Nothing is asked twice: a level that a design adds is
+    not added between two others as well.
+
+    Args:
+        cells: Viable configurations in order of the noise.
+        verdict: What they say.
+        noise: Name of the definition.
+        best: Resampled optima [log noise], shape (draws,); empty where there are none.
+        interval: 90 % interval of the optimal noise; None where it is not determined.
+    """
+    x = cells.noise[noise]
+    levels = np.unique(x.round(DIGITS))
+    if len(levels) < MIN_LEVELS:
+        return tuple(_design(x, f"only {len(levels)} different noises have a viable score"))
+    if cells.samplers:
+        why = f"the noises were chosen by a sampler that learns ({', '.join(cells.samplers)})"
+        return tuple(_design(x, why))
+    found = [*_beyond(x, best), *(_between(levels, interval) if interval else ())]
+    return (*found, *_repeats(cells, verdict, x, bool(found)))
+
+
+def _design(x: Array, why: str) -> Iterator[Need]:
+    if not len(x):  # nothing is known about where to look
+        return
+    middle, half = float(x.min() + x.max()) / 2, max(float(np.ptp(x)), math.log(SPAN)) / 2
+    for place in np.linspace(middle - half, middle + half, LEVELS):
+        yield Need(MIN_REPLICATES, f"{why}: a verdict on the shape needs designed ones", noise=_round(place))
+
+
+def _beyond(x: Array, best: Array) -> Iterator[Need]:
+    """Ask for noises beyond an edge at which more than 5 % of the resampled optima lie."""
+    if not len(best):
+        return
+    left, right = edges(x)
+    step = float(np.clip((x[-1] - x[0]) / LEVELS, math.log(1.5), math.log(3.0)))
+    for share, start, sign, word in (
+        (float(np.mean(best <= left)), float(x[0]), -1.0, "lower"),
+        (float(np.mean(best >= right)), float(x[-1]), 1.0, "upper"),
+    ):
+        if share >= 0.05:
+            for k in range(1, STEPS_BEYOND + 1):
+                why = f"{share:.0%} of the resampled optima lie at the {word} edge of the tried noises"
+                yield Need(MIN_REPLICATES, why, noise=_round(start + sign * k * step))
+
+
+def _between(levels: Array, interval: tuple[float, float]) -> Iterator[Need]:
+    """Ask for noises in the middle of the gaps inside a wide interval of the optimum, the widest gaps first."""
+    low, high = (math.log(v) for v in interval)
+    if high - low < math.log(WIDE):
+        return
+    gaps = sorted(((b - a, (a + b) / 2) for a, b in pairwise(levels) if low <= (a + b) / 2 <= high), reverse=True)
+    for width, place in gaps[:STEPS_BEYOND]:
+        if width > math.log(1.2):
+            why = f"the optimum's 90 % interval spans a factor {interval[1] / interval[0]:.2g}"
+            yield Need(MIN_REPLICATES, why, noise=_round(place))
+
+
+def _repeats(cells: Cells, verdict: Verdict, x: Array, grows: bool) -> Iterator[Need]:
+    """Ask for so many repeats that shapes can be told apart, and that slopes as large as seen are significant."""
+    _, level, members = np.unique(x.round(DIGITS), return_inverse=True, return_counts=True)
+    of_level = np.bincount(level, cells.size)
+    wanted, why = 0, ""
+    if float((of_level >= MIN_REPLICATES).mean()) < 2 / 3 and len(members) <= MOST_CONFIGS:
+        wanted, why = MIN_REPLICATES, f"the shape's test needs {MIN_REPLICATES} replicates of most noises"
+    factor = _factor(verdict)
+    if factor > 1 and not grows:
+        now = float(np.median(of_level))
+        more = min(MOST_REPEATS, math.ceil(now * factor))
+        if more > max(wanted, now):
+            wanted = more
+            why = (
+                f"the two-lines test has one-sided p = {verdict.gate.p:.2g}: {more} replicates of a noise, if slopes "
+                "stay as seen"
+            )
+    asked = [(i, int(wanted - of_level[level[i]])) for i in _one_of_each(level, cells.size)]
+    short = [(i, n) for i, n in asked if n > 0]
+    for i, n in short[:: max(1, math.ceil(len(short) / MOST_CONFIGS))]:
+        yield Need(n, why, config=cells.config[i])
+    if not short and verdict.left_out.p is not None and verdict.left_out.p >= 0.05 and verdict.gate.passed:
+        config = verdict.left_out.p_config
+        why = f"the verdict hangs on configuration {config}"
+        for i in _neighbours(cells.config.index(config)) if config in cells.config else ():
+            if i < len(cells):
+                yield Need(MIN_REPLICATES, why, config=cells.config[i])
+
+
+def _factor(verdict: Verdict) -> float:
+    """Return by how much the replicates must grow for both slopes to reach t = 2.2 (about p = .02), if they stay."""
+    gate, ratios = verdict.gate, [1.0]
+    if gate.p is None or gate.passed:
+        return 1.0
+    for slope, se, sign in ((gate.slope_up, gate.se_up, 1.0), (gate.slope_down, gate.se_down, -1.0)):
+        if slope is None or not se:
+            continue
+        t = sign * slope / se
+        # a slope of the wrong sign is no matter of more repeats
+        ratios.append((2.2 / t) ** 2 if t > 0.5 else 1.0)
+    return max(ratios)
+
+
+def _one_of_each(level: Rows, size: Array) -> list[int]:
+    # the configuration with the most repeats speaks for its noise
+    order = np.lexsort((-size, level))
+    _, first = np.unique(level[order], return_index=True)
+    return [int(i) for i in order[first]]
+
+
+def _neighbours(i: int) -> list[int]:
+    return [j for j in (i - 1, i, i + 1) if j >= 0]
+
+
+def _round(place: float) -> float:
+    return float(f"{math.exp(place):.3g}")

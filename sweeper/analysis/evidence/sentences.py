@@ -1,0 +1,337 @@
+"""The findings of an analysis as sentences that can be quoted: numbers, intervals, n."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from sweeper.analysis.evidence.cells import SYMBOLS
+from sweeper.analysis.evidence.gains import Finding, Gain
+from sweeper.analysis.evidence.linear import R2
+from sweeper.analysis.evidence.ranking import FITTED
+from sweeper.analysis.evidence.verdict import UNDETERMINED
+from sweeper.analysis.text import FACTORS, counted, number
+from sweeper.search.objectives import OBJECTIVES
+from trainables.noise import NOISE
+
+if TYPE_CHECKING:
+    from sweeper.analysis.evidence.analyse import Analysis
+    from sweeper.analysis.evidence.ranking import Ranking
+
+_REVERSE = {
+    Finding.MORE: "they tell more than the noise",
+    Finding.NO_MORE: "they tell no more than the noise",
+    Finding.NOT_DETECTED: "not detected that they tell more than the noise",
+    None: "not tested",
+}
+ONE_SIDED, TWO_SIDED = "one-sided", "two-sided"
+_WORDS = {"learning_rate": "learning rate", "batch_size": "batch size", "weight_decay": "weight decay",
+          "augmentation_strength": "augmentation strength"}  # fmt: skip
+_SHARPNESS = {"hessian_trace": "Hessian trace", "hessian_trace_scaled": "scale-free Hessian trace",
+              "lambda_max": "largest Hessian eigenvalue", "sharpness_worst": "worst-case sharpness",
+              "sharpness_average": "average-case sharpness"}  # fmt: skip
+
+
+def sentences(a: Analysis) -> tuple[str, ...]:
+    """Return the findings; the first one is the verdict."""
+    parts = [
+        _verdict(a),
+        _aside(a),
+        _gate(a),
+        _everything(a),
+        _shape(a),
+        _explained(a),
+        _leftover(a),
+        _exponents(a),
+        _ranking(a),
+    ]
+    parts += [influence(a.ranking), _transfer(a), _collapse(a), *_controls(a), _tail(a)]
+    return tuple(p for p in parts if p)
+
+
+def nothing_asked(a: Analysis) -> str:
+    """Return what an analysis without needs says about further trials."""
+    if a.verdict != UNDETERMINED:
+        return "nothing is missing for this answer"
+    if not a.n_configs:
+        return "what to add is not known: no viable trial has a score and this noise"
+    return "no further trials are known that would decide it"
+
+
+def p_value(p: float, sides: str = ONE_SIDED) -> str:
+    """Return `one-sided p = ...`, or `p < 1e-4` where it is smaller than a bootstrap or a tail can tell."""
+    return f"{sides} p < 1e-4" if p < 1e-4 else f"{sides} p = {p:.2g}"
+
+
+def percent(value: float) -> str:
+    """Return a share as a percentage."""
+    return f"{100 * value:.0f} %"
+
+
+def _verdict(a: Analysis) -> str:
+    scale, regime = NOISE[a.noise], a.regime
+    unit = "" if scale.unit == "1" else f" {scale.unit}"
+    label = a.label.partition(" [")[0]
+    n = f"{counted(a.n_configs, 'configuration')}, {counted(a.n_trials, 'trial')}"
+    if regime.optimum is None:
+        return f"{a.verdict}: {label} against {scale.formula}: {regime.message} ({n})."
+    interval = f"90 % interval {number(regime.low)} to {number(regime.high)}"
+    best = f"{label} is best at {scale.formula} = {number(regime.optimum)}{unit} ({interval}, {n})"
+    best += "".join(f"; it {moved.sentence}" for moved in regime.moved)
+    if a.verdict == "hump":
+        return f"hump: {best}; it {_better(a)}s before and {_worse(a)}s beyond."
+    if a.verdict == "plateau then cliff":
+        until = f"{scale.formula} = {number(a.judged.gate.break_noise)}{unit}"
+        return (
+            f"plateau then cliff: {label} hardly changes below {until} and {_worse(a)}s beyond; {best}, {a.judged.why}."
+        )
+    return f"undetermined: {best}, but {a.judged.why}."
+
+
+def _aside(a: Analysis) -> str:
+    if not a.set_aside:
+        return ""
+    return (
+        f"Verdict, optimum and shape are of the {counted(a.n_trials, 'viable trial')} whose noises were set by design; "
+        f"{counted(a.set_aside, 'trial')} of a sampler that learns enter the comparison of the noises only."
+    )
+
+
+def _gate(a: Analysis) -> str:
+    gate, left = a.judged.gate, a.judged.left_out
+    if gate.reason or gate.p_up is None or gate.p_down is None:
+        return f"Two-lines test not possible: {gate.reason or a.judged.why}."
+    text = (
+        f"Two-lines test on viable pairs: {_moves(a, gate.slope_up)} by {_slope(gate.slope_up, gate.se_up)}{_unit(a)} "
+        f"per factor e of noise up to {number(gate.break_noise)} ({_better(a)} {p_value(gate.p_up)}), "
+        f"{_moves(a, gate.slope_down)} by {_slope(gate.slope_down, gate.se_down)}{_unit(a)} beyond "
+        f"({_worse(a)} {p_value(gate.p_down)}; errors {_errors(gate.errors)}, "
+        f"n = {gate.n} configurations at {gate.levels} noises)"
+    )
+    if a.judged.edge_share is not None:
+        text += f"; {percent(a.judged.edge_share)} of the resampled optima lie at an edge"
+    if left.p is not None and left.edge_share is not None:
+        worst = f"{ONE_SIDED} p <= {number(left.p)} and at most {percent(left.edge_share)}"
+        text += f"; without any one configuration {worst}"
+    return text + "."
+
+
+def _better(a: Analysis) -> str:
+    return "rise" if OBJECTIVES[a.objective].maximize else "fall"
+
+
+def _worse(a: Analysis) -> str:
+    return "fall" if OBJECTIVES[a.objective].maximize else "rise"
+
+
+def _moves(a: Analysis, slope: float | None) -> str:
+    # the tests look at what the study is told: larger is better
+    return f"{_better(a) if (slope or 0) > 0 else _worse(a)}s"
+
+
+def _unit(a: Analysis) -> str:
+    """Return the unit of a difference of what the study is told, with a blank in front."""
+    if OBJECTIVES[a.objective].inverse is math.exp:
+        return " in ln"
+    unit = a.label.partition("[")[2].rstrip("]")
+    return f" {unit}" if unit else ""
+
+
+def _slope(slope: float | None, se: float | None) -> str:
+    return f"{number(abs(slope or 0))} ± {number(se)}"
+
+
+def _errors(kind: str) -> str:
+    return "from replicates" if kind == "replicates" else kind
+
+
+def _everything(a: Analysis) -> str:
+    test = a.judged.gate_all
+    if test.p_up is None or test.p_down is None or test.n == a.judged.gate.n:
+        return ""
+    return (
+        f"With unviable and diverged pairs at the cap: {_better(a)} {p_value(test.p_up)}, {_worse(a)} "
+        f"{p_value(test.p_down)} "
+        f"(n = {test.n} configurations)."
+    )
+
+
+def _shape(a: Analysis) -> str:
+    test = a.shape
+    if test.p is None or test.statistic is None:
+        return f"Isotonic against unimodal not tested: {test.reason}."
+    better = "better" if test.p < 0.05 else "not significantly better"
+    return (
+        f"A hump fits the {test.levels} noises with 3 or more trials {better} "
+        f"than any monotone curve: {p_value(test.p)} (residual bootstrap, {test.draws} draws, "
+        f"n = {test.n} trials; scatter is that of replicates of a configuration); it removes "
+        f"{percent(test.statistic)} of the monotone curve's misfit."
+    )
+
+
+def _explained(a: Analysis) -> str:
+    e = a.explained
+    if e.r2 is None:
+        return f"Share explained not determined: {e.reason}."
+    r2 = f"{R2} of {a.noise}: {number(e.r2)}"
+    if e.ceiling is not None and e.share is not None:
+        r2 += f", {percent(e.share)} of the noise ceiling R²_c = {number(e.ceiling)}"
+    n = f"n = {e.n_configs} configurations{_all_noises(a, e.n_configs)}, {counted(e.n_trials, 'trial')}"
+    r2 += f" ({n}{_beyond(e.beyond)})"
+    if e.p is None:
+        return f"{r2}; {e.reason}."
+    fit = "does not fit them" if e.p < 0.05 else "fits them"
+    return (
+        f"{r2}; a curve in noise {fit} within the scatter of repeats: lack of fit F({e.f_above}, {e.f_below}) = "
+        f"{number(e.f)}, {p_value(e.p)}."
+    )
+
+
+def _all_noises(a: Analysis, n: int) -> str:
+    return " that have all noises" if n < a.n_tested and n == a.ranking.n else ""
+
+
+def _beyond(number_: int) -> str:
+    if not number_:
+        return ""
+    lie = "1 lies beyond the others and is" if number_ == 1 else f"{number_} lie beyond the others and are"
+    return f"; {lie} predicted at their nearest end"
+
+
+def _leftover(a: Analysis) -> str:
+    left = a.leftover
+    if left.p is None or left.lines is None or left.finding is None:
+        return f"Leftover test not possible: {left.reason}."
+    added = ", ".join(SYMBOLS[k] for k in left.added)
+    text = (
+        f"{_found(left.finding, added, 'tell', 'the noise')}: F({left.f_above}, {left.f_below}) = {number(left.f)}, "
+        f"{p_value(left.p, TWO_SIDED)}; {_gain(left.lines)} as lines beside it"
+    )
+    if left.index is not None:
+        text += f", {_interval(left.index)} as an index with free exponents"
+    return f"{text} (n = {left.n} configurations)."
+
+
+def _found(finding: Finding, what: str, tell: str, than: str) -> str:
+    """Return what a control found, as the beginning of a sentence."""
+    if finding == Finding.NOT_DETECTED:
+        return f"Not detected that {what} {tell} more than {than}"
+    return f"{what} {tell} {finding} than {than}"
+
+
+def _gain(gain: Gain) -> str:
+    return f"ΔR² {_interval(gain)}"
+
+
+def _interval(gain: Gain) -> str:
+    return f"{number(gain.value)}, between {number(gain.low)} and {number(gain.high)} (90 %)"
+
+
+def _exponents(a: Analysis) -> str:
+    e = a.exponents
+    if e.reason:
+        return f"Free exponents not estimated: {e.reason}."
+    parts: list[str] = []
+    for knob, value in e.value.items():
+        if knob == e.unit_knob:
+            continue
+        text = f"{_inverse(knob)} {number(value)} ({number(e.low[knob])} to {number(e.high[knob])}"
+        given = e.named.get(a.noise, {}).get(knob)
+        parts.append(f"{text}; {a.noise} {number(given)})" if given is not None else f"{text})")
+    return (
+        f"Free exponents relative to {FACTORS[e.unit_knob]}'s, 90 % bootstrap intervals (n = {e.n} configurations): "
+        f"{', '.join(parts)}; in-sample R² {number(e.r2)}."
+    )
+
+
+def _inverse(knob: str) -> str:
+    return (
+        f"1/{FACTORS[knob]}"
+        if knob == "batch_size"
+        else f"1/({FACTORS[knob]})"
+        if knob == "momentum"
+        else FACTORS[knob]
+    )
+
+
+def _ranking(a: Analysis) -> str:
+    r = a.ranking
+    if r.reason:
+        return f"Definitions not ranked: {r.reason}."
+    seen: set[str] = set()
+    parts: list[str] = []
+    for row in r.rows:
+        if row.name in seen:
+            continue
+        seen |= {row.name, *row.same_as}
+        name = " = ".join((row.name, *row.same_as))
+        parts.append(f"{name} {number(row.r2)} ({number(row.low)} to {number(row.high)})")
+    most = _beyond(max(row.beyond for row in r.rows)).replace("; ", "; up to ")
+    return (
+        f"Definitions by {R2} (n = {r.n} configurations that have all noises{most}), "
+        f"with 90 % bootstrap intervals: {', '.join(parts)}."
+    )
+
+
+def influence(r: Ranking) -> str:
+    """Return on how many configurations the lead of the best definition rests; empty where there are no two."""
+    if r.influence is None:
+        return ""
+    first, second = r.lead
+    if r.influence >= r.n:
+        return f"{first} has no lead over {second}."
+    few = "1 of them" if r.influence == 1 else f"{r.influence} of them"
+    verdict = ": do not rely on it" if r.influence <= 2 else ""
+    return f"Without {few}, {first} is no longer ahead of {second}{verdict}."
+
+
+def _transfer(a: Analysis) -> str:
+    t = a.transfer
+    if t.r2 is None or t.n is None:
+        return f"Transfer from knob to knob not tested: {t.reason}."
+    what = "Fitted on one half of a knob's values, R² of predicting the other"
+    if t.kind == "sweeps":
+        what = "Fitted on a learning-rate sweep, R² of predicting sweeps that differ in one knob"
+    shown = [n for n in dict.fromkeys((a.noise, *(r.name for r in a.ranking.rows[:1]), FITTED)) if n in t.r2]
+    knobs = [f"{_WORDS.get(k, k)} (n = {n}) " + ", ".join(f"{name} {number(t.r2[name][k])}" for name in shown)
+             for k, n in t.n.items()]  # fmt: skip
+    return f"{what}: {'; '.join(knobs)}."
+
+
+def _collapse(a: Analysis) -> str:
+    c = a.collapse
+    if c.misfit is None or c.n is None or a.noise not in c.misfit:
+        return f"Collapse not measured: {c.reason or f'{a.noise} is not there for most configurations'}."
+    alone = f"; repeats alone {number(c.scatter)}{_unit(a)}" if c.scatter is not None else ""
+    return (
+        f"Collapse: {c.n_curves} learning-rate sweeps lie {number(c.misfit[a.noise])}{_unit(a)} apart along "
+        f"{a.noise}, {number(c.raw)}{_unit(a)} along the learning rate{alone} (mean distance, "
+        f"n = {c.n[a.noise]} points)."
+    )
+
+
+def _controls(a: Analysis) -> list[str]:
+    out: list[str] = []
+    for c in a.controls:
+        rest = f"{_SHARPNESS[c.sharpness]} and parents' accuracy" if c.sharpness else "parents' accuracy"
+        if c.p is None or c.p_reverse is None or c.gain is None or c.gain_reverse is None or c.finding is None:
+            out.append(f"Control for {rest} not possible: {c.reason}.")
+            continue
+        out.append(
+            f"{_found(c.finding, a.noise, 'tells', rest)}: F({c.df}, {c.configs - 1}) = {number(c.f)}, "
+            f"{p_value(c.p, TWO_SIDED)}; {_gain(c.gain)}. The reverse: {_REVERSE[c.finding_reverse]}, "
+            f"{p_value(c.p_reverse, TWO_SIDED)}, {_interval(c.gain_reverse)} (n = {c.n} trials of {c.configs} "
+            f"configurations{_beyond(c.beyond)})."
+        )
+    if not any(c.sharpness for c in a.controls):
+        out.append("Sharpness was not measured (`sweeper run --landscape` does), so it is not controlled for.")
+    return out
+
+
+def _tail(a: Analysis) -> str:
+    parts: list[str] = []
+    if a.tail:
+        parts.append(f"{counted(a.tail, 'trial')} far below the others were raised to a floor")
+    if a.n_tested < a.n_configs:
+        parts.append(f"tests looked at {a.n_tested} of {a.n_configs} configurations, evenly spread")
+    return f"For the tests, {' and '.join(parts)}." if parts else ""

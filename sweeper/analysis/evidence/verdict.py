@@ -1,0 +1,214 @@
+"""The verdict on the shape of an objective over noise: hump, plateau then cliff, or undetermined.
+
+- *hump*: a distinct interior optimum. The two-lines test has p < .05, fewer than 5 % of the resampled optima lie at an
+  edge of the tried noises, and both stay so without any one configuration.
+- *plateau then cliff*: the second line falls (p < .05) and the first neither rises nor falls, with 95 % confidence
+  less than a third as steeply; and the former stays so without any one configuration.
+- *undetermined*: everything else, and every sweep whose configurations a sampler chose that learns: it samples near its
+  own optimum, which biases the shape.
+
+Without one configuration, the optima are those of the bootstrap draws that do not hold it (jackknife after bootstrap:
+Efron 1992, J. R. Stat. Soc. B 54, 83); where these are too many at an edge, they are drawn anew for that one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweeper.analysis.evidence.cells import Array, Cells
+from sweeper.analysis.evidence.two_lines import DIGITS, MAX_REPLICATED, TwoLines, one_knob, two_lines, without_one
+from sweeper.analysis.regime import EDGE, GRID, MIN_CONFIGS, edges
+from sweeper.analysis.smoother import train
+
+HUMP, CLIFF, UNDETERMINED = "hump", "plateau then cliff", "undetermined"
+DRAWS = 500
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """The hump's two conditions without each configuration in turn; None where they cannot be computed.
+
+    Attributes:
+        n: Configurations that were left out in turn.
+        p: Largest one-sided p of the two-lines test, `p_config` without which configuration.
+        p_down: Largest one-sided p of its falling line.
+        edge_share: Largest share of optima at an edge, `edge_config` without which configuration.
+        undecided: Configurations without which the test is not possible.
+    """
+
+    n: int
+    p: float | None = None
+    p_config: str | None = None
+    p_down: float | None = None
+    edge_share: float | None = None
+    edge_config: str | None = None
+    undecided: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict and what it rests on.
+
+    Attributes:
+        name: `hump`, `plateau then cliff` or `undetermined`.
+        why: What kept it from being a hump, for people; empty for a hump.
+        gate: The two-lines test on viable pairs.
+        gate_all: The same with unviable and diverged pairs at the cap.
+        edge_share: Share of resampled optima at an edge of the tried noises.
+        left_out: Both without each configuration.
+        optima: The resampled optima, unit of the noise.
+    """
+
+    name: str
+    why: str
+    gate: TwoLines
+    gate_all: TwoLines
+    edge_share: float | None
+    left_out: LeaveOneOut
+    optima: tuple[float, ...] = ()
+
+
+def judge(cells: Cells, everything: Cells, noise: str, *, seed: int = 0, draws: int = DRAWS) -> Verdict:
+    """Return the verdict along a noise.
+
+    Args:
+        cells: Viable configurations in order of that noise, their tail tamed.
+        everything: The same with what was not viable.
+        noise: Name of the definition.
+        seed: Seed of the bootstrap.
+        draws: Its draws.
+    """
+    gate, gate_all = two_lines(cells, noise), two_lines(everything, noise)
+    if gate.reason or len(cells) < MIN_CONFIGS:
+        why = gate.reason or f"{len(cells)} configurations, at least {MIN_CONFIGS} are needed"
+        return Verdict(UNDETERMINED, why, gate, gate_all, None, LeaveOneOut(0))
+    optima = _optima(cells, noise, seed, draws)
+    at_edge = _at_edge(optima.best, cells.noise[noise])
+    share = float(at_edge.mean())
+    left_out = LeaveOneOut(0)
+    if gate.plateau or (gate.passed and share < EDGE):
+        left_out = _left_out(cells, noise, optima.held, at_edge, seed)
+    why = _why(cells, gate, share, left_out)
+    name = UNDETERMINED
+    if not cells.samplers:
+        cliff = gate.plateau and left_out.p_down is not None and left_out.p_down < 0.05 and not left_out.undecided
+        name = HUMP if not why else CLIFF if cliff else UNDETERMINED
+    return Verdict(name, why, gate, gate_all, share, left_out, tuple(np.exp(optima.best).tolist()))
+
+
+def _why(cells: Cells, gate: TwoLines, share: float, left_out: LeaveOneOut) -> str:
+    if cells.samplers:
+        return (
+            f"chosen by a sampler that learns ({', '.join(cells.samplers)}), which samples near its own optimum and so "
+            "biases the shape: a verdict needs designed noises"
+        )
+    if not gate.passed:
+        sides = (("improvement up to", gate.p_up), ("decline beyond", gate.p_down))
+        lacking = [(what, p) for what, p in sides if p is None or p >= 0.05]
+        return " and ".join(f"no significant {what} it (one-sided p = {_p(p)})" for what, p in lacking)
+    if share >= EDGE:
+        return f"{share:.0%} of the resampled optima lie at an edge of the tried noises"
+    if left_out.undecided:
+        return f"the test is not possible without any one of {left_out.undecided} configurations"
+    if left_out.p is None or left_out.p >= 0.05:
+        return f"without configuration {left_out.p_config} the two-lines test has one-sided p = {_p(left_out.p)}"
+    if left_out.edge_share is None or left_out.edge_share >= EDGE:
+        at = "-" if left_out.edge_share is None else f"{left_out.edge_share:.0%}"
+        return f"without configuration {left_out.edge_config} {at} of the resampled optima lie at an edge"
+    return ""
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Optima [log noise] of resampled tables: `held` how often each holds each configuration, (draws, C)."""
+
+    held: Array
+    best: Array
+
+
+def _optima(cells: Cells, noise: str, seed: int, draws: int, without: int = -1) -> _Draws:
+    """Return the optima of bootstrap draws, of configurations or, where these are few and replicated, of repeats."""
+    x = cells.noise[noise]
+    shift, scale = float(cells.z.mean()), float(cells.z.std())
+    smoother = train(x, (cells.z - shift) / scale)
+    kept = np.delete(x, without) if without >= 0 else x
+    grid = np.linspace(kept[0], kept[-1], GRID)
+    rng = np.random.default_rng(seed)
+    present = np.ones(len(x))
+    if without >= 0:
+        present[without] = 0.0
+    z = np.broadcast_to(cells.z, (draws, len(x)))
+    if by_repeats(cells, noise):
+        held, z = np.broadcast_to(present, z.shape), _resampled(cells, draws, rng)
+    else:
+        held = rng.multinomial(int(present.sum()), present / present.sum(), draws).astype(float)
+    setting = rng.choice(len(smoother.settings), draws, p=smoother.settings[:, 3])
+    best = [
+        grid[int(np.argmax(smoother.mean(grid, (z[i] - shift) / scale, held[i], smoother.settings[s])))]
+        for i, s in enumerate(setting)
+    ]
+    return _Draws(held, np.array(best))
+
+
+def by_repeats(cells: Cells, noise: str) -> bool:
+    """Whether the noises were set by design, one configuration each, and only repeats scatter: they are resampled."""
+    levels = len(np.unique(cells.noise[noise].round(DIGITS)))
+    return one_knob(cells) and levels == len(cells) <= MAX_REPLICATED and float((cells.size > 1).mean()) >= 2 / 3
+
+
+def _resampled(cells: Cells, draws: int, rng: np.random.Generator) -> Array:
+    # means of each configuration's repeats drawn with replacement; r/(r-1) makes up for the variance that is lost
+    out = np.empty((draws, len(cells)))
+    for i in range(len(cells)):
+        values = cells.value[cells.owner == i]
+        stretch = math.sqrt(len(values) / (len(values) - 1)) if len(values) > 1 else 1.0
+        out[:, i] = cells.z[i] + stretch * (rng.choice(values, (draws, len(values))).mean(axis=1) - cells.z[i])
+    return out
+
+
+def _at_edge(best: Array, x: Array) -> Array:
+    left, right = edges(x)
+    return ((best <= left) | (best >= right)).astype(float)
+
+
+def _left_out(cells: Cells, noise: str, held: Array, at_edge: Array, seed: int) -> LeaveOneOut:
+    tests = without_one(cells, noise)
+    known = [(t.p, i) for i, t in enumerate(tests) if t.p is not None]
+    worst, where = max(known, default=(math.nan, 0))
+    share, at = _edges_left_out(cells, noise, held, at_edge, seed)
+    return LeaveOneOut(
+        len(cells),
+        worst if known else None,
+        cells.config[where] if known else None,
+        max((t.p_down for t in tests if t.p_down is not None), default=None),
+        share,
+        cells.config[at],
+        sum(t.p is None for t in tests),
+    )
+
+
+def _edges_left_out(cells: Cells, noise: str, held: Array, at_edge: Array, seed: int) -> tuple[float, int]:
+    """Return the largest share of optima at an edge without a configuration, and its position."""
+    absent = held == 0
+    number = absent.sum(axis=0)
+    # every draw holds it where repeats are drawn: nothing is known before it is drawn anew
+    shares = np.where(number > 0, at_edge @ absent / np.maximum(number, 1), 1.0)
+    order = np.argsort(-shares, kind="stable").tolist()
+    # a third of the draws are few, and without an end the edges are others: doubtful ones are drawn anew
+    ends = [i for i in (0, len(cells) - 1) if shares[i] < EDGE]
+    doubtful = [i for i in order if shares[i] >= EDGE][:MAX_REPLICATED] + ends
+    worst, where = max(((float(shares[i]), i) for i in order if i not in doubtful), default=(0.0, order[0]))
+    for i in doubtful:
+        best = _optima(cells, noise, seed, len(held), i).best
+        share = float(_at_edge(best, np.delete(cells.noise[noise], i)).mean())
+        worst, where = max((worst, where), (share, i))
+        if worst >= EDGE:
+            break
+    return worst, where

@@ -1,0 +1,364 @@
+"""The regime: an objective as a function of the noise scale, the noise at which it is best, and how sure that is.
+
+======  ============================================================================================
+symbol  meaning
+======  ============================================================================================
+x       log noise of a configuration, of the chosen definition
+z       its objective as the study is told it (`Objective.tell`, repeats averaged), larger is better
+f       Gaussian process over x with length scale l and relative scatter r, see `sweeper.analysis.smoother`
+x*      argmax of f over the tried range of x
+======  ============================================================================================
+
+Only viable pairs enter (outcome `ok`); one whose merge overflowed (no finite objective) counts as capped, as the
+study is told. Among them a few merges collapse and would flatten everything else, so z is winsorised on its bad side.
+(l, r) are integrated over by a grid, not set to their best fit: with a few dozen configurations the best fit is often
+a wiggly curve, whose interval covers too rarely and whose optimum looks interior even where nothing depends on noise.
+The interval of x* is a bootstrap over configurations, (l, r) drawn afresh each time, without noises that are
+significantly worse (`sweeper.analysis.interval`); it holds for the range of noise that was tried. There is no verdict on the
+curve's shape here: an adaptive search samples near its own optimum, which biases one; for the same reason its interval
+says how the optimum depends on the configurations that were drawn, not what another search would find, and no knob is
+said to move it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from threadpoolctl import threadpool_limits
+
+from sweeper.analysis.interval import trimmed
+from sweeper.analysis.moved import Moved, moved_by
+from sweeper.analysis.smoother import MAX_GROUPS, Array, average, bootstrap_argmax, train
+from sweeper.search.noise_targets import check_shown
+from sweeper.search.objectives import OBJECTIVES, Objective
+from trainables.result import UNSTABLE
+
+MIN_CONFIGS = 6
+MIN_LEVELS = 4
+MIN_SPAN = 1.5
+MIN_EACH = 12
+"""Configurations of one value of a knob from which its own optimum is located."""
+DRAWS_EACH = 100
+GROUPS_EACH = 40
+"""Means of neighbours that such an optimum is fitted to at most."""
+_MOVING = ("batch_size", "momentum", "weight_decay", "augmentation_strength", "augmentation")
+GRID = 201
+EDGE = 0.05
+EXTEND = "extend"
+"""Sampler of the rows that `sweeper extend` added."""
+DESIGNED_SAMPLERS = frozenset({"grid", "qmc", "random", EXTEND})
+# objectives whose study value is the logarithm of the column
+LOGARITHMIC = frozenset({"merged_loss", "cost"})
+
+
+@dataclass(frozen=True)
+class Regime:
+    """An objective's best noise, its interval and its curve.
+
+    Attributes:
+        objective: Name in `OBJECTIVES`.
+        noise: Name in `NOISE`.
+        column: Column of the trials table that holds the objective.
+        maximize: True where a larger objective is better.
+        unit: Unit of the noise scale.
+        optimum: Noise at the best predicted objective; None where it is not determined.
+        low, high: 90 % interval of the optimum, same unit.
+        value: Predicted objective at the optimum, in the column's unit.
+        edge_share: Share of the bootstrap optima at an edge of the tried range: in its outermost 5 % (of log
+            noise), or nearer to the outermost tried noise than to the next (at most 15 %).
+        interior: True where the optimum is determined and `edge_share` < 0.05.
+        adaptive: True where a sampler that learns chose any of the configurations.
+        n_trials: Trials that entered: viable, with a positive noise; of those without a finite objective the merge
+            overflowed, and they count as capped.
+        n_configs: Configurations they belong to.
+        n_left_out: All other rows of the table.
+        grid: Noises at which the curve is given, equally spaced in log; empty where not determined.
+        mean, lower, upper: Predicted objective there and the 90 % band of the curve, in the column's unit.
+        floor: Configurations worse than this entered as if they had this value; None where there were none. The
+            curve is a robust average: a configuration far worse than its neighbours in noise is raised as well.
+        message: One sentence or two for people.
+        moved: Knobs that move the best noise, with the optimum at each of their values: the pooled one is an average.
+    """
+
+    objective: str
+    noise: str
+    column: str
+    maximize: bool
+    unit: str
+    optimum: float | None
+    low: float | None
+    high: float | None
+    value: float | None
+    edge_share: float | None
+    interior: bool
+    adaptive: bool
+    n_trials: int
+    n_configs: int
+    n_left_out: int
+    grid: tuple[float, ...]
+    mean: tuple[float, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    floor: float | None
+    message: str
+    moved: tuple[Moved, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Viable configurations in order of noise."""
+
+    x: Array
+    z: Array
+    knobs: Mapping[str, list[Any]]
+    n_trials: int
+    n_left_out: int
+    adaptive: tuple[str, ...]
+    failed_beyond: bool
+
+
+def fit_regime(
+    trials: pa.Table,
+    objective: str = "gain_mean",
+    noise: str = "paper",
+    *,
+    split: str | None = None,
+    seed: int = 0,
+    draws: int = 300,
+    by_knob: bool = True,
+) -> Regime:
+    """Fit an objective against log noise and locate its best noise.
+
+    Above 120 configurations the process is fitted to means of neighbours in noise, in groups of
+    equal size; the bootstrap still draws configurations.
+
+    Args:
+        trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
+        objective: Name in `OBJECTIVES`.
+        noise: Name in `NOISE`, predicted or measured.
+        split: Split of the scores; by default validation, or test where nothing else was measured.
+        seed: Seed of the bootstrap; the result is a function of it and of the table.
+        draws: Bootstrap draws.
+        by_knob: Whether to look for knobs that move the optimum.
+
+    Returns:
+        The regime; its `optimum` is None where the trials do not determine one, and `message` says what is missing.
+
+    Raises:
+        UnknownName: No such objective or noise.
+        ValueError: `draws` is below 1, no such split, or the noise has no column.
+    """
+    goal, scale = OBJECTIVES[objective], check_shown(noise)
+    goal = goal.on(split or goal.split_in(trials))
+    if draws < 1:
+        raise ValueError(f"draws must be >= 1, got {draws!r}")
+    with threadpool_limits(1):  # hundreds of small matrices: further threads only wait for each other
+        return _regime(trials, goal, {"objective": objective, "noise": noise, "unit": scale.unit}, seed, draws, by_knob)
+
+
+def _regime(
+    trials: pa.Table, goal: Objective, names: Mapping[str, str], seed: int, draws: int, by_knob: bool
+) -> Regime:
+    data = _collect(trials, goal, names["noise"])
+    common: dict[str, Any] = {
+        **names,
+        "column": goal.column,
+        "maximize": goal.maximize,
+        "adaptive": bool(data.adaptive),
+        "n_trials": data.n_trials,
+        "n_configs": len(data.x),
+        "n_left_out": data.n_left_out,
+    }
+    if missing := _missing(data):
+        nothing = dict.fromkeys(("optimum", "low", "high", "value", "edge_share", "floor"))
+        empty = dict.fromkeys(("grid", "mean", "lower", "upper"), ())
+        return Regime(**common, **nothing, **empty, interior=False, message=f"best noise not determined: {missing}")
+    return Regime(**common, **_fit(data, names["objective"], names["unit"], seed, draws, by_knob))
+
+
+def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
+    column = f"noise_{noise}"
+    moving = [k for k in _MOVING if k in trials.column_names]
+    rows = trials.select(["config", "outcome", "classes", "sampler", goal.column, column, *moving]).to_pylist()
+    values: dict[str, list[float]] = {}
+    noises: dict[str, list[float]] = {}
+    knobs: dict[str, dict[str, Any]] = {}
+    failed: list[float] = []
+    known = 0
+    for row in rows:
+        level, value = row[column], row[goal.column]
+        if level is None or not (level > 0 and math.isfinite(level)):
+            continue
+        if row["outcome"] == "ok":
+            known += value is not None and math.isfinite(value)
+            values.setdefault(row["config"], []).append(goal.tell(row))
+            noises.setdefault(row["config"], []).append(level)
+            knobs[row["config"]] = row
+        elif row["outcome"] in UNSTABLE:
+            failed.append(level)
+    if not known:  # the objective was not measured at all
+        values = {}
+    # repeats share a predicted noise, but each has its own measured one
+    place = {c: float(np.mean(np.log(noises[c]))) for c in values}
+    configs = sorted(values, key=lambda c: (place[c], c))
+    x = np.array([place[c] for c in configs])
+    z = np.array([math.fsum(values[c]) / len(values[c]) for c in configs]) * (1 if goal.maximize else -1)
+    used = sum(len(v) for v in values.values())
+    adaptive = {r["sampler"] for r in rows if r["sampler"]} - DESIGNED_SAMPLERS
+    beyond = len(x) > 0 and any(math.log(level) > x[-1] for level in failed)
+    settings = {k: [knobs[c][k] for c in configs] for k in moving}
+    return _Data(x, z, settings, used, len(rows) - used, tuple(sorted(adaptive)), beyond)
+
+
+def _missing(data: _Data) -> str:
+    # why no optimum can be located; empty if one can
+    n = len(data.x)
+    if n < MIN_CONFIGS:
+        left = f" ({data.n_left_out} trials were left out)" if data.n_left_out else ""
+        return f"{n} viable configurations have a noise and a score, at least {MIN_CONFIGS} are needed{left}"
+    return _too_narrow(data.x, data.z)
+
+
+def _too_narrow(x: Array, z: Array) -> str:
+    levels = len(np.unique(x.round(6)))
+    if levels < MIN_LEVELS:
+        return f"the viable configurations have {levels} different noises, at least {MIN_LEVELS} are needed"
+    if (span := math.exp(x[-1] - x[0])) < MIN_SPAN:
+        return f"the viable configurations span a factor {span:.3g} in noise, at least {MIN_SPAN} is needed"
+    if np.ptp(z) <= 1e-12 * max(1.0, float(np.abs(z).max())):
+        return "every viable configuration has the same score"
+    return ""
+
+
+def floors(z: Array) -> tuple[Array, float | None]:
+    """Return the two floors to which the bad tail of `z`, which is ordered by noise, is raised.
+
+    With the spread of the best third, or three times the scatter between neighbours if that is larger:
+
+    - Everywhere: three spreads below the good end, or where the lowest noises are if that is lower (at most ten
+      spreads), so that a collapse hundreds of times deeper than the hump does not flatten it.
+    - Among its neighbours in noise: one and a half spreads below their good quarter, so that a minority of collapses
+      at the best noise (such as too large a step at a large batch) does not move the optimum.
+
+    Returns:
+        The larger of the two for each value, and the floor that holds everywhere, None where that one changes nothing.
+    """
+    top = float(np.quantile(z, 0.95))
+    # the lower quartile of |z - z'| is .3186 sqrt(2) of a normal scatter, and collapses do not reach it
+    scatter = float(np.quantile(np.abs(np.diff(z)), 0.25)) / (0.3186 * math.sqrt(2.0))
+    spread = max(top - float(np.quantile(z, 2 / 3)), 3.0 * scatter)
+    if spread <= 0:
+        # most values are equal: nothing to measure by
+        return np.full(len(z), -np.inf), None
+    start = float(np.quantile(z[: max(3, len(z) // 4)], 0.25))
+    floor = max(min(top - 3.0 * spread, start), top - 10.0 * spread)
+    half = max(3, len(z) // 12)
+    windows = [z[max(0, i - half) : i + half + 1] for i in range(len(z))]
+    local = np.array([np.quantile(w, 0.75) for w in windows]) - 1.5 * spread
+    return np.maximum(floor, local), floor if floor > z.min() else None
+
+
+def edges(x: Array) -> tuple[float, float]:
+    """Return the log noises at or below and at or above which an optimum counts as lying at the edge."""
+    levels = np.unique(x.round(6))
+    span = levels[-1] - levels[0]
+    below, above = (float(np.clip(gap / 2, EDGE * span, 3 * EDGE * span)) for gap in np.diff(levels)[[0, -1]])
+    return float(x[0]) + below, float(x[-1]) - above
+
+
+@dataclass(frozen=True)
+class Located:
+    """The optimum of a smooth curve through standardized scores, with what it was found by; all noises are logs."""
+
+    tamed: Array
+    shift: float
+    scale: float
+    floor: float | None
+    grid: Array
+    mean: Array
+    sd: Array
+    best: Array
+    optimum: float
+    low: float
+    high: float
+
+
+def locate(x: Array, scores: Array, seed: int, draws: int, groups: int = MAX_GROUPS) -> Located:
+    """Return the optimum of a smooth curve through scores in order of log noise, larger ones better."""
+    least, floor = floors(scores)
+    tamed = np.maximum(scores, least)
+    shift, scale = float(tamed.mean()), float(tamed.std())
+    z = (tamed - shift) / scale
+    smoother = train(x, z, groups)
+    grid = np.linspace(x[0], x[-1], GRID)
+    mean, sd = average(smoother, grid, z)
+    best = bootstrap_argmax(smoother, grid, z, seed, draws)
+    centre = float(grid[int(np.argmax(mean))])
+    low, high = (float(v) for v in np.quantile(best, [0.05, 0.95]))
+    low, high = min(low, centre), max(high, centre)
+    return Located(tamed, shift, scale, floor, grid, mean, sd, best, centre, low, high)
+
+
+def _moved(data: _Data, seed: int) -> tuple[Moved, ...]:
+    def place(x: Array, z: Array) -> tuple[float, float, float] | None:
+        if len(x) < MIN_EACH or _too_narrow(x, z):
+            return None
+        found = locate(x, z, seed, DRAWS_EACH, GROUPS_EACH)
+        return found.optimum, found.low, found.high
+
+    return moved_by(data.x, data.z, data.knobs, place)
+
+
+def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int, by_knob: bool) -> dict[str, Any]:
+    at = locate(data.x, data.z, seed, draws)
+    low, high = trimmed(data.x, data.z, at.tamed, at.optimum, at.low, at.high)
+    best, grid, mean, sd, shift, scale, floor = at.best, at.grid, at.mean, at.sd, at.shift, at.scale, at.floor
+    left, right = edges(data.x)
+    at_left, at_right = float(np.mean(best <= left)), float(np.mean(best >= right))
+
+    def natural(values: Array) -> Array:
+        raw = (values * scale + shift) * (1 if OBJECTIVES[objective].maximize else -1)
+        return np.exp(raw) if objective in LOGARITHMIC else raw
+
+    band = np.sort([natural(mean - 1.645 * sd), natural(mean + 1.645 * sd)], axis=0)
+    found: dict[str, Any] = {
+        "optimum": math.exp(at.optimum),
+        "low": math.exp(low),
+        "high": math.exp(high),
+        "moved": _moved(data, seed) if by_knob and not data.adaptive else (),
+        "edge_share": at_left + at_right,
+        "interior": at_left + at_right < EDGE,
+    }
+    curve = {"grid": np.exp(grid), "mean": natural(mean), "lower": band[0], "upper": band[1]}
+    return {
+        **found,
+        **{name: tuple(values.tolist()) for name, values in curve.items()},
+        "value": float(curve["mean"][int(np.argmax(mean))]),
+        "floor": None if floor is None else float(natural(np.array([(floor - shift) / scale]))[0]),
+        "message": _message(data, found, unit, "lower" if at_left >= at_right else "upper"),
+    }
+
+
+def _message(data: _Data, found: dict[str, Any], unit: str, side: str) -> str:
+    interval = f"90 % interval {found['low']:.3g} to {found['high']:.3g}"
+    text = f"best noise {found['optimum']:.3g}{'' if unit == '1' else f' {unit}'} ({interval})"
+    if found["interior"]:
+        text += ", inside the tried range"
+    else:
+        text += f"; not clearly inside the tried range: {found['edge_share']:.0%} of resampled optima lie at an edge"
+        text += f", mostly the {side}: " + (
+            "pairs at more noise were not viable"
+            if side == "upper" and data.failed_beyond
+            else f"widen the knobs towards {'less' if side == 'lower' else 'more'} noise"
+        )
+    for moved in found["moved"]:
+        text += f"; {moved.sentence}"
+    if data.adaptive:
+        text += f". Sampled adaptively ({', '.join(data.adaptive)}): the interval covers which configurations were"
+        text += " drawn, not another search's outcome, and the curve's shape is not judged"
+    return text + "."

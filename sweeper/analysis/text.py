@@ -1,0 +1,302 @@
+"""Results as text for a terminal: a sweep's summary and a table of recommendations, at most 100 columns."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sweeper.search.objectives import OBJECTIVES
+from trainables.io.printable import printable_line
+from trainables.result import SPLITS
+
+if TYPE_CHECKING:
+    from sweeper.analysis.recommend import Recommendation
+
+WIDTH = 100
+SYNTHETIC = "synthetic closed form: no network was trained"
+ELSEWHERE = "imported from a table: trained elsewhere"
+_TEST_ROWS = {
+    "parents": "parents, mean",
+    "a": "parent A",
+    "b": "parent B",
+    "merged": "merged, linear 1/2",
+    "chosen": "merged, chosen on validation",
+    "ensemble": "ensemble of the parents",
+}
+_NO_MERGE: Mapping[tuple[str, float | None], str] = {
+    **{(method, 0.0): "parent A" for method in ("linear", "slerp", "fisher")},
+    **{(method, 1.0): "parent B" for method in ("linear", "slerp", "fisher")},
+    **{(method, 0.0): "the base" for method in ("task_arithmetic", "ties", "dare")},
+}
+_CLOSE = re.compile(r" (?=%)|(?<=[=<±]) | (?=[=<±] )")
+_NO_COEFFICIENT = ("uniform_soup", "greedy_soup")
+
+
+def emit(as_json: bool, record: Any, text: str) -> None:
+    """Print a command's result on stdout: the record as JSON, or the text."""
+    print(json.dumps(record, indent=1, default=str) if as_json else text)
+
+
+def number(value: float | None) -> str:
+    """Return a number with three significant digits, `-` where there is none."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    # %g turns 1234 into 1.23e+03
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def plain(value: Any) -> str:
+    """Return a value of a record for people: floats by `number`, `–` where there is none, yes or no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    return "–" if value is None else printable_line(str(value))
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 trial` and `2 trials`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def merge_words(method: str, coefficient: float | None) -> str:
+    """Return a merge with its coefficient for people; the ends of a merge that are no merge are called so."""
+    if method in _NO_COEFFICIENT:
+        return method.replace("_", " ")
+    plain = _NO_MERGE.get((method, coefficient))
+    return f"{plain} (no merge)" if plain else f"{method.replace('_', ' ')} at {number(coefficient)}"
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, indent: int = 2) -> str:
+    """Return a table with its first column aligned left and the others right, without trailing blanks."""
+    table = [[printable_line(cell) for cell in line] for line in (header, *rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(header))]
+    lines: list[str] = []
+    for line in table:
+        cells = [f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        lines.append((" " * indent + "  ".join(cells)).rstrip())
+    return "\n".join(lines)
+
+
+def format_summary(record: Mapping[str, Any]) -> str:
+    """Return the record of `sweeper.analysis.recommend.summary` as text, at most `WIDTH` columns wide."""
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in record["counts"].items()) or "none yet"
+    head = f"{counted(record['trials'], 'trial')} of {counted(record['configs'], 'configuration')} ({counts})"
+    seconds = record["device_seconds"]
+    parts = [wrap(f"{head}, {'unknown' if seconds is None else f'{number(seconds)} s of'} device time", 0)]
+    if record["synthetic"]:
+        parts.append(SYNTHETIC)
+    if record["imported"]:
+        parts.append(ELSEWHERE)
+    parts.append(_regimes(record))
+    parts.append(_best(record) if record["best"] else "no configuration has won yet: none of the pairs is viable")
+    return "\n\n".join(parts)
+
+
+def wrap(text: str, indent: int) -> str:
+    """Return text in lines of at most `WIDTH` columns, the first indented by `indent`, the others by two more.
+
+    `90 %`, `n = 12` and their like are not parted.
+    """
+    # paths and commands have hyphens: broken there, they could not be pasted
+    first, rest = " " * indent, " " * (indent + 2)
+    kept = _CLOSE.sub("\N{NO-BREAK SPACE}", text)
+    lines = textwrap.fill(kept, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _regimes(record: Mapping[str, Any]) -> str:
+    title = f"best noise {record['formula']} [{record['unit']}] for"
+    header = ("objective", "noise", "90 % interval", "at an edge", "interior", "predicted", "configs")
+    rows: list[tuple[str, ...]] = []
+    notes: list[str] = []
+    for name, regime in record["regimes"].items():
+        known = regime["optimum"] is not None
+        rows.append(
+            (
+                name,
+                number(regime["optimum"]),
+                f"{number(regime['low'])} to {number(regime['high'])}" if known else "-",
+                f"{regime['edge_share']:.0%}" if known else "-",
+                _interior(regime) if known else "-",
+                number(regime["value"]),
+                str(regime["n_configs"]),
+            )
+        )
+        notes.append(wrap(f"{name}: {regime['message']}", 2))
+    labels = [f"{name} = {_label(name, regime['column'])}" for name, regime in record["regimes"].items()]
+    return "\n".join((title, format_table(header, rows), *notes, wrap("; ".join(labels), 2)))
+
+
+def _label(objective: str, column: str) -> str:
+    goal, split = OBJECTIVES[objective], column.rpartition("_")[2]
+    return goal.on(split).label if split in SPLITS else goal.label
+
+
+def _interior(regime: Mapping[str, Any]) -> str:
+    if not regime["interior"]:
+        return "no"
+    return "yes, in this search" if regime["adaptive"] else "yes"
+
+
+def _best(record: Mapping[str, Any]) -> str:
+    best = record["best"]
+    knobs = {
+        "learning rate": number(best["learning_rate"]),
+        "batch size": str(best["batch_size"]),
+        "momentum": number(best["momentum"]),
+        "weight decay": number(best["weight_decay"]),
+        f"augmentation {best['augmentation']}": number(best["augmentation_strength"]),
+        "noise": number(best["noise"]),
+    }
+    rows = [
+        (text, number(best["test"][who]["loss"]), _percent(best["test"][who]["accuracy"]))
+        for who, text in _TEST_ROWS.items()
+    ]
+    lines = [
+        wrap(f"best trial by {record['objective']} on {_split(best['column'])}: {best['digest']}", 0),
+        *_chosen_by(best),
+        wrap(", ".join(f"{name} {value}" for name, value in knobs.items()), 2),
+        format_table(("on test", "loss [nat]", "accuracy"), rows),
+    ]
+    if best["chosen_merge"] is not None:
+        lines.append(f"  chosen on validation: {merge_words(best['chosen_merge'], best['chosen_coefficient'])}")
+    return "\n".join(lines)
+
+
+def _split(column: str) -> str:
+    return "test (nothing else was measured)" if column.endswith("_test") else "validation"
+
+
+def _chosen_by(best: Mapping[str, Any]) -> list[str]:
+    observed = _observed(best)
+    if best["posterior_mean"] is None:
+        why = f", not a posterior mean: {best['undecided']}" if best["undecided"] else ""
+        return [wrap(f"chosen by the observed mean, {observed}{why}", 2)]
+    error = (
+        " (one trial: its error is not known)" if best["posterior_sd"] is None else f" ± {number(best['posterior_sd'])}"
+    )
+    posterior = f"{number(best['posterior_mean'])}{error}"
+    lines = [wrap(f"chosen by the posterior mean, {posterior}; observed {observed}", 2)]
+    if luckiest := best["luckiest"]:
+        lines.append(wrap(f"luckiest observed: {_observed(luckiest)}, {luckiest['digest']}", 2))
+    return lines
+
+
+def _observed(best: Mapping[str, Any]) -> str:
+    return f"{number(best['config_mean'])} over {counted(best['config_repeats'], 'repeat')}"
+
+
+def format_front(front: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> str:
+    """Return the Pareto set of a sweep with several objectives as a table, the best by the first one first."""
+    rows = [
+        (str(r["number"]), r["digest"], *(number(r[name]) for name in objectives), str(r["repeats"])) for r in front
+    ]
+    title = "Pareto set: no other configuration matches these in every objective and beats them in one"
+    return f"{title}\n{format_table(('number', 'best repeat', *objectives, 'repeats'), rows)}"
+
+
+FACTORS = {
+    "learning_rate": "η",
+    "batch_size": "B",
+    "momentum": "1−μ",
+    "weight_decay": "λ",
+    "k_aug": "k_aug",
+}
+
+
+def format_belief(record: Mapping[str, Any], noise: str) -> str:
+    """Return what the model says about a sweep (`sweeper.analysis.posterior.Belief.record`) as text."""
+    if record["unexplained"]:
+        return wrap(f"no model of noise {noise}: {record['unexplained']}", 0)
+    best = "best noise not determined"
+    if record["optimum"] is not None:
+        interval = f"{number(record['optimum_low'])} to {number(record['optimum_high'])}"
+        best = f"best noise {number(record['optimum'])}, 90 % interval {interval}"
+    share = noise_share(record, noise)
+    rows = [
+        (
+            FACTORS.get(str(role), str(role)),
+            _exponent(record["given"].get(role, 0.0)),
+            _exponent(fitted),
+            _interval(record, role),
+        )
+        for role, fitted in record["exponents"].items()
+    ]
+    lines = [wrap(f"the model of {counted(record['trials'], 'configuration')}: {best}; {share}", 0)]
+    if rows:
+        lines.append(format_table(("exponent of", "definition", "fitted", "90 % interval"), rows))
+    lines += [wrap(f"warning: {record['assumed']}", 0)] if record.get("assumed") else []
+    return "\n".join(lines)
+
+
+def noise_share(record: Mapping[str, Any], noise: str) -> str:
+    """Return how much of what the model explains is noise, with its interval where one is known."""
+    if record["variance_share"] is None:
+        return "it does not predict trials that it has not seen, so the share of the noise is not known"
+    share = f"{_uncertain(record['variance_share'])} %"
+    if record.get("share_low") is not None:
+        share += f" (90 % interval {_uncertain(record['share_low'])} to {_uncertain(record['share_high'])} %)"
+    return f"noise {noise} is {share} of what it explains"
+
+
+def _uncertain(share: float) -> str:
+    # as per cent; no estimate is certain
+    return "> 99" if share > 0.995 else "< 1" if share < 0.005 else f"{100 * share:.0f}"
+
+
+def _exponent(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _interval(record: Mapping[str, Any], role: str) -> str:
+    low, high = (record.get(f"exponent_{end}", {}).get(role) for end in ("low", "high"))
+    # of the knob that level sets are solved for, the exponent is taken as given
+    return "as given" if low is None or low == high else f"{_exponent(low)} to {_exponent(high)}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.3g} %"
+
+
+def format_recommendations(recommendations: Sequence[Recommendation]) -> str:
+    """Return recommendations as a table; `*` marks a knob outside what was tried, `!` beyond the stability limit.
+
+    A `!` in the last column is of the learning rate, one in the interval of that end.
+    """
+    header = ("batch size", "learning rate", "interval", "momentum", "weight decay", "noise", "")
+    rows = [
+        (
+            _marked(r, "batch_size"),
+            _marked(r, "learning_rate"),
+            f"{_end(r.learning_rate_low, r.low_beyond_stability)} to "
+            f"{_end(r.learning_rate_high, r.high_beyond_stability)}",
+            _marked(r, "momentum"),
+            _marked(r, "weight_decay"),
+            number(r.noise),
+            "!" if r.beyond_stability else "",
+        )
+        for r in recommendations
+    ]
+    lines = [format_table(header, rows, indent=0)]
+    if any(r.outside_tried for r in recommendations):
+        lines.append("* outside what the viable trials tried")
+    marked = [r for r in recommendations if r.beyond_stability] or [
+        r for r in recommendations if r.high_beyond_stability
+    ]
+    if marked:
+        lines.append(wrap(f"! beyond the stability limit that was seen: {marked[0].note}", 0))
+    return "\n".join(lines)
+
+
+def _end(rate: float, beyond: bool) -> str:
+    return f"{number(rate)}{'!' if beyond else ''}"
+
+
+def _marked(recommendation: Recommendation, knob: str) -> str:
+    # a blank keeps the digits of marked and unmarked rows aligned
+    return number(getattr(recommendation, knob)) + ("*" if knob in recommendation.outside_tried else " ")

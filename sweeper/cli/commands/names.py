@@ -1,0 +1,128 @@
+"""The commands that list names: spaces, noise scales, merges."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search_spaces import Space
+from sweeper.analysis.text import emit, wrap
+from trainables.noise import FAMILIES, NOISE
+
+DONE = 0
+
+
+def spaces(args: argparse.Namespace) -> int:
+    """`sweeper spaces`."""
+    emit_spaces(args.json, space_records())
+    return DONE
+
+
+def noises(args: argparse.Namespace) -> int:
+    """`sweeper noises`."""
+    emit_noises(args.json, noise_records())
+    return DONE
+
+
+def merges(args: argparse.Namespace) -> int:
+    """`sweeper merges`."""
+    emit_merges(args.json, merge_records())
+    return DONE
+
+
+def space_records() -> list[dict[str, Any]]:
+    """Return the search spaces as records that JSON can hold."""
+    import search_spaces
+
+    return [space_record(search_spaces.load(name)) for name in search_spaces.names()]
+
+
+def space_record(space: Space) -> dict[str, Any]:
+    """Return a search space as a record that JSON can hold."""
+    return {
+        "name": space.name,
+        "doc": space.doc,
+        "budget": space.budget,
+        "source": space.source,
+        "knobs": _texts(space),
+        "fixed": dict(space.fixed),
+        "smoke": {k: v if k not in space.small().knobs else str(v) for k, v in space.smoke.items()},
+    }
+
+
+def noise_records() -> list[dict[str, Any]]:
+    """Return the noise scales as records that JSON can hold."""
+    return [
+        {
+            "name": s.name,
+            "kind": s.kind,
+            "formula": s.formula,
+            "unit": s.unit,
+            "solves": list(s.knobs),
+            "optimizers": list(s.families),
+            "source": s.source,
+        }
+        for s in NOISE.values()
+    ]
+
+
+def merge_records() -> list[dict[str, Any]]:
+    """Return the merges as records that JSON can hold."""
+    from trainables.merging.methods import MERGES
+
+    return [
+        {"name": m.name, "formula": m.formula, "grid": list(m.grid), "symbol": m.symbol, "source": m.source}
+        for m in MERGES.values()
+    ]
+
+
+def emit_spaces(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:
+    """Print search spaces."""
+    emit(as_json, records, "\n".join(_space(r) for r in records))
+
+
+def emit_noises(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:
+    """Print noise scales."""
+    rows = [
+        (r["name"], r["kind"], r["formula"], r["unit"], ", ".join(r["solves"]) or "–", _families(r["optimizers"]),
+         r["source"])
+        for r in records
+    ]  # fmt: skip
+    emit(as_json, records, _left(("noise", "kind", "formula", "unit", "solves for", "optimizers", "source"), rows))
+
+
+def emit_merges(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:
+    """Print merges."""
+    rows = [(r["name"], r["formula"], _grid(r["symbol"], r["grid"]), r["source"]) for r in records]
+    emit(as_json, records, _left(("merge", "formula", "grid", "source"), rows))
+
+
+def _texts(space: Space) -> dict[str, str]:
+    def when(name: str) -> str:
+        parts = [f"{other} is {' or '.join(map(str, v))}" for other, v in space.conditions.get(name, {}).items()]
+        return f" when {' and '.join(parts)}" if parts else ""
+
+    return {name: f"{distribution}{when(name)}" for name, distribution in space.knobs.items()}
+
+
+def _space(record: Mapping[str, Any]) -> str:
+    budget = record["budget"]
+    small = f"{budget}; --smoke: seconds a pair on a CPU" if record["smoke"] else budget
+    return f"{record['name']}\n{wrap(record['doc'], 2)}\n{wrap(small, 2)}"
+
+
+def _families(names: Sequence[str]) -> str:
+    return "all" if set(names) == set(FAMILIES) else ", ".join(names)
+
+
+def _grid(symbol: str, grid: Sequence[float]) -> str:
+    return f"{symbol} = {grid[0]:g} … {grid[-1]:g}, {len(grid)} points" if len(grid) > 1 else "one point"
+
+
+def _left(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a table of texts, all columns aligned left."""
+    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in (header, *rows)
+    )

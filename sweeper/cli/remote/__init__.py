@@ -1,0 +1,1 @@
+"""The commands when a service runs the sweep."""

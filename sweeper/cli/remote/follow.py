@@ -1,0 +1,93 @@
+"""A sweep of a service, followed live: its progress as a local run shows it, and the exit code of one."""
+
+from __future__ import annotations
+
+import sys
+
+from sweeper.cli.progress import Progress
+from sweeper.client import Client
+from sweeper.client.models import Event, State, Sweep, SweepDetail
+from sweeper.config.spec import SweepSpec
+from sweeper.runner.session import Status
+from sweeper.search.objectives import OBJECTIVES
+
+DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
+
+
+class Shown:
+    """Shows the events of a sweep as a progress bar, or as plain lines.
+
+    Args:
+        sweep: The sweep as it stands.
+        progress: What shows it.
+    """
+
+    def __init__(self, sweep: Sweep, progress: Progress) -> None:
+        goal = OBJECTIVES.get(sweep.objective)
+        self._sign = -1.0 if goal is not None and goal.maximize else 1.0
+        self._progress, self._state, self._message = progress, sweep.state, sweep.regime and sweep.regime.message
+        self._status = Status(sweep.progress.budget, done=sweep.progress.done, failed=sweep.progress.failed)
+        self._status.best = sweep.best.value if sweep.best else None
+        self._say(sweep.state, sweep.reason, sweep.position)
+        for warning in sweep.warnings:
+            progress.line(f"warning: {warning}")
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        data = event.data
+        if event.type == "state" and data.get("state") != self._state:
+            self._state = data.get("state", self._state)
+            self._say(self._state, data.get("reason", ""))
+        elif event.type == "verdict" and (message := data.get("message")) != self._message:
+            self._message = message
+            if data.get("optimum") is not None:
+                self._progress.line(f"{message}".partition("; ")[0].partition(". ")[0])
+        elif event.type == "progress":
+            for key in ("budget", "done", "failed"):
+                setattr(self._status, key, data.get(key, getattr(self._status, key)))
+            self._progress(self._status)
+        elif event.type == "target":
+            self._status.target = data.get("target")
+        elif event.type == "trial" and data.get("outcome") == "ok" and (value := data.get("value")) is not None:
+            best = self._status.best
+            self._status.best = value if best is None or self._sign * value < self._sign * best else best
+
+    def _say(self, state: str, reason: str, position: int | None = None) -> None:
+        place = f", place {position} in the queue" if position else ""
+        self._progress.line(f"{state}{place}{f': {reason}' if reason else ''}")
+
+
+def followed(client: Client, sweep: SweepDetail, sign: str) -> SweepDetail | None:
+    """Show a sweep until it ends.
+
+    Args:
+        client: The service.
+        sweep: The sweep.
+        sign: Flags that lead to the service again.
+
+    Returns:
+        The sweep at its end; None where Ctrl-C ended the following.
+    """
+    try:
+        with Progress(sweep.objective, running=False) as progress:
+            return client.wait(sweep.id, listener=Shown(sweep, progress))
+    except KeyboardInterrupt:
+        name = f"{sweep.id}{sign}"
+        print(
+            f"detached, sweep {sweep.id} goes on: `sweeper status {name}` looks at it, with --follow follows it again, "
+            f"`sweeper stop {name}` stops it",
+            file=sys.stderr,
+        )
+        return None
+
+
+def exit_code(sweep: SweepDetail) -> int:
+    """Return the exit code that the command line has for a sweep that ended so."""
+    if sweep.state == State.DONE:
+        return DONE
+    if sweep.state != State.FAILED:
+        return INTERRUPTED
+    most = sweep.spec.get("max_failed", SweepSpec.model_fields["max_failed"].default)
+    progress = sweep.progress
+    unsuccessful = progress.trials > 0 and not progress.outcomes.get("ok")
+    return NO_SUCCESS if unsuccessful or progress.failed >= most else ERROR

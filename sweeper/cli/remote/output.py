@@ -1,0 +1,124 @@
+"""Sweeps of a service, printed as the commands of this machine print theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sweeper.analysis.text import counted, emit, format_table, number, plain, wrap
+from sweeper.client import Client, ClientError
+from sweeper.client.models import Advice, Estimate, Sweep, SweepDetail
+
+
+def emit_status(as_json: bool, client: Client, sweep: SweepDetail) -> None:
+    """Print how far a sweep is."""
+    about = {k: getattr(sweep, k) for k in ("id", "name", "owner", "shared", "space", "sampler", "objective")}
+    about |= {"state": sweep.state.value, "reason": sweep.reason or None, "priority": sweep.priority}
+    about |= {"place in the queue": sweep.position} if sweep.position else {}
+    about |= {k: getattr(sweep.progress, k) for k in ("budget", "done", "failed", "trials")}
+    about |= {"best": sweep.best and sweep.best.value, "best_digest": sweep.best and sweep.best.digest}
+    about |= {k: getattr(sweep.cost, k) for k in ("device_seconds", "wall_seconds", "gpu_hours")}
+    about |= {"page": page_of(client, sweep)}
+    shown = "\n".join(f"{k.replace('_', ' '):<21}{plain(v)}" for k, v in about.items())
+    emit(as_json, sweep.model_dump(mode="json"), "\n".join((shown, *_said(sweep))))
+
+
+def _said(sweep: Sweep) -> list[str]:
+    """Return the verdict and the warnings of a sweep for a terminal."""
+    verdict = [wrap(f"{sweep.regime.objective}: {sweep.regime.message}", 0)] if sweep.regime else []
+    return [*verdict, *(wrap(f"warning: {line}", 0) for line in sweep.warnings)]
+
+
+def emit_found(as_json: bool, client: Client, sweep: SweepDetail, saved: str | None = None) -> None:
+    """Print what a sweep found, by the names that `sweeper best --json` has for a run folder."""
+    won = _or_none(lambda: client.best(sweep.id), 404)
+    advice = _or_none(lambda: client.recommend(sweep.id), 409) or []
+    record = {
+        "id": sweep.id,
+        "state": sweep.state.value,
+        "objective": sweep.objective,
+        "trials": sweep.progress.trials,
+        "counts": sweep.progress.outcomes,
+        "device_seconds": sweep.cost.device_seconds,
+        "regimes": {sweep.regime.objective: sweep.regime.model_dump(mode="json")} if sweep.regime else {},
+        "best": won,
+        "recommendations": by_objective(advice),
+        "warnings": list(sweep.warnings),
+        "page": page_of(client, sweep),
+        **({"saved": saved} if saved else {}),
+    }
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in sweep.progress.outcomes.items()) or "none yet"
+    parts = [
+        f"{counted(sweep.progress.trials, 'trial')} ({counts}), {number(sweep.cost.device_seconds)} s of device time"
+    ]
+    parts += _said(sweep)
+    parts.append(_winner(sweep))
+    parts += [f"hyperparameters that reach the best noise for {a.objective}\n{a.text}" for a in advice]
+    places = {"sweep": sweep.id, "page": record["page"], "saved": saved}
+    parts.append("\n".join(f"{name + ':':<21}{place}" for name, place in places.items() if place))
+    emit(as_json, record, "\n\n".join(parts))
+
+
+def _winner(sweep: Sweep) -> str:
+    if sweep.best is None:
+        return "no configuration has won yet: none of the pairs is viable"
+    knobs = {**sweep.best.knobs, "noise": sweep.best.noise}
+    shown = ", ".join(f"{name.replace('_', ' ')} {plain(value)}" for name, value in knobs.items())
+    head = f"best configuration by {sweep.best.objective}, {plain(sweep.best.value)}: trial {sweep.best.digest}"
+    return f"{wrap(head, 0)}\n{wrap(shown, 2)}"
+
+
+def _or_none(ask: Callable[[], Any], status: int) -> Any:
+    """Return an answer, None where the service has none yet and says so by a status."""
+    try:
+        return ask()
+    except ClientError as error:
+        if error.status != status:
+            raise
+        return None
+
+
+def by_objective(advice: Sequence[Advice]) -> dict[str, Any]:
+    """Return advice as `sweeper recommend --json` has it."""
+    return {a.objective: a.model_dump(mode="json", exclude={"objective"}) for a in advice}
+
+
+def estimated(found: Estimate) -> str:
+    """Return what a sweep will cost, in a line."""
+    trials = found.message or f"{counted(found.trials, 'trial')} of {counted(found.configurations, 'configuration')}"
+    seconds = found.wall_seconds if found.wall_seconds is not None else found.device_seconds
+    about = (
+        ""
+        if seconds is None
+        else f", about {number(seconds / 60)} min"
+        if seconds > 90
+        else f", about {number(seconds)} s"
+    )
+    return f"{trials}{about}"
+
+
+def sweep_table(sweeps: Sequence[Sweep]) -> str:
+    """Return sweeps as a table."""
+    header = ("sweep", "name", "owner", "state", "space", "done", "best", "noise", "created")
+    rows = [
+        (
+            s.id,
+            s.name if s.name != s.id else "–",
+            s.owner,
+            s.state.value,
+            s.space,
+            f"{s.progress.done}/{s.progress.budget}",
+            plain(s.best and s.best.value),
+            plain(s.regime and s.regime.optimum),
+            s.created.astimezone().strftime("%Y-%m-%d %H:%M"),
+        )
+        for s in sweeps
+    ]
+    return format_table(header, rows, indent=0)
+
+
+def page_of(client: Client, sweep: Sweep) -> str:
+    """Return the URL of a sweep's dashboards."""
+    page = f"{client.url}{sweep.page}" if sweep.page.startswith("/") else sweep.page
+    # a browser is not to be led to a file
+    return page if page.startswith(("http://", "https://")) else f"{client.url}/"

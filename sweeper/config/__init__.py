@@ -1,0 +1,1 @@
+"""The spec of a sweep and what it is read from."""

@@ -1,0 +1,1 @@
+"""Plans and templates for clusters: Ray jobs, KubeRay, `ray up`."""

@@ -1,0 +1,1 @@
+"""Runs sweeps: sessions, extensions, pruning, results."""

@@ -1,0 +1,179 @@
+"""One configuration as a job: its trials are run, and each is written as soon as it is finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from sweeper.storage.checkpoints import CHECKPOINTS, Checkpoints, checkpoints_of, on_node
+from sweeper.storage.location import Place, place_of
+from sweeper.storage.retry import StorageError, begun_again, is_full, is_passing, line
+from sweeper.storage.tables import Run, write
+from trainables.datasets.cache import drop_checkpoints
+from trainables.pair.record import failed, now, stopped
+from trainables.result import PairOutput
+from trainables.runtime import Report, Runtime
+from trainables.spec import PairSpec
+from trainables.trial import run_trials
+
+Row = dict[str, Any]
+Trials = Callable[[Sequence[PairSpec], Runtime, Report], Sequence[PairOutput]]
+"""What runs trials that share everything but `repeat`; see `trainables.trial.run_trials`."""
+
+
+class WorkerLost(Exception):  # noqa: N818  (reads as what it says)
+    """A process that a trial ran in died: the trial did not fail, and may be run again."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The trials of one configuration.
+
+    Attributes:
+        number: Position of the configuration in the sweep; None where it has none.
+        specs: Its trials, one per repeat.
+        context: Columns of the trials table that the sweep knows and the trial does not.
+    """
+
+    number: int | None
+    specs: tuple[PairSpec, ...]
+    context: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """Return the job as text that `from_json` reads back."""
+        specs = [json.loads(s.to_json()) for s in self.specs]
+        return json.dumps({"number": self.number, "specs": specs, "context": dict(self.context)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """Read a job from `to_json`'s text."""
+        data = json.loads(text)
+        specs = tuple(PairSpec.from_mapping(s) for s in data["specs"])
+        return cls(data["number"], specs, data["context"])
+
+
+def execute(
+    job: Job, runtime: Runtime, run: Run, report: Report = lambda _: None, trials: Trials | None = None
+) -> list[Row]:
+    """Run the trials of a job and write each to the run folder.
+
+    A trial that raises becomes a row with outcome `failed`; the sweep goes on. After a trial that the report stopped
+    the remaining repeats are not run.
+
+    Args:
+        job: The trials.
+        runtime: Where to run.
+        run: The run folder, on storage that may be away for a while (see `sweeper.storage.retry`).
+        report: Called with what the trials report, and with `before`, the rows of the repeats that are done.
+        trials: Runs them in processes that carry their own checkpoints; None is `run_trials`, in this process.
+
+    Returns:
+        The rows as written, without the column `spec`.
+
+    Raises:
+        StorageError: The run folder cannot be written to; the trials that are not written did not fail.
+        WorkerLost: From `trials`.
+    """
+    rows: list[Row] = []
+
+    def with_rows(record: Mapping[str, object]) -> None:
+        report({**record, "before": rows})
+
+    place = place_of(run).patient()
+    runtime = on_node(runtime, place)
+    for group in _groups(job.specs):
+        first = _first_mate(group[0])
+        carried = checkpoints_of(place, runtime, first, elsewhere=trials is not None)
+        outputs = _outputs(group, runtime, place, carried, with_rows, trials or run_trials)
+        rows += [_commit(place, job, output) for output in outputs]
+        if carried:
+            carried.drop()
+        drop_checkpoints(runtime, first)
+        if was_stopped(rows):
+            break
+    return rows
+
+
+def _outputs(
+    group: Sequence[PairSpec],
+    runtime: Runtime,
+    place: Place,
+    carried: Checkpoints | None,
+    report: Report,
+    trials: Trials,
+) -> Sequence[PairOutput]:
+    def run(report: Report) -> Sequence[PairOutput]:
+        return trials(group, runtime, report)
+
+    started = now()
+    try:
+        if carried:
+            return carried.around(run, report)
+        # start weights and trunks lie in the run folder; a checkpoint keeps what was trained
+        return begun_again(lambda: run(report), place.seconds)
+    except (StorageError, WorkerLost):
+        raise
+    except Exception as error:
+        away = isinstance(error, OSError) and is_passing(error, remote=False) and _within(error, place)
+        if is_full(error) or away:
+            text = f"cannot {'reach' if away else 'write'} what trial {group[0].digest} needs: {line(error)}"
+            raise StorageError(text) from None
+        return [failed(spec, runtime, error, started) for spec in group]
+
+
+def _within(error: OSError, place: Place) -> bool:
+    folder = place.local and place.local.absolute()
+    if error.filename is None:
+        return False
+    return folder is not None and Path(str(error.filename)).absolute().is_relative_to(folder)
+
+
+def was_stopped(rows: Iterable[Row]) -> bool:
+    """Whether one of a configuration's trials was stopped on its way: the configuration is done."""
+    return any(r.get("pruned_step") is not None for r in rows)
+
+
+def prune(job: Job, run: Run, outputs: Iterable[PairOutput], reason: str, done: Sequence[Row]) -> list[Row]:
+    """Write the trials of a job that were stopped in a worker, and return all its rows; `done` were written before."""
+    mine = {s.digest for s in job.specs} - {r["digest"] for r in done}
+    rows = [*done, *(_commit(run, job, stopped(o, reason)) for o in outputs if o.result.digest in mine)]
+    _forget(run, job.specs)
+    return rows
+
+
+def give_up(job: Job, runtime: Runtime, run: Run, error: Exception, done: Sequence[Row]) -> list[Row]:
+    """Write the trials of a job whose worker died of an error, and return all its rows; `done` were written before."""
+    left = [s for s in job.specs if s.digest not in {r["digest"] for r in done}]
+    lost = [_commit(run, job, failed(s, runtime, error, now())) for s in left]
+    _forget(run, job.specs)
+    return [*done, *lost]
+
+
+def _first_mate(spec: PairSpec) -> str:
+    # what the checkpoints of trials that train together are named by
+    return spec.stack_mates()[0].digest
+
+
+def _forget(run: Run, specs: Iterable[PairSpec]) -> None:
+    # of trials whose workers are gone: nothing goes on from their checkpoints
+    place, gone = place_of(run), tuple(_first_mate(s) for s in specs)
+    for name in place.files(CHECKPOINTS):
+        if name.startswith(gone):
+            place.remove(f"{CHECKPOINTS}/{name}")
+
+
+def _groups(specs: Sequence[PairSpec]) -> Iterator[list[PairSpec]]:
+    # stack mates train together; the others one by one, so that each is on disk as soon as it is done
+    for _, group in groupby(specs, key=lambda s: s.repeat // s.stack):
+        yield list(group)
+
+
+def _commit(run: Run, job: Job, output: PairOutput) -> Row:
+    result = replace(output.result, number=job.number, **job.context)
+    rungs = tuple(replace(r, number=job.number) for r in output.rungs)
+    write(run, replace(output, result=result, rungs=rungs))
+    return {k: v for k, v in result.to_row().items() if k != "spec"}

@@ -1,0 +1,231 @@
+"""Proposers: which configuration comes next. Designs are functions of (seed, number); studies learn from results."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from search_spaces import Space
+from search_spaces._conditions import acts, in_order
+from sweeper.config.points import checked_points, pooled
+from sweeper.config.spec import SweepSpec
+from sweeper.search.objectives import OBJECTIVES, Told
+from sweeper.search.samplers import SAMPLERS, budget
+from trainables.spec import stream
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+    from sweeper.search.noise_sampler.level_sets import KAugOf
+
+ENQUEUED = "enqueued"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One configuration to try.
+
+    Attributes:
+        params: Value of every knob that acts.
+        target: Noise the sampler aimed at; None for samplers that do not aim.
+        thoughts: What the sampler says about it (origin, optimum, optimum_low, optimum_high, exponents).
+        seconds: Time the sampler took.
+    """
+
+    params: dict[str, Any]
+    target: float | None = None
+    thoughts: Mapping[str, Any] | None = None
+    seconds: float = 0.0
+
+
+class Proposer(Protocol):
+    """Source of configurations."""
+
+    def ask(self, number: int) -> Proposal:
+        """Return the configuration with this number, which lies within `sweeper.runner.proposer.budget_of`."""
+        ...
+
+    def tell(self, number: int, params: Mapping[str, Any], told: Told) -> None:
+        """Say how a configuration ended, asked for now or in an earlier run."""
+        ...
+
+    def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
+        """Keep the place of a configuration of an earlier run that is still to be done.
+
+        To be called in order of number among the calls of `tell`; `params` where some of its repeats are there.
+        """
+        ...
+
+
+class DesignProposer:
+    """Point `number` of a design: resuming fills the missing numbers with the same points."""
+
+    def __init__(self, spec: SweepSpec, space: Space) -> None:
+        self.spec, self.space, self.points = spec, space, checked_points(space, spec.enqueue)
+
+    def ask(self, number: int) -> Proposal:
+        """See `Proposer.ask`."""
+        design = SAMPLERS[self.spec.sampler].design
+        assert design is not None
+        start = time.perf_counter()
+        first = len(self.spec.enqueue)
+        given = self.points[number] if number < first else {}
+        # the rest of a given point is that of the design's point with its number
+        index = number - first if number >= first else number % _designed(self.spec, self.space)
+        params = design(
+            self.space.knobs, self.spec.seed, index, max(self.spec.trials - first, 1), self.space.conditions
+        )
+        thoughts = {"origin": ENQUEUED} if number < first else None
+        return Proposal(self.space.acting({**params, **given}), thoughts=thoughts, seconds=time.perf_counter() - start)
+
+    def tell(self, number: int, params: Mapping[str, Any], told: Told) -> None:
+        """Nothing to learn."""
+
+    def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
+        """Every point has its number."""
+
+
+class StudyProposer:
+    """An Optuna study in memory: a cache, rebuilt from the run folder on resume.
+
+    A stateless sampler draws by the number of Optuna's trial, so these are the numbers of the configurations as long
+    as none failed.
+    """
+
+    def __init__(
+        self, spec: SweepSpec, space: Space, constants: Mapping[str, float], k_aug: KAugOf | None = None
+    ) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.spec, self.space, self.constants, self.k_aug = spec, space, constants, k_aug
+        self.sampler = SAMPLERS[spec.sampler]
+        self.points = checked_points(space, spec.enqueue)
+        self.order = in_order(space.knobs, space.conditions)
+        maximize, minimize = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+        directions = [maximize if OBJECTIVES[o].maximize else minimize for o in spec.objectives]
+        self.study = optuna.create_study(sampler=self._sampler(spec.seed), directions=directions)
+        self.open: dict[int, int] = {}  # number -> Optuna's number of the trial that is running
+        self.kept: dict[int, Proposal] = {}  # asked for, to be handed out
+        self.fresh = True
+
+    def _sampler(self, seed: int) -> BaseSampler:
+        import optuna
+
+        assert self.sampler.make is not None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return self.sampler.make(
+                seed=seed,
+                knobs=dict(self.space.knobs),
+                noise=self.spec.noise,
+                constants=self.constants,
+                k_aug=self.k_aug,
+                conditions=self.space.conditions,
+                prior=pooled(self.spec.prior),
+            )
+
+    def ask(self, number: int) -> Proposal:
+        """See `Proposer.ask`."""
+        if number in self.kept:
+            return self.kept.pop(number)
+        start = time.perf_counter()
+        if self.fresh and self.study.trials and not self.sampler.stateless:
+            # a sampler with the sweep's seed would draw its first random points again
+            seed = stream(str(self.spec.seed), f"resume/{len(self.study.trials)}") % 2**32
+            self.study.sampler = self._sampler(seed)
+        self.fresh = False
+        given = self.points[number] if number < len(self.points) else None
+        if given is not None:
+            self.study.enqueue_trial(given)
+        trial = self.study.ask()
+        params: dict[str, Any] = {}
+        for name in self.order:
+            if acts(name, params, self.space.conditions):
+                params[name] = _suggested(trial, name, self.space.knobs[name])
+        params = {name: params[name] for name in self.space.knobs if name in params}
+        seconds = time.perf_counter() - start
+        self.open[number] = trial.number
+        target, thoughts = self._thoughts(trial)
+        if given is not None:
+            thoughts = {**thoughts, "origin": ENQUEUED}
+        return Proposal(params, target, thoughts, seconds)
+
+    def _thoughts(self, trial: Any) -> tuple[float | None, Mapping[str, Any]]:
+        from sweeper.search.noise_sampler.study_attrs import NOISE_TARGET_KEY, SEARCH_KEY
+
+        attrs = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
+        return attrs.get(NOISE_TARGET_KEY), json.loads(attrs.get(SEARCH_KEY, "{}"))
+
+    def tell(self, number: int, params: Mapping[str, Any], told: Told) -> None:
+        """See `Proposer.tell`."""
+        from optuna.trial import Trial, TrialState
+
+        state = TrialState.COMPLETE if told.values is not None else TrialState.FAIL
+        state = TrialState.PRUNED if told.pruned else state
+        values = list(told.values) if told.values is not None and not told.pruned else None
+        if number not in self.open:
+            self._add(params, state, values, told.constraints)
+            return
+        trial = Trial(self.study, self.study.get_trials(deepcopy=False)[self.open.pop(number)]._trial_id)
+        for name, value in told.constraints.items():
+            trial.set_constraint(name, value)
+        self.study.tell(trial, values, state=state)
+
+    def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
+        """See `Proposer.keep`."""
+        from optuna.trial import TrialState
+
+        if params is not None:
+            self.open[number] = len(self.study.trials)
+            self._add(params, TrialState.RUNNING)
+        elif self.sampler.stateless:
+            self.kept[number] = self.ask(number)
+
+    def _add(self, params: Mapping[str, Any], state: Any, values: Any = None, constraints: Any = None) -> None:
+        from optuna.trial import create_trial
+
+        knobs = {name: self.space.knobs[name] for name in self.order if name in params}
+        known = {name: params[name] for name in knobs}
+        self.study.add_trial(
+            create_trial(state=state, params=known, distributions=knobs, values=values, constraints=constraints)
+        )
+
+
+def _suggested(trial: Any, name: str, distribution: Any) -> Any:
+    if hasattr(distribution, "choices"):
+        return trial.suggest_categorical(name, distribution.choices)
+    suggest = trial.suggest_int if isinstance(distribution.low, int) else trial.suggest_float
+    return suggest(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def budget_of(spec: SweepSpec, space: Space) -> int:
+    """Return the number of configurations of a sweep: `trials`, or fewer where a design ends."""
+    return min(spec.trials, len(spec.enqueue) + _designed(spec, space))
+
+
+def _designed(spec: SweepSpec, space: Space) -> int:
+    return budget(spec.sampler, space.knobs, max(spec.trials - len(spec.enqueue), 1), space.conditions)
+
+
+def make_proposer(
+    spec: SweepSpec, space: Space, constants: Mapping[str, float], k_aug: KAugOf | None = None
+) -> Proposer:
+    """Return the proposer of a sweep.
+
+    Args:
+        spec: The sweep.
+        space: Its search space.
+        constants: What the noise formulas need beside the knobs: fixed hyperparameters and `examples`.
+        k_aug: Parameters -> k_aug, for a noise that has it.
+
+    Raises:
+        ValueError: The sampler cannot search this space or these objectives.
+    """
+    if SAMPLERS[spec.sampler].design is not None:
+        return DesignProposer(spec, space)
+    return StudyProposer(spec, space, constants, k_aug)

@@ -1,0 +1,389 @@
+"""Session: the bookkeeping of one sweep, the same for every runner. Jobs out, finished rows in."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from search_spaces import Space
+from sweeper.analysis.constraints import MEMORY, constraints, feasible
+from sweeper.analysis.trial_warnings import split
+from sweeper.config.spec import SpecError, SweepSpec, corners, members_of
+from sweeper.pareto import pareto
+from sweeper.runner.budgets import Budgets, gpus_of
+from sweeper.runner.jobs import Job, Row, was_stopped
+from sweeper.runner.leaderboard import Ranking
+from sweeper.runner.proposer import DesignProposer, Proposal, Proposer, budget_of, make_proposer
+from sweeper.runner.pruning import Judge, Pruner, saved
+from sweeper.search.objectives import OBJECTIVES, Objective, Told
+from sweeper.search.samplers import SAMPLERS
+from sweeper.storage.compaction import AUTOMATIC, compact
+from sweeper.storage.location import place_of
+from sweeper.storage.retry import StorageError
+from sweeper.storage.tables import Run, SearchRow, read, read_rows, weights_of, write_search
+from trainables.noise import KNOBS, NOISE
+from trainables.result import Outcome
+from trainables.runtime import Runtime
+from trainables.spec import PairSpec
+
+KEEP_WEIGHTS = 3
+# from here on a stack of members is faster than a loop: 8 members at batches of up to 32 (measured, see LOG.md)
+STACK_MEMBERS, STACK_BATCH = 8, 32
+
+
+@dataclass
+class Status:
+    """Where a sweep stands, in configurations."""
+
+    budget: int
+    done: int = 0
+    running: int = 0
+    failed: int = 0
+    pruned: int = 0
+    saved_seconds: float = 0.0
+    """Training time of the steps that pruned trials did not run."""
+    best: float | None = None
+    target: float | None = None
+    warnings: dict[str, str] = field(default_factory=lambda: {})
+    """Warning key -> the first trial's sentence."""
+    started: float = field(default_factory=time.monotonic)
+
+
+def noise_constants(space: Space, more: Mapping[str, float]) -> dict[str, float]:
+    """Return what stands in the noise formulas beside the knobs: the space's fixed values, and `more`.
+
+    Of a knob that acts under a condition only, it is the value elsewhere.
+    """
+    some = space.build(next(corners(space)))
+    names = [k for k in (*KNOBS, "beta1") if k not in space.knobs or k in space.conditions]
+    return {**{k: getattr(PairSpec if k in space.conditions else some, k) for k in names}, **more}
+
+
+def build(spec: SweepSpec, space: Space, params: Mapping[str, Any], repeat: int = 0) -> PairSpec:
+    """Return a trial of a sweep: its space's, with the sweep's seed, and stacked where the sweep stacks."""
+    trial = space.build(params, seed=spec.seed, repeat=repeat)
+    large = 2 * spec.repeats >= STACK_MEMBERS and trial.batch_size <= STACK_BATCH
+    stacked = spec.stack == "on" or (spec.stack == "auto" and large)
+    return replace(trial, stack=spec.repeats) if stacked else trial
+
+
+class Session:
+    """One sweep in progress.
+
+    Args:
+        spec: The sweep.
+        space: Its search space.
+        run: Run folder; finished trials in it count.
+        runtime: Where trials run.
+        constants: Further settings that noise formulas need, such as `examples`.
+        listener: Called with the status after every change.
+        k_aug: Parameters -> k_aug, for a noise that has it.
+    """
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        space: Space,
+        run: Run,
+        runtime: Runtime,
+        constants: Mapping[str, float],
+        listener: Callable[[Status], None] = lambda _: None,
+        k_aug: Callable[[Mapping[str, Any]], float] | None = None,
+    ) -> None:
+        self.k_aug = k_aug
+        self.spec, self.space, self.run, self.runtime = spec, space, place_of(run).patient(), runtime
+        self.constants = noise_constants(space, constants)
+        self.objective = OBJECTIVES[spec.objective]
+        self.proposer = make_proposer(spec, space, self.constants, k_aug)
+        self.listener = listener
+        self.status = Status(budget_of(spec, space))
+        self.budgets = Budgets(spec, self.status.started, lambda row: gpus_of(row, spec.resources))
+        self.blocks = _blocks(
+            self.proposer, spec, self.status.budget, self._build
+        )  # of designs: number -> first repeat
+        self.repeats: Counter[str] = Counter()  # of other samplers: repeats of a configuration that are taken
+        self.ranking = Ranking(self.objective, lambda row: feasible(row, spec))
+        self.front: dict[
+            str, list[Row]
+        ] = {}  # of several objectives: trials of what may be a Pareto-best configuration
+        self.worst: dict[str, float] = {}  # objective that is not capped -> the worst value told so far
+        self.finished: set[str] = set()  # digests of finished trials
+        judge = Judge(self.objective, self.status.budget * spec.repeats, bool(spec.further_objectives))
+        self.pruner = Pruner(judge, self._noise) if spec.prune else None
+        self.belief: tuple[float, float] | None = None  # the sampler's interval of the optimal noise
+        self.halted = ""  # why no further configuration is started
+        self.stop: Callable[[], str] = lambda: ""  # asked why none is to be started
+        self.broken: StorageError | None = None  # what ended the sweep
+        self.weights = {name.partition(".")[0] for name in self.run.files("weights")}  # digests that may have a file
+        self.open: list[int] = []  # numbers to do, the next one last
+        self.partial: dict[int, list[Row]] = {}  # rows of numbers that were interrupted between their repeats
+        rows = read(self.run, "trials").to_pylist()
+        self.stale = {(r["digest"], r["started"]) for r in rows if r["outcome"] == "failed"}  # of earlier drivers
+        self._restore(rows)
+
+    # -- what is there already ------------------------------------------------------------------------------------
+
+    def _restore(self, rows: Iterable[Row]) -> None:
+        by_number: dict[int, list[Row]] = {}
+        added: list[Row] = []  # by `sweeper extend`: no configurations of this search
+        for row in rows:
+            if row["number"] is not None:
+                by_number.setdefault(row["number"], []).append(row)
+            elif row["outcome"] != "failed":
+                added.append(row)
+                self._reserve(row)
+        self._remember(added)
+        there = max((n for n, own in by_number.items() if any(r["outcome"] != "failed" for r in own)), default=-1) + 1
+        if there > self.spec.trials:
+            raise SpecError(
+                f"{there} configurations are there already; trials must be at least that, got {self.spec.trials}"
+            )
+        held = max(by_number, default=-1)
+        for number in range(self.status.budget):
+            own = by_number.get(number, [])
+            done = [r for r in own if r["outcome"] != "failed"]
+            for row in done:
+                self._reserve(row)
+            if len(done) >= self.spec.repeats or was_stopped(done):
+                told = self._told(done)
+                assert told is not None
+                self.proposer.tell(number, self._params(done[0]), told)
+                self.status.done += 1
+                self._remember(done)
+            else:
+                self.open.append(number)
+                if done:
+                    self.partial[number] = done
+                    self.proposer.keep(number, self._params(done[0]))
+                elif own:  # it failed, and is tried again
+                    self.proposer.tell(number, self._params(own[0]), Told())
+                elif number < held:
+                    self.proposer.keep(number)
+        if self.pruner:
+            rows = [row for own in by_number.values() for row in own]
+            self.pruner.restore(rows, read(self.run, "rungs").to_pylist())
+        self.open.reverse()
+        self._prune_weights()
+
+    def _reserve(self, row: Row) -> None:
+        # blocks are reserved whole: a repeat that is missing belongs to its own number
+        block = row["repeat"] // self.spec.repeats + 1
+        self.repeats[row["config"]] = max(self.repeats[row["config"]], block * self.spec.repeats)
+
+    def _params(self, row: Row) -> dict[str, Any]:
+        return self.space.params_of(PairSpec.from_json(row["spec"]))
+
+    def _told(self, rows: Iterable[Row]) -> Told | None:
+        rows = [r for r in rows if r["outcome"] != Outcome.FAILED]
+        if not rows:
+            return None
+        sampler, limits = SAMPLERS[self.spec.sampler], constraints(rows, self.spec)
+        outcomes = {r["outcome"] for r in rows}
+        if Outcome.OUT_OF_MEMORY in outcomes:
+            if sampler.infeasible:
+                return Told(None, limits)
+            if self.spec.max_memory is None:
+                # GPSampler wants the same constraints of all trials; without this one, it is a bad trial
+                del limits[MEMORY]
+        if Outcome.PRUNED in outcomes:
+            return Told(None, limits, pruned=True)
+        over = not sampler.constrained and any(v > 0 for v in limits.values())
+        goals = [OBJECTIVES[name] for name in self.spec.objectives]
+        values = tuple(math.fsum(self._value(goal, r, over) for r in rows) / len(rows) for goal in goals)
+        return Told(values, limits if sampler.constrained else {})
+
+    def _value(self, goal: Objective, row: Row, over: bool) -> float:
+        if goal.capped:
+            return goal.tell({**row, "outcome": "over its limits"} if over else row)
+        value = goal.tell(row)
+        worst = self.worst.get(goal.column, value)
+        worst = worst if goal.better(value, worst) else value
+        if over or row["outcome"] != Outcome.OK:
+            return worst
+        self.worst[goal.column] = worst
+        return value
+
+    @cached_property
+    def members(self) -> int:
+        """Children of a trial, the same in all of them where each has processes of its own."""
+        return members_of(self.space)
+
+    # -- jobs out -------------------------------------------------------------------------------------------------
+
+    def next_job(self) -> Job | None:
+        """Return the next configuration's trials, or None when none is to be started any more."""
+        if self.over() or not self.open:
+            return None
+        number = self.open.pop()
+        if number in self.partial:
+            job = self._complete(number, self.partial[number])
+        else:
+            job = self._job(number, self.proposer.ask(number))
+        self.status.running += 1
+        self.listener(self.status)
+        return job
+
+    def over(self) -> bool:
+        """Whether no further configuration is to be started."""
+        if not self.halted:
+            self.halt(self.stop() or self.budgets.spent())
+        return bool(self.halted)
+
+    def _job(self, number: int, proposal: Proposal) -> Job:
+        spec = self._build(proposal.params)
+        first = self.blocks.get(number, self.repeats[spec.config])
+        self.repeats[spec.config] = max(self.repeats[spec.config], first + self.spec.repeats)
+        specs = tuple(self._build(proposal.params, first + i) for i in range(self.spec.repeats))
+        predicted = self._noise(spec)
+        thoughts = proposal.thoughts or {}
+        row = SearchRow(
+            number=number,
+            config=spec.config,
+            params=json.dumps(proposal.params),
+            sampler=self.spec.sampler,
+            noise_target=predicted,
+            seconds_ask=proposal.seconds,
+            **{k: thoughts.get(k) for k in ("origin", "optimum", "optimum_low", "optimum_high", "variance_share")},
+            exponents=None if (v := thoughts.get("exponents")) is None else json.dumps(v),
+        )
+        write_search(self.run, row)
+        self.status.target = predicted
+        ends = thoughts.get("optimum_low"), thoughts.get("optimum_high")
+        self.belief = (ends[0], ends[1]) if ends[0] is not None and ends[1] is not None else None
+        return Job(number, specs, self._context(proposal.target))
+
+    def _complete(self, number: int, rows: list[Row]) -> Job:
+        first = rows[0]["repeat"] - rows[0]["repeat"] % self.spec.repeats
+        specs = [self._build(self._params(rows[0]), first + i) for i in range(self.spec.repeats)]
+        there = {r["digest"] for r in rows}
+        return Job(number, tuple(s for s in specs if s.digest not in there), self._context(rows[0]["noise_target"]))
+
+    def _build(self, params: Mapping[str, Any], repeat: int = 0) -> PairSpec:
+        return build(self.spec, self.space, params, repeat)
+
+    def _context(self, target: float | None) -> dict[str, Any]:
+        return {
+            "sweep_seed": self.spec.seed,
+            "space": self.space.name,
+            "sampler": self.spec.sampler,
+            "noise_target": target,
+        }
+
+    def _noise(self, spec: PairSpec) -> float | None:
+        scale = NOISE[self.spec.noise]
+        settings = {k: getattr(spec, k) for k in scale.needs if hasattr(spec, k)}
+        if self.k_aug is not None:
+            settings["k_aug"] = self.k_aug(self.space.params_of(spec))
+        try:
+            return scale.predict({**self.constants, **settings})
+        except ValueError:
+            return None  # a formula that needs what this space does not have
+
+    def rows_on_disk(self, job: Job) -> list[Row]:
+        """Return the rows of a job that were written before its worker died, but not failures of earlier drivers."""
+        rows = read_rows(self.run, "trials", [s.digest for s in job.specs])
+        return [r for r in rows if (r["digest"], r["started"]) not in self.stale]
+
+    def keep_partial(self, job: Job, done: list[Row]) -> None:
+        """Keep the rows of a job that were written before its worker died: what is left of it is run again."""
+        if done and job.number is not None:
+            there = self.partial.setdefault(job.number, [])
+            there += [r for r in done if r["digest"] not in {t["digest"] for t in there}]
+
+    # -- on the way -----------------------------------------------------------------------------------------------
+
+    def look(self, job: Job, record: Mapping[str, Any]) -> str | None:
+        """Take in what a running trial reports; returns why it is to be stopped, None where it goes on."""
+        if self.pruner is None or "rung" not in record or job.number is None:
+            return None
+        before = [*self.partial.get(job.number, []), *record["before"]]
+        return self.pruner.look(job.specs[0], {**record, "before": before}, self.ranking.best, self.belief)
+
+    # -- rows in --------------------------------------------------------------------------------------------------
+
+    def finish(self, job: Job, rows: list[Row]) -> None:
+        """Learn from the rows of a finished job."""
+        assert job.number is not None
+        if self.pruner:
+            self.pruner.learn(rows)
+        rows = [*self.partial.pop(job.number, []), *rows]
+        told = self._told(rows)
+        self.proposer.tell(job.number, self.space.params_of(job.specs[0]), told or Told())
+        self._settle(rows, failed=told is None)
+
+    def _settle(self, rows: list[Row], failed: bool) -> None:
+        self.status.running -= 1
+        self.status.done += not failed
+        self.status.failed += failed
+        self._remember(rows)
+        self.weights.update(r["digest"] for r in rows)
+        self._prune_weights()
+        if failed and self.status.failed >= self.spec.max_failed:
+            self.halt(f"{self.status.failed} configurations failed, the last one: {rows[-1]['outcome_detail']}")
+        self.listener(self.status)
+
+    def compact(self) -> None:
+        """Make one part of many; to be called while no trial runs. Storage that fails costs the next reader time."""
+        if self.broken:  # the folder may be another driver's by now
+            return
+        try:
+            compact(self.run, AUTOMATIC)
+        except StorageError as error:
+            self.status.warnings.setdefault("not_compacted", f"{error}; `sweeper compact` makes one file of many")
+            self.listener(self.status)
+
+    def halt(self, reason: str) -> None:
+        """Start no further configuration."""
+        self.halted = self.halted or reason
+
+    def break_off(self, error: StorageError) -> None:
+        """Start no further configuration: the run folder is lost to this driver."""
+        self.broken = self.broken or error
+        self.halt(str(error))
+
+    def _remember(self, rows: Sequence[Row]) -> None:
+        self.status.pruned += was_stopped(rows)
+        self.status.saved_seconds += saved(rows)[0]
+        for row in rows:
+            self.finished.add(row["digest"])
+            self.budgets.add(row)
+            self.ranking.add(row)
+            if self.spec.further_objectives:
+                self.front.setdefault(row["config"], []).append(row)
+            for key, sentence in split(row.get("warnings")):
+                self.status.warnings.setdefault(key, sentence)
+        self.status.best = self.ranking.best
+
+    def _pareto(self) -> list[dict[str, Any]]:
+        # what is beaten is forgotten, weights and all: all trials anew for each would be quadratic in their number
+        rows = [row for own in self.front.values() for row in own]
+        best = pareto(rows, self.spec.objectives, lambda row: feasible(row, self.spec)) if rows else []
+        self.front = {r["config"]: self.front[r["config"]] for r in best}
+        return best
+
+    def _prune_weights(self) -> None:
+        keep = set(self.ranking.leaders(KEEP_WEIGHTS))
+        keep.update(r["digest"] for r in self._pareto())
+        # a file that belongs to no finished trial is being written, or was left by a crash: it is remade
+        for digest in (self.weights & self.finished) - keep:
+            self.run.remove(weights_of(digest))
+            self.weights.discard(digest)
+
+
+def _blocks(proposer: Proposer, spec: SweepSpec, count: int, build: Callable[..., PairSpec]) -> dict[int, int]:
+    """Return the first repeat of each number of a design: it must not depend on what was finished when."""
+    if not isinstance(proposer, DesignProposer):
+        return {}
+    seen: Counter[str] = Counter()
+    blocks: dict[int, int] = {}
+    for number in range(count):
+        config = build(proposer.ask(number).params).config
+        blocks[number] = seen[config] * spec.repeats
+        seen[config] += 1
+    return blocks

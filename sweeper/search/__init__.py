@@ -1,0 +1,1 @@
+"""Search algorithms, designs and objectives."""

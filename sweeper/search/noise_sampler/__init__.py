@@ -1,0 +1,1 @@
+"""The sampler that targets a noise: surrogate, acquisition, exponents."""

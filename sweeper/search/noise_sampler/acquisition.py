@@ -1,0 +1,127 @@
+"""Which candidate is tried next: log expected improvement where it is feasible, or the best ones once more."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import log_ndtr
+
+from sweeper.search.noise_sampler.candidates import REPEAT, inside, log_expected_improvement, neighbours, propose
+from sweeper.search.noise_sampler.encoding import Array
+from sweeper.search.noise_sampler.level_sets import KnobSpace, Points
+from sweeper.search.noise_sampler.prior import NoisePrior
+from sweeper.search.noise_sampler.study_attrs import keys
+from sweeper.search.noise_sampler.surrogate import Posterior
+
+_REFINEMENTS, _REFINED, _CHILDREN, _INCUMBENTS = 2, 4, 24, 3
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A proposal: its coordinates, shape (d,), where it came from, and the log noise aimed at (NaN: none)."""
+
+    unit: Array
+    origin: str
+    level: float
+
+
+@dataclass(frozen=True)
+class Aims:
+    """What a search knows when it chooses.
+
+    Attributes:
+        space: The search space.
+        models: Surrogate of the finished trials, and variants of it over which the improvement is averaged.
+        running: Trials that run, believed to return what the model expects.
+        limits: Surrogates of the constraints, feasible up to 0.
+        levels: Promising refined log noises, shape (m,); empty to use no level sets.
+        prior: What is known of the best noise, with the reachable range, or None.
+        trust: Exponent of the prior, which fades with the trials.
+        repeats: Whether a finished configuration may be proposed again.
+    """
+
+    space: KnobSpace
+    models: Sequence[Posterior]
+    running: Points
+    limits: Sequence[Posterior]
+    levels: Array
+    prior: tuple[NoisePrior, float, float] | None
+    trust: float
+    repeats: bool
+
+
+def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Generator) -> Choice:
+    """Return the candidate with the largest log expected improvement, weighted by feasibility and prior.
+
+    Weights: probability of feasibility (Gardner et al. 2014, eq. 6), prior to a fading power (Hvarfner et al. 2022,
+    arXiv 2204.11051, eq. 6). Where observations are so noisy that another look at one of the best finished
+    configurations promises a better recommendation (`knowledge_gradient`), that one is proposed again.
+    """
+    space, model = aims.space, aims.models[0]
+    believers = [m.believe(aims.running) for m in aims.models]
+    seen = model.predict(model.points)[0]
+    rows = np.flatnonzero(inside(model.points))  # those of an earlier, wider range teach, but are not candidates
+    held, seen = model.points[rows], seen[rows]
+    feasible = _log_feasible(aims.limits, held)
+    incumbent = float(seen[feasible > np.log(0.5)].min(initial=np.inf))
+    incumbent = incumbent if np.isfinite(incumbent) else float(seen.min())
+
+    def score(points: Points) -> Array:
+        each = [log_expected_improvement(*b.predict(points), incumbent) for b in believers]
+        out = np.logaddexp.reduce(each, axis=0) + _log_feasible(aims.limits, points)
+        if aims.prior and aims.trust:
+            prior, low, high = aims.prior
+            out = out + aims.trust * prior.log_density(model.axis(points), low, high)
+        return out
+
+    pool = propose(space, model, aims.levels, rng)
+    scores = score(pool.points)
+    for _ in range(_REFINEMENTS):
+        top = np.argsort(-scores, kind="stable")[:_REFINED]
+        more = space.points(neighbours(space, pool.points.unit[top], model, rng, _CHILDREN))
+        pool = pool.refined(more, np.repeat(top, _CHILDREN))
+        scores = np.concatenate([scores, score(more)])
+    order, names = np.argsort(-scores, kind="stable"), keys(pool.points.unit)
+    best = next((int(i) for i in order if names[i] not in taken), None)
+    if best is None:  # everything has been tried
+        best = int(order[0])
+    elif not aims.repeats:
+        return Choice(pool.points.unit[best], pool.origin[best], float(pool.level[best]))
+    again = np.argsort(np.where(feasible > np.log(0.5), seen, np.inf), kind="stable")[:_INCUMBENTS]
+    few = held[again] + pool.points[[best]]
+    gains = knowledge_gradient(believers[0], few)
+    if aims.repeats and gains[:-1].max() > gains[-1]:
+        return Choice(few.unit[int(gains[:-1].argmax())], REPEAT, float("nan"))
+    return Choice(pool.points.unit[best], pool.origin[best], float(pool.level[best]))
+
+
+def _log_feasible(limits: Sequence[Posterior], points: Points) -> Array:
+    out = np.zeros(len(points))
+    for limit in limits:
+        mean, sd = limit.predict(points)
+        out += log_ndtr(-mean / sd)
+    return out
+
+
+def knowledge_gradient(model: Posterior, points: Points) -> Array:
+    """Return how much lower the least posterior mean of the evaluated points is expected to be after one more look.
+
+    Each of the `points` may be one that was evaluated: another look at it lowers what is not known of its value.
+
+    Returns:
+        Expected gains, >= 0, shape (n,).
+
+    Source: Frazier, Powell & Dayanik 2009, eq. 12, over the evaluated points and the new one, by quadrature.
+    """
+    mean, cross = model.predict(model.points)[0], model.covariance(model.points, points)
+    own, (ahead, sd) = model.covariance(points, points), model.predict(points)
+    noise = model.theta.seed_noise**2
+    gains = np.zeros(len(points))
+    for i in range(len(points)):
+        shift = np.concatenate([cross[:, i], own[i, i : i + 1]]) / np.sqrt(sd[i] ** 2 + noise)
+        after = np.concatenate([mean, ahead[i : i + 1]])[:, None] + shift[:, None] * _NODES[None, :]
+        gains[i] = mean.min() - float(after.min(axis=0) @ _WEIGHTS) / np.sqrt(2 * np.pi)
+    return np.maximum(gains, 0.0)

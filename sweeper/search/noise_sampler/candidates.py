@@ -1,0 +1,182 @@
+"""Candidates of a search: the start-up design over log noise, level sets, space filling, neighbours of the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import erfcx, ndtr
+from scipy.stats import qmc
+
+from sweeper.search.noise_sampler.encoding import Array, Mask, Rows, within
+from sweeper.search.noise_sampler.level_sets import KnobSpace, Points
+from sweeper.search.noise_sampler.prior import NoisePrior
+from sweeper.search.noise_sampler.surrogate import Posterior
+
+STARTUP, LEVEL_SET, FILLING, NEIGHBOUR, REPEAT = "startup", "level_set", "filling", "neighbour", "repeat"
+"""Where a proposal came from; a refined one keeps the origin of the candidate that was refined."""
+
+_TRIES = 32  # draws of the other knobs in which the start-up design looks for a reachable level
+_ENUMERABLE = 512  # spaces with no more points than this are listed in full
+
+
+def sobol(count: int, dimensions: int, rng: np.random.Generator) -> Array:
+    """Return scrambled Sobol points, shape (count, dimensions), in [0, 1)."""
+    power = max(0, math.ceil(math.log2(max(count, 1))))
+    return qmc.Sobol(dimensions, rng=rng).random_base2(power)[:count]
+
+
+def van_der_corput(index: int) -> float:
+    """Return the radical inverse of `index` >= 0 in base 2, in [0, 1): 0, 1/2, 1/4, 3/4, ..."""
+    bits = f"{index:b}"[::-1]
+    return int(bits, 2) / 2 ** len(bits)
+
+
+def reach(space: KnobSpace) -> tuple[float, float]:
+    """Return the 2 % and 98 % quantiles of log noise over the space; (0, 0) where no noise varies."""
+    if space.pivot is None:
+        return 0.0, 0.0
+    unit = sobol(256, len(space.knobs), np.random.default_rng(0))
+    low, high = np.quantile(space.points(unit).log_noise, [0.02, 0.98])
+    return float(low), float(high)
+
+
+def startup_point(space: KnobSpace, seed: int, index: int, prior: NoisePrior | None = None) -> Array:
+    """Return point `index` of the start-up design, shape (d,); a function of (seed, index).
+
+    Log noise follows the van der Corput sequence over the reachable range, shifted by the seed, so that any 2^m first
+    points hold one level in each of 2^m equal strata; the other knobs follow a scrambled Sobol sequence, and the
+    pivot is solved for. Where it cannot reach the level, other draws of the other knobs are tried.
+    """
+    shared = np.random.default_rng([seed, 0x5EED])
+    shift, scramble = shared.random(), int(shared.integers(2**31))
+    engine = qmc.Sobol(len(space.knobs), rng=scramble)
+    sequence = (engine.fast_forward(index) if index else engine).random(1)
+    if space.pivot is None:
+        return space.points(sequence).unit[0]
+    draws = np.concatenate([sequence, np.random.default_rng([seed, index]).random((_TRIES - 1, len(space.knobs)))])
+    low, high = reach(space)
+    share = (van_der_corput(index) + shift) % 1.0
+    target = low + (high - low) * share if prior is None else prior.level(share, low, high)
+    unit, _ = space.solve(draws, np.full(len(draws), target), np.zeros(len(space.factor_roles)))
+    points = space.points(unit)
+    miss = np.abs(points.log_noise - target)
+    # the first draw that hits the level up to rounding, else the nearest
+    good = np.flatnonzero(miss <= 0.02 * (high - low))
+    return points.unit[good[0] if len(good) else int(miss.argmin())]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Candidates.
+
+    Attributes:
+        points: Where they lie, n points.
+        origin: One of this module's names for each.
+        level: Refined log noise that each was aimed at, shape (n,); NaN where it was not aimed.
+    """
+
+    points: Points
+    origin: Sequence[str]
+    level: Array
+
+    def refined(self, points: Points, parents: Rows) -> Pool:
+        """Return the pool with `points` added, each with the origin and level of its parent in the pool."""
+        origin = [*self.origin, *(self.origin[i] for i in parents)]
+        return Pool(self.points + points, origin, np.concatenate([self.level, self.level[parents]]))
+
+
+def propose(space: KnobSpace, model: Posterior, levels: Array, rng: np.random.Generator) -> Pool:
+    """Return the candidates of one ask.
+
+    Args:
+        space: The search space.
+        model: The surrogate of the finished trials.
+        levels: Promising refined log noises, shape (m,); ignored where no noise varies.
+        rng: The trial's generator.
+    """
+    count = math.prod(knob.size for knob in space.knobs)
+    if count <= _ENUMERABLE:
+        unit = _everything(space)
+        return Pool(space.points(unit), [FILLING] * len(unit), np.full(len(unit), np.nan))
+    unit = sobol(128, len(space.knobs), rng)
+    near = neighbours(space, top(model, 5), model, rng, 24)
+    origin = [FILLING] * len(unit) + [NEIGHBOUR] * len(near)
+    unit, aims = np.concatenate([unit, near]), np.full(len(origin), np.nan)
+    if space.pivot is not None and len(levels):
+        aimed, reached = level_sets(space, model, levels, rng)
+        # a pivot of few choices cannot be solved for: those draws hit no level
+        solved = not space.knobs[space.pivot].choices
+        origin += [LEVEL_SET if solved else FILLING] * len(aimed)
+        unit, aims = np.concatenate([unit, aimed]), np.concatenate([aims, reached if solved else reached * np.nan])
+    return Pool(space.points(unit), origin, aims)
+
+
+def _everything(space: KnobSpace) -> Array:
+    axes = [knob.grid() for knob in space.knobs]
+    return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
+
+
+def top(model: Posterior, count: int) -> Array:
+    """Return the coordinates of the evaluated points with the lowest posterior means, shape (<= count, d).
+
+    Points outside the space, from an earlier and wider one, are left out where the space holds any.
+    """
+    rows = np.argsort(np.where(inside(model.points), model.predict(model.points)[0], np.inf), kind="stable")
+    return np.clip(model.points.unit[rows[: min(count, max(1, int(inside(model.points).sum())))]], 0.0, 1.0)
+
+
+def inside(points: Points) -> Mask:
+    """Return which points the space holds, shape (n,); all where it holds none."""
+    found: Mask = np.asarray(within(points.unit).all(axis=1))
+    return found if found.any() else np.ones(len(points), dtype=bool)
+
+
+def level_sets(
+    space: KnobSpace, model: Posterior, levels: Array, rng: np.random.Generator, each: int = 20
+) -> tuple[Array, Array]:
+    """Return points on level sets of the refined log noise, shape (n <= len(levels) * each, d), and their levels, (n,).
+
+    Every knob but the pivot is drawn by scrambled Sobol, the pivot solved for; draws that it cannot serve are left out.
+    """
+    draws = sobol(each * len(levels), len(space.knobs), rng)
+    targets = np.resize(levels, len(draws))
+    unit, reached = space.solve(draws, targets, model.theta.tilt)
+    return unit[reached], targets[reached]
+
+
+def neighbours(space: KnobSpace, best: Array, model: Posterior, rng: np.random.Generator, each: int) -> Array:
+    """Return points around the `best`, shape (m, d): a few knobs moved, half of them at unchanged log noise."""
+    start = np.repeat(best, each, axis=0)
+    step = np.exp(rng.uniform(math.log(0.01), math.log(0.3), size=(len(start), 1))) * rng.standard_normal(start.shape)
+    moved = rng.random(start.shape) < max(0.3, 1.0 / start.shape[1])
+    moved[np.arange(len(start)), rng.integers(start.shape[1], size=len(start))] = True
+    unit = start + np.where(moved, step, 0.0)
+    unit = np.where((unit < 0.0) | (unit > 1.0), np.clip(start - step, 0.0, 1.0), unit)
+    for i, knob in enumerate(space.knobs):
+        if knob.size < 16:  # a small step would never leave the choice
+            unit[:, i] = np.where(moved[:, i], rng.random(len(unit)), start[:, i])
+    if space.pivot is None:
+        return unit
+    half = np.arange(len(unit)) % 2 == 0
+    kept, reached = space.solve(unit[half], model.axis(space.points(start[half])), model.theta.tilt)
+    unit[half] = np.where(reached[:, None], kept, unit[half])
+    return unit
+
+
+def log_expected_improvement(mean: Array, sd: Array, incumbent: float) -> Array:
+    """Return log E[max(incumbent - y, 0)] for y ~ N(mean, sd^2), stable far from the incumbent.
+
+    Source: Ament et al. 2023, arXiv 2310.20708, eq. 9.
+    """
+    z = (incumbent - mean) / sd
+    near = np.maximum(z, -1.0)
+    close = np.log(np.exp(-0.5 * near * near) / math.sqrt(2 * math.pi) + near * ndtr(near))
+    far = np.minimum(z, -1.0)
+    # phi(z) + z Phi(z) = phi(z) (1 - |z| sqrt(pi/2) erfcx(|z|/sqrt2)); for |z| >> 1 the bracket is 1/z^2 (1 - 3/z^2)
+    bracket = 1.0 + far * math.sqrt(math.pi / 2) * erfcx(-far / math.sqrt(2))
+    tail = np.where(far > -1e3, np.log(np.maximum(bracket, 1e-300)), -2.0 * np.log(-far))
+    distant = -0.5 * far * far - 0.5 * math.log(2 * math.pi) + tail
+    return np.log(sd) + np.where(z > -1.0, close, distant)

@@ -1,0 +1,107 @@
+"""What the sampler says about the trials: fitted exponents, the best noise and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sweeper.search.noise_sampler.candidates import level_sets, neighbours, top
+from sweeper.search.noise_sampler.encoding import Array, Rows
+from sweeper.search.noise_sampler.level_sets import KnobSpace, Points
+from sweeper.search.noise_sampler.surrogate import Posterior
+
+_SEEN, _LEVELS, _TOP, _NEAR, _BINS = 40, 32, 3, 20, 40
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the sampler made of the trials.
+
+    Attributes:
+        noise: Name of the definition.
+        exponents: Role -> fitted exponent of its factor (eta, B, 1 - mu, lambda, k_aug); the pivot's is taken as given.
+        exponent_low, exponent_high: Role -> ends of its 90 % interval, of those that are fitted: a bootstrap of the
+            single-index model, as in `sweeper analyse`. Empty where there are too few configurations for it; the
+            exponents are then the surrogate's.
+        shifts: `<knob>=<choice>` or `augmentation` -> fitted factor on the noise that the definition does not have.
+        optimum: Best noise (unit of the definition): median over draws of the surrogate of the noise at which each
+            draw is lowest, whatever the other knobs; None where no noise varies or there are too few trials.
+        optimum_low, optimum_high: 5 % and 95 % quantiles over the draws.
+        posterior: (noise, probability) over a grid of noises; adds up to 1, empty where `optimum` is None.
+        variance_share: Share of the explained variance that noise alone explains, in [0, 1]; None where the model
+            does not predict trials that it has not seen, so that there is nothing to share.
+        share_low, share_high: 5 % and 95 % quantiles of that share over the hyperparameters' posterior.
+        trials: Number of finished trials behind it.
+    """
+
+    noise: str
+    exponents: dict[str, float]
+    exponent_low: dict[str, float] = field(default_factory=lambda: {})
+    exponent_high: dict[str, float] = field(default_factory=lambda: {})
+    shifts: dict[str, float] = field(default_factory=lambda: {})
+    optimum: float | None = None
+    optimum_low: float | None = None
+    optimum_high: float | None = None
+    posterior: tuple[tuple[float, float], ...] = ()
+    variance_share: float | None = 0.0
+    share_low: float | None = None
+    share_high: float | None = None
+    trials: int = 0
+
+
+@dataclass(frozen=True)
+class BestDraws:
+    """Where draws of the surrogate are lowest: log noise by the definition and refined, both of shape (draws,)."""
+
+    log_noise: Array
+    refined: Array
+
+    def summary(self) -> tuple[float, float, float]:
+        """Return median, 5 % and 95 % quantile of the noise, in the unit of the definition."""
+        low, best, high = np.quantile(self.log_noise, [0.05, 0.5, 0.95])
+        return math.exp(best), math.exp(low), math.exp(high)
+
+    def posterior(self, low: float, high: float) -> tuple[tuple[float, float], ...]:
+        """Return (noise, share of the draws) over a grid of log noises that spans [low, high] and all draws."""
+        ends = min(low, float(self.log_noise.min())), max(high, float(self.log_noise.max()))
+        counts, edges = np.histogram(self.log_noise, _BINS, ends)
+        middles = np.exp((edges[1:] + edges[:-1]) / 2)
+        return tuple(zip(middles.tolist(), (counts / counts.sum()).tolist(), strict=True))
+
+
+def best_draws(
+    space: KnobSpace, models: Sequence[Posterior], axis: Array, draws: int, rng: np.random.Generator, each: int
+) -> BestDraws:
+    """Return where draws of the surrogate are lowest, among its points, level sets and neighbours of the best.
+
+    Args:
+        space: The search space.
+        models: The surrogate and its variants; each gets an even share of the draws.
+        axis: First and last refined log noise to look at.
+        draws: Number of draws.
+        rng: Generator of points and draws.
+        each: Points on each of 32 level sets.
+    """
+    model, levels = models[0], np.linspace(axis[0], axis[-1], _LEVELS)
+    unit = np.concatenate(
+        [
+            top(model, _SEEN),
+            level_sets(space, model, levels, rng, each)[0],
+            neighbours(space, top(model, _TOP), model, rng, _NEAR),
+        ]
+    )
+    points = space.points(unit)
+    own = [_lowest(m, points, math.ceil(draws / len(models)), rng) for m in models]
+    refined = np.concatenate([m.axis(points)[i] for m, i in zip(models, own, strict=True)])
+    return BestDraws(points.log_noise[np.concatenate(own)], refined)
+
+
+def _lowest(model: Posterior, points: Points, draws: int, rng: np.random.Generator) -> Rows:
+    mean, covariance = model.predict(points)[0], model.covariance(points, points)
+    # symmetric square root: a posterior covariance of many points is singular
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    return (mean + rng.standard_normal((draws, len(mean))) @ root.T).argmin(axis=1)

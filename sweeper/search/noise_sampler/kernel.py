@@ -1,0 +1,230 @@
+"""Covariance of the surrogate: over log noise, log step size and all knobs, with the priors of its hyperparameters.
+
+    y(h) = c + f(phi(h)) + s(psi(h)) + g(h) + e,   phi(h) = ln S(h) + factors(h) @ tilt,   psi(h) = ln(eta / (1 - mu))
+
+``f``  Matérn 5/2 over phi: what the noise explains
+``s``  Matérn 5/2 over psi: the limit of stable steps, which no noise scale holds
+``g``  Matérn 5/2 over the unit cube with one length per knob, small a priori: what neither explains
+``c``  constant, standard normal a priori (the target is standardised), integrated out
+``e``  seed noise of one size
+
+scikit-learn's kernels know no learnt projection and no nominal knobs, so the kernel is ours. Where no noise varies f is
+absent, where no learning rate does s is.
+Source: additive and ARD kernels as in Rasmussen & Williams 2006, eq. 4.17 (Matérn).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from sklearn.gaussian_process.kernels import Kernel
+
+from sweeper.search.noise_sampler.encoding import Array, Mask
+from sweeper.search.noise_sampler.level_sets import Points
+
+_ROOT5 = 5.0**0.5
+_SCALARS = 6
+
+
+def matern(distance: Array) -> tuple[Array, Array]:
+    """Return the Matérn 5/2 correlation and minus its derivative divided by the distance, both of the same shape."""
+    scaled = _ROOT5 * distance
+    decay = np.exp(-scaled)
+    return (1.0 + scaled + scaled * scaled / 3.0) * decay, 5.0 / 3.0 * (1.0 + scaled) * decay
+
+
+@dataclass(frozen=True)
+class Theta:
+    """Hyperparameters; amplitudes in units of the standardised target, lengths of f and s in nats."""
+
+    amplitude: float
+    length: float
+    step_amplitude: float
+    step_length: float
+    residual: float
+    seed_noise: float
+    lengths: Array
+    tilt: Array
+
+    @classmethod
+    def unpack(cls, v: Array, d: int) -> Theta:
+        """Read the vector that the optimizer sees: logarithms, and the tilt as it is."""
+        e = np.exp(v[: _SCALARS + d])
+        return cls(e[0], e[1], e[2], e[3], e[4], e[5], e[_SCALARS:], v[_SCALARS + d :])
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Independent normal priors of the optimizer's vector: mean and sd, both shape (6 + d + k,), of d `knobs`."""
+
+    mean: Array
+    sd: Array
+    knobs: int
+    has_noise: bool
+    has_step: bool
+
+    @classmethod
+    def of(cls, d: int, tilt_sd: Array, span: float = 0.0, step_span: float = 0.0) -> Prior:
+        """Return the prior for d knobs.
+
+        Args:
+            d: Number of knobs.
+            tilt_sd: Prior sd of each refined exponent, shape (k,), around the definition's.
+            span: Reachable range of log noise, 0 where none varies; a hump is a fifth of it wide, give or take a
+                factor of two.
+            step_span: Range of the log step size, 0 where none varies.
+        """
+        has_noise, has_step = span > 0, step_span > 0
+        # a plain space has no f, so g is no residual and gets the amplitude of the whole
+        scalars = [
+            1.0,
+            0.2 * span if has_noise else 1.0,
+            0.3,
+            0.3 * step_span if has_step else 1.0,
+            0.3 if has_noise else 1.0,
+            0.1,
+        ]
+        lengths = np.full(d, 0.7 * max(d, 1) ** 0.25)  # distances grow with the number of knobs
+        mean = np.concatenate([np.log(scalars), np.log(lengths), np.zeros(len(tilt_sd))])
+        # how much noise leaves unexplained is what differs most between tasks
+        sd = np.concatenate([[0.7, 0.7, 0.7, 0.7, 1.2, 0.8], np.full(d, 0.7), tilt_sd])
+        return cls(mean, sd, d, has_noise, has_step)
+
+    def without(self, *, exponents: bool = False, residual: bool = False) -> Prior:
+        """Return the prior with the exponents held as given, or next to no residual, for ablations."""
+        mean, sd = self.mean.copy(), self.sd.copy()
+        if exponents:
+            sd[_SCALARS + self.knobs :] = 1e-6
+        if residual:
+            mean[4], sd[4] = np.log(1e-3), 1e-6
+        return replace(self, mean=mean, sd=sd)
+
+
+def squared(a: Array, b: Array, nominal: Mask) -> Array:
+    """Return squared coordinate differences, shape (d, n, m); for nominal knobs 0 or 1."""
+    gap = a.T[:, :, None] - b.T[:, None, :]
+    out = gap * gap
+    if nominal.any():
+        out[nominal] = np.abs(gap[nominal]) > 1e-9
+    return out
+
+
+class NoiseKernel(Kernel):
+    """Covariance of c + f + s + g, and with one argument that of the observations, c + f + s + g + e.
+
+    Rows of its arguments are ``[log_noise, factors (k), step, unit (d)]``, as `table` puts them together.
+
+    Args:
+        vector: What the optimizer sees (`Theta.unpack`), shape (6 + d + k,).
+        prior: Its prior; the bounds are four prior sds away.
+        nominal: Which knobs are nominal, shape (d,).
+    """
+
+    def __init__(self, vector: Array, prior: Prior, nominal: Mask) -> None:
+        self.vector, self.prior, self.nominal = vector, prior, nominal
+        self._seen: tuple[Array, Array, Array] | None = None
+
+    @property
+    def theta(self) -> Any:
+        """What the optimizer sees."""
+        return self.vector
+
+    @theta.setter
+    def theta(self, theta: Array) -> None:
+        self.vector = theta
+
+    @property
+    def bounds(self) -> Any:
+        """Bounds of `theta`."""
+        return np.column_stack([self.prior.mean - 4 * self.prior.sd, self.prior.mean + 4 * self.prior.sd])
+
+    @property
+    def values(self) -> Theta:
+        """The hyperparameters by name."""
+        return Theta.unpack(self.vector, len(self.nominal))
+
+    def is_stationary(self) -> Any:
+        """Return False: phi is no difference of the arguments."""
+        return False
+
+    def _check_bounds_params(self) -> None:
+        pass  # a bound is four prior sds away: nothing to warn of
+
+    def phi(self, X: Array) -> Array:
+        """Return the refined log noise of each row, shape (n,)."""
+        t = self.values.tilt
+        return X[:, 0] + X[:, 1 : 1 + len(t)] @ t
+
+    def f(self, a: Array, b: Array) -> Array:
+        """Return the covariance of f between two sets of refined log noises, shape (n, m)."""
+        t = self.values
+        return t.amplitude**2 * matern(np.abs(a[:, None] - b[None, :]) / t.length)[0]
+
+    def rest(self, X: Array, Y: Array) -> Array:
+        """Return the covariance of s + g between two sets of rows, shape (n, m)."""
+        t, d = self.values, len(self.nominal)
+        scaled = np.tensordot(1.0 / t.lengths**2, squared(X[:, -d:], Y[:, -d:], self.nominal), axes=1)
+        out = t.residual**2 * matern(np.sqrt(scaled))[0]
+        if self.prior.has_step:
+            gap = X[:, None, -d - 1] - Y[None, :, -d - 1]
+            out += t.step_amplitude**2 * matern(np.abs(gap) / t.step_length)[0]
+        return out
+
+    def __call__(self, X: Array, Y: Array | None = None, eval_gradient: bool = False) -> Any:
+        """Return the covariance of two sets of rows, shape (n, m); of one also its gradient where asked for."""
+        if eval_gradient:
+            return self._with_gradient(X)
+        other = X if Y is None else Y
+        out = 1.0 + self.rest(X, other)
+        if self.prior.has_noise:
+            out += self.f(self.phi(X), self.phi(other))
+        if Y is None:
+            out[np.diag_indices_from(out)] += self.values.seed_noise**2
+        return out
+
+    def diag(self, X: Array) -> Any:
+        """Return the prior variance of c + f + s + g at each row, shape (n,)."""
+        t, p = self.values, self.prior
+        return np.full(len(X), 1.0 + t.residual**2 + p.has_noise * t.amplitude**2 + p.has_step * t.step_amplitude**2)
+
+    def _gaps(self, X: Array) -> tuple[Array, Array]:
+        # of the training rows, which are the same at every step of the optimizer
+        if self._seen is None or self._seen[0] is not X:
+            d = len(self.nominal)
+            along = X[:, :-d].T
+            self._seen = X, squared(X[:, -d:], X[:, -d:], self.nominal), along[:, :, None] - along[:, None, :]
+        return self._seen[1:]
+
+    def _with_gradient(self, X: Array) -> tuple[Array, Array]:
+        t, (n, d) = self.values, (len(X), len(self.nominal))
+        gaps, along = self._gaps(X)
+        out = np.zeros((len(self.vector), n, n))
+        if self.prior.has_noise:
+            gap = (along[0] + np.tensordot(t.tilt, along[1:-1], axes=1)) / t.length
+            f, slope = matern(np.abs(gap))
+            out[0] = (2.0 * t.amplitude**2) * f
+            pull = t.amplitude**2 * slope * gap
+            out[1] = pull * gap
+            np.multiply(along[1:-1], (-pull / t.length)[None], out=out[_SCALARS + d :])
+        if self.prior.has_step:
+            gap = along[-1] / t.step_length
+            s, slope = matern(np.abs(gap))
+            out[2] = (2.0 * t.step_amplitude**2) * s
+            out[3] = t.step_amplitude**2 * slope * gap * gap
+        g, slope = matern(np.sqrt(np.tensordot(1.0 / t.lengths**2, gaps, axes=1)))
+        out[4] = (2.0 * t.residual**2) * g
+        slope *= t.residual**2
+        for i, length in enumerate(t.lengths):
+            np.multiply(gaps[i], slope / length**2, out=out[_SCALARS + i])
+        covariance = 1.0 + 0.5 * (out[0] + out[2] + out[4])
+        on = np.arange(n)
+        covariance[on, on] += t.seed_noise**2
+        out[5, on, on] = 2.0 * t.seed_noise**2
+        return covariance, out.transpose(1, 2, 0)
+
+
+def table(points: Points) -> Array:
+    """Return the rows that the kernel reads."""
+    return np.column_stack([points.log_noise, points.factors, points.step, points.unit])

@@ -1,0 +1,55 @@
+"""What is known of the best noise before a search: from finished searches, widened, and never without a way out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import logsumexp
+from scipy.stats import norm
+
+from sweeper.formatting import exact
+from sweeper.search.noise_sampler.encoding import Array
+
+WIDEN = math.log(2.0)
+"""Added to the sd of a log noise in quadrature: another task, model or space has another optimum."""
+TRUST = 0.7
+"""Weight of the prior; the rest is spread evenly over the reachable noises."""
+Z90 = 1.6448536269514722
+"""95 % quantile of the standard normal: half a 90 % interval in sds."""
+
+
+@dataclass(frozen=True)
+class NoisePrior:
+    """A best noise that was found elsewhere, with its 90 % interval, in the unit of the definition.
+
+    Raises:
+        ValueError: Not 0 < low <= best <= high.
+    """
+
+    best: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.best <= self.high < math.inf:
+            got = f"low={exact(self.low)}, best={exact(self.best)}, high={exact(self.high)}"
+            raise ValueError(f"a noise prior must have 0 < low <= best <= high, got {got}")
+
+    @property
+    def sd(self) -> float:
+        """Sd of the log noise after widening, in nats."""
+        return math.hypot(math.log(self.high / self.low) / (2 * Z90), WIDEN)
+
+    def log_density(self, axis: Array, low: float, high: float) -> Array:
+        """Return the log density at log noises, shape (n,): a normal, mixed with the even one over [low, high]."""
+        hump = norm.logpdf(axis, math.log(self.best), self.sd) + math.log(TRUST)
+        even = np.full(len(axis), math.log((1.0 - TRUST) / max(high - low, 1e-9)))
+        return np.asarray(logsumexp([hump, even], axis=0))
+
+    def level(self, share: float, low: float, high: float) -> float:
+        """Return the log noise at a quantile of that mixture, inside [low, high]."""
+        grid = np.linspace(low, high, 257)
+        mass = np.cumsum(np.exp(self.log_density(grid, low, high)))
+        return float(np.interp(share, (mass - mass[0]) / (mass[-1] - mass[0]), grid))

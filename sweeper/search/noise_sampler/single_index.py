@@ -1,0 +1,159 @@
+"""Single-index model: one scalar of the knobs with free exponents explains a score through a smooth curve.
+
+    z(h) = f(ln S(h)) + e,   ln S(h) = columns(h) @ a
+
+``a``  exponents; the first one is 1, since the curve absorbs a scale
+``f``  natural cubic spline with 5 degrees of freedom
+
+Source: Ichimura 1993, doi 10.1016/0304-4076(93)90114-K; natural splines: Hastie, Tibshirani & Friedman 2009, eq. 5.4
+and 5.5; percentile interval: Efron & Tibshirani 1993, chapter 13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+from sweeper.search.noise_sampler.encoding import Array
+
+FREEDOM = 5
+MIN_CONFIGS = 12
+DRAWS = 100
+LIMITS = (-4.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Natural cubic spline: knots on the scale of `low` to `high`; constant beyond them, as it was trained there."""
+
+    knots: Array
+    low: float
+    high: float
+
+    @staticmethod
+    def of(x: Array, freedom: int = FREEDOM) -> Basis:
+        """Return the basis with `freedom` columns and knots at quantiles of `x`; fewer where `x` has few values."""
+        low = float(x.min())
+        x = np.sort(x) - low
+        values = x[np.concatenate([[True], np.diff(x) > 1e-6])]
+        freedom = max(1, min(freedom, len(values) - 1))
+        among = values if len(values) < 4 * freedom else x
+        # np.quantile, tenfold as fast: exponents are estimated by thousands of these
+        knots = np.interp(np.linspace(0, len(among) - 1, freedom + 1), np.arange(len(among)), among)
+        knots = np.unique(knots)
+        return Basis((knots - knots[0]) / max(np.ptp(knots), 1e-12), low + float(knots[0]), low + float(knots[-1]))
+
+    def __call__(self, x: Array) -> Array:
+        """Return the columns at `x`, shape (n, freedom)."""
+        u = np.clip((x - self.low) / max(self.high - self.low, 1e-12), 0.0, 1.0)
+        if len(self.knots) < 3:
+            return u[:, None]
+        # beyond the last knot there is nothing: its own term of eq. 5.5 is 0
+        gap = np.maximum(u[:, None] - self.knots[:-1], 0.0)
+        d = gap * gap * gap / (self.knots[-1] - self.knots[:-1])
+        return np.column_stack([u, d[:, :-1] - d[:, -1:]])
+
+
+def best_index(columns: Array, z: Array, weight: Array, starts: list[Array]) -> tuple[Array, float]:
+    """Return the exponents (the first is 1) whose index explains z best through a spline, and its R².
+
+    Args:
+        columns: Logarithms of the factors, shape (n, K).
+        z: Objective, shape (n,).
+        weight: Its weights, shape (n,).
+        starts: Exponents to start from; the better half of them is refined.
+    """
+    total = float(np.sum(weight * (z - np.average(z, weights=weight)) ** 2))
+    root = np.sqrt(weight)
+
+    def error(free: Array) -> float:
+        axis = columns[:, 0] + columns[:, 1:] @ free
+        x = np.column_stack([np.ones(len(z)), Basis.of(axis)(axis)]) * root[:, None]
+        residual = z * root - x @ np.linalg.lstsq(x, z * root, rcond=None)[0]
+        return float(residual @ residual) / total
+
+    order = sorted((s[1:] / s[0] for s in starts if s[0]), key=error)
+    found = [
+        minimize(error, start, method="Nelder-Mead", bounds=[LIMITS] * len(start), options=_options(start, len(starts)))
+        for start in order[: max(1, (len(order) + 1) // 2)]
+    ]
+    best = min(found, key=lambda f: float(f.fun))
+    return np.concatenate([[1.0], np.atleast_1d(best.x)]), 1.0 - float(best.fun)
+
+
+def _options(start: Array, starts: int) -> dict[str, object]:
+    # first corners half an exponent away; a draw starts at the estimate and needs no more than a hundred looks
+    corners = np.vstack([start, start + 0.5 * np.eye(len(start))])
+    return {"initial_simplex": corners, "xatol": 5e-3, "fatol": 1e-6, "maxfev": 400 if starts > 1 else 120}
+
+
+@dataclass(frozen=True)
+class IndexFit:
+    """Exponents of the index with their intervals.
+
+    Attributes:
+        best: Exponents, shape (K,); the first is 1.
+        low, high: Ends of the 90 % bootstrap intervals over configurations, shape (K,).
+        r2: R² in the sample.
+    """
+
+    best: Array
+    low: Array
+    high: Array
+    r2: float
+
+
+def enough(configs: int, exponents: int) -> bool:
+    """Return whether there are enough configurations for an estimate of this many exponents."""
+    return configs >= max(MIN_CONFIGS, 4 * exponents + 6)
+
+
+def fit_index(
+    columns: Array, z: Array, weight: Array, starts: Sequence[Array], *, draws: int = DRAWS, seed: int = 0
+) -> IndexFit:
+    """Estimate the exponents and their 90 % intervals by a bootstrap over configurations.
+
+    Args:
+        columns: Logarithms of the factors, shape (n, K).
+        z: Score per configuration, shape (n,).
+        weight: Its weight, shape (n,).
+        starts: Exponents to start from.
+        draws: Bootstrap draws.
+        seed: Their seed.
+    """
+    best, r2 = best_index(columns, z, weight, list(starts))
+    rng = np.random.default_rng(seed)
+    drawn: list[Array] = []
+    for _ in range(draws):
+        counts = rng.multinomial(len(z), np.full(len(z), 1 / len(z))).astype(float)
+        seen = counts > 0
+        drawn.append(best_index(columns[seen], z[seen], (counts * weight)[seen], [best])[0])
+    low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
+    return IndexFit(best, low, high, r2)
+
+
+def tail_floor(z: Array, size: Array, scatter: float) -> float | None:
+    """Return the floor to which bad repeats are raised, since a few collapse far deeper than a hump is high.
+
+    It is three spreads below the good end (95 % quantile), or the lower quartile if that is lower, at most ten spreads,
+    and two standard deviations of a repeat less. The spread is that of the best third, or three standard deviations of
+    a mean of repeats. It knows of no noise, so that definitions compete.
+
+    Args:
+        z: Score per configuration, larger is better, shape (n,).
+        size: Its repeats, shape (n,).
+        scatter: Standard deviation of a repeat about its configuration's mean.
+
+    Returns:
+        The floor; None where there are fewer than 3 configurations or the scores do not spread.
+    """
+    if len(z) < 3:
+        return None
+    top, third, quarter = (float(q) for q in np.quantile(z, [0.95, 2 / 3, 0.25]))
+    spread = max(top - third, 3 * scatter / float(np.sqrt(size.mean())))
+    if spread <= 0:
+        return None
+    return max(min(top - 3 * spread, quarter), top - 10 * spread) - 2.0 * scatter

@@ -1,0 +1,208 @@
+"""Surrogate of a study: a Gaussian process over log noise, one over log step size and a smaller one over all knobs.
+
+The model is `sweeper.search.noise_sampler.kernel`'s. Regression, prediction and marginal likelihood are scikit-learn's; hyperparameters are
+set by maximum a posteriori, and drawn around it by Laplace's approximation.
+Source: Rasmussen & Williams 2006, eq. 2.30 (posterior), section 5.5 (Laplace).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from scipy.linalg import solve_triangular
+from scipy.optimize import minimize
+from sklearn import config_context
+from sklearn.gaussian_process import GaussianProcessRegressor
+from threadpoolctl import ThreadpoolController
+
+from sweeper.search.noise_sampler.encoding import Array, Mask
+from sweeper.search.noise_sampler.kernel import NoiseKernel, Prior, Theta, table
+from sweeper.search.noise_sampler.level_sets import Points
+from sweeper.search.noise_sampler.loss_transform import thin
+
+_JITTER, _FEWEST_TO_TELL = 1e-6, 8
+_STEPS = 30  # of an ask, which cannot wait
+_THOROUGH_STEPS, _STARTS = 200, 6  # of an answer
+_CLEAR_GAIN = 5.0  # nats of log posterior, a Bayes factor of 150
+
+_Likelihood = Callable[[Array], tuple[float, Array]]
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_thread() -> Any:
+    """Return a context in which linear algebra runs in one thread.
+
+    The matrices are small and the other cores train: more threads would wait for each other, and round otherwise.
+    """
+    return _libraries().limit(limits=1, user_api="blas")
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The fitted surrogate.
+
+    Attributes:
+        points: Where it was observed, n points.
+        model: scikit-learn's regression.
+        trained: The one on fewer points to which the hyperparameters were fitted.
+    """
+
+    points: Points
+    model: GaussianProcessRegressor
+    trained: GaussianProcessRegressor
+
+    @property
+    def kernel(self) -> NoiseKernel:
+        """The fitted kernel."""
+        kernel: Any = self.model.kernel_
+        return kernel
+
+    @property
+    def theta(self) -> Theta:
+        """The hyperparameters."""
+        return self.kernel.values
+
+    def axis(self, points: Points) -> Array:
+        """Return phi, the refined log noise, of each point, shape (n,)."""
+        return points.log_noise + points.factors @ self.theta.tilt
+
+    def predict(self, points: Points) -> tuple[Array, Array]:
+        """Return mean and sd of c + f + s + g at the points, without seed noise, each of shape (n,)."""
+        mean, sd = self.model.predict(table(points), return_std=True)
+        return mean, np.maximum(sd, 1e-6)
+
+    def covariance(self, a: Points, b: Points) -> Array:
+        """Return the posterior covariance of c + f + s + g between two sets of points, shape (n, m)."""
+        seen, one, other = table(self.points), table(a), table(b)
+        left = solve_triangular(self.model.L_, self.kernel(seen, one), lower=True)
+        right = solve_triangular(self.model.L_, self.kernel(seen, other), lower=True)
+        return self.kernel(one, other) - left.T @ right
+
+    def believe(self, pending: Points) -> Posterior:
+        """Return the surrogate as if each pending point had returned its posterior mean (kriging believer).
+
+        The mean stays where it is everywhere, the sd shrinks around the pending points.
+        Source: Ginsbourger, Le Riche & Carraro 2010, "Kriging is well-suited to parallelize optimization", section 4.
+        """
+        if not len(pending):
+            return self
+        rows = np.concatenate([table(self.points), table(pending)])
+        values: Any = np.concatenate([self.model.y_train_, self.model.predict(table(pending))])
+        return Posterior(self.points + pending, _regression(self.kernel, rows, values), self.trained)
+
+    def variants(self, count: int, rng: np.random.Generator) -> list[Posterior]:
+        """Return surrogates of the same observations with hyperparameters drawn from their posterior."""
+        sds, axes = self._laplace()
+        at, (low, high), rows = np.array(self.kernel.theta), self.kernel.bounds.T, table(self.points)
+        values: Any = self.model.y_train_
+        out: list[Posterior] = []
+        for _ in range(count):
+            drawn = np.clip(at + axes @ (sds * rng.standard_normal(len(at))), low, high)
+            kernel = NoiseKernel(drawn, self.kernel.prior, self.kernel.nominal)
+            out.append(Posterior(self.points, _regression(kernel, rows, values), self.trained))
+        return out
+
+    def _laplace(self) -> tuple[Array, Array]:
+        # sds, shape (p,), and axes, shape (p, p), of the hyperparameters' posterior by Laplace's approximation at the
+        # maximum (Rasmussen & Williams 2006, section 5.5), its Hessian by differences of the gradient
+        at, prior, step = np.array(self.kernel.theta), self.kernel.prior, 1e-3
+
+        def slope(v: Array) -> Array:
+            found: Any = self.trained.log_marginal_likelihood(v, eval_gradient=True, clone_kernel=False)
+            return -np.asarray(found[1]) + (v - prior.mean) / prior.sd**2
+
+        level = slope(at)
+        hessian = np.array([(slope(at + shift) - level) / step for shift in step * np.eye(len(at))])
+        slope(at)  # the kernel that is not cloned keeps the last hyperparameters
+        values, axes = np.linalg.eigh((hessian + hessian.T) / 2)
+        # a direction that the maximum does not bend is as unknown as before
+        return 1.0 / np.sqrt(np.maximum(values, 1.0 / prior.sd.max() ** 2)), axes
+
+    def noise_share(self) -> float:
+        """Return the variance of f's mean over that of f's and the rest's means at the observed points, in [0, 1]."""
+        if not self.kernel.prior.has_noise:
+            return 0.0
+        phi, rows = self.axis(self.points), table(self.points)
+        f, g = self.kernel.f(phi, phi) @ self.model.alpha_, self.kernel.rest(rows, rows) @ self.model.alpha_
+        total = float(f.var() + g.var())
+        return float(f.var()) / total if total > 1e-12 else 0.0
+
+    def predicts(self) -> bool:
+        """Return whether left-out observations are predicted better than by the mean of the others, one-sided p < .05.
+
+        Source: leave-one-out residuals alpha_i / [K^-1]_ii, Rasmussen & Williams 2006, eq. 5.12.
+        """
+        y: Any = self.model.y_train_
+        n = len(y)
+        if n < _FEWEST_TO_TELL or float(np.ptp(y)) <= 0:
+            return False
+        inverse = solve_triangular(self.model.L_, np.eye(n), lower=True)
+        errors = self.model.alpha_ / (inverse**2).sum(axis=0)
+        gains = ((y - y.mean()) * n / (n - 1)) ** 2 - errors**2
+        sd = float(gains.std(ddof=1))
+        return bool(gains.mean() > stats.t.ppf(0.95, n - 1) * sd / np.sqrt(n)) if sd > 0 else bool(gains.mean() > 0)
+
+
+def fit(
+    points: Points, values: Array, nominal: Mask, prior: Prior, limit: int = 90, thorough: bool = False
+) -> Posterior:
+    """Fit the surrogate.
+
+    Args:
+        points: Observed points, n >= 1.
+        values: Their values, shape (n,), of unit scale, smaller is better.
+        nominal: Which knobs are nominal, shape (d,), bool.
+        prior: Priors of the hyperparameters; says whether f and s are there.
+        limit: Hyperparameters are fitted to at most so many points, the best half of them and an even share of the
+            rest; the posterior then uses all.
+        thorough: Whether further starts and convergence replace the first fit where they gain much: one start can
+            end in a poor local optimum, most of all where the observations hardly scatter.
+    """
+    rows, some = table(points), thin(values, limit)
+    trained = _regression(
+        NoiseKernel(prior.mean, prior, nominal), rows[some], values[some], _MaximumAPosteriori(prior, thorough)
+    )
+    model = trained if len(some) == len(values) else _regression(trained.kernel_, rows, values)
+    return Posterior(points, model, trained)
+
+
+def _regression(kernel: Any, rows: Array, values: Array, optimizer: Any = None) -> GaussianProcessRegressor:
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        return GaussianProcessRegressor(kernel, alpha=_JITTER, optimizer=optimizer).fit(rows, values)
+
+
+@dataclass(frozen=True)
+class _MaximumAPosteriori:
+    """An optimizer for scikit-learn, which maximises the marginal likelihood: the prior joins here."""
+
+    prior: Prior
+    thorough: bool = False
+
+    def __call__(self, likelihood: _Likelihood, start: Array, bounds: Array) -> tuple[Array, float]:
+        prior = self.prior
+
+        def objective(v: Array) -> tuple[float, Array]:
+            value, gradient = likelihood(v)
+            offset = (v - prior.mean) / prior.sd
+            return float(value + 0.5 * offset @ offset), gradient + offset / prior.sd
+
+        def descend(at: Array, steps: int) -> Any:
+            return minimize(objective, at, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
+
+        found = descend(start, _STEPS)
+        if self.thorough:
+            drawn = np.random.default_rng(0).standard_normal((_STARTS - 1, len(start)))
+            others = [descend(np.clip(prior.mean + prior.sd * z, *np.asarray(bounds).T), _STEPS) for z in drawn]
+            best = descend(min([found, *others], key=lambda f: float(f.fun)).x, _THOROUGH_STEPS)
+            # few steps from the prior's mean overfit scatter less than the maximum does: only a clear gain counts
+            found = best if best.fun < found.fun - _CLEAR_GAIN else found
+        return found.x, float(found.fun)

@@ -1,0 +1,1 @@
+"""Tables of the service: sweeps, users, usage, audit."""

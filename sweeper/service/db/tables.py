@@ -1,0 +1,225 @@
+"""The service's tables, in SQLite or PostgreSQL. Times are seconds since 1970, UTC."""
+
+from __future__ import annotations
+
+import secrets
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    delete,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)  # fmt: skip
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from sweeper.config.yaml_source import SpecError
+from sweeper.service.db.connections import engine_of, finish_opening
+
+VERSION = 3
+NAME = "name"
+"""Key of the service's own name, which tells its cookie from another service's of the same host."""
+DAY_SECONDS = 86400.0
+_metadata = MetaData()
+_serial = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself there
+
+meta = Table("service", _metadata, Column("key", String(40), primary_key=True), Column("value", Text, nullable=False))
+
+sweeps = Table(
+    "sweeps", _metadata,
+    Column("id", String(80), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("owner", String(80), nullable=False, index=True),
+    Column("shared", Boolean, nullable=False),
+    Column("space", String(200), nullable=False, index=True),
+    Column("spec", JSON, nullable=False),
+    Column("budget", Integer, nullable=False),  # configurations
+    Column("trials", Integer, nullable=False),  # configurations x repeats
+    Column("priority", Integer, nullable=False),
+    Column("state", String(20), nullable=False, index=True),
+    Column("reason", Text, nullable=False),
+    Column("task", JSON, nullable=False),  # what its next process does: run, or extend with its options
+    Column("created", Float, nullable=False),
+    Column("queued", Float, nullable=False),
+    Column("started", Float),
+    Column("ended", Float),
+    Column("wall_seconds", Float, nullable=False),
+    Column("gpu_hours", Float, nullable=False),
+    Column("summary", JSON),  # what was found, as of the end
+    Column("deaths", Integer, nullable=False),  # of its process, since a trial was finished
+    Column("webhook", Text),
+    Column("key", String(255)),  # Idempotency-Key
+    Column("fingerprint", String(64)),  # of the request that had it
+    # what it was accepted for and has not used: counts while it waits or runs
+    Column("due", Integer, nullable=False, server_default="0"),  # trials
+    Column("due_gpu_seconds", Float, nullable=False, server_default="0"),  # of its max_gpu_hours
+    UniqueConstraint("owner", "key"),
+)  # fmt: skip
+
+transitions = Table(
+    "transitions", _metadata,
+    Column("id", _serial, primary_key=True),
+    Column("sweep", ForeignKey("sweeps.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("state", String(20), nullable=False),
+    Column("time", Float, nullable=False),
+    Column("cause", Text, nullable=False),
+)  # fmt: skip
+
+landed = Table(
+    "landed", _metadata,
+    Column("sweep", ForeignKey("sweeps.id", ondelete="CASCADE"), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("number", Integer, nullable=False),  # order in which the trials came
+    Column("mark", String(80), nullable=False),  # a trial that is run again lands again
+    Index("landed_order", "sweep", "number"),
+)  # fmt: skip
+
+usage = Table(
+    "usage", _metadata,
+    Column("sweep", String(80), primary_key=True),  # no foreign key: what it used counts when it is forgotten, too
+    Column("day", Integer, primary_key=True),  # since 1970
+    Column("user", String(80), nullable=False),
+    Column("trials", Integer, nullable=False),
+    Column("gpu_seconds", Float, nullable=False),
+    Index("usage_of_user", "user", "day"),
+)  # fmt: skip
+
+users = Table(
+    "users", _metadata,
+    Column("name", String(80), primary_key=True),
+    Column("quota", JSON, nullable=False),
+    Column("created", Float, nullable=False),
+)  # fmt: skip
+
+tokens = Table(
+    "tokens", _metadata,
+    Column("id", String(16), primary_key=True),
+    Column("user", ForeignKey("users.name", ondelete="CASCADE"), nullable=False, index=True),
+    Column("role", String(20), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float),
+    Column("revoked", Float),
+)  # fmt: skip
+
+# browsers that signed in; one ends with its token
+sessions = Table(
+    "sessions", _metadata,
+    Column("hash", String(64), primary_key=True),  # of the cookie's value
+    Column("token", ForeignKey("tokens.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created", Float, nullable=False),
+    Column("expires", Float, nullable=False),
+)  # fmt: skip
+
+audit = Table(
+    "audit", _metadata,
+    Column("id", _serial, primary_key=True),
+    Column("time", Float, nullable=False, index=True),
+    Column("user", String(80), nullable=False),
+    Column("action", String(80), nullable=False),
+    Column("target", String(200), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+)  # fmt: skip
+
+deliveries = Table(
+    "deliveries", _metadata,
+    Column("id", String(32), primary_key=True),
+    Column("sweep", String(80), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("due", Float, nullable=False, index=True),
+    Column("tries", Integer, nullable=False),
+    Column("ended", Float),
+    Column("error", Text, nullable=False),
+)  # fmt: skip
+
+
+def open_database(url: str) -> Engine:
+    """Return the engine of a database whose tables are there; they are made where it is empty.
+
+    Args:
+        url: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`.
+
+    Raises:
+        SpecError: It cannot be reached, or is of another version.
+    """
+    try:
+        engine = engine_of(url)
+        with engine.begin() as connection:
+            if not inspect(connection).has_table(meta.name):
+                _metadata.create_all(connection)
+                connection.execute(insert(meta).values(key="version", value=str(VERSION)))
+                _name(connection)
+            # held, so that of two that open it one upgrades it
+            query = select(meta.c.value).where(meta.c.key == "version").with_for_update()
+            found = connection.execute(query).scalar_one()
+            for old, upgrade in (("1", _upgrade_1), ("2", _upgrade_2)):
+                if found == old:
+                    upgrade(connection)
+                    found = str(int(old) + 1)
+                    connection.execute(update(meta).where(meta.c.key == "version").values(value=found))
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise SpecError(f"--database must be sqlite:///FILE or postgresql://USER@HOST/NAME: {_line(error)}") from None
+    except (SQLAlchemyError, OSError) as error:
+        raise SpecError(f"cannot open the database: {_line(error)}") from None
+    finish_opening(engine)
+    if int(found) != VERSION:
+        engine.dispose()
+        word = "newer" if int(found) > VERSION else "older"
+        raise SpecError(f"the database is of a {word} version of the service ({found}, this one reads {VERSION})")
+    return engine
+
+
+def _upgrade_1(connection: Connection) -> None:
+    # what of it is there was left by an upgrade that was killed
+    known = {column["name"] for column in inspect(connection).get_columns(sweeps.name)}
+    for column, kind in ((sweeps.c.due, "INTEGER"), (sweeps.c.due_gpu_seconds, "FLOAT")):
+        if column.name not in known:
+            connection.execute(text(f"ALTER TABLE sweeps ADD COLUMN {column.name} {kind} DEFAULT 0 NOT NULL"))
+    usage.create(connection, checkfirst=True)
+    connection.execute(delete(usage))
+    count = func.count(landed.c.digest)
+    columns = sweeps.c.id, sweeps.c.owner, sweeps.c.created, sweeps.c.trials, sweeps.c.spec, sweeps.c.gpu_hours
+    query = select(*columns, count)
+    for sweep, owner, created, trials, spec, hours, run in connection.execute(
+        query.outerjoin(landed, landed.c.sweep == sweeps.c.id).group_by(sweeps.c.id)
+    ).all():
+        used = {"day": int(created // DAY_SECONDS), "trials": run, "gpu_seconds": 3600 * hours}
+        connection.execute(insert(usage).values(sweep=sweep, user=owner, **used))
+        due = {
+            "due": max(0, trials - run),
+            "due_gpu_seconds": 3600 * max(0.0, (spec.get("max_gpu_hours") or 0.0) - hours),
+        }
+        connection.execute(update(sweeps).where(sweeps.c.id == sweep).values(**due))
+
+
+def _upgrade_2(connection: Connection) -> None:
+    sessions.create(connection, checkfirst=True)
+    _name(connection)
+
+
+def _name(connection: Connection) -> None:
+    connection.execute(insert(meta).values(key=NAME, value=secrets.token_hex(4)))
+
+
+def _line(error: Exception) -> str:
+    found = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error).strip()
+    return found.splitlines()[0] if found else type(error).__name__

@@ -1,0 +1,1 @@
+"""Rules of admission: limits, quotas, request bodies, space files."""

@@ -1,0 +1,337 @@
+"""Admission: which specs a service runs; they are read as the command line reads them, and may name nothing outside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import search_spaces
+from search_spaces import Space
+from sweeper.config.plain_text import check_plain_values
+from sweeper.config.spec import SweepSpec, corners, space_of
+from sweeper.config.yaml_source import SpecError
+from sweeper.flags import MACHINE_KEYS
+from sweeper.runner.proposer import budget_of
+from sweeper.runner.run import with_usual_noise
+from sweeper.service.db.sweeps import Entry
+from sweeper.service.db.users import User
+from sweeper.service.policy.bodies import NAME
+from sweeper.service.policy.errors import RefusedError, forbidden
+from sweeper.service.policy.limits import Limits
+from sweeper.service.policy.quotas import Ask, to_go
+from sweeper.service.policy.space_files import SpaceFiles
+from sweeper.storage.location import is_uri
+
+_DECIDED = ("out", "address", "cache")
+_DEVICE = re.compile(r"(auto|cpu|cuda|mps|xpu)(:\d{1,3})?")
+_PATH_KEY = re.compile(r"path|file|dir|folder|root|url|uri|checkpoint|cache|cfg|config", re.IGNORECASE)
+_LOOKS_LIKE_PATH = re.compile(
+    r"[/\\~]|^\.|\.\.|^[A-Za-z]:|\.(safetensors|pt|pth|bin|ckpt|pkl|npz|tar|py)$", re.IGNORECASE
+)
+RESUMABLE = ("trials", *(k for k in MACHINE_KEYS if k not in (*_DECIDED, "data", "download")))
+"""Keys that `resume` may change."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the server allows.
+
+    Attributes:
+        root: Folder or URI under which the sweeps lie.
+        run_of: Sweep -> its run folder.
+        data: Folder with the data sets; None where there is none.
+        spaces: Spaces as Python files that the admin trusts.
+        limits: How much.
+    """
+
+    root: str
+    run_of: Callable[[str], str]
+    data: str | None = None
+    spaces: SpaceFiles = field(default_factory=SpaceFiles)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A spec that may run, as the catalog stores it."""
+
+    spec: SweepSpec
+    space: str
+    values: dict[str, Any]
+    budget: int
+    trials: int
+
+
+def admit(
+    values: Mapping[str, Any],
+    lines: Mapping[str, int],
+    rules: Rules,
+    user: User,
+    seen: Callable[[str], Entry],
+) -> Admitted:
+    """Check a spec.
+
+    Args:
+        values: Its keys, of `parsing.parsed`.
+        lines: Lines they stand on.
+        rules: The server's.
+        user: Who sends it.
+        seen: Sweep's id -> its row, where the user may see it; raises `UnknownSweepError` otherwise.
+
+    Raises:
+        RefusedError: It asks for what is not allowed (403).
+        SpecError: It is wrong; in the command line's words.
+    """
+    where = NAME if lines else ""
+    given = dict(values)
+    _check_lengths(given)
+    for key in _DECIDED:
+        if given.get(key) is not None:
+            raise forbidden(f"{key} is the service's to decide, got {given[key]!r}: leave it out")
+    if given.get("download") not in (None, False) and not user.admin:
+        raise _no_download("download")
+    if isinstance(given.get("enqueue"), str):
+        raise forbidden(f"enqueue must list configurations here, not name a file, got {given['enqueue']!r}")
+    name = given.get("space")
+    if isinstance(name, str):
+        given["space"] = _space(name, rules)
+    inside = _Inside(rules, seen)
+    given["data"] = inside.data(given.get("data"))
+    if isinstance(given.get("prior"), list):
+        given["prior"] = [inside.prior(p) if isinstance(p, str) else p for p in given["prior"]]
+    for key, value in _texts(given):
+        inside.check(key, value)
+        if _downloads(key, value) and not user.admin:
+            raise _no_download(f"{key}: {value[:80]}")
+    check_plain_values(values, lines, where)
+    spec = SweepSpec.checked({k: v for k, v in given.items() if v is not None}, lines, where)
+    check_bounds(spec, rules.limits)
+    space = space_of(spec, lines, where, rules.spaces.find)
+    check_trials(space, rules.limits)
+    # decided here, so that what is shown of the sweep is by the noise that it searches
+    spec = with_usual_noise(spec, space)
+    budget = budget_of(spec, space)
+    _check_count(budget * spec.repeats, rules.limits)
+    return Admitted(spec, space.name, spec.asked(), budget, budget * spec.repeats)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What `resume` changes of a sweep: keys of its spec, its configurations then, and what it asks for."""
+
+    values: dict[str, Any]
+    budget: int
+    ask: Ask
+
+
+def changed(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> Changed:
+    """Check what `resume` changes of a sweep.
+
+    Raises:
+        RefusedError: A key that is the service's to decide (403).
+        SpecError: An unknown key, or a value that breaks its rule.
+    """
+    for key in changes:
+        if key not in RESUMABLE:
+            known = ", ".join(RESUMABLE)
+            if key in SweepSpec.model_fields:
+                raise forbidden(f"{key} cannot be changed by resume: it takes {known}")
+            raise SpecError(f"unknown key {key!r}: resume takes {known}")
+    check_plain_values(changes)
+    given = {k: v for k, v in changes.items() if v is not None}
+    if isinstance(given.get("resources"), dict):
+        given["resources"] = {**(entry.spec.get("resources") or {}), **given["resources"]}
+    spec = SweepSpec.checked({**entry.spec, **given})
+    check_bounds(spec, rules.limits)
+    space = spec.load_space(rules.spaces.find)
+    check_trials(space, rules.limits)
+    budget = budget_of(spec, space)
+    _check_count(budget * spec.repeats, rules.limits)
+    return Changed(given, budget, to_go(entry, spec, budget))
+
+
+def check_bounds(spec: SweepSpec, limits: Limits) -> None:
+    """Refuse a spec that takes more of the machines than the server gives to one sweep.
+
+    Raises:
+        SpecError: It does.
+    """
+    loaders = min(n for n in (limits.workers, limits.loaders) if n is not None)
+    bounds = {"workers": limits.workers, "loader_workers": loaders, "threads": limits.threads, "plane": limits.plane}
+    for key, most in {**bounds, "measure": limits.measure}.items():
+        value = getattr(spec, key)
+        if most is not None and isinstance(value, int) and value > most:
+            raise SpecError(f"{key} must be at most {most} on this server, got {value}")
+    if not _DEVICE.fullmatch(spec.device):
+        raise SpecError(f"device must be auto, cpu, cuda, cuda:N, mps or xpu, got {spec.device[:80]!r}")
+
+
+def check_trials(space: Space, limits: Limits) -> None:
+    """Refuse a space of which a trial is larger than the server allows; all bounds and choices of it are looked at.
+
+    Raises:
+        SpecError: One is.
+    """
+    for params in corners(space):
+        trial = space.build(params)
+        for name, most in limits.fields.items():
+            field, _, entry = name.partition(".")
+            value = getattr(trial, field)
+            _check_most(name, getattr(value, entry) if entry else value, most)
+        for field in ("model_options", "dataset_options", "dataset_b_options"):
+            for name, key, value in _numbers(field, field, getattr(trial, field)):
+                _check_most(name, value, limits.options.get(key, limits.option))
+
+
+def _check_most(name: str, value: float, most: int) -> None:
+    if abs(value) > most:
+        raise SpecError(f"{name} must be at most {most} on this server, got {value}")
+
+
+def _numbers(path: str, key: str, value: Any) -> Iterator[tuple[str, str, float]]:
+    """Yield the numbers of an options' field, each with its dotted name and the last part of it."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _numbers(f"{path}.{name}", str(name), item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _numbers(path, key, item)
+    elif isinstance(value, int | float):
+        yield path, key, value
+
+
+def _check_count(trials: int, limits: Limits) -> None:
+    if trials > limits.trials:
+        raise SpecError(f"a sweep must have at most {limits.trials} trials on this server, got {trials}")
+
+
+def _check_lengths(values: Mapping[str, Any]) -> None:
+    # all values of a list are compared with each other, and each becomes a trial
+    parameters, total = values.get("parameters"), 0
+    for name, parameter in parameters.items() if isinstance(parameters, dict) else ():
+        for key, listed in parameter.items() if isinstance(parameter, dict) else ():
+            if isinstance(listed, list) and len(listed) > _CHOICES:
+                raise SpecError(f"parameters.{name}.{key}: must be at most {_CHOICES} values, got {len(listed)}")
+            total += len(listed) if isinstance(listed, list) else 0
+    if total > 2 * _CHOICES:
+        raise SpecError(f"parameters: must be at most {2 * _CHOICES} values together, got {total}")
+    for key in ("prior", "objective", "further_objectives"):
+        if isinstance(values.get(key), list) and len(values[key]) > _FEW:
+            raise SpecError(f"{key}: must be at most {_FEW}, got {len(values[key])}")
+
+
+_CHOICES, _FEW = 1000, 64
+
+
+def _space(name: str, rules: Rules) -> str:
+    if name in search_spaces.names():
+        return name
+    if name.endswith(".py") or "/" in name or "\\" in name:
+        raise forbidden(f"a space given as Python code is refused, got {name[:200]!r}: name one of `GET /v1/spaces`")
+    file = rules.spaces.file(name)
+    return name if file is None else str(file)  # an unknown name is refused as the command line refuses it
+
+
+class _Inside:
+    """What a spec may point to: the data root, and runs under the root that its sender may see."""
+
+    def __init__(self, rules: Rules, seen: Callable[[str], Entry]) -> None:
+        self.rules, self.seen = rules, seen
+        self.root = None if is_uri(rules.root) else Path(rules.root).expanduser().resolve()
+        self.data_root = Path(rules.data).expanduser().resolve() if rules.data else None
+
+    def data(self, value: Any) -> Any:
+        """Return the data root of the spec: the server's, or a folder in it."""
+        if value is None or not isinstance(value, str):
+            return value if value is not None else self.rules.data
+        path = self._resolved("data", value, self.data_root)
+        if is_uri(value) or self.data_root is None or not path.is_relative_to(self.data_root):
+            raise forbidden(f"data must lie in the server's data root, got {value[:200]!r}: leave it out")
+        return str(path)
+
+    def prior(self, value: str) -> str:
+        """Return the run folder of a sweep that is named as a prior."""
+        if not re.fullmatch(r"[\w-]{1,80}", value):
+            raise forbidden(f"a prior must be the id of a sweep or a record of best, low and high, got {value[:200]!r}")
+        return self.rules.run_of(self.seen(value).id)
+
+    def check(self, key: str, value: str) -> None:
+        """Refuse a text of `fixed`, `parameters` or `enqueue` that is code or leads outside."""
+        field, _, entry = key.partition(".")
+        if field == "source":
+            raise forbidden("source is Python code and refused: name a space of `GET /v1/spaces`")
+        if not value or (field == "weights" and value == "pretrained"):
+            return
+        named = field == "weights" or ("_options" in field and _PATH_KEY.search(entry))
+        if field in ("model", "dataset", "dataset_b") and re.search(r"[/\\~]|hub|local-dir", value):
+            raise forbidden(f"{key} must be a name, got {value[:200]!r}")
+        if not named and not ("_options" in field and _LOOKS_LIKE_PATH.search(value)):
+            return
+        if is_uri(value) or "://" in unquote(value):
+            raise forbidden(f"{key} must not be a URI, got {value[:200]!r}")
+        # what is read from the data root counts from there; anything else from wherever its process runs
+        base = self.data_root if field.startswith("dataset") else None
+        if not self._allowed(self._resolved(key, value, base)):
+            raise forbidden(f"{key} must lie in the server's data root or in a sweep you may see, got {value[:200]!r}")
+
+    def _resolved(self, key: str, value: str, base: Path | None) -> Path:
+        try:
+            path = Path(value).expanduser()
+            if not path.is_absolute():
+                if base is None:
+                    raise forbidden(f"{key} must be an absolute path on the server, got {value[:200]!r}")
+                path = base / path
+            return path.resolve()
+        except (OSError, RuntimeError, ValueError):
+            raise forbidden(f"{key} must be a path on the server, got {value[:200]!r}") from None
+
+    def _allowed(self, path: Path) -> bool:
+        if self.data_root is not None and path.is_relative_to(self.data_root):
+            return True
+        if self.root is None or not path.is_relative_to(self.root) or path == self.root:
+            return False
+        try:
+            self.seen(path.relative_to(self.root).parts[0])
+        except SpecError:
+            return False
+        return True
+
+
+def _downloads(key: str, value: str) -> bool:
+    # torchvision's builders take the name of weights as an option
+    return bool(value) and ((key == "weights" and value == "pretrained") or key == "model_options.weights")
+
+
+def _no_download(what: str) -> RefusedError:
+    return forbidden(f"{what} needs an admin's token, since the server fetches it: ask an admin to send the sweep")
+
+
+def _texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield every text that becomes a field of a trial, with the field's dotted name."""
+    fixed, parameters, points = values.get("fixed"), values.get("parameters"), values.get("enqueue")
+    if isinstance(fixed, dict):
+        yield from _within("", fixed)
+    for name, parameter in parameters.items() if isinstance(parameters, dict) else ():
+        if isinstance(parameter, dict):
+            yield from _within(name, parameter.get("values"))
+        if name.partition(".")[0] == "source":
+            yield name, ""
+    for point in points if isinstance(points, list) else ():
+        yield from _within("", point)
+
+
+def _within(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _within(f"{key}.{name}" if key else str(name), item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _within(key, item)
+    elif key.partition(".")[0] == "source":
+        yield key, ""

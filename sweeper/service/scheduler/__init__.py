@@ -1,0 +1,1 @@
+"""Scheduler of the service: queue, processes, recovery."""

@@ -1,0 +1,113 @@
+"""Estimates: what a sweep will cost, from its spec and from earlier sweeps of its space."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from sweeper.client.models import Estimate
+from sweeper.config.yaml_source import SpecError
+from sweeper.service.db.sweeps import Catalog, Entry
+from sweeper.service.db.users import User
+from sweeper.service.policy.admission import Admitted
+from sweeper.storage.location import AwayError
+from sweeper.storage.retry import StorageError
+
+LOOKED_AT, TAKEN, TRIALS = 30, 5, 1000
+"""Rows of the catalog that are looked at, sweeps whose trials are read, and trials of each."""
+_KEPT = 256
+
+
+class TrialReader(Protocol):
+    """Reads trials of a sweep; see `Views.trials`."""
+
+    def trials(
+        self, entry: Entry, after: int, limit: int, where: Mapping[str, str], columns: Sequence[str] | None
+    ) -> tuple[pa.Table, int, bool]:
+        """Return trials, the place behind them, and whether there are more."""
+        ...
+
+
+class Estimates:
+    """Tells what sweeps cost.
+
+    Args:
+        catalog: The sweeps.
+        views: Reads their trials.
+        slots: Trials at a time where a sweep says `auto`; None where nobody knows.
+    """
+
+    def __init__(self, catalog: Catalog, views: TrialReader, slots: int | None = None) -> None:
+        self.catalog, self.views, self.slots = catalog, views, slots
+        self._lock = threading.Lock()
+        self._seconds: dict[tuple[Any, ...], list[float]] = {}  # a sweep in its state -> device seconds of its trials
+
+    def of(self, admitted: Admitted, user: User) -> Estimate:
+        """Return what a sweep will cost, as far as sweeps that the user may see tell."""
+        wanted = _kind(admitted.values)
+        seen_by = None if user.admin else user.name
+        rows = self.catalog.page(seen_by=seen_by, space=admitted.space, limit=LOOKED_AT)
+        seconds: list[float] = []
+        based_on: list[str] = []
+        for entry in rows:
+            if len(based_on) == TAKEN:
+                break
+            try:
+                found = self._of_sweep(entry) if _kind(entry.spec) == wanted else []
+            except AwayError:  # whoever sends a sweep waits for the store once, not for each earlier one
+                break
+            if found:
+                seconds += found
+                based_on.append(entry.id)
+        shape = f"{admitted.budget} configurations, {admitted.trials} trials"
+        if not seconds:
+            message = f"{shape}; no earlier sweep of {admitted.space} tells how long they take"
+            return Estimate(configurations=admitted.budget, trials=admitted.trials, message=message)
+        each = median(seconds)
+        total = each * admitted.trials
+        workers = self._at_a_time(admitted)
+        many = f"{len(based_on)} earlier sweep{'s' if len(based_on) > 1 else ''}"
+        return Estimate(
+            configurations=admitted.budget,
+            trials=admitted.trials,
+            seconds_per_trial=each,
+            device_seconds=total,
+            wall_seconds=total / min(workers, admitted.trials) if workers else None,
+            based_on=tuple(based_on),
+            message=f"{shape} of {each:.3g} s of device time each, as in {many} of {admitted.space}",
+        )
+
+    def _at_a_time(self, admitted: Admitted) -> int | None:
+        if admitted.spec.runner == "inline":
+            return 1
+        workers = admitted.spec.workers
+        return workers if isinstance(workers, int) else self.slots and max(1, self.slots // admitted.spec.threads)
+
+    def _of_sweep(self, entry: Entry) -> list[float]:
+        key = (entry.id, entry.state, entry.ended)
+        with self._lock:
+            known = self._seconds.get(key)
+        if known is not None and entry.ended is not None:
+            return known
+        try:
+            table = self.views.trials(entry, 0, TRIALS, {}, ["device_seconds"])[0]
+        except AwayError:
+            raise
+        except (SpecError, StorageError, OSError):
+            return []  # its folder is gone: others may tell
+        found = [s for s in table["device_seconds"].to_pylist() if s is not None and s > 0]
+        with self._lock:
+            if len(self._seconds) >= _KEPT:
+                self._seconds.clear()
+            self._seconds[key] = found
+        return found
+
+
+def _kind(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    # what makes a trial of the same space take another time: its variant, and the GPUs it takes
+    resources = values.get("resources") or {}
+    return bool(values.get("smoke")), resources.get("gpus_per_pair"), resources.get("gpus_per_member")

@@ -1,0 +1,102 @@
+"""What the service says to others: its folders go by names, and commands name a sweep by its id."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.messages import with_messages
+from sweeper.storage.location import is_uri
+from trainables.datasets.cache import cache_folder
+from trainables.runtime import Runtime
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sweeper.service.db.sweeps import Entry
+    from sweeper.service.service import Config
+
+_ID = r"[A-Za-z0-9_-]+"
+
+
+class Outward:
+    """Turns what the server writes down into what others may read.
+
+    Args:
+        root: Folder or URI of the sweeps; None where there is none.
+        folders: Other folders of the server -> what they are called.
+        data: The data root.
+    """
+
+    def __init__(self, root: str | None = None, folders: Mapping[str, str] | None = None, data: str = "") -> None:
+        self._data = data and str(Path(data).expanduser().absolute())
+        self._roots = _ways(root) if root else ()
+        known = {way: name for folder, name in (folders or {}).items() for way in _ways(folder)}
+        known |= dict.fromkeys(_ways(data), "DATA") if data else {}
+        known |= dict.fromkeys(self._roots, "")
+        self._names = {folder: name for folder, name in known.items() if len(folder) > 1}
+        self._folder = re.compile(rf"(?<![\w.~-])(?:file://)?({_any(self._names)})(/+|(?![\w.-]))")
+        roots = _any(self._roots)
+        self._command = re.compile(rf"`(sweeper [a-z]+) '?(?:file://)?(?:{roots})/+({_ID})(?:\?[^`' ]*)?'?([^`]*)`")
+        self._sweep = re.compile(rf"(?:file://)?(?:{roots})/+({_ID})/?(?:\?.*)?")
+
+    @classmethod
+    def of(cls, config: Config) -> Outward:
+        """Return it for a service."""
+        folders = {
+            tempfile.gettempdir(): "TMP",
+            str(Path.home()): "~",
+            sys.prefix: "PYTHON",
+            str(Path(__file__).parents[2]): "SWEEPER",
+            str(cache_folder(Runtime())): "CACHE",
+            str(config.folder): "STATE",
+            **({str(config.spaces): "SPACES"} if config.spaces else {}),
+        }
+        return cls(config.root, folders, config.data or ("" if is_uri(config.root) else f"{config.root}/data"))
+
+    def text(self, text: str) -> str:
+        """Return a sentence without folders of this server; a command in it names the sweep by its id."""
+        if "/" not in text:
+            return text
+        return self._folder.sub(self._named, self._command.sub(r"`\1 \2\3 --server URL`", text))
+
+    def _named(self, match: re.Match[str]) -> str:
+        name, slash = self._names[match[1]], match[2]
+        return f"{name}/" if name and slash else name or ("" if slash else "ROOT")
+
+    def table(self, trials: pa.Table) -> pa.Table:
+        """Return trials whose messages are as `text` returns them."""
+        return with_messages(trials, self.text)
+
+    def spec(self, entry: Entry) -> dict[str, Any]:
+        """Return a sweep's spec as it can be sent again: without what the server added to it."""
+        found = dict(entry.spec)
+        if str(found.get("space", "")).endswith(".py"):
+            found["space"] = Path(found["space"]).stem
+        if (data := found.pop("data", None)) and data != self._data:
+            path = Path(data)
+            found["data"] = str(path.relative_to(self._data)) if path.is_relative_to(self._data or "/") else data
+        if isinstance(found.get("prior"), list):
+            found["prior"] = [self._id_of(p) if isinstance(p, str) else p for p in found["prior"]]
+        return found
+
+    def _id_of(self, folder: str) -> str:
+        match = self._sweep.fullmatch(folder)
+        return match[1] if match else folder
+
+
+def _ways(folder: str) -> tuple[str, ...]:
+    """Return the texts by which messages name a folder."""
+    if is_uri(folder):
+        return (folder.partition("?")[0].rstrip("/"),)
+    path = Path(folder).expanduser()
+    return tuple(dict.fromkeys((str(path.absolute()), str(path.resolve()))))
+
+
+def _any(texts: Mapping[str, str] | tuple[str, ...]) -> str:
+    # the longest first: one folder may lie in another
+    return "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)"

@@ -1,0 +1,1 @@
+"""Run folders: Parquet tables, locations, leases, checkpoints."""

@@ -1,0 +1,1 @@
+"""Tables of trials that were trained elsewhere."""

@@ -1,0 +1,229 @@
+"""The run folder of a sweep: made, recognised, locked."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from search_spaces import Space
+from sweeper.config.plain_text import check_plain_values
+from sweeper.config.spec import SpecError, SweepSpec, read_yaml
+from sweeper.config.yaml_text import with_numbers
+from sweeper.storage.lease import Hold, holder, leased
+from sweeper.storage.location import Place, place_of
+from sweeper.storage.space_data import SPACE_FILE, write_space
+from trainables.datasets.cache import NO_LOCKS, cache_folder
+from trainables.runtime import Runtime
+from trainables.trial import IMPORTED
+
+SPEC_FILE, LOCK_FILE = "sweep.yaml", ".lock"
+
+
+def default_out(spec: SweepSpec) -> Path:
+    """Return a new folder's name under `runs/`."""
+    return Path("runs") / f"{Path(spec.space).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def stored_spec(run: str | Path | Place) -> SweepSpec:
+    """Return the spec that a run folder (a path or a URI) holds, with `out` set to the folder.
+
+    It is for reading: what a space file says is in `sweeper.storage.space_data.known_space`. A file of a sweep in a store is
+    not fetched; see `runnable_spec`.
+
+    Raises:
+        SpecError: The folder is not there or cannot be reached, holds no sweep, or its spec is broken.
+    """
+    place = place_of(run)
+    if place.local and place.local.exists() and not place.local.is_dir():
+        raise SpecError(f"{place.text} is a file, not a run folder")
+    text = place.read_text(SPEC_FILE)
+    if text is None:
+        gone = f"there is no folder {place.text}"
+        raise SpecError(f"{place.text} holds no sweep: {SPEC_FILE} is missing" if place.exists() else gone)
+    return spec_of(place, *stored_values(place, text))
+
+
+def stored_values(place: Place, text: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the keys of the spec that a run folder holds as `text`, and their lines.
+
+    Raises:
+        SpecError: It is broken.
+    """
+    return read_yaml(Path(place.path) / SPEC_FILE, text, stored=True)
+
+
+def spec_of(place: Place, values: Mapping[str, Any], lines: Mapping[str, int]) -> SweepSpec:
+    """Return the spec of `stored_values`, with `out` set to the folder.
+
+    Raises:
+        SpecError: It is broken.
+    """
+    return SweepSpec.checked({**values, "out": place.uri}, lines, f"{place.text}/{SPEC_FILE}")
+
+
+def _with_space_file(place: Place, spec: SweepSpec) -> SweepSpec:
+    """Return the spec of a folder with a space file that this machine can load."""
+    if place.store is None or not spec.space.endswith(".py"):
+        return spec
+    return spec.model_copy(update={"space": str(_space_file(place, Path(spec.space).name))})
+
+
+def _space_file(place: Place, name: str) -> Path:
+    """Return this machine's copy of the space file of a sweep in a store, under a name that its content decides."""
+    data = place.read_bytes(name)
+    if data is None:
+        raise SpecError(f"{place.text} holds no sweep: its space file {name} is missing")
+    target = cache_folder(Runtime()) / "spaces" / hashlib.sha256(data).hexdigest()[:16] / name
+    if not target.is_file():
+        place.fetch(name, target)
+    return target
+
+
+def runnable_spec(run: str | Path | Place) -> SweepSpec:
+    """Return the spec that a run folder holds, of a sweep whose trials can be run here; see `stored_spec`.
+
+    Raises:
+        SpecError: There is none, or its trials were imported from a table.
+    """
+    spec = stored_spec(run)
+    if spec.fixed.get("trainable") == IMPORTED:
+        raise SpecError(
+            f"the trials in {run} were imported from a table, so none can be run there; `sweeper run {spec.space}` "
+            "starts a sweep of its space"
+        )
+    return _with_space_file(place_of(run), spec)
+
+
+def claim(spec: SweepSpec) -> tuple[Place, bool]:
+    """Make the run folder, or recognise one that holds this sweep; nothing in it is changed.
+
+    Returns:
+        The folder, absolute, and whether it held this sweep before.
+
+    Raises:
+        SpecError: It holds something else, or cannot be reached or written to.
+    """
+    place = place_of(spec.out or default_out(spec))
+    if place.local:
+        place = place_of(place.local.expanduser().absolute())
+    try:
+        # hidden files are ours, of a driver that was killed at once
+        held = bool(place.entries())
+        if held and not place.has(SPEC_FILE):
+            raise SpecError(f"{place.text} is not empty and holds no sweep; choose another --out")
+        if held:
+            _same(_with_space_file(place, stored_spec(place)), spec, place)
+        else:
+            check_plain_values(spec.asked())
+        if place.local:
+            place.local.mkdir(parents=True, exist_ok=True)
+            (place.local / LOCK_FILE).touch()
+    except OSError as error:
+        raise SpecError(f"cannot write to {place.text}: {error.strerror or error}") from None
+    return place, held
+
+
+def _same(old: SweepSpec, new: SweepSpec, place: Place) -> None:
+    mine, theirs = _comparable(new), _comparable(old)
+    for key, value in theirs.items():
+        if mine[key] != value:
+            raise SpecError(
+                f"{place.text} holds another sweep ({key} is {value!r} there and {mine[key]!r} here); choose another "
+                "--out"
+            )
+
+
+def _comparable(spec: SweepSpec) -> dict[str, Any]:
+    identity = with_numbers(spec.identity())  # a folder of an earlier version may hold 1e-3 as text
+    if spec.space.endswith(".py"):
+        identity["space"] = Path(spec.space).name, Path(spec.space).read_text()
+    return identity
+
+
+def write_start(run: str | Path | Place, spec: SweepSpec, space: Space) -> None:
+    """Store the spec of a sweep and its space as data; a user's space file is copied beside them.
+
+    Raises:
+        SpecError: The space holds what is no JSON.
+        StorageError: The folder cannot be written to.
+    """
+    place, stored = place_of(run), spec
+    if spec.space.endswith(".py"):
+        source = Path(spec.space)
+        data = source.read_bytes()
+        if place.read_bytes(source.name) != data:
+            place.write(source.name, data)
+        stored = spec.model_copy(update={"space": source.name})
+    text = stored.to_yaml()
+    there = place.read_text(SPEC_FILE)
+    if there is None or stored_values(place, there)[0] != stored_values(place, text)[0]:
+        place.write(SPEC_FILE, text.encode())
+    write_space(place, space)
+
+
+def withdraw(place: Place, spec: SweepSpec) -> None:
+    """Remove what `claim` and `write_start` made of a sweep that was refused before its first trial.
+
+    A folder that the user named stays, empty.
+
+    Raises:
+        StorageError: The folder cannot be written to.
+    """
+    for name in (SPEC_FILE, SPACE_FILE, *([Path(spec.space).name] if spec.space.endswith(".py") else [])):
+        place.remove(name)
+    if spec.out is None and place.local:
+        place.remove(LOCK_FILE)
+        with suppress(OSError):  # what a probe left
+            place.local.rmdir()
+
+
+@contextmanager
+def locked(run: str | Path | Place) -> Iterator[Hold]:
+    """Hold the folder for one driver; the kernel frees the lock when the process dies, in a store a lease runs out.
+
+    Raises:
+        SpecError: Another process runs a sweep there.
+    """
+    place = place_of(run)
+    if place.local is None:
+        with leased(place) as hold:
+            yield hold
+        return
+    with (place.local / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                with leased(place) as hold:
+                    yield hold
+                return
+            raise SpecError(
+                f"another process is running the sweep in {place.text}; wait for it or stop it first"
+            ) from None
+        yield Hold()
+
+
+def is_running(run: str | Path | Place) -> bool:
+    """Whether a process is running the sweep in this folder.
+
+    Raises:
+        SpecError: The store cannot be reached.
+    """
+    place = place_of(run)
+    if place.local is None:
+        return holder(place) is not None
+    try:
+        with (place.local / LOCK_FILE).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        return holder(place) is not None if error.errno in NO_LOCKS else error.errno == errno.EWOULDBLOCK
+    return False

@@ -1,0 +1,167 @@
+"""The search space of a run folder as data: written when a sweep starts, read by all that only reads a sweep.
+
+A space file is a user's code. Readers never execute it; they read `space.json`, which holds the space with the sweep's
+own ranges and values. A folder of an earlier version has no such file: of a built-in space nothing is lost, and of a
+space file the ranges that `sweep.yaml` does not give count as what was tried.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from search_spaces import Space
+from search_spaces._plain import from_json, to_json
+from search_spaces._space import SpaceError
+from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.storage.location import place_of
+from sweeper.storage.tables import Run, read
+from trainables.spec import PairSpec
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+SPACE_FILE = "space.json"
+_DRAWN = ("seed", "repeat", "stack")
+_LEVELS = 16  # a knob with at most this many numbers counts as having these values alone
+_LOG = 10.0  # a range whose ends are this factor apart counts as logarithmic
+
+Params = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class KnownSpace:
+    """The search space of a sweep as far as its folder tells.
+
+    Attributes:
+        space: The space, with the sweep's own ranges and values.
+        assumed: What is not stored and was taken from the trials, as a sentence; empty where all is stored.
+    """
+
+    space: Space
+    assumed: str = ""
+
+
+def write_space(run: Run, space: Space) -> None:
+    """Store a sweep's space in its folder, unless it is stored already.
+
+    Raises:
+        SpecError: The space holds what is no JSON.
+        StorageError: The folder cannot be written to.
+    """
+    place = place_of(run)
+    try:
+        text = to_json(space)
+    except SpaceError as error:
+        raise SpecError(str(error)) from None
+    if place.read_text(SPACE_FILE) != text:
+        place.write(SPACE_FILE, text.encode())
+
+
+def known_space(spec: SweepSpec) -> KnownSpace:
+    """Return the space of a stored sweep; no space file is executed.
+
+    Args:
+        spec: The sweep, as `sweeper.storage.run_folder.stored_spec` yields it.
+
+    Raises:
+        SpecError: The folder does not tell the space.
+    """
+    if spec.out is not None and (text := place_of(spec.out).read_text(SPACE_FILE)) is not None:
+        try:
+            return KnownSpace(from_json(text))
+        except SpaceError as error:
+            raise SpecError(f"cannot read {place_of(spec.out).text}/{SPACE_FILE}: {error}") from None
+    if not spec.space.endswith(".py"):
+        return KnownSpace(spec.load_space())
+    if spec.out is None:
+        raise SpecError(f"the space file {spec.space} is not executed to read a sweep, and no run folder is given")
+    return _rebuilt(spec)
+
+
+def _rebuilt(spec: SweepSpec) -> KnownSpace:
+    """Return the space of a folder of an earlier version, from its settings and its trials.
+
+    Raises:
+        SpecError: They do not tell it.
+    """
+    assert spec.out is not None
+    first, params = _tried(spec.out)
+    names = dict.fromkeys([*(n for p in params for n in p), *(n for n, p in spec.parameters.items() if p.ranged)])
+    if not first or not names:
+        raise SpecError(
+            f"{place_of(spec.out).text} has no {SPACE_FILE} and too few trials to tell its search space, because an "
+            "earlier version wrote it; `sweeper resume` stores the space"
+        )
+    kinds = {f.name: str(f.type) for f in fields(PairSpec)}
+    knobs: dict[str, BaseDistribution] = {}
+    assumed: list[str] = []
+    for name in names:
+        if name in spec.parameters and spec.parameters[name].ranged:
+            knobs[name] = spec.parameters[name].to_optuna(kinds.get(name, ""))
+        else:
+            knobs[name] = _range([p[name] for p in params if name in p])
+            assumed.append(name)
+    fixed = {k: v for k, v in first.items() if k not in knobs and k not in _DRAWN}
+    conditions = {n: p.when for n, p in spec.parameters.items() if p.when is not None}
+    conditions |= {n: _condition(n, params) for n in names if n not in conditions and any(n not in p for p in params)}
+    try:
+        space = Space("rebuilt from its trials", fixed, knobs, conditions=conditions)
+    except (SpaceError, ValueError) as error:
+        raise SpecError(
+            f"{place_of(spec.out).text} has no {SPACE_FILE}, and its trials do not tell it: {error}"
+        ) from None
+    return KnownSpace(space, _sentence(assumed))
+
+
+def _tried(run: str) -> tuple[Mapping[str, Any], Params]:
+    """Return the fields of one trial (none where no trial is stored), and the knobs per configuration."""
+    specs = read(run, "trials")["spec"].to_pylist()
+    first = json.loads(specs[0]) if specs else {}
+    params = [json.loads(text) for text in read(run, "search")["params"].to_pylist()]
+    if params or not specs:
+        return first, params
+    # a table from elsewhere was not searched: its knobs are the fields that differ
+    trials = [json.loads(text) for text in specs]
+    varied = [k for k in first if k not in _DRAWN and any(t[k] != first[k] for t in trials)]
+    return first, [{k: t[k] for k in varied} for t in trials]
+
+
+def _range(values: Sequence[Any]) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    values = [tuple(v) if isinstance(v, list) else v for v in values]
+    levels = [v for i, v in enumerate(values) if v not in values[:i]]
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in levels):
+        low, high = min(levels), max(levels)
+        if len(levels) > min(_LEVELS, len(values) // 2):  # drawn from a range, values hardly come back
+            log = low > 0 and high / low >= _LOG
+            whole = all(isinstance(v, int) for v in levels)
+            return IntDistribution(low, high, log=log) if whole else FloatDistribution(low, high, log=log)
+        levels.sort()
+    return CategoricalDistribution(levels)
+
+
+def _condition(name: str, params: Params) -> dict[str, tuple[Any, ...]]:
+    """Return the knob and its values with which another knob acted.
+
+    Raises:
+        SpecError: No knob tells.
+    """
+    for other in {n: None for p in params for n in p}:
+        acted = [p[other] for p in params if other in p and name in p]
+        rested = [p[other] for p in params if other in p and name not in p]
+        if other != name and acted and not any(v in rested for v in acted) and all(isinstance(v, str) for v in acted):
+            return {other: tuple(dict.fromkeys(acted))}
+    raise SpecError(f"the trials do not tell when {name} acts, because an earlier version wrote their folder")
+
+
+def _sentence(assumed: Sequence[str]) -> str:
+    if not assumed:
+        return ""
+    return (
+        f"an earlier version wrote this folder without the ranges of {', '.join(assumed)}: they count as the range of "
+        "what was tried; `sweeper resume` stores them"
+    )

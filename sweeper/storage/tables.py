@@ -1,0 +1,343 @@
+"""The run folder: Parquet parts in, Arrow tables out. The only place where results are written.
+
+Layout of a run folder (the reader opens nothing else)::
+
+    sweep.yaml                  the merged sweep spec; `sweeper run sweep.yaml` reproduces the sweep
+    space.json                  its search space as data: readers execute no space file
+    trials/<digest>.parquet     one row: the trial. Written last, so it marks the trial as finished
+    merges/<digest>.parquet     one row per merge and coefficient
+    history/<digest>.parquet    one row per child and epoch
+    planes/<digest>.parquet     one row per point of the loss plane, where it was asked for
+    rungs/<digest>.parquet      one row per look at the trial on its way, where it may be pruned
+    search/<number>.parquet     one row: what the sampler thought when it proposed the configuration
+    <table>/compacted-<n>.parquet  the rows of many of these parts, see `sweeper.storage.compaction`
+    weights/<digest>.safetensors  merged weights of the best trials
+    extension.json              trials that `sweeper extend` has begun to run, until all are finished
+    dashboard.html              the page
+
+A reader never sees half of a part (see `sweeper.storage.location`); workers share no lock.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from sweeper.analysis.trial_warnings import SEPARATOR
+from sweeper.config.yaml_source import SpecError
+from sweeper.storage.location import Place, place_of
+from trainables.result import (
+    SCHEMA_VERSION,
+    Column,
+    HistoryRow,
+    MergeRow,
+    PairOutput,
+    PlaneRow,
+    RungRow,
+    col,
+    columns_of,
+    trial_columns,
+)
+
+pc: Any = pyarrow.compute  # whose functions are made when it is imported
+Run = str | Path | Place
+"""A run folder: its path, its URI or its place."""
+
+
+@dataclass(frozen=True)
+class SearchRow:
+    """What the sampler thought when it proposed one configuration."""
+
+    number: int = col("position of the configuration in its sweep")
+    config: str = col("configuration")
+    params: str = col("knobs as JSON")
+    sampler: str = col("sampler")
+    origin: str | None = col(
+        "how the candidate came about: startup, level_set, filling, neighbour (a refined one has its ancestor's), "
+        "repeat (of a finished configuration), enqueued (by the user)"
+    )
+    noise_target: float | None = col("noise of the proposal, of the sweep's definition")
+    optimum: float | None = col("the sampler's estimate then: the noise at which the trials' smoothed loss was lowest")
+    optimum_low: float | None = col("lower end of its 90 % interval over resamples of the trials so far")
+    optimum_high: float | None = col("upper end of that interval")
+    exponents: str | None = col("fitted exponents of the noise as JSON")
+    seconds_ask: float = col("time the sampler took", "s")
+    variance_share: float | None = col("share of the explained variance that noise alone explains", "1", default=None)
+
+
+_ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+MANY = "imported"
+"""Name of a part with the trials of a whole table."""
+GONE = "went away"
+ROUNDS = 3
+_META, _VERSION = b"sweeper.table", b"sweeper.schema_version"
+
+
+class SkippedPart(UserWarning):
+    """A file in the run folder that is no part of its table and was left out."""
+
+
+class NewerSchema(SpecError):  # noqa: N818  (reads as what it says)
+    """A part that a newer version of this package wrote: leaving it out would show half of the truth."""
+
+    def __init__(self, path: str, version: int) -> None:
+        super().__init__(
+            f"{path} was written by a newer sweeper (schema {version}, this one reads up to {SCHEMA_VERSION}): upgrade"
+        )
+
+
+def _schema(table: str, columns: Iterable[Column]) -> pa.Schema:
+    return pa.schema(
+        [pa.field(c.name, _ARROW[c.kind], metadata={"unit": c.unit, "doc": c.doc}) for c in columns],
+        metadata={_META: table.encode(), _VERSION: str(SCHEMA_VERSION).encode()},
+    )
+
+
+SCHEMAS: Mapping[str, pa.Schema] = {
+    "trials": _schema("trials", trial_columns()),
+    "merges": _schema("merges", columns_of(MergeRow)),
+    "history": _schema("history", columns_of(HistoryRow)),
+    "planes": _schema("planes", columns_of(PlaneRow)),
+    "rungs": _schema("rungs", columns_of(RungRow)),
+    "search": _schema("search", columns_of(SearchRow)),
+}
+
+
+def _records(rows: Iterable[Any]) -> list[dict[str, Any]]:
+    return [{f.name: getattr(r, f.name) for f in fields(r)} for r in rows]
+
+
+def _write_part(run: Run, table: str, name: str, rows: Sequence[Mapping[str, Any]], *, few: bool = True) -> None:
+    write_table(place_of(run), table, name, pa.Table.from_pylist([dict(r) for r in rows], schema=SCHEMAS[table]), few)
+
+
+def write_table(place: Place, table: str, name: str, data: pa.Table, few: bool = False) -> None:
+    """Write rows as one part of a table, `few` of them without what only helps with many.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    # of a few rows statistics, dictionaries and the columns' descriptions would be four fifths of the size
+    compact: dict[str, Any] = {"use_dictionary": not few, "write_statistics": not few, "store_schema": False}
+    compact["write_page_checksum"] = True  # a flipped bit must not read as a number
+    content = pa.BufferOutputStream()
+    with pq.ParquetWriter(content, data.schema, **compact) as writer:
+        writer.write_table(data)
+        writer.add_key_value_metadata(data.schema.metadata)
+    place.write(f"{table}/{name}.parquet", content.getvalue())
+
+
+def write(run: Run, output: PairOutput) -> None:
+    """Write one finished trial: merges and history first, the trial row last as the commit mark.
+
+    Raises:
+        StorageError: The run folder cannot be written to.
+    """
+    place, digest = place_of(run), output.result.digest
+    _write_part(place, "merges", digest, _records(output.merges))
+    _write_part(place, "history", digest, _records(output.history))
+    if output.rungs:
+        _write_part(place, "rungs", digest, _records(output.rungs))
+    if output.plane:
+        _write_part(place, "planes", digest, _records(output.plane))
+    if (weights := output.weights) is not None:
+        place.write_file(weights_of(digest), lambda path: _save(path, weights, output.result))
+    _write_part(place, "trials", digest, [output.result.to_row()])
+
+
+def weights_of(digest: str) -> str:
+    """Return the name of a trial's merged weights in its run folder."""
+    return f"weights/{digest}.safetensors"
+
+
+def write_trials(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write many finished trials, which have nothing but their rows, as one part; its name is no digest."""
+    _write_part(run, "trials", MANY, rows, few=False)
+
+
+def write_search(run: Run, row: SearchRow) -> None:
+    """Write what the sampler thought about one configuration."""
+    _write_part(run, "search", f"{row.number:06d}", _records([row]))
+
+
+def write_weights(target: Path, weights: Mapping[str, Any], result: Any) -> None:
+    """Write the chosen merge's weights as safetensors, with the trial's digest, spec and scores as metadata."""
+    place_of(target.parent).write_file(target.name, lambda path: _save(path, weights, result))
+
+
+def _save(path: Path, weights: Mapping[str, Any], result: Any) -> None:
+    from safetensors.torch import save_file
+
+    meta = {
+        "digest": result.digest,
+        "merge": str(result.chosen_merge),
+        "coefficient": repr(result.chosen_coefficient),
+        "loss_test": repr(result.scores.get("chosen_loss_test")),
+        "accuracy_test": repr(result.scores.get("chosen_accuracy_test")),
+        "spec": result.spec,
+    }
+    # copies: the backbone that two tasks share is in both of their models
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, path, metadata=meta)
+
+
+def read_part(place: Place, path: str, table: str) -> pa.Table | str:
+    """Return the rows of one part of a place, or the reason why the file is left out; `GONE` where it went away.
+
+    Raises:
+        NewerSchema: A newer version wrote it.
+        SpecError: The store cannot be reached.
+    """
+    schema = SCHEMAS[table]
+    try:
+        source: Any = path
+        if place.store is not None:
+            content = place.content(path)
+            if content is None:
+                return GONE
+            source = pa.BufferReader(content)
+        data = pq.ParquetFile(source, page_checksum_verification=True).read()
+        kind = (data.schema.metadata or {}).get(_META, b"").decode()
+        if kind != table:
+            return f"holds {kind or 'foreign data'}, not {table}"
+        version = (data.schema.metadata or {}).get(_VERSION, b"")
+        if version.isdigit() and int(version) > SCHEMA_VERSION:
+            # its columns may mean something else
+            raise NewerSchema(path, int(version))
+        names = data.column_names  # made anew, in the length of the schema, every time it is asked for
+        if version == schema.metadata[_VERSION] and names != schema.names:
+            return "does not have the columns of its version"
+        there = set(names)
+        # an older part lacks the columns that came later: they read as empty
+        arrays = [
+            data.column(f.name).cast(f.type) if f.name in there else pa.nulls(data.num_rows, f.type) for f in schema
+        ]
+        whole = pa.Table.from_arrays(arrays, schema=schema)
+        whole.validate(full=True)
+        whole = _marked(whole) if table == "trials" else whole
+    except SpecError:
+        raise
+    except FileNotFoundError:
+        return GONE
+    except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+        return f"cannot be read ({str(error).splitlines()[0]})"
+    return whole
+
+
+_UNBIASED_SINCE = 4  # schema version
+_BIASED = (
+    "biased_gradient_norm: an earlier version wrote this row (schema {}): its gradient_norm2 is low by S2_x/N, "
+    "so b_simple and noise critical_ratio are too large; `sweeper pair` measures the trial again"
+)
+
+
+def _marked(trials: pa.Table) -> pa.Table:
+    # rows whose |G|^2 an earlier version measured say so in their warnings; the stored numbers stay as they are
+    versions, norms = trials.column("schema_version").to_pylist(), trials.column("gradient_norm2").to_pylist()
+    old = [n is not None and v is not None and v < _UNBIASED_SINCE for v, n in zip(versions, norms, strict=True)]
+    if not any(old):
+        return trials
+    texts = [
+        t if not is_old or "biased_gradient_norm" in (t or "") else SEPARATOR.join(filter(None, [t, _BIASED.format(v)]))
+        for t, is_old, v in zip(trials.column("warnings").to_pylist(), old, versions, strict=True)
+    ]
+    at = trials.schema.get_field_index("warnings")
+    return trials.set_column(at, trials.schema.field(at), pa.array(texts, trials.schema.field(at).type))
+
+
+def read_parts(place: Place, paths: Iterable[str], table: str) -> dict[str, pa.Table | str]:
+    """Return path -> rows, or the reason why the file is left out, of several parts; they are read at once.
+
+    Raises:
+        NewerSchema: A newer version wrote one of them.
+        SpecError: The store cannot be reached.
+    """
+    paths = list(paths)
+    with ThreadPoolExecutor(8 if place.store is None else 32) as pool:
+        return dict(zip(paths, pool.map(lambda p: read_part(place, p, table), paths), strict=True))
+
+
+def skipped(path: str, why: str) -> str:
+    """Return the sentence on a file that was left out."""
+    return f"{path} {why}; it was skipped; delete it, and `sweeper resume` redoes what is missing"
+
+
+def joined(parts: Mapping[str, pa.Table], table: str) -> pa.Table:
+    """Return the rows of several parts of a table as one; what stands in two of them is there once.
+
+    A trial's own part, whose name is its digest, goes before one with many trials, of these the one whose name comes
+    last: a compaction writes the rows of all parts under a later name before it removes them, own parts last.
+
+    Args:
+        parts: Path -> rows.
+        table: Name of the table.
+    """
+    key = "number" if table == "search" else "digest"
+    single = {p: rows for p, rows in parts.items() if _is_single(p, rows, key)}
+    seen = pa.array([rows.column(key)[0].as_py() for rows in single.values()], SCHEMAS[table].field(key).type)
+    many: list[pa.Table] = []
+    for path in sorted(parts.keys() - single.keys(), reverse=True):
+        rows = parts[path]
+        if len(seen):
+            rows = rows.filter(pc.invert(pc.is_in(rows.column(key), value_set=seen)))
+        seen = pa.concat_arrays([seen, pc.unique(rows.column(key))])
+        many.insert(0, rows)
+    tables = [*many, *single.values()]
+    # one chunk again: thousands of small ones would make every later step slow
+    return pa.concat_tables(tables).combine_chunks() if tables else SCHEMAS[table].empty_table()
+
+
+def _is_single(path: str, rows: pa.Table, key: str) -> bool:
+    if not rows.num_rows:
+        return False
+    value, stem = rows.column(key)[0].as_py(), path.rpartition("/")[2].removesuffix(".parquet")
+    return stem == (f"{value:06d}" if isinstance(value, int) else value)
+
+
+def read(run: Run, table: str) -> pa.Table:
+    """Read one table of a run folder.
+
+    Args:
+        run: The run folder, a path or a URI (see `sweeper.storage.location`).
+        table: `trials`, `merges`, `history`, `planes`, `rungs` or `search`.
+
+    Returns:
+        The rows of all whole parts; empty where there are none yet. A trial that stands in two parts, because a
+        compaction was cut off, is there once.
+
+    Warns:
+        SkippedPart: A file is corrupt or foreign; it is named and left out.
+
+    Raises:
+        NewerSchema: A newer version wrote one of them.
+        SpecError: The store of a URI cannot be reached.
+    """
+    place = place_of(run)
+    found: dict[str, pa.Table | str] = {}
+    for _ in range(ROUNDS):
+        found = read_parts(place, place.parts(table), table)
+        if GONE not in found.values():
+            break  # else a compaction is under way: what went is in another part now
+    for path, part in found.items():
+        if isinstance(part, str) and part != GONE:
+            warnings.warn(skipped(path, part), SkippedPart, stacklevel=2)
+    return joined({path: part for path, part in found.items() if isinstance(part, pa.Table)}, table)
+
+
+def read_trials(run: Run) -> pa.Table:
+    """Read the trials of a run folder, sorted by number and repeat; see `read`."""
+    return read(run, "trials").sort_by([("number", "ascending"), ("repeat", "ascending")])
+
+
+def read_rows(run: Run, table: str, digests: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the rows of those trials that have a part of their own in a table; nothing else is opened."""
+    place = place_of(run)
+    found = read_parts(place, [f"{place.path}/{table}/{digest}.parquet" for digest in digests], table)
+    return [row for part in found.values() if not isinstance(part, str) for row in part.to_pylist()]

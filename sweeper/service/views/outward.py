@@ -51,7 +51,7 @@ class Outward:
             tempfile.gettempdir(): "TMP",
             str(Path.home()): "~",
             sys.prefix: "PYTHON",
-            str(Path(__file__).parents[2]): "SWEEPER",
+            str(Path(__file__).parents[3]): "SWEEPER",
             str(cache_folder(Runtime())): "CACHE",
             str(config.folder): "STATE",
             **({str(config.spaces): "SPACES"} if config.spaces else {}),

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 from trainables import __version__
 
 if TYPE_CHECKING:
-    from sweeper.config.spec import SpecError, SweepSpec
-    from sweeper.runner.run import Results, load_results, run
+    from sweeper.config.spec import SweepSpec
+    from sweeper.errors import SpecError
+    from sweeper.runner.results import Results, load_results
+    from sweeper.runner.run import run
     from sweeper.search.k_aug import KAug
     from sweeper.search.noise_sampler.sampler import NoiseTargetedSampler
 
 _HOME = {
     "KAug": "search.k_aug",
     "NoiseTargetedSampler": "search.noise_sampler.sampler",
-    "Results": "runner.run",
-    "SpecError": "config.spec",
+    "Results": "runner.results",
+    "SpecError": "errors",
     "SweepSpec": "config.spec",
-    "load_results": "runner.run",
+    "load_results": "runner.results",
     "run": "runner.run",
 }
 

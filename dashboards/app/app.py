@@ -18,7 +18,7 @@ from dashboards.app.source import Offer, OfferedFolders
 from dashboards.app.validation import Asked, RowsAsked, Text, Theme, guard, taking
 from dashboards.data.folders import Live
 from dashboards.page.page import style
-from sweeper.config.spec import SpecError
+from sweeper.errors import SpecError
 
 TICK_MS = 1000
 _HERE = Path(__file__).parent

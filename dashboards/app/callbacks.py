@@ -26,8 +26,8 @@ from dashboards.views import VIEWS, choices, overview, verdicts
 from dashboards.views import trials as trials_view
 from dashboards.views.section import Control, Section
 from dashboards.views.verdicts import Judges, in_background
-from sweeper.config.spec import SpecError
-from sweeper.spreadsheet import csv_bytes
+from sweeper.errors import SpecError
+from sweeper.formatting import csv_bytes
 
 KEPT = 48
 PARTS = ("title", "tabs", "controls", "notices", "verdicts", "banners", "tiles", "content", "notes")

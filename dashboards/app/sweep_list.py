@@ -14,9 +14,9 @@ from dash.development.base_component import Component
 from dashboards.app.source import Listed
 from dashboards.charts.axes import short
 from dashboards.data.selection import Selection
-from dashboards.views.choices import words
+from dashboards.data.words import words
 from dashboards.views.section import Control
-from sweeper.analysis.text import counted
+from sweeper.formatting import counted
 from sweeper.search.objectives import OBJECTIVES
 
 ALL = "all"

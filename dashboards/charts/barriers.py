@@ -28,7 +28,7 @@ from dashboards.charts.chart import (
 from dashboards.charts.knob_axes import axis_of, column
 from dashboards.charts.theme import BLUE, GREY, ORANGE, VERMILLION
 from dashboards.data.configurations import Array, ConfigPoint, floats
-from sweeper.analysis.text import counted
+from sweeper.formatting import counted
 
 DRAWN = 1500
 # across the figure: room for the second panel's title at 800 pixels; the third one shares its value axis

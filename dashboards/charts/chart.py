@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from dashboards.charts.axes import Window, rounded, short, window
 from dashboards.charts.theme import BLUE, GREY
 from dashboards.data.configurations import ConfigPoint, Estimate
-from sweeper.analysis.text import counted
+from sweeper.formatting import counted
 
 SYMBOLS = {
     "diverged": "x",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from dashboards.charts.axes import log_axis, rounded, short
 from dashboards.charts.chart import Chart, figure, finish
 from dashboards.charts.theme import BLUE, GREEN, GREY
-from sweeper.analysis.text import FACTORS, noise_share
+from sweeper.analysis.text import noise_share
+from sweeper.formatting import FACTORS
 
 if TYPE_CHECKING:
     from sweeper.analysis.posterior import Belief

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute
 
 from dashboards.data.runs import Run
-from sweeper.config.spec import SpecError, SweepSpec
-from sweeper.messages import with_messages
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError
 from sweeper.storage.incremental import GrowingTable
 from sweeper.storage.location import Place, place_of
 from sweeper.storage.run_folder import SPEC_FILE, is_running, spec_of, stored_values
-from sweeper.storage.tables import SCHEMAS, read_parts, skipped
+from sweeper.storage.schema import SCHEMAS, with_messages
+from sweeper.storage.tables import read_parts, skipped
 
 pc: Any = pyarrow.compute  # whose functions are made when it is imported
 

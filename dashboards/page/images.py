@@ -10,7 +10,7 @@ from dashboards.charts.chart import Chart, arranged
 from dashboards.charts.theme import LIGHT
 from dashboards.data.runs import Run
 from dashboards.page.page import sections
-from sweeper.config.spec import SpecError
+from sweeper.errors import SpecError
 
 SCALE = 2
 WIDTHS = {True: 1200, False: 700}

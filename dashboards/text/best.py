@@ -11,7 +11,7 @@ from dashboards.charts.axes import short
 from dashboards.data.configurations import ConfigPoint, Sweep, config_points, winners
 from sweeper.analysis.posterior import Favourite
 from sweeper.analysis.recommend import Recommendation
-from sweeper.analysis.text import merge_words
+from sweeper.formatting import merge_words
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 from trainables.result import trial_columns

@@ -12,7 +12,7 @@ from sweeper.analysis.evidence.sentences import influence
 from trainables.noise import NOISE
 
 if TYPE_CHECKING:
-    from sweeper.analysis.evidence.analyse import Analysis
+    from sweeper.analysis.evidence.findings import Analysis
 
 
 def ranking_table(found: Analysis) -> TextTable:

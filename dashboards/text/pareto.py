@@ -11,7 +11,7 @@ from dashboards.charts.chart import Chart, describe, figure, finish, markers
 from dashboards.charts.theme import BLUE, GREY
 from dashboards.data.configurations import ConfigPoint
 from dashboards.text.best import Cell, TextTable
-from sweeper.analysis.text import counted
+from sweeper.formatting import counted
 from sweeper.search.objectives import OBJECTIVES, Objective
 
 
@@ -20,7 +20,7 @@ def front_chart(points: Sequence[ConfigPoint], front: Sequence[Mapping[str, Any]
 
     Args:
         points: One record per configuration, with the objectives' columns.
-        front: The records of `sweeper.pareto.pareto`.
+        front: The records of `sweeper.analysis.best.pareto`.
         objectives: At least two names in `OBJECTIVES`.
     """
     first, *others = objectives

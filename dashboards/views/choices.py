@@ -22,6 +22,7 @@ from dashboards.data.configurations import (
 )
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
+from dashboards.data.words import SPLIT_WORDS, words
 from dashboards.views.section import Control
 from sweeper.analysis.best import over_limits
 from sweeper.analysis.posterior import Belief, belief
@@ -29,8 +30,6 @@ from sweeper.analysis.regime import Regime, fit_regime
 from sweeper.search.objectives import OBJECTIVES, Objective
 from trainables.noise import NOISE
 from trainables.result import SPLITS
-
-SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def _measured(column: str, label: str, maximize: bool) -> Objective:
@@ -178,17 +177,6 @@ def metric_control(run: Run) -> Control:
 def split_control() -> Control:
     """Return the choice of the split."""
     return Control("split", "split", tuple((s, SPLIT_WORDS[s]) for s in ("val", "test", "train")))
-
-
-def words(label: str) -> str:
-    """Return a label without its unit and its split."""
-    return label.split(" [")[0].replace("validation ", "")
-
-
-def heading(label: str) -> str:
-    """Return a label without its unit, its first letter large."""
-    text = label.split(" [")[0]
-    return text[0].upper() + text[1:]
 
 
 def known(asked: Selection, controls: Sequence[Control]) -> tuple[Selection, tuple[str, ...]]:

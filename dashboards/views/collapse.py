@@ -33,18 +33,19 @@ from dashboards.data.cache import by_content
 from dashboards.data.configurations import KNOBS, Array, ConfigPoint
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
+from dashboards.data.words import heading
 from dashboards.text.noise_ranking import ranking_table, ranking_words
 from dashboards.views import choices
-from dashboards.views.choices import METRICS, Choice, choose, heading
+from dashboards.views.choices import METRICS, Choice, choose
 from dashboards.views.section import Control, Section, TableCard, View
 from dashboards.views.verdicts import ask
 from sweeper.analysis.evidence.exponents import MIN_CONFIGS
 from sweeper.analysis.evidence.linear import HOW, R2
-from sweeper.analysis.text import counted
+from sweeper.formatting import counted
 from sweeper.search.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
-    from sweeper.analysis.evidence.analyse import Analysis
+    from sweeper.analysis.evidence.findings import Analysis
 
 MARKERS = 3600
 

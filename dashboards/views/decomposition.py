@@ -20,11 +20,12 @@ from dashboards.data.cache import by_content
 from dashboards.data.configurations import KNOBS, Array, ConfigPoint
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
+from dashboards.data.words import heading
 from dashboards.text.best import Cell, TextTable
 from dashboards.views import choices
-from dashboards.views.choices import choose, heading
+from dashboards.views.choices import choose
 from dashboards.views.section import Control, Section, TableCard, View
-from sweeper.analysis.text import counted
+from sweeper.formatting import counted
 
 LEVELS = 3
 NEAREST = 0.25

@@ -14,8 +14,9 @@ from dashboards.data.configurations import ConfigPoint
 from dashboards.data.curves import merge_curves, merge_gains
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
+from dashboards.data.words import SPLIT_WORDS
 from dashboards.views import choices
-from dashboards.views.choices import METRICS, SPLIT_WORDS, Choice, choose
+from dashboards.views.choices import METRICS, Choice, choose
 from dashboards.views.section import Control, Section, View
 from trainables.result import Outcome
 

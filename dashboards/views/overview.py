@@ -13,26 +13,27 @@ from dashboards.data.cache import by_content
 from dashboards.data.configurations import Overview, overview
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
+from dashboards.data.words import heading
 from dashboards.text.best import Cell, TextTable, best_table, recommendation_table
 from dashboards.text.comparison import beside, beside_table
 from dashboards.views import choices
-from dashboards.views.choices import Choice, heading
+from dashboards.views.choices import Choice
 from dashboards.views.parents import Scored, best_tiles, parents_chart, scored
 from dashboards.views.section import Control, Section, TableCard, Tile, View
 from dashboards.views.verdicts import Judgement, ask
 from sweeper.analysis.best import winner
+from sweeper.analysis.evidence.needs import OBJECTIVE, extend_command
+from sweeper.analysis.evidence.plan import known_missing
 from sweeper.analysis.posterior import Belief, Favourite
 from sweeper.analysis.recommend import recommend
 from sweeper.analysis.regime import Regime
-from sweeper.analysis.text import counted
 from sweeper.analysis.trial_warnings import doubts, lines
-from sweeper.cli.commands.analyse import OBJECTIVE, extend_command
-from sweeper.cli.commands.extend import known_missing
+from sweeper.formatting import counted
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 
 if TYPE_CHECKING:
-    from sweeper.analysis.evidence.analyse import Analysis
+    from sweeper.analysis.evidence.findings import Analysis
 
 QUICK = 1200
 """Trials up to which the fit takes a fraction of a second."""

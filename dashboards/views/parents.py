@@ -12,7 +12,7 @@ from dashboards.charts.theme import BLUE, GREEN, GREY, ORANGE
 from dashboards.data.configurations import finite
 from dashboards.text.best import percent
 from dashboards.views.section import Tile
-from sweeper.analysis.text import counted, merge_words
+from sweeper.formatting import counted, merge_words
 
 WHO = {
     "a": "parent A",

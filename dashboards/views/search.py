@@ -19,9 +19,9 @@ from dashboards.views import choices
 from dashboards.views.choices import choose
 from dashboards.views.section import Control, Section, TableCard, View
 from dashboards.views.verdicts import ask
+from sweeper.analysis.best import pareto
 from sweeper.analysis.posterior import Belief
-from sweeper.analysis.text import counted
-from sweeper.pareto import pareto
+from sweeper.formatting import counted
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 

@@ -17,7 +17,7 @@ from dashboards.data.runs import Run
 from dashboards.views import choices
 
 if TYPE_CHECKING:
-    from sweeper.analysis.evidence.analyse import Analysis
+    from sweeper.analysis.evidence.findings import Analysis
     from sweeper.analysis.posterior import Belief
     from sweeper.analysis.regime import Regime
 

@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.text import ELSEWHERE, SYNTHETIC, merge_words
+from sweeper.formatting import ELSEWHERE, SYNTHETIC, merge_words
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.storage.location import is_uri
 from trainables.noise import KNOBS

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sweeper.analysis.interval import holm
-from sweeper.analysis.text import FACTORS, number
+from sweeper.formatting import FACTORS, number
 
 Array = NDArray[np.float64]
 Locate = Callable[[Array, Array], tuple[float, float, float] | None]

@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from search_spaces import Space
 from sweeper.analysis.constraints import constraints
-from sweeper.config.points import pooled
-from sweeper.config.spec import SpecError, SweepSpec, corners
-from sweeper.runner.session import noise_constants
+from sweeper.config.prior import pooled
+from sweeper.config.space import corners, noise_constants
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError
 from sweeper.search.k_aug import KAug
 from sweeper.search.noise_targets import check_target, default_noise
 from sweeper.search.objectives import OBJECTIVES, Objective, measured

@@ -13,20 +13,10 @@ import pyarrow as pa
 from sweeper.analysis.best import best_trials, winner
 from sweeper.analysis.posterior import Belief
 from sweeper.analysis.regime import Regime, fit_regime
-from sweeper.analysis.text import format_recommendations, format_summary
 from sweeper.search.objectives import DEFAULT_CLASSES, measured
 from trainables.noise import KNOBS, NOISE, NoiseScale
 from trainables.result import MODELS_SCORED, UNSTABLE
 from trainables.spec import PairSpec
-
-__all__ = [
-    "Recommendation",
-    "format_recommendations",
-    "format_summary",
-    "recommend",
-    "stability_limit",
-    "summary",
-]
 
 Row = Mapping[str, Any]
 

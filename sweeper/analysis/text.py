@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper.search.objectives import OBJECTIVES
-from trainables.io.printable import printable_line
 from trainables.result import SPLITS
 
 if TYPE_CHECKING:
     from sweeper.analysis.recommend import Recommendation
+from sweeper.formatting import ELSEWHERE, FACTORS, SYNTHETIC, counted, format_table, merge_words, number, wrap
 
-WIDTH = 100
-SYNTHETIC = "synthetic closed form: no network was trained"
-ELSEWHERE = "imported from a table: trained elsewhere"
 _TEST_ROWS = {
     "parents": "parents, mean",
     "a": "parent A",
@@ -27,59 +20,6 @@ _TEST_ROWS = {
     "chosen": "merged, chosen on validation",
     "ensemble": "ensemble of the parents",
 }
-_NO_MERGE: Mapping[tuple[str, float | None], str] = {
-    **{(method, 0.0): "parent A" for method in ("linear", "slerp", "fisher")},
-    **{(method, 1.0): "parent B" for method in ("linear", "slerp", "fisher")},
-    **{(method, 0.0): "the base" for method in ("task_arithmetic", "ties", "dare")},
-}
-_CLOSE = re.compile(r" (?=%)|(?<=[=<±]) | (?=[=<±] )")
-_NO_COEFFICIENT = ("uniform_soup", "greedy_soup")
-
-
-def emit(as_json: bool, record: Any, text: str) -> None:
-    """Print a command's result on stdout: the record as JSON, or the text."""
-    print(json.dumps(record, indent=1, default=str) if as_json else text)
-
-
-def number(value: float | None) -> str:
-    """Return a number with three significant digits, `-` where there is none."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    # %g turns 1234 into 1.23e+03
-    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
-
-
-def plain(value: Any) -> str:
-    """Return a value of a record for people: floats by `number`, `–` where there is none, yes or no."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return number(value)
-    return "–" if value is None else printable_line(str(value))
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun, such as `1 trial` and `2 trials`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def merge_words(method: str, coefficient: float | None) -> str:
-    """Return a merge with its coefficient for people; the ends of a merge that are no merge are called so."""
-    if method in _NO_COEFFICIENT:
-        return method.replace("_", " ")
-    plain = _NO_MERGE.get((method, coefficient))
-    return f"{plain} (no merge)" if plain else f"{method.replace('_', ' ')} at {number(coefficient)}"
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, indent: int = 2) -> str:
-    """Return a table with its first column aligned left and the others right, without trailing blanks."""
-    table = [[printable_line(cell) for cell in line] for line in (header, *rows)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(header))]
-    lines: list[str] = []
-    for line in table:
-        cells = [f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))]
-        lines.append((" " * indent + "  ".join(cells)).rstrip())
-    return "\n".join(lines)
 
 
 def format_summary(record: Mapping[str, Any]) -> str:
@@ -95,18 +35,6 @@ def format_summary(record: Mapping[str, Any]) -> str:
     parts.append(_regimes(record))
     parts.append(_best(record) if record["best"] else "no configuration has won yet: none of the pairs is viable")
     return "\n\n".join(parts)
-
-
-def wrap(text: str, indent: int) -> str:
-    """Return text in lines of at most `WIDTH` columns, the first indented by `indent`, the others by two more.
-
-    `90 %`, `n = 12` and their like are not parted.
-    """
-    # paths and commands have hyphens: broken there, they could not be pasted
-    first, rest = " " * indent, " " * (indent + 2)
-    kept = _CLOSE.sub("\N{NO-BREAK SPACE}", text)
-    lines = textwrap.fill(kept, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
-    return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _regimes(record: Mapping[str, Any]) -> str:
@@ -198,15 +126,6 @@ def format_front(front: Sequence[Mapping[str, Any]], objectives: Sequence[str]) 
     ]
     title = "Pareto set: no other configuration matches these in every objective and beats them in one"
     return f"{title}\n{format_table(('number', 'best repeat', *objectives, 'repeats'), rows)}"
-
-
-FACTORS = {
-    "learning_rate": "η",
-    "batch_size": "B",
-    "momentum": "1−μ",
-    "weight_decay": "λ",
-    "k_aug": "k_aug",
-}
 
 
 def format_belief(record: Mapping[str, Any], noise: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-SEPARATOR = " | "
+from sweeper.storage.schema import SEPARATOR
 
 
 @dataclass(frozen=True)

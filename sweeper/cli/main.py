@@ -13,18 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from sweeper.cluster_flags import (
+from sweeper.cli.options import (
     SERVED,
     add_detach,
     add_manifest,
     add_sent,
+    add_serve,
     add_server,
     add_service,
     add_submit,
+    add_token,
     add_trust,
     count,
 )
-from sweeper.service_flags import add_serve, add_token
 from trainables import __version__
 from trainables.io.printable import guard_output
 
@@ -297,14 +298,14 @@ def _chosen(args: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
         if (found := remote.command(args)) is not None:
             return found
     from sweeper.cli.commands import run
-    from sweeper.flags import check_here
+    from sweeper.cli.options import check_here
 
     check_here(args)
     return run.COMMANDS[args.command]
 
 
 def _command(args: argparse.Namespace) -> int:
-    from sweeper.config.yaml_source import SpecError
+    from sweeper.errors import SpecError
 
     try:
         with _skipped_parts_as_lines():

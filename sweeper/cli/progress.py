@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any, TextIO, cast
 
-from sweeper.runner.session import Status
+from sweeper.runner.results import Status
 from trainables.io.printable import PrintableStream, printable, printable_line
 
 PLAIN_SECONDS = 10.0

@@ -14,7 +14,7 @@ from sweeper.client.encoding import JSON, at, body, filters, plain_json, query
 from sweeper.client.events import follow
 from sweeper.client.models import Advice, Estimate, Event, Extension, Me, Submitted, Sweep, SweepDetail, SweepPage
 from sweeper.client.transport import ClientError, Transport
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from trainables.io.atomic import replace_atomic
 
 if TYPE_CHECKING:

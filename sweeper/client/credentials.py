@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.net import is_loopback
 
 SERVER, TOKEN, TOKEN_FILE = "SWEEPER_SERVER", "SWEEPER_TOKEN", "SWEEPER_TOKEN_FILE"

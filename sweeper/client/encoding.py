@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 
 PAGE_TRIALS = 5000
 YAML, JSON = "application/yaml", "application/json"

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from sweeper.client.credentials import WHERE, check_secret, found_token, service_address
 from sweeper.client.models import Problem
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.net import CONNECT_SECONDS, Bearer, line, reason
 from trainables import __version__
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from trainables.io.printable import is_plain
 
 RULE = "must not hold control or format characters"

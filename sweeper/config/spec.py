@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,22 +11,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from search_spaces import Space, load
-from search_spaces._conditions import enabling
 from search_spaces._space import SpaceError
 from sweeper.config.fields import Parameter, PriorNoise, parse_bytes
-from sweeper.config.plain_text import check_plain_values
-from sweeper.config.points import checked_points, read_points
-from sweeper.config.yaml_source import SpecError, explain, placed, read_yaml
+from sweeper.config.points import checked_points
+from sweeper.config.resources import Resources
+from sweeper.config.space import corners
+from sweeper.config.yaml_source import explain
 from sweeper.config.yaml_text import write_stored
-from sweeper.runner.ray_tune.placement import Resources
+from sweeper.errors import SpecError
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.search.samplers import SAMPLERS
 from trainables.noise import NOISE
 from trainables.registry import UnknownName, unknown
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
-
-__all__ = ["Parameter", "PriorNoise", "SpecError", "SweepSpec", "corners", "load_spec", "read_yaml"]
 
 # where data comes from: the same sweep on another machine has others
 _PLACES = ("data", "download", "cache", "resident_share", "loader_workers")
@@ -58,7 +56,7 @@ class SweepSpec(BaseModel):
         max_failures: So often a configuration is run again whose process or node died.
         checkpoint_steps: Optimizer steps after which a running trial is written so that it can go on from there; None
             is about a minute's, 0 writes none.
-        resources: What each trial takes of the cluster; see `sweeper.runner.ray_tune.placement.Resources`.
+        resources: What each trial takes of the cluster; see `sweeper.config.resources.Resources`.
         further_objectives: Objectives beside the first, which ranks the trials; a list as `objective` sets both.
         prior: Optimal noises of earlier sweeps, or run folders from which the sweep's start reads them.
         enqueue: Configurations to try first, as values of knobs; the sampler fills in those that are left out.
@@ -308,87 +306,18 @@ class SweepSpec(BaseModel):
         return {**found, "prior": [p if isinstance(p, str) else {**p, "source": ""} for p in found["prior"]]}
 
 
-def corners(space: Space) -> Iterator[dict[str, Any]]:
-    """Yield parameters that touch every bound and every choice of every knob, one knob off the first corner each.
-
-    What breaks a rule at a bound shows before the first trial, not in the middle of the sweep.
-    """
-
-    def ends(distribution: Any) -> list[Any]:
-        return list(getattr(distribution, "choices", None) or (distribution.low, distribution.high))
-
-    # the rest at its largest: the largest batch is the one that may not fit
-    first = {name: ends(d)[-1] for name, d in space.knobs.items()}
-    yield first
-    for name, distribution in space.knobs.items():
-        here = {**first, **enabling(name, space.conditions)}
-        for value in ends(distribution) if here != first else ends(distribution)[:-1]:
-            yield {**here, name: value}
-
-
-def members_of(space: Space) -> int:
-    """Return the children of a trial of a space, the most where they differ."""
-    return max(space.build(params).members for params in corners(space))
-
-
 def _choice(value: Any, distribution: Any) -> Any:
     return next((c for c in getattr(distribution, "choices", ()) if c == value or str(c) == value), value)
 
 
-def load_spec(target: str, flags: Mapping[str, Any] | None = None) -> SweepSpec:
-    """Build a sweep from `SPACE|spec.yaml` and flags; flags win.
-
-    Args:
-        target: Name of a space, path of a user's Python space file, or path of a YAML spec.
-        flags: Keys of `SweepSpec`; `fixed` is added to the file's own, and a knob of the file that it fixes is dropped;
-            `enqueue` may be the path of a file of configurations.
-
-    Raises:
-        SpecError: Anything wrong with it, in one line.
-    """
-    flags = dict(flags or {})
-    added, resources = flags.pop("fixed", {}), flags.pop("resources", {})
-    file = flags.pop("enqueue") if isinstance(flags.get("enqueue"), str) else None
-    if target.endswith((".yaml", ".yml")):
-        values, lines = read_yaml(Path(target))
-        if resources:
-            flags["resources"] = {**(values.get("resources") or {}), **resources}
-        for key in (*flags, *(f"fixed.{name}" for name in added)):
-            lines.pop(key, None)
-        check_plain_values({**values, **flags, "fixed": {**(values.get("fixed") or {}), **added}}, lines, target)
-        spec = _with_fixed(SweepSpec.checked({**values, **flags}, lines, target), added)
-        space_of(spec, lines, target)
-    else:
-        check_plain_values({"space": target, **flags, "fixed": added})
-        space = str(Path(target).resolve()) if target.endswith(".py") else target
-        spec = _with_fixed(
-            SweepSpec.checked({"space": space, **({"resources": resources} if resources else {}), **flags}), added
-        )
-        spec.load_space()
-    if file is None:
-        return spec
-    points = read_points(Path(file), spec.load_space())
-    spec = SweepSpec.checked({**spec.model_dump(exclude_unset=True), "enqueue": points})
-    try:
-        spec.load_space()
-    except SpecError as error:
-        raise SpecError(f"{file}: {error}") from None
-    return spec
+RUN_KEYS = (
+    "trials", "sampler", "objective", "noise", "repeats", "seed", "stack", "threads", "device", "out", "smoke",
+    "measure", "landscape", "plane", "deterministic", "prior", "enqueue", "max_memory", "max_step_time", "prune",
+    "rungs",
+)  # fmt: skip
 
 
-def space_of(spec: SweepSpec, lines: Mapping[str, int], where: str, find: Callable[[str], Space] = load) -> Space:
-    """Return the search space of a spec whose keys stand on `lines` of the file `where`; see `SweepSpec.load_space`.
-
-    Raises:
-        SpecError: Something is wrong with it; the message names the line.
-    """
-    try:
-        return spec.load_space(find)
-    except SpecError as error:
-        groups = {"parameters": spec.parameters, "fixed": spec.fixed}
-        raise SpecError(placed(str(error), groups, lines, where)) from None
-
-
-def _with_fixed(spec: SweepSpec, added: Mapping[str, Any]) -> SweepSpec:
-    parameters = {name: p for name, p in spec.parameters.items() if name not in added}
-    return spec.model_copy(update={"fixed": {**spec.fixed, **added}, "parameters": parameters})
+MACHINE_KEYS = (
+    "workers", "runner", "address", "resources", "max_failures", "checkpoint_steps", "max_seconds", "max_gpu_hours",
+    "until_interval", "max_failed", "data", "download", "cache", "resident_share", "loader_workers",
+)  # fmt: skip

@@ -13,8 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from sweeper.config.yaml_source import SpecError
-from sweeper.spreadsheet import unquoted
+from sweeper.errors import SpecError
+from sweeper.formatting import unquoted
 
 _EMPTY = frozenset({"", "#n/a", "#na", "-nan", "<na>", "n/a", "na", "nan", "none", "null"})
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

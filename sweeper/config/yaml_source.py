@@ -12,11 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from sweeper.config.fields import Parameter
 from sweeper.config.yaml_text import FILE, Bounds, YamlError, read
+from sweeper.errors import SpecError
 from trainables.registry import unknown
-
-
-class SpecError(ValueError):
-    """A sweep that cannot be run as asked: one clear line."""
 
 
 class NotYamlError(SpecError):

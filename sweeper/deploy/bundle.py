@@ -17,8 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_text import write
+from sweeper.errors import SpecError
 from sweeper.storage.location import check_uri, is_uri
 from sweeper.storage.run_folder import SPEC_FILE
 from trainables.runtime import COMMIT_FILE, package_version
@@ -94,13 +95,13 @@ def _asked(spec: SweepSpec) -> dict[str, Any]:
 
 def _with_priors(spec: SweepSpec) -> SweepSpec:
     """Read priors in folders of this machine."""
+    from sweeper.analysis.prior import read_prior
     from sweeper.config.fields import PriorNoise
-    from sweeper.config.points import read_prior
-    from sweeper.config.spec import corners
+    from sweeper.config.space import corners
 
     if all(isinstance(p, PriorNoise) or is_uri(p) for p in spec.prior):
         return spec
-    from sweeper.runner.run import with_usual_noise
+    from sweeper.config.noise_default import with_usual_noise
 
     space = spec.load_space()
     noise = with_usual_noise(spec, space).noise

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from sweeper.config.spec import SpecError
+from sweeper.errors import SpecError
 from sweeper.net import CONNECT_SECONDS, Bearer, reason
 from sweeper.runner.ray_tune.address import token
 

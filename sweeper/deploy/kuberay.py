@@ -6,14 +6,14 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
-from sweeper.cli.commands.jobs import STOPPABLE, command_of
-from sweeper.config.spec import SpecError
 from sweeper.config.yaml_text import write
+from sweeper.deploy.command import STOPPABLE, command_of
+from sweeper.errors import SpecError
 from sweeper.storage.location import is_uri
 from sweeper.storage.run_folder import SPEC_FILE
 
 if TYPE_CHECKING:
-    from sweeper.cli.commands.manifest import Plan
+    from sweeper.deploy.plan import Plan
 
 FOLDER, SHARED = "/sweep", "/shared"
 """Where pods find the sweep, and a volume that they share."""
@@ -27,7 +27,7 @@ def text(plan: Plan, args: argparse.Namespace) -> str:
     Raises:
         SpecError: Pods could not reach the run folder, or the sweep is too large for a ConfigMap.
     """
-    from sweeper.cli.commands.manifest import document
+    from sweeper.deploy.plan import document
 
     if not is_uri(plan.found.out) and not (args.volume_claim and plan.found.out.startswith(f"{SHARED}/")):
         raise SpecError(
@@ -79,7 +79,7 @@ def _job(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cluster(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
-    from sweeper.cli.commands.manifest import HEAD_CPUS, HEAD_MEMORY
+    from sweeper.deploy.plan import HEAD_CPUS, HEAD_MEMORY
 
     machines = plan.machines
     secret = {"secretName": args.token_secret} if args.token_secret else {}

@@ -7,12 +7,12 @@ import base64
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from sweeper.config.spec import SpecError
+from sweeper.errors import SpecError
 from sweeper.storage.location import is_uri
 from sweeper.storage.run_folder import SPEC_FILE
 
 if TYPE_CHECKING:
-    from sweeper.cli.commands.manifest import Plan
+    from sweeper.deploy.plan import Plan
 
 FOLDER = "~/sweep"
 TOKEN = "~/.ray/auth_token"
@@ -34,7 +34,7 @@ def text(plan: Plan, args: argparse.Namespace) -> str:
     Raises:
         SpecError: The provider lacks what it needs, or the nodes could not reach the run folder.
     """
-    from sweeper.cli.commands.manifest import document
+    from sweeper.deploy.plan import document
 
     if args.provider != "local" and not is_uri(plan.found.out):
         raise SpecError(f"machines of a cloud share no folder {plan.found.out}: give --out as a URI (s3://BUCKET/PATH)")

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sweeper.analysis.regime import Regime
+from sweeper.config.resources import Resources
 from sweeper.config.spec import SweepSpec
-from sweeper.runner.ray_tune.placement import Resources
 from sweeper.search.objectives import OBJECTIVES
 
 FEWEST = 20
@@ -102,6 +102,6 @@ def _columns(spec: SweepSpec) -> Sequence[str]:
 
 
 def _schema(spec: SweepSpec) -> Any:
-    from sweeper.storage.tables import SCHEMAS
+    from sweeper.storage.schema import SCHEMAS
 
     return SCHEMAS["trials"].empty_table().select(_columns(spec)).schema

@@ -9,9 +9,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from sweeper.errors import StorageError
 from sweeper.storage.checkpoints import CHECKPOINTS, Checkpoints, checkpoints_of, on_node
 from sweeper.storage.location import Place, place_of
-from sweeper.storage.retry import StorageError, begun_again, is_full, is_passing, line
+from sweeper.storage.retry import begun_again, is_full, is_passing, line
 from sweeper.storage.tables import Run, write
 from trainables.datasets.cache import drop_checkpoints
 from trainables.pair.record import failed, now, stopped

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from search_spaces import Space
 from search_spaces._conditions import acts, in_order
-from sweeper.config.points import checked_points, pooled
+from sweeper.config.points import checked_points
+from sweeper.config.prior import pooled
 from sweeper.config.spec import SweepSpec
+from sweeper.search.designs import budget
 from sweeper.search.objectives import OBJECTIVES, Told
-from sweeper.search.samplers import SAMPLERS, budget
+from sweeper.search.samplers import SAMPLERS
 from trainables.spec import stream
 
 if TYPE_CHECKING:

@@ -3,99 +3,41 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces import Space
-from search_spaces._conditions import in_order
+from sweeper.analysis.prior import read_prior
 from sweeper.config.fields import PriorNoise
-from sweeper.config.points import checked_points, read_prior
-from sweeper.config.spec import SpecError, SweepSpec, corners
-from sweeper.runner.proposer import make_proposer
+from sweeper.config.space import corners
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError, StorageError
 from sweeper.runner.ray_tune.address import check_reachable, joined
-from sweeper.runner.session import Session, Status, build, noise_constants
+from sweeper.runner.results import Status
+from sweeper.runner.session import Session
 from sweeper.runner.signals import sigterm_as_sigint
 from sweeper.search.k_aug import KAug
-from sweeper.search.noise_targets import (
-    MEASURED_USUAL,
-    check_defined,
-    check_shown,
-    check_target,
-    default_noise,
-    targets,
-)
-from sweeper.search.objectives import OBJECTIVES
 from sweeper.storage.checkpoints import CHECKPOINTS, clear, on_node
 from sweeper.storage.location import Place, place_of
-from sweeper.storage.retry import StorageError
 from sweeper.storage.run_folder import claim, locked, withdraw, write_start
 from sweeper.storage.space_data import write_space
 from sweeper.storage.tables import read_trials
-from trainables.noise import KNOBS, NOISE
-from trainables.pair.plugin import line_in
-from trainables.pair.record import is_out_of_memory
+from trainables.noise import NOISE
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
-from trainables.training.optimizers import family
-from trainables.trial import TRAINABLES, inspect
+from trainables.trial import TRAINABLES
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from sweeper.analysis.regime import Regime
-    from sweeper.runner.extension import Plan
-
-
-AUGMENTED = ("augmentation", "augmentation_strength")
-
-
-@dataclass(frozen=True)
-class Results:
-    """What a sweep found.
-
-    Attributes:
-        run: The run folder; text where it is a URI.
-        trials: The trials table, one row per trial.
-        objective, noise: Of the sweep.
-        interrupted: Whether it was stopped by the user; `resume` continues it.
-        reason: Why it ended early; empty where it did not.
-        failed: Configurations that failed in this session.
-    """
-
-    run: Path | str
-    trials: pa.Table
-    objective: str
-    noise: str
-    interrupted: bool = False
-    reason: str = ""
-    failed: int = 0
-
-    @property
-    def regime(self) -> Regime:
-        """The objective as a function of noise: optimum, interval, curve."""
-        from sweeper.analysis.regime import fit_regime
-
-        return fit_regime(self.trials, self.objective, self.noise)
-
-
-def load_results(run: str | Path) -> Results:
-    """Return the results that a run folder holds so far.
-
-    Raises:
-        SpecError: The folder holds no sweep.
-    """
-    from sweeper.storage.run_folder import stored_spec
-
-    spec, place = stored_spec(run), place_of(run)
-    return Results(_where(place), read_trials(place), spec.objective, spec.noise)
-
-
-def _where(place: Place) -> Path | str:
-    return place.local.absolute() if place.local else place.uri
+    from sweeper.analysis.evidence.plan import Plan
+from sweeper.config.noise_default import with_usual_noise
+from sweeper.runner.preflight import AUGMENTED, check_sweep, fit_to_ranks
+from sweeper.runner.results import Results, path_or_uri
 
 
 def run(
@@ -123,8 +65,8 @@ def run(
     """
     asked, spec = spec.address, joined(spec, say)
     space = spec.load_space()
-    spec = _apart(_with_prior(with_usual_noise(spec, space), space, say), space)
-    constants = _preflight(spec, space)
+    spec = fit_to_ranks(_with_prior(with_usual_noise(spec, space), space, say), space)
+    constants = check_sweep(spec, space)
     if spec.runner == "ray" and spec.address:
         check_reachable(spec.address)
     folder, held = claim(spec)
@@ -137,7 +79,7 @@ def run(
         session = Session(spec, space, folder, runtime, constants, listener, k_aug)
         session.stop = stop
         hold.lost = lambda why: session.break_off(StorageError(why))
-        if held and session.open and session.status.done and not confirm(_where(folder), len(session.open)):
+        if held and session.open and session.status.done and not confirm(path_or_uri(folder), len(session.open)):
             raise SpecError(f"{folder.text} holds a part of this sweep; {again} it")
         # what RAY_ADDRESS says is not the sweep's: it may be another at a resume
         write_start(folder, spec if asked else spec.model_copy(update={"address": None}), space)
@@ -149,7 +91,7 @@ def run(
             raise
         trials = _read_at_end(session)
     return Results(
-        _where(folder), trials, spec.objective, spec.noise, interrupted, session.halted, session.status.failed
+        path_or_uri(folder), trials, spec.objective, spec.noise, interrupted, session.halted, session.status.failed
     )
 
 
@@ -175,15 +117,16 @@ def extend(
     Raises:
         SpecError: It cannot be run; nothing was started.
     """
-    from sweeper.runner.extension import PLAN_FILE, Extension, keep
+    from sweeper.analysis.evidence.plan import PLAN_FILE, keep
+    from sweeper.runner.extension import Extension
 
     spec = joined(spec, say)
     assert spec.out is not None
     space, folder = spec.load_space(), place_of(spec.out)
     if folder.local:
         folder = place_of(folder.local.absolute())
-    spec = _apart(spec, space)
-    constants = _preflight(spec, space)
+    spec = fit_to_ranks(spec, space)
+    constants = check_sweep(spec, space)
     if spec.runner == "ray" and spec.address:
         check_reachable(spec.address)
     with locked(folder) as hold, _kept(f"`sweeper extend {shlex.quote(folder.uri)}` continues"):
@@ -200,7 +143,7 @@ def extend(
             folder.remove(PLAN_FILE)
         trials = _read_at_end(session)
     return Results(
-        _where(folder), trials, spec.objective, spec.noise, interrupted, session.halted, session.status.failed
+        path_or_uri(folder), trials, spec.objective, spec.noise, interrupted, session.halted, session.status.failed
     )
 
 
@@ -251,69 +194,6 @@ def _run_to_end(session: Session) -> bool:
     return False
 
 
-def _preflight(spec: SweepSpec, space: Space) -> Mapping[str, float]:
-    """Build data, models and the sampler once, so that what is missing or wrong shows before anything starts.
-
-    Returns:
-        Constants for the noise formulas: `examples`.
-
-    Raises:
-        SpecError: Data, a model or the sampler cannot be built; a batch is larger than the training set.
-    """
-    try:
-        first = next(corners(space))
-        points = [*corners(space), *({**first, **point} for point in checked_points(space, spec.enqueue))]
-        specs = [space.build(params) for params in points]
-        _check_noise(spec, specs)
-        _check_objectives(spec, specs)
-        # a cluster's devices are not this machine's
-        runtime = spec.runtime(None, "auto" if spec.address else None)
-        constants = {"examples": inspect(specs, runtime)}
-        # k_aug is probed once the run folder is there
-        k_aug = KAug({s.augmentation: {0.0: 1.0, 1.0: 1.0} for s in specs}, specs[0].augmentation)
-        needs = "k_aug" in NOISE[spec.noise].needs
-        make_proposer(spec, space, noise_constants(space, constants), k_aug if needs else None)
-    except (ValueError, KeyError) as error:
-        raise SpecError(str(error)) from None
-    except Exception as error:  # of a user's own model or data set
-        if is_out_of_memory(error):
-            raise SpecError(
-                "a trial needs more memory than this process may take, before it trains: lower its model or its data "
-                f"set ({' '.join(str(error).split()) or 'MemoryError'})"
-            ) from None
-        line = line_in(error, spec.space)
-        text = " ".join(str(error).split())
-        raise SpecError(f"a trial cannot be set up: {spec.space}{line}: {type(error).__name__}: {text}") from error
-    _check_positive(spec, specs, constants)
-    return constants
-
-
-def with_usual_noise(spec: SweepSpec, space: Space) -> SweepSpec:
-    """Return a sweep with the noise definition that it names, or the one that follows from the optimizers."""
-    if "noise" in spec.model_fields_set:
-        return spec
-    return spec.model_copy(update={"noise": _usual_noise(spec, space)})
-
-
-def _usual_noise(spec: SweepSpec, space: Space) -> str:
-    families = {family(name) for name in _optimizers(space)}
-    usual = {default_noise(f) for f in families}
-    known = targets(families)
-    if len(usual) == 1:
-        return usual.pop()
-    # no definition holds for all of them: one that is measured can at least be shown
-    return next(iter(known), MEASURED_USUAL if spec.sampler != "noise" else sorted(usual)[0])
-
-
-def _optimizers(space: Space) -> set[str]:
-    """Return the optimizers of a space's trials."""
-    if "optimizer" not in space.knobs:
-        return {space.build(next(corners(space))).optimizer}
-    deciding = in_order(["optimizer"], space.conditions)
-    corner = {tuple(params.get(k) for k in deciding): params for params in corners(space)}
-    return {space.build(params).optimizer for params in corner.values()}
-
-
 def _with_prior(spec: SweepSpec, space: Space, say: Callable[[str], None]) -> SweepSpec:
     trainable = space.build(next(corners(space))).trainable
     read = [
@@ -321,67 +201,6 @@ def _with_prior(spec: SweepSpec, space: Space, say: Callable[[str], None]) -> Sw
         for p in spec.prior
     ]
     return spec.model_copy(update={"prior": tuple(read)}) if read else spec
-
-
-def _apart(spec: SweepSpec, space: Space) -> SweepSpec:
-    """Check what a sweep asks of the cluster, and return it without stacks where children have processes of their own.
-
-    Raises:
-        SpecError: Its trials cannot be run so.
-    """
-    ranks = spec.resources.ranks
-    if spec.runner == "ray":
-        spec.resources.device(spec.device)
-    if ranks is None:
-        return spec
-    key = "gpus_per_member" if spec.resources.gpus_per_member else "ranks_per_member"
-    if spec.runner != "ray":
-        raise SpecError(f"resources.{key} needs runner ray, got {spec.runner}")
-    if spec.stack == "on" and spec.repeats > 1:
-        raise SpecError(f"stack on trains repeats as one, and resources.{key} each child apart: use --stack off")
-    if spec.prune and ranks > 1:
-        raise SpecError(f"prune needs one process a child, and resources.{key} is {ranks}: leave one of them out")
-    specs = [space.build(params) for params in corners(space)]
-    if len({s.members for s in specs}) > 1:
-        raise SpecError(f"members must be fixed with resources.{key}: --set members=2")
-    rule = f"batch_size must be a multiple of the {ranks} processes that share it (resources.{key})"
-    sizes = space.knobs.get("batch_size")
-    if sizes is not None and not hasattr(sizes, "choices") and getattr(sizes, "step", 1) % ranks:
-        raise SpecError(f"{rule}, and the space's range holds others: give its values, or --set batch_size=N")
-    if wrong := sorted({s.batch_size for s in specs if s.batch_size % ranks}):
-        raise SpecError(f"{rule}, got {wrong[0]}")
-    # what would not be stacked anyway stays the same sweep with other resources
-    stacks = any(build(spec, space, params).stack > 1 for params in corners(space))
-    return spec.model_copy(update={"stack": "off"}) if stacks else spec
-
-
-def _check_noise(spec: SweepSpec, specs: Sequence[PairSpec]) -> None:
-    # a search that aims at no noise may show a measured one
-    if spec.noise == "paper_aug" and spec.measure == 0:
-        raise SpecError("noise 'paper_aug' is measured by a probe; leave out --measure 0, or take another --noise")
-    if spec.sampler == "noise":
-        check_target(spec.noise)
-    else:
-        check_shown(spec.noise)
-    check_defined(spec.noise, {s.optimizer: family(s.optimizer) for s in specs})
-
-
-def _check_objectives(spec: SweepSpec, specs: Sequence[PairSpec]) -> None:
-    two = any(s.pair_kind == "two_task" for s in specs)
-    if two and (undefined := [name for name in spec.objectives if OBJECTIVES[name].one_task]):
-        others = ", ".join(name for name, goal in OBJECTIVES.items() if not goal.one_task)
-        raise SpecError(f"objective {undefined[0]!r} is not defined in pair_kind two_task; use one of {others}")
-
-
-def _check_positive(spec: SweepSpec, specs: Sequence[PairSpec], constants: Mapping[str, float]) -> None:
-    scale = NOISE[spec.noise]
-    if scale.kind != "predicted":
-        return
-    settings = [{"k_aug": 1.0, **constants, **{k: getattr(s, k) for k in (*KNOBS, "beta1")}} for s in specs]
-    if not any(scale.defined_at(s) and scale.predict(s) > 0 for s in settings):
-        raise SpecError(
-            f"noise {spec.noise!r} is 0 for every configuration, or undefined: {scale.formula}; choose another --noise"
-        )
 
 
 def _probed(spec: SweepSpec, space: Space, runtime: Runtime, say: Callable[[str], None]) -> KAug:

@@ -4,73 +4,37 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from search_spaces import Space
+from sweeper.analysis.best import pareto
 from sweeper.analysis.constraints import MEMORY, constraints, feasible
 from sweeper.analysis.trial_warnings import split
-from sweeper.config.spec import SpecError, SweepSpec, corners, members_of
-from sweeper.pareto import pareto
+from sweeper.config.space import members_of, noise_constants
+from sweeper.config.spec import SweepSpec
+from sweeper.config.trials import build
+from sweeper.errors import SpecError, StorageError
 from sweeper.runner.budgets import Budgets, gpus_of
 from sweeper.runner.jobs import Job, Row, was_stopped
 from sweeper.runner.leaderboard import Ranking
 from sweeper.runner.proposer import DesignProposer, Proposal, Proposer, budget_of, make_proposer
 from sweeper.runner.pruning import Judge, Pruner, saved
+from sweeper.runner.results import Status
 from sweeper.search.objectives import OBJECTIVES, Objective, Told
 from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.compaction import AUTOMATIC, compact
 from sweeper.storage.location import place_of
-from sweeper.storage.retry import StorageError
-from sweeper.storage.tables import Run, SearchRow, read, read_rows, weights_of, write_search
-from trainables.noise import KNOBS, NOISE
+from sweeper.storage.schema import SearchRow
+from sweeper.storage.tables import Run, read, read_rows, weights_of, write_search
+from trainables.noise import NOISE
 from trainables.result import Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
 KEEP_WEIGHTS = 3
-# from here on a stack of members is faster than a loop: 8 members at batches of up to 32 (measured, see LOG.md)
-STACK_MEMBERS, STACK_BATCH = 8, 32
-
-
-@dataclass
-class Status:
-    """Where a sweep stands, in configurations."""
-
-    budget: int
-    done: int = 0
-    running: int = 0
-    failed: int = 0
-    pruned: int = 0
-    saved_seconds: float = 0.0
-    """Training time of the steps that pruned trials did not run."""
-    best: float | None = None
-    target: float | None = None
-    warnings: dict[str, str] = field(default_factory=lambda: {})
-    """Warning key -> the first trial's sentence."""
-    started: float = field(default_factory=time.monotonic)
-
-
-def noise_constants(space: Space, more: Mapping[str, float]) -> dict[str, float]:
-    """Return what stands in the noise formulas beside the knobs: the space's fixed values, and `more`.
-
-    Of a knob that acts under a condition only, it is the value elsewhere.
-    """
-    some = space.build(next(corners(space)))
-    names = [k for k in (*KNOBS, "beta1") if k not in space.knobs or k in space.conditions]
-    return {**{k: getattr(PairSpec if k in space.conditions else some, k) for k in names}, **more}
-
-
-def build(spec: SweepSpec, space: Space, params: Mapping[str, Any], repeat: int = 0) -> PairSpec:
-    """Return a trial of a sweep: its space's, with the sweep's seed, and stacked where the sweep stacks."""
-    trial = space.build(params, seed=spec.seed, repeat=repeat)
-    large = 2 * spec.repeats >= STACK_MEMBERS and trial.batch_size <= STACK_BATCH
-    stacked = spec.stack == "on" or (spec.stack == "auto" and large)
-    return replace(trial, stack=spec.repeats) if stacked else trial
 
 
 class Session:

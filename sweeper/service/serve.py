@@ -10,17 +10,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeper.config.yaml_source import SpecError
 from sweeper.descriptors import raise_limit
+from sweeper.errors import SpecError
 from sweeper.net import is_loopback
 from sweeper.service.api.app import limits_of, make_api
+from sweeper.service.config import Config
 from sweeper.service.db.sweeps import Entry
 from sweeper.service.http.outgoing import Paced
 from sweeper.service.http.peers import Connections, networks, room
 from sweeper.service.http.server import server_of
 from sweeper.service.logs import count_repeats
 from sweeper.service.pages import mount
-from sweeper.service.service import Config, Service
+from sweeper.service.service import Service
 from sweeper.service.webhooks import Webhooks, check_prefix
 
 _BACKLOG = 2048

@@ -24,7 +24,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from sweeper.client.models import State, moment
 from sweeper.config.plain_text import check_plain
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.net import is_loopback, line, reason
 from sweeper.service.db.sweeps import Entry
 from sweeper.service.db.tables import deliveries, sweeps

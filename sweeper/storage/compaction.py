@@ -14,7 +14,8 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 
 from sweeper.storage.location import Place
-from sweeper.storage.tables import SCHEMAS, joined, read_parts, write_table
+from sweeper.storage.schema import SCHEMAS
+from sweeper.storage.tables import joined, read_parts, write_table
 
 AUTOMATIC = 100
 """A finished sweep compacts itself from so many parts of a table on: fewer are read as fast as one."""

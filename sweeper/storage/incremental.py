@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from sweeper.storage.location import Place, Stamp
-from sweeper.storage.tables import GONE, SCHEMAS, joined, read_parts
+from sweeper.storage.schema import GONE, SCHEMAS
+from sweeper.storage.tables import joined, read_parts
 
 
 @dataclass

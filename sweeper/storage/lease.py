@@ -18,9 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError, StorageError
 from sweeper.storage.location import Place
-from sweeper.storage.retry import StorageError
 
 LEASE_FILE = ".lease.json"
 RENEW_SECONDS, STALE_SECONDS, SETTLE_SECONDS = 15.0, 75.0, 1.0

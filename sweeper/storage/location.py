@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from sweeper.config.yaml_source import SpecError
-from sweeper.storage.retry import READING, StorageError, is_full, line, patience, retried
+from sweeper.errors import AwayError, SpecError, StorageError
+from sweeper.storage.retry import READING, is_full, line, patience, retried
 from trainables.io.atomic import write_atomic
 
 T = TypeVar("T")
@@ -37,10 +37,6 @@ ABANDONED_SECONDS = 3600.0
 def is_uri(place: object) -> bool:
     """Whether a place is written as a URI."""
     return "://" in str(place)
-
-
-class AwayError(SpecError):
-    """A store that a command which only reads cannot reach: one clear line."""
 
 
 @dataclass(frozen=True)

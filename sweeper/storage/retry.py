@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from sweeper.errors import StorageError
+
 T = TypeVar("T")
 
 READING = 10.0
@@ -31,10 +33,6 @@ _REFUSED = re.compile(
     r"|UNAUTHENTICATED|HTTP status 40[013]|bucket does not exist",
     re.I,
 )
-
-
-class StorageError(OSError):
-    """Storage that a sweep could not read or write: one clear line."""
 
 
 def patience() -> float:

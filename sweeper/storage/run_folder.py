@@ -13,8 +13,10 @@ from typing import Any
 
 from search_spaces import Space
 from sweeper.config.plain_text import check_plain_values
-from sweeper.config.spec import SpecError, SweepSpec, read_yaml
+from sweeper.config.spec import SweepSpec
+from sweeper.config.yaml_source import read_yaml
 from sweeper.config.yaml_text import with_numbers
+from sweeper.errors import SpecError
 from sweeper.storage.lease import Hold, holder, leased
 from sweeper.storage.location import Place, place_of
 from sweeper.storage.space_data import SPACE_FILE, write_space
@@ -227,3 +229,6 @@ def is_running(run: str | Path | Place) -> bool:
     except OSError as error:
         return holder(place) is not None if error.errno in NO_LOCKS else error.errno == errno.EWOULDBLOCK
     return False
+
+
+PAGE = "dashboard.html"

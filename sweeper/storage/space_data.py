@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from search_spaces import Space
 from search_spaces._plain import from_json, to_json
 from search_spaces._space import SpaceError
-from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError
 from sweeper.storage.location import place_of
 from sweeper.storage.tables import Run, read
 from trainables.spec import PairSpec

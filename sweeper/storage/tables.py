@@ -23,7 +23,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +31,12 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from sweeper.analysis.trial_warnings import SEPARATOR
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.storage.location import Place, place_of
+from sweeper.storage.schema import GONE, MANY, META, ROUNDS, SCHEMAS, SEPARATOR, VERSION, NewerSchema, SearchRow
 from trainables.result import (
     SCHEMA_VERSION,
-    Column,
-    HistoryRow,
-    MergeRow,
     PairOutput,
-    PlaneRow,
-    RungRow,
-    col,
-    columns_of,
-    trial_columns,
 )
 
 pc: Any = pyarrow.compute  # whose functions are made when it is imported
@@ -52,63 +44,8 @@ Run = str | Path | Place
 """A run folder: its path, its URI or its place."""
 
 
-@dataclass(frozen=True)
-class SearchRow:
-    """What the sampler thought when it proposed one configuration."""
-
-    number: int = col("position of the configuration in its sweep")
-    config: str = col("configuration")
-    params: str = col("knobs as JSON")
-    sampler: str = col("sampler")
-    origin: str | None = col(
-        "how the candidate came about: startup, level_set, filling, neighbour (a refined one has its ancestor's), "
-        "repeat (of a finished configuration), enqueued (by the user)"
-    )
-    noise_target: float | None = col("noise of the proposal, of the sweep's definition")
-    optimum: float | None = col("the sampler's estimate then: the noise at which the trials' smoothed loss was lowest")
-    optimum_low: float | None = col("lower end of its 90 % interval over resamples of the trials so far")
-    optimum_high: float | None = col("upper end of that interval")
-    exponents: str | None = col("fitted exponents of the noise as JSON")
-    seconds_ask: float = col("time the sampler took", "s")
-    variance_share: float | None = col("share of the explained variance that noise alone explains", "1", default=None)
-
-
-_ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
-MANY = "imported"
-"""Name of a part with the trials of a whole table."""
-GONE = "went away"
-ROUNDS = 3
-_META, _VERSION = b"sweeper.table", b"sweeper.schema_version"
-
-
 class SkippedPart(UserWarning):
     """A file in the run folder that is no part of its table and was left out."""
-
-
-class NewerSchema(SpecError):  # noqa: N818  (reads as what it says)
-    """A part that a newer version of this package wrote: leaving it out would show half of the truth."""
-
-    def __init__(self, path: str, version: int) -> None:
-        super().__init__(
-            f"{path} was written by a newer sweeper (schema {version}, this one reads up to {SCHEMA_VERSION}): upgrade"
-        )
-
-
-def _schema(table: str, columns: Iterable[Column]) -> pa.Schema:
-    return pa.schema(
-        [pa.field(c.name, _ARROW[c.kind], metadata={"unit": c.unit, "doc": c.doc}) for c in columns],
-        metadata={_META: table.encode(), _VERSION: str(SCHEMA_VERSION).encode()},
-    )
-
-
-SCHEMAS: Mapping[str, pa.Schema] = {
-    "trials": _schema("trials", trial_columns()),
-    "merges": _schema("merges", columns_of(MergeRow)),
-    "history": _schema("history", columns_of(HistoryRow)),
-    "planes": _schema("planes", columns_of(PlaneRow)),
-    "rungs": _schema("rungs", columns_of(RungRow)),
-    "search": _schema("search", columns_of(SearchRow)),
-}
 
 
 def _records(rows: Iterable[Any]) -> list[dict[str, Any]]:
@@ -204,15 +141,15 @@ def read_part(place: Place, path: str, table: str) -> pa.Table | str:
                 return GONE
             source = pa.BufferReader(content)
         data = pq.ParquetFile(source, page_checksum_verification=True).read()
-        kind = (data.schema.metadata or {}).get(_META, b"").decode()
+        kind = (data.schema.metadata or {}).get(META, b"").decode()
         if kind != table:
             return f"holds {kind or 'foreign data'}, not {table}"
-        version = (data.schema.metadata or {}).get(_VERSION, b"")
+        version = (data.schema.metadata or {}).get(VERSION, b"")
         if version.isdigit() and int(version) > SCHEMA_VERSION:
             # its columns may mean something else
             raise NewerSchema(path, int(version))
         names = data.column_names  # made anew, in the length of the schema, every time it is asked for
-        if version == schema.metadata[_VERSION] and names != schema.names:
+        if version == schema.metadata[VERSION] and names != schema.names:
             return "does not have the columns of its version"
         there = set(names)
         # an older part lacks the columns that came later: they read as empty

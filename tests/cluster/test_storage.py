@@ -18,11 +18,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import sweeper
 from sweeper import SweepSpec
 from sweeper.cli.main import main
-from sweeper.config.spec import SpecError
+from sweeper.errors import SpecError
 from sweeper.storage import lease
 from sweeper.storage.location import Place, place_of
 from sweeper.storage.run_folder import is_running, locked
-from sweeper.storage.tables import SCHEMAS, read, read_parts, read_trials
+from sweeper.storage.schema import SCHEMAS
+from sweeper.storage.tables import read, read_parts, read_trials
 from tests.cluster.faulty_s3 import FaultyS3, serving
 
 pytestmark = pytest.mark.cluster
@@ -116,7 +117,7 @@ def test_a_store_that_is_away_for_a_while_costs_nothing(s3: FaultyS3, tmp_path: 
     uri = new(s3)
     seen: list[int] = []
 
-    def listener(status: sweeper.runner.session.Status) -> None:
+    def listener(status: sweeper.runner.results.Status) -> None:
         if status.done == 3 and not seen:
             seen.append(1)
             s3.away = True

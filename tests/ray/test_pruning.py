@@ -11,7 +11,8 @@ import sweeper
 from sweeper import SweepSpec
 from sweeper.runner.pruning import saved
 from sweeper.runner.session import Session
-from sweeper.storage.tables import SCHEMAS, read, read_trials
+from sweeper.storage.schema import SCHEMAS
+from sweeper.storage.tables import read, read_trials
 
 pytestmark = pytest.mark.ray
 PARTS = ("trials", "merges", "history", "rungs")

@@ -11,10 +11,10 @@ import pytest
 
 import search_spaces
 from sweeper.cli.main import _parser
-from sweeper.runner.ray_tune.placement import Resources
+from sweeper.config.resources import Resources
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.search.samplers import SAMPLERS
-from sweeper.storage.tables import SCHEMAS
+from sweeper.storage.schema import SCHEMAS
 from trainables.datasets.augmentation import AUGMENTATIONS
 from trainables.datasets.load import DATASETS
 from trainables.merging.coefficient_grid import GREEDY
@@ -139,7 +139,7 @@ def test_every_command_for_one_trial_parses() -> None:
 
 
 def test_the_yaml_example_is_a_sweep(tmp_path: Path) -> None:
-    from sweeper.config.spec import load_spec
+    from sweeper.config.load import load_spec
 
     (block,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
     path = tmp_path / "sweep.yaml"

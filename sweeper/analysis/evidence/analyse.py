@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from sweeper.analysis.evidence.cells import MAX_CONFIGS, Array, Cells, collect, tame, tame_along, thin
-from sweeper.analysis.evidence.controls import Nested, controls
-from sweeper.analysis.evidence.exponents import Explained, Exponents, Leftover, explained, fit_exponents, leftover
-from sweeper.analysis.evidence.needs import Need, needed
+from sweeper.analysis.evidence.cells import Array, Cells, collect, tame, tame_along, thin
+from sweeper.analysis.evidence.controls import controls
+from sweeper.analysis.evidence.exponents import Exponents, explained, fit_exponents, leftover
+from sweeper.analysis.evidence.findings import Analysis
+from sweeper.analysis.evidence.needs import needed
 from sweeper.analysis.evidence.ranking import (
     FITTED,
-    Collapse,
-    Ranking,
-    Transfer,
     candidates,
     collapse,
     common,
@@ -29,72 +25,13 @@ from sweeper.analysis.evidence.ranking import (
     transfer,
 )
 from sweeper.analysis.evidence.sentences import sentences
-from sweeper.analysis.evidence.shape import Shape, shape
+from sweeper.analysis.evidence.shape import shape
 from sweeper.analysis.evidence.two_lines import DIGITS, MIN_LEVELS
-from sweeper.analysis.evidence.verdict import Verdict, judge
+from sweeper.analysis.evidence.verdict import judge
 from sweeper.analysis.regime import DESIGNED_SAMPLERS, EXTEND, Regime, fit_regime
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES
 from trainables.result import Outcome
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What a table of trials says about an objective and a noise. Parts that are not possible carry a `reason`.
-
-    Attributes:
-        objective: Name in `OBJECTIVES`, `label` the same for people.
-        noise: Name in `NOISE`.
-        split: Split of the scores: train, val or test.
-        n_trials, n_configs: Viable trials with a noise and a score, and their configurations.
-        n_tested: Configurations that the tests looked at; fewer in large tables.
-        set_aside: Trials whose noises a sampler chose that learns, left out of verdict, optimum and shape where
-            `sweeper extend` has added enough noises by design.
-        tail: Trials that were raised to the floor of the bad tail, along the noise.
-        verdict: `hump`, `plateau then cliff` or `undetermined`.
-        sentences: The findings, quotable; the first one is the verdict.
-        regime: Optimum, interval and curve.
-        judged: What the verdict rests on.
-        shape: Isotonic against unimodal.
-        explained, leftover: Noise ceiling, lack of fit, and whether knobs tell more, of this noise.
-        exponents: The index with free exponents, beside each definition's.
-        ranking: Definitions by R² of left-out configurations.
-        transfer: From the learning-rate sweep to those of the other knobs.
-        collapse: How well the sweeps fall on one curve.
-        controls: Beyond the parents' accuracy, and beyond each sharpness that was measured beside it.
-        needs: Trials that are missing for a firm answer.
-    """
-
-    objective: str
-    label: str
-    noise: str
-    split: str
-    n_trials: int
-    n_configs: int
-    n_tested: int
-    set_aside: int
-    tail: int
-    verdict: str
-    regime: Regime
-    judged: Verdict
-    shape: Shape
-    explained: Explained
-    leftover: Leftover
-    exponents: Exponents
-    ranking: Ranking
-    transfer: Transfer
-    collapse: Collapse
-    controls: tuple[Nested, ...]
-    needs: tuple[Need, ...]
-
-    @property
-    def sentences(self) -> tuple[str, ...]:
-        """The findings as sentences; the first one is the verdict."""
-        return sentences(self)
-
-    def record(self) -> dict[str, Any]:
-        """Return everything as what JSON can hold."""
-        return {**_plain(asdict(self)), "sentences": list(self.sentences)}
 
 
 def analyse(
@@ -126,7 +63,8 @@ def analyse(
     check_shown(noise)
     split = split or OBJECTIVES[objective].split_in(trials)
     with threadpool_limits(1):  # thousands of small matrices: further threads only wait for each other
-        return _analysed(trials, objective, noise, split, seed, draws)
+        analysis = _analysed(trials, objective, noise, split, seed, draws)
+    return replace(analysis, sentences=sentences(analysis))
 
 
 def _analysed(trials: pa.Table, objective: str, noise: str, split: str, seed: int, draws: int) -> Analysis:
@@ -193,16 +131,3 @@ def _free(cells: Cells, exponents: Exponents) -> Array | None:
         return None
     both = {**exponents.value, **exponents.shift}
     return np.array([both[k] for k in cells.factors])
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-__all__ = ["MAX_CONFIGS", "Analysis", "analyse"]

@@ -17,6 +17,11 @@ from sweeper.analysis.regime import edges
 
 if TYPE_CHECKING:
     from sweeper.analysis.evidence.verdict import Verdict
+from typing import TYPE_CHECKING
+
+from sweeper.config.spec import SweepSpec
+from sweeper.storage.location import is_uri
+from trainables.trial import IMPORTED
 
 LEVELS = 9
 SPAN = 300.0
@@ -163,3 +168,21 @@ def _neighbours(i: int) -> list[int]:
 
 def _round(place: float) -> float:
     return float(f"{math.exp(place):.3g}")
+
+
+OBJECTIVE = "gain_mean"
+
+
+def extend_command(called: str, spec: SweepSpec, noise: str | None = None, objective: str | None = None) -> str:
+    """Return the command that runs what is missing for an answer; empty where none can.
+
+    Args:
+        called: What the command calls the sweep.
+        spec: The sweep.
+        noise: Noise scale of the answer; None is the sweep's.
+        objective: What the answer is about; None is `OBJECTIVE`.
+    """
+    if is_uri(spec.out) or spec.fixed.get("trainable") == IMPORTED:
+        return ""
+    flags = [f" --{k} {v}" for k, v in (("noise", noise), ("objective", objective)) if v]
+    return f"sweeper extend {called}{''.join(flags)}"

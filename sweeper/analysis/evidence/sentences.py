@@ -10,12 +10,12 @@ from sweeper.analysis.evidence.gains import Finding, Gain
 from sweeper.analysis.evidence.linear import R2
 from sweeper.analysis.evidence.ranking import FITTED
 from sweeper.analysis.evidence.verdict import UNDETERMINED
-from sweeper.analysis.text import FACTORS, counted, number
+from sweeper.formatting import FACTORS, counted, number
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 
 if TYPE_CHECKING:
-    from sweeper.analysis.evidence.analyse import Analysis
+    from sweeper.analysis.evidence.findings import Analysis
     from sweeper.analysis.evidence.ranking import Ranking
 
 _REVERSE = {

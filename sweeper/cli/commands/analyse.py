@@ -7,25 +7,23 @@ import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from sweeper.analysis.text import counted, emit, format_table, number, wrap
-from sweeper.config.spec import SpecError, SweepSpec
-from sweeper.formatting import cell_text, is_value
+from sweeper.cli.output import emit
+from sweeper.errors import SpecError
+from sweeper.formatting import cell_text, counted, format_table, is_value, number, wrap
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES
-from sweeper.storage.location import is_uri
 from trainables.registry import UnknownName, unknown
 from trainables.result import SPLITS
-from trainables.trial import IMPORTED
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from sweeper.analysis.evidence.analyse import Analysis
+    from sweeper.analysis.evidence.findings import Analysis
+    from sweeper.analysis.evidence.plan import Plan
     from sweeper.analysis.evidence.ranking import Rank
-    from sweeper.runner.extension import Plan
+from sweeper.analysis.evidence.needs import OBJECTIVE, extend_command
 
 DONE = 0
-OBJECTIVE = "gain_mean"
 _SHOWN = 12
 FITTED = "fitted"
 _KNOBS = {"learning_rate": "η", "batch_size": "B", "momentum": "μ", "weight_decay": "λ",
@@ -35,7 +33,7 @@ _KNOBS = {"learning_rate": "η", "batch_size": "B", "momentum": "μ", "weight_de
 def analyse(args: argparse.Namespace) -> int:
     """`sweeper analyse DIR...`."""
     from sweeper.analysis.evidence import analyse as analysis
-    from sweeper.cli.commands.extend import known_missing
+    from sweeper.analysis.evidence.plan import known_missing
     from sweeper.storage.run_folder import stored_spec
     from sweeper.storage.tables import read_trials
 
@@ -65,21 +63,6 @@ def analyse(args: argparse.Namespace) -> int:
     return DONE
 
 
-def extend_command(called: str, spec: SweepSpec, noise: str | None = None, objective: str | None = None) -> str:
-    """Return the command that runs what is missing for an answer; empty where none can.
-
-    Args:
-        called: What the command calls the sweep.
-        spec: The sweep.
-        noise: Noise scale of the answer; None is the sweep's.
-        objective: What the answer is about; None is `OBJECTIVE`.
-    """
-    if is_uri(spec.out) or spec.fixed.get("trainable") == IMPORTED:
-        return ""
-    flags = [f" --{k} {v}" for k, v in (("noise", noise), ("objective", objective)) if v]
-    return f"sweeper extend {called}{''.join(flags)}"
-
-
 def _title(folder: str, folders: int) -> str:
     return f"{folder}\n\n" if folders > 1 else ""
 
@@ -97,7 +80,7 @@ def _checked(args: argparse.Namespace) -> str | None:
 
 
 def _conditions(texts: Iterable[str]) -> list[tuple[str, str]]:
-    from sweeper.storage.tables import SCHEMAS
+    from sweeper.storage.schema import SCHEMAS
 
     found: list[tuple[str, str]] = []
     for text in texts:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.comparison import SPLITS, Compared, Overlap, doubts, look, overlaps
-from sweeper.analysis.text import WIDTH, emit, format_table, number, wrap
-from sweeper.config.spec import SpecError
+from sweeper.cli.output import emit
+from sweeper.errors import SpecError
+from sweeper.formatting import WIDTH, format_table, number, wrap
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.storage.location import place_of

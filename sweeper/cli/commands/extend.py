@@ -6,27 +6,21 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.text import counted, emit, format_table, number, wrap
-from sweeper.config.spec import SpecError, SweepSpec
-from sweeper.flags import MACHINE_KEYS, flags
-from sweeper.search.noise_targets import check_shown
-from sweeper.search.objectives import OBJECTIVES
+from sweeper.analysis.evidence.analyse import analyse
+from sweeper.cli.output import emit
+from sweeper.config.spec import SweepSpec
+from sweeper.formatting import counted, format_table, number, wrap
 from sweeper.storage.location import place_of
 from trainables.noise import KNOBS
-from trainables.registry import UnknownName
 from trainables.spec import PairSpec
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from search_spaces import Space
-    from sweeper.analysis.evidence.analyse import Analysis
-    from sweeper.analysis.evidence.needs import Need
-    from sweeper.runner.extension import Plan
-    from sweeper.storage.tables import Run
+    from sweeper.analysis.evidence.plan import Plan
+from sweeper.analysis.evidence.plan import planned
+from sweeper.cli.options import flags
+from sweeper.config.spec import MACHINE_KEYS
 
 DONE, NO_SUCCESS, INTERRUPTED = 0, 3, 130
 
@@ -62,7 +56,7 @@ def extend(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, spec: SweepSpec, found: Plan, record: dict[str, Any]) -> int:
-    from sweeper.cli.commands.inspect import write_page
+    from dashboards.page.page import write_page
     from sweeper.cli.progress import Progress
     from sweeper.runner import run as launch
 
@@ -78,7 +72,7 @@ def _run(args: argparse.Namespace, spec: SweepSpec, found: Plan, record: dict[st
     if results.reason:
         print(f"stopped early: {results.reason}; {again}", file=sys.stderr)
     write_page(results.run)
-    analysis = _analysed(results.trials, record["objective"], record["noise"])
+    analysis = analyse(results.trials, record["objective"], record["noise"])
     record |= {
         "outcomes": {o: outcomes.count(o) for o in sorted(set(outcomes))},
         "verdict_after": analysis.verdict,
@@ -96,161 +90,12 @@ def _run(args: argparse.Namespace, spec: SweepSpec, found: Plan, record: dict[st
     return DONE if "ok" in outcomes and results.failed < spec.max_failed else NO_SUCCESS
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a firm answer lacks.
-
-    Attributes:
-        analysis: What the trials say.
-        plan: The trials to run.
-        sentences: The verdict, and what to know about the plan.
-    """
-
-    analysis: Analysis
-    plan: Plan
-    sentences: tuple[str, ...]
-
-
-def planned(
-    spec: SweepSpec,
-    space: Space,
-    objective: str | None = None,
-    noise: str | None = None,
-    repeats: int | None = None,
-    noises: int | None = None,
-) -> Asked:
-    """Return the trials that a firm answer lacks; those of an extension that was begun come first.
-
-    Args:
-        spec: The sweep; `out` names its folder.
-        space: Its search space.
-        objective: What the answer is about; None is `gain_mean`.
-        noise: Noise scale of the answer; None is the sweep's.
-        repeats: See `plan_for`.
-        noises: See `plan_for`.
-
-    Raises:
-        SpecError: An unknown name, or the folder cannot be read.
-    """
-    from sweeper.runner.extension import PLAN_FILE
-    from sweeper.storage.tables import read_trials
-
-    assert spec.out is not None
-    noise, objective, place = noise or spec.noise, objective or "gain_mean", place_of(spec.out)
-    _check(objective, noise)
-    trials = read_trials(place)
-    analysis = _analysed(trials, objective, noise)
-    found, begun = missing(spec, space, place, trials, analysis, repeats, noises)
-    continued = f"continues the extension that was begun; delete {place.text}/{PLAN_FILE} to plan anew"
-    return Asked(analysis, found, (*analysis.sentences[:1], *([continued] if begun else []), *found.impossible))
-
-
-def missing(
-    spec: SweepSpec,
-    space: Space,
-    run: Run,
-    trials: pa.Table,
-    analysis: Analysis,
-    repeats: int | None = None,
-    noises: int | None = None,
-) -> tuple[Plan, bool]:
-    """Return the trials that an extension would run now, and whether they are the rest of one that was begun.
-
-    Every output that names a number of further trials takes it from here.
-
-    Args:
-        spec: The sweep.
-        space: Its search space.
-        run: Its folder.
-        trials: Its trials.
-        analysis: From `sweeper.analysis.evidence.analyse.analyse`.
-        repeats: See `plan_for`.
-        noises: See `plan_for`.
-
-    Raises:
-        SpecError: The folder cannot be read.
-    """
-    from sweeper.runner.extension import kept
-
-    found = kept(run, trials.select(["digest", "outcome"]).to_pylist())
-    return (found, True) if found.specs else (plan_for(spec, space, trials, analysis, repeats, noises), False)
-
-
-def known_missing(spec: SweepSpec, run: Run, trials: pa.Table, analysis: Analysis) -> Plan | None:
-    """Return what `missing` returns, for a reader; None where only code tells the search space."""
-    from sweeper.storage.space_data import known_space
-
-    try:
-        known = known_space(spec)
-        return None if known.assumed else missing(spec, known.space, run, trials, analysis)[0]
-    except (SpecError, ValueError):
-        return None
-
-
-def plan_for(
-    spec: SweepSpec,
-    space: Space,
-    trials: pa.Table,
-    analysis: Analysis,
-    repeats: int | None = None,
-    noises: int | None = None,
-) -> Plan:
-    """Return the trials that an analysis of a sweep asks for.
-
-    Args:
-        spec: The sweep.
-        space: Its search space.
-        trials: Its trials.
-        analysis: From `sweeper.analysis.evidence.analyse.analyse`.
-        repeats: So many trials for each need, instead of what it asks for.
-        noises: At most so many new noises, the first ones asked for; None takes all.
-    """
-    from sweeper.analysis.best import best_trials, over_limits
-    from sweeper.runner.extension import plan
-    from sweeper.runner.session import noise_constants
-
-    # the sweep's own trials: an extension that was cut off must find the same best configuration again
-    own = trials.filter(trials["number"].is_valid())
-    best = best_trials(own, analysis.objective, lost=over_limits(own, spec))
-    examples = next((n for n in own["examples"].to_pylist() if n), None)
-    constants = noise_constants(space, {} if examples is None else {"examples": examples})
-    needs = list(_limited(analysis.needs, repeats, noises))
-    return plan(needs, trials.to_pylist(), best[0] if best else None, spec, space, analysis.noise, constants)
-
-
-def _limited(needs: Sequence[Need], repeats: int | None, noises: int | None) -> Iterator[Need]:
-    new = 0
-    for need in needs:
-        new += need.config is None
-        if need.config is None and noises is not None and new > noises:
-            continue
-        yield need if repeats is None else replace(need, repeats=repeats)
-
-
-def _analysed(trials: pa.Table, objective: str, noise: str) -> Analysis:
-    from sweeper.analysis.evidence.analyse import analyse
-
-    return analyse(trials, objective, noise)
-
-
-def _spec(args: argparse.Namespace, stored: SweepSpec) -> SweepSpec:
-    return SweepSpec.checked({**stored.model_dump(exclude_unset=True), **flags(args, MACHINE_KEYS)})
-
-
-def _check(objective: str, noise: str) -> None:
-    try:
-        check_shown(noise)
-        OBJECTIVES[objective]
-    except (ValueError, UnknownName) as error:
-        raise SpecError(str(error)) from None
-
-
 def _records(found: Plan) -> Iterator[dict[str, Any]]:
-    for planned in found.planned:
-        for spec in planned.specs:
+    for trial in found.planned:
+        for spec in trial.specs:
             knobs = {k: getattr(spec, k) for k in (*KNOBS, "augmentation", "augmentation_strength")}
             about = {"digest": spec.digest, "config": spec.config, "repeat": spec.repeat}
-            yield {**about, "new": planned.new, "noise": planned.noise, **knobs, "why": planned.why}
+            yield {**about, "new": trial.new, "noise": trial.noise, **knobs, "why": trial.why}
 
 
 def _table(found: Plan) -> str:
@@ -282,3 +127,7 @@ def _count(found: Plan) -> str:
 
 def _lines(texts: Sequence[str]) -> str:
     return "\n".join(wrap(text, 0) for text in texts)
+
+
+def _spec(args: argparse.Namespace, stored: SweepSpec) -> SweepSpec:
+    return SweepSpec.checked({**stored.model_dump(exclude_unset=True), **flags(args, MACHINE_KEYS)})

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.text import emit, format_belief, format_front, format_table, number, plain, wrap
-from sweeper.analysis.trial_warnings import Doubt, doubts, lines
-from sweeper.config.spec import SpecError, SweepSpec
-from sweeper.search.noise_targets import check_shown
-from sweeper.storage.location import Place, is_uri, place_of
-from trainables.noise import KNOBS
+from sweeper.analysis.text import format_belief
+from sweeper.cli.output import emit
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError
+from sweeper.formatting import format_table, number, plain, wrap
+from sweeper.storage.location import is_uri, place_of
 from trainables.registry import UnknownName
 
 if TYPE_CHECKING:
     from trainables.result import PairOutput
+from sweeper.analysis.summary import SHOWN_KNOBS, advised, found, found_text, shown_noise, trial_warnings, warning_lines
 
 DONE, ERROR = 0, 1
-PAGE = "dashboard.html"
-SHOWN_KNOBS = (*KNOBS, "augmentation_strength")
 
 
 def _rows(args: argparse.Namespace) -> tuple[SweepSpec, Any, str]:
@@ -35,135 +33,6 @@ def _rows(args: argparse.Namespace) -> tuple[SweepSpec, Any, str]:
     spec = stored_spec(args.dir)
     noise = shown_noise(getattr(args, "noise", None) or spec.noise)
     return spec, read_trials(args.dir), noise
-
-
-def shown_noise(noise: str) -> str:
-    """Return the name of a noise that can be shown.
-
-    Raises:
-        SpecError: There is no such noise, or it has no column.
-    """
-    try:
-        check_shown(noise)
-    except (ValueError, UnknownName) as error:
-        raise SpecError(str(error)) from None
-    return noise
-
-
-def found(folder: str | Path, trials: Any, noise: str) -> dict[str, Any]:
-    """Return what a sweep found: its summary, Pareto set, recommendations, warnings and where the files are."""
-    from sweeper.analysis.best import over_limits, winner
-    from sweeper.analysis.posterior import belief
-    from sweeper.analysis.recommend import BOTH, summary
-    from sweeper.storage.run_folder import stored_spec
-    from sweeper.storage.tables import weights_of
-
-    spec = stored_spec(folder)
-    place = place_of(folder)
-    folder = place.local.absolute() if place.local else place.uri
-    believed, lost = belief(spec, trials, noise), over_limits(trials, spec)
-    record = {**summary(trials, spec.objective, noise, believed, lost), "run": str(folder)}
-    record["objectives"] = list(spec.objectives)
-    record["front"] = _front(spec, trials)
-    weights = weights_of(record["best"]["digest"]) if record["best"] else None
-    record["page"] = _file(place, PAGE) if place.has(PAGE) else None
-    record["first_details"] = _first_details(trials)
-    record["warnings"] = [*_warned(trials), *([believed.assumed] if believed.assumed else [])]
-    record["weights"] = _file(place, weights) if weights and place.has(weights) else None
-    try:
-        best = winner(trials, spec.objective, believed, lost)
-        record["recommendations"] = _advice(trials, noise, BOTH, {spec.objective: best})
-    except SpecError:
-        record["recommendations"] = {}  # no optimum yet, or a noise without a learning rate: the summary says so
-    return record
-
-
-def _file(place: Place, name: str) -> str:
-    return str(place.local.absolute() / name) if place.local else f"{place.text}/{name}"
-
-
-def _front(spec: SweepSpec, trials: Any) -> list[dict[str, Any]]:
-    from sweeper.analysis.constraints import feasible
-    from sweeper.pareto import pareto
-
-    if not spec.further_objectives:
-        return []
-    return pareto(trials.to_pylist(), spec.objectives, lambda row: feasible(row, spec))
-
-
-def found_text(record: Mapping[str, Any]) -> str:
-    """Return the record of `found` for a terminal."""
-    from sweeper.analysis.recommend import format_summary
-
-    parts = [format_summary(record)]
-    parts += [format_front(record["front"], record["objectives"])] if record["front"] else []
-    parts += [f"first {outcome} trial: {detail}" for outcome, detail in record["first_details"].items()]
-    parts += ["\n".join(wrap(f"warning: {line}", 0) for line in record["warnings"])] if record["warnings"] else []
-    for name, advice in record["recommendations"].items():
-        parts.append(f"hyperparameters that reach the best noise for {name}\n{advice['text']}")
-    again = f"not kept; `sweeper best {shlex.quote(record['run'])} --save FILE` trains that trial again"
-    trained_here = not (record["synthetic"] or record["imported"])
-    weights = record["weights"] or (again if record["best"] and trained_here else None)
-    places = {"results": record["run"], "page": record["page"], "best merged weights": weights}
-    parts.append("\n".join(f"{name + ':':<21}{place}" for name, place in places.items() if place))
-    return "\n\n".join(parts)
-
-
-def _doubts(trials: Any) -> list[Doubt]:
-    return doubts(trials["warnings"].to_pylist())
-
-
-def _warned(trials: Any) -> list[str]:
-    return lines(_doubts(trials), trials.num_rows)
-
-
-def _first_details(trials: Any) -> dict[str, str]:
-    first: dict[str, str] = {}
-    for row in trials.select(["outcome", "outcome_detail"]).to_pylist():
-        if row["outcome"] != "ok":
-            first.setdefault(row["outcome"], row["outcome_detail"])
-    return first
-
-
-def _advice(
-    trials: Any, noise: str, objectives: Iterable[str], best: Mapping[str, Any], **wanted: Any
-) -> dict[str, Any]:
-    """Return recommendations and their text by objective; one without an optimum is left out.
-
-    Args:
-        trials: The trials table.
-        noise: Name of the noise.
-        objectives: What to advise on.
-        best: Objective -> row of the trial whose settings are kept; the best by observed mean for others.
-        wanted: Settings to keep instead.
-
-    Raises:
-        SpecError: None of them has an answer; the message is the first one's reason.
-    """
-    from sweeper.analysis.recommend import format_recommendations, recommend
-    from sweeper.analysis.regime import fit_regime
-
-    found: dict[str, Any] = {}
-    errors: list[str] = []
-    for objective in objectives:
-        try:
-            regime = fit_regime(trials, objective, noise)
-            advice = recommend(trials, regime, best=best.get(objective), **wanted)
-        except (ValueError, UnknownName) as error:
-            errors.append(str(error))
-            continue
-        text = format_recommendations(advice)
-        found[objective] = {"message": regime.message, "recommendations": [asdict(a) for a in advice], "text": text}
-    if not found and errors:
-        raise SpecError(errors[0])
-    return found
-
-
-def write_page(folder: str | Path, noise: str | None = None) -> Path | str:
-    """Write the page of a run folder and return where it is."""
-    from dashboards.page import page
-
-    return page.write_page(folder, noise=noise)
 
 
 def status(args: argparse.Namespace) -> int:
@@ -203,10 +72,10 @@ def status(args: argparse.Namespace) -> int:
     }
     shown = "\n".join(f"{k.replace('_', ' '):<21}{plain(v)}" for k, v in record.items())
     record["regimes"] = {name: fit_regime(trials, name, noise).message for name in BOTH}
-    record["warnings"] = [asdict(d) for d in _doubts(trials)]
+    record["warnings"] = [asdict(d) for d in trial_warnings(trials)]
     record["belief"] = believed.record()
     parts = [shown, *(f"{name}: {message}" for name, message in record["regimes"].items())]
-    parts += [*_warned(trials), *([wrap(lacking, 0)] if lacking else [])]
+    parts += [*warning_lines(trials), *([wrap(lacking, 0)] if lacking else [])]
     emit(args.json, record, "\n".join((*parts, format_belief(record["belief"], noise))))
     return DONE
 
@@ -278,29 +147,6 @@ def recommend(args: argparse.Namespace) -> int:
     found = advised(spec, trials, objectives, noise, batch_sizes=args.batch_size, **wanted)
     emit(args.json, found, "\n\n".join(f"{name}: {a['message']}\n{a['text']}" for name, a in found.items()))
     return DONE
-
-
-def advised(
-    spec: SweepSpec, trials: Any, objectives: Sequence[str] = (), noise: str | None = None, **wanted: Any
-) -> dict[str, Any]:
-    """Return recommendations and their text by objective; one without an optimum is left out.
-
-    Args:
-        spec: The sweep.
-        trials: Its trials.
-        objectives: What to advise on; by default gain and merged loss.
-        noise: Noise to reach; the sweep's by default.
-        wanted: Settings to keep instead of the winner's; see `sweeper.analysis.recommend.recommend`.
-
-    Raises:
-        SpecError: None of them has an answer; the message is the first one's reason.
-    """
-    from sweeper.analysis.best import over_limits, winner
-    from sweeper.analysis.posterior import belief
-    from sweeper.analysis.recommend import BOTH
-
-    best = {spec.objective: winner(trials, spec.objective, belief(spec, trials), over_limits(trials, spec))}
-    return _advice(trials, noise or spec.noise, objectives or BOTH, best, **wanted)
 
 
 def row_of(trials: Any, digest: str) -> dict[str, Any]:

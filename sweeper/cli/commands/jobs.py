@@ -12,26 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.analysis.text import emit
-from sweeper.config.spec import SpecError
-from sweeper.deploy.bundle import Carried, carried, environment, name_of, package, zipped
+from sweeper.cli.options import asked_sweep
+from sweeper.cli.output import emit
+from sweeper.deploy.bundle import carried, environment, name_of, package, zipped
+from sweeper.deploy.command import STOP_SECONDS, STOPPABLE, command_of
 from sweeper.deploy.job_server import JobServer, UnreachableError, ended, wait_for_end
-from sweeper.flags import asked_sweep
-from sweeper.storage.run_folder import SPEC_FILE
+from sweeper.errors import SpecError
 from trainables.registry import unknown
 
 DONE, ERROR, INTERRUPTED = 0, 1, 130
-STOP_SECONDS = 60
-"""So long a driver that is asked to stop may take to finish what it writes, before Ray kills it."""
 LOOK_SECONDS, MOST_LOOK_SECONDS, AWAY_SECONDS = 1.0, 10.0, 120.0
 """Between looks at a followed job: longer ones for longer logs; a server may be away so long."""
 _OF_RAY = re.compile("RAY_AUTH_TOKEN", re.IGNORECASE)
-STOPPABLE = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
-
-
-def command_of(found: Carried, python: str, file: str = SPEC_FILE) -> str:
-    """Return the shell command that runs a sweep, or continues it."""
-    return f"{shlex.quote(python)} -m sweeper run {shlex.quote(file)} --out {shlex.quote(found.out)} --yes"
 
 
 def submit(args: argparse.Namespace) -> int:

@@ -11,12 +11,14 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.text import emit, format_table, merge_words, number, wrap
+from sweeper.cli.output import emit
 from sweeper.config.plain_text import check_plain_values
-from sweeper.config.spec import SpecError, SweepSpec, corners
+from sweeper.config.space import corners
+from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_source import assignments
+from sweeper.errors import SpecError, StorageError
+from sweeper.formatting import format_table, merge_words, number, wrap
 from sweeper.storage.location import is_uri
-from sweeper.storage.retry import StorageError
 from trainables.registry import UnknownName, unknown
 from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES

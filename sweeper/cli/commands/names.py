@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search_spaces import Space
-from sweeper.analysis.text import emit, wrap
-from trainables.noise import FAMILIES, NOISE
+from sweeper.cli.output import emit
+from sweeper.config.catalog import merge_records, noise_records, space_records
+from sweeper.formatting import wrap
+from trainables.noise import FAMILIES
 
 DONE = 0
 
@@ -31,52 +32,6 @@ def merges(args: argparse.Namespace) -> int:
     return DONE
 
 
-def space_records() -> list[dict[str, Any]]:
-    """Return the search spaces as records that JSON can hold."""
-    import search_spaces
-
-    return [space_record(search_spaces.load(name)) for name in search_spaces.names()]
-
-
-def space_record(space: Space) -> dict[str, Any]:
-    """Return a search space as a record that JSON can hold."""
-    return {
-        "name": space.name,
-        "doc": space.doc,
-        "budget": space.budget,
-        "source": space.source,
-        "knobs": _texts(space),
-        "fixed": dict(space.fixed),
-        "smoke": {k: v if k not in space.small().knobs else str(v) for k, v in space.smoke.items()},
-    }
-
-
-def noise_records() -> list[dict[str, Any]]:
-    """Return the noise scales as records that JSON can hold."""
-    return [
-        {
-            "name": s.name,
-            "kind": s.kind,
-            "formula": s.formula,
-            "unit": s.unit,
-            "solves": list(s.knobs),
-            "optimizers": list(s.families),
-            "source": s.source,
-        }
-        for s in NOISE.values()
-    ]
-
-
-def merge_records() -> list[dict[str, Any]]:
-    """Return the merges as records that JSON can hold."""
-    from trainables.merging.methods import MERGES
-
-    return [
-        {"name": m.name, "formula": m.formula, "grid": list(m.grid), "symbol": m.symbol, "source": m.source}
-        for m in MERGES.values()
-    ]
-
-
 def emit_spaces(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:
     """Print search spaces."""
     emit(as_json, records, "\n".join(_space(r) for r in records))
@@ -96,14 +51,6 @@ def emit_merges(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:
     """Print merges."""
     rows = [(r["name"], r["formula"], _grid(r["symbol"], r["grid"]), r["source"]) for r in records]
     emit(as_json, records, _left(("merge", "formula", "grid", "source"), rows))
-
-
-def _texts(space: Space) -> dict[str, str]:
-    def when(name: str) -> str:
-        parts = [f"{other} is {' or '.join(map(str, v))}" for other, v in space.conditions.get(name, {}).items()]
-        return f" when {' and '.join(parts)}" if parts else ""
-
-    return {name: f"{distribution}{when(name)}" for name, distribution in space.knobs.items()}
 
 
 def _space(record: Mapping[str, Any]) -> str:

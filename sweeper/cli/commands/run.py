@@ -8,22 +8,22 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sweeper.analysis.text import emit
+from sweeper.analysis.summary import found, found_text
 from sweeper.cli.commands import inspect
 from sweeper.cli.commands.analyse import analyse
 from sweeper.cli.commands.compare import compare
 from sweeper.cli.commands.extend import extend
-from sweeper.cli.commands.inspect import best, dashboard, found, found_text, list_trials, pair, recommend, write_page
+from sweeper.cli.commands.files import compact, export, import_table
+from sweeper.cli.commands.inspect import best, dashboard, list_trials, pair, recommend
 from sweeper.cli.commands.jobs import job_status, stop, submit
 from sweeper.cli.commands.manifest import manifest
 from sweeper.cli.commands.merge import merge
 from sweeper.cli.commands.names import merges, noises, spaces
 from sweeper.cli.commands.serve import serve, token
-from sweeper.compacting import compact
-from sweeper.config.spec import SpecError, SweepSpec
-from sweeper.exporting import export
-from sweeper.flags import MACHINE_KEYS, asked_sweep, flags
-from sweeper.importing import import_table
+from sweeper.cli.options import asked_sweep, flags
+from sweeper.cli.output import emit
+from sweeper.config.spec import MACHINE_KEYS, SweepSpec
+from sweeper.errors import SpecError
 
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
 
@@ -77,6 +77,8 @@ def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
         return INTERRUPTED
     if results.reason:
         print(f"stopped early: {results.reason}; {again}", file=sys.stderr)
+    from dashboards.page.page import write_page
+
     write_page(results.run)
     record = found(results.run, results.trials, results.noise)
     emit(args.json, record, found_text(record))

@@ -9,13 +9,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.text import emit, format_table
-from sweeper.config.yaml_source import SpecError
+from sweeper.cli.output import emit
+from sweeper.errors import SpecError
+from sweeper.formatting import format_table
 from trainables.registry import unknown
 
 if TYPE_CHECKING:
     from sweeper.client.models import Quota, TokenView
-    from sweeper.service.service import Config
+    from sweeper.service.config import Config
 
 DONE = 0
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -32,12 +33,13 @@ def serve(args: argparse.Namespace) -> int:
     if args.spaces and not args.spaces.expanduser().is_dir():
         raise SpecError(f"--spaces: there is no folder {args.spaces}")
     try:
-        from sweeper.service.serve import Listening, serve
+        from sweeper.service.serve import Listening
+        from sweeper.service.serve import serve as serve_until_stopped
     except ImportError as error:
         raise _missing(error) from None
     proxies = tuple(args.trusted_proxy or ())
     listening = Listening(args.host, args.port, args.certificate, args.key, _secret(args), proxies)
-    serve(_config(args), listening, lambda line: print(line, flush=True))
+    serve_until_stopped(_config(args), listening, lambda line: print(line, flush=True))
     print("stopped", file=sys.stderr)
     return DONE
 
@@ -57,7 +59,7 @@ def _secret(args: argparse.Namespace) -> str:
 
 
 def _config(args: argparse.Namespace) -> Config:
-    from sweeper.service.service import Config
+    from sweeper.service.config import Config
 
     place = {"root": args.root, "state": args.state, "database": args.database}
     if args.command == "token":

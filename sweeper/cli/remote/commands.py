@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from sweeper.analysis.text import counted, emit, wrap
 from sweeper.cli.commands.inspect import emit_pair, emit_trials, rerun, row_of
 from sweeper.cli.commands.names import emit_merges, emit_noises, emit_spaces
+from sweeper.cli.output import emit
 from sweeper.cli.remote.follow import exit_code, followed
 from sweeper.cli.remote.output import by_objective, emit_found, emit_status, estimated, page_of, sweep_table
 from sweeper.cli.remote.request import HERE, Asked, changes, refuse
 from sweeper.client import Client, ClientError
 from sweeper.client.models import Sweep
-from sweeper.config.spec import SweepSpec
-from sweeper.config.yaml_source import SpecError
-from sweeper.flags import MACHINE_KEYS
+from sweeper.config.spec import MACHINE_KEYS, SweepSpec
+from sweeper.errors import SpecError
+from sweeper.formatting import counted, wrap
 
 DONE = 0
 SHOWN = 50

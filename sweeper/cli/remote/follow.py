@@ -8,7 +8,7 @@ from sweeper.cli.progress import Progress
 from sweeper.client import Client
 from sweeper.client.models import Event, State, Sweep, SweepDetail
 from sweeper.config.spec import SweepSpec
-from sweeper.runner.session import Status
+from sweeper.runner.results import Status
 from sweeper.search.objectives import OBJECTIVES
 
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sweeper.analysis.text import counted, emit, format_table, number, plain, wrap
+from sweeper.cli.output import emit
 from sweeper.client import Client, ClientError
 from sweeper.client.models import Advice, Estimate, Sweep, SweepDetail
+from sweeper.formatting import counted, format_table, number, plain, wrap
 
 
 def emit_status(as_json: bool, client: Client, sweep: SweepDetail) -> None:

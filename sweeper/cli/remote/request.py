@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sweeper.cli.options import flags
 from sweeper.client import ClientError
 from sweeper.config.points import read_points
-from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.config.spec import MACHINE_KEYS, RUN_KEYS, SweepSpec
 from sweeper.config.yaml_source import assignments, parse_yaml
 from sweeper.config.yaml_text import write
-from sweeper.flags import MACHINE_KEYS, RUN_KEYS, flags
+from sweeper.errors import SpecError
 
 HERE = {
     "out": "the service keeps the sweep in a folder of its own",

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError
 from sweeper.runner.ray_tune.own_ray import users_token
 
 CONNECT_SECONDS, PROBE_SECONDS = 4.0, 20.0

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.net import is_loopback
 
 PROBE_SECONDS = 60.0

@@ -5,95 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-
-from sweeper.config.fields import parse_bytes
-from sweeper.config.yaml_source import SpecError
+from sweeper.config.resources import Resources
+from sweeper.errors import SpecError
 
 Bundle = dict[str, float]
-
-
-class Resources(BaseModel):
-    """What one trial takes.
-
-    Attributes:
-        gpus_per_pair: GPUs of one process that trains the children one after the other; a fraction shares a GPU among
-            trials. None is one GPU where there are GPUs.
-        gpus_per_member: Each child trains on so many GPUs of its own, all children at the same time: one process a GPU.
-        ranks_per_member: The same with so many processes on CPUs.
-        cpus_per_rank: CPUs of each process; None is the sweep's `threads`.
-        memory_per_rank: Memory that each process reserves [bytes, or text such as 8GB].
-        placement: How the processes of a trial are placed: PACK, SPREAD, STRICT_PACK or STRICT_SPREAD.
-        custom: Amounts of the cluster's own resources that each process takes.
-        labels: Labels of the nodes on which the processes run, as Ray's label selectors.
-        autoscaling: The cluster adds nodes by itself: what today's nodes lack is waited for, not refused.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    gpus_per_pair: float | None = Field(None, ge=0, le=1024, allow_inf_nan=False)
-    gpus_per_member: int | None = Field(None, ge=1, le=1024)
-    ranks_per_member: int | None = Field(None, ge=1, le=1024)
-    cpus_per_rank: float | None = Field(None, gt=0, allow_inf_nan=False)
-    memory_per_rank: Annotated[float, BeforeValidator(parse_bytes)] | None = Field(None, gt=0, allow_inf_nan=False)
-    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
-    custom: dict[str, float] = {}
-    labels: dict[str, str] = {}
-    autoscaling: bool = False
-
-    @field_validator(
-        "gpus_per_pair", "gpus_per_member", "ranks_per_member", "cpus_per_rank", "memory_per_rank", mode="before"
-    )
-    @classmethod
-    def _numbers(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError(f"must be a number, got {value}")
-        return value
-
-    @model_validator(mode="after")
-    def _one_layout(self) -> Resources:
-        if self.gpus_per_pair is not None and self.ranks is not None:
-            raise ValueError("give gpus_per_pair (one process a trial) or gpus_per_member, not both")
-        pair = self.gpus_per_pair
-        if pair is not None and pair > 1 and pair != int(pair):
-            raise ValueError(f"gpus_per_pair must be a fraction up to 1 or a whole number, got {pair:g}")
-        if self.gpus_per_member and self.ranks_per_member not in (None, self.gpus_per_member):
-            raise ValueError(f"ranks_per_member must be gpus_per_member: leave it out, got {self.ranks_per_member}")
-        wrong = [f"{name}: {amount:g}" for name, amount in self.custom.items() if not amount > 0]
-        if wrong or {"CPU", "GPU", "memory"} & set(self.custom):
-            raise ValueError(f"custom must give amounts > 0 of resources other than CPU, GPU and memory, got {wrong}")
-        return self
-
-    @property
-    def ranks(self) -> int | None:
-        """Processes that train one child; None where one process trains all children of a trial."""
-        return self.gpus_per_member or self.ranks_per_member
-
-    def gpus(self, members: int) -> float:
-        """Return the GPUs that a trial of so many children holds where it runs on GPUs."""
-        return self.gpus_per_member * members if self.gpus_per_member else self.gpus_per_pair or 1.0
-
-    @property
-    def without_gpus(self) -> str:
-        """What asks for processes without GPUs, as `key: value`; empty where nothing does."""
-        if self.gpus_per_pair == 0:
-            return "gpus_per_pair: 0"
-        return f"ranks_per_member: {self.ranks_per_member}" if self.ranks and not self.gpus_per_member else ""
-
-    def device(self, asked: str) -> str:
-        """Return the device of the trials where `asked` is: without GPUs of their own they take no other trial's.
-
-        Raises:
-            SpecError: A GPU is asked for, and none is reserved.
-        """
-        if self.without_gpus and asked.startswith("cuda"):
-            raise SpecError(
-                f"device {asked!r} needs GPUs, and resources.{self.without_gpus} reserves none: give gpus_per_pair or "
-                "gpus_per_member instead, or --device cpu"
-            )
-        return "cpu" if self.without_gpus and asked == "auto" else asked
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,11 @@ from ray._private import worker as ray_worker  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from sweeper.config.spec import SpecError, SweepSpec  # noqa: E402
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import (
+    SpecError,
+    StorageError,
+)
 from sweeper.runner.jobs import Job, execute, give_up, prune, was_stopped  # noqa: E402
 from sweeper.runner.ray_tune.oom import killed_for_memory, known_to_tune  # noqa: E402
 from sweeper.runner.ray_tune.own_ray import check_closed, own_ray  # noqa: E402
@@ -54,7 +58,6 @@ from sweeper.runner.ray_tune.reattempts import Attempts  # noqa: E402
 from sweeper.runner.ray_tune.watchdog import GROWING_SECONDS, PATIENCE_SECONDS, Room, watched  # noqa: E402
 from sweeper.runner.session import Session  # noqa: E402
 from sweeper.runner.signals import TuneSignals  # noqa: E402
-from sweeper.storage.retry import StorageError  # noqa: E402
 from trainables.runtime import Runtime  # noqa: E402
 
 WAVE, ROUNDS = 1000, 32

@@ -22,11 +22,12 @@ from sweeper.service.api.auth import OPEN, Guard
 from sweeper.service.api.dependencies import Api
 from sweeper.service.api.metrics import Measured, Metrics
 from sweeper.service.api.problems import install
+from sweeper.service.config import Config
 from sweeper.service.db.audit import Audit
 from sweeper.service.policy.admission import RESUMABLE, Rules
 from sweeper.service.policy.errors import RefusedError
 from sweeper.service.policy.limits import Limits
-from sweeper.service.service import Config, Service
+from sweeper.service.service import Service
 from sweeper.service.views.estimates import Estimates
 from sweeper.service.views.outward import Outward
 from sweeper.storage.location import is_uri

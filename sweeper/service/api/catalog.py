@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 import search_spaces
-from sweeper.cli.commands.names import merge_records, noise_records, space_record
+from sweeper.config.catalog import merge_records, noise_records, space_record
 from sweeper.service.api.auth import Viewer
 from sweeper.service.api.dependencies import Asked, plain_json
 from sweeper.service.api.examples import shown

@@ -16,13 +16,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from sweeper.client.models import Problem
-from sweeper.config.yaml_source import SpecError
 from sweeper.descriptors import shortage
+from sweeper.errors import AwayError, SpecError, StorageError
 from sweeper.service.db.connections import LostError
 from sweeper.service.db.sweeps import KeyReusedError, StateError, UnknownSweepError
 from sweeper.service.policy.errors import RefusedError
-from sweeper.storage.location import AwayError
-from sweeper.storage.retry import StorageError, is_full
+from sweeper.storage.retry import is_full
 from trainables.io.printable import printable, printable_line
 
 MEDIA = "application/problem+json"

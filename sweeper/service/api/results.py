@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
 
 from sweeper.client.models import Advice, TrialPage
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import AwayError, SpecError
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.service.api import examples
 from sweeper.service.api.auth import Viewer, bucket
@@ -24,7 +24,6 @@ from sweeper.service.api.problems import documented
 from sweeper.service.api.turns import Expensive
 from sweeper.service.db.sweeps import StateError, UnknownSweepError
 from sweeper.service.policy.errors import RefusedError
-from sweeper.storage.location import AwayError
 from trainables.registry import unknown
 
 router = APIRouter(prefix="/v1/sweeps/{sweep}", tags=["results"])

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from sweeper.client.models import ENDED, Estimate, Extension, State, Submitted, Sweep, SweepDetail, SweepPage
 from sweeper.config.spec import SweepSpec
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.api import examples
 from sweeper.service.api.auth import Submitter, Viewer, noted
 from sweeper.service.api.dependencies import TEXT, Api, Asked, Plain, SweepId, answer, body_of

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 from sqlalchemy import Connection, Engine, case, delete, func, insert, select, update
 
+from sweeper.config.resources import Resources
 from sweeper.runner.budgets import gpus_of
-from sweeper.runner.ray_tune.placement import Resources
 from sweeper.service.db.sweeps import UnknownSweepError
 from sweeper.service.db.tables import DAY_SECONDS, landed, sweeps, usage
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.db.tables import meta
 from trainables.io.atomic import write_atomic
 

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 

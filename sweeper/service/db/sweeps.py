@@ -14,9 +14,8 @@ from sqlalchemy import Engine, Row, and_, case, delete, func, insert, or_, selec
 from sqlalchemy.exc import IntegrityError
 
 from sweeper.client.models import ACTIVE, ALLOWED, ENDED, State
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.db.tables import DAY_SECONDS, sweeps, transitions, usage
-from sweeper.service.scheduler.fair_share import Waiting
 
 Entry = Row[Any]
 """A row of the table `sweeps`."""
@@ -291,3 +290,13 @@ class Catalog:
 def fingerprint(*parts: Any) -> str:
     """Return a digest of what a request asks for."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class Waiting(NamedTuple):
+    """A sweep that waits since `queued` [s]; see `order`. `due_gpu_seconds` are its own of the quota; 0 for none."""
+
+    id: str
+    owner: str
+    priority: int
+    queued: float
+    due_gpu_seconds: float = 0.0

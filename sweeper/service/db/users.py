@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Engine, Row, Select, and_, delete, insert, or_, select, update
 
 from sweeper.client.models import Quota, Role, TokenView, moment
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.db.tables import NAME, meta, sessions, tokens, users
 
 FRESH_SECONDS = 3.0

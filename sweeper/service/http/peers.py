@@ -18,7 +18,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.logs import COUNTED
 from sweeper.service.policy.limits import Limits
 

@@ -11,12 +11,13 @@ from urllib.parse import unquote
 
 import search_spaces
 from search_spaces import Space
+from sweeper.config.load import space_of
+from sweeper.config.noise_default import with_usual_noise
 from sweeper.config.plain_text import check_plain_values
-from sweeper.config.spec import SweepSpec, corners, space_of
-from sweeper.config.yaml_source import SpecError
-from sweeper.flags import MACHINE_KEYS
+from sweeper.config.space import corners
+from sweeper.config.spec import MACHINE_KEYS, SweepSpec
+from sweeper.errors import SpecError
 from sweeper.runner.proposer import budget_of
-from sweeper.runner.run import with_usual_noise
 from sweeper.service.db.sweeps import Entry
 from sweeper.service.db.users import User
 from sweeper.service.policy.bodies import NAME

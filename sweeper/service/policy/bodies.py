@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeper.config.yaml_source import NotYamlError, SpecError, read_yaml
+from sweeper.config.yaml_source import NotYamlError, read_yaml
 from sweeper.config.yaml_text import Bounds
+from sweeper.errors import SpecError
 from sweeper.service.policy.errors import RefusedError
 from sweeper.service.policy.limits import Limits
 

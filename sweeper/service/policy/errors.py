@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 
 
 class RefusedError(SpecError):

@@ -22,10 +22,9 @@ from sqlalchemy import select
 
 from sweeper.client.models import Quota, State, moment
 from sweeper.config.spec import SweepSpec
-from sweeper.service.db.sweeps import Catalog, Entry, StateError, UnknownSweepError
+from sweeper.service.db.sweeps import Catalog, Entry, StateError, UnknownSweepError, Waiting
 from sweeper.service.db.tables import DAY_SECONDS, usage
 from sweeper.service.policy.errors import RefusedError
-from sweeper.service.scheduler.fair_share import Waiting
 
 WINDOW_SECONDS = 30 * DAY_SECONDS
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.client.models import State
+from sweeper.errors import StorageError
 from sweeper.service.db.sweeps import Catalog, Entry
 from sweeper.service.logs import report_failure
 from sweeper.service.scheduler.process import Control, Halt
-from sweeper.storage.retry import StorageError
 
 GRACE_SECONDS = 30.0
 

@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
-from typing import Any, NamedTuple
+from typing import Any
 
 from sweeper.client.models import Quota
-
-
-class Waiting(NamedTuple):
-    """A sweep that waits since `queued` [s]; see `order`. `due_gpu_seconds` are its own of the quota; 0 for none."""
-
-    id: str
-    owner: str
-    priority: int
-    queued: float
-    due_gpu_seconds: float = 0.0
+from sweeper.service.db.sweeps import Waiting
 
 
 def order(

@@ -13,13 +13,12 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.client.models import ENDED, State
-from sweeper.config.yaml_source import SpecError
 from sweeper.descriptors import shortage
+from sweeper.errors import AwayError, SpecError
 from sweeper.service.db.sweeps import Catalog, Entry, UnknownSweepError
 from sweeper.service.db.tables import sweeps
 from sweeper.service.views.reader import Found
 from sweeper.service.views.views import Views
-from sweeper.storage.location import AwayError
 
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 10.0, 300.0

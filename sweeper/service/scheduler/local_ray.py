@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from sweeper.config.spec import SpecError
+from sweeper.errors import SpecError
 from sweeper.runner.ray_tune import own_ray
 from sweeper.runner.ray_tune.placement import cpus
 from trainables.io.atomic import write_atomic

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import cache
 
 from sweeper.client.models import ACTIVE, Quota, State
-from sweeper.service.db.sweeps import Catalog, Entry, UnknownSweepError
+from sweeper.service.db.sweeps import Catalog, Entry, UnknownSweepError, Waiting
 from sweeper.service.policy.quotas import startable
-from sweeper.service.scheduler.fair_share import Waiting, order
+from sweeper.service.scheduler.fair_share import order
 from sweeper.service.scheduler.ray_address import RayAddress
 
 FRESH_SECONDS = 0.5

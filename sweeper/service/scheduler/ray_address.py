@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 
 _log = logging.getLogger("sweeper.service")
 FRESH_SECONDS = 5.0

@@ -13,11 +13,11 @@ import pyarrow.compute
 from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
-from sweeper.analysis.text import counted
 from sweeper.client.models import ACTIVE, ENDED, State
 from sweeper.config.spec import SweepSpec
-from sweeper.config.yaml_source import SpecError
 from sweeper.config.yaml_text import YamlError, read
+from sweeper.errors import SpecError
+from sweeper.formatting import counted
 from sweeper.service.db.landing import Landing
 from sweeper.service.db.sweeps import Catalog, Entry
 from sweeper.service.db.tables import DAY_SECONDS, sweeps, transitions

@@ -18,8 +18,9 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.client.models import ACTIVE, Quota, State
-from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_text import write_stored
+from sweeper.errors import SpecError
 from sweeper.service.db.sweeps import Catalog, Entry, StateError
 from sweeper.service.policy.quotas import gpu_hours_to_go, to_go
 from sweeper.service.scheduler.cancels import GRACE_SECONDS, Cancels

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.client.models import State
-from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_source import read_yaml
-from sweeper.runner.run import Results, load_results
+from sweeper.errors import SpecError
+from sweeper.runner.results import Results, load_results
 from sweeper.runner.signals import sigterm_as_sigint
 from sweeper.service.scheduler.memory import limit_memory
 from sweeper.service.scheduler.process import Control, Outcome
@@ -100,7 +101,7 @@ class _Begun:
 
 
 def _plan(spec: SweepSpec, task: Mapping[str, Any]) -> Any:
-    from sweeper.cli.commands.extend import planned
+    from sweeper.analysis.evidence.plan import planned
 
     assert spec.out is not None
     options = task.get("options", {})
@@ -119,7 +120,7 @@ def _stopped(control: Control, task: Mapping[str, Any], spec: SweepSpec, cause: 
 
 
 def _ended(control: Control, task: Mapping[str, Any], spec: SweepSpec, results: Results) -> Outcome:
-    from sweeper.cli.commands.inspect import write_page
+    from dashboards.page.page import write_page
 
     halted = control.halted(task["attempt"])
     # asked before the first trial was started, it was no interruption

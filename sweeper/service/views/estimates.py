@@ -10,12 +10,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from sweeper.client.models import Estimate
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import AwayError, SpecError, StorageError
 from sweeper.service.db.sweeps import Catalog, Entry
 from sweeper.service.db.users import User
 from sweeper.service.policy.admission import Admitted
-from sweeper.storage.location import AwayError
-from sweeper.storage.retry import StorageError
 
 LOOKED_AT, TAKEN, TRIALS = 30, 5, 1000
 """Rows of the catalog that are looked at, sweeps whose trials are read, and trials of each."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.policy.errors import RefusedError
 
 AT_ONCE = 2

@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.messages import with_messages
 from sweeper.storage.location import is_uri
+from sweeper.storage.schema import with_messages
 from trainables.datasets.cache import cache_folder
 from trainables.runtime import Runtime
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from sweeper.service.config import Config
     from sweeper.service.db.sweeps import Entry
-    from sweeper.service.service import Config
 
 _ID = r"[A-Za-z0-9_-]+"
 

@@ -19,7 +19,8 @@ from sweeper.analysis.posterior import Belief
 from sweeper.analysis.regime import fit_regime
 from sweeper.analysis.trial_warnings import doubts, lines
 from sweeper.client.models import BestView, Cost, Progress, RegimeView
-from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError
 from sweeper.formatting import is_value
 from sweeper.runner.budgets import gpus_of
 from sweeper.search.objectives import measured
@@ -27,7 +28,7 @@ from sweeper.service.db.landing import Landing
 from sweeper.service.views.events import Hub
 from sweeper.storage.incremental import GrowingTable
 from sweeper.storage.location import place_of
-from sweeper.storage.tables import SCHEMAS
+from sweeper.storage.schema import SCHEMAS
 from trainables.noise import KNOBS
 from trainables.registry import unknown
 

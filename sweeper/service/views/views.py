@@ -20,14 +20,15 @@ import pyarrow as pa
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.client.models import Advice, Extension, Progress, State, Sweep, SweepDetail, Transition, moment
-from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import AwayError, SpecError
 from sweeper.service.db.landing import Landing
 from sweeper.service.db.sweeps import Catalog, Entry, UnknownSweepError
 from sweeper.service.views.events import Hub
 from sweeper.service.views.memo import Answers
 from sweeper.service.views.outward import Outward
 from sweeper.service.views.reader import Found, Reader
-from sweeper.storage.location import AwayError, place_of
+from sweeper.storage.location import place_of
 
 _log = logging.getLogger("sweeper.service")
 KEPT = 64
@@ -256,7 +257,7 @@ class Views:
         Raises:
             SpecError: There is no optimum yet, or a value breaks its rule.
         """
-        from sweeper.cli.commands.inspect import advised
+        from sweeper.analysis.summary import advised
 
         def compute(reader: Reader) -> list[Advice]:
             found = advised(self.spec(entry), reader.rows.table, objectives, **wanted)
@@ -328,7 +329,7 @@ class Views:
         Raises:
             SpecError: An unknown name, or nothing to run.
         """
-        from sweeper.cli.commands.extend import planned
+        from sweeper.analysis.evidence.plan import planned
         from sweeper.storage.space_data import known_space
 
         def compute(_: Reader) -> Extension:

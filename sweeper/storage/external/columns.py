@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from trainables.noise import NOISE
 from trainables.registry import unknown
 from trainables.result import MODELS_SCORED, SPLITS, trial_columns

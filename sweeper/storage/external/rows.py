@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from search_spaces import Space
-from sweeper.config.spec import SpecError
+from sweeper.errors import SpecError
 from sweeper.formatting import exact
 from sweeper.storage.external.columns import ASSUMED_SPLIT, OUTCOME, REPEAT, RESULTS
 from trainables.noise import NOISE

@@ -18,12 +18,13 @@ import pyarrow as pa
 from search_spaces import Space, load
 from search_spaces._conditions import acts
 from search_spaces._space import SpaceError
-from sweeper.analysis.text import counted
 from sweeper.config.fields import Parameter
 from sweeper.config.plain_text import check_plain, check_plain_values
 from sweeper.config.points import checked_points
-from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.config.spec import SweepSpec
 from sweeper.config.table_values import BadCells, is_empty, read_csv
+from sweeper.errors import SpecError
+from sweeper.formatting import counted
 from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.external.columns import ASSUMED_SPLIT, FIELDS, OUTCOME, REPEAT, RESULTS, Mapped, map_columns
 from sweeper.storage.external.rows import Rows

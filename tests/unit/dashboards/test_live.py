@@ -7,7 +7,7 @@ import pytest
 from fake_sweep import trial, write_sweep
 
 from dashboards.data.folders import Folder, Live, folders_at, join
-from sweeper.config.spec import SpecError
+from sweeper.errors import SpecError
 from sweeper.storage import tables
 
 

@@ -7,7 +7,8 @@ import pytest
 from fake_sweep import PARENT_LOSS, at_knobs, gain_at, trial, write_sweep
 
 from dashboards.data.configurations import Estimate, anchor, config_points, estimate, overview, sweep_of, winners
-from sweeper.storage.tables import SCHEMAS, read_trials
+from sweeper.storage.schema import SCHEMAS
+from sweeper.storage.tables import read_trials
 
 GAIN = "gain_mean_loss_val"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces import load, names
-from sweeper.config.spec import corners
+from sweeper.config.space import corners
 from trainables.runtime import Runtime
 from trainables.trial import run_trials
 

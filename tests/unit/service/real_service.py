@@ -8,8 +8,9 @@ from typing import Any
 from sweeper import run
 from sweeper.client.models import State
 from sweeper.config.spec import SweepSpec
+from sweeper.service.config import Config
 from sweeper.service.db.sweeps import New
-from sweeper.service.service import Config, Service
+from sweeper.service.service import Service
 
 
 def make_real(root: Path, **config: Any) -> Service:

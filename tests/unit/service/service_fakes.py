@@ -12,14 +12,14 @@ import pyarrow as pa
 from starlette.testclient import TestClient
 
 from sweeper.client.models import Advice, Cost, Extension, Progress, Quota, Role, State, Sweep, SweepDetail, Transition
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.api.app import make_api
+from sweeper.service.config import Config
 from sweeper.service.db.health import Health
 from sweeper.service.db.sweeps import Catalog, Entry, New
 from sweeper.service.db.users import Users
 from sweeper.service.policy.limits import Limits
 from sweeper.service.policy.space_files import SpaceFiles
-from sweeper.service.service import Config
 from sweeper.service.views.events import Hub
 from tests.databases import opened
 

@@ -8,8 +8,10 @@ import pytest
 
 from search_spaces import names
 from sweeper.client.models import Role
-from sweeper.config.spec import SweepSpec, load_spec
-from sweeper.config.yaml_source import SpecError
+from sweeper.config.load import load_spec
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError
+from sweeper.service.config import Config
 from sweeper.service.db.sweeps import UnknownSweepError
 from sweeper.service.db.users import User
 from sweeper.service.policy.admission import Rules, admit, changed
@@ -17,7 +19,6 @@ from sweeper.service.policy.bodies import parsed
 from sweeper.service.policy.errors import RefusedError
 from sweeper.service.policy.limits import Limits
 from sweeper.service.policy.space_files import SpaceFiles
-from sweeper.service.service import Config
 
 ANNA, ROOT = User("anna", Role.SUBMITTER), User("root", Role.ADMIN)
 SPACE = "from search_spaces import load, Space\nSPACE = load('digits_cnn').override({}, {'epochs': 3}, name='mine')\n"

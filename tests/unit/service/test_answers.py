@@ -13,14 +13,14 @@ from starlette.testclient import TestClient
 from sweeper.analysis import posterior
 from sweeper.cli.commands import extend, inspect
 from sweeper.client.models import State
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import AwayError, SpecError
 from sweeper.service.api.app import make_api
 from sweeper.service.db.sweeps import New
 from sweeper.service.policy.errors import RefusedError
 from sweeper.service.service import Service
 from sweeper.service.views import memo, views
 from sweeper.service.views.memo import Answers
-from sweeper.storage.location import AwayError, Place
+from sweeper.storage.location import Place
 
 from .real_service import add_done, make_real
 

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sweeper.client.models import Quota, Role, State
+from sweeper.errors import AwayError
 from sweeper.service.api.results import chosen
 from sweeper.service.policy.limits import Limits
-from sweeper.storage.location import AwayError
 
 from .service_fakes import client_of, make_service
 

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Engine, event, inspect, select
 
 from sweeper.client.models import ALLOWED, ENDED, State
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.db.sweeps import Catalog, KeyReusedError, New, StateError, UnknownSweepError
 from sweeper.service.db.tables import NAME, VERSION, meta, open_database, sessions
 

@@ -14,7 +14,8 @@ import sweeper.service
 from sweeper.cli.main import main
 from sweeper.client import Client, ClientError
 from sweeper.service.api.app import make_api
-from sweeper.service.service import Config, Service
+from sweeper.service.config import Config
+from sweeper.service.service import Service
 
 NOTEBOOK = Path(sweeper.service.__file__).with_name("example.ipynb")
 

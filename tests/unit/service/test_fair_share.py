@@ -6,8 +6,9 @@ import threading
 import pytest
 
 from sweeper.client.models import Quota
+from sweeper.service.db.sweeps import Waiting
 from sweeper.service.scheduler import fair_share
-from sweeper.service.scheduler.fair_share import Waiting, order
+from sweeper.service.scheduler.fair_share import order
 from sweeper.service.views.events import Hub
 
 

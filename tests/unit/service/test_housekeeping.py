@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from sweeper.client.models import Quota, State
-from sweeper.runner.ray_tune.placement import Resources
+from sweeper.config.resources import Resources
 from sweeper.service.db.audit import Audit
 from sweeper.service.db.landing import Landing
 from sweeper.service.db.ownership import TakenError

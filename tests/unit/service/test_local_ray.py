@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from sweeper.config.spec import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.scheduler import local_ray
 from sweeper.service.scheduler.local_ray import LocalRay
 

@@ -14,8 +14,8 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from sweeper.client.models import State
-from sweeper.config.spec import SpecError
 from sweeper.config.yaml_text import write_stored
+from sweeper.errors import SpecError
 from sweeper.service.api.app import make_api
 from sweeper.service.db.sweeps import Entry, New
 from sweeper.service.db.tables import DAY_SECONDS, sweeps

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, delete, text
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.db.ownership import FILE, Ownership, TakenError, identity
 from sweeper.service.db.tables import meta, open_database
 from tests.databases import new_database

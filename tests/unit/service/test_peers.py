@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.http import outgoing
 from sweeper.service.http.peers import Connections, Peer, Stage, networks, plain, room
 from sweeper.service.policy.limits import Limits

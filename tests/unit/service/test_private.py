@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.cli.main import main
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.db.private import make_private_folder
 from sweeper.service.db.tables import open_database
 

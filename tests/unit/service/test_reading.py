@@ -9,10 +9,11 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from sweeper.client.models import State
+from sweeper.errors import AwayError
 from sweeper.service.db.sweeps import Catalog, Entry, New
 from sweeper.service.views.events import Hub
 from sweeper.service.views.views import Views
-from sweeper.storage.location import AwayError, place_of
+from sweeper.storage.location import place_of
 from sweeper.storage.tables import write_table
 from tests.databases import opened
 from tests.unit.sweeper.trial_rows import table, trial

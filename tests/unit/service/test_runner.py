@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.scheduler import worker
 from sweeper.service.scheduler.process import Control, Outcome
 from sweeper.storage import lease, run_folder

@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from sweeper.cli.commands.serve import quota_of, seconds_of
 from sweeper.cli.main import main
 from sweeper.client import Client, ClientError
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.db.ownership import Ownership
 from sweeper.service.db.tables import open_database
 

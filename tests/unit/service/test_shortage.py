@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from sweeper.client.models import State
-from sweeper.config.yaml_source import SpecError
 from sweeper.descriptors import MOST, raise_limit, shortage
+from sweeper.errors import SpecError
 from sweeper.service.api.problems import of_error
 from sweeper.service.scheduler import shortage as module
 from sweeper.service.scheduler.process import Control

@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy import Engine, delete
 
 from sweeper.client.models import Progress, Quota, State
-from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import AwayError, SpecError
 from sweeper.service.db.sweeps import Catalog, Entry, New, StateError, UnknownSweepError
 from sweeper.service.db.tables import sweeps
 from sweeper.service.scheduler import finalise, ray_address, supervisor
@@ -24,7 +25,7 @@ from sweeper.service.scheduler.supervisor import BACK, SERVER, Supervisor
 from sweeper.service.views.events import Hub
 from sweeper.service.views.reader import Found
 from sweeper.service.views.views import Views
-from sweeper.storage.location import AwayError, Place
+from sweeper.storage.location import Place
 from tests.databases import opened
 
 

@@ -6,8 +6,8 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from sweeper.client.models import Quota, State
+from sweeper.config.resources import Resources
 from sweeper.config.spec import SweepSpec
-from sweeper.runner.ray_tune.placement import Resources
 from sweeper.service.db.landing import CHUNK, Landing
 from sweeper.service.db.sweeps import Catalog, New, UnknownSweepError
 from sweeper.service.db.tables import NAME, meta, open_database

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from sweeper.client.models import Quota, Role
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service.db import users as module
 from sweeper.service.db.tables import sessions, tokens
 from sweeper.service.db.users import SESSION_SECONDS, SESSIONS, Users

@@ -11,7 +11,7 @@ from sqlalchemy import event, select
 from sqlalchemy.exc import OperationalError
 
 from sweeper.client.models import State
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.service import webhooks
 from sweeper.service.db.tables import deliveries
 from sweeper.service.webhooks import TRIES, Webhooks, check_prefix, check_url

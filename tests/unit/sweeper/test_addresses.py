@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError
 from sweeper.runner.ray_tune.address import check_reachable, joined, token
 
 

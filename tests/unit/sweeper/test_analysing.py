@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sweeper import SweepSpec
-from sweeper.analysis.text import wrap
 from sweeper.cli.main import main
+from sweeper.formatting import wrap
 from sweeper.storage.run_folder import write_start
 
 

@@ -9,7 +9,7 @@ import sweeper
 from sweeper import SweepSpec
 from sweeper.analysis.regime import fit_regime
 from sweeper.cli.main import main
-from sweeper.config.spec import SpecError
+from sweeper.errors import SpecError
 from sweeper.runner.budgets import FEWEST, Budgets
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.config.spec import SpecError, SweepSpec, load_spec
+from sweeper.config.load import load_spec
+from sweeper.config.spec import SweepSpec
 from sweeper.deploy import bundle
 from sweeper.deploy.bundle import carried, environment, name_of, package, zipped
+from sweeper.errors import SpecError
 from sweeper.storage.run_folder import SPEC_FILE
 
 SPACE_FILE = """

@@ -15,7 +15,7 @@ from trial_rows import trial
 from sweeper.client import Client, ClientError
 from sweeper.client.models import State
 from sweeper.config.spec import SweepSpec
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 
 TOKEN = "a-token-that-nobody-may-see"
 FIRST = "/v1/sweeps/synthetic-1"

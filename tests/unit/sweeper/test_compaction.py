@@ -13,12 +13,13 @@ from trial_rows import table, trial
 
 from sweeper import SweepSpec, run
 from sweeper.cli.main import main
+from sweeper.errors import StorageError
 from sweeper.runner import session
 from sweeper.storage.compaction import AUTOMATIC, compact
 from sweeper.storage.location import Place, place_of
-from sweeper.storage.retry import StorageError
 from sweeper.storage.run_folder import locked
-from sweeper.storage.tables import SCHEMAS, joined, read, read_rows, read_trials, write_table
+from sweeper.storage.schema import SCHEMAS
+from sweeper.storage.tables import joined, read, read_rows, read_trials, write_table
 
 
 def tables(run: Path) -> dict[str, list[dict[str, Any]]]:

@@ -11,10 +11,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 import search_spaces
 from sweeper import SpecError, SweepSpec
-from sweeper.config.spec import corners, load_spec
+from sweeper.config.load import load_spec
+from sweeper.config.space import corners, noise_constants
 from sweeper.runner.proposer import budget_of
-from sweeper.runner.session import noise_constants
-from sweeper.search.samplers import SAMPLERS, grid
+from sweeper.search.designs import grid
+from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.tables import read
 from trainables.pair import synthetic
 from trainables.runtime import Runtime

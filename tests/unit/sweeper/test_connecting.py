@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 import sweeper
-from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError
 from sweeper.runner.ray_tune import tuner
 
 HEAD = {"Alive": True, "Resources": {"CPU": 0.0}, "Labels": {}}

@@ -11,11 +11,11 @@ from inline_sweeps import stop_after, sweep
 
 import sweeper
 from sweeper.analysis.evidence.needs import Need
+from sweeper.analysis.evidence.plan import Plan
 from sweeper.analysis.regime import fit_regime
 from sweeper.cli.commands import extend, inspect
 from sweeper.cli.main import main
-from sweeper.runner.extension import Plan
-from sweeper.runner.session import build
+from sweeper.config.trials import build
 from sweeper.storage.run_folder import stored_spec
 from sweeper.storage.tables import read_trials
 from trainables.noise import NOISE

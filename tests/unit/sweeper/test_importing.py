@@ -13,7 +13,7 @@ import pytest
 
 from sweeper.analysis.regime import fit_regime
 from sweeper.cli.main import main
-from sweeper.config.spec import SpecError
+from sweeper.errors import SpecError
 from sweeper.storage.external.columns import map_columns
 from sweeper.storage.run_folder import stored_spec
 from sweeper.storage.tables import read_trials

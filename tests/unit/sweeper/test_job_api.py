@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from sweeper.cli.commands.jobs import exit_code, follow
-from sweeper.config.spec import SpecError
 from sweeper.deploy import job_server
 from sweeper.deploy.job_server import JobServer, UnreachableError, server_address
+from sweeper.errors import SpecError
 
 TOKEN = "a-token-that-nobody-may-see"
 

@@ -11,7 +11,7 @@ import yaml
 from rayjob_schema import CONFIG_MAP, RAYJOB
 
 from sweeper.cli.main import main
-from sweeper.config.spec import load_spec
+from sweeper.config.load import load_spec
 
 TOKEN = "a-token-that-nobody-may-see"
 SPACE_FILE = """

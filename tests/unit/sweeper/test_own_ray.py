@@ -14,7 +14,7 @@ import psutil
 import pytest
 from ray._private import ray_constants
 
-from sweeper.config.spec import SpecError
+from sweeper.errors import SpecError
 from sweeper.runner.ray_tune import own_ray
 
 Address = namedtuple("Address", ["ip", "port"])

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "dashboards"))
 from fake_sweep import write_sweep
 
 from sweeper.cli.main import main
-from sweeper.config.spec import SpecError
+from sweeper.errors import SpecError
 from sweeper.storage import tables
 from sweeper.storage.location import place_of
 from sweeper.storage.run_folder import stored_spec

@@ -15,8 +15,8 @@ from fake_service import FakeService, event, sweep
 from sweeper.cli.main import main
 from sweeper.cli.progress import Progress
 from sweeper.config.plain_text import check_plain_values
-from sweeper.config.yaml_source import SpecError
-from sweeper.runner.session import Status
+from sweeper.errors import SpecError
+from sweeper.runner.results import Status
 from trainables.io.printable import PrintableStream, is_plain, printable, printable_line
 
 EVIL = "flip\x1b]0;owned\x07\x9b31m\u202edecaf\u2028\x7f"

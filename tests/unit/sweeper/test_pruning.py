@@ -19,8 +19,8 @@ import sweeper
 from sweeper import SweepSpec
 from sweeper.runner.pruning import CHANCE, LEAST, OUTSIDE, RISK, Forecast, Judge, Look, Pruner, forecast, saved
 from sweeper.runner.session import Session
+from sweeper.search.designs import from_unit
 from sweeper.search.objectives import OBJECTIVES
-from sweeper.search.samplers import from_unit
 from sweeper.storage.tables import read
 from trainables.pair.synthetic import EXAMPLES
 from trainables.runtime import Runtime

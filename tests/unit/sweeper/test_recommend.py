@@ -7,13 +7,12 @@ from trial_rows import BEST, OF_ROWS, hump, monotone, sweep, table, trial
 
 from sweeper.analysis.recommend import (
     best_trials,
-    format_recommendations,
-    format_summary,
     recommend,
     stability_limit,
     summary,
 )
 from sweeper.analysis.regime import Regime, fit_regime
+from sweeper.analysis.text import format_recommendations, format_summary
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 from trainables.result import NEVER_WINS

@@ -14,8 +14,8 @@ from trial_rows import trial
 from sweeper import run
 from sweeper.cli.commands import names
 from sweeper.cli.main import main
+from sweeper.cli.options import SERVED
 from sweeper.cli.remote import commands
-from sweeper.cluster_flags import SERVED
 from sweeper.config.spec import SweepSpec
 
 FIRST = "/v1/sweeps/synthetic-1"

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from sweeper.config.spec import SpecError, SweepSpec
+from sweeper.config.resources import Resources
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError
 from sweeper.runner.jobs import Job
-from sweeper.runner.ray_tune.placement import Layout, Node, Resources, capacity, check_fits, layout, request
+from sweeper.runner.preflight import _apart
+from sweeper.runner.ray_tune.placement import Layout, Node, capacity, check_fits, layout, request
 from sweeper.runner.ray_tune.reattempts import Attempts
-from sweeper.runner.run import _apart, _runtime
+from sweeper.runner.run import _runtime
 from sweeper.storage.location import place_of
 from trainables.spec import PairSpec
 

@@ -12,8 +12,8 @@ from dashboards.data.selection import Selection
 from dashboards.page.page import read_run
 from dashboards.views import VIEWS, overview
 from dashboards.views.verdicts import judge
-from sweeper.analysis.text import number
 from sweeper.cli.main import main
+from sweeper.formatting import number
 
 ASKED = ("--objective", "gain_mean", "--noise", "paper")
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from sweeper.config.yaml_source import SpecError
+from sweeper.errors import SpecError
 from sweeper.search import samplers
-from sweeper.search.samplers import SAMPLERS, budget, from_unit, grid, levels
+from sweeper.search.designs import budget, from_unit, grid, levels
+from sweeper.search.samplers import SAMPLERS
 
 KNOBS = {
     "learning_rate": FloatDistribution(1e-3, 1.0, log=True),

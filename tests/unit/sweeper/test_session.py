@@ -288,7 +288,7 @@ def test_diverged_trials_are_kept_and_never_win(tmp_path: Path) -> None:
 
 
 def test_the_folder_holds_what_reproduces_the_sweep(tmp_path: Path) -> None:
-    from sweeper.config.spec import load_spec
+    from sweeper.config.load import load_spec
 
     first = sweep(tmp_path / "a", trials=5, objective="gain_mean", seed=3)
     spec = load_spec(str(tmp_path / "a" / "sweep.yaml"), {"out": str(tmp_path / "b")})

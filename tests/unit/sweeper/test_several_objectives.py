@@ -9,8 +9,8 @@ import pytest
 from inline_sweeps import altered, digests, sweep
 
 from sweeper import SpecError, SweepSpec
-from sweeper.config.spec import load_spec
-from sweeper.pareto import pareto
+from sweeper.analysis.best import pareto
+from sweeper.config.load import load_spec
 from sweeper.runner.inline import run_inline
 from sweeper.runner.proposer import StudyProposer
 from sweeper.runner.session import Session

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeper.config.spec import SpecError, SweepSpec, load_spec
+from sweeper.config.load import load_spec
+from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_source import assignments
+from sweeper.errors import SpecError
 
 
 def wrong(tmp_path: Path, text: str, **flags: object) -> str:

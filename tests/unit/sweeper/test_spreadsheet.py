@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.cli.main import main
-from sweeper.config.spec import load_spec
-from sweeper.spreadsheet import csv_bytes, unquoted
+from sweeper.config.load import load_spec
+from sweeper.formatting import csv_bytes, unquoted
 from sweeper.storage.external.sweep import read_table
 
 FORMULAS = ['=HYPERLINK("http://a.example","x")', "+1", "-2+3", "@SUM(A1)", "\tx", "\r=1", "'=1", "''-x", "＝1"]

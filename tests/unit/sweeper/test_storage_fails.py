@@ -11,13 +11,15 @@ from inline_sweeps import digests, sweep
 from pyarrow.fs import LocalFileSystem
 
 from sweeper.cli.main import main
-from sweeper.config.spec import SpecError, SweepSpec, corners
+from sweeper.config.space import corners
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError, StorageError
 from sweeper.runner import jobs
 from sweeper.runner.jobs import Job, execute
 from sweeper.storage import retry
 from sweeper.storage.checkpoints import checkpoints_of, clear, on_node
 from sweeper.storage.location import Place, file_of, place_of
-from sweeper.storage.retry import StorageError, is_full, is_passing, retried
+from sweeper.storage.retry import is_full, is_passing, retried
 from sweeper.storage.tables import read_trials
 from trainables.runtime import Runtime
 from trainables.trial import run_trials

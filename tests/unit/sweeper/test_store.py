@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import search_spaces
-from sweeper.config.yaml_source import SpecError
-from sweeper.storage.retry import StorageError
-from sweeper.storage.tables import SCHEMAS, SearchRow, SkippedPart, read, read_trials, write, write_search, write_trials
+from sweeper.errors import SpecError, StorageError
+from sweeper.storage.schema import SCHEMAS, SearchRow
+from sweeper.storage.tables import SkippedPart, read, read_trials, write, write_search, write_trials
 from trainables.result import SCHEMA_VERSION, trial_columns
 from trainables.runtime import Runtime
 from trainables.trial import run_trials

@@ -15,8 +15,8 @@ import pytest
 from search_spaces import load
 from sweeper.cli.main import main
 from sweeper.config.points import checked_points, read_points
-from sweeper.config.spec import SpecError
 from sweeper.config.table_values import parse
+from sweeper.errors import SpecError
 from sweeper.storage.tables import read_trials
 
 HEADER = "lr,batch_size,momentum,weight_decay,augmentation_strength,a_loss_test,b_loss_test,merged_loss_test"

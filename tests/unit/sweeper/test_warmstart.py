@@ -11,10 +11,11 @@ import yaml
 from inline_sweeps import digests, lose, origins, sweep
 
 from sweeper import SpecError, SweepSpec
+from sweeper.analysis.prior import read_prior
 from sweeper.cli.main import main
 from sweeper.config.fields import PriorNoise
-from sweeper.config.points import pooled, read_prior
-from sweeper.config.spec import load_spec
+from sweeper.config.load import load_spec
+from sweeper.config.prior import pooled
 from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.run_folder import stored_spec
 from sweeper.storage.tables import read

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.config import yaml_text
+from sweeper.config.load import load_spec
 from sweeper.config.points import read_points
-from sweeper.config.spec import load_spec
-from sweeper.config.yaml_source import SpecError, assignments
+from sweeper.config.yaml_source import assignments
 from sweeper.config.yaml_text import Bounds, YamlError, read, with_numbers, write, write_stored
+from sweeper.errors import SpecError
 from sweeper.storage.run_folder import claim, stored_spec, write_start
 
 

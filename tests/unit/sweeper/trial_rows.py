@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sweeper.storage.tables import SCHEMAS
+from sweeper.storage.schema import SCHEMAS
 from trainables.noise import KNOBS, predict_all
 
 BEST = 1e-2

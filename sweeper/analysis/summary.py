@@ -1,0 +1,168 @@
+"""Summary of a sweep: best noise, best configuration, warnings, advice."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sweeper.analysis.text import format_front
+from sweeper.analysis.trial_warnings import Doubt, doubts, lines
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError
+from sweeper.formatting import wrap
+from sweeper.search.noise_targets import check_shown
+from sweeper.storage.location import Place, place_of
+from sweeper.storage.run_folder import PAGE
+from trainables.noise import KNOBS
+from trainables.registry import UnknownName
+
+SHOWN_KNOBS = (*KNOBS, "augmentation_strength")
+
+
+def shown_noise(noise: str) -> str:
+    """Return the name of a noise that can be shown.
+
+    Raises:
+        SpecError: There is no such noise, or it has no column.
+    """
+    try:
+        check_shown(noise)
+    except (ValueError, UnknownName) as error:
+        raise SpecError(str(error)) from None
+    return noise
+
+
+def found(folder: str | Path, trials: Any, noise: str) -> dict[str, Any]:
+    """Return what a sweep found: its summary, Pareto set, recommendations, warnings and where the files are."""
+    from sweeper.analysis.best import over_limits, winner
+    from sweeper.analysis.posterior import belief
+    from sweeper.analysis.recommend import BOTH, summary
+    from sweeper.storage.run_folder import stored_spec
+    from sweeper.storage.tables import weights_of
+
+    spec = stored_spec(folder)
+    place = place_of(folder)
+    folder = place.local.absolute() if place.local else place.uri
+    believed, lost = belief(spec, trials, noise), over_limits(trials, spec)
+    record = {**summary(trials, spec.objective, noise, believed, lost), "run": str(folder)}
+    record["objectives"] = list(spec.objectives)
+    record["front"] = _front(spec, trials)
+    weights = weights_of(record["best"]["digest"]) if record["best"] else None
+    record["page"] = _file(place, PAGE) if place.has(PAGE) else None
+    record["first_details"] = _first_details(trials)
+    record["warnings"] = [*warning_lines(trials), *([believed.assumed] if believed.assumed else [])]
+    record["weights"] = _file(place, weights) if weights and place.has(weights) else None
+    try:
+        best = winner(trials, spec.objective, believed, lost)
+        record["recommendations"] = _advice(trials, noise, BOTH, {spec.objective: best})
+    except SpecError:
+        record["recommendations"] = {}  # no optimum yet, or a noise without a learning rate: the summary says so
+    return record
+
+
+def _front(spec: SweepSpec, trials: Any) -> list[dict[str, Any]]:
+    from sweeper.analysis.best import pareto
+    from sweeper.analysis.constraints import feasible
+
+    if not spec.further_objectives:
+        return []
+    return pareto(trials.to_pylist(), spec.objectives, lambda row: feasible(row, spec))
+
+
+def found_text(record: Mapping[str, Any]) -> str:
+    """Return the record of `found` for a terminal."""
+    from sweeper.analysis.text import format_summary
+
+    parts = [format_summary(record)]
+    parts += [format_front(record["front"], record["objectives"])] if record["front"] else []
+    parts += [f"first {outcome} trial: {detail}" for outcome, detail in record["first_details"].items()]
+    parts += ["\n".join(wrap(f"warning: {line}", 0) for line in record["warnings"])] if record["warnings"] else []
+    for name, advice in record["recommendations"].items():
+        parts.append(f"hyperparameters that reach the best noise for {name}\n{advice['text']}")
+    again = f"not kept; `sweeper best {shlex.quote(record['run'])} --save FILE` trains that trial again"
+    trained_here = not (record["synthetic"] or record["imported"])
+    weights = record["weights"] or (again if record["best"] and trained_here else None)
+    places = {"results": record["run"], "page": record["page"], "best merged weights": weights}
+    parts.append("\n".join(f"{name + ':':<21}{place}" for name, place in places.items() if place))
+    return "\n\n".join(parts)
+
+
+def trial_warnings(trials: Any) -> list[Doubt]:
+    return doubts(trials["warnings"].to_pylist())
+
+
+def warning_lines(trials: Any) -> list[str]:
+    return lines(trial_warnings(trials), trials.num_rows)
+
+
+def _first_details(trials: Any) -> dict[str, str]:
+    first: dict[str, str] = {}
+    for row in trials.select(["outcome", "outcome_detail"]).to_pylist():
+        if row["outcome"] != "ok":
+            first.setdefault(row["outcome"], row["outcome_detail"])
+    return first
+
+
+def _advice(
+    trials: Any, noise: str, objectives: Iterable[str], best: Mapping[str, Any], **wanted: Any
+) -> dict[str, Any]:
+    """Return recommendations and their text by objective; one without an optimum is left out.
+
+    Args:
+        trials: The trials table.
+        noise: Name of the noise.
+        objectives: What to advise on.
+        best: Objective -> row of the trial whose settings are kept; the best by observed mean for others.
+        wanted: Settings to keep instead.
+
+    Raises:
+        SpecError: None of them has an answer; the message is the first one's reason.
+    """
+    from sweeper.analysis.recommend import recommend
+    from sweeper.analysis.regime import fit_regime
+    from sweeper.analysis.text import format_recommendations
+
+    found: dict[str, Any] = {}
+    errors: list[str] = []
+    for objective in objectives:
+        try:
+            regime = fit_regime(trials, objective, noise)
+            advice = recommend(trials, regime, best=best.get(objective), **wanted)
+        except (ValueError, UnknownName) as error:
+            errors.append(str(error))
+            continue
+        text = format_recommendations(advice)
+        found[objective] = {"message": regime.message, "recommendations": [asdict(a) for a in advice], "text": text}
+    if not found and errors:
+        raise SpecError(errors[0])
+    return found
+
+
+def advised(
+    spec: SweepSpec, trials: Any, objectives: Sequence[str] = (), noise: str | None = None, **wanted: Any
+) -> dict[str, Any]:
+    """Return recommendations and their text by objective; one without an optimum is left out.
+
+    Args:
+        spec: The sweep.
+        trials: Its trials.
+        objectives: What to advise on; by default gain and merged loss.
+        noise: Noise to reach; the sweep's by default.
+        wanted: Settings to keep instead of the winner's; see `sweeper.analysis.recommend.recommend`.
+
+    Raises:
+        SpecError: None of them has an answer; the message is the first one's reason.
+    """
+    from sweeper.analysis.best import over_limits, winner
+    from sweeper.analysis.posterior import belief
+    from sweeper.analysis.recommend import BOTH
+
+    best = {spec.objective: winner(trials, spec.objective, belief(spec, trials), over_limits(trials, spec))}
+    return _advice(trials, noise or spec.noise, objectives or BOTH, best, **wanted)
+
+
+def _file(place: Place, name: str) -> str:
+    return str(place.local.absolute() / name) if place.local else f"{place.text}/{name}"

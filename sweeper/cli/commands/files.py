@@ -1,0 +1,160 @@
+"""Commands about files: export, import, compact."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.analysis.summary import shown_noise
+from sweeper.cli.output import emit
+from sweeper.errors import SpecError, StorageError
+from sweeper.formatting import counted, csv_bytes
+from sweeper.storage.location import file_of, place_of
+from sweeper.storage.run_folder import stored_spec
+
+if TYPE_CHECKING:
+    from dashboards.data.runs import Run
+from collections import Counter
+
+from sweeper.config.yaml_source import assignments
+from sweeper.formatting import wrap
+from sweeper.search.samplers import SAMPLERS
+from sweeper.storage.location import is_uri
+from trainables.registry import unknown
+
+DONE = 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """`sweeper export DIR [--html FILE] [--png DIR] [--svg DIR]`, or a table where none of them is given."""
+    stored_spec(args.dir)
+    if not (args.html or args.png or args.svg):
+        record, text = _table(args)
+    else:
+        if args.out or args.table or args.format:
+            raise SpecError("--table, --format and --out write a table: leave them out with --html, --png and --svg")
+        record, text = _drawn(args)
+    emit(args.json, record, text)
+    return DONE
+
+
+def _table(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    import pyarrow
+    import pyarrow.parquet
+
+    from sweeper.storage.tables import read, read_trials
+
+    name, kind = args.table or "trials", args.format or "csv"
+    if args.noise:
+        raise SpecError("--noise chooses what --html, --png and --svg show; a table has every noise")
+    table = read_trials(args.dir) if name == "trials" else read(args.dir, name)
+    if kind == "csv":
+        content = csv_bytes(table)
+    else:
+        target = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(table, target)
+        content = target.getvalue()
+    place, file = file_of(args.out) if args.out else (place_of(args.dir), f"{name}.{kind}")
+    if place.local and not place.local.is_dir():
+        raise SpecError(f"cannot write {args.out}: there is no folder {place.text}")
+    try:
+        place.write(file, content)
+    except StorageError as error:
+        raise SpecError(str(error)) from None
+    shown = place.local / file if place.local else f"{place.text}/{file}"
+    written = str(shown.absolute() if isinstance(shown, Path) else shown)
+    return {"file": written, "rows": table.num_rows}, f"{table.num_rows} rows in {shown}"
+
+
+def _drawn(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from dashboards.page.page import read_run, write_page
+
+    if args.noise:
+        shown_noise(args.noise)
+    record: dict[str, Any] = {}
+    lines: list[str] = []
+    if args.html:
+        try:
+            page = write_page(args.dir, args.html, args.noise)
+        except StorageError as error:
+            raise SpecError(str(error)) from None
+        except OSError as error:
+            raise SpecError(f"cannot write {args.html}: {error.strerror or error}") from None
+        record["page"] = str(page.absolute() if isinstance(page, Path) else page)
+        lines.append(str(page))
+    run = read_run(args.dir, args.noise) if args.png or args.svg else None
+    for kind, folder in (("png", args.png), ("svg", args.svg)):
+        if run is not None and folder:
+            record[kind] = _pictures(run, Path(folder), kind)
+            lines.append(f"{counted(len(record[kind]), 'figure')} in {folder}")
+    return record, "\n".join(lines)
+
+
+def _pictures(run: Run, folder: Path, kind: str) -> list[str]:
+    from dashboards.page.images import write_pictures
+
+    return [str(file.absolute()) for file in write_pictures(run, folder, kind)]
+
+
+def import_table(args: argparse.Namespace) -> int:
+    """`sweeper import TABLE --space NAME`."""
+    from sweeper.storage.external.columns import pairs
+    from sweeper.storage.external.sweep import as_sweep, read_table
+    from sweeper.storage.run_folder import write_start
+    from sweeper.storage.tables import write_trials
+
+    path = Path(args.table).expanduser()
+    if args.sampler and args.sampler not in SAMPLERS:
+        raise SpecError(str(unknown("sampler", args.sampler, SAMPLERS)))
+    space = str(Path(args.space).resolve()) if args.space.endswith(".py") else args.space
+    mapping, settings = pairs(args.map or ()), assignments(args.set or ())
+    table, faults = read_table(path)
+    found = as_sweep(table, path.name, space, mapping, settings, args.sampler, args.drop_missing, faults)
+    out = _folder(args.out, path)
+    try:
+        write_start(out, found.spec, found.space)
+        write_trials(out, found.rows)
+    except StorageError as error:
+        raise SpecError(str(error)) from None
+    outcomes = dict(Counter(str(r["outcome"]) for r in found.rows).most_common())
+    record = {
+        "run": str(out),
+        "trials": len(found.rows),
+        "configs": found.spec.trials,
+        "outcomes": outcomes,
+        "sampler": found.rows[0]["sampler"],
+        "notes": list(found.notes),
+    }
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items())
+    head = f"{counted(len(found.rows), 'trial')} of {counted(found.spec.trials, 'configuration')} ({counts}) in {out}"
+    emit(args.json, record, "\n".join([head, *(wrap(note, 0) for note in found.notes)]))
+    return DONE
+
+
+def _folder(asked: str | None, table: Path) -> Path:
+    if asked and is_uri(asked):
+        raise SpecError(f"a table is imported into a folder of this machine or one that is mounted, got {asked}")
+    out = Path(asked or Path("runs") / table.stem).expanduser().absolute()
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise SpecError(f"{out} is not an empty folder; choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"cannot write to {out}: {error.strerror or error}") from None
+    return out
+
+
+def compact(args: argparse.Namespace) -> int:
+    """`sweeper compact DIR`."""
+    from sweeper.storage.compaction import compact as compacted
+    from sweeper.storage.location import place_of
+    from sweeper.storage.run_folder import locked, stored_spec
+
+    stored_spec(args.dir)
+    place = place_of(args.dir)
+    with locked(place):
+        found = compacted(place.patient())
+    lines = [f"{table:<9}{count} parts became one" for table, count in found.items()]
+    emit(args.json, {"run": place.uri, "parts": found}, "\n".join(lines) or "nothing to do: no table has several parts")
+    return DONE

@@ -1,0 +1,62 @@
+"""Records of spaces, noises and merges, for the command line and the service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from search_spaces import Space
+from trainables.noise import NOISE
+
+
+def space_records() -> list[dict[str, Any]]:
+    """Return the search spaces as records that JSON can hold."""
+    import search_spaces
+
+    return [space_record(search_spaces.load(name)) for name in search_spaces.names()]
+
+
+def space_record(space: Space) -> dict[str, Any]:
+    """Return a search space as a record that JSON can hold."""
+    return {
+        "name": space.name,
+        "doc": space.doc,
+        "budget": space.budget,
+        "source": space.source,
+        "knobs": _texts(space),
+        "fixed": dict(space.fixed),
+        "smoke": {k: v if k not in space.small().knobs else str(v) for k, v in space.smoke.items()},
+    }
+
+
+def noise_records() -> list[dict[str, Any]]:
+    """Return the noise scales as records that JSON can hold."""
+    return [
+        {
+            "name": s.name,
+            "kind": s.kind,
+            "formula": s.formula,
+            "unit": s.unit,
+            "solves": list(s.knobs),
+            "optimizers": list(s.families),
+            "source": s.source,
+        }
+        for s in NOISE.values()
+    ]
+
+
+def merge_records() -> list[dict[str, Any]]:
+    """Return the merges as records that JSON can hold."""
+    from trainables.merging.methods import MERGES
+
+    return [
+        {"name": m.name, "formula": m.formula, "grid": list(m.grid), "symbol": m.symbol, "source": m.source}
+        for m in MERGES.values()
+    ]
+
+
+def _texts(space: Space) -> dict[str, str]:
+    def when(name: str) -> str:
+        parts = [f"{other} is {' or '.join(map(str, v))}" for other, v in space.conditions.get(name, {}).items()]
+        return f" when {' and '.join(parts)}" if parts else ""
+
+    return {name: f"{distribution}{when(name)}" for name, distribution in space.knobs.items()}

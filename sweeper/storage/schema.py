@@ -1,0 +1,117 @@
+"""Schemas of the stored tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute
+
+from sweeper.errors import SpecError
+from trainables.result import (
+    SCHEMA_VERSION,
+    Column,
+    HistoryRow,
+    MergeRow,
+    PlaneRow,
+    RungRow,
+    col,
+    columns_of,
+    trial_columns,
+)
+
+QUOTING = ("outcome_detail", "warnings")
+"""Columns of the trials table that quote messages of the machine on which a trial ran."""
+
+SEPARATOR = " | "
+"""Between the warnings of one trial, in the column `warnings`."""
+
+
+def with_messages(trials: pa.Table, change: Callable[[str], str]) -> pa.Table:
+    """Return trials whose messages are changed; columns that the table does not have are left out.
+
+    Args:
+        trials: The table, or some of its columns.
+        change: Message -> its replacement.
+    """
+    import pyarrow as pa
+
+    for name in QUOTING:
+        index = trials.column_names.index(name) if name in trials.column_names else -1
+        if index < 0:
+            continue
+        said = {text: change(text) for text in trials.column(index).unique().to_pylist() if text}
+        if any(text != own for own, text in said.items()):
+            field = trials.schema.field(index)
+            texts = [said.get(text, text) for text in trials.column(index).to_pylist()]
+            trials = trials.set_column(index, field, pa.array(texts, field.type))
+    return trials
+
+
+@dataclass(frozen=True)
+class SearchRow:
+    """What the sampler thought when it proposed one configuration."""
+
+    number: int = col("position of the configuration in its sweep")
+    config: str = col("configuration")
+    params: str = col("knobs as JSON")
+    sampler: str = col("sampler")
+    origin: str | None = col(
+        "how the candidate came about: startup, level_set, filling, neighbour (a refined one has its ancestor's), "
+        "repeat (of a finished configuration), enqueued (by the user)"
+    )
+    noise_target: float | None = col("noise of the proposal, of the sweep's definition")
+    optimum: float | None = col("the sampler's estimate then: the noise at which the trials' smoothed loss was lowest")
+    optimum_low: float | None = col("lower end of its 90 % interval over resamples of the trials so far")
+    optimum_high: float | None = col("upper end of that interval")
+    exponents: str | None = col("fitted exponents of the noise as JSON")
+    seconds_ask: float = col("time the sampler took", "s")
+    variance_share: float | None = col("share of the explained variance that noise alone explains", "1", default=None)
+
+
+_ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+
+
+MANY = "imported"
+"""Name of a part with the trials of a whole table."""
+
+
+GONE = "went away"
+
+
+ROUNDS = 3
+
+
+META, VERSION = b"sweeper.table", b"sweeper.schema_version"
+
+
+class NewerSchema(SpecError):  # noqa: N818  (reads as what it says)
+    """A part that a newer version of this package wrote: leaving it out would show half of the truth."""
+
+    def __init__(self, path: str, version: int) -> None:
+        super().__init__(
+            f"{path} was written by a newer sweeper (schema {version}, this one reads up to {SCHEMA_VERSION}): upgrade"
+        )
+
+
+def _schema(table: str, columns: Iterable[Column]) -> pa.Schema:
+    return pa.schema(
+        [pa.field(c.name, _ARROW[c.kind], metadata={"unit": c.unit, "doc": c.doc}) for c in columns],
+        metadata={META: table.encode(), VERSION: str(SCHEMA_VERSION).encode()},
+    )
+
+
+SCHEMAS: Mapping[str, pa.Schema] = {
+    "trials": _schema("trials", trial_columns()),
+    "merges": _schema("merges", columns_of(MergeRow)),
+    "history": _schema("history", columns_of(HistoryRow)),
+    "planes": _schema("planes", columns_of(PlaneRow)),
+    "rungs": _schema("rungs", columns_of(RungRow)),
+    "search": _schema("search", columns_of(SearchRow)),
+}

@@ -46,8 +46,8 @@ class Alignment:
 def ranking(trials: pa.Table, goal: Objective) -> list[Alignment]:
     """Return the R² of each noise and each knob alone, the best first; empty below `MIN_CONFIGS` configurations.
 
-    As `sweeper.analysis.evidence.ranking.rank` does it: viable configurations that have all noises, the bad tail raised to a
-    floor, a natural spline of 5 columns, each configuration predicted by a fit without it.
+    As `sweeper.analysis.evidence.ranking.rank` does it: viable configurations that have all noises, the bad tail
+    raised to a floor, a natural spline of 5 columns, each configuration predicted by a fit without it.
 
     Args:
         trials: The trials table.

@@ -21,8 +21,9 @@ class Run:
         place: Path or URI; several are joined by a space.
         settings: Contents of `sweep.yaml`; None where there is none.
         spec: The same as a checked spec; None where the settings are none.
-        tables: Table name -> rows, as `sweeper.storage.tables.read` yields them; `trials` sorted as `read_trials` does. Of
-            several runs `trials` has a further column `run`, and a trial that stands in two of them is there once.
+        tables: Table name -> rows, as `sweeper.storage.tables.read` yields them; `trials` sorted as `read_trials`
+            does. Of several runs `trials` has a further column `run`, and a trial that stands in two of them is
+            there once.
         skipped: Sentences on files that were left out.
         pooled: What to know of several runs that are read as one; empty for a single run.
         running: Whether a process is running the sweep.

@@ -14,10 +14,10 @@ study is told. Among them a few merges collapse and would flatten everything els
 (l, r) are integrated over by a grid, not set to their best fit: with a few dozen configurations the best fit is often
 a wiggly curve, whose interval covers too rarely and whose optimum looks interior even where nothing depends on noise.
 The interval of x* is a bootstrap over configurations, (l, r) drawn afresh each time, without noises that are
-significantly worse (`sweeper.analysis.interval`); it holds for the range of noise that was tried. There is no verdict on the
-curve's shape here: an adaptive search samples near its own optimum, which biases one; for the same reason its interval
-says how the optimum depends on the configurations that were drawn, not what another search would find, and no knob is
-said to move it.
+significantly worse (`sweeper.analysis.interval`); it holds for the range of noise that was tried. There is no
+verdict on the curve's shape here: an adaptive search samples near its own optimum, which biases one; for the same
+reason its interval says how the optimum depends on the configurations that were drawn, not what another search would
+find, and no knob is said to move it.
 """
 
 from __future__ import annotations

@@ -91,10 +91,12 @@ def found_text(record: Mapping[str, Any]) -> str:
 
 
 def trial_warnings(trials: Any) -> list[Doubt]:
+    """Return the warnings of a trials table, each kind once."""
     return doubts(trials["warnings"].to_pylist())
 
 
 def warning_lines(trials: Any) -> list[str]:
+    """Return the warnings of a trials table as lines of text."""
     return lines(trial_warnings(trials), trials.num_rows)
 
 

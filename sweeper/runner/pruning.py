@@ -243,7 +243,8 @@ class Pruner:
 
         Args:
             spec: One of its trials.
-            record: The report, with `outputs` and `before`; see `trainables.pair.run.run_pair` and `sweeper.runner.jobs.execute`.
+            record: The report, with `outputs` and `before`; see `trainables.pair.run.run_pair` and
+                `sweeper.runner.jobs.execute`.
             best: Mean of the objective over the best configuration's repeats.
             belief: 90 % interval of the optimal noise, where the sampler has one.
         """

@@ -76,4 +76,5 @@ def load_results(run: str | Path) -> Results:
 
 
 def path_or_uri(place: Place) -> Path | str:
+    """Return the absolute path of a local folder, or the URI of a remote one."""
     return place.local.absolute() if place.local else place.uri

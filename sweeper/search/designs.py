@@ -49,6 +49,7 @@ def from_unit(distribution: Any, u: float) -> Any:
 
 
 def random_design(knobs: Knobs, seed: int, number: int, trials: int, conditions: Conditions) -> dict[str, Any]:
+    """Return point `number` of the random design: independent uniform draws."""
     import numpy as np
 
     u = np.random.default_rng([seed, number]).random(len(knobs))
@@ -56,6 +57,7 @@ def random_design(knobs: Knobs, seed: int, number: int, trials: int, conditions:
 
 
 def qmc_design(knobs: Knobs, seed: int, number: int, trials: int, conditions: Conditions) -> dict[str, Any]:
+    """Return point `number` of the quasi-random design: a scrambled Sobol sequence."""
     from scipy.stats.qmc import Sobol
 
     engine = Sobol(len(knobs), rng=seed)
@@ -147,6 +149,7 @@ def budget(sampler: str, knobs: Knobs, trials: int, conditions: Conditions = Map
 
 
 def grid_design(knobs: Knobs, seed: int, number: int, trials: int, conditions: Conditions) -> dict[str, Any]:
+    """Return point `number` of the grid that fits the number of trials."""
     import numpy as np
 
     count, points = _shape(knobs, trials, conditions)

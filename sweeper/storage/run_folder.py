@@ -35,8 +35,8 @@ def default_out(spec: SweepSpec) -> Path:
 def stored_spec(run: str | Path | Place) -> SweepSpec:
     """Return the spec that a run folder (a path or a URI) holds, with `out` set to the folder.
 
-    It is for reading: what a space file says is in `sweeper.storage.space_data.known_space`. A file of a sweep in a store is
-    not fetched; see `runnable_spec`.
+    It is for reading: what a space file says is in `sweeper.storage.space_data.known_space`. A file of a sweep in a
+    store is not fetched; see `runnable_spec`.
 
     Raises:
         SpecError: The folder is not there or cannot be reached, holds no sweep, or its spec is broken.

@@ -1,4 +1,4 @@
-"""The tests of `sweeper.analysis.evidence` on tables whose truth is known: how often they err, and how often they see it."""
+"""Tests of `sweeper.analysis.evidence` on tables whose truth is known: error rates and power."""
 
 import argparse
 import math

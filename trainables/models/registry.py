@@ -72,8 +72,8 @@ def build(
     Raises:
         UnknownName: No such model.
         ValueError: The builder does not take the options, channels or size; a parameter cannot be merged (see
-            `trainables.models.tensors.unite`); there are no pretrained weights, or they are not in the cache and cannot be
-            downloaded.
+            `trainables.models.tensors.unite`); there are no pretrained weights, or they are not in the cache and
+            cannot be downloaded.
     """
     builder = MODELS[name]
     takes = inspect.signature(builder).parameters

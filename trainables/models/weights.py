@@ -25,8 +25,8 @@ def load_start(model: nn.Module, path: str | Path, head: str) -> tuple[dict[str,
     Args:
         model: Module with its initial weights; decides devices and dtypes.
         path: File, see `read_weights`.
-        head: Module name of the final classifier, from `trainables.models.heads.head_of`; empty takes no part of the model for
-            one that may differ.
+        head: Module name of the final classifier, from `trainables.models.heads.head_of`; empty takes no part of the
+            model for one that may differ.
 
     Raises:
         ValueError: The file cannot be read, is of another architecture, or holds numbers that no model can have; the

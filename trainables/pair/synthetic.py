@@ -1,4 +1,4 @@
-"""A closed form with a known best noise, with the signature of `trainables.pair.run`: whole sweeps in seconds, no torch.
+"""A closed form with a known best noise and the signature of `trainables.pair.run`: sweeps in seconds, without torch.
 
 Nothing is trained and no data is read; the column `trainable` of such rows says `synthetic`. A trial takes as many
 seconds as the environment variable `SWEEPER_SYNTHETIC_SECONDS` says, asleep: for measuring what surrounds trials.

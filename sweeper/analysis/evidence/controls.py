@@ -3,7 +3,7 @@
 ======  ============================================================================================
 symbol  meaning, for R trials (repeats) of C configurations
 ======  ============================================================================================
-y       objective of a trial as the study is told it, larger is better, bad tail raised (`sweeper.analysis.evidence.cells.tame`)
+y       objective of a trial as the study is told it, larger is better, bad tail raised (`cells.tame`)
 S       noise; k a sharpness, mean over the children; a accuracy, mean over the children
 s(v)    natural cubic spline of v with 4 columns, constant beyond its ends
 ======  ============================================================================================
@@ -184,7 +184,7 @@ def _columns(axes: Sequence[Array]) -> Array:
 
 
 def _added(y: Array, owner: Rows, base: Array, added: Array) -> tuple[float, float]:
-    """Return Wald's F of the columns `added` beyond `base`, and its two-sided p; see `sweeper.analysis.evidence.linear`."""
+    """Return Wald's F of the columns `added` beyond `base`, and its two-sided p; see `linear`."""
     x = np.hstack([np.ones((len(y), 1)), base, added])
     test = wald(least_squares(x, y), owner, added.shape[1])
     return test.f, test.p

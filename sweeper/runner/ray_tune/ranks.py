@@ -1,7 +1,7 @@
 """The processes that train a trial's children: actors in the trial's placement group, one per child and rank.
 
-The first one leads: it merges and scores, see `trainables.pair.processes`. They outlive a trial that ends well, so that the
-next one of a reused Tune actor finds data and libraries loaded.
+The first one leads: it merges and scores, see `trainables.pair.processes`. They outlive a trial that ends well, so
+that the next one of a reused Tune actor finds data and libraries loaded.
 """
 
 from __future__ import annotations

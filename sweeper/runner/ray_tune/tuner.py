@@ -45,11 +45,8 @@ from ray._private import worker as ray_worker  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from sweeper.config.spec import SweepSpec
-from sweeper.errors import (
-    SpecError,
-    StorageError,
-)
+from sweeper.config.spec import SweepSpec  # noqa: E402
+from sweeper.errors import SpecError, StorageError  # noqa: E402
 from sweeper.runner.jobs import Job, execute, give_up, prune, was_stopped  # noqa: E402
 from sweeper.runner.ray_tune.oom import killed_for_memory, known_to_tune  # noqa: E402
 from sweeper.runner.ray_tune.own_ray import check_closed, own_ray  # noqa: E402

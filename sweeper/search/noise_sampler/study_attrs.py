@@ -26,7 +26,7 @@ mid-range), which differs from its own noise by the refinement and by what was m
 and an enqueued trial, was aimed at its own noise."""
 SEARCH_KEY = "sweeper:search"
 """System attribute of a trial: JSON with `origin`, `optimum`, `optimum_low`, `optimum_high`, `exponents`,
-`variance_share`, `trials` as the sampler believed when it proposed (see `sweeper.search.noise_sampler.explanation.Explanation`)."""
+`variance_share`, `trials` as the sampler believed when it proposed (see `explanation.Explanation`)."""
 PARAMS_KEY = "sweeper:relative_params"
 """Prefix of the system attributes `<prefix>:<i>` that tell other processes what a running trial tries."""
 

@@ -1,7 +1,7 @@
 """Surrogate of a study: a Gaussian process over log noise, one over log step size and a smaller one over all knobs.
 
-The model is `sweeper.search.noise_sampler.kernel`'s. Regression, prediction and marginal likelihood are scikit-learn's; hyperparameters are
-set by maximum a posteriori, and drawn around it by Laplace's approximation.
+The model is `sweeper.search.noise_sampler.kernel`'s. Regression, prediction and marginal likelihood are
+scikit-learn's; hyperparameters are set by maximum a posteriori, and drawn around it by Laplace's approximation.
 Source: Rasmussen & Williams 2006, eq. 2.30 (posterior), section 5.5 (Laplace).
 """
 

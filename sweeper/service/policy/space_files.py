@@ -1,7 +1,7 @@
 """The admin's space files as data: a process of its own executes each of them once, never the server.
 
-`python -m sweeper.service.policy.space_files FILE TARGET` is that process. What it finds is kept by the file's content, so
-pages and lists read data, also after a restart.
+`python -m sweeper.service.policy.space_files FILE TARGET` is that process. What it finds is kept by the file's
+content, so pages and lists read data, also after a restart.
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ def test_a_missing_kaleido_or_browser_is_one_line(run, tmp_path, monkeypatch, ca
 def test_pictures_are_drawn(run, tmp_path):
     # in its own process: kaleido's event loop must not outlive it
     code = (
-        "import sys, pathlib; from dashboards.page.page import read_run; from dashboards.page.images import write_pictures;"
+        "import sys, pathlib; from dashboards.page.page import read_run;"
+        "from dashboards.page.images import write_pictures;"
         "write_pictures(read_run(sys.argv[1]), pathlib.Path(sys.argv[2]), 'png')"
     )
     subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path)], check=True, timeout=120)

@@ -19,7 +19,7 @@ HEAVY = {
     "numpy",
 }
 OURS = {"sweeper", "dashboards"}
-LIGHT = "trainables.spec, trainables.result, trainables.noise, trainables.registry, trainables.trial, trainables.pair.plugin"
+LIGHT = ", ".join(f"trainables.{name}" for name in ("spec", "result", "noise", "registry", "trial", "pair.plugin"))
 CLOSED_FORM = """
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec

@@ -11,7 +11,7 @@ from sweeper.config.resources import Resources
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.runner.jobs import Job
-from sweeper.runner.preflight import _apart
+from sweeper.runner.preflight import fit_to_ranks
 from sweeper.runner.ray_tune.placement import Layout, Node, capacity, check_fits, layout, request
 from sweeper.runner.ray_tune.reattempts import Attempts
 from sweeper.runner.run import _runtime
@@ -158,7 +158,7 @@ def test_a_lost_job_comes_again_after_longer_and_longer_pauses() -> None:
 def test_children_apart_change_only_sweeps_that_would_stack(repeats: int, sizes: list[int], stack: str) -> None:
     values = {"space": "digits_cnn", "repeats": repeats, "resources": {"ranks_per_member": 1}}
     spec = SweepSpec.checked({**values, "parameters": {"batch_size": {"values": sizes}}})
-    assert _apart(spec, spec.load_space()).stack == stack
+    assert fit_to_ranks(spec, spec.load_space()).stack == stack
 
 
 @pytest.mark.parametrize(
@@ -179,4 +179,4 @@ def test_children_apart_change_only_sweeps_that_would_stack(repeats: int, sizes:
 def test_sweeps_whose_children_cannot_train_apart_are_refused(values: dict[str, Any], why: str) -> None:
     spec = SweepSpec.checked({"space": "digits_cnn", **values})
     with pytest.raises(SpecError, match=why):
-        _apart(spec, spec.load_space())
+        fit_to_ranks(spec, spec.load_space())

@@ -298,7 +298,7 @@ def _chosen(args: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
         if (found := remote.command(args)) is not None:
             return found
     from sweeper.cli.commands import run
-    from sweeper.cli.options import check_here
+    from sweeper.cli.sweep_options import check_here
 
     check_here(args)
     return run.COMMANDS[args.command]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces import Space
 from search_spaces._space import SpaceError
+from sweeper.analysis.evidence.analyse import analyse
 from sweeper.config.points import checked_points
 from sweeper.config.spec import SweepSpec
 from sweeper.config.trials import build
@@ -254,7 +255,7 @@ def planned(
     noise, objective, place = noise or spec.noise, objective or "gain_mean", place_of(spec.out)
     _check(objective, noise)
     trials = read_trials(place)
-    analysis = _analysed(trials, objective, noise)
+    analysis = analyse(trials, objective, noise)
     found, begun = missing(spec, space, place, trials, analysis, repeats, noises)
     continued = f"continues the extension that was begun; delete {place.text}/{PLAN_FILE} to plan anew"
     return Asked(analysis, found, (*analysis.sentences[:1], *([continued] if begun else []), *found.impossible))
@@ -337,12 +338,6 @@ def _limited(needs: Sequence[Need], repeats: int | None, noises: int | None) -> 
         if need.config is None and noises is not None and new > noises:
             continue
         yield need if repeats is None else replace(need, repeats=repeats)
-
-
-def _analysed(trials: pa.Table, objective: str, noise: str) -> Analysis:
-    from sweeper.analysis.evidence.analyse import analyse
-
-    return analyse(trials, objective, noise)
 
 
 def _check(objective: str, noise: str) -> None:

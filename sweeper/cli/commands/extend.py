@@ -19,7 +19,7 @@ from trainables.spec import PairSpec
 if TYPE_CHECKING:
     from sweeper.analysis.evidence.plan import Plan
 from sweeper.analysis.evidence.plan import planned
-from sweeper.cli.options import flags
+from sweeper.cli.sweep_options import flags
 from sweeper.config.spec import MACHINE_KEYS
 
 DONE, NO_SUCCESS, INTERRUPTED = 0, 3, 130

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.cli.options import asked_sweep
 from sweeper.cli.output import emit
+from sweeper.cli.sweep_options import asked_sweep
 from sweeper.deploy.bundle import carried, environment, name_of, package, zipped
 from sweeper.deploy.command import STOP_SECONDS, STOPPABLE, command_of
 from sweeper.deploy.job_server import JobServer, UnreachableError, ended, wait_for_end

@@ -10,7 +10,7 @@ import math
 import re
 from importlib.metadata import version
 
-from sweeper.cli.options import asked_sweep
+from sweeper.cli.sweep_options import asked_sweep
 from sweeper.config.fields import parse_bytes
 from sweeper.config.space import members_of
 from sweeper.config.spec import SweepSpec

@@ -20,8 +20,8 @@ from sweeper.cli.commands.manifest import manifest
 from sweeper.cli.commands.merge import merge
 from sweeper.cli.commands.names import merges, noises, spaces
 from sweeper.cli.commands.serve import serve, token
-from sweeper.cli.options import asked_sweep, flags
 from sweeper.cli.output import emit
+from sweeper.cli.sweep_options import asked_sweep, flags
 from sweeper.config.spec import MACHINE_KEYS, SweepSpec
 from sweeper.errors import SpecError
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeper.cli.options import flags
+from sweeper.cli.sweep_options import flags
 from sweeper.client import ClientError
 from sweeper.config.points import read_points
 from sweeper.config.spec import MACHINE_KEYS, RUN_KEYS, SweepSpec

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from sweeper.analysis import posterior
-from sweeper.cli.commands import extend, inspect
+from sweeper.analysis import posterior, summary
+from sweeper.analysis.evidence import plan
 from sweeper.client.models import State
 from sweeper.errors import AwayError, SpecError
 from sweeper.service.api.app import make_api
@@ -150,8 +150,8 @@ def test_heavy_answers_are_computed_again_only_after_a_change(
     monkeypatch.setattr(page, "sections", lambda _: {})  # seconds of figures
     counted(page, "render", "report")
     counted(posterior, "belief", "best")
-    counted(inspect, "advised", "recommendation")
-    counted(extend, "planned", "extend")
+    counted(summary, "advised", "recommendation")
+    counted(plan, "planned", "extend")
 
     def ask() -> list[int]:
         url = f"/v1/sweeps/{sweep}"

@@ -90,7 +90,8 @@ def test_too_much_is_named(own: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_package_is_whole_and_small_and_packed_alike() -> None:
     files = package()
-    assert {"sweeper/__main__.py", "sweeper/runner/ray_tune/tuner.py", "trainables/pair/run.py", "search_spaces/synthetic.py",
+    assert {"sweeper/__main__.py", "sweeper/runner/ray_tune/tuner.py", "trainables/pair/run.py",
+            "search_spaces/synthetic.py",
             "dashboards/page/page.py"} <= set(files)  # fmt: skip
     assert not any("__pycache__" in name for name in files)
     archive = zipped(files)

@@ -10,10 +10,12 @@ import pytest
 from inline_sweeps import stop_after, sweep
 
 import sweeper
+from dashboards.page import page
+from sweeper.analysis.evidence import plan
 from sweeper.analysis.evidence.needs import Need
 from sweeper.analysis.evidence.plan import Plan
 from sweeper.analysis.regime import fit_regime
-from sweeper.cli.commands import extend, inspect
+from sweeper.cli.commands import extend
 from sweeper.cli.main import main
 from sweeper.config.trials import build
 from sweeper.storage.run_folder import stored_spec
@@ -43,14 +45,15 @@ def asks(monkeypatch: pytest.MonkeyPatch, needs: Callable[[list[dict[str, Any]]]
         said = {"verdict": "undetermined", "sentences": ("undetermined: a fake",), "needs": asked, "n_configs": 6}
         return SimpleNamespace(objective=objective, noise=noise, **said)
 
-    monkeypatch.setattr(extend, "_analysed", analyse)
-    monkeypatch.setattr(inspect, "write_page", lambda folder: folder)
+    monkeypatch.setattr(plan, "analyse", analyse)
+    monkeypatch.setattr(extend, "analyse", analyse)
+    monkeypatch.setattr(page, "write_page", lambda folder: folder)
 
 
 def planned(run: Path, needs: Sequence[Need], **more: Any) -> Plan:
     said: Any = SimpleNamespace(objective="gain_mean", noise=more.pop("noise", "paper"), needs=tuple(needs))
     spec = stored_spec(run)
-    return extend.plan_for(spec, spec.load_space(), read_trials(run), said, **more)
+    return plan.plan_for(spec, spec.load_space(), read_trials(run), said, **more)
 
 
 def three_in_all(rows: list[dict[str, Any]]) -> list[Need]:

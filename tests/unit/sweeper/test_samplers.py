@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sweeper.errors import SpecError
-from sweeper.search import samplers
+from sweeper.search import designs
 from sweeper.search.designs import budget, from_unit, grid, levels
 from sweeper.search.samplers import SAMPLERS
 
@@ -69,7 +69,7 @@ def test_grid_is_full_once_each_and_ends() -> None:
 def test_a_large_grid_is_counted_without_its_points(monkeypatch: pytest.MonkeyPatch) -> None:
     values = CategoricalDistribution([i / 1000 for i in range(1000)])
     knobs = {"learning_rate": values, "momentum": values}
-    monkeypatch.setattr(samplers, "_grid_of", lambda *_: pytest.fail("all points are made"))
+    monkeypatch.setattr(designs, "_grid_of", lambda *_: pytest.fail("all points are made"))
     assert budget("grid", knobs, 4) == 4
     assert budget("grid", knobs, 2_000_000) == 1_000_000
     design = SAMPLERS["grid"].design

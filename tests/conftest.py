@@ -29,7 +29,7 @@ def data_root() -> str:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Any]:
     """A PostgreSQL server."""
-    from .postgres import binaries, running
+    from tests.support.postgres import binaries, running
 
     folder = binaries()
     if folder is None:

@@ -18,10 +18,8 @@ from typing import Any
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "dashboards"))
-from fake_sweep import trial
-
 from sweeper.storage import tables
+from tests.support.fake_sweep import trial
 
 PART = 2000
 DRAWN = "() => document.querySelector('#content .js-plotly-plot .main-svg .xtick')"

@@ -1,15 +1,10 @@
 """A Chromium that is offline; without one the browser tests are skipped, which `SWEEPER_FORBID_SKIPS` forbids."""
 
 import shutil
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-_UNIT = Path(__file__).parents[1] / "unit"
-sys.path[:0] = [str(_UNIT / "dashboards"), str(_UNIT)]
 
 FLAGS = (
     "--headless",

@@ -18,9 +18,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("dash_ag_grid")
-from fake_sweep import trial, write_sweep
-
 from sweeper.storage import tables
+from tests.support.fake_sweep import trial, write_sweep
 from trainables.result import PlaneRow
 
 pytestmark = pytest.mark.browser

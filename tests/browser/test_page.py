@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sweep import at_knobs, trial, write_sweep
 
 from dashboards.charts.barriers import SHARPNESS
 from dashboards.page.page import write_page
 from sweeper.storage import tables
+from tests.support.fake_sweep import at_knobs, trial, write_sweep
 from trainables.result import PlaneRow
 
 pytestmark = pytest.mark.browser

@@ -14,11 +14,11 @@ import pytest
 pytest.importorskip("dash_ag_grid")
 pytest.importorskip("uvicorn")
 import uvicorn
-from fake_sweep import trial, write_sweep
-from service.pages_service import REGIME, Made
 
 from sweeper.client.models import State
 from sweeper.storage import tables
+from tests.support.fake_sweep import trial, write_sweep
+from tests.support.pages_service import REGIME, Made
 
 pytestmark = pytest.mark.browser
 

@@ -17,7 +17,7 @@ import sweeper
 from sweeper import SweepSpec
 from sweeper.runner.ray_tune import tuner
 from sweeper.storage.tables import read_trials
-from tests.drivers import Driver, complete, wait_for_parts
+from tests.support.drivers import Driver, complete, wait_for_parts
 from trainables.pair.synthetic import SECONDS
 
 pytestmark = pytest.mark.cluster

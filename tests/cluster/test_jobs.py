@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from sweeper.storage.tables import read_trials
-from tests.drivers import Driver, complete
+from tests.support.drivers import Driver, complete
 from trainables.runtime import package_version
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("jobs")]  # one head for all of them

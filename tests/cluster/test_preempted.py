@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.storage.tables import read_trials
-from tests.drivers import Driver, children_processes, wait_until
+from tests.support.drivers import Driver, children_processes, wait_until
 
 pytestmark = pytest.mark.cluster
 

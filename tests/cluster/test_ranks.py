@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sweeper.storage.tables import read_trials
-from tests.drivers import Driver, children_processes, complete, parts, wait_until
+from tests.support.drivers import Driver, children_processes, complete, parts, wait_until
 
 pytestmark = pytest.mark.cluster
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 import uuid
@@ -14,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 import sweeper
 from sweeper import SweepSpec
 from sweeper.cli.main import main
@@ -24,7 +22,7 @@ from sweeper.storage.location import Place, place_of
 from sweeper.storage.run_folder import is_running, locked
 from sweeper.storage.schema import SCHEMAS
 from sweeper.storage.tables import read, read_parts, read_trials
-from tests.cluster.faulty_s3 import FaultyS3, serving
+from tests.support.faulty_s3 import FaultyS3, serving
 
 pytestmark = pytest.mark.cluster
 TIMES = ("started", "finished", "seconds", "commit", "host")

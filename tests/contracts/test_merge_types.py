@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from merge_formulas import (
+from torch import Tensor
+
+from tests.support.merge_formulas import (
     FLOATING,
     FORMULAS,
     SEED,
@@ -16,8 +18,6 @@ from merge_formulas import (
     merge_by_name,
     models_of,
 )
-from torch import Tensor
-
 from trainables.merging.methods import MERGES
 
 HALVES = [torch.float16, torch.bfloat16]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from merge_formulas import (
+
+from tests.support.merge_formulas import (
     FLOATING,
     FORMULAS,
     arrays_of,
@@ -15,7 +16,6 @@ from merge_formulas import (
     merge_by_name,
     models_of,
 )
-
 from trainables.merging.formulas import kept_mask
 from trainables.merging.methods import MERGES
 

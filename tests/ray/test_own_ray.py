@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drivers import Driver, check_closed, complete, listening, parts, wait_until
+from tests.support.drivers import Driver, check_closed, complete, listening, parts, wait_until
 
 pytestmark = pytest.mark.ray
 

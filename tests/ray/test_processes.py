@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sweeper.storage.tables import read, read_trials
-from tests.drivers import Driver, complete, wait_for_parts
+from tests.support.drivers import Driver, complete, wait_for_parts
 from trainables.result import SCORES
 from trainables.spec import PairSpec
 

@@ -15,8 +15,7 @@ from sweeper.client import Client
 from sweeper.client.models import ACTIVE, State, SweepDetail
 from sweeper.config.spec import SweepSpec
 from sweeper.storage.tables import read_trials
-
-from .conftest import Server
+from tests.service.conftest import Server
 
 pytestmark = pytest.mark.service
 

@@ -10,9 +10,8 @@ import pytest
 
 from sweeper.client import Client
 from sweeper.client.models import State
-from tests.drivers import check_closed, listening
-
-from .conftest import Server
+from tests.service.conftest import Server
+from tests.support.drivers import check_closed, listening
 
 pytestmark = pytest.mark.service
 

@@ -11,9 +11,8 @@ import pytest
 
 from sweeper.client import Client
 from sweeper.client.models import State
-from tests.postgres import Postgres
-
-from .conftest import Server
+from tests.service.conftest import Server
+from tests.support.postgres import Postgres
 
 pytestmark = pytest.mark.service
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from fake_sweep import write_sweep
 
 from sweeper.storage.tables import read_trials
+from tests.support.fake_sweep import write_sweep
 
 
 @pytest.fixture(scope="session")

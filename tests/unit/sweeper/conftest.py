@@ -3,7 +3,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_service import FakeService, serving
+
+from tests.support.fake_service import FakeService, serving
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from small_trials import python
+
+from tests.support.small_trials import python
 
 HEAVY = {
     "torch",

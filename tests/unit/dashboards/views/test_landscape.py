@@ -1,0 +1,134 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from dashboards.charts.barriers import SHARPNESS, flatness, plane_chart, plane_of
+from dashboards.data.configurations import config_points
+from dashboards.data.selection import Selection
+from dashboards.views import landscape
+from dashboards.views.choices import choose
+from tests.support.fake_sweep import PARENT_LOSS, at_knobs, gain_at, run_of, trial
+from trainables.result import PlaneRow
+
+BARRIER = "barrier_frankle_loss_val"
+
+
+def _measured(number, plane=False):
+    output = at_knobs(number)
+    noise = output.result.noises["paper"]
+    sharp = {f"{name}_{who}": 2.0 / noise * (1 + (who == "b")) for name in SHARPNESS for who in "ab"}
+    flat = {**sharp, "barrier_excess": -0.1 * noise}
+    rows = tuple(
+        PlaneRow(output.result.digest, output.result.config, x, y, 1 + x * x + 2 * y * y, 2 + x + y)
+        for x in (0.0, 0.5, 1.0)
+        for y in (1.0, 0.0)
+    )
+    return replace(output, result=replace(output.result, landscape=flat), plane=rows if plane else ())
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return run_of(_measured(i, plane=i in (3, 5)) for i in range(16))
+
+
+def test_all_that_was_measured_is_drawn(measured):
+    section = landscape.build(measured, Selection())
+    assert [c.key for c in section.charts] == ["curves", "plane", "barriers", "flatness"]
+    assert section.notes == ()
+
+
+def test_barrier_and_excess_barrier_stand_at_their_noise(measured):
+    chart = next(c for c in landscape.build(measured, Selection()).charts if c.key == "barriers")
+    figure = chart.figure.to_dict()
+    titles = [figure["layout"][a]["title"]["text"].replace("<br>", " ") for a in ("yaxis", "yaxis2")]
+    assert titles == ["validation loss barrier [nat]", "excess barrier at α = ½ [nat]"]
+    excess = next(t for t in figure["data"] if t["xaxis"] == "x2" and t["name"] == "value")
+    for x, y in zip(excess["x"], excess["y"], strict=True):
+        assert y == pytest.approx(-0.1 * x, rel=1e-4)
+    drawn = {x: y for t in figure["data"] if t["xaxis"] == "x" and t["name"] == "value"
+             for x, y in zip(t["x"], t["y"], strict=True)}  # fmt: skip
+    for x, y in drawn.items():
+        assert y == pytest.approx(max(0.0, -gain_at(x)), abs=1e-4)
+
+
+def test_sharpness_is_the_mean_over_the_parents(measured):
+    columns = [BARRIER, "lambda_max_a", "lambda_max_b", "a_accuracy_val", "b_accuracy_val"]
+    points = config_points(measured.tables["trials"], "paper", columns)
+    found = flatness(points, "lambda_max", BARRIER)
+    assert found is not None
+    assert found.sharpness == pytest.approx([3.0 / p.noise for p in found.points])
+    assert found.accuracy == pytest.approx([1 - 0.2 * PARENT_LOSS] * 16)
+    # the noise orders the sharpness wholly, so given the noise nothing is left of it
+    known, sharpness, barrier = found.partial(found.log_noise)
+    assert known.all()
+    assert np.abs(sharpness).max() < 1e-9 * np.abs(np.log(found.sharpness)).max()
+    assert len(barrier) == 16
+    assert found.partial(found.accuracy) is None  # it does not vary
+    section = landscape.build(measured, Selection(sharpness="lambda_max"))
+    chart = section.charts[-1]
+    assert chart.figure.layout.xaxis.title.text.replace("<br>", " ") == SHARPNESS["lambda_max"]
+    rank = spearmanr(found.sharpness, found.barrier)[0]
+    assert f"as measured<br>ρ = {rank:.2g}, n = 16" in [a.text for a in chart.figure.layout.annotations]
+
+
+def test_the_plane_is_of_the_selected_trial_or_of_the_best(measured):
+    digests = landscape.planes(measured)
+    rows = {r["digest"]: r for r in measured.tables["trials"].to_pylist()}
+    assert [rows[d]["number"] for d in digests] == [3, 5]
+    best = max(digests, key=lambda d: rows[d]["gain_mean_loss_val"])
+    for wanted, expected in (("", best), (digests[0], digests[0]), ("absent", best)):
+        chart = next(c for c in landscape.build(measured, Selection(trial=wanted)).charts if c.key == "plane")
+        assert chart.caption.startswith(f"Trial {rows[expected]['number']} ({expected}, noise ")
+    offered = next(c for c in landscape.controls(measured, Selection()) if c.field == "trial").options
+    assert [value for value, _ in offered] == list(digests)
+
+
+def test_a_plane_has_its_losses_at_their_coordinates(measured):
+    found = plane_of(measured.tables["planes"], landscape.planes(measured)[0], "loss_train")
+    assert found is not None
+    assert found.x.tolist() == [0.0, 0.5, 1.0]
+    assert found.y.tolist() == [0.0, 1.0]
+    assert found.loss.tolist() == [[1.0, 1.25, 2.0], [3.0, 3.25, 4.0]]
+    chart = plane_chart(found, "training loss [nat]", "A trial.")
+    contour, _, marks = chart.figure.data
+    assert contour.z[1][2] == pytest.approx(math.log10(4.0), abs=1e-4)
+    assert contour.colorbar.title.text == "training loss [nat]"
+    assert list(zip(marks.x, marks.y, marks.text, strict=True)) == [
+        (0, 0, "<b>θ₀ base</b>"), (1, 0, "<b>θ_A</b>"), (0, 1, "<b>θ_B</b>"), (0.5, 0.5, "<b>merge at ½</b>"),
+    ]  # fmt: skip
+    assert plane_of(measured.tables["planes"], "absent", "loss_val") is None
+
+
+def test_the_split_chooses_the_planes_loss(measured):
+    for split, words in {"train": "training", "test": "validation", "val": "validation"}.items():
+        selection = Selection(split=split)
+        assert choose(measured, selection).split == split
+        chart = next(c for c in landscape.build(measured, selection).charts if c.key == "plane")
+        assert chart.figure.data[0].colorbar.title.text == f"{words} loss [nat]"
+
+
+def test_what_was_not_measured_names_its_flag():
+    section = landscape.build(run_of(trial(i) for i in range(12)), Selection())
+    assert [c.key for c in section.charts] == ["curves", "barriers"]
+    assert "--plane 15 stores one" in section.notes[0]
+    assert "--landscape measures them" in section.notes[1]
+
+
+def test_what_is_not_known_is_said():
+    assert "No trial has finished" in landscape.build(run_of([]), Selection()).banners[0]
+    section = landscape.build(run_of(trial(i, outcome="diverged", scores={}) for i in range(3)), Selection())
+    assert {c.key for c in section.charts} == set()
+    assert "No merge of a viable pair is stored" in section.notes[0]
+    assert "No barrier is known" in section.notes[2]
+
+
+def test_curves_without_a_noise_have_one_colour():
+    output = trial(0)
+    run = run_of([replace(output, result=replace(output.result, noises={}))], own_models=True)
+    (chart,) = landscape.build(run, Selection()).charts
+    assert chart.key == "curves"
+    assert {t.line.color for t in chart.figure.data} == {"#0072b2"}
+    assert "coloraxis" not in chart.figure.to_dict()["layout"]

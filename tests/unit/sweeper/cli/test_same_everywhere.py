@@ -1,0 +1,86 @@
+"""One sweep, every output: what stands in more than one place is the same number there."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dashboards.data.selection import Selection
+from dashboards.page.page import read_run
+from dashboards.views import VIEWS, overview
+from dashboards.views.verdicts import judge
+from sweeper.cli.main import main
+from sweeper.formatting import number
+from tests.support.inline_sweeps import sweep
+
+ASKED = ("--objective", "gain_mean", "--noise", "paper")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # eight configurations of the closed form are repeated by nobody: the answer asks for more
+    return Path(sweep(tmp_path_factory.mktemp("same") / "run", sampler="qmc", trials=32, objective="gain_mean").run)
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> dict[str, Any]:
+    found, selection = read_run(str(run)), Selection(metric="gain_mean")
+    asked = overview.question(found, selection)
+    assert asked is not None
+    judge(found, asked)  # where a test has left an app running, views would wait for the background
+    return {name: VIEWS[name].build(found, selection) for name in ("overview", "collapse")}
+
+
+def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[Any, str]:
+    """Return the record and the text of a command, on one line."""
+    assert main([*argv, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert main([*argv]) == 0
+    return record, " ".join(capsys.readouterr().out.split())
+
+
+def test_the_best_noise_with_its_interval(run: Path, page: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    analysed, text = said(capsys, "analyse", str(run), *ASKED)
+    regime = analysed[str(run)]["regime"]
+    best, status = said(capsys, "best", str(run)), said(capsys, "status", str(run))
+    advice = said(capsys, "recommend", str(run), "--objective", "gain_mean")
+    for key in ("optimum", "low", "high", "edge_share", "moved", "message"):
+        assert best[0]["regimes"]["gain_mean"][key] == regime[key]
+    assert status[0]["regimes"]["gain_mean"] == advice[0]["gain_mean"]["message"] == regime["message"]
+    interval = f"90 % interval {number(regime['low'])} to {number(regime['high'])}"
+    tile = next(t for t in page["overview"].tiles if t.title.startswith("Best noise"))
+    assert tile.value == number(regime["optimum"])
+    for shown in (text, best[1], status[1], advice[1], tile.context, page["overview"].verdicts[0]):
+        assert interval in shown
+
+
+def test_r2_of_left_out_configurations(run: Path, page: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    analysed, text = said(capsys, "analyse", str(run), *ASKED)
+    record = analysed[str(run)]
+    r2 = record["explained"]["r2"]
+    row = next(r for r in record["ranking"]["rows"] if r["name"] == "paper")
+    assert (row["r2"], row["beyond"]) == (r2, record["explained"]["beyond"])
+    assert record["explained"]["n_configs"] == record["ranking"]["n"]
+    collapse = page["collapse"]
+    assert f"R² of left-out configurations of paper: {number(r2)}" in text
+    assert f"by the noise paper: {number(r2)} (n = {record['ranking']['n']})" in collapse.verdicts[0]
+    cells = {c[0].text: c[1].text for c in collapse.tables[0].table.rows}
+    assert cells["paper"] == number(r2)
+    assert f"R² {number(r2)}" in [a.text for a in collapse.charts[0].figure.layout.annotations]
+    # the same sentences on the page as in the terminal, in the same words
+    sentences = [c[0].text for t in page["overview"].tables if t.key == "evidence" for c in t.table.rows]
+    assert [s.lower() for s in sentences] == [s.lower() for s in record["sentences"][1:]]
+
+
+def test_the_number_of_further_trials(run: Path, page: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    analysed, text = said(capsys, "analyse", str(run), *ASKED)
+    dry, plan = said(capsys, "extend", str(run), "--dry-run", *ASKED)
+    count = len(dry["planned"])
+    assert count > 0
+    assert analysed[str(run)]["further_trials"] == count
+    assert f"runs {count} further trial" in text
+    assert f"{count} further trials; nothing was run" in plan
+    (shown,) = re.findall(r"runs (\d+) further trial", " ".join(page["overview"].verdicts))
+    assert int(shown) == count

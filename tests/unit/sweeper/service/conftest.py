@@ -1,0 +1,82 @@
+"""The service's tests run on SQLite, and those with a database on PostgreSQL, too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from sweeper.service.db.sweeps import Catalog
+from sweeper.service.db.tables import open_database
+from sweeper.service.logs import LOGGERS
+from tests.support.clock import Clock
+from tests.support.databases import POSTGRES, dispose, new_database
+
+ON_BOTH = (
+    "api.test_sweeps",
+    "api.test_authorisation",
+    "api.test_events",
+    "db.test_ownership",
+    "db.test_sweeps",
+    "db.test_users",
+    "policy.test_quotas",
+    "scheduler.test_supervisor_states",
+    "test_webhooks",
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__.partition(".service.")[2] in ON_BOTH:
+        metafunc.fixturenames.append("database")
+        marks = (pytest.mark.service, pytest.mark.xdist_group("postgresql"))  # one server for all of them
+        kinds = ["sqlite", pytest.param("postgresql", marks=marks)]
+        metafunc.parametrize("database", kinds, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def database(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let `new_database` make databases of the kind that is asked for."""
+    if request.param == "sqlite":
+        yield
+        dispose()
+        return
+    before = POSTGRES.set(request.getfixturevalue("postgres"))
+    yield
+    dispose()
+    POSTGRES.reset(before)
+
+
+@pytest.fixture(autouse=True)
+def all_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every record of the log written, also where an earlier test served and held back repeated ones."""
+    for name in LOGGERS:
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
+
+
+@pytest.fixture
+def url(database: None, tmp_path: Path) -> str:
+    """Return the URL of an empty database."""
+    return new_database(tmp_path)
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    """Yield a new database of the service."""
+    found = open_database(url)
+    yield found
+    found.dispose()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Return the catalog's clock."""
+    return Clock()
+
+
+@pytest.fixture
+def catalog(engine: Engine, clock: Clock) -> Catalog:
+    """Return an empty catalog."""
+    return Catalog(engine, clock)

@@ -1,0 +1,88 @@
+"""Children that train in other processes give the numbers of one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.children_apart import Here, apart, numbers
+from tests.support.small_trials import digits_spec
+from trainables.pair.processes import Follower
+from trainables.pair.run import run_pair
+from trainables.result import Outcome
+from trainables.runtime import Runtime, Stop
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"members": 3, "merges": ("linear", "uniform_soup")},
+        {"optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.0},
+        {"protocol": "branch", "branch_step": 12, "augmentation": "crop_flip+mixup"},
+        {"pair_kind": "split_data", "epochs": 2},
+        {"pair_kind": "two_task", "dataset_b": "digits", "dataset_b_options": {"label_noise": 0.2}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_apart_or_one_after_the_other_is_the_same_bit_for_bit(changes: dict[str, Any]) -> None:
+    spec, runtime = digits_spec(**changes), Runtime(measure=2)
+    alone, (together, others) = run_pair(spec, runtime), apart(spec, runtime)
+    assert alone.result.outcome == Outcome.OK, alone.result.outcome_detail
+    assert all(peer.calls == ["advance"] for peer in others)
+    assert numbers(together) == numbers(alone)
+    assert (together.merges, together.history) == (alone.merges, alone.history)
+    assert together.weights is not None
+    assert alone.weights is not None
+    assert all(bool((together.weights[k] == v).all()) for k, v in alone.weights.items())
+
+
+def test_epochs_of_other_processes_are_reported() -> None:
+    told: list[Any] = []
+    apart(digits_spec(epochs=2), Runtime(measure=0), told.append)
+    assert sorted((r["member"], r["epoch"]) for r in told) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+
+
+def test_a_checkpoint_of_another_process_is_not_the_leading_ones(tmp_path: Path) -> None:
+    spec = digits_spec(protocol="branch", branch_step=12, steps=4)
+    runtime = Runtime(measure=0, checkpoints=str(tmp_path), checkpoint_steps=4)
+    kept: list[Any] = []
+    follower = Follower(spec, runtime, 1, kept.append)
+    assert [Path(r["checkpoint"]).name for r in kept] == [f"{spec.digest}.trunk.ckpt"] * 2
+    assert not any("checkpoint" in r for r in follower.advance(None).reports)
+
+
+def test_rungs_look_at_children_of_other_processes() -> None:
+    spec, runtime = digits_spec(epochs=4), Runtime(measure=0, rungs=2)
+    alone, (together, others) = run_pair(spec, runtime), apart(spec, runtime)
+    assert others[0].calls == ["advance", "annealed", "advance", "annealed", "advance"]
+    rows = [(r.rung, r.step, r.merged_loss_val) for r in together.rungs]
+    assert rows == [(r.rung, r.step, r.merged_loss_val) for r in alone.rungs]
+    assert len(rows) == 2
+    assert numbers(together) == numbers(alone)
+
+
+def test_a_trial_is_stopped_at_a_rung_wherever_its_children_are() -> None:
+    def stop(record: Any) -> None:
+        if "rung" in record:
+            raise Stop("hopeless")
+
+    spec, runtime = digits_spec(epochs=4), Runtime(measure=0, rungs=2)
+    output, others = apart(spec, runtime, stop)
+    assert (output.result.outcome, others[0].calls) == (Outcome.PRUNED, ["advance", "annealed"])
+    assert {h.member for h in output.history} == {"a", "b"}
+
+
+def test_a_child_that_diverges_elsewhere_is_known() -> None:
+    spec, runtime = digits_spec(learning_rate=1e4, augmentation="none", augmentation_strength=0.0), Runtime(measure=0)
+    alone, (together, _) = run_pair(spec, runtime), apart(spec, runtime)
+    assert together.result.outcome == Outcome.DIVERGED
+    assert numbers(together) == numbers(alone)
+
+
+def test_a_stack_does_not_train_apart() -> None:
+    spec = digits_spec(stack=2)
+    with pytest.raises(ValueError, match=r"children of one stack cannot train apart: stack must be 1 there, got 2"):
+        run_pair(spec, Runtime(measure=0), peers=[[], [Here(digits_spec(), Runtime(measure=0), 1)]])

@@ -52,7 +52,9 @@ def test_users_take_turns_however_many_calls_one_of_them_has(monkeypatch):
         names = [("anna", "a1"), ("anna", "a2"), ("ben", "wrong"), ("anna", "gone"), ("carl", "c1"), ("ben", "b2")]
         calls = {name: asyncio.ensure_future(found.run(user, work, name)) for user, name in names}
         await asyncio.sleep(0)
-        calls.pop("gone").cancel()  # whoever sent it has left
+        gone = calls.pop("gone")
+        gone.cancel()  # whoever sent it has left
+        await asyncio.wait([gone])  # a cancellation takes effect in the next turn of the loop
         go.set()
         return await first, await asyncio.gather(*calls.values(), return_exceptions=True)
 

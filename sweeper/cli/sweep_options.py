@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from sweeper.config.load import load_spec
-from sweeper.config.spec import MACHINE_KEYS, RUN_KEYS, SweepSpec
+from sweeper.config.spec import SweepSpec, keys
 from sweeper.config.yaml_source import assignments
 from sweeper.errors import SpecError
 
@@ -45,7 +45,7 @@ def asked_sweep(args: argparse.Namespace, elsewhere: bool = False) -> SweepSpec:
     Raises:
         SpecError: Anything wrong with it.
     """
-    given = flags(args, tuple(k for k in RUN_KEYS + MACHINE_KEYS if not (elsewhere and k == "address")))
+    given = flags(args, tuple(k for k in keys("flag") if not (elsewhere and k == "address")))
     if args.set:
         given["fixed"] = assignments(args.set)
     return load_spec(args.target, given)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from sweeper.formatting import exact
 
@@ -137,3 +139,39 @@ def _number(value: Any, kind: str) -> Any:
     if kind == "int" and number % 1:
         raise ValueError(f"values must be whole numbers, got {value!r}")
     return int(number) if kind == "int" else number
+
+
+def option(
+    default: Any,
+    description: str,
+    group: str,
+    *,
+    metavar: str = "",
+    many: bool = False,
+    resumable: bool = False,
+    runtime: bool = False,
+    identity: bool = True,
+    **rules: Any,
+) -> Any:
+    """Return a field of `SweepSpec` that is an option of the command line, too.
+
+    Args:
+        default: Its default.
+        description: One sentence or two, for `--help`, the schema and the reference.
+        group: Group of options: search, trial, budget or cluster.
+        metavar: What stands for the value in `--help`; empty for one of few words and for switches.
+        many: Whether the option may be repeated.
+        resumable: Whether a resume may change it.
+        runtime: Whether it is a field of `trainables.runtime.Runtime`, too.
+        identity: Whether two sweeps that differ in it are different searches.
+        rules: Rules and further arguments of pydantic's `Field`.
+    """
+    about = {"flag": True, "group": group, "metavar": metavar, "many": many, "resumable": resumable}
+    extra: dict[str, Any] = {"x-option": {**about, "runtime": runtime, "free": not identity}}
+    return Field(default, description=description, json_schema_extra=extra, **rules)
+
+
+def marks(field: FieldInfo) -> Mapping[str, Any]:
+    """Return what `option` says of a field; empty for a field that is no option."""
+    extra = field.json_schema_extra
+    return cast(Mapping[str, Any], extra.get("x-option", {})) if isinstance(extra, dict) else {}

@@ -11,32 +11,41 @@ from sweeper.errors import SpecError
 
 
 class Resources(BaseModel):
-    """What one trial takes.
-
-    Attributes:
-        gpus_per_pair: GPUs of one process that trains the children one after the other; a fraction shares a GPU among
-            trials. None is one GPU where there are GPUs.
-        gpus_per_member: Each child trains on so many GPUs of its own, all children at the same time: one process a GPU.
-        ranks_per_member: The same with so many processes on CPUs.
-        cpus_per_rank: CPUs of each process; None is the sweep's `threads`.
-        memory_per_rank: Memory that each process reserves [bytes, or text such as 8GB].
-        placement: How the processes of a trial are placed: PACK, SPREAD, STRICT_PACK or STRICT_SPREAD.
-        custom: Amounts of the cluster's own resources that each process takes.
-        labels: Labels of the nodes on which the processes run, as Ray's label selectors.
-        autoscaling: The cluster adds nodes by itself: what today's nodes lack is waited for, not refused.
-    """
+    """Resources of one trial; each field says what it is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    gpus_per_pair: float | None = Field(None, ge=0, le=1024, allow_inf_nan=False)
-    gpus_per_member: int | None = Field(None, ge=1, le=1024)
-    ranks_per_member: int | None = Field(None, ge=1, le=1024)
-    cpus_per_rank: float | None = Field(None, gt=0, allow_inf_nan=False)
-    memory_per_rank: Annotated[float, BeforeValidator(parse_bytes)] | None = Field(None, gt=0, allow_inf_nan=False)
-    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
-    custom: dict[str, float] = {}
-    labels: dict[str, str] = {}
-    autoscaling: bool = False
+    gpus_per_pair: float | None = Field(
+        None,
+        description="GPUs of one process that trains the children one after the other; a fraction shares a GPU among "
+        "trials (default: one GPU if there are GPUs).",
+        ge=0,
+        le=1024,
+        allow_inf_nan=False,
+    )
+    gpus_per_member: int | None = Field(
+        None,
+        description="GPUs per child. All children train at the same time, one process per GPU.",
+        ge=1,
+        le=1024,
+    )
+    ranks_per_member: int | None = Field(
+        None, description="Processes per child on CPUs. All children train at the same time.", ge=1, le=1024
+    )
+    cpus_per_rank: float | None = Field(
+        None, description="CPUs per process (default: the sweep's `threads`).", gt=0, allow_inf_nan=False
+    )
+    memory_per_rank: Annotated[float, BeforeValidator(parse_bytes)] | None = Field(
+        None, description="Memory that each process reserves [bytes], such as 8GB.", gt=0, allow_inf_nan=False
+    )
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
+        "PACK", description="Placement of a trial's processes on nodes."
+    )
+    custom: dict[str, float] = Field({}, description="Amounts of the cluster's own resources per process.")
+    labels: dict[str, str] = Field({}, description="Labels of the nodes on which the processes run.")
+    autoscaling: bool = Field(
+        False, description="The cluster adds nodes by itself: the sweep waits for them and is not refused."
+    )
 
     @field_validator(
         "gpus_per_pair", "gpus_per_member", "ranks_per_member", "cpus_per_rank", "memory_per_rank", mode="before"

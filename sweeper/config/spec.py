@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticUndefined
 
 from search_spaces import Space, load
 from search_spaces._space import SpaceError
-from sweeper.config.fields import Parameter, PriorNoise, parse_bytes
+from sweeper.config.fields import Parameter, PriorNoise, marks, option, parse_bytes
 from sweeper.config.points import checked_points
 from sweeper.config.resources import Resources
 from sweeper.config.space import corners
@@ -26,105 +27,168 @@ from trainables.registry import UnknownName, unknown
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
-# where data comes from: the same sweep on another machine has others
-_PLACES = ("data", "download", "cache", "resident_share", "loader_workers")
-_RUNTIME = (*_PLACES[1:], "threads", "measure", "landscape", "plane", "deterministic",
-            "checkpoint_steps")  # fmt: skip
 _SWEEPS_OWN = {"seed", "repeat", "stack"}
 _MOST_WORKERS = 100_000
 
 
 class SweepSpec(BaseModel):
-    """One sweep.
-
-    Attributes:
-        space: Name of a search space, or path of a Python file that defines `SPACE`.
-        trials: Number of configurations.
-        workers: Trials at a time; `auto` is one per CPU (one per GPU where there are GPUs).
-        sampler, objective, noise: Names; see `sweeper spaces`, `noises` and the README.
-        repeats: Trials of each configuration, with different seeds.
-        seed: Seed of the search and of the training randomness.
-        out: Run folder; not stored in the run folder itself.
-        runner: `ray` (Ray Tune, local or a cluster) or `inline` (this process).
-        address: Ray cluster to connect to; None starts a local one.
-        max_seconds: No configuration is started after that time.
-        max_gpu_hours: No configuration is started once the trials have held GPUs that long, all drivers together;
-            trials on a CPU count nothing.
-        until_interval: No configuration is started once the 90 % interval of the best noise is narrower than that
-            factor; see `sweeper.runner.budgets`.
-        max_failed: The sweep is given up after that many failed configurations.
-        max_failures: So often a configuration is run again whose process or node died.
-        checkpoint_steps: Optimizer steps after which a running trial is written so that it can go on from there; None
-            is about a minute's, 0 writes none.
-        resources: What each trial takes of the cluster; see `sweeper.config.resources.Resources`.
-        further_objectives: Objectives beside the first, which ranks the trials; a list as `objective` sets both.
-        prior: Optimal noises of earlier sweeps, or run folders from which the sweep's start reads them.
-        enqueue: Configurations to try first, as values of knobs; the sampler fills in those that are left out.
-        max_memory, max_step_time: Largest allocation on the device [bytes, or text such as 8GB] and longest optimizer
-            step [s] of a trial that may win.
-        prune, rungs: Whether hopeless trials are stopped at one of so many checks on their way.
-        data: Folder with the data sets.
-        download: Whether data sets may be fetched into it.
-        cache: Folder for unpacked archives; None is `sweeper` in the user's cache folder.
-        resident_share, loader_workers: Share of the device's free memory that a data set may take to be resident; a
-            larger one is read by so many processes. The numbers are the same.
-        stack: Train the repeats of a configuration as one stack: `auto` decides by size.
-        threads: torch threads per trial; they are part of the numbers.
-        device: torch device of the trials; `auto` is a GPU where there is one.
-        deterministic: torch's deterministic algorithms only.
-        measure: Gradient measurements of each child while training; None spends 2 % of the trial, 0 measures nothing.
-        landscape: Hessian traces, sharpness and excess barrier of every trial.
-        plane: Points a side of each trial's loss plane; 0 leaves it out.
-        smoke: The space's small variant, which runs in seconds on a CPU.
-        parameters: Knobs with other ranges than the space's.
-        fixed: Fields of the trial with other values than the space's; `dataset_options.path` is one entry of a field.
+    """One sweep; each field says what it is.
 
     Raises:
-        SpecError: From `load_spec` and `SweepSpec.checked`.
+        SpecError: From `sweeper.config.load.load_spec` and `SweepSpec.checked`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    space: str
-    trials: int = Field(40, ge=1, le=1_000_000)
-    workers: int | Literal["auto"] = "auto"
-    sampler: str = "noise"
-    objective: str = "merged_loss"
-    noise: str = "paper"
-    repeats: int = Field(1, ge=1, le=10_000)
-    seed: int = Field(0, ge=0, lt=2**32)
-    out: str | None = None
-    runner: Literal["ray", "inline"] = "ray"
-    address: str | None = None
-    max_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
-    max_gpu_hours: float | None = Field(None, gt=0, allow_inf_nan=False)
-    until_interval: float | None = Field(None, ge=1, allow_inf_nan=False)
-    max_failed: int = Field(10, ge=1)
-    max_failures: int = Field(2, ge=0, le=1000)
-    checkpoint_steps: int | None = Field(None, ge=0, le=1_000_000_000)
-    resources: Resources = Field(default_factory=lambda: Resources.model_validate({}))
-    further_objectives: tuple[str, ...] = ()
-    prior: tuple[PriorNoise | str, ...] = ()
-    enqueue: tuple[dict[str, Any], ...] = ()
-    max_memory: Annotated[float, BeforeValidator(parse_bytes)] | None = Field(None, gt=0, allow_inf_nan=False)
-    max_step_time: float | None = Field(None, gt=0, allow_inf_nan=False)
-    prune: bool = False
-    rungs: int = Field(3, ge=1, le=16)
-    data: str | None = None
-    stack: Literal["auto", "on", "off"] = "auto"
-    threads: int = Field(1, ge=1, le=1024)
-    device: str = "auto"
-    deterministic: bool = False
-    measure: int | None = Field(None, ge=0, le=1_000_000)
-    landscape: bool = False
-    plane: int = Field(0, ge=0, le=501)
-    smoke: bool = False
-    download: bool = False
-    cache: str | None = None
-    resident_share: float = Field(0.5, ge=0, le=1)
-    loader_workers: int = Field(2, ge=0, le=256)
-    parameters: dict[str, Parameter] = {}
-    fixed: dict[str, Any] = {}
+    space: str = Field(description="Search space: its name, or a Python file that defines `SPACE`.")
+    trials: int = option(
+        40, "Configurations to try.", "search", resumable=True, identity=False, metavar="N", ge=1, le=1_000_000
+    )
+    workers: int | Literal["auto"] = option(
+        "auto", "Trials at a time; `auto` is one per CPU, or one per GPU.", "cluster", resumable=True, identity=False,
+        metavar="N",
+    )  # fmt: skip
+    sampler: str = option(
+        "noise",
+        "`noise` targets the best noise; `tpe`, `gp` and `cmaes` are Optuna's; `qmc`, `random` and `grid` are designs.",
+        "search",
+        metavar="NAME",
+    )
+    objective: str = option(
+        "merged_loss",
+        "Score to optimise, on validation: `merged_loss`, `merged_accuracy`, `gain_mean`, `gain_best`, `barrier`, or "
+        "`cost` in device seconds. Repeat it for several objectives; the first one ranks the trials.",
+        "search",
+        metavar="NAME",
+        many=True,
+    )
+    noise: str = option(
+        "paper",
+        "Predicted noise scale to target and to show; with AdamW the default is `adam_sde`.",
+        "search",
+        metavar="NAME",
+    )
+    repeats: int = option(1, "Trials per configuration, with different seeds.", "search", metavar="N", ge=1, le=10_000)
+    seed: int = option(
+        0,
+        "Seed of search and training. A trial is a function of its spec and device; the proposals of an adaptive "
+        "sampler also depend on the order in which workers finish.",
+        "search",
+        metavar="N",
+        ge=0,
+        lt=2**32,
+    )
+    out: str | None = option(
+        None, "Run folder, or its URI: s3://BUCKET/PATH, gs://..., file://... (default: runs/SPACE-TIME).", "cluster",
+        identity=False, metavar="DIR",
+    )  # fmt: skip
+    runner: Literal["ray", "inline"] = option(
+        "ray", "`ray` runs trials on Ray; `inline` runs the same trials in this process.", "cluster", resumable=True,
+        identity=False,
+    )  # fmt: skip
+    address: str | None = option(
+        None, "Ray cluster: HOST:PORT, `auto` on a node of it, or `local` (default: RAY_ADDRESS, else local).",
+        "cluster", resumable=True, identity=False, metavar="ADDR",
+    )  # fmt: skip
+    max_seconds: float | None = option(
+        None, "Start no configuration after S seconds.", "budget", resumable=True, identity=False, metavar="S", gt=0,
+        allow_inf_nan=False,
+    )  # fmt: skip
+    max_gpu_hours: float | None = option(
+        None, "Start no configuration once the trials have held GPUs for H hours, in all sessions together.",
+        "budget", resumable=True, identity=False, metavar="H", gt=0, allow_inf_nan=False,
+    )  # fmt: skip
+    until_interval: float | None = option(
+        None, "Start no configuration once the 90 % interval of the best noise is narrower than a factor X.",
+        "budget", resumable=True, identity=False, metavar="X", ge=1, allow_inf_nan=False,
+    )  # fmt: skip
+    max_failed: int = option(
+        10, "Give up after N failed configurations, with exit code 3.", "budget", resumable=True, identity=False,
+        metavar="N", ge=1,
+    )  # fmt: skip
+    max_failures: int = option(
+        2, "Run a configuration again up to N times when its process or node dies.", "budget", resumable=True,
+        identity=False, metavar="N", ge=0, le=1000,
+    )  # fmt: skip
+    checkpoint_steps: int | None = option(
+        None, "Save running trials every K optimizer steps; 0 never does (default: about every minute).", "trial",
+        resumable=True, identity=False, runtime=True, metavar="K", ge=0, le=1_000_000_000,
+    )  # fmt: skip
+    resources: Resources = option(
+        PydanticUndefined, "Resources of a trial, such as gpus_per_member=1 or gpus_per_pair=0.25.", "cluster",
+        resumable=True, identity=False, metavar="KEY=VALUE", many=True,
+        default_factory=lambda: Resources.model_validate({}),
+    )  # fmt: skip
+    further_objectives: tuple[str, ...] = Field(
+        (), description="Objectives beside the first; a list as `objective` sets both."
+    )
+    prior: tuple[PriorNoise | str, ...] = option(
+        (), "Run folders of finished sweeps: their best noise is the prior of sampler `noise`.", "search",
+        metavar="DIR", many=True,
+    )  # fmt: skip
+    enqueue: tuple[dict[str, Any], ...] = option(
+        (),
+        "File of configurations to try first: YAML, JSON, or CSV as `sweeper export` writes it. The sampler fills in "
+        "missing knobs.",
+        "search",
+        metavar="FILE",
+    )
+    max_memory: Annotated[float, BeforeValidator(parse_bytes)] | None = option(
+        None, "Largest allocation on the device of a trial that may win [bytes], such as 8GB.", "search",
+        metavar="BYTES", gt=0, allow_inf_nan=False,
+    )  # fmt: skip
+    max_step_time: float | None = option(
+        None, "Longest optimizer step of a trial that may win [s].", "search", metavar="S", gt=0, allow_inf_nan=False
+    )
+    prune: bool = option(False, "Stop hopeless trials at a rung.", "search")
+    rungs: int = option(3, "Rungs: checks during a trial at which it may stop.", "search", metavar="N", ge=1, le=16)
+    data: str | None = option(
+        None, "Folder with the data sets, as torchvision lays them out.", "trial", resumable=True, identity=False,
+        metavar="ROOT",
+    )  # fmt: skip
+    stack: Literal["auto", "on", "off"] = option(
+        "auto", "Train the repeats of a configuration as one `torch.func` stack: `auto` decides by size.", "trial"
+    )
+    threads: int = option(
+        1, "torch threads per trial; they are part of the numbers.", "trial", runtime=True, metavar="N", ge=1, le=1024
+    )
+    device: str = option("auto", "torch device of the trials; `auto` takes a GPU if there is one.", "trial",
+                         metavar="NAME")  # fmt: skip
+    deterministic: bool = option(
+        False, "Use deterministic algorithms only; repeated trials on a GPU agree bit for bit.", "trial", runtime=True
+    )
+    measure: int | None = option(
+        None, "Gradient measurements per child; 0 measures nothing (default: 2 % of the training).", "trial",
+        runtime=True, metavar="K", ge=0, le=1_000_000,
+    )  # fmt: skip
+    landscape: bool = option(
+        False, "Measure Hessian traces, sharpness and the excess barrier of every trial.", "trial", runtime=True
+    )
+    plane: int = option(
+        0, "Loss plane through base and children, with N points a side.", "trial", runtime=True, metavar="N", ge=0,
+        le=501,
+    )  # fmt: skip
+    smoke: bool = option(False, "Use the space's small variant, which runs in seconds on a CPU.", "search")
+    download: bool = option(
+        False, "Fetch missing data sets into ROOT.", "trial", resumable=True, identity=False, runtime=True
+    )
+    cache: str | None = option(
+        None, "Folder for unpacked archives and decoded images (default: the user's cache folder).", "trial",
+        resumable=True, identity=False, runtime=True, metavar="DIR",
+    )  # fmt: skip
+    resident_share: float = option(
+        0.5, "Share of the device's free memory that a resident data set may take. The numbers stay the same.",
+        "trial", resumable=True, identity=False, runtime=True, metavar="X", ge=0, le=1,
+    )  # fmt: skip
+    loader_workers: int = option(
+        2, "Processes that read a data set that is not resident.", "trial", resumable=True, identity=False,
+        runtime=True, metavar="N", ge=0, le=256,
+    )  # fmt: skip
+    parameters: dict[str, Parameter] = Field({}, description="Knobs with other ranges than the space's.")
+    fixed: dict[str, Any] = Field(
+        {},
+        description="Fields of the trial with fixed values; `dataset_options.path` sets one entry of a field.",
+    )
 
     @field_validator(
         "trials", "repeats", "seed", "threads", "max_failed", "max_failures", "workers", "measure", "plane",
@@ -279,7 +343,7 @@ class SweepSpec(BaseModel):
             bases=None if bases is None else str(bases),
             device=device or self.device,
             rungs=self.rungs if self.prune else 0,
-            **{name: getattr(self, name) for name in _RUNTIME},
+            **{name: getattr(self, name) for name in keys("runtime")},
         )
 
     def asked(self) -> dict[str, Any]:
@@ -295,12 +359,9 @@ class SweepSpec(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes two sweeps the same search: all but budget, place and manner of running."""
-        free = {
-            "out", "workers", "runner", "address", "max_seconds", "max_gpu_hours", "until_interval", "max_failed",
-            "max_failures", "resources", "checkpoint_steps", *_PLACES
-        }  # fmt: skip
-        if self.sampler != "grid":  # whose levels follow from the number of trials
-            free.add("trials")
+        free = set(keys("free"))
+        if self.sampler == "grid":  # its levels follow from the number of trials
+            free.remove("trials")
         found = self.model_dump(mode="json", exclude=free)
         # where a prior comes from changes nothing
         return {**found, "prior": [p if isinstance(p, str) else {**p, "source": ""} for p in found["prior"]]}
@@ -310,14 +371,11 @@ def _choice(value: Any, distribution: Any) -> Any:
     return next((c for c in getattr(distribution, "choices", ()) if c == value or str(c) == value), value)
 
 
-RUN_KEYS = (
-    "trials", "sampler", "objective", "noise", "repeats", "seed", "stack", "threads", "device", "out", "smoke",
-    "measure", "landscape", "plane", "deterministic", "prior", "enqueue", "max_memory", "max_step_time", "prune",
-    "rungs",
-)  # fmt: skip
+def keys(mark: str) -> tuple[str, ...]:
+    """Return the fields of `SweepSpec` with a mark of `sweeper.config.fields.option`, in their order.
 
-
-MACHINE_KEYS = (
-    "workers", "runner", "address", "resources", "max_failures", "checkpoint_steps", "max_seconds", "max_gpu_hours",
-    "until_interval", "max_failed", "data", "download", "cache", "resident_share", "loader_workers",
-)  # fmt: skip
+    Args:
+        mark: `flag` (an option of the command line), `resumable`, `runtime`, or `free` (two sweeps that differ there
+            are the same search).
+    """
+    return tuple(name for name, field in SweepSpec.model_fields.items() if marks(field).get(mark))

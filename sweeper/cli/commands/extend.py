@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sweeper.analysis.evidence.plan import Plan
 from sweeper.analysis.evidence.plan import planned
 from sweeper.cli.sweep_options import flags
-from sweeper.config.spec import MACHINE_KEYS
+from sweeper.config.spec import keys
 
 DONE, NO_SUCCESS, INTERRUPTED = 0, 3, 130
 
@@ -130,4 +130,5 @@ def _lines(texts: Sequence[str]) -> str:
 
 
 def _spec(args: argparse.Namespace, stored: SweepSpec) -> SweepSpec:
-    return SweepSpec.checked({**stored.model_dump(exclude_unset=True), **flags(args, MACHINE_KEYS)})
+    changed = flags(args, tuple(k for k in keys("resumable") if k != "trials"))
+    return SweepSpec.checked({**stored.model_dump(exclude_unset=True), **changed})

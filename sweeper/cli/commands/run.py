@@ -22,7 +22,7 @@ from sweeper.cli.commands.names import merges, noises, spaces
 from sweeper.cli.commands.serve import serve, token
 from sweeper.cli.output import emit
 from sweeper.cli.sweep_options import asked_sweep, flags
-from sweeper.config.spec import MACHINE_KEYS, SweepSpec
+from sweeper.config.spec import SweepSpec, keys
 from sweeper.errors import SpecError
 
 DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
@@ -37,7 +37,7 @@ def resume(args: argparse.Namespace) -> int:
     """`sweeper resume DIR`."""
     from sweeper.storage.run_folder import runnable_spec
 
-    given = flags(args, ("trials", *MACHINE_KEYS))
+    given = flags(args, keys("resumable"))
     stored = runnable_spec(args.dir).model_dump(exclude_unset=True)
     if "resources" in given:
         given["resources"] = {**stored.get("resources", {}), **given["resources"]}

@@ -20,7 +20,7 @@ from sweeper.cli.remote.output import by_objective, emit_found, emit_status, est
 from sweeper.cli.remote.request import HERE, Asked, changes, refuse
 from sweeper.client import Client, ClientError
 from sweeper.client.models import Sweep
-from sweeper.config.spec import MACHINE_KEYS, SweepSpec
+from sweeper.config.spec import SweepSpec, keys
 from sweeper.errors import SpecError
 from sweeper.formatting import counted, wrap
 
@@ -29,7 +29,7 @@ SHOWN = 50
 """Sweeps that `list` prints; as JSON all of them."""
 _OWN_NOISE = {"noise": "it shows the sweep by the noise that it searched"}
 _OWN_MACHINE = {
-    **dict.fromkeys((k for k in MACHINE_KEYS if k not in HERE), "an extension runs as its sweep did"),
+    **dict.fromkeys((k for k in keys("resumable") if k not in (*HERE, "trials")), "an extension runs as its sweep did"),
     **HERE,
 }
 
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 def resume(args: argparse.Namespace) -> int:
     """`sweeper resume ID`."""
-    wanted = changes(args, ("trials", *MACHINE_KEYS))
+    wanted = changes(args, keys("resumable"))
     with _client(args) as client:
         return _queued(args, client, client.resume(args.dir, **wanted))
 

@@ -11,7 +11,7 @@ from typing import Any
 from sweeper.cli.sweep_options import flags
 from sweeper.client import ClientError
 from sweeper.config.points import read_points
-from sweeper.config.spec import MACHINE_KEYS, RUN_KEYS, SweepSpec
+from sweeper.config.spec import SweepSpec, keys
 from sweeper.config.yaml_source import assignments, parse_yaml
 from sweeper.config.yaml_text import write
 from sweeper.errors import SpecError
@@ -54,7 +54,7 @@ class Asked:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        given = changes(args, (*RUN_KEYS, *MACHINE_KEYS))
+        given = changes(args, keys("flag"))
         file, self._file, self._lines = given.pop("enqueue", None), "", {}
         values: dict[str, Any] = {"space": args.target}
         if args.target.endswith((".yaml", ".yml")):

@@ -15,7 +15,7 @@ from sweeper.config.load import space_of
 from sweeper.config.noise_default import with_usual_noise
 from sweeper.config.plain_text import check_plain_values
 from sweeper.config.space import corners
-from sweeper.config.spec import MACHINE_KEYS, SweepSpec
+from sweeper.config.spec import SweepSpec, keys
 from sweeper.errors import SpecError
 from sweeper.runner.proposer import budget_of
 from sweeper.service.db.sweeps import Entry
@@ -33,7 +33,7 @@ _PATH_KEY = re.compile(r"path|file|dir|folder|root|url|uri|checkpoint|cache|cfg|
 _LOOKS_LIKE_PATH = re.compile(
     r"[/\\~]|^\.|\.\.|^[A-Za-z]:|\.(safetensors|pt|pth|bin|ckpt|pkl|npz|tar|py)$", re.IGNORECASE
 )
-RESUMABLE = ("trials", *(k for k in MACHINE_KEYS if k not in (*_DECIDED, "data", "download")))
+RESUMABLE = tuple(k for k in keys("resumable") if k not in (*_DECIDED, "data", "download"))
 """Keys that `resume` may change."""
 
 

@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING
 from trainables.io.printable import printable_line
 
 
-def exact(value: Any) -> str:
+def exact_text(value: Any) -> str:
     """Return the shortest text from which Python reads the same number; other values as `str` gives them."""
     return float.__repr__(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def cell_text(value: Any) -> str:
     """Return the shortest text by which `is_value` finds a cell: a float32 value needs few digits."""
-    short = str(_single(value)).removesuffix(".0") if isinstance(value, float) and _is_single(value) else exact(value)
-    return min(short, exact(value), key=len)
+    short = (
+        str(_single(value)).removesuffix(".0") if isinstance(value, float) and _is_single(value) else exact_text(value)
+    )
+    return min(short, exact_text(value), key=len)
 
 
 def is_value(value: Any, text: str) -> bool:
@@ -72,16 +74,16 @@ def csv_bytes(table: pa.Table) -> bytes:
     import pyarrow.csv
 
     target = io.BytesIO()
-    pyarrow.csv.write_csv(_replaced(table, _FORMULA, r"'\1"), target)
+    pyarrow.csv.write_csv(_replace_cells(table, _FORMULA, r"'\1"), target)
     return target.getvalue()
 
 
-def unquoted(text: str) -> str:
+def unquote_cell(text: str) -> str:
     """Return the text of a cell that `csv_bytes` wrote."""
     return re.sub(_QUOTED, r"\1", text)
 
 
-def _replaced(table: pa.Table, pattern: str, by: str) -> pa.Table:
+def _replace_cells(table: pa.Table, pattern: str, by: str) -> pa.Table:
     import pyarrow as pa
     import pyarrow.compute
 
@@ -126,7 +128,7 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def plain(value: Any) -> str:
+def plain_text(value: Any) -> str:
     """Return a value of a record for people: floats by `number`, `–` where there is none, yes or no."""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -135,7 +137,7 @@ def plain(value: Any) -> str:
     return "–" if value is None else printable_line(str(value))
 
 
-def counted(count: int, noun: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     """Return a number with its noun, such as `1 trial` and `2 trials`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 

@@ -52,10 +52,10 @@ def reason(error: BaseException) -> str:
             (a for a in error.args if isinstance(a, BaseException)), None
         )  # fmt: skip
         if inner is None or inner is error:
-            return line(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+            return clean_line(getattr(error, "strerror", None) or str(error) or type(error).__name__)
         error = inner
 
 
-def line(text: str, most: int = 300) -> str:
+def clean_line(text: str, most: int = 300) -> str:
     """Return text of another machine as one line that a terminal may show."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:most]

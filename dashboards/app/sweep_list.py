@@ -16,7 +16,7 @@ from dashboards.charts.axes import short
 from dashboards.data.selection import Selection
 from dashboards.data.words import words
 from dashboards.views.section import Control
-from sweeper.formatting import counted
+from sweeper.formatting import pluralize
 from sweeper.search.objectives import OBJECTIVES
 
 ALL = "all"
@@ -185,5 +185,5 @@ def _age(sweep: Listed, now: datetime) -> str:
     seconds = (now - sweep.created).total_seconds()
     for size, noun in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size:
-            return f"{counted(int(seconds // size), noun)} ago"
+            return f"{pluralize(int(seconds // size), noun)} ago"
     return "just now"

@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from dashboards.charts.knob_axes import TITLES, axis_of, on_scale, varies
 from dashboards.data.configurations import KNOBS, Array
-from sweeper.analysis.evidence.cells import collect, tame, thin
+from sweeper.analysis.evidence.cells import collect, raise_tail, subsample
 from sweeper.analysis.evidence.exponents import MIN_CONFIGS
-from sweeper.analysis.evidence.linear import Basis, design, least_squares, left_out
-from sweeper.analysis.evidence.ranking import candidates, common
+from sweeper.analysis.evidence.linear import Basis, design_matrix, least_squares, predict_left_out
+from sweeper.analysis.evidence.ranking import list_definitions, select_common
 from sweeper.search.objectives import Objective
 from trainables.noise import NOISE
 
@@ -53,14 +53,14 @@ def ranking(trials: pa.Table, goal: Objective) -> list[Alignment]:
         trials: The trials table.
         goal: What is explained, on its split.
     """
-    cells = tame(thin(collect(trials, goal)))
-    names = candidates(cells)
-    own = common(cells, names)
+    cells = raise_tail(subsample(collect(trials, goal)))
+    names = list_definitions(cells)
+    own = select_common(cells, names)
     if len(own) < MIN_CONFIGS or np.ptp(own.z) <= 0:
         return []
 
     def aligned(name: str, label: str, x: Array, is_noise: bool) -> Alignment:
-        found = left_out(own.z, own.size, [x])
+        found = predict_left_out(own.z, own.size, [x])
         return Alignment(name, label, found.r2, len(own), int(found.beyond.sum()), is_noise)
 
     found = [aligned(n, f"{n}: {NOISE[n].formula}", own.noise[n], True) for n in names]
@@ -88,8 +88,8 @@ def fit(x: Array, y: Array) -> Smooth:
     tried: list[tuple[float, Basis, Array]] = []
     for freedom in FREEDOMS:
         basis = Basis.of(x, freedom)
-        error = float(left_out(y, np.ones(len(y)), [x], freedom=freedom).errors.sum())
-        tried.append((error, basis, least_squares(design(basis(x)), y).residuals))
+        error = float(predict_left_out(y, np.ones(len(y)), [x], freedom=freedom).errors.sum())
+        tried.append((error, basis, least_squares(design_matrix(basis(x)), y).residuals))
     _, basis, residual = min(tried, key=lambda t: t[0])
     return Smooth(basis, residual)
 

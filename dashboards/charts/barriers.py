@@ -28,7 +28,7 @@ from dashboards.charts.chart import (
 from dashboards.charts.knob_axes import axis_of, column
 from dashboards.charts.theme import BLUE, GREY, ORANGE, VERMILLION
 from dashboards.data.configurations import Array, ConfigPoint, floats
-from sweeper.formatting import counted
+from sweeper.formatting import pluralize
 
 DRAWN = 1500
 # across the figure: room for the second panel's title at 800 pixels; the third one shares its value axis
@@ -191,7 +191,7 @@ def barrier_chart(points: Sequence[ConfigPoint], measures: Sequence[Measure], no
         shown.add_hline(y=0, line={"color": GREY, "width": 1}, layer="below", row=1, col=col)
         if sorted_out.clipped:
             name = measure.label.split(" [")[0]
-            said.append(f"{counted(len(sorted_out.clipped), 'configuration')} above the frame of {name} (▲).")
+            said.append(f"{pluralize(len(sorted_out.clipped), 'configuration')} above the frame of {name} (▲).")
     if len(measures) > 1:
         said.append("The excess barrier is what the curvature at the parents does not predict; 0 on every quadratic.")
     text = " ".join(said)

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from dashboards.charts.axes import Window, rounded, short, window
 from dashboards.charts.theme import BLUE, GREY
 from dashboards.data.configurations import ConfigPoint, Estimate
-from sweeper.formatting import counted
+from sweeper.formatting import pluralize
 
 SYMBOLS = {
     "diverged": "x",
@@ -269,4 +269,4 @@ def caption(shown: Shown, view: Window) -> str:
 
 
 def _count(points: Sequence[Any]) -> str:
-    return counted(len(points), "configuration")
+    return pluralize(len(points), "configuration")

@@ -15,7 +15,7 @@ from sweeper.analysis.text import noise_share
 from sweeper.formatting import FACTORS
 
 if TYPE_CHECKING:
-    from sweeper.analysis.posterior import Belief
+    from sweeper.analysis.posterior import Posterior
     from sweeper.search.noise_sampler.explanation import Explanation
 
 
@@ -84,7 +84,7 @@ def posterior_words(found: Explanation) -> str:
     return f"{words}. {share[0].upper()}{share[1:]}."
 
 
-def exponents_chart(believed: Belief) -> Chart:
+def exponents_chart(believed: Posterior) -> Chart:
     """Draw the fitted exponents with their 90 % intervals beside those of the definition.
 
     Args:

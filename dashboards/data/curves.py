@@ -162,7 +162,7 @@ def search_steps(points: Sequence[ConfigPoint], search: pa.Table, objective: Obj
     for number, point in sorted(numbered, key=lambda pair: pair[0]):
         found = point.values.get(objective.column) if point.ok else None
         value = found.mean if found else None
-        if value is not None and point.can_win and (best is None or objective.better(value, best)):
+        if value is not None and point.can_win and (best is None or objective.is_better(value, best)):
             best = value
         thought = thoughts.get(number, {})
         optimum, low, high = (finite(thought.get(k)) for k in ("optimum", "optimum_low", "optimum_high"))

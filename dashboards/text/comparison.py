@@ -13,7 +13,7 @@ from dashboards.data.configurations import finite, overview
 from dashboards.data.runs import Run
 from dashboards.text.best import Cell, TextTable, percent
 from sweeper.analysis.best import winner
-from sweeper.analysis.posterior import Belief
+from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.regime import Regime, fit_regime
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
@@ -50,7 +50,7 @@ def beside(run: Run, objective: str, noise: str, split: str) -> tuple[Beside, ..
     for name in pc.unique(trials["run"]).to_pylist():
         rows = trials.filter(pc.equal(trials["run"], name))
         counts = overview(rows, None)
-        best = winner(rows, objective, Belief())
+        best = winner(rows, objective, Posterior())
         sides = [finite(best[f"{who}_loss_test"]) for who in "ab"] if best else []
         known = [s for s in sides if s is not None]
         found.append(

@@ -8,7 +8,7 @@ from dashboards.charts.axes import short
 from dashboards.charts.knob_axes import SYMBOLS
 from dashboards.text.best import Cell, TextTable
 from sweeper.analysis.evidence.linear import HOW, R2
-from sweeper.analysis.evidence.sentences import influence
+from sweeper.analysis.evidence.sentences import describe_influence
 from trainables.noise import NOISE
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def ranking_words(found: Analysis) -> str:
         said.append(f"Repeats agree on R² {short(found.explained.ceiling)} at most, the noise ceiling.")
     elif found.explained.reason:
         said.append(f"{found.explained.reason[0].upper()}{found.explained.reason[1:]}.")
-    if said_of_lead := influence(found.ranking):
+    if said_of_lead := describe_influence(found.ranking):
         said.append(said_of_lead)
     for reason in (found.transfer.reason, found.collapse.reason):
         if reason:

@@ -11,7 +11,7 @@ from dashboards.charts.chart import Chart, describe, figure, finish, markers
 from dashboards.charts.theme import BLUE, GREY
 from dashboards.data.configurations import ConfigPoint
 from dashboards.text.best import Cell, TextTable
-from sweeper.formatting import counted
+from sweeper.formatting import pluralize
 from sweeper.search.objectives import OBJECTIVES, Objective
 
 
@@ -33,11 +33,11 @@ def front_chart(points: Sequence[ConfigPoint], front: Sequence[Mapping[str, Any]
         shown.update_xaxes(sides[first].axis, row=1, col=col)
         shown.update_yaxes(sides[other].axis, row=1, col=col)
     text = (
-        f"Means over the repeats on validation. {counted(len(front), 'configuration')} of {len(placed)}: "
+        f"Means over the repeats on validation. {pluralize(len(front), 'configuration')} of {len(placed)}: "
         "no other one matches them in every objective and beats them in one."
     )
     if clipped := sum(any(not s.shows(p) for s in sides.values()) for p in placed):
-        text += f" {counted(clipped, 'configuration')} outside the frame, drawn at its edge."
+        text += f" {pluralize(clipped, 'configuration')} outside the frame, drawn at its edge."
     return Chart("front", "Pareto set", text, finish(shown), wide=len(others) > 1)
 
 

@@ -15,7 +15,7 @@ from dashboards.charts.chart import Chart, figure, finish
 from dashboards.charts.theme import CYCLE
 from dashboards.data.runs import Run
 from dashboards.data.trial_rows import HEADS, KNOBS
-from sweeper.analysis.trial_warnings import split
+from sweeper.analysis.trial_warnings import split_warnings
 from trainables.result import trial_columns
 from trainables.trial import IMPORTED
 
@@ -70,7 +70,7 @@ def details(row: Mapping[str, Any], run: Run, history: pa.Table, merges: pa.Tabl
         digest=row["digest"],
         title=f"{number}{row['digest']}",
         sentence=f"{row['outcome'].replace('_', ' ')}{detail}",
-        warnings=tuple(f"{key}: {sentence}" for key, sentence in split(row["warnings"])),
+        warnings=tuple(f"{key}: {sentence}" for key, sentence in split_warnings(row["warnings"])),
         facts=tuple(_fact(name, row[name]) for name in _SHOWN if row[name] is not None),
         command="" if row["trainable"] == IMPORTED else f"sweeper pair {run.called} {row['digest']}{run.flags}",
         spec=_indented(row["spec"]),

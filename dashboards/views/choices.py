@@ -25,7 +25,7 @@ from dashboards.data.selection import Selection
 from dashboards.data.words import SPLIT_WORDS, words
 from dashboards.views.section import Control
 from sweeper.analysis.best import over_limits
-from sweeper.analysis.posterior import Belief, belief
+from sweeper.analysis.posterior import Posterior, fit_posterior
 from sweeper.analysis.regime import Regime, fit_regime
 from sweeper.search.objectives import OBJECTIVES, Objective
 from trainables.noise import NOISE
@@ -135,9 +135,9 @@ def regime(run: Run, objective: str, noise: str, split: str) -> Regime:
 
 
 @by_content
-def believed(run: Run, noise: str) -> Belief:
-    """Return what the model of the trials says about a noise, see `sweeper.analysis.posterior.belief`."""
-    return belief(run.spec, run.tables["trials"], noise) if run.spec else Belief()
+def believed(run: Run, noise: str) -> Posterior:
+    """Return what the model of the trials says about a noise, see `sweeper.analysis.posterior.fit_posterior`."""
+    return fit_posterior(run.spec, run.tables["trials"], noise) if run.spec else Posterior()
 
 
 @by_content

@@ -41,7 +41,7 @@ from dashboards.views.section import Control, Section, TableCard, View
 from dashboards.views.verdicts import ask
 from sweeper.analysis.evidence.exponents import MIN_CONFIGS
 from sweeper.analysis.evidence.linear import HOW, R2
-from sweeper.formatting import counted
+from sweeper.formatting import pluralize
 from sweeper.search.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def ranking_chart(found: Sequence[Alignment], noise: str) -> Chart:
     ):
         group = [a for a in found if keep(a)]
         if group:
-            text = [f"{a.label}: R² {short(a.r2)} over {counted(a.n, 'configuration')}" for a in group]
+            text = [f"{a.label}: R² {short(a.r2)} over {pluralize(a.n, 'configuration')}" for a in group]
             marker = {"size": 10, "color": colour, "symbol": symbol}
             x = [max(-0.5, a.r2) for a in group]
             trace = markers(label, x, [0.0] * len(group), text, marker=marker)
@@ -272,7 +272,7 @@ def _banners(
         return (f"One noise level only: nothing can line up over {chosen.noise}; vary a knob that enters it.",)
     if found[0].r2 is None:
         return (
-            f"{counted(scored, 'configuration')} with a value: no R² yet, {MIN_CONFIGS} with all noises are needed.",
+            f"{pluralize(scored, 'configuration')} with a value: no R² yet, {MIN_CONFIGS} with all noises are needed.",
         )
     return ()
 

@@ -25,7 +25,7 @@ from dashboards.text.best import Cell, TextTable
 from dashboards.views import choices
 from dashboards.views.choices import choose
 from dashboards.views.section import Control, Section, TableCard, View
-from sweeper.formatting import counted
+from sweeper.formatting import pluralize
 
 LEVELS = 3
 NEAREST = 0.25
@@ -181,7 +181,7 @@ def _fixed_words(found: Sequence[Slice]) -> str:
         middle = {k: v for part in near for k, v in part.fixed.items()}
         which = "Each panel" if len(near) == len(found) else ", ".join(SYMBOLS[p.knob] for p in near)
         said.append(
-            f"{which}: the {len(near[0].points)} of {counted(near[0].total, 'configuration')} whose other knobs lie "
+            f"{which}: the {len(near[0].points)} of {pluralize(near[0].total, 'configuration')} whose other knobs lie "
             f"nearest to the medians ({knob_words({k: middle[k] for k in KNOBS if k in middle})})."
         )
     return " ".join(said)

@@ -22,13 +22,13 @@ from dashboards.views.parents import Scored, best_tiles, parents_chart, scored
 from dashboards.views.section import Control, Section, TableCard, Tile, View
 from dashboards.views.verdicts import Judgement, ask
 from sweeper.analysis.best import winner
-from sweeper.analysis.evidence.needs import OBJECTIVE, extend_command
-from sweeper.analysis.evidence.plan import known_missing
-from sweeper.analysis.posterior import Belief, Favourite
+from sweeper.analysis.evidence.needs import OBJECTIVE, make_extend_command
+from sweeper.analysis.evidence.plan import read_missing
+from sweeper.analysis.posterior import Favourite, Posterior
 from sweeper.analysis.recommend import recommend
 from sweeper.analysis.regime import Regime
-from sweeper.analysis.trial_warnings import doubts, lines
-from sweeper.formatting import counted
+from sweeper.analysis.trial_warnings import count_warnings, format_lines
+from sweeper.formatting import pluralize
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 
@@ -70,7 +70,7 @@ def build(run: Run, selection: Selection) -> Section:
     asked = question(run, selection)
     judgement, current = ask(run, asked) if asked else (None, True)
     fit = _fit(run, asked, judgement if current else None)
-    believed = judgement.believed if judgement else Belief()
+    believed = judgement.believed if judgement else Posterior()
     best = _winner(run, chosen.sweep.objective, believed.favourite, believed.undecided)
     peers, beside_parents = _peers(run, chosen.sweep.objective, believed.favourite, believed.undecided)
     recommended, trouble = _recommended(run, fit, best, selection)
@@ -92,7 +92,7 @@ def _counts(run: Run) -> Overview:
 
 @by_content
 def _winner(run: Run, objective: str, favourite: Favourite | None, undecided: str) -> dict[str, Any] | None:
-    believed = Belief(favourite=favourite, undecided=undecided)
+    believed = Posterior(favourite=favourite, undecided=undecided)
     return winner(run.tables["trials"], objective, believed, choices.lost(run))
 
 
@@ -145,7 +145,7 @@ def _extend(run: Run, selection: Selection, asked: tuple[str, str, str] | None) 
         return ""
     objective, noise, _ = asked
     noise_, objective_ = (None if noise == run.spec.noise else noise), (None if objective == OBJECTIVE else objective)
-    command = extend_command(run.called, run.spec, noise_, objective_)
+    command = make_extend_command(run.called, run.spec, noise_, objective_)
     return command and command + run.flags
 
 
@@ -160,10 +160,10 @@ def _needed(run: Run, analysis: Analysis, extend: str) -> tuple[str, ...]:
     if not analysis.needs:
         return ()
     why = "; ".join(dict.fromkeys(n.why for n in analysis.needs))
-    plan = known_missing(run.spec, run.place, run.tables["trials"], analysis) if extend and run.spec else None
+    plan = read_missing(run.spec, run.place, run.tables["trials"], analysis) if extend and run.spec else None
     if plan is not None:
-        return (f"For a firm answer: {why}. `{extend}` runs {counted(len(plan.specs), 'further trial')}.",)
-    most = f"at most {counted(sum(n.repeats for n in analysis.needs), 'further trial')}"
+        return (f"For a firm answer: {why}. `{extend}` runs {pluralize(len(plan.specs), 'further trial')}.",)
+    most = f"at most {pluralize(sum(n.repeats for n in analysis.needs), 'further trial')}"
     return (f"For a firm answer: {why}. {f'`{extend}` runs' if extend else 'That takes'} {most}.",)
 
 
@@ -216,7 +216,7 @@ def _fit_tiles(fit: Regime | None, asked: tuple[str, str, str] | None, current: 
     if fit is None:
         return (Tile(title, "…", "being computed"),)
     if fit.optimum is None:
-        return (Tile(title, "not determined", f"{counted(fit.n_configs, 'viable configuration')} so far"),)
+        return (Tile(title, "not determined", f"{pluralize(fit.n_configs, 'viable configuration')} so far"),)
     where = "inside the tried range" if fit.interior else "not clearly inside the tried range"
     interval = f"90 % interval {short(fit.low)} to {short(fit.high)}, {where}"
     interval += "".join(f"; {moved.sentence}" for moved in fit.moved)
@@ -234,7 +234,7 @@ def _cost_tiles(run: Run, counts: Overview) -> tuple[Tile, ...]:
     each = f"{short(spent / counts.trials)} s a trial" if spent and counts.trials else "no trial says it"
     again = counts.tried - (counts.configs - counts.added)
     repeats = f", {again} tried again" if again > 0 else ""
-    repeats += f", {counted(counts.trials, 'trial')}" if counts.trials != counts.configs else ""
+    repeats += f", {pluralize(counts.trials, 'trial')}" if counts.trials != counts.configs else ""
     return (
         Tile("Configurations" + (" · running" if run.running else ""), done, outcomes + repeats),
         Tile("Device time", "–" if spent is None else duration(spent), each if counts.trials else "no trial yet"),
@@ -315,7 +315,10 @@ def _notes(run: Run, chosen: Choice, counts: Overview, best: Mapping[str, Any] |
         f"Sampler {sweep.sampler or 'unknown'}, objective {sweep.objective}, seed {seed}; noise {chosen.noise} = "
         f"{scale.formula} [{scale.unit}], {scale.source}.",
         said,
-        *(f"Warning: {line}." for line in lines(doubts(run.tables["trials"]["warnings"].to_pylist()), counts.trials)),
+        *(
+            f"Warning: {line}."
+            for line in format_lines(count_warnings(run.tables["trials"]["warnings"].to_pylist()), counts.trials)
+        ),
         *((f"Warning: {assumed}.",) if assumed else ()),
         *(f"First {name.replace('_', ' ')} trial: {text}" for name, text in counts.details.items()),
     )

@@ -12,7 +12,7 @@ from dashboards.charts.theme import BLUE, GREEN, GREY, ORANGE
 from dashboards.data.configurations import finite
 from dashboards.text.best import percent
 from dashboards.views.section import Tile
-from sweeper.formatting import counted, merge_words
+from sweeper.formatting import merge_words, pluralize
 
 WHO = {
     "a": "parent A",
@@ -102,7 +102,7 @@ def parents_chart(best: Scored) -> Chart:
     order = [words for who, words in WHO.items() if any(s[who] is not None for s in (best.loss, best.accuracy))][::-1]
     shown.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.5, len(order) - 0.35], ticklen=0)
     words = f"Trial {best.digest}" + (f": {best.merge}, chosen on validation" if best.merge else "")
-    words += f", the best of {counted(best.repeats, 'repeat')}" if best.repeats > 1 else ""
+    words += f", the best of {pluralize(best.repeats, 'repeat')}" if best.repeats > 1 else ""
     return Chart(
         "parents", "The best merge beside its parents", f"{words}; scores are of the test split.", finish(shown)
     )

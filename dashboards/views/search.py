@@ -20,8 +20,8 @@ from dashboards.views.choices import choose
 from dashboards.views.section import Control, Section, TableCard, View
 from dashboards.views.verdicts import ask
 from sweeper.analysis.best import pareto
-from sweeper.analysis.posterior import Belief
-from sweeper.formatting import counted
+from sweeper.analysis.posterior import Posterior
+from sweeper.formatting import pluralize
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 
@@ -58,7 +58,7 @@ def build(run: Run, selection: Selection) -> Section:
     if not points:
         return Section(banners=("No trial has finished yet: the search has not begun.",))
     judgement, _ = ask(run, (chosen.name, chosen.noise, chosen.split))
-    believed = judgement.believed if judgement else Belief(unexplained="it is being computed")
+    believed = judgement.believed if judgement else Posterior(unexplained="it is being computed")
     steps = search_steps(points, run.tables["search"], chosen.goal)
     charts: list[Chart] = [_progress(steps, measure, chosen.noise_label)]
     tables: list[TableCard] = []
@@ -89,7 +89,7 @@ def _progress(steps: list[SearchStep], measure: Measure, noise_label: str) -> Ch
 
 def _failed(run: Run, found: list[Failure]) -> TableCard:
     total, bad = run.tables["trials"].num_rows, sum(f.trials for f in found)
-    words = f"{bad} of {counted(total, 'trial')} did not end ok." if bad else f"None: all {total} trials ended ok."
+    words = f"{bad} of {pluralize(total, 'trial')} did not end ok." if bad else f"None: all {total} trials ended ok."
     return TableCard("failures", "Which trials failed, and why", words, failure_table(found if bad else []))
 
 

@@ -18,7 +18,7 @@ from dashboards.views import choices
 
 if TYPE_CHECKING:
     from sweeper.analysis.evidence.findings import Analysis
-    from sweeper.analysis.posterior import Belief
+    from sweeper.analysis.posterior import Posterior
     from sweeper.analysis.regime import Regime
 
 KEPT = 32
@@ -41,7 +41,7 @@ class Judgement:
     """
 
     regime: Regime
-    believed: Belief
+    believed: Posterior
     analysis: Analysis | None
     doubt: str
     trials: int

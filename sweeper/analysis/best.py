@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from sweeper.analysis.constraints import feasible
-from sweeper.analysis.posterior import Belief
+from sweeper.analysis.posterior import Posterior
 from sweeper.config.spec import SweepSpec
-from sweeper.search.objectives import OBJECTIVES, measured
+from sweeper.search.objectives import OBJECTIVES, resolve_objective
 from trainables.result import NEVER_WINS
 
 _COSTS = ("peak_memory_bytes", "step_seconds")
@@ -64,7 +64,7 @@ class _Mean:
 
 
 def _ranked(trials: pa.Table, objective: str, lost: Collection[str]) -> list[_Mean]:
-    goal = measured(objective, trials)
+    goal = resolve_objective(objective, trials)
     light = trials.select(["config", "outcome", goal.column]).to_pylist()
     bad = {row["config"] for row in light if row["outcome"] in NEVER_WINS}.union(lost)
     repeats: dict[str, list[tuple[float, int]]] = {}
@@ -88,7 +88,7 @@ def _taken(trials: pa.Table, means: Sequence[_Mean]) -> list[dict[str, Any]]:
 
 
 def winner(
-    trials: pa.Table, objective: str, believed: Belief, lost: Collection[str] = frozenset()
+    trials: pa.Table, objective: str, believed: Posterior, lost: Collection[str] = frozenset()
 ) -> dict[str, Any] | None:
     """Return the configuration to take home: the best by posterior mean, not the luckiest draw.
 
@@ -97,7 +97,7 @@ def winner(
     Args:
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
         objective: Name in `OBJECTIVES`: the first objective of the sweep.
-        believed: What the model says, see `sweeper.analysis.posterior.belief`.
+        believed: What the model says, see `sweeper.analysis.posterior.fit_posterior`.
         lost: Configurations that may not win, see `over_limits`.
 
     Returns:

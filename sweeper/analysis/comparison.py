@@ -25,7 +25,7 @@ SPLITS = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
-class Merge:
+class BestMerge:
     """The best merge of a sweep, of its best configuration's best repeat, and the scores of that trial on test.
 
     Attributes:
@@ -49,7 +49,7 @@ class Merge:
 
 
 @dataclass(frozen=True)
-class Compared:
+class SweepSummary:
     """One sweep.
 
     Attributes:
@@ -79,7 +79,7 @@ class Compared:
     configs: int
     device_seconds: float | None
     regimes: Mapping[str, Regime]
-    best: Merge | None
+    best: BestMerge | None
 
     @property
     def trials(self) -> int:
@@ -103,7 +103,9 @@ class Overlap:
     factor: float
 
 
-def look(run: str | Path, name: str, objectives: Sequence[str], noise: str | None, chosen_by: str | None) -> Compared:
+def read_summary(
+    run: str | Path, name: str, objectives: Sequence[str], noise: str | None, chosen_by: str | None
+) -> SweepSummary:
     """Read one sweep.
 
     Args:
@@ -129,7 +131,7 @@ def look(run: str | Path, name: str, objectives: Sequence[str], noise: str | Non
 
     seconds = [s for s in trials["device_seconds"].to_pylist() if s is not None]
     tasks = {f"{d} with {m}" for d, m in zip(*(trials[c].to_pylist() for c in ("dataset", "model")), strict=True)}
-    return Compared(
+    return SweepSummary(
         name=name,
         run=str(run) if is_uri(run) else str(Path(run).absolute()),
         space=Path(spec.space).name,
@@ -144,22 +146,22 @@ def look(run: str | Path, name: str, objectives: Sequence[str], noise: str | Non
         configs=len(set(trials["config"].to_pylist())),
         device_seconds=math.fsum(seconds) if seconds else None,
         regimes={o: fit_regime(trials, o, noise) for o in objectives},
-        best=_best(spec, trials, chosen_by or spec.objective, noise),
+        best=_find_best_merge(spec, trials, chosen_by or spec.objective, noise),
     )
 
 
-def _best(spec: SweepSpec, trials: pa.Table, objective: str, noise: str) -> Merge | None:
+def _find_best_merge(spec: SweepSpec, trials: pa.Table, objective: str, noise: str) -> BestMerge | None:
     from sweeper.analysis.best import over_limits, winner
-    from sweeper.analysis.posterior import Belief, belief
+    from sweeper.analysis.posterior import Posterior, fit_posterior
 
     # the model is of the objective that was searched
-    believed = belief(spec, trials, noise) if objective == spec.objective else Belief()
+    believed = fit_posterior(spec, trials, noise) if objective == spec.objective else Posterior()
     row = winner(trials, objective, believed, over_limits(trials, spec))
     if row is None:
         return None
     kind = "chosen" if row["chosen_merge"] else "merged"
     words = merge_words(row["chosen_merge"], row["chosen_coefficient"]) if row["chosen_merge"] else "linear at 0.5"
-    return Merge(
+    return BestMerge(
         digest=row["digest"],
         objective=objective,
         merge=words,
@@ -171,7 +173,7 @@ def _best(spec: SweepSpec, trials: pa.Table, objective: str, noise: str) -> Merg
     )
 
 
-def overlaps(sweeps: Sequence[Compared], objective: str) -> list[Overlap]:
+def compare_intervals(sweeps: Sequence[SweepSummary], objective: str) -> list[Overlap]:
     """Return how the intervals of each two sweeps lie, of those with the same noise and an optimum."""
     found: list[Overlap] = []
     for one, other in combinations(sweeps, 2):
@@ -186,7 +188,7 @@ def overlaps(sweeps: Sequence[Compared], objective: str) -> list[Overlap]:
     return found
 
 
-def doubts(sweeps: Sequence[Compared], objective: str | None) -> list[str]:
+def describe_differences(sweeps: Sequence[SweepSummary], objective: str | None) -> list[str]:
     """Return what differs between the sweeps and so must not be read as a difference of their optima.
 
     Args:
@@ -197,7 +199,7 @@ def doubts(sweeps: Sequence[Compared], objective: str | None) -> list[str]:
     for what, value, why in _DIFFERENCES:
         values = {s.name: value(s) for s in sweeps if value(s)}
         if len(set(values.values())) > 1 and not (what == "objective" and objective):
-            found.append(f"the sweeps differ in {what} ({_by_value(values)}): {why}")
+            found.append(f"the sweeps differ in {what} ({_group_by_value(values)}): {why}")
     if unknown := [s.name for s in sweeps if s.trials and s.device_seconds is None]:
         found.append(f"the device time of {', '.join(unknown)} is not known")
     for kind, text in (("synthetic", SYNTHETIC), ("imported", ELSEWHERE)):
@@ -206,7 +208,7 @@ def doubts(sweeps: Sequence[Compared], objective: str | None) -> list[str]:
     return found
 
 
-_DIFFERENCES: Sequence[tuple[str, Callable[[Compared], str], str]] = (
+_DIFFERENCES: Sequence[tuple[str, Callable[[SweepSummary], str], str]] = (
     ("noise", lambda s: s.noise, "their optima are not compared; --noise NAME shows one definition for all"),
     ("objective", lambda s: s.objective, "each best merge was chosen by its own; --objective NAME takes one for all"),
     ("split", lambda s: SPLITS[s.split] if s.trials else "", "optima and choices on test are not held out"),
@@ -215,7 +217,7 @@ _DIFFERENCES: Sequence[tuple[str, Callable[[Compared], str], str]] = (
 )
 
 
-def _by_value(values: Mapping[str, str]) -> str:
+def _group_by_value(values: Mapping[str, str]) -> str:
     names: dict[str, list[str]] = {}
     for name, value in values.items():
         names.setdefault(value, []).append(name)

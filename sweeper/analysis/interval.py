@@ -30,13 +30,13 @@ FEWEST_NEAR = 5
 LEVEL = 0.05
 
 
-def trimmed(x: Array, z: Array, tamed: Array, centre: float, low: float, high: float) -> tuple[float, float]:
+def trim_interval(x: Array, z: Array, raised: Array, centre: float, low: float, high: float) -> tuple[float, float]:
     """Return the ends of an interval of the best log noise without noises that are significantly worse.
 
     Args:
         x: Log noises in ascending order.
         z: Objective, larger is better.
-        tamed: The same with its bad tail raised, see `sweeper.analysis.regime.floors`.
+        raised: The same with its bad tail raised, see `sweeper.analysis.regime.tail_floors`.
         centre: The best log noise.
         low: Lower end, at most `centre`.
         high: Upper end, at least `centre`.
@@ -44,7 +44,7 @@ def trimmed(x: Array, z: Array, tamed: Array, centre: float, low: float, high: f
     places, level = np.unique(x.round(6), return_inverse=True)
     inside = (places >= low - 1e-6) & (places <= high + 1e-6)
     worse = np.zeros(len(places), dtype=bool)
-    worse[inside] = holm(np.array([_p_value(x, z, tamed, level, int(i), centre) for i in np.flatnonzero(inside)]))
+    worse[inside] = holm(np.array([_p_value(x, z, raised, level, int(i), centre) for i in np.flatnonzero(inside)]))
     return -_cut(-places[::-1], worse[::-1], -centre, -low), _cut(places, worse, centre, high)
 
 
@@ -57,12 +57,12 @@ def holm(p: Array, alpha: float = LEVEL) -> Mask:
     return rejected
 
 
-def _p_value(x: Array, z: Array, tamed: Array, level: NDArray[np.int64], i: int, centre: float) -> float:
+def _p_value(x: Array, z: Array, raised: Array, level: NDArray[np.int64], i: int, centre: float) -> float:
     near = np.argsort(np.abs(x - centre), kind="stable")[: max(FEWEST_NEAR, len(x) // 8)]
-    spread = float(tamed[near].std(ddof=1)) if len(near) > 1 else 0.0
+    spread = float(raised[near].std(ddof=1)) if len(near) > 1 else 0.0
     if spread <= 0:
         return 1.0
-    middle, number = float(tamed[near].mean()), len(near)
+    middle, number = float(raised[near].mean()), len(near)
     found = [
         _tail(middle, spread, number, values)
         for values in (z[level == i], z[np.abs(level - i) <= 1])

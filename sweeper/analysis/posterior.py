@@ -17,7 +17,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.search.k_aug import KAug
 from sweeper.search.noise_targets import check_target, default_noise
-from sweeper.search.objectives import OBJECTIVES, Objective, measured
+from sweeper.search.objectives import OBJECTIVES, Objective, resolve_objective
 from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.space_data import known_space
 from trainables.registry import UnknownName
@@ -55,7 +55,7 @@ class Favourite:
 
 
 @dataclass(frozen=True)
-class Belief:
+class Posterior:
     """What the model says about a sweep.
 
     Attributes:
@@ -83,7 +83,7 @@ class Belief:
         return {**known, **given, "favourite": favourite, "undecided": self.undecided, "assumed": self.assumed}
 
 
-def belief(spec: SweepSpec, trials: pa.Table, noise: str | None = None) -> Belief:
+def fit_posterior(spec: SweepSpec, trials: pa.Table, noise: str | None = None) -> Posterior:
     """Return what the model of the noise sampler says about the first objective of a sweep.
 
     Args:
@@ -95,28 +95,28 @@ def belief(spec: SweepSpec, trials: pa.Table, noise: str | None = None) -> Belie
     scored = len({r["config"] for r in rows if r["outcome"] == Outcome.OK})
     if scored < FEWEST:
         why = f"{scored} configurations have a value, {FEWEST} are needed"
-        return Belief(unexplained=why, undecided=why)
+        return Posterior(unexplained=why, undecided=why)
     try:
         known = known_space(spec)
         space = known.space
-        study = _study(spec, space, rows, measured(spec.objective, trials))
+        study = _make_trials(spec, space, rows, resolve_objective(spec.objective, trials))
     except (SpecError, ValueError) as error:
-        return Belief(unexplained=str(error), undecided=str(error))
-    said = _explained(spec, space, study, rows, noise or spec.noise)
-    return replace(said, assumed=known.assumed, **_favoured(spec, space, study, rows))
+        return Posterior(unexplained=str(error), undecided=str(error))
+    said = _explain(spec, space, study, rows, noise or spec.noise)
+    return replace(said, assumed=known.assumed, **_find_favourite(spec, space, study, rows))
 
 
-def _explained(spec: SweepSpec, space: Space, study: Sequence[FrozenTrial], rows: Sequence[Row], noise: str) -> Belief:
+def _explain(spec: SweepSpec, space: Space, study: Sequence[FrozenTrial], rows: Sequence[Row], noise: str) -> Posterior:
     try:
-        sampler = _sampler(spec, space, noise, rows)
-        return Belief(sampler.explain(study, _direction(spec)), sampler.explain([]).exponents)
+        sampler = _make_sampler(spec, space, noise, rows)
+        return Posterior(sampler.explain(study, _direction(spec)), sampler.explain([]).exponents)
     except (ValueError, UnknownName) as error:
-        return Belief(unexplained=str(error))
+        return Posterior(unexplained=str(error))
 
 
-def _favoured(spec: SweepSpec, space: Space, study: Sequence[FrozenTrial], rows: Sequence[Row]) -> dict[str, Any]:
+def _find_favourite(spec: SweepSpec, space: Space, study: Sequence[FrozenTrial], rows: Sequence[Row]) -> dict[str, Any]:
     try:
-        sampler = _sampler(spec, space, _aimed(spec, space), rows)
+        sampler = _make_sampler(spec, space, _target_noise(spec, space), rows)
         found = sampler.recommend(study, [_direction(spec)]) if hasattr(sampler, "recommend") else None
     except (ValueError, UnknownName) as error:
         return {"undecided": str(error)}
@@ -133,7 +133,7 @@ def _direction(spec: SweepSpec) -> str:
     return "maximize" if OBJECTIVES[spec.objective].maximize else "minimize"
 
 
-def _aimed(spec: SweepSpec, space: Space) -> str:
+def _target_noise(spec: SweepSpec, space: Space) -> str:
     # a measured noise can be shown, but is not known of a proposal: the usual one stands in
     try:
         return check_target(spec.noise).name
@@ -145,7 +145,7 @@ def _numbers(rows: Sequence[Row]) -> list[int]:
     return sorted({r["number"] for r in rows})
 
 
-def _study(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Objective) -> list[FrozenTrial]:
+def _make_trials(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Objective) -> list[FrozenTrial]:
     # one trial for each number of the sweep, as the study of its sampler has it
     broken = {r["config"] for r in rows if r["outcome"] in NEVER_WINS}
     groups: dict[int, list[Row]] = {number: [] for number in _numbers(rows)}
@@ -153,13 +153,13 @@ def _study(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Objective) 
         groups[row["number"]].append(row)
     found: list[FrozenTrial] = []
     for position, group in enumerate(groups.values()):
-        trial = _trial(spec, space, group, goal, group[0]["config"] in broken)
+        trial = _make_trial(spec, space, group, goal, group[0]["config"] in broken)
         trial.number = position
         found.append(trial)
     return found
 
 
-def _trial(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Objective, broken: bool) -> FrozenTrial:
+def _make_trial(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Objective, broken: bool) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
     params = space.params_of(PairSpec.from_json(rows[0]["spec"]))
@@ -176,12 +176,12 @@ def _trial(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Objective, 
     )
 
 
-def _sampler(spec: SweepSpec, space: Space, noise: str, rows: Sequence[Row]) -> Any:
+def _make_sampler(spec: SweepSpec, space: Space, noise: str, rows: Sequence[Row]) -> Any:
     make = SAMPLERS["noise"].make
     assert make is not None
     examples = next((r["examples"] for r in rows if r["examples"]), None)
     constants = noise_constants(space, {} if examples is None else {"examples": examples})
-    k_aug = _k_aug(space, rows) if noise == "paper_aug" else None
+    k_aug = _read_k_aug(space, rows) if noise == "paper_aug" else None
     return make(
         seed=spec.seed,
         knobs=space.knobs,
@@ -193,7 +193,7 @@ def _sampler(spec: SweepSpec, space: Space, noise: str, rows: Sequence[Row]) -> 
     )
 
 
-def _k_aug(space: Space, rows: Sequence[Row]) -> KAug:
+def _read_k_aug(space: Space, rows: Sequence[Row]) -> KAug:
     # as the probe before the search found it: every trial's row has its own
     some = space.build(next(corners(space)))
     policies = getattr(space.knobs.get("augmentation"), "choices", (some.augmentation,))

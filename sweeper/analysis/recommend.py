@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from sweeper.analysis.best import best_trials, winner
-from sweeper.analysis.posterior import Belief
+from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.regime import Regime, fit_regime
-from sweeper.search.objectives import DEFAULT_CLASSES, measured
+from sweeper.search.objectives import DEFAULT_CLASSES, resolve_objective
 from trainables.noise import KNOBS, NOISE, NoiseScale
 from trainables.result import MODELS_SCORED, UNSTABLE
 from trainables.spec import PairSpec
@@ -74,11 +74,11 @@ def stability_limit(trials: pa.Table, regime: Regime) -> float | None:
         The limit, or None where no such failures were seen.
     """
     ceiling = math.inf if regime.high is None else COMPARABLE * regime.high
-    gain = measured("gain_mean", trials).column
+    gain = resolve_objective("gain_mean", trials).column
     columns = ["outcome", "learning_rate", "momentum", "classes", gain, f"noise_{regime.noise}"]
     steps: list[tuple[float, bool]] = []
     for row in trials.select(columns).to_pylist():
-        failed = _failed(row, row[gain])
+        failed = _has_failed(row, row[gain])
         noise = row[f"noise_{regime.noise}"]
         if row["outcome"] in ("failed", "out_of_memory") or (failed and not (_finite(noise) and noise <= ceiling)):
             continue
@@ -95,7 +95,7 @@ def stability_limit(trials: pa.Table, regime: Regime) -> float | None:
     return limit
 
 
-def _failed(row: Row, gain: float | None) -> bool:
+def _has_failed(row: Row, gain: float | None) -> bool:
     if row["outcome"] != "ok":
         return row["outcome"] in UNSTABLE
     # an overflowed merge has no finite gain
@@ -148,7 +148,7 @@ def recommend(
     limit = stability_limit(trials, regime)
     aims = (regime.optimum, regime.low, regime.high)
     each = [{**settings, "batch_size": int(size)} for size in sorted(batch_sizes)]
-    return [_at(NOISE[regime.noise], aims, one, learning_rate, tried, limit) for one in each]
+    return [_recommend_at(NOISE[regime.noise], aims, one, learning_rate, tried, limit) for one in each]
 
 
 def _check_solvable(scale: NoiseScale) -> None:
@@ -213,7 +213,7 @@ def _solve_batch_size(regime: Regime, optimum: float, settings: Mapping[str, flo
     return max(1, round(exact))
 
 
-def _at(
+def _recommend_at(
     scale: NoiseScale,
     aims: tuple[float, float, float],
     settings: Mapping[str, float],
@@ -253,11 +253,11 @@ def _note(
     return "; ".join(parts) or "within what was tried"
 
 
-def summary(
+def summarize(
     trials: pa.Table,
     objective: str = "gain_mean",
     noise: str = "paper",
-    believed: Belief | None = None,
+    believed: Posterior | None = None,
     lost: Collection[str] = frozenset(),
 ) -> dict[str, Any]:
     """Return what a sweep found as a record that JSON can hold.
@@ -294,21 +294,23 @@ def summary(
         "counts": dict(outcomes.most_common()),
         "device_seconds": math.fsum(known) if known or not trials.num_rows else None,
         "synthetic": "synthetic" in trials["trainable"].to_pylist(),
-        "regimes": {name: _plain(fit_regime(trials, name, noise)) for name in dict.fromkeys((*BOTH, objective))},
+        "regimes": {
+            name: _regime_record(fit_regime(trials, name, noise)) for name in dict.fromkeys((*BOTH, objective))
+        },
         "imported": "imported" in trials["trainable"].to_pylist(),
-        "best": best_of(trials, objective, noise, believed or Belief(), lost),
+        "best": find_best(trials, objective, noise, believed or Posterior(), lost),
     }
 
 
-def best_of(
-    trials: pa.Table, objective: str, noise: str, believed: Belief, lost: Collection[str] = frozenset()
+def find_best(
+    trials: pa.Table, objective: str, noise: str, believed: Posterior, lost: Collection[str] = frozenset()
 ) -> dict[str, Any] | None:
-    """Return the winner as `summary` has it under `best`; None where nothing won. Arguments as there."""
+    """Return the winner as `summarize` has it under `best`; None where nothing won. Arguments as there."""
     best = winner(trials, objective, believed, lost)
-    return _best_record(best, measured(objective, trials).column, noise) if best else None
+    return _best_record(best, resolve_objective(objective, trials).column, noise) if best else None
 
 
-def _plain(regime: Regime) -> dict[str, Any]:
+def _regime_record(regime: Regime) -> dict[str, Any]:
     found = {k: v for k, v in asdict(regime).items() if k not in ("grid", "mean", "lower", "upper")}
     return {**found, "moved": [{**m, "at": list(m["at"])} for m in found["moved"]]}
 

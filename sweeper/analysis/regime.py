@@ -31,9 +31,9 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from sweeper.analysis.interval import trimmed
-from sweeper.analysis.moved import Moved, moved_by
-from sweeper.analysis.smoother import MAX_GROUPS, Array, average, bootstrap_argmax, train
+from sweeper.analysis.interval import trim_interval
+from sweeper.analysis.knob_effects import KnobEffect, find_knob_effects
+from sweeper.analysis.smoother import MAX_GROUPS, Array, average_curve, bootstrap_argmax, fit_smoother
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES, Objective
 from trainables.result import UNSTABLE
@@ -106,7 +106,7 @@ class Regime:
     upper: tuple[float, ...]
     floor: float | None
     message: str
-    moved: tuple[Moved, ...] = ()
+    moved: tuple[KnobEffect, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _regime(
         "n_configs": len(data.x),
         "n_left_out": data.n_left_out,
     }
-    if missing := _missing(data):
+    if missing := _explain_missing(data):
         nothing = dict.fromkeys(("optimum", "low", "high", "value", "edge_share", "floor"))
         empty = dict.fromkeys(("grid", "mean", "lower", "upper"), ())
         return Regime(**common, **nothing, **empty, interior=False, message=f"best noise not determined: {missing}")
@@ -215,16 +215,16 @@ def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
     return _Data(x, z, settings, used, len(rows) - used, tuple(sorted(adaptive)), beyond)
 
 
-def _missing(data: _Data) -> str:
+def _explain_missing(data: _Data) -> str:
     # why no optimum can be located; empty if one can
     n = len(data.x)
     if n < MIN_CONFIGS:
         left = f" ({data.n_left_out} trials were left out)" if data.n_left_out else ""
         return f"{n} viable configurations have a noise and a score, at least {MIN_CONFIGS} are needed{left}"
-    return _too_narrow(data.x, data.z)
+    return _explain_narrow(data.x, data.z)
 
 
-def _too_narrow(x: Array, z: Array) -> str:
+def _explain_narrow(x: Array, z: Array) -> str:
     levels = len(np.unique(x.round(6)))
     if levels < MIN_LEVELS:
         return f"the viable configurations have {levels} different noises, at least {MIN_LEVELS} are needed"
@@ -235,7 +235,7 @@ def _too_narrow(x: Array, z: Array) -> str:
     return ""
 
 
-def floors(z: Array) -> tuple[Array, float | None]:
+def tail_floors(z: Array) -> tuple[Array, float | None]:
     """Return the two floors to which the bad tail of `z`, which is ordered by noise, is raised.
 
     With the spread of the best third, or three times the scatter between neighbours if that is larger:
@@ -272,10 +272,10 @@ def edges(x: Array) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Located:
+class LocatedOptimum:
     """The optimum of a smooth curve through standardized scores, with what it was found by; all noises are logs."""
 
-    tamed: Array
+    raised: Array
     shift: float
     scale: float
     floor: float | None
@@ -288,35 +288,35 @@ class Located:
     high: float
 
 
-def locate(x: Array, scores: Array, seed: int, draws: int, groups: int = MAX_GROUPS) -> Located:
+def locate_optimum(x: Array, scores: Array, seed: int, draws: int, groups: int = MAX_GROUPS) -> LocatedOptimum:
     """Return the optimum of a smooth curve through scores in order of log noise, larger ones better."""
-    least, floor = floors(scores)
-    tamed = np.maximum(scores, least)
-    shift, scale = float(tamed.mean()), float(tamed.std())
-    z = (tamed - shift) / scale
-    smoother = train(x, z, groups)
+    least, floor = tail_floors(scores)
+    raised = np.maximum(scores, least)
+    shift, scale = float(raised.mean()), float(raised.std())
+    z = (raised - shift) / scale
+    smoother = fit_smoother(x, z, groups)
     grid = np.linspace(x[0], x[-1], GRID)
-    mean, sd = average(smoother, grid, z)
+    mean, sd = average_curve(smoother, grid, z)
     best = bootstrap_argmax(smoother, grid, z, seed, draws)
     centre = float(grid[int(np.argmax(mean))])
     low, high = (float(v) for v in np.quantile(best, [0.05, 0.95]))
     low, high = min(low, centre), max(high, centre)
-    return Located(tamed, shift, scale, floor, grid, mean, sd, best, centre, low, high)
+    return LocatedOptimum(raised, shift, scale, floor, grid, mean, sd, best, centre, low, high)
 
 
-def _moved(data: _Data, seed: int) -> tuple[Moved, ...]:
+def _find_knob_effects(data: _Data, seed: int) -> tuple[KnobEffect, ...]:
     def place(x: Array, z: Array) -> tuple[float, float, float] | None:
-        if len(x) < MIN_EACH or _too_narrow(x, z):
+        if len(x) < MIN_EACH or _explain_narrow(x, z):
             return None
-        found = locate(x, z, seed, DRAWS_EACH, GROUPS_EACH)
+        found = locate_optimum(x, z, seed, DRAWS_EACH, GROUPS_EACH)
         return found.optimum, found.low, found.high
 
-    return moved_by(data.x, data.z, data.knobs, place)
+    return find_knob_effects(data.x, data.z, data.knobs, place)
 
 
 def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int, by_knob: bool) -> dict[str, Any]:
-    at = locate(data.x, data.z, seed, draws)
-    low, high = trimmed(data.x, data.z, at.tamed, at.optimum, at.low, at.high)
+    at = locate_optimum(data.x, data.z, seed, draws)
+    low, high = trim_interval(data.x, data.z, at.raised, at.optimum, at.low, at.high)
     best, grid, mean, sd, shift, scale, floor = at.best, at.grid, at.mean, at.sd, at.shift, at.scale, at.floor
     left, right = edges(data.x)
     at_left, at_right = float(np.mean(best <= left)), float(np.mean(best >= right))
@@ -330,7 +330,7 @@ def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int, by_knob:
         "optimum": math.exp(at.optimum),
         "low": math.exp(low),
         "high": math.exp(high),
-        "moved": _moved(data, seed) if by_knob and not data.adaptive else (),
+        "moved": _find_knob_effects(data, seed) if by_knob and not data.adaptive else (),
         "edge_share": at_left + at_right,
         "interior": at_left + at_right < EDGE,
     }

@@ -75,7 +75,7 @@ def _matern(a: Array, b: Array, length: float) -> Array:
     return (1.0 + d + d * d / 3.0) * np.exp(-d)
 
 
-def train(x: Array, z: Array, limit: int = MAX_GROUPS) -> Smoother:
+def fit_smoother(x: Array, z: Array, limit: int = MAX_GROUPS) -> Smoother:
     """Return the process for `x` in ascending order, with flat priors on log l, log r and s² at its best for each.
 
     Above `limit` points it is trained on the means of the different places (same to 6 digits), and where these are too
@@ -107,7 +107,7 @@ def train(x: Array, z: Array, limit: int = MAX_GROUPS) -> Smoother:
     return Smoother(centre, group, settings)
 
 
-def average(smoother: Smoother, grid: Array, z: Array) -> tuple[Array, Array]:
+def average_curve(smoother: Smoother, grid: Array, z: Array) -> tuple[Array, Array]:
     """Return mean and standard deviation of f on `grid`, (l, r) integrated out but for settings of little weight."""
     settings = smoother.settings[smoother.settings[:, 3] > 1e-3]
     weights = settings[:, 3] / settings[:, 3].sum()

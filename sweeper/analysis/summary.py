@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.analysis.text import format_front
-from sweeper.analysis.trial_warnings import Doubt, doubts, lines
+from sweeper.analysis.trial_warnings import TrialWarning, count_warnings, format_lines
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.formatting import wrap
@@ -22,7 +22,7 @@ from trainables.registry import UnknownName
 SHOWN_KNOBS = (*KNOBS, "augmentation_strength")
 
 
-def shown_noise(noise: str) -> str:
+def check_shown_noise(noise: str) -> str:
     """Return the name of a noise that can be shown.
 
     Raises:
@@ -35,35 +35,35 @@ def shown_noise(noise: str) -> str:
     return noise
 
 
-def found(folder: str | Path, trials: Any, noise: str) -> dict[str, Any]:
+def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, Any]:
     """Return what a sweep found: its summary, Pareto set, recommendations, warnings and where the files are."""
     from sweeper.analysis.best import over_limits, winner
-    from sweeper.analysis.posterior import belief
-    from sweeper.analysis.recommend import BOTH, summary
+    from sweeper.analysis.posterior import fit_posterior
+    from sweeper.analysis.recommend import BOTH, summarize
     from sweeper.storage.run_folder import stored_spec
     from sweeper.storage.tables import weights_of
 
     spec = stored_spec(folder)
     place = place_of(folder)
     folder = place.local.absolute() if place.local else place.uri
-    believed, lost = belief(spec, trials, noise), over_limits(trials, spec)
-    record = {**summary(trials, spec.objective, noise, believed, lost), "run": str(folder)}
+    believed, lost = fit_posterior(spec, trials, noise), over_limits(trials, spec)
+    record = {**summarize(trials, spec.objective, noise, believed, lost), "run": str(folder)}
     record["objectives"] = list(spec.objectives)
-    record["front"] = _front(spec, trials)
+    record["front"] = _find_front(spec, trials)
     weights = weights_of(record["best"]["digest"]) if record["best"] else None
     record["page"] = _file(place, PAGE) if place.has(PAGE) else None
     record["first_details"] = _first_details(trials)
-    record["warnings"] = [*warning_lines(trials), *([believed.assumed] if believed.assumed else [])]
+    record["warnings"] = [*format_warnings(trials), *([believed.assumed] if believed.assumed else [])]
     record["weights"] = _file(place, weights) if weights and place.has(weights) else None
     try:
         best = winner(trials, spec.objective, believed, lost)
-        record["recommendations"] = _advice(trials, noise, BOTH, {spec.objective: best})
+        record["recommendations"] = _recommend_each(trials, noise, BOTH, {spec.objective: best})
     except SpecError:
         record["recommendations"] = {}  # no optimum yet, or a noise without a learning rate: the summary says so
     return record
 
 
-def _front(spec: SweepSpec, trials: Any) -> list[dict[str, Any]]:
+def _find_front(spec: SweepSpec, trials: Any) -> list[dict[str, Any]]:
     from sweeper.analysis.best import pareto
     from sweeper.analysis.constraints import feasible
 
@@ -72,8 +72,8 @@ def _front(spec: SweepSpec, trials: Any) -> list[dict[str, Any]]:
     return pareto(trials.to_pylist(), spec.objectives, lambda row: feasible(row, spec))
 
 
-def found_text(record: Mapping[str, Any]) -> str:
-    """Return the record of `found` for a terminal."""
+def format_sweep(record: Mapping[str, Any]) -> str:
+    """Return the record of `summarize_sweep` for a terminal."""
     from sweeper.analysis.text import format_summary
 
     parts = [format_summary(record)]
@@ -90,14 +90,14 @@ def found_text(record: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def trial_warnings(trials: Any) -> list[Doubt]:
+def collect_warnings(trials: Any) -> list[TrialWarning]:
     """Return the warnings of a trials table, each kind once."""
-    return doubts(trials["warnings"].to_pylist())
+    return count_warnings(trials["warnings"].to_pylist())
 
 
-def warning_lines(trials: Any) -> list[str]:
+def format_warnings(trials: Any) -> list[str]:
     """Return the warnings of a trials table as lines of text."""
-    return lines(trial_warnings(trials), trials.num_rows)
+    return format_lines(collect_warnings(trials), trials.num_rows)
 
 
 def _first_details(trials: Any) -> dict[str, str]:
@@ -108,7 +108,7 @@ def _first_details(trials: Any) -> dict[str, str]:
     return first
 
 
-def _advice(
+def _recommend_each(
     trials: Any, noise: str, objectives: Iterable[str], best: Mapping[str, Any], **wanted: Any
 ) -> dict[str, Any]:
     """Return recommendations and their text by objective; one without an optimum is left out.
@@ -143,7 +143,7 @@ def _advice(
     return found
 
 
-def advised(
+def advise(
     spec: SweepSpec, trials: Any, objectives: Sequence[str] = (), noise: str | None = None, **wanted: Any
 ) -> dict[str, Any]:
     """Return recommendations and their text by objective; one without an optimum is left out.
@@ -159,11 +159,11 @@ def advised(
         SpecError: None of them has an answer; the message is the first one's reason.
     """
     from sweeper.analysis.best import over_limits, winner
-    from sweeper.analysis.posterior import belief
+    from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH
 
-    best = {spec.objective: winner(trials, spec.objective, belief(spec, trials), over_limits(trials, spec))}
-    return _advice(trials, noise or spec.noise, objectives or BOTH, best, **wanted)
+    best = {spec.objective: winner(trials, spec.objective, fit_posterior(spec, trials), over_limits(trials, spec))}
+    return _recommend_each(trials, noise or spec.noise, objectives or BOTH, best, **wanted)
 
 
 def _file(place: Place, name: str) -> str:

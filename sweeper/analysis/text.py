@@ -10,7 +10,7 @@ from trainables.result import SPLITS
 
 if TYPE_CHECKING:
     from sweeper.analysis.recommend import Recommendation
-from sweeper.formatting import ELSEWHERE, FACTORS, SYNTHETIC, counted, format_table, merge_words, number, wrap
+from sweeper.formatting import ELSEWHERE, FACTORS, SYNTHETIC, format_table, merge_words, number, pluralize, wrap
 
 _TEST_ROWS = {
     "parents": "parents, mean",
@@ -23,9 +23,9 @@ _TEST_ROWS = {
 
 
 def format_summary(record: Mapping[str, Any]) -> str:
-    """Return the record of `sweeper.analysis.recommend.summary` as text, at most `WIDTH` columns wide."""
+    """Return the record of `sweeper.analysis.recommend.summarize` as text, at most `WIDTH` columns wide."""
     counts = ", ".join(f"{n} {outcome}" for outcome, n in record["counts"].items()) or "none yet"
-    head = f"{counted(record['trials'], 'trial')} of {counted(record['configs'], 'configuration')} ({counts})"
+    head = f"{pluralize(record['trials'], 'trial')} of {pluralize(record['configs'], 'configuration')} ({counts})"
     seconds = record["device_seconds"]
     parts = [wrap(f"{head}, {'unknown' if seconds is None else f'{number(seconds)} s of'} device time", 0)]
     if record["synthetic"]:
@@ -50,7 +50,7 @@ def _regimes(record: Mapping[str, Any]) -> str:
                 number(regime["optimum"]),
                 f"{number(regime['low'])} to {number(regime['high'])}" if known else "-",
                 f"{regime['edge_share']:.0%}" if known else "-",
-                _interior(regime) if known else "-",
+                _format_interior(regime) if known else "-",
                 number(regime["value"]),
                 str(regime["n_configs"]),
             )
@@ -65,7 +65,7 @@ def _label(objective: str, column: str) -> str:
     return goal.on(split).label if split in SPLITS else goal.label
 
 
-def _interior(regime: Mapping[str, Any]) -> str:
+def _format_interior(regime: Mapping[str, Any]) -> str:
     if not regime["interior"]:
         return "no"
     return "yes, in this search" if regime["adaptive"] else "yes"
@@ -82,12 +82,12 @@ def _best(record: Mapping[str, Any]) -> str:
         "noise": number(best["noise"]),
     }
     rows = [
-        (text, number(best["test"][who]["loss"]), _percent(best["test"][who]["accuracy"]))
+        (text, number(best["test"][who]["loss"]), _format_percent(best["test"][who]["accuracy"]))
         for who, text in _TEST_ROWS.items()
     ]
     lines = [
         wrap(f"best trial by {record['objective']} on {_split(best['column'])}: {best['digest']}", 0),
-        *_chosen_by(best),
+        *_describe_choice(best),
         wrap(", ".join(f"{name} {value}" for name, value in knobs.items()), 2),
         format_table(("on test", "loss [nat]", "accuracy"), rows),
     ]
@@ -100,8 +100,8 @@ def _split(column: str) -> str:
     return "test (nothing else was measured)" if column.endswith("_test") else "validation"
 
 
-def _chosen_by(best: Mapping[str, Any]) -> list[str]:
-    observed = _observed(best)
+def _describe_choice(best: Mapping[str, Any]) -> list[str]:
+    observed = _format_observed(best)
     if best["posterior_mean"] is None:
         why = f", not a posterior mean: {best['undecided']}" if best["undecided"] else ""
         return [wrap(f"chosen by the observed mean, {observed}{why}", 2)]
@@ -111,12 +111,12 @@ def _chosen_by(best: Mapping[str, Any]) -> list[str]:
     posterior = f"{number(best['posterior_mean'])}{error}"
     lines = [wrap(f"chosen by the posterior mean, {posterior}; observed {observed}", 2)]
     if luckiest := best["luckiest"]:
-        lines.append(wrap(f"luckiest observed: {_observed(luckiest)}, {luckiest['digest']}", 2))
+        lines.append(wrap(f"luckiest observed: {_format_observed(luckiest)}, {luckiest['digest']}", 2))
     return lines
 
 
-def _observed(best: Mapping[str, Any]) -> str:
-    return f"{number(best['config_mean'])} over {counted(best['config_repeats'], 'repeat')}"
+def _format_observed(best: Mapping[str, Any]) -> str:
+    return f"{number(best['config_mean'])} over {pluralize(best['config_repeats'], 'repeat')}"
 
 
 def format_front(front: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> str:
@@ -128,8 +128,8 @@ def format_front(front: Sequence[Mapping[str, Any]], objectives: Sequence[str]) 
     return f"{title}\n{format_table(('number', 'best repeat', *objectives, 'repeats'), rows)}"
 
 
-def format_belief(record: Mapping[str, Any], noise: str) -> str:
-    """Return what the model says about a sweep (`sweeper.analysis.posterior.Belief.record`) as text."""
+def format_posterior(record: Mapping[str, Any], noise: str) -> str:
+    """Return what the model says about a sweep (`sweeper.analysis.posterior.Posterior.record`) as text."""
     if record["unexplained"]:
         return wrap(f"no model of noise {noise}: {record['unexplained']}", 0)
     best = "best noise not determined"
@@ -140,13 +140,13 @@ def format_belief(record: Mapping[str, Any], noise: str) -> str:
     rows = [
         (
             FACTORS.get(str(role), str(role)),
-            _exponent(record["given"].get(role, 0.0)),
-            _exponent(fitted),
+            _format_exponent(record["given"].get(role, 0.0)),
+            _format_exponent(fitted),
             _interval(record, role),
         )
         for role, fitted in record["exponents"].items()
     ]
-    lines = [wrap(f"the model of {counted(record['trials'], 'configuration')}: {best}; {share}", 0)]
+    lines = [wrap(f"the model of {pluralize(record['trials'], 'configuration')}: {best}; {share}", 0)]
     if rows:
         lines.append(format_table(("exponent of", "definition", "fitted", "90 % interval"), rows))
     lines += [wrap(f"warning: {record['assumed']}", 0)] if record.get("assumed") else []
@@ -157,28 +157,28 @@ def noise_share(record: Mapping[str, Any], noise: str) -> str:
     """Return how much of what the model explains is noise, with its interval where one is known."""
     if record["variance_share"] is None:
         return "it does not predict trials that it has not seen, so the share of the noise is not known"
-    share = f"{_uncertain(record['variance_share'])} %"
+    share = f"{_format_share(record['variance_share'])} %"
     if record.get("share_low") is not None:
-        share += f" (90 % interval {_uncertain(record['share_low'])} to {_uncertain(record['share_high'])} %)"
+        share += f" (90 % interval {_format_share(record['share_low'])} to {_format_share(record['share_high'])} %)"
     return f"noise {noise} is {share} of what it explains"
 
 
-def _uncertain(share: float) -> str:
+def _format_share(share: float) -> str:
     # as per cent; no estimate is certain
     return "> 99" if share > 0.995 else "< 1" if share < 0.005 else f"{100 * share:.0f}"
 
 
-def _exponent(value: float) -> str:
+def _format_exponent(value: float) -> str:
     return f"{value:.2f}"
 
 
 def _interval(record: Mapping[str, Any], role: str) -> str:
     low, high = (record.get(f"exponent_{end}", {}).get(role) for end in ("low", "high"))
     # of the knob that level sets are solved for, the exponent is taken as given
-    return "as given" if low is None or low == high else f"{_exponent(low)} to {_exponent(high)}"
+    return "as given" if low is None or low == high else f"{_format_exponent(low)} to {_format_exponent(high)}"
 
 
-def _percent(value: float | None) -> str:
+def _format_percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.3g} %"
 
 
@@ -190,12 +190,12 @@ def format_recommendations(recommendations: Sequence[Recommendation]) -> str:
     header = ("batch size", "learning rate", "interval", "momentum", "weight decay", "noise", "")
     rows = [
         (
-            _marked(r, "batch_size"),
-            _marked(r, "learning_rate"),
-            f"{_end(r.learning_rate_low, r.low_beyond_stability)} to "
-            f"{_end(r.learning_rate_high, r.high_beyond_stability)}",
-            _marked(r, "momentum"),
-            _marked(r, "weight_decay"),
+            _mark(r, "batch_size"),
+            _mark(r, "learning_rate"),
+            f"{_format_end(r.learning_rate_low, r.low_beyond_stability)} to "
+            f"{_format_end(r.learning_rate_high, r.high_beyond_stability)}",
+            _mark(r, "momentum"),
+            _mark(r, "weight_decay"),
             number(r.noise),
             "!" if r.beyond_stability else "",
         )
@@ -212,10 +212,10 @@ def format_recommendations(recommendations: Sequence[Recommendation]) -> str:
     return "\n".join(lines)
 
 
-def _end(rate: float, beyond: bool) -> str:
+def _format_end(rate: float, beyond: bool) -> str:
     return f"{number(rate)}{'!' if beyond else ''}"
 
 
-def _marked(recommendation: Recommendation, knob: str) -> str:
+def _mark(recommendation: Recommendation, knob: str) -> str:
     # a blank keeps the digits of marked and unmarked rows aligned
     return number(getattr(recommendation, knob)) + ("*" if knob in recommendation.outside_tried else " ")

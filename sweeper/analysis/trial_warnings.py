@@ -9,7 +9,7 @@ from sweeper.storage.schema import SEPARATOR
 
 
 @dataclass(frozen=True)
-class Doubt:
+class TrialWarning:
     """One kind of warning.
 
     Attributes:
@@ -23,7 +23,7 @@ class Doubt:
     trials: int
 
 
-def split(text: str | None) -> Iterator[tuple[str, str]]:
+def split_warnings(text: str | None) -> Iterator[tuple[str, str]]:
     """Yield (key, sentence) of each warning in a trial's column `warnings`: `key: sentence`, separated by ` | `."""
     for part in (text or "").split(SEPARATOR):
         if part.strip():
@@ -31,17 +31,17 @@ def split(text: str | None) -> Iterator[tuple[str, str]]:
             yield key.strip(), sentence.strip() or key.strip()
 
 
-def doubts(texts: Iterable[str | None]) -> list[Doubt]:
+def count_warnings(texts: Iterable[str | None]) -> list[TrialWarning]:
     """Return the warnings of the trials' columns by key, the commonest first."""
     first: dict[str, str] = {}
     counts: dict[str, int] = {}
     for text in texts:
-        for key, sentence in dict(split(text)).items():
+        for key, sentence in dict(split_warnings(text)).items():
             first.setdefault(key, sentence)
             counts[key] = counts.get(key, 0) + 1
-    return [Doubt(key, first[key], counts[key]) for key in sorted(first, key=lambda k: -counts[k])]
+    return [TrialWarning(key, first[key], counts[key]) for key in sorted(first, key=lambda k: -counts[k])]
 
 
-def lines(found: Iterable[Doubt], trials: int) -> list[str]:
+def format_lines(found: Iterable[TrialWarning], trials: int) -> list[str]:
     """Return one line a warning for people, with the number of trials that have it."""
     return [f"{d.key} ({'all' if d.trials == trials else d.trials} of {trials} trials): {d.sentence}" for d in found]

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from sweeper.client.credentials import WHERE, check_secret, found_token, service_address
 from sweeper.client.models import Problem
 from sweeper.errors import SpecError
-from sweeper.net import CONNECT_SECONDS, Bearer, line, reason
+from sweeper.net import CONNECT_SECONDS, Bearer, clean_line, reason
 from trainables import __version__
 
 TRIES = 6
@@ -166,11 +166,11 @@ class Transport:
         # without Retry-After it is a quota
         passing = status in _AWAY or (status == 429 and after is not None)
         if problem is not None:
-            text = line(problem.detail, 2000)
+            text = clean_line(problem.detail, 2000)
         elif answer.is_redirect:
-            text = f"{self.address} points to {line(answer.headers['location'])}: give that server's address"
+            text = f"{self.address} points to {clean_line(answer.headers['location'])}: give that server's address"
         else:
-            text = f"{self.address} answers {status} {line(answer.reason or '')} to {what}"
+            text = f"{self.address} answers {status} {clean_line(answer.reason or '')} to {what}"
         if status == 401 and not self._named:
             text += f"; the token is read from {WHERE}"
         return ClientError(text, status, problem, passing, after)

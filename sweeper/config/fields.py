@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from sweeper.formatting import exact
+from sweeper.formatting import exact_text
 
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
@@ -49,9 +49,8 @@ class PriorNoise(BaseModel):
     @model_validator(mode="after")
     def _ordered(self) -> PriorNoise:
         if not self.low <= self.best <= self.high:
-            raise ValueError(
-                f"must have low <= best <= high, got {exact(self.low)}, {exact(self.best)} and {exact(self.high)}"
-            )
+            low, best, high = map(exact_text, (self.low, self.best, self.high))
+            raise ValueError(f"must have low <= best <= high, got {low}, {best} and {high}")
         return self
 
 
@@ -96,13 +95,12 @@ class Parameter(BaseModel):
         if self.min is None or self.max is None:
             raise ValueError("give values, or both min and max")
         if not self.min <= self.max:
-            raise ValueError(f"min must be <= max, got min {exact(self.min)} and max {exact(self.max)}")
+            raise ValueError(f"min must be <= max, got min {exact_text(self.min)} and max {exact_text(self.max)}")
         if "log" in self.distribution and self.min <= 0:
-            raise ValueError(f"min of a log distribution must be > 0, got {exact(self.min)}")
+            raise ValueError(f"min of a log distribution must be > 0, got {exact_text(self.min)}")
         if "int" in self.distribution and (self.min % 1 or self.max % 1):
-            raise ValueError(
-                f"min and max of {self.distribution} must be whole, got {exact(self.min)} and {exact(self.max)}"
-            )
+            ends = f"{exact_text(self.min)} and {exact_text(self.max)}"
+            raise ValueError(f"min and max of {self.distribution} must be whole, got {ends}")
         return self
 
     def to_optuna(self, kind: str) -> Any:
@@ -124,7 +122,7 @@ class Parameter(BaseModel):
         log = "log" in self.distribution
         if "int" in self.distribution or kind == "int":
             if self.min % 1 or self.max % 1:
-                raise ValueError(f"min and max must be whole, got {exact(self.min)} and {exact(self.max)}")
+                raise ValueError(f"min and max must be whole, got {exact_text(self.min)} and {exact_text(self.max)}")
             return IntDistribution(int(self.min), int(self.max), log=log)
         return FloatDistribution(self.min, self.max, log=log)
 

@@ -9,7 +9,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.search.noise_targets import (
     MEASURED_USUAL,
     default_noise,
-    targets,
+    list_targets,
 )
 from trainables.training.optimizers import family
 
@@ -24,7 +24,7 @@ def with_usual_noise(spec: SweepSpec, space: Space) -> SweepSpec:
 def _usual_noise(spec: SweepSpec, space: Space) -> str:
     families = {family(name) for name in _optimizers(space)}
     usual = {default_noise(f) for f in families}
-    known = targets(families)
+    known = list_targets(families)
     if len(usual) == 1:
         return usual.pop()
     # no definition holds for all of them: one that is measured can at least be shown

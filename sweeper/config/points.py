@@ -11,7 +11,7 @@ from search_spaces._space import SpaceError
 from sweeper.config.table_values import BadCells, parse, read_csv
 from sweeper.config.yaml_source import values_of
 from sweeper.errors import SpecError
-from sweeper.formatting import exact
+from sweeper.formatting import exact_text
 from trainables.registry import unknown
 from trainables.spec import PairSpec
 
@@ -100,8 +100,8 @@ def _value(distribution: Any, value: Any, where: str) -> Any:
         whole = isinstance(distribution.low, int)
         if number is not None and distribution._contains(number) and not (whole and number % 1):
             return int(number) if whole else number
-        rule = f"be {'whole and ' if whole else ''}in [{exact(distribution.low)}, {exact(distribution.high)}]"
-        rule += f" in steps of {exact(distribution.step)}" if distribution.step not in (None, 1) else ""
+        rule = f"be {'whole and ' if whole else ''}in [{exact_text(distribution.low)}, {exact_text(distribution.high)}]"
+        rule += f" in steps of {exact_text(distribution.step)}" if distribution.step not in (None, 1) else ""
     raise SpaceError(f"{where} must {rule}, got {value!r}; change its range under parameters, or leave the knob out")
 
 

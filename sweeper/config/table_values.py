@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import SpecError
-from sweeper.formatting import unquoted
+from sweeper.formatting import unquote_cell
 
 _EMPTY = frozenset({"", "#n/a", "#na", "-nan", "<na>", "n/a", "na", "nan", "none", "null"})
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -203,14 +203,14 @@ def read_csv(path: Path) -> CsvTable:
     lines = [line for line in lines if len(line) > 1 or any(cell.strip() for cell in line)]
     if not lines:
         raise SpecError(f"{path} is empty; its first line must name the columns")
-    names, rows = [unquoted(name.strip()) for name in lines[0]], lines[1:]
+    names, rows = [unquote_cell(name.strip()) for name in lines[0]], lines[1:]
     width = len(names)
     faults = {
         i: f"must have {width} cells as the heading has, got {len(row)}"
         for i, row in enumerate(rows, 1)
         if len(row) != width
     }
-    rows = [[unquoted(cell) for cell in [*row, *[""] * width][:width]] for row in rows]
+    rows = [[unquote_cell(cell) for cell in [*row, *[""] * width][:width]] for row in rows]
     kept = [i for i, name in enumerate(names) if name or not all(is_empty(row[i]) for row in rows)]
     named_all = [name or f"column {i + 1}" for i, name in enumerate(names)]
     return CsvTable([named_all[i] for i in kept], [[row[i] for i in kept] for row in rows], faults)

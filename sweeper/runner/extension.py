@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from sweeper.analysis.evidence.plan import Plan, Planned
+from sweeper.analysis.evidence.plan import Plan, PlannedTrials
 from sweeper.analysis.regime import EXTEND
 from sweeper.runner.jobs import Job, Row
 from sweeper.runner.results import Status
@@ -51,7 +51,7 @@ class Extension(Session):
         self._settle(rows, failed=all(r["outcome"] == "failed" for r in rows))
 
 
-def _groups(planned: Planned) -> list[tuple[PairSpec, ...]]:
+def _groups(planned: PlannedTrials) -> list[tuple[PairSpec, ...]]:
     # stack mates are one job; the others one each, so that they run side by side
     groups: dict[int, list[PairSpec]] = {}
     for spec in planned.specs:

@@ -14,8 +14,8 @@ from search_spaces._conditions import acts, in_order
 from sweeper.config.points import checked_points
 from sweeper.config.prior import pooled
 from sweeper.config.spec import SweepSpec
-from sweeper.search.designs import budget
-from sweeper.search.objectives import OBJECTIVES, Told
+from sweeper.search.designs import count_configs
+from sweeper.search.objectives import OBJECTIVES, Observation
 from sweeper.search.samplers import SAMPLERS
 from trainables.spec import stream
 
@@ -51,7 +51,7 @@ class Proposer(Protocol):
         """Return the configuration with this number, which lies within `sweeper.runner.proposer.budget_of`."""
         ...
 
-    def tell(self, number: int, params: Mapping[str, Any], told: Told) -> None:
+    def tell(self, number: int, params: Mapping[str, Any], told: Observation) -> None:
         """Say how a configuration ended, asked for now or in an earlier run."""
         ...
 
@@ -84,7 +84,7 @@ class DesignProposer:
         thoughts = {"origin": ENQUEUED} if number < first else None
         return Proposal(self.space.acting({**params, **given}), thoughts=thoughts, seconds=time.perf_counter() - start)
 
-    def tell(self, number: int, params: Mapping[str, Any], told: Told) -> None:
+    def tell(self, number: int, params: Mapping[str, Any], told: Observation) -> None:
         """Nothing to learn."""
 
     def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
@@ -163,7 +163,7 @@ class StudyProposer:
         attrs = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
         return attrs.get(NOISE_TARGET_KEY), json.loads(attrs.get(SEARCH_KEY, "{}"))
 
-    def tell(self, number: int, params: Mapping[str, Any], told: Told) -> None:
+    def tell(self, number: int, params: Mapping[str, Any], told: Observation) -> None:
         """See `Proposer.tell`."""
         from optuna.trial import Trial, TrialState
 
@@ -211,7 +211,7 @@ def budget_of(spec: SweepSpec, space: Space) -> int:
 
 
 def _designed(spec: SweepSpec, space: Space) -> int:
-    return budget(spec.sampler, space.knobs, max(spec.trials - len(spec.enqueue), 1), space.conditions)
+    return count_configs(spec.sampler, space.knobs, max(spec.trials - len(spec.enqueue), 1), space.conditions)
 
 
 def make_proposer(

@@ -117,7 +117,7 @@ def extend(
     Raises:
         SpecError: It cannot be run; nothing was started.
     """
-    from sweeper.analysis.evidence.plan import PLAN_FILE, keep
+    from sweeper.analysis.evidence.plan import PLAN_FILE, save_plan
     from sweeper.runner.extension import Extension
 
     spec = joined(spec, say)
@@ -137,7 +137,7 @@ def extend(
         session.stop = stop
         hold.lost = lambda why: session.break_off(StorageError(why))
         write_space(folder, space)  # an earlier version wrote none
-        keep(plan, folder)
+        save_plan(plan, folder)
         interrupted = _run_to_end(session)
         if not session.open and not interrupted and not session.status.failed:
             folder.remove(PLAN_FILE)

@@ -12,7 +12,7 @@ from typing import Any
 from search_spaces import Space
 from sweeper.analysis.best import pareto
 from sweeper.analysis.constraints import MEMORY, constraints, feasible
-from sweeper.analysis.trial_warnings import split
+from sweeper.analysis.trial_warnings import split_warnings
 from sweeper.config.space import members_of, noise_constants
 from sweeper.config.spec import SweepSpec
 from sweeper.config.trials import build
@@ -23,7 +23,7 @@ from sweeper.runner.leaderboard import Ranking
 from sweeper.runner.proposer import DesignProposer, Proposal, Proposer, budget_of, make_proposer
 from sweeper.runner.pruning import Judge, Pruner, saved
 from sweeper.runner.results import Status
-from sweeper.search.objectives import OBJECTIVES, Objective, Told
+from sweeper.search.objectives import OBJECTIVES, Objective, Observation
 from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.compaction import AUTOMATIC, compact
 from sweeper.storage.location import place_of
@@ -126,7 +126,7 @@ class Session:
                     self.partial[number] = done
                     self.proposer.keep(number, self._params(done[0]))
                 elif own:  # it failed, and is tried again
-                    self.proposer.tell(number, self._params(own[0]), Told())
+                    self.proposer.tell(number, self._params(own[0]), Observation())
                 elif number < held:
                     self.proposer.keep(number)
         if self.pruner:
@@ -143,7 +143,7 @@ class Session:
     def _params(self, row: Row) -> dict[str, Any]:
         return self.space.params_of(PairSpec.from_json(row["spec"]))
 
-    def _told(self, rows: Iterable[Row]) -> Told | None:
+    def _told(self, rows: Iterable[Row]) -> Observation | None:
         rows = [r for r in rows if r["outcome"] != Outcome.FAILED]
         if not rows:
             return None
@@ -151,23 +151,23 @@ class Session:
         outcomes = {r["outcome"] for r in rows}
         if Outcome.OUT_OF_MEMORY in outcomes:
             if sampler.infeasible:
-                return Told(None, limits)
+                return Observation(None, limits)
             if self.spec.max_memory is None:
                 # GPSampler wants the same constraints of all trials; without this one, it is a bad trial
                 del limits[MEMORY]
         if Outcome.PRUNED in outcomes:
-            return Told(None, limits, pruned=True)
+            return Observation(None, limits, pruned=True)
         over = not sampler.constrained and any(v > 0 for v in limits.values())
         goals = [OBJECTIVES[name] for name in self.spec.objectives]
         values = tuple(math.fsum(self._value(goal, r, over) for r in rows) / len(rows) for goal in goals)
-        return Told(values, limits if sampler.constrained else {})
+        return Observation(values, limits if sampler.constrained else {})
 
     def _value(self, goal: Objective, row: Row, over: bool) -> float:
         if goal.capped:
             return goal.tell({**row, "outcome": "over its limits"} if over else row)
         value = goal.tell(row)
         worst = self.worst.get(goal.column, value)
-        worst = worst if goal.better(value, worst) else value
+        worst = worst if goal.is_better(value, worst) else value
         if over or row["outcome"] != Outcome.OK:
             return worst
         self.worst[goal.column] = worst
@@ -278,7 +278,7 @@ class Session:
             self.pruner.learn(rows)
         rows = [*self.partial.pop(job.number, []), *rows]
         told = self._told(rows)
-        self.proposer.tell(job.number, self.space.params_of(job.specs[0]), told or Told())
+        self.proposer.tell(job.number, self.space.params_of(job.specs[0]), told or Observation())
         self._settle(rows, failed=told is None)
 
     def _settle(self, rows: list[Row], failed: bool) -> None:
@@ -320,7 +320,7 @@ class Session:
             self.ranking.add(row)
             if self.spec.further_objectives:
                 self.front.setdefault(row["config"], []).append(row)
-            for key, sentence in split(row.get("warnings")):
+            for key, sentence in split_warnings(row.get("warnings")):
                 self.status.warnings.setdefault(key, sentence)
         self.status.best = self.ranking.best
 

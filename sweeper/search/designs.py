@@ -86,10 +86,10 @@ def grid(knobs: Knobs, trials: int, conditions: Conditions = MappingProxyType({}
     Raises:
         SpecError: It is too large.
     """
-    return _grid_of(knobs, _shape(knobs, trials, conditions)[0], conditions)
+    return _make_grid(knobs, _shape(knobs, trials, conditions)[0], conditions)
 
 
-def _grid_of(knobs: Knobs, count: int, conditions: Conditions) -> list[dict[str, Any]]:
+def _make_grid(knobs: Knobs, count: int, conditions: Conditions) -> list[dict[str, Any]]:
     points: dict[str, dict[str, Any]] = {}  # by what they print: a choice may be a dict
     for values in itertools.product(*(levels(d, count) for d in knobs.values())):
         point = acting(dict(zip(knobs, values, strict=True)), conditions)
@@ -139,7 +139,7 @@ def _acting_sets(knobs: Knobs, conditions: Conditions) -> Counter[tuple[str, ...
     return found
 
 
-def budget(sampler: str, knobs: Knobs, trials: int, conditions: Conditions = MappingProxyType({})) -> int:
+def count_configs(sampler: str, knobs: Knobs, trials: int, conditions: Conditions = MappingProxyType({})) -> int:
     """Return the number of configurations that a sampler can propose, at most `trials`: a grid ends.
 
     Raises:
@@ -156,7 +156,7 @@ def grid_design(knobs: Knobs, seed: int, number: int, trials: int, conditions: C
     # shuffled, so that a sweep stopped early has seen the whole range
     index = int(np.random.default_rng(seed).permutation(points)[number])
     if conditions:
-        return _grid_of(knobs, count, conditions)[index]
+        return _make_grid(knobs, count, conditions)[index]
     point: dict[str, Any] = {}
     for name, distribution in reversed([*knobs.items()]):
         values = levels(distribution, count)

@@ -45,10 +45,10 @@ class KAug:
         policy = str(params.get("augmentation", self.policy))
         if policy not in self.tables:
             raise ValueError(f"augmentation {policy!r} was not probed; known: {', '.join(sorted(self.tables))}")
-        return _between(self.tables[policy], float(params.get("augmentation_strength", self.strength)))
+        return _interpolate(self.tables[policy], float(params.get("augmentation_strength", self.strength)))
 
 
-def _between(table: Mapping[float, float], strength: float) -> float:
+def _interpolate(table: Mapping[float, float], strength: float) -> float:
     if strength in table:
         return table[strength]
     grid = sorted(table)

@@ -20,7 +20,7 @@ def default_noise(family: str) -> str:
     return _USUAL.get(family, "paper")
 
 
-def targets(families: Iterable[str]) -> tuple[str, ...]:
+def list_targets(families: Iterable[str]) -> tuple[str, ...]:
     """Return the names of the predicted noises that are defined for all these families of optimizers."""
     wanted = set(families)
     return tuple(n for n, s in NOISE.items() if s.kind == "predicted" and wanted <= set(s.families))
@@ -38,7 +38,7 @@ def check_target(name: str) -> NoiseScale:
     if scale.kind != "predicted":
         look = f", and look at it with `sweeper status DIR --noise {name}`" if scale.kind == "measured" else ""
         raise ValueError(
-            f"noise {name!r} {_WHY[scale.kind]}, a search cannot target it; use {' or '.join(_near(scale))}{look}"
+            f"noise {name!r} {_WHY[scale.kind]}, a search cannot target it; use {' or '.join(_find_near(scale))}{look}"
         )
     return scale
 
@@ -51,7 +51,7 @@ def check_defined(name: str, optimizers: dict[str, str]) -> None:
     """
     for optimizer, family in optimizers.items():
         if family not in NOISE[name].families:
-            known = targets(optimizers.values())
+            known = list_targets(optimizers.values())
             way = f"use {' or '.join(known)}"
             if not known:
                 together = ", ".join(optimizers)
@@ -71,10 +71,10 @@ def check_shown(name: str) -> NoiseScale:
     return NOISE[name]
 
 
-def _near(scale: NoiseScale) -> tuple[str, ...]:
+def _find_near(scale: NoiseScale) -> tuple[str, ...]:
     # the predicted noises that are its formula without what is measured
     rest = {f: e for f, e in scale.exponents.items() if f in _PREDICTED_FACTORS}
-    found = [n for n in targets(()) if {f: e for f, e in NOISE[n].exponents.items() if f != "k_aug"} == rest]
+    found = [n for n in list_targets(()) if {f: e for f, e in NOISE[n].exponents.items() if f != "k_aug"} == rest]
     return tuple(found) or tuple(dict.fromkeys(default_noise(f) for f in scale.families))
 
 

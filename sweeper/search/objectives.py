@@ -52,7 +52,7 @@ class Objective:
             value = -cap if self.maximize else cap
         return self.transform(float(value), cap)
 
-    def better(self, a: float, b: float) -> bool:
+    def is_better(self, a: float, b: float) -> bool:
         """Whether the value `a` is better than `b`."""
         return a > b if self.maximize else a < b
 
@@ -122,7 +122,7 @@ OBJECTIVES.add(
 )
 
 
-def measured(name: str, trials: pa.Table) -> Objective:
+def resolve_objective(name: str, trials: pa.Table) -> Objective:
     """Return an objective on the split to look at in these trials; see `Objective.split_in`.
 
     Raises:
@@ -133,7 +133,7 @@ def measured(name: str, trials: pa.Table) -> Objective:
 
 
 @dataclass(frozen=True)
-class Told:
+class Observation:
     """What the sampler is told of a configuration.
 
     Attributes:

@@ -25,7 +25,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sweeper.client.models import State, moment
 from sweeper.config.plain_text import check_plain
 from sweeper.errors import SpecError
-from sweeper.net import is_loopback, line, reason
+from sweeper.net import clean_line, is_loopback, reason
 from sweeper.service.db.sweeps import Entry
 from sweeper.service.db.tables import deliveries, sweeps
 from sweeper.service.policy.errors import forbidden
@@ -230,7 +230,7 @@ class Webhooks:
             ) as response:  # fmt: skip
                 return "" if 200 <= response.status_code < 300 else f"answered {response.status_code}"
         except requests.RequestException as error:
-            return f"{type(error).__name__}: {line(reason(error))}"
+            return f"{type(error).__name__}: {clean_line(reason(error))}"
 
 
 def _body(name: str, entry: Entry, reason: str) -> str:

@@ -18,7 +18,7 @@ from provenance import provenance
 from scipy.stats import wilcoxon
 
 from sweeper.analysis.best import best_trials
-from sweeper.analysis.posterior import belief
+from sweeper.analysis.posterior import fit_posterior
 from sweeper.storage.run_folder import stored_spec
 from sweeper.storage.tables import read_trials
 from trainables.pair.run import run_pairs
@@ -44,7 +44,7 @@ def recommended(run: Path, budgets: list[int]) -> dict[int, str]:
     out: dict[int, str] = {}
     for budget in budgets:
         part = trials.slice(0, budget)  # sorted by number: the first rows are the first configurations
-        liked = belief(spec, part).favourite
+        liked = fit_posterior(spec, part).favourite
         rows = [r for r in part.to_pylist() if liked and r["config"] == liked.config] or best_trials(
             part, spec.objective
         )

@@ -9,23 +9,23 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from sweeper.analysis.evidence.cells import Array, Cells, collect, tame, tame_along, thin
-from sweeper.analysis.evidence.controls import controls
-from sweeper.analysis.evidence.exponents import Exponents, explained, fit_exponents, leftover
+from sweeper.analysis.evidence.cells import Array, Cells, collect, raise_tail, raise_tail_along, subsample
+from sweeper.analysis.evidence.controls import run_controls
+from sweeper.analysis.evidence.exponents import Exponents, fit_exponents, measure_share, run_knob_test
 from sweeper.analysis.evidence.findings import Analysis
-from sweeper.analysis.evidence.needs import needed
+from sweeper.analysis.evidence.needs import find_needs
 from sweeper.analysis.evidence.ranking import (
     FITTED,
-    candidates,
-    collapse,
-    common,
-    compared,
-    cross_fitted,
+    cross_fit,
+    list_definitions,
+    measure_collapse,
+    measure_transfer,
     rank,
-    transfer,
+    select_common,
+    select_comparable,
 )
-from sweeper.analysis.evidence.sentences import sentences
-from sweeper.analysis.evidence.shape import shape
+from sweeper.analysis.evidence.sentences import write_sentences
+from sweeper.analysis.evidence.shape import compare_shapes
 from sweeper.analysis.evidence.two_lines import DIGITS, MIN_LEVELS
 from sweeper.analysis.evidence.verdict import judge
 from sweeper.analysis.regime import DESIGNED_SAMPLERS, EXTEND, Regime, fit_regime
@@ -63,25 +63,25 @@ def analyse(
     check_shown(noise)
     split = split or OBJECTIVES[objective].split_in(trials)
     with threadpool_limits(1):  # thousands of small matrices: further threads only wait for each other
-        analysis = _analysed(trials, objective, noise, split, seed, draws)
-    return replace(analysis, sentences=sentences(analysis))
+        analysis = _analyse(trials, objective, noise, split, seed, draws)
+    return replace(analysis, sentences=write_sentences(analysis))
 
 
-def _analysed(trials: pa.Table, objective: str, noise: str, split: str, seed: int, draws: int) -> Analysis:
+def _analyse(trials: pa.Table, objective: str, noise: str, split: str, seed: int, draws: int) -> Analysis:
     goal = OBJECTIVES[objective].on(split)
-    designed = _by_design(trials, noise)
+    designed = _select_designed(trials, noise)
     regime = fit_regime(designed, objective, noise, split=split, seed=seed, draws=draws)
-    by_design = thin(collect(designed, goal))
-    along = tame_along(by_design, noise)
-    broken = thin(collect(designed, goal, broken=True))
-    judged = judge(along, tame_along(broken, noise), noise, seed=seed, draws=draws)
-    test = shape(by_design.along(noise), noise, seed=seed)
-    tamed = tame(by_design if designed is trials else thin(collect(trials, goal)))
-    names = candidates(tamed)
-    exponents = fit_exponents(tamed, names, draws=max(1, draws // 3), seed=seed)
-    free = _free(tamed, exponents)
-    shared, tested = common(tamed, names), compared(tamed, names, noise)
-    fitted = None if free is None else cross_fitted(shared, free, seed)
+    by_design = subsample(collect(designed, goal))
+    along = raise_tail_along(by_design, noise)
+    broken = subsample(collect(designed, goal, broken=True))
+    judged = judge(along, raise_tail_along(broken, noise), noise, seed=seed, draws=draws)
+    test = compare_shapes(by_design.order_along(noise), noise, seed=seed)
+    raised = raise_tail(by_design if designed is trials else subsample(collect(trials, goal)))
+    names = list_definitions(raised)
+    exponents = fit_exponents(raised, names, draws=max(1, draws // 3), seed=seed)
+    free = _free_exponents(raised, exponents)
+    shared, tested = select_common(raised, names), select_comparable(raised, names, noise)
+    fitted = None if free is None else cross_fit(shared, free, seed)
     axes = {n: shared.noise[n] for n in names}
     if free is not None:
         axes[FITTED] = np.column_stack(list(shared.factors.values())) @ free
@@ -99,14 +99,14 @@ def _analysed(trials: pa.Table, objective: str, noise: str, split: str, seed: in
         regime=regime,
         judged=judged,
         shape=test,
-        explained=explained(tested, noise),
-        leftover=leftover(tested, noise, fitted if noise in names else None, seed=seed),
+        explained=measure_share(tested, noise),
+        leftover=run_knob_test(tested, noise, fitted if noise in names else None, seed=seed),
         exponents=exponents,
-        ranking=rank(tamed, fitted, seed=seed, draws=draws),
-        transfer=transfer(shared, axes),
-        collapse=collapse(shared, axes),
-        controls=controls(trials, goal, noise, split),
-        needs=needed(along, judged, noise, np.log(np.array(judged.optima)), _interval(regime)),
+        ranking=rank(raised, fitted, seed=seed, draws=draws),
+        transfer=measure_transfer(shared, axes),
+        collapse=measure_collapse(shared, axes),
+        controls=run_controls(trials, goal, noise, split),
+        needs=find_needs(along, judged, noise, np.log(np.array(judged.optima)), _interval(regime)),
     )
 
 
@@ -114,7 +114,7 @@ def _interval(regime: Regime) -> tuple[float, float] | None:
     return None if regime.low is None or regime.high is None else (regime.low, regime.high)
 
 
-def _by_design(trials: pa.Table, noise: str) -> pa.Table:
+def _select_designed(trials: pa.Table, noise: str) -> pa.Table:
     """Return the trials to judge the shape by: those of an extension's design where a sampler chose the others."""
     samplers = set(trials["sampler"].to_pylist()) - {None}
     if samplers <= DESIGNED_SAMPLERS or EXTEND not in samplers:
@@ -125,7 +125,7 @@ def _by_design(trials: pa.Table, noise: str) -> pa.Table:
     return own if len(levels) >= MIN_LEVELS else trials
 
 
-def _free(cells: Cells, exponents: Exponents) -> Array | None:
+def _free_exponents(cells: Cells, exponents: Exponents) -> Array | None:
     """Return the free exponents in the order of the factors; None where they were not estimated."""
     if exponents.reason:
         return None

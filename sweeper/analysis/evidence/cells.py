@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sweeper.analysis.regime import DESIGNED_SAMPLERS, floors
+from sweeper.analysis.regime import DESIGNED_SAMPLERS, tail_floors
 from sweeper.search.noise_sampler.single_index import tail_floor
 from sweeper.search.objectives import Objective
 from trainables.noise import NOISE
@@ -112,12 +112,12 @@ class Cells:
             knobs={n: v[kept] for n, v in self.knobs.items()},
         )
 
-    def along(self, noise: str) -> Cells:
+    def order_along(self, noise: str) -> Cells:
         """Return the configurations that have this noise, in its order."""
         x = self.noise[noise]
         return self.take(sorted(np.flatnonzero(np.isfinite(x)), key=lambda i: (x[i], self.config[i])))
 
-    def raised(self, floor: Array | float) -> Cells:
+    def raise_to(self, floor: Array | float) -> Cells:
         """Return them with each repeat raised to its configuration's floor, shape (C,) or one number."""
         least = np.broadcast_to(floor, (len(self),))[self.owner]
         value = np.maximum(self.value, least)
@@ -137,7 +137,7 @@ def collect(trials: pa.Table, goal: Objective, *, broken: bool = False) -> Cells
     rows = trials.select([*columns, *(f"noise_{n}" for n in NAMED)]).to_pylist()
     rows = [r for r in rows if r["outcome"] == "ok" or (broken and r["outcome"] in UNSTABLE)]
     # not measured at all: overflown merges, which are empty as well, are told as the cap
-    if not any(_known(r[goal.column]) for r in rows if r["outcome"] == "ok"):
+    if not any(_is_finite(r[goal.column]) for r in rows if r["outcome"] == "ok"):
         rows = []
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -165,14 +165,14 @@ def collect(trials: pa.Table, goal: Objective, *, broken: bool = False) -> Cells
     )
 
 
-def _known(value: float | None) -> bool:
+def _is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
 def _means(members: list[list[dict[str, Any]]], column: str, *, log: bool = False) -> Array:
     out = np.full(len(members), np.nan)
     for i, group in enumerate(members):
-        values = [float(r[column]) for r in group if _known(r[column])]
+        values = [float(r[column]) for r in group if _is_finite(r[column])]
         values = [math.log(v) for v in values if v > 0] if log else values
         if values:
             out[i] = math.fsum(values) / len(values)
@@ -200,24 +200,24 @@ def _factors(knobs: Mapping[str, Array]) -> dict[str, Array]:
     return {name: v for name, v in out.items() if len(v) and np.isfinite(v).all() and np.ptp(v) > 1e-9}
 
 
-def tame_along(cells: Cells, noise: str) -> Cells:
+def raise_tail_along(cells: Cells, noise: str) -> Cells:
     """Return the configurations in order of a noise with the bad tail raised as `sweeper.analysis.regime` does.
 
     The floors hold for means; single repeats may lie two of their standard deviations lower.
     """
-    ordered = cells.along(noise)
+    ordered = cells.order_along(noise)
     if len(ordered) < 3:
         return ordered
-    return ordered.raised(floors(ordered.z)[0] - 2.0 * ordered.scatter)
+    return ordered.raise_to(tail_floors(ordered.z)[0] - 2.0 * ordered.scatter)
 
 
-def tame(cells: Cells) -> Cells:
+def raise_tail(cells: Cells) -> Cells:
     """Return the configurations with the bad tail raised to `sweeper.search.noise_sampler.single_index.tail_floor`."""
     floor = tail_floor(cells.z, cells.size, cells.scatter)
-    return cells if floor is None else cells.raised(floor)
+    return cells if floor is None else cells.raise_to(floor)
 
 
-def thin(cells: Cells, limit: int = MAX_CONFIGS) -> Cells:
+def subsample(cells: Cells, limit: int = MAX_CONFIGS) -> Cells:
     """Return at most `limit` configurations, spread evenly over the table's digests (which are random)."""
     if len(cells) <= limit:
         return cells

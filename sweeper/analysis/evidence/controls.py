@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sweeper.analysis.evidence.cells import Array, Rows, collect, tame
-from sweeper.analysis.evidence.gains import Finding, Gain, gain, judged
-from sweeper.analysis.evidence.linear import design, least_squares, left_out, wald
+from sweeper.analysis.evidence.cells import Array, Rows, collect, raise_tail
+from sweeper.analysis.evidence.gains import Finding, Gain, decide_finding, estimate_gain
+from sweeper.analysis.evidence.linear import design_matrix, least_squares, predict_left_out, wald_test
 from sweeper.search.noise_sampler.single_index import Basis
 from sweeper.search.objectives import Objective
 
@@ -72,7 +72,7 @@ class Nested:
     reason: str = ""
 
 
-def controls(trials: pa.Table, goal: Objective, noise: str, split: str) -> tuple[Nested, ...]:
+def run_controls(trials: pa.Table, goal: Objective, noise: str, split: str) -> tuple[Nested, ...]:
     """Return the nested regressions of a sweep: beyond the parents' accuracy, and beyond each sharpness beside it.
 
     Args:
@@ -90,16 +90,16 @@ def controls(trials: pa.Table, goal: Objective, noise: str, split: str) -> tuple
     rows = _rows(trials, [f"noise_{noise}", *sides, *ends]) if len(y) else []
     place = _logs([[r[f"noise_{noise}"]] for r in rows])
     accuracy = np.array([_mean([r[c] for c in sides]) for r in rows], dtype=float)
-    found = [beside("", y, owner, place, [accuracy])]
+    found = [fit_nested("", y, owner, place, [accuracy])]
     for name in SHARPNESS:
         sharp = _logs([[r[f"{name}_{who}"] for who in "ab"] for r in rows])
         if np.isfinite(sharp).any():
-            found.append(beside(name, y, owner, place, [sharp, accuracy]))
+            found.append(fit_nested(name, y, owner, place, [sharp, accuracy]))
     return tuple(found)
 
 
 def _objective(trials: pa.Table, goal: Objective) -> tuple[Array, Rows]:
-    cells = tame(collect(trials, goal))
+    cells = raise_tail(collect(trials, goal))
     return cells.value, cells.owner
 
 
@@ -120,7 +120,7 @@ def _logs(values: Sequence[Sequence[float | None]]) -> Array:
     return np.log(np.where(means > 0, means, np.nan))
 
 
-def beside(sharpness: str, y: Array, owner: Rows, place: Array, others: Sequence[Array]) -> Nested:
+def fit_nested(sharpness: str, y: Array, owner: Rows, place: Array, others: Sequence[Array]) -> Nested:
     """Return the nested regression of noise beside other quantities, both ways.
 
     Args:
@@ -137,13 +137,14 @@ def beside(sharpness: str, y: Array, owner: Rows, place: Array, others: Sequence
     others = [v[known] for v in others]
     noise, rest = _columns([place]), _columns(others)
     columns = 1 + noise.shape[1] + rest.shape[1]
-    if reason := _missing(y, configs, noise, rest, columns):
+    if reason := _explain_missing(y, configs, noise, rest, columns):
         return Nested(sharpness, n, configs, reason=reason)
-    forward, reverse = _added(y, owner, rest, noise), _added(y, owner, noise, rest)
+    forward, reverse = _test_added(y, owner, rest, noise), _test_added(y, owner, noise, rest)
     by_rest, by_noise, by_both = (
-        left_out(y, np.ones(n), axes, group=owner, freedom=FREEDOM) for axes in (others, [place], [*others, place])
+        predict_left_out(y, np.ones(n), axes, group=owner, freedom=FREEDOM)
+        for axes in (others, [place], [*others, place])
     )
-    gains = gain(by_rest, by_both), gain(by_noise, by_both)
+    gains = estimate_gain(by_rest, by_both), estimate_gain(by_noise, by_both)
     return Nested(
         sharpness,
         n,
@@ -160,12 +161,12 @@ def beside(sharpness: str, y: Array, owner: Rows, place: Array, others: Sequence
         beyond=int(by_both.beyond.sum()),
         gain=gains[0],
         gain_reverse=gains[1],
-        finding=judged(forward[1], gains[0]),
-        finding_reverse=judged(reverse[1], gains[1]),
+        finding=decide_finding(forward[1], gains[0]),
+        finding_reverse=decide_finding(reverse[1], gains[1]),
     )
 
 
-def _missing(y: Array, configs: int, noise: Array, rest: Array, columns: int) -> str:
+def _explain_missing(y: Array, configs: int, noise: Array, rest: Array, columns: int) -> str:
     if not len(y):
         return "no viable trial has a score, a noise and all of the controls"
     if not noise.shape[1]:
@@ -180,11 +181,11 @@ def _missing(y: Array, configs: int, noise: Array, rest: Array, columns: int) ->
 def _columns(axes: Sequence[Array]) -> Array:
     """Return the splines' columns without a constant; none of an axis that does not vary."""
     varying = [Basis.of(v, FREEDOM)(v) for v in axes if len(v) and np.ptp(v) > 0]
-    return design(*varying)[:, 1:] if varying else np.zeros((len(axes[0]), 0))
+    return design_matrix(*varying)[:, 1:] if varying else np.zeros((len(axes[0]), 0))
 
 
-def _added(y: Array, owner: Rows, base: Array, added: Array) -> tuple[float, float]:
+def _test_added(y: Array, owner: Rows, base: Array, added: Array) -> tuple[float, float]:
     """Return Wald's F of the columns `added` beyond `base`, and its two-sided p; see `linear`."""
     x = np.hstack([np.ones((len(y), 1)), base, added])
-    test = wald(least_squares(x, y), owner, added.shape[1])
+    test = wald_test(least_squares(x, y), owner, added.shape[1])
     return test.f, test.p

@@ -22,9 +22,9 @@ import numpy as np
 from scipy import stats
 
 from sweeper.analysis.evidence.cells import Array, Cells
-from sweeper.analysis.evidence.gains import Finding, Gain, gain, judged
-from sweeper.analysis.evidence.linear import LeftOut, design, least_squares, left_out, wald
-from sweeper.search.noise_sampler.single_index import DRAWS, MIN_CONFIGS, Basis, enough, fit_index
+from sweeper.analysis.evidence.gains import Finding, Gain, decide_finding, estimate_gain
+from sweeper.analysis.evidence.linear import LeftOutErrors, design_matrix, least_squares, predict_left_out, wald_test
+from sweeper.search.noise_sampler.single_index import DRAWS, MIN_CONFIGS, Basis, fit_index, has_enough
 from trainables.noise import NOISE
 
 _SETTING = {"learning_rate": "learning_rate", "batch_size": "batch_size", "momentum": "one_minus_momentum",
@@ -33,7 +33,7 @@ _SIGN = {"batch_size": -1.0, "momentum": -1.0}
 
 
 @dataclass(frozen=True)
-class Explained:
+class ExplainedShare:
     """How much of what repeats agree on the index explains; None where `reason` says why.
 
     Attributes:
@@ -59,24 +59,26 @@ class Explained:
     reason: str = ""
 
 
-def explained(cells: Cells, noise: str) -> Explained:
+def measure_share(cells: Cells, noise: str) -> ExplainedShare:
     """Return ceiling, share explained and lack of fit of one definition on the configurations that have it."""
     own = cells.take(np.isfinite(cells.noise[noise]))
     n, trials = len(own), len(own.value)
     if n < MIN_CONFIGS or np.ptp(own.z) <= 0:
-        return Explained(n, trials, reason=_few(n) if n < MIN_CONFIGS else "every configuration has the same score")
+        return ExplainedShare(
+            n, trials, reason=_explain_few(n) if n < MIN_CONFIGS else "every configuration has the same score"
+        )
     axis = own.noise[noise]
-    predicted = left_out(own.z, own.size, [axis])
+    predicted = predict_left_out(own.z, own.size, [axis])
     r2, beyond = predicted.r2, int(predicted.beyond.sum())
     variance, below = own.pure
     if below < MIN_CONFIGS // 2 or not variance > 0:
-        return Explained(n, trials, r2=r2, beyond=beyond, reason="ceiling and lack of fit need repeats: "
+        return ExplainedShare(n, trials, r2=r2, beyond=beyond, reason="ceiling and lack of fit need repeats: "
                          f"{trials} trials of {n} configurations")  # fmt: skip
     ceiling = noise_ceiling(own)
-    x = design(Basis.of(axis)(axis))
+    x = design_matrix(Basis.of(axis)(axis))
     above = n - x.shape[1]
     f = float(np.sum(least_squares(x, own.z, own.size).residuals ** 2)) / above / variance
-    return Explained(
+    return ExplainedShare(
         n,
         trials,
         ceiling,
@@ -96,12 +98,12 @@ def noise_ceiling(cells: Cells) -> float:
     return 1.0 - variance * float((1 / cells.size).mean()) / float(cells.z.var(ddof=1))
 
 
-def _few(n: int) -> str:
+def _explain_few(n: int) -> str:
     return f"{n} configurations have a noise and a score, at least {MIN_CONFIGS} are needed"
 
 
 @dataclass(frozen=True)
-class Leftover:
+class KnobTest:
     """Whether knobs tell more than the noise does; None where `reason` says why.
 
     Attributes:
@@ -126,38 +128,38 @@ class Leftover:
     reason: str = ""
 
 
-def leftover(cells: Cells, noise: str, fitted: LeftOut | None = None, *, seed: int = 0) -> Leftover:
+def run_knob_test(cells: Cells, noise: str, fitted: LeftOutErrors | None = None, *, seed: int = 0) -> KnobTest:
     """Test whether ln B, ln 1/(1−μ), ln λ and augmentation tell more than f(ln S).
 
     Args:
-        cells: Configurations with their tail tamed.
+        cells: Configurations with their tail raised.
         noise: Name of the definition.
         fitted: How an index with free exponents predicts these configurations, from
-            `sweeper.analysis.evidence.ranking.cross_fitted`.
+            `sweeper.analysis.evidence.ranking.cross_fit`.
         seed: Seed of the intervals.
     """
     own = cells.take(np.isfinite(cells.noise[noise]))
     if len(own) < MIN_CONFIGS:
-        return Leftover(len(own), reason=_few(len(own)))
+        return KnobTest(len(own), reason=_explain_few(len(own)))
     axis = own.noise[noise]
-    base_columns = design(Basis.of(axis)(axis))
+    base_columns = design_matrix(Basis.of(axis)(axis))
     added = {k: v for k, v in own.factors.items() if k != "learning_rate" and np.ptp(v) > 0}
     both, names = base_columns, list[str]()
     for name, column in added.items():
-        wider = design(both[:, 1:], column)
+        wider = design_matrix(both[:, 1:], column)
         names += [name] if wider.shape[1] > both.shape[1] else []
         both = wider
     if not names:
-        return Leftover(len(own), reason="no knob but the learning rate varies")
+        return KnobTest(len(own), reason="no knob but the learning rate varies")
     if len(own) < both.shape[1] + 5:
-        return Leftover(len(own), reason=f"{len(own)} configurations are too few for {both.shape[1]} coefficients")
+        return KnobTest(len(own), reason=f"{len(own)} configurations are too few for {both.shape[1]} coefficients")
     rows = own.owner
-    test = wald(least_squares(both[rows], own.value), rows, len(names))
-    base = left_out(own.z, own.size, [axis])
-    lines = gain(base, left_out(own.z, own.size, [axis], [own.factors[k] for k in names]), seed=seed)
-    index = gain(base, fitted, seed=seed) if fitted is not None and len(fitted.errors) == len(own) else None
-    finding = judged(test.p, lines, index)
-    return Leftover(len(own), tuple(names), test.f, test.q, test.below, test.p, lines, index, finding)
+    test = wald_test(least_squares(both[rows], own.value), rows, len(names))
+    base = predict_left_out(own.z, own.size, [axis])
+    lines = estimate_gain(base, predict_left_out(own.z, own.size, [axis], [own.factors[k] for k in names]), seed=seed)
+    index = estimate_gain(base, fitted, seed=seed) if fitted is not None and len(fitted.errors) == len(own) else None
+    finding = decide_finding(test.p, lines, index)
+    return KnobTest(len(own), tuple(names), test.f, test.q, test.below, test.p, lines, index, finding)
 
 
 @dataclass(frozen=True)
@@ -191,10 +193,12 @@ def fit_exponents(cells: Cells, definitions: tuple[str, ...], *, draws: int = DR
     names = list(cells.factors)
     if len(cells) < MIN_CONFIGS or np.ptp(cells.z) <= 0:
         few = len(cells) < MIN_CONFIGS
-        return Exponents(len(cells), reason=_few(len(cells)) if few else "every configuration has the same score")
+        return Exponents(
+            len(cells), reason=_explain_few(len(cells)) if few else "every configuration has the same score"
+        )
     if len(names) < 2:
         return Exponents(len(cells), reason=f"{'one knob varies' if names else 'no knob varies'}: nothing to compare")
-    if not enough(len(cells), len(names)):
+    if not has_enough(len(cells), len(names)):
         return Exponents(len(cells), reason=f"{len(cells)} configurations are too few for {len(names)} exponents")
     columns = np.column_stack([cells.factors[k] for k in names])
     starts = _starts(names, definitions)
@@ -205,12 +209,12 @@ def fit_exponents(cells: Cells, definitions: tuple[str, ...], *, draws: int = DR
     def by_knob(values: Array) -> dict[str, float]:
         return {k: float(values[names.index(k)]) for k in knobs}
 
-    named = {d: found for d in definitions if (found := relative(d, knobs))}
+    named = {d: found for d in definitions if (found := relative_exponents(d, knobs))}
     shift = {k: float(best[names.index(k)]) for k in names if k not in _SETTING}
     return Exponents(len(cells), draws, names[0], by_knob(best), by_knob(low), by_knob(high), named, r2, shift)
 
 
-def relative(definition: str, knobs: list[str]) -> dict[str, float]:
+def relative_exponents(definition: str, knobs: list[str]) -> dict[str, float]:
     """Return the exponents of a predicted definition relative to the first knob's; empty where that has none."""
     exponents = NOISE[definition].exponents
     own = {k: _SIGN.get(k, 1.0) * float(exponents.get(_SETTING[k], 0.0)) for k in knobs}
@@ -220,11 +224,11 @@ def relative(definition: str, knobs: list[str]) -> dict[str, float]:
 
 def _starts(names: list[str], definitions: tuple[str, ...]) -> list[Array]:
     knobs = [k for k in names if k in _SETTING]
-    known = [relative(d, knobs) for d in definitions]
+    known = [relative_exponents(d, knobs) for d in definitions]
     starts = [np.array([r.get(k, 0.0) for k in names]) for r in known if r] or [np.eye(len(names))[0]]
     return [np.array(s) for s in sorted({tuple(s.tolist()) for s in starts})]
 
 
-def index_of(cells: Cells, exponents: Array) -> Array:
+def compute_index(cells: Cells, exponents: Array) -> Array:
     """Return the index of each configuration, exponents in the order of its factors."""
     return np.column_stack(list(cells.factors.values())) @ exponents

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sweeper.analysis.evidence.controls import Nested
-from sweeper.analysis.evidence.exponents import Explained, Exponents, Leftover
+from sweeper.analysis.evidence.exponents import ExplainedShare, Exponents, KnobTest
 from sweeper.analysis.evidence.needs import Need
 from sweeper.analysis.evidence.ranking import (
     Collapse,
     Ranking,
     Transfer,
 )
-from sweeper.analysis.evidence.shape import Shape
+from sweeper.analysis.evidence.shape import ShapeTest
 from sweeper.analysis.evidence.verdict import Verdict
 from sweeper.analysis.regime import Regime
 
@@ -59,9 +59,9 @@ class Analysis:
     verdict: str
     regime: Regime
     judged: Verdict
-    shape: Shape
-    explained: Explained
-    leftover: Leftover
+    shape: ShapeTest
+    explained: ExplainedShare
+    leftover: KnobTest
     exponents: Exponents
     ranking: Ranking
     transfer: Transfer

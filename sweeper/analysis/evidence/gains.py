@@ -26,7 +26,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from sweeper.analysis.evidence.linear import LeftOut
+from sweeper.analysis.evidence.linear import LeftOutErrors
 
 NEGLIGIBLE = 0.05
 DRAWS = 2000
@@ -51,7 +51,7 @@ class Gain:
     high: float
 
 
-def gain(small: LeftOut, large: LeftOut, *, seed: int = 0, draws: int = DRAWS) -> Gain:
+def estimate_gain(small: LeftOutErrors, large: LeftOutErrors, *, seed: int = 0, draws: int = DRAWS) -> Gain:
     """Return what a larger model adds on the same configurations."""
     n, total = len(small.errors), float(small.deviations.sum())
     outside, inside = small.errors - large.errors, small.inside - large.inside
@@ -69,7 +69,7 @@ def gain(small: LeftOut, large: LeftOut, *, seed: int = 0, draws: int = DRAWS) -
     return Gain(value, low, max(high, end))
 
 
-def judged(p: float, columns: Gain, *indices: Gain | None) -> Finding:
+def decide_finding(p: float, columns: Gain, *indices: Gain | None) -> Finding:
     """Return the finding of a test and of the gains beside it.
 
     Args:

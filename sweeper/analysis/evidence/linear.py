@@ -37,7 +37,7 @@ HOW = (
 """What `LeftOut.r2` is called in every output, and how it is computed."""
 
 
-def design(*parts: Array) -> Array:
+def design_matrix(*parts: Array) -> Array:
     """Return the columns with a column of ones in front; columns that the former explain are left out."""
     rows = len(parts[0])
     columns = np.column_stack([p.reshape(rows, -1) for p in parts])
@@ -78,24 +78,24 @@ def _members(group: Rows) -> list[Rows]:
     return np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
 
 
-def _without(fit: Fit, rows: Rows) -> Array:
+def _residuals_without(fit: Fit, rows: Rows) -> Array:
     """Return the residuals of some rows as a fit without them predicts them: (1 − H_gg)⁻¹ e_g."""
     x = fit.x[rows]
     inner = np.eye(len(rows)) - x @ fit.inverse @ x.T
     return np.linalg.pinv(inner, rcond=1e-9) @ fit.residuals[rows]
 
 
-def clustered(fit: Fit, group: Rows) -> tuple[Array, int]:
+def clustered_covariance(fit: Fit, group: Rows) -> tuple[Array, int]:
     """Return CR3 of the coefficients, shape (p, p), and the number of clusters G."""
     meat, groups = np.zeros_like(fit.inverse), _members(group)
     for rows in groups:
-        pull = fit.inverse @ (fit.x[rows].T @ _without(fit, rows))
+        pull = fit.inverse @ (fit.x[rows].T @ _residuals_without(fit, rows))
         meat += np.outer(pull, pull)
     return (len(groups) - 1) / len(groups) * meat, len(groups)
 
 
 @dataclass(frozen=True)
-class Wald:
+class WaldTest:
     """F of the last q coefficients being 0, with its degrees of freedom and p."""
 
     f: float
@@ -104,16 +104,16 @@ class Wald:
     p: float
 
 
-def wald(fit: Fit, group: Rows, q: int) -> Wald:
+def wald_test(fit: Fit, group: Rows, q: int) -> WaldTest:
     """Test whether the last `q` coefficients are 0, errors clustered by `group`."""
-    covariance, number = clustered(fit, group)
+    covariance, number = clustered_covariance(fit, group)
     tail = fit.coefficients[-q:]
     f = float(tail @ np.linalg.pinv(covariance[-q:, -q:]) @ tail) / q
-    return Wald(f, q, number - 1, float(stats.f.sf(f, q, max(number - 1, 1))))
+    return WaldTest(f, q, number - 1, float(stats.f.sf(f, q, max(number - 1, 1))))
 
 
 @dataclass(frozen=True, eq=False)
-class LeftOut:
+class LeftOutErrors:
     """Configurations as fits without them predict them; every sum is weighted.
 
     Attributes:
@@ -137,7 +137,7 @@ class LeftOut:
         return 1.0 - float(self.errors.sum()) / total if total > 0 else float("nan")
 
 
-def left_out(
+def predict_left_out(
     y: Array,
     weight: Array,
     axes: Sequence[Array],
@@ -145,7 +145,7 @@ def left_out(
     *,
     group: Rows | None = None,
     freedom: int = FREEDOM,
-) -> LeftOut:
+) -> LeftOutErrors:
     """Return how well splines along `axes` and straight lines along `lines` predict configurations left out in turn.
 
     Args:
@@ -156,7 +156,7 @@ def left_out(
         group: Configuration per row, shape (n,); by default each row is one.
         freedom: Columns of a spline.
     """
-    fit = least_squares(design(*(Basis.of(x, freedom)(x) for x in axes), *lines), y, weight)
+    fit = least_squares(design_matrix(*(Basis.of(x, freedom)(x) for x in axes), *lines), y, weight)
     squares = weight * (y - np.average(y, weights=weight)) ** 2
     if group is None:
         rows = [np.array([i]) for i in range(len(y))]
@@ -164,18 +164,18 @@ def left_out(
         errors = inside / np.maximum(1.0 - leverage, 1e-9) ** 2
     else:
         rows = _members(group)
-        errors = np.array([float(np.sum(_without(fit, own) ** 2)) for own in rows])
+        errors = np.array([float(np.sum(_residuals_without(fit, own) ** 2)) for own in rows])
         inside, deviations = (np.array([float(v[own].sum()) for own in rows]) for v in (fit.residuals**2, squares))
         leverage = np.array([float(fit.leverage[own].max()) for own in rows])
-    beyond = np.any([_beyond(x, rows) for x in (*axes, *lines)], axis=0)
+    beyond = np.any([_find_beyond(x, rows) for x in (*axes, *lines)], axis=0)
     # where a coefficient rests on one configuration alone, the shortcut by leverages divides by 0
     for g in np.flatnonzero(beyond | (leverage > 1.0 - 1e-6)):
-        guess = _predicted(rows[g], y, weight, axes, lines, freedom)
+        guess = _predict(rows[g], y, weight, axes, lines, freedom)
         errors[g] = float(np.sum(weight[rows[g]] * (y[rows[g]] - guess) ** 2))
-    return LeftOut(errors, inside, deviations, beyond, fit.x.shape[1])
+    return LeftOutErrors(errors, inside, deviations, beyond, fit.x.shape[1])
 
 
-def _beyond(x: Array, rows: Sequence[Rows]) -> Mask:
+def _find_beyond(x: Array, rows: Sequence[Rows]) -> Mask:
     """Return which configurations have a value below those of all others, or above."""
     low = np.array([x[own].min() for own in rows])
     high = np.array([x[own].max() for own in rows])
@@ -189,9 +189,7 @@ def _beyond(x: Array, rows: Sequence[Rows]) -> Mask:
     return (low < begin - slack) | (high > end + slack)
 
 
-def _predicted(
-    own: Rows, y: Array, weight: Array, axes: Sequence[Array], lines: Sequence[Array], freedom: int
-) -> Array:
+def _predict(own: Rows, y: Array, weight: Array, axes: Sequence[Array], lines: Sequence[Array], freedom: int) -> Array:
     rest = np.ones(len(y), dtype=bool)
     rest[own] = False
     fitted, asked = [np.ones((int(rest.sum()), 1))], [np.ones((len(own), 1))]
@@ -208,7 +206,7 @@ def _predicted(
     return np.hstack(asked) @ found
 
 
-def share(error: float, y: Array, weight: Array | None = None) -> float:
+def r_squared(error: float, y: Array, weight: Array | None = None) -> float:
     """Return R² of a sum of squared errors, against the (weighted) mean."""
     w = np.ones(len(y)) if weight is None else weight
     total = float(np.sum(w * (y - np.average(y, weights=w)) ** 2))

@@ -50,7 +50,7 @@ class Need:
     noise: float | None = None
 
 
-def needed(
+def find_needs(
     cells: Cells, verdict: Verdict, noise: str, best: Array, interval: tuple[float, float] | None
 ) -> tuple[Need, ...]:
     """Return the trials that are missing; none where the verdict is firm and the optimum's interval narrow.
@@ -68,15 +68,15 @@ def needed(
     x = cells.noise[noise]
     levels = np.unique(x.round(DIGITS))
     if len(levels) < MIN_LEVELS:
-        return tuple(_design(x, f"only {len(levels)} different noises have a viable score"))
+        return tuple(_needs_design(x, f"only {len(levels)} different noises have a viable score"))
     if cells.samplers:
         why = f"the noises were chosen by a sampler that learns ({', '.join(cells.samplers)})"
-        return tuple(_design(x, why))
-    found = [*_beyond(x, best), *(_between(levels, interval) if interval else ())]
-    return (*found, *_repeats(cells, verdict, x, bool(found)))
+        return tuple(_needs_design(x, why))
+    found = [*_needs_beyond_edge(x, best), *(_needs_in_gaps(levels, interval) if interval else ())]
+    return (*found, *_needs_repeats(cells, verdict, x, bool(found)))
 
 
-def _design(x: Array, why: str) -> Iterator[Need]:
+def _needs_design(x: Array, why: str) -> Iterator[Need]:
     if not len(x):  # nothing is known about where to look
         return
     middle, half = float(x.min() + x.max()) / 2, max(float(np.ptp(x)), math.log(SPAN)) / 2
@@ -84,7 +84,7 @@ def _design(x: Array, why: str) -> Iterator[Need]:
         yield Need(MIN_REPLICATES, f"{why}: a verdict on the shape needs designed ones", noise=_round(place))
 
 
-def _beyond(x: Array, best: Array) -> Iterator[Need]:
+def _needs_beyond_edge(x: Array, best: Array) -> Iterator[Need]:
     """Ask for noises beyond an edge at which more than 5 % of the resampled optima lie."""
     if not len(best):
         return
@@ -100,7 +100,7 @@ def _beyond(x: Array, best: Array) -> Iterator[Need]:
                 yield Need(MIN_REPLICATES, why, noise=_round(start + sign * k * step))
 
 
-def _between(levels: Array, interval: tuple[float, float]) -> Iterator[Need]:
+def _needs_in_gaps(levels: Array, interval: tuple[float, float]) -> Iterator[Need]:
     """Ask for noises in the middle of the gaps inside a wide interval of the optimum, the widest gaps first."""
     low, high = (math.log(v) for v in interval)
     if high - low < math.log(WIDE):
@@ -112,14 +112,14 @@ def _between(levels: Array, interval: tuple[float, float]) -> Iterator[Need]:
             yield Need(MIN_REPLICATES, why, noise=_round(place))
 
 
-def _repeats(cells: Cells, verdict: Verdict, x: Array, grows: bool) -> Iterator[Need]:
+def _needs_repeats(cells: Cells, verdict: Verdict, x: Array, grows: bool) -> Iterator[Need]:
     """Ask for so many repeats that shapes can be told apart, and that slopes as large as seen are significant."""
     _, level, members = np.unique(x.round(DIGITS), return_inverse=True, return_counts=True)
     of_level = np.bincount(level, cells.size)
     wanted, why = 0, ""
     if float((of_level >= MIN_REPLICATES).mean()) < 2 / 3 and len(members) <= MOST_CONFIGS:
         wanted, why = MIN_REPLICATES, f"the shape's test needs {MIN_REPLICATES} replicates of most noises"
-    factor = _factor(verdict)
+    factor = _growth_factor(verdict)
     if factor > 1 and not grows:
         now = float(np.median(of_level))
         more = min(MOST_REPEATS, math.ceil(now * factor))
@@ -129,7 +129,7 @@ def _repeats(cells: Cells, verdict: Verdict, x: Array, grows: bool) -> Iterator[
                 f"the two-lines test has one-sided p = {verdict.gate.p:.2g}: {more} replicates of a noise, if slopes "
                 "stay as seen"
             )
-    asked = [(i, int(wanted - of_level[level[i]])) for i in _one_of_each(level, cells.size)]
+    asked = [(i, int(wanted - of_level[level[i]])) for i in _pick_most_repeated(level, cells.size)]
     short = [(i, n) for i, n in asked if n > 0]
     for i, n in short[:: max(1, math.ceil(len(short) / MOST_CONFIGS))]:
         yield Need(n, why, config=cells.config[i])
@@ -141,7 +141,7 @@ def _repeats(cells: Cells, verdict: Verdict, x: Array, grows: bool) -> Iterator[
                 yield Need(MIN_REPLICATES, why, config=cells.config[i])
 
 
-def _factor(verdict: Verdict) -> float:
+def _growth_factor(verdict: Verdict) -> float:
     """Return by how much the replicates must grow for both slopes to reach t = 2.2 (about p = .02), if they stay."""
     gate, ratios = verdict.gate, [1.0]
     if gate.p is None or gate.passed:
@@ -155,7 +155,7 @@ def _factor(verdict: Verdict) -> float:
     return max(ratios)
 
 
-def _one_of_each(level: Rows, size: Array) -> list[int]:
+def _pick_most_repeated(level: Rows, size: Array) -> list[int]:
     # the configuration with the most repeats speaks for its noise
     order = np.lexsort((-size, level))
     _, first = np.unique(level[order], return_index=True)
@@ -173,7 +173,7 @@ def _round(place: float) -> float:
 OBJECTIVE = "gain_mean"
 
 
-def extend_command(called: str, spec: SweepSpec, noise: str | None = None, objective: str | None = None) -> str:
+def make_extend_command(called: str, spec: SweepSpec, noise: str | None = None, objective: str | None = None) -> str:
     """Return the command that runs what is missing for an answer; empty where none can.
 
     Args:

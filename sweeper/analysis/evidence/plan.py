@@ -18,7 +18,7 @@ from sweeper.config.points import checked_points
 from sweeper.config.spec import SweepSpec
 from sweeper.config.trials import build
 from sweeper.errors import SpecError
-from sweeper.formatting import exact, number
+from sweeper.formatting import exact_text, number
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.storage.location import place_of
@@ -38,7 +38,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTrials:
     """Trials of one configuration that are to be run.
 
     Attributes:
@@ -58,7 +58,7 @@ class Planned:
 class Plan:
     """What an extension runs, and which asked trials it cannot run, a sentence each."""
 
-    planned: tuple[Planned, ...]
+    planned: tuple[PlannedTrials, ...]
     impossible: tuple[str, ...]
 
     @property
@@ -67,8 +67,8 @@ class Plan:
         return tuple(s for p in self.planned for s in p.specs)
 
 
-def keep(plan: Plan, run: Run) -> None:
-    """Write a plan into the run folder, for `kept` to find after a crash."""
+def save_plan(plan: Plan, run: Run) -> None:
+    """Write a plan into the run folder, for `load_plan` to find after a crash."""
     planned = [
         {"noise": p.noise, "why": p.why, "new": p.new, "specs": [json.loads(s.to_json()) for s in p.specs]}
         for p in plan.planned
@@ -76,7 +76,7 @@ def keep(plan: Plan, run: Run) -> None:
     place_of(run).write(PLAN_FILE, json.dumps(planned).encode())
 
 
-def kept(run: Run, rows: Iterable[Row]) -> Plan:
+def load_plan(run: Run, rows: Iterable[Row]) -> Plan:
     """Return what is left of the plan in the run folder; nothing where there is none.
 
     Raises:
@@ -90,7 +90,7 @@ def kept(run: Run, rows: Iterable[Row]) -> Plan:
             return Plan((), ())
         found = json.loads(text)
         planned = [
-            Planned(tuple(map(PairSpec.from_mapping, p["specs"])), p["noise"], p["why"], p["new"]) for p in found
+            PlannedTrials(tuple(map(PairSpec.from_mapping, p["specs"])), p["noise"], p["why"], p["new"]) for p in found
         ]
     except (ValueError, TypeError, KeyError) as error:
         again = "delete it, and the next extension is planned anew"
@@ -99,7 +99,7 @@ def kept(run: Run, rows: Iterable[Row]) -> Plan:
     return Plan(tuple(p for p in left if p.specs), ())
 
 
-def plan(
+def plan_trials(
     needs: Iterable[Need],
     rows: Sequence[Row],
     best: Row | None,
@@ -125,14 +125,14 @@ def plan(
     known: dict[str, list[Row]] = {}
     for row in rows:
         known.setdefault(row["config"], []).append(row)
-    planned: dict[str, Planned] = {}
+    planned: dict[str, PlannedTrials] = {}
     impossible: dict[str, None] = {}
     for need in needs:
         try:
             found = (
-                _repeats(need, known, spec, noise)
+                _plan_repeats(need, known, spec, noise)
                 if need.config
-                else _new(need, known, best, spec, space, noise, constants)
+                else _plan_new(need, known, best, spec, space, noise, constants)
             )
         except ValueError as error:
             impossible[str(error)] = None
@@ -145,16 +145,16 @@ def plan(
     return Plan(tuple(planned.values()), tuple(impossible))
 
 
-def _repeats(need: Need, known: Mapping[str, Sequence[Row]], spec: SweepSpec, noise: str) -> Planned:
+def _plan_repeats(need: Need, known: Mapping[str, Sequence[Row]], spec: SweepSpec, noise: str) -> PlannedTrials:
     own = known.get(str(need.config))
     if not own:
         raise ValueError(f"configuration {need.config} is not in the sweep: its repeats are not run")
     some = PairSpec.from_json(own[0]["spec"])
-    specs = _free(some, own, need.repeats, spec.repeats)
-    return Planned(specs, own[0].get(f"noise_{noise}"), need.why, new=False)
+    specs = _find_free_repeats(some, own, need.repeats, spec.repeats)
+    return PlannedTrials(specs, own[0].get(f"noise_{noise}"), need.why, new=False)
 
 
-def _new(
+def _plan_new(
     need: Need,
     known: Mapping[str, Sequence[Row]],
     best: Row | None,
@@ -162,7 +162,7 @@ def _new(
     space: Space,
     noise: str,
     constants: Mapping[str, float],
-) -> Planned:
+) -> PlannedTrials:
     assert need.noise is not None
     where = f"noise {number(need.noise)} is not run"
     if best is None:
@@ -178,7 +178,7 @@ def _new(
         params["learning_rate"] = NOISE[noise].solve("learning_rate", need.noise, settings)
         checked_points(space, [{"learning_rate": params["learning_rate"]}])
     except SpaceError:
-        rate, tried = number(params["learning_rate"]), _range(space.knobs["learning_rate"])
+        rate, tried = number(params["learning_rate"]), _format_range(space.knobs["learning_rate"])
         raise ValueError(
             f"{where}: it needs learning_rate {rate} at the best configuration's other knobs, and the sweep's range is "
             f"{tried}"
@@ -188,15 +188,21 @@ def _new(
     some = build(spec, space, params)
     own = known.get(some.config, [])
     there = len({r["repeat"] for r in own if r["outcome"] != "failed"})
-    return Planned(_free(some, own, need.repeats - there, spec.repeats), need.noise, need.why, new=not own)
+    return PlannedTrials(
+        _find_free_repeats(some, own, need.repeats - there, spec.repeats), need.noise, need.why, new=not own
+    )
 
 
-def _range(distribution: Any) -> str:
+def _format_range(distribution: Any) -> str:
     choices = getattr(distribution, "choices", None)
-    return ", ".join(map(str, choices)) if choices else f"{exact(distribution.low)} to {exact(distribution.high)}"
+    return (
+        ", ".join(map(str, choices))
+        if choices
+        else f"{exact_text(distribution.low)} to {exact_text(distribution.high)}"
+    )
 
 
-def _free(some: PairSpec, rows: Sequence[Row], count: int, block: int) -> tuple[PairSpec, ...]:
+def _find_free_repeats(some: PairSpec, rows: Sequence[Row], count: int, block: int) -> tuple[PairSpec, ...]:
     """Return so many repeats of a configuration that are not there and belong to none of the sweep's own blocks.
 
     Repeats that train as one stack come together: there may be more of them.
@@ -214,7 +220,7 @@ def _free(some: PairSpec, rows: Sequence[Row], count: int, block: int) -> tuple[
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExtensionProposal:
     """What a firm answer lacks.
 
     Attributes:
@@ -228,14 +234,14 @@ class Asked:
     sentences: tuple[str, ...]
 
 
-def planned(
+def plan_extension(
     spec: SweepSpec,
     space: Space,
     objective: str | None = None,
     noise: str | None = None,
     repeats: int | None = None,
     noises: int | None = None,
-) -> Asked:
+) -> ExtensionProposal:
     """Return the trials that a firm answer lacks; those of an extension that was begun come first.
 
     Args:
@@ -243,8 +249,8 @@ def planned(
         space: Its search space.
         objective: What the answer is about; None is `gain_mean`.
         noise: Noise scale of the answer; None is the sweep's.
-        repeats: See `plan_for`.
-        noises: See `plan_for`.
+        repeats: See `plan_needs`.
+        noises: See `plan_needs`.
 
     Raises:
         SpecError: An unknown name, or the folder cannot be read.
@@ -256,12 +262,14 @@ def planned(
     _check(objective, noise)
     trials = read_trials(place)
     analysis = analyse(trials, objective, noise)
-    found, begun = missing(spec, space, place, trials, analysis, repeats, noises)
+    found, begun = find_missing(spec, space, place, trials, analysis, repeats, noises)
     continued = f"continues the extension that was begun; delete {place.text}/{PLAN_FILE} to plan anew"
-    return Asked(analysis, found, (*analysis.sentences[:1], *([continued] if begun else []), *found.impossible))
+    return ExtensionProposal(
+        analysis, found, (*analysis.sentences[:1], *([continued] if begun else []), *found.impossible)
+    )
 
 
-def missing(
+def find_missing(
     spec: SweepSpec,
     space: Space,
     run: Run,
@@ -280,28 +288,28 @@ def missing(
         run: Its folder.
         trials: Its trials.
         analysis: From `sweeper.analysis.evidence.analyse.analyse`.
-        repeats: See `plan_for`.
-        noises: See `plan_for`.
+        repeats: See `plan_needs`.
+        noises: See `plan_needs`.
 
     Raises:
         SpecError: The folder cannot be read.
     """
-    found = kept(run, trials.select(["digest", "outcome"]).to_pylist())
-    return (found, True) if found.specs else (plan_for(spec, space, trials, analysis, repeats, noises), False)
+    found = load_plan(run, trials.select(["digest", "outcome"]).to_pylist())
+    return (found, True) if found.specs else (plan_needs(spec, space, trials, analysis, repeats, noises), False)
 
 
-def known_missing(spec: SweepSpec, run: Run, trials: pa.Table, analysis: Analysis) -> Plan | None:
-    """Return what `missing` returns, for a reader; None where only code tells the search space."""
+def read_missing(spec: SweepSpec, run: Run, trials: pa.Table, analysis: Analysis) -> Plan | None:
+    """Return what `find_missing` returns, for a reader; None where only code tells the search space."""
     from sweeper.storage.space_data import known_space
 
     try:
         known = known_space(spec)
-        return None if known.assumed else missing(spec, known.space, run, trials, analysis)[0]
+        return None if known.assumed else find_missing(spec, known.space, run, trials, analysis)[0]
     except (SpecError, ValueError):
         return None
 
 
-def plan_for(
+def plan_needs(
     spec: SweepSpec,
     space: Space,
     trials: pa.Table,
@@ -327,11 +335,11 @@ def plan_for(
     best = best_trials(own, analysis.objective, lost=over_limits(own, spec))
     examples = next((n for n in own["examples"].to_pylist() if n), None)
     constants = noise_constants(space, {} if examples is None else {"examples": examples})
-    needs = list(_limited(analysis.needs, repeats, noises))
-    return plan(needs, trials.to_pylist(), best[0] if best else None, spec, space, analysis.noise, constants)
+    needs = list(_limit(analysis.needs, repeats, noises))
+    return plan_trials(needs, trials.to_pylist(), best[0] if best else None, spec, space, analysis.noise, constants)
 
 
-def _limited(needs: Sequence[Need], repeats: int | None, noises: int | None) -> Iterator[Need]:
+def _limit(needs: Sequence[Need], repeats: int | None, noises: int | None) -> Iterator[Need]:
     new = 0
     for need in needs:
         new += need.config is None

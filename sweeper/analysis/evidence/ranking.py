@@ -23,7 +23,7 @@ import numpy as np
 
 from sweeper.analysis.evidence.cells import NAMED, Array, Cells, Rows
 from sweeper.analysis.evidence.exponents import noise_ceiling
-from sweeper.analysis.evidence.linear import LeftOut, left_out, share
+from sweeper.analysis.evidence.linear import LeftOutErrors, predict_left_out, r_squared
 from sweeper.search.noise_sampler.single_index import MIN_CONFIGS, Basis, best_index
 
 FITTED = "fitted"
@@ -76,45 +76,45 @@ class Ranking:
     reason: str = ""
 
 
-def candidates(cells: Cells) -> tuple[str, ...]:
+def list_definitions(cells: Cells) -> tuple[str, ...]:
     """Return the definitions that vary and that at least half of the configurations have."""
     known = {n: x[np.isfinite(x)] for n, x in cells.noise.items()}
     return tuple(n for n in NAMED if len(known[n]) * 2 >= len(cells) and len(known[n]) and np.ptp(known[n]) > 1e-9)
 
 
-def common(cells: Cells, names: tuple[str, ...]) -> Cells:
+def select_common(cells: Cells, names: tuple[str, ...]) -> Cells:
     """Return the configurations that have all these noises."""
     return cells.take(np.all([np.isfinite(cells.noise[n]) for n in names], axis=0)) if names else cells.take([])
 
 
-def compared(cells: Cells, names: tuple[str, ...], noise: str) -> Cells:
+def select_comparable(cells: Cells, names: tuple[str, ...], noise: str) -> Cells:
     """Return the configurations on which every R² is told.
 
     They have all definitions, so that one definition has one R². Where the shown noise is none of these, or too few
     configurations have all, they are those that have the shown noise.
     """
-    shared = common(cells, names)
+    shared = select_common(cells, names)
     if noise in names and len(shared) >= MIN_CONFIGS:
         return shared
     return cells.take(np.isfinite(cells.noise[noise]))
 
 
-def rank(cells: Cells, fitted: LeftOut | None = None, *, seed: int = 0, draws: int = DRAWS) -> Ranking:
+def rank(cells: Cells, fitted: LeftOutErrors | None = None, *, seed: int = 0, draws: int = DRAWS) -> Ranking:
     """Rank the definitions by how well they predict configurations that were left out.
 
     Args:
-        cells: Configurations with their tail tamed.
-        fitted: How the index with free exponents predicts them, from `cross_fitted`; None leaves `fitted` out.
+        cells: Configurations with their tail raised.
+        fitted: How the index with free exponents predicts them, from `cross_fit`; None leaves `fitted` out.
         seed: Seed of the bootstrap.
         draws: Bootstrap draws.
     """
-    names = candidates(cells)
-    own = common(cells, names)
+    names = list_definitions(cells)
+    own = select_common(cells, names)
     missing = tuple(n for n in NAMED if n not in names and np.isfinite(cells.noise[n]).any())
     if len(own) < MIN_CONFIGS or np.ptp(own.z) <= 0:
         return Ranking(len(own), left_out=missing, reason=f"{len(own)} configurations have all noises and differ in "
                        f"score, at least {MIN_CONFIGS} are needed")  # fmt: skip
-    found = {n: left_out(own.z, own.size, [own.noise[n]]) for n in names}
+    found = {n: predict_left_out(own.z, own.size, [own.noise[n]]) for n in names}
     if fitted is not None:
         found[FITTED] = fitted
     errors = {n: f.errors for n, f in found.items()}
@@ -128,23 +128,23 @@ def rank(cells: Cells, fitted: LeftOut | None = None, *, seed: int = 0, draws: i
         r2 = f.r2
         low, high = np.quantile(drawn[n], [0.05, 0.95])
         wins = float(np.mean(drawn[n] >= best - 1e-6))
-        same = tuple(o for o in names if o != n and n in names and _powers(own, n, o))
+        same = tuple(o for o in names if o != n and n in names and _is_power(own, n, o))
         of_top = r2 / top if top and top > 0 else None
         rows.append(Rank(n, r2, float(low), float(high), of_top, wins, int(f.beyond.sum()), same))
     rows.sort(key=lambda r: -round(r.r2, 9))
-    lead, number = influence(rows, errors)
+    lead, number = measure_influence(rows, errors)
     return Ranking(len(own), tuple(rows), missing, number, lead)
 
 
-def _powers(cells: Cells, a: str, b: str) -> bool:
+def _is_power(cells: Cells, a: str, b: str) -> bool:
     return abs(float(np.corrcoef(cells.noise[a], cells.noise[b])[0, 1])) > 1 - 1e-9
 
 
-def cross_fitted(cells: Cells, exponents: Array, seed: int = 0) -> LeftOut | None:
+def cross_fit(cells: Cells, exponents: Array, seed: int = 0) -> LeftOutErrors | None:
     """Return how an index with free exponents predicts configurations, its exponents from the other nine tenths.
 
     Args:
-        cells: Configurations with their tail tamed, all of which are predicted.
+        cells: Configurations with their tail raised, all of which are predicted.
         exponents: Estimate to start from, in the order of the factors.
         seed: Seed of the folds.
 
@@ -159,14 +159,14 @@ def cross_fitted(cells: Cells, exponents: Array, seed: int = 0) -> LeftOut | Non
     for k in range(FOLDS):
         rest = fold != k
         found, _ = best_index(columns[rest], cells.z[rest], cells.size[rest], [exponents])
-        own = left_out(cells.z, cells.size, [columns @ found])
+        own = predict_left_out(cells.z, cells.size, [columns @ found])
         errors[~rest], beyond[~rest], deviations = own.errors[~rest], own.beyond[~rest], own.deviations
     best, _ = best_index(columns, cells.z, cells.size, [exponents])
-    whole = left_out(cells.z, cells.size, [columns @ best])
-    return LeftOut(errors, whole.inside, deviations, beyond, whole.columns + len(exponents) - 1)
+    whole = predict_left_out(cells.z, cells.size, [columns @ best])
+    return LeftOutErrors(errors, whole.inside, deviations, beyond, whole.columns + len(exponents) - 1)
 
 
-def influence(rows: list[Rank], errors: Mapping[str, Array]) -> tuple[tuple[str, ...], int | None]:
+def measure_influence(rows: list[Rank], errors: Mapping[str, Array]) -> tuple[tuple[str, ...], int | None]:
     """Return the best two named definitions, and the fewest configurations without which the first is not ahead.
 
     Args:
@@ -199,7 +199,7 @@ class Transfer:
     reason: str = ""
 
 
-def transfer(cells: Cells, axes: Mapping[str, Array]) -> Transfer:
+def measure_transfer(cells: Cells, axes: Mapping[str, Array]) -> Transfer:
     """Return how well each axis predicts the sweeps of one knob from those of the learning rate.
 
     Args:
@@ -219,8 +219,8 @@ def transfer(cells: Cells, axes: Mapping[str, Array]) -> Transfer:
     for name, axis in axes.items():
         r2[name] = {}
         for knob, parts in tasks.items():
-            errors = [float(np.sum((cells.z[t] - _predicted(cells, axis, fit, t)) ** 2)) for fit, t in parts]
-            r2[name][knob] = share(sum(errors), cells.z[np.concatenate([t for _, t in parts])])
+            errors = [float(np.sum((cells.z[t] - _predict(cells, axis, fit, t)) ** 2)) for fit, t in parts]
+            r2[name][knob] = r_squared(sum(errors), cells.z[np.concatenate([t for _, t in parts])])
     return Transfer(kind, n, r2)
 
 
@@ -229,14 +229,14 @@ MIN_SWEEP = 5
 MAX_SWEEPS = 60
 
 
-def _predicted(cells: Cells, axis: Array, fit: Rows, to: Rows) -> Array:
+def _predict(cells: Cells, axis: Array, fit: Rows, to: Rows) -> Array:
     basis = Basis.of(axis[fit], max(1, min(5, len(fit) - 3)))
     x = np.column_stack([np.ones(len(fit)), basis(axis[fit])])
     coefficients = np.linalg.lstsq(x, cells.z[fit], rcond=None)[0]
     return np.column_stack([np.ones(len(to)), basis(axis[to])]) @ coefficients
 
 
-def curves(cells: Cells) -> tuple[list[Rows], Array, list[str]]:
+def find_sweeps(cells: Cells) -> tuple[list[Rows], Array, list[str]]:
     """Return the learning-rate sweeps: configurations and the other knobs' values of each, and these knobs' names."""
     if not len(cells):
         return [], np.zeros((0, 0)), []
@@ -251,7 +251,7 @@ def curves(cells: Cells) -> tuple[list[Rows], Array, list[str]]:
 
 
 def _sweeps(cells: Cells) -> tuple[str, _Tasks]:
-    parts, values, names = curves(cells)
+    parts, values, names = find_sweeps(cells)
     tasks: _Tasks = {}
     for i, fit in enumerate(parts):
         for j, to in enumerate(parts):
@@ -293,17 +293,17 @@ class Collapse:
     reason: str = ""
 
 
-def collapse(cells: Cells, axes: Mapping[str, Array]) -> Collapse:
+def measure_collapse(cells: Cells, axes: Mapping[str, Array]) -> Collapse:
     """Return how far the sweeps are from each other along each axis.
 
     Source: Bhattacharjee & Seno 2001, eq. 3, q = 1: curves interpolated linearly within their range.
     """
-    parts = curves(cells)[0] if len(cells) else []
+    parts = find_sweeps(cells)[0] if len(cells) else []
     if len(parts) < 2:
         return Collapse(len(parts), reason=f"{len(parts)} learning-rate sweeps at fixed other knobs, at least 2 are "
                         f"needed ({MIN_SWEEP} learning rates each)")  # fmt: skip
-    found = {name: _apart(cells, axis, parts) for name, axis in axes.items()}
-    raw, _ = _apart(cells, np.log(cells.knobs["learning_rate"]), parts)
+    found = {name: _mean_distance(cells, axis, parts) for name, axis in axes.items()}
+    raw, _ = _mean_distance(cells, np.log(cells.knobs["learning_rate"]), parts)
     variance, freedom = cells.pure
     scatter = 2 * (variance / np.pi * float((1 / cells.size).mean())) ** 0.5 if freedom > 0 else None
     return Collapse(
@@ -311,7 +311,7 @@ def collapse(cells: Cells, axes: Mapping[str, Array]) -> Collapse:
     )
 
 
-def _apart(cells: Cells, axis: Array, parts: list[Rows]) -> tuple[float, int]:
+def _mean_distance(cells: Cells, axis: Array, parts: list[Rows]) -> tuple[float, int]:
     total, number = 0.0, 0
     for i, a in enumerate(parts):
         order = a[np.argsort(axis[a], kind="stable")]

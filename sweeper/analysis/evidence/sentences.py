@@ -10,7 +10,7 @@ from sweeper.analysis.evidence.gains import Finding, Gain
 from sweeper.analysis.evidence.linear import R2
 from sweeper.analysis.evidence.ranking import FITTED
 from sweeper.analysis.evidence.verdict import UNDETERMINED
-from sweeper.formatting import FACTORS, counted, number
+from sweeper.formatting import FACTORS, number, pluralize
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 
@@ -32,24 +32,24 @@ _SHARPNESS = {"hessian_trace": "Hessian trace", "hessian_trace_scaled": "scale-f
               "sharpness_average": "average-case sharpness"}  # fmt: skip
 
 
-def sentences(a: Analysis) -> tuple[str, ...]:
+def write_sentences(a: Analysis) -> tuple[str, ...]:
     """Return the findings; the first one is the verdict."""
     parts = [
         _verdict(a),
-        _aside(a),
+        _set_aside(a),
         _gate(a),
-        _everything(a),
+        _unviable_pairs(a),
         _shape(a),
-        _explained(a),
-        _leftover(a),
+        _explained_share(a),
+        _knob_test(a),
         _exponents(a),
         _ranking(a),
     ]
-    parts += [influence(a.ranking), _transfer(a), _collapse(a), *_controls(a), _tail(a)]
+    parts += [describe_influence(a.ranking), _transfer(a), _collapse(a), *_controls(a), _tail(a)]
     return tuple(p for p in parts if p)
 
 
-def nothing_asked(a: Analysis) -> str:
+def explain_no_needs(a: Analysis) -> str:
     """Return what an analysis without needs says about further trials."""
     if a.verdict != UNDETERMINED:
         return "nothing is missing for this answer"
@@ -58,12 +58,12 @@ def nothing_asked(a: Analysis) -> str:
     return "no further trials are known that would decide it"
 
 
-def p_value(p: float, sides: str = ONE_SIDED) -> str:
+def format_p(p: float, sides: str = ONE_SIDED) -> str:
     """Return `one-sided p = ...`, or `p < 1e-4` where it is smaller than a bootstrap or a tail can tell."""
     return f"{sides} p < 1e-4" if p < 1e-4 else f"{sides} p = {p:.2g}"
 
 
-def percent(value: float) -> str:
+def format_percent(value: float) -> str:
     """Return a share as a percentage."""
     return f"{100 * value:.0f} %"
 
@@ -72,28 +72,28 @@ def _verdict(a: Analysis) -> str:
     scale, regime = NOISE[a.noise], a.regime
     unit = "" if scale.unit == "1" else f" {scale.unit}"
     label = a.label.partition(" [")[0]
-    n = f"{counted(a.n_configs, 'configuration')}, {counted(a.n_trials, 'trial')}"
+    n = f"{pluralize(a.n_configs, 'configuration')}, {pluralize(a.n_trials, 'trial')}"
     if regime.optimum is None:
         return f"{a.verdict}: {label} against {scale.formula}: {regime.message} ({n})."
     interval = f"90 % interval {number(regime.low)} to {number(regime.high)}"
     best = f"{label} is best at {scale.formula} = {number(regime.optimum)}{unit} ({interval}, {n})"
     best += "".join(f"; it {moved.sentence}" for moved in regime.moved)
     if a.verdict == "hump":
-        return f"hump: {best}; it {_better(a)}s before and {_worse(a)}s beyond."
+        return f"hump: {best}; it {_better_verb(a)}s before and {_worse_verb(a)}s beyond."
     if a.verdict == "plateau then cliff":
         until = f"{scale.formula} = {number(a.judged.gate.break_noise)}{unit}"
-        return (
-            f"plateau then cliff: {label} hardly changes below {until} and {_worse(a)}s beyond; {best}, {a.judged.why}."
-        )
+        change = f"{label} hardly changes below {until} and {_worse_verb(a)}s beyond"
+        return f"plateau then cliff: {change}; {best}, {a.judged.why}."
     return f"undetermined: {best}, but {a.judged.why}."
 
 
-def _aside(a: Analysis) -> str:
+def _set_aside(a: Analysis) -> str:
     if not a.set_aside:
         return ""
+    designed, adaptive = pluralize(a.n_trials, "viable trial"), pluralize(a.set_aside, "trial")
     return (
-        f"Verdict, optimum and shape are of the {counted(a.n_trials, 'viable trial')} whose noises were set by design; "
-        f"{counted(a.set_aside, 'trial')} of a sampler that learns enter the comparison of the noises only."
+        f"Verdict, optimum and shape use the {designed} at designed noises. The {adaptive} that an adaptive sampler "
+        "proposed enter only the comparison of the noise definitions."
     )
 
 
@@ -101,32 +101,33 @@ def _gate(a: Analysis) -> str:
     gate, left = a.judged.gate, a.judged.left_out
     if gate.reason or gate.p_up is None or gate.p_down is None:
         return f"Two-lines test not possible: {gate.reason or a.judged.why}."
+    first = f"{_direction_verb(a, gate.slope_up)} by {_slope(gate.slope_up, gate.se_up)}{_unit(a)}"
     text = (
-        f"Two-lines test on viable pairs: {_moves(a, gate.slope_up)} by {_slope(gate.slope_up, gate.se_up)}{_unit(a)} "
-        f"per factor e of noise up to {number(gate.break_noise)} ({_better(a)} {p_value(gate.p_up)}), "
-        f"{_moves(a, gate.slope_down)} by {_slope(gate.slope_down, gate.se_down)}{_unit(a)} beyond "
-        f"({_worse(a)} {p_value(gate.p_down)}; errors {_errors(gate.errors)}, "
+        f"Two-lines test on viable pairs: {first} per factor e of noise up to {number(gate.break_noise)} "
+        f"({_better_verb(a)} {format_p(gate.p_up)}), "
+        f"{_direction_verb(a, gate.slope_down)} by {_slope(gate.slope_down, gate.se_down)}{_unit(a)} beyond "
+        f"({_worse_verb(a)} {format_p(gate.p_down)}; errors {_errors(gate.errors)}, "
         f"n = {gate.n} configurations at {gate.levels} noises)"
     )
     if a.judged.edge_share is not None:
-        text += f"; {percent(a.judged.edge_share)} of the resampled optima lie at an edge"
+        text += f"; {format_percent(a.judged.edge_share)} of the resampled optima lie at an edge"
     if left.p is not None and left.edge_share is not None:
-        worst = f"{ONE_SIDED} p <= {number(left.p)} and at most {percent(left.edge_share)}"
+        worst = f"{ONE_SIDED} p <= {number(left.p)} and at most {format_percent(left.edge_share)}"
         text += f"; without any one configuration {worst}"
     return text + "."
 
 
-def _better(a: Analysis) -> str:
+def _better_verb(a: Analysis) -> str:
     return "rise" if OBJECTIVES[a.objective].maximize else "fall"
 
 
-def _worse(a: Analysis) -> str:
+def _worse_verb(a: Analysis) -> str:
     return "fall" if OBJECTIVES[a.objective].maximize else "rise"
 
 
-def _moves(a: Analysis, slope: float | None) -> str:
+def _direction_verb(a: Analysis, slope: float | None) -> str:
     # the tests look at what the study is told: larger is better
-    return f"{_better(a) if (slope or 0) > 0 else _worse(a)}s"
+    return f"{_better_verb(a) if (slope or 0) > 0 else _worse_verb(a)}s"
 
 
 def _unit(a: Analysis) -> str:
@@ -145,13 +146,13 @@ def _errors(kind: str) -> str:
     return "from replicates" if kind == "replicates" else kind
 
 
-def _everything(a: Analysis) -> str:
+def _unviable_pairs(a: Analysis) -> str:
     test = a.judged.gate_all
     if test.p_up is None or test.p_down is None or test.n == a.judged.gate.n:
         return ""
     return (
-        f"With unviable and diverged pairs at the cap: {_better(a)} {p_value(test.p_up)}, {_worse(a)} "
-        f"{p_value(test.p_down)} "
+        f"With unviable and diverged pairs at the cap: {_better_verb(a)} {format_p(test.p_up)}, {_worse_verb(a)} "
+        f"{format_p(test.p_down)} "
         f"(n = {test.n} configurations)."
     )
 
@@ -163,27 +164,27 @@ def _shape(a: Analysis) -> str:
     better = "better" if test.p < 0.05 else "not significantly better"
     return (
         f"A hump fits the {test.levels} noises with 3 or more trials {better} "
-        f"than any monotone curve: {p_value(test.p)} (residual bootstrap, {test.draws} draws, "
+        f"than any monotone curve: {format_p(test.p)} (residual bootstrap, {test.draws} draws, "
         f"n = {test.n} trials; scatter is that of replicates of a configuration); it removes "
-        f"{percent(test.statistic)} of the monotone curve's misfit."
+        f"{format_percent(test.statistic)} of the monotone curve's misfit."
     )
 
 
-def _explained(a: Analysis) -> str:
+def _explained_share(a: Analysis) -> str:
     e = a.explained
     if e.r2 is None:
         return f"Share explained not determined: {e.reason}."
     r2 = f"{R2} of {a.noise}: {number(e.r2)}"
     if e.ceiling is not None and e.share is not None:
-        r2 += f", {percent(e.share)} of the noise ceiling R²_c = {number(e.ceiling)}"
-    n = f"n = {e.n_configs} configurations{_all_noises(a, e.n_configs)}, {counted(e.n_trials, 'trial')}"
+        r2 += f", {format_percent(e.share)} of the noise ceiling R²_c = {number(e.ceiling)}"
+    n = f"n = {e.n_configs} configurations{_all_noises(a, e.n_configs)}, {pluralize(e.n_trials, 'trial')}"
     r2 += f" ({n}{_beyond(e.beyond)})"
     if e.p is None:
         return f"{r2}; {e.reason}."
     fit = "does not fit them" if e.p < 0.05 else "fits them"
     return (
         f"{r2}; a curve in noise {fit} within the scatter of repeats: lack of fit F({e.f_above}, {e.f_below}) = "
-        f"{number(e.f)}, {p_value(e.p)}."
+        f"{number(e.f)}, {format_p(e.p)}."
     )
 
 
@@ -198,21 +199,22 @@ def _beyond(number_: int) -> str:
     return f"; {lie} predicted at their nearest end"
 
 
-def _leftover(a: Analysis) -> str:
+def _knob_test(a: Analysis) -> str:
     left = a.leftover
     if left.p is None or left.lines is None or left.finding is None:
         return f"Leftover test not possible: {left.reason}."
     added = ", ".join(SYMBOLS[k] for k in left.added)
+    finding = _describe_finding(left.finding, added, "tell", "the noise")
     text = (
-        f"{_found(left.finding, added, 'tell', 'the noise')}: F({left.f_above}, {left.f_below}) = {number(left.f)}, "
-        f"{p_value(left.p, TWO_SIDED)}; {_gain(left.lines)} as lines beside it"
+        f"{finding}: F({left.f_above}, {left.f_below}) = {number(left.f)}, {format_p(left.p, TWO_SIDED)}; "
+        f"{_gain(left.lines)} as lines beside it"
     )
     if left.index is not None:
         text += f", {_interval(left.index)} as an index with free exponents"
     return f"{text} (n = {left.n} configurations)."
 
 
-def _found(finding: Finding, what: str, tell: str, than: str) -> str:
+def _describe_finding(finding: Finding, what: str, tell: str, than: str) -> str:
     """Return what a control found, as the beginning of a sentence."""
     if finding == Finding.NOT_DETECTED:
         return f"Not detected that {what} {tell} more than {than}"
@@ -273,7 +275,7 @@ def _ranking(a: Analysis) -> str:
     )
 
 
-def influence(r: Ranking) -> str:
+def describe_influence(r: Ranking) -> str:
     """Return on how many configurations the lead of the best definition rests; empty where there are no two."""
     if r.influence is None:
         return ""
@@ -318,9 +320,9 @@ def _controls(a: Analysis) -> list[str]:
             out.append(f"Control for {rest} not possible: {c.reason}.")
             continue
         out.append(
-            f"{_found(c.finding, a.noise, 'tells', rest)}: F({c.df}, {c.configs - 1}) = {number(c.f)}, "
-            f"{p_value(c.p, TWO_SIDED)}; {_gain(c.gain)}. The reverse: {_REVERSE[c.finding_reverse]}, "
-            f"{p_value(c.p_reverse, TWO_SIDED)}, {_interval(c.gain_reverse)} (n = {c.n} trials of {c.configs} "
+            f"{_describe_finding(c.finding, a.noise, 'tells', rest)}: F({c.df}, {c.configs - 1}) = {number(c.f)}, "
+            f"{format_p(c.p, TWO_SIDED)}; {_gain(c.gain)}. The reverse: {_REVERSE[c.finding_reverse]}, "
+            f"{format_p(c.p_reverse, TWO_SIDED)}, {_interval(c.gain_reverse)} (n = {c.n} trials of {c.configs} "
             f"configurations{_beyond(c.beyond)})."
         )
     if not any(c.sharpness for c in a.controls):
@@ -331,7 +333,7 @@ def _controls(a: Analysis) -> list[str]:
 def _tail(a: Analysis) -> str:
     parts: list[str] = []
     if a.tail:
-        parts.append(f"{counted(a.tail, 'trial')} far below the others were raised to a floor")
+        parts.append(f"{pluralize(a.tail, 'trial')} far below the others were raised to a floor")
     if a.n_tested < a.n_configs:
         parts.append(f"tests looked at {a.n_tested} of {a.n_configs} configurations, evenly spread")
     return f"For the tests, {' and '.join(parts)}." if parts else ""

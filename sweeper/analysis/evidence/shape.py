@@ -38,7 +38,7 @@ APART = 2.0
 
 
 @dataclass(frozen=True)
-class Shape:
+class ShapeTest:
     """Result of the test; the numbers are None where it is not possible, and `reason` says why.
 
     Attributes:
@@ -58,7 +58,7 @@ class Shape:
     reason: str = ""
 
 
-def shape(cells: Cells, noise: str, *, draws: int = 500, seed: int = 0) -> Shape:
+def compare_shapes(cells: Cells, noise: str, *, draws: int = 500, seed: int = 0) -> ShapeTest:
     """Test unimodal against monotone along a noise; see the module.
 
     Args:
@@ -74,18 +74,18 @@ def shape(cells: Cells, noise: str, *, draws: int = 500, seed: int = 0) -> Shape
             f"{len(groups)} levels of noise have {MIN_REPLICATES} or more trials with replicates among them, at least "
             f"{MIN_LEVELS} are needed"
         )
-        return Shape(n, len(groups), reason=why)
+        return ShapeTest(n, len(groups), reason=why)
     size = np.array([sum(len(v) for v in g) for g in groups], dtype=float)
     freedom = np.array([sum(len(v) - 1 for v in g) for g in groups], dtype=float)
     y = np.array([np.concatenate(g).mean() for g in groups])
     squares = np.array([sum(float(((v - v.mean()) ** 2).sum()) for v in g) for g in groups])
     if not np.median(squares) > 0:
-        return Shape(n, len(groups), reason="replicates do not differ")
+        return ShapeTest(n, len(groups), reason="replicates do not differ")
     sd = _spreads(squares, freedom)
     weight = size / sd**2
     unimodal, mode = unimodal_error(y, weight)
     monotone, rising = monotone_error(y, weight)
-    fit = reduced_monotone(y if rising else -y, weight) * (1 if rising else -1)
+    fit = fit_reduced_monotone(y if rising else -y, weight) * (1 if rising else -1)
     residuals = np.concatenate(
         [
             (v - v.mean()) / s * np.sqrt(len(v) / (len(v) - 1))
@@ -95,10 +95,10 @@ def shape(cells: Cells, noise: str, *, draws: int = 500, seed: int = 0) -> Shape
         ]
     )
     observed = monotone - unimodal
-    drawn = _null(fit, sd, (size, freedom), residuals, draws, np.random.default_rng(seed))
+    drawn = _draw_null(fit, sd, (size, freedom), residuals, draws, np.random.default_rng(seed))
     p = (1 + sum(t >= observed for t in drawn)) / (1 + draws)
     share = observed / monotone if monotone > 0 else 0.0
-    return Shape(n, len(groups), draws, share, float(np.exp(x[mode])), p)
+    return ShapeTest(n, len(groups), draws, share, float(np.exp(x[mode])), p)
 
 
 def _spreads(squares: Array, freedom: Array) -> Array:
@@ -107,7 +107,7 @@ def _spreads(squares: Array, freedom: Array) -> Array:
     return np.sqrt((squares + 2 * usual) / (freedom + 2))
 
 
-def _null(
+def _draw_null(
     fit: Array, sd: Array, sizes: tuple[Array, Array], residuals: Array, draws: int, rng: np.random.Generator
 ) -> list[float]:
     """Return T of each draw, with weights from the draw's own replicates as the observed ones have."""
@@ -176,7 +176,7 @@ def prefix_errors(y: Array, weight: Array) -> list[float]:
     return out
 
 
-def reduced_monotone(y: Array, weight: Array, least: float = APART) -> Array:
+def fit_reduced_monotone(y: Array, weight: Array, least: float = APART) -> Array:
     """Return the best non-decreasing fit, its blocks pooled until neighbours are `least` standard errors apart.
 
     Args:

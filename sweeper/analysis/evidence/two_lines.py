@@ -33,7 +33,7 @@ import numpy as np
 from scipy import stats
 
 from sweeper.analysis.evidence.cells import Array, Cells, Mask
-from sweeper.analysis.smoother import Smoother, train
+from sweeper.analysis.smoother import Smoother, fit_smoother
 
 MIN_LEVELS = 6
 MAX_REPLICATED = 15
@@ -119,7 +119,7 @@ class _Line:
         return float(stats.t.sf(sign * self.slope / self.se, max(self.freedom, 1.0)))
 
 
-def two_lines(cells: Cells, noise: str) -> TwoLines:
+def run_two_lines(cells: Cells, noise: str) -> TwoLines:
     """Test for a rise and a fall along a noise; see the module.
 
     Args:
@@ -132,19 +132,19 @@ def two_lines(cells: Cells, noise: str) -> TwoLines:
         return TwoLines(n, levels, reason=f"{levels} different noises, at least {MIN_LEVELS} are needed")
     if np.ptp(cells.z) <= 1e-12 * max(1.0, float(np.abs(cells.z).max())):
         return TwoLines(n, levels, reason="every configuration has the same score")
-    z, points = _standard(cells.z), _points(cells, x)
-    return _test(points, n, levels, _flat(points.x, train(x, z), z, np.ones(n)))
+    z, points = _standardize(cells.z), _make_points(cells, x)
+    return _test_lines(points, n, levels, _find_flat_top(points.x, fit_smoother(x, z), z, np.ones(n)))
 
 
-def without_one(cells: Cells, noise: str) -> list[TwoLines]:
+def leave_one_out(cells: Cells, noise: str) -> list[TwoLines]:
     """Return the test without each configuration in turn.
 
     The smoother keeps its hyperparameters; above `MANY` configurations it keeps its flat top, too.
     """
-    x, z = cells.noise[noise], _standard(cells.z)
-    smoother = train(x, z)
-    every = _points(cells, x)
-    top = _flat(x, smoother, z, np.ones(len(x))) if len(x) > MANY else None
+    x, z = cells.noise[noise], _standardize(cells.z)
+    smoother = fit_smoother(x, z)
+    every = _make_points(cells, x)
+    top = _find_flat_top(x, smoother, z, np.ones(len(x))) if len(x) > MANY else None
     out: list[TwoLines] = []
     for i in range(len(cells)):
         kept = np.arange(len(cells)) != i
@@ -152,25 +152,25 @@ def without_one(cells: Cells, noise: str) -> list[TwoLines]:
         if levels < MIN_LEVELS - 1:
             out.append(TwoLines(len(x) - 1, levels, reason="too few noises are left"))
             continue
-        points = every.take(kept) if every.alone else _points(cells.take(kept), x[kept])
-        flat = top if top is not None else _flat(points.x, smoother, z, kept.astype(float))
-        out.append(_test(points, len(x) - 1, levels, flat))
+        points = every.take(kept) if every.alone else _make_points(cells.take(kept), x[kept])
+        flat = top if top is not None else _find_flat_top(points.x, smoother, z, kept.astype(float))
+        out.append(_test_lines(points, len(x) - 1, levels, flat))
     return out
 
 
-def one_knob(cells: Cells) -> bool:
+def has_one_knob(cells: Cells) -> bool:
     """Whether the configurations differ in one knob, so that repeats are all that scatters at a noise."""
     return len(cells.factors) <= 1
 
 
-def _standard(z: Array) -> Array:
+def _standardize(z: Array) -> Array:
     return (z - z.mean()) / z.std()
 
 
-def _points(cells: Cells, x: Array) -> _Points:
+def _make_points(cells: Cells, x: Array) -> _Points:
     _, level = np.unique(x.round(DIGITS), return_inverse=True)
     members = np.bincount(level).astype(float)
-    own = one_knob(cells)
+    own = has_one_knob(cells)
     if len(members) <= MAX_REPLICATED:
         several = members[level] > 1
         centre = np.bincount(level, cells.z) / members
@@ -189,14 +189,14 @@ def _points(cells: Cells, x: Array) -> _Points:
     return _Points(x, cells.z, ones, np.full(len(cells), np.nan), ones)
 
 
-def _test(points: _Points, n: int, levels: int, flat: Array) -> TwoLines:
-    middle = _both(points, float(np.median(flat)))
+def _test_lines(points: _Points, n: int, levels: int, flat: Array) -> TwoLines:
+    middle = _fit_lines(points, float(np.median(flat)))
     if middle is None:
         return TwoLines(n, levels, reason="too few noises on one side of the best one to draw a line")
     strength = [abs(line.slope) / line.se if line.se > 0 else 1.0 for line in middle]
     share = strength[1] / sum(strength) if sum(strength) > 0 else 0.5
     place = float(np.quantile(flat, share))
-    lines = _both(points, place)
+    lines = _fit_lines(points, place)
     if lines is None:
         lines, place = middle, float(np.median(flat))
     up, down = lines
@@ -220,7 +220,7 @@ def _test(points: _Points, n: int, levels: int, flat: Array) -> TwoLines:
     )
 
 
-def _flat(x: Array, smoother: Smoother, z: Array, counts: Array) -> Array:
+def _find_flat_top(x: Array, smoother: Smoother, z: Array, counts: Array) -> Array:
     """Return the places around the smooth curve's top, of the middle 80 %, within one error of its height."""
     low, high = np.quantile(x, [0.1, 0.9])
     spot = np.linspace(low, high, GRID)
@@ -230,16 +230,16 @@ def _flat(x: Array, smoother: Smoother, z: Array, counts: Array) -> Array:
     return spot[mean + math.sqrt(variance[top]) >= mean[top]]
 
 
-def _both(points: _Points, place: float) -> tuple[_Line, _Line] | None:
+def _fit_lines(points: _Points, place: float) -> tuple[_Line, _Line] | None:
     left, right = points.x <= place + 1e-9, points.x >= place - 1e-9
     least = 3 if points.alone else 2
     if any(len(np.unique(points.x[side].round(DIGITS))) < least for side in (left, right)):
         return None
     freedom = max(len(points.x) - 4.0, 1.0)
-    return _line(points, left, freedom), _line(points, right, freedom)
+    return _fit_line(points, left, freedom), _fit_line(points, right, freedom)
 
 
-def _line(points: _Points, side: Mask, freedom: float) -> _Line:
+def _fit_line(points: _Points, side: Mask, freedom: float) -> _Line:
     x, z, w = points.x[side], points.z[side], points.weight[side]
     dx = x - np.average(x, weights=w)
     sxx = float(np.sum(w * dx * dx))

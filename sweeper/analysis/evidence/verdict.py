@@ -19,9 +19,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweeper.analysis.evidence.cells import Array, Cells
-from sweeper.analysis.evidence.two_lines import DIGITS, MAX_REPLICATED, TwoLines, one_knob, two_lines, without_one
+from sweeper.analysis.evidence.two_lines import (
+    DIGITS,
+    MAX_REPLICATED,
+    TwoLines,
+    has_one_knob,
+    leave_one_out,
+    run_two_lines,
+)
 from sweeper.analysis.regime import EDGE, GRID, MIN_CONFIGS, edges
-from sweeper.analysis.smoother import train
+from sweeper.analysis.smoother import fit_smoother
 
 HUMP, CLIFF, UNDETERMINED = "hump", "plateau then cliff", "undetermined"
 DRAWS = 500
@@ -75,23 +82,23 @@ def judge(cells: Cells, everything: Cells, noise: str, *, seed: int = 0, draws: 
     """Return the verdict along a noise.
 
     Args:
-        cells: Viable configurations in order of that noise, their tail tamed.
+        cells: Viable configurations in order of that noise, their tail raised.
         everything: The same with what was not viable.
         noise: Name of the definition.
         seed: Seed of the bootstrap.
         draws: Its draws.
     """
-    gate, gate_all = two_lines(cells, noise), two_lines(everything, noise)
+    gate, gate_all = run_two_lines(cells, noise), run_two_lines(everything, noise)
     if gate.reason or len(cells) < MIN_CONFIGS:
         why = gate.reason or f"{len(cells)} configurations, at least {MIN_CONFIGS} are needed"
         return Verdict(UNDETERMINED, why, gate, gate_all, None, LeaveOneOut(0))
-    optima = _optima(cells, noise, seed, draws)
-    at_edge = _at_edge(optima.best, cells.noise[noise])
+    optima = _draw_optima(cells, noise, seed, draws)
+    at_edge = _find_at_edge(optima.best, cells.noise[noise])
     share = float(at_edge.mean())
     left_out = LeaveOneOut(0)
     if gate.plateau or (gate.passed and share < EDGE):
-        left_out = _left_out(cells, noise, optima.held, at_edge, seed)
-    why = _why(cells, gate, share, left_out)
+        left_out = _leave_one_out(cells, noise, optima.held, at_edge, seed)
+    why = _explain_no_hump(cells, gate, share, left_out)
     name = UNDETERMINED
     if not cells.samplers:
         cliff = gate.plateau and left_out.p_down is not None and left_out.p_down < 0.05 and not left_out.undecided
@@ -99,7 +106,7 @@ def judge(cells: Cells, everything: Cells, noise: str, *, seed: int = 0, draws: 
     return Verdict(name, why, gate, gate_all, share, left_out, tuple(np.exp(optima.best).tolist()))
 
 
-def _why(cells: Cells, gate: TwoLines, share: float, left_out: LeaveOneOut) -> str:
+def _explain_no_hump(cells: Cells, gate: TwoLines, share: float, left_out: LeaveOneOut) -> str:
     if cells.samplers:
         return (
             f"chosen by a sampler that learns ({', '.join(cells.samplers)}), which samples near its own optimum and so "
@@ -108,20 +115,20 @@ def _why(cells: Cells, gate: TwoLines, share: float, left_out: LeaveOneOut) -> s
     if not gate.passed:
         sides = (("improvement up to", gate.p_up), ("decline beyond", gate.p_down))
         lacking = [(what, p) for what, p in sides if p is None or p >= 0.05]
-        return " and ".join(f"no significant {what} it (one-sided p = {_p(p)})" for what, p in lacking)
+        return " and ".join(f"no significant {what} it (one-sided p = {_format_p(p)})" for what, p in lacking)
     if share >= EDGE:
         return f"{share:.0%} of the resampled optima lie at an edge of the tried noises"
     if left_out.undecided:
         return f"the test is not possible without any one of {left_out.undecided} configurations"
     if left_out.p is None or left_out.p >= 0.05:
-        return f"without configuration {left_out.p_config} the two-lines test has one-sided p = {_p(left_out.p)}"
+        return f"without configuration {left_out.p_config} the two-lines test has one-sided p = {_format_p(left_out.p)}"
     if left_out.edge_share is None or left_out.edge_share >= EDGE:
         at = "-" if left_out.edge_share is None else f"{left_out.edge_share:.0%}"
         return f"without configuration {left_out.edge_config} {at} of the resampled optima lie at an edge"
     return ""
 
 
-def _p(value: float | None) -> str:
+def _format_p(value: float | None) -> str:
     return "-" if value is None else f"{value:.2g}"
 
 
@@ -133,11 +140,11 @@ class _Draws:
     best: Array
 
 
-def _optima(cells: Cells, noise: str, seed: int, draws: int, without: int = -1) -> _Draws:
+def _draw_optima(cells: Cells, noise: str, seed: int, draws: int, without: int = -1) -> _Draws:
     """Return the optima of bootstrap draws, of configurations or, where these are few and replicated, of repeats."""
     x = cells.noise[noise]
     shift, scale = float(cells.z.mean()), float(cells.z.std())
-    smoother = train(x, (cells.z - shift) / scale)
+    smoother = fit_smoother(x, (cells.z - shift) / scale)
     kept = np.delete(x, without) if without >= 0 else x
     grid = np.linspace(kept[0], kept[-1], GRID)
     rng = np.random.default_rng(seed)
@@ -145,8 +152,8 @@ def _optima(cells: Cells, noise: str, seed: int, draws: int, without: int = -1) 
     if without >= 0:
         present[without] = 0.0
     z = np.broadcast_to(cells.z, (draws, len(x)))
-    if by_repeats(cells, noise):
-        held, z = np.broadcast_to(present, z.shape), _resampled(cells, draws, rng)
+    if resamples_repeats(cells, noise):
+        held, z = np.broadcast_to(present, z.shape), _resample_repeats(cells, draws, rng)
     else:
         held = rng.multinomial(int(present.sum()), present / present.sum(), draws).astype(float)
     setting = rng.choice(len(smoother.settings), draws, p=smoother.settings[:, 3])
@@ -157,13 +164,13 @@ def _optima(cells: Cells, noise: str, seed: int, draws: int, without: int = -1) 
     return _Draws(held, np.array(best))
 
 
-def by_repeats(cells: Cells, noise: str) -> bool:
+def resamples_repeats(cells: Cells, noise: str) -> bool:
     """Whether the noises were set by design, one configuration each, and only repeats scatter: they are resampled."""
     levels = len(np.unique(cells.noise[noise].round(DIGITS)))
-    return one_knob(cells) and levels == len(cells) <= MAX_REPLICATED and float((cells.size > 1).mean()) >= 2 / 3
+    return has_one_knob(cells) and levels == len(cells) <= MAX_REPLICATED and float((cells.size > 1).mean()) >= 2 / 3
 
 
-def _resampled(cells: Cells, draws: int, rng: np.random.Generator) -> Array:
+def _resample_repeats(cells: Cells, draws: int, rng: np.random.Generator) -> Array:
     # means of each configuration's repeats drawn with replacement; r/(r-1) makes up for the variance that is lost
     out = np.empty((draws, len(cells)))
     for i in range(len(cells)):
@@ -173,16 +180,16 @@ def _resampled(cells: Cells, draws: int, rng: np.random.Generator) -> Array:
     return out
 
 
-def _at_edge(best: Array, x: Array) -> Array:
+def _find_at_edge(best: Array, x: Array) -> Array:
     left, right = edges(x)
     return ((best <= left) | (best >= right)).astype(float)
 
 
-def _left_out(cells: Cells, noise: str, held: Array, at_edge: Array, seed: int) -> LeaveOneOut:
-    tests = without_one(cells, noise)
+def _leave_one_out(cells: Cells, noise: str, held: Array, at_edge: Array, seed: int) -> LeaveOneOut:
+    tests = leave_one_out(cells, noise)
     known = [(t.p, i) for i, t in enumerate(tests) if t.p is not None]
     worst, where = max(known, default=(math.nan, 0))
-    share, at = _edges_left_out(cells, noise, held, at_edge, seed)
+    share, at = _worst_edge_share(cells, noise, held, at_edge, seed)
     return LeaveOneOut(
         len(cells),
         worst if known else None,
@@ -194,7 +201,7 @@ def _left_out(cells: Cells, noise: str, held: Array, at_edge: Array, seed: int) 
     )
 
 
-def _edges_left_out(cells: Cells, noise: str, held: Array, at_edge: Array, seed: int) -> tuple[float, int]:
+def _worst_edge_share(cells: Cells, noise: str, held: Array, at_edge: Array, seed: int) -> tuple[float, int]:
     """Return the largest share of optima at an edge without a configuration, and its position."""
     absent = held == 0
     number = absent.sum(axis=0)
@@ -206,8 +213,8 @@ def _edges_left_out(cells: Cells, noise: str, held: Array, at_edge: Array, seed:
     doubtful = [i for i in order if shares[i] >= EDGE][:MAX_REPLICATED] + ends
     worst, where = max(((float(shares[i]), i) for i in order if i not in doubtful), default=(0.0, order[0]))
     for i in doubtful:
-        best = _optima(cells, noise, seed, len(held), i).best
-        share = float(_at_edge(best, np.delete(cells.noise[noise], i)).mean())
+        best = _draw_optima(cells, noise, seed, len(held), i).best
+        share = float(_find_at_edge(best, np.delete(cells.noise[noise], i)).mean())
         worst, where = max((worst, where), (share, i))
         if worst >= EDGE:
             break

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.cli.output import emit
 from sweeper.errors import SpecError
-from sweeper.formatting import cell_text, counted, format_table, is_value, number, wrap
+from sweeper.formatting import cell_text, format_table, is_value, number, pluralize, wrap
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES
 from trainables.registry import UnknownName, unknown
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sweeper.analysis.evidence.findings import Analysis
     from sweeper.analysis.evidence.plan import Plan
     from sweeper.analysis.evidence.ranking import Rank
-from sweeper.analysis.evidence.needs import OBJECTIVE, extend_command
+from sweeper.analysis.evidence.needs import OBJECTIVE, make_extend_command
 
 DONE = 0
 _SHOWN = 12
@@ -33,7 +33,7 @@ _KNOBS = {"learning_rate": "η", "batch_size": "B", "momentum": "μ", "weight_de
 def analyse(args: argparse.Namespace) -> int:
     """`sweeper analyse DIR...`."""
     from sweeper.analysis.evidence import analyse as analysis
-    from sweeper.analysis.evidence.plan import known_missing
+    from sweeper.analysis.evidence.plan import read_missing
     from sweeper.storage.run_folder import stored_spec
     from sweeper.storage.tables import read_trials
 
@@ -49,9 +49,11 @@ def analyse(args: argparse.Namespace) -> int:
         for key, value in wanted:
             trials = _where(trials, key, value, folder)
         alone = not args.where and not args.split  # an extension asks about all trials, on the objective's own split
-        extends[folder] = extend_command(shlex.quote(str(spec.out)), spec, args.noise, args.objective) if alone else ""
+        extends[folder] = (
+            make_extend_command(shlex.quote(str(spec.out)), spec, args.noise, args.objective) if alone else ""
+        )
         found[folder] = analysis.analyse(trials, args.objective or OBJECTIVE, args.noise or spec.noise, split=split)
-        plans[folder] = known_missing(spec, folder, trials, found[folder]) if extends[folder] else None
+        plans[folder] = read_missing(spec, folder, trials, found[folder]) if extends[folder] else None
     record = {
         folder: {**a.record(), "further_trials": None if (plan := plans[folder]) is None else len(plan.specs)}
         for folder, a in found.items()
@@ -154,11 +156,11 @@ def _row(a: Analysis, row: Rank) -> tuple[str, ...]:
 
 
 def _needs(a: Analysis, extend: str, plan: Plan | None) -> str:
-    from sweeper.analysis.evidence.sentences import nothing_asked
+    from sweeper.analysis.evidence.sentences import explain_no_needs
 
     if not a.needs:
-        return nothing_asked(a)
-    runs = counted(len(plan.specs), "further trial") if plan is not None else "it"
+        return explain_no_needs(a)
+    runs = pluralize(len(plan.specs), "further trial") if plan is not None else "it"
     lines = [wrap(f"what is missing for a firm answer{f' (`{extend}` runs {runs})' if extend else ''}", 0)]
     for why in dict.fromkeys(n.why for n in a.needs):
         those = [n for n in a.needs if n.why == why]
@@ -166,7 +168,7 @@ def _needs(a: Analysis, extend: str, plan: Plan | None) -> str:
         asked = sum(n.repeats for n in those)
         if plan is not None:  # what is there already, and what lies outside of the ranges, is not run
             asked = sum(len(p.specs) for p in plan.planned if p.why == why)
-        trials = counted(asked, "trial")
+        trials = pluralize(asked, "trial")
         what = f"noises {', '.join(number(n.noise) for n in new)}" if new else "repeats of " + ", ".join(
             str(n.config) for n in those)  # fmt: skip
         lines.append(wrap(f"- {why}: {trials}, {what}", 0))

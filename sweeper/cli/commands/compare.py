@@ -9,7 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.comparison import SPLITS, Compared, Overlap, doubts, look, overlaps
+from sweeper.analysis.comparison import (
+    SPLITS,
+    Overlap,
+    SweepSummary,
+    compare_intervals,
+    describe_differences,
+    read_summary,
+)
 from sweeper.cli.output import emit
 from sweeper.errors import SpecError
 from sweeper.formatting import WIDTH, format_table, number, wrap
@@ -27,7 +34,7 @@ LONGEST_NAME = 24
 _CURVE = ("grid", "mean", "lower", "upper")
 
 
-def _cells(sweep: Compared) -> Iterator[tuple[str, str]]:
+def _cells(sweep: SweepSummary) -> Iterator[tuple[str, str]]:
     yield "space", sweep.space
     yield "sampler", ", ".join(sweep.samplers) or "-"
     yield "objective searched", sweep.objective
@@ -51,7 +58,7 @@ def _inside(regime: Regime) -> str:
     return "yes, in this search" if regime.adaptive else "yes"
 
 
-def _best_cells(sweep: Compared) -> Iterator[tuple[str, str]]:
+def _best_cells(sweep: SweepSummary) -> Iterator[tuple[str, str]]:
     best = sweep.best
     yield "best merge", "-" if best is None else best.digest
     yield "  chosen by", "-" if best is None else f"{best.objective}, {SPLITS[sweep.split]}"
@@ -69,7 +76,7 @@ def _best_cells(sweep: Compared) -> Iterator[tuple[str, str]]:
     )
 
 
-def format_sweeps(sweeps: Sequence[Compared]) -> str:
+def format_sweeps(sweeps: Sequence[SweepSummary]) -> str:
     """Return a table with a column for each sweep, in blocks of at most `WIDTH` columns of text."""
     columns = [list(_cells(s)) for s in sweeps]
     blocks: list[str] = []
@@ -83,7 +90,7 @@ def format_sweeps(sweeps: Sequence[Compared]) -> str:
     return "\n\n".join(blocks)
 
 
-def _table(some: Sequence[tuple[Compared, list[tuple[str, str]]]]) -> str:
+def _table(some: Sequence[tuple[SweepSummary, list[tuple[str, str]]]]) -> str:
     labels = [label for label, _ in some[0][1]]
     rows = [(label, *(cells[i][1] for _, cells in some)) for i, label in enumerate(labels)]
     return format_table(("", *(s.name for s, _ in some)), rows, indent=0)
@@ -93,7 +100,7 @@ def _width(text: str) -> int:
     return max(map(len, text.splitlines()))
 
 
-def _sentences(objective: str, found: Sequence[Overlap], sweeps: Sequence[Compared]) -> Iterator[str]:
+def _sentences(objective: str, found: Sequence[Overlap], sweeps: Sequence[SweepSummary]) -> Iterator[str]:
     for sweep in sweeps:
         if sweep.regimes[objective].optimum is None:
             yield f"{objective}, {sweep.name}: {sweep.regimes[objective].message}"
@@ -141,9 +148,9 @@ def compare(args: argparse.Namespace) -> int:
     except (ValueError, UnknownName) as error:
         raise SpecError(str(error)) from None
     names = _names([Path(p.path) for p in places])
-    sweeps = [look(r, n, objectives, args.noise, args.objective) for r, n in zip(runs, names, strict=True)]
-    found = {o: overlaps(sweeps, o) for o in objectives}
-    notes = doubts(sweeps, args.objective)
+    sweeps = [read_summary(r, n, objectives, args.noise, args.objective) for r, n in zip(runs, names, strict=True)]
+    found = {o: compare_intervals(sweeps, o) for o in objectives}
+    notes = describe_differences(sweeps, args.objective)
     record = {
         "sweeps": [_record(s) for s in sweeps],
         "overlaps": {o: [asdict(v) for v in own] for o, own in found.items()},
@@ -157,7 +164,7 @@ def compare(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _record(sweep: Compared) -> dict[str, Any]:
+def _record(sweep: SweepSummary) -> dict[str, Any]:
     found = asdict(sweep)
     found["trials"] = sweep.trials
     found["regimes"] = {o: {k: v for k, v in r.items() if k not in _CURVE} for o, r in found["regimes"].items()}

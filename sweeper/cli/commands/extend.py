@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from sweeper.analysis.evidence.analyse import analyse
 from sweeper.cli.output import emit
 from sweeper.config.spec import SweepSpec
-from sweeper.formatting import counted, format_table, number, wrap
+from sweeper.formatting import format_table, number, pluralize, wrap
 from sweeper.storage.location import place_of
 from trainables.noise import KNOBS
 from trainables.spec import PairSpec
 
 if TYPE_CHECKING:
     from sweeper.analysis.evidence.plan import Plan
-from sweeper.analysis.evidence.plan import planned
+from sweeper.analysis.evidence.plan import plan_extension
 from sweeper.cli.sweep_options import flags
 from sweeper.config.spec import keys
 
@@ -27,12 +27,12 @@ DONE, NO_SUCCESS, INTERRUPTED = 0, 3, 130
 
 def extend(args: argparse.Namespace) -> int:
     """`sweeper extend DIR`."""
-    from sweeper.analysis.evidence.sentences import nothing_asked
+    from sweeper.analysis.evidence.sentences import explain_no_needs
     from sweeper.storage.run_folder import runnable_spec
 
     spec = _spec(args, runnable_spec(args.dir))
     wanted = args.objective, args.noise, args.repeats, args.noises
-    asked = planned(spec.model_copy(update={"out": args.dir}), spec.load_space(), *wanted)
+    asked = plan_extension(spec.model_copy(update={"out": args.dir}), spec.load_space(), *wanted)
     noise, objective, analysis, found = asked.analysis.noise, asked.analysis.objective, asked.analysis, asked.plan
     place, said = place_of(args.dir), asked.sentences
     record: dict[str, Any] = {
@@ -44,7 +44,7 @@ def extend(args: argparse.Namespace) -> int:
         "impossible": list(found.impossible),
     }
     if not found.specs:
-        nothing = "all that can be run of what is missing is there" if analysis.needs else nothing_asked(analysis)
+        nothing = "all that can be run of what is missing is there" if analysis.needs else explain_no_needs(analysis)
         emit(args.json, record, "\n".join(wrap(line, 0) for line in (*said, nothing)))
         return DONE
     if args.dry_run:
@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace, spec: SweepSpec, found: Plan, record: dict[st
     counts = ", ".join(f"{n} {o}" for o, n in record["outcomes"].items())
     missing = list(dict.fromkeys(f"still missing: {why}" for why in record["missing"]))
     lines = [
-        f"{counted(len(outcomes), 'further trial')} ({counts}) in {results.run}",
+        f"{pluralize(len(outcomes), 'further trial')} ({counts}) in {results.run}",
         *analysis.sentences[:1],
         *missing,
     ]
@@ -112,7 +112,7 @@ def _table(found: Plan) -> str:
     reasons: dict[str, int] = {}
     for p in found.planned:
         reasons[p.why] = reasons.get(p.why, 0) + len(p.specs)
-    why = [wrap(f"{counted(n, 'trial')}: {text}", 0) for text, n in reasons.items()]
+    why = [wrap(f"{pluralize(n, 'trial')}: {text}", 0) for text, n in reasons.items()]
     return "\n".join([format_table(header, rows, indent=0), *why])
 
 
@@ -122,7 +122,7 @@ def _ranges(specs: Sequence[PairSpec]) -> str:
 
 
 def _count(found: Plan) -> str:
-    return counted(len(found.specs), "further trial")
+    return pluralize(len(found.specs), "further trial")
 
 
 def _lines(texts: Sequence[str]) -> str:

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.summary import shown_noise
+from sweeper.analysis.summary import check_shown_noise
 from sweeper.cli.output import emit
 from sweeper.errors import SpecError, StorageError
-from sweeper.formatting import counted, csv_bytes
+from sweeper.formatting import csv_bytes, pluralize
 from sweeper.storage.location import file_of, place_of
 from sweeper.storage.run_folder import stored_spec
 
@@ -71,7 +71,7 @@ def _drawn(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from dashboards.page.page import read_run, write_page
 
     if args.noise:
-        shown_noise(args.noise)
+        check_shown_noise(args.noise)
     record: dict[str, Any] = {}
     lines: list[str] = []
     if args.html:
@@ -87,7 +87,7 @@ def _drawn(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     for kind, folder in (("png", args.png), ("svg", args.svg)):
         if run is not None and folder:
             record[kind] = _pictures(run, Path(folder), kind)
-            lines.append(f"{counted(len(record[kind]), 'figure')} in {folder}")
+            lines.append(f"{pluralize(len(record[kind]), 'figure')} in {folder}")
     return record, "\n".join(lines)
 
 
@@ -127,7 +127,9 @@ def import_table(args: argparse.Namespace) -> int:
         "notes": list(found.notes),
     }
     counts = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items())
-    head = f"{counted(len(found.rows), 'trial')} of {counted(found.spec.trials, 'configuration')} ({counts}) in {out}"
+    head = (
+        f"{pluralize(len(found.rows), 'trial')} of {pluralize(found.spec.trials, 'configuration')} ({counts}) in {out}"
+    )
     emit(args.json, record, "\n".join([head, *(wrap(note, 0) for note in found.notes)]))
     return DONE
 

@@ -10,17 +10,25 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.text import format_belief
+from sweeper.analysis.text import format_posterior
 from sweeper.cli.output import emit
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
-from sweeper.formatting import format_table, number, plain, wrap
+from sweeper.formatting import format_table, number, plain_text, wrap
 from sweeper.storage.location import is_uri, place_of
 from trainables.registry import UnknownName
 
 if TYPE_CHECKING:
     from trainables.result import PairOutput
-from sweeper.analysis.summary import SHOWN_KNOBS, advised, found, found_text, shown_noise, trial_warnings, warning_lines
+from sweeper.analysis.summary import (
+    SHOWN_KNOBS,
+    advise,
+    check_shown_noise,
+    collect_warnings,
+    format_sweep,
+    format_warnings,
+    summarize_sweep,
+)
 
 DONE, ERROR = 0, 1
 
@@ -31,14 +39,14 @@ def _rows(args: argparse.Namespace) -> tuple[SweepSpec, Any, str]:
     from sweeper.storage.tables import read_trials
 
     spec = stored_spec(args.dir)
-    noise = shown_noise(getattr(args, "noise", None) or spec.noise)
+    noise = check_shown_noise(getattr(args, "noise", None) or spec.noise)
     return spec, read_trials(args.dir), noise
 
 
 def status(args: argparse.Namespace) -> int:
     """`sweeper status DIR`."""
     from sweeper.analysis.best import over_limits, winner
-    from sweeper.analysis.posterior import belief
+    from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH
     from sweeper.analysis.regime import fit_regime
     from sweeper.storage.run_folder import is_running
@@ -51,7 +59,7 @@ def status(args: argparse.Namespace) -> int:
         if row["outcome"] != "failed" and row["number"] is not None:
             finished[row["number"]] = finished.get(row["number"], 0) + 1
     done = sum(n >= spec.repeats for n in finished.values())
-    believed = belief(spec, trials, noise)
+    believed = fit_posterior(spec, trials, noise)
     best = winner(trials, spec.objective, believed, over_limits(trials, spec)) or {}
     record = {
         "run": args.dir if is_uri(args.dir) else str(Path(args.dir).absolute()),
@@ -70,13 +78,13 @@ def status(args: argparse.Namespace) -> int:
         "device_seconds": sum(s for s in trials["device_seconds"].to_pylist() if s is not None),
         "noise": noise,
     }
-    shown = "\n".join(f"{k.replace('_', ' '):<21}{plain(v)}" for k, v in record.items())
+    shown = "\n".join(f"{k.replace('_', ' '):<21}{plain_text(v)}" for k, v in record.items())
     record["regimes"] = {name: fit_regime(trials, name, noise).message for name in BOTH}
-    record["warnings"] = [asdict(d) for d in trial_warnings(trials)]
+    record["warnings"] = [asdict(d) for d in collect_warnings(trials)]
     record["belief"] = believed.record()
     parts = [shown, *(f"{name}: {message}" for name, message in record["regimes"].items())]
-    parts += [*warning_lines(trials), *([wrap(lacking, 0)] if lacking else [])]
-    emit(args.json, record, "\n".join((*parts, format_belief(record["belief"], noise))))
+    parts += [*format_warnings(trials), *([wrap(lacking, 0)] if lacking else [])]
+    emit(args.json, record, "\n".join((*parts, format_posterior(record["belief"], noise))))
     return DONE
 
 
@@ -101,9 +109,9 @@ def list_trials(args: argparse.Namespace) -> int:
 
 def emit_trials(as_json: bool, trials: Any, objective: str, noise: str) -> None:
     """Print the trials of a sweep: outcome, knobs, noise and objective of each."""
-    from sweeper.search.objectives import measured
+    from sweeper.search.objectives import resolve_objective
 
-    column = measured(objective, trials).column
+    column = resolve_objective(objective, trials).column
     names = ["number", "repeat", "outcome", *SHOWN_KNOBS, f"noise_{noise}", column, "digest"]
     rows = trials.select(names).to_pylist()
     cells = [[v if isinstance(v, str) else "–" if v is None else number(v) for v in r.values()] for r in rows]
@@ -113,12 +121,12 @@ def emit_trials(as_json: bool, trials: Any, objective: str, noise: str) -> None:
 def best(args: argparse.Namespace) -> int:
     """`sweeper best DIR [--save FILE]`."""
     spec, trials, noise = _rows(args)
-    record = found(args.dir, trials, noise)
+    record = summarize_sweep(args.dir, trials, noise)
     if args.save:
         if not record["best"]:
             raise SpecError("no viable trial yet: there is nothing to save")
         record["saved"] = _save(args.dir, spec, trials, record["best"]["digest"], Path(args.save))
-    text = found_text(record)
+    text = format_sweep(record)
     emit(args.json, record, text + (f"\nsaved:               {record['saved']}" if args.save else ""))
     return DONE
 
@@ -144,7 +152,7 @@ def recommend(args: argparse.Namespace) -> int:
     spec, trials, noise = _rows(args)
     wanted = {k: getattr(args, k) for k in ("momentum", "weight_decay", "learning_rate")}
     objectives = [args.objective] if args.objective else []
-    found = advised(spec, trials, objectives, noise, batch_sizes=args.batch_size, **wanted)
+    found = advise(spec, trials, objectives, noise, batch_sizes=args.batch_size, **wanted)
     emit(args.json, found, "\n\n".join(f"{name}: {a['message']}\n{a['text']}" for name, a in found.items()))
     return DONE
 
@@ -229,7 +237,7 @@ def emit_pair(as_json: bool, row: Mapping[str, Any], output: PairOutput) -> int:
 def dashboard(args: argparse.Namespace) -> int:
     """`sweeper dashboard DIR...`; it serves until it is interrupted."""
     if args.noise:
-        shown_noise(args.noise)
+        check_shown_noise(args.noise)
     if not 0 <= args.port <= 65535:
         raise SpecError(f"--port must lie in 0 to 65535, got {args.port}")
     try:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sweeper.analysis.summary import found, found_text
+from sweeper.analysis.summary import format_sweep, summarize_sweep
 from sweeper.cli.commands import inspect
 from sweeper.cli.commands.analyse import analyse
 from sweeper.cli.commands.compare import compare
@@ -80,8 +80,8 @@ def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
     from dashboards.page.page import write_page
 
     write_page(results.run)
-    record = found(results.run, results.trials, results.noise)
-    emit(args.json, record, found_text(record))
+    record = summarize_sweep(results.run, results.trials, results.noise)
+    emit(args.json, record, format_sweep(record))
     successful = any(o == "ok" for o in results.trials["outcome"].to_pylist())
     return DONE if successful and results.failed < spec.max_failed else NO_SUCCESS
 

@@ -22,7 +22,7 @@ from sweeper.client import Client, ClientError
 from sweeper.client.models import Sweep
 from sweeper.config.spec import SweepSpec, keys
 from sweeper.errors import SpecError
-from sweeper.formatting import counted, wrap
+from sweeper.formatting import pluralize, wrap
 
 DONE = 0
 SHOWN = 50
@@ -93,10 +93,10 @@ def extend(args: argparse.Namespace) -> int:
     with _client(args) as client:
         found = client.extend(args.dir, **options)
         if args.dry_run:
-            text = f"{wrap(found.message, 0)}\n{counted(found.trials, 'further trial')}; nothing was run"
+            text = f"{wrap(found.message, 0)}\n{pluralize(found.trials, 'further trial')}; nothing was run"
             emit(args.json, found.model_dump(mode="json"), text)
             return DONE
-        print(wrap(f"{counted(found.trials, 'further trial')}: {found.message}", 0), file=sys.stderr)
+        print(wrap(f"{pluralize(found.trials, 'further trial')}: {found.message}", 0), file=sys.stderr)
         return _queued(args, client, client.sweep(args.dir))
 
 
@@ -256,7 +256,7 @@ def _followed(args: argparse.Namespace, client: Client, sweep: str) -> int:
     if code != DONE:
         again = f"`sweeper resume {sweep}{_sign(args)}` continues"
         print(
-            f"{ended.state}: {ended.reason}; {counted(ended.progress.trials, 'trial')} kept, {again}", file=sys.stderr
+            f"{ended.state}: {ended.reason}; {pluralize(ended.progress.trials, 'trial')} kept, {again}", file=sys.stderr
         )
     emit_found(args.json, client, ended)
     return code

@@ -8,7 +8,7 @@ from typing import Any
 from sweeper.cli.output import emit
 from sweeper.client import Client, ClientError
 from sweeper.client.models import Advice, Estimate, Sweep, SweepDetail
-from sweeper.formatting import counted, format_table, number, plain, wrap
+from sweeper.formatting import format_table, number, plain_text, pluralize, wrap
 
 
 def emit_status(as_json: bool, client: Client, sweep: SweepDetail) -> None:
@@ -20,7 +20,7 @@ def emit_status(as_json: bool, client: Client, sweep: SweepDetail) -> None:
     about |= {"best": sweep.best and sweep.best.value, "best_digest": sweep.best and sweep.best.digest}
     about |= {k: getattr(sweep.cost, k) for k in ("device_seconds", "wall_seconds", "gpu_hours")}
     about |= {"page": page_of(client, sweep)}
-    shown = "\n".join(f"{k.replace('_', ' '):<21}{plain(v)}" for k, v in about.items())
+    shown = "\n".join(f"{k.replace('_', ' '):<21}{plain_text(v)}" for k, v in about.items())
     emit(as_json, sweep.model_dump(mode="json"), "\n".join((shown, *_said(sweep))))
 
 
@@ -50,7 +50,7 @@ def emit_found(as_json: bool, client: Client, sweep: SweepDetail, saved: str | N
     }
     counts = ", ".join(f"{n} {outcome}" for outcome, n in sweep.progress.outcomes.items()) or "none yet"
     parts = [
-        f"{counted(sweep.progress.trials, 'trial')} ({counts}), {number(sweep.cost.device_seconds)} s of device time"
+        f"{pluralize(sweep.progress.trials, 'trial')} ({counts}), {number(sweep.cost.device_seconds)} s of device time"
     ]
     parts += _said(sweep)
     parts.append(_winner(sweep))
@@ -64,8 +64,8 @@ def _winner(sweep: Sweep) -> str:
     if sweep.best is None:
         return "no configuration has won yet: none of the pairs is viable"
     knobs = {**sweep.best.knobs, "noise": sweep.best.noise}
-    shown = ", ".join(f"{name.replace('_', ' ')} {plain(value)}" for name, value in knobs.items())
-    head = f"best configuration by {sweep.best.objective}, {plain(sweep.best.value)}: trial {sweep.best.digest}"
+    shown = ", ".join(f"{name.replace('_', ' ')} {plain_text(value)}" for name, value in knobs.items())
+    head = f"best configuration by {sweep.best.objective}, {plain_text(sweep.best.value)}: trial {sweep.best.digest}"
     return f"{wrap(head, 0)}\n{wrap(shown, 2)}"
 
 
@@ -86,7 +86,9 @@ def by_objective(advice: Sequence[Advice]) -> dict[str, Any]:
 
 def estimated(found: Estimate) -> str:
     """Return what a sweep will cost, in a line."""
-    trials = found.message or f"{counted(found.trials, 'trial')} of {counted(found.configurations, 'configuration')}"
+    trials = (
+        found.message or f"{pluralize(found.trials, 'trial')} of {pluralize(found.configurations, 'configuration')}"
+    )
     seconds = found.wall_seconds if found.wall_seconds is not None else found.device_seconds
     about = (
         ""
@@ -109,8 +111,8 @@ def sweep_table(sweeps: Sequence[Sweep]) -> str:
             s.state.value,
             s.space,
             f"{s.progress.done}/{s.progress.budget}",
-            plain(s.best and s.best.value),
-            plain(s.regime and s.regime.optimum),
+            plain_text(s.best and s.best.value),
+            plain_text(s.regime and s.regime.optimum),
             s.created.astimezone().strftime("%Y-%m-%d %H:%M"),
         )
         for s in sweeps

@@ -8,12 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_ndtr
 
-from sweeper.search.noise_sampler.candidates import REPEAT, inside, log_expected_improvement, neighbours, propose
+from sweeper.search.noise_sampler.candidates import (
+    REPEAT,
+    draw_neighbours,
+    find_inside,
+    log_expected_improvement,
+    propose,
+)
 from sweeper.search.noise_sampler.encoding import Array
 from sweeper.search.noise_sampler.level_sets import KnobSpace, Points
 from sweeper.search.noise_sampler.prior import NoisePrior
-from sweeper.search.noise_sampler.study_attrs import keys
-from sweeper.search.noise_sampler.surrogate import Posterior
+from sweeper.search.noise_sampler.study_attrs import point_keys
+from sweeper.search.noise_sampler.surrogate import Surrogate
 
 _REFINEMENTS, _REFINED, _CHILDREN, _INCUMBENTS = 2, 4, 24, 3
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
@@ -44,9 +50,9 @@ class Aims:
     """
 
     space: KnobSpace
-    models: Sequence[Posterior]
+    models: Sequence[Surrogate]
     running: Points
-    limits: Sequence[Posterior]
+    limits: Sequence[Surrogate]
     levels: Array
     prior: tuple[NoisePrior, float, float] | None
     trust: float
@@ -61,16 +67,16 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
     configurations promises a better recommendation (`knowledge_gradient`), that one is proposed again.
     """
     space, model = aims.space, aims.models[0]
-    believers = [m.believe(aims.running) for m in aims.models]
+    conditioned = [m.condition_on(aims.running) for m in aims.models]
     seen = model.predict(model.points)[0]
-    rows = np.flatnonzero(inside(model.points))  # those of an earlier, wider range teach, but are not candidates
+    rows = np.flatnonzero(find_inside(model.points))  # those of an earlier, wider range teach, but are not candidates
     held, seen = model.points[rows], seen[rows]
     feasible = _log_feasible(aims.limits, held)
     incumbent = float(seen[feasible > np.log(0.5)].min(initial=np.inf))
     incumbent = incumbent if np.isfinite(incumbent) else float(seen.min())
 
     def score(points: Points) -> Array:
-        each = [log_expected_improvement(*b.predict(points), incumbent) for b in believers]
+        each = [log_expected_improvement(*b.predict(points), incumbent) for b in conditioned]
         out = np.logaddexp.reduce(each, axis=0) + _log_feasible(aims.limits, points)
         if aims.prior and aims.trust:
             prior, low, high = aims.prior
@@ -81,10 +87,10 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
     scores = score(pool.points)
     for _ in range(_REFINEMENTS):
         top = np.argsort(-scores, kind="stable")[:_REFINED]
-        more = space.points(neighbours(space, pool.points.unit[top], model, rng, _CHILDREN))
-        pool = pool.refined(more, np.repeat(top, _CHILDREN))
+        more = space.points(draw_neighbours(space, pool.points.unit[top], model, rng, _CHILDREN))
+        pool = pool.extend(more, np.repeat(top, _CHILDREN))
         scores = np.concatenate([scores, score(more)])
-    order, names = np.argsort(-scores, kind="stable"), keys(pool.points.unit)
+    order, names = np.argsort(-scores, kind="stable"), point_keys(pool.points.unit)
     best = next((int(i) for i in order if names[i] not in taken), None)
     if best is None:  # everything has been tried
         best = int(order[0])
@@ -92,13 +98,13 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
         return Choice(pool.points.unit[best], pool.origin[best], float(pool.level[best]))
     again = np.argsort(np.where(feasible > np.log(0.5), seen, np.inf), kind="stable")[:_INCUMBENTS]
     few = held[again] + pool.points[[best]]
-    gains = knowledge_gradient(believers[0], few)
+    gains = knowledge_gradient(conditioned[0], few)
     if aims.repeats and gains[:-1].max() > gains[-1]:
         return Choice(few.unit[int(gains[:-1].argmax())], REPEAT, float("nan"))
     return Choice(pool.points.unit[best], pool.origin[best], float(pool.level[best]))
 
 
-def _log_feasible(limits: Sequence[Posterior], points: Points) -> Array:
+def _log_feasible(limits: Sequence[Surrogate], points: Points) -> Array:
     out = np.zeros(len(points))
     for limit in limits:
         mean, sd = limit.predict(points)
@@ -106,7 +112,7 @@ def _log_feasible(limits: Sequence[Posterior], points: Points) -> Array:
     return out
 
 
-def knowledge_gradient(model: Posterior, points: Points) -> Array:
+def knowledge_gradient(model: Surrogate, points: Points) -> Array:
     """Return how much lower the least posterior mean of the evaluated points is expected to be after one more look.
 
     Each of the `points` may be one that was evaluated: another look at it lowers what is not known of its value.

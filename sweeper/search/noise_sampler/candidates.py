@@ -10,10 +10,10 @@ import numpy as np
 from scipy.special import erfcx, ndtr
 from scipy.stats import qmc
 
-from sweeper.search.noise_sampler.encoding import Array, Mask, Rows, within
+from sweeper.search.noise_sampler.encoding import Array, Mask, Rows, lies_within
 from sweeper.search.noise_sampler.level_sets import KnobSpace, Points
 from sweeper.search.noise_sampler.prior import NoisePrior
-from sweeper.search.noise_sampler.surrogate import Posterior
+from sweeper.search.noise_sampler.surrogate import Surrogate
 
 STARTUP, LEVEL_SET, FILLING, NEIGHBOUR, REPEAT = "startup", "level_set", "filling", "neighbour", "repeat"
 """Where a proposal came from; a refined one keeps the origin of the candidate that was refined."""
@@ -34,7 +34,7 @@ def van_der_corput(index: int) -> float:
     return int(bits, 2) / 2 ** len(bits)
 
 
-def reach(space: KnobSpace) -> tuple[float, float]:
+def find_range(space: KnobSpace) -> tuple[float, float]:
     """Return the 2 % and 98 % quantiles of log noise over the space; (0, 0) where no noise varies."""
     if space.pivot is None:
         return 0.0, 0.0
@@ -57,7 +57,7 @@ def startup_point(space: KnobSpace, seed: int, index: int, prior: NoisePrior | N
     if space.pivot is None:
         return space.points(sequence).unit[0]
     draws = np.concatenate([sequence, np.random.default_rng([seed, index]).random((_TRIES - 1, len(space.knobs)))])
-    low, high = reach(space)
+    low, high = find_range(space)
     share = (van_der_corput(index) + shift) % 1.0
     target = low + (high - low) * share if prior is None else prior.level(share, low, high)
     unit, _ = space.solve(draws, np.full(len(draws), target), np.zeros(len(space.factor_roles)))
@@ -82,13 +82,13 @@ class Pool:
     origin: Sequence[str]
     level: Array
 
-    def refined(self, points: Points, parents: Rows) -> Pool:
+    def extend(self, points: Points, parents: Rows) -> Pool:
         """Return the pool with `points` added, each with the origin and level of its parent in the pool."""
         origin = [*self.origin, *(self.origin[i] for i in parents)]
         return Pool(self.points + points, origin, np.concatenate([self.level, self.level[parents]]))
 
 
-def propose(space: KnobSpace, model: Posterior, levels: Array, rng: np.random.Generator) -> Pool:
+def propose(space: KnobSpace, model: Surrogate, levels: Array, rng: np.random.Generator) -> Pool:
     """Return the candidates of one ask.
 
     Args:
@@ -99,14 +99,14 @@ def propose(space: KnobSpace, model: Posterior, levels: Array, rng: np.random.Ge
     """
     count = math.prod(knob.size for knob in space.knobs)
     if count <= _ENUMERABLE:
-        unit = _everything(space)
+        unit = _enumerate(space)
         return Pool(space.points(unit), [FILLING] * len(unit), np.full(len(unit), np.nan))
     unit = sobol(128, len(space.knobs), rng)
-    near = neighbours(space, top(model, 5), model, rng, 24)
+    near = draw_neighbours(space, find_best_points(model, 5), model, rng, 24)
     origin = [FILLING] * len(unit) + [NEIGHBOUR] * len(near)
     unit, aims = np.concatenate([unit, near]), np.full(len(origin), np.nan)
     if space.pivot is not None and len(levels):
-        aimed, reached = level_sets(space, model, levels, rng)
+        aimed, reached = draw_level_sets(space, model, levels, rng)
         # a pivot of few choices cannot be solved for: those draws hit no level
         solved = not space.knobs[space.pivot].choices
         origin += [LEVEL_SET if solved else FILLING] * len(aimed)
@@ -114,28 +114,28 @@ def propose(space: KnobSpace, model: Posterior, levels: Array, rng: np.random.Ge
     return Pool(space.points(unit), origin, aims)
 
 
-def _everything(space: KnobSpace) -> Array:
+def _enumerate(space: KnobSpace) -> Array:
     axes = [knob.grid() for knob in space.knobs]
     return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
 
 
-def top(model: Posterior, count: int) -> Array:
+def find_best_points(model: Surrogate, count: int) -> Array:
     """Return the coordinates of the evaluated points with the lowest posterior means, shape (<= count, d).
 
     Points outside the space, from an earlier and wider one, are left out where the space holds any.
     """
-    rows = np.argsort(np.where(inside(model.points), model.predict(model.points)[0], np.inf), kind="stable")
-    return np.clip(model.points.unit[rows[: min(count, max(1, int(inside(model.points).sum())))]], 0.0, 1.0)
+    rows = np.argsort(np.where(find_inside(model.points), model.predict(model.points)[0], np.inf), kind="stable")
+    return np.clip(model.points.unit[rows[: min(count, max(1, int(find_inside(model.points).sum())))]], 0.0, 1.0)
 
 
-def inside(points: Points) -> Mask:
+def find_inside(points: Points) -> Mask:
     """Return which points the space holds, shape (n,); all where it holds none."""
-    found: Mask = np.asarray(within(points.unit).all(axis=1))
+    found: Mask = np.asarray(lies_within(points.unit).all(axis=1))
     return found if found.any() else np.ones(len(points), dtype=bool)
 
 
-def level_sets(
-    space: KnobSpace, model: Posterior, levels: Array, rng: np.random.Generator, each: int = 20
+def draw_level_sets(
+    space: KnobSpace, model: Surrogate, levels: Array, rng: np.random.Generator, each: int = 20
 ) -> tuple[Array, Array]:
     """Return points on level sets of the refined log noise, shape (n <= len(levels) * each, d), and their levels, (n,).
 
@@ -147,7 +147,7 @@ def level_sets(
     return unit[reached], targets[reached]
 
 
-def neighbours(space: KnobSpace, best: Array, model: Posterior, rng: np.random.Generator, each: int) -> Array:
+def draw_neighbours(space: KnobSpace, best: Array, model: Surrogate, rng: np.random.Generator, each: int) -> Array:
     """Return points around the `best`, shape (m, d): a few knobs moved, half of them at unchanged log noise."""
     start = np.repeat(best, each, axis=0)
     step = np.exp(rng.uniform(math.log(0.01), math.log(0.3), size=(len(start), 1))) * rng.standard_normal(start.shape)

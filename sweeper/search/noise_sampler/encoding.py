@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from sweeper.formatting import exact
+from sweeper.formatting import exact_text
 from trainables.registry import unknown
 
 Array = NDArray[np.float64]
@@ -106,7 +106,7 @@ class Knob:
         low, high, step = self._range()
         if step is not None:
             value = low + np.round((value - low) / step) * step
-        return np.where(within(unit), np.clip(value, low, high), value)
+        return np.where(lies_within(unit), np.clip(value, low, high), value)
 
     def encode(self, number: Array) -> Array:
         """Return the coordinate of each number; the inverse of `decode`, not clipped."""
@@ -119,7 +119,7 @@ class Knob:
         with np.errstate(divide="ignore", invalid="ignore"):
             return ((np.log(number) if log else number) - start) / (end - start)
 
-    def legal(self, numbers: Array) -> Array:
+    def clip_legal(self, numbers: Array) -> Array:
         """Return the numbers moved to where the role's factor is finite: momentum below 1, the others above 0."""
         if self.role == "momentum":
             return np.minimum(numbers, 1.0 - 1e-6)
@@ -152,12 +152,12 @@ class Knob:
         return self.distribution.to_external_repr(number)
 
 
-def within(unit: Array) -> Mask:
+def lies_within(unit: Array) -> Mask:
     """Return which coordinates lie in [0, 1], up to rounding."""
     return (unit >= -_ROUNDING) & (unit <= 1.0 + _ROUNDING)
 
 
-def nearest(distribution: BaseDistribution, internal: float) -> Any:
+def nearest_value(distribution: BaseDistribution, internal: float) -> Any:
     """Return the value of a distribution that lies nearest to a number in Optuna's internal representation."""
     knob = Knob("", distribution, None)
     if knob.choices:
@@ -166,7 +166,7 @@ def nearest(distribution: BaseDistribution, internal: float) -> Any:
     return knob.value(float(knob.decode(unit)[0]))
 
 
-def knob_of(name: str, distribution: BaseDistribution, role: str | None) -> Knob:
+def make_knob(name: str, distribution: BaseDistribution, role: str | None) -> Knob:
     """Return the knob of one parameter.
 
     Raises:
@@ -204,8 +204,9 @@ def _check_domain(knob: Knob) -> None:
         "weight_decay": ("be >= 0", low >= 0),
     }[str(knob.role)]
     if not holds:
+        got = f"low={exact_text(low)}, high={exact_text(high)}"
         raise ValueError(
-            f"{knob.name!r} has the role {knob.role}, which must {rule}, got low={exact(low)}, high={exact(high)}; "
+            f"{knob.name!r} has the role {knob.role}, which must {rule}, got {got}; "
             f"change its range or pass knobs={{{knob.name!r}: None}}"
         )
 
@@ -242,6 +243,6 @@ def check_fixed(fixed: Mapping[str, float] | None) -> dict[str, float]:
         number = _finite(value)
         low, high = _FIXED_RANGES.get(name, (math.ulp(0.0), math.inf))
         if number is None or not low <= number < high:
-            raise ValueError(f"fixed {name} must be a number in [{exact(low)}, {exact(high)}), got {value!r}")
+            raise ValueError(f"fixed {name} must be a number in [{exact_text(low)}, {exact_text(high)}), got {value!r}")
         out[name] = number
     return out

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sweeper.search.noise_sampler.candidates import level_sets, neighbours, top
+from sweeper.search.noise_sampler.candidates import draw_level_sets, draw_neighbours, find_best_points
 from sweeper.search.noise_sampler.encoding import Array, Rows
 from sweeper.search.noise_sampler.level_sets import KnobSpace, Points
-from sweeper.search.noise_sampler.surrogate import Posterior
+from sweeper.search.noise_sampler.surrogate import Surrogate
 
 _SEEN, _LEVELS, _TOP, _NEAR, _BINS = 40, 32, 3, 20, 40
 
@@ -72,8 +72,8 @@ class BestDraws:
         return tuple(zip(middles.tolist(), (counts / counts.sum()).tolist(), strict=True))
 
 
-def best_draws(
-    space: KnobSpace, models: Sequence[Posterior], axis: Array, draws: int, rng: np.random.Generator, each: int
+def draw_best(
+    space: KnobSpace, models: Sequence[Surrogate], axis: Array, draws: int, rng: np.random.Generator, each: int
 ) -> BestDraws:
     """Return where draws of the surrogate are lowest, among its points, level sets and neighbours of the best.
 
@@ -88,18 +88,18 @@ def best_draws(
     model, levels = models[0], np.linspace(axis[0], axis[-1], _LEVELS)
     unit = np.concatenate(
         [
-            top(model, _SEEN),
-            level_sets(space, model, levels, rng, each)[0],
-            neighbours(space, top(model, _TOP), model, rng, _NEAR),
+            find_best_points(model, _SEEN),
+            draw_level_sets(space, model, levels, rng, each)[0],
+            draw_neighbours(space, find_best_points(model, _TOP), model, rng, _NEAR),
         ]
     )
     points = space.points(unit)
-    own = [_lowest(m, points, math.ceil(draws / len(models)), rng) for m in models]
+    own = [_find_lowest(m, points, math.ceil(draws / len(models)), rng) for m in models]
     refined = np.concatenate([m.axis(points)[i] for m, i in zip(models, own, strict=True)])
     return BestDraws(points.log_noise[np.concatenate(own)], refined)
 
 
-def _lowest(model: Posterior, points: Points, draws: int, rng: np.random.Generator) -> Rows:
+def _find_lowest(model: Surrogate, points: Points, draws: int, rng: np.random.Generator) -> Rows:
     mean, covariance = model.predict(points)[0], model.covariance(points, points)
     # symmetric square root: a posterior covariance of many points is singular
     values, vectors = np.linalg.eigh(covariance)

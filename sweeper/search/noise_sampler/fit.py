@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweeper.search.noise_sampler.candidates import reach
+from sweeper.search.noise_sampler.candidates import find_range
 from sweeper.search.noise_sampler.encoding import FACTORS, Array, Mask
-from sweeper.search.noise_sampler.explanation import BestDraws, best_draws
+from sweeper.search.noise_sampler.explanation import BestDraws, draw_best
 from sweeper.search.noise_sampler.kernel import Prior
 from sweeper.search.noise_sampler.level_sets import KnobSpace
-from sweeper.search.noise_sampler.loss_transform import Taming, tame, thin
-from sweeper.search.noise_sampler.study_attrs import Observed
-from sweeper.search.noise_sampler.surrogate import Posterior, fit
+from sweeper.search.noise_sampler.loss_transform import LossTransform, subsample, transform_losses
+from sweeper.search.noise_sampler.study_attrs import Observations
+from sweeper.search.noise_sampler.surrogate import Surrogate, fit
 
 TILT_SD = 0.5
 """Prior sd of each refined exponent, relative to the pivot's: a square root in place of a line is one sd away."""
@@ -35,34 +35,34 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class SurrogateFit:
     """The surrogate of one objective, or of one weighting of several.
 
     Attributes:
         space: The search space.
         model: At the most probable hyperparameters.
-        losses: Of the model's points, before taming, shape (n,).
+        losses: Of the model's points, before transform, shape (n,).
         low, high: Reachable log noise.
     """
 
     space: KnobSpace
-    model: Posterior
+    model: Surrogate
     losses: Array
     low: float
     high: float
 
-    def models(self, rng: np.random.Generator) -> list[Posterior]:
+    def draw_models(self, rng: np.random.Generator) -> list[Surrogate]:
         """Return the surrogate and a few with hyperparameters drawn from their posterior, as far as an ask can wait."""
         # few trials leave the hyperparameters open; many settle them, and each variant costs
         few = len(self.model.points) <= _UNSETTLED
         return [self.model, *(self.model.variants(_VARIANTS, rng) if few else [])]
 
-    def many_models(self, rng: np.random.Generator) -> list[Posterior]:
+    def draw_many_models(self, rng: np.random.Generator) -> list[Surrogate]:
         """Return the surrogate and many with hyperparameters drawn from their posterior, for answers."""
         return [self.model, *self.model.variants(_MANY_VARIANTS, rng)]
 
-    def best_draws(
-        self, models: Sequence[Posterior], rng: np.random.Generator, thorough: bool = False
+    def draw_best(
+        self, models: Sequence[Surrogate], rng: np.random.Generator, thorough: bool = False
     ) -> BestDraws | None:
         """Return where draws of the models are lowest; None where no noise varies.
 
@@ -76,12 +76,12 @@ class Fitted:
         seen = self.model.axis(self.model.points)
         axis = np.array([min(self.low, float(seen.min())), max(self.high, float(seen.max()))])
         draws, each = (_MANY_DRAWS, _EACH_OF_MANY) if thorough else (_DRAWS, _EACH)
-        return best_draws(self.space, models, axis, draws, rng, each)
+        return draw_best(self.space, models, axis, draws, rng, each)
 
 
-def fitted(
-    space: KnobSpace, seen: Observed, weights: Array, pruned: Array, parts: Parts, thorough: bool = False
-) -> Fitted:
+def fit_surrogate(
+    space: KnobSpace, seen: Observations, weights: Array, pruned: Array, parts: Parts, thorough: bool = False
+) -> SurrogateFit:
     """Fit the surrogate to finished trials.
 
     Args:
@@ -92,24 +92,28 @@ def fitted(
         parts: Which parts of the model are there.
         thorough: See `sweeper.search.noise_sampler.surrogate.fit`.
     """
-    losses = _scalar(seen.losses, weights)
+    losses = _scalarize(seen.losses, weights)
     worse = np.full(len(pruned), np.quantile(losses, 0.8))
     unit, losses = np.concatenate([seen.unit, pruned]), np.concatenate([losses, worse])
-    rows = thin(losses, _MAX_TRIALS)
+    rows = subsample(losses, _MAX_TRIALS)
     points, losses = space.points(unit[rows]), losses[rows]
-    low, high = reach(space)
+    low, high = find_range(space)
     steps = space.points(np.random.default_rng(0).random((64, len(space.knobs)))).step
     step_span = float(np.ptp(steps)) if space.pivot is not None else 0.0
     prior = Prior.of(len(space.knobs), _tilt_sds(space), high - low, step_span)
-    prior = prior.without(exponents=not parts.exponents, residual=not parts.residual)
-    taming = Taming.of(losses)
+    prior = prior.hold(exponents=not parts.exponents, residual=not parts.residual)
+    transform = LossTransform.of(losses)
     model = fit(
-        points, np.zeros(len(losses)) if taming is None else taming(losses), nominal(space), prior, thorough=thorough
+        points,
+        np.zeros(len(losses)) if transform is None else transform(losses),
+        find_nominal(space),
+        prior,
+        thorough=thorough,
     )
-    return Fitted(space, model, losses, low, high)
+    return SurrogateFit(space, model, losses, low, high)
 
 
-def mean_and_sd(models: Sequence[Posterior], space: KnobSpace, unit: Array) -> tuple[Array, Array]:
+def predict_mixture(models: Sequence[Surrogate], space: KnobSpace, unit: Array) -> tuple[Array, Array]:
     """Return mean and sd, both shape (n,), of the models' mixture at coordinates of shape (n, d).
 
     One set of hyperparameters is too sure of itself: averaging over draws of them recommends better.
@@ -119,29 +123,29 @@ def mean_and_sd(models: Sequence[Posterior], space: KnobSpace, unit: Array) -> t
     return means.mean(axis=0), np.sqrt(means.var(axis=0) + (sds**2).mean(axis=0))
 
 
-def limit(space: KnobSpace, units: Array, values: Array) -> Posterior:
+def fit_constraint(space: KnobSpace, units: Array, values: Array) -> Surrogate:
     """Return the surrogate of a constraint from its values, shape (n,), at coordinates of shape (n, d).
 
     Of many, those nearest to the limit and an even share of the others count.
     """
-    rows = thin(np.abs(values), _MAX_TRIALS)
+    rows = subsample(np.abs(values), _MAX_TRIALS)
     units, values = units[rows], values[rows]
     prior = Prior.of(len(space.knobs), np.full(len(space.factor_roles), TILT_SD))
-    return fit(space.points(units), np.tanh(values), nominal(space), prior)
+    return fit(space.points(units), np.tanh(values), find_nominal(space), prior)
 
 
-def nominal(space: KnobSpace) -> Mask:
+def find_nominal(space: KnobSpace) -> Mask:
     """Return which knobs have choices without an order, shape (d,)."""
     return np.array([knob.nominal for knob in space.knobs], dtype=bool)
 
 
-def weights_of(seen: Observed, rng: np.random.Generator) -> Array:
+def draw_weights(seen: Observations, rng: np.random.Generator) -> Array:
     """Return random weights of the objectives, adding up to 1."""
     count = seen.losses.shape[1]
     return np.ones(1) if count == 1 else rng.dirichlet(np.ones(count))
 
 
-def given(space: KnobSpace, role: str | None) -> float:
+def given_exponent(space: KnobSpace, role: str | None) -> float:
     """Return the exponent of the role's factor in the definition; 1 + mu counts for momentum where 1 - mu is absent."""
     exponents = space.noise.exponents
     if role == "momentum":
@@ -150,15 +154,15 @@ def given(space: KnobSpace, role: str | None) -> float:
 
 
 def _tilt_sds(space: KnobSpace) -> Array:
-    pivot = 1.0 if space.pivot is None else abs(given(space, space.knobs[space.pivot].role))
+    pivot = 1.0 if space.pivot is None else abs(given_exponent(space, space.knobs[space.pivot].role))
     known = [role in FACTORS or role == "k_aug" for role in space.factor_roles]
     return np.where(known, TILT_SD * pivot, _SHIFT_SD) if known else np.zeros(0)
 
 
-def _scalar(losses: Array, weights: Array) -> Array:
+def _scalarize(losses: Array, weights: Array) -> Array:
     # augmented Tchebycheff norm of the tamed objectives (Knowles 2006, ParEGO, eq. 2)
     if np.count_nonzero(weights) == 1:
         return losses[:, int(np.argmax(weights))]
-    each = np.stack([tame(column) for column in losses.T], axis=1)
+    each = np.stack([transform_losses(column) for column in losses.T], axis=1)
     weighted = (each - each.min(axis=0)) * weights
     return weighted.max(axis=1) + 0.05 * weighted.sum(axis=1)

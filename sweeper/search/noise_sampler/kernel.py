@@ -92,7 +92,7 @@ class Prior:
         sd = np.concatenate([[0.7, 0.7, 0.7, 0.7, 1.2, 0.8], np.full(d, 0.7), tilt_sd])
         return cls(mean, sd, d, has_noise, has_step)
 
-    def without(self, *, exponents: bool = False, residual: bool = False) -> Prior:
+    def hold(self, *, exponents: bool = False, residual: bool = False) -> Prior:
         """Return the prior with the exponents held as given, or next to no residual, for ablations."""
         mean, sd = self.mean.copy(), self.sd.copy()
         if exponents:
@@ -102,7 +102,7 @@ class Prior:
         return replace(self, mean=mean, sd=sd)
 
 
-def squared(a: Array, b: Array, nominal: Mask) -> Array:
+def squared_differences(a: Array, b: Array, nominal: Mask) -> Array:
     """Return squared coordinate differences, shape (d, n, m); for nominal knobs 0 or 1."""
     gap = a.T[:, :, None] - b.T[:, None, :]
     out = gap * gap
@@ -114,7 +114,7 @@ def squared(a: Array, b: Array, nominal: Mask) -> Array:
 class NoiseKernel(Kernel):
     """Covariance of c + f + s + g, and with one argument that of the observations, c + f + s + g + e.
 
-    Rows of its arguments are ``[log_noise, factors (k), step, unit (d)]``, as `table` puts them together.
+    Rows of its arguments are ``[log_noise, factors (k), step, unit (d)]``, as `make_table` puts them together.
 
     Args:
         vector: What the optimizer sees (`Theta.unpack`), shape (6 + d + k,).
@@ -165,7 +165,7 @@ class NoiseKernel(Kernel):
     def rest(self, X: Array, Y: Array) -> Array:
         """Return the covariance of s + g between two sets of rows, shape (n, m)."""
         t, d = self.values, len(self.nominal)
-        scaled = np.tensordot(1.0 / t.lengths**2, squared(X[:, -d:], Y[:, -d:], self.nominal), axes=1)
+        scaled = np.tensordot(1.0 / t.lengths**2, squared_differences(X[:, -d:], Y[:, -d:], self.nominal), axes=1)
         out = t.residual**2 * matern(np.sqrt(scaled))[0]
         if self.prior.has_step:
             gap = X[:, None, -d - 1] - Y[None, :, -d - 1]
@@ -175,7 +175,7 @@ class NoiseKernel(Kernel):
     def __call__(self, X: Array, Y: Array | None = None, eval_gradient: bool = False) -> Any:
         """Return the covariance of two sets of rows, shape (n, m); of one also its gradient where asked for."""
         if eval_gradient:
-            return self._with_gradient(X)
+            return self._covariance_and_gradient(X)
         other = X if Y is None else Y
         out = 1.0 + self.rest(X, other)
         if self.prior.has_noise:
@@ -194,10 +194,14 @@ class NoiseKernel(Kernel):
         if self._seen is None or self._seen[0] is not X:
             d = len(self.nominal)
             along = X[:, :-d].T
-            self._seen = X, squared(X[:, -d:], X[:, -d:], self.nominal), along[:, :, None] - along[:, None, :]
+            self._seen = (
+                X,
+                squared_differences(X[:, -d:], X[:, -d:], self.nominal),
+                along[:, :, None] - along[:, None, :],
+            )
         return self._seen[1:]
 
-    def _with_gradient(self, X: Array) -> tuple[Array, Array]:
+    def _covariance_and_gradient(self, X: Array) -> tuple[Array, Array]:
         t, (n, d) = self.values, (len(X), len(self.nominal))
         gaps, along = self._gaps(X)
         out = np.zeros((len(self.vector), n, n))
@@ -225,6 +229,6 @@ class NoiseKernel(Kernel):
         return covariance, out.transpose(1, 2, 0)
 
 
-def table(points: Points) -> Array:
+def make_table(points: Points) -> Array:
     """Return the rows that the kernel reads."""
     return np.column_stack([points.log_noise, points.factors, points.step, points.unit])

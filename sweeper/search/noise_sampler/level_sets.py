@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 
-from sweeper.search.noise_sampler.encoding import FACTORS, Array, Knob, Mask, knob_of
+from sweeper.search.noise_sampler.encoding import FACTORS, Array, Knob, Mask, make_knob
 from trainables.noise import NoiseScale
 
 KAugOf = Callable[[Mapping[str, Any]], float]
@@ -83,7 +83,7 @@ class KnobSpace:
     def __post_init__(self) -> None:
         swing = {i: self._swing(i) for i, k in enumerate(self.knobs) if k.role in self.noise.knobs and k.size > 1}
         # a knob that takes any value can be solved for; among those the widest reaches the most level sets
-        order = sorted(swing, key=lambda i: (self._always(i), not self.knobs[i].choices, swing[i]))
+        order = sorted(swing, key=lambda i: (self._is_unconditional(i), not self.knobs[i].choices, swing[i]))
         pivot = order[-1] if order and swing[order[-1]] > 0 else None
         object.__setattr__(self, "pivot", pivot)
         object.__setattr__(self, "centre", np.zeros(0))
@@ -98,13 +98,13 @@ class KnobSpace:
         object.__setattr__(self, "factor_roles", roles)
         object.__setattr__(self, "centre", centre)
 
-    def _always(self, i: int) -> bool:
+    def _is_unconditional(self, i: int) -> bool:
         return self.knobs[i].name not in self.conditions
 
     def _columns(self, numbers: Sequence[Array]) -> dict[str, Array]:
         # the factors of n points, not centred
         out: dict[str, Array] = {}
-        active = self.active(numbers)
+        active = self.find_active(numbers)
         for i, knob in enumerate(self.knobs):
             if knob.size <= 1 or i == self.pivot:
                 continue
@@ -112,8 +112,8 @@ class KnobSpace:
                 taken = {f"{knob.name}={c}": (numbers[i] == j) & active[:, i] for j, c in enumerate(knob.choices)}
                 out |= {name: column.astype(float) for name, column in taken.items()}
             elif knob.role is not None and knob.role in FACTORS:
-                own = FACTORS[knob.role](knob.legal(numbers[i]))
-                middle = FACTORS[knob.role](knob.legal(knob.decode(np.array([0.5]))))
+                own = FACTORS[knob.role](knob.clip_legal(numbers[i]))
+                middle = FACTORS[knob.role](knob.clip_legal(knob.decode(np.array([0.5]))))
                 out[knob.role] = np.where(active[:, i], own, middle)
             elif knob.role == "augmentation" and "k_aug" not in self.noise.needs and not knob.nominal:
                 out["augmentation"] = np.where(active[:, i], numbers[i], 0.0)
@@ -128,7 +128,7 @@ class KnobSpace:
         low, high = self._log_noise([k.decode(ends[:, j]) for j, k in enumerate(self.knobs)])
         return abs(float(high - low))
 
-    def active(self, numbers: Sequence[Array]) -> Mask:
+    def find_active(self, numbers: Sequence[Array]) -> Mask:
         """Return which knobs act at each point, shape (n, d)."""
         out = np.ones((len(numbers[0]) if numbers else 0, len(self.knobs)), dtype=bool)
         names = [knob.name for knob in self.knobs]
@@ -158,10 +158,10 @@ class KnobSpace:
         constants = dict(self.fixed)
         if not constants["weight_decay"] > 0:
             constants["weight_decay"] = 1.0
-        active, varied = self.active(numbers), {}
+        active, varied = self.find_active(numbers), {}
         for i, k in enumerate(self.knobs):
             if k.role is not None and k.role in FACTORS:
-                varied[k.role] = np.where(active[:, i], k.legal(numbers[i]), constants[k.role])
+                varied[k.role] = np.where(active[:, i], k.clip_legal(numbers[i]), constants[k.role])
         if "k_aug" in self.noise.needs:
             varied["k_aug"] = self._k_aug(numbers)
         return {**constants, **varied}
@@ -179,7 +179,7 @@ class KnobSpace:
     def points(self, unit: Array) -> Points:
         """Return the points nearest to these coordinates that the space holds."""
         numbers = self.numbers(unit)
-        snapped = np.where(self.active(numbers), self._encoded(numbers), 0.5)
+        snapped = np.where(self.find_active(numbers), self._encode(numbers), 0.5)
         step = self._step(numbers)
         if self.pivot is None:
             return Points(snapped, np.zeros(len(unit)), np.zeros((len(unit), 0)), step)
@@ -210,7 +210,7 @@ class KnobSpace:
         table = np.array([row for row in rows if row is not None], dtype=float).reshape(-1, len(self.knobs))
         usable = np.array([row is not None for row in rows], dtype=bool)
         columns = [table[:, i] for i in range(len(self.knobs))]
-        unit = np.where(self.active(columns), self._encoded(columns), 0.5)
+        unit = np.where(self.find_active(columns), self._encode(columns), 0.5)
         finite = np.isfinite(unit).all(axis=1)
         usable[np.flatnonzero(usable)[~finite]] = False
         return unit[finite], usable
@@ -229,7 +229,7 @@ class KnobSpace:
             return self.absent[knob.name]
         return knob.number(params[knob.name])
 
-    def _encoded(self, numbers: Sequence[Array]) -> Array:
+    def _encode(self, numbers: Sequence[Array]) -> Array:
         return np.stack([knob.encode(column) for knob, column in zip(self.knobs, numbers, strict=True)], axis=1)
 
     def params_of(self, unit: Array) -> dict[str, Any]:
@@ -253,13 +253,13 @@ class KnobSpace:
         assert knob.role is not None
         wanted = target - self.points(unit).factors @ tilt
         with np.errstate(over="ignore", invalid="ignore"):
-            coordinate = knob.encode(self._solved(knob.role, wanted, numbers))
+            coordinate = knob.encode(self._solve_role(knob.role, wanted, numbers))
         reached = (coordinate >= 0.0) & (coordinate <= 1.0)
         out = unit.copy()
         out[:, self.pivot] = np.where(np.isnan(coordinate), unit[:, self.pivot], np.clip(coordinate, 0.0, 1.0))
         return out, reached
 
-    def _solved(self, role: str, log_noise: Array, numbers: Sequence[Array]) -> Array:
+    def _solve_role(self, role: str, log_noise: Array, numbers: Sequence[Array]) -> Array:
         # values of the pivot with these log noises, NaN where none is legal
         settings = self._settings(numbers)
         if role in self.noise.exponents:  # the knob is a factor itself: log noise is linear in its logarithm
@@ -269,16 +269,16 @@ class KnobSpace:
             {k: float(np.broadcast_to(v, len(log_noise))[i]) for k, v in settings.items()}
             for i in range(len(log_noise))
         ]
-        return np.array([self._solved_one(role, math.exp(x), row) for x, row in zip(log_noise, rows, strict=True)])
+        return np.array([self._solve_point(role, math.exp(x), row) for x, row in zip(log_noise, rows, strict=True)])
 
-    def _solved_one(self, role: str, noise: float, settings: Mapping[str, float]) -> float:
+    def _solve_point(self, role: str, noise: float, settings: Mapping[str, float]) -> float:
         try:
             return self.noise.solve(role, noise, settings)
         except ValueError:  # no legal value of this knob reaches that noise
             return math.nan
 
 
-def knob_space(
+def make_knob_space(
     space: Mapping[str, BaseDistribution],
     noise: NoiseScale,
     names: Mapping[str, str | None],
@@ -304,7 +304,7 @@ def knob_space(
     """
     knobs: list[Knob] = []
     for name, distribution in space.items():
-        knob = knob_of(name, distribution, names.get(name))
+        knob = make_knob(name, distribution, names.get(name))
         # a policy and its strength may both be an augmentation: no formula reads them
         if knob.role in FACTORS and (twin := next((k for k in knobs if k.role == knob.role), None)):
             raise ValueError(
@@ -313,11 +313,11 @@ def knob_space(
             )
         knobs.append(knob)
     known = {k: dict(needs) for k, needs in (conditions or {}).items() if k in space}
-    absent = {k.name: _absent(k, missing[k.name]) for k in knobs if missing and k.name in missing}
+    absent = {k.name: _absent_number(k, missing[k.name]) for k in knobs if missing and k.name in missing}
     return KnobSpace(tuple(knobs), noise, fixed, k_aug, known, absent)
 
 
-def _absent(knob: Knob, value: float | None) -> float:
+def _absent_number(knob: Knob, value: float | None) -> float:
     if value is not None and (not knob.choices or value in knob.levels):
         return float(value)
     return float(knob.decode(np.array([0.5]))[0])

@@ -10,7 +10,7 @@ from sweeper.search.noise_sampler.encoding import Array, Rows
 
 
 @dataclass(frozen=True)
-class Taming:
+class LossTransform:
     """A monotone map of losses to values of mean 0 and sd 1 without heavy tails, for a Gaussian process.
 
     Collapsed pairs lose by orders of magnitude. In units of the distance from the median to the 10 % quantile, what
@@ -25,7 +25,7 @@ class Taming:
     sd: float = 1.0
 
     @classmethod
-    def of(cls, losses: Array) -> Taming | None:
+    def of(cls, losses: Array) -> LossTransform | None:
         """Return the map for these finite losses, shape (n,), smaller is better; None where they are all equal."""
         scale = float(np.abs(losses).max())
         if scale == 0 or float(np.ptp(losses / scale)) <= 1e-12:
@@ -51,13 +51,13 @@ class Taming:
         return (np.where(x > 0, bad, good) * self.spread + self.middle) * self.scale
 
 
-def tame(losses: Array) -> Array:
-    """Return losses as `Taming` maps them, shape (n,); zeros where they are all equal."""
-    taming = Taming.of(losses)
-    return np.zeros_like(losses) if taming is None else taming(losses)
+def transform_losses(losses: Array) -> Array:
+    """Return losses as `LossTransform` maps them, shape (n,); zeros where they are all equal."""
+    transform = LossTransform.of(losses)
+    return np.zeros_like(losses) if transform is None else transform(losses)
 
 
-def thin(losses: Array, limit: int) -> Rows:
+def subsample(losses: Array, limit: int) -> Rows:
     """Return at most `limit` indices, ascending: the best half of them and an even share of the other losses."""
     if len(losses) <= limit:
         return np.arange(len(losses))

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from sweeper.formatting import exact
+from sweeper.formatting import exact_text
 from sweeper.search.noise_sampler.encoding import Array
 
 WIDEN = math.log(2.0)
@@ -34,7 +34,7 @@ class NoisePrior:
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.best <= self.high < math.inf:
-            got = f"low={exact(self.low)}, best={exact(self.best)}, high={exact(self.high)}"
+            got = f"low={exact_text(self.low)}, best={exact_text(self.best)}, high={exact_text(self.high)}"
             raise ValueError(f"a noise prior must have 0 < low <= best <= high, got {got}")
 
     @property

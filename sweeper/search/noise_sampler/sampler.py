@@ -18,28 +18,36 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.noise_sampler.acquisition import Aims, choose
-from sweeper.search.noise_sampler.candidates import STARTUP, inside, startup_point
-from sweeper.search.noise_sampler.encoding import FACTORS, Array, check_fixed, check_names, nearest
+from sweeper.search.noise_sampler.candidates import STARTUP, find_inside, startup_point
+from sweeper.search.noise_sampler.encoding import FACTORS, Array, check_fixed, check_names, nearest_value
 from sweeper.search.noise_sampler.explanation import BestDraws, Explanation
-from sweeper.search.noise_sampler.fit import Fitted, Parts, fitted, given, limit, mean_and_sd, weights_of
-from sweeper.search.noise_sampler.level_sets import Conditions, KAugOf, KnobSpace, knob_space
-from sweeper.search.noise_sampler.loss_transform import Taming
+from sweeper.search.noise_sampler.fit import (
+    Parts,
+    SurrogateFit,
+    draw_weights,
+    fit_constraint,
+    fit_surrogate,
+    given_exponent,
+    predict_mixture,
+)
+from sweeper.search.noise_sampler.level_sets import Conditions, KAugOf, KnobSpace, make_knob_space
+from sweeper.search.noise_sampler.loss_transform import LossTransform
 from sweeper.search.noise_sampler.prior import NoisePrior
-from sweeper.search.noise_sampler.single_index import enough, fit_index, tail_floor
+from sweeper.search.noise_sampler.single_index import fit_index, has_enough, tail_floor
 from sweeper.search.noise_sampler.study_attrs import (
     NOISE_TARGET_KEY,
     PARAMS_KEY,
     SEARCH_KEY,
-    Observed,
-    constrained,
-    keys,
-    note,
-    observed,
-    proposal,
-    tried,
+    Observations,
+    point_keys,
+    read_constraints,
+    read_observations,
+    read_proposal,
+    read_tried,
+    write_proposal,
 )
 from sweeper.search.noise_sampler.study_space import describe_changes, infer_space, missing_values
-from sweeper.search.noise_sampler.surrogate import Posterior, one_thread
+from sweeper.search.noise_sampler.surrogate import Surrogate, one_thread
 from sweeper.search.noise_targets import check_target
 from trainables.noise import NOISE
 
@@ -50,7 +58,7 @@ _MAX_PENDING, _LEVELS = 128, 8
 _FEWEST = 3
 _FADE = 10.0  # trials after which a prior counts half
 
-__all__ = ["NOISE_TARGET_KEY", "PARAMS_KEY", "SEARCH_KEY", "Explanation", "NoiseTargetedSampler", "Recommended"]
+__all__ = ["NOISE_TARGET_KEY", "PARAMS_KEY", "SEARCH_KEY", "Explanation", "NoiseTargetedSampler", "RecommendedTrial"]
 
 
 Taken = Collection[tuple[float, ...]]
@@ -58,7 +66,7 @@ Direction = str | StudyDirection | Sequence[str | StudyDirection]
 
 
 @dataclass(frozen=True)
-class Recommended:
+class RecommendedTrial:
     """The finished configuration with the best posterior mean.
 
     Attributes:
@@ -151,7 +159,7 @@ class NoiseTargetedSampler(BaseSampler):
             if text not in self._warned:
                 self._warned.add(text)
                 warnings.warn(text, UserWarning, stacklevel=3)
-        return knob_space(
+        return make_knob_space(
             search_space, NOISE[self._noise], self._names, self._fixed, self._k_aug, self._conditions, missing
         )
 
@@ -160,9 +168,9 @@ class NoiseTargetedSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the given search space, or what the latest finished trials share."""
-        return self._searched(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        return self._resolve_space(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
-    def _searched(self, trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
+    def _resolve_space(self, trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
         return infer_space(trials) if self._search_space is None else dict(self._search_space)
 
     def sample_independent(
@@ -173,11 +181,11 @@ class NoiseTargetedSampler(BaseSampler):
         A range that changes with this very trial gets the nearest value to the proposal; another parameter is drawn
         uniformly.
         """
-        if (proposed := proposal(trial).get(param_name)) is not None:
-            return nearest(param_distribution, proposed)
+        if (proposed := read_proposal(trial).get(param_name)) is not None:
+            return nearest_value(param_distribution, proposed)
         rng = np.random.default_rng([self._seed, trial.number, *param_name.encode()])
         # k_aug is a function of whole configurations
-        space = knob_space({param_name: param_distribution}, NOISE[self._noise], self._names, self._fixed)
+        space = make_knob_space({param_name: param_distribution}, NOISE[self._noise], self._names, self._fixed)
         return space.params_of(rng.random(1))[param_name]
 
     def sample_relative(
@@ -192,31 +200,31 @@ class NoiseTargetedSampler(BaseSampler):
             return {}
         trials = study.get_trials(deepcopy=False)
         space = self._space(search_space, trials)
-        seen = observed(space, trials, study.directions)
+        seen = read_observations(space, trials, study.directions)
         others = [t for t in trials if t.number != trial.number]
-        taken = {*keys(seen.unit), *keys(tried(space, others))}
+        taken = {*point_keys(seen.unit), *point_keys(read_tried(space, others))}
         rng = np.random.default_rng([self._seed, trial.number])
         if trial.number < self._n_startup or len(seen) < _FEWEST:
-            unit, origin, thought = self._start(space, trial.number, taken, rng), STARTUP, self._ignorant(space)
-            level = math.nan
+            unit, origin, level = self._design_start(space, trial.number, taken, rng), STARTUP, math.nan
+            thought = self._explain_definition(space)
         else:
             with one_thread():
-                pruned = tried(space, others, (TrialState.PRUNED,))
-                found = fitted(space, seen, weights_of(seen, rng), pruned, self._parts)
-                models = found.models(rng)
-                draws = found.best_draws(models, rng)
-                choice = choose(self._aims(found, models, others, draws, rng), taken, rng)
-                thought = self._explanation(found, draws)
+                pruned = read_tried(space, others, (TrialState.PRUNED,))
+                found = fit_surrogate(space, seen, draw_weights(seen, rng), pruned, self._parts)
+                models = found.draw_models(rng)
+                draws = found.draw_best(models, rng)
+                choice = choose(self._collect_aims(found, models, others, draws, rng), taken, rng)
+                thought = self._explain_fit(found, draws)
             unit, origin, level = choice.unit, choice.origin, choice.level
         params = space.params_of(unit)
         target = None if math.isnan(level) else math.exp(level)
-        note(study, trial, space, params, {"origin": origin, **asdict(thought)}, target)
+        write_proposal(study, trial, space, params, {"origin": origin, **asdict(thought)}, target)
         return params
 
-    def _aims(
+    def _collect_aims(
         self,
-        found: Fitted,
-        models: Sequence[Posterior],
+        found: SurrogateFit,
+        models: Sequence[Surrogate],
         others: Sequence[FrozenTrial],
         draws: BestDraws | None,
         rng: np.random.Generator,
@@ -225,8 +233,8 @@ class NoiseTargetedSampler(BaseSampler):
         levels = np.zeros(0)
         if draws is not None and self._parts.level_sets:
             levels = rng.choice(draws.refined, _LEVELS)
-        running = tried(space, others, (TrialState.RUNNING,))[-_MAX_PENDING:]
-        limits = [limit(space, units, values) for units, values in constrained(space, others).values()]
+        running = read_tried(space, others, (TrialState.RUNNING,))[-_MAX_PENDING:]
+        limits = [fit_constraint(space, units, values) for units, values in read_constraints(space, others).values()]
         known = self._prior and (self._prior, found.low, found.high)
         return Aims(
             space, models, space.points(running), limits, levels, known or None,
@@ -244,19 +252,19 @@ class NoiseTargetedSampler(BaseSampler):
             ValueError: Another direction, or knobs that the formula cannot use.
         """
         with one_thread():
-            found = self._first(trials, direction)
+            found = self._fit_first_objective(trials, direction)
             if isinstance(found, KnobSpace):
-                return self._ignorant(found)
+                return self._explain_definition(found)
             if found is None:
                 return Explanation(self._noise, {})
             rng = np.random.default_rng(self._seed)
-            models = found[0].many_models(rng)
-            known = self._explanation(found[0], found[0].best_draws(models, rng, thorough=True), intervals=True)
+            models = found[0].draw_many_models(rng)
+            known = self._explain_fit(found[0], found[0].draw_best(models, rng, thorough=True), intervals=True)
             feasible = [t for t in trials if all(v <= 0 for v in t.constraints.values())]
-            seen = observed(found[0].space, feasible, _directions(direction))
-            return replace(known, **self._index_exponents(found[0], seen), **_share(models))
+            seen = read_observations(found[0].space, feasible, _directions(direction))
+            return replace(known, **self._fit_exponents(found[0], seen), **_share(models))
 
-    def recommend(self, trials: Sequence[FrozenTrial], direction: Direction = "minimize") -> Recommended | None:
+    def recommend(self, trials: Sequence[FrozenTrial], direction: Direction = "minimize") -> RecommendedTrial | None:
         """Return the finished configuration with the best posterior mean among the feasible ones; None without any.
 
         The luckiest of many noisy observations flatters itself; the posterior mean does not.
@@ -269,60 +277,61 @@ class NoiseTargetedSampler(BaseSampler):
             ValueError: Another direction, or knobs that the formula cannot use.
         """
         with one_thread():
-            found = self._first([t for t in trials if all(v <= 0 for v in t.constraints.values())], direction)
+            feasible = [t for t in trials if all(v <= 0 for v in t.constraints.values())]
+            found = self._fit_first_objective(feasible, direction)
             if found is None or isinstance(found, KnobSpace):
                 return None
             surrogate, seen, sign = found
-            models = surrogate.many_models(np.random.default_rng(self._seed))
-            mean, sd = mean_and_sd(models, surrogate.space, seen.unit)
-        held = inside(surrogate.space.points(seen.unit))
+            models = surrogate.draw_many_models(np.random.default_rng(self._seed))
+            mean, sd = predict_mixture(models, surrogate.space, seen.unit)
+        held = find_inside(surrogate.space.points(seen.unit))
         best = int(np.argmin(np.where(held, mean, np.inf)))
-        first = int(seen.numbers[keys(seen.unit).index(keys(seen.unit)[best])])
+        first = int(seen.numbers[point_keys(seen.unit).index(point_keys(seen.unit)[best])])
         trial = next(t for t in trials if t.number == first)
-        taming = Taming.of(surrogate.losses)
-        if taming is None:
-            return Recommended(first, dict(trial.params), float(sign * seen.losses[best, 0]), 0.0)
-        around = taming.losses(mean[best] + sd[best] * np.array([-1.0, 0.0, 1.0]))
-        return Recommended(first, dict(trial.params), float(sign * around[1]), float(around[2] - around[0]) / 2)
+        transform = LossTransform.of(surrogate.losses)
+        if transform is None:
+            return RecommendedTrial(first, dict(trial.params), float(sign * seen.losses[best, 0]), 0.0)
+        around = transform.losses(mean[best] + sd[best] * np.array([-1.0, 0.0, 1.0]))
+        return RecommendedTrial(first, dict(trial.params), float(sign * around[1]), float(around[2] - around[0]) / 2)
 
-    def _first(
+    def _fit_first_objective(
         self, trials: Sequence[FrozenTrial], direction: Direction
-    ) -> tuple[Fitted, Observed, float] | KnobSpace | None:
+    ) -> tuple[SurrogateFit, Observations, float] | KnobSpace | None:
         # the surrogate of the first objective, its data and sign; the space where there is too little; None without one
         asked = _directions(direction)
         finished = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
         complete = [t for t in finished if t.state == TrialState.COMPLETE]
-        search_space = self._searched(complete)
+        search_space = self._resolve_space(complete)
         if not search_space:
             return None
         space = self._space(search_space, complete)
-        seen = observed(space, complete, asked)
+        seen = read_observations(space, complete, asked)
         if len(seen) < _FEWEST:
             return space
-        pruned = tried(space, finished, (TrialState.PRUNED,))
+        pruned = read_tried(space, finished, (TrialState.PRUNED,))
         sign = -1.0 if asked[0] == StudyDirection.MAXIMIZE else 1.0
-        return fitted(space, seen, np.eye(len(asked))[0], pruned, self._parts, thorough=True), seen, sign
+        return fit_surrogate(space, seen, np.eye(len(asked))[0], pruned, self._parts, thorough=True), seen, sign
 
-    def _start(self, space: KnobSpace, number: int, taken: Taken, rng: np.random.Generator) -> Array:
+    def _design_start(self, space: KnobSpace, number: int, taken: Taken, rng: np.random.Generator) -> Array:
         unit = startup_point(space, self._seed, number, self._prior)
-        if keys(unit[None, :])[0] not in taken:
+        if point_keys(unit[None, :])[0] not in taken:
             return unit
         # in a small space the design meets itself
         spare = space.points(rng.random((64, len(space.knobs)))).unit
-        return next((u for u, k in zip(spare, keys(spare), strict=True) if k not in taken), unit)
+        return next((u for u, k in zip(spare, point_keys(spare), strict=True) if k not in taken), unit)
 
-    def _ignorant(self, space: KnobSpace) -> Explanation:
+    def _explain_definition(self, space: KnobSpace) -> Explanation:
         roles = [k.role for k in space.knobs if k.role in space.noise.knobs]
         roles += ["k_aug"] if "k_aug" in space.factor_roles else []
-        exponents = {str(role): given(space, role) for role in roles}
+        exponents = {str(role): given_exponent(space, role) for role in roles}
         return Explanation(self._noise, exponents)
 
-    def _explanation(self, found: Fitted, draws: BestDraws | None, intervals: bool = False) -> Explanation:
+    def _explain_fit(self, found: SurrogateFit, draws: BestDraws | None, intervals: bool = False) -> Explanation:
         space, model = found.space, found.model
-        exponents, shifts = self._ignorant(space).exponents, {}
+        exponents, shifts = self._explain_definition(space).exponents, {}
         for role, tilt in zip(space.factor_roles, model.theta.tilt.tolist(), strict=True):
             if _has_exponent(role):
-                exponents[role] = given(space, role) + _sign(role) * tilt
+                exponents[role] = given_exponent(space, role) + _sign(role) * tilt
             else:
                 shifts[role] = math.exp(tilt)
         share = model.noise_share()
@@ -333,12 +342,12 @@ class NoiseTargetedSampler(BaseSampler):
         posterior = draws.posterior(found.low, found.high) if intervals else ()
         return replace(known, optimum=best, optimum_low=lowest, optimum_high=highest, posterior=posterior)
 
-    def _index_exponents(self, found: Fitted, seen: Observed) -> dict[str, Any]:
+    def _fit_exponents(self, found: SurrogateFit, seen: Observations) -> dict[str, Any]:
         # exponents with intervals from the single-index model that `analyse` uses; nothing where trials are too few
         space, tilt = found.space, found.model.theta.tilt
         free = np.array([_has_exponent(role) for role in space.factor_roles], dtype=bool)
         configs, owner = np.unique(np.round(seen.unit, 10), axis=0, return_inverse=True)
-        if space.pivot is None or not free.any() or not enough(len(configs), int(free.sum())):
+        if space.pivot is None or not free.any() or not has_enough(len(configs), int(free.sum())):
             return {}
         size, value = np.bincount(owner).astype(float), -seen.losses[:, 0]
         z = np.bincount(owner, value) / size
@@ -353,11 +362,11 @@ class NoiseTargetedSampler(BaseSampler):
         starts = [np.concatenate([[1.0], part]) for part in (np.zeros(int(free.sum())), tilt[free])]
         fit = fit_index(columns, z, size, starts, seed=self._seed)
         roles = [role for role, has in zip(space.factor_roles, free, strict=True) if has]
-        out: dict[str, dict[str, float]] = {"exponents": self._ignorant(space).exponents}
+        out: dict[str, dict[str, float]] = {"exponents": self._explain_definition(space).exponents}
         out |= {"exponent_low": {}, "exponent_high": {}}
         for i, role in enumerate(roles, 1):
-            ends = sorted(given(space, role) + _sign(role) * float(end[i]) for end in (fit.low, fit.high))
-            out["exponents"][role] = given(space, role) + _sign(role) * float(fit.best[i])
+            ends = sorted(given_exponent(space, role) + _sign(role) * float(end[i]) for end in (fit.low, fit.high))
+            out["exponents"][role] = given_exponent(space, role) + _sign(role) * float(fit.best[i])
             out["exponent_low"][role], out["exponent_high"][role] = ends
         return out
 
@@ -370,7 +379,7 @@ def _sign(role: str) -> float:
     return -1.0 if role in ("batch_size", "momentum") else 1.0
 
 
-def _share(models: Sequence[Posterior]) -> dict[str, float | None]:
+def _share(models: Sequence[Surrogate]) -> dict[str, float | None]:
     # a share of what a model explains is empty words where it predicts nothing
     if not models[0].predicts():
         return {"variance_share": None}

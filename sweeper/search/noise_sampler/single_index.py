@@ -106,7 +106,7 @@ class IndexFit:
     r2: float
 
 
-def enough(configs: int, exponents: int) -> bool:
+def has_enough(configs: int, exponents: int) -> bool:
     """Return whether there are enough configurations for an estimate of this many exponents."""
     return configs >= max(MIN_CONFIGS, 4 * exponents + 6)
 

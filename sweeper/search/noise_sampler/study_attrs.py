@@ -38,7 +38,7 @@ _CHUNK = 1000  # a value may hold 2,045 characters once stored, and escaping can
 
 
 @dataclass(frozen=True)
-class Observed:
+class Observations:
     """What the completed trials with finite values say.
 
     Attributes:
@@ -55,16 +55,18 @@ class Observed:
         return len(self.numbers)
 
 
-def observed(space: KnobSpace, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> Observed:
+def read_observations(
+    space: KnobSpace, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]
+) -> Observations:
     """Return what the completed trials say; those with a value that is not finite say nothing."""
     signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
     done = [t for t in trials if t.state == TrialState.COMPLETE and all(map(math.isfinite, t.values))]
     units, usable = space.units_of([t.params for t in done])
     losses = np.array([t.values for t in done], dtype=float).reshape(-1, len(signs)) * signs
-    return Observed(units, losses[usable], np.array([t.number for t in done], dtype=np.intp)[usable])
+    return Observations(units, losses[usable], np.array([t.number for t in done], dtype=np.intp)[usable])
 
 
-def constrained(space: KnobSpace, trials: Sequence[FrozenTrial]) -> dict[str, tuple[Array, Array]]:
+def read_constraints(space: KnobSpace, trials: Sequence[FrozenTrial]) -> dict[str, tuple[Array, Array]]:
     """Return constraint -> (coordinates, shape (n, d); values, shape (n,), feasible up to 0) of the finished trials.
 
     A trial without a value of a constraint that others have counts as feasible where it is complete: a device that
@@ -82,7 +84,7 @@ def constrained(space: KnobSpace, trials: Sequence[FrozenTrial]) -> dict[str, tu
     return out
 
 
-def tried(space: KnobSpace, trials: Sequence[FrozenTrial], states: Sequence[TrialState] = UNSUCCESSFUL) -> Array:
+def read_tried(space: KnobSpace, trials: Sequence[FrozenTrial], states: Sequence[TrialState] = UNSUCCESSFUL) -> Array:
     """Return the coordinates, shape (n, d), of the trials in these states, as far as their parameters are known."""
     return space.units_of([_known_params(space, t) for t in trials if t.state in states])[0]
 
@@ -91,7 +93,7 @@ def _known_params(space: KnobSpace, trial: FrozenTrial) -> dict[str, Any]:
     # a running trial shows its parameters only once suggested; until then they stand in the attributes
     if all(k.name in trial.params for k in space.knobs):
         return trial.params
-    internal = proposal(trial)
+    internal = read_proposal(trial)
     try:
         shared = {k.name: k.distribution.to_external_repr(internal[k.name]) for k in space.knobs if k.name in internal}
     except (ValueError, TypeError, IndexError):  # another process has another space
@@ -99,8 +101,8 @@ def _known_params(space: KnobSpace, trial: FrozenTrial) -> dict[str, Any]:
     return {**shared, **trial.params}
 
 
-def proposal(trial: FrozenTrial) -> dict[str, float]:
-    """Return the proposal that `note` wrote, in Optuna's internal representation; empty where it wrote none."""
+def read_proposal(trial: FrozenTrial) -> dict[str, float]:
+    """Return the proposal that `write_proposal` stored, in Optuna's internal representation; empty without one."""
     chunks = {k: v for k, v in trial.system_attrs.items() if k.startswith(f"{PARAMS_KEY}:")}
     text = "".join(chunks.get(f"{PARAMS_KEY}:{i}", "") for i in range(len(chunks)))
     try:
@@ -110,12 +112,12 @@ def proposal(trial: FrozenTrial) -> dict[str, float]:
     return found if isinstance(found, dict) else {}
 
 
-def keys(units: Array) -> list[tuple[float, ...]]:
+def point_keys(units: Array) -> list[tuple[float, ...]]:
     """Return for each point what makes it the same as another: its coordinates to 10 decimals."""
     return [tuple(row) for row in np.round(units, 10).tolist()]
 
 
-def note(
+def write_proposal(
     study: Study,
     trial: FrozenTrial,
     space: KnobSpace,

@@ -8,7 +8,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeper.formatting import exact
+from sweeper.formatting import exact_text
 
 _RECENT = 3  # a knob belongs to the space when each of the last complete trials has it
 Distributions = Mapping[str, BaseDistribution]
@@ -72,7 +72,7 @@ def describe_changes(space: Distributions, trials: Sequence[FrozenTrial], missin
 
 
 def _place(value: float | None) -> str:
-    return "the middle of its range" if value is None else f"{exact(value)}"
+    return "the middle of its range" if value is None else f"{exact_text(value)}"
 
 
 def _complete(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

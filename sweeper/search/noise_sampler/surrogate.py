@@ -21,9 +21,9 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from threadpoolctl import ThreadpoolController
 
 from sweeper.search.noise_sampler.encoding import Array, Mask
-from sweeper.search.noise_sampler.kernel import NoiseKernel, Prior, Theta, table
+from sweeper.search.noise_sampler.kernel import NoiseKernel, Prior, Theta, make_table
 from sweeper.search.noise_sampler.level_sets import Points
-from sweeper.search.noise_sampler.loss_transform import thin
+from sweeper.search.noise_sampler.loss_transform import subsample
 
 _JITTER, _FEWEST_TO_TELL = 1e-6, 8
 _STEPS = 30  # of an ask, which cannot wait
@@ -47,7 +47,7 @@ def one_thread() -> Any:
 
 
 @dataclass(frozen=True)
-class Posterior:
+class Surrogate:
     """The fitted surrogate.
 
     Attributes:
@@ -77,17 +77,17 @@ class Posterior:
 
     def predict(self, points: Points) -> tuple[Array, Array]:
         """Return mean and sd of c + f + s + g at the points, without seed noise, each of shape (n,)."""
-        mean, sd = self.model.predict(table(points), return_std=True)
+        mean, sd = self.model.predict(make_table(points), return_std=True)
         return mean, np.maximum(sd, 1e-6)
 
     def covariance(self, a: Points, b: Points) -> Array:
         """Return the posterior covariance of c + f + s + g between two sets of points, shape (n, m)."""
-        seen, one, other = table(self.points), table(a), table(b)
+        seen, one, other = make_table(self.points), make_table(a), make_table(b)
         left = solve_triangular(self.model.L_, self.kernel(seen, one), lower=True)
         right = solve_triangular(self.model.L_, self.kernel(seen, other), lower=True)
         return self.kernel(one, other) - left.T @ right
 
-    def believe(self, pending: Points) -> Posterior:
+    def condition_on(self, pending: Points) -> Surrogate:
         """Return the surrogate as if each pending point had returned its posterior mean (kriging believer).
 
         The mean stays where it is everywhere, the sd shrinks around the pending points.
@@ -95,20 +95,20 @@ class Posterior:
         """
         if not len(pending):
             return self
-        rows = np.concatenate([table(self.points), table(pending)])
-        values: Any = np.concatenate([self.model.y_train_, self.model.predict(table(pending))])
-        return Posterior(self.points + pending, _regression(self.kernel, rows, values), self.trained)
+        rows = np.concatenate([make_table(self.points), make_table(pending)])
+        values: Any = np.concatenate([self.model.y_train_, self.model.predict(make_table(pending))])
+        return Surrogate(self.points + pending, _regression(self.kernel, rows, values), self.trained)
 
-    def variants(self, count: int, rng: np.random.Generator) -> list[Posterior]:
+    def variants(self, count: int, rng: np.random.Generator) -> list[Surrogate]:
         """Return surrogates of the same observations with hyperparameters drawn from their posterior."""
         sds, axes = self._laplace()
-        at, (low, high), rows = np.array(self.kernel.theta), self.kernel.bounds.T, table(self.points)
+        at, (low, high), rows = np.array(self.kernel.theta), self.kernel.bounds.T, make_table(self.points)
         values: Any = self.model.y_train_
-        out: list[Posterior] = []
+        out: list[Surrogate] = []
         for _ in range(count):
             drawn = np.clip(at + axes @ (sds * rng.standard_normal(len(at))), low, high)
             kernel = NoiseKernel(drawn, self.kernel.prior, self.kernel.nominal)
-            out.append(Posterior(self.points, _regression(kernel, rows, values), self.trained))
+            out.append(Surrogate(self.points, _regression(kernel, rows, values), self.trained))
         return out
 
     def _laplace(self) -> tuple[Array, Array]:
@@ -131,7 +131,7 @@ class Posterior:
         """Return the variance of f's mean over that of f's and the rest's means at the observed points, in [0, 1]."""
         if not self.kernel.prior.has_noise:
             return 0.0
-        phi, rows = self.axis(self.points), table(self.points)
+        phi, rows = self.axis(self.points), make_table(self.points)
         f, g = self.kernel.f(phi, phi) @ self.model.alpha_, self.kernel.rest(rows, rows) @ self.model.alpha_
         total = float(f.var() + g.var())
         return float(f.var()) / total if total > 1e-12 else 0.0
@@ -154,7 +154,7 @@ class Posterior:
 
 def fit(
     points: Points, values: Array, nominal: Mask, prior: Prior, limit: int = 90, thorough: bool = False
-) -> Posterior:
+) -> Surrogate:
     """Fit the surrogate.
 
     Args:
@@ -167,12 +167,12 @@ def fit(
         thorough: Whether further starts and convergence replace the first fit where they gain much: one start can
             end in a poor local optimum, most of all where the observations hardly scatter.
     """
-    rows, some = table(points), thin(values, limit)
+    rows, some = make_table(points), subsample(values, limit)
     trained = _regression(
         NoiseKernel(prior.mean, prior, nominal), rows[some], values[some], _MaximumAPosteriori(prior, thorough)
     )
     model = trained if len(some) == len(values) else _regression(trained.kernel_, rows, values)
-    return Posterior(points, model, trained)
+    return Surrogate(points, model, trained)
 
 
 def _regression(kernel: Any, rows: Array, values: Array, optimizer: Any = None) -> GaussianProcessRegressor:

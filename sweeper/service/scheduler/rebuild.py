@@ -17,7 +17,7 @@ from sweeper.client.models import ACTIVE, ENDED, State
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_text import YamlError, read
 from sweeper.errors import SpecError
-from sweeper.formatting import counted
+from sweeper.formatting import pluralize
 from sweeper.service.db.landing import Landing
 from sweeper.service.db.sweeps import Catalog, Entry
 from sweeper.service.db.tables import DAY_SECONDS, sweeps, transitions
@@ -99,9 +99,9 @@ def rebuild(state: Path, catalog: Catalog, run_of: Callable[[str], str]) -> str:
         listed += 1
         partly += values["owner"] == NOBODY
         _charge(catalog, catalog.get(sweep), run_of(sweep))
-    said = f"listed again from their folders: {counted(listed, 'sweep')}"
+    said = f"listed again from their folders: {pluralize(listed, 'sweep')}"
     said += f"; of {partly} of them owner and name are unknown, for an earlier version kept none" if partly else ""
-    said += f"; {counted(len(unread), 'folder')} cannot be read: {', '.join(unread[:5])}" if unread else ""
+    said += f"; {pluralize(len(unread), 'folder')} cannot be read: {', '.join(unread[:5])}" if unread else ""
     return f"{said}; users, tokens and the audit log are not in the folders"
 
 

@@ -101,11 +101,11 @@ class _Begun:
 
 
 def _plan(spec: SweepSpec, task: Mapping[str, Any]) -> Any:
-    from sweeper.analysis.evidence.plan import planned
+    from sweeper.analysis.evidence.plan import plan_extension
 
     assert spec.out is not None
     options = task.get("options", {})
-    return planned(
+    return plan_extension(
         spec, spec.load_space(), **{k: options.get(k) for k in ("objective", "noise", "repeats", "noises")}
     ).plan
 

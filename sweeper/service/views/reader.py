@@ -15,15 +15,15 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from sweeper.analysis.best import over_limits, winner
-from sweeper.analysis.posterior import Belief
+from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.regime import fit_regime
-from sweeper.analysis.trial_warnings import doubts, lines
+from sweeper.analysis.trial_warnings import count_warnings, format_lines
 from sweeper.client.models import BestView, Cost, Progress, RegimeView
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.formatting import is_value
 from sweeper.runner.budgets import gpus_of
-from sweeper.search.objectives import measured
+from sweeper.search.objectives import resolve_objective
 from sweeper.service.db.landing import Landing
 from sweeper.service.views.events import Hub
 from sweeper.storage.incremental import GrowingTable
@@ -121,7 +121,7 @@ class Reader:
         return {
             "progress": progress,
             "cost": cost,
-            "warnings": tuple(lines(doubts(r["warnings"] for r in rows), len(rows))),
+            "warnings": tuple(format_lines(count_warnings(r["warnings"] for r in rows), len(rows))),
         }
 
     def judge(self, at_once: bool = False) -> None:
@@ -146,7 +146,7 @@ class Reader:
     # -- telling ------------------------------------------------------------------------------------------------------
 
     def _tell_trials(self, trials: pa.Table, new: Sequence[int]) -> None:
-        column = measured(self.spec.objective, trials).column
+        column = resolve_objective(self.spec.objective, trials).column
         names = ["digest", "config", "number", "repeat", "outcome", "device_seconds", column]
         for row in trials.select(names).take(pa.array(new, pa.int64())).to_pylist():
             data = {k: _plain(row[k]) for k in names[:-1]}
@@ -207,7 +207,7 @@ def _regime(spec: SweepSpec, trials: pa.Table) -> RegimeView | None:
 
 
 def _best(spec: SweepSpec, trials: pa.Table) -> BestView | None:
-    row = winner(trials, spec.objective, Belief(), over_limits(trials, spec))
+    row = winner(trials, spec.objective, Posterior(), over_limits(trials, spec))
     if row is None:
         return None
     knobs = {k: row[k] for k in (*KNOBS, "augmentation", "augmentation_strength")}

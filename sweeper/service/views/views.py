@@ -257,10 +257,10 @@ class Views:
         Raises:
             SpecError: There is no optimum yet, or a value breaks its rule.
         """
-        from sweeper.analysis.summary import advised
+        from sweeper.analysis.summary import advise
 
         def compute(reader: Reader) -> list[Advice]:
-            found = advised(self.spec(entry), reader.rows.table, objectives, **wanted)
+            found = advise(self.spec(entry), reader.rows.table, objectives, **wanted)
             return [Advice(objective=name, **advice) for name, advice in found.items()]
 
         return self._answered(entry, ("advice", *objectives, repr(sorted(wanted.items()))), compute)
@@ -268,15 +268,15 @@ class Views:
     def best(self, entry: Entry) -> dict[str, Any] | None:
         """Return the configuration to take home as `sweeper best --json` has it; None where nothing won yet."""
         from sweeper.analysis.best import over_limits
-        from sweeper.analysis.posterior import belief
-        from sweeper.analysis.recommend import best_of
+        from sweeper.analysis.posterior import fit_posterior
+        from sweeper.analysis.recommend import find_best
 
         def compute(reader: Reader) -> dict[str, Any] | None:
             spec, trials = self.spec(entry), reader.rows.table
             if not trials.num_rows or not place_of(self.run_of(entry.id)).exists():
                 return None
-            believed = belief(spec, trials, spec.noise)
-            return best_of(trials, spec.objective, spec.noise, believed, over_limits(trials, spec))
+            believed = fit_posterior(spec, trials, spec.noise)
+            return find_best(trials, spec.objective, spec.noise, believed, over_limits(trials, spec))
 
         return self._answered(entry, ("best",), compute)
 
@@ -329,7 +329,7 @@ class Views:
         Raises:
             SpecError: An unknown name, or nothing to run.
         """
-        from sweeper.analysis.evidence.plan import planned
+        from sweeper.analysis.evidence.plan import plan_extension
         from sweeper.storage.space_data import known_space
 
         def compute(_: Reader) -> Extension:
@@ -338,7 +338,7 @@ class Views:
             known = known_space(spec)
             if known.assumed:
                 raise SpecError(f"nothing can be planned: {known.assumed}")
-            asked = planned(spec, known.space, **wanted)
+            asked = plan_extension(spec, known.space, **wanted)
             if not asked.plan.specs:
                 raise SpecError("nothing to run: all that a firm answer lacks and that can be run is there")
             return Extension(id=entry.id, trials=len(asked.plan.specs), message=" ".join(asked.sentences))

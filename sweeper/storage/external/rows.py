@@ -9,7 +9,7 @@ from typing import Any
 
 from search_spaces import Space
 from sweeper.errors import SpecError
-from sweeper.formatting import exact
+from sweeper.formatting import exact_text
 from sweeper.storage.external.columns import ASSUMED_SPLIT, OUTCOME, REPEAT, RESULTS
 from trainables.noise import NOISE
 from trainables.result import SPLITS, Outcome
@@ -130,7 +130,7 @@ def _losses(split: str) -> tuple[str, ...]:
 
 
 def _told(space: Space, spec: PairSpec) -> str:
-    return ", ".join(f"{k} {exact(v)}" for k, v in space.params_of(spec).items())
+    return ", ".join(f"{k} {exact_text(v)}" for k, v in space.params_of(spec).items())
 
 
 def _outcome(spec: PairSpec, known: Mapping[str, Any], split: str, losses: Sequence[str]) -> tuple[Outcome, str]:

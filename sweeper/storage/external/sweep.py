@@ -24,7 +24,7 @@ from sweeper.config.points import checked_points
 from sweeper.config.spec import SweepSpec
 from sweeper.config.table_values import BadCells, is_empty, read_csv
 from sweeper.errors import SpecError
-from sweeper.formatting import counted
+from sweeper.formatting import pluralize
 from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.external.columns import ASSUMED_SPLIT, FIELDS, OUTCOME, REPEAT, RESULTS, Mapped, map_columns
 from sweeper.storage.external.rows import Rows
@@ -322,7 +322,7 @@ def _notes(
 ) -> list[str]:
     found: list[str] = []
     if dropped:
-        found.append(f"left out {counted(dropped, 'row')} that cannot be used (--drop-missing)")
+        found.append(f"left out {pluralize(dropped, 'row')} that cannot be used (--drop-missing)")
     for target, values in data.items():
         if values and all(v is None for v in values):
             column = columns.sources[target]

@@ -13,19 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.cli.main import main
-from sweeper.formatting import cell_text, exact, is_value
+from sweeper.formatting import cell_text, exact_text, is_value
 
 
 @given(st.floats(allow_nan=False))
 def test_the_text_of_a_number_reads_back_as_the_number(value: float) -> None:
-    assert float(exact(value)) == value
+    assert float(exact_text(value)) == value
     assert is_value(value, cell_text(value))
 
 
 @given(st.floats(width=32, allow_nan=False))
 def test_a_cell_of_float32_is_found_by_the_digits_of_float32(value: float) -> None:
     assert is_value(value, str(np.float32(value)))
-    assert len(cell_text(value)) <= len(exact(value))
+    assert len(cell_text(value)) <= len(exact_text(value))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_cell_is_compared_in_its_own_precision(value: object, text: str, found
 
 
 def test_numbers_are_short_where_they_can_be() -> None:
-    assert [exact(v) for v in (0.0003, 3.0, 1e-5, 0.123456789, 8, np.float64(1.5), "ok")] == [
+    assert [exact_text(v) for v in (0.0003, 3.0, 1e-5, 0.123456789, 8, np.float64(1.5), "ok")] == [
         "0.0003", "3", "1e-05", "0.123456789", "8", "1.5", "ok",
     ]  # fmt: skip
     assert cell_text(float(np.float32(0.1))) == "0.1"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sweeper.cli.main import main
 from sweeper.config.load import load_spec
-from sweeper.formatting import csv_bytes, unquoted
+from sweeper.formatting import csv_bytes, unquote_cell
 from sweeper.storage.external.sweep import read_table
 
 FORMULAS = ['=HYPERLINK("http://a.example","x")', "+1", "-2+3", "@SUM(A1)", "\tx", "\r=1", "'=1", "''-x", "＝1"]
@@ -25,7 +25,7 @@ def test_no_text_cell_is_a_formula_and_numbers_stay_numbers() -> None:
     assert head == ["'=name", "gain"]
     assert [r[0] for r in rows] == [*(f"'{f}" for f in FORMULAS), *PLAIN]
     assert {r[1] for r in rows} == {"-0.5"}
-    assert [unquoted(r[0]) for r in rows] == [*FORMULAS, *PLAIN]
+    assert [unquote_cell(r[0]) for r in rows] == [*FORMULAS, *PLAIN]
 
 
 def test_all_kinds_of_text_columns_are_guarded_and_missing_values_stay_missing() -> None:
@@ -39,7 +39,7 @@ def test_all_kinds_of_text_columns_are_guarded_and_missing_values_stay_missing()
 def test_what_is_written_is_read_back(texts: list[str]) -> None:
     table = pa.table({"text": pa.array(texts, pa.string()), "n": range(len(texts))})
     written = csv_bytes(table)
-    assert [unquoted(r["text"]) for r in csv.DictReader(io.StringIO(written.decode(), newline=""))] == texts
+    assert [unquote_cell(r["text"]) for r in csv.DictReader(io.StringIO(written.decode(), newline=""))] == texts
 
 
 def test_an_exported_table_with_formulas_is_enqueued_and_imported_as_it_was(tmp_path: Path) -> None:

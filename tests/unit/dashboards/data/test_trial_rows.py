@@ -12,7 +12,7 @@ from dashboards.data.trial_rows import heads, listed
 from dashboards.text.trial_details import details, row_of
 from dashboards.views.parents import scored
 from sweeper.analysis.best import winner
-from sweeper.analysis.posterior import Belief
+from sweeper.analysis.posterior import Posterior
 from tests.support.fake_sweep import trial
 
 RULES = {
@@ -88,7 +88,7 @@ def test_details_of_a_trial(trials):
 
 
 def test_the_winner_beside_its_parents(trials):
-    best = winner(trials, "gain_mean", Belief())
+    best = winner(trials, "gain_mean", Posterior())
     found = scored(best)
     assert found.loss["chosen"] == best["chosen_loss_test"]
     assert found.accuracy["a"] == best["a_accuracy_test"]

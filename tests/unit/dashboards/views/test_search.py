@@ -9,7 +9,7 @@ from dashboards.data.selection import Selection
 from dashboards.page.page import read_run
 from dashboards.text.failures import failure_table, failures
 from dashboards.views import choices, search
-from sweeper.analysis.posterior import Belief
+from sweeper.analysis.posterior import Posterior
 from sweeper.search.noise_sampler.explanation import Explanation
 from sweeper.search.objectives import OBJECTIVES
 from tests.support.fake_sweep import at_knobs, run_of, search_row, trial
@@ -81,7 +81,7 @@ def test_the_best_lines_are_in_colour(sweep):
 
 def test_exponents_stand_beside_the_definitions():
     found = Explanation("paper", {"eta": 1.0, "B": -0.8}, {"B": -1.1}, {"B": -0.5}, trials=30)
-    chart = exponents_chart(Belief(found, {"eta": 1.0, "B": -1.0}))
+    chart = exponents_chart(Posterior(found, {"eta": 1.0, "B": -1.0}))
     given, fitted = chart.figure.data
     assert list(given.x) == [1.0, -1.0]
     assert list(fitted.x) == [1.0, -0.8]

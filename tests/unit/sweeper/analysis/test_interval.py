@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from sweeper.analysis.interval import holm, trimmed
+from sweeper.analysis.interval import holm, trim_interval
 from sweeper.analysis.recommend import recommend
 from sweeper.analysis.regime import fit_regime
 from tests.support.trial_rows import BEST, sweep, table, trial
@@ -29,25 +29,25 @@ def test_holm_rejects_what_statsmodels_rejects() -> None:
 def test_an_end_at_the_worst_trial_is_cut_half_way_to_the_last_good_one() -> None:
     x, z = points()
     z[18:] = [-0.77, -0.4, -0.9, -0.5, -1.2, -0.6]
-    tamed = np.maximum(z, -0.02)
-    low, high = trimmed(x, z, tamed, 0.0, -1.0, float(x[18]))
+    raised = np.maximum(z, -0.02)
+    low, high = trim_interval(x, z, raised, 0.0, -1.0, float(x[18]))
     assert high == pytest.approx((x[17] + x[18]) / 2)
     assert low == -1.0
-    mirrored = trimmed(-x[::-1], z[::-1], tamed[::-1], 0.0, -float(x[18]), 1.0)
+    mirrored = trim_interval(-x[::-1], z[::-1], raised[::-1], 0.0, -float(x[18]), 1.0)
     assert mirrored == pytest.approx((-high, 1.0))
 
 
 def test_one_collapse_among_good_trials_cuts_nothing() -> None:
     x, z = points()
     z[16] = -0.8
-    assert trimmed(x, z, np.maximum(z, -0.02), 0.0, -1.0, float(x[18])) == (-1.0, float(x[18]))
+    assert trim_interval(x, z, np.maximum(z, -0.02), 0.0, -1.0, float(x[18])) == (-1.0, float(x[18]))
 
 
 def test_a_flat_objective_keeps_its_interval() -> None:
     rng = np.random.default_rng(1)
     x, z = np.linspace(-3, 3, 30), rng.normal(size=30)
-    assert trimmed(x, z, z, 0.0, -3.0, 3.0) == (-3.0, 3.0)
-    assert trimmed(x, 0 * x, 0 * x, 0.0, -3.0, 3.0) == (-3.0, 3.0)
+    assert trim_interval(x, z, z, 0.0, -3.0, 3.0) == (-3.0, 3.0)
+    assert trim_interval(x, 0 * x, 0 * x, 0.0, -3.0, 3.0) == (-3.0, 3.0)
 
 
 def collapsing(x: float, rng: np.random.Generator) -> float:

@@ -8,8 +8,8 @@ import pytest
 
 import sweeper
 from sweeper import SweepSpec
-from sweeper.analysis.posterior import Belief, belief
-from sweeper.analysis.text import format_belief, noise_share
+from sweeper.analysis.posterior import Posterior, fit_posterior
+from sweeper.analysis.text import format_posterior, noise_share
 from trainables.pair.synthetic import BEST_NOISE
 
 SPEC = SweepSpec(space="synthetic", runner="inline", sampler="random", objective="merged_loss", trials=40, seed=3)
@@ -21,11 +21,11 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def believed(trials: pa.Table) -> Belief:
-    return belief(SPEC, trials)
+def believed(trials: pa.Table) -> Posterior:
+    return fit_posterior(SPEC, trials)
 
 
-def test_the_model_explains_what_another_sampler_proposed(believed: Belief) -> None:
+def test_the_model_explains_what_another_sampler_proposed(believed: Posterior) -> None:
     found = believed.explanation
     assert found is not None
     assert found.optimum is not None
@@ -37,8 +37,8 @@ def test_the_model_explains_what_another_sampler_proposed(believed: Belief) -> N
         assert found.exponents[role] == pytest.approx(given, abs=0.3)
 
 
-def test_the_text_sets_the_fitted_exponents_beside_the_definition(believed: Belief) -> None:
-    text = format_belief(believed.record(), "paper")
+def test_the_text_sets_the_fitted_exponents_beside_the_definition(believed: Posterior) -> None:
+    text = format_posterior(believed.record(), "paper")
     assert text.splitlines()[0].startswith("the model of 40 configurations: best noise 0.0")
     assert re.search(
         r"noise paper is (> )?\d+ % \(90 % interval (> )?\d+ to (> )?\d+ %\) of what it explains",
@@ -52,12 +52,12 @@ def test_the_text_sets_the_fitted_exponents_beside_the_definition(believed: Beli
     ]
 
 
-def test_a_favourite_with_a_single_trial_has_no_error(trials: pa.Table, believed: Belief) -> None:
+def test_a_favourite_with_a_single_trial_has_no_error(trials: pa.Table, believed: Posterior) -> None:
     assert believed.favourite is not None
     assert believed.favourite.sd is None
     rows = trials.to_pylist()
     again = [{**r, "repeat": 1, "digest": f"again{i}"} for i, r in enumerate(rows)]
-    repeated = belief(SPEC, pa.Table.from_pylist([*rows, *again], schema=trials.schema)).favourite
+    repeated = fit_posterior(SPEC, pa.Table.from_pylist([*rows, *again], schema=trials.schema)).favourite
     assert repeated is not None
     assert repeated.sd is not None
 
@@ -67,11 +67,11 @@ def test_no_share_of_the_noise_is_certain(share: float, text: str) -> None:
     assert f"noise paper is {text} of what it explains" in noise_share({"variance_share": share}, "paper")
 
 
-def test_what_was_stopped_counts_as_bad_and_is_no_favourite(trials: pa.Table, believed: Belief) -> None:
+def test_what_was_stopped_counts_as_bad_and_is_no_favourite(trials: pa.Table, believed: Posterior) -> None:
     assert believed.favourite is not None
     rows = trials.to_pylist()
     stopped = [{**r, "outcome": "pruned"} if r["config"] == believed.favourite.config else r for r in rows]
-    found = belief(SPEC, pa.Table.from_pylist(stopped, schema=trials.schema))
+    found = fit_posterior(SPEC, pa.Table.from_pylist(stopped, schema=trials.schema))
     assert found.explanation is not None
     assert found.explanation.trials == 40
     assert found.favourite is not None
@@ -79,23 +79,24 @@ def test_what_was_stopped_counts_as_bad_and_is_no_favourite(trials: pa.Table, be
 
 
 def test_few_configurations_are_not_modelled(trials: pa.Table) -> None:
-    found = belief(SPEC, trials.slice(0, 5))
-    assert found == Belief(
+    found = fit_posterior(SPEC, trials.slice(0, 5))
+    assert found == Posterior(
         unexplained="5 configurations have a value, 6 are needed",
         undecided="5 configurations have a value, 6 are needed",
     )
     assert (
-        format_belief(found.record(), "paper") == "no model of noise paper: 5 configurations have a value, 6 are needed"
+        format_posterior(found.record(), "paper")
+        == "no model of noise paper: 5 configurations have a value, 6 are needed"
     )
 
 
 def test_a_measured_noise_is_not_explained(trials: pa.Table) -> None:
-    found = belief(SPEC, trials, "critical_ratio")
+    found = fit_posterior(SPEC, trials, "critical_ratio")
     assert found.explanation is None
     assert "is measured while training" in found.unexplained
 
 
 def test_a_space_that_is_gone_is_said(trials: pa.Table, tmp_path: Path) -> None:
-    found = belief(SPEC.model_copy(update={"space": str(tmp_path / "gone.py")}), trials)
+    found = fit_posterior(SPEC.model_copy(update={"space": str(tmp_path / "gone.py")}), trials)
     assert "gone.py" in found.unexplained
     assert found.undecided == found.unexplained

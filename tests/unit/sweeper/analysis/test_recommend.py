@@ -8,7 +8,7 @@ from sweeper.analysis.recommend import (
     best_trials,
     recommend,
     stability_limit,
-    summary,
+    summarize,
 )
 from sweeper.analysis.regime import Regime, fit_regime
 from sweeper.analysis.text import format_recommendations, format_summary
@@ -260,7 +260,7 @@ def test_the_summary_holds_what_the_table_says() -> None:
     rows = sweep(hump, 30, 0)
     rows.append(trial("winner", 0.2, repeat=3, learning_rate=0.02, chosen_merge="linear", chosen_coefficient=0.5))
     rows += [trial("d", None, outcome="diverged"), trial("e", None, outcome="failed")]
-    record = summary(table(rows), "merged_loss", "paper")
+    record = summarize(table(rows), "merged_loss", "paper")
     assert record["counts"] == {"ok": 31, "diverged": 1, "failed": 1}
     assert (record["trials"], record["configs"], record["synthetic"]) == (33, 33, False)
     assert record["device_seconds"] == pytest.approx(33 * 0.5)
@@ -277,7 +277,7 @@ def test_the_summary_holds_what_the_table_says() -> None:
 
 
 def test_a_closed_form_is_named() -> None:
-    record = summary(table([trial("a", 0.1, trainable="synthetic")]))
+    record = summarize(table([trial("a", 0.1, trainable="synthetic")]))
     assert record["synthetic"]
     assert "no network was trained" in format_summary(record)
 
@@ -286,7 +286,7 @@ def test_a_closed_form_is_named() -> None:
 @pytest.mark.parametrize("n", [0, 1, 4, 30])
 def test_every_summary_is_json_and_fits_the_terminal(objective: str, n: int) -> None:
     rows = [{**r, OBJECTIVES[objective].column: 0.1 + i / 100} for i, r in enumerate(sweep(monotone, n, 0))]
-    record = summary(table([*rows, trial("x", None, outcome="diverged")]), objective)
+    record = summarize(table([*rows, trial("x", None, outcome="diverged")]), objective)
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     text = format_summary(record)
     assert max(len(line) for line in text.splitlines()) <= 100
@@ -297,7 +297,7 @@ def test_every_summary_is_json_and_fits_the_terminal(objective: str, n: int) -> 
 
 def test_an_adaptive_search_speaks_for_itself_alone() -> None:
     for sampler, words in (("noise", "  yes, in this search  "), ("random", "  yes  ")):
-        text = format_summary(summary(table(sweep(hump, 60, 0, sampler=sampler))))
+        text = format_summary(summarize(table(sweep(hump, 60, 0, sampler=sampler))))
         line = next(v for v in text.splitlines() if v.startswith("  gain_mean "))
         assert words in line
         assert max(len(v) for v in text.splitlines()) <= 100
@@ -315,11 +315,11 @@ def test_an_adaptive_search_speaks_for_itself_alone() -> None:
 )
 def test_a_choice_that_is_no_merge_is_called_so(method: str, coefficient: float, words: str) -> None:
     row = trial("a", 0.1, chosen_merge=method, chosen_coefficient=coefficient)
-    assert format_summary(summary(table([row]))).splitlines()[-1] == f"  chosen on validation: {words}"
+    assert format_summary(summarize(table([row]))).splitlines()[-1] == f"  chosen on validation: {words}"
 
 
 def test_the_text_gives_three_significant_digits() -> None:
-    text = format_summary(summary(table([trial("a", 0.123456, learning_rate=0.0123456)])))
+    text = format_summary(summarize(table([trial("a", 0.123456, learning_rate=0.0123456)])))
     assert "0.0123," in text
     assert "chosen by the observed mean, 0.123 over 1 repeat\n" in text
     assert "82.3 %" in text

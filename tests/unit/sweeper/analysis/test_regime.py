@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sweeper.analysis.regime import LOGARITHMIC, Regime, fit_regime
-from sweeper.analysis.smoother import MAX_GROUPS, train
+from sweeper.analysis.smoother import MAX_GROUPS, fit_smoother
 from sweeper.search.objectives import OBJECTIVES
 from tests.support.trial_rows import BEST, OF_ROWS, flat, hump, monotone, sweep, table, trial
 from trainables.noise import NOISE
@@ -235,7 +235,7 @@ def test_the_curve_is_the_textbook_posterior() -> None:
     xs, zs = np.append(x, x[1]), np.append(z, z[1])
     inverse = np.linalg.inv(k(xs, xs) + amplitude * ratio * np.eye(4))
     setting = np.array([length, ratio, amplitude, 1.0])
-    mean, variance = train(x, z).curve(grid, z, np.array([1.0, 2.0, 1.0]), setting)
+    mean, variance = fit_smoother(x, z).curve(grid, z, np.array([1.0, 2.0, 1.0]), setting)
     assert mean == pytest.approx(k(grid, xs) @ inverse @ zs)
     assert variance == pytest.approx(amplitude - np.diag(k(grid, xs) @ inverse @ k(xs, grid)))
 
@@ -243,7 +243,7 @@ def test_the_curve_is_the_textbook_posterior() -> None:
 def test_the_weights_of_the_settings_are_marginal_likelihoods() -> None:
     rng = np.random.default_rng(0)
     x, z = np.sort(rng.uniform(0, 1, 7)), rng.normal(size=7)
-    settings = train(x, z).settings
+    settings = fit_smoother(x, z).settings
     logs = []
     for length, ratio, amplitude, _ in settings:
         d = math.sqrt(5) * np.abs(x[:, None] - x[None]) / length

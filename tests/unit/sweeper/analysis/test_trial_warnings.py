@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.analysis.trial_warnings import Doubt, doubts, lines, split
+from sweeper.analysis.trial_warnings import TrialWarning, count_warnings, format_lines, split_warnings
 from sweeper.cli.main import main
 from trainables.pair import synthetic
 
@@ -15,14 +15,14 @@ CLIP = "clipping: 0.2 of the steps were clipped"
 
 
 def test_warnings_are_counted_by_key_with_the_first_sentence() -> None:
-    found = doubts([f"{INERT} | {CLIP}", "", None, "clipping: 0.7 of the steps were clipped"])
+    found = count_warnings([f"{INERT} | {CLIP}", "", None, "clipping: 0.7 of the steps were clipped"])
     assert found == [
-        Doubt("clipping", "0.2 of the steps were clipped", 2),
-        Doubt("inert_weight_decay", "eta lambda T / (1 - mu) is 0.01", 1),
+        TrialWarning("clipping", "0.2 of the steps were clipped", 2),
+        TrialWarning("inert_weight_decay", "eta lambda T / (1 - mu) is 0.01", 1),
     ]
-    assert lines(found, 2)[0] == "clipping (all of 2 trials): 0.2 of the steps were clipped"
-    assert lines(found, 4)[1] == "inert_weight_decay (1 of 4 trials): eta lambda T / (1 - mu) is 0.01"
-    assert list(split("no key")) == [("no key", "no key")]
+    assert format_lines(found, 2)[0] == "clipping (all of 2 trials): 0.2 of the steps were clipped"
+    assert format_lines(found, 4)[1] == "inert_weight_decay (1 of 4 trials): eta lambda T / (1 - mu) is 0.01"
+    assert list(split_warnings("no key")) == [("no key", "no key")]
 
 
 def test_a_sweep_says_each_warning_once(

@@ -11,7 +11,7 @@ import pytest
 
 import sweeper
 from search_spaces._plain import from_json, to_json
-from sweeper.analysis.posterior import belief
+from sweeper.analysis.posterior import fit_posterior
 from sweeper.cli.main import main
 from sweeper.config.spec import SweepSpec
 from sweeper.storage.run_folder import stored_spec
@@ -99,7 +99,7 @@ def test_the_live_app_executes_nothing(swept: Swept) -> None:
         assert "a reader executed me" not in str(parts)
     run = app.shown("")
     assert run is not None
-    found = belief(run.spec, run.tables["trials"]) if run.spec else None
+    found = fit_posterior(run.spec, run.tables["trials"]) if run.spec else None
     assert found is not None
     assert found.favourite is not None
     assert app.csv("") is not None

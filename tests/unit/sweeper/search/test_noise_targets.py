@@ -10,7 +10,7 @@ import pytest
 import sweeper
 from sweeper import SpecError, SweepSpec
 from sweeper.cli.main import main
-from sweeper.search.noise_targets import check_defined, check_shown, default_noise, targets
+from sweeper.search.noise_targets import check_defined, check_shown, default_noise, list_targets
 from sweeper.storage.tables import read
 from trainables.noise import FAMILIES, NOISE
 from trainables.pair import synthetic
@@ -27,9 +27,9 @@ def test_the_usual_noise_of_an_optimizer_is_one_that_a_search_can_target() -> No
         usual = default_noise(family)
         assert NOISE[usual].kind == "predicted"
         assert family == "other" or family in NOISE[usual].families
-    assert targets(["sgd"])[0] == "paper"
-    assert targets(["adamw", "adam"]) == ("adam_sde",)
-    assert targets(["other"]) == ()
+    assert list_targets(["sgd"])[0] == "paper"
+    assert list_targets(["adamw", "adam"]) == ("adam_sde",)
+    assert list_targets(["other"]) == ()
 
 
 def test_a_sweep_with_adamw_targets_adam_sde_unless_told_otherwise(tmp_path: Path) -> None:

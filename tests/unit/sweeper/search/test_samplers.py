@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from sweeper.errors import SpecError
 from sweeper.search import designs
-from sweeper.search.designs import budget, from_unit, grid, levels
+from sweeper.search.designs import count_configs, from_unit, grid, levels
 from sweeper.search.samplers import SAMPLERS
 
 KNOBS = {
@@ -60,8 +60,8 @@ def test_grid_is_full_once_each_and_ends() -> None:
     design = SAMPLERS["grid"].design
     assert design is not None
     drawn = [design(knobs, 5, i, 12, {}) for i in range(12)]
-    assert budget("grid", knobs, 13) == 12
-    assert budget("random", knobs, 13) == 13
+    assert count_configs("grid", knobs, 13) == 12
+    assert count_configs("random", knobs, 13) == 13
     key = lambda p: (p["learning_rate"], p["momentum"])  # noqa: E731
     assert sorted(map(key, drawn)) == sorted(map(key, points))
 
@@ -69,16 +69,16 @@ def test_grid_is_full_once_each_and_ends() -> None:
 def test_a_large_grid_is_counted_without_its_points(monkeypatch: pytest.MonkeyPatch) -> None:
     values = CategoricalDistribution([i / 1000 for i in range(1000)])
     knobs = {"learning_rate": values, "momentum": values}
-    monkeypatch.setattr(designs, "_grid_of", lambda *_: pytest.fail("all points are made"))
-    assert budget("grid", knobs, 4) == 4
-    assert budget("grid", knobs, 2_000_000) == 1_000_000
+    monkeypatch.setattr(designs, "_make_grid", lambda *_: pytest.fail("all points are made"))
+    assert count_configs("grid", knobs, 4) == 4
+    assert count_configs("grid", knobs, 2_000_000) == 1_000_000
     design = SAMPLERS["grid"].design
     assert design is not None
     assert len({tuple(design(knobs, 0, i, 4, {}).values()) for i in range(4)}) == 4
     with pytest.raises(SpecError, match="sampler grid must combine at most 1000000 values here, got 1e\\+09"):
-        budget("grid", {**knobs, "beta1": values}, 4)
+        count_configs("grid", {**knobs, "beta1": values}, 4)
     with pytest.raises(SpecError, match="at most 50000"):
-        budget("grid", {**knobs, "beta1": values}, 4, {"beta1": {"momentum": (0.0,)}})
+        count_configs("grid", {**knobs, "beta1": values}, 4, {"beta1": {"momentum": (0.0,)}})
 
 
 @pytest.mark.parametrize("conditions", [{}, {"momentum": {"optimizer": ("sgd",)}}])
@@ -88,7 +88,7 @@ def test_a_grid_is_drawn_in_an_order_that_stays(conditions: dict[str, dict[str, 
     points, design = grid(knobs, 30, conditions), SAMPLERS["grid"].design
     assert design is not None
     order = np.random.default_rng(3).permutation(len(points))
-    assert budget("grid", knobs, 30, conditions) == len(points) == (30 if conditions else 18)
+    assert count_configs("grid", knobs, 30, conditions) == len(points) == (30 if conditions else 18)
     assert [design(knobs, 3, i, 30, conditions) for i in range(len(points))] == [points[i] for i in order]
 
 
@@ -96,7 +96,7 @@ def test_a_grid_is_drawn_in_an_order_that_stays(conditions: dict[str, dict[str, 
 def test_choices_may_be_dicts() -> None:
     knobs = {"model_options": CategoricalDistribution(({}, {"width": 8}, {"width": 16})), "momentum": KNOBS["momentum"]}
     points = grid(knobs, 6)
-    assert len(points) == budget("grid", knobs, 9) == 6
+    assert len(points) == count_configs("grid", knobs, 9) == 6
     assert all(points.count(p) == 1 for p in points)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from sweeper.analysis.evidence.analyse import analyse
 from sweeper.analysis.evidence.linear import R2
-from sweeper.analysis.evidence.sentences import nothing_asked
+from sweeper.analysis.evidence.sentences import explain_no_needs
 from sweeper.analysis.regime import fit_regime
 from tests.support.evidence_cells import bell, grid
 from tests.support.trial_rows import BEST, hump, sweep, table, trial
@@ -71,10 +71,10 @@ def test_controls_are_named_in_words() -> None:
 
 
 def test_what_no_trials_would_decide_is_not_called_complete(found) -> None:
-    assert nothing_asked(found) == "nothing is missing for this answer"
+    assert explain_no_needs(found) == "nothing is missing for this answer"
     nothing = analyse(table([trial(str(i), None, outcome="diverged") for i in range(8)]), draws=10)
     assert nothing.needs == ()
-    assert nothing_asked(nothing) == "what to add is not known: no viable trial has a score and this noise"
+    assert explain_no_needs(nothing) == "what to add is not known: no viable trial has a score and this noise"
 
 
 def test_the_record_is_json(found) -> None:
@@ -152,7 +152,7 @@ def test_names_are_checked() -> None:
 def test_large_tables_are_thinned_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     from sweeper.analysis.evidence import analyse as analysis
 
-    monkeypatch.setattr(analysis, "thin", lambda c: c.take(slice(None, None, 2)))
+    monkeypatch.setattr(analysis, "subsample", lambda c: c.take(slice(None, None, 2)))
     found = analyse(table(grid(bell, scatter=0.004, repeats=1)), draws=10)
     assert (found.n_configs, found.n_tested) == (108, 54)
     assert "tests looked at 54 of 108 configurations" in found.sentences[-1]

@@ -8,7 +8,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from sweeper.analysis.evidence import controls as module
-from sweeper.analysis.evidence.controls import controls
+from sweeper.analysis.evidence.controls import run_controls
 from sweeper.search.objectives import OBJECTIVES
 from tests.support.trial_rows import table, trial
 
@@ -26,7 +26,7 @@ def data(clusters: int, repeats: int, seed: int = 0) -> tuple[Any, Any, Any, Any
 def test_single_trials_give_the_wald_test_with_hc3_errors() -> None:
     # the jackknife is HC3 times (n - 1)/n: MacKinnon & White 1985, eq. 12 without its mean
     y, owner, base, added = data(40, 1)
-    f, p = module._added(y, owner, base, added)
+    f, p = module._test_added(y, owner, base, added)
     fitted = sm.OLS(y, sm.add_constant(np.hstack([base, added]))).fit(cov_type="HC3")
     wald = fitted.wald_test(np.eye(6)[3:], use_f=True, scalar=True)
     assert f == pytest.approx(float(wald.statistic) * 40 / 39, rel=1e-9)
@@ -43,7 +43,7 @@ def test_repeats_are_held_out_together() -> None:
         moved.append(np.linalg.lstsq(x[kept], y[kept], rcond=None)[0] - best)
     covariance = 14 / 15 * sum(np.outer(m, m) for m in moved)
     expected = best[3:] @ np.linalg.solve(covariance[3:, 3:], best[3:]) / 3
-    assert module._added(y, owner, base, added)[0] == pytest.approx(expected, rel=1e-8)
+    assert module._test_added(y, owner, base, added)[0] == pytest.approx(expected, rel=1e-8)
 
 
 def test_axes_get_four_columns_and_fewer_where_they_have_few_values() -> None:
@@ -70,7 +70,7 @@ def sweep(effect: float, *, configs: int = 60, repeats: int = 2, sharp: bool = T
 
 
 def test_a_hump_beyond_sharpness_is_found_and_sharpness_beyond_the_noise_too() -> None:
-    alone, beside = controls(sweep(0.06), GOAL, "paper", "val")
+    alone, beside = run_controls(sweep(0.06), GOAL, "paper", "val")
     assert (alone.sharpness, beside.sharpness) == ("", "lambda_max")
     assert (beside.n, beside.configs, beside.df, beside.df_reverse) == (120, 60, 4, 8)
     assert beside.p < 1e-4
@@ -82,7 +82,7 @@ def test_a_hump_beyond_sharpness_is_found_and_sharpness_beyond_the_noise_too() -
 
 
 def test_noise_that_acts_through_sharpness_alone_adds_nothing() -> None:
-    found = [controls(sweep(0.0, seed=seed), GOAL, "paper", "val")[1] for seed in range(20)]
+    found = [run_controls(sweep(0.0, seed=seed), GOAL, "paper", "val")[1] for seed in range(20)]
     assert sum(n.p < 0.05 for n in found) <= 4  # 1 expected; more than 4 has probability .003
     assert all(n.gain.low < 0.01 for n in found)
     assert {n.finding for n in found} >= {"no more"}
@@ -103,7 +103,7 @@ def test_noise_that_acts_through_sharpness_alone_adds_nothing() -> None:
     ids=["few", "empty", "no accuracy", "one noise"],
 )
 def test_what_is_missing_is_said(trials: Any, reason: str) -> None:
-    found = controls(trials, GOAL, "paper", "val")[0]
+    found = run_controls(trials, GOAL, "paper", "val")[0]
     assert reason in found.reason
     assert found.p is None
     assert found.gain is None
@@ -113,5 +113,5 @@ def test_what_is_missing_is_said(trials: Any, reason: str) -> None:
 def test_a_sharpness_without_a_logarithm_leaves_its_trial_out() -> None:
     rows = sweep(0.06).to_pylist()
     rows[0]["lambda_max_a"] = -1e3
-    alone, beside = controls(table(rows), GOAL, "paper", "val")
+    alone, beside = run_controls(table(rows), GOAL, "paper", "val")
     assert (alone.n, beside.n) == (120, 119)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from sweeper.analysis.evidence.analyse import analyse
-from sweeper.analysis.evidence.cells import collect, tame
-from sweeper.analysis.evidence.exponents import leftover
-from sweeper.analysis.evidence.gains import Finding, Gain, gain, judged
-from sweeper.analysis.evidence.linear import left_out
-from sweeper.analysis.evidence.ranking import cross_fitted
+from sweeper.analysis.evidence.cells import collect, raise_tail
+from sweeper.analysis.evidence.exponents import run_knob_test
+from sweeper.analysis.evidence.gains import Finding, Gain, decide_finding, estimate_gain
+from sweeper.analysis.evidence.linear import predict_left_out
+from sweeper.analysis.evidence.ranking import cross_fit
 from sweeper.search.objectives import OBJECTIVES
 from tests.support.evidence_cells import bell, cells, grid
 from tests.support.trial_rows import table
@@ -29,7 +29,7 @@ TINY, SMALL, LARGE = Gain(0.0, -0.02, 0.02), Gain(0.02, -0.01, 0.06), Gain(0.2, 
     ],
 )
 def test_a_large_p_alone_is_no_absence(p: float, columns: Gain, indices, finding: Finding) -> None:
-    assert judged(p, columns, *indices) == finding
+    assert decide_finding(p, columns, *indices) == finding
 
 
 def test_the_interval_holds_a_known_gain_and_its_middle_has_no_bias() -> None:
@@ -37,7 +37,7 @@ def test_the_interval_holds_a_known_gain_and_its_middle_has_no_bias() -> None:
     for _ in range(60):
         x, other = rng.uniform(-1, 1, 50), rng.normal(size=50)
         y = np.sqrt(1.5) * x + np.sqrt(true) * other + np.sqrt(0.4) * rng.normal(size=50)  # variances .5, .1, .4
-        found.append(gain(*(left_out(y, np.ones(50), [x], more) for more in ([], [other])), draws=300))
+        found.append(estimate_gain(*(predict_left_out(y, np.ones(50), [x], more) for more in ([], [other])), draws=300))
     assert np.mean([g.value for g in found]) == pytest.approx(true, abs=0.02)
     assert np.mean([g.low <= true <= g.high for g in found]) >= 0.85
 
@@ -45,13 +45,13 @@ def test_the_interval_holds_a_known_gain_and_its_middle_has_no_bias() -> None:
 def test_a_wrong_definition_is_never_called_sufficient() -> None:
     # the truth is η/B: along η/(B(1−μ)) knobs as lines tell nothing, an index of them does
     rows = grid(bell, scatter=0.004, one_minus_momentum=0.0)
-    along = tame(collect(table(rows), OBJECTIVES["gain_mean"]))
-    fitted = cross_fitted(along, np.array([1.0, 1.0, 1.0, 0.0]))
-    wrong, right = (leftover(along, noise, fitted) for noise in ("paper", "linear"))
+    along = raise_tail(collect(table(rows), OBJECTIVES["gain_mean"]))
+    fitted = cross_fit(along, np.array([1.0, 1.0, 1.0, 0.0]))
+    wrong, right = (run_knob_test(along, noise, fitted) for noise in ("paper", "linear"))
     assert wrong.lines.value < 0.1
     assert wrong.index.low > 0.2
     assert (wrong.finding, right.finding) == (Finding.MORE, Finding.NO_MORE)
-    assert leftover(along, "linear").finding == Finding.NOT_DETECTED  # without exponents nothing is excluded
+    assert run_knob_test(along, "linear").finding == Finding.NOT_DETECTED  # without exponents nothing is excluded
 
 
 def test_sentences_say_what_was_found_with_interval_and_sides() -> None:
@@ -67,6 +67,6 @@ def test_few_configurations_exclude_nothing() -> None:
     rng = np.random.default_rng(0)
     x, batch = np.linspace(-2, 2, 16), rng.normal(size=16)
     few = cells(x, np.exp(-x * x) + 0.2 * rng.normal(size=16), factors={"learning_rate": x, "batch_size": batch})
-    found = leftover(few, "paper", cross_fitted(few, np.array([1.0, 1.0])))
+    found = run_knob_test(few, "paper", cross_fit(few, np.array([1.0, 1.0])))
     assert found.p > 0.05
     assert found.finding == Finding.NOT_DETECTED

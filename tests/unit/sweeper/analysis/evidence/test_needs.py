@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeper.analysis.evidence.cells import Cells, collect, tame_along
-from sweeper.analysis.evidence.needs import LEVELS, Need, needed
+from sweeper.analysis.evidence.cells import Cells, collect, raise_tail_along
+from sweeper.analysis.evidence.needs import LEVELS, Need, find_needs
 from sweeper.analysis.evidence.verdict import HUMP, judge
 from sweeper.search.objectives import OBJECTIVES
 from tests.support.trial_rows import table, trial
@@ -29,11 +29,11 @@ def cells(noises: Any, repeats: int, scatter: float, *, sampler: str = "grid", p
         for i, noise in enumerate(noises)
         for r in range(repeats)
     ]
-    return tame_along(collect(table(rows), GAIN), "paper")
+    return raise_tail_along(collect(table(rows), GAIN), "paper")
 
 
 def asked(found: Cells, best: Any = (), interval: tuple[float, float] | None = (8e-3, 1.2e-2)) -> tuple[Need, ...]:
-    return needed(found, judge(found, found, "paper", draws=100), "paper", np.log(np.array(best)), interval)
+    return find_needs(found, judge(found, found, "paper", draws=100), "paper", np.log(np.array(best)), interval)
 
 
 def test_a_firm_answer_needs_nothing() -> None:
@@ -52,7 +52,7 @@ def test_few_noises_ask_for_a_design_around_them() -> None:
 
 
 def test_without_any_viable_pair_no_noise_can_be_named() -> None:
-    assert asked(tame_along(collect(table([]), GAIN), "paper")) == ()
+    assert asked(raise_tail_along(collect(table([]), GAIN), "paper")) == ()
 
 
 def test_an_adaptive_sweep_asks_for_designed_noises_over_its_range() -> None:
@@ -87,7 +87,7 @@ def test_a_weak_test_asks_for_as_many_repeats_as_its_slopes_need() -> None:
     found = cells(NOISES, 3, 0.02)
     verdict = judge(found, found, "paper", draws=100)
     assert not verdict.gate.passed
-    wanted = needed(found, verdict, "paper", np.log(np.full(100, 1e-2)), (8e-3, 1.2e-2))
+    wanted = find_needs(found, verdict, "paper", np.log(np.full(100, 1e-2)), (8e-3, 1.2e-2))
     t = min(verdict.gate.slope_up / verdict.gate.se_up, -verdict.gate.slope_down / verdict.gate.se_down)
     assert t > 0.5
     assert {n.repeats for n in wanted} == {min(8, math.ceil(3 * (2.2 / t) ** 2)) - 3}

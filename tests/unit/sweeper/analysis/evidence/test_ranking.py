@@ -1,17 +1,17 @@
 import numpy as np
 import pytest
 
-from sweeper.analysis.evidence.cells import collect, tame
+from sweeper.analysis.evidence.cells import collect, raise_tail
 from sweeper.analysis.evidence.ranking import (
     FITTED,
     Rank,
-    candidates,
-    collapse,
-    common,
-    cross_fitted,
-    influence,
+    cross_fit,
+    list_definitions,
+    measure_collapse,
+    measure_influence,
+    measure_transfer,
     rank,
-    transfer,
+    select_common,
 )
 from sweeper.search.noise_sampler.single_index import Basis
 from sweeper.search.objectives import OBJECTIVES
@@ -22,7 +22,7 @@ GAIN = OBJECTIVES["gain_mean"]
 
 
 def of(rows):
-    return tame(collect(table(rows), GAIN))
+    return raise_tail(collect(table(rows), GAIN))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_r2_is_that_of_refits_without_each_configuration() -> None:
 
 def test_fitted_exponents_come_from_other_configurations() -> None:
     c = of(grid(bell, scatter=0.004))
-    found = rank(c, cross_fitted(c, np.array([1.0, 1.0, 1.0, 0.0])), draws=20)
+    found = rank(c, cross_fit(c, np.array([1.0, 1.0, 1.0, 0.0])), draws=20)
     rows = {r.name: r for r in found.rows}
     assert rows[FITTED].r2 == pytest.approx(rows["paper"].r2, abs=0.02)
 
@@ -75,22 +75,22 @@ def test_fitted_exponents_come_from_other_configurations() -> None:
 def test_influence_counts_the_fewest_configurations_that_carry_a_lead(ahead, number: int) -> None:
     rows = [Rank(n, r2, r2, r2, None, 0.0) for n, r2 in (("fitted", 0.9), ("paper", 0.8), ("linear", 0.7))]
     errors = {"paper": np.ones(len(ahead)), "linear": 1.0 + np.array(ahead)}
-    assert influence(rows, errors) == (("paper", "linear"), number)
-    assert influence(rows[:2], errors) == ((), None)
+    assert measure_influence(rows, errors) == (("paper", "linear"), number)
+    assert measure_influence(rows[:2], errors) == ((), None)
 
 
 def test_definitions_that_few_have_are_left_out_and_named() -> None:
     rows = [{**r, "noise_wd_equilibrium": None if i % 3 else r["noise_wd_equilibrium"]} for i, r in
             enumerate(grid(bell, scatter=0.004, repeats=1))]  # fmt: skip
     c = of(rows)
-    assert "wd_equilibrium" not in candidates(c)
+    assert "wd_equilibrium" not in list_definitions(c)
     assert rank(c, None, draws=5).left_out == ("wd_equilibrium",)
     assert "at least 12 are needed" in rank(of(rows[:6]), None).reason
 
 
 def test_sweeps_of_other_knobs_are_predicted_by_the_right_axis_only() -> None:
     c = of(grid(bell, scatter=0.0005, repeats=1))
-    found = transfer(c, {n: c.noise[n] for n in ("paper", "linear", "paper_v1")})
+    found = measure_transfer(c, {n: c.noise[n] for n in ("paper", "linear", "paper_v1")})
     assert found.kind == "sweeps"
     # 12 sweeps of 9 learning rates: for each one 1 other decay, 1 other momentum, 2 other batch sizes
     assert found.n == {"batch_size": 12 * 2 * 9, "momentum": 12 * 9, "weight_decay": 12 * 9}
@@ -104,13 +104,13 @@ def test_random_designs_are_split_in_halves() -> None:
     rng = np.random.default_rng(0)
     rows = sweep(lambda x, _: bell(x / 2), 80, 0, scatter=0.001)
     c = of([{**r, "weight_decay": 10 ** rng.uniform(-4, -2)} for r in rows])
-    found = transfer(c, {"paper": c.noise["paper"], "noise": rng.normal(size=80)})
+    found = measure_transfer(c, {"paper": c.noise["paper"], "noise": rng.normal(size=80)})
     assert found.kind == "halves"
     assert set(found.n) == {"learning_rate", "batch_size", "momentum", "weight_decay"}
     assert found.n["batch_size"] == 80
     assert found.r2["paper"]["batch_size"] > 0.9
     assert found.r2["noise"]["batch_size"] < 0.1
-    assert transfer(cells(np.zeros(3), np.zeros(3)), {}).reason
+    assert measure_transfer(cells(np.zeros(3), np.zeros(3)), {}).reason
 
 
 def test_collapse_is_the_distance_between_curves() -> None:
@@ -120,18 +120,18 @@ def test_collapse_is_the_distance_between_curves() -> None:
     rate = np.concatenate([steps, steps + 0.2])
     knobs = {"learning_rate": np.exp(rate), "batch_size": np.repeat([8.0, 16.0], 6)}
     c = cells(x, (3 * x)[:, None] + np.array([-0.1, 0.1]), knobs=knobs)
-    found = collapse(c, {"paper": x})
+    found = measure_collapse(c, {"paper": x})
     assert found.n_curves == 2
     assert found.misfit["paper"] == pytest.approx(0.0, abs=1e-12)
     assert found.n["paper"] == 12
     assert found.raw == pytest.approx(0.6)
     assert found.scatter == pytest.approx(2 * np.sqrt(0.02 / (np.pi * 2)))
-    assert "at least 2 are needed" in collapse(cells(steps, steps), {"paper": steps}).reason
+    assert "at least 2 are needed" in measure_collapse(cells(steps, steps), {"paper": steps}).reason
 
 
 def test_only_configurations_with_every_noise_are_common() -> None:
     c = of(grid(bell, scatter=0.004, repeats=1))
-    assert len(common(c, ("paper", "linear"))) == len(c)
-    assert len(common(c, ())) == 0
+    assert len(select_common(c, ("paper", "linear"))) == len(c)
+    assert len(select_common(c, ())) == 0
     assert columns(c).shape == (108, 4)
     assert np.exp(c.noise["paper"]).min() == pytest.approx(BEST * np.exp(-3.0))

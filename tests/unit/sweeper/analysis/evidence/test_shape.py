@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from sklearn.isotonic import IsotonicRegression
 
-from sweeper.analysis.evidence.shape import monotone_error, prefix_errors, reduced_monotone, shape, unimodal_error
+from sweeper.analysis.evidence.shape import (
+    compare_shapes,
+    fit_reduced_monotone,
+    monotone_error,
+    prefix_errors,
+    unimodal_error,
+)
 from tests.support.evidence_cells import cells
 
 
@@ -43,8 +49,8 @@ def test_the_top_is_where_the_curve_is_highest() -> None:
 
 def test_steps_within_the_error_are_pooled_and_others_stay() -> None:
     y, w = np.array([0.0, 0.1, 0.2, 5.0, 5.1]), np.full(5, 4.0)  # errors of a mean: 1/2
-    assert reduced_monotone(y, w) == pytest.approx([0.1, 0.1, 0.1, 5.05, 5.05])
-    assert reduced_monotone(y, w, least=0.0) == pytest.approx(isotonic(y, w))
+    assert fit_reduced_monotone(y, w) == pytest.approx([0.1, 0.1, 0.1, 5.05, 5.05])
+    assert fit_reduced_monotone(y, w, least=0.0) == pytest.approx(isotonic(y, w))
 
 
 def draw(curve, seed: int, repeats: int = 6):
@@ -54,20 +60,22 @@ def draw(curve, seed: int, repeats: int = 6):
 
 
 def test_humps_are_told_from_monotone_curves() -> None:
-    humps = [shape(draw(lambda x: -np.abs(x), s), "paper", draws=200).p for s in range(10)]
-    monotone = [shape(draw(curve, s), "paper", draws=200).p for s in range(10) for curve in (np.abs, lambda x: -x)]
+    humps = [compare_shapes(draw(lambda x: -np.abs(x), s), "paper", draws=200).p for s in range(10)]
+    monotone = [
+        compare_shapes(draw(curve, s), "paper", draws=200).p for s in range(10) for curve in (np.abs, lambda x: -x)
+    ]
     assert np.mean(np.array(humps) < 0.05) >= 0.9
     assert np.mean(np.array(monotone[1::2]) < 0.05) <= 0.1
-    found = shape(draw(lambda x: -np.abs(x), 0), "paper")
+    found = compare_shapes(draw(lambda x: -np.abs(x), 0), "paper")
     assert (found.n, found.levels) == (54, 9)
     assert np.log(found.mode_noise) == pytest.approx(0.0, abs=0.26)
 
 
 def test_without_replicates_no_number_is_given() -> None:
-    test = shape(draw(lambda x: -np.abs(x), 0, repeats=2), "paper")
+    test = compare_shapes(draw(lambda x: -np.abs(x), 0, repeats=2), "paper")
     assert test.reason == "0 levels of noise have 3 or more trials with replicates among them, at least 5 are needed"
     assert test.p is None
-    same = shape(cells(np.arange(9.0), np.zeros((9, 3))), "paper")
+    same = compare_shapes(cells(np.arange(9.0), np.zeros((9, 3))), "paper")
     assert same.reason == "replicates do not differ"
 
 
@@ -80,8 +88,11 @@ def several(effect: float, seed: int, repeats: int = 3):
 
 
 def test_what_other_knobs_do_at_a_noise_is_no_scatter() -> None:
-    plain, moved = shape(several(0.0, 0), "paper", draws=200), shape(several(5.0, 0), "paper", draws=200)
+    plain, moved = (
+        compare_shapes(several(0.0, 0), "paper", draws=200),
+        compare_shapes(several(5.0, 0), "paper", draws=200),
+    )
     assert plain.n == moved.n == 81
     assert moved.p == plain.p < 0.05
-    single = shape(several(0.0, 0, repeats=1), "paper")
+    single = compare_shapes(several(0.0, 0, repeats=1), "paper")
     assert "0 levels of noise have 3 or more trials with replicates" in single.reason

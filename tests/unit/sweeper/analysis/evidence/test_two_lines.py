@@ -3,7 +3,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from sweeper.analysis.evidence.two_lines import two_lines, without_one
+from sweeper.analysis.evidence.two_lines import leave_one_out, run_two_lines
 from tests.support.evidence_cells import cells
 
 
@@ -23,7 +23,7 @@ def interrupted(x, z, place):
 @pytest.mark.parametrize("seed", range(4))
 def test_slopes_and_errors_are_those_of_the_interrupted_regression(seed: int) -> None:
     x, z = tent(40, 0.3, seed)
-    test = two_lines(cells(x, z), "paper")
+    test = run_two_lines(cells(x, z), "paper")
     fit = interrupted(x, z, np.log(test.break_noise))
     robust = fit.get_robustcov_results("HC3")
     assert test.errors == "HC3"
@@ -39,14 +39,14 @@ def test_slopes_and_errors_are_those_of_the_interrupted_regression(seed: int) ->
 
 def test_the_break_lies_at_the_top() -> None:
     x, z = tent(200, 0.1)
-    assert np.log(two_lines(cells(x, z), "paper").break_noise) == pytest.approx(0.0, abs=0.2)
+    assert np.log(run_two_lines(cells(x, z), "paper").break_noise) == pytest.approx(0.0, abs=0.2)
 
 
 def test_errors_from_replicates_are_those_of_level_means() -> None:
     rng = np.random.default_rng(1)
     x = np.arange(9.0)
     values = -np.abs(x - 4)[:, None] + rng.normal(size=(9, 8)) * np.linspace(0.2, 1.0, 9)[:, None]
-    test = two_lines(cells(x, values), "paper")
+    test = run_two_lines(cells(x, values), "paper")
     left = x <= np.log(test.break_noise) + 1e-9
     pull = (x[left] - x[left].mean()) / np.sum((x[left] - x[left].mean()) ** 2)
     variance = values[left].var(axis=1, ddof=1) / 8
@@ -64,18 +64,21 @@ def test_configurations_at_one_noise_are_its_replicates_whatever_their_knobs() -
     x = np.repeat(np.arange(9.0), 4)
     z = -np.abs(x - 4) + 0.3 * rng.normal(size=36)
     knobs = {"learning_rate": x, "batch_size": rng.normal(size=36)}
-    apart, together = two_lines(cells(x, z, factors=knobs), "paper"), two_lines(cells(x[::4], z.reshape(9, 4)), "paper")
+    apart, together = (
+        run_two_lines(cells(x, z, factors=knobs), "paper"),
+        run_two_lines(cells(x[::4], z.reshape(9, 4)), "paper"),
+    )
     assert apart.errors == together.errors == "replicates"
     assert apart.slope_up == pytest.approx(together.slope_up)
     assert apart.se_up == pytest.approx(together.se_up)
     # repeats of one configuration a noise are none where several knobs vary: configurations could scatter more
     knobs = {k: v[::4] for k, v in knobs.items()}
-    assert two_lines(cells(x[::4], z.reshape(9, 4), factors=knobs), "paper").errors == "HC3"
+    assert run_two_lines(cells(x[::4], z.reshape(9, 4), factors=knobs), "paper").errors == "HC3"
 
 
 def test_without_each_configuration_its_own_lines_are_drawn() -> None:
     x, z = tent(12, 0.2)
-    left_out = without_one(cells(x, z), "paper")
+    left_out = leave_one_out(cells(x, z), "paper")
     assert [t.n for t in left_out] == [11] * 12
     for i, test in enumerate(left_out):
         rest = np.arange(12) != i
@@ -92,7 +95,7 @@ def test_without_each_configuration_its_own_lines_are_drawn() -> None:
     ],
 )
 def test_what_is_not_possible_is_said(x, z, reason: str) -> None:
-    test = two_lines(cells(x, z), "paper")
+    test = run_two_lines(cells(x, z), "paper")
     assert test.reason == reason
     assert test.p is None
     assert not test.passed
@@ -103,6 +106,6 @@ def test_a_plateau_before_a_cliff_is_one_and_a_decline_is_not() -> None:
     rng = np.random.default_rng(0)
     x = np.linspace(0, 1, 60)
     cliff = -np.maximum(x - 0.6, 0) * 10 + 0.1 * rng.normal(size=60)
-    assert two_lines(cells(x, cliff), "paper").plateau
-    assert not two_lines(cells(x, -x + 0.05 * rng.normal(size=60)), "paper").plateau
-    assert not two_lines(cells(x, 0.1 * rng.normal(size=60)), "paper").plateau
+    assert run_two_lines(cells(x, cliff), "paper").plateau
+    assert not run_two_lines(cells(x, -x + 0.05 * rng.normal(size=60)), "paper").plateau
+    assert not run_two_lines(cells(x, 0.1 * rng.normal(size=60)), "paper").plateau

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from sweeper.analysis.evidence.cells import collect, tame, tame_along, thin
+from sweeper.analysis.evidence.cells import collect, raise_tail, raise_tail_along, subsample
 from sweeper.analysis.evidence.verdict import judge
-from sweeper.analysis.regime import floors
+from sweeper.analysis.regime import tail_floors
 from sweeper.search.objectives import OBJECTIVES
 from tests.support.evidence_cells import cells
 from tests.support.trial_rows import flat, hump, monotone, sweep, table
@@ -12,8 +12,8 @@ GAIN = OBJECTIVES["gain_mean"]
 
 
 def verdict(rows, **more):
-    along = tame_along(collect(table(rows), GAIN), "paper")
-    return judge(along, tame_along(collect(table(rows), GAIN, broken=True), "paper"), "paper", draws=200, **more)
+    along = raise_tail_along(collect(table(rows), GAIN), "paper")
+    return judge(along, raise_tail_along(collect(table(rows), GAIN, broken=True), "paper"), "paper", draws=200, **more)
 
 
 def cliff(x: float, rng: np.random.Generator) -> float:
@@ -88,17 +88,17 @@ def test_too_little_is_said() -> None:
 
 def test_floors_raise_configurations_and_leave_single_repeats_their_scatter() -> None:
     c = collect(table(sweep(hump, 60, 0)), GAIN)
-    ordered = c.along("paper")
-    tamed = tame_along(c, "paper")
-    assert tamed.z == pytest.approx(np.maximum(ordered.z, floors(ordered.z)[0]))
-    assert tamed.tail == int(np.sum(ordered.z < floors(ordered.z)[0])) > 0
-    assert tame(c).z.min() > c.z.min()
+    ordered = c.order_along("paper")
+    raised = raise_tail_along(c, "paper")
+    assert raised.z == pytest.approx(np.maximum(ordered.z, tail_floors(ordered.z)[0]))
+    assert raised.tail == int(np.sum(ordered.z < tail_floors(ordered.z)[0])) > 0
+    assert raise_tail(c).z.min() > c.z.min()
 
 
 def test_a_thinned_table_keeps_whole_configurations() -> None:
     rng = np.random.default_rng(0)
     c = cells(np.arange(50.0), rng.normal(size=(50, 3)))
-    some = thin(c, 10)
+    some = subsample(c, 10)
     assert len(some) == 10
     assert some.value.reshape(10, 3).mean(axis=1) == pytest.approx(some.z)
-    assert thin(c) is c
+    assert subsample(c) is c

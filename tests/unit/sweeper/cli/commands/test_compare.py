@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sweeper.analysis.comparison import Overlap, look, overlaps
+from sweeper.analysis.comparison import Overlap, compare_intervals, read_summary
 from sweeper.analysis.regime import fit_regime
 from sweeper.cli.commands.compare import _names
 from sweeper.cli.main import main
@@ -106,7 +106,7 @@ def test_the_text_fits_a_terminal(runs: dict[str, Path], capsys: pytest.CaptureF
 def test_intervals_that_touch_overlap(runs: dict[str, Path]) -> None:
     from dataclasses import replace
 
-    one = look(runs["first"], "one", ["gain_mean"], None, None)
+    one = read_summary(runs["first"], "one", ["gain_mean"], None, None)
     regime = one.regimes["gain_mean"]
 
     def moved(name: str, factor: float) -> Any:
@@ -116,8 +116,8 @@ def test_intervals_that_touch_overlap(runs: dict[str, Path]) -> None:
 
     touching, beyond = moved("touching", (regime.high or 0) / (regime.low or 1)), moved("beyond", 1e3)
     none = replace(one, name="none", regimes={"gain_mean": replace(regime, optimum=None)})
-    assert [o.overlap for o in overlaps([one, touching, beyond, none], "gain_mean")] == [True, False, False]
-    assert overlaps([one, beyond], "gain_mean") == [Overlap("one", "beyond", False, pytest.approx(1e3))]
+    assert [o.overlap for o in compare_intervals([one, touching, beyond, none], "gain_mean")] == [True, False, False]
+    assert compare_intervals([one, beyond], "gain_mean") == [Overlap("one", "beyond", False, pytest.approx(1e3))]
 
 
 def test_sweeps_have_different_names() -> None:

@@ -53,7 +53,7 @@ def asks(monkeypatch: pytest.MonkeyPatch, needs: Callable[[list[dict[str, Any]]]
 def planned(run: Path, needs: Sequence[Need], **more: Any) -> Plan:
     said: Any = SimpleNamespace(objective="gain_mean", noise=more.pop("noise", "paper"), needs=tuple(needs))
     spec = stored_spec(run)
-    return plan.plan_for(spec, spec.load_space(), read_trials(run), said, **more)
+    return plan.plan_needs(spec, spec.load_space(), read_trials(run), said, **more)
 
 
 def three_in_all(rows: list[dict[str, Any]]) -> list[Need]:

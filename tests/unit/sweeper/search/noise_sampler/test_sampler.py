@@ -21,20 +21,20 @@ from sweeper.search.k_aug import KAug
 from sweeper.search.noise_sampler.acquisition import knowledge_gradient
 from sweeper.search.noise_sampler.candidates import (
     LEVEL_SET,
+    find_range,
     log_expected_improvement,
     propose,
-    reach,
     startup_point,
     van_der_corput,
 )
 from sweeper.search.noise_sampler.encoding import check_fixed, check_names
-from sweeper.search.noise_sampler.kernel import NoiseKernel, Prior, table
-from sweeper.search.noise_sampler.level_sets import KnobSpace, knob_space
-from sweeper.search.noise_sampler.loss_transform import Taming, tame, thin
+from sweeper.search.noise_sampler.kernel import NoiseKernel, Prior, make_table
+from sweeper.search.noise_sampler.level_sets import KnobSpace, make_knob_space
+from sweeper.search.noise_sampler.loss_transform import LossTransform, subsample, transform_losses
 from sweeper.search.noise_sampler.prior import NoisePrior
 from sweeper.search.noise_sampler.sampler import NOISE_TARGET_KEY, SEARCH_KEY, NoiseTargetedSampler
 from sweeper.search.noise_sampler.study_attrs import PARAMS_KEY
-from sweeper.search.noise_sampler.surrogate import Posterior, fit
+from sweeper.search.noise_sampler.surrogate import Surrogate, fit
 from trainables.noise import KNOBS, NOISE
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -50,7 +50,7 @@ BEST = 1e-2
 
 
 def space_of(space: Mapping[str, Any], noise: str = "paper", **fixed: float) -> KnobSpace:
-    return knob_space(space, NOISE[noise], check_names(None), check_fixed(fixed))
+    return make_knob_space(space, NOISE[noise], check_names(None), check_fixed(fixed))
 
 
 def ridge(params: Mapping[str, Any]) -> float:
@@ -89,7 +89,7 @@ def test_log_noise_is_the_definitions_prediction(name: str) -> None:
 @pytest.mark.parametrize("name", OF_KNOBS)
 def test_solving_reaches_the_refined_level(name: str) -> None:
     space = space_of(SPACE, name)
-    low, high = reach(space)
+    low, high = find_range(space)
     draws = np.random.default_rng(1).random((200, 5))
     tilt = np.linspace(-0.1, 0.1, len(space.factor_roles))
     target = np.full(200, (low + high) / 2)
@@ -164,7 +164,7 @@ def test_van_der_corput_values() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_eight_startup_points_hold_one_noise_in_each_eighth_of_the_range(seed: int) -> None:
     space = space_of(SPACE)
-    low, high = reach(space)
+    low, high = find_range(space)
     unit = np.stack([startup_point(space, seed, i) for i in range(8)])
     share = (space.points(unit).log_noise - low) / (high - low)
     shift = (share[0] - van_der_corput(0)) % 1.0
@@ -203,11 +203,11 @@ def _problem(nominal: bool = False) -> tuple[KnobSpace, np.ndarray, np.ndarray]:
     return space, unit, y
 
 
-def _fitted(nominal: bool = False) -> tuple[KnobSpace, np.ndarray, Posterior]:
+def _fitted(nominal: bool = False) -> tuple[KnobSpace, np.ndarray, Surrogate]:
     space, unit, y = _problem(nominal)
     points, kinds = space.points(unit), np.array([k.nominal for k in space.knobs])
     prior = Prior.of(len(space.knobs), np.full(len(space.factor_roles), 0.1), 10.0, 5.0)
-    return space, tame(y), fit(points, tame(y), kinds, prior)
+    return space, transform_losses(y), fit(points, transform_losses(y), kinds, prior)
 
 
 @pytest.mark.parametrize("spans", [(10.0, 5.0), (10.0, 0.0), (0.0, 0.0)])
@@ -215,7 +215,7 @@ def test_gradient_of_the_covariance(spans: tuple[float, float]) -> None:
     space, unit, _ = _problem(nominal=True)
     prior = Prior.of(len(space.knobs), np.full(len(space.factor_roles), 0.1), *spans)
     at = prior.mean + 0.5 * prior.sd * np.random.default_rng(1).standard_normal(len(prior.mean))
-    kinds, rows = np.array([k.nominal for k in space.knobs]), table(space.points(unit[:9]))
+    kinds, rows = np.array([k.nominal for k in space.knobs]), make_table(space.points(unit[:9]))
     covariance, gradient = NoiseKernel(at, prior, kinds)(rows, eval_gradient=True)
     assert covariance == pytest.approx(NoiseKernel(at, prior, kinds)(rows))
     for i, step in enumerate(1e-6 * np.eye(len(at))):
@@ -226,7 +226,7 @@ def test_gradient_of_the_covariance(spans: tuple[float, float]) -> None:
 def test_posterior_equals_the_textbook_formula() -> None:
     space, target, model = _fitted()
     new = space.points(np.random.default_rng(2).random((7, 5)))
-    seen, other = table(model.points), table(new)
+    seen, other = make_table(model.points), make_table(new)
     noisy = model.kernel(seen) + 1e-6 * np.eye(40)
     inverse, cross = np.linalg.inv(noisy), model.kernel(seen, other)
     mean, sd = model.predict(new)
@@ -239,11 +239,11 @@ def test_posterior_equals_the_textbook_formula() -> None:
 def test_believing_keeps_the_mean_and_shrinks_the_sd() -> None:
     space, _, model = _fitted()
     pending = space.points(np.random.default_rng(3).random((4, 5)))
-    believer = model.believe(pending)
+    conditioned = model.condition_on(pending)
     far = space.points(np.random.default_rng(4).random((30, 5)))
-    assert believer.predict(far)[0] == pytest.approx(model.predict(far)[0], abs=1e-6)
-    assert (believer.predict(far)[1] <= model.predict(far)[1] + 1e-6).all()
-    assert (believer.predict(pending)[1] <= 1.01 * model.theta.seed_noise + 1e-3).all()
+    assert conditioned.predict(far)[0] == pytest.approx(model.predict(far)[0], abs=1e-6)
+    assert (conditioned.predict(far)[1] <= model.predict(far)[1] + 1e-6).all()
+    assert (conditioned.predict(pending)[1] <= 1.01 * model.theta.seed_noise + 1e-3).all()
 
 
 def test_variants_are_drawn_around_the_fitted_hyperparameters() -> None:
@@ -271,7 +271,7 @@ def test_a_knowledge_gradient_is_what_one_more_look_brings() -> None:
 def test_candidates_of_a_level_set_lie_on_the_level_they_are_aimed_at() -> None:
     space, unit, y = _problem()
     prior = Prior.of(5, np.full(len(space.factor_roles), 0.1), 10.0)
-    model = fit(space.points(unit), tame(y), np.zeros(5, dtype=bool), prior)
+    model = fit(space.points(unit), transform_losses(y), np.zeros(5, dtype=bool), prior)
     levels = np.log([BEST / 2, BEST])
     pool = propose(space, model, levels, np.random.default_rng(0))
     aimed = np.array([origin == LEVEL_SET for origin in pool.origin])
@@ -279,7 +279,7 @@ def test_candidates_of_a_level_set_lie_on_the_level_they_are_aimed_at() -> None:
     assert np.isnan(pool.level[~aimed]).all()
     assert model.axis(pool.points)[aimed] == pytest.approx(pool.level[aimed], abs=1e-9)
     parents = np.array([np.flatnonzero(aimed)[0], 0])
-    more = pool.refined(pool.points[parents], parents)
+    more = pool.extend(pool.points[parents], parents)
     assert list(more.origin[-2:]) == [LEVEL_SET, pool.origin[0]]
     assert more.level[-2] == pool.level[parents[0]]
     assert np.isnan(more.level[-1])
@@ -298,7 +298,7 @@ def test_log_expected_improvement_equals_the_integral_and_survives_the_tail() ->
 
 def test_taming_keeps_the_order_and_the_good_half_and_holds_the_tail() -> None:
     losses = np.concatenate([np.linspace(0.2, 0.3, 30), [1.0, 10.0, 150.0]])
-    out = tame(losses)
+    out = transform_losses(losses)
     assert (np.diff(out) >= 0).all()
     assert out.mean() == pytest.approx(0, abs=1e-12)
     assert out.std() == pytest.approx(1)
@@ -306,19 +306,19 @@ def test_taming_keeps_the_order_and_the_good_half_and_holds_the_tail() -> None:
     slope = np.diff(out[good]) / np.diff(losses[good])
     assert slope == pytest.approx(slope[0])
     assert out[-1] - out[0] < 5
-    assert np.isfinite(tame(np.array([-1e308, 1e308, 0.0, 1.0]))).all()
-    assert (tame(np.full(5, 3.7)) == 0).all()
-    taming = Taming.of(losses)
-    assert taming is not None
-    assert taming.losses(out[:28]) == pytest.approx(losses[:28], rel=1e-6)
+    assert np.isfinite(transform_losses(np.array([-1e308, 1e308, 0.0, 1.0]))).all()
+    assert (transform_losses(np.full(5, 3.7)) == 0).all()
+    transform = LossTransform.of(losses)
+    assert transform is not None
+    assert transform.losses(out[:28]) == pytest.approx(losses[:28], rel=1e-6)
 
 
 def test_thinning_keeps_the_best() -> None:
     losses = np.random.default_rng(0).random(300)
-    rows = thin(losses, 100)
+    rows = subsample(losses, 100)
     assert len(set(rows)) == 100
     assert set(np.argsort(losses)[:50]) <= set(rows)
-    assert thin(losses, 300).tolist() == list(range(300))
+    assert subsample(losses, 300).tolist() == list(range(300))
 
 
 # ---- the search ----
@@ -685,7 +685,7 @@ def test_a_prior_draws_the_first_noises_and_a_wrong_one_fades() -> None:
 def test_a_knob_that_does_not_act_does_not_count() -> None:
     space = {**SPACE, "optimizer": CategoricalDistribution(("sgd", "adamw"))}
     conditions = {"momentum": {"optimizer": ("sgd",)}}
-    seen = knob_space(space, NOISE["paper"], check_names(None), check_fixed(None), None, conditions)
+    seen = make_knob_space(space, NOISE["paper"], check_names(None), check_fixed(None), None, conditions)
     params = {**seen.params_of(np.full(6, 0.5)), "optimizer": "adamw"}
     units, usable = seen.units_of([{**params, "momentum": m} for m in (0.0, 0.9)])
     assert usable.all()
@@ -737,7 +737,7 @@ def test_k_aug_is_log_linear_between_the_probed_strengths() -> None:
 
 def test_log_noise_holds_the_candidates_k_aug_and_its_exponent_may_be_refined() -> None:
     k_aug = KAug(TABLES)
-    space = knob_space(AUGMENTED, NOISE["paper_aug"], check_names(None), check_fixed(None), k_aug)
+    space = make_knob_space(AUGMENTED, NOISE["paper_aug"], check_names(None), check_fixed(None), k_aug)
     assert space.factor_roles[-1] == "k_aug"
     unit = np.random.default_rng(0).random((20, len(AUGMENTED)))
     points = space.points(unit)
@@ -756,7 +756,7 @@ def test_log_noise_holds_the_candidates_k_aug_and_its_exponent_may_be_refined() 
 
 def test_a_k_aug_that_never_varies_is_no_factor() -> None:
     constant = KAug({"shift": {0.0: 1.3, 1.0: 1.3}}, "shift")
-    space = knob_space(SPACE, NOISE["paper_aug"], check_names(None), check_fixed(None), constant)
+    space = make_knob_space(SPACE, NOISE["paper_aug"], check_names(None), check_fixed(None), constant)
     assert "k_aug" not in space.factor_roles
     plain = space_of(SPACE)
     unit = np.random.default_rng(0).random((5, len(SPACE)))

@@ -142,9 +142,9 @@ def test_heavy_answers_are_computed_again_only_after_a_change(
 
     monkeypatch.setattr(page, "sections", lambda _: {})  # seconds of figures
     counted(page, "render", "report")
-    counted(posterior, "belief", "best")
-    counted(summary, "advised", "recommendation")
-    counted(plan, "planned", "extend")
+    counted(posterior, "fit_posterior", "best")
+    counted(summary, "advise", "recommendation")
+    counted(plan, "plan_extension", "extend")
 
     def ask() -> list[int]:
         url = f"/v1/sweeps/{sweep}"

@@ -32,7 +32,7 @@ NAMES = {**FACTORS, "momentum": "μ", "augmentation_strength": "augmentation str
 
 
 @dataclass(frozen=True)
-class At:
+class KnobOptimum:
     """The best noise at one value of a knob, or at values up to or above one.
 
     Attributes:
@@ -49,7 +49,7 @@ class At:
 
 
 @dataclass(frozen=True)
-class Moved:
+class KnobEffect:
     """A knob that moves the best noise.
 
     Attributes:
@@ -58,7 +58,7 @@ class Moved:
     """
 
     knob: str
-    at: tuple[At, ...]
+    at: tuple[KnobOptimum, ...]
 
     @property
     def sentence(self) -> str:
@@ -76,9 +76,9 @@ class _Group:
     step: float
 
 
-def moved_by(
+def find_knob_effects(
     x: Array, z: Array, knobs: Mapping[str, Sequence[float | str | None]], locate: Locate
-) -> tuple[Moved, ...]:
+) -> tuple[KnobEffect, ...]:
     """Return the knobs that move the best noise, with the optimum at each value.
 
     Args:
@@ -96,11 +96,11 @@ def moved_by(
         ]
         if len(groups) > 1:
             found[knob] = groups
-    pairs = [(knob, a, b) for knob, groups in found.items() for a, b in combinations(groups, 2) if _comparable(a, b)]
+    pairs = [(knob, a, b) for knob, groups in found.items() for a, b in combinations(groups, 2) if _can_compare(a, b)]
     rejected = holm(np.array([_p_value(a, b) for _, a, b in pairs]))
-    apart = [knob for (knob, a, b), worse in zip(pairs, rejected, strict=True) if worse and _disjoint(a, b)]
+    apart = [knob for (knob, a, b), worse in zip(pairs, rejected, strict=True) if worse and _are_disjoint(a, b)]
     return tuple(
-        Moved(knob, tuple(At(g.value, g.n, *(math.exp(v) for v in g.place)) for g in groups))
+        KnobEffect(knob, tuple(KnobOptimum(g.value, g.n, *(math.exp(v) for v in g.place)) for g in groups))
         for knob, groups in found.items()
         if knob in apart
     )
@@ -127,11 +127,11 @@ def _split(values: Sequence[float | str | None]) -> Iterator[tuple[str, NDArray[
         yield f"> {middle:.3g}", numbers > middle
 
 
-def _comparable(a: _Group, b: _Group) -> bool:
+def _can_compare(a: _Group, b: _Group) -> bool:
     return a.reach[0] <= b.place[0] <= a.reach[1] and b.reach[0] <= a.place[0] <= b.reach[1]
 
 
-def _disjoint(a: _Group, b: _Group) -> bool:
+def _are_disjoint(a: _Group, b: _Group) -> bool:
     return a.place[2] < b.place[1] or b.place[2] < a.place[1]
 
 

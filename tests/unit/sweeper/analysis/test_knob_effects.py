@@ -7,7 +7,7 @@ import pytest
 
 from sweeper.analysis.evidence.analyse import analyse
 from sweeper.analysis.evidence.linear import R2
-from sweeper.analysis.moved import moved_by
+from sweeper.analysis.knob_effects import find_knob_effects
 from sweeper.analysis.regime import fit_regime
 from tests.support.trial_rows import BEST, sweep, table, trial
 
@@ -56,7 +56,7 @@ def test_without_such_a_knob_none_is_named() -> None:
 def test_optima_outside_of_each_others_noises_are_not_compared() -> None:
     x = np.concatenate([np.linspace(0, 1, 12), np.linspace(2, 3, 12)])
     places = iter([(0.9, 0.8, 1.0), (2.1, 2.0, 2.2)])
-    assert moved_by(x, x, {"momentum": [0.0] * 12 + [0.9] * 12}, lambda *_: next(places)) == ()
+    assert find_knob_effects(x, x, {"momentum": [0.0] * 12 + [0.9] * 12}, lambda *_: next(places)) == ()
 
 
 def test_of_an_adaptive_search_no_knob_is_named() -> None:

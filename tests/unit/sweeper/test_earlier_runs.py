@@ -11,12 +11,10 @@ import pytest
 
 from sweeper import load_results
 from sweeper.cli.main import main
-from trainables.spec import PairSpec
 
-DATA = Path(__file__).parents[2] / "data"
-RUNS = DATA / "runs-1"
+RUNS = Path(__file__).parents[2] / "data" / "runs-1"
+TOO_FEW_TRIALS = ("digits", "imported", "interrupted")  # for an optimal noise
 KINDS = sorted(p.name for p in RUNS.iterdir() if p.is_dir())
-DIGESTS = json.loads((DATA / "digests.json").read_text())
 
 
 @pytest.fixture
@@ -44,13 +42,6 @@ def test_the_folders_are_of_every_kind() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("entry", DIGESTS, ids=[entry["digest"] for entry in DIGESTS])
-def test_digests_and_seeds_stay(entry: dict[str, Any]) -> None:
-    spec = PairSpec.from_mapping(entry["spec"])
-    found = {"digest": spec.digest, "config": spec.config, "base": spec.base_digest, "trunk": spec.trunk_digest}
-    assert {**found, "seed": spec.stream("data")} == {k: v for k, v in entry.items() if k != "spec"}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_reader_reads_it(kind: str, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stored = rows_of(RUNS / kind)
@@ -61,6 +52,7 @@ def test_every_reader_reads_it(kind: str, copied: Path, capsys: pytest.CaptureFi
     best = printed(capsys, "best", kind)
     assert best["best"]["digest"] in stored
     assert printed(capsys, "analyse", kind)
+    assert main(["recommend", kind]) == (2 if kind in TOO_FEW_TRIALS else 0)
     assert main(["export", kind, "--format", "csv"]) == 0
     assert main(["export", kind, "--html", str(copied / "page.html")]) == 0
     assert (copied / "page.html").stat().st_size > 1_000_000
@@ -84,7 +76,26 @@ def test_an_interrupted_sweep_is_resumed(copied: Path, capsys: pytest.CaptureFix
     before = rows_of(RUNS / "interrupted")
     assert main(["resume", "interrupted"]) == 0
     after = rows_of(copied / "interrupted")
-    assert len(after) == 12
+    assert {digest: after[digest] for digest in before} == before
+    whole = ["run", "synthetic", "--trials", "12", "--seed", "5", "--runner", "inline", "--out", "whole", "--yes"]
+    assert main(whole) == 0
+    assert set(after) == set(rows_of(copied / "whole"))
+
+
+def test_a_design_continues_the_earlier_sequence(copied: Path) -> None:
+    assert main(["resume", "extended", "--trials", "11"]) == 0
+    new = set(rows_of(copied / "extended")) - set(rows_of(RUNS / "extended"))
+    assert new == {"ff43425a9762aa1b", "ed9de1b47d1f81e2", "f7e39dfd14d505ad"}
+
+
+def test_a_sweep_needs_its_space_file_no_more(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = rows_of(RUNS / "own_space")
+    (copied / "mine.py").unlink()
+    assert printed(capsys, "recommend", "own_space")
+    assert printed(capsys, "pair", "own_space", next(iter(before)))["agrees"]
+    assert main(["resume", "own_space", "--trials", "8"]) == 0
+    after = rows_of(copied / "own_space")
+    assert len(after) == 8
     assert {digest: after[digest] for digest in before} == before
 
 

@@ -1,22 +1,24 @@
-"""The layout as a table: floors, import circles, entries per folder, and the way of a `SweepSpec` through the modules.
+"""Floors, import circles, entries per folder, and the path of a `SweepSpec` through the modules, as a table.
 
 Usage: python tests/bench/bench_layout.py [ROOT]
 
-A unit is a module or sub-package directly in `sweeper/`. Floor of a unit: longest chain of imports below it, lazy and
-TYPE_CHECKING imports included, circles taken as one. A station of a spec is a call that hands it from one
-module to another, in a sweep of two trials in this process; it climbs where the callee's unit stands on a higher floor
-than the caller's.
+A unit is a module or sub-package directly in `sweeper/`. The floor of a unit is the longest chain of imports below it.
+Lazy and TYPE_CHECKING imports count; a circle counts as one node.
+
+A station is a call in `sweeper` that receives a `SweepSpec`, or an object that holds one as `spec`. The stations of an
+inline sweep of two trials are listed in order of time. A station climbs if its unit stands on a higher floor than the
+station before it. A circle would hide climbs, so grimp first removes the fewest imports that break all circles.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import io
 import sys
 import tempfile
 import tokenize
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -124,32 +126,40 @@ def code_lines(root: Path) -> int:
     return total
 
 
-def stations() -> list[tuple[str, str]]:
-    """Return (caller, callee) of each call between modules that hands over a `SweepSpec`, in a sweep of two trials."""
+def floors_without_circles() -> dict[str, int]:
+    """Return the floors of the units of `sweeper` after the fewest imports that break all circles are removed."""
+    built = grimp.build_graph("sweeper", cache_dir=None)
+    for importer, imported in built.nominate_cycle_breakers("sweeper"):
+        built.remove_import(importer=importer, imported=imported)
+    names = built.modules
+    return floors(units({m: set(built.find_modules_directly_imported_by(m)) & names for m in names}))
+
+
+def stations() -> list[str]:
+    """Return the modules whose calls receive a `SweepSpec` in a sweep of two trials, in order of time."""
     from sweeper import SweepSpec, run
 
-    seen: list[tuple[str, str]] = []
+    modules: list[str] = []
 
     def watch(frame: FrameType, event: str, _: Any) -> None:
         name = frame.f_globals.get("__name__", "")
-        if event != "call" or not name.startswith(("sweeper", "search_spaces", "trainables")):
+        if event != "call" or not name.startswith("sweeper"):
             return
-        given = inspect.getargvalues(frame)
-        caller = frame.f_back.f_globals.get("__name__", "") if frame.f_back else ""
-        ours = caller.startswith("sweeper") and caller != name
-        if ours and any(isinstance(given.locals.get(a), SweepSpec) for a in given.args):
-            seen.append((caller, name))
+        code = frame.f_code
+        arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        values = [frame.f_locals.get(argument) for argument in arguments]
+        held = [getattr(value, "__dict__", {}).get("spec") for value in values]
+        if any(isinstance(value, SweepSpec) for value in (*values, *held)):
+            modules.append(name)
 
     with tempfile.TemporaryDirectory() as folder:
-        spec = SweepSpec.model_validate(
-            {"space": "synthetic", "trials": 2, "runner": "inline", "out": f"{folder}/run", "sampler": "random"}
-        )
+        spec = SweepSpec.model_validate({"space": "synthetic", "trials": 2, "runner": "inline", "out": f"{folder}/run"})
         sys.setprofile(watch)
         try:
             run(spec)
         finally:
             sys.setprofile(None)
-    return seen
+    return modules
 
 
 def main() -> None:
@@ -160,25 +170,25 @@ def main() -> None:
     sys.path.insert(0, str(root))
     whole = graph()
     by_unit = units(whole)
-    floor = floors(by_unit)
     rows: list[tuple[str, object]] = [
         ("modules", len(whole)),
         ("lines of code", code_lines(root)),
         ("floors of modules in sweeper", max(floors(graph("sweeper")).values())),
-        ("floors of units in sweeper", max(v for k, v in floors(units(graph("sweeper"))).items())),
+        ("floors of units in sweeper", max(floors(units(graph("sweeper"))).values())),
         ("circles of modules", len(circles(whole))),
         ("circles of units", len(circles(by_unit))),
     ]
-    counts = entries(root)
-    rows += [(f"entries of {k}", v) for k, v in counts.items() if v > MOST_ENTRIES and k != "search_spaces"]
-    rows.append(("most entries of a folder", max(v for k, v in counts.items() if k != "search_spaces")))
-    way = stations()
-    climbs = [(a, b) for a, b in way if floor[unit_of(b)] > floor[unit_of(a)]]
-    rows += [("stations of a spec", len(way)), ("of them climb", len(climbs))]
+    rows += [(f"entries of {k}", f"{v}{' !' * (v > MOST_ENTRIES)}") for k, v in entries(root).items()]
+    floor = floors_without_circles()
+    path = [unit_of(module) for module in stations()]
+    climbs = [(a, b) for a, b in pairwise(path) if floor[b] > floor[a]]
+    rows += [("stations of a spec", len(path)), ("stations that climb", len(climbs))]
     for name, value in rows:
-        print(f"{name:<36}{value:>10}")
+        print(f"{name:<42}{value!s:>10}")
     for (a, b), count in Counter(climbs).most_common():
-        print(f"  climbs {count} times: {a} -> {b}")
+        print(f"  {count} times from {a} to {b}")
+    for k in sorted(floor, key=lambda unit: -floor[unit]):
+        print(f"  floor {floor[k]:>2}: {k}")
 
 
 if __name__ == "__main__":

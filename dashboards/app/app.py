@@ -17,17 +17,11 @@ from dashboards.app.compression import packed
 from dashboards.app.source import Offer, OfferedFolders
 from dashboards.app.validation import Asked, RowsAsked, Text, Theme, guard, taking
 from dashboards.data.folders import Live
-from dashboards.page.page import style
+from dashboards.page.html import read_style, render_template
 from sweeper.errors import SpecError
 
 TICK_MS = 1000
 _HERE = Path(__file__).parent
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head>{%metas%}<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{%title%}</title><link rel="icon" href="data:,">{%css%}<style>STYLE</style>
-<script>try { const t = localStorage.getItem("sweeper-theme"); if (t) document.documentElement.dataset.theme = t; }
-catch (e) {}</script></head>
-<body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body></html>"""
 
 
 def _layout(app: App) -> Component:
@@ -94,7 +88,7 @@ def make_app(live: Live, offer: Offer | None = None) -> Dash:
         update_title="",
         assets_folder=str(_HERE / "assets"),
         suppress_callback_exceptions=True,
-        index_string=_PAGE.replace("STYLE", style()),
+        index_string=render_template("app.html", style=read_style()),
     )
     dash.layout = lambda: _layout(app)
     _answer(dash, app)

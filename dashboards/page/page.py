@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from dashboards.charts.chart import Chart, arranged
+from dashboards.charts.chart import arranged
 from dashboards.charts.theme import THEMES
 from dashboards.data.folders import Folder
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
-from dashboards.text.best import Cell
+from dashboards.page.html import embed_json, read_asset, render_template
 from dashboards.views import VIEWS, choices, overview
-from dashboards.views.section import Section, TableCard, Tile, View, prose
+from dashboards.views.section import Section, View, prose
 from dashboards.views.verdicts import judge
 from sweeper.storage.location import file_of, place_of
 from sweeper.storage.tables import SkippedPart
@@ -27,7 +27,6 @@ from sweeper.storage.tables import SkippedPart
 TABLES = ("trials", "search", "merges", "planes")
 OWN = ("overview", "landscape")
 PAGE = "dashboard.html"
-_HERE = Path(__file__).parent
 
 
 def write_page(
@@ -98,90 +97,16 @@ def render(run: Run, content: Mapping[str, tuple[View, Section]]) -> str:
         run: Its name and what was left out of it.
         content: What `sections` returns for it.
     """
-    title = f"{choices.sweep(run).space} · {run.name}"
-    links = [f'<a href="#{escape(name)}">{escape(view.title)}</a>' for name, (view, _) in content.items()]
-    body = [
-        f"<header><h1>{escape(title)}</h1></header>",
-        *(f'<div class="banner">{_prose(b)}</div>' for b in run.skipped),
-        f"<nav>{''.join(links)}</nav>" if len(links) > 1 else "",
-        *(_section(*found) for found in content.values()),
-    ]
-    return _document(title, "\n".join(body), draws=any(s.charts for _, s in content.values()))
-
-
-def _section(view: View, content: Section) -> str:
-    parts = [
-        f'<section class="view" id="{escape(view.name)}"><h2>{escape(view.title)}</h2>',
-        f'<p class="soft">{escape(view.doc)}</p>',
-        *(f"<p>{_prose(v)}</p>" for v in content.verdicts),
-        *(f'<div class="banner">{_prose(b)}</div>' for b in content.banners),
-        f'<div class="tiles">{"".join(map(_tile, content.tiles))}</div>' if content.tiles else "",
-        '<div class="cards">',
-        *map(_card, arranged(content.charts)),
-        *map(_table, content.tables),
-        "</div>",
-        *(f'<p class="soft">{_prose(n)}</p>' for n in content.notes),
-        "</section>",
-    ]
-    return "\n".join(filter(None, parts))
-
-
-def style() -> str:
-    """Return the stylesheet of pages and app."""
-    return _asset("page.css") + _asset("app.css")
-
-
-def _document(title: str, body: str, draws: bool) -> str:
-    # without a figure there is nothing for plotly.js to do; its 4 MB stay out
-    themes = f'<script type="application/json" id="themes">{json.dumps(THEMES)}</script>'
-    scripts = f"{themes}\n<script>{get_plotlyjs()}</script>\n<script>{_asset('page.js')}</script>" if draws else ""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{_asset('page.css')}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n{scripts}\n</body>\n</html>\n"
-    )
-
-
-def _asset(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")
-
-
-def _tile(tile: Tile) -> str:
-    unit = f' <span class="soft">{escape(tile.unit)}</span>' if tile.unit else ""
-    return (
-        f'<div class="tile"><h3>{escape(tile.title)}</h3><div class="value">{escape(tile.value)}{unit}</div>'
-        f'<div class="soft">{escape(tile.context)}</div></div>'
-    )
-
-
-def _card(chart: Chart) -> str:
-    place = f"plot-{escape(chart.key)}"
-    # "</" would end the script element that holds the data
-    data = str(chart.figure.to_json()).replace("</", "<\\/").replace("<!--", "<\\u0021--")
-    return (
-        f'<article class="card{" wide" if chart.wide else ""}"><h3>{escape(chart.title)}</h3>'
-        f'<p class="soft">{escape(chart.caption)}</p>'
-        f'<div class="plot" id="{place}" style="height:{chart.height}px"></div>'
-        f'<script type="application/json" id="{place}-data">{data}</script></article>'
-    )
-
-
-def _prose(text: str) -> str:
-    pieces = map(escape, prose(text))
-    return "".join(f"<code>{piece}</code>" if i % 2 else piece for i, piece in enumerate(pieces))
-
-
-def _cells(tag: str, cells: Sequence[Cell]) -> str:
-    titles = [f' title="{escape(c.title)}"' if c.title else "" for c in cells]
-    return "".join(f"<{tag}{t}>{_prose(c.text)}</{tag}>" for t, c in zip(titles, cells, strict=True))
-
-
-def _table(card: TableCard) -> str:
-    head = f"<thead><tr>{_cells('th', card.table.head)}</tr></thead>" if card.table.rows else ""
-    rows = "\n".join(f"<tr>{_cells('td', row)}</tr>" for row in card.table.rows)
-    return (
-        f'<article class="card wide" id="{escape(card.key)}"><h3>{escape(card.title)}</h3>'
-        f'<p class="soft">{_prose(card.caption)}</p>'
-        f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div></article>'
+    return render_template(
+        "page.html",
+        title=f"{choices.sweep(run).space} · {run.name}",
+        banners=run.skipped,
+        content=list(content.values()),
+        split_prose=prose,
+        arrange=arranged,
+        embed_json=embed_json,
+        style=read_asset("page.css"),
+        script=read_asset("page.js"),
+        themes=embed_json(json.dumps(THEMES)),
+        plotly=lambda: Markup(get_plotlyjs()),
     )

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from sweeper.client.encoding import at
 from sweeper.client.models import ENDED, Event
-from sweeper.client.transport import ClientError, Transport, pause
+from sweeper.client.transport import BACKOFF, ClientError, Transport
 
 if TYPE_CHECKING:
     from requests import Response
@@ -55,7 +55,7 @@ def follow(http: Transport, sweep: str | None, after: int | None, until: float |
     while True:
         headers = {"Accept": "text/event-stream"} | ({} if last is None else {"Last-Event-ID": str(last)})
         silent = SILENT_SECONDS if until is None else min(SILENT_SECONDS, max(0.1, until - time.monotonic()))
-        asked = None
+        asked = 0.0
         try:
             with http.opened(path, silent, headers=headers) as answer:
                 for event in events_in(answer):
@@ -67,13 +67,13 @@ def follow(http: Transport, sweep: str | None, after: int | None, until: float |
         except ClientError as error:
             if not over and (not error.passing or time.monotonic() - since > AWAY_SECONDS):
                 raise
-            asked = error.retry_after
+            asked = error.retry_after or 0.0
         # an earlier end may stand in the history of a sweep that was resumed: the service closes at the last one
         if over and sweep is not None:
             return
         failures += 1
         yield None
-        time.sleep(pause(failures, asked))
+        time.sleep(BACKOFF.random_pause(failures) + asked)
 
 
 def _pieces(answer: Response) -> Iterable[bytes]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -13,6 +11,7 @@ from typing import Any, TypeVar
 import requests
 from pydantic import ValidationError
 
+from sweeper.backoff import Backoff
 from sweeper.client.credentials import WHERE, check_secret, found_token, service_address
 from sweeper.client.models import Problem
 from sweeper.errors import SpecError
@@ -20,8 +19,9 @@ from sweeper.net import CONNECT_SECONDS, Bearer, clean_line, reason
 from trainables import __version__
 
 TRIES = 6
-BACKOFF_SECONDS, MOST_BACKOFF_SECONDS, MOST_WAIT_SECONDS = 0.25, 8.0, 60.0
-"""Between tries: doubled from the first on; what a server asks for by Retry-After is waited for up to the last."""
+BACKOFF = Backoff(0.25, 8.0)
+MOST_WAIT_SECONDS = 60.0
+"""Longest wait that a server may ask for by Retry-After."""
 _AWAY = (502, 503, 504)
 
 T = TypeVar("T")
@@ -47,12 +47,6 @@ class ClientError(SpecError):
     ) -> None:
         super().__init__(text)
         self.status, self.problem, self.passing, self.retry_after = status, problem, passing, retry_after
-
-
-def pause(tries: int, asked: float | None = None) -> float:
-    """Return the seconds to wait after so many failures, from 1: doubled each time, with jitter; `asked` at least."""
-    usual = min(MOST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(tries - 1, 16))
-    return (asked or 0.0) + usual * random.uniform(0.5, 1.0)
 
 
 class Transport:
@@ -105,15 +99,13 @@ class Transport:
         Raises:
             ClientError: Of the last try, or one that will not pass.
         """
-        for tries in count(1):
-            try:
-                return act(tries)
-            except ClientError as error:
-                late = (error.retry_after or 0.0) > MOST_WAIT_SECONDS
-                if not error.passing or late or tries >= TRIES:
-                    raise
-                time.sleep(pause(tries, error.retry_after))
-        raise AssertionError
+        numbers = count(1)
+        return BACKOFF.call(
+            lambda: act(next(numbers)),
+            lambda error: isinstance(error, ClientError) and error.passing and _wait(error) <= MOST_WAIT_SECONDS,
+            lambda state: state.attempt_number >= TRIES,
+            _wait,
+        )
 
     @contextmanager
     def opened(self, path: str, seconds: float, **content: Any) -> Iterator[requests.Response]:
@@ -174,6 +166,10 @@ class Transport:
         if status == 401 and not self._named:
             text += f"; the token is read from {WHERE}"
         return ClientError(text, status, problem, passing, after)
+
+
+def _wait(error: BaseException) -> float:
+    return getattr(error, "retry_after", None) or 0.0
 
 
 def _problem(answer: requests.Response) -> Problem | None:

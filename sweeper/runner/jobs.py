@@ -12,7 +12,7 @@ from typing import Any
 from sweeper.errors import StorageError
 from sweeper.storage.checkpoints import CHECKPOINTS, Checkpoints, checkpoints_of, on_node
 from sweeper.storage.location import Place, place_of
-from sweeper.storage.retry import begun_again, is_full, is_passing, line
+from sweeper.storage.retry import is_full, is_passing, line, restart
 from sweeper.storage.tables import Run, write
 from trainables.datasets.cache import drop_checkpoints
 from trainables.pair.record import failed, now, stopped
@@ -115,7 +115,7 @@ def _outputs(
         if carried:
             return carried.around(run, report)
         # start weights and trunks lie in the run folder; a checkpoint keeps what was trained
-        return begun_again(lambda: run(report), place.seconds)
+        return restart(lambda: run(report), place.seconds)
     except (StorageError, WorkerLost):
         raise
     except Exception as error:

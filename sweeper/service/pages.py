@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from html import escape
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -311,18 +310,7 @@ def _to_pages(query: str) -> Response:
 
 
 def _page(query: str, trouble: str = "", status: int = 200) -> HTMLResponse:
-    from dashboards.page.page import style
+    from dashboards.page.html import read_style, render_template
 
-    said = f'<div class="banner" role="alert">{escape(trouble)}</div>' if trouble else ""
-    text = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>sweeper · sign in</title><style>{style()}</style></head>\n"
-        '<body><main class="door"><article class="card"><h1>sweeper</h1>'
-        '<p class="soft">Sign in with the token that <code>sweeper token create</code> printed.</p>'
-        f'{said}<form method="post" action="/login"><label for="token">Token</label>'
-        '<input id="token" name="token" type="password" required autofocus autocomplete="current-password" '
-        f'spellcheck="false"><input type="hidden" name="next" value="{escape(query)}">'
-        "<button>Sign in</button></form></article></main></body></html>\n"
-    )
+    text = render_template("sign_in.html", style=read_style(), trouble=trouble, query=query)
     return HTMLResponse(text, status_code=status, headers=_SAFE)

@@ -22,6 +22,7 @@ import requests
 from sqlalchemy import Engine, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from sweeper.backoff import Backoff
 from sweeper.client.models import State, moment
 from sweeper.config.plain_text import check_plain
 from sweeper.errors import SpecError
@@ -32,7 +33,7 @@ from sweeper.service.policy.errors import forbidden
 
 TOLD = (State.DONE, State.FAILED)
 TRIES = 12
-FIRST_SECONDS, LONGEST_SECONDS = 5.0, 3600.0
+BACKOFF = Backoff(5.0, 3600.0)
 TIMEOUT = (5.0, 10.0)
 AGAIN_SECONDS = 10.0
 KEPT_SECONDS = 30 * 86400.0
@@ -202,11 +203,10 @@ class Webhooks:
     def _send(self, row: Row[Any]) -> None:
         error = self._posted(row)
         tries, now = row.tries + 1, self.clock()
-        wait = min(LONGEST_SECONDS, FIRST_SECONDS * 2**row.tries)
         over = now if not error or tries >= TRIES else None
         if error:
             _log.warning("webhook of %s to %s: %s%s", row.sweep, row.url, error, "; given up" if over else "")
-        changes = {"tries": tries, "error": error[:500], "ended": over, "due": now + wait}
+        changes = {"tries": tries, "error": error[:500], "ended": over, "due": now + BACKOFF.pause(tries)}
         with self.engine.begin() as connection:
             connection.execute(update(deliveries).where(deliveries.c.id == row.id).values(**changes))
 

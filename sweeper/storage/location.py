@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from sweeper.errors import AwayError, SpecError, StorageError
-from sweeper.storage.retry import READING, is_full, line, patience, retried
+from sweeper.storage.retry import READING, is_full, line, patience, retry
 from trainables.io.atomic import write_atomic
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class Place:
         return Path(self.path) if self.store is None else None
 
     def patient(self) -> Place:
-        """Return the same place for a sweep, which outlasts storage that is away; see `retries.patience`."""
+        """Return the same place for a sweep, which outlasts storage that is away; see `storage.retry.patience`."""
         return self if self.driven else replace(self, seconds=patience(), driven=True)
 
     # -- looking ----------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ class Place:
         """
         path = self._within(folder) if folder else self.path
         if self.store is None:
-            return retried(lambda: _local_files(path), self.seconds, remote=False)
+            return retry(lambda: _local_files(path), self.seconds, remote=False)
         from pyarrow.fs import FileSelector
 
         found = self._asked(lambda: self.store.get_file_info(FileSelector(path, allow_not_found=True)))
@@ -153,7 +153,7 @@ class Place:
                 return file.read()
 
         try:
-            return retried(get, self.seconds, self.store is not None)
+            return retry(get, self.seconds, self.store is not None)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
         except OSError as error:
@@ -279,7 +279,7 @@ class Place:
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
         try:
-            return retried(ask, self.seconds, remote=True)
+            return retry(ask, self.seconds, remote=True)
         except OSError as error:
             raise self._error(f"cannot reach {self.text}: {line(error)}") from None
 
@@ -288,7 +288,7 @@ class Place:
 
     def _changed(self, verb: str, name: str, do: Callable[[], Any]) -> None:
         try:
-            retried(do, self.seconds, self.store is not None)
+            retry(do, self.seconds, self.store is not None)
         except Exception as error:
             if isinstance(error, OSError) or is_full(error):
                 raise StorageError(f"cannot {verb} {self.text}/{name}: {line(error)}") from None
@@ -375,7 +375,7 @@ def _remote(uri: str) -> Place:
 
 
 def _bounded(store: Any) -> Any:
-    # a store of a URI asks a silent server 30 times, which takes 100 s; `retried` asks again for a bounded time
+    # a store of a URI asks a silent server 30 times, which takes 100 s; `retry` asks again for a bounded time
     from pyarrow.fs import AwsStandardS3RetryStrategy
 
     make, (options,) = store.__reduce__()

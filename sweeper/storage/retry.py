@@ -1,25 +1,24 @@
-"""Storage that is away for a while: tried again with back-off and jitter for a bounded time."""
+"""Retries of storage that is away for a while: which errors pass, and for how long to try."""
 
 from __future__ import annotations
 
 import errno
 import os
-import random
 import re
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from sweeper.backoff import Backoff
 from sweeper.errors import StorageError
 
 T = TypeVar("T")
 
 READING = 10.0
 """Seconds for which a command that only reads tries again."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 8.0
+BACKOFF = Backoff(0.2, 8.0)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-# what a mounted file system says when its server is away
+# errors of a mounted file system whose server is away
 _PASSING = {
     errno.EAGAIN, errno.EINTR, errno.EIO, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN,
     errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED,
@@ -49,65 +48,51 @@ def patience() -> float:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, says that a disk or quota is full."""
+    """Whether an error, or one of its causes, says that a disk or quota is full."""
     chain: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and found not in chain:
-        chain.append(found)
-        found = found.__cause__ or found.__context__
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
     return any(getattr(e, "errno", None) in _FULL or _FULL_TEXT.search(str(e)) for e in chain)
 
 
 def is_passing(error: OSError, remote: bool) -> bool:
-    """Whether it makes sense to try again."""
+    """Whether another attempt may succeed."""
     if isinstance(error, FileNotFoundError | PermissionError) or is_full(error):
         return False
     return not _REFUSED.search(str(error)) if remote else error.errno in _PASSING
 
 
-def retried(do: Callable[[], T], seconds: float, remote: bool) -> T:
-    """Return what `do` returns; where it fails for a passing reason it is called again for so many seconds.
+def retry(do: Callable[[], T], seconds: float, remote: bool) -> T:
+    """Return what `do` returns; call it again after an error that passes.
 
     Args:
-        do: What may fail; it leaves nothing torn.
-        seconds: No attempt begins after that time.
+        do: Reads or writes; a failed call leaves no part of a file.
+        seconds: No attempt begins later.
         remote: Whether it speaks to a store over the network.
 
     Raises:
-        OSError: Of the last attempt.
+        OSError: The error of the last attempt.
     """
-    end, pause = time.monotonic() + seconds, FIRST_PAUSE
-    while True:
-        try:
-            return do()
-        except OSError as error:
-            if not is_passing(error, remote) or time.monotonic() + pause > end:
-                raise
-        # many workers notice at once that a store is away: they do not come back at once
-        time.sleep(pause * random.uniform(0.5, 1.0))
-        pause = min(2 * pause, LONGEST_PAUSE)
+    return BACKOFF.call(do, _passing(remote), lambda s: (s.seconds_since_start or 0.0) + s.upcoming_sleep > seconds)
 
 
-def begun_again(do: Callable[[], T], seconds: float) -> T:
-    """Return what `do` returns; where it fails because a mounted folder is away for a moment it is begun again.
+def restart(do: Callable[[], T], seconds: float) -> T:
+    """Return what `do` returns; start it again when it fails because a mounted folder is away for a moment.
 
     Args:
-        do: What may take hours before it fails.
-        seconds: Sum of the pauses.
+        do: May take hours before it fails.
+        seconds: Longest sum of the pauses.
 
     Raises:
-        OSError: Of the last attempt.
+        OSError: The error of the last attempt.
     """
-    pause, left = FIRST_PAUSE, seconds
-    while True:
-        try:
-            return do()
-        except OSError as error:
-            if not is_passing(error, remote=False) or pause > left:
-                raise
-        time.sleep(pause)
-        left -= pause
-        pause = min(2 * pause, LONGEST_PAUSE)
+    return BACKOFF.call(do, _passing(remote=False), lambda s: s.idle_for + s.upcoming_sleep > seconds)
+
+
+def _passing(remote: bool) -> Callable[[BaseException], bool]:
+    return lambda error: isinstance(error, OSError) and is_passing(error, remote)
 
 
 def line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Jobs that lost their process or node: they are run again, each after a longer pause, and at last given up."""
+"""Further attempts of jobs that lost their process or node, each after a longer pause."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from sweeper.backoff import Backoff
 from sweeper.runner.jobs import Job
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+BACKOFF = Backoff(1.0, 60.0)
 
 
 @dataclass
@@ -32,8 +33,7 @@ class Attempts:
         self._lost[key] += 1
         if self._lost[key] > self.most:
             return False
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._lost[key] - 1))
-        self.waiting.append((self.clock() + pause, job))
+        self.waiting.append((self.clock() + BACKOFF.pause(self._lost[key]), job))
         return True
 
     def due(self) -> Job | None:

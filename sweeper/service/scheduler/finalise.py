@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from sweeper.backoff import Backoff
 from sweeper.client.models import ENDED, State
 from sweeper.descriptors import shortage
 from sweeper.errors import AwayError, SpecError
@@ -21,7 +22,7 @@ from sweeper.service.views.reader import Found
 from sweeper.service.views.views import Views
 
 T = TypeVar("T")
-FIRST_PAUSE, LONGEST_PAUSE = 10.0, 300.0
+BACKOFF = Backoff(10.0, 300.0)
 _log = logging.getLogger("sweeper.service")
 UNREAD = "unread"
 """Key of a task: the sweep ended, and what it found is still to be stored."""
@@ -38,7 +39,7 @@ class Endings:
 
     def __init__(self, catalog: Catalog, views: Views, lock: threading.RLock) -> None:
         self.catalog, self.views, self._lock = catalog, views, lock
-        self._due: dict[str, tuple[float, float]] = {}  # sweep -> when it is read again, and the pause after that
+        self._due: dict[str, tuple[float, int]] = {}  # sweep -> when it is read again, and the reads that failed
         self._away_until = -math.inf
 
     def take_up(self) -> None:
@@ -46,7 +47,7 @@ class Endings:
         query = select(sweeps.c.id).where(sweeps.c.state.in_(ENDED), sweeps.c.task[UNREAD].as_boolean())
         with self.catalog.engine.connect() as connection:
             for sweep in connection.execute(query).scalars():
-                self._due[sweep] = -math.inf, FIRST_PAUSE
+                self._due[sweep] = -math.inf, 0
 
     def read(self, entry: Entry) -> Found | None:
         """Store what a sweep found, and return it; None where its folder cannot be read now."""
@@ -68,7 +69,7 @@ class Endings:
                 raise  # its folder is there: what it holds is known when this has passed
             if isinstance(error, AwayError | OSError):
                 # each look at a store that is away takes seconds: other sweeps do not wait for them, too
-                self._away_until = time.monotonic() + FIRST_PAUSE
+                self._away_until = time.monotonic() + BACKOFF.first
             _log.warning("sweep %s: its folder cannot be read now: %s", entry.id, error)
         except SQLAlchemyError:
             raise
@@ -80,17 +81,17 @@ class Endings:
         """Return the task of a sweep that ends, with a note where it is to be read again."""
         if found is not None:
             return settled(entry.task)
-        self._due[entry.id] = time.monotonic() + FIRST_PAUSE, 2 * FIRST_PAUSE
+        self._due[entry.id] = time.monotonic() + BACKOFF.first, 1
         return {**entry.task, UNREAD: True}
 
     def retry(self) -> None:
         """Read those again that could not be read when they ended."""
-        for sweep, (due, pause) in list(self._due.items()):
+        for sweep, (due, failures) in list(self._due.items()):
             now = time.monotonic()
             if now < self._away_until:
                 return
             if now >= due:
-                self._due[sweep] = mine = now + pause, min(2 * pause, LONGEST_PAUSE)
+                self._due[sweep] = mine = now + BACKOFF.pause(failures + 1), failures + 1
                 if self._done(sweep):
                     with self._lock:  # it may have ended once more
                         if self._due[sweep] is mine:

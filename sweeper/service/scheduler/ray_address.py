@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 
+from sweeper.backoff import Backoff
 from sweeper.errors import SpecError
 
 _log = logging.getLogger("sweeper.service")
 FRESH_SECONDS = 5.0
-FIRST_PAUSE, LONGEST_PAUSE = 10.0, 300.0
+BACKOFF = Backoff(10.0, 300.0)
 
 
 class RayAddress:
@@ -27,7 +28,7 @@ class RayAddress:
         self._find, self._told = find, told
         self._lock = threading.Lock()
         self._found, self._looked = "", -math.inf
-        self._searching, self._due, self._pause = False, -math.inf, FIRST_PAUSE
+        self._searching, self._due, self._failures = False, -math.inf, 0
         self.trouble = ""
         """Why the last search found nothing; empty once one finds it."""
 
@@ -53,8 +54,10 @@ class RayAddress:
         with self._lock:
             self._searching, self.trouble, now = False, trouble, time.monotonic()
             if trouble:
-                _log.warning("%s; sweeps wait, next try in %g s", trouble, self._pause)
-                self._due, self._pause = now + self._pause, min(2 * self._pause, LONGEST_PAUSE)
+                self._failures += 1
+                pause = BACKOFF.pause(self._failures)
+                _log.warning("%s; sweeps wait, next try in %g s", trouble, pause)
+                self._due = now + pause
             else:
-                self._found, self._looked, self._pause = found, now, FIRST_PAUSE
+                self._found, self._looked, self._failures = found, now, 0
         self._told()

@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from html import escape
 from itertools import chain, count
 from pathlib import Path
 from shlex import quote
@@ -309,6 +308,8 @@ class Views:
             SpecError: The folder cannot be reached.
             UnknownSweepError: There is no folder yet, or no more.
         """
+        from markupsafe import escape
+
         from dashboards.page import page
 
         def compute(_: Reader) -> tuple[bytes, ...]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.backoff import Backoff
 from tests.support.fake_service import FakeService, serving
 
 
@@ -22,7 +23,8 @@ def own_registries() -> Iterator[None]:
 @pytest.fixture
 def quick_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No waiting between tries of a client, and no token, server or proxy of the user's."""
-    monkeypatch.setattr("sweeper.client.transport.BACKOFF_SECONDS", 0.001)
+    for module in ("transport", "events"):
+        monkeypatch.setattr(f"sweeper.client.{module}.BACKOFF", Backoff(0.001, 8.0))
     monkeypatch.setattr("sweeper.client.client.LOOK_SECONDS", 0.001)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -112,7 +112,7 @@ def test_a_corrupt_part_is_named_on_the_page_and_warned_of(tmp_path):
 def test_the_command_for_a_firm_answer_asks_for_the_shown_one(tmp_path):
     run = write_sweep(tmp_path / "a run", trials=8)
     (run / "sweep.yaml").write_text("space: synthetic\nobjective: merged_loss\ntrials: 8\n")
-    assert f"<code>sweeper extend &#x27;{run}&#x27; --objective merged_loss</code> runs" in _text(write_page(run))
+    assert f"<code>sweeper extend &#39;{run}&#39; --objective merged_loss</code> runs" in _text(write_page(run))
 
 
 def test_no_run_no_page(tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sweeper.runner.jobs import Job, execute
 from sweeper.storage import retry
 from sweeper.storage.checkpoints import checkpoints_of, clear, on_node
 from sweeper.storage.location import Place, file_of, place_of
-from sweeper.storage.retry import is_full, is_passing, retried
+from sweeper.storage.retry import is_full, is_passing
 from sweeper.storage.tables import read_trials
 from tests.support.inline_sweeps import digests, sweep
 from trainables.runtime import Runtime
@@ -45,8 +46,8 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         slept.append(seconds)
         now[0] += seconds
 
-    monkeypatch.setattr(retry.time, "sleep", sleep)
-    monkeypatch.setattr(retry.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return slept
 
 
@@ -58,7 +59,7 @@ def test_what_passes_is_tried_again_for_a_bounded_time(naps: list[float]) -> Non
             raise left.pop()
         return "done"
 
-    assert retried(do, 60, remote=False) == "done"
+    assert retry.retry(do, 60, remote=False) == "done"
     assert len(naps) == 5
     assert naps[-1] > naps[0]
 
@@ -67,9 +68,9 @@ def test_what_passes_is_tried_again_for_a_bounded_time(naps: list[float]) -> Non
 
     naps.clear()
     with pytest.raises(OSError, match="NETWORK"):
-        retried(never, 120, remote=True)
+        retry.retry(never, 120, remote=True)
     assert 100 < sum(naps) <= 120
-    assert max(naps) <= retry.LONGEST_PAUSE
+    assert max(naps) <= retry.BACKOFF.longest
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_what_stays_is_not_tried_again(error: OSError, naps: list[float]) -> Non
         raise error
 
     with pytest.raises(OSError, match=r".+"):
-        retried(do, 120, remote=True)
+        retry.retry(do, 120, remote=True)
     assert not naps
 
 

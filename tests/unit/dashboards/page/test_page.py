@@ -1,10 +1,10 @@
 import json
 import re
 import shutil
-from html import escape
 
 import pytest
 import yaml
+from markupsafe import escape
 
 from dashboards.page.page import write_page
 from dashboards.views import VIEWS

@@ -1,15 +1,15 @@
-"""Errors that end a command with one line."""
+"""Errors that end a command with one clear line."""
 
 from __future__ import annotations
 
 
 class SpecError(ValueError):
-    """A sweep that cannot be run as asked: one clear line."""
+    """A sweep cannot run as specified."""
 
 
 class StorageError(OSError):
-    """Storage that a sweep could not read or write: one clear line."""
+    """A sweep cannot read or write its storage."""
 
 
 class AwayError(SpecError):
-    """A store that a command which only reads cannot reach: one clear line."""
+    """A read-only command cannot reach a store."""

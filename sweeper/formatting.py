@@ -1,4 +1,4 @@
-"""Text of values that a reader can paste back, and the comparison that accepts it."""
+"""Formatting of values, cells, tables and paragraphs, and comparison of a cell with a text."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from trainables.io.printable import printable_line
 
 
 def exact_text(value: Any) -> str:
-    """Return the shortest text from which Python reads the same number; other values as `str` gives them."""
+    """Return the shortest text from which Python reads the same number; for other values their `str`."""
     return float.__repr__(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def cell_text(value: Any) -> str:
-    """Return the shortest text by which `is_value` finds a cell: a float32 value needs few digits."""
+    """Return the shortest text that `is_value` accepts for a cell; a float32 value needs few digits."""
     short = (
         str(_single(value)).removesuffix(".0") if isinstance(value, float) and _is_single(value) else exact_text(value)
     )
@@ -34,9 +34,9 @@ def cell_text(value: Any) -> str:
 
 
 def is_value(value: Any, text: str) -> bool:
-    """Return whether a cell holds the value that a text names.
+    """Return whether a cell holds the value of a text.
 
-    Numbers agree to nine digits; a float32 value also agrees with every text that float32 rounds to it.
+    Numbers agree to nine digits. A float32 value also agrees with every text that float32 rounds to it.
     """
     if isinstance(value, bool):
         return text.strip().lower() == str(value).lower()
@@ -56,7 +56,7 @@ def _is_single(value: float) -> bool:
 
 
 def _single(value: float) -> np.float32:
-    import numpy as np  # the client loads this module and needs no numpy
+    import numpy as np  # lazy, since the client loads this module without numpy
 
     with np.errstate(over="ignore"):
         return np.float32(value)
@@ -65,12 +65,12 @@ def _single(value: float) -> np.float32:
 _STARTS = "[=+\\-@\t\r\n＝＋－＠]"
 
 
-# text that begins with apostrophes gets one more, so that reading gives the same text back
+# a text that starts with apostrophes gets one more, so that reading restores it
 _FORMULA, _QUOTED = f"^('*{_STARTS})", f"^'('*{_STARTS})"
 
 
 def csv_bytes(table: pa.Table) -> bytes:
-    """Return a table as CSV in which no cell and no heading is a formula; numbers stay as they are."""
+    """Return a table as CSV without formulas in cells and headings; numbers stay the same."""
     import pyarrow.csv
 
     target = io.BytesIO()
@@ -79,7 +79,7 @@ def csv_bytes(table: pa.Table) -> bytes:
 
 
 def unquote_cell(text: str) -> str:
-    """Return the text of a cell that `csv_bytes` wrote."""
+    """Return the original text of a cell in the output of `csv_bytes`."""
     return re.sub(_QUOTED, r"\1", text)
 
 
@@ -87,7 +87,7 @@ def _replace_cells(table: pa.Table, pattern: str, by: str) -> pa.Table:
     import pyarrow as pa
     import pyarrow.compute
 
-    functions: Any = pyarrow.compute  # whose functions are made when it is imported
+    functions: Any = pyarrow.compute  # it creates its functions at import, which hides them from type checkers
     for i, field in enumerate(table.schema):
         column, kind = table.column(i), field.type
         if pa.types.is_dictionary(kind):
@@ -121,7 +121,7 @@ _NO_COEFFICIENT = ("uniform_soup", "greedy_soup")
 
 
 def number(value: float | None) -> str:
-    """Return a number with three significant digits, `-` where there is none."""
+    """Return a number with three significant digits; `-` for None and non-finite values."""
     if value is None or not math.isfinite(value):
         return "-"
     # %g turns 1234 into 1.23e+03
@@ -129,7 +129,7 @@ def number(value: float | None) -> str:
 
 
 def plain_text(value: Any) -> str:
-    """Return a value of a record for people: floats by `number`, `–` where there is none, yes or no."""
+    """Return a value of a record for people: floats by `number`, `–` for None, yes or no for booleans."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -143,7 +143,7 @@ def pluralize(count: int, noun: str) -> str:
 
 
 def merge_words(method: str, coefficient: float | None) -> str:
-    """Return a merge with its coefficient for people; the ends of a merge that are no merge are called so."""
+    """Return words for a merge with its coefficient; a coefficient that selects one model is marked `no merge`."""
     if method in _NO_COEFFICIENT:
         return method.replace("_", " ")
     plain = _NO_MERGE.get((method, coefficient))
@@ -151,7 +151,7 @@ def merge_words(method: str, coefficient: float | None) -> str:
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, indent: int = 2) -> str:
-    """Return a table with its first column aligned left and the others right, without trailing blanks."""
+    """Return a table with the first column left-aligned and the others right-aligned, without trailing blanks."""
     table = [[printable_line(cell) for cell in line] for line in (header, *rows)]
     widths = [max(len(line[i]) for line in table) for i in range(len(header))]
     lines: list[str] = []
@@ -162,11 +162,11 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, indent
 
 
 def wrap(text: str, indent: int) -> str:
-    """Return text in lines of at most `WIDTH` columns, the first indented by `indent`, the others by two more.
+    """Return text in lines of at most `WIDTH` columns, with an indent of `indent`, and two more after the first line.
 
-    `90 %`, `n = 12` and their like are not parted.
+    `90 %`, `n = 12` and similar stay on one line.
     """
-    # paths and commands have hyphens: broken there, they could not be pasted
+    # a break at a hyphen would split paths and commands, which readers paste
     first, rest = " " * indent, " " * (indent + 2)
     kept = _CLOSE.sub("\N{NO-BREAK SPACE}", text)
     lines = textwrap.fill(kept, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)

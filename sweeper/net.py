@@ -1,4 +1,4 @@
-"""What HTTP clients and servers share: tokens that are never shown, reasons in a few words, which host is this one."""
+"""Helpers of HTTP clients and servers: bearer token, loopback check, short reasons of errors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from requests import PreparedRequest
 
 CONNECT_SECONDS = 5.0
-# a name or an address and a port, and nothing that a URL may hold beside them
+# a name or an address with an optional port, without the other parts of a URL
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{0,5})?")
 
 
 class Bearer:
-    """Sets the token on each request; given like this, requests asks no .netrc instead."""
+    """Authentication that sets the token on requests and keeps `requests` from reading .netrc."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -28,7 +28,7 @@ class Bearer:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or an address, without a port, is this machine's for itself."""
+    """Return whether a name or an address, without a port, is a loopback one."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -39,13 +39,13 @@ def is_loopback(host: str) -> bool:
 
 
 def is_loopback_name(host: str) -> bool:
-    """Whether a Host header names this machine itself, with or without a port."""
-    found = _HOST.fullmatch(host)
-    return found is not None and is_loopback(found[1] or found[2])
+    """Return whether a Host header names a loopback host, with or without a port."""
+    match = _HOST.fullmatch(host)
+    return match is not None and is_loopback(match[1] or match[2])
 
 
 def reason(error: BaseException) -> str:
-    """Return the innermost reason that the layers of the HTTP client wrap."""
+    """Return the innermost reason under the layers of the HTTP client."""
     while True:
         inner = getattr(error, "reason", None)
         inner = inner if isinstance(inner, BaseException) else error.__cause__ or next(
@@ -57,5 +57,5 @@ def reason(error: BaseException) -> str:
 
 
 def clean_line(text: str, most: int = 300) -> str:
-    """Return text of another machine as one line that a terminal may show."""
+    """Return text of another machine as one printable line."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:most]

@@ -1,4 +1,4 @@
-"""Sweeps as records to compare: optima, best merges, cost, and what must be known before they are held together."""
+"""Comparison of sweeps: optima, best merges, cost, and the differences that limit a comparison."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ SPLITS = {"val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class BestMerge:
-    """The best merge of a sweep, of its best configuration's best repeat, and the scores of that trial on test.
+    """The best merge of a sweep: best repeat of the best configuration, with its test scores.
 
     Attributes:
         digest: The trial.
-        objective: By which objective its configuration was chosen.
-        merge: The merge as words; the one chosen on validation where there is one, else linear 1/2.
-        loss, accuracy: Of that merge on test [nat, 1].
+        objective: Objective that chose the configuration.
+        merge: Words for the merge: the one that validation chose, else linear at 1/2.
+        loss, accuracy: Scores of that merge on test [nat, 1].
         gain: Loss gain of the linear merge at 1/2 over the mean parent on test [nat].
-        noise: Of the compared definition.
+        noise: Noise of the trial, in the compared definition.
         knobs: Name -> value.
     """
 
@@ -50,19 +50,19 @@ class BestMerge:
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """One sweep.
+    """A sweep as a comparison shows it.
 
     Attributes:
-        name: For people; no two sweeps have the same.
+        name: Display name, unique among the compared sweeps.
         run: Its folder or URI.
-        noise, objective: Which noise is shown; what the sweep searched.
-        split: Split that optima and the choice of the best merge come from.
-        samplers, trainables, tasks, devices: What its trials have; a task is data set and model.
+        noise, objective: Noise definition shown, and objective that the sweep searched.
+        split: Split that sets the optima and the best merge.
+        samplers, trainables, tasks, devices: Distinct values among its trials; a task is a data set with a model.
         outcomes: Outcome -> trials.
-        configs: Configurations with a finished trial.
-        device_seconds: In all; None where no trial says it.
+        configs: Number of configurations with a finished trial.
+        device_seconds: Total device time; None if no trial records it.
         regimes: Objective -> its optimum.
-        best: None where no configuration may win.
+        best: The best merge; None if no configuration may win.
     """
 
     name: str
@@ -83,18 +83,18 @@ class SweepSummary:
 
     @property
     def trials(self) -> int:
-        """Finished trials."""
+        """Number of finished trials."""
         return sum(self.outcomes.values())
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two sweeps' 90 % intervals of the best noise.
+    """Overlap of two sweeps' 90 % intervals of the best noise.
 
     Attributes:
         a, b: Names of the sweeps.
         overlap: Whether the intervals share a noise.
-        factor: Optimum of b over that of a.
+        factor: Optimum of b divided by the optimum of a.
     """
 
     a: str
@@ -106,17 +106,17 @@ class Overlap:
 def read_summary(
     run: str | Path, name: str, objectives: Sequence[str], noise: str | None, chosen_by: str | None
 ) -> SweepSummary:
-    """Read one sweep.
+    """Return one sweep as a comparison shows it.
 
     Args:
-        run: Its folder, or the folder's URI.
-        name: For people.
-        objectives: Whose optima to locate.
-        noise: Definition of the noise; None is the sweep's.
-        chosen_by: Objective that chooses the best merge; None is the sweep's.
+        run: Path or URI of its folder.
+        name: Display name.
+        objectives: Objectives whose optima to locate.
+        noise: Definition of the noise; None takes the sweep's.
+        chosen_by: Objective that chooses the best merge; None takes the sweep's.
 
     Raises:
-        SpecError: The folder holds no sweep, or a newer version wrote it.
+        SpecError: The folder holds no sweep, or a newer version wrote the folder.
     """
     from sweeper.analysis.regime import fit_regime
     from sweeper.storage.run_folder import stored_spec
@@ -154,9 +154,9 @@ def _find_best_merge(spec: SweepSpec, trials: pa.Table, objective: str, noise: s
     from sweeper.analysis.best import over_limits, winner
     from sweeper.analysis.posterior import Posterior, fit_posterior
 
-    # the model is of the objective that was searched
-    believed = fit_posterior(spec, trials, noise) if objective == spec.objective else Posterior()
-    row = winner(trials, objective, believed, over_limits(trials, spec))
+    # the model covers only the searched objective
+    posterior = fit_posterior(spec, trials, noise) if objective == spec.objective else Posterior()
+    row = winner(trials, objective, posterior, over_limits(trials, spec))
     if row is None:
         return None
     kind = "chosen" if row["chosen_merge"] else "merged"
@@ -174,8 +174,8 @@ def _find_best_merge(spec: SweepSpec, trials: pa.Table, objective: str, noise: s
 
 
 def compare_intervals(sweeps: Sequence[SweepSummary], objective: str) -> list[Overlap]:
-    """Return how the intervals of each two sweeps lie, of those with the same noise and an optimum."""
-    found: list[Overlap] = []
+    """Return the overlaps of all pairs of sweeps that share a noise and have an optimum."""
+    pairs: list[Overlap] = []
     for one, other in combinations(sweeps, 2):
         a, b = one.regimes[objective], other.regimes[objective]
         if a.optimum is None or b.optimum is None or one.noise != other.noise:
@@ -184,36 +184,40 @@ def compare_intervals(sweeps: Sequence[SweepSummary], objective: str) -> list[Ov
         assert a.high is not None
         assert b.low is not None
         assert b.high is not None
-        found.append(Overlap(one.name, other.name, a.low <= b.high and b.low <= a.high, b.optimum / a.optimum))
-    return found
+        pairs.append(Overlap(one.name, other.name, a.low <= b.high and b.low <= a.high, b.optimum / a.optimum))
+    return pairs
 
 
 def describe_differences(sweeps: Sequence[SweepSummary], objective: str | None) -> list[str]:
-    """Return what differs between the sweeps and so must not be read as a difference of their optima.
+    """Return sentences on differences between the sweeps that confound a comparison of their optima.
 
     Args:
         sweeps: The sweeps.
-        objective: What chose the best merge of each, None for each one's own.
+        objective: Objective that chose every best merge; None means each sweep used its own.
     """
-    found: list[str] = []
+    sentences: list[str] = []
     for what, value, why in _DIFFERENCES:
         values = {s.name: value(s) for s in sweeps if value(s)}
         if len(set(values.values())) > 1 and not (what == "objective" and objective):
-            found.append(f"the sweeps differ in {what} ({_group_by_value(values)}): {why}")
+            sentences.append(f"the sweeps differ in {what} ({_group_by_value(values)}): {why}")
     if unknown := [s.name for s in sweeps if s.trials and s.device_seconds is None]:
-        found.append(f"the device time of {', '.join(unknown)} is not known")
+        sentences.append(f"the device time of {', '.join(unknown)} is unknown")
     for kind, text in (("synthetic", SYNTHETIC), ("imported", ELSEWHERE)):
-        if some := [s.name for s in sweeps if kind in s.trainables]:
-            found.append(f"{', '.join(some)}: {text}")
-    return found
+        if names := [s.name for s in sweeps if kind in s.trainables]:
+            sentences.append(f"{', '.join(names)}: {text}")
+    return sentences
 
 
 _DIFFERENCES: Sequence[tuple[str, Callable[[SweepSummary], str], str]] = (
-    ("noise", lambda s: s.noise, "their optima are not compared; --noise NAME shows one definition for all"),
-    ("objective", lambda s: s.objective, "each best merge was chosen by its own; --objective NAME takes one for all"),
-    ("split", lambda s: SPLITS[s.split] if s.trials else "", "optima and choices on test are not held out"),
-    ("task", lambda s: ", ".join(s.tasks), "losses and gains are not of one problem"),
-    ("device", lambda s: ", ".join(s.devices), "device times are not of one machine"),
+    ("noise", lambda s: s.noise, "their optima cannot be compared; --noise NAME shows one definition for all"),
+    (
+        "objective",
+        lambda s: s.objective,
+        "each sweep chose its best merge by its own; --objective NAME uses one for all",
+    ),
+    ("split", lambda s: SPLITS[s.split] if s.trials else "", "optima and choices on test are not held-out results"),
+    ("task", lambda s: ", ".join(s.tasks), "losses and gains belong to different problems"),
+    ("device", lambda s: ", ".join(s.devices), "device times belong to different machines"),
 )
 
 
@@ -221,4 +225,4 @@ def _group_by_value(values: Mapping[str, str]) -> str:
     names: dict[str, list[str]] = {}
     for name, value in values.items():
         names.setdefault(value, []).append(name)
-    return "; ".join(f"{', '.join(own)}: {value}" for value, own in names.items())
+    return "; ".join(f"{', '.join(sweeps)}: {value}" for value, sweeps in names.items())

@@ -1,4 +1,4 @@
-"""What a trial may cost: limits on memory and step time, as constraints for the sampler and as a rule for winners."""
+"""Limits on memory and step time: constraints for the sampler, and a rule for winners."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 
 MEMORY, STEP_TIME = "memory", "step_time"
 UNKNOWN = math.log(2.0)
-"""Size of a constraint without a measured value: broken by a factor 2, or kept by one."""
+"""Size of a constraint without a measured value: violated or satisfied by a factor of 2."""
 
 
 def _measures(spec: SweepSpec) -> dict[str, tuple[str, float | None]]:
@@ -23,21 +23,21 @@ def _measures(spec: SweepSpec) -> dict[str, tuple[str, float | None]]:
 
 
 def constraints(rows: Iterable[Row], spec: SweepSpec) -> dict[str, float]:
-    """Return the constraints of a configuration: ln(measured/limit), its worst repeat's; kept where <= 0.
+    """Return a configuration's constraints, ln(measured/limit) of its worst repeat; satisfied if <= 0.
 
-    A trial that ran out of memory breaks `memory` whatever it measured, also where no limit was set.
+    A trial that ran out of memory violates `memory`, whatever it measured and even without a limit.
     """
     rows = list(rows)
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for name, (column, limit) in _measures(spec).items():
         if limit is not None:
             measured = [v for r in rows if (v := r.get(column))]
-            found[name] = math.log(max(measured) / limit) if measured else -UNKNOWN
+            values[name] = math.log(max(measured) / limit) if measured else -UNKNOWN
     if any(r["outcome"] == Outcome.OUT_OF_MEMORY for r in rows):
-        found[MEMORY] = max(found.get(MEMORY, UNKNOWN), UNKNOWN)
-    return found
+        values[MEMORY] = max(values.get(MEMORY, UNKNOWN), UNKNOWN)
+    return values
 
 
 def feasible(row: Row, spec: SweepSpec) -> bool:
-    """Whether a trial keeps the sweep's limits, as far as that is known; one that does not never wins."""
+    """Return whether a trial keeps the sweep's limits as far as they were measured; others never win."""
     return all(value <= 0 for value in constraints([row], spec).values())

@@ -1,17 +1,17 @@
-"""The ends of the best noise's interval: never among noises at which what was tried is significantly worse.
+"""Ends of the best noise's interval, without noises whose configurations are significantly worse.
 
 ======  ============================================================================================
 symbol  meaning
 ======  ============================================================================================
 x, z    log noise and objective of a configuration, larger is better; levels are noises that agree to 6 digits
-m, s    mean and standard deviation of the k configurations nearest to the centre, their bad tail raised
+m, s    mean and standard deviation of the k configurations nearest to the centre, bad tail raised
 ======  ============================================================================================
 
-Each level inside the interval is tested against the centre, one-sided: t = (m − a)/(s √(v/n + 1/k)) with k − 1 degrees
-of freedom, once with its own n values and once with those of its neighbours as well, so that one collapse among good
-configurations is not enough. The average a is the mean (v = 1), or from three values on the median (v = π/2). From both
-ends inwards, levels that Holm's procedure rejects are cut off. If the best noise is at least as good as the centre, the
-cut loses it with probability 5 % at most.
+A one-sided test compares each level inside the interval with the centre: t = (m − a)/(s √(v/n + 1/k)) with k − 1
+degrees of freedom. The test runs with the level's own n values and again with its neighbours' values included. One
+collapse among good configurations therefore does not decide. The average a is the mean (v = 1), or from three values
+on the median (v = π/2). The trim removes levels that Holm's procedure rejects, from both ends inwards. If the best
+noise is at least as good as the centre, the trim loses it with probability 5 % at most.
 
 Source: Holm 1979, A simple sequentially rejective multiple test procedure, Scand. J. Stat. 6, 65.
 """
@@ -31,12 +31,12 @@ LEVEL = 0.05
 
 
 def trim_interval(x: Array, z: Array, raised: Array, centre: float, low: float, high: float) -> tuple[float, float]:
-    """Return the ends of an interval of the best log noise without noises that are significantly worse.
+    """Return the interval of the best log noise without the significantly worse noises at its ends.
 
     Args:
         x: Log noises in ascending order.
         z: Objective, larger is better.
-        raised: The same with its bad tail raised, see `sweeper.analysis.regime.tail_floors`.
+        raised: The objective with its bad tail raised, see `sweeper.analysis.regime.tail_floors`.
         centre: The best log noise.
         low: Lower end, at most `centre`.
         high: Upper end, at least `centre`.
@@ -49,7 +49,7 @@ def trim_interval(x: Array, z: Array, raised: Array, centre: float, low: float, 
 
 
 def holm(p: Array, alpha: float = LEVEL) -> Mask:
-    """Return which of several hypotheses are rejected at a family-wise level."""
+    """Return which hypotheses Holm's procedure rejects at a family-wise level."""
     order = np.argsort(p, kind="stable")
     kept = np.flatnonzero(p[order] > alpha / np.arange(len(p), 0, -1))
     rejected = np.zeros(len(p), dtype=bool)
@@ -63,12 +63,12 @@ def _p_value(x: Array, z: Array, raised: Array, level: NDArray[np.int64], i: int
     if spread <= 0:
         return 1.0
     middle, number = float(raised[near].mean()), len(near)
-    found = [
+    p_values = [
         _tail(middle, spread, number, values)
         for values in (z[level == i], z[np.abs(level - i) <= 1])
         if len(values) > 0
     ]
-    return min(1.0, 2.0 * min(found))
+    return min(1.0, 2.0 * min(p_values))
 
 
 def _tail(middle: float, spread: float, number: int, values: Array) -> float:
@@ -78,7 +78,7 @@ def _tail(middle: float, spread: float, number: int, values: Array) -> float:
 
 
 def _cut(places: Array, worse: Mask, centre: float, end: float) -> float:
-    """Return the upper end before the run of worse levels that reaches it, half-way to the last level that stays."""
+    """Return the upper end after the trim: half-way between the last kept and the first removed level."""
     at = np.flatnonzero((places > centre) & (places <= end + 1e-6))
     last = len(at)
     while last and worse[at[last - 1]]:

@@ -1,11 +1,14 @@
-"""Whether a knob moves the best noise: the optimum per value, and which of their intervals are disjoint.
+"""Knobs that move the best noise: one optimum per value of the knob, and which values differ.
 
-One pooled optimum says that the noise alone decides. Where the optima of a knob's values differ, it is an average over
-the values that were tried, and of none of them.
+One pooled optimum assumes that the noise alone decides. If the optima of a knob's values differ, the pooled optimum is
+an average over the tried values and holds for none of them.
 
-Two values differ where their 90 % intervals are disjoint, each one's optimum lies inside the noises that the other has,
-and the difference is significant over all pairs of all knobs (two-sided p < .05, Holm), with the intervals' widths, and
-at least the distance between neighbouring noises, as errors in log noise.
+Two values differ if all of these hold:
+
+- Their 90 % intervals are disjoint.
+- Each optimum lies inside the other value's range of noises.
+- The difference is significant over all pairs of all knobs (two-sided p < .05, Holm). The errors in log noise are the
+  intervals' widths, and at least the distance between neighbouring noises.
 """
 
 from __future__ import annotations
@@ -24,20 +27,20 @@ from sweeper.formatting import FACTORS, number
 
 Array = NDArray[np.float64]
 Locate = Callable[[Array, Array], tuple[float, float, float] | None]
-"""Log noises in ascending order and scores -> optimum and ends of its interval; None where there is none."""
+"""(ascending log noises, scores) -> (optimum, low, high); None without an optimum."""
 MOST_VALUES = 5
-"""Values of a knob above which it is split at its median."""
+"""A knob with more values than this is split at its median."""
 WIDTH = 2 * 1.645
 NAMES = {**FACTORS, "momentum": "μ", "augmentation_strength": "augmentation strength"}
 
 
 @dataclass(frozen=True)
 class KnobOptimum:
-    """The best noise at one value of a knob, or at values up to or above one.
+    """The best noise at one value of a knob, or on one side of its median.
 
     Attributes:
         value: `1e-4`, `<= 0.01` or `> 0.01`.
-        n: Configurations.
+        n: Number of configurations.
         optimum, low, high: Best noise and its 90 % interval.
     """
 
@@ -54,7 +57,7 @@ class KnobEffect:
 
     Attributes:
         knob: Its name.
-        at: The optimum at each of its values that has one.
+        at: One optimum per value, of the values that have one.
     """
 
     knob: str
@@ -62,7 +65,7 @@ class KnobEffect:
 
     @property
     def sentence(self) -> str:
-        """The finding, beginning with `differs by`."""
+        """The finding as a phrase that starts with `differs by`."""
         parts = [f"{a.value}: {number(a.optimum)} ({number(a.low)} to {number(a.high)})" for a in self.at]
         return f"differs by {NAMES.get(self.knob, self.knob)}: {', '.join(parts)}"
 
@@ -79,15 +82,15 @@ class _Group:
 def find_knob_effects(
     x: Array, z: Array, knobs: Mapping[str, Sequence[float | str | None]], locate: Locate
 ) -> tuple[KnobEffect, ...]:
-    """Return the knobs that move the best noise, with the optimum at each value.
+    """Return the knobs that move the best noise, with one optimum per value.
 
     Args:
         x: Log noises in ascending order.
         z: Objective, larger is better.
-        knobs: Knob -> its value at each of these; one with a missing value is left out.
-        locate: Finds an optimum.
+        knobs: Knob -> its values in the same order; a knob with a missing value is ignored.
+        locate: Function that finds an optimum.
     """
-    found: dict[str, list[_Group]] = {}
+    groups_of: dict[str, list[_Group]] = {}
     for knob, values in knobs.items():
         groups = [
             _Group(text, int(rows.sum()), place, (float(x[rows].min()), float(x[rows].max())), _step(x[rows]))
@@ -95,19 +98,21 @@ def find_knob_effects(
             if (place := locate(x[rows], z[rows])) is not None
         ]
         if len(groups) > 1:
-            found[knob] = groups
-    pairs = [(knob, a, b) for knob, groups in found.items() for a, b in combinations(groups, 2) if _can_compare(a, b)]
+            groups_of[knob] = groups
+    pairs = [
+        (knob, a, b) for knob, groups in groups_of.items() for a, b in combinations(groups, 2) if _can_compare(a, b)
+    ]
     rejected = holm(np.array([_p_value(a, b) for _, a, b in pairs]))
-    apart = [knob for (knob, a, b), worse in zip(pairs, rejected, strict=True) if worse and _are_disjoint(a, b)]
+    moving = [knob for (knob, a, b), worse in zip(pairs, rejected, strict=True) if worse and _are_disjoint(a, b)]
     return tuple(
         KnobEffect(knob, tuple(KnobOptimum(g.value, g.n, *(math.exp(v) for v in g.place)) for g in groups))
-        for knob, groups in found.items()
-        if knob in apart
+        for knob, groups in groups_of.items()
+        if knob in moving
     )
 
 
 def _step(x: Array) -> float:
-    # an optimum is known no better than the noises lie apart
+    # the distance between tried noises bounds the precision of an optimum
     return float(np.ptp(x)) / max(len(np.unique(x.round(6))) - 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""What a sweep's trials say under the noise sampler's model, whichever sampler proposed them."""
+"""Posterior of a sweep under the noise sampler's surrogate, for trials of any sampler."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sweeper.search.noise_sampler.explanation import Explanation
 
 FEWEST = 6
-"""Configurations with a value below which nothing is modelled."""
+"""The model needs at least this many configurations with a value."""
 
 VALUELESS = (Outcome.PRUNED, Outcome.OUT_OF_MEMORY)
 
@@ -40,13 +40,13 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Favourite:
-    """The configuration with the best posterior mean among those that were tried and may win.
+    """The tried configuration with the best posterior mean that may win.
 
     Attributes:
         config: Its digest without `repeat`.
-        mean: Posterior mean of the objective there, in the objective's unit.
-        sd: Posterior standard deviation of that mean; None where the configuration has a single trial: it was chosen
-            as the best of many, and nothing but repeats tells how lucky it was.
+        mean: Posterior mean of its objective, in the objective's unit.
+        sd: Posterior standard deviation of that mean; None for a configuration with a single trial. It is the best of
+            many, and only repeats tell how lucky it was.
     """
 
     config: str
@@ -56,16 +56,15 @@ class Favourite:
 
 @dataclass(frozen=True)
 class Posterior:
-    """What the model says about a sweep.
+    """Posterior of a sweep: explanation of its noise, and favourite configuration.
 
     Attributes:
-        explanation: Exponents, best noise and share of the noise; None where they are not known.
+        explanation: Exponents, best noise and share of the noise; None if the model cannot give them.
         given: Role -> exponent of its factor in the noise's definition.
-        unexplained: Why there is no explanation; empty where there is one.
-        favourite: The best configuration by posterior mean; None where none is known.
-        undecided: Why there is no favourite; empty where there is one.
-        assumed: What the folder does not tell of the search space, and what the model takes instead; empty where all
-            is known.
+        unexplained: Reason why `explanation` is None; else empty.
+        favourite: The best configuration by posterior mean; None if the model has none.
+        undecided: Reason why `favourite` is None; else empty.
+        assumed: Parts of the search space that the folder does not record, and the model's substitutes; else empty.
     """
 
     explanation: Explanation | None = None
@@ -76,25 +75,25 @@ class Posterior:
     assumed: str = ""
 
     def record(self) -> dict[str, Any]:
-        """Return it as JSON can hold it: the fields of `Explanation`, `given`, `unexplained`, `favourite`."""
-        known = asdict(self.explanation) if self.explanation else {}
+        """Return the posterior as a record for JSON: the fields of `Explanation` and its own."""
+        explanation = asdict(self.explanation) if self.explanation else {}
         favourite = asdict(self.favourite) if self.favourite else None
         given = {"given": dict(self.given), "unexplained": self.unexplained}
-        return {**known, **given, "favourite": favourite, "undecided": self.undecided, "assumed": self.assumed}
+        return {**explanation, **given, "favourite": favourite, "undecided": self.undecided, "assumed": self.assumed}
 
 
 def fit_posterior(spec: SweepSpec, trials: pa.Table, noise: str | None = None) -> Posterior:
-    """Return what the model of the noise sampler says about the first objective of a sweep.
+    """Return the posterior of a sweep's first objective under the noise sampler's model.
 
     Args:
         spec: The sweep.
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
-        noise: Noise that is explained; the sweep's by default. The favourite does not depend on it.
+        noise: Noise to explain; the sweep's by default. The favourite does not depend on it.
     """
     rows = [r for r in trials.to_pylist() if r["number"] is not None and r["outcome"] != Outcome.FAILED]
     scored = len({r["config"] for r in rows if r["outcome"] == Outcome.OK})
     if scored < FEWEST:
-        why = f"{scored} configurations have a value, {FEWEST} are needed"
+        why = f"{scored} configurations have a value, the model needs {FEWEST}"
         return Posterior(unexplained=why, undecided=why)
     try:
         known = known_space(spec)
@@ -102,8 +101,8 @@ def fit_posterior(spec: SweepSpec, trials: pa.Table, noise: str | None = None) -
         study = _make_trials(spec, space, rows, resolve_objective(spec.objective, trials))
     except (SpecError, ValueError) as error:
         return Posterior(unexplained=str(error), undecided=str(error))
-    said = _explain(spec, space, study, rows, noise or spec.noise)
-    return replace(said, assumed=known.assumed, **_find_favourite(spec, space, study, rows))
+    posterior = _explain(spec, space, study, rows, noise or spec.noise)
+    return replace(posterior, assumed=known.assumed, **_find_favourite(spec, space, study, rows))
 
 
 def _explain(spec: SweepSpec, space: Space, study: Sequence[FrozenTrial], rows: Sequence[Row], noise: str) -> Posterior:
@@ -117,14 +116,14 @@ def _explain(spec: SweepSpec, space: Space, study: Sequence[FrozenTrial], rows: 
 def _find_favourite(spec: SweepSpec, space: Space, study: Sequence[FrozenTrial], rows: Sequence[Row]) -> dict[str, Any]:
     try:
         sampler = _make_sampler(spec, space, _target_noise(spec, space), rows)
-        found = sampler.recommend(study, [_direction(spec)]) if hasattr(sampler, "recommend") else None
+        best = sampler.recommend(study, [_direction(spec)]) if hasattr(sampler, "recommend") else None
     except (ValueError, UnknownName) as error:
         return {"undecided": str(error)}
-    if found is None:
+    if best is None:
         return {"undecided": "no configuration may win"}
     goal = OBJECTIVES[spec.objective]
-    low, mean, high = sorted(goal.inverse(found.mean + z * found.sd) for z in (-1, 0, 1))
-    config = next(r["config"] for r in rows if r["number"] == _numbers(rows)[found.number])
+    low, mean, high = sorted(goal.inverse(best.mean + z * best.sd) for z in (-1, 0, 1))
+    config = next(r["config"] for r in rows if r["number"] == _numbers(rows)[best.number])
     repeated = sum(r["config"] == config and r["outcome"] == Outcome.OK for r in rows) > 1
     return {"favourite": Favourite(config, mean, (high - low) / 2 if repeated else None)}
 
@@ -134,7 +133,7 @@ def _direction(spec: SweepSpec) -> str:
 
 
 def _target_noise(spec: SweepSpec, space: Space) -> str:
-    # a measured noise can be shown, but is not known of a proposal: the usual one stands in
+    # a measured noise is unknown before training: the default noise of the optimizer replaces it
     try:
         return check_target(spec.noise).name
     except ValueError:
@@ -146,24 +145,24 @@ def _numbers(rows: Sequence[Row]) -> list[int]:
 
 
 def _make_trials(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Objective) -> list[FrozenTrial]:
-    # one trial for each number of the sweep, as the study of its sampler has it
+    # one trial per number of the sweep, as in its sampler's study
     broken = {r["config"] for r in rows if r["outcome"] in NEVER_WINS}
     groups: dict[int, list[Row]] = {number: [] for number in _numbers(rows)}
     for row in rows:
         groups[row["number"]].append(row)
-    found: list[FrozenTrial] = []
+    trials: list[FrozenTrial] = []
     for position, group in enumerate(groups.values()):
         trial = _make_trial(spec, space, group, goal, group[0]["config"] in broken)
         trial.number = position
-        found.append(trial)
-    return found
+        trials.append(trial)
+    return trials
 
 
 def _make_trial(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Objective, broken: bool) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
     params = space.params_of(PairSpec.from_json(rows[0]["spec"]))
-    # a trial that was stopped on its way or ran out of memory has no value that can be compared
+    # a pruned trial and one that ran out of memory have no comparable value
     values = [goal.tell(r) for r in rows if r["outcome"] not in VALUELESS]
     stopped = any(r["outcome"] == Outcome.PRUNED for r in rows)
     return create_trial(
@@ -171,7 +170,7 @@ def _make_trial(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Object
         value=statistics.fmean(values) if values else None,
         params=params,
         distributions={name: space.knobs[name] for name in params},
-        # what the limits allow may still have broken
+        # training may break within the limits, too
         constraints=constraints(rows, spec) | ({"viable": 1.0} if broken else {}),
     )
 
@@ -194,11 +193,11 @@ def _make_sampler(spec: SweepSpec, space: Space, noise: str, rows: Sequence[Row]
 
 
 def _read_k_aug(space: Space, rows: Sequence[Row]) -> KAug:
-    # as the probe before the search found it: every trial's row has its own
-    some = space.build(next(corners(space)))
-    policies = getattr(space.knobs.get("augmentation"), "choices", (some.augmentation,))
+    # the probe before the search measured k_aug, and every row holds its own value
+    corner = space.build(next(corners(space)))
+    policies = getattr(space.knobs.get("augmentation"), "choices", (corner.augmentation,))
     tables: dict[str, dict[float, float]] = {policy: {0.0: 1.0} for policy in policies}
     for row in rows:
         if row["k_aug"] and row["augmentation_strength"] > 0:
             tables[row["augmentation"]][row["augmentation_strength"]] = row["k_aug"]
-    return KAug(tables, some.augmentation, some.augmentation_strength)
+    return KAug(tables, corner.augmentation, corner.augmentation_strength)

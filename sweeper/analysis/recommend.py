@@ -1,4 +1,4 @@
-"""What a user takes home: hyperparameters that reach the best noise, and a sweep's summary."""
+"""Recommendations: hyperparameters that reach the best noise, and a sweep's summary."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from trainables.spec import PairSpec
 
 Row = Mapping[str, Any]
 
-BOTH = ("gain_mean", "merged_loss")  # the paper's measure, and what a user takes home
+BOTH = ("gain_mean", "merged_loss")  # the paper's measure, and the loss of the model that a user keeps
 MOST_BATCH_SIZES = 8
 # a merge that loses more than this share of ln C against its parents has collapsed
 COLLAPSE = 0.05
-# a failure at more than this many times the interval's upper end is blamed on the noise
+# noise, not step size, explains a failure above this multiple of the interval's upper end
 COMPARABLE = 3.0
 
 
@@ -33,14 +33,14 @@ class Recommendation:
     """Hyperparameters that reach the best noise.
 
     Attributes:
-        batch_size, momentum, weight_decay: As asked, or as the best trial had them.
-        learning_rate: Learning rate of the stable phase that gives `noise`.
+        batch_size, momentum, weight_decay: The caller's values, or the best trial's.
+        learning_rate: Learning rate of the stable phase that yields `noise`.
         learning_rate_low, learning_rate_high: Learning rates at the ends of the noise's 90 % interval.
         noise: Noise scale of these hyperparameters, in the definition's unit.
         outside_tried: Knobs whose value lies outside the range of the viable trials.
         beyond_stability: Whether the step size η/(1−μ) reaches the limit of `stability_limit`.
-        low_beyond_stability, high_beyond_stability: The same of the learning rates at the ends of the interval.
-        note: What to know about it, in plain words.
+        low_beyond_stability, high_beyond_stability: The same for the learning rates at the ends of the interval.
+        note: Caveats in plain words.
     """
 
     batch_size: int
@@ -62,16 +62,16 @@ def _finite(value: Any) -> bool:
 
 
 def stability_limit(trials: pa.Table, regime: Regime) -> float | None:
-    """Return the step size η/(1−μ) from which on training or merging fails for its size, not for its noise.
+    """Return the step size η/(1−μ) at which training or merging starts to fail because of the step, not the noise.
 
-    A trial failed if it diverged, was not viable, or its merge overflowed or collapsed (loss above the mean parent's
-    by more than 0.05 ln C); one that ran out of memory says nothing about its step.
-    Failures at more than three times the upper end of the optimum's interval are blamed on the noise and left out.
-    The limit is the split of the step axis that sorts failed and good trials with the fewest errors: most trials at
-    or above it failed. It is the step of a failed trial; of equal splits the lowest counts.
+    A trial failed if it diverged, was not viable, or its merge overflowed or collapsed. A merge collapsed if its loss
+    exceeds the mean parent's by more than 0.05 ln C. A trial that ran out of memory says nothing about its step.
+    Noise explains failures above three times the upper end of the optimum's interval, so these do not count.
+    The limit is the split of the step axis that separates failed from good trials with the fewest errors. Most trials
+    at or above it failed. It is the step of a failed trial; of equal splits the lowest counts.
 
     Returns:
-        The limit, or None where no such failures were seen.
+        The limit; None without such failures.
     """
     ceiling = math.inf if regime.high is None else COMPARABLE * regime.high
     gain = resolve_objective("gain_mean", trials).column
@@ -84,7 +84,7 @@ def stability_limit(trials: pa.Table, regime: Regime) -> float | None:
             continue
         steps.append((row["learning_rate"] / (1.0 - row["momentum"]), failed))
     steps.sort()
-    # errors of the split below the first trial: all good ones; each trial that moves below corrects or adds one
+    # the split below the first trial misplaces all good trials; each trial that moves below corrects or adds an error
     errors, fewest, limit = sum(not failed for _, failed in steps), sum(failed for _, failed in steps), None
     previous = -math.inf
     for step, failed in steps:
@@ -117,22 +117,22 @@ def recommend(
     Args:
         trials: Trials table that the regime was fitted to.
         regime: Result of `fit_regime`.
-        batch_sizes: Solve the learning rate for these; by default powers of two over what was tried, and twice that.
+        batch_sizes: Batch sizes to solve for; by default powers of two over the tried range, and twice its end.
         momentum: Momentum to use; the best trial's by default.
         weight_decay: Weight decay to use; the best trial's by default.
-        learning_rate: Instead of batch sizes: keep this learning rate and solve the batch size, rounded to an integer.
-        best: Row of the trial whose settings are kept; by default the best's by observed mean.
+        learning_rate: Learning rate to keep; the function then solves the batch size, rounded to an integer.
+        best: Row of the trial whose settings to keep; by default the best by observed mean.
 
     Returns:
-        One recommendation for each batch size, in ascending order.
+        One recommendation per batch size, in ascending order.
 
     Raises:
-        ValueError: The regime has no optimum, its noise is measured, a value breaks its rule, or the noise's definition
-            has no such solution.
+        ValueError: The regime has no optimum, its noise is measured, a value breaks its rule, or the noise's
+            formula has no solution.
     """
     _check_solvable(NOISE[regime.noise])
     if regime.optimum is None or regime.low is None or regime.high is None:
-        raise ValueError(f"no noise to aim at: {regime.message}")
+        raise ValueError(f"no best noise to reach: {regime.message}")
     if batch_sizes is not None and learning_rate is not None:
         raise ValueError(f"give batch_sizes or learning_rate, not both: got {list(batch_sizes)} and {learning_rate!r}")
     ok = [r for r in trials.select(["outcome", "examples", *KNOBS]).to_pylist() if r["outcome"] == "ok"]
@@ -154,8 +154,8 @@ def recommend(
 def _check_solvable(scale: NoiseScale) -> None:
     if scale.kind != "predicted":
         raise ValueError(
-            f"noise {scale.name!r} is {scale.kind}, not known before training: no hyperparameter can be solved for it; "
-            "take a predicted one, such as --noise paper"
+            f"noise {scale.name!r} is {scale.kind}, so no formula gives its hyperparameters before training; "
+            "use a predicted noise, such as --noise paper"
         )
 
 
@@ -167,9 +167,9 @@ def _check(name: str, value: float, rule: str, holds: bool) -> None:
 def _settings(
     best: Sequence[Row], regime: Regime, ok: Sequence[Row], momentum: float | None, weight_decay: float | None
 ) -> dict[str, float]:
-    # what is held while the learning rate or the batch size is solved for
+    # settings that stay fixed while the learning rate or the batch size is solved for
     if not best and (momentum is None or weight_decay is None):
-        raise ValueError("every configuration had a repeat that was not viable: give momentum and weight_decay")
+        raise ValueError("no configuration is viable in all its repeats; give momentum and weight_decay")
     settings: dict[str, float] = {
         "momentum": best[0]["momentum"] if momentum is None else momentum,
         "weight_decay": best[0]["weight_decay"] if weight_decay is None else weight_decay,
@@ -185,16 +185,16 @@ def _settings(
 
 
 def _constants(scale: NoiseScale, best: Sequence[Row]) -> dict[str, float]:
-    # what the best trial had and no argument replaces
-    found: dict[str, float] = {}
+    # constants that come from the best trial alone
+    constants: dict[str, float] = {}
     if "beta1" in scale.needs:
-        found["beta1"] = PairSpec.from_json(best[0]["spec"]).beta1 if best and best[0]["spec"] else PairSpec.beta1
+        constants["beta1"] = PairSpec.from_json(best[0]["spec"]).beta1 if best and best[0]["spec"] else PairSpec.beta1
     if "k_aug" in scale.needs:
         k_aug: float | None = best[0]["k_aug"] if best else None
         if k_aug is None or not math.isfinite(k_aug):
             raise ValueError(f"noise {scale.name!r} needs k_aug, and the best trial's row has none: {scale.formula}")
-        found["k_aug"] = k_aug
-    return found
+        constants["k_aug"] = k_aug
+    return constants
 
 
 def _powers_of_two(low: int, high: int) -> list[int]:
@@ -244,39 +244,42 @@ def _recommend_at(
 def _note(
     outside: Sequence[str], tried: Mapping[str, tuple[float, float]], steps: Sequence[float], limit: float | None
 ) -> str:
-    parts = [f"{k.replace('_', ' ')} outside what was tried ({tried[k][0]:.3g} to {tried[k][1]:.3g})" for k in outside]
+    parts = [f"{k.replace('_', ' ')} outside the tried range ({tried[k][0]:.3g} to {tried[k][1]:.3g})" for k in outside]
     if limit is not None and steps[0] >= limit:
-        parts.append(f"η/(1−μ) = {steps[0]:.3g}: most trials from {limit:.3g} on failed; use a smaller batch size")
+        parts.append(f"η/(1−μ) = {steps[0]:.3g}: most trials at {limit:.3g} or above failed; use a smaller batch size")
     elif limit is not None and steps[2] >= limit:
         end = f"the interval's upper end has η/(1−μ) = {steps[2]:.3g}"
-        parts.append(f"{end}: most trials from {limit:.3g} on failed; stay below it")
-    return "; ".join(parts) or "within what was tried"
+        parts.append(f"{end}: most trials at {limit:.3g} or above failed; stay below it")
+    return "; ".join(parts) or "within the tried range"
 
 
 def summarize(
     trials: pa.Table,
     objective: str = "gain_mean",
     noise: str = "paper",
-    believed: Posterior | None = None,
+    posterior: Posterior | None = None,
     lost: Collection[str] = frozenset(),
 ) -> dict[str, Any]:
-    """Return what a sweep found as a record that JSON can hold.
+    """Return the summary of a sweep as a record for JSON.
 
     Args:
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
         objective: Name in `OBJECTIVES` that chooses the best trial.
         noise: Name in `NOISE`.
-        believed: What the model of the trials says; without it the best is the one with the best observed mean.
+        posterior: Posterior of the sweep; without it the best observed mean chooses the winner.
         lost: Configurations that may not win, see `over_limits`.
 
     Returns:
-        `objective`, `noise`, `formula`, `unit`, `trials`, `configs`, `counts` by outcome, `device_seconds` in total
-        (None where no trial has it), `synthetic` (whether any row is a closed form), `imported` (whether any was
-        trained elsewhere), `regimes` (for `gain_mean`, `merged_loss` and the objective: fields of `Regime` without the
-        curve) and `best` (None where nothing won): `digest`, `config`, knobs,
-        `config_mean`, `config_repeats`, `posterior_mean`, `posterior_sd`, `undecided` and `luckiest` of `winner`,
-        `column`, `chosen_merge`, `chosen_coefficient` and `test`, which holds loss [nat] and accuracy of parents `a`
-        and `b`, `parents` (their mean), `merged`, `chosen` and `ensemble`.
+        A record with these keys:
+
+        - `objective`, `noise`, `formula`, `unit`, `trials`, `configs`, and `counts` by outcome.
+        - `device_seconds`: the total; None if no trial records it.
+        - `synthetic`: whether any row is a closed form; `imported`: whether any was trained elsewhere.
+        - `regimes`: `gain_mean`, `merged_loss` and the objective -> fields of `Regime` without the curve.
+        - `best` (None without a winner): `digest`, `config`, knobs, `column`, `chosen_merge`, `chosen_coefficient`, and
+          `config_mean`, `config_repeats`, `posterior_mean`, `posterior_sd`, `undecided` and `luckiest` of `winner`.
+        - `best["test"]`: loss [nat] and accuracy of parents `a` and `b`, `parents` (their mean), `merged`, `chosen`
+          and `ensemble`.
 
     Raises:
         UnknownName: No such objective or noise.
@@ -298,21 +301,21 @@ def summarize(
             name: _regime_record(fit_regime(trials, name, noise)) for name in dict.fromkeys((*BOTH, objective))
         },
         "imported": "imported" in trials["trainable"].to_pylist(),
-        "best": find_best(trials, objective, noise, believed or Posterior(), lost),
+        "best": find_best(trials, objective, noise, posterior or Posterior(), lost),
     }
 
 
 def find_best(
-    trials: pa.Table, objective: str, noise: str, believed: Posterior, lost: Collection[str] = frozenset()
+    trials: pa.Table, objective: str, noise: str, posterior: Posterior, lost: Collection[str] = frozenset()
 ) -> dict[str, Any] | None:
-    """Return the winner as `summarize` has it under `best`; None where nothing won. Arguments as there."""
-    best = winner(trials, objective, believed, lost)
+    """Return the record that `summarize` holds under `best`; None without a winner. It takes the same arguments."""
+    best = winner(trials, objective, posterior, lost)
     return _best_record(best, resolve_objective(objective, trials).column, noise) if best else None
 
 
 def _regime_record(regime: Regime) -> dict[str, Any]:
-    found = {k: v for k, v in asdict(regime).items() if k not in ("grid", "mean", "lower", "upper")}
-    return {**found, "moved": [{**m, "at": list(m["at"])} for m in found["moved"]]}
+    record = {k: v for k, v in asdict(regime).items() if k not in ("grid", "mean", "lower", "upper")}
+    return {**record, "moved": [{**m, "at": list(m["at"])} for m in record["moved"]]}
 
 
 def _best_record(row: Row, column: str, noise: str) -> dict[str, Any]:

@@ -1,23 +1,26 @@
-"""The regime: an objective as a function of the noise scale, the noise at which it is best, and how sure that is.
+"""Regime: an objective as a function of the noise scale, its best noise, and the interval of that noise.
 
 ======  ============================================================================================
 symbol  meaning
 ======  ============================================================================================
 x       log noise of a configuration, of the chosen definition
-z       its objective as the study is told it (`Objective.tell`, repeats averaged), larger is better
+z       its objective on the study's scale (`Objective.tell`, mean of repeats), larger is better
 f       Gaussian process over x with length scale l and relative scatter r, see `sweeper.analysis.smoother`
 x*      argmax of f over the tried range of x
 ======  ============================================================================================
 
-Only viable pairs enter (outcome `ok`); one whose merge overflowed (no finite objective) counts as capped, as the
-study is told. Among them a few merges collapse and would flatten everything else, so z is winsorised on its bad side.
-(l, r) are integrated over by a grid, not set to their best fit: with a few dozen configurations the best fit is often
-a wiggly curve, whose interval covers too rarely and whose optimum looks interior even where nothing depends on noise.
-The interval of x* is a bootstrap over configurations, (l, r) drawn afresh each time, without noises that are
-significantly worse (`sweeper.analysis.interval`); it holds for the range of noise that was tried. There is no
-verdict on the curve's shape here: an adaptive search samples near its own optimum, which biases one; for the same
-reason its interval says how the optimum depends on the configurations that were drawn, not what another search would
-find, and no knob is said to move it.
+Only viable pairs enter (outcome `ok`). A pair whose merge overflowed has no finite objective and enters at the cap, as
+in the study. A few merges collapse and would flatten the rest of the curve, so z is winsorised on its bad side.
+
+A grid integrates over (l, r). With a few dozen configurations the best-fitting (l, r) often give a wiggly curve. Its
+interval covers too rarely, and its optimum looks interior even if nothing depends on noise.
+
+The interval of x* is a bootstrap over configurations that draws (l, r) anew each time. It excludes noises that are
+significantly worse (`sweeper.analysis.interval`), and it holds for the tried range of noise.
+
+This module gives no verdict on the curve's shape: an adaptive search samples near its own optimum and biases a verdict.
+For the same reason, the interval of an adaptive search covers the draw of configurations, not the outcome of another
+search. The module then tests no knob for an effect on the optimum.
 """
 
 from __future__ import annotations
@@ -42,17 +45,17 @@ MIN_CONFIGS = 6
 MIN_LEVELS = 4
 MIN_SPAN = 1.5
 MIN_EACH = 12
-"""Configurations of one value of a knob from which its own optimum is located."""
+"""One value of a knob needs this many configurations for its own optimum."""
 DRAWS_EACH = 100
 GROUPS_EACH = 40
-"""Means of neighbours that such an optimum is fitted to at most."""
+"""Such an optimum is fitted to at most this many means of neighbours."""
 _MOVING = ("batch_size", "momentum", "weight_decay", "augmentation_strength", "augmentation")
 GRID = 201
 EDGE = 0.05
 EXTEND = "extend"
-"""Sampler of the rows that `sweeper extend` added."""
+"""Sampler name in the rows that `sweeper extend` adds."""
 DESIGNED_SAMPLERS = frozenset({"grid", "qmc", "random", EXTEND})
-# objectives whose study value is the logarithm of the column
+# the study sees the logarithm of these objectives
 LOGARITHMIC = frozenset({"merged_loss", "cost"})
 
 
@@ -64,25 +67,25 @@ class Regime:
         objective: Name in `OBJECTIVES`.
         noise: Name in `NOISE`.
         column: Column of the trials table that holds the objective.
-        maximize: True where a larger objective is better.
+        maximize: Whether a larger objective is better.
         unit: Unit of the noise scale.
-        optimum: Noise at the best predicted objective; None where it is not determined.
-        low, high: 90 % interval of the optimum, same unit.
+        optimum: Noise at the best predicted objective; None if not determined.
+        low, high: 90 % interval of the optimum, in the same unit.
         value: Predicted objective at the optimum, in the column's unit.
-        edge_share: Share of the bootstrap optima at an edge of the tried range: in its outermost 5 % (of log
-            noise), or nearer to the outermost tried noise than to the next (at most 15 %).
-        interior: True where the optimum is determined and `edge_share` < 0.05.
-        adaptive: True where a sampler that learns chose any of the configurations.
-        n_trials: Trials that entered: viable, with a positive noise; of those without a finite objective the merge
-            overflowed, and they count as capped.
-        n_configs: Configurations they belong to.
+        edge_share: Share of the bootstrap optima at an edge of the tried range. The edge is the outermost 5 % of log
+            noise, or half the gap to the next noise (at most 15 %).
+        interior: Whether the optimum is determined and `edge_share` < 0.05.
+        adaptive: Whether an adaptive sampler chose any of the configurations.
+        n_trials: Viable trials with a positive noise. A trial without a finite objective counts at the cap: its
+            merge overflowed.
+        n_configs: Configurations of these trials.
         n_left_out: All other rows of the table.
-        grid: Noises at which the curve is given, equally spaced in log; empty where not determined.
-        mean, lower, upper: Predicted objective there and the 90 % band of the curve, in the column's unit.
-        floor: Configurations worse than this entered as if they had this value; None where there were none. The
-            curve is a robust average: a configuration far worse than its neighbours in noise is raised as well.
-        message: One sentence or two for people.
-        moved: Knobs that move the best noise, with the optimum at each of their values: the pooled one is an average.
+        grid: Noises of the curve, equally spaced in log; empty if not determined.
+        mean, lower, upper: Predicted objective at `grid` and the 90 % band of the curve, in the column's unit.
+        floor: Value to which worse configurations were raised; None if none were. The curve is a robust average: it
+            also raises a configuration far below its neighbours in noise.
+        message: One or two sentences for people.
+        moved: Knobs that move the best noise, with one optimum per value; the pooled optimum is then an average.
     """
 
     objective: str
@@ -111,7 +114,7 @@ class Regime:
 
 @dataclass(frozen=True)
 class _Data:
-    """Viable configurations in order of noise."""
+    """Viable configurations in ascending order of noise."""
 
     x: Array
     z: Array
@@ -132,22 +135,22 @@ def fit_regime(
     draws: int = 300,
     by_knob: bool = True,
 ) -> Regime:
-    """Fit an objective against log noise and locate its best noise.
+    """Return the regime of an objective: its curve over log noise and its best noise.
 
-    Above 120 configurations the process is fitted to means of neighbours in noise, in groups of
-    equal size; the bootstrap still draws configurations.
+    Above 120 configurations the Gaussian process is fitted to means of neighbours in noise, in groups of equal size.
+    The bootstrap still draws configurations.
 
     Args:
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
         objective: Name in `OBJECTIVES`.
         noise: Name in `NOISE`, predicted or measured.
-        split: Split of the scores; by default validation, or test where nothing else was measured.
-        seed: Seed of the bootstrap; the result is a function of it and of the table.
-        draws: Bootstrap draws.
+        split: Split of the scores; by default validation, or test if nothing else was measured.
+        seed: Seed of the bootstrap; the table and the seed determine the result.
+        draws: Number of bootstrap draws.
         by_knob: Whether to look for knobs that move the optimum.
 
     Returns:
-        The regime; its `optimum` is None where the trials do not determine one, and `message` says what is missing.
+        The regime. If the trials determine no optimum, `optimum` is None and `message` gives the reason.
 
     Raises:
         UnknownName: No such objective or noise.
@@ -157,7 +160,7 @@ def fit_regime(
     goal = goal.on(split or goal.split_in(trials))
     if draws < 1:
         raise ValueError(f"draws must be >= 1, got {draws!r}")
-    with threadpool_limits(1):  # hundreds of small matrices: further threads only wait for each other
+    with threadpool_limits(1):  # for hundreds of small matrices further threads only wait
         return _regime(trials, goal, {"objective": objective, "noise": noise, "unit": scale.unit}, seed, draws, by_knob)
 
 
@@ -165,7 +168,7 @@ def _regime(
     trials: pa.Table, goal: Objective, names: Mapping[str, str], seed: int, draws: int, by_knob: bool
 ) -> Regime:
     data = _collect(trials, goal, names["noise"])
-    common: dict[str, Any] = {
+    shared: dict[str, Any] = {
         **names,
         "column": goal.column,
         "maximize": goal.maximize,
@@ -177,8 +180,8 @@ def _regime(
     if missing := _explain_missing(data):
         nothing = dict.fromkeys(("optimum", "low", "high", "value", "edge_share", "floor"))
         empty = dict.fromkeys(("grid", "mean", "lower", "upper"), ())
-        return Regime(**common, **nothing, **empty, interior=False, message=f"best noise not determined: {missing}")
-    return Regime(**common, **_fit(data, names["objective"], names["unit"], seed, draws, by_knob))
+        return Regime(**shared, **nothing, **empty, interior=False, message=f"best noise not determined: {missing}")
+    return Regime(**shared, **_fit(data, names["objective"], names["unit"], seed, draws, by_knob))
 
 
 def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
@@ -201,9 +204,9 @@ def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
             knobs[row["config"]] = row
         elif row["outcome"] in UNSTABLE:
             failed.append(level)
-    if not known:  # the objective was not measured at all
+    if not known:  # no trial measured the objective
         values = {}
-    # repeats share a predicted noise, but each has its own measured one
+    # repeats share a predicted noise, but each repeat measures its own
     place = {c: float(np.mean(np.log(noises[c]))) for c in values}
     configs = sorted(values, key=lambda c: (place[c], c))
     x = np.array([place[c] for c in configs])
@@ -216,44 +219,45 @@ def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
 
 
 def _explain_missing(data: _Data) -> str:
-    # why no optimum can be located; empty if one can
+    # reason why no optimum can be located, else empty
     n = len(data.x)
     if n < MIN_CONFIGS:
-        left = f" ({data.n_left_out} trials were left out)" if data.n_left_out else ""
-        return f"{n} viable configurations have a noise and a score, at least {MIN_CONFIGS} are needed{left}"
+        left = f" ({data.n_left_out} trials do not count)" if data.n_left_out else ""
+        return f"{n} viable configurations have a noise and a score, the fit needs {MIN_CONFIGS}{left}"
     return _explain_narrow(data.x, data.z)
 
 
 def _explain_narrow(x: Array, z: Array) -> str:
     levels = len(np.unique(x.round(6)))
     if levels < MIN_LEVELS:
-        return f"the viable configurations have {levels} different noises, at least {MIN_LEVELS} are needed"
+        return f"the viable configurations have {levels} different noises, the fit needs {MIN_LEVELS}"
     if (span := math.exp(x[-1] - x[0])) < MIN_SPAN:
-        return f"the viable configurations span a factor {span:.3g} in noise, at least {MIN_SPAN} is needed"
+        return f"the viable configurations span a factor {span:.3g} in noise, the fit needs {MIN_SPAN}"
     if np.ptp(z) <= 1e-12 * max(1.0, float(np.abs(z).max())):
         return "every viable configuration has the same score"
     return ""
 
 
 def tail_floors(z: Array) -> tuple[Array, float | None]:
-    """Return the two floors to which the bad tail of `z`, which is ordered by noise, is raised.
+    """Return the floors to which to raise the bad tail of `z`, whose values are in order of noise.
 
-    With the spread of the best third, or three times the scatter between neighbours if that is larger:
+    The spread is that of the best third, or three times the scatter between neighbours if that is larger. Two floors
+    apply:
 
-    - Everywhere: three spreads below the good end, or where the lowest noises are if that is lower (at most ten
-      spreads), so that a collapse hundreds of times deeper than the hump does not flatten it.
-    - Among its neighbours in noise: one and a half spreads below their good quarter, so that a minority of collapses
-      at the best noise (such as too large a step at a large batch) does not move the optimum.
+    - The global floor lies three spreads below the good end, or at the level of the lowest noises if that is lower, and
+      at most ten spreads below. A collapse hundreds of times deeper than the hump then does not flatten it.
+    - The local floor lies one and a half spreads below the good quarter of the neighbours in noise. A few collapses at
+      the best noise, such as from too large a step at a large batch, then do not move the optimum.
 
     Returns:
-        The larger of the two for each value, and the floor that holds everywhere, None where that one changes nothing.
+        The larger of the two floors per value, and the global floor; None if that one changes nothing.
     """
     top = float(np.quantile(z, 0.95))
-    # the lower quartile of |z - z'| is .3186 sqrt(2) of a normal scatter, and collapses do not reach it
+    # the lower quartile of |z - z'| is .3186 sqrt(2) of a normal scatter, and collapses do not affect it
     scatter = float(np.quantile(np.abs(np.diff(z)), 0.25)) / (0.3186 * math.sqrt(2.0))
     spread = max(top - float(np.quantile(z, 2 / 3)), 3.0 * scatter)
     if spread <= 0:
-        # most values are equal: nothing to measure by
+        # most values are equal, so there is no spread
         return np.full(len(z), -np.inf), None
     start = float(np.quantile(z[: max(3, len(z) // 4)], 0.25))
     floor = max(min(top - 3.0 * spread, start), top - 10.0 * spread)
@@ -264,7 +268,7 @@ def tail_floors(z: Array) -> tuple[Array, float | None]:
 
 
 def edges(x: Array) -> tuple[float, float]:
-    """Return the log noises at or below and at or above which an optimum counts as lying at the edge."""
+    """Return the log noises that bound the interior: an optimum at or beyond one of them lies at an edge."""
     levels = np.unique(x.round(6))
     span = levels[-1] - levels[0]
     below, above = (float(np.clip(gap / 2, EDGE * span, 3 * EDGE * span)) for gap in np.diff(levels)[[0, -1]])
@@ -273,7 +277,7 @@ def edges(x: Array) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class LocatedOptimum:
-    """The optimum of a smooth curve through standardized scores, with what it was found by; all noises are logs."""
+    """The optimum of a smooth curve through standardized scores, with its inputs; all noises are logarithms."""
 
     raised: Array
     shift: float
@@ -289,7 +293,7 @@ class LocatedOptimum:
 
 
 def locate_optimum(x: Array, scores: Array, seed: int, draws: int, groups: int = MAX_GROUPS) -> LocatedOptimum:
-    """Return the optimum of a smooth curve through scores in order of log noise, larger ones better."""
+    """Return the optimum of a smooth curve through scores in order of log noise; larger scores are better."""
     least, floor = tail_floors(scores)
     raised = np.maximum(scores, least)
     shift, scale = float(raised.mean()), float(raised.std())
@@ -308,8 +312,8 @@ def _find_knob_effects(data: _Data, seed: int) -> tuple[KnobEffect, ...]:
     def place(x: Array, z: Array) -> tuple[float, float, float] | None:
         if len(x) < MIN_EACH or _explain_narrow(x, z):
             return None
-        found = locate_optimum(x, z, seed, DRAWS_EACH, GROUPS_EACH)
-        return found.optimum, found.low, found.high
+        at = locate_optimum(x, z, seed, DRAWS_EACH, GROUPS_EACH)
+        return at.optimum, at.low, at.high
 
     return find_knob_effects(data.x, data.z, data.knobs, place)
 
@@ -326,7 +330,7 @@ def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int, by_knob:
         return np.exp(raw) if objective in LOGARITHMIC else raw
 
     band = np.sort([natural(mean - 1.645 * sd), natural(mean + 1.645 * sd)], axis=0)
-    found: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "optimum": math.exp(at.optimum),
         "low": math.exp(low),
         "high": math.exp(high),
@@ -336,29 +340,29 @@ def _fit(data: _Data, objective: str, unit: str, seed: int, draws: int, by_knob:
     }
     curve = {"grid": np.exp(grid), "mean": natural(mean), "lower": band[0], "upper": band[1]}
     return {
-        **found,
+        **summary,
         **{name: tuple(values.tolist()) for name, values in curve.items()},
         "value": float(curve["mean"][int(np.argmax(mean))]),
         "floor": None if floor is None else float(natural(np.array([(floor - shift) / scale]))[0]),
-        "message": _message(data, found, unit, "lower" if at_left >= at_right else "upper"),
+        "message": _message(data, summary, unit, "lower" if at_left >= at_right else "upper"),
     }
 
 
-def _message(data: _Data, found: dict[str, Any], unit: str, side: str) -> str:
-    interval = f"90 % interval {found['low']:.3g} to {found['high']:.3g}"
-    text = f"best noise {found['optimum']:.3g}{'' if unit == '1' else f' {unit}'} ({interval})"
-    if found["interior"]:
+def _message(data: _Data, summary: dict[str, Any], unit: str, side: str) -> str:
+    interval = f"90 % interval {summary['low']:.3g} to {summary['high']:.3g}"
+    text = f"best noise {summary['optimum']:.3g}{'' if unit == '1' else f' {unit}'} ({interval})"
+    if summary["interior"]:
         text += ", inside the tried range"
     else:
-        text += f"; not clearly inside the tried range: {found['edge_share']:.0%} of resampled optima lie at an edge"
+        text += f"; not clearly inside the tried range: {summary['edge_share']:.0%} of resampled optima lie at an edge"
         text += f", mostly the {side}: " + (
             "pairs at more noise were not viable"
             if side == "upper" and data.failed_beyond
             else f"widen the knobs towards {'less' if side == 'lower' else 'more'} noise"
         )
-    for moved in found["moved"]:
-        text += f"; {moved.sentence}"
+    for effect in summary["moved"]:
+        text += f"; {effect.sentence}"
     if data.adaptive:
-        text += f". Sampled adaptively ({', '.join(data.adaptive)}): the interval covers which configurations were"
-        text += " drawn, not another search's outcome, and the curve's shape is not judged"
+        text += f". An adaptive sampler ({', '.join(data.adaptive)}) chose the noises: the interval covers the draw of"
+        text += " configurations, not the outcome of another search, and gives no verdict on the curve's shape"
     return text + "."

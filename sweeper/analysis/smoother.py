@@ -1,4 +1,4 @@
-"""A smooth curve through scattered points: a Gaussian process whose hyperparameters are integrated out by a grid.
+"""A smooth curve through scattered points: a Gaussian process with a grid over its hyperparameters.
 
 ======  ============================================================================================
 symbol  meaning
@@ -24,7 +24,7 @@ from scipy.linalg import cho_factor, cho_solve
 Array = NDArray[np.float64]
 
 MAX_GROUPS = 120
-# grids of l over the range of x and of r: first, last, number
+# grids of l / range(x) and of r: first, last, number
 LENGTHS = (1 / 15, 2.0, 12)
 RATIOS = (1e-3, 1e3, 19)
 
@@ -34,8 +34,8 @@ class Smoother:
     """Gaussian process over means of neighbouring points, with a posterior over (l, r).
 
     Attributes:
-        x: Place of each group of points.
-        group: Group of each point.
+        x: Mean place per group of points.
+        group: Group per point.
         settings: l, r, s² and posterior probability, one row each.
     """
 
@@ -44,7 +44,7 @@ class Smoother:
     settings: Array
 
     def curve(self, grid: Array, z: Array, counts: Array, setting: Array) -> tuple[Array, Array]:
-        """Return posterior mean and variance of f on `grid`, each point taken `counts` times.
+        """Return posterior mean and variance of f on `grid`, with each point taken `counts` times.
 
         Source: Rasmussen & Williams 2006, eq. 2.25 and 2.26; the mean of w points scatters by s² r / w.
         """
@@ -54,12 +54,12 @@ class Smoother:
         return cross @ height, amplitude * np.maximum(1.0 - explained, 0.0)
 
     def mean(self, grid: Array, z: Array, counts: Array, setting: Array) -> Array:
-        """Return the posterior mean alone; see `curve`."""
+        """Return the posterior mean of f on `grid`; see `curve`."""
         cross, _, height = self._solve(grid, z, counts, setting)
         return cross @ height
 
     def _solve(self, grid: Array, z: Array, counts: Array, setting: Array) -> tuple[Array, tuple[Array, bool], Array]:
-        # covariance of grid and groups, factor of the groups' covariance, and that solved for their heights
+        # covariance of grid and groups, Cholesky factor of the groups' covariance, and its solution for their heights
         length, ratio = setting[:2]
         weight = np.bincount(self.group, counts, len(self.x))
         total = np.bincount(self.group, counts * z, len(self.x))
@@ -76,13 +76,13 @@ def _matern(a: Array, b: Array, length: float) -> Array:
 
 
 def fit_smoother(x: Array, z: Array, limit: int = MAX_GROUPS) -> Smoother:
-    """Return the process for `x` in ascending order, with flat priors on log l, log r and s² at its best for each.
+    """Return the process for ascending `x`, with flat priors on log l and log r, and the best s² for each pair.
 
-    Above `limit` points it is trained on the means of the different places (same to 6 digits), and where these are too
-    many on means of neighbours, in groups of equal size.
+    Above `limit` points it is fitted to the mean per distinct place (equal to 6 digits). If there are too many places,
+    it is fitted to means of neighbours, in groups of equal size.
 
-    Source: Rasmussen & Williams 2006, eq. 5.8, with s² = zᵀ(K + r)⁻¹z / n put in; a mean of w points scatters by r / w,
-    so that rows and columns of K and z are multiplied by √w.
+    Source: Rasmussen & Williams 2006, eq. 5.8, with s² = zᵀ(K + r)⁻¹z / n inserted. A mean of w points scatters by
+    r / w, so √w multiplies the rows and columns of K and z.
     """
     level = np.unique(x.round(6), return_inverse=True)[1]
     groups = min(len(x), limit)
@@ -108,7 +108,7 @@ def fit_smoother(x: Array, z: Array, limit: int = MAX_GROUPS) -> Smoother:
 
 
 def average_curve(smoother: Smoother, grid: Array, z: Array) -> tuple[Array, Array]:
-    """Return mean and standard deviation of f on `grid`, (l, r) integrated out but for settings of little weight."""
+    """Return mean and standard deviation of f on `grid`, with (l, r) of non-negligible weight integrated out."""
     settings = smoother.settings[smoother.settings[:, 3] > 1e-3]
     weights = settings[:, 3] / settings[:, 3].sum()
     curves = np.array([smoother.curve(grid, z, np.ones(len(z)), s) for s in settings])
@@ -117,7 +117,7 @@ def average_curve(smoother: Smoother, grid: Array, z: Array) -> tuple[Array, Arr
 
 
 def bootstrap_argmax(smoother: Smoother, grid: Array, z: Array, seed: int, draws: int) -> Array:
-    """Return the argmax of f over `grid` for each draw of points with replacement, (l, r) drawn with each."""
+    """Return the argmax of f over `grid` per draw of points with replacement, with a new (l, r) per draw."""
     rng = np.random.default_rng(seed)
     n = len(z)
     best = np.empty(draws)

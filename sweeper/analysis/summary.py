@@ -23,10 +23,10 @@ SHOWN_KNOBS = (*KNOBS, "augmentation_strength")
 
 
 def check_shown_noise(noise: str) -> str:
-    """Return the name of a noise that can be shown.
+    """Return the name of a noise if the trials table has a column for it.
 
     Raises:
-        SpecError: There is no such noise, or it has no column.
+        SpecError: The name is unknown, or the noise has no column.
     """
     try:
         check_shown(noise)
@@ -36,7 +36,7 @@ def check_shown_noise(noise: str) -> str:
 
 
 def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, Any]:
-    """Return what a sweep found: its summary, Pareto set, recommendations, warnings and where the files are."""
+    """Return a sweep's results: summary, Pareto set, recommendations, warnings and file paths."""
     from sweeper.analysis.best import over_limits, winner
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH, summarize
@@ -46,20 +46,20 @@ def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, An
     spec = stored_spec(folder)
     place = place_of(folder)
     folder = place.local.absolute() if place.local else place.uri
-    believed, lost = fit_posterior(spec, trials, noise), over_limits(trials, spec)
-    record = {**summarize(trials, spec.objective, noise, believed, lost), "run": str(folder)}
+    posterior, lost = fit_posterior(spec, trials, noise), over_limits(trials, spec)
+    record = {**summarize(trials, spec.objective, noise, posterior, lost), "run": str(folder)}
     record["objectives"] = list(spec.objectives)
     record["front"] = _find_front(spec, trials)
     weights = weights_of(record["best"]["digest"]) if record["best"] else None
     record["page"] = _file(place, PAGE) if place.has(PAGE) else None
     record["first_details"] = _first_details(trials)
-    record["warnings"] = [*format_warnings(trials), *([believed.assumed] if believed.assumed else [])]
+    record["warnings"] = [*format_warnings(trials), *([posterior.assumed] if posterior.assumed else [])]
     record["weights"] = _file(place, weights) if weights and place.has(weights) else None
     try:
-        best = winner(trials, spec.objective, believed, lost)
+        best = winner(trials, spec.objective, posterior, lost)
         record["recommendations"] = _recommend_each(trials, noise, BOTH, {spec.objective: best})
     except SpecError:
-        record["recommendations"] = {}  # no optimum yet, or a noise without a learning rate: the summary says so
+        record["recommendations"] = {}  # no optimum yet, or a noise without a learning rate; the summary states it
     return record
 
 
@@ -73,7 +73,7 @@ def _find_front(spec: SweepSpec, trials: Any) -> list[dict[str, Any]]:
 
 
 def format_sweep(record: Mapping[str, Any]) -> str:
-    """Return the record of `summarize_sweep` for a terminal."""
+    """Return the record of `summarize_sweep` as text for a terminal."""
     from sweeper.analysis.text import format_summary
 
     parts = [format_summary(record)]
@@ -82,7 +82,7 @@ def format_sweep(record: Mapping[str, Any]) -> str:
     parts += ["\n".join(wrap(f"warning: {line}", 0) for line in record["warnings"])] if record["warnings"] else []
     for name, advice in record["recommendations"].items():
         parts.append(f"hyperparameters that reach the best noise for {name}\n{advice['text']}")
-    again = f"not kept; `sweeper best {shlex.quote(record['run'])} --save FILE` trains that trial again"
+    again = f"not saved; `sweeper best {shlex.quote(record['run'])} --save FILE` trains that trial again"
     trained_here = not (record["synthetic"] or record["imported"])
     weights = record["weights"] or (again if record["best"] and trained_here else None)
     places = {"results": record["run"], "page": record["page"], "best merged weights": weights}
@@ -91,7 +91,7 @@ def format_sweep(record: Mapping[str, Any]) -> str:
 
 
 def collect_warnings(trials: Any) -> list[TrialWarning]:
-    """Return the warnings of a trials table, each kind once."""
+    """Return the warnings of a trials table, one per kind."""
     return count_warnings(trials["warnings"].to_pylist())
 
 
@@ -111,52 +111,52 @@ def _first_details(trials: Any) -> dict[str, str]:
 def _recommend_each(
     trials: Any, noise: str, objectives: Iterable[str], best: Mapping[str, Any], **wanted: Any
 ) -> dict[str, Any]:
-    """Return recommendations and their text by objective; one without an optimum is left out.
+    """Return objective -> recommendations with their text, of the objectives that have an optimum.
 
     Args:
         trials: The trials table.
         noise: Name of the noise.
-        objectives: What to advise on.
-        best: Objective -> row of the trial whose settings are kept; the best by observed mean for others.
-        wanted: Settings to keep instead.
+        objectives: Objectives to advise on.
+        best: Objective -> row of the trial whose settings to keep; by default the best by observed mean.
+        wanted: Settings that replace the kept ones.
 
     Raises:
-        SpecError: None of them has an answer; the message is the first one's reason.
+        SpecError: No objective has an answer; the message gives the first reason.
     """
     from sweeper.analysis.recommend import recommend
     from sweeper.analysis.regime import fit_regime
     from sweeper.analysis.text import format_recommendations
 
-    found: dict[str, Any] = {}
+    advice: dict[str, Any] = {}
     errors: list[str] = []
     for objective in objectives:
         try:
             regime = fit_regime(trials, objective, noise)
-            advice = recommend(trials, regime, best=best.get(objective), **wanted)
+            settings = recommend(trials, regime, best=best.get(objective), **wanted)
         except (ValueError, UnknownName) as error:
             errors.append(str(error))
             continue
-        text = format_recommendations(advice)
-        found[objective] = {"message": regime.message, "recommendations": [asdict(a) for a in advice], "text": text}
-    if not found and errors:
+        text = format_recommendations(settings)
+        advice[objective] = {"message": regime.message, "recommendations": [asdict(s) for s in settings], "text": text}
+    if not advice and errors:
         raise SpecError(errors[0])
-    return found
+    return advice
 
 
 def advise(
     spec: SweepSpec, trials: Any, objectives: Sequence[str] = (), noise: str | None = None, **wanted: Any
 ) -> dict[str, Any]:
-    """Return recommendations and their text by objective; one without an optimum is left out.
+    """Return objective -> recommendations with their text, of the objectives that have an optimum.
 
     Args:
         spec: The sweep.
         trials: Its trials.
-        objectives: What to advise on; by default gain and merged loss.
+        objectives: Objectives to advise on; by default gain and merged loss.
         noise: Noise to reach; the sweep's by default.
-        wanted: Settings to keep instead of the winner's; see `sweeper.analysis.recommend.recommend`.
+        wanted: Settings that replace the winner's; see `sweeper.analysis.recommend.recommend`.
 
     Raises:
-        SpecError: None of them has an answer; the message is the first one's reason.
+        SpecError: No objective has an answer; the message gives the first reason.
     """
     from sweeper.analysis.best import over_limits, winner
     from sweeper.analysis.posterior import fit_posterior

@@ -1,4 +1,4 @@
-"""Results as text for a terminal: a sweep's summary and a table of recommendations, at most 100 columns."""
+"""Results as text for a terminal, at most 100 columns wide: summary, model and recommendations of a sweep."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def format_summary(record: Mapping[str, Any]) -> str:
     if record["imported"]:
         parts.append(ELSEWHERE)
     parts.append(_regimes(record))
-    parts.append(_best(record) if record["best"] else "no configuration has won yet: none of the pairs is viable")
+    parts.append(_best(record) if record["best"] else "no winner yet: no pair is viable")
     return "\n\n".join(parts)
 
 
@@ -97,17 +97,15 @@ def _best(record: Mapping[str, Any]) -> str:
 
 
 def _split(column: str) -> str:
-    return "test (nothing else was measured)" if column.endswith("_test") else "validation"
+    return "test (the only measured split)" if column.endswith("_test") else "validation"
 
 
 def _describe_choice(best: Mapping[str, Any]) -> list[str]:
     observed = _format_observed(best)
     if best["posterior_mean"] is None:
-        why = f", not a posterior mean: {best['undecided']}" if best["undecided"] else ""
+        why = f"; no posterior mean: {best['undecided']}" if best["undecided"] else ""
         return [wrap(f"chosen by the observed mean, {observed}{why}", 2)]
-    error = (
-        " (one trial: its error is not known)" if best["posterior_sd"] is None else f" ± {number(best['posterior_sd'])}"
-    )
+    error = " (one trial: error unknown)" if best["posterior_sd"] is None else f" ± {number(best['posterior_sd'])}"
     posterior = f"{number(best['posterior_mean'])}{error}"
     lines = [wrap(f"chosen by the posterior mean, {posterior}; observed {observed}", 2)]
     if luckiest := best["luckiest"]:
@@ -120,7 +118,7 @@ def _format_observed(best: Mapping[str, Any]) -> str:
 
 
 def format_front(front: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> str:
-    """Return the Pareto set of a sweep with several objectives as a table, the best by the first one first."""
+    """Return the Pareto set of a sweep as a table, best by the first objective first."""
     rows = [
         (str(r["number"]), r["digest"], *(number(r[name]) for name in objectives), str(r["repeats"])) for r in front
     ]
@@ -129,7 +127,7 @@ def format_front(front: Sequence[Mapping[str, Any]], objectives: Sequence[str]) 
 
 
 def format_posterior(record: Mapping[str, Any], noise: str) -> str:
-    """Return what the model says about a sweep (`sweeper.analysis.posterior.Posterior.record`) as text."""
+    """Return a sweep's posterior (`sweeper.analysis.posterior.Posterior.record`) as text."""
     if record["unexplained"]:
         return wrap(f"no model of noise {noise}: {record['unexplained']}", 0)
     best = "best noise not determined"
@@ -154,17 +152,17 @@ def format_posterior(record: Mapping[str, Any], noise: str) -> str:
 
 
 def noise_share(record: Mapping[str, Any], noise: str) -> str:
-    """Return how much of what the model explains is noise, with its interval where one is known."""
+    """Return a phrase on the share of the explained variance that noise explains, with its interval if known."""
     if record["variance_share"] is None:
-        return "it does not predict trials that it has not seen, so the share of the noise is not known"
+        return "it does not predict unseen trials, so the share of the noise is unknown"
     share = f"{_format_share(record['variance_share'])} %"
     if record.get("share_low") is not None:
         share += f" (90 % interval {_format_share(record['share_low'])} to {_format_share(record['share_high'])} %)"
-    return f"noise {noise} is {share} of what it explains"
+    return f"noise {noise} accounts for {share} of the explained variance"
 
 
 def _format_share(share: float) -> str:
-    # as per cent; no estimate is certain
+    # in per cent; no estimate is certain
     return "> 99" if share > 0.995 else "< 1" if share < 0.005 else f"{100 * share:.0f}"
 
 
@@ -174,8 +172,8 @@ def _format_exponent(value: float) -> str:
 
 def _interval(record: Mapping[str, Any], role: str) -> str:
     low, high = (record.get(f"exponent_{end}", {}).get(role) for end in ("low", "high"))
-    # of the knob that level sets are solved for, the exponent is taken as given
-    return "as given" if low is None or low == high else f"{_format_exponent(low)} to {_format_exponent(high)}"
+    # level sets are solved for the pivot, so its exponent stays as defined
+    return "as defined" if low is None or low == high else f"{_format_exponent(low)} to {_format_exponent(high)}"
 
 
 def _format_percent(value: float | None) -> str:
@@ -183,9 +181,9 @@ def _format_percent(value: float | None) -> str:
 
 
 def format_recommendations(recommendations: Sequence[Recommendation]) -> str:
-    """Return recommendations as a table; `*` marks a knob outside what was tried, `!` beyond the stability limit.
+    """Return recommendations as a table; `*` marks a knob outside the tried range, `!` a step beyond stability.
 
-    A `!` in the last column is of the learning rate, one in the interval of that end.
+    A `!` in the last column belongs to the learning rate, and one in the interval to that end.
     """
     header = ("batch size", "learning rate", "interval", "momentum", "weight decay", "noise", "")
     rows = [
@@ -203,12 +201,12 @@ def format_recommendations(recommendations: Sequence[Recommendation]) -> str:
     ]
     lines = [format_table(header, rows, indent=0)]
     if any(r.outside_tried for r in recommendations):
-        lines.append("* outside what the viable trials tried")
+        lines.append("* outside the range of the viable trials")
     marked = [r for r in recommendations if r.beyond_stability] or [
         r for r in recommendations if r.high_beyond_stability
     ]
     if marked:
-        lines.append(wrap(f"! beyond the stability limit that was seen: {marked[0].note}", 0))
+        lines.append(wrap(f"! beyond the observed stability limit: {marked[0].note}", 0))
     return "\n".join(lines)
 
 
@@ -217,5 +215,5 @@ def _format_end(rate: float, beyond: bool) -> str:
 
 
 def _mark(recommendation: Recommendation, knob: str) -> str:
-    # a blank keeps the digits of marked and unmarked rows aligned
+    # a blank aligns the digits of rows with and without a mark
     return number(getattr(recommendation, knob)) + ("*" if knob in recommendation.outside_tried else " ")

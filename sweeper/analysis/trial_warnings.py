@@ -1,4 +1,4 @@
-"""What makes the numbers of a sweep doubtful: the trials' warnings, each key once."""
+"""Warnings of a sweep's trials, counted per kind."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class TrialWarning:
     """One kind of warning.
 
     Attributes:
-        key: What it is about; it names the kind.
-        sentence: The first trial's sentence.
-        trials: How many trials have it.
+        key: Name of the kind.
+        sentence: Sentence of the first trial with it.
+        trials: Number of trials with it.
     """
 
     key: str
@@ -24,7 +24,7 @@ class TrialWarning:
 
 
 def split_warnings(text: str | None) -> Iterator[tuple[str, str]]:
-    """Yield (key, sentence) of each warning in a trial's column `warnings`: `key: sentence`, separated by ` | `."""
+    """Yield (key, sentence) per warning in a trial's column `warnings`, which reads `key: sentence | key: sentence`."""
     for part in (text or "").split(SEPARATOR):
         if part.strip():
             key, _, sentence = part.partition(": ")
@@ -32,7 +32,7 @@ def split_warnings(text: str | None) -> Iterator[tuple[str, str]]:
 
 
 def count_warnings(texts: Iterable[str | None]) -> list[TrialWarning]:
-    """Return the warnings of the trials' columns by key, the commonest first."""
+    """Return the warnings of the trials, one per key, the most frequent first."""
     first: dict[str, str] = {}
     counts: dict[str, int] = {}
     for text in texts:
@@ -42,6 +42,6 @@ def count_warnings(texts: Iterable[str | None]) -> list[TrialWarning]:
     return [TrialWarning(key, first[key], counts[key]) for key in sorted(first, key=lambda k: -counts[k])]
 
 
-def format_lines(found: Iterable[TrialWarning], trials: int) -> list[str]:
-    """Return one line a warning for people, with the number of trials that have it."""
-    return [f"{d.key} ({'all' if d.trials == trials else d.trials} of {trials} trials): {d.sentence}" for d in found]
+def format_lines(warnings: Iterable[TrialWarning], trials: int) -> list[str]:
+    """Return one line per warning, with its number of trials."""
+    return [f"{d.key} ({'all' if d.trials == trials else d.trials} of {trials} trials): {d.sentence}" for d in warnings]

@@ -20,13 +20,13 @@ Knobs = Mapping[str, "BaseDistribution"]
 
 
 MOST_POINTS, MOST_CONDITIONAL = 1_000_000, 50_000
-"""Combinations of a grid's values at most, without conditions and with some: these are looked at one by one."""
+"""Maximum combinations of a grid's values, without and with conditions; conditions need one look per combination."""
 
 
 _WORK = 1_000_000
 
 
-# (knobs, seed, number, trials, conditions) -> parameters, those of knobs that do not act among them
+# (knobs, seed, number, trials, conditions) -> parameters, including those of inactive knobs
 Design = Callable[[Knobs, int, int, int, Conditions], "dict[str, Any]"]
 
 
@@ -36,7 +36,7 @@ def from_unit(distribution: Any, u: float) -> Any:
         return distribution.choices[min(int(u * len(distribution.choices)), len(distribution.choices) - 1)]
     low, high = distribution.low, distribution.high
     whole = isinstance(low, int) and isinstance(high, int)
-    if whole:  # every whole number gets its share of the range
+    if whole:  # every whole number gets an equal share of the range
         low, high = low - 0.5, high + 0.5
     value = (
         math.exp(math.log(low) + u * (math.log(high) - math.log(low))) if distribution.log else low + u * (high - low)
@@ -79,18 +79,18 @@ def levels(distribution: Any, count: int) -> list[Any]:
 
 
 def grid(knobs: Knobs, trials: int, conditions: Conditions = MappingProxyType({})) -> list[dict[str, Any]]:
-    """Return the full grid: every choice of a categorical knob, and as many levels of the others as `trials` allow.
+    """Return the full grid: all choices of categorical knobs, and as many levels of the others as `trials` allow.
 
-    At least two levels a knob, so a grid can be larger than `trials`. Knobs that do not act are left out of a point.
+    Every knob has at least two levels, so a grid can be larger than `trials`. A point omits its inactive knobs.
 
     Raises:
-        SpecError: It is too large.
+        SpecError: The grid is too large.
     """
     return _make_grid(knobs, _shape(knobs, trials, conditions)[0], conditions)
 
 
 def _make_grid(knobs: Knobs, count: int, conditions: Conditions) -> list[dict[str, Any]]:
-    points: dict[str, dict[str, Any]] = {}  # by what they print: a choice may be a dict
+    points: dict[str, dict[str, Any]] = {}  # keyed by repr, since a choice may be a dict
     for values in itertools.product(*(levels(d, count) for d in knobs.values())):
         point = acting(dict(zip(knobs, values, strict=True)), conditions)
         points.setdefault(repr(point), point)
@@ -98,15 +98,15 @@ def _make_grid(knobs: Knobs, count: int, conditions: Conditions) -> list[dict[st
 
 
 def _shape(knobs: Knobs, trials: int, conditions: Conditions) -> tuple[int, int]:
-    """Return the levels of each free knob of a grid, and its number of points; none is made, which would take long."""
+    """Return a grid's levels per free knob and its number of points, without making the points, which is slow."""
     free = [d for d in knobs.values() if not hasattr(d, "choices")]
     fixed = math.prod(len(d.choices) for d in knobs.values() if hasattr(d, "choices"))  # type: ignore[attr-defined]
     count = max(2, math.floor((trials / fixed) ** (1 / len(free)) + 1e-9)) if free else 1
     most = MOST_CONDITIONAL if conditions else MOST_POINTS
     cells = fixed * count ** len(free)
     if cells > most:
-        way = "name fewer values, or take sampler random"
-        raise SpecError(f"sampler grid must combine at most {most} values here, got {cells:.3g} combinations: {way}")
+        way = "name fewer values, or use sampler random"
+        raise SpecError(f"sampler grid must have at most {most} combinations here, got {cells:.3g}; {way}")
     sizes = {name: len(levels(d, count)) for name, d in knobs.items()}
     if not conditions:
         return count, math.prod(sizes.values())
@@ -116,7 +116,7 @@ def _shape(knobs: Knobs, trials: int, conditions: Conditions) -> tuple[int, int]
         return sum(times * math.prod(sizes[name] for name in names) for names, times in others.items())
 
     points, work = points_of(sizes), 0
-    # where knobs do not act everywhere, points fall together and there is room for more levels
+    # with inactive knobs, points coincide and leave room for more levels
     while free and fixed * (count + 1) ** len(free) <= most and work < _WORK:
         larger = {name: levels(d, count + 1) for name, d in knobs.items()}
         more = points_of({name: len(values) for name, values in larger.items()})
@@ -128,32 +128,32 @@ def _shape(knobs: Knobs, trials: int, conditions: Conditions) -> tuple[int, int]
 
 
 def _acting_sets(knobs: Knobs, conditions: Conditions) -> Counter[tuple[str, ...]]:
-    """Return the knobs that no condition names, in the sets that act together -> the points of the other knobs."""
+    """Return set of knobs that act together -> number of points of the deciding knobs."""
     deciding = {n: d for n, d in knobs.items() if any(n in condition for condition in conditions.values())}
-    seen, found = set[str](), Counter[tuple[str, ...]]()
+    seen, counts = set[str](), Counter[tuple[str, ...]]()
     for values in itertools.product(*(levels(d, 1) for d in deciding.values())):
         point = acting(dict(zip(deciding, values, strict=True)), conditions)
         if (text := repr(point)) not in seen:
             seen.add(text)
-            found[tuple(n for n in knobs if n not in deciding and acts(n, point, conditions))] += 1
-    return found
+            counts[tuple(n for n in knobs if n not in deciding and acts(n, point, conditions))] += 1
+    return counts
 
 
 def count_configs(sampler: str, knobs: Knobs, trials: int, conditions: Conditions = MappingProxyType({})) -> int:
-    """Return the number of configurations that a sampler can propose, at most `trials`: a grid ends.
+    """Return the number of configurations that a sampler can propose; a grid may hold fewer than `trials`.
 
     Raises:
-        SpecError: A grid is too large.
+        SpecError: The grid is too large.
     """
     return min(trials, _shape(knobs, trials, conditions)[1]) if sampler == "grid" else trials
 
 
 def grid_design(knobs: Knobs, seed: int, number: int, trials: int, conditions: Conditions) -> dict[str, Any]:
-    """Return point `number` of the grid that fits the number of trials."""
+    """Return point `number` of the grid for this number of trials."""
     import numpy as np
 
     count, points = _shape(knobs, trials, conditions)
-    # shuffled, so that a sweep stopped early has seen the whole range
+    # random order, so that a sweep that stops early covers the whole range
     index = int(np.random.default_rng(seed).permutation(points)[number])
     if conditions:
         return _make_grid(knobs, count, conditions)[index]

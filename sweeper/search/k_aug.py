@@ -1,4 +1,4 @@
-"""KAug: what augmentation does to the gradient noise, as the sampler sees it: a function of a configuration."""
+"""KAug: factor of augmentation on the gradient noise, as a function of a configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Tables = Mapping[str, Mapping[float, float]]
-"""Policy -> {strength: k_aug}, as the probe at the base weights yields it."""
+"""Policy -> {strength: k_aug}, from the probe at the base weights."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class KAug:
 
     Attributes:
         tables: Policy -> {strength in [0, 1]: k_aug > 0}.
-        policy, strength: Where the parameters `augmentation` and `augmentation_strength` are not searched.
+        policy, strength: Values for `augmentation` and `augmentation_strength` if these are not searched.
 
     Raises:
-        ValueError: An empty table, or a value that is not a positive number.
+        ValueError: A table is empty, or a value is not a positive number.
     """
 
     tables: Tables
@@ -37,14 +37,16 @@ class KAug:
                     raise ValueError(f"k_aug must be > 0 and finite, got {k!r} at {policy} {strength:g}")
 
     def __call__(self, params: Mapping[str, Any]) -> float:
-        """Return k_aug of a configuration's parameters; those that are missing are as fixed.
+        """Return k_aug of a configuration's parameters; the fixed values replace missing ones.
 
         Raises:
-            ValueError: A policy that was not probed.
+            ValueError: The probe did not measure the policy.
         """
         policy = str(params.get("augmentation", self.policy))
         if policy not in self.tables:
-            raise ValueError(f"augmentation {policy!r} was not probed; known: {', '.join(sorted(self.tables))}")
+            raise ValueError(
+                f"the probe did not measure augmentation {policy!r}; known: {', '.join(sorted(self.tables))}"
+            )
         return _interpolate(self.tables[policy], float(params.get("augmentation_strength", self.strength)))
 
 

@@ -1,4 +1,4 @@
-"""Which noise a sweep may target: predicted, and defined for its optimizer. What cannot be is said in one line."""
+"""Noises that a sweep may target: predicted ones that its optimizers define."""
 
 from __future__ import annotations
 
@@ -10,44 +10,43 @@ from trainables.registry import unknown
 MEASURED_USUAL = "critical_ratio"  # defined for every optimizer
 _USUAL = {"sgd": "paper", "sgdw": "paper", "adam": "adam_sde", "adamw": "adam_sde"}
 _WHY = {
-    "measured": "is measured while training",
-    "fitted": "has no exponents before there are trials",
+    "measured": "is measured during training",
+    "fitted": "has no exponents before the first trials",
 }
 
 
 def default_noise(family: str) -> str:
-    """Return the noise that a sweep with an optimizer of this family targets where none is asked for."""
+    """Return the default target noise of a family of optimizers."""
     return _USUAL.get(family, "paper")
 
 
 def list_targets(families: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of the predicted noises that are defined for all these families of optimizers."""
+    """Return the names of the predicted noises that all these families of optimizers define."""
     wanted = set(families)
     return tuple(n for n, s in NOISE.items() if s.kind == "predicted" and wanted <= set(s.families))
 
 
 def check_target(name: str) -> NoiseScale:
-    """Return a noise that a search can aim at.
+    """Return a noise that a search can target.
 
     Raises:
-        ValueError: No such noise, or one that is not known before training; the message names others.
+        ValueError: The noise is unknown, or no formula predicts it; the message names others.
     """
     if name not in NOISE:
         raise ValueError(str(unknown("noise", name, NOISE)))
     scale = NOISE[name]
     if scale.kind != "predicted":
-        look = f", and look at it with `sweeper status DIR --noise {name}`" if scale.kind == "measured" else ""
-        raise ValueError(
-            f"noise {name!r} {_WHY[scale.kind]}, a search cannot target it; use {' or '.join(_find_near(scale))}{look}"
-        )
+        look = f"; `sweeper status DIR --noise {name}` shows it" if scale.kind == "measured" else ""
+        use = " or ".join(_find_near(scale))
+        raise ValueError(f"noise {name!r} {_WHY[scale.kind]}, so a search cannot target it; use {use}{look}")
     return scale
 
 
 def check_defined(name: str, optimizers: dict[str, str]) -> None:
-    """Check that a noise is defined for every optimizer of a sweep, given as name -> family.
+    """Check that all optimizers of a sweep (name -> family) define a noise.
 
     Raises:
-        ValueError: It is not; the message names those that are.
+        ValueError: An optimizer does not define it; the message names noises that all define.
     """
     for optimizer, family in optimizers.items():
         if family not in NOISE[name].families:
@@ -64,18 +63,20 @@ def check_shown(name: str) -> NoiseScale:
 
     Raises:
         UnknownName: No such noise.
-        ValueError: It is `fitted` and has none.
+        ValueError: The noise is `fitted` and has no column.
     """
     if NOISE[name].kind == "fitted":
-        raise ValueError(f"noise {name!r} has no column: its exponents are estimated from the trials; choose another")
+        raise ValueError(
+            f"noise {name!r} has no column, because its exponents are estimated from the trials; choose another noise"
+        )
     return NOISE[name]
 
 
 def _find_near(scale: NoiseScale) -> tuple[str, ...]:
-    # the predicted noises that are its formula without what is measured
+    # predicted noises with the same formula apart from measured factors
     rest = {f: e for f, e in scale.exponents.items() if f in _PREDICTED_FACTORS}
-    found = [n for n in list_targets(()) if {f: e for f, e in NOISE[n].exponents.items() if f != "k_aug"} == rest]
-    return tuple(found) or tuple(dict.fromkeys(default_noise(f) for f in scale.families))
+    names = [n for n in list_targets(()) if {f: e for f, e in NOISE[n].exponents.items() if f != "k_aug"} == rest]
+    return tuple(names) or tuple(dict.fromkeys(default_noise(f) for f in scale.families))
 
 
 _PREDICTED_FACTORS = {f for s in NOISE.values() if s.kind == "predicted" for f in s.exponents}

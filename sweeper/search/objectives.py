@@ -1,4 +1,4 @@
-"""Objectives: which numbers of a trial a sweep optimizes, and what the sampler is told."""
+"""Objectives: the numbers of a trial that a sweep optimizes, and their values for the study."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class Objective:
-    """One objective. A search always takes the validation split; `on` gives it on another one.
+    """One objective. A search uses the validation split; `on` returns the objective on another split.
 
     Attributes:
         column: Column of the trials table.
         label: Name for people, with its unit in brackets.
-        maximize: True where larger is better.
-        transform: (value, cap) -> the number that the study is told.
-        capped: Whether the cap of a loss stands for a bad trial; else the worst value seen so far does.
+        maximize: Whether larger is better.
+        transform: (value, cap) -> value for the study.
+        capped: Whether a bad trial gets the cap of a loss; else it gets the worst value so far.
         one_task: Whether it is undefined for children of two tasks.
-        inverse: The number that the study is told -> the value that it is told for, where nothing was capped.
+        inverse: Value for the study -> value of the column, if uncapped.
     """
 
     column: str
@@ -40,11 +40,11 @@ class Objective:
     inverse: Callable[[float], float] = float
 
     def tell(self, row: Mapping[str, Any]) -> float:
-        """Return the number that the study is told of a trial row.
+        """Return the value of a trial row for the study.
 
-        Merged losses reach 150 and would drown everything, so values are capped at 2 ln C, C the number of classes;
-        a trial that is not `ok` or has no finite value gets the cap: it is learnt from and never wins. Objectives
-        that are not capped tell the value of every trial.
+        Merged losses reach 150 and would dominate, so the cap is 2 ln C for C classes. A trial that is not `ok` or has
+        no finite value gets the cap: the sampler learns from it, and it never wins. Uncapped objectives return the
+        value of every trial.
         """
         cap = 2.0 * math.log(row.get("classes") or DEFAULT_CLASSES)
         value = row.get(self.column)
@@ -53,14 +53,14 @@ class Objective:
         return self.transform(float(value), cap)
 
     def is_better(self, a: float, b: float) -> bool:
-        """Whether the value `a` is better than `b`."""
+        """Return whether the value `a` is better than `b`."""
         return a > b if self.maximize else a < b
 
     def on(self, split: str) -> Objective:
-        """Return the objective on another split; one that has no split, such as the cost, is returned as it is.
+        """Return the objective on another split; an objective without splits, such as the cost, stays the same.
 
         Raises:
-            ValueError: No such split.
+            ValueError: The split is unknown.
         """
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -71,7 +71,7 @@ class Objective:
         return replace(self, column=f"{stem}_{split}", label=label)
 
     def split_in(self, trials: pa.Table) -> str:
-        """Return the split to look at: validation, or test where only that one was measured (an imported table)."""
+        """Return the split of these trials: validation, or test if only test was measured (an imported table)."""
         test = self.on("test").column
         empty = trials.column(self.column).null_count == trials.num_rows
         return "test" if empty and trials.column(test).null_count < trials.num_rows else "val"
@@ -108,7 +108,7 @@ OBJECTIVES.add(
     "barrier",
     Objective("barrier_frankle_loss_val", "validation loss barrier [nat]", False, _clip, one_task=True),
 )
-# seconds, whose ratios count
+# of seconds, the ratios count
 OBJECTIVES.add(
     "cost",
     Objective(
@@ -123,10 +123,10 @@ OBJECTIVES.add(
 
 
 def resolve_objective(name: str, trials: pa.Table) -> Objective:
-    """Return an objective on the split to look at in these trials; see `Objective.split_in`.
+    """Return an objective on the split of these trials; see `Objective.split_in`.
 
     Raises:
-        UnknownName: No such objective.
+        UnknownName: The objective is unknown.
     """
     goal = OBJECTIVES[name]
     return goal.on(goal.split_in(trials))
@@ -134,12 +134,12 @@ def resolve_objective(name: str, trials: pa.Table) -> Objective:
 
 @dataclass(frozen=True)
 class Observation:
-    """What the sampler is told of a configuration.
+    """Observation of a configuration for the sampler.
 
     Attributes:
-        values: One number per objective, means over the repeats; None: it ended without any.
-        constraints: Name -> value, kept where <= 0.
-        pruned: Whether it was stopped on its way.
+        values: Mean over the repeats per objective; None if it ended without a value.
+        constraints: Name -> value, satisfied if <= 0.
+        pruned: Whether pruning stopped it.
     """
 
     values: tuple[float, ...] | None = None

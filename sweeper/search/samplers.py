@@ -1,4 +1,4 @@
-"""Samplers by name: designs whose point i is a function of (seed, i), and Optuna samplers that learn."""
+"""Registry of samplers: designs whose point i is a function of (seed, i), and adaptive Optuna samplers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Sampler:
 
     Attributes:
         doc: One phrase for people.
-        design: Point by number, for designs.
-        make: Builds the Optuna sampler, for those that learn.
-        stateless: Its draws are a function of seed and trial number, so it resumes with the same seed.
-        several: Whether it searches several objectives.
-        constrained: Whether it reads constraints; the others are told the worst value where one is broken.
-        infeasible: Whether it learns from a trial that ended without any value, such as one out of memory.
+        design: Function that returns a point by number; None for an adaptive sampler.
+        make: Function that builds the Optuna sampler; None for a design.
+        stateless: Whether seed and trial number determine its draws, so that a resumed sweep keeps the seed.
+        several: Whether it supports several objectives.
+        constrained: Whether it reads constraints; the others get the worst value for a violated constraint.
+        infeasible: Whether it learns from a trial without a value, such as one out of memory.
     """
 
     doc: str
@@ -74,7 +74,7 @@ def _tpe(seed: int, **_: Any) -> BaseSampler:
 def _gp(seed: int, conditions: Conditions, **_: Any) -> BaseSampler:
     from optuna.samplers import GPSampler
 
-    # knobs that do not act everywhere are drawn at random
+    # Optuna draws conditional knobs at random
     return GPSampler(seed=seed, deterministic_objective=False, warn_independent_sampling=not conditions)
 
 
@@ -91,7 +91,7 @@ SAMPLERS.add("tpe", Sampler("Optuna's tree-structured Parzen estimator", make=_t
 SAMPLERS.add("gp", Sampler("Optuna's Gaussian-process sampler", make=_gp))
 SAMPLERS.add(
     "cmaes",
-    Sampler("Optuna's CMA-ES; categorical knobs are drawn at random", make=_cmaes, several=False, constrained=False),
+    Sampler("Optuna's CMA-ES with random categorical knobs", make=_cmaes, several=False, constrained=False),
 )
 SAMPLERS.add("qmc", Sampler("scrambled Sobol points", design=qmc_design))
 SAMPLERS.add("random", Sampler("independent random points", design=random_design))

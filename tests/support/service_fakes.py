@@ -66,7 +66,7 @@ class FakeViews:
 
     def advice(self, entry: Entry, objectives: Any, **wanted: Any) -> list[Advice]:
         if entry.state != State.DONE:
-            raise SpecError("no noise to aim at: too few trials")
+            raise SpecError("no best noise to reach: too few trials")
         self.asked.append((objectives, wanted))
         found = {"batch_size": 256, "learning_rate": float("inf")}
         return [Advice(objective="merged_loss", message="m", recommendations=(found,), text="t")]

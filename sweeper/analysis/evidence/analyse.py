@@ -1,4 +1,4 @@
-"""The evidence on one table of trials: verdict, regime, tests of the one scalar, ranking, controls, what is missing."""
+"""Analysis of one table of trials: verdict, regime, tests of the noise scale, ranking, controls and needs."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def analyse(
     seed: int = 0,
     draws: int = 300,
 ) -> Analysis:
-    """Test whether an objective has an optimal noise, and whether that noise explains the knobs.
+    """Return the analysis of an objective: whether it has an optimal noise, and whether that noise explains the knobs.
 
     Args:
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
         objective: Name in `OBJECTIVES`.
         noise: Name in `NOISE`, predicted or measured.
-        split: Split of the scores; by default validation, or test where nothing else was measured.
-        seed: Seed of every bootstrap; the result is a function of it and of the table.
-        draws: Bootstrap draws.
+        split: Split of the scores; by default validation, or test if nothing else was measured.
+        seed: Seed of every bootstrap; the table and the seed determine the result.
+        draws: Number of bootstrap draws.
 
     Returns:
-        The analysis; its parts say themselves where they are not possible.
+        The analysis; a part that is impossible carries a reason.
 
     Raises:
         UnknownName: No such objective or noise.
@@ -62,7 +62,7 @@ def analyse(
     """
     check_shown(noise)
     split = split or OBJECTIVES[objective].split_in(trials)
-    with threadpool_limits(1):  # thousands of small matrices: further threads only wait for each other
+    with threadpool_limits(1):  # for thousands of small matrices further threads only wait
         analysis = _analyse(trials, objective, noise, split, seed, draws)
     return replace(analysis, sentences=write_sentences(analysis))
 
@@ -74,7 +74,7 @@ def _analyse(trials: pa.Table, objective: str, noise: str, split: str, seed: int
     by_design = subsample(collect(designed, goal))
     along = raise_tail_along(by_design, noise)
     broken = subsample(collect(designed, goal, broken=True))
-    judged = judge(along, raise_tail_along(broken, noise), noise, seed=seed, draws=draws)
+    verdict = judge(along, raise_tail_along(broken, noise), noise, seed=seed, draws=draws)
     test = compare_shapes(by_design.order_along(noise), noise, seed=seed)
     raised = raise_tail(by_design if designed is trials else subsample(collect(trials, goal)))
     names = list_definitions(raised)
@@ -95,9 +95,9 @@ def _analyse(trials: pa.Table, objective: str, noise: str, split: str, seed: int
         n_tested=len(along),
         set_aside=trials.num_rows - designed.num_rows,
         tail=along.tail,
-        verdict=judged.name,
+        verdict=verdict.name,
         regime=regime,
-        judged=judged,
+        judged=verdict,
         shape=test,
         explained=measure_share(tested, noise),
         leftover=run_knob_test(tested, noise, fitted if noise in names else None, seed=seed),
@@ -106,7 +106,7 @@ def _analyse(trials: pa.Table, objective: str, noise: str, split: str, seed: int
         transfer=measure_transfer(shared, axes),
         collapse=measure_collapse(shared, axes),
         controls=run_controls(trials, goal, noise, split),
-        needs=find_needs(along, judged, noise, np.log(np.array(judged.optima)), _interval(regime)),
+        needs=find_needs(along, verdict, noise, np.log(np.array(verdict.optima)), _interval(regime)),
     )
 
 
@@ -115,18 +115,18 @@ def _interval(regime: Regime) -> tuple[float, float] | None:
 
 
 def _select_designed(trials: pa.Table, noise: str) -> pa.Table:
-    """Return the trials to judge the shape by: those of an extension's design where a sampler chose the others."""
+    """Return the trials that decide on the shape: only the designed ones, if an extension added enough of them."""
     samplers = set(trials["sampler"].to_pylist()) - {None}
     if samplers <= DESIGNED_SAMPLERS or EXTEND not in samplers:
         return trials
-    own = trials.filter(pa.array([s in DESIGNED_SAMPLERS for s in trials["sampler"].to_pylist()], pa.bool_()))
-    viable = zip(own["outcome"].to_pylist(), own[f"noise_{noise}"].to_pylist(), strict=True)
+    designed = trials.filter(pa.array([s in DESIGNED_SAMPLERS for s in trials["sampler"].to_pylist()], pa.bool_()))
+    viable = zip(designed["outcome"].to_pylist(), designed[f"noise_{noise}"].to_pylist(), strict=True)
     levels = {round(math.log(v), DIGITS) for outcome, v in viable if outcome == Outcome.OK and v is not None and v > 0}
-    return own if len(levels) >= MIN_LEVELS else trials
+    return designed if len(levels) >= MIN_LEVELS else trials
 
 
 def _free_exponents(cells: Cells, exponents: Exponents) -> Array | None:
-    """Return the free exponents in the order of the factors; None where they were not estimated."""
+    """Return the free exponents in the order of the factors; None without an estimate."""
     if exponents.reason:
         return None
     both = {**exponents.value, **exponents.shift}

@@ -1,15 +1,15 @@
-"""What the tests look at: configurations with their noises, knobs and objective, from the trials table.
+"""Cells: configurations of a trials table with their noises, knobs and objective.
 
 ======  ============================================================================================
 symbol  meaning, for C configurations
 ======  ============================================================================================
 x       log noise of a configuration, [ln of the definition's unit]
-z       its objective as the study is told it (`Objective.tell`), mean of repeats, larger is better
+z       its objective on the study's scale (`Objective.tell`), mean of repeats, larger is better
 r       its repeats
 ======  ============================================================================================
 
-Only viable pairs enter (outcome `ok`), or all whose training did not break for another reason, the unviable at the cap.
-A few merges collapse hundreds of times deeper than the hump is high, so the bad tail of z is raised to a floor.
+Only viable pairs enter (outcome `ok`). With `broken`, unviable and diverged pairs enter, too, at the cap. A few merges
+collapse hundreds of times deeper than the hump is high, so a floor raises the bad tail of z.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ class Cells:
     """Configurations and their repeats.
 
     Attributes:
-        config: Digest of each configuration, shape (C,).
+        config: Digests of the configurations, shape (C,).
         z: Objective, shape (C,).
-        size: Repeats, shape (C,).
-        value: Objective of each repeat, shape (R,), and `owner` its configuration, shape (R,).
-        noise: Definition -> x, shape (C,); NaN where it is undefined.
-        factors: Knob that varies -> its factor's logarithm, of the signs of `fitted`, shape (C,).
-        knobs: Knob -> its value, shape (C,), augmentation policies as numbers.
-        samplers: Adaptive samplers that chose any of them.
-        tail: Repeats that were raised to the floor.
+        size: Number of repeats, shape (C,).
+        value: Objective per repeat, shape (R,), and `owner` its configuration, shape (R,).
+        noise: Definition -> x, shape (C,); NaN if undefined.
+        factors: Varying knob -> logarithm of its factor with the signs of `fitted`, shape (C,).
+        knobs: Knob -> its value, shape (C,), with augmentation policies as numbers.
+        samplers: Adaptive samplers that chose any of the configurations.
+        tail: Number of repeats that the floor raised.
     """
 
     config: tuple[str, ...]
@@ -78,23 +78,23 @@ class Cells:
 
     @property
     def within(self) -> Array:
-        """Sum of squares of each configuration's repeats about their mean, shape (C,)."""
+        """Sum of squares of the repeats about their mean per configuration, shape (C,)."""
         return np.bincount(self.owner, (self.value - self.z[self.owner]) ** 2, len(self)).astype(float)
 
     @property
     def pure(self) -> tuple[float, int]:
-        """Variance of one repeat and its degrees of freedom; (nan, 0) without repeats."""
+        """Pure error: variance of one repeat and its degrees of freedom; (nan, 0) without repeats."""
         freedom = len(self.value) - len(self)
         return (float(self.within.sum()) / freedom if freedom > 0 else math.nan), freedom
 
     @property
     def scatter(self) -> float:
-        """Usual standard deviation of a repeat about its configuration's mean; 0 without repeats."""
+        """Median standard deviation of a repeat about its configuration's mean; 0 without repeats."""
         repeated = self.size > 1
         return math.sqrt(float(np.median(self.within[repeated] / (self.size[repeated] - 1)))) if repeated.any() else 0.0
 
     def take(self, rows: Any) -> Cells:
-        """Return some configurations: positions or a mask, in that order."""
+        """Return the configurations at these positions, in this order, or under this mask."""
         kept = np.arange(len(self))[rows]
         place = np.full(len(self), -1)
         place[kept] = np.arange(len(kept))
@@ -113,12 +113,12 @@ class Cells:
         )
 
     def order_along(self, noise: str) -> Cells:
-        """Return the configurations that have this noise, in its order."""
+        """Return the configurations with this noise, in ascending order of it."""
         x = self.noise[noise]
         return self.take(sorted(np.flatnonzero(np.isfinite(x)), key=lambda i: (x[i], self.config[i])))
 
     def raise_to(self, floor: Array | float) -> Cells:
-        """Return them with each repeat raised to its configuration's floor, shape (C,) or one number."""
+        """Return the cells with all repeats raised to their configuration's floor, shape (C,) or one number."""
         least = np.broadcast_to(floor, (len(self),))[self.owner]
         value = np.maximum(self.value, least)
         z = np.bincount(self.owner, value, len(self)) / self.size
@@ -126,17 +126,17 @@ class Cells:
 
 
 def collect(trials: pa.Table, goal: Objective, *, broken: bool = False) -> Cells:
-    """Return the configurations of a trials table that have a score.
+    """Return the scored configurations of a trials table.
 
     Args:
         trials: Trials table.
         goal: The objective, on its split.
-        broken: Whether unviable and diverged trials enter, at the cap.
+        broken: Whether unviable and diverged trials enter at the cap.
     """
     columns = ["config", "outcome", "classes", "sampler", goal.column, "augmentation", *_KNOBS]
     rows = trials.select([*columns, *(f"noise_{n}" for n in NAMED)]).to_pylist()
     rows = [r for r in rows if r["outcome"] == "ok" or (broken and r["outcome"] in UNSTABLE)]
-    # not measured at all: overflown merges, which are empty as well, are told as the cap
+    # an overflowed merge has no score and counts at the cap, but only if the objective was measured at all
     if not any(_is_finite(r[goal.column]) for r in rows if r["outcome"] == "ok"):
         rows = []
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -144,19 +144,19 @@ def collect(trials: pa.Table, goal: Objective, *, broken: bool = False) -> Cells
         groups.setdefault(row["config"], []).append(row)
     members = [groups[c] for c in sorted(groups)]
     sign = 1.0 if goal.maximize else -1.0
-    told = [[sign * goal.tell(r) for r in group] for group in members]
-    size = np.array([len(t) for t in told], dtype=float)
+    scores = [[sign * goal.tell(r) for r in group] for group in members]
+    size = np.array([len(s) for s in scores], dtype=float)
     policies = sorted({str(r["augmentation"]) for r in rows})
     knobs = {k: _means(members, k) for k in _KNOBS}
     knobs["augmentation"] = np.array([float(policies.index(str(g[0]["augmentation"]))) for g in members])
     with np.errstate(divide="ignore", invalid="ignore"):
-        # repeats share a predicted noise, but each has its own measured one
+        # repeats share a predicted noise, but each repeat measures its own
         noise = {n: _means(members, f"noise_{n}", log=True) for n in NAMED}
     return Cells(
         config=tuple(sorted(groups)),
-        z=np.array([math.fsum(t) / len(t) for t in told]),
+        z=np.array([math.fsum(s) / len(s) for s in scores]),
         size=size,
-        value=np.array([v for t in told for v in t], dtype=float),
+        value=np.array([v for s in scores for v in s], dtype=float),
         owner=np.repeat(np.arange(len(members)), size.astype(int)),
         noise=noise,
         factors=_factors(knobs),
@@ -184,7 +184,7 @@ def _factors(knobs: Mapping[str, Array]) -> dict[str, Array]:
     positive = decay > 0
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(np.where(positive, decay, 1.0))
-        # no decay has no logarithm: it stands at the others' mean and has a shift of its own
+        # a decay of 0 has no logarithm: it gets the mean of the others and a shift of its own
         logs = np.where(positive, logs, logs[positive].mean() if positive.any() else 0.0)
         out = {
             "learning_rate": np.log(knobs["learning_rate"]),
@@ -201,9 +201,9 @@ def _factors(knobs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def raise_tail_along(cells: Cells, noise: str) -> Cells:
-    """Return the configurations in order of a noise with the bad tail raised as `sweeper.analysis.regime` does.
+    """Return the configurations in order of a noise, with the bad tail raised as in `sweeper.analysis.regime`.
 
-    The floors hold for means; single repeats may lie two of their standard deviations lower.
+    The floors apply to means; a single repeat may lie two standard deviations of a repeat lower.
     """
     ordered = cells.order_along(noise)
     if len(ordered) < 3:
@@ -218,7 +218,7 @@ def raise_tail(cells: Cells) -> Cells:
 
 
 def subsample(cells: Cells, limit: int = MAX_CONFIGS) -> Cells:
-    """Return at most `limit` configurations, spread evenly over the table's digests (which are random)."""
+    """Return at most `limit` configurations, evenly spaced in the order of their digests, which is random."""
     if len(cells) <= limit:
         return cells
     return cells.take(np.linspace(0, len(cells) - 1, limit).astype(int))

@@ -1,17 +1,17 @@
-"""Controls for local flatness: does noise tell of the merge what sharpness and the parents' accuracy do not?
+"""Controls for local flatness: does noise predict the merge beyond sharpness and the parents' accuracy?
 
 ======  ============================================================================================
 symbol  meaning, for R trials (repeats) of C configurations
 ======  ============================================================================================
-y       objective of a trial as the study is told it, larger is better, bad tail raised (`cells.tame`)
+y       objective of a trial on the study's scale, larger is better, bad tail raised (`cells.raise_tail`)
 S       noise; k a sharpness, mean over the children; a accuracy, mean over the children
 s(v)    natural cubic spline of v with 4 columns, constant beyond its ends
 ======  ============================================================================================
 
 Forward: y ~ s(ln k) + s(a) against y ~ s(ln k) + s(a) + s(ln S). Reverse: y ~ s(ln S) against the same larger model.
-The added columns are tested by a Wald F whose covariance is the cluster jackknife (CR3) over configurations, with
-C − 1 degrees of freedom of the denominator: repeats share their hyperparameters and are no independent trials.
-ΔR² is that of left-out configurations, and what is found follows from both, see `sweeper.analysis.evidence.gains`.
+A Wald F tests the added columns. Its covariance is the cluster jackknife (CR3) over configurations, with C − 1 degrees
+of freedom of the denominator: repeats share their hyperparameters and are not independent. ΔR² is that of left-out
+configurations. The finding follows from F and ΔR², see `sweeper.analysis.evidence.gains`.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from sweeper.search.objectives import Objective
 
 SHARPNESS = ("hessian_trace", "hessian_trace_scaled", "lambda_max", "sharpness_worst", "sharpness_average")
 FREEDOM = 4
-# configurations for each column of the larger model: fewer leave the jackknife nothing to hold out
+# configurations per column of the larger model: with fewer, the jackknife has too few to leave out
 PER_COLUMN = 2
 
 
 @dataclass(frozen=True)
 class Nested:
-    """One nested regression, both ways; the numbers are None where it is not possible, and `reason` says why.
+    """One nested regression in both directions; if impossible, the numbers are None and `reason` explains it.
 
     Attributes:
-        sharpness: Columns' stem in the trials table, such as `lambda_max`; empty: the parents' accuracy alone.
-        n: Trials, and `configs` their configurations.
-        f, p: Wald F of s(ln S) beyond sharpness and accuracy, with `df` columns added, and its two-sided p value.
-        f_reverse, p_reverse: The same of sharpness and accuracy beyond the noise, with `df_reverse`.
+        sharpness: Stem of its columns, such as `lambda_max`; empty for the parents' accuracy alone.
+        n: Number of trials, and `configs` of their configurations.
+        f, p: Wald F of s(ln S) beyond sharpness and accuracy, with `df` added columns, and its two-sided p value.
+        f_reverse, p_reverse: The same for sharpness and accuracy beyond the noise, with `df_reverse`.
         r2: R² of left-out configurations by sharpness and accuracy, `r2_noise` by the noise alone, `r2_both` by both.
-        beyond: Configurations that lie beyond the others in any of these and are predicted at their nearest end.
-        gain: ΔR² that the noise adds, `gain_reverse` that sharpness and accuracy add to the noise.
-        finding: Whether the noise tells more than they do, `finding_reverse` the reverse.
-        reason: Why there is no result; empty where there is one.
+        beyond: Number of configurations beyond the range of the others; the nearest end predicts these.
+        gain: ΔR² that the noise adds; `gain_reverse` is the ΔR² that sharpness and accuracy add to the noise.
+        finding: Whether the noise explains more than they do; `finding_reverse` is the reverse.
+        reason: Why there is no result, else empty.
     """
 
     sharpness: str
@@ -73,16 +73,16 @@ class Nested:
 
 
 def run_controls(trials: pa.Table, goal: Objective, noise: str, split: str) -> tuple[Nested, ...]:
-    """Return the nested regressions of a sweep: beyond the parents' accuracy, and beyond each sharpness beside it.
+    """Return the nested regressions of a sweep: beyond the parents' accuracy alone, and with each sharpness.
 
     Args:
-        trials: Trials table; trials that are `ok` enter.
+        trials: Trials table; only `ok` trials enter.
         goal: The objective, on its split.
         noise: Name of the definition.
         split: Split of the parents' accuracy.
 
     Returns:
-        The first without a sharpness, then one for each that was measured (`--landscape`).
+        The regression without a sharpness, then one per measured sharpness (`--landscape`).
     """
     y, owner = _objective(trials, goal)
     sides = [f"{who}_accuracy_{split}" for who in "ab"]
@@ -90,12 +90,12 @@ def run_controls(trials: pa.Table, goal: Objective, noise: str, split: str) -> t
     rows = _rows(trials, [f"noise_{noise}", *sides, *ends]) if len(y) else []
     place = _logs([[r[f"noise_{noise}"]] for r in rows])
     accuracy = np.array([_mean([r[c] for c in sides]) for r in rows], dtype=float)
-    found = [fit_nested("", y, owner, place, [accuracy])]
+    regressions = [fit_nested("", y, owner, place, [accuracy])]
     for name in SHARPNESS:
         sharp = _logs([[r[f"{name}_{who}"] for who in "ab"] for r in rows])
         if np.isfinite(sharp).any():
-            found.append(fit_nested(name, y, owner, place, [sharp, accuracy]))
-    return tuple(found)
+            regressions.append(fit_nested(name, y, owner, place, [sharp, accuracy]))
+    return tuple(regressions)
 
 
 def _objective(trials: pa.Table, goal: Objective) -> tuple[Array, Rows]:
@@ -104,7 +104,7 @@ def _objective(trials: pa.Table, goal: Objective) -> tuple[Array, Rows]:
 
 
 def _rows(trials: pa.Table, columns: Sequence[str]) -> list[dict[str, Any]]:
-    # in the order of `Cells`: by configuration, then as they stand
+    # in the order of `Cells`: by configuration, then by position in the table
     rows = trials.select(["config", "outcome", *dict.fromkeys(columns)]).to_pylist()
     return sorted((r for r in rows if r["outcome"] == "ok"), key=lambda r: r["config"])
 
@@ -116,19 +116,19 @@ def _mean(values: Sequence[float | None]) -> float:
 
 def _logs(values: Sequence[Sequence[float | None]]) -> Array:
     means = np.array([_mean(v) for v in values], dtype=float)
-    # a trace or an eigenvalue below 0 has no logarithm: the trial is left out
+    # a trace or an eigenvalue below 0 has no logarithm, so the trial does not enter
     return np.log(np.where(means > 0, means, np.nan))
 
 
 def fit_nested(sharpness: str, y: Array, owner: Rows, place: Array, others: Sequence[Array]) -> Nested:
-    """Return the nested regression of noise beside other quantities, both ways.
+    """Return the nested regression of noise and other quantities, in both directions.
 
     Args:
-        sharpness: Its name, see `Nested`.
-        y: Objective of each trial, shape (R,).
-        owner: Its configuration, shape (R,).
-        place: Its log noise, shape (R,); nan where it has none.
-        others: What stands beside the noise, shape (R,) each; nan where it was not measured.
+        sharpness: Name of the sharpness, see `Nested`.
+        y: Objective per trial, shape (R,).
+        owner: Configuration per trial, shape (R,).
+        place: Log noise per trial, shape (R,); nan if undefined.
+        others: The other quantities, shape (R,) each; nan if not measured.
     """
     known = np.isfinite(place) & np.all([np.isfinite(v) for v in others], axis=0) if len(y) else np.zeros(0, dtype=bool)
     y, place = y[known], place[known]
@@ -168,24 +168,24 @@ def fit_nested(sharpness: str, y: Array, owner: Rows, place: Array, others: Sequ
 
 def _explain_missing(y: Array, configs: int, noise: Array, rest: Array, columns: int) -> str:
     if not len(y):
-        return "no viable trial has a score, a noise and all of the controls"
+        return "no viable trial has a score, a noise and all controls"
     if not noise.shape[1]:
         return "all of these trials have the same noise"
     if not rest.shape[1]:
         return "the controls do not vary"
     if configs < PER_COLUMN * columns:
-        return f"{configs} configurations have all of it, at least {PER_COLUMN * columns} are needed"
+        return f"{configs} configurations have all of these, the test needs {PER_COLUMN * columns}"
     return "" if np.ptp(y) > 0 else "every trial has the same score"
 
 
 def _columns(axes: Sequence[Array]) -> Array:
-    """Return the splines' columns without a constant; none of an axis that does not vary."""
+    """Return the splines' columns without a constant; a constant axis has none."""
     varying = [Basis.of(v, FREEDOM)(v) for v in axes if len(v) and np.ptp(v) > 0]
     return design_matrix(*varying)[:, 1:] if varying else np.zeros((len(axes[0]), 0))
 
 
 def _test_added(y: Array, owner: Rows, base: Array, added: Array) -> tuple[float, float]:
-    """Return Wald's F of the columns `added` beyond `base`, and its two-sided p; see `linear`."""
+    """Return Wald's F of the columns `added` beyond `base`, and its two-sided p value; see `linear`."""
     x = np.hstack([np.ones((len(y), 1)), base, added])
     test = wald_test(least_squares(x, y), owner, added.shape[1])
     return test.f, test.p

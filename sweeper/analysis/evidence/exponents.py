@@ -1,11 +1,11 @@
-"""Does one scalar explain the knobs? Noise ceiling, lack of fit, leftover test, and the index with free exponents.
+"""Does one scalar explain the knobs? Noise ceiling, lack of fit, test of the knobs, and index with free exponents.
 
 ======  ============================================================================================
 symbol  meaning, for C configurations with r repeats each
 ======  ============================================================================================
 z̄       mean of a configuration
 s²      variance of a repeat about z̄, C(r−1) degrees of freedom
-R²_c    noise ceiling: the share of Var(z̄) that is not scatter of repeats, 1 − s² mean(1/r) / Var(z̄)
+R²_c    noise ceiling: share of Var(z̄) beyond the scatter of repeats, 1 − s² mean(1/r) / Var(z̄)
 f       natural cubic spline with 5 degrees of freedom
 ======  ============================================================================================
 
@@ -34,13 +34,13 @@ _SIGN = {"batch_size": -1.0, "momentum": -1.0}
 
 @dataclass(frozen=True)
 class ExplainedShare:
-    """How much of what repeats agree on the index explains; None where `reason` says why.
+    """Share of the reproducible variance that the index explains; None if `reason` explains why.
 
     Attributes:
-        n_configs, n_trials: Configurations and repeats.
+        n_configs, n_trials: Number of configurations and repeats.
         ceiling: R²_c.
-        r2: R² of f(ln S), each configuration predicted by a fit without it.
-        beyond: How many of them lie beyond the others and are predicted at the nearest end.
+        r2: R² of f(ln S) for left-out configurations.
+        beyond: Number of configurations beyond the range of the others; the nearest end predicts these.
         share: r2 / ceiling.
         f, f_above, f_below, p: Lack-of-fit F of the configurations about f(ln S), its degrees of freedom and its
             one-sided p.
@@ -60,24 +60,24 @@ class ExplainedShare:
 
 
 def measure_share(cells: Cells, noise: str) -> ExplainedShare:
-    """Return ceiling, share explained and lack of fit of one definition on the configurations that have it."""
-    own = cells.take(np.isfinite(cells.noise[noise]))
-    n, trials = len(own), len(own.value)
-    if n < MIN_CONFIGS or np.ptp(own.z) <= 0:
+    """Return ceiling, explained share and lack of fit of a noise definition, for the configurations that have it."""
+    known = cells.take(np.isfinite(cells.noise[noise]))
+    n, trials = len(known), len(known.value)
+    if n < MIN_CONFIGS or np.ptp(known.z) <= 0:
         return ExplainedShare(
             n, trials, reason=_explain_few(n) if n < MIN_CONFIGS else "every configuration has the same score"
         )
-    axis = own.noise[noise]
-    predicted = predict_left_out(own.z, own.size, [axis])
-    r2, beyond = predicted.r2, int(predicted.beyond.sum())
-    variance, below = own.pure
+    axis = known.noise[noise]
+    errors = predict_left_out(known.z, known.size, [axis])
+    r2, beyond = errors.r2, int(errors.beyond.sum())
+    variance, below = known.pure
     if below < MIN_CONFIGS // 2 or not variance > 0:
         return ExplainedShare(n, trials, r2=r2, beyond=beyond, reason="ceiling and lack of fit need repeats: "
                          f"{trials} trials of {n} configurations")  # fmt: skip
-    ceiling = noise_ceiling(own)
+    ceiling = noise_ceiling(known)
     x = design_matrix(Basis.of(axis)(axis))
     above = n - x.shape[1]
-    f = float(np.sum(least_squares(x, own.z, own.size).residuals ** 2)) / above / variance
+    f = float(np.sum(least_squares(x, known.z, known.size).residuals ** 2)) / above / variance
     return ExplainedShare(
         n,
         trials,
@@ -93,27 +93,27 @@ def measure_share(cells: Cells, noise: str) -> ExplainedShare:
 
 
 def noise_ceiling(cells: Cells) -> float:
-    """Return R²_c."""
+    """Return the noise ceiling R²_c."""
     variance, _ = cells.pure
     return 1.0 - variance * float((1 / cells.size).mean()) / float(cells.z.var(ddof=1))
 
 
 def _explain_few(n: int) -> str:
-    return f"{n} configurations have a noise and a score, at least {MIN_CONFIGS} are needed"
+    return f"{n} configurations have a noise and a score, the test needs {MIN_CONFIGS}"
 
 
 @dataclass(frozen=True)
 class KnobTest:
-    """Whether knobs tell more than the noise does; None where `reason` says why.
+    """Whether knobs explain more than the noise does; None if `reason` explains why.
 
     Attributes:
-        n: Configurations.
-        added: What was added to f(ln S).
-        f, f_above, f_below, p: Wald F of these as lines, errors clustered by configuration, and its two-sided p.
+        n: Number of configurations.
+        added: Factors that enter as lines beside f(ln S).
+        f, f_above, f_below, p: Wald F of the lines with errors clustered by configuration, and its two-sided p value.
         lines: ΔR² of left-out configurations by these lines.
-        index: The same by an index of the knobs with free exponents in place of the noise, which lines cannot express;
-            None where the exponents cannot be estimated.
-        finding: Whether they tell more.
+        index: ΔR² by an index with free exponents in place of the noise, which lines cannot express; None without
+            estimated exponents.
+        finding: Whether the knobs explain more.
     """
 
     n: int
@@ -129,51 +129,53 @@ class KnobTest:
 
 
 def run_knob_test(cells: Cells, noise: str, fitted: LeftOutErrors | None = None, *, seed: int = 0) -> KnobTest:
-    """Test whether ln B, ln 1/(1−μ), ln λ and augmentation tell more than f(ln S).
+    """Test whether ln B, ln 1/(1−μ), ln λ and augmentation explain more than f(ln S).
 
     Args:
-        cells: Configurations with their tail raised.
+        cells: Configurations with a raised tail.
         noise: Name of the definition.
-        fitted: How an index with free exponents predicts these configurations, from
+        fitted: Errors of an index with free exponents on these configurations, from
             `sweeper.analysis.evidence.ranking.cross_fit`.
         seed: Seed of the intervals.
     """
-    own = cells.take(np.isfinite(cells.noise[noise]))
-    if len(own) < MIN_CONFIGS:
-        return KnobTest(len(own), reason=_explain_few(len(own)))
-    axis = own.noise[noise]
+    known = cells.take(np.isfinite(cells.noise[noise]))
+    if len(known) < MIN_CONFIGS:
+        return KnobTest(len(known), reason=_explain_few(len(known)))
+    axis = known.noise[noise]
     base_columns = design_matrix(Basis.of(axis)(axis))
-    added = {k: v for k, v in own.factors.items() if k != "learning_rate" and np.ptp(v) > 0}
+    added = {k: v for k, v in known.factors.items() if k != "learning_rate" and np.ptp(v) > 0}
     both, names = base_columns, list[str]()
     for name, column in added.items():
         wider = design_matrix(both[:, 1:], column)
         names += [name] if wider.shape[1] > both.shape[1] else []
         both = wider
     if not names:
-        return KnobTest(len(own), reason="no knob but the learning rate varies")
-    if len(own) < both.shape[1] + 5:
-        return KnobTest(len(own), reason=f"{len(own)} configurations are too few for {both.shape[1]} coefficients")
-    rows = own.owner
-    test = wald_test(least_squares(both[rows], own.value), rows, len(names))
-    base = predict_left_out(own.z, own.size, [axis])
-    lines = estimate_gain(base, predict_left_out(own.z, own.size, [axis], [own.factors[k] for k in names]), seed=seed)
-    index = estimate_gain(base, fitted, seed=seed) if fitted is not None and len(fitted.errors) == len(own) else None
+        return KnobTest(len(known), reason="only the learning rate varies")
+    if len(known) < both.shape[1] + 5:
+        return KnobTest(len(known), reason=f"{len(known)} configurations are too few for {both.shape[1]} coefficients")
+    rows = known.owner
+    test = wald_test(least_squares(both[rows], known.value), rows, len(names))
+    base = predict_left_out(known.z, known.size, [axis])
+    lines = estimate_gain(
+        base, predict_left_out(known.z, known.size, [axis], [known.factors[k] for k in names]), seed=seed
+    )
+    index = estimate_gain(base, fitted, seed=seed) if fitted is not None and len(fitted.errors) == len(known) else None
     finding = decide_finding(test.p, lines, index)
-    return KnobTest(len(own), tuple(names), test.f, test.q, test.below, test.p, lines, index, finding)
+    return KnobTest(len(known), tuple(names), test.f, test.q, test.below, test.p, lines, index, finding)
 
 
 @dataclass(frozen=True)
 class Exponents:
-    """The index with free exponents, scaled so that its first knob has exponent 1; None where `reason` says why.
+    """Index with free exponents, scaled to exponent 1 of its first knob; None if `reason` explains why.
 
     Attributes:
-        n: Configurations, and `draws` bootstrap draws of them.
+        n: Number of configurations, and `draws` of bootstrap draws.
         unit_knob: The knob whose exponent is 1.
         value: Knob -> exponent of its factor (η, 1/B, 1/(1−μ), λ, k_aug), relative to the first knob's.
         low, high: Ends of the 90 % bootstrap intervals over configurations.
-        named: Definition -> the same of its formula.
-        r2: R² in the sample.
-        shift: What `weight_decay = 0` or `augmentation` add to the index, in units of it.
+        named: Definition -> knob -> exponent in its formula.
+        r2: In-sample R².
+        shift: Contribution of `weight_decay = 0` or `augmentation` to the index, in units of the index.
     """
 
     n: int
@@ -189,7 +191,7 @@ class Exponents:
 
 
 def fit_exponents(cells: Cells, definitions: tuple[str, ...], *, draws: int = DRAWS, seed: int = 0) -> Exponents:
-    """Estimate the exponents of the index, with bootstrap intervals over configurations."""
+    """Return estimated exponents of the index, with bootstrap intervals over configurations."""
     names = list(cells.factors)
     if len(cells) < MIN_CONFIGS or np.ptp(cells.z) <= 0:
         few = len(cells) < MIN_CONFIGS
@@ -209,17 +211,17 @@ def fit_exponents(cells: Cells, definitions: tuple[str, ...], *, draws: int = DR
     def by_knob(values: Array) -> dict[str, float]:
         return {k: float(values[names.index(k)]) for k in knobs}
 
-    named = {d: found for d in definitions if (found := relative_exponents(d, knobs))}
+    named = {d: exponents for d in definitions if (exponents := relative_exponents(d, knobs))}
     shift = {k: float(best[names.index(k)]) for k in names if k not in _SETTING}
     return Exponents(len(cells), draws, names[0], by_knob(best), by_knob(low), by_knob(high), named, r2, shift)
 
 
 def relative_exponents(definition: str, knobs: list[str]) -> dict[str, float]:
-    """Return the exponents of a predicted definition relative to the first knob's; empty where that has none."""
+    """Return the exponents of a predicted definition relative to the first knob's; empty if that knob has none."""
     exponents = NOISE[definition].exponents
-    own = {k: _SIGN.get(k, 1.0) * float(exponents.get(_SETTING[k], 0.0)) for k in knobs}
-    first = own[knobs[0]] if knobs else 0.0
-    return {k: a / first for k, a in own.items()} if first and NOISE[definition].kind == "predicted" else {}
+    signed = {k: _SIGN.get(k, 1.0) * float(exponents.get(_SETTING[k], 0.0)) for k in knobs}
+    first = signed[knobs[0]] if knobs else 0.0
+    return {k: a / first for k, a in signed.items()} if first and NOISE[definition].kind == "predicted" else {}
 
 
 def _starts(names: list[str], definitions: tuple[str, ...]) -> list[Array]:
@@ -230,5 +232,5 @@ def _starts(names: list[str], definitions: tuple[str, ...]) -> list[Array]:
 
 
 def compute_index(cells: Cells, exponents: Array) -> Array:
-    """Return the index of each configuration, exponents in the order of its factors."""
+    """Return the index per configuration; the exponents follow the order of its factors."""
     return np.column_stack(list(cells.factors.values())) @ exponents

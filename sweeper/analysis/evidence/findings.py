@@ -1,4 +1,4 @@
-"""Findings of an analysis: what each test found."""
+"""Findings of an analysis: the results of its tests."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ from sweeper.analysis.regime import Regime
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a table of trials says about an objective and a noise. Parts that are not possible carry a `reason`.
+    """Results of all tests of an objective and a noise; an impossible part carries a `reason`.
 
     Attributes:
-        objective: Name in `OBJECTIVES`, `label` the same for people.
+        objective: Name in `OBJECTIVES`, with `label` for people.
         noise: Name in `NOISE`.
         split: Split of the scores: train, val or test.
         n_trials, n_configs: Viable trials with a noise and a score, and their configurations.
-        n_tested: Configurations that the tests looked at; fewer in large tables.
-        set_aside: Trials whose noises a sampler chose that learns, left out of verdict, optimum and shape where
-            `sweeper extend` has added enough noises by design.
-        tail: Trials that were raised to the floor of the bad tail, along the noise.
+        n_tested: Number of configurations in the tests; fewer in large tables.
+        set_aside: Trials of an adaptive sampler that verdict, optimum and shape ignore, because `sweeper extend` added
+            enough designed noises.
+        tail: Number of trials that the floor of the bad tail raised.
         verdict: `hump`, `plateau then cliff` or `undetermined`.
-        sentences: The findings, quotable; the first one is the verdict.
         regime: Optimum, interval and curve.
-        judged: What the verdict rests on.
-        shape: Isotonic against unimodal.
-        explained, leftover: Noise ceiling, lack of fit, and whether knobs tell more, of this noise.
-        exponents: The index with free exponents, beside each definition's.
+        judged: The tests behind the verdict.
+        shape: Test of isotonic against unimodal.
+        explained: Noise ceiling and lack of fit of this noise.
+        leftover: Test whether knobs explain more than this noise.
+        exponents: Index with free exponents, and the exponents of the definitions.
         ranking: Definitions by R² of left-out configurations.
-        transfer: From the learning-rate sweep to those of the other knobs.
-        collapse: How well the sweeps fall on one curve.
-        controls: Beyond the parents' accuracy, and beyond each sharpness that was measured beside it.
-        needs: Trials that are missing for a firm answer.
+        transfer: Prediction of other knobs' sweeps from the learning-rate sweep.
+        collapse: Distance of the sweeps from a common curve.
+        controls: Tests beyond the parents' accuracy, alone and with each measured sharpness.
+        needs: Trials that would make the answer firm.
+        sentences: The findings as quotable sentences; the first one is the verdict.
     """
 
     objective: str
@@ -69,10 +70,9 @@ class Analysis:
     controls: tuple[Nested, ...]
     needs: tuple[Need, ...]
     sentences: tuple[str, ...] = ()
-    """The findings as sentences; the first one is the verdict."""
 
     def record(self) -> dict[str, Any]:
-        """Return everything as what JSON can hold."""
+        """Return the analysis as a record for JSON."""
         return _plain(asdict(self))
 
 

@@ -8,11 +8,11 @@ H       X (XᵀX)⁻¹ Xᵀ, h its diagonal
 e       residuals
 ======  ============================================================================================
 
-Errors are those of the cluster jackknife (CR3): V = (G−1)/G · Σ_g a_g a_gᵀ with a_g = (XᵀX)⁻¹ X_gᵀ (1 − H_gg)⁻¹ e_g.
-With one row a cluster that is HC3 (but for the factor). F has G − 1 degrees of freedom below.
+The cluster jackknife (CR3) gives the errors: V = (G−1)/G · Σ_g a_g a_gᵀ with a_g = (XᵀX)⁻¹ X_gᵀ (1 − H_gg)⁻¹ e_g.
+With one row per cluster this is HC3, apart from the factor. F has G − 1 degrees of freedom of the denominator.
 
-A configuration that is left out is predicted by a fit without it. One beyond the range of the others is predicted at
-their nearest end: a spline says nothing out there, and every definition of the noise keeps the same configurations.
+A fit without a configuration predicts that configuration. If it lies beyond the range of the others, the prediction is
+the value at their nearest end: a spline does not extrapolate, and all noise definitions keep the same configurations.
 
 Source: natural splines: Hastie, Tibshirani & Friedman 2009, eq. 5.4 and 5.5; leave-one-out: eq. 7.64; CR3: Bell &
 McCaffrey 2002; MacKinnon, Nielsen & Webb 2023, doi 10.1016/j.jeconom.2022.04.001.
@@ -31,14 +31,14 @@ from sweeper.search.noise_sampler.single_index import FREEDOM, Basis
 
 R2 = "R² of left-out configurations"
 HOW = (
-    "a spline that is fitted without a configuration predicts it, at the nearest end of the others where it lies "
-    "beyond them"
+    "a spline fitted without a configuration predicts it; beyond the range of the others, the value at their nearest "
+    "end counts"
 )
-"""What `LeftOut.r2` is called in every output, and how it is computed."""
+"""Label of `LeftOutErrors.r2` in every output, and its explanation."""
 
 
 def design_matrix(*parts: Array) -> Array:
-    """Return the columns with a column of ones in front; columns that the former explain are left out."""
+    """Return the columns after a column of ones, without columns that earlier ones explain."""
     rows = len(parts[0])
     columns = np.column_stack([p.reshape(rows, -1) for p in parts])
     columns = columns - columns.mean(axis=0)
@@ -54,7 +54,7 @@ def design_matrix(*parts: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """Weighted least squares: coefficients, residuals, leverages, and the inverse of XᵀX."""
+    """Weighted least-squares fit: design, coefficients, residuals, leverages, and the inverse of XᵀX."""
 
     x: Array
     coefficients: Array
@@ -64,7 +64,7 @@ class Fit:
 
 
 def least_squares(x: Array, y: Array, weight: Array | None = None) -> Fit:
-    """Fit y by the columns of x; with weights, rows are multiplied by the roots of these first."""
+    """Return the fit of y by the columns of x; the roots of the weights multiply the rows."""
     root = np.ones(len(y)) if weight is None else np.sqrt(weight)
     x, y = x * root[:, None], y * root
     inverse: Array = np.asarray(np.linalg.pinv(x.T @ x), dtype=float)
@@ -73,20 +73,20 @@ def least_squares(x: Array, y: Array, weight: Array | None = None) -> Fit:
 
 
 def _members(group: Rows) -> list[Rows]:
-    """Return the groups' rows, in ascending order of the groups."""
+    """Return the rows per group, in ascending order of the groups."""
     _, group = np.unique(group, return_inverse=True)
     return np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
 
 
 def _residuals_without(fit: Fit, rows: Rows) -> Array:
-    """Return the residuals of some rows as a fit without them predicts them: (1 − H_gg)⁻¹ e_g."""
+    """Return the residuals of some rows under a fit without them: (1 − H_gg)⁻¹ e_g."""
     x = fit.x[rows]
     inner = np.eye(len(rows)) - x @ fit.inverse @ x.T
     return np.linalg.pinv(inner, rcond=1e-9) @ fit.residuals[rows]
 
 
 def clustered_covariance(fit: Fit, group: Rows) -> tuple[Array, int]:
-    """Return CR3 of the coefficients, shape (p, p), and the number of clusters G."""
+    """Return the CR3 covariance of the coefficients, shape (p, p), and the number of clusters G."""
     meat, groups = np.zeros_like(fit.inverse), _members(group)
     for rows in groups:
         pull = fit.inverse @ (fit.x[rows].T @ _residuals_without(fit, rows))
@@ -96,7 +96,7 @@ def clustered_covariance(fit: Fit, group: Rows) -> tuple[Array, int]:
 
 @dataclass(frozen=True)
 class WaldTest:
-    """F of the last q coefficients being 0, with its degrees of freedom and p."""
+    """Wald F for q coefficients equal to 0, with its degrees of freedom and p value."""
 
     f: float
     q: int
@@ -105,7 +105,7 @@ class WaldTest:
 
 
 def wald_test(fit: Fit, group: Rows, q: int) -> WaldTest:
-    """Test whether the last `q` coefficients are 0, errors clustered by `group`."""
+    """Return the test that the last `q` coefficients are 0, with errors clustered by `group`."""
     covariance, number = clustered_covariance(fit, group)
     tail = fit.coefficients[-q:]
     f = float(tail @ np.linalg.pinv(covariance[-q:, -q:]) @ tail) / q
@@ -114,14 +114,14 @@ def wald_test(fit: Fit, group: Rows, q: int) -> WaldTest:
 
 @dataclass(frozen=True, eq=False)
 class LeftOutErrors:
-    """Configurations as fits without them predict them; every sum is weighted.
+    """Prediction errors of left-out configurations; every sum is weighted.
 
     Attributes:
-        errors: Sum of squared errors per configuration, shape (G,).
-        inside: The same by the fit that holds it, shape (G,).
-        deviations: Sum of squared distances from the mean of all, shape (G,).
-        beyond: Which configurations lie beyond the range of the others on an axis, shape (G,).
-        columns: Coefficients of the fit.
+        errors: Sum of squared errors per left-out configuration, shape (G,).
+        inside: In-sample sum of squared errors per configuration, shape (G,).
+        deviations: Sum of squared distances from the overall mean, shape (G,).
+        beyond: Whether a configuration lies beyond the range of the others on an axis, shape (G,).
+        columns: Number of coefficients of the fit.
     """
 
     errors: Array
@@ -132,7 +132,7 @@ class LeftOutErrors:
 
     @property
     def r2(self) -> float:
-        """1 − Σ errors / Σ deviations; nan where all scores are the same."""
+        """1 − Σ errors / Σ deviations; nan if all scores are equal."""
         total = float(self.deviations.sum())
         return 1.0 - float(self.errors.sum()) / total if total > 0 else float("nan")
 
@@ -146,15 +146,15 @@ def predict_left_out(
     group: Rows | None = None,
     freedom: int = FREEDOM,
 ) -> LeftOutErrors:
-    """Return how well splines along `axes` and straight lines along `lines` predict configurations left out in turn.
+    """Return the errors of splines along `axes` and lines along `lines` that predict configurations left out in turn.
 
     Args:
         y: Response, shape (n,).
         weight: Weight per row, shape (n,).
-        axes: What enters as a spline, shape (n,) each.
-        lines: What enters as a straight line, shape (n,) each.
-        group: Configuration per row, shape (n,); by default each row is one.
-        freedom: Columns of a spline.
+        axes: Columns that enter as splines, shape (n,) each.
+        lines: Columns that enter as straight lines, shape (n,) each.
+        group: Configuration per row, shape (n,); by default every row is its own.
+        freedom: Number of columns per spline.
     """
     fit = least_squares(design_matrix(*(Basis.of(x, freedom)(x) for x in axes), *lines), y, weight)
     squares = weight * (y - np.average(y, weights=weight)) ** 2
@@ -164,11 +164,13 @@ def predict_left_out(
         errors = inside / np.maximum(1.0 - leverage, 1e-9) ** 2
     else:
         rows = _members(group)
-        errors = np.array([float(np.sum(_residuals_without(fit, own) ** 2)) for own in rows])
-        inside, deviations = (np.array([float(v[own].sum()) for own in rows]) for v in (fit.residuals**2, squares))
-        leverage = np.array([float(fit.leverage[own].max()) for own in rows])
+        errors = np.array([float(np.sum(_residuals_without(fit, members) ** 2)) for members in rows])
+        inside, deviations = (
+            np.array([float(v[members].sum()) for members in rows]) for v in (fit.residuals**2, squares)
+        )
+        leverage = np.array([float(fit.leverage[members].max()) for members in rows])
     beyond = np.any([_find_beyond(x, rows) for x in (*axes, *lines)], axis=0)
-    # where a coefficient rests on one configuration alone, the shortcut by leverages divides by 0
+    # the shortcut by leverages divides by 0 if a coefficient depends on a single configuration
     for g in np.flatnonzero(beyond | (leverage > 1.0 - 1e-6)):
         guess = _predict(rows[g], y, weight, axes, lines, freedom)
         errors[g] = float(np.sum(weight[rows[g]] * (y[rows[g]] - guess) ** 2))
@@ -176,38 +178,40 @@ def predict_left_out(
 
 
 def _find_beyond(x: Array, rows: Sequence[Rows]) -> Mask:
-    """Return which configurations have a value below those of all others, or above."""
-    low = np.array([x[own].min() for own in rows])
-    high = np.array([x[own].max() for own in rows])
+    """Return which configurations have a value below or above the range of all others."""
+    low = np.array([x[members].min() for members in rows])
+    high = np.array([x[members].max() for members in rows])
     if len(rows) < 2:
         return np.zeros(len(rows), dtype=bool)
     slack = 1e-9 * float(np.ptp(x))
     first, last = np.partition(low, 1)[:2], np.partition(high, -2)[-2:]
-    # of the lowest one the others begin at the second lowest
+    # for the lowest configuration, the others begin at the second lowest
     begin = np.where(low <= first[0], first[1], first[0])
     end = np.where(high >= last[1], last[0], last[1])
     return (low < begin - slack) | (high > end + slack)
 
 
-def _predict(own: Rows, y: Array, weight: Array, axes: Sequence[Array], lines: Sequence[Array], freedom: int) -> Array:
+def _predict(
+    members: Rows, y: Array, weight: Array, axes: Sequence[Array], lines: Sequence[Array], freedom: int
+) -> Array:
     rest = np.ones(len(y), dtype=bool)
-    rest[own] = False
-    fitted, asked = [np.ones((int(rest.sum()), 1))], [np.ones((len(own), 1))]
+    rest[members] = False
+    training, target = [np.ones((int(rest.sum()), 1))], [np.ones((len(members), 1))]
     for x in axes:
         basis = Basis.of(x[rest], freedom)
-        fitted.append(basis(x[rest]))
-        asked.append(basis(x[own]))
+        training.append(basis(x[rest]))
+        target.append(basis(x[members]))
     for x in lines:
         middle, scale = float(x[rest].mean()), float(x[rest].std()) or 1.0
-        fitted.append((x[rest, None] - middle) / scale)
-        asked.append((np.clip(x[own, None], x[rest].min(), x[rest].max()) - middle) / scale)
+        training.append((x[rest, None] - middle) / scale)
+        target.append((np.clip(x[members, None], x[rest].min(), x[rest].max()) - middle) / scale)
     root = np.sqrt(weight[rest])
-    found = np.linalg.lstsq(np.hstack(fitted) * root[:, None], y[rest] * root, rcond=1e-9)[0]
-    return np.hstack(asked) @ found
+    coefficients = np.linalg.lstsq(np.hstack(training) * root[:, None], y[rest] * root, rcond=1e-9)[0]
+    return np.hstack(target) @ coefficients
 
 
 def r_squared(error: float, y: Array, weight: Array | None = None) -> float:
-    """Return R² of a sum of squared errors, against the (weighted) mean."""
+    """Return R² of a sum of squared errors, relative to the (weighted) mean."""
     w = np.ones(len(y)) if weight is None else weight
     total = float(np.sum(w * (y - np.average(y, weights=w)) ** 2))
     return 1.0 - error / total if total > 0 else float("nan")

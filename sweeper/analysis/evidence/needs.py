@@ -1,4 +1,4 @@
-"""What is missing for a firm answer: trials that would decide it, few enough to be run."""
+"""Needs: the few further trials that would make an answer firm."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from trainables.trial import IMPORTED
 
 LEVELS = 9
 SPAN = 300.0
-"""Factor over which a design is laid where hardly any noise was tried."""
+"""Factor in noise that a new design spans at least."""
 STEPS_BEYOND = 3
 WIDE = 3.0
-"""Factor from the lower to the upper end of the optimum's interval above which it is loose."""
+"""An optimum's interval is wide if its ends differ by at least this factor."""
 MOST_REPEATS = 8
 MOST_CONFIGS = 24
 
 
 @dataclass(frozen=True)
 class Need:
-    """Trials that would make a test possible or its answer firm.
+    """Further trials that make a test possible or its answer firm.
 
     Attributes:
-        repeats: How many further trials.
-        why: The sentence for people.
-        config: Digest of the configuration to repeat; None asks for a new configuration.
-        noise: Noise of the new configuration, of the definition that was analysed; None for a repeat.
+        repeats: Number of further trials.
+        why: Reason for people.
+        config: Digest of the configuration to repeat; None means a new configuration.
+        noise: Noise of the new configuration, in the analysed definition; None for a repeat.
     """
 
     repeats: int
@@ -53,39 +53,39 @@ class Need:
 def find_needs(
     cells: Cells, verdict: Verdict, noise: str, best: Array, interval: tuple[float, float] | None
 ) -> tuple[Need, ...]:
-    """Return the trials that are missing; none where the verdict is firm and the optimum's interval narrow.
+    """Return the needs of a verdict; none if the verdict is firm and the optimum's interval narrow.
 
-    New noises come first, then further repeats of what is there. Nothing is asked twice: a level that a design adds is
-    not added between two others as well.
+    New noises come first, then further repeats of tried configurations. No need occurs twice: a noise of a new design
+    does not also fill a gap.
 
     Args:
         cells: Viable configurations in order of the noise.
-        verdict: What they say.
+        verdict: Their verdict.
         noise: Name of the definition.
-        best: Resampled optima [log noise], shape (draws,); empty where there are none.
-        interval: 90 % interval of the optimal noise; None where it is not determined.
+        best: Resampled optima [log noise], shape (draws,); empty without any.
+        interval: 90 % interval of the optimal noise; None if not determined.
     """
     x = cells.noise[noise]
     levels = np.unique(x.round(DIGITS))
     if len(levels) < MIN_LEVELS:
         return tuple(_needs_design(x, f"only {len(levels)} different noises have a viable score"))
     if cells.samplers:
-        why = f"the noises were chosen by a sampler that learns ({', '.join(cells.samplers)})"
+        why = f"an adaptive sampler chose the noises ({', '.join(cells.samplers)})"
         return tuple(_needs_design(x, why))
-    found = [*_needs_beyond_edge(x, best), *(_needs_in_gaps(levels, interval) if interval else ())]
-    return (*found, *_needs_repeats(cells, verdict, x, bool(found)))
+    new = [*_needs_beyond_edge(x, best), *(_needs_in_gaps(levels, interval) if interval else ())]
+    return (*new, *_needs_repeats(cells, verdict, x, bool(new)))
 
 
 def _needs_design(x: Array, why: str) -> Iterator[Need]:
-    if not len(x):  # nothing is known about where to look
+    if not len(x):  # no noise suggests where to look
         return
     middle, half = float(x.min() + x.max()) / 2, max(float(np.ptp(x)), math.log(SPAN)) / 2
     for place in np.linspace(middle - half, middle + half, LEVELS):
-        yield Need(MIN_REPLICATES, f"{why}: a verdict on the shape needs designed ones", noise=_round(place))
+        yield Need(MIN_REPLICATES, f"{why}: a verdict on the shape needs designed noises", noise=_round(place))
 
 
 def _needs_beyond_edge(x: Array, best: Array) -> Iterator[Need]:
-    """Ask for noises beyond an edge at which more than 5 % of the resampled optima lie."""
+    """Yield needs for noises beyond an edge that holds at least 5 % of the resampled optima."""
     if not len(best):
         return
     left, right = edges(x)
@@ -101,7 +101,7 @@ def _needs_beyond_edge(x: Array, best: Array) -> Iterator[Need]:
 
 
 def _needs_in_gaps(levels: Array, interval: tuple[float, float]) -> Iterator[Need]:
-    """Ask for noises in the middle of the gaps inside a wide interval of the optimum, the widest gaps first."""
+    """Yield needs for noises in the gaps inside a wide interval of the optimum, widest gaps first."""
     low, high = (math.log(v) for v in interval)
     if high - low < math.log(WIDE):
         return
@@ -113,12 +113,12 @@ def _needs_in_gaps(levels: Array, interval: tuple[float, float]) -> Iterator[Nee
 
 
 def _needs_repeats(cells: Cells, verdict: Verdict, x: Array, grows: bool) -> Iterator[Need]:
-    """Ask for so many repeats that shapes can be told apart, and that slopes as large as seen are significant."""
+    """Yield needs for repeats that separate the shapes and make slopes of the observed size significant."""
     _, level, members = np.unique(x.round(DIGITS), return_inverse=True, return_counts=True)
     of_level = np.bincount(level, cells.size)
     wanted, why = 0, ""
     if float((of_level >= MIN_REPLICATES).mean()) < 2 / 3 and len(members) <= MOST_CONFIGS:
-        wanted, why = MIN_REPLICATES, f"the shape's test needs {MIN_REPLICATES} replicates of most noises"
+        wanted, why = MIN_REPLICATES, f"the test of the shape needs {MIN_REPLICATES} replicates of most noises"
     factor = _growth_factor(verdict)
     if factor > 1 and not grows:
         now = float(np.median(of_level))
@@ -126,23 +126,23 @@ def _needs_repeats(cells: Cells, verdict: Verdict, x: Array, grows: bool) -> Ite
         if more > max(wanted, now):
             wanted = more
             why = (
-                f"the two-lines test has one-sided p = {verdict.gate.p:.2g}: {more} replicates of a noise, if slopes "
-                "stay as seen"
+                f"the two-lines test has one-sided p = {verdict.gate.p:.2g}: if the slopes stay, it needs {more} "
+                "replicates per noise"
             )
-    asked = [(i, int(wanted - of_level[level[i]])) for i in _pick_most_repeated(level, cells.size)]
-    short = [(i, n) for i, n in asked if n > 0]
+    lacking = [(i, int(wanted - of_level[level[i]])) for i in _pick_most_repeated(level, cells.size)]
+    short = [(i, n) for i, n in lacking if n > 0]
     for i, n in short[:: max(1, math.ceil(len(short) / MOST_CONFIGS))]:
         yield Need(n, why, config=cells.config[i])
     if not short and verdict.left_out.p is not None and verdict.left_out.p >= 0.05 and verdict.gate.passed:
         config = verdict.left_out.p_config
-        why = f"the verdict hangs on configuration {config}"
+        why = f"the verdict depends on configuration {config}"
         for i in _neighbours(cells.config.index(config)) if config in cells.config else ():
             if i < len(cells):
                 yield Need(MIN_REPLICATES, why, config=cells.config[i])
 
 
 def _growth_factor(verdict: Verdict) -> float:
-    """Return by how much the replicates must grow for both slopes to reach t = 2.2 (about p = .02), if they stay."""
+    """Return the growth factor of replicates at which both slopes, if they stay, reach t = 2.2 (about p = .02)."""
     gate, ratios = verdict.gate, [1.0]
     if gate.p is None or gate.passed:
         return 1.0
@@ -150,13 +150,13 @@ def _growth_factor(verdict: Verdict) -> float:
         if slope is None or not se:
             continue
         t = sign * slope / se
-        # a slope of the wrong sign is no matter of more repeats
+        # more repeats do not turn a slope of the wrong sign
         ratios.append((2.2 / t) ** 2 if t > 0.5 else 1.0)
     return max(ratios)
 
 
 def _pick_most_repeated(level: Rows, size: Array) -> list[int]:
-    # the configuration with the most repeats speaks for its noise
+    # the configuration with the most repeats represents its noise
     order = np.lexsort((-size, level))
     _, first = np.unique(level[order], return_index=True)
     return [int(i) for i in order[first]]
@@ -174,13 +174,13 @@ OBJECTIVE = "gain_mean"
 
 
 def make_extend_command(called: str, spec: SweepSpec, noise: str | None = None, objective: str | None = None) -> str:
-    """Return the command that runs what is missing for an answer; empty where none can.
+    """Return the command that runs the missing trials of an answer; empty if no command can.
 
     Args:
-        called: What the command calls the sweep.
+        called: Name of the sweep on the command line.
         spec: The sweep.
-        noise: Noise scale of the answer; None is the sweep's.
-        objective: What the answer is about; None is `OBJECTIVE`.
+        noise: Noise scale of the answer; None takes the sweep's.
+        objective: Objective of the answer; None takes `OBJECTIVE`.
     """
     if is_uri(spec.out) or spec.fixed.get("trainable") == IMPORTED:
         return ""

@@ -1,7 +1,7 @@
-"""Plan of an extension: further repeats of a sweep's configurations, and configurations at further noises.
+"""Plan of an extension: further repeats of a sweep's configurations, and configurations at new noises.
 
-The plan stays in the run folder until all of it is run: an interrupted extension continues as planned. To look at the
-results in between and to plan anew would be optional stopping.
+The plan stays in the run folder until all its trials have run, so an interrupted extension continues as planned. A new
+plan after a look at the results would be optional stopping.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class PlannedTrials:
-    """Trials of one configuration that are to be run.
+    """Planned trials of one configuration.
 
     Attributes:
         specs: The trials.
-        noise: Noise of the configuration, of the definition that was analysed; None where it is not known.
-        why: The sentence for people.
+        noise: Noise of the configuration, in the analysed definition; None if unknown.
+        why: Reason for people.
         new: Whether the configuration is not in the sweep yet.
     """
 
@@ -56,19 +56,19 @@ class PlannedTrials:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an extension runs, and which asked trials it cannot run, a sentence each."""
+    """Trials of an extension, and one sentence per need that no trial can meet."""
 
     planned: tuple[PlannedTrials, ...]
     impossible: tuple[str, ...]
 
     @property
     def specs(self) -> tuple[PairSpec, ...]:
-        """All trials."""
+        """All planned trials."""
         return tuple(s for p in self.planned for s in p.specs)
 
 
 def save_plan(plan: Plan, run: Run) -> None:
-    """Write a plan into the run folder, for `load_plan` to find after a crash."""
+    """Write a plan into the run folder, so that `load_plan` finds it after a crash."""
     planned = [
         {"noise": p.noise, "why": p.why, "new": p.new, "specs": [json.loads(s.to_json()) for s in p.specs]}
         for p in plan.planned
@@ -77,7 +77,7 @@ def save_plan(plan: Plan, run: Run) -> None:
 
 
 def load_plan(run: Run, rows: Iterable[Row]) -> Plan:
-    """Return what is left of the plan in the run folder; nothing where there is none.
+    """Return the rest of the plan in the run folder; an empty plan without a file.
 
     Raises:
         SpecError: The file holds no plan.
@@ -88,12 +88,12 @@ def load_plan(run: Run, rows: Iterable[Row]) -> Plan:
         text = place.read_text(PLAN_FILE)
         if text is None:
             return Plan((), ())
-        found = json.loads(text)
         planned = [
-            PlannedTrials(tuple(map(PairSpec.from_mapping, p["specs"])), p["noise"], p["why"], p["new"]) for p in found
+            PlannedTrials(tuple(map(PairSpec.from_mapping, p["specs"])), p["noise"], p["why"], p["new"])
+            for p in json.loads(text)
         ]
     except (ValueError, TypeError, KeyError) as error:
-        again = "delete it, and the next extension is planned anew"
+        again = "delete it, and the next extension makes a new plan"
         raise SpecError(f"{place.text}/{PLAN_FILE} holds no plan ({error}); {again}") from None
     left = [replace(p, specs=tuple(s for s in p.specs if s.digest not in done)) for p in planned]
     return Plan(tuple(p for p in left if p.specs), ())
@@ -108,19 +108,19 @@ def plan_trials(
     noise: str,
     constants: Mapping[str, float],
 ) -> Plan:
-    """Return the trials that the needs ask for and that are not there.
+    """Return the plan that meets the needs with trials that have not run.
 
-    A need of a configuration asks for so many further repeats, one of a noise for a configuration there that has so
-    many repeats in all.
+    A need for repeats adds its number of trials. A need for a noise fills up a configuration at that noise to its
+    number of trials.
 
     Args:
         needs: From `sweeper.analysis.evidence`.
         rows: The trials table.
-        best: Row of the best configuration of the sweep itself: new ones have its knobs but for the learning rate.
+        best: Row of the sweep's best configuration; new ones share its knobs except the learning rate.
         spec: The sweep.
         space: Its space.
-        noise: Definition of the noise that the needs mean.
-        constants: What stands in the noise's formula beside the knobs.
+        noise: Noise definition of the needs.
+        constants: Constants of the noise's formula besides the knobs.
     """
     known: dict[str, list[Row]] = {}
     for row in rows:
@@ -129,7 +129,7 @@ def plan_trials(
     impossible: dict[str, None] = {}
     for need in needs:
         try:
-            found = (
+            trials = (
                 _plan_repeats(need, known, spec, noise)
                 if need.config
                 else _plan_new(need, known, best, spec, space, noise, constants)
@@ -137,21 +137,21 @@ def plan_trials(
         except ValueError as error:
             impossible[str(error)] = None
             continue
-        if found.specs:
-            config = found.specs[0].config
-            # of two needs of one configuration the larger one counts
-            if config not in planned or len(found.specs) > len(planned[config].specs):
-                planned[config] = found
+        if trials.specs:
+            config = trials.specs[0].config
+            # the larger of two needs for one configuration counts
+            if config not in planned or len(trials.specs) > len(planned[config].specs):
+                planned[config] = trials
     return Plan(tuple(planned.values()), tuple(impossible))
 
 
 def _plan_repeats(need: Need, known: Mapping[str, Sequence[Row]], spec: SweepSpec, noise: str) -> PlannedTrials:
-    own = known.get(str(need.config))
-    if not own:
-        raise ValueError(f"configuration {need.config} is not in the sweep: its repeats are not run")
-    some = PairSpec.from_json(own[0]["spec"])
-    specs = _find_free_repeats(some, own, need.repeats, spec.repeats)
-    return PlannedTrials(specs, own[0].get(f"noise_{noise}"), need.why, new=False)
+    rows = known.get(str(need.config))
+    if not rows:
+        raise ValueError(f"cannot repeat configuration {need.config}: it is not in the sweep")
+    first = PairSpec.from_json(rows[0]["spec"])
+    specs = _find_free_repeats(first, rows, need.repeats, spec.repeats)
+    return PlannedTrials(specs, rows[0].get(f"noise_{noise}"), need.why, new=False)
 
 
 def _plan_new(
@@ -164,11 +164,11 @@ def _plan_new(
     constants: Mapping[str, float],
 ) -> PlannedTrials:
     assert need.noise is not None
-    where = f"noise {number(need.noise)} is not run"
+    where = f"cannot run noise {number(need.noise)}"
     if best is None:
-        raise ValueError(f"{where}: no configuration of the sweep is viable, so there are no knobs to keep")
+        raise ValueError(f"{where}: no configuration of the sweep is viable, so no knobs are known to work")
     if "learning_rate" not in space.knobs:
-        raise ValueError(f"{where}: learning_rate is no knob of the sweep, so nothing can be solved for it")
+        raise ValueError(f"{where}: learning_rate is not a knob of the sweep, so it cannot be solved for")
     trial = PairSpec.from_json(best["spec"])
     params = space.params_of(trial)
     settings = {**constants, **{k: getattr(trial, k) for k in (*KNOBS, "beta1")}}
@@ -180,17 +180,16 @@ def _plan_new(
     except SpaceError:
         rate, tried = number(params["learning_rate"]), _format_range(space.knobs["learning_rate"])
         raise ValueError(
-            f"{where}: it needs learning_rate {rate} at the best configuration's other knobs, and the sweep's range is "
-            f"{tried}"
+            f"{where}: at the best configuration's other knobs it needs learning_rate {rate}, outside the sweep's "
+            f"range {tried}"
         ) from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    some = build(spec, space, params)
-    own = known.get(some.config, [])
-    there = len({r["repeat"] for r in own if r["outcome"] != "failed"})
-    return PlannedTrials(
-        _find_free_repeats(some, own, need.repeats - there, spec.repeats), need.noise, need.why, new=not own
-    )
+    trial = build(spec, space, params)
+    rows = known.get(trial.config, [])
+    done = len({r["repeat"] for r in rows if r["outcome"] != "failed"})
+    specs = _find_free_repeats(trial, rows, need.repeats - done, spec.repeats)
+    return PlannedTrials(specs, need.noise, need.why, new=not rows)
 
 
 def _format_range(distribution: Any) -> str:
@@ -202,31 +201,30 @@ def _format_range(distribution: Any) -> str:
     )
 
 
-def _find_free_repeats(some: PairSpec, rows: Sequence[Row], count: int, block: int) -> tuple[PairSpec, ...]:
-    """Return so many repeats of a configuration that are not there and belong to none of the sweep's own blocks.
+def _find_free_repeats(trial: PairSpec, rows: Sequence[Row], count: int, block: int) -> tuple[PairSpec, ...]:
+    """Return at least `count` new repeats of a configuration, after the sweep's own blocks.
 
-    Repeats that train as one stack come together: there may be more of them.
+    Repeats of one stack stay together, so the result may hold more than `count`.
     """
-    own = [r["repeat"] for r in rows if r["number"] is not None]
-    start = (max(own) // block + 1) * block if own else 0
+    swept = [r["repeat"] for r in rows if r["number"] is not None]
+    repeat = (max(swept) // block + 1) * block if swept else 0
     taken = {r["repeat"] for r in rows if r["outcome"] != "failed"}
-    found: list[PairSpec] = []
-    repeat = start
-    while len(found) < count:
-        mates = replace(some, repeat=repeat).stack_mates()
-        found += [m for m in mates if m.repeat not in taken]
+    free: list[PairSpec] = []
+    while len(free) < count:
+        mates = replace(trial, repeat=repeat).stack_mates()
+        free += [m for m in mates if m.repeat not in taken]
         repeat += len(mates)
-    return tuple(found)
+    return tuple(free)
 
 
 @dataclass(frozen=True)
 class ExtensionProposal:
-    """What a firm answer lacks.
+    """Proposal of an extension that makes an answer firm.
 
     Attributes:
-        analysis: What the trials say.
+        analysis: Analysis of the trials so far.
         plan: The trials to run.
-        sentences: The verdict, and what to know about the plan.
+        sentences: The verdict, and notes on the plan.
     """
 
     analysis: Analysis
@@ -242,18 +240,18 @@ def plan_extension(
     repeats: int | None = None,
     noises: int | None = None,
 ) -> ExtensionProposal:
-    """Return the trials that a firm answer lacks; those of an extension that was begun come first.
+    """Return the proposal of an extension; an unfinished extension comes first.
 
     Args:
         spec: The sweep; `out` names its folder.
         space: Its search space.
-        objective: What the answer is about; None is `gain_mean`.
-        noise: Noise scale of the answer; None is the sweep's.
+        objective: Objective of the answer; None takes `gain_mean`.
+        noise: Noise scale of the answer; None takes the sweep's.
         repeats: See `plan_needs`.
         noises: See `plan_needs`.
 
     Raises:
-        SpecError: An unknown name, or the folder cannot be read.
+        SpecError: A name is unknown, or the folder is unreadable.
     """
     from sweeper.storage.tables import read_trials
 
@@ -262,11 +260,10 @@ def plan_extension(
     _check(objective, noise)
     trials = read_trials(place)
     analysis = analyse(trials, objective, noise)
-    found, begun = find_missing(spec, space, place, trials, analysis, repeats, noises)
-    continued = f"continues the extension that was begun; delete {place.text}/{PLAN_FILE} to plan anew"
-    return ExtensionProposal(
-        analysis, found, (*analysis.sentences[:1], *([continued] if begun else []), *found.impossible)
-    )
+    plan, begun = find_missing(spec, space, place, trials, analysis, repeats, noises)
+    continued = f"continues an unfinished extension; delete {place.text}/{PLAN_FILE} to make a new plan"
+    notes = (*([continued] if begun else []), *plan.impossible)
+    return ExtensionProposal(analysis, plan, (*analysis.sentences[:1], *notes))
 
 
 def find_missing(
@@ -278,9 +275,9 @@ def find_missing(
     repeats: int | None = None,
     noises: int | None = None,
 ) -> tuple[Plan, bool]:
-    """Return the trials that an extension would run now, and whether they are the rest of one that was begun.
+    """Return the plan that an extension would run now, and whether it is the rest of an unfinished extension.
 
-    Every output that names a number of further trials takes it from here.
+    All outputs take their number of further trials from this function.
 
     Args:
         spec: The sweep.
@@ -292,14 +289,14 @@ def find_missing(
         noises: See `plan_needs`.
 
     Raises:
-        SpecError: The folder cannot be read.
+        SpecError: The folder is unreadable.
     """
-    found = load_plan(run, trials.select(["digest", "outcome"]).to_pylist())
-    return (found, True) if found.specs else (plan_needs(spec, space, trials, analysis, repeats, noises), False)
+    rest = load_plan(run, trials.select(["digest", "outcome"]).to_pylist())
+    return (rest, True) if rest.specs else (plan_needs(spec, space, trials, analysis, repeats, noises), False)
 
 
 def read_missing(spec: SweepSpec, run: Run, trials: pa.Table, analysis: Analysis) -> Plan | None:
-    """Return what `find_missing` returns, for a reader; None where only code tells the search space."""
+    """Return the plan of `find_missing` for a reader; None if only user code defines the search space."""
     from sweeper.storage.space_data import known_space
 
     try:
@@ -317,23 +314,23 @@ def plan_needs(
     repeats: int | None = None,
     noises: int | None = None,
 ) -> Plan:
-    """Return the trials that an analysis of a sweep asks for.
+    """Return the plan that meets the needs of an analysis.
 
     Args:
         spec: The sweep.
         space: Its search space.
         trials: Its trials.
         analysis: From `sweeper.analysis.evidence.analyse.analyse`.
-        repeats: So many trials for each need, instead of what it asks for.
-        noises: At most so many new noises, the first ones asked for; None takes all.
+        repeats: Number of trials per need, in place of the need's own.
+        noises: Maximum number of new noises, in order of the needs; None takes all.
     """
     from sweeper.analysis.best import best_trials, over_limits
     from sweeper.config.space import noise_constants
 
-    # the sweep's own trials: an extension that was cut off must find the same best configuration again
-    own = trials.filter(trials["number"].is_valid())
-    best = best_trials(own, analysis.objective, lost=over_limits(own, spec))
-    examples = next((n for n in own["examples"].to_pylist() if n), None)
+    # only the sweep's trials count, so that an interrupted extension finds the same best configuration again
+    swept = trials.filter(trials["number"].is_valid())
+    best = best_trials(swept, analysis.objective, lost=over_limits(swept, spec))
+    examples = next((n for n in swept["examples"].to_pylist() if n), None)
     constants = noise_constants(space, {} if examples is None else {"examples": examples})
     needs = list(_limit(analysis.needs, repeats, noises))
     return plan_trials(needs, trials.to_pylist(), best[0] if best else None, spec, space, analysis.noise, constants)

@@ -1,15 +1,15 @@
-"""Which definition of the noise explains the objective best: ranking, influence, transfer from knob to knob, collapse.
+"""Ranking of the noise definitions: R², influence, transfer from knob to knob, and collapse.
 
 ======  ============================================================================================
 symbol  meaning
 ======  ============================================================================================
 S       a definition of the noise, or the index with free exponents (`fitted`)
 f       natural cubic spline with 5 degrees of freedom
-e_c     error of configuration c as f(ln S) predicts it that was fitted without c
+e_c     error of configuration c under an f(ln S) fitted without c
 ======  ============================================================================================
 
-All definitions are compared on the same configurations: those that have all of them. `fitted` has its exponents, too,
-from other configurations: those of the other nine tenths.
+The comparison uses the configurations that have all definitions. The exponents of `fitted` come from the other nine
+tenths of the configurations.
 
 Source: collapse: Bhattacharjee & Seno 2001, doi 10.1088/0305-4470/34/33/302, eq. 3 with q = 1.
 """
@@ -33,16 +33,16 @@ DRAWS = 300
 
 @dataclass(frozen=True)
 class Rank:
-    """One definition on the common configurations.
+    """Rank of one definition on the common configurations.
 
     Attributes:
-        name: Definition.
+        name: Name of the definition.
         r2: 1 − Σ e_c² / Σ (z_c − mean)², weighted by repeats.
-        beyond: How many configurations lie beyond the others and are predicted at the nearest end.
+        beyond: Number of configurations beyond the range of the others; the nearest end predicts these.
         low, high: 90 % interval, bootstrap over configurations.
-        share: r2 over the noise ceiling; None without repeats.
-        wins: Share of the draws in which it is (one of) the best.
-        same_as: Definitions that are a power of it, up to a factor, on these configurations.
+        share: r2 / noise ceiling; None without repeats.
+        wins: Share of the draws in which it is the best or ties with the best.
+        same_as: Definitions that are a power of it up to a factor, on these configurations.
     """
 
     name: str
@@ -57,15 +57,15 @@ class Rank:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The definitions, best first; empty where `reason` says why.
+    """The definitions, best first; empty if `reason` explains why.
 
     Attributes:
-        n: Configurations that have all of them.
+        n: Number of configurations that have all definitions.
         rows: The definitions.
         left_out: Definitions that fewer than half of the configurations have.
-        influence: The fewest configurations without which the best named definition is no longer ahead of the next;
-            None where there are no two.
-        lead: Names of these two.
+        influence: The fewest configurations whose removal ends the lead of the best named definition over the next;
+            None without two definitions.
+        lead: Names of these two definitions.
     """
 
     n: int
@@ -77,21 +77,21 @@ class Ranking:
 
 
 def list_definitions(cells: Cells) -> tuple[str, ...]:
-    """Return the definitions that vary and that at least half of the configurations have."""
+    """Return the varying definitions that at least half of the configurations have."""
     known = {n: x[np.isfinite(x)] for n, x in cells.noise.items()}
     return tuple(n for n in NAMED if len(known[n]) * 2 >= len(cells) and len(known[n]) and np.ptp(known[n]) > 1e-9)
 
 
 def select_common(cells: Cells, names: tuple[str, ...]) -> Cells:
-    """Return the configurations that have all these noises."""
+    """Return the configurations that have all of these definitions."""
     return cells.take(np.all([np.isfinite(cells.noise[n]) for n in names], axis=0)) if names else cells.take([])
 
 
 def select_comparable(cells: Cells, names: tuple[str, ...], noise: str) -> Cells:
-    """Return the configurations on which every R² is told.
+    """Return the configurations for all reported R².
 
-    They have all definitions, so that one definition has one R². Where the shown noise is none of these, or too few
-    configurations have all, they are those that have the shown noise.
+    These have all definitions, so that one definition has one R². If too few do, or the shown noise is not among the
+    definitions, these are the configurations that have the shown noise.
     """
     shared = select_common(cells, names)
     if noise in names and len(shared) >= MIN_CONFIGS:
@@ -100,40 +100,40 @@ def select_comparable(cells: Cells, names: tuple[str, ...], noise: str) -> Cells
 
 
 def rank(cells: Cells, fitted: LeftOutErrors | None = None, *, seed: int = 0, draws: int = DRAWS) -> Ranking:
-    """Rank the definitions by how well they predict configurations that were left out.
+    """Return the ranking of the definitions by R² of left-out configurations.
 
     Args:
-        cells: Configurations with their tail raised.
-        fitted: How the index with free exponents predicts them, from `cross_fit`; None leaves `fitted` out.
+        cells: Configurations with a raised tail.
+        fitted: Errors of the index with free exponents, from `cross_fit`; None omits `fitted`.
         seed: Seed of the bootstrap.
-        draws: Bootstrap draws.
+        draws: Number of bootstrap draws.
     """
     names = list_definitions(cells)
-    own = select_common(cells, names)
+    shared = select_common(cells, names)
     missing = tuple(n for n in NAMED if n not in names and np.isfinite(cells.noise[n]).any())
-    if len(own) < MIN_CONFIGS or np.ptp(own.z) <= 0:
-        return Ranking(len(own), left_out=missing, reason=f"{len(own)} configurations have all noises and differ in "
-                       f"score, at least {MIN_CONFIGS} are needed")  # fmt: skip
-    found = {n: predict_left_out(own.z, own.size, [own.noise[n]]) for n in names}
+    if len(shared) < MIN_CONFIGS or np.ptp(shared.z) <= 0:
+        why = f"{len(shared)} configurations have all noises and differ in score, the test needs {MIN_CONFIGS}"
+        return Ranking(len(shared), left_out=missing, reason=why)
+    errors_of = {n: predict_left_out(shared.z, shared.size, [shared.noise[n]]) for n in names}
     if fitted is not None:
-        found[FITTED] = fitted
-    errors = {n: f.errors for n, f in found.items()}
-    deviation = found[names[0]].deviations
-    counts = np.random.default_rng(seed).multinomial(len(own), np.full(len(own), 1 / len(own)), draws)
+        errors_of[FITTED] = fitted
+    errors = {n: f.errors for n, f in errors_of.items()}
+    deviation = errors_of[names[0]].deviations
+    counts = np.random.default_rng(seed).multinomial(len(shared), np.full(len(shared), 1 / len(shared)), draws)
     drawn = {n: 1 - counts @ e / np.maximum(counts @ deviation, 1e-300) for n, e in errors.items()}
     best = np.max(list(drawn.values()), axis=0)
-    top = noise_ceiling(own) if own.pure[1] >= MIN_CONFIGS // 2 else None
+    top = noise_ceiling(shared) if shared.pure[1] >= MIN_CONFIGS // 2 else None
     rows: list[Rank] = []
-    for n, f in found.items():
+    for n, f in errors_of.items():
         r2 = f.r2
         low, high = np.quantile(drawn[n], [0.05, 0.95])
         wins = float(np.mean(drawn[n] >= best - 1e-6))
-        same = tuple(o for o in names if o != n and n in names and _is_power(own, n, o))
+        same = tuple(o for o in names if o != n and n in names and _is_power(shared, n, o))
         of_top = r2 / top if top and top > 0 else None
         rows.append(Rank(n, r2, float(low), float(high), of_top, wins, int(f.beyond.sum()), same))
     rows.sort(key=lambda r: -round(r.r2, 9))
     lead, number = measure_influence(rows, errors)
-    return Ranking(len(own), tuple(rows), missing, number, lead)
+    return Ranking(len(shared), tuple(rows), missing, number, lead)
 
 
 def _is_power(cells: Cells, a: str, b: str) -> bool:
@@ -141,15 +141,15 @@ def _is_power(cells: Cells, a: str, b: str) -> bool:
 
 
 def cross_fit(cells: Cells, exponents: Array, seed: int = 0) -> LeftOutErrors | None:
-    """Return how an index with free exponents predicts configurations, its exponents from the other nine tenths.
+    """Return the errors of an index with free exponents, fitted to the other nine tenths of the configurations.
 
     Args:
-        cells: Configurations with their tail raised, all of which are predicted.
-        exponents: Estimate to start from, in the order of the factors.
+        cells: Configurations with a raised tail.
+        exponents: Initial estimate, in the order of the factors.
         seed: Seed of the folds.
 
     Returns:
-        None where they are too few.
+        The errors; None for too few configurations.
     """
     if len(cells) < max(MIN_CONFIGS, 4 * len(exponents) + 6) or np.ptp(cells.z) <= 0:
         return None
@@ -158,20 +158,20 @@ def cross_fit(cells: Cells, exponents: Array, seed: int = 0) -> LeftOutErrors | 
     errors, beyond, deviations = np.empty(len(cells)), np.zeros(len(cells), dtype=bool), np.empty(0)
     for k in range(FOLDS):
         rest = fold != k
-        found, _ = best_index(columns[rest], cells.z[rest], cells.size[rest], [exponents])
-        own = predict_left_out(cells.z, cells.size, [columns @ found])
-        errors[~rest], beyond[~rest], deviations = own.errors[~rest], own.beyond[~rest], own.deviations
+        fold_exponents, _ = best_index(columns[rest], cells.z[rest], cells.size[rest], [exponents])
+        part = predict_left_out(cells.z, cells.size, [columns @ fold_exponents])
+        errors[~rest], beyond[~rest], deviations = part.errors[~rest], part.beyond[~rest], part.deviations
     best, _ = best_index(columns, cells.z, cells.size, [exponents])
     whole = predict_left_out(cells.z, cells.size, [columns @ best])
     return LeftOutErrors(errors, whole.inside, deviations, beyond, whole.columns + len(exponents) - 1)
 
 
 def measure_influence(rows: list[Rank], errors: Mapping[str, Array]) -> tuple[tuple[str, ...], int | None]:
-    """Return the best two named definitions, and the fewest configurations without which the first is not ahead.
+    """Return the two best named definitions, and the fewest configurations whose removal ends the lead of the first.
 
     Args:
         rows: Definitions, best first.
-        errors: Definition -> squared error of each configuration, as it is predicted without itself.
+        errors: Definition -> squared error per left-out configuration.
     """
     named = [r for r in rows if r.name != FITTED]
     following = next((r for r in named[1:] if r.name not in named[0].same_as), None)
@@ -184,13 +184,13 @@ def measure_influence(rows: list[Rank], errors: Mapping[str, Array]) -> tuple[tu
 
 @dataclass(frozen=True)
 class Transfer:
-    """How well curves that were fitted on some values of a knob predict others; empty where `reason` says why.
+    """R² of curves that predict other values of a knob than they were fitted to; empty if `reason` explains why.
 
     Attributes:
-        kind: `sweeps`: fitted on one learning-rate sweep at fixed other knobs, predicted are those that differ in one
-            knob; `halves`: fitted on the lower half of a knob's values, predicted the upper, and the reverse.
-        n: Knob -> predictions.
-        r2: Definition -> knob -> R² of them. `fitted` has its exponents from all configurations.
+        kind: `sweeps` fits one learning-rate sweep and predicts the sweeps that differ in one knob. `halves` fits one
+            half of a knob's values and predicts the other.
+        n: Knob -> number of predictions.
+        r2: Definition -> knob -> R² of the predictions. The exponents of `fitted` come from all configurations.
     """
 
     kind: str = ""
@@ -200,20 +200,20 @@ class Transfer:
 
 
 def measure_transfer(cells: Cells, axes: Mapping[str, Array]) -> Transfer:
-    """Return how well each axis predicts the sweeps of one knob from those of the learning rate.
+    """Return the R² at which each axis predicts the sweeps of another knob from a learning-rate sweep.
 
     Args:
         cells: Configurations that have all axes.
         axes: Definition -> log noise, shape (C,).
     """
     if len(cells) < MIN_CONFIGS or np.ptp(cells.z) <= 0:
-        return Transfer(reason=f"{len(cells)} configurations have all noises and differ in score, at least "
-                        f"{MIN_CONFIGS} are needed")  # fmt: skip
+        return Transfer(reason=f"{len(cells)} configurations have all noises and differ in score, the test needs "
+                        f"{MIN_CONFIGS}")  # fmt: skip
     kind, tasks = _sweeps(cells)
     if not tasks:
         kind, tasks = _halves(cells)
     if not tasks:
-        return Transfer(reason="no knob has enough values to fit on some and predict others")
+        return Transfer(reason="no knob has enough values to fit some and predict others")
     n = {k: int(sum(len(t) for _, t in parts)) for k, parts in tasks.items()}
     r2: dict[str, dict[str, float]] = {}
     for name, axis in axes.items():
@@ -237,7 +237,7 @@ def _predict(cells: Cells, axis: Array, fit: Rows, to: Rows) -> Array:
 
 
 def find_sweeps(cells: Cells) -> tuple[list[Rows], Array, list[str]]:
-    """Return the learning-rate sweeps: configurations and the other knobs' values of each, and these knobs' names."""
+    """Return the learning-rate sweeps: their configurations, the other knobs' values, and these knobs' names."""
     if not len(cells):
         return [], np.zeros((0, 0)), []
     names = [k for k in cells.knobs if k not in ("learning_rate", "k_aug") and np.isfinite(cells.knobs[k]).all()]
@@ -275,14 +275,14 @@ def _halves(cells: Cells) -> tuple[str, _Tasks]:
 
 @dataclass(frozen=True)
 class Collapse:
-    """How well the learning-rate sweeps fall on one curve; empty where `reason` says why.
+    """Distance of the learning-rate sweeps from a common curve; empty if `reason` explains why.
 
     Attributes:
-        n_curves: Sweeps at fixed other knobs.
-        n: Definition -> points that lie within another sweep's range.
-        misfit: Definition -> mean |z − another sweep's curve there|, objective as the study is told it.
-        raw: The same against the learning rate.
-        scatter: What repeats alone would yield, 2 s / √(π r); None without repeats.
+        n_curves: Number of sweeps at fixed other knobs.
+        n: Definition -> number of points within another sweep's range.
+        misfit: Definition -> mean |z − another sweep's curve|, on the study's scale.
+        raw: Misfit along the learning rate.
+        scatter: Misfit from the scatter of repeats alone, 2 s / √(π r); None without repeats.
     """
 
     n_curves: int
@@ -294,20 +294,20 @@ class Collapse:
 
 
 def measure_collapse(cells: Cells, axes: Mapping[str, Array]) -> Collapse:
-    """Return how far the sweeps are from each other along each axis.
+    """Return the mean distance between the sweeps along each axis.
 
     Source: Bhattacharjee & Seno 2001, eq. 3, q = 1: curves interpolated linearly within their range.
     """
     parts = find_sweeps(cells)[0] if len(cells) else []
     if len(parts) < 2:
-        return Collapse(len(parts), reason=f"{len(parts)} learning-rate sweeps at fixed other knobs, at least 2 are "
-                        f"needed ({MIN_SWEEP} learning rates each)")  # fmt: skip
-    found = {name: _mean_distance(cells, axis, parts) for name, axis in axes.items()}
+        return Collapse(len(parts), reason=f"{len(parts)} learning-rate sweeps at fixed other knobs, the test needs 2 "
+                        f"({MIN_SWEEP} learning rates each)")  # fmt: skip
+    distances = {name: _mean_distance(cells, axis, parts) for name, axis in axes.items()}
     raw, _ = _mean_distance(cells, np.log(cells.knobs["learning_rate"]), parts)
     variance, freedom = cells.pure
     scatter = 2 * (variance / np.pi * float((1 / cells.size).mean())) ** 0.5 if freedom > 0 else None
     return Collapse(
-        len(parts), {n: c for n, (_, c) in found.items()}, {n: m for n, (m, _) in found.items()}, raw, scatter
+        len(parts), {n: c for n, (_, c) in distances.items()}, {n: m for n, (m, _) in distances.items()}, raw, scatter
     )
 
 

@@ -1,4 +1,4 @@
-"""The findings of an analysis as sentences that can be quoted: numbers, intervals, n."""
+"""Findings of an analysis as quotable sentences with numbers, intervals and n."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from sweeper.analysis.evidence.ranking import Ranking
 
 _REVERSE = {
-    Finding.MORE: "they tell more than the noise",
-    Finding.NO_MORE: "they tell no more than the noise",
-    Finding.NOT_DETECTED: "not detected that they tell more than the noise",
+    Finding.MORE: "they explain more than the noise",
+    Finding.NO_MORE: "they explain no more than the noise",
+    Finding.NOT_DETECTED: "they do not detectably explain more than the noise",
     None: "not tested",
 }
 ONE_SIDED, TWO_SIDED = "one-sided", "two-sided"
@@ -33,7 +33,7 @@ _SHARPNESS = {"hessian_trace": "Hessian trace", "hessian_trace_scaled": "scale-f
 
 
 def write_sentences(a: Analysis) -> tuple[str, ...]:
-    """Return the findings; the first one is the verdict."""
+    """Return one sentence per finding; the first one is the verdict."""
     parts = [
         _verdict(a),
         _set_aside(a),
@@ -50,16 +50,16 @@ def write_sentences(a: Analysis) -> tuple[str, ...]:
 
 
 def explain_no_needs(a: Analysis) -> str:
-    """Return what an analysis without needs says about further trials."""
+    """Return a phrase on further trials for an analysis without needs."""
     if a.verdict != UNDETERMINED:
-        return "nothing is missing for this answer"
+        return "this answer needs no further trials"
     if not a.n_configs:
-        return "what to add is not known: no viable trial has a score and this noise"
-    return "no further trials are known that would decide it"
+        return "no viable trial has a score and this noise, so no further trials can be proposed"
+    return "no known further trials would decide it"
 
 
 def format_p(p: float, sides: str = ONE_SIDED) -> str:
-    """Return `one-sided p = ...`, or `p < 1e-4` where it is smaller than a bootstrap or a tail can tell."""
+    """Return `one-sided p = ...`; below the precision of a bootstrap or a tail, `one-sided p < 1e-4`."""
     return f"{sides} p < 1e-4" if p < 1e-4 else f"{sides} p = {p:.2g}"
 
 
@@ -77,7 +77,7 @@ def _verdict(a: Analysis) -> str:
         return f"{a.verdict}: {label} against {scale.formula}: {regime.message} ({n})."
     interval = f"90 % interval {number(regime.low)} to {number(regime.high)}"
     best = f"{label} is best at {scale.formula} = {number(regime.optimum)}{unit} ({interval}, {n})"
-    best += "".join(f"; it {moved.sentence}" for moved in regime.moved)
+    best += "".join(f"; it {effect.sentence}" for effect in regime.moved)
     if a.verdict == "hump":
         return f"hump: {best}; it {_better_verb(a)}s before and {_worse_verb(a)}s beyond."
     if a.verdict == "plateau then cliff":
@@ -100,7 +100,7 @@ def _set_aside(a: Analysis) -> str:
 def _gate(a: Analysis) -> str:
     gate, left = a.judged.gate, a.judged.left_out
     if gate.reason or gate.p_up is None or gate.p_down is None:
-        return f"Two-lines test not possible: {gate.reason or a.judged.why}."
+        return f"Two-lines test impossible: {gate.reason or a.judged.why}."
     first = f"{_direction_verb(a, gate.slope_up)} by {_slope(gate.slope_up, gate.se_up)}{_unit(a)}"
     text = (
         f"Two-lines test on viable pairs: {first} per factor e of noise up to {number(gate.break_noise)} "
@@ -126,12 +126,12 @@ def _worse_verb(a: Analysis) -> str:
 
 
 def _direction_verb(a: Analysis, slope: float | None) -> str:
-    # the tests look at what the study is told: larger is better
+    # the tests use the study's scale, where larger is better
     return f"{_better_verb(a) if (slope or 0) > 0 else _worse_verb(a)}s"
 
 
 def _unit(a: Analysis) -> str:
-    """Return the unit of a difference of what the study is told, with a blank in front."""
+    """Return the unit of a difference on the study's scale, after a blank."""
     if OBJECTIVES[a.objective].inverse is math.exp:
         return " in ln"
     unit = a.label.partition("[")[2].rstrip("]")
@@ -165,7 +165,7 @@ def _shape(a: Analysis) -> str:
     return (
         f"A hump fits the {test.levels} noises with 3 or more trials {better} "
         f"than any monotone curve: {format_p(test.p)} (residual bootstrap, {test.draws} draws, "
-        f"n = {test.n} trials; scatter is that of replicates of a configuration); it removes "
+        f"n = {test.n} trials; scatter of replicates of a configuration). The hump removes "
         f"{format_percent(test.statistic)} of the monotone curve's misfit."
     )
 
@@ -173,7 +173,7 @@ def _shape(a: Analysis) -> str:
 def _explained_share(a: Analysis) -> str:
     e = a.explained
     if e.r2 is None:
-        return f"Share explained not determined: {e.reason}."
+        return f"Explained share not determined: {e.reason}."
     r2 = f"{R2} of {a.noise}: {number(e.r2)}"
     if e.ceiling is not None and e.share is not None:
         r2 += f", {format_percent(e.share)} of the noise ceiling R²_c = {number(e.ceiling)}"
@@ -183,28 +183,28 @@ def _explained_share(a: Analysis) -> str:
         return f"{r2}; {e.reason}."
     fit = "does not fit them" if e.p < 0.05 else "fits them"
     return (
-        f"{r2}; a curve in noise {fit} within the scatter of repeats: lack of fit F({e.f_above}, {e.f_below}) = "
+        f"{r2}. A curve in noise {fit} within the scatter of repeats: lack of fit F({e.f_above}, {e.f_below}) = "
         f"{number(e.f)}, {format_p(e.p)}."
     )
 
 
 def _all_noises(a: Analysis, n: int) -> str:
-    return " that have all noises" if n < a.n_tested and n == a.ranking.n else ""
+    return " with all noises" if n < a.n_tested and n == a.ranking.n else ""
 
 
 def _beyond(number_: int) -> str:
     if not number_:
         return ""
-    lie = "1 lies beyond the others and is" if number_ == 1 else f"{number_} lie beyond the others and are"
-    return f"; {lie} predicted at their nearest end"
+    lie = "1 lies" if number_ == 1 else f"{number_} lie"
+    return f"; {lie} beyond the range of the others, whose nearest end predicts {'it' if number_ == 1 else 'them'}"
 
 
 def _knob_test(a: Analysis) -> str:
     left = a.leftover
     if left.p is None or left.lines is None or left.finding is None:
-        return f"Leftover test not possible: {left.reason}."
+        return f"Test of the knobs impossible: {left.reason}."
     added = ", ".join(SYMBOLS[k] for k in left.added)
-    finding = _describe_finding(left.finding, added, "tell", "the noise")
+    finding = _describe_finding(left.finding, added, "explain", "the noise")
     text = (
         f"{finding}: F({left.f_above}, {left.f_below}) = {number(left.f)}, {format_p(left.p, TWO_SIDED)}; "
         f"{_gain(left.lines)} as lines beside it"
@@ -214,11 +214,12 @@ def _knob_test(a: Analysis) -> str:
     return f"{text} (n = {left.n} configurations)."
 
 
-def _describe_finding(finding: Finding, what: str, tell: str, than: str) -> str:
-    """Return what a control found, as the beginning of a sentence."""
+def _describe_finding(finding: Finding, what: str, explain: str, than: str) -> str:
+    """Return the finding of a control as the start of a sentence."""
     if finding == Finding.NOT_DETECTED:
-        return f"Not detected that {what} {tell} more than {than}"
-    return f"{what} {tell} {finding} than {than}"
+        do = "does" if explain == "explains" else "do"
+        return f"{what} {do} not detectably explain more than {than}"
+    return f"{what} {explain} {finding} than {than}"
 
 
 def _gain(gain: Gain) -> str:
@@ -270,13 +271,13 @@ def _ranking(a: Analysis) -> str:
         parts.append(f"{name} {number(row.r2)} ({number(row.low)} to {number(row.high)})")
     most = _beyond(max(row.beyond for row in r.rows)).replace("; ", "; up to ")
     return (
-        f"Definitions by {R2} (n = {r.n} configurations that have all noises{most}), "
+        f"Definitions by {R2} (n = {r.n} configurations with all noises{most}), "
         f"with 90 % bootstrap intervals: {', '.join(parts)}."
     )
 
 
 def describe_influence(r: Ranking) -> str:
-    """Return on how many configurations the lead of the best definition rests; empty where there are no two."""
+    """Return a sentence on the configurations that decide the best definition's lead; empty without two definitions."""
     if r.influence is None:
         return ""
     first, second = r.lead
@@ -291,9 +292,9 @@ def _transfer(a: Analysis) -> str:
     t = a.transfer
     if t.r2 is None or t.n is None:
         return f"Transfer from knob to knob not tested: {t.reason}."
-    what = "Fitted on one half of a knob's values, R² of predicting the other"
+    what = "R² of predicting one half of a knob's values from the other half"
     if t.kind == "sweeps":
-        what = "Fitted on a learning-rate sweep, R² of predicting sweeps that differ in one knob"
+        what = "R² of predicting, from a learning-rate sweep, the sweeps that differ in one knob"
     shown = [n for n in dict.fromkeys((a.noise, *(r.name for r in a.ranking.rows[:1]), FITTED)) if n in t.r2]
     knobs = [f"{_WORDS.get(k, k)} (n = {n}) " + ", ".join(f"{name} {number(t.r2[name][k])}" for name in shown)
              for k, n in t.n.items()]  # fmt: skip
@@ -303,7 +304,7 @@ def _transfer(a: Analysis) -> str:
 def _collapse(a: Analysis) -> str:
     c = a.collapse
     if c.misfit is None or c.n is None or a.noise not in c.misfit:
-        return f"Collapse not measured: {c.reason or f'{a.noise} is not there for most configurations'}."
+        return f"Collapse not measured: {c.reason or f'most configurations lack {a.noise}'}."
     alone = f"; repeats alone {number(c.scatter)}{_unit(a)}" if c.scatter is not None else ""
     return (
         f"Collapse: {c.n_curves} learning-rate sweeps lie {number(c.misfit[a.noise])}{_unit(a)} apart along "
@@ -317,23 +318,23 @@ def _controls(a: Analysis) -> list[str]:
     for c in a.controls:
         rest = f"{_SHARPNESS[c.sharpness]} and parents' accuracy" if c.sharpness else "parents' accuracy"
         if c.p is None or c.p_reverse is None or c.gain is None or c.gain_reverse is None or c.finding is None:
-            out.append(f"Control for {rest} not possible: {c.reason}.")
+            out.append(f"Control for {rest} impossible: {c.reason}.")
             continue
         out.append(
-            f"{_describe_finding(c.finding, a.noise, 'tells', rest)}: F({c.df}, {c.configs - 1}) = {number(c.f)}, "
+            f"{_describe_finding(c.finding, a.noise, 'explains', rest)}: F({c.df}, {c.configs - 1}) = {number(c.f)}, "
             f"{format_p(c.p, TWO_SIDED)}; {_gain(c.gain)}. The reverse: {_REVERSE[c.finding_reverse]}, "
             f"{format_p(c.p_reverse, TWO_SIDED)}, {_interval(c.gain_reverse)} (n = {c.n} trials of {c.configs} "
             f"configurations{_beyond(c.beyond)})."
         )
     if not any(c.sharpness for c in a.controls):
-        out.append("Sharpness was not measured (`sweeper run --landscape` does), so it is not controlled for.")
+        out.append("No control for sharpness: the trials did not measure it (`sweeper run --landscape` does).")
     return out
 
 
 def _tail(a: Analysis) -> str:
     parts: list[str] = []
     if a.tail:
-        parts.append(f"{pluralize(a.tail, 'trial')} far below the others were raised to a floor")
+        parts.append(f"a floor raises {pluralize(a.tail, 'trial')} far below the others")
     if a.n_tested < a.n_configs:
-        parts.append(f"tests looked at {a.n_tested} of {a.n_configs} configurations, evenly spread")
-    return f"For the tests, {' and '.join(parts)}." if parts else ""
+        parts.append(f"{a.n_tested} of {a.n_configs} configurations count, evenly spread")
+    return f"In the tests, {' and '.join(parts)}." if parts else ""

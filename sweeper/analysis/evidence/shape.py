@@ -1,20 +1,21 @@
-"""Isotonic against unimodal: does a curve that rises and then falls fit the levels better than any monotone one?
+"""Isotonic against unimodal: does a curve that rises and then falls fit the levels better than a monotone one?
 
 ======  ============================================================================================
 symbol  meaning, for L levels of noise
 ======  ============================================================================================
-y, w    mean objective of a level and its weight, replicates over their variance
-E(f)    Σ w (y − f)² of the best f of its kind: non-decreasing or non-increasing, and first rising, then falling
+y, w    mean objective of a level and its weight, replicates / variance
+E(f)    Σ w (y − f)² of the best monotone f, or of the best unimodal f (first rising, then falling)
 T       E(monotone) − E(unimodal) >= 0
 ======  ============================================================================================
 
-The null distribution of T is a residual bootstrap: the best monotone fit plus residuals that are drawn with replacement
-from all levels, each over its own level's standard deviation, and scaled by the drawn level's; T is weighted by the
-draw's own variances. Of that fit, neighbouring blocks that differ by less than two standard errors are pooled first: a
-noisy plateau is fitted by steps, which a bootstrap would take for a slope and so reject plateaus too often. Collapses
-need no taming here: their levels scatter and weigh little. Scatter is that of replicates of one configuration about
-their mean: what other knobs do at a noise is no scatter, and would hide a hump or make one. Configurations of a level
-that agree in all knobs are one.
+A residual bootstrap gives the null distribution of T. It adds residuals to the best monotone fit: standardized
+residuals of all levels, drawn with replacement and scaled by the target level's standard deviation. The draw's own
+variances weight its T. First, neighbouring blocks of the fit that differ by less than two standard errors are pooled.
+A monotone fit turns a noisy plateau into steps, and without pooling the bootstrap would reject plateaus too often.
+
+Collapses need no floor here: their levels scatter and get little weight. Scatter is that of replicates of one
+configuration about their mean. The effect of other knobs at a noise is not scatter, and would hide or fake a hump.
+Configurations of a level that agree in all knobs count as one.
 
 Source: isotonic fit by pooling adjacent violators, Barlow et al. 1972; all prefixes in one pass, Stout 2008, Unimodal
 regression via prefix isotonic regression, doi 10.1016/j.csda.2008.08.005; residual bootstrap, Efron & Tibshirani 1993;
@@ -39,14 +40,14 @@ APART = 2.0
 
 @dataclass(frozen=True)
 class ShapeTest:
-    """Result of the test; the numbers are None where it is not possible, and `reason` says why.
+    """Result of the test of isotonic against unimodal; if impossible, the numbers are None.
 
     Attributes:
-        n: Trials in all, `levels` the levels with three trials and a replicate, `draws` the bootstrap's draws.
+        n: Number of trials, `levels` of levels with three trials and a replicate, `draws` of bootstrap draws.
         statistic: T over E(monotone): the share of the misfit that a hump removes.
         mode_noise: Noise of the unimodal fit's highest level.
-        p: Share of the draws with at least this T, one-sided.
-        reason: Why there is no result.
+        p: One-sided p value: share of the draws with at least this T.
+        reason: Why there is no result, else empty.
     """
 
     n: int
@@ -59,20 +60,20 @@ class ShapeTest:
 
 
 def compare_shapes(cells: Cells, noise: str, *, draws: int = 500, seed: int = 0) -> ShapeTest:
-    """Test unimodal against monotone along a noise; see the module.
+    """Return the test of unimodal against monotone along a noise; see the module.
 
     Args:
         cells: Configurations in order of that noise.
         noise: Name of the definition.
-        draws: Bootstrap draws.
-        seed: Their seed.
+        draws: Number of bootstrap draws.
+        seed: Seed of the bootstrap.
     """
     x, groups = _replicates(cells, cells.noise[noise])
     n = sum(len(v) for g in groups for v in g)
     if len(groups) < MIN_LEVELS:
         why = (
-            f"{len(groups)} levels of noise have {MIN_REPLICATES} or more trials with replicates among them, at least "
-            f"{MIN_LEVELS} are needed"
+            f"{len(groups)} levels of noise have {MIN_REPLICATES} or more trials with replicates, the test needs "
+            f"{MIN_LEVELS}"
         )
         return ShapeTest(n, len(groups), reason=why)
     size = np.array([sum(len(v) for v in g) for g in groups], dtype=float)
@@ -80,7 +81,7 @@ def compare_shapes(cells: Cells, noise: str, *, draws: int = 500, seed: int = 0)
     y = np.array([np.concatenate(g).mean() for g in groups])
     squares = np.array([sum(float(((v - v.mean()) ** 2).sum()) for v in g) for g in groups])
     if not np.median(squares) > 0:
-        return ShapeTest(n, len(groups), reason="replicates do not differ")
+        return ShapeTest(n, len(groups), reason="all replicates are equal")
     sd = _spreads(squares, freedom)
     weight = size / sd**2
     unimodal, mode = unimodal_error(y, weight)
@@ -102,7 +103,7 @@ def compare_shapes(cells: Cells, noise: str, *, draws: int = 500, seed: int = 0)
 
 
 def _spreads(squares: Array, freedom: Array) -> Array:
-    # drawn towards the median level's variance by two degrees of freedom: three replicates say little of their own
+    # three replicates give a poor variance, so two degrees of freedom shrink it towards the median level's
     usual = np.median(squares / freedom, axis=-1, keepdims=True)
     return np.sqrt((squares + 2 * usual) / (freedom + 2))
 
@@ -110,7 +111,7 @@ def _spreads(squares: Array, freedom: Array) -> Array:
 def _draw_null(
     fit: Array, sd: Array, sizes: tuple[Array, Array], residuals: Array, draws: int, rng: np.random.Generator
 ) -> list[float]:
-    """Return T of each draw, with weights from the draw's own replicates as the observed ones have."""
+    """Return T per draw; the weights come from the draw's own replicates, as for the observed T."""
     means, squares = np.empty((draws, len(fit))), np.empty((draws, len(fit)))
     size, freedom = sizes
     for k, r in enumerate(size.astype(int).tolist()):
@@ -122,18 +123,18 @@ def _draw_null(
 
 
 def _replicates(cells: Cells, x: Array) -> tuple[Array, list[list[Array]]]:
-    """Return the levels' places and, of each, the trials of its configurations; those of equal knobs are one."""
+    """Return the place of each level and its trials per configuration; equal knobs count as one configuration."""
     _, level = np.unique(x.round(DIGITS), return_inverse=True)
     knobs = np.column_stack([level, *(v.round(DIGITS) for v in cells.factors.values())])
     _, same = np.unique(knobs, axis=0, return_inverse=True)
     same = same.reshape(-1)
-    found: list[tuple[float, list[Array]]] = []
+    groups: list[tuple[float, list[Array]]] = []
     for k in range(int(level.max(initial=-1)) + 1):
         at = np.flatnonzero(level == k)
         values = [cells.value[np.isin(cells.owner, at[same[at] == s])] for s in np.unique(same[at])]
         if sum(map(len, values)) >= MIN_REPLICATES and any(len(v) > 1 for v in values):
-            found.append((float(x[at].mean()), values))
-    return np.array([place for place, _ in found]), [values for _, values in found]
+            groups.append((float(x[at].mean()), values))
+    return np.array([place for place, _ in groups]), [values for _, values in groups]
 
 
 def _statistic(y: Array, weight: Array) -> float:
@@ -141,17 +142,17 @@ def _statistic(y: Array, weight: Array) -> float:
 
 
 def monotone_error(y: Array, weight: Array) -> tuple[float, bool]:
-    """Return E of the best monotone fit and whether that one rises."""
+    """Return E of the best monotone fit and whether that fit rises."""
     up, down = prefix_errors(y, weight)[-1], prefix_errors(-y, weight)[-1]
     return min(up, down), up <= down
 
 
 def unimodal_error(y: Array, weight: Array) -> tuple[float, int]:
-    """Return E of the best fit that first rises and then falls, and the position of its top."""
+    """Return E of the best unimodal fit and the position of its top."""
     left, right = prefix_errors(y, weight), prefix_errors(y[::-1], weight[::-1])[::-1]
     total = [a + b for a, b in zip(left, right, strict=True)]
     k = min(range(len(total)), key=total.__getitem__)
-    # rises over y[:k], falls over y[k:]: the top is at the boundary, on the higher side
+    # the fit rises over y[:k] and falls over y[k:], so its top is the higher side of the boundary
     tops = [i for i in (k - 1, k) if 0 <= i < len(y)]
     return total[k], max(tops, key=lambda i: y[i])
 
@@ -159,9 +160,9 @@ def unimodal_error(y: Array, weight: Array) -> tuple[float, int]:
 def prefix_errors(y: Array, weight: Array) -> list[float]:
     """Return E of the best non-decreasing fit of y[:k] for k = 0 … L.
 
-    Source: Stout 2008: pool adjacent violators from the left; the sum of errors of the blocks is E of the prefix.
+    Source: Stout 2008: pool adjacent violators from the left; the blocks' errors sum to E of the prefix.
     """
-    blocks: list[tuple[float, float, float, float]] = []  # mean, weight, own error, error up to here
+    blocks: list[tuple[float, float, float, float]] = []  # mean, weight, error of the block, error of the prefix
     out = [0.0]
     for value, w in zip(y.tolist(), weight.tolist(), strict=True):
         mean, error = value, 0.0
@@ -177,12 +178,12 @@ def prefix_errors(y: Array, weight: Array) -> list[float]:
 
 
 def fit_reduced_monotone(y: Array, weight: Array, least: float = APART) -> Array:
-    """Return the best non-decreasing fit, its blocks pooled until neighbours are `least` standard errors apart.
+    """Return the best non-decreasing fit, with blocks pooled until neighbours are `least` standard errors apart.
 
     Args:
         y: Heights of the levels.
         weight: Their inverse variances.
-        least: 0 yields the isotonic fit itself.
+        least: Minimum distance of neighbours; 0 yields the isotonic fit itself.
     """
     from scipy.optimize import isotonic_regression
 

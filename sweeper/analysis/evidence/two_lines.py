@@ -8,17 +8,17 @@ c       break point, by the Robin Hood rule
 b₁, b₂  slopes of the lines through the configurations at x <= c and at x >= c, each with its intercept
 ======  ============================================================================================
 
-Both slopes are tested one-sided (b₁ > 0, b₂ < 0); the test's p is the larger one (intersection-union). No shape of the
-curve is assumed: of a monotone curve, least squares gives both lines slopes of one sign. As the break point is chosen
-where the data happen to be high, which lets a plateau before a cliff rise, a line's p is the larger one of those with
-the break at c and in the middle of the smooth curve's flat top.
+Both slopes have a one-sided test (b₁ > 0, b₂ < 0); the p value of the whole test is the larger one
+(intersection-union). The test assumes no shape of the curve: least squares gives both lines of a monotone curve slopes
+of one sign. The break point tends to lie at high data, which makes a plateau before a cliff seem to rise. A line's p
+is therefore the larger one of two: with the break at c, and in the middle of the smooth curve's flat top.
 
-Errors, the first that the design allows:
+The errors are the first kind that the design allows:
 
-- `replicates`: up to 15 levels of noise (same to 6 digits), two thirds of them replicated, by several configurations
-  or, where one knob alone varies, by repeats of one: variance of a slope from that within levels, Satterthwaite's
-  degrees of freedom. Bends of the curve are no error.
-- `HC3`: heteroskedasticity-robust over configurations, n − 4 degrees of freedom.
+- `replicates`: up to 15 levels of noise (equal to 6 digits), two thirds of them with replicates. Replicates are several
+  configurations, or repeats of one if a single knob varies. The variance of a slope comes from the variance within
+  levels, with Satterthwaite's degrees of freedom. Bends of the curve are not errors.
+- `HC3`: heteroskedasticity-robust over configurations, with n − 4 degrees of freedom.
 
 Source: Simonsohn 2018, Two Lines, doi 10.1177/2515245918805755, eq. 1 and appendix (Robin Hood), with the Gaussian
 process of `sweeper.analysis.smoother` in place of the spline; HC3: MacKinnon & White 1985; Satterthwaite 1946.
@@ -44,18 +44,18 @@ MANY = 200
 
 @dataclass(frozen=True)
 class TwoLines:
-    """Result of the test; the numbers are None where it is not possible, and `reason` says why.
+    """Result of the two-lines test; if impossible, the numbers are None and `reason` explains it.
 
     Attributes:
-        n: Configurations, and `levels` different noises.
+        n: Number of configurations, and `levels` of different noises.
         errors: `replicates` or `HC3`.
         break_noise: exp(c), unit of the noise.
-        slope_up, slope_down: b₁ and b₂, objective as the study is told it per factor e of noise; `se_*` their errors.
+        slope_up, slope_down: b₁ and b₂, on the study's scale per factor e of noise; `se_*` are their errors.
         p_up, p_down: One-sided p values of b₁ > 0 and b₂ < 0.
-        p: The larger one.
-        p_flat: One-sided p value of b₁ < 0: a curve that falls from the start.
-        rise_high: Upper 95 % bound of |b₁|, over |b₂|.
-        reason: Why there is no result; empty where there is one.
+        p: The larger of the two.
+        p_flat: One-sided p value of b₁ < 0, which means a curve that falls from the start.
+        rise_high: Upper 95 % bound of |b₁|, divided by |b₂|.
+        reason: Why there is no result, else empty.
     """
 
     n: int
@@ -75,12 +75,12 @@ class TwoLines:
 
     @property
     def passed(self) -> bool:
-        """Whether a rise and a fall are significant at 5 %."""
+        """Whether both the rise and the fall are significant at 5 %."""
         return self.p is not None and self.p < 0.05
 
     @property
     def plateau(self) -> bool:
-        """Whether it falls at the end, and before that neither rises nor falls by more than a third as steeply."""
+        """Whether it falls at the end, and before that is flat to within a third of that slope."""
         if self.p_down is None or self.p_up is None or self.p_flat is None or self.rise_high is None:
             return False
         return self.p_down < 0.05 and min(self.p_up, self.p_flat) >= 0.05 and self.rise_high < 1 / 3
@@ -88,7 +88,7 @@ class TwoLines:
 
 @dataclass(frozen=True)
 class _Points:
-    """Levels or configurations: place, height, weight, variance of the height and its degrees of freedom."""
+    """Levels or configurations: place, height, weight, variance of the height, and its degrees of freedom."""
 
     x: Array
     z: Array
@@ -98,11 +98,11 @@ class _Points:
 
     @property
     def alone(self) -> bool:
-        """Whether they are configurations, without a variance of their own."""
+        """Whether the points are single configurations without a variance."""
         return bool(np.isnan(self.variance[0]))
 
     def take(self, rows: Mask) -> _Points:
-        """Return some of them."""
+        """Return the points under a mask."""
         return _Points(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
@@ -120,7 +120,7 @@ class _Line:
 
 
 def run_two_lines(cells: Cells, noise: str) -> TwoLines:
-    """Test for a rise and a fall along a noise; see the module.
+    """Return the test for a rise and a fall along a noise; see the module.
 
     Args:
         cells: Configurations in order of that noise.
@@ -129,7 +129,7 @@ def run_two_lines(cells: Cells, noise: str) -> TwoLines:
     x = cells.noise[noise]
     n, levels = len(cells), len(np.unique(x.round(DIGITS)))
     if levels < MIN_LEVELS:
-        return TwoLines(n, levels, reason=f"{levels} different noises, at least {MIN_LEVELS} are needed")
+        return TwoLines(n, levels, reason=f"{levels} different noises, the test needs {MIN_LEVELS}")
     if np.ptp(cells.z) <= 1e-12 * max(1.0, float(np.abs(cells.z).max())):
         return TwoLines(n, levels, reason="every configuration has the same score")
     z, points = _standardize(cells.z), _make_points(cells, x)
@@ -137,7 +137,7 @@ def run_two_lines(cells: Cells, noise: str) -> TwoLines:
 
 
 def leave_one_out(cells: Cells, noise: str) -> list[TwoLines]:
-    """Return the test without each configuration in turn.
+    """Return the tests that leave out one configuration at a time.
 
     The smoother keeps its hyperparameters; above `MANY` configurations it keeps its flat top, too.
     """
@@ -150,7 +150,7 @@ def leave_one_out(cells: Cells, noise: str) -> list[TwoLines]:
         kept = np.arange(len(cells)) != i
         levels = len(np.unique(x[kept].round(DIGITS)))
         if levels < MIN_LEVELS - 1:
-            out.append(TwoLines(len(x) - 1, levels, reason="too few noises are left"))
+            out.append(TwoLines(len(x) - 1, levels, reason="too few noises remain"))
             continue
         points = every.take(kept) if every.alone else _make_points(cells.take(kept), x[kept])
         flat = top if top is not None else _find_flat_top(points.x, smoother, z, kept.astype(float))
@@ -159,7 +159,7 @@ def leave_one_out(cells: Cells, noise: str) -> list[TwoLines]:
 
 
 def has_one_knob(cells: Cells) -> bool:
-    """Whether the configurations differ in one knob, so that repeats are all that scatters at a noise."""
+    """Return whether the configurations differ in one knob, so that only repeats scatter at a noise."""
     return len(cells.factors) <= 1
 
 
@@ -170,12 +170,12 @@ def _standardize(z: Array) -> Array:
 def _make_points(cells: Cells, x: Array) -> _Points:
     _, level = np.unique(x.round(DIGITS), return_inverse=True)
     members = np.bincount(level).astype(float)
-    own = has_one_knob(cells)
+    single = has_one_knob(cells)
     if len(members) <= MAX_REPLICATED:
         several = members[level] > 1
         centre = np.bincount(level, cells.z) / members
         among = np.bincount(level, (cells.z - centre[level]) ** 2)
-        repeats = np.bincount(level, np.where(several, 0.0, cells.size)) if own else np.zeros(len(members))
+        repeats = np.bincount(level, np.where(several, 0.0, cells.size)) if single else np.zeros(len(members))
         inside = np.bincount(level, np.where(several, 0.0, cells.within))
         freedom = np.where(members > 1, members - 1, np.maximum(repeats - 1, 0))
         if (freedom > 0).mean() >= 2 / 3:
@@ -192,7 +192,7 @@ def _make_points(cells: Cells, x: Array) -> _Points:
 def _test_lines(points: _Points, n: int, levels: int, flat: Array) -> TwoLines:
     middle = _fit_lines(points, float(np.median(flat)))
     if middle is None:
-        return TwoLines(n, levels, reason="too few noises on one side of the best one to draw a line")
+        return TwoLines(n, levels, reason="too few noises on one side of the best noise for a line")
     strength = [abs(line.slope) / line.se if line.se > 0 else 1.0 for line in middle]
     share = strength[1] / sum(strength) if sum(strength) > 0 else 0.5
     place = float(np.quantile(flat, share))
@@ -200,7 +200,7 @@ def _test_lines(points: _Points, n: int, levels: int, flat: Array) -> TwoLines:
     if lines is None:
         lines, place = middle, float(np.median(flat))
     up, down = lines
-    # the break is chosen where the data are high: a line has to hold at the middle of the flat part as well
+    # the break tends to lie at high data, so each line must also hold with the break in the middle of the flat part
     p_up, p_down = max(up.p(1.0), middle[0].p(1.0)), max(down.p(-1.0), middle[1].p(-1.0))
     bound = abs(up.slope) + float(stats.t.ppf(0.95, max(up.freedom, 1.0))) * up.se
     return TwoLines(
@@ -221,7 +221,7 @@ def _test_lines(points: _Points, n: int, levels: int, flat: Array) -> TwoLines:
 
 
 def _find_flat_top(x: Array, smoother: Smoother, z: Array, counts: Array) -> Array:
-    """Return the places around the smooth curve's top, of the middle 80 %, within one error of its height."""
+    """Return the places in the middle 80 % where the smooth curve is within one error of its top."""
     low, high = np.quantile(x, [0.1, 0.9])
     spot = np.linspace(low, high, GRID)
     best = smoother.settings[int(np.argmax(smoother.settings[:, 3]))]

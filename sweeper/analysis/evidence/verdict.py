@@ -1,14 +1,15 @@
 """The verdict on the shape of an objective over noise: hump, plateau then cliff, or undetermined.
 
-- *hump*: a distinct interior optimum. The two-lines test has p < .05, fewer than 5 % of the resampled optima lie at an
-  edge of the tried noises, and both stay so without any one configuration.
-- *plateau then cliff*: the second line falls (p < .05) and the first neither rises nor falls, with 95 % confidence
-  less than a third as steeply; and the former stays so without any one configuration.
-- *undetermined*: everything else, and every sweep whose configurations a sampler chose that learns: it samples near its
-  own optimum, which biases the shape.
+- *hump*: a distinct interior optimum. The two-lines test has p < .05, and fewer than 5 % of the resampled optima lie at
+  an edge of the tried noises. Both conditions hold without any one configuration.
+- *plateau then cliff*: the second line falls (p < .05), also without any one configuration. The first line neither
+  rises nor falls, and with 95 % confidence is less than a third as steep.
+- *undetermined*: all other cases, and every sweep of an adaptive sampler, which samples near its own optimum and so
+  biases the shape.
 
-Without one configuration, the optima are those of the bootstrap draws that do not hold it (jackknife after bootstrap:
-Efron 1992, J. R. Stat. Soc. B 54, 83); where these are too many at an edge, they are drawn anew for that one.
+Without one configuration, the optima are those of the bootstrap draws that do not contain it (jackknife after
+bootstrap: Efron 1992, J. R. Stat. Soc. B 54, 83). If too many of these lie at an edge, a new bootstrap checks that
+configuration.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ DRAWS = 500
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """The hump's two conditions without each configuration in turn; None where they cannot be computed.
+    """The hump's two conditions, with one configuration left out at a time; None if impossible.
 
     Attributes:
-        n: Configurations that were left out in turn.
-        p: Largest one-sided p of the two-lines test, `p_config` without which configuration.
+        n: Number of configurations left out in turn.
+        p: Largest one-sided p of the two-lines test, with `p_config` left out.
         p_down: Largest one-sided p of its falling line.
-        edge_share: Largest share of optima at an edge, `edge_config` without which configuration.
-        undecided: Configurations without which the test is not possible.
+        edge_share: Largest share of optima at an edge, with `edge_config` left out.
+        undecided: Number of configurations without which the test is impossible.
     """
 
     n: int
@@ -57,16 +58,16 @@ class LeaveOneOut:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict and what it rests on.
+    """The verdict on the shape and its evidence.
 
     Attributes:
         name: `hump`, `plateau then cliff` or `undetermined`.
-        why: What kept it from being a hump, for people; empty for a hump.
+        why: Why it is not a hump, for people; empty for a hump.
         gate: The two-lines test on viable pairs.
-        gate_all: The same with unviable and diverged pairs at the cap.
+        gate_all: The two-lines test with unviable and diverged pairs at the cap.
         edge_share: Share of resampled optima at an edge of the tried noises.
-        left_out: Both without each configuration.
-        optima: The resampled optima, unit of the noise.
+        left_out: Both conditions with one configuration left out at a time.
+        optima: The resampled optima, in the unit of the noise.
     """
 
     name: str
@@ -82,15 +83,15 @@ def judge(cells: Cells, everything: Cells, noise: str, *, seed: int = 0, draws: 
     """Return the verdict along a noise.
 
     Args:
-        cells: Viable configurations in order of that noise, their tail raised.
-        everything: The same with what was not viable.
+        cells: Viable configurations in order of that noise, with a raised tail.
+        everything: The same with unviable and diverged pairs.
         noise: Name of the definition.
         seed: Seed of the bootstrap.
-        draws: Its draws.
+        draws: Number of bootstrap draws.
     """
     gate, gate_all = run_two_lines(cells, noise), run_two_lines(everything, noise)
     if gate.reason or len(cells) < MIN_CONFIGS:
-        why = gate.reason or f"{len(cells)} configurations, at least {MIN_CONFIGS} are needed"
+        why = gate.reason or f"{len(cells)} configurations, the test needs {MIN_CONFIGS}"
         return Verdict(UNDETERMINED, why, gate, gate_all, None, LeaveOneOut(0))
     optima = _draw_optima(cells, noise, seed, draws)
     at_edge = _find_at_edge(optima.best, cells.noise[noise])
@@ -109,8 +110,8 @@ def judge(cells: Cells, everything: Cells, noise: str, *, seed: int = 0, draws: 
 def _explain_no_hump(cells: Cells, gate: TwoLines, share: float, left_out: LeaveOneOut) -> str:
     if cells.samplers:
         return (
-            f"chosen by a sampler that learns ({', '.join(cells.samplers)}), which samples near its own optimum and so "
-            "biases the shape: a verdict needs designed noises"
+            f"an adaptive sampler chose the noises ({', '.join(cells.samplers)}) and so biases the shape; a verdict "
+            "needs designed noises"
         )
     if not gate.passed:
         sides = (("improvement up to", gate.p_up), ("decline beyond", gate.p_down))
@@ -119,7 +120,7 @@ def _explain_no_hump(cells: Cells, gate: TwoLines, share: float, left_out: Leave
     if share >= EDGE:
         return f"{share:.0%} of the resampled optima lie at an edge of the tried noises"
     if left_out.undecided:
-        return f"the test is not possible without any one of {left_out.undecided} configurations"
+        return f"the test is impossible without any one of {left_out.undecided} configurations"
     if left_out.p is None or left_out.p >= 0.05:
         return f"without configuration {left_out.p_config} the two-lines test has one-sided p = {_format_p(left_out.p)}"
     if left_out.edge_share is None or left_out.edge_share >= EDGE:
@@ -134,14 +135,14 @@ def _format_p(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class _Draws:
-    """Optima [log noise] of resampled tables: `held` how often each holds each configuration, (draws, C)."""
+    """Optima [log noise] of resampled tables; `held` counts the configurations per draw, shape (draws, C)."""
 
     held: Array
     best: Array
 
 
 def _draw_optima(cells: Cells, noise: str, seed: int, draws: int, without: int = -1) -> _Draws:
-    """Return the optima of bootstrap draws, of configurations or, where these are few and replicated, of repeats."""
+    """Return the optima of bootstrap draws of configurations, or of repeats if `resamples_repeats`."""
     x = cells.noise[noise]
     shift, scale = float(cells.z.mean()), float(cells.z.std())
     smoother = fit_smoother(x, (cells.z - shift) / scale)
@@ -165,13 +166,13 @@ def _draw_optima(cells: Cells, noise: str, seed: int, draws: int, without: int =
 
 
 def resamples_repeats(cells: Cells, noise: str) -> bool:
-    """Whether the noises were set by design, one configuration each, and only repeats scatter: they are resampled."""
+    """Return whether to resample repeats: a design with one configuration per noise, where only repeats scatter."""
     levels = len(np.unique(cells.noise[noise].round(DIGITS)))
     return has_one_knob(cells) and levels == len(cells) <= MAX_REPLICATED and float((cells.size > 1).mean()) >= 2 / 3
 
 
 def _resample_repeats(cells: Cells, draws: int, rng: np.random.Generator) -> Array:
-    # means of each configuration's repeats drawn with replacement; r/(r-1) makes up for the variance that is lost
+    # means of repeats drawn with replacement; r/(r-1) restores the lost variance
     out = np.empty((draws, len(cells)))
     for i in range(len(cells)):
         values = cells.value[cells.owner == i]
@@ -202,13 +203,13 @@ def _leave_one_out(cells: Cells, noise: str, held: Array, at_edge: Array, seed: 
 
 
 def _worst_edge_share(cells: Cells, noise: str, held: Array, at_edge: Array, seed: int) -> tuple[float, int]:
-    """Return the largest share of optima at an edge without a configuration, and its position."""
+    """Return the largest share of optima at an edge with one configuration left out, and its position."""
     absent = held == 0
     number = absent.sum(axis=0)
-    # every draw holds it where repeats are drawn: nothing is known before it is drawn anew
+    # a bootstrap of repeats holds all configurations, so each one needs a new bootstrap
     shares = np.where(number > 0, at_edge @ absent / np.maximum(number, 1), 1.0)
     order = np.argsort(-shares, kind="stable").tolist()
-    # a third of the draws are few, and without an end the edges are others: doubtful ones are drawn anew
+    # a third of the draws are few, and the edges move without an end, so doubtful configurations get new draws
     ends = [i for i in (0, len(cells) - 1) if shares[i] < EDGE]
     doubtful = [i for i in order if shares[i] >= EDGE][:MAX_REPLICATED] + ends
     worst, where = max(((float(shares[i]), i) for i in order if i not in doubtful), default=(0.0, order[0]))

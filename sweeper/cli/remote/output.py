@@ -62,7 +62,7 @@ def emit_found(as_json: bool, client: Client, sweep: SweepDetail, saved: str | N
 
 def _winner(sweep: Sweep) -> str:
     if sweep.best is None:
-        return "no configuration has won yet: none of the pairs is viable"
+        return "no winner yet: no pair is viable"
     knobs = {**sweep.best.knobs, "noise": sweep.best.noise}
     shown = ", ".join(f"{name.replace('_', ' ')} {plain_text(value)}" for name, value in knobs.items())
     head = f"best configuration by {sweep.best.objective}, {plain_text(sweep.best.value)}: trial {sweep.best.digest}"

@@ -1,4 +1,4 @@
-"""Which candidate is tried next: log expected improvement where it is feasible, or the best ones once more."""
+"""Acquisition: the next candidate by log expected improvement and feasibility, or a repeat of one of the best."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
 
 @dataclass(frozen=True)
 class Choice:
-    """A proposal: its coordinates, shape (d,), where it came from, and the log noise aimed at (NaN: none)."""
+    """A proposal: its coordinates, shape (d,), its origin, and its target log noise (NaN without a target)."""
 
     unit: Array
     origin: str
@@ -36,17 +36,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Aims:
-    """What a search knows when it chooses.
+    """Inputs of a choice.
 
     Attributes:
         space: The search space.
         models: Surrogate of the finished trials, and variants of it over which the improvement is averaged.
-        running: Trials that run, believed to return what the model expects.
+        running: Running trials, assumed to return the model's expectation.
         limits: Surrogates of the constraints, feasible up to 0.
-        levels: Promising refined log noises, shape (m,); empty to use no level sets.
-        prior: What is known of the best noise, with the reachable range, or None.
+        levels: Promising refined log noises, shape (m,); empty disables level sets.
+        prior: Prior of the best noise with the reachable range, or None.
         trust: Exponent of the prior, which fades with the trials.
-        repeats: Whether a finished configuration may be proposed again.
+        repeats: Whether the choice may repeat a finished configuration.
     """
 
     space: KnobSpace
@@ -62,14 +62,16 @@ class Aims:
 def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Generator) -> Choice:
     """Return the candidate with the largest log expected improvement, weighted by feasibility and prior.
 
-    Weights: probability of feasibility (Gardner et al. 2014, eq. 6), prior to a fading power (Hvarfner et al. 2022,
-    arXiv 2204.11051, eq. 6). Where observations are so noisy that another look at one of the best finished
-    configurations promises a better recommendation (`knowledge_gradient`), that one is proposed again.
+    The weights are the probability of feasibility (Gardner et al. 2014, eq. 6) and the prior to a fading power
+    (Hvarfner et al. 2022, arXiv 2204.11051, eq. 6). With noisy observations, a repeat of one of the best finished
+    configurations may promise a better recommendation (`knowledge_gradient`); the choice is then that repeat.
     """
     space, model = aims.space, aims.models[0]
     conditioned = [m.condition_on(aims.running) for m in aims.models]
     seen = model.predict(model.points)[0]
-    rows = np.flatnonzero(find_inside(model.points))  # those of an earlier, wider range teach, but are not candidates
+    rows = np.flatnonzero(
+        find_inside(model.points)
+    )  # trials of an earlier, wider range inform the model, but are not candidates
     held, seen = model.points[rows], seen[rows]
     feasible = _log_feasible(aims.limits, held)
     incumbent = float(seen[feasible > np.log(0.5)].min(initial=np.inf))
@@ -92,7 +94,7 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
         scores = np.concatenate([scores, score(more)])
     order, names = np.argsort(-scores, kind="stable"), point_keys(pool.points.unit)
     best = next((int(i) for i in order if names[i] not in taken), None)
-    if best is None:  # everything has been tried
+    if best is None:  # all candidates have been tried
         best = int(order[0])
     elif not aims.repeats:
         return Choice(pool.points.unit[best], pool.origin[best], float(pool.level[best]))
@@ -113,21 +115,21 @@ def _log_feasible(limits: Sequence[Surrogate], points: Points) -> Array:
 
 
 def knowledge_gradient(model: Surrogate, points: Points) -> Array:
-    """Return how much lower the least posterior mean of the evaluated points is expected to be after one more look.
+    """Return the expected decrease of the least posterior mean of the evaluated points after one more evaluation.
 
-    Each of the `points` may be one that was evaluated: another look at it lowers what is not known of its value.
+    A point may have an evaluation already: a repeat reduces the uncertainty of its value.
 
     Returns:
-        Expected gains, >= 0, shape (n,).
+        Expected decreases, >= 0, shape (n,).
 
     Source: Frazier, Powell & Dayanik 2009, eq. 12, over the evaluated points and the new one, by quadrature.
     """
     mean, cross = model.predict(model.points)[0], model.covariance(model.points, points)
-    own, (ahead, sd) = model.covariance(points, points), model.predict(points)
+    variance, (ahead, sd) = model.covariance(points, points), model.predict(points)
     noise = model.theta.seed_noise**2
     gains = np.zeros(len(points))
     for i in range(len(points)):
-        shift = np.concatenate([cross[:, i], own[i, i : i + 1]]) / np.sqrt(sd[i] ** 2 + noise)
+        shift = np.concatenate([cross[:, i], variance[i, i : i + 1]]) / np.sqrt(sd[i] ** 2 + noise)
         after = np.concatenate([mean, ahead[i : i + 1]])[:, None] + shift[:, None] * _NODES[None, :]
         gains[i] = mean.min() - float(after.min(axis=0) @ _WEIGHTS) / np.sqrt(2 * np.pi)
     return np.maximum(gains, 0.0)

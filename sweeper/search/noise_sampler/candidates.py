@@ -16,10 +16,10 @@ from sweeper.search.noise_sampler.prior import NoisePrior
 from sweeper.search.noise_sampler.surrogate import Surrogate
 
 STARTUP, LEVEL_SET, FILLING, NEIGHBOUR, REPEAT = "startup", "level_set", "filling", "neighbour", "repeat"
-"""Where a proposal came from; a refined one keeps the origin of the candidate that was refined."""
+"""Origins of a proposal; a refined candidate keeps the origin of its parent."""
 
-_TRIES = 32  # draws of the other knobs in which the start-up design looks for a reachable level
-_ENUMERABLE = 512  # spaces with no more points than this are listed in full
+_TRIES = 32  # draws of the other knobs per start-up point, until one reaches the level
+_ENUMERABLE = 512  # a space with at most this many points is enumerated
 
 
 def sobol(count: int, dimensions: int, rng: np.random.Generator) -> Array:
@@ -35,7 +35,7 @@ def van_der_corput(index: int) -> float:
 
 
 def find_range(space: KnobSpace) -> tuple[float, float]:
-    """Return the 2 % and 98 % quantiles of log noise over the space; (0, 0) where no noise varies."""
+    """Return the 2 % and 98 % quantiles of log noise over the space; (0, 0) if no noise varies."""
     if space.pivot is None:
         return 0.0, 0.0
     unit = sobol(256, len(space.knobs), np.random.default_rng(0))
@@ -46,9 +46,9 @@ def find_range(space: KnobSpace) -> tuple[float, float]:
 def startup_point(space: KnobSpace, seed: int, index: int, prior: NoisePrior | None = None) -> Array:
     """Return point `index` of the start-up design, shape (d,); a function of (seed, index).
 
-    Log noise follows the van der Corput sequence over the reachable range, shifted by the seed, so that any 2^m first
-    points hold one level in each of 2^m equal strata; the other knobs follow a scrambled Sobol sequence, and the
-    pivot is solved for. Where it cannot reach the level, other draws of the other knobs are tried.
+    Log noise follows the van der Corput sequence over the reachable range, shifted by the seed. Any 2^m first points
+    therefore hold one level per stratum of 2^m equal strata. The other knobs follow a scrambled Sobol sequence, and the
+    pivot solves for the level. If it cannot reach the level, further draws of the other knobs follow.
     """
     shared = np.random.default_rng([seed, 0x5EED])
     shift, scramble = shared.random(), int(shared.integers(2**31))
@@ -63,7 +63,7 @@ def startup_point(space: KnobSpace, seed: int, index: int, prior: NoisePrior | N
     unit, _ = space.solve(draws, np.full(len(draws), target), np.zeros(len(space.factor_roles)))
     points = space.points(unit)
     miss = np.abs(points.log_noise - target)
-    # the first draw that hits the level up to rounding, else the nearest
+    # the first draw at the level up to rounding, else the nearest one
     good = np.flatnonzero(miss <= 0.02 * (high - low))
     return points.unit[good[0] if len(good) else int(miss.argmin())]
 
@@ -73,9 +73,9 @@ class Pool:
     """Candidates.
 
     Attributes:
-        points: Where they lie, n points.
-        origin: One of this module's names for each.
-        level: Refined log noise that each was aimed at, shape (n,); NaN where it was not aimed.
+        points: The candidates, n points.
+        origin: Their origins, one of this module's names each.
+        level: Their target refined log noises, shape (n,); NaN without a target.
     """
 
     points: Points
@@ -83,7 +83,7 @@ class Pool:
     level: Array
 
     def extend(self, points: Points, parents: Rows) -> Pool:
-        """Return the pool with `points` added, each with the origin and level of its parent in the pool."""
+        """Return the pool with added `points`, which take origin and level of their parents in the pool."""
         origin = [*self.origin, *(self.origin[i] for i in parents)]
         return Pool(self.points + points, origin, np.concatenate([self.level, self.level[parents]]))
 
@@ -94,7 +94,7 @@ def propose(space: KnobSpace, model: Surrogate, levels: Array, rng: np.random.Ge
     Args:
         space: The search space.
         model: The surrogate of the finished trials.
-        levels: Promising refined log noises, shape (m,); ignored where no noise varies.
+        levels: Promising refined log noises, shape (m,); ignored if no noise varies.
         rng: The trial's generator.
     """
     count = math.prod(knob.size for knob in space.knobs)
@@ -107,7 +107,7 @@ def propose(space: KnobSpace, model: Surrogate, levels: Array, rng: np.random.Ge
     unit, aims = np.concatenate([unit, near]), np.full(len(origin), np.nan)
     if space.pivot is not None and len(levels):
         aimed, reached = draw_level_sets(space, model, levels, rng)
-        # a pivot of few choices cannot be solved for: those draws hit no level
+        # a pivot with few choices cannot reach a level exactly
         solved = not space.knobs[space.pivot].choices
         origin += [LEVEL_SET if solved else FILLING] * len(aimed)
         unit, aims = np.concatenate([unit, aimed]), np.concatenate([aims, reached if solved else reached * np.nan])
@@ -122,16 +122,16 @@ def _enumerate(space: KnobSpace) -> Array:
 def find_best_points(model: Surrogate, count: int) -> Array:
     """Return the coordinates of the evaluated points with the lowest posterior means, shape (<= count, d).
 
-    Points outside the space, from an earlier and wider one, are left out where the space holds any.
+    Points outside the space, from an earlier and wider one, count only if no other exists.
     """
     rows = np.argsort(np.where(find_inside(model.points), model.predict(model.points)[0], np.inf), kind="stable")
     return np.clip(model.points.unit[rows[: min(count, max(1, int(find_inside(model.points).sum())))]], 0.0, 1.0)
 
 
 def find_inside(points: Points) -> Mask:
-    """Return which points the space holds, shape (n,); all where it holds none."""
-    found: Mask = np.asarray(lies_within(points.unit).all(axis=1))
-    return found if found.any() else np.ones(len(points), dtype=bool)
+    """Return which points lie inside the space, shape (n,); all points if none does."""
+    mask: Mask = np.asarray(lies_within(points.unit).all(axis=1))
+    return mask if mask.any() else np.ones(len(points), dtype=bool)
 
 
 def draw_level_sets(
@@ -139,7 +139,7 @@ def draw_level_sets(
 ) -> tuple[Array, Array]:
     """Return points on level sets of the refined log noise, shape (n <= len(levels) * each, d), and their levels, (n,).
 
-    Every knob but the pivot is drawn by scrambled Sobol, the pivot solved for; draws that it cannot serve are left out.
+    Scrambled Sobol draws all knobs except the pivot, which solves for the level. Unreachable draws are dropped.
     """
     draws = sobol(each * len(levels), len(space.knobs), rng)
     targets = np.resize(levels, len(draws))
@@ -148,7 +148,7 @@ def draw_level_sets(
 
 
 def draw_neighbours(space: KnobSpace, best: Array, model: Surrogate, rng: np.random.Generator, each: int) -> Array:
-    """Return points around the `best`, shape (m, d): a few knobs moved, half of them at unchanged log noise."""
+    """Return points around the `best`, shape (m, d), with a few moved knobs; half of them keep their log noise."""
     start = np.repeat(best, each, axis=0)
     step = np.exp(rng.uniform(math.log(0.01), math.log(0.3), size=(len(start), 1))) * rng.standard_normal(start.shape)
     moved = rng.random(start.shape) < max(0.3, 1.0 / start.shape[1])

@@ -19,9 +19,9 @@ Mask = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 
 ROLES = ("learning_rate", "batch_size", "momentum", "weight_decay", "augmentation")
-"""What a knob can be to the noise; `augmentation` enters `paper_aug` through k_aug, the others as a residual."""
+"""Roles of a knob; `augmentation` enters `paper_aug` through k_aug and the other noises as a residual."""
 DEFAULT_NAMES: Mapping[str, str] = {**{role: role for role in ROLES}, "augmentation_strength": "augmentation"}
-"""Parameter name -> role, where the user says nothing else."""
+"""Parameter name -> default role."""
 # a decay of 0 shifts ln S by a constant, and a constant does not move the best point
 DEFAULT_FIXED: Mapping[str, float] = {
     "learning_rate": 1.0,
@@ -49,7 +49,7 @@ class Knob:
 
     Attributes:
         name: Name of the parameter.
-        distribution: Where its values lie.
+        distribution: Distribution of its values.
         role: One of `ROLES`, or None for an ordinary knob.
         levels: Numeric choices in ascending order (ordinal), else empty.
     """
@@ -86,7 +86,7 @@ class Knob:
 
     def _scale(self) -> tuple[bool, float, float]:
         low, high, step = self._range()
-        half = 0.0 if step is None else step / 2.0  # every whole value owns an equal share of the range
+        half = 0.0 if step is None else step / 2.0  # every whole value gets an equal share of the range
         log = bool(getattr(self.distribution, "log", False))
         low, high = low - half, high + half
         return (True, math.log(low), math.log(high)) if log else (False, low, high)
@@ -94,7 +94,7 @@ class Knob:
     def decode(self, unit: Array) -> Array:
         """Return the number at each coordinate: the value, or for nominal choices their index.
 
-        A coordinate outside [0, 1] stands for a value outside the range, such as one of an earlier, wider range.
+        A coordinate outside [0, 1] means a value outside the range, such as one of an earlier, wider range.
         """
         if self.choices:
             count = len(self.choices)
@@ -120,7 +120,7 @@ class Knob:
             return ((np.log(number) if log else number) - start) / (end - start)
 
     def clip_legal(self, numbers: Array) -> Array:
-        """Return the numbers moved to where the role's factor is finite: momentum below 1, the others above 0."""
+        """Return the numbers clipped to where the role's factor is finite: momentum below 1, the others above 0."""
         if self.role == "momentum":
             return np.minimum(numbers, 1.0 - 1e-6)
         if self.role not in FACTORS:
@@ -137,16 +137,16 @@ class Knob:
         return self.encode(low + count * (step or 1.0))
 
     def number(self, value: Any) -> float:
-        """Return a parameter value as `decode` would give it.
+        """Return a parameter value as the number that `decode` gives for it.
 
         Raises:
-            ValueError: A choice that the distribution does not have.
+            ValueError: The distribution does not have this choice.
         """
         index = float(self.distribution.to_internal_repr(value))
         return index if self.nominal or not self.levels else float(value)
 
     def value(self, number: float) -> Any:
-        """Return the parameter value, of the type that Optuna expects, of a number from `decode`."""
+        """Return the parameter value for a number from `decode`, in the type that Optuna expects."""
         if self.choices:
             return next(c for c in self.choices if float(c) == number) if self.levels else self.choices[int(number)]
         return self.distribution.to_external_repr(number)
@@ -158,7 +158,7 @@ def lies_within(unit: Array) -> Mask:
 
 
 def nearest_value(distribution: BaseDistribution, internal: float) -> Any:
-    """Return the value of a distribution that lies nearest to a number in Optuna's internal representation."""
+    """Return the value of a distribution nearest to a number in Optuna's internal representation."""
     knob = Knob("", distribution, None)
     if knob.choices:
         return distribution.to_external_repr(internal)
@@ -170,7 +170,7 @@ def make_knob(name: str, distribution: BaseDistribution, role: str | None) -> Kn
     """Return the knob of one parameter.
 
     Raises:
-        ValueError: A choice that is not a number where the formula needs one, or values outside what the role allows.
+        ValueError: A choice is not a number but the formula needs one, or values lie outside the role's domain.
     """
     if isinstance(distribution, CategoricalDistribution):
         values = [v for c in distribution.choices if (v := _finite(c)) is not None]
@@ -215,31 +215,33 @@ def check_names(knobs: Mapping[str, str | None] | None) -> dict[str, str | None]
     """Return parameter name -> role with the user's renames applied.
 
     Raises:
-        ValueError: A role that does not exist, or two names for one role.
+        ValueError: A role is unknown, or two names have one role.
     """
-    asked = dict(knobs or {})
-    roles = [role for role in asked.values() if role is not None]
+    renamed = dict(knobs or {})
+    roles = [role for role in renamed.values() if role is not None]
     for role in roles:
         if role not in ROLES:
             raise ValueError(f"{unknown('role', role, ROLES)} (knobs maps a parameter's name to its role)")
         if roles.count(role) > 1:
-            twins = [name for name, other in asked.items() if other == role]
+            twins = [name for name, other in renamed.items() if other == role]
             raise ValueError(f"knobs names the role {role} twice; keep one of {', '.join(map(repr, twins))}")
-    # a renamed role is no longer looked for under its usual name
+    # a renamed role gives up its default name
     usual: dict[str, str | None] = {name: role for name, role in DEFAULT_NAMES.items() if role not in roles}
-    return {**usual, **asked}
+    return {**usual, **renamed}
 
 
 def check_fixed(fixed: Mapping[str, float] | None) -> dict[str, float]:
     """Return the constants of the noise formula with the user's values applied.
 
     Raises:
-        ValueError: A name that no formula uses, or a value outside what the name allows.
+        ValueError: No formula uses a name, or a value lies outside its domain.
     """
     out = {**DEFAULT_FIXED}
     for name, value in (fixed or {}).items():
         if name not in DEFAULT_FIXED:
-            raise ValueError(f"{unknown('constant', name, DEFAULT_FIXED)} (fixed gives what the space does not vary)")
+            raise ValueError(
+                f"{unknown('constant', name, DEFAULT_FIXED)} (fixed holds constants that the space does not vary)"
+            )
         number = _finite(value)
         low, high = _FIXED_RANGES.get(name, (math.ulp(0.0), math.inf))
         if number is None or not low <= number < high:

@@ -1,4 +1,4 @@
-"""What the sampler says about the trials: fitted exponents, the best noise and how sure that is."""
+"""Explanation of the trials by the sampler's model: fitted exponents, best noise and its interval."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _SEEN, _LEVELS, _TOP, _NEAR, _BINS = 40, 32, 3, 20, 40
 
 @dataclass(frozen=True)
 class Explanation:
-    """What the sampler made of the trials.
+    """Explanation of the trials by the sampler's model.
 
     Attributes:
         noise: Name of the definition.
-        exponents: Role -> fitted exponent of its factor (eta, B, 1 - mu, lambda, k_aug); the pivot's is taken as given.
-        exponent_low, exponent_high: Role -> ends of its 90 % interval, of those that are fitted: a bootstrap of the
-            single-index model, as in `sweeper analyse`. Empty where there are too few configurations for it; the
-            exponents are then the surrogate's.
-        shifts: `<knob>=<choice>` or `augmentation` -> fitted factor on the noise that the definition does not have.
-        optimum: Best noise (unit of the definition): median over draws of the surrogate of the noise at which each
-            draw is lowest, whatever the other knobs; None where no noise varies or there are too few trials.
+        exponents: Role -> fitted exponent of its factor (eta, B, 1 - mu, lambda, k_aug); the pivot's stays as defined.
+        exponent_low, exponent_high: Fitted role -> ends of its 90 % interval, from a bootstrap of the single-index
+            model as in `sweeper analyse`. With too few configurations these are empty, and the exponents are the
+            surrogate's.
+        shifts: `<knob>=<choice>` or `augmentation` -> fitted factor on the noise beyond the definition.
+        optimum: Best noise (unit of the definition): median, over draws of the surrogate, of the noise at a draw's
+            minimum over all knobs. None if no noise varies or there are too few trials.
         optimum_low, optimum_high: 5 % and 95 % quantiles over the draws.
-        posterior: (noise, probability) over a grid of noises; adds up to 1, empty where `optimum` is None.
-        variance_share: Share of the explained variance that noise alone explains, in [0, 1]; None where the model
-            does not predict trials that it has not seen, so that there is nothing to share.
+        posterior: (noise, probability) over a grid of noises; sums to 1, empty if `optimum` is None.
+        variance_share: Share of the explained variance that noise alone explains, in [0, 1]; None if the model does not
+            predict unseen trials.
         share_low, share_high: 5 % and 95 % quantiles of that share over the hyperparameters' posterior.
-        trials: Number of finished trials behind it.
+        trials: Number of finished trials in the fit.
     """
 
     noise: str
@@ -54,7 +54,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class BestDraws:
-    """Where draws of the surrogate are lowest: log noise by the definition and refined, both of shape (draws,)."""
+    """Minima of the surrogate's draws: log noise by the definition and refined, both of shape (draws,)."""
 
     log_noise: Array
     refined: Array
@@ -65,7 +65,7 @@ class BestDraws:
         return math.exp(best), math.exp(low), math.exp(high)
 
     def posterior(self, low: float, high: float) -> tuple[tuple[float, float], ...]:
-        """Return (noise, share of the draws) over a grid of log noises that spans [low, high] and all draws."""
+        """Return (noise, share of the draws) over a grid of log noises that covers [low, high] and all draws."""
         ends = min(low, float(self.log_noise.min())), max(high, float(self.log_noise.max()))
         counts, edges = np.histogram(self.log_noise, _BINS, ends)
         middles = np.exp((edges[1:] + edges[:-1]) / 2)
@@ -75,15 +75,15 @@ class BestDraws:
 def draw_best(
     space: KnobSpace, models: Sequence[Surrogate], axis: Array, draws: int, rng: np.random.Generator, each: int
 ) -> BestDraws:
-    """Return where draws of the surrogate are lowest, among its points, level sets and neighbours of the best.
+    """Return the minima of the surrogate's draws over its points, level sets and neighbours of the best.
 
     Args:
         space: The search space.
         models: The surrogate and its variants; each gets an even share of the draws.
-        axis: First and last refined log noise to look at.
+        axis: First and last refined log noise to cover.
         draws: Number of draws.
         rng: Generator of points and draws.
-        each: Points on each of 32 level sets.
+        each: Points per level set, of 32 level sets.
     """
     model, levels = models[0], np.linspace(axis[0], axis[-1], _LEVELS)
     unit = np.concatenate(
@@ -94,14 +94,14 @@ def draw_best(
         ]
     )
     points = space.points(unit)
-    own = [_find_lowest(m, points, math.ceil(draws / len(models)), rng) for m in models]
-    refined = np.concatenate([m.axis(points)[i] for m, i in zip(models, own, strict=True)])
-    return BestDraws(points.log_noise[np.concatenate(own)], refined)
+    minima = [_find_lowest(m, points, math.ceil(draws / len(models)), rng) for m in models]
+    refined = np.concatenate([m.axis(points)[i] for m, i in zip(models, minima, strict=True)])
+    return BestDraws(points.log_noise[np.concatenate(minima)], refined)
 
 
 def _find_lowest(model: Surrogate, points: Points, draws: int, rng: np.random.Generator) -> Rows:
     mean, covariance = model.predict(points)[0], model.covariance(points, points)
-    # symmetric square root: a posterior covariance of many points is singular
+    # a posterior covariance of many points is singular, so its symmetric square root replaces the Cholesky factor
     values, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     return (mean + rng.standard_normal((draws, len(mean))) @ root.T).argmin(axis=1)

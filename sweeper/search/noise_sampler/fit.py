@@ -1,4 +1,4 @@
-"""The surrogate of a study's trials: what is fitted to which losses, and how sure its hyperparameters are."""
+"""Fit of the surrogate to a study's trials, with draws from its hyperparameters' posterior."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sweeper.search.noise_sampler.study_attrs import Observations
 from sweeper.search.noise_sampler.surrogate import Surrogate, fit
 
 TILT_SD = 0.5
-"""Prior sd of each refined exponent, relative to the pivot's: a square root in place of a line is one sd away."""
-_SHIFT_SD = 0.7  # of what a choice or an augmentation's strength adds to log noise, in nats
+"""Prior sd of a refined exponent relative to the pivot's: a square-root law is one sd from a linear law."""
+_SHIFT_SD = 0.7  # sd of the shift in log noise by a choice or an augmentation's strength, in nats
 _MAX_TRIALS = 300
 _UNSETTLED, _VARIANTS, _MANY_VARIANTS = 60, 4, 16
 _DRAWS, _MANY_DRAWS, _EACH, _EACH_OF_MANY = 200, 1000, 3, 12
@@ -26,7 +26,7 @@ _DRAWS, _MANY_DRAWS, _EACH, _EACH_OF_MANY = 200, 1000, 3, 12
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of the search, each of which an ablation may take away."""
+    """Parts of the search that an ablation can disable."""
 
     level_sets: bool = True
     exponents: bool = True
@@ -36,13 +36,13 @@ class Parts:
 
 @dataclass(frozen=True)
 class SurrogateFit:
-    """The surrogate of one objective, or of one weighting of several.
+    """Fit of the surrogate to one objective, or to one weighting of several.
 
     Attributes:
         space: The search space.
-        model: At the most probable hyperparameters.
-        losses: Of the model's points, before transform, shape (n,).
-        low, high: Reachable log noise.
+        model: The surrogate at the most probable hyperparameters.
+        losses: Of the model's points, before the transform, shape (n,).
+        low, high: Reachable range of log noise.
     """
 
     space: KnobSpace
@@ -52,24 +52,24 @@ class SurrogateFit:
     high: float
 
     def draw_models(self, rng: np.random.Generator) -> list[Surrogate]:
-        """Return the surrogate and a few with hyperparameters drawn from their posterior, as far as an ask can wait."""
-        # few trials leave the hyperparameters open; many settle them, and each variant costs
+        """Return the surrogate and a few variants from the hyperparameters' posterior, fast enough for an ask."""
+        # many trials determine the hyperparameters, and each variant takes time
         few = len(self.model.points) <= _UNSETTLED
         return [self.model, *(self.model.variants(_VARIANTS, rng) if few else [])]
 
     def draw_many_models(self, rng: np.random.Generator) -> list[Surrogate]:
-        """Return the surrogate and many with hyperparameters drawn from their posterior, for answers."""
+        """Return the surrogate and many variants from the hyperparameters' posterior, for explanations."""
         return [self.model, *self.model.variants(_MANY_VARIANTS, rng)]
 
     def draw_best(
         self, models: Sequence[Surrogate], rng: np.random.Generator, thorough: bool = False
     ) -> BestDraws | None:
-        """Return where draws of the models are lowest; None where no noise varies.
+        """Return the minima of the models' draws; None if no noise varies.
 
         Args:
-            models: Each gets an even share of the draws.
+            models: Surrogates with equal shares of the draws.
             rng: Generator of points and draws.
-            thorough: With more draws, over more points of each level of noise, than an ask can wait for.
+            thorough: Whether to use more draws and more points per level of noise; too slow for an ask.
         """
         if not self.high > self.low:
             return None
@@ -82,14 +82,14 @@ class SurrogateFit:
 def fit_surrogate(
     space: KnobSpace, seen: Observations, weights: Array, pruned: Array, parts: Parts, thorough: bool = False
 ) -> SurrogateFit:
-    """Fit the surrogate to finished trials.
+    """Return the surrogate fitted to finished trials.
 
     Args:
         space: The search space.
         seen: Trials with a value, at least one.
-        weights: Of the objectives, adding up to 1.
-        pruned: Coordinates of stopped trials, shape (m, d): they count as no better than four fifths of the others.
-        parts: Which parts of the model are there.
+        weights: Weights of the objectives, with sum 1.
+        pruned: Coordinates of pruned trials, shape (m, d); they count at the 80 % quantile of the losses.
+        parts: Active parts of the model.
         thorough: See `sweeper.search.noise_sampler.surrogate.fit`.
     """
     losses = _scalarize(seen.losses, weights)
@@ -116,7 +116,7 @@ def fit_surrogate(
 def predict_mixture(models: Sequence[Surrogate], space: KnobSpace, unit: Array) -> tuple[Array, Array]:
     """Return mean and sd, both shape (n,), of the models' mixture at coordinates of shape (n, d).
 
-    One set of hyperparameters is too sure of itself: averaging over draws of them recommends better.
+    A single set of hyperparameters is overconfident; an average over draws recommends better.
     """
     each = [model.predict(space.points(unit)) for model in models]
     means, sds = np.array([m for m, _ in each]), np.array([s for _, s in each])
@@ -126,7 +126,7 @@ def predict_mixture(models: Sequence[Surrogate], space: KnobSpace, unit: Array) 
 def fit_constraint(space: KnobSpace, units: Array, values: Array) -> Surrogate:
     """Return the surrogate of a constraint from its values, shape (n,), at coordinates of shape (n, d).
 
-    Of many, those nearest to the limit and an even share of the others count.
+    Of many values, those nearest to the limit and an even share of the others enter.
     """
     rows = subsample(np.abs(values), _MAX_TRIALS)
     units, values = units[rows], values[rows]
@@ -140,13 +140,13 @@ def find_nominal(space: KnobSpace) -> Mask:
 
 
 def draw_weights(seen: Observations, rng: np.random.Generator) -> Array:
-    """Return random weights of the objectives, adding up to 1."""
+    """Return random weights of the objectives, with sum 1."""
     count = seen.losses.shape[1]
     return np.ones(1) if count == 1 else rng.dirichlet(np.ones(count))
 
 
 def given_exponent(space: KnobSpace, role: str | None) -> float:
-    """Return the exponent of the role's factor in the definition; 1 + mu counts for momentum where 1 - mu is absent."""
+    """Return the exponent of the role's factor in the definition; for momentum that of 1 - mu, else of 1 + mu."""
     exponents = space.noise.exponents
     if role == "momentum":
         return float(exponents.get("one_minus_momentum", exponents.get("one_plus_momentum", 0.0)))
@@ -160,7 +160,7 @@ def _tilt_sds(space: KnobSpace) -> Array:
 
 
 def _scalarize(losses: Array, weights: Array) -> Array:
-    # augmented Tchebycheff norm of the tamed objectives (Knowles 2006, ParEGO, eq. 2)
+    # augmented Tchebycheff norm of the transformed objectives (Knowles 2006, ParEGO, eq. 2)
     if np.count_nonzero(weights) == 1:
         return losses[:, int(np.argmax(weights))]
     each = np.stack([transform_losses(column) for column in losses.T], axis=1)

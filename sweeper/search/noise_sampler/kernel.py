@@ -2,14 +2,14 @@
 
     y(h) = c + f(phi(h)) + s(psi(h)) + g(h) + e,   phi(h) = ln S(h) + factors(h) @ tilt,   psi(h) = ln(eta / (1 - mu))
 
-``f``  Matérn 5/2 over phi: what the noise explains
-``s``  Matérn 5/2 over psi: the limit of stable steps, which no noise scale holds
-``g``  Matérn 5/2 over the unit cube with one length per knob, small a priori: what neither explains
+``f``  Matérn 5/2 over phi: the effect of the noise
+``s``  Matérn 5/2 over psi: the limit of stable steps, which no noise scale contains
+``g``  Matérn 5/2 over the unit cube with one length per knob, small a priori: the residual
 ``c``  constant, standard normal a priori (the target is standardised), integrated out
 ``e``  seed noise of one size
 
-scikit-learn's kernels know no learnt projection and no nominal knobs, so the kernel is ours. Where no noise varies f is
-absent, where no learning rate does s is.
+scikit-learn's kernels support neither learnt projections nor nominal knobs, so this module defines its own kernel. It
+omits f if no noise varies, and s if no learning rate varies.
 Source: additive and ARD kernels as in Rasmussen & Williams 2006, eq. 4.17 (Matérn).
 """
 
@@ -50,7 +50,7 @@ class Theta:
 
     @classmethod
     def unpack(cls, v: Array, d: int) -> Theta:
-        """Read the vector that the optimizer sees: logarithms, and the tilt as it is."""
+        """Return the hyperparameters in the optimizer's vector, which holds logarithms and the plain tilt."""
         e = np.exp(v[: _SCALARS + d])
         return cls(e[0], e[1], e[2], e[3], e[4], e[5], e[_SCALARS:], v[_SCALARS + d :])
 
@@ -71,13 +71,12 @@ class Prior:
 
         Args:
             d: Number of knobs.
-            tilt_sd: Prior sd of each refined exponent, shape (k,), around the definition's.
-            span: Reachable range of log noise, 0 where none varies; a hump is a fifth of it wide, give or take a
-                factor of two.
-            step_span: Range of the log step size, 0 where none varies.
+            tilt_sd: Prior sd of the refined exponents around the definition's, shape (k,).
+            span: Reachable range of log noise, 0 if none varies; a hump spans a fifth of it, within a factor of two.
+            step_span: Range of the log step size, 0 if none varies.
         """
         has_noise, has_step = span > 0, step_span > 0
-        # a plain space has no f, so g is no residual and gets the amplitude of the whole
+        # a space without noise has no f, so g gets the full amplitude
         scalars = [
             1.0,
             0.2 * span if has_noise else 1.0,
@@ -88,12 +87,12 @@ class Prior:
         ]
         lengths = np.full(d, 0.7 * max(d, 1) ** 0.25)  # distances grow with the number of knobs
         mean = np.concatenate([np.log(scalars), np.log(lengths), np.zeros(len(tilt_sd))])
-        # how much noise leaves unexplained is what differs most between tasks
+        # the residual differs most between tasks
         sd = np.concatenate([[0.7, 0.7, 0.7, 0.7, 1.2, 0.8], np.full(d, 0.7), tilt_sd])
         return cls(mean, sd, d, has_noise, has_step)
 
     def hold(self, *, exponents: bool = False, residual: bool = False) -> Prior:
-        """Return the prior with the exponents held as given, or next to no residual, for ablations."""
+        """Return the prior with the exponents held as defined, or almost no residual, for ablations."""
         mean, sd = self.mean.copy(), self.sd.copy()
         if exponents:
             sd[_SCALARS + self.knobs :] = 1e-6
@@ -114,11 +113,11 @@ def squared_differences(a: Array, b: Array, nominal: Mask) -> Array:
 class NoiseKernel(Kernel):
     """Covariance of c + f + s + g, and with one argument that of the observations, c + f + s + g + e.
 
-    Rows of its arguments are ``[log_noise, factors (k), step, unit (d)]``, as `make_table` puts them together.
+    Rows of its arguments are ``[log_noise, factors (k), step, unit (d)]``, see `make_table`.
 
     Args:
-        vector: What the optimizer sees (`Theta.unpack`), shape (6 + d + k,).
-        prior: Its prior; the bounds are four prior sds away.
+        vector: The optimizer's vector (`Theta.unpack`), shape (6 + d + k,).
+        prior: Prior of the vector; the bounds are four prior sds away.
         nominal: Which knobs are nominal, shape (d,).
     """
 
@@ -128,7 +127,7 @@ class NoiseKernel(Kernel):
 
     @property
     def theta(self) -> Any:
-        """What the optimizer sees."""
+        """The optimizer's vector."""
         return self.vector
 
     @theta.setter
@@ -146,11 +145,11 @@ class NoiseKernel(Kernel):
         return Theta.unpack(self.vector, len(self.nominal))
 
     def is_stationary(self) -> Any:
-        """Return False: phi is no difference of the arguments."""
+        """Return False: phi is not a difference of the arguments."""
         return False
 
     def _check_bounds_params(self) -> None:
-        pass  # a bound is four prior sds away: nothing to warn of
+        pass  # a bound is four prior sds away, so a warning would be noise
 
     def phi(self, X: Array) -> Array:
         """Return the refined log noise of each row, shape (n,)."""
@@ -173,7 +172,7 @@ class NoiseKernel(Kernel):
         return out
 
     def __call__(self, X: Array, Y: Array | None = None, eval_gradient: bool = False) -> Any:
-        """Return the covariance of two sets of rows, shape (n, m); of one also its gradient where asked for."""
+        """Return the covariance of two sets of rows, shape (n, m); of one set optionally with its gradient."""
         if eval_gradient:
             return self._covariance_and_gradient(X)
         other = X if Y is None else Y
@@ -190,7 +189,7 @@ class NoiseKernel(Kernel):
         return np.full(len(X), 1.0 + t.residual**2 + p.has_noise * t.amplitude**2 + p.has_step * t.step_amplitude**2)
 
     def _gaps(self, X: Array) -> tuple[Array, Array]:
-        # of the training rows, which are the same at every step of the optimizer
+        # cached, since the training rows stay the same during an optimization
         if self._seen is None or self._seen[0] is not X:
             d = len(self.nominal)
             along = X[:, :-d].T
@@ -230,5 +229,5 @@ class NoiseKernel(Kernel):
 
 
 def make_table(points: Points) -> Array:
-    """Return the rows that the kernel reads."""
+    """Return the kernel's input rows for these points."""
     return np.column_stack([points.log_noise, points.factors, points.step, points.unit])

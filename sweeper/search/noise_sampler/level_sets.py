@@ -1,14 +1,14 @@
-"""The noise axis of a search space: its points in the unit cube, their log noise, and level sets of it.
+"""Level sets of noise in a search space: points in the unit cube, their log noise, and the pivot that solves for it.
 
 Symbols, for n points of a space with d knobs, of which k shift the noise besides the pivot:
 
 =============  ========  =====================================================================
-``unit``       (n, d)    coordinates in [0, 1]; log scale where the distribution has it
+``unit``       (n, d)    coordinates in [0, 1]; log scale for log distributions
 ``log_noise``  (n,)      ln S of the chosen definition, [ln of the definition's unit]
-``factors``    (n, k)    what refines log noise, phi = ln S + factors @ tilt, each centred: ln eta, -ln B,
-                         -ln(1 - mu), ln lambda of those knobs; ln k_aug where the definition has it, else the
-                         augmentation's strength; and for every choice of a nominal knob whether it is taken
-``step``       (n,)      ln(eta / (1 - mu)), the step size that the curvature limits; 0 where eta does not vary
+``factors``    (n, k)    refinement of log noise, phi = ln S + factors @ tilt, centred: ln eta, -ln B,
+                         -ln(1 - mu), ln lambda of those knobs; ln k_aug if the definition has it, else the
+                         augmentation's strength; one indicator per choice of a nominal knob
+``step``       (n,)      ln(eta / (1 - mu)), the step size that the curvature limits; 0 if eta does not vary
 =============  ========  =====================================================================
 """
 
@@ -27,14 +27,14 @@ from trainables.noise import NoiseScale
 
 KAugOf = Callable[[Mapping[str, Any]], float]
 Conditions = Mapping[str, Mapping[str, Sequence[Any]]]
-"""Knob -> {other knob: values of it with which the knob acts}."""
+"""Knob -> {other knob: values of the other knob for which the knob acts}."""
 _TOP_MOMENTUM = 1.0 - 1e-6
-_MOST_SHIFTS = 8  # nominal knobs with more choices do not shift the noise: too many unknowns
+_MOST_SHIFTS = 8  # a nominal knob with more choices does not shift the noise, to limit the unknowns
 
 
 @dataclass(frozen=True)
 class Points:
-    """Points of a search space, as the table of this module describes them."""
+    """Points of a search space, see the table of this module."""
 
     unit: Array
     log_noise: Array
@@ -58,16 +58,16 @@ class KnobSpace:
     Attributes:
         knobs: The parameters in the space's order.
         noise: Definition of the noise.
-        fixed: Roles (and `examples`) that the space does not vary, with their values.
-        pivot: Position of the knob whose exponent is taken as given and that level sets are solved for; None where
-            no knob of the definition varies.
-        k_aug: Parameters -> k_aug, for a definition that has it; None is 1 everywhere.
-        conditions: Knob -> {other knob: values of it with which the knob acts}. An inactive knob stands in the middle
-            of its range and does not enter the noise.
-        absent: Knob -> number (see `Knob.number`) at which trials without the knob count.
-        factor_roles: What each factor belongs to, k names: roles of knobs, `k_aug` where it varies, and
-            `<knob>=<choice>` of nominal knobs.
-        centre: Centre of each factor over its range, [1], shape (k,).
+        fixed: Role (or `examples`) that the space does not vary -> its value.
+        pivot: Position of the knob that solves for level sets and whose exponent stays as defined; None if no knob of
+            the definition varies.
+        k_aug: Parameters -> k_aug, for a definition that has it; None means 1.
+        conditions: Knob -> {other knob: values of the other knob for which the knob acts}. An inactive knob lies in the
+            middle of its range and does not enter the noise.
+        absent: Knob -> number (see `Knob.number`) for trials without the knob.
+        factor_roles: Names of the k factors: roles of knobs, `k_aug` if it varies, and `<knob>=<choice>` of nominal
+            knobs.
+        centre: Centres of the factors over their ranges, [1], shape (k,).
     """
 
     knobs: tuple[Knob, ...]
@@ -82,7 +82,7 @@ class KnobSpace:
 
     def __post_init__(self) -> None:
         swing = {i: self._swing(i) for i, k in enumerate(self.knobs) if k.role in self.noise.knobs and k.size > 1}
-        # a knob that takes any value can be solved for; among those the widest reaches the most level sets
+        # a continuous knob can solve for any level; the one with the widest range reaches the most level sets
         order = sorted(swing, key=lambda i: (self._is_unconditional(i), not self.knobs[i].choices, swing[i]))
         pivot = order[-1] if order and swing[order[-1]] > 0 else None
         object.__setattr__(self, "pivot", pivot)
@@ -102,7 +102,7 @@ class KnobSpace:
         return self.knobs[i].name not in self.conditions
 
     def _columns(self, numbers: Sequence[Array]) -> dict[str, Array]:
-        # the factors of n points, not centred
+        # factors of n points before centring
         out: dict[str, Array] = {}
         active = self.find_active(numbers)
         for i, knob in enumerate(self.knobs):
@@ -112,9 +112,9 @@ class KnobSpace:
                 taken = {f"{knob.name}={c}": (numbers[i] == j) & active[:, i] for j, c in enumerate(knob.choices)}
                 out |= {name: column.astype(float) for name, column in taken.items()}
             elif knob.role is not None and knob.role in FACTORS:
-                own = FACTORS[knob.role](knob.clip_legal(numbers[i]))
+                values = FACTORS[knob.role](knob.clip_legal(numbers[i]))
                 middle = FACTORS[knob.role](knob.clip_legal(knob.decode(np.array([0.5]))))
-                out[knob.role] = np.where(active[:, i], own, middle)
+                out[knob.role] = np.where(active[:, i], values, middle)
             elif knob.role == "augmentation" and "k_aug" not in self.noise.needs and not knob.nominal:
                 out["augmentation"] = np.where(active[:, i], numbers[i], 0.0)
         if "k_aug" in self.noise.needs and self.k_aug is not None:
@@ -122,17 +122,17 @@ class KnobSpace:
         return out
 
     def _swing(self, i: int) -> float:
-        # how far the knob alone moves ln S
+        # change of ln S over the knob's range
         ends = np.full((2, len(self.knobs)), 0.5)
         ends[:, i] = 0.0, 1.0
         low, high = self._log_noise([k.decode(ends[:, j]) for j, k in enumerate(self.knobs)])
         return abs(float(high - low))
 
     def find_active(self, numbers: Sequence[Array]) -> Mask:
-        """Return which knobs act at each point, shape (n, d)."""
+        """Return whether a knob acts at a point, shape (n, d)."""
         out = np.ones((len(numbers[0]) if numbers else 0, len(self.knobs)), dtype=bool)
         names = [knob.name for knob in self.knobs]
-        # a condition's own knob may be inactive: as many rounds as there can be links
+        # a deciding knob may itself be inactive, so the rounds follow chains of conditions
         for _ in range(len(self.conditions)):
             for name, needs in self.conditions.items():
                 for other, values in needs.items():
@@ -154,7 +154,7 @@ class KnobSpace:
         return {k.name: k.value(float(c[row])) for k, c in zip(self.knobs, numbers, strict=True)}
 
     def _settings(self, numbers: Sequence[Array]) -> dict[str, Any]:
-        # what the formula needs: constants, and columns of what varies
+        # inputs of the formula: constants, and columns of varying knobs
         constants = dict(self.fixed)
         if not constants["weight_decay"] > 0:
             constants["weight_decay"] = 1.0
@@ -173,11 +173,11 @@ class KnobSpace:
         return out
 
     def numbers(self, unit: Array) -> list[Array]:
-        """Return one column of numbers per knob, each of shape (n,)."""
+        """Return one column of numbers per knob, shape (n,)."""
         return [knob.decode(unit[:, i]) for i, knob in enumerate(self.knobs)]
 
     def points(self, unit: Array) -> Points:
-        """Return the points nearest to these coordinates that the space holds."""
+        """Return the points of the space nearest to these coordinates."""
         numbers = self.numbers(unit)
         snapped = np.where(self.find_active(numbers), self._encode(numbers), 0.5)
         step = self._step(numbers)
@@ -198,13 +198,13 @@ class KnobSpace:
         return np.log(settings["learning_rate"]) - np.log1p(-np.minimum(settings["momentum"], _TOP_MOMENTUM))
 
     def units_of(self, trials: Sequence[Mapping[str, Any]]) -> tuple[Array, Mask]:
-        """Return where the parameters of trials lie.
+        """Return the coordinates of trials' parameters.
 
-        Values outside a range get coordinates outside [0, 1], so that results from a wider range still teach.
+        Values outside a range get coordinates outside [0, 1], so that trials of a wider range still inform the model.
 
         Returns:
-            The coordinates of the usable ones, shape (m, d), and which are usable, shape (len(trials),): those that
-            have every knob, with a value that its distribution can hold.
+            The coordinates of the usable trials, shape (m, d), and a mask of these, shape (len(trials),). A usable
+            trial has all knobs, with values that their distributions allow.
         """
         rows = [self._numbers_of(params) for params in trials]
         table = np.array([row for row in rows if row is not None], dtype=float).reshape(-1, len(self.knobs))
@@ -222,7 +222,7 @@ class KnobSpace:
             return None
 
     def _number_of(self, knob: Knob, params: Mapping[str, Any]) -> float:
-        # a knob with a condition is missing where it does not act
+        # a trial may lack a conditional knob that is inactive
         if knob.name in self.conditions and knob.name not in params:
             return float(knob.decode(np.array([0.5]))[0])
         if knob.name in self.absent and knob.name not in params:
@@ -233,19 +233,19 @@ class KnobSpace:
         return np.stack([knob.encode(column) for knob, column in zip(self.knobs, numbers, strict=True)], axis=1)
 
     def params_of(self, unit: Array) -> dict[str, Any]:
-        """Return the parameters at the coordinates `unit`, shape (d,), moved into the ranges."""
+        """Return the parameters at the coordinates `unit`, shape (d,), clipped to the ranges."""
         return self._params(self.numbers(np.clip(unit[None, :], 0.0, 1.0)), 0)
 
     def solve(self, unit: Array, target: Array, tilt: Array) -> tuple[Array, Mask]:
-        """Move the pivot of each point so that its refined log noise is the target.
+        """Return the points with the pivot moved so that the refined log noises reach the targets.
 
         Args:
             unit: Coordinates, shape (n, d).
-            target: Wanted ln S + factors @ tilt of each point, shape (n,).
+            target: Target ln S + factors @ tilt per point, shape (n,).
             tilt: Refinement of the exponents, shape (k,).
 
         Returns:
-            The coordinates, with the pivot held inside its range, and which of the targets are reached, shape (n,).
+            The coordinates with the pivot inside its range, and whether they reach their targets, shape (n,).
         """
         if self.pivot is None or self.knobs[self.pivot].choices:
             return unit, np.ones(len(unit), dtype=bool)
@@ -260,9 +260,9 @@ class KnobSpace:
         return out, reached
 
     def _solve_role(self, role: str, log_noise: Array, numbers: Sequence[Array]) -> Array:
-        # values of the pivot with these log noises, NaN where none is legal
+        # values of the pivot at these log noises, NaN without a legal value
         settings = self._settings(numbers)
-        if role in self.noise.exponents:  # the knob is a factor itself: log noise is linear in its logarithm
+        if role in self.noise.exponents:  # log noise is linear in the logarithm of a knob that is itself a factor
             gap = (log_noise - self._log_noise(numbers)) / self.noise.exponents[role]
             return np.asarray(settings[role] * np.exp(gap))
         rows = [
@@ -287,29 +287,29 @@ def make_knob_space(
     conditions: Conditions | None = None,
     missing: Mapping[str, float | None] | None = None,
 ) -> KnobSpace:
-    """Read a search space.
+    """Return the knob space of a search space.
 
     Args:
         space: Parameter name -> Optuna distribution.
         noise: Definition of the noise.
-        names: Parameter name -> role; None takes the role away.
-        fixed: Values of what the space does not vary.
-        k_aug: Parameters -> k_aug; None is 1 everywhere.
-        conditions: Knob -> {other knob: values of it with which the knob acts}; of knobs that the space has.
-        missing: Knob that some trials lack -> the value that they had; None is the middle of its range.
+        names: Parameter name -> role; None removes the role.
+        fixed: Values of constants that the space does not vary.
+        k_aug: Parameters -> k_aug; None means 1.
+        conditions: Knob of the space -> {other knob: values of the other knob for which the knob acts}.
+        missing: Knob that some trials lack -> their value; None means the middle of its range.
 
     Raises:
-        ValueError: Two parameters of one role, a choice that is not a number where the formula needs one, or values
-            outside what the role allows.
+        ValueError: Two parameters share a role, a choice is not a number but the formula needs one, or values lie
+            outside the role's domain.
     """
     knobs: list[Knob] = []
     for name, distribution in space.items():
         knob = make_knob(name, distribution, names.get(name))
-        # a policy and its strength may both be an augmentation: no formula reads them
+        # a policy and its strength may share the role augmentation, which no formula reads
         if knob.role in FACTORS and (twin := next((k for k in knobs if k.role == knob.role), None)):
             raise ValueError(
                 f"{twin.name!r} and {name!r} both have the role {knob.role}; "
-                f"take it from one of them, such as knobs={{{name!r}: None}}"
+                f"remove it from one of them, such as knobs={{{name!r}: None}}"
             )
         knobs.append(knob)
     known = {k: dict(needs) for k, needs in (conditions or {}).items() if k in space}

@@ -1,4 +1,4 @@
-"""Losses as a Gaussian process can take them: without heavy tails, and not too many."""
+"""Transform of losses for a Gaussian process, and a subsample of many losses."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sweeper.search.noise_sampler.encoding import Array, Rows
 
 @dataclass(frozen=True)
 class LossTransform:
-    """A monotone map of losses to values of mean 0 and sd 1 without heavy tails, for a Gaussian process.
+    """A monotone map of losses to values of mean 0 and sd 1 without heavy tails.
 
-    Collapsed pairs lose by orders of magnitude. In units of the distance from the median to the 10 % quantile, what
-    lies above the median is squeezed by tanh to at most 2, what lies more than 5 below by a logarithm: bad stays bad
-    and ordered, but no longer drowns the good half.
+    Losses of collapsed pairs are larger by orders of magnitude. The unit is the distance from the median to the 10 %
+    quantile. Above the median, tanh limits values to 2; more than 5 below it, a logarithm compresses them. Bad losses
+    keep their order but no longer dominate the good half.
     """
 
     scale: float
@@ -26,11 +26,11 @@ class LossTransform:
 
     @classmethod
     def of(cls, losses: Array) -> LossTransform | None:
-        """Return the map for these finite losses, shape (n,), smaller is better; None where they are all equal."""
+        """Return the map for these finite losses, shape (n,), smaller is better; None if all are equal."""
         scale = float(np.abs(losses).max())
         if scale == 0 or float(np.ptp(losses / scale)) <= 1e-12:
             return None
-        x = losses / scale  # so that no difference overflows
+        x = losses / scale  # prevents overflow of differences
         middle = float(np.median(x))
         spread = middle - float(np.quantile(x, 0.1)) or middle - float(x.min()) or float(np.ptp(x))
         raw = cls(scale, middle, spread)
@@ -38,13 +38,13 @@ class LossTransform:
         return cls(scale, middle, spread, float(z.mean()), float(z.std()))
 
     def __call__(self, losses: Array) -> Array:
-        """Return the values of losses."""
+        """Return the transformed losses."""
         x = (losses / self.scale - self.middle) / self.spread
         x = np.where(x > 0, 2.0 * np.tanh(x / 2.0), np.maximum(x, -5.0) - np.log1p(np.maximum(-5.0 - x, 0.0)))
         return (x - self.mean) / self.sd
 
     def losses(self, values: Array) -> Array:
-        """Return the losses of values; what no loss reaches counts as the nearest that one does."""
+        """Return the losses of transformed values; unreachable values are clipped to the nearest reachable one."""
         x = np.asarray(values) * self.sd + self.mean
         bad = 2.0 * np.arctanh(np.clip(x / 2.0, 0.0, 0.995))
         good = np.maximum(x, -5.0) - np.expm1(np.maximum(-5.0 - x, 0.0))
@@ -52,7 +52,7 @@ class LossTransform:
 
 
 def transform_losses(losses: Array) -> Array:
-    """Return losses as `LossTransform` maps them, shape (n,); zeros where they are all equal."""
+    """Return the losses under their `LossTransform`, shape (n,); zeros if all are equal."""
     transform = LossTransform.of(losses)
     return np.zeros_like(losses) if transform is None else transform(losses)
 

@@ -1,4 +1,4 @@
-"""What is known of the best noise before a search: from finished searches, widened, and never without a way out."""
+"""Prior of the best noise from finished searches, widened and mixed with an even density."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sweeper.formatting import exact_text
 from sweeper.search.noise_sampler.encoding import Array
 
 WIDEN = math.log(2.0)
-"""Added to the sd of a log noise in quadrature: another task, model or space has another optimum."""
+"""Sd that adds in quadrature to a log noise's: another task, model or space has another optimum."""
 TRUST = 0.7
-"""Weight of the prior; the rest is spread evenly over the reachable noises."""
+"""Weight of the normal part; the rest is even over the reachable noises."""
 Z90 = 1.6448536269514722
-"""95 % quantile of the standard normal: half a 90 % interval in sds."""
+"""95 % quantile of the standard normal, half a 90 % interval in sds."""
 
 
 @dataclass(frozen=True)
 class NoisePrior:
-    """A best noise that was found elsewhere, with its 90 % interval, in the unit of the definition.
+    """Best noise of other searches with its 90 % interval, in the unit of the definition.
 
     Raises:
-        ValueError: Not 0 < low <= best <= high.
+        ValueError: The values break 0 < low <= best <= high.
     """
 
     best: float
@@ -43,13 +43,13 @@ class NoisePrior:
         return math.hypot(math.log(self.high / self.low) / (2 * Z90), WIDEN)
 
     def log_density(self, axis: Array, low: float, high: float) -> Array:
-        """Return the log density at log noises, shape (n,): a normal, mixed with the even one over [low, high]."""
+        """Return the log density at log noises, shape (n,): a normal mixed with an even density over [low, high]."""
         hump = norm.logpdf(axis, math.log(self.best), self.sd) + math.log(TRUST)
         even = np.full(len(axis), math.log((1.0 - TRUST) / max(high - low, 1e-9)))
         return np.asarray(logsumexp([hump, even], axis=0))
 
     def level(self, share: float, low: float, high: float) -> float:
-        """Return the log noise at a quantile of that mixture, inside [low, high]."""
+        """Return the log noise at a quantile of the mixture inside [low, high]."""
         grid = np.linspace(low, high, 257)
         mass = np.cumsum(np.exp(self.log_density(grid, low, high)))
         return float(np.interp(share, (mass - mass[0]) / (mass[-1] - mass[0]), grid))

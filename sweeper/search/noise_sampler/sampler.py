@@ -1,6 +1,6 @@
 """NoiseTargetedSampler: an Optuna sampler that searches along the effective noise scale.
 
-Works under `study.optimize`, ask and tell, and Ray Tune's `OptunaSearch(space=<distributions>, sampler=...)`.
+It works with `study.optimize`, ask and tell, and Ray Tune's `OptunaSearch(space=<distributions>, sampler=...)`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 _MAX_PENDING, _LEVELS = 128, 8
 _FEWEST = 3
-_FADE = 10.0  # trials after which a prior counts half
+_FADE = 10.0  # a prior has half its weight after this many trials
 
 __all__ = ["NOISE_TARGET_KEY", "PARAMS_KEY", "SEARCH_KEY", "Explanation", "NoiseTargetedSampler", "RecommendedTrial"]
 
@@ -72,7 +72,7 @@ class RecommendedTrial:
     Attributes:
         number: Number of its first trial.
         params: Its parameters.
-        mean, sd: Posterior of its noise-free objective, in the study's unit and direction.
+        mean, sd: Posterior mean and sd of its noise-free objective, in the study's unit and direction.
     """
 
     number: int
@@ -84,35 +84,37 @@ class RecommendedTrial:
 class NoiseTargetedSampler(BaseSampler):
     """Search along the effective noise scale: a Gaussian process over log noise plus a smaller one over all knobs.
 
-    Knobs are known by name (`learning_rate`, `batch_size`, `momentum`, `weight_decay`, `augmentation` or
-    `augmentation_strength`) and may be float, integer or numeric categorical. The first trials are a design with
-    evenly spread noise; later ones maximise expected improvement over level sets of promising noise, space filling
-    and neighbours of the best. Spaces without any noise knob get an ordinary Gaussian process.
+    Names identify the knobs (`learning_rate`, `batch_size`, `momentum`, `weight_decay`, `augmentation` or
+    `augmentation_strength`). Knobs may be float, integer or numeric categorical. The first trials are a design with
+    evenly spread noise. Later trials maximise expected improvement over level sets of promising noise, space-filling
+    points and neighbours of the best. A space without noise knobs gets an ordinary Gaussian process.
 
-    Failed trials and those without a finite value teach nothing but are not proposed again; tell a finite penalty for
-    a configuration that is bad. Pruned trials count as no better than four fifths of the others. Running trials count
-    as if they had returned what the model expects. Constraints (`Trial.set_constraint`) are learnt from finished
-    trials in any state. Several objectives are searched one random weighting at a time (Knowles 2006, ParEGO, eq. 2).
-    Proposals are functions of (seed, trial number, trials so far): nothing is kept between asks.
+    - Failed trials and trials without a finite value do not inform the model, but the sampler does not propose them
+      again. Tell a finite penalty for a bad configuration.
+    - Pruned trials count at the 80 % quantile of the losses.
+    - Running trials count as if they had returned the model's expectation.
+    - The sampler learns constraints (`Trial.set_constraint`) from finished trials in any state.
+    - With several objectives, each proposal uses one random weighting (Knowles 2006, ParEGO, eq. 2).
+    - Proposals are functions of (seed, trial number, trials so far): the sampler keeps no state between asks.
 
     Args:
         noise: Name of a predicted scale in `trainables.noise.NOISE`.
         seed: Seed of every draw; None takes one from the operating system.
-        search_space: Parameter name -> distribution. Without it the space is what the latest finished trials share,
-            so trials before the first result are drawn at random instead of designed.
-        knobs: Parameter name -> role, where names differ: `{"lr": "learning_rate"}`; None takes a role away.
-        fixed: Values that the formula needs and the space does not vary, such as `{"momentum": 0.9, "examples": 720}`;
-            also those of earlier trials that lack a knob.
+        search_space: Parameter name -> distribution. By default the parameters that the latest finished trials share;
+            trials before the first result are then random instead of designed.
+        knobs: Parameter name -> role, for other names than the default: `{"lr": "learning_rate"}`; None removes a role.
+        fixed: Constants of the formula that the space does not vary, such as `{"momentum": 0.9, "examples": 720}`;
+            also the values of earlier trials that lack a knob.
         n_startup: Number of designed first trials.
-        k_aug: Parameters -> k_aug, for `paper_aug`: how augmentation multiplies the noise, such as `sweeper.KAug`.
-        conditions: Parameter name -> {other parameter: its values with which the first acts}. What does not act is
-            proposed all the same, and may be missing in finished trials.
-        prior: What finished searches found the best noise to be; it fades with the trials.
-        reevaluate: Whether a finished configuration may be proposed again, where observations are noisy.
+        k_aug: Parameters -> k_aug, for `paper_aug`: factor of augmentation on the noise, such as `sweeper.KAug`.
+        conditions: Parameter name -> {other parameter: values for which the first one acts}. The sampler also proposes
+            inactive parameters, and finished trials may lack these.
+        prior: Best noise of finished searches; its weight fades with the trials.
+        reevaluate: Whether the sampler may propose a finished configuration again, for noisy observations.
 
     Raises:
-        ValueError: An unknown or measured noise, an unknown role or constant, knobs that the formula cannot use, or a
-            formula with k_aug and none given.
+        ValueError: The noise is unknown or measured, a role or constant is unknown, the formula cannot use a knob, or
+            the formula needs k_aug and gets none.
     """
 
     def __init__(
@@ -150,7 +152,7 @@ class NoiseTargetedSampler(BaseSampler):
         self._prior, self._parts = prior, Parts(repeats=reevaluate)
         self._search_space = None if search_space is None else dict(search_space)
         if self._search_space:
-            self._space(self._search_space)  # a space that cannot be used is refused now, not at the first ask
+            self._space(self._search_space)  # fails for an unusable space now, not at the first ask
 
     def _space(self, search_space: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial] = ()) -> KnobSpace:
         stated = {name: self._stated[r] for name in search_space if (r := self._names.get(name)) in self._stated}
@@ -164,10 +166,10 @@ class NoiseTargetedSampler(BaseSampler):
         )
 
     def reseed_rng(self) -> None:
-        """Do nothing: draws depend on the trial's number, so copies of the sampler already differ."""
+        """Do nothing: draws depend on the trial's number, so copies of the sampler differ anyway."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the given search space, or what the latest finished trials share."""
+        """Return the given search space, or the parameters that the latest finished trials share."""
         return self._resolve_space(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
     def _resolve_space(self, trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
@@ -176,25 +178,24 @@ class NoiseTargetedSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Return a value of one parameter that the relative space does not serve.
+        """Return a value for a parameter outside the relative space.
 
-        A range that changes with this very trial gets the nearest value to the proposal; another parameter is drawn
-        uniformly.
+        If its range changes in this trial, the value is the nearest one to the proposal; else it is a uniform draw.
         """
         if (proposed := read_proposal(trial).get(param_name)) is not None:
             return nearest_value(param_distribution, proposed)
         rng = np.random.default_rng([self._seed, trial.number, *param_name.encode()])
-        # k_aug is a function of whole configurations
+        # k_aug needs a whole configuration, so this space omits it
         space = make_knob_space({param_name: param_distribution}, NOISE[self._noise], self._names, self._fixed)
         return space.params_of(rng.random(1))[param_name]
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return the parameters of a trial, and note in its system attributes why (`SEARCH_KEY`).
+        """Return the parameters of a trial, and write the reasons into its system attributes (`SEARCH_KEY`).
 
         Raises:
-            ValueError: The space cannot be used.
+            ValueError: The space is unusable.
         """
         if not search_space:
             return {}
@@ -210,11 +211,11 @@ class NoiseTargetedSampler(BaseSampler):
         else:
             with one_thread():
                 pruned = read_tried(space, others, (TrialState.PRUNED,))
-                found = fit_surrogate(space, seen, draw_weights(seen, rng), pruned, self._parts)
-                models = found.draw_models(rng)
-                draws = found.draw_best(models, rng)
-                choice = choose(self._collect_aims(found, models, others, draws, rng), taken, rng)
-                thought = self._explain_fit(found, draws)
+                surrogate = fit_surrogate(space, seen, draw_weights(seen, rng), pruned, self._parts)
+                models = surrogate.draw_models(rng)
+                draws = surrogate.draw_best(models, rng)
+                choice = choose(self._collect_aims(surrogate, models, others, draws, rng), taken, rng)
+                thought = self._explain_fit(surrogate, draws)
             unit, origin, level = choice.unit, choice.origin, choice.level
         params = space.params_of(unit)
         target = None if math.isnan(level) else math.exp(level)
@@ -223,65 +224,65 @@ class NoiseTargetedSampler(BaseSampler):
 
     def _collect_aims(
         self,
-        found: SurrogateFit,
+        surrogate: SurrogateFit,
         models: Sequence[Surrogate],
         others: Sequence[FrozenTrial],
         draws: BestDraws | None,
         rng: np.random.Generator,
     ) -> Aims:
-        space, told = found.space, len(found.model.points)
+        space, observed = surrogate.space, len(surrogate.model.points)
         levels = np.zeros(0)
         if draws is not None and self._parts.level_sets:
             levels = rng.choice(draws.refined, _LEVELS)
         running = read_tried(space, others, (TrialState.RUNNING,))[-_MAX_PENDING:]
         limits = [fit_constraint(space, units, values) for units, values in read_constraints(space, others).values()]
-        known = self._prior and (self._prior, found.low, found.high)
+        prior = self._prior and (self._prior, surrogate.low, surrogate.high)
         return Aims(
-            space, models, space.points(running), limits, levels, known or None,
-            _FADE / (_FADE + told), self._parts.repeats,
+            space, models, space.points(running), limits, levels, prior or None,
+            _FADE / (_FADE + observed), self._parts.repeats,
         )  # fmt: skip
 
     def explain(self, trials: Sequence[FrozenTrial], direction: Direction = "minimize") -> Explanation:
-        """Return what the finished trials say: exponents, best noise with a 90 % interval, share of the noise.
+        """Return the explanation of the finished trials: exponents, best noise with 90 % interval, share of the noise.
 
         Args:
             trials: Trials of a study, finished or not.
-            direction: `minimize` or `maximize`, or the study's `direction`; of several the first objective counts.
+            direction: `minimize` or `maximize`, or the study's directions; only the first objective counts.
 
         Raises:
-            ValueError: Another direction, or knobs that the formula cannot use.
+            ValueError: The direction is unknown, or the formula cannot use a knob.
         """
         with one_thread():
-            found = self._fit_first_objective(trials, direction)
-            if isinstance(found, KnobSpace):
-                return self._explain_definition(found)
-            if found is None:
+            fit = self._fit_first_objective(trials, direction)
+            if isinstance(fit, KnobSpace):
+                return self._explain_definition(fit)
+            if fit is None:
                 return Explanation(self._noise, {})
             rng = np.random.default_rng(self._seed)
-            models = found[0].draw_many_models(rng)
-            known = self._explain_fit(found[0], found[0].draw_best(models, rng, thorough=True), intervals=True)
+            models = fit[0].draw_many_models(rng)
+            known = self._explain_fit(fit[0], fit[0].draw_best(models, rng, thorough=True), intervals=True)
             feasible = [t for t in trials if all(v <= 0 for v in t.constraints.values())]
-            seen = read_observations(found[0].space, feasible, _directions(direction))
-            return replace(known, **self._fit_exponents(found[0], seen), **_share(models))
+            seen = read_observations(fit[0].space, feasible, _directions(direction))
+            return replace(known, **self._fit_exponents(fit[0], seen), **_share(models))
 
     def recommend(self, trials: Sequence[FrozenTrial], direction: Direction = "minimize") -> RecommendedTrial | None:
         """Return the finished configuration with the best posterior mean among the feasible ones; None without any.
 
-        The luckiest of many noisy observations flatters itself; the posterior mean does not.
+        The best of many noisy observations is biased by luck; the posterior mean is not.
 
         Args:
             trials: Trials of a study, finished or not.
             direction: As in `explain`.
 
         Raises:
-            ValueError: Another direction, or knobs that the formula cannot use.
+            ValueError: The direction is unknown, or the formula cannot use a knob.
         """
         with one_thread():
             feasible = [t for t in trials if all(v <= 0 for v in t.constraints.values())]
-            found = self._fit_first_objective(feasible, direction)
-            if found is None or isinstance(found, KnobSpace):
+            fit = self._fit_first_objective(feasible, direction)
+            if fit is None or isinstance(fit, KnobSpace):
                 return None
-            surrogate, seen, sign = found
+            surrogate, seen, sign = fit
             models = surrogate.draw_many_models(np.random.default_rng(self._seed))
             mean, sd = predict_mixture(models, surrogate.space, seen.unit)
         held = find_inside(surrogate.space.points(seen.unit))
@@ -297,26 +298,26 @@ class NoiseTargetedSampler(BaseSampler):
     def _fit_first_objective(
         self, trials: Sequence[FrozenTrial], direction: Direction
     ) -> tuple[SurrogateFit, Observations, float] | KnobSpace | None:
-        # the surrogate of the first objective, its data and sign; the space where there is too little; None without one
-        asked = _directions(direction)
+        # surrogate of the first objective with its data and sign; the space alone for few trials; None without a space
+        directions = _directions(direction)
         finished = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
         complete = [t for t in finished if t.state == TrialState.COMPLETE]
         search_space = self._resolve_space(complete)
         if not search_space:
             return None
         space = self._space(search_space, complete)
-        seen = read_observations(space, complete, asked)
+        seen = read_observations(space, complete, directions)
         if len(seen) < _FEWEST:
             return space
         pruned = read_tried(space, finished, (TrialState.PRUNED,))
-        sign = -1.0 if asked[0] == StudyDirection.MAXIMIZE else 1.0
-        return fit_surrogate(space, seen, np.eye(len(asked))[0], pruned, self._parts, thorough=True), seen, sign
+        sign = -1.0 if directions[0] == StudyDirection.MAXIMIZE else 1.0
+        return fit_surrogate(space, seen, np.eye(len(directions))[0], pruned, self._parts, thorough=True), seen, sign
 
     def _design_start(self, space: KnobSpace, number: int, taken: Taken, rng: np.random.Generator) -> Array:
         unit = startup_point(space, self._seed, number, self._prior)
         if point_keys(unit[None, :])[0] not in taken:
             return unit
-        # in a small space the design meets itself
+        # in a small space the design repeats points
         spare = space.points(rng.random((64, len(space.knobs)))).unit
         return next((u for u, k in zip(spare, point_keys(spare), strict=True) if k not in taken), unit)
 
@@ -326,8 +327,8 @@ class NoiseTargetedSampler(BaseSampler):
         exponents = {str(role): given_exponent(space, role) for role in roles}
         return Explanation(self._noise, exponents)
 
-    def _explain_fit(self, found: SurrogateFit, draws: BestDraws | None, intervals: bool = False) -> Explanation:
-        space, model = found.space, found.model
+    def _explain_fit(self, surrogate: SurrogateFit, draws: BestDraws | None, intervals: bool = False) -> Explanation:
+        space, model = surrogate.space, surrogate.model
         exponents, shifts = self._explain_definition(space).exponents, {}
         for role, tilt in zip(space.factor_roles, model.theta.tilt.tolist(), strict=True):
             if _has_exponent(role):
@@ -339,12 +340,12 @@ class NoiseTargetedSampler(BaseSampler):
         if draws is None:
             return known
         best, lowest, highest = draws.summary()
-        posterior = draws.posterior(found.low, found.high) if intervals else ()
+        posterior = draws.posterior(surrogate.low, surrogate.high) if intervals else ()
         return replace(known, optimum=best, optimum_low=lowest, optimum_high=highest, posterior=posterior)
 
-    def _fit_exponents(self, found: SurrogateFit, seen: Observations) -> dict[str, Any]:
-        # exponents with intervals from the single-index model that `analyse` uses; nothing where trials are too few
-        space, tilt = found.space, found.model.theta.tilt
+    def _fit_exponents(self, surrogate: SurrogateFit, seen: Observations) -> dict[str, Any]:
+        # exponents with intervals from the single-index model of `analyse`; empty for too few trials
+        space, tilt = surrogate.space, surrogate.model.theta.tilt
         free = np.array([_has_exponent(role) for role in space.factor_roles], dtype=bool)
         configs, owner = np.unique(np.round(seen.unit, 10), axis=0, return_inverse=True)
         if space.pivot is None or not free.any() or not has_enough(len(configs), int(free.sum())):
@@ -357,7 +358,7 @@ class NoiseTargetedSampler(BaseSampler):
         if np.ptp(z) <= 0:
             return {}
         points = space.points(configs)
-        # choices without an order have no exponent: they keep the surrogate's shift
+        # choices without an order have no exponent and keep the surrogate's shift
         columns = np.column_stack([points.log_noise + points.factors[:, ~free] @ tilt[~free], points.factors[:, free]])
         starts = [np.concatenate([[1.0], part]) for part in (np.zeros(int(free.sum())), tilt[free])]
         fit = fit_index(columns, z, size, starts, seed=self._seed)
@@ -380,18 +381,18 @@ def _sign(role: str) -> float:
 
 
 def _share(models: Sequence[Surrogate]) -> dict[str, float | None]:
-    # a share of what a model explains is empty words where it predicts nothing
+    # the share is meaningless for a model that predicts nothing
     if not models[0].predicts():
         return {"variance_share": None}
     shares = [m.noise_share() for m in models]
     low, high = np.quantile(shares, [0.05, 0.95])
-    # the share that is printed is that of the first model, the most likely one, which may be extreme among them
+    # the printed share is that of the first, most probable model, which may be extreme among the draws
     low, high = min(low, shares[0]), max(high, shares[0])
     return {"share_low": float(low), "share_high": float(high)}
 
 
-def _directions(asked: Direction) -> list[StudyDirection]:
-    each = [asked] if isinstance(asked, str | StudyDirection) else list(asked)
+def _directions(direction: Direction) -> list[StudyDirection]:
+    each = [direction] if isinstance(direction, str | StudyDirection) else list(direction)
     known = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
     for one in each:
         if not isinstance(one, StudyDirection) and one not in known:

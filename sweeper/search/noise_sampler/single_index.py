@@ -1,8 +1,8 @@
-"""Single-index model: one scalar of the knobs with free exponents explains a score through a smooth curve.
+"""Single-index model: a score as a smooth curve of one scalar of the knobs with free exponents.
 
     z(h) = f(ln S(h)) + e,   ln S(h) = columns(h) @ a
 
-``a``  exponents; the first one is 1, since the curve absorbs a scale
+``a``  exponents; the first one is 1, since the curve absorbs the scale
 ``f``  natural cubic spline with 5 degrees of freedom
 
 Source: Ichimura 1993, doi 10.1016/0304-4076(93)90114-K; natural splines: Hastie, Tibshirani & Friedman 2009, eq. 5.4
@@ -27,7 +27,7 @@ LIMITS = (-4.0, 4.0)
 
 @dataclass(frozen=True)
 class Basis:
-    """Natural cubic spline: knots on the scale of `low` to `high`; constant beyond them, as it was trained there."""
+    """Basis of a natural cubic spline with knots between `low` and `high`; constant beyond."""
 
     knots: Array
     low: float
@@ -35,13 +35,13 @@ class Basis:
 
     @staticmethod
     def of(x: Array, freedom: int = FREEDOM) -> Basis:
-        """Return the basis with `freedom` columns and knots at quantiles of `x`; fewer where `x` has few values."""
+        """Return the basis with `freedom` columns, or fewer for few values, and knots at quantiles of `x`."""
         low = float(x.min())
         x = np.sort(x) - low
         values = x[np.concatenate([[True], np.diff(x) > 1e-6])]
         freedom = max(1, min(freedom, len(values) - 1))
         among = values if len(values) < 4 * freedom else x
-        # np.quantile, tenfold as fast: exponents are estimated by thousands of these
+        # ten times as fast as np.quantile, for thousands of fits per estimate
         knots = np.interp(np.linspace(0, len(among) - 1, freedom + 1), np.arange(len(among)), among)
         knots = np.unique(knots)
         return Basis((knots - knots[0]) / max(np.ptp(knots), 1e-12), low + float(knots[0]), low + float(knots[-1]))
@@ -51,20 +51,20 @@ class Basis:
         u = np.clip((x - self.low) / max(self.high - self.low, 1e-12), 0.0, 1.0)
         if len(self.knots) < 3:
             return u[:, None]
-        # beyond the last knot there is nothing: its own term of eq. 5.5 is 0
+        # the last knot's term of eq. 5.5 is 0, as no data lie beyond it
         gap = np.maximum(u[:, None] - self.knots[:-1], 0.0)
         d = gap * gap * gap / (self.knots[-1] - self.knots[:-1])
         return np.column_stack([u, d[:, :-1] - d[:, -1:]])
 
 
 def best_index(columns: Array, z: Array, weight: Array, starts: list[Array]) -> tuple[Array, float]:
-    """Return the exponents (the first is 1) whose index explains z best through a spline, and its R².
+    """Return the exponents (the first is 1) whose index explains z best through a spline, and the R².
 
     Args:
         columns: Logarithms of the factors, shape (n, K).
         z: Objective, shape (n,).
-        weight: Its weights, shape (n,).
-        starts: Exponents to start from; the better half of them is refined.
+        weight: Weights of z, shape (n,).
+        starts: Initial exponents; the better half of them is refined.
     """
     total = float(np.sum(weight * (z - np.average(z, weights=weight)) ** 2))
     root = np.sqrt(weight)
@@ -76,28 +76,28 @@ def best_index(columns: Array, z: Array, weight: Array, starts: list[Array]) -> 
         return float(residual @ residual) / total
 
     order = sorted((s[1:] / s[0] for s in starts if s[0]), key=error)
-    found = [
+    fits = [
         minimize(error, start, method="Nelder-Mead", bounds=[LIMITS] * len(start), options=_options(start, len(starts)))
         for start in order[: max(1, (len(order) + 1) // 2)]
     ]
-    best = min(found, key=lambda f: float(f.fun))
+    best = min(fits, key=lambda f: float(f.fun))
     return np.concatenate([[1.0], np.atleast_1d(best.x)]), 1.0 - float(best.fun)
 
 
 def _options(start: Array, starts: int) -> dict[str, object]:
-    # first corners half an exponent away; a draw starts at the estimate and needs no more than a hundred looks
+    # the first corners lie half an exponent away; a draw starts at the estimate and needs at most 120 evaluations
     corners = np.vstack([start, start + 0.5 * np.eye(len(start))])
     return {"initial_simplex": corners, "xatol": 5e-3, "fatol": 1e-6, "maxfev": 400 if starts > 1 else 120}
 
 
 @dataclass(frozen=True)
 class IndexFit:
-    """Exponents of the index with their intervals.
+    """Exponents of the index with intervals.
 
     Attributes:
         best: Exponents, shape (K,); the first is 1.
         low, high: Ends of the 90 % bootstrap intervals over configurations, shape (K,).
-        r2: R² in the sample.
+        r2: In-sample R².
     """
 
     best: Array
@@ -107,22 +107,22 @@ class IndexFit:
 
 
 def has_enough(configs: int, exponents: int) -> bool:
-    """Return whether there are enough configurations for an estimate of this many exponents."""
+    """Return whether the number of configurations suffices to estimate this many exponents."""
     return configs >= max(MIN_CONFIGS, 4 * exponents + 6)
 
 
 def fit_index(
     columns: Array, z: Array, weight: Array, starts: Sequence[Array], *, draws: int = DRAWS, seed: int = 0
 ) -> IndexFit:
-    """Estimate the exponents and their 90 % intervals by a bootstrap over configurations.
+    """Return the exponents with 90 % intervals from a bootstrap over configurations.
 
     Args:
         columns: Logarithms of the factors, shape (n, K).
         z: Score per configuration, shape (n,).
-        weight: Its weight, shape (n,).
-        starts: Exponents to start from.
-        draws: Bootstrap draws.
-        seed: Their seed.
+        weight: Weight per configuration, shape (n,).
+        starts: Initial exponents.
+        draws: Number of bootstrap draws.
+        seed: Seed of the bootstrap.
     """
     best, r2 = best_index(columns, z, weight, list(starts))
     rng = np.random.default_rng(seed)
@@ -136,19 +136,19 @@ def fit_index(
 
 
 def tail_floor(z: Array, size: Array, scatter: float) -> float | None:
-    """Return the floor to which bad repeats are raised, since a few collapse far deeper than a hump is high.
+    """Return the floor to which to raise bad repeats, since a few collapse far deeper than a hump is high.
 
-    It is three spreads below the good end (95 % quantile), or the lower quartile if that is lower, at most ten spreads,
-    and two standard deviations of a repeat less. The spread is that of the best third, or three standard deviations of
-    a mean of repeats. It knows of no noise, so that definitions compete.
+    The floor lies three spreads below the good end (95 % quantile), or at the lower quartile if that is lower, and at
+    most ten spreads below. A further two standard deviations of a repeat are subtracted. The spread is that of the best
+    third, or three standard deviations of a mean of repeats. The floor ignores noise, so that it favours no definition.
 
     Args:
         z: Score per configuration, larger is better, shape (n,).
-        size: Its repeats, shape (n,).
+        size: Repeats per configuration, shape (n,).
         scatter: Standard deviation of a repeat about its configuration's mean.
 
     Returns:
-        The floor; None where there are fewer than 3 configurations or the scores do not spread.
+        The floor; None for fewer than 3 configurations or scores without spread.
     """
     if len(z) < 3:
         return None

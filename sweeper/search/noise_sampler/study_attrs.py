@@ -1,4 +1,4 @@
-"""What the sampler reads from an Optuna study and notes in it."""
+"""Attributes of an Optuna study that the sampler reads and writes."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 NOISE_TARGET_KEY = "sweeper:noise_target"
-"""System attribute of a trial: noise that the proposal was aimed at (float, unit of the definition).
+"""System attribute of a trial: target noise of the proposal (float, unit of the definition).
 
-A proposal from a level set was aimed at that level of the refined noise (exponents as fitted, other knobs at
-mid-range), which differs from its own noise by the refinement and by what was moved afterwards; any other proposal,
-and an enqueued trial, was aimed at its own noise."""
+The target of a proposal from a level set is that level of the refined noise, with fitted exponents and the other knobs
+at mid-range. It differs from the proposal's own noise by the refinement and by later moves. The target of any other
+proposal and of an enqueued trial is its own noise."""
 SEARCH_KEY = "sweeper:search"
 """System attribute of a trial: JSON with `origin`, `optimum`, `optimum_low`, `optimum_high`, `exponents`,
-`variance_share`, `trials` as the sampler believed when it proposed (see `explanation.Explanation`)."""
+`variance_share`, `trials` of the model at the time of the proposal (see `explanation.Explanation`)."""
 PARAMS_KEY = "sweeper:relative_params"
-"""Prefix of the system attributes `<prefix>:<i>` that tell other processes what a running trial tries."""
+"""Prefix of the system attributes `<prefix>:<i>` that hold a running trial's parameters for other processes."""
 
 UNSUCCESSFUL = (TrialState.RUNNING, TrialState.FAIL, TrialState.PRUNED)
-"""States whose parameters are not proposed again although they have taught nothing."""
+"""States without a usable result whose parameters are not proposed again."""
 
-_TOLD = math.log(2.0)  # how feasible a trial is that only says it was
-_CHUNK = 1000  # a value may hold 2,045 characters once stored, and escaping can double it
+_TOLD = math.log(2.0)  # constraint value of a trial that states only its feasibility
+_CHUNK = 1000  # a stored value may hold 2,045 characters, and escaping can double its length
 
 
 @dataclass(frozen=True)
 class Observations:
-    """What the completed trials with finite values say.
+    """Observations of the completed trials with finite values.
 
     Attributes:
         unit: Coordinates, shape (n, d).
@@ -58,7 +58,7 @@ class Observations:
 def read_observations(
     space: KnobSpace, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]
 ) -> Observations:
-    """Return what the completed trials say; those with a value that is not finite say nothing."""
+    """Return the observations of the completed trials, without those that have a non-finite value."""
     signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
     done = [t for t in trials if t.state == TrialState.COMPLETE and all(map(math.isfinite, t.values))]
     units, usable = space.units_of([t.params for t in done])
@@ -69,15 +69,15 @@ def read_observations(
 def read_constraints(space: KnobSpace, trials: Sequence[FrozenTrial]) -> dict[str, tuple[Array, Array]]:
     """Return constraint -> (coordinates, shape (n, d); values, shape (n,), feasible up to 0) of the finished trials.
 
-    A trial without a value of a constraint that others have counts as feasible where it is complete: a device that
-    ran out of memory says so, one that did not says nothing.
+    A complete trial without a value for a constraint of other trials counts as feasible: only a device that ran out of
+    memory reports it.
     """
     finished = [t for t in trials if t.state.is_finished()]
     stated = [t.constraints for t in finished]
     out: dict[str, tuple[Array, Array]] = {}
-    for key in sorted({k for own in stated for k in own}):
+    for key in sorted({k for constraints in stated for k in constraints}):
         silent = [-_TOLD if t.state == TrialState.COMPLETE else math.nan for t in finished]
-        values = np.array([own.get(key, s) for own, s in zip(stated, silent, strict=True)])
+        values = np.array([constraints.get(key, s) for constraints, s in zip(stated, silent, strict=True)])
         units, usable = space.units_of([_known_params(space, t) for t in finished])
         known = ~np.isnan(values[usable])
         out[key] = units[known], values[usable][known]
@@ -85,18 +85,18 @@ def read_constraints(space: KnobSpace, trials: Sequence[FrozenTrial]) -> dict[st
 
 
 def read_tried(space: KnobSpace, trials: Sequence[FrozenTrial], states: Sequence[TrialState] = UNSUCCESSFUL) -> Array:
-    """Return the coordinates, shape (n, d), of the trials in these states, as far as their parameters are known."""
+    """Return the coordinates, shape (n, d), of the trials in these states with known parameters."""
     return space.units_of([_known_params(space, t) for t in trials if t.state in states])[0]
 
 
 def _known_params(space: KnobSpace, trial: FrozenTrial) -> dict[str, Any]:
-    # a running trial shows its parameters only once suggested; until then they stand in the attributes
+    # a running trial has its parameters only after the suggestion; until then its attributes hold them
     if all(k.name in trial.params for k in space.knobs):
         return trial.params
     internal = read_proposal(trial)
     try:
         shared = {k.name: k.distribution.to_external_repr(internal[k.name]) for k in space.knobs if k.name in internal}
-    except (ValueError, TypeError, IndexError):  # another process has another space
+    except (ValueError, TypeError, IndexError):  # a process with another space wrote it
         return trial.params
     return {**shared, **trial.params}
 
@@ -106,14 +106,14 @@ def read_proposal(trial: FrozenTrial) -> dict[str, float]:
     chunks = {k: v for k, v in trial.system_attrs.items() if k.startswith(f"{PARAMS_KEY}:")}
     text = "".join(chunks.get(f"{PARAMS_KEY}:{i}", "") for i in range(len(chunks)))
     try:
-        found = json.loads(text)
+        internal = json.loads(text)
     except ValueError:  # another process is still writing
         return {}
-    return found if isinstance(found, dict) else {}
+    return internal if isinstance(internal, dict) else {}
 
 
 def point_keys(units: Array) -> list[tuple[float, ...]]:
-    """Return for each point what makes it the same as another: its coordinates to 10 decimals."""
+    """Return one key per point for comparisons: its coordinates to 10 decimals."""
     return [tuple(row) for row in np.round(units, 10).tolist()]
 
 
@@ -125,27 +125,27 @@ def write_proposal(
     thought: Mapping[str, Any],
     target: float | None = None,
 ) -> None:
-    """Write a proposal into the trial's system attributes: its parameters, the noise aimed at, the thought behind it.
+    """Write a proposal into the trial's system attributes: its parameters, target noise and explanation.
 
     Args:
-        study: Study that asks.
+        study: Study of the trial.
         trial: Its trial.
         space: The search space.
         params: The proposal.
-        thought: What stands under `SEARCH_KEY`.
-        target: Noise of the level that the proposal was aimed at; None where it was aimed at none.
+        thought: Record for `SEARCH_KEY`.
+        target: Noise of the proposal's target level; None without one.
     """
     enqueued = trial.system_attrs.get("fixed_params", {})
-    tried = {**params, **enqueued}
-    unit, usable = space.units_of([tried])
-    if not usable[0]:  # enqueued with a value that the space cannot hold
-        tried, (unit, _) = dict(params), space.units_of([params])
-    internal = {k.name: k.distribution.to_internal_repr(tried[k.name]) for k in space.knobs}
+    final = {**params, **enqueued}
+    unit, usable = space.units_of([final])
+    if not usable[0]:  # the space does not allow an enqueued value
+        final, (unit, _) = dict(params), space.units_of([params])
+    internal = {k.name: k.distribution.to_internal_repr(final[k.name]) for k in space.knobs}
     text = json.dumps(internal)
     notes: dict[str, Any] = {f"{PARAMS_KEY}:{i // _CHUNK}": text[i : i + _CHUNK] for i in range(0, len(text), _CHUNK)}
     if space.pivot is not None:
-        own = math.exp(space.points(unit).log_noise[0])
-        notes[NOISE_TARGET_KEY] = own if target is None or enqueued else target
+        proposed = math.exp(space.points(unit).log_noise[0])
+        notes[NOISE_TARGET_KEY] = proposed if target is None or enqueued else target
     notes[SEARCH_KEY] = json.dumps(dict(thought))
     for name, value in notes.items():
         study._storage.set_trial_system_attr(trial._trial_id, name, value)

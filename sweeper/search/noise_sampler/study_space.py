@@ -1,4 +1,4 @@
-"""The search space of a study whose objective changes a range, adds a knob or removes one on its way."""
+"""Search space of a study whose objective changes a range, adds a knob or removes one during the study."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.formatting import exact_text
 
-_RECENT = 3  # a knob belongs to the space when each of the last complete trials has it
+_RECENT = 3  # a knob belongs to the space if all of the last complete trials have it
 Distributions = Mapping[str, BaseDistribution]
 
 
 def infer_space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
-    """Return the knobs that the latest complete trials share, each with its latest distribution.
+    """Return knob -> latest distribution, for the knobs that the latest complete trials share.
 
-    A range that changed in the middle of a study keeps its knob, unlike in Optuna's intersection of distributions.
+    Unlike Optuna's intersection of distributions, this keeps a knob whose range changed during the study.
     """
     recent = _complete(trials)[-_RECENT:]
     if not recent:
@@ -32,13 +32,13 @@ def missing_values(
     conditional: Sequence[str],
     known: Mapping[str, float],
 ) -> dict[str, float | None]:
-    """Return the knobs that some complete trials lack, with the value that these trials had where it is known.
+    """Return knob that some complete trials lack -> value of these trials, or None if unknown.
 
     Args:
         space: The search space.
         trials: Trials of a study in any state.
-        conditional: Knobs that may be missing because they do not act.
-        known: Knob -> value that the user states for trials without it.
+        conditional: Knobs that trials may lack because they are inactive.
+        known: Knob -> value that the user states for trials without the knob.
     """
     complete = _complete(trials)
     return {
@@ -49,23 +49,23 @@ def missing_values(
 
 
 def describe_changes(space: Distributions, trials: Sequence[FrozenTrial], missing: Mapping[str, Any]) -> list[str]:
-    """Return a sentence on each way in which the complete trials differ from the search space."""
+    """Return sentences on the differences between the complete trials and the search space."""
     complete = _complete(trials)
     changed = [n for n in space if any(n in t.distributions and t.distributions[n] != space[n] for t in complete)]
     others = sorted({n for t in complete for n in t.params} - {*infer_space(complete)} - {*space})
     return [
         *(
-            f"the range of {name!r} changed: proposals lie in the new range, and trials outside it still teach"
+            f"the range of {name!r} changed: proposals lie in the new range, and trials outside it still count"
             for name in changed
         ),
         *(
-            f"some finished trials have no {name!r}: they count at {_place(value)}; state what they had by `fixed`, "
-            "or when it acts by `conditions`"
+            f"some finished trials lack {name!r} and count at {_place(value)}; set their value with `fixed`, or name "
+            "the conditions of the knob with `conditions`"
             for name, value in missing.items()
         ),
         *(
-            f"not all of the last {_RECENT} finished trials have {name!r}: it is not modelled, and is drawn at random "
-            "if the objective asks for it; state when it acts by `conditions`"
+            f"some of the last {_RECENT} finished trials lack {name!r}: the model ignores it, and suggestions for it "
+            "are random; name the conditions of the knob with `conditions`"
             for name in others
         ),
     ]

@@ -1,7 +1,7 @@
 """Surrogate of a study: a Gaussian process over log noise, one over log step size and a smaller one over all knobs.
 
-The model is `sweeper.search.noise_sampler.kernel`'s. Regression, prediction and marginal likelihood are
-scikit-learn's; hyperparameters are set by maximum a posteriori, and drawn around it by Laplace's approximation.
+`sweeper.search.noise_sampler.kernel` defines the model. scikit-learn does regression, prediction and marginal
+likelihood. The hyperparameters are the maximum a posteriori, and Laplace's approximation draws around it.
 Source: Rasmussen & Williams 2006, eq. 2.30 (posterior), section 5.5 (Laplace).
 """
 
@@ -26,8 +26,8 @@ from sweeper.search.noise_sampler.level_sets import Points
 from sweeper.search.noise_sampler.loss_transform import subsample
 
 _JITTER, _FEWEST_TO_TELL = 1e-6, 8
-_STEPS = 30  # of an ask, which cannot wait
-_THOROUGH_STEPS, _STARTS = 200, 6  # of an answer
+_STEPS = 30  # of an ask, which must be fast
+_THOROUGH_STEPS, _STARTS = 200, 6  # of an explanation
 _CLEAR_GAIN = 5.0  # nats of log posterior, a Bayes factor of 150
 
 _Likelihood = Callable[[Array], tuple[float, Array]]
@@ -41,7 +41,7 @@ def _libraries() -> ThreadpoolController:
 def one_thread() -> Any:
     """Return a context in which linear algebra runs in one thread.
 
-    The matrices are small and the other cores train: more threads would wait for each other, and round otherwise.
+    The matrices are small and the other cores train. More threads would wait for each other and change the rounding.
     """
     return _libraries().limit(limits=1, user_api="blas")
 
@@ -51,9 +51,9 @@ class Surrogate:
     """The fitted surrogate.
 
     Attributes:
-        points: Where it was observed, n points.
-        model: scikit-learn's regression.
-        trained: The one on fewer points to which the hyperparameters were fitted.
+        points: The n observed points.
+        model: scikit-learn's regression on all points.
+        trained: The regression on fewer points that set the hyperparameters.
     """
 
     points: Points
@@ -72,7 +72,7 @@ class Surrogate:
         return self.kernel.values
 
     def axis(self, points: Points) -> Array:
-        """Return phi, the refined log noise, of each point, shape (n,)."""
+        """Return phi, the refined log noise, per point, shape (n,)."""
         return points.log_noise + points.factors @ self.theta.tilt
 
     def predict(self, points: Points) -> tuple[Array, Array]:
@@ -90,7 +90,7 @@ class Surrogate:
     def condition_on(self, pending: Points) -> Surrogate:
         """Return the surrogate as if each pending point had returned its posterior mean (kriging believer).
 
-        The mean stays where it is everywhere, the sd shrinks around the pending points.
+        The mean stays the same, and the sd shrinks around the pending points.
         Source: Ginsbourger, Le Riche & Carraro 2010, "Kriging is well-suited to parallelize optimization", section 4.
         """
         if not len(pending):
@@ -100,7 +100,7 @@ class Surrogate:
         return Surrogate(self.points + pending, _regression(self.kernel, rows, values), self.trained)
 
     def variants(self, count: int, rng: np.random.Generator) -> list[Surrogate]:
-        """Return surrogates of the same observations with hyperparameters drawn from their posterior."""
+        """Return surrogates of the same observations with hyperparameters from their posterior."""
         sds, axes = self._laplace()
         at, (low, high), rows = np.array(self.kernel.theta), self.kernel.bounds.T, make_table(self.points)
         values: Any = self.model.y_train_
@@ -117,18 +117,18 @@ class Surrogate:
         at, prior, step = np.array(self.kernel.theta), self.kernel.prior, 1e-3
 
         def slope(v: Array) -> Array:
-            found: Any = self.trained.log_marginal_likelihood(v, eval_gradient=True, clone_kernel=False)
-            return -np.asarray(found[1]) + (v - prior.mean) / prior.sd**2
+            likelihood: Any = self.trained.log_marginal_likelihood(v, eval_gradient=True, clone_kernel=False)
+            return -np.asarray(likelihood[1]) + (v - prior.mean) / prior.sd**2
 
         level = slope(at)
         hessian = np.array([(slope(at + shift) - level) / step for shift in step * np.eye(len(at))])
-        slope(at)  # the kernel that is not cloned keeps the last hyperparameters
+        slope(at)  # restores the hyperparameters of the shared kernel
         values, axes = np.linalg.eigh((hessian + hessian.T) / 2)
-        # a direction that the maximum does not bend is as unknown as before
+        # a direction without curvature keeps its prior uncertainty
         return 1.0 / np.sqrt(np.maximum(values, 1.0 / prior.sd.max() ** 2)), axes
 
     def noise_share(self) -> float:
-        """Return the variance of f's mean over that of f's and the rest's means at the observed points, in [0, 1]."""
+        """Return the share of f in the variance of the means of f and the rest at the observed points, in [0, 1]."""
         if not self.kernel.prior.has_noise:
             return 0.0
         phi, rows = self.axis(self.points), make_table(self.points)
@@ -137,7 +137,7 @@ class Surrogate:
         return float(f.var()) / total if total > 1e-12 else 0.0
 
     def predicts(self) -> bool:
-        """Return whether left-out observations are predicted better than by the mean of the others, one-sided p < .05.
+        """Return whether it predicts left-out observations better than the mean of the others does, one-sided p < .05.
 
         Source: leave-one-out residuals alpha_i / [K^-1]_ii, Rasmussen & Williams 2006, eq. 5.12.
         """
@@ -155,17 +155,17 @@ class Surrogate:
 def fit(
     points: Points, values: Array, nominal: Mask, prior: Prior, limit: int = 90, thorough: bool = False
 ) -> Surrogate:
-    """Fit the surrogate.
+    """Return the surrogate fitted to observed points.
 
     Args:
         points: Observed points, n >= 1.
         values: Their values, shape (n,), of unit scale, smaller is better.
         nominal: Which knobs are nominal, shape (d,), bool.
-        prior: Priors of the hyperparameters; says whether f and s are there.
-        limit: Hyperparameters are fitted to at most so many points, the best half of them and an even share of the
-            rest; the posterior then uses all.
-        thorough: Whether further starts and convergence replace the first fit where they gain much: one start can
-            end in a poor local optimum, most of all where the observations hardly scatter.
+        prior: Priors of the hyperparameters; it also decides on f and s.
+        limit: Maximum number of points for the hyperparameters, half of them the best ones and the rest an even share
+            of the others. The posterior uses all points.
+        thorough: Whether further starts and convergence replace the first fit if they gain much. One start can end in
+            a poor local optimum, most of all if the observations hardly scatter.
     """
     rows, some = make_table(points), subsample(values, limit)
     trained = _regression(
@@ -182,7 +182,7 @@ def _regression(kernel: Any, rows: Array, values: Array, optimizer: Any = None) 
 
 @dataclass(frozen=True)
 class _MaximumAPosteriori:
-    """An optimizer for scikit-learn, which maximises the marginal likelihood: the prior joins here."""
+    """Optimizer for scikit-learn that adds the prior to the marginal likelihood."""
 
     prior: Prior
     thorough: bool = False
@@ -198,11 +198,11 @@ class _MaximumAPosteriori:
         def descend(at: Array, steps: int) -> Any:
             return minimize(objective, at, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
 
-        found = descend(start, _STEPS)
+        fit = descend(start, _STEPS)
         if self.thorough:
             drawn = np.random.default_rng(0).standard_normal((_STARTS - 1, len(start)))
             others = [descend(np.clip(prior.mean + prior.sd * z, *np.asarray(bounds).T), _STEPS) for z in drawn]
-            best = descend(min([found, *others], key=lambda f: float(f.fun)).x, _THOROUGH_STEPS)
-            # few steps from the prior's mean overfit scatter less than the maximum does: only a clear gain counts
-            found = best if best.fun < found.fun - _CLEAR_GAIN else found
-        return found.x, float(found.fun)
+            best = descend(min([fit, *others], key=lambda f: float(f.fun)).x, _THOROUGH_STEPS)
+            # few steps from the prior's mean overfit less than the maximum does, so only a clear gain counts
+            fit = best if best.fun < fit.fun - _CLEAR_GAIN else fit
+        return fit.x, float(fit.fun)

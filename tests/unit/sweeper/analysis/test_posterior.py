@@ -41,7 +41,7 @@ def test_the_text_sets_the_fitted_exponents_beside_the_definition(believed: Post
     text = format_posterior(believed.record(), "paper")
     assert text.splitlines()[0].startswith("the model of 40 configurations: best noise 0.0")
     assert re.search(
-        r"noise paper is (> )?\d+ % \(90 % interval (> )?\d+ to (> )?\d+ %\) of what it explains",
+        r"noise paper accounts for (> )?\d+ % \(90 % interval (> )?\d+ to (> )?\d+ %\) of the explained variance",
         " ".join(text.split()),
     )
     assert [line.split()[:2] for line in text.splitlines()[-4:]] == [
@@ -64,7 +64,9 @@ def test_a_favourite_with_a_single_trial_has_no_error(trials: pa.Table, believed
 
 @pytest.mark.parametrize(("share", "text"), [(0.9999, "> 99 %"), (0.5, "50 %"), (0.001, "< 1 %")])
 def test_no_share_of_the_noise_is_certain(share: float, text: str) -> None:
-    assert f"noise paper is {text} of what it explains" in noise_share({"variance_share": share}, "paper")
+    assert f"noise paper accounts for {text} of the explained variance" in noise_share(
+        {"variance_share": share}, "paper"
+    )
 
 
 def test_what_was_stopped_counts_as_bad_and_is_no_favourite(trials: pa.Table, believed: Posterior) -> None:
@@ -81,19 +83,19 @@ def test_what_was_stopped_counts_as_bad_and_is_no_favourite(trials: pa.Table, be
 def test_few_configurations_are_not_modelled(trials: pa.Table) -> None:
     found = fit_posterior(SPEC, trials.slice(0, 5))
     assert found == Posterior(
-        unexplained="5 configurations have a value, 6 are needed",
-        undecided="5 configurations have a value, 6 are needed",
+        unexplained="5 configurations have a value, the model needs 6",
+        undecided="5 configurations have a value, the model needs 6",
     )
     assert (
         format_posterior(found.record(), "paper")
-        == "no model of noise paper: 5 configurations have a value, 6 are needed"
+        == "no model of noise paper: 5 configurations have a value, the model needs 6"
     )
 
 
 def test_a_measured_noise_is_not_explained(trials: pa.Table) -> None:
     found = fit_posterior(SPEC, trials, "critical_ratio")
     assert found.explanation is None
-    assert "is measured while training" in found.unexplained
+    assert "is measured during training" in found.unexplained
 
 
 def test_a_space_that_is_gone_is_said(trials: pa.Table, tmp_path: Path) -> None:

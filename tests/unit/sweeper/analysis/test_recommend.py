@@ -104,7 +104,7 @@ def test_defaults_span_what_was_tried_and_twice_that_at_the_best_trial(trials, r
     (best,) = best_trials(trials, "gain_mean")
     assert {(r.momentum, r.weight_decay) for r in found} == {(best["momentum"], best["weight_decay"])}
     assert [r.batch_size for r in found if "batch_size" in r.outside_tried] == [256]
-    assert "batch size outside what was tried (8 to 128)" in found[-1].note
+    assert "batch size outside the tried range (8 to 128)" in found[-1].note
 
 
 def test_a_wide_range_of_batch_sizes_is_thinned(regime: Regime) -> None:
@@ -126,7 +126,7 @@ def test_knobs_outside_the_viable_trials_are_named(trials, regime: Regime) -> No
     (r,) = recommend(trials, regime, batch_sizes=[32], momentum=0.99, weight_decay=0.5)
     assert r.outside_tried == ("momentum", "weight_decay")
     (inside,) = recommend(trials, regime, batch_sizes=[32], momentum=0.9, weight_decay=1e-4)
-    assert (inside.outside_tried, inside.note) == ((), "within what was tried")
+    assert (inside.outside_tried, inside.note) == ((), "within the tried range")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,9 @@ def test_a_measured_noise_is_placed_at_the_repeats_mean_and_gives_no_recommendat
     regime = fit_regime(table(rows), noise="paper_full")
     assert (regime.n_configs, regime.n_trials) == (39, 78)
     assert BEST * 7 / 2 < (regime.optimum or 0) < BEST * 7 * 2
-    with pytest.raises(ValueError, match="noise 'paper_full' is measured, not known before training"):
+    with pytest.raises(
+        ValueError, match="noise 'paper_full' is measured, so no formula gives its hyperparameters before training"
+    ):
         recommend(table(rows), regime)
     with pytest.raises(ValueError, match="noise 'fitted' has no column"):
         fit_regime(table(rows), noise="fitted")
@@ -191,7 +193,7 @@ def test_a_measured_noise_is_placed_at_the_repeats_mean_and_gives_no_recommendat
 
 def test_without_an_optimum_it_says_what_is_missing() -> None:
     few = table(sweep(hump, 3, 0))
-    with pytest.raises(ValueError, match=r"3 viable configurations .* at least 6 are needed"):
+    with pytest.raises(ValueError, match=r"3 viable configurations .* the fit needs 6"):
         recommend(few, fit_regime(few))
 
 
@@ -249,7 +251,7 @@ def test_beyond_the_limit_is_marked(trials, regime: Regime) -> None:
     below, above = recommend(both, regime, batch_sizes=[32, 1024], momentum=0.9)
     assert (below.beyond_stability, above.beyond_stability) == (False, True)
     assert above.learning_rate / 0.1 > limit
-    assert "most trials from 2 on failed; use a smaller batch size" in above.note
+    assert "most trials at 2 or above failed; use a smaller batch size" in above.note
     assert "most trials" not in below.note
 
 
@@ -335,8 +337,8 @@ def test_the_table_marks_what_is_outside_and_beyond(trials, regime: Regime) -> N
     assert "!" not in lines[1]
     assert lines[2].startswith("4096*")
     assert lines[2].endswith("!")
-    assert lines[3] == "* outside what the viable trials tried"
-    assert lines[4].startswith("! beyond the stability limit that was seen")
+    assert lines[3] == "* outside the range of the viable trials"
+    assert lines[4].startswith("! beyond the observed stability limit")
     assert max(map(len, lines)) <= 100
     plain = format_recommendations(recommend(trials, regime, batch_sizes=[32], momentum=0.9))
     assert len(plain.splitlines()) == 2

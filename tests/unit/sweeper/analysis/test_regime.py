@@ -183,12 +183,12 @@ def test_the_result_is_a_function_of_table_and_seed() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "0 viable configurations have a noise and a score, at least 6 are needed"),
+        ([], "0 viable configurations have a noise and a score, the fit needs 6"),
         (sweep(hump, 5, 0), "5 viable configurations"),
-        ([trial(str(i), 0.01 * i) for i in range(8)], "1 different noises, at least 4 are needed"),
+        ([trial(str(i), 0.01 * i) for i in range(8)], "1 different noises, the fit needs 4"),
         ([trial(str(i), 0.01 * i, learning_rate=0.1 + 0.001 * i) for i in range(8)], "span a factor 1.07"),
         ([trial(str(i), 0.01, learning_rate=0.1 * 2**i) for i in range(8)], "every viable configuration has the same"),
-        ([trial(str(i), None, outcome="diverged") for i in range(8)], "8 trials were left out"),
+        ([trial(str(i), None, outcome="diverged") for i in range(8)], "8 trials do not count"),
     ],
 )
 def test_too_little_to_go_on_is_said(rows, message: str) -> None:
@@ -203,8 +203,11 @@ def test_too_little_to_go_on_is_said(rows, message: str) -> None:
 def test_an_adaptive_sampler_is_named_and_a_designed_one_is_not() -> None:
     adaptive, designed = (fit(sweep(hump, 20, 0, sampler=s)) for s in ("noise", "qmc"))
     assert (adaptive.adaptive, designed.adaptive) == (True, False)
-    assert "Sampled adaptively (noise): the interval covers which configurations were drawn" in adaptive.message
-    assert "not another search's outcome" in adaptive.message
+    assert (
+        "An adaptive sampler (noise) chose the noises: the interval covers the draw of configurations"
+        in adaptive.message
+    )
+    assert "not the outcome of another search" in adaptive.message
     assert "adaptively" not in designed.message
 
 

@@ -166,7 +166,7 @@ def test_what_cannot_be_a_prior_is_refused(earlier: Path, tmp_path: Path) -> Non
     for folder, message in {
         "none": "there is no folder .*none",
         "empty": "empty holds no sweep: sweep.yaml is missing",
-        "short": "short has no optimum for merged_loss: .* at least 6 are needed.*; run more trials there, or leave",
+        "short": "short has no optimum for merged_loss: .* the fit needs 6.*; run more trials there, or leave",
         adam: r"noise 'paper' is not defined for the trials in .*adam \(optimizer adamw\); leave .* out of the prior",
     }.items():
         with pytest.raises(SpecError, match=message):
@@ -181,7 +181,7 @@ def test_what_cannot_be_a_prior_is_refused(earlier: Path, tmp_path: Path) -> Non
 def test_closed_forms_as_a_prior_for_networks_are_doubted(earlier: Path) -> None:
     said: list[str] = []
     assert read_prior(str(earlier), "gain_mean", "paper", "pair", said.append).best > 0
-    assert said == [f"warning: the trials in {earlier} are synthetic, not pair: their optimum may be another's"]
+    assert said == [f"warning: the trials in {earlier} are synthetic, not pair; their optimum may differ"]
 
 
 def test_folders_in_a_file_count_from_it(tmp_path: Path) -> None:

@@ -58,14 +58,14 @@ def test_an_optimizer_without_a_predicted_noise_names_the_way_out(tmp_path: Path
 
 
 def test_measured_noises_are_shown_but_not_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SpecError, match="noise 'paper_full' is measured while training, a search cannot target it"):
+    with pytest.raises(SpecError, match="noise 'paper_full' is measured during training, so a search cannot target it"):
         sweep(tmp_path / "run", noise="paper_full")
     sweep(tmp_path / "run", trials=8, sampler="random")
     for command in ("status", "list", "best"):
         assert main([command, str(tmp_path / "run"), "--noise", "paper_full"]) == 0
     capsys.readouterr()
     for noise, words in (
-        ("paper_full", "noise 'paper_full' is measured, not known before training: no hyperparameter can be solved"),
+        ("paper_full", "noise 'paper_full' is measured, so no formula gives its hyperparameters before training"),
         ("fitted", "noise 'fitted' has no column"),
         ("papr", "unknown noise 'papr'; did you mean paper"),
     ):

@@ -92,7 +92,7 @@ def test_noise_that_acts_through_sharpness_alone_adds_nothing() -> None:
 @pytest.mark.parametrize(
     ("trials", "reason"),
     [
-        (sweep(0.06, configs=6), "6 configurations have all of it, at least 18 are needed"),
+        (sweep(0.06, configs=6), "6 configurations have all of these, the test needs 18"),
         (table([]), "no viable trial has a score"),
         (table([trial(str(i), 0.01 * i) for i in range(30)]), "no viable trial has a score, a noise and all"),
         (

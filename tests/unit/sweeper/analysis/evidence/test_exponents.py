@@ -117,11 +117,11 @@ def test_what_is_not_possible_is_said() -> None:
     assert measure_share(of(rows), "paper").r2 is not None
     few = of(rows[:8])
     for part in (measure_share(few, "paper"), run_knob_test(few, "paper"), fit_exponents(few, DEFINITIONS)):
-        assert part.reason == "8 configurations have a noise and a score, at least 12 are needed"
+        assert part.reason == "8 configurations have a noise and a score, the test needs 12"
     one = of([r for r in grid(bell, scatter=0.004) if r["config"].startswith("8-0.9-0.0001")] * 1)
-    assert "at least 12" in run_knob_test(one, "paper").reason
+    assert "the test needs 12" in run_knob_test(one, "paper").reason
     alone = cells(np.arange(20.0), np.arange(20.0))
     assert fit_exponents(alone, DEFINITIONS).reason == "one knob varies: nothing to compare"
-    assert run_knob_test(alone, "paper").reason == "no knob but the learning rate varies"
+    assert run_knob_test(alone, "paper").reason == "only the learning rate varies"
     same = of([{**r, "gain_mean_loss_val": 0.1} for r in rows])
     assert measure_share(same, "paper").reason == "every configuration has the same score"

@@ -58,7 +58,7 @@ def test_sentences_say_what_was_found_with_interval_and_sides() -> None:
     found = analyse(table(grid(bell, scatter=0.02, repeats=1)[::4]), draws=20)
     left, text = found.leftover, " ".join(found.sentences)
     assert left.finding == Finding.NOT_DETECTED
-    assert "Not detected that −ln B, −ln(1−μ), ln λ tell more than the noise: F(3, 26)" in text
+    assert "−ln B, −ln(1−μ), ln λ do not detectably explain more than the noise: F(3, 26)" in text
     assert f"two-sided p = {left.p:.2g}; ΔR² {left.lines.value:.3g}, between {left.lines.low:.3g}" in text
     assert "no more than" not in text
 

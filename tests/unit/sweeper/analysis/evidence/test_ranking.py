@@ -85,7 +85,7 @@ def test_definitions_that_few_have_are_left_out_and_named() -> None:
     c = of(rows)
     assert "wd_equilibrium" not in list_definitions(c)
     assert rank(c, None, draws=5).left_out == ("wd_equilibrium",)
-    assert "at least 12 are needed" in rank(of(rows[:6]), None).reason
+    assert "the test needs 12" in rank(of(rows[:6]), None).reason
 
 
 def test_sweeps_of_other_knobs_are_predicted_by_the_right_axis_only() -> None:
@@ -126,7 +126,7 @@ def test_collapse_is_the_distance_between_curves() -> None:
     assert found.n["paper"] == 12
     assert found.raw == pytest.approx(0.6)
     assert found.scatter == pytest.approx(2 * np.sqrt(0.02 / (np.pi * 2)))
-    assert "at least 2 are needed" in measure_collapse(cells(steps, steps), {"paper": steps}).reason
+    assert "the test needs 2" in measure_collapse(cells(steps, steps), {"paper": steps}).reason
 
 
 def test_only_configurations_with_every_noise_are_common() -> None:

@@ -73,10 +73,10 @@ def test_humps_are_told_from_monotone_curves() -> None:
 
 def test_without_replicates_no_number_is_given() -> None:
     test = compare_shapes(draw(lambda x: -np.abs(x), 0, repeats=2), "paper")
-    assert test.reason == "0 levels of noise have 3 or more trials with replicates among them, at least 5 are needed"
+    assert test.reason == "0 levels of noise have 3 or more trials with replicates, the test needs 5"
     assert test.p is None
     same = compare_shapes(cells(np.arange(9.0), np.zeros((9, 3))), "paper")
-    assert same.reason == "replicates do not differ"
+    assert same.reason == "all replicates are equal"
 
 
 def several(effect: float, seed: int, repeats: int = 3):

@@ -89,8 +89,8 @@ def test_without_each_configuration_its_own_lines_are_drawn() -> None:
 @pytest.mark.parametrize(
     ("x", "z", "reason"),
     [
-        (np.zeros(9), np.arange(9.0), "1 different noises, at least 6 are needed"),
-        (np.arange(5.0), np.arange(5.0), "5 different noises, at least 6 are needed"),
+        (np.zeros(9), np.arange(9.0), "1 different noises, the test needs 6"),
+        (np.arange(5.0), np.arange(5.0), "5 different noises, the test needs 6"),
         (np.arange(9.0), np.ones(9), "every configuration has the same score"),
     ],
 )

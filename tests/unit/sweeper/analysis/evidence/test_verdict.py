@@ -82,7 +82,7 @@ def test_too_little_is_said() -> None:
     c = cells(np.arange(3.0), np.arange(3.0))
     found = judge(c, c, "paper")
     assert found.name == "undetermined"
-    assert found.why == "3 different noises, at least 6 are needed"
+    assert found.why == "3 different noises, the test needs 6"
     assert found.optima == ()
 
 

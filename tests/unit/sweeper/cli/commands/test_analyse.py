@@ -26,7 +26,7 @@ def test_the_verdict_comes_first_and_what_is_missing_last(run: Path, capsys: pyt
     assert text.startswith(("hump: ", "undetermined: ", "plateau then cliff: "))
     assert "Two-lines test" in text
     assert max(map(len, text.splitlines())) <= 100
-    assert text.splitlines()[-1].startswith(("- ", "  ", "nothing is missing"))
+    assert text.splitlines()[-1].startswith(("- ", "  ", "this answer needs"))
 
 
 def test_json_holds_each_folder_under_its_name(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

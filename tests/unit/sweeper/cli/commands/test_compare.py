@@ -81,7 +81,7 @@ def test_what_differs_is_said(runs: dict[str, Path], capsys: pytest.CaptureFixtu
         "differ in objective (first, second: gain_mean; other, imported: merged_loss)",
         "differ in split (first, second, other: validation; imported: test)",
         "differ in task",
-        "the device time of imported is not known",
+        "the device time of imported is unknown",
         "imported: imported from a table",
     ):
         assert text in notes, text

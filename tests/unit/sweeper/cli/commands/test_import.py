@@ -145,7 +145,7 @@ def test_every_reader_opens_an_imported_folder(tmp_path: Path, capsys: pytest.Ca
     assert (status["done"], status["budget"], status["sampler"], status["trials"]) == (65, 65, "grid", 195)
     assert main(["best", str(run)]) == 0
     out = capsys.readouterr().out
-    for text in ("imported from a table", "unknown device time", "on test (nothing else was measured)", "test loss"):
+    for text in ("imported from a table", "unknown device time", "on test (the only measured split)", "test loss"):
         assert text in out
     assert "synthetic" not in out
     assert "trains that trial again" not in out

@@ -19,8 +19,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 # the kit's objectives change ranges and knobs on their way, and warnings are errors here
 @pytest.mark.filterwarnings("ignore:the range of:UserWarning")
-@pytest.mark.filterwarnings("ignore:not all of the last:UserWarning")
-@pytest.mark.filterwarnings("ignore:some finished trials have no:UserWarning")
+@pytest.mark.filterwarnings("ignore:some of the last:UserWarning")
+@pytest.mark.filterwarnings("ignore:some finished trials lack:UserWarning")
 class TestNoiseTargetedSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], optuna.samplers.BaseSampler]:

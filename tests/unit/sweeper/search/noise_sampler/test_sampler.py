@@ -729,7 +729,7 @@ def test_k_aug_is_log_linear_between_the_probed_strengths() -> None:
     assert k_aug({"augmentation": "mixup", "augmentation_strength": 0.5}) == pytest.approx(math.sqrt(0.5))
     assert k_aug({"augmentation": "none"}) == 1.0
     assert pickle.loads(pickle.dumps(k_aug)) == k_aug
-    with pytest.raises(ValueError, match="augmentation 'cutmix' was not probed; known: mixup, none, shift"):
+    with pytest.raises(ValueError, match="the probe did not measure augmentation 'cutmix'; known: mixup, none, shift"):
         k_aug({"augmentation": "cutmix"})
     with pytest.raises(ValueError, match=r"k_aug must be > 0 and finite, got 0.0 at shift 1"):
         KAug({"shift": {1.0: 0.0}})
@@ -793,10 +793,10 @@ def test_k_aug_works_without_a_given_search_space() -> None:
         ({"k_aug": KAug(TABLES)}, "noise 'paper' is .*; leave k_aug out, or take noise='paper_aug'"),
         (
             {"noise": "paper_full"},
-            "noise 'paper_full' is measured while training, a search cannot target it; use paper or paper_aug, and "
-            "look at it with `sweeper status DIR --noise paper_full`",
+            "noise 'paper_full' is measured during training, so a search cannot target it; use paper or paper_aug; "
+            "`sweeper status DIR --noise paper_full` shows it",
         ),
-        ({"noise": "fitted"}, "noise 'fitted' has no exponents before there are trials, a search cannot target it"),
+        ({"noise": "fitted"}, "noise 'fitted' has no exponents before the first trials, so a search cannot target it"),
         ({"fixed": {"beta1": 1.0}}, r"fixed beta1.*\[0, 1\).*1.0"),
     ],
 )

@@ -1,6 +1,17 @@
-"""Errors that end a command with one clear line."""
+"""Errors that end a command with one clear line, and whether an error is a shortage of the machine."""
 
 from __future__ import annotations
+
+import errno
+
+_SHORT = {
+    errno.EMFILE: "the service has no file descriptor left",
+    errno.ENFILE: "the machine has no file descriptor left",
+    errno.ENOMEM: "the machine has no memory left",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk is full for this account",
+}
+_NO_PROCESS = "the machine starts no further process"
 
 
 class SpecError(ValueError):
@@ -13,3 +24,16 @@ class StorageError(OSError):
 
 class AwayError(SpecError):
     """A read-only command cannot reach a store."""
+
+
+def shortage(error: BaseException | None) -> str:
+    """Return which shortage of the machine caused an error, as a sentence; empty if something else did."""
+    if isinstance(error, OSError) and error.errno == errno.EAGAIN:
+        return _NO_PROCESS  # as the cause of another error, EAGAIN is a lock that another process holds
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in _SHORT:
+            return _SHORT[error.errno]
+        error = error.__cause__ or error.__context__
+    return ""

@@ -1,4 +1,4 @@
-"""Helpers of HTTP clients and servers: bearer token, loopback check, short reasons of errors."""
+"""Helpers of HTTP clients and servers: bearer token, loopback check, short reasons of errors, limit of connections."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from requests import PreparedRequest
 
 CONNECT_SECONDS = 5.0
+MOST_DESCRIPTORS = 1 << 16
+"""No server needs more descriptors than this."""
 # a name or an address with an optional port, without the other parts of a URL
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{0,5})?")
 
@@ -59,3 +61,18 @@ def reason(error: BaseException) -> str:
 def clean_line(text: str, most: int = 300) -> str:
     """Return text of another machine as one printable line."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:most]
+
+
+def raise_limit() -> int:
+    """Raise the limit of file descriptors as far as this process may, and return it."""
+    import resource  # Windows, where a client may run, has none
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):
+            return soft  # some systems allow fewer than they say
+        return wanted
+    return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft

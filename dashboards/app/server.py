@@ -9,7 +9,7 @@ from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 
-from sweeper.descriptors import raise_limit
+from sweeper.net import raise_limit
 
 THREADS = 8
 CONNECTIONS = 512

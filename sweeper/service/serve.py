@@ -10,9 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeper.descriptors import raise_limit
 from sweeper.errors import SpecError
-from sweeper.net import is_loopback
+from sweeper.net import is_loopback, raise_limit
 from sweeper.service.api.app import limits_of, make_api
 from sweeper.service.config import Config
 from sweeper.service.db.sweeps import Entry

@@ -21,7 +21,7 @@ from bench_service import start
 from provenance import provenance
 
 from sweeper.client import Client
-from sweeper.descriptors import raise_limit
+from sweeper.net import raise_limit
 
 HALF_HEADER = b"GET /v1/me HTTP/1.1\r\nHost: 127.0"
 HEAD_START, AGAIN_SECONDS = 4.0, 1.0

@@ -16,8 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from sweeper.client.models import Problem
-from sweeper.descriptors import shortage
-from sweeper.errors import AwayError, SpecError, StorageError
+from sweeper.errors import AwayError, SpecError, StorageError, shortage
 from sweeper.service.db.connections import LostError
 from sweeper.service.db.sweeps import KeyReusedError, StateError, UnknownSweepError
 from sweeper.service.policy.errors import RefusedError

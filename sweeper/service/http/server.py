@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from sweeper.descriptors import shortage
+from sweeper.errors import shortage
 from sweeper.service.http.peers import Connection, Connections, Network, Peer
 
 GRACE_SECONDS = 5

@@ -14,8 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.backoff import Backoff
 from sweeper.client.models import ENDED, State
-from sweeper.descriptors import shortage
-from sweeper.errors import AwayError, SpecError
+from sweeper.errors import AwayError, SpecError, shortage
 from sweeper.service.db.sweeps import Catalog, Entry, UnknownSweepError
 from sweeper.service.db.tables import sweeps
 from sweeper.service.views.reader import Found

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 
-from sweeper.descriptors import shortage
+from sweeper.errors import shortage
 from sweeper.service.logs import report_failure
 from sweeper.storage.retry import is_full
 

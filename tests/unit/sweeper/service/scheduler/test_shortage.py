@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from sweeper.client.models import State
-from sweeper.descriptors import MOST, raise_limit, shortage
-from sweeper.errors import SpecError
+from sweeper.errors import SpecError, shortage
+from sweeper.net import MOST_DESCRIPTORS, raise_limit
 from sweeper.service.api.problems import of_error
 from sweeper.service.scheduler import shortage as module
 from sweeper.service.scheduler.process import Control
@@ -117,7 +117,7 @@ def test_a_request_is_told_to_come_again() -> None:
 
 def test_the_limit_is_raised_as_far_as_it_may() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    hard = min(before[1], MOST) if before[1] != resource.RLIM_INFINITY else MOST
+    hard = min(before[1], MOST_DESCRIPTORS) if before[1] != resource.RLIM_INFINITY else MOST_DESCRIPTORS
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), before[1]))
         assert raise_limit() == hard

@@ -1,4 +1,7 @@
-"""Calls of a page to its app: what its page never sends is refused with a problem document (RFC 9457)."""
+"""Validation of callback calls: an app refuses calls that its page never sends, by a problem document (RFC 9457).
+
+Without it Dash answers them with status 500 and a traceback in the log, behind the service's middleware, too.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ class _Call(BaseModel):
 
 
 def taking(*kinds: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Have a callback refuse arguments of other kinds than these, one each."""
+    """Return a decorator: the callback refuses an argument that does not fit its type."""
     adapters = [TypeAdapter(kind) for kind in kinds]
 
     def decorated(callback: Callable[..., T]) -> Callable[..., T]:
@@ -73,7 +76,7 @@ def taking(*kinds: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
 
 
 def guard(dash: Dash) -> None:
-    """Have an app answer what its page never sends with a problem document, without a traceback in the log."""
+    """Make an app refuse calls that its page never sends, without a traceback in the log."""
 
     @dash.server.before_request
     def check() -> None:

@@ -11,14 +11,15 @@ from pydantic.fields import FieldInfo
 
 from sweeper.formatting import exact_text
 
+# pydantic's ByteSize is no substitute: it refuses 16Gi, 1e9 and 0.5, and reads 1.2.3G as one byte
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def parse_bytes(value: Any) -> Any:
-    """Return a number of bytes; text may carry a unit, such as 500MB (powers of 1000) or 8GiB (of 1024).
+    """Return a number of bytes; a text may have a unit, such as 500MB (powers of 1000) or 8GiB (powers of 1024).
 
     Raises:
-        ValueError: Text that is no amount of memory.
+        ValueError: The text is no amount of memory.
     """
     if not isinstance(value, str):
         return value

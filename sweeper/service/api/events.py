@@ -10,6 +10,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
@@ -24,7 +25,7 @@ from sweeper.service.policy.errors import RefusedError
 from trainables.io.printable import printable
 
 router = APIRouter(prefix="/v1", tags=["events"])
-SSE = "text/event-stream"
+SSE = EventSourceResponse.media_type
 KEEP_ALIVE_SECONDS = 15.0
 _LOOK_SECONDS = 1.0  # how soon a stream sees that the server ends
 _HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
@@ -73,14 +74,14 @@ async def follow_all(
     return _Stream(request, api, _of_all(request, api, user, api.service.hub.last if last is None else last))
 
 
-class _Stream(StreamingResponse):
-    """A stream of events that is counted as long as it is open.
+class _Stream(EventSourceResponse):
+    """A stream of events, counted while it is open.
 
     Raises:
         RefusedError: Too many are (429).
     """
 
-    def __init__(self, request: Request, api: Api, events: AsyncIterator[str]) -> None:
+    def __init__(self, request: Request, api: Api, events: AsyncIterator[bytes]) -> None:
         self._streams, self._whose = api.streams, bucket(request, api.service.config.auth)
         for open_, most, whose in (
             (self._streams[self._whose], api.limits.streams_each, "of your "),
@@ -90,7 +91,7 @@ class _Stream(StreamingResponse):
                 text = f"{open_} {whose}streams of events are open, the most there may be: poll, or close some"
                 raise RefusedError(429, text, {"Retry-After": "30"})
         self._streams[self._whose] += 1
-        super().__init__(events, media_type=SSE, headers=_HEADERS)
+        super().__init__(events, headers=_HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
@@ -101,29 +102,29 @@ class _Stream(StreamingResponse):
             self._streams += Counter()  # drops those at 0
 
 
-def written(event: Event) -> str:
-    """Return an event as the stream has it."""
-    return f"id: {event.id}\nevent: {event.type}\ndata: {printable(event.model_dump_json())}\n\n"
+def encode(event: Event) -> bytes:
+    """Return an event as the stream holds it."""
+    return format_sse_event(id=str(event.id), event=event.type, data_str=printable(event.model_dump_json()))
 
 
-async def _of_sweep(request: Request, api: Api, entry: Entry, last: int) -> AsyncIterator[str]:
+async def _of_sweep(request: Request, api: Api, entry: Entry, last: int) -> AsyncIterator[bytes]:
     hub = api.service.hub
     entry = await run_in_threadpool(api.service.catalog.get, entry.id)
     now = await run_in_threadpool(api.service.views.sweep, entry)
 
-    def current(kind: str, data: dict[str, object]) -> str:
+    def current(kind: str, data: dict[str, object]) -> bytes:
         # with the id that one came with: what follows it is still to be sent
         event = Event.model_validate(
             {"id": last, "sweep": entry.id, "type": kind, "time": datetime.now(UTC), "data": data}
         )
-        return written(event)
+        return encode(event)
 
     state = current("state", {"state": now.state, "reason": now.reason})
     progress = current("progress", now.progress.model_dump(mode="json"))
     if now.state in ENDED:
         for event in hub.since(last, entry.id):
             if not _ends(event):
-                yield written(event)
+                yield encode(event)
         yield progress
         yield state
         return
@@ -131,15 +132,15 @@ async def _of_sweep(request: Request, api: Api, entry: Entry, last: int) -> Asyn
     yield progress
     async for event in _events(request, api, last, entry.id):
         if event is None:
-            yield ": alive\n\n"
+            yield format_sse_event(comment="alive")
             continue
-        yield written(event)
+        yield encode(event)
         # of a sweep that was resumed an earlier end is no end
         if _ends(event) and not any(later.type == "state" for later in hub.since(event.id, entry.id)):
             return
 
 
-async def _of_all(request: Request, api: Api, user: User, last: int) -> AsyncIterator[str]:
+async def _of_all(request: Request, api: Api, user: User, last: int) -> AsyncIterator[bytes]:
     seen: dict[str, bool] = {}
 
     def sees(sweep: str) -> bool:
@@ -148,15 +149,15 @@ async def _of_all(request: Request, api: Api, user: User, last: int) -> AsyncIte
         except UnknownSweepError:
             return False
 
-    yield ": events\n\n"
+    yield format_sse_event(comment="events")
     async for event in _events(request, api, last, None):
         if event is None:
-            yield ": alive\n\n"
+            yield format_sse_event(comment="alive")
             continue
         if event.sweep not in seen:
             seen[event.sweep] = await run_in_threadpool(sees, event.sweep)
         if seen[event.sweep]:
-            yield written(event)
+            yield encode(event)
 
 
 async def _events(

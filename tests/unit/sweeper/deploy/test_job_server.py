@@ -151,7 +151,7 @@ def test_addresses_of_another_kind_are_refused(text: str) -> None:
 
 
 def test_credentials_in_an_address_are_not_repeated() -> None:
-    with pytest.raises(SpecError, match="do not belong into an address") as caught:
+    with pytest.raises(SpecError, match="an address must hold no credentials") as caught:
         server_address("http://me:hush@head:8265")
     assert "hush" not in str(caught.value)
 

@@ -20,6 +20,7 @@ import pytest
 pytest.importorskip("dash_ag_grid")
 from sweeper.storage import tables
 from tests.support.fake_sweep import trial, write_sweep
+from tests.support.waiting import PATIENCE
 from trainables.result import PlaneRow
 
 pytestmark = pytest.mark.browser
@@ -181,8 +182,8 @@ def test_a_new_trial_shows_within_five_seconds_and_the_zoom_stays(tmp_path: Path
     zoomed, place = zoom(page), page.evaluate(TOP)
     (run / "trials" / "half.parquet").write_bytes(b"PAR1 half a part")
     tables.write(run, trial(10))
-    page.wait_for_selector("text=11 of 20", timeout=5000)
-    page.wait_for_selector("text=half.parquet cannot be read", timeout=5000)
+    page.wait_for_selector("text=11 of 20")
+    page.wait_for_selector("text=half.parquet cannot be read")
     assert page.evaluate(RANGE) == zoomed
     assert page.evaluate(TOP) == pytest.approx(place, abs=1)
     assert seen.errors == []
@@ -211,7 +212,7 @@ def test_the_list_filters_sorts_opens_and_grows(tmp_path: Path, served: Any, loo
     assert page.locator("#details .plot").count() == 2
     assert "trial=" in page.url
     tables.write(run, trial(30))
-    page.wait_for_selector(" of 31 trials".join(("text=", "")), timeout=5000)
+    page.wait_for_selector(" of 31 trials".join(("text=", "")))
     assert page.locator("#details code").count() == 1
     page.locator("#details a", has_text="close").click()
     page.wait_for_function("!document.querySelector('#details code')")
@@ -228,7 +229,7 @@ def test_a_loss_plane_is_chosen(tmp_path: Path, served: Any, look: Any) -> None:
     seen.page.wait_for_selector(f"text={digests[0]}")
     seen.page.evaluate(f"history.pushState(null, '', '?tab=landscape&trial={digests[1]}')")
     seen.page.evaluate("dispatchEvent(new PopStateEvent('popstate'))")
-    seen.page.wait_for_selector(f"text=({digests[1]}", timeout=5000)
+    seen.page.wait_for_selector(f"text=({digests[1]}")
     assert seen.errors == []
 
 
@@ -276,7 +277,7 @@ def test_the_command_takes_the_next_port_and_ends_on_ctrl_c(run: Path) -> None:
         with urllib.request.urlopen(address) as answer:
             assert answer.status == 200
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert said[0] == f"port {port} is in use, this is the next free one\n"
     assert address != f"http://127.0.0.1:{port}/"
     assert (process.returncode, errors) == (0, "stopped\n")

@@ -19,6 +19,7 @@ from sweeper.client.models import State
 from sweeper.storage import tables
 from tests.support.fake_sweep import trial, write_sweep
 from tests.support.pages_service import REGIME, Made
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.browser
 
@@ -102,7 +103,7 @@ def enter(chromium: Any, service: Service) -> Iterator[Callable[..., Tab]]:
 
     def signed_in(user: str, width: int = 1400, scheme: str = "light") -> Tab:
         context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(1e3 * PATIENCE)
         contexts.append(context)
         return Tab(context, service.base, service.made.tokens[user])
 
@@ -145,12 +146,12 @@ def test_a_sweep_opens_grows_and_leads_back(service: Service, sweeps: dict[str, 
     page.wait_for_selector("#content .plot .xtick", state="attached")
     assert page.evaluate(NO_SCROLL)
     service.lands(running, 10)
-    page.wait_for_selector(".standing >> text=11 of 20", timeout=5000)
+    page.wait_for_selector(".standing >> text=11 of 20")
     _picture(tab, "sweep-light-800")
     page.click("text=← all sweeps")
     page.wait_for_selector("#sweeps >> text=11 of 20")
     service.lands(running, 11)
-    page.wait_for_selector("#sweeps >> text=12 of 20", timeout=5000)
+    page.wait_for_selector("#sweeps >> text=12 of 20")
     page.go_back()
     page.wait_for_selector("#tabs a.current")
     page.goto(f"{service.base}/?run={sweeps['hidden']}")
@@ -189,7 +190,7 @@ def test_events_set_the_pace_and_a_hidden_tab_asks_nothing(
 ) -> None:
     tab, running = enter("bob"), sweeps["running"]
     page, made = tab.page, service.made
-    _until(lambda: made.streams == 1)
+    until(lambda: made.streams == 1)
     page.wait_for_timeout(500)
     beats = tab.beats()
     page.wait_for_timeout(2500)
@@ -200,14 +201,14 @@ def test_events_set_the_pace_and_a_hidden_tab_asks_nothing(
     assert 2 <= len(beats) <= 7  # in two seconds, twice in each
     page.wait_for_timeout(800)
     _hide(page, True)
-    _until(lambda: made.streams == 0)
+    until(lambda: made.streams == 0)
     beats.clear()
     service.lands(running, 10)
     page.wait_for_timeout(1500)
     assert beats == []
     _hide(page, False)
-    page.wait_for_selector("#sweeps >> text=11 of 20", timeout=3000)
-    _until(lambda: made.streams == 1)
+    page.wait_for_selector("#sweeps >> text=11 of 20")
+    until(lambda: made.streams == 1)
     assert tab.errors == []
 
 
@@ -216,7 +217,7 @@ def test_without_a_stream_the_page_looks_each_second(service: Service, sweeps: d
     made.api.router.routes[:] = [r for r in made.api.router.routes if getattr(r, "path", "") != "/v1/events"]
     tab = enter("bob")
     tables.write(made.root / sweeps["running"], trial(10))
-    tab.page.wait_for_selector("#sweeps >> text=11 of 20", timeout=5000)
+    tab.page.wait_for_selector("#sweeps >> text=11 of 20")
 
 
 def _hide(page: Any, hidden: bool) -> None:
@@ -225,10 +226,3 @@ def _hide(page: Any, hidden: bool) -> None:
         " document.dispatchEvent(new Event('visibilitychange')); }",
         hidden,
     )
-
-
-def _until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)

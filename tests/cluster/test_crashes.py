@@ -18,6 +18,7 @@ from sweeper import SweepSpec
 from sweeper.runner.ray_tune import tuner
 from sweeper.storage.tables import read_trials
 from tests.support.drivers import Driver, complete, wait_for_parts
+from tests.support.waiting import PATIENCE
 from trainables.pair.synthetic import SECONDS
 
 pytestmark = pytest.mark.cluster
@@ -73,7 +74,7 @@ def test_a_driver_killed_at_random_moments_loses_and_repeats_nothing(tmp_path: P
     complete(drive(*command, wave=40))
     assert rows(run) == rows(tmp_path / "whole")
     # Ray's own processes end with their driver
-    _, alive = psutil.wait_procs(orphans, timeout=120)
+    _, alive = psutil.wait_procs(orphans, timeout=PATIENCE)
     assert not alive
 
 

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ import pytest
 import yaml
 
 from sweeper.storage.tables import read_trials
-from tests.support.drivers import Driver, complete
+from tests.support.drivers import Driver, complete, wait_for_parts
+from tests.support.waiting import PATIENCE, until
 from trainables.runtime import package_version
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("jobs")]  # one head for all of them
@@ -68,16 +68,13 @@ def head() -> Iterator[dict[str, Any]]:
             )
         try:
             address = f"http://127.0.0.1:{ports[1]}"
-            deadline = time.monotonic() + 120
-            while not _answers(address):
-                assert started.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.3)
+            until(lambda: started.poll() is not None or _answers(address), log.read_text)
+            assert started.poll() is None, log.read_text()
             yield {"jobs": address, "ray": f"127.0.0.1:{ports[0]}"}
         finally:
             started.send_signal(signal.SIGTERM)
             try:
-                started.wait(60)
+                started.wait(PATIENCE)
             finally:
                 # what the head started carries its folder in its arguments
                 _kill_leftovers(folder)
@@ -157,11 +154,7 @@ def test_ctrl_c_detaches_and_a_stopped_job_is_continued(head: dict[str, Any], tm
     slow = ("--env", "SWEEPER_SYNTHETIC_SECONDS=0.5")
     asked = ("submit", "synthetic", "--sampler", "random", *at, "--out", str(run))
     follower = driver(*asked, *slow, "--trials", "400", "--follow")
-    deadline = time.monotonic() + 120
-    while len(list(run.glob("trials/*.parquet"))) < 3:
-        assert follower.poll() is None, follower.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for_parts(run, 3, follower)
     follower.send_signal(signal.SIGINT)
     _, err = complete(follower)
     name = next(line.split()[2].rstrip(",") for line in err.splitlines() if line.startswith("detached, job "))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.storage.tables import read_trials
-from tests.support.drivers import Driver, children_processes, wait_until
+from tests.support.drivers import Driver, children_processes, complete, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -43,11 +43,9 @@ def test_a_trial_outlives_its_process_and_its_driver(tmp_path: Path, driver: Dri
     process.communicate()
     assert written(), "the trial was over"
     again = driver("resume", str(run))
-    _, err = again.communicate(timeout=400)
-    assert again.returncode == 0, err
+    complete(again)
     whole = driver("run", str(tmp_path / "alone.yaml"), "--out", str(alone))
-    _, err = whole.communicate(timeout=400)
-    assert whole.returncode == 0, err
+    complete(whole)
     (found,), (expected,) = read_trials(run).to_pylist(), read_trials(alone).to_pylist()
     times = {n for n in found if "seconds" in n or n in ("started", "finished")}
     assert {k: v for k, v in found.items() if k not in times} == {k: v for k, v in expected.items() if k not in times}

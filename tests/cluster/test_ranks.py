@@ -16,6 +16,7 @@ import pytest
 
 from sweeper.storage.tables import read_trials
 from tests.support.drivers import Driver, children_processes, complete, parts, wait_until
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.cluster
 
@@ -52,7 +53,7 @@ def values(run: Path) -> dict[str, Any]:
 
 def what_is_left(address: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-c", GROUPS, address], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", GROUPS, address], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -23,6 +23,7 @@ from sweeper.storage.run_folder import is_running, locked
 from sweeper.storage.schema import SCHEMAS
 from sweeper.storage.tables import read, read_parts, read_trials
 from tests.support.faulty_s3 import FaultyS3, serving
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.cluster
 TIMES = ("started", "finished", "seconds", "commit", "host")
@@ -173,14 +174,9 @@ def test_one_driver_at_a_time(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(SpecError, match=r"another process is running the sweep in s3://runs/.* \(process \d+ on"):
             sweep(uri, 3)
         assert main(["compact", uri]) == 2
-        deadline = time.monotonic() + 60
-        while lease._read(place) == first:
-            assert time.monotonic() < deadline, "the lease is not renewed"
-            time.sleep(0.05)
+        until(lambda: lease._read(place) != first, lambda: "the lease is not renewed")
         place.write(lease.LEASE_FILE, json.dumps({"owner": "x", "host": "h", "pid": 7, "time": time.time()}).encode())
-        while not lost:
-            assert time.monotonic() < deadline, "the loss is not noticed"
-            time.sleep(0.05)
+        until(lambda: lost, lambda: "the loss is not noticed")
         assert lost == [f"process 7 on h took over the sweep in {place.text}"]
     assert is_running(place)  # the other one's lease stays
     monkeypatch.setattr(lease, "STALE_SECONDS", 0.0)

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from sweeper.storage.tables import read, read_trials
 from tests.support.drivers import Driver, complete, wait_for_parts
+from tests.support.waiting import PATIENCE, until
 from trainables.result import SCORES
 from trainables.spec import PairSpec
 
@@ -108,16 +108,14 @@ def test_a_cluster_by_address_with_its_token(tmp_path: Path, monkeypatch: pytest
     ray = Path(sys.executable).with_name("ray")
     options = ["--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
     environment = {**os.environ, "RAY_AUTH_MODE": "token"}
-    with (tmp_path / "head.log").open("w") as log:
+    with (tmp_path / "head.log").open("w") as file:
         head = subprocess.Popen(
-            [ray, "start", *options], env=environment, stdout=log, stderr=log, start_new_session=True
+            [ray, "start", *options], env=environment, stdout=file, stderr=file, start_new_session=True
         )
     try:
-        deadline = time.monotonic() + 60
-        while "Ray runtime started" not in (tmp_path / "head.log").read_text():
-            assert head.poll() is None, (tmp_path / "head.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        log = tmp_path / "head.log"
+        until(lambda: head.poll() is not None or "Ray runtime started" in log.read_text(), log.read_text)
+        assert head.poll() is None, log.read_text()
         run = tmp_path / "run"
         args = ["run", "synthetic", "--trials", "6", "--sampler", "random", "--address", f"127.0.0.1:{port}"]
         complete(driver(*args, "--out", str(run)))
@@ -126,7 +124,7 @@ def test_a_cluster_by_address_with_its_token(tmp_path: Path, monkeypatch: pytest
         assert "asks for a GPU and the cluster has none" in err
     finally:
         head.terminate()
-        head.wait(30)
+        head.wait(PATIENCE)
 
 
 def test_a_killed_extension_goes_on_as_planned(tmp_path: Path, write_spec: Callable[..., str], driver: Driver) -> None:

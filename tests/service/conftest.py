@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from sweeper.service.scheduler.process import Control
+from tests.support.waiting import PATIENCE, until
 
-START_SECONDS = 120.0
+ADDRESS = re.compile(r"https?://\S+?:\d+")
 
 
 @dataclass
@@ -38,11 +38,9 @@ class Server:
             self.process = subprocess.Popen(
                 command, stdout=file, stderr=file, env={**os.environ, **self.env}, start_new_session=True
             )
-        deadline = time.monotonic() + START_SECONDS
-        while not (found := re.search(r"https?://\S+?:\d+", text := log.read_text())):
-            assert self.process.poll() is None, text
-            assert time.monotonic() < deadline, text
-            time.sleep(0.05)
+        until(lambda: self.process.poll() is not None or ADDRESS.search(log.read_text()), log.read_text)
+        found = ADDRESS.search(log.read_text())
+        assert found, log.read_text()
         self.url = found.group().rstrip("/")
         return self
 
@@ -50,7 +48,7 @@ class Server:
         """Send the server, and nothing that it started, a signal; returns its exit code."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE)
 
     def token(self, user: str, role: str = "submitter", *options: str) -> str:
         """Return a new token."""
@@ -78,7 +76,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         if server.process and server.process.poll() is None:
             server.process.send_signal(signal.SIGTERM)
             try:
-                server.process.wait(60)
+                server.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 server.process.kill()
                 server.process.wait()

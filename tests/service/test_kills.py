@@ -16,6 +16,7 @@ from sweeper.client.models import ACTIVE, State, SweepDetail
 from sweeper.config.spec import SweepSpec
 from sweeper.storage.tables import read_trials
 from tests.service.conftest import Server
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.service
 
@@ -61,12 +62,12 @@ def test_ten_sweeps_of_three_users_outlive_five_kills(
     moments = random.Random(7)
     total = 6 * len(sent)
     for mark in sorted(moments.sample(range(1, total - 6), 5)):
-        wait(lambda mark=mark: len(list(server.root.glob("*/trials/*.parquet"))) >= mark)
+        until(lambda mark=mark: len(list(server.root.glob("*/trials/*.parquet"))) >= mark)
         time.sleep(moments.uniform(0, 0.3))
         server.end()
         server.start()
     users = {name: Client(server.url, token) for name, token in tokens.items()}
-    found = {sweep: users[name].wait(sweep, timeout=300) for sweep, (name, _) in sent.items()}
+    found = {sweep: users[name].wait(sweep, timeout=PATIENCE) for sweep, (name, _) in sent.items()}
     for sweep, (_, seed) in sent.items():
         assert found[sweep].state == State.DONE, found[sweep].reason
         calm = tmp_path / f"calm-{seed}"
@@ -79,10 +80,3 @@ def test_ten_sweeps_of_three_users_outlive_five_kills(
     # each user's first one starts before any user's third one
     first = {name: sorted(every[s][0][0] for s, (n, _) in sent.items() if n == name) for name in SWEEPS}
     assert max(own[0] for own in first.values()) < min(own[2] for own in first.values())
-
-
-def wait(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

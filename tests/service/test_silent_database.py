@@ -13,12 +13,13 @@ from sweeper.client import Client
 from sweeper.client.models import State
 from tests.service.conftest import Server
 from tests.support.postgres import Postgres
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.service
 
 SPEC = {"space": "synthetic", "sampler": "random", "runner": "inline", "trials": 8}
-HANGS = 40.0
-"""After so long a request counts as one that hangs."""
+HANGS = PATIENCE
+"""Time [s] after which a request counts as one that hangs."""
 
 
 def asked(url: str) -> tuple[int, str]:
@@ -31,10 +32,7 @@ def asked(url: str) -> tuple[int, str]:
 
 
 def until_ready(server: Server) -> None:
-    deadline = time.monotonic() + 60
-    while (found := asked(f"{server.url}/readyz"))[0] != 200:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.1)
+    until(lambda: asked(f"{server.url}/readyz")[0] == 200, lambda: asked(f"{server.url}/readyz"))
 
 
 def test_a_silent_database_is_told_of_at_once_and_outlasted(serve: Callable[..., Server], postgres: Postgres) -> None:
@@ -42,10 +40,7 @@ def test_a_silent_database_is_told_of_at_once_and_outlasted(serve: Callable[...,
     until_ready(server)
     with Client(server.url) as client:
         sent = [client.submit({**SPEC, "seed": seed}).id for seed in range(4)]
-    deadline = time.monotonic() + 120
-    while len(list(server.root.glob("*/trials/*.parquet"))) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: len(list(server.root.glob("*/trials/*.parquet"))) >= 3)
     with postgres.silent():
         for path in ("/readyz", "/v1/me", "/v1/sweeps", "/", "/readyz", "/v1/me", "/"):
             began = time.monotonic()
@@ -56,7 +51,7 @@ def test_a_silent_database_is_told_of_at_once_and_outlasted(serve: Callable[...,
         assert asked(f"{server.url}/healthz")[0] == 200
     until_ready(server)
     with Client(server.url) as client:
-        found = [client.wait(sweep, timeout=300) for sweep in sent]
+        found = [client.wait(sweep, timeout=PATIENCE) for sweep in sent]
     assert [(one.state, one.reason) for one in found] == [(State.DONE, "all trials are run")] * len(sent)
     causes = {change.cause for one in found for change in one.transitions}
     assert not any("died" in cause for cause in causes), causes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -14,25 +14,29 @@ from pathlib import Path
 import psutil
 
 from sweeper.net import is_loopback
+from tests.support.waiting import PATIENCE, until
 
 Driver = Callable[..., subprocess.Popen[str]]
 
 
 def complete(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     """Wait for a driver to end with an exit code, and without a traceback; returns what it printed."""
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, (out, err)
     assert "Traceback" not in out + err
     return out, err
 
 
-def wait_until(true: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 180) -> None:
-    """Wait until something holds while a driver runs."""
-    deadline = time.monotonic() + seconds
-    while not true():
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait until a condition holds while a driver runs."""
+
+    def holds() -> bool:
+        if condition():
+            return True
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
+        return False
+
+    until(holds)
 
 
 def parts(run: Path) -> int:
@@ -40,9 +44,9 @@ def parts(run: Path) -> int:
     return len(list((run / "trials").glob("*.parquet")))
 
 
-def wait_for_parts(run: Path, count: int, process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_for_parts(run: Path, count: int, process: subprocess.Popen[str]) -> None:
     """Wait until the run folder holds that many finished trials."""
-    wait_until(lambda: parts(run) >= count, process, seconds)
+    wait_until(lambda: parts(run) >= count, process)
 
 
 def children_processes(name: str, parent: int | None = None) -> list[int]:
@@ -106,11 +110,18 @@ def check_closed(parent: int, found: dict[tuple[str, int], str]) -> Path:
     stranger = {k: v for k, v in variables.items() if not k.startswith("RAY_AUTH")}
     client = [sys.executable, "-c", TOKENLESS, address]
     env = {**stranger, "RAY_AUTH_MODE": "disabled"}
-    done = subprocess.run(client, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(client, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 1
     assert "Authentication token is missing or incorrect" in done.stderr
-    for _, port in found:
-        with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as http, suppress(HTTPException, OSError):
-            http.request("POST", "/get_or_create_runtime_env", b"")
-            assert http.getresponse().status >= 400, found
+    with ThreadPoolExecutor(len(found)) as pool:  # a port that speaks no HTTP keeps its caller for the whole limit
+        answers = dict(zip(found, pool.map(_status, (port for _, port in found)), strict=True))
+    assert all(status is None or status >= 400 for status in answers.values()), (found, answers)
     return folder
+
+
+def _status(port: int) -> int | None:
+    """Return what a port answers to a call of Ray's agent; None if it speaks no HTTP."""
+    with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as http, suppress(HTTPException, OSError):
+        http.request("POST", "/get_or_create_runtime_env", b"")
+        return http.getresponse().status
+    return None

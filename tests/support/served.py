@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from sweeper.service.http.outgoing import Paced
 from sweeper.service.http.peers import Connections, networks
 from sweeper.service.http.server import Server, server_of
 from sweeper.service.policy.limits import Limits
+from tests.support.waiting import PATIENCE, until
 
 BIG = 8 << 20
 
@@ -35,7 +35,7 @@ class Served:
         if received:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, received)
         found.bind((host, 0))
-        found.settimeout(20)
+        found.settimeout(PATIENCE)
         found.connect(("127.0.0.1", self.port))
         found.sendall(sent)
         self.sockets.append(found)
@@ -52,10 +52,7 @@ class Served:
 
     def until(self, happened: Callable[[], bool]) -> None:
         """Wait until something is so."""
-        deadline = time.monotonic() + 20
-        while not happened():
-            assert time.monotonic() < deadline, self.connections.count
-            time.sleep(0.01)
+        until(happened, lambda: self.connections.count)
 
 
 def rest(found: socket.socket) -> bytes:
@@ -120,5 +117,5 @@ def served(
             for found in made.sockets:
                 found.close()
             server.should_exit = True
-            thread.join(20)
+            thread.join(PATIENCE)
             assert not thread.is_alive()

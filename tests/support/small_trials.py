@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
+from tests.support.waiting import PATIENCE
 from trainables.datasets.load import Data
 from trainables.models.seeding import seeded
 from trainables.spec import PairSpec
@@ -68,7 +69,7 @@ def python(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a fresh Python in the repository's root."""
     return subprocess.run(
         [sys.executable, *args], cwd=ROOT, env={"PATH": "", "OMP_NUM_THREADS": "1", **env},
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +21,7 @@ from sweeper.service.scheduler.supervisor import Supervisor
 from sweeper.service.views.events import Hub
 from sweeper.service.views.reader import Found
 from sweeper.service.views.views import Views
+from tests.support.waiting import PATIENCE, until
 
 
 class Folders(Views):
@@ -32,7 +32,7 @@ class Folders(Views):
 
     def conclude(self, entry: Entry) -> Found:
         if self.slow:
-            self.slow.wait(10)
+            self.slow.wait(PATIENCE)
         if self.away:
             raise AwayError("cannot reach s3://runs/a: timeout")
         found = Found(progress=Progress(budget=entry.budget, trials=self.trials))
@@ -86,9 +86,11 @@ class Rig:
         return self.catalog.get(sweep).state
 
     def until(self, sweep: str, *states: State) -> Entry:
-        deadline = time.monotonic() + 20
-        while self.state(sweep) not in states:
-            assert time.monotonic() < deadline, self.catalog.get(sweep)
+        def reached() -> bool:
+            if self.state(sweep) in states:
+                return True
             self.supervisor.tick()
-            time.sleep(0.01)
+            return False
+
+        until(reached, lambda: self.catalog.get(sweep))
         return self.catalog.get(sweep)

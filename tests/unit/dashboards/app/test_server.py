@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 pytest.importorskip("waitress")
 from dashboards.app.serve import free_socket, refuse_other_names
 from dashboards.app.server import BODY_BYTES, Server
+from tests.support.waiting import PATIENCE, until
 
 MOST = 8
 HALF = b"GET / HTTP/1.1\r\nHost: 127"
@@ -34,13 +34,13 @@ def served(idle: int = 30) -> Iterator[int]:
         yield listening.getsockname()[1]
     finally:
         server.asyncore.close_all(server._map)  # which ends its loop
-        thread.join(20)
+        thread.join(PATIENCE)
         server.task_dispatcher.shutdown()
         assert not thread.is_alive()
 
 
 def connect(port: int, sent: bytes) -> socket.socket:
-    found = socket.create_connection(("127.0.0.1", port), timeout=20)
+    found = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
     found.sendall(sent)
     return found
 
@@ -66,18 +66,18 @@ def test_half_requests_hold_up_nobody() -> None:
 
 def test_a_trickle_is_no_request() -> None:
     with served(idle=1) as port, connect(port, HALF) as found:
-        deadline, ended = time.monotonic() + 20, False
-        while not ended:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+
+        def ended() -> bool:
+            found.settimeout(0.1)
             try:
                 found.sendall(b".")
-                found.settimeout(0.01)
-                ended = found.recv(100) == b""
+                return found.recv(100) == b""
             except TimeoutError:
-                continue
+                return False
             except ConnectionError:
-                ended = True
+                return True
+
+        until(ended)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example@127.0.0.1", ""])

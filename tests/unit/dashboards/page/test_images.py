@@ -9,6 +9,7 @@ from dashboards.page import images
 from dashboards.page.page import read_run
 from sweeper.cli.main import main
 from tests.support.fake_sweep import write_sweep
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_pictures_are_drawn(run, tmp_path):
         "from dashboards.page.images import write_pictures;"
         "write_pictures(read_run(sys.argv[1]), pathlib.Path(sys.argv[2]), 'png')"
     )
-    subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path)], check=True, timeout=PATIENCE)
     files = sorted(tmp_path.glob("*.png"))
     assert len(files) == 9
     for file in files:

@@ -218,9 +218,9 @@ def test_failures_above_the_best_noise_are_named_when_it_lies_at_the_edge() -> N
 
 def test_large_tables_are_grouped_and_quick() -> None:
     rows = sweep(hump, 1000, 0)
-    start = time.perf_counter()
+    start = time.process_time()
     regime = fit(rows)
-    assert time.perf_counter() - start < 4
+    assert time.process_time() - start < 4
     assert regime.n_configs == 1000 > MAX_GROUPS
     assert BEST / 1.3 < regime.low <= regime.optimum <= regime.high < BEST * 2
     assert regime.low <= BEST <= regime.high

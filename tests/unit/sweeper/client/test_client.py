@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from tests.support.fake_service import DROP, FakeService, event, sweep
 from tests.support.trial_rows import trial
+from tests.support.waiting import PATIENCE
 
 TOKEN = "a-token-that-nobody-may-see"
 FIRST = "/v1/sweeps/synthetic-1"
@@ -380,11 +382,11 @@ def test_waiting_hands_on_events_and_survives_a_lost_end(service: FakeService, c
 
 def test_waiting_has_an_end(service: FakeService, client: Client) -> None:
     service.sweeps["synthetic-1"] = sweep(state="running")
-    service.streams.append([lambda: time.sleep(0.6)])
-    started = time.monotonic()
+    silent = threading.Event()
+    service.streams.append([lambda: silent.wait(PATIENCE)])
     with pytest.raises(TimeoutError, match=r"sweep synthetic-1 is running after 0.2 s; it goes on"):
         client.wait("synthetic-1", timeout=0.2)
-    assert time.monotonic() - started < 0.5
+    silent.set()
 
 
 # -- what was found ---------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from tests.support.gradient_networks import images, names_of, network, per_example
 from tests.support.small_trials import digits_spec, linear_model, random_data
+from tests.support.waiting import PATIENCE
 from trainables.datasets.load import Data
 from trainables.measurement import augmentation_probe as module
 from trainables.measurement.augmentation_probe import Probe, augmentation_share, cached_probe, probe, probe_digest
@@ -162,7 +163,7 @@ def test_a_probe_is_made_once_for_a_base_and_a_policy(tmp_path: Path, monkeypatc
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(timeout=10)
+        worker.join(timeout=PATIENCE)
     assert len(made) == 2
     monkeypatch.setattr(module, "_MEMORY", {})
     assert cached_probe(spec, tmp_path, make) == KNOWN

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.support.small_trials import digits_spec
+from tests.support.waiting import PATIENCE
 from trainables.models.registry import build
 from trainables.models.seeding import seeded
 from trainables.runtime import Runtime
@@ -78,7 +79,7 @@ def test_two_workers_train_a_shared_base_once(
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(timeout=60)
+        worker.join(timeout=PATIENCE)
     assert trainings == [SPEC.base_digest]
     assert _equal(*found)
 

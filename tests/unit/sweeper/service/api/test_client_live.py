@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from sweeper.client import Client, ClientError
 from sweeper.service.api.app import make_api
 from sweeper.service.config import Config
 from sweeper.service.service import Service
+from tests.support.waiting import until
 
 NOTEBOOK = Path(sweeper.service.__file__).with_name("example.ipynb")
 
@@ -30,9 +30,8 @@ def url(tmp_path: Path) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(make_api(service), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.02)
+    until(lambda: server.started or not thread.is_alive())
+    assert server.started
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     server.should_exit = True
     thread.join()

@@ -2,13 +2,13 @@
 
 import json
 import threading
-import time
 
 import pytest
 
 from sweeper.client.models import Role, State
 from sweeper.service.policy.limits import Limits
 from tests.support.service_fakes import client_of, make_service
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -25,8 +25,7 @@ def parsed(text):
 def later(hub, *steps):
     def run():
         for step in steps:
-            while not hub._waiting:  # nobody listens yet
-                time.sleep(0.01)
+            until(lambda: hub._waiting)  # somebody listens
             step()
 
     threading.Thread(target=run, daemon=True).start()
@@ -89,10 +88,8 @@ def test_the_stream_of_all_holds_what_one_may_see_and_ends_with_the_server(tmp_p
         *(lambda s=s: hub.publish(s, "trial", {}) for s in (foreign, mine, "gone-1", shared)),
         closing.set,
     )
-    start = time.monotonic()
     answer = client.get("/v1/events", headers=service.token("anna", Role.VIEWER))
     assert [e["sweep"] for _, e in parsed(answer.text)] == [mine, shared]
-    assert time.monotonic() - start < 5
 
 
 def test_streams_of_one_user_and_of_all_are_bounded(tmp_path):

@@ -14,6 +14,7 @@ from sweeper.client.models import Role, State
 from sweeper.service.api.app import make_api
 from tests.support.real_service import add_done, add_ended, make_real
 from tests.support.service_fakes import make_service
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.service
 CASES, FEW = 12, 6
@@ -26,8 +27,7 @@ def _config(headers: dict[str, str], whole: bool = True) -> Config:
         {
             "seed": 0,
             "headers": headers,
-            # for so long a stream of events is read, where one stays open
-            "request-timeout": 1.5 if whole else 20,
+            "request-timeout": PATIENCE,
             "continue-on-failure": True,
             "generation": {"max-examples": CASES if whole else FEW, "database": "none"},
             "phases": {"stateful": {"enabled": False}, "coverage": {"enabled": whole}},

@@ -12,7 +12,7 @@ from sweeper.service.api.turns import Turns
 from sweeper.service.policy.errors import RefusedError
 from sweeper.service.policy.limits import Limits
 from tests.support.service_fakes import client_of, make_service
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 SPEC = {"space": "digits_cnn", "trials": 4}
 
@@ -39,7 +39,7 @@ def test_users_take_turns_however_many_calls_one_of_them_has(monkeypatch):
     found, order, go = of(), [], threading.Event()
 
     def work(name):
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
         order.append(name)
         if name == "wrong":
             raise ValueError(name)
@@ -71,7 +71,7 @@ def test_waiting_calls_are_bounded_and_end_with_the_service(monkeypatch):
     found, go = of(), threading.Event()
 
     async def ask():
-        running = asyncio.ensure_future(found.run("anna", go.wait, 10))
+        running = asyncio.ensure_future(found.run("anna", go.wait, PATIENCE))
         while found._count:
             await asyncio.sleep(0.005)
         waiting = asyncio.ensure_future(found.run("ben", str, 1))

@@ -6,7 +6,6 @@ import json
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ import pytest
 from sweeper.errors import SpecError
 from sweeper.service.scheduler import local_ray
 from sweeper.service.scheduler.local_ray import LocalRay
+from tests.support.waiting import PATIENCE, until
 
 WORKS = "echo Ray runtime started; exec sleep 60"
 
@@ -160,8 +160,7 @@ def test_one_whose_process_is_gone_is_replaced(ray: Callable[..., LocalRay]) -> 
     address = one.address()
     folder = Path(json.loads(one.file.read_text())["folder"])
     psutil.Process(pid(one)).kill()
-    while psutil.Process(pid(one)).status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.01)
+    until(lambda: psutil.Process(pid(one)).status() == psutil.STATUS_ZOMBIE)
     assert one.address() != address
     assert not folder.exists()
 
@@ -172,10 +171,7 @@ def test_what_a_start_that_fails_leaves_is_ended(ray: Callable[..., LocalRay], t
         one.address()
     assert not list(tmp_path.glob("sweeper-ray-*"))
     child = int((tmp_path / "child").read_text())
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
 
 
 def test_a_service_that_ends_does_not_wait_for_a_start(ray: Callable[..., LocalRay]) -> None:
@@ -190,10 +186,9 @@ def test_a_service_that_ends_does_not_wait_for_a_start(ray: Callable[..., LocalR
 
     thread = threading.Thread(target=start)
     thread.start()
-    while not one.file.exists():
-        time.sleep(0.01)
+    until(one.file.exists)
     number = pid(one)
     one.close()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert said == ["the service is ending"]
     assert not psutil.pid_exists(number)

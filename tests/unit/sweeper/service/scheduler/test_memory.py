@@ -1,6 +1,5 @@
 """Memory of sweeps that run inline: a limit per process, and how many run at a time."""
 
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ from sweeper.service.scheduler.supervisor import Supervisor
 from sweeper.service.views.events import Hub
 from sweeper.service.views.views import Views
 from sweeper.storage.tables import read_trials
+from tests.support.waiting import until
 from trainables.pair.record import failed
 from trainables.result import Outcome
 from trainables.runtime import Runtime
@@ -91,12 +91,12 @@ def test_a_sweep_that_takes_too_much_ends_and_nothing_else_does(catalog: Catalog
     small = send(catalog)
 
     def ended(sweep: str) -> Entry:
-        deadline = time.monotonic() + 300
-        while not State((entry := catalog.get(sweep)).state).ended:
-            assert time.monotonic() < deadline, f"{entry.state}: {entry.reason}"
+        def over() -> bool:
             supervisor.tick()
-            time.sleep(0.05)
-        return entry
+            return State(catalog.get(sweep).state).ended
+
+        until(over, lambda: catalog.get(sweep))
+        return catalog.get(sweep)
 
     assert (ended(small).state, ended(small).reason) == (State.DONE, "all trials are run")
     assert ended(wide).state == State.FAILED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from sweeper.service.scheduler.supervisor import SERVER, Supervisor
 from sweeper.service.views.events import Hub
 from sweeper.service.views.views import Views
 from sweeper.storage.tables import read_trials
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.service
 
@@ -49,21 +49,22 @@ class Rig:
         new = New(owner, spec.space, spec.asked(), spec.trials, spec.trials * spec.repeats)
         return self.catalog.add(new)[0].id
 
-    def until(self, sweep: str, *states: State, seconds: float = 60.0) -> Entry:
-        deadline = time.monotonic() + seconds
-        while (entry := self.catalog.get(sweep)).state not in states:
-            assert time.monotonic() < deadline, f"{entry.state}: {entry.reason}"
-            if not self.supervisor._threads:  # one that was started looks by itself
-                self.supervisor.tick()
-            time.sleep(0.05)
-        return entry
+    def until(self, sweep: str, *states: State) -> Entry:
+        self.tick_until(lambda: self.catalog.get(sweep).state in states, sweep)
+        return self.catalog.get(sweep)
 
     def until_trials(self, sweep: str, count: int) -> None:
-        deadline = time.monotonic() + 60
-        while len(list((self.root / sweep / "trials").glob("*.parquet"))) < count:
-            assert time.monotonic() < deadline
-            self.supervisor.tick()
-            time.sleep(0.02)
+        self.tick_until(lambda: len(list((self.root / sweep / "trials").glob("*.parquet"))) >= count, sweep)
+
+    def tick_until(self, condition: Callable[[], bool], sweep: str) -> None:
+        def holds() -> bool:
+            if condition():
+                return True
+            if not self.supervisor._threads:  # a supervisor that was started ticks by itself
+                self.supervisor.tick()
+            return False
+
+        until(holds, lambda: self.catalog.get(sweep))
 
     def states(self, sweep: str) -> list[str]:
         return [row.state for row in self.catalog.history(sweep)]

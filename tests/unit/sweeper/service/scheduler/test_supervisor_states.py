@@ -23,6 +23,7 @@ from sweeper.service.views.reader import Found
 from sweeper.storage.location import Place
 from tests.support.databases import opened
 from tests.support.supervisor_rig import Rig
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture(scope="module")
@@ -317,10 +318,7 @@ def test_a_sweep_without_gpu_hours_of_its_own_waits_while_others_may_use_all(rig
 
 
 def settle(rig: Rig) -> None:
-    deadline = time.monotonic() + 10
-    while rig.supervisor.queue.ray._searching:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: not rig.supervisor.queue.ray._searching)
 
 
 def test_nobody_waits_while_ray_starts(rig: Rig) -> None:
@@ -328,20 +326,19 @@ def test_nobody_waits_while_ray_starts(rig: Rig) -> None:
 
     def find() -> str:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE)
         return "127.0.0.1:7"
 
     rig.find = find
     running, held, wrong = rig.send(), rig.send("ray"), rig.send("ray")
     later = rig.send()
     rig.supervisor.tick()
-    assert begun.wait(10)
-    before = time.monotonic()
+    assert begun.wait(PATIENCE)
     rig.supervisor.tick()
     assert [rig.state(s) for s in (running, held, later)] == ["starting", "queued", "queued"]  # it keeps its place
     assert rig.supervisor.stop(running, "ann").state == "stopping"
     assert rig.supervisor.cancel(wrong, "ann").state == "cancelled"
-    assert time.monotonic() - before < 5
+    assert rig.supervisor.queue.ray._searching  # Ray still starts
     go_on.set()
     rig.until(held, State.STARTING)
     assert rig.state(later) == "queued"
@@ -357,7 +354,7 @@ def test_nobody_waits_while_a_folder_is_read_or_deleted(rig: Rig, monkeypatch: p
 
     def clear(_: Place) -> None:
         clearing.set()
-        cleared.wait(10)
+        cleared.wait(PATIENCE)
 
     monkeypatch.setattr(Place, "clear", clear)
     threads = [
@@ -366,8 +363,7 @@ def test_nobody_waits_while_a_folder_is_read_or_deleted(rig: Rig, monkeypatch: p
     ]
     for thread in threads:
         thread.start()
-    assert clearing.wait(10)
-    before = time.monotonic()
+    assert clearing.wait(PATIENCE)
     try:
         assert rig.supervisor.cancel(other, "ann").state == "stopping"
         assert rig.supervisor.stop(ended, "ann").state == "stopping"
@@ -375,7 +371,7 @@ def test_nobody_waits_while_a_folder_is_read_or_deleted(rig: Rig, monkeypatch: p
             rig.supervisor.resume(old, "ann")
         with pytest.raises(StateError, match="is being deleted"):
             rig.supervisor.remove(old)
-        assert time.monotonic() - before < 5
+        assert all(thread.is_alive() for thread in threads)  # both still wait for their folders
     finally:
         slow.set()
         cleared.set()

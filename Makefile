@@ -1,13 +1,15 @@
 # Every target sets up .venv first; nothing has to be installed or started by hand.
 PYTHON ?= python3
 BIN := .venv/bin
+FAST := not ray and not cluster and not service and not browser and not soak
 
-.PHONY: help install demo test test-fast check bench bench-sampler clean
+.PHONY: help install demo test test-fast soak check bench bench-sampler clean
 
 help:
 	@echo "make demo       set up .venv and run a sweep of 60 pairs on real data, with a page at the end"
-	@echo "make test       set up .venv and run all tests"
+	@echo "make test       set up .venv and run all tests but the long ones"
 	@echo "make test-fast  the tests that need no Ray, no cluster, no server and no browser"
+	@echo "make soak       the long tests: processes and nodes that are killed, compilation"
 	@echo "make check      lint, types, import rules"
 	@echo "make bench      benchmarks; each prints a table"
 	@echo "make bench-sampler  the noise sampler against Optuna's, half an hour on two cores"
@@ -27,13 +29,16 @@ demo: install
 	$(BIN)/sweeper run digits_label_noise --objective gain_mean --trials 60 --seed 1 --max-seconds 200 --out runs/demo --yes
 
 test: install
-	@echo "== all tests; those of a browser need Chromium, those of PostgreSQL its server, and are skipped without"
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not ray and not cluster and not service and not browser'
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --durations 25 -m 'ray or cluster or service'
+	@echo "== all tests but the long ones (make soak); those of a browser need Chromium, those of PostgreSQL its server, and are skipped without"
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m '$(FAST)'
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --durations 25 -m '(ray or cluster or service) and not soak'
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m browser
 
 test-fast: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not ray and not cluster and not service and not browser'
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m '$(FAST)'
+
+soak: install
+	$(BIN)/python -m pytest --numprocesses 3 --dist load --durations 10 -m soak
 
 check: install
 	$(BIN)/ruff check .

@@ -52,6 +52,7 @@ def rays(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return [p for p in psutil.Process(process.pid).children(recursive=True) if p.is_running()]
 
 
+@pytest.mark.soak
 def test_a_driver_killed_at_random_moments_loses_and_repeats_nothing(tmp_path: Path, drive: Driver) -> None:
     sweeper.run(
         SweepSpec(space="synthetic", sampler="random", trials=100, runner="inline", out=str(tmp_path / "whole"))

@@ -11,7 +11,7 @@ import pytest
 from sweeper.storage.tables import read_trials
 from tests.support.drivers import Driver, children_processes, complete, wait_until
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.soak]
 
 SPEC = """\
 space: digits_cnn

@@ -18,7 +18,7 @@ from sweeper.storage.tables import read_trials
 from tests.support.drivers import Driver, children_processes, complete, parts, wait_until
 from tests.support.waiting import PATIENCE
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.soak]
 
 SPEC = """\
 space: digits_cnn

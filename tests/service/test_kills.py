@@ -18,7 +18,7 @@ from sweeper.storage.tables import read_trials
 from tests.service.conftest import Server
 from tests.support.waiting import PATIENCE, until
 
-pytestmark = pytest.mark.service
+pytestmark = [pytest.mark.service, pytest.mark.soak]
 
 SWEEPS = {"ann": 4, "bob": 3, "cid": 3}
 SPEC = {"space": "synthetic", "sampler": "random", "runner": "inline", "trials": 6}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 
 import pytest
@@ -25,6 +26,7 @@ def test_others_cannot_use_it_and_its_sweeps_can(serve: Callable[..., Server]) -
     found = dict[tuple[str, int], str]()
 
     def finished_one() -> bool:
+        time.sleep(0.5)  # looking is half a core's work
         found.update(listening(pid))
         return any(server.root.glob("*/trials/*.parquet"))
 

@@ -110,11 +110,12 @@ def check_closed(parent: int, found: dict[tuple[str, int], str]) -> Path:
     stranger = {k: v for k, v in variables.items() if not k.startswith("RAY_AUTH")}
     client = [sys.executable, "-c", TOKENLESS, address]
     env = {**stranger, "RAY_AUTH_MODE": "disabled"}
-    done = subprocess.run(client, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    with ThreadPoolExecutor(len(found)) as pool:  # a port that speaks no HTTP keeps its caller for the whole limit
+        statuses = pool.map(_status, (port for _, port in found))
+        done = subprocess.run(client, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        answers = dict(zip(found, statuses, strict=True))
     assert done.returncode == 1
     assert "Authentication token is missing or incorrect" in done.stderr
-    with ThreadPoolExecutor(len(found)) as pool:  # a port that speaks no HTTP keeps its caller for the whole limit
-        answers = dict(zip(found, pool.map(_status, (port for _, port in found)), strict=True))
     assert all(status is None or status >= 400 for status in answers.values()), (found, answers)
     return folder
 

@@ -23,7 +23,9 @@ ON_BOTH = (
     "db.test_sweeps",
     "db.test_users",
     "policy.test_quotas",
+    "scheduler.test_endings",
     "scheduler.test_supervisor_states",
+    "scheduler.test_waiting",
     "test_webhooks",
 )
 

@@ -290,7 +290,7 @@ def test_children_may_train_on_different_data() -> None:
         assert _distance(a, b) > 1e-3
 
 
-@pytest.mark.ray  # compiles for half a minute
+@pytest.mark.soak  # compiles for half a minute
 def test_compiled_training_is_the_same_computation() -> None:
     plain, compiled = (
         _train(replace(SPEC, compile=c, epochs=2), _cnn(), random_data(64), SEEDS[:1])[0] for c in (False, True)

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from dashboards.views.verdicts import in_background
 from sweeper.client.models import State
 from sweeper.service.api.app import ROUTERS, make_api
-from sweeper.service.api.events import written
+from sweeper.service.api.events import encode
 from sweeper.service.pages import mount
 from sweeper.service.service import Service
 from sweeper.service.views.outward import Outward
@@ -212,7 +212,7 @@ def test_a_name_of_an_earlier_version_is_escaped_wherever_it_is_shown(service: S
     client = TestClient(api, base_url="http://localhost:8000")
     page = Reader(SimpleNamespace(api=api))  # type: ignore[arg-type]
     shown = [client.get(f"/v1/sweeps/{sweep}").text, client.get("/v1/sweeps").text, page.drawn("")]
-    shown.append(written(service.hub.publish(sweep, "state", {"state": "done", "reason": EVIL})))
+    shown.append(encode(service.hub.publish(sweep, "state", {"state": "done", "reason": EVIL})).decode())
     for text in shown:
         assert not [c for c in "\x1b\x9b\u202e" if c in text]
     assert client.get(f"/v1/sweeps/{sweep}").json()["name"] == EVIL

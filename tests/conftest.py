@@ -14,6 +14,9 @@ import pytest
 
 # one thread per process: the machine is shared with Ray's workers, and threads are part of the numbers
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# a shell starts `pytest &` with SIGINT ignored, and every process of a test would ignore it, too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -93,6 +93,7 @@ class NoiseScale:
         prefactor: Constant factor.
         kind: `predicted` (known before training), `measured` (filled after it) or `fitted` (estimated exponents).
         families: Families of optimizers for which it is defined, of `FAMILIES`.
+        description: One sentence on what it is.
 
     Raises:
         ValueError: Both factors of momentum or of beta1 stand in it and are not a ratio: it could not be solved.
@@ -106,6 +107,7 @@ class NoiseScale:
     prefactor: float = 1.0
     kind: str = "predicted"
     families: tuple[str, ...] = FAMILIES
+    description: str = ""
 
     def __post_init__(self) -> None:
         for knob, pair in _RATES.items():
@@ -218,6 +220,7 @@ NOISE: Registry[NoiseScale] = Registry("noise")
 
 def _define(
     name: str,
+    description: str,
     formula: str,
     unit: str,
     source: str,
@@ -227,41 +230,58 @@ def _define(
     prefactor: float = 1.0,
     kind: str = "predicted",
 ) -> None:
-    NOISE.add(name, NoiseScale(name, formula, unit, source, exponents, prefactor, kind, tuple(families.split())))
+    groups = tuple(families.split())
+    NOISE.add(name, NoiseScale(name, formula, unit, source, exponents, prefactor, kind, groups, description))
 
 
 _LR, _B, _MU, _WD, _N = "learning_rate", "batch_size", "one_minus_momentum", "weight_decay", "examples"
 _SGD, _PAPER = "sgd sgdw", {_LR: 1.0, _B: -1.0, _MU: -1.0}
 _FINAL, _KOSSON = "arXiv 2510.04686, final version", "Kosson et al. 2023, arXiv 2305.17212"
-_define("paper", "η/(B(1−μ))", "1/examples", _FINAL, _PAPER, _SGD)
-_define("paper_v1", "η/(B(1−μ)²)", "1/examples", "arXiv 2510.04686, first version", {**_PAPER, _MU: -2}, _SGD)
-_define("paper_full", "η/(B(1−μ))·trΣ", "nat²/parameter²/examples", _FINAL, {**_PAPER, "trace_sigma": 1}, _SGD,
+_define("paper", "Learning rate over batch size, times the gain 1/(1−μ) of momentum; the default.",
+        "η/(B(1−μ))", "1/examples", _FINAL, _PAPER, _SGD)  # fmt: skip
+_define("paper_v1", "Like `paper`, with the square of the gain of momentum.",
+        "η/(B(1−μ)²)", "1/examples", "arXiv 2510.04686, first version", {**_PAPER, _MU: -2}, _SGD)  # fmt: skip
+_define("paper_full", "Like `paper`, times the measured gradient covariance.",
+        "η/(B(1−μ))·trΣ", "nat²/parameter²/examples", _FINAL, {**_PAPER, "trace_sigma": 1}, _SGD,
         kind="measured")  # fmt: skip
-_define("paper_aug", "k_aug·η/(B(1−μ))", "1/examples", "arXiv 2510.04686, trΣ taken at the base weights",
+_define("paper_aug", "Like `paper`, times the factor by which augmentation raises the gradient covariance.",
+        "k_aug·η/(B(1−μ))", "1/examples", "arXiv 2510.04686, trΣ taken at the base weights",
         {**_PAPER, "k_aug": 1}, _SGD)  # fmt: skip
-_define("linear", "η/B", "1/examples", "Jastrzębski et al. 2017, arXiv 1711.04623", {_LR: 1, _B: -1}, _SGD)
-_define("smith_le", "ηN/(B(1−μ))", "1", "Smith & Le 2018, arXiv 1710.06451", {**_PAPER, _N: 1}, _SGD)
-_define("wd_intrinsic", "ηλ/(1−μ)", "1/steps", "Li, Lyu & Arora 2020, arXiv 2010.02916", {_LR: 1, _WD: 1, _MU: -1},
+_define("linear", "Learning rate over batch size, without momentum.",
+        "η/B", "1/examples", "Jastrzębski et al. 2017, arXiv 1711.04623", {_LR: 1, _B: -1}, _SGD)  # fmt: skip
+_define("smith_le", "Noise of SGD seen as a stochastic differential equation; grows with the training set.",
+        "ηN/(B(1−μ))", "1", "Smith & Le 2018, arXiv 1710.06451", {**_PAPER, _N: 1}, _SGD)  # fmt: skip
+_define("wd_intrinsic", "Intrinsic learning rate under weight decay: the inverse of the time to equilibrium.",
+        "ηλ/(1−μ)", "1/steps", "Li, Lyu & Arora 2020, arXiv 2010.02916", {_LR: 1, _WD: 1, _MU: -1},
         "sgd")  # fmt: skip
-_define("wd_angular", "√(2ηλ/(1+μ))", "rad/step", _KOSSON, {_LR: 0.5, _WD: 0.5, "one_plus_momentum": -0.5}, "sgd",
+_define("wd_angular", "Rotation of the weights per step at the equilibrium of SGD with weight decay.",
+        "√(2ηλ/(1+μ))", "rad/step", _KOSSON, {_LR: 0.5, _WD: 0.5, "one_plus_momentum": -0.5}, "sgd",
         prefactor=math.sqrt(2.0))  # fmt: skip
-_define("wd_equilibrium", "√(ηλ/(B(1−μ)))", "1/√examples",
+_define("wd_equilibrium", "Like `effective_lr`, at the weight norm at which decay and gradients balance.",
+        "√(ηλ/(B(1−μ)))", "1/√examples",
         "from Van Laarhoven 2017, arXiv 1706.05350, at the equilibrium norm",
         {_LR: 0.5, _WD: 0.5, _B: -0.5, _MU: -0.5}, "sgd")  # fmt: skip
-_define("effective_lr", "η/((1−μ)‖w‖²B)", "1/parameter norm²/examples",
+_define("effective_lr", "Like `paper`, relative to the squared norm of the weights, for networks with normalisation.",
+        "η/((1−μ)‖w‖²B)", "1/parameter norm²/examples",
         "Van Laarhoven 2017, arXiv 1706.05350; Hoffer et al. 2018, arXiv 1803.01814",
         {**_PAPER, "weight_norm": -2}, _SGD, kind="measured")  # fmt: skip
-_define("adam_sde", "η/√B", "1/√examples", "Malladi et al. 2022, arXiv 2205.10287", {_LR: 1, _B: -0.5}, "adam adamw")
-_define("adamw_angular", "√(2ηλ(1−β₁)/(1+β₁))", "rad/step", _KOSSON,
+_define("adam_sde", "Square-root scaling rule of Adam-type optimizers.",
+        "η/√B", "1/√examples", "Malladi et al. 2022, arXiv 2205.10287", {_LR: 1, _B: -0.5}, "adam adamw")  # fmt: skip
+_define("adamw_angular", "Rotation of the weights per step at the equilibrium of AdamW.",
+        "√(2ηλ(1−β₁)/(1+β₁))", "rad/step", _KOSSON,
         {_LR: 0.5, _WD: 0.5, "one_minus_beta1": 0.5, "one_plus_beta1": -0.5}, "adamw",
         prefactor=math.sqrt(2.0))  # fmt: skip
-_define("adamw_tau", "B/(ηλN), larger is less noise", "epochs", "Wang & Aitchison 2024, arXiv 2405.13698",
+_define("adamw_tau", "Time over which AdamW averages its updates, in epochs.",
+        "B/(ηλN), larger is less noise", "epochs", "Wang & Aitchison 2024, arXiv 2405.13698",
         {_B: 1, _LR: -1, _WD: -1, _N: -1}, "adamw")  # fmt: skip
-_define("dose", "Σ_t η_t²/(B(1−μ)²)·trΣ_t", "parameter norm²", "variance of a random walk of momentum steps",
+_define("dose", "Variance that gradient noise alone gives to the end weights.",
+        "Σ_t η_t²/(B(1−μ)²)·trΣ_t", "parameter norm²", "variance of a random walk of momentum steps",
         {"dose": 1}, _SGD, kind="measured")  # fmt: skip
-_define("critical_ratio", "B_simple/B, B_simple = trΣ/‖G‖²", "1", "McCandlish et al. 2018, arXiv 1812.06162",
+_define("critical_ratio", "Simple noise scale over batch size: above 1 the noise dominates the gradient.",
+        "B_simple/B, B_simple = trΣ/‖G‖²", "1", "McCandlish et al. 2018, arXiv 1812.06162",
         {"b_simple": 1, _B: -1}, " ".join(FAMILIES), kind="measured")  # fmt: skip
-_define("fitted", "exp(a·[ln η, −ln B, −ln(1−μ), ln λ, ln k_aug])", "1",
+_define("fitted", "Product of powers whose exponents a sweep estimates from its trials.",
+        "exp(a·[ln η, −ln B, −ln(1−μ), ln λ, ln k_aug])", "1",
         "single-index model, exponents a estimated from the trials", {}, " ".join(FAMILIES), kind="fitted")  # fmt: skip
 
 # setting -> its factor and symbol in `fitted`, and the sign with which the factor's logarithm enters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -81,6 +82,15 @@ class Registry(Mapping[str, T], Generic[T]):
     def register(self, name: str) -> Callable[[T], T]:
         """Return the decorator that binds what it decorates to `name`."""
         return lambda item: self.add(name, item)
+
+    def describe(self, name: str) -> str:
+        """Return one sentence on an entry: its `description`, else the first line of its docstring.
+
+        Raises:
+            UnknownName: No such entry.
+        """
+        item = self[name]
+        return getattr(item, "description", "") or (inspect.getdoc(item) or "").partition("\n")[0]
 
     def __getitem__(self, name: str) -> T:
         try:

@@ -62,7 +62,7 @@ class TrialResult:
     """
 
     digest: str = col("16 hex digits that name the trial, SHA-256 of its spec")
-    config: str = col("digest without `repeat`: shared by the repeats of one configuration")
+    config: str = col("digest of the configuration: that of the spec without `repeat`")
     repeat: int = col("which repeat of its configuration this is")
     seed: int = col("seed of the training randomness")
     outcome: str = col("ok, diverged, not_viable, out_of_memory, pruned or failed; only ok can win")
@@ -86,7 +86,7 @@ class TrialResult:
     augmentation: str = col("augmentation policy")
     augmentation_strength: float = col("strength of the augmentation policy, 0 to 1", "1")
     epochs: int = col("passes over the training data", "epochs")
-    steps: int | None = col("optimizer steps of one child", "steps")
+    steps: int | None = col("optimizer steps of one child, T", "steps")
     examples: int | None = col("training examples, N", "examples")
     classes: int | None = col("classes of the task", "classes")
     parameters: int | None = col("trainable parameters of one model", "parameters")
@@ -100,30 +100,30 @@ class TrialResult:
         "below 1; empty for other optimizers", "1",
     )  # fmt: skip
     chosen_merge: str | None = col("merge with the lowest validation loss")
-    chosen_coefficient: float | None = col("its coefficient (alpha or s)", "1")
+    chosen_coefficient: float | None = col("coefficient of the chosen merge (alpha or s)", "1")
     device: str = col("device the pair was trained on")
     host: str = col("host name")
-    threads: int = col("torch threads; part of the numbers")
+    threads: int = col("torch threads; they change the numbers")
     stack: int = col("repeats trained together as one stack; 1 means one by one")
     device_seconds: float = col("time on the device, all phases", "s")
     started: str = col("start, UTC, ISO 8601")
     version: str = col("version of sweeper")
-    commit: str = col("commit of sweeper, where it runs from a checkout")
+    commit: str = col("commit of sweeper; empty outside of a checkout")
     torch: str = col("version of torch")
     python: str = col("version of Python")
     dataset_b: str = col("data set of child B in two_task, else empty")
     branch_step: int = col("steps of the trunk in protocol branch, else 0", "steps")
-    precision: str = col("type of the weights, and of the forward pass where that differs, such as float32+bfloat16")
+    precision: str = col("type of the weights, and of the forward pass if it differs, such as float32+bfloat16")
     ranks: int = col("processes that trained each child together")
-    warnings: str = col("what makes the row's numbers doubtful, one sentence each, separated by ` | `")
-    spec: str = col("the whole pair spec as JSON: reruns the trial")
+    warnings: str = col("reasons to doubt the numbers of the row, as `key: sentence`, separated by ` | `")
+    spec: str = col("pair spec as JSON; it reruns the trial")
     schema_version: int = col("version of this table", default=SCHEMA_VERSION)
     number: int | None = col("position of the configuration in its sweep", default=None)
     sweep_seed: int | None = col("seed of the sweep", default=None)
     space: str | None = col("search space", default=None)
     sampler: str | None = col("sampler that proposed the configuration", default=None)
     noise_target: float | None = col(
-        "noise the sampler aimed at (a level of its refined noise, else the proposal's own), of the sweep's definition",
+        "noise that the sampler aimed at, in the definition of the sweep",
         default=None,
     )
     weights_sha256: str | None = col("SHA-256 of the file of start weights", default=None)
@@ -134,9 +134,9 @@ class TrialResult:
         "tr of the per-example gradient covariance, mean over children and measurements of the stable phase",
         "nat^2/parameter^2", default=None,
     )  # fmt: skip
-    trace_sigma_se: float | None = col("standard error of that mean", "nat^2/parameter^2", default=None)
+    trace_sigma_se: float | None = col("standard error of `trace_sigma`", "nat^2/parameter^2", default=None)
     trace_sigma_preconditioned: float | None = col(
-        "the same of the gradients divided by the square root of Adam's second moment v: tr(Sigma / v)", "parameters",
+        "tr(Sigma / v), v the second moment of Adam-type optimizers; measured as `trace_sigma`", "parameters",
         default=None,
     )  # fmt: skip
     gradient_norm2: float | None = col(
@@ -150,14 +150,12 @@ class TrialResult:
         "tr Sigma at the base weights under the trial's augmentation (the probe)", "nat^2/parameter^2", default=None
     )
     k_aug: float | None = col("trace_sigma_base over its value without augmentation", "1", default=None)
-    augmentation_share: float | None = col("share of trace_sigma_base within examples, from augmentation draws", "1",
+    augmentation_share: float | None = col("share of trace_sigma_base that comes from augmentation draws", "1",
                                            default=None)  # fmt: skip
     clipped_fraction: float | None = col("fraction of steps whose gradient was clipped", "1", default=None)
-    peak_memory_bytes: int | None = col(
-        "largest allocation on the device; empty on a CPU, where it is not known", "bytes", default=None
-    )
+    peak_memory_bytes: int | None = col("largest allocation on the GPU; empty on a CPU", "bytes", default=None)
     step_seconds: float | None = col("training time per optimizer step of one child or stack", "s", default=None)
-    pruned_step: int | None = col("optimizer step at which the trial was stopped, else empty", "steps", default=None)
+    pruned_step: int | None = col("optimizer step at which the trial was pruned; else empty", "steps", default=None)
     scores: Mapping[str, float | None] = field(default_factory=lambda: {})
     landscape: Mapping[str, float | None] = field(default_factory=lambda: {})
     noises: Mapping[str, float | None] = field(default_factory=lambda: {})
@@ -180,7 +178,7 @@ class MergeRow:
     digest: str = col("trial")
     config: str = col("configuration of the trial")
     method: str = col("name of the merge")
-    coefficient: float = col("alpha, s or what the merge calls it", "1")
+    coefficient: float = col("coefficient of the merge: alpha, s, or the number of ingredients of a greedy soup", "1")
     loss_train: float | None = col(
         "training loss after BatchNorm recalibration; empty where the merge is not finite", "nat"
     )
@@ -203,7 +201,9 @@ class MergeRow:
         "mean over tasks of accuracy over that of the task's own child, validation; empty unless two_task", "1",
         default=None,
     )  # fmt: skip
-    normalised_accuracy_test: float | None = col("the same on test", "1", default=None)
+    normalised_accuracy_test: float | None = col(
+        "as normalised_accuracy_val, on test; empty unless two_task", "1", default=None
+    )
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class HistoryRow:
     weight_norm: float | None = col("|theta|, Euclidean, of the trained parameters", "parameter norm", default=None)
     clipped_fraction: float | None = col("fraction of the epoch's steps whose gradient was clipped", "1", default=None)
     trace_sigma: float | None = col(
-        "tr Sigma measured at the end of the epoch; empty where it was not", "nat^2/parameter^2", default=None
+        "tr Sigma measured within the epoch; empty without a measurement", "nat^2/parameter^2", default=None
     )
     trace_sigma_preconditioned: float | None = col("tr(Sigma / v) of Adam-type optimizers", "parameters", default=None)
     gradient_norm2: float | None = col(
@@ -251,10 +251,10 @@ class RungRow:
     digest: str = col("trial")
     config: str = col("configuration of the trial")
     repeat: int = col("repeat of the trial")
-    rung: int = col("which rung, from 1")
+    rung: int = col("number of the rung, from 1")
     step: int = col("optimizer steps of child A so far, without the shortened anneal", "steps")
-    steps: int = col("optimizer steps of child A in all", "steps")
-    epoch: int = col("epochs that it has begun", "epochs")
+    steps: int = col("optimizer steps of child A until its end", "steps")
+    epoch: int = col("epochs that child A has begun", "epochs")
     merged_loss_val: float | None = col("validation loss of the merge; empty where it is not finite", "nat")
     merged_accuracy_val: float | None = col("validation accuracy of the merge", "1")
     device_seconds: float = col("time on the device so far", "s")

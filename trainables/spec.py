@@ -15,6 +15,10 @@ MOST_MEMBERS, MOST_MERGES, MOST_STEPS = 1000, 64, 1_000_000_000
 """Bounds of a trial: beyond them it is a slip, or takes the machine down. A service has lower ones."""
 
 
+def _about(description: str) -> dict[str, str]:
+    return {"description": description}
+
+
 def digest_of(value: object) -> str:
     """Return 16 hex digits of SHA-256 over the canonical JSON of `value`."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -116,12 +120,12 @@ class BaseSpec:
         ValueError: A field breaks its rule.
     """
 
-    steps: int = 60
-    learning_rate: float = 0.02
-    batch_size: int = 32
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    seed: int = 0
+    steps: int = field(default=60, metadata=_about("Optimizer steps; 0 keeps the initial or the loaded weights."))
+    learning_rate: float = field(default=0.02, metadata=_about("Constant learning rate."))
+    batch_size: int = field(default=32, metadata=_about("Batch size, in examples."))
+    momentum: float = field(default=0.9, metadata=_about("Momentum coefficient, in [0, 1)."))
+    weight_decay: float = field(default=0.0, metadata=_about("Weight decay."))
+    seed: int = field(default=0, metadata=_about("Seed of the base: another seed makes other base weights."))
 
     def __post_init__(self) -> None:
         _coerce(self)
@@ -134,77 +138,105 @@ class BaseSpec:
 class PairSpec:
     """One trial: a pair of models, trained with one set of hyperparameters, and their merges.
 
-    Attributes:
-        model, dataset: Names in `MODELS` and `DATASETS`; `*_options` are passed to their builders.
-        source: Text of a Python file that registers more models or data sets; empty for the built-in ones.
-        trainable: Name in `TRAINABLES`: `pair` trains networks, `synthetic` is a closed form for tests; or `imported`:
-            trained elsewhere, cannot be run.
-        beta1, beta2: Decay rates of the moments of Adam-type optimizers; `momentum` belongs to SGD-type ones.
-        optimizer_options: Further arguments of the optimizer, such as `nesterov`.
-        clip_norm: Gradients are clipped to this global norm; 0 does not clip.
-        epochs, steps: Budget of one child: `steps` optimizer steps where `steps` > 0, else `epochs`.
-        warmup, decay: Fractions of the steps spent in the first and the last phase of the schedule. In protocol
-            `branch` warmup is a fraction of the trunk's steps, decay one of the children's.
-        protocol: `finetune` (children start from shared base weights) or `branch` (from a trunk trained with the
-            trial's own stable hyperparameters).
-        branch_step: Steps of the trunk in protocol `branch`.
-        pair_kind: `same_task` (children differ in data order and augmentation draws), `split_data` (disjoint halves
-            of the training data) or `two_task` (two data sets, own heads, shared backbone).
-        dataset_b, dataset_b_options: Data set of child B in `two_task`.
-        members: Number of children; merges of a pair take the first two, soups and task vectors all.
-        weights: Start weights: a local file (safetensors or torch), or `pretrained` for timm's or torchvision's own.
-        freeze: Patterns (`*` matches anything) of parameter names that are not trained.
-        augmentation_strength: Strength of the augmentation policy in [0, 1].
-        dtype, autocast: Type of weights and data; `autocast: bfloat16` computes forward passes in bfloat16 and keeps
-            weights and landscape in `dtype`.
-        compile: Whether the training step goes through `torch.compile`.
-        accuracy_floor: Validation accuracy below which a parent makes the pair not viable.
-        stack: Number of repeats trained together as one stack of 2 x `stack` members; 1 trains one by one.
-        seed, repeat: Which draw of the training randomness this is.
+    The metadata of each field holds its description.
 
     Raises:
         ValueError: A field breaks its rule; the message names rule and value.
     """
 
-    dataset: str
-    model: str
-    learning_rate: float
-    batch_size: int
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    augmentation: str = "none"
-    augmentation_strength: float = 0.0
-    epochs: int = 8
-    steps: int = 0
-    optimizer: str = "sgd"
-    beta1: float = 0.9
-    beta2: float = 0.999
-    optimizer_options: JSON = field(default_factory=lambda: {})
-    clip_norm: float = 0.0
-    schedule: str = "wsd"
-    warmup: float = 0.05
-    decay: float = 0.2
-    protocol: str = "finetune"
-    branch_step: int = 0
-    pair_kind: str = "same_task"
-    dataset_b: str = ""
-    dataset_b_options: JSON = field(default_factory=lambda: {})
-    members: int = 2
-    merges: tuple[str, ...] = ("linear", "task_arithmetic")
-    base: BaseSpec = field(default_factory=BaseSpec)
-    dataset_options: JSON = field(default_factory=lambda: {})
-    model_options: JSON = field(default_factory=lambda: {})
-    weights: str = ""
-    freeze: tuple[str, ...] = ()
-    source: str = ""
-    trainable: str = "pair"
-    accuracy_floor: float = 0.0
-    dtype: str = "float32"
-    autocast: str = ""
-    compile: bool = False
-    stack: int = 1
-    seed: int = 0
-    repeat: int = 0
+    dataset: str = field(metadata=_about("Name of the data set."))
+    model: str = field(metadata=_about("Name of the model."))
+    learning_rate: float = field(metadata=_about("Learning rate of the stable phase."))
+    batch_size: int = field(metadata=_about("Examples per optimizer step, over all processes of a child."))
+    momentum: float = field(default=0.0, metadata=_about("Momentum coefficient of SGD-type optimizers, in [0, 1)."))
+    weight_decay: float = field(default=0.0, metadata=_about("Weight decay as passed to the optimizer."))
+    augmentation: str = field(
+        default="none",
+        metadata=_about("Augmentation policy: one name, or several joined by `+` and applied from left to right."),
+    )
+    augmentation_strength: float = field(
+        default=0.0, metadata=_about("Strength of the augmentation policy, in [0, 1]; 0 changes nothing.")
+    )
+    epochs: int = field(
+        default=8, metadata=_about("Passes of each child over its training data; counts where `steps` is 0.")
+    )
+    steps: int = field(default=0, metadata=_about("Optimizer steps of each child; 0 leaves the budget to `epochs`."))
+    optimizer: str = field(default="sgd", metadata=_about("Optimizer: `sgd`, `adamw`, or any name of `timm.optim`."))
+    beta1: float = field(default=0.9, metadata=_about("Decay rate of the first moment of Adam-type optimizers."))
+    beta2: float = field(default=0.999, metadata=_about("Decay rate of the second moment of Adam-type optimizers."))
+    optimizer_options: JSON = field(
+        default_factory=lambda: {}, metadata=_about("Further arguments of the optimizer, such as `nesterov`.")
+    )
+    clip_norm: float = field(
+        default=0.0, metadata=_about("Global norm to which gradients are clipped; 0 does not clip.")
+    )
+    schedule: str = field(
+        default="wsd", metadata=_about("Learning-rate schedule: `wsd` (warmup, stable, decay), `constant` or `cosine`.")
+    )
+    warmup: float = field(
+        default=0.05,
+        metadata=_about("Fraction of the steps spent warming up; in protocol `branch`, of the trunk's steps."),
+    )
+    decay: float = field(default=0.2, metadata=_about("Fraction of a child's steps spent decaying, in schedule `wsd`."))
+    protocol: str = field(
+        default="finetune",
+        metadata=_about(
+            "How children start: `finetune` from shared base weights; `branch` from a trunk trained with the "
+            "trial's own stable hyperparameters."
+        ),
+    )
+    branch_step: int = field(default=0, metadata=_about("Steps of the trunk in protocol `branch`."))
+    pair_kind: str = field(
+        default="same_task",
+        metadata=_about(
+            "What differs between children: `same_task` data order and augmentation draws, `split_data` also the "
+            "half of the training data, `two_task` the data set and the head."
+        ),
+    )
+    dataset_b: str = field(default="", metadata=_about("Data set of child B in `two_task`."))
+    dataset_b_options: JSON = field(default_factory=lambda: {}, metadata=_about("Options of the data set of child B."))
+    members: int = field(
+        default=2,
+        metadata=_about("Number of children. Merges of a pair take the first two; soups and task vectors take all."),
+    )
+    merges: tuple[str, ...] = field(
+        default=("linear", "task_arithmetic"),
+        metadata=_about("Names of the merges to evaluate; `linear` must be one of them."),
+    )
+    base: BaseSpec = field(default_factory=BaseSpec, metadata=_about("Training of the shared base weights."))
+    dataset_options: JSON = field(default_factory=lambda: {}, metadata=_about("Options of the data set."))
+    model_options: JSON = field(default_factory=lambda: {}, metadata=_about("Options of the model."))
+    weights: str = field(
+        default="",
+        metadata=_about("Start weights: a file (safetensors or torch), or `pretrained` for the library's own."),
+    )
+    freeze: tuple[str, ...] = field(
+        default=(), metadata=_about("Patterns of parameter names that are not trained; `*` matches anything.")
+    )
+    source: str = field(
+        default="",
+        metadata=_about("Text of a Python file that registers more models or data sets; a space file fills it."),
+    )
+    trainable: str = field(
+        default="pair",
+        metadata=_about(
+            "What runs the trial: `pair` trains networks, `synthetic` is a closed form for tests, `imported` was "
+            "trained elsewhere and cannot be run."
+        ),
+    )
+    accuracy_floor: float = field(
+        default=0.0,
+        metadata=_about("Validation accuracy that every parent must reach; below it the pair is not viable."),
+    )
+    dtype: str = field(default="float32", metadata=_about("Type of weights and data: `float32` or `float64`."))
+    autocast: str = field(
+        default="",
+        metadata=_about("`bfloat16` computes forward passes in bfloat16; weights and landscape keep `dtype`."),
+    )
+    compile: bool = field(default=False, metadata=_about("Whether the training step goes through `torch.compile`."))
+    stack: int = field(default=1, metadata=_about("Repeats trained together as one stack; 1 trains them one by one."))
+    seed: int = field(default=0, metadata=_about("Seed of the training randomness."))
+    repeat: int = field(default=0, metadata=_about("Which repeat of its configuration the trial is."))
 
     def __post_init__(self) -> None:
         _coerce(self)

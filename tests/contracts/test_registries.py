@@ -30,6 +30,7 @@ def test_every_registry_is_filled_and_refuses_duplicates_and_unknowns(registry: 
     size = len(registry)
     for name in registry:
         assert name in registry
+        assert registry is TRAINABLES or registry.describe(name).endswith("."), name
         with pytest.raises(ValueError, match=f"{registry.kind} '{name}' is registered already"):
             registry.add(name, object())
         with pytest.raises(UnknownName, match=f"unknown {registry.kind} '{name}x'; did you mean .*{name}"):

@@ -28,7 +28,7 @@ class Augmentation:
     """One policy.
 
     Attributes:
-        doc: What it does, in a line.
+        description: One sentence on what it does.
         images: (images, strength, generator) -> images, where it changes images alone.
         mixing: (images, targets [n, classes], strength, generator) -> both, where it changes targets too.
         source: Paper.
@@ -37,7 +37,7 @@ class Augmentation:
         ValueError: Neither or both of `images` and `mixing` are given.
     """
 
-    doc: str
+    description: str
     images: Images | None = None
     mixing: Mixing | None = None
     source: str = ""
@@ -236,16 +236,24 @@ def label_smoothing(x: Tensor, target: Tensor, strength: float, generator: Gener
 
 _RESNET = "He et al. 2016, arXiv 1512.03385, section 4.2"
 for _name, _entry in {
-    "none": Augmentation("images as they are", none),
-    "shift": Augmentation("whole pixels in each direction, up to 1/16 of the side", shift),
-    "flip": Augmentation("left to right, with probability strength / 2", flip),
-    "crop_flip": Augmentation("random crop after padding by 1/8 of the side, then flip", crop_flip, source=_RESNET),
-    "colour": Augmentation("brightness, contrast, saturation", colour, source="Howard 2013, arXiv 1312.5402"),
-    "randaugment": Augmentation("two of 14 operations of magnitude strength", randaugment, source="arXiv 1909.13719"),
-    "mixup": Augmentation("mixes two images and their labels", mixing=mixup, source="arXiv 1710.09412"),
-    "cutmix": Augmentation("pastes a box of another image, labels by area", mixing=cutmix, source="arXiv 1905.04899"),
+    "none": Augmentation("Leaves the images as they are.", none),
+    "shift": Augmentation("Shifts each image by whole pixels, by up to 1/16 of its side.", shift),
+    "flip": Augmentation("Mirrors images left to right, with probability strength / 2.", flip),
+    "crop_flip": Augmentation(
+        "Crops at random after padding by 1/8 of the side, then mirrors as `flip` does.", crop_flip, source=_RESNET
+    ),
+    "colour": Augmentation(
+        "Changes brightness, contrast and saturation.", colour, source="Howard 2013, arXiv 1312.5402"
+    ),
+    "randaugment": Augmentation(
+        "Applies two of 14 random operations, of magnitude `strength`.", randaugment, source="arXiv 1909.13719"
+    ),
+    "mixup": Augmentation("Mixes pairs of images and their labels.", mixing=mixup, source="arXiv 1710.09412"),
+    "cutmix": Augmentation(
+        "Pastes a box of another image; labels mix by area.", mixing=cutmix, source="arXiv 1905.04899"
+    ),
     "label_smoothing": Augmentation(
-        "spreads 0.2 strength of the target over all classes", mixing=label_smoothing, source="arXiv 1512.00567"
+        "Spreads 20 % of the target over all classes at strength 1.", mixing=label_smoothing, source="arXiv 1512.00567"
     ),
 }.items():
     AUGMENTATIONS.add(_name, _entry)

@@ -39,11 +39,12 @@ def image_folder(
     label_noise: float = 0.0,
     runtime: Runtime = Runtime(),  # noqa: B008 - frozen
 ) -> Data:
-    """Images of a folder or an archive: `<class>/**` or `train/<class>/**`, with `val/` and `test/` where there.
+    """Build a data set from a folder or an archive with one folder of images per class; needs its `path`.
 
-    A split that has no folder of its own is taken from the training images, every class in proportion. Tiny-ImageNet's
-    layout (`train/<class>/images`, `val/images` with `val_annotations.txt`) is recognised; its labelled `val` is
-    validation, its test images have no labels and are left out.
+    The layout is `<class>/**`, or `train/<class>/**` with optional `val/` and `test/`. A split without a folder is
+    taken from the training images, every class in proportion. The layout of Tiny-ImageNet (`train/<class>/images`,
+    `val/images` with `val_annotations.txt`) works, too: its `val` is validation, and its unlabelled test images stay
+    unused.
 
     Args:
         root: Data root.
@@ -91,7 +92,7 @@ def cifar10_jpeg(
     label_noise: float = 0.0,
     runtime: Runtime = Runtime(),  # noqa: B008 - frozen
 ) -> Data:
-    """CIFAR-10 re-encoded as JPEG, from `cifar10_jpeg/cifar10_jpeg.tar.xz`: not the original bytes."""
+    """Build CIFAR-10 re-encoded as JPEG, not the original bytes; needs cifar10_jpeg/cifar10_jpeg.tar.xz."""
     if root is None:
         raise DataError("cifar10_jpeg is read from a data root and none was given; pass --data ROOT")
     names, found = _layout(_folder(root, "cifar10_jpeg/cifar10_jpeg.tar.xz", runtime))

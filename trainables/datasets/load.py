@@ -34,10 +34,10 @@ for _official in torchvision.OFFICIAL:
 def digits(
     root: Path | None, *, label_noise: float = 0.0, split_seed: int = 0, size: int = 8, channels: int = 1
 ) -> Data:
-    """scikit-learn's bundled digits: 8x8 grey, 10 classes, 720 train / 180 validation / 897 test.
+    """Build scikit-learn's bundled digits: 8x8 grey images in 10 classes; needs no files.
 
-    Other sizes are resized bilinearly and stored in 256 levels; more channels repeat the grey one. They let models made
-    for photographs be tried without a download.
+    The splits hold 720 training, 180 validation and 897 test images. Other sizes are resized bilinearly and stored in
+    256 levels; more channels repeat the grey one. They let models made for photographs be tried without a download.
     """
     from sklearn.datasets import load_digits  # pyright: ignore[reportMissingTypeStubs]
 

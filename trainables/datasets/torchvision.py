@@ -95,7 +95,11 @@ def builder(official: Official) -> Builder:
             source=official.source,
         )
 
-    build.__doc__ = f"{official.source}: {official.classes} classes, read by torchvision.datasets.{official.reader}."
+    needed = official.folder or " and ".join(official.files)
+    build.__doc__ = (
+        f"Build torchvision's {official.reader}: {official.classes} classes; needs {needed}."
+        f"\n\nSource: {official.source}; licence: {official.licence}."
+    )
     return build
 
 

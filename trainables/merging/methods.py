@@ -30,6 +30,7 @@ class Merge:
         grid: Coefficients that a trial evaluates.
         symbol, meaning: The coefficient's symbol and what it is.
         formula, source: The formula as text and its paper.
+        description: One sentence on what it does.
         arity: `pair` takes exactly two children, `any` two or more.
         needs: What it needs of `seed` and `fishers`.
         ends: Coefficients at which `base`, the first child `a` or, of two, the second child `b` comes out, bit for bit.
@@ -44,6 +45,7 @@ class Merge:
     meaning: str
     formula: str
     source: str
+    description: str
     arity: Literal["pair", "any"] = "any"
     needs: frozenset[str] = frozenset()
     ends: Mapping[float, Literal["base", "a", "b"]] = field(default_factory=lambda: {})
@@ -129,38 +131,45 @@ for _merge in (
     Merge(
         "linear", formulas.linear, _TENTHS, "alpha", _WEIGHT,
         "(1 − α)θ_A + αθ_B", "Wortsman et al. 2022, arXiv 2203.05482",
+        "Interpolates the two children linearly.",
         arity="pair", ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
     ),
     Merge(
         "task_arithmetic", formulas.task_arithmetic, _QUARTERS, "s", _SCALE,
         "θ₀ + s(τ_A + τ_B)", "Ilharco et al. 2022, arXiv 2212.04089",
+        "Adds the scaled task vectors of all children to the base.",
         ends={0.0: "base"}, neutral=(0.5,),
     ),
     Merge(
         "ties", formulas.ties, _QUARTERS, "s", _SCALE,
         "θ₀ + s·mean of the largest 20 % of τ_i that agree with the sign of the sum of these trimmed τ_i",
         "Yadav et al. 2023, arXiv 2306.01708",
+        "Trims small changes, elects a sign per parameter, and averages the changes that agree.",
         ends={0.0: "base"},
     ),
     Merge(
         "dare", formulas.dare, _QUARTERS, "s", _SCALE,
         "θ₀ + s·Σ m_i τ_i/(1 − p), m_i ~ Bernoulli(1 − p), p = 0.5", "Yu et al. 2023, arXiv 2311.03099",
+        "Drops random entries of the task vectors, rescales the rest, and adds them to the base.",
         needs=frozenset({"seed"}), ends={0.0: "base"}, symmetric=False,
     ),
     Merge(
         "slerp", formulas.slerp, _TENTHS, "alpha", _WEIGHT,
         "(sin((1 − α)Ω)·θ_A + sin(αΩ)·θ_B)/sin Ω per tensor, cos Ω = ⟨θ_A, θ_B⟩/(‖θ_A‖‖θ_B‖)",
         "Shoemake 1985, SIGGRAPH 19(3); Goddard et al. 2024, arXiv 2403.13257",
+        "Interpolates each tensor of the two children along the great circle.",
         arity="pair", ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
     ),
     Merge(
         "fisher", formulas.fisher, _TENTHS, "alpha", _WEIGHT,
         "Σ λ_i F_i θ_i/Σ λ_i F_i, λ = (1 − α, α)", "Matena & Raffel 2021, arXiv 2111.09832",
+        "Averages the children, weighted by their diagonal Fisher information.",
         needs=frozenset({"fishers"}), ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
     ),
     Merge(
         "uniform_soup", formulas.uniform_soup, (1.0,), "none", "not used",
         "(1/n) Σ θ_i", "Wortsman et al. 2022, arXiv 2203.05482",
+        "Averages the weights of all children.",
         neutral=(1.0,),
     ),
 ):  # fmt: skip

@@ -197,10 +197,18 @@ def _line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def resnet18(classes: int, channels: int, pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build torchvision's ResNet-18.
+
+    Source: He et al. 2015, arXiv 1512.03385.
+    """
+    return _torchvision("resnet18", classes, channels, pretrained=pretrained, **options)
+
+
 for _name, _builder in {
     "small_cnn": SmallCNN,
     "resnet18_32": ResNet18Small,
-    "resnet18": partial(_torchvision, "resnet18"),
+    "resnet18": resnet18,
     "small_vit": small_vit,
 }.items():
     MODELS.add(_name, _builder)

@@ -9,15 +9,16 @@ from trainables.noise import NOISE, defined_for
 from trainables.spec import PairSpec
 from trainables.training.optimizers import family
 
-KEYS = (
-    "inert_weight_decay",
-    "clipping",
-    "unseen_augmentation",
-    "device_batchnorm",
-    "without_replacement",
-    "no_stable_phase",
-    "paper_undefined",
-)
+KEYS = {
+    "inert_weight_decay": "Weight decay is too weak to act within the training.",
+    "clipping": "Gradients were clipped, so the noise is not proportional to the learning rate.",
+    "unseen_augmentation": "The augmentation changes the gradient covariance, which most predicted noises leave out.",
+    "device_batchnorm": "BatchNorm's statistics come from each process's share of the batch.",
+    "without_replacement": "The batch is a large share of the training set, so the noise is smaller than assumed.",
+    "no_stable_phase": "The schedule has no phase at a stable learning rate.",
+    "paper_undefined": "The noise `paper` is not defined for the optimizer.",
+}
+"""Key of each caveat, with a description."""
 SEPARATOR = " | "
 
 # policies that mix or smooth labels, or draw from a set of operations

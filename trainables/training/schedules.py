@@ -18,7 +18,7 @@ def _warm(step: int, steps: int, warmup: float) -> float:
 
 @SCHEDULES.register("wsd")
 def wsd(step: int, steps: int, warmup: float, decay: float) -> float:
-    """Warmup - stable - decay: linear warmup, then 1, then 1 - sqrt((t - t_hold) / T_decay).
+    """Return the factor of linear warmup, a stable phase, then a decay of 1 - sqrt((t - t_hold) / T_decay).
 
     Args:
         step: Step, from 0.
@@ -40,13 +40,16 @@ def wsd(step: int, steps: int, warmup: float, decay: float) -> float:
 
 @SCHEDULES.register("constant")
 def constant(step: int, steps: int, warmup: float, decay: float) -> float:
-    """Linear warmup, then 1."""
+    """Return the factor of linear warmup, then 1."""
     return _warm(step, steps, warmup)
 
 
 @SCHEDULES.register("cosine")
 def cosine(step: int, steps: int, warmup: float, decay: float) -> float:
-    """Linear warmup, then half a cosine down to 0. Source: Loshchilov & Hutter 2016, arXiv 1608.03983, eq. 5."""
+    """Return the factor of linear warmup, then half a cosine down to 0.
+
+    Source: Loshchilov & Hutter 2016, arXiv 1608.03983, eq. 5.
+    """
     start = round(warmup * steps)
     if step < start:
         return _warm(step, steps, warmup)

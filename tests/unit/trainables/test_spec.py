@@ -181,3 +181,8 @@ def test_stack_mates_are_the_block_of_repeats_that_holds_the_spec() -> None:
     assert spec.stack_mates() == replace(spec, repeat=4).stack_mates()
     assert {s.config for s in spec.stack_mates()} == {spec.config}
     assert SPEC.stack_mates() == [SPEC]
+
+
+def test_every_field_has_a_description() -> None:
+    for f in (*fields(PairSpec), *fields(BaseSpec)):
+        assert f.metadata["description"].endswith("."), f.name

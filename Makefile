@@ -31,7 +31,7 @@ demo: install
 test: install
 	@echo "== all tests but the long ones (make soak); those of a browser need Chromium, those of PostgreSQL its server, and are skipped without"
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m '$(FAST)'
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --durations 25 -m '(ray or cluster or service) and not soak'
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --durations 25 -m '(ray or cluster or service) and not soak'
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m browser
 
 test-fast: install

@@ -21,7 +21,7 @@ from tests.support.drivers import Driver, complete, wait_for_parts
 from tests.support.waiting import PATIENCE, until
 from trainables.runtime import package_version
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("jobs")]  # one head for all of them
+pytestmark = pytest.mark.cluster
 
 TOKEN = "a-token-of-this-test-that-nobody-may-see"
 SPACE_FILE = """

@@ -33,8 +33,7 @@ ON_BOTH = (
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.module.__name__.partition(".service.")[2] in ON_BOTH:
         metafunc.fixturenames.append("database")
-        marks = (pytest.mark.service, pytest.mark.xdist_group("postgresql"))  # one server for all of them
-        kinds = ["sqlite", pytest.param("postgresql", marks=marks)]
+        kinds = ["sqlite", pytest.param("postgresql", marks=pytest.mark.service)]
         metafunc.parametrize("database", kinds, indirect=True, scope="module")
 
 

@@ -1,8 +1,9 @@
-"""Errors that end a command with one clear line, and whether an error is a shortage of the machine."""
+"""Exit codes, errors that end a command with one clear line, and shortages of the machine."""
 
 from __future__ import annotations
 
 import errno
+from enum import IntEnum
 
 _SHORT = {
     errno.EMFILE: "the service has no file descriptor left",
@@ -12,6 +13,16 @@ _SHORT = {
     errno.EDQUOT: "the disk is full for this account",
 }
 _NO_PROCESS = "the machine starts no further process"
+
+
+class ExitCode(IntEnum):
+    """Exit code of a command; `USAGE` is a bad spec or bad usage, `NO_SUCCESS` a sweep without a successful trial."""
+
+    DONE = 0
+    ERROR = 1
+    USAGE = 2
+    NO_SUCCESS = 3
+    INTERRUPTED = 130
 
 
 class SpecError(ValueError):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
+from sweeper.cli.parsing import Arguments
 from sweeper.config.load import load_spec
 from sweeper.config.spec import SweepSpec, keys
 from sweeper.config.yaml_source import assignments
@@ -14,7 +14,7 @@ _SENT = {"detach": "--detach", "estimate": "--dry-run", "label": "--name", "prio
          "shared": "--shared", "webhook": "--webhook", "cancel": "--cancel"}  # fmt: skip
 
 
-def check_here(args: argparse.Namespace) -> None:
+def check_here(args: Arguments) -> None:
     """Refuse what only a service knows, of a command that this machine carries out.
 
     Raises:
@@ -27,7 +27,7 @@ def check_here(args: argparse.Namespace) -> None:
         raise SpecError(f"which run folder? sweeper {args.command} DIR, or --server URL for the sweeps of a service")
 
 
-def flags(args: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, Any]:
+def flags(args: Arguments, keys: tuple[str, ...]) -> dict[str, Any]:
     """Return those of the keys of a sweep that the command line gives."""
     found = {k: v for k in keys if (v := getattr(args, k)) is not None}
     if "resources" in found:
@@ -35,7 +35,7 @@ def flags(args: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def asked_sweep(args: argparse.Namespace, elsewhere: bool = False) -> SweepSpec:
+def asked_sweep(args: Arguments, elsewhere: bool = False) -> SweepSpec:
     """Return the sweep that `SPACE|spec.yaml` and the flags of `run` ask for.
 
     Args:

@@ -147,6 +147,7 @@ def option(
     *,
     metavar: str = "",
     many: bool = False,
+    several: bool = False,
     resumable: bool = False,
     runtime: bool = False,
     identity: bool = True,
@@ -159,13 +160,14 @@ def option(
         description: One sentence or two, for `--help`, the schema and the reference.
         group: Group of options: search, trial, budget or cluster.
         metavar: What stands for the value in `--help`; empty for one of few words and for switches.
-        many: Whether the option may be repeated.
+        many: Whether it has several values: the option may be repeated.
+        several: Whether one option takes all values up to the next option, too.
         resumable: Whether a resume may change it.
         runtime: Whether it is a field of `trainables.runtime.Runtime`, too.
         identity: Whether two sweeps that differ in it are different searches.
         rules: Rules and further arguments of pydantic's `Field`.
     """
-    about = {"flag": True, "group": group, "metavar": metavar, "many": many, "resumable": resumable}
+    about = {"flag": True, "group": group, "metavar": metavar, "many": many, "several": several, "resumable": resumable}
     extra: dict[str, Any] = {"x-option": {**about, "runtime": runtime, "free": not identity}}
     return Field(default, description=description, json_schema_extra=extra, **rules)
 

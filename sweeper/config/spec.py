@@ -124,7 +124,7 @@ class SweepSpec(BaseModel):
     )
     prior: tuple[PriorNoise | str, ...] = option(
         (), "Run folders of finished sweeps: their best noise is the prior of sampler `noise`.", "search",
-        metavar="DIR", many=True,
+        metavar="DIR", many=True, several=True,
     )  # fmt: skip
     enqueue: tuple[dict[str, Any], ...] = option(
         (),

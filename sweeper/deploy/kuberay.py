@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from sweeper.config.yaml_text import write
@@ -21,7 +21,7 @@ MOST_CONFIG_BYTES = 1_000_000
 SETUP_SECONDS = 1800
 
 
-def text(plan: Plan, args: argparse.Namespace) -> str:
+def text(plan: Plan, args: SimpleNamespace) -> str:
     """Return the manifest: a ConfigMap with the sweep, and a RayJob that runs it.
 
     Raises:
@@ -54,7 +54,7 @@ def text(plan: Plan, args: argparse.Namespace) -> str:
     return document(comments, config, _job(plan, args))
 
 
-def _job(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
+def _job(plan: Plan, args: SimpleNamespace) -> dict[str, Any]:
     runtime_env = {
         "env_vars": {**plan.variables, **STOPPABLE},
         "config": {"setup_timeout_seconds": SETUP_SECONDS},
@@ -78,7 +78,7 @@ def _job(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _cluster(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
+def _cluster(plan: Plan, args: SimpleNamespace) -> dict[str, Any]:
     from sweeper.deploy.plan import HEAD_CPUS, HEAD_MEMORY
 
     machines = plan.machines
@@ -112,7 +112,7 @@ def _cluster(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _pod(plan: Plan, args: argparse.Namespace, name: str, has: dict[str, str]) -> dict[str, Any]:
+def _pod(plan: Plan, args: SimpleNamespace, name: str, has: dict[str, str]) -> dict[str, Any]:
     mounts = [{"name": "sweep", "mountPath": FOLDER, "readOnly": True}, {"name": "shm", "mountPath": "/dev/shm"}]
     volumes: list[dict[str, Any]] = [
         {"name": "sweep", "configMap": {"name": plan.name}},

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import shlex
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from sweeper.errors import SpecError
@@ -28,7 +28,7 @@ SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 IMAGE_OF = "projects/deeplearning-platform-release/global/images/family/"
 
 
-def text(plan: Plan, args: argparse.Namespace) -> str:
+def text(plan: Plan, args: SimpleNamespace) -> str:
     """Return the manifest: the cluster, and on its head the sweep.
 
     Raises:
@@ -56,7 +56,7 @@ def text(plan: Plan, args: argparse.Namespace) -> str:
     return document(comments, _cluster(plan, args))
 
 
-def _cluster(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
+def _cluster(plan: Plan, args: SimpleNamespace) -> dict[str, Any]:
     # the token stays on for whoever reaches the head; its dashboard listens on the head itself only
     start = "ulimit -n 65536; RAY_AUTH_MODE=token ray start"
     head = "--num-cpus=0"  # the driver runs there, and no trials
@@ -99,7 +99,7 @@ def _written(plan: Plan) -> list[str]:
     return commands
 
 
-def _provider(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
+def _provider(plan: Plan, args: SimpleNamespace) -> dict[str, Any]:
     if args.provider == "local":
         if args.node_role:
             raise SpecError("--node-role is of machines that are started: leave it out with --provider local")
@@ -116,7 +116,7 @@ def _provider(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _nodes(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
+def _nodes(plan: Plan, args: SimpleNamespace) -> dict[str, Any]:
     if plan.machines.given:
         return {}
     machines = plan.machines
@@ -142,7 +142,7 @@ def _nodes(plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _machine(args: argparse.Namespace, kind: str, gpu: bool) -> dict[str, Any]:
+def _machine(args: SimpleNamespace, kind: str, gpu: bool) -> dict[str, Any]:
     if args.provider == "aws":
         disk = {"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": DISK_GB, "VolumeType": "gp3"}}
         role = {"IamInstanceProfile": {"Name": args.node_role}} if args.node_role else {}

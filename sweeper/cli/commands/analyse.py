@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from sweeper.cli.options import COMMON, OBJECTIVE_HELP, SHOWN_NOISE, objectives
 from sweeper.cli.output import emit
-from sweeper.errors import SpecError
+from sweeper.cli.parsing import Argument, Arguments, Option, command
+from sweeper.errors import ExitCode, SpecError
 from sweeper.formatting import cell_text, format_table, is_value, number, pluralize, wrap
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES
@@ -23,14 +24,24 @@ if TYPE_CHECKING:
     from sweeper.analysis.evidence.ranking import Rank
 from sweeper.analysis.evidence.needs import OBJECTIVE, make_extend_command
 
-DONE = 0
 _SHOWN = 12
 FITTED = "fitted"
 _KNOBS = {"learning_rate": "η", "batch_size": "B", "momentum": "μ", "weight_decay": "λ",
           "augmentation_strength": "augmentation", "augmentation": "policy"}  # fmt: skip
 
+_DIRS = Argument(
+    "dirs", "DIR...", "Run folders, or their URIs; they are analysed one after the other.", nargs=-1, required=True
+)
+_OPTIONS = (
+    Option("--objective", "NAME", f"{OBJECTIVE_HELP} (default: gain_mean).", names=objectives),
+    Option("--split", "NAME", "train, val or test (default: val, or test if only that was measured).",
+           names=lambda: SPLITS),
+    Option("--where", "COLUMN=VALUE", "Only trials with this value, such as momentum=0.9; repeatable.", multiple=True),
+)  # fmt: skip
 
-def analyse(args: argparse.Namespace) -> int:
+
+@command(_DIRS, _OPTIONS, SHOWN_NOISE, COMMON)
+def analyse(args: Arguments) -> int:
     """`sweeper analyse DIR...`."""
     from sweeper.analysis.evidence import analyse as analysis
     from sweeper.analysis.evidence.plan import read_missing
@@ -62,14 +73,14 @@ def analyse(args: argparse.Namespace) -> int:
         f"{_title(folder, len(found))}{report(a, extends[folder], plans[folder])}" for folder, a in found.items()
     )
     emit(args.json, record, text)
-    return DONE
+    return ExitCode.DONE
 
 
 def _title(folder: str, folders: int) -> str:
     return f"{folder}\n\n" if folders > 1 else ""
 
 
-def _checked(args: argparse.Namespace) -> str | None:
+def _checked(args: Arguments) -> str | None:
     try:
         OBJECTIVES[args.objective or OBJECTIVE]
         if args.noise:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -17,8 +16,10 @@ from sweeper.analysis.comparison import (
     describe_differences,
     read_summary,
 )
+from sweeper.cli.options import COMMON, OBJECTIVE_HELP, SHOWN_NOISE, objectives
 from sweeper.cli.output import emit
-from sweeper.errors import SpecError
+from sweeper.cli.parsing import Argument, Arguments, Option, command
+from sweeper.errors import ExitCode, SpecError
 from sweeper.formatting import WIDTH, format_table, number, wrap
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES
@@ -29,7 +30,6 @@ from trainables.registry import UnknownName
 if TYPE_CHECKING:
     from sweeper.analysis.regime import Regime
 
-DONE = 0
 LONGEST_NAME = 24
 _CURVE = ("grid", "mean", "lower", "upper")
 
@@ -130,7 +130,13 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return [f"{i} {n}" for i, n in enumerate(short, 1)]
 
 
-def compare(args: argparse.Namespace) -> int:
+_DIRS = Argument("dirs", "DIR...", "Run folders, or their URIs; two or more.", nargs=-1, required=True)
+_OBJECTIVE = Option("--objective", "NAME", f"{OBJECTIVE_HELP} (default: gain_mean and merged_loss; the best merge of a "
+                    "sweep is chosen by the sweep's own).", names=objectives)  # fmt: skip
+
+
+@command(_DIRS, _OBJECTIVE, SHOWN_NOISE, COMMON)
+def compare(args: Arguments) -> int:
     """`sweeper compare DIR DIR...`."""
     from sweeper.analysis.recommend import BOTH
 
@@ -161,7 +167,7 @@ def compare(args: argparse.Namespace) -> int:
     emit(
         args.json, record, "\n\n".join([format_sweeps(sweeps), "\n".join(lines)] if lines else [format_sweeps(sweeps)])
     )
-    return DONE
+    return ExitCode.DONE
 
 
 def _record(sweep: SweepSummary) -> dict[str, Any]:

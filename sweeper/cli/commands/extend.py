@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.evidence.analyse import analyse
+from sweeper.cli.options import COUNT, DETACH, OBJECTIVE_HELP, RUN_DIR, SERVED, SHOWN_NOISE, objectives, sweep_options
 from sweeper.cli.output import emit
+from sweeper.cli.parsing import Arguments, Option, command
 from sweeper.config.spec import SweepSpec
+from sweeper.errors import ExitCode
 from sweeper.formatting import format_table, number, pluralize, wrap
 from sweeper.storage.location import place_of
 from trainables.noise import KNOBS
@@ -22,10 +24,16 @@ from sweeper.analysis.evidence.plan import plan_extension
 from sweeper.cli.sweep_options import flags
 from sweeper.config.spec import keys
 
-DONE, NO_SUCCESS, INTERRUPTED = 0, 3, 130
+_OPTIONS = (
+    Option("--dry-run", "", "Show the trials and run none.", default=False),
+    Option("--repeats", "R", "Repeats per configuration (default: what the analysis asks for).", type=COUNT),
+    Option("--noises", "N", "Largest number of new noises (default: all that the analysis asks for).", type=COUNT),
+    Option("--objective", "NAME", f"Objective of the answer: {OBJECTIVE_HELP} (default: gain_mean).", names=objectives),
+)
 
 
-def extend(args: argparse.Namespace) -> int:
+@command(RUN_DIR, _OPTIONS, SHOWN_NOISE, sweep_options("resumable", without=("trials",)), DETACH, SERVED)
+def extend(args: Arguments) -> int:
     """`sweeper extend DIR`."""
     from sweeper.analysis.evidence.sentences import explain_no_needs
     from sweeper.storage.run_folder import runnable_spec
@@ -46,16 +54,16 @@ def extend(args: argparse.Namespace) -> int:
     if not found.specs:
         nothing = "all that can be run of what is missing is there" if analysis.needs else explain_no_needs(analysis)
         emit(args.json, record, "\n".join(wrap(line, 0) for line in (*said, nothing)))
-        return DONE
+        return ExitCode.DONE
     if args.dry_run:
         emit(args.json, record, "\n\n".join([_lines(said), _table(found), f"{_count(found)}; nothing was run"]))
-        return DONE
+        return ExitCode.DONE
     if not args.json:
         print(f"{_lines(said)}\n\n{_table(found)}\n", file=sys.stderr)
     return _run(args, spec, found, record)
 
 
-def _run(args: argparse.Namespace, spec: SweepSpec, found: Plan, record: dict[str, Any]) -> int:
+def _run(args: Arguments, spec: SweepSpec, found: Plan, record: dict[str, Any]) -> int:
     from dashboards.page.page import write_page
     from sweeper.cli.progress import Progress
     from sweeper.runner import run as launch
@@ -68,7 +76,7 @@ def _run(args: argparse.Namespace, spec: SweepSpec, found: Plan, record: dict[st
     if results.interrupted:
         there = f"{len(outcomes)} of {_count(found)} are in {results.run}"
         print(f"interrupted: {there}; {again}", file=sys.stderr)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     if results.reason:
         print(f"stopped early: {results.reason}; {again}", file=sys.stderr)
     write_page(results.run)
@@ -87,7 +95,7 @@ def _run(args: argparse.Namespace, spec: SweepSpec, found: Plan, record: dict[st
         *missing,
     ]
     emit(args.json, record, _lines(lines))
-    return DONE if "ok" in outcomes and results.failed < spec.max_failed else NO_SUCCESS
+    return ExitCode.DONE if "ok" in outcomes and results.failed < spec.max_failed else ExitCode.NO_SUCCESS
 
 
 def _records(found: Plan) -> Iterator[dict[str, Any]]:
@@ -129,6 +137,6 @@ def _lines(texts: Sequence[str]) -> str:
     return "\n".join(wrap(text, 0) for text in texts)
 
 
-def _spec(args: argparse.Namespace, stored: SweepSpec) -> SweepSpec:
+def _spec(args: Arguments, stored: SweepSpec) -> SweepSpec:
     changed = flags(args, tuple(k for k in keys("resumable") if k != "trials"))
     return SweepSpec.checked({**stored.model_dump(exclude_unset=True), **changed})

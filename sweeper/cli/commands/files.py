@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.summary import check_shown_noise
+from sweeper.cli.options import COMMON, RUN_DIR, SHOWN_NOISE, samplers, spaces
 from sweeper.cli.output import emit
-from sweeper.errors import SpecError, StorageError
+from sweeper.cli.parsing import Argument, Arguments, Choice, Option, command
+from sweeper.errors import ExitCode, SpecError, StorageError
 from sweeper.formatting import csv_bytes, pluralize
 from sweeper.storage.location import file_of, place_of
 from sweeper.storage.run_folder import stored_spec
@@ -23,10 +24,31 @@ from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.location import is_uri
 from trainables.registry import unknown
 
-DONE = 0
+_TABLES = ("trials", "merges", "history", "planes", "search")
+_EXPORT = (
+    Option("--format", "csv|parquet", "Format of the table (default: csv).", type=Choice(("csv", "parquet"))),
+    Option("--table", "NAME", f"{', '.join(_TABLES[:-1])} or {_TABLES[-1]} (default: trials).", type=Choice(_TABLES)),
+    Option("--out", "FILE", "File of the table (default: DIR/TABLE.FORMAT)."),
+    Option("--html", "FILE", "Write the page instead: one file that works offline."),
+    Option("--png", "DIR", "Write the page's figures instead, as PNG files."),
+    Option("--svg", "DIR", "Write the page's figures instead, as SVG files."),
+)
+_TABLE = Argument("table", "TABLE", "Table with one row per pair: .parquet, .csv, .feather or .arrow.")
+_IMPORT = (
+    Option("--space", "NAME", "Space, or space file, that the pairs belong to.", required=True, names=spaces),
+    Option("--map", "COLUMN=NAME,...", "Names of columns in the trials table, such as lr=learning_rate. Known names "
+           "need none; COLUMN= leaves a column out; repeatable.", multiple=True),
+    Option("--set", "KEY=VALUE", "Value that all rows share: a field of the trial, examples, classes or parameters; "
+           "repeatable.", multiple=True),
+    Option("--sampler", "NAME", "Sampler that chose the configurations (default: grid if they are one, else unknown).",
+           names=samplers),
+    Option("--drop-missing", "", "Leave out rows that cannot be used.", default=False),
+    Option("--out", "DIR", "Run folder (default: runs/NAME_OF_THE_TABLE)."),
+)  # fmt: skip
 
 
-def export(args: argparse.Namespace) -> int:
+@command(RUN_DIR, _EXPORT, SHOWN_NOISE, COMMON)
+def export(args: Arguments) -> int:
     """`sweeper export DIR [--html FILE] [--png DIR] [--svg DIR]`, or a table where none of them is given."""
     stored_spec(args.dir)
     if not (args.html or args.png or args.svg):
@@ -36,10 +58,10 @@ def export(args: argparse.Namespace) -> int:
             raise SpecError("--table, --format and --out write a table: leave them out with --html, --png and --svg")
         record, text = _drawn(args)
     emit(args.json, record, text)
-    return DONE
+    return ExitCode.DONE
 
 
-def _table(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _table(args: Arguments) -> tuple[dict[str, Any], str]:
     import pyarrow
     import pyarrow.parquet
 
@@ -67,7 +89,7 @@ def _table(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return {"file": written, "rows": table.num_rows}, f"{table.num_rows} rows in {shown}"
 
 
-def _drawn(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _drawn(args: Arguments) -> tuple[dict[str, Any], str]:
     from dashboards.page.page import read_run, write_page
 
     if args.noise:
@@ -97,7 +119,8 @@ def _pictures(run: Run, folder: Path, kind: str) -> list[str]:
     return [str(file.absolute()) for file in write_pictures(run, folder, kind)]
 
 
-def import_table(args: argparse.Namespace) -> int:
+@command(_TABLE, _IMPORT, COMMON)
+def import_table(args: Arguments) -> int:
     """`sweeper import TABLE --space NAME`."""
     from sweeper.storage.external.columns import pairs
     from sweeper.storage.external.sweep import as_sweep, read_table
@@ -131,7 +154,7 @@ def import_table(args: argparse.Namespace) -> int:
         f"{pluralize(len(found.rows), 'trial')} of {pluralize(found.spec.trials, 'configuration')} ({counts}) in {out}"
     )
     emit(args.json, record, "\n".join([head, *(wrap(note, 0) for note in found.notes)]))
-    return DONE
+    return ExitCode.DONE
 
 
 def _folder(asked: str | None, table: Path) -> Path:
@@ -147,7 +170,8 @@ def _folder(asked: str | None, table: Path) -> Path:
     return out
 
 
-def compact(args: argparse.Namespace) -> int:
+@command(RUN_DIR, COMMON)
+def compact(args: Arguments) -> int:
     """`sweeper compact DIR`."""
     from sweeper.storage.compaction import compact as compacted
     from sweeper.storage.location import place_of
@@ -159,4 +183,4 @@ def compact(args: argparse.Namespace) -> int:
         found = compacted(place.patient())
     lines = [f"{table:<9}{count} parts became one" for table, count in found.items()]
     emit(args.json, {"run": place.uri, "parts": found}, "\n".join(lines) or "nothing to do: no table has several parts")
-    return DONE
+    return ExitCode.DONE

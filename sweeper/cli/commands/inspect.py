@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping
@@ -11,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.text import format_posterior
+from sweeper.cli.options import FLOAT, INTEGER, OBJECTIVE_HELP, RUN_DIR, SERVED, SHOWN_NOISE, objectives
 from sweeper.cli.output import emit
+from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.config.spec import SweepSpec
-from sweeper.errors import SpecError
+from sweeper.errors import ExitCode, SpecError
 from sweeper.formatting import format_table, number, plain_text, wrap
 from sweeper.storage.location import is_uri, place_of
 from trainables.registry import UnknownName
@@ -30,10 +31,8 @@ from sweeper.analysis.summary import (
     summarize_sweep,
 )
 
-DONE, ERROR = 0, 1
 
-
-def _rows(args: argparse.Namespace) -> tuple[SweepSpec, Any, str]:
+def _rows(args: Arguments) -> tuple[SweepSpec, Any, str]:
     """Return the spec of a run folder, its trials, and the noise to show."""
     from sweeper.storage.run_folder import stored_spec
     from sweeper.storage.tables import read_trials
@@ -43,7 +42,7 @@ def _rows(args: argparse.Namespace) -> tuple[SweepSpec, Any, str]:
     return spec, read_trials(args.dir), noise
 
 
-def status(args: argparse.Namespace) -> int:
+def show_status(args: Arguments) -> int:
     """`sweeper status DIR`."""
     from sweeper.analysis.best import over_limits, winner
     from sweeper.analysis.posterior import fit_posterior
@@ -85,7 +84,7 @@ def status(args: argparse.Namespace) -> int:
     parts = [shown, *(f"{name}: {message}" for name, message in record["regimes"].items())]
     parts += [*format_warnings(trials), *([wrap(lacking, 0)] if lacking else [])]
     emit(args.json, record, "\n".join((*parts, format_posterior(record["belief"], noise))))
-    return DONE
+    return ExitCode.DONE
 
 
 def _budget(spec: SweepSpec) -> tuple[int | None, str]:
@@ -100,11 +99,34 @@ def _budget(spec: SweepSpec) -> tuple[int | None, str]:
     return budget_of(spec, known.space), ""
 
 
-def list_trials(args: argparse.Namespace) -> int:
+_LIST_DIR = Argument("dir", "[DIR]", "Run folder, or its URI; with --server a sweep's id.", required=False)
+_DIRS = Argument("dirs", "[DIR]...", "Run folders, or their URIs: s3://BUCKET/PATH, gs://..., file://...; with "
+                 "--server a sweep's id, or nothing for all.", nargs=-1, required=False)  # fmt: skip
+_SAVE = Option("--save", "FILE", "Write the best merged weights as safetensors.")
+_DIGEST = Argument("digest", "DIGEST", "Digest of the trial, or its first digits.")
+_DATA = Option("--data", "ROOT", "Folder with the data sets (default: the sweep's).")
+_ADVICE = (
+    Option(
+        "--batch-size", "N", "Solve the learning rate for this batch size; repeatable.", type=INTEGER, multiple=True
+    ),
+    Option("--learning-rate", "X", "Keep this learning rate and solve the batch size.", type=FLOAT),
+    Option("--momentum", "X", "Momentum to use (default: the best trial's).", type=FLOAT),
+    Option("--weight-decay", "X", "Weight decay to use (default: the best trial's).", type=FLOAT),
+    Option("--objective", "NAME", f"{OBJECTIVE_HELP} (default: gain_mean and merged_loss).", names=objectives),
+)
+_LISTEN = (
+    Option("--port", "N", "Port to listen on (default: 8050, or the next free one).", type=INTEGER, default=8050),
+    Option("--host", "ADDR", "Address to listen on; the default is this machine only.", default="127.0.0.1",
+           show_default=True),
+)  # fmt: skip
+
+
+@command(_LIST_DIR, SHOWN_NOISE, SERVED)
+def list_trials(args: Arguments) -> int:
     """`sweeper list DIR`."""
     spec, trials, noise = _rows(args)
     emit_trials(args.json, trials, spec.objective, noise)
-    return DONE
+    return ExitCode.DONE
 
 
 def emit_trials(as_json: bool, trials: Any, objective: str, noise: str) -> None:
@@ -118,7 +140,8 @@ def emit_trials(as_json: bool, trials: Any, objective: str, noise: str) -> None:
     emit(as_json, rows, format_table(names, cells, indent=0) if rows else "no trials yet")
 
 
-def best(args: argparse.Namespace) -> int:
+@command(RUN_DIR, _SAVE, SHOWN_NOISE, SERVED)
+def best(args: Arguments) -> int:
     """`sweeper best DIR [--save FILE]`."""
     spec, trials, noise = _rows(args)
     record = summarize_sweep(args.dir, trials, noise)
@@ -128,7 +151,7 @@ def best(args: argparse.Namespace) -> int:
         record["saved"] = _save(args.dir, spec, trials, record["best"]["digest"], Path(args.save))
     text = format_sweep(record)
     emit(args.json, record, text + (f"\nsaved:               {record['saved']}" if args.save else ""))
-    return DONE
+    return ExitCode.DONE
 
 
 def _save(folder: str, spec: SweepSpec, trials: Any, digest: str, target: Path) -> str:
@@ -147,14 +170,15 @@ def _save(folder: str, spec: SweepSpec, trials: Any, digest: str, target: Path) 
     return str(target.absolute())
 
 
-def recommend(args: argparse.Namespace) -> int:
+@command(RUN_DIR, _ADVICE, SHOWN_NOISE, SERVED)
+def recommend(args: Arguments) -> int:
     """`sweeper recommend DIR`."""
     spec, trials, noise = _rows(args)
     wanted = {k: getattr(args, k) for k in ("momentum", "weight_decay", "learning_rate")}
     objectives = [args.objective] if args.objective else []
     found = advise(spec, trials, objectives, noise, batch_sizes=args.batch_size, **wanted)
     emit(args.json, found, "\n\n".join(f"{name}: {a['message']}\n{a['text']}" for name, a in found.items()))
-    return DONE
+    return ExitCode.DONE
 
 
 def row_of(trials: Any, digest: str) -> dict[str, Any]:
@@ -197,7 +221,8 @@ def rerun(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], data: str
         raise SpecError(f"trial {row['digest']} cannot be rerun here: {error}") from None
 
 
-def pair(args: argparse.Namespace) -> int:
+@command(RUN_DIR, _DIGEST, _DATA, SERVED)
+def pair(args: Arguments) -> int:
     """`sweeper pair DIR DIGEST`."""
     spec, trials, _ = _rows(args)
     row = row_of(trials, args.digest)
@@ -231,10 +256,11 @@ def emit_pair(as_json: bool, row: Mapping[str, Any], output: PairOutput) -> int:
     table = [(n, number(row[n]), number(again[n])) for n in shown]
     text = f"trial {row['digest']} {verdict}\n{format_table(('', 'stored', 'again'), table)}"
     emit(as_json, record, text)
-    return DONE if record["agrees"] else ERROR
+    return ExitCode.DONE if record["agrees"] else ExitCode.ERROR
 
 
-def dashboard(args: argparse.Namespace) -> int:
+@command(_DIRS, _LISTEN, SHOWN_NOISE, SERVED)
+def dashboard(args: Arguments) -> int:
     """`sweeper dashboard DIR...`; it serves until it is interrupted."""
     if args.noise:
         check_shown_noise(args.noise)
@@ -248,4 +274,4 @@ def dashboard(args: argparse.Namespace) -> int:
         ) from None
     serve(args.dirs, args.host, args.port, args.noise, lambda line: print(line, flush=True))
     print("stopped", file=sys.stderr)
-    return DONE
+    return ExitCode.DONE

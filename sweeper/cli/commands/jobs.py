@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
@@ -12,21 +11,37 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sweeper.cli.options import COMMON, ENV, JOB_SERVER, SET, TARGET, sweep_elsewhere
 from sweeper.cli.output import emit
+from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.cli.sweep_options import asked_sweep
 from sweeper.deploy.bundle import carried, environment, name_of, package, zipped
 from sweeper.deploy.command import STOP_SECONDS, STOPPABLE, command_of
 from sweeper.deploy.job_server import JobServer, UnreachableError, ended, wait_for_end
-from sweeper.errors import SpecError
+from sweeper.errors import ExitCode, SpecError
 from trainables.registry import unknown
 
-DONE, ERROR, INTERRUPTED = 0, 1, 130
 LOOK_SECONDS, MOST_LOOK_SECONDS, AWAY_SECONDS = 1.0, 10.0, 120.0
 """Between looks at a followed job: longer ones for longer logs; a server may be away so long."""
 _OF_RAY = re.compile("RAY_AUTH_TOKEN", re.IGNORECASE)
 
+_SUBMIT = (
+    Option("--follow", "", "Print what the job prints until it ends, and return its exit code. Ctrl-C detaches.",
+           default=False, group="job"),
+    Option("--job-id", "NAME", "Name of the job (default: the same for the same sweep).", group="job"),
+    Option("--working-dir", "DIR", "Folder whose files the job finds in its own folder.", group="job"),
+    ENV,
+    Option("--pip", "PACKAGE", "Package, or file of packages (.txt), that the job installs first; repeatable.",
+           multiple=True, group="job"),
+    Option("--python", "PATH", "Python on the head that runs the job.", default="python", show_default=True,
+           group="job"),
+)  # fmt: skip
+_JOB = Argument("job", "JOB", "Id of the job; with --server of the sweep, whose running trials finish first.")
+_CANCEL = Option("--cancel", "", "With --server: end the sweep's trials at once.", default=False)
 
-def submit(args: argparse.Namespace) -> int:
+
+@command(TARGET, sweep_elsewhere(), SET, JOB_SERVER, _SUBMIT, COMMON)
+def submit(args: Arguments) -> int:
     """`sweeper submit SPACE|spec.yaml`."""
     spec = asked_sweep(args, elsewhere=True)
     found, variables = carried(spec, args.working_dir), environment(args.env or (), _OF_RAY)
@@ -52,10 +67,10 @@ def submit(args: argparse.Namespace) -> int:
         return _followed(args, server, name, at)
     print(f"`sweeper status {name}{at} --follow` follows it, `sweeper stop {name}{at}` stops it", file=sys.stderr)
     emit(args.json, {"job": name, "address": server.address, "out": found.out}, name)
-    return DONE
+    return ExitCode.DONE
 
 
-def job_status(args: argparse.Namespace) -> int:
+def job_status(args: Arguments) -> int:
     """`sweeper status JOB --address URL`."""
     server = _server(args)
     record = _record(_known(server, args.dir))
@@ -64,17 +79,18 @@ def job_status(args: argparse.Namespace) -> int:
     lines = server.logs(record["job"]).splitlines()
     shown = [f"{k.replace('_', ' '):<12}{'–' if v is None else v}" for k, v in record.items()]
     emit(args.json, {**record, "log": lines}, "\n".join((*shown, "last lines of its log:", *lines[-10:])))
-    return DONE
+    return ExitCode.DONE
 
 
-def stop(args: argparse.Namespace) -> int:
+@command(_JOB, _CANCEL, JOB_SERVER, COMMON)
+def stop(args: Arguments) -> int:
     """`sweeper stop JOB --address URL`."""
     server = _server(args)
     record = _record(_known(server, args.job))
     name = record["job"]
     if ended(record):
         emit(args.json, record, f"job {name} has ended before: {record['status']}")
-        return DONE
+        return ExitCode.DONE
     server.stop(name)
     print(f"job {name} is asked to stop: trials that are finished are kept", file=sys.stderr)
     record = _record(wait_for_end(server, name, STOP_SECONDS + 30))
@@ -84,7 +100,7 @@ def stop(args: argparse.Namespace) -> int:
         )
     again = f"; submitted again it continues in {record['out']}" if record["out"] else ""
     emit(args.json, record, f"job {name} has ended: {record['status']}{again}")
-    return DONE
+    return ExitCode.DONE
 
 
 def follow(server: JobServer, name: str, write: Callable[[str], None]) -> dict[str, Any]:
@@ -120,10 +136,10 @@ def exit_code(job: Mapping[str, Any]) -> int:
     code = job.get("driver_exit_code")
     if isinstance(code, int):
         return code if code >= 0 else 128 - code
-    return {"SUCCEEDED": DONE, "STOPPED": INTERRUPTED}.get(str(job.get("status")), ERROR)
+    return {"SUCCEEDED": ExitCode.DONE, "STOPPED": ExitCode.INTERRUPTED}.get(str(job.get("status")), ExitCode.ERROR)
 
 
-def _followed(args: argparse.Namespace, server: JobServer, name: str, at: str) -> int:
+def _followed(args: Arguments, server: JobServer, name: str, at: str) -> int:
     stream = sys.stderr if args.json else sys.stdout
     last: list[str] = []
 
@@ -139,10 +155,10 @@ def _followed(args: argparse.Namespace, server: JobServer, name: str, at: str) -
             f"`sweeper stop {name}{at}` stops it",
             file=sys.stderr,
         )
-        return DONE
+        return ExitCode.DONE
     except UnreachableError as error:
         print(f"error: lost sight of job {name}, which may go on: {error}", file=sys.stderr)
-        return ERROR
+        return ExitCode.ERROR
     record, code = _record(job), exit_code(job)
     if hint := _hint(job, code, last):
         print(hint, file=sys.stderr)
@@ -169,7 +185,7 @@ def _hint(job: Mapping[str, Any], code: int, last: Sequence[str]) -> str:
     return ""
 
 
-def _server(args: argparse.Namespace) -> JobServer:
+def _server(args: Arguments) -> JobServer:
     known = (os.environ.get(k, "") for k in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
     address = args.address or next((a for a in known if a.startswith(("http://", "https://"))), "")
     if not address:
@@ -179,7 +195,7 @@ def _server(args: argparse.Namespace) -> JobServer:
     return JobServer(address, False if args.insecure else args.ca or True)
 
 
-def _at(args: argparse.Namespace, server: JobServer) -> str:
+def _at(args: Arguments, server: JobServer) -> str:
     trusted = f" --ca {shlex.quote(args.ca)}" if args.ca else ""
     trusted += " --insecure" if args.insecure else ""
     return f" --address {shlex.quote(server.address)}{trusted}"

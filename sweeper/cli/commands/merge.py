@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +10,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
+from sweeper.cli.options import COMMON, MERGE_FLAGS, SET, spaces, sweep_options
 from sweeper.cli.output import emit
+from sweeper.cli.parsing import Arguments, Option, command
 from sweeper.config.plain_text import check_plain_values
 from sweeper.config.space import corners
 from sweeper.config.spec import SweepSpec
@@ -26,15 +27,32 @@ from trainables.trial import TRAINABLES
 if TYPE_CHECKING:
     from trainables.result import MergeRow, PairOutput
 
-_FLAGS = (
-    "data", "download", "cache", "resident_share", "loader_workers", "device", "threads", "smoke", "landscape",
-)  # fmt: skip
 _SPLITS = ("train", "val", "test")
 # only BatchNorm's re-estimation goes by batches here
 _BATCH = 64
 
 
-def merge(args: argparse.Namespace) -> int:
+def _merge_names() -> Iterable[str]:
+    from trainables.merging.methods import MERGES
+
+    return MERGES
+
+
+_OPTIONS = (
+    Option("--models", "FILE", "Two or more checkpoints (safetensors or torch) of one architecture.", several=True,
+           required=True),
+    Option("--base", "FILE", "Checkpoint that the models were fine-tuned from; task vectors need it."),
+    Option("--space", "NAME", "Space that names model and data set.", names=spaces),
+    Option("--model", "NAME", "Name of the model, instead of --space."),
+    Option("--data-set", "NAME", "Name of the data set (default: the images in the folder ROOT)."),
+    Option("--merges", "NAME", "Merges (default: all possible ones).", several=True, names=_merge_names),
+    Option("--out", "DIR", "Folder for tables and page (default: a new one under runs/)."),
+    Option("--save", "FILE", "Write the merge chosen on validation as safetensors."),
+)  # fmt: skip
+
+
+@command(_OPTIONS, SET, sweep_options(only=MERGE_FLAGS), COMMON)
+def merge(args: Arguments) -> int:
     """`sweeper merge --models A B ...`."""
     settings = _settings(args)
     spec = _task(args, settings)
@@ -55,28 +73,28 @@ def merge(args: argparse.Namespace) -> int:
     return 0
 
 
-def spec_fields(args: argparse.Namespace) -> dict[str, Any]:
+def spec_fields(args: Arguments) -> dict[str, Any]:
     """Return the fields of the trial that `--set` gives."""
     return assignments(args.set or ())
 
 
-def _told(args: argparse.Namespace) -> bool:
+def _told(args: Arguments) -> bool:
     # without its learning rate nothing is known of how the models were trained
     return "learning_rate" in spec_fields(args)
 
 
-def _settings(args: argparse.Namespace) -> SweepSpec:
+def _settings(args: Arguments) -> SweepSpec:
     if len(args.models) < 2:
         raise SpecError(f"--models needs at least two files, got {args.models[0]}")
     if bool(args.space) == bool(args.model):
         raise SpecError("give either --space, or --model with --data-set (or --data with a folder of images)")
-    flags = {k: v for k in _FLAGS if (v := getattr(args, k)) is not None}
+    flags = {k: v for k in MERGE_FLAGS if (v := getattr(args, k)) is not None}
     given = {"space": args.space or "own models", "fixed": spec_fields(args), **flags}
     check_plain_values({**given, "model": args.model, "data_set": args.data_set})
     return SweepSpec.checked(given)
 
 
-def _task(args: argparse.Namespace, settings: SweepSpec) -> PairSpec:
+def _task(args: Arguments, settings: SweepSpec) -> PairSpec:
     """Return the spec that says on what and with which module the checkpoints are scored."""
     how = {"protocol": "finetune", "branch_step": 0, "members": len(args.models), "base": {"steps": 0}, "weights": ""}
     how["merges"] = _merges(args.merges, args.base, len(args.models))
@@ -131,7 +149,7 @@ def _folder(asked: str | None) -> Path:
     return out
 
 
-def _written(args: argparse.Namespace, spec: PairSpec, output: PairOutput, out: Path) -> dict[str, Any]:
+def _written(args: Arguments, spec: PairSpec, output: PairOutput, out: Path) -> dict[str, Any]:
     from dashboards.page.page import write_page
     from sweeper.storage.tables import write, write_weights
 

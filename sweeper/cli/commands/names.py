@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sweeper.cli.options import SERVED
 from sweeper.cli.output import emit
+from sweeper.cli.parsing import Arguments, command
 from sweeper.config.catalog import merge_records, noise_records, space_records
+from sweeper.errors import ExitCode
 from sweeper.formatting import wrap
 from trainables.noise import FAMILIES
 
-DONE = 0
 
-
-def spaces(args: argparse.Namespace) -> int:
+@command(SERVED)
+def spaces(args: Arguments) -> int:
     """`sweeper spaces`."""
     emit_spaces(args.json, space_records())
-    return DONE
+    return ExitCode.DONE
 
 
-def noises(args: argparse.Namespace) -> int:
+@command(SERVED)
+def noises(args: Arguments) -> int:
     """`sweeper noises`."""
     emit_noises(args.json, noise_records())
-    return DONE
+    return ExitCode.DONE
 
 
-def merges(args: argparse.Namespace) -> int:
+@command(SERVED)
+def merges(args: Arguments) -> int:
     """`sweeper merges`."""
     emit_merges(args.json, merge_records())
-    return DONE
+    return ExitCode.DONE
 
 
 def emit_spaces(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:

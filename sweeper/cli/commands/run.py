@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sweeper.analysis.summary import format_sweep, summarize_sweep
 from sweeper.cli.commands import inspect
-from sweeper.cli.commands.analyse import analyse
-from sweeper.cli.commands.compare import compare
-from sweeper.cli.commands.extend import extend
-from sweeper.cli.commands.files import compact, export, import_table
-from sweeper.cli.commands.inspect import best, dashboard, list_trials, pair, recommend
-from sweeper.cli.commands.jobs import job_status, stop, submit
-from sweeper.cli.commands.manifest import manifest
-from sweeper.cli.commands.merge import merge
-from sweeper.cli.commands.names import merges, noises, spaces
-from sweeper.cli.commands.serve import serve, token
+from sweeper.cli.commands.jobs import job_status
+from sweeper.cli.options import (
+    DETACH,
+    JOB_SERVER,
+    JSON,
+    RUN_DIR,
+    SENT,
+    SERVED,
+    SERVER,
+    SET,
+    SHOWN_NOISE,
+    TARGET,
+    sweep_options,
+)
 from sweeper.cli.output import emit
+from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.cli.sweep_options import asked_sweep, flags
 from sweeper.config.spec import SweepSpec, keys
-from sweeper.errors import SpecError
+from sweeper.errors import ExitCode, SpecError
 
-DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
+_YES = Option("--yes", "", "Continue an unfinished sweep in --out without asking.", default=False, group="cluster")
+_FOLLOW = Option("--follow", "", "Print what the job prints until it ends; with --server show the sweep's progress.",
+                 default=False)  # fmt: skip
+_STATUS_DIR = Argument("dir", "DIR|JOB", "Run folder, or its URI; a job with --address; a sweep's id with --server.")
 
 
-def run(args: argparse.Namespace) -> int:
+@command(TARGET, sweep_options(), SET, _YES, SENT, SERVED)
+def run(args: Arguments) -> int:
     """`sweeper run SPACE|spec.yaml`."""
     return _sweep(args, asked_sweep(args), args.yes)
 
 
-def resume(args: argparse.Namespace) -> int:
+@command(RUN_DIR, sweep_options("resumable"), DETACH, SERVED)
+def resume(args: Arguments) -> int:
     """`sweeper resume DIR`."""
     from sweeper.storage.run_folder import runnable_spec
 
@@ -45,7 +53,8 @@ def resume(args: argparse.Namespace) -> int:
     return _sweep(args, spec, True)
 
 
-def status(args: argparse.Namespace) -> int:
+@command(_STATUS_DIR, SHOWN_NOISE, _FOLLOW, JOB_SERVER, SERVER, JSON)
+def status(args: Arguments) -> int:
     """`sweeper status DIR`, or `sweeper status JOB --address URL`."""
     if args.address:
         return job_status(args)
@@ -53,10 +62,10 @@ def status(args: argparse.Namespace) -> int:
         raise SpecError(
             "--follow, --ca and --insecure are about a job or a service: give its cluster by --address, or --server"
         )
-    return inspect.status(args)
+    return inspect.show_status(args)
 
 
-def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
+def _sweep(args: Arguments, spec: SweepSpec, yes: bool) -> int:
     from sweeper.cli.progress import Progress
     from sweeper.runner import run as launch
 
@@ -74,7 +83,7 @@ def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
     again = f"`sweeper resume {shlex.quote(str(results.run))}` continues"
     if results.interrupted:
         print(f"interrupted: {rows} trials are in {results.run}; {again}", file=sys.stderr)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     if results.reason:
         print(f"stopped early: {results.reason}; {again}", file=sys.stderr)
     from dashboards.page.page import write_page
@@ -83,31 +92,4 @@ def _sweep(args: argparse.Namespace, spec: SweepSpec, yes: bool) -> int:
     record = summarize_sweep(results.run, results.trials, results.noise)
     emit(args.json, record, format_sweep(record))
     successful = any(o == "ok" for o in results.trials["outcome"].to_pylist())
-    return DONE if successful and results.failed < spec.max_failed else NO_SUCCESS
-
-
-COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
-    "run": run,
-    "resume": resume,
-    "status": status,
-    "list": list_trials,
-    "best": best,
-    "recommend": recommend,
-    "analyse": analyse,
-    "pair": pair,
-    "export": export,
-    "dashboard": dashboard,
-    "spaces": spaces,
-    "noises": noises,
-    "merges": merges,
-    "merge": merge,
-    "import": import_table,
-    "compact": compact,
-    "compare": compare,
-    "extend": extend,
-    "submit": submit,
-    "stop": stop,
-    "manifest": manifest,
-    "serve": serve,
-    "token": token,
-}
+    return ExitCode.DONE if successful and results.failed < spec.max_failed else ExitCode.NO_SUCCESS

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from sweeper.cli.options import COMMON, COUNT, FLOAT, INTEGER, JSON, PLACE
 from sweeper.cli.output import emit
-from sweeper.errors import SpecError
+from sweeper.cli.parsing import Argument, Arguments, Choice, Group, Option, command
+from sweeper.errors import ExitCode, SpecError
 from sweeper.formatting import format_table
 from trainables.registry import unknown
 
@@ -18,13 +22,56 @@ if TYPE_CHECKING:
     from sweeper.client.models import Quota, TokenView
     from sweeper.service.config import Config
 
-DONE = 0
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _MOST_SECONDS = 100 * 365 * 86400
 SECRET = "SWEEPER_WEBHOOK_SECRET"
 
+_PATH = click.Path(path_type=Path)
+_SERVE = (
+    Option("--host", "ADDR", "Address to listen on. The default is this machine only; others need --auth.",
+           default="127.0.0.1", show_default=True),
+    Option("--port", "N", "Port to listen on (default: 8000, or the next free one).", type=INTEGER, default=8000),
+    *PLACE,
+    Option("--address", "ADDR", "Ray cluster: HOST:PORT, or auto (default: a Ray on this machine, started when a sweep "
+           "needs it)."),
+    Option("--max-running", "N", "Sweeps at a time.", type=COUNT, default=4, show_default=True),
+    Option("--inline-memory", "BYTES", "Memory for a sweep of runner inline, such as 8GB; 0 sets no limit (default: "
+           "80 % of the machine's, shared among --max-running, at least 4GiB)."),
+    Option("--data", "ROOT", "Folder with the data sets (default: data under --root)."),
+    Option("--spaces", "DIR", "Folder of space files (.py) that users may name; the server runs their code (default: "
+           "none).", type=_PATH),
+    Option("--auth", "", "Ask for tokens; `sweeper token` makes them.", default=False),
+    Option("--certificate", "FILE", "Serve https with this certificate (PEM).", type=_PATH),
+    Option("--key", "FILE", "Key of the certificate, if it is in another file.", type=_PATH),
+    Option("--rate", "X", "Requests per second and user; 0 sets no limit.", type=FLOAT, default=200.0,
+           show_default=True),
+    Option("--max-body", "BYTES", "Largest request.", type=COUNT, default=1 << 20, show_default=True),
+    Option("--max-connections", "N", "Largest number of open connections. One address may hold a quarter of them, at "
+           "most 256. The default is lower if open files are limited.", type=COUNT, default=2048, show_default=True),
+    Option("--trusted-proxy", "ADDR", "Address or network of a proxy in front. It may hold any number of connections, "
+           "and its X-Forwarded-For names the client; repeatable.", multiple=True),
+    Option("--max-workers", "N", "Largest number of trials at a time of one sweep (default: no limit).", type=COUNT),
+    Option("--audit-days", "N", "Days to keep the record of who did what.", type=COUNT, default=400,
+           show_default=True),
+    Option("--rebuild", "", "List sweeps again whose folders the database does not know.", default=False),
+    Option("--webhook", "URL", "Prefix of addresses that may be told when a sweep ends; repeatable.", multiple=True),
+    Option("--webhook-secret", "FILE", "File with the secret that signs these messages (default: "
+           "SWEEPER_WEBHOOK_SECRET).", type=_PATH),
+)  # fmt: skip
+ROLES = ("viewer", "submitter", "admin")
+_CREATE = (
+    Argument("name", "NAME", "Name of the user."),
+    Option("--role", "ROLE", "viewer (reads), submitter (also runs sweeps and controls its own) or admin (everything).",
+           type=Choice(ROLES), required=True, names=lambda: ROLES),
+    Option("--expires", "TIME", "Lifetime in s, m, h, d or w, such as 30d (default: no end)."),
+    Option("--quota", "KEY=N", "Limits of the user: running=2 sweeps at a time, waiting=20 in the queue, trials=1000 "
+           "and gpu_hours=50 in 30 days (default: unchanged, at first waiting=100).", several=True),
+)  # fmt: skip
+_ID = Argument("id", "ID", "Id of the token, as `list` shows it.")
 
-def serve(args: argparse.Namespace) -> int:
+
+@command(_SERVE, COMMON)
+def serve(args: Arguments) -> int:
     """`sweeper serve`; it serves until it is interrupted."""
     if not 0 <= args.port <= 65535:
         raise SpecError(f"--port must lie in 0 to 65535, got {args.port}")
@@ -41,10 +88,10 @@ def serve(args: argparse.Namespace) -> int:
     listening = Listening(args.host, args.port, args.certificate, args.key, _secret(args), proxies)
     serve_until_stopped(_config(args), listening, lambda line: print(line, flush=True))
     print("stopped", file=sys.stderr)
-    return DONE
+    return ExitCode.DONE
 
 
-def _secret(args: argparse.Namespace) -> str:
+def _secret(args: Arguments) -> str:
     if args.webhook_secret is None:
         return os.environ.get(SECRET, "")
     try:
@@ -58,7 +105,7 @@ def _secret(args: argparse.Namespace) -> str:
     return text
 
 
-def _config(args: argparse.Namespace) -> Config:
+def _config(args: Arguments) -> Config:
     from sweeper.service.config import Config
 
     place = {"root": args.root, "state": args.state, "database": args.database}
@@ -94,7 +141,7 @@ def _memory(text: str | None) -> int | None:
     return found
 
 
-def token(args: argparse.Namespace) -> int:
+def _token(args: Arguments) -> int:
     """`sweeper token create|list|revoke`."""
     try:
         from sweeper.client.models import Role
@@ -126,7 +173,19 @@ def token(args: argparse.Namespace) -> int:
             emit(args.json, {**shown.model_dump(mode="json"), "token": text}, text)
     finally:
         engine.dispose()
-    return DONE
+    return ExitCode.DONE
+
+
+create = command(_CREATE, PLACE, JSON)(_token)
+list_tokens = command(PLACE, JSON)(_token)
+revoke = command(_ID, PLACE, JSON)(_token)
+_AT = "sweeper.cli.commands.serve:"
+_ACTIONS = {
+    "create": (f"{_AT}create", "create a token and print it; it is printed only once"),
+    "list": (f"{_AT}list_tokens", "list tokens, without their secrets"),
+    "revoke": (f"{_AT}revoke", "revoke a token"),
+}
+token = Group("token", "", _ACTIONS, COMMON)
 
 
 def _missing(error: ImportError) -> SpecError:

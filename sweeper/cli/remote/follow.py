@@ -8,10 +8,9 @@ from sweeper.cli.progress import Progress
 from sweeper.client import Client
 from sweeper.client.models import Event, State, Sweep, SweepDetail
 from sweeper.config.spec import SweepSpec
+from sweeper.errors import ExitCode
 from sweeper.runner.results import Status
 from sweeper.search.objectives import OBJECTIVES
-
-DONE, ERROR, NO_SUCCESS, INTERRUPTED = 0, 1, 3, 130
 
 
 class Shown:
@@ -84,10 +83,10 @@ def followed(client: Client, sweep: SweepDetail, sign: str) -> SweepDetail | Non
 def exit_code(sweep: SweepDetail) -> int:
     """Return the exit code that the command line has for a sweep that ended so."""
     if sweep.state == State.DONE:
-        return DONE
+        return ExitCode.DONE
     if sweep.state != State.FAILED:
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     most = sweep.spec.get("max_failed", SweepSpec.model_fields["max_failed"].default)
     progress = sweep.progress
     unsuccessful = progress.trials > 0 and not progress.outcomes.get("ok")
-    return NO_SUCCESS if unsuccessful or progress.failed >= most else ERROR
+    return ExitCode.NO_SUCCESS if unsuccessful or progress.failed >= most else ExitCode.ERROR

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sweeper.cli.parsing import Arguments
 from sweeper.cli.sweep_options import flags
 from sweeper.client import ClientError
 from sweeper.config.points import read_points
@@ -24,7 +24,7 @@ HERE = {
 """Keys of a sweep that are not the sender's -> why."""
 
 
-def refuse(args: argparse.Namespace, reasons: Mapping[str, str]) -> None:
+def refuse(args: Arguments, reasons: Mapping[str, str]) -> None:
     """Refuse flags that a service cannot follow.
 
     Raises:
@@ -36,7 +36,7 @@ def refuse(args: argparse.Namespace, reasons: Mapping[str, str]) -> None:
             raise SpecError(f"--{flag} is not for a server: {why}; leave it out, or --server '' keeps the command here")
 
 
-def changes(args: argparse.Namespace, keys: tuple[str, ...]) -> dict[str, Any]:
+def changes(args: Arguments, keys: tuple[str, ...]) -> dict[str, Any]:
     """Return the keys of a sweep that the flags set, as a service takes them.
 
     Raises:
@@ -53,7 +53,7 @@ class Asked:
         values: Keys of the sweep that the user set, in the file or by flags; flags win.
     """
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: Arguments) -> None:
         given = changes(args, keys("flag"))
         file, self._file, self._lines = given.pop("enqueue", None), "", {}
         values: dict[str, Any] = {"space": args.target}

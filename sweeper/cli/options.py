@@ -126,7 +126,7 @@ def _option(name: str, field: FieldInfo) -> Option:
     default = field.get_default(call_default_factory=False)
     text = field.description or ""
     if not switch and isinstance(default, str | int | float) and "(default" not in text:
-        text = f"{text} (default: {default})"
+        text = f"{text.removesuffix('.')} (default: {default})."
     rules: dict[str, Any] = {}
     if about["many"] and not about["several"]:
         rules["multiple"] = True

@@ -122,12 +122,12 @@ class Command(click.Command):
         return super().parse_args(ctx, args if ctx.resilient_parsing else list(spell_out(self, ctx, args)))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the arguments and the options, by group."""
-        sections: dict[str, list[tuple[str, str]]] = {"arguments": [], **{g: [] for g in GROUPS}}
+        """Write the options, by group."""
+        sections: dict[str, list[tuple[str, str]]] = {group: [] for group in GROUPS}
         for param in self.get_params(ctx):
-            group = "arguments" if isinstance(param, Argument) else getattr(param, "group", "options")
-            if (record := param.get_help_record(ctx)) is not None:
-                sections[group].append(record)
+            record = param.get_help_record(ctx)
+            if record is not None and not isinstance(param, click.Argument):
+                sections[getattr(param, "group", "options")].append(record)
         for title, records in sections.items():
             if records:
                 with formatter.section(title.capitalize()):

@@ -1,4 +1,4 @@
-"""The commands of the command line: each takes the parsed arguments and returns the exit code. Here: running."""
+"""The commands `run`, `resume` and `status`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from sweeper.analysis.summary import format_sweep, summarize_sweep
-from sweeper.cli.commands import inspect
-from sweeper.cli.commands.jobs import job_status
 from sweeper.cli.options import (
     DETACH,
     JOB_SERVER,
@@ -57,12 +54,16 @@ def resume(args: Arguments) -> int:
 def status(args: Arguments) -> int:
     """`sweeper status DIR`, or `sweeper status JOB --address URL`."""
     if args.address:
+        from sweeper.cli.commands.jobs import job_status
+
         return job_status(args)
     if args.follow or args.ca or args.insecure:
         raise SpecError(
             "--follow, --ca and --insecure are about a job or a service: give its cluster by --address, or --server"
         )
-    return inspect.show_status(args)
+    from sweeper.cli.commands.inspect import show_status
+
+    return show_status(args)
 
 
 def _sweep(args: Arguments, spec: SweepSpec, yes: bool) -> int:
@@ -87,6 +88,7 @@ def _sweep(args: Arguments, spec: SweepSpec, yes: bool) -> int:
     if results.reason:
         print(f"stopped early: {results.reason}; {again}", file=sys.stderr)
     from dashboards.page.page import write_page
+    from sweeper.analysis.summary import format_sweep, summarize_sweep
 
     write_page(results.run)
     record = summarize_sweep(results.run, results.trials, results.noise)

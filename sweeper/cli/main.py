@@ -155,5 +155,6 @@ def _path(error: click.UsageError) -> str:
 def _usage_text(error: click.UsageError) -> str:
     if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param:
         return _in_one_line(f"{error.param.opts[0]} {error.message}")
-    text = _in_one_line(error.format_message()).rstrip(".")
+    text = _in_one_line(error.format_message())
+    text = text if text.endswith("...") else text.removesuffix(".")
     return text[:1].lower() + text[1:]

@@ -1,16 +1,17 @@
 """The README stays complete and its commands parse: names, columns, flags, code."""
 
-import argparse
 import dataclasses
 import itertools
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
 import search_spaces
-from sweeper.cli.main import _parser
+from sweeper.cli.main import cli, main
 from sweeper.config.resources import Resources
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.search.samplers import SAMPLERS
@@ -36,8 +37,20 @@ def table(head: str) -> list[list[str]]:
     return [[c.strip() for c in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
 
 
-def _commands() -> dict[str, argparse.ArgumentParser]:
-    return dict(_parser()._subparsers._group_actions[0].choices)  # type: ignore[union-attr,arg-type]
+def _commands() -> dict[str, click.Command]:
+    context = click.Context(cli)
+    return {name: cli.get_command(context, name) for name in cli.list_commands(context)}  # type: ignore[misc]
+
+
+def _flags(command: click.Command) -> set[str]:
+    return {flag for p in command.params for flag in p.opts if flag.startswith("--")}
+
+
+def _parse(argv: list[str]) -> dict[str, Any]:
+    """Return the parameters of a command line, parsed and not run."""
+    parsed: list[dict[str, Any]] = []
+    cli.main(argv, standalone_mode=False, obj=lambda _, args: parsed.append(vars(args)))
+    return parsed[0]
 
 
 def _examples(program: str) -> list[list[str]]:
@@ -90,8 +103,7 @@ def test_every_outcome_and_warning_is_named() -> None:
 def test_every_flag_sampler_and_objective_is_in_the_table() -> None:
     rows = table("Flag of `run`")
     flags = {f for row in rows for f in re.findall(r"--[a-z-]+", row[0])}
-    known = {o for a in _commands()["run"]._actions for o in a.option_strings if o.startswith("--")}
-    assert flags == known - {"--help", "--json"}
+    assert flags == _flags(_commands()["run"]) - {"--json"}
     text = " ".join(cell for row in rows for cell in row)
     assert set(SAMPLERS) | set(OBJECTIVES) <= set(names(text))
 
@@ -102,10 +114,9 @@ def test_every_resource_is_in_the_table() -> None:
 
 
 def test_every_command_and_flag_is_named() -> None:
-    for name, parser in _commands().items():
+    for name, command in _commands().items():
         assert f"`sweeper {name}" in README or f"\nsweeper {name} " in README or f"\nsweeper {name}\n" in README
-        flags = {o for a in parser._actions for o in a.option_strings if o.startswith("--")} - {"--help"}
-        assert flags <= set(re.findall(r"--[a-z-]+", README)), name
+        assert _flags(command) <= set(re.findall(r"--[a-z-]+", README)), name
 
 
 def test_every_field_of_the_trial_is_described_once() -> None:
@@ -117,14 +128,14 @@ def test_every_command_parses() -> None:
     commands = _examples("sweeper")
     assert len(commands) > 10
     for command in commands:
-        _parser().parse_args(command[1:])
+        _parse(command[1:])
 
 
 def test_every_setting_of_the_commands_is_a_field() -> None:
     from sweeper.config.yaml_source import assignments
 
-    parsed = [_parser().parse_args(c[1:]) for c in _examples("sweeper")]
-    given = [key for args in parsed for key in assignments(getattr(args, "set", None) or [])]
+    parsed = [_parse(c[1:]) for c in _examples("sweeper")]
+    given = [key for params in parsed for key in assignments(params.get("set") or ())]
     assert given
     assert {key.split(".")[0] for key in given} <= {f.name for f in dataclasses.fields(PairSpec)}
 
@@ -149,8 +160,6 @@ def test_the_yaml_example_is_a_sweep(tmp_path: Path) -> None:
 
 
 def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sweeper.cli.main import main
-
     monkeypatch.chdir(tmp_path)
     for registry in (MODELS, DATASETS):  # what the example registers is gone after the test
         monkeypatch.setattr(registry, "_items", dict(registry._items))

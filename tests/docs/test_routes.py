@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
 from sweeper.cli.main import main
 from sweeper.client.models import Quota
 from sweeper.service.api.app import ROUTERS
@@ -24,8 +22,7 @@ def test_every_route_is_in_the_readme():
 
 def test_every_quota_is_in_the_readme_and_in_the_help(capsys):
     told = README.read_text().partition("- **Quotas.**")[2].partition("\n- **")[0]
-    with pytest.raises(SystemExit):
-        main(["token", "create", "--help"])
+    assert main(["token", "create", "--help"]) == 0
     shown = capsys.readouterr().out
     for name in Quota.model_fields:
         assert f"`{name}`" in told

@@ -256,10 +256,7 @@ def test_what_cannot_be_extended_is_said(
 
     def said(*argv: str) -> str:
         capsys.readouterr()
-        try:
-            code = main(["extend", *argv])
-        except SystemExit as exit_:
-            code = exit_.code  # type: ignore[assignment]
+        code = main(["extend", *argv])
         captured = capsys.readouterr()
         assert (code, captured.out) == (2, "")
         assert captured.err.count("\n") == 1

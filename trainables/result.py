@@ -32,6 +32,16 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+OUTCOMES = {
+    Outcome.OK: "The pair was trained and merged.",
+    Outcome.DIVERGED: "A loss or a weight is not finite.",
+    Outcome.NOT_VIABLE: "A parent's validation accuracy is below `accuracy_floor`.",
+    Outcome.OUT_OF_MEMORY: "The device or the machine had no memory left.",
+    Outcome.PRUNED: "The trial stopped at a rung.",
+    Outcome.FAILED: "An error, a lost process or a lost node; a resume tries it again.",
+}
+"""What each outcome means."""
+
 UNSTABLE = frozenset({Outcome.DIVERGED, Outcome.NOT_VIABLE})
 """Outcomes in which training broke for its hyperparameters: they tell of step size and noise."""
 NEVER_WINS = UNSTABLE | {Outcome.OUT_OF_MEMORY, Outcome.PRUNED}

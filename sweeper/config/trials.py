@@ -10,7 +10,7 @@ from search_spaces import Space
 from sweeper.config.spec import SweepSpec
 from trainables.spec import PairSpec
 
-# from here on a stack of members is faster than a loop: 8 members at batches of up to 32 (measured, see LOG.md)
+# from here on a stack of members is faster than a loop: 8 members at batches of up to 32 (docs/findings/speed.md)
 STACK_MEMBERS, STACK_BATCH = 8, 32
 
 

@@ -132,7 +132,7 @@ def test_the_digits_pairs_are_a_sweep(digits: Path) -> None:
     assert len(list((digits / "trials").iterdir())) == 1
     regime = fit_regime(read_trials(digits), "gain_mean")
     assert regime.optimum is not None
-    assert 5e-3 < regime.optimum < 3e-2  # as LOG.md has it for these pairs
+    assert 5e-3 < regime.optimum < 3e-2  # as docs/findings/pairs.md has it for these pairs
     assert not regime.adaptive
 
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FAST := not ray and not cluster and not service and not browser and not soak
 
-.PHONY: help install demo test test-fast soak check bench bench-sampler clean
+.PHONY: help install demo test test-fast soak check reference docs bench bench-sampler clean
 
 help:
 	@echo "make demo       set up .venv and run a sweep of 60 pairs on real data, with a page at the end"
@@ -11,6 +11,8 @@ help:
 	@echo "make test-fast  the tests that need no Ray, no cluster, no server and no browser"
 	@echo "make soak       the long tests: processes and nodes that are killed, compilation"
 	@echo "make check      lint, types, import rules"
+	@echo "make docs       the documentation as pages in site/; broken links are errors"
+	@echo "make reference  docs/reference, written from the code"
 	@echo "make bench      benchmarks; each prints a table"
 	@echo "make bench-sampler  the noise sampler against Optuna's, half an hour on two cores"
 
@@ -46,6 +48,12 @@ check: install
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+reference: install
+	$(BIN)/python -m tests.docs.reference
+
 bench: install
 	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
@@ -53,4 +61,4 @@ bench-sampler: install
 	$(BIN)/python tests/bench/bench_sampler.py
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv site .pytest_cache .ruff_cache .import_linter_cache

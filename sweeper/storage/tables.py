@@ -169,8 +169,11 @@ def read_part(place: Place, path: str, table: str) -> pa.Table | str:
 
 
 _UNBIASED_SINCE = 4  # schema version
+BIASED = "biased_gradient_norm"
+BIASED_MEANING = f"A version before schema {_UNBIASED_SINCE} measured `gradient_norm2`, which is too low by S²_x/N."
+"""The warning that old rows get while they are read, and what it means."""
 _BIASED = (
-    "biased_gradient_norm: an earlier version wrote this row (schema {}): its gradient_norm2 is low by S2_x/N, "
+    f"{BIASED}: an earlier version wrote this row (schema {{}}): its gradient_norm2 is low by S2_x/N, "
     "so b_simple and noise critical_ratio are too large; `sweeper pair` measures the trial again"
 )
 
@@ -182,7 +185,7 @@ def _marked(trials: pa.Table) -> pa.Table:
     if not any(old):
         return trials
     texts = [
-        t if not is_old or "biased_gradient_norm" in (t or "") else SEPARATOR.join(filter(None, [t, _BIASED.format(v)]))
+        t if not is_old or BIASED in (t or "") else SEPARATOR.join(filter(None, [t, _BIASED.format(v)]))
         for t, is_old, v in zip(trials.column("warnings").to_pylist(), old, versions, strict=True)
     ]
     at = trials.schema.get_field_index("warnings")

@@ -36,6 +36,8 @@ TIE = 1e-6
 MIDPOINT: Key = ("linear", 0.5)
 ENDS: tuple[Key, Key] = (("linear", 0.0), ("linear", 1.0))
 GREEDY = "greedy_soup"
+GREEDY_DESCRIPTION = "Averages the best child with each further one that does not lower the validation accuracy."
+GREEDY_SOURCE = "Wortsman et al. 2022, arXiv 2203.05482"
 FISHER_EXAMPLES = 512
 _SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 

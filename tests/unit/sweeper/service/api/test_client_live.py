@@ -1,6 +1,5 @@
-"""The client's notebook against the real API over HTTP, with a real process of a sweep."""
+"""The guide's example of the client against the real API over HTTP, with a real process of a sweep."""
 
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,15 +8,15 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-import sweeper.service
 from sweeper.cli.main import main
 from sweeper.client import Client, ClientError
 from sweeper.service.api.app import make_api
 from sweeper.service.config import Config
 from sweeper.service.service import Service
+from tests.docs.pages import DOCS, blocks
 from tests.support.waiting import until
 
-NOTEBOOK = Path(sweeper.service.__file__).with_name("example.ipynb")
+GUIDE = DOCS / "how-to" / "service-users.md"
 
 pytestmark = pytest.mark.service
 
@@ -39,17 +38,14 @@ def url(tmp_path: Path) -> Iterator[str]:
     service.close()
 
 
-def test_the_notebook_runs(
+def test_the_example_runs(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SWEEPER_SERVER", url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    cells = json.loads(NOTEBOOK.read_text())["cells"]
-    assert all(not cell["outputs"] for cell in cells if cell["cell_type"] == "code")
+    (example,) = blocks(GUIDE, "python")
     names: dict[str, object] = {}
-    for cell in cells:
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), "example.ipynb", "exec"), names)
+    exec(compile(example.text, GUIDE.name, "exec"), names)
     assert "state its turn" in capsys.readouterr().out
     assert names["trials"].num_rows == 12  # type: ignore[attr-defined]
     with Client() as client:

@@ -43,9 +43,7 @@ class Choice(click.Choice[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the word."""
         if value not in self.choices:
-            raise click.UsageError(
-                str(unknown(str(param and param.human_readable_name), str(value), self.choices)), ctx
-            )
+            raise click.UsageError(str(unknown(str(param and param.name), str(value), self.choices)), ctx)
         return value
 
 

@@ -147,6 +147,7 @@ def test_a_course_that_is_taken_up_again_keeps_ties(stack: int) -> None:
 
 
 def test_gradients_and_curvature_see_one_parameter() -> None:
+    torch.manual_seed(5)  # a step across a kink of ReLU spoils the difference quotient
     model = _made(norm=False).double()
     names = trained_names(model)
     draws = torch.Generator().manual_seed(5)

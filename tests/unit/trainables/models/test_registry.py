@@ -161,8 +161,8 @@ def test_sizes_that_a_library_refuses_are_its_own_words() -> None:
 
 
 def test_our_names_go_first_then_timms() -> None:
-    assert MODELS["resnet18"].args == ("resnet18",)
-    assert MODELS["resnet18"].func is MODELS["torchvision:resnet18"].func
+    assert MODELS["resnet18"] is registry.resnet18
+    assert MODELS["torchvision:resnet18"].args == ("resnet18",)
     assert MODELS["timm:resnet18"].func is MODELS["densenet121"].func is registry._timm
     assert MODELS["vit_b_16"].func is registry._torchvision
     assert "densenet121" not in MODELS  # names that are listed are ours

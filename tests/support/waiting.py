@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-PATIENCE = 600.0
+PATIENCE = 300.0
 """Time [s] after which whatever a test waits for counts as stuck; a machine under load never gets near it."""
 
 

@@ -77,7 +77,7 @@ RAYJOB = record(
     {
         "apiVersion": {"const": "ray.io/v1"},
         "kind": {"const": "RayJob"},
-        "metadata": record({"name": {**NAME, "maxLength": 47}}),
+        "metadata": record({"name": {**NAME, "maxLength": 47}}, {"namespace": NAME}),
         "spec": record(
             {"rayClusterSpec": CLUSTER},
             {
@@ -96,7 +96,7 @@ CONFIG_MAP = record(
     {
         "apiVersion": {"const": "v1"},
         "kind": {"const": "ConfigMap"},
-        "metadata": record({"name": NAME}),
+        "metadata": record({"name": NAME}, {"namespace": NAME}),
         "data": {**TEXTS, "propertyNames": {"pattern": "^[-._a-zA-Z0-9]+$"}},
     }
 )

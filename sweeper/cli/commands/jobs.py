@@ -15,8 +15,8 @@ from sweeper.cli.options import COMMON, ENV, JOB_SERVER, SET, TARGET, sweep_else
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.cli.sweep_options import asked_sweep
-from sweeper.deploy.bundle import carried, environment, name_of, package, zipped
-from sweeper.deploy.command import STOP_SECONDS, STOPPABLE, command_of
+from sweeper.deploy.bundle import bundle_sweep, job_name, package_files, parse_environment, zip_files
+from sweeper.deploy.command import STOP_SECONDS, STOP_VARIABLES, sweep_command
 from sweeper.deploy.job_server import JobServer, UnreachableError, ended, wait_for_end
 from sweeper.errors import ExitCode, SpecError
 from trainables.registry import unknown
@@ -44,19 +44,19 @@ _CANCEL = Option("--cancel", "", "With --server: end the sweep's trials at once.
 def submit(args: Arguments) -> int:
     """`sweeper submit SPACE|spec.yaml`."""
     spec = asked_sweep(args, elsewhere=True)
-    found, variables = carried(spec, args.working_dir), environment(args.env or (), _OF_RAY)
+    found, variables = bundle_sweep(spec, args.working_dir), parse_environment(args.env or (), _OF_RAY)
     needs = _requirements(args.pip or ())
     server = _server(args)
-    name = _new_name(server, args.job_id, name_of(spec, found))
+    name = _new_name(server, args.job_id, job_name(spec, found))
     runtime_env: dict[str, Any] = {
-        "working_dir": server.upload(zipped(found.files)),
-        "py_modules": [server.upload(zipped(package()))],
-        "env_vars": {**variables, **STOPPABLE},
+        "working_dir": server.upload(zip_files(found.files)),
+        "py_modules": [server.upload(zip_files(package_files()))],
+        "env_vars": {**variables, **STOP_VARIABLES},
         **({"pip": needs} if needs else {}),
     }
     try:
         # exec: the signal that stops the job is to reach the sweep itself
-        server.submit(name, f"exec {command_of(found, args.python)}", runtime_env, {"sweeper_out": found.out})
+        server.submit(name, f"exec {sweep_command(found, args.python)}", runtime_env, {"sweeper_out": found.out})
     except SpecError:
         if server.job(name) is None:
             raise

@@ -12,7 +12,7 @@ import pytest
 from sweeper.config.load import load_spec
 from sweeper.config.spec import SweepSpec
 from sweeper.deploy import bundle
-from sweeper.deploy.bundle import carried, environment, name_of, package, zipped
+from sweeper.deploy.bundle import bundle_sweep, job_name, package_files, parse_environment, zip_files
 from sweeper.errors import SpecError
 from sweeper.storage.run_folder import SPEC_FILE
 
@@ -36,7 +36,7 @@ def own(tmp_path: Path) -> Path:
 
 def test_the_same_sweep_arrives(own: Path, tmp_path: Path) -> None:
     asked = load_spec(str(own), {"seed": 3, "out": "s3://bucket/run", "address": "http://head:8265"})
-    found = carried(asked)
+    found = bundle_sweep(asked)
     assert sorted(found.files) == ["mine.py", SPEC_FILE]
     assert found.out == "s3://bucket/run"
     there = tmp_path / "there"
@@ -48,21 +48,21 @@ def test_the_same_sweep_arrives(own: Path, tmp_path: Path) -> None:
     assert (arrived.workers, arrived.resources, arrived.out, arrived.address) == (3, asked.resources, None, None)
     # defaults that follow from what was not asked for still follow
     assert "noise" not in arrived.model_fields_set
-    assert str(tmp_path) not in found.text
+    assert str(tmp_path) not in found.spec_text
 
 
 @pytest.mark.parametrize("out", [None, "runs/here"])
 def test_a_folder_that_vanishes_with_the_job_is_refused(out: str | None) -> None:
     with pytest.raises(SpecError, match=r"--out must be a URI .* or the absolute path"):
-        carried(SweepSpec.checked({"space": "synthetic", "out": out}))
+        bundle_sweep(SweepSpec.checked({"space": "synthetic", "out": out}))
 
 
 def test_credentials_in_a_uri_and_the_inline_runner_are_refused() -> None:
     with pytest.raises(SpecError, match="credentials do not belong") as caught:
-        carried(SweepSpec.checked({"space": "synthetic", "out": "s3://me:hush@bucket/run"}))
+        bundle_sweep(SweepSpec.checked({"space": "synthetic", "out": "s3://me:hush@bucket/run"}))
     assert "hush" not in str(caught.value)
     with pytest.raises(SpecError, match="runner ray, got inline"):
-        carried(SweepSpec.checked({"space": "synthetic", "out": "/shared/run", "runner": "inline"}))
+        bundle_sweep(SweepSpec.checked({"space": "synthetic", "out": "/shared/run", "runner": "inline"}))
 
 
 def test_a_folder_travels_without_what_is_not_the_users(own: Path, tmp_path: Path) -> None:
@@ -73,10 +73,10 @@ def test_a_folder_travels_without_what_is_not_the_users(own: Path, tmp_path: Pat
     for name in kept | left:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
-    found = carried(load_spec(str(own), {"out": "/shared/run"}), str(folder))
+    found = bundle_sweep(load_spec(str(own), {"out": "/shared/run"}), str(folder))
     assert set(found.files) == kept | {"mine.py", SPEC_FILE}
     with pytest.raises(SpecError, match="--working-dir must be a folder"):
-        carried(load_spec(str(own), {"out": "/shared/run"}), str(folder / "tools.py"))
+        bundle_sweep(load_spec(str(own), {"out": "/shared/run"}), str(folder / "tools.py"))
 
 
 def test_too_much_is_named(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,26 +84,26 @@ def test_too_much_is_named(own: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "images.bin").write_bytes(bytes(6_000))
-    with pytest.raises(SpecError, match=r"at most 0.005 MB .*images.bin.* name it by --data"):
-        carried(load_spec(str(own), {"out": "/shared/run"}), str(folder))
+    with pytest.raises(SpecError, match=r"at most 0.005 MB, .*images.bin.* name it by --data"):
+        bundle_sweep(load_spec(str(own), {"out": "/shared/run"}), str(folder))
 
 
 def test_the_package_is_whole_and_small_and_packed_alike() -> None:
-    files = package()
+    files = package_files()
     assert {"sweeper/__main__.py", "sweeper/runner/ray_tune/tuner.py", "trainables/pair/run.py",
             "search_spaces/synthetic.py",
             "dashboards/page/page.py"} <= set(files)  # fmt: skip
     assert not any("__pycache__" in name for name in files)
-    archive = zipped(files)
+    archive = zip_files(files)
     assert len(archive) < 5_000_000
-    assert archive == zipped(dict(reversed(files.items())))
+    assert archive == zip_files(dict(reversed(files.items())))
     with zipfile.ZipFile(io.BytesIO(archive)) as opened:
         assert {n: opened.read(n) for n in opened.namelist()} == files
 
 
 def test_the_package_says_there_of_which_commit_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "package_version", lambda: ("0", "0123456789ab+"))
-    with zipfile.ZipFile(io.BytesIO(zipped(package()))) as opened:
+    with zipfile.ZipFile(io.BytesIO(zip_files(package_files()))) as opened:
         opened.extractall(tmp_path)
     asked = "from trainables.runtime import package_version; print(package_version()[1])"
     there = {**os.environ, "PYTHONPATH": str(tmp_path)}
@@ -114,7 +114,7 @@ def test_the_package_says_there_of_which_commit_it_is(tmp_path: Path, monkeypatc
 def test_a_job_is_named_after_search_and_place(own: Path) -> None:
     def name(**flags: object) -> str:
         spec = load_spec(str(own), {"out": "/shared/run", **flags})
-        return name_of(spec, carried(spec))
+        return job_name(spec, bundle_sweep(spec))
 
     assert name() == name(trials=9, workers=1, max_seconds=5.0)
     assert name().startswith("mine-")
@@ -130,9 +130,9 @@ def test_a_prior_of_this_machine_is_read_here(tmp_path: Path, capsys: pytest.Cap
     run = tmp_path / "first"
     args = ["run", "synthetic", "--runner", "inline", "--sampler", "qmc", "--trials", "24", "--out", str(run)]
     assert main(args) == 0
-    found = carried(load_spec("synthetic", {"prior": [str(run)], "out": "/shared/run"}))
+    found = bundle_sweep(load_spec("synthetic", {"prior": [str(run)], "out": "/shared/run"}))
     there = tmp_path / "there.yaml"
-    there.write_text(found.text)
+    there.write_text(found.spec_text)
     (prior,) = load_spec(str(there)).prior
     assert not isinstance(prior, str)
     assert prior.low < prior.best < prior.high
@@ -140,11 +140,15 @@ def test_a_prior_of_this_machine_is_read_here(tmp_path: Path, capsys: pytest.Cap
 
 def test_variables_are_given_or_set_here_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HERE", "1")
-    assert environment(["OMP_NUM_THREADS=1", "A=b=c", "HERE"]) == {"OMP_NUM_THREADS": "1", "A": "b=c", "HERE": "1"}
+    assert parse_environment(["OMP_NUM_THREADS=1", "A=b=c", "HERE"]) == {
+        "OMP_NUM_THREADS": "1",
+        "A": "b=c",
+        "HERE": "1",
+    }
     for text in ("RAY_AUTH_TOKEN=hush", "AWS_SECRET_ACCESS_KEY=hush", "WANDB_API_KEY=hush", "aws_session_token hush"):
         with pytest.raises(SpecError, match="may be a secret") as caught:
-            environment([text])
+            parse_environment([text])
         assert "hush" not in str(caught.value)
     for text in ("1A=b", "NOT_SET_ANYWHERE", "=x"):
         with pytest.raises(SpecError, match="--env needs NAME=VALUE"):
-            environment([text])
+            parse_environment([text])

@@ -1,7 +1,9 @@
 """Manifests: what their schemas accept, what they carry, and what never stands in them."""
 
 import base64
+import dataclasses
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ import yaml
 
 from sweeper.cli.main import main
 from sweeper.config.load import load_spec
+from sweeper.config.spec import SweepSpec
+from sweeper.deploy.bundle import bundle_sweep
+from sweeper.deploy.manifest import Cluster, render_kuberay, render_ray_up
 from tests.support.rayjob_schema import CONFIG_MAP, RAYJOB
 
 TOKEN = "a-token-that-nobody-may-see"
@@ -60,7 +65,6 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 KUBERAY = ("--kuberay", "--out", "s3://bucket/runs/a")
 RAY_UP = ("--ray-up", "--out", "s3://bucket/runs/a")
-LOCAL = ("--provider", "local", "--head-ip", "10.0.0.1", "--cpus-per-worker", "4")
 
 
 def sweep_of(text: str) -> dict[str, Any]:
@@ -76,10 +80,9 @@ def sweep_of(text: str) -> dict[str, Any]:
     "more",
     [
         (),
-        ("--cluster-workers", "4", "--max-cluster-workers", "9", "--gpus-per-worker", "8", "--shm", "500MB"),
-        ("--token-secret", "mine", "--secret", "store", "--secret", "more", "--env", "OMP_NUM_THREADS=1"),
-        ("--deadline", "3600", "--retries", "0", "--keep-seconds", "0", "--name", "a", "--image", "here:5000/s:2"),
-        ("--volume-claim", "disk", "--shm", "512Mi", "--resources", "labels={example.com/zone: a, kind: '!slow'}"),
+        ("--cluster-workers", "4", "--gpus-per-worker", "8", "--memory-per-worker", "500MB"),
+        ("--secret", "store", "--secret", "more", "--name", "a", "--namespace", "2-b", "--image", "here:5000/s:2"),
+        ("--volume-claim", "disk", "--resources", "labels={example.com/zone: a, kind: '!slow'}"),
     ],
 )  # fmt: skip
 def test_a_rayjob_fits_its_schema(own: str, printed: Any, more: tuple[str, ...]) -> None:
@@ -95,22 +98,21 @@ def test_a_rayjob_fits_its_schema(own: str, printed: Any, more: tuple[str, ...])
     assert environment["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
 
 
-def test_a_rayjob_says_what_was_asked_for(own: str, printed: Any) -> None:
-    args = ("--cluster-workers", "4", "--gpus-per-worker", "2", "--memory-per-worker", "64Gi", "--token-secret", "mine")
-    text = printed(own, *KUBERAY, *args, "--secret", "store", "--volume-claim", "disk", "--deadline", "60")
+def test_a_rayjob_has_the_values_of_the_options(own: str, printed: Any) -> None:
+    args = ("--cluster-workers", "4", "--gpus-per-worker", "2", "--memory-per-worker", "64Gi", "--namespace", "team")
+    text = printed(own, *KUBERAY, *args, "--secret", "store", "--volume-claim", "disk", "--image", "here/sweeper:2")
     _, job = yaml.safe_load_all(text)
     cluster = job["spec"]["rayClusterSpec"]
-    assert cluster["authOptions"] == {"mode": "token", "secretName": "mine"}
+    assert job["metadata"]["namespace"] == "team"
     (workers,) = cluster["workerGroupSpecs"]
     assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (4, 4, 4)
     (container,) = workers["template"]["spec"]["containers"]
     assert container["resources"]["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"}
+    assert container["image"] == "here/sweeper:2"
     assert container["envFrom"] == [{"secretRef": {"name": "store"}}]
     assert {m["mountPath"] for m in container["volumeMounts"]} == {"/sweep", "/dev/shm", "/shared"}
     # no trials on the head
     assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
-    assert job["spec"]["activeDeadlineSeconds"] == 60
-    assert "&id" not in text
 
 
 def test_the_sweep_in_a_rayjob_is_the_sweep(own: str, printed: Any, tmp_path: Path) -> None:
@@ -131,10 +133,8 @@ def test_the_sweep_in_a_rayjob_is_the_sweep(own: str, printed: Any, tmp_path: Pa
     "more",
     [
         (),
-        ("--max-cluster-workers", "9", "--gpus-per-worker", "1", "--region", "eu-west-1", "--instance", "g6.xlarge"),
-        ("--provider", "gcp", "--project", "p-1"),
-        ("--provider", "gcp", "--project", "p-1", "--zone", "us-west1-b", "--gpus-per-worker", "1"),
-        (*LOCAL, "--worker-ips", "10.0.0.2", "10.0.0.3", "--resources", "labels={zone: a}"),
+        ("--cluster-workers", "9", "--gpus-per-worker", "1", "--node-role", "sweep"),
+        ("--image", "here:5000/s:2", "--resources", "labels={zone: a}"),
     ],
 )  # fmt: skip
 def test_a_cluster_file_fits_rays_schema(own: str, printed: Any, more: tuple[str, ...]) -> None:
@@ -166,8 +166,8 @@ def test_the_sweep_in_a_cluster_file_is_the_sweep(own: str, printed: Any) -> Non
     ("more", "workers", "resources"),
     [
         ((), 16, {}),
-        (("--cluster-workers", "3", "--max-cluster-workers", "5", "--cpus-per-worker", "4"), 20, {}),
-        (("--workers", "3", "--max-cluster-workers", "5"), 3, {}),
+        (("--cluster-workers", "5", "--cpus-per-worker", "4"), 20, {}),
+        (("--workers", "3", "--cluster-workers", "5"), 3, {}),
         # the head that runs the driver has no GPU to tell of
         (("--gpus-per-worker", "2"), 4, {"gpus_per_pair": 1.0}),
         (("--gpus-per-worker", "2", "--resources", "gpus_per_pair=0.5"), 8, {"gpus_per_pair": 0.5}),
@@ -182,77 +182,114 @@ def test_a_sweep_waits_for_its_nodes_and_uses_all(
     assert (found["workers"], found["resources"]) == (workers, {**resources, "autoscaling": True})
 
 
-def test_an_autoscaled_rayjob_has_the_autoscaler_that_knows_labels(own: str, printed: Any) -> None:
-    more = ("--max-cluster-workers", "5", "--resources", "labels={zone: a, kind: '!slow'}")
+def test_worker_nodes_have_the_labels_that_the_sweep_selects(own: str, printed: Any) -> None:
+    more = ("--resources", "labels={zone: a, kind: '!slow'}")
     *_, job = yaml.safe_load_all(printed(own, *KUBERAY, *more))
-    cluster = job["spec"]["rayClusterSpec"]
-    assert (cluster["enableInTreeAutoscaling"], cluster["autoscalerOptions"]) == (True, {"version": "v2"})
-    (workers,) = cluster["workerGroupSpecs"]
+    (workers,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert (workers["labels"], workers["rayStartParams"]) == ({"zone": "a"}, {})
     workers["rayStartParams"] = {"labels": "zone=a"}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(job, RAYJOB)
+    assert yaml.safe_load(printed(own, *RAY_UP, *more))["available_node_types"]["worker"]["labels"] == {"zone": "a"}
 
 
-@pytest.mark.parametrize(
-    ("more", "role"),
-    [
-        ((), {"IamInstanceProfile": {"Name": "sweep"}}),
-        (
-            ("--provider", "gcp", "--project", "p-1"),
-            {
-                "serviceAccounts": [
-                    {"email": "sweep", "scopes": ["https://www.googleapis.com/auth/cloud-platform"]},
-                ]
-            },
-        ),
-    ],
-)
-def test_all_nodes_have_the_role_that_reaches_the_store(
-    own: str, printed: Any, more: tuple[str, ...], role: dict[str, Any]
+def test_all_nodes_have_the_role_that_reaches_the_store(own: str, printed: Any) -> None:
+    kinds = yaml.safe_load(printed(own, *RAY_UP, "--node-role", "sweep"))["available_node_types"]
+    roles = [kinds[kind]["node_config"]["IamInstanceProfile"] for kind in ("head", "worker")]
+    assert roles == [{"Name": "sweep"}] * 2
+
+
+EVIL = [
+    "a\nkind: Pod",
+    "a: b",
+    "a # b",
+    "'a' \"b\" \\n",
+    "{{ 7 * 7 }}{% raw %}",
+    "- a",
+    "[a, b]",
+    "{a: b}",
+    "&a *a !!int 1",
+    "---",
+    "1",
+    "yes",
+    "~",
+    "",
+    " a ",
+    "a\u2028kind: Pod",
+    "a\x85kind: Pod",
+    "a\tb",
+    "ключ 🗝",
+    "@`%|>",
+    "}} x",
+    "a,b",
+]
+
+
+@pytest.mark.parametrize("text", EVIL)
+def test_no_value_changes_the_structure_of_a_manifest(text: str) -> None:
+    spec = SweepSpec.checked({"space": "synthetic", "out": "s3://bucket/run", "resources": {"labels": {"zone": "a"}}})
+    cluster = Cluster(name="a", image="I", workers=2, cpus=8, gpus=1, memory=2**35)
+    asked = dataclasses.replace(cluster, image=text, secrets=(text, "b"), volume_claim=text)
+    config, job = yaml.safe_load_all(render_kuberay(spec, asked))
+    assert job["metadata"] == config["metadata"] == {"name": "a"}
+    for group in (ray := job["spec"]["rayClusterSpec"])["headGroupSpec"], ray["workerGroupSpecs"][0]:
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["image"] == text
+        assert container["envFrom"] == [{"secretRef": {"name": name}} for name in (text, "b")]
+        if text:
+            assert pod["volumes"][-1] == {"name": "shared", "persistentVolumeClaim": {"claimName": text}}
+    found = yaml.safe_load(render_ray_up(spec, dataclasses.replace(cluster, image=text, node_role=text)))
+    plain = yaml.safe_load(render_ray_up(spec, dataclasses.replace(cluster, node_role="R" if text else "")))
+    assert found["docker"]["image"] == text
+    for kind in found["available_node_types"].values():
+        if text:
+            assert kind["node_config"].pop("IamInstanceProfile") == {"Name": text}
+    for kind in plain["available_node_types"].values():
+        kind["node_config"].pop("IamInstanceProfile", None)
+    assert {**found, "docker": 0} == {**plain, "docker": 0}
+
+
+@pytest.mark.parametrize("text", EVIL)
+def test_the_run_folder_and_files_arrive_as_they_are(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kinds = yaml.safe_load(printed(own, *RAY_UP, *more, "--node-role", "sweep"))["available_node_types"]
-    assert all(role.items() <= kinds[kind]["node_config"].items() for kind in ("head", "worker"))
-
-
-def test_machines_that_are_there_all_run_trials(own: str, printed: Any) -> None:
-    text = printed(own, *RAY_UP, *LOCAL, "--worker-ips", "a", "b", "c", "--resources", "labels={zone: a}")
-    # the head is one of them, and none is started
-    found, cluster = sweep_of(text), yaml.safe_load(text)
-    assert (found["workers"], found["resources"]) == (16, {"labels": {"zone": "a"}})
-    assert (cluster["max_workers"], cluster["provider"]["worker_ips"]) == (3, ["a", "b", "c"])
-    starts = [cluster[f"{kind}_start_ray_commands"][1] for kind in ("head", "worker")]
-    assert all(" --labels=zone=a " in start for start in starts)
-    assert "--num-cpus" not in starts[0]
-    assert sweep_of(printed(own, *RAY_UP, *LOCAL))["workers"] == 4
+    source = f"{SPACE_FILE}# {text}\n\n\t{text}\n  \n"
+    (tmp_path / "mine.py").write_bytes(SPACE_FILE.encode())
+    spec = SweepSpec.checked({"space": str(tmp_path / "mine.py"), "out": "/shared/run", "trials": 3})
+    bundle = dataclasses.replace(bundle_sweep(spec), out=f"/shared/{text}")
+    bundle = dataclasses.replace(bundle, files={**bundle.files, "mine.py": source.encode()})
+    monkeypatch.setattr("sweeper.deploy.manifest.bundle_sweep", lambda spec: bundle)
+    cluster = Cluster(name="a", image="I", workers=2, cpus=8, gpus=0, memory=2**35, volume_claim="disk")
+    config, job = yaml.safe_load_all(render_kuberay(spec, cluster))
+    assert config["data"] == {name: content.decode() for name, content in bundle.files.items()}
+    out = f"/shared/{text}"
+    assert shlex.split(job["spec"]["entrypoint"])[5:] == ["--out", out, "--yes"]
+    monkeypatch.setattr("sweeper.deploy.manifest.is_uri", lambda out: True)
+    lines = render_ray_up(spec, dataclasses.replace(cluster, volume_claim="")).splitlines()
+    assert all(line.startswith("# ") for line in lines[: lines.index("cluster_name: a")])
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (("--kuberay",), "--out must be a URI"),
-        (("--kuberay", "--out", "/data/run"), "pods share no folder /data/run"),
-        (("--kuberay", "--out", "/data/run", "--volume-claim", "disk"), "below /shared with --volume-claim"),
-        ((*KUBERAY, "--env", "AWS_SECRET_ACCESS_KEY=x"), "AWS_SECRET_ACCESS_KEY may be a secret"),
-        ((*KUBERAY, "--name", "Upper"), "--name must be of at most 47 small letters"),
+        (("--kuberay", "--out", "/data/run"), "pods do not share the folder /data/run"),
+        (("--kuberay", "--out", "/data/run", "--volume-claim", "disk"), "below /shared with --volume-claim NAME"),
+        ((*KUBERAY, "--name", "Upper"), "--name must be a letter and at most 46 lowercase letters, digits or hyphens"),
+        ((*KUBERAY, "--namespace", "a.b"), "--namespace must be at most 63 lowercase letters, digits"),
         ((*KUBERAY, "--memory-per-worker", "much"), "--memory-per-worker must be an amount of memory"),
-        (
-            (*KUBERAY, "--cluster-workers", "3", "--max-cluster-workers", "2"),
-            "--max-cluster-workers must be at least --cluster-workers = 3, got 2",
-        ),
-        ((*KUBERAY, "--device", "cuda", "--gpus-per-worker", "0"), "asks for a GPU and --gpus-per-worker is 0"),
+        ((*KUBERAY, "--device", "cuda", "--gpus-per-worker", "0"), "needs a GPU, but --gpus-per-worker is 0"),
         ((*KUBERAY, "--threads", "16"), "a trial takes 16 CPU, 0 GPU, and the cluster can never place that"),
         (
             (*KUBERAY, "--resources", "custom={disk: 1}"),
             "a trial takes 1 CPU, 0 GPU, 1 disk, and the cluster can never",
         ),
-        ((*RAY_UP, "--token-secret", "mine"), "--token-secret is Kubernetes'"),
-        ((*RAY_UP, "--provider", "gcp"), "--provider gcp needs --project"),
-        ((*RAY_UP, "--provider", "local", "--cpus-per-worker", "2"), "needs --head-ip, and --worker-ips where there"),
-        ((*RAY_UP, "--provider", "local", "--head-ip", "a"), "needs --cpus-per-worker, the CPUs of each"),
-        ((*RAY_UP, *LOCAL, "--node-role", "a"), "--node-role is of machines that are started"),
-        ((*RAY_UP, *LOCAL, "--cluster-workers", "2"), "has the machines of --worker-ips: leave out --[max-]cluster-"),
-        (("--ray-up", "--out", "/data/run"), "machines of a cloud share no folder /data/run"),
+        ((*RAY_UP, "--secret", "mine"), "--secret works with --kuberay only"),
+        ((*RAY_UP, "--volume-claim", "mine"), "--volume-claim works with --kuberay only"),
+        ((*RAY_UP, "--namespace", "mine"), "--namespace works with --kuberay only"),
+        ((*KUBERAY, "--node-role", "mine"), "--node-role works with --ray-up only"),
+        (("--ray-up", "--out", "/data/run"), "the nodes do not share the folder /data/run"),
     ],
 )
 def test_what_cannot_work_is_refused(

@@ -21,7 +21,7 @@ from sweeper.service.db.sweeps import Catalog, Entry
 from sweeper.service.db.tables import DAY_SECONDS, open_database
 from sweeper.service.db.users import Users
 from sweeper.service.logs import report_failure
-from sweeper.service.policy.quotas import holding
+from sweeper.service.policy.quotas import hold_exhausted
 from sweeper.service.policy.space_files import SpaceFiles
 from sweeper.service.scheduler.housekeeping import Housekeeping
 from sweeper.service.scheduler.local_ray import LocalRay
@@ -57,7 +57,7 @@ class Service:
         runs = None if is_uri(config.root) else Path(config.root).expanduser().absolute()
         self.health = Health(engine, folder, runs)
         self.hub = Hub()
-        self.catalog = Catalog(engine, told=self._told)
+        self.catalog = Catalog(engine, on_change=self._told)
         self.users = Users(engine)
         self.ray = LocalRay(folder, self._on_ray)
         spaces = Path(config.spaces).expanduser().absolute() if config.spaces else None
@@ -67,7 +67,7 @@ class Service:
         )
         quota = self.users.quota
         self.supervisor = Supervisor(
-            self.catalog, self.views, folder, self._address, holding(self.catalog, quota), config.max_running,
+            self.catalog, self.views, folder, self._address, hold_exhausted(self.catalog, quota), config.max_running,
             lambda: None if config.address else self.ray.environment(),
             room(config.inline_memory, config.max_running),
         )  # fmt: skip

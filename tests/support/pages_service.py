@@ -18,7 +18,7 @@ from starlette.responses import StreamingResponse
 from sweeper.client.models import BestView, Progress, RegimeView, Role, State, Sweep
 from sweeper.service.api.auth import Guard
 from sweeper.service.db.audit import Audit
-from sweeper.service.db.sweeps import Catalog, Entry, New
+from sweeper.service.db.sweeps import Catalog, Entry, NewSweep
 from sweeper.service.db.tables import open_database
 from sweeper.service.db.users import Users
 from sweeper.service.pages import mount
@@ -69,7 +69,7 @@ class Made:
 
     def add(self, owner: str, name: str, *states: State, shared: bool = False, budget: int = 20, why: str = "") -> str:
         """Add a sweep and bring it through some states; returns its id."""
-        new = New(owner, "fake_space", {"objective": "gain_mean"}, budget, budget, name=name, shared=shared)
+        new = NewSweep(owner, "fake_space", {"objective": "gain_mean"}, budget, budget, name=name, shared=shared)
         entry, _ = self.catalog.add(new)
         for state in states:
             self.catalog.move(entry.id, state, why)

@@ -9,7 +9,7 @@ from sweeper import run
 from sweeper.client.models import State
 from sweeper.config.spec import SweepSpec
 from sweeper.service.config import Config
-from sweeper.service.db.sweeps import New
+from sweeper.service.db.sweeps import NewSweep
 from sweeper.service.service import Service
 
 
@@ -22,7 +22,7 @@ def add_done(service: Service, trials: int = 12, owner: str = "local", **keys: A
     """Add a sweep that is done; returns its id."""
     asked = {"space": "synthetic", "trials": trials, "runner": "inline", "sampler": "random", **keys}
     spec = SweepSpec.checked(asked)
-    entry, _ = service.catalog.add(New(owner, spec.space, spec.asked(), spec.trials, spec.trials * spec.repeats))
+    entry, _ = service.catalog.add(NewSweep(owner, spec.space, spec.asked(), spec.trials, spec.trials * spec.repeats))
     run(SweepSpec.checked({**asked, "out": service.config.run_of(entry.id)}))
     for state in (State.STARTING, State.RUNNING, State.DONE):
         service.catalog.move(entry.id, state, "test")
@@ -31,6 +31,6 @@ def add_done(service: Service, trials: int = 12, owner: str = "local", **keys: A
 
 def add_ended(service: Service, owner: str = "local") -> str:
     """Add a sweep that was cancelled before it had a folder; returns its id."""
-    entry, _ = service.catalog.add(New(owner, "synthetic", {"space": "synthetic"}, 4, 4))
+    entry, _ = service.catalog.add(NewSweep(owner, "synthetic", {"space": "synthetic"}, 4, 4))
     service.catalog.move(entry.id, State.CANCELLED, "test")
     return entry.id

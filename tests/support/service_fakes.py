@@ -16,7 +16,7 @@ from sweeper.errors import SpecError
 from sweeper.service.api.app import make_api
 from sweeper.service.config import Config
 from sweeper.service.db.health import Health
-from sweeper.service.db.sweeps import Catalog, Entry, New
+from sweeper.service.db.sweeps import Catalog, Entry, NewSweep
 from sweeper.service.db.users import Users
 from sweeper.service.policy.limits import Limits
 from sweeper.service.policy.space_files import SpaceFiles
@@ -153,7 +153,7 @@ class FakeService:
     def add(self, owner: str, *states: State, **more: Any) -> str:
         """Add a sweep and lead it through states; returns its id."""
         new = {"space": "digits_cnn", "spec": {"space": "digits_cnn"}, "budget": 4, "trials": 4, **more}
-        entry, _ = self.catalog.add(New(owner=owner, **new))
+        entry, _ = self.catalog.add(NewSweep(owner=owner, **new))
         for state in states:
             self.catalog.move(entry.id, state, "test")
         return entry.id

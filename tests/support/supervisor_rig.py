@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sweeper.client.models import Progress, Quota, State
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import AwayError
-from sweeper.service.db.sweeps import Catalog, Entry, New
+from sweeper.service.db.sweeps import Catalog, Entry, NewSweep
 from sweeper.service.scheduler.process import Control, Outcome
 from sweeper.service.scheduler.supervisor import Supervisor
 from sweeper.service.views.events import Hub
@@ -73,7 +73,7 @@ class Rig:
 
     def send(self, runner: str = "inline", **keys: Any) -> str:
         spec = SweepSpec.checked({"space": "synthetic", "trials": 4, "runner": runner, "sampler": "random", **keys})
-        return self.catalog.add(New("ann", spec.space, spec.asked(), 4, 4))[0].id
+        return self.catalog.add(NewSweep("ann", spec.space, spec.asked(), 4, 4))[0].id
 
     def ends(self, sweep: str, state: str = "", reason: str = "") -> None:
         """Let the process of a sweep end; without a word where no state is given."""

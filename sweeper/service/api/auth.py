@@ -157,10 +157,10 @@ class Guard:
         user = LOCAL if not self.auth else None
         here = scope[ADDRESS] = f"host {client[0] if (client := scope.get('client')) else ''}"
         if self.auth and (bearer or session):
-            if not self.users.remembered(bearer or session):
+            if not self.users.recognizes(bearer or session):
                 # who guesses tokens does not get to the database each time
                 self._hold_back(self.buckets.wait(here))
-            check = partial(self.users.check, bearer) if bearer else partial(self.users.signed_in, session)
+            check = partial(self.users.check, bearer) if bearer else partial(self.users.check_session, session)
             user = await run_in_threadpool(check)
             scope[_STILL] = lambda: check() is not None
         self._hold_back(self.buckets.take(f"user {user.name}" if user else here))

@@ -24,7 +24,7 @@ from sweeper.service.db.users import User
 from sweeper.service.policy.admission import Rules
 from sweeper.service.policy.errors import RefusedError, forbidden, reads_only
 from sweeper.service.policy.limits import Limits
-from sweeper.service.policy.quotas import Ask, within_quota
+from sweeper.service.policy.quotas import Demand, check_quota
 from sweeper.service.service import Service
 from sweeper.service.views.estimates import Estimates
 from trainables.io.printable import printable
@@ -92,7 +92,7 @@ class Api:
         """Return what a call that takes long returns when its user has a turn; see `Turns.run`."""
         return await self.turns.run(bucket(request, self.service.config.auth), call, *args)
 
-    def within_quota(self, user: User, entry: Entry | None, ask: Ask) -> None:
+    def check_quota(self, user: User, entry: Entry | None, demand: Demand) -> None:
         """Refuse what the user, or the owner of a sweep, has no quota for; admins may give more.
 
         Raises:
@@ -100,7 +100,7 @@ class Api:
         """
         if entry is not None and user.admin and entry.owner != user.name:
             return
-        within_quota(self.service.catalog, user.name, user.quota, ask)
+        check_quota(self.service.catalog, user.name, user.quota, demand)
 
 
 async def _api(request: Request) -> Api:

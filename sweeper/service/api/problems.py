@@ -109,7 +109,7 @@ _TEXTS = {
     400: "cannot read the body: not JSON: Expecting value at line 1",
     401: "a token is needed: send `Authorization: Bearer TOKEN`; `sweeper token create` makes one",
     403: "sweep digits_cnn-1f2e3d4c5b is anna's: you may look at it, not change it",
-    404: "there is no sweep 'x'; `GET /v1/sweeps` lists those that you may see",
+    404: "there is no sweep 'x'; `GET /v1/sweeps` lists the sweeps that you may see",
     405: "PUT is not for /v1/sweeps: use GET, POST",
     406: "trials come as application/json, application/vnd.apache.arrow.stream or application/vnd.apache.parquet",
     409: "sweep digits_cnn-1f2e3d4c5b is done: it cannot become stopping",

@@ -22,13 +22,13 @@ from sweeper.service.api.dependencies import TEXT, Api, Asked, Plain, SweepId, a
 from sweeper.service.api.examples import shown
 from sweeper.service.api.problems import documented
 from sweeper.service.api.turns import Expensive
-from sweeper.service.db.sweeps import Entry, New, StateError, fingerprint
+from sweeper.service.db.sweeps import Entry, NewSweep, StateError, fingerprint
 from sweeper.service.db.users import User
-from sweeper.service.policy.admission import Admitted, Changed, admit, changed
-from sweeper.service.policy.bodies import JSON_TYPES, YAML_TYPES, media_type, parsed
+from sweeper.service.policy.admission import Admission, SpecChange, admit, check_changes
+from sweeper.service.policy.bodies import JSON_TYPES, YAML_TYPES, media_type, parse_spec
 from sweeper.service.policy.errors import RefusedError, forbidden
 from sweeper.service.policy.limits import Limits
-from sweeper.service.policy.quotas import Ask, gpu_hours_to_go, to_go
+from sweeper.service.policy.quotas import Demand, remaining_demand, remaining_gpu_hours
 from sweeper.service.webhooks import check_url
 
 router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"])
@@ -129,13 +129,13 @@ async def submit_sweep(
     return answer(record, 202, {"Location": url})
 
 
-def _admitted(api: Api, user: User, sent: _Sent) -> Admitted:
+def _admitted(api: Api, user: User, sent: _Sent) -> Admission:
     if sent.priority > 0 and not user.admin:
         raise forbidden(f"a priority above 0 needs an admin's token, got {sent.priority}")
     if sent.webhook is not None:
         check_url(sent.webhook, api.service.config.webhooks)
     with api.turns.computing:
-        values, lines = parsed(sent.body, sent.media, api.limits)
+        values, lines = parse_spec(sent.body, sent.media, api.limits)
         return admit(values, lines, api.rules, user, lambda sweep: api.seen(user, sweep))
 
 
@@ -146,7 +146,7 @@ def _estimated(api: Api, user: User, sent: _Sent) -> Estimate:
 def _queued(api: Api, user: User, sent: _Sent) -> tuple[Entry, Estimate]:
     admitted = _admitted(api, user, sent)
     asked = (sent.body.decode(), sent.media, sent.name, sent.priority, sent.shared, sent.webhook)
-    new = New(
+    new = NewSweep(
         owner=user.name,
         space=admitted.space,
         spec=admitted.values,
@@ -161,9 +161,9 @@ def _queued(api: Api, user: User, sent: _Sent) -> tuple[Entry, Estimate]:
     )
     estimate = api.estimates.of(admitted, user)
     with api.sending:
-        entry = api.service.catalog.keyed(new)
+        entry = api.service.catalog.find_by_key(new)
         if entry is None:
-            api.within_quota(user, None, Ask(admitted.trials, admitted.spec.max_gpu_hours or 0.0))
+            api.check_quota(user, None, Demand(admitted.trials, admitted.spec.max_gpu_hours or 0.0))
             entry, _ = api.service.catalog.add(new)
     api.service.supervisor.wake()
     return entry, estimate
@@ -297,7 +297,7 @@ def _changes(body: bytes, media: str) -> Mapping[str, Any]:
         return {}
     if media not in JSON_TYPES:
         raise RefusedError(415, f"changes must be application/json, got {media[:80]!r}")
-    values, _ = parsed(body, media, Limits())
+    values, _ = parse_spec(body, media, Limits())
     return values
 
 
@@ -306,11 +306,11 @@ def _resumed(api: Api, user: User, entry: Entry, changes: Mapping[str, Any]) -> 
         raise StateError(f"sweep {entry.id} is {entry.state}: it is resumed when it has ended")
     if changes:
         with api.turns.computing:
-            asked = changed(entry, changes, api.rules)
+            asked = check_changes(entry, changes, api.rules)
     else:
-        asked = Changed({}, entry.budget, to_go(entry, SweepSpec.checked(entry.spec), entry.budget))
+        asked = SpecChange({}, entry.budget, remaining_demand(entry, SweepSpec.checked(entry.spec), entry.budget))
     with api.sending:
-        api.within_quota(user, entry, asked.ask)
+        api.check_quota(user, entry, asked.demand)
         resumed = api.service.supervisor.resume(entry.id, user.name, asked.values, asked.budget)
         return api.service.views.sweep(resumed)
 
@@ -355,6 +355,6 @@ def extend_sweep(
     if dry_run:
         return answer(plan.model_copy(update={"dry_run": True}))
     with api.sending:
-        api.within_quota(user, entry, Ask(plan.trials, gpu_hours_to_go(entry, entry.spec.get("max_gpu_hours"))))
+        api.check_quota(user, entry, Demand(plan.trials, remaining_gpu_hours(entry, entry.spec.get("max_gpu_hours"))))
         api.service.supervisor.extend(entry.id, user.name, options, plan.trials)
     return answer(plan, 202)

@@ -1,4 +1,4 @@
-"""Audit: who did what, when, and how it went."""
+"""Audit log: who did what and when, and the HTTP status of the answer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sweeper.service.db.tables import audit
 
 
 class Audit:
-    """The log of all that changes something.
+    """The log of all requests that change something.
 
     Args:
         engine: The service's database.
-        clock: Seconds since 1970.
+        clock: Returns seconds since 1970.
     """
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
@@ -29,12 +29,12 @@ class Audit:
             connection.execute(insert(audit).values(time=self.clock(), status=status, **values))
 
     def entries(self, before: int | None = None, limit: int = 100, user: str | None = None) -> list[AuditEntry]:
-        """Return entries, the newest first.
+        """Return entries, newest first.
 
         Args:
-            before: Only those older than the one with this id.
-            limit: At most so many.
-            user: Only those of this user.
+            before: Only entries older than the entry with this id.
+            limit: Maximum number of entries.
+            user: Only entries of this user.
         """
         wanted = [audit.c.id < before] if before is not None else []
         wanted += [audit.c.user == user] if user is not None else []
@@ -44,6 +44,6 @@ class Audit:
         return [AuditEntry(**{**row, "time": moment(row["time"])}) for row in rows]
 
     def prune(self, before: float) -> None:
-        """Drop the entries older than a time."""
+        """Delete all entries older than a time."""
         with self.engine.begin() as connection:
             connection.execute(delete(audit).where(audit.c.time < before))

@@ -1,7 +1,7 @@
-"""Connections to the database: each wait has a deadline, and a file that was removed is not silently made anew.
+"""Connections to the database: every wait has a deadline, and a removed file is never silently created again.
 
-A PostgreSQL whose host stops keeps its connections open and answers nothing. No setting of the server helps then, so
-the client counts the seconds. After the first one that waited in vain the others fail at once until one gets through.
+If the host of a PostgreSQL stops, its connections stay open and never answer. No server setting helps, so the client
+keeps the deadline. After the first timeout, other requests fail at once until one gets an answer.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sweeper.service.db.private import make_private_file
 
 CONNECT_SECONDS = 3
 STATEMENT_SECONDS, SHORT_SECONDS = 10.0, 3.0
-"""A statement may take so long; the shorter time counts once the database is known to be silent."""
+"""Deadlines of a statement: normally, and after the database missed one."""
 OPENING_SECONDS = 600.0
-"""So long a statement may take while the tables are made or upgraded."""
+"""Deadline of a statement that creates or upgrades tables."""
 POOL_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
 LOCKED_SECONDS = 10.0
@@ -32,14 +32,14 @@ _ALIVE = {
     "keepalives_count": 3, "tcp_user_timeout": 15_000, "application_name": "sweeper",
 }  # fmt: skip
 _LINK = "sweeper_link"
-_SILENT = "the database did not answer a moment ago"
+_SILENT = "the database did not answer a moment ago; try again in a few seconds"
 
 
 class LostError(OperationalError):
-    """What the service keeps its state in was removed or replaced while it ran.
+    """The database file or the state folder was removed or replaced while the service ran.
 
     Args:
-        why: The sentence for people.
+        why: The message for users.
     """
 
     def __init__(self, why: str) -> None:
@@ -51,10 +51,10 @@ class LostError(OperationalError):
 
 
 class Link:
-    """What the connections of one engine know together.
+    """State that all connections of one engine share: whether the database is silent, or lost.
 
     Attributes:
-        seconds: Longest time of a statement.
+        seconds: Deadline of a statement.
     """
 
     def __init__(self) -> None:
@@ -68,11 +68,11 @@ class Link:
 
     @property
     def silent(self) -> bool:
-        """Whether the last one that waited for the database waited in vain."""
+        """Whether the last wait for the database timed out."""
         return self._silent
 
     def admit(self) -> bool:
-        """Whether one may ask the database now; where it is silent, one may each second."""
+        """Whether a request may use the database now; a silent database gets one attempt at a time."""
         with self._lock:
             now = time.monotonic()
             if self._silent and now < self._silent_until:
@@ -81,26 +81,26 @@ class Link:
                 self._silent_until = now + CONNECT_SECONDS + AGAIN_SECONDS
             return True
 
-    def failed(self) -> None:
-        """Note that the database was silent."""
+    def note_silence(self) -> None:
+        """Record that the database missed a deadline."""
         with self._lock:
             self._silent, self._silent_until = True, time.monotonic() + AGAIN_SECONDS
 
-    def answered(self) -> None:
-        """Note that the database answers."""
+    def note_answer(self) -> None:
+        """Record that the database answered."""
         self._silent = False
 
     # -- loss ---------------------------------------------------------------------------------------------------------
 
     def watch(self, path: Path, name: str) -> None:
-        """Notice from now on when a file or folder is removed or replaced."""
-        self._watched[path] = name, _mark(path)
+        """Detect from now on that a file or folder is removed or replaced."""
+        self._watched[path] = name, _inode(path)
 
-    def lost(self) -> str:
-        """Return what was removed or replaced, as a sentence without a path; empty where all is as it was."""
-        for path, (name, mark) in self._watched.items():
+    def find_loss(self) -> str:
+        """Return a sentence about what was removed or replaced, without its path; empty if nothing was."""
+        for path, (name, inode) in self._watched.items():
             try:
-                same = _mark(path) == mark
+                same = _inode(path) == inode
             except OSError as error:
                 return f"{name} was removed while the service ran ({error.strerror}): an admin must stop the service"
             if not same:
@@ -108,26 +108,26 @@ class Link:
         return ""
 
     def check(self, *_: Any) -> None:
-        """Refuse to go on where something was lost.
+        """Check that no watched file or folder was removed or replaced.
 
         Raises:
-            LostError: It was.
+            LostError: One was.
         """
-        if why := self.lost():
+        if why := self.find_loss():
             raise LostError(why)
 
 
-def _mark(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
+def _inode(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
-def engine_of(url: str) -> Engine:
-    """Return the engine of a database; nothing is asked of it yet.
+def create_service_engine(url: str) -> Engine:
+    """Return the engine of a database without connecting to it.
 
     Raises:
-        OSError: A SQLite file cannot be made.
-        SpecError: Others may read the SQLite file, and this account cannot change that.
+        OSError: A SQLite file cannot be created.
+        SpecError: Other users can read the SQLite file, and this account cannot change that.
     """
     link = Link()
     pool: dict[str, Any] = {"pool_size": 5, "max_overflow": 15, "pool_timeout": POOL_SECONDS, "pool_pre_ping": True}
@@ -139,30 +139,30 @@ def engine_of(url: str) -> Engine:
         event.listen(engine, "connect", _tune)
         event.listen(engine, "do_connect", lambda *_: link.check())
     elif engine.dialect.driver == "psycopg":
-        event.listen(engine, "do_connect", lambda _d, _r, args, given: connect(link, *args, **given))
+        event.listen(engine, "do_connect", lambda _d, _r, args, options: connect(link, *args, **options))
     event.listen(engine, "checkout", link.check)
     return engine
 
 
 def finish_opening(engine: Engine) -> None:
-    """Give statements the deadline of daily work, now that the tables are as they must be."""
+    """Set the deadline of normal statements, now that the tables are up to date."""
     link_of(engine).seconds = STATEMENT_SECONDS
-    engine.dispose()  # those that follow tell the server so
+    engine.dispose()  # new connections send the deadline to the server
 
 
 def link_of(engine: Engine) -> Link:
-    """Return what the connections of an engine know together."""
+    """Return the state that the connections of an engine share."""
     return engine.get_execution_options()[_LINK]
 
 
-def connect(link: Link, *args: Any, check: bool = False, **given: Any) -> Any:
-    """Return a new connection to PostgreSQL whose every wait has a deadline.
+def connect(link: Link, *args: Any, check: bool = False, **options: Any) -> Any:
+    """Return a new connection to PostgreSQL with a deadline for every wait.
 
     Args:
-        link: Of its engine.
-        args: As `psycopg.connect` takes them.
-        check: Whether it only looks if the database answers, and so need not be admitted.
-        given: As `psycopg.connect` takes them.
+        link: The engine's shared state.
+        args: Arguments of `psycopg.connect`.
+        check: Whether this is a health check, which may use a silent database.
+        options: Options of `psycopg.connect`.
 
     Raises:
         psycopg.OperationalError: The database does not answer, or did not a moment ago.
@@ -173,20 +173,20 @@ def connect(link: Link, *args: Any, check: bool = False, **given: Any) -> Any:
     if not check and not link.admit():
         raise OperationalError(_SILENT)
     try:
-        made = _connection_class().connect(*args, **{**_ALIVE, **given})
+        connection = _connection_class().connect(*args, **{**_ALIVE, **options})
     except ConnectionTimeout:
-        link.failed()
+        link.note_silence()
         raise
-    made.link, made.check = link, check
+    connection.link, connection.check = link, check
     try:
-        # what the client no longer waits for ends in the server, too
-        made.execute(f"SET statement_timeout = {round(2000 * link.seconds)}".encode())
-        made.execute(b"SET idle_in_transaction_session_timeout = 60000")
-        made.commit()
+        # the server, too, ends statements for which the client no longer waits
+        connection.execute(f"SET statement_timeout = {round(2000 * link.seconds)}".encode())
+        connection.execute(b"SET idle_in_transaction_session_timeout = 60000")
+        connection.commit()
     except BaseException:
-        made.close()
+        connection.close()
         raise
-    return made
+    return connection
 
 
 @cache
@@ -202,19 +202,19 @@ def _connection_class() -> Any:
                 self.close()
                 raise psycopg.OperationalError(_SILENT)
             try:
-                found = super().wait(_bounded(gen, self.link, self.check), *more, **options)
+                result = super().wait(_limit_wait(gen, self.link, self.check), *more, **options)
             except TimeoutError as error:
-                self.link.failed()
+                self.link.note_silence()
                 self.close()
                 raise psycopg.OperationalError(str(error)) from None
-            self.link.answered()
-            return found
+            self.link.note_answer()
+            return result
 
     return Connection
 
 
-def _bounded(gen: Generator[Any, Any, Any], link: Link, check: bool) -> Generator[Any, Any, Any]:
-    """Yield what psycopg waits for, and end the wait where it takes too long."""
+def _limit_wait(gen: Generator[Any, Any, Any], link: Link, check: bool) -> Generator[Any, Any, Any]:
+    """Yield what psycopg waits for, and raise `TimeoutError` after the deadline."""
     began, ready = time.monotonic(), None
     while True:
         try:
@@ -222,9 +222,9 @@ def _bounded(gen: Generator[Any, Any, Any], link: Link, check: bool) -> Generato
         except StopIteration as end:
             return end.value
         ready = yield state
-        most = SHORT_SECONDS if check or link.silent else link.seconds
-        if not ready and time.monotonic() - began > most:
-            raise TimeoutError(f"the database did not answer within {most:g} s")
+        deadline = SHORT_SECONDS if check or link.silent else link.seconds
+        if not ready and time.monotonic() - began > deadline:
+            raise TimeoutError(f"the database did not answer within {deadline:g} s")
 
 
 def _with_driver(url: str) -> str:

@@ -1,7 +1,7 @@
-"""Health: whether the database answers, the state is where it was, and there is room to write.
+"""Health: whether the database answers, the state folder still exists, and the disks have free space.
 
-One thread looks, so a disk or database that hangs holds up nobody else. Who asks waits for the next look for a bounded
-time.
+One thread runs the checks, so a disk or database that hangs blocks nothing else. A request waits for the next check for
+a limited time.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from trainables.io.atomic import write_atomic
 
 EVERY_SECONDS = 1.0
 ANSWER_SECONDS = 1.5
-"""So long a request waits for a look."""
+"""How long a request waits for a check."""
 PROBE_SECONDS = 5.0
 ROOM_BYTES, ROOM_FILES = 32 << 20, 100
-"""A disk with less room counts as full: SQLite's log, control files and logs need some."""
+"""A disk with less free space counts as full; SQLite's log, control files and logs need it."""
 PROBE = ".probe"
 _log = logging.getLogger("sweeper.service")
 
 
 class Health:
-    """Looks at what a service depends on.
+    """Checks of what a service depends on.
 
     Args:
         engine: Its database.
-        state: Its state folder; it is noticed when that is removed or replaced.
-        runs: Folder of the run folders, where it is one of this machine.
+        state: Its state folder; a check fails when it is removed or replaced.
+        runs: Folder of the run folders, if on this machine.
     """
 
     def __init__(self, engine: Engine, state: Path, runs: Path | None) -> None:
@@ -50,8 +50,8 @@ class Health:
         if engine.dialect.name == "sqlite" and (file := engine.url.database):
             self._places.append(("database", Path(file).absolute().parent))
         self.trouble = ""
-        """What the last look found, as a sentence without a path; empty where all is well."""
-        self._at = "the service"
+        """The problem that the last check found, as a sentence without a path; empty if none."""
+        self._checking = "the service"
         self._connection: Any = None
         self._probed = -PROBE_SECONDS
         self._lock, self._woken = threading.Lock(), threading.Event()
@@ -60,28 +60,28 @@ class Health:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to look each second."""
+        """Check every second from now on."""
         self._every = True
         self._run_thread()
 
     def close(self) -> None:
-        """End."""
+        """Stop checking."""
         self._closing = True
         self._woken.set()
         if self._thread is not None:
             self._thread.join(ANSWER_SECONDS)
 
     async def look(self, seconds: float = ANSWER_SECONDS) -> str:
-        """Return what a look that begins now finds; a sentence, too, where it takes longer than some seconds."""
-        asked: Future[str] = Future()
+        """Return the problem that a check from now on finds, also if it takes longer than `seconds`; empty if none."""
+        result: Future[str] = Future()
         with self._lock:
-            self._waiting.append(asked)
+            self._waiting.append(result)
         self._run_thread()
         self._woken.set()
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(asked), seconds)
+            return await asyncio.wait_for(asyncio.wrap_future(result), seconds)
         except TimeoutError:
-            return f"{self._at} does not answer within {seconds:g} s"
+            return f"{self._checking} does not answer within {seconds:g} s"
 
     def _run_thread(self) -> None:
         with self._lock:
@@ -95,59 +95,59 @@ class Health:
             self._woken.clear()
             with self._lock:
                 waiting, self._waiting = self._waiting, []
-            found = self.check(probe=bool(waiting))
-            if found != self.trouble:
-                _log.error("readiness: %s", found or "ready again")
-            self.trouble = found
-            for one in waiting:
-                if one.set_running_or_notify_cancel():
-                    one.set_result(found)
+            trouble = self.check(probe=bool(waiting))
+            if trouble != self.trouble:
+                _log.error("readiness: %s", trouble or "ready again")
+            self.trouble = trouble
+            for result in waiting:
+                if result.set_running_or_notify_cancel():
+                    result.set_result(trouble)
         if self._connection is not None:
             self._connection.close()
 
     def check(self, probe: bool = True) -> str:
-        """Return what is wrong now, as a sentence without a path; empty where all is well.
+        """Return the present problem as a sentence without a path; empty if none.
 
         Args:
-            probe: Whether a small file is written, at most every few seconds.
+            probe: Whether to write a small file, at most once every few seconds.
         """
-        self._at = "the service's disk"
+        self._checking = "the service's disk"
         try:
-            if why := self._link.lost():
+            if why := self._link.find_loss():
                 return why
-            if why := self._room():
+            if why := self._check_space():
                 return why
             if probe and time.monotonic() - self._probed >= PROBE_SECONDS:
                 write_atomic(self.state / PROBE, os.urandom(4096), self.state / f"{PROBE}.new")
                 self._probed = time.monotonic()
         except OSError as error:
-            word = "is full" if is_full(error) else f"cannot be written: {line(error)}"
-            return f"the disk of the service's state {word}"
-        self._at = "the service's database"
-        return self._asked()
+            problem = "is full" if is_full(error) else f"cannot be written: {line(error)}"
+            return f"the disk of the service's state {problem}"
+        self._checking = "the service's database"
+        return self._query_database()
 
-    def _room(self) -> str:
+    def _check_space(self) -> str:
         for name, path in self._places:
             try:
-                found = os.statvfs(path)
+                status = os.statvfs(path)
             except FileNotFoundError:
-                continue  # the folder of the runs is made with the first one
-            room = found.f_bavail * found.f_frsize
-            if room < ROOM_BYTES:
-                return f"the disk of the service's {name} has {room >> 20} MB left and needs {ROOM_BYTES >> 20}"
-            if found.f_files and found.f_favail < ROOM_FILES:
-                return f"the disk of the service's {name} has room for {found.f_favail} files only"
+                continue  # the first run creates the folder of the runs
+            free = status.f_bavail * status.f_frsize
+            if free < ROOM_BYTES:
+                return f"the disk of the service's {name} has {free >> 20} MB left and needs {ROOM_BYTES >> 20}"
+            if status.f_files and status.f_favail < ROOM_FILES:
+                return f"the disk of the service's {name} has space for only {status.f_favail} more files"
         return ""
 
-    def _asked(self) -> str:
+    def _query_database(self) -> str:
         if self.engine.dialect.driver != "psycopg":
-            return self._queried()
+            return self._query_sqlite()
         import psycopg
 
         try:
             if self._connection is None:
-                args, given = self._arguments()
-                self._connection = connect(self._link, *args, check=True, autocommit=True, **given)
+                args, options = self._connect_arguments()
+                self._connection = connect(self._link, *args, check=True, autocommit=True, **options)
             self._connection.execute(b"SELECT 1")
         except psycopg.Error as error:
             if self._connection is not None:
@@ -156,17 +156,19 @@ class Health:
             return f"the service's database does not answer: {line(error)}"
         return ""
 
-    def _arguments(self) -> tuple[Sequence[Any], dict[str, Any]]:
-        args, given = self.engine.dialect.create_connect_args(self.engine.url)
-        return args, {k: v for k, v in given.items() if k != "context"}
+    def _connect_arguments(self) -> tuple[Sequence[Any], dict[str, Any]]:
+        args, options = self.engine.dialect.create_connect_args(self.engine.url)
+        return args, {k: v for k, v in options.items() if k != "context"}
 
-    def _queried(self) -> str:
-        # not by the pool: requests may have taken all of its connections
+    def _query_sqlite(self) -> str:
+        # bypasses the pool: requests may hold all of its connections
         if not (file := self.engine.url.database):
             return ""
         try:
-            with closing(sqlite3.connect(f"{Path(file).absolute().as_uri()}?mode=rw", uri=True, timeout=1.0)) as opened:
-                opened.execute("SELECT value FROM service LIMIT 1").fetchall()
+            with closing(
+                sqlite3.connect(f"{Path(file).absolute().as_uri()}?mode=rw", uri=True, timeout=1.0)
+            ) as database:
+                database.execute("SELECT value FROM service LIMIT 1").fetchall()
         except sqlite3.Error as error:
             return f"the service's database cannot be read: {line(error)}"
         return ""

@@ -1,8 +1,7 @@
-"""Whose a database is: its sweeps have their processes under one state folder, so only that one's server runs them.
+"""Ownership of a database: only the server of one state folder may run its sweeps, whose processes use that folder.
 
-The folder's id lies in it and, from its first server on, in the database. A lock excludes a second server whose folder
-has that id, because it is a copy or shared with another host: with SQLite a file lock beside the database, with
-PostgreSQL the lock of a session, which ends with it.
+The folder and the database both store the folder's id. A lock excludes a second server with the same id, which happens
+if the folder is copied or shared between hosts. SQLite uses a file lock beside the database, PostgreSQL a session lock.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ FILE = "id"
 _KEY = "folder"
 _CLASS = 0x73776570
 _ALIVE = ("tcp_keepalives_idle = 30", "tcp_keepalives_interval = 10", "tcp_keepalives_count = 3")
-# a server that was killed a moment ago may still be known to PostgreSQL
+# PostgreSQL may still hold the session of a server that was just killed
 _PATIENCE_SECONDS, _AGAIN_SECONDS = 2.0, 0.1
-# one that was silent takes longer to notice that this server's own lost session has ended
+# after a silence PostgreSQL needs longer to end this server's lost session
 _RENEWAL_SECONDS = 20.0
 
 
@@ -43,11 +42,11 @@ class Ownership:
 
     Args:
         engine: The database.
-        folder: The server's state folder, which it has locked.
+        folder: The server's state folder, already locked.
         sleep: Waits for seconds.
 
     Raises:
-        SpecError: The database is another state folder's.
+        SpecError: The database belongs to another state folder.
         TakenError: Another server uses it.
     """
 
@@ -55,25 +54,25 @@ class Ownership:
         self.engine, self.folder, self.sleep = engine, folder, sleep
         self._session: Connection | None = None
         self._file: int | None = None
-        self._held = False  # a session of this server had the lock before
-        own = {"id": identity(folder), "host": socket.gethostname(), "folder": str(folder)}
-        self._claim(own)
+        self._held = False  # whether an earlier session of this server had the lock
+        owner = {"id": read_identity(folder), "host": socket.gethostname(), "folder": str(folder)}
+        self._claim(owner)
         self._lock()
         try:
-            self._write(own)
+            self._write(owner)
         except BaseException:
             self.close()
             raise
 
     def renew(self) -> None:
-        """Take the lock again where the connection that held it is lost.
+        """Take the lock again if the connection that held it is lost.
 
         Raises:
-            TakenError: Another server has taken it meanwhile.
+            TakenError: Another server took it meanwhile.
             SQLAlchemyError: The database does not answer.
         """
         if self._file is not None:
-            return  # as long as this process lives
+            return  # a file lock lasts as long as this process
         if self._session is None:
             self._lock()
             return
@@ -81,10 +80,10 @@ class Ownership:
             self._session.execute(text("SELECT 1"))
         except DBAPIError:
             self.close()
-            self._lock()  # where the database does not answer, the next look tries again
+            self._lock()  # if the database does not answer, the next call tries again
 
     def close(self) -> None:
-        """Let another server have the database."""
+        """Release the database for another server."""
         session, file = self._session, self._file
         self._session = self._file = None
         if session is not None:
@@ -92,53 +91,53 @@ class Ownership:
         if file is not None:
             os.close(file)
 
-    def _claim(self, own: Mapping[str, str]) -> None:
+    def _claim(self, owner: Mapping[str, str]) -> None:
         try:
             with self.engine.begin() as connection:
-                found = _owner(connection)
-                if found is None:
-                    connection.execute(insert(meta).values(key=_KEY, value=json.dumps(own)))
+                stored = _read_owner(connection)
+                if stored is None:
+                    connection.execute(insert(meta).values(key=_KEY, value=json.dumps(owner)))
         except IntegrityError:  # another server a moment ago
             with self.engine.connect() as connection:
-                found = _owner(connection)
-        if found is not None and found["id"] != own["id"]:
+                stored = _read_owner(connection)
+        if stored is not None and stored["id"] != owner["id"]:
             raise SpecError(
-                f"the database is that of the server with the folder {found['folder']} on {found['host']}, this one's "
-                f"is {self.folder}: give another --database, or --state {found['folder']} there; if that folder is "
-                f"gone for good, write {found['id']} into {self.folder / FILE}"
+                f"the database belongs to the state folder {stored['folder']} on {stored['host']}, not to "
+                f"{self.folder}: give another --database, or run with --state {stored['folder']} on that host; if that "
+                f"folder is lost, write {stored['id']} into {self.folder / FILE}"
             )
 
-    def _write(self, own: Mapping[str, str]) -> None:
-        with self.engine.begin() as connection:  # the folder may have been moved, or its host have another name
-            connection.execute(update(meta).where(meta.c.key == _KEY).values(value=json.dumps(own)))
+    def _write(self, owner: Mapping[str, str]) -> None:
+        with self.engine.begin() as connection:  # the folder or its host may have a new name
+            connection.execute(update(meta).where(meta.c.key == _KEY).values(value=json.dumps(owner)))
 
     def _lock(self) -> None:
         if self.engine.dialect.name == "sqlite":
-            self._file = self._locked_file()
+            self._file = self._lock_file()
         else:
-            self._session = self._locked_session()
+            self._session = self._lock_session()
 
-    def _locked_file(self) -> int:
+    def _lock_file(self) -> int:
         file = os.open(f"{self.engine.url.database}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(file)
-            raise self._taken() from None
+            raise self._taken_error() from None
         return file
 
-    def _locked_session(self) -> Connection:
-        # a connection of its own: the pool would lend it, and with it the lock
+    def _lock_session(self) -> Connection:
+        # detached: the pool would lend the connection, and the lock with it
         session = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         session.detach()
         try:
-            for setting in _ALIVE:  # a host that loses its power lets go in a minute
+            for setting in _ALIVE:  # frees the lock of a host that loses power within a minute
                 session.execute(text(f"SET {setting}"))
-            taken = text(f"SELECT pg_try_advisory_lock({_CLASS}, '{meta.name}'::regclass::oid::int)")
+            take_lock = text(f"SELECT pg_try_advisory_lock({_CLASS}, '{meta.name}'::regclass::oid::int)")
             tries = round((_RENEWAL_SECONDS if self._held else _PATIENCE_SECONDS) / _AGAIN_SECONDS)
-            while not session.execute(taken).scalar_one():
+            while not session.execute(take_lock).scalar_one():
                 if not tries:
-                    raise self._taken()
+                    raise self._taken_error()
                 tries -= 1
                 self.sleep(_AGAIN_SECONDS)
         except BaseException:
@@ -147,24 +146,24 @@ class Ownership:
         self._held = True
         return session
 
-    def _taken(self) -> TakenError:
+    def _taken_error(self) -> TakenError:
         return TakenError(
-            f"another server uses the database, with the folder {self.folder} on another host or a copy of it; stop "
-            "it, or give another --database"
+            f"another server uses the database, from {self.folder} on another host or from a copy of that folder; "
+            "stop that server, or give another --database"
         )
 
 
-def identity(folder: Path) -> str:
-    """Return the id of a state folder; it gets one where it has none."""
+def read_identity(folder: Path) -> str:
+    """Return the id of a state folder; create one if it has none."""
     file = folder / FILE
-    found = file.read_text(errors="replace").strip() if file.exists() else ""
-    if re.fullmatch(r"[0-9a-f]{32}", found):
-        return found
-    made = uuid.uuid4().hex
-    write_atomic(file, f"{made}\n")
-    return made
+    stored = file.read_text(errors="replace").strip() if file.exists() else ""
+    if re.fullmatch(r"[0-9a-f]{32}", stored):
+        return stored
+    new = uuid.uuid4().hex
+    write_atomic(file, f"{new}\n")
+    return new
 
 
-def _owner(connection: Connection) -> dict[str, str] | None:
-    found = connection.execute(select(meta.c.value).where(meta.c.key == _KEY)).scalar_one_or_none()
-    return None if found is None else json.loads(found)
+def _read_owner(connection: Connection) -> dict[str, str] | None:
+    stored = connection.execute(select(meta.c.value).where(meta.c.key == _KEY)).scalar_one_or_none()
+    return None if stored is None else json.loads(stored)

@@ -1,4 +1,4 @@
-"""Catalog: the service's sweeps, their states and the causes of each change; every change is one transaction."""
+"""Catalog: the service's sweeps, their states and the cause of every change. Every change is one transaction."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ Entry = Row[Any]
 
 
 class KeyReusedError(SpecError):
-    """An Idempotency-Key that another request had."""
+    """Another request already used this Idempotency-Key."""
 
 
 class StateError(SpecError):
-    """A change that the sweep's state does not allow."""
+    """The sweep's state does not allow this change."""
 
 
 class UnknownSweepError(SpecError):
-    """There is no such sweep, or it may not be seen: the same words for both."""
+    """The sweep does not exist, or the user may not see it; the message is the same for both."""
 
     @classmethod
     def of(cls, sweep: str) -> UnknownSweepError:
         """Return the error about a sweep."""
-        return cls(f"there is no sweep {sweep!r}; `GET /v1/sweeps` lists those that you may see")
+        return cls(f"there is no sweep {sweep!r}; `GET /v1/sweeps` lists the sweeps that you may see")
 
 
 @dataclass(frozen=True)
-class New:
-    """A sweep to be added; see the table's columns."""
+class NewSweep:
+    """A sweep to add; see the table's columns."""
 
     owner: str
     space: str
@@ -56,7 +56,7 @@ class New:
 
 
 class Due(NamedTuple):
-    """What sweeps that wait or run may still use: how many of them wait, trials, and GPU-hours of `max_gpu_hours`."""
+    """What waiting and running sweeps may still use; `waiting` counts the sweeps that wait."""
 
     waiting: int
     trials: int
@@ -68,26 +68,29 @@ class Catalog:
 
     Args:
         engine: Its database.
-        clock: Seconds since 1970.
-        told: Called with each sweep's row after a change of its state.
+        clock: Returns seconds since 1970.
+        on_change: Called with a sweep's row after each change of its state.
     """
 
     def __init__(
-        self, engine: Engine, clock: Callable[[], float] = time.time, told: Callable[[Entry], None] = lambda _: None
+        self,
+        engine: Engine,
+        clock: Callable[[], float] = time.time,
+        on_change: Callable[[Entry], None] = lambda _: None,
     ) -> None:
-        self.engine, self.clock, self.told = engine, clock, told
+        self.engine, self.clock, self.on_change = engine, clock, on_change
 
-    def add(self, new: New) -> tuple[Entry, bool]:
+    def add(self, new: NewSweep) -> tuple[Entry, bool]:
         """Queue a sweep.
 
         Returns:
-            Its row, and whether it is new: the same request with the same key yields the sweep that it made before.
+            Its row, and whether it is new. A repeated request with the same key returns the sweep of the first one.
 
         Raises:
             KeyReusedError: Another request of this user had the key.
         """
-        if found := self.keyed(new):
-            return found, False
+        if earlier := self.find_by_key(new):
+            return earlier, False
         now, stem = self.clock(), "".join(c if c.isalnum() else "_" for c in new.space)[:60]
         values = {**vars(new), "spec": dict(new.spec), "id": f"{stem}-{secrets.token_hex(5)}"}
         values |= {"name": new.name or values["id"], "state": State.QUEUED, "reason": "", "task": {"kind": "run"}}
@@ -100,15 +103,15 @@ class Catalog:
                     insert(transitions).values(sweep=values["id"], state=State.QUEUED, time=now, cause="sent")
                 )
         except IntegrityError:  # the same key a moment ago
-            if found := self.keyed(new):
-                return found, False
+            if earlier := self.find_by_key(new):
+                return earlier, False
             raise
         entry = self.get(values["id"])
-        self.told(entry)
+        self.on_change(entry)
         return entry, True
 
-    def keyed(self, new: New) -> Entry | None:
-        """Return the sweep that the same request made before; None where there is none.
+    def find_by_key(self, new: NewSweep) -> Entry | None:
+        """Return the sweep that an earlier request with the same key created, or None.
 
         Raises:
             KeyReusedError: Another request of this user had the key.
@@ -116,26 +119,26 @@ class Catalog:
         if new.key is None:
             return None
         with self.engine.connect() as connection:
-            found = connection.execute(
+            entry = connection.execute(
                 select(sweeps).where(sweeps.c.owner == new.owner, sweeps.c.key == new.key)
             ).one_or_none()
-        if found is not None and found.fingerprint != new.fingerprint:
+        if entry is not None and entry.fingerprint != new.fingerprint:
             raise KeyReusedError(
-                f"Idempotency-Key {new.key!r} was used for another request (sweep {found.id}): use a new key"
+                f"Idempotency-Key {new.key!r} was used for another request (sweep {entry.id}): use a new key"
             )
-        return found
+        return entry
 
     def get(self, sweep: str) -> Entry:
         """Return the row of a sweep.
 
         Raises:
-            UnknownSweepError: There is none.
+            UnknownSweepError: The sweep does not exist.
         """
         with self.engine.connect() as connection:
-            found = connection.execute(select(sweeps).where(sweeps.c.id == sweep)).one_or_none()
-        if found is None:
+            entry = connection.execute(select(sweeps).where(sweeps.c.id == sweep)).one_or_none()
+        if entry is None:
             raise UnknownSweepError.of(sweep)
-        return found
+        return entry
 
     def page(
         self,
@@ -147,15 +150,15 @@ class Catalog:
         after: tuple[float, str] | None = None,
         limit: int = 50,
     ) -> Sequence[Entry]:
-        """Return rows, the newest first.
+        """Return rows, newest first.
 
         Args:
-            seen_by: Only those that this user may see: own and shared ones; None sees all.
-            states: Only those in one of these states.
-            owner: Only those of this user.
-            space: Only those of this space.
-            after: `created` and `id` of the last row of the page before.
-            limit: At most so many.
+            seen_by: Only sweeps that this user owns or that are shared; None returns all.
+            states: Only sweeps in one of these states.
+            owner: Only sweeps of this user.
+            space: Only sweeps of this space.
+            after: `created` and `id` of the last row of the previous page.
+            limit: Maximum number of rows.
         """
         wanted = [or_(sweeps.c.owner == seen_by, sweeps.c.shared)] if seen_by is not None else []
         wanted += [sweeps.c.state.in_(states)] if states else []
@@ -169,50 +172,50 @@ class Catalog:
             return connection.execute(query).all()
 
     def owners(self, seen_by: str | None = None) -> list[str]:
-        """Return whose sweeps there are, in the order of the alphabet; `seen_by` as for `page`."""
+        """Return the owners of sweeps in alphabetical order; `seen_by` as for `page`."""
         wanted = [or_(sweeps.c.owner == seen_by, sweeps.c.shared)] if seen_by is not None else []
         with self.engine.connect() as connection:
-            found = connection.execute(select(sweeps.c.owner).where(*wanted).distinct().order_by(sweeps.c.owner))
-            return list(found.scalars())
+            rows = connection.execute(select(sweeps.c.owner).where(*wanted).distinct().order_by(sweeps.c.owner))
+            return list(rows.scalars())
 
     def in_states(self, states: Iterable[State]) -> Sequence[Entry]:
-        """Return the rows of sweeps in some states, in the order in which they were queued."""
+        """Return the rows of sweeps in these states, in the order in which they were queued."""
         query = select(sweeps).where(sweeps.c.state.in_(tuple(states))).order_by(sweeps.c.queued, sweeps.c.id)
         with self.engine.connect() as connection:
             return connection.execute(query).all()
 
     def waiting(self) -> list[Waiting]:
-        """Return the sweeps that wait, with what their order goes by."""
+        """Return the waiting sweeps with the values that decide their order."""
         query = select(sweeps.c.id, sweeps.c.owner, sweeps.c.priority, sweeps.c.queued, sweeps.c.due_gpu_seconds)
         with self.engine.connect() as connection:
             return [Waiting(*row) for row in connection.execute(query.where(sweeps.c.state == State.QUEUED))]
 
     def on_ray(self, states: Iterable[State]) -> set[str]:
-        """Return the sweeps in these states that run by Ray, which one does that names no runner."""
+        """Return the sweeps in these states that run on Ray, the default runner."""
         runner = func.coalesce(sweeps.c.spec["runner"].as_string(), "ray")
         query = select(sweeps.c.id).where(sweeps.c.state.in_(list(states)), runner == "ray")
         with self.engine.connect() as connection:
             return set(connection.scalars(query))
 
     def counts(self) -> dict[str, int]:
-        """Return the number of sweeps by state, of all states."""
+        """Return the number of sweeps in every state, zeros included."""
         with self.engine.connect() as connection:
-            found = connection.execute(select(sweeps.c.state, func.count()).group_by(sweeps.c.state)).all()
-        known = {str(state): int(count) for state, count in found}
-        return {state.value: known.get(state.value, 0) for state in State}
+            rows = connection.execute(select(sweeps.c.state, func.count()).group_by(sweeps.c.state)).all()
+        counts = {str(state): int(count) for state, count in rows}
+        return {state.value: counts.get(state.value, 0) for state in State}
 
     def history(self, sweep: str) -> Sequence[Row[Any]]:
-        """Return the changes of a sweep's state, the oldest first."""
+        """Return the changes of a sweep's state, oldest first."""
         query = select(transitions).where(transitions.c.sweep == sweep).order_by(transitions.c.id)
         with self.engine.connect() as connection:
             return connection.execute(query).all()
 
     def move(self, sweep: str, state: State, cause: str, **changes: Any) -> Entry:
-        """Change the state of a sweep, with other columns.
+        """Change the state of a sweep, and other columns with it.
 
         Raises:
-            UnknownSweepError: There is none.
-            StateError: Its state does not allow it; nothing is changed.
+            UnknownSweepError: The sweep does not exist.
+            StateError: Its state does not allow the change; nothing changes.
         """
         before = self.get(sweep)
         old, now = State(before.state), self.clock()
@@ -229,71 +232,71 @@ class Catalog:
                 update(sweeps).where(sweeps.c.id == sweep, sweeps.c.state == old).values(**values)
             )
             if changed.rowcount != 1:
-                raise StateError(f"sweep {sweep} changed at the same moment: look at it again")
+                raise StateError(f"sweep {sweep} changed at the same moment: look again")
             connection.execute(insert(transitions).values(sweep=sweep, state=state, time=now, cause=cause))
-            # before the end of the transaction: a database that falls silent then must not keep the news back
+            # read within the transaction: if the database falls silent afterwards, `on_change` still gets the row
             entry = connection.execute(select(sweeps).where(sweeps.c.id == sweep)).one()
-        self.told(entry)
+        self.on_change(entry)
         return entry
 
     def change(self, sweep: str, **changes: Any) -> None:
-        """Change columns of a sweep that are not its state."""
+        """Change columns of a sweep other than its state."""
         with self.engine.begin() as connection:
             connection.execute(update(sweeps).where(sweeps.c.id == sweep).values(**changes))
 
     def remove(self, sweep: str) -> None:
-        """Forget a sweep that ended.
+        """Delete the row of an ended sweep.
 
         Raises:
-            UnknownSweepError: There is none.
+            UnknownSweepError: The sweep does not exist.
             StateError: It waits or runs.
         """
         before = self.get(sweep)
         with self.engine.begin() as connection:
-            gone = connection.execute(
+            deleted = connection.execute(
                 delete(sweeps).where(sweeps.c.id == sweep, sweeps.c.state.in_([s.value for s in ENDED]))
             )
-        if gone.rowcount != 1:
+        if deleted.rowcount != 1:
             raise StateError(f"sweep {sweep} is {before.state}: cancel it first")
 
     def last_starts(self) -> dict[str, float]:
-        """Return the time at which a process of a user's sweeps was last started, by user."""
+        """Return user -> time at which a process of their sweeps last started."""
         query = select(sweeps.c.owner, func.max(sweeps.c.started)).where(sweeps.c.started.is_not(None))
         with self.engine.connect() as connection:
-            found = connection.execute(query.group_by(sweeps.c.owner)).all()
-        return {str(owner): float(started) for owner, started in found}
+            rows = connection.execute(query.group_by(sweeps.c.owner)).all()
+        return {str(owner): float(started) for owner, started in rows}
 
     def used(self, owner: str, since: float) -> tuple[int, float]:
-        """Return the trials of a user's sweeps that landed since a time, and their GPU-hours; by whole days."""
+        """Return the number and the GPU-hours of a user's trials that landed since a time, in whole days."""
         query = select(func.coalesce(func.sum(usage.c.trials), 0), func.coalesce(func.sum(usage.c.gpu_seconds), 0.0))
         query = query.where(usage.c.user == owner, usage.c.day >= int(since // DAY_SECONDS))
         with self.engine.connect() as connection:
             trials, seconds = connection.execute(query).one()
         return int(trials), float(seconds) / 3600
 
-    def forget_used(self, before: float) -> None:
-        """Drop what was used on days before that of a time."""
+    def prune_usage(self, before: float) -> None:
+        """Delete the usage of all days before the day of a time."""
         with self.engine.begin() as connection:
             connection.execute(delete(usage).where(usage.c.day < int(before // DAY_SECONDS)))
 
     def due(self, owner: str, but: str = "") -> Due:
-        """Return what a user's sweeps that wait or run may still use; `but` is left out."""
+        """Return what a user's waiting and running sweeps may still use, except the sweep `but`."""
         waits = case((sweeps.c.state == State.QUEUED, 1), else_=0)
         live = sweeps.c.state.in_((State.QUEUED, *ACTIVE))
         query = select(func.sum(waits), func.sum(sweeps.c.due), func.sum(sweeps.c.due_gpu_seconds))
         with self.engine.connect() as connection:
-            found = connection.execute(query.where(sweeps.c.owner == owner, live, sweeps.c.id != but)).one()
-        waiting, trials, seconds = (value or 0 for value in found)
+            sums = connection.execute(query.where(sweeps.c.owner == owner, live, sweeps.c.id != but)).one()
+        waiting, trials, seconds = (value or 0 for value in sums)
         return Due(int(waiting), int(trials), float(seconds) / 3600)
 
 
 def fingerprint(*parts: Any) -> str:
-    """Return a digest of what a request asks for."""
+    """Return a digest of a request's content."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class Waiting(NamedTuple):
-    """A sweep that waits since `queued` [s]; see `order`. `due_gpu_seconds` are its own of the quota; 0 for none."""
+    """A waiting sweep, queued at `queued` [s]; `due_gpu_seconds` of the quota are reserved for it. See `order`."""
 
     id: str
     owner: str

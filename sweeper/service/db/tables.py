@@ -31,14 +31,14 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from sweeper.errors import SpecError
-from sweeper.service.db.connections import engine_of, finish_opening
+from sweeper.service.db.connections import create_service_engine, finish_opening
 
 VERSION = 3
 NAME = "name"
-"""Key of the service's own name, which tells its cookie from another service's of the same host."""
+"""Key of the service's random name; it keeps session cookies of two services on one host apart."""
 DAY_SECONDS = 86400.0
 _metadata = MetaData()
-_serial = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself there
+_serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite auto-increments INTEGER only
 
 meta = Table("service", _metadata, Column("key", String(40), primary_key=True), Column("value", Text, nullable=False))
 
@@ -55,19 +55,19 @@ sweeps = Table(
     Column("priority", Integer, nullable=False),
     Column("state", String(20), nullable=False, index=True),
     Column("reason", Text, nullable=False),
-    Column("task", JSON, nullable=False),  # what its next process does: run, or extend with its options
+    Column("task", JSON, nullable=False),  # what the next process does: run, or extend with options
     Column("created", Float, nullable=False),
     Column("queued", Float, nullable=False),
     Column("started", Float),
     Column("ended", Float),
     Column("wall_seconds", Float, nullable=False),
     Column("gpu_hours", Float, nullable=False),
-    Column("summary", JSON),  # what was found, as of the end
-    Column("deaths", Integer, nullable=False),  # of its process, since a trial was finished
+    Column("summary", JSON),  # results at the end
+    Column("deaths", Integer, nullable=False),  # of its process since the last finished trial
     Column("webhook", Text),
     Column("key", String(255)),  # Idempotency-Key
-    Column("fingerprint", String(64)),  # of the request that had it
-    # what it was accepted for and has not used: counts while it waits or runs
+    Column("fingerprint", String(64)),  # of the request with that key
+    # accepted but not yet used; counts while the sweep waits or runs
     Column("due", Integer, nullable=False, server_default="0"),  # trials
     Column("due_gpu_seconds", Float, nullable=False, server_default="0"),  # of its max_gpu_hours
     UniqueConstraint("owner", "key"),
@@ -86,14 +86,14 @@ landed = Table(
     "landed", _metadata,
     Column("sweep", ForeignKey("sweeps.id", ondelete="CASCADE"), primary_key=True),
     Column("digest", String(64), primary_key=True),
-    Column("number", Integer, nullable=False),  # order in which the trials came
-    Column("mark", String(80), nullable=False),  # a trial that is run again lands again
+    Column("number", Integer, nullable=False),  # order in which the trials landed
+    Column("mark", String(80), nullable=False),  # tells a repeated run of a trial from its first
     Index("landed_order", "sweep", "number"),
 )  # fmt: skip
 
 usage = Table(
     "usage", _metadata,
-    Column("sweep", String(80), primary_key=True),  # no foreign key: what it used counts when it is forgotten, too
+    Column("sweep", String(80), primary_key=True),  # no foreign key: usage of a deleted sweep still counts
     Column("day", Integer, primary_key=True),  # since 1970
     Column("user", String(80), nullable=False),
     Column("trials", Integer, nullable=False),
@@ -119,7 +119,7 @@ tokens = Table(
     Column("revoked", Float),
 )  # fmt: skip
 
-# browsers that signed in; one ends with its token
+# signed-in browsers; a session ends with its token
 sessions = Table(
     "sessions", _metadata,
     Column("hash", String(64), primary_key=True),  # of the cookie's value
@@ -153,46 +153,48 @@ deliveries = Table(
 
 
 def open_database(url: str) -> Engine:
-    """Return the engine of a database whose tables are there; they are made where it is empty.
+    """Return the engine of a database; create the tables of an empty one and upgrade old tables.
 
     Args:
         url: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`.
 
     Raises:
-        SpecError: It cannot be reached, or is of another version.
+        SpecError: The database cannot be opened, or another version of the service wrote it.
     """
     try:
-        engine = engine_of(url)
+        engine = create_service_engine(url)
         with engine.begin() as connection:
             if not inspect(connection).has_table(meta.name):
                 _metadata.create_all(connection)
                 connection.execute(insert(meta).values(key="version", value=str(VERSION)))
-                _name(connection)
-            # held, so that of two that open it one upgrades it
+                _store_name(connection)
+            # the row lock lets only one of two servers upgrade
             query = select(meta.c.value).where(meta.c.key == "version").with_for_update()
-            found = connection.execute(query).scalar_one()
+            version = connection.execute(query).scalar_one()
             for old, upgrade in (("1", _upgrade_1), ("2", _upgrade_2)):
-                if found == old:
+                if version == old:
                     upgrade(connection)
-                    found = str(int(old) + 1)
-                    connection.execute(update(meta).where(meta.c.key == "version").values(value=found))
+                    version = str(int(old) + 1)
+                    connection.execute(update(meta).where(meta.c.key == "version").values(value=version))
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
-        raise SpecError(f"--database must be sqlite:///FILE or postgresql://USER@HOST/NAME: {_line(error)}") from None
+        raise SpecError(
+            f"--database must be sqlite:///FILE or postgresql://USER@HOST/NAME: {_first_line(error)}"
+        ) from None
     except (SQLAlchemyError, OSError) as error:
-        raise SpecError(f"cannot open the database: {_line(error)}") from None
+        raise SpecError(f"cannot open the database: {_first_line(error)}") from None
     finish_opening(engine)
-    if int(found) != VERSION:
+    if int(version) != VERSION:
         engine.dispose()
-        word = "newer" if int(found) > VERSION else "older"
-        raise SpecError(f"the database is of a {word} version of the service ({found}, this one reads {VERSION})")
+        age = "a newer" if int(version) > VERSION else "an older"
+        raise SpecError(f"{age} version of the service wrote the database (format {version}, expected {VERSION})")
     return engine
 
 
 def _upgrade_1(connection: Connection) -> None:
-    # what of it is there was left by an upgrade that was killed
-    known = {column["name"] for column in inspect(connection).get_columns(sweeps.name)}
+    # an upgrade that was killed may have added some columns
+    existing = {column["name"] for column in inspect(connection).get_columns(sweeps.name)}
     for column, kind in ((sweeps.c.due, "INTEGER"), (sweeps.c.due_gpu_seconds, "FLOAT")):
-        if column.name not in known:
+        if column.name not in existing:
             connection.execute(text(f"ALTER TABLE sweeps ADD COLUMN {column.name} {kind} DEFAULT 0 NOT NULL"))
     usage.create(connection, checkfirst=True)
     connection.execute(delete(usage))
@@ -213,13 +215,13 @@ def _upgrade_1(connection: Connection) -> None:
 
 def _upgrade_2(connection: Connection) -> None:
     sessions.create(connection, checkfirst=True)
-    _name(connection)
+    _store_name(connection)
 
 
-def _name(connection: Connection) -> None:
+def _store_name(connection: Connection) -> None:
     connection.execute(insert(meta).values(key=NAME, value=secrets.token_hex(4)))
 
 
-def _line(error: Exception) -> str:
-    found = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error).strip()
-    return found.splitlines()[0] if found else type(error).__name__
+def _first_line(error: Exception) -> str:
+    message = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error).strip()
+    return message.splitlines()[0] if message else type(error).__name__

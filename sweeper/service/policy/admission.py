@@ -1,4 +1,4 @@
-"""Admission: which specs a service runs; they are read as the command line reads them, and may name nothing outside."""
+"""Admission: which specs a service runs. Specs are read as by the command line; paths outside the roots are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sweeper.service.db.users import User
 from sweeper.service.policy.bodies import NAME
 from sweeper.service.policy.errors import RefusedError, forbidden
 from sweeper.service.policy.limits import Limits
-from sweeper.service.policy.quotas import Ask, to_go
+from sweeper.service.policy.quotas import Demand, remaining_demand
 from sweeper.service.policy.space_files import SpaceFiles
 from sweeper.storage.location import is_uri
 
@@ -34,7 +34,7 @@ _LOOKS_LIKE_PATH = re.compile(
     r"[/\\~]|^\.|\.\.|^[A-Za-z]:|\.(safetensors|pt|pth|bin|ckpt|pkl|npz|tar|py)$", re.IGNORECASE
 )
 RESUMABLE = tuple(k for k in keys("resumable") if k not in (*_DECIDED, "data", "download"))
-"""Keys that `resume` may change."""
+"""Keys of a spec that `resume` may change."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Rules:
     """What the server allows.
 
     Attributes:
-        root: Folder or URI under which the sweeps lie.
+        root: Folder or URI that holds the run folders.
         run_of: Sweep -> its run folder.
-        data: Folder with the data sets; None where there is none.
+        data: Folder with the data sets, or None.
         spaces: Spaces as Python files that the admin trusts.
-        limits: How much.
+        limits: Upper bounds.
     """
 
     root: str
@@ -57,8 +57,8 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Admitted:
-    """A spec that may run, as the catalog stores it."""
+class Admission:
+    """An admitted spec, as the catalog stores it."""
 
     spec: SweepSpec
     space: str
@@ -72,76 +72,76 @@ def admit(
     lines: Mapping[str, int],
     rules: Rules,
     user: User,
-    seen: Callable[[str], Entry],
-) -> Admitted:
-    """Check a spec.
+    entry_of: Callable[[str], Entry],
+) -> Admission:
+    """Check a spec and fill in the values that the server decides.
 
     Args:
-        values: Its keys, of `parsing.parsed`.
-        lines: Lines they stand on.
-        rules: The server's.
-        user: Who sends it.
-        seen: Sweep's id -> its row, where the user may see it; raises `UnknownSweepError` otherwise.
+        values: The spec's keys, from `bodies.parse_spec`.
+        lines: Key -> line of the YAML.
+        rules: The server's rules.
+        user: The sender.
+        entry_of: Sweep's id -> its row; raises `UnknownSweepError` if the user may not see it.
 
     Raises:
-        RefusedError: It asks for what is not allowed (403).
-        SpecError: It is wrong; in the command line's words.
+        RefusedError: The server does not allow a value (403).
+        SpecError: A value is wrong; the message is the command line's.
     """
     where = NAME if lines else ""
     given = dict(values)
     _check_lengths(given)
     for key in _DECIDED:
         if given.get(key) is not None:
-            raise forbidden(f"{key} is the service's to decide, got {given[key]!r}: leave it out")
+            raise forbidden(f"the service sets {key}, got {given[key]!r}: leave it out")
     if given.get("download") not in (None, False) and not user.admin:
-        raise _no_download("download")
+        raise _refuse_download("download")
     if isinstance(given.get("enqueue"), str):
-        raise forbidden(f"enqueue must list configurations here, not name a file, got {given['enqueue']!r}")
+        raise forbidden(f"enqueue must list configurations, not name a file, got {given['enqueue']!r}")
     name = given.get("space")
     if isinstance(name, str):
-        given["space"] = _space(name, rules)
-    inside = _Inside(rules, seen)
-    given["data"] = inside.data(given.get("data"))
+        given["space"] = _resolve_space(name, rules)
+    boundary = _Boundary(rules, entry_of)
+    given["data"] = boundary.data(given.get("data"))
     if isinstance(given.get("prior"), list):
-        given["prior"] = [inside.prior(p) if isinstance(p, str) else p for p in given["prior"]]
-    for key, value in _texts(given):
-        inside.check(key, value)
+        given["prior"] = [boundary.prior(p) if isinstance(p, str) else p for p in given["prior"]]
+    for key, value in _iter_texts(given):
+        boundary.check(key, value)
         if _downloads(key, value) and not user.admin:
-            raise _no_download(f"{key}: {value[:80]}")
+            raise _refuse_download(f"{key}: {value[:80]}")
     check_plain_values(values, lines, where)
     spec = SweepSpec.checked({k: v for k, v in given.items() if v is not None}, lines, where)
     check_bounds(spec, rules.limits)
     space = space_of(spec, lines, where, rules.spaces.find)
     check_trials(space, rules.limits)
-    # decided here, so that what is shown of the sweep is by the noise that it searches
+    # resolved now, so pages and lists name the noise that the sweep searches
     spec = with_usual_noise(spec, space)
     budget = budget_of(spec, space)
     _check_count(budget * spec.repeats, rules.limits)
-    return Admitted(spec, space.name, spec.asked(), budget, budget * spec.repeats)
+    return Admission(spec, space.name, spec.asked(), budget, budget * spec.repeats)
 
 
 @dataclass(frozen=True)
-class Changed:
-    """What `resume` changes of a sweep: keys of its spec, its configurations then, and what it asks for."""
+class SpecChange:
+    """What `resume` changes: keys of the spec, the new number of configurations, and the demand on the quota."""
 
     values: dict[str, Any]
     budget: int
-    ask: Ask
+    demand: Demand
 
 
-def changed(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> Changed:
-    """Check what `resume` changes of a sweep.
+def check_changes(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> SpecChange:
+    """Check the keys that `resume` changes.
 
     Raises:
-        RefusedError: A key that is the service's to decide (403).
-        SpecError: An unknown key, or a value that breaks its rule.
+        RefusedError: `resume` may not change a key (403).
+        SpecError: A key is unknown, or a value breaks its rule.
     """
     for key in changes:
         if key not in RESUMABLE:
             known = ", ".join(RESUMABLE)
             if key in SweepSpec.model_fields:
-                raise forbidden(f"{key} cannot be changed by resume: it takes {known}")
-            raise SpecError(f"unknown key {key!r}: resume takes {known}")
+                raise forbidden(f"resume cannot change {key}; it changes {known}")
+            raise SpecError(f"unknown key {key!r}: resume changes {known}")
     check_plain_values(changes)
     given = {k: v for k, v in changes.items() if v is not None}
     if isinstance(given.get("resources"), dict):
@@ -152,14 +152,14 @@ def changed(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> Changed:
     check_trials(space, rules.limits)
     budget = budget_of(spec, space)
     _check_count(budget * spec.repeats, rules.limits)
-    return Changed(given, budget, to_go(entry, spec, budget))
+    return SpecChange(given, budget, remaining_demand(entry, spec, budget))
 
 
 def check_bounds(spec: SweepSpec, limits: Limits) -> None:
-    """Refuse a spec that takes more of the machines than the server gives to one sweep.
+    """Check that a spec stays within the limits of one sweep.
 
     Raises:
-        SpecError: It does.
+        SpecError: A value exceeds its limit.
     """
     loaders = min(n for n in (limits.workers, limits.loaders) if n is not None)
     bounds = {"workers": limits.workers, "loader_workers": loaders, "threads": limits.threads, "plane": limits.plane}
@@ -172,10 +172,10 @@ def check_bounds(spec: SweepSpec, limits: Limits) -> None:
 
 
 def check_trials(space: Space, limits: Limits) -> None:
-    """Refuse a space of which a trial is larger than the server allows; all bounds and choices of it are looked at.
+    """Check that no trial of a space is larger than the server allows, at all bounds and choices of the space.
 
     Raises:
-        SpecError: One is.
+        SpecError: A trial is too large.
     """
     for params in corners(space):
         trial = space.build(params)
@@ -194,7 +194,7 @@ def _check_most(name: str, value: float, most: int) -> None:
 
 
 def _numbers(path: str, key: str, value: Any) -> Iterator[tuple[str, str, float]]:
-    """Yield the numbers of an options' field, each with its dotted name and the last part of it."""
+    """Yield dotted name, last part of the name, and value of each number in an options field."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from _numbers(f"{path}.{name}", str(name), item)
@@ -211,75 +211,77 @@ def _check_count(trials: int, limits: Limits) -> None:
 
 
 def _check_lengths(values: Mapping[str, Any]) -> None:
-    # all values of a list are compared with each other, and each becomes a trial
+    # validation compares all values of a list with each other, and each becomes a trial
     parameters, total = values.get("parameters"), 0
     for name, parameter in parameters.items() if isinstance(parameters, dict) else ():
         for key, listed in parameter.items() if isinstance(parameter, dict) else ():
             if isinstance(listed, list) and len(listed) > _CHOICES:
-                raise SpecError(f"parameters.{name}.{key}: must be at most {_CHOICES} values, got {len(listed)}")
+                raise SpecError(f"parameters.{name}.{key}: must have at most {_CHOICES} values, got {len(listed)}")
             total += len(listed) if isinstance(listed, list) else 0
     if total > 2 * _CHOICES:
-        raise SpecError(f"parameters: must be at most {2 * _CHOICES} values together, got {total}")
+        raise SpecError(f"parameters: must have at most {2 * _CHOICES} values in all, got {total}")
     for key in ("prior", "objective", "further_objectives"):
         if isinstance(values.get(key), list) and len(values[key]) > _FEW:
-            raise SpecError(f"{key}: must be at most {_FEW}, got {len(values[key])}")
+            raise SpecError(f"{key}: must have at most {_FEW} entries, got {len(values[key])}")
 
 
 _CHOICES, _FEW = 1000, 64
 
 
-def _space(name: str, rules: Rules) -> str:
+def _resolve_space(name: str, rules: Rules) -> str:
     if name in search_spaces.names():
         return name
     if name.endswith(".py") or "/" in name or "\\" in name:
-        raise forbidden(f"a space given as Python code is refused, got {name[:200]!r}: name one of `GET /v1/spaces`")
+        raise forbidden(f"space must be a name from `GET /v1/spaces`, not Python code, got {name[:200]!r}")
     file = rules.spaces.file(name)
-    return name if file is None else str(file)  # an unknown name is refused as the command line refuses it
+    return name if file is None else str(file)  # an unknown name fails later, with the command line's message
 
 
-class _Inside:
-    """What a spec may point to: the data root, and runs under the root that its sender may see."""
+class _Boundary:
+    """What a spec may refer to: the data root, and sweeps that its sender may see."""
 
-    def __init__(self, rules: Rules, seen: Callable[[str], Entry]) -> None:
-        self.rules, self.seen = rules, seen
+    def __init__(self, rules: Rules, entry_of: Callable[[str], Entry]) -> None:
+        self.rules, self.entry_of = rules, entry_of
         self.root = None if is_uri(rules.root) else Path(rules.root).expanduser().resolve()
         self.data_root = Path(rules.data).expanduser().resolve() if rules.data else None
 
     def data(self, value: Any) -> Any:
-        """Return the data root of the spec: the server's, or a folder in it."""
+        """Return the spec's data root: the server's, or a folder in it."""
         if value is None or not isinstance(value, str):
             return value if value is not None else self.rules.data
-        path = self._resolved("data", value, self.data_root)
+        path = self._resolve("data", value, self.data_root)
         if is_uri(value) or self.data_root is None or not path.is_relative_to(self.data_root):
             raise forbidden(f"data must lie in the server's data root, got {value[:200]!r}: leave it out")
         return str(path)
 
     def prior(self, value: str) -> str:
-        """Return the run folder of a sweep that is named as a prior."""
+        """Return the run folder of a sweep that the spec names as a prior."""
         if not re.fullmatch(r"[\w-]{1,80}", value):
-            raise forbidden(f"a prior must be the id of a sweep or a record of best, low and high, got {value[:200]!r}")
-        return self.rules.run_of(self.seen(value).id)
+            raise forbidden(f"a prior must be a sweep's id or a record of best, low and high, got {value[:200]!r}")
+        return self.rules.run_of(self.entry_of(value).id)
 
     def check(self, key: str, value: str) -> None:
-        """Refuse a text of `fixed`, `parameters` or `enqueue` that is code or leads outside."""
+        """Refuse a text of `fixed`, `parameters` or `enqueue` that is code or a path outside the roots."""
         field, _, entry = key.partition(".")
         if field == "source":
-            raise forbidden("source is Python code and refused: name a space of `GET /v1/spaces`")
+            raise forbidden("source must not be given, since it is Python code: name a space of `GET /v1/spaces`")
         if not value or (field == "weights" and value == "pretrained"):
             return
-        named = field == "weights" or ("_options" in field and _PATH_KEY.search(entry))
+        is_path = field == "weights" or ("_options" in field and _PATH_KEY.search(entry))
         if field in ("model", "dataset", "dataset_b") and re.search(r"[/\\~]|hub|local-dir", value):
             raise forbidden(f"{key} must be a name, got {value[:200]!r}")
-        if not named and not ("_options" in field and _LOOKS_LIKE_PATH.search(value)):
+        if not is_path and not ("_options" in field and _LOOKS_LIKE_PATH.search(value)):
             return
         if is_uri(value) or "://" in unquote(value):
             raise forbidden(f"{key} must not be a URI, got {value[:200]!r}")
-        # what is read from the data root counts from there; anything else from wherever its process runs
+        # a data set's relative path starts at the data root; any other has no fixed base
         base = self.data_root if field.startswith("dataset") else None
-        if not self._allowed(self._resolved(key, value, base)):
-            raise forbidden(f"{key} must lie in the server's data root or in a sweep you may see, got {value[:200]!r}")
+        if not self._allows(self._resolve(key, value, base)):
+            raise forbidden(
+                f"{key} must lie in the server's data root or in a sweep that you may see, got {value[:200]!r}"
+            )
 
-    def _resolved(self, key: str, value: str, base: Path | None) -> Path:
+    def _resolve(self, key: str, value: str, base: Path | None) -> Path:
         try:
             path = Path(value).expanduser()
             if not path.is_absolute():
@@ -290,49 +292,51 @@ class _Inside:
         except (OSError, RuntimeError, ValueError):
             raise forbidden(f"{key} must be a path on the server, got {value[:200]!r}") from None
 
-    def _allowed(self, path: Path) -> bool:
+    def _allows(self, path: Path) -> bool:
         if self.data_root is not None and path.is_relative_to(self.data_root):
             return True
         if self.root is None or not path.is_relative_to(self.root) or path == self.root:
             return False
         try:
-            self.seen(path.relative_to(self.root).parts[0])
+            self.entry_of(path.relative_to(self.root).parts[0])
         except SpecError:
             return False
         return True
 
 
 def _downloads(key: str, value: str) -> bool:
-    # torchvision's builders take the name of weights as an option
+    # torchvision's builders take the name of the weights as an option
     return bool(value) and ((key == "weights" and value == "pretrained") or key == "model_options.weights")
 
 
-def _no_download(what: str) -> RefusedError:
-    return forbidden(f"{what} needs an admin's token, since the server fetches it: ask an admin to send the sweep")
+def _refuse_download(what: str) -> RefusedError:
+    return forbidden(
+        f"{what} needs an admin's token, since the server downloads the files: ask an admin to send the sweep"
+    )
 
 
-def _texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield every text that becomes a field of a trial, with the field's dotted name."""
+def _iter_texts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield dotted name and value of every text that becomes a field of a trial."""
     fixed, parameters, points = values.get("fixed"), values.get("parameters"), values.get("enqueue")
     if isinstance(fixed, dict):
-        yield from _within("", fixed)
+        yield from _iter_inner("", fixed)
     for name, parameter in parameters.items() if isinstance(parameters, dict) else ():
         if isinstance(parameter, dict):
-            yield from _within(name, parameter.get("values"))
+            yield from _iter_inner(name, parameter.get("values"))
         if name.partition(".")[0] == "source":
             yield name, ""
     for point in points if isinstance(points, list) else ():
-        yield from _within("", point)
+        yield from _iter_inner("", point)
 
 
-def _within(key: str, value: Any) -> Iterator[tuple[str, str]]:
+def _iter_inner(key: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
         for name, item in value.items():
-            yield from _within(f"{key}.{name}" if key else str(name), item)
+            yield from _iter_inner(f"{key}.{name}" if key else str(name), item)
     elif isinstance(value, list):
         for item in value:
-            yield from _within(key, item)
+            yield from _iter_inner(key, item)
     elif key.partition(".")[0] == "source":
         yield key, ""

@@ -1,4 +1,4 @@
-"""Specs as text: JSON and YAML of bounded size, with values that a database can hold."""
+"""Request bodies: specs as JSON or YAML of limited size, with values that a database can store."""
 
 from __future__ import annotations
 
@@ -15,78 +15,78 @@ from sweeper.service.policy.errors import RefusedError
 from sweeper.service.policy.limits import Limits
 
 NAME = "sweep.yaml"
-"""What messages call a spec that came as YAML."""
+"""File name that messages give a spec sent as YAML."""
 JSON_TYPES = ("application/json",)
 YAML_TYPES = ("application/yaml", "text/yaml", "application/x-yaml")
 
 
 def media_type(header: str) -> str:
-    """Return what a Content-Type header says, without its parameters."""
+    """Return the media type of a Content-Type header, without parameters."""
     return header.partition(";")[0].strip().lower()
 
 
-def parsed(body: bytes, media: str, limits: Limits) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return the values of a spec, and the line that each key of YAML stands on.
+def parse_spec(body: bytes, media: str, limits: Limits) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the values of a spec, and key -> line if it is YAML.
 
     Args:
         body: The text.
-        media: Its type.
-        limits: How large it may be.
+        media: Its media type.
+        limits: Bounds of its size.
 
     Raises:
-        RefusedError: Neither JSON nor YAML (400, 415), or too large (413).
-        SpecError: No mapping, or values that no spec has.
+        RefusedError: The body is neither JSON nor YAML (400, 415), or too large (413).
+        SpecError: It is not a mapping, or holds values that no spec has.
     """
     if media not in JSON_TYPES + YAML_TYPES:
         raise RefusedError(415, f"a spec must be application/json or application/yaml, got {media[:80]!r}")
-    most = limits.spec if media in JSON_TYPES else limits.yaml
-    if len(body) > most:
-        way = "" if media in JSON_TYPES else f"; JSON may have {limits.spec}"
-        raise RefusedError(413, f"a spec as {media} must be at most {most} bytes, got {len(body)}{way}")
+    largest = limits.spec if media in JSON_TYPES else limits.yaml
+    if len(body) > largest:
+        way_out = "" if media in JSON_TYPES else f"; JSON may have {limits.spec}"
+        raise RefusedError(413, f"a spec as {media} must have at most {largest} bytes, got {len(body)}{way_out}")
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
         raise RefusedError(400, f"the body must be UTF-8, got byte {body[error.start]:#x} at {error.start}") from None
-    values, lines = (json_of(text), {}) if media in JSON_TYPES else _yaml(text, limits)
+    values, lines = (parse_json(text), {}) if media in JSON_TYPES else _parse_yaml(text, limits)
     if not isinstance(values, dict):
         raise SpecError(f"a spec must be a mapping of keys to values, got {type(values).__name__}")
     _check(values, limits)
     return values, lines
 
 
-def json_of(text: str) -> Any:
-    """Return the value of a JSON text in which no key stands twice.
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text without repeated keys.
 
     Raises:
-        RefusedError: It is not JSON (400).
+        RefusedError: The text is not JSON (400).
         SpecError: A key occurs twice.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise RefusedError(400, f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
-        raise RefusedError(400, "not JSON that can be read: it is nested too deeply") from None
+        raise RefusedError(400, "the JSON is nested too deeply") from None
     except SpecError:
         raise
     except ValueError as error:
         raise RefusedError(400, f"not JSON: {str(error).partition(';')[0]}") from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in values:
             raise SpecError(f"the key {key[:80]} occurs twice")
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def _yaml(text: str, limits: Limits) -> tuple[dict[str, Any], dict[str, int]]:
+def _parse_yaml(text: str, limits: Limits) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         return read_yaml(Path(NAME), text, Bounds(limits.values, limits.depth))
     except NotYamlError as error:
@@ -94,10 +94,10 @@ def _yaml(text: str, limits: Limits) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def _check(values: Mapping[str, Any], limits: Limits) -> None:
-    """Refuse what is no JSON, and what no table can store."""
-    count, left = 0, [("", values, 0)]
-    while left:
-        key, value, depth = left.pop()
+    """Refuse values that JSON or the database cannot hold."""
+    count, stack = 0, [("", values, 0)]
+    while stack:
+        key, value, depth = stack.pop()
         count += 1
         if depth > limits.depth:
             raise SpecError(f"a spec must be nested at most {limits.depth} levels deep")
@@ -108,9 +108,9 @@ def _check(values: Mapping[str, Any], limits: Limits) -> None:
                 if not isinstance(name, str):
                     raise SpecError(f"{key or 'the spec'}: keys must be text, got {name!r}")
                 _check_text("a key", name)
-                left.append((f"{key}.{name}" if key else name, item, depth + 1))
+                stack.append((f"{key}.{name}" if key else name, item, depth + 1))
         elif isinstance(value, list):
-            left += [(key, item, depth + 1) for item in value]
+            stack += [(key, item, depth + 1) for item in value]
         elif isinstance(value, str):
             _check_text(key, value)
         elif isinstance(value, float) and not math.isfinite(value):
@@ -125,6 +125,6 @@ def _check_text(key: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise SpecError(f"{key}: must be text of whole characters, got {text[:80]!r}") from None
+        raise SpecError(f"{key}: must be valid Unicode text, got {text[:80]!r}") from None
     if "\0" in text:
         raise SpecError(f"{key}: must be text without NUL characters, got {text[:80]!r}")

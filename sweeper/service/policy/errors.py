@@ -1,4 +1,4 @@
-"""RefusedError: an error with the HTTP status that it has."""
+"""RefusedError: an error with its HTTP status."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from sweeper.errors import SpecError
 
 
 class RefusedError(SpecError):
-    """A request that is not answered as asked, in one sentence.
+    """The service refuses a request; the message says why in one sentence.
 
     Attributes:
-        status: The response's.
-        headers: Further ones of the response.
+        status: HTTP status of the response.
+        headers: Additional headers of the response.
     """
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
@@ -21,10 +21,10 @@ class RefusedError(SpecError):
 
 
 def forbidden(detail: str) -> RefusedError:
-    """Return the refusal of what is asked without the right to it."""
+    """Return the refusal (403) of a request without the right to it."""
     return RefusedError(403, detail)
 
 
 def reads_only() -> RefusedError:
-    """Return the refusal of what a viewer's token cannot do."""
-    return forbidden("a viewer's token only reads: ask for one with the role submitter")
+    """Return the refusal (403) of a change by a viewer."""
+    return forbidden("a viewer's token can only read: ask an admin for a token with the role submitter")

@@ -1,4 +1,4 @@
-"""Limits: what one request, one spec and one user may ask of the service at most."""
+"""Limits: upper bounds of one request, one spec and one user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _FIELDS = {
     "members": 64, "epochs": 10_000, "steps": 10_000_000, "branch_step": 10_000_000, "batch_size": 65_536,
     "base.steps": 10_000_000, "base.batch_size": 65_536,
 }  # fmt: skip
-# networks of our own, and what timm's and torchvision's call the same
+# options of this package's networks, of timm's and of torchvision's
 _OPTIONS = {
     "width": 1024, "dim": 4096, "embed_dim": 4096, "depth": 256, "heads": 256, "num_heads": 256, "patch": 1024,
     "mlp_ratio": 64, "size": 1024, "img_size": 1024, "image_size": 1024, "channels": 64,
@@ -23,29 +23,29 @@ class Limits:
     Attributes:
         body: Bytes of a request's body.
         spec: Bytes of a sweep's spec as JSON.
-        yaml: Bytes of one as YAML, which takes longer to read.
-        values: Values in a spec, with every alias of YAML written out.
-        depth: Levels of a spec.
+        yaml: Bytes of a sweep's spec as YAML, which takes longer to parse.
+        values: Values in a spec, after expansion of YAML aliases.
+        depth: Nesting levels of a spec.
         trials: Trials of one sweep.
-        workers: Trials at a time of one sweep, and processes that read its data; None is no limit.
+        workers: Parallel trials of one sweep, and processes that read its data; None is no limit.
         threads: torch threads of a trial.
         loaders: Processes that read the data of a trial.
-        plane: Points a side of a loss plane.
-        measure: Measurements of gradients per child.
-        fields: Largest value of numbers of a trial, by name; `base.steps` is an entry of a field.
-        options: Largest value of numbers in `model_options` and `dataset_options`, by their names.
-        option: Largest value of other numbers there.
-        rate: Requests per second of one user, in the mean; 0 is no limit.
-        burst: Requests of one user at once.
-        expensive: Calls in flight of one user that read a spec, plan or analyse.
-        streams: Open streams of events of all users.
-        streams_each: Open streams of events of one user, or of one address where there are no users.
+        plane: Points per side of a loss plane.
+        measure: Gradient measurements per child.
+        fields: Largest value of a trial's numbers, by name; `base.steps` is an entry of a field.
+        options: Largest value of numbers in `model_options` and `dataset_options`, by name.
+        option: Largest value of the other numbers in these options.
+        rate: Mean requests per second of one user; 0 is no limit.
+        burst: Requests that one user may send at once.
+        expensive: Concurrent calls of one user that parse a spec, plan or analyse.
+        streams: Open event streams of all users.
+        streams_each: Open event streams of one user, or of one address if the service has no users.
         connections: Open connections of all clients.
         connections_each: Open connections from one address, at most a quarter of all.
         header: Bytes of a request's header.
-        header_seconds: A request's header is here after so long, and so is a TLS handshake done.
-        body_seconds: A request's body is here after so long.
-        write_seconds: A client that reads nothing of its answer for so long is cut off.
+        header_seconds: Deadline of a request's header, and of a TLS handshake.
+        body_seconds: Deadline of a request's body.
+        write_seconds: Longest pause of a client while it reads a response; then the server disconnects it.
     """
 
     body: int = 1 << 20

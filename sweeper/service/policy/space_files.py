@@ -1,7 +1,7 @@
-"""The admin's space files as data: a process of its own executes each of them once, never the server.
+"""The admin's space files as data: a separate process executes each file once; the server never does.
 
-`python -m sweeper.service.policy.space_files FILE TARGET` is that process. What it finds is kept by the file's
-content, so pages and lists read data, also after a restart.
+That process is `python -m sweeper.service.policy.space_files FILE TARGET`. Its result is stored by the file's content,
+so pages and lists read data, even after a restart.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from trainables import __version__
 from trainables.io.atomic import write_atomic
 
 SECONDS = 120.0
-"""A file that takes longer to execute is refused."""
+"""Longest time that a file may take to execute."""
 LOOK_SECONDS = 30.0
-"""New files are looked for this often."""
+"""Interval at which the folder is searched for new files."""
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _log = logging.getLogger("sweeper.service")
 
 
 class SpaceFiles:
-    """The spaces of a folder of Python files; for several threads.
+    """The spaces of a folder of Python files; thread-safe.
 
     Args:
         folder: The folder; None allows no files.
-        kept: Folder for what the files say; None keeps it in memory alone.
+        store: Folder for the results; None keeps them in memory only.
     """
 
-    def __init__(self, folder: Path | None = None, kept: Path | None = None) -> None:
-        self.folder, self.kept = folder, kept
-        self._known: dict[str, Space | str] = {}  # a text says why there is no space
+    def __init__(self, folder: Path | None = None, store: Path | None = None) -> None:
+        self.folder, self.store = folder, store
+        self._results: dict[str, Space | str] = {}  # key -> the space, or why the file defines none
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="space files", daemon=True)
 
     def file(self, name: str) -> Path | None:
-        """Return the file of a space; None where there is none."""
+        """Return the file of a space, or None."""
         file = self.folder / f"{name}.py" if self.folder is not None and NAME.fullmatch(name) else None
         return file.absolute() if file is not None and file.is_file() else None
 
@@ -58,42 +58,42 @@ class SpaceFiles:
         return sorted(f.absolute() for f in self.folder.glob("*.py") if NAME.fullmatch(f.stem))
 
     def find(self, space: str) -> Space:
-        """Return a space by its name or by the path of its file; a file of new content is executed elsewhere.
+        """Return a space by its name or by the path of its file; a process executes a file with new content.
 
         Raises:
-            UnknownName: There is no such space.
-            SpaceError: The file holds none.
+            UnknownName: The space does not exist.
+            SpaceError: The file defines no space.
         """
         if not space.endswith(".py"):
             return search_spaces.load(space)
         path = Path(space)
-        text, key = _content(path)
+        text, key = _read(path)
         with self._lock:  # two requests execute a file once
-            found = self._recalled(key)
-            if found is None:
-                found = self._known[key] = self._executed(path, text, key)
-        if isinstance(found, str):
-            raise SpaceError(found)
-        return found
+            result = self._recall(key)
+            if result is None:
+                result = self._results[key] = self._execute(path, text, key)
+        if isinstance(result, str):
+            raise SpaceError(result)
+        return result
 
     def known(self) -> list[Space]:
-        """Return the spaces of the files that were executed before; nothing is executed."""
-        found: list[Space] = []
+        """Return the spaces of the files that were executed before, without executing any."""
+        spaces: list[Space] = []
         for file in self.files():
             try:
-                space = self._recalled(_content(file)[1])
+                space = self._recall(_read(file)[1])
             except SpaceError:
                 continue  # unreadable
-            found += [space] if isinstance(space, Space) else []
-        return found
+            spaces += [space] if isinstance(space, Space) else []
+        return spaces
 
     def start(self) -> None:
-        """Begin to look for files, so that lists name them before anybody uses one."""
+        """Start to search for new files, so lists name them before a sweep uses one."""
         if self.folder is not None:
             self._thread.start()
 
     def close(self) -> None:
-        """End; a file that is being executed is left."""
+        """Stop the search, and kill the process that executes a file."""
         self._ended.set()
         if process := self._process:
             process.kill()
@@ -106,51 +106,51 @@ class SpaceFiles:
                 try:
                     self.find(str(file))
                 except SpaceError:
-                    continue  # whoever asks for it is told why
-                except Exception:  # the next look may succeed
+                    continue  # a request for the space gets the error
+                except Exception:  # the next search may succeed
                     _log.exception("space file %s", file)
             self._ended.wait(LOOK_SECONDS)
 
-    def _recalled(self, key: str) -> Space | str | None:
-        if key not in self._known and self.kept is not None and (file := self.kept / f"{key}.json").is_file():
+    def _recall(self, key: str) -> Space | str | None:
+        if key not in self._results and self.store is not None and (file := self.store / f"{key}.json").is_file():
             try:
-                self._known[key] = from_json(file.read_text())
+                self._results[key] = from_json(file.read_text())
             except (OSError, SpaceError):
                 return None
-        return self._known.get(key)
+        return self._results.get(key)
 
-    def _executed(self, path: Path, text: str, key: str) -> Space | str:
+    def _execute(self, path: Path, text: str, key: str) -> Space | str:
         with tempfile.TemporaryDirectory(prefix="sweeper-") as folder:
             target = Path(folder) / "space.json"
             command = [sys.executable, "-m", "sweeper.service.policy.space_files", str(path), str(target)]
-            none = subprocess.DEVNULL
-            self._process = subprocess.Popen(command, stdin=none, stdout=none, stderr=none)
+            null = subprocess.DEVNULL
+            self._process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
             try:
                 self._process.wait(SECONDS)
-                said = json.loads(target.read_text())
+                result = json.loads(target.read_text())
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
                 return f"{path} takes more than {SECONDS:g} s to execute"
             except (OSError, ValueError):
                 if self._ended.is_set():
-                    raise SpaceError(f"{path} is not executed: the server ends") from None
-                return f"{path}: its process died before it defined a space"
-        if "error" in said:
-            return said["error"]
-        if _content(path)[0] != text:
-            raise SpaceError(f"{path} is being written: try again")
-        if self.kept is not None:
-            self.kept.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_atomic(self.kept / f"{key}.json", json.dumps(said))
-        return from_json(json.dumps(said))
+                    raise SpaceError(f"{path} was not executed: the server is stopping") from None
+                return f"{path}: the process died before it defined a space"
+        if "error" in result:
+            return result["error"]
+        if _read(path)[0] != text:
+            raise SpaceError(f"{path} changed while it was executed: try again")
+        if self.store is not None:
+            self.store.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomic(self.store / f"{key}.json", json.dumps(result))
+        return from_json(json.dumps(result))
 
 
-def _content(path: Path) -> tuple[str, str]:
-    """Return the text of a file, and what it is kept under.
+def _read(path: Path) -> tuple[str, str]:
+    """Return the text of a file, and the key of its result.
 
     Raises:
-        SpaceError: It cannot be read.
+        SpaceError: The file cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -162,10 +162,10 @@ def _content(path: Path) -> tuple[str, str]:
 def main(file: str, target: str) -> int:
     """Execute a space file and write what it defines, or the error, as JSON."""
     try:
-        said = to_json(search_spaces.load(file))
+        result = to_json(search_spaces.load(file))
     except SpaceError as error:
-        said = json.dumps({"error": str(error)})
-    Path(target).write_text(said)
+        result = json.dumps({"error": str(error)})
+    Path(target).write_text(result)
     return 0
 
 

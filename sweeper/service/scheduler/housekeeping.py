@@ -17,7 +17,7 @@ from sweeper.service.db.audit import Audit
 from sweeper.service.db.ownership import Ownership, TakenError
 from sweeper.service.db.sweeps import Catalog
 from sweeper.service.logs import COUNTED, REPEATS
-from sweeper.service.policy.quotas import WINDOW_SECONDS, stop_beyond
+from sweeper.service.policy.quotas import WINDOW_SECONDS, stop_over_quota
 from sweeper.service.scheduler.rebuild import record_missing
 
 TICK_SECONDS = 5.0
@@ -76,7 +76,7 @@ class Housekeeping:
         for line in REPEATS.overdue():
             _log.warning("%s", line, extra={COUNTED: True})
         self.ownership.renew()
-        stop_beyond(self.catalog, self.quota, self.stop)
+        stop_over_quota(self.catalog, self.quota, self.stop)
         if time.monotonic() - self._pruned >= PRUNE_SECONDS:
             self.prune()
             self._pruned = time.monotonic()
@@ -85,7 +85,7 @@ class Housekeeping:
         """Drop what is old: entries of the audit log, usage that no quota counts, all but the end of long logs."""
         now = self.catalog.clock()
         self._audit.prune(now - self.audit_seconds)
-        self.catalog.forget_used(now - WINDOW_SECONDS)
+        self.catalog.prune_usage(now - WINDOW_SECONDS)
         record_missing(self.state, self.catalog)
         for folder in (self.state / "sweeps").glob("*"):
             if (folder / "log").is_file():

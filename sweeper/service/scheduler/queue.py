@@ -9,7 +9,7 @@ from functools import cache
 
 from sweeper.client.models import ACTIVE, Quota, State
 from sweeper.service.db.sweeps import Catalog, Entry, UnknownSweepError, Waiting
-from sweeper.service.policy.quotas import startable
+from sweeper.service.policy.quotas import select_startable
 from sweeper.service.scheduler.fair_share import order
 from sweeper.service.scheduler.ray_address import RayAddress
 
@@ -45,7 +45,7 @@ class Queue:
             Those that start now -> the address of Ray, None for those that need none; those that cannot start -> why.
         """
         free = max(0, self.most - len(active))
-        waiting = startable(self.catalog, self.quota, self.catalog.waiting()) if free else []
+        waiting = select_startable(self.catalog, self.quota, self.catalog.waiting()) if free else []
         by_ray = self.catalog.on_ray([State.QUEUED]) if waiting else set[str]()
 
         left = self.inline - len({e.id for e in active} - self.catalog.on_ray(ACTIVE)) if waiting else 0
@@ -71,7 +71,7 @@ class Queue:
             return  # cancelled and deleted
         if entry.state == State.QUEUED and entry.reason != reason:
             self.catalog.change(sweep, reason=reason)
-            self.catalog.told(self.catalog.get(sweep))
+            self.catalog.on_change(self.catalog.get(sweep))
 
     def _first(
         self, sweeps: Iterable[Waiting], active: Sequence[Entry], free: int, by_ray: Collection[str], left: int

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sweeper.client.models import Quota
 from sweeper.config.spec import SweepSpec
 from sweeper.service.db.sweeps import Entry
-from sweeper.service.policy.quotas import gpu_hours_of
+from sweeper.service.policy.quotas import limit_gpu_hours
 from sweeper.service.views.reader import Found
 from sweeper.service.views.views import Views
 
@@ -28,5 +28,5 @@ def spec_to_run(
     if address is not None:
         spec = spec.model_copy(update={"address": address})
     own = found.cost.gpu_hours if found else entry.gpu_hours
-    most = gpu_hours_of(views.catalog, entry, spec.max_gpu_hours, quota(entry.owner), own)
+    most = limit_gpu_hours(views.catalog, entry, spec.max_gpu_hours, quota(entry.owner), own)
     return spec.model_copy(update={"max_gpu_hours": most})

@@ -22,7 +22,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_text import write_stored
 from sweeper.errors import SpecError
 from sweeper.service.db.sweeps import Catalog, Entry, StateError
-from sweeper.service.policy.quotas import gpu_hours_to_go, to_go
+from sweeper.service.policy.quotas import remaining_demand, remaining_gpu_hours
 from sweeper.service.scheduler.cancels import GRACE_SECONDS, Cancels
 from sweeper.service.scheduler.finalise import Endings, settled
 from sweeper.service.scheduler.memory import Room
@@ -327,7 +327,7 @@ class Supervisor:
         with self._lock:
             entry = self._ended_one(sweep, "it is resumed when it has ended")
             budget = budget or entry.budget
-            ask = to_go(entry, spec, budget)
+            ask = remaining_demand(entry, spec, budget)
             entry = self.catalog.move(
                 sweep, State.QUEUED, f"resumed by {by}", deaths=0, task={**entry.task, "kind": "run"},
                 budget=budget, trials=budget * spec.repeats, spec=spec.asked(),
@@ -353,7 +353,7 @@ class Supervisor:
             entry = self._ended_one(sweep, "it is extended when it has ended")
             task = {**entry.task, "kind": "extend", "options": dict(options)}
             cause = f"extended by {by}: {trials} trials"
-            left = gpu_hours_to_go(entry, entry.spec.get("max_gpu_hours"))
+            left = remaining_gpu_hours(entry, entry.spec.get("max_gpu_hours"))
             entry = self.catalog.move(
                 sweep, State.QUEUED, cause, deaths=0, task=task, due=trials, due_gpu_seconds=3600 * left
             )

@@ -13,7 +13,7 @@ from sweeper.client.models import Estimate
 from sweeper.errors import AwayError, SpecError, StorageError
 from sweeper.service.db.sweeps import Catalog, Entry
 from sweeper.service.db.users import User
-from sweeper.service.policy.admission import Admitted
+from sweeper.service.policy.admission import Admission
 
 LOOKED_AT, TAKEN, TRIALS = 30, 5, 1000
 """Rows of the catalog that are looked at, sweeps whose trials are read, and trials of each."""
@@ -44,7 +44,7 @@ class Estimates:
         self._lock = threading.Lock()
         self._seconds: dict[tuple[Any, ...], list[float]] = {}  # a sweep in its state -> device seconds of its trials
 
-    def of(self, admitted: Admitted, user: User) -> Estimate:
+    def of(self, admitted: Admission, user: User) -> Estimate:
         """Return what a sweep will cost, as far as sweeps that the user may see tell."""
         wanted = _kind(admitted.values)
         seen_by = None if user.admin else user.name
@@ -79,7 +79,7 @@ class Estimates:
             message=f"{shape} of {each:.3g} s of device time each, as in {many} of {admitted.space}",
         )
 
-    def _at_a_time(self, admitted: Admitted) -> int | None:
+    def _at_a_time(self, admitted: Admission) -> int | None:
         if admitted.spec.runner == "inline":
             return 1
         workers = admitted.spec.workers

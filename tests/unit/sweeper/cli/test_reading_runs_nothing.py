@@ -107,7 +107,7 @@ def test_the_live_app_executes_nothing(swept: Swept) -> None:
 
 def test_the_views_of_the_service_execute_nothing(swept: Swept, tmp_path: Path) -> None:
     from sweeper.client.models import State
-    from sweeper.service.db.sweeps import Catalog, New
+    from sweeper.service.db.sweeps import Catalog, NewSweep
     from sweeper.service.db.tables import open_database
     from sweeper.service.scheduler.supervisor import Supervisor
     from sweeper.service.views.events import Hub
@@ -116,7 +116,7 @@ def test_the_views_of_the_service_execute_nothing(swept: Swept, tmp_path: Path) 
     engine = open_database(f"sqlite:///{tmp_path}/service.db")
     catalog = Catalog(engine)
     views = Views(catalog, Hub(), lambda _: str(swept.run))
-    entry, _ = catalog.add(New("ann", "mine", swept.spec.model_copy(update={"out": None}).asked(), 12, 12))
+    entry, _ = catalog.add(NewSweep("ann", "mine", swept.spec.model_copy(update={"out": None}).asked(), 12, 12))
     for state in (State.STARTING, State.RUNNING, State.DONE):
         entry = catalog.move(entry.id, state, "test")
     assert views.conclude(entry).best is not None

@@ -54,7 +54,7 @@ def test_a_database_of_another_folder_is_not_served(tmp_path, capsys):
     Ownership(engine, tmp_path)
     engine.dispose()
     assert main(["serve", "--root", "other", "--database", url, "--port", "0"]) == 2
-    assert "the database is that of the server with the folder" in capsys.readouterr().err
+    assert "the database belongs to the state folder" in capsys.readouterr().err
 
 
 def test_tokens_are_made_listed_and_revoked(capsys):
@@ -71,7 +71,7 @@ def test_tokens_are_made_listed_and_revoked(capsys):
     assert "anna" in shown
     assert made["token"] not in shown
     assert main(["token", "revoke", made["id"]]) == 2
-    assert "was revoked on" in capsys.readouterr().err
+    assert "was already revoked on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "30", "d", "0d", "-1d", "3y", "1.5h", "999999999w"])

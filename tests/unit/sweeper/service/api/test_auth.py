@@ -84,8 +84,8 @@ def test_who_guesses_tokens_does_not_reach_the_database(tmp_path, monkeypatch):
     _, good = service.users.create("anna", Role.VIEWER)
     _, new = service.users.create("ben", Role.VIEWER)
     client = client_of(service, Limits(rate=0.001, burst=3))
-    looks, looked_up = [], service.users._looked_up
-    monkeypatch.setattr(service.users, "_looked_up", lambda *asked: looks.append(asked) or looked_up(*asked))
+    looks, looked_up = [], service.users._look_up
+    monkeypatch.setattr(service.users, "_look_up", lambda *asked: looks.append(asked) or looked_up(*asked))
 
     def ask(token):
         return client.get("/v1/me", headers={"Authorization": f"Bearer {token}"})

@@ -73,7 +73,7 @@ def test_the_same_key_makes_one_sweep(client, service):
         (422, "priority: must be less than or equal to 100", "priority=101", b"{}", "application/json"),
         (422, "a webhook must be an https URL", "webhook=http://hooks.lab/x", b"{}", "application/json"),
         (403, "are not allowed", "webhook=https://hooks.lab.evil/x", b"{}", "application/json"),
-        (403, "Python code is refused", "", b'{"space": "/tmp/x.py"}', "application/json"),
+        (403, "not Python code", "", b'{"space": "/tmp/x.py"}', "application/json"),
     ],
 )
 def test_a_wrong_request_has_its_status_and_one_sentence(client, service, status, sentence, query, body, media):
@@ -208,7 +208,7 @@ def test_quotas_refuse_and_say_when_they_free(tmp_path):
     assert answer.status_code == 429
     assert "has used 0 of 10 trials in 30 days, has sweeps that may use 8 more and asks for 4 more: wait" in answer.text
     assert client.post("/v1/sweeps", json={**SPEC, "trials": 8}, headers=keyed).status_code == 202  # sent before
-    assert "that is more than the quota" in client.post("/v1/sweeps", json={**SPEC, "trials": 11}, headers=anna).text
+    assert "that exceeds the quota" in client.post("/v1/sweeps", json={**SPEC, "trials": 11}, headers=anna).text
     assert count(service) == 1
     assert client.get("/v1/me", headers=anna).json()["used"] == {
         "running": 0, "waiting": 1, "trials": 0, "gpu_hours": 0.0, "due_trials": 8, "due_gpu_hours": 0.0
@@ -238,7 +238,7 @@ def test_sweeps_that_wait_are_a_quota(tmp_path):
     for path in ("", f"/{done}/resume", f"/{done}/extend"):
         answer = client.post(f"/v1/sweeps{path}", json=SPEC if not path else None, headers=anna)
         assert answer.status_code == 429
-        assert "anna has 1 sweeps waiting and may have 1" in answer.text
+        assert "anna has 1 waiting sweeps and may have 1" in answer.text
     # on one's own machine nobody else waits behind them, and no token could allow more
     assert client_of(make_service(tmp_path / "open")).get("/v1/me").json()["quota"]["waiting"] is None
 

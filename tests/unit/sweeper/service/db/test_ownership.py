@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, delete, text
 
 from sweeper.errors import SpecError
-from sweeper.service.db.ownership import FILE, Ownership, TakenError, identity
+from sweeper.service.db.ownership import FILE, Ownership, TakenError, read_identity
 from sweeper.service.db.tables import meta, open_database
 from tests.support.databases import new_database
 
@@ -34,20 +34,20 @@ def own(engine: Engine, tmp_path: Path) -> Iterator[Callable[[str], Ownership]]:
 
 
 def test_a_folder_keeps_its_id(tmp_path: Path) -> None:
-    first = identity(tmp_path)
-    assert identity(tmp_path) == first
+    first = read_identity(tmp_path)
+    assert read_identity(tmp_path) == first
     (tmp_path / FILE).write_text("")  # the disk was full
-    assert identity(tmp_path) != first
+    assert read_identity(tmp_path) != first
 
 
 def test_another_folder_is_refused_and_told_how_to_go_on(own: Callable[[str], Ownership], tmp_path: Path) -> None:
     own("a").close()
-    with pytest.raises(SpecError, match=r"that of the server with the folder .*/a on ") as error:
+    with pytest.raises(SpecError, match=r"belongs to the state folder .*/a on ") as error:
         own("b")
     assert "\n" not in str(error.value)
     own("a").close()
     # the way out of the sentence
-    (tmp_path / "b" / FILE).write_text(identity(tmp_path / "a"))
+    (tmp_path / "b" / FILE).write_text(read_identity(tmp_path / "a"))
     own("b").close()
 
 
@@ -55,7 +55,7 @@ def test_a_folder_that_was_moved_is_the_same(own: Callable[[str], Ownership], tm
     own("a").close()
     (tmp_path / "a").rename(tmp_path / "moved")
     own("moved").close()
-    with pytest.raises(SpecError, match=r"the folder .*/moved on "):
+    with pytest.raises(SpecError, match=r"the state folder .*/moved on "):
         own("b")
 
 
@@ -64,7 +64,7 @@ def test_a_database_without_an_owner_is_its_next_servers(own: Callable[[str], Ow
     with engine.begin() as connection:
         connection.execute(delete(meta).where(meta.c.key != "version"))
     own("b").close()
-    with pytest.raises(SpecError, match="is that of the server"):
+    with pytest.raises(SpecError, match="belongs to the state folder"):
         own("a")
 
 

@@ -56,7 +56,7 @@ def test_a_folder_of_all_users_is_refused_and_left_alone(tmp_path: Path) -> None
     shared = tmp_path / "tmp"
     shared.mkdir()
     shared.chmod(0o1777)
-    with pytest.raises(SpecError, match=r"all users write to .*: give the server a folder of its own"):
+    with pytest.raises(SpecError, match=r"all users can write to .*: give the server a private folder"):
         make_private_folder(shared)
     assert mode(shared) == "0o1777"
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_closed_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(Path, "chmod", refused)
-    with pytest.raises(SpecError, match=r"other users may read .*state, and this account may not change that"):
+    with pytest.raises(SpecError, match=r"other users can read .*state, and this account cannot change that"):
         make_private_folder(tmp_path / "state")
 
 

@@ -5,19 +5,19 @@ from sqlalchemy import Engine, event, inspect, select
 
 from sweeper.client.models import ALLOWED, ENDED, State
 from sweeper.errors import SpecError
-from sweeper.service.db.sweeps import Catalog, KeyReusedError, New, StateError, UnknownSweepError
+from sweeper.service.db.sweeps import Catalog, KeyReusedError, NewSweep, StateError, UnknownSweepError
 from sweeper.service.db.tables import NAME, VERSION, meta, open_database, sessions
 from tests.support.clock import Clock
 
 
-def new(owner: str = "ann", **more: object) -> New:
+def new(owner: str = "ann", **more: object) -> NewSweep:
     given = {"owner": owner, "space": "digits_cnn", "spec": {"space": "digits_cnn"}, "budget": 4, "trials": 8}
-    return New(**{**given, **more})
+    return NewSweep(**{**given, **more})
 
 
 def test_a_sweep_waits_first_and_each_change_keeps_its_cause(catalog: Catalog, clock: Clock) -> None:
     told: list[str] = []
-    catalog.told = lambda entry: told.append(entry.state)
+    catalog.on_change = lambda entry: told.append(entry.state)
     sweep = catalog.add(new())[0].id
     for state, cause in ((State.STARTING, "its turn"), (State.RUNNING, "began"), (State.DONE, "all run")):
         clock.now += 10
@@ -115,7 +115,7 @@ def test_only_what_ended_is_forgotten(catalog: Catalog) -> None:
 def test_another_version_says_so(url: str, engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(meta.update().where(meta.c.key == "version").values(value="99"))
-    with pytest.raises(SpecError, match="of a newer version of the service"):
+    with pytest.raises(SpecError, match="a newer version of the service"):
         open_database(url)
 
 

@@ -9,10 +9,17 @@ from sweeper.client.models import Quota, State
 from sweeper.config.resources import Resources
 from sweeper.config.spec import SweepSpec
 from sweeper.service.db.landing import CHUNK, Landing
-from sweeper.service.db.sweeps import Catalog, New, UnknownSweepError
+from sweeper.service.db.sweeps import Catalog, NewSweep, UnknownSweepError
 from sweeper.service.db.tables import NAME, meta, open_database
 from sweeper.service.policy.errors import RefusedError
-from sweeper.service.policy.quotas import Ask, gpu_hours_left, holding, stop_beyond, to_go, within_quota
+from sweeper.service.policy.quotas import (
+    Demand,
+    check_quota,
+    gpu_hours_left,
+    hold_exhausted,
+    remaining_demand,
+    stop_over_quota,
+)
 from tests.support.clock import Clock
 
 DAY = 86400.0
@@ -20,7 +27,7 @@ DAY = 86400.0
 
 def send(catalog: Catalog, owner: str = "ann", trials: int = 10, **keys: object) -> str:
     spec = {"space": "digits_cnn", **keys}
-    return catalog.add(New(owner, "digits_cnn", spec, trials, trials))[0].id
+    return catalog.add(NewSweep(owner, "digits_cnn", spec, trials, trials))[0].id
 
 
 def landing(catalog: Catalog, sweep: str) -> Landing:
@@ -119,7 +126,7 @@ def test_what_is_used_stays_when_a_sweep_is_forgotten_and_ages_by_days(catalog: 
     assert used(catalog) == (3, 1.0)
     assert catalog.used("ann", 1001.1 * DAY) == (1, 0.0)
     assert used(catalog, "bob") == (0, 0.0)
-    catalog.forget_used(1001.9 * DAY)
+    catalog.prune_usage(1001.9 * DAY)
     assert used(catalog) == (1, 0.0)
 
 
@@ -171,51 +178,51 @@ def test_an_old_database_opens_with_what_its_sweeps_have_used(catalog: Catalog, 
 # -- quotas -----------------------------------------------------------------------------------------------------------
 
 
-def refused(catalog: Catalog, quota: Quota, ask: Ask) -> str:
+def refused(catalog: Catalog, quota: Quota, ask: Demand) -> str:
     with pytest.raises(RefusedError) as error:
-        within_quota(catalog, "ann", quota, ask, catalog.clock)
+        check_quota(catalog, "ann", quota, ask, catalog.clock)
     assert error.value.status == 429
     return str(error.value)
 
 
 def test_trials_are_those_that_landed_and_those_that_may(catalog: Catalog, clock: Clock) -> None:
     quota, sweep = Quota(trials=10), send(catalog, trials=6)
-    within_quota(catalog, "ann", quota, Ask(4), clock)
-    assert refused(catalog, quota, Ask(5)) == (
+    check_quota(catalog, "ann", quota, Demand(4), clock)
+    assert refused(catalog, quota, Demand(5)) == (
         "ann has used 0 of 10 trials in 30 days, has sweeps that may use 6 more and asks for 5 more: wait until one of "
         "them has ended, or cancel one"
     )
     landing(catalog, sweep).take(many(3))
-    assert "used 3 of 10 trials in 30 days, has sweeps that may use 3 more" in refused(catalog, quota, Ask(5))
+    assert "used 3 of 10 trials in 30 days, has sweeps that may use 3 more" in refused(catalog, quota, Demand(5))
     end(catalog, sweep)
-    within_quota(catalog, "ann", quota, Ask(7), clock)
+    check_quota(catalog, "ann", quota, Demand(7), clock)
     catalog.remove(sweep)
-    assert refused(catalog, quota, Ask(8)) == (
-        "ann has used 3 of 10 trials in 30 days and asks for 8 more: enough of it is free on 1972-10-28 00:00 UTC"
+    assert refused(catalog, quota, Demand(8)) == (
+        "ann has used 3 of 10 trials in 30 days and asks for 8 more: enough is free again on 1972-10-28 00:00 UTC"
     )
-    assert "that is more than the quota" in refused(catalog, quota, Ask(11))
+    assert "that exceeds the quota" in refused(catalog, quota, Demand(11))
     clock.now = 1030.99 * DAY
-    refused(catalog, quota, Ask(8))
+    refused(catalog, quota, Demand(8))
     clock.now = 1031 * DAY
-    within_quota(catalog, "ann", quota, Ask(10), clock)
+    check_quota(catalog, "ann", quota, Demand(10), clock)
 
 
 def test_a_resume_asks_for_what_it_has_not_done(catalog: Catalog) -> None:
     sweep = send(catalog, trials=10, max_gpu_hours=2.0)
     spec = SweepSpec.checked({"space": "digits_cnn", "repeats": 3, "max_gpu_hours": 4.0})
     end(catalog, sweep)
-    assert to_go(catalog.get(sweep), spec, 10) == (30, 4.0)
+    assert remaining_demand(catalog.get(sweep), spec, 10) == (30, 4.0)
     catalog.change(sweep, summary={"progress": {"done": 8}}, gpu_hours=1.0)
-    assert to_go(catalog.get(sweep), spec, 10) == (6, 3.0)
-    assert to_go(catalog.get(sweep), spec, 5) == (0, 3.0)
+    assert remaining_demand(catalog.get(sweep), spec, 10) == (6, 3.0)
+    assert remaining_demand(catalog.get(sweep), spec, 5) == (0, 3.0)
 
 
 def test_gpu_hours_that_are_promised_are_not_given_twice(catalog: Catalog, clock: Clock) -> None:
     quota = Quota(gpu_hours=5.0)
     bounded, free = send(catalog, max_gpu_hours=3.0), send(catalog)
-    within_quota(catalog, "ann", quota, Ask(1), clock)
-    within_quota(catalog, "ann", quota, Ask(1, 2.0), clock)
-    assert "may use 3 more and asks for 2.5 more" in refused(catalog, quota, Ask(1, 2.5))
+    check_quota(catalog, "ann", quota, Demand(1), clock)
+    check_quota(catalog, "ann", quota, Demand(1, 2.0), clock)
+    assert "may use 3 more and asks for 2.5 more" in refused(catalog, quota, Demand(1, 2.5))
     landing(catalog, free).take(many(2))
     assert [gpu_hours_left(catalog, "ann", 5.0, s) for s in (bounded, free)] == [4.0, 1.0]
     stopped: list[tuple[str, str]] = []
@@ -224,29 +231,29 @@ def test_gpu_hours_that_are_promised_are_not_given_twice(catalog: Catalog, clock
 
     def look() -> list[str]:
         stopped.clear()
-        stop_beyond(catalog, lambda _: quota, lambda sweep, by: stopped.append((sweep, by)))
+        stop_over_quota(catalog, lambda _: quota, lambda sweep, by: stopped.append((sweep, by)))
         return [sweep for sweep, _ in stopped]
 
     assert look() == []
     landing(catalog, free).take(many(4))
     assert look() == [free]
     assert stopped[0][1] == "the quota of 5 GPU-hours in 30 days"
-    assert refused(catalog, quota, Ask(1)).startswith("ann has used 2 of 5 GPU-hours in 30 days, has sweeps")
+    assert refused(catalog, quota, Demand(1)).startswith("ann has used 2 of 5 GPU-hours in 30 days, has sweeps")
     landing(catalog, bounded).take(many(6))
     assert set(look()) == {bounded, free}
 
 
 def test_gpu_hours_that_are_used_to_the_last_say_when_some_are_free(catalog: Catalog) -> None:
     landing(catalog, send(catalog)).take(many(2))
-    assert refused(catalog, Quota(gpu_hours=1.0), Ask(1)) == (
-        "ann has used 1 of 1 GPU-hours in 30 days: enough of it is free on 1972-10-28 00:00 UTC"
+    assert refused(catalog, Quota(gpu_hours=1.0), Demand(1)) == (
+        "ann has used 1 of 1 GPU-hours in 30 days: enough is free again on 1972-10-28 00:00 UTC"
     )
-    with pytest.raises(RefusedError, match="bob has used 0 of 0 GPU-hours in 30 days: an admin may raise it"):
-        within_quota(catalog, "bob", Quota(gpu_hours=0.0), Ask(1), catalog.clock)
+    with pytest.raises(RefusedError, match="bob has used 0 of 0 GPU-hours in 30 days: ask an admin to raise the quota"):
+        check_quota(catalog, "bob", Quota(gpu_hours=0.0), Demand(1), catalog.clock)
 
 
 def test_who_has_used_all_gpu_hours_waits(catalog: Catalog, clock: Clock) -> None:
-    quota = holding(catalog, lambda _: Quota(running=3, gpu_hours=1.0))
+    quota = hold_exhausted(catalog, lambda _: Quota(running=3, gpu_hours=1.0))
     reader = landing(catalog, send(catalog))
     reader.take(many(1))
     assert quota("ann").running == 3
@@ -261,8 +268,8 @@ def test_sweeps_that_wait_are_counted(catalog: Catalog, clock: Clock) -> None:
     first = send(catalog)
     send(catalog)
     send(catalog, "bob")
-    assert refused(catalog, Quota(waiting=2), Ask(1)) == (
-        "ann has 2 sweeps waiting and may have 2: wait until one has started, or cancel one"
+    assert refused(catalog, Quota(waiting=2), Demand(1)) == (
+        "ann has 2 waiting sweeps and may have 2: wait until one has started, or cancel one"
     )
     catalog.move(first, State.STARTING, "")
-    within_quota(catalog, "ann", Quota(waiting=2), Ask(1), clock)
+    check_quota(catalog, "ann", Quota(waiting=2), Demand(1), clock)

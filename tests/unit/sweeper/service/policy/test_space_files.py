@@ -62,7 +62,7 @@ def test_a_file_is_executed_once_and_never_in_the_server(folder: Folder, tmp_pat
     ("text", "sentence"),
     [
         ("raise SystemExit('no')", "line 1: SystemExit: no"),
-        ("import os\nos._exit(3)", "its process died before it defined a space"),
+        ("import os\nos._exit(3)", "the process died before it defined a space"),
         ("SPACE = 3", "must define SPACE = Space"),
         ("import time\ntime.sleep(60)", "takes more than 0.5 s to execute"),
     ],

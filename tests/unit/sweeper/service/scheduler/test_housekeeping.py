@@ -11,7 +11,7 @@ from sweeper.config.resources import Resources
 from sweeper.service.db.audit import Audit
 from sweeper.service.db.landing import Landing
 from sweeper.service.db.ownership import TakenError
-from sweeper.service.db.sweeps import Catalog, New
+from sweeper.service.db.sweeps import Catalog, NewSweep
 from sweeper.service.policy.quotas import WINDOW_SECONDS
 from sweeper.service.scheduler.housekeeping import Housekeeping, trim
 from tests.support.databases import opened
@@ -56,7 +56,7 @@ def test_the_end_of_a_long_log_is_kept_for_whoever_writes_it(tmp_path: Path) -> 
 def test_what_is_old_is_dropped(catalog: Catalog, tmp_path: Path) -> None:
     for age in (399, 401):
         Audit(catalog.engine, lambda age=age: (1000 - age) * DAY).write("ann", "submit_sweep", str(age), "", 202)
-    sweep = catalog.add(New("ann", "x", {}, 2, 2))[0].id
+    sweep = catalog.add(NewSweep("ann", "x", {}, 2, 2))[0].id
     for i, age in enumerate((WINDOW_SECONDS - DAY, WINDOW_SECONDS + DAY)):
         then = Landing(catalog.engine, sweep, Resources(), lambda age=age: 1000 * DAY - age)
         then.take(table([trial(f"c{i}", 0.1)]))
@@ -75,7 +75,7 @@ def test_what_is_old_is_dropped(catalog: Catalog, tmp_path: Path) -> None:
 
 
 def test_a_tick_stops_what_is_beyond_a_quota(catalog: Catalog, tmp_path: Path) -> None:
-    sweep = catalog.add(New("ann", "x", {}, 2, 2))[0].id
+    sweep = catalog.add(NewSweep("ann", "x", {}, 2, 2))[0].id
     catalog.move(sweep, State.STARTING, "")
     stopped: list[str] = []
     keeping(catalog, tmp_path, quota=lambda _: Quota(gpu_hours=0.0), stop=lambda s, _: stopped.append(s)).tick()

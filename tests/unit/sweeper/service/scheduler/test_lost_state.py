@@ -17,7 +17,7 @@ from sweeper.client.models import State
 from sweeper.config.yaml_text import write_stored
 from sweeper.errors import SpecError
 from sweeper.service.api.app import make_api
-from sweeper.service.db.sweeps import Entry, New
+from sweeper.service.db.sweeps import Entry, NewSweep
 from sweeper.service.db.tables import DAY_SECONDS, sweeps
 from sweeper.service.scheduler import cancels
 from sweeper.service.scheduler.process import Control, Outcome
@@ -54,7 +54,7 @@ def lose(service: Service) -> None:
 
 
 def send(service: Service, owner: str = "ann", **keys: Any) -> Entry:
-    return service.catalog.add(New(owner, "synthetic", {**SPEC, **keys}, 4, 4, name="tries", shared=True))[0]
+    return service.catalog.add(NewSweep(owner, "synthetic", {**SPEC, **keys}, 4, 4, name="tries", shared=True))[0]
 
 
 def ready(client: TestClient) -> tuple[int, str]:
@@ -102,7 +102,7 @@ def test_a_database_that_lost_its_sweeps_is_refused_and_made_anew(service: Calla
     served.catalog.move(cancelled, State.CANCELLED, "cancelled by ann while it waited")
     served.views.conclude(served.catalog.get(done))
     served.catalog.change(waiting, priority=-3)
-    served.catalog.told(served.catalog.get(waiting))
+    served.catalog.on_change(served.catalog.get(waiting))
     before = {sweep: served.catalog.get(sweep) for sweep in (done, waiting, cancelled)}
     lose(served)
     with pytest.raises(SpecError, match=r"lists no sweep, but .* holds the folders of 3: .* --rebuild"):

@@ -9,7 +9,7 @@ import pytest
 from sweeper.client.models import Quota, State
 from sweeper.config.fields import parse_bytes
 from sweeper.config.spec import SweepSpec
-from sweeper.service.db.sweeps import Catalog, Entry, New
+from sweeper.service.db.sweeps import Catalog, Entry, NewSweep
 from sweeper.service.db.tables import open_database
 from sweeper.service.scheduler.memory import Room, machine_memory, room
 from sweeper.service.scheduler.queue import Queue
@@ -37,7 +37,7 @@ def catalog(tmp_path: Path) -> Catalog:
 def send(catalog: Catalog, **keys: Any) -> str:
     given = {"space": "synthetic", "trials": 1, "runner": "inline", "sampler": "random", **keys}
     spec = SweepSpec.checked(given)
-    return catalog.add(New("ann", spec.space, spec.asked(), 1, 1))[0].id
+    return catalog.add(NewSweep("ann", spec.space, spec.asked(), 1, 1))[0].id
 
 
 @pytest.mark.parametrize(

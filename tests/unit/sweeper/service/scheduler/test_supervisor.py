@@ -11,7 +11,7 @@ import pytest
 
 from sweeper.client.models import Quota, State
 from sweeper.config.spec import SweepSpec
-from sweeper.service.db.sweeps import Catalog, Entry, New, StateError, UnknownSweepError
+from sweeper.service.db.sweeps import Catalog, Entry, NewSweep, StateError, UnknownSweepError
 from sweeper.service.db.tables import open_database
 from sweeper.service.scheduler.process import Control
 from sweeper.service.scheduler.starts import spec_to_run
@@ -46,7 +46,7 @@ class Rig:
     def send(self, owner: str = "ann", **keys: Any) -> str:
         given = {"space": "synthetic", "trials": 4, "runner": "inline", "sampler": "random", **keys}
         spec = SweepSpec.checked(given)
-        new = New(owner, spec.space, spec.asked(), spec.trials, spec.trials * spec.repeats)
+        new = NewSweep(owner, spec.space, spec.asked(), spec.trials, spec.trials * spec.repeats)
         return self.catalog.add(new)[0].id
 
     def until(self, sweep: str, *states: State) -> Entry:

@@ -60,7 +60,7 @@ def test_sweeps_wait_for_a_ray_that_does_not_start(
     rig.find = find
     first, second, other = rig.send("ray"), rig.send("ray"), rig.send()
     told: list[str] = []
-    rig.catalog.told = lambda entry: told.append(entry.id) if entry.state == "queued" else None
+    rig.catalog.on_change = lambda entry: told.append(entry.id) if entry.state == "queued" else None
     rig.until(other, State.STARTING)  # it does not wait for a Ray that it does not need
     for sweep in (first, second):
         entry = rig.catalog.get(sweep)

@@ -15,7 +15,7 @@ from sweeper.analysis.evidence import plan
 from sweeper.client.models import State
 from sweeper.errors import AwayError, SpecError
 from sweeper.service.api.app import make_api
-from sweeper.service.db.sweeps import New
+from sweeper.service.db.sweeps import NewSweep
 from sweeper.service.policy.errors import RefusedError
 from sweeper.service.service import Service
 from sweeper.service.views import memo, views
@@ -168,7 +168,7 @@ def test_heavy_answers_are_computed_again_only_after_a_change(
 def test_results_wait_for_the_first_look_and_lists_do_not(
     service: Service, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry, _ = service.catalog.add(New("local", "synthetic", {"space": "synthetic"}, 4, 4))
+    entry, _ = service.catalog.add(NewSweep("local", "synthetic", {"space": "synthetic"}, 4, 4))
     service.catalog.move(entry.id, State.STARTING, "test")
     service.catalog.move(entry.id, State.RUNNING, "test")
     slow, found = Counted(AwayError("gone")), list[int]()

@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from sweeper.client.models import State
 from sweeper.errors import AwayError
-from sweeper.service.db.sweeps import Catalog, Entry, New
+from sweeper.service.db.sweeps import Catalog, Entry, NewSweep
 from sweeper.service.views.events import Hub
 from sweeper.service.views.views import Views
 from sweeper.storage.location import place_of
@@ -26,7 +26,7 @@ def views(tmp_path: Path) -> Views:
 
 def running(views: Views, trials: int) -> Entry:
     spec = {"space": "synthetic", "sampler": "random", "trials": 9}
-    sweep = views.catalog.add(New("ann", "synthetic", spec, 9, 9))[0].id
+    sweep = views.catalog.add(NewSweep("ann", "synthetic", spec, 9, 9))[0].id
     for i in range(trials):
         write_table(place_of(views.run_of(sweep)), "trials", f"c{i}-0", table([trial(f"c{i}", 0.1, number=i)]))
     return views.catalog.move(sweep, State.STARTING, "")

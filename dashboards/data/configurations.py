@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sweeper.analysis.constraints import find_ineligible
 from sweeper.analysis.regime import EXTEND
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
-from trainables.result import NEVER_WINS, Outcome
+from trainables.result import Outcome
 from trainables.trial import IMPORTED
 
 Row = Mapping[str, Any]
@@ -68,7 +69,7 @@ class ConfigPoint:
         outcome: `ok` where any repeat is, else the commonest other outcome.
         values: Column -> estimate over the repeats that are `ok`; a column without a finite value is missing.
         chosen: Name and coefficient of the merge chosen on validation, of each repeat that is `ok` and has one.
-        lost: Whether it broke a limit of the sweep on memory or step time.
+        can_win: Whether it may win, see `sweeper.analysis.constraints.find_ineligible`.
     """
 
     config: str
@@ -81,17 +82,12 @@ class ConfigPoint:
     detail: str
     values: Mapping[str, Estimate]
     chosen: tuple[tuple[str, float | None], ...] = ()
-    lost: bool = False
+    can_win: bool = True
 
     @property
     def ok(self) -> bool:
         """Whether any repeat is `ok`."""
         return self.outcome == Outcome.OK
-
-    @property
-    def can_win(self) -> bool:
-        """Whether a repeat is `ok`, no other is of `NEVER_WINS`, and no limit was broken."""
-        return self.ok and not self.lost and NEVER_WINS.isdisjoint(self.outcomes)
 
 
 def finite(value: Any) -> float | None:
@@ -222,6 +218,7 @@ def config_points(
     members: list[list[int]] = [[] for _ in size]
     for i, g in enumerate(groups.of_row.tolist()):
         members[g].append(i)
+    ineligible = find_ineligible(trials.select(["config", "outcome"]).to_pylist()) | set(lost)
     knobs = {k: floats(trials, k).tolist() for k in KNOBS}
     points: list[ConfigPoint] = []
     for g, scale in zip(size, groups.noises(floats(trials, f"noise_{noise}")).tolist(), strict=True):
@@ -240,7 +237,7 @@ def config_points(
                 detail=str(told[first][3] or ""),
                 values=values[g],
                 chosen=tuple(r[4:] for r in good if r[4]),
-                lost=groups.configs[g] in lost,
+                can_win=bool(good) and groups.configs[g] not in ineligible,
             )
         )
     return points
@@ -259,12 +256,6 @@ def anchor(trials: pa.Table, column: str) -> float | None:
     sides = np.mean([floats(trials, f"{who}_{PARENTS[stem]}_{split}") for who in "ab"], axis=0)
     known = sides[np.asarray(trials.column("outcome").to_numpy() == Outcome.OK) & np.isfinite(sides)]
     return float(np.median(known)) if len(known) else None
-
-
-def winners(points: Iterable[ConfigPoint], column: str, maximize: bool) -> list[ConfigPoint]:
-    """Return the configurations that can win and have a value of `column`, best first."""
-    scored = [p for p in points if p.can_win and column in p.values]
-    return sorted(scored, key=lambda p: p.values[column].mean, reverse=maximize)
 
 
 @dataclass(frozen=True)

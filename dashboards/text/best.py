@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from dashboards.charts.axes import short
-from dashboards.data.configurations import ConfigPoint, Sweep, config_points, winners
+from dashboards.data.configurations import ConfigPoint, Sweep, config_points
+from sweeper.analysis.best import rank_configurations
 from sweeper.analysis.posterior import Favourite
 from sweeper.analysis.recommend import Recommendation
 from sweeper.formatting import merge_words
@@ -109,7 +110,8 @@ def best_table(
     ]
     if sweep.own:  # how they were trained is not known
         points = [replace(p, noise=None, knobs={}) for p in points]
-    ranked = winners(points, objective.column, objective.maximize)
+    by_config = {p.config: p for p in points}
+    ranked = [by_config[s.config] for s in rank_configurations(trials, objective, lost)]
     chosen = favourite.config if favourite else None
     shown = [(i, p) for i, p in enumerate(ranked, start=1) if i <= n or p.config == chosen]
     rows = [_best_row(i, p, objective.column, favourite if p.config == chosen else None) for i, p in shown]

@@ -1,8 +1,9 @@
-"""Which configurations win: by the mean over their repeats, and by the posterior mean that is no lucky draw."""
+"""Rules for the best configurations: mean over repeats, posterior mean, Pareto set."""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,129 +11,166 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sweeper.analysis.constraints import feasible
+from sweeper.analysis.constraints import feasible, find_ineligible
 from sweeper.analysis.posterior import Posterior
 from sweeper.config.spec import SweepSpec
-from sweeper.search.objectives import OBJECTIVES, resolve_objective
-from trainables.result import NEVER_WINS
+from sweeper.search.objectives import OBJECTIVES, Objective, resolve_objective
 
+Row = Mapping[str, Any]
+Feasible = Callable[[Row], bool]
 _COSTS = ("peak_memory_bytes", "step_seconds")
 
 
 def over_limits(trials: pa.Table, spec: SweepSpec) -> frozenset[str]:
-    """Return the configurations of which a trial broke a limit of the sweep, on memory or step time; none may win."""
+    """Return the configurations with a trial beyond a memory or step-time limit of the sweep; none may win."""
     if spec.max_memory is None and spec.max_step_time is None:
         return frozenset()
     rows = trials.select(["config", "outcome", *_COSTS]).to_pylist()
     return frozenset(r["config"] for r in rows if not feasible(r, spec))
 
 
+@dataclass(frozen=True)
+class Standing:
+    """A configuration that may win: mean of the objective over its repeats, their number, digest of the best one."""
+
+    config: str
+    mean: float
+    repeats: int
+    digest: str
+
+
+class Leaderboard:
+    """Configurations by the mean of an objective over their repeats, best first; the earlier trial wins a tie.
+
+    A configuration of `find_ineligible` does not win. A `failed` trial does not count.
+
+    Args:
+        goal: The objective.
+        rows: Trial rows to start with; `add` takes further ones.
+        feasible: Whether a row keeps the sweep's limits.
+    """
+
+    def __init__(self, goal: Objective, rows: Iterable[Row] = (), feasible: Feasible = lambda _: True) -> None:
+        self._goal, self._feasible = goal, feasible
+        self._repeats: dict[str, list[tuple[float, float, float, str]]] = {}  # config -> loss, number, repeat, digest
+        self._ineligible: set[str] = set()
+        for row in rows:
+            self._count(row)
+        self._order = sorted(self._key(config) for config in self._repeats if self._has(config))
+
+    def _count(self, row: Row) -> None:
+        self._ineligible |= find_ineligible([row], self._feasible)
+        value = row.get(self._goal.column)
+        if row["outcome"] == "ok" and value is not None and math.isfinite(value):
+            place = [math.inf if (v := row.get(k)) is None else v for k in ("number", "repeat")]
+            loss = -value if self._goal.maximize else value
+            self._repeats.setdefault(row["config"], []).append((loss, *place, row["digest"]))
+
+    def _has(self, config: str) -> bool:
+        return config in self._repeats and config not in self._ineligible
+
+    def _key(self, config: str) -> tuple[float, tuple[float, ...], str]:
+        repeats = self._repeats[config]
+        return math.fsum(r[0] for r in repeats) / len(repeats), min(r[1:3] for r in repeats), config
+
+    def add(self, row: Row) -> None:
+        """Count one more trial."""
+        config = row["config"]
+        if self._has(config):
+            del self._order[bisect_left(self._order, self._key(config))]
+        self._count(row)
+        if self._has(config):
+            insort(self._order, self._key(config))
+
+    def first(self, count: int | None = None) -> list[Standing]:
+        """Return the best configurations, at most `count` of them."""
+        return [
+            Standing(config, 0.0 - loss if self._goal.maximize else loss, len(repeats), min(repeats)[3])
+            for loss, _, config in self._order[:count]
+            for repeats in [self._repeats[config]]
+        ]
+
+
+def rank_configurations(trials: pa.Table, goal: Objective, lost: Collection[str] = frozenset()) -> list[Standing]:
+    """Return the configurations of a trials table that may win, best first.
+
+    Args:
+        trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
+        goal: The objective.
+        lost: Configurations that may not win, see `over_limits`.
+    """
+    columns = dict.fromkeys(["config", "digest", "number", "repeat", "outcome", goal.column])
+    rows = trials.select(list(columns)).to_pylist()
+    return Leaderboard(goal, rows, lambda row: row["config"] not in lost).first()
+
+
 def best_trials(
     trials: pa.Table, objective: str, n: int = 1, lost: Collection[str] = frozenset()
 ) -> list[dict[str, Any]]:
-    """Return the best configurations, best first, by the mean of the objective over their repeats.
+    """Return the best configurations, best first, by the mean of the objective over their repeats; see `Leaderboard`.
 
-    The objective is a validation number, so the test scores of the winner are not selected on, unless only test was
-    measured (`Objective.split_in`). A configuration of
-    which a repeat diverged, was not viable or ran out of memory does not win; one that `failed` is ignored.
+    The objective is measured on validation, so test scores do not select the winner, unless only test was measured
+    (`Objective.split_in`).
 
     Args:
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
         objective: Name in `OBJECTIVES`.
-        n: At most this many.
-        lost: Configurations that may not win either, see `over_limits`.
+        n: Maximum number of configurations.
+        lost: Configurations that may not win, see `over_limits`.
 
     Returns:
-        For each configuration the row of its best repeat, with `config_mean` (mean of the objective's column) and
-        `config_repeats` (how many repeats it is the mean of).
+        Per configuration the row of its best repeat, with `config_mean` (mean of the objective's column) and
+        `config_repeats` (its number of repeats).
 
     Raises:
-        UnknownName: No such objective.
+        UnknownName: The objective is unknown.
         ValueError: `n` is below 1.
     """
     if n < 1:
         raise ValueError(f"n must be >= 1, got {n!r}")
-    return _taken(trials, _ranked(trials, objective, lost)[:n])
+    return _take(trials, rank_configurations(trials, resolve_objective(objective, trials), lost)[:n])
 
 
-@dataclass(frozen=True)
-class _Mean:
-    config: str
-    value: float  # mean of the objective over the repeats
-    repeats: int
-    row: int  # of the best repeat
-
-
-def _ranked(trials: pa.Table, objective: str, lost: Collection[str]) -> list[_Mean]:
-    goal = resolve_objective(objective, trials)
-    light = trials.select(["config", "outcome", goal.column]).to_pylist()
-    bad = {row["config"] for row in light if row["outcome"] in NEVER_WINS}.union(lost)
-    repeats: dict[str, list[tuple[float, int]]] = {}
-    for i, row in enumerate(light):
-        if row["outcome"] == "ok" and row["config"] not in bad and _finite(row[goal.column]):
-            repeats.setdefault(row["config"], []).append((row[goal.column], i))
-    pick = max if goal.maximize else min
-    found = [
-        _Mean(config, math.fsum(v for v, _ in own) / len(own), len(own), pick(own, key=lambda pair: pair[0])[1])
-        for config, own in repeats.items()
-    ]
-    return sorted(found, key=lambda mean: mean.value, reverse=goal.maximize)
-
-
-def _taken(trials: pa.Table, means: Sequence[_Mean]) -> list[dict[str, Any]]:
-    rows = trials.take([mean.row for mean in means]).to_pylist() if means else []
-    return [
-        {**row, "config_mean": mean.value, "config_repeats": mean.repeats}
-        for row, mean in zip(rows, means, strict=True)
-    ]
+def _take(trials: pa.Table, standings: Sequence[Standing]) -> list[dict[str, Any]]:
+    digests = trials["digest"].to_pylist() if standings else []
+    rows = trials.take([digests.index(s.digest) for s in standings]).to_pylist() if standings else []
+    return [{**row, "config_mean": s.mean, "config_repeats": s.repeats} for row, s in zip(rows, standings, strict=True)]
 
 
 def winner(
     trials: pa.Table, objective: str, believed: Posterior, lost: Collection[str] = frozenset()
 ) -> dict[str, Any] | None:
-    """Return the configuration to take home: the best by posterior mean, not the luckiest draw.
-
-    Where the model has no favourite it is the best by observed mean.
+    """Return the winning configuration: the best by posterior mean, or by observed mean if the model has no favourite.
 
     Args:
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
         objective: Name in `OBJECTIVES`: the first objective of the sweep.
-        believed: What the model says, see `sweeper.analysis.posterior.fit_posterior`.
+        believed: The model's posterior, see `sweeper.analysis.posterior.fit_posterior`.
         lost: Configurations that may not win, see `over_limits`.
 
     Returns:
         The row of its best repeat as `best_trials` yields it, with `posterior_mean` and `posterior_sd` of the
-        objective's mean (None without a favourite), `undecided` (why there is none, else empty) and `luckiest`:
-        `digest`, `config_mean` and `config_repeats` of the best by observed mean where that is another one, else
-        None. None where nothing may win.
+        objective's mean (None without a favourite), `undecided` (the reason without a favourite, else empty) and
+        `luckiest`: `digest`, `config_mean` and `config_repeats` of the best by observed mean, None if it is the
+        winner. None if no configuration may win.
     """
-    ranked = _ranked(trials, objective, lost)
+    ranked = rank_configurations(trials, resolve_objective(objective, trials), lost)
     if not ranked:
         return None
     favourite = believed.favourite
-    chosen = next((m for m in ranked if favourite and m.config == favourite.config), None)
+    chosen = next((s for s in ranked if favourite and s.config == favourite.config), None)
     if favourite is None or chosen is None:
-        (row,) = _taken(trials, ranked[:1])
+        (row,) = _take(trials, ranked[:1])
         return {**row, "posterior_mean": None, "posterior_sd": None, "undecided": believed.undecided, "luckiest": None}
-    (row,) = _taken(trials, [chosen])
-    luckiest = None
-    if ranked[0].config != chosen.config:
-        (first,) = _taken(trials, ranked[:1])
-        luckiest = {key: first[key] for key in ("digest", "config_mean", "config_repeats")}
+    (row,) = _take(trials, [chosen])
+    first, luckiest = ranked[0], None
+    if first.config != chosen.config:
+        luckiest = {"digest": first.digest, "config_mean": first.mean, "config_repeats": first.repeats}
     posterior = {"posterior_mean": favourite.mean, "posterior_sd": favourite.sd}
     return {**row, **posterior, "undecided": "", "luckiest": luckiest}
 
 
-def _finite(value: Any) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-Row = Mapping[str, Any]
-
-
-def pareto(
-    rows: Iterable[Row], objectives: Sequence[str], feasible: Callable[[Row], bool] = lambda _: True
-) -> list[dict[str, Any]]:
+def pareto(rows: Iterable[Row], objectives: Sequence[str], feasible: Feasible = lambda _: True) -> list[dict[str, Any]]:
     """Return the configurations that no other one matches or beats in every objective and beats in one.
 
     Args:
@@ -141,33 +179,32 @@ def pareto(
         feasible: Whether a row keeps the sweep's limits, see `sweeper.analysis.constraints.feasible`.
 
     Returns:
-        One record each, best by the first objective first: `config`, `number`, `digest` (its best repeat by the first
-        objective), `repeats` and the mean over the repeats of each objective under its name.
+        One record per configuration, sorted by the first objective: `config`, `number`, `digest` (its best repeat by
+        the first objective), `repeats`, and per objective the mean over the repeats.
     """
-    goals = [OBJECTIVES[name] for name in objectives]
+    rows, goals = list(rows), [OBJECTIVES[name] for name in objectives]
+    ineligible = find_ineligible(rows, feasible)
     repeats: dict[str, list[Row]] = {}
-    bad: set[str] = set()
     for row in rows:
-        if row["outcome"] in NEVER_WINS or not feasible(row):
-            bad.add(row["config"])
         values = [row.get(goal.column) for goal in goals]
-        if row["outcome"] == "ok" and all(v is not None and math.isfinite(v) for v in values):
+        scored = row["outcome"] == "ok" and all(v is not None and math.isfinite(v) for v in values)
+        if scored and row["config"] not in ineligible:
             repeats.setdefault(row["config"], []).append(row)
-    own = [trials for config, trials in repeats.items() if config not in bad]
-    if not own:
+    groups = list(repeats.values())
+    if not groups:
         return []
-    means = np.array([[math.fsum(r[g.column] for r in trials) / len(trials) for g in goals] for trials in own])
+    means = np.array([[math.fsum(r[g.column] for r in group) / len(group) for g in goals] for group in groups])
     losses = means * [-1.0 if g.maximize else 1.0 for g in goals]
     front: list[int] = []
-    for i in np.lexsort(losses.T[::-1]):  # what beats another one comes before it
+    for i in np.lexsort(losses.T[::-1]):  # a configuration comes after all that beat it
         known = losses[front]
         if not ((known <= losses[i]).all(axis=1) & (known < losses[i]).any(axis=1)).any():
             front.append(int(i))
-    return [_record(own[i], means[i], objectives) for i in front]
+    return [_record(groups[i], means[i], objectives) for i in front]
 
 
 def _record(trials: Sequence[Row], mean: Any, objectives: Sequence[str]) -> dict[str, Any]:
     first = OBJECTIVES[objectives[0]]
     best = min(trials, key=lambda r: -r[first.column] if first.maximize else r[first.column])
-    about = {"config": best["config"], "number": best.get("number"), "digest": best["digest"], "repeats": len(trials)}
-    return {**about, **{name: float(value) for name, value in zip(objectives, mean, strict=True)}}
+    record = {"config": best["config"], "number": best.get("number"), "digest": best["digest"], "repeats": len(trials)}
+    return {**record, **{name: float(value) for name, value in zip(objectives, mean, strict=True)}}

@@ -1,12 +1,12 @@
-"""Limits on memory and step time: constraints for the sampler, and a rule for winners."""
+"""Limits on memory and step time as constraints for the sampler, and the rule for which configurations may win."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from trainables.result import Outcome
+from trainables.result import NEVER_WINS, Outcome
 
 if TYPE_CHECKING:
     from sweeper.config.spec import SweepSpec
@@ -41,3 +41,8 @@ def constraints(rows: Iterable[Row], spec: SweepSpec) -> dict[str, float]:
 def feasible(row: Row, spec: SweepSpec) -> bool:
     """Return whether a trial keeps the sweep's limits as far as they were measured; others never win."""
     return all(value <= 0 for value in constraints([row], spec).values())
+
+
+def find_ineligible(rows: Iterable[Row], feasible: Callable[[Row], bool] = lambda _: True) -> set[str]:
+    """Return the configurations that may not win: one repeat has an outcome of `NEVER_WINS` or breaks a limit."""
+    return {row["config"] for row in rows if row["outcome"] in NEVER_WINS or not feasible(row)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from search_spaces import Space
-from sweeper.analysis.constraints import constraints
+from sweeper.analysis.constraints import constraints, find_ineligible
 from sweeper.config.prior import pooled
 from sweeper.config.space import corners, noise_constants
 from sweeper.config.spec import SweepSpec
@@ -21,7 +21,7 @@ from sweeper.search.objectives import OBJECTIVES, Objective, resolve_objective
 from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.space_data import known_space
 from trainables.registry import UnknownName
-from trainables.result import NEVER_WINS, Outcome
+from trainables.result import Outcome
 from trainables.spec import PairSpec
 from trainables.training.optimizers import family
 
@@ -146,7 +146,7 @@ def _numbers(rows: Sequence[Row]) -> list[int]:
 
 def _make_trials(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Objective) -> list[FrozenTrial]:
     # one trial per number of the sweep, as in its sampler's study
-    broken = {r["config"] for r in rows if r["outcome"] in NEVER_WINS}
+    broken = find_ineligible(rows)
     groups: dict[int, list[Row]] = {number: [] for number in _numbers(rows)}
     for row in rows:
         groups[row["number"]].append(row)

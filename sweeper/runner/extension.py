@@ -33,7 +33,7 @@ class Extension(Session):
             Job(None, g, {**self._context(p.noise), "sampler": EXTEND}) for p in plan.planned for g in _groups(p)
         ]
         self.spec = self.budgets.spec = self.spec.model_copy(update={"until_interval": None})  # it adds certainty
-        self.status = Status(len(self.jobs), best=self.ranking.best, warnings=self.status.warnings)
+        self.status = Status(len(self.jobs), best=self.status.best, warnings=self.status.warnings)
         self.open = list(range(len(self.jobs)))[::-1]
 
     def next_job(self) -> Job | None:

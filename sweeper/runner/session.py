@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from search_spaces import Space
-from sweeper.analysis.best import pareto
+from sweeper.analysis.best import Leaderboard, pareto
 from sweeper.analysis.constraints import MEMORY, constraints, feasible
 from sweeper.analysis.trial_warnings import split_warnings
 from sweeper.config.space import members_of, noise_constants
@@ -19,7 +19,6 @@ from sweeper.config.trials import build
 from sweeper.errors import SpecError, StorageError
 from sweeper.runner.budgets import Budgets, gpus_of
 from sweeper.runner.jobs import Job, Row, was_stopped
-from sweeper.runner.leaderboard import Ranking
 from sweeper.runner.proposer import DesignProposer, Proposal, Proposer, budget_of, make_proposer
 from sweeper.runner.pruning import Judge, Pruner, saved
 from sweeper.runner.results import Status
@@ -72,7 +71,7 @@ class Session:
             self.proposer, spec, self.status.budget, self._build
         )  # of designs: number -> first repeat
         self.repeats: Counter[str] = Counter()  # of other samplers: repeats of a configuration that are taken
-        self.ranking = Ranking(self.objective, lambda row: feasible(row, spec))
+        self.leaderboard = Leaderboard(self.objective, feasible=lambda row: feasible(row, spec))
         self.front: dict[
             str, list[Row]
         ] = {}  # of several objectives: trials of what may be a Pareto-best configuration
@@ -267,7 +266,7 @@ class Session:
         if self.pruner is None or "rung" not in record or job.number is None:
             return None
         before = [*self.partial.get(job.number, []), *record["before"]]
-        return self.pruner.look(job.specs[0], {**record, "before": before}, self.ranking.best, self.belief)
+        return self.pruner.look(job.specs[0], {**record, "before": before}, self.status.best, self.belief)
 
     # -- rows in --------------------------------------------------------------------------------------------------
 
@@ -317,12 +316,12 @@ class Session:
         for row in rows:
             self.finished.add(row["digest"])
             self.budgets.add(row)
-            self.ranking.add(row)
+            self.leaderboard.add(row)
             if self.spec.further_objectives:
                 self.front.setdefault(row["config"], []).append(row)
             for key, sentence in split_warnings(row.get("warnings")):
                 self.status.warnings.setdefault(key, sentence)
-        self.status.best = self.ranking.best
+        self.status.best = next((s.mean for s in self.leaderboard.first(1)), None)
 
     def _pareto(self) -> list[dict[str, Any]]:
         # what is beaten is forgotten, weights and all: all trials anew for each would be quadratic in their number
@@ -332,7 +331,7 @@ class Session:
         return best
 
     def _prune_weights(self) -> None:
-        keep = set(self.ranking.leaders(KEEP_WEIGHTS))
+        keep = {s.digest for s in self.leaderboard.first(KEEP_WEIGHTS)}
         keep.update(r["digest"] for r in self._pareto())
         # a file that belongs to no finished trial is being written, or was left by a crash: it is remade
         for digest in (self.weights & self.finished) - keep:

@@ -1,7 +1,10 @@
+from typing import Any
+
 import pytest
 
-from sweeper.analysis.best import best_trials, winner
+from sweeper.analysis.best import Leaderboard, best_trials, winner
 from sweeper.analysis.posterior import Favourite, Posterior
+from sweeper.search.objectives import OBJECTIVES
 from tests.support.trial_rows import table, trial
 
 LUCKY = [trial("lucky", 0.09), *(trial("steady", g, repeat=i) for i, g in enumerate((0.05, 0.07)))]
@@ -43,3 +46,31 @@ def test_what_is_over_its_limits_never_wins() -> None:
     assert found["config"] == "steady"
     assert winner(table(LUCKY), "gain_mean", believed, {"lucky", "steady"}) is None
     assert [r["config"] for r in best_trials(table(LUCKY), "gain_mean", 9, {"steady"})] == ["lucky"]
+
+
+def test_the_leaderboard_takes_trials_one_by_one() -> None:
+    board = Leaderboard(OBJECTIVES["gain_mean"])
+
+    def row(config: str, digest: str, gain: float | None, outcome: str = "ok") -> dict[str, Any]:
+        return {"config": config, "digest": digest, "gain_mean_loss_val": gain, "outcome": outcome}
+
+    for one in (
+        row("a", "a0", 0.1),
+        row("b", "b0", 0.5),
+        row("c", "c0", 0.2),
+        row("d", "d0", 0.3),
+        row("e", "e0", 0.9),
+    ):
+        board.add(one)
+    board.add(row("b", "b1", -0.4))  # mean .05: the luckiest repeat does not win
+    board.add(row("e", "e1", None, "diverged"))  # a configuration with a bad repeat does not win
+    board.add(row("c", "c1", 0.3))
+    assert [s.digest for s in board.first(3)] == ["d0", "c1", "a0"]
+    assert board.first(1)[0].mean == pytest.approx(0.3)
+
+
+def test_the_earlier_trial_wins_a_tie_in_any_order() -> None:
+    rows = [trial("a", 0.1, number=2), trial("b", 0.1, number=1), trial("b", 0.1, number=1, repeat=1)]
+    for order in (rows, rows[::-1]):
+        first = Leaderboard(OBJECTIVES["gain_mean"], order).first()
+        assert [s.digest for s in first] == ["b-0", "a-0"]

@@ -94,8 +94,8 @@ def test_trials_over_a_limit_are_told_as_such_and_never_win(
     for trial in told:
         if trial not in over:
             repeats[tuple(sorted(trial.params.items()))].append(trial.value)
-    assert session.ranking.best is not None
-    assert session.ranking.best == pytest.approx(max(map(fmean, repeats.values())))
+    assert session.status.best is not None
+    assert session.status.best == pytest.approx(max(map(fmean, repeats.values())))
 
 
 @pytest.mark.parametrize("sampler", MODELS)

@@ -12,7 +12,6 @@ import search_spaces
 import sweeper
 from sweeper import SpecError, SweepSpec, load_results
 from sweeper.runner.inline import run_inline
-from sweeper.runner.leaderboard import Ranking
 from sweeper.runner.proposer import StudyProposer
 from sweeper.runner.session import Session
 from sweeper.search.objectives import OBJECTIVES
@@ -152,27 +151,6 @@ def test_the_study_learns_the_mean_of_all_repeats_of_an_interrupted_configuratio
     rows = results.trials.to_pylist()
     means = [sum(OBJECTIVES["merged_loss"].tell(r) for r in rows[i : i + 2]) / 2 for i in (0, 2, 4)]
     assert told == pytest.approx(sorted(means))
-
-
-def test_weights_of_the_best_three_configurations_are_kept(tmp_path: Path) -> None:
-    ranking = Ranking(OBJECTIVES["gain_mean"])
-
-    def row(config: str, digest: str, gain: float | None, outcome: str = "ok") -> dict[str, Any]:
-        return {"config": config, "digest": digest, "gain_mean_loss_val": gain, "outcome": outcome}
-
-    for one in (
-        row("a", "a0", 0.1),
-        row("b", "b0", 0.5),
-        row("c", "c0", 0.2),
-        row("d", "d0", 0.3),
-        row("e", "e0", 0.9),
-    ):
-        ranking.add(one)
-    ranking.add(row("b", "b1", -0.4))  # mean .05: the luckiest repeat does not win
-    ranking.add(row("e", "e1", None, "diverged"))  # a configuration with a bad repeat does not win
-    ranking.add(row("c", "c1", 0.3))
-    assert ranking.leaders(3) == ["d0", "c1", "a0"]
-    assert ranking.best == pytest.approx(0.3)
 
 
 def test_a_configuration_proposed_again_gets_new_repeats(tmp_path: Path) -> None:

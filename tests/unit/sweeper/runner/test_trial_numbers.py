@@ -103,8 +103,8 @@ def test_a_configuration_under_several_numbers_has_every_repeat_once(
     assert (best["config"], best["config_repeats"]) == (config, len(means[config]))
     assert best["config_mean"] == pytest.approx(sum(means[config]) / len(means[config]))
     session = session_of(tmp_path, **more)
-    assert session.ranking.best == pytest.approx(best["config_mean"])
-    leaders = session.ranking.leaders(3)
+    assert session.status.best == pytest.approx(best["config_mean"])
+    leaders = [s.digest for s in session.leaderboard.first(3)]
     assert len({r["config"] for r in rows if r["digest"] in leaders}) == len(leaders) == len(means)
 
 

@@ -151,7 +151,7 @@ def test_a_search_takes_other_repeats_than_its_extension(tmp_path: Path, monkeyp
     session = Session(spec, spec.load_space(), run, spec.runtime(None), {"examples": 720.0})
     assert session.repeats[config] == 3
     assert session.status.done == 8
-    assert session.ranking.best == max(session.ranking.best or 0.0, 0.0)
+    assert session.status.best == max(session.status.best or 0.0, 0.0)
 
 
 def test_repeats_that_train_as_one_stack_come_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

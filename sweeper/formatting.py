@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from trainables.io.printable import printable_line
 
 if TYPE_CHECKING:
     import numpy as np
-import io
-import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
     import pyarrow as pa
-import textwrap
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
-
-from trainables.io.printable import printable_line
 
 
 def exact_text(value: Any) -> str:
@@ -173,10 +170,67 @@ def wrap(text: str, indent: int) -> str:
     return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
-FACTORS = {
-    "learning_rate": "η",
-    "batch_size": "B",
-    "momentum": "1−μ",
-    "weight_decay": "λ",
-    "k_aug": "k_aug",
+@dataclass(frozen=True)
+class KnobName:
+    """The names of a knob in texts, tables and figures.
+
+    Attributes:
+        name: Plain name.
+        symbol: Its symbol; empty if it has none.
+        unit: Its unit.
+        base: Quantity of the noise formulas that the knob sets, if it is not the symbol.
+        divides: Whether noise formulas divide by that quantity.
+    """
+
+    name: str
+    symbol: str = ""
+    unit: str = "1"
+    base: str = ""
+    divides: bool = False
+
+    @property
+    def short(self) -> str:
+        """The symbol, or the plain name without one."""
+        return self.symbol or self.name
+
+    @property
+    def label(self) -> str:
+        """Name and symbol, such as `learning rate η`."""
+        return f"{self.name} {self.symbol}".rstrip()
+
+    @property
+    def title(self) -> str:
+        """Name, symbol and unit, such as `learning rate η [1]`."""
+        return f"{self.label} [{self.unit}]"
+
+    @property
+    def quantity(self) -> str:
+        """The quantity of the noise formulas, such as `1−μ`."""
+        return self.base or self.short
+
+    @property
+    def factor(self) -> str:
+        """The factor of the noise formulas, such as `1/(1−μ)`."""
+        bracketed = f"({self.base})" if self.base else self.short
+        return f"1/{bracketed}" if self.divides else self.quantity
+
+    @property
+    def log(self) -> str:
+        """The logarithm of the factor, such as `−ln(1−μ)`."""
+        return f"{'−' * self.divides}ln{f'({self.base})' if self.base else f' {self.short}'}"
+
+
+KNOB_NAMES: Mapping[str, KnobName] = {
+    "learning_rate": KnobName("learning rate", "η"),
+    "batch_size": KnobName("batch size", "B", "examples", divides=True),
+    "momentum": KnobName("momentum", "μ", base="1−μ", divides=True),
+    "weight_decay": KnobName("weight decay", "λ"),
+    "k_aug": KnobName("noise factor of augmentation", "k_aug"),
+    "augmentation": KnobName("augmentation policy"),
+    "augmentation_strength": KnobName("augmentation strength"),
 }
+
+
+def name_knob(key: str) -> KnobName:
+    """Return the names of a knob; an unknown knob goes by its key."""
+    return KNOB_NAMES.get(key) or KnobName(key)

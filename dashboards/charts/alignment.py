@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from dashboards.charts.knob_axes import TITLES, axis_of, on_scale, varies
+from dashboards.charts.knob_axes import axis_of, on_scale, varies
 from dashboards.data.configurations import KNOBS, Array
 from sweeper.analysis.evidence.cells import collect, raise_tail, subsample
 from sweeper.analysis.evidence.exponents import MIN_CONFIGS
 from sweeper.analysis.evidence.linear import Basis, design_matrix, least_squares, predict_left_out
 from sweeper.analysis.evidence.ranking import list_definitions, select_common
+from sweeper.formatting import name_knob
 from sweeper.search.objectives import Objective
 from trainables.noise import NOISE
 
@@ -68,7 +69,7 @@ def ranking(trials: pa.Table, goal: Objective) -> list[Alignment]:
         axis = axis_of(name, own.knobs[name])
         x = on_scale(axis, axis.place(own.knobs[name]))
         if np.isfinite(x).all():
-            found.append(aligned(name, TITLES[name].split(" [")[0], x, False))
+            found.append(aligned(name, name_knob(name).label, x, False))
     return sorted(found, key=lambda a: -a.r2)
 
 

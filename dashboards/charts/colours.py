@@ -12,14 +12,11 @@ from dashboards.charts.axes import NOISE_SCALE
 from dashboards.charts.knob_axes import Axis, axis_of, column, varies
 from dashboards.charts.theme import CYCLE, SYMBOL_CYCLE
 from dashboards.data.configurations import KNOBS, Array, ConfigPoint
+from sweeper.formatting import name_knob
 
 OPTIONS = {
     "noise": "noise",
-    "learning_rate": "learning rate η",
-    "batch_size": "batch size B",
-    "momentum": "momentum μ",
-    "weight_decay": "weight decay λ",
-    "augmentation_strength": "augmentation strength",
+    **{knob: name_knob(knob).label for knob in KNOBS},
     "repeats": "repeats",
     "outcome": "outcome",
     "run": "run",

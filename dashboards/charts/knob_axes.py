@@ -11,21 +11,8 @@ import numpy as np
 
 from dashboards.charts.axes import log_axis, short
 from dashboards.data.configurations import Array, ConfigPoint
+from sweeper.formatting import name_knob
 
-SYMBOLS = {
-    "learning_rate": "η",
-    "batch_size": "B",
-    "momentum": "μ",
-    "weight_decay": "λ",
-    "augmentation_strength": "augmentation",
-}
-TITLES = {
-    "learning_rate": "learning rate η [1]",
-    "batch_size": "batch size B [examples]",
-    "momentum": "momentum μ [1]",
-    "weight_decay": "weight decay λ [1]",
-    "augmentation_strength": "augmentation strength [1]",
-}
 SHIFTED_MOMENTA = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 # what fits a panel of a third of the narrowest page
 LETTERS = 17
@@ -75,7 +62,7 @@ def axis_of(name: str, values: Array, title: str = "", most: int = 5) -> Axis:
         title: Quantity and unit; a knob has its own.
         most: Number of ticks at most.
     """
-    known, title = values[np.isfinite(values)], title or TITLES.get(name, name)
+    known, title = values[np.isfinite(values)], title or name_knob(name).title
     if name == "momentum":
         return _momentum(known, title)
     if name == "augmentation_strength":
@@ -124,4 +111,4 @@ def _with_zero(known: Array, title: str, most: int) -> Axis:
 
 def knob_words(knobs: Mapping[str, float], leave: str = "") -> str:
     """Return knobs as words, such as `η 0.1, B 16, μ 0.9`, without the one called `leave`."""
-    return ", ".join(f"{SYMBOLS[k]} {short(v)}" for k, v in knobs.items() if k != leave)
+    return ", ".join(f"{name_knob(k).short} {short(v)}" for k, v in knobs.items() if k != leave)

@@ -24,7 +24,7 @@ from dashboards.charts.chart import (
 )
 from dashboards.charts.theme import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from dashboards.data.configurations import ConfigPoint
-from dashboards.data.words import SPLIT_WORDS
+from sweeper.search.objectives import SPLIT_WORDS
 
 if TYPE_CHECKING:
     from sweeper.analysis.regime import Regime

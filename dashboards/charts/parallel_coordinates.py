@@ -11,13 +11,13 @@ import numpy as np
 
 from dashboards.charts.axes import log_ticks, rounded, short
 from dashboards.charts.chart import Chart, Measure, figure, frame, thinned
-from dashboards.charts.knob_axes import SYMBOLS, axis_of, column, on_scale, varies
+from dashboards.charts.knob_axes import axis_of, column, on_scale, varies
 from dashboards.charts.theme import BLUE, GREY, VERMILLION
 from dashboards.data.configurations import KNOBS, Array, ConfigPoint
+from sweeper.formatting import name_knob
 
 LINES = 400
 TOP = 0.1
-_UNITS = {"batch_size": "[examples]"}
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def _knob(name: str, values: Array) -> Coordinate:
     else:
         at = np.linspace(low, high, 3)
         texts = [short(v, 2) for v in at]
-    unit = _UNITS.get(name, "[1]")
-    title = "augmentation<br>strength [1]" if name == "augmentation_strength" else f"{SYMBOLS[name]}<br>{unit}"
+    knob = name_knob(name)
+    title = f"{knob.short} [{knob.unit}]".replace(" ", "<br>", 1)
     return Coordinate(title, _share(places, low, high), _ticks(at, texts, low, high))
 
 

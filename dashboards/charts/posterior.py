@@ -12,7 +12,7 @@ from dashboards.charts.axes import log_axis, rounded, short
 from dashboards.charts.chart import Chart, figure, finish
 from dashboards.charts.theme import BLUE, GREEN, GREY
 from sweeper.analysis.text import noise_share
-from sweeper.formatting import FACTORS
+from sweeper.formatting import name_knob
 
 if TYPE_CHECKING:
     from sweeper.analysis.posterior import Posterior
@@ -93,7 +93,7 @@ def exponents_chart(believed: Posterior) -> Chart:
     found = believed.explanation
     assert found is not None
     roles = list(found.exponents)
-    names = [FACTORS.get(role, role) for role in roles]
+    names = [name_knob(role).quantity for role in roles]
     ends = [_interval(found, role) for role in roles]
     fitted = [found.exponents[role] for role in roles]
     texts = [f"{_signed(v)} ({_signed(e[0])} to {_signed(e[1])})" if e else "as given"

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
+from sweeper.formatting import name_knob
 from trainables.noise import NOISE
 from trainables.result import Column, trial_columns
 
@@ -24,11 +25,7 @@ SCORES = (
 LAST = ("chosen_merge", "chosen_coefficient", "device_seconds", "outcome_detail", "warnings", "digest")
 HEADS = {
     "number": "trial",
-    "learning_rate": "η",
-    "batch_size": "B",
-    "momentum": "μ",
-    "weight_decay": "λ",
-    "augmentation_strength": "augm. strength",
+    **{knob: name_knob(knob).short for knob in KNOBS},
     "gain_mean_loss_val": "gain, validation",
     "gain_mean_loss_test": "gain, test",
     "device_seconds": "device time",

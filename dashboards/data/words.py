@@ -1,8 +1,6 @@
-"""Words of splits and metrics, as pages show them."""
+"""Labels of metrics as pages show them."""
 
 from __future__ import annotations
-
-SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def words(label: str) -> str:

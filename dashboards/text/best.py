@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from dashboards.charts.axes import short
-from dashboards.data.configurations import ConfigPoint, Sweep, config_points
+from dashboards.data.configurations import KNOBS, ConfigPoint, Sweep, config_points
 from sweeper.analysis.best import rank_configurations
 from sweeper.analysis.posterior import Favourite
 from sweeper.analysis.recommend import Recommendation
-from sweeper.formatting import merge_words
+from sweeper.formatting import merge_words, name_knob
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 from trainables.result import trial_columns
@@ -46,13 +46,6 @@ _SHOWN = {
     "ensemble_accuracy_test": "ensemble acc.",
 }
 _SYMBOLS = {"linear": "α", "task_arithmetic": "s"}
-_KNOB_HEADS = {
-    "learning_rate": "η",
-    "batch_size": "B",
-    "momentum": "μ",
-    "weight_decay": "λ",
-    "augmentation_strength": "augm.",
-}
 
 
 def percent(value: float | None) -> str:
@@ -103,7 +96,7 @@ def best_table(
         Cell("trial", f"{DOCS['number']}; the digest is shown on the number"),
         Cell(objective.label, DOCS[objective.column]),
         Cell("noise", f"{sweep.noise}: {scale.formula} [{scale.unit}], {scale.source}"),
-        *(Cell(text, DOCS[k]) for k, text in _KNOB_HEADS.items()),
+        *(Cell(name_knob(k).short, DOCS[k]) for k in KNOBS),
         *(Cell(text, DOCS[c]) for c, text in _SHOWN.items()),
         Cell("chosen", f"{DOCS['chosen_merge']}: α of linear, s of task arithmetic; a parent or the base is no merge"),
         Cell("repeats", "ok repeats of all repeats of the configuration"),
@@ -133,7 +126,7 @@ def _best_row(rank: int, point: ConfigPoint, column: str, favourite: Favourite |
         Cell("–" if point.number is None else str(point.number), f"digest {', '.join(point.digests)}; {point.detail}"),
         _estimate_cell(point, column),
         Cell(short(point.noise), f"noise = {short(point.noise, 6)}"),
-        *(Cell(short(point.knobs.get(k)), f"{k} = {short(point.knobs.get(k), 6)}") for k in _KNOB_HEADS),
+        *(Cell(short(point.knobs.get(k)), f"{k} = {short(point.knobs.get(k), 6)}") for k in KNOBS),
         *(_estimate_cell(point, c) for c in _SHOWN),
         _chosen_cell(point),
         Cell(f"{point.outcomes.get('ok', 0)}/{done}", outcomes),

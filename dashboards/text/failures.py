@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from dashboards.charts.axes import short
-from dashboards.charts.knob_axes import SYMBOLS
 from dashboards.data.configurations import KNOBS, finite
 from dashboards.text.best import Cell, TextTable
+from sweeper.formatting import name_knob
 from trainables.result import Outcome
 
 _NUMBER = re.compile(r"\d[\d.e+-]*")
@@ -80,7 +80,7 @@ def failure_table(found: Sequence[Failure], most: int = 30) -> TextTable:
         Cell("trials", "trials that ended so, with the same words but for numbers"),
         Cell("first", "position of the first one's configuration in the sweep; the digest is shown on the number"),
         Cell("noise", "lowest and highest noise among them"),
-        *(Cell(SYMBOLS[k], f"lowest and highest {k.replace('_', ' ')} among them") for k in KNOBS),
+        *(Cell(name_knob(k).short, f"lowest and highest {name_knob(k).name} among them") for k in KNOBS),
         Cell("what the first one says", "its outcome_detail"),
     )
     rows = tuple(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dashboards.charts.axes import short
-from dashboards.charts.knob_axes import SYMBOLS
 from dashboards.text.best import Cell, TextTable
 from sweeper.analysis.evidence.linear import HOW, R2
 from sweeper.analysis.evidence.sentences import describe_influence
+from sweeper.formatting import name_knob
 from trainables.noise import NOISE
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def ranking_table(found: Analysis) -> TextTable:
         Cell("90 % interval", "bootstrap over configurations"),
         Cell("of the ceiling", "R² over the noise ceiling: what repeats agree on; needs repeats"),
         Cell("best in", "share of the bootstrap draws in which it is (one of) the best"),
-        *(Cell(f"R² to {SYMBOLS.get(k, k)}", f"{found.transfer.kind}: curves fitted on other values of {k} predict "
+        *(Cell(f"R² to {name_knob(k).short}", f"{found.transfer.kind}: curves fitted on other values of {k} predict "
                "these") for k in knobs),
         Cell("misfit", "mean distance of the learning-rate sweeps from one curve, objective as the search is told it; "
              "0 is a perfect collapse"),

@@ -22,12 +22,12 @@ from dashboards.data.configurations import (
 )
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
-from dashboards.data.words import SPLIT_WORDS, words
+from dashboards.data.words import words
 from dashboards.views.section import Control
 from sweeper.analysis.best import over_limits
 from sweeper.analysis.posterior import Posterior, fit_posterior
 from sweeper.analysis.regime import Regime, fit_regime
-from sweeper.search.objectives import OBJECTIVES, Objective
+from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS, Objective
 from trainables.noise import NOISE
 from trainables.result import SPLITS
 

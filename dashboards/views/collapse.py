@@ -25,7 +25,7 @@ from dashboards.charts.chart import (
     thinned,
 )
 from dashboards.charts.colours import Colouring, colouring, options
-from dashboards.charts.knob_axes import SYMBOLS, Axis, axis_of, column, on_scale, varies
+from dashboards.charts.knob_axes import Axis, axis_of, column, on_scale, varies
 from dashboards.charts.measured_noise import measured_chart
 from dashboards.charts.panels import Drawn, grid
 from dashboards.charts.theme import GREY, VERMILLION
@@ -41,7 +41,7 @@ from dashboards.views.section import Control, Section, TableCard, View
 from dashboards.views.verdicts import ask
 from sweeper.analysis.evidence.exponents import MIN_CONFIGS
 from sweeper.analysis.evidence.linear import HOW, R2
-from sweeper.formatting import pluralize
+from sweeper.formatting import name_knob, pluralize
 from sweeper.search.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def _banners(
 
 def _notes(points: Sequence[ConfigPoint], found: Sequence[Panel]) -> tuple[str, ...]:
     drawn = {p.axis.name for p in found}
-    still = [f"{SYMBOLS[k]} is {short(v)}" for k, v in points[0].knobs.items() if k in KNOBS and k not in drawn]
+    still = [f"{name_knob(k).short} is {short(v)}" for k, v in points[0].knobs.items() if k in KNOBS and k not in drawn]
     return (f"Does not vary, and has no panel: {', '.join(still)}.",) if still else ()
 
 

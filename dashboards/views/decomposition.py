@@ -13,7 +13,7 @@ from dashboards.charts.alignment import FEWEST, smooth
 from dashboards.charts.axes import Window, rounded, short
 from dashboards.charts.chart import Chart, Measure, caption, dots, edge_traces, finish, frame, sort_out, thinned
 from dashboards.charts.colours import Colouring, colouring
-from dashboards.charts.knob_axes import SYMBOLS, TITLES, Axis, axis_of, column, knob_words, on_scale, varies
+from dashboards.charts.knob_axes import Axis, axis_of, column, knob_words, on_scale, varies
 from dashboards.charts.panels import Drawn, grid
 from dashboards.charts.theme import GREY, VERMILLION
 from dashboards.data.cache import by_content
@@ -25,7 +25,7 @@ from dashboards.text.best import Cell, TextTable
 from dashboards.views import choices
 from dashboards.views.choices import choose
 from dashboards.views.section import Control, Section, TableCard, View
-from sweeper.formatting import pluralize
+from sweeper.formatting import name_knob, pluralize
 
 LEVELS = 3
 NEAREST = 0.25
@@ -175,11 +175,11 @@ def _fixed_words(found: Sequence[Slice]) -> str:
     said: list[str] = []
     for part in found:
         if part.exact:
-            name = TITLES[part.knob].split(" [")[0]
+            name = name_knob(part.knob).label
             said.append(f"{name[0].upper()}{name[1:]}: at {knob_words(part.fixed) or 'all configurations'}.")
     if near := [p for p in found if not p.exact]:
         middle = {k: v for part in near for k, v in part.fixed.items()}
-        which = "Each panel" if len(near) == len(found) else ", ".join(SYMBOLS[p.knob] for p in near)
+        which = "Each panel" if len(near) == len(found) else ", ".join(name_knob(p.knob).short for p in near)
         said.append(
             f"{which}: the {len(near[0].points)} of {pluralize(near[0].total, 'configuration')} whose other knobs lie "
             f"nearest to the medians ({knob_words({k: middle[k] for k in KNOBS if k in middle})})."
@@ -218,7 +218,7 @@ def _row(part: Slice, measure: Measure) -> tuple[Cell, ...]:
     score = best.values[measure.column].mean if best else None
     text = short(score) if score is None or not measure.share else f"{100 * score:.2f} %"
     return (
-        Cell(SYMBOLS[part.knob], TITLES[part.knob]),
+        Cell(name_knob(part.knob).short, name_knob(part.knob).title),
         Cell(("" if part.exact else "≈ ") + (knob_words(part.fixed) or "–")),
         Cell(str(len(values))),
         Cell(short(best.knobs.get(part.knob)) if best else "–"),
@@ -246,7 +246,7 @@ def build(run: Run, selection: Selection) -> Section:
         return Section(banners=("No trial has finished yet: nothing to take apart.",))
     found = _taken(run, chosen.noise, measure.column, measure.maximize)
     drawn = {s.knob for s in found}
-    still = [f"{SYMBOLS[k]} is {short(v)}" for k, v in points[0].knobs.items() if k in KNOBS and k not in drawn]
+    still = [f"{name_knob(k).short} is {short(v)}" for k, v in points[0].knobs.items() if k in KNOBS and k not in drawn]
     notes = (f"Does not vary, and has no panel: {', '.join(still)}.",) if still else ()
     if not found:
         return Section(banners=("No knob varies: there is nothing to take apart.",), notes=notes)

@@ -14,10 +14,10 @@ from dashboards.data.configurations import ConfigPoint
 from dashboards.data.curves import merge_curves, merge_gains
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
-from dashboards.data.words import SPLIT_WORDS
 from dashboards.views import choices
 from dashboards.views.choices import METRICS, Choice, choose
 from dashboards.views.section import Control, Section, View
+from sweeper.search.objectives import SPLIT_WORDS
 from trainables.result import Outcome
 
 PLANES_OFFERED = 60

@@ -29,7 +29,7 @@ from sweeper.analysis.recommend import recommend
 from sweeper.analysis.regime import Regime
 from sweeper.analysis.trial_warnings import count_warnings, format_lines
 from sweeper.formatting import pluralize
-from sweeper.search.objectives import OBJECTIVES
+from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 from trainables.noise import NOISE
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def _notes(run: Run, chosen: Choice, counts: Overview, best: Mapping[str, Any] |
         return ("The best merge is chosen on validation and reported on test.",)
     sweep, scale = chosen.sweep, NOISE[chosen.noise]
     seed = "unknown" if sweep.seed is None else sweep.seed
-    split = choices.SPLIT_WORDS[OBJECTIVES[sweep.objective].split_in(run.tables["trials"])]
+    split = SPLIT_WORDS[OBJECTIVES[sweep.objective].split_in(run.tables["trials"])]
     said = f"The best merge is chosen by {sweep.objective} on {split} and reported on test; only ok trials can win."
     if best is not None and best["undecided"]:
         said += f" By observed mean, there is no posterior one: {best['undecided']}."

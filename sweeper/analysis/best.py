@@ -62,9 +62,9 @@ class Leaderboard:
         self._ineligible |= find_ineligible([row], self._feasible)
         value = row.get(self._goal.column)
         if row["outcome"] == "ok" and value is not None and math.isfinite(value):
-            place = [math.inf if (v := row.get(k)) is None else v for k in ("number", "repeat")]
+            number, repeat = (math.inf if (v := row.get(k)) is None else v for k in ("number", "repeat"))
             loss = -value if self._goal.maximize else value
-            self._repeats.setdefault(row["config"], []).append((loss, *place, row["digest"]))
+            self._repeats.setdefault(row["config"], []).append((loss, number, repeat, row["digest"]))
 
     def _has(self, config: str) -> bool:
         return config in self._repeats and config not in self._ineligible

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.formatting import ELSEWHERE, SYNTHETIC, merge_words
-from sweeper.search.objectives import OBJECTIVES
+from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 from sweeper.storage.location import is_uri
 from trainables.noise import KNOBS
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from sweeper.analysis.regime import Regime
     from sweeper.config.spec import SweepSpec
-
-SPLITS = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -215,7 +213,11 @@ _DIFFERENCES: Sequence[tuple[str, Callable[[SweepSummary], str], str]] = (
         lambda s: s.objective,
         "each sweep chose its best merge by its own; --objective NAME uses one for all",
     ),
-    ("split", lambda s: SPLITS[s.split] if s.trials else "", "optima and choices on test are not held-out results"),
+    (
+        "split",
+        lambda s: SPLIT_WORDS[s.split] if s.trials else "",
+        "on test, optima and choices are not held out",
+    ),
     ("task", lambda s: ", ".join(s.tasks), "losses and gains belong to different problems"),
     ("device", lambda s: ", ".join(s.devices), "device times belong to different machines"),
 )

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sweeper.analysis.interval import holm
-from sweeper.formatting import FACTORS, number
+from sweeper.formatting import name_knob, number
 
 Array = NDArray[np.float64]
 Locate = Callable[[Array, Array], tuple[float, float, float] | None]
@@ -31,7 +31,6 @@ Locate = Callable[[Array, Array], tuple[float, float, float] | None]
 MOST_VALUES = 5
 """A knob with more values than this is split at its median."""
 WIDTH = 2 * 1.645
-NAMES = {**FACTORS, "momentum": "μ", "augmentation_strength": "augmentation strength"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class KnobEffect:
     def sentence(self) -> str:
         """The finding as a phrase that starts with `differs by`."""
         parts = [f"{a.value}: {number(a.optimum)} ({number(a.low)} to {number(a.high)})" for a in self.at]
-        return f"differs by {NAMES.get(self.knob, self.knob)}: {', '.join(parts)}"
+        return f"differs by {name_knob(self.knob).short}: {', '.join(parts)}"
 
 
 @dataclass(frozen=True)

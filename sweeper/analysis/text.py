@@ -10,7 +10,7 @@ from trainables.result import SPLITS
 
 if TYPE_CHECKING:
     from sweeper.analysis.recommend import Recommendation
-from sweeper.formatting import ELSEWHERE, FACTORS, SYNTHETIC, format_table, merge_words, number, pluralize, wrap
+from sweeper.formatting import ELSEWHERE, SYNTHETIC, format_table, merge_words, name_knob, number, pluralize, wrap
 
 _TEST_ROWS = {
     "parents": "parents, mean",
@@ -137,7 +137,7 @@ def format_posterior(record: Mapping[str, Any], noise: str) -> str:
     share = noise_share(record, noise)
     rows = [
         (
-            FACTORS.get(str(role), str(role)),
+            name_knob(str(role)).quantity,
             _format_exponent(record["given"].get(role, 0.0)),
             _format_exponent(fitted),
             _interval(record, role),

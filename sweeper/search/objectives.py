@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DEFAULT_CLASSES = 10
-_SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
+SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Objective:
         stem = self.column.removesuffix("_val")
         if stem == self.column:
             return self
-        label = self.label.replace("validation", _SPLIT_WORDS[split])
+        label = self.label.replace("validation", SPLIT_WORDS[split])
         return replace(self, column=f"{stem}_{split}", label=label)
 
     def split_in(self, trials: pa.Table) -> str:

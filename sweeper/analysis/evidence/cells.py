@@ -35,15 +35,6 @@ Mask = NDArray[np.bool_]
 MAX_CONFIGS = 1000
 NAMED = tuple(name for name, scale in NOISE.items() if scale.kind != "fitted")
 _KNOBS = ("learning_rate", "batch_size", "momentum", "weight_decay", "k_aug", "augmentation_strength")
-SYMBOLS: Mapping[str, str] = {
-    "learning_rate": "ln η",
-    "batch_size": "−ln B",
-    "momentum": "−ln(1−μ)",
-    "weight_decay": "ln λ",
-    "weight_decay = 0": "[λ = 0]",
-    "k_aug": "ln k_aug",
-    "augmentation": "augmentation",
-}
 
 
 @dataclass(frozen=True, eq=False, repr=False)

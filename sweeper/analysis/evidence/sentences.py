@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from sweeper.analysis.evidence.cells import SYMBOLS
 from sweeper.analysis.evidence.gains import Finding, Gain
 from sweeper.analysis.evidence.linear import R2
 from sweeper.analysis.evidence.ranking import FITTED
 from sweeper.analysis.evidence.verdict import UNDETERMINED
-from sweeper.formatting import FACTORS, number, pluralize
+from sweeper.formatting import name_knob, number, pluralize
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 
@@ -25,8 +24,7 @@ _REVERSE = {
     None: "not tested",
 }
 ONE_SIDED, TWO_SIDED = "one-sided", "two-sided"
-_WORDS = {"learning_rate": "learning rate", "batch_size": "batch size", "weight_decay": "weight decay",
-          "augmentation_strength": "augmentation strength"}  # fmt: skip
+_TERMS = {"weight_decay = 0": "[λ = 0]", "augmentation": "augmentation"}
 _SHARPNESS = {"hessian_trace": "Hessian trace", "hessian_trace_scaled": "scale-free Hessian trace",
               "lambda_max": "largest Hessian eigenvalue", "sharpness_worst": "worst-case sharpness",
               "sharpness_average": "average-case sharpness"}  # fmt: skip
@@ -203,7 +201,7 @@ def _knob_test(a: Analysis) -> str:
     left = a.leftover
     if left.p is None or left.lines is None or left.finding is None:
         return f"Test of the knobs impossible: {left.reason}."
-    added = ", ".join(SYMBOLS[k] for k in left.added)
+    added = ", ".join(_TERMS.get(k) or name_knob(k).log for k in left.added)
     finding = _describe_finding(left.finding, added, "explain", "the noise")
     text = (
         f"{finding}: F({left.f_above}, {left.f_below}) = {number(left.f)}, {format_p(left.p, TWO_SIDED)}; "
@@ -238,22 +236,13 @@ def _exponents(a: Analysis) -> str:
     for knob, value in e.value.items():
         if knob == e.unit_knob:
             continue
-        text = f"{_inverse(knob)} {number(value)} ({number(e.low[knob])} to {number(e.high[knob])}"
+        text = f"{name_knob(knob).factor} {number(value)} ({number(e.low[knob])} to {number(e.high[knob])}"
         given = e.named.get(a.noise, {}).get(knob)
         parts.append(f"{text}; {a.noise} {number(given)})" if given is not None else f"{text})")
+    unit = name_knob(e.unit_knob).quantity
     return (
-        f"Free exponents relative to {FACTORS[e.unit_knob]}'s, 90 % bootstrap intervals (n = {e.n} configurations): "
+        f"Free exponents relative to {unit}'s, 90 % bootstrap intervals (n = {e.n} configurations): "
         f"{', '.join(parts)}; in-sample R² {number(e.r2)}."
-    )
-
-
-def _inverse(knob: str) -> str:
-    return (
-        f"1/{FACTORS[knob]}"
-        if knob == "batch_size"
-        else f"1/({FACTORS[knob]})"
-        if knob == "momentum"
-        else FACTORS[knob]
     )
 
 
@@ -296,7 +285,7 @@ def _transfer(a: Analysis) -> str:
     if t.kind == "sweeps":
         what = "R² of predicting, from a learning-rate sweep, the sweeps that differ in one knob"
     shown = [n for n in dict.fromkeys((a.noise, *(r.name for r in a.ranking.rows[:1]), FITTED)) if n in t.r2]
-    knobs = [f"{_WORDS.get(k, k)} (n = {n}) " + ", ".join(f"{name} {number(t.r2[name][k])}" for name in shown)
+    knobs = [f"{name_knob(k).name} (n = {n}) " + ", ".join(f"{name} {number(t.r2[name][k])}" for name in shown)
              for k, n in t.n.items()]  # fmt: skip
     return f"{what}: {'; '.join(knobs)}."
 

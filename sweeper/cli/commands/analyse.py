@@ -10,7 +10,7 @@ from sweeper.cli.options import COMMON, OBJECTIVE_HELP, SHOWN_NOISE, objectives
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.errors import ExitCode, SpecError
-from sweeper.formatting import cell_text, format_table, is_value, number, pluralize, wrap
+from sweeper.formatting import cell_text, format_table, is_value, name_knob, number, pluralize, wrap
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES
 from trainables.registry import UnknownName, unknown
@@ -26,8 +26,6 @@ from sweeper.analysis.evidence.needs import OBJECTIVE, make_extend_command
 
 _SHOWN = 12
 FITTED = "fitted"
-_KNOBS = {"learning_rate": "η", "batch_size": "B", "momentum": "μ", "weight_decay": "λ",
-          "augmentation_strength": "augmentation", "augmentation": "policy"}  # fmt: skip
 
 _DIRS = Argument(
     "dirs", "DIR...", "Run folders, or their URIs; they are analysed one after the other.", nargs=-1, required=True
@@ -151,7 +149,7 @@ def _ranking(a: Analysis) -> str:
         if a.transfer.kind == "halves":
             what = "one half of that knob's values from the other"
         note = f"R² of predicting {what}" + ("; fitted has its exponents from all of them" if FITTED in moved else "")
-        parts += ["", format_table(("noise", *(_KNOBS.get(k, k) for k in a.transfer.n)), rows), wrap(note, 2)]
+        parts += ["", format_table(("noise", *(name_knob(k).short for k in a.transfer.n)), rows), wrap(note, 2)]
     return "\n".join(parts)
 
 

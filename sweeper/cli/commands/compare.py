@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.comparison import (
-    SPLITS,
     Overlap,
     SweepSummary,
     compare_intervals,
@@ -22,7 +21,7 @@ from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.errors import ExitCode, SpecError
 from sweeper.formatting import WIDTH, format_table, number, wrap
 from sweeper.search.noise_targets import check_shown
-from sweeper.search.objectives import OBJECTIVES
+from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 from sweeper.storage.location import place_of
 from trainables.noise import KNOBS, NOISE
 from trainables.registry import UnknownName
@@ -61,7 +60,7 @@ def _inside(regime: Regime) -> str:
 def _best_cells(sweep: SweepSummary) -> Iterator[tuple[str, str]]:
     best = sweep.best
     yield "best merge", "-" if best is None else best.digest
-    yield "  chosen by", "-" if best is None else f"{best.objective}, {SPLITS[sweep.split]}"
+    yield "  chosen by", "-" if best is None else f"{best.objective}, {SPLIT_WORDS[sweep.split]}"
     yield "  merge", "-" if best is None else best.merge
     yield "  test loss [nat]", number(best and best.loss)
     accuracy = best.accuracy if best else None

@@ -99,7 +99,7 @@ def test_panels_hold_the_values_of_their_slice():
         if x in drawn:
             assert drawn[x] == pytest.approx(point.values[GAIN].mean, rel=1e-5)
     assert sum(len(t["x"]) for t in first) == 4
-    assert "λ is 0, augmentation is 0" in section.notes[0]
+    assert "λ is 0, augmentation strength is 0" in section.notes[0]
     assert "μ is 0.9" in section.notes[0]
 
 

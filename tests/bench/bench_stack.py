@@ -8,10 +8,11 @@ import torch
 from provenance import provenance
 
 import search_spaces
+from tests.support.courses import finetune
 from trainables.pair.setup import prepare
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
-from trainables.training.loop import Seeds, finetune
+from trainables.training.loop import Seeds
 
 
 def images_per_second(spec: PairSpec, members: int) -> float:

@@ -18,11 +18,12 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from tests.support.courses import finetune
 from trainables.pair.setup import prepare
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.tasks.tasks import Task
-from trainables.training.loop import Seeds, finetune
+from trainables.training.loop import Seeds
 
 
 class InMemory(Dataset[Any]):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sweeper.storage.tables import write_weights
+from tests.support.courses import make_courses
 from trainables.measurement.derivatives import objective
 from trainables.merging import coefficient_grid
 from trainables.merging.methods import MERGES
@@ -26,7 +27,7 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.tasks.evaluation import logits_of, score
 from trainables.tasks.tasks import trained_names
-from trainables.training.loop import Seeds, courses
+from trainables.training.loop import Seeds
 
 RUNTIME = Runtime(measure=0)
 NAMES = ("enc.weight", "dec.weight")
@@ -135,7 +136,7 @@ def test_a_course_that_is_taken_up_again_keeps_ties(stack: int) -> None:
     (task,) = prepare(spec, RUNTIME, with_base=False).tasks
     start = {k: v.clone() for k, v in model.state_dict().items()}
     seeds = [Seeds(1, 2), Seeds(3, 4)][:stack]
-    (whole,), (begun,), (again,) = (courses(spec, model, start, task.data, seeds) for _ in range(3))
+    (whole,), (begun,), (again,) = (make_courses(spec, model, start, task.data, seeds) for _ in range(3))
     whole.advance()
     begun.advance(7)
     again.restore(copy.deepcopy(begun.snapshot()))

@@ -18,7 +18,7 @@ from trainables.merging.coefficient_grid import Phase
 from trainables.models.registry import drops, has_batchnorm
 from trainables.spec import PairSpec
 from trainables.tasks.tasks import Task
-from trainables.training.loop import Child, Leg, OnStep
+from trainables.training.loop import Child, Leg
 from trainables.training.members import Members
 
 SMALLEST_NORMALISED = 8  # examples that BatchNorm's statistics are taken over
@@ -75,15 +75,11 @@ class Watch:
         # after a step, so that there is a second moment
         return [max(1, s) for s in at_steps(leg.steps, start, end, self.plan.times)]
 
-    def starting_at(self, first: int) -> OnStep:
-        """Return what is called after each step of the members that start with child `first`."""
-
-        def on_step(step: int, members: Members, optimizer: Any) -> None:
-            if step in self.steps[first]:
-                with self.phase("measure"):
-                    self._read(first, step, members, optimizer)
-
-        return on_step
+    def on_step(self, first: int, step: int, members: Members, optimizer: Any) -> None:
+        """Measure the members, whose first is child `first`, if a measurement is due after `step` steps."""
+        if step in self.steps[first]:
+            with self.phase("measure"):
+                self._read(first, step, members, optimizer)
 
     def _read(self, first: int, step: int, members: Members, optimizer: Any) -> None:
         norms = [float(n) for n in members.norms()]

@@ -15,7 +15,7 @@ from trainables.spec import PairSpec
 from trainables.tasks.tasks import Weights
 from trainables.training.base import trunk
 from trainables.training.checkpointing import Keeper, strides
-from trainables.training.loop import Child, Course, Epoch, Seeds, courses
+from trainables.training.loop import Child, Course, Epoch, Seeds, Training, make_courses
 from trainables.training.members import OptimizerState
 
 
@@ -112,19 +112,22 @@ class Children:
         names = child_names(first.members)
         seeds = [Seeds(s.stream(f"{m}/order"), s.stream(f"{m}/augment")) for s in self.specs for m in names]
         if first.pair_kind != "two_task":
-            return courses(
-                first, lab.tasks[0].model, start, lab.data * len(self.specs), seeds, self._on_epoch,
-                leg=watch.legs[0], state=state, on_step=watch.starting_at,
+            return make_courses(
+                Training(
+                    first, lab.tasks[0].model, start, lab.data * len(self.specs), seeds, watch.legs[0], state,
+                    on_epoch=self._on_epoch, on_step=watch.on_step,
+                )
             )  # fmt: skip
-        found: list[Course] = []
+        courses: list[Course] = []
         for i, seed in enumerate(seeds):
             task = lab.tasks[i % 2]
-            found += courses(
-                replace(first, stack=1), task.model, task.base, task.data, [seed],
-                lambda _, e, i=i: self._on_epoch(i, e), leg=watch.legs[i],
-                on_step=lambda _, i=i: watch.starting_at(i),
+            courses += make_courses(
+                Training(
+                    replace(first, stack=1), task.model, task.base, [task.data], [seed], watch.legs[i], first=i,
+                    on_epoch=self._on_epoch, on_step=watch.on_step,
+                )
             )  # fmt: skip
-        return found
+        return courses
 
     def _on_epoch(self, child: int, epoch: Epoch) -> None:
         spec = self.specs[child // self.specs[0].members]

@@ -19,7 +19,7 @@ from trainables.pair.rungs import Rungs, anneal_leg
 from trainables.pair.setup import prepare, resolve_device
 from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec
-from trainables.training.loop import Child, Course, Epoch, Leg, Seeds, child_leg, epoch_of
+from trainables.training.loop import Child, Course, Epoch, Leg, Seeds, child_leg, read_epoch
 from trainables.training.torch_settings import torch_settings
 
 
@@ -104,12 +104,12 @@ class Follower:
             self.course.restore(state["course"])
         self.watch.restore(state["measured"])
 
-    def annealed(self, seeds: Sequence[Seeds]) -> dict[str, Tensor]:
+    def anneal(self, seeds: Sequence[Seeds]) -> dict[str, Tensor]:
         """Return the child's weights after the shortened anneal of a rung, on the CPU."""
         assert self.course is not None
         leg = anneal_leg(self.spec, self.course.leg, self.course.done, self.runtime.rungs)
         with torch_settings(self.runtime):
-            found = self.course.annealed(leg, seeds)[0]
+            found = self.course.anneal(leg, seeds)[0]
         return {k: v.cpu() for k, v in found.items()}
 
 
@@ -125,9 +125,9 @@ class Away:
     """
 
     def __init__(self, course: Course, peers: Sequence[Peer], watch: Watch, child: int, report: Report) -> None:
-        self.spec, self.data, self.seeds, self.leg = course.spec, course.data, course.seeds, course.leg
+        self.training, self.leg = course.training, course.leg
         self.peers, self.watch, self.child, self.report = peers, watch, child, report
-        self.device = course.device
+        self.device = course.training.device
         self.done = 0
         self.histories: list[list[Epoch]] = [[]]
         self.diverged: list[int | None] = [None]
@@ -165,15 +165,15 @@ class Away:
         _each(self.peers, "restore", state["peers"])
         own = state["peers"][0]["course"]
         self.done, self.diverged = own["done"], list(own["diverged"])
-        self.histories = [[epoch_of(e) for e in h] for h in own["histories"]]
+        self.histories = [[read_epoch(e) for e in h] for h in own["histories"]]
         if "weights" in own:
             self.advance()
 
-    def annealed(self, leg: Leg, seeds: Sequence[Seeds]) -> list[dict[str, Tensor]]:
+    def anneal(self, leg: Leg, seeds: Sequence[Seeds]) -> list[dict[str, Tensor]]:
         """Return the child's weights after the shortened anneal of a rung, whose leg its process knows."""
         if self.children:
             return [c.weights for c in self.children]
-        self.peers[0].begin("annealed", seeds)
+        self.peers[0].begin("anneal", seeds)
         return [{k: v.to(self.device) for k, v in self.peers[0].end().items()}]
 
 

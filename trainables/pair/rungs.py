@@ -67,15 +67,15 @@ class Rungs:
 
     def steps(self, course: Course) -> list[int]:
         """Return the steps after which a course is looked at."""
-        per_epoch = steps_per_epoch(min(d.examples for d in course.data), self.specs[0].batch_size)
+        per_epoch = steps_per_epoch(min(d.examples for d in course.training.data), self.specs[0].batch_size)
         return rung_steps(course.leg.steps, per_epoch, self.rungs)
 
     def look(self, rung: int, courses: Sequence[Course]) -> None:
         """Anneal, merge and score the children of every trial where they stand, and add the rows."""
-        children = self._annealed(rung, courses)
-        scores = [self._merged(i, children) for i in range(len(self.specs))]
+        children = self._anneal(rung, courses)
+        scores = [self._score_merge(i, children) for i in range(len(self.specs))]
         first, seconds = courses[0], self.lab.clock.total() / len(self.specs)
-        per_epoch = steps_per_epoch(first.data[0].examples, self.specs[0].batch_size)
+        per_epoch = steps_per_epoch(first.training.data[0].examples, self.specs[0].batch_size)
         for spec, found, rows in zip(self.specs, scores, self.rows, strict=True):
             rows.append(
                 RungRow(
@@ -108,20 +108,22 @@ class Rungs:
             found[name] = None if None in values else sum(values) / len(values)
         return found | {"device_seconds": sum(row.device_seconds for row in last)}
 
-    def _annealed(self, rung: int, courses: Sequence[Course]) -> list[Weights]:
+    def _anneal(self, rung: int, courses: Sequence[Course]) -> list[Weights]:
         out: list[Weights] = []
         members = self.specs[0].members
         for course in courses:
-            names = [(self.specs[c // members], c % members) for c in range(len(out), len(out) + len(course.seeds))]
+            names = [
+                (self.specs[c // members], c % members) for c in range(len(out), len(out) + len(course.training.seeds))
+            ]
             if all(member > 1 for _, member in names):  # the merge at 1/2 is that of the first two
                 out += [{} for _ in names]
                 continue
             role = [(spec, f"rung/{rung}/{member}") for spec, member in names]
             seeds = [Seeds(spec.stream(f"{r}/order"), spec.stream(f"{r}/augment")) for spec, r in role]
-            out += course.annealed(anneal_leg(self.specs[0], course.leg, course.done, self.rungs), seeds)
+            out += course.anneal(anneal_leg(self.specs[0], course.leg, course.done, self.rungs), seeds)
         return out
 
-    def _merged(self, trial: int, children: Sequence[Weights]) -> Score:
+    def _score_merge(self, trial: int, children: Sequence[Weights]) -> Score:
         spec, tasks = self.specs[trial], self.lab.tasks
         pair = children[spec.members * trial : spec.members * trial + 2]
         task = tasks[0]

@@ -17,7 +17,7 @@ from trainables.spec import PairSpec, stream
 from trainables.tasks.tasks import Task, joined, parted
 from trainables.training.base_training import train_base
 from trainables.training.checkpointing import keeper, strides
-from trainables.training.loop import Seeds, courses, trunk_leg
+from trainables.training.loop import Seeds, Training, make_courses, trunk_leg
 from trainables.training.members import OptimizerState
 from trainables.training.ranks import ranks
 
@@ -82,9 +82,10 @@ def trunk(spec: PairSpec, task: Task, runtime: Runtime, report: Report = lambda 
     def train() -> Trunk:
         seeds = Seeds(stream(spec.trunk_digest, "order"), stream(spec.trunk_digest, "augment"))
         # one trunk for all repeats: its optimizer state is that of one child
-        (course,) = courses(
-            replace(spec, stack=1), task.model, task.base, task.data, [seeds], leg=trunk_leg(spec), keep_state=True
+        training = Training(
+            replace(spec, stack=1), task.model, task.base, [task.data], [seeds], trunk_leg(spec), keep_state=True
         )  # fmt: skip
+        (course,) = make_courses(training)
         # ranks train it together, each for itself: nobody gathers what they hold
         keep = keeper(
             [spec], runtime if ranks().size == 1 else replace(runtime, checkpoints=None), report, what=".trunk"

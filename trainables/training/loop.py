@@ -1,11 +1,11 @@
-"""The one training loop: train children from start weights, one by one or as one stack of members."""
+"""The training loop: trains children from their start weights, one by one or as one stack of members."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, count, islice
 from typing import Any
 
@@ -20,12 +20,13 @@ from trainables.tasks.batches import Batch, augmented_at_once, epoch_batches, st
 from trainables.tasks.evaluation import Score, score_inputs
 from trainables.training.members import Members, OptimizerState, make_members, stackable
 from trainables.training.optimizers import build
+from trainables.training.ranks import Ranks
 from trainables.training.schedules import SCHEDULES, constant
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """Random streams of one child: its data order and its augmentation draws."""
+    """Seeds of one child: of its data order and of its augmentation."""
 
     order: int
     augment: int
@@ -33,7 +34,7 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One child after one epoch (or after its last, incomplete one); losses in nat."""
+    """Record of one child after an epoch; the last epoch may be incomplete. Losses in nat."""
 
     epoch: int
     step: int
@@ -46,10 +47,13 @@ class Epoch:
 
 @dataclass
 class Child:
-    """A trained child: its weights (parameters and buffers), its history and the step at which it diverged.
+    """A trained child.
 
     Attributes:
-        state: State of its optimizer, where it was asked for.
+        weights: State dict: parameters and buffers.
+        history: Its epochs.
+        diverged_at: Step at which it diverged; None if it did not.
+        state: State of its optimizer, with `Training.keep_state`.
     """
 
     weights: dict[str, Tensor]
@@ -61,37 +65,26 @@ class Child:
     def clipped_fraction(self) -> float:
         """Fraction of the steps whose gradient was clipped."""
         ends = [0, *(e.step for e in self.history)]
-        return sum(e.clipped * (e.step - start) for start, e in zip(ends, self.history, strict=False)) / max(
-            1, ends[-1]
-        )
-
-
-OnEpoch = Callable[[int, Epoch], None]
-OnStep = Callable[[int, Members, Any], None]  # (steps done, members, optimizer); never changes them
+        clipped = sum(e.clipped * (e.step - start) for start, e in zip(ends, self.history, strict=False))
+        return clipped / max(1, ends[-1])
 
 
 @dataclass(frozen=True)
 class Leg:
-    """One stretch of training: its steps and the learning rate of each."""
+    """One stretch of training: its number of steps and the learning rate of each step."""
 
     steps: int
     rate: Callable[[int], float]
 
 
-def child_steps(spec: PairSpec, examples: int) -> int:
-    """Return the optimizer steps T of one child that trains on `examples` examples.
+def child_leg(spec: PairSpec, examples: int) -> Leg:
+    """Return the leg of a child that trains on `examples` examples; after a trunk it has no second warmup.
 
     Raises:
         ValueError: The batch is larger than the training set.
     """
-    per_epoch = steps_per_epoch(examples, spec.batch_size)
-    return spec.steps or per_epoch * spec.epochs
-
-
-def child_leg(spec: PairSpec, examples: int) -> Leg:
-    """Return the leg of the children; after a trunk there is no second warmup."""
-    total, factor = child_steps(spec, examples), SCHEDULES[spec.schedule]
-    warmup = 0.0 if spec.protocol == "branch" else spec.warmup
+    total = spec.steps or steps_per_epoch(examples, spec.batch_size) * spec.epochs
+    factor, warmup = SCHEDULES[spec.schedule], 0.0 if spec.protocol == "branch" else spec.warmup
     return Leg(total, lambda step: spec.learning_rate * factor(step, total, warmup, spec.decay))
 
 
@@ -102,282 +95,302 @@ def trunk_leg(spec: PairSpec) -> Leg:
     )  # fmt: skip
 
 
-def finetune(
-    spec: PairSpec,
-    model: nn.Module,
-    start: Mapping[str, Tensor],
-    data: Data | Sequence[Data],
-    seeds: Sequence[Seeds],
-    on_epoch: OnEpoch = lambda child, epoch: None,
-    *,
-    leg: Leg | None = None,
-    state: OptimizerState | None = None,
-    on_step: Callable[[int], OnStep] = lambda first: lambda step, members, optimizer: None,
-    keep_state: bool = False,
-) -> list[Child]:
-    """Train one child per entry of `seeds` from the weights `start` to its end; see `courses`."""
-    found = courses(
-        spec, model, start, data, seeds, on_epoch, leg=leg, state=state, on_step=on_step, keep_state=keep_state
-    )  # fmt: skip
-    for course in found:
-        course.advance()
-    return [child for course in found for child in course.children]
+@dataclass(frozen=True)
+class Training:
+    """What some children train: a model from its start weights, on their data, over one leg.
 
-
-def courses(
-    spec: PairSpec,
-    model: nn.Module,
-    start: Mapping[str, Tensor],
-    data: Data | Sequence[Data],
-    seeds: Sequence[Seeds],
-    on_epoch: OnEpoch = lambda child, epoch: None,
-    *,
-    leg: Leg | None = None,
-    state: OptimizerState | None = None,
-    on_step: Callable[[int], OnStep] = lambda first: lambda step, members, optimizer: None,
-    keep_state: bool = False,
-) -> list[Course]:
-    """Return what trains one child per entry of `seeds` from the weights `start`; nothing is trained yet.
-
-    Children train as one `torch.func` stack where `stackable` holds, else each has a course of its own. Both are the
-    same computation up to rounding. Courses may take turns on one module.
-
-    Args:
+    Attributes:
         spec: Hyperparameters.
-        model: Module of the architecture; its weights are overwritten.
-        start: State dict to start from; stays untouched.
-        data: Data set on the model's device, or one per child.
-        seeds: Random streams, one entry per child.
-        on_epoch: Called after every epoch of every child with (index of the child, record).
-        leg: Steps and learning rates; None is `child_leg`.
-        state: Optimizer state to continue with.
-        on_step: Called with the index of the first child that trains; what it returns is called after each step.
-        keep_state: Whether the children hold their optimizer state at the end.
-
-    Raises:
-        ValueError: The batch is larger than the training set.
+        model: Module of the architecture; training overwrites its weights.
+        start: State dict to start from; stays unchanged.
+        data: Data set of each child, on the model's device.
+        seeds: Seeds of each child.
+        leg: Steps and learning rates.
+        state: Optimizer state of one child to continue from; None starts a new optimizer.
+        keep_state: Whether the trained children hold their optimizer state.
+        first: Index of the first child, for the callbacks.
+        on_epoch: Receives each epoch of each child: index of the child, record.
+        on_step: Receives each step: index of the first child that trains, steps done, members, optimizer. It must not
+            change them.
     """
-    sets = [data] * len(seeds) if isinstance(data, Data) else list(data)
-    leg = leg or child_leg(spec, sets[0].examples)
-    constants = unbounded(start)
-    groups = [range(len(seeds))] if stackable(spec, model) else [range(i, i + 1) for i in range(len(seeds))]
+
+    spec: PairSpec
+    model: nn.Module
+    start: Mapping[str, Tensor]
+    data: Sequence[Data]
+    seeds: Sequence[Seeds]
+    leg: Leg
+    state: OptimizerState | None = None
+    keep_state: bool = False
+    first: int = 0
+    on_epoch: Callable[[int, Epoch], None] = lambda child, epoch: None
+    on_step: Callable[[int, int, Members, Any], None] = lambda child, step, members, optimizer: None
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the data and the model."""
+        return self.data[0].y["train"].device
+
+
+def make_courses(training: Training) -> list[Course]:
+    """Return the courses that train the children; nothing trains yet.
+
+    Children train as one `torch.func` stack if `stackable` allows it, else each has its own course. Both compute the
+    same numbers up to rounding. Courses may take turns on one module.
+    """
+    children = len(training.seeds)
+    size = children if stackable(training.spec, training.model) else 1
     return [
         Course(
-            spec, lambda g=g: make_members(spec, model, start, len(g)),
-            [sets[i] for i in g], [seeds[i] for i in g], leg, state=state, keep_state=keep_state, on_step=on_step(g[0]),
-            on_epoch=lambda i, epoch, first=g[0]: on_epoch(first + i, epoch), constants=constants,
+            replace(
+                training,
+                data=training.data[i : i + size],
+                seeds=training.seeds[i : i + size],
+                first=training.first + i,
+            )
         )
-        for g in groups
-    ]  # fmt: skip
+        for i in range(0, children, size)
+    ]
 
 
 class Course:
-    """One pass of the training loop over children that train in step; it can be left and taken up again.
+    """The training of children that step together; it can pause and resume.
 
     Attributes:
+        training: What it trains.
         leg: Its steps and learning rates.
-        done: Steps so far.
-        histories: Epochs so far of each child.
-        diverged: Step at which each child diverged, None where it did not.
+        done: Number of steps done.
+        histories: Epochs of each child so far.
+        diverged: Step at which each child diverged; None if it did not.
         children: The trained children; empty before the end.
     """
 
-    def __init__(
-        self,
-        spec: PairSpec,
-        open_members: Callable[[], Members],
-        data: Sequence[Data],
-        seeds: Sequence[Seeds],
-        leg: Leg,
-        *,
-        state: OptimizerState | None,
-        keep_state: bool,
-        on_step: OnStep,
-        on_epoch: OnEpoch,
-        constants: Mapping[str, Tensor],
-    ) -> None:
-        self.constants = constants
-        self.spec, self.open_members, self.data, self.seeds, self.leg = spec, open_members, data, seeds, leg
-        self.state, self.keep_state, self.on_step, self.on_epoch = state, keep_state, on_step, on_epoch
-        self.device = data[0].y["train"].device
-        self.done, self.until, self.rate = 0, leg.steps, 0.0
-        self.histories: list[list[Epoch]] = [[] for _ in seeds]
-        self.diverged: list[int | None] = [None] * len(seeds)
+    def __init__(self, training: Training) -> None:
+        self.training, self.leg = training, training.leg
+        self.done = 0
+        self.histories: list[list[Epoch]] = [[] for _ in training.seeds]
+        self.diverged: list[int | None] = [None] * len(training.seeds)
         self.children: list[Child] = []
-        self.held: list[Tensor] | None = None  # the weights while another course has the module
-        self.within: Mapping[str, Any] | None = None  # where in an epoch a checkpoint was written
+        self._run: _Run | None = None  # from the first step to the last one
+        self._held: list[Tensor] = []  # weights during a pause, when another course may use the module
 
     def begin(self, until: int | None = None) -> None:
-        """Nothing: a course of this process trains when it is waited for."""
+        """Do nothing: a course of this process trains in `advance`."""
 
     def advance(self, until: int | None = None) -> None:
-        """Train until so many steps are done, by default to the end; the numbers do not depend on the pauses."""
+        """Train until `until` steps are done, by default to the end; pauses do not change the numbers."""
         if self.children:
             return
-        self.until = self.leg.steps if until is None else until
-        if self.held is None:
-            self._open()
+        until = self.leg.steps if until is None else min(until, self.leg.steps)
+        run = self._resume()
+        with run.dropout.entered():
+            while self.done < until and not all(self.diverged):
+                run.rate = self.leg.rate(self.done)
+                losses = run.step(next(run.epoch.batches), run.rate)
+                self.done += 1
+                run.epoch.add_step(losses, run.members.unclipped_norm)
+                self.training.on_step(self.training.first, self.done, run.members, run.optimizer)
+                if self.done in (run.epoch.end, self.leg.steps):
+                    self._close_epoch(run)
+        if self.done == self.leg.steps or all(self.diverged):
+            self._finish(run)
         else:
-            self.members.take(self.held)
-            self.held = []  # no second copy while it trains
-        with self.stream.entered():
-            paused = next(self.steps, False)
-        if paused:
-            self.held = self.members.held()
+            self._held = run.members.held()
+
+    def _resume(self) -> _Run:
+        if self._run is None:
+            self._run = _Run(self.training)
         else:
-            self._finish()
+            self._run.members.take(self._held)
+        self._held = []  # no second copy while it trains
+        return self._run
+
+    def _close_epoch(self, run: _Run) -> None:
+        epoch = run.epoch
+        # one synchronisation per epoch, none per step
+        curve = run.members.ranks.mean(torch.stack(epoch.losses, 1)).cpu()
+        norms, clipped = run.members.norms().cpu(), float(epoch.clipped) / (self.done - epoch.start)
+        for i, history in enumerate(self.histories):
+            self.diverged[i] = self.diverged[i] or _first_bad_step(curve[i], epoch.start)
+            mean = curve[i].double().mean().item()
+            val = score_inputs(lambda x, i=i: run.members.logits(x)[i], *self.training.data[i].scored("val"))
+            history.append(Epoch(epoch.number, self.done, run.rate, mean, val, float(norms[i]), clipped))
+            self.training.on_epoch(self.training.first + i, history[-1])
+        run.epoch = run.open_epoch(epoch.number + 1, self.done)
+
+    def _finish(self, run: _Run) -> None:
+        weights, constants = run.members.weights(), unbounded(self.training.start)
+        for i, state_dict in enumerate(weights):
+            if self.diverged[i] is None and spoiled(state_dict, constants):
+                self.diverged[i] = self.leg.steps
+        state = copy.deepcopy(run.optimizer.state_dict()) if self.training.keep_state else None
+        self.children = [
+            Child(w, h, d, state) for w, h, d in zip(weights, self.histories, self.diverged, strict=True)
+        ]  # fmt: skip
+        self._run = None
+
+    def anneal(self, leg: Leg, seeds: Sequence[Seeds]) -> list[dict[str, Tensor]]:
+        """Return the children's weights after a further leg with its own seeds; the course stays where it is."""
+        if self.children:
+            return [c.weights for c in self.children]
+        assert self._run is not None
+        self._run.members.take(self._held)
+        return self._run.anneal(leg, seeds)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return what `restore` goes on from, as tensors and plain values; only while it is left, or at its end."""
+        """Return the state for `restore` as tensors and plain values; call it during a pause or at the end only."""
         histories = [[asdict(e) for e in h] for h in self.histories]
-        found: dict[str, Any] = {"done": self.done, "histories": histories, "diverged": list(self.diverged)}
+        state: dict[str, Any] = {"done": self.done, "histories": histories, "diverged": list(self.diverged)}
         if self.children:
-            return found | {"weights": [c.weights for c in self.children]}
-        if self.held is None:
-            return found
-        if self.within is not None:  # restored, and not begun since
-            return dict(self.within)
-        return found | {
-            "held": self.held,
+            return state | {"weights": [c.weights for c in self.children]}
+        if self._run is None:
+            return state
+        return state | {"held": self._held} | self._run.snapshot()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from the snapshot of a course of the same training; bit for bit on the same device."""
+        device = self.training.device
+        self.done, self.diverged = state["done"], list(state["diverged"])
+        self.histories = [[read_epoch(e) for e in h] for h in state["histories"]]
+        if "weights" in state:
+            weights = [{k: v.to(device) for k, v in w.items()} for w in state["weights"]]
+            self.children = [Child(w, h, d) for w, h, d in zip(weights, self.histories, self.diverged, strict=True)]
+        elif "held" in state:
+            self._run = _Run(self.training)
+            self._run.restore(state)
+            self._held = [v.to(device) for v in state["held"]]
+
+
+class _Run:
+    """What a course holds from its first step to its last: members, optimizer, random streams, open epoch."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.members = make_members(training.spec, training.model, training.start, len(training.seeds))
+        self.optimizer = build(self.members.parameters, training.spec)
+        if training.state is not None:
+            self.members.load(self.optimizer, training.state)
+        # every rank draws its own dropout masks
+        self.dropout = Stream((training.seeds[0].order + self.members.ranks.rank) % 2**63, training.device)
+        self.generators = [_make_generators(s, training.device) for s in training.seeds]
+        self.epoch = self.open_epoch(1, 0)
+        self.rate = 0.0
+
+    def open_epoch(self, number: int, start: int, skip: int = 0) -> _OpenEpoch:
+        """Return an epoch that begins after `start` steps of the course, without its first `skip` batches."""
+        return _OpenEpoch(self.training, self.generators, self.members.ranks, number, start, skip)
+
+    def step(self, batches: Sequence[Batch], rate: float) -> Tensor:
+        """Take one optimizer step on one batch per member; return the losses [members] before the step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        losses = self.members.losses(torch.stack([x for x, _ in batches]), torch.stack([y for _, y in batches]))
+        self.optimizer.zero_grad(set_to_none=True)
+        # the gradient of the sum with respect to a member's weights is the gradient of that member's loss
+        losses.sum().backward()  # pyright: ignore[reportUnknownMemberType]
+        if clip_norm := self.training.spec.clip_norm:
+            self.members.unclipped_norm = nn.utils.clip_grad_norm_(self.members.parameters, clip_norm)
+        self.optimizer.step()
+        return losses.detach()
+
+    def anneal(self, leg: Leg, seeds: Sequence[Seeds]) -> list[dict[str, Tensor]]:
+        """Return the members' weights after a further leg; the optimizer state comes back as it was."""
+        if leg.steps:
+            before = copy.deepcopy(self.optimizer.state_dict())
+            with seeded(seeds[0].order, self.training.device):
+                endless = zip(*map(self._repeat_epochs, self.training.data, seeds), strict=True)
+                for step, batches in enumerate(islice(endless, leg.steps)):
+                    self.step(batches, leg.rate(step))
+            self.optimizer.load_state_dict(before)
+        return self.members.weights()
+
+    def _repeat_epochs(self, data: Data, seeds: Seeds) -> Iterator[Batch]:
+        generators = _make_generators(seeds, self.training.device)
+        return chain.from_iterable(epoch_batches(data, self.training.spec, *generators) for _ in count())
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state for `restore`, without the weights."""
+        return {
             "optimizer": self.optimizer.state_dict(),
-            "stream": self.stream.states,
-            "epoch": self.epoch,
-            "start": self.start,
-            "streams": self.drawn,
-            "losses": torch.stack(self.losses, 1) if self.losses else None,
-            "clipped": self.clipped,
+            "stream": self.dropout.states,
+            "epoch": self.epoch.number,
+            "start": self.epoch.start,
+            "streams": self.epoch.states,
+            "losses": torch.stack(self.epoch.losses, 1) if self.epoch.losses else None,
+            "clipped": self.epoch.clipped,
             "rate": self.rate,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where a course of the same arguments was at its snapshot; bit for bit on the same device."""
-        self.done, self.diverged = state["done"], list(state["diverged"])
-        self.histories = [[epoch_of(e) for e in h] for h in state["histories"]]
-        if "weights" in state:
-            own = [{k: v.to(self.device) for k, v in w.items()} for w in state["weights"]]
-            self.children = [Child(w, h, d) for w, h, d in zip(own, self.histories, self.diverged, strict=True)]
-        elif "held" in state:
-            self._open()
-            self.held = [v.to(self.device) for v in state["held"]]
-            self.members.take(self.held)
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.stream.states, self.within, self.rate = state["stream"], state, state["rate"]
+        """Continue where `snapshot` was taken, in the middle of an epoch too."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.dropout.states, self.rate = state["stream"], state["rate"]
+        for generators, states in zip(self.generators, state["streams"], strict=True):
+            for generator, generator_state in zip(generators, states, strict=True):
+                generator.set_state(generator_state)
+        self.epoch = self.open_epoch(state["epoch"], state["start"], state["done"] - state["start"])
+        device, losses = self.training.device, state["losses"]
+        self.epoch.losses = [] if losses is None else list(losses.to(device).unbind(1))
+        self.epoch.clipped = state["clipped"].to(device)
 
-    def annealed(self, leg: Leg, seeds: Sequence[Seeds]) -> list[dict[str, Tensor]]:
-        """Return the children's weights after a further leg with streams of its own; the course stays where it is."""
-        if self.children:
-            return [c.weights for c in self.children]
-        assert self.held is not None
-        self.members.take(self.held)
-        if leg.steps:
-            before = copy.deepcopy(self.optimizer.state_dict())
-            with seeded(seeds[0].order, self.device):
-                endless = zip(*(self._endless(d, s) for d, s in zip(self.data, seeds, strict=True)), strict=True)
-                for step, parts in enumerate(islice(endless, leg.steps)):
-                    self._step(parts, leg.rate(step))
-            self.optimizer.load_state_dict(before)
-        return self.members.weights()
 
-    def _endless(self, data: Data, seeds: Seeds) -> Iterator[Batch]:
-        streams = self._streams(seeds)
-        return chain.from_iterable(epoch_batches(data, self.spec, *streams) for _ in count())
+class _OpenEpoch:
+    """An epoch in progress.
 
-    def _streams(self, seeds: Seeds) -> tuple[Generator, Generator]:
-        # data order on the CPU, so that it does not depend on the device
-        return Generator().manual_seed(seeds.order), Generator(device=self.device).manual_seed(seeds.augment)
+    Attributes:
+        number: From 1.
+        start: Steps of the course before it.
+        end: Steps of the course after it, if the leg is long enough.
+        batches: One batch per member for each step to come.
+        losses: Losses [members] of each step so far.
+        clipped: Number of steps so far whose gradient was clipped.
+        states: Generator states to draw the next batch again: order at the start of the epoch, augmentation before the
+            images that were augmented last.
+    """
 
-    def _open(self) -> None:
-        self.members = self.open_members()
-        self.optimizer = build(self.members.parameters, self.spec)
-        if self.state is not None:
-            self.members.load(self.optimizer, self.state)
-        # every rank draws dropout masks of its own
-        self.stream = Stream((self.seeds[0].order + self.members.ranks.rank) % 2**63, self.device)
-        self.steps = self._epochs()
-
-    def _finish(self) -> None:
-        weights = self.members.weights()
-        for i, own in enumerate(weights):
-            if self.diverged[i] is None and spoiled(own, self.constants):
-                self.diverged[i] = self.leg.steps
-        kept = copy.deepcopy(self.optimizer.state_dict()) if self.keep_state else None
-        self.children = [
-            Child(w, h, d, kept) for w, h, d in zip(weights, self.histories, self.diverged, strict=True)
-        ]  # fmt: skip
-        del self.members, self.optimizer, self.steps, self.held
-
-    def _epochs(self) -> Iterator[bool]:
-        streams = [self._streams(s) for s in self.seeds]
-        within, self.within = self.within, None
-        for self.epoch in count(within["epoch"] if within else 1):
-            if within:
-                for generators, states in zip(streams, within["streams"], strict=True):
-                    for generator, state in zip(generators, states, strict=True):
-                        generator.set_state(state)
-            # order at the epoch's start, augmentation before the images that were augmented last
-            self.drawn: list[tuple[Tensor, Tensor]] = [(o.get_state(), a.get_state()) for o, a in streams]
-            self.start = within["start"] if within else self.done
-            share = self.members.ranks.rank, self.members.ranks.size, self.done - self.start
-            batches = [epoch_batches(d, self.spec, *g, *share) for d, g in zip(self.data, streams, strict=True)]
-            yield from self._epoch(zip(*batches, strict=True), [augment for _, augment in streams], within)
-            within = None
-            if self.done == self.start:
-                return
-            self._close(self.epoch, self.start)
-            if self.done == self.leg.steps or all(self.diverged):
-                return
-
-    def _epoch(
-        self, batches: Iterator[tuple[Batch, ...]], augment: Sequence[Generator], within: Mapping[str, Any] | None
-    ) -> Iterator[bool]:
+    def __init__(
+        self,
+        training: Training,
+        generators: Sequence[tuple[Generator, Generator]],
+        ranks: Ranks,
+        number: int,
+        start: int,
+        skip: int,
+    ) -> None:
+        spec, data = training.spec, training.data
+        self.number, self.start = number, start
+        self.end = start + steps_per_epoch(data[0].examples, spec.batch_size)
+        self.states: list[tuple[Tensor, Tensor]] = [(o.get_state(), a.get_state()) for o, a in generators]
+        self._generators, self._clip_norm = generators, spec.clip_norm
+        self._redraw = augmented_at_once(spec.batch_size, data[0].x["train"].shape) // spec.batch_size
+        share = ranks.rank, ranks.size, skip
+        batches = [epoch_batches(d, spec, *g, *share) for d, g in zip(data, generators, strict=True)]
+        self.batches: Iterator[tuple[Batch, ...]] = zip(*batches, strict=True)
         self.losses: list[Tensor] = []
-        self.clipped = torch.zeros((), device=self.device)
-        at_once = augmented_at_once(self.spec.batch_size, self.data[0].x["train"].shape) // self.spec.batch_size
-        if within:
-            self.losses = [] if within["losses"] is None else list(within["losses"].to(self.device).unbind(1))
-            self.clipped = within["clipped"].to(self.device)
-        for parts in islice(batches, self.leg.steps - self.done):
-            if self.done == self.until:
-                yield True
-            self.rate = self.leg.rate(self.done)
-            self.losses.append(self._step(parts, self.rate))
-            self.done += 1
-            if self.members.unclipped_norm is not None:
-                self.clipped += self.members.unclipped_norm > self.spec.clip_norm
-            self.on_step(self.done, self.members, self.optimizer)
-            if (self.done - self.start) % at_once == 0:
-                self.drawn = [(order, a.get_state()) for (order, _), a in zip(self.drawn, augment, strict=True)]
+        self.clipped = torch.zeros((), device=training.device)
 
-    def _step(self, parts: Sequence[Batch], rate: float) -> Tensor:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss = self.members.losses(torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts]))
-        self.optimizer.zero_grad(set_to_none=True)
-        # the sum's gradient with respect to a member's weights is that of the member's own loss
-        loss.sum().backward()  # pyright: ignore[reportUnknownMemberType]
-        if self.spec.clip_norm:
-            self.members.unclipped_norm = nn.utils.clip_grad_norm_(self.members.parameters, self.spec.clip_norm)
-        self.optimizer.step()
-        return loss.detach()
-
-    def _close(self, epoch: int, start: int) -> None:
-        # one synchronisation per epoch, none per step
-        curve = self.members.ranks.mean(torch.stack(self.losses, 1)).cpu()
-        norms, clipped = self.members.norms().cpu(), float(self.clipped) / (self.done - start)
-        for i, history in enumerate(self.histories):
-            self.diverged[i] = self.diverged[i] or _first_bad(curve[i], start)
-            mean = curve[i].double().mean().item()
-            val = score_inputs(lambda x, i=i: self.members.logits(x)[i], *self.data[i].scored("val"))
-            history.append(Epoch(epoch, self.done, self.rate, mean, val, float(norms[i]), clipped))
-            self.on_epoch(i, history[-1])
+    def add_step(self, losses: Tensor, unclipped_norm: Tensor | None) -> None:
+        """Note the losses [members] of a step and the norm of its gradient before clipping."""
+        self.losses.append(losses)
+        if unclipped_norm is not None:
+            self.clipped += unclipped_norm > self._clip_norm
+        # the next step draws new augmented images
+        if len(self.losses) % self._redraw == 0:
+            augment = [a.get_state() for _, a in self._generators]
+            self.states = [(order, a) for (order, _), a in zip(self.states, augment, strict=True)]
 
 
-def epoch_of(plain: Mapping[str, Any]) -> Epoch:
-    """Return an epoch from what `asdict` made of it."""
+def _make_generators(seeds: Seeds, device: torch.device) -> tuple[Generator, Generator]:
+    # data order on the CPU, so that it does not depend on the device
+    return Generator().manual_seed(seeds.order), Generator(device=device).manual_seed(seeds.augment)
+
+
+def read_epoch(plain: Mapping[str, Any]) -> Epoch:
+    """Return the epoch that `asdict` turned into `plain`."""
     settings = dict(plain)
     return Epoch(val=Score(**settings.pop("val")), **settings)
 
 
-def _first_bad(losses: Tensor, before: int) -> int | None:
+def _first_bad_step(losses: Tensor, before: int) -> int | None:
     bad = torch.nonzero(~torch.isfinite(losses))
     return before + int(bad[0]) + 1 if len(bad) else None

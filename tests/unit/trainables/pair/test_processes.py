@@ -57,7 +57,7 @@ def test_a_checkpoint_of_another_process_is_not_the_leading_ones(tmp_path: Path)
 def test_rungs_look_at_children_of_other_processes() -> None:
     spec, runtime = digits_spec(epochs=4), Runtime(measure=0, rungs=2)
     alone, (together, others) = run_pair(spec, runtime), apart(spec, runtime)
-    assert others[0].calls == ["advance", "annealed", "advance", "annealed", "advance"]
+    assert others[0].calls == ["advance", "anneal", "advance", "anneal", "advance"]
     rows = [(r.rung, r.step, r.merged_loss_val) for r in together.rungs]
     assert rows == [(r.rung, r.step, r.merged_loss_val) for r in alone.rungs]
     assert len(rows) == 2
@@ -71,7 +71,7 @@ def test_a_trial_is_stopped_at_a_rung_wherever_its_children_are() -> None:
 
     spec, runtime = digits_spec(epochs=4), Runtime(measure=0, rungs=2)
     output, others = apart(spec, runtime, stop)
-    assert (output.result.outcome, others[0].calls) == (Outcome.PRUNED, ["advance", "annealed"])
+    assert (output.result.outcome, others[0].calls) == (Outcome.PRUNED, ["advance", "anneal"])
     assert {h.member for h in output.history} == {"a", "b"}
 
 

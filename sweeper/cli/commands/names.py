@@ -10,7 +10,7 @@ from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments, command
 from sweeper.config.catalog import merge_records, noise_records, space_records
 from sweeper.errors import ExitCode
-from sweeper.formatting import wrap
+from sweeper.formatting import format_table, wrap
 from trainables.noise import FAMILIES
 
 
@@ -47,18 +47,20 @@ def emit_noises(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:
          r["source"])
         for r in records
     ]  # fmt: skip
-    emit(as_json, records, _left(("noise", "kind", "formula", "unit", "solves for", "optimizers", "source"), rows))
+    header = ("noise", "kind", "formula", "unit", "solves for", "optimizers", "source")
+    emit(as_json, records, format_table(header, rows, indent=0, left_columns=len(header)))
 
 
 def emit_merges(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:
     """Print merges."""
     rows = [(r["name"], r["formula"], _grid(r["symbol"], r["grid"]), r["source"]) for r in records]
-    emit(as_json, records, _left(("merge", "formula", "grid", "source"), rows))
+    header = ("merge", "formula", "grid", "source")
+    emit(as_json, records, format_table(header, rows, indent=0, left_columns=len(header)))
 
 
 def _space(record: Mapping[str, Any]) -> str:
     budget = record["budget"]
-    small = f"{budget}; --smoke: seconds a pair on a CPU" if record["smoke"] else budget
+    small = f"{budget}; with --smoke a pair takes seconds on a CPU" if record["smoke"] else budget
     return f"{record['name']}\n{wrap(record['doc'], 2)}\n{wrap(small, 2)}"
 
 
@@ -68,11 +70,3 @@ def _families(names: Sequence[str]) -> str:
 
 def _grid(symbol: str, grid: Sequence[float]) -> str:
     return f"{symbol} = {grid[0]:g} … {grid[-1]:g}, {len(grid)} points" if len(grid) > 1 else "one point"
-
-
-def _left(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Return a table of texts, all columns aligned left."""
-    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in (header, *rows)
-    )

@@ -6,6 +6,8 @@ import shlex
 import sys
 from pathlib import Path
 
+import click
+
 from sweeper.cli.options import (
     DETACH,
     JOB_SERVER,
@@ -24,6 +26,8 @@ from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.cli.sweep_options import asked_sweep, flags
 from sweeper.config.spec import SweepSpec, keys
 from sweeper.errors import ExitCode, SpecError
+from sweeper.formatting import pluralize
+from trainables.io.printable import printable_line
 
 _YES = Option("--yes", "", "Continue an unfinished sweep in --out without asking.", default=False, group="cluster")
 _FOLLOW = Option("--follow", "", "Print what the job prints until it ends; with --server show the sweep's progress.",
@@ -73,10 +77,8 @@ def _sweep(args: Arguments, spec: SweepSpec, yes: bool) -> int:
     def confirm(folder: Path | str, left: int) -> bool:
         if yes or not sys.stdin.isatty():
             return yes
-        print(
-            f"{folder} holds a part of this sweep; run the {left} configurations left? [y/N] ", end="", file=sys.stderr
-        )
-        return input().strip().lower() in ("y", "yes")
+        question = f"{folder} holds a part of this sweep; run the remaining {pluralize(left, 'configuration')}?"
+        return click.confirm(printable_line(question), err=True)
 
     with Progress(spec.objective) as progress:
         results = launch.run(spec, progress, confirm, lambda line: print(line, file=sys.stderr))

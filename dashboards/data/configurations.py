@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sweeper.analysis.constraints import find_ineligible
+from sweeper.analysis.observations import find_ineligible
 from sweeper.analysis.regime import EXTEND
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
@@ -69,7 +69,7 @@ class ConfigPoint:
         outcome: `ok` where any repeat is, else the commonest other outcome.
         values: Column -> estimate over the repeats that are `ok`; a column without a finite value is missing.
         chosen: Name and coefficient of the merge chosen on validation, of each repeat that is `ok` and has one.
-        can_win: Whether it may win, see `sweeper.analysis.constraints.find_ineligible`.
+        can_win: Whether it may win, see `sweeper.analysis.observations.find_ineligible`.
     """
 
     config: str

@@ -113,8 +113,8 @@ class Folder:
         settings = spec = None
         if text is not None:
             try:
-                settings, lines = stored_values(self.place, text)
-                spec = spec_of(self.place, settings, lines)
+                settings = stored_values(self.place, text)
+                spec = spec_of(self.place, text)
             except SpecError:  # the views say that the settings are lost
                 pass
         if self.noise is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sweeper.analysis.constraints import feasible, find_ineligible
+from sweeper.analysis.observations import feasible, find_ineligible
 from sweeper.analysis.posterior import Posterior
 from sweeper.config.spec import SweepSpec
 from sweeper.search.objectives import OBJECTIVES, Objective, resolve_objective
@@ -176,7 +176,7 @@ def pareto(rows: Iterable[Row], objectives: Sequence[str], feasible: Feasible = 
     Args:
         rows: Rows of the trials table.
         objectives: Names in `OBJECTIVES`.
-        feasible: Whether a row keeps the sweep's limits, see `sweeper.analysis.constraints.feasible`.
+        feasible: Whether a row keeps the sweep's limits, see `sweeper.analysis.observations.feasible`.
 
     Returns:
         One record per configuration, sorted by the first objective: `config`, `number`, `digest` (its best repeat by

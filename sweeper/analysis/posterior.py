@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from search_spaces import Space
-from sweeper.analysis.constraints import constraints, find_ineligible
-from sweeper.config.prior import pooled
+from sweeper.analysis.observations import Observer, find_ineligible, make_trial
+from sweeper.config.prior import pool_priors
 from sweeper.config.space import corners, noise_constants
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
 FEWEST = 6
 """The model needs at least this many configurations with a value."""
-
-VALUELESS = (Outcome.PRUNED, Outcome.OUT_OF_MEMORY)
 
 Row = Mapping[str, Any]
 
@@ -137,7 +134,7 @@ def _target_noise(spec: SweepSpec, space: Space) -> str:
     try:
         return check_target(spec.noise).name
     except ValueError:
-        return default_noise(family(space.build(next(corners(space))).optimizer))
+        return default_noise(family(next(corners(space)).optimizer))
 
 
 def _numbers(rows: Sequence[Row]) -> list[int]:
@@ -147,39 +144,27 @@ def _numbers(rows: Sequence[Row]) -> list[int]:
 def _make_trials(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Objective) -> list[FrozenTrial]:
     # one trial per number of the sweep, as in its sampler's study
     broken = find_ineligible(rows)
+    observer = Observer(spec, SAMPLERS["noise"], [goal])
     groups: dict[int, list[Row]] = {number: [] for number in _numbers(rows)}
     for row in rows:
         groups[row["number"]].append(row)
     trials: list[FrozenTrial] = []
     for position, group in enumerate(groups.values()):
-        trial = _make_trial(spec, space, group, goal, group[0]["config"] in broken)
+        observation = observer.observe(group)
+        assert observation is not None
+        if group[0]["config"] in broken:  # training may break within the limits, too
+            observation = replace(observation, constraints={**observation.constraints, "viable": 1.0})
+        trial = make_trial(space, space.params_of(PairSpec.from_json(group[0]["spec"])), observation)
         trial.number = position
         trials.append(trial)
     return trials
-
-
-def _make_trial(spec: SweepSpec, space: Space, rows: Sequence[Row], goal: Objective, broken: bool) -> FrozenTrial:
-    from optuna.trial import TrialState, create_trial
-
-    params = space.params_of(PairSpec.from_json(rows[0]["spec"]))
-    # a pruned trial and one that ran out of memory have no comparable value
-    values = [goal.tell(r) for r in rows if r["outcome"] not in VALUELESS]
-    stopped = any(r["outcome"] == Outcome.PRUNED for r in rows)
-    return create_trial(
-        state=TrialState.COMPLETE if values else TrialState.PRUNED if stopped else TrialState.FAIL,
-        value=statistics.fmean(values) if values else None,
-        params=params,
-        distributions={name: space.knobs[name] for name in params},
-        # training may break within the limits, too
-        constraints=constraints(rows, spec) | ({"viable": 1.0} if broken else {}),
-    )
 
 
 def _make_sampler(spec: SweepSpec, space: Space, noise: str, rows: Sequence[Row]) -> Any:
     make = SAMPLERS["noise"].make
     assert make is not None
     examples = next((r["examples"] for r in rows if r["examples"]), None)
-    constants = noise_constants(space, {} if examples is None else {"examples": examples})
+    constants = noise_constants(space, PairSpec.from_json(rows[0]["spec"]), examples)
     k_aug = _read_k_aug(space, rows) if noise == "paper_aug" else None
     return make(
         seed=spec.seed,
@@ -188,13 +173,13 @@ def _make_sampler(spec: SweepSpec, space: Space, noise: str, rows: Sequence[Row]
         constants=constants,
         k_aug=k_aug,
         conditions=space.conditions,
-        prior=pooled(spec.prior),
+        prior=pool_priors(spec.prior),
     )
 
 
 def _read_k_aug(space: Space, rows: Sequence[Row]) -> KAug:
     # the probe before the search measured k_aug, and every row holds its own value
-    corner = space.build(next(corners(space)))
+    corner = next(corners(space))
     policies = getattr(space.knobs.get("augmentation"), "choices", (corner.augmentation,))
     tables: dict[str, dict[float, float]] = {policy: {0.0: 1.0} for policy in policies}
     for row in rows:

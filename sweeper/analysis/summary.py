@@ -65,7 +65,7 @@ def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, An
 
 def _find_front(spec: SweepSpec, trials: Any) -> list[dict[str, Any]]:
     from sweeper.analysis.best import pareto
-    from sweeper.analysis.constraints import feasible
+    from sweeper.analysis.observations import feasible
 
     if not spec.further_objectives:
         return []

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO, cast
 
-from sweeper.runner.results import Status
+from sweeper.runner.status import Status
 from trainables.io.printable import PrintableStream, printable, printable_line
 
 if TYPE_CHECKING:

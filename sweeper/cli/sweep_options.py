@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sweeper.cli.parsing import Arguments
-from sweeper.config.load import load_spec
-from sweeper.config.spec import SweepSpec, keys
-from sweeper.config.yaml_source import assignments
+from sweeper.config.load import load_sweep
+from sweeper.config.prepared import PreparedSweep
+from sweeper.config.spec import keys
+from sweeper.config.yaml_source import parse_assignments
 from sweeper.errors import SpecError
 
 _SENT = {"detach": "--detach", "estimate": "--dry-run", "label": "--name", "priority": "--priority",
@@ -28,24 +29,24 @@ def check_here(args: Arguments) -> None:
 
 
 def flags(args: Arguments, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Return those of the keys of a sweep that the command line gives."""
-    found = {k: v for k in keys if (v := getattr(args, k)) is not None}
-    if "resources" in found:
-        found["resources"] = assignments(found["resources"], "--resources")
-    return found
+    """Return the keys of a sweep that the command line sets, and `fixed` if it has `--set`."""
+    given = {k: v for k in keys if (v := getattr(args, k)) is not None}
+    if "resources" in given:
+        given["resources"] = parse_assignments(given["resources"], "--resources")
+    if texts := getattr(args, "set", None):
+        given["fixed"] = parse_assignments(texts)
+    return given
 
 
-def asked_sweep(args: Arguments, elsewhere: bool = False) -> SweepSpec:
-    """Return the sweep that `SPACE|spec.yaml` and the flags of `run` ask for.
+def read_sweep(args: Arguments, elsewhere: bool = False) -> PreparedSweep:
+    """Return the sweep of `SPACE|spec.yaml` and the flags.
 
     Args:
         args: The parsed arguments.
-        elsewhere: Whether the flag `--address` says where the sweep is sent, which is none of its keys.
+        elsewhere: Whether `--address` is the address of a job server, not a key of the sweep.
 
     Raises:
-        SpecError: Anything wrong with it.
+        SpecError: The sweep is wrong.
     """
     given = flags(args, tuple(k for k in keys("flag") if not (elsewhere and k == "address")))
-    if args.set:
-        given["fixed"] = assignments(args.set)
-    return load_spec(args.target, given)
+    return load_sweep(args.target, given)

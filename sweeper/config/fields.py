@@ -1,4 +1,4 @@
-"""Values of a sweep spec that are more than a number: ranges of knobs, priors over the noise, amounts of memory."""
+"""Field types of a sweep spec: ranges of knobs, priors over the noise, amounts of memory, options."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from pydantic.fields import FieldInfo
 
 from sweeper.formatting import exact_text
 
-# pydantic's ByteSize is no substitute: it refuses 16Gi, 1e9 and 0.5, and reads 1.2.3G as one byte
+# pydantic's ByteSize cannot replace this: it refuses 16Gi, 1e9 and 0.5, and reads 1.2.3G as one byte
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def parse_bytes(value: Any) -> Any:
-    """Return a number of bytes; a text may have a unit, such as 500MB (powers of 1000) or 8GiB (powers of 1024).
+    """Return a number of bytes; text may have a unit, such as 500MB (powers of 1000) or 8GiB (powers of 1024).
 
     Raises:
-        ValueError: The text is no amount of memory.
+        ValueError: The text is not an amount of memory.
     """
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"\s*([\d.]+(?:e[-+]?\d+)?)\s*([KMGT]?)(i?)B?\s*", value, re.IGNORECASE)
+    match = re.fullmatch(r"\s*([\d.]+(?:e[-+]?\d+)?)\s*([KMGT]?)(i?)B?\s*", value, re.IGNORECASE)
     try:
-        number, unit, binary = float(found[1]), found[2].upper(), bool(found[3])  # type: ignore[index]
+        number, unit, binary = float(match[1]), match[2].upper(), bool(match[3])  # type: ignore[index]
     except (TypeError, ValueError):
         raise ValueError(f"must be an amount of memory such as 8GB or 500MB, got {value!r}") from None
     return number * (1024 if binary else 1000) ** _POWERS[unit]
 
 
 class PriorNoise(BaseModel):
-    """What an earlier sweep says about the optimal noise.
+    """Optimal noise of an earlier sweep.
 
     Attributes:
-        best: Its optimum, in the unit of the sweep's noise definition.
+        best: The optimum, in the unit of the sweep's noise.
         low, high: 90 % interval of the optimum.
-        source: Where it comes from.
+        source: Run folder or text that it comes from.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,7 +48,7 @@ class PriorNoise(BaseModel):
     source: str = ""
 
     @model_validator(mode="after")
-    def _ordered(self) -> PriorNoise:
+    def _check_order(self) -> PriorNoise:
         if not self.low <= self.best <= self.high:
             low, best, high = map(exact_text, (self.low, self.best, self.high))
             raise ValueError(f"must have low <= best <= high, got {low}, {best} and {high}")
@@ -58,7 +58,7 @@ class PriorNoise(BaseModel):
 class Parameter(BaseModel):
     """Range of one knob: `min` and `max` with a `distribution`, or `values`.
 
-    `when` names the values of other knobs with which the knob acts; alone it keeps the space's range.
+    `when` names the values of other knobs with which the knob acts. `when` alone keeps the space's range.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,18 +71,18 @@ class Parameter(BaseModel):
 
     @field_validator("when", mode="before")
     @classmethod
-    def _listed(cls, value: Any) -> Any:
+    def _make_lists(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
         return {k: v if isinstance(v, list | tuple) else (v,) for k, v in value.items()}
 
     @property
-    def ranged(self) -> bool:
-        """Whether it has a range of its own."""
+    def has_range(self) -> bool:
+        """Whether it replaces the range of the space."""
         return self.values is not None or self.min is not None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Parameter:
+    def _check_range(self) -> Parameter:
         if self.values is not None:
             if self.min is not None or self.max is not None:
                 raise ValueError("give either values or min and max, not both")
@@ -108,11 +108,11 @@ class Parameter(BaseModel):
         """Return the Optuna distribution.
 
         Args:
-            kind: Type of the trial's field, `float`, `int` or another: numbers in quotes become numbers where the
-                field is one (YAML reads 1e-3 as text), and whole fields get whole distributions.
+            kind: Type of the trial's field. In a field of type `float` or `int`, text such as "1e-3" becomes a number;
+                a field of type `int` gets a distribution of whole numbers.
 
         Raises:
-            ValueError: A value is no number where the field is one.
+            ValueError: The field is a number, and a value is not.
         """
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -153,26 +153,26 @@ def option(
     identity: bool = True,
     **rules: Any,
 ) -> Any:
-    """Return a field of `SweepSpec` that is an option of the command line, too.
+    """Return a field of `SweepSpec` that is also an option of the command line.
 
     Args:
-        default: Its default.
-        description: One sentence or two, for `--help`, the schema and the reference.
+        default: Default of the field.
+        description: One or two sentences for `--help`, the schema and the reference.
         group: Group of options: search, trial, budget or cluster.
-        metavar: What stands for the value in `--help`; empty for one of few words and for switches.
-        many: Whether it has several values: the option may be repeated.
-        several: Whether one option takes all values up to the next option, too.
-        resumable: Whether a resume may change it.
-        runtime: Whether it is a field of `trainables.runtime.Runtime`, too.
-        identity: Whether two sweeps that differ in it are different searches.
-        rules: Rules and further arguments of pydantic's `Field`.
+        metavar: Placeholder of the value in `--help`; empty for choices and switches.
+        many: Whether the option may be repeated, for several values.
+        several: Whether one option may take several values.
+        resumable: Whether a resume may change the field.
+        runtime: Whether `trainables.runtime.Runtime` has the same field.
+        identity: Whether a different value makes a different search.
+        rules: Further arguments of pydantic's `Field`.
     """
-    about = {"flag": True, "group": group, "metavar": metavar, "many": many, "several": several, "resumable": resumable}
-    extra: dict[str, Any] = {"x-option": {**about, "runtime": runtime, "free": not identity}}
+    mark = {"flag": True, "group": group, "metavar": metavar, "many": many, "several": several, "resumable": resumable}
+    extra: dict[str, Any] = {"x-option": {**mark, "runtime": runtime, "free": not identity}}
     return Field(default, description=description, json_schema_extra=extra, **rules)
 
 
 def marks(field: FieldInfo) -> Mapping[str, Any]:
-    """Return what `option` says of a field; empty for a field that is no option."""
+    """Return the marks that `option` sets on a field; empty for other fields."""
     extra = field.json_schema_extra
     return cast(Mapping[str, Any], extra.get("x-option", {})) if isinstance(extra, dict) else {}

@@ -1,73 +1,114 @@
-"""Loads a sweep's spec from a file and flags."""
+"""Sources of a sweep: a file or the name of a space, with the keys that flags or a request set on top."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from search_spaces import Space, load
 from sweeper.config.plain_text import check_plain_values
-from sweeper.config.points import read_points
+from sweeper.config.points import convert_points, read_points
+from sweeper.config.prepared import PreparedSweep, prepare
 from sweeper.config.spec import SweepSpec
-from sweeper.config.yaml_source import placed, read_yaml
+from sweeper.config.yaml_source import locate, read_yaml
 from sweeper.errors import SpecError
 
+_MERGED = ("fixed", "resources")  # mappings that are overridden entry by entry
 
-def load_spec(target: str, flags: Mapping[str, Any] | None = None) -> SweepSpec:
-    """Build a sweep from `SPACE|spec.yaml` and flags; flags win.
+
+@dataclass(frozen=True)
+class SpecSource:
+    """Keys of a sweep as its user wrote them.
+
+    Attributes:
+        values: The keys and their values, not yet checked.
+        lines: Dotted key -> its line in `file`.
+        file: Name of the file, for messages; empty without a file.
+    """
+
+    values: Mapping[str, Any]
+    lines: Mapping[str, int] = field(default_factory=lambda: {})
+    file: str = ""
+
+    def override(self, changes: Mapping[str, Any]) -> SpecSource:
+        """Return the source with other values of some keys.
+
+        `fixed` and `resources` change entry by entry. A knob that `fixed` sets leaves `parameters`, and `objective`
+        replaces all objectives. Messages name no line for a changed key.
+        """
+        values, moved = {**self.values, **changes}, set(changes)
+        for key in _MERGED:
+            if isinstance(given := changes.get(key), Mapping):
+                old = self.values.get(key) or {}
+                # a wrong value of the file stays: the check refuses it with its line
+                values[key] = {**old, **given} if isinstance(old, Mapping) else old
+                moved |= {f"{key}.{name}" for name in given}
+        if isinstance(knobs := values.get("parameters"), Mapping):
+            values["parameters"] = {k: v for k, v in knobs.items() if k not in (changes.get("fixed") or {})}
+        if "objective" in changes:
+            values.pop("further_objectives", None)
+        return replace(self, values=values, lines={k: n for k, n in self.lines.items() if k not in moved})
+
+    def check(self) -> SweepSpec:
+        """Return the spec.
+
+        Raises:
+            SpecError: A key is unknown, or a value breaks its rule; the message names the line.
+        """
+        return SweepSpec.checked(self.values, self.lines, self.file)
+
+    def prepare(self, find: Callable[[str], Space] = load) -> PreparedSweep:
+        """Return the prepared sweep; see `sweeper.config.prepared.prepare`.
+
+        Raises:
+            SpecError: The sweep cannot be prepared; the message names the line.
+        """
+        return self.prepare_spec(self.check(), find)
+
+    def prepare_spec(self, spec: SweepSpec, find: Callable[[str], Space] = load) -> PreparedSweep:
+        """Return the prepared sweep of the spec that `check` returned.
+
+        Raises:
+            SpecError: It cannot be prepared; the message names the line.
+        """
+        try:
+            return prepare(spec, find)
+        except SpecError as error:
+            groups = {"parameters": spec.parameters, "fixed": spec.fixed}
+            raise SpecError(locate(str(error), groups, self.lines, self.file)) from None
+
+
+def load_sweep(target: str, flags: Mapping[str, Any] | None = None) -> PreparedSweep:
+    """Return the sweep of `SPACE|spec.yaml` and flags; flags win.
 
     Args:
         target: Name of a space, path of a user's Python space file, or path of a YAML spec.
-        flags: Keys of `SweepSpec`; `fixed` is added to the file's own, and a knob of the file that it fixes is dropped;
-            `enqueue` may be the path of a file of configurations.
+        flags: Keys of `SweepSpec`; see `SpecSource.override`. `enqueue` may be the path of a file of configurations.
 
     Raises:
-        SpecError: Anything wrong with it, in one line.
+        SpecError: The sweep is wrong; the message is one line.
     """
     flags = dict(flags or {})
-    added, resources = flags.pop("fixed", {}), flags.pop("resources", {})
-    file = flags.pop("enqueue") if isinstance(flags.get("enqueue"), str) else None
+    points = flags.pop("enqueue") if isinstance(flags.get("enqueue"), str) else None
+    source = _read_source(target).override(flags)
+    check_plain_values(source.values, source.lines, source.file)
+    sweep = source.prepare()
+    return sweep if points is None else _enqueue(sweep, points)
+
+
+def _read_source(target: str) -> SpecSource:
     if target.endswith((".yaml", ".yml")):
-        values, lines = read_yaml(Path(target))
-        if resources:
-            flags["resources"] = {**(values.get("resources") or {}), **resources}
-        for key in (*flags, *(f"fixed.{name}" for name in added)):
-            lines.pop(key, None)
-        check_plain_values({**values, **flags, "fixed": {**(values.get("fixed") or {}), **added}}, lines, target)
-        spec = _with_fixed(SweepSpec.checked({**values, **flags}, lines, target), added)
-        space_of(spec, lines, target)
-    else:
-        check_plain_values({"space": target, **flags, "fixed": added})
-        space = str(Path(target).resolve()) if target.endswith(".py") else target
-        spec = _with_fixed(
-            SweepSpec.checked({"space": space, **({"resources": resources} if resources else {}), **flags}), added
-        )
-        spec.load_space()
-    if file is None:
-        return spec
-    points = read_points(Path(file), spec.load_space())
-    spec = SweepSpec.checked({**spec.model_dump(exclude_unset=True), "enqueue": points})
+        return SpecSource(*read_yaml(Path(target)), target)
+    return SpecSource({"space": str(Path(target).resolve()) if target.endswith(".py") else target})
+
+
+def _enqueue(sweep: PreparedSweep, file: str) -> PreparedSweep:
+    points = read_points(Path(file), sweep.space)
+    spec = SweepSpec.checked({**sweep.spec.model_dump(exclude_unset=True), "enqueue": points})
     try:
-        spec.load_space()
-    except SpecError as error:
+        convert_points(sweep.space, spec.enqueue)
+    except ValueError as error:
         raise SpecError(f"{file}: {error}") from None
-    return spec
-
-
-def space_of(spec: SweepSpec, lines: Mapping[str, int], where: str, find: Callable[[str], Space] = load) -> Space:
-    """Return the search space of a spec whose keys stand on `lines` of the file `where`; see `SweepSpec.load_space`.
-
-    Raises:
-        SpecError: Something is wrong with it; the message names the line.
-    """
-    try:
-        return spec.load_space(find)
-    except SpecError as error:
-        groups = {"parameters": spec.parameters, "fixed": spec.fixed}
-        raise SpecError(placed(str(error), groups, lines, where)) from None
-
-
-def _with_fixed(spec: SweepSpec, added: Mapping[str, Any]) -> SweepSpec:
-    parameters = {name: p for name, p in spec.parameters.items() if name not in added}
-    return spec.model_copy(update={"fixed": {**spec.fixed, **added}, "parameters": parameters})
+    return replace(sweep, spec=spec)

@@ -1,4 +1,4 @@
-"""The rule for names and strings of a spec: no control and no format characters, which could drive a terminal."""
+"""Rule for the names and strings of a spec: no control or format characters, which could drive a terminal."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from trainables.io.printable import is_plain
 
 RULE = "must not hold control or format characters"
 _CODE = "source"
-"""The one string that is a file's text."""
+"""Key whose value is the text of a file, which may hold them."""
 
 
 def plain_text(text: str) -> str:
-    """Return the text, for pydantic's validators.
+    """Return the text; for pydantic's validators.
 
     Raises:
-        ValueError: It holds a control or format character.
+        ValueError: The text holds a control or format character.
     """
     if not is_plain(text):
         raise ValueError(RULE)
@@ -25,25 +25,25 @@ def plain_text(text: str) -> str:
 
 
 def check_plain(key: str, text: str) -> None:
-    """Refuse a name or string that holds a control or format character.
+    """Check that a name or string holds no control or format character.
 
     Raises:
-        SpecError: It does; the message names the key and shows the text escaped.
+        SpecError: It holds one; the message names the key and shows the text escaped.
     """
     if not is_plain(text):
         raise SpecError(f"{key} {RULE}, got {text[:80]!r}")
 
 
 def check_plain_values(values: Mapping[str, Any], lines: Mapping[str, int] | None = None, where: str = "") -> None:
-    """Refuse a spec in which any key or string holds a control or format character.
+    """Check that no key and no string of a spec holds a control or format character.
 
     Args:
-        values: The spec.
-        lines: The line on which each dotted key stands.
-        where: The file of these lines.
+        values: Keys of the spec, with their values.
+        lines: Dotted key -> its line.
+        where: File of these lines.
 
     Raises:
-        SpecError: One does; the message names the line.
+        SpecError: One of them does; the message names the line.
     """
     for path, text in _strings("", values):
         line = (lines or {}).get(path)

@@ -1,4 +1,4 @@
-"""What is known before a sweep: the optimal noise of earlier sweeps, and configurations to try first."""
+"""Enqueued points: configurations that a sweep tries first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from search_spaces import Space
 from search_spaces._space import SpaceError
 from sweeper.config.table_values import BadCells, parse, read_csv
-from sweeper.config.yaml_source import values_of
+from sweeper.config.yaml_source import read_values
 from sweeper.errors import SpecError
 from sweeper.formatting import exact_text
 from trainables.registry import unknown
@@ -17,14 +17,14 @@ from trainables.spec import PairSpec
 
 
 def read_points(path: Path, space: Space) -> list[dict[str, Any]]:
-    """Read configurations to try first: a YAML or JSON list of knobs and values, or a CSV with a column a knob.
+    """Return the configurations in a file: a YAML or JSON list of mappings, or a CSV with one column per knob.
 
-    Of a trials table as `sweeper export` writes it, the configurations whose outcome is ok are taken.
+    From a trials table that `sweeper export` wrote, it takes the configurations whose outcome is `ok`.
 
     Raises:
-        SpecError: The file cannot be read or holds something else.
+        SpecError: The file cannot be read, or has another form.
     """
-    data = _from_csv(path, space) if path.suffix == ".csv" else values_of(path)[0]
+    data = _from_csv(path, space) if path.suffix == ".csv" else read_values(path)[0]
     if not isinstance(data, list) or not data or not all(isinstance(p, dict) for p in data):
         raise SpecError(f"{path} must be a list of configurations, such as `- {{learning_rate: 0.1}}`")
     return data
@@ -37,16 +37,16 @@ def _from_csv(path: Path, space: Space) -> list[dict[str, Any]]:
     if "spec" in names and "outcome" in names:
         bad.refuse()
         trials = [dict(zip(names, row, strict=True)) for row in rows]
-        return _different(
+        return _drop_duplicates(
             _params(path, i, row["spec"], space) for i, row in enumerate(trials, 1) if row["outcome"] == "ok"
         )
     columns = {
-        name: bad.parsed([row[i] for row in rows], _kind(space.knobs.get(name)), f"column {name!r}")
+        name: bad.parse([row[i] for row in rows], _kind(space.knobs.get(name)), f"column {name!r}")
         for i, name in enumerate(names)
     }
     bad.refuse()
     points = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return _different({k: v for k, v in point.items() if v is not None} for point in points)
+    return _drop_duplicates({k: v for k, v in point.items() if v is not None} for point in points)
 
 
 def _params(path: Path, row: int, spec: str, space: Space) -> dict[str, Any]:
@@ -56,38 +56,38 @@ def _params(path: Path, row: int, spec: str, space: Space) -> dict[str, Any]:
         raise SpecError(f"{path}, row {row}, column 'spec': {error}") from None
 
 
-def _different(points: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def _drop_duplicates(points: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    unique: list[dict[str, Any]] = []
     for point in points:
-        if point not in found:
-            found.append(point)
-    return found
+        if point not in unique:
+            unique.append(point)
+    return unique
 
 
 def _kind(distribution: Any) -> str | None:
-    # what a knob's cells hold; None where its choices, or an unknown name, leave that open
+    # type of the cells of a knob; None if its choices decide, or if the knob is unknown
     if distribution is None or hasattr(distribution, "choices"):
         return None
     return "int" if isinstance(distribution.low, int) else "float"
 
 
-def checked_points(space: Space, points: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return configurations with values as their knobs have them; knobs may be missing.
+def convert_points(space: Space, points: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return configurations with values of the types of their knobs; knobs may be missing.
 
     Raises:
-        SpaceError: An unknown knob or a value outside its range; the message names the configuration.
+        SpaceError: A knob is unknown, or a value is outside its range; the message names the configuration.
     """
-    return [_checked(space, point, f"configuration {i} of enqueue") for i, point in enumerate(points, 1)]
+    return [_convert(space, point, f"configuration {i} of enqueue") for i, point in enumerate(points, 1)]
 
 
-def _checked(space: Space, point: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _convert(space: Space, point: Mapping[str, Any], where: str) -> dict[str, Any]:
     for name in point:
         if name not in space.knobs:
             raise SpaceError(f"{where}: {unknown('knob', name, space.knobs)}")
-    return {name: _value(space.knobs[name], value, f"{where}: {name}") for name, value in point.items()}
+    return {name: _convert_value(space.knobs[name], value, f"{where}: {name}") for name, value in point.items()}
 
 
-def _value(distribution: Any, value: Any, where: str) -> Any:
+def _convert_value(distribution: Any, value: Any, where: str) -> Any:
     number = _number(value)
     if hasattr(distribution, "choices"):
         for choice in distribution.choices:

@@ -1,4 +1,4 @@
-"""Resources of a trial, as the user states them."""
+"""Resources of a trial."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sweeper.errors import SpecError
 
 
 class Resources(BaseModel):
-    """Resources of one trial; each field says what it is."""
+    """Resources of one trial; see the description of each field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,25 +41,25 @@ class Resources(BaseModel):
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
         "PACK", description="Placement of a trial's processes on nodes."
     )
-    custom: dict[str, float] = Field({}, description="Amounts of the cluster's own resources per process.")
+    custom: dict[str, float] = Field({}, description="Custom Ray resources per process.")
     labels: dict[str, str] = Field({}, description="Labels of the nodes on which the processes run.")
     autoscaling: bool = Field(
-        False, description="The cluster adds nodes by itself: the sweep waits for them and is not refused."
+        False, description="The cluster adds nodes on demand: the sweep waits for them instead of failing."
     )
 
     @field_validator(
         "gpus_per_pair", "gpus_per_member", "ranks_per_member", "cpus_per_rank", "memory_per_rank", mode="before"
     )
     @classmethod
-    def _numbers(cls, value: Any) -> Any:
+    def _refuse_booleans(cls, value: Any) -> Any:
         if isinstance(value, bool):
             raise ValueError(f"must be a number, got {value}")
         return value
 
     @model_validator(mode="after")
-    def _one_layout(self) -> Resources:
+    def _check_layout(self) -> Resources:
         if self.gpus_per_pair is not None and self.ranks is not None:
-            raise ValueError("give gpus_per_pair (one process a trial) or gpus_per_member, not both")
+            raise ValueError("give gpus_per_pair (one process per trial) or gpus_per_member, not both")
         pair = self.gpus_per_pair
         if pair is not None and pair > 1 and pair != int(pair):
             raise ValueError(f"gpus_per_pair must be a fraction up to 1 or a whole number, got {pair:g}")
@@ -72,29 +72,29 @@ class Resources(BaseModel):
 
     @property
     def ranks(self) -> int | None:
-        """Processes that train one child; None where one process trains all children of a trial."""
+        """Number of processes that train one child; None if one process trains all children of a trial."""
         return self.gpus_per_member or self.ranks_per_member
 
     def gpus(self, members: int) -> float:
-        """Return the GPUs that a trial of so many children holds where it runs on GPUs."""
+        """Return the number of GPUs that a trial with this number of children holds on a machine with GPUs."""
         return self.gpus_per_member * members if self.gpus_per_member else self.gpus_per_pair or 1.0
 
     @property
     def without_gpus(self) -> str:
-        """What asks for processes without GPUs, as `key: value`; empty where nothing does."""
+        """The setting that keeps trials off GPUs, as `key: value`; empty without one."""
         if self.gpus_per_pair == 0:
             return "gpus_per_pair: 0"
         return f"ranks_per_member: {self.ranks_per_member}" if self.ranks and not self.gpus_per_member else ""
 
-    def device(self, asked: str) -> str:
-        """Return the device of the trials where `asked` is: without GPUs of their own they take no other trial's.
+    def device(self, name: str) -> str:
+        """Return the device of the trials for the sweep's key `device`; trials that reserve no GPU run on the CPU.
 
         Raises:
-            SpecError: A GPU is asked for, and none is reserved.
+            SpecError: The sweep names a GPU, and its trials reserve none.
         """
-        if self.without_gpus and asked.startswith("cuda"):
+        if self.without_gpus and name.startswith("cuda"):
             raise SpecError(
-                f"device {asked!r} needs GPUs, and resources.{self.without_gpus} reserves none: give gpus_per_pair or "
+                f"device {name!r} needs GPUs, and resources.{self.without_gpus} reserves none: give gpus_per_pair or "
                 "gpus_per_member instead, or --device cpu"
             )
-        return "cpu" if self.without_gpus and asked == "auto" else asked
+        return "cpu" if self.without_gpus and name == "auto" else name

@@ -1,8 +1,8 @@
-"""Values of a search space that trials and checks need: constants of the noise, corners, members."""
+"""Corners of a search space, and constants of the noise formulas in it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from search_spaces import Space
@@ -11,34 +11,44 @@ from trainables.noise import KNOBS
 from trainables.spec import PairSpec
 
 
-def noise_constants(space: Space, more: Mapping[str, float]) -> dict[str, float]:
-    """Return what stands in the noise formulas beside the knobs: the space's fixed values, and `more`.
+def noise_constants(space: Space, trial: PairSpec, examples: float | None = None) -> dict[str, float]:
+    """Return the values in noise formulas that are the same in all trials of a space.
 
-    Of a knob that acts under a condition only, it is the value elsewhere.
+    A knob with a condition counts with its value outside of the condition.
+
+    Args:
+        space: The space.
+        trial: Any trial of the space.
+        examples: Size of the training set; None leaves it out.
     """
-    some = space.build(next(corners(space)))
     names = [k for k in (*KNOBS, "beta1") if k not in space.knobs or k in space.conditions]
-    return {**{k: getattr(PairSpec if k in space.conditions else some, k) for k in names}, **more}
+    constants = {k: getattr(PairSpec if k in space.conditions else trial, k) for k in names}
+    return constants if examples is None else {**constants, "examples": examples}
 
 
-def corners(space: Space) -> Iterator[dict[str, Any]]:
-    """Yield parameters that touch every bound and every choice of every knob, one knob off the first corner each.
+def corner_params(space: Space) -> Iterator[dict[str, Any]]:
+    """Yield parameters that touch every bound and every choice of every knob.
 
-    What breaks a rule at a bound shows before the first trial, not in the middle of the sweep.
+    The first corner has the last value of every knob; each further one differs from it in one knob. A value that breaks
+    a rule shows there before the first trial, not in the middle of the sweep.
     """
 
     def ends(distribution: Any) -> list[Any]:
         return list(getattr(distribution, "choices", None) or (distribution.low, distribution.high))
 
-    # the rest at its largest: the largest batch is the one that may not fit
+    # the other knobs at their largest: the largest batch is the one that may not fit
     first = {name: ends(d)[-1] for name, d in space.knobs.items()}
     yield first
     for name, distribution in space.knobs.items():
-        here = {**first, **enabling(name, space.conditions)}
-        for value in ends(distribution) if here != first else ends(distribution)[:-1]:
-            yield {**here, name: value}
+        enabled = {**first, **enabling(name, space.conditions)}
+        for value in ends(distribution) if enabled != first else ends(distribution)[:-1]:
+            yield {**enabled, name: value}
 
 
-def members_of(space: Space) -> int:
-    """Return the children of a trial of a space, the most where they differ."""
-    return max(space.build(params).members for params in corners(space))
+def corners(space: Space) -> Iterator[PairSpec]:
+    """Yield the trials of `corner_params`.
+
+    Raises:
+        ValueError: A corner breaks a rule of `PairSpec`.
+    """
+    return map(space.build, corner_params(space))

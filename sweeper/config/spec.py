@@ -1,4 +1,4 @@
-"""SweepSpec: what a user asks for, from YAML, flags or Python; wrong keys and values are named with their line."""
+"""SweepSpec: the settings of a sweep, from YAML, flags or Python."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from pydantic_core import PydanticUndefined
 from search_spaces import Space, load
 from search_spaces._space import SpaceError
 from sweeper.config.fields import Parameter, PriorNoise, marks, option, parse_bytes
-from sweeper.config.points import checked_points
 from sweeper.config.resources import Resources
-from sweeper.config.space import corners
 from sweeper.config.yaml_source import explain
 from sweeper.config.yaml_text import write_stored
 from sweeper.errors import SpecError
@@ -27,15 +25,15 @@ from trainables.registry import UnknownName, unknown
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
-_SWEEPS_OWN = {"seed", "repeat", "stack"}
+_SET_BY_SWEEP = {"seed", "repeat", "stack"}
 _MOST_WORKERS = 100_000
 
 
 class SweepSpec(BaseModel):
-    """One sweep; each field says what it is.
+    """Settings of one sweep; see the description of each field.
 
     Raises:
-        SpecError: From `sweeper.config.load.load_spec` and `SweepSpec.checked`.
+        SpecError: From `sweeper.config.load.load_sweep` and `SweepSpec.checked`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -195,7 +193,7 @@ class SweepSpec(BaseModel):
         "checkpoint_steps", "loader_workers", "rungs", mode="before",
     )  # fmt: skip
     @classmethod
-    def _no_truth_values(cls, value: Any) -> Any:
+    def _refuse_booleans_as_whole(cls, value: Any) -> Any:
         if isinstance(value, bool):
             raise ValueError(f"must be a whole number, got {value}")
         return value
@@ -204,14 +202,14 @@ class SweepSpec(BaseModel):
         "max_seconds", "max_gpu_hours", "until_interval", "max_memory", "max_step_time", "resident_share", mode="before"
     )
     @classmethod
-    def _numbers(cls, value: Any) -> Any:
+    def _refuse_booleans_as_number(cls, value: Any) -> Any:
         if isinstance(value, bool):
             raise ValueError(f"must be a number, got {value}")
         return value
 
     @field_validator("workers")
     @classmethod
-    def _workers(cls, value: int | str) -> int | str:
+    def _check_workers(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
             raise ValueError(f"must be >= 1 or auto, got {value}")
         if isinstance(value, int) and value > _MOST_WORKERS:
@@ -220,22 +218,22 @@ class SweepSpec(BaseModel):
 
     @field_validator("plane")
     @classmethod
-    def _plane(cls, value: int) -> int:
+    def _check_plane(cls, value: int) -> int:
         if value == 1:
             raise ValueError("must be 0 (no plane) or at least 2 points a side, got 1")
         return value
 
     @model_validator(mode="before")
     @classmethod
-    def _several_objectives(cls, values: Any) -> Any:
-        named = values.get("objective") if isinstance(values, dict) else None
-        if not isinstance(named, list | tuple) or not named:
+    def _split_objectives(cls, values: Any) -> Any:
+        names = values.get("objective") if isinstance(values, dict) else None
+        if not isinstance(names, list | tuple) or not names:
             return values
-        return {**values, "objective": named[0], "further_objectives": tuple(named[1:])}
+        return {**values, "objective": names[0], "further_objectives": tuple(names[1:])}
 
     @field_validator("further_objectives")
     @classmethod
-    def _known_objectives(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
+    def _check_objectives(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
         for i, name in enumerate(value):
             if name not in OBJECTIVES:
                 raise ValueError(str(unknown("objective", name, OBJECTIVES)))
@@ -249,32 +247,34 @@ class SweepSpec(BaseModel):
 
     @field_validator("prior")
     @classmethod
-    def _prior_is_used(cls, value: tuple[PriorNoise | str, ...], info: Any) -> tuple[PriorNoise | str, ...]:
+    def _check_prior(cls, value: tuple[PriorNoise | str, ...], info: Any) -> tuple[PriorNoise | str, ...]:
         sampler = info.data.get("sampler")
         if value and sampler not in (None, "noise"):
-            raise ValueError(f"only sampler noise takes one, and enqueue known good points for others; got {sampler}")
+            raise ValueError(
+                f"only sampler noise takes a prior, got {sampler}; for other samplers enqueue good configurations"
+            )
         return value
 
     @field_validator("enqueue")
     @classmethod
-    def _enqueued_fit(cls, value: tuple[dict[str, Any], ...], info: Any) -> tuple[dict[str, Any], ...]:
+    def _check_enqueue(cls, value: tuple[dict[str, Any], ...], info: Any) -> tuple[dict[str, Any], ...]:
         if len(value) > info.data.get("trials", math.inf):
             raise ValueError(f"must be at most trials = {info.data['trials']} configurations, got {len(value)}")
         return value
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """Names of all objectives, the first one ranks."""
+        """Names of all objectives; the first one ranks the trials."""
         return (self.objective, *self.further_objectives)
 
     @field_validator("data", "cache")
     @classmethod
-    def _absolute(cls, value: str | None) -> str | None:
+    def _make_absolute(cls, value: str | None) -> str | None:
         return str(Path(value).expanduser().absolute()) if value else None
 
     @field_validator("sampler", "objective", "noise")
     @classmethod
-    def _known(cls, value: str, info: Any) -> str:
+    def _check_name(cls, value: str, info: Any) -> str:
         registry: Mapping[str, Any] = {"sampler": SAMPLERS, "objective": OBJECTIVES, "noise": NOISE}[info.field_name]
         if value not in registry:
             raise ValueError(str(unknown(info.field_name, value, registry)))
@@ -282,10 +282,16 @@ class SweepSpec(BaseModel):
 
     @classmethod
     def checked(cls, values: Mapping[str, Any], lines: Mapping[str, int] | None = None, where: str = "") -> SweepSpec:
-        """Build a spec; every error is one line that names the key, and the line of `where` it stands on.
+        """Return the spec with these values.
+
+        Args:
+            values: Keys and their values.
+            lines: Dotted key -> its line in the file `where`.
+            where: Name of that file, for messages.
 
         Raises:
-            SpecError: An unknown key, a wrong type or a value that breaks its rule.
+            SpecError: A key is unknown, a type is wrong, or a value breaks its rule. The message is one line, with the
+                key and its line in the file.
         """
         try:
             return cls.model_validate(dict(values))
@@ -293,22 +299,23 @@ class SweepSpec(BaseModel):
             raise SpecError(explain(error, cls, lines or {}, where)) from None
 
     def load_space(self, find: Callable[[str], Space] = load) -> Space:
-        """Return the search space with this sweep's own ranges and values; a user's space file is executed.
+        """Return the search space with this sweep's ranges and fixed values; see `sweeper.config.prepared.prepare`.
 
         Args:
-            find: Name or path -> the space; a server has one that executes nothing in its own process.
+            find: Returns the space of a name or path. The default executes a user's space file; a server passes a
+                function that does not.
 
         Raises:
-            SpecError: No such space, a wrong field, or a value that breaks a rule.
+            SpecError: The space is unknown, or a field or value breaks a rule.
         """
         try:
             kinds = {f.name: str(f.type) for f in fields(PairSpec)}
-            if mine := sorted(_SWEEPS_OWN & (set(self.parameters) | set(self.fixed))):
-                raise SpaceError(f"{mine[0]} is set by the sweep; use the keys seed, repeats and stack")
+            if taken := sorted(_SET_BY_SWEEP & (set(self.parameters) | set(self.fixed))):
+                raise SpaceError(f"the sweep sets {taken[0]}; use the keys seed, repeats and stack")
             knobs: dict[str, Any] = {}
             for name, parameter in self.parameters.items():
                 try:
-                    if parameter.ranged:
+                    if parameter.has_range:
                         knobs[name] = parameter.to_optuna(kinds.get(name, ""))
                 except ValueError as error:
                     raise SpaceError(f"parameters.{name}: {error}") from None
@@ -318,18 +325,15 @@ class SweepSpec(BaseModel):
             space = space.override(knobs, self.fixed, when)
             if not space.knobs:
                 raise SpaceError(f"space {self.space!r} has no knobs: nothing to search")
-            for params in corners(space):
-                space.build(params)
-            checked_points(space, self.enqueue)
         except (SpaceError, UnknownName, ValueError) as error:
             raise SpecError(str(error)) from None
         return space
 
     def _conditions(self, space: Space, knobs: Mapping[str, Any]) -> dict[str, Mapping[str, tuple[Any, ...]]]:
         for name, parameter in self.parameters.items():
-            if not parameter.ranged and name not in space.knobs:
-                raise SpaceError(f"parameters.{name}: give values, or both min and max: it is no knob of the space")
-        # numbers in YAML's text become the choices' own
+            if not parameter.has_range and name not in space.knobs:
+                raise SpaceError(f"parameters.{name}: give values, or both min and max: it is not a knob of the space")
+        # a number may be text in YAML; the knob has it as a number
         return {
             name: {other: tuple(_choice(v, knobs.get(other)) for v in values) for other, values in p.when.items()}
             for name, p in self.parameters.items()
@@ -337,7 +341,12 @@ class SweepSpec(BaseModel):
         }
 
     def runtime(self, bases: Path | None, device: str | None = None) -> Runtime:
-        """Return where and how the trials run: shared weights go to the folder `bases`, None keeps them in memory."""
+        """Return the runtime of the trials.
+
+        Args:
+            bases: Folder for shared weights; None keeps them in memory.
+            device: Device of the trials; None takes the sweep's.
+        """
         return Runtime(
             data_root=self.data,
             bases=None if bases is None else str(bases),
@@ -347,24 +356,24 @@ class SweepSpec(BaseModel):
         )
 
     def asked(self) -> dict[str, Any]:
-        """Return the keys that were given, as JSON can hold them: defaults that are written down make another spec."""
+        """Return the keys that the user set, for JSON; a default that is written down makes another spec."""
         return self.model_dump(mode="json", exclude_unset=True)
 
     def to_yaml(self) -> str:
-        """Return the spec as YAML without `out`, so that it reproduces the sweep elsewhere."""
+        """Return the spec as YAML without `out`, to reproduce the sweep in another folder."""
         data = self.model_dump(mode="json", exclude={"out"}, exclude_none=True)
         data["parameters"] = {k: v.model_dump(mode="json", exclude_none=True) for k, v in self.parameters.items()}
         data["resources"] = self.resources.model_dump(mode="json", exclude_defaults=True)
         return write_stored({k: v for k, v in data.items() if v not in ({}, [])})
 
     def identity(self) -> dict[str, Any]:
-        """Return what makes two sweeps the same search: all but budget, place and manner of running."""
+        """Return the keys that define the search: all but its budget, its place and the way it runs."""
         free = set(keys("free"))
-        if self.sampler == "grid":  # its levels follow from the number of trials
+        if self.sampler == "grid":  # the number of trials decides its levels
             free.remove("trials")
-        found = self.model_dump(mode="json", exclude=free)
-        # where a prior comes from changes nothing
-        return {**found, "prior": [p if isinstance(p, str) else {**p, "source": ""} for p in found["prior"]]}
+        values = self.model_dump(mode="json", exclude=free)
+        # the source of a prior changes nothing
+        return {**values, "prior": [p if isinstance(p, str) else {**p, "source": ""} for p in values["prior"]]}
 
 
 def _choice(value: Any, distribution: Any) -> Any:
@@ -372,10 +381,10 @@ def _choice(value: Any, distribution: Any) -> Any:
 
 
 def keys(mark: str) -> tuple[str, ...]:
-    """Return the fields of `SweepSpec` with a mark of `sweeper.config.fields.option`, in their order.
+    """Return the names of the fields of `SweepSpec` with a mark of `sweeper.config.fields.option`, in their order.
 
     Args:
-        mark: `flag` (an option of the command line), `resumable`, `runtime`, or `free` (two sweeps that differ there
-            are the same search).
+        mark: `flag` (an option of the command line), `resumable`, `runtime`, or `free` (not part of the search's
+            identity).
     """
     return tuple(name for name, field in SweepSpec.model_fields.items() if marks(field).get(mark))

@@ -1,4 +1,4 @@
-"""Values of a table's cells: one reader of CSV and one parser of cells, for `import` and `--enqueue` alike."""
+"""Cells of tables: a reader of CSV and a parser of cells, for `sweeper import` and `--enqueue`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INFINITE = re.compile(r"([+-]?)inf(inity)?", re.IGNORECASE)
 _GROUPED = re.compile(r"[+-]?\d[\d.,' \u00a0\u202f]*[,' \u00a0\u202f][\d.,]*([eE][+-]?\d+)?")
 _TRUTHS = {"true": True, "false": False}
 _DELIMITERS = ",;\t"
-_NAMED = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # Excel's first line
+_SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # first line of a file from Excel
 _MOST = 2**63  # whole numbers are stored in 64 bits
 _KINDS = {list: "a list", dict: "a record", bytes: "bytes"}
 _TIMES = (date, time, timedelta)
@@ -30,14 +30,14 @@ _SHOWN, _LONGEST = 5, 60
 
 
 def parse(value: Any, kind: str | None = None) -> Any:
-    """Return the value of a cell; None where it is empty or not a number (NaN).
+    """Return the value of a cell; None if it is empty or NaN.
 
     Args:
-        value: What the file holds: text, or a value of a typed column.
-        kind: `float`, `int`, `bool` or `str`; None takes text that looks like a number as a number.
+        value: Text, or the value of a typed column.
+        kind: `float`, `int`, `bool` or `str`; None turns text that looks like a number into a number.
 
     Raises:
-        ValueError: The cell holds something else; the message starts with `must be`.
+        ValueError: The cell is of another kind; the message starts with `must be`.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -57,7 +57,7 @@ def parse(value: Any, kind: str | None = None) -> Any:
 
 
 def is_empty(cell: Any) -> bool:
-    """Return whether a cell holds nothing, or a mark that stands for nothing such as NaN or N/A."""
+    """Return whether a cell is empty or holds a mark such as NaN or N/A."""
     if isinstance(cell, str):
         return cell.strip().lower() in _EMPTY
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
@@ -68,8 +68,8 @@ def _number(value: Any, whole: bool = False) -> float | int | None:
     cell = value
     if isinstance(value, str):
         text = value.strip()
-        if found := _INFINITE.fullmatch(text):
-            value = float(f"{found[1]}inf")
+        if match := _INFINITE.fullmatch(text):
+            value = float(f"{match[1]}inf")
         elif _NUMBER.fullmatch(text):
             value = float(text)
             if abs(value) < _MOST and not re.search(r"[.eE]", text):
@@ -111,12 +111,12 @@ def _shown(value: Any) -> str:
 
 @dataclass
 class BadCells:
-    """What is wrong with the rows of a table.
+    """Faults in the cells of a table.
 
     Attributes:
-        name: What the table is called, for messages.
-        total: Number of its rows.
-        faults: Row, counted from 1 -> what is wrong with it first.
+        name: Name of the table, for messages.
+        total: Number of rows.
+        faults: Row, counted from 1 -> its first fault.
     """
 
     name: str
@@ -124,16 +124,16 @@ class BadCells:
     faults: dict[int, str] = field(default_factory=lambda: {})
 
     def add(self, row: int, fault: str) -> None:
-        """Note a fault; the first one of a row counts."""
+        """Note a fault of a row, unless the row has one."""
         self.faults.setdefault(row, fault)
 
-    def parsed(self, cells: Sequence[Any], kind: str | None, where: str) -> list[Any]:
-        """Return the values of a column; a cell that cannot be read is noted and counts as empty.
+    def parse(self, cells: Sequence[Any], kind: str | None, where: str) -> list[Any]:
+        """Return the values of a column; a wrong cell becomes a fault and None.
 
         Args:
             cells: The cells of the column.
             kind: As in `parse`.
-            where: What the column is called, for messages.
+            where: Name of the column, for messages.
         """
         values: list[Any] = []
         for row, cell in enumerate(cells, 1):
@@ -145,13 +145,13 @@ class BadCells:
         return values
 
     def refuse(self, way: str = "") -> None:
-        """Do nothing where no row is bad.
+        """Raise if a row has a fault.
 
         Args:
-            way: The way out that follows the list of rows.
+            way: Way out, to end the message with.
 
         Raises:
-            SpecError: Some rows are bad; the message counts them and shows the first five.
+            SpecError: A row has a fault; the message counts these rows and shows the first five.
         """
         if not self.faults:
             return
@@ -164,12 +164,12 @@ class BadCells:
 
 @dataclass(frozen=True)
 class CsvTable:
-    """What a CSV file holds, as text.
+    """Text of a CSV file.
 
     Attributes:
-        names: Names of its columns.
-        rows: Its rows, each with a cell for every column.
-        faults: Row, counted from 1 -> what is wrong with its number of cells.
+        names: Names of the columns.
+        rows: The rows, with one cell per column.
+        faults: Row, counted from 1 -> fault in its number of cells.
     """
 
     names: list[str]
@@ -180,9 +180,9 @@ class CsvTable:
 def read_csv(path: Path) -> CsvTable:
     """Return the columns and rows of a CSV file.
 
-    The delimiter is a comma, a semicolon or a tab: the one that the heading holds most of, or what a first line
-    `sep=;` names. A byte order mark is taken, and blank lines are no rows. A column without a name is called
-    `column 1` by its place; it is left out where it is empty.
+    The delimiter is the most frequent comma, semicolon or tab in the heading, or the one that a first line `sep=;`
+    names. The reader skips a byte order mark and blank lines. A column without a name becomes `column N`, or is left
+    out if it is empty.
 
     Raises:
         SpecError: The file cannot be read.
@@ -193,9 +193,9 @@ def read_csv(path: Path) -> CsvTable:
         raise SpecError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise SpecError(f"{path} must be text in UTF-8; save it as `CSV UTF-8`") from None
-    if named := _NAMED.match(text):
-        text = text[named.end() :].lstrip("\r\n")
-    delimiter = named[1] if named else max(_DELIMITERS, key=text.partition("\n")[0].count)
+    if separator := _SEPARATOR.match(text):
+        text = text[separator.end() :].lstrip("\r\n")
+    delimiter = separator[1] if separator else max(_DELIMITERS, key=text.partition("\n")[0].count)
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
@@ -212,5 +212,5 @@ def read_csv(path: Path) -> CsvTable:
     }
     rows = [[unquote_cell(cell) for cell in [*row, *[""] * width][:width]] for row in rows]
     kept = [i for i, name in enumerate(names) if name or not all(is_empty(row[i]) for row in rows)]
-    named_all = [name or f"column {i + 1}" for i, name in enumerate(names)]
-    return CsvTable([named_all[i] for i in kept], [[row[i] for i in kept] for row in rows], faults)
+    names = [name or f"column {i + 1}" for i, name in enumerate(names)]
+    return CsvTable([names[i] for i in kept], [[row[i] for i in kept] for row in rows], faults)

@@ -1,4 +1,4 @@
-"""Sweep spec files: YAML in, values with the line that each stands on out; what is wrong is said in one line."""
+"""Sweep files: YAML as values and their lines, and error messages of one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainables.registry import unknown
 
 
 class NotYamlError(SpecError):
-    """A text that is no YAML."""
+    """A text is not YAML."""
 
 
 _RULES = {
@@ -30,13 +30,13 @@ _RULES = {
 }
 
 
-# members of a union, in the path of an error
+# names of the members of a union in the path of pydantic's errors
 _UNION = ("int", "literal", "str", "PriorNoise")
 _SHOWN = 200
 
 
 def explain(error: ValidationError, model: type[BaseModel], lines: Mapping[str, int], where: str) -> str:
-    """Return a validation error of `model` as one line, with the line of the file `where` that its key stands on."""
+    """Return a validation error of `model` as one line, which names the file `where` and the key's line in it."""
     item = error.errors(include_url=False)[0]
     path = [str(p) for p in item["loc"] if not (isinstance(p, str) and ("[" in p or p in _UNION))]
     key = ".".join(path)
@@ -63,18 +63,18 @@ def _shown(value: Any) -> str:
 def parse_yaml(
     path: Path, text: str | None = None, bounds: Bounds = FILE, stored: bool = False
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read a sweep spec file as it stands: its values, and the line that each key (dotted) stands on.
+    """Return the values of a sweep file as they are, and the line of each dotted key.
 
     Args:
-        path: The file, for messages where there is a `text`.
-        text: Its content where it does not lie on this machine.
-        bounds: How much it may hold.
-        stored: Whether this package wrote it; see `yaml_text.read`.
+        path: The file; only for messages if `text` is given.
+        text: Content of a file that is not on this machine.
+        bounds: Largest size of the content.
+        stored: Whether this package wrote the file; see `yaml_text.read`.
 
     Raises:
-        SpecError: The file cannot be read, is not YAML (`NotYamlError`) or not a mapping.
+        SpecError: The file cannot be read, is not YAML (`NotYamlError`), or is not a mapping.
     """
-    data, lines = values_of(path, text, bounds, stored)
+    data, lines = read_values(path, text, bounds, stored)
     if data is None:
         raise SpecError(f"{path} is empty; it must name a space, such as `space: digits_cnn`")
     if not isinstance(data, dict):
@@ -82,10 +82,10 @@ def parse_yaml(
     return data, lines
 
 
-def values_of(
+def read_values(
     path: Path, text: str | None = None, bounds: Bounds = FILE, stored: bool = False
 ) -> tuple[Any, dict[str, int]]:
-    """Read any YAML file; see `parse_yaml`.
+    """Return the value of any YAML file, and the line of each dotted key; see `parse_yaml`.
 
     Raises:
         SpecError: The file cannot be read, or is not YAML (`NotYamlError`).
@@ -102,12 +102,12 @@ def values_of(
 def read_yaml(
     path: Path, text: str | None = None, bounds: Bounds = FILE, stored: bool = False
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read a sweep spec file that is run on this machine, by `parse_yaml`.
+    """Return the result of `parse_yaml` for a sweep that runs on this machine, with resolved paths.
 
-    A relative path of a space, data root, cache or prior's run folder counts from the file's folder.
+    A relative path of a space file, data root, cache or prior's run folder starts at the file's folder.
 
     Raises:
-        SpecError: The file cannot be read, is not YAML or not a mapping.
+        SpecError: The file cannot be read, is not YAML, or is not a mapping.
     """
     data, lines = parse_yaml(path, text, bounds, stored)
     for key in ("space", "data", "cache"):
@@ -122,38 +122,38 @@ def read_yaml(
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> Mapping[str, Any]:
-    """Return the fields that stand beside an unknown key."""
+    """Return the fields of the model that an unknown key is in."""
     if len(path) == 1:
         return model.model_fields
     inner = model.model_fields[path[0]].annotation
     return (inner if isinstance(inner, type) and issubclass(inner, BaseModel) else Parameter).model_fields
 
 
-def placed(text: str, groups: Mapping[str, Iterable[str]], lines: Mapping[str, int], where: str) -> str:
-    """Return a message with the line of the key, under one of the `groups` of keys, that it names first."""
-    found: list[tuple[int, int]] = []  # where the message names it, line
+def locate(text: str, groups: Mapping[str, Iterable[str]], lines: Mapping[str, int], where: str) -> str:
+    """Return a message with the line of the first key that it names, of the keys in `groups`."""
+    places: list[tuple[int, int]] = []  # position in the message, line
     for group, names in groups.items():
         for name in names:
-            # base.steps stands there as the entry `steps` of `base`
-            named = [m.start() for n in {name, *name.split(".")} if (m := re.search(rf"\b{re.escape(n)}\b", text))]
-            if named and f"{group}.{name}" in lines:
-                found.append((min(named), lines[f"{group}.{name}"]))
-    return f"{where}, line {min(found)[1]}: {text}" if found else text
+            # a message may name base.steps as the entry `steps` of `base`
+            starts = [m.start() for n in {name, *name.split(".")} if (m := re.search(rf"\b{re.escape(n)}\b", text))]
+            if starts and f"{group}.{name}" in lines:
+                places.append((min(starts), lines[f"{group}.{name}"]))
+    return f"{where}, line {min(places)[1]}: {text}" if places else text
 
 
-def assignments(texts: Iterable[str], flag: str = "--set") -> dict[str, Any]:
-    """Read the `KEY=VALUE` of a flag; values are YAML.
+def parse_assignments(texts: Iterable[str], flag: str = "--set") -> dict[str, Any]:
+    """Return the keys and values of a flag's `KEY=VALUE`; values are YAML.
 
     Raises:
-        SpecError: One is not of that form, or its value is not YAML.
+        SpecError: A text has another form, or its value is not YAML.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", key.strip()):
             raise SpecError(f"{flag} needs KEY=VALUE, such as optimizer=adamw, got {text!r}")
         try:
-            found[key.strip()] = read(value)[0]
+            values[key.strip()] = read(value)[0]
         except YamlError as error:
             raise SpecError(f"{flag} {key}: {error}, got {value!r}") from None
-    return found
+    return values

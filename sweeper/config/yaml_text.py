@@ -1,7 +1,7 @@
-"""YAML text: one reader and one writer for all of it, by the core schema of YAML 1.2.
+"""YAML text: one reader and one writer, by the core schema of YAML 1.2.
 
-`010` is 10, `0o10` is 8, `1e-3` is a number, `1:30` and `2026-01-01` are text. What YAML 1.1 takes as a truth value
-(`yes`, `no`, `on`, `off`) is refused unless it is quoted. Tags beyond those of JSON's types and merge keys are refused.
+`010` is 10, `0o10` is 8, `1e-3` is a number, `1:30` and `2026-01-01` are text. The reader refuses merge keys, tags of
+types that JSON lacks, and the unquoted truth values of YAML 1.1 (`yes`, `no`, `on`, `off`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _STR, _SEQ, _MAP, _NULL, _BOOL, _INT, _FLOAT = (
     _CORE + name for name in ("str", "seq", "map", "null", "bool", "int", "float")
 )
 _AMBIGUOUS = "!yaml-1.1-bool"
-"""Our own tag of a plain `yes` or `off`: YAML 1.1 and 1.2 read different things."""
+"""Our tag of a plain `yes` or `off`, which YAML 1.1 and 1.2 read differently."""
 _MERGE = _CORE + "merge"
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), _NULL),
@@ -39,11 +39,11 @@ _SHOWN = 40
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much one text may hold.
+    """Largest size of one text.
 
     Attributes:
-        values: Keys and values, with every alias written out.
-        depth: Levels of lists and mappings.
+        values: Number of keys and values, with every alias expanded.
+        depth: Number of nested lists and mappings.
     """
 
     values: int = 1_000_000
@@ -51,15 +51,15 @@ class Bounds:
 
 
 FILE = Bounds()
-"""Bounds of a user's own file."""
+"""Bounds of a user's file."""
 
 
 class YamlError(ValueError):
-    """A text that cannot be read, in one sentence.
+    """A text cannot be read; the message is one sentence.
 
     Attributes:
-        line: Line that the sentence is about; None where it is about no line.
-        syntax: Whether the text is no YAML at all.
+        line: Line of the error; None if it has none.
+        syntax: Whether the text is not YAML at all.
     """
 
     def __init__(self, sentence: str, line: int | None = None, syntax: bool = False) -> None:
@@ -68,22 +68,22 @@ class YamlError(ValueError):
 
 
 def read(text: str, bounds: Bounds = FILE, stored: bool = False) -> tuple[Any, dict[str, int]]:
-    """Return the value of a YAML text, and the lines of its keys (dotted, with the index of a list's item).
+    """Return the value of a YAML text, and the line of each dotted key; a list's item counts by its index.
 
     Args:
         text: One document.
-        bounds: How much it may hold.
-        stored: Whether this package wrote it. Earlier versions wrote text such as `1e-3` without quotes, because
-            YAML 1.1 takes no number for it; it stays text where the version directive of `write_stored` is missing.
+        bounds: Largest size of the text.
+        stored: Whether this package wrote the text. Earlier versions wrote text such as `1e-3` without quotes, as it is
+            no number in YAML 1.1. Without the version directive of `write_stored` it stays text.
 
     Raises:
-        YamlError: The text is no YAML, holds too much, repeats a key, or says what is refused.
+        YamlError: The text is not YAML, is too large, repeats a key, or holds what the reader refuses.
     """
-    kind = _Earlier if stored and not text.startswith(_VERSION) else _Loader
+    loader = _EarlierLoader if stored and not text.startswith(_VERSION) else _Loader
     try:
-        node = kind(text, bounds).get_single_node()
+        node = loader(text, bounds).get_single_node()
     except UnicodeEncodeError:
-        raise YamlError("not YAML: a character is no whole one", syntax=True) from None
+        raise YamlError("not YAML: a character is incomplete", syntax=True) from None
     except yaml.reader.ReaderError as error:
         raise YamlError(f"not YAML: it holds the character U+{_code(error.character):04X}", syntax=True) from None
     except yaml.YAMLError as error:
@@ -92,17 +92,17 @@ def read(text: str, bounds: Bounds = FILE, stored: bool = False) -> tuple[Any, d
         raise YamlError(f"not YAML: {problem}", mark.line + 1 if mark else None, syntax=True) from None
     if node is None:
         return None, {}
-    values = _Values(bounds)
-    return values.of(node, ""), values.lines
+    constructor = _Constructor(bounds)
+    return constructor.construct(node, ""), constructor.lines
 
 
 def write(value: Any) -> str:
-    """Return a value as YAML that versions 1.1 and 1.2 read alike."""
+    """Return a value as YAML that versions 1.1 and 1.2 read the same way."""
     return yaml.dump(value, Dumper=Writer, sort_keys=False, allow_unicode=True)
 
 
 def write_stored(value: Any) -> str:
-    """Return a value as `write` does, with the directive that tells `read` by which rules it was written."""
+    """Return the YAML of `write`, with a directive that names the YAML version to `read`."""
     return f"{_VERSION}\n---\n{write(value)}"
 
 
@@ -110,7 +110,7 @@ def _code(character: Any) -> int:
     return character if isinstance(character, int) else ord(character)
 
 
-# -- what a plain scalar is -------------------------------------------------------------------------------------------
+# -- tags of plain scalars --------------------------------------------------------------------------------------------
 
 
 def _tag(text: str) -> str:
@@ -129,7 +129,7 @@ def _earlier_tag(text: str) -> str:
 
 
 def with_numbers(value: Any) -> Any:
-    """Return a value with numbers for text such as `1e-3`, which is a number in YAML 1.2 and was text in YAML 1.1."""
+    """Return a value with numbers in place of text such as `1e-3`, which is a number in YAML 1.2 only."""
     if isinstance(value, dict):
         return {key: with_numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -140,9 +140,9 @@ def with_numbers(value: Any) -> Any:
 
 
 class _Loader(_LIBYAML):
-    """Composes nodes of bounded number and depth.
+    """Composes a bounded number of nodes to a bounded depth.
 
-    libyaml recurses on the C stack, so depth has to be counted while it does: what is too deep would end the process.
+    libyaml recurses on the C stack. Counting the depth on the way keeps deep text from ending the process.
     """
 
     def __init__(self, text: str, bounds: Bounds) -> None:
@@ -150,7 +150,7 @@ class _Loader(_LIBYAML):
         self._bounds, self._depth, self._count = bounds, 0, 0
 
     def descend_resolver(self, current_node: Any, current_index: Any) -> None:
-        """Count a node before it is composed."""
+        """Count a node before libyaml composes it."""
         self._depth += 1
         self._count += 1
         if self._depth > self._bounds.depth + 1:
@@ -159,11 +159,11 @@ class _Loader(_LIBYAML):
             raise _too_many(self._bounds, current_node)
 
     def ascend_resolver(self) -> None:
-        """Leave a node."""
+        """Leave the node."""
         self._depth -= 1
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
-        """Return the tag of a node that names none."""
+        """Return the tag of a node without an explicit tag."""
         if kind is yaml.ScalarNode:
             return self.tag_of(value) if implicit[0] else _STR
         return _SEQ if kind is yaml.SequenceNode else _MAP
@@ -173,28 +173,28 @@ class _Loader(_LIBYAML):
         return _tag(text)
 
 
-class _Earlier(_Loader):
-    """Reads what earlier versions of this package wrote by the rules of YAML 1.1."""
+class _EarlierLoader(_Loader):
+    """Reads files of earlier versions of this package, which followed YAML 1.1."""
 
     def tag_of(self, text: str) -> str:
-        """Return the tag of a plain scalar: text that they left without quotes stays text."""
-        found = _tag(text)
-        return _STR if found in (_INT, _FLOAT) and _earlier_tag(text) == _STR else found
+        """Return the tag of a plain scalar; text that these versions left unquoted stays text."""
+        tag = _tag(text)
+        return _STR if tag in (_INT, _FLOAT) and _earlier_tag(text) == _STR else tag
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class _Values:
-    """Makes values of nodes, each alias its own."""
+class _Constructor:
+    """Constructs values from nodes; every alias becomes a copy."""
 
     bounds: Bounds
     lines: dict[str, int] = field(default_factory=dict[str, int])
     _count: int = 0
     _open: set[int] = field(default_factory=set[int])
 
-    def of(self, node: yaml.Node, path: str) -> Any:
+    def construct(self, node: yaml.Node, path: str) -> Any:
         self._count += 1
         if self._count > self.bounds.values:
             raise _too_many(self.bounds, node)
@@ -203,14 +203,14 @@ class _Values:
         if node.tag != (_SEQ if isinstance(node, yaml.SequenceNode) else _MAP):
             raise _foreign(node)
         if id(node) in self._open:
-            raise YamlError("an alias must not stand inside of what it repeats", _line(node))
+            raise YamlError("an alias must not repeat a value that contains it", _line(node))
         if len(self._open) >= self.bounds.depth:
             raise _too_deep(self.bounds, node)
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
-                return {key: self.of(value, name) for key, name, value in self._entries(node, path)}
-            return [self.of(item, name) for name, item in self._items(node, path)]
+                return {key: self.construct(value, name) for key, name, value in self._entries(node, path)}
+            return [self.construct(item, name) for name, item in self._items(node, path)]
         finally:
             self._open.remove(id(node))
 
@@ -239,7 +239,7 @@ def _key(node: yaml.Node) -> str:
         raise YamlError("keys must be text, got a list or mapping", _line(node))
     text = str(node.value)
     if node.tag == _MERGE:
-        raise YamlError("merge keys (<<) are not taken: write the keys out", _line(node))
+        raise YamlError("merge keys (<<) are not supported: write the keys out", _line(node))
     if node.tag not in (_STR, _AMBIGUOUS):
         raise YamlError(f"keys must be text, got {_shown(text)}: quote it", _line(node))
     return text
@@ -261,7 +261,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     if tag == _FLOAT and (whole or _NUMBER.fullmatch(text)):
         return _real(text, node)
     if tag in (_NULL, _BOOL, _INT, _FLOAT):
-        raise YamlError(f"{_shown(text)} is no {tag.removeprefix(_CORE)}", _line(node))
+        raise YamlError(f"{_shown(text)} is not a valid {tag.removeprefix(_CORE)}", _line(node))
     raise _foreign(node)
 
 
@@ -301,35 +301,37 @@ def _too_many(bounds: Bounds, node: yaml.Node) -> YamlError:
 
 def _foreign(node: yaml.Node) -> YamlError:
     tag = _shown(str(node.tag).replace(_CORE, "!!"))
-    return YamlError(f"the tag {tag} is not taken: write text, numbers, true, false, lists and mappings", _line(node))
+    return YamlError(
+        f"the tag {tag} is not supported: write text, numbers, true, false, lists and mappings", _line(node)
+    )
 
 
 # -- the writer -------------------------------------------------------------------------------------------------------
 
 
 class Writer(yaml.SafeDumper):
-    """Writes values so that readers of YAML 1.1 and 1.2 find the same: text that either takes for more is quoted.
+    """Writes values that readers of YAML 1.1 and 1.2 read the same way, with quotes around ambiguous text.
 
     Attributes:
-        blocks: Whether text of several lines is written as it is.
+        blocks: Whether text of several lines becomes a literal block.
     """
 
     blocks = False
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
-        """Return what a reader would take a node for."""
+        """Return the tag that a reader would give a node."""
         if kind is not yaml.ScalarNode or not implicit[0]:
             return super().resolve(kind, value, implicit)
-        found = _tag(value)
-        return found if found != _STR else _earlier_tag(value)
+        tag = _tag(value)
+        return tag if tag != _STR else _earlier_tag(value)
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write everything out, nothing by reference."""
+        """Return True, so that every repeated value is written in full."""
         return True
 
 
 def _represent_text(writer: Writer, text: str) -> yaml.ScalarNode:
-    # line breaks of YAML 1.1 are written as escapes in double quotes only
+    # only double quotes escape the line breaks of YAML 1.1
     style = '"' if _BREAKS.search(text) else "|" if writer.blocks and "\n" in text else None
     return writer.represent_scalar(_STR, text, style)
 

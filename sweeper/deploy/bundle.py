@@ -53,7 +53,7 @@ def bundle_sweep(spec: SweepSpec, folder: str | None = None) -> Bundle:
     """Return the files that a job needs to run a sweep on a machine without the files of this one.
 
     Args:
-        spec: The sweep, as `load_spec` returns it.
+        spec: The sweep, as `sweeper.config.load.load_sweep` checks it.
         folder: Folder whose files the job needs, too.
 
     Raises:
@@ -97,15 +97,13 @@ def _read_priors(spec: SweepSpec) -> SweepSpec:
     """Return the spec with priors read from the run folders of this machine."""
     from sweeper.analysis.prior import read_prior
     from sweeper.config.fields import PriorNoise
-    from sweeper.config.space import corners
+    from sweeper.config.noise_default import set_default_noise
+    from sweeper.config.prepared import prepare
 
     if all(isinstance(p, PriorNoise) or is_uri(p) for p in spec.prior):
         return spec
-    from sweeper.config.noise_default import with_usual_noise
-
-    space = spec.load_space()
-    noise = with_usual_noise(spec, space).noise
-    trainable = space.build(next(corners(space))).trainable
+    sweep = set_default_noise(prepare(spec))
+    noise, trainable = sweep.spec.noise, sweep.corners[0].trainable
     priors = [
         p if isinstance(p, PriorNoise) or is_uri(p) else read_prior(p, spec.objective, noise, trainable)
         for p in spec.prior

@@ -18,7 +18,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sweeper.config.space import members_of
+from sweeper.config.prepared import prepare
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_text import Writer
 from sweeper.deploy.bundle import Bundle, bundle_sweep, job_name
@@ -154,7 +154,7 @@ def _fit(spec: SweepSpec, cluster: Cluster, gpus: int, labels: dict[str, str]) -
         resources = resources.model_copy(update={"gpus_per_pair": 1.0})
     available = {"CPU": float(cluster.cpus), "GPU": float(gpus), "memory": float(cluster.memory)}
     nodes = [Node(available, labels)] * cluster.workers
-    trial = layout(resources, spec.threads, 0, members_of(spec.load_space()))
+    trial = layout(resources, spec.threads, 0, prepare(spec).members)
     check_fits(nodes, trial)
     workers = spec.workers if isinstance(spec.workers, int) else capacity(nodes, trial)
     resources = resources.model_copy(update={"autoscaling": True})

@@ -12,8 +12,8 @@ from typing import Any
 from sweeper.analysis.evidence.plan import Plan, PlannedTrials
 from sweeper.analysis.regime import EXTEND
 from sweeper.runner.jobs import Job, Row
-from sweeper.runner.results import Status
 from sweeper.runner.session import Session
+from sweeper.runner.status import Status
 from trainables.spec import PairSpec
 
 
@@ -43,7 +43,7 @@ class Extension(Session):
         job = self.jobs[self.open.pop()]
         self.status.running += 1
         self.status.target = job.context["noise_target"]
-        self.listener(self.status)
+        self.report()
         return job
 
     def finish(self, job: Job, rows: list[Row]) -> None:

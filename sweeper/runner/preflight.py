@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
 
-from search_spaces import Space
-from sweeper.config.points import checked_points
-from sweeper.config.space import corners, noise_constants
+from sweeper.config.points import convert_points
+from sweeper.config.prepared import PreparedSweep
+from sweeper.config.space import corner_params
 from sweeper.config.spec import SweepSpec
-from sweeper.config.trials import build
+from sweeper.config.trials import is_stacked
 from sweeper.errors import SpecError
 from sweeper.runner.proposer import make_proposer
 from sweeper.search.k_aug import KAug
@@ -21,38 +23,39 @@ from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import KNOBS, NOISE
 from trainables.pair.plugin import line_in
 from trainables.pair.record import is_out_of_memory
+from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.training.optimizers import family
-from trainables.trial import inspect
+from trainables.trial import TRAINABLES, inspect
 
 AUGMENTED = ("augmentation", "augmentation_strength")
 
 
-def check_sweep(spec: SweepSpec, space: Space) -> Mapping[str, float]:
-    """Build data, models and the sampler once, so that what is missing or wrong shows before anything starts.
+def check_sweep(sweep: PreparedSweep) -> PreparedSweep:
+    """Build data, models and the sampler once, so that an error shows before anything starts.
 
     Returns:
-        Constants for the noise formulas: `examples`.
+        The sweep, with the noise constant `examples`.
 
     Raises:
-        SpecError: Data, a model or the sampler cannot be built; a batch is larger than the training set.
+        SpecError: Data, a model or the sampler cannot be built, or a batch is larger than the training set.
     """
+    spec, space = sweep.spec, sweep.space
     try:
-        first = next(corners(space))
-        points = [*corners(space), *({**first, **point} for point in checked_points(space, spec.enqueue))]
-        specs = [space.build(params) for params in points]
-        _check_noise(spec, specs)
-        _check_objectives(spec, specs)
-        # a cluster's devices are not this machine's
+        first = next(corner_params(space))
+        enqueued = [space.build({**first, **point}) for point in convert_points(space, spec.enqueue)]
+        trials = [*sweep.corners, *enqueued]
+        _check_noise(spec, trials)
+        _check_objectives(spec, trials)
+        # this machine may lack the devices of a cluster
         runtime = spec.runtime(None, "auto" if spec.address else None)
-        constants = {"examples": inspect(specs, runtime)}
-        # k_aug is probed once the run folder is there
-        k_aug = KAug({s.augmentation: {0.0: 1.0, 1.0: 1.0} for s in specs}, specs[0].augmentation)
-        needs = "k_aug" in NOISE[spec.noise].needs
-        make_proposer(spec, space, noise_constants(space, constants), k_aug if needs else None)
+        sweep = sweep.with_constants(examples=inspect(trials, runtime))
+        # `measure_k_aug` needs the run folder, so the sampler is checked with a stand-in
+        k_aug = KAug({t.augmentation: {0.0: 1.0, 1.0: 1.0} for t in trials}, trials[0].augmentation)
+        make_proposer(sweep, k_aug if _needs_k_aug(spec) else None)
     except (ValueError, KeyError) as error:
         raise SpecError(str(error)) from None
-    except Exception as error:  # of a user's own model or data set
+    except Exception as error:  # of a user's model or data set
         if is_out_of_memory(error):
             raise SpecError(
                 "a trial needs more memory than this process may take, before it trains: lower its model or its data "
@@ -61,21 +64,54 @@ def check_sweep(spec: SweepSpec, space: Space) -> Mapping[str, float]:
         line = line_in(error, spec.space)
         text = " ".join(str(error).split())
         raise SpecError(f"a trial cannot be set up: {spec.space}{line}: {type(error).__name__}: {text}") from error
-    _check_positive(spec, specs, constants)
-    return constants
+    _check_positive(spec, trials, sweep.constants)
+    return sweep
 
 
-def fit_to_ranks(spec: SweepSpec, space: Space) -> SweepSpec:
-    """Check what a sweep asks of the cluster, and return it without stacks where children have processes of their own.
+def measure_k_aug(sweep: PreparedSweep, runtime: Runtime, say: Callable[[str], None]) -> KAug | None:
+    """Measure at the base weights how the augmentation policies of a sweep change its noise.
+
+    Returns:
+        Parameters -> k_aug; None if the sweep's noise does not depend on it.
 
     Raises:
-        SpecError: Its trials cannot be run so.
+        SpecError: The trials train nothing, or the measurement fails.
     """
+    spec, space = sweep.spec, sweep.space
+    if not _needs_k_aug(spec):
+        return None
+    trial = sweep.corners[0]
+    tables = getattr(import_module(TRAINABLES[trial.trainable]), "probe_tables", None)
+    if tables is None:
+        raise SpecError(f"noise {spec.noise!r} needs a probe of gradients, and space {spec.space!r} trains nothing")
+    trial = replace(trial, **{k: getattr(PairSpec, k) for k in AUGMENTED if k in space.conditions})
+    policies = getattr(space.knobs.get("augmentation"), "choices", (trial.augmentation,))
+    trials = [replace(trial, augmentation=policy) for policy in dict.fromkeys((*policies, trial.augmentation))]
+    try:
+        k_aug = KAug(tables(trials, runtime), trial.augmentation, trial.augmentation_strength)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+    strongest = [f"{policy} {max(t):.1f} -> x{t[max(t)]:.2f}" for policy, t in k_aug.tables.items()]
+    say(f"augmentation on the noise axis: {', '.join(strongest)}")
+    return k_aug
+
+
+def _needs_k_aug(spec: SweepSpec) -> bool:
+    return "k_aug" in NOISE[spec.noise].needs
+
+
+def fit_to_ranks(sweep: PreparedSweep) -> PreparedSweep:
+    """Check the resources of a sweep, and return it without stacks if every child has processes of its own.
+
+    Raises:
+        SpecError: The trials cannot run with these resources.
+    """
+    spec = sweep.spec
     ranks = spec.resources.ranks
     if spec.runner == "ray":
         spec.resources.device(spec.device)
     if ranks is None:
-        return spec
+        return sweep
     key = "gpus_per_member" if spec.resources.gpus_per_member else "ranks_per_member"
     if spec.runner != "ray":
         raise SpecError(f"resources.{key} needs runner ray, got {spec.runner}")
@@ -83,43 +119,41 @@ def fit_to_ranks(spec: SweepSpec, space: Space) -> SweepSpec:
         raise SpecError(f"stack on trains repeats as one, and resources.{key} each child apart: use --stack off")
     if spec.prune and ranks > 1:
         raise SpecError(f"prune needs one process a child, and resources.{key} is {ranks}: leave one of them out")
-    specs = [space.build(params) for params in corners(space)]
-    if len({s.members for s in specs}) > 1:
+    if len({t.members for t in sweep.corners}) > 1:
         raise SpecError(f"members must be fixed with resources.{key}: --set members=2")
     rule = f"batch_size must be a multiple of the {ranks} processes that share it (resources.{key})"
-    sizes = space.knobs.get("batch_size")
+    sizes = sweep.space.knobs.get("batch_size")
     if sizes is not None and not hasattr(sizes, "choices") and getattr(sizes, "step", 1) % ranks:
         raise SpecError(f"{rule}, and the space's range holds others: give its values, or --set batch_size=N")
-    if wrong := sorted({s.batch_size for s in specs if s.batch_size % ranks}):
+    if wrong := sorted({t.batch_size for t in sweep.corners if t.batch_size % ranks}):
         raise SpecError(f"{rule}, got {wrong[0]}")
-    # what would not be stacked anyway stays the same sweep with other resources
-    stacks = any(build(spec, space, params).stack > 1 for params in corners(space))
-    return spec.model_copy(update={"stack": "off"}) if stacks else spec
+    # a sweep that would not stack anyway stays the same sweep with other resources
+    stacks = spec.repeats > 1 and any(is_stacked(spec, trial) for trial in sweep.corners)
+    return sweep.with_spec(stack="off") if stacks else sweep
 
 
-def _check_noise(spec: SweepSpec, specs: Sequence[PairSpec]) -> None:
-    # a search that aims at no noise may show a measured one
+def _check_noise(spec: SweepSpec, trials: Sequence[PairSpec]) -> None:
     if spec.noise == "paper_aug" and spec.measure == 0:
         raise SpecError("noise 'paper_aug' is measured by a probe; leave out --measure 0, or take another --noise")
     if spec.sampler == "noise":
         check_target(spec.noise)
-    else:
+    else:  # a measured noise can be shown, but no target
         check_shown(spec.noise)
-    check_defined(spec.noise, {s.optimizer: family(s.optimizer) for s in specs})
+    check_defined(spec.noise, {t.optimizer: family(t.optimizer) for t in trials})
 
 
-def _check_objectives(spec: SweepSpec, specs: Sequence[PairSpec]) -> None:
-    two = any(s.pair_kind == "two_task" for s in specs)
+def _check_objectives(spec: SweepSpec, trials: Sequence[PairSpec]) -> None:
+    two = any(t.pair_kind == "two_task" for t in trials)
     if two and (undefined := [name for name in spec.objectives if OBJECTIVES[name].one_task]):
         others = ", ".join(name for name, goal in OBJECTIVES.items() if not goal.one_task)
         raise SpecError(f"objective {undefined[0]!r} is not defined in pair_kind two_task; use one of {others}")
 
 
-def _check_positive(spec: SweepSpec, specs: Sequence[PairSpec], constants: Mapping[str, float]) -> None:
+def _check_positive(spec: SweepSpec, trials: Sequence[PairSpec], constants: Mapping[str, float]) -> None:
     scale = NOISE[spec.noise]
     if scale.kind != "predicted":
         return
-    settings = [{"k_aug": 1.0, **constants, **{k: getattr(s, k) for k in (*KNOBS, "beta1")}} for s in specs]
+    settings = [{"k_aug": 1.0, **constants, **{k: getattr(t, k) for k in (*KNOBS, "beta1")}} for t in trials]
     if not any(scale.defined_at(s) and scale.predict(s) > 0 for s in settings):
         raise SpecError(
             f"noise {spec.noise!r} is 0 for every configuration, or undefined: {scale.formula}; choose another --noise"

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from search_spaces import Space
 from search_spaces._conditions import acts, in_order
-from sweeper.config.points import checked_points
-from sweeper.config.prior import pooled
+from sweeper.analysis.observations import make_trial, trial_state, trial_values
+from sweeper.config.points import convert_points
+from sweeper.config.prepared import PreparedSweep
+from sweeper.config.prior import pool_priors
 from sweeper.config.spec import SweepSpec
 from sweeper.search.designs import count_configs
 from sweeper.search.objectives import OBJECTIVES, Observation
@@ -51,7 +53,7 @@ class Proposer(Protocol):
         """Return the configuration with this number, which lies within `sweeper.runner.proposer.budget_of`."""
         ...
 
-    def tell(self, number: int, params: Mapping[str, Any], told: Observation) -> None:
+    def tell(self, number: int, params: Mapping[str, Any], observation: Observation) -> None:
         """Say how a configuration ended, asked for now or in an earlier run."""
         ...
 
@@ -66,8 +68,9 @@ class Proposer(Protocol):
 class DesignProposer:
     """Point `number` of a design: resuming fills the missing numbers with the same points."""
 
-    def __init__(self, spec: SweepSpec, space: Space) -> None:
-        self.spec, self.space, self.points = spec, space, checked_points(space, spec.enqueue)
+    def __init__(self, sweep: PreparedSweep) -> None:
+        self.spec, self.space = sweep.spec, sweep.space
+        self.points = convert_points(sweep.space, sweep.spec.enqueue)
 
     def ask(self, number: int) -> Proposal:
         """See `Proposer.ask`."""
@@ -84,7 +87,7 @@ class DesignProposer:
         thoughts = {"origin": ENQUEUED} if number < first else None
         return Proposal(self.space.acting({**params, **given}), thoughts=thoughts, seconds=time.perf_counter() - start)
 
-    def tell(self, number: int, params: Mapping[str, Any], told: Observation) -> None:
+    def tell(self, number: int, params: Mapping[str, Any], observation: Observation) -> None:
         """Nothing to learn."""
 
     def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
@@ -98,15 +101,14 @@ class StudyProposer:
     as none failed.
     """
 
-    def __init__(
-        self, spec: SweepSpec, space: Space, constants: Mapping[str, float], k_aug: KAugOf | None = None
-    ) -> None:
+    def __init__(self, sweep: PreparedSweep, k_aug: KAugOf | None = None) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.spec, self.space, self.constants, self.k_aug = spec, space, constants, k_aug
+        spec, space = self.spec, self.space = sweep.spec, sweep.space
+        self.constants, self.k_aug = sweep.constants, k_aug
         self.sampler = SAMPLERS[spec.sampler]
-        self.points = checked_points(space, spec.enqueue)
+        self.points = convert_points(space, spec.enqueue)
         self.order = in_order(space.knobs, space.conditions)
         maximize, minimize = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
         directions = [maximize if OBJECTIVES[o].maximize else minimize for o in spec.objectives]
@@ -128,7 +130,7 @@ class StudyProposer:
                 constants=self.constants,
                 k_aug=self.k_aug,
                 conditions=self.space.conditions,
-                prior=pooled(self.spec.prior),
+                prior=pool_priors(self.spec.prior),
             )
 
     def ask(self, number: int) -> Proposal:
@@ -163,39 +165,25 @@ class StudyProposer:
         attrs = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
         return attrs.get(NOISE_TARGET_KEY), json.loads(attrs.get(SEARCH_KEY, "{}"))
 
-    def tell(self, number: int, params: Mapping[str, Any], told: Observation) -> None:
+    def tell(self, number: int, params: Mapping[str, Any], observation: Observation) -> None:
         """See `Proposer.tell`."""
-        from optuna.trial import Trial, TrialState
+        from optuna.trial import Trial
 
-        state = TrialState.COMPLETE if told.values is not None else TrialState.FAIL
-        state = TrialState.PRUNED if told.pruned else state
-        values = list(told.values) if told.values is not None and not told.pruned else None
         if number not in self.open:
-            self._add(params, state, values, told.constraints)
+            self.study.add_trial(make_trial(self.space, params, observation))
             return
         trial = Trial(self.study, self.study.get_trials(deepcopy=False)[self.open.pop(number)]._trial_id)
-        for name, value in told.constraints.items():
+        for name, value in observation.constraints.items():
             trial.set_constraint(name, value)
-        self.study.tell(trial, values, state=state)
+        self.study.tell(trial, trial_values(observation), state=trial_state(observation))
 
     def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
         """See `Proposer.keep`."""
-        from optuna.trial import TrialState
-
         if params is not None:
             self.open[number] = len(self.study.trials)
-            self._add(params, TrialState.RUNNING)
+            self.study.add_trial(make_trial(self.space, params, None))
         elif self.sampler.stateless:
             self.kept[number] = self.ask(number)
-
-    def _add(self, params: Mapping[str, Any], state: Any, values: Any = None, constraints: Any = None) -> None:
-        from optuna.trial import create_trial
-
-        knobs = {name: self.space.knobs[name] for name in self.order if name in params}
-        known = {name: params[name] for name in knobs}
-        self.study.add_trial(
-            create_trial(state=state, params=known, distributions=knobs, values=values, constraints=constraints)
-        )
 
 
 def _suggested(trial: Any, name: str, distribution: Any) -> Any:
@@ -214,20 +202,16 @@ def _designed(spec: SweepSpec, space: Space) -> int:
     return count_configs(spec.sampler, space.knobs, max(spec.trials - len(spec.enqueue), 1), space.conditions)
 
 
-def make_proposer(
-    spec: SweepSpec, space: Space, constants: Mapping[str, float], k_aug: KAugOf | None = None
-) -> Proposer:
+def make_proposer(sweep: PreparedSweep, k_aug: KAugOf | None = None) -> Proposer:
     """Return the proposer of a sweep.
 
     Args:
-        spec: The sweep.
-        space: Its search space.
-        constants: What the noise formulas need beside the knobs: fixed hyperparameters and `examples`.
-        k_aug: Parameters -> k_aug, for a noise that has it.
+        sweep: The sweep, with the constants of its noise formula.
+        k_aug: Parameters -> k_aug; None if the noise does not depend on it.
 
     Raises:
         ValueError: The sampler cannot search this space or these objectives.
     """
-    if SAMPLERS[spec.sampler].design is not None:
-        return DesignProposer(spec, space)
-    return StudyProposer(spec, space, constants, k_aug)
+    if SAMPLERS[sweep.spec.sampler].design is not None:
+        return DesignProposer(sweep)
+    return StudyProposer(sweep, k_aug)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,34 +15,16 @@ if TYPE_CHECKING:
     from sweeper.analysis.regime import Regime
 
 
-@dataclass
-class Status:
-    """Where a sweep stands, in configurations."""
-
-    budget: int
-    done: int = 0
-    running: int = 0
-    failed: int = 0
-    pruned: int = 0
-    saved_seconds: float = 0.0
-    """Training time of the steps that pruned trials did not run."""
-    best: float | None = None
-    target: float | None = None
-    warnings: dict[str, str] = field(default_factory=lambda: {})
-    """Warning key -> the first trial's sentence."""
-    started: float = field(default_factory=time.monotonic)
-
-
 @dataclass(frozen=True)
 class Results:
-    """What a sweep found.
+    """Results of a sweep.
 
     Attributes:
-        run: The run folder; text where it is a URI.
+        run: The run folder; text if it is a URI.
         trials: The trials table, one row per trial.
-        objective, noise: Of the sweep.
-        interrupted: Whether it was stopped by the user; `resume` continues it.
-        reason: Why it ended early; empty where it did not.
+        objective, noise: The sweep's.
+        interrupted: Whether the user stopped it; `resume` continues it.
+        reason: Why it ended early; empty if it did not.
         failed: Configurations that failed in this session.
     """
 
@@ -57,14 +38,14 @@ class Results:
 
     @property
     def regime(self) -> Regime:
-        """The objective as a function of noise: optimum, interval, curve."""
+        """Fit of the objective over the noise: optimum, interval and curve."""
         from sweeper.analysis.regime import fit_regime
 
         return fit_regime(self.trials, self.objective, self.noise)
 
 
 def load_results(run: str | Path) -> Results:
-    """Return the results that a run folder holds so far.
+    """Return the results in a run folder so far.
 
     Raises:
         SpecError: The folder holds no sweep.

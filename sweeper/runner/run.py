@@ -1,4 +1,4 @@
-"""run(SweepSpec): the whole main job, for Python and the command line alike."""
+"""Driver of a sweep: locks the run folder, runs a session in it, and returns the results."""
 
 from __future__ import annotations
 
@@ -6,175 +6,173 @@ import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search_spaces import Space
 from sweeper.analysis.prior import read_prior
 from sweeper.config.fields import PriorNoise
-from sweeper.config.space import corners
+from sweeper.config.noise_default import set_default_noise
+from sweeper.config.prepared import PreparedSweep, prepare
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError, StorageError
-from sweeper.runner.ray_tune.address import check_reachable, joined
-from sweeper.runner.results import Status
+from sweeper.runner.preflight import check_sweep, fit_to_ranks, measure_k_aug
+from sweeper.runner.ray_tune.address import check_reachable, resolve_address
+from sweeper.runner.results import Results, path_or_uri
 from sweeper.runner.session import Session
 from sweeper.runner.signals import sigterm_as_sigint
-from sweeper.search.k_aug import KAug
+from sweeper.runner.status import QUIET, Callbacks, Status
 from sweeper.storage.checkpoints import CHECKPOINTS, clear, on_node
 from sweeper.storage.location import Place, place_of
 from sweeper.storage.run_folder import claim, locked, withdraw, write_start
 from sweeper.storage.space_data import write_space
 from sweeper.storage.tables import read_trials
-from trainables.noise import NOISE
 from trainables.runtime import Runtime
-from trainables.spec import PairSpec
-from trainables.trial import TRAINABLES
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from sweeper.analysis.evidence.plan import Plan
-from sweeper.config.noise_default import with_usual_noise
-from sweeper.runner.preflight import AUGMENTED, check_sweep, fit_to_ranks
-from sweeper.runner.results import Results, path_or_uri
 
 
 def run(
     spec: SweepSpec,
-    listener: Callable[[Status], None] = lambda _: None,
-    confirm: Callable[[Path | str, int], bool] = lambda run, left: True,
-    say: Callable[[str], None] = lambda _: None,
-    stop: Callable[[], str] = lambda: "",
+    listener: Callable[[Status], None] = QUIET.listener,
+    confirm: Callable[[Path | str, int], bool] = QUIET.confirm,
+    say: Callable[[str], None] = QUIET.say,
+    stop: Callable[[], str] = QUIET.stop,
 ) -> Results:
-    """Run a sweep to its end, or continue it where its run folder holds a part of it.
+    """Run a sweep to its end, or continue it if its run folder holds a part of it.
 
     Args:
         spec: The sweep; `out` names the run folder.
         listener: Called with the status after every change.
-        confirm: Asked with (run folder, configurations left) before an unfinished sweep is continued.
-        say: Called with a line on what was found before the search.
-        stop: Returns why no further configuration is to be started; empty where one may be.
+        confirm: Returns whether to continue an unfinished sweep; called with its run folder and the number of
+            configurations left.
+        say: Called with a line about what happens before the search.
+        stop: Returns why the sweep starts no further configuration; empty while it may.
 
     Returns:
-        The results. SIGINT and SIGTERM end the sweep early: `interrupted` is then True, finished trials are kept.
+        The results. SIGINT and SIGTERM end the sweep early: `interrupted` is then True, and finished trials stay.
 
     Raises:
-        SpecError: The sweep cannot be run as asked; nothing was started.
-        StorageError: The run folder cannot be written to; what is finished is kept.
+        SpecError: The sweep cannot run; nothing was started.
+        StorageError: The run folder cannot be written to; finished trials stay.
     """
-    asked, spec = spec.address, joined(spec, say)
-    space = spec.load_space()
-    spec = fit_to_ranks(_with_prior(with_usual_noise(spec, space), space, say), space)
-    constants = check_sweep(spec, space)
-    if spec.runner == "ray" and spec.address:
-        check_reachable(spec.address)
-    folder, held = claim(spec)
-    again = f"`sweeper resume {shlex.quote(folder.uri)}` continues"
-    with locked(folder) as hold, _kept(again):
-        folder = folder.patient()
-        folder.tidy()
-        runtime = _runtime(spec, folder)
-        k_aug = _probed(spec, space, runtime, say) if "k_aug" in NOISE[spec.noise].needs else None
-        session = Session(spec, space, folder, runtime, constants, listener, k_aug)
-        session.stop = stop
-        hold.lost = lambda why: session.break_off(StorageError(why))
-        if held and session.open and session.status.done and not confirm(path_or_uri(folder), len(session.open)):
-            raise SpecError(f"{folder.text} holds a part of this sweep; {again} it")
-        # what RAY_ADDRESS says is not the sweep's: it may be another at a resume
-        write_start(folder, spec if asked else spec.model_copy(update={"address": None}), space)
+    return run_prepared(prepare(spec), Callbacks(listener, confirm, say, stop))
+
+
+def run_prepared(sweep: PreparedSweep, callbacks: Callbacks = QUIET) -> Results:
+    """Run a prepared sweep; see `run`."""
+    address = sweep.spec.address
+    sweep = _read_priors(set_default_noise(_resolve_address(sweep, callbacks)), callbacks)
+    sweep = _check(sweep)
+    folder, held = claim(sweep.spec)
+    command = f"sweeper resume {shlex.quote(folder.uri)}"
+    with _open_session(sweep, folder, callbacks, command) as session:
+        unfinished = held and session.open and session.status.done
+        if unfinished and not callbacks.confirm(path_or_uri(folder), len(session.open)):
+            raise SpecError(f"{folder.text} holds a part of this sweep; `{command}` continues it")
+        # an address from RAY_ADDRESS is not the sweep's: a resume may have another one
+        write_start(session.run, sweep.spec if address else sweep.with_spec(address=None).spec, sweep.space)
         try:
-            interrupted = _run_to_end(session)
+            interrupted = _drive(session)
         except SpecError:  # the cluster cannot run it
             if not held and not session.finished:
-                withdraw(folder, spec)
+                withdraw(session.run, sweep.spec)
             raise
-        trials = _read_at_end(session)
-    return Results(
-        path_or_uri(folder), trials, spec.objective, spec.noise, interrupted, session.halted, session.status.failed
-    )
+        return _collect_results(session, interrupted)
 
 
-def extend(
-    spec: SweepSpec,
-    plan: Plan,
-    listener: Callable[[Status], None] = lambda _: None,
-    say: Callable[[str], None] = lambda _: None,
-    stop: Callable[[], str] = lambda: "",
-) -> Results:
-    """Run the trials of a plan in the folder of a sweep, beside its own; see `sweeper.runner.extension`.
+def extend(sweep: PreparedSweep, plan: Plan, callbacks: Callbacks = QUIET) -> Results:
+    """Run the trials of a plan in the folder of a sweep; see `sweeper.runner.extension`.
 
     Args:
-        spec: The sweep, as `sweeper.storage.run_folder.runnable_spec` yields it.
-        plan: What to run.
-        listener: Called with the status after every change.
-        say: Called with a line on what was found before.
-        stop: Returns why no further trial is to be started; empty where one may be.
+        sweep: The sweep, of a spec from `sweeper.storage.run_folder.runnable_spec`.
+        plan: The trials.
+        callbacks: Functions of the caller.
 
     Returns:
         The results of the whole sweep; `failed` counts trials.
 
     Raises:
-        SpecError: It cannot be run; nothing was started.
+        SpecError: The plan cannot run; nothing was started.
+        StorageError: The run folder cannot be written to; finished trials stay.
     """
     from sweeper.analysis.evidence.plan import PLAN_FILE, save_plan
     from sweeper.runner.extension import Extension
 
-    spec = joined(spec, say)
-    assert spec.out is not None
-    space, folder = spec.load_space(), place_of(spec.out)
+    sweep = _check(_resolve_address(sweep, callbacks))
+    assert sweep.spec.out is not None
+    folder = place_of(sweep.spec.out)
     if folder.local:
         folder = place_of(folder.local.absolute())
-    spec = fit_to_ranks(spec, space)
-    constants = check_sweep(spec, space)
-    if spec.runner == "ray" and spec.address:
-        check_reachable(spec.address)
-    with locked(folder) as hold, _kept(f"`sweeper extend {shlex.quote(folder.uri)}` continues"):
-        folder = folder.patient()
-        runtime = _runtime(spec, folder)
-        k_aug = _probed(spec, space, runtime, say) if "k_aug" in NOISE[spec.noise].needs else None
-        session = Extension(plan, spec, space, folder, runtime, constants, listener, k_aug)
-        session.stop = stop
-        hold.lost = lambda why: session.break_off(StorageError(why))
-        write_space(folder, space)  # an earlier version wrote none
-        save_plan(plan, folder)
-        interrupted = _run_to_end(session)
+    command = f"sweeper extend {shlex.quote(folder.uri)}"
+    with _open_session(sweep, folder, callbacks, command, partial(Extension, plan)) as session:
+        write_space(session.run, sweep.space)  # an earlier version wrote none
+        save_plan(plan, session.run)
+        interrupted = _drive(session)
         if not session.open and not interrupted and not session.status.failed:
-            folder.remove(PLAN_FILE)
-        trials = _read_at_end(session)
-    return Results(
-        path_or_uri(folder), trials, spec.objective, spec.noise, interrupted, session.halted, session.status.failed
-    )
+            session.run.remove(PLAN_FILE)
+        return _collect_results(session, interrupted)
 
 
-def _runtime(spec: SweepSpec, folder: Place) -> Runtime:
+def _resolve_address(sweep: PreparedSweep, callbacks: Callbacks) -> PreparedSweep:
+    return replace(sweep, spec=resolve_address(sweep.spec, callbacks.say))
+
+
+def _check(sweep: PreparedSweep) -> PreparedSweep:
+    sweep = check_sweep(fit_to_ranks(sweep))
+    if sweep.spec.runner == "ray" and sweep.spec.address:
+        check_reachable(sweep.spec.address)
+    return sweep
+
+
+@contextmanager
+def _open_session(
+    sweep: PreparedSweep,
+    folder: Place,
+    callbacks: Callbacks,
+    command: str,
+    make: Callable[..., Session] = Session,
+) -> Iterator[Session]:
+    """Hold the lock of a run folder, and yield a session in it.
+
+    Raises:
+        StorageError: The folder cannot be written to; the message names the command that continues.
+    """
+    try:
+        with locked(folder) as hold:
+            folder = folder.patient()
+            folder.tidy()
+            runtime = _make_runtime(sweep.spec, folder)
+            session = make(sweep, folder, runtime, callbacks, measure_k_aug(sweep, runtime, callbacks.say))
+            hold.lost = lambda why: session.break_off(StorageError(why))
+            yield session
+    except StorageError as error:
+        raise StorageError(f"{error}; finished trials are kept, `{command}` continues") from None
+
+
+def _make_runtime(spec: SweepSpec, folder: Place) -> Runtime:
     device = spec.resources.device(spec.device) if spec.runner == "ray" else spec.device
     if folder.local is None:
         return on_node(spec.runtime(None, device), folder)
     return replace(spec.runtime(folder.local / "bases", device), checkpoints=str(folder.local / CHECKPOINTS))
 
 
-@contextmanager
-def _kept(again: str) -> Iterator[None]:
-    """Say of storage that fails that what is finished is kept, and how to go on."""
-    try:
-        yield
-    except StorageError as error:
-        raise StorageError(f"{error}; finished trials are kept, {again}") from None
-
-
-def _read_at_end(session: Session) -> pa.Table:
+def _collect_results(session: Session, interrupted: bool) -> Results:
     if not session.open:
         session.compact()
-    trials = read_trials(session.run)
+    folder, spec = session.run, session.spec
+    trials = read_trials(folder)
     rows = trials.select(["digest", "outcome"]).to_pylist()
-    with suppress(SpecError, StorageError):  # what is left costs room only
-        clear(session.run, [r["digest"] for r in rows if r["outcome"] != "failed"])  # those are tried again
-    return trials
+    with suppress(SpecError, StorageError):  # a checkpoint that stays only takes up space
+        clear(folder, [r["digest"] for r in rows if r["outcome"] != "failed"])  # a resume tries failed trials again
+    failed = session.status.failed
+    return Results(path_or_uri(folder), trials, spec.objective, spec.noise, interrupted, session.halted, failed)
 
 
-def _run_to_end(session: Session) -> bool:
-    session.listener(session.status)
+def _drive(session: Session) -> bool:
+    """Run a session to its end; returns whether the user interrupted it."""
+    session.report()
     if not session.open:
         return False
     try:
@@ -194,32 +192,10 @@ def _run_to_end(session: Session) -> bool:
     return False
 
 
-def _with_prior(spec: SweepSpec, space: Space, say: Callable[[str], None]) -> SweepSpec:
-    trainable = space.build(next(corners(space))).trainable
-    read = [
-        p if isinstance(p, PriorNoise) else read_prior(p, spec.objective, spec.noise, trainable, say)
+def _read_priors(sweep: PreparedSweep, callbacks: Callbacks) -> PreparedSweep:
+    spec, trainable = sweep.spec, sweep.corners[0].trainable
+    priors = [
+        p if isinstance(p, PriorNoise) else read_prior(p, spec.objective, spec.noise, trainable, callbacks.say)
         for p in spec.prior
     ]
-    return spec.model_copy(update={"prior": tuple(read)}) if read else spec
-
-
-def _probed(spec: SweepSpec, space: Space, runtime: Runtime, say: Callable[[str], None]) -> KAug:
-    """Measure what the space's augmentation policies do to the noise at the base weights, before the search.
-
-    Raises:
-        SpecError: Nothing is trained, or the probe cannot be run.
-    """
-    some = space.build(next(corners(space)))
-    tables = getattr(import_module(TRAINABLES[some.trainable]), "probe_tables", None)
-    if tables is None:
-        raise SpecError(f"noise {spec.noise!r} needs a probe of gradients, and space {spec.space!r} trains nothing")
-    some = replace(some, **{k: getattr(PairSpec, k) for k in AUGMENTED if k in space.conditions})
-    policies = getattr(space.knobs.get("augmentation"), "choices", (some.augmentation,))
-    specs = [replace(some, augmentation=policy) for policy in dict.fromkeys((*policies, some.augmentation))]
-    try:
-        k_aug = KAug(tables(specs, runtime), some.augmentation, some.augmentation_strength)
-    except ValueError as error:
-        raise SpecError(str(error)) from None
-    strongest = [f"{policy} {max(t):.1f} -> x{t[max(t)]:.2f}" for policy, t in k_aug.tables.items()]
-    say(f"augmentation on the noise axis: {', '.join(strongest)}")
-    return k_aug
+    return sweep.with_spec(prior=tuple(priors)) if priors else sweep

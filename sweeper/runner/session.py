@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
-from search_spaces import Space
 from sweeper.analysis.best import Leaderboard, pareto
-from sweeper.analysis.constraints import MEMORY, constraints, feasible
+from sweeper.analysis.observations import Observer, feasible
 from sweeper.analysis.trial_warnings import split_warnings
-from sweeper.config.space import members_of, noise_constants
+from sweeper.config.prepared import PreparedSweep
 from sweeper.config.spec import SweepSpec
 from sweeper.config.trials import build
 from sweeper.errors import SpecError, StorageError
@@ -21,15 +19,14 @@ from sweeper.runner.budgets import Budgets, gpus_of
 from sweeper.runner.jobs import Job, Row, was_stopped
 from sweeper.runner.proposer import DesignProposer, Proposal, Proposer, budget_of, make_proposer
 from sweeper.runner.pruning import Judge, Pruner, saved
-from sweeper.runner.results import Status
-from sweeper.search.objectives import OBJECTIVES, Objective, Observation
+from sweeper.runner.status import QUIET, Callbacks, Status
+from sweeper.search.objectives import OBJECTIVES, Observation
 from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.compaction import AUTOMATIC, compact
 from sweeper.storage.location import place_of
 from sweeper.storage.schema import SearchRow
 from sweeper.storage.tables import Run, read, read_rows, weights_of, write_search
 from trainables.noise import NOISE
-from trainables.result import Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
@@ -40,48 +37,41 @@ class Session:
     """One sweep in progress.
 
     Args:
-        spec: The sweep.
-        space: Its search space.
-        run: Run folder; finished trials in it count.
-        runtime: Where trials run.
-        constants: Further settings that noise formulas need, such as `examples`.
-        listener: Called with the status after every change.
-        k_aug: Parameters -> k_aug, for a noise that has it.
+        sweep: The sweep, with the constants of its noise formula.
+        run: Run folder; the finished trials in it count.
+        runtime: Where the trials run.
+        callbacks: Functions of the caller.
+        k_aug: Parameters -> k_aug; None if the noise does not depend on it.
     """
 
     def __init__(
         self,
-        spec: SweepSpec,
-        space: Space,
+        sweep: PreparedSweep,
         run: Run,
         runtime: Runtime,
-        constants: Mapping[str, float],
-        listener: Callable[[Status], None] = lambda _: None,
+        callbacks: Callbacks = QUIET,
         k_aug: Callable[[Mapping[str, Any]], float] | None = None,
     ) -> None:
-        self.k_aug = k_aug
-        self.spec, self.space, self.run, self.runtime = spec, space, place_of(run).patient(), runtime
-        self.constants = noise_constants(space, constants)
+        self.sweep, self.k_aug, self.callbacks = sweep, k_aug, callbacks
+        spec, space = self.spec, self.space = sweep.spec, sweep.space
+        self.run, self.runtime = place_of(run).patient(), runtime
         self.objective = OBJECTIVES[spec.objective]
-        self.proposer = make_proposer(spec, space, self.constants, k_aug)
-        self.listener = listener
+        self.proposer = make_proposer(sweep, k_aug)
         self.status = Status(budget_of(spec, space))
         self.budgets = Budgets(spec, self.status.started, lambda row: gpus_of(row, spec.resources))
-        self.blocks = _blocks(
-            self.proposer, spec, self.status.budget, self._build
-        )  # of designs: number -> first repeat
+        # of designs: number -> first repeat
+        self.blocks = _assign_blocks(self.proposer, spec, self.status.budget, self._build)
         self.repeats: Counter[str] = Counter()  # of other samplers: repeats of a configuration that are taken
         self.leaderboard = Leaderboard(self.objective, feasible=lambda row: feasible(row, spec))
         self.front: dict[
             str, list[Row]
         ] = {}  # of several objectives: trials of what may be a Pareto-best configuration
-        self.worst: dict[str, float] = {}  # objective that is not capped -> the worst value told so far
+        self.observer = Observer(spec, SAMPLERS[spec.sampler], [OBJECTIVES[name] for name in spec.objectives])
         self.finished: set[str] = set()  # digests of finished trials
         judge = Judge(self.objective, self.status.budget * spec.repeats, bool(spec.further_objectives))
         self.pruner = Pruner(judge, self._noise) if spec.prune else None
         self.belief: tuple[float, float] | None = None  # the sampler's interval of the optimal noise
         self.halted = ""  # why no further configuration is started
-        self.stop: Callable[[], str] = lambda: ""  # asked why none is to be started
         self.broken: StorageError | None = None  # what ended the sweep
         self.weights = {name.partition(".")[0] for name in self.run.files("weights")}  # digests that may have a file
         self.open: list[int] = []  # numbers to do, the next one last
@@ -114,7 +104,7 @@ class Session:
             for row in done:
                 self._reserve(row)
             if len(done) >= self.spec.repeats or was_stopped(done):
-                told = self._told(done)
+                told = self.observer.observe(done)
                 assert told is not None
                 self.proposer.tell(number, self._params(done[0]), told)
                 self.status.done += 1
@@ -142,40 +132,9 @@ class Session:
     def _params(self, row: Row) -> dict[str, Any]:
         return self.space.params_of(PairSpec.from_json(row["spec"]))
 
-    def _told(self, rows: Iterable[Row]) -> Observation | None:
-        rows = [r for r in rows if r["outcome"] != Outcome.FAILED]
-        if not rows:
-            return None
-        sampler, limits = SAMPLERS[self.spec.sampler], constraints(rows, self.spec)
-        outcomes = {r["outcome"] for r in rows}
-        if Outcome.OUT_OF_MEMORY in outcomes:
-            if sampler.infeasible:
-                return Observation(None, limits)
-            if self.spec.max_memory is None:
-                # GPSampler wants the same constraints of all trials; without this one, it is a bad trial
-                del limits[MEMORY]
-        if Outcome.PRUNED in outcomes:
-            return Observation(None, limits, pruned=True)
-        over = not sampler.constrained and any(v > 0 for v in limits.values())
-        goals = [OBJECTIVES[name] for name in self.spec.objectives]
-        values = tuple(math.fsum(self._value(goal, r, over) for r in rows) / len(rows) for goal in goals)
-        return Observation(values, limits if sampler.constrained else {})
-
-    def _value(self, goal: Objective, row: Row, over: bool) -> float:
-        if goal.capped:
-            return goal.tell({**row, "outcome": "over its limits"} if over else row)
-        value = goal.tell(row)
-        worst = self.worst.get(goal.column, value)
-        worst = worst if goal.is_better(value, worst) else value
-        if over or row["outcome"] != Outcome.OK:
-            return worst
-        self.worst[goal.column] = worst
-        return value
-
-    @cached_property
-    def members(self) -> int:
-        """Children of a trial, the same in all of them where each has processes of its own."""
-        return members_of(self.space)
+    def report(self) -> None:
+        """Show the status to the listener."""
+        self.callbacks.listener(self.status)
 
     # -- jobs out -------------------------------------------------------------------------------------------------
 
@@ -189,20 +148,20 @@ class Session:
         else:
             job = self._job(number, self.proposer.ask(number))
         self.status.running += 1
-        self.listener(self.status)
+        self.report()
         return job
 
     def over(self) -> bool:
         """Whether no further configuration is to be started."""
         if not self.halted:
-            self.halt(self.stop() or self.budgets.spent())
+            self.halt(self.callbacks.stop() or self.budgets.spent())
         return bool(self.halted)
 
     def _job(self, number: int, proposal: Proposal) -> Job:
         spec = self._build(proposal.params)
         first = self.blocks.get(number, self.repeats[spec.config])
         self.repeats[spec.config] = max(self.repeats[spec.config], first + self.spec.repeats)
-        specs = tuple(self._build(proposal.params, first + i) for i in range(self.spec.repeats))
+        specs = tuple(replace(spec, repeat=first + i) for i in range(self.spec.repeats))
         predicted = self._noise(spec)
         thoughts = proposal.thoughts or {}
         row = SearchRow(
@@ -223,12 +182,13 @@ class Session:
 
     def _complete(self, number: int, rows: list[Row]) -> Job:
         first = rows[0]["repeat"] - rows[0]["repeat"] % self.spec.repeats
-        specs = [self._build(self._params(rows[0]), first + i) for i in range(self.spec.repeats)]
+        spec = self._build(self._params(rows[0]))
+        specs = [replace(spec, repeat=first + i) for i in range(self.spec.repeats)]
         there = {r["digest"] for r in rows}
         return Job(number, tuple(s for s in specs if s.digest not in there), self._context(rows[0]["noise_target"]))
 
-    def _build(self, params: Mapping[str, Any], repeat: int = 0) -> PairSpec:
-        return build(self.spec, self.space, params, repeat)
+    def _build(self, params: Mapping[str, Any]) -> PairSpec:
+        return build(self.spec, self.space, params)
 
     def _context(self, target: float | None) -> dict[str, Any]:
         return {
@@ -244,7 +204,7 @@ class Session:
         if self.k_aug is not None:
             settings["k_aug"] = self.k_aug(self.space.params_of(spec))
         try:
-            return scale.predict({**self.constants, **settings})
+            return scale.predict({**self.sweep.constants, **settings})
         except ValueError:
             return None  # a formula that needs what this space does not have
 
@@ -276,7 +236,7 @@ class Session:
         if self.pruner:
             self.pruner.learn(rows)
         rows = [*self.partial.pop(job.number, []), *rows]
-        told = self._told(rows)
+        told = self.observer.observe(rows)
         self.proposer.tell(job.number, self.space.params_of(job.specs[0]), told or Observation())
         self._settle(rows, failed=told is None)
 
@@ -289,7 +249,7 @@ class Session:
         self._prune_weights()
         if failed and self.status.failed >= self.spec.max_failed:
             self.halt(f"{self.status.failed} configurations failed, the last one: {rows[-1]['outcome_detail']}")
-        self.listener(self.status)
+        self.report()
 
     def compact(self) -> None:
         """Make one part of many; to be called while no trial runs. Storage that fails costs the next reader time."""
@@ -299,7 +259,7 @@ class Session:
             compact(self.run, AUTOMATIC)
         except StorageError as error:
             self.status.warnings.setdefault("not_compacted", f"{error}; `sweeper compact` makes one file of many")
-            self.listener(self.status)
+            self.report()
 
     def halt(self, reason: str) -> None:
         """Start no further configuration."""
@@ -339,7 +299,7 @@ class Session:
             self.weights.discard(digest)
 
 
-def _blocks(proposer: Proposer, spec: SweepSpec, count: int, build: Callable[..., PairSpec]) -> dict[int, int]:
+def _assign_blocks(proposer: Proposer, spec: SweepSpec, count: int, build: Callable[..., PairSpec]) -> dict[int, int]:
     """Return the first repeat of each number of a design: it must not depend on what was finished when."""
     if not isinstance(proposer, DesignProposer):
         return {}

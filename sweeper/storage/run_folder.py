@@ -6,8 +6,10 @@ import errno
 import fcntl
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +50,37 @@ def stored_spec(run: str | Path | Place) -> SweepSpec:
     if text is None:
         gone = f"there is no folder {place.text}"
         raise SpecError(f"{place.text} holds no sweep: {SPEC_FILE} is missing" if place.exists() else gone)
-    return spec_of(place, *stored_values(place, text))
+    return spec_of(place, text)
 
 
-def stored_values(place: Place, text: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return the keys of the spec that a run folder holds as `text`, and their lines.
-
-    Raises:
-        SpecError: It is broken.
-    """
-    return read_yaml(Path(place.path) / SPEC_FILE, text, stored=True)
-
-
-def spec_of(place: Place, values: Mapping[str, Any], lines: Mapping[str, int]) -> SweepSpec:
-    """Return the spec of `stored_values`, with `out` set to the folder.
+def stored_values(place: Place, text: str) -> dict[str, Any]:
+    """Return the keys of the spec whose file in a run folder holds `text`.
 
     Raises:
-        SpecError: It is broken.
+        SpecError: The text is not a mapping in YAML.
     """
-    return SweepSpec.checked({**values, "out": place.uri}, lines, f"{place.text}/{SPEC_FILE}")
+    return deepcopy(_parse(place.path, text)[0])
+
+
+def spec_of(place: Place, text: str) -> SweepSpec:
+    """Return the spec whose file in a run folder holds `text`, with `out` set to the folder.
+
+    Raises:
+        SpecError: The text is not a spec.
+    """
+    return _check(place.path, place.uri, place.text, text)
+
+
+# one command reads the same file several times: a driver before and under its lock, then the page and the summary
+@lru_cache(maxsize=2)
+def _parse(path: str, text: str) -> tuple[dict[str, Any], dict[str, int]]:
+    return read_yaml(Path(path) / SPEC_FILE, text, stored=True)
+
+
+@lru_cache(maxsize=2)
+def _check(path: str, uri: str, name: str, text: str) -> SweepSpec:
+    values, lines = _parse(path, text)
+    return SweepSpec.checked({**values, "out": uri}, lines, f"{name}/{SPEC_FILE}")
 
 
 def _with_space_file(place: Place, spec: SweepSpec) -> SweepSpec:
@@ -164,7 +178,8 @@ def write_start(run: str | Path | Place, spec: SweepSpec, space: Space) -> None:
         stored = spec.model_copy(update={"space": source.name})
     text = stored.to_yaml()
     there = place.read_text(SPEC_FILE)
-    if there is None or stored_values(place, there)[0] != stored_values(place, text)[0]:
+    # an equal spec in another form stays as it is
+    if there is None or (there != text and stored_values(place, there) != stored_values(place, text)):
         place.write(SPEC_FILE, text.encode())
     write_space(place, space)
 

@@ -90,7 +90,7 @@ def _rebuilt(spec: SweepSpec) -> KnownSpace:
     """
     assert spec.out is not None
     first, params = _tried(spec.out)
-    names = dict.fromkeys([*(n for p in params for n in p), *(n for n, p in spec.parameters.items() if p.ranged)])
+    names = dict.fromkeys([*(n for p in params for n in p), *(n for n, p in spec.parameters.items() if p.has_range)])
     if not first or not names:
         raise SpecError(
             f"{place_of(spec.out).text} has no {SPACE_FILE} and too few trials to tell its search space, because an "
@@ -100,7 +100,7 @@ def _rebuilt(spec: SweepSpec) -> KnownSpace:
     knobs: dict[str, BaseDistribution] = {}
     assumed: list[str] = []
     for name in names:
-        if name in spec.parameters and spec.parameters[name].ranged:
+        if name in spec.parameters and spec.parameters[name].has_range:
             knobs[name] = spec.parameters[name].to_optuna(kinds.get(name, ""))
         else:
             knobs[name] = _range([p[name] for p in params if name in p])

@@ -12,7 +12,7 @@ from provenance import provenance
 
 import sweeper
 from sweeper import SweepSpec
-from sweeper.runner.results import Status
+from sweeper.runner.status import Status
 from sweeper.storage.tables import read_trials
 from trainables.pair.synthetic import SECONDS
 

@@ -51,12 +51,12 @@ def test_every_quota_is_in_the_guide_and_in_the_help(capsys: pytest.CaptureFixtu
 
 
 def test_the_yaml_example_is_a_sweep(tmp_path: Path) -> None:
-    from sweeper.config.load import load_spec
+    from sweeper.config.load import load_sweep
 
     (block,) = blocks(DOCS / "how-to" / "model-and-data.md", "yaml")
     path = tmp_path / "sweep.yaml"
     path.write_text(block.text)
-    spec = load_spec(str(path))
+    spec = load_sweep(str(path)).spec
     assert (spec.trials, spec.fixed) == (60, {"epochs": 4})
 
 

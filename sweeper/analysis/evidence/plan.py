@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from search_spaces import Space
 from search_spaces._space import SpaceError
 from sweeper.analysis.evidence.analyse import analyse
-from sweeper.config.points import checked_points
+from sweeper.config.points import convert_points
 from sweeper.config.spec import SweepSpec
 from sweeper.config.trials import build
 from sweeper.errors import SpecError
@@ -176,7 +176,7 @@ def _plan_new(
         settings["k_aug"] = best["k_aug"]
     try:
         params["learning_rate"] = NOISE[noise].solve("learning_rate", need.noise, settings)
-        checked_points(space, [{"learning_rate": params["learning_rate"]}])
+        convert_points(space, [{"learning_rate": params["learning_rate"]}])
     except SpaceError:
         rate, tried = number(params["learning_rate"]), _format_range(space.knobs["learning_rate"])
         raise ValueError(
@@ -331,7 +331,7 @@ def plan_needs(
     swept = trials.filter(trials["number"].is_valid())
     best = best_trials(swept, analysis.objective, lost=over_limits(swept, spec))
     examples = next((n for n in swept["examples"].to_pylist() if n), None)
-    constants = noise_constants(space, {} if examples is None else {"examples": examples})
+    constants = noise_constants(space, PairSpec.from_json(best[0]["spec"]), examples) if best else {}
     needs = list(_limit(analysis.needs, repeats, noises))
     return plan_trials(needs, trials.to_pylist(), best[0] if best else None, spec, space, analysis.noise, constants)
 

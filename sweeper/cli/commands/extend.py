@@ -11,7 +11,8 @@ from sweeper.analysis.evidence.analyse import analyse
 from sweeper.cli.options import COUNT, DETACH, OBJECTIVE_HELP, RUN_DIR, SERVED, SHOWN_NOISE, objectives, sweep_options
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments, Option, command
-from sweeper.config.spec import SweepSpec
+from sweeper.config.load import SpecSource
+from sweeper.config.prepared import PreparedSweep
 from sweeper.errors import ExitCode
 from sweeper.formatting import format_table, number, pluralize, wrap
 from sweeper.storage.location import place_of
@@ -38,9 +39,10 @@ def extend(args: Arguments) -> int:
     from sweeper.analysis.evidence.sentences import explain_no_needs
     from sweeper.storage.run_folder import runnable_spec
 
-    spec = _spec(args, runnable_spec(args.dir))
+    stored = SpecSource(runnable_spec(args.dir).model_dump(exclude_unset=True))
+    sweep = stored.override(flags(args, tuple(k for k in keys("resumable") if k != "trials"))).prepare()
     wanted = args.objective, args.noise, args.repeats, args.noises
-    asked = plan_extension(spec.model_copy(update={"out": args.dir}), spec.load_space(), *wanted)
+    asked = plan_extension(sweep.with_spec(out=args.dir).spec, sweep.space, *wanted)
     noise, objective, analysis, found = asked.analysis.noise, asked.analysis.objective, asked.analysis, asked.plan
     place, said = place_of(args.dir), asked.sentences
     record: dict[str, Any] = {
@@ -60,16 +62,18 @@ def extend(args: Arguments) -> int:
         return ExitCode.DONE
     if not args.json:
         print(f"{_lines(said)}\n\n{_table(found)}\n", file=sys.stderr)
-    return _run(args, spec, found, record)
+    return _run(args, sweep, found, record)
 
 
-def _run(args: Arguments, spec: SweepSpec, found: Plan, record: dict[str, Any]) -> int:
+def _run(args: Arguments, sweep: PreparedSweep, found: Plan, record: dict[str, Any]) -> int:
     from dashboards.page.page import write_page
     from sweeper.cli.progress import Progress
-    from sweeper.runner import run as launch
+    from sweeper.runner import run
+    from sweeper.runner.status import Callbacks
 
-    with Progress(spec.objective, counts="further trials") as progress:
-        results = launch.extend(spec, found, progress, lambda line: print(line, file=sys.stderr))
+    with Progress(sweep.spec.objective, counts="further trials") as progress:
+        callbacks = Callbacks(progress, say=lambda line: print(line, file=sys.stderr))
+        results = run.extend(sweep, found, callbacks)
     again = f"`sweeper extend {shlex.quote(str(results.run))}` continues"
     wanted = {s.digest for s in found.specs}
     outcomes = [r["outcome"] for r in results.trials.select(["digest", "outcome"]).to_pylist() if r["digest"] in wanted]
@@ -95,7 +99,7 @@ def _run(args: Arguments, spec: SweepSpec, found: Plan, record: dict[str, Any]) 
         *missing,
     ]
     emit(args.json, record, _lines(lines))
-    return ExitCode.DONE if "ok" in outcomes and results.failed < spec.max_failed else ExitCode.NO_SUCCESS
+    return ExitCode.DONE if "ok" in outcomes and results.failed < sweep.spec.max_failed else ExitCode.NO_SUCCESS
 
 
 def _records(found: Plan) -> Iterator[dict[str, Any]]:
@@ -135,8 +139,3 @@ def _count(found: Plan) -> str:
 
 def _lines(texts: Sequence[str]) -> str:
     return "\n".join(wrap(text, 0) for text in texts)
-
-
-def _spec(args: Arguments, stored: SweepSpec) -> SweepSpec:
-    changed = flags(args, tuple(k for k in keys("resumable") if k != "trials"))
-    return SweepSpec.checked({**stored.model_dump(exclude_unset=True), **changed})

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dashboards.data.runs import Run
 from collections import Counter
 
-from sweeper.config.yaml_source import assignments
+from sweeper.config.yaml_source import parse_assignments
 from sweeper.formatting import wrap
 from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.location import is_uri
@@ -131,7 +131,7 @@ def import_table(args: Arguments) -> int:
     if args.sampler and args.sampler not in SAMPLERS:
         raise SpecError(str(unknown("sampler", args.sampler, SAMPLERS)))
     space = str(Path(args.space).resolve()) if args.space.endswith(".py") else args.space
-    mapping, settings = pairs(args.map or ()), assignments(args.set or ())
+    mapping, settings = pairs(args.map or ()), parse_assignments(args.set or ())
     table, faults = read_table(path)
     found = as_sweep(table, path.name, space, mapping, settings, args.sampler, args.drop_missing, faults)
     out = _folder(args.out, path)

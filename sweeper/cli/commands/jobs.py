@@ -14,7 +14,7 @@ from typing import Any
 from sweeper.cli.options import COMMON, ENV, JOB_SERVER, SET, TARGET, sweep_elsewhere
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
-from sweeper.cli.sweep_options import asked_sweep
+from sweeper.cli.sweep_options import read_sweep
 from sweeper.deploy.bundle import bundle_sweep, job_name, package_files, parse_environment, zip_files
 from sweeper.deploy.command import STOP_SECONDS, STOP_VARIABLES, sweep_command
 from sweeper.deploy.job_server import JobServer, UnreachableError, ended, wait_for_end
@@ -43,7 +43,7 @@ _CANCEL = Option("--cancel", "", "With --server: end the sweep's trials at once.
 @command(TARGET, sweep_elsewhere(), SET, JOB_SERVER, _SUBMIT, COMMON)
 def submit(args: Arguments) -> int:
     """`sweeper submit SPACE|spec.yaml`."""
-    spec = asked_sweep(args, elsewhere=True)
+    spec = read_sweep(args, elsewhere=True).spec
     found, variables = bundle_sweep(spec, args.working_dir), parse_environment(args.env or (), _OF_RAY)
     needs = _requirements(args.pip or ())
     server = _server(args)

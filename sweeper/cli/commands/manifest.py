@@ -6,7 +6,7 @@ from typing import Any
 
 from sweeper.cli.options import COMMON, COUNT, SET, TARGET, WHOLE, sweep_elsewhere
 from sweeper.cli.parsing import Arguments, Option, command
-from sweeper.cli.sweep_options import asked_sweep
+from sweeper.cli.sweep_options import read_sweep
 from sweeper.config.fields import parse_bytes
 from sweeper.deploy.manifest import Cluster, render_kuberay, render_ray_up
 from sweeper.errors import ExitCode, SpecError
@@ -58,5 +58,5 @@ def manifest(args: Arguments) -> int:
         node_role=args.node_role or "",
     )
     render = render_kuberay if args.kuberay else render_ray_up
-    print(render(asked_sweep(args, elsewhere=True), cluster), end="")
+    print(render(read_sweep(args, elsewhere=True).spec, cluster), end="")
     return ExitCode.DONE

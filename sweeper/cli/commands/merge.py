@@ -14,9 +14,9 @@ from sweeper.cli.options import COMMON, MERGE_FLAGS, SET, spaces, sweep_options
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments, Option, command
 from sweeper.config.plain_text import check_plain_values
-from sweeper.config.space import corners
+from sweeper.config.space import corner_params
 from sweeper.config.spec import SweepSpec
-from sweeper.config.yaml_source import assignments
+from sweeper.config.yaml_source import parse_assignments
 from sweeper.errors import SpecError, StorageError
 from sweeper.formatting import format_table, merge_words, number, wrap
 from sweeper.storage.location import is_uri
@@ -75,7 +75,7 @@ def merge(args: Arguments) -> int:
 
 def spec_fields(args: Arguments) -> dict[str, Any]:
     """Return the fields of the trial that `--set` gives."""
-    return assignments(args.set or ())
+    return parse_assignments(args.set or ())
 
 
 def _told(args: Arguments) -> bool:
@@ -101,7 +101,7 @@ def _task(args: Arguments, settings: SweepSpec) -> PairSpec:
     try:
         if args.space:
             space = settings.load_space()
-            return space.build(next(corners(space)), **{**how, "batch_size": _BATCH})
+            return space.build(next(corner_params(space)), **{**how, "batch_size": _BATCH})
         data = {"dataset": args.data_set} if args.data_set else _images(args.data)
         rates = {"learning_rate": 1.0, "batch_size": _BATCH}
         return PairSpec.from_mapping({"model": args.model, **data, **rates, **how, **spec_fields(args)})

@@ -23,8 +23,10 @@ from sweeper.cli.options import (
 )
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
-from sweeper.cli.sweep_options import asked_sweep, flags
-from sweeper.config.spec import SweepSpec, keys
+from sweeper.cli.sweep_options import flags, read_sweep
+from sweeper.config.load import SpecSource
+from sweeper.config.prepared import PreparedSweep
+from sweeper.config.spec import keys
 from sweeper.errors import ExitCode, SpecError
 from sweeper.formatting import pluralize
 from trainables.io.printable import printable_line
@@ -38,7 +40,7 @@ _STATUS_DIR = Argument("dir", "DIR|JOB", "Run folder, or its URI; a job with --a
 @command(TARGET, sweep_options(), SET, _YES, SENT, SERVED)
 def run(args: Arguments) -> int:
     """`sweeper run SPACE|spec.yaml`."""
-    return _sweep(args, asked_sweep(args), args.yes)
+    return _sweep(args, read_sweep(args), args.yes)
 
 
 @command(RUN_DIR, sweep_options("resumable"), DETACH, SERVED)
@@ -46,12 +48,8 @@ def resume(args: Arguments) -> int:
     """`sweeper resume DIR`."""
     from sweeper.storage.run_folder import runnable_spec
 
-    given = flags(args, keys("resumable"))
-    stored = runnable_spec(args.dir).model_dump(exclude_unset=True)
-    if "resources" in given:
-        given["resources"] = {**stored.get("resources", {}), **given["resources"]}
-    spec = SweepSpec.checked({**stored, **given})
-    return _sweep(args, spec, True)
+    stored = SpecSource(runnable_spec(args.dir).model_dump(exclude_unset=True))
+    return _sweep(args, stored.override(flags(args, keys("resumable"))).prepare(), True)
 
 
 @command(_STATUS_DIR, SHOWN_NOISE, _FOLLOW, JOB_SERVER, SERVER, JSON)
@@ -70,9 +68,10 @@ def status(args: Arguments) -> int:
     return show_status(args)
 
 
-def _sweep(args: Arguments, spec: SweepSpec, yes: bool) -> int:
+def _sweep(args: Arguments, sweep: PreparedSweep, yes: bool) -> int:
     from sweeper.cli.progress import Progress
-    from sweeper.runner import run as launch
+    from sweeper.runner.run import run_prepared
+    from sweeper.runner.status import Callbacks
 
     def confirm(folder: Path | str, left: int) -> bool:
         if yes or not sys.stdin.isatty():
@@ -80,8 +79,8 @@ def _sweep(args: Arguments, spec: SweepSpec, yes: bool) -> int:
         question = f"{folder} holds a part of this sweep; run the remaining {pluralize(left, 'configuration')}?"
         return click.confirm(printable_line(question), err=True)
 
-    with Progress(spec.objective) as progress:
-        results = launch.run(spec, progress, confirm, lambda line: print(line, file=sys.stderr))
+    with Progress(sweep.spec.objective) as progress:
+        results = run_prepared(sweep, Callbacks(progress, confirm, lambda line: print(line, file=sys.stderr)))
     rows = results.trials.num_rows
     again = f"`sweeper resume {shlex.quote(str(results.run))}` continues"
     if results.interrupted:
@@ -96,4 +95,4 @@ def _sweep(args: Arguments, spec: SweepSpec, yes: bool) -> int:
     record = summarize_sweep(results.run, results.trials, results.noise)
     emit(args.json, record, format_sweep(record))
     successful = any(o == "ok" for o in results.trials["outcome"].to_pylist())
-    return ExitCode.DONE if successful and results.failed < spec.max_failed else ExitCode.NO_SUCCESS
+    return ExitCode.DONE if successful and results.failed < sweep.spec.max_failed else ExitCode.NO_SUCCESS

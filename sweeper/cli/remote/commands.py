@@ -17,7 +17,7 @@ from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments
 from sweeper.cli.remote.follow import exit_code, followed
 from sweeper.cli.remote.output import by_objective, emit_found, emit_status, estimated, page_of, sweep_table
-from sweeper.cli.remote.request import HERE, Asked, changes, refuse
+from sweeper.cli.remote.request import HERE, Request, changes, refuse
 from sweeper.client import Client, ClientError
 from sweeper.client.models import Sweep
 from sweeper.config.spec import SweepSpec, keys
@@ -61,14 +61,14 @@ def _is_here(args: Arguments) -> bool:
 
 def run(args: Arguments) -> int:
     """`sweeper run SPACE|spec.yaml`."""
-    asked = Asked(args)
-    with _client(args) as client, _placed(asked):
+    request = Request(args)
+    with _client(args) as client, _locate_errors(request):
         if args.estimate:
-            found = client.estimate(asked.text)
+            found = client.estimate(request.text)
             emit(args.json, found.model_dump(mode="json"), estimated(found))
             return ExitCode.DONE
         sent = client.submit(
-            asked.text, name=args.label, priority=_priority(args), shared=args.shared, webhook=args.webhook
+            request.text, name=args.label, priority=_priority(args), shared=args.shared, webhook=args.webhook
         )
         print(f"sweep {sent.id} is {sent.state} at {client.url}: {estimated(sent.estimate)}", file=sys.stderr)
         if args.detach:
@@ -212,11 +212,11 @@ def _client(args: Arguments) -> Client:
 
 
 @contextmanager
-def _placed(asked: Asked) -> Iterator[None]:
+def _locate_errors(request: Request) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise asked.placed(error) from None
+        raise request.locate(error) from None
 
 
 def _priority(args: Arguments) -> int | None:

@@ -9,7 +9,7 @@ from sweeper.client import Client
 from sweeper.client.models import Event, State, Sweep, SweepDetail
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import ExitCode
-from sweeper.runner.results import Status
+from sweeper.runner.status import Status
 from sweeper.search.objectives import OBJECTIVES
 
 

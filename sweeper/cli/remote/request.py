@@ -1,4 +1,4 @@
-"""The sweep that a command line asks a service for: what the user set and nothing else; the service judges it."""
+"""Request for a sweep on a service: only the keys that the user set; the service checks them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 from sweeper.cli.parsing import Arguments
 from sweeper.cli.sweep_options import flags
 from sweeper.client import ClientError
+from sweeper.config.load import SpecSource
 from sweeper.config.points import read_points
-from sweeper.config.spec import SweepSpec, keys
-from sweeper.config.yaml_source import assignments, parse_yaml
+from sweeper.config.spec import keys
+from sweeper.config.yaml_source import parse_yaml
 from sweeper.config.yaml_text import write
 from sweeper.errors import SpecError
 
@@ -21,14 +22,14 @@ HERE = {
     "address": "the service has its own cluster",
     "cache": "the service has its own folders",
 }
-"""Keys of a sweep that are not the sender's -> why."""
+"""Keys of a sweep that only the service sets -> the reason."""
 
 
 def refuse(args: Arguments, reasons: Mapping[str, str]) -> None:
-    """Refuse flags that a service cannot follow.
+    """Refuse flags that a service does not take.
 
     Raises:
-        SpecError: One of them is given.
+        SpecError: The command line has one of them.
     """
     for name, why in reasons.items():
         if getattr(args, name, None) not in (None, False, []):
@@ -37,65 +38,46 @@ def refuse(args: Arguments, reasons: Mapping[str, str]) -> None:
 
 
 def changes(args: Arguments, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Return the keys of a sweep that the flags set, as a service takes them.
+    """Return the keys of a sweep that the flags set, for a service.
 
     Raises:
-        SpecError: One of them is about this machine.
+        SpecError: A flag is about this machine.
     """
     refuse(args, HERE)
     return flags(args, tuple(key for key in keys if key not in HERE))
 
 
-class Asked:
-    """What `sweeper run SPACE|spec.yaml` sends.
+class Request:
+    """The sweep that `sweeper run SPACE|spec.yaml` sends.
 
     Attributes:
-        values: Keys of the sweep that the user set, in the file or by flags; flags win.
+        source: Keys that the user set, in the file or by flags; flags win.
     """
 
     def __init__(self, args: Arguments) -> None:
         given = changes(args, keys("flag"))
-        file, self._file, self._lines = given.pop("enqueue", None), "", {}
-        values: dict[str, Any] = {"space": args.target}
+        points = given.pop("enqueue", None)
+        source = SpecSource({"space": args.target})
         if args.target.endswith((".yaml", ".yml")):
-            values, self._lines = parse_yaml(Path(args.target))
-            self._file = args.target
-        if "resources" in given:
-            given["resources"] = {**_mapping(values, "resources"), **given["resources"]}
-        if fixed := assignments(args.set or ()):
-            given["fixed"] = {**_mapping(values, "fixed"), **fixed}
-            if knobs := {k: v for k, v in _mapping(values, "parameters").items() if k not in fixed}:
-                given["parameters"] = knobs
-            else:
-                values.pop("parameters", None)
-        if "objective" in given:
-            values.pop("further_objectives", None)
-        for key in given:
-            self._lines.pop(key, None)
-        self.values = {**values, **given}
-        if file is not None:
-            known = {k: self.values[k] for k in ("space", "smoke", "parameters", "fixed") if k in self.values}
-            self.values["enqueue"] = read_points(Path(file), SweepSpec.checked(known).load_space())
+            source = SpecSource(*parse_yaml(Path(args.target)), args.target)
+        self.source = source.override(given)
+        if points is not None:
+            values = self.source.values
+            needed = SpecSource({k: values[k] for k in ("space", "smoke", "parameters", "fixed") if k in values})
+            self.source = self.source.override({"enqueue": read_points(Path(points), needed.prepare().space)})
 
     @property
     def text(self) -> str:
         """The sweep as YAML."""
-        return write(self.values)
+        return write(dict(self.source.values))
 
-    def placed(self, error: ClientError) -> ClientError:
-        """Return a refusal with the line of the file that it is about, where it names a key that stands there."""
+    def locate(self, error: ClientError) -> ClientError:
+        """Return a refusal with the line of the file that holds the key it names, if there is one."""
         named = re.match(r"(?:unknown key '([\w.]+)')|([\w.]+)", str(error)) if error.status == 422 else None
         key = named[1] or named[2] if named else ""
         parts = key.strip(".").split(".")
-        known = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-        line = next((self._lines[k] for k in known if k in self._lines), None)
+        prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+        line = next((self.source.lines[k] for k in prefixes if k in self.source.lines), None)
         if line is None:
             return error
-        return ClientError(f"{self._file}, line {line}: {error}", error.status, error.problem)
-
-
-def _mapping(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = values.get(key) or {}
-    if not isinstance(found, dict):
-        raise SpecError(f"{key}: must be a mapping, got {found!r}")
-    return found
+        return ClientError(f"{self.source.file}, line {line}: {error}", error.status, error.problem)

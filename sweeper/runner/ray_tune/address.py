@@ -23,7 +23,7 @@ _NODES_ONLY = (
 )
 
 
-def joined(spec: SweepSpec, say: Callable[[str], None] = lambda _: None) -> SweepSpec:
+def resolve_address(spec: SweepSpec, say: Callable[[str], None] = lambda _: None) -> SweepSpec:
     """Return the sweep with the address it runs at: the flag's or the file's, else `RAY_ADDRESS`, else none.
 
     Args:

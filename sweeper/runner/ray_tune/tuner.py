@@ -287,7 +287,7 @@ def run_cluster(session: Session) -> None:
     own = session.spec.address is None
     with signals.installed(), own_ray() if own else nullcontext():
         try:
-            workers, found = connect(session.spec, session.members)
+            workers, found = connect(session.spec, session.sweep.members)
             if own:
                 _check_own()
             if not found.gpus and session.runtime.device == "auto":

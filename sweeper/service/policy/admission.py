@@ -10,11 +10,10 @@ from typing import Any
 from urllib.parse import unquote
 
 import search_spaces
-from search_spaces import Space
-from sweeper.config.load import space_of
-from sweeper.config.noise_default import with_usual_noise
+from sweeper.config.load import SpecSource
+from sweeper.config.noise_default import set_default_noise
 from sweeper.config.plain_text import check_plain_values
-from sweeper.config.space import corners
+from sweeper.config.prepared import PreparedSweep
 from sweeper.config.spec import SweepSpec, keys
 from sweeper.errors import SpecError
 from sweeper.runner.proposer import budget_of
@@ -109,15 +108,11 @@ def admit(
         if _downloads(key, value) and not user.admin:
             raise _refuse_download(f"{key}: {value[:80]}")
     check_plain_values(values, lines, where)
-    spec = SweepSpec.checked({k: v for k, v in given.items() if v is not None}, lines, where)
-    check_bounds(spec, rules.limits)
-    space = space_of(spec, lines, where, rules.spaces.find)
-    check_trials(space, rules.limits)
-    # resolved now, so pages and lists name the noise that the sweep searches
-    spec = with_usual_noise(spec, space)
-    budget = budget_of(spec, space)
-    _check_count(budget * spec.repeats, rules.limits)
-    return Admission(spec, space.name, spec.asked(), budget, budget * spec.repeats)
+    source = SpecSource({k: v for k, v in given.items() if v is not None}, lines, where)
+    # the service shows a sweep by the noise that it searches
+    sweep = set_default_noise(_prepare(source, rules))
+    budget, trials = _count(sweep, rules)
+    return Admission(sweep.spec, sweep.space.name, sweep.spec.asked(), budget, trials)
 
 
 @dataclass(frozen=True)
@@ -143,16 +138,27 @@ def check_changes(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> Spe
                 raise forbidden(f"resume cannot change {key}; it changes {known}")
             raise SpecError(f"unknown key {key!r}: resume changes {known}")
     check_plain_values(changes)
-    given = {k: v for k, v in changes.items() if v is not None}
-    if isinstance(given.get("resources"), dict):
-        given["resources"] = {**(entry.spec.get("resources") or {}), **given["resources"]}
-    spec = SweepSpec.checked({**entry.spec, **given})
+    source = SpecSource(entry.spec).override({k: v for k, v in changes.items() if v is not None})
+    sweep = _prepare(source, rules)
+    budget, _ = _count(sweep, rules)
+    values = {k: source.values[k] for k, v in changes.items() if v is not None}
+    return SpecChange(values, budget, remaining_demand(entry, sweep.spec, budget))
+
+
+def _prepare(source: SpecSource, rules: Rules) -> PreparedSweep:
+    spec = source.check()
     check_bounds(spec, rules.limits)
-    space = spec.load_space(rules.spaces.find)
-    check_trials(space, rules.limits)
-    budget = budget_of(spec, space)
-    _check_count(budget * spec.repeats, rules.limits)
-    return SpecChange(given, budget, remaining_demand(entry, spec, budget))
+    sweep = source.prepare_spec(spec, rules.spaces.find)
+    check_trials(sweep, rules.limits)
+    return sweep
+
+
+def _count(sweep: PreparedSweep, rules: Rules) -> tuple[int, int]:
+    budget = budget_of(sweep.spec, sweep.space)
+    trials = budget * sweep.spec.repeats
+    if trials > rules.limits.trials:
+        raise SpecError(f"a sweep must have at most {rules.limits.trials} trials on this server, got {trials}")
+    return budget, trials
 
 
 def check_bounds(spec: SweepSpec, limits: Limits) -> None:
@@ -171,14 +177,13 @@ def check_bounds(spec: SweepSpec, limits: Limits) -> None:
         raise SpecError(f"device must be auto, cpu, cuda, cuda:N, mps or xpu, got {spec.device[:80]!r}")
 
 
-def check_trials(space: Space, limits: Limits) -> None:
-    """Check that no trial of a space is larger than the server allows, at all bounds and choices of the space.
+def check_trials(sweep: PreparedSweep, limits: Limits) -> None:
+    """Check that no trial at a bound or a choice of a knob is larger than the server allows.
 
     Raises:
         SpecError: A trial is too large.
     """
-    for params in corners(space):
-        trial = space.build(params)
+    for trial in sweep.corners:
         for name, most in limits.fields.items():
             field, _, entry = name.partition(".")
             value = getattr(trial, field)
@@ -203,11 +208,6 @@ def _numbers(path: str, key: str, value: Any) -> Iterator[tuple[str, str, float]
             yield from _numbers(path, key, item)
     elif isinstance(value, int | float):
         yield path, key, value
-
-
-def _check_count(trials: int, limits: Limits) -> None:
-    if trials > limits.trials:
-        raise SpecError(f"a sweep must have at most {limits.trials} trials on this server, got {trials}")
 
 
 def _check_lengths(values: Mapping[str, Any]) -> None:

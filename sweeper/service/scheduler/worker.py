@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.client.models import State
+from sweeper.config.load import SpecSource
+from sweeper.config.prepared import PreparedSweep
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_source import read_yaml
 from sweeper.errors import SpecError
 from sweeper.runner.results import Results, load_results
 from sweeper.runner.signals import sigterm_as_sigint
+from sweeper.runner.status import Callbacks
 from sweeper.service.scheduler.memory import limit_memory
 from sweeper.service.scheduler.process import Control, Outcome
 from sweeper.storage.lease import outwaited
@@ -60,8 +63,8 @@ def _run(control: Control, task: Mapping[str, Any]) -> Outcome:
     from sweeper.runner import run
 
     path = control.folder / "spec.yaml"
-    values, lines = read_yaml(path, stored=True)
-    spec = SweepSpec.checked(values, lines, str(path))
+    sweep = SpecSource(*read_yaml(path, stored=True), str(path)).prepare()
+    spec = sweep.spec
 
     def stop() -> str:
         found = control.halted(task["attempt"])
@@ -75,13 +78,14 @@ def _run(control: Control, task: Mapping[str, Any]) -> Outcome:
     if cause := outwaited(place_of(spec.out).patient(), say, stop):
         return _stopped(control, task, spec, cause)
     listener = _Begun(control, lift=bool(task.get("memory")) and spec.runner == "ray")
+    callbacks = Callbacks(listener, say=say, stop=stop)
     if task["kind"] == "extend":
-        plan = _plan(spec, task)
+        plan = _plan(sweep, task)
         if not plan.specs:  # an earlier attempt died after its last trial
             return Outcome(State.DONE, "all that a firm answer lacks and that can be run is there")
-        results = run.extend(spec, plan, listener, say, stop)
+        results = run.extend(sweep, plan, callbacks)
     else:
-        results = run.run(spec, listener, say=say, stop=stop)
+        results = run.run_prepared(sweep, callbacks)
     return _ended(control, task, spec, results)
 
 
@@ -100,14 +104,12 @@ class _Begun:
             tell()
 
 
-def _plan(spec: SweepSpec, task: Mapping[str, Any]) -> Any:
+def _plan(sweep: PreparedSweep, task: Mapping[str, Any]) -> Any:
     from sweeper.analysis.evidence.plan import plan_extension
 
-    assert spec.out is not None
     options = task.get("options", {})
-    return plan_extension(
-        spec, spec.load_space(), **{k: options.get(k) for k in ("objective", "noise", "repeats", "noises")}
-    ).plan
+    wanted = {k: options.get(k) for k in ("objective", "noise", "repeats", "noises")}
+    return plan_extension(sweep.spec, sweep.space, **wanted).plan
 
 
 def _stopped(control: Control, task: Mapping[str, Any], spec: SweepSpec, cause: str) -> Outcome:

@@ -20,7 +20,7 @@ from search_spaces._conditions import acts
 from search_spaces._space import SpaceError
 from sweeper.config.fields import Parameter
 from sweeper.config.plain_text import check_plain, check_plain_values
-from sweeper.config.points import checked_points
+from sweeper.config.points import convert_points
 from sweeper.config.spec import SweepSpec
 from sweeper.config.table_values import BadCells, is_empty, read_csv
 from sweeper.errors import SpecError
@@ -183,7 +183,7 @@ def _data(table: pa.Table, columns: Mapped, source: Space, bad: BadCells) -> dic
         where = f"column {column!r}: {target}"
         cells = table.column(column).to_pylist()
         if not all(map(is_empty, cells)) or target in _SCORES:
-            values = bad.parsed(cells, _kind(target), where)
+            values = bad.parse(cells, _kind(target), where)
             _check_scores(values, target, where, bad)
             if target == OUTCOME:
                 _check_outcomes(values, where, bad)
@@ -292,7 +292,7 @@ def _levels(values: Iterable[Any]) -> list[Any]:
 
 def _within(space: Space, knob: str, values: Iterable[Any]) -> bool:
     try:
-        checked_points(space, [{knob: v} for v in values])
+        convert_points(space, [{knob: v} for v in values])
     except SpaceError:
         return False
     return True

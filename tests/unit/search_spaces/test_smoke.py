@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces import load, names
-from sweeper.config.space import corners
+from sweeper.config.space import corner_params
 from trainables.runtime import Runtime
 from trainables.trial import run_trials
 
@@ -19,7 +19,7 @@ WITHOUT_DATA = [n for n in SMALL if load(n).small().fixed["dataset"] == "digits"
 def trial(name: str, runtime: Runtime) -> None:
     space = load(name).small()
     # not the largest learning rate: it may diverge, and then nothing is merged
-    params = {**next(corners(space)), "learning_rate": space.knobs["learning_rate"].low}  # type: ignore[attr-defined]
+    params = {**next(corner_params(space)), "learning_rate": space.knobs["learning_rate"].low}  # type: ignore[attr-defined]
     params |= {"momentum": 0.9} if "momentum" in params else {}
     (output,) = run_trials([space.build(params)], runtime)
     result = output.result

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.cli.main import main
-from sweeper.config.load import load_spec
+from sweeper.config.load import load_sweep
 from sweeper.formatting import csv_bytes, unquote_cell
 from sweeper.storage.external.sweep import read_table
 
@@ -58,7 +58,7 @@ def test_an_exported_table_with_formulas_is_enqueued_and_imported_as_it_was(tmp_
     cells = [cell for row in csv.reader(io.StringIO(written.read_text(), newline="")) for cell in row]
     assert '\'=HYPERLINK("x")' in cells
     assert not [c for c in cells if c[:1] in ("=", "@", "\t", "\r")]
-    assert len(load_spec("synthetic", {"enqueue": str(written)}).enqueue) == 3
+    assert len(load_sweep("synthetic", {"enqueue": str(written)}).spec.enqueue) == 3
     assert read_table(written)[0]["commit"].to_pylist() == ['=HYPERLINK("x")'] * 3
 
 

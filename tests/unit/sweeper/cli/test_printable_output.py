@@ -16,7 +16,7 @@ from sweeper.cli.main import main
 from sweeper.cli.progress import Progress
 from sweeper.config.plain_text import check_plain_values
 from sweeper.errors import SpecError
-from sweeper.runner.results import Status
+from sweeper.runner.status import Status
 from tests.support.fake_service import FakeService, event, sweep
 from trainables.io.printable import PrintableStream, is_plain, printable, printable_line
 

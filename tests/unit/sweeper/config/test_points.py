@@ -13,8 +13,8 @@ from sweeper import SpecError, SweepSpec
 from sweeper.analysis.prior import read_prior
 from sweeper.cli.main import main
 from sweeper.config.fields import PriorNoise
-from sweeper.config.load import load_spec
-from sweeper.config.prior import pooled
+from sweeper.config.load import load_sweep
+from sweeper.config.prior import pool_priors
 from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.run_folder import stored_spec
 from sweeper.storage.tables import read
@@ -98,7 +98,9 @@ def test_files_of_configurations(tmp_path: Path) -> None:
     (tmp_path / "points.yaml").write_text(yaml.safe_dump(POINTS))
     (tmp_path / "points.json").write_text(json.dumps(POINTS))
     (tmp_path / "points.csv").write_text("learning_rate,momentum\n0.05,0.9\n0.02,\n")
-    read_back = {f: load_spec("synthetic", {"enqueue": str(tmp_path / f)}) for f in ("points.yaml", "points.json")}
+    read_back = {
+        f: load_sweep("synthetic", {"enqueue": str(tmp_path / f)}).spec for f in ("points.yaml", "points.json")
+    }
     assert all(list(spec.enqueue) == POINTS for spec in read_back.values())
     arguments = ["run", "synthetic", "--runner", "inline", "--trials", "3", "--sampler", "tpe", "--out"]
     assert main([*arguments, str(tmp_path / "a"), "--enqueue", str(tmp_path / "points.csv")]) == 0
@@ -111,7 +113,7 @@ def test_files_of_configurations(tmp_path: Path) -> None:
     assert main([*arguments, str(tmp_path / "b"), "--enqueue", str(tmp_path / "trials.csv")]) == 0
     assert digests_of(tmp_path / "b") == digests_of(tmp_path / "a")
     (tmp_path / "trials.csv").write_text(text.replace('"ok"', '"diverged"', 1))
-    assert len(load_spec("synthetic", {"enqueue": str(tmp_path / "trials.csv")}).enqueue) == 2
+    assert len(load_sweep("synthetic", {"enqueue": str(tmp_path / "trials.csv")}).spec.enqueue) == 2
 
 
 def digests_of(run: Path) -> list[str]:
@@ -132,7 +134,7 @@ def test_a_file_that_holds_no_configurations(tmp_path: Path, name: str, text: st
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(SpecError, match=message):
-        load_spec("synthetic", {"enqueue": str(tmp_path / name)})
+        load_sweep("synthetic", {"enqueue": str(tmp_path / name)})
 
 
 # -- optimal noises of earlier sweeps ----------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ def test_what_cannot_be_a_prior_is_refused(earlier: Path, tmp_path: Path) -> Non
     }.items():
         with pytest.raises(SpecError, match=message):
             sweep(tmp_path / "run", sampler="noise", prior=[str(tmp_path / folder)])
-    with pytest.raises(SpecError, match="prior: only sampler noise takes one, and enqueue known good points for oth"):
+    with pytest.raises(SpecError, match="prior: only sampler noise takes a prior, got gp; for other samplers enqueue"):
         SweepSpec.checked({"space": "synthetic", "sampler": "gp", "prior": [str(earlier)]})
     with pytest.raises(SpecError, match="must have low <= best <= high, got 2, 1 and 3"):
         SweepSpec.checked({"space": "synthetic", "prior": [{"best": 1, "low": 2, "high": 3}]})
@@ -187,7 +189,7 @@ def test_closed_forms_as_a_prior_for_networks_are_doubted(earlier: Path) -> None
 def test_folders_in_a_file_count_from_it(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text("space: synthetic\nprior: [runs/a, {best: 0.01, low: 0.005, high: 0.02}]\n")
-    folder, number = load_spec(str(path)).prior
+    folder, number = load_sweep(str(path)).spec.prior
     assert (folder, number) == (str(tmp_path / "runs" / "a"), PriorNoise(best=0.01, low=0.005, high=0.02))
 
 
@@ -195,21 +197,21 @@ def test_priors_are_pooled_by_precision_and_their_spread_is_added() -> None:
     def at(centre: float, half: float) -> PriorNoise:
         return PriorNoise(best=math.exp(centre), low=math.exp(centre - half), high=math.exp(centre + half))
 
-    assert pooled([]) is None
-    one = pooled([PriorNoise(best=0.01, low=0.002, high=0.03)])
+    assert pool_priors([]) is None
+    one = pool_priors([PriorNoise(best=0.01, low=0.002, high=0.03)])
     assert one is not None
     assert (one.best, one.low, one.high) == (0.01, 0.002, 0.03)
     # runs that agree: the mean's interval shrinks with their number
-    same = pooled([at(-4.0, 0.8), at(-4.0, 0.8), at(-4.0, 0.8), at(-4.0, 0.8)])
+    same = pool_priors([at(-4.0, 0.8), at(-4.0, 0.8), at(-4.0, 0.8), at(-4.0, 0.8)])
     assert same is not None
     assert math.log(same.best) == pytest.approx(-4.0)
     assert math.log(same.high / same.best) == pytest.approx(0.4)
     # the sharper one weighs more: 1 to 16
-    uneven = pooled([at(-4.0, 0.4), at(-3.9, 1.6)])
+    uneven = pool_priors([at(-4.0, 0.4), at(-3.9, 1.6)])
     assert uneven is not None
     assert math.log(uneven.best) == pytest.approx((16 * -4.0 - 3.9) / 17)
     # runs that contradict each other leave a wide interval, around both
-    apart = pooled([at(-6.0, 0.2), at(-2.0, 0.2)])
+    apart = pool_priors([at(-6.0, 0.2), at(-2.0, 0.2)])
     assert apart is not None
     assert math.log(apart.best) == pytest.approx(-4.0)
     assert math.log(apart.low) < -6.0

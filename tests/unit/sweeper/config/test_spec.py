@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeper.config.load import load_spec
+from sweeper.config.load import load_sweep
 from sweeper.config.spec import SweepSpec
-from sweeper.config.yaml_source import assignments
+from sweeper.config.yaml_source import parse_assignments
 from sweeper.errors import SpecError
 
 
@@ -16,7 +16,7 @@ def wrong(tmp_path: Path, text: str, **flags: object) -> str:
     path = tmp_path / "spec.yaml"
     path.write_text(text)
     with pytest.raises(SpecError) as error:
-        load_spec(str(path), flags)
+        load_sweep(str(path), flags)
     return str(error.value).removeprefix(str(path)).lstrip(", ")
 
 
@@ -47,7 +47,7 @@ def wrong(tmp_path: Path, text: str, **flags: object) -> str:
         ("space: digits_cnn\ntrials: true\n", "line 2: trials: must be a whole number, got True"),
         ("space: digits_cnn\ntrials: 3\ntrials: 4\n", "line 3: the key trials occurs twice"),
         ("space: digits_cnn\nfixed:\n  epoks: 3\n", "line 3: unknown pair spec field 'epoks'; did you mean epochs"),
-        ("space: digits_cnn\nfixed: {seed: 3}\n", "line 2: seed is set by the sweep"),
+        ("space: digits_cnn\nfixed: {seed: 3}\n", "line 2: the sweep sets seed"),
         (
             "space: digits_cnn\nparameters:\n  learning_rate: {values: [fast]}\n",
             "line 3: parameters.learning_rate: values must be numbers, got 'fast'",
@@ -77,7 +77,7 @@ def test_wrong_yaml_names_line_and_way_out(tmp_path: Path, text: str, message: s
 
 def test_unknown_space_suggests_the_nearest() -> None:
     with pytest.raises(SpecError, match=r"unknown space 'digitscnn'; did you mean digits_cnn"):
-        load_spec("digitscnn")
+        load_sweep("digitscnn")
 
 
 def test_bounds_that_break_a_rule_of_the_trial_show_before_the_first_trial(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_numbers_that_yaml_reads_as_text_and_whole_fields() -> None:
 def test_flags_win_over_yaml_and_text_means_the_number(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text("space: digits_cnn\ntrials: 5\nsampler: random\n")
-    spec = load_spec(str(path), {"trials": "7", "workers": "2"})
+    spec = load_sweep(str(path), {"trials": "7", "workers": "2"}).spec
     assert (spec.trials, spec.sampler, spec.workers) == (7, "random", 2)
     assert spec == SweepSpec(space="digits_cnn", trials=7, sampler="random", workers=2)
 
@@ -116,13 +116,13 @@ def test_stored_yaml_reads_back_as_the_same_sweep_without_out(tmp_path: Path) ->
     path = tmp_path / "sweep.yaml"
     path.write_text(spec.to_yaml())
     assert "out" not in yaml.safe_load(path.read_text())
-    assert load_spec(str(path)).model_dump() == {**spec.model_dump(), "out": None}
+    assert load_sweep(str(path)).spec.model_dump() == {**spec.model_dump(), "out": None}
 
 
 def test_parameters_replace_ranges_and_fixed_fields(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text("space: digits_cnn\nparameters:\n  epochs: {values: [1, 2]}\nfixed: {momentum: 0.9}\n")
-    space = load_spec(str(path)).load_space()
+    space = load_sweep(str(path)).space
     assert space.knobs["epochs"].choices == (1, 2)  # type: ignore[attr-defined]
     assert "epochs" not in space.fixed
     assert space.fixed["momentum"] == 0.9
@@ -137,7 +137,7 @@ def test_paths_in_a_spec_count_from_its_folder(tmp_path: Path) -> None:
     )
     path = tmp_path / "spec.yaml"
     path.write_text("space: mine.py\ndata: root\n")
-    spec = load_spec(str(path))
+    spec = load_sweep(str(path)).spec
     assert spec.data == str(tmp_path / "root")
     assert spec.load_space().name == "mine"
 
@@ -146,7 +146,7 @@ def test_set_flags_are_yaml_and_win_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text("space: digits_cnn\nparameters: {momentum: {values: [0, 0.9]}}\nfixed: {epochs: 4, warmup: 0.1}\n")
     flags = ["epochs=2", "momentum=0.5", "base.steps=7", 'dataset_options={"label_noise": 0.1}', "clip_norm=1e-1"]
-    spec = load_spec(str(path), {"fixed": assignments([*flags, "dataset_options.split_seed=3"])})
+    spec = load_sweep(str(path), {"fixed": parse_assignments([*flags, "dataset_options.split_seed=3"])}).spec
     assert spec.fixed["warmup"] == 0.1
     assert set(spec.parameters) == set()
     space = spec.load_space()
@@ -156,7 +156,7 @@ def test_set_flags_are_yaml_and_win_over_the_file(tmp_path: Path) -> None:
     assert built.dataset_options == {"label_noise": 0.1, "split_seed": 3}
     stored = tmp_path / "stored.yaml"
     stored.write_text(spec.to_yaml())
-    assert load_spec(str(stored)).identity() == spec.identity()
+    assert load_sweep(str(stored)).spec.identity() == spec.identity()
 
 
 def _first(distribution: Any) -> Any:
@@ -173,7 +173,7 @@ def _first(distribution: Any) -> Any:
 )
 def test_a_wrong_set_flag_is_named(text: str, message: str) -> None:
     with pytest.raises(SpecError) as error:
-        assignments([text])
+        parse_assignments([text])
     assert str(error.value).startswith(message)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from search_spaces import load
 from sweeper.cli.main import main
-from sweeper.config.points import checked_points, read_points
+from sweeper.config.points import convert_points, read_points
 from sweeper.config.table_values import parse
 from sweeper.errors import SpecError
 from sweeper.storage.tables import read_trials
@@ -71,7 +71,7 @@ def import_csv(folder: Path, text: str, *more: str) -> int:
 def enqueue_csv(folder: Path, text: str) -> list[dict[str, Any]]:
     (folder / "t.csv").write_bytes(text.encode())
     space = load("digits_cnn")
-    return checked_points(space, read_points(folder / "t.csv", space))
+    return convert_points(space, read_points(folder / "t.csv", space))
 
 
 @pytest.mark.parametrize(
@@ -174,4 +174,4 @@ def test_a_truth_is_no_number_in_a_list_of_configurations_either(tmp_path: Path,
     from search_spaces._space import SpaceError
 
     with pytest.raises(SpaceError, match="configuration 1 of enqueue: momentum must be"):
-        checked_points(load("digits_cnn"), [{"momentum": value}])
+        convert_points(load("digits_cnn"), [{"momentum": value}])

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.config import yaml_text
-from sweeper.config.load import load_spec
+from sweeper.config.load import load_sweep
 from sweeper.config.points import read_points
-from sweeper.config.yaml_source import assignments
+from sweeper.config.yaml_source import parse_assignments
 from sweeper.config.yaml_text import Bounds, YamlError, read, with_numbers, write, write_stored
 from sweeper.errors import SpecError
 from sweeper.storage.run_folder import claim, stored_spec, write_start
@@ -59,13 +59,13 @@ REFUSED = {
     "? [a]\n: 2": "line 1: keys must be text, got a list",
     "a: 1\nb: {c: 1, c: 2}": "line 2: the key b.c occurs twice; keep one",
     "a:\n- {c: 1}\n- {c: 1,\n   c: 2}": "line 4: the key a.1.c occurs twice; keep one",
-    "a: !x 1": "line 1: the tag !x is not taken",
-    "a: !!set {b}": "line 1: the tag !!set is not taken",
-    "a: !!timestamp 2001-01-01": "line 1: the tag !!timestamp is not taken",
-    "a: !!python/name:os.system": "the tag !!python/name:os.system is not taken",
-    "a: !!float 1:00:00.5": "line 1: 1:00:00.5 is no float",
-    "a: !!int x": "line 1: x is no int",
-    "a: !!bool yes": "line 1: yes is no bool",
+    "a: !x 1": "line 1: the tag !x is not supported",
+    "a: !!set {b}": "line 1: the tag !!set is not supported",
+    "a: !!timestamp 2001-01-01": "line 1: the tag !!timestamp is not supported",
+    "a: !!python/name:os.system": "the tag !!python/name:os.system is not supported",
+    "a: !!float 1:00:00.5": "line 1: 1:00:00.5 is not a valid float",
+    "a: !!int x": "line 1: x is not a valid int",
+    "a: !!bool yes": "line 1: yes is not a valid bool",
     "a: 1e999": "line 1: a number must be below 1.8e308, got 1e999",
     "a: 12e4567": "quote it if it is text",
     "a: " + "9" * 5000: "line 1: a whole number must be below 2**63",
@@ -162,13 +162,13 @@ def test_text_of_earlier_versions_stays_text():
 
 
 def test_numbers_mean_the_same_everywhere(tmp_path):
-    assert assignments(["a=010", "b=1:30", "c=1e-3", "d=0o10"]) == {"a": 10, "b": "1:30", "c": 1e-3, "d": 8}
+    assert parse_assignments(["a=010", "b=1:30", "c=1e-3", "d=0o10"]) == {"a": 10, "b": "1:30", "c": 1e-3, "d": 8}
     with pytest.raises(SpecError, match="--set a: write true or false instead of yes"):
-        assignments(["a=yes"])
+        parse_assignments(["a=yes"])
     spec, points = tmp_path / "spec.yaml", tmp_path / "points.yaml"
     spec.write_text("space: digits_cnn\ntrials: 010\nparameters: {learning_rate: {min: 1e-3, max: 1e-1}}\n")
     points.write_text("- {learning_rate: 1e-2}\n")
-    found = load_spec(str(spec), {"enqueue": str(points)})
+    found = load_sweep(str(spec), {"enqueue": str(points)}).spec
     assert (found.trials, found.parameters["learning_rate"].min) == (10, 1e-3)
     assert read_points(points, found.load_space()) == [{"learning_rate": 1e-2}]
 
@@ -191,7 +191,7 @@ def test_text_where_a_number_is_needed_is_refused(tmp_path, lines, sentence):
     path = tmp_path / "s.yaml"
     path.write_text(f"space: digits_cnn\n{lines}\n")
     with pytest.raises(SpecError) as error:
-        load_spec(str(path))
+        load_sweep(str(path))
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -204,7 +204,7 @@ def test_a_folder_of_an_earlier_version_holds_the_same_sweep(tmp_path):
         "space: digits_cnn\nparameters:\n  weight_decay:\n    values:\n    - 0\n    - 1e-4\n"
     )
     assert stored_spec(run).parameters["weight_decay"].values == (0, "1e-4")
-    same, other = (load_spec(str(file), {"out": str(run), "seed": seed}) for seed in (0, 1))
+    same, other = (load_sweep(str(file), {"out": str(run), "seed": seed}).spec for seed in (0, 1))
     assert claim(same)[1]  # it is continued
     with pytest.raises(SpecError, match="holds another sweep"):
         claim(other)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.config.load import load_spec
+from sweeper.config.load import load_sweep
 from sweeper.config.spec import SweepSpec
 from sweeper.deploy import bundle
 from sweeper.deploy.bundle import bundle_sweep, job_name, package_files, parse_environment, zip_files
@@ -35,7 +35,7 @@ def own(tmp_path: Path) -> Path:
 
 
 def test_the_same_sweep_arrives(own: Path, tmp_path: Path) -> None:
-    asked = load_spec(str(own), {"seed": 3, "out": "s3://bucket/run", "address": "http://head:8265"})
+    asked = load_sweep(str(own), {"seed": 3, "out": "s3://bucket/run", "address": "http://head:8265"}).spec
     found = bundle_sweep(asked)
     assert sorted(found.files) == ["mine.py", SPEC_FILE]
     assert found.out == "s3://bucket/run"
@@ -43,7 +43,7 @@ def test_the_same_sweep_arrives(own: Path, tmp_path: Path) -> None:
     there.mkdir()
     for name, data in found.files.items():
         (there / name).write_bytes(data)
-    arrived = load_spec(str(there / SPEC_FILE))
+    arrived = load_sweep(str(there / SPEC_FILE)).spec
     assert {**arrived.identity(), "space": ""} == {**asked.identity(), "space": ""}
     assert (arrived.workers, arrived.resources, arrived.out, arrived.address) == (3, asked.resources, None, None)
     # defaults that follow from what was not asked for still follow
@@ -73,10 +73,10 @@ def test_a_folder_travels_without_what_is_not_the_users(own: Path, tmp_path: Pat
     for name in kept | left:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
-    found = bundle_sweep(load_spec(str(own), {"out": "/shared/run"}), str(folder))
+    found = bundle_sweep(load_sweep(str(own), {"out": "/shared/run"}).spec, str(folder))
     assert set(found.files) == kept | {"mine.py", SPEC_FILE}
     with pytest.raises(SpecError, match="--working-dir must be a folder"):
-        bundle_sweep(load_spec(str(own), {"out": "/shared/run"}), str(folder / "tools.py"))
+        bundle_sweep(load_sweep(str(own), {"out": "/shared/run"}).spec, str(folder / "tools.py"))
 
 
 def test_too_much_is_named(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_too_much_is_named(own: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     folder.mkdir()
     (folder / "images.bin").write_bytes(bytes(6_000))
     with pytest.raises(SpecError, match=r"at most 0.005 MB, .*images.bin.* name it by --data"):
-        bundle_sweep(load_spec(str(own), {"out": "/shared/run"}), str(folder))
+        bundle_sweep(load_sweep(str(own), {"out": "/shared/run"}).spec, str(folder))
 
 
 def test_the_package_is_whole_and_small_and_packed_alike() -> None:
@@ -113,7 +113,7 @@ def test_the_package_says_there_of_which_commit_it_is(tmp_path: Path, monkeypatc
 
 def test_a_job_is_named_after_search_and_place(own: Path) -> None:
     def name(**flags: object) -> str:
-        spec = load_spec(str(own), {"out": "/shared/run", **flags})
+        spec = load_sweep(str(own), {"out": "/shared/run", **flags}).spec
         return job_name(spec, bundle_sweep(spec))
 
     assert name() == name(trials=9, workers=1, max_seconds=5.0)
@@ -130,10 +130,10 @@ def test_a_prior_of_this_machine_is_read_here(tmp_path: Path, capsys: pytest.Cap
     run = tmp_path / "first"
     args = ["run", "synthetic", "--runner", "inline", "--sampler", "qmc", "--trials", "24", "--out", str(run)]
     assert main(args) == 0
-    found = bundle_sweep(load_spec("synthetic", {"prior": [str(run)], "out": "/shared/run"}))
+    found = bundle_sweep(load_sweep("synthetic", {"prior": [str(run)], "out": "/shared/run"}).spec)
     there = tmp_path / "there.yaml"
     there.write_text(found.spec_text)
-    (prior,) = load_spec(str(there)).prior
+    (prior,) = load_sweep(str(there)).spec.prior
     assert not isinstance(prior, str)
     assert prior.low < prior.best < prior.high
 

@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 import search_spaces
 from sweeper import SpecError, SweepSpec
-from sweeper.config.load import load_spec
+from sweeper.config.load import load_sweep
 from sweeper.config.space import corners, noise_constants
 from sweeper.runner.proposer import budget_of
 from sweeper.search.designs import grid
@@ -51,13 +51,13 @@ def test_a_condition_keeps_the_range_and_names_its_line(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     text = "space: digits_cnn\nparameters:\n  optimizer: {values: [sgd, sgdw]}\n  momentum: {when: {optimizer: sgd}}\n"
     path.write_text(text)
-    spec = load_spec(str(path))
+    spec = load_sweep(str(path)).spec
     space = spec.load_space()
     assert space.conditions == {"momentum": {"optimizer": ("sgd",)}}
     assert space.knobs["momentum"] == search_spaces.load("digits_cnn").knobs["momentum"]
     stored = tmp_path / "stored.yaml"
     stored.write_text(spec.to_yaml())
-    assert load_spec(str(stored)).identity() == spec.identity()
+    assert load_sweep(str(stored)).spec.identity() == spec.identity()
     for old, new, message in [
         ("optimizer: sgd}", "optimizer: sdg}", "line 4: condition of momentum: optimizer must be one of sgd, sgdw"),
         ("  momentum", "  epochs", "line 4: parameters.epochs: give values, or both min and max: it is no knob"),
@@ -65,7 +65,7 @@ def test_a_condition_keeps_the_range_and_names_its_line(tmp_path: Path) -> None:
     ]:
         path.write_text(text.replace(old, new))
         with pytest.raises(SpecError) as error:
-            load_spec(str(path))
+            load_sweep(str(path))
         assert message in str(error.value)
 
 
@@ -73,20 +73,16 @@ def test_setting_the_other_knob_settles_the_condition(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text("space: digits_cnn\nparameters:\n  optimizer: {values: [sgd, sgdw]}\n"
                     "  momentum: {when: {optimizer: sgd}}\n")  # fmt: skip
-    free = load_spec(str(path), {"fixed": {"optimizer": "sgd"}}).load_space()
+    free = load_sweep(str(path), {"fixed": {"optimizer": "sgd"}}).space
     assert (dict(free.conditions), "momentum" in free.knobs) == ({}, True)
-    gone = load_spec(str(path), {"fixed": {"optimizer": "sgdw"}}).load_space()
+    gone = load_sweep(str(path), {"fixed": {"optimizer": "sgdw"}}).space
     assert "momentum" not in gone.knobs
-    assert next(iter(corners_of(gone))).momentum == 0.0
-
-
-def corners_of(space: search_spaces.Space) -> list[PairSpec]:
-    return [space.build(params) for params in corners(space)]
+    assert next(corners(gone)).momentum == 0.0
 
 
 def test_corners_reach_every_end_of_a_conditional_knob() -> None:
     space = SweepSpec(space="synthetic", parameters=PARAMETERS).load_space()
-    built = corners_of(space)
+    built = list(corners(space))
     assert {s.momentum for s in built} == {0.0, 0.5, 0.9}
     assert {s.augmentation_strength for s in built} == {0.0, 0.1, 1.0}
     assert {s.optimizer for s in built} == {"sgd", "sgdw"}
@@ -94,7 +90,7 @@ def test_corners_reach_every_end_of_a_conditional_knob() -> None:
 
 def test_noise_takes_the_default_of_a_knob_that_does_not_act(tmp_path: Path) -> None:
     space = SweepSpec(space="synthetic", parameters=PARAMETERS).load_space()
-    constants = noise_constants(space, {"examples": 720})
+    constants = noise_constants(space, next(corners(space)), 720)
     assert constants == {"momentum": 0.0, "beta1": 0.9, "examples": 720}
     results = sweep(tmp_path, parameters=PARAMETERS, trials=8)
     for row in results.trials.to_pylist():

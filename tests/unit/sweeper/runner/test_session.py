@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-import search_spaces
 import sweeper
 from sweeper import SpecError, SweepSpec, load_results
+from sweeper.config.prepared import prepare
 from sweeper.runner.inline import run_inline
 from sweeper.runner.proposer import StudyProposer
 from sweeper.runner.session import Session
@@ -141,10 +141,8 @@ def test_the_study_learns_the_mean_of_all_repeats_of_an_interrupted_configuratio
     results = sweep(tmp_path, sampler="tpe", repeats=2, trials=3)
     lost = results.trials.to_pylist()[3]
     (tmp_path / "trials" / f"{lost['digest']}.parquet").unlink()
-    session = Session(
-        SweepSpec(space="synthetic", runner="inline", sampler="tpe", repeats=2, trials=3),
-        search_spaces.load("synthetic"), tmp_path, Runtime(), {"examples": 720},
-    )  # fmt: skip
+    spec = SweepSpec(space="synthetic", runner="inline", sampler="tpe", repeats=2, trials=3)
+    session = Session(prepare(spec).with_constants(examples=720), tmp_path, Runtime())
     run_inline(session)
     assert isinstance(session.proposer, StudyProposer)
     told = sorted(t.value for t in session.proposer.study.trials if t.value is not None)
@@ -266,10 +264,10 @@ def test_diverged_trials_are_kept_and_never_win(tmp_path: Path) -> None:
 
 
 def test_the_folder_holds_what_reproduces_the_sweep(tmp_path: Path) -> None:
-    from sweeper.config.load import load_spec
+    from sweeper.config.load import load_sweep
 
     first = sweep(tmp_path / "a", trials=5, objective="gain_mean", seed=3)
-    spec = load_spec(str(tmp_path / "a" / "sweep.yaml"), {"out": str(tmp_path / "b")})
+    spec = load_sweep(str(tmp_path / "a" / "sweep.yaml"), {"out": str(tmp_path / "b")}).spec
     second = sweeper.run(spec)
     assert digests(first) == digests(second)
     assert load_results(tmp_path / "b").objective == "gain_mean"

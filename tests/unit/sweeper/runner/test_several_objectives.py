@@ -9,7 +9,8 @@ import pytest
 
 from sweeper import SpecError, SweepSpec
 from sweeper.analysis.best import pareto
-from sweeper.config.load import load_spec
+from sweeper.config.load import load_sweep
+from sweeper.config.prepared import prepare
 from sweeper.runner.inline import run_inline
 from sweeper.runner.proposer import StudyProposer
 from sweeper.runner.session import Session
@@ -47,11 +48,11 @@ def test_the_pareto_set_is_what_none_beats_in_all() -> None:
 def test_a_list_of_objectives_and_flags(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text("space: synthetic\nobjective: [gain_mean, cost]\n")
-    spec = load_spec(str(path))
+    spec = load_sweep(str(path)).spec
     assert (spec.objective, spec.further_objectives, spec.objectives) == ("gain_mean", ("cost",), ("gain_mean", "cost"))
     path.write_text(spec.to_yaml())
-    assert load_spec(str(path)).identity() == spec.identity()
-    assert load_spec(str(path), {"objective": ["barrier"]}).objectives == ("barrier",)
+    assert load_sweep(str(path)).spec.identity() == spec.identity()
+    assert load_sweep(str(path), {"objective": ["barrier"]}).spec.objectives == ("barrier",)
     for names, message in {
         ("gain_mean", "gain_mean"): "objectives must differ, got 'gain_mean' twice",
         ("gain_mean", "cots"): "unknown objective 'cots'; did you mean cost?",
@@ -91,7 +92,7 @@ def test_the_study_is_told_every_objective(tmp_path: Path, monkeypatch: pytest.M
         spec = SweepSpec.checked(
             {"space": "synthetic", "sampler": sampler, "objective": BOTH, "trials": 15, "parameters": wide}
         )
-        return Session(spec, spec.load_space(), tmp_path, Runtime(), {"examples": 720})
+        return Session(prepare(spec).with_constants(examples=720), tmp_path, Runtime())
 
     first = session()
     run_inline(first)

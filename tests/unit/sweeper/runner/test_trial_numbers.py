@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from sweeper import SweepSpec
 from sweeper.analysis.best import best_trials
+from sweeper.config.prepared import prepare
 from sweeper.runner.proposer import StudyProposer
 from sweeper.runner.session import Session
 from sweeper.storage.tables import read
@@ -23,7 +24,7 @@ ONE_KNOB: dict[str, Any] = {
 
 def session_of(run: Path, **more: Any) -> Session:
     spec = SweepSpec.checked({"space": "synthetic", "runner": "inline", "trials": 12, **more})
-    return Session(spec, spec.load_space(), run, Runtime(), {"examples": 720})
+    return Session(prepare(spec).with_constants(examples=720), run, Runtime())
 
 
 def study_of(session: Session) -> StudyProposer:

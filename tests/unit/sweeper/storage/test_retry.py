@@ -138,7 +138,7 @@ def test_a_mounted_folder_that_is_away_for_a_moment_begins_the_trial_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, naps: list[float]
 ) -> None:
     space = SweepSpec(space="synthetic").load_space()
-    job, run = Job(0, (space.build(next(corners(space))),), {}), tmp_path / "run"
+    job, run = Job(0, (next(corners(space)),), {}), tmp_path / "run"
     base = str(run / "bases" / "one.safetensors")
     errors: list[Exception] = [OSError(errno.ESTALE, "Stale file handle", base)] * 3
 
@@ -254,7 +254,7 @@ def test_processes_of_other_nodes_carry_their_checkpoints_themselves(
         (tmp_path / "store" / name).mkdir(parents=True)
     monkeypatch.setattr(jobs, "place_of", lambda _: place)
     space = SweepSpec(space="synthetic").load_space()
-    some = space.build(next(corners(space)))
+    some = next(corners(space))
     seen: list[Any] = []
 
     def elsewhere(specs: Any, runtime: Runtime, report: Any) -> Any:

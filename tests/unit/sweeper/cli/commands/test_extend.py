@@ -16,6 +16,7 @@ from sweeper.analysis.evidence.plan import Plan
 from sweeper.analysis.regime import fit_regime
 from sweeper.cli.commands import extend
 from sweeper.cli.main import main
+from sweeper.config.prepared import prepare
 from sweeper.config.trials import build
 from sweeper.storage.run_folder import stored_spec
 from sweeper.storage.tables import read_trials
@@ -148,7 +149,7 @@ def test_a_search_takes_other_repeats_than_its_extension(tmp_path: Path, monkeyp
     asks(monkeypatch, lambda _: [Need(2, "few", config=config)])
     assert main(["extend", str(run), *INLINE]) == 0
     spec = stored_spec(run)
-    session = Session(spec, spec.load_space(), run, spec.runtime(None), {"examples": 720.0})
+    session = Session(prepare(spec).with_constants(examples=720), run, spec.runtime(None))
     assert session.repeats[config] == 3
     assert session.status.done == 8
     assert session.status.best == max(session.status.best or 0.0, 0.0)

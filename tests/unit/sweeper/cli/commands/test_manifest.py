@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from sweeper.cli.main import main
-from sweeper.config.load import load_spec
+from sweeper.config.load import load_sweep
 from sweeper.config.spec import SweepSpec
 from sweeper.deploy.bundle import bundle_sweep
 from sweeper.deploy.manifest import Cluster, render_kuberay, render_ray_up
@@ -122,7 +122,7 @@ def test_the_sweep_in_a_rayjob_is_the_sweep(own: str, printed: Any, tmp_path: Pa
     for name, text in config["data"].items():
         (folder / name).write_text(text)
     assert (folder / "mine.py").read_text() == SPACE_FILE
-    arrived, asked = load_spec(str(folder / "sweep.yaml")), load_spec(own, {"trials": 9, "seed": 4})
+    arrived, asked = load_sweep(str(folder / "sweep.yaml")).spec, load_sweep(own, {"trials": 9, "seed": 4}).spec
     assert {**arrived.identity(), "space": ""} == {**asked.identity(), "space": ""}
     assert arrived.trials == 9
     assert job["spec"]["entrypoint"] == "python -m sweeper run /sweep/sweep.yaml --out s3://bucket/runs/a --yes"

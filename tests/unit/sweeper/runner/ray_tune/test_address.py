@@ -8,7 +8,7 @@ import pytest
 
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
-from sweeper.runner.ray_tune.address import check_reachable, joined, token
+from sweeper.runner.ray_tune.address import check_reachable, resolve_address, token
 
 
 @pytest.fixture(autouse=True)
@@ -24,21 +24,21 @@ def spec(**values: object) -> SweepSpec:
 
 def test_the_flag_wins_over_the_environment_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    assert joined(spec(), said.append).address is None
-    assert joined(spec(address="local"), said.append).address is None
+    assert resolve_address(spec(), said.append).address is None
+    assert resolve_address(spec(address="local"), said.append).address is None
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert joined(spec(address="10.0.0.2:6379"), said.append).address == "10.0.0.2:6379"
-    assert joined(spec(address="local"), said.append).address is None
-    assert joined(spec(runner="inline"), said.append).address is None
+    assert resolve_address(spec(address="10.0.0.2:6379"), said.append).address == "10.0.0.2:6379"
+    assert resolve_address(spec(address="local"), said.append).address is None
+    assert resolve_address(spec(runner="inline"), said.append).address is None
     assert said == []
-    assert joined(spec(), said.append).address == "10.0.0.1:6379"
+    assert resolve_address(spec(), said.append).address == "10.0.0.1:6379"
     assert said == ["joining the Ray cluster at 10.0.0.1:6379 (RAY_ADDRESS); --address local starts a local Ray"]
 
 
 def test_a_job_servers_address_is_none_for_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://10.0.0.1:8265")
     with pytest.raises(SpecError, match=r"RAY_ADDRESS is a job server's .*`sweeper submit`"):
-        joined(spec())
+        resolve_address(spec())
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError
 
-import search_spaces
 from sweeper import SweepSpec
+from sweeper.config.prepared import prepare
 from sweeper.runner.ray_tune.oom import KilledForMemory, known_to_tune
 from sweeper.runner.ray_tune.reattempts import Attempts
 from sweeper.runner.ray_tune.tuner import RungScheduler, SessionSearcher
@@ -32,7 +32,7 @@ def ended(error: Exception, file: Path) -> Any:
 )
 def test_it_is_an_outcome_and_not_tried_again(error: Exception, outcomes: list[str], tmp_path: Path) -> None:
     spec = SweepSpec.checked({"space": "synthetic", "sampler": "random", "trials": 3})
-    session = Session(spec, search_spaces.load("synthetic"), tmp_path / "run", Runtime(), {"examples": 720})
+    session = Session(prepare(spec).with_constants(examples=720), tmp_path / "run", Runtime())
     searcher = SessionSearcher(session, Attempts(2), None)
     assert searcher.suggest("one")["job"]
     RungScheduler(searcher).on_trial_error(None, ended(error, tmp_path / "error.pkl"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sweeper.config.prepared import prepare
 from sweeper.config.resources import Resources
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
@@ -14,7 +15,7 @@ from sweeper.runner.jobs import Job
 from sweeper.runner.preflight import fit_to_ranks
 from sweeper.runner.ray_tune.placement import Layout, Node, capacity, check_fits, layout, request
 from sweeper.runner.ray_tune.reattempts import Attempts
-from sweeper.runner.run import _runtime
+from sweeper.runner.run import _make_runtime
 from sweeper.storage.location import place_of
 from trainables.spec import PairSpec
 
@@ -127,7 +128,7 @@ def test_threads_need_their_cpus() -> None:
 )
 def test_trials_without_gpus_of_their_own_take_none(values: dict[str, Any], device: str, tmp_path: Path) -> None:
     spec = SweepSpec.checked({"space": "synthetic", "resources": values})
-    assert _runtime(spec, place_of(tmp_path)).device == device
+    assert _make_runtime(spec, place_of(tmp_path)).device == device
 
 
 def test_resources_change_neither_the_sweep_nor_its_file() -> None:
@@ -158,7 +159,7 @@ def test_a_lost_job_comes_again_after_longer_and_longer_pauses() -> None:
 def test_children_apart_change_only_sweeps_that_would_stack(repeats: int, sizes: list[int], stack: str) -> None:
     values = {"space": "digits_cnn", "repeats": repeats, "resources": {"ranks_per_member": 1}}
     spec = SweepSpec.checked({**values, "parameters": {"batch_size": {"values": sizes}}})
-    assert fit_to_ranks(spec, spec.load_space()).stack == stack
+    assert fit_to_ranks(prepare(spec)).spec.stack == stack
 
 
 @pytest.mark.parametrize(
@@ -179,4 +180,4 @@ def test_children_apart_change_only_sweeps_that_would_stack(repeats: int, sizes:
 def test_sweeps_whose_children_cannot_train_apart_are_refused(values: dict[str, Any], why: str) -> None:
     spec = SweepSpec.checked({"space": "digits_cnn", **values})
     with pytest.raises(SpecError, match=why):
-        fit_to_ranks(spec, spec.load_space())
+        fit_to_ranks(prepare(spec))

@@ -8,7 +8,7 @@ import pytest
 
 from search_spaces import names
 from sweeper.client.models import Role
-from sweeper.config.load import load_spec
+from sweeper.config.load import load_sweep
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.service.config import Config
@@ -97,7 +97,7 @@ def test_a_wrong_spec_is_refused_in_the_command_lines_words(rules, text, tmp_pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sweep.yaml").write_text(text)
     with pytest.raises(SpecError) as theirs:
-        load_spec("sweep.yaml")
+        load_sweep("sweep.yaml")
     with pytest.raises(SpecError) as ours:
         of_yaml(text, rules)
     assert str(ours.value) == str(theirs.value)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from sweeper import SpecError, SweepSpec
-from sweeper.analysis.constraints import constraints, feasible
+from sweeper.analysis.observations import constraints, feasible
 from sweeper.config.fields import parse_bytes
+from sweeper.config.prepared import prepare
 from sweeper.runner.inline import run_inline
 from sweeper.runner.proposer import StudyProposer
 from sweeper.runner.session import Session
@@ -65,9 +66,8 @@ def _slow(job: Any, result: Any) -> Any:
 
 
 def session_of(run: Path, **more: Any) -> Session:
-    import search_spaces
 
-    return Session(spec(**more), search_spaces.load("synthetic"), run, Runtime(), {"examples": 720})
+    return Session(prepare(spec(**more)).with_constants(examples=720), run, Runtime())
 
 
 @pytest.mark.parametrize("sampler", MODELS)

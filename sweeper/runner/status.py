@@ -1,0 +1,48 @@
+"""Status of a running sweep, and the callbacks by which a driver reports to its caller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Status:
+    """Progress of a sweep, in configurations."""
+
+    budget: int
+    done: int = 0
+    running: int = 0
+    failed: int = 0
+    pruned: int = 0
+    saved_seconds: float = 0.0
+    """Training time of the steps that pruned trials did not run."""
+    best: float | None = None
+    target: float | None = None
+    warnings: dict[str, str] = field(default_factory=lambda: {})
+    """Warning key -> the first trial's sentence."""
+    started: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions of the caller of a sweep; all are optional.
+
+    Attributes:
+        listener: Called with the status after every change.
+        confirm: Returns whether to continue an unfinished sweep; called with its run folder and the number of
+            configurations left.
+        say: Called with a line about what happens before the search.
+        stop: Returns why the sweep starts no further trial; empty while it may.
+    """
+
+    listener: Callable[[Status], None] = lambda _: None
+    confirm: Callable[[Path | str, int], bool] = lambda run, left: True
+    say: Callable[[str], None] = lambda _: None
+    stop: Callable[[], str] = lambda: ""
+
+
+QUIET = Callbacks()
+"""Callbacks that do nothing."""

@@ -60,7 +60,7 @@ def test_a_condition_keeps_the_range_and_names_its_line(tmp_path: Path) -> None:
     assert load_sweep(str(stored)).spec.identity() == spec.identity()
     for old, new, message in [
         ("optimizer: sgd}", "optimizer: sdg}", "line 4: condition of momentum: optimizer must be one of sgd, sgdw"),
-        ("  momentum", "  epochs", "line 4: parameters.epochs: give values, or both min and max: it is no knob"),
+        ("  momentum", "  epochs", "line 4: parameters.epochs: give values, or both min and max: it is not a knob"),
         ("when: {optimizer: sgd}", "when: 3", "line 4: parameters.momentum.when: must be a mapping, got 3"),
     ]:
         path.write_text(text.replace(old, new))

@@ -322,7 +322,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     ("text", "media", "status", "sentence"),
     [
         (BOMB, "yaml", None, "at most 20000 values"),
-        ("a: &a [*a]", "yaml", None, "must not stand inside"),
+        ("a: &a [*a]", "yaml", None, "must not repeat a value"),
         ("[" * 5000, "yaml", None, "20 levels deep"),
         ("{a: " * 30 + "1" + "}" * 30, "yaml", None, "20 levels deep"),
         ("1: 2", "yaml", None, "keys must be text"),

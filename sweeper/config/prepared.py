@@ -11,7 +11,9 @@ from sweeper.config.points import convert_points
 from sweeper.config.space import corners, noise_constants
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
+from sweeper.search.noise_targets import MEASURED_USUAL, default_noise, list_targets
 from trainables.spec import PairSpec
+from trainables.training.optimizers import family
 
 
 @dataclass(frozen=True)
@@ -61,3 +63,16 @@ def prepare(spec: SweepSpec, find: Callable[[str], Space] = load) -> PreparedSwe
     except ValueError as error:
         raise SpecError(str(error)) from None
     return PreparedSweep(spec, space, trials, noise_constants(space, trials[0]))
+
+
+def set_default_noise(sweep: PreparedSweep) -> PreparedSweep:
+    """Return a sweep whose spec names a noise: its own, or the default of its optimizers."""
+    if "noise" in sweep.spec.model_fields_set:
+        return sweep
+    families = {family(trial.optimizer) for trial in sweep.corners}
+    defaults = {default_noise(f) for f in families}
+    if len(defaults) == 1:
+        return sweep.with_spec(noise=defaults.pop())
+    # no default holds for all optimizers; the table can at least show a measured noise
+    fallback = MEASURED_USUAL if sweep.spec.sampler != "noise" else min(defaults)
+    return sweep.with_spec(noise=next(iter(list_targets(families)), fallback))

@@ -97,8 +97,7 @@ def _read_priors(spec: SweepSpec) -> SweepSpec:
     """Return the spec with priors read from the run folders of this machine."""
     from sweeper.analysis.prior import read_prior
     from sweeper.config.fields import PriorNoise
-    from sweeper.config.noise_default import set_default_noise
-    from sweeper.config.prepared import prepare
+    from sweeper.config.prepared import prepare, set_default_noise
 
     if all(isinstance(p, PriorNoise) or is_uri(p) for p in spec.prior):
         return spec

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.analysis.prior import read_prior
 from sweeper.config.fields import PriorNoise
-from sweeper.config.noise_default import set_default_noise
-from sweeper.config.prepared import PreparedSweep, prepare
+from sweeper.config.prepared import PreparedSweep, prepare, set_default_noise
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError, StorageError
 from sweeper.runner.preflight import check_sweep, fit_to_ranks, measure_k_aug

@@ -11,9 +11,8 @@ from urllib.parse import unquote
 
 import search_spaces
 from sweeper.config.load import SpecSource
-from sweeper.config.noise_default import set_default_noise
 from sweeper.config.plain_text import check_plain_values
-from sweeper.config.prepared import PreparedSweep
+from sweeper.config.prepared import PreparedSweep, set_default_noise
 from sweeper.config.spec import SweepSpec, keys
 from sweeper.errors import SpecError
 from sweeper.runner.proposer import budget_of

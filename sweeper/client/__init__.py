@@ -1,4 +1,4 @@
-"""Client of a sweep service: sends sweeps, follows them and brings back what they found. Loads no torch and no ray."""
+"""Client of a sweep service: submits sweeps, follows them and reads their results, without torch and ray."""
 
 from sweeper.client.client import Client
 from sweeper.client.transport import ClientError

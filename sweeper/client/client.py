@@ -1,4 +1,4 @@
-"""Client: what a service answers to, as methods with typed results."""
+"""Client: the API of a service as methods with typed results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sweeper.config.spec import SweepSpec
 
 LOOK_SECONDS = 2.0
-"""Between looks for trials that land."""
+"""Interval between checks for new trials."""
 PAGE_SWEEPS = 200
 ARROW = "application/vnd.apache.arrow.stream"
 
@@ -34,18 +34,18 @@ T = TypeVar("T")
 class Client:
     """A sweep service.
 
-    It holds connections open: give each thread its own, and close it, or use it in a `with`.
+    A client keeps connections open: use one per thread, and close it or use it in a `with` statement.
 
     Args:
-        url: The service's address, such as `https://HOST:8000`; by default what SWEEPER_SERVER says.
-        token: By default what SWEEPER_TOKEN says, else what stands in the file that SWEEPER_TOKEN_FILE names, or in
-            `~/.config/sweeper/token`; nobody but its owner may read the file.
-        timeout: Longest time of one answer [s]. Requests that do no harm twice are tried six times, over about 8 s.
+        url: The service's address, such as `https://HOST:8000`; by default SWEEPER_SERVER.
+        token: The token; by default SWEEPER_TOKEN, else the content of the file SWEEPER_TOKEN_FILE or
+            `~/.config/sweeper/token`, which only its owner may read.
+        timeout: Timeout of an answer [s]. Repeatable requests are tried six times within about 8 s.
         ca: File or folder of certificates to trust; by default the system's, or those of REQUESTS_CA_BUNDLE.
-        insecure: Trust the way to the service: check no certificate, and send the token even in clear.
+        insecure: Whether to trust the network: check no certificate, and send the token even unencrypted.
 
     Raises:
-        SpecError: There is no such address or token, or the token may be read by others.
+        SpecError: The address or the token is wrong, or other users can read the token's file.
     """
 
     def __init__(
@@ -83,34 +83,34 @@ class Client:
         webhook: str | None = None,
         key: str | None = None,
     ) -> Submitted:
-        """Send a sweep to be run; however often it has to be tried, it is queued once.
+        """Submit a sweep; retries queue it once.
 
         Args:
-            spec: What to run: a SweepSpec, of which only what was set is sent; its keys and values; a YAML file; or
+            spec: A SweepSpec, of which only the set fields are sent; a mapping of its keys; the path of a YAML file; or
                 YAML as text.
-            name: What it is called in lists.
-            priority: -100 to 100; higher ones start first.
-            shared: Whether all users may see it.
-            webhook: URL that is told of its end.
-            key: Idempotency-Key: the same request with the same key is the same sweep. By default a new one a call.
+            name: Name of the sweep in lists.
+            priority: Priority from -100 to 100; higher starts first.
+            shared: Whether all users may see the sweep.
+            webhook: URL to notify of the end.
+            key: Idempotency-Key: repeated requests with the same key create one sweep. By default new for each call.
 
         Raises:
-            ClientError: The service refuses it; nothing was queued.
+            ClientError: The service refuses the sweep; nothing is queued.
         """
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}
-        asked = {"name": name, "priority": priority, "shared": shared, "webhook": webhook}
-        return self._sent(spec, Submitted, headers, asked)
+        parameters = {"name": name, "priority": priority, "shared": shared, "webhook": webhook}
+        return self._send_spec(spec, Submitted, headers, parameters)
 
     def estimate(self, spec: SweepSpec | Mapping[str, Any] | Path | str) -> Estimate:
-        """Return what a sweep would cost, as far as earlier ones of its space tell; nothing is queued.
+        """Return the estimated cost of a sweep, based on earlier sweeps of its space; nothing is queued.
 
         Raises:
-            ClientError: The service would refuse it.
+            ClientError: The service would refuse the sweep.
         """
-        return self._sent(spec, Estimate, {}, {"dry_run": True})
+        return self._send_spec(spec, Estimate, {}, {"dry_run": True})
 
     def sweep(self, sweep: str) -> SweepDetail:
-        """Return a sweep with its spec and its history."""
+        """Return a sweep with its spec and history."""
         return self._read(SweepDetail, at(sweep))
 
     def sweeps(
@@ -120,15 +120,15 @@ class Client:
         owner: str | None = None,
         space: str | None = None,
     ) -> Iterator[Sweep]:
-        """Yield the sweeps that one may see, the newest first, of a state, owner or space."""
+        """Yield the visible sweeps, newest first, optionally of a state, owner or space."""
         after: str | None = None
         while True:
-            asked = {"state": state, "owner": owner, "space": space, "after": after, "limit": PAGE_SWEEPS}
-            page = self._read(SweepPage, "/v1/sweeps", asked)
+            parameters = {"state": state, "owner": owner, "space": space, "after": after, "limit": PAGE_SWEEPS}
+            page = self._read(SweepPage, "/v1/sweeps", parameters)
             yield from page.items
             if page.next is None:
                 return
-            self._moved(page.next, after)
+            self._check_cursor(page.next, after)
             after = page.next
 
     def trials(
@@ -140,31 +140,31 @@ class Client:
         outcome: str | None = None,
         config: str | None = None,
     ) -> pa.Table:
-        """Return the trials that have landed by now, one row each, in the order in which they came.
+        """Return the finished trials, one row per trial, in the order in which they landed.
 
         Args:
             sweep: The sweep's id.
-            where: Column -> value: only these rows.
+            where: Column -> value; only rows with these values.
             columns: Only these columns.
-            outcome: Only trials that ended so.
+            outcome: Only trials with this outcome.
             config: Only trials of this configuration.
         """
         import pyarrow as pa
 
-        # a trial that is run again lands again: its last row counts
+        # a repeated trial lands again: its last row counts
         read = columns if columns is None or "digest" in columns else [*columns, "digest"]
-        asked = filters(where, read, outcome, config)
+        parameters = filters(where, read, outcome, config)
         tables, after, more = list[Any](), None, True
         while more:
-            table, after, more = self._landed(sweep, after, asked)
+            table, after, more = self._read_trials(sweep, after, parameters)
             tables.append(table)
-        found = pa.concat_tables(tables)
-        if "digest" not in found.column_names:
-            return found
-        last = {digest: row for row, digest in enumerate(found["digest"].to_pylist())}
-        if len(last) < found.num_rows:
-            found = found.take(sorted(last.values()))
-        return found if columns is None else found.select(list(columns))
+        trials = pa.concat_tables(tables)
+        if "digest" not in trials.column_names:
+            return trials
+        last = {digest: row for row, digest in enumerate(trials["digest"].to_pylist())}
+        if len(last) < trials.num_rows:
+            trials = trials.take(sorted(last.values()))
+        return trials if columns is None else trials.select(list(columns))
 
     def iter_trials(
         self,
@@ -180,18 +180,18 @@ class Client:
 
         Args:
             sweep: The sweep's id.
-            follow: Whether to wait for those that have not landed yet.
-            where: Column -> value: only these rows.
+            follow: Whether to wait for further trials.
+            where: Column -> value; only rows with these values.
             columns: Only these columns.
-            outcome: Only trials that ended so.
+            outcome: Only trials with this outcome.
             config: Only trials of this configuration.
         """
-        asked, after = filters(where, columns, outcome, config), None
+        parameters, after = filters(where, columns, outcome, config), None
         while True:
-            over = not follow or self.sweep(sweep).state.ended  # before the page: then all has landed
+            over = not follow or self.sweep(sweep).state.ended  # checked before the page, which then has all trials
             more = True
             while more:
-                table, after, more = self._landed(sweep, after, asked)
+                table, after, more = self._read_trials(sweep, after, parameters)
                 yield from table.to_pylist()
             if over:
                 return
@@ -212,29 +212,29 @@ class Client:
         Raises:
             ClientError: There is no optimum yet (status 409), or a value breaks its rule.
         """
-        asked = {"batch_size": list(batch_sizes), "learning_rate": learning_rate, "momentum": momentum}
-        asked |= {"weight_decay": weight_decay, "objective": objective}
-        return self._read(list[Advice], f"{at(sweep)}/recommendation", asked)
+        parameters = {"batch_size": list(batch_sizes), "learning_rate": learning_rate, "momentum": momentum}
+        parameters |= {"weight_decay": weight_decay, "objective": objective}
+        return self._read(list[Advice], f"{at(sweep)}/recommendation", parameters)
 
     def best(self, sweep: str) -> dict[str, Any]:
-        """Return all about the configuration that wins so far.
+        """Return the best configuration so far, as `sweeper best --json` prints it.
 
         Raises:
-            ClientError: Nothing has won yet (status 404).
+            ClientError: The sweep has no viable trial yet (status 404).
         """
         return self._read(dict[str, Any], f"{at(sweep)}/best")
 
     def download_weights(self, sweep: str, path: str | Path) -> Path:
-        """Write the best merged weights to a safetensors file and return its path; it is there whole or not at all.
+        """Write the best merged weights to a safetensors file, whole or not at all, and return its path.
 
         Raises:
-            ClientError: The weights were not kept (status 404).
+            ClientError: The service stores no weights (status 404).
             SpecError: The file cannot be written.
         """
         path = Path(path)
         part = path.with_name(f".{path.name}.part")
         try:
-            self._http.again(lambda _: self._fetch(f"{at(sweep)}/best/weights", part))
+            self._http.retry(lambda _: self._fetch(f"{at(sweep)}/best/weights", part))
             replace_atomic(part, path)
         except OSError as error:
             raise SpecError(f"cannot write {path}: {error.strerror or error}") from None
@@ -243,49 +243,49 @@ class Client:
         return path
 
     def report(self, sweep: str) -> str:
-        """Return the sweep's page: one HTML file that works offline."""
-        return self._http.ask("GET", f"{at(sweep)}/report").content.decode(errors="replace")
+        """Return the sweep's page as HTML that works offline."""
+        return self._http.send("GET", f"{at(sweep)}/report").content.decode(errors="replace")
 
     def events(self, sweep: str | None = None, after: int | None = None) -> Iterator[Event]:
-        """Yield what happens to a sweep until its end, or to all sweeps for ever; lost connections are made anew.
+        """Yield the events of a sweep until its end, or of all sweeps without end; reconnect when a connection is lost.
 
         Args:
-            sweep: The sweep's id; None takes all that one may see.
-            after: Id of the last event that is known; the stream goes on behind it.
+            sweep: The sweep's id; None follows all visible sweeps.
+            after: Id of the last known event; the stream starts after it.
 
         Raises:
-            ClientError: The service refuses it, or was away for two minutes.
+            ClientError: The service refuses the request, or was unreachable for two minutes.
         """
         return (event for event in follow(self._http, sweep, after) if event is not None)
 
     def wait(
         self, sweep: str, timeout: float | None = None, listener: Callable[[Event], None] = lambda _: None
     ) -> SweepDetail:
-        """Return a sweep once it has ended.
+        """Wait until a sweep has ended, and return it.
 
         Args:
             sweep: The sweep's id.
-            timeout: Wait at most so long [s].
-            listener: Called with each event on the way.
+            timeout: Longest wait [s].
+            listener: Called with each event.
 
         Raises:
-            TimeoutError: It has not ended by then; it goes on.
-            ClientError: The service refuses it, or was away for two minutes.
+            TimeoutError: The sweep has not ended in time; it continues.
+            ClientError: The service refuses the request, or was unreachable for two minutes.
         """
         until = None if timeout is None else time.monotonic() + timeout
         while not (detail := self.sweep(sweep)).state.ended:
             for event in follow(self._http, sweep, None, until):
                 if event is not None:
                     listener(event)
-                # in silence the state is looked at: a stream may have lost the end
-                elif (found := self._seen(sweep)) is not None and found.state.ended:
-                    return found
+                # check the state in silence, since the stream may have lost the end
+                elif (current := self._try_sweep(sweep)) is not None and current.state.ended:
+                    return current
                 if until is not None and time.monotonic() >= until:
-                    raise TimeoutError(f"sweep {sweep} is {detail.state} after {timeout:g} s; it goes on")
+                    raise TimeoutError(f"sweep {sweep} is {detail.state} after {timeout:g} s; it continues")
         return detail
 
     def stop(self, sweep: str) -> Sweep:
-        """Let a sweep end what runs and start nothing new."""
+        """Stop a sweep: running trials finish, and no further ones start."""
         return self._post(Sweep, f"{at(sweep)}/stop")
 
     def cancel(self, sweep: str) -> Sweep:
@@ -293,11 +293,11 @@ class Client:
         return self._post(Sweep, f"{at(sweep)}/cancel")
 
     def resume(self, sweep: str, **changes: Any) -> Sweep:
-        """Queue a sweep again that has ended.
+        """Queue an ended sweep again.
 
         Args:
             sweep: The sweep's id.
-            changes: Keys of the sweep with new values, such as `trials` and `max_seconds`.
+            changes: Keys of the spec with new values, such as `trials` and `max_seconds`.
         """
         return self._post(Sweep, f"{at(sweep)}/resume", data=plain_json(changes) if changes else None)
 
@@ -311,14 +311,14 @@ class Client:
         repeats: int | None = None,
         noises: int | None = None,
     ) -> Extension:
-        """Queue just the trials that a firm answer lacks; a dry run only says which."""
-        asked = {"dry_run": dry_run or None, "noise": noise, "objective": objective}
-        asked |= {"repeats": repeats, "noises": noises}
-        return self._post(Extension, f"{at(sweep)}/extend", repeatable=dry_run, params=query(asked))
+        """Queue only the trials that a firm answer still needs; a dry run queues none."""
+        parameters = {"dry_run": dry_run or None, "noise": noise, "objective": objective}
+        parameters |= {"repeats": repeats, "noises": noises}
+        return self._post(Extension, f"{at(sweep)}/extend", repeatable=dry_run, params=query(parameters))
 
     def delete(self, sweep: str) -> None:
-        """Delete a sweep that has ended, with all its trials."""
-        self._http.ask("DELETE", at(sweep), params={"confirm": sweep})
+        """Delete an ended sweep with all its trials."""
+        self._http.send("DELETE", at(sweep), params={"confirm": sweep})
 
     def spaces(self) -> list[dict[str, Any]]:
         """Return the search spaces of the service."""
@@ -333,42 +333,44 @@ class Client:
         return self._read(list[dict[str, Any]], "/v1/merges")
 
     def me(self) -> Me:
-        """Return who one is to the service: user, role, quota and what of it is used."""
+        """Return the token's user, role, quota and usage."""
         return self._read(Me, "/v1/me")
 
-    def _sent(self, spec: Any, kind: type[T], headers: Mapping[str, str], asked: Mapping[str, Any]) -> T:
-        content, form = body(spec)
-        headers = {**headers, "Content-Type": form}
-        return self._post(kind, "/v1/sweeps", repeatable=True, data=content, headers=headers, params=query(asked))
+    def _send_spec(self, spec: Any, kind: type[T], headers: Mapping[str, str], parameters: Mapping[str, Any]) -> T:
+        content, media = body(spec)
+        headers = {**headers, "Content-Type": media}
+        return self._post(kind, "/v1/sweeps", repeatable=True, data=content, headers=headers, params=query(parameters))
 
-    def _read(self, kind: type[T], path: str, asked: Mapping[str, Any] | None = None) -> T:
-        return self._record(kind, self._http.ask("GET", path, params=query(asked or {})))
+    def _read(self, kind: type[T], path: str, parameters: Mapping[str, Any] | None = None) -> T:
+        return self._parse(kind, self._http.send("GET", path, params=query(parameters or {})))
 
     def _post(self, kind: type[T], path: str, *, repeatable: bool = False, **content: Any) -> T:
         content.setdefault("headers", {"Content-Type": JSON})
-        return self._record(kind, self._http.ask("POST", path, repeatable=repeatable, **content))
+        return self._parse(kind, self._http.send("POST", path, repeatable=repeatable, **content))
 
-    def _record(self, kind: type[T], answer: Response) -> T:
+    def _parse(self, kind: type[T], answer: Response) -> T:
         try:
             return TypeAdapter(kind).validate_json(answer.content)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise self._other(f"{where}: {first['msg']}" if where else first["msg"]) from None
+            raise self._unexpected(f"{where}: {first['msg']}" if where else first["msg"]) from None
 
-    def _other(self, why: str) -> ClientError:
-        return ClientError(f"{self.url} answers, but is no sweeper service of this version: {why}")
+    def _unexpected(self, why: str) -> ClientError:
+        return ClientError(f"{self.url} answers, but is not a sweeper service of this version: {why}")
 
-    def _moved(self, new: str, old: str | None) -> None:
+    def _check_cursor(self, new: str, old: str | None) -> None:
         if new == old:
-            raise self._other("its pages do not come to an end")
+            raise self._unexpected("its pages never end")
 
-    def _landed(self, sweep: str, after: str | None, asked: Mapping[str, Any]) -> tuple[Any, str | None, bool]:
-        """Return the trials behind a cursor, the next cursor, and whether there are more by now."""
+    def _read_trials(
+        self, sweep: str, after: str | None, parameters: Mapping[str, Any]
+    ) -> tuple[Any, str | None, bool]:
+        """Return the trials after a cursor, the next cursor, and whether more trials follow."""
         import pyarrow as pa
 
-        answer = self._http.ask(
-            "GET", f"{at(sweep)}/trials", headers={"Accept": ARROW}, params=query({**asked, "after": after})
+        answer = self._http.send(
+            "GET", f"{at(sweep)}/trials", headers={"Accept": ARROW}, params=query({**parameters, "after": after})
         )
         more = answer.headers.get("Sweeper-More") == "true"
         following = answer.headers.get("Sweeper-Next", after)
@@ -376,12 +378,12 @@ class Client:
             with pa.ipc.open_stream(answer.content) as reader:
                 table = reader.read_all()
         except (pa.ArrowInvalid, OSError) as error:
-            raise self._other(f"no Arrow stream: {error}") from None
+            raise self._unexpected(f"not an Arrow stream: {error}") from None
         if more:
-            self._moved(following or "", after or "")
+            self._check_cursor(following or "", after or "")
         return table, following, more
 
-    def _seen(self, sweep: str) -> SweepDetail | None:
+    def _try_sweep(self, sweep: str) -> SweepDetail | None:
         try:
             return self.sweep(sweep)
         except ClientError as error:
@@ -390,6 +392,6 @@ class Client:
             return None
 
     def _fetch(self, path: str, file: Path) -> None:
-        with self._http.opened(path, self._http.timeout) as answer, file.open("wb") as stream:
+        with self._http.stream(path, self._http.timeout) as answer, file.open("wb") as stream:
             for piece in answer.iter_content(1 << 20):
                 stream.write(piece)

@@ -21,15 +21,15 @@ def at(sweep: str) -> str:
     return f"/v1/sweeps/{quote(sweep, safe='')}"
 
 
-def query(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters of a request without those that are None; truth values as JSON writes them."""
-    return {k: str(v).lower() if isinstance(v, bool) else v for k, v in asked.items() if v is not None}
+def query(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a request: without None, and with booleans in JSON's spelling."""
+    return {k: str(v).lower() if isinstance(v, bool) else v for k, v in parameters.items() if v is not None}
 
 
 def filters(
     where: Mapping[str, Any] | None, columns: Sequence[str] | None, outcome: str | None, config: str | None
 ) -> dict[str, Any]:
-    """Return the parameters of a page of trials."""
+    """Return the query parameters of a page of trials."""
     return {
         "where": [f"{column}={value}" for column, value in (where or {}).items()],
         "columns": None if columns is None else ",".join(columns),
@@ -48,7 +48,7 @@ def body(spec: Any) -> tuple[bytes, str]:
             raise SpecError(f"cannot read {spec}: {error.strerror or error}") from None
     if isinstance(spec, str):
         if "\n" not in spec and spec.endswith((".yaml", ".yml")):
-            raise SpecError(f"text is the YAML itself, got the name of a file: give Path({spec!r})")
+            raise SpecError(f"a text must be YAML, got the name of a file: use Path({spec!r})")
         return spec.encode(), YAML
     return plain_json(
         spec.model_dump(mode="json", exclude_unset=True) if isinstance(spec, BaseModel) else dict(spec)
@@ -56,8 +56,12 @@ def body(spec: Any) -> tuple[bytes, str]:
 
 
 def plain_json(values: Mapping[str, Any]) -> bytes:
-    """Return values as JSON; other values than JSON has raise SpecError."""
+    """Return values as JSON.
+
+    Raises:
+        SpecError: JSON cannot hold a value.
+    """
     try:
         return json.dumps(values, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
-        raise SpecError(f"what is sent must be plain, finite values: {error}") from None
+        raise SpecError(f"values must be JSON with finite numbers: {error}") from None

@@ -1,4 +1,4 @@
-"""Server-sent events: out of an HTTP answer, and across lost connections."""
+"""Server-sent events: parsed from an HTTP answer, and followed across lost connections."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from requests import Response
 
 AWAY_SECONDS, SILENT_SECONDS = 120.0, 45.0
-"""So long a followed service may be away, and a stream of events be without a sign of life."""
+"""How long a service may be unreachable, and a stream of events silent."""
 
 
 def events_in(answer: Response) -> Iterator[Event | None]:
-    """Yield the events of an answer as they come, and None for each comment that keeps the connection alive.
+    """Yield the events of an answer as they arrive, and None for each comment that keeps the connection alive.
 
-    An event of a kind that this version does not know is left out.
+    An event of an unknown type yields None, too.
     """
     data: list[str] = []
     for line in _lines(_pieces(answer)):
@@ -39,25 +39,25 @@ def events_in(answer: Response) -> Iterator[Event | None]:
 
 
 def follow(http: Transport, sweep: str | None, after: int | None, until: float | None = None) -> Iterator[Event | None]:
-    """Yield events until a sweep's end, and None at each sign of life or loss of the connection.
+    """Yield events until a sweep ends, and None for each keep-alive or lost connection.
 
     Args:
         http: The service.
-        sweep: The sweep's id; None takes all, which do not end.
-        after: Id of the last event that is known.
-        until: No silence is waited for beyond this moment of the monotonic clock.
+        sweep: The sweep's id; None follows all sweeps without end.
+        after: Id of the last known event.
+        until: Time of the monotonic clock at which to stop waiting in silence.
 
     Raises:
-        ClientError: The service refuses it, or was away for two minutes.
+        ClientError: The service refuses the request, or was unreachable for two minutes.
     """
     path = "/v1/events" if sweep is None else f"{at(sweep)}/events"
     last, over, failures, since = after, False, 0, time.monotonic()
     while True:
         headers = {"Accept": "text/event-stream"} | ({} if last is None else {"Last-Event-ID": str(last)})
         silent = SILENT_SECONDS if until is None else min(SILENT_SECONDS, max(0.1, until - time.monotonic()))
-        asked = 0.0
+        retry_after = 0.0
         try:
-            with http.opened(path, silent, headers=headers) as answer:
+            with http.stream(path, silent, headers=headers) as answer:
                 for event in events_in(answer):
                     failures, since = 0, time.monotonic()
                     if event is not None:
@@ -67,23 +67,23 @@ def follow(http: Transport, sweep: str | None, after: int | None, until: float |
         except ClientError as error:
             if not over and (not error.passing or time.monotonic() - since > AWAY_SECONDS):
                 raise
-            asked = error.retry_after or 0.0
-        # an earlier end may stand in the history of a sweep that was resumed: the service closes at the last one
+            retry_after = error.retry_after or 0.0
+        # the history of a resumed sweep may hold an earlier end: the service closes the stream at the last one
         if over and sweep is not None:
             return
         failures += 1
         yield None
-        time.sleep(BACKOFF.random_pause(failures) + asked)
+        time.sleep(BACKOFF.random_pause(failures) + retry_after)
 
 
 def _pieces(answer: Response) -> Iterable[bytes]:
-    # what is not chunked would only come once all of it is there
+    # without chunks, larger reads would wait for the whole answer
     return answer.iter_content(None if getattr(answer.raw, "chunked", False) else 1)
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
-    held = b""
+    rest = b""
     for piece in pieces:
-        *whole, held = (held + piece).split(b"\n")
-        for line in whole:
+        *complete, rest = (rest + piece).split(b"\n")
+        for line in complete:
             yield line.rstrip(b"\r").decode(errors="replace")

@@ -1,4 +1,4 @@
-"""What the service's API answers with; the client reads the same records. Times are UTC, durations seconds."""
+"""Records of the service's API, shared by service and client. Times are UTC, durations are in seconds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def moment(seconds: float) -> datetime: ...
 @overload
 def moment(seconds: None) -> None: ...
 def moment(seconds: float | None) -> datetime | None:
-    """Return a time of the database, seconds since 1970, as the API has it; None stays None."""
+    """Return seconds since 1970 as a time in UTC; None for None."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 class State(StrEnum):
-    """Where a sweep is on its way."""
+    """State of a sweep."""
 
     QUEUED = "queued"
     STARTING = "starting"
@@ -32,12 +32,12 @@ class State(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether no process runs and none is waited for."""
+        """Whether the sweep neither waits nor runs."""
         return self in ENDED
 
     @property
     def active(self) -> bool:
-        """Whether a process runs, or is being started."""
+        """Whether a process of the sweep starts, runs or stops."""
         return self in ACTIVE
 
 
@@ -51,11 +51,11 @@ ALLOWED: dict[State, tuple[State, ...]] = {
     State.STOPPING: (State.QUEUED, *ENDED),
     **dict.fromkeys(ENDED, (State.QUEUED,)),
 }
-"""State -> states that may follow; a sweep that ended is queued again by resume and extend."""
+"""State -> states that may follow; resume and extend queue an ended sweep again."""
 
 
 class Role(StrEnum):
-    """What a token may do: viewers read, submitters also send and steer their own sweeps, admins everything."""
+    """What a token may do: viewers read, submitters also submit and control their sweeps, admins may do everything."""
 
     VIEWER = "viewer"
     SUBMITTER = "submitter"
@@ -67,7 +67,7 @@ class _Record(BaseModel):
 
 
 class Transition(_Record):
-    """A change of a sweep's state: when, and why."""
+    """A change of a sweep's state, with time and cause."""
 
     state: State
     time: datetime
@@ -75,7 +75,7 @@ class Transition(_Record):
 
 
 class Progress(_Record):
-    """How far a sweep is, in configurations; `trials` counts the rows of its table."""
+    """Progress of a sweep in configurations; `trials` counts the rows of its table."""
 
     budget: int
     done: int = 0
@@ -85,15 +85,15 @@ class Progress(_Record):
 
 
 class Cost(_Record):
-    """What a sweep has used."""
+    """Resources that a sweep has used."""
 
     device_seconds: float = Field(default=0.0, description="Training time of the finished trials.")
-    gpu_hours: float = Field(default=0.0, description="Device time times GPUs held; 0 on CPUs.")
-    wall_seconds: float = Field(default=0.0, description="Time in which a process of the sweep ran.")
+    gpu_hours: float = Field(default=0.0, description="Device time times the number of GPUs; 0 on CPUs.")
+    wall_seconds: float = Field(default=0.0, description="Time during which a process of the sweep ran.")
 
 
 class RegimeView(_Record):
-    """The best noise found so far; None where the trials do not show one."""
+    """The best noise so far; `optimum` is None if the trials show none."""
 
     objective: str
     noise: str
@@ -101,11 +101,11 @@ class RegimeView(_Record):
     optimum: float | None = None
     low: float | None = Field(default=None, description="Lower end of the 90 % interval.")
     high: float | None = Field(default=None, description="Upper end of the 90 % interval.")
-    message: str = Field(default="", description="The verdict in a sentence.")
+    message: str = Field(default="", description="The verdict as a sentence.")
 
 
 class BestView(_Record):
-    """The configuration that wins so far."""
+    """The best configuration so far."""
 
     digest: str
     config: str
@@ -116,19 +116,21 @@ class BestView(_Record):
 
 
 class Sweep(_Record):
-    """A sweep as the service knows it."""
+    """A sweep of the service."""
 
     id: str
     name: str
     owner: str
-    shared: bool = Field(default=False, description="Whether all users may see it.")
+    shared: bool = Field(default=False, description="Whether all users may see the sweep.")
     space: str
     sampler: str
     objective: str
     state: State
-    reason: str = Field(default="", description="Why it is in this state.")
-    priority: int = Field(default=0, description="Higher ones of a user start first; above 0 ahead of all, for admins.")
-    position: int | None = Field(default=None, description="Place in the queue, from 1; None where it does not wait.")
+    reason: str = Field(default="", description="Reason for the state.")
+    priority: int = Field(
+        default=0, description="A user's sweeps start by priority; above 0, which needs an admin, before other users'."
+    )
+    position: int | None = Field(default=None, description="Position in the queue, from 1; null unless queued.")
     created: datetime
     started: datetime | None = None
     ended: datetime | None = None
@@ -137,47 +139,47 @@ class Sweep(_Record):
     regime: RegimeView | None = None
     best: BestView | None = None
     warnings: tuple[str, ...] = ()
-    run: str = Field(description="What commands call it: its id, with `--server`.")
-    url: str = Field(description="Where the API answers for it.")
-    page: str = Field(description="Its dashboards.")
+    run: str = Field(description="Name of the sweep for commands with `--server`: its id.")
+    url: str = Field(description="Path of the sweep in the API.")
+    page: str = Field(description="Path of the sweep's dashboards.")
 
 
 class SweepDetail(Sweep):
-    """A sweep with its spec and its history."""
+    """A sweep with its spec and history."""
 
     spec: dict[str, Any]
     transitions: tuple[Transition, ...] = ()
 
 
 class SweepPage(_Record):
-    """Sweeps, the newest first."""
+    """A page of sweeps, newest first."""
 
     items: tuple[Sweep, ...]
-    next: str | None = Field(default=None, description="Give it as `after` for the next page; None on the last one.")
+    next: str | None = Field(default=None, description="`after` of the next page; null on the last page.")
 
 
 class TrialPage(_Record):
-    """Trials in the order in which they landed: a row of the trials table each."""
+    """A page of trials, rows of the trials table in the order in which they landed."""
 
     items: tuple[dict[str, Any], ...]
-    next: str = Field(description="Give it as `after`: what lands later is on the following pages.")
-    more: bool = Field(description="Whether there are trials behind this page by now.")
+    next: str = Field(description="`after` of the next page; later trials are on the following pages.")
+    more: bool = Field(description="Whether the next page has trials now.")
 
 
 class Estimate(_Record):
-    """What a sweep will cost, as far as earlier sweeps of its space tell."""
+    """Estimated cost of a sweep, based on earlier sweeps of its space."""
 
     configurations: int
     trials: int
-    seconds_per_trial: float | None = Field(default=None, description="Median device time of such trials.")
+    seconds_per_trial: float | None = Field(default=None, description="Median device time of earlier trials.")
     device_seconds: float | None = None
-    wall_seconds: float | None = Field(default=None, description="At as many trials at a time as the cluster takes.")
-    based_on: tuple[str, ...] = Field(default=(), description="Sweeps that the times come from.")
+    wall_seconds: float | None = Field(default=None, description="With as many parallel trials as the cluster runs.")
+    based_on: tuple[str, ...] = Field(default=(), description="Ids of the earlier sweeps.")
     message: str = ""
 
 
 class Submitted(_Record):
-    """A sweep that was accepted."""
+    """A submitted sweep."""
 
     id: str
     url: str
@@ -186,7 +188,7 @@ class Submitted(_Record):
 
 
 class Extension(_Record):
-    """What `extend` is going to run."""
+    """The trials that `extend` runs."""
 
     id: str
     trials: int
@@ -204,7 +206,7 @@ class Advice(_Record):
 
 
 class Event(_Record):
-    """What happened to a sweep: `trial`, `target`, `verdict`, `state`, or `progress`."""
+    """An event of a sweep, of the type `trial`, `target`, `verdict`, `state` or `progress`."""
 
     id: int
     sweep: str
@@ -214,7 +216,7 @@ class Event(_Record):
 
 
 class Problem(_Record):
-    """An error, as RFC 9457 writes it."""
+    """An error as a problem document (RFC 9457)."""
 
     type: str = "about:blank"
     title: str
@@ -224,15 +226,15 @@ class Problem(_Record):
 
 
 class Quota(_Record):
-    """What a user may have; None is no limit."""
+    """Limits of a user; null is no limit."""
 
-    running: int | None = Field(default=None, description="Sweeps that run at a time; more of them wait.")
-    waiting: int | None = Field(default=100, description="Sweeps that wait at a time; more of them are refused.")
+    running: int | None = Field(default=None, description="Sweeps that run at a time; further ones wait.")
+    waiting: int | None = Field(default=100, description="Sweeps that wait at a time; further ones are refused.")
     trials: int | None = Field(
-        default=None, description="Trials run in the last 30 days, and those that sweeps may still run."
+        default=None, description="Trials of the last 30 days plus those that sweeps may still run."
     )
     gpu_hours: float | None = Field(
-        default=None, description="GPU-hours of the last 30 days, and what sweeps have left of their `max_gpu_hours`."
+        default=None, description="GPU-hours of the last 30 days plus the rest of the sweeps' `max_gpu_hours`."
     )
 
 
@@ -249,7 +251,7 @@ class TokenView(_Record):
 
 
 class AuditEntry(_Record):
-    """Who did what."""
+    """A request that changed something, or was refused."""
 
     id: int
     time: datetime
@@ -261,25 +263,25 @@ class AuditEntry(_Record):
 
 
 class AuditPage(_Record):
-    """What was done, the newest first."""
+    """A page of the audit log, newest first."""
 
     items: tuple[AuditEntry, ...]
-    next: str | None = Field(default=None, description="Give it as `after` for the next page; None on the last one.")
+    next: str | None = Field(default=None, description="`after` of the next page; null on the last page.")
 
 
 class Used(_Record):
-    """What a user has used of the quota."""
+    """Usage of a user's quota."""
 
-    running: int = Field(default=0, description="Sweeps that run.")
-    waiting: int = Field(default=0, description="Sweeps that wait.")
-    trials: int = Field(default=0, description="Trials run in the last 30 days.")
+    running: int = Field(default=0, description="Running sweeps.")
+    waiting: int = Field(default=0, description="Waiting sweeps.")
+    trials: int = Field(default=0, description="Trials of the last 30 days.")
     gpu_hours: float = Field(default=0.0, description="GPU-hours of these trials.")
-    due_trials: int = Field(default=0, description="Trials that sweeps that wait or run may still run.")
-    due_gpu_hours: float = Field(default=0.0, description="What these sweeps have left of their `max_gpu_hours`.")
+    due_trials: int = Field(default=0, description="Trials that waiting and running sweeps may still run.")
+    due_gpu_hours: float = Field(default=0.0, description="Rest of these sweeps' `max_gpu_hours`.")
 
 
 class Me(_Record):
-    """Who asks."""
+    """The user of the token."""
 
     user: str
     role: Role
@@ -288,7 +290,7 @@ class Me(_Record):
 
 
 class Health(_Record):
-    """Whether the service works."""
+    """Health of the service."""
 
     status: Literal["ok"] = "ok"
     version: str

@@ -13,26 +13,26 @@ FOLDER = ".service"
 
 @dataclass(frozen=True)
 class Config:
-    """How a service runs.
+    """Settings of a service.
 
     Attributes:
-        root: Folder or URI under which each sweep has its run folder.
-        state: Folder of this machine for what the server needs beside: control files, logs, the SQLite file. None is
-            `.service` under a root that is a folder of this machine.
+        root: Folder or URI that holds the run folders.
+        state: Local folder for control files, logs and the SQLite file. None is `.service` under the root, if the root
+            is a local folder.
         database: URL; None is a SQLite file in `state`.
         address: Ray cluster; None starts a Ray on this machine when a sweep needs it.
-        max_running: Sweeps that run at a time.
-        inline_memory: Memory of a sweep of runner inline [bytes]; 0 is no limit, None a share of the machine's.
-        data: Folder with the data sets; None takes the root's `data` where there is one.
+        max_running: Sweeps that may run at a time.
+        inline_memory: Memory of an inline sweep [bytes]; 0 is no limit, None a share of the machine's.
+        data: Folder with the data sets; None is `data` under the root, if it exists.
         spaces: Folder of space files that users may name; None allows none.
-        webhooks: URLs that may be told of ends, as prefixes.
-        auth: Whether a token is needed.
-        rate: Requests a second of one user.
-        max_body: Largest request [bytes].
-        max_workers: Most trials at a time of one sweep; None is no limit.
-        max_connections: Most open connections.
-        audit_days: For so long an entry of the audit log is kept.
-        rebuild: Whether sweeps that have folders and are not in the database are listed again.
+        webhooks: Prefixes of URLs to which webhooks may be sent.
+        auth: Whether requests need a token.
+        rate: Requests per second of one user.
+        max_body: Largest request body [bytes].
+        max_workers: Parallel trials of one sweep; None is no limit.
+        max_connections: Open connections.
+        audit_days: Days after which entries of the audit log are deleted.
+        rebuild: Whether to list sweeps again that have folders but are not in the database.
     """
 
     root: str
@@ -54,17 +54,15 @@ class Config:
 
     @property
     def folder(self) -> Path:
-        """The folder of `state`.
+        """The state folder.
 
         Raises:
-            SpecError: The root is a store, and none is given.
+            SpecError: The root is a store, and `state` is not set.
         """
         if self.state:
             return self.state.expanduser().absolute()
         if is_uri(self.root):
-            raise SpecError(
-                f"--root {self.root.partition('?')[0]} is a store: give a folder of this machine by --state DIR"
-            )
+            raise SpecError(f"--root {self.root.partition('?')[0]} is a store: give a local folder by --state DIR")
         return Path(self.root).expanduser().absolute() / FOLDER
 
     def run_of(self, sweep: str) -> str:

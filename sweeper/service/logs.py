@@ -1,4 +1,4 @@
-"""The service's log: an error that comes again and again is written once a minute, with a count."""
+"""The service's log: a repeated error is written once a minute, with a count."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _KEPT = 500
 _FAILED = "%s failed: %s: %s"
 _log = logging.getLogger("sweeper.service")
 COUNTED = "counted"
-"""Attribute of a record that tells of others, and is never held back."""
+"""Attribute of a record that summarises others and is never suppressed."""
 LOGGERS = ("sweeper.service", "uvicorn.error")
 
 
 @dataclass
 class _Seen:
-    """One kind of error: when it was written last, and how often it came since."""
+    """One kind of error: time of its last record, and number of suppressed ones since."""
 
     written: float
     again: int = 0
@@ -29,10 +29,10 @@ class _Seen:
 
 
 class Repeats(logging.Filter):
-    """Holds back records like one of the last minute; two are alike where template, kind and place of error are.
+    """Suppresses a record that repeats one of the last minute: same template, kind of error and place.
 
     Args:
-        clock: Seconds.
+        clock: Returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,7 +42,7 @@ class Repeats(logging.Filter):
         self._seen: dict[tuple[object, ...], _Seen] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is written; one that follows others that were held back tells their number."""
+        """Whether to write a record; after suppressed ones its message gets their number."""
         if record.levelno < logging.WARNING or hasattr(record, COUNTED):
             return True
         key, now = _kind(record), self.clock()
@@ -61,13 +61,13 @@ class Repeats(logging.Filter):
         return True
 
     def overdue(self) -> list[str]:
-        """Return a line for each error that was held back and has not come for a minute."""
+        """Return a line for each kind of error with suppressed records and no write within the last minute."""
         now = self.clock()
         with self._lock:
-            over = {k: s for k, s in self._seen.items() if now - s.written >= EVERY_SECONDS}
-            for key in over:
+            overdue = {k: s for k, s in self._seen.items() if now - s.written >= EVERY_SECONDS}
+            for key in overdue:
                 del self._seen[key]
-        return [f"{s.text} ({s.again} times more, in {now - s.written:.0f} s)" for s in over.values() if s.again]
+        return [f"{s.text} ({s.again} times more, in {now - s.written:.0f} s)" for s in overdue.values() if s.again]
 
     def _drop(self, now: float) -> None:
         for key in [k for k, s in self._seen.items() if now - s.written >= EVERY_SECONDS] or list(self._seen):
@@ -79,16 +79,16 @@ def _kind(record: logging.LogRecord) -> tuple[object, ...]:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = (trace.tb_frame.f_code, trace.tb_lineno) if trace is not None else None
-    # the step and kind of error, but no sweep's name and no address
-    said = record.args[:2] if record.msg == _FAILED and isinstance(record.args, tuple) else ()
-    return record.name, record.levelno, str(record.msg), kind, place, said
+    # step and kind of error, without names of sweeps and addresses
+    step = record.args[:2] if record.msg == _FAILED and isinstance(record.args, tuple) else ()
+    return record.name, record.levelno, str(record.msg), kind, place, step
 
 
 def report_failure(what: str, error: Exception) -> None:
-    """Log that a step of the service failed: one line where the database or disk is in trouble, else a traceback."""
-    known = isinstance(error, SQLAlchemyError | OSError)
+    """Log that a step of the service failed, with a traceback unless the database or the disk is the cause."""
+    expected = isinstance(error, SQLAlchemyError | OSError)
     text = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
-    _log.error(_FAILED, what, type(error).__name__, text, exc_info=None if known else error)
+    _log.error(_FAILED, what, type(error).__name__, text, exc_info=None if expected else error)
 
 
 REPEATS = Repeats()
@@ -96,6 +96,6 @@ REPEATS = Repeats()
 
 
 def count_repeats() -> None:
-    """Hold back repeated errors of the service from now on."""
+    """Suppress repeated errors of the service from now on."""
     for name in LOGGERS:
-        logging.getLogger(name).addFilter(REPEATS)  # a second time it is the same one
+        logging.getLogger(name).addFilter(REPEATS)  # adding it twice has no effect

@@ -1,4 +1,4 @@
-"""The service's pages: the dashboards of the sweeps that whoever asks may see, and the form to sign in."""
+"""The service's pages: dashboards of the sweeps that the user may see, and the sign-in form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import Message, Receive, Scope, Send
 
 from sweeper.client.models import Sweep
-from sweeper.service.api.auth import cookie, who
+from sweeper.service.api.auth import cookie, user_of
 from sweeper.service.db.connections import LostError
 from sweeper.service.db.sweeps import Catalog, Entry, UnknownSweepError
 from sweeper.service.db.users import SESSION_SECONDS, User, Users
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from sweeper.service.service import Service
 
 OLD_COOKIE = "sweeper_token"
-"""Cookie of earlier versions, which held the token itself: it signs nobody in, and browsers are told to drop it."""
+"""Cookie of earlier versions, which held the token; it no longer counts, and responses delete it."""
 NAMED = 200
-"""Sweeps that can be chosen beside the one that is shown."""
+"""Sweeps in the menu beside the shown one."""
 PAGES = ("/", "/trials.csv", "/assets/{rest:path}", "/_dash-{rest:path}")
 WORKERS = 8
 _BODY = 4096
@@ -46,12 +46,12 @@ _SAFE = {
 }
 
 
-class Offered:
-    """The catalog's sweeps as the dashboards take them; see `dashboards.app.source.Offer`.
+class CatalogSource:
+    """The catalog as a source of sweeps for the dashboards; see `dashboards.app.source.Offer`.
 
     Args:
         catalog: The sweeps.
-        views: What they are like now.
+        views: Their records.
         auth: Whether users sign in.
     """
 
@@ -59,45 +59,45 @@ class Offered:
 
     def __init__(self, catalog: Catalog, views: Views, auth: bool) -> None:
         self._catalog, self._views, self._auth = catalog, views, auth
-        # nobody unless a request says who: what runs outside of one sees nothing
+        # without a request there is no viewer, and nothing is visible
         self.viewer: ContextVar[User | None] = ContextVar("viewer", default=None)
 
     def asker(self) -> str:
-        """Return the name of who asks; empty where nobody has to sign in."""
+        """Return the name of the user; empty if users do not sign in."""
         viewer = self.viewer.get()
         return viewer.name if viewer is not None and self._auth else ""
 
     def place(self, sweep: str) -> str | None:
-        """Return the path or URI of a sweep; None where there is none, or it may not be seen."""
+        """Return the path or URI of a sweep; None if it does not exist or the user may not see it."""
         return self._views.run_of(sweep) if self._entry(sweep) is not None else None
 
     def outward(self, text: str) -> str:
-        """Return a message as others may read it."""
+        """Return a message without the server's paths."""
         return self._views.outward.text(text)
 
     def find(self, sweep: str) -> Listed | None:
-        """Return one sweep; None as for `place`."""
+        """Return a sweep; None as for `place`."""
         entry = self._entry(sweep)
         return _listed(self._views.sweep(entry)) if entry is not None else None
 
     def listed(self, states: Sequence[str], owner: str, before: str, limit: int) -> list[Listed]:
-        """Return the newest sweeps in some states, of one owner, older than one of them; empty for all."""
+        """Return the newest sweeps in these states, of an owner, older than the sweep `before`; empty is no filter."""
         last = self._entry(before) if before else None
-        found = self._page(
+        entries = self._page(
             states=states,
             owner=owner or None,
             after=(last.created, last.id) if last is not None else None,
             limit=limit,
         )
-        return [_listed(self._views.sweep(entry)) for entry in found]
+        return [_listed(self._views.sweep(entry)) for entry in entries]
 
     def owners(self) -> list[str]:
-        """Return whose sweeps there are to see."""
+        """Return the owners of the visible sweeps."""
         viewer = self.viewer.get()
         return self._catalog.owners(_bound(viewer)) if viewer is not None else []
 
     def names(self) -> Mapping[str, str]:
-        """Return id -> words for people of the newest sweeps, the newest first."""
+        """Return id -> label of the newest sweeps, newest first."""
         return {entry.id: f"{printable_line(entry.name)} · {entry.owner}" for entry in self._page(limit=NAMED)}
 
     def _page(self, **wanted: Any) -> Sequence[Entry]:
@@ -125,7 +125,7 @@ def _listed(sweep: Sweep) -> Listed:
     regime, best = sweep.regime, sweep.best
     return Listed(
         id=sweep.id,
-        name=printable_line(sweep.name),  # of an earlier version's sweep, which took any
+        name=printable_line(sweep.name),  # earlier versions accepted any characters
         owner=sweep.owner,
         space=sweep.space,
         shared=sweep.shared,
@@ -147,7 +147,7 @@ def _listed(sweep: Sweep) -> Listed:
 
 
 def mount(api: FastAPI, service: Service) -> None:
-    """Add the pages to the API, whose guard knows who asks.
+    """Add the pages to the API, whose guard identifies the user.
 
     Args:
         api: The API.
@@ -156,33 +156,33 @@ def mount(api: FastAPI, service: Service) -> None:
     from dashboards.app.app import make_pages
 
     auth = service.config.auth
-    offered = Offered(service.catalog, service.views, auth)
-    server = make_pages(offered)
-    server.register_error_handler(SQLAlchemyError, _away)
-    made: Any = WSGIMiddleware(server, workers=WORKERS)  # type: ignore[arg-type]
-    pages = _Guarded(made, offered.viewer, service.config.folder)
+    source = CatalogSource(service.catalog, service.views, auth)
+    server = make_pages(source)
+    server.register_error_handler(SQLAlchemyError, _database_error)
+    middleware: Any = WSGIMiddleware(server, workers=WORKERS)  # type: ignore[arg-type]
+    pages = _GuardedPages(middleware, source.viewer, service.config.folder)
     for path in PAGES:
-        # not as a mount, which would also take what the API refuses
+        # not a mount, which would also serve paths that the API refuses
         api.router.add_route(path, pages, methods=None, include_in_schema=False)  # type: ignore[arg-type]
     if auth:
-        door = _Door(service.users)
-        api.router.add_route("/login", door.form, methods=["GET"], include_in_schema=False)
-        api.router.add_route("/login", door.enter, methods=["POST"], include_in_schema=False)
-        api.router.add_route("/logout", door.leave, methods=["POST"], include_in_schema=False)
+        sign_in = _SignIn(service.users)
+        api.router.add_route("/login", sign_in.form, methods=["GET"], include_in_schema=False)
+        api.router.add_route("/login", sign_in.enter, methods=["POST"], include_in_schema=False)
+        api.router.add_route("/logout", sign_in.leave, methods=["POST"], include_in_schema=False)
 
 
-def _away(error: Exception) -> tuple[str, int, dict[str, str]]:
+def _database_error(error: Exception) -> tuple[str, int, dict[str, str]]:
     text = str(error) if isinstance(error, LostError) else "the service's database does not answer; try again"
     return f"{text}\n", 503, {"Retry-After": "5", "Content-Type": "text/plain; charset=utf-8"}
 
 
-class _Guarded:
-    """Has the pages asked by known users only.
+class _GuardedPages:
+    """Serves the pages to signed-in users only.
 
     Args:
         pages: The pages, as an ASGI application.
-        viewer: Told who asks for as long as a request is answered.
-        folder: Where large bodies wait for a worker.
+        viewer: Set to the user while a request is answered.
+        folder: Folder for large bodies that wait for a worker.
     """
 
     def __init__(self, pages: Any, viewer: ContextVar[User | None], folder: Path) -> None:
@@ -192,12 +192,12 @@ class _Guarded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = HTTPConnection(scope)
-        viewer = who(connection)
+        viewer = user_of(connection)
         if viewer is None:
             await _refusal(connection, scope["method"])(scope, receive, send)
             return
-        # a worker never waits for a client: the whole body is here first, and the whole answer before it is sent
-        answer = _Taken()
+        # a worker never waits for a client: it gets the whole body, and its whole answer is stored before it is sent
+        answer = _StoredAnswer()
         with SpooledTemporaryFile(PIECE, dir=str(self._folder)) as body:
             async for part in Request(scope, receive).stream():
                 body.write(part)
@@ -205,21 +205,21 @@ class _Guarded:
             token = self._viewer.set(viewer)
             try:
                 async with self._turns:
-                    await self._pages(scope, _given(body.read()), answer.take)  # in a thread with this context
+                    await self._pages(scope, _receive_of(body.read()), answer.take)  # in a thread with this context
             finally:
                 self._viewer.reset(token)
         await answer.send(send)
 
 
-def _given(body: bytes) -> Receive:
+def _receive_of(body: bytes) -> Receive:
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive
 
 
-class _Taken:
-    """An answer that is whole before its client gets it."""
+class _StoredAnswer:
+    """An answer that is complete before it is sent."""
 
     def __init__(self) -> None:
         self._start: Message = {}
@@ -242,7 +242,7 @@ def _refusal(connection: HTTPConnection, method: str) -> Response:
     if connection.url.path != "/" or method not in ("GET", "HEAD"):
         return PlainTextResponse("sign in first: /login\n", status_code=401, headers={"WWW-Authenticate": "Bearer"})
     if connection.headers.get("sec-fetch-site") == "cross-site":
-        # a strict cookie does not come with a link from elsewhere; it does when the page asks for itself
+        # a strict cookie does not come with a link from another site, but with this page's reload
         return HTMLResponse(
             '<!DOCTYPE html><meta http-equiv="refresh" content="0"><title>sweeper</title>', headers=_SAFE
         )
@@ -250,36 +250,36 @@ def _refusal(connection: HTTPConnection, method: str) -> Response:
     return RedirectResponse(f"/login?next={quote(query, safe='')}" if query else "/login", status_code=303)
 
 
-class _Door:
-    """The form to sign in, and the way out.
+class _SignIn:
+    """The form to sign in, and signing out.
 
     Args:
-        users: Whose tokens are good.
+        users: The users and their tokens.
     """
 
     def __init__(self, users: Users) -> None:
         self.users = users
 
     async def form(self, request: Request) -> Response:
-        """Return the form; the pages where the browser is signed in."""
+        """Return the form, or redirect to the pages if the browser is signed in."""
         query = request.query_params.get("next", "")
-        if who(request) is not None:
+        if user_of(request) is not None:
             return _to_pages(query)
-        trouble = "This service has a new version, which ends earlier sign-ins: sign in again."
+        trouble = "The service was upgraded: sign in again."
         return self._new_cookie(request, _page(query, trouble if OLD_COOKIE in request.cookies else ""))
 
     async def enter(self, request: Request) -> Response:
-        """Begin a session where the form holds a good token."""
+        """Begin a session if the form holds a valid token."""
         body = b""
         async for part in request.stream():
             body += part
             if len(body) > _BODY:
-                return PlainTextResponse(f"a form of at most {_BODY} bytes is taken\n", status_code=413)
+                return PlainTextResponse(f"the form must have at most {_BODY} bytes\n", status_code=413)
         fields = parse_qs(body.decode("utf-8", "replace"))
         token, query = (fields.get(name, [""])[0].strip() for name in ("token", "next"))
         session = await run_in_threadpool(self.users.sign_in, token)
         if session is None:
-            trouble = "This token is not known, has expired or was revoked: ask an admin for another one."
+            trouble = "This token is unknown, expired or revoked: ask an admin for a new one."
             return _page(query, trouble, 403)
         await self._end(request)
         return self._new_cookie(request, _to_pages(query), session)
@@ -294,7 +294,7 @@ class _Door:
             await run_in_threadpool(self.users.sign_out, session)
 
     def _new_cookie(self, request: Request, answer: Response, session: str | None = None) -> Response:
-        """Make the browser keep a session, or drop it if the text is empty; None leaves it."""
+        """Set the session cookie; an empty text deletes it, None keeps it."""
         flags: Any = {"httponly": True, "samesite": "strict", "secure": request.url.scheme == "https"}
         if session is not None:
             age = int(SESSION_SECONDS) if session else 0
@@ -305,7 +305,7 @@ class _Door:
 
 
 def _to_pages(query: str) -> Response:
-    # always a page of this server, whatever the form says
+    # always a page of this server, whatever the form contains
     return RedirectResponse(f"/?{quote(query, safe='=&%+,')}" if query else "/", status_code=303)
 
 

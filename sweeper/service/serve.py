@@ -1,4 +1,4 @@
-"""The service on a port, until it is told to end."""
+"""Serves a service on a port until a signal stops it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sweeper.service.api.app import limits_of, make_api
 from sweeper.service.config import Config
 from sweeper.service.db.sweeps import Entry
 from sweeper.service.http.outgoing import Paced
-from sweeper.service.http.peers import Connections, networks, room
-from sweeper.service.http.server import server_of
+from sweeper.service.http.peers import Connections, max_connections, networks
+from sweeper.service.http.server import make_server
 from sweeper.service.logs import count_repeats
 from sweeper.service.pages import mount
 from sweeper.service.service import Service
@@ -28,14 +28,14 @@ _BACKLOG = 2048
 
 @dataclass(frozen=True)
 class Listening:
-    """Where a service listens.
+    """The address on which a service listens.
 
     Attributes:
-        host: Address; one that is not this machine's alone needs `Config.auth`.
-        port: The next free one is taken where it is in use; 0 takes any.
+        host: Address; any but a loopback address needs `Config.auth`.
+        port: Port; the next free one if it is in use, any free one for 0.
         certificate, key: PEM files of TLS.
-        webhook_secret: Signs webhooks.
-        proxies: Addresses and networks of proxies, which say whose request it is by X-Forwarded-For.
+        webhook_secret: Secret that signs webhooks.
+        proxies: Addresses and networks of proxies that name the client in X-Forwarded-For.
     """
 
     host: str = "127.0.0.1"
@@ -52,47 +52,47 @@ class Listening:
 
 
 def serve(config: Config, listening: Listening, say: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; the sweeps that run are interrupted and go on with the next server.
+    """Serve until SIGINT or SIGTERM; the next server continues the interrupted sweeps.
 
     Args:
-        config: Of the service.
-        listening: Where it listens.
-        say: Called with each line for people.
+        config: Settings of the service.
+        listening: Address of the server.
+        say: Called with each line for the user.
 
     Raises:
-        SpecError: What is asked for cannot be served, or another server uses the folder.
-        OSError: The host cannot be listened on.
+        SpecError: A setting is wrong, or another server uses the folder.
+        OSError: The server cannot listen on the host.
     """
     from dashboards.app.serve import free_socket
 
     if not config.auth and not is_loopback(listening.host):
-        raise SpecError(f"--host {listening.host} lets others in: give --auth, so that they need a token")
+        raise SpecError(f"--host {listening.host} is open to other machines: add --auth, so that users need a token")
     _check_tls(listening)
     proxies = networks(listening.proxies)
     for url in config.webhooks:
         check_prefix(url)
     if config.webhooks and not listening.webhook_secret:
-        raise SpecError("--webhook needs a secret to sign with: --webhook-secret FILE or SWEEPER_WEBHOOK_SECRET")
+        raise SpecError("--webhook needs a secret: give --webhook-secret FILE or set SWEEPER_WEBHOOK_SECRET")
     count_repeats()
     descriptors = raise_limit()
     sock = free_socket(listening.host, listening.port)
     try:
         sock.listen(_BACKLOG)
-        told: list[Webhooks] = []
+        senders: list[Webhooks] = []
 
-        def tell(entry: Entry) -> None:
-            for webhooks in told:
-                webhooks.tell(entry)
+        def notify(entry: Entry) -> None:
+            for webhooks in senders:
+                webhooks.add(entry)
 
-        service = Service(config, tell)
+        service = Service(config, notify)
         try:
             limits = limits_of(config)
             api = make_api(service, limits)
             mount(api, service)
-            connections = Connections(limits, room(descriptors, limits), proxies)
+            connections = Connections(limits, max_connections(descriptors, limits), proxies)
             _welcome(service, sock, listening, say)
             if config.webhooks:
-                told.append(
+                senders.append(
                     Webhooks(
                         service.catalog.engine,
                         config.webhooks,
@@ -100,16 +100,16 @@ def serve(config: Config, listening: Listening, say: Callable[[str], None]) -> N
                         outward=service.views.outward.text,
                     )
                 )
-                told[0].start()
+                senders[0].start()
             service.start()
-            # what is imported stays: a collection that looks at it stops all threads for .3 s and more
+            # exempt imported modules from collections, which would stop all threads for 0.3 s and more
             gc.collect()
             gc.freeze()
-            server = server_of(Paced(api, config.folder), connections, api.state.api.closing, proxies, listening.tls)
-            with suppress(KeyboardInterrupt):  # how it is told to end
+            server = make_server(Paced(api, config.folder), connections, api.state.api.closing, proxies, listening.tls)
+            with suppress(KeyboardInterrupt):  # uvicorn raises it after SIGINT
                 server.run(sockets=[sock])
         finally:
-            for webhooks in told:
+            for webhooks in senders:
                 webhooks.close()
             service.close()
     finally:
@@ -118,7 +118,7 @@ def serve(config: Config, listening: Listening, say: Callable[[str], None]) -> N
 
 def _check_tls(listening: Listening) -> None:
     if listening.key and not listening.certificate:
-        raise SpecError("--key belongs to a --certificate")
+        raise SpecError("--key needs --certificate")
     if listening.certificate is None:
         return
     try:
@@ -129,12 +129,12 @@ def _check_tls(listening: Listening) -> None:
 
 
 def _welcome(service: Service, sock: socket.socket, listening: Listening, say: Callable[[str], None]) -> None:
-    taken = sock.getsockname()[1]
-    if listening.port and taken != listening.port:
-        say(f"port {listening.port} is in use, this is the next free one")
+    port = sock.getsockname()[1]
+    if listening.port and port != listening.port:
+        say(f"port {listening.port} is in use; using the next free port {port}")
     if service.rebuilt:
         say(service.rebuilt)
     if service.config.auth and not service.users.has_admin():
-        say("no admin has a token yet: `sweeper token create NAME --role admin` makes one (with this --root)")
-    shown = f"[{listening.host}]" if ":" in listening.host else listening.host
-    say(f"{'https' if listening.certificate else 'http'}://{shown}:{taken}/ (Ctrl-C ends it)")
+        say("no admin has a token yet: `sweeper token create NAME --role admin` creates one (with this --root)")
+    host = f"[{listening.host}]" if ":" in listening.host else listening.host
+    say(f"{'https' if listening.certificate else 'http'}://{host}:{port}/ (Ctrl-C stops the server)")

@@ -1,4 +1,4 @@
-"""Service: the sweeps of many users on one cluster, without the HTTP that leads to it."""
+"""Service: the sweeps of many users on one cluster, without HTTP."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from sweeper.service.policy.quotas import hold_exhausted
 from sweeper.service.policy.space_files import SpaceFiles
 from sweeper.service.scheduler.housekeeping import Housekeeping
 from sweeper.service.scheduler.local_ray import LocalRay
-from sweeper.service.scheduler.memory import room
-from sweeper.service.scheduler.rebuild import rebuild, record, unlisted
+from sweeper.service.scheduler.memory import share_memory
+from sweeper.service.scheduler.rebuild import find_unlisted, rebuild, store_row
 from sweeper.service.scheduler.supervisor import Supervisor
 from sweeper.service.views.events import Hub
 from sweeper.service.views.outward import Outward
@@ -38,26 +38,26 @@ DATABASE = "service.db"
 
 
 class Service:
-    """All of a server but its HTTP.
+    """All parts of a server except HTTP.
 
     Args:
-        config: How it runs.
-        extra: Called with each sweep's row after a change of its state, beside the events.
+        config: The settings.
+        extra: Called with a sweep's row after each change of its state.
 
     Raises:
-        SpecError: The folder cannot be written to, another server uses it, or the database cannot be opened, is
-            another folder's or has lost its sweeps.
+        SpecError: The state folder is not writable or in use, or the database cannot be opened, belongs to another
+            folder or has lost its sweeps.
     """
 
     def __init__(self, config: Config, extra: Callable[[Entry], None] = lambda _: None) -> None:
         self.config, self.extra = config, extra
-        self._hold()
+        self._lock_folder()
         folder = config.folder
-        engine = self._opened(folder)
+        engine = self._open_database(folder)
         runs = None if is_uri(config.root) else Path(config.root).expanduser().absolute()
         self.health = Health(engine, folder, runs)
         self.hub = Hub()
-        self.catalog = Catalog(engine, on_change=self._told)
+        self.catalog = Catalog(engine, on_change=self._publish)
         self.users = Users(engine)
         self.ray = LocalRay(folder, self._on_ray)
         spaces = Path(config.spaces).expanduser().absolute() if config.spaces else None
@@ -69,13 +69,13 @@ class Service:
         self.supervisor = Supervisor(
             self.catalog, self.views, folder, self._address, hold_exhausted(self.catalog, quota), config.max_running,
             lambda: None if config.address else self.ray.environment(),
-            room(config.inline_memory, config.max_running),
+            share_memory(config.inline_memory, config.max_running),
         )  # fmt: skip
         self.housekeeping = Housekeeping(
             self.catalog, self.ownership, folder, quota, self.supervisor.stop, config.audit_days * DAY_SECONDS
         )
 
-    def _hold(self) -> None:
+    def _lock_folder(self) -> None:
         folder = self.config.folder
         try:
             make_private_folder(folder)
@@ -87,12 +87,12 @@ class Service:
         except OSError as error:
             raise SpecError(f"cannot write to {folder}: {error.strerror or error}") from None
 
-    def _opened(self, folder: Path) -> Engine:
+    def _open_database(self, folder: Path) -> Engine:
         try:
             engine = open_database(self.config.database or f"sqlite:///{folder / DATABASE}")
             try:
                 self.ownership = Ownership(engine, folder)
-                self.rebuilt = self._compared(engine, folder)
+                self.rebuilt = self._compare_folders(engine, folder)
             except BaseException:
                 engine.dispose()
                 raise
@@ -101,14 +101,14 @@ class Service:
             raise
         return engine
 
-    def _compared(self, engine: Engine, folder: Path) -> str:
-        """Compare the list of sweeps with their folders; returns what was listed again."""
+    def _compare_folders(self, engine: Engine, folder: Path) -> str:
+        """Compare the database with the sweeps' folders; returns a sentence about rebuilt rows."""
         catalog = Catalog(engine)
         try:
             if self.config.rebuild:
                 return rebuild(folder, catalog, self.config.run_of)
-            if lost := unlisted(folder, catalog):
-                _log.warning("%d sweeps have folders and are not in the database: --rebuild lists them", len(lost))
+            if lost := find_unlisted(folder, catalog):
+                _log.warning("%d sweeps have folders but are not in the database: --rebuild lists them", len(lost))
             return ""
         except BaseException:
             self.ownership.close()
@@ -120,25 +120,25 @@ class Service:
     def _on_ray(self) -> bool:
         return bool(self.catalog.on_ray(ACTIVE))
 
-    def _told(self, entry: Entry) -> None:
+    def _publish(self, entry: Entry) -> None:
         reason = self.views.outward.text(entry.reason)
         self.hub.publish(entry.id, "state", {"state": entry.state, "reason": reason, "owner": entry.owner})
         try:
-            record(self.config.folder, entry)
+            store_row(self.config.folder, entry)
         except OSError as error:
-            report_failure("the record of a sweep beside the database", error)
+            report_failure("the copy of a sweep's row in its folder", error)
         self.extra(entry)
 
     def start(self) -> None:
-        """Take up what an earlier server left and begin to run what waits."""
-        sys.setswitchinterval(1e-3)  # a verdict is computed in a thread: answers must not wait for it
+        """Continue the work of an earlier server and start to run waiting sweeps."""
+        sys.setswitchinterval(1e-3)  # requests must not wait for analyses in other threads
         self.health.start()
         self.supervisor.start()
         self.housekeeping.start()
         self.spaces.start()
 
     def close(self) -> None:
-        """Interrupt the sweeps that run, end the Ray of this machine and let the folder go."""
+        """Interrupt the running sweeps, end the Ray of this machine and release the state folder."""
         self.health.close()
         self.spaces.close()
         self.housekeeping.close()

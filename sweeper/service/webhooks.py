@@ -1,7 +1,7 @@
-"""Webhooks: when a sweep is done or failed, a signed POST to an address that the server allows; kept until it arrives.
+"""Webhooks: a signed POST to an allowed URL when a sweep is done or failed, repeated until it arrives.
 
-The header `Sweeper-Signature: t=SECONDS,v1=HEX` holds the HMAC-SHA256 of `SECONDS.BODY` with the server's secret: who
-receives it computes the same, and refuses old times.
+The header `Sweeper-Signature: t=SECONDS,v1=HEX` holds the HMAC-SHA256 of `SECONDS.BODY` with the server's secret. The
+receiver computes the same value, and refuses old times.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sweeper.service.db.sweeps import Entry
 from sweeper.service.db.tables import deliveries, sweeps
 from sweeper.service.policy.errors import forbidden
 
-TOLD = (State.DONE, State.FAILED)
+REPORTED = (State.DONE, State.FAILED)
 TRIES = 12
 BACKOFF = Backoff(5.0, 3600.0)
 TIMEOUT = (5.0, 10.0)
@@ -44,15 +44,15 @@ _log = logging.getLogger("sweeper.service")
 
 
 def check_url(url: str, allowed: Sequence[str]) -> None:
-    """Refuse an address that no webhook may go to.
+    """Check the URL of a webhook.
 
     Args:
-        url: The address.
-        allowed: What addresses may begin with: scheme, host and port, and whole parts of the path.
+        url: The URL.
+        allowed: Prefixes of allowed URLs: scheme, host, port, and whole parts of the path.
 
     Raises:
-        SpecError: It is no https address; http is for this machine.
-        RefusedError: It is not allowed (403).
+        SpecError: The URL is not https, nor http on this machine.
+        RefusedError: No prefix allows the URL (403).
     """
     check_plain("a webhook", url)
     try:
@@ -61,24 +61,24 @@ def check_url(url: str, allowed: Sequence[str]) -> None:
     except ValueError as error:
         raise SpecError(f"a webhook must be a URL, got {url[:200]!r}: {error}") from None
     if any(ord(c) <= 32 or ord(c) == 127 or c == "\\" for c in url) or not parts.hostname or "@" in parts.netloc:
-        raise SpecError(f"a webhook must be a URL without credentials and blanks, got {url[:200]!r}")
+        raise SpecError(f"a webhook must be a URL without credentials or blanks, got {url[:200]!r}")
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
         raise SpecError(f"a webhook must be an https URL, got {url[:200]!r}")
-    if _steps_aside(parts.path):
-        raise SpecError(f"a webhook's path must not hold . or .. as a part, however it is written, got {url[:200]!r}")
-    mine = (parts.scheme, parts.hostname, port)
+    if _has_dot_part(parts.path):
+        raise SpecError(f"a webhook's path must not have the parts . or .., even encoded, got {url[:200]!r}")
+    server = (parts.scheme, parts.hostname, port)
     for prefix in allowed:
         other = urlsplit(prefix)
         path = other.path.rstrip("/")
-        same = mine == (other.scheme, other.hostname, other.port)
+        same = server == (other.scheme, other.hostname, other.port)
         if same and (parts.path == path or parts.path.startswith(f"{path}/") or not path):
             return
-    known = ", ".join(allowed) or "none: --webhook allows one"
-    raise forbidden(f"webhooks to {parts.scheme}://{parts.netloc} are not allowed; this server's are {known}")
+    known = ", ".join(allowed) or "none (--webhook adds one)"
+    raise forbidden(f"webhooks to {parts.scheme}://{parts.netloc} are not allowed; this server allows {known}")
 
 
-def _steps_aside(path: str) -> bool:
-    """Whether a receiver may read `.` or `..` as a part of a path: encoded, with a backslash, or before a semicolon."""
+def _has_dot_part(path: str) -> bool:
+    """Whether a receiver may read a part of a path as `.` or `..`: encoded, after a backslash, before a semicolon."""
     decoded, before = path, ""
     while decoded != before:
         decoded, before = unicodedata.normalize("NFKC", unquote(decoded)), decoded
@@ -87,31 +87,31 @@ def _steps_aside(path: str) -> bool:
 
 
 def check_prefix(url: str) -> None:
-    """Refuse what cannot be the beginning of allowed addresses.
+    """Check a prefix of allowed URLs.
 
     Raises:
-        SpecError: It is no https URL, or an http one of this machine, or holds a query.
+        SpecError: The prefix is not https, nor http on this machine, or has a query or fragment.
     """
     if "?" in url or "#" in url:
-        raise SpecError(f"--webhook must be the beginning of URLs, without ? and #, got {url!r}")
+        raise SpecError(f"--webhook must be a URL prefix without ? and #, got {url!r}")
     check_url(url, [url])
 
 
 def signature(secret: str, seconds: int, body: str) -> str:
-    """Return the header's value for a body that is sent at a time."""
+    """Return the value of the signature header for a body sent at a time."""
     digest = hmac.new(secret.encode(), f"{seconds}.{body}".encode(), hashlib.sha256).hexdigest()
     return f"t={seconds},v1={digest}"
 
 
 class Webhooks:
-    """Sends what happened, until it arrives.
+    """Sends webhooks until they arrive.
 
     Args:
         engine: The service's database.
-        allowed: See `check_url`.
-        secret: Signs what is sent.
-        clock: Seconds since 1970.
-        outward: Turns a reason into what others may read.
+        allowed: Prefixes of allowed URLs; see `check_url`.
+        secret: Signs the bodies.
+        clock: Returns seconds since 1970.
+        outward: Removes the server's paths from a reason.
     """
 
     def __init__(
@@ -125,24 +125,24 @@ class Webhooks:
         self._outward = outward
         self.engine, self.allowed, self.secret, self.clock = engine, tuple(allowed), secret, clock
         self._awake, self._closing = threading.Event(), threading.Event()
-        self._look_at = 0.0  # an end whose transaction was cut off from this server is told late, not never
-        self._looked = False  # whether each end is told, or written down to be
+        self._search_at = 0.0  # a periodic search finds ends that `add` could not store
+        self._complete = False  # whether every end is delivered or stored for delivery
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
     def start(self) -> None:
-        """Begin to send, first what an earlier server left."""
+        """Start to send, beginning with webhooks of an earlier server."""
         self._thread.start()
 
     def close(self) -> None:
-        """End; what was not sent is sent by the next server."""
+        """Stop; the next server sends what is left."""
         self._closing.set()
         self._awake.set()
         if self._thread.is_alive():
             self._thread.join(sum(TIMEOUT) + 5)
 
-    def tell(self, entry: Entry) -> None:
-        """Send what became of a sweep, where it has a webhook and is done or failed; once for each time it ended."""
-        if entry.webhook is None or entry.state not in TOLD:
+    def add(self, entry: Entry) -> None:
+        """Queue a webhook for a done or failed sweep that has one, once per end."""
+        if entry.webhook is None or entry.state not in REPORTED:
             return
         name = hashlib.sha256(f"{entry.id}/{entry.state}/{entry.ended}".encode()).hexdigest()[:32]
         values = {
@@ -156,15 +156,15 @@ class Webhooks:
             with self.engine.begin() as connection:
                 connection.execute(insert(deliveries).values(**values, tries=0, ended=None, error=""))
         except IntegrityError:
-            return  # told before
-        except SQLAlchemyError as error:  # the sweep's end is stored: it is looked for again
-            _log.warning("webhook of %s: not written down yet: %s", entry.id, error)
-            self._looked = False
+            return  # queued before
+        except SQLAlchemyError as error:  # the sweep's end is stored, so a later search finds it
+            _log.warning("webhook of %s: cannot store it yet: %s", entry.id, error)
+            self._complete = False
             return
         self._awake.set()
 
     def send_due(self) -> float:
-        """Send what is due; returns in how many seconds the next is, at most a minute."""
+        """Send the webhooks that are due; returns the seconds until the next one, at most a minute."""
         now = self.clock()
         waiting = select(deliveries).where(deliveries.c.ended.is_(None)).order_by(deliveries.c.due).limit(_AT_ONCE)
         with self.engine.begin() as connection:
@@ -180,40 +180,40 @@ class Webhooks:
         while not self._closing.is_set():
             self._awake.clear()
             try:
-                if not self._looked or self.clock() >= self._look_at:
-                    self._looked, self._look_at = True, self.clock() + _LOOK_SECONDS
-                    self._missed()
+                if not self._complete or self.clock() >= self._search_at:
+                    self._complete, self._search_at = True, self.clock() + _LOOK_SECONDS
+                    self._add_missed()
                 wait = self.send_due()
             except SQLAlchemyError as error:
                 _log.warning("webhooks: %s", error)
-                self._looked, wait = False, AGAIN_SECONDS
+                self._complete, wait = False, AGAIN_SECONDS
             if not self._closing.is_set():
-                self._awake.wait(wait if self._looked else AGAIN_SECONDS)
+                self._awake.wait(wait if self._complete else AGAIN_SECONDS)
 
-    def _missed(self) -> None:
-        # a server that was killed between the two writes, or whose database failed at the second
+    def _add_missed(self) -> None:
+        # the server may have been killed, or the database failed, between the end and the webhook's row
         ended = select(sweeps).where(
-            sweeps.c.webhook.is_not(None), sweeps.c.state.in_(TOLD), sweeps.c.ended > self.clock() - _MISSED_SECONDS
+            sweeps.c.webhook.is_not(None), sweeps.c.state.in_(REPORTED), sweeps.c.ended > self.clock() - _MISSED_SECONDS
         )
         with self.engine.connect() as connection:
             rows = connection.execute(ended).all()
         for row in rows:
-            self.tell(row)
+            self.add(row)
 
     def _send(self, row: Row[Any]) -> None:
-        error = self._posted(row)
+        error = self._post(row)
         tries, now = row.tries + 1, self.clock()
         over = now if not error or tries >= TRIES else None
         if error:
-            _log.warning("webhook of %s to %s: %s%s", row.sweep, row.url, error, "; given up" if over else "")
+            _log.warning("webhook of %s to %s: %s%s", row.sweep, row.url, error, "; giving up" if over else "")
         changes = {"tries": tries, "error": error[:500], "ended": over, "due": now + BACKOFF.pause(tries)}
         with self.engine.begin() as connection:
             connection.execute(update(deliveries).where(deliveries.c.id == row.id).values(**changes))
 
-    def _posted(self, row: Row[Any]) -> str:
-        """Return why it did not arrive; empty where it did."""
+    def _post(self, row: Row[Any]) -> str:
+        """Post a webhook; returns why it did not arrive, empty if it did."""
         try:
-            check_url(row.url, self.allowed)  # another server may allow less
+            check_url(row.url, self.allowed)  # a server with other settings may have stored it
         except SpecError as error:
             return str(error)
         headers = {

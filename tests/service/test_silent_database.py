@@ -52,7 +52,7 @@ def test_a_silent_database_is_told_of_at_once_and_outlasted(serve: Callable[...,
     until_ready(server)
     with Client(server.url) as client:
         found = [client.wait(sweep, timeout=PATIENCE) for sweep in sent]
-    assert [(one.state, one.reason) for one in found] == [(State.DONE, "all trials are run")] * len(sent)
+    assert [(one.state, one.reason) for one in found] == [(State.DONE, "all trials have run")] * len(sent)
     causes = {change.cause for one in found for change in one.transitions}
     assert not any("died" in cause for cause in causes), causes
     assert server.process is not None

@@ -13,7 +13,7 @@ from typing import Any
 
 from sweeper.service.http.outgoing import Paced
 from sweeper.service.http.peers import Connections, networks
-from sweeper.service.http.server import Server, server_of
+from sweeper.service.http.server import Server, make_server
 from sweeper.service.policy.limits import Limits
 from tests.support.waiting import PATIENCE, until
 
@@ -104,7 +104,7 @@ def served(
     """Run a server for the block."""
     trusted, closing = networks(proxies), threading.Event()
     connections = Connections(limits, most, trusted)
-    server = server_of(Paced(app, folder), connections, closing, trusted, **more)
+    server = make_server(Paced(app, folder), connections, closing, trusted, **more)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(256)

@@ -94,7 +94,7 @@ class FakeSupervisor:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog, self.calls = catalog, list[Any]()
         self.late = 0.0
-        """How many seconds ago it last looked after its sweeps."""
+        """How many seconds ago it last checked its sweeps."""
 
     @property
     def looked(self) -> float:

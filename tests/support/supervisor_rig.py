@@ -19,7 +19,7 @@ from sweeper.service.db.sweeps import Catalog, Entry, NewSweep
 from sweeper.service.scheduler.process import Control, Outcome
 from sweeper.service.scheduler.supervisor import Supervisor
 from sweeper.service.views.events import Hub
-from sweeper.service.views.reader import Found
+from sweeper.service.views.reader import Snapshot
 from sweeper.service.views.views import Views
 from tests.support.waiting import PATIENCE, until
 
@@ -30,12 +30,12 @@ class Folders(Views):
     away, trials = False, 0
     slow: threading.Event | None = None
 
-    def conclude(self, entry: Entry) -> Found:
+    def conclude(self, entry: Entry) -> Snapshot:
         if self.slow:
             self.slow.wait(PATIENCE)
         if self.away:
             raise AwayError("cannot reach s3://runs/a: timeout")
-        found = Found(progress=Progress(budget=entry.budget, trials=self.trials))
+        found = Snapshot(progress=Progress(budget=entry.budget, trials=self.trials))
         self.catalog.change(entry.id, summary=found.model_dump(mode="json"))
         return found
 
@@ -65,7 +65,7 @@ class Rig:
         for name in ("halt", "outcome", "begun"):
             (control.folder / name).unlink(missing_ok=True)
         control._write("task", json.dumps(dict(task)))
-        lock = control._locked()
+        lock = control._take_lock()
         if lock is None:
             return None
         self.locks[control.folder.name], self.specs[control.folder.name] = lock, spec

@@ -1,4 +1,4 @@
-"""The commands that a service carries out: `--server URL` or SWEEPER_SERVER leads there."""
+"""Commands that run on a service, given by `--server URL` or SWEEPER_SERVER."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import tempfile
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from sweeper.cli.commands.inspect import emit_pair, emit_trials, rerun, row_of
 from sweeper.cli.commands.names import emit_merges, emit_noises, emit_spaces
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments
-from sweeper.cli.remote.follow import exit_code, followed
-from sweeper.cli.remote.output import by_objective, emit_found, emit_status, estimated, page_of, sweep_table
-from sweeper.cli.remote.request import HERE, Request, changes, refuse
+from sweeper.cli.remote.follow import exit_code, follow
+from sweeper.cli.remote.output import by_objective, emit_results, emit_status, format_estimate, page_of, sweep_table
+from sweeper.cli.remote.request import LOCAL, SweepRequest, read_changes, refuse
 from sweeper.client import Client, ClientError
 from sweeper.client.models import Sweep
 from sweeper.config.spec import SweepSpec, keys
@@ -25,139 +26,139 @@ from sweeper.errors import ExitCode, SpecError
 from sweeper.formatting import pluralize, wrap
 
 SHOWN = 50
-"""Sweeps that `list` prints; as JSON all of them."""
-_OWN_NOISE = {"noise": "it shows the sweep by the noise that it searched"}
-_OWN_MACHINE = {
-    **dict.fromkeys((k for k in keys("resumable") if k not in (*HERE, "trials")), "an extension runs as its sweep did"),
-    **HERE,
+"""Sweeps that `list` prints; JSON lists all."""
+_NO_NOISE = {"noise": "the service always shows a sweep by the noise that it searched"}
+_NO_MACHINE = {
+    **dict.fromkeys((k for k in keys("resumable") if k not in (*LOCAL, "trials")), "an extension runs like its sweep"),
+    **LOCAL,
 }
 
 
 def command(args: Arguments) -> Callable[[Arguments], int] | None:
-    """Return what carries a command out at the service that is named; None where it is for this machine.
+    """Return the function that runs a command on the service; None if the command runs on this machine.
 
-    SWEEPER_SERVER is set for good in many a shell: run folders that lie here, and commands that no service has, stay
-    here then.
+    With SWEEPER_SERVER, which many users set permanently, local run folders and local commands stay on this machine.
 
     Raises:
-        SpecError: `--server` is given for a command that no service has.
+        SpecError: `--server` is given, but the command runs on this machine only.
     """
-    found = COMMANDS.get(args.command)
+    remote = COMMANDS.get(args.command)
     if args.server is None:
-        return None if found is None or _is_here(args) else found
-    if found is None:
-        raise SpecError(f"`sweeper {args.command}` works with what is on this machine: leave out --server")
+        return None if remote is None or _is_local(args) else remote
+    if remote is None:
+        raise SpecError(f"`sweeper {args.command}` runs on this machine only: leave out --server")
     if args.command in ("status", "stop"):
-        refuse(args, {"address": "it leads to a cluster's own jobs"})
-    return found
+        refuse(args, {"address": "it selects the jobs of a cluster"})
+    return remote
 
 
-def _is_here(args: Arguments) -> bool:
+def _is_local(args: Arguments) -> bool:
     if args.command in ("status", "stop") and args.address:
         return True
-    named = [getattr(args, "dir", None), *getattr(args, "dirs", ())]
-    return any(folder and ("://" in folder or Path(folder).exists()) for folder in named)
+    folders = [getattr(args, "dir", None), *getattr(args, "dirs", ())]
+    return any(folder and ("://" in folder or Path(folder).exists()) for folder in folders)
 
 
 def run(args: Arguments) -> int:
     """`sweeper run SPACE|spec.yaml`."""
-    request = Request(args)
+    request = SweepRequest(args)
     with _client(args) as client, _locate_errors(request):
         if args.estimate:
-            found = client.estimate(request.text)
-            emit(args.json, found.model_dump(mode="json"), estimated(found))
+            estimate = client.estimate(request.text)
+            emit(args.json, estimate.model_dump(mode="json"), format_estimate(estimate))
             return ExitCode.DONE
-        sent = client.submit(
+        submitted = client.submit(
             request.text, name=args.label, priority=_priority(args), shared=args.shared, webhook=args.webhook
         )
-        print(f"sweep {sent.id} is {sent.state} at {client.url}: {estimated(sent.estimate)}", file=sys.stderr)
+        text = format_estimate(submitted.estimate)
+        print(f"sweep {submitted.id} is {submitted.state} at {client.url}: {text}", file=sys.stderr)
         if args.detach:
-            print(_ways(args, sent.id), file=sys.stderr)
-            emit(args.json, sent.model_dump(mode="json"), sent.id)
+            print(_next_commands(args, submitted.id), file=sys.stderr)
+            emit(args.json, submitted.model_dump(mode="json"), submitted.id)
             return ExitCode.DONE
-        return _followed(args, client, sent.id)
+        return _follow(args, client, submitted.id)
 
 
 def resume(args: Arguments) -> int:
     """`sweeper resume ID`."""
-    wanted = changes(args, keys("resumable"))
+    changes = read_changes(args, keys("resumable"))
     with _client(args) as client:
-        return _queued(args, client, client.resume(args.dir, **wanted))
+        return _report_queued(args, client, client.resume(args.dir, **changes))
 
 
 def extend(args: Arguments) -> int:
     """`sweeper extend ID`."""
-    refuse(args, _OWN_MACHINE)
+    refuse(args, _NO_MACHINE)
     options = {k: getattr(args, k) for k in ("dry_run", "noise", "objective", "repeats", "noises")}
     with _client(args) as client:
-        found = client.extend(args.dir, **options)
+        plan = client.extend(args.dir, **options)
         if args.dry_run:
-            text = f"{wrap(found.message, 0)}\n{pluralize(found.trials, 'further trial')}; nothing was run"
-            emit(args.json, found.model_dump(mode="json"), text)
+            text = f"{wrap(plan.message, 0)}\n{pluralize(plan.trials, 'further trial')}; nothing was run"
+            emit(args.json, plan.model_dump(mode="json"), text)
             return ExitCode.DONE
-        print(wrap(f"{pluralize(found.trials, 'further trial')}: {found.message}", 0), file=sys.stderr)
-        return _queued(args, client, client.sweep(args.dir))
+        print(wrap(f"{pluralize(plan.trials, 'further trial')}: {plan.message}", 0), file=sys.stderr)
+        return _report_queued(args, client, client.sweep(args.dir))
 
 
 def status(args: Arguments) -> int:
     """`sweeper status ID`."""
-    refuse(args, _OWN_NOISE)
+    refuse(args, _NO_NOISE)
     with _client(args) as client:
         if args.follow:
-            return _followed(args, client, args.dir)
+            return _follow(args, client, args.dir)
         emit_status(args.json, client, client.sweep(args.dir))
     return ExitCode.DONE
 
 
 def list_all(args: Arguments) -> int:
     """`sweeper list` and `sweeper list ID`."""
-    refuse(args, _OWN_NOISE)
+    refuse(args, _NO_NOISE)
     with _client(args) as client:
         if args.dir is not None:
             sweep = client.sweep(args.dir)
             noise = sweep.regime.noise if sweep.regime else sweep.spec.get("noise", "paper")
             emit_trials(args.json, client.trials(args.dir), sweep.objective, noise)
             return ExitCode.DONE
-        found = list(_taken(client.sweeps(), None if args.json else SHOWN + 1))
+        sweeps = list(islice(client.sweeps(), None if args.json else SHOWN + 1))
         emit(
             args.json,
-            [s.model_dump(mode="json") for s in found],
-            sweep_table(found[:SHOWN]) if found else "no sweeps yet",
+            [s.model_dump(mode="json") for s in sweeps],
+            sweep_table(sweeps[:SHOWN]) if sweeps else "no sweeps yet",
         )
-        if not args.json and len(found) > SHOWN:
+        if not args.json and len(sweeps) > SHOWN:
             print(f"the newest {SHOWN}; --json lists all", file=sys.stderr)
     return ExitCode.DONE
 
 
 def best(args: Arguments) -> int:
     """`sweeper best ID [--save FILE]`."""
-    refuse(args, _OWN_NOISE)
+    refuse(args, _NO_NOISE)
     with _client(args) as client:
         sweep = client.sweep(args.dir)
         saved = str(client.download_weights(args.dir, args.save)) if args.save else None
-        emit_found(args.json, client, sweep, saved)
+        emit_results(args.json, client, sweep, saved)
     return ExitCode.DONE
 
 
 def recommend(args: Arguments) -> int:
     """`sweeper recommend ID`."""
-    refuse(args, _OWN_NOISE)
+    refuse(args, _NO_NOISE)
     keys = ("learning_rate", "momentum", "weight_decay", "objective")
     with _client(args) as client:
-        found = client.recommend(args.dir, batch_sizes=args.batch_size or (), **{k: getattr(args, k) for k in keys})
-    emit(args.json, by_objective(found), "\n\n".join(f"{a.objective}: {a.message}\n{a.text}" for a in found))
+        advice = client.recommend(args.dir, batch_sizes=args.batch_size or (), **{k: getattr(args, k) for k in keys})
+    emit(args.json, by_objective(advice), "\n\n".join(f"{a.objective}: {a.message}\n{a.text}" for a in advice))
     return ExitCode.DONE
 
 
 def pair(args: Arguments) -> int:
-    """`sweeper pair ID DIGEST`; the trial is run on this machine."""
+    """`sweeper pair ID DIGEST`; the trial runs on this machine."""
     from trainables.spec import PairSpec
 
     with _client(args) as client:
         sweep = client.sweep(args.dir)
         row = row_of(client.trials(args.dir), args.digest)
     if PairSpec.from_json(row["spec"]).source:
-        raise SpecError(f"trial {row['digest']} is made by Python code of the server: `sweeper pair` reruns it there")
+        raise SpecError(f"trial {row['digest']} needs Python code of the server: run `sweeper pair` on the server")
     with tempfile.TemporaryDirectory() as folder:
         return emit_pair(args.json, row, rerun(folder, SweepSpec.checked(sweep.spec), row, args.data))
 
@@ -165,18 +166,18 @@ def pair(args: Arguments) -> int:
 def stop(args: Arguments) -> int:
     """`sweeper stop ID [--cancel]`."""
     with _client(args) as client:
-        found = client.cancel(args.job) if args.cancel else client.stop(args.job)
-    what = "is asked to end at once" if args.cancel else "is asked to stop, what runs is finished"
-    print(f"sweep {found.id} {what}: trials that are finished are kept", file=sys.stderr)
-    emit(args.json, found.model_dump(mode="json"), f"sweep {found.id} is {found.state}")
+        sweep = client.cancel(args.job) if args.cancel else client.stop(args.job)
+    action = "cancelling" if args.cancel else "stopping after the running trials"
+    print(f"sweep {sweep.id}: {action}; finished trials are kept", file=sys.stderr)
+    emit(args.json, sweep.model_dump(mode="json"), f"sweep {sweep.id} is {sweep.state}")
     return ExitCode.DONE
 
 
 def dashboard(args: Arguments) -> int:
-    """`sweeper dashboard [ID]`; opens the page where there is a screen."""
-    refuse(args, _OWN_NOISE)
+    """`sweeper dashboard [ID]`; opens the page if the machine has a screen."""
+    refuse(args, _NO_NOISE)
     if len(args.dirs) > 1:
-        raise SpecError(f"one sweep's page is opened, got {len(args.dirs)} sweeps; `sweeper dashboard` shows all")
+        raise SpecError(f"dashboard takes one sweep, got {len(args.dirs)}; `sweeper dashboard` shows all sweeps")
     with _client(args) as client:
         page = page_of(client, client.sweep(args.dirs[0])) if args.dirs else f"{client.url}/"
     emit(args.json, {"page": page}, page)
@@ -212,7 +213,7 @@ def _client(args: Arguments) -> Client:
 
 
 @contextmanager
-def _locate_errors(request: Request) -> Iterator[None]:
+def _locate_errors(request: SweepRequest) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
@@ -226,46 +227,39 @@ def _priority(args: Arguments) -> int | None:
         raise SpecError(f"--priority must be a whole number from -100 to 100, got {args.priority!r}") from None
 
 
-def _sign(args: Arguments) -> str:
-    """Return the flags that lead to the same service again."""
+def _server_flags(args: Arguments) -> str:
+    """Return the flags that select the same service."""
     given = {"--server": args.server, "--ca": args.ca}
-    found = "".join(f" {flag} {shlex.quote(value)}" for flag, value in given.items() if value)
-    return found + (" --insecure" if args.insecure else "")
+    flags = "".join(f" {flag} {shlex.quote(value)}" for flag, value in given.items() if value)
+    return flags + (" --insecure" if args.insecure else "")
 
 
-def _ways(args: Arguments, sweep: str) -> str:
-    name = f"{sweep}{_sign(args)}"
+def _next_commands(args: Arguments, sweep: str) -> str:
+    name = f"{sweep}{_server_flags(args)}"
     return f"`sweeper status {name} --follow` follows it, `sweeper stop {name}` stops it"
 
 
-def _queued(args: Arguments, client: Client, sweep: Sweep) -> int:
+def _report_queued(args: Arguments, client: Client, sweep: Sweep) -> int:
     print(f"sweep {sweep.id} is {sweep.state} at {client.url}", file=sys.stderr)
     if not args.detach:
-        return _followed(args, client, sweep.id)
-    print(_ways(args, sweep.id), file=sys.stderr)
+        return _follow(args, client, sweep.id)
+    print(_next_commands(args, sweep.id), file=sys.stderr)
     emit(args.json, sweep.model_dump(mode="json"), sweep.id)
     return ExitCode.DONE
 
 
-def _followed(args: Arguments, client: Client, sweep: str) -> int:
-    ended = followed(client, client.sweep(sweep), _sign(args))
+def _follow(args: Arguments, client: Client, sweep: str) -> int:
+    ended = follow(client, client.sweep(sweep), _server_flags(args))
     if ended is None:
         return ExitCode.DONE
     code = exit_code(ended)
     if code != ExitCode.DONE:
-        again = f"`sweeper resume {sweep}{_sign(args)}` continues"
+        hint = f"`sweeper resume {sweep}{_server_flags(args)}` continues"
         print(
-            f"{ended.state}: {ended.reason}; {pluralize(ended.progress.trials, 'trial')} kept, {again}", file=sys.stderr
+            f"{ended.state}: {ended.reason}; {pluralize(ended.progress.trials, 'trial')} kept, {hint}", file=sys.stderr
         )
-    emit_found(args.json, client, ended)
+    emit_results(args.json, client, ended)
     return code
-
-
-def _taken(sweeps: Iterator[Sweep], most: int | None) -> Iterator[Sweep]:
-    for i, sweep in enumerate(sweeps):
-        if i == most:
-            return
-        yield sweep
 
 
 COMMANDS: Mapping[str, Callable[[Arguments], int]] = {

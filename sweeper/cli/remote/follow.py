@@ -1,4 +1,4 @@
-"""A sweep of a service, followed live: its progress as a local run shows it, and the exit code of one."""
+"""Live progress and exit code of a sweep on a service, like those of a local run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sweeper.runner.status import Status
 from sweeper.search.objectives import OBJECTIVES
 
 
-class Shown:
-    """Shows the events of a sweep as a progress bar, or as plain lines.
+class EventPrinter:
+    """Shows the events of a sweep as a progress bar or plain lines.
 
     Args:
-        sweep: The sweep as it stands.
-        progress: What shows it.
+        sweep: The sweep's present record.
+        progress: The display.
     """
 
     def __init__(self, sweep: Sweep, progress: Progress) -> None:
@@ -52,28 +52,28 @@ class Shown:
             self._status.best = value if best is None or self._sign * value < self._sign * best else best
 
     def _say(self, state: str, reason: str, position: int | None = None) -> None:
-        place = f", place {position} in the queue" if position else ""
+        place = f", position {position} in the queue" if position else ""
         self._progress.line(f"{state}{place}{f': {reason}' if reason else ''}")
 
 
-def followed(client: Client, sweep: SweepDetail, sign: str) -> SweepDetail | None:
+def follow(client: Client, sweep: SweepDetail, server_flags: str) -> SweepDetail | None:
     """Show a sweep until it ends.
 
     Args:
         client: The service.
         sweep: The sweep.
-        sign: Flags that lead to the service again.
+        server_flags: Flags that select the service, for the hint after Ctrl-C.
 
     Returns:
-        The sweep at its end; None where Ctrl-C ended the following.
+        The ended sweep; None after Ctrl-C.
     """
     try:
         with Progress(sweep.objective, running=False) as progress:
-            return client.wait(sweep.id, listener=Shown(sweep, progress))
+            return client.wait(sweep.id, listener=EventPrinter(sweep, progress))
     except KeyboardInterrupt:
-        name = f"{sweep.id}{sign}"
+        name = f"{sweep.id}{server_flags}"
         print(
-            f"detached, sweep {sweep.id} goes on: `sweeper status {name}` looks at it, with --follow follows it again, "
+            f"detached; sweep {sweep.id} continues: `sweeper status {name} --follow` follows it, "
             f"`sweeper stop {name}` stops it",
             file=sys.stderr,
         )
@@ -81,12 +81,12 @@ def followed(client: Client, sweep: SweepDetail, sign: str) -> SweepDetail | Non
 
 
 def exit_code(sweep: SweepDetail) -> int:
-    """Return the exit code that the command line has for a sweep that ended so."""
+    """Return the exit code that a local run with this end would have."""
     if sweep.state == State.DONE:
         return ExitCode.DONE
     if sweep.state != State.FAILED:
         return ExitCode.INTERRUPTED
-    most = sweep.spec.get("max_failed", SweepSpec.model_fields["max_failed"].default)
+    max_failed = sweep.spec.get("max_failed", SweepSpec.model_fields["max_failed"].default)
     progress = sweep.progress
     unsuccessful = progress.trials > 0 and not progress.outcomes.get("ok")
-    return ExitCode.NO_SUCCESS if unsuccessful or progress.failed >= most else ExitCode.ERROR
+    return ExitCode.NO_SUCCESS if unsuccessful or progress.failed >= max_failed else ExitCode.ERROR

@@ -1,4 +1,4 @@
-"""Sweeps of a service, printed as the commands of this machine print theirs."""
+"""Output of sweeps on a service, in the style of the local commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sweeper.formatting import format_table, number, plain_text, pluralize, wrap
 
 
 def emit_status(as_json: bool, client: Client, sweep: SweepDetail) -> None:
-    """Print how far a sweep is."""
+    """Print the status of a sweep."""
     about = {k: getattr(sweep, k) for k in ("id", "name", "owner", "shared", "space", "sampler", "objective")}
     about |= {"state": sweep.state.value, "reason": sweep.reason or None, "priority": sweep.priority}
     about |= {"place in the queue": sweep.position} if sweep.position else {}
@@ -20,19 +20,19 @@ def emit_status(as_json: bool, client: Client, sweep: SweepDetail) -> None:
     about |= {"best": sweep.best and sweep.best.value, "best_digest": sweep.best and sweep.best.digest}
     about |= {k: getattr(sweep.cost, k) for k in ("device_seconds", "wall_seconds", "gpu_hours")}
     about |= {"page": page_of(client, sweep)}
-    shown = "\n".join(f"{k.replace('_', ' '):<21}{plain_text(v)}" for k, v in about.items())
-    emit(as_json, sweep.model_dump(mode="json"), "\n".join((shown, *_said(sweep))))
+    lines = "\n".join(f"{k.replace('_', ' '):<21}{plain_text(v)}" for k, v in about.items())
+    emit(as_json, sweep.model_dump(mode="json"), "\n".join((lines, *_format_verdict(sweep))))
 
 
-def _said(sweep: Sweep) -> list[str]:
+def _format_verdict(sweep: Sweep) -> list[str]:
     """Return the verdict and the warnings of a sweep for a terminal."""
     verdict = [wrap(f"{sweep.regime.objective}: {sweep.regime.message}", 0)] if sweep.regime else []
     return [*verdict, *(wrap(f"warning: {line}", 0) for line in sweep.warnings)]
 
 
-def emit_found(as_json: bool, client: Client, sweep: SweepDetail, saved: str | None = None) -> None:
-    """Print what a sweep found, by the names that `sweeper best --json` has for a run folder."""
-    won = _or_none(lambda: client.best(sweep.id), 404)
+def emit_results(as_json: bool, client: Client, sweep: SweepDetail, saved: str | None = None) -> None:
+    """Print the results of a sweep, with the keys of `sweeper best --json` for a run folder."""
+    winner = _or_none(lambda: client.best(sweep.id), 404)
     advice = _or_none(lambda: client.recommend(sweep.id), 409) or []
     record = {
         "id": sweep.id,
@@ -42,7 +42,7 @@ def emit_found(as_json: bool, client: Client, sweep: SweepDetail, saved: str | N
         "counts": sweep.progress.outcomes,
         "device_seconds": sweep.cost.device_seconds,
         "regimes": {sweep.regime.objective: sweep.regime.model_dump(mode="json")} if sweep.regime else {},
-        "best": won,
+        "best": winner,
         "recommendations": by_objective(advice),
         "warnings": list(sweep.warnings),
         "page": page_of(client, sweep),
@@ -52,27 +52,27 @@ def emit_found(as_json: bool, client: Client, sweep: SweepDetail, saved: str | N
     parts = [
         f"{pluralize(sweep.progress.trials, 'trial')} ({counts}), {number(sweep.cost.device_seconds)} s of device time"
     ]
-    parts += _said(sweep)
-    parts.append(_winner(sweep))
+    parts += _format_verdict(sweep)
+    parts.append(_format_winner(sweep))
     parts += [f"hyperparameters that reach the best noise for {a.objective}\n{a.text}" for a in advice]
     places = {"sweep": sweep.id, "page": record["page"], "saved": saved}
     parts.append("\n".join(f"{name + ':':<21}{place}" for name, place in places.items() if place))
     emit(as_json, record, "\n\n".join(parts))
 
 
-def _winner(sweep: Sweep) -> str:
+def _format_winner(sweep: Sweep) -> str:
     if sweep.best is None:
         return "no winner yet: no pair is viable"
     knobs = {**sweep.best.knobs, "noise": sweep.best.noise}
-    shown = ", ".join(f"{name.replace('_', ' ')} {plain_text(value)}" for name, value in knobs.items())
+    values = ", ".join(f"{name.replace('_', ' ')} {plain_text(value)}" for name, value in knobs.items())
     head = f"best configuration by {sweep.best.objective}, {plain_text(sweep.best.value)}: trial {sweep.best.digest}"
-    return f"{wrap(head, 0)}\n{wrap(shown, 2)}"
+    return f"{wrap(head, 0)}\n{wrap(values, 2)}"
 
 
-def _or_none(ask: Callable[[], Any], status: int) -> Any:
-    """Return an answer, None where the service has none yet and says so by a status."""
+def _or_none(request: Callable[[], Any], status: int) -> Any:
+    """Return the answer to a request; None if the service answers with this status, since it has none yet."""
     try:
-        return ask()
+        return request()
     except ClientError as error:
         if error.status != status:
             raise
@@ -80,24 +80,18 @@ def _or_none(ask: Callable[[], Any], status: int) -> Any:
 
 
 def by_objective(advice: Sequence[Advice]) -> dict[str, Any]:
-    """Return advice as `sweeper recommend --json` has it."""
+    """Return advice in the form of `sweeper recommend --json`."""
     return {a.objective: a.model_dump(mode="json", exclude={"objective"}) for a in advice}
 
 
-def estimated(found: Estimate) -> str:
-    """Return what a sweep will cost, in a line."""
-    trials = (
-        found.message or f"{pluralize(found.trials, 'trial')} of {pluralize(found.configurations, 'configuration')}"
-    )
-    seconds = found.wall_seconds if found.wall_seconds is not None else found.device_seconds
-    about = (
-        ""
-        if seconds is None
-        else f", about {number(seconds / 60)} min"
-        if seconds > 90
-        else f", about {number(seconds)} s"
-    )
-    return f"{trials}{about}"
+def format_estimate(estimate: Estimate) -> str:
+    """Return the estimated cost of a sweep as a line."""
+    trials, configurations = pluralize(estimate.trials, "trial"), pluralize(estimate.configurations, "configuration")
+    text = estimate.message or f"{trials} of {configurations}"
+    seconds = estimate.wall_seconds if estimate.wall_seconds is not None else estimate.device_seconds
+    if seconds is None:
+        return text
+    return f"{text}, about {number(seconds / 60)} min" if seconds > 90 else f"{text}, about {number(seconds)} s"
 
 
 def sweep_table(sweeps: Sequence[Sweep]) -> str:
@@ -123,5 +117,5 @@ def sweep_table(sweeps: Sequence[Sweep]) -> str:
 def page_of(client: Client, sweep: Sweep) -> str:
     """Return the URL of a sweep's dashboards."""
     page = f"{client.url}{sweep.page}" if sweep.page.startswith("/") else sweep.page
-    # a browser is not to be led to a file
+    # the browser must not open a file or another scheme
     return page if page.startswith(("http://", "https://")) else f"{client.url}/"

@@ -17,16 +17,16 @@ from sweeper.config.yaml_source import parse_yaml
 from sweeper.config.yaml_text import write
 from sweeper.errors import SpecError
 
-HERE = {
-    "out": "the service keeps the sweep in a folder of its own",
-    "address": "the service has its own cluster",
-    "cache": "the service has its own folders",
+LOCAL = {
+    "out": "the service chooses the sweep's folder",
+    "address": "the service chooses the cluster",
+    "cache": "the service chooses its cache folder",
 }
-"""Keys of a sweep that only the service sets -> the reason."""
+"""Keys of a sweep that apply to this machine only -> reason."""
 
 
 def refuse(args: Arguments, reasons: Mapping[str, str]) -> None:
-    """Refuse flags that a service does not take.
+    """Check that no flag is given that a service does not support.
 
     Raises:
         SpecError: The command line has one of them.
@@ -34,20 +34,22 @@ def refuse(args: Arguments, reasons: Mapping[str, str]) -> None:
     for name, why in reasons.items():
         if getattr(args, name, None) not in (None, False, []):
             flag = name.replace("_", "-")
-            raise SpecError(f"--{flag} is not for a server: {why}; leave it out, or --server '' keeps the command here")
+            raise SpecError(
+                f"--{flag} does not work with a server: {why}; leave it out, or run on this machine by --server ''"
+            )
 
 
-def changes(args: Arguments, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Return the keys of a sweep that the flags set, for a service.
+def read_changes(args: Arguments, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return the keys of a sweep that flags set.
 
     Raises:
-        SpecError: A flag is about this machine.
+        SpecError: A flag applies to this machine only.
     """
-    refuse(args, HERE)
-    return flags(args, tuple(key for key in keys if key not in HERE))
+    refuse(args, LOCAL)
+    return flags(args, tuple(key for key in keys if key not in LOCAL))
 
 
-class Request:
+class SweepRequest:
     """The sweep that `sweeper run SPACE|spec.yaml` sends.
 
     Attributes:
@@ -55,7 +57,7 @@ class Request:
     """
 
     def __init__(self, args: Arguments) -> None:
-        given = changes(args, keys("flag"))
+        given = read_changes(args, keys("flag"))
         points = given.pop("enqueue", None)
         source = SpecSource({"space": args.target})
         if args.target.endswith((".yaml", ".yml")):

@@ -37,8 +37,8 @@ ROUTERS = tuple(m.router for m in (sweeps, results, events, catalog, operations)
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 _REF = "#/components/schemas/{model}"
 _ABOUT = """\
-Sweeps that find the training noise at which fine-tuned models merge best. Errors are problem documents (RFC 9457) whose
-`detail` is the sentence that the command line prints. Times are UTC, durations seconds.
+Sweeps that find the training noise at which fine-tuned models merge best. Errors are problem documents (RFC 9457);
+`detail` is the message that the command line prints. Times are UTC, durations are in seconds.
 """
 
 
@@ -46,8 +46,8 @@ def make_api(service: Service, limits: Limits | None = None) -> FastAPI:
     """Return the API of a service.
 
     Args:
-        service: The service, which whoever serves the app starts and closes.
-        limits: How much a request may ask for; the service's own by default.
+        service: The service; the caller starts and closes it.
+        limits: Limits of requests; by default the service's.
     """
     config = service.config
     limits = limits or limits_of(config)
@@ -58,7 +58,7 @@ def make_api(service: Service, limits: Limits | None = None) -> FastAPI:
         version=__version__,
         description=_ABOUT,
         openapi_url=None,  # `_schema` answers: FastAPI's own route encodes the schema anew for each request
-        docs_url=None,  # its scripts are another server's
+        docs_url=None,  # its scripts come from another server
         redoc_url=None,
     )
     app.state.api = Api(
@@ -73,15 +73,15 @@ def make_api(service: Service, limits: Limits | None = None) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     app.router.routes.append(Route(OPEN[0], _schema(app), methods=["GET", "HEAD"]))
-    app.router.routes.append(Route("/v1/{rest:path}", _nothing, methods=list(_METHODS)))
+    app.router.routes.append(Route("/v1/{rest:path}", _refuse_path, methods=list(_METHODS)))
     app.add_middleware(Guard, users=service.users, auth=config.auth, limits=limits, audit=audit)
     app.add_middleware(Measured, metrics=metrics)
-    app.openapi = lambda: app.openapi_schema or _documented(app)
+    app.openapi = lambda: app.openapi_schema or _build_schema(app)
     return app
 
 
 def limits_of(config: Config) -> Limits:
-    """Return the limits that a service is configured with."""
+    """Return the limits of a configuration."""
     burst = max(1, round(2 * config.rate))
     return Limits(
         body=config.max_body,
@@ -93,21 +93,21 @@ def limits_of(config: Config) -> Limits:
 
 
 def data_of(config: Config) -> str | None:
-    """Return the folder with the data sets: the configured one, or `data` under the root where that is there."""
+    """Return the folder with the data sets: the configured one, or `data` under the root if it exists."""
     if config.data:
         return str(Path(config.data).expanduser().absolute())
-    beside = None if is_uri(config.root) else Path(config.root).expanduser().absolute() / "data"
-    return str(beside) if beside and beside.is_dir() else None
+    default = None if is_uri(config.root) else Path(config.root).expanduser().absolute() / "data"
+    return str(default) if default and default.is_dir() else None
 
 
-async def _nothing(request: Request) -> Response:
+async def _refuse_path(request: Request) -> Response:
     path = request.url.path
-    here = (r for router in ROUTERS for r in router.routes if isinstance(r, APIRoute) and r.path_regex.match(path))
-    found = {method for route in here for method in route.methods or ()}
-    if found:
-        allowed = ", ".join(sorted(found))
-        raise RefusedError(405, f"{request.method} is not for {path[:200]}: use {allowed}", {"Allow": allowed})
-    raise RefusedError(404, f"there is nothing at {path[:200]}; GET /v1/openapi.json lists the paths")
+    routes = (r for router in ROUTERS for r in router.routes if isinstance(r, APIRoute) and r.path_regex.match(path))
+    methods = {method for route in routes for method in route.methods or ()}
+    if methods:
+        allowed = ", ".join(sorted(methods))
+        raise RefusedError(405, f"{path[:200]} does not support {request.method}: use {allowed}", {"Allow": allowed})
+    raise RefusedError(404, f"unknown path {path[:200]}; GET /v1/openapi.json lists all paths")
 
 
 def _schema(app: FastAPI) -> Callable[[Request], Awaitable[Response]]:
@@ -121,7 +121,7 @@ def _schema(app: FastAPI) -> Callable[[Request], Awaitable[Response]]:
     return get_schema
 
 
-def _documented(app: FastAPI) -> dict[str, Any]:
+def _build_schema(app: FastAPI) -> dict[str, Any]:
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schemas = schema["components"]["schemas"]
     for model in (Problem, Estimate, Extension, SweepSpec):
@@ -129,7 +129,7 @@ def _documented(app: FastAPI) -> dict[str, Any]:
     properties = schemas["SweepSpec"]["properties"]
     schemas["Changes"] = {
         "type": "object",
-        "description": "Keys of a spec that change; null leaves one as it is.",
+        "description": "Keys of a spec to change; null keeps the old value.",
         "properties": {key: {"anyOf": [properties[key], {"type": "null"}]} for key in RESUMABLE},
         "additionalProperties": False,
     }
@@ -140,6 +140,6 @@ def _documented(app: FastAPI) -> dict[str, Any]:
 
 
 def _add(schemas: dict[str, Any], name: str, schema: dict[str, Any]) -> None:
-    for inner, found in schema.pop("$defs", {}).items():
-        schemas.setdefault(inner, found)
+    for inner, definition in schema.pop("$defs", {}).items():
+        schemas.setdefault(inner, definition)
     schemas.setdefault(name, schema)

@@ -1,4 +1,4 @@
-"""Guard: who asks, whether that one may, and how much; ASGI middleware around everything, and FastAPI dependencies."""
+"""Authentication, rate limits and audit: ASGI middleware around the whole app, and FastAPI dependencies."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from sweeper.service.policy.errors import RefusedError, forbidden, reads_only
 from sweeper.service.policy.limits import Limits
 
 USER, DETAIL, ADDRESS, _STILL = "sweeper.user", "sweeper.detail", "sweeper.address", "sweeper.still"
-"""Keys of a request's scope: who asks, what the audit log says about it, and from where it comes."""
+"""Keys of a request's scope: user, details for the audit log, client address, and a check that the token is valid."""
 OPEN = ("/v1/openapi.json",)
-"""Paths of the API that need no user, beside the probes; what is no part of it asks by itself, by `who`."""
+"""Paths of the API that need no user, beside the probes; the pages check the user with `user_of`."""
 _CLOSED = ("/v1", "/metrics")
 _PROBES = ("/healthz", "/readyz")
 _SAFE = ("GET", "HEAD", "OPTIONS")
@@ -45,12 +45,12 @@ _log = logging.getLogger("sweeper.service")
 
 
 class Buckets:
-    """Token buckets: each name has `burst` requests, and gets `rate` more each second.
+    """Token buckets: each name starts with `burst` requests and gains `rate` per second, up to `burst`.
 
     Args:
         rate: Requests per second; 0 or less is no limit.
-        burst: Requests at once.
-        clock: Seconds.
+        burst: Requests that may come at once.
+        clock: Returns seconds.
     """
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,7 +59,7 @@ class Buckets:
         self._level: dict[str, tuple[float, float]] = {}  # name -> requests left, when
 
     def take(self, name: str) -> float:
-        """Take one request; returns for how many seconds to wait where there is none, else 0."""
+        """Take one request; returns 0, or the seconds to wait if none is left."""
         if self.rate <= 0:
             return 0.0
         with self._lock:
@@ -71,7 +71,7 @@ class Buckets:
             return self._wait(left)
 
     def wait(self, name: str) -> float:
-        """Return what `take` would, without taking one."""
+        """Return what `take` would return, without taking a request."""
         if self.rate <= 0:
             return 0.0
         with self._lock:
@@ -91,14 +91,14 @@ class Buckets:
 
 
 class Guard:
-    """Lets a request through to the app, or answers it.
+    """Passes a request on to the app, or refuses it.
 
     Args:
-        app: What it guards.
-        users: Whose tokens are good.
-        auth: Whether a token is needed; without, everybody on this machine is `users.LOCAL`.
-        limits: How much.
-        audit: Where what changes something is written down.
+        app: The app.
+        users: The users and their tokens.
+        auth: Whether requests need a token; if not, the user of every request is `users.LOCAL`.
+        limits: Limits of requests.
+        audit: Log of requests that change something.
     """
 
     def __init__(self, app: ASGIApp, users: Users, auth: bool, limits: Limits, audit: Audit) -> None:
@@ -134,9 +134,9 @@ class Guard:
             except Exception as error:
                 await of_error(error, scope["path"])(scope, receive, sent)
                 return
-            await self.app(scope, self._bounded(scope, receive), sent)
+            await self.app(scope, self._limit_body(scope, receive), sent)
         finally:
-            await self._written(scope, status)
+            await self._write_audit(scope, status)
 
     async def _identify(self, scope: Scope) -> None:
         path, headers = scope["path"], Headers(scope=scope)
@@ -144,9 +144,9 @@ class Guard:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         bearer = token.strip() if scheme.lower() == "bearer" else ""
         if not self.auth and not is_loopback_name(headers.get("host", "")):
-            raise forbidden(f"this service answers on loopback names only, got Host {headers.get('host', '')[:200]!r}")
+            raise forbidden(f"Host must be a loopback name on this service, got {headers.get('host', '')[:200]!r}")
         if scope["method"] not in _SAFE and (not self.auth or not bearer) and not _same_origin(headers):
-            raise forbidden(f"a page of {headers.get('origin', '')[:200]} may not change anything here")
+            raise forbidden(f"a page from {headers.get('origin', '')[:200]} may not change anything on this service")
         if length := headers.get("content-length"):
             if not length.isdigit():
                 raise RefusedError(400, f"Content-Length must be a whole number, got {length[:80]!r}")
@@ -155,42 +155,42 @@ class Guard:
         if path in _PROBES:
             return
         user = LOCAL if not self.auth else None
-        here = scope[ADDRESS] = f"host {client[0] if (client := scope.get('client')) else ''}"
+        address = scope[ADDRESS] = f"host {client[0] if (client := scope.get('client')) else ''}"
         if self.auth and (bearer or session):
             if not self.users.recognizes(bearer or session):
-                # who guesses tokens does not get to the database each time
-                self._hold_back(self.buckets.wait(here))
+                # the rate limit keeps guessed tokens from the database
+                self._check_rate(self.buckets.wait(address))
             check = partial(self.users.check, bearer) if bearer else partial(self.users.check_session, session)
             user = await run_in_threadpool(check)
             scope[_STILL] = lambda: check() is not None
-        self._hold_back(self.buckets.take(f"user {user.name}" if user else here))
+        self._check_rate(self.buckets.take(f"user {user.name}" if user else address))
         if user is not None:
             scope[USER] = user
         elif path.startswith(_CLOSED) and path not in OPEN:
             raise unauthorized(bool(bearer or session))
 
-    def _hold_back(self, wait: float) -> None:
+    def _check_rate(self, wait: float) -> None:
         if wait:
-            text = f"more than {self.limits.rate:g} requests a second: send fewer"
+            text = f"more than {self.limits.rate:g} requests per second: send fewer"
             raise RefusedError(429, text, {"Retry-After": str(max(1, round(wait)))})
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        seen = 0
+    def _limit_body(self, scope: Scope, receive: Receive) -> Receive:
+        size = 0
 
-        async def bounded() -> Message:
-            nonlocal seen
+        async def limited() -> Message:
+            nonlocal size
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self.limits.body:
+            size += len(message.get("body", b""))
+            if size > self.limits.body:
                 raise self._too_large()
             return message
 
-        return bounded
+        return limited
 
     def _too_large(self) -> RefusedError:
-        return RefusedError(413, f"the body must be at most {self.limits.body} bytes", {"Connection": "close"})
+        return RefusedError(413, f"the body must have at most {self.limits.body} bytes", {"Connection": "close"})
 
-    async def _written(self, scope: Scope, status: int) -> None:
+    async def _write_audit(self, scope: Scope, status: int) -> None:
         user: User | None = scope.get(USER)
         route = scope.get("route")
         if scope["method"] in _SAFE or user is None or not isinstance(route, APIRoute):
@@ -200,17 +200,17 @@ class Guard:
         target = detail.get("target") or scope.get("path_params", {}).get("sweep", "")
         try:
             await run_in_threadpool(self.audit.write, user.name, action, target, detail.get("detail", ""), status)
-        except Exception:  # the answer is given; that it is not written down must show
+        except Exception:  # the response is sent already, so only the log can show the failure
             _log.exception("cannot write the audit log")
 
 
 def unauthorized(given: bool) -> RefusedError:
-    """Return the refusal of a request without a token that works."""
+    """Return the refusal (401) of a request without a token, or with an invalid one if `given`."""
     if given:
         return RefusedError(
-            401, "the token is unknown, expired or revoked; `sweeper token create` makes one", CHALLENGE
+            401, "the token is unknown, expired or revoked; an admin creates one by `sweeper token create`", CHALLENGE
         )
-    text = "a token is needed: send `Authorization: Bearer TOKEN`; `sweeper token create` makes one"
+    text = "a token is needed: send `Authorization: Bearer TOKEN`; `sweeper token create` creates one"
     return RefusedError(401, text, CHALLENGE)
 
 
@@ -218,24 +218,24 @@ def _same_origin(headers: Headers) -> bool:
     origin = headers.get("origin")
     try:
         return origin is None or (urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != "")
-    except ValueError:  # no URL at all
+    except ValueError:  # not a URL
         return False
 
 
 def cookie(text: str, name: str) -> str:
-    """Return the value of a cookie; empty where the header has none of this name."""
+    """Return the value of a cookie; empty if the header has none with this name."""
     try:
-        found = SimpleCookie(text).get(name)
+        morsel = SimpleCookie(text).get(name)
     except CookieError:
         return ""
-    return found.value if found else ""
+    return morsel.value if morsel else ""
 
 
-_bearer = HTTPBearer(auto_error=False, description="A token of `sweeper token create`; none is needed on loopback.")
+_bearer = HTTPBearer(auto_error=False, description="A token of `sweeper token create`; not needed on loopback.")
 
 
 async def _user(request: Request, _: Annotated[Any, Depends(_bearer)]) -> User:
-    user = who(request)
+    user = user_of(request)
     if user is None:
         raise unauthorized(False)
     return user
@@ -249,35 +249,35 @@ async def _submitter(user: Annotated[User, Depends(_user)]) -> User:
 
 async def _admin(user: Annotated[User, Depends(_user)]) -> User:
     if not user.admin:
-        raise forbidden(f"only admins may do this, this token's role is {user.role}")
+        raise forbidden(f"this needs an admin's token, got one with the role {user.role}")
     return user
 
 
 Viewer = Annotated[User, Depends(_user)]
-"""Who asks, with any role."""
+"""The user of a request, with any role."""
 Submitter = Annotated[User, Depends(_submitter)]
-"""Who asks and may send sweeps."""
+"""The user of a request, who may submit sweeps."""
 Admin = Annotated[User, Depends(_admin)]
-"""Who asks and may do everything."""
+"""The user of a request, an admin."""
 
 
-def who(connection: HTTPConnection) -> User | None:
-    """Return who sends a request; None where the token is missing or not good."""
+def user_of(connection: HTTPConnection) -> User | None:
+    """Return the user of a request; None if the token is missing or invalid."""
     return connection.scope.get(USER)
 
 
-async def still(request: Request) -> bool:
-    """Whether the token of a request that takes long is good still."""
+async def still_valid(request: Request) -> bool:
+    """Whether the token of a long-lived request is still valid."""
     check: Callable[[], bool] | None = request.scope.get(_STILL)
     return check is None or await run_in_threadpool(check)
 
 
 def bucket(request: Request, auth: bool) -> str:
-    """Return whose request this is where things are counted: the user's, or the address's where there are no users."""
-    user = who(request)
+    """Return the name under which a request is counted: its user, or its address if the service has no users."""
+    user = user_of(request)
     return f"user {user.name}" if auth and user is not None else request.scope[ADDRESS]
 
 
-def noted(request: Request, **detail: str) -> None:
-    """Say what the audit log writes about this request: `action`, `target`, `detail`."""
+def add_audit_detail(request: Request, **detail: str) -> None:
+    """Set what the audit log says about a request: `action`, `target`, `detail`."""
     request.scope.setdefault(DETAIL, {}).update(detail)

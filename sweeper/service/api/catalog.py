@@ -1,4 +1,4 @@
-"""Routes: names that a spec may hold; the same JSON as the command line prints."""
+"""Routes that list spaces, noises and merges, with the JSON that the command line prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import search_spaces
 from sweeper.config.catalog import merge_records, noise_records, space_record
 from sweeper.service.api.auth import Viewer
 from sweeper.service.api.dependencies import Asked, plain_json
-from sweeper.service.api.examples import shown
+from sweeper.service.api.examples import example_response
 from sweeper.service.api.problems import documented
 
 router = APIRouter(prefix="/v1", tags=["names"])
@@ -25,13 +25,13 @@ _MERGE = {"name": "linear", "formula": "(1 - a) A + a B", "grid": [0.5], "symbol
     "/spaces",
     response_model=list[dict[str, Any]],
     summary="List search spaces",
-    responses={**documented(), **shown([_SPACE], "Spaces, by name.")},
+    responses={**documented(), **example_response([_SPACE], "Spaces, by name.")},
 )
 def list_spaces(api: Asked, user: Viewer) -> Response:
-    """List the built-in spaces, and those that this server's admin has added."""
-    found = [search_spaces.load(name) for name in search_spaces.names()]
-    found += [space for space in api.rules.spaces.known() if space.name not in {s.name for s in found}]
-    records = [space_record(s) for s in found]
+    """List the built-in spaces and the spaces that the server's admin added."""
+    spaces = [search_spaces.load(name) for name in search_spaces.names()]
+    spaces += [space for space in api.rules.spaces.known() if space.name not in {s.name for s in spaces}]
+    records = [space_record(s) for s in spaces]
     for record in records:
         record["fixed"] = {k: v for k, v in record["fixed"].items() if k != "source"}
     return Response(plain_json(records), media_type="application/json")
@@ -41,7 +41,7 @@ def list_spaces(api: Asked, user: Viewer) -> Response:
     "/noises",
     response_model=list[dict[str, Any]],
     summary="List noise scales",
-    responses={**documented(), **shown([_NOISE], "Noise scales.")},
+    responses={**documented(), **example_response([_NOISE], "Noise scales.")},
 )
 def list_noises(user: Viewer) -> Response:
     """List the definitions of the noise scale, with formulas and sources."""
@@ -52,7 +52,7 @@ def list_noises(user: Viewer) -> Response:
     "/merges",
     response_model=list[dict[str, Any]],
     summary="List merges",
-    responses={**documented(), **shown([_MERGE], "Merges.")},
+    responses={**documented(), **example_response([_MERGE], "Merges.")},
 )
 def list_merges(user: Viewer) -> Response:
     """List the merges, with formulas and sources."""

@@ -1,4 +1,4 @@
-"""What all routes share: the service they belong to, whose sweep it is, and how records become responses."""
+"""Dependencies of the routes: the service, access to sweeps, and conversion of records to responses."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ T = TypeVar("T")
 
 @dataclass
 class Api:
-    """The service as its routes see it.
+    """The service with what its routes need.
 
     Attributes:
         service: The service.
-        limits: How much a request may ask for.
-        rules: What a spec may.
-        estimates: Tells what sweeps cost.
-        audit: Who did what.
-        metrics: Numbers for Prometheus.
-        closing: Set when streams are to end.
-        streams: Open streams of events, by whose they are.
-        sending: Held while a quota is looked at and used.
-        turns: Bounds and runs what takes long.
+        limits: Limits of a request.
+        rules: Rules of admission.
+        estimates: Estimates the cost of sweeps.
+        audit: The audit log.
+        metrics: Metrics for Prometheus.
+        closing: Set when streams must end.
+        streams: Number of open event streams per user or address.
+        sending: Held between the check of a quota and its use.
+        turns: Limits and runs expensive calls.
     """
 
     service: Service
@@ -63,40 +63,40 @@ class Api:
     def __post_init__(self) -> None:
         self.turns = Turns(self.limits.expensive, self.closing)
 
-    def seen(self, user: User, sweep: str) -> Entry:
+    def visible_entry(self, user: User, sweep: str) -> Entry:
         """Return the row of a sweep that the user may see.
 
         Raises:
-            UnknownSweepError: There is none; the same words where it is another's.
+            UnknownSweepError: The sweep does not exist, or the user may not see it; the message is the same.
         """
         entry = self.service.catalog.get(sweep)
         if not user.sees(entry):
             raise UnknownSweepError.of(sweep)
         return entry
 
-    def steered(self, user: User, sweep: str) -> Entry:
+    def steerable_entry(self, user: User, sweep: str) -> Entry:
         """Return the row of a sweep that the user may change.
 
         Raises:
-            UnknownSweepError: There is none that the user may see.
-            RefusedError: It is another's (403).
+            UnknownSweepError: The sweep does not exist, or the user may not see it.
+            RefusedError: The user may see but not change it (403).
         """
-        entry = self.seen(user, sweep)
+        entry = self.visible_entry(user, sweep)
         if user.steers(entry):
             return entry
         if user.role == Role.VIEWER:
             raise reads_only()
-        raise forbidden(f"sweep {entry.id} is {entry.owner}'s: you may look at it, not change it")
+        raise forbidden(f"sweep {entry.id} belongs to {entry.owner}: you may see it, but not change it")
 
     async def turn(self, request: Request, call: Callable[..., T], *args: Any) -> T:
-        """Return what a call that takes long returns when its user has a turn; see `Turns.run`."""
+        """Run an expensive call when its user has a turn, and return its result; see `Turns.run`."""
         return await self.turns.run(bucket(request, self.service.config.auth), call, *args)
 
     def check_quota(self, user: User, entry: Entry | None, demand: Demand) -> None:
-        """Refuse what the user, or the owner of a sweep, has no quota for; admins may give more.
+        """Check that the user's quota covers a demand; admins may exceed it for other users' sweeps.
 
         Raises:
-            RefusedError: There is no quota left (429).
+            RefusedError: The quota does not cover it (429).
         """
         if entry is not None and user.admin and entry.owner != user.name:
             return
@@ -108,7 +108,7 @@ async def _api(request: Request) -> Api:
 
 
 Asked = Annotated[Api, Depends(_api)]
-"""The service that is asked."""
+"""The service of a request."""
 SweepId = Annotated[
     str,
     Path(
@@ -126,30 +126,30 @@ TEXT = (
 )
 """Text without control and format characters, for OpenAPI."""
 Plain = Annotated[str, AfterValidator(plain_text)]
-"""Text that is stored and shown to others: `plain_text` checks it, by the same rule as the command line's."""
+"""Text that is stored and shown to other users, checked by the command line's rule."""
 
 
-async def body_of(request: Request, most: int) -> bytes:
+async def body_of(request: Request, limit: int) -> bytes:
     """Return the body of a request.
 
     Raises:
-        RefusedError: It has more bytes than it may (413); they are not read.
+        RefusedError: The body is larger than the limit (413); the rest is not read.
     """
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > most:
-            raise RefusedError(413, f"the body must be at most {most} bytes", {"Connection": "close"})
+        if len(body) > limit:
+            raise RefusedError(413, f"the body must have at most {limit} bytes", {"Connection": "close"})
     return bytes(body)
 
 
 def answer(record: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a record as a response; it is not validated again."""
+    """Return a record as a JSON response, without a second validation."""
     return Response(printable(record.model_dump_json()), status, headers, "application/json")
 
 
 def plain_json(value: Any) -> bytes:
-    """Return JSON in which NaN and infinity are null, and what is no JSON is text."""
+    """Return a value as JSON; NaN and infinity become null, and other types text."""
     try:
         return json.dumps(value, allow_nan=False, default=_plain, separators=(",", ":")).encode()
     except ValueError:

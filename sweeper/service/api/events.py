@@ -1,4 +1,4 @@
-"""Routes: what happens, as server-sent events."""
+"""Routes that stream events of sweeps as server-sent events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from sweeper.client.models import ENDED, Event
 from sweeper.service.api import examples
-from sweeper.service.api.auth import Viewer, bucket, still
+from sweeper.service.api.auth import Viewer, bucket, still_valid
 from sweeper.service.api.dependencies import Api, Asked, SweepId
 from sweeper.service.api.problems import documented
 from sweeper.service.db.sweeps import Entry, UnknownSweepError
@@ -27,21 +27,21 @@ from trainables.io.printable import printable
 router = APIRouter(prefix="/v1", tags=["events"])
 SSE = EventSourceResponse.media_type
 KEEP_ALIVE_SECONDS = 15.0
-_LOOK_SECONDS = 1.0  # how soon a stream sees that the server ends
+_LOOK_SECONDS = 1.0  # how soon a stream notices that the server stops
 _HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 _ONE = {
     "type": "object",
-    "description": "One event; its data is JSON of the schema Event.",
+    "description": "One event; its data is JSON with the schema Event.",
     "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
 }
 _STREAM = {
-    "description": "A stream: `id`, `event` and, as `data`, the JSON of an Event; comments keep it alive.",
+    "description": "A stream of `id`, `event` and `data`, the JSON of an Event; comments keep it alive.",
     "content": {SSE: {"schema": _ONE, "example": examples.EVENTS}},
 }
-_After = Annotated[int | None, Query(ge=0, lt=2**63, description="Go on after the event with this id.")]
+_After = Annotated[int | None, Query(ge=0, lt=2**63, description="Start after the event with this id.")]
 _LastId = Annotated[
     str | None,
-    Header(alias="Last-Event-ID", pattern="^[0-9]{1,18}$", description="The same, as browsers send it."),
+    Header(alias="Last-Event-ID", pattern="^[0-9]{1,18}$", description="The same as `after`, sent by browsers."),
 ]
 
 
@@ -54,8 +54,8 @@ _LastId = Annotated[
 async def follow_sweep(
     request: Request, api: Asked, user: Viewer, sweep: SweepId, after: _After = None, last_event_id: _LastId = None
 ) -> Response:
-    """Follow a sweep: its state and progress now, then every event, until it has ended."""
-    entry = await run_in_threadpool(api.seen, user, sweep)
+    """Stream a sweep's present state and progress, then every event until it ends."""
+    entry = await run_in_threadpool(api.visible_entry, user, sweep)
     last = int(last_event_id) if last_event_id else after
     return _Stream(request, api, _of_sweep(request, api, entry, api.service.hub.last if last is None else last))
 
@@ -69,7 +69,7 @@ async def follow_sweep(
 async def follow_all(
     request: Request, api: Asked, user: Viewer, after: _After = None, last_event_id: _LastId = None
 ) -> Response:
-    """Follow all sweeps that one may see, without an end."""
+    """Stream the events of all sweeps that the user may see, without end."""
     last = int(last_event_id) if last_event_id else after
     return _Stream(request, api, _of_all(request, api, user, api.service.hub.last if last is None else last))
 
@@ -78,23 +78,23 @@ class _Stream(EventSourceResponse):
     """A stream of events, counted while it is open.
 
     Raises:
-        RefusedError: Too many are (429).
+        RefusedError: Too many streams are open (429).
     """
 
     def __init__(self, request: Request, api: Api, events: AsyncIterator[bytes]) -> None:
         self._streams, self._whose = api.streams, bucket(request, api.service.config.auth)
-        for open_, most, whose in (
+        for open_, limit, whose in (
             (self._streams[self._whose], api.limits.streams_each, "of your "),
             (self._streams.total(), api.limits.streams, ""),
         ):
-            if open_ >= most:
-                text = f"{open_} {whose}streams of events are open, the most there may be: poll, or close some"
+            if open_ >= limit:
+                text = f"{open_} {whose}event streams are open, which is the limit: poll, or close some"
                 raise RefusedError(429, text, {"Retry-After": "30"})
         self._streams[self._whose] += 1
         super().__init__(events, headers=_HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the stream."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -103,7 +103,7 @@ class _Stream(EventSourceResponse):
 
 
 def encode(event: Event) -> bytes:
-    """Return an event as the stream holds it."""
+    """Return an event in the format of the stream."""
     return format_sse_event(id=str(event.id), event=event.type, data_str=printable(event.model_dump_json()))
 
 
@@ -113,7 +113,7 @@ async def _of_sweep(request: Request, api: Api, entry: Entry, last: int) -> Asyn
     now = await run_in_threadpool(api.service.views.sweep, entry)
 
     def current(kind: str, data: dict[str, object]) -> bytes:
-        # with the id that one came with: what follows it is still to be sent
+        # with the client's last id: the events after it are still to come
         event = Event.model_validate(
             {"id": last, "sweep": entry.id, "type": kind, "time": datetime.now(UTC), "data": data}
         )
@@ -135,13 +135,13 @@ async def _of_sweep(request: Request, api: Api, entry: Entry, last: int) -> Asyn
             yield format_sse_event(comment="alive")
             continue
         yield encode(event)
-        # of a sweep that was resumed an earlier end is no end
+        # an earlier end of a resumed sweep does not count
         if _ends(event) and not any(later.type == "state" for later in hub.since(event.id, entry.id)):
             return
 
 
 async def _of_all(request: Request, api: Api, user: User, last: int) -> AsyncIterator[bytes]:
-    seen: dict[str, bool] = {}
+    visible: dict[str, bool] = {}
 
     def sees(sweep: str) -> bool:
         try:
@@ -154,16 +154,16 @@ async def _of_all(request: Request, api: Api, user: User, last: int) -> AsyncIte
         if event is None:
             yield format_sse_event(comment="alive")
             continue
-        if event.sweep not in seen:
-            seen[event.sweep] = await run_in_threadpool(sees, event.sweep)
-        if seen[event.sweep]:
+        if event.sweep not in visible:
+            visible[event.sweep] = await run_in_threadpool(sees, event.sweep)
+        if visible[event.sweep]:
             yield encode(event)
 
 
 async def _events(
     request: Request, api: Api, last: int, sweep: str | None, clock: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[Event | None]:
-    """Yield events as they come, None after a while without any; ends with the server, and with the token."""
+    """Yield events as they occur and None after a quiet time; stops with the server or when the token ends."""
     hub, quiet = api.service.hub, clock()
     while not api.closing.is_set():
         upto = hub.last
@@ -174,7 +174,7 @@ async def _events(
         if events:
             quiet = clock()
         elif clock() - quiet >= KEEP_ALIVE_SECONDS:
-            if not await still(request):
+            if not await still_valid(request):
                 return
             yield None
             quiet = clock()

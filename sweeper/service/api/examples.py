@@ -1,4 +1,4 @@
-"""Examples in the API's documentation."""
+"""Examples for the API's documentation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ fixed:
 """
 SWEEP: dict[str, Any] = {
     "id": ID, "name": ID, "owner": "anna", "shared": False, "space": "digits_cnn", "sampler": "noise",
-    "objective": "merged_loss", "state": "running", "reason": "its process began", "priority": 0, "position": None,
+    "objective": "merged_loss", "state": "running", "reason": "trials are starting", "priority": 0, "position": None,
     "created": "2026-01-01T12:00:00Z", "started": "2026-01-01T12:00:02Z", "ended": None,
     "progress": {"budget": 20, "done": 7, "failed": 0, "trials": 7, "outcomes": {"ok": 7}},
     "cost": {"device_seconds": 41.5, "gpu_hours": 0.0, "wall_seconds": 24.1},
@@ -77,14 +77,16 @@ AUDIT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def shown(example: Any, description: str, status: int = 200, **headers: str) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's response of a route that is answered with JSON such as the example.
+def example_response(
+    example: Any, description: str, status: int = 200, **headers: str
+) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI response of a route that returns JSON.
 
     Args:
-        example: The JSON.
-        description: What it is.
-        status: Of the response.
-        headers: Name (with underscores) -> description of further headers.
+        example: An example of the JSON.
+        description: Description of the response.
+        status: HTTP status.
+        headers: Name (with underscores) -> description of additional headers.
     """
     response: dict[str, Any] = {"description": description, "content": {"application/json": {"example": example}}}
     if headers:

@@ -19,7 +19,7 @@ _BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
 class Metrics:
-    """The numbers of one service, in a registry of its own.
+    """The metrics of one service, in a separate registry.
 
     Args:
         catalog: Its sweeps.
@@ -37,24 +37,24 @@ class Metrics:
         self.registry.register(self)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield what is counted when somebody asks."""
+        """Yield the gauges that are computed at each request."""
         counts = self.catalog.counts()
         sweeps = GaugeMetricFamily("sweeper_sweeps", "Sweeps by state.", labels=["state"])
         for state, count in counts.items():
             sweeps.add_metric([state], count)
         yield sweeps
-        yield GaugeMetricFamily("sweeper_queue_length", "Sweeps that wait.", value=counts[State.QUEUED])
+        yield GaugeMetricFamily("sweeper_queue_length", "Waiting sweeps.", value=counts[State.QUEUED])
         running = sum(counts[state] for state in ACTIVE)
         yield GaugeMetricFamily("sweeper_processes", "Processes of running sweeps.", value=running)
         with self.catalog.engine.connect() as connection:
             trials = connection.execute(select(func.count()).select_from(landed)).scalar_one()
             waiting = select(func.count()).select_from(deliveries).where(deliveries.c.ended.is_(None))
             hooks = connection.execute(waiting).scalar_one()
-        yield GaugeMetricFamily("sweeper_trials_landed", "Finished trials of the sweeps that are kept.", value=trials)
-        yield GaugeMetricFamily("sweeper_deliveries_waiting", "Webhooks to be sent.", value=hooks)
+        yield GaugeMetricFamily("sweeper_trials_landed", "Finished trials of all sweeps.", value=trials)
+        yield GaugeMetricFamily("sweeper_deliveries_waiting", "Webhooks that wait for delivery.", value=hooks)
 
     def text(self) -> bytes:
-        """Return all of it as Prometheus reads it."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
@@ -62,15 +62,15 @@ class Measured:
     """ASGI middleware that counts requests.
 
     Args:
-        app: What answers them.
-        metrics: Where they are counted.
+        app: The app.
+        metrics: The metrics to update.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Pass a request on, and count it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -86,7 +86,7 @@ class Measured:
         try:
             await self.app(scope, receive, sent)
         finally:
-            # the route's pattern, not the path: the series stay few
+            # the route's pattern instead of the path keeps the number of series small
             route = getattr(scope.get("route"), "path", "") or "other"
             self.metrics.requests.labels(route, _method(scope["method"]), str(status)).inc()
             self.metrics.seconds.labels(route).observe((first or time.perf_counter()) - start)

@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): each error of the API with its status and one sentence."""
+"""Problem documents (RFC 9457): every error of the API has a status and one sentence."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def problem(status: int, detail: str, instance: str = "", headers: Mapping[str, 
 
 
 def of_error(error: Exception, instance: str = "", outward: Callable[[str], str] = str) -> Response:
-    """Return the response of an exception that the project's own code raises; `outward` as for `install`."""
-    said = outward(str(error))
+    """Return the response to an exception; `outward` as for `install`."""
+    detail = outward(str(error))
     if isinstance(error, RefusedError):
-        return problem(error.status, said, instance, error.headers)
+        return problem(error.status, detail, instance, error.headers)
     if isinstance(error, AwayError):
-        return problem(503, f"the service's storage does not answer: {said}", instance, {"Retry-After": "10"})
+        return problem(503, f"the service's storage does not answer: {detail}", instance, {"Retry-After": "10"})
     if isinstance(error, SpecError):
-        return problem(_STATUS.get(type(error), 422), said, instance)
+        return problem(_STATUS.get(type(error), 422), detail, instance)
     if isinstance(error, StorageError):
-        return problem(503, said, instance, {"Retry-After": "10"})
+        return problem(503, detail, instance, {"Retry-After": "10"})
     if is_full(error):
-        _log.error("no room at %s: %s", printable_line(instance), error)
-        return problem(503, "the service's disk is full: an admin must make room", instance, {"Retry-After": "60"})
+        _log.error("disk full at %s: %s", printable_line(instance), error)
+        return problem(503, "the service's disk is full: an admin must free space", instance, {"Retry-After": "60"})
     if isinstance(error, LostError):
-        return problem(503, said, instance, {"Retry-After": "60"})
+        return problem(503, detail, instance, {"Retry-After": "60"})
     if isinstance(error, OSError) and (lack := shortage(error)):
         _log.warning("%s", lack)
         return problem(503, f"{lack}; try again", instance, {"Retry-After": "5"})
@@ -59,15 +59,15 @@ def of_error(error: Exception, instance: str = "", outward: Callable[[str], str]
         _log.warning("database: %s", error)
         return problem(503, "the service's database does not answer; try again", instance, {"Retry-After": "5"})
     _log.error("internal error at %s", printable_line(instance), exc_info=error)
-    return problem(500, f"internal error: {type(error).__name__}; the server's log has more", instance)
+    return problem(500, f"internal error: {type(error).__name__}; see the server's log", instance)
 
 
 def install(api: FastAPI, outward: Callable[[str], str]) -> None:
-    """Make all errors of an app problem documents.
+    """Turn all errors of an app into problem documents.
 
     Args:
         api: The app.
-        outward: Turns a sentence into what others may read.
+        outward: Removes the server's paths from a sentence.
     """
 
     async def refused(request: Request, error: Exception) -> Response:
@@ -81,11 +81,11 @@ def install(api: FastAPI, outward: Callable[[str], str]) -> None:
         assert isinstance(error, HTTPException)
         return problem(error.status_code, str(error.detail), request.url.path, error.headers)
 
-    async def gone(request: Request, error: Exception) -> Response:
-        # nobody reads this; without it each such client would be a traceback in the log
-        return problem(400, "the client left before its request was here", request.url.path)
+    async def disconnected(request: Request, error: Exception) -> Response:
+        # nobody reads this, but without it every such client would log a traceback
+        return problem(400, "the client disconnected before it had sent its request", request.url.path)
 
-    api.add_exception_handler(ClientDisconnect, gone)
+    api.add_exception_handler(ClientDisconnect, disconnected)
     for kind in (SpecError, OSError, OperationalError, InterfaceError, PoolTimeout, Exception):
         api.add_exception_handler(kind, refused)
     api.add_exception_handler(RequestValidationError, invalid)
@@ -93,7 +93,7 @@ def install(api: FastAPI, outward: Callable[[str], str]) -> None:
 
 
 def sentence(errors: Iterable[Mapping[str, Any]]) -> str:
-    """Return what is wrong with a request's parameters: rule and value of the first that is."""
+    """Return a sentence with the rule and the value of the first invalid parameter."""
     error = next(iter(errors))
     place = [str(p) for p in error["loc"] if not isinstance(p, int)]
     name = place[-1] if len(place) > 1 else "the request"
@@ -108,16 +108,16 @@ def sentence(errors: Iterable[Mapping[str, Any]]) -> str:
 _TEXTS = {
     400: "cannot read the body: not JSON: Expecting value at line 1",
     401: "a token is needed: send `Authorization: Bearer TOKEN`; `sweeper token create` makes one",
-    403: "sweep digits_cnn-1f2e3d4c5b is anna's: you may look at it, not change it",
+    403: "sweep digits_cnn-1f2e3d4c5b belongs to anna: you may see it, but not change it",
     404: "there is no sweep 'x'; `GET /v1/sweeps` lists the sweeps that you may see",
-    405: "PUT is not for /v1/sweeps: use GET, POST",
-    406: "trials come as application/json, application/vnd.apache.arrow.stream or application/vnd.apache.parquet",
+    405: "/v1/sweeps does not support PUT: use GET, POST",
+    406: "Accept must allow application/json, application/vnd.apache.arrow.stream or application/vnd.apache.parquet",
     409: "sweep digits_cnn-1f2e3d4c5b is done: it cannot become stopping",
-    413: "the body must be at most 1048576 bytes",
+    413: "the body must have at most 1048576 bytes",
     415: "a spec must be application/json or application/yaml, got 'text/plain'",
     422: "unknown space 'digits_cn'; did you mean digits_cnn?",
-    429: "more than 500 requests a second: send fewer",
-    500: "internal error: KeyError; the server's log has more",
+    429: "more than 500 requests per second: send fewer",
+    500: "internal error: KeyError; see the server's log",
     503: "the service's database does not answer; try again",
 }
 _ALWAYS = (401, 403, 413, 422, 429, 500, 503)
@@ -125,11 +125,11 @@ _REF = {"$ref": "#/components/schemas/Problem"}
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's responses for errors: those of every route, and these."""
-    found: dict[int | str, dict[str, Any]] = {}
+    """Return the OpenAPI responses for errors with these statuses and those that every route has."""
+    responses: dict[int | str, dict[str, Any]] = {}
     for status in sorted({*_ALWAYS, *statuses}):
         phrase = HTTPStatus(status).phrase
         example = {"type": "about:blank", "title": phrase, "status": status, "detail": _TEXTS[status], "instance": ""}
-        found[status] = {"description": phrase, "content": {MEDIA: {"schema": _REF, "example": example}}}
-    found[401]["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}, "description": "Bearer"}}
-    return found
+        responses[status] = {"description": phrase, "content": {MEDIA: {"schema": _REF, "example": example}}}
+    responses[401]["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}, "description": "Bearer"}}
+    return responses

@@ -1,4 +1,4 @@
-"""Routes: what a sweep found."""
+"""Routes to a sweep's results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sweeper.search.objectives import OBJECTIVES
 from sweeper.service.api import examples
 from sweeper.service.api.auth import Viewer, bucket
 from sweeper.service.api.dependencies import Asked, SweepId, plain_json
-from sweeper.service.api.examples import shown
+from sweeper.service.api.examples import example_response
 from sweeper.service.api.problems import documented
 from sweeper.service.api.turns import Expensive
 from sweeper.service.db.sweeps import StateError, UnknownSweepError
@@ -27,7 +27,7 @@ from sweeper.service.policy.errors import RefusedError
 from trainables.registry import unknown
 
 router = APIRouter(prefix="/v1/sweeps/{sweep}", tags=["results"])
-pc: Any = pyarrow.compute  # whose functions are made when it is imported
+pc: Any = pyarrow.compute  # creates its functions at import, so type checkers do not see them
 JSON, ARROW, PARQUET = "application/json", "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"
 SAFETENSORS = "application/octet-stream"
 PAGE_POLICY = (
@@ -35,27 +35,27 @@ PAGE_POLICY = (
     "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; frame-ancestors 'none'; base-uri 'none'; "
     "form-action 'none'"
 )
-"""Of a page that sweeps write: it may draw and save pictures, but is a stranger here, and can reach nobody."""
+"""Policy of a sweep's page: it may draw and save images, but has no origin and cannot reach any server."""
 FEW_ROWS = 500
-"""Rows of a page that is cheap."""
+"""Most rows of a page that does not count as expensive."""
 _COLUMN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 
 
-def chosen(accept: str, offered: tuple[str, ...]) -> str | None:
-    """Return which of the offered media types an Accept header prefers; the first where it says nothing."""
+def negotiate(accept: str, offered: tuple[str, ...]) -> str | None:
+    """Return the offered media type that an Accept header prefers; the first for an empty header, None for none."""
     best, rank = None, 0.0
     for media in offered:
         kind = media.partition("/")[0]
-        found = -1.0, 0.0  # how specific, and the weight
+        match = -1.0, 0.0  # specificity, weight
         for part in accept.split(",") if accept.strip() else ("*/*",):
             name, *parameters = (p.strip().lower() for p in part.split(";"))
             weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
             level = {media: 2.0, f"{kind}/*": 1.0, "*/*": 0.0}.get(name, -1.0)
-            if level > found[0]:
-                found = level, _weight(weight)
-        if found[0] >= 0 and found[1] > rank:
-            best, rank = media, found[1]
+            if level > match[0]:
+                match = level, _weight(weight)
+        if match[0] >= 0 and match[1] > rank:
+            best, rank = media, match[1]
     return best
 
 
@@ -87,62 +87,63 @@ def list_trials(
     api: Asked,
     user: Viewer,
     sweep: SweepId,
-    after: Annotated[int, Query(ge=0, lt=2**53, description="`next` of the page before.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=10_000, description="Rows of a page.")] = 100,
+    after: Annotated[int, Query(ge=0, lt=2**53, description="`next` of the last page.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="Rows per page.")] = 100,
     outcome: Annotated[
-        str | None, Query(max_length=40, pattern=_COLUMN, description="Only those that ended so.", examples=["ok"])
+        str | None, Query(max_length=40, pattern=_COLUMN, description="Only trials with this outcome.", examples=["ok"])
     ] = None,
     config: Annotated[
-        str | None, Query(max_length=64, pattern="^[0-9a-f]+$", description="Only those of this configuration.")
+        str | None, Query(max_length=64, pattern="^[0-9a-f]+$", description="Only trials of this configuration.")
     ] = None,
     where: Annotated[
         list[Annotated[str, Query(max_length=400, pattern=r"^[A-Za-z_][A-Za-z0-9_]*=[^\x00-\x1f\x7f]*$")]] | None,
-        Query(max_length=20, description="COLUMN=VALUE: only rows with this value.", examples=[["momentum=0.9"]]),
+        Query(max_length=20, description="COLUMN=VALUE: only rows with that value.", examples=[["momentum=0.9"]]),
     ] = None,
     columns: Annotated[
         str | None,
         Query(
             max_length=4000,
             pattern=r"^[A-Za-z_][A-Za-z0-9_]*(,[A-Za-z_][A-Za-z0-9_]*)*$",
-            description="Names of columns, with commas between them; all where it is left out.",
+            description="Comma-separated names of columns; default: all.",
             examples=["digest,outcome,merged_loss_val"],
         ),
     ] = None,
 ) -> Response:
-    """Read trials in the order in which they landed; a page stays the same while further ones land."""
-    entry = api.seen(user, sweep)
-    media = chosen(request.headers.get("accept", ""), (JSON, ARROW, PARQUET))
+    """Return trials in the order in which they landed; new trials do not change earlier pages."""
+    entry = api.visible_entry(user, sweep)
+    media = negotiate(request.headers.get("accept", ""), (JSON, ARROW, PARQUET))
     if media is None:
-        raise RefusedError(406, f"trials come as {JSON}, {ARROW} or {PARQUET}")
-    wanted = {**_where(where or ()), **{k: v for k, v in (("outcome", outcome), ("config", config)) if v is not None}}
+        raise RefusedError(406, f"Accept must allow {JSON}, {ARROW} or {PARQUET}")
+    equal = {"outcome": outcome, "config": config}
+    wanted = {**_parse_where(where or ()), **{k: v for k, v in equal.items() if v is not None}}
     names = tuple(dict.fromkeys(columns.split(","))) if columns else None
     many = limit > FEW_ROWS
-    with api.turns.held(bucket(request, api.service.config.auth)) if many else nullcontext():
+    with api.turns.count(bucket(request, api.service.config.auth)) if many else nullcontext():
         table, last, more = api.service.views.trials(entry, after, limit, wanted, names)
         if media == JSON:
             return Response(_page(table, last, more), media_type=JSON)
         headers = {"Sweeper-Next": str(last), "Sweeper-More": "true" if more else "false"}
-        return Response(packed(table, media), media_type=media, headers=headers)
+        return Response(serialize(table, media), media_type=media, headers=headers)
 
 
 def _page(table: pa.Table, last: int, more: bool) -> bytes:
-    # in parts: no other thread runs while a part becomes JSON
+    # in parts, since encoding a part blocks all other threads
     parts = (plain_json(rows_of(table.slice(i, FEW_ROWS)))[1:-1] for i in range(0, table.num_rows, FEW_ROWS))
     return b'{"items":[%b],%b' % (b",".join(parts), plain_json({"next": str(last), "more": more})[1:])
 
 
-def _where(texts: tuple[str, ...] | list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _parse_where(texts: tuple[str, ...] | list[str]) -> dict[str, str]:
+    conditions: dict[str, str] = {}
     for text in texts:
         name, _, value = text.partition("=")
-        if name in found:
+        if name in conditions:
             raise SpecError(f"where: {name} occurs twice; keep one")
-        found[name] = value
-    return found
+        conditions[name] = value
+    return conditions
 
 
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:
-    """Return the rows of a table; a number that is not finite is None."""
+    """Return the rows of a table, with None for numbers that are not finite."""
     for i, column in enumerate(table.schema):
         if pa.types.is_floating(column.type):
             values = table.column(i)
@@ -150,7 +151,7 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
     return table.to_pylist()
 
 
-def packed(table: pa.Table, media: str) -> bytes:
+def serialize(table: pa.Table, media: str) -> bytes:
     """Return a table as an Arrow stream or a Parquet file."""
     sink = io.BytesIO()
     if media == ARROW:
@@ -166,7 +167,7 @@ def packed(table: pa.Table, media: str) -> bytes:
     response_model=list[Advice],
     summary="Get hyperparameters that reach the best noise",
     dependencies=[Expensive],
-    responses={**documented(404, 409), **shown(examples.ADVICE, "What to train with.")},
+    responses={**documented(404, 409), **example_response(examples.ADVICE, "Advice per objective.")},
 )
 def get_recommendation(
     api: Asked,
@@ -174,25 +175,25 @@ def get_recommendation(
     sweep: SweepId,
     batch_size: Annotated[
         list[Annotated[int, Query(ge=1, le=2**31)]] | None,
-        Query(max_length=16, description="Solve the learning rate for these.", examples=[[256]]),
+        Query(max_length=16, description="Batch sizes for which to solve the learning rate.", examples=[[256]]),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        Query(gt=0, le=1e9, allow_inf_nan=False, description="Keep it and solve the batch size instead."),
+        Query(gt=0, le=1e9, allow_inf_nan=False, description="Learning rate for which to solve the batch size."),
     ] = None,
     momentum: Annotated[
-        float | None, Query(ge=0, lt=1, allow_inf_nan=False, description="Default: the best trial's.")
+        float | None, Query(ge=0, lt=1, allow_inf_nan=False, description="Default: that of the best trial.")
     ] = None,
     weight_decay: Annotated[
-        float | None, Query(ge=0, le=1e9, allow_inf_nan=False, description="Default: the best trial's.")
+        float | None, Query(ge=0, le=1e9, allow_inf_nan=False, description="Default: that of the best trial.")
     ] = None,
     objective: Annotated[
         list[Annotated[str, Query(max_length=40, pattern=_COLUMN)]] | None,
-        Query(max_length=8, description="What to advise on; merged_loss and gain_mean where it is left out."),
+        Query(max_length=8, description="Objectives to optimise; default: merged_loss and gain_mean."),
     ] = None,
 ) -> Response:
-    """Solve learning rates for the batch sizes one wants to train with, at the best noise that was found."""
-    entry = api.seen(user, sweep)
+    """Solve learning rates for given batch sizes, or batch sizes for a learning rate, at the best noise."""
+    entry = api.visible_entry(user, sweep)
     for name in objective or ():
         if name not in OBJECTIVES:
             raise SpecError(str(unknown("objective", name, OBJECTIVES)))
@@ -205,66 +206,67 @@ def get_recommendation(
         "weight_decay": weight_decay,
     }
     try:
-        found = api.service.views.advice(entry, objective or (), **{k: v for k, v in wanted.items() if v is not None})
+        advice = api.service.views.advice(entry, objective or (), **{k: v for k, v in wanted.items() if v is not None})
     except (AwayError, RefusedError):
         raise
     except SpecError as error:
-        raise StateError(str(error)) from None  # the request is right, the sweep has no answer yet
-    return Response(plain_json([a.model_dump(mode="json") for a in found]), media_type=JSON)
+        raise StateError(str(error)) from None  # a valid request, but the sweep has no answer yet
+    return Response(plain_json([a.model_dump(mode="json") for a in advice]), media_type=JSON)
 
 
 @router.get(
     "/best",
     response_model=dict[str, Any],
-    summary="Look at the winner",
+    summary="Get the winner",
     dependencies=[Expensive],
-    responses={**documented(404), **shown(examples.BEST, "The winning trial and the sweep's summary.")},
+    responses={**documented(404), **example_response(examples.BEST, "The winning trial and the sweep's summary.")},
 )
 def get_best(api: Asked, user: Viewer, sweep: SweepId) -> Response:
-    """Say which configuration wins so far, and what was found about the noise: what `sweeper best --json` prints."""
-    found: Mapping[str, Any] | None = api.service.views.best(api.seen(user, sweep))
-    if found is None:
+    """Return the winner so far and the best noise, as `sweeper best --json` prints them."""
+    best: Mapping[str, Any] | None = api.service.views.best(api.visible_entry(user, sweep))
+    if best is None:
         raise UnknownSweepError(f"sweep {sweep} has no viable trial yet")
-    return Response(plain_json(found), media_type=JSON)
+    return Response(plain_json(best), media_type=JSON)
 
 
 @router.get(
     "/best/weights",
     response_class=FileResponse,
-    summary="Fetch the winner's weights",
+    summary="Download the winner's weights",
     dependencies=[Expensive],
     responses={**documented(404), 200: {"description": "safetensors", "content": {SAFETENSORS: _BYTES}}},
 )
 def get_best_weights(api: Asked, user: Viewer, sweep: SweepId) -> Response:
-    """Fetch the merged weights of the winning trial."""
-    found = api.service.views.weights(api.seen(user, sweep))
-    if found is None:
+    """Return the merged weights of the winning trial."""
+    weights = api.service.views.weights(api.visible_entry(user, sweep))
+    if weights is None:
         raise UnknownSweepError(
-            f"sweep {sweep} keeps no weights of a winner; `sweeper pair {sweep} DIGEST --server URL` trains that trial"
+            f"sweep {sweep} stores no weights of its winner; `sweeper pair {sweep} DIGEST --server URL` trains that "
+            "trial again"
         )
-    if isinstance(found, bytes):
+    if isinstance(weights, bytes):
         head = {"Content-Disposition": f'attachment; filename="{sweep}.safetensors"'}
-        return Response(found, media_type=SAFETENSORS, headers=head)
-    return FileResponse(found, media_type=SAFETENSORS, filename=f"{sweep}.safetensors")
+        return Response(weights, media_type=SAFETENSORS, headers=head)
+    return FileResponse(weights, media_type=SAFETENSORS, filename=f"{sweep}.safetensors")
 
 
 @router.get(
     "/report",
     response_class=HTMLResponse,
-    summary="Get the page",
+    summary="Get the report",
     dependencies=[Expensive],
     responses={
         **documented(404),
-        200: {"description": "One file that works offline.", "content": {"text/html": {"schema": {"type": "string"}}}},
+        200: {"description": "A page that works offline.", "content": {"text/html": {"schema": {"type": "string"}}}},
     },
 )
 def get_report(request: Request, api: Asked, user: Viewer, sweep: SweepId) -> Response:
-    """Write the sweep's page, as `sweeper export --html` does."""
-    parts = api.service.views.report(api.seen(user, sweep), str(request.base_url).rstrip("/"))
+    """Return the sweep's page, as `sweeper export --html` writes it."""
+    parts = api.service.views.report(api.visible_entry(user, sweep), str(request.base_url).rstrip("/"))
     head = {"Content-Security-Policy": PAGE_POLICY, "Content-Length": str(sum(map(len, parts)))}
 
     async def content() -> AsyncIterator[bytes]:
-        for part in parts:  # kept for all who ask: one that reads slowly needs no copy
+        for part in parts:  # all requests share the parts, so a slow reader needs no copy
             yield part
 
     return StreamingResponse(content(), media_type="text/html", headers=head)

@@ -1,4 +1,4 @@
-"""Routes: sweeps are sent, listed, steered and forgotten."""
+"""Routes that submit, list, control and delete sweeps."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sweeper.client.models import ENDED, Estimate, Extension, State, Submitted, 
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.service.api import examples
-from sweeper.service.api.auth import Submitter, Viewer, noted
+from sweeper.service.api.auth import Submitter, Viewer, add_audit_detail
 from sweeper.service.api.dependencies import TEXT, Api, Asked, Plain, SweepId, answer, body_of
-from sweeper.service.api.examples import shown
+from sweeper.service.api.examples import example_response
 from sweeper.service.api.problems import documented
 from sweeper.service.api.turns import Expensive
 from sweeper.service.db.sweeps import Entry, NewSweep, StateError, fingerprint
@@ -46,7 +46,7 @@ _SPEC_BODY = {
 _CHANGES_BODY = {
     "requestBody": {
         "required": False,
-        "description": "Keys of the spec that change: `trials`, and those about machines and limits.",
+        "description": "Keys of the spec to change: `trials`, and keys of resources and limits.",
         "content": {
             JSON_TYPES[0]: {
                 "schema": {"$ref": "#/components/schemas/Changes"},
@@ -58,7 +58,7 @@ _CHANGES_BODY = {
 
 
 @dataclass(frozen=True)
-class _Sent:
+class _Submission:
     """A request to run a sweep."""
 
     body: bytes
@@ -74,12 +74,12 @@ class _Sent:
     "",
     status_code=202,
     response_model=Submitted,
-    summary="Send a sweep",
+    summary="Submit a sweep",
     responses={
         **documented(400, 409, 415),
-        **shown(examples.SUBMITTED, "It waits in the queue.", 202, Location="Where the API answers for it."),
+        **example_response(examples.SUBMITTED, "Queued.", 202, Location="URL of the sweep."),
         200: {
-            "description": "What it would cost (`dry_run`).",
+            "description": "The estimated cost (`dry_run`).",
             "content": {
                 "application/json": {
                     "schema": {"$ref": "#/components/schemas/Estimate"},
@@ -96,14 +96,14 @@ async def submit_sweep(
     api: Asked,
     user: Submitter,
     name: Annotated[
-        Plain, Query(max_length=200, json_schema_extra=_PLAIN, description="What to call it.", examples=["tries"])
+        Plain, Query(max_length=200, json_schema_extra=_PLAIN, description="Name of the sweep.", examples=["tries"])
     ] = "",
-    priority: Annotated[int, Query(ge=-100, le=100, description="Above 0 for admins only.")] = 0,
-    shared: Annotated[bool, Query(description="Whether all users may see it.")] = False,
-    dry_run: Annotated[bool, Query(description="Only say what it would cost.")] = False,
+    priority: Annotated[int, Query(ge=-100, le=100, description="Higher starts first; above 0 needs an admin.")] = 0,
+    shared: Annotated[bool, Query(description="Whether all users may see the sweep.")] = False,
+    dry_run: Annotated[bool, Query(description="Estimate the cost; queue nothing.")] = False,
     webhook: Annotated[
         Plain | None,
-        Query(max_length=2000, json_schema_extra=_PLAIN, description="Where to post when it is done or failed."),
+        Query(max_length=2000, json_schema_extra=_PLAIN, description="URL to notify of the sweep's end."),
     ] = None,
     idempotency_key: Annotated[
         str | None,
@@ -111,41 +111,41 @@ async def submit_sweep(
             min_length=1,
             max_length=255,
             pattern=r"^[\x21-\x7e]+$",
-            description="The same request with the same key makes one sweep, however often it is sent.",
+            description="Repeated requests with the same key create one sweep.",
             examples=["3f0c9c1e"],
         ),
     ] = None,
 ) -> Response:
-    """Queue a sweep: all of it is checked first, in the command line's words, and nothing is half-created."""
+    """Check the whole spec, then queue the sweep. An error creates nothing; its message is the command line's."""
     media = media_type(request.headers.get("content-type", ""))
-    sent = _Sent(await body_of(request, api.limits.spec), media, name, priority, shared, webhook, idempotency_key)
-    noted(request, action="estimate_sweep" if dry_run else "submit_sweep")
+    sent = _Submission(await body_of(request, api.limits.spec), media, name, priority, shared, webhook, idempotency_key)
+    add_audit_detail(request, action="estimate_sweep" if dry_run else "submit_sweep")
     if dry_run:
-        return answer(await api.turn(request, _estimated, api, user, sent))
-    entry, estimate = await api.turn(request, _queued, api, user, sent)
-    noted(request, target=entry.id)
+        return answer(await api.turn(request, _estimate, api, user, sent))
+    entry, estimate = await api.turn(request, _queue, api, user, sent)
+    add_audit_detail(request, target=entry.id)
     url = f"/v1/sweeps/{entry.id}"
     record = Submitted(id=entry.id, url=url, state=State(entry.state), estimate=estimate)
     return answer(record, 202, {"Location": url})
 
 
-def _admitted(api: Api, user: User, sent: _Sent) -> Admission:
+def _admit(api: Api, user: User, sent: _Submission) -> Admission:
     if sent.priority > 0 and not user.admin:
         raise forbidden(f"a priority above 0 needs an admin's token, got {sent.priority}")
     if sent.webhook is not None:
         check_url(sent.webhook, api.service.config.webhooks)
     with api.turns.computing:
         values, lines = parse_spec(sent.body, sent.media, api.limits)
-        return admit(values, lines, api.rules, user, lambda sweep: api.seen(user, sweep))
+        return admit(values, lines, api.rules, user, lambda sweep: api.visible_entry(user, sweep))
 
 
-def _estimated(api: Api, user: User, sent: _Sent) -> Estimate:
-    return api.estimates.of(_admitted(api, user, sent), user)
+def _estimate(api: Api, user: User, sent: _Submission) -> Estimate:
+    return api.estimates.of(_admit(api, user, sent), user)
 
 
-def _queued(api: Api, user: User, sent: _Sent) -> tuple[Entry, Estimate]:
-    admitted = _admitted(api, user, sent)
-    asked = (sent.body.decode(), sent.media, sent.name, sent.priority, sent.shared, sent.webhook)
+def _queue(api: Api, user: User, sent: _Submission) -> tuple[Entry, Estimate]:
+    admitted = _admit(api, user, sent)
+    request = (sent.body.decode(), sent.media, sent.name, sent.priority, sent.shared, sent.webhook)
     new = NewSweep(
         owner=user.name,
         space=admitted.space,
@@ -157,7 +157,7 @@ def _queued(api: Api, user: User, sent: _Sent) -> tuple[Entry, Estimate]:
         priority=sent.priority,
         webhook=sent.webhook,
         key=sent.key,
-        fingerprint=fingerprint(*asked) if sent.key else None,
+        fingerprint=fingerprint(*request) if sent.key else None,
     )
     estimate = api.estimates.of(admitted, user)
     with api.sending:
@@ -173,18 +173,18 @@ def _queued(api: Api, user: User, sent: _Sent) -> tuple[Entry, Estimate]:
     "",
     response_model=SweepPage,
     summary="List sweeps",
-    responses={**documented(), **shown(examples.PAGE, "A page of sweeps, the newest first.")},
+    responses={**documented(), **example_response(examples.PAGE, "A page of sweeps, newest first.")},
 )
 def list_sweeps(
     api: Asked,
     user: Viewer,
-    state: Annotated[list[State] | None, Query(max_length=8, description="Only those in one of these states.")] = None,
-    owner: Annotated[str | None, Query(max_length=80, pattern=TEXT, description="Only this user's.")] = None,
-    space: Annotated[str | None, Query(max_length=200, pattern=TEXT, description="Only those of this space.")] = None,
-    after: Annotated[str | None, Query(max_length=400, pattern=TEXT, description="`next` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="Sweeps of a page.")] = 50,
+    state: Annotated[list[State] | None, Query(max_length=8, description="Only sweeps in one of these states.")] = None,
+    owner: Annotated[str | None, Query(max_length=80, pattern=TEXT, description="Only sweeps of this user.")] = None,
+    space: Annotated[str | None, Query(max_length=200, pattern=TEXT, description="Only sweeps of this space.")] = None,
+    after: Annotated[str | None, Query(max_length=400, pattern=TEXT, description="`next` of the last page.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="Sweeps per page.")] = 50,
 ) -> Response:
-    """List the sweeps that one may see: one's own and the shared ones, all for admins."""
+    """List the sweeps that the user may see: own and shared ones; admins see all."""
     rows = api.service.catalog.page(
         seen_by=None if user.admin else user.name,
         states=state or (),
@@ -216,31 +216,31 @@ def _read_cursor(text: str) -> tuple[float, str]:
 @router.get(
     "/{sweep}",
     response_model=SweepDetail,
-    summary="Look at a sweep",
-    responses={**documented(404), **shown(examples.DETAIL, "The sweep, its spec and its history.")},
+    summary="Get a sweep",
+    responses={**documented(404), **example_response(examples.DETAIL, "The sweep, its spec and its history.")},
 )
 def get_sweep(api: Asked, user: Viewer, sweep: SweepId) -> Response:
-    """Say how a sweep is: state and why, progress, cost, the best noise so far, the winner, warnings."""
-    return answer(api.service.views.detail(api.seen(user, sweep)))
+    """Return a sweep's state and reason, progress, cost, best noise so far, winner and warnings."""
+    return answer(api.service.views.detail(api.visible_entry(user, sweep)))
 
 
 @router.delete(
     "/{sweep}",
     status_code=204,
     response_class=Response,
-    summary="Forget a sweep",
-    responses={**documented(404, 409), 204: {"description": "It is gone."}},
+    summary="Delete a sweep",
+    responses={**documented(404, 409), 204: {"description": "Deleted."}},
 )
 def delete_sweep(
     api: Asked,
     user: Viewer,
     sweep: SweepId,
-    confirm: Annotated[str, Query(max_length=80, pattern=TEXT, description="The id once more.")] = "",
+    confirm: Annotated[str, Query(max_length=80, pattern=TEXT, description="The sweep's id again.")] = "",
 ) -> Response:
-    """Forget a sweep that ended; `confirm` must repeat its id."""
-    entry = api.steered(user, sweep)
+    """Delete an ended sweep with its results; `confirm` must repeat its id."""
+    entry = api.steerable_entry(user, sweep)
     if confirm != entry.id:
-        raise SpecError(f"confirm must be the sweep's id, {entry.id}, got {confirm!r}: nothing is deleted")
+        raise SpecError(f"confirm must be the sweep's id, {entry.id}, got {confirm!r}; nothing was deleted")
     if entry.state not in ENDED:
         raise StateError(f"sweep {sweep} is {entry.state}: cancel it first")
     api.service.supervisor.remove(entry.id)
@@ -252,11 +252,11 @@ def delete_sweep(
     status_code=202,
     response_model=Sweep,
     summary="Stop a sweep",
-    responses={**documented(404, 409), **shown(examples.SWEEP, "It ends when what runs is finished.", 202)},
+    responses={**documented(404, 409), **example_response(examples.SWEEP, "Stopping after the running trials.", 202)},
 )
 def stop_sweep(api: Asked, user: Viewer, sweep: SweepId) -> Response:
-    """Start no new configurations; those that run are finished, and the sweep is done."""
-    entry = api.steered(user, sweep)
+    """Start no new configurations; when the running ones have finished, the sweep is done."""
+    entry = api.steerable_entry(user, sweep)
     return answer(api.service.views.sweep(api.service.supervisor.stop(entry.id, user.name)), 202)
 
 
@@ -265,11 +265,11 @@ def stop_sweep(api: Asked, user: Viewer, sweep: SweepId) -> Response:
     status_code=202,
     response_model=Sweep,
     summary="Cancel a sweep",
-    responses={**documented(404, 409), **shown(examples.SWEEP, "Its process is killed.", 202)},
+    responses={**documented(404, 409), **example_response(examples.SWEEP, "Cancelling.", 202)},
 )
 def cancel_sweep(api: Asked, user: Viewer, sweep: SweepId) -> Response:
-    """Kill what runs; finished trials are kept, and `resume` goes on."""
-    entry = api.steered(user, sweep)
+    """Kill a sweep's process. Finished trials are kept, and `resume` continues the sweep."""
+    entry = api.steerable_entry(user, sweep)
     return answer(api.service.views.sweep(api.service.supervisor.cancel(entry.id, user.name)), 202)
 
 
@@ -278,21 +278,21 @@ def cancel_sweep(api: Asked, user: Viewer, sweep: SweepId) -> Response:
     status_code=202,
     response_model=Sweep,
     summary="Resume a sweep",
-    responses={**documented(400, 404, 409, 415), **shown(examples.SWEEP, "It waits in the queue again.", 202)},
+    responses={**documented(400, 404, 409, 415), **example_response(examples.SWEEP, "Queued again.", 202)},
     openapi_extra=_CHANGES_BODY,
     dependencies=[Expensive],
 )
 async def resume_sweep(request: Request, api: Asked, user: Viewer, sweep: SweepId) -> Response:
-    """Go on with a sweep that ended, as it is or with more `trials` or other machines."""
-    entry = await run_in_threadpool(api.steered, user, sweep)
+    """Continue an ended sweep, with the same spec or with changes such as more `trials`."""
+    entry = await run_in_threadpool(api.steerable_entry, user, sweep)
     body = await body_of(request, api.limits.spec)
-    changes = await api.turn(request, _changes, body, media_type(request.headers.get("content-type", "")))
+    changes = await api.turn(request, _parse_changes, body, media_type(request.headers.get("content-type", "")))
     if changes:
-        noted(request, detail=body.decode())
-    return answer(await api.turn(request, _resumed, api, user, entry, changes), 202)
+        add_audit_detail(request, detail=body.decode())
+    return answer(await api.turn(request, _resume, api, user, entry, changes), 202)
 
 
-def _changes(body: bytes, media: str) -> Mapping[str, Any]:
+def _parse_changes(body: bytes, media: str) -> Mapping[str, Any]:
     if not body.strip():
         return {}
     if media not in JSON_TYPES:
@@ -301,17 +301,17 @@ def _changes(body: bytes, media: str) -> Mapping[str, Any]:
     return values
 
 
-def _resumed(api: Api, user: User, entry: Entry, changes: Mapping[str, Any]) -> Sweep:
+def _resume(api: Api, user: User, entry: Entry, changes: Mapping[str, Any]) -> Sweep:
     if entry.state not in ENDED:
-        raise StateError(f"sweep {entry.id} is {entry.state}: it is resumed when it has ended")
+        raise StateError(f"sweep {entry.id} is {entry.state}: resume it after it has ended")
     if changes:
         with api.turns.computing:
-            asked = check_changes(entry, changes, api.rules)
+            change = check_changes(entry, changes, api.rules)
     else:
-        asked = SpecChange({}, entry.budget, remaining_demand(entry, SweepSpec.checked(entry.spec), entry.budget))
+        change = SpecChange({}, entry.budget, remaining_demand(entry, SweepSpec.checked(entry.spec), entry.budget))
     with api.sending:
-        api.check_quota(user, entry, asked.demand)
-        resumed = api.service.supervisor.resume(entry.id, user.name, asked.values, asked.budget)
+        api.check_quota(user, entry, change.demand)
+        resumed = api.service.supervisor.resume(entry.id, user.name, change.values, change.budget)
         return api.service.views.sweep(resumed)
 
 
@@ -319,13 +319,13 @@ def _resumed(api: Api, user: User, entry: Entry, changes: Mapping[str, Any]) -> 
     "/{sweep}/extend",
     status_code=202,
     response_model=Extension,
-    summary="Run the trials that a firm answer lacks",
+    summary="Extend a sweep",
     dependencies=[Expensive],
     responses={
         **documented(404, 409),
-        **shown(examples.EXTENSION, "They wait in the queue.", 202),
+        **example_response(examples.EXTENSION, "Queued.", 202),
         200: {
-            "description": "What would run (`dry_run`).",
+            "description": "The trials that would run (`dry_run`).",
             "content": {
                 "application/json": {
                     "schema": {"$ref": "#/components/schemas/Extension"},
@@ -339,18 +339,18 @@ def extend_sweep(
     api: Asked,
     user: Viewer,
     sweep: SweepId,
-    dry_run: Annotated[bool, Query(description="Only say what would run.")] = False,
-    noise: Annotated[str | None, Query(max_length=80, pattern=TEXT, description="Noise scale of the answer.")] = None,
-    objective: Annotated[str | None, Query(max_length=80, pattern=TEXT, description="What it is about.")] = None,
-    repeats: Annotated[int | None, Query(ge=1, le=10_000, description="Trials of each configuration.")] = None,
-    noises: Annotated[int | None, Query(ge=1, le=10_000, description="At most so many new noises.")] = None,
+    dry_run: Annotated[bool, Query(description="Plan the trials; queue nothing.")] = False,
+    noise: Annotated[str | None, Query(max_length=80, pattern=TEXT, description="Noise scale to analyse.")] = None,
+    objective: Annotated[str | None, Query(max_length=80, pattern=TEXT, description="Objective to analyse.")] = None,
+    repeats: Annotated[int | None, Query(ge=1, le=10_000, description="Trials per configuration.")] = None,
+    noises: Annotated[int | None, Query(ge=1, le=10_000, description="Maximum number of new noises.")] = None,
 ) -> Response:
-    """Run just the trials that the analysis of a finished sweep asks for."""
-    entry = api.steered(user, sweep)
+    """Run only the trials that the analysis of an ended sweep still needs for a firm answer."""
+    entry = api.steerable_entry(user, sweep)
     if entry.state not in ENDED:
-        raise StateError(f"sweep {sweep} is {entry.state}: it is extended when it has ended")
-    asked = {"noise": noise, "objective": objective, "repeats": repeats, "noises": noises}
-    options = {k: v for k, v in asked.items() if v is not None}
+        raise StateError(f"sweep {sweep} is {entry.state}: extend it after it has ended")
+    given = {"noise": noise, "objective": objective, "repeats": repeats, "noises": noises}
+    options = {k: v for k, v in given.items() if v is not None}
     plan: Extension = api.service.views.plan(entry, options)
     if dry_run:
         return answer(plan.model_copy(update={"dry_run": True}))

@@ -1,4 +1,4 @@
-"""Turns: calls that take long have a few threads of their own, users one after the other, and a bound on each user."""
+"""Turns: expensive calls run in a few separate threads, users take turns, and each user has a limit."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from sweeper.service.api.auth import bucket
 from sweeper.service.policy.errors import RefusedError
 
 AT_ONCE = 4
-"""Calls that have their turn; those that wait for storage hold up nobody else."""
+"""Calls that run at a time; more than one, since a call may wait for storage."""
 WAITING = 200
-"""Calls of all users that may wait for one of them."""
+"""Calls of all users that may wait for a turn."""
 
 T = TypeVar("T")
 
 
 class Turns:
-    """Bounds what users may have in flight, and runs what has to wait; for several threads.
+    """Limits the expensive calls of each user and runs them in turn; thread-safe.
 
     Args:
         each: Expensive calls that one user may have in flight.
-        closing: Set when the service ends.
+        closing: Set when the service stops.
 
     Attributes:
-        computing: Held while a spec is read and checked: threads share one interpreter, and each that computes holds
-            up what is cheap.
+        computing: Held while a spec is parsed and checked, since every computing thread slows down cheap requests.
     """
 
     def __init__(self, each: int, closing: threading.Event) -> None:
@@ -46,15 +45,15 @@ class Turns:
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="turn")
 
     @contextmanager
-    def held(self, name: str) -> Iterator[None]:
-        """Count an expensive call of a user for as long as it takes.
+    def count(self, name: str) -> Iterator[None]:
+        """Count an expensive call of a user while it runs.
 
         Raises:
-            RefusedError: The user has as many as one may have (429).
+            RefusedError: The user has the maximum number of calls in flight (429).
         """
         with self._lock:
             if self._flying[name] >= self.each:
-                text = f"at most {self.each} calls of one user that take long run or wait: send it when one is answered"
+                text = f"a user may have {self.each} expensive requests in flight: wait until one is answered"
                 raise RefusedError(429, text, {"Retry-After": "1"})
             self._flying[name] += 1
         try:
@@ -66,12 +65,12 @@ class Turns:
                     del self._flying[name]
 
     async def run(self, name: str, call: Callable[..., T], *args: Any) -> T:
-        """Return what a call returns when it has had its turn; no thread of others waits for it.
+        """Run a call when its turn comes and return its result; the request's thread does not wait.
 
         Args:
-            name: Whose call it is: users with fewer calls do not wait for those with more.
+            name: The caller; callers take turns, however many calls each has.
             call: Called with `args` in a thread.
-            args: Its arguments.
+            args: Arguments of the call.
 
         Raises:
             RefusedError: Too many calls wait (503).
@@ -81,17 +80,17 @@ class Turns:
 
         def work() -> None:
             if not done.set_running_or_notify_cancel():
-                return  # nobody waits for it any more
+                return  # the request was cancelled
             try:
                 if self.closing.is_set():
-                    raise RefusedError(503, "the service is ending", {"Retry-After": "10"})
+                    raise RefusedError(503, "the service is stopping", {"Retry-After": "10"})
                 done.set_result(context.run(call, *args))
             except BaseException as error:
                 done.set_exception(error)
 
         with self._lock:
             if self._count >= WAITING:
-                raise RefusedError(503, "too many calls wait for their turn: try again", {"Retry-After": "5"})
+                raise RefusedError(503, "too many requests wait: try again", {"Retry-After": "5"})
             self._count += 1
             self._waiting.setdefault(name, deque()).append(work)
         self._threads.submit(self._next)
@@ -109,9 +108,9 @@ class Turns:
 
 async def _expensive(request: Request) -> AsyncIterator[None]:
     api = request.app.state.api
-    with api.turns.held(bucket(request, api.service.config.auth)):
+    with api.turns.count(bucket(request, api.service.config.auth)):
         yield
 
 
 Expensive = Depends(_expensive)
-"""Counts a request among the expensive ones of its user until it is answered."""
+"""Counts a request as an expensive one of its user until it is answered."""

@@ -1,4 +1,4 @@
-"""Outgoing: the rest of a large answer waits for its reader in a file, not in memory."""
+"""Outgoing: the unsent rest of a large answer waits in a file instead of memory."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sweeper.service.http.peers import CONNECTION
 
 PIECE = 1 << 16
-"""Bytes that are sent at once; about twice as many of an answer lie in memory while its reader is slow."""
+"""Bytes of one piece; about two pieces of an answer stay in memory while its reader is slow."""
 FILES = 1 << 28
-"""Bytes of all these files, a quarter of them of one client; where it is more, older answers are cut off."""
+"""Bytes of all files, a quarter of it per client; beyond that, the oldest answers are cut off."""
 _log = logging.getLogger("sweeper.service")
 
 
 class Paced:
-    """ASGI middleware that sends large bodies piece by piece, as fast as the reader takes them.
+    """ASGI middleware that sends large bodies in pieces, as fast as the client reads them.
 
     Args:
-        app: What answers requests.
-        folder: Where the files are, without a name.
-        most: Bytes of all files.
+        app: The app.
+        folder: Folder of the unnamed files.
+        most: Maximum number of bytes in all files.
     """
 
     def __init__(self, app: ASGIApp, folder: Path, most: int = FILES) -> None:
         self.app, self._files = app, _Files(folder, most)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Pass a request on, and pace its answer."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -48,7 +48,7 @@ class Paced:
 
 
 class _Answer:
-    """Sends one answer; what its reader does not take at once is left for `finish`."""
+    """Sends one answer; `finish` sends what the client does not read at once."""
 
     def __init__(self, scope: Scope, send: Send, files: _Files) -> None:
         self.connection: Any = scope.get(CONNECTION)
@@ -62,7 +62,7 @@ class _Answer:
             await self._send(message)
             return
         last, sent, view = not message.get("more_body", False), 0, memoryview(body)
-        # a part that others follow is waited for: who makes them is not faster than the reader
+        # only the last part is stored: earlier ones slow their producer down to the reader's speed
         while sent < len(body) and not (last and self._slow):
             end = sent + PIECE
             await self._send(_part(bytes(view[sent:end]), last and end >= len(body)))
@@ -76,7 +76,7 @@ class _Answer:
         return self.connection is not None and self.connection.slow
 
     async def finish(self) -> None:
-        """Send what is left."""
+        """Send the stored rest."""
         piece = self.rest.read(PIECE) if self.rest is not None else b""
         while self.rest is not None and piece:
             following = self.rest.read(PIECE)
@@ -84,19 +84,19 @@ class _Answer:
             piece = following
 
     def close(self) -> None:
-        """Drop what is left."""
+        """Drop the stored rest."""
         self._files.drop(self)
 
 
 class _Files:
-    """What answers wait in; a client that leaves too much loses its oldest ones."""
+    """Files of waiting answers; a client with too many bytes loses its oldest answers."""
 
     def __init__(self, folder: Path, most: int) -> None:
         self.folder, self.most = folder, most
         self._of: dict[str, dict[_Answer, tuple[int, ExitStack]]] = {}
 
     def take(self, answer: _Answer, rest: memoryview) -> IO[bytes]:
-        """Return a file with the rest of an answer, after making room for it."""
+        """Return a file with the rest of an answer; older answers are cut off to make room."""
         mine = self._of.setdefault(answer.client, {})
         while mine and _size(mine) + len(rest) > self.most // 4:
             self._cut(next(iter(mine)))
@@ -109,7 +109,7 @@ class _Files:
             file.seek(0)
         except OSError as error:
             opened.close()
-            _log.warning("an answer waits for its reader in memory: %s", error)
+            _log.warning("cannot write the rest of an answer to a file, keeping it in memory: %s", error)
             file = opened.enter_context(io.BytesIO(rest))
         self._of.setdefault(answer.client, {})[answer] = (len(rest), opened)
         return file
@@ -129,7 +129,7 @@ class _Files:
     def _cut(self, answer: _Answer) -> None:
         self.drop(answer)
         answer.rest = None
-        answer.connection.cut("cut off: answers that their readers leave take too much room")
+        answer.connection.cut("cut off: unread answers take too much space")
 
 
 def _size(mine: Mapping[_Answer, tuple[int, ExitStack]]) -> int:

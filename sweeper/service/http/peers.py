@@ -1,7 +1,7 @@
-"""Connections: how many each client may hold, and for how long one may make the service wait.
+"""Connections: limits on their number per client, and deadlines for slow clients.
 
-A connection that is full of a slow client's half-sent request, or of an answer that it does not read, is cut off after
-a deadline. Where a client holds as many as it may, its next one replaces the one that waits for it the longest.
+A client that sends a request too slowly, or does not read its answer, is cut off after a deadline. If a client has the
+maximum number of connections, a new one replaces the one that has waited longest for the client.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Network = IPv4Network | IPv6Network
 CONNECTION = "sweeper.connection"
 """Key of a request's scope: its `Connection`."""
 RESERVE = 512
-"""File descriptors that no connection takes: the scheduler, the database and the run folders need them."""
+"""File descriptors reserved for the scheduler, the database and the run folders."""
 EACH_CONNECTION = 2
-"""Descriptors of a connection: its socket, and a file whose content it sends."""
+"""Descriptors of a connection: its socket, and the file that it sends."""
 SLOW_SECONDS = 1.0
-"""After so long without progress a connection that sends or receives may be replaced."""
+"""Time without progress after which a connection may be replaced."""
 _HEADERS, _PIPELINED = 200, 16
 _LOG_SECONDS = 60.0
 _log = logging.getLogger("sweeper.service")
 
 
 class Stage(StrEnum):
-    """What a connection expects of its client next."""
+    """What a connection expects from its client next."""
 
     HANDSHAKE = "TLS handshake"
     HEADER = "header"
@@ -47,17 +47,17 @@ class Stage(StrEnum):
 
 @dataclass(eq=False)
 class Peer:
-    """One connection, from the moment at which it is accepted.
+    """One connection, from the moment it is accepted.
 
     Attributes:
-        client: Whose it is, where connections are counted.
+        client: Client under which it is counted.
         cut: Ends it at once.
-        stage: What it expects.
-        since: Time at which that began.
-        moved: Time at which bytes of the request came last.
-        stuck: Time since which the client reads nothing of what is to be sent; None while it does.
+        stage: What it expects next.
+        since: Start of this stage.
+        moved: Time at which the last bytes of the request came.
+        stuck: Time since which the client has not read the answer; None while it reads.
         answering: Whether a request is being answered.
-        capped: Whether the number of the client's connections is bounded.
+        capped: Whether the number of the client's connections is limited.
     """
 
     client: str
@@ -71,7 +71,7 @@ class Peer:
     look: Callable[[float], None] = lambda _: None
 
     def waits(self, now: float) -> bool:
-        """Whether the service waits for the client, so that the connection may be replaced."""
+        """Whether the service waits for the client; if so, the connection may be replaced."""
         self.look(now)
         if self.stuck is not None:
             return now - self.stuck >= SLOW_SECONDS
@@ -81,13 +81,13 @@ class Peer:
 
 
 class Connections:
-    """The open connections of a server; for its event loop.
+    """The open connections of a server; used in its event loop only.
 
     Args:
-        limits: How many there may be, and how long each may take.
-        most: Connections of all clients.
-        proxies: Addresses and networks whose connections are other clients'; see `networks`.
-        clock: Seconds.
+        limits: Numbers and deadlines.
+        most: Maximum number of connections of all clients.
+        proxies: Addresses and networks of proxies, which have no limit per client; see `networks`.
+        clock: Returns seconds.
     """
 
     def __init__(
@@ -100,33 +100,33 @@ class Connections:
         self.limits, self.most, self.proxies, self.clock = limits, most, tuple(proxies), clock
         self.each = max(1, min(limits.connections_each, most // 4))
         self.count = 0
-        self._of: dict[str, dict[Peer, None]] = {}  # client -> its connections, the one first that changed first
-        self._told: Counter[str] = Counter()
-        self._tell_at = 0.0
+        self._of: dict[str, dict[Peer, None]] = {}  # client -> its connections, least recently changed first
+        self._unlogged: Counter[str] = Counter()
+        self._log_at = 0.0
 
     def admit(self, address: str, cut: Callable[[], object] = lambda: None) -> Peer | None:
-        """Return a new connection, for which another one may be cut off; None where there is no room.
+        """Return a new connection, which may replace another one; None if the limits allow none.
 
         Args:
-            address: From where it comes.
-            cut: Ends it.
+            address: Address of the client.
+            cut: Ends the connection.
         """
         now = self.clock()
         client, capped = self._client(address)
         mine = self._of.get(client, {})
         if capped and len(mine) >= self.each and not self._replace(mine, now):
-            return self._refused(f"one client has {self.each} connections in use, the most it may have")
+            return self._refuse(f"one client has {self.each} connections in use, which is its limit")
         if self.count >= self.most:
             largest = max(self._of.values(), key=len)
             if not self._replace(mine if len(mine) >= len(largest) else largest, now):
-                return self._refused(f"{self.most} connections are in use, the most there may be")
+                return self._refuse(f"{self.most} connections are in use, which is the limit")
         peer = Peer(client, cut, since=now, moved=now, capped=capped)
         self._of.setdefault(client, {})[peer] = None
         self.count += 1
         return peer
 
     def leave(self, peer: Peer) -> None:
-        """Forget a connection that ended."""
+        """Remove a connection that ended."""
         mine = self._of.get(peer.client, {})
         if peer in mine:
             del mine[peer]
@@ -135,7 +135,7 @@ class Connections:
                 del self._of[peer.client]
 
     def move(self, peer: Peer, stage: Stage) -> None:
-        """Note that a connection expects something else from now on."""
+        """Set what a connection expects from now on."""
         peer.stage, peer.since = stage, self.clock()
         peer.moved = peer.since
         mine = self._of.get(peer.client, {})
@@ -150,21 +150,21 @@ class Connections:
             peer.look(now)
             if reason := self._overdue(peer, now):
                 self.cut(peer, reason)
-        if self._told and now >= self._tell_at:
-            self._tell_at = now + _LOG_SECONDS
-            for reason, count in self._told.items():
+        if self._unlogged and now >= self._log_at:
+            self._log_at = now + _LOG_SECONDS
+            for reason, count in self._unlogged.items():
                 text = "connections: %s (%d times since the last such line)"
                 _log.warning(text, reason, count, extra={COUNTED: True})
-            self._told.clear()
+            self._unlogged.clear()
 
     def cut(self, peer: Peer, reason: str) -> None:
-        """End a connection at once, and log that now and then."""
-        self._told[reason] += 1
+        """End a connection at once; the log gets a summary once a minute."""
+        self._unlogged[reason] += 1
         self.leave(peer)
         peer.cut()
 
     def end_handshakes(self) -> None:
-        """Cut off connections that are not open yet."""
+        """Cut off connections that are still in their handshake."""
         for peer in [p for mine in self._of.values() for p in mine if p.stage == Stage.HANDSHAKE]:
             self.leave(peer)
             peer.cut()
@@ -173,81 +173,81 @@ class Connections:
         limits = self.limits
         if peer.stuck is not None and now - peer.stuck >= limits.write_seconds:
             return f"cut off: the client read nothing for {limits.write_seconds:g} s"
-        most = {
+        deadlines = {
             Stage.HANDSHAKE: limits.header_seconds,
             Stage.HEADER: limits.header_seconds,
             Stage.BODY: limits.body_seconds,
         }
-        if peer.stage in most and now - peer.since >= most[peer.stage]:
-            return f"cut off: no whole {peer.stage.value} came within {most[peer.stage]:g} s"
+        if peer.stage in deadlines and now - peer.since >= deadlines[peer.stage]:
+            return f"cut off: no complete {peer.stage.value} within {deadlines[peer.stage]:g} s"
         return ""
 
     def _replace(self, mine: Iterable[Peer], now: float) -> bool:
         for peer in mine:
             if peer.waits(now):
-                self.cut(peer, "cut off for a new one of the same client, or of one with fewer")
+                self.cut(peer, "cut off for a new connection of this client, or of a client with fewer")
                 return True
         return False
 
-    def _refused(self, reason: str) -> None:
-        self._told[f"refused: {reason}"] += 1
+    def _refuse(self, reason: str) -> None:
+        self._unlogged[f"refused: {reason}"] += 1
 
     def _client(self, address: str) -> tuple[str, bool]:
         try:
-            found = ip_address(plain(address))
+            host = ip_address(plain(address))
         except ValueError:
             return address, True
-        capped = not any(found in network for network in self.proxies)
-        # a host has a whole network of version 6
-        whole = ip_network((found, 64), strict=False) if isinstance(found, IPv6Address) and capped else found
-        return str(whole), capped
+        capped = not any(host in network for network in self.proxies)
+        # an IPv6 host has a whole /64 network
+        client = ip_network((host, 64), strict=False) if isinstance(host, IPv6Address) and capped else host
+        return str(client), capped
 
 
 def plain(address: str) -> str:
-    """Return an address without a zone, and as version 4 where it is one in the clothes of version 6."""
+    """Return an address without its zone, and an IPv4-mapped IPv6 address as IPv4."""
     try:
-        found = ip_address(address.partition("%")[0])
+        parsed = ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    inner = found.ipv4_mapped if isinstance(found, IPv6Address) else None
-    return str(inner or found)
+    inner = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return str(inner or parsed)
 
 
 def networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Return the networks that texts such as `10.0.0.1` or `10.0.0.0/8` name.
+    """Return the networks of texts such as `10.0.0.1` or `10.0.0.0/8`.
 
     Raises:
-        SpecError: One is none.
+        SpecError: A text is neither an address nor a network.
     """
-    found: list[Network] = []
+    parsed: list[Network] = []
     for text in texts:
         try:
-            found.append(ip_network(text.strip(), strict=False))
+            parsed.append(ip_network(text.strip(), strict=False))
         except ValueError:
             raise SpecError(
                 f"--trusted-proxy must be an address or a network such as 10.0.0.0/8, got {text!r}"
             ) from None
-    return tuple(found)
+    return tuple(parsed)
 
 
-def room(descriptors: int, limits: Limits) -> int:
-    """Return how many connections a process may have, given its limit of file descriptors."""
+def max_connections(descriptors: int, limits: Limits) -> int:
+    """Return the number of connections that a limit of file descriptors allows."""
     reserve = min(RESERVE, descriptors // 2)
     return max(1, min(limits.connections, (descriptors - reserve) // EACH_CONNECTION))
 
 
 class Connection(HttpToolsProtocol):
-    """HTTP of one connection, which tells its peer what it expects."""
+    """HTTP protocol of one connection, which updates its peer."""
 
     transport: Any  # sockets, with and without TLS
 
     def __init__(self, peer: Peer, connections: Connections, **given: Any) -> None:
         super().__init__(**given)
         self._peer, self._connections = peer, connections
-        self._received = self._count = 0  # bytes and lines of the header that is being read
+        self._received = self._count = 0  # bytes and lines of the current header
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for a header."""
+        """Start to wait for a header."""
         super().connection_made(transport)  # type: ignore[arg-type]
         if self.client is not None:
             self.client = (plain(self.client[0]), self.client[1])
@@ -255,12 +255,12 @@ class Connection(HttpToolsProtocol):
         self._connections.move(self._peer, Stage.HEADER)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Remove the connection."""
         self._connections.leave(self._peer)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of the client."""
+        """Take bytes from the client."""
         if self.transport.is_closing():
             return
         if self._peer.stage == Stage.IDLE:
@@ -273,56 +273,56 @@ class Connection(HttpToolsProtocol):
                 self.send_400_response("The header of the request is too large.")
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what the client sends, and end the connection."""
+        """Refuse a malformed request, and end the connection."""
         if self._answering():
-            self.transport.abort()  # it would stand within another answer
+            self.transport.abort()  # the response would end up inside another answer
         elif not self.transport.is_closing():
             super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Start a request."""
         super().on_message_begin()
         self._received = self._count = 0
         self._connections.move(self._peer, Stage.HEADER)
         self.scope[CONNECTION] = self  # type: ignore[typeddict-unknown-key]
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a line of the header; lines after the body are dropped."""
+        """Take a line of the header; drop lines after the body."""
         if self._peer.stage != Stage.HEADER:
             return
         self._count += 1
         if self._count > _HEADERS:
-            raise ValueError(f"more than {_HEADERS} lines of a header")
+            raise ValueError(f"a header with more than {_HEADERS} lines")
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Begin to answer."""
+        """Start to answer."""
         self._connections.move(self._peer, Stage.BODY)
         if len(self.pipeline) >= _PIPELINED:
-            raise ValueError(f"more than {_PIPELINED} requests before an answer")
+            raise ValueError(f"more than {_PIPELINED} pipelined requests")
         super().on_headers_complete()
         self._peer.answering = self._answering()
 
     def on_message_complete(self) -> None:
-        """Note that the request is here."""
+        """Record that the request is complete."""
         self._connections.move(self._peer, Stage.IDLE)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Note that an answer is written."""
+        """Record that an answer is written."""
         super().on_response_complete()
         self._peer.answering = self._answering()
         if self._peer.stage == Stage.IDLE:
             self._connections.move(self._peer, Stage.IDLE)
 
     def resume_writing(self) -> None:
-        """Go on sending."""
+        """Resume sending."""
         self._peer.stuck = None
         super().resume_writing()
 
     @property
     def slow(self) -> bool:
-        """Whether the client has not read what was sent last."""
+        """Whether the client has not read the last bytes yet."""
         return self.flow.write_paused
 
     def cut(self, reason: str) -> None:
@@ -338,5 +338,5 @@ class Connection(HttpToolsProtocol):
             peer.stuck = None
         elif peer.stuck is None:
             peer.stuck = now
-        if self.flow.read_paused:  # the service reads no further: the client has its time from when it does
+        if self.flow.read_paused:  # the service pauses reading, so the client's deadline pauses, too
             peer.since = peer.moved = now

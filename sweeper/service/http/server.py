@@ -1,4 +1,4 @@
-"""The server of HTTP: accepts connections, each counted from its first moment, and ends streams before it ends."""
+"""The HTTP server: counts connections from the moment it accepts them, and ends streams before it stops."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from sweeper.errors import shortage
 from sweeper.service.http.peers import Connection, Connections, Network, Peer
 
 GRACE_SECONDS = 5
-_AT_ONCE = 32  # connections that are accepted before the next look at open ones
+_AT_ONCE = 32  # connections accepted in a row before open ones get their turn
 _PAUSE_SECONDS = 1.0
-_TICKS = 5  # of a tenth of a second, between looks at deadlines
-_BUSY = b"the service has as many connections as it may: try again\n"
+_TICKS = 5  # tenths of a second between checks of deadlines
+_BUSY = b"the service has too many connections: try again\n"
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nRetry-After: 5\r\n"
     b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_BUSY), _BUSY)
@@ -31,12 +31,12 @@ _log = logging.getLogger("sweeper.service")
 
 
 class Server(uvicorn.Server):
-    """Accepts connections itself, so that each is counted from its first moment; ends streams before it ends.
+    """A uvicorn server that accepts and counts connections itself, and ends streams before it stops.
 
     Args:
-        config: Of uvicorn.
-        closing: Set when streams are to end.
-        connections: Which may be open.
+        config: Configuration of uvicorn.
+        closing: Set when streams must end.
+        connections: The open connections and their limits.
     """
 
     def __init__(self, config: uvicorn.Config, closing: threading.Event, connections: Connections) -> None:
@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
         self._greeted: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept connections."""
+        """Start to accept connections."""
         await self.lifespan.startup()
         self.servers = []
         self._listening = sockets or []
@@ -56,7 +56,7 @@ class Server(uvicorn.Server):
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, end what is open, and wait for the rest."""
+        """Stop listening, end open streams and handshakes, and wait for the rest."""
         self._closing.set()
         for listening in self._listening:
             asyncio.get_running_loop().remove_reader(listening)
@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        """Look at the deadlines of connections now and then."""
+        """Check the deadlines of connections periodically."""
         if counter % _TICKS == 0:
             self._connections.watch()
         return await super().on_tick(counter)
@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                _log.warning("no connection is accepted for %g s: %s", _PAUSE_SECONDS, shortage(error) or error)
+                _log.warning("accepting no connections for %g s: %s", _PAUSE_SECONDS, shortage(error) or error)
                 loop.remove_reader(listening)
                 loop.call_later(_PAUSE_SECONDS, self._listen, listening)
                 return
@@ -103,16 +103,16 @@ class Server(uvicorn.Server):
                     accepted.send(_REFUSAL)
 
     async def _greet(self, accepted: socket.socket, peer: Peer) -> None:
-        given: dict[str, Any] = {"config": self.config, "server_state": self.server_state}
-        given["app_state"] = self.lifespan.state
+        options: dict[str, Any] = {"config": self.config, "server_state": self.server_state}
+        options["app_state"] = self.lifespan.state
         secure = {"ssl": self.config.ssl, "ssl_handshake_timeout": self._connections.limits.header_seconds}
         try:
             accepted.setblocking(False)
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: Connection(peer, self._connections, **given), accepted, **secure if self.config.ssl else {}
+                lambda: Connection(peer, self._connections, **options), accepted, **secure if self.config.ssl else {}
             )
-        except OSError:  # no handshake came, or it was cut off
+        except OSError:  # the handshake failed or was cut off
             self._connections.leave(peer)
             accepted.close()
 
@@ -122,21 +122,21 @@ def _hang_up(accepted: socket.socket) -> None:
         accepted.shutdown(socket.SHUT_RDWR)
 
 
-def server_of(
+def make_server(
     app: ASGIApp,
     connections: Connections,
     closing: threading.Event,
     proxies: Sequence[Network] = (),
     tls: tuple[Path | None, Path | None] = (None, None),
 ) -> Server:
-    """Return a server, which its `run` starts.
+    """Return a server; its `run` starts it.
 
     Args:
-        app: Answers requests.
-        connections: Which may be open.
-        closing: Set when streams are to end.
-        proxies: Whose headers say from where a request comes.
-        tls: Files of the certificate and its key; without one it is plain HTTP.
+        app: The app.
+        connections: The open connections and their limits.
+        closing: Set when streams must end.
+        proxies: Networks whose X-Forwarded-For headers are trusted.
+        tls: Files of the certificate and its key; plain HTTP without a certificate.
     """
     config = uvicorn.Config(
         app,

@@ -1,4 +1,4 @@
-"""Cancels: a process is told to end before anything is written, so what fills the disk can be stopped, too."""
+"""Cancels: the process gets its signal before anything is written, so a sweep that fills the disk can be cancelled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GRACE_SECONDS = 30.0
 
 
 class Cancels:
-    """Knows what was cancelled, also where the disk does not take the word; under the supervisor's lock.
+    """The cancelled sweeps, also those whose cancel could not be written to disk; used under the supervisor's lock.
 
     Args:
         catalog: The sweeps.
@@ -27,17 +27,17 @@ class Cancels:
 
     def __init__(self, catalog: Catalog, control: Callable[[str], Control]) -> None:
         self.catalog, self.control = catalog, control
-        self._asked: dict[tuple[str, int], Halt] = {}  # of an attempt of a sweep
+        self._halts: dict[tuple[str, int], Halt] = {}  # (sweep, attempt) -> its halt
 
-    def ask(self, entry: Entry, cause: str) -> Entry:
-        """Tell the process of a sweep to end, then write it down.
+    def request(self, entry: Entry, cause: str) -> Entry:
+        """Signal the process of a sweep to end, then store the cancel.
 
         Raises:
-            StorageError: It is told, and that cannot be written down now.
+            StorageError: The process got the signal, but the cancel cannot be stored now.
         """
         control, attempt = self.control(entry.id), entry.task.get("attempt", 0)
-        if (entry.id, attempt) not in self._asked:
-            self._asked[entry.id, attempt] = Halt("cancel", cause, time.time())
+        if (entry.id, attempt) not in self._halts:
+            self._halts[entry.id, attempt] = Halt("cancel", cause, time.time())
             control.signal(signal.SIGTERM)
         try:
             control.halt("cancel", cause, attempt)
@@ -45,21 +45,21 @@ class Cancels:
                 return self.catalog.move(entry.id, State.STOPPING, cause)
             self.catalog.change(entry.id, reason=cause)
         except (OSError, SQLAlchemyError) as error:
-            report_failure("the note of a cancel", error)
-            raise StorageError(f"sweep {entry.id} is told to end, but that cannot be written down now") from None
+            report_failure("the record of a cancel", error)
+            raise StorageError(f"the process of sweep {entry.id} is ending, but the cancel cannot be stored") from None
         return self.catalog.get(entry.id)
 
-    def halted(self, entry: Entry) -> Halt | None:
-        """Return what the process of a sweep was asked to do."""
+    def find_halt(self, entry: Entry) -> Halt | None:
+        """Return the request to end the process of a sweep, or None."""
         attempt = entry.task.get("attempt", 0)
-        return self._asked.get((entry.id, attempt)) or self.control(entry.id).halted(attempt)
+        return self._halts.get((entry.id, attempt)) or self.control(entry.id).read_halt(attempt)
 
     def insist(self, entry: Entry) -> None:
-        """Kill a process that was told to end some time ago."""
-        halted = self.halted(entry)
-        if halted and halted.kind == "cancel" and time.time() - halted.time > GRACE_SECONDS:
+        """Kill a cancelled process that has not ended within `GRACE_SECONDS`."""
+        halt = self.find_halt(entry)
+        if halt and halt.kind == "cancel" and time.time() - halt.time > GRACE_SECONDS:
             self.control(entry.id).signal(signal.SIGKILL, group=True)
 
     def forget(self, entry: Entry) -> None:
-        """Drop what is known of an attempt that ended."""
-        self._asked.pop((entry.id, entry.task.get("attempt", 0)), None)
+        """Forget the cancel of an attempt that ended."""
+        self._halts.pop((entry.id, entry.task.get("attempt", 0)), None)

@@ -1,4 +1,4 @@
-"""Housekeeping: what a server does now and then, whatever its sweeps do."""
+"""Housekeeping: periodic work of a server that does not depend on its sweeps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sweeper.service.db.ownership import Ownership, TakenError
 from sweeper.service.db.sweeps import Catalog
 from sweeper.service.logs import COUNTED, REPEATS
 from sweeper.service.policy.quotas import WINDOW_SECONDS, stop_over_quota
-from sweeper.service.scheduler.rebuild import record_missing
+from sweeper.service.scheduler.rebuild import store_missing_rows
 
 TICK_SECONDS = 5.0
 PRUNE_SECONDS = 3600.0
@@ -27,15 +27,15 @@ _log = logging.getLogger("sweeper.service")
 
 
 class Housekeeping:
-    """Keeps the database this server's, sweeps within quotas, and what is written down bounded.
+    """Renews the lock on the database, stops sweeps over quota, and prunes logs and tables.
 
     Args:
         catalog: The sweeps.
         ownership: The right to run them.
         state: Folder of the control folders.
-        quota: User -> what it may have.
-        stop: Called with the id of a sweep that is to be stopped, and by what.
-        audit_seconds: For so long an entry of the audit log is kept.
+        quota: User -> quota.
+        stop: Called with the id of a sweep to stop, and the cause.
+        audit_seconds: Age at which entries of the audit log are deleted.
         lost: Called when another server has taken the database.
     """
 
@@ -47,7 +47,7 @@ class Housekeeping:
         quota: Callable[[str], Quota],
         stop: Callable[[str, str], object],
         audit_seconds: float,
-        lost: Callable[[], None] = lambda: os._exit(2),  # as if killed: the sweeps are the other one's now
+        lost: Callable[[], None] = lambda: os._exit(2),  # as if killed: the sweeps belong to the other server now
     ) -> None:
         self.catalog, self.ownership, self.state = catalog, ownership, state
         self.quota, self.stop, self.audit_seconds, self.lost = quota, stop, audit_seconds, lost
@@ -57,21 +57,21 @@ class Housekeeping:
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the periodic work."""
         self._thread.start()
 
     def close(self) -> None:
-        """End."""
+        """Stop the periodic work."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def tick(self) -> None:
-        """Do what is due.
+        """Do the work that is due.
 
         Raises:
             TakenError: Another server has taken the database.
-            SQLAlchemyError: It does not answer.
+            SQLAlchemyError: The database does not answer.
         """
         for line in REPEATS.overdue():
             _log.warning("%s", line, extra={COUNTED: True})
@@ -82,11 +82,11 @@ class Housekeeping:
             self._pruned = time.monotonic()
 
     def prune(self) -> None:
-        """Drop what is old: entries of the audit log, usage that no quota counts, all but the end of long logs."""
+        """Delete old audit entries and usage that no quota counts any more, and shorten long logs."""
         now = self.catalog.clock()
         self._audit.prune(now - self.audit_seconds)
         self.catalog.prune_usage(now - WINDOW_SECONDS)
-        record_missing(self.state, self.catalog)
+        store_missing_rows(self.state, self.catalog)
         for folder in (self.state / "sweeps").glob("*"):
             if (folder / "log").is_file():
                 trim(folder / "log", LOG_BYTES, KEPT_BYTES)
@@ -96,29 +96,29 @@ class Housekeeping:
             try:
                 self.tick()
             except TakenError as error:
-                _log.error("%s; this one ends", error)
+                _log.error("%s; this server exits", error)
                 self.lost()
                 return
             except SQLAlchemyError as error:
                 _log.warning("housekeeping: %s", error)
-            except Exception:  # the next look may succeed
+            except Exception:  # the next tick may succeed
                 _log.exception("housekeeping")
             self._closing.wait(TICK_SECONDS)
 
 
 def trim(file: Path, most: int, kept: int) -> None:
-    """Keep the end of a file that processes append to, where it is longer than it may be.
+    """Drop the beginning of a file that is too long and to which processes append.
 
     Args:
-        file: The file; it stays the same one, for they have it open.
-        most: Bytes that it may have.
-        kept: Bytes of its end that are kept.
+        file: The file; it is truncated in place, since processes have it open.
+        most: Bytes above which the file is shortened.
+        kept: Bytes of its end to keep.
     """
     if file.stat().st_size <= most:
         return
-    with file.open("r+b") as opened:
-        opened.seek(-kept, os.SEEK_END)
-        end = opened.read()
-        opened.truncate(0)
-    with file.open("ab") as opened:
-        opened.write(end.partition(b"\n")[2])
+    with file.open("r+b") as stream:
+        stream.seek(-kept, os.SEEK_END)
+        end = stream.read()
+        stream.truncate(0)
+    with file.open("ab") as stream:
+        stream.write(end.partition(b"\n")[2])

@@ -1,4 +1,4 @@
-"""One Ray for all sweeps of a service on this machine: started by the first, found again by a later server."""
+"""One Ray on this machine for all sweeps of a service: the first sweep starts it, and later servers reuse it."""
 
 from __future__ import annotations
 
@@ -32,62 +32,62 @@ class LocalRay:
     """A Ray head of this machine.
 
     Args:
-        folder: Where to note that it runs, and to keep its token.
-        used: Returns whether a sweep runs on it: then it is not replaced while its process lives.
+        folder: Folder for its note, log and token.
+        used: Returns whether a sweep runs on it; if so, it is not replaced while its process lives.
     """
 
     def __init__(self, folder: Path, used: Callable[[], bool]) -> None:
         self.file, self.log, self.token = folder / "ray.json", folder / "ray.log", folder / "ray.token"
         self._used = used
         self._lock, self._closed = threading.Lock(), threading.Event()
-        self._silent, self._silent_since = 0, math.inf  # looks in a row at which it did not answer
-        self._child: subprocess.Popen[bytes] | None = None  # where this server started it
+        self._silent, self._silent_since = 0, math.inf  # consecutive checks without an answer
+        self._child: subprocess.Popen[bytes] | None = None  # if this server started it
 
     def address(self) -> str:
-        """Return its address, `HOST:PORT`; it is started where none runs.
+        """Return its address, `HOST:PORT`; start it if none runs.
 
         Raises:
-            SpecError: It does not start, or others could use it, or it runs and does not answer; or `close` was called.
+            SpecError: It does not start or answer, or other users could use it, or `close` was called.
         """
         with self._lock:
             if self._closed.is_set():
-                raise SpecError("the service is ending")
-            return self._known() or self._started()
+                raise SpecError("the service is stopping")
+            return self._find_running() or self._start()
 
     def environment(self) -> dict[str, str]:
-        """Return the environment in which a sweep joins it."""
+        """Return the environment for a process that joins it."""
         return own_ray.environment(self.token)
 
-    def _noted(self) -> dict[str, Any]:
+    def _read_note(self) -> dict[str, Any]:
         try:
             return json.loads(self.file.read_text())
         except (OSError, ValueError):
             return {}
 
-    def _note(self, noted: Mapping[str, Any]) -> None:
-        write_atomic(self.file, json.dumps(noted))
+    def _write_note(self, note: Mapping[str, Any]) -> None:
+        write_atomic(self.file, json.dumps(note))
 
     def _process(self) -> psutil.Process | None:
-        noted = self._noted()
+        note = self._read_note()
         try:
-            process = psutil.Process(noted["pid"])
-            # a process of the same number that began at another time is another one
-            same = abs(process.create_time() - noted["created"]) < 1.0
+            process = psutil.Process(note["pid"])
+            # process ids are reused: the start time must match, too
+            same = abs(process.create_time() - note["created"]) < 1.0
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except (KeyError, psutil.Error):
             return None
 
-    def _known(self) -> str | None:
+    def _find_running(self) -> str | None:
         if self._process() is None:
             return None
-        noted = self._noted()
-        address = noted["address"]
-        if not noted.get("closed"):
-            # an earlier version started it, or a server that was killed before it had checked it
+        note = self._read_note()
+        address = note["address"]
+        if not note.get("closed"):
+            # an earlier version started it, or a server that was killed before its check
             if self._used():
                 raise SpecError(
-                    f"an earlier version started the Ray at {address}, and others can use it: the sweeps that run on "
-                    "it are finished, then a new one is started"
+                    f"an earlier version started the Ray at {address}, and other users can use it: a new Ray starts "
+                    "when the sweeps on it have finished"
                 )
             self._end()
             return None
@@ -96,24 +96,24 @@ class LocalRay:
             socket.create_connection((host, int(port)), timeout=2.0).close()
             self._silent, self._silent_since = 0, math.inf
             return address
-        # a machine under load may be slow for a moment: sweeps that run on it must not lose it for that
+        # a loaded machine may be slow for a moment, which must not cost running sweeps their Ray
         now = time.monotonic()
         self._silent, self._silent_since = self._silent + 1, min(self._silent_since, now)
         if self._silent < SILENT_LOOKS or now - self._silent_since < SILENT_SECONDS or self._used():
-            raise SpecError(f"the Ray of this machine runs and does not answer at {address}; see {self.log}")
+            raise SpecError(f"the Ray of this machine runs but does not answer at {address}; see {self.log}")
         self._end()
         return None
 
-    def _started(self) -> str:
+    def _start(self) -> str:
         self._silent, self._silent_since = 0, math.inf
         self._reap()
-        self._forget()
+        self._remove_files()
         try:
             folder = str(own_ray.make_folder())
             try:
                 return self._run(folder)
             except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)  # it is tried again and again
+                shutil.rmtree(folder, ignore_errors=True)  # every further try makes a new folder
                 raise
         except OSError as error:
             raise SpecError(f"Ray did not start on this machine: {error}") from None
@@ -123,7 +123,7 @@ class LocalRay:
         command = [
             sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--num-cpus={cpus()}",
             "--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false", "--no-monitor",
-            "--disable-usage-stats", f"--temp-dir={folder}/ray",  # Ray opens that folder to everybody, ours it does not
+            "--disable-usage-stats", f"--temp-dir={folder}/ray",  # Ray opens this folder to all, not its parent
         ]  # fmt: skip
         own_ray.users_token()
         own_ray.write_token(self.token)
@@ -133,36 +133,36 @@ class LocalRay:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 env={**self.environment(), "RAY_USAGE_STATS_ENABLED": "0", "RAY_START_HOOK": hook},
             )  # fmt: skip
-        begun = psutil.Process(process.pid)
+        head = psutil.Process(process.pid)
         address = f"127.0.0.1:{port}"
-        noted = {"pid": begun.pid, "created": begun.create_time(), "address": address, "folder": folder}
-        self._note(noted)
+        note = {"pid": head.pid, "created": head.create_time(), "address": address, "folder": folder}
+        self._write_note(note)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 self._child = None
-                with suppress(ProcessLookupError):  # what it had started
+                with suppress(ProcessLookupError):  # its children
                     os.killpg(process.pid, signal.SIGKILL)
                 raise SpecError(f"Ray did not start on this machine: {self._last_line()}")
             if "Ray runtime started" in self.log.read_text(errors="replace"):
                 try:
-                    own_ray.check_closed(address, [begun])
+                    own_ray.check_closed(address, [head])
                 except SpecError:
                     self._end()
                     raise
-                self._note({**noted, "closed": True})
+                self._write_note({**note, "closed": True})
                 return address
             if self._closed.wait(POLL_SECONDS):
-                raise SpecError("the service is ending")  # what is being started is ended by `close`
+                raise SpecError("the service is stopping")  # `close` ends the starting Ray
         self._end()
         raise SpecError(f"Ray did not start on this machine within {START_SECONDS:g} s; see {self.log}")
 
     def _last_line(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "its log is empty"
 
     def close(self) -> None:
-        """End it, if it runs, for good."""
+        """End it, if it runs; `address` starts none any more."""
         self._closed.set()
         with self._lock:
             self._end()
@@ -171,21 +171,21 @@ class LocalRay:
         process = self._process()
         if process is None:
             self._reap()
-            self._forget()
+            self._remove_files()
             return
         family = [process, *process.children(recursive=True)]
         with suppress(psutil.Error):
             process.send_signal(signal.SIGTERM)
-        _, left = psutil.wait_procs(family, timeout=END_SECONDS)
-        for one in left:
+        _, alive = psutil.wait_procs(family, timeout=END_SECONDS)
+        for survivor in alive:
             with suppress(psutil.Error):
-                one.kill()
-        psutil.wait_procs(left, timeout=END_SECONDS)
+                survivor.kill()
+        psutil.wait_procs(alive, timeout=END_SECONDS)
         self._reap()
-        self._forget()
+        self._remove_files()
 
-    def _forget(self) -> None:
-        if folder := self._noted().get("folder"):
+    def _remove_files(self) -> None:
+        if folder := self._read_note().get("folder"):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.file, self.token):
             file.unlink(missing_ok=True)
@@ -196,6 +196,6 @@ class LocalRay:
 
 
 def _free_port() -> int:
-    with closing(socket.socket()) as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,7 +1,7 @@
-"""What the server and the process of a sweep say to each other: files that outlive both, and a lock that tells life.
+"""Communication of the server with the process of a sweep: files that outlive both, and a lock that shows life.
 
-The lock is taken by the server, handed to the process and freed by the kernel when that dies; so a sweep's process can
-be told from a dead one by any later server, and no sweep is started twice.
+The server takes the lock and hands it to the process; the kernel frees it when the process dies. So any later server
+can tell whether a sweep's process lives, and never starts a sweep twice.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ LOG_BYTES = 4000
 
 @dataclass(frozen=True)
 class Halt:
-    """Why a sweep is to end.
+    """A request to end a sweep's process.
 
     Attributes:
-        kind: `stop` (what runs is finished), `cancel` (killed) or `server` (interrupted, to be gone on with).
-        cause: The sentence for people.
+        kind: `stop` (running trials finish), `cancel` (they are killed) or `server` (interrupted, continued later).
+        cause: The message for users.
         time: Seconds since 1970.
     """
 
@@ -43,8 +43,8 @@ class Outcome:
     """How a sweep's process ended.
 
     Attributes:
-        state: Name of the state that follows.
-        reason: The sentence for people.
+        state: Next state of the sweep.
+        reason: The message for users.
     """
 
     state: str
@@ -57,7 +57,7 @@ class Control:
 
     folder: Path
     ENTRY: ClassVar[str] = "entry"
-    """File with the sweep's row of the list, from which a lost list is made anew."""
+    """File with the sweep's row, from which a lost database is rebuilt."""
 
     # -- the process --------------------------------------------------------------------------------------------------
 
@@ -67,21 +67,21 @@ class Control:
         """Start the sweep's process.
 
         Args:
-            task: What it does, with `attempt`; see `runner`.
+            task: What it does, with `attempt`; see `worker`.
             spec: The sweep as YAML.
             env: Its environment; None is the server's.
 
         Returns:
-            Its process; None where one lives already.
+            The process; None if the sweep already has a live one.
         """
-        self._make()
-        lock = self._locked()
+        self._create_folder()
+        lock = self._take_lock()
         if lock is None:
             return None
         try:
             for name in ("halt", "outcome", "begun"):
                 (self.folder / name).unlink(missing_ok=True)
-            os.ftruncate(lock, 0)  # the process id of an earlier one
+            os.ftruncate(lock, 0)  # drop the id of an earlier process
             self._write("spec.yaml", spec)
             self._write("task", json.dumps(dict(task)))
             with (self.folder / "log").open("ab") as log:
@@ -93,7 +93,7 @@ class Control:
         finally:
             os.close(lock)
 
-    def _locked(self, kind: int = fcntl.LOCK_EX) -> int | None:
+    def _take_lock(self, kind: int = fcntl.LOCK_EX) -> int | None:
         lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, kind | fcntl.LOCK_NB)
@@ -102,9 +102,9 @@ class Control:
             return None
         return lock
 
-    def enter(self, lock: int) -> None:
-        """Say in the lock, which this process got from the server, who it is."""
-        os.set_inheritable(lock, False)  # it tells that this process lives, not one that it started
+    def claim(self, lock: int) -> None:
+        """Write the id of this process into the lock that it got from the server."""
+        os.set_inheritable(lock, False)  # the lock must end with this process, not with its children
         os.pwrite(lock, str(os.getpid()).encode(), 0)
 
     @property
@@ -112,14 +112,14 @@ class Control:
         """Whether the sweep's process lives."""
         if not (self.folder / "lock").exists():
             return False
-        lock = self._locked(fcntl.LOCK_SH)  # two that look at once see no process in each other
+        lock = self._take_lock(fcntl.LOCK_SH)  # shared, so simultaneous checks do not see each other
         if lock is None:
             return True
         os.close(lock)
         return False
 
     def signal(self, number: int, group: bool = False) -> None:
-        """Send a signal to the sweep's process, or to its whole process group, if it lives."""
+        """Send a signal to the sweep's process, or to its process group, if it lives."""
         if not self.alive:
             return
         text = (self.folder / "lock").read_text().strip()
@@ -127,52 +127,52 @@ class Control:
             with suppress(ProcessLookupError):
                 (os.killpg if group else os.kill)(int(text), number)
 
-    # -- what is said -------------------------------------------------------------------------------------------------
+    # -- messages -----------------------------------------------------------------------------------------------------
 
     def halt(self, kind: str, cause: str, attempt: int) -> None:
-        """Ask the process of an attempt to end; a stop can become a cancel, nothing else changes what was asked first.
+        """Ask the process of an attempt to end. The first request counts, but a cancel replaces a stop.
 
-        It may never have been started, by a server that was killed: then there may be no folder yet.
+        If a killed server never started the process, the folder may not exist yet.
         """
-        before = self.halted(attempt)
+        before = self.read_halt(attempt)
         if before is None or (kind == "cancel" and before.kind != "cancel"):
-            self._make()
-            said = {"kind": kind, "cause": cause, "time": time.time(), "attempt": attempt}
-            self._write("halt", json.dumps(said))
+            self._create_folder()
+            message = {"kind": kind, "cause": cause, "time": time.time(), "attempt": attempt}
+            self._write("halt", json.dumps(message))
 
-    def halted(self, attempt: int) -> Halt | None:
-        """Return what the process of an attempt was asked to do."""
-        found = self._read("halt")
-        return Halt(**found) if found and found.pop("attempt") == attempt else None
+    def read_halt(self, attempt: int) -> Halt | None:
+        """Return the request to end the process of an attempt, or None."""
+        message = self._read("halt")
+        return Halt(**message) if message and message.pop("attempt") == attempt else None
 
     def begin(self) -> None:
-        """Say that trials are started."""
+        """Record that trials are starting."""
         self._write("begun", "{}")
 
     @property
     def begun(self) -> bool:
-        """Whether the process came so far that trials are started."""
+        """Whether the process has started trials."""
         return (self.folder / "begun").exists()
 
     def end(self, outcome: Outcome, attempt: int) -> None:
-        """Say how the process ended."""
+        """Record how the process ended."""
         self._write("outcome", json.dumps({"state": outcome.state, "reason": outcome.reason, "attempt": attempt}))
 
     def outcome(self, attempt: int) -> Outcome | None:
-        """Return how a process ended; None where it died without a word, or has not ended."""
-        found = self._read("outcome")
-        if not found or found.pop("attempt") != attempt:
+        """Return how a process ended; None if it died without a record, or has not ended."""
+        message = self._read("outcome")
+        if not message or message.pop("attempt") != attempt:
             return None
-        return Outcome(**found)
+        return Outcome(**message)
 
     @property
     def task(self) -> dict[str, Any]:
-        """What the process does."""
+        """The task of the process."""
         return self._read("task") or {}
 
     @property
-    def last_words(self) -> str:
-        """The last line that the process printed."""
+    def last_line(self) -> str:
+        """The last line of the process's log."""
         try:
             with (self.folder / "log").open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
@@ -181,18 +181,18 @@ class Control:
             return ""
         return lines[-1] if lines else ""
 
-    def keep(self, row: Mapping[str, Any]) -> None:
-        """Keep the sweep's row of the list."""
-        self._make()
+    def store_row(self, row: Mapping[str, Any]) -> None:
+        """Store the sweep's row."""
+        self._create_folder()
         self._write(self.ENTRY, json.dumps(row))
 
     @property
-    def kept(self) -> dict[str, Any] | None:
-        """The sweep's row; None where an earlier version kept none."""
+    def row(self) -> dict[str, Any] | None:
+        """The stored row of the sweep; None if an earlier version stored none."""
         return self._read(self.ENTRY)
 
-    def _make(self) -> None:
-        # never the state folder itself: where that was removed, nobody would read what is said in a new one
+    def _create_folder(self) -> None:
+        # never the state folder: if it was removed, nobody would read messages in a new one
         self.folder.parent.mkdir(exist_ok=True, mode=0o700)
         self.folder.mkdir(exist_ok=True, mode=0o700)
 

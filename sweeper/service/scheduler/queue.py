@@ -1,4 +1,4 @@
-"""The queue: which of the sweeps that wait start now, and where each of them stands."""
+"""The queue: which waiting sweeps start now, and the position of each."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FRESH_SECONDS = 0.5
 
 
 class Queue:
-    """Sweeps that wait.
+    """The waiting sweeps.
 
     Args:
         catalog: The sweeps.
-        quota: User -> what it may have.
-        most: Sweeps that run at a time.
-        ray: Where those of Ray run.
-        inline: Sweeps of runner inline that run at a time.
+        quota: User -> quota.
+        most: Sweeps that may run at a time.
+        ray: Address of the Ray cluster.
+        inline: Sweeps of the inline runner that may run at a time.
     """
 
     def __init__(
@@ -34,15 +34,15 @@ class Queue:
         self._positions: tuple[float, Mapping[str, int]] = (-math.inf, {})
 
     def turns(self, active: Sequence[Entry]) -> tuple[Mapping[str, str | None], Mapping[str, str]]:
-        """Return what is to be done for the sweeps whose turn it is.
+        """Return the sweeps that start now, and why the next ones cannot.
 
-        Where Ray is only looked for, those that need it keep their places; where it is in trouble, others go ahead.
+        During a search for Ray, the sweeps that need it keep their places. If the search fails, other sweeps go ahead.
 
         Args:
-            active: Sweeps that run.
+            active: The running sweeps.
 
         Returns:
-            Those that start now -> the address of Ray, None for those that need none; those that cannot start -> why.
+            Sweep that starts -> address of Ray, None if it does not need Ray; sweep that cannot start -> reason.
         """
         free = max(0, self.most - len(active))
         waiting = select_startable(self.catalog, self.quota, self.catalog.waiting()) if free else []
@@ -60,11 +60,11 @@ class Queue:
             return {sweep: address if sweep in on_ray else None for sweep in chosen}, held
         if trouble := self.ray.trouble:
             chosen, held = first(w for w in waiting if w.id not in by_ray)
-            held |= dict.fromkeys(on_ray, f"it waits for Ray, which is tried again: {trouble}")
+            held |= dict.fromkeys(on_ray, f"waiting for Ray, trying again: {trouble}")
         return dict.fromkeys(sweep for sweep in chosen if sweep not in on_ray), held
 
     def explain(self, sweep: str, reason: str) -> None:
-        """Write down why a sweep that waits cannot start; an empty text where it can."""
+        """Store why a waiting sweep cannot start; an empty reason if it can."""
         try:
             entry = self.catalog.get(sweep)
         except UnknownSweepError:
@@ -76,7 +76,7 @@ class Queue:
     def _first(
         self, sweeps: Iterable[Waiting], active: Sequence[Entry], free: int, by_ray: Collection[str], left: int
     ) -> tuple[list[str], dict[str, str]]:
-        """Return the sweeps that start next, at most `left` of them inline, and why the first of the others waits."""
+        """Return the sweeps that start next, at most `left` of them inline, and why the first other one waits."""
         chosen: list[str] = []
         held: dict[str, str] = {}
         for sweep, may in self._order(sweeps, active):
@@ -84,7 +84,7 @@ class Queue:
                 break
             if sweep not in by_ray and left < 1:
                 if not held:
-                    held[sweep] = f"it waits for memory: {self.inline} sweeps of runner inline may run at a time"
+                    held[sweep] = f"waiting for memory: {self.inline} sweeps of runner inline may run at a time"
                 continue
             left -= sweep not in by_ray
             chosen.append(sweep)
@@ -95,10 +95,10 @@ class Queue:
         return order(waiting, [e.owner for e in active], cache(self.quota), last)
 
     def positions(self) -> Mapping[str, int]:
-        """Return the places of the waiting sweeps in the queue, from 1, of half a second ago at most."""
-        when, known = self._positions
+        """Return waiting sweep -> its position from 1, at most half a second old."""
+        when, positions = self._positions
         if time.monotonic() - when > FRESH_SECONDS:
-            found = self._order(self.catalog.waiting(), self.catalog.in_states(ACTIVE))
-            known = {sweep: i for i, (sweep, _) in enumerate(found, 1)}
-            self._positions = time.monotonic(), known
-        return known
+            ordered = self._order(self.catalog.waiting(), self.catalog.in_states(ACTIVE))
+            positions = {sweep: i for i, (sweep, _) in enumerate(ordered, 1)}
+            self._positions = time.monotonic(), positions
+        return positions

@@ -1,4 +1,4 @@
-"""Where the sweeps' Ray is: looked for, or started, in a thread of its own; nobody waits for it."""
+"""Address of the sweeps' Ray: a background thread finds or starts Ray, and nobody waits for it."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ BACKOFF = Backoff(10.0, 300.0)
 
 
 class RayAddress:
-    """The address of Ray as it was a moment ago.
+    """The last known address of Ray.
 
     Args:
-        find: Returns it, after seconds or minutes; a `SpecError` or any other says why there is none.
-        told: Called when a search has ended.
+        find: Returns the address after seconds or minutes; an exception says why there is none.
+        on_result: Called when a search has ended.
     """
 
-    def __init__(self, find: Callable[[], str], told: Callable[[], None]) -> None:
-        self._find, self._told = find, told
+    def __init__(self, find: Callable[[], str], on_result: Callable[[], None]) -> None:
+        self._find, self._on_result = find, on_result
         self._lock = threading.Lock()
-        self._found, self._looked = "", -math.inf
+        self._address, self._found_at = "", -math.inf
         self._searching, self._due, self._failures = False, -math.inf, 0
         self.trouble = ""
-        """Why the last search found nothing; empty once one finds it."""
+        """Why the last search failed; empty after a success."""
 
     def get(self) -> str | None:
-        """Return the address; None where it is not known now, and is looked for."""
+        """Return the address; None during a search, which this call starts if due."""
         now = time.monotonic()
         with self._lock:
-            if now - self._looked < FRESH_SECONDS:
-                return self._found
+            if now - self._found_at < FRESH_SECONDS:
+                return self._address
             if not self._searching and now >= self._due:
                 self._searching = True
                 threading.Thread(target=self._search, name="ray", daemon=True).start()
@@ -45,12 +45,12 @@ class RayAddress:
 
     def _search(self) -> None:
         try:
-            found, trouble = self._find(), ""
+            address, trouble = self._find(), ""
         except SpecError as error:
-            found, trouble = "", str(error)
+            address, trouble = "", str(error)
         except Exception as error:
             _log.exception("the search for Ray failed")
-            found, trouble = "", f"{type(error).__name__}: {' '.join(str(error).split())}"
+            address, trouble = "", f"{type(error).__name__}: {' '.join(str(error).split())}"
         with self._lock:
             self._searching, self.trouble, now = False, trouble, time.monotonic()
             if trouble:
@@ -59,5 +59,5 @@ class RayAddress:
                 _log.warning("%s; sweeps wait, next try in %g s", trouble, pause)
                 self._due = now + pause
             else:
-                self._found, self._looked, self._failures = found, now, 0
-        self._told()
+                self._address, self._found_at, self._failures = address, now, 0
+        self._on_result()

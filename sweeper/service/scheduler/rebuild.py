@@ -1,4 +1,4 @@
-"""The list of sweeps, made anew from the folders that lie beside a lost database."""
+"""Rebuild of a lost database: lists the sweeps again from their control folders."""
 
 from __future__ import annotations
 
@@ -27,106 +27,106 @@ from sweeper.storage.location import place_of
 from sweeper.storage.retry import line
 from sweeper.storage.tables import read_trials
 
-pc: Any = pyarrow.compute  # whose functions are made when it is imported
+pc: Any = pyarrow.compute  # creates its functions at import, so type checkers do not see them
 NOBODY = "(unknown)"
-"""Owner of a sweep whose folder does not tell it: no user can have this name, and admins see all sweeps."""
+"""Owner of a sweep whose folder names none; no user can have this name, so only admins see the sweep."""
 CAUSE = "listed again from its folder"
 _log = logging.getLogger("sweeper.service")
 
 
-def record(state: Path, entry: Entry) -> None:
-    """Keep a sweep's row in its control folder.
+def store_row(state: Path, entry: Entry) -> None:
+    """Store a sweep's row in its control folder.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The row cannot be written.
     """
     row = {column.name: getattr(entry, column.name) for column in sweeps.c}
-    Control(state / "sweeps" / entry.id).keep(row)
+    Control(state / "sweeps" / entry.id).store_row(row)
 
 
-def record_missing(state: Path, catalog: Catalog) -> None:
-    """Keep the rows of sweeps that an earlier version sent."""
+def store_missing_rows(state: Path, catalog: Catalog) -> None:
+    """Store the rows of sweeps whose control folder, written by an earlier version, has none."""
     with catalog.engine.connect() as connection:
         known = connection.execute(select(sweeps.c.id)).scalars().all()
     for sweep in known:
         if not (state / "sweeps" / sweep / Control.ENTRY).exists():
             try:
-                record(state, catalog.get(sweep))
+                store_row(state, catalog.get(sweep))
             except SpecError:
                 continue  # deleted a moment ago
 
 
-def unlisted(state: Path, catalog: Catalog) -> list[str]:
-    """Return the sweeps that have a control folder and no row.
+def find_unlisted(state: Path, catalog: Catalog) -> list[str]:
+    """Return the sweeps that have a control folder but no row.
 
     Raises:
         SpecError: No sweep has a row, so the database was lost.
     """
-    found = _folders(state)
+    folders = _folders(state)
     with catalog.engine.connect() as connection:
-        known = set(connection.execute(select(sweeps.c.id)).scalars()) if found else set()
-    lost = [sweep for sweep in found if sweep not in known]
-    if lost and not known:
+        listed = set(connection.execute(select(sweeps.c.id)).scalars()) if folders else set()
+    unlisted = [sweep for sweep in folders if sweep not in listed]
+    if unlisted and not listed:
         raise SpecError(
-            f"the database lists no sweep, but {state / 'sweeps'} holds the folders of {len(lost)}: put the database "
-            "back, or add --rebuild to list them again from their folders"
+            f"the database lists no sweep, but {state / 'sweeps'} holds the folders of {len(unlisted)}: restore the "
+            "database, or add --rebuild to list the sweeps again from their folders"
         )
-    return lost
+    return unlisted
 
 
 def rebuild(state: Path, catalog: Catalog, run_of: Callable[[str], str]) -> str:
-    """List the sweeps again that have a control folder and no row; returns what was done, as a sentence.
+    """Add a row for each sweep that has a control folder but no row; returns a sentence about the result.
 
     Args:
         state: The state folder.
-        catalog: The list.
+        catalog: The catalog to fill.
         run_of: Sweep -> its run folder.
     """
     with catalog.engine.connect() as connection:
         known = set(connection.execute(select(sweeps.c.id)).scalars())
-    listed, partly, unread = 0, 0, list[str]()
+    listed, without_owner, unread = 0, 0, list[str]()
     for sweep in _folders(state):
         if sweep in known:
             continue
         control = Control(state / "sweeps" / sweep)
         try:
-            values = _recorded(control, sweep) or _guessed(control, sweep, catalog.clock())
+            values = _read_row(control, sweep) or _guess_row(control, sweep, catalog.clock())
             _add(catalog, values, catalog.clock())
         except (SpecError, OSError, ValueError, TypeError, KeyError) as error:
             _log.warning("sweep %s cannot be listed again: %s", sweep, line(error))
             unread.append(sweep)
             continue
         listed += 1
-        partly += values["owner"] == NOBODY
+        without_owner += values["owner"] == NOBODY
         _charge(catalog, catalog.get(sweep), run_of(sweep))
-    said = f"listed again from their folders: {pluralize(listed, 'sweep')}"
-    said += f"; of {partly} of them owner and name are unknown, for an earlier version kept none" if partly else ""
-    said += f"; {pluralize(len(unread), 'folder')} cannot be read: {', '.join(unread[:5])}" if unread else ""
-    return f"{said}; users, tokens and the audit log are not in the folders"
+    result = f"listed {pluralize(listed, 'sweep')} again from their folders"
+    result += f"; {without_owner} without owner and name, which earlier versions did not store" if without_owner else ""
+    result += f"; cannot read {pluralize(len(unread), 'folder')}: {', '.join(unread[:5])}" if unread else ""
+    return f"{result}; users, tokens and the audit log are lost, since the folders do not hold them"
 
 
 def _folders(state: Path) -> list[str]:
     folder = state / "sweeps"
-    tell = (Control.ENTRY, "spec.yaml")  # one without them is of no sweep that ever ran
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(f.name for f in found if any((f / name).is_file() for name in tell))
+    files = (Control.ENTRY, "spec.yaml")  # a sweep without either never ran
+    folders = folder.iterdir() if folder.is_dir() else ()
+    return sorted(f.name for f in folders if any((f / name).is_file() for name in files))
 
 
-def _recorded(control: Control, sweep: str) -> dict[str, Any] | None:
-    """Return the row that a control folder keeps, in the state in which the process is now."""
-    values = control.kept
-    if values is None:
+def _read_row(control: Control, sweep: str) -> dict[str, Any] | None:
+    """Return the row in a control folder, with the present state of its process."""
+    stored = control.row
+    if stored is None:
         return None
-    if values["id"] != sweep:
-        raise ValueError(f"the folder keeps the row of {values['id']}")
-    known = {k: v for k, v in values.items() if k in sweeps.c}
-    if control.alive:  # the disk may have been full when the row changed last
-        known |= {"state": known["state"] if known["state"] in ACTIVE else State.RUNNING, "task": control.task}
-    return known
+    if stored["id"] != sweep:
+        raise ValueError(f"the folder holds the row of {stored['id']}")
+    row = {k: v for k, v in stored.items() if k in sweeps.c}
+    if control.alive:  # a full disk may have prevented the last update of the row
+        row |= {"state": row["state"] if row["state"] in ACTIVE else State.RUNNING, "task": control.task}
+    return row
 
 
-def _guessed(control: Control, sweep: str, now: float) -> dict[str, Any]:
-    """Return a row from what an earlier version left."""
+def _guess_row(control: Control, sweep: str, now: float) -> dict[str, Any]:
+    """Return a row made from the files of an earlier version."""
     file = control.folder / "spec.yaml"
     try:
         given, _ = read(file.read_text(), stored=True)
@@ -168,20 +168,20 @@ def _add(catalog: Catalog, values: dict[str, Any], now: float) -> None:
 
 
 def _charge(catalog: Catalog, entry: Entry, run: str) -> None:
-    """Count the trials that a sweep has run on the days on which they ran: quotas must not take them for new ones."""
+    """Charge a sweep's finished trials to the days on which they ran, so quotas do not count them as new."""
     try:
         resources = SweepSpec.checked({**entry.spec, "out": run}).resources
         for day, rows in _by_day(run):
             Landing(catalog.engine, entry.id, resources, lambda day=day: (day + 0.5) * DAY_SECONDS).take(rows)
     except (SpecError, OSError, ValueError) as error:
-        _log.warning("sweep %s: what it used is not counted again: %s", entry.id, line(error))
+        _log.warning("sweep %s: cannot count its earlier usage: %s", entry.id, line(error))
 
 
 def _by_day(run: str) -> Iterator[tuple[int, pa.Table]]:
     if not place_of(run).exists():
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # parts that are left out were told of when the sweep ran
+        warnings.simplefilter("ignore")  # the sweep already reported skipped parts
         trials = read_trials(run)
     started = pc.cast(pc.utf8_slice_codeunits(trials["started"], 0, 10), pa.date32())
     days = pc.cast(started, pa.int32())

@@ -1,4 +1,4 @@
-"""Shortage: nothing is started for a while where the machine lacks descriptors, memory, processes or room."""
+"""Shortage: starts pause for a while if the machine runs out of descriptors, memory, processes or disk space."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ _log = logging.getLogger("sweeper.service")
 
 
 class Shortage:
-    """What the machine was short of a moment ago."""
+    """The machine's latest shortage, and the pause after it."""
 
     def __init__(self) -> None:
         self.reason = ""
-        """Why a sweep waits whose turn it is."""
+        """Why the next sweep does not start."""
         self._until = -math.inf
 
     @property
     def lasts(self) -> bool:
-        """Whether nothing is to be started now."""
+        """Whether starts pause now."""
         return time.monotonic() < self._until
 
-    def caused(self, error: Exception) -> bool:
-        """Whether an error is a shortage, which from now on lasts for a while."""
+    def note(self, error: Exception) -> bool:
+        """Return whether an error is a shortage; if so, starts pause for a while."""
         lack = shortage(error) or ("the disk of the service's state is full" if is_full(error) else "")
         if lack and not self.lasts:
             _log.warning("sweeps wait, next try in %g s: %s", PAUSE_SECONDS, lack)
             self._until = time.monotonic() + PAUSE_SECONDS
         if lack:
-            self.reason = f"it waits, and is tried again: {lack}"
+            self.reason = f"waiting to try again: {lack}"
         return bool(lack)
 
     def report(self, what: str, error: Exception) -> None:
-        """Log that a step of the service failed, unless for a shortage, which is logged already."""
-        if not self.caused(error):
+        """Log a failed step of the service, unless a shortage caused it, which `note` logs."""
+        if not self.note(error):
             report_failure(what, error)

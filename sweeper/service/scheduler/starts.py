@@ -1,4 +1,4 @@
-"""What a sweep's process starts with."""
+"""The spec with which a sweep's process starts."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from sweeper.client.models import Quota
 from sweeper.config.spec import SweepSpec
 from sweeper.service.db.sweeps import Entry
 from sweeper.service.policy.quotas import limit_gpu_hours
-from sweeper.service.views.reader import Found
+from sweeper.service.views.reader import Snapshot
 from sweeper.service.views.views import Views
 
 
 def spec_to_run(
-    views: Views, quota: Callable[[str], Quota], entry: Entry, address: str | None, found: Found | None
+    views: Views, quota: Callable[[str], Quota], entry: Entry, address: str | None, snapshot: Snapshot | None
 ) -> SweepSpec:
-    """Return the spec that a process runs: at an address of Ray, within what its owner's quota leaves it.
+    """Return the spec that a process runs, with Ray's address and the GPU-hours that its owner's quota leaves.
 
     Args:
-        views: Of the sweeps.
-        quota: User -> what it may have.
+        views: Views of the sweeps.
+        quota: User -> quota.
         entry: The sweep.
-        address: Of Ray; None where it needs none.
-        found: What the sweep has found by now, if known.
+        address: Address of Ray; None if the sweep does not need it.
+        snapshot: The sweep's results so far, if known.
     """
     spec = views.spec(entry)
     if address is not None:
         spec = spec.model_copy(update={"address": address})
-    own = found.cost.gpu_hours if found else entry.gpu_hours
-    most = limit_gpu_hours(views.catalog, entry, spec.max_gpu_hours, quota(entry.owner), own)
-    return spec.model_copy(update={"max_gpu_hours": most})
+    used = snapshot.cost.gpu_hours if snapshot else entry.gpu_hours
+    limit = limit_gpu_hours(views.catalog, entry, spec.max_gpu_hours, quota(entry.owner), used)
+    return spec.model_copy(update={"max_gpu_hours": limit})

@@ -1,7 +1,7 @@
-"""The supervisor: starts waiting sweeps, watches their processes, and takes note of how they end.
+"""The supervisor: starts waiting sweeps, watches their processes and records how they end.
 
-What it knows stands in the database and in the control folders, so another server goes on where one was killed: it
-adopts the processes that live and starts those anew that died.
+Its state lies in the database and the control folders, so a new server continues after one was killed: it adopts live
+processes and restarts dead ones.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from sweeper.errors import SpecError
 from sweeper.service.db.sweeps import Catalog, Entry, StateError
 from sweeper.service.policy.quotas import remaining_demand, remaining_gpu_hours
 from sweeper.service.scheduler.cancels import GRACE_SECONDS, Cancels
-from sweeper.service.scheduler.finalise import Endings, settled
+from sweeper.service.scheduler.finalise import Endings, drop_unread
 from sweeper.service.scheduler.memory import Room
 from sweeper.service.scheduler.process import Control
 from sweeper.service.scheduler.queue import Queue
 from sweeper.service.scheduler.ray_address import RayAddress
 from sweeper.service.scheduler.shortage import Shortage
 from sweeper.service.scheduler.starts import spec_to_run
-from sweeper.service.views.reader import Found
+from sweeper.service.views.reader import Snapshot
 from sweeper.service.views.views import Views
 from sweeper.storage.location import place_of
 
 TICK_SECONDS = 0.5
 KILL_SECONDS = 5.0
 DEATHS = 3
-SERVER = "the server was stopped; it goes on when the server is back"
+SERVER = "the server stopped; the sweep continues when the server is back"
 BACK = "the server is back"
 
 
 class Supervisor:
-    """Runs the sweeps of a catalog, a process each.
+    """Runs the sweeps of a catalog, one process per sweep.
 
     Args:
         catalog: The sweeps.
         views: Reads their folders.
         state: Folder of the control folders, on this machine.
-        address: Returns the Ray cluster that sweeps run at; it may take its time.
-        quota: User -> what it may have.
-        most: Sweeps that run at a time.
-        environment: Returns the environment in which sweeps join that cluster; None is the server's.
-        room: Of those of runner inline.
+        address: Returns the address of the sweeps' Ray cluster; it may take minutes.
+        quota: User -> quota.
+        most: Sweeps that may run at a time.
+        environment: Returns the environment for processes that join that cluster; None is the server's.
+        room: Memory for sweeps of the inline runner.
     """
 
     def __init__(
@@ -71,16 +71,16 @@ class Supervisor:
         self.quota, self.environment, self.room = quota, environment, room or Room()
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # processes that this server started
         self._woken, self._ended = threading.Event(), threading.Event()
-        # held for moments: never while a folder is read, or Ray starts
+        # held only briefly: never while a folder is read or Ray starts
         self._lock = threading.RLock()
         self._removing: set[str] = set()
         self.cancels = Cancels(catalog, self.control)
-        self._held: set[str] = set()  # whose reason says why they cannot start
+        self._held: set[str] = set()  # sweeps whose reason says why they cannot start
         self._shortage = Shortage()
         self.queue = Queue(catalog, quota, most, RayAddress(address, self.wake), self.room.sweeps)
         self.endings = Endings(catalog, views, self._lock)
         self.looked = time.monotonic()
-        """Time of the last look at all sweeps that succeeded, of `time.monotonic`."""
+        """Time of the last successful check of all sweeps, from `time.monotonic`."""
         self._threads: list[threading.Thread] = []
 
     def control(self, sweep: str) -> Control:
@@ -90,7 +90,7 @@ class Supervisor:
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Take up the sweeps of an earlier server and begin to run those that wait."""
+        """Continue the sweeps of an earlier server and start to run waiting ones."""
         for entry in self.catalog.in_states([State.INTERRUPTED]):
             if entry.reason == SERVER:
                 self.catalog.move(entry.id, State.QUEUED, BACK)
@@ -100,11 +100,11 @@ class Supervisor:
             self._threads[-1].start()
 
     def wake(self) -> None:
-        """Look at the queue at once."""
+        """Check the queue at once."""
         self._woken.set()
 
     def close(self) -> None:
-        """Interrupt the sweeps that run, and wait until they have ended; they go on with the next server."""
+        """Interrupt the running sweeps and wait until they have ended; the next server continues them."""
         self._ended.set()
         self._woken.set()
         for thread in self._threads:
@@ -112,27 +112,27 @@ class Supervisor:
         active = self._attempts()
         with self._lock:
             for sweep, attempt in active.items():
-                self._tried(self.control(sweep).halt, "server", SERVER, attempt)
+                self._try(self.control(sweep).halt, "server", SERVER, attempt)
                 self.control(sweep).signal(signal.SIGTERM)
-        running = self._awaited(list(active), GRACE_SECONDS)
+        running = self._wait_for_end(list(active), GRACE_SECONDS)
         for sweep in running:
             self.control(sweep).signal(signal.SIGKILL, group=True)
-        for sweep in self._awaited(running, KILL_SECONDS):
-            self._tried(self.catalog.move, sweep, State.INTERRUPTED, SERVER)
+        for sweep in self._wait_for_end(running, KILL_SECONDS):
+            self._try(self.catalog.move, sweep, State.INTERRUPTED, SERVER)
 
     def _attempts(self) -> dict[str, int]:
-        """Return the sweeps that run -> attempt; where the database is away, those whose process lives."""
+        """Return running sweep -> attempt; if the database is away, the sweeps whose process lives."""
         try:
             return {entry.id: entry.task.get("attempt", 0) for entry in self.catalog.in_states(ACTIVE)}
         except SQLAlchemyError as error:
-            self._shortage.report("the list of sweeps that run", error)
-            found = (Control(folder) for folder in (self.state / "sweeps").glob("*"))
-            return {c.folder.name: c.task.get("attempt", 0) for c in found if c.alive}
+            self._shortage.report("the list of running sweeps", error)
+            controls = (Control(folder) for folder in (self.state / "sweeps").glob("*"))
+            return {c.folder.name: c.task.get("attempt", 0) for c in controls if c.alive}
 
-    def _awaited(self, running: Sequence[str], seconds: float) -> Sequence[str]:
-        """Wait until processes have ended; returns the sweeps of those that have not."""
+    def _wait_for_end(self, running: Sequence[str], seconds: float) -> Sequence[str]:
+        """Wait until processes have ended; returns the sweeps whose process has not."""
         deadline = time.monotonic() + seconds
-        while (running := [s for s in running if not self._tried(self._over, s)]) and time.monotonic() < deadline:
+        while (running := [s for s in running if not self._try(self._check_end, s)]) and time.monotonic() < deadline:
             time.sleep(0.1)
         return running
 
@@ -141,8 +141,8 @@ class Supervisor:
             self._woken.clear()
             try:
                 self.tick()
-            except Exception as error:  # the next look may succeed: a database that is away must not end the service
-                self._shortage.report("the look at all sweeps", error)
+            except Exception as error:  # the next check may succeed: an absent database must not end the service
+                self._shortage.report("the check of all sweeps", error)
             self._woken.wait(TICK_SECONDS)
 
     def _read(self) -> None:
@@ -151,72 +151,72 @@ class Supervisor:
                 self.views.follow(self.catalog.in_states(ACTIVE))
                 self.endings.retry()
             except Exception as error:
-                self._shortage.report("the look at folders", error)
+                self._shortage.report("the check of folders", error)
 
     def tick(self) -> None:
-        """Look at every process once, and start what may start."""
-        active = [e for e in self.catalog.in_states(ACTIVE) if not self._tried(self._over, e.id)]
+        """Check every process once, and start the sweeps that may start."""
+        active = [e for e in self.catalog.in_states(ACTIVE) if not self._try(self._check_end, e.id)]
         turns, held = self.queue.turns(active)
         if self._shortage.lasts:
             turns, held = {}, {**held, **dict.fromkeys(turns, self._shortage.reason)}
-        over = dict.fromkeys(self._held - held.keys(), "")
-        for sweep, reason in {**over, **held}.items():
+        released = dict.fromkeys(self._held - held.keys(), "")
+        for sweep, reason in {**released, **held}.items():
             with self._lock:
-                self._tried(self.queue.explain, sweep, reason)
+                self._try(self.queue.explain, sweep, reason)
         self._held = set(held)
         for sweep, address in turns.items():
-            self._tried(self._begin, sweep, address)
+            self._try(self._begin, sweep, address)
         self.looked = time.monotonic()
 
-    def _tried(self, do: Callable[..., Any], *args: Any) -> Any:
+    def _try(self, do: Callable[..., Any], *args: Any) -> Any:
         try:
             return do(*args)
-        except Exception as error:  # one sweep must not hold up the others
-            self._shortage.report(f"a step of {do.__name__.strip('_')}", error)
+        except Exception as error:  # one sweep must not block the others
+            self._shortage.report(f"the step {do.__name__.strip('_')}", error)
             return None
 
     # -- one process --------------------------------------------------------------------------------------------------
 
     def _begin(self, sweep: str, address: str | None) -> None:
-        found = self.endings.look(self.catalog.get(sweep))
-        seen = found.progress.trials if found else 0
+        snapshot = self.endings.look(self.catalog.get(sweep))
+        seen = snapshot.progress.trials if snapshot else 0
         with self._lock:
             entry = self.catalog.get(sweep)
             if entry.state != State.QUEUED or self._shortage.lasts:
-                return  # cancelled a moment ago, or the one before it could not be started
-            more = {"attempt": entry.task.get("attempt", 0) + 1, "seen": seen, "memory": self.room.each}
-            task = {**settled(entry.task), **more}
+                return  # just cancelled, or the sweep before it could not start
+            start = {"attempt": entry.task.get("attempt", 0) + 1, "seen": seen, "memory": self.room.each}
+            task = {**drop_unread(entry.task), **start}
             last, entry = entry.started, self.catalog.move(sweep, State.STARTING, "its turn", task=task)
             try:
-                text = write_stored(spec_to_run(self.views, self.quota, entry, address, found).asked())
+                text = write_stored(spec_to_run(self.views, self.quota, entry, address, snapshot).asked())
                 env = None if address is None else self.environment()
-                started = self.control(sweep).start(task, text, env)
+                process = self.control(sweep).start(task, text, env)
             except (SpecError, OSError) as error:
-                if self._shortage.caused(error):
+                if self._shortage.note(error):
                     self.catalog.move(sweep, State.QUEUED, self._shortage.reason, queued=entry.queued, started=last)
                     return
-                failed = str(error)
+                failure = str(error)
             else:
-                if started:
-                    self._children[sweep] = started
+                if process:
+                    self._children[sweep] = process
                 else:
-                    # a process lives that an earlier server started: its end has another attempt's number
+                    # a process of an earlier server lives: its outcome has that attempt's number
                     self.catalog.change(sweep, task=self.control(sweep).task)
                 return
-        found = self.endings.read(entry)
+        snapshot = self.endings.read(entry)
         with self._lock:
-            self._end(self.catalog.get(sweep), State.FAILED, failed, found)
+            self._end(self.catalog.get(sweep), State.FAILED, failure, snapshot)
 
-    def _over(self, sweep: str) -> bool:
-        """Take note of what an active sweep's process did; returns whether it has ended."""
+    def _check_end(self, sweep: str) -> bool:
+        """Return whether an active sweep's process has ended, and record how."""
         with self._lock:
             entry = self.catalog.get(sweep)
             if self._lives(entry):
                 return False
             self._reap(sweep)
-        found = self.endings.read(entry)
+        snapshot = self.endings.read(entry)
         with self._lock:
-            self._settle(self.catalog.get(sweep), found)
+            self._settle(self.catalog.get(sweep), snapshot)
         return True
 
     def _lives(self, entry: Entry) -> bool:
@@ -224,60 +224,60 @@ class Supervisor:
         if not control.alive:
             return False
         if entry.state == State.STARTING and control.begun:
-            self.catalog.move(entry.id, State.RUNNING, "trials are started")
+            self.catalog.move(entry.id, State.RUNNING, "trials are starting")
         self.cancels.insist(entry)
         return True
 
-    def _settle(self, entry: Entry, found: Found | None) -> None:
+    def _settle(self, entry: Entry, snapshot: Snapshot | None) -> None:
         control, attempt = self.control(entry.id), entry.task.get("attempt", 0)
-        outcome, halted = control.outcome(attempt), self.cancels.halted(entry)
-        if halted and halted.kind == "cancel" and outcome and outcome.state == State.INTERRUPTED:
-            outcome = None  # the signal came before the word
-        by_server = halted is not None and halted.kind == "server"
+        outcome, halt = control.outcome(attempt), self.cancels.find_halt(entry)
+        if halt and halt.kind == "cancel" and outcome and outcome.state == State.INTERRUPTED:
+            outcome = None  # the signal arrived before the file
+        by_server = halt is not None and halt.kind == "server"
         if by_server and (outcome is None or outcome.state == State.INTERRUPTED):
             if self._ended.is_set():
-                self._end(entry, State.INTERRUPTED, SERVER, found)
-            else:  # an earlier server was killed while it waited for the process to end
+                self._end(entry, State.INTERRUPTED, SERVER, snapshot)
+            else:  # an earlier server was killed while it waited for the process
                 self.catalog.move(entry.id, State.QUEUED, BACK)
         elif outcome:
-            self._end(entry, State(outcome.state), outcome.reason, found)
-        elif halted and halted.kind == "cancel":
-            self._end(entry, State.CANCELLED, halted.cause, found)
-        elif halted:
-            reason = f"{halted.cause}; its process died before the last trials were finished"
-            self._end(entry, State.DONE, reason, found)
+            self._end(entry, State(outcome.state), outcome.reason, snapshot)
+        elif halt and halt.kind == "cancel":
+            self._end(entry, State.CANCELLED, halt.cause, snapshot)
+        elif halt:
+            reason = f"{halt.cause}; process died before the last trials finished"
+            self._end(entry, State.DONE, reason, snapshot)
         else:
-            self._died(entry, control, found)
+            self._handle_death(entry, control, snapshot)
 
-    def _died(self, entry: Entry, control: Control, found: Found | None) -> None:
-        if control.task.get("attempt") != entry.task.get("attempt", 0):  # the database went away before it began
-            self.catalog.move(entry.id, State.QUEUED, "its process was not started")
+    def _handle_death(self, entry: Entry, control: Control, snapshot: Snapshot | None) -> None:
+        if control.task.get("attempt") != entry.task.get("attempt", 0):  # the database went away before the start
+            self.catalog.move(entry.id, State.QUEUED, "process did not start; restarting")
             return
-        count = found.progress.trials if found else 0
+        count = snapshot.progress.trials if snapshot else 0
         deaths = 1 if count > entry.task.get("seen", 0) else entry.deaths + 1
-        words = f" (its last line: {control.last_words})" if control.last_words else ""
+        last_line = f" (last line of its log: {control.last_line})" if control.last_line else ""
         if deaths >= DEATHS:
-            reason = f"its process died {deaths} times without finishing a trial{words}; finished trials are kept"
-            self._end(entry, State.INTERRUPTED, reason, found, deaths)
+            reason = f"process died {deaths} times without finishing a trial{last_line}; finished trials are kept"
+            self._end(entry, State.INTERRUPTED, reason, snapshot, deaths)
         else:
-            self.catalog.move(entry.id, State.QUEUED, "its process died; it is gone on with", deaths=deaths)
+            self.catalog.move(entry.id, State.QUEUED, "process died; restarting", deaths=deaths)
 
     def _reap(self, sweep: str) -> None:
         if child := self._children.pop(sweep, None):
             child.wait()
 
-    def _end(self, entry: Entry, state: State, reason: str, found: Found | None, deaths: int = 0) -> None:
-        self.catalog.move(entry.id, state, reason, deaths=deaths, task=self.endings.noted(entry, found))
+    def _end(self, entry: Entry, state: State, reason: str, snapshot: Snapshot | None, deaths: int = 0) -> None:
+        self.catalog.move(entry.id, state, reason, deaths=deaths, task=self.endings.task_of(entry, snapshot))
         self.cancels.forget(entry)
 
-    # -- what users ask for -------------------------------------------------------------------------------------------
+    # -- requests of users --------------------------------------------------------------------------------------------
 
     def stop(self, sweep: str, by: str) -> Entry:
-        """Start no further configuration of a sweep; those that run are finished.
+        """Start no further configurations of a sweep; running ones finish.
 
         Raises:
-            StateError: It has ended.
-            UnknownSweepError: There is none.
+            StateError: The sweep has ended.
+            UnknownSweepError: The sweep does not exist.
         """
         return self._halt(sweep, "stop", f"stopped by {by}")
 
@@ -285,8 +285,8 @@ class Supervisor:
         """Kill a sweep; finished trials are kept.
 
         Raises:
-            StateError: It has ended.
-            UnknownSweepError: There is none.
+            StateError: The sweep has ended.
+            UnknownSweepError: The sweep does not exist.
         """
         return self._halt(sweep, "cancel", f"cancelled by {by}")
 
@@ -295,14 +295,14 @@ class Supervisor:
             entry = self.catalog.get(sweep)
             state = State(entry.state)
             if state == State.QUEUED:
-                # what it had run may not be stored: its store was away when it ended, or its process died
-                task = entry.task if entry.started is None else self.endings.noted(entry, None)
+                # its results may not be stored yet, if its store was away at the end or its process died
+                task = entry.task if entry.started is None else self.endings.task_of(entry, None)
                 return self.catalog.move(sweep, State.CANCELLED, f"{cause} while it waited", task=task)
             if state.ended:
                 raise StateError(f"sweep {sweep} is {state.value}: there is nothing to {kind}")
             if kind == "cancel":
                 self.wake()
-                return self.cancels.ask(entry, cause)
+                return self.cancels.request(entry, cause)
             self.control(sweep).halt(kind, cause, entry.task.get("attempt", 0))
             if state != State.STOPPING:
                 entry = self.catalog.move(sweep, State.STOPPING, cause)
@@ -310,47 +310,47 @@ class Supervisor:
             return entry
 
     def resume(self, sweep: str, by: str, changes: Mapping[str, Any] | None = None, budget: int = 0) -> Entry:
-        """Queue a sweep that ended again, to be gone on with.
+        """Queue an ended sweep again to continue it.
 
         Args:
-            sweep: Its id.
-            by: Who asks.
-            changes: Keys of its spec with other values, such as `trials`.
-            budget: Its configurations then; 0 leaves their number as it is.
+            sweep: Id of the sweep.
+            by: Name of the user.
+            changes: Keys of its spec with new values, such as `trials`.
+            budget: New number of configurations; 0 keeps the old one.
 
         Raises:
             SpecError: A value breaks its rule.
-            StateError: It has not ended.
-            UnknownSweepError: There is none.
+            StateError: The sweep has not ended.
+            UnknownSweepError: The sweep does not exist.
         """
         spec = SweepSpec.checked({**self.catalog.get(sweep).spec, **(changes or {})})
         with self._lock:
-            entry = self._ended_one(sweep, "it is resumed when it has ended")
+            entry = self._get_ended(sweep, "resume it after it has ended")
             budget = budget or entry.budget
-            ask = remaining_demand(entry, spec, budget)
+            demand = remaining_demand(entry, spec, budget)
             entry = self.catalog.move(
                 sweep, State.QUEUED, f"resumed by {by}", deaths=0, task={**entry.task, "kind": "run"},
                 budget=budget, trials=budget * spec.repeats, spec=spec.asked(),
-                due=ask.trials, due_gpu_seconds=3600 * ask.gpu_hours,
+                due=demand.trials, due_gpu_seconds=3600 * demand.gpu_hours,
             )  # fmt: skip
             self.wake()
             return entry
 
     def extend(self, sweep: str, by: str, options: Mapping[str, Any], trials: int) -> Entry:
-        """Queue the trials that a firm answer lacks; see `sweeper.cli.commands.extend`.
+        """Queue the trials that a firm answer still needs; see `sweeper.cli.commands.extend`.
 
         Args:
-            sweep: Its id.
-            by: Who asks.
-            options: What the answer is to be like.
-            trials: Number of those trials, as `Views.plan` has it.
+            sweep: Id of the sweep.
+            by: Name of the user.
+            options: Options of the extension.
+            trials: Number of these trials, from `Views.plan`.
 
         Raises:
             StateError: The sweep has not ended.
-            UnknownSweepError: There is none.
+            UnknownSweepError: The sweep does not exist.
         """
         with self._lock:
-            entry = self._ended_one(sweep, "it is extended when it has ended")
+            entry = self._get_ended(sweep, "extend it after it has ended")
             task = {**entry.task, "kind": "extend", "options": dict(options)}
             cause = f"extended by {by}: {trials} trials"
             left = remaining_gpu_hours(entry, entry.spec.get("max_gpu_hours"))
@@ -361,27 +361,27 @@ class Supervisor:
             return entry
 
     def remove(self, sweep: str) -> None:
-        """Delete a sweep that ended, with all its results.
+        """Delete an ended sweep with all its results.
 
         Raises:
-            StateError: It has not ended.
-            StorageError: Its folder cannot be removed; the sweep is still known.
-            UnknownSweepError: There is none.
+            StateError: The sweep has not ended.
+            StorageError: Its folder cannot be removed; the sweep stays listed.
+            UnknownSweepError: The sweep does not exist.
         """
         with self._lock:
-            self._ended_one(sweep, "cancel it first")
+            self._get_ended(sweep, "cancel it first")
             self._removing.add(sweep)
         try:
             place_of(self.views.run_of(sweep)).clear()
             with self._lock:
-                # before the list: a folder that stays would be listed again
+                # before the row: `rebuild` would list a remaining folder again
                 shutil.rmtree(self.control(sweep).folder, ignore_errors=True)
                 self.catalog.remove(sweep)
                 self.views.forget(sweep)
         finally:
             self._removing.discard(sweep)
 
-    def _ended_one(self, sweep: str, otherwise: str) -> Entry:
+    def _get_ended(self, sweep: str, otherwise: str) -> Entry:
         if sweep in self._removing:
             raise StateError(f"sweep {sweep} is being deleted")
         entry = self.catalog.get(sweep)

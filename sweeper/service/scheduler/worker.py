@@ -1,6 +1,6 @@
-"""The process of one sweep: `run(SweepSpec)` as the command line does it; how it ended is left in its control folder.
+"""The process of one sweep: it runs the spec as the command line does and leaves its outcome in a control folder.
 
-`python -m sweeper.service.scheduler.worker FOLDER LOCK` is started by the server, and goes on without it.
+The server starts `python -m sweeper.service.scheduler.worker FOLDER LOCK`; the process outlives the server.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from trainables.io.printable import guard_output, printable_line
 
 
 def main(folder: str, lock: str) -> int:
-    """Run the sweep of a control folder; returns the exit code."""
+    """Run the sweep of a control folder and return the exit code."""
     guard_output()
     control = Control(Path(folder))
-    control.enter(int(lock))
+    control.claim(int(lock))
     task = control.task
-    if most := task.get("memory"):
-        limit_memory(most)
+    if limit := task.get("memory"):
+        limit_memory(limit)
     try:
         with sigterm_as_sigint():
             outcome = _run(control, task)
     except KeyboardInterrupt:
-        outcome = _interrupted(control, task)
+        outcome = _interruption(control, task)
     except (SpecError, OSError) as error:
         outcome = Outcome(State.FAILED, str(error))
     except MemoryError:
-        outcome = Outcome(State.FAILED, f"it needs more memory than a sweep may take here{_limit(task)}")
+        outcome = Outcome(State.FAILED, f"the sweep needs more memory than this server allows{_memory_limit(task)}")
     except Exception as error:
         import traceback
 
@@ -55,7 +55,7 @@ def main(folder: str, lock: str) -> int:
     return 0
 
 
-def _limit(task: Mapping[str, Any]) -> str:
+def _memory_limit(task: Mapping[str, Any]) -> str:
     return f", {task['memory'] / 1e9:.3g} GB" if task.get("memory") else ""
 
 
@@ -67,30 +67,30 @@ def _run(control: Control, task: Mapping[str, Any]) -> Outcome:
     spec = sweep.spec
 
     def stop() -> str:
-        found = control.halted(task["attempt"])
-        return found.cause if found else ""
+        halt = control.read_halt(task["attempt"])
+        return halt.cause if halt else ""
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     assert spec.out is not None
-    # an earlier process of this sweep that was killed has left its lease in the store
+    # a killed earlier process of this sweep may have left its lease in the store
     if cause := outwaited(place_of(spec.out).patient(), say, stop):
-        return _stopped(control, task, spec, cause)
-    listener = _Begun(control, lift=bool(task.get("memory")) and spec.runner == "ray")
+        return _stop_early(control, task, spec, cause)
+    listener = _FirstTrialListener(control, lift=bool(task.get("memory")) and spec.runner == "ray")
     callbacks = Callbacks(listener, say=say, stop=stop)
     if task["kind"] == "extend":
         plan = _plan(sweep, task)
         if not plan.specs:  # an earlier attempt died after its last trial
-            return Outcome(State.DONE, "all that a firm answer lacks and that can be run is there")
+            return Outcome(State.DONE, "no further trial that can run would make the answer firmer")
         results = run.extend(sweep, plan, callbacks)
     else:
         results = run.run_prepared(sweep, callbacks)
-    return _ended(control, task, spec, results)
+    return _outcome_of(control, task, spec, results)
 
 
-class _Begun:
-    """Tells the control folder when trials are started, and lifts the limit of memory where they run on Ray."""
+class _FirstTrialListener:
+    """Records when the first trial starts, and then lifts the memory limit if trials run on Ray."""
 
     def __init__(self, control: Control, lift: bool) -> None:
         self.tell: Callable[[], None] | None = control.begin
@@ -99,7 +99,7 @@ class _Begun:
     def __call__(self, status: Any) -> None:
         tell, self.tell = self.tell, None
         if tell:
-            if self.lift:  # the limit held while the driver built a model to check the trials
+            if self.lift:  # the limit was for the model that the driver built to check the trials
                 limit_memory(0)
             tell()
 
@@ -112,36 +112,36 @@ def _plan(sweep: PreparedSweep, task: Mapping[str, Any]) -> Any:
     return plan_extension(sweep.spec, sweep.space, **wanted).plan
 
 
-def _stopped(control: Control, task: Mapping[str, Any], spec: SweepSpec, cause: str) -> Outcome:
+def _stop_early(control: Control, task: Mapping[str, Any], spec: SweepSpec, cause: str) -> Outcome:
     assert spec.out is not None
     try:
-        found = load_results(spec.out)
-    except SpecError:  # the earlier process had not come so far
+        results = load_results(spec.out)
+    except SpecError:  # the earlier process had no results yet
         return Outcome(State.FAILED, cause)
-    return _ended(control, task, spec, replace(found, reason=cause))
+    return _outcome_of(control, task, spec, replace(results, reason=cause))
 
 
-def _ended(control: Control, task: Mapping[str, Any], spec: SweepSpec, results: Results) -> Outcome:
+def _outcome_of(control: Control, task: Mapping[str, Any], spec: SweepSpec, results: Results) -> Outcome:
     from dashboards.page.page import write_page
 
-    halted = control.halted(task["attempt"])
-    # asked before the first trial was started, it was no interruption
-    if results.interrupted or (halted and halted.kind != "stop" and results.reason == halted.cause):
-        return _interrupted(control, task)
+    halt = control.read_halt(task["attempt"])
+    # a cancel before the first trial does not count as an interruption in the results
+    if results.interrupted or (halt and halt.kind != "stop" and results.reason == halt.cause):
+        return _interruption(control, task)
     write_page(results.run)
     outcomes = results.trials["outcome"].to_pylist()
     if results.failed >= spec.max_failed or "ok" not in outcomes:
-        return Outcome(State.FAILED, results.reason or f"none of {len(outcomes)} trials was successful")
-    return Outcome(State.DONE, results.reason or "all trials are run")
+        return Outcome(State.FAILED, results.reason or f"none of {len(outcomes)} trials succeeded")
+    return Outcome(State.DONE, results.reason or "all trials have run")
 
 
-def _interrupted(control: Control, task: Mapping[str, Any]) -> Outcome:
-    halted = control.halted(task["attempt"])
-    if halted and halted.kind == "cancel":
-        return Outcome(State.CANCELLED, halted.cause)
-    if halted and halted.kind == "stop":
-        return Outcome(State.DONE, f"{halted.cause}; its process was ended before the last trials were finished")
-    return Outcome(State.INTERRUPTED, halted.cause if halted else "a signal ended its process")
+def _interruption(control: Control, task: Mapping[str, Any]) -> Outcome:
+    halt = control.read_halt(task["attempt"])
+    if halt and halt.kind == "cancel":
+        return Outcome(State.CANCELLED, halt.cause)
+    if halt and halt.kind == "stop":
+        return Outcome(State.DONE, f"{halt.cause}; process ended before the last trials finished")
+    return Outcome(State.INTERRUPTED, halt.cause if halt else "a signal ended the process")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Estimates: what a sweep will cost, from its spec and from earlier sweeps of its space."""
+"""Estimates of a sweep's cost from its spec and earlier sweeps of its space."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweeper.service.db.users import User
 from sweeper.service.policy.admission import Admission
 
 LOOKED_AT, TAKEN, TRIALS = 30, 5, 1000
-"""Rows of the catalog that are looked at, sweeps whose trials are read, and trials of each."""
+"""Sweeps that are considered, sweeps whose trials are read, and trials per sweep."""
 _KEPT = 256
 
 
@@ -26,26 +26,26 @@ class TrialReader(Protocol):
     def trials(
         self, entry: Entry, after: int, limit: int, where: Mapping[str, str], columns: Sequence[str] | None
     ) -> tuple[pa.Table, int, bool]:
-        """Return trials, the place behind them, and whether there are more."""
+        """Return trials, the number of the last one, and whether more follow."""
         ...
 
 
 class Estimates:
-    """Tells what sweeps cost.
+    """Estimates the cost of sweeps.
 
     Args:
         catalog: The sweeps.
         views: Reads their trials.
-        slots: Trials at a time where a sweep says `auto`; None where nobody knows.
+        slots: Parallel trials of a sweep with `workers: auto`; None if unknown.
     """
 
     def __init__(self, catalog: Catalog, views: TrialReader, slots: int | None = None) -> None:
         self.catalog, self.views, self.slots = catalog, views, slots
         self._lock = threading.Lock()
-        self._seconds: dict[tuple[Any, ...], list[float]] = {}  # a sweep in its state -> device seconds of its trials
+        self._seconds: dict[tuple[Any, ...], list[float]] = {}  # sweep and state -> device seconds of its trials
 
     def of(self, admitted: Admission, user: User) -> Estimate:
-        """Return what a sweep will cost, as far as sweeps that the user may see tell."""
+        """Return the estimated cost of a sweep, based on earlier sweeps that the user may see."""
         wanted = _kind(admitted.values)
         seen_by = None if user.admin else user.name
         rows = self.catalog.page(seen_by=seen_by, space=admitted.space, limit=LOOKED_AT)
@@ -55,20 +55,20 @@ class Estimates:
             if len(based_on) == TAKEN:
                 break
             try:
-                found = self._of_sweep(entry) if _kind(entry.spec) == wanted else []
-            except AwayError:  # whoever sends a sweep waits for the store once, not for each earlier one
+                durations = self._read_seconds(entry) if _kind(entry.spec) == wanted else []
+            except AwayError:  # the sender waits for the store once, not once per earlier sweep
                 break
-            if found:
-                seconds += found
+            if durations:
+                seconds += durations
                 based_on.append(entry.id)
         shape = f"{admitted.budget} configurations, {admitted.trials} trials"
         if not seconds:
-            message = f"{shape}; no earlier sweep of {admitted.space} tells how long they take"
+            message = f"{shape}; duration unknown without an earlier sweep of {admitted.space}"
             return Estimate(configurations=admitted.budget, trials=admitted.trials, message=message)
         each = median(seconds)
         total = each * admitted.trials
-        workers = self._at_a_time(admitted)
-        many = f"{len(based_on)} earlier sweep{'s' if len(based_on) > 1 else ''}"
+        workers = self._parallel_trials(admitted)
+        basis = f"{len(based_on)} earlier sweep{'s' if len(based_on) > 1 else ''}"
         return Estimate(
             configurations=admitted.budget,
             trials=admitted.trials,
@@ -76,16 +76,16 @@ class Estimates:
             device_seconds=total,
             wall_seconds=total / min(workers, admitted.trials) if workers else None,
             based_on=tuple(based_on),
-            message=f"{shape} of {each:.3g} s of device time each, as in {many} of {admitted.space}",
+            message=f"{shape} of {each:.3g} s of device time each, as in {basis} of {admitted.space}",
         )
 
-    def _at_a_time(self, admitted: Admission) -> int | None:
+    def _parallel_trials(self, admitted: Admission) -> int | None:
         if admitted.spec.runner == "inline":
             return 1
         workers = admitted.spec.workers
         return workers if isinstance(workers, int) else self.slots and max(1, self.slots // admitted.spec.threads)
 
-    def _of_sweep(self, entry: Entry) -> list[float]:
+    def _read_seconds(self, entry: Entry) -> list[float]:
         key = (entry.id, entry.state, entry.ended)
         with self._lock:
             known = self._seconds.get(key)
@@ -96,16 +96,16 @@ class Estimates:
         except AwayError:
             raise
         except (SpecError, StorageError, OSError):
-            return []  # its folder is gone: others may tell
-        found = [s for s in table["device_seconds"].to_pylist() if s is not None and s > 0]
+            return []  # without its folder; other sweeps may do
+        seconds = [s for s in table["device_seconds"].to_pylist() if s is not None and s > 0]
         with self._lock:
             if len(self._seconds) >= _KEPT:
                 self._seconds.clear()
-            self._seconds[key] = found
-        return found
+            self._seconds[key] = seconds
+        return seconds
 
 
 def _kind(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    # what makes a trial of the same space take another time: its variant, and the GPUs it takes
+    # keys that change the duration of a trial of the same space
     resources = values.get("resources") or {}
     return bool(values.get("smoke")), resources.get("gpus_per_pair"), resources.get("gpus_per_member")

@@ -1,4 +1,4 @@
-"""Hub: what happened to the sweeps, for whoever listens; the last events are kept for those who come back."""
+"""Hub: distributes events of the sweeps to listeners, and keeps the last events for listeners that reconnect."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Kind = Literal["trial", "target", "verdict", "state", "progress"]
 
 
 class Hub:
-    """Events of all sweeps, in order; for several threads and any number of listeners of one event loop each.
+    """Events of all sweeps, in order; thread-safe, for listeners in any number of event loops.
 
     Args:
-        clock: Seconds since 1970; ids begin with it, so that they increase over restarts, too.
+        clock: Returns seconds since 1970; ids start with it, so they increase across restarts.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -32,7 +32,7 @@ class Hub:
         self._waiting: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
 
     def publish(self, sweep: str, kind: Kind, data: dict[str, Any]) -> Event:
-        """Add an event and wake those who wait for one."""
+        """Add an event and wake the listeners."""
         with self._lock:
             self.last += 1
             event = Event(id=self.last, sweep=sweep, type=kind, time=moment(self.clock()), data=data)
@@ -46,16 +46,16 @@ class Hub:
     def since(self, last: int, sweep: str | None = None) -> list[Event]:
         """Return the kept events after the one with id `last`, of one sweep or of all."""
         with self._lock:
-            found: list[Event] = []
+            newest_first: list[Event] = []
             for event in reversed(self._events):
                 if event.id <= last:
                     break
                 if sweep is None or event.sweep == sweep:
-                    found.append(event)
-        return found[::-1]
+                    newest_first.append(event)
+        return newest_first[::-1]
 
     async def wait(self, last: int, timeout: float) -> None:
-        """Return when there is an event after the one with id `last`, or after `timeout` seconds."""
+        """Wait until an event follows the one with id `last`, or `timeout` seconds have passed."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         with self._lock:

@@ -1,4 +1,4 @@
-"""Answers that take long: computed once as long as nothing changes, few at a time, the last ones kept."""
+"""Memo of expensive answers: each is computed once until something changes, and few are computed at a time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sweeper.service.policy.errors import RefusedError
 AT_ONCE = 2
 """Computations at a time."""
 WAITING, WAIT_SECONDS = 16, 10.0
-"""Requests that may wait for one, and for how long [s]; each holds one of the 40 threads that answer."""
+"""Requests that may wait for a computation, and for how long [s]; each holds one of the 40 server threads."""
 KEPT, KEPT_BYTES = 256, 64_000_000
-"""Answers that are kept, and how many bytes of pages."""
+"""Maximum number of stored answers, and of bytes of stored pages."""
 
 T = TypeVar("T")
 
 
-class Answers:
-    """Answers by what they depend on; for several threads."""
+class Memo:
+    """Stored answers by their key; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,43 +31,43 @@ class Answers:
         self._running: dict[Hashable, Future[Any]] = {}
         self._waiting = self._bytes = 0
 
-    def of(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return an answer: the kept one, that of another request that is computing it, or a new one.
+    def get(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return an answer: a stored one, the result of a concurrent request for it, or a new one.
 
         Args:
-            key: All that the answer depends on.
-            compute: Makes it; that there is none (a SpecError) is kept as well.
+            key: Everything that the answer depends on.
+            compute: Computes the answer; a SpecError is stored like an answer.
 
         Raises:
-            RefusedError: Too many are asked for (503).
+            RefusedError: Too many requests wait (503).
         """
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return _outcome(self._kept[key])
             running = self._running.get(key)
-            mine = Future[Any]()
+            future = Future[Any]()
             if running is None:
-                self._running[key] = mine
+                self._running[key] = future
         if running is not None:
-            return _outcome(self._awaited(lambda: running.result(WAIT_SECONDS)))
+            return _outcome(self._wait(lambda: running.result(WAIT_SECONDS)))
         try:
             if not self._turns.acquire(blocking=False):
-                self._awaited(self._take_turn)
+                self._wait(self._take_turn)
             try:
-                found: Any = compute()
+                result: Any = compute()
             finally:
                 self._turns.release()
         except BaseException as error:
-            found = error
-        self._done(key, mine, found)
-        return _outcome(found)
+            result = error
+        self._finish(key, future, result)
+        return _outcome(result)
 
     def _take_turn(self) -> None:
         if not self._turns.acquire(timeout=WAIT_SECONDS):
             raise TimeoutError
 
-    def _awaited(self, wait: Callable[[], T]) -> T:
+    def _wait(self, wait: Callable[[], T]) -> T:
         with self._lock:
             full = self._waiting >= WAITING
             self._waiting += not full
@@ -81,29 +81,29 @@ class Answers:
             with self._lock:
                 self._waiting -= 1
 
-    def _done(self, key: Hashable, mine: Future[Any], found: Any) -> None:
-        # what has another type than SpecError may pass
-        lasting = not isinstance(found, BaseException) or type(found) is SpecError
+    def _finish(self, key: Hashable, future: Future[Any], result: Any) -> None:
+        # errors other than SpecError may be temporary
+        permanent = not isinstance(result, BaseException) or type(result) is SpecError
         with self._lock:
             del self._running[key]
-            if lasting:
-                self._kept[key] = found
-                self._bytes += _size(found)
+            if permanent:
+                self._kept[key] = result
+                self._bytes += _size(result)
                 while len(self._kept) > KEPT or (self._bytes > KEPT_BYTES and len(self._kept) > 1):
                     self._bytes -= _size(self._kept.popitem(last=False)[1])
-        mine.set_result(found)
+        future.set_result(result)
 
 
-def _size(found: Any) -> int:
-    """Return the bytes of a page, which is a tuple of its parts."""
-    return sum(map(len, found)) if isinstance(found, tuple) else 0
+def _size(result: Any) -> int:
+    """Return the bytes of a page, which is a tuple of parts; 0 for other answers."""
+    return sum(map(len, result)) if isinstance(result, tuple) else 0
 
 
-def _outcome(found: Any) -> Any:
-    if isinstance(found, BaseException):
-        raise found.with_traceback(None)  # which would grow with each request
-    return found
+def _outcome(result: Any) -> Any:
+    if isinstance(result, BaseException):
+        raise result.with_traceback(None)  # the traceback would grow with each request
+    return result
 
 
 def _busy() -> RefusedError:
-    return RefusedError(503, "the service computes other answers: try again", {"Retry-After": "5"})
+    return RefusedError(503, "the service is busy with other analyses: try again", {"Retry-After": "5"})

@@ -1,4 +1,4 @@
-"""One sweep's folder as the service reads it: rows as they land, progress, best noise; each computed once a change."""
+"""Reader of one sweep's folder: trials as they land, progress, cost and best noise, computed once per change."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from trainables.registry import unknown
 LIGHT = ("number", "outcome", "device", "device_seconds", "members", "warnings")
 
 
-class Found(BaseModel):
-    """What a sweep found so far, as the database keeps it of one that ended."""
+class Snapshot(BaseModel):
+    """Results of a sweep so far; the database stores the last one of an ended sweep."""
 
     progress: Progress
     cost: Cost = Cost()
@@ -54,58 +54,58 @@ class _Rows:
 
 
 class Reader:
-    """Reads one run folder as it grows; for several threads.
+    """Reads one run folder as it grows; thread-safe.
 
     Args:
         sweep: Id of the sweep.
-        spec: The sweep, with `out`.
-        budget: Its configurations.
-        landing: The order of its trials.
-        hub: Told of what is new.
+        spec: The spec, with `out`.
+        budget: Number of configurations.
+        landing: Numbers the trials.
+        hub: Receives the events.
     """
 
     def __init__(self, sweep: str, spec: SweepSpec, budget: int, landing: Landing, hub: Hub) -> None:
         assert spec.out is not None
         self.sweep, self.spec, self.budget, self.landing, self.hub = sweep, spec, budget, landing, hub
         self.place = place_of(spec.out)
-        self.found = Found(progress=Progress(budget=budget))
+        self.snapshot = Snapshot(progress=Progress(budget=budget))
         self.rows = _Rows()
-        self._judged, self._cost = 0, 0.0
+        self._analysed, self._cost = 0, 0.0
         self.changes = 0
-        """Number of looks that found anything."""
-        self._taken = 0  # `changes` of the trials' table when they were numbered last
-        self._judged_at = -math.inf
+        """Number of reads with new trials."""
+        self._numbered = 0  # `changes` of the trials table at the last numbering
+        self._analysed_at = -math.inf
         self._target: float | None = None
         self._tables = {name: GrowingTable(name) for name in ("trials", "search")}
-        self._lock, self._judging = threading.Lock(), threading.Lock()
+        self._lock, self._analysing = threading.Lock(), threading.Lock()
 
-    # -- looking ------------------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> bool:
-        """Read what is new; returns whether anything is.
+        """Read new trials; returns whether there are any.
 
         Raises:
             SpecError: The folder cannot be reached.
-            SQLAlchemyError: The database does not take what is new; the next look does.
+            SQLAlchemyError: The database cannot store their numbers; the next call tries again.
         """
         with self._lock:
             if self._tables["search"].refresh(self.place):
-                self._tell_target()
+                self._publish_target()
             trials = self._tables["trials"]
-            if not trials.refresh(self.place) and trials.changes == self._taken:
+            if not trials.refresh(self.place) and trials.changes == self._numbered:
                 return False
             new = self.landing.take(trials.rows)
-            self._taken = trials.changes
+            self._numbered = trials.changes
             digests = trials.rows["digest"].to_pylist()
             places = sorted(range(len(digests)), key=lambda i: self.landing.numbers[digests[i]])
             numbers = tuple(self.landing.numbers[digests[i]] for i in places)
             self.rows = _Rows(trials.rows.take(pa.array(places, pa.int64())), numbers)
-            self.found = self.found.model_copy(update=self._counted(trials.rows))
+            self.snapshot = self.snapshot.model_copy(update=self._summarize(trials.rows))
             self.changes += 1
-            self._tell_trials(trials.rows, new)
+            self._publish_trials(trials.rows, new)
             return True
 
-    def _counted(self, trials: pa.Table) -> dict[str, Any]:
+    def _summarize(self, trials: pa.Table) -> dict[str, Any]:
         rows = trials.select(LIGHT).to_pylist()
         good = Counter(r["number"] for r in rows if r["outcome"] != "failed" and r["number"] is not None)
         done = {r["number"] for r in rows if r["outcome"] == "pruned"}
@@ -116,36 +116,36 @@ class Reader:
             outcomes=dict(Counter(r["outcome"] for r in rows)),
         )  # fmt: skip
         seconds = math.fsum(s for r in rows if (s := r["device_seconds"]) is not None and math.isfinite(s))
-        held = math.fsum(gpus_of(r, self.spec.resources) * (r["device_seconds"] or 0.0) for r in rows)
-        cost = Cost(device_seconds=seconds, gpu_hours=held / 3600)
+        gpu_seconds = math.fsum(gpus_of(r, self.spec.resources) * (r["device_seconds"] or 0.0) for r in rows)
+        cost = Cost(device_seconds=seconds, gpu_hours=gpu_seconds / 3600)
         return {
             "progress": progress,
             "cost": cost,
             "warnings": tuple(format_lines(count_warnings(r["warnings"] for r in rows), len(rows))),
         }
 
-    def judge(self, at_once: bool = False) -> None:
-        """Find the best noise and the winner of what was read.
+    def analyse(self, at_once: bool = False) -> None:
+        """Find the best noise and the winner among the trials read so far.
 
-        While trials land this takes a twentieth of the time at most, for answers wait for it; or is done at once.
+        Unless `at_once`, this uses at most a twentieth of the time, since it slows down requests.
         """
-        with self._judging:
+        with self._analysing:
             changes, trials = self.changes, self.rows.table
-            waited = time.monotonic() - self._judged_at
-            if changes == self._judged or (not at_once and waited < max(2.0, 20 * self._cost)):
+            waited = time.monotonic() - self._analysed_at
+            if changes == self._analysed or (not at_once and waited < max(2.0, 20 * self._cost)):
                 return
             started = time.monotonic()
             regime, best = _regime(self.spec, trials), _best(self.spec, trials)
-            self._judged, self._judged_at = changes, time.monotonic()
-            self._cost = self._judged_at - started
-            before = self.found.regime
-            self.found = self.found.model_copy(update={"regime": regime, "best": best})
+            self._analysed, self._analysed_at = changes, time.monotonic()
+            self._cost = self._analysed_at - started
+            before = self.snapshot.regime
+            self.snapshot = self.snapshot.model_copy(update={"regime": regime, "best": best})
         if regime and (before is None or before.message != regime.message):
             self.hub.publish(self.sweep, "verdict", regime.model_dump(mode="json"))
 
-    # -- telling ------------------------------------------------------------------------------------------------------
+    # -- events -------------------------------------------------------------------------------------------------------
 
-    def _tell_trials(self, trials: pa.Table, new: Sequence[int]) -> None:
+    def _publish_trials(self, trials: pa.Table, new: Sequence[int]) -> None:
         column = resolve_objective(self.spec.objective, trials).column
         names = ["digest", "config", "number", "repeat", "outcome", "device_seconds", column]
         for row in trials.select(names).take(pa.array(new, pa.int64())).to_pylist():
@@ -153,9 +153,9 @@ class Reader:
             data |= {"landed": self.landing.numbers[row["digest"]], "value": _plain(row[column])}
             self.hub.publish(self.sweep, "trial", data)
         if new:
-            self.hub.publish(self.sweep, "progress", self.found.progress.model_dump(mode="json"))
+            self.hub.publish(self.sweep, "progress", self.snapshot.progress.model_dump(mode="json"))
 
-    def _tell_target(self) -> None:
+    def _publish_target(self) -> None:
         rows = self._tables["search"].rows.select(["number", "noise_target"]).to_pylist()
         last = max(rows, key=lambda r: r["number"], default=None)
         if last and last["noise_target"] != self._target:
@@ -171,16 +171,16 @@ class Reader:
         """Return trials in the order in which they landed.
 
         Args:
-            after: Number of the last trial that the reader has seen; 0 for none.
-            limit: At most so many.
-            where: Column -> value that the trials have.
-            columns: Columns; None is all.
+            after: Number of the last trial of the previous page; 0 for the first page.
+            limit: Maximum number of rows.
+            where: Column -> value; only rows with these values.
+            columns: Columns to return; None is all.
 
         Returns:
-            The rows, the number to give as `after` for the next page, and whether there are more by now.
+            The rows, the `after` of the next page, and whether more rows exist now.
 
         Raises:
-            SpecError: An unknown column.
+            SpecError: A column is unknown.
         """
         for name in (*where, *(columns or ())):
             if name not in SCHEMAS["trials"].names:
@@ -190,19 +190,19 @@ class Reader:
         for name, text in where.items():
             values = rows.table[name].to_pylist()
             places = [i for i in places if is_value(values[i], text)]
-        taken, more = places[:limit], len(places) > limit
-        # behind the last page all that was left out is known, too
-        last = rows.numbers[taken[-1]] if more else max([after, *rows.numbers[-1:]])
-        shown = rows.table.select(list(columns)) if columns else rows.table
-        return shown.take(pa.array(taken, pa.int64())), last, more
+        selected, more = places[:limit], len(places) > limit
+        # after the last page, skip the rows that `where` excludes
+        last = rows.numbers[selected[-1]] if more else max([after, *rows.numbers[-1:]])
+        table = rows.table.select(list(columns)) if columns else rows.table
+        return table.take(pa.array(selected, pa.int64())), last, more
 
 
 def _regime(spec: SweepSpec, trials: pa.Table) -> RegimeView | None:
     try:
-        found = fit_regime(trials, spec.objective, spec.noise)
+        regime = fit_regime(trials, spec.objective, spec.noise)
     except ValueError:
         return None
-    fields = {k: getattr(found, k) for k in ("objective", "noise", "unit", "optimum", "low", "high", "message")}
+    fields = {k: getattr(regime, k) for k in ("objective", "noise", "unit", "optimum", "low", "high", "message")}
     return RegimeView(**fields)
 
 
@@ -218,5 +218,5 @@ def _best(spec: SweepSpec, trials: pa.Table) -> BestView | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it."""
+    """Return a value that JSON can hold: None for numbers that are not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""What the service shows of its sweeps; run folders of those that run are read once a second, of others when asked."""
+"""Views of the sweeps: the folder of a running sweep is read every second, that of another one on request."""
 
 from __future__ import annotations
 
@@ -24,48 +24,48 @@ from sweeper.errors import AwayError, SpecError
 from sweeper.service.db.landing import Landing
 from sweeper.service.db.sweeps import Catalog, Entry, UnknownSweepError
 from sweeper.service.views.events import Hub
-from sweeper.service.views.memo import Answers
+from sweeper.service.views.memo import Memo
 from sweeper.service.views.outward import Outward
-from sweeper.service.views.reader import Found, Reader
+from sweeper.service.views.reader import Reader, Snapshot
 from sweeper.storage.location import place_of
 
 _log = logging.getLogger("sweeper.service")
 KEPT = 64
 _SERVER = "\ue000"
-"""Stands for the service's URL in a page that is kept: a character that no text has."""
+"""Placeholder for the service's URL in a stored page: a character that no text contains."""
 STALE_SECONDS = 2.0
 AWAY_SECONDS = 5.0
-"""For so long a folder that could not be reached is not looked at again."""
+"""Pause after a folder could not be reached."""
 WAIT_SECONDS = 5.0
-"""For so long a request waits for another one's look, with a thread that others need."""
+"""Longest time that a request waits for another one's read; it holds a thread that other requests need."""
 
 T = TypeVar("T")
 
 
 @dataclass
-class _Kept:
-    """A reader, and what became of its last look."""
+class _CachedReader:
+    """A reader, and the outcome of its last read."""
 
     reader: Reader
     of: tuple[Any, int]
-    """Spec and budget that it reads by."""
+    """Spec and budget of the reader."""
     number: int
-    looking: threading.Lock = field(default_factory=threading.Lock)
-    seen: float = -math.inf
-    """When the last look began that succeeded."""
+    reading: threading.Lock = field(default_factory=threading.Lock)
+    read_at: float = -math.inf
+    """Start of the last successful read."""
     away: tuple[float, str] | None = None
-    """When a later one failed, and why."""
+    """Time and reason of a later failure."""
 
 
 class Views:
-    """Reads the sweeps of a service; for several threads.
+    """Reads the sweeps of a service; thread-safe.
 
     Args:
         catalog: The sweeps.
-        hub: Told of what lands.
-        run_of: Sweep -> its run folder's path or URI.
-        positions: Returns the places of waiting sweeps in the queue.
-        outward: Turns messages and tables into what others may read.
+        hub: Receives the events.
+        run_of: Sweep -> path or URI of its run folder.
+        positions: Returns waiting sweep -> its position in the queue.
+        outward: Removes the server's paths from messages and tables.
     """
 
     def __init__(
@@ -78,112 +78,113 @@ class Views:
     ) -> None:
         self.catalog, self.hub, self.run_of, self.positions = catalog, hub, run_of, positions
         self.outward = outward or Outward()
-        self._readers: OrderedDict[str, _Kept] = OrderedDict()
+        self._readers: OrderedDict[str, _CachedReader] = OrderedDict()
         self._numbers = count()
         self._lock = threading.Lock()
-        self._answers = Answers()
+        self._memo = Memo()
 
     def spec(self, entry: Entry) -> SweepSpec:
-        """Return a sweep's spec, with its run folder."""
+        """Return a sweep's spec with its run folder."""
         return SweepSpec.checked({**entry.spec, "out": self.run_of(entry.id)})
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def reader(self, entry: Entry, seconds: float = STALE_SECONDS) -> Reader:
-        """Return the reader of a sweep, which looked at the folder so many seconds ago at most.
+        """Return the reader of a sweep, whose last read is at most `seconds` old.
 
         Raises:
             AwayError: The folder cannot be reached, or could not a moment ago.
         """
-        return self._looked(entry, seconds).reader
+        return self._refreshed(entry, seconds).reader
 
-    def _known(self, entry: Entry) -> _Kept:
+    def _cached(self, entry: Entry) -> _CachedReader:
         of = entry.spec, entry.budget
         with self._lock:
-            kept = self._readers.get(entry.id)
-        if kept is None or kept.of != of:  # new, or resumed with another spec
+            cached = self._readers.get(entry.id)
+        if cached is None or cached.of != of:  # new, or resumed with another spec
             spec, catalog = self.spec(entry), self.catalog
             landing = Landing(catalog.engine, entry.id, spec.resources, catalog.clock)
-            made = _Kept(Reader(entry.id, spec, entry.budget, landing, self.hub), of, next(self._numbers))
+            reader = Reader(entry.id, spec, entry.budget, landing, self.hub)
+            new = _CachedReader(reader, of, next(self._numbers))
             with self._lock:
-                kept = self._readers.get(entry.id)
-                if kept is None or kept.of != of:
-                    kept = made
+                cached = self._readers.get(entry.id)
+                if cached is None or cached.of != of:
+                    cached = new
         with self._lock:
-            self._readers[entry.id] = kept
+            self._readers[entry.id] = cached
             self._readers.move_to_end(entry.id)
             while len(self._readers) > KEPT:
                 self._readers.popitem(last=False)
-        return kept
+        return cached
 
-    def _looked(self, entry: Entry, seconds: float, wait: float = -1) -> _Kept:
-        kept = self._known(entry)
+    def _refreshed(self, entry: Entry, seconds: float, wait: float = -1) -> _CachedReader:
+        cached = self._cached(entry)
         since = time.monotonic() - seconds
-        if kept.seen < since or kept.away:
-            if kept.looking.acquire(timeout=wait):
+        if cached.read_at < since or cached.away:
+            if cached.reading.acquire(timeout=wait):
                 try:
-                    self._look(kept, since)
+                    self._refresh(cached, since)
                 finally:
-                    kept.looking.release()
+                    cached.reading.release()
             elif wait:
-                raise AwayError(f"{kept.reader.place.text} does not answer within {wait:g} s")
-        return kept
+                raise AwayError(f"{cached.reader.place.text} does not answer within {wait:g} s")
+        return cached
 
-    def _look(self, kept: _Kept, since: float) -> None:
-        """Look at a folder unless somebody else has done so since; who waited for that one fails as it did."""
+    def _refresh(self, cached: _CachedReader, since: float) -> None:
+        """Read a folder unless another request has since; if that one failed, fail likewise."""
         now = time.monotonic()
-        if kept.away is not None and now - kept.away[0] < AWAY_SECONDS:
-            raise AwayError(kept.away[1])
-        if kept.seen >= since:
+        if cached.away is not None and now - cached.away[0] < AWAY_SECONDS:
+            raise AwayError(cached.away[1])
+        if cached.read_at >= since:
             return
         try:
-            kept.reader.refresh()
+            cached.reader.refresh()
         except AwayError as error:
-            kept.away = time.monotonic(), str(error)
+            cached.away = time.monotonic(), str(error)
             raise
-        kept.seen, kept.away = now, None
+        cached.read_at, cached.away = now, None
 
-    def _answered(self, entry: Entry, of: tuple[Hashable, ...], compute: Callable[[Reader], T]) -> T:
-        """Return an answer that takes long; the same one until the sweep's folder, spec or state changes."""
-        kept = self._looked(entry, STALE_SECONDS, WAIT_SECONDS)
-        asked = json.dumps(entry.spec, sort_keys=True, default=str)
-        key = (entry.id, kept.number, kept.reader.changes, entry.state, asked, *of)
-        return self._answers.of(key, lambda: compute(kept.reader))
+    def _memoize(self, entry: Entry, of: tuple[Hashable, ...], compute: Callable[[Reader], T]) -> T:
+        """Return an expensive answer, computed once until the sweep's folder, spec or state changes."""
+        cached = self._refreshed(entry, STALE_SECONDS, WAIT_SECONDS)
+        spec = json.dumps(entry.spec, sort_keys=True, default=str)
+        key = (entry.id, cached.number, cached.reader.changes, entry.state, spec, *of)
+        return self._memo.get(key, lambda: compute(cached.reader))
 
     def follow(self, entries: Iterable[Entry]) -> None:
-        """Look at the folders of sweeps that run; one that cannot be read now is left as it was seen last."""
+        """Read the folders of running sweeps; an unreadable one keeps its last snapshot."""
         for entry in entries:
             try:
                 reader = self.reader(entry, 0.0)
-                reader.judge()
+                reader.analyse()
             except SpecError:
                 continue
             except SQLAlchemyError as error:
-                _log.warning("sweep %s: what landed is not written down yet: %s", entry.id, error)
-            except Exception:  # a row that nobody can judge must not hide the other sweeps
+                _log.warning("sweep %s: cannot store the numbers of new trials yet: %s", entry.id, error)
+            except Exception:  # an unexpected row must not hide the other sweeps
                 _log.exception("sweep %s", entry.id)
 
-    def conclude(self, entry: Entry) -> Found:
-        """Read a sweep that ended to its last row, and keep what it found in the database."""
+    def conclude(self, entry: Entry) -> Snapshot:
+        """Read an ended sweep to its last row, and store its results in the database."""
         reader = self.reader(entry, 0.0)
-        reader.judge(at_once=True)
-        found = reader.found
-        self.catalog.change(entry.id, summary=found.model_dump(mode="json"), gpu_hours=found.cost.gpu_hours)
-        return found
+        reader.analyse(at_once=True)
+        snapshot = reader.snapshot
+        self.catalog.change(entry.id, summary=snapshot.model_dump(mode="json"), gpu_hours=snapshot.cost.gpu_hours)
+        return snapshot
 
     def forget(self, sweep: str) -> None:
-        """Drop what is known of a sweep."""
+        """Drop the reader of a sweep."""
         with self._lock:
             self._readers.pop(sweep, None)
 
-    # -- showing ------------------------------------------------------------------------------------------------------
+    # -- records ------------------------------------------------------------------------------------------------------
 
     def sweep(self, entry: Entry) -> Sweep:
-        """Return a sweep as it stands."""
+        """Return the record of a sweep."""
         return Sweep(**self._fields(entry))
 
     def detail(self, entry: Entry) -> SweepDetail:
-        """Return a sweep with its spec and its history."""
+        """Return the record of a sweep with its spec and history."""
         history = [
             Transition(state=State(row.state), time=moment(row.time), cause=self.outward.text(row.cause))
             for row in self.catalog.history(entry.id)
@@ -191,7 +192,7 @@ class Views:
         return SweepDetail(**self._fields(entry), spec=self.outward.spec(entry), transitions=tuple(history))
 
     def _fields(self, entry: Entry) -> dict[str, Any]:
-        state, found = State(entry.state), self._found(entry)
+        state, snapshot = State(entry.state), self._snapshot(entry)
         wall = entry.wall_seconds + (self.catalog.clock() - entry.started if state.active else 0.0)
         return {
             **{k: getattr(entry, k) for k in ("id", "name", "owner", "shared", "space", "priority")},
@@ -203,28 +204,27 @@ class Views:
             "created": moment(entry.created),
             "started": moment(entry.started),
             "ended": moment(entry.ended),
-            "progress": found.progress,
-            "cost": found.cost.model_copy(update={"wall_seconds": wall}),
-            "regime": found.regime,
-            "best": found.best,
-            "warnings": tuple(map(self.outward.text, found.warnings)),
+            "progress": snapshot.progress,
+            "cost": snapshot.cost.model_copy(update={"wall_seconds": wall}),
+            "regime": snapshot.regime,
+            "best": snapshot.best,
+            "warnings": tuple(map(self.outward.text, snapshot.warnings)),
             "run": entry.id,
             "url": f"/v1/sweeps/{entry.id}",
             "page": f"/?run={entry.id}",
         }
 
-    def _found(self, entry: Entry) -> Found:
+    def _snapshot(self, entry: Entry) -> Snapshot:
+        empty = Snapshot(progress=Progress(budget=entry.budget))
         if not State(entry.state).active:
-            return (
-                Found.model_validate(entry.summary) if entry.summary else Found(progress=Progress(budget=entry.budget))
-            )
+            return Snapshot.model_validate(entry.summary) if entry.summary else empty
         try:
-            kept = self._known(entry)
-            if kept.reader.place.local is not None:  # a store may be away, and `follow` looks at it
-                self._looked(entry, 60.0, wait=0)
+            cached = self._cached(entry)
+            if cached.reader.place.local is not None:  # a store may be away, and `follow` reads it anyway
+                self._refreshed(entry, 60.0, wait=0)
         except SpecError:
-            kept = self._readers.get(entry.id)
-        return kept.reader.found if kept else Found(progress=Progress(budget=entry.budget))
+            cached = self._readers.get(entry.id)
+        return cached.reader.snapshot if cached else empty
 
     def trials(
         self,
@@ -237,9 +237,9 @@ class Views:
         """Return a page of trials; see `Reader.page`.
 
         Raises:
-            SpecError: An unknown column, or the folder cannot be reached.
+            SpecError: A column is unknown, or the folder cannot be reached.
         """
-        reader = self._looked(entry, STALE_SECONDS, WAIT_SECONDS).reader
+        reader = self._refreshed(entry, STALE_SECONDS, WAIT_SECONDS).reader
         table, last, more = reader.page(after, limit, where or {}, columns)
         return self.outward.table(table), last, more
 
@@ -250,7 +250,7 @@ class Views:
 
         Args:
             entry: The sweep.
-            objectives: What to advise on; by default gain and merged loss.
+            objectives: Objectives to advise on; by default gain and merged loss.
             wanted: See `sweeper.analysis.recommend.recommend`.
 
         Raises:
@@ -259,13 +259,13 @@ class Views:
         from sweeper.analysis.summary import advise
 
         def compute(reader: Reader) -> list[Advice]:
-            found = advise(self.spec(entry), reader.rows.table, objectives, **wanted)
-            return [Advice(objective=name, **advice) for name, advice in found.items()]
+            by_objective = advise(self.spec(entry), reader.rows.table, objectives, **wanted)
+            return [Advice(objective=name, **advice) for name, advice in by_objective.items()]
 
-        return self._answered(entry, ("advice", *objectives, repr(sorted(wanted.items()))), compute)
+        return self._memoize(entry, ("advice", *objectives, repr(sorted(wanted.items()))), compute)
 
     def best(self, entry: Entry) -> dict[str, Any] | None:
-        """Return the configuration to take home as `sweeper best --json` has it; None where nothing won yet."""
+        """Return the record of `sweeper best --json`; None if no configuration has won yet."""
         from sweeper.analysis.best import over_limits
         from sweeper.analysis.posterior import fit_posterior
         from sweeper.analysis.recommend import find_best
@@ -274,15 +274,15 @@ class Views:
             spec, trials = self.spec(entry), reader.rows.table
             if not trials.num_rows or not place_of(self.run_of(entry.id)).exists():
                 return None
-            believed = fit_posterior(spec, trials, spec.noise)
-            return find_best(trials, spec.objective, spec.noise, believed, over_limits(trials, spec))
+            posterior = fit_posterior(spec, trials, spec.noise)
+            return find_best(trials, spec.objective, spec.noise, posterior, over_limits(trials, spec))
 
-        return self._answered(entry, ("best",), compute)
+        return self._memoize(entry, ("best",), compute)
 
     def weights(self, entry: Entry) -> Path | bytes | None:
-        """Return the best merged weights, safetensors: their file, or its content where it lies in a store.
+        """Return the best merged weights as safetensors: their file, or its content if in a store.
 
-        None where they are not kept.
+        None if they are not stored.
 
         Raises:
             SpecError: The folder cannot be reached.
@@ -298,15 +298,15 @@ class Views:
         return place.local / name if place.has(name) else None
 
     def report(self, entry: Entry, server: str) -> Sequence[bytes]:
-        """Return the sweep's page as HTML, in parts that all who ask share.
+        """Return the sweep's page as HTML, in parts that all requests share.
 
         Args:
             entry: The sweep.
-            server: URL of the service as whoever asks reached it, for the page's commands.
+            server: URL of the service in the request, for the page's commands.
 
         Raises:
             SpecError: The folder cannot be reached.
-            UnknownSweepError: There is no folder yet, or no more.
+            UnknownSweepError: The folder does not exist.
         """
         from markupsafe import escape
 
@@ -318,17 +318,17 @@ class Views:
             return tuple(part.encode() for part in html.split(escape(quote(_SERVER))))
 
         if not place_of(self.run_of(entry.id)).exists():
-            raise UnknownSweepError(f"sweep {entry.id} is {entry.state} and has no page: its run folder is not there")
-        # kept for all who ask, wherever they reached the service
-        first, *others = self._answered(entry, ("report",), compute)
-        here = escape(quote(server)).encode()
-        return [first, *chain.from_iterable((here, part) for part in others)]
+            raise UnknownSweepError(f"sweep {entry.id} is {entry.state} and has no page: its run folder does not exist")
+        # stored once for all URLs of the service
+        first, *others = self._memoize(entry, ("report",), compute)
+        url = escape(quote(server)).encode()
+        return [first, *chain.from_iterable((url, part) for part in others)]
 
     def plan(self, entry: Entry, options: Mapping[str, Any]) -> Extension:
-        """Return what `extend` would run.
+        """Return the plan of `extend`.
 
         Raises:
-            SpecError: An unknown name, or nothing to run.
+            SpecError: A name is unknown, or no trial is left to run.
         """
         from sweeper.analysis.evidence.plan import plan_extension
         from sweeper.storage.space_data import known_space
@@ -338,10 +338,10 @@ class Views:
             spec = self.spec(entry)
             known = known_space(spec)
             if known.assumed:
-                raise SpecError(f"nothing can be planned: {known.assumed}")
-            asked = plan_extension(spec, known.space, **wanted)
-            if not asked.plan.specs:
-                raise SpecError("nothing to run: all that a firm answer lacks and that can be run is there")
-            return Extension(id=entry.id, trials=len(asked.plan.specs), message=" ".join(asked.sentences))
+                raise SpecError(f"cannot plan an extension: {known.assumed}")
+            extension = plan_extension(spec, known.space, **wanted)
+            if not extension.plan.specs:
+                raise SpecError("nothing to run: no further trial that can run would make the answer firmer")
+            return Extension(id=entry.id, trials=len(extension.plan.specs), message=" ".join(extension.sentences))
 
-        return self._answered(entry, ("plan", repr(sorted(options.items()))), compute)
+        return self._memoize(entry, ("plan", repr(sorted(options.items()))), compute)

@@ -48,18 +48,20 @@ def test_a_token_that_others_may_read_is_refused(tmp_path: Path, monkeypatch: py
     file.write_text(TOKEN)
     file.chmod(mode)
     monkeypatch.setenv("SWEEPER_TOKEN_FILE", str(file))
-    with pytest.raises(SpecError, match=rf"may be read by others \(mode {mode:o}\): chmod 600 {file}") as caught:
+    with pytest.raises(
+        SpecError, match=rf"other users can read the token in .* \(mode {mode:o}\): chmod 600 {file}"
+    ) as caught:
         Client("http://127.0.0.1:1")
     assert TOKEN not in str(caught.value)
 
 
 def test_what_is_no_token_is_said_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SpecError, match="the token must be of letters") as caught:
+    with pytest.raises(SpecError, match="the token must be printable ASCII") as caught:
         Client("http://127.0.0.1:1", f"{TOKEN}\nX-Other: 1")
     assert TOKEN not in str(caught.value)
     file = tmp_path / "token"
     monkeypatch.setenv("SWEEPER_TOKEN_FILE", str(file))
-    with pytest.raises(SpecError, match=r"there is no file .*SWEEPER_TOKEN_FILE names"):
+    with pytest.raises(SpecError, match=r"SWEEPER_TOKEN_FILE names .*, which does not exist"):
         Client("http://127.0.0.1:1")
     file.touch(0o600)
     with pytest.raises(SpecError, match="is empty"):
@@ -68,18 +70,18 @@ def test_what_is_no_token_is_said_and_not_shown(tmp_path: Path, monkeypatch: pyt
 
 def test_a_token_does_not_leave_the_machine_in_clear() -> None:
     for url in ("http://host:8000", "http://10.0.0.1"):
-        with pytest.raises(SpecError, match="would get the token in clear: use https") as caught:
+        with pytest.raises(SpecError, match="unencrypted: use https") as caught:
             Client(url, TOKEN)
         assert TOKEN not in str(caught.value)
         Client(url, TOKEN, insecure=True)
         Client(url)
     for url in ("https://host", "http://localhost:8000", "http://127.0.0.9:1", "http://[::1]:8000"):
         Client(url, TOKEN)
-    with pytest.raises(SpecError, match=r"there is no /no/such.pem"):
+    with pytest.raises(SpecError, match=r"/no/such.pem does not exist"):
         Client("https://host", ca="/no/such.pem")
 
 
 def test_a_missing_token_is_said_with_where_it_is_read_from(service: FakeService, client: Client) -> None:
     service.fault("GET", FIRST, (401, {}, "a token is needed"))
-    with pytest.raises(ClientError, match="a token is needed; the token is read from SWEEPER_TOKEN, the file"):
+    with pytest.raises(ClientError, match="a token is needed; the token comes from SWEEPER_TOKEN, the file"):
         client.sweep("synthetic-1")

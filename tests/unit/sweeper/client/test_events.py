@@ -70,6 +70,6 @@ def test_waiting_has_an_end(service: FakeService, client: Client) -> None:
     service.sweeps["synthetic-1"] = sweep(state="running")
     silent = threading.Event()
     service.streams.append([lambda: silent.wait(PATIENCE)])
-    with pytest.raises(TimeoutError, match=r"sweep synthetic-1 is running after 0.2 s; it goes on"):
+    with pytest.raises(TimeoutError, match=r"sweep synthetic-1 is running after 0.2 s; it continues"):
         client.wait("synthetic-1", timeout=0.2)
     silent.set()

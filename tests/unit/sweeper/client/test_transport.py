@@ -73,9 +73,9 @@ def test_only_what_was_set_is_sent(service: FakeService, client: Client, tmp_pat
     ("spec", "sentence"),
     [
         (Path("no/such.yaml"), "cannot read no/such.yaml: No such file or directory"),
-        ("such.yaml", "give Path('such.yaml')"),
-        ({"space": "synthetic", "fixed": {"a": float("nan")}}, "plain, finite values"),
-        ({"space": Path("x")}, "plain, finite values"),
+        ("such.yaml", "use Path('such.yaml')"),
+        ({"space": "synthetic", "fixed": {"a": float("nan")}}, "JSON with finite numbers"),
+        ({"space": Path("x")}, "JSON with finite numbers"),
     ],
 )
 def test_what_cannot_be_sent_is_said(client: Client, spec: Any, sentence: str) -> None:
@@ -135,11 +135,13 @@ def test_steering_is_not_repeated_and_deleting_is(service: FakeService, client: 
 
 
 def test_every_failure_is_a_sentence(service: FakeService, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ClientError, match=r"no answer from http://127.0.0.1:1: Connection refused; `sweeper serve`"):
+    with pytest.raises(
+        ClientError, match=r"no answer from http://127.0.0.1:1: Connection refused; check that `sweeper serve`"
+    ):
         Client("http://127.0.0.1:1").sweep("x")
     for status, kind, body, sentence in (
-        (200, "text/html", b"<html>hello</html>", "answers, but is no sweeper service of this version"),
-        (200, "application/json", b'{"id": "x"}', "answers, but is no sweeper service of this version: name: Field"),
+        (200, "text/html", b"<html>hello</html>", "answers, but is not a sweeper service of this version"),
+        (200, "application/json", b'{"id": "x"}', "answers, but is not a sweeper service of this version: name: Field"),
         (418, "text/html", b"<html>hello</html>", r"answers 418 .* to GET /v1/sweeps/x$"),
         (
             400,
@@ -154,7 +156,7 @@ def test_every_failure_is_a_sentence(service: FakeService, client: Client, monke
         assert "\n" not in str(caught.value)
     service.sweeps["x"] = sweep("x")
     service.answers["GET", "/v1/sweeps/x/trials"] = 200, "text/plain", b"hello"
-    with pytest.raises(ClientError, match="no Arrow stream"):
+    with pytest.raises(ClientError, match="not an Arrow stream"):
         client.trials("x")
     monkeypatch.setattr("sweeper.client.transport.TRIES", 1)
     service.streams.append([lambda: time.sleep(0.5)])
@@ -193,8 +195,8 @@ def test_addresses_of_another_kind_are_refused(text: str) -> None:
 
 
 def test_no_address_and_secrets_in_one_are_said() -> None:
-    with pytest.raises(SpecError, match="which server"):
+    with pytest.raises(SpecError, match="no server given"):
         Client()
-    with pytest.raises(SpecError, match="credentials do not belong into an address") as caught:
+    with pytest.raises(SpecError, match="the server's URL must not hold credentials") as caught:
         Client("http://me:hush@host:8000")
     assert "hush" not in str(caught.value)

@@ -146,7 +146,7 @@ def test_who_has_not_signed_in_is_sent_to_the_form_and_back(made: Made, sweeps: 
     assert f'value="run={sweeps["own"]}&amp;tab=trials"' in form.text
     wrong = nobody.post("/login", data={"token": "no", "next": '"><script>'})
     assert (wrong.status_code, "set-cookie" in wrong.headers) == (403, False)
-    assert "This token is not known" in wrong.text
+    assert "This token is unknown" in wrong.text
     assert "<script>" not in wrong.text
     right = nobody.post("/login", data={"token": made.tokens["bob"], "next": f"run={sweeps['own']}&tab=trials"})
     assert (right.status_code, right.headers["location"]) == (303, f"/?run={sweeps['own']}&tab=trials")

@@ -30,11 +30,11 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--host", "0.0.0.0"], "give --auth"),
+        (["--host", "0.0.0.0"], "add --auth"),
         (["--port", "70000"], "--port must lie in 0 to 65535"),
         (["--rate", "-1"], "--rate must be"),
         (["--spaces", "none"], "there is no folder none"),
-        (["--key", "k.pem"], "belongs to a --certificate"),
+        (["--key", "k.pem"], "--key needs --certificate"),
         (["--certificate", "c.pem"], "cannot use the certificate in c.pem"),
         (["--webhook", "https://hooks.lab/"], "needs a secret"),
         (["--webhook", "http://hooks.lab/"], "must be an https URL"),
@@ -101,10 +101,10 @@ def test_a_server_with_tls_takes_the_next_port_ends_its_streams_and_says_so(tmp_
         command += ["--certificate", cert, "--key", key]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
         try:
-            assert "is in use, this is the next free one" in server.stdout.readline()
+            assert "is in use; using the next free port" in server.stdout.readline()
             url = server.stdout.readline().split()[0]
             assert url.startswith("https://127.0.0.1:")
-            with Client(url) as client, pytest.raises(ClientError, match=r"is not trusted.*; --ca FILE"):
+            with Client(url) as client, pytest.raises(ClientError, match=r"is not trusted.*; trust one by --ca FILE"):
                 client.me()
             with Client(url, ca=cert) as client:
                 assert client.me().user == "local"

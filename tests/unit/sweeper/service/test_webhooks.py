@@ -66,8 +66,8 @@ def told(hooks, receiver):
 def test_an_end_is_told_once_and_signed(tmp_path, receiver):
     service, entry = ended(tmp_path, receiver.url)
     hooks = Webhooks(service.catalog.engine, [receiver.url], "secret")
-    hooks.tell(entry)
-    hooks.tell(entry)
+    hooks.add(entry)
+    hooks.add(entry)
     hooks.send_due()
     hooks.send_due()
     ((path, headers, body),) = receiver.got
@@ -84,7 +84,7 @@ def test_what_does_not_arrive_is_tried_again_later_and_given_up_at_last(tmp_path
     service, entry = ended(tmp_path, receiver.url, State.FAILED)
     now = [1000.0]
     hooks = Webhooks(service.catalog.engine, [receiver.url], "secret", lambda: now[0])
-    hooks.tell(entry)
+    hooks.add(entry)
     hooks.send_due()
     hooks.send_due()
     assert len(receiver.got) == 1  # not yet
@@ -102,7 +102,7 @@ def test_why_a_message_did_not_arrive_is_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     service, entry = ended(tmp_path, "http://127.0.0.1:9/hook")
     hooks = Webhooks(service.catalog.engine, ["http://127.0.0.1:9/"], "secret")
-    hooks.tell(entry)
+    hooks.add(entry)
     hooks.send_due()
     assert rows(service)[0].error.startswith("ConnectionError: Connection refused")
 
@@ -125,7 +125,7 @@ def test_an_end_that_could_not_be_written_down_is_told_later(tmp_path, receiver,
             raise OperationalError("insert", {}, Exception("the disk is full"))
 
     event.listen(service.catalog.engine, "before_cursor_execute", fail)
-    hooks.tell(entry)
+    hooks.add(entry)
     assert not rows(service)
     hooks.start()
     assert told(hooks, receiver) == entry.id
@@ -136,7 +136,7 @@ def test_a_sweep_without_webhook_or_end_is_not_told(tmp_path):
     service = make_service(tmp_path)
     hooks = Webhooks(service.catalog.engine, [], "secret")
     for states, url in (((State.STARTING, State.DONE), None), ((State.CANCELLED,), "https://a/b")):
-        hooks.tell(service.catalog.get(service.add("anna", *states, webhook=url)))
+        hooks.add(service.catalog.get(service.add("anna", *states, webhook=url)))
     assert rows(service) == []
 
 

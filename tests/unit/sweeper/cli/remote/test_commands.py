@@ -50,7 +50,7 @@ def ends(service: FakeService, state: str = "done", **progress: Any) -> None:
     regime = {"objective": "gain_mean", "noise": "paper", "unit": "1", "optimum": 0.01, "message": "optimum at 0.01"}
 
     def end() -> None:
-        found = {"state": state, "reason": "all trials are run", "progress": progress, "regime": regime, "best": BEST}
+        found = {"state": state, "reason": "all trials have run", "progress": progress, "regime": regime, "best": BEST}
         service.sweeps["synthetic-1"].update(found)
         service.answers["GET", f"{FIRST}/best"] = 200, "application/json", json.dumps(BEST).encode()
         service.answers["GET", f"{FIRST}/recommendation"] = _refused(409, "no optimum yet")
@@ -65,7 +65,7 @@ def ends(service: FakeService, state: str = "done", **progress: Any) -> None:
             event(6, "verdict", message="best noise 0.02; and more", optimum=0.02),
             end,
             event(7, "progress", **progress),
-            event(8, "state", state=state, reason="all trials are run"),
+            event(8, "state", state=state, reason="all trials have run"),
         ]
     )
 
@@ -188,7 +188,7 @@ def test_ctrl_c_detaches_and_says_how_to_go_on(service: FakeService, sweeper: Sw
     service.streams.append([lambda: os.kill(os.getpid(), signal.SIGINT), lambda: time.sleep(0.3)])
     code, out, err = sweeper("run", "synthetic")
     assert (code, out) == (0, "")
-    assert f"detached, sweep synthetic-1 goes on: `sweeper status synthetic-1 --server {service.url}` looks" in err
+    assert f"detached; sweep synthetic-1 continues: `sweeper status synthetic-1 --server {service.url} --follow`" in err
     assert f"`sweeper stop synthetic-1 --server {service.url}` stops it" in err
     assert service.sweeps["synthetic-1"]["state"] == "queued"
 
@@ -273,7 +273,7 @@ def test_the_page_is_opened_where_there_is_a_screen(
     assert sweeper("dashboard")[1] == f"{service.url}/\n"
     assert sweeper("dashboard", "bad")[1] == f"{service.url}/\n"
     assert opened == [f"{service.url}/"] * 2
-    assert "one sweep's page is opened, got 2" in sweeper("dashboard", "s", "t")[2]
+    assert "dashboard takes one sweep, got 2" in sweeper("dashboard", "s", "t")[2]
 
 
 # -- where a command goes ---------------------------------------------------------------------------------------------
@@ -303,21 +303,24 @@ def test_the_server_may_stand_before_the_command_and_in_the_environment(
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["import", "t.csv", "--space", "synthetic"], "`sweeper import` works with"),
-        (["merge", "--models", "a", "b"], "`sweeper merge` works with"),
-        (["manifest", "synthetic", "--kuberay"], "`sweeper manifest` works with"),
-        (["submit", "synthetic"], "`sweeper submit` works with"),
-        (["compact", "DIR"], "`sweeper compact` works with what is on this machine: leave out --server"),
-        (["export", "DIR"], "`sweeper export` works with"),
-        (["run", "synthetic", "--out", "x"], "--out is not for a server: the service keeps the sweep"),
-        (["run", "synthetic", "--address", "auto"], "--address is not for a server"),
-        (["run", "synthetic", "--cache", "x"], "--cache is not for a server"),
+        (["import", "t.csv", "--space", "synthetic"], "`sweeper import` runs on this machine only"),
+        (["merge", "--models", "a", "b"], "`sweeper merge` runs on this machine only"),
+        (["manifest", "synthetic", "--kuberay"], "`sweeper manifest` runs on this machine only"),
+        (["submit", "synthetic"], "`sweeper submit` runs on this machine only"),
+        (["compact", "DIR"], "`sweeper compact` runs on this machine only: leave out --server"),
+        (["export", "DIR"], "`sweeper export` runs on this machine only"),
+        (["run", "synthetic", "--out", "x"], "--out does not work with a server: the service chooses the sweep"),
+        (["run", "synthetic", "--address", "auto"], "--address does not work with a server"),
+        (["run", "synthetic", "--cache", "x"], "--cache does not work with a server"),
         (["run", "synthetic", "--priority", "high"], "--priority must be a whole number"),
         (["run", "no.yaml"], "cannot read no.yaml: No such file"),
-        (["resume", "s", "--address", "auto"], "--address is not for a server"),
-        (["extend", "s", "--workers", "3"], "--workers is not for a server: an extension runs as its sweep did"),
-        (["best", "s", "--noise", "paper"], "--noise is not for a server"),
-        (["status", "s", "--address", "http://h"], "--address is not for a server: it leads to a cluster's own jobs"),
+        (["resume", "s", "--address", "auto"], "--address does not work with a server"),
+        (["extend", "s", "--workers", "3"], "--workers does not work with a server: an extension runs like its sweep"),
+        (["best", "s", "--noise", "paper"], "--noise does not work with a server"),
+        (
+            ["status", "s", "--address", "http://h"],
+            "--address does not work with a server: it selects the jobs of a cluster",
+        ),
         (["status", "s"], "there is no sweep 's'"),
     ],
 )
@@ -371,4 +374,4 @@ def test_pair_runs_a_trial_of_a_service_again_on_this_machine(
     row["spec"] = json.dumps(spec)
     code, _, err = sweeper("pair", "synthetic-1", digest)
     assert (code, err.count("\n")) == (2, 1)
-    assert "is made by Python code of the server" in err
+    assert "needs Python code of the server" in err

@@ -130,7 +130,7 @@ def test_a_service_that_does_not_look_after_its_sweeps_is_not_ready(tmp_path):
     service.supervisor.late = 90
     answer = client.get("/readyz")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
-    assert re.match(r"the service last looked after its sweeps 9\d s ago", answer.json()["detail"])
+    assert re.match(r"the service last checked its sweeps 9\d s ago", answer.json()["detail"])
     assert client.get("/healthz").status_code == 200
 
 

@@ -105,11 +105,11 @@ def test_streams_of_one_user_and_of_all_are_bounded(tmp_path):
     for path in ("/v1/events", f"/v1/sweeps/{sweep}/events"):
         answer = client.get(path, headers=anna)
         assert (answer.status_code, answer.headers["Retry-After"]) == (429, "30")
-        assert answer.json()["detail"].startswith("2 of your streams of events are open")
+        assert answer.json()["detail"].startswith("2 of your event streams are open")
     assert client.get("/v1/events", headers=ben).status_code == 200
     api.streams["user ben"] = 1
     answer = client.get("/v1/events", headers=ben)
-    assert (answer.status_code, answer.json()["detail"][:27]) == (429, "3 streams of events are ope")
+    assert (answer.status_code, answer.json()["detail"][:20]) == (429, "3 event streams are ")
 
 
 def test_without_users_streams_are_counted_by_address(service):

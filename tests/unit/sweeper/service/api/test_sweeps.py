@@ -9,7 +9,7 @@ import pytest
 
 from sweeper.client.models import Quota, Role, State
 from sweeper.errors import AwayError
-from sweeper.service.api.results import chosen
+from sweeper.service.api.results import negotiate
 from sweeper.service.policy.limits import Limits
 from tests.support.service_fakes import client_of, make_service
 
@@ -153,7 +153,7 @@ def test_trials_are_filtered(client, service):
      ("b/x;q=0.5, */*;q=0.1", "b/x"), ("a/json;q=x", None), ("A/JSON", "a/json")],
 )  # fmt: skip
 def test_the_preferred_type(accept, best):
-    assert chosen(accept, ("a/json", "b/x")) == best
+    assert negotiate(accept, ("a/json", "b/x")) == best
 
 
 def test_answers_that_are_not_there_yet(client, service):
@@ -300,7 +300,7 @@ def test_an_internal_error_is_a_problem_too(client, service, monkeypatch):
     answer = client.get(f"/v1/sweeps/{sweep}/best")
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["detail"] == "internal error: ZeroDivisionError; the server's log has more"
+    assert answer.json()["detail"] == "internal error: ZeroDivisionError; see the server's log"
 
 
 def test_names_are_the_command_lines(client, capsys):

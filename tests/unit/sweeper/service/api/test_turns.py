@@ -23,13 +23,13 @@ def of(each=4):
 
 def test_calls_of_a_user_in_flight_are_bounded():
     found = of(2)
-    with found.held("anna"), found.held("anna"):
-        with pytest.raises(RefusedError, match="at most 2 calls") as error, found.held("anna"):
+    with found.count("anna"), found.count("anna"):
+        with pytest.raises(RefusedError, match="may have 2 expensive requests") as error, found.count("anna"):
             pass
         assert (error.value.status, error.value.headers) == (429, {"Retry-After": "1"})
-        with found.held("ben"):
+        with found.count("ben"):
             pass
-    with found.held("anna"):
+    with found.count("anna"):
         pass
     assert not found._flying
 
@@ -76,12 +76,12 @@ def test_waiting_calls_are_bounded_and_end_with_the_service(monkeypatch):
             await asyncio.sleep(0.005)
         waiting = asyncio.ensure_future(found.run("ben", str, 1))
         await asyncio.sleep(0)
-        with pytest.raises(RefusedError, match="too many calls wait") as error:
+        with pytest.raises(RefusedError, match="too many requests wait") as error:
             await found.run("carl", str, 1)
         assert (error.value.status, error.value.headers) == (503, {"Retry-After": "5"})
         found.closing.set()
         go.set()
-        with pytest.raises(RefusedError, match="the service is ending"):
+        with pytest.raises(RefusedError, match="the service is stopping"):
             await waiting
         return await running
 
@@ -107,7 +107,7 @@ def test_dry_runs_hold_up_their_own_user_only(service):
             until(lambda: held._flying == {"user anna": 2, "user ben": 2})
             refused = dry_run(anna)
             assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
-            assert "send it when one is answered" in refused.json()["detail"]
+            assert "wait until one is answered" in refused.json()["detail"]
             assert client.post("/v1/sweeps", json=SPEC, **anna).status_code == 429
             assert client.get("/v1/me", **eve).status_code == 200
             assert client.get("/v1/me", **anna).status_code == 200
@@ -121,7 +121,7 @@ def test_what_takes_long_counts_for_its_user(service):
     sweep = service.add("anna", State.STARTING, State.RUNNING, State.DONE)
     client = client_of(service, Limits(expensive=1))
     paths = ("report", "best", "best/weights", "recommendation", "trials?limit=5000")
-    with client.app.state.api.turns.held("user anna"):
+    with client.app.state.api.turns.count("user anna"):
         for path in paths:
             assert client.get(f"/v1/sweeps/{sweep}/{path}", headers=anna).status_code == 429, path
         for path in ("extend", "resume"):

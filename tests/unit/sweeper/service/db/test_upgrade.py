@@ -44,7 +44,7 @@ def state(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.fixture
 def process(state: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The process of the sweep that runs, which the earlier version started."""
-    lock = Control(state / "sweeps" / RUNNING)._locked()
+    lock = Control(state / "sweeps" / RUNNING)._take_lock()
     assert lock is not None
     started = subprocess.Popen(["sleep", "600"], pass_fds=[lock])
     os.pwrite(lock, str(started.pid).encode(), 0)
@@ -81,11 +81,11 @@ def test_state_of_an_earlier_version_is_taken_over(
     service.supervisor.tick()
     assert service.catalog.get(RUNNING).state == "running"  # adopted
     service.housekeeping.prune()
-    assert all(Control(state / "sweeps" / sweep).kept for sweep in (DONE, RUNNING, QUEUED))
-    Control(state / "sweeps" / RUNNING).end(Outcome("done", "all trials are run"), 1)
+    assert all(Control(state / "sweeps" / sweep).row for sweep in (DONE, RUNNING, QUEUED))
+    Control(state / "sweeps" / RUNNING).end(Outcome("done", "all trials have run"), 1)
     process.kill()
     process.wait()
-    assert service.supervisor._over(RUNNING)
+    assert service.supervisor._check_end(RUNNING)
     assert (service.catalog.get(RUNNING).state, service.catalog.get(RUNNING).deaths) == ("done", 0)
 
 

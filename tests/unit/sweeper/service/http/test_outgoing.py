@@ -130,4 +130,4 @@ def test_a_full_disk_does_not_end_an_answer(
 
     monkeypatch.setattr(outgoing, "TemporaryFile", full)
     asyncio.run(run())
-    assert "waits for its reader in memory" in caplog.text
+    assert "keeping it in memory" in caplog.text

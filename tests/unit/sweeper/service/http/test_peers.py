@@ -11,7 +11,7 @@ import pytest
 
 from sweeper.errors import SpecError
 from sweeper.service.http import outgoing
-from sweeper.service.http.peers import Connections, Peer, Stage, networks, plain, room
+from sweeper.service.http.peers import Connections, Peer, Stage, max_connections, networks, plain
 from sweeper.service.policy.limits import Limits
 from tests.support.certificates import certificate
 from tests.support.served import BIG, App, Served, rest, served
@@ -111,7 +111,7 @@ def test_connections_in_use_are_not_replaced(patient: Served, app: App) -> None:
     held = [patient.connect(b"GET /held HTTP/1.0\r\n\r\n") for _ in range(EACH)]
     patient.until(lambda: app.held == EACH)
     status, text = patient.ask()
-    assert (status, text) == (503, b"the service has as many connections as it may: try again\n")
+    assert (status, text) == (503, b"the service has too many connections: try again\n")
     assert patient.ask(host="127.0.0.2") == (200, b"hello")
     app.free.set()
     assert all(rest(found).endswith(b"hello") for found in held)
@@ -268,7 +268,7 @@ def test_what_is_cut_off_is_told_once_a_minute(
 
 
 def test_descriptors_leave_room_for_the_scheduler() -> None:
-    assert [room(n, Limits(connections=1000)) for n in (64, 1024, 4096, 1 << 16)] == [16, 256, 1000, 1000]
+    assert [max_connections(n, Limits(connections=1000)) for n in (64, 1024, 4096, 1 << 16)] == [16, 256, 1000, 1000]
 
 
 @pytest.mark.parametrize("text", ["proxy.lab", "", "10.0.0.0/40", "*", "1.2.3"])

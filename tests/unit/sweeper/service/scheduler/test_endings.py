@@ -15,7 +15,7 @@ from sweeper.service.db.sweeps import Entry, UnknownSweepError
 from sweeper.service.db.tables import sweeps
 from sweeper.service.scheduler import finalise, ray_address
 from sweeper.service.scheduler.process import Control
-from sweeper.service.views.reader import Found
+from sweeper.service.views.reader import Snapshot
 from tests.support.databases import opened
 from tests.support.supervisor_rig import Rig
 
@@ -50,7 +50,7 @@ def test_what_was_found_is_stored_once_the_store_is_back(rig: Rig, clock: Simple
     rig.supervisor.tick()
     rig.views.away, rig.views.trials = True, 4
     for sweep in (first, second):
-        rig.ends(sweep, "done", "all trials are run")
+        rig.ends(sweep, "done", "all trials have run")
     rig.supervisor.tick()
     assert [rig.state(s) for s in (first, second)] == ["done", "done"]
     assert rig.catalog.get(first).summary is None
@@ -75,7 +75,7 @@ def test_what_was_found_is_stored_by_the_next_server(rig: Rig) -> None:
     rig.views.away, rig.supervisor.queue.most = True, 3
     rig.supervisor.tick()
     for sweep in (kept, resumed, gone):
-        rig.ends(sweep, "done", "all trials are run")
+        rig.ends(sweep, "done", "all trials have run")
     rig.supervisor.tick()
     rig.again()
     rig.views.trials = 4
@@ -101,14 +101,14 @@ def test_one_folder_that_cannot_be_read_keeps_no_other_from_it(
     rig.supervisor.tick()
     conclude = rig.views.conclude
 
-    def failing(entry: Entry) -> Found:
+    def failing(entry: Entry) -> Snapshot:
         if entry.id == wrong:
             raise error
         return conclude(entry)
 
     monkeypatch.setattr(rig.views, "conclude", failing)
     for sweep in (wrong, other):
-        rig.ends(sweep, "done", "all trials are run")
+        rig.ends(sweep, "done", "all trials have run")
     rig.supervisor.tick()
     assert rig.catalog.get(wrong).task["unread"]
     assert rig.catalog.get(other).summary is not None
@@ -121,7 +121,7 @@ def test_what_was_found_is_stored_of_a_sweep_that_is_cancelled_while_it_waits_ag
     sweep = rig.send()
     rig.supervisor.tick()
     rig.views.away, rig.views.trials, rig.supervisor.queue.most = True, 4, 0
-    rig.ends(sweep, *(("done", "all trials are run") if ended else ()))
+    rig.ends(sweep, *(("done", "all trials have run") if ended else ()))
     rig.supervisor.tick()
     if ended:
         rig.supervisor.resume(sweep, "ann")
@@ -149,7 +149,7 @@ def test_a_row_that_nobody_can_judge_does_not_keep_a_sweep_from_its_end(
     sweep = rig.send()
     rig.supervisor.tick()
     monkeypatch.setattr(rig.views, "conclude", lambda _: 1 / 0)
-    rig.ends(sweep, "done", "all trials are run")
+    rig.ends(sweep, "done", "all trials have run")
     rig.supervisor.tick()
     assert rig.state(sweep) == "done"
     assert "ZeroDivisionError" in caplog.text

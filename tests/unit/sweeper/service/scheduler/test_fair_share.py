@@ -45,8 +45,8 @@ def test_a_quota_holds_back_and_the_place_in_the_queue_is_the_last() -> None:
 def test_thousands_are_ordered_with_few_looks_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = [Waiting(f"s{i:04}", f"u{i % 40}", i % 3, float(i)) for i in range(4000)]
     looked, asked = list[str](), list[str]()
-    by = fair_share._own_order
-    monkeypatch.setattr(fair_share, "_own_order", lambda sweep: looked.append(sweep.id) or by(sweep))
+    by = fair_share._user_order
+    monkeypatch.setattr(fair_share, "_user_order", lambda sweep: looked.append(sweep.id) or by(sweep))
     found = list(order(sent, [], lambda user: asked.append(user) or Quota(running=50)))
     assert [may for _, may in found] == [True] * 2000 + [False] * 2000
     assert len({sweep for sweep, _ in found}) == len(sent)

@@ -70,7 +70,7 @@ def test_it_is_started_found_again_and_ended(ray: Callable[..., LocalRay], tmp_p
     assert not psutil.pid_exists(number)
     assert not list(tmp_path.glob("sweeper-ray-*"))
     assert not token.exists()
-    with pytest.raises(SpecError, match="the service is ending"):
+    with pytest.raises(SpecError, match="the service is stopping"):
         first.address()
 
 
@@ -101,7 +101,9 @@ def test_one_of_an_earlier_version_gets_no_new_sweep_and_is_replaced_after_its_l
     one.file.write_text(json.dumps(noted if closed is None else {**noted, "closed": closed}))
     number = noted["pid"]
     with listening(address):
-        with pytest.raises(SpecError, match=f"an earlier version started the Ray at {address}, and others can use it"):
+        with pytest.raises(
+            SpecError, match=f"an earlier version started the Ray at {address}, and other users can use it"
+        ):
             one.address()
         assert psutil.pid_exists(number)
         assert pid(one) == number
@@ -136,7 +138,7 @@ def test_one_that_is_silent_is_replaced_only_where_no_sweep_needs_it(
     number = pid(one)
     for seconds in (0, 20, 9):  # three looks are too few within so short a time
         clock.now += seconds
-        with pytest.raises(SpecError, match=f"runs and does not answer at {address}"):
+        with pytest.raises(SpecError, match=f"runs but does not answer at {address}"):
             one.address()
     with listening(address):
         assert one.address() == address  # from here on they count anew
@@ -190,5 +192,5 @@ def test_a_service_that_ends_does_not_wait_for_a_start(ray: Callable[..., LocalR
     number = pid(one)
     one.close()
     thread.join(PATIENCE)
-    assert said == ["the service is ending"]
+    assert said == ["the service is stopping"]
     assert not psutil.pid_exists(number)

@@ -108,7 +108,7 @@ def test_a_database_that_lost_its_sweeps_is_refused_and_made_anew(service: Calla
     with pytest.raises(SpecError, match=r"lists no sweep, but .* holds the folders of 3: .* --rebuild"):
         service()
     again = service(rebuild=True)
-    assert again.rebuilt.startswith("listed again from their folders: 3 sweeps; users, tokens")
+    assert again.rebuilt.startswith("listed 3 sweeps again from their folders; users, tokens")
     for sweep, old in before.items():
         new = again.catalog.get(sweep)
         columns = ("name", "owner", "shared", "spec", "state", "reason", "priority", "created", "key", "budget")
@@ -120,7 +120,7 @@ def test_a_database_that_lost_its_sweeps_is_refused_and_made_anew(service: Calla
     assert again.views.sweep(again.catalog.get(done)).progress.done == 12
     assert again.catalog.used("ann", 0.0)[0] == 12
     assert again.catalog.due("bob").gpu_hours == 2.0
-    assert service(rebuild=True).rebuilt.startswith("listed again from their folders: 0 sweeps")
+    assert service(rebuild=True).rebuilt.startswith("listed 0 sweeps again from their folders")
 
 
 def test_what_an_earlier_version_left_is_listed_as_far_as_it_tells(service: Callable[..., Service]) -> None:
@@ -139,9 +139,9 @@ def test_what_an_earlier_version_left_is_listed_as_far_as_it_tells(service: Call
             control.end(Outcome(state, "no trial was successful"), 2)
     lose(served)
     again = service(rebuild=True)
-    assert again.rebuilt.startswith("listed again from their folders: 2 sweeps; ")
-    assert "of 2 of them owner and name are unknown" in again.rebuilt
-    assert f"1 folder cannot be read: {ids[2]}" in again.rebuilt
+    assert again.rebuilt.startswith("listed 2 sweeps again from their folders; ")
+    assert "2 without owner and name" in again.rebuilt
+    assert f"cannot read 1 folder: {ids[2]}" in again.rebuilt
     failed, unknown = (again.catalog.get(sweep) for sweep in ids[:2])
     assert (failed.state, failed.reason, failed.owner) == ("failed", "no trial was successful", NOBODY)
     assert (unknown.state, unknown.name, unknown.budget) == ("interrupted", ids[1], 4)
@@ -158,7 +158,7 @@ def test_a_database_from_a_backup_is_served_with_a_warning(
     with served.catalog.engine.begin() as connection:
         connection.execute(sweeps.delete().where(sweeps.c.id == newer))
     assert service().catalog.counts()["queued"] == 1
-    assert "1 sweeps have folders and are not in the database: --rebuild lists them" in caplog.text
+    assert "1 sweeps have folders but are not in the database: --rebuild lists them" in caplog.text
     assert kept != newer
 
 
@@ -170,7 +170,7 @@ def test_sweeps_of_an_earlier_version_are_recorded_by_and_by(service: Callable[.
     with served.catalog.engine.begin() as connection:
         connection.execute(update(sweeps).values(created=1000.5 * DAY_SECONDS))
     served.housekeeping.prune()
-    kept = Control(file.parent).kept
+    kept = Control(file.parent).row
     assert kept is not None
     assert (kept["owner"], kept["created"]) == ("ann", 1000.5 * DAY_SECONDS)
 
@@ -211,10 +211,10 @@ def test_what_fills_the_disk_can_be_cancelled(
     assert ready(client) == (200, "")
     sweep = send(served).id
     served.catalog.move(sweep, State.STARTING, "its turn", task={"kind": "run", "attempt": 1})
-    served.catalog.move(sweep, State.RUNNING, "trials are started")
+    served.catalog.move(sweep, State.RUNNING, "trials are starting")
     control = served.supervisor.control(sweep)
     (control.folder / "task").write_text('{"kind": "run", "attempt": 1}')
-    lock = control._locked()
+    lock = control._take_lock()
     assert lock is not None
     process = subprocess.Popen(["sleep", "600"], pass_fds=[lock])
     os.pwrite(lock, str(process.pid).encode(), 0)
@@ -226,7 +226,7 @@ def test_what_fills_the_disk_can_be_cancelled(
         for _ in range(2):  # who asks again does no harm
             answer = client.post(f"/v1/sweeps/{sweep}/cancel")
             assert answer.status_code == 503
-            assert "is told to end, but that cannot be written down now" in answer.json()["detail"]
+            assert "is ending, but the cancel cannot be stored" in answer.json()["detail"]
         assert process.wait(20) == -signal.SIGTERM
         answer = client.post("/v1/sweeps", json=SPEC)
         assert (answer.status_code, "full" in answer.json()["detail"]) == (503, True)
@@ -259,7 +259,7 @@ def test_a_word_that_comes_after_the_signal_counts(service: Callable[..., Servic
     class Quick(Control):
         def signal(self, number: int, group: bool = False) -> None:
             told.append("signal")
-            Control.end(self, Outcome(State.INTERRUPTED, "a signal ended its process"), 1)
+            Control.end(self, Outcome(State.INTERRUPTED, "a signal ended the process"), 1)
 
         def halt(self, kind: str, cause: str, attempt: int) -> None:
             told.append("halt")

@@ -11,7 +11,7 @@ from sweeper.config.fields import parse_bytes
 from sweeper.config.spec import SweepSpec
 from sweeper.service.db.sweeps import Catalog, Entry, NewSweep
 from sweeper.service.db.tables import open_database
-from sweeper.service.scheduler.memory import Room, machine_memory, room
+from sweeper.service.scheduler.memory import Room, machine_memory, share_memory
 from sweeper.service.scheduler.queue import Queue
 from sweeper.service.scheduler.supervisor import Supervisor
 from sweeper.service.views.events import Hub
@@ -51,7 +51,7 @@ def send(catalog: Catalog, **keys: Any) -> str:
     ],
 )
 def test_inline_sweeps_share_the_machines_memory(asked: int | None, running: int, machine: int, found: Room) -> None:
-    assert room(asked, running, machine) == found
+    assert share_memory(asked, running, machine) == found
 
 
 def test_the_machine_has_memory() -> None:
@@ -65,7 +65,7 @@ def test_an_inline_sweep_waits_for_memory_and_one_of_ray_goes_ahead(catalog: Cat
     on_ray = send(catalog, runner="ray")
     turns, held = queue.turns([])
     assert turns == {first: None, second: None, on_ray: "here:1"}
-    assert held == {third: "it waits for memory: 2 sweeps of runner inline may run at a time"}
+    assert held == {third: "waiting for memory: 2 sweeps of runner inline may run at a time"}
     active = [catalog.move(s, State.STARTING, "") for s in (first, on_ray)]
     assert (queue.turns(active)[0], fourth in queue.turns(active)[1]) == ({second: None}, False)
 
@@ -98,10 +98,10 @@ def test_a_sweep_that_takes_too_much_ends_and_nothing_else_does(catalog: Catalog
         until(over, lambda: catalog.get(sweep))
         return catalog.get(sweep)
 
-    assert (ended(small).state, ended(small).reason) == (State.DONE, "all trials are run")
+    assert (ended(small).state, ended(small).reason) == (State.DONE, "all trials have run")
     assert ended(wide).state == State.FAILED
     assert ended(wide).reason.startswith("a trial needs more memory than this process may take, before it trains: ")
-    assert (ended(large).state, ended(large).reason) == (State.FAILED, "none of 1 trials was successful")
+    assert (ended(large).state, ended(large).reason) == (State.FAILED, "none of 1 trials succeeded")
     (row,) = read_trials(tmp_path / large).to_pylist()
     assert row["outcome"] == "out_of_memory"
     assert row["outcome_detail"].startswith("out of memory at batch_size 720 on cpu; lower it or the model: ")

@@ -16,7 +16,7 @@ from sweeper.net import MOST_DESCRIPTORS, raise_limit
 from sweeper.service.api.problems import of_error
 from sweeper.service.scheduler import shortage as module
 from sweeper.service.scheduler.process import Control
-from sweeper.service.views.reader import Found
+from sweeper.service.views.reader import Snapshot
 from tests.support.databases import opened
 from tests.support.supervisor_rig import Rig
 
@@ -57,7 +57,7 @@ def test_a_sweep_waits_while_its_process_cannot_be_started(
         found = rig.catalog.get(first)
         assert (found.state, found.queued, found.started) == (State.QUEUED, asked.queued, None)
         assert {rig.catalog.get(s).reason for s in (first, second)} == {found.reason}
-        assert found.reason.startswith("it waits, and is tried again: the ")
+        assert found.reason.startswith("waiting to try again: the ")
         clock.now += module.PAUSE_SECONDS
         rig.supervisor.tick()
         assert tries == [first, first]
@@ -79,7 +79,7 @@ def test_a_folder_that_cannot_be_opened_now_is_no_death(
     rig.ends(sweep)
     conclude = rig.views.conclude
 
-    def short(_: object) -> Found:
+    def short(_: object) -> Snapshot:
         raise SpecError("cannot read it") from OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(rig.views, "conclude", short)
@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_opened_now_is_no_death(
     monkeypatch.setattr(rig.views, "conclude", conclude)
     clock.now += module.PAUSE_SECONDS
     rig.supervisor.tick()
-    assert [h.cause for h in rig.catalog.history(sweep)][2:] == ["its process died; it is gone on with", "its turn"]
+    assert [h.cause for h in rig.catalog.history(sweep)][2:] == ["process died; restarting", "its turn"]
     assert rig.catalog.get(sweep).deaths == 1
 
 

@@ -93,7 +93,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 def test_a_sweep_runs_to_its_end(rig: Rig) -> None:
     sweep = rig.send(trials=8)
     entry = rig.until(sweep, State.DONE)
-    assert entry.reason == "all trials are run"
+    assert entry.reason == "all trials have run"
     assert rig.states(sweep) == ["queued", "starting", "running", "done"] or rig.states(sweep)[-1] == "done"
     shown = rig.views.detail(entry)
     assert (shown.progress.done, shown.progress.trials, shown.progress.failed) == (8, 8, 0)
@@ -123,7 +123,7 @@ def test_a_stop_finishes_what_runs_and_a_resume_goes_on(rig: Rig, slow: Callable
     assert 2 <= len(before) < 20
     slow(0.0)
     assert rig.supervisor.resume(sweep, "bob", {"trials": len(before) + 3}, len(before) + 3).due == 3
-    assert rig.until(sweep, State.DONE).reason == "all trials are run"
+    assert rig.until(sweep, State.DONE).reason == "all trials have run"
     after = rig.digests(sweep)
     assert len(after) == len(set(after)) == len(before) + 3
     assert set(before) < set(after)
@@ -176,7 +176,7 @@ def test_a_process_that_is_killed_is_gone_on_with(rig: Rig, slow: Callable[[floa
     rig.until(sweep, State.DONE)
     rig.until(calm, State.DONE)
     assert sorted(rig.digests(sweep)) == sorted(rig.digests(calm))
-    assert "its process died; it is gone on with" in [row.cause for row in rig.catalog.history(sweep)]
+    assert "process died; restarting" in [row.cause for row in rig.catalog.history(sweep)]
 
 
 def test_a_sweep_that_dies_again_and_again_is_left(rig: Rig, slow: Callable[[float], None]) -> None:
@@ -249,7 +249,7 @@ def test_a_spec_that_cannot_run_fails_with_its_sentence(rig: Rig) -> None:
     assert "Traceback" not in entry.reason
     assert rig.views.best(entry) is None
     assert rig.views.weights(entry) is None
-    with pytest.raises(UnknownSweepError, match="is failed and has no page: its run folder is not there"):
+    with pytest.raises(UnknownSweepError, match="is failed and has no page: its run folder does not exist"):
         rig.views.report(entry, "http://here")
 
 

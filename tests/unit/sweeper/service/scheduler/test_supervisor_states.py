@@ -55,11 +55,11 @@ def test_states_follow_what_processes_do(rig: Rig) -> None:
     rig.supervisor.tick()
     assert rig.state(done) == "running"
     assert rig.supervisor.stop(stopped, "ann").state == "stopping"
-    rig.ends(done, "done", "all trials are run")
+    rig.ends(done, "done", "all trials have run")
     rig.ends(stopped)
     rig.supervisor.tick()
-    assert rig.catalog.get(done).reason == "all trials are run"
-    assert rig.catalog.get(stopped).reason.startswith("stopped by ann; its process died before")
+    assert rig.catalog.get(done).reason == "all trials have run"
+    assert rig.catalog.get(stopped).reason.startswith("stopped by ann; process died before")
     assert rig.state(killed) == "starting"
     rig.supervisor.cancel(killed, "bob")
     rig.ends(killed)
@@ -79,9 +79,9 @@ def test_only_what_ended_is_gone_on_with(rig: Rig) -> None:
     for state in ("queued", "starting", "running"):
         assert rig.state(sweep) == state
         before = rig.catalog.get(sweep)
-        with pytest.raises(StateError, match=f"is {state}: it is resumed when it has ended"):
+        with pytest.raises(StateError, match=f"is {state}: resume it after it has ended"):
             rig.supervisor.resume(sweep, "ann", {"trials": 9})
-        with pytest.raises(StateError, match=f"is {state}: it is extended when it has ended"):
+        with pytest.raises(StateError, match=f"is {state}: extend it after it has ended"):
             rig.supervisor.extend(sweep, "ann", {}, 6)
         with pytest.raises(StateError, match=f"is {state}: cancel it first"):
             rig.supervisor.remove(sweep)
@@ -96,7 +96,7 @@ def test_a_process_that_dies_is_started_again_unless_it_does_nothing_else(rig: R
         rig.until(sweep, State.STARTING)
         rig.views.trials = trials
         rig.ends(sweep)
-        rig.supervisor._over(sweep)
+        rig.supervisor._check_end(sweep)
         assert rig.catalog.get(sweep).deaths == deaths % 3 or rig.state(sweep) == "interrupted"
     entry = rig.catalog.get(sweep)
     assert (entry.state, entry.deaths, entry.task["attempt"]) == ("interrupted", 3, 3)
@@ -121,7 +121,7 @@ def test_what_a_killed_server_had_not_started_can_be_cancelled(rig: Rig, before:
     sweep = rig.send()
     if before:
         rig.supervisor.tick()
-        rig.ends(sweep, "done", "all trials are run")
+        rig.ends(sweep, "done", "all trials have run")
         rig.until(sweep, State.DONE)
         rig.supervisor.resume(sweep, "ann")
     rig.catalog.move(sweep, State.STARTING, "its turn", task={"kind": "run", "attempt": before + 1})

@@ -64,7 +64,7 @@ def test_sweeps_wait_for_a_ray_that_does_not_start(
     rig.until(other, State.STARTING)  # it does not wait for a Ray that it does not need
     for sweep in (first, second):
         entry = rig.catalog.get(sweep)
-        reason = "it waits for Ray, which is tried again: Ray did not start on this machine: no space"
+        reason = "waiting for Ray, trying again: Ray did not start on this machine: no space"
         assert (entry.state, entry.reason) == ("queued", reason)
     assert sorted(told) == sorted([first, second])
     assert [row.state for row in rig.catalog.history(first)] == ["queued"]
@@ -103,7 +103,7 @@ def test_a_sweep_without_gpu_hours_of_its_own_waits_while_others_may_use_all(rig
     rig.catalog.change(bounded, due_gpu_seconds=36000.0)
     rig.supervisor.tick()
     assert (rig.state(free), rig.state(bounded)) == ("queued", "starting")
-    rig.ends(bounded, "done", "all trials are run")
+    rig.ends(bounded, "done", "all trials have run")
     rig.until(free, State.STARTING)
     assert "max_gpu_hours: 10.0" in rig.specs[free]
 
@@ -139,7 +139,7 @@ def test_nobody_waits_while_a_folder_is_read_or_deleted(rig: Rig, monkeypatch: p
     ended, other, old = rig.send(), rig.send(), rig.send()
     rig.supervisor.cancel(old, "ann")
     rig.supervisor.tick()
-    rig.ends(ended, "done", "all trials are run")
+    rig.ends(ended, "done", "all trials have run")
     rig.views.slow = slow = threading.Event()
     clearing, cleared = threading.Event(), threading.Event()
 
@@ -168,7 +168,7 @@ def test_nobody_waits_while_a_folder_is_read_or_deleted(rig: Rig, monkeypatch: p
         cleared.set()
         for thread in threads:
             thread.join()
-    assert rig.catalog.get(ended).reason == "all trials are run"
+    assert rig.catalog.get(ended).reason == "all trials have run"
     with pytest.raises(ValueError, match="there is no sweep"):
         rig.catalog.get(old)
 

@@ -80,7 +80,7 @@ def test_the_lease_of_a_killed_process_is_waited_out(tmp_path: Path, capsys: pyt
     with pytest.raises(SpecError, match=r"is free within 0.8 s"), run_folder.locked(tmp_path / "run"):
         pass  # people are told at once
     hold(tmp_path / "run")
-    assert ran(control) == Outcome("done", "all trials are run")
+    assert ran(control) == Outcome("done", "all trials have run")
     (wait,) = [line for line in capsys.readouterr().err.splitlines() if "waiting" in line]
     assert wait.startswith(f"process 7 on here holds {tmp_path / 'run'}; if it was killed, the folder is free within")
     # a folder that is free is used at once: nobody asks whether to stop
@@ -137,7 +137,7 @@ def test_who_waits_for_a_lease_is_interrupted_at_once(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("kind", "state", "reason"),
     [
-        ("stop", "done", "asked; its process was ended before the last trials were finished"),
+        ("stop", "done", "asked; process ended before the last trials finished"),
         ("cancel", "cancelled", "asked"),
         ("server", "interrupted", "asked"),
     ],

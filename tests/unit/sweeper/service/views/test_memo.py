@@ -19,7 +19,7 @@ from sweeper.service.db.sweeps import NewSweep
 from sweeper.service.policy.errors import RefusedError
 from sweeper.service.service import Service
 from sweeper.service.views import memo, views
-from sweeper.service.views.memo import Answers
+from sweeper.service.views.memo import Memo
 from sweeper.storage.location import Place
 from tests.support.real_service import add_done, make_real
 from tests.support.waiting import until
@@ -41,39 +41,39 @@ class Counted:
 
 
 def test_an_answer_is_computed_once() -> None:
-    kept, one, none, away = Answers(), Counted(), Counted(SpecError("too few trials")), Counted(AwayError("gone"))
-    assert [kept.of("a", one) for _ in range(3)] == [1, 1, 1]
+    kept, one, none, away = Memo(), Counted(), Counted(SpecError("too few trials")), Counted(AwayError("gone"))
+    assert [kept.get("a", one) for _ in range(3)] == [1, 1, 1]
     for _ in range(2):
         with pytest.raises(SpecError, match="too few"):
-            kept.of("b", none)
+            kept.get("b", none)
         with pytest.raises(AwayError):
-            kept.of("c", away)
+            kept.get("c", away)
     assert (one.calls, none.calls, away.calls) == (1, 1, 2)
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memo, "KEPT", 3)
     monkeypatch.setattr(memo, "KEPT_BYTES", 20)
-    kept, first = Answers(), Counted((b"x" * 5, b"x" * 3))
+    kept, first = Memo(), Counted((b"x" * 5, b"x" * 3))
     for key in (0, 1, 2, 0):
-        kept.of(key, first)
+        kept.get(key, first)
     assert first.calls == 4  # two of them fit
     small = Counted(())
     for key in range(10, 15):
-        kept.of(key, small)
+        kept.get(key, small)
     assert len(kept._kept) == 3
-    kept.of(14, small)
+    kept.get(14, small)
     assert small.calls == 5
 
 
 def test_few_are_computed_and_awaited_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memo, "WAITING", 2)
-    kept, slow, found = Answers(), Counted(), list[Any]()
+    kept, slow, found = Memo(), Counted(), list[Any]()
     slow.go.clear()
 
     def ask(key: int) -> None:
         try:
-            found.append(kept.of(key, slow))
+            found.append(kept.get(key, slow))
         except RefusedError as error:
             found.append((error.status, error.headers["Retry-After"]))
 

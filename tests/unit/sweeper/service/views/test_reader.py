@@ -42,13 +42,13 @@ def test_a_look_that_could_not_be_written_down_is_made_up_for(views: Views) -> N
 
     event.listen(views.catalog.engine, "before_cursor_execute", fail)
     views.follow([broken, other])
-    assert views.reader(other, 60.0).found.progress.trials == 1
+    assert views.reader(other, 60.0).snapshot.progress.trials == 1
     with pytest.raises(OperationalError):
         views.reader(broken, 60.0)
     assert not views.hub.since(0, broken.id)
     away = False
     views.follow([broken, other])
-    assert views.reader(broken, 60.0).found.progress.trials == 3
+    assert views.reader(broken, 60.0).snapshot.progress.trials == 3
     told = [e.data["landed"] for e in views.hub.since(0, broken.id) if e.type == "trial"]
     assert told == [1, 2, 3]
     assert views.catalog.used("ann", 0.0)[0] == 4
@@ -61,12 +61,12 @@ def test_a_sweep_that_is_forgotten_meanwhile_stops_no_other(views: Views) -> Non
     write_table(place_of(views.run_of(gone.id)), "trials", "c9-0", table([trial("c9", 0.1)]))
     views.catalog.remove(gone.id)
     views.follow([gone, other])
-    assert views.reader(other, 60.0).found.progress.trials == 1
+    assert views.reader(other, 60.0).snapshot.progress.trials == 1
 
 
 def test_a_row_that_nobody_can_judge_hides_no_other_sweep(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong, other = running(views, 1), running(views, 1)
-    monkeypatch.setattr(views.reader(wrong, 60.0), "judge", lambda: 1 / 0)
+    monkeypatch.setattr(views.reader(wrong, 60.0), "analyse", lambda: 1 / 0)
     views.follow([wrong, other])
     assert "trial" in [e.type for e in views.hub.since(0, other.id)]
 
@@ -76,9 +76,9 @@ def test_a_sweep_that_is_resumed_is_read_by_its_new_spec(views: Views) -> None:
     views.reader(before, 0.0)
     views.catalog.change(before.id, spec={**before.spec, "trials": 20}, budget=20)
     after = views.catalog.get(before.id)
-    assert views.reader(after, 0.0).found.progress.budget == 20
+    assert views.reader(after, 0.0).snapshot.progress.budget == 20
     views.reader(before, 0.0)  # by one who had looked the sweep up before
-    assert views.reader(after, 60.0).found.progress.budget == 20
+    assert views.reader(after, 60.0).snapshot.progress.budget == 20
     assert views.reader(after, 60.0) is views.reader(views.catalog.get(before.id), 60.0)
 
 
@@ -86,7 +86,7 @@ def test_lists_leave_stores_to_the_thread_that_follows(views: Views, monkeypatch
     entry = running(views, 1)
     assert views.sweep(entry).progress.trials == 1  # a folder of this machine is looked at
     kept = views._readers[entry.id]
-    monkeypatch.setattr(kept, "seen", -math.inf)
+    monkeypatch.setattr(kept, "read_at", -math.inf)
     monkeypatch.setattr(kept.reader, "place", SimpleNamespace(local=None))
     looks = list[str]()
 

@@ -169,7 +169,7 @@ def test_an_empty_service_says_what_to_send(service: Service, enter: Any) -> Non
     tab.page.wait_for_selector("#token")
     tab.page.fill("#token", "wrong")
     tab.page.click(".door button")
-    tab.page.wait_for_selector("text=This token is not known")
+    tab.page.wait_for_selector("text=This token is unknown")
     _picture(tab, "wrong-dark-800")
 
 

@@ -319,7 +319,7 @@ def test_the_server_may_stand_before_the_command_and_in_the_environment(
         (["best", "s", "--noise", "paper"], "--noise does not work with a server"),
         (
             ["status", "s", "--address", "http://h"],
-            "--address does not work with a server: it selects the jobs of a cluster",
+            "--address does not work with a server: it selects",
         ),
         (["status", "s"], "there is no sweep 's'"),
     ],

@@ -1,13 +1,13 @@
-"""Budgets of a sweep: when no further configuration is started. What runs is finished.
+"""Budgets of a sweep: limits after which it starts no further configuration; running trials finish.
 
-`max_seconds` counts from the start of the driver; GPU-hours and the interval of the best noise count what is in the run
-folder, so a resume goes on only with a larger budget.
+`max_seconds` counts from the start of the driver. GPU-hours and the interval of the best noise count all trials in the
+run folder, so a resume needs a larger budget.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.analysis.regime import Regime
@@ -16,85 +16,79 @@ from sweeper.config.spec import SweepSpec
 from sweeper.search.objectives import OBJECTIVES
 
 FEWEST = 20
-"""Configurations below which an interval stops nothing: its bootstrap is too sure of itself."""
-_STEP, _SHARE = 5, 20  # looked at after so many further configurations, or after a 20th of all where that is more
+"""Smallest number of configurations: the bootstrap of fewer is overconfident."""
+_STEP, _SHARE = 5, 20  # refit after max(5, count / 20) further configurations
 
 Row = Mapping[str, Any]
 
 
 class Budgets:
-    """What a sweep has used and knows, against what it may.
+    """Use of the budgets of a sweep.
 
     Args:
         spec: The sweep.
-        started: Time of its start, of `time.monotonic`.
-        gpus: Row of a trial -> GPUs that it held.
+        started: Start of the driver, from `time.monotonic`.
     """
 
-    def __init__(self, spec: SweepSpec, started: float, gpus: Callable[[Row], float] | None = None) -> None:
+    def __init__(self, spec: SweepSpec, started: float) -> None:
         self.spec, self.started = spec, started
-        self.gpus = gpus or gpus_held
         self.gpu_seconds = 0.0
-        self.rows: list[dict[str, Any]] = []  # of finished trials, what the interval of the best noise needs
-        self.configs: dict[str, int] = {}  # configuration -> place among the finished ones
-        self.next_look = FEWEST
+        self.rows: list[dict[str, Any]] = []  # finished trials, with the columns for the interval of the best noise
+        self.configs: dict[str, int] = {}  # configuration -> its position in order of finishing
+        self.next_fit = FEWEST
 
     def add(self, row: Row) -> None:
-        """Count a finished trial, of this driver or an earlier one."""
-        self.gpu_seconds += self.gpus(row) * (row.get("device_seconds") or 0.0)
+        """Count a finished trial of this driver or an earlier one."""
+        self.gpu_seconds += count_gpus(row, self.spec.resources) * (row.get("device_seconds") or 0.0)
         if self.spec.until_interval is not None and row["outcome"] != "failed":
             columns = _columns(self.spec)
             self.rows.append({name: row.get(name) for name in columns})
             self.configs.setdefault(row["config"], len(self.configs))
 
     def spent(self) -> str:
-        """Return why no further configuration is to be started; empty where one may be."""
+        """Return why the sweep starts no further configuration; empty while it may."""
         spec = self.spec
         if spec.max_seconds and time.monotonic() - self.started > spec.max_seconds:
-            return f"the {spec.max_seconds:g} seconds are over"
+            return f"max_seconds = {spec.max_seconds:g} is reached"
         if spec.max_gpu_hours and self.gpu_seconds >= 3600 * spec.max_gpu_hours:
-            return f"the {spec.max_gpu_hours:g} GPU-hours are used ({self.gpu_seconds / 3600:.3g} in all)"
-        return self._known() if spec.until_interval else ""
+            used = f"{self.gpu_seconds / 3600:.3g} GPU-hours are used"
+            return f"max_gpu_hours = {spec.max_gpu_hours:g} is reached: {used}"
+        return self._check_interval() if spec.until_interval else ""
 
-    def _known(self) -> str:
+    def _check_interval(self) -> str:
         count = len(self.configs)
-        if count < self.next_look:
+        if count < self.next_fit:
             return ""
         step = max(_STEP, count // _SHARE)
-        self.next_look = count + step
-        # twice in a row: one look in many is narrow by chance
-        found = self._regime(count)
-        if found is None or self._regime(count - step) is None:
+        self.next_fit = count + step
+        # two fits in a row must be narrow, because one in many is narrow by chance
+        regime = self._fit_narrow(count)
+        if regime is None or self._fit_narrow(count - step) is None:
             return ""
-        assert found.low is not None
-        assert found.high is not None
+        assert regime.low is not None
+        assert regime.high is not None
         return (
-            f"the 90 % interval of the best noise, {found.low:.3g} to {found.high:.3g}, is narrower than a factor "
+            f"the 90 % interval of the best noise, {regime.low:.3g} to {regime.high:.3g}, is narrower than a factor "
             f"{self.spec.until_interval:g}"
         )
 
-    def _regime(self, count: int) -> Regime | None:
-        """Return the regime of the first so many configurations where its interval is narrow and inside."""
+    def _fit_narrow(self, count: int) -> Regime | None:
+        """Return the regime of the first `count` configurations; None unless its interval is narrow and interior."""
         import pyarrow as pa
 
         from sweeper.analysis.regime import fit_regime
 
         rows = [row for row in self.rows if self.configs[row["config"]] < count]
         table = pa.Table.from_pylist(rows, schema=_schema(self.spec))
-        found = fit_regime(table, self.spec.objective, self.spec.noise, split="val", by_knob=False)
-        if found.low is None or found.high is None or not found.interior:
+        regime = fit_regime(table, self.spec.objective, self.spec.noise, split="val", by_knob=False)
+        if regime.low is None or regime.high is None or not regime.interior:
             return None
-        return found if found.high / found.low < (self.spec.until_interval or 1.0) else None
+        return regime if regime.high / regime.low < (self.spec.until_interval or 1.0) else None
 
 
-def gpus_of(row: Row, asked: Resources) -> float:
-    """Return the GPUs that a trial of a sweep with these resources held while it ran; none where it ran on a CPU."""
-    return gpus_held(row) * asked.gpus(row.get("members") or 2)
-
-
-def gpus_held(row: Row) -> float:
-    """Return the GPUs that a trial held while it ran; none where it ran on a CPU."""
-    return float(str(row.get("device")).startswith("cuda"))
+def count_gpus(row: Row, resources: Resources) -> float:
+    """Return the number of GPUs that a trial with these resources held; 0 on a CPU."""
+    return resources.gpus(row.get("members") or 2) if str(row.get("device")).startswith("cuda") else 0.0
 
 
 def _columns(spec: SweepSpec) -> Sequence[str]:

@@ -1,7 +1,6 @@
-"""Session of an extension: trials that join a sweep beside its own.
+"""Session of an extension: further trials in the folder of a sweep, from `sweeper.analysis.evidence.plan`.
 
-They have no number in the sweep and the sampler `extend`, so a design's point i and the rest of a resume stay as they
-were. `sweeper.analysis.evidence.plan` says which trials they are.
+These trials have no number and the sampler `extend`, so the points of a design and of a resume stay the same.
 """
 
 from __future__ import annotations
@@ -18,27 +17,28 @@ from trainables.spec import PairSpec
 
 
 class Extension(Session):
-    """The trials of a plan, for every runner; it counts trials, not configurations, and learns nothing.
+    """Session of a plan; it counts trials, not configurations, and its sampler learns nothing.
 
     Args:
-        plan: What to run.
-        given: Arguments of `Session`.
+        plan: The trials.
+        arguments: Arguments of `Session`.
     """
 
-    def __init__(self, plan: Plan, *given: Any) -> None:
-        super().__init__(*given)
-        self.pruner = None  # what was asked for is run to its end
+    def __init__(self, plan: Plan, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.pruner = None  # every planned trial runs to its end
         self.runtime = replace(self.runtime, rungs=0)
         self.jobs = [
             Job(None, g, {**self._context(p.noise), "sampler": EXTEND}) for p in plan.planned for g in _groups(p)
         ]
-        self.spec = self.budgets.spec = self.spec.model_copy(update={"until_interval": None})  # it adds certainty
+        # an extension adds certainty, so `until_interval` must not stop it
+        self.spec = self.budgets.spec = self.spec.model_copy(update={"until_interval": None})
         self.status = Status(len(self.jobs), best=self.status.best, warnings=self.status.warnings)
         self.open = list(range(len(self.jobs)))[::-1]
 
     def next_job(self) -> Job | None:
-        """Return the next trials, or None when none is to be started any more."""
-        if self.over() or not self.open:
+        """Return the next trials; None if the session starts no further ones."""
+        if self.is_over() or not self.open:
             return None
         job = self.jobs[self.open.pop()]
         self.status.running += 1
@@ -52,8 +52,8 @@ class Extension(Session):
 
 
 def _groups(planned: PlannedTrials) -> list[tuple[PairSpec, ...]]:
-    # stack mates are one job; the others one each, so that they run side by side
+    # a stack is one job; other repeats get one job each, so that they run side by side
     groups: dict[int, list[PairSpec]] = {}
     for spec in planned.specs:
         groups.setdefault(spec.repeat // spec.stack, []).append(spec)
-    return [tuple(own) for own in groups.values()]
+    return [tuple(group) for group in groups.values()]

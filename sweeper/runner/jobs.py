@@ -1,4 +1,4 @@
-"""One configuration as a job: its trials are run, and each is written as soon as it is finished."""
+"""Jobs: the trials of one configuration, each written to the run folder as soon as it ends."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from trainables.trial import run_trials
 
 Row = dict[str, Any]
 Trials = Callable[[Sequence[PairSpec], Runtime, Report], Sequence[PairOutput]]
-"""What runs trials that share everything but `repeat`; see `trainables.trial.run_trials`."""
+"""Function that runs trials which differ only in `repeat`; see `trainables.trial.run_trials`."""
 
 
 class WorkerLost(Exception):  # noqa: N818  (reads as what it says)
-    """A process that a trial ran in died: the trial did not fail, and may be run again."""
+    """A process of a trial died: the trial did not fail and may run again."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Job:
     """The trials of one configuration.
 
     Attributes:
-        number: Position of the configuration in the sweep; None where it has none.
-        specs: Its trials, one per repeat.
-        context: Columns of the trials table that the sweep knows and the trial does not.
+        number: Number of the configuration in the sweep; None for an extension.
+        specs: The trials, one per repeat.
+        context: Columns of the trials table whose values come from the sweep.
     """
 
     number: int | None
@@ -45,13 +45,13 @@ class Job:
     context: Mapping[str, Any]
 
     def to_json(self) -> str:
-        """Return the job as text that `from_json` reads back."""
+        """Return the job as text for `from_json`."""
         specs = [json.loads(s.to_json()) for s in self.specs]
         return json.dumps({"number": self.number, "specs": specs, "context": dict(self.context)})
 
     @classmethod
     def from_json(cls, text: str) -> Job:
-        """Read a job from `to_json`'s text."""
+        """Return the job of a text from `to_json`."""
         data = json.loads(text)
         specs = tuple(PairSpec.from_mapping(s) for s in data["specs"])
         return cls(data["number"], specs, data["context"])
@@ -60,23 +60,20 @@ class Job:
 def execute(
     job: Job, runtime: Runtime, run: Run, report: Report = lambda _: None, trials: Trials | None = None
 ) -> list[Row]:
-    """Run the trials of a job and write each to the run folder.
+    """Run the trials of a job, write each to the run folder, and return their rows without the column `spec`.
 
-    A trial that raises becomes a row with outcome `failed`; the sweep goes on. After a trial that the report stopped
-    the remaining repeats are not run.
+    A trial that raises becomes a row with outcome `failed`. If the report stops a trial, its remaining repeats do not
+    run.
 
     Args:
         job: The trials.
-        runtime: Where to run.
-        run: The run folder, on storage that may be away for a while (see `sweeper.storage.retry`).
-        report: Called with what the trials report, and with `before`, the rows of the repeats that are done.
-        trials: Runs them in processes that carry their own checkpoints; None is `run_trials`, in this process.
-
-    Returns:
-        The rows as written, without the column `spec`.
+        runtime: Where the trials run.
+        run: The run folder; its storage may be away for a while, see `sweeper.storage.retry`.
+        report: Called with the reports of the trials, and with `before`, the rows of the repeats that ended.
+        trials: Runs the trials in processes that store their checkpoints; None is `run_trials`, in this process.
 
     Raises:
-        StorageError: The run folder cannot be written to; the trials that are not written did not fail.
+        StorageError: The run folder cannot be written to; trials without a row did not fail.
         WorkerLost: From `trials`.
     """
     rows: list[Row] = []
@@ -88,11 +85,11 @@ def execute(
     runtime = on_node(runtime, place)
     for group in _groups(job.specs):
         first = _first_mate(group[0])
-        carried = checkpoints_of(place, runtime, first, elsewhere=trials is not None)
-        outputs = _outputs(group, runtime, place, carried, with_rows, trials or run_trials)
+        checkpoints = checkpoints_of(place, runtime, first, elsewhere=trials is not None)
+        outputs = _outputs(group, runtime, place, checkpoints, with_rows, trials or run_trials)
         rows += [_commit(place, job, output) for output in outputs]
-        if carried:
-            carried.drop()
+        if checkpoints:
+            checkpoints.drop()
         drop_checkpoints(runtime, first)
         if was_stopped(rows):
             break
@@ -103,7 +100,7 @@ def _outputs(
     group: Sequence[PairSpec],
     runtime: Runtime,
     place: Place,
-    carried: Checkpoints | None,
+    checkpoints: Checkpoints | None,
     report: Report,
     trials: Trials,
 ) -> Sequence[PairOutput]:
@@ -112,9 +109,9 @@ def _outputs(
 
     started = now()
     try:
-        if carried:
-            return carried.around(run, report)
-        # start weights and trunks lie in the run folder; a checkpoint keeps what was trained
+        if checkpoints:
+            return checkpoints.around(run, report)
+        # the run folder holds start weights and trunks; a checkpoint keeps the training
         return restart(lambda: run(report), place.seconds)
     except (StorageError, WorkerLost):
         raise
@@ -134,41 +131,41 @@ def _within(error: OSError, place: Place) -> bool:
 
 
 def was_stopped(rows: Iterable[Row]) -> bool:
-    """Whether one of a configuration's trials was stopped on its way: the configuration is done."""
+    """Return whether pruning stopped one of a configuration's trials, which ends the configuration."""
     return any(r.get("pruned_step") is not None for r in rows)
 
 
 def prune(job: Job, run: Run, outputs: Iterable[PairOutput], reason: str, done: Sequence[Row]) -> list[Row]:
-    """Write the trials of a job that were stopped in a worker, and return all its rows; `done` were written before."""
-    mine = {s.digest for s in job.specs} - {r["digest"] for r in done}
-    rows = [*done, *(_commit(run, job, stopped(o, reason)) for o in outputs if o.result.digest in mine)]
-    _forget(run, job.specs)
+    """Write the trials of a job that the driver stopped, and return all its rows, with those `done` before."""
+    left = {s.digest for s in job.specs} - {r["digest"] for r in done}
+    rows = [*done, *(_commit(run, job, stopped(o, reason)) for o in outputs if o.result.digest in left)]
+    _remove_checkpoints(run, job.specs)
     return rows
 
 
 def give_up(job: Job, runtime: Runtime, run: Run, error: Exception, done: Sequence[Row]) -> list[Row]:
-    """Write the trials of a job whose worker died of an error, and return all its rows; `done` were written before."""
+    """Write the trials of a job whose worker died of an error, and return all its rows, with those `done` before."""
     left = [s for s in job.specs if s.digest not in {r["digest"] for r in done}]
     lost = [_commit(run, job, failed(s, runtime, error, now())) for s in left]
-    _forget(run, job.specs)
+    _remove_checkpoints(run, job.specs)
     return [*done, *lost]
 
 
 def _first_mate(spec: PairSpec) -> str:
-    # what the checkpoints of trials that train together are named by
+    # names the checkpoints of trials that train together
     return spec.stack_mates()[0].digest
 
 
-def _forget(run: Run, specs: Iterable[PairSpec]) -> None:
-    # of trials whose workers are gone: nothing goes on from their checkpoints
-    place, gone = place_of(run), tuple(_first_mate(s) for s in specs)
+def _remove_checkpoints(run: Run, specs: Iterable[PairSpec]) -> None:
+    # the workers of these trials died, so nothing continues from their checkpoints
+    place, prefixes = place_of(run), tuple(_first_mate(s) for s in specs)
     for name in place.files(CHECKPOINTS):
-        if name.startswith(gone):
+        if name.startswith(prefixes):
             place.remove(f"{CHECKPOINTS}/{name}")
 
 
 def _groups(specs: Sequence[PairSpec]) -> Iterator[list[PairSpec]]:
-    # stack mates train together; the others one by one, so that each is on disk as soon as it is done
+    # a stack trains together; other repeats one by one, so that each is on disk as soon as it ends
     for _, group in groupby(specs, key=lambda s: s.repeat // s.stack):
         yield list(group)
 

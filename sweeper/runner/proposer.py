@@ -1,4 +1,4 @@
-"""Proposers: which configuration comes next. Designs are functions of (seed, number); studies learn from results."""
+"""Proposers choose the next configuration: a design is a function of (seed, number), a study learns from results."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Proposal:
 
     Attributes:
         params: Value of every knob that acts.
-        target: Noise the sampler aimed at; None for samplers that do not aim.
-        thoughts: What the sampler says about it (origin, optimum, optimum_low, optimum_high, exponents).
-        seconds: Time the sampler took.
+        target: Noise that the sampler targets; None for other samplers.
+        thoughts: Columns of the sampler for the search table (origin, optimum, optimum_low, optimum_high, exponents).
+        seconds: Time of the proposal.
     """
 
     params: dict[str, Any]
@@ -50,23 +50,23 @@ class Proposer(Protocol):
     """Source of configurations."""
 
     def ask(self, number: int) -> Proposal:
-        """Return the configuration with this number, which lies within `sweeper.runner.proposer.budget_of`."""
+        """Return the configuration with this number, which is below `budget_of`."""
         ...
 
     def tell(self, number: int, params: Mapping[str, Any], observation: Observation) -> None:
-        """Say how a configuration ended, asked for now or in an earlier run."""
+        """Learn the observation of a configuration of this run or an earlier one."""
         ...
 
     def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
-        """Keep the place of a configuration of an earlier run that is still to be done.
+        """Reserve the number of a configuration that an earlier run left unfinished.
 
-        To be called in order of number among the calls of `tell`; `params` where some of its repeats are there.
+        Call it in order of number, between the calls of `tell`, with `params` if some repeats ended.
         """
         ...
 
 
 class DesignProposer:
-    """Point `number` of a design: resuming fills the missing numbers with the same points."""
+    """Proposes point `number` of a design; a resume fills missing numbers with the same points."""
 
     def __init__(self, sweep: PreparedSweep) -> None:
         self.spec, self.space = sweep.spec, sweep.space
@@ -78,27 +78,29 @@ class DesignProposer:
         assert design is not None
         start = time.perf_counter()
         first = len(self.spec.enqueue)
-        given = self.points[number] if number < first else {}
-        # the rest of a given point is that of the design's point with its number
-        index = number - first if number >= first else number % _designed(self.spec, self.space)
+        enqueued = self.points[number] if number < first else {}
+        # an enqueued point takes its missing knobs from the design's point with its number
+        index = number - first if number >= first else number % _count_points(self.spec, self.space)
         params = design(
             self.space.knobs, self.spec.seed, index, max(self.spec.trials - first, 1), self.space.conditions
         )
         thoughts = {"origin": ENQUEUED} if number < first else None
-        return Proposal(self.space.acting({**params, **given}), thoughts=thoughts, seconds=time.perf_counter() - start)
+        return Proposal(
+            self.space.acting({**params, **enqueued}), thoughts=thoughts, seconds=time.perf_counter() - start
+        )
 
     def tell(self, number: int, params: Mapping[str, Any], observation: Observation) -> None:
-        """Nothing to learn."""
+        """Do nothing: a design does not learn."""
 
     def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
-        """Every point has its number."""
+        """Do nothing: every point has its number."""
 
 
 class StudyProposer:
-    """An Optuna study in memory: a cache, rebuilt from the run folder on resume.
+    """Proposes by an Optuna study in memory, which a resume rebuilds from the run folder.
 
-    A stateless sampler draws by the number of Optuna's trial, so these are the numbers of the configurations as long
-    as none failed.
+    A stateless sampler draws by the number of Optuna's trial, which is the number of the configuration as long as none
+    failed.
     """
 
     def __init__(self, sweep: PreparedSweep, k_aug: KAugOf | None = None) -> None:
@@ -112,12 +114,12 @@ class StudyProposer:
         self.order = in_order(space.knobs, space.conditions)
         maximize, minimize = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
         directions = [maximize if OBJECTIVES[o].maximize else minimize for o in spec.objectives]
-        self.study = optuna.create_study(sampler=self._sampler(spec.seed), directions=directions)
-        self.open: dict[int, int] = {}  # number -> Optuna's number of the trial that is running
-        self.kept: dict[int, Proposal] = {}  # asked for, to be handed out
+        self.study = optuna.create_study(sampler=self._make_sampler(spec.seed), directions=directions)
+        self.open: dict[int, int] = {}  # number of a running configuration -> Optuna's number
+        self.kept: dict[int, Proposal] = {}  # proposals that are reserved for their numbers
         self.fresh = True
 
-    def _sampler(self, seed: int) -> BaseSampler:
+    def _make_sampler(self, seed: int) -> BaseSampler:
         import optuna
 
         assert self.sampler.make is not None
@@ -139,27 +141,27 @@ class StudyProposer:
             return self.kept.pop(number)
         start = time.perf_counter()
         if self.fresh and self.study.trials and not self.sampler.stateless:
-            # a sampler with the sweep's seed would draw its first random points again
+            # with the sweep's seed, the sampler would repeat its first random points
             seed = stream(str(self.spec.seed), f"resume/{len(self.study.trials)}") % 2**32
-            self.study.sampler = self._sampler(seed)
+            self.study.sampler = self._make_sampler(seed)
         self.fresh = False
-        given = self.points[number] if number < len(self.points) else None
-        if given is not None:
-            self.study.enqueue_trial(given)
+        enqueued = self.points[number] if number < len(self.points) else None
+        if enqueued is not None:
+            self.study.enqueue_trial(enqueued)
         trial = self.study.ask()
         params: dict[str, Any] = {}
         for name in self.order:
             if acts(name, params, self.space.conditions):
-                params[name] = _suggested(trial, name, self.space.knobs[name])
+                params[name] = _suggest(trial, name, self.space.knobs[name])
         params = {name: params[name] for name in self.space.knobs if name in params}
         seconds = time.perf_counter() - start
         self.open[number] = trial.number
-        target, thoughts = self._thoughts(trial)
-        if given is not None:
+        target, thoughts = self._read_thoughts(trial)
+        if enqueued is not None:
             thoughts = {**thoughts, "origin": ENQUEUED}
         return Proposal(params, target, thoughts, seconds)
 
-    def _thoughts(self, trial: Any) -> tuple[float | None, Mapping[str, Any]]:
+    def _read_thoughts(self, trial: Any) -> tuple[float | None, Mapping[str, Any]]:
         from sweeper.search.noise_sampler.study_attrs import NOISE_TARGET_KEY, SEARCH_KEY
 
         attrs = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
@@ -186,7 +188,7 @@ class StudyProposer:
             self.kept[number] = self.ask(number)
 
 
-def _suggested(trial: Any, name: str, distribution: Any) -> Any:
+def _suggest(trial: Any, name: str, distribution: Any) -> Any:
     if hasattr(distribution, "choices"):
         return trial.suggest_categorical(name, distribution.choices)
     suggest = trial.suggest_int if isinstance(distribution.low, int) else trial.suggest_float
@@ -194,11 +196,11 @@ def _suggested(trial: Any, name: str, distribution: Any) -> Any:
 
 
 def budget_of(spec: SweepSpec, space: Space) -> int:
-    """Return the number of configurations of a sweep: `trials`, or fewer where a design ends."""
-    return min(spec.trials, len(spec.enqueue) + _designed(spec, space))
+    """Return the number of configurations of a sweep: `trials`, or fewer for a design with fewer points."""
+    return min(spec.trials, len(spec.enqueue) + _count_points(spec, space))
 
 
-def _designed(spec: SweepSpec, space: Space) -> int:
+def _count_points(spec: SweepSpec, space: Space) -> int:
     return count_configs(spec.sampler, space.knobs, max(spec.trials - len(spec.enqueue), 1), space.conditions)
 
 

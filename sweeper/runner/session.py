@@ -1,4 +1,4 @@
-"""Session: the bookkeeping of one sweep, the same for every runner. Jobs out, finished rows in."""
+"""Session: the bookkeeping of one sweep for every runner; it hands out jobs and takes in finished rows."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sweeper.config.prepared import PreparedSweep
 from sweeper.config.spec import SweepSpec
 from sweeper.config.trials import build
 from sweeper.errors import SpecError, StorageError
-from sweeper.runner.budgets import Budgets, gpus_of
+from sweeper.runner.budgets import Budgets
 from sweeper.runner.jobs import Job, Row, was_stopped
 from sweeper.runner.proposer import DesignProposer, Proposal, Proposer, budget_of, make_proposer
-from sweeper.runner.pruning import Judge, Pruner, saved
+from sweeper.runner.pruning import Judge, Pruner, estimate_savings
 from sweeper.runner.status import QUIET, Callbacks, Status
 from sweeper.search.objectives import OBJECTIVES, Observation
 from sweeper.search.samplers import SAMPLERS
@@ -58,55 +58,56 @@ class Session:
         self.objective = OBJECTIVES[spec.objective]
         self.proposer = make_proposer(sweep, k_aug)
         self.status = Status(budget_of(spec, space))
-        self.budgets = Budgets(spec, self.status.started, lambda row: gpus_of(row, spec.resources))
-        # of designs: number -> first repeat
+        self.budgets = Budgets(spec, self.status.started)
+        # number of a design -> first repeat
         self.blocks = _assign_blocks(self.proposer, spec, self.status.budget, self._build)
-        self.repeats: Counter[str] = Counter()  # of other samplers: repeats of a configuration that are taken
+        self.repeats: Counter[str] = Counter()  # for other samplers: configuration -> its next free repeat
         self.leaderboard = Leaderboard(self.objective, feasible=lambda row: feasible(row, spec))
-        self.front: dict[
-            str, list[Row]
-        ] = {}  # of several objectives: trials of what may be a Pareto-best configuration
+        self.front: dict[str, list[Row]] = {}  # for several objectives: rows of the Pareto-best configurations
         self.observer = Observer(spec, SAMPLERS[spec.sampler], [OBJECTIVES[name] for name in spec.objectives])
         self.finished: set[str] = set()  # digests of finished trials
         judge = Judge(self.objective, self.status.budget * spec.repeats, bool(spec.further_objectives))
         self.pruner = Pruner(judge, self._noise) if spec.prune else None
-        self.belief: tuple[float, float] | None = None  # the sampler's interval of the optimal noise
-        self.halted = ""  # why no further configuration is started
-        self.broken: StorageError | None = None  # what ended the sweep
+        self.noise_interval: tuple[float, float] | None = None  # of the optimal noise, from the sampler
+        self.halted = ""  # reason to start no further configuration
+        self.broken: StorageError | None = None  # error that ended the sweep
         self.weights = {name.partition(".")[0] for name in self.run.files("weights")}  # digests that may have a file
-        self.open: list[int] = []  # numbers to do, the next one last
-        self.partial: dict[int, list[Row]] = {}  # rows of numbers that were interrupted between their repeats
+        self.open: list[int] = []  # numbers of configurations left, the next one last
+        self.partial: dict[int, list[Row]] = {}  # number interrupted between its repeats -> its rows
         rows = read(self.run, "trials").to_pylist()
-        self.stale = {(r["digest"], r["started"]) for r in rows if r["outcome"] == "failed"}  # of earlier drivers
+        # failures of earlier drivers
+        self.stale = {(r["digest"], r["started"]) for r in rows if r["outcome"] == "failed"}
         self._restore(rows)
 
-    # -- what is there already ------------------------------------------------------------------------------------
+    # -- restore ----------------------------------------------------------------------------------------------------
 
     def _restore(self, rows: Iterable[Row]) -> None:
         by_number: dict[int, list[Row]] = {}
-        added: list[Row] = []  # by `sweeper extend`: no configurations of this search
+        extended: list[Row] = []  # rows from `sweeper extend`, which are no configurations of the search
         for row in rows:
             if row["number"] is not None:
                 by_number.setdefault(row["number"], []).append(row)
             elif row["outcome"] != "failed":
-                added.append(row)
+                extended.append(row)
                 self._reserve(row)
-        self._remember(added)
-        there = max((n for n, own in by_number.items() if any(r["outcome"] != "failed" for r in own)), default=-1) + 1
-        if there > self.spec.trials:
+        self._remember(extended)
+        finished = (r["number"] for group in by_number.values() for r in group if r["outcome"] != "failed")
+        count = max(finished, default=-1) + 1
+        if count > self.spec.trials:
             raise SpecError(
-                f"{there} configurations are there already; trials must be at least that, got {self.spec.trials}"
+                f"trials must be at least {count}, the number of configurations in the run folder, got "
+                f"{self.spec.trials}"
             )
-        held = max(by_number, default=-1)
+        last = max(by_number, default=-1)
         for number in range(self.status.budget):
-            own = by_number.get(number, [])
-            done = [r for r in own if r["outcome"] != "failed"]
+            group = by_number.get(number, [])
+            done = [r for r in group if r["outcome"] != "failed"]
             for row in done:
                 self._reserve(row)
             if len(done) >= self.spec.repeats or was_stopped(done):
-                told = self.observer.observe(done)
-                assert told is not None
-                self.proposer.tell(number, self._params(done[0]), told)
+                observation = self.observer.observe(done)
+                assert observation is not None
+                self.proposer.tell(number, self._params(done[0]), observation)
                 self.status.done += 1
                 self._remember(done)
             else:
@@ -114,18 +115,18 @@ class Session:
                 if done:
                     self.partial[number] = done
                     self.proposer.keep(number, self._params(done[0]))
-                elif own:  # it failed, and is tried again
-                    self.proposer.tell(number, self._params(own[0]), Observation())
-                elif number < held:
+                elif group:  # it failed, and this session tries it again
+                    self.proposer.tell(number, self._params(group[0]), Observation())
+                elif number < last:
                     self.proposer.keep(number)
         if self.pruner:
-            rows = [row for own in by_number.values() for row in own]
+            rows = [row for group in by_number.values() for row in group]
             self.pruner.restore(rows, read(self.run, "rungs").to_pylist())
         self.open.reverse()
         self._prune_weights()
 
     def _reserve(self, row: Row) -> None:
-        # blocks are reserved whole: a repeat that is missing belongs to its own number
+        # reserve whole blocks: a missing repeat belongs to the number of its block
         block = row["repeat"] // self.spec.repeats + 1
         self.repeats[row["config"]] = max(self.repeats[row["config"]], block * self.spec.repeats)
 
@@ -136,11 +137,11 @@ class Session:
         """Show the status to the listener."""
         self.callbacks.listener(self.status)
 
-    # -- jobs out -------------------------------------------------------------------------------------------------
+    # -- jobs -------------------------------------------------------------------------------------------------------
 
     def next_job(self) -> Job | None:
-        """Return the next configuration's trials, or None when none is to be started any more."""
-        if self.over() or not self.open:
+        """Return the trials of the next configuration; None if the session starts no further one."""
+        if self.is_over() or not self.open:
             return None
         number = self.open.pop()
         if number in self.partial:
@@ -151,8 +152,8 @@ class Session:
         self.report()
         return job
 
-    def over(self) -> bool:
-        """Whether no further configuration is to be started."""
+    def is_over(self) -> bool:
+        """Return whether the session starts no further configuration."""
         if not self.halted:
             self.halt(self.callbacks.stop() or self.budgets.spent())
         return bool(self.halted)
@@ -177,15 +178,15 @@ class Session:
         write_search(self.run, row)
         self.status.target = predicted
         ends = thoughts.get("optimum_low"), thoughts.get("optimum_high")
-        self.belief = (ends[0], ends[1]) if ends[0] is not None and ends[1] is not None else None
+        self.noise_interval = (ends[0], ends[1]) if ends[0] is not None and ends[1] is not None else None
         return Job(number, specs, self._context(proposal.target))
 
     def _complete(self, number: int, rows: list[Row]) -> Job:
         first = rows[0]["repeat"] - rows[0]["repeat"] % self.spec.repeats
         spec = self._build(self._params(rows[0]))
         specs = [replace(spec, repeat=first + i) for i in range(self.spec.repeats)]
-        there = {r["digest"] for r in rows}
-        return Job(number, tuple(s for s in specs if s.digest not in there), self._context(rows[0]["noise_target"]))
+        done = {r["digest"] for r in rows}
+        return Job(number, tuple(s for s in specs if s.digest not in done), self._context(rows[0]["noise_target"]))
 
     def _build(self, params: Mapping[str, Any]) -> PairSpec:
         return build(self.spec, self.space, params)
@@ -206,29 +207,29 @@ class Session:
         try:
             return scale.predict({**self.sweep.constants, **settings})
         except ValueError:
-            return None  # a formula that needs what this space does not have
+            return None  # the space lacks a value of the formula
 
     def rows_on_disk(self, job: Job) -> list[Row]:
-        """Return the rows of a job that were written before its worker died, but not failures of earlier drivers."""
+        """Return the rows of a job that its worker wrote before it died, without failures of earlier drivers."""
         rows = read_rows(self.run, "trials", [s.digest for s in job.specs])
         return [r for r in rows if (r["digest"], r["started"]) not in self.stale]
 
     def keep_partial(self, job: Job, done: list[Row]) -> None:
-        """Keep the rows of a job that were written before its worker died: what is left of it is run again."""
+        """Keep the rows of a job whose worker died; a further attempt runs the rest of the job."""
         if done and job.number is not None:
-            there = self.partial.setdefault(job.number, [])
-            there += [r for r in done if r["digest"] not in {t["digest"] for t in there}]
+            kept = self.partial.setdefault(job.number, [])
+            kept += [r for r in done if r["digest"] not in {k["digest"] for k in kept}]
 
-    # -- on the way -----------------------------------------------------------------------------------------------
+    # -- rungs ------------------------------------------------------------------------------------------------------
 
     def look(self, job: Job, record: Mapping[str, Any]) -> str | None:
-        """Take in what a running trial reports; returns why it is to be stopped, None where it goes on."""
+        """Take in the report of a running trial; returns the reason to stop it, or None."""
         if self.pruner is None or "rung" not in record or job.number is None:
             return None
         before = [*self.partial.get(job.number, []), *record["before"]]
-        return self.pruner.look(job.specs[0], {**record, "before": before}, self.status.best, self.belief)
+        return self.pruner.look(job.specs[0], {**record, "before": before}, self.status.best, self.noise_interval)
 
-    # -- rows in --------------------------------------------------------------------------------------------------
+    # -- rows -------------------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, rows: list[Row]) -> None:
         """Learn from the rows of a finished job."""
@@ -236,9 +237,9 @@ class Session:
         if self.pruner:
             self.pruner.learn(rows)
         rows = [*self.partial.pop(job.number, []), *rows]
-        told = self.observer.observe(rows)
-        self.proposer.tell(job.number, self.space.params_of(job.specs[0]), told or Observation())
-        self._settle(rows, failed=told is None)
+        observation = self.observer.observe(rows)
+        self.proposer.tell(job.number, self.space.params_of(job.specs[0]), observation or Observation())
+        self._settle(rows, failed=observation is None)
 
     def _settle(self, rows: list[Row], failed: bool) -> None:
         self.status.running -= 1
@@ -252,8 +253,8 @@ class Session:
         self.report()
 
     def compact(self) -> None:
-        """Make one part of many; to be called while no trial runs. Storage that fails costs the next reader time."""
-        if self.broken:  # the folder may be another driver's by now
+        """Merge the files of the tables; only while no trial runs. If storage fails, readers just take longer."""
+        if self.broken:  # another driver may have the folder by now
             return
         try:
             compact(self.run, AUTOMATIC)
@@ -266,13 +267,13 @@ class Session:
         self.halted = self.halted or reason
 
     def break_off(self, error: StorageError) -> None:
-        """Start no further configuration: the run folder is lost to this driver."""
+        """Start no further configuration, because this driver lost the run folder."""
         self.broken = self.broken or error
         self.halt(str(error))
 
     def _remember(self, rows: Sequence[Row]) -> None:
         self.status.pruned += was_stopped(rows)
-        self.status.saved_seconds += saved(rows)[0]
+        self.status.saved_seconds += estimate_savings(rows)[0]
         for row in rows:
             self.finished.add(row["digest"])
             self.budgets.add(row)
@@ -284,8 +285,8 @@ class Session:
         self.status.best = next((s.mean for s in self.leaderboard.first(1)), None)
 
     def _pareto(self) -> list[dict[str, Any]]:
-        # what is beaten is forgotten, weights and all: all trials anew for each would be quadratic in their number
-        rows = [row for own in self.front.values() for row in own]
+        # drop beaten configurations for good: a search over all trials every time would be quadratic in their number
+        rows = [row for group in self.front.values() for row in group]
         best = pareto(rows, self.spec.objectives, lambda row: feasible(row, self.spec)) if rows else []
         self.front = {r["config"]: self.front[r["config"]] for r in best}
         return best
@@ -293,14 +294,14 @@ class Session:
     def _prune_weights(self) -> None:
         keep = {s.digest for s in self.leaderboard.first(KEEP_WEIGHTS)}
         keep.update(r["digest"] for r in self._pareto())
-        # a file that belongs to no finished trial is being written, or was left by a crash: it is remade
+        # a file without a finished trial is being written, or a crash left it and a further attempt rewrites it
         for digest in (self.weights & self.finished) - keep:
             self.run.remove(weights_of(digest))
             self.weights.discard(digest)
 
 
 def _assign_blocks(proposer: Proposer, spec: SweepSpec, count: int, build: Callable[..., PairSpec]) -> dict[int, int]:
-    """Return the first repeat of each number of a design: it must not depend on what was finished when."""
+    """Return the first repeat of every number of a design, which must not depend on the order of finishing."""
     if not isinstance(proposer, DesignProposer):
         return {}
     seen: Counter[str] = Counter()

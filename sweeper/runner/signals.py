@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: whoever stops a sweep, it ends the same way."""
+"""Handlers of SIGINT and SIGTERM, which end a sweep in the same way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import FrameType
 
 @contextmanager
 def sigterm_as_sigint() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM inside the block; in other threads than the main one nothing changes."""
+    """Raise KeyboardInterrupt on SIGTERM inside the block; does nothing outside of the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -29,10 +29,10 @@ def sigterm_as_sigint() -> Iterator[None]:
 
 
 class TuneSignals:
-    """Turns SIGINT and SIGTERM into Tune's own graceful stop; a second one raises KeyboardInterrupt.
+    """Turns SIGINT and SIGTERM into Tune's graceful stop; a second signal raises KeyboardInterrupt.
 
     Args:
-        halt: Called with why no further configuration is to be started.
+        halt: Called with the reason to start no further configuration.
     """
 
     def __init__(self, halt: Callable[[str], None]) -> None:
@@ -40,24 +40,24 @@ class TuneSignals:
         self.seen: list[int] = []
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Take note of a signal."""
+        """Handle a signal."""
         self.seen.append(number)
         if len(self.seen) > 1:
             raise KeyboardInterrupt
-        print("stopping; finished trials are kept (again: at once)", file=sys.stderr, flush=True)
+        print("stopping; finished trials are kept (press Ctrl-C again to stop at once)", file=sys.stderr, flush=True)
         self.halt("interrupted")
-        # Tune listens to SIGUSR1 while it runs; Ray's start is not to be interrupted, it is over in seconds
+        # Tune handles SIGUSR1 while it runs; before that Ray starts, which takes seconds and must not be interrupted
         if signal.getsignal(signal.SIGUSR1) not in (signal.SIG_DFL, signal.SIG_IGN, None):
             os.kill(os.getpid(), signal.SIGUSR1)
 
     def install(self) -> None:
-        """Take the signals over; to be called again once Ray has started, which takes SIGTERM for itself."""
+        """Install the handlers; call it again after the start of Ray, which installs its own for SIGTERM."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.handle)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Take the signals over for the block, in the main thread; elsewhere they stay as they are."""
+        """Install the handlers for the block; does nothing outside of the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -99,7 +99,7 @@ def test_a_ray_that_dies_ends_the_driver_with_a_sentence(tmp_path: Path, drive: 
     ("where", "number"),
     [
         ("a, c.connect = c.connect, lambda *s: (os.kill(os.getpid(), signal.SIGINT), a(*s))[1]", signal.SIGINT),
-        ("a, c._forget_artifacts = c._forget_artifacts, lambda n: (a(n), os.kill(os.getpid(), signal.SIGTERM))", None),
+        ("a, c._remove_artifacts = c._remove_artifacts, lambda n: (a(n), os.kill(os.getpid(), signal.SIGTERM))", None),
     ],
     ids=["while Ray starts", "between Tuners"],
 )

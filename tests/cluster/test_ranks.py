@@ -100,5 +100,5 @@ def test_a_rank_that_dies_takes_its_attempt_and_two_ranks_are_one(
     # what can never be placed is refused with what there is
     args = ("run", write(tmp_path / "no.yaml", "{gpus_per_member: 4}"), "--out", str(tmp_path / "no"))
     err = complete(driver(*args, "--address", cluster.address), 2)[1]
-    assert "a trial takes 8 bundles of 1 CPU, 1 GPU, and the cluster can never place that on its" in err
+    assert "a trial needs 8 bundles of 1 CPU, 1 GPU, which the cluster can never place on its" in err
     assert not (tmp_path / "no" / "sweep.yaml").exists()

@@ -121,7 +121,7 @@ def test_a_cluster_by_address_with_its_token(tmp_path: Path, monkeypatch: pytest
         complete(driver(*args, "--out", str(run)))
         assert read_trials(run).num_rows == 6
         _, err = complete(driver(*args, "--device", "cuda", "--out", str(tmp_path / "gpu")), 2)
-        assert "asks for a GPU and the cluster has none" in err
+        assert "needs a GPU and the cluster has none" in err
     finally:
         head.terminate()
         head.wait(PATIENCE)

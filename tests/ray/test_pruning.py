@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 import sweeper
 from sweeper import SweepSpec
-from sweeper.runner.pruning import saved
+from sweeper.runner.pruning import estimate_savings
 from sweeper.runner.session import Session
 from sweeper.storage.schema import SCHEMAS
 from sweeper.storage.tables import read, read_trials
@@ -59,7 +59,7 @@ def test_hopeless_trials_are_stopped_written_and_told_as_pruned(
     digests = {r["digest"] for r in rows}
     assert all(p.stem in digests for table in PARTS for p in (run / table).iterdir())
     assert not list((run / ".tmp").iterdir())
-    assert saved(rows) == (0.0, 0.0)  # the closed form takes no time
+    assert estimate_savings(rows) == (0.0, 0.0)  # the closed form takes no time
 
     # the study: pruned is never complete, and a resume knows it
     for trials in (36, 44):

@@ -1,4 +1,4 @@
-"""Which Ray a sweep runs on: a local one, or a cluster by `--address` or `RAY_ADDRESS`; is it there, and its token."""
+"""Address of the Ray that a sweep runs on, by `--address` or `RAY_ADDRESS`, its token, and a check that it answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweeper.runner.ray_tune.own_ray import users_token
 CONNECT_SECONDS, PROBE_SECONDS = 4.0, 20.0
 LOCAL = "local"
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set where Ray's job server started this process: the cluster is there."""
+"""Environment variable of processes that Ray's job server starts, which can reach the cluster."""
 _NODES_ONLY = (
     "only a node of the cluster can join it: make this machine one by `ray start --address HEAD:PORT --num-cpus 0` and "
     "use --address auto, or hand the sweep to the job server by `sweeper submit`"
@@ -24,14 +24,14 @@ _NODES_ONLY = (
 
 
 def resolve_address(spec: SweepSpec, say: Callable[[str], None] = lambda _: None) -> SweepSpec:
-    """Return the sweep with the address it runs at: the flag's or the file's, else `RAY_ADDRESS`, else none.
+    """Return the sweep with the address of its Ray: its own, else `RAY_ADDRESS`, else none.
 
     Args:
-        spec: The sweep; address `local` starts a local Ray in any case.
-        say: Called with a line where the environment decides.
+        spec: The sweep; address `local` always starts a local Ray.
+        say: Called with a line if `RAY_ADDRESS` decides.
 
     Raises:
-        SpecError: `RAY_ADDRESS` is no address that a sweep can run at.
+        SpecError: `RAY_ADDRESS` is the address of a job server.
     """
     if spec.runner != "ray":
         return spec
@@ -50,7 +50,7 @@ def resolve_address(spec: SweepSpec, say: Callable[[str], None] = lambda _: None
 
 
 def token(environment: Mapping[str, str] | None = None) -> str:
-    """Return the token for Ray's token authentication, found as Ray finds it; empty where there is none.
+    """Return the token for Ray's token authentication, from the places where Ray looks; empty without one.
 
     Raises:
         SpecError: The file that `RAY_AUTH_TOKEN_PATH` names cannot be read.
@@ -69,16 +69,16 @@ def token(environment: Mapping[str, str] | None = None) -> str:
 
 
 def use_token() -> None:
-    """Let Ray use the token that is at hand: with an explicit address it does not look for one by itself."""
+    """Make Ray use the token, which it does not look for with an explicit address."""
     if "RAY_AUTH_MODE" not in os.environ and token():
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def check_reachable(address: str) -> None:
-    """Check within 30 s that a Ray cluster answers at an address, before anything is written.
+    """Check within 30 s that a Ray cluster answers at an address.
 
     Raises:
-        SpecError: It cannot be reached, or it is of a kind that Tune cannot use.
+        SpecError: No cluster answers, or Tune cannot use this kind of address.
     """
     _check_form(address)
     use_token()
@@ -90,7 +90,7 @@ def check_reachable(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
         except OSError as error:
             raise SpecError(f"cannot connect to Ray at {address}: {error.strerror or error}") from None
-    # Ray itself waits for minutes where something else listens, and cannot be interrupted: let a process try that can
+    # if another program listens there, Ray waits for minutes and cannot be interrupted; a process can be ended
     probe = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
     try:
         done = subprocess.run(
@@ -99,11 +99,11 @@ def check_reachable(address: str) -> None:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise SpecError(
-            f"cannot connect to Ray at {address}: no answer within {PROBE_SECONDS:g} s; {_NODES_ONLY}; or does it ask "
-            "for a token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)?"
+            f"cannot connect to Ray at {address}: no answer within {PROBE_SECONDS:g} s; {_NODES_ONLY}; or set the "
+            "cluster's token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)"
         ) from None
-    if "raylet_ipc_client" in done.stderr:  # without a node of its own on this machine, Ray's client ends so
-        raise SpecError(f"cannot connect to Ray at {address}: it is there, but {_NODES_ONLY}")
+    if "raylet_ipc_client" in done.stderr:  # the error of Ray's client on a machine that is no node
+        raise SpecError(f"cannot connect to Ray at {address}: the cluster answers, but {_NODES_ONLY}")
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise SpecError(f"cannot connect to Ray at {address}: {reason}")

@@ -1,7 +1,7 @@
-"""Kills by Ray's memory monitor, made known to Tune as the end of one trial.
+"""Translation of kills by Ray's memory monitor, so that Tune ends only the killed trial.
 
-The monitor ends processes of a node that runs low on memory. Ray raises an error for that which Tune does not expect of
-an actor, and lets the whole experiment fail.
+The monitor kills processes of a node that runs low on memory. Ray raises an error that Tune does not expect of an
+actor, and the whole experiment fails.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 
 
-class KilledForMemory(RayActorError):  # noqa: N818  (reads as what it says)
-    """The process of a trial was ended because the memory of its node ran low."""
+class MemoryKill(RayActorError):  # noqa: N818  (reads as what it says)
+    """Ray killed the process of a trial because its node ran low on memory."""
 
 
 @contextmanager
-def known_to_tune() -> Iterator[None]:
-    """Let Tune take such a kill for the death of an actor, for the block.
+def translate_memory_kills() -> Iterator[None]:
+    """Report such a kill to Tune as the death of an actor, inside the block.
 
-    What is replaced is Ray's own and may be gone in another version: such a kill ends the sweep there.
+    It replaces a private method of Ray. Another version may lack that method; there, such a kill ends the sweep.
     """
     real: Any = getattr(RayActorManager, "_actor_task_failed", None)
     if real is None:
         warnings.warn(
-            f"ray {ray.__version__} is not known here: a trial that its memory monitor kills ends the sweep (resume "
+            f"ray {ray.__version__} is not supported: if its memory monitor kills a trial, the sweep ends (resume "
             "continues it); reserve memory by resources.memory_per_rank",
             stacklevel=3,
         )
@@ -40,7 +40,7 @@ def known_to_tune() -> Iterator[None]:
 
     def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
-            exception = KilledForMemory(error_msg=first_line(exception))
+            exception = MemoryKill(error_msg=first_line(exception))
         real(self, tracked_actor_task, exception)
 
     RayActorManager._actor_task_failed = failed
@@ -51,17 +51,17 @@ def known_to_tune() -> Iterator[None]:
 
 
 def first_line(error: OutOfMemoryError) -> str:
-    """Return what happened, without the list of the node's processes that follows."""
+    """Return the first line of an error, without the list of the node's processes."""
     return str(error).partition("\n")[0]
 
 
-def killed_for_memory(trial: Any) -> str:
-    """Return what Ray said where a Tune trial ended by such a kill; empty where it ended otherwise."""
+def describe_memory_kill(trial: Any) -> str:
+    """Return Ray's message if such a kill ended a Tune trial; else empty."""
     file = trial.pickled_error_file
     if file is None:
         return ""
     try:
-        error = pickle.loads(Path(file).read_bytes())  # written by this process a moment ago
-    except Exception:  # an error of anybody's class, which may not be read back
+        error = pickle.loads(Path(file).read_bytes())  # this process has just written it
+    except Exception:  # an error of any class, which may fail to unpickle
         return ""
-    return str(error) if isinstance(error, KilledForMemory) else ""
+    return str(error) if isinstance(error, MemoryKill) else ""

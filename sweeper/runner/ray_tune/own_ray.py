@@ -1,6 +1,6 @@
-"""A Ray of this machine for its owner alone: it listens on loopback only and asks for a token of its own.
+"""Private Ray: a local Ray that listens on loopback only and requires a token.
 
-Ray listens on every interface otherwise, and lets in whoever connects: that is the right to run code as this account.
+By default Ray listens on every interface and accepts every client, which may then run code as this account.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from sweeper.net import is_loopback
 
 PROBE_SECONDS = 60.0
 _ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""`--node-ip-address=127.0.0.1` alone does not suffice: Ray 2.60 replaces it by the address of an interface."""
+"""Ray 2.60 replaces `--node-ip-address=127.0.0.1` by the address of an interface unless this is 0."""
 _REFUSED, _LET_IN = 10, 11
 _PREFIX, _SOCKET = "sweeper-ray-", "/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store"
 _LONGEST = 107
-"""Bytes that the name of a Unix socket may have."""
+"""Maximum length of the name of a Unix socket, in bytes."""
 # Ray's own client, since gRPC's Python package is not always installed
 _PROBE = f"""\
 import sys
@@ -42,9 +42,9 @@ sys.exit({_LET_IN})
 
 
 def make_folder() -> Path:
-    """Make a folder for the files of a Ray that this account alone can enter.
+    """Make a folder for the files of a Ray, which only this account can enter.
 
-    It lies where temporary files lie, or in /tmp where the names of Ray's sockets would become too long.
+    It is in the folder for temporary files, or in /tmp if the names of Ray's sockets would become too long.
     """
     parent = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     if len(f"{parent}/{_PREFIX}12345678{_SOCKET}") > _LONGEST:
@@ -53,48 +53,48 @@ def make_folder() -> Path:
 
 
 def write_token(file: Path) -> None:
-    """Write a new token to a file that this account alone can read."""
+    """Write a new token to a file that only this account can read."""
     file.unlink(missing_ok=True)
     file.touch(0o600, exist_ok=False)
     file.write_text(secrets.token_hex(32))
 
 
 def users_token() -> Path:
-    """Return the file where Ray keeps this account's token, and close it to others: Ray lets everybody read it."""
+    """Return the file of Ray's token of this account, after removing the read permission that Ray gives to others."""
     file = Path.home() / ".ray" / "auth_token"
-    with suppress(OSError):  # there is none, or it is on a file system without such rights
-        found = file.stat()
-        if found.st_uid == os.geteuid() and found.st_mode & 0o077:
-            file.chmod(found.st_mode & 0o700)
+    with suppress(OSError):  # the file is missing, or its file system has no permissions
+        status = file.stat()
+        if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+            file.chmod(status.st_mode & 0o700)
     return file
 
 
 def settings(token: Path) -> dict[str, str]:
-    """Return the environment variables with which such a Ray is started and joined.
+    """Return the environment variables that start or join a private Ray.
 
     Args:
-        token: The file of its token.
+        token: File of its token.
     """
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     return {
         _ON_LOOPBACK: "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
-        # the processes that train one child together listen, too
+        # the processes that train one child together also listen
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
     }
 
 
 def environment(token: Path) -> dict[str, str]:
-    """Return this process's environment with `settings`, for a process that starts or joins such a Ray."""
-    # RAY_AUTH_TOKEN would win over the file
+    """Return this process's environment with `settings`, for a process that starts or joins a private Ray."""
+    # RAY_AUTH_TOKEN would override the file
     return {**{k: v for k, v in os.environ.items() if k != "RAY_AUTH_TOKEN"}, **settings(token)}
 
 
 @contextmanager
 def own_ray() -> Iterator[None]:
-    """Make `ray.init(address="local")` start such a Ray, for the block; its files are removed afterwards."""
+    """Make `ray.init(address="local")` start a private Ray inside the block, and remove its files afterwards."""
     from ray._private import ray_constants
 
     folder = make_folder()
@@ -106,7 +106,7 @@ def own_ray() -> Iterator[None]:
         users_token()
         write_token(folder / "token")
         _change_environment(changed)
-        ray_constants.ENABLE_RAY_CLUSTER = False  # Ray reads the variable at import, which may be long ago
+        ray_constants.ENABLE_RAY_CLUSTER = False  # Ray reads the variable only at import
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
@@ -122,30 +122,30 @@ def _change_environment(wanted: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    # Ray remembers the mode and the token that it saw first
+    # Ray caches the first mode and token
     raylet: Any = _raylet
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def without_client_server(parameters: Any, head: bool) -> None:
-    """Start no Ray client server: nothing here uses it. `ray start` calls this by RAY_START_HOOK."""
+    """Disable Ray's client server, which nothing here uses; `ray start` calls this function by RAY_START_HOOK."""
     parameters.ray_client_server_port = None
 
 
 def check_closed(address: str, processes: Iterable[psutil.Process]) -> None:
-    """Check that a Ray listens on loopback only, and refuses a client without its token.
+    """Check that a Ray listens on loopback only and refuses a client without its token.
 
     Args:
         address: `HOST:PORT`.
-        processes: Those that were started for it; what they started is looked at, too.
+        processes: The processes of the Ray; their children count, too.
 
     Raises:
-        SpecError: Others could use it; nothing must run on it.
+        SpecError: Other accounts could use it, so nothing must run on it.
     """
-    for where in _listening(processes):
-        if not is_loopback(where):
-            raise SpecError(f"the Ray of this machine must listen on loopback only, got {where}: others could use it")
+    for host in _find_hosts(processes):
+        if not is_loopback(host):
+            raise SpecError(f"the Ray of this machine must listen on loopback only, got {host}: others could use it")
     tokenless = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH_")}
     try:
         done = subprocess.run(
@@ -162,12 +162,12 @@ def check_closed(address: str, processes: Iterable[psutil.Process]) -> None:
         raise SpecError(f"cannot check the token of the Ray at {address}: {reason}")
 
 
-def _listening(processes: Iterable[psutil.Process]) -> set[str]:
-    found = set[str]()
+def _find_hosts(processes: Iterable[psutil.Process]) -> set[str]:
+    hosts = set[str]()
     for process in processes:
         with suppress(psutil.Error):  # it has ended
             for one in (process, *process.children(recursive=True)):
                 with suppress(psutil.Error):
                     sockets = one.net_connections("inet")
-                    found |= {c.laddr.ip for c in sockets if c.status == psutil.CONN_LISTEN}
-    return found
+                    hosts |= {c.laddr.ip for c in sockets if c.status == psutil.CONN_LISTEN}
+    return hosts

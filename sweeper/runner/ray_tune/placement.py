@@ -1,4 +1,4 @@
-"""What each trial takes of a cluster: bundles of one placement group, and whether the cluster can ever hold them."""
+"""Placement of a trial on a cluster: the bundles of its placement group, and a check that they fit."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Bundle = dict[str, float]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a trial lies on the cluster.
+    """Placement group of a trial.
 
     Attributes:
-        bundles: Of its placement group; one per process.
-        strategy: Of the placement group.
-        members: Children of a trial where each has processes of its own; 0 where one process trains all.
-        ranks: Processes of each child.
+        bundles: Bundles of the group, one per process.
+        strategy: Strategy of the group.
+        members: Children of a trial that have processes of their own; 0 if one process trains all children.
+        ranks: Processes per child.
         labels: Label selector of every bundle.
     """
 
@@ -43,99 +43,99 @@ class Layout:
 
 
 def cpus() -> int:
-    """Return how many CPUs this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def layout(asked: Resources, threads: int, gpus: float, members: int) -> Layout:
+def layout(resources: Resources, threads: int, gpus: float, members: int) -> Layout:
     """Return the bundles of a trial.
 
     Args:
-        asked: What the sweep asks for.
-        threads: torch threads of each process; it gets at least as many CPUs.
-        gpus: GPUs of a process where the sweep says nothing.
+        resources: Resources of the sweep.
+        threads: torch threads of a process, which needs at least as many CPUs.
+        gpus: GPUs of a process if the sweep does not set them.
         members: Children of a trial.
 
     Raises:
-        SpecError: The CPUs are fewer than the threads.
+        SpecError: A process has fewer CPUs than threads.
     """
-    if asked.cpus_per_rank is not None and asked.cpus_per_rank < threads:
-        raise SpecError(f"resources.cpus_per_rank must be at least threads = {threads}, got {asked.cpus_per_rank:g}")
-    own: Bundle = {"CPU": asked.cpus_per_rank or threads, **asked.custom}
-    if asked.memory_per_rank:
-        own["memory"] = asked.memory_per_rank
-    if asked.ranks is None:
-        share = gpus if asked.gpus_per_pair is None else asked.gpus_per_pair
-        found = Layout(({**own, **({"GPU": share} if share else {})},), asked.placement)
-    else:
-        rank = {**own, **({"GPU": 1.0} if asked.gpus_per_member else {})}
-        found = Layout((rank,) * (asked.ranks * members), asked.placement, members, asked.ranks)
-    return Layout(found.bundles, found.strategy, found.members, found.ranks, dict(asked.labels) or None)
+    cpus = resources.cpus_per_rank
+    if cpus is not None and cpus < threads:
+        raise SpecError(f"resources.cpus_per_rank must be at least threads = {threads}, got {cpus:g}")
+    bundle: Bundle = {"CPU": resources.cpus_per_rank or threads, **resources.custom}
+    if resources.memory_per_rank:
+        bundle["memory"] = resources.memory_per_rank
+    labels = dict(resources.labels) or None
+    if resources.ranks is None:
+        share = gpus if resources.gpus_per_pair is None else resources.gpus_per_pair
+        return Layout((bundle | ({"GPU": share} if share else {}),), resources.placement, labels=labels)
+    bundle |= {"GPU": 1.0} if resources.gpus_per_member else {}
+    return Layout((bundle,) * (resources.ranks * members), resources.placement, members, resources.ranks, labels)
 
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of the cluster: what it has in all, and its labels."""
+    """A machine of the cluster: its total resources and its labels."""
 
-    has: Mapping[str, float]
+    total: Mapping[str, float]
     labels: Mapping[str, str]
 
 
-def capacity(nodes: Sequence[Node], found: Layout, most: int = 100_000) -> int:
-    """Return how many trials fit on empty nodes at a time, at most `most`."""
-    free = [dict(n.has) for n in nodes if _suits(n, found)]
+def capacity(nodes: Sequence[Node], trial: Layout, limit: int = 100_000) -> int:
+    """Return the number of trials that empty nodes hold at a time, up to `limit`."""
+    free = [dict(n.total) for n in nodes if _suits(n, trial)]
     count = 0
-    while count < most and _place(free, found):
+    while count < limit and _place(free, trial):
         count += 1
     return count
 
 
-def check_fits(nodes: Sequence[Node], found: Layout) -> None:
-    """Check that the cluster can hold a trial at all.
+def check_fits(nodes: Sequence[Node], trial: Layout) -> None:
+    """Check that the cluster can hold a trial.
 
     Raises:
-        SpecError: It never can; the line says what the cluster has.
+        SpecError: It never can; the message lists the resources of the cluster.
     """
-    if capacity(nodes, found, 1):
+    if capacity(nodes, trial, 1):
         return
-    there = [n for n in nodes if _suits(n, found)]
-    if found.labels and not there:
-        raise SpecError(f"resources.labels = {dict(found.labels)} are those of no node; {_have(nodes)}")
-    how = {"STRICT_PACK": "on one node", "STRICT_SPREAD": "on nodes of their own"}.get(found.strategy, "on its nodes")
-    count = len(found.bundles)
-    each = f"{count} bundles of {_said(found.bundles[0])}" if count > 1 else _said(found.bundles[0])
+    if trial.labels and not any(_suits(n, trial) for n in nodes):
+        raise SpecError(f"no node has resources.labels = {dict(trial.labels)}; {_describe_nodes(nodes)}")
+    where = {"STRICT_PACK": "on one node", "STRICT_SPREAD": "on separate nodes"}.get(trial.strategy, "on its nodes")
+    count = len(trial.bundles)
+    bundle = _describe(trial.bundles[0])
+    needs = f"{count} bundles of {bundle}" if count > 1 else bundle
     raise SpecError(
-        f"a trial takes {each}, and the cluster can never place that {how}; {_have(nodes)}; ask for less under "
-        "resources (or set resources.autoscaling where the cluster adds nodes)"
+        f"a trial needs {needs}, which the cluster can never place {where}; {_describe_nodes(nodes)}; lower resources, "
+        "or set resources.autoscaling if the cluster adds nodes"
     )
 
 
-def lack(nodes: Sequence[Node], found: Layout) -> str:
-    """Return why the cluster cannot hold a trial, empty where it can."""
+def describe_lack(nodes: Sequence[Node], trial: Layout) -> str:
+    """Return why the cluster cannot hold a trial; empty if it can."""
     try:
-        check_fits(nodes, found)
+        check_fits(nodes, trial)
     except SpecError as error:
         return str(error)
     return ""
 
 
-def _have(nodes: Sequence[Node]) -> str:
+def _describe_nodes(nodes: Sequence[Node]) -> str:
     kinds: dict[str, int] = {}
     for node in nodes:
-        kinds[_said(node.has)] = kinds.get(_said(node.has), 0) + 1
-    return "it has " + ", ".join(f"{n} node{'s' if n > 1 else ''} with {what}" for what, n in kinds.items())
+        kinds[_describe(node.total)] = kinds.get(_describe(node.total), 0) + 1
+    return "it has " + ", ".join(f"{n} node{'s' if n > 1 else ''} with {kind}" for kind, n in kinds.items())
 
 
-def _said(has: Mapping[str, float]) -> str:
-    own = {k: v for k, v in has.items() if not k.startswith("node:") and k != "object_store_memory" and v}
-    parts = [f"{own.pop('CPU', 0):g} CPU", f"{own.pop('GPU', 0):g} GPU"]
-    if "memory" in own:
-        parts.append(f"{own.pop('memory') / 2**30:.1f} GiB of memory")
-    return ", ".join([*parts, *(f"{v:g} {k}" for k, v in sorted(own.items()))])
+def _describe(resources: Mapping[str, float]) -> str:
+    amounts = {k: v for k, v in resources.items() if not k.startswith("node:") and k != "object_store_memory" and v}
+    parts = [f"{amounts.pop('CPU', 0):g} CPU", f"{amounts.pop('GPU', 0):g} GPU"]
+    if "memory" in amounts:
+        parts.append(f"{amounts.pop('memory') / 2**30:.1f} GiB of memory")
+    return ", ".join([*parts, *(f"{v:g} {k}" for k, v in sorted(amounts.items()))])
 
 
-def _suits(node: Node, found: Layout) -> bool:
-    return all(_matches(node.labels.get(k), rule) for k, rule in (found.labels or {}).items())
+def _suits(node: Node, trial: Layout) -> bool:
+    return all(_matches(node.labels.get(k), rule) for k, rule in (trial.labels or {}).items())
 
 
 def _matches(value: str | None, rule: str) -> bool:
@@ -146,38 +146,38 @@ def _matches(value: str | None, rule: str) -> bool:
     return (value in [a.strip() for a in allowed]) != negated
 
 
-def _place(free: list[dict[str, float]], found: Layout) -> bool:
-    """Take a trial's bundles off what is free; returns whether they fit, and takes nothing where they do not."""
-    if found.strategy == "STRICT_PACK":
+def _place(free: list[dict[str, float]], trial: Layout) -> bool:
+    """Take the bundles of a trial from the free resources; returns False, and takes nothing, if they do not fit."""
+    if trial.strategy == "STRICT_PACK":
         whole: Bundle = {}
-        for bundle in found.bundles:
+        for bundle in trial.bundles:
             for name, amount in bundle.items():
                 whole[name] = whole.get(name, 0) + amount
         return _take(free, [whole], False)
-    return _take(free, found.bundles, found.strategy == "STRICT_SPREAD")
+    return _take(free, trial.bundles, trial.strategy == "STRICT_SPREAD")
 
 
 def _take(free: list[dict[str, float]], bundles: Iterable[Bundle], apart: bool) -> bool:
     taken: list[tuple[int, Bundle]] = []
     for bundle in bundles:
         used = {i for i, _ in taken} if apart else set[int]()
-        # the emptiest ones first where all must differ, else the first that holds it
-        order = sorted(range(len(free)), key=lambda i: -_room(free[i], bundle) if apart else 0.0)
-        home = next((i for i in order if i not in used and _holds(free[i], bundle)), None)
-        if home is None:
-            for i, back in taken:
-                _add(free[i], back, 1)
+        # the emptiest node first if all nodes must differ, else the first node with room
+        order = sorted(range(len(free)), key=lambda i: -_sum_free(free[i], bundle) if apart else 0.0)
+        index = next((i for i in order if i not in used and _has_room(free[i], bundle)), None)
+        if index is None:
+            for i, bundle in taken:
+                _add(free[i], bundle, 1)
             return False
-        _add(free[home], bundle, -1)
-        taken.append((home, bundle))
+        _add(free[index], bundle, -1)
+        taken.append((index, bundle))
     return True
 
 
-def _room(free: Mapping[str, float], bundle: Bundle) -> float:
+def _sum_free(free: Mapping[str, float], bundle: Bundle) -> float:
     return sum(free.get(name, 0) for name in bundle)
 
 
-def _holds(free: Mapping[str, float], bundle: Bundle) -> bool:
+def _has_room(free: Mapping[str, float], bundle: Bundle) -> bool:
     return all(free.get(name, 0) >= amount - 1e-9 for name, amount in bundle.items())
 
 
@@ -186,12 +186,12 @@ def _add(free: dict[str, float], bundle: Bundle, sign: int) -> None:
         free[name] = free.get(name, 0) + sign * amount
 
 
-def request(found: Layout) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the arguments of a `PlacementGroupFactory`: with ranks, the trial itself takes nothing of its own."""
-    bundles: list[dict[str, Any]] = [dict(b) for b in found.bundles]
-    if found.members:
+def request(trial: Layout) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the arguments of a `PlacementGroupFactory`; with ranks, the trial's actor itself takes nothing."""
+    bundles: list[dict[str, Any]] = [dict(b) for b in trial.bundles]
+    if trial.members:
         bundles.insert(0, {})
-    options: dict[str, Any] = {"strategy": found.strategy}
-    if found.labels:
-        options["bundle_label_selector"] = [dict(found.labels) for _ in found.bundles]
+    options: dict[str, Any] = {"strategy": trial.strategy}
+    if trial.labels:
+        options["bundle_label_selector"] = [dict(trial.labels) for _ in trial.bundles]
     return bundles, options

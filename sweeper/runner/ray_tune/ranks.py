@@ -1,7 +1,7 @@
-"""The processes that train a trial's children: actors in the trial's placement group, one per child and rank.
+"""Rank processes: actors in the placement group of a trial that train its children, one per child and rank.
 
-The first one leads: it merges and scores, see `trainables.pair.processes`. They outlive a trial that ends well, so
-that the next one of a reused Tune actor finds data and libraries loaded.
+The first process leads: it merges and scores, see `trainables.pair.processes`. The processes outlive a trial that ends
+well, so that the next trial of a reused Tune actor has data and libraries loaded.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from trainables.training.ranks import hosted, join_group
 from trainables.trial import run_trials
 
 DIED = "a process that trains a child died"
-GRACE_SECONDS = 10.0  # within which Ray tells of a process that died after another one noticed
+GRACE_SECONDS = 10.0  # Ray may report a death this long after another process noticed it
 
 
 class RankProcess:
-    """One process, as an actor: trains its share of one child; the first one leads the trial, too."""
+    """Actor that trains its share of one child; the first one also leads the trial."""
 
     def __init__(self) -> None:
         warnings.simplefilter("ignore")
@@ -47,7 +47,7 @@ class RankProcess:
         self.store: Any = None
 
     def host(self, size: int) -> tuple[str, int]:
-        """Open the meeting point of a child's processes; returns its address."""
+        """Open the meeting point of a child's processes, and return its address."""
         address = ray.util.get_node_ip_address()
         self.store = hosted(address, size)
         return address, self.store.port
@@ -57,11 +57,11 @@ class RankProcess:
         join_group(*at, rank, size, resolve_device(Runtime(**runtime)).device, self.store)
 
     def follow(self, trial: str, spec: str, runtime: Mapping[str, Any], child: int, run: str) -> None:
-        """Get ready for a trial; calls for it wait until then."""
+        """Prepare for a trial; calls for the trial wait until then."""
         follower = error = None
         try:
-            follower = _follower(PairSpec.from_json(spec), Runtime(**runtime), child, run)
-        except Exception as raised:  # told to whoever calls
+            follower = _make_follower(PairSpec.from_json(spec), Runtime(**runtime), child, run)
+        except Exception as raised:  # `call` raises it
             error = raised
             self.trouble.put(raised)
         with self.changed:
@@ -69,7 +69,7 @@ class RankProcess:
             self.changed.notify_all()
 
     def call(self, trial: str, name: str, args: Sequence[Any]) -> Any:
-        """Return what a method of this trial's `Follower` returns."""
+        """Return the result of a method of this trial's `Follower`."""
         with self.changed:
             self.changed.wait_for(lambda: self.trial == trial)
         if self.error is not None:
@@ -83,49 +83,49 @@ class RankProcess:
     def lead(
         self, specs: Sequence[str], runtime: Mapping[str, Any], peers: Sequence[Sequence[RankPeer]], run: str
     ) -> Iterator[tuple[str, Any]]:
-        """Run trials of one configuration; yields (kind, value): reports, and at last outputs or an error."""
-        said: queue.Queue[tuple[str, Any]] = queue.Queue()
+        """Run trials of one configuration; yields (kind, value): reports, then the outputs or an error."""
+        messages: queue.Queue[tuple[str, Any]] = queue.Queue()
 
         def work() -> None:
             try:
-                trials, mine = [PairSpec.from_json(s) for s in specs], Runtime(**runtime)
-                carried = checkpoints_of(place_of(run).patient(), mine, trials[0].digest)
+                trials, local = [PairSpec.from_json(s) for s in specs], Runtime(**runtime)
+                checkpoints = checkpoints_of(place_of(run).patient(), local, trials[0].digest)
 
-                def all_of_them(report: Report) -> list[PairOutput]:
-                    return run_trials(trials, mine, report, peers)
+                def run_all(report: Report) -> list[PairOutput]:
+                    return run_trials(trials, local, report, peers)
 
                 def report(record: Mapping[str, object]) -> None:
-                    said.put(("report", dict(record)))
+                    messages.put(("report", dict(record)))
 
-                said.put(("done", carried.around(all_of_them, report) if carried else all_of_them(report)))
+                messages.put(("done", checkpoints.around(run_all, report) if checkpoints else run_all(report)))
             except Exception as error:
-                said.put(("failed", error))
+                messages.put(("failed", error))
 
         threading.Thread(target=work, daemon=True).start()
         while True:
-            kind, what = said.get()
-            yield kind, what
+            kind, value = messages.get()
+            yield kind, value
             if kind != "report":
                 return
 
     def live(self) -> None:
-        """Wait for ever, or until a call fails, whose error it raises: others of the child wait for this process."""
+        """Wait until a call fails, and raise its error, because other processes of the child wait for this one."""
         raise self.trouble.get()
 
 
-def _follower(spec: PairSpec, runtime: Runtime, child: int, run: str) -> Follower:
-    # it may train a trunk of its own where the leading process is on another node
-    carried = checkpoints_of(place_of(run).patient(), runtime, f"{spec.digest}.trunk")
-    if carried is None:
+def _make_follower(spec: PairSpec, runtime: Runtime, child: int, run: str) -> Follower:
+    # if the leading process is on another node, this one may train the trunk itself
+    checkpoints = checkpoints_of(place_of(run).patient(), runtime, f"{spec.digest}.trunk")
+    if checkpoints is None:
         return Follower(spec, runtime, child)
-    found = carried.around(lambda kept: Follower(spec, runtime, child, kept), lambda _: None)
-    carried.drop()
-    return found
+    follower = checkpoints.around(lambda kept: Follower(spec, runtime, child, kept), lambda _: None)
+    checkpoints.drop()
+    return follower
 
 
 @dataclass
 class RankPeer:
-    """A process as the leading one sees it."""
+    """Handle of a process for the leading one."""
 
     actor: Any
     trial: str
@@ -140,7 +140,7 @@ class RankPeer:
         try:
             return ray.get(self._answer)
         except RayError as error:
-            raise cause(error) from None
+            raise find_cause(error) from None
 
 
 @dataclass
@@ -149,9 +149,10 @@ class RankProcesses:
 
     Attributes:
         members: Children of a trial.
-        ranks: Processes of each child.
-        actors: Child by child, rank by rank.
-        lives: One call of each that ends when the process dies or one of its other calls fails.
+        ranks: Processes per child.
+        group: The placement group.
+        actors: The processes, child by child and rank by rank.
+        lives: Calls of `RankProcess.live`, which end when the process dies or another of its calls fails.
     """
 
     members: int
@@ -161,62 +162,62 @@ class RankProcesses:
     lives: list[Any] = field(default_factory=lambda: [])
 
     def start(self, bundles: Sequence[Mapping[str, float]], runtime: Runtime) -> None:
-        """Start the processes, one a bundle, and let those of each child meet."""
-        # three calls at a time: the one that never ends, the trial's, and one that waits for it
+        """Start one process per bundle, and connect the processes of each child."""
+        # at least three calls run at a time: `live`, the one of the trial, and one that waits for the trial
         kind: Any = ray.remote(RankProcess)
         for index, bundle in enumerate(bundles):
-            more = {k: v for k, v in bundle.items() if k not in ("CPU", "GPU", "memory")}
-            place = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=index)
-            options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "resources": more}
+            custom = {k: v for k, v in bundle.items() if k not in ("CPU", "GPU", "memory")}
+            strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=index)
+            options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "resources": custom}
             if "memory" in bundle:
                 options["memory"] = bundle["memory"]
-            self.actors.append(kind.options(scheduling_strategy=place, max_concurrency=4, **options).remote())
+            self.actors.append(kind.options(scheduling_strategy=strategy, max_concurrency=4, **options).remote())
         self.lives = [a.live.remote() for a in self.actors]
         if self.ranks > 1:
             groups = self._by_child()
-            points = ray.get([own[0].host.remote(self.ranks) for own in groups])
+            points = ray.get([group[0].host.remote(self.ranks) for group in groups])
             ray.get([
                 actor.join.remote(at, rank, self.ranks, vars(runtime))
-                for own, at in zip(groups, points, strict=True) for rank, actor in enumerate(own)
+                for group, at in zip(groups, points, strict=True) for rank, actor in enumerate(group)
             ])  # fmt: skip
 
     def run(self, specs: Sequence[PairSpec], runtime: Runtime, report: Report, run: str) -> list[PairOutput]:
-        """Run trials of one configuration of the run folder `run`; see `trainables.pair.run.run_pairs`.
+        """Return the outputs of trials of one configuration; see `trainables.pair.run.run_pairs`.
 
         Raises:
             WorkerLost: One of the processes died.
-            Exception: One of them failed, whatever the others wait for.
+            Exception: One of the processes failed.
         """
         trial, plain = uuid.uuid4().hex, vars(runtime)
         texts = [s.to_json() for s in specs]
         leader, *first = self._by_child()[0]
         others = [first, *self._by_child()[1:]]
-        peers = [[RankPeer(a, trial) for a in own] for own in others]
-        for child, own in enumerate(others):
-            for actor in own:
+        peers = [[RankPeer(a, trial) for a in group] for group in others]
+        for child, group in enumerate(others):
+            for actor in group:
                 actor.follow.remote(trial, texts[0], plain, child, run)
-        said = leader.lead.options(num_returns="streaming").remote(texts, plain, peers, run)
+        messages = leader.lead.options(num_returns="streaming").remote(texts, plain, peers, run)
         while True:
-            ready, _ = ray.wait([said, *self.lives], num_returns=1)
-            if ready[0] is not said:
-                raise self._trouble() or WorkerLost(DIED)
+            ready, _ = ray.wait([messages, *self.lives], num_returns=1)
+            if ready[0] is not messages:
+                raise self._find_error() or WorkerLost(DIED)
             try:
-                kind, what = ray.get(next(said))
+                kind, value = ray.get(next(messages))
             except RayError as error:
-                raise cause(error) from None
+                raise find_cause(error) from None
             except StopIteration:
-                raise self._trouble() or WorkerLost(DIED) from None
+                raise self._find_error() or WorkerLost(DIED) from None
             if kind == "report":
-                report(what)
+                report(value)
             elif kind == "done":
-                return what
+                return value
             else:
-                raise what if _is_final(what) else self._trouble() or what
+                raise value if _is_final(value) else self._find_error() or value
 
-    def _trouble(self) -> Exception | None:
-        """Return why one of the processes gave up; None where all go on.
+    def _find_error(self) -> Exception | None:
+        """Return the error of the process that failed; None while all run.
 
-        Where one dies or runs out of memory, the others' collective operations may fail before Ray tells of it.
+        If one dies or runs out of memory, collective operations of the others may fail before Ray reports it.
         """
         end, left = time.monotonic() + (GRACE_SECONDS if self.ranks > 1 else 0), list(self.lives)
         first: Exception | None = None
@@ -227,28 +228,28 @@ class RankProcesses:
             try:
                 ray.get(ready[0])
             except RayError as error:
-                found = cause(error)
-                if _is_final(found):
-                    return found
-                first = first or found
+                reason = find_cause(error)
+                if _is_final(reason):
+                    return reason
+                first = first or reason
         return first
 
     def _by_child(self) -> list[list[Any]]:
         return [self.actors[i : i + self.ranks] for i in range(0, len(self.actors), self.ranks)]
 
     def kill(self) -> None:
-        """End the processes."""
+        """Kill the processes."""
         for actor in self.actors:
             ray.kill(actor)
 
 
 def _is_final(error: BaseException) -> bool:
-    """Whether an error is no consequence of another process's error."""
+    """Return whether an error does not follow from the error of another process."""
     return isinstance(error, WorkerLost) or is_out_of_memory(error)
 
 
-def cause(error: RayError) -> Exception:
-    """Return what a call to a process failed of: what it raised, the death of the process, or its lack of memory."""
+def find_cause(error: RayError) -> Exception:
+    """Return why a call to a process failed: its exception, the death of the process, or lack of memory."""
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         return error.cause
     if isinstance(error, OutOfMemoryError):
@@ -263,17 +264,17 @@ def run_apart(
     specs: Sequence[PairSpec], runtime: Runtime, report: Report, run: str, members: int,
     bundles: Sequence[Mapping[str, float]],
 ) -> list[PairOutput]:  # fmt: skip
-    """Run trials of one configuration by the processes of this Tune actor's placement group; starts them if need be.
+    """Return the outputs of trials of one configuration, from the processes of this Tune actor's placement group.
 
-    They carry their own checkpoints where the run folder `run` is in a store: each may be on another node.
+    If the run folder `run` is in a store, each process stores its own checkpoints, because nodes may differ.
 
     Raises:
         WorkerLost: One of the processes died.
         MemoryError: The memory of its node ran out.
-        Exception: What one of them raised; all of them are ended.
+        Exception: One of the processes raised it; all of them are killed.
     """
     group: Any = ray.util.get_current_placement_group()
-    held = _HELD.pop() if _HELD else None  # what is left here when a trial was stopped must not go on
+    held = _HELD.pop() if _HELD else None  # processes of a trial that was stopped must not continue
     if held and (held.group.id != group.id or held.members != members):
         held.kill()
         held = None
@@ -282,10 +283,10 @@ def run_apart(
             held = RankProcesses(members, len(bundles) // members, group)
             held.start(bundles, runtime)
         outputs = held.run(specs, runtime, report, run)
-    except RayError as error:  # at their start
+    except RayError as error:  # from their start
         _end(held)
-        raise cause(error) from None
-    except BaseException:  # also the end of a trial that is stopped at a rung
+        raise find_cause(error) from None
+    except BaseException:  # such as the end of a pruned trial
         _end(held)
         raise
     if any(o.result.outcome == Outcome.OUT_OF_MEMORY for o in outputs):

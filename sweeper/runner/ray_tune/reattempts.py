@@ -1,4 +1,4 @@
-"""Further attempts of jobs that lost their process or node, each after a longer pause."""
+"""Further attempts of jobs whose process or node died, each after a longer pause."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ BACKOFF = Backoff(1.0, 60.0)
 
 @dataclass
 class Attempts:
-    """Keeps jobs until they are due again; others run meanwhile.
+    """Queue of jobs that wait for a further attempt while others run.
 
     Args:
-        most: How often a job is run again.
-        clock: Seconds; for tests.
+        limit: Number of further attempts of a job.
+        clock: Returns seconds; tests replace it.
     """
 
-    most: int
+    limit: int
     clock: Callable[[], float] = time.monotonic
     waiting: list[tuple[float, Job]] = field(default_factory=lambda: [])
     _lost: Counter[str] = field(default_factory=lambda: Counter())
 
-    def again(self, job: Job) -> bool:
-        """Keep a job for a further attempt; returns False where it had all of them."""
-        key = job.specs[-1].digest  # repeats that are done leave a job from its front
+    def retry(self, job: Job) -> bool:
+        """Keep a job for a further attempt; returns False if none is left."""
+        key = job.specs[-1].digest  # the last repeat stays in the job when earlier ones end
         self._lost[key] += 1
-        if self._lost[key] > self.most:
+        if self._lost[key] > self.limit:
             return False
         self.waiting.append((self.clock() + BACKOFF.pause(self._lost[key]), job))
         return True
 
-    def due(self) -> Job | None:
-        """Return a job whose pause is over and forget it; None where there is none."""
+    def pop_due(self) -> Job | None:
+        """Remove and return a job whose pause is over; None without one."""
         now = self.clock()
         ready = next((entry for entry in self.waiting if entry[0] <= now), None)
         if ready is None:

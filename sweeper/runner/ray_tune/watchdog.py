@@ -1,4 +1,4 @@
-"""A watch over the Ray that a driver runs on: where it dies or shrinks, the driver does not wait for it for ever."""
+"""Watchdog of the driver's Ray: if Ray dies or loses nodes, the driver does not wait forever."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from types import FrameType
 LOOK_SECONDS, GRACE_SECONDS = 0.5, 5.0
 ROOM_SECONDS, PATIENCE_SECONDS = 10.0, 300.0
 GROWING_SECONDS = 1800.0
-"""Patience with a cluster that adds nodes: machines are ordered, and images pulled."""
+"""Patience with a cluster that adds nodes, which boots machines and pulls images."""
 ERROR = 1
 
 
 class RayLostError(OSError):
-    """The Ray that the sweep ran on died; its text is one sentence."""
+    """The driver's Ray died; the message is one sentence."""
 
 
 @dataclass
 class Room:
-    """Whether a cluster that a sweep joined can still hold a trial, asked now and then while none runs.
+    """Regular check, while no trial runs, that the cluster can still hold one.
 
     Args:
-        lack: Returns why its nodes cannot, empty where they can.
-        clock: Seconds; for tests.
-        patience: So long the sweep waits for a node that can [s].
+        lack: Returns why the nodes cannot hold a trial; empty if they can.
+        clock: Returns seconds; tests replace it.
+        patience: Time that the sweep waits for a node [s].
     """
 
     lack: Callable[[], str]
@@ -40,7 +40,7 @@ class Room:
     _next: float = 0.0
 
     def look(self, running: bool) -> str:
-        """Return why the sweep is to end, empty where it goes on; to be called again and again."""
+        """Return why the sweep should end; empty if it continues. Call it regularly."""
         now = self.clock()
         if running:
             self._since = None
@@ -51,46 +51,46 @@ class Room:
                 return ""
             self._since = now if self._since is None else self._since
             if now - self._since >= self.patience:
-                return f"for {self.patience / 60:g} minutes no node could take a trial: {why}"
+                return f"no node could take a trial for {self.patience / 60:g} minutes: {why}"
         return ""
 
 
 @contextmanager
-def watched(dead: Callable[[], str]) -> Iterator[None]:
-    """Raise RayLostError in the main thread once Ray is dead; in other threads than the main one nothing is watched.
+def watch_ray(find_dead: Callable[[], str]) -> Iterator[None]:
+    """Raise RayLostError in the main thread once Ray is dead; does nothing outside of the main thread.
 
-    Python code is interrupted at once. A call into Ray may never return: after a grace the process ends with exit
-    code 1, finished trials are on disk.
+    The error interrupts Python code at once. A call into Ray may never return, so the process ends with exit code 1
+    after a grace period; finished trials are on disk.
 
     Args:
-        dead: Returns what died, empty as long as all is well.
+        find_dead: Returns the processes of Ray that died; empty while all live.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    over, found = threading.Event(), list[str]()
+    over, dead = threading.Event(), list[str]()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise RayLostError(_sentence(found[0]))
+        raise RayLostError(_sentence(dead[0]))
 
     def look() -> None:
         while not over.wait(LOOK_SECONDS):
-            if what := dead():
-                found.append(what)
+            if names := find_dead():
+                dead.append(names)
                 os.kill(os.getpid(), signal.SIGUSR2)
                 if not over.wait(GRACE_SECONDS):
-                    print(f"error: {_sentence(what)}", file=sys.stderr, flush=True)
+                    print(f"error: {_sentence(names)}", file=sys.stderr, flush=True)
                     os._exit(ERROR)
                 return
 
     old = signal.signal(signal.SIGUSR2, interrupt)
-    thread = threading.Thread(target=look, daemon=True, name="watch over Ray")
+    thread = threading.Thread(target=look, daemon=True, name="watchdog of Ray")
     thread.start()
     try:
         yield
     except BaseException:
-        if found:  # a call into Ray that was interrupted, or noticed by itself, ends in one of many ways
-            raise RayLostError(_sentence(found[0])) from None
+        if dead:  # a call into Ray raises one of many errors, interrupted or not
+            raise RayLostError(_sentence(dead[0])) from None
         raise
     finally:
         over.set()
@@ -98,5 +98,5 @@ def watched(dead: Callable[[], str]) -> Iterator[None]:
         signal.signal(signal.SIGUSR2, old)
 
 
-def _sentence(what: str) -> str:
-    return f"Ray died ({what}); finished trials are kept, `sweeper resume` continues"
+def _sentence(names: str) -> str:
+    return f"Ray died ({names}); finished trials are kept, `sweeper resume` continues"

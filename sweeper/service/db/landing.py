@@ -12,7 +12,7 @@ import pyarrow as pa
 from sqlalchemy import Connection, Engine, case, delete, func, insert, select, update
 
 from sweeper.config.resources import Resources
-from sweeper.runner.budgets import gpus_of
+from sweeper.runner.budgets import count_gpus
 from sweeper.service.db.sweeps import UnknownSweepError
 from sweeper.service.db.tables import DAY_SECONDS, landed, sweeps, usage
 
@@ -103,7 +103,7 @@ class Landing:
     def _charge(self, connection: Connection, owner: str, rows: Sequence[Mapping[str, Any]]) -> None:
         seconds = [row["device_seconds"] or 0.0 for row in rows]
         gpu_seconds = math.fsum(
-            gpus_of(row, self.resources) * s for row, s in zip(rows, seconds, strict=True) if math.isfinite(s)
+            count_gpus(row, self.resources) * s for row, s in zip(rows, seconds, strict=True) if math.isfinite(s)
         )
         row = {"sweep": self.sweep, "day": int(self.clock() // DAY_SECONDS)}
         this_day = [usage.c[name] == value for name, value in row.items()]

@@ -22,7 +22,7 @@ from sweeper.client.models import BestView, Cost, Progress, RegimeView
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.formatting import is_value
-from sweeper.runner.budgets import gpus_of
+from sweeper.runner.budgets import count_gpus
 from sweeper.search.objectives import resolve_objective
 from sweeper.service.db.landing import Landing
 from sweeper.service.views.events import Hub
@@ -116,7 +116,7 @@ class Reader:
             outcomes=dict(Counter(r["outcome"] for r in rows)),
         )  # fmt: skip
         seconds = math.fsum(s for r in rows if (s := r["device_seconds"]) is not None and math.isfinite(s))
-        gpu_seconds = math.fsum(gpus_of(r, self.spec.resources) * (r["device_seconds"] or 0.0) for r in rows)
+        gpu_seconds = math.fsum(count_gpus(r, self.spec.resources) * (r["device_seconds"] or 0.0) for r in rows)
         cost = Cost(device_seconds=seconds, gpu_hours=gpu_seconds / 3600)
         return {
             "progress": progress,

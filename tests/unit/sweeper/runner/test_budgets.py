@@ -55,7 +55,7 @@ def test_gpu_hours_are_those_of_all_trials_on_gpus() -> None:
     budgets.add(row(1e6, "cpu"))
     assert budgets.spent() == ""
     budgets.add(row(1.0, "cuda:0"))
-    assert budgets.spent() == "the 1 GPU-hours are used (1 in all)"
+    assert budgets.spent() == "max_gpu_hours = 1 is reached: 1 GPU-hours are used"
     shared = Budgets(spec(max_gpu_hours=1.0), 1e12, lambda _: 0.25)
     shared.add(row(4 * 3600.0 - 1, "cuda:0"))
     assert shared.spent() == ""

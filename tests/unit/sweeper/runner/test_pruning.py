@@ -17,7 +17,18 @@ from scipy.stats import norm, t
 import search_spaces
 import sweeper
 from sweeper import SweepSpec
-from sweeper.runner.pruning import CHANCE, LEAST, OUTSIDE, RISK, Forecast, Judge, Look, Pruner, forecast, saved
+from sweeper.runner.pruning import (
+    CHANCE,
+    LEAST,
+    OUTSIDE,
+    RISK,
+    Forecast,
+    Judge,
+    Look,
+    Pruner,
+    estimate_savings,
+    forecast,
+)
 from sweeper.runner.session import Session
 from sweeper.search.designs import from_unit
 from sweeper.search.objectives import OBJECTIVES
@@ -192,9 +203,9 @@ def test_objectives_that_no_rung_shows_stop_nothing_but_what_diverges(objective:
 
 def test_saved_seconds_are_the_steps_not_run() -> None:
     row = {"device_seconds": 4.0, "seconds_train": 3.0, "steps": 100, "pruned_step": None}
-    assert saved([row]) == (0.0, 0.0)
+    assert estimate_savings([row]) == (0.0, 0.0)
     stopped = {**row, "pruned_step": 25}
-    assert saved([row, stopped]) == (9.0, 9.0 / 17.0)
+    assert estimate_savings([row, stopped]) == (9.0, 9.0 / 17.0)
 
 
 # -- whole sweeps -----------------------------------------------------------------------------------------------------
@@ -221,7 +232,7 @@ def sweep_of(rows: Sequence[dict[str, Any]], objective: str) -> tuple[bool, floa
     """Go through trials in order with the rule; returns (whether the winner was stopped, share of steps saved)."""
     goal = OBJECTIVES[objective]
     made = Judge(goal, len(rows))
-    ends = [made.told(r[goal.column], 10) if r["outcome"] == "ok" else math.inf for r in rows]
+    ends = [made.to_loss(r[goal.column], 10) if r["outcome"] == "ok" else math.inf for r in rows]
     best, spent, lost = None, 0, False
     for row, end in zip(rows, ends, strict=True):
         seen: list[Look] = []

@@ -280,7 +280,7 @@ def test_the_run_folder_and_files_arrive_as_they_are(
         ((*KUBERAY, "--namespace", "a.b"), "--namespace must be at most 63 lowercase letters, digits"),
         ((*KUBERAY, "--memory-per-worker", "much"), "--memory-per-worker must be an amount of memory"),
         ((*KUBERAY, "--device", "cuda", "--gpus-per-worker", "0"), "needs a GPU, but --gpus-per-worker is 0"),
-        ((*KUBERAY, "--threads", "16"), "a trial takes 16 CPU, 0 GPU, and the cluster can never place that"),
+        ((*KUBERAY, "--threads", "16"), "a trial needs 16 CPU, 0 GPU, which the cluster can never place"),
         (
             (*KUBERAY, "--resources", "custom={disk: 1}"),
             "a trial takes 1 CPU, 0 GPU, 1 disk, and the cluster can never",

@@ -61,7 +61,7 @@ def test_addresses_that_lead_nowhere(address: str, message: str) -> None:
     [
         (subprocess.TimeoutExpired("ray", 20), "no answer within 20 s; only a node of the cluster can join it"),
         ((1, "raylet_ipc_client.cc:85: Failed to connect to socket\n*** StackTrace ***\npython(_start+0x21)\n"),
-         "it is there, but only a node of the cluster can join it: make this machine one by `ray start --address "),
+         "the cluster answers, but only a node of the cluster can join it: make this machine one by `ray start "),
         ((1, "Traceback:\nRuntimeError: it is another version\n"), "RuntimeError: it is another version"),
     ],
     ids=["silence", "no node", "said"],

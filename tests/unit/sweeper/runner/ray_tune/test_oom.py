@@ -13,7 +13,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError
 
 from sweeper import SweepSpec
 from sweeper.config.prepared import prepare
-from sweeper.runner.ray_tune.oom import KilledForMemory, known_to_tune
+from sweeper.runner.ray_tune.oom import MemoryKill, translate_memory_kills
 from sweeper.runner.ray_tune.reattempts import Attempts
 from sweeper.runner.ray_tune.tuner import RungScheduler, SessionSearcher
 from sweeper.runner.session import Session
@@ -28,7 +28,7 @@ def ended(error: Exception, file: Path) -> Any:
 
 @pytest.mark.parametrize(
     ("error", "outcomes"),
-    [(KilledForMemory(error_msg="1 worker(s) were killed"), ["out_of_memory"]), (ActorDiedError(), [])],
+    [(MemoryKill(error_msg="1 worker(s) were killed"), ["out_of_memory"]), (ActorDiedError(), [])],
 )
 def test_it_is_an_outcome_and_not_tried_again(error: Exception, outcomes: list[str], tmp_path: Path) -> None:
     spec = SweepSpec.checked({"space": "synthetic", "sampler": "random", "trials": 3})
@@ -49,7 +49,7 @@ def test_tune_takes_it_for_the_death_of_an_actor() -> None:
     task: Any = SimpleNamespace(_tracked_actor=actor, _on_error=None)
     manager: Any = SimpleNamespace(_failed_actor_ids=set(), _cleanup_actor=lambda tracked_actor: None)
     before = RayActorManager._actor_task_failed
-    with known_to_tune():
+    with translate_memory_kills():
         RayActorManager._actor_task_failed(manager, task, OutOfMemoryError("1 worker(s) were killed\nTop 10 users"))
     assert isinstance(told[0], RayActorError)
     assert str(told[0]) == "1 worker(s) were killed"
@@ -58,6 +58,6 @@ def test_tune_takes_it_for_the_death_of_an_actor() -> None:
 
 def test_another_ray_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(RayActorManager, "_actor_task_failed")
-    with pytest.warns(UserWarning, match=r"ray .*memory_per_rank"), known_to_tune():
+    with pytest.warns(UserWarning, match=r"ray .*memory_per_rank"), translate_memory_kills():
         pass
     assert not hasattr(RayActorManager, "_actor_task_failed")

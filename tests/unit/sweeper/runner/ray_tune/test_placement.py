@@ -76,7 +76,7 @@ def test_as_many_trials_as_fit(values: dict[str, Any], count: int) -> None:
     if count:
         check_fits(three, found)
     else:
-        with pytest.raises(SpecError, match=r"the cluster can never place that .*it has 3 nodes with 8 CPU, 2 GPU"):
+        with pytest.raises(SpecError, match=r"the cluster can never place .*it has 3 nodes with 8 CPU, 2 GPU"):
             check_fits(three, found)
 
 
@@ -87,7 +87,7 @@ def test_labels_choose_nodes(rule: str, fits: bool) -> None:
     found = Layout(({"CPU": 1.0},), labels={"zone": rule})
     assert bool(capacity(nodes({"CPU": 1.0}, zone="a"), found)) == fits
     if not fits:
-        with pytest.raises(SpecError, match=r"resources.labels = .* are those of no node; it has 1 node"):
+        with pytest.raises(SpecError, match=r"no node has resources.labels = .*; it has 1 node"):
             check_fits(nodes({"CPU": 1.0}, zone="a"), found)
 
 
@@ -144,15 +144,15 @@ def test_a_lost_job_comes_again_after_longer_and_longer_pauses() -> None:
     spec = PairSpec(dataset="digits", model="small_cnn", learning_rate=0.1, batch_size=32)
     job = Job(0, (spec,), {})
     pauses = []
-    while attempts.again(job):
+    while attempts.retry(job):
         start = now[0]
-        while attempts.due() is None:
+        while attempts.pop_due() is None:
             assert attempts.waiting
             now[0] += 0.5
         pauses.append(now[0] - start)
     assert pauses == [1, 2, 4]
     assert attempts.waiting == []
-    assert not Attempts(0).again(job)
+    assert not Attempts(0).retry(job)
 
 
 @pytest.mark.parametrize(("repeats", "sizes", "stack"), [(4, [16, 64], "off"), (4, [64], "auto"), (3, [16], "auto")])

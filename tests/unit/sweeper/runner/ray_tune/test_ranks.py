@@ -11,7 +11,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskEr
 
 from sweeper.runner.jobs import WorkerLost
 from sweeper.runner.ray_tune import ranks
-from sweeper.runner.ray_tune.ranks import RankProcess, RankProcesses, cause
+from sweeper.runner.ray_tune.ranks import RankProcess, RankProcesses, find_cause
 from trainables.runtime import Runtime
 
 
@@ -35,12 +35,12 @@ def test_a_process_tells_of_its_failing_call_by_itself() -> None:
 
 def test_what_a_call_failed_of() -> None:
     gloo = RuntimeError("connection closed by peer")
-    assert cause(raised(gloo)) is gloo
-    assert isinstance(cause(ActorDiedError()), WorkerLost)
-    lost = cause(OutOfMemoryError("1 worker(s) were killed: low on memory\nand much more"))
+    assert find_cause(raised(gloo)) is gloo
+    assert isinstance(find_cause(ActorDiedError()), WorkerLost)
+    lost = find_cause(OutOfMemoryError("1 worker(s) were killed: low on memory\nand much more"))
     assert isinstance(lost, MemoryError)
     assert str(lost) == "1 worker(s) were killed: low on memory"
-    assert isinstance(cause(RayError("strange")), RayError)
+    assert isinstance(find_cause(RayError("strange")), RayError)
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_the_first_cause_is_found_among_what_follows_from_it(
 
     monkeypatch.setattr(ranks, "ray", SimpleNamespace(wait=wait, get=get))
     processes = RankProcesses(2, 2, None, lives=[0, 1, 2, 3])
-    assert isinstance(processes._trouble(), kind)
+    assert isinstance(processes._find_error(), kind)

@@ -69,7 +69,7 @@ def test_a_sweep_that_the_cluster_refuses_leaves_nothing(
 
 def test_a_cluster_that_is_to_grow_gpus_is_asked_for_them(nodes: list[dict[str, Any]]) -> None:
     grows = {"resources": {"autoscaling": True}, "workers": 4, "device": "auto"}
-    with pytest.raises(SpecError, match="device auto is not decided on a cluster whose nodes are still to come"):
+    with pytest.raises(SpecError, match="device auto is undecided on a cluster that has no nodes yet"):
         connected(**grows)
     nodes.append({**NODE, "Resources": {"CPU": 4.0, "GPU": 2.0}})
     assert connected(**grows) == 4

@@ -6,7 +6,7 @@ import pickle
 from types import SimpleNamespace
 from typing import Any
 
-from sweeper.runner.ray_tune.tuner import Waiting
+from sweeper.runner.ray_tune.tuner import RoomWatcher
 from sweeper.runner.ray_tune.watchdog import PATIENCE_SECONDS, ROOM_SECONDS, Room
 
 
@@ -42,18 +42,18 @@ def test_a_sweep_without_room_ends_after_a_while_and_not_before() -> None:
     cluster.lacks = "it has 1 node with 0 CPU"
     gone = cluster.now
     found = cluster.pass_by(2 * PATIENCE_SECONDS)
-    assert found == "for 5 minutes no node could take a trial: it has 1 node with 0 CPU"
+    assert found == "no node could take a trial for 5 minutes: it has 1 node with 0 CPU"
     assert PATIENCE_SECONDS <= cluster.now - gone <= PATIENCE_SECONDS + 2 * ROOM_SECONDS
 
 
 def test_tunes_loop_ends_with_the_sweeps_reason() -> None:
     halted: list[str] = []
     session: Any = SimpleNamespace(halt=halted.append)
-    waiting = Waiting(session, Room(lambda: "no GPU", iter(range(0, 10_000, 100)).__next__))
+    waiting = RoomWatcher(session, Room(lambda: "no GPU", iter(range(0, 10_000, 100)).__next__))
     steps = 0
     while not waiting.stop_all():
         waiting.on_step_begin(steps, [SimpleNamespace(status="PENDING")])
         steps += 1
     assert steps == 4
-    assert halted == ["for 5 minutes no node could take a trial: no GPU"]
+    assert halted == ["no node could take a trial for 5 minutes: no GPU"]
     assert pickle.loads(pickle.dumps(waiting)).session is None

@@ -1,4 +1,4 @@
-"""The spec that the options of a command ask for."""
+"""The sweep that the options of a command describe."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SENT = {"detach": "--detach", "estimate": "--dry-run", "label": "--name", "prio
 
 
 def check_here(args: Arguments) -> None:
-    """Refuse what only a service knows, of a command that this machine carries out.
+    """Check that a command that runs on this machine has no flag of a service, and has its run folder.
 
     Raises:
-        SpecError: A flag, or a run folder that is left out.
+        SpecError: It has such a flag, or the run folder is missing.
     """
     given = [flag for name, flag in _SENT.items() if getattr(args, name, None)]
     if given and args.command in ("run", "resume", "extend", "stop"):

@@ -1,4 +1,4 @@
-"""`sweeper extend`: run just the trials that the evidence lacks for a firm answer, in the folder of the sweep."""
+"""`sweeper extend`: run the trials that a firm answer still needs, in the folder of the sweep."""
 
 from __future__ import annotations
 
@@ -42,30 +42,29 @@ def extend(args: Arguments) -> int:
     stored = SpecSource(runnable_spec(args.dir).model_dump(exclude_unset=True))
     sweep = stored.override(flags(args, tuple(k for k in keys("resumable") if k != "trials"))).prepare()
     wanted = args.objective, args.noise, args.repeats, args.noises
-    asked = plan_extension(sweep.with_spec(out=args.dir).spec, sweep.space, *wanted)
-    noise, objective, analysis, found = asked.analysis.noise, asked.analysis.objective, asked.analysis, asked.plan
-    place, said = place_of(args.dir), asked.sentences
+    proposal = plan_extension(sweep.with_spec(out=args.dir).spec, sweep.space, *wanted)
+    analysis, plan, sentences, place = proposal.analysis, proposal.plan, proposal.sentences, place_of(args.dir)
     record: dict[str, Any] = {
         "run": str(place.local.absolute() if place.local else place.uri),
-        "objective": objective,
-        "noise": noise,
+        "objective": analysis.objective,
+        "noise": analysis.noise,
         "verdict": analysis.verdict,
-        "planned": list(_records(found)),
-        "impossible": list(found.impossible),
+        "planned": list(_records(plan)),
+        "impossible": list(plan.impossible),
     }
-    if not found.specs:
-        nothing = "all that can be run of what is missing is there" if analysis.needs else explain_no_needs(analysis)
-        emit(args.json, record, "\n".join(wrap(line, 0) for line in (*said, nothing)))
+    if not plan.specs:
+        nothing = "all further trials that can run have run" if analysis.needs else explain_no_needs(analysis)
+        emit(args.json, record, "\n".join(wrap(line, 0) for line in (*sentences, nothing)))
         return ExitCode.DONE
     if args.dry_run:
-        emit(args.json, record, "\n\n".join([_lines(said), _table(found), f"{_count(found)}; nothing was run"]))
+        emit(args.json, record, "\n\n".join([_lines(sentences), _table(plan), f"{_count(plan)}; nothing was run"]))
         return ExitCode.DONE
     if not args.json:
-        print(f"{_lines(said)}\n\n{_table(found)}\n", file=sys.stderr)
-    return _run(args, sweep, found, record)
+        print(f"{_lines(sentences)}\n\n{_table(plan)}\n", file=sys.stderr)
+    return _run(args, sweep, plan, record)
 
 
-def _run(args: Arguments, sweep: PreparedSweep, found: Plan, record: dict[str, Any]) -> int:
+def _run(args: Arguments, sweep: PreparedSweep, plan: Plan, record: dict[str, Any]) -> int:
     from dashboards.page.page import write_page
     from sweeper.cli.progress import Progress
     from sweeper.runner import run
@@ -73,13 +72,13 @@ def _run(args: Arguments, sweep: PreparedSweep, found: Plan, record: dict[str, A
 
     with Progress(sweep.spec.objective, counts="further trials") as progress:
         callbacks = Callbacks(progress, say=lambda line: print(line, file=sys.stderr))
-        results = run.extend(sweep, found, callbacks)
+        results = run.extend(sweep, plan, callbacks)
     again = f"`sweeper extend {shlex.quote(str(results.run))}` continues"
-    wanted = {s.digest for s in found.specs}
-    outcomes = [r["outcome"] for r in results.trials.select(["digest", "outcome"]).to_pylist() if r["digest"] in wanted]
+    planned = {s.digest for s in plan.specs}
+    rows = results.trials.select(["digest", "outcome"]).to_pylist()
+    outcomes = [r["outcome"] for r in rows if r["digest"] in planned]
     if results.interrupted:
-        there = f"{len(outcomes)} of {_count(found)} are in {results.run}"
-        print(f"interrupted: {there}; {again}", file=sys.stderr)
+        print(f"interrupted: {len(outcomes)} of {_count(plan)} are in {results.run}; {again}", file=sys.stderr)
         return ExitCode.INTERRUPTED
     if results.reason:
         print(f"stopped early: {results.reason}; {again}", file=sys.stderr)
@@ -102,15 +101,15 @@ def _run(args: Arguments, sweep: PreparedSweep, found: Plan, record: dict[str, A
     return ExitCode.DONE if "ok" in outcomes and results.failed < sweep.spec.max_failed else ExitCode.NO_SUCCESS
 
 
-def _records(found: Plan) -> Iterator[dict[str, Any]]:
-    for trial in found.planned:
+def _records(plan: Plan) -> Iterator[dict[str, Any]]:
+    for trial in plan.planned:
         for spec in trial.specs:
             knobs = {k: getattr(spec, k) for k in (*KNOBS, "augmentation", "augmentation_strength")}
-            about = {"digest": spec.digest, "config": spec.config, "repeat": spec.repeat}
-            yield {**about, "new": trial.new, "noise": trial.noise, **knobs, "why": trial.why}
+            identity = {"digest": spec.digest, "config": spec.config, "repeat": spec.repeat}
+            yield {**identity, "new": trial.new, "noise": trial.noise, **knobs, "why": trial.why}
 
 
-def _table(found: Plan) -> str:
+def _table(plan: Plan) -> str:
     header = ("configuration", "noise", *(k.replace("_", " ") for k in KNOBS), "repeats")
     rows = [
         (
@@ -119,10 +118,10 @@ def _table(found: Plan) -> str:
             *(number(getattr(p.specs[0], k)) for k in KNOBS),
             _ranges(p.specs),
         )
-        for p in found.planned
+        for p in plan.planned
     ]
     reasons: dict[str, int] = {}
-    for p in found.planned:
+    for p in plan.planned:
         reasons[p.why] = reasons.get(p.why, 0) + len(p.specs)
     why = [wrap(f"{pluralize(n, 'trial')}: {text}", 0) for text, n in reasons.items()]
     return "\n".join([format_table(header, rows, indent=0), *why])
@@ -133,8 +132,8 @@ def _ranges(specs: Sequence[PairSpec]) -> str:
     return str(first) if first == last else f"{first} to {last}"
 
 
-def _count(found: Plan) -> str:
-    return pluralize(len(found.specs), "further trial")
+def _count(plan: Plan) -> str:
+    return pluralize(len(plan.specs), "further trial")
 
 
 def _lines(texts: Sequence[str]) -> str:

@@ -92,7 +92,7 @@ def test_exactly_what_is_asked_for_is_run_and_once(
     regime = fit_regime(read_trials(run))
     assert (regime.n_configs, regime.adaptive) == (len({r["config"] for r in rows if r["outcome"] == "ok"}), False)
     assert main(["extend", str(run), *INLINE]) == 0  # nothing is left
-    assert "all that can be run of what is missing is there" in capsys.readouterr().out
+    assert "all further trials that can run have run" in capsys.readouterr().out
     assert rows_of(run) == rows
 
 
@@ -272,4 +272,4 @@ def test_what_cannot_be_extended_is_said(
     assert main(["extend", str(run), *INLINE]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "cannot run noise 1e+09" in out
-    assert "all that can be run of what is missing is there" in out
+    assert "all further trials that can run have run" in out

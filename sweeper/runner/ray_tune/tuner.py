@@ -248,14 +248,14 @@ def connect(spec: SweepSpec, members: int) -> tuple[int, Layout]:
             "resources.autoscaling needs workers, the number of trials at a time, to know how many nodes to add, got "
             f"{spec.workers}: --workers N"
         )
-    has = any(n.has.get("GPU", 0) >= 1 for n in nodes)
-    gpus = 1 if spec.device.startswith("cuda") or (spec.device == "auto" and has) else 0
-    if grows and spec.device == "auto" and not has and not layout(spec.resources, spec.threads, 0, members).gpus:
+    has_gpus = any(n.total.get("GPU", 0) >= 1 for n in nodes)
+    gpus = 1 if spec.device.startswith("cuda") or (spec.device == "auto" and has_gpus) else 0
+    if grows and spec.device == "auto" and not has_gpus and not layout(spec.resources, spec.threads, 0, members).gpus:
         raise SpecError(
             "device auto is undecided on a cluster that has no nodes yet: give --device cpu, or --resources "
             "gpus_per_pair=1"
         )
-    if gpus and not has and not grows:
+    if gpus and not has_gpus and not grows:
         raise SpecError(f"device {spec.device!r} needs a GPU and the cluster has none; use --device cpu or auto")
     trial = layout(spec.resources, spec.threads, gpus, members)
     if not grows:

@@ -56,7 +56,7 @@ def test_gpu_hours_are_those_of_all_trials_on_gpus() -> None:
     assert budgets.spent() == ""
     budgets.add(row(1.0, "cuda:0"))
     assert budgets.spent() == "max_gpu_hours = 1 is reached: 1 GPU-hours are used"
-    shared = Budgets(spec(max_gpu_hours=1.0), 1e12, lambda _: 0.25)
+    shared = Budgets(spec(max_gpu_hours=1.0, resources={"gpus_per_pair": 0.25}), 1e12)
     shared.add(row(4 * 3600.0 - 1, "cuda:0"))
     assert shared.spent() == ""
 

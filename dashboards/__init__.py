@@ -1,1 +1,1 @@
-"""What was found: Plotly figures and one self-contained page, from a run folder alone."""
+"""Results of a run folder as Plotly figures, a self-contained page and a live app."""

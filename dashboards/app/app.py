@@ -1,4 +1,4 @@
-"""The live app: a page whose every choice stands in its address, redrawn as the sweep's parts land."""
+"""The live app. Its address holds all choices; it redraws as trials finish."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, 
 from dash.development.base_component import Component
 
 from dashboards.app.callbacks import INNER, PARTS, App
-from dashboards.app.compression import packed
-from dashboards.app.source import Offer, OfferedFolders
-from dashboards.app.validation import Asked, RowsAsked, Text, Theme, guard, taking
+from dashboards.app.compression import compress_response
+from dashboards.app.source import SourceFolders, SweepSource
+from dashboards.app.validation import DrawRequest, RowsRequest, Text, Theme, guard, validate
 from dashboards.data.folders import Live
 from dashboards.page.html import read_style, render_template
 from sweeper.errors import SpecError
@@ -24,12 +24,12 @@ TICK_MS = 1000
 _HERE = Path(__file__).parent
 
 
-def _layout(app: App) -> Component:
+def _make_layout(app: App) -> Component:
     return html.Main(
         [
             dcc.Store(id="search"),
             dcc.Store(id="asked"),
-            dcc.Store(id="stream", data=app.offer.events if app.offer is not None else ""),
+            dcc.Store(id="stream", data=app.source.events if app.source is not None else ""),
             dcc.Interval(id="tick", interval=TICK_MS),
             dcc.Store(id="beat"),
             dcc.Store(id="theme"),
@@ -42,7 +42,7 @@ def _layout(app: App) -> Component:
                             html.Div(id="title", className="title"),
                             html.Div(
                                 [
-                                    *_signed_in(app.offer.asker() if app.offer is not None else ""),
+                                    *_make_sign_out(app.source.user() if app.source is not None else ""),
                                     html.Button("◐", id="theme-button", className="save", title="light or dark"),
                                 ],
                                 className="saves",
@@ -65,23 +65,23 @@ def _layout(app: App) -> Component:
     )
 
 
-def _signed_in(name: str) -> list[Component]:
+def _make_sign_out(name: str) -> list[Component]:
     if not name:
         return []
-    leave = html.Form(html.Button("sign out", className="save"), action="logout", method="post")
-    return [html.Span(name, className="soft", title="signed in"), leave]
+    sign_out = html.Form(html.Button("sign out", className="save"), action="logout", method="post")
+    return [html.Span(name, className="soft", title="signed in"), sign_out]
 
 
-def make_pages(offer: Offer) -> flask.Flask:
-    """Return the app over a service's sweeps as a WSGI application; requests run where `offer` knows who asks."""
-    server = make_app(Live(OfferedFolders(offer)), offer).server
-    server.after_request(packed)
+def make_pages(source: SweepSource) -> flask.Flask:
+    """Return the app for a service's sweeps as a WSGI application; `source` identifies the user of each request."""
+    server = make_app(Live(SourceFolders(source)), source).server
+    server.after_request(compress_response)
     return server
 
 
-def make_app(live: Live, offer: Offer | None = None) -> Dash:
-    """Return the app over some runs; `offer` as for `App`."""
-    app = App(live, offer)
+def make_app(live: Live, source: SweepSource | None = None) -> Dash:
+    """Return the app for some runs; `source` as for `App`."""
+    app = App(live, source)
     dash = Dash(
         __name__,
         title="sweeper",
@@ -90,35 +90,35 @@ def make_app(live: Live, offer: Offer | None = None) -> Dash:
         suppress_callback_exceptions=True,
         index_string=render_template("app.html", style=read_style()),
     )
-    dash.layout = lambda: _layout(app)
-    _answer(dash, app)
-    _in_browser(dash)
+    dash.layout = lambda: _make_layout(app)
+    _add_callbacks(dash, app)
+    _add_browser_callbacks(dash)
     guard(dash)
-    threading.Thread(target=app.warm, daemon=True, name="warm").start()
+    threading.Thread(target=app.warm_up, daemon=True, name="warm-up").start()
 
     @dash.server.get("/trials.csv")
     def csv() -> flask.Response:
-        head = {"Content-Disposition": "attachment; filename=trials.csv"}
+        headers = {"Content-Disposition": "attachment; filename=trials.csv"}
         try:
-            found = app.csv(flask.request.query_string.decode(errors="replace"))
+            content = app.export_csv(flask.request.query_string.decode(errors="replace"))
         except SpecError as error:
             return flask.Response(f"{error}\n", status=404, mimetype="text/plain")
-        if found is None:
-            return flask.Response("There is no such sweep here.\n", status=404, mimetype="text/plain")
-        return flask.Response(found, mimetype="text/csv", headers=head)
+        if content is None:
+            return flask.Response("There is no such sweep.\n", status=404, mimetype="text/plain")
+        return flask.Response(content, mimetype="text/csv", headers=headers)
 
     return dash
 
 
-def _answer(dash: Dash, app: App) -> None:
+def _add_callbacks(dash: Dash, app: App) -> None:
     @dash.callback(
         Output("version", "data"), Input("tick", "n_intervals"), Input("beat", "data"),
         State("search", "data"), State("version", "data"), prevent_initial_call=True,
     )  # fmt: skip
-    @taking(Any, Any, Text, Text)
-    def tick(_: int | None, beat: float | None, search: str | None, before: str | None) -> Any:
-        now = app.version(search)
-        return now if now != before else no_update
+    @validate(Any, Any, Text, Text)
+    def check_version(_: int | None, beat: float | None, search: str | None, before: str | None) -> Any:
+        version = app.version(search)
+        return version if version != before else no_update
 
     @dash.callback(
         *(Output(name, "children") for name in PARTS),
@@ -126,12 +126,14 @@ def _answer(dash: Dash, app: App) -> None:
         Output("shown", "data"),
         Input("asked", "data"), State("shown", "data"), prevent_initial_call=True,
     )  # fmt: skip
-    @taking(Asked, dict[str, Any] | None)
-    def draw(asked: Mapping[str, str], shown: Mapping[str, str] | None) -> Any:
-        parts, inner, marks = app.draw(asked["search"], asked["theme"], shown or {}, asked["version"])
-        marks = {**marks, "answer": secrets.token_hex(4)}  # it differs each time, so that the browser hears of it
-        there = ctx.outputs_list[len(PARTS) : len(PARTS) + len(INNER)]
-        places = [[(o["id"]["type"], o["id"]["name"]) for o in outputs] for outputs in there]
+    @validate(DrawRequest, dict[str, Any] | None)
+    def draw(request: Mapping[str, str], shown: Mapping[str, str] | None) -> Any:
+        parts, inner, marks = app.draw(request["search"], request["theme"], shown or {}, request["version"])
+        marks = {**marks, "answer": secrets.token_hex(4)}  # a new value each time, so that the browser notices
+        places = [
+            [(o["id"]["type"], o["id"]["name"]) for o in outputs]
+            for outputs in ctx.outputs_list[len(PARTS) :][: len(INNER)]
+        ]
         return (
             *(parts.get(name, no_update) for name in PARTS),
             *([inner.get(place, no_update) for place in group] for group in places),
@@ -142,17 +144,17 @@ def _answer(dash: Dash, app: App) -> None:
         Output("grid", "getRowsResponse"), Output("count", "children"),
         Input("grid", "getRowsRequest"), State("search", "data"),
     )  # fmt: skip
-    @taking(RowsAsked | None, Text)
+    @validate(RowsRequest | None, Text)
     def rows(request: Mapping[str, Any] | None, search: str | None) -> Any:
-        return app.rows(request, search)
+        return app.answer_grid(request, search)
 
     @dash.callback(Output("details", "children"), Input("search", "data"), Input("theme", "data"))
-    @taking(Text, Theme)
+    @validate(Text, Theme)
     def open_trial(search: str | None, theme: str | None) -> Any:
-        return app.details(search, theme)
+        return app.show_trial(search, theme)
 
 
-def _in_browser(dash: Dash) -> None:
+def _add_browser_callbacks(dash: Dash) -> None:
     def run(name: str, *wiring: Any, initial: bool = False) -> None:
         dash.clientside_callback(ClientsideFunction("sweeper", name), *wiring, prevent_initial_call=not initial)
 

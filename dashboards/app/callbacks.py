@@ -1,4 +1,4 @@
-"""What the live app answers: the parts of a page that an address asks for, and what of them has changed."""
+"""Answers of the live app: the parts of the page for an address that differ from what the browser shows."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from dash import dcc, html, no_update
 from dash.development.base_component import Component
 
 from dashboards.app import components, grid, sweep_list
-from dashboards.app.source import Listed, Offer
+from dashboards.app.source import SweepEntry, SweepSource
 from dashboards.data.folders import Live
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
-from dashboards.data.trial_rows import listed
-from dashboards.text.trial_details import details, row_of
+from dashboards.data.trial_rows import filter_rows
+from dashboards.text.trial_details import describe_trial, find_row
 from dashboards.views import VIEWS, choices, overview, verdicts
 from dashboards.views import trials as trials_view
 from dashboards.views.section import Control, Section
-from dashboards.views.verdicts import Judges, in_background
+from dashboards.views.verdicts import Judges, use_judges
 from sweeper.errors import SpecError
 from sweeper.formatting import csv_bytes
 
@@ -34,253 +34,255 @@ PARTS = ("title", "tabs", "controls", "notices", "verdicts", "banners", "tiles",
 INNER = {"graph": "figure", "caption": "children", "heading": "children", "table": "children"}
 
 
-Made = tuple[Any, Callable[[], Any]]
-"""What a part depends on, and what makes it."""
-Drawn = tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, str]]
+Maker = tuple[Any, Callable[[], Any]]
+"""Inputs of a part, and the function that makes it."""
+PageChanges = tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, str]]
 Runs = tuple[tuple[str, str], ...]
-"""Name and words of each run that can be chosen."""
+"""Name and label per run on offer."""
 
 
 class App:
-    """What the callbacks answer; it holds no state of a reader, which is all in the address.
+    """Answers of the callbacks. The address holds all state of a reader.
 
     Args:
         live: The runs.
-        offer: The service whose sweeps they are; it is asked who may see what. None for runs that all may see.
+        source: The service that owns the sweeps and knows who may see them; None if everyone may see the runs.
     """
 
-    def __init__(self, live: Live, offer: Offer | None = None) -> None:
-        self.live, self.offer = live, offer
+    def __init__(self, live: Live, source: SweepSource | None = None) -> None:
+        self.live, self.source = live, source
         self._sections: dict[Hashable, Section] = {}
-        in_background(Judges(self._prepare))
+        use_judges(Judges(self._prepare))
 
     def _prepare(self) -> None:
-        if self.offer is not None:  # nobody asks here, so that there is nothing to see
+        if self.source is not None:  # no user here, so no sweep is visible
             return
         with contextlib.suppress(SpecError):
-            overview.prepare(self.live.run(self.names(Selection())), Selection())
+            overview.prepare(self.live.run(self.run_names(Selection())), Selection())
 
-    def names(self, selection: Selection) -> list[str]:
-        """Return the runs that are selected: the known ones, or the first; of a service's none, which is its list."""
+    def run_names(self, selection: Selection) -> list[str]:
+        """Return the selected runs that exist, else the first run; a service shows its list instead."""
         known = [n for n in selection.run.split(",") if n and n in self.live.folders]
-        return known if known or self.offer is not None else list(self.live.folders)[:1]
+        return known if known or self.source is not None else list(self.live.folders)[:1]
 
-    def shown(self, search: str | None) -> Run | None:
-        """Return the run that an address shows; None where it shows none.
+    def read_run(self, search: str | None) -> Run | None:
+        """Return the run of an address; None without one.
 
         Raises:
-            SpecError: It cannot be read.
+            SpecError: The run cannot be read.
         """
-        selection, _ = self.selection(search)
-        names = self.names(selection)
+        selection, _ = self.parse_query(search)
+        names = self.run_names(selection)
         return self.live.run(names) if names else None
 
     def version(self, search: str | None) -> str:
-        """Return what changes whenever anything does that a reader with this address sees."""
-        asked, _ = self.selection(search)
-        names = self.names(asked)
+        """Return a text that changes whenever the page at this address changes."""
+        selection, _ = self.parse_query(search)
+        names = self.run_names(selection)
         if not names:
-            return _mark(self._listed(asked))
-        standing = _mark(self._standing(names))
+            return _hash(self._list_sweeps(selection))
+        entry = _hash(self._find_entry(names))
         try:
             run = self.live.run(names)
         except SpecError as error:
-            return f"error: {error} {standing}"
-        return f"{run.version}.{_mark(verdicts.mark(run.place))}.{standing}"
+            return f"error: {error} {entry}"
+        return f"{run.version}.{_hash(verdicts.count_judgements(run.place))}.{entry}"
 
-    def _run(self, names: Sequence[str]) -> Run:
+    def _read_served_run(self, names: Sequence[str]) -> Run:
         run = self.live.run(names)
-        return run if self.offer is None else replace(run, server=_address())
+        return run if self.source is None else replace(run, server=_read_server_url())
 
-    def _outward(self, text: str) -> str:
-        return text if self.offer is None else self.offer.outward(text)
+    def _redact(self, text: str) -> str:
+        return text if self.source is None else self.source.redact(text)
 
-    def _standing(self, names: Sequence[str]) -> Listed | None:
-        return self.offer.find(names[0]) if self.offer is not None and len(names) == 1 else None
+    def _find_entry(self, names: Sequence[str]) -> SweepEntry | None:
+        return self.source.find(names[0]) if self.source is not None and len(names) == 1 else None
 
-    def _absent(self, name: str) -> bool:
+    def _is_missing(self, name: str) -> bool:
         folder = self.live.folders.get(name)
         with contextlib.suppress(SpecError):
             return folder is not None and not folder.place.exists()
         return False
 
-    def _listed(self, asked: Selection) -> Sequence[Listed]:
-        assert self.offer is not None  # without a service there is always a run
-        owner = "" if asked.owner == sweep_list.ALL else asked.owner
-        return self.offer.listed(
-            sweep_list.states(asked.state or sweep_list.ALL), owner, asked.before, sweep_list.SHOWN + 1
-        )
+    def _list_sweeps(self, selection: Selection) -> Sequence[SweepEntry]:
+        assert self.source is not None  # without a service, a run exists
+        owner = "" if selection.owner == sweep_list.ALL else selection.owner
+        states = sweep_list.list_states(selection.state or sweep_list.ALL)
+        return self.source.list_sweeps(states, owner, selection.before, sweep_list.SHOWN + 1)
 
-    def selection(self, search: str | None) -> tuple[Selection, tuple[str, ...]]:
-        """Return what an address asks for, and a sentence on each value that is not known here."""
-        asked = Selection.from_query(search or "")
-        said: list[str] = []
-        if asked.tab not in VIEWS:
-            said.append(f"There is no tab {asked.tab!r}: this is {next(iter(VIEWS))}.")
-            asked = replace(asked, tab=next(iter(VIEWS)))
-        wanted = list(filter(None, asked.run.split(",")))
-        known = [n for n in wanted if n in self.live.folders]
-        if unknown := [n for n in wanted if n not in known]:
-            asked = replace(asked, run=",".join(known))
-            shown = ", ".join(self.names(asked)) or "the list of those that you may see"
-            said.append(f"There is no sweep {unknown[0]!r} here: shown is {shown}.")
-        return asked, tuple(said)
+    def parse_query(self, search: str | None) -> tuple[Selection, tuple[str, ...]]:
+        """Return the selection of an address, and a sentence per unknown value."""
+        selection, first = Selection.from_query(search or ""), next(iter(VIEWS))
+        notices: list[str] = []
+        if selection.tab not in VIEWS:
+            notices.append(f"There is no tab {selection.tab!r}: this page shows {first}.")
+            selection = replace(selection, tab=first)
+        names = list(filter(None, selection.run.split(",")))
+        known = [n for n in names if n in self.live.folders]
+        if unknown := [n for n in names if n not in known]:
+            selection = replace(selection, run=",".join(known))
+            shown = ", ".join(self.run_names(selection)) or "the sweeps that you may see"
+            notices.append(f"There is no sweep {unknown[0]!r}: this page shows {shown}.")
+        return selection, tuple(notices)
 
-    def checked(self, run: Run, asked: Selection) -> tuple[Selection, tuple[Control, ...], tuple[str, ...]]:
-        """Return the selection with unknown values at their defaults, the view's controls, and what was left out."""
-        controls = VIEWS[asked.tab].controls(run, asked)
-        asked, said = choices.known(asked, controls)
-        return asked, controls, said
+    def check_selection(self, run: Run, selection: Selection) -> tuple[Selection, tuple[Control, ...], tuple[str, ...]]:
+        """Return the selection with unknown values at their defaults, the view's controls, and a sentence on each."""
+        controls = VIEWS[selection.tab].controls(run, selection)
+        selection, notices = choices.check_choices(selection, controls)
+        return selection, controls, notices
 
-    def draw(self, search: str | None, theme: str, shown: Mapping[str, str], version: str) -> Drawn:
-        """Return what must be drawn anew.
+    def draw(self, search: str | None, theme: str, shown: Mapping[str, str], version: str) -> PageChanges:
+        """Return the changes of the page.
 
         Args:
             search: The address's query.
             theme: `light` or `dark`.
-            shown: What the page shows: part -> mark of what it depends on.
+            shown: Part -> hash of its inputs, as the browser shows it.
             version: See `version`.
 
         Returns:
-            Children of the parts of `PARTS` that change, content of figures and tables that stay in their place, and
-            what is shown then.
+            Children of the changed parts of `PARTS`, content of figures and tables that stay in place, and the new
+            value of `shown`.
         """
-        asked, said = self.selection(search)
-        names = self.names(asked)
+        requested, notices = self.parse_query(search)
+        names = self.run_names(requested)
         if not names:
-            return self._list(asked, said, shown)
-        standing = self._standing(names)
+            return self._draw_list(requested, notices, shown)
+        entry = self._find_entry(names)
         try:
-            run = self._run(names)
-            selection, controls, more = self.checked(run, asked)
+            run = self._read_served_run(names)
+            selection, controls, more = self.check_selection(run, requested)
         except SpecError as error:
-            if standing is not None and self._absent(names[0]):
-                return self._awaited(standing, said, shown)
-            notice = html.Div(f"{error}. What is shown may be old; the app tries again.", className="banner")
+            if entry is not None and self._is_missing(names[0]):
+                return self._draw_waiting(entry, notices, shown)
+            notice = html.Div(f"{error}. This page may be out of date; the app tries again.", className="banner")
             return {"notices": [notice]}, {}, {**shown, "notices": ""}
-        lines = (*said, *more, *run.pooled, *run.skipped)
-        runs = self._runs(names)
-        made: dict[str, Made] = {
-            "title": (self._head(run, standing), lambda: self._title(run, standing)),
-            "tabs": (selection, lambda: _tabs(selection)),
+        lines = (*notices, *more, *run.pooled, *run.skipped)
+        runs = self._list_runs(names)
+        makers: dict[str, Maker] = {
+            "title": (self._title_inputs(run, entry), lambda: self._draw_title(run, entry)),
+            "tabs": (selection, lambda: _make_tabs(selection)),
             "controls": (
                 (run.place, selection, controls, runs),
-                lambda: self._controls(run, selection, controls, runs),
+                lambda: self._draw_controls(run, selection, controls, runs),
             ),
-            "notices": (lines, lambda: components.banners(lines)),
+            "notices": (lines, lambda: components.make_banners(lines)),
         }
-        parts, marks = _changed(made, shown)
-        marks["values"] = json.dumps(self._values(run, selection, controls, runs))
-        marks["busy"] = "1" if verdicts.busy(run.place) else ""
-        marks["content"] = self._depends(run, selection, theme, version)
+        parts, marks = _make_changed(makers, shown)
+        marks["values"] = json.dumps(self._find_values(run, selection, controls, runs))
+        marks["busy"] = "1" if verdicts.is_busy(run.place) else ""
+        marks["content"] = self._hash_content(run, selection, theme, version)
         marks["skeleton"] = shown.get("skeleton", "")
         if shown.get("content") == marks["content"]:
             return parts, {}, marks
-        more_parts, inner, marks["skeleton"] = self._content(run, selection, theme, shown.get("skeleton", ""))
-        marks["busy"] = "1" if verdicts.busy(run.place) else ""  # the views ask for what they need to know
+        more_parts, inner, marks["skeleton"] = self._draw_content(run, selection, theme, shown.get("skeleton", ""))
+        marks["busy"] = "1" if verdicts.is_busy(run.place) else ""  # the views have requested their judgements by now
         return parts | more_parts, inner, marks
 
-    def _list(self, asked: Selection, said: Sequence[str], shown: Mapping[str, str]) -> Drawn:
-        """Return what must be drawn anew of a service's list; as `draw`."""
-        offer = self.offer
-        assert offer is not None
-        controls = sweep_list.controls(offer.owners())
-        asked, more = choices.known(asked, controls)
-        lines, sweeps, now = (*said, *more), self._listed(asked), datetime.now(UTC)
-        values = {c.field: getattr(asked, c.field) or sweep_list.ALL for c in controls}
+    def _draw_list(self, requested: Selection, notices: Sequence[str], shown: Mapping[str, str]) -> PageChanges:
+        """Return the changes of the list of sweeps, as `draw` does."""
+        source = self.source
+        assert source is not None
+        controls = sweep_list.make_controls(source.owners())
+        requested, more = choices.check_choices(requested, controls)
+        lines, sweeps, now = (*notices, *more), self._list_sweeps(requested), datetime.now(UTC)
+        values = {c.field: getattr(requested, c.field) or sweep_list.ALL for c in controls}
 
-        def content_() -> list[Component]:
+        def make_content() -> list[Component]:
             if sweeps:
-                return sweep_list.table(sweeps, asked, now)
-            return sweep_list.empty(asked, _address(), offer.asker())
+                return sweep_list.make_table(sweeps, requested, now)
+            return sweep_list.explain_empty(requested, _read_server_url(), source.user())
 
-        made: dict[str, Made] = {
+        makers: dict[str, Maker] = {
             "title": ("sweeps", lambda: [html.H1("Sweeps")]),
             "tabs": ("", list),
             "controls": (
-                (values, controls), lambda: [components.control(c, values[c.field], sweep_list.ALL) for c in controls]
+                (values, controls),
+                lambda: [components.make_control(c, values[c.field], sweep_list.ALL) for c in controls],
             ),
-            "notices": (lines, lambda: components.banners(lines)),
-            "content": ((asked, sweeps, now.replace(second=0, microsecond=0)), content_),
+            "notices": (lines, lambda: components.make_banners(lines)),
+            "content": ((requested, sweeps, now.replace(second=0, microsecond=0)), make_content),
         }  # fmt: skip
-        parts, marks = _changed(made, shown)
+        parts, marks = _make_changed(makers, shown)
         marks |= {"values": json.dumps(values), "skeleton": "list"}
-        return _plain(parts, shown, "list"), {}, marks
+        return _clear_sections(parts, shown, "list"), {}, marks
 
-    def _awaited(self, sweep: Listed, said: Sequence[str], shown: Mapping[str, str]) -> Drawn:
-        """Return what must be drawn anew of a sweep that has no folder yet; as `draw`."""
-        lines = (*said, sweep_list.waiting(sweep))
-        made: dict[str, Made] = {
-            "title": (sweep, lambda: self._entitled(sweep, f"{sweep.space} · {sweep.name}", "")),
+    def _draw_waiting(self, sweep: SweepEntry, notices: Sequence[str], shown: Mapping[str, str]) -> PageChanges:
+        """Return the changes of the page of a sweep without a folder, as `draw` does."""
+        lines = (*notices, sweep_list.describe_wait(sweep))
+        makers: dict[str, Maker] = {
+            "title": (sweep, lambda: self._draw_heading(sweep, f"{sweep.space} · {sweep.name}", "")),
             "tabs": ("", list),
             "controls": ("", list),
-            "notices": (lines, lambda: components.banners(lines)),
+            "notices": (lines, lambda: components.make_banners(lines)),
             "content": ("", list),
         }
-        parts, marks = _changed(made, shown)
-        return _plain(parts, shown, "none"), {}, {**marks, "skeleton": "none"}
+        parts, marks = _make_changed(makers, shown)
+        return _clear_sections(parts, shown, "none"), {}, {**marks, "skeleton": "none"}
 
-    def _depends(self, run: Run, selection: Selection, theme: str, version: str) -> str:
-        kept = _drawn_by(selection)
+    def _hash_content(self, run: Run, selection: Selection, theme: str, version: str) -> str:
+        kept = _drop_undrawn(selection)
         if selection.tab == "trials" and run.tables["trials"].num_rows:
-            # the grid asks for its rows itself
-            return _mark(kept, run.place, trials_view.columns(run, selection))
-        return _mark(kept, theme, run.key, version)
+            # the grid requests its rows
+            return _hash(kept, run.place, trials_view.list_columns(run, selection))
+        return _hash(kept, theme, run.key, version)
 
-    def _content(
+    def _draw_content(
         self, run: Run, selection: Selection, theme: str, skeleton: str
     ) -> tuple[dict[str, Any], dict[tuple[str, str], Any], str]:
         view = VIEWS[selection.tab]
         if view.name == "trials" and run.tables["trials"].num_rows:
-            listed = grid.trials_grid(trials_view.columns(run, selection), selection)
-            return {**components.words(Section()), "content": listed}, {}, "grid"
-        revision = f"{_mark(run.place)} {selection.noise} {selection.metric} {selection.split}"
-        section = self.section(run, selection)
-        words, mark = components.words(section), _mark(components.skeleton(section, view.name))
+            listed = grid.make_grid(trials_view.list_columns(run, selection), selection)
+            return {**components.make_texts(Section()), "content": listed}, {}, "grid"
+        revision = f"{_hash(run.place)} {selection.noise} {selection.metric} {selection.split}"
+        section = self.build_section(run, selection)
+        words, mark = components.make_texts(section), _hash(components.describe_layout(section, view.name))
         if mark == skeleton:
-            return words, components.refreshed(section, view.name, theme, revision), mark
-        return {**words, "content": components.cards(section, view.name, theme, revision)}, {}, mark
+            return words, components.refresh_parts(section, view.name, theme, revision), mark
+        return {**words, "content": components.make_cards(section, view.name, theme, revision)}, {}, mark
 
-    def _head(self, run: Run, standing: Listed | None) -> object:
-        # its age counts in minutes
-        return run.key, standing, datetime.now(UTC).replace(second=0, microsecond=0) if self.offer else None
+    def _title_inputs(self, run: Run, entry: SweepEntry | None) -> object:
+        # the title shows the age in minutes
+        return run.key, entry, datetime.now(UTC).replace(second=0, microsecond=0) if self.source else None
 
-    def _title(self, run: Run, standing: Listed | None) -> list[Component]:
-        space = choices.sweep(run).space
-        if self.offer is not None:
-            return self._entitled(standing, f"{space} · {standing.name if standing else run.name}", run.name)
+    def _draw_title(self, run: Run, entry: SweepEntry | None) -> list[Component]:
+        space = choices.read_sweep(run).space
+        if self.source is not None:
+            return self._draw_heading(entry, f"{space} · {entry.name if entry else run.name}", run.name)
         state = "running" if run.running else "not running"
         return [html.H1(f"{space} · {run.name}"), html.Div(f"{run.place} · {state}", className="soft")]
 
-    def _entitled(self, standing: Listed | None, title: str, called: str) -> list[Component]:
-        return sweep_list.head(standing, title, called, datetime.now(UTC))
+    def _draw_heading(self, entry: SweepEntry | None, title: str, called: str) -> list[Component]:
+        return sweep_list.make_head(entry, title, called, datetime.now(UTC))
 
-    def _runs(self, names: Sequence[str]) -> Runs:
-        """Return the runs that can be chosen, with words for people; none where there is nothing to choose."""
-        if self.offer is None:
-            found = {name: name for name in self.live.folders}
+    def _list_runs(self, names: Sequence[str]) -> Runs:
+        """Return the runs on offer with their labels; nothing if only one exists."""
+        if self.source is None:
+            labels = {name: name for name in self.live.folders}
         else:
-            found = dict(self.offer.names())
-            found |= {name: name for name in names if name not in found}
-        return tuple(found.items()) if len(found) > 1 else ()
+            labels = dict(self.source.names())
+            labels |= {name: name for name in names if name not in labels}
+        return tuple(labels.items()) if len(labels) > 1 else ()
 
-    def _controls(self, run: Run, selection: Selection, controls: tuple[Control, ...], runs: Runs) -> list[Component]:
-        made: list[Component] = []
-        values = self._values(run, selection, controls, runs)
+    def _draw_controls(
+        self, run: Run, selection: Selection, controls: tuple[Control, ...], runs: Runs
+    ) -> list[Component]:
+        drawn: list[Component] = []
+        values = self._find_values(run, selection, controls, runs)
         if runs:
-            key = {"type": "control", "field": "run", "default": "" if self.offer is not None else runs[0][0]}
-            options = [{"value": name, "label": words} for name, words in runs]
-            picked = dcc.Dropdown(id=key, options=options, value=values["run"], multi=True, clearable=False)
-            made.append(html.Label([html.Span("sweeps"), picked], className="control wide"))
-        defaults = self._values(run, replace(Selection(), tab=selection.tab, run=selection.run), controls, runs)
-        made += [components.control(c, values[c.field], defaults[c.field]) for c in controls]
-        return made
+            key = {"type": "control", "field": "run", "default": "" if self.source is not None else runs[0][0]}
+            options = [{"value": name, "label": label} for name, label in runs]
+            dropdown = dcc.Dropdown(id=key, options=options, value=values["run"], multi=True, clearable=False)
+            drawn.append(html.Label([html.Span("sweeps"), dropdown], className="control wide"))
+        defaults = self._find_values(run, replace(Selection(), tab=selection.tab, run=selection.run), controls, runs)
+        drawn += [components.make_control(c, values[c.field], defaults[c.field]) for c in controls]
+        return drawn
 
-    def _values(self, run: Run, selection: Selection, controls: tuple[Control, ...], runs: Runs) -> dict[str, Any]:
-        """Return what each control shows, by field."""
-        effective = _effective(run, selection)
-        plain = _effective(run, replace(Selection(), tab=selection.tab, run=selection.run))
-        values: dict[str, Any] = {"run": self.names(selection)} if runs else {}
+    def _find_values(self, run: Run, selection: Selection, controls: tuple[Control, ...], runs: Runs) -> dict[str, Any]:
+        """Return field -> value that its control shows."""
+        effective = _resolve_choices(run, selection)
+        plain = _resolve_choices(run, replace(Selection(), tab=selection.tab, run=selection.run))
+        values: dict[str, Any] = {"run": self.run_names(selection)} if runs else {}
         for control in controls:
             first = control.options[0][0] if control.options else ""
             value = getattr(selection, control.field) or plain.get(control.field) or first
@@ -289,102 +291,101 @@ class App:
             values[control.field] = value
         return values
 
-    def section(self, run: Run, selection: Selection) -> Section:
-        """Return a tab's content; the last ones are kept."""
-        key = run.key, run.server, verdicts.mark(run.place), _drawn_by(selection)
-        if (found := self._sections.get(key)) is None:
+    def build_section(self, run: Run, selection: Selection) -> Section:
+        """Return a tab's content, from the cache if possible."""
+        key = run.key, run.server, verdicts.count_judgements(run.place), _drop_undrawn(selection)
+        if (section := self._sections.get(key)) is None:
             try:
-                found = VIEWS[selection.tab].build(run, selection)
-            except Exception as error:  # one tab that fails must not take the others with it
+                section = VIEWS[selection.tab].build(run, selection)
+            except Exception as error:  # a failing tab must not break the others
                 traceback.print_exc()
-                said = self._outward(f"{type(error).__name__}: {error}")
-                return Section(banners=(f"This tab cannot be shown: {said}",))
-            self._sections[key] = found
+                message = self._redact(f"{type(error).__name__}: {error}")
+                return Section(banners=(f"This tab cannot be shown: {message}",))
+            self._sections[key] = section
             while len(self._sections) > KEPT:
                 self._sections.pop(next(iter(self._sections)), None)
-        return found
+        return section
 
-    def warm(self) -> None:
-        """Compute what the first visitor sees, and have it judged."""
-        if self.offer is not None:
+    def warm_up(self) -> None:
+        """Compute the first page and its verdict before a visitor comes."""
+        if self.source is not None:
             return
         with contextlib.suppress(SpecError):
-            self.section(self.live.run(self.names(Selection())), Selection())
+            self.build_section(self.live.run(self.run_names(Selection())), Selection())
         self._prepare()
 
-    def rows(self, request: Mapping[str, Any] | None, search: str | None) -> tuple[Any, Any]:
-        """Return the rows that the grid asks for and the words beside it."""
+    def answer_grid(self, request: Mapping[str, Any] | None, search: str | None) -> tuple[Any, Any]:
+        """Return the rows that the grid requests, and the text beside it."""
         if request is None:
             return no_update, no_update
-        selection, _ = self.selection(search)
-        run = self.shown(search)
+        selection, _ = self.parse_query(search)
+        run = self.read_run(search)
         if run is None:
             return no_update, no_update
-        return grid.rows(run.tables["trials"], trials_view.columns(run, selection), request)
+        return grid.answer_request(run.tables["trials"], trials_view.list_columns(run, selection), request)
 
-    def details(self, search: str | None, theme: str | None) -> list[Component]:
-        """Return the details of the trial that is open, nothing where none is."""
-        selection, _ = self.selection(search)
+    def show_trial(self, search: str | None, theme: str | None) -> list[Component]:
+        """Return the details of the open trial; nothing without one."""
+        selection, _ = self.parse_query(search)
         if selection.tab != "trials" or not selection.trial:
             return []
-        names = self.names(selection)
+        names = self.run_names(selection)
         if not names:
             return []
-        row = row_of(self.live.run(names).tables["trials"], selection.trial)
+        row = find_row(self.live.run(names).tables["trials"], selection.trial)
         if row is None:
-            return [html.Div(f"There is no trial {selection.trial!r} here.", className="banner")]
-        shown = self._run([row.get("run") or names[0]])
+            return [html.Div(f"There is no trial {selection.trial!r}.", className="banner")]
+        shown = self._read_served_run([row.get("run") or names[0]])
         tables = [self.live.rows_of(names, table, selection.trial) for table in ("history", "merges")]
-        return components.details(details(row, shown, *tables), theme or "light", replace(selection, trial=""))
+        return components.make_details(
+            describe_trial(row, shown, *tables), theme or "light", replace(selection, trial="")
+        )
 
-    def csv(self, search: str) -> bytes | None:
-        """Return the trials that the selection's filter leaves, in its order, with all columns, as CSV.
-
-        Returns:
-            The bytes; None where the address shows no run.
+    def export_csv(self, search: str) -> bytes | None:
+        """Return the filtered and sorted trials of an address with all columns, as CSV; None without a run.
 
         Raises:
-            SpecError: It cannot be read.
+            SpecError: The run cannot be read.
         """
-        selection, _ = self.selection(search)
-        run = self.shown(search)
+        selection, _ = self.parse_query(search)
+        run = self.read_run(search)
         if run is None:
             return None
-        found, _ = listed(run.tables["trials"], selection.filter, selection.sort)
-        return csv_bytes(found)
+        rows, _ = filter_rows(run.tables["trials"], selection.filter, selection.sort)
+        return csv_bytes(rows)
 
 
-def _address() -> str:
+def _read_server_url() -> str:
     return flask.request.host_url.rstrip("/")
 
 
-def _drawn_by(selection: Selection) -> Selection:
-    # a trial that is open in the list, the list's filter and its order change no figure
-    kept = selection.trial if selection.tab != "trials" else ""
-    return replace(selection, trial=kept, filter="", sort="", state="", owner="", before="")
+def _drop_undrawn(selection: Selection) -> Selection:
+    # the open trial of the list, its filter and its order change no figure
+    trial = selection.trial if selection.tab != "trials" else ""
+    return replace(selection, trial=trial, filter="", sort="", state="", owner="", before="")
 
 
-def _changed(made: Mapping[str, Made], shown: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the parts that differ from what is shown, and the marks of all."""
-    marks = {name: _mark(of) for name, (of, _) in made.items()}
-    return {name: make() for name, (_, make) in made.items() if shown.get(name) != marks[name]}, marks
+def _make_changed(makers: Mapping[str, Maker], shown: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the parts that differ from those shown, and the hashes of all."""
+    marks = {name: _hash(of) for name, (of, _) in makers.items()}
+    return {name: make() for name, (_, make) in makers.items() if shown.get(name) != marks[name]}, marks
 
 
-def _plain(parts: dict[str, Any], shown: Mapping[str, str], skeleton: str) -> dict[str, Any]:
-    # a page without views has nothing around its content
-    return parts if shown.get("skeleton") == skeleton else {**components.words(Section()), **parts}
+def _clear_sections(parts: dict[str, Any], shown: Mapping[str, str], skeleton: str) -> dict[str, Any]:
+    # a page without views has no texts around its content
+    return parts if shown.get("skeleton") == skeleton else {**components.make_texts(Section()), **parts}
 
 
-def _mark(*of: object) -> str:
+def _hash(*of: object) -> str:
     return hashlib.sha256(repr(of).encode()).hexdigest()[:16]
 
 
-def _effective(run: Run, selection: Selection) -> dict[str, str]:
+def _resolve_choices(run: Run, selection: Selection) -> dict[str, str]:
     chosen = choices.choose(run, selection)
     return {"noise": chosen.noise, "metric": chosen.name, "split": chosen.split}
 
 
-def _tabs(selection: Selection) -> list[Component]:
+def _make_tabs(selection: Selection) -> list[Component]:
     return [
         html.A(
             view.title,

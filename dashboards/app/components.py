@@ -8,12 +8,12 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from dashboards.app.figure_json import drawn
-from dashboards.charts.chart import Chart, arranged
+from dashboards.app.figure_json import make_figure_json
+from dashboards.charts.chart import Chart, arrange
 from dashboards.data.selection import Selection
 from dashboards.text.best import Cell, TextTable
 from dashboards.text.trial_details import Details
-from dashboards.views.section import Control, Section, TableCard, Tile, prose
+from dashboards.views.section import Control, Section, TableCard, Tile, split_prose
 
 FORMATS = ("PNG", "SVG")
 _CONFIG: dict[str, Any] = {
@@ -23,50 +23,50 @@ _CONFIG: dict[str, Any] = {
 }
 
 
-def skeleton(content: Section, view: str) -> str:
-    """Return what must be the same for a tab to be refreshed part by part; a reader's zoom and scroll stay then."""
-    charts = [(c.key, c.height, c.wide) for c in arranged(content.charts)]
+def describe_layout(content: Section, view: str) -> str:
+    """Return a text that stays the same while a tab can be refreshed in place, with its zoom and scroll."""
+    charts = [(c.key, c.height, c.wide) for c in arrange(content.charts)]
     return repr((view, charts, [t.key for t in content.tables]))
 
 
-def cards(content: Section, view: str, theme: str, revision: str) -> list[Component]:
+def make_cards(content: Section, view: str, theme: str, revision: str) -> list[Component]:
     """Return a tab's figures and tables.
 
     Args:
-        content: What it says and draws.
-        view: Name of the view, which tells its figures from those of others.
+        content: The tab's section.
+        view: Name of the view; the ids of its figures start with it.
         theme: `light` or `dark`.
-        revision: What the reader's zoom belongs to, see `dashboards.app.figure_json.drawn`.
+        revision: Key of the reader's zoom, see `dashboards.app.figure_json.make_figure_json`.
     """
-    charts = [chart(c, view, theme, revision) for c in arranged(content.charts)]
-    return [html.Section([*charts, *(table_card(t) for t in content.tables)], className="cards")]
+    charts = [make_chart(c, view, theme, revision) for c in arrange(content.charts)]
+    return [html.Section([*charts, *(make_table_card(t) for t in content.tables)], className="cards")]
 
 
-def refreshed(content: Section, view: str, theme: str, revision: str) -> dict[tuple[str, str], Any]:
-    """Return (part, name) -> content of everything that `cards` has; arguments as there."""
-    found: dict[tuple[str, str], Any] = {}
+def refresh_parts(content: Section, view: str, theme: str, revision: str) -> dict[tuple[str, str], Any]:
+    """Return (part, name) -> content of all figures and tables; arguments as for `make_cards`."""
+    parts: dict[tuple[str, str], Any] = {}
     for shown in content.charts:
         name = f"{view}-{shown.key}"
-        found["graph", name] = drawn(shown.figure, theme, f"{name} {revision}")
-        found["caption", name] = shown.caption
-        found["heading", name] = shown.title
+        parts["graph", name] = make_figure_json(shown.figure, theme, f"{name} {revision}")
+        parts["caption", name] = shown.caption
+        parts["heading", name] = shown.title
     for card in content.tables:
-        found["table", card.key] = table(card.table)
-    return found
+        parts["table", card.key] = make_table(card.table)
+    return parts
 
 
-def words(content: Section) -> dict[str, list[Component]]:
-    """Return what stands around the figures and tables: verdicts, banners, tiles, notes."""
+def make_texts(content: Section) -> dict[str, list[Component]]:
+    """Return the parts around the figures and tables: verdicts, banners, tiles, notes."""
     return {
-        "verdicts": [html.P(inline(v)) for v in content.verdicts],
-        "banners": banners(content.banners),
-        "tiles": [tile(t) for t in content.tiles],
-        "notes": [html.P(inline(n)) for n in content.notes],
+        "verdicts": [html.P(format_inline(v)) for v in content.verdicts],
+        "banners": make_banners(content.banners),
+        "tiles": [make_tile(t) for t in content.tiles],
+        "notes": [html.P(format_inline(n)) for n in content.notes],
     }
 
 
-def tile(shown: Tile) -> Component:
-    """Return one number of the head."""
+def make_tile(shown: Tile) -> Component:
+    """Return a tile: one number with its title and context."""
     unit = [" ", html.Span(shown.unit, className="soft")] if shown.unit else []
     return html.Div(
         [
@@ -78,23 +78,25 @@ def tile(shown: Tile) -> Component:
     )
 
 
-def chart(shown: Chart, view: str, theme: str, revision: str, kind: str = "") -> Component:
-    """Return one figure with its heading, its words and the buttons that save it; `kind` sets its parts' ids apart."""
+def make_chart(shown: Chart, view: str, theme: str, revision: str, kind: str = "") -> Component:
+    """Return a figure with heading, caption and save buttons; `kind` prefixes the ids of its parts."""
     name = f"{view}-{shown.key}"
 
     def part(what: str) -> dict[str, str]:
         return {"type": kind + what, "name": name}
 
-    saved = [_save_button(f) for f in FORMATS]
+    buttons = [_make_save_button(f) for f in FORMATS]
     image = {"format": "png", "filename": f"sweeper-{name}", "scale": 2}
     config: Any = {**_CONFIG, "toImageButtonOptions": image}
     return html.Article(
         [
-            html.Div([html.H3(shown.title, id=part("heading")), html.Div(saved, className="saves")], className="head"),
+            html.Div(
+                [html.H3(shown.title, id=part("heading")), html.Div(buttons, className="saves")], className="head"
+            ),
             html.P(shown.caption, id=part("caption"), className="soft"),
             dcc.Graph(
                 id=part("graph"),
-                figure=drawn(shown.figure, theme, f"{name} {revision}"),
+                figure=make_figure_json(shown.figure, theme, f"{name} {revision}"),
                 config=config,
                 style={"height": f"{shown.height}px"},
                 className="plot",
@@ -105,23 +107,23 @@ def chart(shown: Chart, view: str, theme: str, revision: str, kind: str = "") ->
     )
 
 
-def _save_button(name: str) -> Component:
+def _make_save_button(name: str) -> Component:
     data: dict[str, Any] = {"data-format": name.lower()}
     return html.Button(name, className="save", title=f"save the figure as {name}", **data)
 
 
-def banners(lines: Sequence[str]) -> list[Component]:
-    """Return what the reader is to know first, a box each."""
-    return [html.Div(inline(line), className="banner") for line in lines]
+def make_banners(lines: Sequence[str]) -> list[Component]:
+    """Return one box per notice."""
+    return [html.Div(format_inline(line), className="banner") for line in lines]
 
 
-def table_card(card: TableCard) -> Component:
-    """Return a table with its heading and its words."""
+def make_table_card(card: TableCard) -> Component:
+    """Return a table with its heading and caption."""
     return html.Article(
         [
             html.H3(card.title),
-            html.P(inline(card.caption), className="soft"),
-            html.Div(html.Table(table(card.table), id={"type": "table", "name": card.key}), className="scroll"),
+            html.P(format_inline(card.caption), className="soft"),
+            html.Div(html.Table(make_table(card.table), id={"type": "table", "name": card.key}), className="scroll"),
         ],
         className="card wide",
         id=card.key,
@@ -129,36 +131,36 @@ def table_card(card: TableCard) -> Component:
     )
 
 
-def table(shown: TextTable) -> list[Component]:
+def make_table(shown: TextTable) -> list[Component]:
     """Return head and body of a table."""
-    head = [html.Thead(html.Tr([_cell(html.Th, c) for c in shown.head]))] if shown.rows else []
-    return [*head, html.Tbody([html.Tr([_cell(html.Td, c) for c in row]) for row in shown.rows])]
+    head = [html.Thead(html.Tr([_make_cell(html.Th, c) for c in shown.head]))] if shown.rows else []
+    return [*head, html.Tbody([html.Tr([_make_cell(html.Td, c) for c in row]) for row in shown.rows])]
 
 
-def _cell(tag: Any, cell: Cell) -> Component:
-    return tag(inline(cell.text), title=cell.title) if cell.title else tag(inline(cell.text))
+def _make_cell(tag: Any, cell: Cell) -> Component:
+    return tag(format_inline(cell.text), title=cell.title) if cell.title else tag(format_inline(cell.text))
 
 
-def inline(text: str) -> Any:
+def format_inline(text: str) -> Any:
     """Return a sentence with its commands as code."""
-    pieces = prose(text)
+    pieces = split_prose(text)
     return text if len(pieces) == 1 else [html.Code(piece) if i % 2 else piece for i, piece in enumerate(pieces)]
 
 
-def control(shown: Control, value: str, default: str) -> Component:
-    """Return one choice: a list, or a number that is typed in; it says which value needs no word in the address."""
+def make_control(shown: Control, value: str, default: str) -> Component:
+    """Return a choice: a list, or an input for a number; its id holds the default, which the address leaves out."""
     key = {"type": "control", "field": shown.field, "default": default}
     if shown.options:
-        options = [{"value": v, "label": words} for v, words in shown.options]
+        options = [{"value": v, "label": label} for v, label in shown.options]
         choice = dcc.Dropdown(id=key, options=options, value=value, clearable=False, searchable=len(options) > 8)
     else:
         choice = dcc.Input(id=key, value=value, type="number", min=1, step=1, debounce=0.4, placeholder="any")
     return html.Label([html.Span(shown.label), choice], className="control")
 
 
-def details(shown: Details, theme: str, closed: Selection) -> list[Component]:
-    """Return the details of a trial; `closed` is the selection without it."""
-    charts = [chart(c, "trial", theme, shown.digest, "own-") for c in arranged(shown.charts)]
+def make_details(shown: Details, theme: str, closed: Selection) -> list[Component]:
+    """Return the details of a trial; `closed` is the selection without the trial."""
+    charts = [make_chart(c, "trial", theme, shown.digest, "own-") for c in arrange(shown.charts)]
     facts = [html.Div([html.Span(name, className="soft"), html.B(value)]) for name, value in shown.facts]
     return [
         html.Article(
@@ -170,8 +172,8 @@ def details(shown: Details, theme: str, closed: Selection) -> list[Component]:
                 html.P(f"Outcome: {shown.sentence}"),
                 *(html.Div(w, className="banner") for w in shown.warnings),
                 html.Div(facts, className="facts"),
-                *_again(shown.command),
-                html.Details([html.Summary("The whole spec"), html.Pre(shown.spec)]),
+                *_make_rerun(shown.command),
+                html.Details([html.Summary("Complete spec"), html.Pre(shown.spec)]),
             ],
             className="card wide",
         ),
@@ -179,11 +181,11 @@ def details(shown: Details, theme: str, closed: Selection) -> list[Component]:
     ]
 
 
-def _again(command: str) -> list[Any]:
+def _make_rerun(command: str) -> list[Any]:
     if not command:
-        return [html.P("It was trained elsewhere: it cannot be run again here.", className="soft")]
-    copied = dcc.Clipboard(target_id="command", title="copy")
+        return [html.P("This trial was trained elsewhere and cannot run again here.", className="soft")]
+    clipboard = dcc.Clipboard(target_id="command", title="copy")
     return [
-        html.P("Run it again and compare the numbers:", className="soft"),
-        html.Div([html.Code(command, id="command"), copied], className="command"),
+        html.P("Run this trial again and compare the numbers:", className="soft"),
+        html.Div([html.Code(command, id="command"), clipboard], className="command"),
     ]

@@ -1,4 +1,4 @@
-"""Answers packed for the way over a network."""
+"""Compression of responses."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import flask
 
 from sweeper.net import is_loopback
 
-_PACKED = 2000
-"""Bytes from which packing is worth its while."""
+_SMALLEST = 2000
+"""Smallest size to compress [bytes]."""
 
 
-def packed(response: flask.Response) -> flask.Response:
-    """Return a response packed where that is worth its while."""
-    # over a network bytes cost more than packing them; on this machine it is the other way round
-    asked = "gzip" in flask.request.headers.get("Accept-Encoding", "")
-    if not asked or is_loopback(flask.request.remote_addr or "") or response.headers.get("Content-Encoding"):
+def compress_response(response: flask.Response) -> flask.Response:
+    """Return the response, compressed if the client accepts it and the network is slower than compression."""
+    # on this machine, compression takes longer than sending the bytes
+    accepted = "gzip" in flask.request.headers.get("Accept-Encoding", "")
+    if not accepted or is_loopback(flask.request.remote_addr or "") or response.headers.get("Content-Encoding"):
         return response
     response.direct_passthrough = False
     data = response.get_data()
-    if len(data) < _PACKED:
+    if len(data) < _SMALLEST:
         return response
     response.set_data(gzip.compress(data, 4))
     response.headers["Content-Encoding"] = "gzip"

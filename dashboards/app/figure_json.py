@@ -1,4 +1,4 @@
-"""Figures as the browser gets them: in the light or dark theme, small, fast to draw, steady under refreshes."""
+"""Figures as JSON for the browser: small, fast to draw, in a light or dark theme, with zoom kept on refresh."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ import plotly.graph_objects as go
 from dashboards.charts.theme import THEMES
 
 MANY = 800
-"""Markers of one trace above which WebGL draws them."""
+"""Largest number of markers per trace that SVG draws; WebGL draws more."""
 
 
-def drawn(figure: go.Figure, theme: str, revision: str) -> dict[str, Any]:
-    """Return a figure as the browser gets it.
+def make_figure_json(figure: go.Figure, theme: str, revision: str) -> dict[str, Any]:
+    """Return a figure as JSON for the browser.
 
     Args:
-        figure: Without a theme.
+        figure: Figure without a theme.
         theme: `light` or `dark`.
-        revision: What the reader's zoom belongs to: it is kept as long as this stays the same.
+        revision: Key of the reader's zoom: the zoom stays as long as the key does.
     """
     plain = figure.to_plotly_json()
     layout = {**plain["layout"], "template": THEMES[theme], "uirevision": revision}
-    return {"data": [_trace(t) for t in plain["data"]], "layout": layout}
+    return {"data": [_shrink_trace(t) for t in plain["data"]], "layout": layout}
 
 
-def _trace(trace: Mapping[str, Any]) -> dict[str, Any]:
-    light = {k: _typed(v) for k, v in trace.items()}
-    if light.get("type", "scatter") == "scatter" and trace.get("mode") == "markers" and _length(trace) > MANY:
+def _shrink_trace(trace: Mapping[str, Any]) -> dict[str, Any]:
+    light = {k: _shrink(v) for k, v in trace.items()}
+    if light.get("type", "scatter") == "scatter" and trace.get("mode") == "markers" and _count_points(trace) > MANY:
         light["type"] = "scattergl"
     return light
 
 
-def _length(trace: Mapping[str, Any]) -> int:
+def _count_points(trace: Mapping[str, Any]) -> int:
     x: Any = trace.get("x")
     return 0 if x is None or isinstance(x, Mapping) else len(x)
 
 
-def _typed(value: Any) -> Any:
-    # long lists of numbers travel as base64 of their bytes: a third of the text, and nothing to parse
+def _shrink(value: Any) -> Any:
+    # base64 of a long list of numbers is a third of the text, and needs no parsing
     if isinstance(value, Mapping):
-        return {k: _typed(v) for k, v in value.items()}
+        return {k: _shrink(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
         value = value.tolist() if value.dtype.kind not in "fiu" else value
     if isinstance(value, list | tuple) and len(value) > 200 and all(isinstance(v, int | float | None) for v in value):

@@ -1,4 +1,4 @@
-"""The list of trials as an AG Grid that asks for the rows it shows: 10,000 trials cost what 100 do."""
+"""The list of trials as an AG Grid. It requests only the rows on screen, so 10,000 trials cost as much as 100."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pyarrow as pa
 from dash import html
 from dash.development.base_component import Component
 
-from dashboards.charts.axes import rounded
+from dashboards.charts.axes import round_to
 from dashboards.data.selection import Selection
-from dashboards.data.trial_rows import Head, listed
+from dashboards.data.trial_rows import Head, filter_rows
 
 BLOCK = 200
 _WIDE = {"outcome": 130, "outcome_detail": 260, "warnings": 260, "digest": 170}
 _NARROWEST = 92
 _LETTER, _AROUND = 8.2, 50
-"""Width of a bold letter, and of what stands beside the heading: the filter's button and the padding [px]."""
-# the colours are those of the stylesheet, in light and dark
+"""Width of a bold letter, and of the filter button with the padding [px]."""
+# the stylesheet sets the colours, light and dark
 _THEME = (
     "themeQuartz.withParams({backgroundColor: 'var(--card)', foregroundColor: 'var(--text)', "
     "borderColor: 'var(--line)', headerBackgroundColor: 'var(--card)', accentColor: 'var(--accent)', "
@@ -28,13 +28,7 @@ _THEME = (
     "fontFamily: 'inherit', headerFontWeight: 600, "
     "browserColorScheme: 'inherit'})"
 )
-_COLUMN = {
-    "sortable": True,
-    "resizable": True,
-    "minWidth": 70,
-    "wrapHeaderText": True,
-    "autoHeaderHeight": True,
-}
+_COLUMN = {"sortable": True, "resizable": True, "minWidth": 70, "wrapHeaderText": True, "autoHeaderHeight": True}
 _OPTIONS = {
     "theme": {"function": _THEME},
     "cacheBlockSize": BLOCK,
@@ -47,8 +41,8 @@ _OPTIONS = {
 }
 
 
-def trials_grid(heads: Sequence[Head], selection: Selection) -> list[Component]:
-    """Return the grid with its head line; filter and order are those of the selection."""
+def make_grid(heads: Sequence[Head], selection: Selection) -> list[Component]:
+    """Return the grid with its head line, filtered and sorted as the selection says."""
     return [
         html.Div(
             [
@@ -59,9 +53,9 @@ def trials_grid(heads: Sequence[Head], selection: Selection) -> list[Component]:
         ),
         dag.AgGrid(
             id="grid",
-            columnDefs=[_column(h, _sorted(selection)) for h in heads],
+            columnDefs=[_make_column(h, _read_order(selection)) for h in heads],
             defaultColDef=_COLUMN,
-            filterModel=_model(selection.filter),
+            filterModel=_read_filter(selection.filter),
             rowModelType="infinite",
             getRowId="params.data.digest",
             dashGridOptions=_OPTIONS,
@@ -72,31 +66,31 @@ def trials_grid(heads: Sequence[Head], selection: Selection) -> list[Component]:
     ]
 
 
-def _sorted(selection: Selection) -> Mapping[str, tuple[str, int]]:
+def _read_order(selection: Selection) -> Mapping[str, tuple[str, int]]:
     try:
         return {s["colId"]: (s["sort"], i) for i, s in enumerate(json.loads(selection.sort or "[]"))}
     except (ValueError, KeyError, TypeError):
         return {}
 
 
-def _model(text: str) -> dict[str, Any]:
+def _read_filter(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text or "{}")
+        model = json.loads(text or "{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return model if isinstance(model, dict) else {}
 
 
-def _column(head: Head, order: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
-    texts = head.kind == "str"
+def _make_column(head: Head, order: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+    is_text = head.kind == "str"
     column: dict[str, Any] = {
         "field": head.name,
         "headerName": head.text,
         "headerTooltip": head.doc,
-        "filter": "agTextColumnFilter" if texts else "agNumberColumnFilter",
+        "filter": "agTextColumnFilter" if is_text else "agNumberColumnFilter",
         "filterParams": {"debounceMs": 250, "buttons": ["reset"]},
-        "width": _WIDE.get(head.name, _width(head.text)),
-        "type": None if texts else "rightAligned",
+        "width": _WIDE.get(head.name, _measure_width(head.text)),
+        "type": None if is_text else "rightAligned",
         "valueFormatter": {"function": "shortNumber(params.value)"} if head.kind == "float" else None,
     }
     if head.name in ("outcome_detail", "warnings"):
@@ -106,24 +100,26 @@ def _column(head: Head, order: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
     return {k: v for k, v in column.items() if v is not None}
 
 
-def _width(heading: str) -> int:
-    # a heading breaks between its words only
+def _measure_width(heading: str) -> int:
+    # a heading breaks only between words
     return max(_NARROWEST, round(_AROUND + _LETTER * max(len(word) for word in heading.split())))
 
 
-def rows(trials: pa.Table, heads: Sequence[Head], request: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return what the grid asked for, and how many trials its filter leaves of how many.
+def answer_request(trials: pa.Table, heads: Sequence[Head], request: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the rows that the grid requests, and a text with the number of trials.
 
     Args:
         trials: The trials table.
-        heads: The columns that are shown.
-        request: `startRow`, `endRow`, `filterModel`, `sortModel` as the grid sends them.
+        heads: The columns on screen.
+        request: `startRow`, `endRow`, `filterModel`, `sortModel` from the grid.
     """
-    found, _ = listed(trials, json.dumps(request.get("filterModel") or {}), json.dumps(request.get("sortModel") or []))
+    filtered, _ = filter_rows(
+        trials, json.dumps(request.get("filterModel") or {}), json.dumps(request.get("sortModel") or [])
+    )
     first, last = int(request.get("startRow", 0)), int(request.get("endRow", BLOCK))
     names = dict.fromkeys([*(h.name for h in heads), "digest"])
-    page = found.slice(first, max(0, last - first)).select(list(names)).to_pylist()
-    data = [{k: rounded(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in page]
-    whole, left = trials.num_rows, found.num_rows
-    words = f"{left:,} of {whole:,} trials" if left != whole else f"{whole:,} trials"
-    return {"rowData": data, "rowCount": left}, f"{words} · click one for its details, a column's menu to filter"
+    page = filtered.slice(first, max(0, last - first)).select(list(names)).to_pylist()
+    data = [{k: round_to(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in page]
+    total, left = trials.num_rows, filtered.num_rows
+    count = f"{left:,} of {total:,} trials" if left != total else f"{total:,} trials"
+    return {"rowData": data, "rowCount": left}, f"{count} · click a row for details, a column menu to filter"

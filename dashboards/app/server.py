@@ -1,4 +1,4 @@
-"""The app's server: connections that are slow or idle make room for others."""
+"""The app's HTTP server. It closes slow and idle connections to make room for others."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sweeper.net import raise_limit
 
 THREADS = 8
 CONNECTIONS = 512
-"""Open connections at most; one more replaces the one that was idle for the longest."""
+"""Maximum number of open connections; a further one replaces the longest idle one."""
 IDLE_SECONDS = 30
-"""A connection is closed that for so long brings no whole request, or does not read."""
+"""Time for a complete request or for reading a response; then the connection closes [s]."""
 BODY_BYTES = 1 << 20
-_RESERVE = 128  # descriptors that no connection takes
+_RESERVE = 128  # file descriptors for other uses
 
 
 class _Channel(HTTPChannel):
-    """A connection whose request has its time as a whole, not since its last byte."""
+    """Connection that limits the time of a whole request, not the time since its last byte."""
 
     def handle_read(self) -> None:
         began = self.last_activity if self.request is not None else None
@@ -31,7 +31,7 @@ class _Channel(HTTPChannel):
 
 
 class Server(TcpWSGIServer):
-    """Serves an app on a socket that listens.
+    """Serves an app on a listening socket.
 
     Args:
         app: The WSGI app.
@@ -58,7 +58,7 @@ class Server(TcpWSGIServer):
         super().__init__(app, _sock=listening, adj=adjusted, bind_socket=False, sockinfo=name)
 
     def handle_accept(self) -> None:
-        """Accept a connection, after closing an idle one where there are too many."""
+        """Accept a connection; with too many open, close the longest idle one first."""
         channels: Any = self.active_channels
         if len(channels) >= self.most:
             idle = (channel for channel in channels.values() if not channel.requests)

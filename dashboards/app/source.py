@@ -1,4 +1,4 @@
-"""What a service offers to the app: the sweeps that whoever asks may see, which change while the app runs."""
+"""Interface of a service for the app: the sweeps that the current user may see."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ OPEN = 64
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A sweep in the list.
+class SweepEntry:
+    """An entry of the list of sweeps.
 
     Attributes:
-        id: What the address calls it.
-        name: What its owner calls it.
-        owner: Who sent it.
+        id: Id in addresses.
+        name: Name that its owner gave it.
+        owner: User who sent it.
         space: Its search space.
         shared: Whether all users may see it.
         state: `queued`, `starting`, `running`, `stopping`, `done`, `failed`, `cancelled` or `interrupted`.
-        reason: Why it is in this state.
-        position: Place in the queue, from 1; None where it does not wait.
-        created: When it was sent, with its time zone.
-        ended: When it ended.
-        budget: Configurations that it may try.
-        done: Configurations that have a result, without the failed ones.
-        failed: Configurations that failed.
-        noise: The best noise found so far.
+        reason: Reason for the state.
+        position: Place in the queue, from 1; None outside the queue.
+        created: Time of arrival, with its time zone.
+        ended: Time of the end.
+        budget: Number of configurations to try.
+        done: Number of configurations with a result.
+        failed: Number of configurations that failed.
+        noise: The best noise so far.
         low: Lower end of its interval.
         high: Upper end of its interval.
-        unit: Of the noise.
-        objective: What is made best, with its unit.
-        best: The objective's best mean over a configuration's repeats.
+        unit: Unit of the noise.
+        objective: Name of the objective.
+        best: Best mean of the objective over a configuration's repeats.
     """
 
     id: str
@@ -61,77 +61,77 @@ class Listed:
     best: float | None = None
 
 
-class Offer(Protocol):
-    """The sweeps of a service. Each method answers for whoever sent the request in whose context it is called."""
+class SweepSource(Protocol):
+    """The sweeps of a service. Each method answers for the user of the current request."""
 
     events: str
-    """Address of the server-sent events that tell of changes."""
+    """URL of the server-sent events on changes."""
 
-    def asker(self) -> str:
-        """Return the name of who asks, for the page's head; empty where nobody has to sign in."""
+    def user(self) -> str:
+        """Return the user's name for the page's head; empty if the service needs no sign-in."""
         ...
 
     def place(self, sweep: str) -> str | None:
-        """Return the path or URI of a sweep; None where there is none, or it may not be seen."""
+        """Return the path or URI of a sweep; None if it does not exist or the user may not see it."""
         ...
 
-    def outward(self, text: str) -> str:
-        """Return a message as others may read it: without folders of the server."""
+    def redact(self, text: str) -> str:
+        """Return a message without the server's folders."""
         ...
 
-    def find(self, sweep: str) -> Listed | None:
+    def find(self, sweep: str) -> SweepEntry | None:
         """Return one sweep; None as for `place`."""
         ...
 
-    def listed(self, states: Sequence[str], owner: str, before: str, limit: int) -> Sequence[Listed]:
+    def list_sweeps(self, states: Sequence[str], owner: str, before: str, limit: int) -> Sequence[SweepEntry]:
         """Return the newest sweeps.
 
         Args:
-            states: Only those in one of these states; empty for all.
-            owner: Only those of this user; empty for all.
-            before: Only those older than this one; empty for all, as is an unknown one.
-            limit: At most so many.
+            states: Only sweeps in these states; empty for all.
+            owner: Only sweeps of this user; empty for all.
+            before: Only sweeps older than this one; an empty or unknown id takes all.
+            limit: Maximum number of sweeps.
         """
         ...
 
     def owners(self) -> Sequence[str]:
-        """Return whose sweeps there are to see."""
+        """Return the owners of the visible sweeps."""
         ...
 
     def names(self) -> Mapping[str, str]:
-        """Return id -> words for people of the newest sweeps, the newest first."""
+        """Return id -> label of the newest sweeps, newest first."""
         ...
 
 
-class OfferedFolders(Mapping[str, Folder]):
-    """The folders of the sweeps that whoever asks may see; those that were opened last stay open.
+class SourceFolders(Mapping[str, Folder]):
+    """Folders of the sweeps that the current user may see; the last opened ones stay open.
 
     Args:
-        offer: The sweeps.
+        source: The service.
     """
 
-    def __init__(self, offer: Offer) -> None:
-        self._offer = offer
+    def __init__(self, source: SweepSource) -> None:
+        self._source = source
         self._open: OrderedDict[str, Folder] = OrderedDict()
         self._lock = threading.Lock()
 
     def __getitem__(self, sweep: str) -> Folder:
-        # asked each time: a sweep may be deleted, or no longer be shared
-        place = self._offer.place(sweep)
+        # check each time: someone may delete a sweep or stop sharing it
+        place = self._source.place(sweep)
         if place is None:
             raise KeyError(sweep)
         with self._lock:
-            folder = self._open.pop(place, None) or Folder(place, outward=self._offer.outward)
+            folder = self._open.pop(place, None) or Folder(place, redact=self._source.redact)
             self._open[place] = folder
             while len(self._open) > OPEN:
                 self._open.popitem(last=False)
         return folder
 
     def __contains__(self, sweep: object) -> bool:
-        return isinstance(sweep, str) and self._offer.place(sweep) is not None
+        return isinstance(sweep, str) and self._source.place(sweep) is not None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._offer.names())
+        return iter(self._source.names())
 
     def __len__(self) -> int:
-        return len(self._offer.names())
+        return len(self._source.names())

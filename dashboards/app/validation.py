@@ -1,6 +1,6 @@
-"""Validation of callback calls: an app refuses calls that its page never sends, by a problem document (RFC 9457).
+"""Validation of callback calls: the app refuses calls that its page never sends, with a problem document (RFC 9457).
 
-Without it Dash answers them with status 500 and a traceback in the log, behind the service's middleware, too.
+Without it, Dash answers such calls with status 500 and logs a traceback, even behind the service's middleware.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from werkzeug.exceptions import BadRequest, HTTPException, NotFound, Unsupported
 
 MEDIA = "application/problem+json"
 CALL = "/_dash-update-component"
-_KNOWN = 80
+_MOST_LETTERS = 80
 
 T = TypeVar("T")
 Text = str | None
@@ -26,16 +26,16 @@ Theme = Literal["", "light", "dark"] | None
 Row = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class Asked(BaseModel):
-    """What the page wants to be drawn."""
+class DrawRequest(BaseModel):
+    """Request of the page for its content."""
 
     search: str
     theme: Literal["light", "dark"]
     version: str
 
 
-class RowsAsked(BaseModel):
-    """Which rows the grid wants."""
+class RowsRequest(BaseModel):
+    """Request of the grid for rows."""
 
     start: Row = Field(0, alias="startRow")
     end: Row = Field(0, alias="endRow")
@@ -56,23 +56,23 @@ class _Call(BaseModel):
     changed: list[str] = Field([], alias="changedPropIds")
 
 
-def taking(*kinds: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Return a decorator: the callback refuses an argument that does not fit its type."""
+def validate(*kinds: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Return a decorator that makes a callback refuse arguments of other types than these."""
     adapters = [TypeAdapter(kind) for kind in kinds]
 
-    def decorated(callback: Callable[..., T]) -> Callable[..., T]:
+    def decorate(callback: Callable[..., T]) -> Callable[..., T]:
         @functools.wraps(callback)
-        def checked(*values: Any) -> T:
+        def call(*values: Any) -> T:
             for adapter, value in zip(adapters, values, strict=True):
                 try:
                     adapter.validate_python(value)
                 except ValidationError as error:
-                    raise BadRequest(_sentence("a value of the page", error)) from None
+                    raise BadRequest(_describe_error("page value", error)) from None
             return callback(*values)
 
-        return checked
+        return call
 
-    return decorated
+    return decorate
 
 
 def guard(dash: Dash) -> None:
@@ -84,27 +84,27 @@ def guard(dash: Dash) -> None:
             _check(dash)
 
     @dash.server.errorhandler(HTTPException)
-    def refused(error: HTTPException) -> flask.Response:
-        return _problem(error)
+    def refuse(error: HTTPException) -> flask.Response:
+        return _make_problem(error)
 
     @dash.server.errorhandler(DependencyException)
     @dash.server.errorhandler(InvalidResourceError)
-    def unknown(_: Exception) -> flask.Response:
-        return _problem(NotFound("there is no such file of the page"))
+    def report_missing_file(_: Exception) -> flask.Response:
+        return _make_problem(NotFound("page file not found"))
 
 
 def _check(dash: Dash) -> None:
     if not flask.request.is_json:
-        raise UnsupportedMediaType("a call of the page must be application/json")
+        raise UnsupportedMediaType("a page call must be application/json")
     try:
         call = _Call.model_validate(flask.request.get_json())
     except ValidationError as error:
-        raise BadRequest(_sentence("a call of the page", error)) from None
+        raise BadRequest(_describe_error("page call", error)) from None
     except (BadRequest, RecursionError):
-        raise BadRequest("a call of the page must be JSON that can be read") from None
+        raise BadRequest("a page call must be valid JSON") from None
     known: Mapping[str, Any] = dash.callback_map.get(call.output, {})
-    if "callback" not in known:  # none, or one that runs in the browser
-        raise BadRequest(f"the page calls nothing that makes {call.output[:_KNOWN]!r}")
+    if "callback" not in known:  # unknown, or runs in the browser
+        raise BadRequest(f"unknown callback output {call.output[:_MOST_LETTERS]!r}")
     for kind, given in (("inputs", call.inputs), ("state", call.state)):
         wanted = [f"{part['id']}.{part['property']}" for part in known[kind]]
         if [f"{part.id}.{part.property}" for part in given] != wanted:
@@ -112,29 +112,29 @@ def _check(dash: Dash) -> None:
     several = isinstance(known["output"], Sequence)
     outputs = known["output"] if several else [known["output"]]
     given = call.outputs if several else [call.outputs]
-    if not isinstance(given, list) or len(given) != len(outputs) or not all(map(_fits, outputs, given)):
-        raise BadRequest(f"outputs must be those of {call.output[:_KNOWN]!r}")
+    if not isinstance(given, list) or len(given) != len(outputs) or not all(map(_matches, outputs, given)):
+        raise BadRequest(f"outputs must be those of {call.output[:_MOST_LETTERS]!r}")
 
 
-def _fits(output: Any, given: Any) -> bool:
+def _matches(output: Any, given: Any) -> bool:
     name = output.component_id
     if isinstance(name, str):
         return not isinstance(given, list) and given.id == name and given.property == output.component_property
-    # any number of components whose ids have these keys
+    # a pattern matches any number of components whose ids have these keys
     return isinstance(given, list) and all(
         isinstance(part.id, dict) and part.id.keys() == name.keys() for part in given
     )
 
 
-def _sentence(what: str, error: ValidationError) -> str:
+def _describe_error(what: str, error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     rule = first["msg"].replace("Input should", "must").partition(" or instance of ")[0]
     given = repr(first["input"])
-    return f"{what}: {f'{place}: ' if place else ''}{rule}, got {given[:_KNOWN]}"
+    return f"{what}: {f'{place}: ' if place else ''}{rule}, got {given[:_MOST_LETTERS]}"
 
 
-def _problem(error: HTTPException) -> flask.Response:
+def _make_problem(error: HTTPException) -> flask.Response:
     status = error.code or 500
     body = {
         "type": "about:blank",
@@ -143,8 +143,8 @@ def _problem(error: HTTPException) -> flask.Response:
         "detail": error.description or error.name,
         "instance": flask.request.path,
     }
-    made = error.get_response()
+    original = error.get_response()
     answer = flask.Response(json.dumps(body), status, mimetype=MEDIA)
-    if "Allow" in made.headers:
-        answer.headers["Allow"] = made.headers["Allow"]
+    if "Allow" in original.headers:
+        answer.headers["Allow"] = original.headers["Allow"]
     return answer

@@ -1,4 +1,4 @@
-"""How well one quantity alone orders the scores: leave-one-configuration-out R² of a smooth curve."""
+"""Leave-one-configuration-out R² of a smooth curve: how well one quantity alone predicts the scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from dashboards.charts.knob_axes import axis_of, on_scale, varies
+from dashboards.charts.knob_axes import make_axis, scale_places, varies
 from dashboards.data.configurations import KNOBS, Array
 from sweeper.analysis.evidence.cells import collect, raise_tail, subsample
 from sweeper.analysis.evidence.exponents import MIN_CONFIGS
@@ -17,7 +17,7 @@ from sweeper.formatting import name_knob
 from sweeper.search.objectives import Objective
 from trainables.noise import NOISE
 
-# columns of a drawn curve; more of them than the scores bear out would show wiggles
+# numbers of columns to try for a drawn curve; more would draw wiggles
 FREEDOMS = (1, 2, 3, 4, 5)
 FEWEST = 8
 MOST = 1500
@@ -25,15 +25,15 @@ MOST = 1500
 
 @dataclass(frozen=True)
 class Alignment:
-    """One axis and how well a smooth curve along it predicts a configuration that was left out.
+    """Prediction of left-out configurations by a smooth curve along one axis.
 
     Attributes:
         name: A knob or a definition of noise.
-        label: For people.
-        r2: 1 is perfect, 0 no better than the mean, below 0 worse.
-        n: Configurations.
-        beyond: How many of them lie beyond the others and are predicted at the nearest end.
-        is_noise: Whether it is a definition of noise.
+        label: Display name.
+        r2: 1 is perfect, 0 as good as the mean, below 0 worse.
+        n: Number of configurations.
+        beyond: Number beyond the range of the others, predicted by its nearest end.
+        is_noise: Whether the axis is a definition of noise.
     """
 
     name: str
@@ -44,47 +44,47 @@ class Alignment:
     is_noise: bool
 
 
-def ranking(trials: pa.Table, goal: Objective) -> list[Alignment]:
-    """Return the R² of each noise and each knob alone, the best first; empty below `MIN_CONFIGS` configurations.
+def rank_orderings(trials: pa.Table, goal: Objective) -> list[Alignment]:
+    """Return the R² of each noise and each knob alone, best first; empty below `MIN_CONFIGS` configurations.
 
-    As `sweeper.analysis.evidence.ranking.rank` does it: viable configurations that have all noises, the bad tail
-    raised to a floor, a natural spline of 5 columns, each configuration predicted by a fit without it.
+    The method is that of `sweeper.analysis.evidence.ranking.rank`: viable configurations with all noises, a floor for
+    the bad tail, a natural spline of 5 columns, and a fit without the predicted configuration.
 
     Args:
         trials: The trials table.
-        goal: What is explained, on its split.
+        goal: The objective, on its split.
     """
     cells = raise_tail(subsample(collect(trials, goal)))
     names = list_definitions(cells)
-    own = select_common(cells, names)
-    if len(own) < MIN_CONFIGS or np.ptp(own.z) <= 0:
+    common = select_common(cells, names)
+    if len(common) < MIN_CONFIGS or np.ptp(common.z) <= 0:
         return []
 
-    def aligned(name: str, label: str, x: Array, is_noise: bool) -> Alignment:
-        found = predict_left_out(own.z, own.size, [x])
-        return Alignment(name, label, found.r2, len(own), int(found.beyond.sum()), is_noise)
+    def align(name: str, label: str, x: Array, is_noise: bool) -> Alignment:
+        left_out = predict_left_out(common.z, common.size, [x])
+        return Alignment(name, label, left_out.r2, len(common), int(left_out.beyond.sum()), is_noise)
 
-    found = [aligned(n, f"{n}: {NOISE[n].formula}", own.noise[n], True) for n in names]
-    for name in (k for k in KNOBS if k in own.knobs and varies(own.knobs[k])):
-        axis = axis_of(name, own.knobs[name])
-        x = on_scale(axis, axis.place(own.knobs[name]))
+    alignments = [align(n, f"{n}: {NOISE[n].formula}", common.noise[n], True) for n in names]
+    for name in (k for k in KNOBS if k in common.knobs and varies(common.knobs[k])):
+        axis = make_axis(name, common.knobs[name])
+        x = scale_places(axis, axis.place(common.knobs[name]))
         if np.isfinite(x).all():
-            found.append(aligned(name, name_knob(name).label, x, False))
-    return sorted(found, key=lambda a: -a.r2)
+            alignments.append(align(name, name_knob(name).label, x, False))
+    return sorted(alignments, key=lambda a: -a.r2)
 
 
 @dataclass(frozen=True)
 class Smooth:
-    """A smooth curve along one axis: its basis, of the freedom with the smallest left-out errors, and the residuals."""
+    """A smooth curve along one axis: residuals, and the basis with the least left-out error."""
 
     basis: Basis
     residual: Array
 
 
-def fit(x: Array, y: Array) -> Smooth:
+def fit_curve(x: Array, y: Array) -> Smooth:
     """Fit a smooth curve along `x` to `y`, at least two points.
 
-    Source: left-out errors: Hastie, Tibshirani & Friedman 2009, eq. 7.64.
+    Source of the left-out errors: Hastie, Tibshirani & Friedman 2009, eq. 7.64.
     """
     tried: list[tuple[float, Basis, Array]] = []
     for freedom in FREEDOMS:
@@ -95,15 +95,15 @@ def fit(x: Array, y: Array) -> Smooth:
     return Smooth(basis, residual)
 
 
-def smooth(x: Array, y: Array, points: int = 60) -> tuple[Array, Array]:
-    """Return the smooth curve along `x` as places and heights; over up to four levels, at these alone.
+def smooth_curve(x: Array, y: Array, points: int = 60) -> tuple[Array, Array]:
+    """Return places and heights of the smooth curve along `x`; with up to four distinct `x`, only at these.
 
-    Above `MOST` points it is fitted to so many, evenly spread over their order.
+    With more than `MOST` points, `MOST` of them enter the fit, evenly spread over their order.
     """
     if len(x) > MOST:
         kept = np.argsort(x, kind="stable")[np.linspace(0, len(x) - 1, MOST).round().astype(int)]
         x, y = x[kept], y[kept]
-    levels, basis = np.unique(x), fit(x, y).basis
+    levels, basis = np.unique(x), fit_curve(x, y).basis
     places = levels if len(levels) <= 4 else np.linspace(levels[0], levels[-1], points)
     columns, at = (np.column_stack([np.ones(len(v)), basis(v)]) for v in (x, places))
     return places, at @ np.linalg.lstsq(columns, y, rcond=None)[0]

@@ -1,4 +1,4 @@
-"""What every figure is made of: charts, markers, what the mouse tells, and what does not fit the frame."""
+"""Parts of every figure: charts, markers, hover texts, and points outside the frame."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dashboards.charts.axes import Window, rounded, short, window
+from dashboards.charts.axes import Window, fit_window, round_to, shorten
 from dashboards.charts.theme import BLUE, GREY
 from dashboards.data.configurations import ConfigPoint, Estimate
 from sweeper.formatting import pluralize
@@ -33,7 +33,7 @@ MARKS = {
 
 @dataclass(frozen=True)
 class Measure:
-    """What a figure shows: the validation column that is fitted, the test column beside it, label and direction."""
+    """The quantity of a figure: the fitted column, the test column beside it, label and direction."""
 
     key: str
     column: str
@@ -44,21 +44,21 @@ class Measure:
 
     @property
     def share(self) -> bool:
-        """Whether it is drawn as per cent."""
+        """Whether it is drawn as a percentage."""
         return "accuracy" in self.column
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One figure of the page with the words around it.
+    """A figure of the page with title and caption.
 
     Attributes:
         key: Identifier on the page.
         title: Heading.
-        caption: What to see, what was left out and how many.
-        figure: The Plotly figure; it carries no title of its own.
+        caption: What the figure shows and leaves out.
+        figure: The Plotly figure, without a title.
         height: Height in pixels.
-        wide: Whether it takes the whole width of the page.
+        wide: Whether it takes the full width of the page.
     """
 
     key: str
@@ -69,26 +69,26 @@ class Chart:
     wide: bool = False
 
 
-def arranged(charts: Sequence[Chart]) -> list[Chart]:
-    """Return the charts as rows of the page: two narrow ones are equally high, one alone takes the whole width."""
+def arrange(charts: Sequence[Chart]) -> list[Chart]:
+    """Return the charts in rows: two narrow ones get the same height, a single one the full width."""
     rows: list[Chart] = []
     row: Chart | None = None
-    for shown in charts:
-        if shown.wide:
+    for chart in charts:
+        if chart.wide:
             rows += [replace(row, wide=True)] if row else []
-            rows, row = [*rows, shown], None
+            rows, row = [*rows, chart], None
         elif row is not None:
-            height = max(row.height, shown.height)
-            rows, row = [*rows, replace(row, height=height), replace(shown, height=height)], None
+            height = max(row.height, chart.height)
+            rows, row = [*rows, replace(row, height=height), replace(chart, height=height)], None
         else:
-            row = shown
+            row = chart
     return rows + ([replace(row, wide=True)] if row else [])
 
 
-def figure(**layout: Any) -> go.Figure:
-    """Return an empty figure in the page's style; its colours come from the page's light or dark theme."""
-    shown = go.Figure()
-    shown.update_layout(
+def make_figure(**layout: Any) -> go.Figure:
+    """Return an empty figure in the page's style; the page's theme sets its colours."""
+    figure = go.Figure()
+    figure.update_layout(
         template="none",
         autosize=True,
         margin={"l": 70, "r": 16, "t": 16, "b": 56},
@@ -96,40 +96,40 @@ def figure(**layout: Any) -> go.Figure:
         hovermode="closest",
         **layout,
     )
-    return shown
+    return figure
 
 
-def finish(shown: go.Figure) -> go.Figure:
-    """Give every axis of a figure the page's style: no zero line, ticks outside, room for its title."""
-    shown.update_xaxes(zeroline=False, ticks="outside", ticklen=4, automargin=True, title_standoff=8)
-    shown.update_yaxes(zeroline=False, ticks="outside", ticklen=4, automargin=True, title_standoff=8)
-    return shown
+def finish(figure: go.Figure) -> go.Figure:
+    """Style the axes of a figure: no zero line, ticks outside, room for the title."""
+    figure.update_xaxes(zeroline=False, ticks="outside", ticklen=4, automargin=True, title_standoff=8)
+    figure.update_yaxes(zeroline=False, ticks="outside", ticklen=4, automargin=True, title_standoff=8)
+    return figure
 
 
 def describe(point: ConfigPoint, column: str) -> str:
-    """Return what the mouse tells about a configuration, as Plotly's markup."""
-    found = point.values.get(column)
+    """Return the hover text of a configuration, as Plotly markup."""
+    estimate = point.values.get(column)
     number = "" if point.number is None else f"trial {point.number} · "
     lines = [f"<b>{number}{escape(point.digests[0])}</b>"]
-    if found is not None:
-        spread = f" ± {short(found.error, 2)} ({found.n} repeats)" if found.error is not None else ""
-        lines.append(f"{escape(column)} {short(found.mean, 4)}{spread}")
-    lines.append(f"noise {short(point.noise)}")
-    lines.append(", ".join(f"{k.replace('_', ' ')} {short(v)}" for k, v in point.knobs.items()))
+    if estimate is not None:
+        error = f" ± {shorten(estimate.error, 2)} ({estimate.n} repeats)" if estimate.error is not None else ""
+        lines.append(f"{escape(column)} {shorten(estimate.mean, 4)}{error}")
+    lines.append(f"noise {shorten(point.noise)}")
+    lines.append(", ".join(f"{k.replace('_', ' ')} {shorten(v)}" for k, v in point.knobs.items()))
     if not point.ok or len(point.outcomes) > 1:
         lines.append(escape(", ".join(f"{n} {name}" for name, n in point.outcomes.items()) + f": {point.detail}"))
     return "<br>".join(lines)
 
 
-def markers(
+def make_markers(
     name: str, x: Sequence[float | None], y: Sequence[float | None], text: Sequence[str], **more: Any
 ) -> go.Scatter:
-    """Return a trace of markers at `x`, `y` that tell `text`; `more` goes to Plotly."""
+    """Return a trace of markers at `x`, `y` with hover texts `text`; `more` goes to Plotly."""
     more.setdefault("marker", {"size": 8})
     return go.Scatter(
         name=name,
-        x=[rounded(v) for v in x],
-        y=[rounded(v) for v in y],
+        x=[round_to(v) for v in x],
+        y=[round_to(v) for v in y],
         text=list(text),
         mode="markers",
         hovertemplate="%{text}<extra></extra>",
@@ -138,20 +138,20 @@ def markers(
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The configurations of one figure, sorted by where they are drawn."""
+class DrawnPoints:
+    """The configurations of a figure by their place in it."""
 
     inside: list[ConfigPoint]
     clipped: list[ConfigPoint]
     unscored: list[ConfigPoint]
-    placeless: int  # configurations whose noise is 0 and that have no place on a log axis
+    placeless: int  # number of configurations without a positive noise, which a log axis needs
 
 
-def sort_out(points: Sequence[ConfigPoint], column: str, view: Window) -> Shown:
-    """Sort the configurations: in the window, beyond its cut, without a value."""
+def sort_points(points: Sequence[ConfigPoint], column: str, view: Window) -> DrawnPoints:
+    """Return the configurations in the window, beyond its cut, and without a value."""
     placed = [p for p in points if p.noise is not None]
     scored = [p for p in placed if column in p.values]
-    return Shown(
+    return DrawnPoints(
         inside=[p for p in scored if view.shows(p.values[column].mean)],
         clipped=[p for p in scored if not view.shows(p.values[column].mean)],
         unscored=[p for p in placed if column not in p.values],
@@ -159,23 +159,23 @@ def sort_out(points: Sequence[ConfigPoint], column: str, view: Window) -> Shown:
     )
 
 
-def frame(points: Sequence[ConfigPoint], measure: Measure) -> Window:
-    """Return the shown part of a measure's values, with room for the error bars on the good side."""
-    found = [p.values[measure.column] for p in points if measure.column in p.values]
-    view = window([e.mean for e in found], measure.anchor, measure.maximize)
+def frame_points(points: Sequence[ConfigPoint], measure: Measure) -> Window:
+    """Return the window of a measure's values, with room for the error bars on the good side."""
+    estimates = [p.values[measure.column] for p in points if measure.column in p.values]
+    view = fit_window([e.mean for e in estimates], measure.anchor, measure.maximize)
     sign = 1 if measure.maximize else -1
-    ends = [e.mean + sign * 1.1 * e.error for e in found if e.error and view.shows(e.mean)]
+    ends = [e.mean + sign * 1.1 * e.error for e in estimates if e.error and view.shows(e.mean)]
     if measure.maximize:
         return replace(view, high=max([view.high, *ends]))
     return replace(view, low=min([view.low, *ends]))
 
 
-def thinned(
+def thin_points(
     points: Sequence[ConfigPoint], column: str, maximize: bool, limit: int, best: int = 20
 ) -> tuple[frozenset[int], str]:
-    """Return the indices of at most `limit` points, evenly spread over the order of noise, and the sentence on it.
+    """Return the indices of at most `limit` points, evenly spread over the order of noise, and a sentence on it.
 
-    The `best` ones by the column's value are always among them.
+    They include the `best` points by the column's value.
     """
     if len(points) <= limit:
         return frozenset(range(len(points))), ""
@@ -184,62 +184,62 @@ def thinned(
     top = sorted(scored, key=lambda i: points[i].values[column].mean, reverse=maximize)[:best]
     step = (len(order) - 1) / max(1, limit - len(top) - 1)
     kept = {*top, *(order[round(i * step)] for i in range(limit - len(top)))}
-    said = f"{len(kept)} of {len(points)} configurations drawn, evenly spread over the order of noise, and the best."
-    return frozenset(kept), said
+    notice = f"Drawn: {len(kept)} of {len(points)} configurations, evenly spread over the order of noise, and the best."
+    return frozenset(kept), notice
 
 
-def error_bars(found: Sequence[Estimate], colour: str) -> dict[str, Any] | None:
-    """Return Plotly's error bars, the standard errors over the repeats; None where there are none."""
-    if not any(e.error for e in found):
+def make_error_bars(estimates: Sequence[Estimate], colour: str) -> dict[str, Any] | None:
+    """Return Plotly's error bars, the standard errors over the repeats; None without one."""
+    if not any(e.error for e in estimates):
         return None
-    return {"array": [rounded(e.error) or 0.0 for e in found], "thickness": 1, "width": 2, "color": colour}
+    return {"array": [round_to(e.error) or 0.0 for e in estimates], "thickness": 1, "width": 2, "color": colour}
 
 
-def dots(
+def make_dots(
     name: str, group: Sequence[ConfigPoint], x: Sequence[float | None], column: str, marker: dict[str, Any], **more: Any
 ) -> go.Scatter:
-    """Return configurations at their value of `column`, which all have, with error bars; `more` goes to Plotly."""
-    found = [p.values[column] for p in group]
+    """Return a trace of configurations at their values of `column`, with error bars; `more` goes to Plotly."""
+    estimates = [p.values[column] for p in group]
     more.setdefault("text", [describe(p, column) for p in group])
-    return markers(
+    return make_markers(
         name,
         x,
-        [e.mean for e in found],
+        [e.mean for e in estimates],
         more.pop("text"),
         marker={"size": 7, "line": {"width": 0.6, "color": GREY}} | marker,
-        error_y=error_bars(found, GREY),
+        error_y=make_error_bars(estimates, GREY),
         customdata=[p.digests[0] for p in group],
         **more,
     )
 
 
-def edge_traces(
-    shown: Shown,
+def make_edge_traces(
+    points: DrawnPoints,
     column: str,
     view: Window,
     place: Callable[[ConfigPoint], float | None],
     colour: str = BLUE,
     legend: bool = False,
 ) -> list[go.Scatter]:
-    """Return what is not drawn at its value: clipped configurations and those without one, along the frame's edge.
+    """Return traces along the frame's edge: clipped configurations and those without a value.
 
     Args:
-        shown: The configurations, sorted out.
+        points: The configurations.
         column: Column of the value.
         view: The frame.
-        place: Where a configuration stands on the other axis.
-        colour: Of the clipped ones.
-        legend: Whether the legend names the symbols; the caption does.
+        place: Returns a configuration's place on the other axis.
+        colour: Colour of clipped configurations.
+        legend: Whether the legend names the symbols; the caption always does.
     """
     down = view.maximize
     clipped = {"size": 9, "symbol": "triangle-down" if down else "triangle-up", "color": colour}
-    groups = [(f"{'below' if down else 'above'} the frame", clipped, shown.clipped)]
-    for outcome in sorted({p.outcome for p in shown.unscored}):
+    groups = [(f"{'below' if down else 'above'} the frame", clipped, points.clipped)]
+    for outcome in sorted({p.outcome for p in points.unscored}):
         name = "no value" if outcome == "ok" else outcome.replace("_", " ")
         marker = {"size": 8, "symbol": SYMBOLS.get(outcome, "square-open"), "color": GREY}
-        groups.append((name, marker, [p for p in shown.unscored if p.outcome == outcome]))
+        groups.append((name, marker, [p for p in points.unscored if p.outcome == outcome]))
     return [
-        markers(
+        make_markers(
             name,
             [place(p) for p in group],
             [view.edge] * len(group),
@@ -254,18 +254,18 @@ def edge_traces(
     ]
 
 
-def caption(shown: Shown, view: Window) -> str:
-    """Return the sentences on what is not drawn at its value."""
+def write_caption(points: DrawnPoints, view: Window) -> str:
+    """Return sentences on the configurations that are not drawn at their values."""
     side, arrow = ("below", "▼") if view.maximize else ("above", "▲")
-    said: list[str] = []
-    if shown.clipped:
-        said.append(f"{_count(shown.clipped)} {side} the frame, drawn as {arrow} at its edge.")
-    if shown.unscored:
-        kinds = ", ".join(MARKS.get(o, f"□ {o}") for o in sorted({p.outcome for p in shown.unscored}))
-        said.append(f"{_count(shown.unscored)} without a value, marked along the edge ({kinds}).")
-    if shown.placeless:
-        said.append(f"{shown.placeless} left out: their noise is 0 or unknown.")
-    return " ".join(said)
+    sentences: list[str] = []
+    if points.clipped:
+        sentences.append(f"{_count(points.clipped)} {side} the frame appear as {arrow} at its edge.")
+    if points.unscored:
+        kinds = ", ".join(MARKS.get(o, f"□ {o}") for o in sorted({p.outcome for p in points.unscored}))
+        sentences.append(f"{_count(points.unscored)} without a value appear along the edge ({kinds}).")
+    if points.placeless:
+        sentences.append(f"Left out: {points.placeless} whose noise is 0 or unknown.")
+    return " ".join(sentences)
 
 
 def _count(points: Sequence[Any]) -> str:

@@ -1,4 +1,4 @@
-"""What colours the points: a number on a colour bar, or a group with its own colour and symbol."""
+"""Colours of points: by a number on a colour bar, or by a group with colour and symbol."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dashboards.charts.axes import NOISE_SCALE
-from dashboards.charts.knob_axes import Axis, axis_of, column, varies
+from dashboards.charts.knob_axes import Axis, make_axis, read_knob, varies
 from dashboards.charts.theme import CYCLE, SYMBOL_CYCLE
 from dashboards.data.configurations import KNOBS, Array, ConfigPoint
 from sweeper.formatting import name_knob
@@ -28,9 +28,9 @@ class Colouring:
     """Colours of the points.
 
     Attributes:
-        values: A number for each point, nan where it has none; empty where groups are shown.
+        values: A number per point, nan without one; empty with groups.
         bar: Plotly's `coloraxis` for the numbers.
-        groups: Name -> the points in it, in order of the legend; empty where numbers are shown.
+        groups: Name -> mask of its points, in order of the legend; empty with numbers.
     """
 
     values: Array
@@ -38,7 +38,7 @@ class Colouring:
     groups: Mapping[str, Array] = field(default_factory=lambda: {})
 
     def markers(self, shown: Array) -> list[tuple[str, Array, dict[str, Any]]]:
-        """Return the traces of the `shown` points (a mask): name, indices, Plotly's marker settings."""
+        """Return name, indices and Plotly's marker settings per trace of the points in the mask `shown`."""
         if not self.groups:
             at = np.flatnonzero(shown)
             known = np.where(np.isfinite(self.values[at]), self.values[at], np.nanmin(self.values, initial=np.inf))
@@ -53,55 +53,57 @@ def _repeat(values: Sequence[str]) -> Sequence[str]:
     return list(values) * 40
 
 
-def options(points: Sequence[ConfigPoint], runs: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return what can colour these points: what differs among them."""
-    there = {"noise", *(k for k in KNOBS if varies(column(points, k)))}
+def list_options(points: Sequence[ConfigPoint], runs: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return keys and labels of the quantities that differ among these points."""
+    differing = {"noise", *(k for k in KNOBS if varies(read_knob(points, k)))}
     if len({sum(p.outcomes.values()) for p in points}) > 1:
-        there.add("repeats")
+        differing.add("repeats")
     if len({p.outcome for p in points}) > 1:
-        there.add("outcome")
+        differing.add("outcome")
     if len(set(runs.values())) > 1:
-        there.add("run")
-    return tuple((name, words) for name, words in OPTIONS.items() if name in there)
+        differing.add("run")
+    return tuple((name, label) for name, label in OPTIONS.items() if name in differing)
 
 
-def colouring(points: Sequence[ConfigPoint], by: str, noise_label: str, runs: Mapping[str, str]) -> Colouring:
+def colour_points(points: Sequence[ConfigPoint], by: str, noise_label: str, runs: Mapping[str, str]) -> Colouring:
     """Return the colours of the points.
 
     Args:
         points: One record per configuration.
-        by: Name in `OPTIONS`; another one means the noise.
+        by: Name in `OPTIONS`; any other name means the noise.
         noise_label: Title of the noise, with its unit.
-        runs: Configuration -> name of its run, where there are several.
+        runs: Configuration -> name of its run, if several runs are pooled.
     """
     if by == "outcome":
-        return _grouped([p.outcome.replace("_", " ") for p in points])
+        return _group([p.outcome.replace("_", " ") for p in points])
     if by == "run":
-        return _grouped([runs.get(p.config, "unknown") for p in points])
+        return _group([runs.get(p.config, "unknown") for p in points])
     if by == "repeats":
         counts = np.array([sum(p.outcomes.values()) for p in points], dtype=float)
-        return Colouring(counts, _bar(counts, "trials of the configuration", counts, None))
+        return Colouring(counts, _make_bar(counts, "trials of the configuration", counts, None))
     name = by if by in KNOBS else "noise"
-    values = column(points, name)
-    return on_axis(axis_of(name, values, noise_label if name == "noise" else ""), values)
+    values = read_knob(points, name)
+    return colour_along(make_axis(name, values, noise_label if name == "noise" else ""), values)
 
 
-def on_axis(axis: Axis, values: Array) -> Colouring:
-    """Return colours that follow an axis, logarithmic where it is."""
+def colour_along(axis: Axis, values: Array) -> Colouring:
+    """Return colours along an axis, logarithmic if the axis is."""
     placed, ticks = axis.place(values), axis.layout.get("tickvals")
     if axis.layout.get("type") == "log":
         with np.errstate(invalid="ignore", divide="ignore"):
             placed = np.log10(placed)
         ticks = np.log10(np.asarray(ticks, dtype=float))
-    return Colouring(placed, _bar(placed, axis.title, ticks, axis.layout.get("ticktext")))
+    return Colouring(placed, _make_bar(placed, axis.title, ticks, axis.layout.get("ticktext")))
 
 
-def _grouped(names: Sequence[str]) -> Colouring:
-    found = np.array(names, dtype=object)
-    return Colouring(np.empty(0), groups={str(n): found == n for n in sorted(set(names), key=lambda n: (n != "ok", n))})
+def _group(names: Sequence[str]) -> Colouring:
+    labels = np.array(names, dtype=object)
+    return Colouring(
+        np.empty(0), groups={str(n): labels == n for n in sorted(set(names), key=lambda n: (n != "ok", n))}
+    )
 
 
-def _bar(values: Array, title: str, ticks: Any, texts: Any) -> dict[str, Any]:
+def _make_bar(values: Array, title: str, ticks: Any, texts: Any) -> dict[str, Any]:
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     bar: dict[str, Any] = {

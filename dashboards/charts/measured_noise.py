@@ -1,4 +1,4 @@
-"""Measured against predicted noise: did what was known before training order what training then showed?"""
+"""Figure of measured against predicted noise: does the prediction before training order the measurements?"""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from dashboards.charts.axes import NOISE_SCALE, log_axis, rounded, short, wrapped
-from dashboards.charts.chart import Chart, describe, figure, finish, markers
-from dashboards.data.configurations import ConfigPoint, config_points
+from dashboards.charts.axes import NOISE_SCALE, make_log_axis, round_to, shorten, wrap_title
+from dashboards.charts.chart import Chart, describe, finish, make_figure, make_markers
+from dashboards.data.configurations import ConfigPoint, group_configurations
 from trainables.noise import NOISE
 
-# the first that was measured: the paper's own, and the one that every optimizer has
+# in order of preference: the paper's definition, and one that every optimizer has
 MEASURED = ("paper_full", "critical_ratio")
 FEWEST = 4
 
@@ -23,8 +23,8 @@ class Comparison:
 
     Attributes:
         predicted, measured: Names of the definitions.
-        points: Configurations, placed at the predicted noise.
-        values: Measured noise of each, > 0.
+        points: Configurations, with the predicted noise.
+        values: Measured noise per configuration, > 0.
         correlation: Spearman's rank correlation of the two.
     """
 
@@ -35,19 +35,19 @@ class Comparison:
     correlation: float
 
 
-def compare(trials: pa.Table, noise: str) -> Comparison | None:
-    """Return the configurations with a predicted and a measured noise; None where fewer than four have both.
+def compare_noises(trials: pa.Table, noise: str) -> Comparison | None:
+    """Return the configurations with a predicted and a measured noise; None if fewer than `FEWEST` have both.
 
     Args:
         trials: The trials table.
-        noise: The noise that the page shows; `paper` is compared where this one is measured itself.
+        noise: The page's noise; if it is a measured one, `paper` takes its place.
     """
     from scipy.stats import spearmanr
 
     predicted = noise if NOISE[noise].kind == "predicted" else "paper"
     for name in (n for n in MEASURED if trials.column(f"noise_{n}").null_count < trials.num_rows):
-        places = [p for p in config_points(trials, predicted, []) if p.ok and p.noise]
-        level = {p.config: p.noise for p in config_points(trials, name, []) if p.ok and p.noise}
+        places = [p for p in group_configurations(trials, predicted, []) if p.ok and p.noise]
+        level = {p.config: p.noise for p in group_configurations(trials, name, []) if p.ok and p.noise}
         both = [(p, value) for p in places if (value := level.get(p.config))]
         if len(both) >= FEWEST:
             values = [value for _, value in both]
@@ -56,29 +56,35 @@ def compare(trials: pa.Table, noise: str) -> Comparison | None:
     return None
 
 
-def measured_chart(found: Comparison) -> Chart:
-    """Draw measured against predicted noise, both logarithmic, coloured by the strength of augmentation."""
-    shown = figure(showlegend=False)
-    strengths = [p.knobs.get("augmentation_strength") for p in found.points]
+def draw_comparison(comparison: Comparison) -> Chart:
+    """Draw measured against predicted noise on log axes, coloured by augmentation strength."""
+    figure = make_figure(showlegend=False)
+    strengths = [p.knobs.get("augmentation_strength") for p in comparison.points]
     marker: dict[str, object] = {"size": 8}
     if len(set(strengths)) > 1:
         bar = {"title": {"text": "augmentation strength [1]", "side": "right"}, "thickness": 12, "outlinewidth": 0}
-        marker |= {"color": [rounded(s) for s in strengths], "colorscale": NOISE_SCALE, "colorbar": bar}
-    shown.add_trace(
-        markers("configuration", _noises(found), found.values, [describe(p, "") for p in found.points], marker=marker)
+        marker |= {"color": [round_to(s) for s in strengths], "colorscale": NOISE_SCALE, "colorbar": bar}
+    figure.add_trace(
+        make_markers(
+            "configuration",
+            _read_noises(comparison),
+            comparison.values,
+            [describe(p, "") for p in comparison.points],
+            marker=marker,
+        )
     )
-    shown.update_xaxes(log_axis(_noises(found), _label(found.predicted)))
-    shown.update_yaxes(log_axis(found.values, wrapped(_label(found.measured)), most=6))
-    title = f"Measured against predicted noise: rank correlation {short(found.correlation, 2)}"
+    figure.update_xaxes(make_log_axis(_read_noises(comparison), _label(comparison.predicted)))
+    figure.update_yaxes(make_log_axis(comparison.values, wrap_title(_label(comparison.measured)), most=6))
+    title = f"Measured against predicted noise: rank correlation {shorten(comparison.correlation, 2)}"
     text = (
-        f"Spearman's rank correlation over {len(found.points)} configurations. {found.measured} is measured in the "
-        f"stable phase of training, {found.predicted} known before it."
+        f"Spearman's rank correlation over {len(comparison.points)} configurations. {comparison.measured} is measured "
+        f"in the stable phase of training; {comparison.predicted} is known before it."
     )
-    return Chart("measured", title, text, finish(shown))
+    return Chart("measured", title, text, finish(figure))
 
 
-def _noises(found: Comparison) -> Sequence[float]:
-    return [p.noise or 0.0 for p in found.points]
+def _read_noises(comparison: Comparison) -> Sequence[float]:
+    return [p.noise or 0.0 for p in comparison.points]
 
 
 def _label(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Figures of several panels that share one value axis."""
+"""Figures of several panels with a common value axis."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dashboards.charts.axes import Window, wrapped
-from dashboards.charts.chart import Measure, figure
+from dashboards.charts.axes import Window, wrap_title
+from dashboards.charts.chart import Measure, make_figure
 from dashboards.charts.theme import GREY
 
 MOST_COLUMNS = 3
@@ -15,22 +15,24 @@ _ROW, _FOOT, _GAP = 300, 60, 0.035
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One panel: its traces, Plotly's settings of its x axis, and a few words above its right end."""
+class DrawnPanel:
+    """A panel: traces, Plotly's settings of the x axis, and a note above its right end."""
 
     traces: Sequence[Any]
     axis: Mapping[str, Any]
     note: str = ""
 
 
-def grid(panels: Sequence[Drawn], measure: Measure, view: Window, bar: Mapping[str, Any] | None = None) -> Any:
-    """Return a figure of the panels, at most `MOST_COLUMNS` in a row, all on the value axis of `measure`.
+def draw_panels(
+    panels: Sequence[DrawnPanel], measure: Measure, view: Window, bar: Mapping[str, Any] | None = None
+) -> Any:
+    """Return a figure of panels with the value axis of `measure`, at most `MOST_COLUMNS` in a row.
 
     Args:
         panels: At least one.
-        measure: What is drawn; its label is the title of the first column's axes.
-        view: The shown part of its values.
-        bar: Plotly's `coloraxis`, whose bar lies above the panels.
+        measure: The measure; its label is the title of the first column's axes.
+        view: The visible part of its values.
+        bar: Plotly's `coloraxis`; its bar lies above the panels.
     """
     count = len(panels)
     columns = MOST_COLUMNS if count > 4 else min(2, count)
@@ -38,11 +40,11 @@ def grid(panels: Sequence[Drawn], measure: Measure, view: Window, bar: Mapping[s
     top = 78 if bar else 52
     layout: dict[str, Any] = {"height": top + _FOOT + _ROW * rows, "annotations": [], "shapes": []}
     traces: list[Any] = []
-    # one dictionary at once: Plotly's helpers check every update of every axis again
+    # one dictionary, since Plotly's helpers validate every axis on every update
     for i, panel in enumerate(panels):
         key = "" if i == 0 else str(i + 1)
         row, column = divmod(i, columns)
-        traces += [{**_plain(t), "xaxis": f"x{key}", "yaxis": f"y{key}"} for t in panel.traces]
+        traces += [{**_to_dict(t), "xaxis": f"x{key}", "yaxis": f"y{key}"} for t in panel.traces]
         width, height = (1 - _GAP * (columns - 1)) / columns, (1 - 0.26 * (rows - 1) / rows) / rows
         left, up = column * (width + _GAP), (rows - 1 - row) * (height + 0.26 / rows)
         layout[f"xaxis{key}"] = {**panel.axis, "domain": [left, left + width], "anchor": f"y{key}"}
@@ -52,7 +54,7 @@ def grid(panels: Sequence[Drawn], measure: Measure, view: Window, bar: Mapping[s
             "range": [view.low, view.high],
             "tickformat": ".1%" if measure.share else None,
             "showticklabels": column == 0,
-            "title": {"text": wrapped(measure.label) if column == 0 else None},
+            "title": {"text": wrap_title(measure.label) if column == 0 else None},
         }
         if panel.note:
             place = {"x": 1, "y": 1, "xref": f"x{key} domain", "yref": f"y{key} domain"}
@@ -63,11 +65,11 @@ def grid(panels: Sequence[Drawn], measure: Measure, view: Window, bar: Mapping[s
             layout["shapes"].append(
                 {**line, "xref": f"x{key} domain", "yref": f"y{key}", "x0": 0, "x1": 1, "y0": 0, "y1": 0}
             )
-    shown: Any = figure(**layout, **({"coloraxis": dict(bar)} if bar else {}))
-    shown.update_layout(margin={"t": top})
-    shown.add_traces(traces)
-    return shown
+    figure: Any = make_figure(**layout, **({"coloraxis": dict(bar)} if bar else {}))
+    figure.update_layout(margin={"t": top})
+    figure.add_traces(traces)
+    return figure
 
 
-def _plain(trace: Any) -> dict[str, Any]:
+def _to_dict(trace: Any) -> dict[str, Any]:
     return trace if isinstance(trace, dict) else trace.to_plotly_json()

@@ -1,6 +1,6 @@
-"""The look of every figure: light and dark Plotly templates and the colours, told apart with any colour blindness.
+"""Light and dark Plotly templates, and colours that readers with any colour blindness can distinguish.
 
-Figures carry no template of their own. The page, the app and the picture export put one of these in.
+Figures have no template. The page, the app and the image export add one of these.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Okabe & Ito's palette: told apart with every common colour blindness, on white and on near-black
+# Okabe & Ito's palette, distinct for every common colour blindness, on white and on near-black
 BLUE, VERMILLION, GREEN, ORANGE, GREY = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#8a8f98"
 PINK, SKY, YELLOW = "#cc79a7", "#56b4e9", "#b8a800"
 CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, YELLOW, GREY)
@@ -16,7 +16,7 @@ SYMBOL_CYCLE = ("circle", "square", "diamond", "triangle-up", "cross", "star", "
 FONT = "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 
-def _template(text: str, grid: str, card: str, shade: str) -> dict[str, Any]:
+def _make_template(text: str, grid: str, card: str, shade: str) -> dict[str, Any]:
     axis = {"gridcolor": grid, "linecolor": text, "tickcolor": text, "showline": True}
     return {
         "layout": {
@@ -32,6 +32,6 @@ def _template(text: str, grid: str, card: str, shade: str) -> dict[str, Any]:
     }
 
 
-LIGHT: Mapping[str, Any] = _template("#333c49", "#e4e7ec", "#ffffff", "rgba(255, 255, 255, 0.8)")
-DARK: Mapping[str, Any] = _template("#d5dae2", "#313a46", "#1a2029", "rgba(26, 32, 41, 0.8)")
+LIGHT: Mapping[str, Any] = _make_template("#333c49", "#e4e7ec", "#ffffff", "rgba(255, 255, 255, 0.8)")
+DARK: Mapping[str, Any] = _make_template("#d5dae2", "#313a46", "#1a2029", "rgba(26, 32, 41, 0.8)")
 THEMES: Mapping[str, Mapping[str, Any]] = {"light": LIGHT, "dark": DARK}

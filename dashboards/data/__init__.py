@@ -1,1 +1,1 @@
-"""Rows that the dashboards read."""
+"""Run folders, selections and records for the dashboards."""

@@ -1,4 +1,4 @@
-"""What is computed from a run is kept as long as its content stands."""
+"""Cache of results by the content of a run."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ T = TypeVar("T")
 KEPT = 48
 
 
-def by_content(function: Callable[..., T]) -> Callable[..., T]:
-    """Keep the results of `function(run, *rest)` by the run's content and `rest`, the last `KEPT` ones.
+def cache_by_content(function: Callable[..., T]) -> Callable[..., T]:
+    """Return `function(run, *rest)` with a cache of `KEPT` results; the key is the run's content and `rest`.
 
-    Two threads may compute the same result at once; they never share a half-made one.
+    Two threads may compute the same result at once, but never share an incomplete one.
     """
     kept: OrderedDict[tuple[Hashable, ...], Any] = OrderedDict()
     lock = Lock()
 
     @wraps(function)
-    def cached(run: Run, *rest: Hashable) -> T:
+    def call(run: Run, *rest: Hashable) -> T:
         key = (run.key, *rest)
         with lock:
             if key in kept:
                 kept.move_to_end(key)
                 return kept[key]
-        found = function(run, *rest)
+        result = function(run, *rest)
         with lock:
-            kept[key] = found
+            kept[key] = result
             while len(kept) > KEPT:
                 kept.popitem(last=False)
-        return found
+        return result
 
-    return cached
+    return call

@@ -1,4 +1,4 @@
-"""Tables in, small records out: what the page says and draws, with no drawing in it."""
+"""Records of configurations and counts, computed from tables; texts and figures use them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ PARENTS = {"merged_loss": "loss", "merged_accuracy": "accuracy"}
 
 @dataclass(frozen=True)
 class Sweep:
-    """What was asked for.
+    """The settings of a sweep.
 
-    `doubts` are sentences on settings that could not be understood; `own` says that a user's own checkpoints were
-    merged, of which no hyperparameter is known.
+    Attributes:
+        doubts: Sentences on missing or unknown settings.
+        own_models: Whether the sweep merged the user's checkpoints, whose hyperparameters are unknown.
     """
 
     space: str
@@ -42,18 +43,18 @@ class Sweep:
     seed: int | None
     repeats: int
     doubts: tuple[str, ...] = ()
-    own: bool = False
+    own_models: bool = False
 
     @property
     def noise_label(self) -> str:
-        """The noise with its formula and unit, as an axis says it."""
+        """Title of the noise axis, with formula and unit."""
         scale = NOISE[self.noise]
         return f"noise {scale.formula} [{scale.unit}]"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over the repeats of a configuration, its standard error (None for one repeat), and their number."""
+    """Mean over the repeats of a configuration, standard error (None for one repeat), and number of repeats."""
 
     mean: float
     error: float | None
@@ -62,13 +63,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ConfigPoint:
-    """One configuration: its knobs, its noise, how it ended and what was measured.
+    """A configuration: knobs, noise, outcomes and measured values.
 
     Attributes:
-        noise: Noise of the sweep's definition; None where it is not positive and so has no place on a log axis.
-        outcome: `ok` where any repeat is, else the commonest other outcome.
-        values: Column -> estimate over the repeats that are `ok`; a column without a finite value is missing.
-        chosen: Name and coefficient of the merge chosen on validation, of each repeat that is `ok` and has one.
+        noise: Its noise; None unless positive, since log axes need that.
+        outcome: `ok` if any repeat is, else the most frequent outcome.
+        values: Column -> estimate over the `ok` repeats, without columns that have no finite value.
+        chosen: Name and coefficient of the merge that validation chose, per `ok` repeat with a choice.
         can_win: Whether it may win, see `sweeper.analysis.observations.find_ineligible`.
     """
 
@@ -90,61 +91,66 @@ class ConfigPoint:
         return self.outcome == Outcome.OK
 
 
-def finite(value: Any) -> float | None:
-    """Return a number as float, None where it is missing or not finite."""
+def to_finite(value: Any) -> float | None:
+    """Return a number as float; None if it is missing or not finite."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _whole(value: Any) -> int | None:
+def _to_int(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _known(settings: Row, key: str, names: Iterable[str], default: str, doubts: list[str]) -> str:
+def _read_name(settings: Row, key: str, names: Iterable[str], default: str, doubts: list[str]) -> str:
     name = settings.get(key, default)
     if name in list(names):
         return str(name)
-    doubts.append(f"The sweep names the {key} {name!r}, which is not known here; the page uses {default!r}.")
+    doubts.append(f"The sweep has an unknown {key}, {name!r}; this page uses {default!r}.")
     return default
 
 
-def sweep_of(settings: Row | None, trials: pa.Table) -> Sweep:
-    """Read what the page needs from a sweep's settings; what they lack comes from the trials or a default."""
+def read_settings(settings: Row | None, trials: pa.Table) -> Sweep:
+    """Return a sweep's settings; missing ones come from the trials or a default."""
     given = settings or {}
-    doubts = [] if settings is not None else ["The run folder has no readable sweep.yaml: budget and seed are unknown."]
+    doubts = (
+        [] if settings is not None else ["The run folder has no readable sweep.yaml, so budget and seed are unknown."]
+    )
     first = trials.slice(0, 1).to_pylist()
     row = first[0] if first else {}
     return Sweep(
         space=str(given.get("space") or row.get("space") or "unnamed space"),
-        trials=_whole(given.get("trials")),
+        trials=_to_int(given.get("trials")),
         sampler=str(s) if (s := given.get("sampler") or row.get("sampler")) else None,
-        objective=_known(given, "objective", OBJECTIVES, "merged_loss", doubts),
-        noise=_known(given, "noise", NOISE, "paper", doubts),
-        seed=_whole(given.get("seed", row.get("sweep_seed"))),
-        repeats=_whole(given.get("repeats")) or 1,
+        objective=_read_name(given, "objective", OBJECTIVES, "merged_loss", doubts),
+        noise=_read_name(given, "noise", NOISE, "paper", doubts),
+        seed=_to_int(given.get("seed", row.get("sweep_seed"))),
+        repeats=_to_int(given.get("repeats")) or 1,
         doubts=tuple(doubts),
-        own=bool(given.get("own_models")),
+        own_models=bool(given.get("own_models")),
     )
 
 
 def estimate(values: Iterable[Any]) -> Estimate | None:
-    """Return mean and standard error of the finite values, None without any."""
-    known = [v for v in map(finite, values) if v is not None]
+    """Return mean and standard error of the finite values; None without one."""
+    known = [v for v in map(to_finite, values) if v is not None]
     if not known:
         return None
     error = statistics.stdev(known) / math.sqrt(len(known)) if len(known) > 1 else None
     return Estimate(statistics.fmean(known), error, len(known))
 
 
-def floats(table: pa.Table, column: str) -> Array:
-    """Return a column of numbers as floats, nan where it is empty."""
+def read_floats(table: pa.Table, column: str) -> Array:
+    """Return a column of numbers as floats, with nan for missing values."""
     return np.asarray(table.column(column).to_numpy(), dtype=float)
 
 
 @dataclass(frozen=True)
 class _Groups:
-    """Rows by configuration: the group of each row, which rows are `ok`, and which ones stand for their group.
+    """Rows grouped by configuration.
 
-    A group is shown by its `ok` rows, by all of them where none is.
+    Attributes:
+        of_row: Group per row.
+        ok: Whether a row is `ok`.
+        shown: Whether a row represents its group: an `ok` row, or any row of a group without one.
     """
 
     configs: list[str]
@@ -161,19 +167,19 @@ class _Groups:
         return cls(encoded.dictionary.to_pylist(), group, ok, ok | (np.bincount(group, ok, count) == 0)[group])
 
     def moments(self, values: Array, rows: Array) -> tuple[Array, Array, Array]:
-        """Return number, mean and standard error (nan for one) of the finite values among the `rows`, by group."""
+        """Return number, mean and standard error (nan for one value) per group, of the finite values in `rows`."""
         used = rows & np.isfinite(values)
-        group, found, size = self.of_row[used], values[used], len(self.configs)
+        group, known, size = self.of_row[used], values[used], len(self.configs)
         n = np.bincount(group, minlength=size).astype(float)
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = np.bincount(group, found, size) / n
-            scatter = np.bincount(group, (found - mean[group]) ** 2, size)
+            mean = np.bincount(group, known, size) / n
+            scatter = np.bincount(group, (known - mean[group]) ** 2, size)
             error = np.where(n > 1, np.sqrt(scatter / (n - 1) / n), np.nan)
         return n, mean, error
 
     def noises(self, levels: Array) -> Array:
-        """Return the geometric mean of the positive noises, by group; nan without any."""
-        # repeats share a predicted noise, but each has its own measured one
+        """Return the geometric mean of the positive noises per group; nan without one."""
+        # repeats share a predicted noise, but each repeat measures its own
         with np.errstate(invalid="ignore", divide="ignore"):
             logs = np.where(levels > 0, np.log(levels), np.nan)
         n, mean, _ = self.moments(logs, self.shown)
@@ -182,27 +188,27 @@ class _Groups:
         np.minimum.at(low, self.of_row[used], levels[used])
         np.maximum.at(high, self.of_row[used], levels[used])
         with np.errstate(invalid="ignore"):
-            # what is the same in all repeats must not pass through a logarithm
+            # a value that all repeats share must not change by a logarithm
             return np.where(n == 0, np.nan, np.where(low == high, low, np.exp(mean)))
 
 
-def config_noises(trials: pa.Table, noise: str) -> Array:
-    """Return the noise of each configuration, nan without a positive one, in the order of `config_points`."""
+def average_noises(trials: pa.Table, noise: str) -> Array:
+    """Return the noise per configuration in the order of `group_configurations`; nan unless positive."""
     if not trials.num_rows:
         return np.empty(0)
-    return _Groups.of(trials).noises(floats(trials, f"noise_{noise}"))
+    return _Groups.of(trials).noises(read_floats(trials, f"noise_{noise}"))
 
 
-def config_points(
+def group_configurations(
     trials: pa.Table, noise: str, columns: Sequence[str], lost: Collection[str] = frozenset()
 ) -> list[ConfigPoint]:
-    """Return one record per configuration, repeats averaged, in the order of the trials.
+    """Return one record per configuration, averaged over its repeats, in the order of the trials.
 
     Args:
         trials: The trials table.
         noise: Name of the noise definition.
         columns: Measured columns to average.
-        lost: Configurations that broke a limit of the sweep.
+        lost: Configurations beyond a limit of the sweep.
     """
     if not trials.num_rows:
         return []
@@ -210,50 +216,50 @@ def config_points(
     size = range(len(groups.configs))
     values: list[dict[str, Estimate]] = [{} for _ in size]
     for column in dict.fromkeys(columns):
-        for g, n, mean, error in zip(size, *groups.moments(floats(trials, column), groups.ok), strict=True):
+        for g, n, mean, error in zip(size, *groups.moments(read_floats(trials, column), groups.ok), strict=True):
             if n:
                 values[g][column] = Estimate(float(mean), float(error) if n > 1 else None, int(n))
     rows = trials.select(["digest", "number", "outcome", "outcome_detail", "chosen_merge", "chosen_coefficient"])
-    told = list(zip(*(c.to_pylist() for c in rows.columns), strict=True))
+    records = list(zip(*(c.to_pylist() for c in rows.columns), strict=True))
     members: list[list[int]] = [[] for _ in size]
     for i, g in enumerate(groups.of_row.tolist()):
         members[g].append(i)
     ineligible = find_ineligible(trials.select(["config", "outcome"]).to_pylist()) | set(lost)
-    knobs = {k: floats(trials, k).tolist() for k in KNOBS}
+    knobs = {k: read_floats(trials, k).tolist() for k in KNOBS}
     points: list[ConfigPoint] = []
-    for g, scale in zip(size, groups.noises(floats(trials, f"noise_{noise}")).tolist(), strict=True):
-        good = [told[i] for i in members[g] if groups.ok[i]]
+    for g, scale in zip(size, groups.noises(read_floats(trials, f"noise_{noise}")).tolist(), strict=True):
+        ok = [records[i] for i in members[g] if groups.ok[i]]
         first = next(i for i in members[g] if groups.shown[i])
-        outcomes = Counter(told[i][2] for i in members[g])
+        outcomes = Counter(records[i][2] for i in members[g])
         points.append(
             ConfigPoint(
                 config=groups.configs[g],
-                number=told[first][1],
-                digests=tuple(told[i][0] for i in members[g] if groups.shown[i]),
+                number=records[first][1],
+                digests=tuple(records[i][0] for i in members[g] if groups.shown[i]),
                 noise=scale if scale > 0 else None,
                 knobs={k: v[first] for k, v in knobs.items() if math.isfinite(v[first])},
-                outcome=str(Outcome.OK) if good else outcomes.most_common(1)[0][0],
+                outcome=str(Outcome.OK) if ok else outcomes.most_common(1)[0][0],
                 outcomes=dict(outcomes),
-                detail=str(told[first][3] or ""),
+                detail=str(records[first][3] or ""),
                 values=values[g],
-                chosen=tuple(r[4:] for r in good if r[4]),
-                can_win=bool(good) and groups.configs[g] not in ineligible,
+                chosen=tuple(r[4:] for r in ok if r[4]),
+                can_win=bool(ok) and groups.configs[g] not in ineligible,
             )
         )
     return points
 
 
-def anchor(trials: pa.Table, column: str) -> float | None:
-    """Return the value of `column` at which merging changes nothing.
+def find_anchor(trials: pa.Table, column: str) -> float | None:
+    """Return the value of `column` for a merge that equals its parents.
 
-    The parents' median for a score of the merge, 1 for a normalised accuracy, 0 for gains and barriers.
+    It is the parents' median for a score, 1 for a normalised accuracy, and 0 for gains and barriers.
     """
     stem, _, split = column.rpartition("_")
     if "normalised" in stem:
         return 1.0
     if stem not in PARENTS:
         return 0.0
-    sides = np.mean([floats(trials, f"{who}_{PARENTS[stem]}_{split}") for who in "ab"], axis=0)
+    sides = np.mean([read_floats(trials, f"{who}_{PARENTS[stem]}_{split}") for who in "ab"], axis=0)
     known = sides[np.asarray(trials.column("outcome").to_numpy() == Outcome.OK) & np.isfinite(sides)]
     return float(np.median(known)) if len(known) else None
 
@@ -263,12 +269,14 @@ class Overview:
     """Counts and sums over the trials.
 
     Attributes:
-        outcomes: Outcome -> trials, commonest first.
-        configs: Configurations with at least one finished trial.
-        tried: How many of the `budget` configurations asked for have one; a search that tries one again counts twice.
-        added: Those of `configs` that `sweeper extend` added to the budget's.
-        device_seconds: Time on the devices, all trials; None where no trial says it.
-        synthetic: Trials whose numbers come from a closed form; `imported`, those that were trained elsewhere.
+        outcomes: Outcome -> trials, most frequent first.
+        configs: Number of configurations with a finished trial.
+        tried: Number of proposals with a finished trial, out of `budget`; a configuration may be proposed twice.
+        added: Number of `configs` that `sweeper extend` added.
+        device_seconds: Total device time; None if no trial records it.
+        synthetic: Number of trials from a closed form.
+        imported: Number of trials that were trained elsewhere.
+        details: Outcome other than `ok` -> detail of its first trial.
     """
 
     trials: int
@@ -284,18 +292,18 @@ class Overview:
 
     @property
     def missing(self) -> int:
-        """Configurations of the budget that have no finished trial yet."""
+        """Number of proposals of the budget without a finished trial."""
         return max(0, (self.budget or 0) - self.tried)
 
 
-def overview(trials: pa.Table, budget: int | None) -> Overview:
-    """Count the trials; `details` holds the first sentence of every outcome other than `ok`."""
+def count_trials(trials: pa.Table, budget: int | None) -> Overview:
+    """Return counts and sums over the trials."""
     keys = ["config", "number", "outcome", "outcome_detail", "device_seconds", "trainable", "sampler"]
     rows = trials.select([*keys, *({"run"} & set(trials.column_names))]).to_pylist()
     configs = {r["config"] for r in rows}
     added = configs - {r["config"] for r in rows if r["sampler"] != EXTEND}
     places = {(r.get("run"), r["number"]) for r in rows if r["number"] is not None}
-    times = [t for r in rows if (t := finite(r["device_seconds"])) is not None]
+    times = [t for r in rows if (t := to_finite(r["device_seconds"])) is not None]
     details: dict[str, str] = {}
     for row in rows:
         if row["outcome"] != Outcome.OK and row["outcome_detail"]:

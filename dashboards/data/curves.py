@@ -1,4 +1,4 @@
-"""Merge curves and the course of the search: tables in, small records out."""
+"""Records of merge curves, merge gains and search steps, from tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dashboards.data.configurations import Array, ConfigPoint, finite, floats
+from dashboards.data.configurations import Array, ConfigPoint, read_floats, to_finite
 from sweeper.search.objectives import Objective
 from trainables.result import Outcome
 
@@ -18,13 +18,13 @@ MAX_CURVES = 120
 
 @dataclass(frozen=True)
 class MergeCurve:
-    """One pair's test loss, or another test score, along a merge's coefficient.
+    """A test score of one pair along a merge's coefficient.
 
     Attributes:
         method: Name of the merge.
-        noise: Noise of the trial, > 0; None where no trial has one.
+        noise: Noise of the trial, > 0; None if no trial has one.
         coefficient: alpha or s, increasing.
-        values: The score there, such as the test loss [nat].
+        values: Score per coefficient, such as the test loss [nat].
     """
 
     digest: str
@@ -46,11 +46,11 @@ class MergeCurve:
         return tuple(v - ((1 - t) * ends[0] + t * ends[1]) for v, t in zip(self.values, shares, strict=True))
 
 
-def merge_curves(trials: pa.Table, merges: pa.Table, noise: str, column: str = "loss_test") -> list[MergeCurve]:
-    """Return the curves of the `ok` trials, in order of noise within each merge.
+def read_merge_curves(trials: pa.Table, merges: pa.Table, noise: str, column: str = "loss_test") -> list[MergeCurve]:
+    """Return the curves of the `ok` trials, sorted by merge and noise.
 
-    Trials without a noise are left out where others have one. Merges without a coefficient (soups) are no curves.
-    A curve without a finite value somewhere is left out: a line across the gap would be made up.
+    A curve must have a coefficient (soups have none) and finite values, since a line across a gap would be invented.
+    If some trials have a noise, curves of trials without one are left out.
 
     Args:
         trials: The trials table.
@@ -60,24 +60,24 @@ def merge_curves(trials: pa.Table, merges: pa.Table, noise: str, column: str = "
     """
     rows = [r for r in trials.select(["digest", "number", "outcome", f"noise_{noise}"]).to_pylist()
             if r["outcome"] == Outcome.OK]  # fmt: skip
-    scales = {r["digest"]: s for r in rows if (s := finite(r[f"noise_{noise}"]) or 0.0) > 0}
+    scales = {r["digest"]: s for r in rows if (s := to_finite(r[f"noise_{noise}"]) or 0.0) > 0}
     known = {r["digest"]: (scales.get(r["digest"]), r["number"]) for r in rows if r["digest"] in scales or not scales}
-    found: dict[str, list[MergeCurve]] = {}
-    for method, digest, x, values in _lines(merges, column):
+    curves: dict[str, list[MergeCurve]] = {}
+    for method, digest, x, values in _iterate_lines(merges, column):
         if digest in known and len(x) > 1 and np.isfinite(values).all():
             scale, number = known[digest]
             curve = MergeCurve(digest, number, method, scale, tuple(x.tolist()), tuple(values.tolist()))
-            found.setdefault(method, []).append(curve)
-    return [c for method in sorted(found) for c in sorted(found[method], key=lambda c: c.noise or 0.0)]
+            curves.setdefault(method, []).append(curve)
+    return [c for method in sorted(curves) for c in sorted(curves[method], key=lambda c: c.noise or 0.0)]
 
 
-def _lines(merges: pa.Table, column: str) -> Iterator[tuple[str, str, Array, Array]]:
-    # method, digest, coefficients in ascending order and values of each line of the table
+def _iterate_lines(merges: pa.Table, column: str) -> Iterator[tuple[str, str, Array, Array]]:
+    # yields method, digest, ascending coefficients and values
     if not merges.num_rows:
         return
     methods, digests = (merges.column(c).combine_chunks().dictionary_encode() for c in ("method", "digest"))
     line = methods.indices.to_numpy().astype(np.int64) * len(digests.dictionary) + digests.indices.to_numpy()
-    place, values = floats(merges, "coefficient"), floats(merges, column)
+    place, values = read_floats(merges, "coefficient"), read_floats(merges, column)
     order = np.lexsort((place, line))
     line, place, values = line[order], place[order], values[order]
     starts = np.flatnonzero(np.diff(line, prepend=-1))
@@ -87,8 +87,8 @@ def _lines(merges: pa.Table, column: str) -> Iterator[tuple[str, str, Array, Arr
         yield names[method], trials[trial], place[start:end], values[start:end]
 
 
-def thin(curves: Sequence[MergeCurve], limit: int) -> list[MergeCurve]:
-    """Return at most `limit` of the curves, evenly spread over their order, the ends among them."""
+def thin_curves(curves: Sequence[MergeCurve], limit: int) -> list[MergeCurve]:
+    """Return at most `limit` curves, evenly spread over their order, including both ends."""
     if len(curves) <= limit:
         return list(curves)
     return [curves[round(i * (len(curves) - 1) / max(1, limit - 1))] for i in range(limit)]
@@ -96,7 +96,7 @@ def thin(curves: Sequence[MergeCurve], limit: int) -> list[MergeCurve]:
 
 @dataclass(frozen=True)
 class MergeGain:
-    """What one merge of one pair gains, at the coefficient with the lowest validation loss.
+    """Gain of one merge of one pair, at the coefficient with the lowest validation loss.
 
     Attributes:
         noise: Noise of the trial, > 0.
@@ -110,36 +110,36 @@ class MergeGain:
     gain: float
 
 
-def merge_gains(trials: pa.Table, merges: pa.Table, noise: str) -> list[MergeGain]:
-    """Return the gain of every merge of the `ok` trials that have a noise, in order of noise."""
+def read_merge_gains(trials: pa.Table, merges: pa.Table, noise: str) -> list[MergeGain]:
+    """Return the gains of the merges of `ok` trials with a noise, sorted by noise."""
     column = f"noise_{noise}"
     parents: dict[str, tuple[float, float]] = {}
     for r in trials.select(["digest", "outcome", column, "a_loss_test", "b_loss_test"]).to_pylist():
-        scale, a, b = (finite(r[k]) for k in (column, "a_loss_test", "b_loss_test"))
+        scale, a, b = (to_finite(r[k]) for k in (column, "a_loss_test", "b_loss_test"))
         if r["outcome"] == Outcome.OK and scale is not None and scale > 0 and a is not None and b is not None:
             parents[r["digest"]] = scale, (a + b) / 2
     best: dict[tuple[str, str], Mapping[str, Any]] = {}
     for r in merges.select(["digest", "method", "coefficient", "loss_val", "loss_test"]).to_pylist():
         key = r["digest"], r["method"]
-        known = key[0] in parents and finite(r["loss_val"]) is not None and finite(r["loss_test"]) is not None
+        known = key[0] in parents and to_finite(r["loss_val"]) is not None and to_finite(r["loss_test"]) is not None
         if known and (key not in best or r["loss_val"] < best[key]["loss_val"]):
             best[key] = r
-    found = [
+    gains = [
         MergeGain(d, m, r["coefficient"], parents[d][0], parents[d][1] - r["loss_test"]) for (d, m), r in best.items()
     ]
-    return sorted(found, key=lambda g: (g.noise, g.digest))
+    return sorted(gains, key=lambda g: (g.noise, g.digest))
 
 
 @dataclass(frozen=True)
 class SearchStep:
-    """One configuration in the order of the search.
+    """A configuration in the order of the search.
 
     Attributes:
-        value: Mean of the objective over the `ok` repeats; None without any.
-        best: Best value of a configuration that can win, up to and including this step; None before the first.
-        noise: Noise of the configuration; None where it is not positive.
-        optimum, low, high: The sampler's estimate of the best noise when it proposed this one, with its 90 % interval.
-        origin: How the candidate came about.
+        value: Mean of the objective over the `ok` repeats; None without one.
+        best: Best value so far among configurations that can win; None without one.
+        noise: Noise of the configuration; None unless positive.
+        optimum, low, high: The sampler's estimate of the best noise at this step, with its 90 % interval.
+        origin: Origin of the candidate.
     """
 
     number: int
@@ -153,25 +153,25 @@ class SearchStep:
     origin: str | None
 
 
-def search_steps(points: Sequence[ConfigPoint], search: pa.Table, objective: Objective) -> list[SearchStep]:
-    """Return the configurations in order of their number, with what the sampler thought of each."""
-    thoughts: Mapping[int, Mapping[str, Any]] = {r["number"]: r for r in search.to_pylist()}
+def read_search_steps(points: Sequence[ConfigPoint], search: pa.Table, objective: Objective) -> list[SearchStep]:
+    """Return the configurations in order of their number, with the sampler's estimates."""
+    beliefs: Mapping[int, Mapping[str, Any]] = {r["number"]: r for r in search.to_pylist()}
     steps: list[SearchStep] = []
     best: float | None = None
     numbered = [(i if p.number is None else p.number, p) for i, p in enumerate(points)]
     for number, point in sorted(numbered, key=lambda pair: pair[0]):
-        found = point.values.get(objective.column) if point.ok else None
-        value = found.mean if found else None
+        estimate = point.values.get(objective.column) if point.ok else None
+        value = estimate.mean if estimate else None
         if value is not None and point.can_win and (best is None or objective.is_better(value, best)):
             best = value
-        thought = thoughts.get(number, {})
-        optimum, low, high = (finite(thought.get(k)) for k in ("optimum", "optimum_low", "optimum_high"))
-        steps.append(SearchStep(number, point, value, best, point.noise, optimum, low, high, thought.get("origin")))
+        belief = beliefs.get(number, {})
+        optimum, low, high = (to_finite(belief.get(k)) for k in ("optimum", "optimum_low", "optimum_high"))
+        steps.append(SearchStep(number, point, value, best, point.noise, optimum, low, high, belief.get("origin")))
     return steps
 
 
 def thin_steps(steps: Sequence[SearchStep], limit: int) -> list[SearchStep]:
-    """Return at most about `limit` steps, evenly spread over the search, and every one that was the best so far."""
+    """Return about `limit` steps, evenly spread over the search, plus every step that improved the best value."""
     if len(steps) <= limit:
         return list(steps)
     kept = {round(i * (len(steps) - 1) / (limit - 1)) for i in range(limit)}

@@ -1,4 +1,4 @@
-"""Run folders as they grow: parts that were read are kept, only new ones are opened, several runs read as one."""
+"""Run folders as they grow, and several runs read as one. Each file of a folder is read once."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from sweeper.storage.run_folder import SPEC_FILE, is_running, spec_of, stored_va
 from sweeper.storage.schema import SCHEMAS, with_messages
 from sweeper.storage.tables import read_parts, skipped
 
-pc: Any = pyarrow.compute  # whose functions are made when it is imported
+pc: Any = pyarrow.compute  # it creates its functions at import, which hides them from type checkers
 
 _ORDER = [("number", "ascending"), ("repeat", "ascending")]
 
 
 class _Tables(Mapping[str, pa.Table]):
-    """Tables by name; those that are not at hand are loaded when they are first asked for."""
+    """Tables by name; missing ones load at first access."""
 
-    def __init__(self, load: Callable[[str], pa.Table], **at_hand: pa.Table) -> None:
-        self._load, self._known = load, dict(at_hand)
+    def __init__(self, load: Callable[[str], pa.Table], **loaded: pa.Table) -> None:
+        self._load, self._known = load, dict(loaded)
 
     def __getitem__(self, name: str) -> pa.Table:
         if name not in SCHEMAS:
@@ -46,34 +46,34 @@ class _Tables(Mapping[str, pa.Table]):
 
 
 class Folder:
-    """One run folder, read as it grows; for several threads.
+    """A run folder that is read as it grows; thread-safe.
 
     Args:
         place: Path or URI.
-        noise: Noise to show instead of the sweep's own.
-        outward: Turns a message into what whoever asks may read.
+        noise: Noise to show instead of the sweep's.
+        redact: Removes from a message what the user may not read.
     """
 
-    def __init__(self, place: str, noise: str | None = None, outward: Callable[[str], str] = str) -> None:
-        self.place, self.text, self.noise, self.outward = place_of(place), place, noise, outward
+    def __init__(self, place: str, noise: str | None = None, redact: Callable[[str], str] = str) -> None:
+        self.place, self.text, self.noise, self.redact = place_of(place), place, noise, redact
         self._lock = threading.Lock()
         self._tables = {name: GrowingTable(name) for name in ("trials", "search")}
         self._settings: tuple[str | None, Mapping[str, Any] | None, SweepSpec | None] = (None, None, None)
         self._run: Run | None = None
 
     def run(self) -> Run:
-        """Return the run as it is now; the same object as before where nothing changed.
+        """Return the current run; the same object as before if nothing changed.
 
         Raises:
-            SpecError: The place cannot be reached, or is no folder.
+            SpecError: The place cannot be reached, or is not a folder.
         """
         with self._lock:
             try:
-                return self._refreshed()
+                return self._refresh()
             except SpecError as error:
-                raise type(error)(self.outward(str(error))) from None
+                raise type(error)(self.redact(str(error))) from None
 
-    def _refreshed(self) -> Run:
+    def _refresh(self) -> Run:
         changed = self._read_settings()
         for table in self._tables.values():
             changed |= table.refresh(self.place)
@@ -81,24 +81,24 @@ class Folder:
             raise SpecError(f"there is no folder {self.text}")
         running = is_running(self.place)
         if self._run is None or changed or running != self._run.running:
-            self._run = self._made(running)
+            self._run = self._make_run(running)
         return self._run
 
     def table(self, name: str) -> pa.Table:
-        """Return a table that is not read all the time, and keep it up from now on."""
+        """Return a table, and read its new rows on every refresh from now on."""
         with self._lock:
             if name not in self._tables:
                 table = GrowingTable(name)
                 table.refresh(self.place)
-                # the run that asked for it is the one that holds it: no change since
+                # the current run already holds these rows
                 table.changes = 0
                 self._tables[name] = table
             return self._tables[name].rows
 
     def rows_of(self, name: str, digest: str) -> pa.Table:
-        """Return the rows of one trial of a table, from its own part where it has one."""
-        own = f"{self.place.path}/{name}/{digest}.parquet"
-        if isinstance(part := read_parts(self.place, [own], name)[own], pa.Table):
+        """Return the rows of one trial of a table, from the trial's file if it exists."""
+        file = f"{self.place.path}/{name}/{digest}.parquet"
+        if isinstance(part := read_parts(self.place, [file], name)[file], pa.Table):
             return part
         rows = self.table(name)
         return rows.filter(pc.equal(rows["digest"], digest))
@@ -115,15 +115,15 @@ class Folder:
             try:
                 settings = stored_values(self.place, text)
                 spec = spec_of(self.place, text)
-            except SpecError:  # the views say that the settings are lost
+            except SpecError:  # the views report missing settings
                 pass
         if self.noise is not None:
             settings = {**(settings or {}), "noise": self.noise}
         self._settings = text, settings, spec
         return True
 
-    def _made(self, running: bool) -> Run:
-        trials = with_messages(self._tables["trials"].rows.sort_by(_ORDER), self.outward)
+    def _make_run(self, running: bool) -> Run:
+        trials = with_messages(self._tables["trials"].rows.sort_by(_ORDER), self.redact)
         marks = [f"{name}{t.changes}.{t.rows.num_rows}" for name, t in self._tables.items()]
         text = "\n".join([*marks, str(self._settings[0]), str(running)])
         return Run(
@@ -132,17 +132,17 @@ class Folder:
             settings=self._settings[1],
             spec=self._settings[2],
             tables=_Tables(self.table, trials=trials, search=self._tables["search"].rows),
-            skipped=tuple(self.outward(skipped(p, why)) for t in self._tables.values() for p, why in t.skipped.items()),
+            skipped=tuple(self.redact(skipped(p, why)) for t in self._tables.values() for p, why in t.skipped.items()),
             running=running,
             version=hashlib.sha256(text.encode()).hexdigest()[:16],
         )
 
 
 class Live:
-    """Several run folders under names that differ.
+    """Run folders under unique names.
 
     Args:
-        folders: Name -> folder; what is in it may change, and differ by who asks.
+        folders: Name -> folder; its content may change, and may depend on the user.
     """
 
     def __init__(self, folders: Mapping[str, Folder]) -> None:
@@ -150,22 +150,22 @@ class Live:
         self._joined: tuple[tuple[tuple[str, str], ...], Run] | None = None
 
     def run(self, names: Sequence[str]) -> Run:
-        """Return one run, or several as one.
+        """Return a run, or several runs as one.
 
         Raises:
-            SpecError: A place cannot be reached, or there is no run of a name.
+            SpecError: A place cannot be reached, or a name is unknown.
         """
         runs = self.runs(names)
         if len(runs) == 1:
             return next(iter(runs.values()))
         key = tuple(r.key for r in runs.values())
-        before = self._joined  # read once: another thread may put another reader's runs there
-        if before is None or before[0] != key:
-            before = self._joined = key, join(runs)
-        return before[1]
+        cached = self._joined  # read once: another thread may replace it
+        if cached is None or cached[0] != key:
+            cached = self._joined = key, join_runs(runs)
+        return cached[1]
 
     def runs(self, names: Sequence[str]) -> dict[str, Run]:
-        """Return each of the runs by its name.
+        """Return the runs by name.
 
         Raises:
             SpecError: As for `run`.
@@ -185,56 +185,56 @@ class Live:
         try:
             return self.folders[name]
         except KeyError:
-            raise SpecError(f"there is no sweep {name!r} here") from None
+            raise SpecError(f"there is no sweep {name!r}") from None
 
 
-def folders_at(places: Sequence[str], noise: str | None = None) -> dict[str, Folder]:
-    """Return the run folders at some places by names that tell them apart.
+def open_folders(places: Sequence[str], noise: str | None = None) -> dict[str, Folder]:
+    """Return the run folders at some places under unique names.
 
     Args:
         places: Paths or URIs.
-        noise: Noise to show instead of the sweeps' own.
+        noise: Noise to show instead of the sweeps'.
     """
     folders = [Folder(place, noise) for place in dict.fromkeys(places)]
-    return dict(zip(_names([f.place for f in folders]), folders, strict=True))
+    return dict(zip(_name_places([f.place for f in folders]), folders, strict=True))
 
 
-def _names(places: Sequence[Place]) -> list[str]:
-    # as much of the path as tells them apart; a comma separates names in the address
-    found: list[str] = []
+def _name_places(places: Sequence[Place]) -> list[str]:
+    # a unique end of the path; in addresses, commas separate names
+    names: list[str] = []
     for place in places:
         same = [p for p in places if p.name == place.name]
         name = place.name if len(same) == 1 else "/".join(Path(place.path).absolute().parts[-2:]).lstrip("/")
         name = name.replace(",", ";")
-        found.append(name if name not in found else f"{name} ({len(found) + 1})")
-    return found
+        names.append(name if name not in names else f"{name} ({len(names) + 1})")
+    return names
 
 
-def join(runs: Mapping[str, Run]) -> Run:
-    """Return several runs as one: `trials` gets a column `run`, a trial that stands in two of them is there once.
+def join_runs(runs: Mapping[str, Run]) -> Run:
+    """Return several runs as one, with a column `run` in `trials`; a trial of two runs appears once.
 
-    The settings are what all of them share, `trials` the sum of their budgets.
+    The settings are those that all runs share; the setting `trials` is the sum of the budgets.
     """
-    trials = _joined("trials", runs).sort_by(_ORDER)
+    trials = _join_tables("trials", runs).sort_by(_ORDER)
     return Run(
         name=", ".join(runs),
         place=" ".join(r.place for r in runs.values()),
-        settings=_shared([r.settings for r in runs.values()]),
+        settings=_share_settings([r.settings for r in runs.values()]),
         spec=None,
-        tables=_Tables(lambda name: _joined(name, runs), trials=trials),
+        tables=_Tables(lambda name: _join_tables(name, runs), trials=trials),
         skipped=tuple(line for r in runs.values() for line in r.skipped),
-        pooled=_pooled(runs),
+        pooled=_describe_pool(runs),
         running=any(r.running for r in runs.values()),
         version="-".join(r.version for r in runs.values()),
     )
 
 
-def _joined(name: str, runs: Mapping[str, Run]) -> pa.Table:
+def _join_tables(name: str, runs: Mapping[str, Run]) -> pa.Table:
     seen: set[str] = set()
     parts: list[pa.Table] = []
     for run_name, run in runs.items():
         rows = run.tables[name]
-        if name != "search":  # whose rows belong to a configuration, not to a trial
+        if name != "search":  # its rows belong to a configuration, not to a trial
             digests = rows["digest"].to_pylist()
             rows = rows.filter(pa.array([d not in seen for d in digests], pa.bool_()))
             seen |= set(digests)
@@ -244,28 +244,28 @@ def _joined(name: str, runs: Mapping[str, Run]) -> pa.Table:
     return pa.concat_tables(parts).combine_chunks()
 
 
-def _pooled(runs: Mapping[str, Run]) -> tuple[str, ...]:
-    """Return that the runs are shown as one, and in what they differ."""
+def _describe_pool(runs: Mapping[str, Run]) -> tuple[str, ...]:
+    """Return sentences on the pooled runs and their differences."""
     sizes = ", ".join(f"{name} ({run.tables['trials'].num_rows} trials)" for name, run in runs.items())
-    said = [f"{len(runs)} sweeps are pooled: {sizes}. Every figure, optimum and verdict here is of all their trials."]
-    tasks = {name: _tasks(run.tables["trials"]) for name, run in runs.items()}
+    sentences = [f"This page pools {len(runs)} sweeps: {sizes}. All figures, optima and verdicts use all trials."]
+    tasks = {name: _list_tasks(run.tables["trials"]) for name, run in runs.items()}
     objectives = {name: str((run.settings or {}).get("objective", "unknown")) for name, run in runs.items()}
     for what, values, why in (
-        ("task", tasks, "their losses and gains are not of one problem, and a pooled optimum is of none of them"),
+        ("task", tasks, "losses and gains belong to different problems, and the pooled optimum to none of them"),
         ("objective", objectives, "each search sampled near its own optimum"),
     ):
         if len(set(values.values())) > 1:
             each = "; ".join(f"{name}: {value}" for name, value in values.items())
-            said.append(f"The pooled sweeps differ in {what} ({each}): {why}.")
-    return tuple(said)
+            sentences.append(f"The pooled sweeps differ in {what} ({each}): {why}.")
+    return tuple(sentences)
 
 
-def _tasks(trials: pa.Table) -> str:
+def _list_tasks(trials: pa.Table) -> str:
     pairs = zip(trials["dataset"].to_pylist(), trials["model"].to_pylist(), strict=True)
     return ", ".join(sorted({f"{data} with {model}" for data, model in pairs})) or "none"
 
 
-def _shared(settings: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any] | None:
+def _share_settings(settings: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any] | None:
     known = [s for s in settings if s is not None]
     if not known:
         return None

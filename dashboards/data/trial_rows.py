@@ -1,4 +1,4 @@
-"""The trials as a list: its columns, and the rows that a filter leaves, in the order asked for."""
+"""The list of trials: its columns, and its filtered and sorted rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sweeper.formatting import name_knob
 from trainables.noise import NOISE
 from trainables.result import Column, trial_columns
 
-pc: Any = pyarrow.compute  # whose functions are made when it is imported
+pc: Any = pyarrow.compute  # it creates its functions at import, which hides them from type checkers
 
 FIRST = ("number", "repeat", "outcome")
 KNOBS = ("learning_rate", "batch_size", "momentum", "weight_decay", "augmentation", "augmentation_strength")
@@ -36,7 +36,7 @@ _DOCS: Mapping[str, Column] = {c.name: c for c in trial_columns()}
 
 @dataclass(frozen=True)
 class Head:
-    """A column of the list: its name in the table, its heading with the unit, its kind and what it means."""
+    """A column of the list: name in the table, heading with unit, kind and description."""
 
     name: str
     text: str
@@ -44,23 +44,23 @@ class Head:
     doc: str
 
 
-def heads(trials: pa.Table, noise: str, column: str) -> tuple[Head, ...]:
-    """Return the columns to show: what identifies a trial, its knobs, its noise, its scores; no empty ones.
+def list_heads(trials: pa.Table, noise: str, column: str) -> tuple[Head, ...]:
+    """Return the columns to show, without empty ones: identity, knobs, noise and scores of a trial.
 
     Args:
-        trials: The trials table; `run` is shown where it has that column.
+        trials: The trials table; its column `run` is shown if it exists.
         noise: Definition of the noise.
         column: Column of the objective.
     """
     names = [*(("run",) if "run" in trials.column_names else ()), *FIRST, *KNOBS, f"noise_{noise}", column, *SCORES]
     names += LAST
-    full = {n for n in trials.column_names if trials.column(n).null_count < trials.num_rows} | set(FIRST)
-    return tuple(_head(n) for n in dict.fromkeys(names) if n in full or not trials.num_rows)
+    filled = {n for n in trials.column_names if trials.column(n).null_count < trials.num_rows} | set(FIRST)
+    return tuple(_make_head(n) for n in dict.fromkeys(names) if n in filled or not trials.num_rows)
 
 
-def _head(name: str) -> Head:
+def _make_head(name: str) -> Head:
     if name == "run":
-        return Head("run", "sweep", "str", "the sweep it belongs to")
+        return Head("run", "sweep", "str", "sweep of the trial")
     column = _DOCS[name]
     noise = name.removeprefix("noise_")
     doc = column.doc
@@ -81,14 +81,14 @@ _NUMBER: Mapping[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _number(values: Any, rule: Mapping[str, Any]) -> Any:
+def _filter_number(values: Any, rule: Mapping[str, Any]) -> Any:
     kind, limit = rule["type"], rule.get("filter")
     if kind == "inRange":
         return pc.and_(pc.greater_equal(values, limit), pc.less_equal(values, rule["filterTo"]))
     return _NUMBER[kind](values, limit)
 
 
-def _text(values: Any, rule: Mapping[str, Any]) -> Any:
+def _filter_text(values: Any, rule: Mapping[str, Any]) -> Any:
     kind, wanted = rule["type"], str(rule.get("filter") or "").lower()
     lower = pc.utf8_lower(values)
     if kind in ("equals", "notEqual"):
@@ -96,24 +96,30 @@ def _text(values: Any, rule: Mapping[str, Any]) -> Any:
         return same if kind == "equals" else pc.invert(same)
     if kind in ("startsWith", "endsWith"):
         return (pc.starts_with if kind == "startsWith" else pc.ends_with)(lower, wanted)
-    there = pc.match_substring(lower, wanted)
-    return there if kind == "contains" else pc.invert(there) if kind == "notContains" else _NUMBER[kind](lower, wanted)
+    contains = pc.match_substring(lower, wanted)
+    return (
+        contains
+        if kind == "contains"
+        else pc.invert(contains)
+        if kind == "notContains"
+        else _NUMBER[kind](lower, wanted)
+    )
 
 
-def _mask(values: Any, rule: Mapping[str, Any]) -> Any:
+def _make_mask(values: Any, rule: Mapping[str, Any]) -> Any:
     if "conditions" in rule:
-        masks = [_mask(values, r) for r in rule["conditions"]]
+        masks = [_make_mask(values, r) for r in rule["conditions"]]
         both = pc.and_ if rule.get("operator") == "AND" else pc.or_
         return both(masks[0], masks[1]) if len(masks) > 1 else masks[0]
     if rule["type"] in ("blank", "notBlank"):
         empty = pc.is_null(values, nan_is_null=True)
         return empty if rule["type"] == "blank" else pc.invert(empty)
-    texts = pa.types.is_string(values.type)
-    return pc.fill_null((_text if texts else _number)(values, rule), False)
+    is_text = pa.types.is_string(values.type)
+    return pc.fill_null((_filter_text if is_text else _filter_number)(values, rule), False)
 
 
-def listed(trials: pa.Table, rules: str, order: str) -> tuple[pa.Table, str]:
-    """Return the rows that a filter leaves, ordered.
+def filter_rows(trials: pa.Table, rules: str, order: str) -> tuple[pa.Table, str]:
+    """Return the filtered and sorted rows.
 
     Args:
         trials: The trials table.
@@ -121,14 +127,14 @@ def listed(trials: pa.Table, rules: str, order: str) -> tuple[pa.Table, str]:
         order: Sort model as JSON: a list of `colId` and `sort` (`asc` or `desc`); empty keeps the order.
 
     Returns:
-        The rows, and a sentence where filter or order could not be understood and was left out, else an empty text.
+        The rows, and a sentence if the filter or order is invalid and ignored, else an empty text.
     """
     try:
         model: Mapping[str, Any] = json.loads(rules) if rules else {}
         sorts: Sequence[Mapping[str, Any]] = json.loads(order) if order else []
         for name, rule in model.items():
-            trials = trials.filter(_mask(trials.column(name), rule))
+            trials = trials.filter(_make_mask(trials.column(name), rule))
         keys = [(s["colId"], "descending" if s["sort"] == "desc" else "ascending") for s in sorts]
         return (trials.sort_by(keys) if keys else trials), ""
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
-        return trials, f"The filter or order of the trials in the address cannot be used ({error}); it is left out."
+        return trials, f"The address has an invalid filter or order of the trials, which is ignored ({error})."

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 
-def words(label: str) -> str:
-    """Return a label without its unit and its split."""
+def strip_label(label: str) -> str:
+    """Return a label without unit and split."""
     return label.split(" [")[0].replace("validation ", "")
 
 
-def heading(label: str) -> str:
-    """Return a label without its unit, its first letter large."""
+def make_heading(label: str) -> str:
+    """Return a label without its unit, capitalized."""
     text = label.split(" [")[0]
     return text[0].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""HTML of the page, the app and the sign-in form: the templates beside this module, filled with escaped values."""
+"""HTML of the page, the app and the sign-in form, from the templates of this folder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _HERE = Path(__file__).parent
 
 
 @cache
-def environment() -> Environment:
-    """Return the templates; they escape each value that is no `Markup`."""
+def load_environment() -> Environment:
+    """Return the template environment; it escapes all values except `Markup`."""
     return Environment(
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,
@@ -25,12 +25,12 @@ def environment() -> Environment:
 
 
 def render_template(name: str, **values: object) -> str:
-    """Return a template of `templates/`, filled with values."""
-    return environment().get_template(name).render(**values)
+    """Return the text of a template of `templates/` with these values."""
+    return load_environment().get_template(name).render(**values)
 
 
 def read_asset(name: str) -> Markup:
-    """Return a stylesheet or script of this folder."""
+    """Return the text of a stylesheet or script of this folder."""
     return Markup((_HERE / name).read_text(encoding="utf-8"))
 
 
@@ -40,5 +40,5 @@ def read_style() -> Markup:
 
 
 def embed_json(text: str) -> Markup:
-    """Return JSON as a script element holds it: no text in it ends the element or begins a comment."""
+    """Return JSON for a script element, escaped so that it cannot end the element or start a comment."""
     return Markup(text.replace("</", "<\\/").replace("<!--", "<\\u0021--"))

@@ -1,4 +1,4 @@
-// Draws every figure of the page in the light or dark theme, and again when the theme changes.
+// Draws all figures of the page in the light or dark theme, again after a change of the theme.
 (function () {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const themes = JSON.parse(document.getElementById("themes").textContent);

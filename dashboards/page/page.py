@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run, made from its Parquet and sweep.yaml alone; it works offline."""
+"""The self-contained HTML page of a run, from Parquet and sweep.yaml alone; it works offline."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from dashboards.charts.chart import arranged
+from dashboards.charts.chart import arrange
 from dashboards.charts.theme import THEMES
 from dashboards.data.folders import Folder
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
 from dashboards.page.html import embed_json, read_asset, render_template
 from dashboards.views import VIEWS, choices, overview
-from dashboards.views.section import Section, View, prose
+from dashboards.views.section import Section, View, split_prose
 from dashboards.views.verdicts import judge
 from sweeper.storage.location import file_of, place_of
 from sweeper.storage.tables import SkippedPart
 
 TABLES = ("trials", "search", "merges", "planes")
-OWN = ("overview", "landscape")
+OWN_MODEL_VIEWS = ("overview", "landscape")
 PAGE = "dashboard.html"
 
 
@@ -35,75 +35,77 @@ def write_page(
     noise: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Path | str:
-    """Write the page of a run and return where it is; the page is whole at every moment.
+    """Write the page of a run atomically and return its path or URI.
 
     Args:
         run: The run folder, or its URI.
-        target: Path or URI of the file to write; `<run>/dashboard.html` by default.
+        target: Path or URI of the page; `<run>/dashboard.html` by default.
         noise: Noise to show, predicted or measured; the sweep's by default.
         settings: Contents of `sweep.yaml`, for a folder without it.
 
     Raises:
-        NotADirectoryError: `run` is no folder.
+        NotADirectoryError: `run` is not a folder.
         OSError: The page cannot be written.
 
     Warns:
-        SkippedPart: A file of the run is corrupt or foreign; the page is made without it and says so.
+        SkippedPart: A file of the run is corrupt or foreign; the page leaves it out and says so.
     """
     if "://" not in str(run) and not Path(run).is_dir():
-        raise NotADirectoryError(f"a run folder is needed, got {str(run)!r}: give the --out folder of a sweep")
-    found = read_run(str(run) if "://" in str(run) else str(Path(run).resolve()), noise)
-    for sentence in found.skipped:
+        raise NotADirectoryError(f"run must be a run folder, got {str(run)!r}: give the --out folder of a sweep")
+    content = read_run(str(run) if "://" in str(run) else str(Path(run).resolve()), noise)
+    for sentence in content.skipped:
         warnings.warn(sentence, SkippedPart, stacklevel=2)
-    found = replace(found, settings=settings, spec=None) if settings else found
-    text = render(found, sections(found))
+    content = replace(content, settings=settings, spec=None) if settings else content
+    text = render_page(content, build_sections(content))
     place, name = file_of(target) if target is not None else (place_of(run), PAGE)
     place.write(name, text.encode())
     return place.local / name if place.local else f"{place.text}/{name}"
 
 
-def read_run(place: str, noise: str | None = None, outward: Callable[[str], str] = str) -> Run:
-    """Read a run folder as it is now.
+def read_run(place: str, noise: str | None = None, redact: Callable[[str], str] = str) -> Run:
+    """Return a run folder's current content.
 
     Args:
         place: Path or URI.
         noise: Noise to show instead of the sweep's.
-        outward: Turns a message into what whoever asks may read.
+        redact: Removes from a message what the user may not read.
 
     Raises:
-        SpecError: The place cannot be reached, or is no folder.
+        SpecError: The place cannot be reached, or is not a folder.
     """
-    folder = Folder(place, noise, outward)
+    folder = Folder(place, noise, redact)
     for name in TABLES:
-        folder.table(name)  # now, so that what is left out of them is known
+        folder.table(name)  # now, so that unreadable files are known
     return folder.run()
 
 
-def sections(run: Run) -> dict[str, tuple[View, Section]]:
-    """Return the page's sections by name, of the default selection.
+def build_sections(run: Run) -> dict[str, tuple[View, Section]]:
+    """Return the page's sections by name, for the default selection.
 
-    Of a user's own checkpoints only what needs no hyperparameters is there.
+    A sweep of the user's checkpoints has only the sections that need no hyperparameters.
     """
-    if (asked := overview.question(run, Selection())) is not None:
-        judge(run, asked)  # now: where an app runs, the views only have it judged later
-    own = choices.sweep(run).own
-    return {v.name: (v, v.build(run, Selection())) for v in VIEWS.values() if not own or v.name in OWN}
+    if (question := overview.choose_question(run, Selection())) is not None:
+        judge(run, question)  # now, since the views leave it to a background thread if an app runs
+    own_models = choices.read_sweep(run).own_models
+    return {
+        v.name: (v, v.build(run, Selection())) for v in VIEWS.values() if not own_models or v.name in OWN_MODEL_VIEWS
+    }
 
 
-def render(run: Run, content: Mapping[str, tuple[View, Section]]) -> str:
+def render_page(run: Run, content: Mapping[str, tuple[View, Section]]) -> str:
     """Return the page as HTML.
 
     Args:
-        run: Its name and what was left out of it.
-        content: What `sections` returns for it.
+        run: The run.
+        content: Its sections, from `build_sections`.
     """
     return render_template(
         "page.html",
-        title=f"{choices.sweep(run).space} · {run.name}",
+        title=f"{choices.read_sweep(run).space} · {run.name}",
         banners=run.skipped,
         content=list(content.values()),
-        split_prose=prose,
-        arrange=arranged,
+        split_prose=split_prose,
+        arrange=arrange,
         embed_json=embed_json,
         style=read_asset("page.css"),
         script=read_asset("page.js"),

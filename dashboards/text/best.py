@@ -1,4 +1,4 @@
-"""The tables of the page, of the best and of the recommended configurations: records in, cells of text out."""
+"""Tables of the best and of the recommended configurations, as cells of text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from dashboards.charts.axes import short
-from dashboards.data.configurations import KNOBS, ConfigPoint, Sweep, config_points
+from dashboards.charts.axes import shorten
+from dashboards.data.configurations import KNOBS, ConfigPoint, Sweep, group_configurations
 from sweeper.analysis.best import rank_configurations
 from sweeper.analysis.posterior import Favourite
 from sweeper.analysis.recommend import Recommendation
@@ -20,7 +20,7 @@ from trainables.result import trial_columns
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: its text, and what the mouse tells about it."""
+    """A cell of a table: text and hover text."""
 
     text: str
     title: str = ""
@@ -28,7 +28,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of text: a head with the columns' descriptions, and rows of cells."""
+    """A table of text: a head with descriptions, and rows of cells."""
 
     head: tuple[Cell, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -48,92 +48,90 @@ _SHOWN = {
 _SYMBOLS = {"linear": "α", "task_arithmetic": "s"}
 
 
-def percent(value: float | None) -> str:
-    """Return a share as per cent with one decimal."""
+def format_percent(value: float | None) -> str:
+    """Return a share as a percentage with one decimal."""
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def _estimate_cell(point: ConfigPoint, column: str) -> Cell:
-    found = point.values.get(column)
-    if found is None:
+def _make_estimate_cell(point: ConfigPoint, column: str) -> Cell:
+    value = point.values.get(column)
+    if value is None:
         return Cell("–", f"{column} was not measured")
-    spread = f" ± {short(found.error, 2)} (standard error, {found.n} repeats)" if found.error is not None else ""
-    text = percent(found.mean) if "accuracy" in column else short(found.mean)
-    return Cell(text, f"{column} = {short(found.mean, 5)}{spread}")
+    error = f" ± {shorten(value.error, 2)} (standard error, {value.n} repeats)" if value.error is not None else ""
+    text = format_percent(value.mean) if "accuracy" in column else shorten(value.mean)
+    return Cell(text, f"{column} = {shorten(value.mean, 5)}{error}")
 
 
-def _chosen_cell(point: ConfigPoint) -> Cell:
+def _make_chosen_cell(point: ConfigPoint) -> Cell:
     words = [merge_words(*choice) for choice in point.chosen]
     if len(set(words)) != 1:
         return Cell("differs" if words else "–", "; ".join(words))
     method, coefficient = point.chosen[0]
     plain = words[0].removesuffix(" (no merge)")
-    brief = f"{_SYMBOLS[method]} = {short(coefficient)}" if plain == words[0] and method in _SYMBOLS else plain
+    brief = f"{_SYMBOLS[method]} = {shorten(coefficient)}" if plain == words[0] and method in _SYMBOLS else plain
     return Cell(brief, words[0])
 
 
-def best_table(
-    trials: pa.Table,
-    sweep: Sweep,
-    n: int = 15,
-    favourite: Favourite | None = None,
-    lost: Collection[str] = frozenset(),
+def make_best_table(
+    trials: pa.Table, sweep: Sweep, n: int = 15, favourite: Favourite | None = None, lost: Collection[str] = frozenset()
 ) -> TextTable:
     """Return the `n` best configurations by the validation objective, with their test scores.
 
     Args:
         trials: The trials table.
         sweep: Names the objective and the noise definition.
-        n: At most so many rows; the favourite is added where it is not among them.
-        favourite: The best configuration by posterior mean, which is marked.
+        n: Maximum number of rows; the favourite gets a further one if it ranks lower.
+        favourite: The best configuration by posterior mean; it gets a mark.
         lost: Configurations that may not win.
     """
     objective = OBJECTIVES[sweep.objective]
-    points = config_points(trials, sweep.noise, [objective.column, *_SHOWN], lost)
+    points = group_configurations(trials, sweep.noise, [objective.column, *_SHOWN], lost)
     scale = NOISE[sweep.noise]
     head = [
-        Cell("rank", "order by the mean of the objective on validation over the repeats; ★ best by posterior mean"),
-        Cell("trial", f"{DOCS['number']}; the digest is shown on the number"),
+        Cell("rank", "rank by the mean validation objective over the repeats; ★ best by posterior mean"),
+        Cell("trial", f"{DOCS['number']}; hover over the number for the digest"),
         Cell(objective.label, DOCS[objective.column]),
         Cell("noise", f"{sweep.noise}: {scale.formula} [{scale.unit}], {scale.source}"),
         *(Cell(name_knob(k).short, DOCS[k]) for k in KNOBS),
         *(Cell(text, DOCS[c]) for c, text in _SHOWN.items()),
-        Cell("chosen", f"{DOCS['chosen_merge']}: α of linear, s of task arithmetic; a parent or the base is no merge"),
-        Cell("repeats", "ok repeats of all repeats of the configuration"),
+        Cell(
+            "chosen", f"{DOCS['chosen_merge']}: α of linear, s of task arithmetic; a parent or the base is not a merge"
+        ),
+        Cell("repeats", "ok repeats and all repeats of the configuration"),
     ]
-    if sweep.own:  # how they were trained is not known
+    if sweep.own_models:  # their training is unknown
         points = [replace(p, noise=None, knobs={}) for p in points]
     by_config = {p.config: p for p in points}
     ranked = [by_config[s.config] for s in rank_configurations(trials, objective, lost)]
     chosen = favourite.config if favourite else None
     shown = [(i, p) for i, p in enumerate(ranked, start=1) if i <= n or p.config == chosen]
-    rows = [_best_row(i, p, objective.column, favourite if p.config == chosen else None) for i, p in shown]
+    rows = [_make_best_row(i, p, objective.column, favourite if p.config == chosen else None) for i, p in shown]
     return TextTable(tuple(head), tuple(rows))
 
 
-def _rank_cell(rank: int, favourite: Favourite | None) -> Cell:
+def _make_rank_cell(rank: int, favourite: Favourite | None) -> Cell:
     if favourite is None:
         return Cell(str(rank))
-    error = ", one trial: its error is not known" if favourite.sd is None else f" ± {short(favourite.sd, 2)}"
-    return Cell(f"★ {rank}", f"best by posterior mean, {short(favourite.mean)}{error}")
+    error = ", one trial: its error is unknown" if favourite.sd is None else f" ± {shorten(favourite.sd, 2)}"
+    return Cell(f"★ {rank}", f"best by posterior mean, {shorten(favourite.mean)}{error}")
 
 
-def _best_row(rank: int, point: ConfigPoint, column: str, favourite: Favourite | None) -> tuple[Cell, ...]:
+def _make_best_row(rank: int, point: ConfigPoint, column: str, favourite: Favourite | None) -> tuple[Cell, ...]:
     outcomes = ", ".join(f"{n} {name}" for name, n in point.outcomes.items())
     done = sum(point.outcomes.values())
     return (
-        _rank_cell(rank, favourite),
+        _make_rank_cell(rank, favourite),
         Cell("–" if point.number is None else str(point.number), f"digest {', '.join(point.digests)}; {point.detail}"),
-        _estimate_cell(point, column),
-        Cell(short(point.noise), f"noise = {short(point.noise, 6)}"),
-        *(Cell(short(point.knobs.get(k)), f"{k} = {short(point.knobs.get(k), 6)}") for k in KNOBS),
-        *(_estimate_cell(point, c) for c in _SHOWN),
-        _chosen_cell(point),
+        _make_estimate_cell(point, column),
+        Cell(shorten(point.noise), f"noise = {shorten(point.noise, 6)}"),
+        *(Cell(shorten(point.knobs.get(k)), f"{k} = {shorten(point.knobs.get(k), 6)}") for k in KNOBS),
+        *(_make_estimate_cell(point, c) for c in _SHOWN),
+        _make_chosen_cell(point),
         Cell(f"{point.outcomes.get('ok', 0)}/{done}", outcomes),
     )
 
 
-def recommendation_table(found: Sequence[Recommendation]) -> TextTable:
+def make_recommendation_table(recommendations: Sequence[Recommendation]) -> TextTable:
     """Return hyperparameters that reach the best noise, one row per batch size."""
     head = (
         Cell("B", DOCS["batch_size"]),
@@ -141,20 +139,20 @@ def recommendation_table(found: Sequence[Recommendation]) -> TextTable:
         Cell("η, 90 % interval", "learning rates at the ends of the 90 % interval of the best noise"),
         Cell("μ", DOCS["momentum"]),
         Cell("λ", DOCS["weight_decay"]),
-        Cell("note", "whether it lies within what was tried and below the step size at which training failed"),
+        Cell("note", "whether the settings lie in the tried range and below the step size at which training failed"),
     )
     rows = [
         (
             Cell(str(r.batch_size)),
-            Cell(short(r.learning_rate), f"learning_rate = {short(r.learning_rate, 6)}"),
+            Cell(shorten(r.learning_rate), f"learning_rate = {shorten(r.learning_rate, 6)}"),
             Cell(
-                f"{short(r.learning_rate_low)}{' ▲' if r.low_beyond_stability else ''} to "
-                f"{short(r.learning_rate_high)}{' ▲' if r.high_beyond_stability else ''}"
+                f"{shorten(r.learning_rate_low)}{' ▲' if r.low_beyond_stability else ''} to "
+                f"{shorten(r.learning_rate_high)}{' ▲' if r.high_beyond_stability else ''}"
             ),
-            Cell(short(r.momentum)),
-            Cell(short(r.weight_decay), f"weight_decay = {short(r.weight_decay, 6)}"),
+            Cell(shorten(r.momentum)),
+            Cell(shorten(r.weight_decay), f"weight_decay = {shorten(r.weight_decay, 6)}"),
             Cell(("▲ " if r.beyond_stability else "") + r.note),
         )
-        for r in found
+        for r in recommendations
     ]
     return TextTable(head, tuple(rows))

@@ -1,4 +1,4 @@
-"""Which trials failed and why: tables in, records out, and the records as a table of text."""
+"""Failed trials in groups, and their table."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from dashboards.charts.axes import short
-from dashboards.data.configurations import KNOBS, finite
+from dashboards.charts.axes import shorten
+from dashboards.data.configurations import KNOBS, to_finite
 from dashboards.text.best import Cell, TextTable
 from sweeper.formatting import name_knob
 from trainables.result import Outcome
@@ -19,16 +19,16 @@ _NUMBER = re.compile(r"\d[\d.e+-]*")
 
 @dataclass(frozen=True)
 class Failure:
-    """Trials that ended alike.
+    """Trials with the same outcome and detail.
 
     Attributes:
-        outcome: How.
-        sentence: What the first of them says.
-        trials: How many.
-        number: Configuration of the first, its position in the sweep.
-        digest: Of the first.
-        knobs: Knob -> lowest and highest value among them.
-        noise: Lowest and highest noise; None where none has one.
+        outcome: Their outcome.
+        sentence: Detail of the first trial.
+        trials: Number of trials.
+        number: Number of the first trial's configuration in the sweep.
+        digest: Digest of the first trial.
+        knobs: Knob -> lowest and highest value.
+        noise: Lowest and highest noise; None without one.
     """
 
     outcome: str
@@ -40,64 +40,64 @@ class Failure:
     noise: tuple[float, float] | None
 
 
-def failures(trials: pa.Table, noise: str) -> list[Failure]:
-    """Return the trials that are not `ok`, in groups of one outcome and one sentence but for its numbers.
+def group_failures(trials: pa.Table, noise: str) -> list[Failure]:
+    """Return the trials that are not `ok`, grouped by outcome and detail, the largest group first.
 
-    The largest group comes first.
+    Details that differ only in numbers form one group.
     """
     names = ["digest", "number", "outcome", "outcome_detail", f"noise_{noise}", *KNOBS]
     bad = trials.filter(pa.array(trials.column("outcome").to_numpy() != Outcome.OK)).select(names)
     groups: dict[tuple[str, str], list[Mapping[str, object]]] = {}
     for row in bad.to_pylist():
         groups.setdefault((row["outcome"], _NUMBER.sub("#", row["outcome_detail"] or "")), []).append(row)
-    found: list[Failure] = []
+    failures: list[Failure] = []
     for (outcome, _), rows in groups.items():
-        first, ranges = rows[0], {k: r for k in KNOBS if (r := _range([row[k] for row in rows]))}
+        first, ranges = rows[0], {k: r for k in KNOBS if (r := _find_range([row[k] for row in rows]))}
         number = first["number"]
-        found.append(
+        failures.append(
             Failure(
                 outcome=outcome,
-                sentence=str(first["outcome_detail"] or "no reason was stored"),
+                sentence=str(first["outcome_detail"] or "no reason is stored"),
                 trials=len(rows),
                 number=number if isinstance(number, int) else None,
                 digest=str(first["digest"]),
                 knobs=ranges,
-                noise=_range([row[f"noise_{noise}"] for row in rows]),
+                noise=_find_range([row[f"noise_{noise}"] for row in rows]),
             )
         )
-    return sorted(found, key=lambda f: -f.trials)
+    return sorted(failures, key=lambda f: -f.trials)
 
 
-def _range(values: Sequence[object]) -> tuple[float, float] | None:
-    known = [v for v in map(finite, values) if v is not None]
+def _find_range(values: Sequence[object]) -> tuple[float, float] | None:
+    known = [v for v in map(to_finite, values) if v is not None]
     return (min(known), max(known)) if known else None
 
 
-def failure_table(found: Sequence[Failure], most: int = 30) -> TextTable:
-    """Return the failures as a table, at most `most` rows."""
+def make_failure_table(failures: Sequence[Failure], most: int = 30) -> TextTable:
+    """Return a table of at most `most` groups of failures."""
     head = (
         Cell("outcome", "diverged, not_viable, out_of_memory, pruned or failed; such a trial never wins"),
-        Cell("trials", "trials that ended so, with the same words but for numbers"),
-        Cell("first", "position of the first one's configuration in the sweep; the digest is shown on the number"),
+        Cell("trials", "trials with this outcome and detail, up to numbers"),
+        Cell("first", "number of the first trial's configuration in the sweep; hover over it for the digest"),
         Cell("noise", "lowest and highest noise among them"),
         *(Cell(name_knob(k).short, f"lowest and highest {name_knob(k).name} among them") for k in KNOBS),
-        Cell("what the first one says", "its outcome_detail"),
+        Cell("detail of the first", "its outcome_detail"),
     )
     rows = tuple(
         (
             Cell(f.outcome.replace("_", " ")),
             Cell(str(f.trials)),
             Cell("–" if f.number is None else str(f.number), f"digest {f.digest}"),
-            Cell(_words(f.noise)),
-            *(Cell(_words(f.knobs.get(k))) for k in KNOBS),
+            Cell(_format_range(f.noise)),
+            *(Cell(_format_range(f.knobs.get(k))) for k in KNOBS),
             Cell(f.sentence),
         )
-        for f in found[:most]
+        for f in failures[:most]
     )
     return TextTable(head, rows)
 
 
-def _words(ends: tuple[float, float] | None) -> str:
+def _format_range(ends: tuple[float, float] | None) -> str:
     if ends is None:
         return "–"
-    return short(ends[0]) if ends[0] == ends[1] else f"{short(ends[0])} – {short(ends[1])}"
+    return shorten(ends[0]) if ends[0] == ends[1] else f"{shorten(ends[0])} – {shorten(ends[1])}"

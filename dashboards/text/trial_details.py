@@ -1,4 +1,4 @@
-"""One trial in detail: what was asked, how it ended, its training and merge curves, and how to run it again."""
+"""Details of a trial: settings, outcome, training and merge curves, and the command that runs it again."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dashboards.charts.axes import rounded, short
-from dashboards.charts.chart import Chart, figure, finish
+from dashboards.charts.axes import round_to, shorten
+from dashboards.charts.chart import Chart, finish, make_figure
 from dashboards.charts.theme import CYCLE
 from dashboards.data.runs import Run
 from dashboards.data.trial_rows import HEADS, KNOBS
@@ -26,16 +26,16 @@ _UNITS = {c.name: c.unit for c in trial_columns()}
 
 @dataclass(frozen=True)
 class Details:
-    """What is known of one trial.
+    """Details of a trial.
 
     Attributes:
         title: Number, repeat and digest.
-        sentence: How it ended.
-        warnings: What makes its numbers doubtful.
-        facts: Name with unit -> value, for people.
-        command: The command that runs it again and compares the numbers; empty where it was trained elsewhere.
-        spec: The whole spec as indented JSON.
-        charts: Training curves and merge curves, where there are any.
+        sentence: Outcome with its detail.
+        warnings: Warnings about its numbers.
+        facts: Name with unit, and value, as texts.
+        command: Command that runs it again and compares the numbers; empty if it was trained elsewhere.
+        spec: The spec as indented JSON.
+        charts: Training and merge curves, as far as they exist.
     """
 
     digest: str
@@ -48,92 +48,99 @@ class Details:
     charts: tuple[Chart, ...]
 
 
-def row_of(trials: pa.Table, digest: str) -> dict[str, Any] | None:
-    """Return the row of a trial, None where it is not there."""
-    found = pc.index(trials["digest"], digest).as_py() if trials.num_rows else -1
-    return trials.slice(found, 1).to_pylist()[0] if found >= 0 else None
+def find_row(trials: pa.Table, digest: str) -> dict[str, Any] | None:
+    """Return the row of a trial; None without one."""
+    index = pc.index(trials["digest"], digest).as_py() if trials.num_rows else -1
+    return trials.slice(index, 1).to_pylist()[0] if index >= 0 else None
 
 
-def details(row: Mapping[str, Any], run: Run, history: pa.Table, merges: pa.Table) -> Details:
+def describe_trial(row: Mapping[str, Any], run: Run, history: pa.Table, merges: pa.Table) -> Details:
     """Return the details of a trial.
 
     Args:
         row: Its row of the trials table.
         run: Its run.
-        history: Its rows of this table.
-        merges: Its rows of this table.
+        history: Its rows of the history table.
+        merges: Its rows of the merges table.
     """
     detail = f": {row['outcome_detail']}" if row["outcome_detail"] else ""
-    charts = (training_chart(history), merges_chart(merges))
+    charts = (draw_training(history), draw_merges(merges))
     number = "" if row["number"] is None else f"Trial {row['number']}, repeat {row['repeat']} · "
     return Details(
         digest=row["digest"],
         title=f"{number}{row['digest']}",
         sentence=f"{row['outcome'].replace('_', ' ')}{detail}",
         warnings=tuple(f"{key}: {sentence}" for key, sentence in split_warnings(row["warnings"])),
-        facts=tuple(_fact(name, row[name]) for name in _SHOWN if row[name] is not None),
+        facts=tuple(_format_fact(name, row[name]) for name in _SHOWN if row[name] is not None),
         command="" if row["trainable"] == IMPORTED else f"sweeper pair {run.called} {row['digest']}{run.flags}",
-        spec=_indented(row["spec"]),
+        spec=_indent(row["spec"]),
         charts=tuple(c for c in charts if c is not None),
     )
 
 
-def _fact(name: str, value: Any) -> tuple[str, str]:
+def _format_fact(name: str, value: Any) -> tuple[str, str]:
     unit = f" [{_UNITS[name]}]" if _UNITS.get(name) not in ("", "1", None, name) else ""
     if name == "started":
         value = str(value)[:19].replace("T", " ") + " UTC"
-    return HEADS.get(name, name.replace("_", " ")) + unit, short(value, 4) if isinstance(value, float) else str(value)
+    text = shorten(value, 4) if isinstance(value, float) else str(value)
+    return HEADS.get(name, name.replace("_", " ")) + unit, text
 
 
-def _indented(spec: str) -> str:
+def _indent(spec: str) -> str:
     try:
         return json.dumps(json.loads(spec), indent=1, ensure_ascii=False)
     except ValueError:
         return spec
 
 
-def training_chart(history: pa.Table) -> Chart | None:
-    """Draw training and validation loss of each child after each epoch; None without a history."""
+def draw_training(history: pa.Table) -> Chart | None:
+    """Draw training and validation loss per child and epoch; None without a history."""
     if not history.num_rows:
         return None
-    shown = figure()
+    figure = make_figure()
     rows = history.sort_by([("member", "ascending"), ("epoch", "ascending")]).to_pylist()
     for member in dict.fromkeys(r["member"] for r in rows):
-        own = [r for r in rows if r["member"] == member]
-        for column, words, dash in (("train_loss", "training", "dot"), ("val_loss", "validation", "solid")):
-            shown.add_scatter(
-                name=f"child {member.upper()}, {words}",
-                x=[r["epoch"] for r in own],
-                y=[rounded(r[column]) for r in own],
+        points = [r for r in rows if r["member"] == member]
+        for column, label, dash in (("train_loss", "training", "dot"), ("val_loss", "validation", "solid")):
+            figure.add_scatter(
+                name=f"child {member.upper()}, {label}",
+                x=[r["epoch"] for r in points],
+                y=[round_to(r[column]) for r in points],
                 mode="lines+markers",
                 marker={"size": 5},
                 line={"width": 2, "dash": dash, "color": _COLOURS.get(member, CYCLE[2])},
                 hovertemplate="epoch %{x}: %{y:.4g} nat<extra>%{fullData.name}</extra>",
             )
-    shown.update_xaxes(title={"text": "epoch [1]"}, rangemode="tozero")
-    shown.update_yaxes(title={"text": "loss [nat]"}, rangemode="tozero")
+    figure.update_xaxes(title={"text": "epoch [1]"}, rangemode="tozero")
+    figure.update_yaxes(title={"text": "loss [nat]"}, rangemode="tozero")
     return Chart(
-        "training", "Training", "After each epoch; training loss is the mean over its batches.", finish(shown), 320
+        "training",
+        "Training",
+        "Losses after each epoch; the training loss is the mean over its batches.",
+        finish(figure),
+        320,
     )
 
 
-def merges_chart(merges: pa.Table) -> Chart | None:
+def draw_merges(merges: pa.Table) -> Chart | None:
     """Draw the test loss of each merge over its coefficient; None without merges."""
-    scored = [r for r in merges.to_pylist() if rounded(r["loss_test"]) is not None]
+    scored = [r for r in merges.to_pylist() if round_to(r["loss_test"]) is not None]
     if not scored:
         return None
-    shown = figure()
+    figure = make_figure()
     for method, colour in zip(dict.fromkeys(r["method"] for r in scored), list(CYCLE) * 10, strict=False):
-        own = sorted((r for r in scored if r["method"] == method), key=lambda r: r["coefficient"])
-        shown.add_scatter(
+        points = sorted((r for r in scored if r["method"] == method), key=lambda r: r["coefficient"])
+        figure.add_scatter(
             name=method.replace("_", " "),
-            x=[rounded(r["coefficient"]) for r in own],
-            y=[rounded(r["loss_test"]) for r in own],
-            mode="lines+markers" if len(own) > 1 else "markers",
-            marker={"size": 6 if len(own) > 1 else 9},
+            x=[round_to(r["coefficient"]) for r in points],
+            y=[round_to(r["loss_test"]) for r in points],
+            mode="lines+markers" if len(points) > 1 else "markers",
+            marker={"size": 6 if len(points) > 1 else 9},
             line={"width": 2, "color": colour},
             hovertemplate="%{x:.3g}: %{y:.4g} nat<extra>%{fullData.name}</extra>",
         )
-    shown.update_xaxes(title={"text": "coefficient α or s [1]"})
-    shown.update_yaxes(title={"text": "test loss of the merge [nat]"})
-    return Chart("merges", "Merges", "After BatchNorm recalibration, where there is any.", finish(shown), 320)
+    figure.update_xaxes(title={"text": "coefficient α or s [1]"})
+    figure.update_yaxes(title={"text": "test loss of the merge [nat]"})
+    return Chart(
+        "merges", "Merges", "Losses after BatchNorm recalibration, if the model has BatchNorm.", finish(figure), 320
+    )

@@ -1,4 +1,4 @@
-"""The tabs, one module each; `VIEWS` has them in the order of the page."""
+"""The tabs, one per module; `VIEWS` lists them in the order of the page."""
 
 from __future__ import annotations
 

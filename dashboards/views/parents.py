@@ -1,4 +1,4 @@
-"""The best merge beside its parents: a row of the trials table in, numbers, tiles and a figure out."""
+"""Tiles and figure of the best merge and its parents."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dashboards.charts.axes import rounded, short
-from dashboards.charts.chart import Chart, figure, finish
+from dashboards.charts.axes import round_to, shorten
+from dashboards.charts.chart import Chart, finish, make_figure
 from dashboards.charts.theme import BLUE, GREEN, GREY, ORANGE
-from dashboards.data.configurations import finite
-from dashboards.text.best import percent
+from dashboards.data.configurations import to_finite
+from dashboards.text.best import format_percent
 from dashboards.views.section import Tile
 from sweeper.formatting import merge_words, pluralize
 
@@ -25,15 +25,15 @@ _COLOURS = {"a": GREY, "b": GREY, "merged": BLUE, "ensemble": ORANGE, "chosen": 
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Test scores of the winner, its parents and what they are compared with.
+class BestScores:
+    """Test scores of the winning merge, its parents and their ensemble.
 
     Attributes:
         digest: The trial.
-        merge: The chosen merge in words, empty where none was chosen.
-        repeats: Of its configuration.
-        loss: Key in `WHO` -> test loss [nat], None where it was not measured.
-        accuracy: Key in `WHO` -> test accuracy.
+        merge: Name of the chosen merge; empty without one.
+        repeats: Number of repeats of its configuration.
+        loss: Key in `WHO` -> test loss [nat]; None if not measured.
+        accuracy: Key in `WHO` -> test accuracy; None if not measured.
     """
 
     digest: str
@@ -43,24 +43,24 @@ class Scored:
     accuracy: Mapping[str, float | None]
 
 
-def scored(best: Mapping[str, Any] | None) -> Scored | None:
-    """Return the scores of a winner as `sweeper.analysis.best.winner` yields it; None where nothing has won."""
+def read_scores(best: Mapping[str, Any] | None) -> BestScores | None:
+    """Return the scores of a winner from `sweeper.analysis.best.winner`; None without one."""
     if best is None:
         return None
     merge = merge_words(best["chosen_merge"], best["chosen_coefficient"]) if best["chosen_merge"] else ""
-    return Scored(
+    return BestScores(
         digest=best["digest"],
         merge=merge,
         repeats=best["config_repeats"],
-        loss={who: finite(best[f"{who}_loss_test"]) for who in WHO},
-        accuracy={who: finite(best[f"{who}_accuracy_test"]) for who in WHO},
+        loss={who: to_finite(best[f"{who}_loss_test"]) for who in WHO},
+        accuracy={who: to_finite(best[f"{who}_accuracy_test"]) for who in WHO},
     )
 
 
-def best_tiles(best: Scored | None) -> tuple[Tile, ...]:
-    """Return test loss and accuracy of the best merge, with those of its parents as context."""
+def make_tiles(best: BestScores | None) -> tuple[Tile, ...]:
+    """Return tiles with test loss and accuracy of the best merge; the parents' scores are the context."""
     tiles: list[Tile] = []
-    for what, text, unit in (("loss", short, "nat"), ("accuracy", percent, "")):
+    for what, text, unit in (("loss", shorten, "nat"), ("accuracy", format_percent, "")):
         title = f"Best merge, test {what}"
         scores = getattr(best, what) if best else {}
         value = scores.get("chosen", None) if scores.get("chosen") is not None else scores.get("merged")
@@ -73,18 +73,18 @@ def best_tiles(best: Scored | None) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
-def parents_chart(best: Scored) -> Chart:
-    """Draw test loss and accuracy of the best merge beside its parents, one line each."""
-    shown = figure(showlegend=False)
-    shown.set_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.06)
+def draw_scores(best: BestScores) -> Chart:
+    """Draw test loss and accuracy of the best merge and its parents, one line per model."""
+    figure = make_figure(showlegend=False)
+    figure.set_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.06)
     for place, (scores, scale) in enumerate(((best.loss, 1.0), (best.accuracy, 100.0)), start=1):
         known = [who for who in WHO if scores[who] is not None]
-        values = [rounded(scale * (scores[who] or 0.0)) for who in known]
-        shown.add_scatter(
+        values = [round_to(scale * (scores[who] or 0.0)) for who in known]
+        figure.add_scatter(
             x=values,
             y=[WHO[who] for who in known],
             mode="markers+text",
-            text=[short(v, 4) for v in values],
+            text=[shorten(v, 4) for v in values],
             textposition="top center",
             cliponaxis=False,
             marker={"size": 13, "color": [_COLOURS[who] for who in known]},
@@ -96,13 +96,11 @@ def parents_chart(best: Scored) -> Chart:
             # room for the numbers above the first and the last point
             low, high = min(v or 0.0 for v in values), max(v or 0.0 for v in values)
             room = 0.25 * (high - low) or 0.05 * abs(high) or 1.0
-            shown.update_xaxes(range=[low - room, high + room], row=1, col=place)
-    shown.update_xaxes(title={"text": "test loss [nat]"}, nticks=5, col=1)
-    shown.update_xaxes(title={"text": "test accuracy [%]"}, nticks=5, col=2)
-    order = [words for who, words in WHO.items() if any(s[who] is not None for s in (best.loss, best.accuracy))][::-1]
-    shown.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.5, len(order) - 0.35], ticklen=0)
-    words = f"Trial {best.digest}" + (f": {best.merge}, chosen on validation" if best.merge else "")
-    words += f", the best of {pluralize(best.repeats, 'repeat')}" if best.repeats > 1 else ""
-    return Chart(
-        "parents", "The best merge beside its parents", f"{words}; scores are of the test split.", finish(shown)
-    )
+            figure.update_xaxes(range=[low - room, high + room], row=1, col=place)
+    figure.update_xaxes(title={"text": "test loss [nat]"}, nticks=5, col=1)
+    figure.update_xaxes(title={"text": "test accuracy [%]"}, nticks=5, col=2)
+    order = [label for who, label in WHO.items() if any(s[who] is not None for s in (best.loss, best.accuracy))][::-1]
+    figure.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.5, len(order) - 0.35], ticklen=0)
+    caption = f"Trial {best.digest}" + (f": {best.merge}, chosen on validation" if best.merge else "")
+    caption += f", the best of {pluralize(best.repeats, 'repeat')}" if best.repeats > 1 else ""
+    return Chart("parents", "The best merge beside its parents", f"{caption}; test scores.", finish(figure))

@@ -1,4 +1,4 @@
-"""What one tab says and draws: a `View` turns a run and a selection into a `Section`. No files, no clock."""
+"""Content of a tab: a `View` turns a run and a selection into a `Section`, without files or clock."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dashboards.data.selection import Selection
 from dashboards.text.best import TextTable
 
 
-def prose(text: str) -> list[str]:
-    """Return a sentence in pieces, each second one a command that stood between backticks."""
+def split_prose(text: str) -> list[str]:
+    """Return the pieces of a text; every second one is a command that was in backticks."""
     pieces = text.split("`")
     return pieces if len(pieces) % 2 else [text]
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One number of a section's head: what it is, its value, a line of context."""
+    """A number of a section's head: title, value, context and unit."""
 
     title: str
     value: str
@@ -29,7 +29,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class TableCard:
-    """A table with its heading and the words above it."""
+    """A table with heading and caption."""
 
     key: str
     title: str
@@ -39,12 +39,12 @@ class TableCard:
 
 @dataclass(frozen=True)
 class Control:
-    """A choice that a view offers; it sets one field of the `Selection`.
+    """A choice that a view offers; it sets a field of the `Selection`.
 
     Attributes:
         field: Name of the field of `Selection`.
-        label: What it chooses, for people.
-        options: Values and their words, in order; empty for a number that is typed in.
+        label: Label.
+        options: Values and labels, in order; empty for a number that the reader types.
     """
 
     field: str
@@ -58,7 +58,7 @@ class Section:
 
     Attributes:
         verdicts: Sentences that a researcher may quote.
-        banners: What a reader must know before trusting a number; what is not known yet, and why.
+        banners: Warnings to read before trusting a number, and what is still unknown.
         tiles: The numbers of the head.
         charts: Figures.
         tables: Tables.
@@ -75,13 +75,13 @@ class Section:
 
 @dataclass(frozen=True)
 class View:
-    """One tab.
+    """A tab.
 
     Attributes:
-        name: As in `Selection.tab` and in the page's anchors.
+        name: Name in `Selection.tab` and in the page's anchors.
         title: Heading.
         doc: One sentence on what it shows.
-        controls: (run, selection) -> the choices it offers.
+        controls: (run, selection) -> its controls.
         build: (run, selection) -> its content.
     """
 

@@ -1,6 +1,6 @@
-"""What takes seconds to know of a run: the verdict on its noise and what the model of its trials says.
+"""Judgements of a run, which take seconds: the verdict on its noise and the posterior.
 
-A view that asks waits for the answer, except where `Judges` work in the background, as they do for the app.
+A view waits for its judgement, unless `Judges` work in the background, as they do for the app.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 KEPT = 32
 LULL = 0.4
-"""How long a question waits [s]: the page that asks it is drawn first, and a newer one may replace it."""
+"""Time before a question is answered [s]: the page is drawn first, and a newer question may replace it."""
 Question = tuple[str, str, str]
 """Objective, noise and split."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is known of one run, for one objective, noise and split.
+    """Judgement of a run for one objective, noise and split.
 
     Attributes:
         regime: The fit of the objective.
-        believed: What the model says; nothing for several runs at once, which no one sampler proposed.
-        analysis: The verdict with its tests; None where `doubt` says why there is none.
-        doubt: Empty where there is an analysis.
-        trials: How many trials it was made from.
+        believed: The posterior; empty for several runs, since no single sampler proposed their trials.
+        analysis: The verdict with its tests; None with a reason in `doubt`.
+        doubt: Reason without an analysis, else empty.
+        trials: Number of trials.
     """
 
     regime: Regime
@@ -52,89 +52,89 @@ _lock = threading.Lock()
 _judges: Judges | None = None
 
 
-def known(run: Run, question: Question) -> tuple[Judgement | None, bool]:
-    """Return the last judgement of a place, and whether it is of the content as it is now."""
+def get_judgement(run: Run, question: Question) -> tuple[Judgement | None, bool]:
+    """Return the last judgement of a place, and whether it is up to date."""
     with _lock:
-        version, found = _known.get((run.place, question), ("", None))
-    return found, found is not None and version == run.version
+        version, judgement = _known.get((run.place, question), ("", None))
+    return judgement, judgement is not None and version == run.version
 
 
-def mark(place: str) -> str:
-    """Return what changes whenever a judgement of a place comes."""
+def count_judgements(place: str) -> str:
+    """Return a text that changes with every new judgement of a place."""
     with _lock:
         return repr(sorted((question, version) for (of, question), (version, _) in _known.items() if of == place))
 
 
-def busy(place: str) -> bool:
-    """Whether a judgement of a place is on its way."""
+def is_busy(place: str) -> bool:
+    """Return whether a judgement of a place is in progress."""
     return _judges is not None and _judges.busy(place)
 
 
 def judge(run: Run, question: Question) -> Judgement:
-    """Return the judgement of a run as it is now; takes seconds where it is not known yet."""
-    found, current = known(run, question)
-    if found is not None and current:
-        return found
+    """Return the current judgement of a run; a new one takes seconds."""
+    judgement, current = get_judgement(run, question)
+    if judgement is not None and current:
+        return judgement
     objective, noise, split = question
     trials = run.tables["trials"]
-    analysis, doubt = _analysed(run, question)
-    found = Judgement(
-        regime=choices.regime(run, objective, noise, split),
-        believed=choices.believed(run, noise),
+    analysis, doubt = _analyse(run, question)
+    judgement = Judgement(
+        regime=choices.find_regime(run, objective, noise, split),
+        believed=choices.find_posterior(run, noise),
         analysis=analysis,
         doubt=doubt,
         trials=trials.num_rows,
     )
     with _lock:
-        _known[run.place, question] = run.version, found
+        _known[run.place, question] = run.version, judgement
         _known.move_to_end((run.place, question))
         while len(_known) > KEPT:
             _known.popitem(last=False)
-    return found
+    return judgement
 
 
-def _analysed(run: Run, question: Question) -> tuple[Analysis | None, str]:
+def _analyse(run: Run, question: Question) -> tuple[Analysis | None, str]:
     objective, noise, split = question
     from sweeper.analysis.evidence.analyse import analyse
 
     try:
         return analyse(run.tables["trials"], objective, noise, split=split), ""
-    except Exception as error:  # a verdict that fails must not take the rest of the page with it
+    except Exception as error:  # a failing verdict must not break the rest of the page
         return None, " ".join(str(error).split()) or type(error).__name__
 
 
 def ask(run: Run, question: Question) -> tuple[Judgement | None, bool]:
-    """Return a judgement and whether it is of the content as it is now; in the background it may be None or older."""
+    """Return a judgement and whether it is up to date; with `Judges` it may be None or old."""
     if _judges is None:
         return judge(run, question), True
-    found, current = known(run, question)
+    judgement, current = get_judgement(run, question)
     if not current:
         _judges.ask(run, question)
-    return found, current
+    return judgement, current
 
 
-def in_background(judges: Judges | None) -> None:
-    """Have all questions answered by `judges` from now on; None: by who asks."""
+def use_judges(judges: Judges | None) -> None:
+    """Let `judges` answer all questions from now on; None makes each view wait."""
     global _judges
     _judges = judges
 
 
 class Judges:
-    """Judges runs one after the other in a thread; only the newest question of a place waits.
+    """Judges runs one after the other in a thread; per place, only the newest question waits.
 
     Args:
-        told: Called when a judgement has come.
+        on_judged: Called after each judgement.
     """
 
-    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
-        self._told = told
+    def __init__(self, on_judged: Callable[[], None] = lambda: None) -> None:
+        self._on_judged = on_judged
         self._waiting: OrderedDict[str, tuple[Run, Question]] = OrderedDict()
         self._judging = ""
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def ask(self, run: Run, question: Question) -> None:
-        """Have a run judged."""
+        """Queue a run for judgement."""
         with self._wake:
             self._waiting[run.place] = run, question
             if self._thread is None:
@@ -143,7 +143,7 @@ class Judges:
             self._wake.notify()
 
     def busy(self, place: str) -> bool:
-        """Whether a run of a place waits or is being judged."""
+        """Return whether a run of a place waits for its judgement."""
         with self._wake:
             return place == self._judging or place in self._waiting
 
@@ -158,7 +158,7 @@ class Judges:
             try:
                 judge(run, question)
             except Exception as error:
-                print(f"warning: {run.name} cannot be judged: {' '.join(str(error).split())}", file=sys.stderr)
+                print(f"warning: {run.name} has no verdict: {' '.join(str(error).split())}", file=sys.stderr)
             with self._wake:
                 self._judging = ""
-            self._told()
+            self._on_judged()

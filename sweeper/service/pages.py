@@ -28,7 +28,7 @@ from sweeper.service.views.views import Views
 from trainables.io.printable import printable_line
 
 if TYPE_CHECKING:
-    from dashboards.app.source import Listed
+    from dashboards.app.source import SweepEntry
     from sweeper.service.service import Service
 
 OLD_COOKIE = "sweeper_token"
@@ -47,7 +47,7 @@ _SAFE = {
 
 
 class CatalogSource:
-    """The catalog as a source of sweeps for the dashboards; see `dashboards.app.source.Offer`.
+    """The catalog as a source of sweeps for the dashboards; see `dashboards.app.source.SweepSource`.
 
     Args:
         catalog: The sweeps.
@@ -62,7 +62,7 @@ class CatalogSource:
         # without a request there is no viewer, and nothing is visible
         self.viewer: ContextVar[User | None] = ContextVar("viewer", default=None)
 
-    def asker(self) -> str:
+    def user(self) -> str:
         """Return the name of the user; empty if users do not sign in."""
         viewer = self.viewer.get()
         return viewer.name if viewer is not None and self._auth else ""
@@ -71,16 +71,16 @@ class CatalogSource:
         """Return the path or URI of a sweep; None if it does not exist or the user may not see it."""
         return self._views.run_of(sweep) if self._entry(sweep) is not None else None
 
-    def outward(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """Return a message without the server's paths."""
         return self._views.outward.text(text)
 
-    def find(self, sweep: str) -> Listed | None:
+    def find(self, sweep: str) -> SweepEntry | None:
         """Return a sweep; None as for `place`."""
         entry = self._entry(sweep)
         return _listed(self._views.sweep(entry)) if entry is not None else None
 
-    def listed(self, states: Sequence[str], owner: str, before: str, limit: int) -> list[Listed]:
+    def list_sweeps(self, states: Sequence[str], owner: str, before: str, limit: int) -> list[SweepEntry]:
         """Return the newest sweeps in these states, of an owner, older than the sweep `before`; empty is no filter."""
         last = self._entry(before) if before else None
         entries = self._page(
@@ -119,11 +119,11 @@ def _bound(viewer: User) -> str | None:
     return None if viewer.admin else viewer.name
 
 
-def _listed(sweep: Sweep) -> Listed:
-    from dashboards.app.source import Listed
+def _listed(sweep: Sweep) -> SweepEntry:
+    from dashboards.app.source import SweepEntry
 
     regime, best = sweep.regime, sweep.best
-    return Listed(
+    return SweepEntry(
         id=sweep.id,
         name=printable_line(sweep.name),  # earlier versions accepted any characters
         owner=sweep.owner,

@@ -63,7 +63,7 @@ def serve(config: Config, listening: Listening, say: Callable[[str], None]) -> N
         SpecError: A setting is wrong, or another server uses the folder.
         OSError: The server cannot listen on the host.
     """
-    from dashboards.app.serve import free_socket
+    from dashboards.app.serve import open_socket
 
     if not config.auth and not is_loopback(listening.host):
         raise SpecError(f"--host {listening.host} is open to other machines: add --auth, so that users need a token")
@@ -75,7 +75,7 @@ def serve(config: Config, listening: Listening, say: Callable[[str], None]) -> N
         raise SpecError("--webhook needs a secret: give --webhook-secret FILE or set SWEEPER_WEBHOOK_SECRET")
     count_repeats()
     descriptors = raise_limit()
-    sock = free_socket(listening.host, listening.port)
+    sock = open_socket(listening.host, listening.port)
     try:
         sock.listen(_BACKLOG)
         senders: list[Webhooks] = []

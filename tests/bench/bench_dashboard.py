@@ -114,7 +114,7 @@ def main() -> None:
                 browser = playwright.chromium.launch(executable_path=path, args=["--headless", "--no-sandbox"])
                 page = browser.new_page()
                 page.goto(address)
-                page.wait_for_function("!document.body.textContent.includes('being computed')", timeout=600_000)
+                page.wait_for_function("!/still computing/i.test(document.body.textContent)", timeout=600_000)
                 page.close()
                 found = measure(browser, address, args.n)
                 browser.close()

@@ -54,15 +54,15 @@ def served() -> Iterator[Callable[..., str]]:
     from waitress.server import create_server
 
     from dashboards.app.app import make_app
-    from dashboards.app.serve import free_socket
-    from dashboards.data.folders import Live, folders_at
+    from dashboards.app.serve import open_socket
+    from dashboards.data.folders import Live, open_folders
 
     servers: list[tuple[Any, threading.Thread]] = []
 
     def start(*folders: Path) -> str:
-        listening = free_socket("127.0.0.1", 0)
+        listening = open_socket("127.0.0.1", 0)
         server = create_server(
-            make_app(Live(folders_at([str(f) for f in folders]))).server, sockets=[listening], threads=6
+            make_app(Live(open_folders([str(f) for f in folders]))).server, sockets=[listening], threads=6
         )
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
@@ -178,7 +178,7 @@ def test_a_new_trial_shows_within_five_seconds_and_the_zoom_stays(tmp_path: Path
     page = seen.page
     page.wait_for_function(DRAWN)
     page.wait_for_selector("text=10 of 20")
-    page.wait_for_function("!document.body.textContent.includes('being computed')")
+    page.wait_for_function("!/still computing/i.test(document.body.textContent)")
     zoomed, place = zoom(page), page.evaluate(TOP)
     (run / "trials" / "half.parquet").write_bytes(b"PAR1 half a part")
     tables.write(run, trial(10))

@@ -31,10 +31,10 @@ class Service:
     """The fake service on a port."""
 
     def __init__(self, root: Path) -> None:
-        from dashboards.app.serve import free_socket
+        from dashboards.app.serve import open_socket
 
         self.made = Made(root)
-        listening = free_socket("127.0.0.1", 0)
+        listening = open_socket("127.0.0.1", 0)
         self.base = f"http://127.0.0.1:{listening.getsockname()[1]}"
         self._server = uvicorn.Server(uvicorn.Config(self.made.api, log_level="error", timeout_graceful_shutdown=1))
         self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)

@@ -1,4 +1,4 @@
-// What the browser does by itself: the theme, the address, saving figures, and keeping grid and address together.
+// Browser-side code: theme, address, saved figures, and synchronization of grid and address.
 (function () {
   const LOST_MS = 20000;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -12,13 +12,13 @@
     if (!stored()) window.dash_clientside.set_props("theme", { data: theme() });
   });
 
-  // the browser's address is the one truth of what is selected; the store `search` only tells the callbacks of it
+  // the browser's address holds the selection; the store `search` only passes it to the callbacks
   function query(search, changes) {
-    const found = new URLSearchParams(search);
+    const fields = new URLSearchParams(search);
     for (const [field, value] of Object.entries(changes)) {
-      if (value) found.set(field, value); else found.delete(field);
+      if (value) fields.set(field, value); else fields.delete(field);
     }
-    const text = found.toString();
+    const text = fields.toString();
     return text ? "?" + text : "";
   }
   function go(search) {
@@ -39,8 +39,8 @@
     tell();
   });
 
-  // when the server is asked whether anything is new: a service's events tell, each second where there are none. A tab
-  // that is hidden asks nothing, and looks once when it is shown again
+  // When to ask the server for news: on a service's events, or every second without events. A hidden tab does not ask;
+  // it asks once when it becomes visible.
   const TICK_MS = 1000, STREAMED_MS = 30000, BEAT_MS = 500, AGAIN_MS = 15000;
   const KINDS = ["trial", "target", "verdict", "state", "progress"];
   let stream = "", source = null, streaming = false, busy = false, beaten = 0, due = null, pace = {};
@@ -67,21 +67,21 @@
   function listen() {
     if (!stream || source || document.hidden) return;
     const mine = source = new EventSource(stream);
-    mine.onopen = function () { streaming = true; keepPace(); beat(); };  // what it missed
+    mine.onopen = function () { streaming = true; keepPace(); beat(); };  // catch up
     mine.onerror = function () {
       streaming = false;
       keepPace();
-      if (mine.readyState !== EventSource.CLOSED || source !== mine) return;  // else the browser tries again by itself
+      if (mine.readyState !== EventSource.CLOSED || source !== mine) return;  // else the browser reconnects
       source = null;
       setTimeout(listen, AGAIN_MS);
-      // who is no longer signed in is sent to where that is done
+      // a user who is no longer signed in goes to the sign-in page
       fetch(location.pathname, { redirect: "manual" }).then(function (answer) {
         if (answer.type === "opaqueredirect") location.reload();
-      }, function () { /* the server is away */ });
+      }, function () { /* server unreachable */ });
     };
     for (const kind of KINDS) mine.addEventListener(kind, happened);
   }
-  // a stream takes one of the few connections that a browser has for a server
+  // browsers allow few connections per server, and a stream takes one
   function hush() {
     if (source) source.close();
     source = null;
@@ -95,7 +95,7 @@
   function question() {
     const mine = flying = performance.now();
     waiting = false;
-    // an answer that got lost must not end the conversation
+    // a lost answer must not block further questions
     setTimeout(function () { if (flying === mine) window.dash_clientside.sweeper.answered(); }, LOST_MS);
     return { ...wanted, search: location.search };
   }
@@ -106,8 +106,8 @@
     try { return window.dash_ag_grid && window.dash_ag_grid.getApi("grid"); } catch (e) { return null; }
   }
 
-  // Plotly gives up a reader's zoom where the new figure's own range differs from the old one's, as it does with each
-  // new trial: what it takes for the range before the zoom is brought up to date before it compares
+  // Plotly drops a reader's zoom if the new figure's range differs from the old one, as after each new trial. So set
+  // the range that it compares with to the new one.
   function keepZoom(plotly) {
     const react = plotly.react;
     plotly.react = function (place, data, layout, ...rest) {
@@ -126,7 +126,7 @@
   let held;
   Object.defineProperty(window, "Plotly", { configurable: true, get: () => held, set: (p) => { held = keepZoom(p); } });
 
-  // four digits, small ones as 1.2e-5; what is no number is left to the grid
+  // four digits, small numbers as 1.2e-5; the grid formats other values
   function shortNumber(v) {
     if (typeof v !== "number") return v;
     const digits = Number(v.toPrecision(4));
@@ -135,7 +135,7 @@
   window.dashAgGridFunctions = Object.assign({}, window.dashAgGridFunctions, { shortNumber });
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, { sweeper: {
-    // the theme at the start and after each click on the button; it is kept where it is not the system's
+    // the theme at the start and after each click; stored only if it differs from the system's
     theme: function (clicks) {
       if (clicks) {
         const next = theme() === "dark" ? "light" : "dark";
@@ -153,8 +153,8 @@
       keepPace();
       return location.search;
     },
-    // a choice goes to the address; what is at its default needs no word there. Controls that were just drawn for an
-    // address come here too: they must not change one that the reader went to meanwhile
+    // A choice goes to the address, unless it is the default. New controls trigger this, too: they must not change
+    // an address that the reader opened meanwhile.
     choose: function (values, shown) {
       const context = window.dash_clientside.callback_context;
       const changes = {}, drawn = JSON.parse((shown || {}).values || "{}");
@@ -167,7 +167,7 @@
       }
       return changed(changes);
     },
-    // one question at a time: an answer leaves out what the page shows already, so it must know what that is
+    // one question at a time, since an answer depends on what the page shows
     ask: function (search, theme, version) {
       wanted = { theme: theme || "light", version: version };
       if (flying) { waiting = true; return window.dash_clientside.no_update; }
@@ -179,7 +179,7 @@
       keepPace();
       if (waiting) window.dash_clientside.set_props("asked", { data: question() });
     },
-    // filter, order and open trial of the grid go to the address
+    // write filter, order and open trial of the grid to the address
     listed: function (request) {
       if (!request) return window.dash_clientside.no_update;
       return changed({ filter: plain(request.filterModel), sort: order(request.sortModel) });
@@ -188,24 +188,24 @@
       if (!cell || !cell.rowId) return window.dash_clientside.no_update;
       return changed({ trial: cell.rowId });
     },
-    // the address goes to the grid, as after the browser's back button
+    // apply the address to the grid, for example after the browser's back button
     address: function (search) {
-      const api = grid(), asked = new URLSearchParams(search || "");
-      if (api && asked.get("tab") === "trials") {
-        if (plain(api.getFilterModel()) !== (asked.get("filter") || "")) {
-          try { api.setFilterModel(JSON.parse(asked.get("filter") || "{}")); } catch (e) { /* said by the server */ }
+      const api = grid(), fields = new URLSearchParams(search || "");
+      if (api && fields.get("tab") === "trials") {
+        if (plain(api.getFilterModel()) !== (fields.get("filter") || "")) {
+          try { api.setFilterModel(JSON.parse(fields.get("filter") || "{}")); } catch (e) { /* the server reports it */ }
         }
         const now = api.getColumnState().filter((c) => c.sort).sort((a, b) => a.sortIndex - b.sortIndex);
-        if (order(now) !== (asked.get("sort") || "")) {
+        if (order(now) !== (fields.get("sort") || "")) {
           try {
-            const state = JSON.parse(asked.get("sort") || "[]").map((s, i) => ({ ...s, sortIndex: i }));
+            const state = JSON.parse(fields.get("sort") || "[]").map((s, i) => ({ ...s, sortIndex: i }));
             api.applyColumnState({ state: state, defaultState: { sort: null } });
-          } catch (e) { /* said by the server */ }
+          } catch (e) { /* the server reports it */ }
         }
       }
       return "trials.csv" + (search || "");
     },
-    // new trials: the grid asks again for the rows it shows, where it stands
+    // after new trials, the grid reloads the visible rows
     refresh: function (version) {
       const api = grid();
       if (api) api.refreshInfiniteCache();

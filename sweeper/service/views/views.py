@@ -313,8 +313,8 @@ class Views:
         from dashboards.page import page
 
         def compute(_: Reader) -> tuple[bytes, ...]:
-            run = replace(page.read_run(self.run_of(entry.id), outward=self.outward.text), server=_SERVER)
-            html = self.outward.text(page.render(run, page.sections(run)))
+            run = replace(page.read_run(self.run_of(entry.id), redact=self.outward.text), server=_SERVER)
+            html = self.outward.text(page.render_page(run, page.build_sections(run)))
             return tuple(part.encode() for part in html.split(escape(quote(_SERVER))))
 
         if not place_of(self.run_of(entry.id)).exists():

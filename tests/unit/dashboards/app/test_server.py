@@ -12,7 +12,7 @@ import flask
 import pytest
 
 pytest.importorskip("waitress")
-from dashboards.app.serve import free_socket, refuse_other_names
+from dashboards.app.serve import open_socket, refuse_other_names
 from dashboards.app.server import BODY_BYTES, Server
 from tests.support.waiting import PATIENCE, until
 
@@ -26,7 +26,7 @@ def served(idle: int = 30) -> Iterator[int]:
     app.before_request(refuse_other_names)
     app.add_url_rule("/", view_func=lambda: "hello")
     app.add_url_rule("/", view_func=lambda: flask.request.data, methods=["POST"], endpoint="post")
-    listening = free_socket("127.0.0.1", 0)
+    listening = open_socket("127.0.0.1", 0)
     server = Server(app, listening, idle, MOST)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

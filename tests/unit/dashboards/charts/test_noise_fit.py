@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 from dashboards.charts.chart import Measure, describe
-from dashboards.charts.measured_noise import compare, measured_chart
-from dashboards.charts.merge_curves import curves_chart, gains_chart, normalised_chart
-from dashboards.charts.noise_fit import noise_chart
-from dashboards.charts.search_history import progress_chart
+from dashboards.charts.measured_noise import compare_noises, draw_comparison
+from dashboards.charts.merge_curves import draw_curves, draw_gains, draw_normalised
+from dashboards.charts.noise_fit import draw_noise_fit
+from dashboards.charts.search_history import draw_progress
 from dashboards.charts.theme import GREY
-from dashboards.data.configurations import config_points
-from dashboards.data.curves import merge_curves, merge_gains, search_steps
+from dashboards.data.configurations import group_configurations
+from dashboards.data.curves import read_merge_curves, read_merge_gains, read_search_steps
 from sweeper.analysis.regime import fit_regime
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.storage import tables
@@ -24,7 +24,7 @@ LABEL = "noise η/(B(1−μ)) [1/examples]"
 
 @pytest.fixture(scope="module")
 def points(trials):
-    return config_points(trials, "paper", [m for x in (GAIN, LOSS) for m in (x.column, x.test_column)])
+    return group_configurations(trials, "paper", [m for x in (GAIN, LOSS) for m in (x.column, x.test_column)])
 
 
 def _traces(chart) -> dict[str, dict]:
@@ -33,7 +33,7 @@ def _traces(chart) -> dict[str, dict]:
 
 @pytest.mark.parametrize("measure", [GAIN, LOSS])
 def test_every_configuration_is_drawn_once_at_its_value_or_at_the_edge(points, measure):
-    traces = _traces(noise_chart(points, measure, LABEL, "title"))
+    traces = _traces(draw_noise_fit(points, measure, LABEL, "title"))
     beyond = "below the frame" if measure.maximize else "above the frame"
     drawn = [traces[n] for n in ("validation", beyond, "diverged")]
     assert sum(len(t["x"]) for t in drawn) == 60
@@ -46,16 +46,16 @@ def test_every_configuration_is_drawn_once_at_its_value_or_at_the_edge(points, m
 
 
 def test_the_caption_counts_what_is_not_at_its_value(points):
-    chart = noise_chart(points, GAIN, LABEL, "title")
+    chart = draw_noise_fit(points, GAIN, LABEL, "title")
     clipped = len(_traces(chart)["below the frame"]["x"])
     assert clipped > 1
-    assert chart.caption.startswith(f"{clipped} configurations below the frame, drawn as ▼ at its edge.")
-    assert "3 configurations without a value, marked along the edge (✖ diverged)" in chart.caption
+    assert chart.caption.startswith(f"{clipped} configurations below the frame appear as ▼ at its edge.")
+    assert "3 configurations without a value appear along the edge (✖ diverged)" in chart.caption
 
 
 def test_the_fit_its_optimum_and_interval_are_drawn(trials, points):
     regime = fit_regime(trials, "gain_mean", "paper")
-    traces = _traces(noise_chart(points, GAIN, LABEL, "title", regime))
+    traces = _traces(draw_noise_fit(points, GAIN, LABEL, "title", regime))
     assert traces["fit to validation"]["y"] == pytest.approx(list(regime.mean), rel=1e-5)
     optimum = next(t for name, t in traces.items() if name.startswith("optimum 0"))
     assert optimum["x"] == [regime.optimum, regime.optimum]
@@ -67,7 +67,7 @@ def test_the_fit_its_optimum_and_interval_are_drawn(trials, points):
 def test_a_regime_without_optimum_leaves_the_points_alone(trials, points):
     regime = fit_regime(trials.slice(0, 3), "gain_mean", "paper")
     assert regime.optimum is None
-    names = set(_traces(noise_chart(points[:3], GAIN, LABEL, "title", regime)))
+    names = set(_traces(draw_noise_fit(points[:3], GAIN, LABEL, "title", regime)))
     assert names <= {"test", "validation", "below the frame", "diverged"}
 
 
@@ -75,15 +75,15 @@ def test_repeats_have_error_bars(tmp_path):
     for number in range(3):
         for repeat in range(4):
             tables.write(tmp_path, trial(number, repeat))
-    points = config_points(tables.read_trials(tmp_path), "paper", [GAIN.column, GAIN.test_column])
-    trace = _traces(noise_chart(points, GAIN, LABEL, "title"))["validation"]
+    points = group_configurations(tables.read_trials(tmp_path), "paper", [GAIN.column, GAIN.test_column])
+    trace = _traces(draw_noise_fit(points, GAIN, LABEL, "title"))["validation"]
     errors = {f"{p.noise:.6g}": p.values[GAIN.column].error for p in points if p.values}
     assert len(trace["x"]) >= 1
     assert trace["error_y"]["array"] == pytest.approx([errors[f"{x:.6g}"] for x in trace["x"]], rel=1e-4)
 
 
 def test_axes_say_quantity_and_unit_and_hold_every_point(points):
-    layout = noise_chart(points, GAIN, LABEL, "title").figure.layout
+    layout = draw_noise_fit(points, GAIN, LABEL, "title").figure.layout
     assert layout.xaxis.title.text == LABEL
     assert layout.yaxis.title.text.replace("<br>", " ") == "loss gain [nat]"
     low, high = layout.xaxis.range
@@ -91,8 +91,8 @@ def test_axes_say_quantity_and_unit_and_hold_every_point(points):
 
 
 def test_merge_curves_have_one_panel_a_method_and_the_colour_of_their_noise(run, trials):
-    curves = merge_curves(trials, tables.read(run, "merges"), "paper")
-    figure = curves_chart(curves, LABEL).figure
+    curves = read_merge_curves(trials, tables.read(run, "merges"), "paper")
+    figure = draw_curves(curves, LABEL).figure
     lines = [t for t in figure.data if t.mode == "lines"]
     assert len(lines) == len(curves) == 2 * 57
     assert {t.xaxis for t in lines} == {"x", "x2"}
@@ -108,17 +108,17 @@ def test_merge_curves_have_one_panel_a_method_and_the_colour_of_their_noise(run,
 
 
 def test_thinned_merge_curves_are_counted(run, trials):
-    curves = merge_curves(trials, tables.read(run, "merges"), "paper")
-    chart = curves_chart(curves, LABEL, limit=20)
+    curves = read_merge_curves(trials, tables.read(run, "merges"), "paper")
+    chart = draw_curves(curves, LABEL, limit=20)
     assert len([t for t in chart.figure.data if t.mode == "lines"]) == 2 * 20
-    assert "20 of 57 linear lines shown" in chart.caption
-    assert "20 of 57 task arithmetic lines shown" in chart.caption
-    assert "lines shown" not in curves_chart(curves, LABEL).caption
+    assert "20 of 57 linear lines" in chart.caption
+    assert "20 of 57 task arithmetic lines" in chart.caption
+    assert "Drawn:" not in draw_curves(curves, LABEL).caption
 
 
 def test_progress_shows_every_configuration_and_the_running_optimum(run, points):
-    steps = search_steps(points, tables.read(run, "search"), OBJECTIVES["gain_mean"])
-    traces = _traces(progress_chart(steps, GAIN, LABEL))
+    steps = read_search_steps(points, tables.read(run, "search"), OBJECTIVES["gain_mean"])
+    traces = _traces(draw_progress(steps, GAIN, LABEL))
     above = [traces[n] for n in ("configuration", "outside the frame", "diverged")]
     assert sum(len(t["x"]) for t in above) == 60
     assert len(traces["noise"]["x"]) == 60
@@ -132,7 +132,7 @@ def test_progress_shows_every_configuration_and_the_running_optimum(run, points)
 
 def test_words_of_users_are_escaped_in_hover_texts(tmp_path):
     tables.write(tmp_path, trial(0, outcome="failed", outcome_detail="<img src=x> & more", scores={}))
-    (point,) = config_points(tables.read_trials(tmp_path), "paper", [GAIN.column])
+    (point,) = group_configurations(tables.read_trials(tmp_path), "paper", [GAIN.column])
     assert "&lt;img src=x&gt; &amp; more" in describe(point, GAIN.column)
 
 
@@ -153,14 +153,14 @@ def _more_merges(tmp_path, normalised: bool = False):
 
 def test_every_merge_has_its_panel_and_soups_are_points(tmp_path):
     trials, merges = _more_merges(tmp_path)
-    chart = curves_chart(merge_curves(trials, merges, "paper"), LABEL)
+    chart = draw_curves(read_merge_curves(trials, merges, "paper"), LABEL)
     titles = [axis.title.text for axis in chart.figure.select_xaxes()]
     between = ["linear: α [1]", "fisher: α [1]", "slerp: α [1]"]
     assert titles == [*between, "dare: s [1]", "task arithmetic: s [1]", "ties: s [1]"]
     lines = [t for t in chart.figure.data if t.mode == "lines"]
     assert len(lines) == 6 * 6
     assert chart.height > 800  # two rows
-    gains = merge_gains(trials, merges, "paper")
+    gains = read_merge_gains(trials, merges, "paper")
     soups = [g for g in gains if g.method == "uniform_soup"]
     parents = [(r["a_loss_test"] + r["b_loss_test"]) / 2 for r in trials.to_pylist()]
     assert sorted(g.gain for g in soups) == pytest.approx(sorted(p - 0.1 for p in parents))
@@ -168,7 +168,7 @@ def test_every_merge_has_its_panel_and_soups_are_points(tmp_path):
         curve = [m for m in merges.to_pylist() if (m["digest"], m["method"]) == (gain.digest, "ties")]
         best = min(curve, key=lambda m: m["loss_val"])
         assert gain.coefficient == best["coefficient"]
-    drawn = gains_chart(gains, LABEL).figure
+    drawn = draw_gains(gains, LABEL).figure
     assert {t.name for t in drawn.data} == {
         "linear", "slerp", "fisher", "task arithmetic", "ties", "dare", "uniform soup",
     }  # fmt: skip
@@ -176,9 +176,9 @@ def test_every_merge_has_its_panel_and_soups_are_points(tmp_path):
 
 def test_two_tasks_are_drawn_as_normalised_accuracy(tmp_path):
     trials, merges = _more_merges(tmp_path, normalised=True)
-    curves = merge_curves(trials, merges, "paper", "normalised_accuracy_test")
+    curves = read_merge_curves(trials, merges, "paper", "normalised_accuracy_test")
     assert {c.method for c in curves} == {"linear", "slerp", "fisher", "task_arithmetic", "ties", "dare"}
-    figure = normalised_chart(curves, LABEL).figure
+    figure = draw_normalised(curves, LABEL).figure
     first = next(t for t in figure.data if t.mode == "lines")
     assert first.y[0] == 1.0
     assert first.y == pytest.approx([1 - 0.1 * x for x in first.x])
@@ -192,19 +192,19 @@ def test_measured_noise_is_compared_with_predicted_noise_by_rank(tmp_path):
             noises = {**output.result.noises, "paper_full": 3 * factor * (output.result.noises["paper"] or 0) ** 0.5}
             tables.write(tmp_path, replace(output, result=replace(output.result, noises=noises)))
     trials = tables.read_trials(tmp_path)
-    found = compare(trials, "paper")
+    found = compare_noises(trials, "paper")
     assert found is not None
     assert (found.predicted, found.measured, len(found.points)) == ("paper", "paper_full", 8)
     assert found.correlation == pytest.approx(1.0)
     assert found.values == pytest.approx([3 * (p.noise or 0) ** 0.5 for p in found.points])
-    chart = measured_chart(found)
+    chart = draw_comparison(found)
     assert chart.title.endswith("rank correlation 1")
     assert len(chart.figure.data[0].x) == 8
     assert chart.figure.layout.xaxis.type == chart.figure.layout.yaxis.type == "log"
-    same = compare(trials, "paper_full")
+    same = compare_noises(trials, "paper_full")
     assert same is not None
     assert same.predicted == "paper"  # a measured noise is not compared with itself
-    assert compare(trials.slice(0, 6), "paper") is None  # three configurations
+    assert compare_noises(trials.slice(0, 6), "paper") is None  # three configurations
 
 
 def test_out_of_memory_has_its_own_mark(tmp_path):
@@ -213,8 +213,8 @@ def test_out_of_memory_has_its_own_mark(tmp_path):
         tables.write(
             tmp_path, trial(number, outcome="out_of_memory" if lost else "ok", **({"scores": {}} if lost else {}))
         )
-    points = config_points(tables.read_trials(tmp_path), "paper", [GAIN.column, GAIN.test_column])
+    points = group_configurations(tables.read_trials(tmp_path), "paper", [GAIN.column, GAIN.test_column])
     assert [p.can_win for p in points].count(False) == 1
-    chart = noise_chart(points, GAIN, LABEL, "t")
+    chart = draw_noise_fit(points, GAIN, LABEL, "t")
     assert "⧗ out of memory" in chart.caption
     assert {t.name for t in chart.figure.data} >= {"out of memory"}

@@ -5,7 +5,14 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from dashboards.data.configurations import Estimate, anchor, config_points, estimate, overview, sweep_of
+from dashboards.data.configurations import (
+    Estimate,
+    count_trials,
+    estimate,
+    find_anchor,
+    group_configurations,
+    read_settings,
+)
 from sweeper.analysis.best import rank_configurations
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.storage.schema import SCHEMAS
@@ -22,7 +29,7 @@ def test_an_estimate_is_mean_and_standard_error():
 
 
 def test_every_configuration_is_one_point_with_its_own_noise_and_score(trials):
-    points = config_points(trials, "paper", [GAIN])
+    points = group_configurations(trials, "paper", [GAIN])
     assert [p.number for p in points] == list(range(60))
     for point in points:
         k = point.knobs
@@ -37,7 +44,7 @@ def test_every_configuration_is_one_point_with_its_own_noise_and_score(trials):
 def test_repeats_are_averaged_over_the_ok_ones(tmp_path):
     trials = read_trials(write_sweep(tmp_path / "run", trials=1, repeats=3))
     scores = trials.column(GAIN).to_pylist()
-    (point,) = config_points(trials, "paper", [GAIN])
+    (point,) = group_configurations(trials, "paper", [GAIN])
     assert len(point.digests) == 3
     assert point.values[GAIN].n == 3
     assert point.values[GAIN].mean == pytest.approx(statistics.fmean(scores))
@@ -49,12 +56,12 @@ def test_a_noise_of_zero_has_no_place_on_a_log_axis(tmp_path):
 
     output = trial(0, noises={"paper": 0.0})
     tables.write(tmp_path, output)
-    (point,) = config_points(read_trials(tmp_path), "paper", [GAIN])
+    (point,) = group_configurations(read_trials(tmp_path), "paper", [GAIN])
     assert point.noise is None
 
 
 def test_a_point_can_win_where_the_leaderboard_has_it(trials):
-    points = config_points(trials, "paper", [GAIN])
+    points = group_configurations(trials, "paper", [GAIN])
     gains = [s.mean for s in rank_configurations(trials, OBJECTIVES["gain_mean"])]
     assert gains == sorted(gains, reverse=True)
     assert gains == pytest.approx(sorted((p.values[GAIN].mean for p in points if p.can_win), reverse=True))
@@ -62,13 +69,13 @@ def test_a_point_can_win_where_the_leaderboard_has_it(trials):
 
 
 def test_the_anchor_is_what_merging_nothing_gives(trials):
-    assert anchor(trials, GAIN) == 0.0
-    assert anchor(trials, "merged_loss_val") == pytest.approx(PARENT_LOSS)
-    assert anchor(SCHEMAS["trials"].empty_table(), "merged_loss_val") is None
+    assert find_anchor(trials, GAIN) == 0.0
+    assert find_anchor(trials, "merged_loss_val") == pytest.approx(PARENT_LOSS)
+    assert find_anchor(SCHEMAS["trials"].empty_table(), "merged_loss_val") is None
 
 
 def test_the_overview_counts_and_sums(trials):
-    found = overview(trials, 80)
+    found = count_trials(trials, 80)
     assert (found.trials, found.configs, found.budget, found.missing, found.synthetic) == (60, 60, 80, 20, 0)
     assert found.outcomes == {"ok": 57, "diverged": 3}
     assert found.device_seconds == pytest.approx(60 * 2.5)
@@ -79,20 +86,20 @@ def test_a_configuration_tried_again_counts_towards_the_budget_and_an_extension_
     first, second = at_knobs(0).result, at_knobs(1).result
     again, extra = replace(first, digest="again", number=2, repeat=1), replace(at_knobs(3).result, number=None)
     rows = [r.to_row() for r in (first, second, again)] + [{**extra.to_row(), "sampler": "extend"}]
-    found = overview(pa.Table.from_pylist(rows, schema=SCHEMAS["trials"]), 3)
+    found = count_trials(pa.Table.from_pylist(rows, schema=SCHEMAS["trials"]), 3)
     assert (found.configs, found.tried, found.added, found.missing) == (3, 3, 1, 0)
 
 
 def test_a_sweep_falls_back_on_the_trials_and_says_what_it_could_not_read(trials):
-    asked = sweep_of({"space": "s", "trials": 9, "objective": "barrier", "noise": "linear", "seed": 3}, trials)
+    asked = read_settings({"space": "s", "trials": 9, "objective": "barrier", "noise": "linear", "seed": 3}, trials)
     assert (asked.space, asked.trials, asked.objective, asked.noise, asked.seed) == ("s", 9, "barrier", "linear", 3)
     assert asked.noise_label == "noise η/B [1/examples]"
     assert asked.doubts == ()
-    bare = sweep_of(None, trials)
+    bare = read_settings(None, trials)
     assert (bare.space, bare.trials, bare.seed) == ("fake_space", None, 0)
     assert (bare.objective, bare.noise) == ("merged_loss", "paper")
     assert "sweep.yaml" in bare.doubts[0]
-    wrong = sweep_of({"noise": "papier", "objective": ["x"], "trials": "many"}, trials)
+    wrong = read_settings({"noise": "papier", "objective": ["x"], "trials": "many"}, trials)
     assert (wrong.noise, wrong.objective, wrong.trials) == ("paper", "merged_loss", None)
     assert len(wrong.doubts) == 2
     assert "papier" in " ".join(wrong.doubts)

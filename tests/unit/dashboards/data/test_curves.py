@@ -3,9 +3,9 @@ import math
 import pyarrow as pa
 import pytest
 
-from dashboards.data.configurations import config_points, sweep_of
-from dashboards.data.curves import merge_curves, search_steps, thin
-from dashboards.text.best import best_table
+from dashboards.data.configurations import group_configurations, read_settings
+from dashboards.data.curves import read_merge_curves, read_search_steps, thin_curves
+from dashboards.text.best import make_best_table
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.storage import tables as store
 from tests.support.fake_sweep import BEST_NOISE, trial
@@ -33,7 +33,7 @@ def test_excess_is_measured_from_the_line_between_the_ends(tmp_path):
     task = [_row(digest, "task_arithmetic", s, v) for s, v in ((0.0, 4.0), (0.5, 1.0))]
     broken = [_row(digest, "ties", s, v) for s, v in ((0.0, 4.0), (0.5, math.nan), (1.0, 3.0))]
     tables = _tables(tmp_path, type(output)(output.result, (*linear[::-1], *task, *broken)))
-    curves = {c.method: c for c in merge_curves(tables["trials"], tables["merges"], "paper")}
+    curves = {c.method: c for c in read_merge_curves(tables["trials"], tables["merges"], "paper")}
     assert set(curves) == {"linear", "task_arithmetic"}
     assert curves["linear"].coefficient == (0.0, 0.25, 0.5, 1.0)
     assert curves["linear"].excess == pytest.approx((0.0, 1.0 - 1.25, 3.0 - 1.5, 0.0))
@@ -43,20 +43,20 @@ def test_excess_is_measured_from_the_line_between_the_ends(tmp_path):
 
 def test_curves_are_of_ok_trials_in_order_of_noise_and_thinned(tmp_path):
     tables = _tables(tmp_path, *(trial(i) for i in range(12)), trial(12, outcome="not_viable"))
-    curves = merge_curves(tables["trials"], tables["merges"], "paper")
+    curves = read_merge_curves(tables["trials"], tables["merges"], "paper")
     linear = [c for c in curves if c.method == "linear"]
     ok = sum(o == "ok" for o in tables["trials"].column("outcome").to_pylist())
     assert len(linear) == ok < 13
     assert [c.noise for c in linear] == sorted(c.noise for c in linear)
-    few = thin(linear, 4)
+    few = thin_curves(linear, 4)
     assert len(few) == 4
     assert (few[0], few[-1]) == (linear[0], linear[-1])
-    assert thin(linear, 1) == linear[:1]
+    assert thin_curves(linear, 1) == linear[:1]
 
 
 def test_the_best_so_far_never_worsens_and_skips_what_diverged(run, trials):
-    points = config_points(trials, "paper", [GAIN])
-    steps = search_steps(points, store.read(run, "search"), OBJECTIVES["gain_mean"])
+    points = group_configurations(trials, "paper", [GAIN])
+    steps = read_search_steps(points, store.read(run, "search"), OBJECTIVES["gain_mean"])
     best = [s.best for s in steps if s.best is not None]
     assert best == sorted(best)
     assert best[-1] == max(s.value for s in steps if s.value is not None)
@@ -68,16 +68,16 @@ def test_the_best_so_far_never_worsens_and_skips_what_diverged(run, trials):
 
 
 def test_a_loss_is_searched_downwards(run, trials):
-    points = config_points(trials, "paper", ["merged_loss_val"])
-    steps = search_steps(points[:20], store.read(run, "search"), OBJECTIVES["merged_loss"])
+    points = group_configurations(trials, "paper", ["merged_loss_val"])
+    steps = read_search_steps(points[:20], store.read(run, "search"), OBJECTIVES["merged_loss"])
     best = [s.best for s in steps if s.best is not None]
     assert best == sorted(best, reverse=True)
     assert best[-1] == min(s.value for s in steps if s.value is not None)
 
 
 def test_the_best_table_ranks_by_validation_and_reports_test(trials):
-    sweep = sweep_of({"objective": "merged_loss", "noise": "paper"}, trials)
-    table = best_table(trials, sweep, n=5)
+    sweep = read_settings({"objective": "merged_loss", "noise": "paper"}, trials)
+    table = make_best_table(trials, sweep, n=5)
     rows = sorted((r for r in trials.to_pylist() if r["outcome"] == "ok"), key=lambda r: r["merged_loss_val"])
     column = [c.text for c in table.head].index("merged loss")
     assert [r[1].text for r in table.rows] == [str(r["number"]) for r in rows[:5]]
@@ -93,7 +93,7 @@ def test_the_best_table_names_the_merge_that_was_chosen(tmp_path):
         for repeat, coefficient in enumerate(coefficients):
             store.write(tmp_path, trial(number, repeat, chosen_coefficient=coefficient, outcome="ok"))
     trials = store.read_trials(tmp_path)
-    table = best_table(trials, sweep_of({"objective": "gain_mean", "noise": "paper"}, trials))
+    table = make_best_table(trials, read_settings({"objective": "gain_mean", "noise": "paper"}, trials))
     column = [c.text for c in table.head].index("chosen")
     cells = {r[1].text: r[column] for r in table.rows}
     expected = {

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from dashboards.data.folders import Folder, Live, folders_at, join
+from dashboards.data.folders import Folder, Live, join_runs, open_folders
 from sweeper.errors import SpecError
 from sweeper.storage import tables
 from tests.support.fake_sweep import trial, write_sweep
@@ -58,7 +58,7 @@ def test_a_part_that_went_is_gone(tmp_path):
 def test_several_runs_are_one_without_duplicates(tmp_path):
     a = write_sweep(tmp_path / "a", trials=4, budget=4)
     b = write_sweep(tmp_path / "b", trials=6, budget=6)
-    live = Live(folders_at([str(a), str(b)]))
+    live = Live(open_folders([str(a), str(b)]))
     both = live.run(["a", "b"])
     trials = both.tables["trials"]
     assert trials["number"].to_pylist() == [0, 1, 2, 3, 4, 5]
@@ -69,7 +69,7 @@ def test_several_runs_are_one_without_duplicates(tmp_path):
     assert live.run(["a", "b"]) is both
     # never silently: what is pooled is said
     (said,) = both.pooled
-    assert said.startswith("2 sweeps are pooled: a (4 trials), b (6 trials).")
+    assert said.startswith("This page pools 2 sweeps: a (4 trials), b (6 trials).")
     assert live.run(["a"]).pooled == ()
 
 
@@ -81,7 +81,7 @@ def test_pooled_sweeps_of_two_problems_or_objectives_say_so(tmp_path):
     other = trials.set_column(at, "model", pa.array(["other"] * 3, pa.string()))
     settings = {**runs["b"].settings, "objective": "merged_loss"}
     runs["b"] = replace(runs["b"], tables={**runs["b"].tables, "trials": other}, settings=settings)
-    _, task, objective = join(runs).pooled
+    _, task, objective = join_runs(runs).pooled
     assert "differ in task" in task
     assert "with other" in task
     assert objective.startswith("The pooled sweeps differ in objective (a: ")
@@ -90,7 +90,7 @@ def test_pooled_sweeps_of_two_problems_or_objectives_say_so(tmp_path):
 def test_names_tell_folders_apart_and_a_missing_one_is_a_line(tmp_path):
     for parent in ("x", "y"):
         write_sweep(tmp_path / parent / "run", trials=1)
-    assert list(folders_at([str(tmp_path / p / "run") for p in ("x", "y")])) == ["x/run", "y/run"]
+    assert list(open_folders([str(tmp_path / p / "run") for p in ("x", "y")])) == ["x/run", "y/run"]
     with pytest.raises(SpecError, match="there is no folder"):
         Folder(str(tmp_path / "none")).run()
 

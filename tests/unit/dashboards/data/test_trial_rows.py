@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from dashboards.app.figure_json import MANY, drawn
-from dashboards.charts.chart import figure
+from dashboards.app.figure_json import MANY, make_figure_json
+from dashboards.charts.chart import make_figure
 from dashboards.data.runs import Run
-from dashboards.data.trial_rows import heads, listed
-from dashboards.text.trial_details import details, row_of
-from dashboards.views.parents import scored
+from dashboards.data.trial_rows import filter_rows, list_heads
+from dashboards.text.trial_details import describe_trial, find_row
+from dashboards.views.parents import read_scores
 from sweeper.analysis.best import winner
 from sweeper.analysis.posterior import Posterior
 from tests.support.fake_sweep import trial
@@ -26,7 +26,7 @@ RULES = {
 @pytest.mark.parametrize("kind", RULES)
 def test_number_filters(trials, kind):
     rule = {"batch_size": {"filterType": "number", "type": kind, "filter": 32}}
-    found, trouble = listed(trials, json.dumps(rule), "")
+    found, trouble = filter_rows(trials, json.dumps(rule), "")
     wanted = [r["digest"] for r in trials.to_pylist() if RULES[kind](r["batch_size"], 32)]
     assert (found["digest"].to_pylist(), trouble) == (wanted, "")
 
@@ -38,7 +38,7 @@ def test_ranges_texts_blanks_and_orders(trials):
         "outcome": {"operator": "OR", "conditions": [{"type": "equals", "filter": "OK"}, {"type": "blank"}]},
         "gain_mean_loss_val": {"type": "notBlank"},
     }
-    found, _ = listed(trials, json.dumps(rules), json.dumps([{"colId": "momentum", "sort": "desc"}]))
+    found, _ = filter_rows(trials, json.dumps(rules), json.dumps([{"colId": "momentum", "sort": "desc"}]))
     wanted = [r for r in rows if 0.01 <= r["learning_rate"] <= 1.0 and r["outcome"] == "ok"]
     assert sorted(found["digest"].to_pylist()) == sorted(r["digest"] for r in wanted)
     assert found["momentum"].to_pylist() == sorted((r["momentum"] for r in wanted), reverse=True)
@@ -46,13 +46,13 @@ def test_ranges_texts_blanks_and_orders(trials):
 
 def test_a_filter_that_makes_no_sense_is_left_out_and_said(trials):
     for rules in ("{", '{"nothing": {"type": "equals", "filter": 1}}', '{"momentum": {"type": "near", "filter": 1}}'):
-        found, trouble = listed(trials, rules, "")
+        found, trouble = filter_rows(trials, rules, "")
         assert found.num_rows == trials.num_rows
-        assert "cannot be used" in trouble
+        assert "invalid filter or order" in trouble
 
 
 def test_heads_have_units_and_docs_and_no_empty_columns(trials):
-    found = {h.name: h for h in heads(trials, "paper", "gain_mean_loss_val")}
+    found = {h.name: h for h in list_heads(trials, "paper", "gain_mean_loss_val")}
     assert found["batch_size"].text == "B [examples]"
     assert found["merged_loss_val"].text == "merged loss val [nat]"
     assert "cross-entropy of linear merge" in found["merged_loss_val"].doc
@@ -63,7 +63,7 @@ def test_heads_have_units_and_docs_and_no_empty_columns(trials):
 
 def test_details_of_a_trial(trials):
     output = trial(5)
-    row = row_of(trials, output.result.digest)
+    row = find_row(trials, output.result.digest)
     import pyarrow as pa
 
     from sweeper.storage import tables as store
@@ -73,33 +73,33 @@ def test_details_of_a_trial(trials):
         for name, rows in (("history", output.history), ("merges", output.merges))
     ]
     run = Run("a-1", "my runs/a", None, None, {})
-    found = details(row, run, *tables)
+    found = describe_trial(row, run, *tables)
     digest = output.result.digest
     assert found.command == f"sweeper pair 'my runs/a' {digest}"
     served = replace(run, server="https://host:8000")
-    assert details(row, served, *tables).command == f"sweeper pair a-1 {digest} --server https://host:8000"
+    assert describe_trial(row, served, *tables).command == f"sweeper pair a-1 {digest} --server https://host:8000"
     assert [c.key for c in found.charts] == ["training", "merges"]
     training, merges = (c.figure for c in found.charts)
     assert list(training.data[1].y) == pytest.approx([1 / e for e in range(1, 9)], rel=1e-5)
     assert list(merges.data[0].y) == pytest.approx(
         [m.loss_test for m in output.merges if m.method == "linear"], rel=1e-5
     )
-    assert row_of(trials, "nothing") is None
+    assert find_row(trials, "nothing") is None
 
 
 def test_the_winner_beside_its_parents(trials):
     best = winner(trials, "gain_mean", Posterior())
-    found = scored(best)
+    found = read_scores(best)
     assert found.loss["chosen"] == best["chosen_loss_test"]
     assert found.accuracy["a"] == best["a_accuracy_test"]
-    assert scored(None) is None
+    assert read_scores(None) is None
 
 
 def test_many_points_are_drawn_by_webgl_as_typed_arrays():
-    shown = figure()
+    shown = make_figure()
     shown.add_scatter(x=list(range(MANY + 1)), y=[0.5] * (MANY + 1), mode="markers")
     shown.add_scatter(x=[1, 2], y=[3, None], mode="markers")
-    found = drawn(shown, "dark", "r")
+    found = make_figure_json(shown, "dark", "r")
     assert [t["type"] for t in found["data"]] == ["scattergl", "scatter"]
     assert found["data"][0]["x"]["dtype"] == "f8"
     assert list(found["data"][1]["y"]) == [3, None]

@@ -87,11 +87,12 @@ def test_a_missing_kaleido_or_browser_is_one_line(run, tmp_path, monkeypatch, ca
     command = ["export", str(tmp_path / "run"), "--png", str(tmp_path / "figures")]
     monkeypatch.setattr(kaleido, "write_fig_from_object_sync", fails)
     assert main(command) == 2
-    assert capsys.readouterr().err == "error: pictures need a browser: put Chrome or Chromium on the PATH\n"
+    assert capsys.readouterr().err == "error: images need a browser: put Chrome or Chromium on the PATH\n"
     monkeypatch.setitem(sys.modules, "kaleido", None)
     assert main(command) == 2
     assert (
-        capsys.readouterr().err == "error: pictures need kaleido: pip install -e '.[dashboard]' in sweeper's checkout\n"
+        capsys.readouterr().err
+        == "error: images need kaleido: run pip install -e '.[dashboard]' in sweeper's checkout\n"
     )
 
 

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from dashboards.charts.alignment import fit, ranking, smooth
+from dashboards.charts.alignment import fit_curve, rank_orderings, smooth_curve
 from dashboards.charts.chart import describe
-from dashboards.data.configurations import KNOBS, config_points
+from dashboards.data.configurations import KNOBS, group_configurations
 from dashboards.data.selection import Selection
 from dashboards.views import collapse, verdicts
 from sweeper.analysis.evidence.analyse import analyse
@@ -41,14 +41,14 @@ def test_the_curve_is_as_free_as_left_out_errors_bear_out():
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 1, 60)
     wave, line = np.sin(6 * x) + rng.normal(0, 0.05, 60), x + rng.normal(0, 0.3, 60)
-    assert fit(x, wave).basis(x).shape[1] > fit(x, line).basis(x).shape[1]
-    places, heights = smooth(x, wave)
+    assert fit_curve(x, wave).basis(x).shape[1] > fit_curve(x, line).basis(x).shape[1]
+    places, heights = smooth_curve(x, wave)
     assert heights == pytest.approx(np.sin(6 * places), abs=0.15)
 
 
 def test_a_curve_through_many_points_is_fitted_to_some():
     x = np.linspace(0, 1, 5000)
-    places, heights = smooth(x, np.cos(3 * x))
+    places, heights = smooth_curve(x, np.cos(3 * x))
     assert heights == pytest.approx(np.cos(3 * places), abs=0.02)
 
 
@@ -56,12 +56,12 @@ def test_a_shuffled_axis_predicts_nothing():
     rng = np.random.default_rng(1)
     x = rng.uniform(0, 1, 200)
     y = rng.normal(size=200)
-    assert np.var(fit(x, y).residual) > 0.95 * np.var(y)
+    assert np.var(fit_curve(x, y).residual) > 0.95 * np.var(y)
 
 
 def test_a_curve_over_few_levels_is_their_means():
     x = np.array([1.0, 1.0, 2.0, 2.0, 3.0])
-    places, heights = smooth(x, np.array([0.0, 2.0, 5.0, 7.0, 1.0]))
+    places, heights = smooth_curve(x, np.array([0.0, 2.0, 5.0, 7.0, 1.0]))
     assert places.tolist() == [1.0, 2.0, 3.0]
     assert heights == pytest.approx([1.0, 6.0, 1.0])
 
@@ -79,7 +79,7 @@ def test_every_panel_shows_the_same_configurations_at_their_own_knob(sweep):
     ]
     values = {title: next(t for t in traces if t["name"] == "value") for title, traces in panels.items()}
     assert len({tuple(t["y"]) for t in values.values()}) == 1
-    points = config_points(sweep.tables["trials"], "paper", [GAIN])
+    points = group_configurations(sweep.tables["trials"], "paper", [GAIN])
     by_text = {describe(p, GAIN): p for p in points}
     shown = values["momentum μ [1], as 1/(1−μ)"]
     assert len(shown["x"]) > 30
@@ -92,7 +92,7 @@ def test_every_panel_shows_the_same_configurations_at_their_own_knob(sweep):
 
 def test_the_r2_in_the_panels_is_that_of_the_ranking(sweep):
     section = collapse.build(sweep, Selection())
-    order = {a.name: a for a in collapse.ranked(sweep, "gain_mean", "val")}
+    order = {a.name: a for a in collapse.rank_run(sweep, "gain_mean", "val")}
     notes = [a["text"] for a in section.charts[0].figure.to_dict()["layout"]["annotations"]]
     assert notes == [f"R² {order[name].r2:.3g}" for name in ("paper", *KNOBS)]
     assert f"by the noise paper: {order['paper'].r2:.3g} (n = {order['paper'].n})" in section.verdicts[0]
@@ -112,7 +112,7 @@ def test_a_left_out_configuration_is_predicted_without_it():
         basis = Basis.of(x[rest])  # constant beyond the others
         columns = np.column_stack([np.ones(len(x)), basis(x)])
         errors.append(y[i] - columns[i] @ np.linalg.lstsq(columns[rest], y[rest], rcond=None)[0])
-    found = {a.name: a for a in ranking(run.tables["trials"], OBJECTIVES["gain_mean"])}
+    found = {a.name: a for a in rank_orderings(run.tables["trials"], OBJECTIVES["gain_mean"])}
     expected = 1 - np.sum(np.square(errors)) / np.sum((y - y.mean()) ** 2)
     assert found["paper"].r2 == pytest.approx(expected, abs=0.02)
     assert found["paper"].r2 > max(a.r2 for a in found.values() if not a.is_noise)
@@ -123,14 +123,14 @@ def test_colours_follow_the_choice(sweep):
         _panels(collapse.build(sweep, Selection(colour=c)).charts[0])["learning rate η [1]"]
         for c in ("", "batch_size", "outcome")
     )
-    points = {describe(p, GAIN): p for p in config_points(sweep.tables["trials"], "paper", [GAIN])}
+    points = {describe(p, GAIN): p for p in group_configurations(sweep.tables["trials"], "paper", [GAIN])}
     first = next(t for t in by_noise if t["name"] == "value")
     assert first["marker"]["color"] == pytest.approx([math.log10(points[t].noise) for t in first["text"]], abs=1e-3)
     first = next(t for t in by_batch if t["name"] == "value")
     expected = [math.log10(points[t].knobs["batch_size"]) for t in first["text"]]
     assert first["marker"]["color"] == pytest.approx(expected, abs=1e-3)
     assert next(t for t in by_outcome if t["name"] == "ok")["marker"]["symbol"] == "circle"
-    offered = dict(next(c for c in collapse.controls(sweep, Selection()) if c.field == "colour").options)
+    offered = dict(next(c for c in collapse.make_controls(sweep, Selection()) if c.field == "colour").options)
     assert set(offered) == {
         "noise", "learning_rate", "batch_size", "momentum", "weight_decay", "augmentation_strength", "outcome",
     }  # fmt: skip
@@ -143,7 +143,7 @@ def test_runs_read_as_one_can_be_told_apart():
     run.tables["trials"] = run.tables["trials"].append_column("run", [names])
     traces = _panels(collapse.build(run, Selection(colour="run")).charts[0])["noise η/(B(1−μ)) [1/examples]"]
     assert {"first", "second"} <= {t["name"] for t in traces}
-    assert "run" in dict(collapse.controls(run, Selection())[2].options)
+    assert "run" in dict(collapse.make_controls(run, Selection())[2].options)
 
 
 def test_metric_split_and_noise_are_those_selected(sweep):
@@ -164,16 +164,16 @@ def test_repeats_have_bars_of_their_standard_error():
     chart = collapse.build(run, Selection()).charts[0]
     value = next(t for t in chart.figure.to_dict()["data"] if t["name"] == "value")
     assert value["error_y"]["array"] == pytest.approx([0.002] * len(value["x"]), rel=1e-4)
-    assert "Bars are standard errors" in chart.caption
+    assert "Error bars are standard errors" in chart.caption
 
 
 def test_many_configurations_are_thinned_and_the_best_stay(monkeypatch, sweep):
     monkeypatch.setattr(collapse, "MARKERS", 240)
     section = collapse.build(sweep, Selection())
-    assert "33 of 60 configurations drawn" in section.charts[0].caption
+    assert "Drawn: 33 of 60 configurations" in section.charts[0].caption
     traces = _panels(section.charts[0])["learning rate η [1]"]
     assert sum(len(t["x"]) for t in traces if t["mode"] == "markers") == 33
-    best = max(p.values[GAIN].mean for p in config_points(sweep.tables["trials"], "paper", [GAIN]) if p.values)
+    best = max(p.values[GAIN].mean for p in group_configurations(sweep.tables["trials"], "paper", [GAIN]) if p.values)
     assert max(next(t for t in traces if t["name"] == "value")["y"]) == pytest.approx(best, rel=1e-5)
 
 
@@ -185,11 +185,11 @@ def test_the_named_noises_are_ranked_by_the_evidence(monkeypatch):
     assert [r[0].text for r in card.table.rows] == [r.name for r in analysis.ranking.rows]
     assert card.table.rows[0][1].text == f"{analysis.ranking.rows[0].r2:.3g}"
     # the figure and the table say the same
-    order = {a.name: a.r2 for a in collapse.ranked(run, "gain_mean", "val")}
+    order = {a.name: a.r2 for a in collapse.rank_run(run, "gain_mean", "val")}
     named = {r.name: r.r2 for r in analysis.ranking.rows if r.name in order}
     assert len(named) > 5
     assert {n: order[n] for n in named} == pytest.approx(named)
-    assert card.caption.startswith(f"On the {analysis.ranking.n} configurations")
+    assert card.caption.startswith(f"Computed on the {analysis.ranking.n} configurations")
     assert all(len(row) == len(card.table.head) for row in card.table.rows)
     assert collapse.build(run, Selection(metric="accuracy_gain")).tables == ()
     few = run_of(at_knobs(i) for i in range(5))
@@ -205,6 +205,6 @@ def test_what_is_not_known_is_said():
     knobs = {"learning_rate": 0.1, "batch_size": 16, "momentum": 0.9}
     one = run_of(at_knobs(i, **knobs) for i in range(9))
     section = collapse.build(one, Selection())
-    assert "One noise level only" in section.banners[0]
+    assert "All trials have the same paper noise" in section.banners[0]
     assert "η is 0.1, B is 16, μ is 0.9" in section.notes[0]
     assert section.verdicts == ()

@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from dashboards.data.configurations import config_points
+from dashboards.data.configurations import group_configurations
 from dashboards.data.selection import Selection
 from dashboards.views import choices, decomposition
-from dashboards.views.decomposition import slices
+from dashboards.views.decomposition import make_slices
 from tests.support.fake_sweep import at_knobs, run_of, trial
 
 GAIN = "gain_mean_loss_val"
@@ -20,12 +20,12 @@ def _grid():
 
 
 def _points(run):
-    return config_points(run.tables["trials"], "paper", [GAIN])
+    return group_configurations(run.tables["trials"], "paper", [GAIN])
 
 
 def test_a_grid_has_exact_slices():
     run = run_of(_grid()[:-1])
-    rate, batch = slices(_points(run), GAIN, maximize=True)
+    rate, batch = make_slices(_points(run), GAIN, maximize=True)
     assert (rate.knob, batch.knob) == ("learning_rate", "batch_size")
     assert rate.exact
     assert batch.exact
@@ -39,16 +39,16 @@ def test_a_grid_has_exact_slices():
 def test_among_equally_full_cells_that_with_the_best_score_is_taken():
     points = _points(run_of(_grid()))
     best = max(points, key=lambda p: p.values[GAIN].mean)
-    for part in slices(points, GAIN, maximize=True):
+    for part in make_slices(points, GAIN, maximize=True):
         assert best in part.points
     worst = min(points, key=lambda p: p.values[GAIN].mean if p.can_win else math.inf)
-    for part in slices(points, GAIN, maximize=False):
+    for part in make_slices(points, GAIN, maximize=False):
         assert worst in part.points
 
 
 def test_both_values_of_a_knob_that_has_two_make_a_slice():
     points = [p for p in _points(run_of(_grid())) if p.knobs["batch_size"] != 32]
-    found = slices(points, GAIN, maximize=True)
+    found = make_slices(points, GAIN, maximize=True)
     assert [(s.knob, s.exact, len(s.points)) for s in found] == [("learning_rate", True, 4), ("batch_size", True, 2)]
 
 
@@ -58,14 +58,14 @@ def test_floats_that_differ_in_the_last_digits_share_a_cell():
                  augmentation_strength=0.0)
         for i, eta in enumerate(RATES)
     )  # fmt: skip
-    (rate,) = slices(_points(run), GAIN, maximize=True)
+    (rate,) = make_slices(_points(run), GAIN, maximize=True)
     assert rate.exact
     assert len(rate.points) == 4
 
 
 def test_random_designs_take_the_nearest_and_say_so():
     run = run_of(trial(i) for i in range(60))
-    found = slices(_points(run), GAIN, maximize=True)
+    found = make_slices(_points(run), GAIN, maximize=True)
     assert [s.knob for s in found] == [
         "learning_rate", "batch_size", "momentum", "weight_decay", "augmentation_strength",
     ]  # fmt: skip
@@ -82,7 +82,7 @@ def test_random_designs_take_the_nearest_and_say_so():
     assert sum(map(off, rate.points)) / 15 < sum(others) / len(others)
     section = decomposition.build(run, Selection())
     assert "whose other knobs lie nearest to the medians" in section.charts[0].caption
-    assert "the nearest configurations stand in" in section.notes[-1]
+    assert "shows the nearest configurations" in section.notes[-1]
 
 
 def test_panels_hold_the_values_of_their_slice():
@@ -91,7 +91,7 @@ def test_panels_hold_the_values_of_their_slice():
     figure = section.charts[0].figure.to_dict()
     assert figure["layout"]["xaxis"]["title"]["text"] == "learning rate η [1]"
     assert figure["layout"]["xaxis2"]["title"]["text"] == "batch size B [examples]"
-    rate = slices(_points(run), GAIN, maximize=True)[0]
+    rate = make_slices(_points(run), GAIN, maximize=True)[0]
     first = [t for t in figure["data"] if t["xaxis"] == "x" and t["mode"] == "markers"]
     drawn = {x: y for t in first if t["name"] == "value" for x, y in zip(t["x"], t["y"], strict=True)}
     for point in rate.points:
@@ -105,7 +105,7 @@ def test_panels_hold_the_values_of_their_slice():
 
 def test_the_table_says_where_each_panel_is_best():
     run = run_of(_grid())
-    rate = slices(_points(run), GAIN, maximize=True)[0]
+    rate = make_slices(_points(run), GAIN, maximize=True)[0]
     best = max(rate.points, key=lambda p: p.values[GAIN].mean)
     section = decomposition.build(run, Selection())
     row = [c.text for c in section.tables[0].table.rows[0]]
@@ -120,20 +120,20 @@ def test_the_table_says_where_each_panel_is_best():
 
 def test_noises_that_agree_are_those_of_different_configurations():
     run = run_of(_grid())
-    measure = choices.measure(run, "gain_mean", "val")
-    rate, batch = slices(_points(run), GAIN, maximize=True)
-    top = decomposition._best(rate, measure).config
+    measure = choices.make_measure(run, "gain_mean", "val")
+    rate, batch = make_slices(_points(run), GAIN, maximize=True)
+    top = decomposition._find_best(rate, measure).config
     apart = replace(rate, points=tuple(p for p in rate.points if p.config != top))
-    (said,) = decomposition._verdicts([apart, batch], measure, "paper")
+    (said,) = decomposition._write_verdicts([apart, batch], measure, "paper")
     assert said.startswith("In 2 panels 2 different configurations are the best, at noise")
 
 
 def test_a_loss_is_best_where_it_is_lowest():
     run = run_of(_grid(), "merged_loss")
     row = [c.text for c in decomposition.build(run, Selection()).tables[0].table.rows[0]]
-    rate = slices(config_points(run.tables["trials"], "paper", ["merged_loss_val"]), "merged_loss_val", maximize=False)[
-        0
-    ]
+    rate = make_slices(
+        group_configurations(run.tables["trials"], "paper", ["merged_loss_val"]), "merged_loss_val", maximize=False
+    )[0]
     best = min(rate.points, key=lambda p: p.values["merged_loss_val"].mean)
     assert row[3] == f"{best.knobs['learning_rate']:.3g}"
 
@@ -142,7 +142,7 @@ def test_what_is_not_known_is_said():
     assert "No trial has finished" in decomposition.build(run_of([]), Selection()).banners[0]
     same = run_of(at_knobs(i, learning_rate=0.1, batch_size=16, **HELD) for i in range(3))
     section = decomposition.build(same, Selection())
-    assert section.banners == ("No knob varies: there is nothing to take apart.",)
+    assert section.banners == ("No knob varies, so there is nothing to draw.",)
     assert "η is 0.1" in section.notes[0]
     diverged = run_of(trial(i, outcome="diverged", scores={}) for i in range(8))
     section = decomposition.build(diverged, Selection())

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from dashboards.charts.barriers import SHARPNESS, flatness, plane_chart, plane_of
-from dashboards.data.configurations import config_points
+from dashboards.charts.barriers import SHARPNESS, draw_plane, measure_flatness, read_plane
+from dashboards.data.configurations import group_configurations
 from dashboards.data.selection import Selection
 from dashboards.views import landscape
 from dashboards.views.choices import choose
@@ -56,17 +56,17 @@ def test_barrier_and_excess_barrier_stand_at_their_noise(measured):
 
 def test_sharpness_is_the_mean_over_the_parents(measured):
     columns = [BARRIER, "lambda_max_a", "lambda_max_b", "a_accuracy_val", "b_accuracy_val"]
-    points = config_points(measured.tables["trials"], "paper", columns)
-    found = flatness(points, "lambda_max", BARRIER)
+    points = group_configurations(measured.tables["trials"], "paper", columns)
+    found = measure_flatness(points, "lambda_max", BARRIER)
     assert found is not None
     assert found.sharpness == pytest.approx([3.0 / p.noise for p in found.points])
     assert found.accuracy == pytest.approx([1 - 0.2 * PARENT_LOSS] * 16)
     # the noise orders the sharpness wholly, so given the noise nothing is left of it
-    known, sharpness, barrier = found.partial(found.log_noise)
+    known, sharpness, barrier = found.control_for(found.log_noise)
     assert known.all()
     assert np.abs(sharpness).max() < 1e-9 * np.abs(np.log(found.sharpness)).max()
     assert len(barrier) == 16
-    assert found.partial(found.accuracy) is None  # it does not vary
+    assert found.control_for(found.accuracy) is None  # it does not vary
     section = landscape.build(measured, Selection(sharpness="lambda_max"))
     chart = section.charts[-1]
     assert chart.figure.layout.xaxis.title.text.replace("<br>", " ") == SHARPNESS["lambda_max"]
@@ -75,31 +75,31 @@ def test_sharpness_is_the_mean_over_the_parents(measured):
 
 
 def test_the_plane_is_of_the_selected_trial_or_of_the_best(measured):
-    digests = landscape.planes(measured)
+    digests = landscape.read_planes(measured)
     rows = {r["digest"]: r for r in measured.tables["trials"].to_pylist()}
     assert [rows[d]["number"] for d in digests] == [3, 5]
     best = max(digests, key=lambda d: rows[d]["gain_mean_loss_val"])
     for wanted, expected in (("", best), (digests[0], digests[0]), ("absent", best)):
         chart = next(c for c in landscape.build(measured, Selection(trial=wanted)).charts if c.key == "plane")
         assert chart.caption.startswith(f"Trial {rows[expected]['number']} ({expected}, noise ")
-    offered = next(c for c in landscape.controls(measured, Selection()) if c.field == "trial").options
+    offered = next(c for c in landscape.make_controls(measured, Selection()) if c.field == "trial").options
     assert [value for value, _ in offered] == list(digests)
 
 
 def test_a_plane_has_its_losses_at_their_coordinates(measured):
-    found = plane_of(measured.tables["planes"], landscape.planes(measured)[0], "loss_train")
+    found = read_plane(measured.tables["planes"], landscape.read_planes(measured)[0], "loss_train")
     assert found is not None
     assert found.x.tolist() == [0.0, 0.5, 1.0]
     assert found.y.tolist() == [0.0, 1.0]
     assert found.loss.tolist() == [[1.0, 1.25, 2.0], [3.0, 3.25, 4.0]]
-    chart = plane_chart(found, "training loss [nat]", "A trial.")
+    chart = draw_plane(found, "training loss [nat]", "A trial.")
     contour, _, marks = chart.figure.data
     assert contour.z[1][2] == pytest.approx(math.log10(4.0), abs=1e-4)
     assert contour.colorbar.title.text == "training loss [nat]"
     assert list(zip(marks.x, marks.y, marks.text, strict=True)) == [
         (0, 0, "<b>θ₀ base</b>"), (1, 0, "<b>θ_A</b>"), (0, 1, "<b>θ_B</b>"), (0.5, 0.5, "<b>merge at ½</b>"),
     ]  # fmt: skip
-    assert plane_of(measured.tables["planes"], "absent", "loss_val") is None
+    assert read_plane(measured.tables["planes"], "absent", "loss_val") is None
 
 
 def test_the_split_chooses_the_planes_loss(measured):
@@ -121,8 +121,8 @@ def test_what_is_not_known_is_said():
     assert "No trial has finished" in landscape.build(run_of([]), Selection()).banners[0]
     section = landscape.build(run_of(trial(i, outcome="diverged", scores={}) for i in range(3)), Selection())
     assert {c.key for c in section.charts} == set()
-    assert "No merge of a viable pair is stored" in section.notes[0]
-    assert "No barrier is known" in section.notes[2]
+    assert "no merge of a viable pair is stored" in section.notes[0]
+    assert "No barrier: no pair" in section.notes[2]
 
 
 def test_curves_without_a_noise_have_one_colour():

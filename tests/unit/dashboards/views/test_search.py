@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from dashboards.charts.chart import frame
-from dashboards.charts.parallel_coordinates import coordinates, parallel_chart
-from dashboards.charts.posterior import exponents_chart
-from dashboards.data.curves import search_steps, thin_steps
+from dashboards.charts.chart import frame_points
+from dashboards.charts.parallel_coordinates import draw_parallel, make_coordinates
+from dashboards.charts.posterior import draw_exponents
+from dashboards.data.curves import read_search_steps, thin_steps
 from dashboards.data.selection import Selection
 from dashboards.page.page import read_run
-from dashboards.text.failures import failure_table, failures
+from dashboards.text.failures import group_failures, make_failure_table
 from dashboards.views import choices, search
 from sweeper.analysis.posterior import Posterior
 from sweeper.search.noise_sampler.explanation import Explanation
@@ -27,17 +27,17 @@ def test_failures_are_grouped_by_outcome_and_words():
     ends += [("not_viable", "accuracy .12 is below the floor"), ("failed", "")]
     bad = [trial(i, outcome=o, outcome_detail=d, scores={}) for i, (o, d) in enumerate(ends)]
     run = run_of([*bad, at_knobs(9)])
-    found = failures(run.tables["trials"], "paper")
+    found = group_failures(run.tables["trials"], "paper")
     assert [(f.outcome, f.trials) for f in found] == [("diverged", 4), ("not_viable", 1), ("failed", 1)]
     assert found[0].sentence == "the loss became nan in step 0"
     rates = [o.result.learning_rate for o in bad[:4]]
     assert found[0].knobs["learning_rate"] == (min(rates), max(rates))
     noises = [o.result.noises["paper"] for o in bad[:4]]
     assert found[0].noise == (min(noises), max(noises))
-    table = failure_table(found)
+    table = make_failure_table(found)
     assert [c.text for c in table.rows[0][:3]] == ["diverged", "4", "0"]
     assert table.rows[0][3].text == f"{min(noises):.3g} – {max(noises):.3g}"
-    assert table.rows[2][-1].text == "no reason was stored"
+    assert table.rows[2][-1].text == "no reason is stored"
     card = search.build(run, Selection()).tables[-1]
     assert card.caption == "6 of 7 trials did not end ok."
 
@@ -49,9 +49,9 @@ def test_a_sweep_without_failures_says_so():
 
 
 def test_parallel_coordinates_run_from_foot_to_top(sweep):
-    points = choices.points(sweep, "paper", (GAIN,))
-    measure = choices.measure(sweep, "gain_mean", "val")
-    found = {c.title.split("<br>")[0]: c for c in coordinates(points, measure, "1/examples")}
+    points = choices.group_points(sweep, "paper", (GAIN,))
+    measure = choices.make_measure(sweep, "gain_mean", "val")
+    found = {c.title.split("<br>")[0]: c for c in make_coordinates(points, measure, "1/examples")}
     assert list(found) == ["η", "B", "μ", "λ", "augmentation", "noise", "score"]
     rates = np.log10([p.knobs["learning_rate"] for p in points])
     assert found["η"].place == pytest.approx((rates - rates.min()) / np.ptp(rates))
@@ -60,28 +60,28 @@ def test_parallel_coordinates_run_from_foot_to_top(sweep):
     assert {text: share for share, text in found["B"].ticks}["32"] == pytest.approx(0.5)
     scored = [p.values[GAIN].mean if p.values else np.nan for p in points]
     assert np.nanargmax(found["score"].place) == np.nanargmax(scored)
-    loss = choices.measure(sweep, "merged_loss", "val")
-    losses = choices.points(sweep, "paper", ("merged_loss_val",))
-    (*_, score) = coordinates(losses, loss, "1/examples")
+    loss = choices.make_measure(sweep, "merged_loss", "val")
+    losses = choices.group_points(sweep, "paper", ("merged_loss_val",))
+    (*_, score) = make_coordinates(losses, loss, "1/examples")
     lowest = np.nanargmin([p.values["merged_loss_val"].mean if p.values else np.nan for p in losses])
     assert np.nanargmax(score.place) == lowest  # the best stands at the top
-    assert frame(losses, loss).cut < max(p.values["merged_loss_val"].mean for p in losses if p.values)
+    assert frame_points(losses, loss).cut < max(p.values["merged_loss_val"].mean for p in losses if p.values)
     assert np.nanmin(score.place) == 0.0
 
 
 def test_the_best_lines_are_in_colour(sweep):
-    points = choices.points(sweep, "paper", (GAIN,))
-    chart = parallel_chart(points, choices.measure(sweep, "gain_mean", "val"), "1/examples")
+    points = choices.group_points(sweep, "paper", (GAIN,))
+    chart = draw_parallel(points, choices.make_measure(sweep, "gain_mean", "val"), "1/examples")
     lines = {t.name: sum(v is None for v in t.y) for t in chart.figure.data}
     assert lines == {"other": 51, "best tenth": 5, "best": 1}
     best = next(t for t in chart.figure.data if t.name == "best")
     assert best.y[6] > 0.9  # its score
-    assert "3 without a score left out" in chart.caption
+    assert "Left out: 3 without a score" in chart.caption
 
 
 def test_exponents_stand_beside_the_definitions():
     found = Explanation("paper", {"eta": 1.0, "B": -0.8}, {"B": -1.1}, {"B": -0.5}, trials=30)
-    chart = exponents_chart(Posterior(found, {"eta": 1.0, "B": -1.0}))
+    chart = draw_exponents(Posterior(found, {"eta": 1.0, "B": -1.0}))
     given, fitted = chart.figure.data
     assert list(given.x) == [1.0, -1.0]
     assert list(fitted.x) == [1.0, -0.8]
@@ -91,9 +91,9 @@ def test_exponents_stand_beside_the_definitions():
 
 
 def test_thinned_steps_keep_every_improvement(sweep):
-    points = choices.points(sweep, "paper", (GAIN,))
+    points = choices.group_points(sweep, "paper", (GAIN,))
     table = run_of([]).tables["search"]
-    steps = search_steps(points, table, OBJECTIVES["gain_mean"])
+    steps = read_search_steps(points, table, OBJECTIVES["gain_mean"])
     few = thin_steps(steps, 10)
     assert len(few) < 25
     assert (few[0], few[-1]) == (steps[0], steps[-1])
@@ -117,7 +117,7 @@ def test_several_objectives_have_their_pareto_set(tmp_path):
     run = write_sweep(tmp_path / "run", trials=12, budget=12)
     settings = {"space": "digits_cnn", "trials": 12, "objective": "merged_loss", "further_objectives": ["gain_mean"]}
     (run / "sweep.yaml").write_text(yaml.safe_dump({**settings, "noise": "paper", "seed": 0}))
-    found = search.front(read_run(str(run)))
+    found = search.find_front(read_run(str(run)))
     section = search.build(read_run(str(run)), Selection())
     assert "front" in [c.key for c in section.charts]
     table = next(t for t in section.tables if t.key == "front-table")

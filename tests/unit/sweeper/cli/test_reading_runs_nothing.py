@@ -90,19 +90,19 @@ def test_no_reader_executes_the_space_file(
 
 def test_the_live_app_executes_nothing(swept: Swept) -> None:
     from dashboards.app.callbacks import App
-    from dashboards.data.folders import Live, folders_at
+    from dashboards.data.folders import Live, open_folders
     from dashboards.views import VIEWS
 
-    app = App(Live(folders_at([str(swept.run)])))
+    app = App(Live(open_folders([str(swept.run)])))
     for tab in VIEWS:
         parts, _, _ = app.draw(f"?tab={tab}", "light", {}, app.version(f"?tab={tab}"))
         assert "a reader executed me" not in str(parts)
-    run = app.shown("")
+    run = app.read_run("")
     assert run is not None
     found = fit_posterior(run.spec, run.tables["trials"]) if run.spec else None
     assert found is not None
     assert found.favourite is not None
-    assert app.csv("") is not None
+    assert app.export_csv("") is not None
 
 
 def test_the_views_of_the_service_execute_nothing(swept: Swept, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(run: Path) -> dict[str, Any]:
     found, selection = read_run(str(run)), Selection(metric="gain_mean")
-    asked = overview.question(found, selection)
+    asked = overview.choose_question(found, selection)
     assert asked is not None
     judge(found, asked)  # where a test has left an app running, views would wait for the background
     return {name: VIEWS[name].build(found, selection) for name in ("overview", "collapse")}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("dash")
-from dashboards.views.verdicts import in_background
+from dashboards.views.verdicts import use_judges
 from sweeper.service.pages import WORKERS
 from sweeper.service.policy.limits import Limits
 from tests.support.pages_service import Made
@@ -19,7 +19,7 @@ from tests.support.served import Served, rest, served
 def pages(tmp_path: Path) -> Iterator[Served]:
     with served(Made(tmp_path, auth=False).api, tmp_path, Limits()) as found:
         yield found
-    in_background(None)
+    use_judges(None)
 
 
 def test_half_a_body_takes_no_worker(pages: Served) -> None:

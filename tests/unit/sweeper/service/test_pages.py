@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dashboards.views.verdicts import in_background
+from dashboards.views.verdicts import use_judges
 from sweeper.client.models import State
 from sweeper.service.pages import OLD_COOKIE
 from tests.support.fake_sweep import write_sweep
@@ -28,7 +28,7 @@ RUNNING = (State.STARTING, State.RUNNING)
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Made]:
     yield Made(tmp_path)
-    in_background(None)  # the app has verdicts computed in a thread, and this process runs other tests
+    use_judges(None)  # the app has verdicts computed in a thread, and this process runs other tests
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_no_callback_reads_a_sweep_that_the_asker_may_not_see(made: Made, sweeps
     digest = next((made.root / secret / "trials").iterdir()).stem
     for query in (f"?run={secret}", f"?run={secret}&tab=trials", f"?run={secret}&trial={digest}&tab=trials"):
         drawn = bob.drawn(query)
-        assert f"There is no sweep '{secret}' here" in drawn
+        assert f"There is no sweep '{secret}'" in drawn
         assert "hidden one" not in drawn
         assert "3 of 20" in drawn  # the list, with bob's own
         assert '"rowCount"' not in bob.rows(query)
@@ -70,13 +70,13 @@ def test_no_callback_reads_a_sweep_that_the_asker_may_not_see(made: Made, sweeps
         refused = bob.client.get(f"/trials.csv{query}")
         assert (refused.status_code, digest in refused.text) == (404, False)
     both = f"?run={sweeps['own']},{secret}&tab=trials"
-    assert f"There is no sweep '{secret}' here" in bob.drawn(both)
+    assert f"There is no sweep '{secret}'" in bob.drawn(both)
     assert "fake_space \\u00b7 bob's own" in bob.drawn(both)
     assert len(bob.client.get(f"/trials.csv{both}").text.splitlines()) == 4
     assert '"rowCount":3' in bob.rows(f"?run={sweeps['own']}&tab=trials")
     assert '"rowCount":3' in Reader(made, "eve").rows(f"?run={secret}&tab=trials")
     # what one user opened stays closed to the others
-    assert f"There is no sweep '{secret}' here" in bob.drawn(f"?run={secret}")
+    assert f"There is no sweep '{secret}'" in bob.drawn(f"?run={secret}")
 
 
 def test_a_sweep_that_is_no_longer_shared_is_gone_at_once(made: Made, sweeps: dict[str, str]) -> None:
@@ -95,8 +95,8 @@ def test_the_address_filters_and_pages_the_list(made: Made, sweeps: dict[str, st
     assert "for all" in eve.drawn("?state=open")
     assert "for all" not in eve.drawn("?state=ended")
     assert "bob's own" not in eve.drawn("?owner=ann")
-    assert "No sweep fits this choice" in eve.drawn("?state=queued")
-    assert "There is no state 'asleep' here" in eve.drawn("?state=asleep")
+    assert "No sweep matches this filter" in eve.drawn("?state=queued")
+    assert "There is no state 'asleep'" in eve.drawn("?state=asleep")
     monkeypatch.setattr(sweep_list, "SHOWN", 2)
     first = eve.drawn("")
     assert "bob's own" not in first
@@ -106,7 +106,7 @@ def test_the_address_filters_and_pages_the_list(made: Made, sweeps: dict[str, st
 
 def test_an_empty_list_says_how_to_send_the_first_sweep(made: Made) -> None:
     drawn = Reader(made, "bob").drawn("")
-    assert "There is no sweep yet" in drawn
+    assert "No sweeps yet" in drawn
     assert "sweeper --server http://localhost run digits_cnn" in drawn
 
 
@@ -188,7 +188,7 @@ def test_two_services_of_one_host_keep_their_sessions(tmp_path: Path) -> None:
         both = TestClient(made.api, base_url="http://localhost", follow_redirects=False, cookies=jar)
         assert both.get("/").status_code == 200
         assert both.post("/logout").status_code == 303
-    in_background(None)
+    use_judges(None)
 
 
 def test_over_https_the_cookie_is_secure(made: Made) -> None:

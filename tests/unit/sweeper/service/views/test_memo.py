@@ -140,8 +140,8 @@ def test_heavy_answers_are_computed_again_only_after_a_change(
 
         monkeypatch.setattr(module, name, call)
 
-    monkeypatch.setattr(page, "sections", lambda _: {})  # seconds of figures
-    counted(page, "render", "report")
+    monkeypatch.setattr(page, "build_sections", lambda _: {})  # seconds of figures
+    counted(page, "render_page", "report")
     counted(posterior, "fit_posterior", "best")
     counted(summary, "advise", "recommendation")
     counted(plan, "plan_extension", "extend")

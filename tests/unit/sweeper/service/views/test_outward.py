@@ -14,7 +14,7 @@ import pytest
 from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
-from dashboards.views.verdicts import in_background
+from dashboards.views.verdicts import use_judges
 from sweeper.client.models import State
 from sweeper.service.api.app import ROUTERS, make_api
 from sweeper.service.api.events import encode
@@ -42,7 +42,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     found = make_real(root / "sweeps", data=str(root / "sets"), spaces=root / "spaces")
     yield found
     found.close()
-    in_background(None)
+    use_judges(None)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Commands and options on top of click: lazy commands, groups of options, and options that take several values."""
+"""Commands and options for click: lazy commands, groups of options, and options with several values."""
 
 from __future__ import annotations
 
@@ -19,44 +19,45 @@ Parameters = click.Parameter | Iterable[click.Parameter]
 
 
 class Number(click.ParamType[Any]):
-    """A number: its converter, what it is called, and its least value."""
+    """Parameter type of numbers with a lower bound."""
 
-    def __init__(self, kind: type[int] | type[float], least: float | None = None) -> None:
-        self.kind, self.least = kind, least
+    def __init__(self, kind: type[int] | type[float], minimum: float | None = None) -> None:
+        self.kind, self.minimum = kind, minimum
         self.name = "a whole number" if kind is int else "a number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number."""
+        """Return the number of a text, or fail with the rule."""
         try:
             number = self.kind(value)
         except ValueError:
             number = None
-        if number is None or (self.least is not None and number < self.least):
-            least = "" if self.least is None else f" >= {self.least:g}"
-            self.fail(f"must be {self.name}{least}, got {value!r}", param, ctx)
+        if number is None or (self.minimum is not None and number < self.minimum):
+            bound = "" if self.minimum is None else f" >= {self.minimum:g}"
+            self.fail(f"must be {self.name}{bound}, got {value!r}", param, ctx)
         return number
 
 
 class Choice(click.Choice[str]):
-    """One of a few words; another word is answered by the nearest."""
+    """Parameter type of a few words; the error for another word names the nearest one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the word."""
+        """Return the word, or fail with the nearest one."""
         if value not in self.choices:
             raise click.UsageError(str(unknown(str(param and param.name), str(value), self.choices)), ctx)
         return value
 
 
 class Option(click.Option):
-    """An option that stands in a group of `--help`.
+    """Option in a group of `--help`.
 
     Args:
-        flag: Its name, such as `--trials`.
-        metavar: What stands for its value; empty for a switch.
-        help: What it does, in a sentence.
-        names: Names that shells complete.
-        several: Whether it takes all values up to the next option.
-        group: Group in `--help`; empty for the last one.
+        flag: Name of the option, such as `--trials`.
+        metavar: Placeholder of the value in `--help`; empty for a switch.
+        help: Effect of the option, in a sentence.
+        names: Returns the values that shells complete.
+        several: Whether the option takes all values up to the next option.
+        group: Title of the group in `--help`, one of `GROUPS`.
+        dest: Name of the value among the arguments (default: the flag's name).
         rules: Further arguments of `click.Option`.
     """
 
@@ -78,49 +79,48 @@ class Option(click.Option):
             rules |= {"multiple": True, "default": ()}
         if not metavar:
             rules |= {"is_flag": True, "type": bool}
-        complete = completion(metavar, names)
         super().__init__(
             [flag, dest or flag.strip("-").replace("-", "_")],
             metavar=f"{metavar}..." if several else metavar or None,
             help=help,
-            shell_complete=complete,
+            shell_complete=make_completer(metavar, names),
             **rules,
         )
 
 
 class Argument(click.Argument):
-    """A positional argument: its name, what stands for it in `--help`, and what it is."""
+    """Positional argument with its placeholder and text in `--help`."""
 
     def __init__(self, name: str, metavar: str, help: str, *, names: Names | None = None, **rules: Any) -> None:
-        super().__init__([name], metavar=metavar, help=help, shell_complete=completion(metavar, names), **rules)
+        super().__init__([name], metavar=metavar, help=help, shell_complete=make_completer(metavar, names), **rules)
 
 
-def completion(metavar: str, names: Names | None) -> Callable[[Any, Any, str], list[CompletionItem]] | None:
-    """Return what completes a value in a shell: names, files or folders; None for nothing."""
+def make_completer(metavar: str, names: Names | None) -> Callable[[Any, Any, str], list[CompletionItem]] | None:
+    """Return a function that completes names, files or folders in a shell; None if there is nothing to complete."""
     kind = "dir" if "DIR" in metavar or metavar == "ROOT" else "file"
     if names is None and not any(word in metavar for word in ("DIR", "FILE", "ROOT", "TABLE")):
         return None
 
     def complete(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
-        known = [CompletionItem(n) for n in (names() if names else ()) if n.startswith(incomplete)]
-        return known if names and (known or "yaml" not in metavar) else [CompletionItem(incomplete, type=kind)]
+        matches = [CompletionItem(n) for n in (names() if names else ()) if n.startswith(incomplete)]
+        return matches if names and (matches or "yaml" not in metavar) else [CompletionItem(incomplete, type=kind)]
 
     return complete
 
 
 class Command(click.Command):
-    """A command: its action takes the parsed arguments and returns the exit code."""
+    """Command whose action takes the parsed arguments and returns the exit code."""
 
     def __init__(self, action: Callable[[Arguments], int], parameters: Sequence[click.Parameter]) -> None:
         self.action = action
         super().__init__(None, params=list(parameters), context_settings={"help_option_names": ["-h", "--help"]})
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse arguments; an option may be shortened, and one with several values gives each of them."""
+        """Parse arguments with abbreviated options and options with several values."""
         return super().parse_args(ctx, args if ctx.resilient_parsing else list(spell_out(self, ctx, args)))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, by group."""
+        """Write the options by group."""
         sections: dict[str, list[tuple[str, str]]] = {group: [] for group in GROUPS}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
@@ -132,20 +132,21 @@ class Command(click.Command):
                     formatter.write_dl(records)
 
     def invoke(self, ctx: click.Context) -> int:
-        """Carry the command out; the context's object decides where."""
-        carry_out: Callable[[Callable[[Arguments], int], Arguments], int] = ctx.find_root().obj
-        return carry_out(self.action, collect(ctx))
+        """Run the action by the context's object, which chooses a service or this machine."""
+        run_action: Callable[[Callable[[Arguments], int], Arguments], int] = ctx.find_root().obj
+        return run_action(self.action, collect(ctx))
 
 
 class Group(click.Group):
-    """A group of commands, which are loaded when they are used.
+    """Group of commands that loads the module of a command at its first use.
 
     Args:
-        name: Its name.
-        help: What it is for.
-        commands: Name -> `module:attribute`, and what it does.
-        params: Options before a command.
+        name: Name of the group.
+        help: Purpose of the group, in a sentence.
+        lazy: Name of a command -> `module:attribute`, and its effect.
+        params: Options before the command.
         sections: Title in `--help` -> names of commands.
+        epilog: Text at the end of `--help`.
     """
 
     def __init__(
@@ -172,7 +173,7 @@ class Group(click.Group):
         return list(self.lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, loaded."""
+        """Return a command, after loading its module; None for an unknown name."""
         if cmd_name not in self.lazy:
             return None
         path, text = self.lazy[cmd_name]
@@ -182,35 +183,35 @@ class Group(click.Group):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the options before a command."""
+        """Parse the options before the command."""
         return super().parse_args(ctx, args if ctx.resilient_parsing else list(spell_out(self, ctx, args)))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command and its arguments; a wrong name is answered by the nearest."""
+        """Return the command and its arguments; the error for an unknown name suggests the nearest one."""
         if args[0] not in self.lazy and not ctx.resilient_parsing:
             raise click.UsageError(str(unknown("command", args[0], self.lazy)), ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands by section, without loading them."""
+        """Write the commands by section without loading their modules."""
         for title, names in self.sections.items():
             with formatter.section(title):
                 formatter.write_dl([(name, self.lazy[name][1]) for name in names])
 
 
 def command(*parameters: Parameters) -> Callable[[Callable[[Arguments], int]], Command]:
-    """Return a decorator that makes a function of the parsed arguments a command."""
+    """Return a decorator that turns a function of the parsed arguments into a command."""
     flat = [p for group in parameters for p in ([group] if isinstance(group, click.Parameter) else group)]
     return lambda action: Command(action, flat)
 
 
 def spell_out(command: click.Command, ctx: click.Context, args: Sequence[str]) -> Iterable[str]:
-    """Yield arguments with whole option names, and an option with several values once per value.
+    """Yield arguments with full option names, and an option with several values once per value.
 
     Raises:
-        UsageError: An unknown option, or one without its value; the message names the nearest.
+        UsageError: An option is unknown, ambiguous or lacks its value.
     """
     options = {n: p for p in command.get_params(ctx) if isinstance(p, click.Option) for n in p.opts}
     rest = list(args)
@@ -223,7 +224,7 @@ def spell_out(command: click.Command, ctx: click.Context, args: Sequence[str]) -
             yield token
             continue
         name, equals, value = token.partition("=")
-        name = _whole_name(name, options, ctx)
+        name = _find_option(name, options, ctx)
         option = options[name]
         if equals or option.is_flag:
             yield f"{name}{equals}{value}"
@@ -237,19 +238,19 @@ def spell_out(command: click.Command, ctx: click.Context, args: Sequence[str]) -
         del rest[:count]
 
 
-def _whole_name(name: str, options: Mapping[str, click.Option], ctx: click.Context) -> str:
+def _find_option(name: str, options: Mapping[str, click.Option], ctx: click.Context) -> str:
     if name in options:
         return name
-    longer = [n for n in options if n.startswith(name)]
-    if len(longer) > 1:
-        raise click.UsageError(f"option {name} may be {' or '.join(longer)}", ctx)
-    if not longer:
+    matches = [n for n in options if n.startswith(name)]
+    if len(matches) > 1:
+        raise click.UsageError(f"option {name} is ambiguous: {' or '.join(matches)}", ctx)
+    if not matches:
         raise click.UsageError(str(unknown("option", name, [n for n in options if n.startswith("--")])), ctx)
-    return longer[0]
+    return matches[0]
 
 
 def collect(ctx: click.Context) -> Arguments:
-    """Return the values of a command's parameters; an option before the command holds unless it is given again."""
+    """Return the values of a command's parameters; an option after the command overrides the same one before it."""
     chain = [ctx]
     while (parent := chain[0].parent) is not None:
         chain.insert(0, parent)

@@ -141,7 +141,7 @@ def test_a_users_own_space_is_run_from_an_empty_folder(head: dict[str, Any], tmp
     assert json.loads(shown)["status"] == "SUCCEEDED"
     assert json.loads(shown)["out"] == str(run)
     _, twice = complete(driver("submit", str(sweep), *at, "--out", str(run), "--job-id", "mine-1"), 2)
-    assert "there was a job mine-1 on this cluster (SUCCEEDED), and Ray uses each name once" in twice
+    assert "this cluster already ran a job mine-1 (SUCCEEDED), and Ray uses each name once" in twice
     _, unknown = complete(driver("stop", "mine-2", *at), 2)
     assert "unknown job 'mine-2'; did you mean mine-1?" in unknown
     assert TOKEN not in out + err + shown + twice + unknown
@@ -162,9 +162,9 @@ def test_ctrl_c_detaches_and_a_stopped_job_is_continued(head: dict[str, Any], tm
     shown, _ = complete(driver("status", name, *at, "--json"))
     assert json.loads(shown)["status"] == "RUNNING"
     _, twice = complete(driver(*asked, "--trials", "400"), 2)
-    assert f"job {name} runs there already (RUNNING)" in twice
+    assert f"job {name} already runs (RUNNING)" in twice
     out, err = complete(driver("stop", name, *at))
-    assert f"job {name} has ended: STOPPED; submitted again it continues in {run}" in out
+    assert f"job {name} has ended: STOPPED; submit it again to continue in {run}" in out
     stopped = read_trials(run)["digest"].to_pylist()
     log = json.loads(complete(driver("status", name, *at, "--json"))[0])["log"]
     # the driver ended by itself, and said so
@@ -185,7 +185,7 @@ def test_the_exit_code_is_the_sweeps(head: dict[str, Any], tmp_path: Path, drive
     _, err = complete(
         driver("submit", "synthetic", *at, "--out", str(tmp_path / "no"), "--python", "/no/python", "--follow"), 127
     )
-    assert "the job's environment has no such Python" in err
+    assert "the head has no such Python" in err
 
 
 def test_a_wrong_token_and_none_are_one_line(
@@ -195,7 +195,7 @@ def test_a_wrong_token_and_none_are_one_line(
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another-token-that-is-wrong-here")
     _, err = complete(driver(*args, head["jobs"]), 2)
     assert err.count("\n") == 1
-    assert "refuses the token at hand" in err
+    assert "refuses this machine's token" in err
     assert "another-token" not in err
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     _, err = complete(driver(*args, head["jobs"]), 2)

@@ -1,4 +1,4 @@
-"""`sweeper analyse`: the evidence of one sweep or several, as sentences with their numbers, and what is missing."""
+"""`sweeper analyse`: evidence of sweeps as sentences with numbers, and the trials that a firm answer needs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ from sweeper.analysis.evidence.needs import OBJECTIVE, make_extend_command
 _SHOWN = 12
 FITTED = "fitted"
 
-_DIRS = Argument(
-    "dirs", "DIR...", "Run folders, or their URIs; they are analysed one after the other.", nargs=-1, required=True
-)
+_DIRS = Argument("dirs", "DIR...", "Run folders, or their URIs; each is analysed on its own.", nargs=-1, required=True)
 _OPTIONS = (
     Option("--objective", "NAME", f"{OBJECTIVE_HELP} (default: gain_mean).", names=objectives),
-    Option("--split", "NAME", "train, val or test (default: val, or test if only that was measured).",
+    Option("--split", "NAME", "train, val or test (default: val, or test if only test was measured).",
            names=lambda: SPLITS),
-    Option("--where", "COLUMN=VALUE", "Only trials with this value, such as momentum=0.9; repeatable.", multiple=True),
+    Option("--where", "COLUMN=VALUE", "Use trials with this value only, such as momentum=0.9; repeatable.",
+           multiple=True),
 )  # fmt: skip
 
 
@@ -46,29 +45,30 @@ def analyse(args: Arguments) -> int:
     from sweeper.storage.run_folder import stored_spec
     from sweeper.storage.tables import read_trials
 
-    wanted, split = _conditions(args.where or ()), _checked(args)
-    found: dict[str, Analysis] = {}
-    extends: dict[str, str] = {}
+    conditions, split = _parse_conditions(args.where or ()), _check_options(args)
+    analyses: dict[str, Analysis] = {}
+    commands: dict[str, str] = {}
     plans: dict[str, Plan | None] = {}
     for folder in dict.fromkeys(args.dirs):
         spec = stored_spec(folder)
         trials = read_trials(folder)
         if not trials.num_rows:
             raise SpecError(f"{folder} holds no trials yet: `sweeper resume {folder}` runs them")
-        for key, value in wanted:
-            trials = _where(trials, key, value, folder)
-        alone = not args.where and not args.split  # an extension asks about all trials, on the objective's own split
-        extends[folder] = (
-            make_extend_command(shlex.quote(str(spec.out)), spec, args.noise, args.objective) if alone else ""
+        for key, value in conditions:
+            trials = _filter_rows(trials, key, value, folder)
+        # `extend` plans from all trials, on the objective's split
+        extendable = not args.where and not args.split
+        commands[folder] = (
+            make_extend_command(shlex.quote(str(spec.out)), spec, args.noise, args.objective) if extendable else ""
         )
-        found[folder] = analysis.analyse(trials, args.objective or OBJECTIVE, args.noise or spec.noise, split=split)
-        plans[folder] = read_missing(spec, folder, trials, found[folder]) if extends[folder] else None
+        analyses[folder] = analysis.analyse(trials, args.objective or OBJECTIVE, args.noise or spec.noise, split=split)
+        plans[folder] = read_missing(spec, folder, trials, analyses[folder]) if commands[folder] else None
     record = {
         folder: {**a.record(), "further_trials": None if (plan := plans[folder]) is None else len(plan.specs)}
-        for folder, a in found.items()
+        for folder, a in analyses.items()
     }
     text = "\n\n\n".join(
-        f"{_title(folder, len(found))}{report(a, extends[folder], plans[folder])}" for folder, a in found.items()
+        f"{_title(folder, len(analyses))}{report(a, commands[folder], plans[folder])}" for folder, a in analyses.items()
     )
     emit(args.json, record, text)
     return ExitCode.DONE
@@ -78,7 +78,7 @@ def _title(folder: str, folders: int) -> str:
     return f"{folder}\n\n" if folders > 1 else ""
 
 
-def _checked(args: Arguments) -> str | None:
+def _check_options(args: Arguments) -> str | None:
     try:
         OBJECTIVES[args.objective or OBJECTIVE]
         if args.noise:
@@ -90,70 +90,71 @@ def _checked(args: Arguments) -> str | None:
     return args.split
 
 
-def _conditions(texts: Iterable[str]) -> list[tuple[str, str]]:
+def _parse_conditions(texts: Iterable[str]) -> list[tuple[str, str]]:
     from sweeper.storage.schema import SCHEMAS
 
-    found: list[tuple[str, str]] = []
+    conditions: list[tuple[str, str]] = []
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not key or not value:
             raise SpecError(f"--where needs COLUMN=VALUE, such as momentum=0.9, got {text!r}")
         if key not in SCHEMAS["trials"].names:
             raise SpecError(str(unknown("column", key, SCHEMAS["trials"].names)))
-        found.append((key, value))
-    return found
+        conditions.append((key, value))
+    return conditions
 
 
-def _where(trials: pa.Table, key: str, value: str, folder: str) -> pa.Table:
-    """Return the rows whose column has this value, in the column's own precision.
+def _filter_rows(trials: pa.Table, key: str, value: str, folder: str) -> pa.Table:
+    """Return the rows with this value in a column, compared in the column's precision.
 
     Raises:
-        SpecError: None has; the message names values that are there.
+        SpecError: No row has the value.
     """
     values = trials.column(key).to_pylist()
     kept = trials.filter([is_value(v, value) for v in values])
     if not kept.num_rows:
-        there = sorted({v for v in values if v is not None})
-        names = ", ".join(map(cell_text, there[:_SHOWN]))
-        more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
-        raise SpecError(f"no trial in {folder} has {key} = {value}; there are {names or 'no values'}{more}")
+        stored = sorted({v for v in values if v is not None})
+        names = ", ".join(map(cell_text, stored[:_SHOWN]))
+        more = f" and {len(stored) - _SHOWN} more" if len(stored) > _SHOWN else ""
+        raise SpecError(f"no trial in {folder} has {key} = {value}; its values are {names or 'missing'}{more}")
     return kept
 
 
 def report(a: Analysis, extend: str = "", plan: Plan | None = None) -> str:
-    """Return an analysis for a terminal: the sentences, the ranking as a table, and what is missing.
+    """Return an analysis for a terminal: the sentences, the table of noises, and the missing trials.
 
     Args:
         a: The analysis.
-        extend: Command that runs what is missing; empty where none does.
-        plan: What that command would run; None where it is not known.
+        extend: Command that runs the missing trials; empty if there is none.
+        plan: Trials of that command; None if they are unknown.
     """
     verdict, *others = a.sentences
     parts = [wrap(verdict, 0), "\n".join(wrap(f"- {line}", 0) for line in others)]
     if a.ranking.rows:
-        parts.append(_ranking(a))
-    parts.append(_needs(a, extend, plan))
+        parts.append(_format_ranking(a))
+    parts.append(_format_needs(a, extend, plan))
     return "\n\n".join(parts)
 
 
-def _ranking(a: Analysis) -> str:
+def _format_ranking(a: Analysis) -> str:
     from sweeper.analysis.evidence.linear import HOW, R2
 
     header = ("noise", "R²", "90 % interval", "of the ceiling", "best in", "sweeps apart")
-    note = f"{R2}: {HOW}; best in: share of resampled tables in which it is (one of) the best"
-    parts = [format_table(header, [_row(a, r) for r in a.ranking.rows]), wrap(note, 2)]
+    note = f"{R2}: {HOW}; best in: share of resampled tables in which the noise is best, or among the best"
+    parts = [format_table(header, [_format_rank(a, r) for r in a.ranking.rows]), wrap(note, 2)]
     if a.transfer.r2 and a.transfer.n:
         moved = a.transfer.r2
         rows = [(r.name, *(number(moved[r.name].get(k)) for k in a.transfer.n)) for r in a.ranking.rows]
-        what = "sweeps of that knob from a learning-rate sweep"
+        target = "sweeps of a knob from a learning-rate sweep"
         if a.transfer.kind == "halves":
-            what = "one half of that knob's values from the other"
-        note = f"R² of predicting {what}" + ("; fitted has its exponents from all of them" if FITTED in moved else "")
+            target = "one half of a knob's values from the other half"
+        fitted = "; the exponents of fitted come from all values" if FITTED in moved else ""
+        note = f"R² of predicting {target}{fitted}"
         parts += ["", format_table(("noise", *(name_knob(k).short for k in a.transfer.n)), rows), wrap(note, 2)]
     return "\n".join(parts)
 
 
-def _row(a: Analysis, row: Rank) -> tuple[str, ...]:
+def _format_rank(a: Analysis, row: Rank) -> tuple[str, ...]:
     return (
         row.name,
         number(row.r2),
@@ -164,21 +165,20 @@ def _row(a: Analysis, row: Rank) -> tuple[str, ...]:
     )
 
 
-def _needs(a: Analysis, extend: str, plan: Plan | None) -> str:
+def _format_needs(a: Analysis, extend: str, plan: Plan | None) -> str:
     from sweeper.analysis.evidence.sentences import explain_no_needs
 
     if not a.needs:
         return explain_no_needs(a)
-    runs = pluralize(len(plan.specs), "further trial") if plan is not None else "it"
-    lines = [wrap(f"what is missing for a firm answer{f' (`{extend}` runs {runs})' if extend else ''}", 0)]
+    runs = pluralize(len(plan.specs), "further trial") if plan is not None else "them"
+    lines = [wrap(f"a firm answer still needs{f' (`{extend}` runs {runs})' if extend else ''}:", 0)]
     for why in dict.fromkeys(n.why for n in a.needs):
-        those = [n for n in a.needs if n.why == why]
-        new = [n for n in those if n.noise is not None]
-        asked = sum(n.repeats for n in those)
-        if plan is not None:  # what is there already, and what lies outside of the ranges, is not run
-            asked = sum(len(p.specs) for p in plan.planned if p.why == why)
-        trials = pluralize(asked, "trial")
-        what = f"noises {', '.join(number(n.noise) for n in new)}" if new else "repeats of " + ", ".join(
-            str(n.config) for n in those)  # fmt: skip
-        lines.append(wrap(f"- {why}: {trials}, {what}", 0))
+        needs = [n for n in a.needs if n.why == why]
+        new = [n for n in needs if n.noise is not None]
+        count = sum(n.repeats for n in needs)
+        if plan is not None:  # the plan omits stored trials, and noises outside of the ranges
+            count = sum(len(p.specs) for p in plan.planned if p.why == why)
+        noises = f"noises {', '.join(number(n.noise) for n in new)}"
+        detail = noises if new else f"repeats of {', '.join(str(n.config) for n in needs)}"
+        lines.append(wrap(f"- {why}: {pluralize(count, 'trial')}, {detail}", 0))
     return "\n".join(lines)

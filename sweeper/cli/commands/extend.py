@@ -26,9 +26,9 @@ from sweeper.cli.sweep_options import flags
 from sweeper.config.spec import keys
 
 _OPTIONS = (
-    Option("--dry-run", "", "Show the trials and run none.", default=False),
-    Option("--repeats", "R", "Repeats per configuration (default: what the analysis asks for).", type=COUNT),
-    Option("--noises", "N", "Largest number of new noises (default: all that the analysis asks for).", type=COUNT),
+    Option("--dry-run", "", "Print the trials and run none.", default=False),
+    Option("--repeats", "R", "Repeats per configuration (default: as the analysis needs).", type=COUNT),
+    Option("--noises", "N", "Largest number of new noises (default: as the analysis needs).", type=COUNT),
     Option("--objective", "NAME", f"Objective of the answer: {OBJECTIVE_HELP} (default: gain_mean).", names=objectives),
 )
 

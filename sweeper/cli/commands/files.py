@@ -1,4 +1,4 @@
-"""Commands about files: export, import, compact."""
+"""Commands for files: `export`, `import` and `compact`."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ _EXPORT = (
     Option("--format", "csv|parquet", "Format of the table (default: csv).", type=Choice(("csv", "parquet"))),
     Option("--table", "NAME", f"{', '.join(_TABLES[:-1])} or {_TABLES[-1]} (default: trials).", type=Choice(_TABLES)),
     Option("--out", "FILE", "File of the table (default: DIR/TABLE.FORMAT)."),
-    Option("--html", "FILE", "Write the page instead: one file that works offline."),
+    Option("--html", "FILE", "Write the page instead, as one file that works offline."),
     Option("--png", "DIR", "Write the page's figures instead, as PNG files."),
     Option("--svg", "DIR", "Write the page's figures instead, as SVG files."),
 )
 _TABLE = Argument("table", "TABLE", "Table with one row per pair: .parquet, .csv, .feather or .arrow.")
 _IMPORT = (
-    Option("--space", "NAME", "Space, or space file, that the pairs belong to.", required=True, names=spaces),
-    Option("--map", "COLUMN=NAME,...", "Names of columns in the trials table, such as lr=learning_rate. Known names "
-           "need none; COLUMN= leaves a column out; repeatable.", multiple=True),
+    Option("--space", "NAME", "Space or space file of the pairs.", required=True, names=spaces),
+    Option("--map", "COLUMN=NAME,...", "Column of the table and of trials, such as lr=learning_rate. Equal names need "
+           "no entry; COLUMN= omits a column; repeatable.", multiple=True),
     Option("--set", "KEY=VALUE", "Value that all rows share: a field of the trial, examples, classes or parameters; "
            "repeatable.", multiple=True),
-    Option("--sampler", "NAME", "Sampler that chose the configurations (default: grid if they are one, else unknown).",
+    Option("--sampler", "NAME", "Sampler that chose the configurations (default: grid for a grid, else unknown).",
            names=samplers),
-    Option("--drop-missing", "", "Leave out rows that cannot be used.", default=False),
+    Option("--drop-missing", "", "Omit unusable rows.", default=False),
     Option("--out", "DIR", "Run folder (default: runs/NAME_OF_THE_TABLE)."),
 )  # fmt: skip
 
 
 @command(RUN_DIR, _EXPORT, SHOWN_NOISE, COMMON)
 def export(args: Arguments) -> int:
-    """`sweeper export DIR [--html FILE] [--png DIR] [--svg DIR]`, or a table where none of them is given."""
+    """`sweeper export DIR`: a table, or the page and figures with --html, --png and --svg."""
     stored_spec(args.dir)
     if not (args.html or args.png or args.svg):
-        record, text = _table(args)
+        record, text = _write_table(args)
     else:
         if args.out or args.table or args.format:
-            raise SpecError("--table, --format and --out write a table: leave them out with --html, --png and --svg")
-        record, text = _drawn(args)
+            raise SpecError("--table, --format and --out are for a table: omit them with --html, --png and --svg")
+        record, text = _write_figures(args)
     emit(args.json, record, text)
     return ExitCode.DONE
 
 
-def _table(args: Arguments) -> tuple[dict[str, Any], str]:
+def _write_table(args: Arguments) -> tuple[dict[str, Any], str]:
     import pyarrow
     import pyarrow.parquet
 
@@ -69,7 +69,7 @@ def _table(args: Arguments) -> tuple[dict[str, Any], str]:
 
     name, kind = args.table or "trials", args.format or "csv"
     if args.noise:
-        raise SpecError("--noise chooses what --html, --png and --svg show; a table has every noise")
+        raise SpecError("--noise works with --html, --png and --svg only; a table has every noise")
     table = read_trials(args.dir) if name == "trials" else read(args.dir, name)
     if kind == "csv":
         content = csv_bytes(table)
@@ -79,7 +79,7 @@ def _table(args: Arguments) -> tuple[dict[str, Any], str]:
         content = target.getvalue()
     place, file = file_of(args.out) if args.out else (place_of(args.dir), f"{name}.{kind}")
     if place.local and not place.local.is_dir():
-        raise SpecError(f"cannot write {args.out}: there is no folder {place.text}")
+        raise SpecError(f"cannot write {args.out}: the folder {place.text} does not exist")
     try:
         place.write(file, content)
     except StorageError as error:
@@ -89,7 +89,7 @@ def _table(args: Arguments) -> tuple[dict[str, Any], str]:
     return {"file": written, "rows": table.num_rows}, f"{table.num_rows} rows in {shown}"
 
 
-def _drawn(args: Arguments) -> tuple[dict[str, Any], str]:
+def _write_figures(args: Arguments) -> tuple[dict[str, Any], str]:
     from dashboards.page.page import read_run, write_page
 
     if args.noise:
@@ -108,12 +108,12 @@ def _drawn(args: Arguments) -> tuple[dict[str, Any], str]:
     run = read_run(args.dir, args.noise) if args.png or args.svg else None
     for kind, folder in (("png", args.png), ("svg", args.svg)):
         if run is not None and folder:
-            record[kind] = _pictures(run, Path(folder), kind)
+            record[kind] = _write_pictures(run, Path(folder), kind)
             lines.append(f"{pluralize(len(record[kind]), 'figure')} in {folder}")
     return record, "\n".join(lines)
 
 
-def _pictures(run: Run, folder: Path, kind: str) -> list[str]:
+def _write_pictures(run: Run, folder: Path, kind: str) -> list[str]:
     from dashboards.page.images import write_pictures
 
     return [str(file.absolute()) for file in write_pictures(run, folder, kind)]
@@ -133,34 +133,34 @@ def import_table(args: Arguments) -> int:
     space = str(Path(args.space).resolve()) if args.space.endswith(".py") else args.space
     mapping, settings = pairs(args.map or ()), parse_assignments(args.set or ())
     table, faults = read_table(path)
-    found = as_sweep(table, path.name, space, mapping, settings, args.sampler, args.drop_missing, faults)
-    out = _folder(args.out, path)
+    sweep = as_sweep(table, path.name, space, mapping, settings, args.sampler, args.drop_missing, faults)
+    out = _make_folder(args.out, path)
     try:
-        write_start(out, found.spec, found.space)
-        write_trials(out, found.rows)
+        write_start(out, sweep.spec, sweep.space)
+        write_trials(out, sweep.rows)
     except StorageError as error:
         raise SpecError(str(error)) from None
-    outcomes = dict(Counter(str(r["outcome"]) for r in found.rows).most_common())
+    outcomes = dict(Counter(str(r["outcome"]) for r in sweep.rows).most_common())
     record = {
         "run": str(out),
-        "trials": len(found.rows),
-        "configs": found.spec.trials,
+        "trials": len(sweep.rows),
+        "configs": sweep.spec.trials,
         "outcomes": outcomes,
-        "sampler": found.rows[0]["sampler"],
-        "notes": list(found.notes),
+        "sampler": sweep.rows[0]["sampler"],
+        "notes": list(sweep.notes),
     }
     counts = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items())
     head = (
-        f"{pluralize(len(found.rows), 'trial')} of {pluralize(found.spec.trials, 'configuration')} ({counts}) in {out}"
+        f"{pluralize(len(sweep.rows), 'trial')} of {pluralize(sweep.spec.trials, 'configuration')} ({counts}) in {out}"
     )
-    emit(args.json, record, "\n".join([head, *(wrap(note, 0) for note in found.notes)]))
+    emit(args.json, record, "\n".join([head, *(wrap(note, 0) for note in sweep.notes)]))
     return ExitCode.DONE
 
 
-def _folder(asked: str | None, table: Path) -> Path:
-    if asked and is_uri(asked):
-        raise SpecError(f"a table is imported into a folder of this machine or one that is mounted, got {asked}")
-    out = Path(asked or Path("runs") / table.stem).expanduser().absolute()
+def _make_folder(out_option: str | None, table: Path) -> Path:
+    if out_option and is_uri(out_option):
+        raise SpecError(f"--out must be a local or mounted folder, got {out_option}")
+    out = Path(out_option or Path("runs") / table.stem).expanduser().absolute()
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise SpecError(f"{out} is not an empty folder; choose another --out")
@@ -173,14 +173,16 @@ def _folder(asked: str | None, table: Path) -> Path:
 @command(RUN_DIR, COMMON)
 def compact(args: Arguments) -> int:
     """`sweeper compact DIR`."""
-    from sweeper.storage.compaction import compact as compacted
+    from sweeper.storage.compaction import compact as compact_tables
     from sweeper.storage.location import place_of
     from sweeper.storage.run_folder import locked, stored_spec
 
     stored_spec(args.dir)
     place = place_of(args.dir)
     with locked(place):
-        found = compacted(place.patient())
-    lines = [f"{table:<9}{count} parts became one" for table, count in found.items()]
-    emit(args.json, {"run": place.uri, "parts": found}, "\n".join(lines) or "nothing to do: no table has several parts")
+        counts = compact_tables(place.patient())
+    lines = [f"{table:<9}joined {count} parts" for table, count in counts.items()]
+    emit(
+        args.json, {"run": place.uri, "parts": counts}, "\n".join(lines) or "nothing to do: no table has several parts"
+    )
     return ExitCode.DONE

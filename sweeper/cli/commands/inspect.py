@@ -1,4 +1,4 @@
-"""The commands that read a run folder: each takes the parsed arguments and returns the exit code."""
+"""Commands that read a run folder: `status`, `list`, `best`, `recommend`, `pair` and `dashboard`."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from sweeper.analysis.summary import (
 )
 
 
-def _rows(args: Arguments) -> tuple[SweepSpec, Any, str]:
-    """Return the spec of a run folder, its trials, and the noise to show."""
+def _read_run(args: Arguments) -> tuple[SweepSpec, Any, str]:
+    """Return the spec, the trials and the noise to show of a run folder."""
     from sweeper.storage.run_folder import stored_spec
     from sweeper.storage.tables import read_trials
 
@@ -50,16 +50,16 @@ def show_status(args: Arguments) -> int:
     from sweeper.analysis.regime import fit_regime
     from sweeper.storage.run_folder import is_running
 
-    spec, trials, noise = _rows(args)
-    budget, lacking = _budget(spec)
-    light = trials.select(["number", "outcome"]).to_pylist()
+    spec, trials, noise = _read_run(args)
+    budget, budget_error = _count_configurations(spec)
+    outcomes = trials.select(["number", "outcome"]).to_pylist()
     finished: dict[int, int] = {}
-    for row in light:
+    for row in outcomes:
         if row["outcome"] != "failed" and row["number"] is not None:
             finished[row["number"]] = finished.get(row["number"], 0) + 1
     done = sum(n >= spec.repeats for n in finished.values())
-    believed = fit_posterior(spec, trials, noise)
-    best = winner(trials, spec.objective, believed, over_limits(trials, spec)) or {}
+    posterior = fit_posterior(spec, trials, noise)
+    best = winner(trials, spec.objective, posterior, over_limits(trials, spec)) or {}
     record = {
         "run": args.dir if is_uri(args.dir) else str(Path(args.dir).absolute()),
         "space": spec.space,
@@ -68,8 +68,8 @@ def show_status(args: Arguments) -> int:
         "running": is_running(args.dir),
         "budget": budget,
         "done": done,
-        "trials": len(light),
-        "failed": sum(r["outcome"] == "failed" for r in light),
+        "trials": len(outcomes),
+        "failed": sum(r["outcome"] == "failed" for r in outcomes),
         "best": best.get("config_mean"),
         "best_posterior_mean": best.get("posterior_mean"),
         "best_posterior_sd": best.get("posterior_sd"),
@@ -80,30 +80,30 @@ def show_status(args: Arguments) -> int:
     shown = "\n".join(f"{k.replace('_', ' '):<21}{plain_text(v)}" for k, v in record.items())
     record["regimes"] = {name: fit_regime(trials, name, noise).message for name in BOTH}
     record["warnings"] = [asdict(d) for d in collect_warnings(trials)]
-    record["belief"] = believed.record()
+    record["belief"] = posterior.record()
     parts = [shown, *(f"{name}: {message}" for name, message in record["regimes"].items())]
-    parts += [*format_warnings(trials), *([wrap(lacking, 0)] if lacking else [])]
+    parts += [*format_warnings(trials), *([wrap(budget_error, 0)] if budget_error else [])]
     emit(args.json, record, "\n".join((*parts, format_posterior(record["belief"], noise))))
     return ExitCode.DONE
 
 
-def _budget(spec: SweepSpec) -> tuple[int | None, str]:
-    """Return the configurations of a sweep; None with the reason where its folder does not tell."""
+def _count_configurations(spec: SweepSpec) -> tuple[int | None, str]:
+    """Return the number of configurations of a sweep; None and the reason if the space is unknown."""
     from sweeper.runner.proposer import budget_of
     from sweeper.storage.space_data import known_space
 
     try:
-        known = known_space(spec)
+        space = known_space(spec).space
     except SpecError as error:
-        return None, f"the number of configurations is not known: {error}"
-    return budget_of(spec, known.space), ""
+        return None, f"the number of configurations is unknown: {error}"
+    return budget_of(spec, space), ""
 
 
-_LIST_DIR = Argument("dir", "[DIR]", "Run folder, or its URI; with --server a sweep's id.", required=False)
+_LIST_DIR = Argument("dir", "[DIR]", "Run folder, or its URI; with --server id of a sweep.", required=False)
 _DIRS = Argument("dirs", "[DIR]...", "Run folders, or their URIs: s3://BUCKET/PATH, gs://..., file://...; with "
-                 "--server a sweep's id, or nothing for all.", nargs=-1, required=False)  # fmt: skip
+                 "--server id of a sweep, or nothing for all.", nargs=-1, required=False)  # fmt: skip
 _SAVE = Option("--save", "FILE", "Write the best merged weights as safetensors.")
-_DIGEST = Argument("digest", "DIGEST", "Digest of the trial, or its first digits.")
+_DIGEST = Argument("digest", "DIGEST", "Digest of the trial, or the start of it.")
 _DATA = Option("--data", "ROOT", "Folder with the data sets (default: the sweep's).")
 _ADVICE = (
     Option(
@@ -114,9 +114,9 @@ _ADVICE = (
     Option("--weight-decay", "X", "Weight decay to use (default: the best trial's).", type=FLOAT),
     Option("--objective", "NAME", f"{OBJECTIVE_HELP} (default: gain_mean and merged_loss).", names=objectives),
 )
-_LISTEN = (
+_LISTENING = (
     Option("--port", "N", "Port to listen on (default: 8050, or the next free one).", type=INTEGER, default=8050),
-    Option("--host", "ADDR", "Address to listen on; the default is this machine only.", default="127.0.0.1",
+    Option("--host", "ADDR", "Address to listen on; the default serves this machine only.", default="127.0.0.1",
            show_default=True),
 )  # fmt: skip
 
@@ -124,13 +124,13 @@ _LISTEN = (
 @command(_LIST_DIR, SHOWN_NOISE, SERVED)
 def list_trials(args: Arguments) -> int:
     """`sweeper list DIR`."""
-    spec, trials, noise = _rows(args)
+    spec, trials, noise = _read_run(args)
     emit_trials(args.json, trials, spec.objective, noise)
     return ExitCode.DONE
 
 
 def emit_trials(as_json: bool, trials: Any, objective: str, noise: str) -> None:
-    """Print the trials of a sweep: outcome, knobs, noise and objective of each."""
+    """Print the outcome, knobs, noise and objective of each trial."""
     from sweeper.search.objectives import resolve_objective
 
     column = resolve_objective(objective, trials).column
@@ -143,11 +143,11 @@ def emit_trials(as_json: bool, trials: Any, objective: str, noise: str) -> None:
 @command(RUN_DIR, _SAVE, SHOWN_NOISE, SERVED)
 def best(args: Arguments) -> int:
     """`sweeper best DIR [--save FILE]`."""
-    spec, trials, noise = _rows(args)
+    spec, trials, noise = _read_run(args)
     record = summarize_sweep(args.dir, trials, noise)
     if args.save:
         if not record["best"]:
-            raise SpecError("no viable trial yet: there is nothing to save")
+            raise SpecError("--save needs a viable trial, and the sweep has none yet")
         record["saved"] = _save(args.dir, spec, trials, record["best"]["digest"], Path(args.save))
     text = format_sweep(record)
     emit(args.json, record, text + (f"\nsaved:               {record['saved']}" if args.save else ""))
@@ -158,12 +158,12 @@ def _save(folder: str, spec: SweepSpec, trials: Any, digest: str, target: Path) 
     from sweeper.storage.tables import weights_of, write_weights
 
     if target.is_dir():
-        raise SpecError(f"{target} is a folder; --save needs a file name")
+        raise SpecError(f"--save must be a file, but {target} is a folder")
     try:
         if not place_of(folder).fetch(weights_of(digest), target):
-            output = rerun(folder, spec, row_of(trials, digest))
+            output = rerun(folder, spec, find_row(trials, digest))
             if output.weights is None:
-                raise SpecError(f"trial {digest} has no weights to save: it is synthetic or its outcome is not ok")
+                raise SpecError(f"trial {digest} has no weights to save: it is synthetic, or its outcome is not ok")
             write_weights(target, output.weights, output.result)
     except OSError as error:
         raise SpecError(f"cannot write {target}: {error.strerror or error}") from None
@@ -173,37 +173,37 @@ def _save(folder: str, spec: SweepSpec, trials: Any, digest: str, target: Path) 
 @command(RUN_DIR, _ADVICE, SHOWN_NOISE, SERVED)
 def recommend(args: Arguments) -> int:
     """`sweeper recommend DIR`."""
-    spec, trials, noise = _rows(args)
-    wanted = {k: getattr(args, k) for k in ("momentum", "weight_decay", "learning_rate")}
+    spec, trials, noise = _read_run(args)
+    fixed = {k: getattr(args, k) for k in ("momentum", "weight_decay", "learning_rate")}
     objectives = [args.objective] if args.objective else []
-    found = advise(spec, trials, objectives, noise, batch_sizes=args.batch_size, **wanted)
-    emit(args.json, found, "\n\n".join(f"{name}: {a['message']}\n{a['text']}" for name, a in found.items()))
+    advice = advise(spec, trials, objectives, noise, batch_sizes=args.batch_size, **fixed)
+    emit(args.json, advice, "\n\n".join(f"{name}: {a['message']}\n{a['text']}" for name, a in advice.items()))
     return ExitCode.DONE
 
 
-def row_of(trials: Any, digest: str) -> dict[str, Any]:
-    """Return the row of the trial whose digest begins with this.
+def find_row(trials: Any, digest: str) -> dict[str, Any]:
+    """Return the row of the trial whose digest begins with a text.
 
     Raises:
-        SpecError: None does, or several do.
+        SpecError: No trial has such a digest, or several have.
     """
-    found = [i for i, d in enumerate(trials["digest"].to_pylist()) if d.startswith(digest)]
-    if len(found) != 1:
-        raise SpecError(f"{len(found)} trials have a digest that begins with {digest!r}; `sweeper list` shows them")
-    return trials.slice(found[0], 1).to_pylist()[0]
+    indices = [i for i, d in enumerate(trials["digest"].to_pylist()) if d.startswith(digest)]
+    if len(indices) != 1:
+        raise SpecError(f"{len(indices)} trials have a digest that begins with {digest!r}; `sweeper list` shows all")
+    return trials.slice(indices[0], 1).to_pylist()[0]
 
 
 def rerun(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], data: str | None = None) -> PairOutput:
-    """Return the output of a trial that is run again here.
+    """Run a trial again on this machine and return its output.
 
     Args:
-        folder: Run folder, whose shared base weights are used.
+        folder: Run folder with the base weights that trials share.
         spec: The sweep.
-        row: The trial's row.
+        row: Stored row of the trial.
         data: Folder with the data sets; None takes the sweep's.
 
     Raises:
-        SpecError: The trial cannot be run here.
+        SpecError: This machine cannot run the trial.
     """
     from sweeper.storage.checkpoints import on_node
     from trainables.spec import PairSpec
@@ -224,13 +224,13 @@ def rerun(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], data: str
 @command(RUN_DIR, _DIGEST, _DATA, SERVED)
 def pair(args: Arguments) -> int:
     """`sweeper pair DIR DIGEST`."""
-    spec, trials, _ = _rows(args)
-    row = row_of(trials, args.digest)
+    spec, trials, _ = _read_run(args)
+    row = find_row(trials, args.digest)
     return emit_pair(args.json, row, rerun(args.dir, spec, row, args.data))
 
 
 def emit_pair(as_json: bool, row: Mapping[str, Any], output: PairOutput) -> int:
-    """Print whether a trial that was run again has the numbers of its row; returns the exit code."""
+    """Print whether the output of a rerun equals the stored row, and return the exit code."""
     from trainables.result import SCORES
 
     again = output.result.to_row()
@@ -259,9 +259,9 @@ def emit_pair(as_json: bool, row: Mapping[str, Any], output: PairOutput) -> int:
     return ExitCode.DONE if record["agrees"] else ExitCode.ERROR
 
 
-@command(_DIRS, _LISTEN, SHOWN_NOISE, SERVED)
+@command(_DIRS, _LISTENING, SHOWN_NOISE, SERVED)
 def dashboard(args: Arguments) -> int:
-    """`sweeper dashboard DIR...`; it serves until it is interrupted."""
+    """`sweeper dashboard DIR...`, until an interrupt."""
     if args.noise:
         check_shown_noise(args.noise)
     if not 0 <= args.port <= 65535:

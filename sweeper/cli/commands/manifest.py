@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweeper.cli.options import COMMON, COUNT, SET, TARGET, WHOLE, sweep_elsewhere
+from sweeper.cli.options import COMMON, COUNT, SET, TARGET, WHOLE, job_sweep_options
 from sweeper.cli.parsing import Arguments, Option, command
 from sweeper.cli.sweep_options import read_sweep
 from sweeper.config.fields import parse_bytes
@@ -36,7 +36,7 @@ _MANIFEST = (
 )  # fmt: skip
 
 
-@command(TARGET, sweep_elsewhere(), SET, _MANIFEST, COMMON)
+@command(TARGET, job_sweep_options(), SET, _MANIFEST, COMMON)
 def manifest(args: Arguments) -> int:
     """`sweeper manifest SPACE|spec.yaml --kuberay|--ray-up`."""
     if args.kuberay == args.ray_up:

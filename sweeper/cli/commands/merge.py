@@ -1,4 +1,4 @@
-"""`sweeper merge`: a user's own checkpoints, scored and merged like the children of a trial."""
+"""`sweeper merge`: score and merge the user's checkpoints like the children of a trial."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trainables.result import MergeRow, PairOutput
 
 _SPLITS = ("train", "val", "test")
-# only BatchNorm's re-estimation goes by batches here
+# only the re-estimation of BatchNorm uses batches
 _BATCH = 64
 
 
@@ -41,115 +41,121 @@ def _merge_names() -> Iterable[str]:
 _OPTIONS = (
     Option("--models", "FILE", "Two or more checkpoints (safetensors or torch) of one architecture.", several=True,
            required=True),
-    Option("--base", "FILE", "Checkpoint that the models were fine-tuned from; task vectors need it."),
-    Option("--space", "NAME", "Space that names model and data set.", names=spaces),
+    Option("--base", "FILE", "Checkpoint before fine-tuning; task vectors need it."),
+    Option("--space", "NAME", "Space with the model and the data set.", names=spaces),
     Option("--model", "NAME", "Name of the model, instead of --space."),
     Option("--data-set", "NAME", "Name of the data set (default: the images in the folder ROOT)."),
     Option("--merges", "NAME", "Merges (default: all possible ones).", several=True, names=_merge_names),
-    Option("--out", "DIR", "Folder for tables and page (default: a new one under runs/)."),
-    Option("--save", "FILE", "Write the merge chosen on validation as safetensors."),
+    Option("--out", "DIR", "Folder for tables and page (default: a new folder under runs/)."),
+    Option("--save", "FILE", "Write the merge with the best validation loss as safetensors."),
 )  # fmt: skip
 
 
 @command(_OPTIONS, SET, sweep_options(only=MERGE_FLAGS), COMMON)
 def merge(args: Arguments) -> int:
     """`sweeper merge --models A B ...`."""
-    settings = _settings(args)
-    spec = _task(args, settings)
-    out = _folder(args.out)
+    settings = _read_settings(args)
+    spec = _make_spec(args, settings)
+    out = _choose_folder(args.out)
     score = getattr(import_module(TRAINABLES[spec.trainable]), "merge_checkpoints", None)
     if score is None:
-        raise SpecError(f"space {args.space!r} trains nothing: its models cannot be merged")
-    models = [_file(m, "--models") for m in args.models]
-    base = _file(args.base, "--base") if args.base else None
+        raise SpecError(f"space {args.space!r} trains no models, so it has none to merge")
+    models = [_check_file(m, "--models") for m in args.models]
+    base = _check_file(args.base, "--base") if args.base else None
     try:
         output: PairOutput = score(spec, settings.runtime(None), models, base)
     except (ValueError, UnknownName, OSError) as error:
         raise SpecError(" ".join(str(error).split())) from None
-    if not _told(args):
+    if not _knows_training(args):
         output = replace(output, result=replace(output.result, noises={}))
-    record = _written(args, spec, output, out)
-    emit(args.json, record, _text(record))
+    record = _write_results(args, spec, output, out)
+    emit(args.json, record, _format_record(record))
     return 0
 
 
-def spec_fields(args: Arguments) -> dict[str, Any]:
-    """Return the fields of the trial that `--set` gives."""
+def read_fields(args: Arguments) -> dict[str, Any]:
+    """Return the fields of the trial that `--set` fixes."""
     return parse_assignments(args.set or ())
 
 
-def _told(args: Arguments) -> bool:
-    # without its learning rate nothing is known of how the models were trained
-    return "learning_rate" in spec_fields(args)
+def _knows_training(args: Arguments) -> bool:
+    # without a learning rate, the training of the models is unknown
+    return "learning_rate" in read_fields(args)
 
 
-def _settings(args: Arguments) -> SweepSpec:
+def _read_settings(args: Arguments) -> SweepSpec:
     if len(args.models) < 2:
-        raise SpecError(f"--models needs at least two files, got {args.models[0]}")
+        raise SpecError(f"--models must be at least two files, got {args.models[0]}")
     if bool(args.space) == bool(args.model):
         raise SpecError("give either --space, or --model with --data-set (or --data with a folder of images)")
     flags = {k: v for k in MERGE_FLAGS if (v := getattr(args, k)) is not None}
-    given = {"space": args.space or "own models", "fixed": spec_fields(args), **flags}
+    given = {"space": args.space or "own models", "fixed": read_fields(args), **flags}
     check_plain_values({**given, "model": args.model, "data_set": args.data_set})
     return SweepSpec.checked(given)
 
 
-def _task(args: Arguments, settings: SweepSpec) -> PairSpec:
-    """Return the spec that says on what and with which module the checkpoints are scored."""
-    how = {"protocol": "finetune", "branch_step": 0, "members": len(args.models), "base": {"steps": 0}, "weights": ""}
-    how["merges"] = _merges(args.merges, args.base, len(args.models))
+def _make_spec(args: Arguments, settings: SweepSpec) -> PairSpec:
+    """Return a spec with the model, the data and the merges of the checkpoints."""
+    fields = {
+        "protocol": "finetune",
+        "branch_step": 0,
+        "members": len(args.models),
+        "base": {"steps": 0},
+        "weights": "",
+    }
+    fields["merges"] = _choose_merges(args.merges, args.base, len(args.models))
     try:
         if args.space:
             space = settings.load_space()
-            return space.build(next(corner_params(space)), **{**how, "batch_size": _BATCH})
-        data = {"dataset": args.data_set} if args.data_set else _images(args.data)
+            return space.build(next(corner_params(space)), **{**fields, "batch_size": _BATCH})
+        data = {"dataset": args.data_set} if args.data_set else _image_folder(args.data)
         rates = {"learning_rate": 1.0, "batch_size": _BATCH}
-        return PairSpec.from_mapping({"model": args.model, **data, **rates, **how, **spec_fields(args)})
+        return PairSpec.from_mapping({"model": args.model, **data, **rates, **fields, **read_fields(args)})
     except (ValueError, KeyError) as error:
         raise SpecError(str(error)) from None
 
 
-def _images(data: str | None) -> dict[str, Any]:
+def _image_folder(data: str | None) -> dict[str, Any]:
     if not data:
         raise SpecError("--model needs --data-set NAME, or --data with a folder of images")
     return {"dataset": "image_folder", "dataset_options": {"path": str(Path(data).expanduser().absolute())}}
 
 
-def _merges(asked: Sequence[str] | None, base: str | None, models: int) -> list[str]:
+def _choose_merges(requested: Sequence[str] | None, base: str | None, models: int) -> list[str]:
     from trainables.merging.coefficient_grid import GREEDY
     from trainables.merging.methods import MERGES
 
     possible = [n for n, m in MERGES.items() if base or "base" not in m.ends.values()]
     possible += [GREEDY] if models > 2 else []
-    for name in asked or ():
+    for name in requested or ():
         if name not in (*MERGES, GREEDY):
             raise SpecError(str(unknown("merge", name, [*MERGES, GREEDY])))
         if name != GREEDY and name not in possible:
             raise SpecError(
-                f"merge {name!r} adds task vectors θ_i − θ₀ to the base θ₀: give --base FILE, or choose from "
-                f"{', '.join(possible)}"
+                f"merge {name!r} adds task vectors θ_i − θ₀ to the base θ₀: give --base FILE, or choose "
+                f"from {', '.join(possible)}"
             )
-    # every row holds the linear merge of the first two
-    return list(dict.fromkeys(["linear", *(asked or possible)]))
+    # rows of trials have the linear merge of the first two models
+    return list(dict.fromkeys(["linear", *(requested or possible)]))
 
 
-def _file(name: str, flag: str) -> Path:
+def _check_file(name: str, flag: str) -> Path:
     path = Path(name).expanduser()
     if not path.exists():
         raise SpecError(f"{flag}: there is no file {path}")
     return path
 
 
-def _folder(asked: str | None) -> Path:
-    if asked and is_uri(asked):
-        raise SpecError(f"the tables are written to a folder of this machine or one that is mounted, got {asked}")
-    out = Path(asked or Path("runs") / f"merge-{time.strftime('%Y%m%d-%H%M%S')}").expanduser().absolute()
+def _choose_folder(out_option: str | None) -> Path:
+    if out_option and is_uri(out_option):
+        raise SpecError(f"--out must be a local or mounted folder, got {out_option}")
+    out = Path(out_option or Path("runs") / f"merge-{time.strftime('%Y%m%d-%H%M%S')}").expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SpecError(f"{out} is not an empty folder; choose another --out")
     return out
 
 
-def _written(args: Arguments, spec: PairSpec, output: PairOutput, out: Path) -> dict[str, Any]:
+def _write_results(args: Arguments, spec: PairSpec, output: PairOutput, out: Path) -> dict[str, Any]:
     from dashboards.page.page import write_page
     from sweeper.storage.tables import write, write_weights
 
@@ -158,12 +164,12 @@ def _written(args: Arguments, spec: PairSpec, output: PairOutput, out: Path) -> 
         write(out, output)
         if saved and output.weights is not None:
             write_weights(saved, output.weights, output.result)
-        about = {"space": f"{len(args.models)} models on {spec.dataset}", "objective": "merged_loss"}
-        page = write_page(out, settings={**about, "own_models": not _told(args)})
+        heading = {"space": f"{len(args.models)} models on {spec.dataset}", "objective": "merged_loss"}
+        page = write_page(out, settings={**heading, "own_models": not _knows_training(args)})
     except StorageError as error:
         raise SpecError(str(error)) from None
     result = output.result
-    best = _best_of_each(output.merges)
+    best = _find_best_rows(output.merges)
     weights = out / "weights" / f"{result.digest}.safetensors"
     return {
         "models": [str(m) for m in args.models],
@@ -174,7 +180,7 @@ def _written(args: Arguments, spec: PairSpec, output: PairOutput, out: Path) -> 
         "outcome_detail": result.outcome_detail,
         "chosen": {"merge": result.chosen_merge, "coefficient": result.chosen_coefficient},
         "scores": dict(result.scores),
-        "merges": [_scores(row) for row in best.values()],
+        "merges": [_describe_row(row) for row in best.values()],
         "not_finite": list(dict.fromkeys(row.method for row in output.merges if row.method not in best)),
         "run": str(out),
         "page": str(page),
@@ -183,8 +189,8 @@ def _written(args: Arguments, spec: PairSpec, output: PairOutput, out: Path) -> 
     }
 
 
-def _best_of_each(rows: Iterable[MergeRow]) -> dict[str, MergeRow]:
-    # each merge at the coefficient with the lowest validation loss
+def _find_best_rows(rows: Iterable[MergeRow]) -> dict[str, MergeRow]:
+    """Return each merge's row with the lowest validation loss."""
     best: dict[str, MergeRow] = {}
     for row in rows:
         if row.loss_val is not None and (row.method not in best or row.loss_val < (best[row.method].loss_val or 0.0)):
@@ -192,25 +198,25 @@ def _best_of_each(rows: Iterable[MergeRow]) -> dict[str, MergeRow]:
     return best
 
 
-def _scores(row: MergeRow) -> dict[str, Any]:
+def _describe_row(row: MergeRow) -> dict[str, Any]:
     names = [f"{what}_{split}" for split in _SPLITS for what in ("loss", "accuracy")]
     return {"merge": row.method, "coefficient": row.coefficient, **{n: getattr(row, n) for n in names}}
 
 
-def _text(record: Mapping[str, Any]) -> str:
+def _format_record(record: Mapping[str, Any]) -> str:
     scores = record["scores"]
     header = ("", *(f"{split} {what}" for split in _SPLITS for what in ("loss", "acc.")))
-    parents = [(f"model {who.upper()}", _cells(scores, f"{who}_")) for who in "ab"]
-    merges = [(_name(m["merge"], m["coefficient"]), _cells(m, "")) for m in record["merges"]]
-    merges += [(f"{method.replace('_', ' ')}: not finite", _cells({}, "")) for method in record["not_finite"]]
-    rows = [(name, *cells) for name, cells in (*parents, *merges, ("ensemble", _cells(scores, "ensemble_")))]
+    parents = [(f"model {who.upper()}", _format_scores(scores, f"{who}_")) for who in "ab"]
+    merges = [(_name_merge(m["merge"], m["coefficient"]), _format_scores(m, "")) for m in record["merges"]]
+    merges += [(f"{method.replace('_', ' ')}: not finite", _format_scores({}, "")) for method in record["not_finite"]]
+    rows = [(name, *cells) for name, cells in (*parents, *merges, ("ensemble", _format_scores(scores, "ensemble_")))]
     chosen = merge_words(record["chosen"]["merge"], record["chosen"]["coefficient"])
     lines = [
         *([wrap(f"{record['outcome']}: {record['outcome_detail']}", 0)] if record["outcome"] != "ok" else []),
         f"{len(record['models'])} models {record['model']} on {record['data_set']}; losses in nat",
         *(f"model {who}: {path}" for who, path in zip(ascii_uppercase, record["models"], strict=False)),
         format_table(header, rows, indent=0),
-        wrap("each merge at its best coefficient on validation; chosen among them on validation: " + chosen, 0),
+        wrap(f"coefficients and the chosen merge have the lowest validation loss; chosen: {chosen}", 0),
         *(f"{name:<44}{number(scores.get(column))} nat" for name, column in _FACTS.items()),
         *(f"{k + ':':<9}{record[k]}" for k in ("run", "page", "weights", "saved") if record[k]),
     ]
@@ -225,14 +231,14 @@ _FACTS = {
 }
 
 
-def _name(method: str, coefficient: float) -> str:
+def _name_merge(method: str, coefficient: float) -> str:
     words = merge_words(method, coefficient)
     return f"{method.replace('_', ' ')} at {number(coefficient)}" if words.endswith("(no merge)") else words
 
 
-def _cells(scores: Mapping[str, Any], who: str) -> list[str]:
+def _format_scores(scores: Mapping[str, Any], prefix: str) -> list[str]:
     cells: list[str] = []
     for split in _SPLITS:
-        accuracy = scores.get(f"{who}accuracy_{split}")
-        cells += [number(scores.get(f"{who}loss_{split}")), "-" if accuracy is None else f"{100 * accuracy:.2f} %"]
+        accuracy = scores.get(f"{prefix}accuracy_{split}")
+        cells += [number(scores.get(f"{prefix}loss_{split}")), "-" if accuracy is None else f"{100 * accuracy:.2f} %"]
     return cells

@@ -1,4 +1,4 @@
-"""The commands `run`, `resume` and `status`."""
+"""Commands of a sweep: `run`, `resume` and `status`."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ from sweeper.errors import ExitCode, SpecError
 from sweeper.formatting import pluralize
 from trainables.io.printable import printable_line
 
-_YES = Option("--yes", "", "Continue an unfinished sweep in --out without asking.", default=False, group="cluster")
-_FOLLOW = Option("--follow", "", "Print what the job prints until it ends; with --server show the sweep's progress.",
+_YES = Option("--yes", "", "Continue an unfinished sweep in --out without a question.", default=False, group="cluster")
+_FOLLOW = Option("--follow", "", "Print the job's output until it ends; with --server show the sweep's progress.",
                  default=False)  # fmt: skip
-_STATUS_DIR = Argument("dir", "DIR|JOB", "Run folder, or its URI; a job with --address; a sweep's id with --server.")
+_STATUS_DIR = Argument(
+    "dir", "DIR|JOB", "Run folder, or its URI; with --address id of a job; with --server id of a sweep."
+)
 
 
 @command(TARGET, sweep_options(), SET, _YES, SENT, SERVED)
@@ -61,7 +63,7 @@ def status(args: Arguments) -> int:
         return job_status(args)
     if args.follow or args.ca or args.insecure:
         raise SpecError(
-            "--follow, --ca and --insecure are about a job or a service: give its cluster by --address, or --server"
+            "--follow, --ca and --insecure need the address of a job server (--address) or of a service (--server)"
         )
     from sweeper.cli.commands.inspect import show_status
 

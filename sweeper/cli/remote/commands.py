@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-from sweeper.cli.commands.inspect import emit_pair, emit_trials, rerun, row_of
+from sweeper.cli.commands.inspect import emit_pair, emit_trials, find_row, rerun
 from sweeper.cli.commands.names import emit_merges, emit_noises, emit_spaces
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments
@@ -156,7 +156,7 @@ def pair(args: Arguments) -> int:
 
     with _client(args) as client:
         sweep = client.sweep(args.dir)
-        row = row_of(client.trials(args.dir), args.digest)
+        row = find_row(client.trials(args.dir), args.digest)
     if PairSpec.from_json(row["spec"]).source:
         raise SpecError(f"trial {row['digest']} needs Python code of the server: run `sweeper pair` on the server")
     with tempfile.TemporaryDirectory() as folder:

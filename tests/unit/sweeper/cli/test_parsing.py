@@ -57,7 +57,7 @@ def test_the_server_stands_before_or_after_the_command(argv: tuple[str, ...]) ->
     ("argv", "message"),
     [
         (["run", "synthetic", "--trails", "3"], "unknown option '--trails'; did you mean --trials"),
-        (["run", "synthetic", "--re", "3"], "option --re may be --repeats or --resources or --resident-share"),
+        (["run", "synthetic", "--re", "3"], "option --re is ambiguous: --repeats or --resources or --resident-share"),
         (["run", "synthetic", "--seed", "--trials", "3"], "option --seed needs a value, N"),
         (["merge", "--models", "--base", "a"], "option --models needs a value, FILE..."),
         (["recommend", "x", "--momentum", "high"], "--momentum must be a number, got 'high'"),

@@ -154,7 +154,7 @@ def test_a_stored_space_that_cannot_be_read_is_one_sentence(
     (run / SPACE_FILE).write_text(change((run / SPACE_FILE).read_text()))
     assert main(["status", str(run)]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert f"the number of configurations is not known: cannot read {run}/{SPACE_FILE}: it " in out
+    assert f"the number of configurations is unknown: cannot read {run}/{SPACE_FILE}: it " in out
 
 
 def test_a_folder_of_an_earlier_version_is_read_and_says_what_is_assumed(

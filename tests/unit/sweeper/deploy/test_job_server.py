@@ -15,7 +15,7 @@ import pytest
 
 from sweeper.cli.commands.jobs import exit_code, follow
 from sweeper.deploy import job_server
-from sweeper.deploy.job_server import JobServer, UnreachableError, server_address
+from sweeper.deploy.job_server import JobServer, UnreachableError, parse_server_address
 from sweeper.errors import SpecError
 
 TOKEN = "a-token-that-nobody-may-see"
@@ -141,18 +141,18 @@ def asking(answers: Answers) -> None:
     ],
 )
 def test_addresses(text: str, address: str) -> None:
-    assert server_address(text) == address
+    assert parse_server_address(text) == address
 
 
 @pytest.mark.parametrize("text", ["ray://head:10001", "auto", "local", "ftp://head", "http://", "http://head:port"])
 def test_addresses_of_another_kind_are_refused(text: str) -> None:
     with pytest.raises(SpecError, match="http://HEAD:8265"):
-        server_address(text)
+        parse_server_address(text)
 
 
 def test_credentials_in_an_address_are_not_repeated() -> None:
-    with pytest.raises(SpecError, match="an address must hold no credentials") as caught:
-        server_address("http://me:hush@head:8265")
+    with pytest.raises(SpecError, match="an address must not hold credentials") as caught:
+        parse_server_address("http://me:hush@head:8265")
     assert "hush" not in str(caught.value)
 
 
@@ -168,7 +168,9 @@ def test_the_token_goes_only_where_one_is_asked_for(answers: Answers) -> None:
 def test_no_token_and_a_wrong_one_are_one_line(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     asking(answers)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-wrong-one")
-    with pytest.raises(SpecError, match="refuses the token at hand: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or") as wrong:
+    with pytest.raises(
+        SpecError, match="refuses this machine's token: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or"
+    ) as wrong:
         JobServer(answers.address)
     assert "a-wrong-one" not in str(wrong.value)
     monkeypatch.setattr(job_server, "token", lambda: "")
@@ -189,7 +191,7 @@ def test_certificates_are_checked(secured: tuple[str, str], answers: Answers) ->
 
 def test_what_is_no_job_server(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     answers.by_path["GET", "/api/version"] = 200, "<html>hello</html>"
-    with pytest.raises(SpecError, match="answers, but is no Ray job server"):
+    with pytest.raises(SpecError, match="answers, but is not a Ray job server"):
         JobServer(answers.address)
     with pytest.raises(UnreachableError, match=r"cannot connect to http://127.0.0.1:1: Connection refused"):
         JobServer("http://127.0.0.1:1")

@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from sweeper.cli.commands.serve import quota_of, seconds_of
+from sweeper.cli.commands.serve import parse_duration, parse_quota
 from sweeper.cli.main import main
 from sweeper.client import Client, ClientError
 from sweeper.errors import SpecError
@@ -32,8 +32,8 @@ def here(tmp_path, monkeypatch):
     [
         (["--host", "0.0.0.0"], "add --auth"),
         (["--port", "70000"], "--port must lie in 0 to 65535"),
-        (["--rate", "-1"], "--rate must be"),
-        (["--spaces", "none"], "there is no folder none"),
+        (["--rate", "-1"], "--rate must lie in 0 to 1e9"),
+        (["--spaces", "none"], "--spaces must be a folder, got none"),
         (["--key", "k.pem"], "--key needs --certificate"),
         (["--certificate", "c.pem"], "cannot use the certificate in c.pem"),
         (["--webhook", "https://hooks.lab/"], "needs a secret"),
@@ -76,16 +76,16 @@ def test_tokens_are_made_listed_and_revoked(capsys):
 
 @pytest.mark.parametrize("text", ["", "30", "d", "0d", "-1d", "3y", "1.5h", "999999999w"])
 def test_times_that_are_none(text):
-    assert seconds_of("2w") == 14 * 86400
-    with pytest.raises(SpecError, match="--expires must be a time"):
-        seconds_of(text)
+    assert parse_duration("2w") == 14 * 86400
+    with pytest.raises(SpecError, match="--expires must be a duration"):
+        parse_duration(text)
 
 
 @pytest.mark.parametrize("text", ["jobs=3", "running", "running=x", "running=-1", "gpu_hours=nan", "trials=1.5"])
 def test_quotas_that_are_none(text):
-    assert quota_of(["gpu_hours=1.5", "trials=3"]).gpu_hours == 1.5
+    assert parse_quota(["gpu_hours=1.5", "trials=3"]).gpu_hours == 1.5
     with pytest.raises(SpecError, match="--quota"):
-        quota_of([text])
+        parse_quota([text])
 
 
 def test_a_server_with_tls_takes_the_next_port_ends_its_streams_and_says_so(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from sweeper.analysis.comparison import Overlap, compare_intervals, read_summary
 from sweeper.analysis.regime import fit_regime
-from sweeper.cli.commands.compare import _names
+from sweeper.cli.commands.compare import _shorten_names
 from sweeper.cli.main import main
 from sweeper.storage.tables import read_trials
 from tests.support.inline_sweeps import sweep
@@ -70,7 +70,7 @@ def test_a_folder_may_be_named_by_its_uri(runs: dict[str, Path], capsys: pytest.
         **record, "sweeps": [record["sweeps"][0], {**record["sweeps"][1], "run": uri}]
     }  # fmt: skip
     assert main(["compare", str(runs["other"]), uri]) == 2
-    assert "occurs twice" in capsys.readouterr().err
+    assert "run folders must differ" in capsys.readouterr().err
 
 
 def test_what_differs_is_said(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,9 +121,9 @@ def test_intervals_that_touch_overlap(runs: dict[str, Path]) -> None:
 
 
 def test_sweeps_have_different_names() -> None:
-    assert _names([Path("/a/x"), Path("/b/x")]) == ["a/x", "b/x"]
-    assert _names([Path("/a/x"), Path("/a/y")]) == ["x", "y"]
-    long = _names([Path(f"/runs/{'q' * 40}-{i}") for i in range(2)])
+    assert _shorten_names([Path("/a/x"), Path("/b/x")]) == ["a/x", "b/x"]
+    assert _shorten_names([Path("/a/x"), Path("/a/y")]) == ["x", "y"]
+    long = _shorten_names([Path(f"/runs/{'q' * 40}-{i}") for i in range(2)])
     assert len(set(long)) == 2
     assert max(map(len, long)) <= 24
 
@@ -139,8 +139,8 @@ def test_folders_that_cannot_be_compared_are_said(
         return err
 
     first = str(runs["first"])
-    assert "needs two run folders or more" in said(first)
-    assert "occurs twice" in said(first, first)
+    assert "needs at least two run folders" in said(first)
+    assert "run folders must differ" in said(first, first)
     assert "holds no sweep" in said(first, str(tmp_path))
     assert "there is no folder" in said(first, str(tmp_path / "none"))
     assert "did you mean gain_mean" in said(first, str(runs["other"]), "--objective", "gain_men")

@@ -89,7 +89,7 @@ def test_three_models_and_a_base_get_every_merge(
     [
         (["--models", "a.pt", "none.pt", *TASK], "--models: there is no file none.pt"),
         (["--models", "a.pt", "b.pt", "--base", "none.pt", *TASK], "--base: there is no file none.pt"),
-        (["--models", "a.pt", *TASK], "--models needs at least two files, got"),
+        (["--models", "a.pt", *TASK], "--models must be at least two files, got"),
         (["--models", "a.pt", "other.safetensors", *TASK], "other.safetensors does not fit model SmallCNN: "),
         (
             ["--models", "a.pt", "int8.pt", *TASK],
@@ -114,7 +114,7 @@ def test_three_models_and_a_base_get_every_merge(
             "--model needs --data-set NAME, or --data with",
         ),
         (["--models", "a.pt", "b.pt", "--space", "digits_cn"], "unknown space 'digits_cn'; did you mean digits_cnn"),
-        (["--models", "a.pt", "b.pt", "--space", "synthetic"], "space 'synthetic' trains nothing"),
+        (["--models", "a.pt", "b.pt", "--space", "synthetic"], "space 'synthetic' trains no models"),
         (["--models", "a.pt", "b.pt", "--data-set", "digits", "--model", "smal_cnn"], "unknown model 'smal_cnn'; did"),
     ],
 )

@@ -18,11 +18,11 @@ class _Terminal(io.StringIO):
 def test_a_terminal_is_asked_before_an_unfinished_sweep_continues(
     answer: str, continues: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(spec: Any, progress: Any, confirm: Any, say: Any) -> None:
-        answered = confirm("runs/a\x1b[31m", 3)
+    def run(sweep: Any, callbacks: Any) -> None:
+        answered = callbacks.confirm("runs/a\x1b[31m", 3)
         raise SpecError(f"continues: {answered}")
 
-    monkeypatch.setattr("sweeper.runner.run.run", run)
+    monkeypatch.setattr("sweeper.runner.run.run_prepared", run)
     monkeypatch.setattr("sys.stdin", _Terminal(answer))
     assert main(["run", "synthetic", "--runner", "inline"]) == 2
     err = capsys.readouterr().err

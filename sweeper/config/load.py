@@ -51,28 +51,20 @@ class SpecSource:
             values.pop("further_objectives", None)
         return replace(self, values=values, lines={k: n for k, n in self.lines.items() if k not in moved})
 
-    def check(self) -> SweepSpec:
-        """Return the spec.
-
-        Raises:
-            SpecError: A key is unknown, or a value breaks its rule; the message names the line.
-        """
-        return SweepSpec.checked(self.values, self.lines, self.file)
-
-    def prepare(self, find: Callable[[str], Space] = load) -> PreparedSweep:
+    def prepare(
+        self, find: Callable[[str], Space] = load, check: Callable[[SweepSpec], None] = lambda _: None
+    ) -> PreparedSweep:
         """Return the prepared sweep; see `sweeper.config.prepared.prepare`.
 
-        Raises:
-            SpecError: The sweep cannot be prepared; the message names the line.
-        """
-        return self.prepare_spec(self.check(), find)
-
-    def prepare_spec(self, spec: SweepSpec, find: Callable[[str], Space] = load) -> PreparedSweep:
-        """Return the prepared sweep of the spec that `check` returned.
+        Args:
+            find: Returns the space of a name or path.
+            check: Called with the spec before `find`.
 
         Raises:
-            SpecError: It cannot be prepared; the message names the line.
+            SpecError: The sweep is wrong; the message names the line.
         """
+        spec = SweepSpec.checked(self.values, self.lines, self.file)
+        check(spec)
         try:
             return prepare(spec, find)
         except SpecError as error:

@@ -145,9 +145,7 @@ def check_changes(entry: Entry, changes: Mapping[str, Any], rules: Rules) -> Spe
 
 
 def _prepare(source: SpecSource, rules: Rules) -> PreparedSweep:
-    spec = source.check()
-    check_bounds(spec, rules.limits)
-    sweep = source.prepare_spec(spec, rules.spaces.find)
+    sweep = source.prepare(rules.spaces.find, lambda spec: check_bounds(spec, rules.limits))
     check_trials(sweep, rules.limits)
     return sweep
 

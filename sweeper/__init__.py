@@ -1,6 +1,6 @@
-"""How it runs: sweeps on Ray Tune or in this process, the sampler, the regime, the store, the command line.
+"""Sweeps on Ray Tune or in this process: search, storage, analysis, service and command line.
 
-Importing this package loads nothing heavy; the names below are loaded when they are used.
+This import loads nothing heavy; Python loads the names below when a program uses them.
 """
 
 from __future__ import annotations

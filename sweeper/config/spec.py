@@ -355,7 +355,7 @@ class SweepSpec(BaseModel):
             **{name: getattr(self, name) for name in keys("runtime")},
         )
 
-    def asked(self) -> dict[str, Any]:
+    def dump_explicit(self) -> dict[str, Any]:
         """Return the keys that the user set, for JSON; a default that is written down makes another spec."""
         return self.model_dump(mode="json", exclude_unset=True)
 

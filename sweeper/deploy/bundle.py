@@ -88,7 +88,7 @@ def _shared_out(spec: SweepSpec) -> str:
 
 def _explicit_values(spec: SweepSpec) -> dict[str, Any]:
     """Return the values that the user set; a default may follow from an unset value, so the cluster computes it."""
-    values: dict[str, Any] = spec.asked()
+    values: dict[str, Any] = spec.dump_explicit()
     objectives = values.pop("further_objectives", None)
     return {**values, "objective": [spec.objective, *objectives]} if objectives else values
 

@@ -50,7 +50,7 @@ class Proposer(Protocol):
     """Source of configurations."""
 
     def ask(self, number: int) -> Proposal:
-        """Return the configuration with this number, which is below `budget_of`."""
+        """Return the configuration with this number, which is below `count_configurations`."""
         ...
 
     def tell(self, number: int, params: Mapping[str, Any], observation: Observation) -> None:
@@ -195,7 +195,7 @@ def _suggest(trial: Any, name: str, distribution: Any) -> Any:
     return suggest(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
-def budget_of(spec: SweepSpec, space: Space) -> int:
+def count_configurations(spec: SweepSpec, space: Space) -> int:
     """Return the number of configurations of a sweep: `trials`, or fewer for a design with fewer points."""
     return min(spec.trials, len(spec.enqueue) + _count_points(spec, space))
 

@@ -17,7 +17,7 @@ from sweeper.config.trials import build
 from sweeper.errors import SpecError, StorageError
 from sweeper.runner.budgets import Budgets
 from sweeper.runner.jobs import Job, Row, was_stopped
-from sweeper.runner.proposer import DesignProposer, Proposal, Proposer, budget_of, make_proposer
+from sweeper.runner.proposer import DesignProposer, Proposal, Proposer, count_configurations, make_proposer
 from sweeper.runner.pruning import Judge, Pruner, estimate_savings
 from sweeper.runner.status import QUIET, Callbacks, Status
 from sweeper.search.objectives import OBJECTIVES, Observation
@@ -57,7 +57,7 @@ class Session:
         self.run, self.runtime = place_of(run).patient(), runtime
         self.objective = OBJECTIVES[spec.objective]
         self.proposer = make_proposer(sweep, k_aug)
-        self.status = Status(budget_of(spec, space))
+        self.status = Status(count_configurations(spec, space))
         self.budgets = Budgets(spec, self.status.started)
         # number of a design -> first repeat
         self.blocks = _assign_blocks(self.proposer, spec, self.status.budget, self._build)

@@ -136,7 +136,7 @@ def claim(spec: SweepSpec) -> tuple[Place, bool]:
         if held:
             _same(_with_space_file(place, stored_spec(place)), spec, place)
         else:
-            check_plain_values(spec.asked())
+            check_plain_values(spec.dump_explicit())
         if place.local:
             place.local.mkdir(parents=True, exist_ok=True)
             (place.local / LOCK_FILE).touch()

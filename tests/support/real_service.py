@@ -22,7 +22,9 @@ def add_done(service: Service, trials: int = 12, owner: str = "local", **keys: A
     """Add a sweep that is done; returns its id."""
     asked = {"space": "synthetic", "trials": trials, "runner": "inline", "sampler": "random", **keys}
     spec = SweepSpec.checked(asked)
-    entry, _ = service.catalog.add(NewSweep(owner, spec.space, spec.asked(), spec.trials, spec.trials * spec.repeats))
+    entry, _ = service.catalog.add(
+        NewSweep(owner, spec.space, spec.dump_explicit(), spec.trials, spec.trials * spec.repeats)
+    )
     run(SweepSpec.checked({**asked, "out": service.config.run_of(entry.id)}))
     for state in (State.STARTING, State.RUNNING, State.DONE):
         service.catalog.move(entry.id, state, "test")

@@ -73,7 +73,7 @@ class Rig:
 
     def send(self, runner: str = "inline", **keys: Any) -> str:
         spec = SweepSpec.checked({"space": "synthetic", "trials": 4, "runner": runner, "sampler": "random", **keys})
-        return self.catalog.add(NewSweep("ann", spec.space, spec.asked(), 4, 4))[0].id
+        return self.catalog.add(NewSweep("ann", spec.space, spec.dump_explicit(), 4, 4))[0].id
 
     def ends(self, sweep: str, state: str = "", reason: str = "") -> None:
         """Let the process of a sweep end; without a word where no state is given."""

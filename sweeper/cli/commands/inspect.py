@@ -89,14 +89,14 @@ def show_status(args: Arguments) -> int:
 
 def _count_configurations(spec: SweepSpec) -> tuple[int | None, str]:
     """Return the number of configurations of a sweep; None and the reason if the space is unknown."""
-    from sweeper.runner.proposer import budget_of
+    from sweeper.runner.proposer import count_configurations
     from sweeper.storage.space_data import known_space
 
     try:
         space = known_space(spec).space
     except SpecError as error:
         return None, f"the number of configurations is unknown: {error}"
-    return budget_of(spec, space), ""
+    return count_configurations(spec, space), ""
 
 
 _LIST_DIR = Argument("dir", "[DIR]", "Run folder, or its URI; with --server id of a sweep.", required=False)

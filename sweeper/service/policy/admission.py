@@ -15,7 +15,7 @@ from sweeper.config.plain_text import check_plain_values
 from sweeper.config.prepared import PreparedSweep, set_default_noise
 from sweeper.config.spec import SweepSpec, keys
 from sweeper.errors import SpecError
-from sweeper.runner.proposer import budget_of
+from sweeper.runner.proposer import count_configurations
 from sweeper.service.db.sweeps import Entry
 from sweeper.service.db.users import User
 from sweeper.service.policy.bodies import NAME
@@ -111,7 +111,7 @@ def admit(
     # the service shows a sweep by the noise that it searches
     sweep = set_default_noise(_prepare(source, rules))
     budget, trials = _count(sweep, rules)
-    return Admission(sweep.spec, sweep.space.name, sweep.spec.asked(), budget, trials)
+    return Admission(sweep.spec, sweep.space.name, sweep.spec.dump_explicit(), budget, trials)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _prepare(source: SpecSource, rules: Rules) -> PreparedSweep:
 
 
 def _count(sweep: PreparedSweep, rules: Rules) -> tuple[int, int]:
-    budget = budget_of(sweep.spec, sweep.space)
+    budget = count_configurations(sweep.spec, sweep.space)
     trials = budget * sweep.spec.repeats
     if trials > rules.limits.trials:
         raise SpecError(f"a sweep must have at most {rules.limits.trials} trials on this server, got {trials}")

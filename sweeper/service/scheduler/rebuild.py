@@ -145,7 +145,8 @@ def _guess_row(control: Control, sweep: str, now: float) -> dict[str, Any]:
     hours = 3600 * (spec.max_gpu_hours or 0.0)
     return {
         "id": sweep, "name": sweep, "owner": NOBODY, "shared": False, "space": Path(spec.space).stem,
-        "spec": spec.asked(), "budget": spec.trials, "trials": count, "priority": 0, "state": state, "reason": reason,
+        "spec": spec.dump_explicit(), "budget": spec.trials, "trials": count, "priority": 0, "state": state,
+        "reason": reason,
         "task": task, "created": began, "queued": began, "started": began, "ended": now if state in ENDED else None,
         "wall_seconds": 0.0, "gpu_hours": 0.0, "deaths": 0, "due": count, "due_gpu_seconds": hours,
     }  # fmt: skip

@@ -188,7 +188,7 @@ class Supervisor:
             task = {**drop_unread(entry.task), **start}
             last, entry = entry.started, self.catalog.move(sweep, State.STARTING, "its turn", task=task)
             try:
-                text = write_stored(spec_to_run(self.views, self.quota, entry, address, snapshot).asked())
+                text = write_stored(spec_to_run(self.views, self.quota, entry, address, snapshot).dump_explicit())
                 env = None if address is None else self.environment()
                 process = self.control(sweep).start(task, text, env)
             except (SpecError, OSError) as error:
@@ -330,7 +330,7 @@ class Supervisor:
             demand = remaining_demand(entry, spec, budget)
             entry = self.catalog.move(
                 sweep, State.QUEUED, f"resumed by {by}", deaths=0, task={**entry.task, "kind": "run"},
-                budget=budget, trials=budget * spec.repeats, spec=spec.asked(),
+                budget=budget, trials=budget * spec.repeats, spec=spec.dump_explicit(),
                 due=demand.trials, due_gpu_seconds=3600 * demand.gpu_hours,
             )  # fmt: skip
             self.wake()

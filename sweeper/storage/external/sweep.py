@@ -158,7 +158,7 @@ def as_sweep(
     given = _given(kept, source)
     chosen, how = (sampler, f"chosen by {sampler}, as --sampler says") if sampler else _sampling(given, source)
     spec = _sweep(source, space, fields, given, chosen)
-    check_plain_values(spec.asked())
+    check_plain_values(spec.dump_explicit())
     own = spec.load_space()
     rows = Rows(name, own, given, _counts(settings), unknown_knobs).build(kept, numbers)
     repeats = Counter(r["config"] for r in rows)

@@ -116,7 +116,7 @@ def test_the_views_of_the_service_execute_nothing(swept: Swept, tmp_path: Path) 
     engine = open_database(f"sqlite:///{tmp_path}/service.db")
     catalog = Catalog(engine)
     views = Views(catalog, Hub(), lambda _: str(swept.run))
-    entry, _ = catalog.add(NewSweep("ann", "mine", swept.spec.model_copy(update={"out": None}).asked(), 12, 12))
+    entry, _ = catalog.add(NewSweep("ann", "mine", swept.spec.model_copy(update={"out": None}).dump_explicit(), 12, 12))
     for state in (State.STARTING, State.RUNNING, State.DONE):
         entry = catalog.move(entry.id, state, "test")
     assert views.conclude(entry).best is not None

@@ -12,7 +12,7 @@ import search_spaces
 from sweeper import SpecError, SweepSpec
 from sweeper.config.load import load_sweep
 from sweeper.config.space import corners, noise_constants
-from sweeper.runner.proposer import budget_of
+from sweeper.runner.proposer import count_configurations
 from sweeper.search.designs import grid
 from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.tables import read
@@ -127,7 +127,7 @@ def test_the_grid_holds_no_point_twice_and_uses_the_room() -> None:
     assert len(grid(knobs, 30)) < 30
     spec = SweepSpec(space="synthetic", sampler="grid", trials=40, parameters=PARAMETERS)
     space = spec.load_space()
-    assert budget_of(spec, space) == min(40, len(grid(space.knobs, 40, space.conditions)))
+    assert count_configurations(spec, space) == min(40, len(grid(space.knobs, 40, space.conditions)))
 
 
 def test_optimizers_of_several_families_need_a_noise_for_all(tmp_path: Path) -> None:

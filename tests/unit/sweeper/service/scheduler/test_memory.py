@@ -37,7 +37,7 @@ def catalog(tmp_path: Path) -> Catalog:
 def send(catalog: Catalog, **keys: Any) -> str:
     given = {"space": "synthetic", "trials": 1, "runner": "inline", "sampler": "random", **keys}
     spec = SweepSpec.checked(given)
-    return catalog.add(NewSweep("ann", spec.space, spec.asked(), 1, 1))[0].id
+    return catalog.add(NewSweep("ann", spec.space, spec.dump_explicit(), 1, 1))[0].id
 
 
 @pytest.mark.parametrize(

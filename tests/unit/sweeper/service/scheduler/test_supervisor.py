@@ -46,7 +46,7 @@ class Rig:
     def send(self, owner: str = "ann", **keys: Any) -> str:
         given = {"space": "synthetic", "trials": 4, "runner": "inline", "sampler": "random", **keys}
         spec = SweepSpec.checked(given)
-        new = NewSweep(owner, spec.space, spec.asked(), spec.trials, spec.trials * spec.repeats)
+        new = NewSweep(owner, spec.space, spec.dump_explicit(), spec.trials, spec.trials * spec.repeats)
         return self.catalog.add(new)[0].id
 
     def until(self, sweep: str, *states: State) -> Entry:

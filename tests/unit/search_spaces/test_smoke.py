@@ -42,4 +42,4 @@ def test_a_small_variant_on_real_data_runs(name: str, data_root: str, tmp_path: 
 
 
 def test_most_small_variants_need_no_data() -> None:
-    assert WITHOUT_DATA == ["cifar100_resnet18", "cifar100_vit", "imagefolder_timm", "tinyimagenet_densenet121"]
+    assert {"cifar100_resnet18", "cifar100_vit", "imagefolder_timm", "tinyimagenet_densenet121"} <= set(WITHOUT_DATA)

@@ -151,6 +151,20 @@ def test_a_part_of_a_newer_schema_says_upgrade(tmp_path: Path) -> None:
         read_trials(tmp_path)
 
 
+def test_a_part_with_other_definitions_of_noise_reads(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    part = next((tmp_path / "trials").iterdir())
+    stored = pq.read_table(part)
+    row = read_trials(tmp_path).to_pylist()[0]
+    pq.write_table(stored.drop_columns(["noise_paper"]).append_column("noise_other", pa.array([1.0])), part)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_trials(tmp_path).to_pylist() == [row | {"noise_paper": None}]
+    pq.write_table(stored.drop_columns(["merged_loss_val"]), part)
+    with pytest.warns(SkippedPart, match="does not have the columns of its version"):
+        assert read_trials(tmp_path).num_rows == 0
+
+
 def test_many_rows_in_one_part_read_as_many_parts_do(tmp_path: Path) -> None:
     fill(tmp_path / "parts", 3)
     rows = read_trials(tmp_path / "parts").to_pylist()

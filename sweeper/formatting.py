@@ -104,17 +104,13 @@ SYNTHETIC = "synthetic closed form: no network was trained"
 ELSEWHERE = "imported from a table: trained elsewhere"
 
 
-_NO_MERGE: Mapping[tuple[str, float | None], str] = {
-    **{(method, 0.0): "parent A" for method in ("linear", "slerp", "fisher")},
-    **{(method, 1.0): "parent B" for method in ("linear", "slerp", "fisher")},
-    **{(method, 0.0): "the base" for method in ("task_arithmetic", "ties", "dare")},
-}
+# what `trainables.merging.methods.MERGES` says of these merges, without torch; tests/contracts compares the two
+BETWEEN_PARENTS = ("linear", "slerp", "fisher")
+FROM_BASE = ("task_arithmetic", "ties", "dare")
+WITHOUT_COEFFICIENT = ("uniform_soup", "greedy_soup")
 
 
 _CLOSE = re.compile(r" (?=%)|(?<=[=<±]) | (?=[=<±] )")
-
-
-_NO_COEFFICIENT = ("uniform_soup", "greedy_soup")
 
 
 def number(value: float | None) -> str:
@@ -141,9 +137,11 @@ def pluralize(count: int, noun: str) -> str:
 
 def merge_words(method: str, coefficient: float | None) -> str:
     """Return words for a merge with its coefficient; a coefficient that selects one model is marked `no merge`."""
-    if method in _NO_COEFFICIENT:
+    if method in WITHOUT_COEFFICIENT:
         return method.replace("_", " ")
-    plain = _NO_MERGE.get((method, coefficient))
+    ends = {0.0: "parent A", 1.0: "parent B"} if method in BETWEEN_PARENTS else {}
+    ends |= {0.0: "the base"} if method in FROM_BASE else {}
+    plain = None if coefficient is None else ends.get(coefficient)
     return f"{plain} (no merge)" if plain else f"{method.replace('_', ' ')} at {number(coefficient)}"
 
 

@@ -10,9 +10,8 @@ from dashboards.charts.axes import fit_window, make_colour_bar, make_log_axis, p
 from dashboards.charts.chart import Chart, finish, make_figure, make_markers
 from dashboards.charts.theme import BLUE, CYCLE, GREY, SYMBOL_CYCLE
 from dashboards.data.curves import MAX_CURVES, MergeCurve, MergeGain, thin_curves
+from sweeper.formatting import BETWEEN_PARENTS
 
-# these lead from parent to parent, the others from the base along task vectors
-BETWEEN_PARENTS = ("linear", "slerp", "fisher")
 COLUMNS = 3
 _ROW_HEIGHT = 400
 _WORDS = {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sweeper.formatting import BETWEEN_PARENTS, FROM_BASE, WITHOUT_COEFFICIENT
 from tests.support.merge_formulas import (
     FLOATING,
     FORMULAS,
@@ -16,12 +17,20 @@ from tests.support.merge_formulas import (
     merge_by_name,
     models_of,
 )
+from trainables.merging.coefficient_grid import GREEDY
 from trainables.merging.formulas import kept_mask
 from trainables.merging.methods import MERGES
 
 
 def test_every_merge_is_covered_here() -> None:
     assert set(FORMULAS) == set(MERGES)
+
+
+def test_merges_are_named_by_their_ends() -> None:
+    ends = {name: set(merge.ends.values()) for name, merge in MERGES.items()}
+    assert {name for name, models in ends.items() if models == {"a", "b"}} == set(BETWEEN_PARENTS)
+    assert {name for name, models in ends.items() if models == {"base"}} == set(FROM_BASE)
+    assert {name for name, merge in MERGES.items() if merge.symbol == "none"} == {*WITHOUT_COEFFICIENT} - {GREEDY}
 
 
 @every_case

@@ -62,7 +62,7 @@ def test_where_finds_the_rows_of_a_float32_table_by_every_value_that_its_message
     capsys.readouterr()
     assert main(["analyse", str(run), "--where", "learning_rate=0.5", "--objective", "merged_loss"]) == 2
     said = capsys.readouterr().err
-    named = said.partition("there are ")[2].strip().split(", ")
+    named = said.partition("its values are ")[2].strip().split(", ")
     assert named == ["0.01", "0.1", "0.12345679"]
     for value in named:
         assert main(["analyse", str(run), "--where", f"learning_rate={value}", "--objective", "merged_loss"]) == 0

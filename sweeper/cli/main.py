@@ -101,9 +101,9 @@ def _choose(action: Callable[[Arguments], int], args: Arguments) -> Callable[[Ar
 
         if (served := remote.command(args)) is not None:
             return served
-    from sweeper.cli.sweep_options import check_here
+    from sweeper.cli.sweep_options import check_local
 
-    check_here(args)
+    check_local(args)
     return action
 
 

@@ -15,7 +15,7 @@ _SENT = {"detach": "--detach", "estimate": "--dry-run", "label": "--name", "prio
          "shared": "--shared", "webhook": "--webhook", "cancel": "--cancel"}  # fmt: skip
 
 
-def check_here(args: Arguments) -> None:
+def check_local(args: Arguments) -> None:
     """Check that a command that runs on this machine has no flag of a service, and has its run folder.
 
     Raises:
@@ -23,9 +23,9 @@ def check_here(args: Arguments) -> None:
     """
     given = [flag for name, flag in _SENT.items() if getattr(args, name, None)]
     if given and args.command in ("run", "resume", "extend", "stop"):
-        raise SpecError(f"{given[0]} is for a sweep that a service runs: give its address by --server")
+        raise SpecError(f"{given[0]} needs a service: give its address by --server")
     if args.command in ("list", "dashboard") and not (args.dir if args.command == "list" else args.dirs):
-        raise SpecError(f"which run folder? sweeper {args.command} DIR, or --server URL for the sweeps of a service")
+        raise SpecError(f"give a run folder, `sweeper {args.command} DIR`, or --server URL for the sweeps of a service")
 
 
 def flags(args: Arguments, keys: tuple[str, ...]) -> dict[str, Any]:

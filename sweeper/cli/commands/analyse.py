@@ -27,7 +27,7 @@ from sweeper.analysis.evidence.needs import OBJECTIVE, make_extend_command
 _SHOWN = 12
 FITTED = "fitted"
 
-_DIRS = Argument("dirs", "DIR...", "Run folders, or their URIs; each is analysed on its own.", nargs=-1, required=True)
+_DIRS = Argument("dirs", "DIR...", "Run folders, or their URIs; each is analysed alone.", nargs=-1, required=True)
 _OPTIONS = (
     Option("--objective", "NAME", f"{OBJECTIVE_HELP} (default: gain_mean).", names=objectives),
     Option("--split", "NAME", "train, val or test (default: val, or test if only test was measured).",

@@ -1,4 +1,4 @@
-"""`sweeper completion`: a script that completes commands, options and names in a shell."""
+"""`sweeper completion`: a shell script that completes commands, options and names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from sweeper.cli.parsing import Argument, Arguments, Choice, command
 from sweeper.errors import ExitCode, SpecError
 
 SHELLS = ("bash", "zsh", "fish")
-_SHELL = Argument("shell", "bash|zsh|fish", "Shell; bash and zsh run `eval \"$(sweeper completion SHELL)\"` at their "
-                  "start, fish `sweeper completion fish | source`.", names=lambda: SHELLS,
+_SHELL = Argument("shell", "bash|zsh|fish", "Shell. Run `eval \"$(sweeper completion SHELL)\"` at the start of bash or "
+                  "zsh, `sweeper completion fish | source` at that of fish.", names=lambda: SHELLS,
                   type=Choice(SHELLS))  # fmt: skip
 
 
@@ -19,6 +19,6 @@ def completion(args: Arguments) -> int:
     """`sweeper completion bash|zsh|fish`."""
     kind = get_completion_class(args.shell)
     if kind is None:
-        raise SpecError(f"click completes nothing in {args.shell}")
+        raise SpecError(f"click has no completion for {args.shell}")
     print(kind(click.Group("sweeper"), {}, "sweeper", "_SWEEPER_COMPLETE").source())
     return ExitCode.DONE

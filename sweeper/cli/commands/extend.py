@@ -49,7 +49,7 @@ def extend(args: Arguments) -> int:
         "objective": analysis.objective,
         "noise": analysis.noise,
         "verdict": analysis.verdict,
-        "planned": list(_records(plan)),
+        "planned": list(_list_trials(plan)),
         "impossible": list(plan.impossible),
     }
     if not plan.specs:
@@ -57,10 +57,14 @@ def extend(args: Arguments) -> int:
         emit(args.json, record, "\n".join(wrap(line, 0) for line in (*sentences, nothing)))
         return ExitCode.DONE
     if args.dry_run:
-        emit(args.json, record, "\n\n".join([_lines(sentences), _table(plan), f"{_count(plan)}; nothing was run"]))
+        emit(
+            args.json,
+            record,
+            "\n\n".join([_wrap_lines(sentences), _format_plan(plan), f"{_count_trials(plan)}; nothing was run"]),
+        )
         return ExitCode.DONE
     if not args.json:
-        print(f"{_lines(sentences)}\n\n{_table(plan)}\n", file=sys.stderr)
+        print(f"{_wrap_lines(sentences)}\n\n{_format_plan(plan)}\n", file=sys.stderr)
     return _run(args, sweep, plan, record)
 
 
@@ -78,7 +82,7 @@ def _run(args: Arguments, sweep: PreparedSweep, plan: Plan, record: dict[str, An
     rows = results.trials.select(["digest", "outcome"]).to_pylist()
     outcomes = [r["outcome"] for r in rows if r["digest"] in planned]
     if results.interrupted:
-        print(f"interrupted: {len(outcomes)} of {_count(plan)} are in {results.run}; {again}", file=sys.stderr)
+        print(f"interrupted: {len(outcomes)} of {_count_trials(plan)} are in {results.run}; {again}", file=sys.stderr)
         return ExitCode.INTERRUPTED
     if results.reason:
         print(f"stopped early: {results.reason}; {again}", file=sys.stderr)
@@ -97,11 +101,11 @@ def _run(args: Arguments, sweep: PreparedSweep, plan: Plan, record: dict[str, An
         *analysis.sentences[:1],
         *missing,
     ]
-    emit(args.json, record, _lines(lines))
+    emit(args.json, record, _wrap_lines(lines))
     return ExitCode.DONE if "ok" in outcomes and results.failed < sweep.spec.max_failed else ExitCode.NO_SUCCESS
 
 
-def _records(plan: Plan) -> Iterator[dict[str, Any]]:
+def _list_trials(plan: Plan) -> Iterator[dict[str, Any]]:
     for trial in plan.planned:
         for spec in trial.specs:
             knobs = {k: getattr(spec, k) for k in (*KNOBS, "augmentation", "augmentation_strength")}
@@ -109,14 +113,14 @@ def _records(plan: Plan) -> Iterator[dict[str, Any]]:
             yield {**identity, "new": trial.new, "noise": trial.noise, **knobs, "why": trial.why}
 
 
-def _table(plan: Plan) -> str:
+def _format_plan(plan: Plan) -> str:
     header = ("configuration", "noise", *(k.replace("_", " ") for k in KNOBS), "repeats")
     rows = [
         (
             f"{p.specs[0].config}{' (new)' if p.new else ''}",
             number(p.noise),
             *(number(getattr(p.specs[0], k)) for k in KNOBS),
-            _ranges(p.specs),
+            _format_repeats(p.specs),
         )
         for p in plan.planned
     ]
@@ -127,14 +131,14 @@ def _table(plan: Plan) -> str:
     return "\n".join([format_table(header, rows, indent=0), *why])
 
 
-def _ranges(specs: Sequence[PairSpec]) -> str:
+def _format_repeats(specs: Sequence[PairSpec]) -> str:
     first, last = specs[0].repeat, specs[-1].repeat
     return str(first) if first == last else f"{first} to {last}"
 
 
-def _count(plan: Plan) -> str:
+def _count_trials(plan: Plan) -> str:
     return pluralize(len(plan.specs), "further trial")
 
 
-def _lines(texts: Sequence[str]) -> str:
+def _wrap_lines(texts: Sequence[str]) -> str:
     return "\n".join(wrap(text, 0) for text in texts)

@@ -1,4 +1,4 @@
-"""The commands that list names: spaces, noise scales, merges."""
+"""Commands that list names: `spaces`, `noises` and `merges`."""
 
 from __future__ import annotations
 

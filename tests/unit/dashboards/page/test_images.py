@@ -59,7 +59,7 @@ def test_export_writes_page_and_pictures_and_no_table(tmp_path, capsys, drawn):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--html", "{tmp}/a.html", "--table", "merges"], "leave them out with --html"),
+        (["--html", "{tmp}/a.html", "--table", "merges"], "omit them with --html"),
         (["--noise", "linear"], "a table has every noise"),
         (["--html", "{tmp}/a.html", "--noise", "liner"], "linear"),
         (["--png", "{tmp}/file"], "cannot write to"),

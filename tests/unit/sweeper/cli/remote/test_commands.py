@@ -294,7 +294,7 @@ def test_the_server_may_stand_before_the_command_and_in_the_environment(
         assert code == 2
         assert "holds no sweep" in err or "sweep.yaml" in err, err
     assert sweeper("export", "s", server=False)[0] == 2
-    assert "which run folder?" in sweeper("list", "--server", "", server=False)[2]
+    assert "give a run folder, `sweeper list DIR`" in sweeper("list", "--server", "", server=False)[2]
     assert len(service.seen) == asked
     assert "there is no sweep 'no'" in sweeper("status", "no", server=False)[2]
     assert sweeper("status", "s")[0] == 0
@@ -343,7 +343,7 @@ def test_what_a_service_cannot_do_is_one_line(sweeper: Sweeper, argv: list[str],
 def test_what_only_a_service_can_do_is_one_line(sweeper: Sweeper, argv: list[str]) -> None:
     code, out, err = sweeper(*argv, server=False)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "is for a sweep that a service runs: give its address by --server" in err
+    assert "needs a service: give its address by --server" in err
 
 
 def test_every_command_of_a_service_has_its_flags() -> None:

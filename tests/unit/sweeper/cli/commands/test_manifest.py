@@ -283,7 +283,7 @@ def test_the_run_folder_and_files_arrive_as_they_are(
         ((*KUBERAY, "--threads", "16"), "a trial needs 16 CPU, 0 GPU, which the cluster can never place"),
         (
             (*KUBERAY, "--resources", "custom={disk: 1}"),
-            "a trial takes 1 CPU, 0 GPU, 1 disk, and the cluster can never",
+            "a trial needs 1 CPU, 0 GPU, 1 disk, which the cluster can never",
         ),
         ((*RAY_UP, "--secret", "mine"), "--secret works with --kuberay only"),
         ((*RAY_UP, "--volume-claim", "mine"), "--volume-claim works with --kuberay only"),

@@ -16,7 +16,7 @@ from trainables.measurement.augmentation_probe import augmentation_share
 from trainables.measurement.gradients import measure, plan
 from trainables.measurement.landscape import landscape
 from trainables.models.registry import SmallCNN
-from trainables.models.seeding import seeded
+from trainables.models.seeding import seed_generators
 
 EXAMPLES, BATCH, EPOCHS = 1024, 16, 8
 
@@ -59,7 +59,7 @@ def main() -> None:
     runs = parser.parse_args().runs
     torch.set_num_threads(1)
     x, y = digits()
-    with seeded(0):
+    with seed_generators(0):
         model = SmallCNN(10)
     names, base = [n for n, _ in model.named_parameters()], train(model, x, y, 1, 0)
     ends: list[dict[str, Tensor]] = []

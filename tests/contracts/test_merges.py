@@ -18,7 +18,7 @@ from tests.support.merge_formulas import (
     models_of,
 )
 from trainables.merging.coefficient_grid import GREEDY
-from trainables.merging.formulas import kept_mask
+from trainables.merging.formulas import dare_mask
 from trainables.merging.methods import MERGES
 
 
@@ -200,7 +200,7 @@ def test_dare_is_task_arithmetic_on_average() -> None:
 def test_dares_masks_are_independent_of_each_other() -> None:
     like = torch.zeros(10_000)
     masks = {
-        (seed, key, child): kept_mask(seed, key, child, like).double()
+        (seed, key, child): dare_mask(seed, key, child, like).double()
         for seed in (0, 1)
         for key in "vw"
         for child in (0, 1)
@@ -208,7 +208,7 @@ def test_dares_masks_are_independent_of_each_other() -> None:
     assert all(abs(float(m.mean()) - 0.5) < 0.025 for m in masks.values())
     correlations = torch.corrcoef(torch.stack(list(masks.values()))) - torch.eye(8)
     assert correlations.abs().max() < 0.05  # 5 standard errors
-    assert torch.equal(masks[0, "v", 1], kept_mask(0, "v", 1, like).double())
+    assert torch.equal(masks[0, "v", 1], dare_mask(0, "v", 1, like).double())
 
 
 def test_slerp_stays_on_the_circle_of_equal_norms() -> None:
@@ -247,7 +247,7 @@ def test_fisher_with_equal_fishers_is_linear_and_a_dominant_one_wins() -> None:
 
 def test_fisher_refuses_other_shapes_and_weightings() -> None:
     base, children = models_of(3)
-    with pytest.raises(ValueError, match=r"alpha must be 1/3, the one weighting of 3 models, got 0\.5"):
+    with pytest.raises(ValueError, match=r"alpha must be 1/3 for 3 models, got 0\.5"):
         MERGES["fisher"](base, children, 0.5, fishers=fishers_of(3))
     with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\] in merge 'fisher', got 1\.5"):
         MERGES["fisher"](base, children[:2], 1.5, fishers=fishers_of(2))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.merging.formulas import kept_mask
+from trainables.merging.formulas import dare_mask
 from trainables.merging.methods import MERGES
 
 Arrays = dict[str, np.ndarray]
@@ -44,7 +44,7 @@ def _dare(base: Arrays, children: list[Arrays], s: float, fishers: list[Arrays])
             if "running" in k:
                 out[k] = out[k] + s * (child[k] - v)
                 continue
-            kept = kept_mask(SEED, k, i, torch.from_numpy(v)).numpy()
+            kept = dare_mask(SEED, k, i, torch.from_numpy(v)).numpy()
             out[k] = out[k] + s * np.where(kept, (child[k] - v) / (1 - 0.5), 0)
     return out
 

@@ -14,7 +14,7 @@ from torch import Generator, nn
 
 from tests.support.waiting import PATIENCE
 from trainables.datasets.load import Data
-from trainables.models.seeding import seeded
+from trainables.models.seeding import seed_generators
 from trainables.spec import PairSpec
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def linear_model(inputs: int = 64, classes: int = 10) -> nn.Module:
 
 def built(builder: Callable[[], nn.Module], seed: int = 7) -> nn.Module:
     """A module in float64 whose weights depend on the seed alone."""
-    with seeded(seed):
+    with seed_generators(seed):
         return builder().double()
 
 

@@ -1,4 +1,4 @@
-"""Archives of images, unpacked once into the cache: within bounds, as plain files, and nowhere else."""
+"""Archives of images: unpacked once into the cache, within bounds, as plain files."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from trainables.datasets.cache import fingerprint, made_once
+from trainables.datasets.cache import fingerprint, make_once
 from trainables.io.printable import is_plain
 
 ENDINGS = (".tar.xz", ".tar.gz", ".tgz", ".tar", ".zip")
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError)
 _CHUNK, _HEADERS = 1 << 20, 1 << 20
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Methods whose decoder returns no more at a time than it is asked for."""
+"""Compression methods whose decoder returns at most the requested number of bytes."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What an archive may unpack to.
+    """Limits of an unpacked archive.
 
     Attributes:
         total: Bytes of all files.
-        ratio: Bytes of all files, as a multiple of the archive's own size.
-        small: Bytes up to which no ratio is asked for.
+        ratio: Bytes of all files as a multiple of the archive's size.
+        small: Bytes up to which the ratio does not matter.
         file: Bytes of one file.
         entries: Number of files and folders.
         spare: Bytes that stay free on the disk.
@@ -51,19 +51,19 @@ BOUNDS = Bounds()
 
 
 class _RefusedError(ValueError):
-    """An archive that is whole and not unpacked."""
+    """An intact archive that exceeds the bounds or is unsafe."""
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the name is that of an archive that `unpacked` reads."""
+    """Return whether `unpack` reads archives with this suffix."""
     return path.name.lower().endswith(ENDINGS)
 
 
-def unpacked(archive: Path, cache: Path, bounds: Bounds = BOUNDS) -> Path:
-    """Return the folder with an archive's files, unpacked at most once; nothing is written outside it.
+def unpack(archive: Path, cache: Path, bounds: Bounds = BOUNDS) -> Path:
+    """Return the folder with an archive's files; unpack it at most once, and write nothing outside this folder.
 
     Raises:
-        ValueError: The archive is damaged, exceeds the bounds, or holds links or paths that lead outside.
+        ValueError: The archive is damaged, exceeds the bounds, or holds links or paths outside its folder.
     """
 
     def make(folder: Path) -> None:
@@ -77,7 +77,7 @@ def unpacked(archive: Path, cache: Path, bounds: Bounds = BOUNDS) -> Path:
             reason = f"{' '.join(str(error).split())}; if it is damaged, fetch it again"
             raise ValueError(f"archive {archive} cannot be unpacked: {reason}") from None
 
-    return made_once(cache / "archives" / fingerprint([archive]), make)
+    return make_once(cache / "archives" / fingerprint([archive]), make)
 
 
 def _unpack(archive: Path, folder: Path, bounds: Bounds) -> None:
@@ -97,17 +97,17 @@ def _unpack(archive: Path, folder: Path, bounds: Bounds) -> None:
                 raise _RefusedError(f"{entry.name!r} has {entry.size} bytes, more than {bounds.file} for one file")
             total += entry.size
             if total > most:
-                held = f"the {bounds.ratio}-fold of its own {size}" if most < bounds.total else "any set of images"
-                raise _RefusedError(f"it unpacks to more than {most} bytes, {held}")
+                limit = f"{bounds.ratio} times its size of {size}" if most < bounds.total else "the limit of an archive"
+                raise _RefusedError(f"it unpacks to more than {most} bytes, {limit}")
             if total > room:
-                raise _RefusedError(f"it unpacks to more than the {max(room, 0)} bytes that the disk of {folder} has")
+                raise _RefusedError(f"it unpacks to more than the {max(room, 0)} bytes free on the disk of {folder}")
             target.parent.mkdir(parents=True, exist_ok=True)
             _copy(entry, target)
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A file of an archive, or a folder, which has no content."""
+    """An entry of an archive: a file, or a folder without content."""
 
     name: str
     size: int = 0
@@ -117,7 +117,7 @@ class _Entry:
 def _target(folder: Path, name: str) -> Path:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name.partition("/")[0]:
-        raise _RefusedError(f"{name!r} leads outside of its folder")
+        raise _RefusedError(f"{name!r} leads outside its folder")
     if not is_plain(name):
         raise _RefusedError(f"{name!r} holds control or format characters")
     return folder.joinpath(*path.parts)
@@ -149,13 +149,13 @@ def _zip(archive: Path) -> Generator[_Entry]:
                 raise _RefusedError(f"{info.filename!r} is compressed by a method other than deflate")
             with file.open(info) as content:
                 yield _Entry(info.filename, info.file_size, content)
-                content.read(1)  # past the end, where the checksum is compared
+                content.read(1)  # reading past the end checks the checksum
 
 
 def _tar(archive: Path) -> Generator[_Entry]:
     with (
         archive.open("rb") as raw,
-        _decoded(raw, archive.name.lower()) as content,
+        _decode(raw, archive.name.lower()) as content,
         tarfile.open(fileobj=cast(Any, source := _Metered(content)), mode="r|") as file,
     ):
         known = cast(list[tarfile.TarInfo], vars(file)["members"])
@@ -164,7 +164,7 @@ def _tar(archive: Path) -> Generator[_Entry]:
             info = file.next()
             if info is None:
                 return
-            known.clear()  # it grows with every file
+            known.clear()  # tarfile keeps every entry
             if info.isdir():
                 yield _Entry(info.name)
                 continue
@@ -176,14 +176,14 @@ def _tar(archive: Path) -> Generator[_Entry]:
             yield _Entry(info.name, info.size, file.extractfile(info))
 
 
-def _decoded(raw: IO[bytes], name: str) -> AbstractContextManager[IO[bytes]]:
+def _decode(raw: IO[bytes], name: str) -> AbstractContextManager[IO[bytes]]:
     if name.endswith(".tar"):
         return nullcontext(raw)
     return cast(AbstractContextManager[IO[bytes]], (lzma if name.endswith(".xz") else gzip).open(raw))
 
 
 class _Metered(io.RawIOBase):
-    """A stream of which no more is read than what was announced: a header alone could fill the memory.
+    """A stream with a budget of bytes to read, because a header alone could fill the memory.
 
     Args:
         raw: The stream.
@@ -193,7 +193,7 @@ class _Metered(io.RawIOBase):
         self._raw, self.left = raw, _HEADERS
 
     def readable(self) -> bool:
-        """Return that it is."""
+        """Return True."""
         return True
 
     def read(self, size: int = -1, /) -> bytes:

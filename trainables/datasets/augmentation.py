@@ -1,7 +1,7 @@
 """Augmentation policies as batched tensor operations with a strength in [0, 1].
 
-Images are normalised floats, so black and white are not known here: each policy says how it deals with values. All
-draws come from the generator that is handed in, on its device, and nothing waits for the device.
+Images are normalised floats, so that the values of black and white are unknown; each policy says how it treats values.
+All draws come from the given generator, on its device. No operation waits for the device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
-from trainables.datasets.randaugment import randaugment, saturated, scaled_about
+from trainables.datasets.randaugment import randaugment, saturate, scale_about
 from trainables.registry import Registry
 
 Images = Callable[[Tensor, float, Generator], Tensor]
@@ -28,13 +28,13 @@ class Augmentation:
     """One policy.
 
     Attributes:
-        description: One sentence on what it does.
-        images: (images, strength, generator) -> images, where it changes images alone.
-        mixing: (images, targets [n, classes], strength, generator) -> both, where it changes targets too.
+        description: One sentence on its effect.
+        images: (images, strength, generator) -> images, if it changes images only.
+        mixing: (images, targets [n, classes], strength, generator) -> both, if it changes targets too.
         source: Paper.
 
     Raises:
-        ValueError: Neither or both of `images` and `mixing` are given.
+        ValueError: Not exactly one of `images` and `mixing` is given.
     """
 
     description: str
@@ -44,11 +44,11 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.mixing is None):
-            raise ValueError("an augmentation must have either images or mixing")
+            raise ValueError("an augmentation must have exactly one of images and mixing")
 
     @property
     def mixes(self) -> bool:
-        """Whether it changes targets."""
+        """Return whether it changes targets."""
         return self.mixing is not None
 
 
@@ -56,27 +56,27 @@ AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
 
 
 def check_policy(policy: str) -> tuple[Augmentation, ...]:
-    """Return the entries of a policy: one name, or several joined by `+`, applied from left to right.
+    """Return the entries of a policy: one name or several names joined by `+`, applied from left to right.
 
     Raises:
-        UnknownName: A name that nothing is registered under.
+        UnknownName: A name is not registered.
     """
     return tuple(AUGMENTATIONS[name] for name in policy.split("+"))
 
 
 def changes(policy: str, strength: float) -> bool:
-    """Return whether a policy of this strength draws anything at random."""
+    """Return whether a policy of this strength uses random numbers."""
     return strength > 0 and policy != "none"
 
 
 def augment(
     policy: str, strength: float, x: Tensor, y: Tensor, classes: int, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Augment images and targets; strength 0 returns both as they are.
+    """Return augmented images and targets; strength 0 returns both unchanged.
 
     Args:
         policy: Name in `AUGMENTATIONS`, or several joined by `+`.
-        strength: In [0, 1], the same for each of them.
+        strength: In [0, 1], the same for each name.
         x: Images [n, channels, height, width], normalised.
         y: Labels, int64 [n].
         classes: Number of classes C.
@@ -84,11 +84,11 @@ def augment(
 
     Returns:
         Images of the same shape and dtype, and targets: `y` itself, or class probabilities [n, C] in the images'
-        dtype where a policy mixes or smooths labels. Partners are drawn from the images augmented together, so that
-        the distribution does not depend on the batch size.
+        dtype if a policy mixes or smooths labels. Partners come from all images of the call, so that the distribution
+        does not depend on the batch size.
 
     Raises:
-        UnknownName: A name that nothing is registered under.
+        UnknownName: A name is not registered.
     """
     entries = check_policy(policy)
     if strength == 0:
@@ -105,8 +105,8 @@ def augment(
 
 
 def _places(n: int, sides: Sequence[int], share: float, generator: Generator) -> list[Tensor]:
-    # where each row and each column comes from, int64 [n, side]; beyond the border at some. The displacement is uniform
-    # in +-share of the side, rounded to a neighbouring pixel at random and without bias
+    # source indices of rows and columns, int64 [n, side]; some lie beyond the border. The displacement is uniform in
+    # +-share of the side, rounded to a neighbouring pixel at random and without bias
     draws = torch.rand(2, n, 2, generator=generator, device=generator.device)
     places: list[Tensor] = []
     for axis, side in enumerate(sides):
@@ -117,43 +117,43 @@ def _places(n: int, sides: Sequence[int], share: float, generator: Generator) ->
     return places
 
 
-def _taken(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _gather_pixels(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     n, channels, _, width = x.shape
     flat = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, -1)
     return x.flatten(2).gather(2, flat.expand(-1, channels, -1)).view(x.shape)
 
 
-def _mirrored(n: int, strength: float, generator: Generator) -> Tensor:
+def _draw_mirrored(n: int, strength: float, generator: Generator) -> Tensor:
     return torch.rand(n, 1, generator=generator, device=generator.device) < strength / 2
 
 
 def none(x: Tensor, strength: float, generator: Generator) -> Tensor:
-    """Return the images as they are."""
+    """Return the images unchanged."""
     return x
 
 
 def shift(x: Tensor, strength: float, generator: Generator) -> Tensor:
-    """Shift each image by whole pixels; the border is repeated.
+    """Shift each image by whole pixels; border pixels fill the gap.
 
     The displacement in each direction is uniform in +-strength x 1/16 of the side, rounded to one of the two
-    neighbouring whole pixels at random and without bias, so that every strength has an effect on small images too:
-    at strength 1, 44 % of 8x8 images move by a pixel, and 32x32 images move by up to 2.
+    neighbouring whole pixels at random and without bias. Every strength thus has an effect on small images too: at
+    strength 1, 44 % of 8x8 images move by a pixel, and 32x32 images move by up to 2.
     """
     sides = x.shape[2:]
     rows, columns = (
         v.clamp(0, m - 1) for v, m in zip(_places(len(x), sides, strength / 16, generator), sides, strict=True)
     )
-    return _taken(x, rows, columns)
+    return _gather_pixels(x, rows, columns)
 
 
 def flip(x: Tensor, strength: float, generator: Generator) -> Tensor:
     """Mirror each image left to right with probability strength / 2."""
-    mirrored = _mirrored(len(x), strength, generator)
+    mirrored = _draw_mirrored(len(x), strength, generator)
     return torch.where(mirrored[:, :, None, None], x.flip(3), x)
 
 
 def crop_flip(x: Tensor, strength: float, generator: Generator) -> Tensor:
-    """Crop at random after padding by reflection, and mirror left to right with probability strength / 2.
+    """Pad by reflection and crop at random, then mirror left to right with probability strength / 2.
 
     The displacement in each direction is uniform in +-strength x 1/8 of the side (4 pixels of 32), rounded as in
     `shift`.
@@ -161,28 +161,27 @@ def crop_flip(x: Tensor, strength: float, generator: Generator) -> Tensor:
     sides = x.shape[2:]
     places = _places(len(x), sides, strength / 8, generator)
     rows, columns = ((m - 1) - ((m - 1) - v.abs()).abs() for v, m in zip(places, sides, strict=True))
-    mirrored = _mirrored(len(x), strength, generator)
-    return _taken(x, rows, torch.where(mirrored, columns.flip(1), columns))
+    mirrored = _draw_mirrored(len(x), strength, generator)
+    return _gather_pixels(x, rows, torch.where(mirrored, columns.flip(1), columns))
 
 
 def colour(x: Tensor, strength: float, generator: Generator) -> Tensor:
     """Change brightness, contrast and saturation of each image, in this order.
 
-    Brightness adds a number uniform in +-0.8 strength standard deviations: where the mean lies two standard deviations
-    above black, as in photographs, that is what multiplying by 1 +- 0.4 strength does to it. Contrast scales about the
+    Brightness adds a number uniform in +-0.8 strength standard deviations. In photographs the mean lies about two
+    standard deviations above black; there, it changes as if multiplied by 1 +- 0.4 strength. Contrast scales about the
     image's mean and saturation about its grey version, by factors uniform in 1 +- 0.4 strength. Images of one channel
     have no saturation.
     """
     draws = (2 * torch.rand(3, len(x), 1, 1, 1, generator=generator, device=x.device) - 1).to(x.dtype) * strength
-    x = scaled_about(x + 0.8 * draws[0], x.mean((1, 2, 3), keepdim=True) + 0.8 * draws[0], 1 + 0.4 * draws[1])
-    return saturated(x, 1 + 0.4 * draws[2])
+    x = scale_about(x + 0.8 * draws[0], x.mean((1, 2, 3), keepdim=True) + 0.8 * draws[0], 1 + 0.4 * draws[1])
+    return saturate(x, 1 + 0.4 * draws[2])
 
 
 def beta(strength: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
-    """Draw from Beta(strength, strength), float64, on the generator's device.
+    """Return draws of Beta(strength, strength), float64 [*shape], on the generator's device.
 
-    With G of the distribution Gamma(a + 1) and U uniform, G U^(1/a) is of Gamma(a); in logarithms nothing underflows
-    at small a.
+    If G follows Gamma(a + 1) and U is uniform, G U^(1/a) follows Gamma(a). Logarithms prevent underflow at small a.
     """
     one = torch.full((2, *shape), strength + 1, dtype=torch.float64, device=generator.device)
     gamma = torch._standard_gamma(one, generator=generator)  # pyright: ignore
@@ -196,17 +195,17 @@ def _partner(n: int, generator: Generator) -> Tensor:
 
 
 def mixup(x: Tensor, target: Tensor, strength: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Mix each image and its target with those of a partner: lambda x + (1 - lambda) x', lambda of Beta(s, s)."""
+    """Mix each image and its target with those of a partner: lambda x + (1 - lambda) x', lambda ~ Beta(s, s)."""
     share, partner = beta(strength, (len(x),), generator).to(x.dtype), _partner(len(x), generator)
     wide = share[:, None, None, None]
-    return wide * x + (1 - wide) * x[partner], _mixed(target, partner, share)
+    return wide * x + (1 - wide) * x[partner], _mix(target, partner, share)
 
 
 def cutmix(x: Tensor, target: Tensor, strength: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Paste a box of a partner into each image; targets are mixed by the share of pixels that each one has.
+    """Paste a box of a partner into each image; mix targets by the shares of pixels.
 
-    The box has sides sqrt(1 - lambda) of the image's with lambda of Beta(s, s), and a centre uniform over the image,
-    at which it is clipped.
+    The sides of the box are sqrt(1 - lambda) times those of the image, lambda ~ Beta(s, s). Its centre is uniform over
+    the image, whose border clips the box.
     """
     n, _, *sides = x.shape
     side = torch.sqrt(1 - beta(strength, (n,), generator))
@@ -221,10 +220,10 @@ def cutmix(x: Tensor, target: Tensor, strength: float, generator: Generator) -> 
     pasted = inside[0].sum(1) * inside[1].sum(1)
     box = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
     share = (1 - pasted.double() / (sides[0] * sides[1])).to(x.dtype)
-    return torch.where(box, x[partner], x), _mixed(target, partner, share)
+    return torch.where(box, x[partner], x), _mix(target, partner, share)
 
 
-def _mixed(target: Tensor, partner: Tensor, share: Tensor) -> Tensor:
+def _mix(target: Tensor, partner: Tensor, share: Tensor) -> Tensor:
     return share[:, None] * target + (1 - share)[:, None] * target[partner]
 
 

@@ -1,4 +1,4 @@
-"""The cache folder: unpacked archives and decoded images, made once by whichever process comes first."""
+"""The cache folder: unpacked archives and decoded images, made once by the first process that needs them."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from trainables.io.atomic import replace_atomic
 from trainables.runtime import Runtime
 
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
-"""What a mounted file system without locks answers."""
+"""Errors of mounted file systems without locks."""
 
 
 class LostCheckpoint(UserWarning):
-    """A checkpoint that cannot be used, so that the trial starts anew, or cannot be written, so that it would."""
+    """A checkpoint that cannot be read, so that the trial starts anew, or that cannot be written."""
 
 
 def cache_folder(runtime: Runtime) -> Path:
-    """Return `runtime.cache`, or `sweeper` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)."""
+    """Return `runtime.cache`; the default is `sweeper` in `XDG_CACHE_HOME`, else in `~/.cache`."""
     if runtime.cache is not None:
         return Path(runtime.cache)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sweeper"
 
 
 @contextmanager
-def locked(path: Path) -> Generator[None]:
-    """Hold the lock of `path`, a file beside it, for the block."""
+def lock(path: Path) -> Generator[None]:
+    """Hold the lock of `path`, a file beside it, during the block."""
     # the kernel frees the lock when its holder dies, so a crash leaves nothing to clean up
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f"{path.name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            # a mounted file system without locks: several may make the same file, each as a whole
+            # without locks, several processes may make the same file, each atomically
             if error.errno not in NO_LOCKS:
                 raise
         yield
 
 
-def made_once(path: Path, make: Callable[[Path], None]) -> Path:
-    """Return `path` after `make` wrote it, unless it is there already; processes wait for the one that makes it.
+def make_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """Return `path`; if it does not exist, `make` writes it while other processes wait.
 
     Args:
         path: File or folder.
-        make: Writes to the path that it is given, which becomes `path` when it returns.
+        make: Writes to a temporary path, which becomes `path` afterwards.
     """
     if not path.exists():
-        with locked(path):
+        with lock(path):
             if not path.exists():
                 temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
                 try:
@@ -72,7 +72,7 @@ def _remove(path: Path) -> None:
 
 
 def fingerprint(paths: Iterable[Path], about: str = "") -> str:
-    """Return 16 hex digits that change with the names, sizes or times of the files, or with `about`."""
+    """Return 16 hex digits that depend on names, sizes and times of the files, and on `about`."""
     digest = hashlib.sha256(about.encode())
     for path in paths:
         stat = path.stat()
@@ -81,9 +81,9 @@ def fingerprint(paths: Iterable[Path], about: str = "") -> str:
 
 
 def drop_checkpoints(runtime: Runtime, digest: str) -> None:
-    """Remove the checkpoints of trials whose first one has this digest; to be called when they are written."""
+    """Delete the checkpoints of a stack whose first trial has this digest; call it after their rows are written."""
     if runtime.checkpoints is not None:
-        for pattern in (f"{digest}*.ckpt", f".{digest}*"):  # and what a killed writer left
+        for pattern in (f"{digest}*.ckpt", f".{digest}*"):  # and temporary files of a killed writer
             for path in Path(runtime.checkpoints).glob(pattern):
-                with suppress(OSError):  # what is left is removed at the end of the sweep
+                with suppress(OSError):  # the end of the sweep deletes the rest
                     path.unlink()

@@ -1,4 +1,4 @@
-"""What a data set is: splits with inputs, labels and classes, and the registry of their builders."""
+"""Data sets: splits with inputs and labels, and the registry of their builders."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from trainables.datasets.images import Inputs, wrapped
+from trainables.datasets.images import Inputs, wrap_inputs
 from trainables.registry import Registry
 from trainables.result import SPLITS
 from trainables.spec import stream
 
-SCORED = 10_000  # training examples that are scored where a split has more
+SCORED = 10_000  # at most this number of training examples is scored
 
 
 class DataError(ValueError):
-    """A data set that cannot be read; the message says what is missing and how to get it."""
+    """A data set cannot be read; the message says what is missing and how to get it."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Data:
 
     Attributes:
         x: Split (`train`, `val`, `test`) -> inputs [n, channels, height, width]. Tensors are wrapped: uint8 images are
-            normalised per channel by the training split's mean and deviation, floats stay as they are.
+            normalised per channel by the training split's mean and standard deviation, floats stay unchanged.
         y: Split -> labels, int64 [n].
         classes: Number of classes C; labels lie in [0, C).
-        licence, source: Where the data comes from.
-        name: Its name in `DATASETS`; fixes which training examples are scored.
+        licence, source: Licence and origin of the data.
+        name: Its name in `DATASETS`; it determines the training examples that are scored.
 
     Raises:
         DataError: A split is missing or empty, shapes differ, fewer than two classes, labels out of range.
@@ -58,7 +58,7 @@ class Data:
         top = max(int(y.max()) for y in self.y.values())
         if top >= self.classes or min(int(y.min()) for y in self.y.values()) < 0:
             raise DataError(f"labels must lie in [0, {self.classes}), got up to {top}")
-        object.__setattr__(self, "x", wrapped(self.x))
+        object.__setattr__(self, "x", wrap_inputs(self.x))
 
     @property
     def examples(self) -> int:
@@ -66,12 +66,12 @@ class Data:
         return len(self.y["train"])
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Data:
-        """Return the data on another device, inputs in `dtype`."""
+        """Return the data on another device, with inputs in `dtype`."""
         x = {s: v.to(device, dtype) for s, v in self.x.items()}
         return replace(self, x=x, y={s: v.to(device) for s, v in self.y.items()})
 
     def subset(self, index: Tensor) -> Data:
-        """Return the data with the training examples `index` (int64 [m]) alone."""
+        """Return the data with only the training examples `index`, int64 [m]."""
         y = self.y["train"]
         return replace(
             self,
@@ -80,9 +80,9 @@ class Data:
         )
 
     def scored(self, split: str) -> tuple[Inputs, Tensor]:
-        """Return inputs and labels of what is evaluated of a split: all, but of `train` at most 10,000 fixed examples.
+        """Return inputs and labels of a split for scores: all examples, or at most 10,000 of `train`.
 
-        They are drawn by a stream of the data set's name, the same for every trial.
+        The name of the data set determines these training examples, so that every trial scores the same ones.
         """
         x, y = self.x[split], self.y[split]
         if split != "train" or len(y) <= SCORED:
@@ -96,11 +96,11 @@ Builder = Callable[..., Data]
 DATASETS: Registry[Builder] = Registry("data set")
 
 
-def stratified(rng: np.random.Generator, y: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
-    """Return disjoint index arrays of the given sizes, each with every class in proportion, in random order.
+def split_stratified(rng: np.random.Generator, y: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Return disjoint index arrays of the given sizes, in random order, every class in proportion.
 
     Raises:
-        DataError: The sizes add up to more than there is.
+        DataError: The sizes add up to more than the examples.
     """
     if sum(sizes) > len(y) or min(sizes) < 0:
         raise DataError(f"{len(y)} examples cannot be split into {' + '.join(map(str, sizes))}")
@@ -118,12 +118,12 @@ def stratified(rng: np.random.Generator, y: np.ndarray, sizes: Sequence[int]) ->
 
 
 def flip_labels(y: Tensor, classes: int, share: float, seed: int) -> Tensor:
-    """Return labels of which `share` (rounded to a whole number of labels) became another class.
+    """Return labels with symmetric label noise: `share` of them, rounded to a whole number, get another class.
 
     Args:
         y: Labels, int64 [n].
         classes: Number of classes.
-        share: Share of labels to flip, each to one of the other classes with equal probability.
+        share: Share of labels to change, each to one of the other classes with equal probability.
         seed: Seed of the draw.
 
     Raises:
@@ -141,7 +141,7 @@ def flip_labels(y: Tensor, classes: int, share: float, seed: int) -> Tensor:
     return noisy
 
 
-def assembled(
+def assemble(
     name: str,
     images: Mapping[str, Inputs] | Mapping[str, Tensor],
     labels: Mapping[str, np.ndarray],
@@ -154,4 +154,4 @@ def assembled(
     """Return the data set `name` from images and labels by split; `noise` is (label_noise, split_seed)."""
     y = {s: torch.as_tensor(np.asarray(v)).long() for s, v in labels.items()}
     y["train"] = flip_labels(y["train"], classes, noise[0], stream(name, f"label_noise/{noise[1]}"))
-    return Data(wrapped(images), y, classes, licence, source, name)
+    return Data(wrap_inputs(images), y, classes, licence, source, name)

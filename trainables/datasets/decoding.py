@@ -1,4 +1,4 @@
-"""Image files as uint8 pixels: decoded once into the cache where they fit, or read at each access."""
+"""Image files as uint8 pixels: decoded once into the cache if they fit, else read at each access."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.datasets.cache import fingerprint, made_once
+from trainables.datasets.cache import fingerprint, make_once
 from trainables.datasets.dataset import DataError
 from trainables.datasets.sources import read_ahead
 
 if TYPE_CHECKING:  # Pillow comes with torchvision, which digits and a user's tensors do without
     from PIL import Image
 
-NAMED = 5  # unreadable files that a message names
-AT_ONCE = 64  # images that a process decodes at a time
-MOST_PIXELS = 1 << 26  # of an image before it is scaled: 200 MB as RGB
+NAMED = 5  # an error names at most this number of files
+AT_ONCE = 64  # images per task of a decoding process
+MOST_PIXELS = 1 << 26  # of an image before scaling: 200 MB as RGB
 MODES = {1: "L", 3: "RGB"}
 
 
 def decode(path: Path, size: int, channels: int) -> np.ndarray:
-    """Return an image as uint8 [channels, size, size], scaled bilinearly by its shorter side and cropped in the middle.
+    """Return an image as uint8 [channels, size, size]: its shorter side scaled bilinearly, its centre cropped.
 
-    16-bit images keep their upper 8 bits; palettes and grey become colours and the reverse; transparency is dropped.
+    16-bit images keep their upper 8 bits. Colour modes are converted; transparency is dropped.
 
     Raises:
-        OSError: The file is not an image, damaged or truncated.
+        OSError: The file is no image, damaged or truncated.
     """
     from PIL import Image, ImageOps
 
@@ -41,7 +41,7 @@ def decode(path: Path, size: int, channels: int) -> np.ndarray:
             whole = _in_mode(image, MODES[channels])
             if whole.size != (size, size):
                 whole = ImageOps.fit(whole, (size, size), Image.Resampling.BILINEAR)
-    except Exception as error:  # Pillow's decoders raise whatever they stumble upon
+    except Exception as error:  # Pillow's decoders raise all kinds of exceptions
         raise OSError(f"{path}: {error}") from None
     return np.asarray(whole).reshape(size, size, channels).transpose(2, 0, 1)
 
@@ -50,7 +50,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     from PIL import Image
 
     if image.mode.startswith("I"):
-        # Pillow would cut 16 bits off at 255
+        # Pillow would clip 16 bits at 255
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() >= 2**16:
             raise ValueError("its pixels have more than 16 bits")
@@ -68,7 +68,7 @@ class Files:
 
     Attributes:
         paths: The files.
-        size, channels: What each is decoded to.
+        size, channels: Side and channels of the decoded images.
     """
 
     paths: Sequence[Path]
@@ -87,18 +87,18 @@ class Files:
         return torch.Size([len(self.paths), self.channels, self.size, self.size])
 
     def read(self, index: Tensor) -> Tensor:
-        """Return the pixels of the images `index`, uint8.
+        """Return the pixels of the images `index`, uint8 [m, channels, size, size].
 
         Raises:
-            DataError: Some cannot be read.
+            DataError: Some files cannot be read.
         """
         pixels, bad = self.attempt(index)
         if bad:
-            raise unreadable(bad, len(index))
+            raise unreadable_error(bad, len(index))
         return pixels
 
     def attempt(self, index: Tensor) -> tuple[Tensor, list[str]]:
-        """Return the pixels of the images `index`, zeros where unreadable, and what was wrong with those."""
+        """Return the pixels of the images `index`, zeros for unreadable ones, and the error messages."""
         pixels = torch.zeros(len(index), *self.shape[1:], dtype=torch.uint8)
         bad = list[str]()
         for row, i in enumerate(cast(list[int], index.tolist())):  # pyright: ignore[reportUnknownMemberType]
@@ -109,11 +109,11 @@ class Files:
         return pixels, bad
 
     def key(self) -> str:
-        """Return the name of what is cached of these files; it changes when one of them does."""
+        """Return the name of the cached pixels of these files; it changes if a file changes."""
         return fingerprint(self.paths, f"{self.size}/{self.channels}")
 
-    def resident(self, cache: Path, workers: int) -> Tensor:
-        """Return all pixels, uint8 [n, channels, size, size], mapped from a file of the cache that is made once.
+    def map_pixels(self, cache: Path, workers: int) -> Tensor:
+        """Return all pixels, uint8 [n, channels, size, size], mapped from a file of the cache.
 
         Raises:
             DataError: Some files cannot be read; up to five are named.
@@ -127,15 +127,15 @@ class Files:
                 start += len(pixels)
             out.flush()
 
-        path = made_once(cache / "images" / f"{self.key()}.npy", make)
-        # copy on write: torch warns of memory that it may not write to
+        path = make_once(cache / "images" / f"{self.key()}.npy", make)
+        # copy on write, because torch warns about read-only memory
         return torch.as_tensor(np.load(path, mmap_mode="c"))
 
-    def checked(self, cache: Path, workers: int) -> Tensor:
-        """Read every file once, for images that do not fit, and return their sums.
+    def sum_pixels(self, cache: Path, workers: int) -> Tensor:
+        """Read every file once and return the sums of its pixels, for images that do not fit.
 
         Returns:
-            Sum and sum of squares of the pixels, int64 [n, channels, 2]; kept in the cache.
+            Sum and sum of squares of the pixels, int64 [n, channels, 2], from the cache if it holds them.
 
         Raises:
             DataError: Some files cannot be read; up to five are named.
@@ -149,21 +149,21 @@ class Files:
             with path.open("wb") as file:
                 np.save(file, torch.cat(parts).numpy())
 
-        return torch.as_tensor(np.load(made_once(cache / "images" / f"{self.key()}.sums.npy", make)))
+        return torch.as_tensor(np.load(make_once(cache / "images" / f"{self.key()}.sums.npy", make)))
 
     def _all(self, workers: int) -> Iterator[Tensor]:
-        # to the end, so that the error counts every file
+        # reads all files, so that the error counts every unreadable one
         bad = list[str]()
         parts = torch.split(torch.arange(len(self.paths)), AT_ONCE)
         for pixels, wrong in read_ahead(self.attempt, parts, workers):
             bad += wrong
             yield pixels
         if bad:
-            raise unreadable(bad, len(self.paths))
+            raise unreadable_error(bad, len(self.paths))
 
 
-def unreadable(messages: Sequence[str], total: int) -> DataError:
-    """Return the error that names the first few files that cannot be read, and counts the others."""
+def unreadable_error(messages: Sequence[str], total: int) -> DataError:
+    """Return an error that names the first unreadable files and counts the others."""
     more = f" and {len(messages) - NAMED} more" if len(messages) > NAMED else ""
     return DataError(
         f"{len(messages)} of {total} images cannot be read: {'; '.join(messages[:NAMED])}{more}; repair or remove them"

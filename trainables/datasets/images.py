@@ -1,6 +1,6 @@
-"""Inputs of a split: on the device as they are stored and normalised at access, or read in batches by other processes.
+"""Inputs of a split: stored on the device, or read in batches by other processes; normalised at access.
 
-Both give the same numbers, bit for bit: pixels travel as they are stored, and are normalised on the device.
+Both give the same numbers, bit for bit: pixels keep their stored type on the way and are normalised on the device.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ class Inputs(ABC):
 
     Attributes:
         shape: [n, channels, height, width].
-        device, dtype: Those of what an access gives.
+        device, dtype: Device and type of the images that an access returns.
     """
 
     def __init__(
         self, mean: Tensor | None, std: Tensor | None, index: Tensor | None, device: torch.device, dtype: torch.dtype
     ) -> None:
-        # float32 [channels, 1, 1], in the unit of the stored values; None leaves values as they are
+        # float32 [channels, 1, 1], in the unit of the stored values; None leaves values unchanged
         self._mean, self._std = (None if v is None else v.to(device, torch.float32) for v in (mean, std))
-        self._index = index  # the stored images that this split consists of; None is all
+        self._index = index  # stored images of this split; None means all
         self.device, self.dtype = device, dtype
 
     @property
     @abstractmethod
     def stored_shape(self) -> torch.Size:
-        """Shape of what is stored, of which `subset` shows a part."""
+        """Shape of all stored images, also if this is a subset."""
 
     @property
     @abstractmethod
     def stored_bytes(self) -> int:
-        """Bytes of what is stored."""
+        """Bytes of all stored images."""
 
     @property
     def shape(self) -> torch.Size:
@@ -53,7 +53,7 @@ class Inputs(ABC):
 
     @abstractmethod
     def __getitem__(self, index: Index) -> Tensor:
-        """Return the images of a slice or of an index tensor, normalised, on the device."""
+        """Return the normalised images of a slice or of an index tensor, on the device."""
 
     @abstractmethod
     def batches(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -61,11 +61,11 @@ class Inputs(ABC):
 
     @abstractmethod
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Inputs:
-        """Return the inputs on another device, in another type."""
+        """Return the inputs for another device and type."""
 
     @abstractmethod
     def subset(self, index: Tensor) -> Inputs:
-        """Return the inputs at `index` alone, int64 [m]; nothing is copied."""
+        """Return only the inputs `index`, int64 [m], without a copy."""
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Yield all images in order, `size` at a time."""
@@ -76,21 +76,21 @@ class Inputs(ABC):
             return index
         return self._index[index.to(self._index.device) if isinstance(index, Tensor) else index]
 
-    def _normalised(self, values: Tensor) -> Tensor:
-        # always in float32, so that the type of a trial does not change its data
+    def _normalise(self, values: Tensor) -> Tensor:
+        # always in float32, so that a trial's type does not change its data
         if self._mean is None or self._std is None:
             return values.to(self.dtype)
         return values.to(torch.float32, copy=True).sub_(self._mean).div_(self._std).to(self.dtype)
 
 
 class Resident(Inputs):
-    """Inputs whose stored values are on the device.
+    """Inputs stored on the device.
 
     Args:
-        values: Stored values [n, channels, height, width]: uint8, or floats as they are.
-        mean, std: Per channel [channels, 1, 1], in the unit of the stored values; None leaves values as they are.
-        dtype: Type of what an access gives; that of `values` where None.
-        index: The images that the inputs consist of; None is all.
+        values: Stored values [n, channels, height, width]: uint8 or floats.
+        mean, std: Per channel [channels, 1, 1], in the unit of the stored values; None leaves values unchanged.
+        dtype: Type that an access returns; None means the type of `values`.
+        index: Stored images that belong to the inputs; None means all.
     """
 
     def __init__(
@@ -106,17 +106,17 @@ class Resident(Inputs):
 
     @property
     def stored_shape(self) -> torch.Size:
-        """Shape of what is stored."""
+        """Shape of all stored images."""
         return self.values.shape
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of what is stored."""
+        """Bytes of all stored images."""
         return self.values.numel() * self.values.element_size()
 
     def __getitem__(self, index: Index) -> Tensor:
         rows = self._rows(index)
-        return self._normalised(self.values[rows.to(self.device) if isinstance(rows, Tensor) else rows])
+        return self._normalise(self.values[rows.to(self.device) if isinstance(rows, Tensor) else rows])
 
     def batches(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each index tensor, in order."""
@@ -124,32 +124,32 @@ class Resident(Inputs):
             yield self[part]
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Resident:
-        """Return the inputs on another device, in another type."""
-        # floats are converted once, whole numbers at each access
+        """Return the inputs for another device and type."""
+        # floats are converted once, integers at each access
         values = self.values.to(device, dtype if self._mean is None else self.values.dtype)
         index = None if self._index is None else self._index.to(device)
         return Resident(values, self._mean, self._std, dtype, index)
 
     def subset(self, index: Tensor) -> Resident:
-        """Return the inputs at `index` alone; nothing is copied."""
+        """Return only the inputs `index`, int64 [m], without a copy."""
         rows = cast(Tensor, self._rows(index.to(self.device)))
         return Resident(self.values, self._mean, self._std, self.dtype, rows)
 
-    def streamed(self, device: torch.device | str, dtype: torch.dtype, workers: int) -> Streamed:
-        """Return the same inputs, left in memory and copied to the device batch by batch."""
+    def to_streamed(self, device: torch.device | str, dtype: torch.dtype, workers: int) -> Streamed:
+        """Return the same inputs, kept in memory and copied to the device batch by batch."""
         values = self.values.to(dtype) if self._mean is None else self.values
         return Streamed(Stored(values), self._mean, self._std, device, dtype, workers, self._index)
 
 
 class Streamed(Inputs):
-    """Inputs that are read part by part, by `workers` processes ahead of their use.
+    """Inputs that `workers` processes read part by part, ahead of their use.
 
     Args:
-        source: Where they are read from.
+        source: Source of the stored values.
         mean, std: Per channel [channels, 1, 1], in the unit of the stored values.
-        device, dtype: Where they go.
-        workers: Processes that read; 0 reads in this one.
-        index: The images that the inputs consist of; None is all.
+        device, dtype: Device and type of the images that an access returns.
+        workers: Reading processes; 0 reads in this process.
+        index: Stored images that belong to the inputs; None means all.
     """
 
     def __init__(
@@ -167,36 +167,36 @@ class Streamed(Inputs):
 
     @property
     def stored_shape(self) -> torch.Size:
-        """Shape of what is stored."""
+        """Shape of all stored images."""
         return self.source.shape
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes that all images would take."""
+        """Bytes of all stored images."""
         return self.source.shape.numel() * self.source.itemsize
 
     def __getitem__(self, index: Index) -> Tensor:
         chosen = index.cpu() if isinstance(index, Tensor) else torch.arange(len(self))[index]
-        return self._normalised(self.source.read(cast(Tensor, self._rows(chosen))).to(self.device))
+        return self._normalise(self.source.read(cast(Tensor, self._rows(chosen))).to(self.device))
 
     def batches(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield the images of each index tensor, in order; the next ones are read meanwhile."""
+        """Yield the images of each index tensor, in order; workers read the next ones meanwhile."""
         rows = [cast(Tensor, self._rows(part.cpu())) for part in parts]
         for values in read_ahead(self.source.read, rows, self.workers, pin=self.device.type == "cuda"):
-            yield self._normalised(values.to(self.device, non_blocking=True))
+            yield self._normalise(values.to(self.device, non_blocking=True))
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Streamed:
-        """Return the inputs bound for another device, in another type."""
+        """Return the inputs for another device and type."""
         return Streamed(self.source, self._mean, self._std, device, dtype, self.workers, self._index)
 
     def subset(self, index: Tensor) -> Streamed:
-        """Return the inputs at `index` alone; nothing is read."""
+        """Return only the inputs `index`, int64 [m], without reading them."""
         rows = cast(Tensor, self._rows(index.cpu()))
         return Streamed(self.source, self._mean, self._std, self.device, self.dtype, self.workers, rows)
 
 
-def wrapped(values: Mapping[str, Tensor | Inputs]) -> dict[str, Inputs]:
-    """Return each split as `Inputs`: uint8 images are normalised by the training split, floats stay as they are."""
+def wrap_inputs(values: Mapping[str, Tensor | Inputs]) -> dict[str, Inputs]:
+    """Return each split as `Inputs`: uint8 images are normalised by the training split, floats stay unchanged."""
     train = values.get("train")
     mean: Tensor | None = None
     std: Tensor | None = None

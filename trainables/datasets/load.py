@@ -1,4 +1,4 @@
-"""Data sets by name, with fixed train/val/test splits: `load` builds one and puts it where a trial needs it."""
+"""Data sets by name, with fixed train/val/test splits, on the device of a trial."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from trainables.datasets import image_folder, torchvision
-from trainables.datasets.dataset import DATASETS, Builder, Data, DataError, assembled, flip_labels, stratified
+from trainables.datasets.dataset import DATASETS, Builder, Data, DataError, assemble, flip_labels, split_stratified
 from trainables.datasets.images import Inputs, Resident
 from trainables.datasets.sources import free_bytes
 from trainables.result import SPLITS
@@ -37,7 +37,7 @@ def digits(
     """Build scikit-learn's bundled digits: 8x8 grey images in 10 classes; needs no files.
 
     The splits hold 720 training, 180 validation and 897 test images. Other sizes are resized bilinearly and stored in
-    256 levels; more channels repeat the grey one. They let models made for photographs be tried without a download.
+    256 levels; more channels repeat the grey one. Both options test models for photographs without a download.
     """
     from sklearn.datasets import load_digits  # pyright: ignore[reportMissingTypeStubs]
 
@@ -50,8 +50,8 @@ def digits(
         images = (interpolate(images, (size, size), mode="bilinear") * (255 / 16)).round()
     images = images.to(torch.uint8)
     rng = np.random.default_rng(stream("digits", f"split/{split_seed}"))
-    parts = dict(zip(SPLITS, stratified(rng, labels, (720, 180, 897)), strict=True))
-    return assembled(
+    parts = dict(zip(SPLITS, split_stratified(rng, labels, (720, 180, 897)), strict=True))
+    return assemble(
         "digits",
         {s: images[torch.as_tensor(i)].expand(-1, channels, -1, -1) for s, i in parts.items()},
         {s: labels[i] for s, i in parts.items()},
@@ -63,16 +63,16 @@ def digits(
 
 
 def load(name: str, options: JSON, runtime: Runtime, dtype: torch.dtype) -> Data:
-    """Return a data set where `runtime` wants it; the last few are kept in memory.
+    """Return a data set on the device of `runtime`; the last four stay in memory.
 
-    A builder is called with the data root and the options, and with `runtime` where it takes an argument of this name.
-    What does not fit `runtime.resident_share` of the device's free memory is streamed to it.
+    A builder is called with the data root and the options, and with `runtime` if it has a parameter of this name.
+    Inputs that exceed `runtime.resident_share` of the device's free memory are streamed to it.
 
     Raises:
         UnknownName: No such data set.
         DataError: Its files are missing or its options are wrong.
     """
-    # what does not matter here must not make a second copy
+    # a key of the cache: other fields must not cause a second copy
     here = Runtime(
         data_root=runtime.data_root,
         device=runtime.device,
@@ -96,28 +96,28 @@ def _load(builder: Builder, name: str, options: str, runtime: Runtime, dtype: to
         data = builder(root, **given)
     except TypeError as error:
         raise DataError(f"data set {name!r} does not take these dataset_options: {error}") from None
-    return _placed(replace(data, name=name), runtime, dtype)
+    return _place(replace(data, name=name), runtime, dtype)
 
 
-def _placed(data: Data, runtime: Runtime, dtype: torch.dtype) -> Data:
-    return data.to(runtime.device, dtype) if _fits(data, runtime) else _streamed(data, runtime, dtype)
+def _place(data: Data, runtime: Runtime, dtype: torch.dtype) -> Data:
+    return data.to(runtime.device, dtype) if _fits(data, runtime) else _stream_images(data, runtime, dtype)
 
 
 def _fits(data: Data, runtime: Runtime) -> bool:
     if torch.device(runtime.device).type == "cpu":
-        return True  # it is in memory already, or its builder found it too large
+        return True  # it is in memory already, or its builder streams it
     size = sum(x.stored_bytes for x in data.x.values() if isinstance(x, Resident))
     return size <= runtime.resident_share * free_bytes(runtime.device)
 
 
-def _streamed(data: Data, runtime: Runtime, dtype: torch.dtype) -> Data:
-    def streamed(x: Inputs) -> Inputs:
+def _stream_images(data: Data, runtime: Runtime, dtype: torch.dtype) -> Data:
+    def stream_inputs(x: Inputs) -> Inputs:
         if isinstance(x, Resident):
-            return x.streamed(runtime.device, dtype, runtime.loader_workers)
+            return x.to_streamed(runtime.device, dtype, runtime.loader_workers)
         return x.to(runtime.device, dtype)
 
     y: dict[str, Tensor] = {s: v.to(runtime.device) for s, v in data.y.items()}
-    return replace(data, x={s: streamed(x) for s, x in data.x.items()}, y=y)
+    return replace(data, x={s: stream_inputs(x) for s, x in data.x.items()}, y=y)
 
 
 def forget() -> None:

@@ -1,11 +1,10 @@
-"""RandAugment on batches: each operation runs once on the images that drew it, without waiting for the device.
+"""RandAugment on batches: each operation runs once on the images that drew it and does not wait for the device.
 
 Source: Cubuk et al. 2019, arXiv 1909.13719; operations and ranges are those of torchvision's `RandAugment`. Three
-things differ. Images here are normalised floats: operations that need black and white (posterise, solarise, equalise,
-autocontrast) take an image's own least and greatest value for them, brightness adds, and what geometry uncovers
-repeats the border. Autocontrast and equalise, which have no magnitude, are blended with the image by the strength, so
-that strength 0 is the limit of small strengths. The operation of an image is uniform over the 14; the counts in a
-batch are balanced.
+things differ. Images are normalised floats: operations that need black and white (posterise, solarise, equalise,
+autocontrast) use the minimum and maximum of the image, brightness adds, and border pixels fill uncovered areas.
+Autocontrast and equalise have no magnitude; the strength blends them with the image, so that strength 0 is the limit
+of small strengths. The operation of an image is uniform over the 14; the counts in a batch are balanced.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ LEVELS = 256
 Operation = Callable[[Tensor, Tensor], Tensor]
 
 
-def scaled_about(x: Tensor, centre: Tensor, factor: Tensor) -> Tensor:
+def scale_about(x: Tensor, centre: Tensor, factor: Tensor) -> Tensor:
     """Return centre + factor (x - centre)."""
     return centre + factor * (x - centre)
 
 
-def saturated(x: Tensor, factor: Tensor) -> Tensor:
-    """Scale colours about the grey version; images that do not have three channels stay as they are."""
+def saturate(x: Tensor, factor: Tensor) -> Tensor:
+    """Scale colours about the grey version; images without three channels stay unchanged."""
     if x.shape[1] != 3:
         return x
     grey = 0.299 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]
-    return scaled_about(x, grey, factor)
+    return scale_about(x, grey, factor)
 
 
 def _affine(x: Tensor, rows: list[Tensor]) -> Tensor:
@@ -52,7 +51,7 @@ def _geometry(slot: int, reach: float) -> Operation:
         one, zero = torch.ones_like(signed), torch.zeros_like(signed)
         rows = [one, zero, zero, zero, one, zero]
         rows[slot] = reach * signed
-        if slot in (2, 5):  # a translation's reach is a share of the side
+        if slot in (2, 5):  # the reach of a translation is a share of the side
             rows[slot] = rows[slot] * x.shape[3 if slot == 2 else 2]
         return _affine(x, rows)
 
@@ -70,16 +69,16 @@ def _wide(value: Tensor) -> Tensor:
 
 
 def _brightness(x: Tensor, signed: Tensor) -> Tensor:
-    # a factor of 1 +- 0.9 moves a mean that lies two standard deviations above black by this much
+    # a factor of 1 +- 0.9 would move a mean two standard deviations above black by this number
     return x + 1.8 * _wide(signed)
 
 
 def _contrast(x: Tensor, signed: Tensor) -> Tensor:
-    return scaled_about(x, x.mean((1, 2, 3), keepdim=True), 1 + 0.9 * _wide(signed))
+    return scale_about(x, x.mean((1, 2, 3), keepdim=True), 1 + 0.9 * _wide(signed))
 
 
 def _saturation(x: Tensor, signed: Tensor) -> Tensor:
-    return saturated(x, 1 + 0.9 * _wide(signed))
+    return saturate(x, 1 + 0.9 * _wide(signed))
 
 
 def _sharpness(x: Tensor, signed: Tensor) -> Tensor:
@@ -88,7 +87,7 @@ def _sharpness(x: Tensor, signed: Tensor) -> Tensor:
     kernel = x.new_ones(3, 3)
     kernel[1, 1] = 5
     smooth = conv2d(pad(x, (1, 1, 1, 1), mode="replicate"), (kernel / 13).expand(channels, 1, 3, 3), groups=channels)
-    return scaled_about(x, smooth, 1 + 0.9 * _wide(signed))
+    return scale_about(x, smooth, 1 + 0.9 * _wide(signed))
 
 
 def _unit(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,16 +109,16 @@ def _solarise(x: Tensor, signed: Tensor) -> Tensor:
 
 
 def _autocontrast(x: Tensor, signed: Tensor) -> Tensor:
-    # every channel is stretched to the range of the whole image
+    # stretches every channel to the range of the whole image
     low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
     span = torch.where(high > low, high - low, torch.ones_like(low))
     bottom, top = low.amin(1, keepdim=True), high.amax(1, keepdim=True)
     stretched = torch.where(high > low, bottom + (x - low) / span * (top - bottom), x)
-    return scaled_about(x, stretched, 1 - _wide(signed).abs())
+    return scale_about(x, stretched, 1 - _wide(signed).abs())
 
 
 def _equalise(x: Tensor, signed: Tensor) -> Tensor:
-    # a value becomes the share of its channel's pixels at or below it, in 256 levels
+    # a value becomes the share of its channel's pixels that are at or below it, in 256 levels
     unit, low, span = _unit(x)
     n, channels, height, width = x.shape
     level = (unit * (LEVELS - 1)).round().long().view(n * channels, -1)
@@ -127,7 +126,7 @@ def _equalise(x: Tensor, signed: Tensor) -> Tensor:
     counts.scatter_add_(1, level, torch.ones_like(level, dtype=x.dtype))
     below = (counts.cumsum(1) - counts / 2) / (height * width)
     flat = low + span * below.gather(1, level).view(x.shape)
-    return scaled_about(x, flat, 1 - _wide(signed).abs())
+    return scale_about(x, flat, 1 - _wide(signed).abs())
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -149,27 +148,27 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def randaugment(x: Tensor, strength: float, generator: Generator) -> Tensor:
-    """Apply two operations to each image, drawn with replacement, of magnitude `strength` and random sign."""
+    """Apply two random operations to each image, with replacement, of magnitude `strength` and random sign."""
     for _ in range(OPERATIONS_PER_IMAGE):
         x = _round(x, strength, generator)
     return x
 
 
 def _round(x: Tensor, strength: float, generator: Generator) -> Tensor:
-    # An image at place p of a random order takes operation floor((p + u) 14 / n): uniform for every n. The places that
-    # may take an operation are known without u, so each runs on a slice whose bounds the host knows.
+    # The image at place p of a random order gets operation floor((p + u) 14 / n), which is uniform for every n. The
+    # places that may get an operation do not depend on u, so that the host knows the bounds of each slice.
     n, kinds, device = len(x), len(OPERATIONS), x.device
     order = torch.randperm(n, generator=generator, device=device)
     draws = torch.rand(n + 1, generator=generator, device=device, dtype=torch.float64)
     places = torch.arange(n, device=device, dtype=torch.float64)
-    taken = torch.floor((places + draws[n]) * kinds / n).clamp(max=kinds - 1)
+    chosen = torch.floor((places + draws[n]) * kinds / n).clamp(max=kinds - 1)
     signed = strength * (1 - 2 * (draws[:n] < 0.5).to(x.dtype))
     before = x[order]
     after = before.clone()
     for kind, operation in enumerate(OPERATIONS.values()):
         part = slice(kind * n // kinds, -(-(kind + 1) * n // kinds))
-        own = _wide(taken[part] == kind)
-        after[part] = torch.where(own, operation(before[part], signed[part]), after[part])
+        selected = _wide(chosen[part] == kind)
+        after[part] = torch.where(selected, operation(before[part], signed[part]), after[part])
     out = torch.empty_like(x)
     out[order] = after
     return out

@@ -1,4 +1,4 @@
-"""Where pixels come from before they are images of a split: memory or files, read here or by other processes."""
+"""Sources of pixels: memory or files, read by this process or by others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Source(Protocol):
-    """Where pixels are stored: in memory or in files."""
+    """A store of pixels, in memory or in files."""
 
     @property
     def shape(self) -> torch.Size:
@@ -69,8 +69,8 @@ def _as_is(item: Any) -> Any:
 
 
 def read_ahead(read: Callable[[Tensor], T], parts: Sequence[Tensor], workers: int, pin: bool = False) -> Iterator[T]:
-    """Yield `read(part)` of each part, in order, from `workers` processes that read ahead (0: from this one)."""
-    # a generator of its own: the loader would draw from the global one, from which dropout draws
+    """Yield `read(part)` for each part, in order; `workers` processes read ahead, 0 reads in this process."""
+    # a separate generator: by default the loader draws from the global one, which dropout uses
     loader = DataLoader(
         _Parts(read, parts), batch_size=None, num_workers=min(workers, len(parts)), collate_fn=_as_is,
         pin_memory=pin, generator=Generator(),
@@ -79,21 +79,21 @@ def read_ahead(read: Callable[[Tensor], T], parts: Sequence[Tensor], workers: in
 
 
 def normalisation(values: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation per channel, float32 [channels, 1, 1], of uint8 images given in parts.
+    """Return mean and standard deviation per channel, float32 [channels, 1, 1], of parts of uint8 images.
 
-    The sums are exact, so that neither order nor parts matter. A channel without variation gets standard deviation 1.
+    The sums are exact, so that order and parts do not matter. A constant channel gets standard deviation 1.
     """
     count, parts = 0, list[Tensor]()
     for part in values:
         flat = part.transpose(0, 1).flatten(1).to(torch.int32)
         parts.append(torch.stack([flat.sum(1), flat.square().sum(1)], 1))
         count += flat.shape[1]
-    return normalisation_of_sums(torch.stack(parts).sum(0), count)
+    return normalisation_from_sums(torch.stack(parts).sum(0), count)
 
 
-def normalisation_of_sums(sums: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return what `normalisation` does, from sum and sum of squares [channels, 2] over `count` pixels, int64."""
-    # in Python's whole numbers: nothing cancels
+def normalisation_from_sums(sums: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the same as `normalisation`, from sum and sum of squares, int64 [channels, 2], of `count` pixels."""
+    # Python's integers avoid cancellation
     pairs = cast(list[list[int]], sums.tolist())  # pyright: ignore[reportUnknownMemberType]
     mean = [s / count for s, _ in pairs]
     std = [((count * q - s * s) / count**2) ** 0.5 or 1.0 for s, q in pairs]
@@ -101,10 +101,10 @@ def normalisation_of_sums(sums: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def free_bytes(device: torch.device | str) -> int:
-    """Return the free memory of a device."""
+    """Return the free memory of a device in bytes."""
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(torch.device(device))[0]
-    try:  # what the file cache holds can be freed
+    try:  # includes the file cache, which can be freed
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):

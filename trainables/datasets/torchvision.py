@@ -1,4 +1,4 @@
-"""torchvision's own data sets, read from a data root and fetched into it only where the user says so."""
+"""torchvision's data sets, read from a data root and downloaded only on request."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.datasets.cache import cache_folder, locked
-from trainables.datasets.dataset import Builder, Data, DataError, assembled, stratified
+from trainables.datasets.cache import cache_folder, lock
+from trainables.datasets.dataset import Builder, Data, DataError, assemble, split_stratified
 from trainables.runtime import Runtime
 from trainables.spec import stream
 
 
 @dataclass(frozen=True)
 class Official:
-    """One of torchvision's classes.
+    """A data set class of torchvision.
 
     Attributes:
-        name: In `DATASETS`; also names its random streams.
+        name: Name in `DATASETS` and of its random streams.
         reader: Name of the class in `torchvision.datasets`.
-        folder, files: What the class looks for under the data root.
-        sizes: Default images for training, validation (both of the official training images) and test.
+        folder, files: Files that the class needs under the data root.
+        sizes: Default number of images for training, validation (both from the official training images) and test.
         classes: Number of classes.
-        licence, source: Where it comes from.
+        licence, source: Licence and origin.
     """
 
     name: str
@@ -84,8 +84,8 @@ def builder(official: Official) -> Builder:
                 f"{official.name} has {len(y)} + {len(y_test)} images, got train {train} + val {val} and test {test}"
             )
         rng = np.random.default_rng(stream(official.name, f"split/{split_seed}"))
-        inner, outer = stratified(rng, y, (train, val)), stratified(rng, y_test, (test,))
-        return assembled(
+        inner, outer = split_stratified(rng, y, (train, val)), split_stratified(rng, y_test, (test,))
+        return assemble(
             official.name,
             {"train": _pick(x, inner[0]), "val": _pick(x, inner[1]), "test": _pick(x_test, outer[0])},
             {"train": y[inner[0]], "val": y[inner[1]], "test": y_test[outer[0]]},
@@ -120,7 +120,7 @@ def _read(official: Official, root: Path | None, runtime: Runtime) -> list[tuple
     try:
         return [_arrays(reader(str(root), download=False, **_part(official, part))) for part in ("train", "test")]
     except (RuntimeError, ValueError, OSError, EOFError, KeyError) as error:
-        raise DataError(f"a file in {folder} is corrupt or truncated: {error}; fetch it again") from None
+        raise DataError(f"a file in {folder} is damaged or truncated: {error}; fetch it again") from None
 
 
 def _part(official: Official, part: str) -> dict[str, object]:
@@ -128,7 +128,7 @@ def _part(official: Official, part: str) -> dict[str, object]:
 
 
 def _arrays(found: Any) -> tuple[np.ndarray, np.ndarray]:
-    # torchvision's classes keep grey images [n, h, w], and colours last or first
+    # torchvision stores grey images as [n, h, w], and colours last or first
     images = np.asarray(found.data)
     labels = np.asarray(found.labels if hasattr(found, "labels") else found.targets)
     if images.ndim == 3:
@@ -140,16 +140,16 @@ def _arrays(found: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _how_to_get(official: Official, folder: Path | None, missing: Sequence[str]) -> str:
     get = (
-        f"torchvision.datasets.{official.reader}('ROOT', download=True) fetches them, as does --download; "
+        f"torchvision.datasets.{official.reader}('ROOT', download=True) or --download fetches the files; "
         "then pass --data ROOT"
     )
     if folder is None:
-        return f"{official.name} is read from a data root and none was given; {get}"
+        return f"{official.name} needs a data root; {get}"
     return f"{folder} lacks {', '.join(missing)}; {get}"
 
 
 def _fetch(official: Official, reader: Any, root: Path, runtime: Runtime) -> None:
-    with locked(cache_folder(runtime) / "downloads" / official.name):
+    with lock(cache_folder(runtime) / "downloads" / official.name):
         try:
             root.mkdir(parents=True, exist_ok=True)
             for part in ("train", "test"):

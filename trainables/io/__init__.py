@@ -1,1 +1,1 @@
-"""Files that appear whole, and text that cannot drive a terminal."""
+"""Atomic writes, and text without control characters."""

@@ -1,4 +1,4 @@
-"""Files that appear whole: written under another name, brought to the disk, then renamed.
+"""Atomic writes: a file is written under a temporary name, synced to the disk, then renamed.
 
 A reader never sees half a file. After a loss of power the file is the old one or the new one, never an empty one.
 """
@@ -15,19 +15,19 @@ from typing import Any
 
 Content = bytes | memoryview | str | Callable[[Path], Any]
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
-"""What file systems answer that cannot sync a folder."""
+"""Errors of file systems that cannot sync a folder."""
 
 
 def write_atomic(target: Path, content: Content, temporary: Path | None = None) -> None:
-    """Write a file as a whole; `target` keeps its old content where that fails.
+    """Write a file atomically; `target` keeps its old content if the write fails.
 
     Args:
         target: The file, in a folder that exists.
-        content: What it holds, or a function that writes to the path it is given.
-        temporary: Path of the unfinished file, on the same file system; a hidden name beside `target` by default.
+        content: Its content, or a function that writes to a given path.
+        temporary: Path of the unfinished file on the same file system; by default a hidden name beside `target`.
 
     Raises:
-        OSError: The file cannot be written, or the disk does not take it.
+        OSError: The file cannot be written or synced.
     """
     temporary = temporary or target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
@@ -43,13 +43,13 @@ def write_atomic(target: Path, content: Content, temporary: Path | None = None) 
 
 
 def replace_atomic(source: Path, target: Path) -> None:
-    """Rename a finished file or folder after its content is on the disk.
+    """Sync a finished file or folder to the disk, then rename it.
 
     Raises:
-        OSError: The disk does not take the content, or the rename fails.
+        OSError: The sync or the rename fails.
     """
     if source.is_dir():
-        os.sync()  # a folder may hold many thousand files: one call for all of them takes less
+        os.sync()  # a folder may hold thousands of files; one call is faster than one each
     else:
         _sync(source, os.O_RDONLY)
     source.replace(target)
@@ -61,8 +61,8 @@ def replace_atomic(source: Path, target: Path) -> None:
 
 
 def _sync(path: Path, flags: int) -> None:
-    opened = os.open(path, flags | os.O_CLOEXEC)
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Text that cannot drive a terminal: control and format characters as escapes, in strings and in whole streams."""
+"""Text that is safe to print: control and format characters become escapes, in strings and in streams."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, TextIO, cast
 
 _SUSPECT = re.compile(r"[^\t\n\x20-\x7e]")
 _KINDS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode's controls, format characters, lone surrogates, and separators of lines and paragraphs."""
+"""Unicode categories: control, format, surrogate, line separator, paragraph separator."""
 
 
 def printable(text: str) -> str:
-    """Return text with its control and format characters as JSON escapes them; JSON stays the same JSON.
+    """Return text with control and format characters as JSON escapes; a JSON text keeps its meaning.
 
     Tabs and newlines stay.
     """
@@ -23,12 +23,12 @@ def printable(text: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    """Return text as `printable` does, in one line: tabs and newlines are escaped, too."""
+    """Return text as `printable` does, on one line: tabs and newlines become escapes too."""
     return printable(text).replace("\t", "\\t").replace("\n", "\\n")
 
 
 def is_plain(text: str) -> bool:
-    """Return whether text is one line without control and format characters, as a name must be."""
+    """Return whether text is one line without control and format characters, as names must be."""
     return printable_line(text) == text
 
 
@@ -41,10 +41,10 @@ def _escape(match: re.Match[str]) -> str:
 
 
 class PrintableStream:
-    """A text stream that writes text as `printable` returns it; in all else it is the stream that it wraps.
+    """A text stream that escapes text by `printable` before it writes to the wrapped stream.
 
     Args:
-        raw: The stream, for what draws on a terminal itself, such as a progress bar.
+        raw: The wrapped stream; a progress bar may use it directly.
     """
 
     def __init__(self, raw: TextIO) -> None:
@@ -52,11 +52,11 @@ class PrintableStream:
 
     @classmethod
     def of(cls, stream: TextIO | PrintableStream) -> PrintableStream:
-        """Return a stream that escapes what is written to it: the given one where it does so."""
+        """Return `stream` if it escapes already, else a wrapper that does."""
         return stream if isinstance(stream, PrintableStream) else cls(stream)
 
     def write(self, text: str) -> int:
-        """Write text; returns its length before it was escaped."""
+        """Write text and return its length before escaping."""
         self.raw.write(printable(text))
         return len(text)
 
@@ -70,7 +70,7 @@ class PrintableStream:
 
 
 def guard_output() -> None:
-    """Make stdout and stderr escape all that this process prints from now on, tracebacks among it."""
+    """Make stdout and stderr of this process escape their output, tracebacks included."""
     os.environ.setdefault("NO_COLOR", "1")  # libraries' colours are escape sequences, too
     for name in ("stdout", "stderr"):
         if stream := getattr(sys, name):  # None where there is no console

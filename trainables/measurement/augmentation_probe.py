@@ -1,4 +1,4 @@
-"""The probe at theta_0: what an augmentation policy does to the gradient noise, known before any training."""
+"""Probe at theta_0: the effect of an augmentation policy on the gradient noise, known before training."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ import torch
 from torch import Generator, Tensor, nn
 
 from trainables.datasets.augmentation import augment
-from trainables.datasets.cache import made_once
+from trainables.datasets.cache import make_once
 from trainables.datasets.load import Data
-from trainables.measurement.derivatives import CHUNK_EXAMPLES, CHUNK_NUMBERS, differentiating, loss_of, micro_gradients
+from trainables.measurement.derivatives import (
+    CHUNK_EXAMPLES,
+    CHUNK_NUMBERS,
+    loss_of,
+    micro_gradients,
+    twice_differentiable,
+)
 from trainables.spec import PairSpec, digest_of
 
 STRENGTHS = (0.0, 0.5, 1.0)
 EXAMPLES, LEAST_EXAMPLES, DRAWS = 256, 32, 2
-# numbers in all gradients of a probe: larger models are probed with fewer examples, on a CPU from 87,000 parameters
+# numbers in all gradients of a probe; larger models use fewer examples, on a CPU from 87,000 parameters
 _NUMBERS = {"cpu": 2**27, "cuda": 2**34}
 _MEMORY: dict[tuple[str, str | None], Probe] = {}
 
@@ -32,9 +38,9 @@ class Variance:
     """Per-example gradient covariance, split by the law of total variance, nat^2/parameter^2.
 
     Attributes:
-        between: Var_x E_A g, of examples whose augmentation is averaged out; unbiased, so it may come out below 0.
+        between: Var_x E_A g, between examples, averaged over augmentation; unbiased, so it may be below 0.
         within: E_x Var_A g, of the augmentation draws.
-        contributions: [m] float64 on the CPU, one per example; their mean is the trace.
+        contributions: float64 [m] on the CPU, one per example; their mean is the trace.
     """
 
     between: float
@@ -48,14 +54,14 @@ class Variance:
 
     @property
     def share(self) -> float:
-        """Share of augmentation, within / trace; NaN where all gradients are equal."""
+        """Share of augmentation, within / trace; NaN if all gradients are equal."""
         return self.within / self.trace if self.trace else math.nan
 
 
 def augmentation_share(
     model: nn.Module, weights: Mapping[str, Tensor], names: Sequence[str], draws: Sequence[tuple[Tensor, Tensor]]
 ) -> Variance:
-    """Split tr Sigma into examples and augmentation: one-way analysis of variance over K draws of the same examples.
+    """Return tr Sigma split into examples and augmentation by one-way analysis of variance over K draws per example.
 
     Per-example gradients need the model in evaluation mode: no dropout, BatchNorm with the statistics in `weights`.
 
@@ -63,8 +69,8 @@ def augmentation_share(
         model: Module of the architecture.
         weights: State dict.
         names: Trained parameters.
-        draws: K batches (inputs [m, ...], labels [m] or probabilities [m, C]) of the same m >= 2 examples, each
-            augmented anew. One batch (K = 1) leaves `within` at 0: right where nothing is drawn.
+        draws: K batches (inputs [m, ...], labels [m] or probabilities [m, C]) of the same m >= 2 examples with
+            independent augmentation. One batch (K = 1) gives `within` 0, which is correct without augmentation.
 
     Raises:
         ValueError: Fewer than two examples.
@@ -81,7 +87,7 @@ def augmentation_share(
     norms: list[Tensor] = []
     spreads: list[Tensor] = []
     total = torch.zeros(size, dtype=torch.float64, device=draws[0][0].device)
-    with differentiating(model, training=False):
+    with twice_differentiable(model, training=False):
         loss = loss_of(model, weights, names)
         for i in range(0, m, chunk):
             parts = [(x[i : i + chunk, None], target[i : i + chunk, None]) for x, target in draws]
@@ -93,23 +99,23 @@ def augmentation_share(
     norm, spread = torch.cat(norms).cpu(), torch.cat(spreads).cpu()
     apart = (norm - float((total / m).square().sum())) * m / (m - 1)
     within = float(spread.mean()) / (k - 1) if k > 1 else 0.0
-    # the variance of the mean of K draws holds 1/K of theirs
+    # the variance of the mean of K draws includes 1/K of the variance within
     return Variance(float(apart.mean()) - within / k, within, apart + spread / k)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one augmentation policy does to the gradient noise at theta_0, by strength.
+    """Gradient noise at theta_0 under one augmentation policy, by strength.
 
     Attributes:
         policy: Name of the policy.
         strengths: Ascending, from 0 to 1.
         trace_sigma: tr Sigma_A at each strength, nat^2/parameter^2.
-        share: Share of it within examples, from the augmentation draws.
-        k_aug: tr Sigma_A over its value without augmentation; 1 at strength 0.
-        k_aug_se: Its standard error over examples; the strengths share them and the random numbers.
-        examples: Examples m.
-        draws: Augmentation draws K of each.
+        share: Share of the trace within examples, from the augmentation draws.
+        k_aug: tr Sigma_A divided by its value without augmentation; 1 at strength 0.
+        k_aug_se: Standard error of `k_aug` over examples; all strengths share examples and random numbers.
+        examples: Number of examples m.
+        draws: Augmentation draws K per example.
     """
 
     policy: str
@@ -122,7 +128,7 @@ class Probe:
     draws: int
 
     def at(self, strength: float) -> float:
-        """Return k_aug at any strength: ln k_aug is piecewise linear between the measured strengths.
+        """Return k_aug at any strength; ln k_aug is piecewise linear between the measured strengths.
 
         Raises:
             ValueError: The strength is not in [0, 1].
@@ -130,7 +136,7 @@ class Probe:
         return math.exp(self._between([math.log(k) for k in self.k_aug], strength))
 
     def trace_at(self, strength: float) -> float:
-        """Return tr Sigma_A at any strength, k_aug times its value without augmentation."""
+        """Return tr Sigma_A at any strength: k_aug times its value without augmentation."""
         return self.at(strength) * self.trace_sigma[0]
 
     def share_at(self, strength: float) -> float:
@@ -146,12 +152,12 @@ class Probe:
         return (1 - t) * values[right - 1] + t * values[right]
 
     def to_json(self) -> str:
-        """Return the probe as JSON that `from_json` reads back."""
+        """Return the probe as JSON for `from_json`."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Probe:
-        """Read a probe from `to_json`'s text."""
+        """Return the probe that `to_json` wrote."""
         data: dict[str, Any] = json.loads(text)
         lists: dict[str, Any] = {k: tuple(cast("list[float]", v)) for k, v in data.items() if isinstance(v, list)}
         return cls(**{**data, **lists})
@@ -170,29 +176,29 @@ def probe(
 ) -> Probe:
     """Measure tr Sigma_A at `weights` for every strength of a policy, on the same training examples.
 
-    All strengths see the same random numbers, so that their ratios are more precise than the traces. The model runs in
-    evaluation mode: BatchNorm uses theta_0's statistics, and dropout is off.
+    All strengths use the same random numbers, so that their ratios are more precise than the traces. The model runs in
+    evaluation mode: BatchNorm uses the statistics of theta_0, and dropout is off.
 
     Args:
         model: Module of the architecture.
         weights: State dict of theta_0.
         names: Trained parameters.
-        data: Its training split is probed.
+        data: Data set; the probe uses its training split.
         policy: Augmentation policy.
         seed: Seed of the examples and of the augmentation.
-        strengths: Measured strengths; must begin with 0 and ascend to 1.
-        examples: Examples m, at most a quarter of the training split; fewer for large models, 32 at least.
+        strengths: Measured strengths, which ascend from 0 to 1.
+        examples: Number of examples m, at most a quarter of the training split; large models use fewer, at least 32.
         draws: Augmentation draws K >= 2 of each example.
 
     Raises:
         UnknownName: No such policy.
-        ValueError: Strengths that do not ascend from 0 to 1, or fewer than two draws.
+        ValueError: Strengths do not ascend from 0 to 1, or fewer than two draws.
     """
     steps = tuple(strengths)
     if steps[:1] != (0,) or steps[-1:] != (1,) or any(a >= b for a, b in pairwise(steps)):
         raise ValueError(f"strengths must ascend from 0 to 1, got {list(steps)}")
     if draws < 2:
-        raise ValueError(f"draws must be >= 2 (they tell the noise within an example), got {draws}")
+        raise ValueError(f"draws must be >= 2 to measure the noise within an example, got {draws}")
     y = data.y["train"]
     numbers = _NUMBERS.get(y.device.type, _NUMBERS["cpu"])
     affordable = numbers // (sum(weights[n].numel() for n in names) * draws * len(steps))
@@ -200,17 +206,17 @@ def probe(
     index = torch.randperm(data.examples, generator=Generator().manual_seed(seed))[:m].to(y.device)
     x, y = data.x["train"][index], y[index]
     plain = augmentation_share(model, weights, names, [(x, y)])
-    found: list[Variance] = []
+    variances: list[Variance] = []
     for strength in steps:
         generator = Generator(device=x.device).manual_seed(seed)
         batches = [augment(policy, strength, x, y, data.classes, generator) for _ in range(draws)]
-        untouched = all(images is x and target is y for images, target in batches)
-        found.append(plain if untouched else augmentation_share(model, weights, names, batches))
-    ratios = [v.trace / plain.trace for v in found]
-    errors = [_ratio_se(v, plain, k) for v, k in zip(found, ratios, strict=True)]
+        unchanged = all(images is x and target is y for images, target in batches)
+        variances.append(plain if unchanged else augmentation_share(model, weights, names, batches))
+    ratios = [v.trace / plain.trace for v in variances]
+    errors = [_ratio_se(v, plain, k) for v, k in zip(variances, ratios, strict=True)]
     return Probe(
-        policy, steps, tuple(v.trace for v in found), tuple(v.share for v in found), tuple(ratios), tuple(errors),
-        m, draws,
+        policy, steps, tuple(v.trace for v in variances), tuple(v.share for v in variances), tuple(ratios),
+        tuple(errors), m, draws,
     )  # fmt: skip
 
 
@@ -221,22 +227,22 @@ def _ratio_se(value: Variance, plain: Variance, ratio: float) -> float:
 
 
 def probe_digest(base_digest: str, policy: str) -> str:
-    """Return 16 hex digits that name the probe of a policy at the base weights of that digest."""
+    """Return the digest, 16 hex digits, of the probe of a policy at the base weights `base_digest`."""
     return digest_of({"base": base_digest, "policy": policy, "strengths": STRENGTHS, "size": (EXAMPLES, DRAWS)})
 
 
 def cached_probe(
-    spec: PairSpec, folder: str | Path | None, make: Callable[[], Probe], kept_as: Callable[[str], str] = str
+    spec: PairSpec, folder: str | Path | None, make: Callable[[], Probe], cache_key: Callable[[str], str] = str
 ) -> Probe:
-    """Return the probe of the spec's policy at its base weights; `make` runs only where none is kept.
+    """Return the probe of the spec's policy at its base weights; `make` runs only if no cache holds it.
 
     Args:
         spec: The trial.
-        folder: Folder that the workers of a run share, `<digest>.json` each; None keeps probes in memory only.
-        make: Measures it, with the default strengths, examples and draws.
-        kept_as: Digest -> the name under which it is kept, see `Task.kept_as`.
+        folder: Folder that the workers of a run share, with one `<digest>.json` per probe; None means memory only.
+        make: Measures the probe with the default strengths, examples and draws.
+        cache_key: Digest -> key in memory and in `folder`, see `Task.cache_key`.
     """
-    digest = kept_as(probe_digest(spec.base_digest, spec.augmentation))
+    digest = cache_key(probe_digest(spec.base_digest, spec.augmentation))
     key = (digest, str(folder) if folder is not None else None)
     if key not in _MEMORY:
         if folder is None:
@@ -246,5 +252,5 @@ def cached_probe(
             def write(path: Path) -> None:
                 path.write_text(make().to_json())
 
-            _MEMORY[key] = Probe.from_json(made_once(Path(folder) / f"{digest}.json", write).read_text())
+            _MEMORY[key] = Probe.from_json(make_once(Path(folder) / f"{digest}.json", write).read_text())
     return _MEMORY[key]

@@ -1,4 +1,4 @@
-"""What is said of a pair's weights: distances, and the landscape around children and midpoint on fixed examples."""
+"""Distances between a pair's weights, and the landscape around children and midpoint on fixed examples."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LANDSCAPE_EXAMPLES = 1024
 
 
 def few_examples(task: Task, split: str) -> tuple[Tensor, Tensor]:
-    """Return the fixed examples of a split that landscapes are computed on, and their labels."""
+    """Return the fixed examples of a split for landscapes, and their labels."""
     x, y = task.data.scored(split)
     few = slice(0, min(len(y), LANDSCAPE_EXAMPLES))
     return x[few], y[few]
 
 
 def relief_columns(task: Task, curves: MergeCurves, seed: int) -> dict[str, float | None]:
-    """Return the columns of `trainables.result.LANDSCAPE` of a scored pair of one task, in full precision."""
+    """Return the columns of `trainables.result.LANDSCAPE` for a scored pair of one task, in full precision."""
     a, b, middle = (curves.recalibrated[k] for k in ("a", "b", "merged"))
     x, y = few_examples(task, "train")
     return finite(landscape(task.model, a, b, middle, trained_names(task.model), x, y, seed))

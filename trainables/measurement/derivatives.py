@@ -1,4 +1,4 @@
-"""A model's loss as a pure function of its trained parameters: gradients of micro-batches, Hessian-vector products."""
+"""Loss as a pure function of the trained parameters: gradients of micro-batches, Hessian-vector products."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from torch.nn.functional import cross_entropy
 Loss = Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]
 Product = Callable[[Tensor], Tensor]
 
-# beyond so many parameters mapping costs a CPU more than it saves: 2.0 s against 0.9 s for 16 examples of ResNet-18
+# for more parameters, vmap slows a CPU down: 2.0 s against 0.9 s for 16 examples of ResNet-18
 _MAPPED_NUMBERS = 2**20
-# gradients held at once while they are mapped, in numbers (512 MiB in float32), and examples mapped at once
+# limits of one vmap call: numbers in its gradients (512 MiB in float32), and examples
 CHUNK_NUMBERS, CHUNK_EXAMPLES = 2**27, 256
-# input numbers (images x channels x height x width) differentiated twice at once, and images at least
+# part of the examples with one second-order graph: input numbers (images x channels x height x width), least images
 _PART_NUMBERS, _PART_LEAST = 2**18, 8
 
 
 @contextmanager
-def differentiating(model: nn.Module, training: bool) -> Generator[None]:
-    """Run the block with the model in training or evaluation mode and operators that differentiate twice.
+def twice_differentiable(model: nn.Module, training: bool) -> Generator[None]:
+    """Run the block with the model in training or evaluation mode and twice differentiable operators.
 
-    Convolutions keep all 24 bits of float32, which cuDNN shortens by default: excess barriers are small differences.
-    The modes of all submodules come back as they were.
+    Convolutions use all 24 bits of float32, which cuDNN shortens by default, because excess barriers are small
+    differences. The block restores the modes of all submodules.
     """
     modes = {m: m.training for m in model.modules()}
     model.train(training)
     shortened = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
-        # fused attention has no second derivative and does not map
+        # fused attention supports neither second derivatives nor vmap
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
@@ -45,21 +45,21 @@ def differentiating(model: nn.Module, training: bool) -> Generator[None]:
 
 
 def loss_of(model: nn.Module, weights: Mapping[str, Tensor], names: Sequence[str]) -> Loss:
-    """Return the mean cross-entropy [nat] as a function (parameters `names`, inputs, targets) that changes nothing.
+    """Return the mean cross-entropy [nat] as a pure function of (parameters `names`, inputs, targets).
 
-    Its value is float64, so that small differences of losses survive; the forward pass keeps the weights' dtype.
+    Its value is float64, so that small differences of losses stay exact; the forward pass keeps the weights' dtype.
 
     Args:
         model: Module of the architecture; its own weights do not matter.
-        weights: State dict that holds everything but `names`.
-        names: Trained parameters, as `named_parameters` calls them.
+        weights: State dict with values for everything except `names`.
+        names: Trained parameters, named as in `named_parameters`.
     """
-    # a parameter shared by two layers has two names in the state dict, and only one of them may be given
-    own = [n for n, _ in model.named_parameters() if n not in set(names)]
-    fixed = {n: weights[n].detach() for n in own + [n for n, _ in model.named_buffers() if n in weights]}
+    # a parameter of two layers has two names in the state dict, but functional_call accepts only one of them
+    frozen = [n for n, _ in model.named_parameters() if n not in set(names)]
+    fixed = {n: weights[n].detach() for n in frozen + [n for n, _ in model.named_buffers() if n in weights]}
 
     def loss(parameters: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
-        # copies: BatchNorm in training mode writes into its buffers
+        # copies, because BatchNorm in training mode changes its buffers
         rest = {n: v.clone() for n, v in fixed.items()}
         logits = functional_call(model, (parameters, rest), (x,)).double()
         return cross_entropy(logits, target.double() if target.is_floating_point() else target)
@@ -74,21 +74,23 @@ def micro_gradients(
 
     Args:
         loss: From `loss_of`.
-        parameters: Where; P numbers in all, in the order of the mapping.
+        parameters: Point in weight space; P numbers in the order of the mapping.
         x: Inputs.
-        target: Labels, or probabilities of the classes.
-        mapped: Whether micro-batches may go through `vmap`; BatchNorm in training mode does not.
+        target: Labels or class probabilities.
+        mapped: Whether `vmap` may be used; BatchNorm in training mode does not support it.
     """
     size = sum(p.numel() for p in parameters.values())
     mapped = mapped and (x.device.type != "cpu" or size <= _MAPPED_NUMBERS)
     chunk = max(1, min(CHUNK_NUMBERS // size, CHUNK_EXAMPLES // x.shape[1])) if mapped else 1
-    # torch.func.grad would do, but its first call imports torch._dynamo, which takes longer than a small trial
+    # not torch.func.grad: its first call imports torch._dynamo, which takes longer than a small trial
     every = vmap(loss, in_dims=(0, 0, 0), randomness="different")
     for xs, targets in zip(torch.split(x, chunk), torch.split(target, chunk), strict=True):
-        own = {n: p.detach().expand(len(xs), *p.shape).requires_grad_() for n, p in parameters.items()}
+        copies = {n: p.detach().expand(len(xs), *p.shape).requires_grad_() for n, p in parameters.items()}
         with torch.enable_grad():
-            losses = every(own, xs, targets) if mapped else loss({n: p[0] for n, p in own.items()}, xs[0], targets[0])
-        gradients = torch.autograd.grad(losses.sum(), list(own.values()), materialize_grads=True)
+            losses = (
+                every(copies, xs, targets) if mapped else loss({n: p[0] for n, p in copies.items()}, xs[0], targets[0])
+            )
+        gradients = torch.autograd.grad(losses.sum(), list(copies.values()), materialize_grads=True)
         yield torch.cat([g.flatten(1) for g in gradients], 1)
 
 
@@ -96,7 +98,7 @@ class Objective:
     """A loss as a function of one flat vector w [P]: value, gradient and Hessian-vector products.
 
     Args:
-        parts: Twice differentiable functions of w whose sum is the loss; one graph is held at a time.
+        parts: Twice differentiable functions of w whose sum is the loss; only one graph exists at a time.
     """
 
     def __init__(self, parts: Sequence[Callable[[Tensor], Tensor]]) -> None:
@@ -125,18 +127,18 @@ class Objective:
         Source: Pearlmutter 1994, Neural Computation 6(1), as reverse over reverse differentiation.
         """
         if len(self.parts) == 1:
-            return _linearised(self.parts[0], w)
+            return _linearise(self.parts[0], w)
 
         def product(v: Tensor) -> Tensor:
             total = torch.zeros_like(v)
             for part in self.parts:
-                total += _linearised(part, w)(v)
+                total += _linearise(part, w)(v)
             return total
 
         return product
 
 
-def _linearised(part: Callable[[Tensor], Tensor], w: Tensor) -> Product:
+def _linearise(part: Callable[[Tensor], Tensor], w: Tensor) -> Product:
     leaf = w.detach().requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(part(leaf), leaf, create_graph=True)
@@ -149,9 +151,9 @@ def objective(
     """Return the mean cross-entropy on (x [n, ...], y [n]) as an objective, and the w [P] of `weights`.
 
     Args:
-        model: Module of the architecture; it is run in evaluation mode and stays as it is.
+        model: Module of the architecture, run in evaluation mode; it stays unchanged.
         weights: State dict; its buffers and other parameters are fixed.
-        names: Trained parameters, in the order in which w holds them.
+        names: Trained parameters, in the order of w.
         x: Inputs.
         y: Labels.
     """
@@ -160,7 +162,7 @@ def objective(
 
     def part(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
         parameters = {n: v.view(s) for n, v, s in zip(names, torch.split(w, sizes), shapes, strict=True)}
-        with differentiating(model, training=False):
+        with twice_differentiable(model, training=False):
             return loss(parameters, x, y) * (len(y) / total)
 
     size = max(_PART_LEAST, _PART_NUMBERS // max(1, x[0].numel()))

@@ -1,4 +1,4 @@
-"""The dose of noise of a training run: the spread that gradient noise alone gives to its end weights."""
+"""Dose of noise of a training run: variance of the end weights from gradient noise alone."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ def dose(
 ) -> float:
     """Return sum_t eta_t^2 / (B (1 - mu)^2) tr Sigma_t [parameter norm^2].
 
-    The variance, summed over parameters, that independent gradient noise gives to a walk of momentum steps:
-    v <- mu v + g, w <- w - eta v carries the noise of one gradient eta / (1 - mu) far. Twice the dose is an upper
-    reference for E |A - B|^2 of two children. Without replacement the gradients of an epoch anti-correlate and children
-    stay closer, so compare the two with replacement.
+    This is the variance, summed over parameters, of a random walk of momentum steps with independent gradient noise:
+    v <- mu v + g, w <- w - eta v moves the weights by eta / (1 - mu) times each gradient. Twice the dose is an upper
+    reference for E |A - B|^2 of two children. Without replacement, the gradients of an epoch anti-correlate, so that
+    children stay closer.
 
     Args:
         rates: Learning rate eta_t of every step.
         batch_size: B, global, in examples.
         momentum: mu.
-        trace_sigma: tr Sigma_t [nat^2/parameter^2] of every step, or the measured ones by step (from 0), in which case
-            it is linear between measurements and constant before the first and after the last.
+        trace_sigma: tr Sigma_t [nat^2/parameter^2] of every step, or measurements by step (from 0). It is linear
+            between measurements and constant before the first and after the last.
 
     Raises:
-        ValueError: A length or a range is wrong, or nothing was measured.
+        ValueError: A length or a range is wrong, or there is no measurement.
 
-    Source: random walk; arXiv 2510.04686, first version, has its exponent 2 of 1 - mu.
+    Source: random walk; arXiv 2510.04686, first version, has the same exponent 2 of 1 - mu.
     """
     if not batch_size > 0:
         raise ValueError(f"batch_size must be > 0, got {batch_size!r}")

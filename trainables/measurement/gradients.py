@@ -7,7 +7,7 @@ symbol     meaning                                                              
 ``G``      gradient of the mean loss over all examples, E g_i                              nat/parameter
 ``Sigma``  covariance of the gradient of one example, so that Cov g_i = Sigma/b            nat^2/parameter^2
 ``S2_x``   trace of its part between examples; the rest is augmentation and dropout        nat^2/parameter^2
-``N``      examples of the set that the micro-batches are drawn from                       examples
+``N``      examples of the set from which the micro-batches are drawn                      examples
 =========  ==============================================================================  =====================
 """
 
@@ -20,31 +20,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainables.measurement.derivatives import differentiating, loss_of, micro_gradients
+from trainables.measurement.derivatives import loss_of, micro_gradients, twice_differentiable
 from trainables.models.registry import has_batchnorm
-from trainables.models.seeding import seeded
+from trainables.models.seeding import seed_generators
 
-# a measurement has at least so many micro-batches, and at most so many: more say little more, and all are in memory
+# least and most micro-batches of a measurement: more add little precision, and all of them are in memory
 LEAST, MOST = 8, 32
 MOST_TIMES = 8
-# numbers in the gradients of one measurement (1 GiB in float32), unless LEAST of them take more
+# numbers in the gradients of one measurement (1 GiB in float32), unless LEAST micro-batches need more
 _HELD_NUMBERS = 2**28
-# a gradient taken again that differs by less, relative to its squared norm, has no random part
+# a repeated gradient with a smaller difference, relative to its squared norm, has no random part
 _SAME = 1e-6
-_TOO_FEW = "the two-batch estimate needs >= 2 micro-batches, got {}; take more examples or smaller micro-batches"
+_TOO_FEW = "the two-batch estimate needs >= 2 micro-batches, got {}; use more examples or smaller micro-batches"
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Gradient noise at one point of weight space, or the mean over several.
+    """Gradient noise at one point in weight space, or the mean over several points.
 
     Attributes:
         trace_sigma: tr Sigma, nat^2/parameter^2.
-        trace_sigma_se: Its standard error; NaN where there were too few micro-batches to tell.
-        norm2: |G|^2, nat^2/parameter^2; unbiased, so it may come out below 0. NaN where it cannot be told.
-        preconditioned: tr(Sigma / v), or None where no v was given.
-        examples: Examples whose gradients were taken.
-        between: S2_x, the part of tr Sigma between examples; NaN where it cannot be told.
+        trace_sigma_se: Standard error of `trace_sigma`; NaN with fewer than three micro-batches.
+        norm2: |G|^2, nat^2/parameter^2; unbiased, so it may be below 0. NaN if unknown.
+        preconditioned: tr(Sigma / v); None without v.
+        examples: Number of examples in the gradients.
+        between: S2_x, the part of tr Sigma between examples; NaN if unknown.
     """
 
     trace_sigma: float
@@ -56,7 +56,7 @@ class Statistics:
 
     @property
     def b_simple(self) -> float:
-        """Simple noise scale tr Sigma / |G|^2, in examples; NaN where |G|^2 does not come out above 0.
+        """Simple noise scale tr Sigma / |G|^2, in examples; NaN unless |G|^2 > 0.
 
         Source: McCandlish et al. 2018, arXiv 1812.06162, eq. 2.9.
         """
@@ -67,9 +67,9 @@ def two_batch(small: Sequence[float], big: float, b: int) -> tuple[float, float]
     """Return the unbiased (|G|^2, tr Sigma) from squared norms at two batch sizes.
 
     Args:
-        small: |g_i|^2 of n >= 2 micro-batches of `b` examples each, all examples drawn independently.
+        small: |g_i|^2 of n >= 2 micro-batches with `b` independent examples each.
         big: |mean_i g_i|^2, the squared norm at batch size n b.
-        b: Examples of a micro-batch.
+        b: Examples per micro-batch.
 
     Raises:
         ValueError: Fewer than two micro-batches.
@@ -86,13 +86,13 @@ def two_batch(small: Sequence[float], big: float, b: int) -> tuple[float, float]
 def between_examples(rows: Tensor, again: Tensor, b: int) -> float:
     """Return S2_x, the part of tr Sigma between examples, from two gradients per micro-batch.
 
-    Draws of augmentation and dropout differ between the two gradients, so their covariance holds the examples' part
-    alone: S2_x = b/(n - 1) sum_i <g_i - mean g, g'_i - mean g'>.
+    The two gradients use different draws of augmentation and dropout, so that only the examples contribute to their
+    covariance: S2_x = b/(n - 1) sum_i <g_i - mean g, g'_i - mean g'>.
 
     Args:
         rows: Gradients g_i of n >= 2 micro-batches, [n, P].
         again: Gradients g'_i of the same examples with other draws, [n, P].
-        b: Examples of a micro-batch.
+        b: Examples per micro-batch.
 
     Source: covariance of two replicates, which share the random effect alone; Searle, Casella & McCulloch 1992,
     Variance Components, section 3.6 (one-way random model).
@@ -101,16 +101,16 @@ def between_examples(rows: Tensor, again: Tensor, b: int) -> float:
     return b * float((first * second).sum()) / (len(rows) - 1)
 
 
-def of_finite_set(norm2: float, between: float, examples: int | None) -> float:
-    """Return |G|^2 of a finite set from the two-batch estimate over examples drawn from it without replacement.
+def correct_for_finite_set(norm2: float, between: float, examples: int | None) -> float:
+    """Return |G|^2 of a finite set from the two-batch estimate with examples drawn without replacement.
 
-    With S2_w for the random part, E |g_b|^2 = |G|^2 + S2_x (1/b - 1/N) + S2_w/b. The two-batch estimate takes
-    (S2_x + S2_w)/b away, so it is low by S2_x/N.
+    With S2_w for the random part, E |g_b|^2 = |G|^2 + S2_x (1/b - 1/N) + S2_w/b. The two-batch estimate subtracts
+    (S2_x + S2_w)/b, so that it is too low by S2_x/N.
 
     Args:
         norm2: Estimate of `two_batch`.
         between: S2_x.
-        examples: N; None where examples are drawn independently, which needs no correction.
+        examples: N; None for independent examples, which need no correction.
 
     Source: Cochran 1977, Sampling Techniques, theorem 2.2 (finite population correction), in McCandlish et al. 2018,
     arXiv 1812.06162, appendix A.1.
@@ -121,8 +121,8 @@ def of_finite_set(norm2: float, between: float, examples: int | None) -> float:
 def jackknife_se(deviations: Sequence[float], b: int) -> float:
     """Return the jackknife standard error of tr Sigma = b/(n - 1) sum_i d_i with d_i = |g_i - mean g|^2.
 
-    Leaving micro-batch i out turns sum_j d_j into sum_j d_j - n/(n - 1) d_i, so the n leave-one-out estimates spread by
-    b n/((n - 1)(n - 2)) |d_i - mean d|. Yields NaN for fewer than three micro-batches.
+    Without micro-batch i, sum_j d_j becomes sum_j d_j - n/(n - 1) d_i, so that leave-one-out estimates deviate by
+    b n/((n - 1)(n - 2)) |d_i - mean d|. The result is NaN for fewer than three micro-batches.
 
     Source: Efron & Stein 1981, Annals of Statistics 9(3), applied to this statistic.
     """
@@ -137,15 +137,15 @@ def jackknife_se(deviations: Sequence[float], b: int) -> float:
 def pool(statistics: Sequence[Statistics]) -> Statistics:
     """Return the mean of several measurements, and the standard error of that mean.
 
-    The measurements' own errors count as independent; where one of them is unknown, the spread between the
-    measurements takes their place. b_simple of the result is the ratio of the means.
+    The errors of the measurements count as independent. If one of them is unknown, the spread between measurements
+    replaces them. The `b_simple` of the result is the ratio of the means.
 
     Raises:
-        ValueError: Nothing to pool.
+        ValueError: No measurement.
     """
     k = len(statistics)
     if k == 0:
-        raise ValueError("pool needs >= 1 measurement, got none")
+        raise ValueError("pool needs at least one measurement, got none")
     trace = math.fsum(s.trace_sigma for s in statistics) / k
     se = math.sqrt(math.fsum(s.trace_sigma_se**2 for s in statistics)) / k
     if math.isnan(se) and k > 1:
@@ -164,27 +164,26 @@ def pool(statistics: Sequence[Statistics]) -> Statistics:
 def from_ranks(
     local: Sequence[float], reduced: float, per_rank_batch: int, examples: int | None = None, random: bool = False
 ) -> Statistics:
-    """Return the noise from the gradients that data-parallel ranks average anyway.
+    """Return the noise from the gradients that data-parallel ranks average in training.
 
     Args:
         local: |g_i|^2 of each rank's gradient before the all-reduce.
         reduced: |mean_i g_i|^2, squared norm after it.
         per_rank_batch: Examples per rank and step.
-        examples: N of the set that they are drawn from without replacement; None where they are independent.
-        random: Whether augmentation or dropout adds to the noise. Norms alone do not tell how much of tr Sigma lies
-            between examples then, so |G|^2 of a finite set stays unknown.
+        examples: N of the set from which they are drawn without replacement; None for independent examples.
+        random: Whether augmentation or dropout adds to the noise. Then the norms do not show the part of tr Sigma
+            between examples, so that |G|^2 of a finite set stays unknown.
 
     Returns:
-        The statistics of one step. The norms alone do not tell |g_i - mean g|^2, so the standard error takes the
-        spread of |g_i|^2 in its place, which also holds that of 2 g_i'G: it errs on the large side while |G|^2 exceeds
-        tr Sigma / b.
+        The statistics of one step. Norms do not determine |g_i - mean g|^2; the standard error uses the spread of
+        |g_i|^2 instead. It includes the spread of 2 g_i'G, so that it is too large while |G|^2 exceeds tr Sigma / b.
 
     Raises:
         ValueError: Fewer than two ranks.
     """
     norm2, trace = two_batch(local, reduced, per_rank_batch)
     between = math.nan if random else trace
-    norm2 = of_finite_set(norm2, between, examples)
+    norm2 = correct_for_finite_set(norm2, between, examples)
     return Statistics(trace, jackknife_se(local, per_rank_batch), norm2, None, per_rank_batch * len(local), between)
 
 
@@ -202,9 +201,9 @@ def measure(
 ) -> Statistics:
     """Measure the gradient noise of training at `weights`, by the two-batch estimator.
 
-    The model runs in training mode, dropout included. With BatchNorm each micro-batch is normalised by itself, as in
-    training: what is measured is b Cov g_b at the micro-batch size b, noise of the batch statistics included, so give
-    it the size that one device trains on. Neither the running statistics nor anything else of the model changes.
+    The model runs in training mode, with dropout. BatchNorm normalises each micro-batch separately, as in training.
+    The result is then b Cov g_b at the micro-batch size b, with the noise of the batch statistics, so that b should be
+    the batch size of one device. The model, running statistics included, stays unchanged.
 
     Args:
         model: Module of the architecture.
@@ -213,13 +212,13 @@ def measure(
         x: Inputs [n b, ...], augmented as in training. Examples drawn without replacement from N give the covariance
             with divisor N - 1, and need `population` for |G|^2.
         target: Labels int64 [n b] or probabilities [n b, C].
-        micro: b, examples of a micro-batch; a last incomplete one is left out. All n gradients are held in memory.
+        micro: b, examples per micro-batch; a last incomplete one is left out. All n gradients stay in memory.
         v: Squared denominator of Adam's step by name, (sqrt(v_hat) + eps)^2 with the bias-corrected second moment
-            v_hat; then `preconditioned` is sum_p Sigma_pp / v_p.
+            v_hat; `preconditioned` is then sum_p Sigma_pp / v_p.
         seed: Seed of the dropout masks.
-        again: Inputs and targets of the same examples with other draws of the augmentation; None takes `x` and
-            `target` again. Up to LEAST micro-batches of them tell S2_x, unless the first shows that nothing is random.
-        population: N of the set that the examples are drawn from without replacement; None where they are independent.
+        again: Inputs and targets of the same examples with other draws of the augmentation; None uses `x` and `target`
+            again. Up to LEAST of these micro-batches measure S2_x, unless the first one shows no randomness.
+        population: N of the set from which the examples are drawn without replacement; None for independent examples.
 
     Raises:
         ValueError: Fewer than two micro-batches.
@@ -237,7 +236,7 @@ def measure(
         xs, targets = (t[: count * micro].reshape(count, micro, *t.shape[1:]) for t in (x, target))
         return torch.cat(list(micro_gradients(loss, parameters, xs, targets, mapped=mapped)))
 
-    with differentiating(model, training=True), seeded(seed, x.device):
+    with twice_differentiable(model, training=True), seed_generators(seed, x.device):
         loss = loss_of(model, weights, names)
         rows = gradients(x, target, n)
         few, (x_again, target_again) = min(n, LEAST), again or (x, target)
@@ -247,7 +246,7 @@ def measure(
     mean = rows.mean(0, dtype=torch.float64)
     norm2, trace = two_batch([_norm2(row) for row in rows], _norm2(mean), micro)
     between = between_examples(rows[:few], torch.cat([first, rest]), micro) if random else trace
-    norm2 = of_finite_set(norm2, between, population)
+    norm2 = correct_for_finite_set(norm2, between, population)
     scaled = None
     if v is not None:
         scale = torch.cat([v[k].detach().flatten() for k in names]).double().rsqrt()
@@ -262,7 +261,7 @@ def _norm2(vector: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Plan:
-    """How often one child's noise is measured, and on how many examples each time."""
+    """Number and size of the noise measurements of one child."""
 
     times: int
     micro_batches: int
@@ -270,28 +269,28 @@ class Plan:
 
     @property
     def examples(self) -> int:
-        """Examples whose gradients are taken in all."""
+        """Number of examples in the gradients of all measurements."""
         return self.times * self.micro_batches * self.micro_size
 
 
 def plan(
     examples_trained: int, micro_size: int = 8, share: float = 0.02, times: int | None = None, parameters: int = 0
 ) -> Plan:
-    """Return how often and how large to measure, so that it costs at most `share` of a child's training.
+    """Return number and size of the measurements, which cost at most `share` of a child's training.
 
-    The gradient of a micro-batch costs about as much per example as a training step. A growing budget goes first to
-    2 x LEAST micro-batches, then to more measurements up to MOST_TIMES (pooled they are as precise as one of as many
-    examples, and they show how the noise changes), then to more micro-batches up to MOST.
+    The gradient of a micro-batch costs about as much per example as a training step. A growing budget pays first for
+    2 x LEAST micro-batches, then for more measurements up to MOST_TIMES, then for more micro-batches up to MOST. Pooled
+    measurements are as precise as one with the same examples, and they show how the noise changes.
 
     Args:
         examples_trained: Examples that the child trains on, steps x batch size.
-        micro_size: Wanted micro-batch; a smaller budget gets smaller ones. With BatchNorm the per-device batch.
+        micro_size: Desired examples per micro-batch; a small budget reduces it. With BatchNorm the per-device batch.
         share: Share of `examples_trained` to spend.
-        times: Measurements the user asked for, whatever they cost; None spends the share, 0 measures nothing.
-        parameters: Numbers in one gradient; a large model gets fewer micro-batches, which are held in memory.
+        times: Number of measurements at any cost; None spends the share, 0 measures nothing.
+        parameters: Numbers in one gradient; a large model gets fewer micro-batches, because they stay in memory.
 
     Returns:
-        The plan; `times` is 0 where the share does not pay for LEAST micro-batches of one example.
+        The plan; `times` is 0 if the share does not pay for LEAST micro-batches of one example.
     """
     most = max(LEAST, min(MOST, _HELD_NUMBERS // max(1, parameters)))
     usual = min(most, 2 * LEAST)
@@ -309,10 +308,10 @@ def at_steps(total_steps: int, stable_start: int, stable_end: int, times: int) -
     """Return the steps after which to measure: the middles of `times` equal parts of the stable phase.
 
     Args:
-        total_steps: Steps T of the child; they are taken whole where the schedule has no stable phase.
+        total_steps: Steps T of the child; they count as the stable phase if the schedule has none.
         stable_start: First step of the stable phase.
         stable_end: Its end, exclusive.
-        times: Wanted number; a phase of fewer steps yields one for each.
+        times: Number of measurements; a shorter phase has one per step.
 
     Raises:
         ValueError: The phase does not lie within the steps.

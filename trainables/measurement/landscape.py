@@ -1,6 +1,6 @@
-"""Local flatness of children and merge, and the barrier that a quadratic landscape would have between them.
+"""Local flatness of children and merge, and the barrier of a quadratic landscape between the children.
 
-Everything is computed in the weights' dtype, in evaluation mode, on fixed examples. Symbols: w trained parameters as
+All values use the weights' dtype, evaluation mode and fixed examples. Symbols: w trained parameters as
 one vector [P], L mean cross-entropy [nat], g and H its gradient and Hessian, d = theta_B - theta_A.
 """
 
@@ -17,8 +17,8 @@ from torch import Generator, Tensor, nn
 from trainables.measurement.derivatives import Objective, Product, objective
 
 PROBES = 50  # Rademacher vectors of the trace
-TOLERANCE = 1e-3  # relative residual of the largest eigenvalue's vector; the eigenvalue's own error is its square
-# the middle of the ranges that arXiv 2302.07011 evaluates for adaptive sharpness, and its number of steps
+TOLERANCE = 1e-3  # relative residual of the eigenvector; the relative error of its eigenvalue is about the square
+# middle of the ranges of adaptive sharpness in arXiv 2302.07011, and its number of steps
 RHO, ASCENT_STEPS = 0.002, 20
 SIGMA, PAIRS = 0.1, 10
 
@@ -31,11 +31,11 @@ def rademacher(like: Tensor, count: int, generator: Generator) -> Iterator[Tenso
 
 
 def hessian_trace(product: Product, vectors: Iterable[Tensor]) -> tuple[float, float]:
-    """Return the mean of v'Hv, an unbiased tr H where E vv' is the identity, and its standard error.
+    """Return an unbiased estimate of tr H, the mean of v'Hv with E vv' = I, and its standard error.
 
     Args:
         product: From `Objective.hessian`.
-        vectors: >= 2 probes v [P].
+        vectors: At least two probes v [P].
 
     Source: Hutchinson 1990, Communications in Statistics 19(2).
     """
@@ -44,13 +44,13 @@ def hessian_trace(product: Product, vectors: Iterable[Tensor]) -> tuple[float, f
 
 
 def lambda_max(product: Product, like: Tensor, generator: Generator, tolerance: float = TOLERANCE) -> float:
-    """Return the largest (algebraic) eigenvalue of H by Lanczos with restarts; NaN where H v is not finite.
+    """Return the largest (algebraic) eigenvalue of H by Lanczos with restarts; NaN if H v is not finite.
 
     Args:
         product: From `Objective.hessian`.
         like: w [P], P >= 2.
         generator: Draws the start vector, on w's device.
-        tolerance: Relative residual to stop at.
+        tolerance: Relative residual at which the iteration stops.
 
     Source: Lehoucq, Sorensen & Yang 1998, ARPACK Users' Guide, through `scipy.sparse.linalg.eigsh`.
     """
@@ -67,23 +67,23 @@ def lambda_max(product: Product, like: Tensor, generator: Generator, tolerance: 
     size, start = like.numel(), next(rademacher(like, 1, generator)).cpu().numpy()
     operator = arpack.LinearOperator((size, size), matvec=matvec, dtype=start.dtype)
     try:
-        found = arpack.eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
+        eigenvalues = arpack.eigsh(operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
     except (FloatingPointError, arpack.ArpackNoConvergence):
         return math.nan
-    return float(found[0])
+    return float(eigenvalues[0])
 
 
 def sharpness_worst(loss: Objective, w: Tensor, rho: float = RHO, steps: int = ASCENT_STEPS) -> float:
     """Return adaptive worst-case sharpness, max L(w + delta) - L(w) over |delta_p| <= rho |w_p| for every p.
 
-    The maximum is sought by sign-gradient ascent whose step shrinks linearly from 2 rho to 0; the best point counts, w
-    among them, so the value is a lower bound and >= 0. The set of examples is one batch (m = n in the paper).
+    Sign-gradient ascent with a step that shrinks linearly from 2 rho to 0 searches the maximum. The best point counts,
+    w included, so that the value is a lower bound and >= 0. All examples are one batch (m = n in the paper).
 
     Args:
         loss: The objective.
-        w: Where, [P].
+        w: Point in weight space, [P].
         rho: Radius relative to each parameter.
-        steps: Gradients taken.
+        steps: Number of gradients.
 
     Source: Andriushchenko et al. 2023, arXiv 2302.07011, section 3, with p = infinity and c = |w|.
     """
@@ -104,11 +104,11 @@ def sharpness_average(
 ) -> tuple[float, float]:
     """Return adaptive average-case sharpness E L(w + sigma |w| eps) - L(w), eps ~ N(0, 1), and its standard error.
 
-    Draws come in pairs +-eps, whose odd orders cancel: same expectation, less spread.
+    Draws come in pairs +-eps, whose odd orders cancel, which reduces the variance and keeps the expectation.
 
     Args:
         loss: The objective.
-        w: Where, [P].
+        w: Point in weight space, [P].
         generator: Draws eps, on w's device.
         sigma: Standard deviation relative to each parameter.
         pairs: Number of pairs, >= 2.
@@ -121,15 +121,15 @@ def sharpness_average(
         eps = torch.randn(w.shape, generator=generator, device=w.device, dtype=w.dtype)
         move = sigma * w.abs() * eps
         values.append((loss.value(w + move) + loss.value(w - move)) / 2 - start)
-    found = torch.stack(values).double()
-    return float(found.mean()), float(found.std()) / math.sqrt(pairs)
+    rises = torch.stack(values).double()
+    return float(rises.mean()), float(rises.std()) / math.sqrt(pairs)
 
 
 def line(loss_a: Objective, a: Tensor, loss_b: Objective, b: Tensor, midpoint: float) -> dict[str, float]:
-    """Return the curvature along d at both ends, the barrier predicted from there and the rest of the barrier.
+    """Return the curvature along d at both ends, the barrier that it predicts, and the rest of the barrier.
 
-    To second order L(1/2) is L_A + g_A'd/2 + d'H_A d/8 seen from A and L_B - g_B'd/2 + d'H_B d/8 seen from B. The mean
-    of both minus (L_A + L_B)/2 is the predicted barrier (g_A - g_B)'d/4 + (d'H_A d + d'H_B d)/16, exact on quadratics.
+    To second order, L(1/2) is L_A + g_A'd/2 + d'H_A d/8 from A and L_B - g_B'd/2 + d'H_B d/8 from B. Their mean minus
+    (L_A + L_B)/2 is the predicted barrier (g_A - g_B)'d/4 + (d'H_A d + d'H_B d)/16, which is exact for quadratics.
 
     Args:
         loss_a: Objective with the buffers of A.
@@ -167,17 +167,17 @@ def landscape(
     y: Tensor,
     seed: int,
 ) -> dict[str, float]:
-    """Return every column of `trainables.result.LANDSCAPE`; numbers that overflowed are not finite.
+    """Return every column of `trainables.result.LANDSCAPE`; overflows give non-finite numbers.
 
     Args:
         model: Module of the architecture.
-        a: State dict of child A; with BatchNorm, after the re-estimation that all scored models pass.
+        a: State dict of child A, with re-estimated BatchNorm statistics.
         b: State dict of child B, likewise.
         midpoint: State dict of the linear merge at alpha = 1/2, likewise.
         names: Trained parameters.
         x: Fixed training examples [n, ...], not augmented, in the weights' dtype.
-        y: Their labels.
-        seed: Seed of the random vectors; all three points see the same ones.
+        y: Labels [n].
+        seed: Seed of the random vectors, which are equal for all three points.
     """
     out: dict[str, float] = {}
     ends: dict[str, tuple[Objective, Tensor]] = {}

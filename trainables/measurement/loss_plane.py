@@ -20,15 +20,15 @@ def combine(
 ) -> dict[str, Tensor]:
     """Return theta_0 + x (theta_A - theta_0) + y (theta_B - theta_0).
 
-    Integer buffers and what neither child moved stay; running variances do not get below 0.
+    Integer buffers and entries that are equal in all models stay; running variances do not get below 0.
     """
     out: dict[str, Tensor] = {}
     for name, value in base.items():
         if not value.is_floating_point() or unmoved([a[name], b[name], value]):
             out[name] = a[name].clone()
             continue
-        found = (1 - x - y) * value + x * a[name] + y * b[name]
-        out[name] = found.clamp(min=0) if is_variance(name) else found
+        point = (1 - x - y) * value + x * a[name] + y * b[name]
+        out[name] = point.clamp(min=0) if is_variance(name) else point
     return out
 
 
@@ -45,17 +45,17 @@ def plane(
     """Yield (x, y, loss_train, loss_val) on a square grid from LOW to HIGH along both task vectors.
 
     Args:
-        model: Module of the architecture; run in evaluation mode.
+        model: Module of the architecture, run in evaluation mode.
         base: State dict of theta_0, the origin.
         a: State dict of child A, at (1, 0).
         b: State dict of child B, at (0, 1).
         train: Inputs and labels of the training loss.
         val: Inputs and labels of the validation loss.
-        points: Points per side; with 7, 13, 19… the grid holds base, children and midpoint.
-        prepare: Re-estimates the BatchNorm statistics of weights; needed for models with BatchNorm.
+        points: Points per side; grids with 7, 13, 19… hold base, children and midpoint.
+        prepare: Re-estimates the BatchNorm statistics of weights; models with BatchNorm need it.
 
     Yields:
-        Coordinates and mean cross-entropies in nat, infinite where the logits overflowed; x varies slowest.
+        Coordinates and mean cross-entropies in nat, infinite if the logits overflow; x varies slowest.
 
     Raises:
         ValueError: Fewer than two points, or BatchNorm without `prepare`.
@@ -65,9 +65,7 @@ def plane(
     if points < 2:
         raise ValueError(f"plane must be 0 or >= 2 points per side, got {points}")
     if prepare is None and has_batchnorm(model):
-        raise ValueError(
-            "a plane of a model with BatchNorm needs its statistics re-estimated at each point; give prepare"
-        )
+        raise ValueError("a plane of a model with BatchNorm needs re-estimated statistics at each point; set prepare")
     grid = [LOW + (HIGH - LOW) * i / (points - 1) for i in range(points)]
     for x in grid:
         for y in grid:

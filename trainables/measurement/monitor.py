@@ -1,4 +1,4 @@
-"""Measured noise of a trial: gradient statistics of its children while they train, off the clock of training."""
+"""Measured noise of a trial: gradient statistics of its children during training, outside the training time."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from trainables.tasks.tasks import Task
 from trainables.training.loop import Child, Leg
 from trainables.training.members import Members
 
-SMALLEST_NORMALISED = 8  # examples that BatchNorm's statistics are taken over
+SMALLEST_NORMALISED = 8  # least examples of a micro-batch with BatchNorm
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One measurement of one child: after how many steps, and what."""
+    """One measurement of one child, with the steps done before it."""
 
     step: int
     statistics: Statistics
@@ -35,14 +35,14 @@ class Reading:
 
 @dataclass
 class Watch:
-    """Measures the gradient noise of children while they train; what it draws comes from streams of its own.
+    """Measures the gradient noise of children during training, with separate random streams.
 
     Args:
         specs: Spec of each child.
         tasks: Task of each child, in the same order.
-        data: What each child trains on.
+        data: Data set of each child.
         legs: Steps and learning rates of each child.
-        times: Measurements a child; None spends 2 % of the training, 0 measures nothing.
+        times: Measurements per child; None spends 2 % of the training, 0 measures nothing.
         phase: Times the phase `measure`.
     """
 
@@ -56,23 +56,23 @@ class Watch:
 
     def __post_init__(self) -> None:
         spec, model = self.specs[0], self.tasks[0].model
-        # noise of BatchNorm's statistics follows the batch they are taken over; a small set has few such batches
+        # the noise of BatchNorm depends on its batch, so that micro-batches are as large as the data set allows
         few = min(d.examples for d in self.data) // LEAST
         micro = {"micro_size": max(2, min(spec.batch_size, few))} if has_batchnorm(model) else {}
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
         trained = self.legs[0].steps * spec.batch_size
         self.plan: Plan = plan(trained, times=self.times, parameters=size, **micro)
         if micro and self.times is None and self.plan.micro_size < SMALLEST_NORMALISED:
-            self.plan = Plan(0, 0, 0)  # the share does not pay for batches that have statistics
+            self.plan = Plan(0, 0, 0)  # the share does not pay for large enough batches
         if min(d.examples for d in self.data) < 2 * self.plan.micro_size:
             self.plan = Plan(0, 0, 0)
         self.steps = [frozenset(self._steps(spec, leg)) if self.plan.times else frozenset[int]() for leg in self.legs]
 
     def _steps(self, spec: PairSpec, leg: Leg) -> Sequence[int]:
-        # the stable phase: where the learning rate is the stable one
+        # the stable phase has the stable learning rate
         stable = [t for t in range(leg.steps) if leg.rate(t) >= spec.learning_rate * (1 - 1e-9)]
         start, end = (stable[0], stable[-1] + 1) if stable else (0, leg.steps)
-        # after a step, so that there is a second moment
+        # after at least one step, so that the optimizer has a second moment
         return [max(1, s) for s in at_steps(leg.steps, start, end, self.plan.times)]
 
     def on_step(self, first: int, step: int, members: Members, optimizer: Any) -> None:
@@ -90,27 +90,27 @@ class Watch:
         for i, weights in enumerate(members.weights()):
             child = first + i
             (x, target), again = (self._examples(child, step, draw) for draw in ("augment", "augment/again"))
-            found = measure(
+            statistics = measure(
                 self.tasks[child].model, weights, members.names, x, target, self.plan.micro_size,
                 moments[i] if moments else None, self.specs[child].stream(f"measure/dropout/{child}/{step}"),
                 again, self.data[child].examples,
             )  # fmt: skip
-            self._note(child, step, found, norms[i])
+            self._note(child, step, statistics, norms[i])
 
     def snapshot(self) -> dict[int, list[dict[str, Any]]]:
-        """Return what was measured so far as plain values, for `restore`."""
-        return {child: [asdict(r) for r in found] for child, found in self.readings.items()}
+        """Return the measurements so far as plain values for `restore`."""
+        return {child: [asdict(r) for r in readings] for child, readings in self.readings.items()}
 
     def restore(self, state: Mapping[int, Sequence[Mapping[str, Any]]]) -> None:
-        """Take up what `snapshot` returned."""
+        """Load the measurements that `snapshot` returned."""
         self.readings = {
-            child: [Reading(r["step"], Statistics(**r["statistics"]), r["weight_norm"]) for r in found]
-            for child, found in state.items()
+            child: [Reading(r["step"], Statistics(**r["statistics"]), r["weight_norm"]) for r in readings]
+            for child, readings in state.items()
         }
 
-    def _note(self, child: int, step: int, found: Statistics, norm: float) -> None:
-        if math.isfinite(found.trace_sigma):  # a child that diverges has none
-            self.readings.setdefault(child, []).append(Reading(step, found, norm))
+    def _note(self, child: int, step: int, statistics: Statistics, norm: float) -> None:
+        if math.isfinite(statistics.trace_sigma):  # not finite if the child diverges
+            self.readings.setdefault(child, []).append(Reading(step, statistics, norm))
 
     def _from_ranks(self, members: Members) -> Statistics:
         local = torch.stack(members.local_norms).sum()  # type: ignore[attr-defined]
@@ -127,52 +127,52 @@ class Watch:
     def _examples(self, child: int, step: int, draw: str) -> tuple[Tensor, Tensor]:
         spec, data = self.specs[child], self.data[child]
         y, role = data.y["train"], f"measure/{child}/{step}"
-        many = min(len(y), self.plan.micro_batches * self.plan.micro_size)
-        index = torch.randperm(len(y), generator=Generator().manual_seed(spec.stream(role)))[:many].to(y.device)
+        count = min(len(y), self.plan.micro_batches * self.plan.micro_size)
+        index = torch.randperm(len(y), generator=Generator().manual_seed(spec.stream(role)))[:count].to(y.device)
         draws = Generator(device=y.device).manual_seed(spec.stream(f"{role}/{draw}"))
         policy, strength = spec.augmentation, spec.augmentation_strength
         return augment(policy, strength, data.x["train"][index], y[index], data.classes, draws)
 
     def summary(self, children: Sequence[int], momentum: float) -> tuple[dict[str, Any], dict[str, float]]:
-        """Return what was measured of some children (one trial's).
+        """Return the measurements of some children, usually those of one trial.
 
         Returns:
-            Fields of `TrialResult`, and settings of measured noise scales (`dose`, `weight_norm`); both empty where
-            nothing was measured.
+            Fields of `TrialResult`, and settings of measured noise scales (`dose`, `weight_norm`); both empty without
+            measurements.
         """
-        own = [r for c in children for r in self.readings.get(c, [])]
-        if not own:
+        readings = [r for c in children for r in self.readings.get(c, [])]
+        if not readings:
             return {}, {}
-        found = pool([r.statistics for r in own])
+        pooled = pool([r.statistics for r in readings])
         fields = {
-            "trace_sigma": found.trace_sigma,
-            "trace_sigma_se": found.trace_sigma_se,
-            "trace_sigma_preconditioned": found.preconditioned,
-            "gradient_norm2": found.norm2,
-            "b_simple": found.b_simple,
+            "trace_sigma": pooled.trace_sigma,
+            "trace_sigma_se": pooled.trace_sigma_se,
+            "trace_sigma_preconditioned": pooled.preconditioned,
+            "gradient_norm2": pooled.norm2,
+            "b_simple": pooled.b_simple,
         }
         spec = self.specs[0]
         rates = {c: [self.legs[c].rate(t) for t in range(self.legs[c].steps)] for c in children}
         doses = [
-            dose(rates[c], spec.batch_size, momentum, {r.step: max(0.0, r.statistics.trace_sigma) for r in readings})
+            dose(rates[c], spec.batch_size, momentum, {r.step: max(0.0, r.statistics.trace_sigma) for r in measured})
             for c in children
-            if (readings := self.readings.get(c))
+            if (measured := self.readings.get(c))
         ]
-        norm = sum(r.weight_norm for r in own) / len(own)
+        norm = sum(r.weight_norm for r in readings) / len(readings)
         return fields, {"dose": sum(doses) / len(doses), "weight_norm": norm}
 
     def at_epochs(self, child: int, trained: Child) -> Mapping[int, Statistics]:
-        """Return epoch -> the statistics of the measurements within it."""
-        out: dict[int, list[Statistics]] = {}
+        """Return epoch -> pooled statistics of its measurements."""
+        by_epoch: dict[int, list[Statistics]] = {}
         for reading in self.readings.get(child, []):
             epoch = next((e.epoch for e in trained.history if e.step >= reading.step), None)
             if epoch is not None:
-                out.setdefault(epoch, []).append(reading.statistics)
-        return {epoch: pool(found) for epoch, found in out.items()}
+                by_epoch.setdefault(epoch, []).append(reading.statistics)
+        return {epoch: pool(statistics) for epoch, statistics in by_epoch.items()}
 
 
 def _second_moments(members: Members, optimizer: Any) -> list[dict[str, Tensor]] | None:
-    """Return Adam's squared denominator (sqrt(v_hat) + eps)^2 by name for each member, None for other optimizers."""
+    """Return Adam's squared denominator (sqrt(v_hat) + eps)^2 by name for each member; None for other optimizers."""
     group = optimizer.param_groups[0]
     states = [optimizer.state[p] for p in members.parameters]
     if "betas" not in group or not all("exp_avg_sq" in s and "step" in s for s in states):
@@ -180,6 +180,6 @@ def _second_moments(members: Members, optimizer: Any) -> list[dict[str, Tensor]]
     step = float(states[0]["step"])
     correction, eps = 1 - group["betas"][1] ** step, group.get("eps", 0.0)
     return [
-        {n: ((v / correction).sqrt() + eps).square() for n, v in own.items()}
-        for own in members.moments(optimizer, "exp_avg_sq")
+        {n: ((v / correction).sqrt() + eps).square() for n, v in moments.items()}
+        for moments in members.moments(optimizer, "exp_avg_sq")
     ]

@@ -1,1 +1,1 @@
-"""Merge methods and the coefficients over which they are scored."""
+"""Merge methods and their scores over a grid of coefficients."""

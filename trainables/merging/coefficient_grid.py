@@ -1,4 +1,4 @@
-"""Every merge of one trial's children over its grid of coefficients, scored on every split of every task."""
+"""Merges of a trial's children over grids of coefficients, scored on every split of every task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from trainables.merging.fisher import diagonal_fisher
 from trainables.merging.methods import MERGES
 from trainables.merging.soups import greedy_soup
-from trainables.models.tensors import spoiled
+from trainables.models.tensors import non_finite_names
 from trainables.result import SPLITS, MergeRow
 from trainables.spec import PairSpec
 from trainables.tasks.evaluation import (
@@ -28,7 +28,7 @@ from trainables.tasks.evaluation import (
     score,
     score_splits,
 )
-from trainables.tasks.tasks import Task, Weights, children_tasks, joined
+from trainables.tasks.tasks import Task, Weights, children_tasks, join_by_task
 
 Key = tuple[str, float]  # (method, coefficient)
 Splits = Mapping[str, Score]
@@ -51,12 +51,12 @@ class Phase(Protocol):
 
 
 @dataclass(frozen=True)
-class Scored:
-    """One merge, scored: per task and on average over tasks, after and before the BatchNorm re-estimation.
+class MergeScores:
+    """Scores of one merge, per task and averaged over tasks, before and after the BatchNorm re-estimation.
 
     Attributes:
         tasks: One mapping split -> score per task.
-        raw: The same before the re-estimation, validation and test; empty without BatchNorm.
+        raw: Validation and test scores before the re-estimation; empty without BatchNorm.
     """
 
     tasks: Sequence[Splits]
@@ -69,7 +69,7 @@ class Scored:
 
     @property
     def finite(self) -> bool:
-        """Whether all losses are finite; those of weights that are not finite never are."""
+        """Return whether all losses are finite; weights that are not finite never have finite losses."""
         return all(math.isfinite(s.loss) for splits in self.tasks for s in splits.values())
 
 
@@ -84,20 +84,20 @@ def _mean(tasks: Sequence[Splits]) -> Splits:
 
 @dataclass(frozen=True)
 class MergeCurves:
-    """The scored merges of a trial.
+    """All merges of a trial with their scores.
 
     Attributes:
         merges: (method, coefficient) -> its scores.
-        parents: Scores of A and of B, each on its own task; they pass the same pipeline as the merges.
-        others: Scores of further children, likewise.
-        ensemble: Split -> score of the mean of the children's logits, an upper reference; empty in `two_task`.
-        chosen: The merge with the lowest validation loss (mean over tasks), all methods and coefficients considered.
+        parents: Scores of A and of B, each on its task, computed in the same way as those of the merges.
+        others: Scores of further children.
+        ensemble: Split -> score of the children's mean logits, an upper reference; empty in `two_task`.
+        chosen: The merge with the lowest validation loss (mean over tasks) of all methods and coefficients.
         cka: Linear CKA of the children's penultimate features on validation.
-        weights: State dict of the chosen merge; with two tasks, of both, keys prefixed `a/` and `b/`.
-        recalibrated: State dicts of A, B and the linear merge at alpha = 1/2 after the re-estimation, of one task.
+        weights: State dict of the chosen merge; two tasks have the key prefixes `a/` and `b/`.
+        recalibrated: State dicts of A, B and the linear merge at alpha = 1/2 after the re-estimation, for one task.
     """
 
-    merges: Mapping[Key, Scored]
+    merges: Mapping[Key, MergeScores]
     parents: Sequence[Splits]
     others: Sequence[Splits]
     ensemble: Splits
@@ -114,7 +114,7 @@ class MergeCurves:
         return normalised_accuracy([t[split].accuracy for t in tasks], [p[split].accuracy for p in self.parents])
 
     def fault(self) -> str:
-        """Return which parent or linear merge is not finite, as a sentence; empty where all are finite."""
+        """Return a sentence on the first parent or linear merge that is not finite; empty if all are finite."""
         for parent in (*self.parents, *self.others):
             if wrong := [s for s, score in parent.items() if not math.isfinite(score.loss)]:
                 return f"a parent's {_SPLIT_NAMES[wrong[0]]} loss is not finite"
@@ -122,7 +122,7 @@ class MergeCurves:
         return f"the linear merge at alpha = {line[0]:g} is not finite" if line else ""
 
     def lost(self) -> str:
-        """Return which merges are not finite, in a few words; empty where all are finite."""
+        """Return words on the merges that are not finite; empty if all are finite."""
         methods: dict[str, list[str]] = {}
         for (method, coefficient), scored in self.merges.items():
             if not scored.finite:
@@ -130,7 +130,7 @@ class MergeCurves:
         return "; ".join(f"{method} at {', '.join(at)} is not finite" for method, at in methods.items())
 
     def columns(self) -> dict[str, float]:
-        """Return the columns of `trainables.result.SCORES` that are defined."""
+        """Return the columns of `trainables.result.SCORES` that this trial defines."""
         a, b = self.parents
         merged, chosen = self.merges[MIDPOINT].mean, self.merges[self.chosen].mean
         out: dict[str, float] = {}
@@ -142,11 +142,11 @@ class MergeCurves:
             out[f"merged_normalised_accuracy_{split}"] = self.normalised(MIDPOINT, split)
             out[f"chosen_normalised_accuracy_{split}"] = self.normalised(self.chosen, split)
         line = {alpha: s.mean for (method, alpha), s in self.merges.items() if method == "linear"}
-        gained = gains(a, b, merged)
+        gain = gains(a, b, merged)
         if len(self.merges[MIDPOINT].tasks) > 1:
-            # parents of two tasks have no better one, and at the ends of their path a head meets the other's backbone
-            return out | {k: v for k, v in gained.items() if k.startswith("gain_mean")}
-        return out | gained | barriers(line)
+            # no parent of two tasks is the better one, and the ends of their path join a head to the other's backbone
+            return out | {k: v for k, v in gain.items() if k.startswith("gain_mean")}
+        return out | gain | barriers(line)
 
     def rows(self, spec: PairSpec) -> Iterator[MergeRow]:
         """Yield the rows of the merges table."""
@@ -175,19 +175,19 @@ def _finite(value: float) -> float | None:
 
 
 class _Scorer:
-    """Scores merges of the parts that tasks share; each task adds its own child's head."""
+    """Scorer of merges of the weights that tasks share; each task adds the head of its child."""
 
     def __init__(self, tasks: Sequence[Task], children: Sequence[Weights], phase: Phase) -> None:
         self.tasks, self.children, self.phase = tasks, children, phase
-        self.logits: dict[str, Tensor] = {}  # of the first task's last scored weights
+        self.logits: dict[str, Tensor] = {}  # of the last weights that were scored on a task
 
-    def score(self, merged: Weights) -> tuple[Scored, list[Weights]]:
-        """Score a merge on every task; returns the scores and each task's whole state dict."""
+    def score(self, merged: Weights) -> tuple[MergeScores, list[Weights]]:
+        """Return the scores of a merge on every task, and the whole state dict of each task."""
         parts = [self._one(t, t.whole(merged, c)) for t, c in zip(self.tasks, self.children, strict=False)]
-        return Scored([p[0] for p in parts], [p[1] for p in parts if p[1]]), [p[2] for p in parts]
+        return MergeScores([p[0] for p in parts], [p[1] for p in parts if p[1]]), [p[2] for p in parts]
 
-    def own(self, index: int, task: Task) -> Splits:
-        """Score a child on its task."""
+    def score_child(self, index: int, task: Task) -> Splits:
+        """Return the scores of a child on its task."""
         return self._one(task, self.children[index])[0]
 
     def _one(self, task: Task, weights: Weights) -> tuple[Splits, Splits, Weights]:
@@ -199,17 +199,17 @@ class _Scorer:
                 weights = recalibrate(task.model, weights, task.batches)
         with self.phase("evaluate"):
             scores, self.logits = score_splits(task.model, weights, task.data)
-        if spoiled(weights, task.base):  # a loss that does not show it is no loss of this model
+        if non_finite_names(weights, task.base):  # the loss may be finite by accident
             scores = {split: replace(s, loss=math.inf) for split, s in scores.items()}
         return scores, raw, weights
 
 
 def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weights], phase: Phase) -> MergeCurves:
-    """Merge a trial's children by every method and coefficient and score each merge.
+    """Return the scores of a trial's children merged by every method and coefficient.
 
     Args:
         spec: Its `merges` are evaluated.
-        tasks: With modules (whose weights are overwritten), base weights and re-estimation batches.
+        tasks: Tasks with modules, base weights and re-estimation batches; scoring overwrites the modules' weights.
         children: State dicts; merges of a pair take the first two.
         phase: Times the phases `recalibrate` and `evaluate`.
 
@@ -217,11 +217,11 @@ def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weigh
         UnknownName: No such merge.
     """
     scorer, own = _Scorer(tasks, children, phase), children_tasks(spec, tasks)
-    merges: dict[Key, Scored] = {}
-    kept: dict[Key, list[Weights]] = {}  # not every merge: large models fill the device
+    merges: dict[Key, MergeScores] = {}
+    kept: dict[Key, list[Weights]] = {}  # only the needed ones: large models fill the device
     ensemble: list[Mapping[str, Tensor]] = []
     best: Key | None = None
-    for key, merged in _merged(spec, tasks, own, children, lambda w: scorer.score(w)[0].mean["val"].accuracy):
+    for key, merged in _iterate_merges(spec, tasks, own, children, lambda w: scorer.score(w)[0].mean["val"].accuracy):
         merges[key], whole = scorer.score(merged)
         if best is None or _beats(merges[key], merges[best]):
             if best not in (None, MIDPOINT, *ENDS):
@@ -235,10 +235,10 @@ def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weigh
     parents: list[Splits] = [merges[end].mean for end in ENDS]
     ends: list[Weights] = [kept[end][0] for end in ENDS]
     if len(tasks) > 1:
-        parents, ends, ensemble = [scorer.own(i, t) for i, t in enumerate(tasks)], list(children), []
+        parents, ends, ensemble = [scorer.score_child(i, t) for i, t in enumerate(tasks)], list(children), []
     others: list[Splits] = []
     for extra in range(2, len(children)):
-        others.append(scorer.own(extra, tasks[0]))
+        others.append(scorer.score_child(extra, tasks[0]))
         ensemble.append(scorer.logits)
     return MergeCurves(
         merges,
@@ -247,25 +247,25 @@ def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weigh
         _ensemble(tasks[0], ensemble),
         best,
         _alignment(tasks, own, ends),
-        joined(tasks, kept[best]),
+        join_by_task(tasks, kept[best]),
         {"a": ends[0], "b": ends[1], "merged": kept[MIDPOINT][0]},
     )
 
 
-def _beats(one: Scored, other: Scored) -> bool:
+def _beats(one: MergeScores, other: MergeScores) -> bool:
     if not one.finite:
         return False
-    # linear at 1/2 and task arithmetic at 1/2 are one model: rounding must not choose between them
+    # linear and task arithmetic at 1/2 are the same model; rounding must not choose between them
     return not other.finite or one.mean["val"].loss < other.mean["val"].loss * (1 - TIE)
 
 
 def _ensemble(task: Task, logits: Sequence[Mapping[str, Tensor]]) -> Splits:
     if not logits:
         return {}
-    return {s: score(torch.stack([own[s] for own in logits]).mean(0), task.data.scored(s)[1]) for s in SPLITS}
+    return {s: score(torch.stack([child[s] for child in logits]).mean(0), task.data.scored(s)[1]) for s in SPLITS}
 
 
-def _merged(
+def _iterate_merges(
     spec: PairSpec,
     tasks: Sequence[Task],
     own: Sequence[Task],
@@ -283,10 +283,10 @@ def _merged(
         merge = MERGES[method]
         if fishers is None and "fishers" in merge.needs:
             fishers = [_fisher(spec, i, t, c) for i, (t, c) in enumerate(zip(own, children, strict=True))]
-        taken = shared[:2] if merge.arity == "pair" else shared
-        for coefficient in merge.coefficients(len(taken)):
+        parents = shared[:2] if merge.arity == "pair" else shared
+        for coefficient in merge.coefficients(len(parents)):
             seed = spec.stream(f"merge/{method}")
-            yield (method, coefficient), merge(base, taken, coefficient, seed=seed, fishers=fishers)
+            yield (method, coefficient), merge(base, parents, coefficient, seed=seed, fishers=fishers)
 
 
 def _fisher(spec: PairSpec, index: int, task: Task, weights: Weights) -> dict[str, Tensor]:

@@ -22,26 +22,26 @@ def diagonal_fisher(
 ) -> dict[str, Tensor]:
     """Return E_x E_{y ~ p(y|x)} (d log p(y|x) / d theta)^2 for every trained parameter, in evaluation mode.
 
-    The expectation over labels is exact for up to ten classes, beyond that one label is drawn for each image.
+    The expectation over labels is exact for up to ten classes; for more classes, one label is drawn per image.
 
     Args:
-        model: Module of the architecture; its own weights stay untouched.
+        model: Module of the architecture; its own weights stay unchanged.
         weights: State dict at which to evaluate.
         x: Images [n, ...] on the weights' device; the mean is over them.
-        generator: Draws the labels where there are more than ten classes; on the CPU.
+        generator: Draws the labels of more than ten classes; on the CPU.
 
     Returns:
         Parameter name (both names of a shared one) -> Fisher of its shape, units 1/parameter^2.
 
     Raises:
-        ValueError: There are no images, or labels must be drawn and there is no generator.
+        ValueError: No images, or more than ten classes without a generator.
 
-    Source: Matena & Raffel 2021, arXiv 2111.09832, section 2.2: the model's own labels, not those of the data.
+    Source: Matena & Raffel 2021, arXiv 2111.09832, section 2.2: labels drawn from the model, not those of the data.
     """
     if not len(x):
-        raise ValueError("a Fisher needs one image or more, got 0")
+        raise ValueError("a Fisher needs at least one image, got 0")
     model.eval()
-    home = _homes(model)
+    home = _first_names(model)
     parameters = {n: weights[n].detach() for n in dict.fromkeys(home.values())}
     fixed = {n: v.detach() for n, v in weights.items()}
 
@@ -53,7 +53,7 @@ def diagonal_fisher(
     total = {n: torch.zeros_like(v) for n, v in parameters.items()}
     size = max(1, CHUNK // sum(v.numel() for v in parameters.values()))
     gradients = cast(Gradient, vmap(grad(log_p), in_dims=(None, 0, 0)))
-    # the CPU's fused attention cannot be mapped over examples
+    # vmap does not support the CPU's fused attention
     with sdpa_kernel(SDPBackend.MATH):
         for images in torch.split(x, size):
             for labels, shares in _labels(model, weights, images, generator):
@@ -62,7 +62,7 @@ def diagonal_fisher(
     return {n: total[first] / len(x) for n, first in home.items()}
 
 
-def _homes(model: nn.Module) -> dict[str, str]:
+def _first_names(model: nn.Module) -> dict[str, str]:
     """Return every name of a trained parameter -> its first name; a shared parameter has several."""
     first = {id(p): n for n, p in model.named_parameters() if p.requires_grad}
     return {n: first[id(p)] for n, p in model.named_parameters(remove_duplicate=False) if id(p) in first}
@@ -79,5 +79,7 @@ def _labels(
             yield torch.full((len(p),), label, device=p.device), p[:, label]
         return
     if generator is None:
-        raise ValueError(f"a Fisher of {p.shape[1]} classes draws labels, so it needs a generator")
+        raise ValueError(
+            f"a Fisher of more than {EXACT_CLASSES} classes needs a generator, got {p.shape[1]} classes and none"
+        )
     yield torch.multinomial(p.cpu(), 1, generator=generator)[:, 0].to(p.device), torch.ones_like(p[:, 0])

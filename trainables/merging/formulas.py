@@ -40,7 +40,7 @@ def linear(base: Weights, children: Sequence[Weights], alpha: float, extras: Ext
 
 
 def _lerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
-    # exact at both ends and for a = b, which a + alpha (b - a) alone is not in floating point
+    # exact at both ends and for a = b; a + alpha (b - a) alone is not exact at alpha = 1
     return a.clone() if alpha == 0 else b.clone() if alpha == 1 else a + alpha * (b - a)
 
 
@@ -53,9 +53,9 @@ def task_arithmetic(base: Weights, children: Sequence[Weights], s: float, extras
 def ties(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -> dict[str, Tensor]:
     """Trim, elect signs, merge: theta_0 + s tau, tau the mean of the kept tau_i that agree with the elected sign.
 
-    Of each task vector the largest 20 % of all entries stay, by magnitude; the elected sign of an entry is that of the
-    sum of what stayed there, and where that sum is 0 so is tau. Tensors that a child left as they were count in none of
-    its entries; running statistics of BatchNorm are averaged.
+    Each task vector keeps its largest 20 % of entries by magnitude. The elected sign of an entry is the sign of the sum
+    of the kept values; tau is 0 if this sum is 0. Tensors that a child did not change do not count as entries of its
+    task vector. Running statistics of BatchNorm are averaged.
     """
     learnt = {k: v for k, v in base.items() if not _is_statistic(k)}
     kept = [_trim({k: c[k] - v for k, v in learnt.items()}) for c in children]
@@ -68,20 +68,20 @@ def ties(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -
 
 
 def _is_statistic(key: str) -> bool:
-    # of BatchNorm: estimated and not learnt, and re-estimated after the merge
+    # of BatchNorm: estimated, not learnt, and re-estimated after the merge
     return key.endswith(("running_mean", "running_var"))
 
 
 def _trim(tau: Weights) -> dict[str, Tensor]:
-    # what no training moved, frozen parts say, is no part of the task vector
+    # tensors that training did not change, such as frozen ones, are not part of the task vector
     moved = [v.abs().flatten() for v in tau.values() if bool(v.any())]
     if not moved:
         return dict(tau)
     sizes = torch.cat(moved)
     keep = math.ceil(DENSITY * len(sizes))
-    # topk and not kthvalue, which torch has no deterministic kernel for on GPUs
+    # topk, because torch has no deterministic kernel of kthvalue on GPUs
     least = torch.topk(sizes, keep, sorted=False).values.min()
-    if least.isnan():  # nothing is larger than NaN: all would be trimmed, and nobody would know
+    if least.isnan():  # comparisons with NaN are false, so that all entries would be trimmed silently
         return {k: torch.full_like(v, math.nan) for k, v in tau.items()}
     return {k: torch.where(v.abs() >= least, v, torch.zeros_like(v)) for k, v in tau.items()}
 
@@ -90,18 +90,18 @@ def dare(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -
     """Drop and rescale, then add: theta_0 + s sum_i m_i tau_i / (1 - p), p = 0.5, which keeps the mean of tau_i."""
     kept = [
         {
-            # statistics lose nothing: a running variance must not become negative
-            k: (c[k] - v) * (1 - DROP if _is_statistic(k) else kept_mask(extras.seed, k, i, v))
+            # statistics are not dropped: a running variance must not become negative
+            k: (c[k] - v) * (1 - DROP if _is_statistic(k) else dare_mask(extras.seed, k, i, v))
             for k, v in base.items()
         }
         for i, c in enumerate(children)
     ]
-    # rescaled with s, which is exact, so that no product overflows on the way
+    # one exact factor s / (1 - p), so that no intermediate product overflows
     return _along(base, {k: sum((t[k] for t in kept[1:]), kept[0][k]) for k in base}, s / (1 - DROP))
 
 
-def kept_mask(seed: int, key: str, child: int, like: Tensor) -> Tensor:
-    """Return which entries DARE keeps: a boolean tensor of `like`'s shape that depends on seed, key and child alone."""
+def dare_mask(seed: int, key: str, child: int, like: Tensor) -> Tensor:
+    """Return the entries that DARE keeps: bool of `like`'s shape; it depends on seed, key and child alone."""
     digest = hashlib.sha256(f"{seed}/{key}/{child}".encode()).digest()
     generator = Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return (torch.rand(like.shape, generator=generator) >= DROP).to(like.device)
@@ -110,7 +110,7 @@ def kept_mask(seed: int, key: str, child: int, like: Tensor) -> Tensor:
 def slerp(base: Weights, children: Sequence[Weights], alpha: float, extras: Extras) -> dict[str, Tensor]:
     """Interpolate along the great circle, tensor by tensor: (sin((1 - a) W) A + sin(a W) B) / sin W, W their angle.
 
-    As in mergekit the tensors keep their own norms, and are interpolated linearly where |cos W| > 0.9995 or one is 0.
+    As in mergekit, tensors are not normalised first. If |cos W| > 0.9995 or one is 0, the interpolation is linear.
     """
     a, b = children
     return {k: _slerp(v, b[k], alpha) for k, v in a.items()}
@@ -128,9 +128,9 @@ def _slerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 
 
 def fisher(base: Weights, children: Sequence[Weights], alpha: float, extras: Extras) -> dict[str, Tensor]:
-    """Weigh by the diagonal Fishers: sum_i l_i F_i theta_i / sum_i l_i F_i, l = (1 - alpha, alpha), 1/n for n > 2.
+    """Average by diagonal Fishers: sum_i l_i F_i theta_i / sum_i l_i F_i, l = (1 - alpha, alpha), 1/n for n > 2.
 
-    Entries without a Fisher (buffers, frozen parameters), or with one of 0 in all models, take the weights l alone.
+    Entries without a Fisher (buffers, frozen parameters), or with Fisher 0 in all models, have the weights l alone.
     """
     shares = _shares(alpha, len(children))
     if 1.0 in shares:
@@ -140,7 +140,7 @@ def fisher(base: Weights, children: Sequence[Weights], alpha: float, extras: Ext
 
 def _shares(alpha: float, many: int) -> tuple[float, ...]:
     if many > 2 and not math.isclose(alpha, 1 / many):
-        raise ValueError(f"alpha must be 1/{many}, the one weighting of {many} models, got {alpha}")
+        raise ValueError(f"alpha must be 1/{many} for {many} models, got {alpha}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1] in merge 'fisher', got {alpha}")
     return (1 - alpha, alpha) if many == 2 else (1 / many,) * many
@@ -156,20 +156,20 @@ def _weigh(key: str, values: list[Tensor], shares: Sequence[float], fishers: Seq
     if known:
         weighted = portions * torch.stack(known).double()
         total = weighted.sum(0)
-        # of 0 and nothing else: a Fisher that is NaN must not pass for one of 0
+        # an exact test, because a Fisher of NaN must not count as 0
         portions = torch.where(total == 0, portions, weighted / total)
-    # theta_1 + ..., so that entries equal in all models keep their value
+    # this form keeps entries that are equal in all models
     first = values[0].double()
     return (first + sum(p * (v.double() - first) for p, v in zip(portions, values, strict=True))).to(values[0].dtype)
 
 
 def uniform_soup(base: Weights, children: Sequence[Weights], coefficient: float, extras: Extras) -> dict[str, Tensor]:
-    """Average: the mean of theta_i."""
+    """Return the mean of theta_i."""
     return mean(children)
 
 
 def mean(models: Sequence[Weights]) -> dict[str, Tensor]:
-    """Return the mean of the floating-point entries of one or more models; other entries are the first's.
+    """Return the mean of the models' floating-point entries; other entries come from the first model.
 
     Source: Wortsman et al. 2022, arXiv 2203.05482.
     """
@@ -179,27 +179,27 @@ def mean(models: Sequence[Weights]) -> dict[str, Tensor]:
         if not first.is_floating_point() or unmoved([m[key] for m in models]):
             out[key] = first.to(kind, copy=True)
             continue
-        at = [m[key].to(computed_in(kind)) for m in models]
-        # first + ..., so that entries equal in all models keep their value
+        at = [m[key].to(compute_type(kind)) for m in models]
+        # this form keeps entries that are equal in all models
         out[key] = (at[0] + sum((v - at[0] for v in at[1:]), torch.zeros_like(at[0])) / len(at)).to(kind)
     return out
 
 
 def common_type(values: Sequence[Tensor]) -> torch.dtype:
-    """Return the widest of the tensors' types; float32 for float16 beside bfloat16."""
+    """Return the widest type of the tensors; float32 for float16 and bfloat16 together."""
     return reduce(torch.promote_types, (v.dtype for v in values))
 
 
-def computed_in(kind: torch.dtype) -> torch.dtype:
-    """Return the type in which entries of a type are combined: float32 for half precision."""
+def compute_type(kind: torch.dtype) -> torch.dtype:
+    """Return the type in which a merge combines entries of a type: float32 for half precision."""
     return torch.promote_types(kind, torch.float32)
 
 
 def unmoved(values: Sequence[Tensor]) -> bool:
-    """Whether all tensors are equal; no merge changes such entries, which may be infinite, as masks are."""
+    """Return whether all tensors are equal; no merge changes such entries, so they may be infinite, as in masks."""
     return all(v is values[0] or torch.equal(values[0], v) for v in values[1:])
 
 
 def is_variance(key: str) -> bool:
-    """Whether an entry is a running variance, which extrapolation must not take below 0."""
+    """Return whether an entry is a running variance, which must not get below 0 by extrapolation."""
     return key.endswith("running_var")

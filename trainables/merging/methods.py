@@ -1,7 +1,7 @@
 """Merges: (base, children, coefficient) -> weights. Pure functions on dicts of tensors.
 
-Only floating-point entries are combined, running statistics among them (BatchNorm is re-estimated afterwards); integer
-and boolean entries are the first child's. Symbols: theta_i the children, theta_0 their base, tau_i = theta_i - theta_0.
+Merges combine floating-point entries, running statistics included (BatchNorm is re-estimated afterwards). Integer and
+boolean entries come from the first child. Symbols: theta_i the children, theta_0 their base, tau_i = theta_i - theta_0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainables.merging import formulas
 from trainables.merging.formulas import Extras, Weights
-from trainables.models.tensors import tied
+from trainables.models.tensors import tied_names
 from trainables.registry import Registry
 
 Combine = Callable[[Weights, Sequence[Weights], float, Extras], dict[str, Tensor]]
@@ -28,14 +28,14 @@ class Merge:
         name: Key in `MERGES`.
         combine: Formula on the floating-point entries, (base, children, coefficient, extras) -> merged.
         grid: Coefficients that a trial evaluates.
-        symbol, meaning: The coefficient's symbol and what it is.
+        symbol, meaning: The coefficient's symbol and meaning.
         formula, source: The formula as text and its paper.
         description: One sentence on what it does.
         arity: `pair` takes exactly two children, `any` two or more.
-        needs: What it needs of `seed` and `fishers`.
-        ends: Coefficients at which `base`, the first child `a` or, of two, the second child `b` comes out, bit for bit.
-        neutral: Coefficients at which merging a model with itself gives it back.
-        symmetric: Whether the order of three or more children does not matter.
+        needs: Subset of `seed` and `fishers` that the formula needs.
+        ends: Coefficients at which the merge equals `base`, the first child `a` or the second of two `b`, bit for bit.
+        neutral: Coefficients at which the merge of a model with itself is that model.
+        symmetric: Whether the result does not depend on the order of three or more children.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Merge:
     symmetric: bool = True
 
     def coefficients(self, children: int) -> tuple[float, ...]:
-        """Return the coefficients to evaluate for this many children: the grid, or the one of equal weights."""
+        """Return the coefficients to evaluate for a number of children: the grid, or the one with equal weights."""
         return (1 / children,) if children > 2 and "fishers" in self.needs else self.grid
 
     def __call__(
@@ -65,10 +65,10 @@ class Merge:
         seed: int = 0,
         fishers: Sequence[Weights] | None = None,
     ) -> dict[str, Tensor]:
-        """Return the merged weights; inputs stay untouched, keys are kept.
+        """Return the merged weights with the same keys; the inputs stay unchanged.
 
-        Names that are one tensor in all models are one entry, and come out as one tensor. Half precision is combined in
-        float32; the result has the widest type of the models that go into it. Running variances never get below 0.
+        Names that share one tensor in all models are one entry and share one tensor in the result. Half precision is
+        combined in float32; the result has the widest type of the merged models. Running variances never get below 0.
 
         Args:
             base: State dict theta_0.
@@ -83,19 +83,19 @@ class Merge:
         self._check(children, fishers)
         models = [base, *children]
         _check_same(models)
-        first = tied([*children, base])
+        first = tied_names([*children, base])
         used = models if "base" in self.ends.values() else children
         kinds = {k: formulas.common_type([m[k] for m in used]) for k, v in children[0].items() if v.is_floating_point()}
         moved = [k for k in kinds if k not in first and not formulas.unmoved([m[k] for m in models])]
-        wide = [{k: m[k].to(formulas.computed_in(kinds[k])) for k in moved} for m in models]
+        wide = [{k: m[k].to(formulas.compute_type(kinds[k])) for k in moved} for m in models]
         merged = self.combine(wide[0], wide[1:], coefficient, Extras(seed, fishers or ()))
         out: dict[str, Tensor] = {}
         for key, value in children[0].items():
             if key in first:
                 out[key] = out[first[key]]
             elif key in merged:
-                found = merged[key].clamp(min=0) if formulas.is_variance(key) else merged[key]
-                out[key] = found.to(kinds[key])
+                entry = merged[key].clamp(min=0) if formulas.is_variance(key) else merged[key]
+                out[key] = entry.to(kinds[key])
             else:
                 out[key] = value.to(kinds.get(key, value.dtype), copy=True)
         return out

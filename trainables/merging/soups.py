@@ -1,4 +1,4 @@
-"""Soups of several models that depend on their scores."""
+"""Soups of models that depend on their scores."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from trainables.merging.formulas import Weights, mean
 def greedy_soup(
     children: Sequence[Weights], score: Callable[[Weights], float]
 ) -> tuple[dict[str, Tensor], tuple[int, ...]]:
-    """Average the children that help: best first, each stays in the soup unless it lowers the held-out score.
+    """Return the average of the children that help: best first, unless they lower the held-out score.
 
     Args:
         children: State dicts with the same keys and shapes.
-        score: Score of weights on held-out data, higher is better, such as validation accuracy; a model with BatchNorm
-            re-estimates its statistics in it. Called once per child, and once per soup tried: 2n - 1 calls.
+        score: Score of weights on held-out data, higher is better, such as validation accuracy. It re-estimates the
+            statistics of BatchNorm. Called once per child and once per candidate soup: 2n - 1 calls.
 
     Returns:
         The soup's weights, and the indices of the children in it, best first.
 
     Raises:
-        ValueError: There are no children.
+        ValueError: No children.
 
     Source: Wortsman et al. 2022, arXiv 2203.05482, recipe 1.
     """
     if not children:
-        raise ValueError("a soup takes one child or more, got 0")
+        raise ValueError("a soup needs at least one child, got 0")
     alone = [score(c) for c in children]
     order = sorted(range(len(children)), key=lambda i: alone[i], reverse=True)
     chosen, best = order[:1], alone[order[0]]

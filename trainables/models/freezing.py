@@ -1,4 +1,4 @@
-"""Parts of a model that are not trained."""
+"""Freezing: parameters and BatchNorm statistics that training leaves unchanged."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from trainables.models.registry import BATCHNORMS
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Take the parameters whose names match a pattern out of training, in place, and return their names.
+    """Freeze the parameters whose names match a pattern, in place, and return their names.
 
-    A BatchNorm layer with all its parameters frozen (or, without any, with statistics that match) is replaced by one
-    that normalises with the statistics it has: they move neither in training nor in the re-estimation of a merge,
-    else the children would leave the features that freezing keeps. So call it once the start weights are loaded.
+    A BatchNorm layer with all its parameters frozen is replaced by a layer with fixed statistics. A layer without
+    parameters is replaced if its statistics match a pattern. Neither training nor the re-estimation of a merge changes
+    fixed statistics; otherwise the children would lose the features that freezing keeps. Load the start weights first.
 
     Args:
         model: Model with its start weights.
@@ -31,7 +31,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         if not any(fnmatchcase(n, pattern) for n in named):
             near = difflib.get_close_matches(pattern, named, n=3, cutoff=0.3) or list(named)[:3]
             raise ValueError(f"freeze pattern {pattern!r} matches no parameter; the nearest are {', '.join(near)}")
-    # of a parameter with several names one that matches is enough: it is one parameter
+    # a parameter with several names is frozen if one of them matches
     held = {id(p) for n, p in named.items() if _matches(n, patterns)}
     frozen = [n for n, p in named.items() if id(p) in held]
     if len(frozen) == len(named):
@@ -55,10 +55,10 @@ def _fix_statistics(model: nn.Module, patterns: Sequence[str], frozen: Collectio
     for name, norm in modules:
         if not isinstance(norm, BATCHNORMS) or norm.running_mean is None:
             continue
-        own = [f"{name}.{n}" for n, _ in norm.named_parameters()]
-        if not (all(n in frozen for n in own) if own else id(norm) in held):
+        parameters = [f"{name}.{n}" for n, _ in norm.named_parameters()]
+        if not (all(n in frozen for n in parameters) if parameters else id(norm) in held):
             continue
-        # a layer that is used under two names stays one
+        # a layer with two names stays one layer
         made[id(norm)] = fixed = made.get(id(norm)) or cast(nn.Module, freeze_batch_norm_2d(norm))
         if fixed is norm:
             raise ValueError(f"a frozen normalisation must be BatchNorm2d, {name} is {type(norm).__name__}")

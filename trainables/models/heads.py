@@ -1,4 +1,4 @@
-"""The final classifier of any model: its name, its input, and a fresh one."""
+"""The head of a model, its final classifier: name, input and replacement."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-# where timm, torchvision and most users keep the classifier
+# modules in which timm, torchvision and most users keep the classifier
 NAMES = ("head", "fc", "classifier", "heads")
 
 
 def head_of(model: nn.Module, classes: int | None = None) -> str:
-    """Return the module name of the final classifier: a linear layer, or a convolution of 1x1 as some models have it.
+    """Return the module name of the final classifier: a linear layer or a 1x1 convolution.
 
-    That is what timm's `get_classifier` says, else the last such layer in `head`, `fc`, `classifier` or `heads`, else
+    The search takes timm's `get_classifier`, else the last such layer in `head`, `fc`, `classifier` or `heads`, else
     the last linear layer of the model.
 
     Args:
         model: Any classifier.
-        classes: Number of logits; where it is given only layers with as many outputs count.
+        classes: Number of logits; if given, only layers with this number of outputs count.
 
     Raises:
         ValueError: The model has no such layer, or several final classifiers.
@@ -44,7 +44,7 @@ def _parts(model: nn.Module) -> list[nn.Module]:
     if callable(classifier):
         part = cast(Callable[[], object], classifier)()
         if isinstance(part, (tuple, list, nn.ModuleList, nn.ModuleDict)):
-            raise ValueError("a model must have one head, this one has several; take its plain variant")
+            raise ValueError("a model must have one head, this one has several; choose its plain variant")
         return [part] if isinstance(part, nn.Module) else []
     return [part for n in NAMES if isinstance(part := getattr(model, n, None), nn.Module)]
 
@@ -58,7 +58,7 @@ def _classifies(module: nn.Module, classes: int | None) -> bool:
 
 
 def replace_head(model: nn.Module, head: str, classes: int) -> None:
-    """Replace the layer `head` by a fresh one with `classes` outputs; its weights are drawn as torch draws them."""
+    """Replace the layer `head` by a new one with `classes` outputs and torch's initial weights."""
     layer = model.get_submodule(head)
     assert isinstance(layer, (nn.Linear, nn.Conv2d))
     if isinstance(layer, nn.Linear):
@@ -75,10 +75,10 @@ def replace_head(model: nn.Module, head: str, classes: int) -> None:
 def penultimate(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor, head: str) -> Tensor:
     """Return the input of the layer `head` [n, features] for images `x` in evaluation mode.
 
-    A head that is a convolution sees maps; their mean over positions is returned.
+    The input of a convolution is averaged over positions.
 
     Args:
-        model: Module of the architecture; its own weights stay untouched.
+        model: Module of the architecture; its own weights stay unchanged.
         weights: State dict to evaluate.
         x: Images [n, channels, height, width] on the weights' device.
         head: Module name, from `head_of`.
@@ -88,10 +88,10 @@ def penultimate(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor, head
     """
     seen: list[Tensor] = []
 
-    def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def record_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen.append(inputs[0])
 
-    handle = model.get_submodule(head).register_forward_pre_hook(look)
+    handle = model.get_submodule(head).register_forward_pre_hook(record_input)
     try:
         model.eval()
         functional_call(model, dict(weights), (x,), tie_weights=False)

@@ -1,4 +1,4 @@
-"""The networks of our own: (classes, channels, **options) -> torch module that maps images to logits."""
+"""Networks of this package: (classes, channels, **options) -> torch module that maps images to logits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class SmallCNN(nn.Module):
     """Three 3x3 convolutions with GroupNorm or BatchNorm and a linear head; 14,174 parameters for grey digits.
 
     The convolutions have 16, 32 and 28 channels; ReLU follows each, then 2x2 mean pooling. The head sees positions:
-    with global pooling it cannot fit noisy labels, and there is little for a merge to average out.
+    with global pooling the network cannot fit noisy labels, and a merge would have little to average out.
 
     Args:
         classes: Number of logits.
@@ -42,12 +42,12 @@ class SmallCNN(nn.Module):
 class ResNet18Small(nn.Module):
     """ResNet-18 for small images: a 3x3 stem of stride 1 and no max pooling; option `width`.
 
-    11,173,962 parameters at the default width for ten classes; the names of its weights are torchvision's.
+    It has 11,173,962 parameters at the default width for ten classes. Its weights have the names of torchvision's.
 
     Args:
         classes: Number of logits.
         channels: Input channels.
-        width: Channels of the first stage; the others have 2, 4 and 8 times as many.
+        width: Channels of the first stage; the next stages have 2, 4 and 8 times this number.
 
     Source: He et al. 2015, arXiv 1512.03385; the stem is that of its section 4.2, for 32x32 images.
     """
@@ -111,7 +111,7 @@ def small_vit(
     Args:
         classes: Number of logits.
         channels: Input channels.
-        size: Height and width of the images, which its position embeddings are made for.
+        size: Height and width of the images; the position embeddings fit this size only.
         patch: Side of a patch.
         dim: Width of a token.
         depth: Number of blocks.

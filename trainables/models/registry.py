@@ -1,7 +1,7 @@
-"""Models by name: our own, a user's, and any of timm's or torchvision's; all map images to logits.
+"""Models by name: those of this package, of the user, of timm and of torchvision; all map images to logits.
 
-A builder is called as (classes, channels, **options). One with a parameter `size` is given the images' side, or
-(height, width) where they differ; one with a parameter `pretrained` can load weights of its own.
+A builder is called as (classes, channels, **options). A parameter `size` receives the images' side, or (height, width)
+if they differ. A builder with a parameter `pretrained` can load its library's weights.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Models(Registry[Builder]):
-    """The registered models; looking a name up also finds timm's models, then torchvision's classifiers.
+    """The registered models; a look-up also finds timm's models, then torchvision's classifiers.
 
-    `timm:NAME` and `torchvision:NAME` say whose model is meant. Iteration, length and `in` know registered names only.
+    `timm:NAME` and `torchvision:NAME` select the library. Iteration, length and `in` cover registered names only.
     """
 
     def __getitem__(self, name: str) -> Builder:
@@ -48,7 +48,7 @@ class Models(Registry[Builder]):
             known = [*self, *theirs["timm"], *theirs["torchvision"]]
         if difflib.get_close_matches(name, known, n=1, cutoff=0.5):
             return unknown(self.kind, name, known)
-        # not the two thousand names of the libraries
+        # the libraries have two thousand names
         return UnknownName(f"{unknown(self.kind, name, self)}, every model of timm and classifier of torchvision")
 
 
@@ -62,18 +62,18 @@ def build(
 
     Args:
         name: Name in `MODELS`, or of a model of timm or torchvision.
-        classes: Number of logits; the head of a pretrained model is replaced by a fresh one.
-        channels: Input channels. timm converts a pretrained first convolution to them; torchvision's is replaced by
-            one with fresh weights (normal, variance 2 / (outputs * kernel area)), and has pretrained ones for 3 only.
-        size: Side of the images, or (height, width), passed to models that are made for one size.
+        classes: Number of logits; a pretrained model gets a new head.
+        channels: Input channels. timm converts a pretrained first convolution to this number. torchvision's first
+            convolution gets new weights (normal, variance 2 / (outputs * kernel area)); pretrained weights have 3.
+        size: Side of the images, or (height, width), for models with a fixed size.
         options: Further arguments of the builder.
-        pretrained: Whether to start from the library's own weights, from its cache or downloaded to it.
+        pretrained: Whether to load the library's weights from its cache, or download them to it.
 
     Raises:
         UnknownName: No such model.
         ValueError: The builder does not take the options, channels or size; a parameter cannot be merged (see
-            `trainables.models.tensors.unite`); there are no pretrained weights, or they are not in the cache and
-            cannot be downloaded.
+            `trainables.models.tensors.unite`); the model has no pretrained weights, or they are neither in the cache
+            nor can they be downloaded.
     """
     builder = MODELS[name]
     takes = inspect.signature(builder).parameters
@@ -96,12 +96,12 @@ def build(
 
 
 def has_batchnorm(model: nn.Module) -> bool:
-    """Whether the model keeps running batch statistics that a merge invalidates."""
+    """Return whether the model has running batch statistics, which a merge invalidates."""
     return any(isinstance(m, BATCHNORMS) for m in model.modules())
 
 
 def drops(model: nn.Module) -> bool:
-    """Return whether the model drops units or layers at random while it trains, as its modules' names tell."""
+    """Return whether the names of the modules show that training drops units or layers at random."""
     names = {type(m).__name__.lower() for m in model.modules()}
     return any("drop" in name or name == "stochasticdepth" for name in names)
 
@@ -131,11 +131,11 @@ def _timm(
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(name, allow_unregistered=True)
-    # convolutional models take any size, and no such argument
+    # convolutional models take any size and no `img_size`
     sized = {"img_size": size} if config is not None and config.fixed_input_size else {}
     build = partial(timm.create_model, name, num_classes=classes, in_chans=channels, **{**sized, **options})
     if pretrained:
-        return _fetched(f"timm:{name}", partial(build, pretrained=True))
+        return _fetch(f"timm:{name}", partial(build, pretrained=True))
     try:
         return build()
     except (RuntimeError, AssertionError, ZeroDivisionError) as error:
@@ -149,7 +149,7 @@ def _torchvision_names() -> Sequence[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
 
-# without them two of the classifiers train with extra outputs
+# defaults would give these two classifiers extra outputs in training
 _PLAIN: dict[str, dict[str, bool]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
@@ -162,10 +162,12 @@ def _torchvision(
     import torchvision  # pyright: ignore[reportMissingTypeStubs]
 
     if pretrained and channels != 3:
-        raise ValueError(f"pretrained weights of torchvision:{name} take 3 channels, got {channels}; timm's convert")
+        raise ValueError(
+            f"pretrained weights of torchvision:{name} take 3 channels, got {channels}; timm converts its weights"
+        )
     build = partial(torchvision.models.get_model, name, **({"image_size": size} if name.startswith("vit_") else {}))
     if pretrained:
-        model = _fetched(f"torchvision:{name}", partial(build, weights="DEFAULT", **options))
+        model = _fetch(f"torchvision:{name}", partial(build, weights="DEFAULT", **options))
         replace_head(model, head_of(model), classes)
         return model
     model = build(num_classes=classes, **{**_PLAIN.get(name, {}), **options})
@@ -181,12 +183,12 @@ def _replace_stem(model: nn.Module, channels: int) -> None:
     initialise(stem)
 
 
-def _fetched(label: str, make: Callable[[], nn.Module]) -> nn.Module:
+def _fetch(label: str, make: Callable[[], nn.Module]) -> nn.Module:
     try:
         return make()
     except OSError as error:
         raise ValueError(
-            f"the pretrained weights of {label} are neither in its library's cache nor can they be downloaded "
+            f"the pretrained weights of {label} are not in its library's cache and cannot be downloaded "
             f"({_line(error)}); fetch them once on a machine with a network, or name a weights file"
         ) from None
     except (RuntimeError, AssertionError, ValueError) as error:

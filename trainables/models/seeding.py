@@ -1,4 +1,4 @@
-"""The one place that seeds torch's global generators, which dropout draws from and model builders use."""
+"""Seeds of torch's global generators, which dropout and model builders use; no other module seeds them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device | str = "cpu") -> Generator[None]:
-    """Run the block with the global generators of the CPU and of `device` seeded; they come back as they were.
+def seed_generators(seed: int, device: torch.device | str = "cpu") -> Generator[None]:
+    """Run the block with seeded global generators of the CPU and of `device`; restore their states afterwards.
 
     Args:
         seed: Seed of the block.
-        device: Device whose generator the block draws from besides the CPU's.
+        device: Device whose generator is seeded besides the CPU's.
     """
     device = torch.device(device)
     accelerated = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if accelerated else []):  # pyright: ignore[reportUnknownMemberType]
-        # torch.manual_seed would seed every GPU for good
+        # torch.manual_seed would seed every GPU permanently
         torch.default_generator.manual_seed(seed)
         if accelerated:
             with torch.cuda.device(device):
@@ -28,11 +28,11 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Generator[None]:
 
 
 class Stream:
-    """A block's draws from the global generators that can be left and taken up again.
+    """A stream of draws from the global generators that can pause and resume.
 
     Args:
-        seed: Seed of its start.
-        device: As in `seeded`.
+        seed: Seed of the first block.
+        device: As in `seed_generators`.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
@@ -40,10 +40,10 @@ class Stream:
         self.states: tuple[torch.Tensor, torch.Tensor | None] | None = None
 
     @contextmanager
-    def entered(self) -> Generator[None]:
-        """Run the block where the last one ended; the global generators come back as they were."""
+    def enter(self) -> Generator[None]:
+        """Run the block with the generator states at the end of the last one; restore the global states afterwards."""
         accelerated = self.device.type == "cuda"
-        with seeded(self.seed, self.device):
+        with seed_generators(self.seed, self.device):
             if self.states is not None:
                 torch.default_generator.set_state(self.states[0])
                 if self.states[1] is not None:

@@ -1,4 +1,4 @@
-"""What a state dict may hold: types and layouts that can be merged, finite numbers, and one tensor under two names."""
+"""Checks of state dicts: types and layouts that can be merged, finite numbers, tensors with two names."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.i
 _SHOWN = 3
 
 
-def some(names: Sequence[str]) -> str:
-    """Return the first three names, separated by commas, and dots where there are more."""
+def list_some(names: Sequence[str]) -> str:
+    """Return the first three names, separated by commas, with an ellipsis if there are more."""
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def kind_of(tensor: Tensor) -> str:
-    """Return layout and type of a tensor in a few words, such as `float32` or `sparse_coo float32`."""
+    """Return layout and type of a tensor as words, such as `float32` or `sparse_coo float32`."""
     words = [str(tensor.dtype).removeprefix("torch.")]
     if tensor.is_meta:
         words.insert(0, "meta")
@@ -32,23 +32,23 @@ def kind_of(tensor: Tensor) -> str:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether a tensor holds plain real numbers or integers, one in each place."""
+    """Return whether a tensor is strided and holds real numbers or integers."""
     plain = not (tensor.is_meta or tensor.is_quantized) and tensor.layout == torch.strided and not tensor.is_nested
     return plain and tensor.dtype in (*FLOATS, *_WHOLE)
 
 
-def unbounded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies of the entries with numbers that are not finite; masks of attention may hold some."""
+def non_finite_entries(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of the entries with numbers that are not finite; attention masks may hold some."""
     settled = {k: v for k, v in weights.items() if not is_lazy(v)}
     return {k: v.detach().clone() for k, v in settled.items() if not bool(torch.isfinite(v).all())}
 
 
-def spoiled(weights: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of entries with numbers that are not finite, unless `constants` holds the same entry.
+def non_finite_names(weights: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of entries with non-finite numbers, except entries that `constants` holds unchanged.
 
     Args:
-        weights: State dict, or a part of one.
-        constants: From `unbounded` of the start weights, or a whole state dict.
+        weights: State dict or a part of one.
+        constants: From `non_finite_entries` of the start weights, or a whole state dict.
     """
     return [k for k, v in weights.items() if not bool(torch.isfinite(v).all()) and not _same(v, constants.get(k))]
 
@@ -63,47 +63,42 @@ def _same(one: Tensor, other: Tensor | None) -> bool:
 def aliases(model: nn.Module) -> dict[str, str]:
     """Return second name -> first name of every parameter or buffer that a module holds under several names."""
     first: dict[int, str] = {}
-    found: dict[str, str] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        own = first.setdefault(id(tensor), name)
-        if own != name:
-            found[name] = own
-    return found
+    names = ((name, first.setdefault(id(t), name)) for name, t in model.state_dict(keep_vars=True).items())
+    return {name: first_name for name, first_name in names if first_name != name}
 
 
-def tied(models: Sequence[Mapping[str, Tensor]]) -> dict[str, str]:
+def tied_names(models: Sequence[Mapping[str, Tensor]]) -> dict[str, str]:
     """Return second name -> first name of entries that are one tensor in every model."""
     first: dict[tuple[object, ...], str] = {}
-    found: dict[str, str] = {}
+    second: dict[str, str] = {}
     for name in models[0]:
-        place = tuple(_place(m[name]) for m in models)
-        own = first.setdefault(place, name)
-        if own != name and models[0][name].numel():
-            found[name] = own
-    return found
+        first_name = first.setdefault(tuple(_memory_of(m[name]) for m in models), name)
+        if first_name != name and models[0][name].numel():
+            second[name] = first_name
+    return second
 
 
-def _place(tensor: Tensor) -> tuple[object, ...]:
+def _memory_of(tensor: Tensor) -> tuple[object, ...]:
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def unite(model: nn.Module) -> None:
-    """Register one parameter where a module holds several in the same memory, in place; they are one.
+    """Replace parameters of a module that use the same memory by one parameter, in place.
 
     Raises:
-        ValueError: A parameter cannot be trained and merged: its type or layout, or memory that it shares with another
-            one in another layout or with a buffer.
+        ValueError: A parameter cannot be trained and merged: its type or layout is wrong, or it shares memory with a
+            buffer or with a parameter in another layout.
     """
     named = {n: p for n, p in model.named_parameters(remove_duplicate=False) if not is_lazy(p)}
     if wrong := [f"{n} ({kind_of(p)})" for n, p in named.items() if not is_dense(p) or p.dtype not in FLOATS]:
-        raise ValueError(f"parameters must be dense floating-point tensors, got {some(wrong)}")
+        raise ValueError(f"parameters must be dense floating-point tensors, got {list_some(wrong)}")
     first: dict[tuple[object, ...], tuple[str, nn.Parameter]] = {}
     for name, parameter in named.items():
-        own = first.setdefault(_place(parameter), (name, parameter))[1]
-        if own is not parameter and parameter.numel():
-            own.requires_grad_(own.requires_grad or parameter.requires_grad)
+        kept = first.setdefault(_memory_of(parameter), (name, parameter))[1]
+        if kept is not parameter and parameter.numel():
+            kept.requires_grad_(kept.requires_grad or parameter.requires_grad)
             path, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(path), leaf, own)
+            setattr(model.get_submodule(path), leaf, kept)
     _check_apart(model)
 
 

@@ -1,4 +1,4 @@
-"""Files with weights: recognised by their first bytes, whatever their suffix, and read without running code."""
+"""Weight files: the first bytes decide their format, not the suffix; reading them runs no code."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from trainables.models.tensors import is_dense, kind_of, some
+from trainables.models.tensors import is_dense, kind_of, list_some
 
-# what training scripts wrap a state dict in, trained weights before their average, and what wrapped modules put
-# before its keys
+# keys under which training scripts store a state dict (the trained weights before their average), and prefixes that
+# wrapper modules add to its keys
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net")
 AVERAGES = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
 PREFIXES = ("module.", "_orig_mod.", "ema_model.")
@@ -27,8 +27,8 @@ _COUNTERS = {"n_averaged", "initted", "step"}  # of AveragedModel and of ema_pyt
 _AGAIN = "copy or download it again"
 _SAVE = "save model.state_dict()"
 _UNPACK = "unpack it and name the file with the weights"
-_HEAD = 512  # bytes that tell what a file is
-_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save's number before it wrote zip archives
+_HEAD = 512  # bytes that identify the format
+_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number of torch.save before it wrote zip archives
 _LONGEST_HEADER = 100_000_000  # of safetensors
 _FOREIGN = (
     (b"version https://git-lfs", "a Git LFS pointer, not the weights", "run `git lfs pull` in its folder"),
@@ -44,7 +44,7 @@ _FOREIGN = (
 
 
 def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file's content, 64 hex digits; of an index, with the content of its shards in order."""
+    """Return the SHA-256 of a file's content, 64 hex digits; the hash of an index covers its shards in order."""
     path = Path(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
@@ -55,31 +55,31 @@ def sha256_of(path: str | Path) -> str:
 
 
 def read_weights(path: str | Path, names: Collection[str] = ()) -> dict[str, Tensor]:
-    """Read a state dict, on the CPU, from safetensors, a file of `torch.save`, or the index of a model's shards.
+    """Return a state dict, on the CPU, from safetensors, a file of `torch.save`, or the index of a model's shards.
 
-    A dict that holds it under one of `WRAPPERS`, or its moving average alone under one of `AVERAGES`, is opened. The
-    prefixes that all keys share come off: `module.` of DDP and AveragedModel, `_orig_mod.` of torch.compile.
+    It may lie under one of `WRAPPERS`, or as a moving average alone under one of `AVERAGES`. The function removes
+    prefixes that all keys share: `module.` of DDP and AveragedModel, `_orig_mod.` of torch.compile.
 
     Args:
         path: The file.
-        names: Names of the model's state dict; a prefix that is part of them stays.
+        names: Keys of the model's state dict; a prefix that is part of them stays.
 
     Raises:
-        ValueError: There is no such file, it is damaged or no weights file, or it holds more than dense tensors.
+        ValueError: The file does not exist, is damaged, is no weights file, or holds more than dense tensors.
     """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"weights must name a file, got {str(path)!r}, which is a folder; name a file in it")
     if not path.is_file():
-        raise ValueError(f"weights must name a file, got {str(path)!r}, which is none")
+        raise ValueError(f"weights must name a file, got {str(path)!r}, which does not exist")
     try:
         content = _content(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
-    weights = _without_prefixes(_without_counters(_opened(path, content), names, path), names)
+    weights = _without_prefixes(_without_counters(_open_state_dict(path, content), names, path), names)
     if wrong := [f"{k} ({kind_of(v)})" for k, v in weights.items() if not is_dense(v)]:
         raise ValueError(
-            f"{path} holds tensors that cannot be merged: {some(wrong)}; save a dense model of floating-point weights"
+            f"{path} holds tensors that cannot be merged: {list_some(wrong)}; save a dense floating-point model"
         )
     return weights
 
@@ -96,7 +96,7 @@ def _content(path: Path) -> object:
         if _LEGACY not in head:
             raise ValueError(f"{path} is a pickle but no file of torch.save; {_SAVE} by torch.save or safetensors")
         return _read_torch(path)
-    raise ValueError(f"{path} is {_foreign(head)}")
+    raise ValueError(f"{path} is {_describe_foreign(head)}")
 
 
 def _head(path: Path) -> bytes:
@@ -112,7 +112,7 @@ def _is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LONGEST_HEADER
 
 
-def _foreign(head: bytes) -> str:
+def _describe_foreign(head: bytes) -> str:
     if not head:
         return f"empty; {_AGAIN}"
     for magic, what, way_out in _FOREIGN:
@@ -131,7 +131,7 @@ def _read_safetensors(path: Path) -> object:
 
     try:
         return load_file(path)
-    except (SafetensorError, KeyError) as error:  # KeyError: a type that torch does not have
+    except (SafetensorError, KeyError) as error:  # KeyError: torch lacks the type
         raise ValueError(f"{path} is a damaged safetensors file ({_line(error)}); {_AGAIN}") from None
 
 
@@ -139,14 +139,14 @@ def _read_zip(path: Path) -> object:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            # torch does not look at the checksums: a flipped bit would be read as a weight
+            # torch ignores the checksums and would read a flipped bit as a weight
             broken = archive.testzip() if _has(names, "data.pkl") else None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError):
         raise ValueError(f"{path} is cut short or damaged: its zip archive has no readable end; {_AGAIN}") from None
     if broken:
         raise ValueError(f"{path} is damaged: {broken} does not match its checksum; {_AGAIN}")
     if _has(names, "constants.pkl"):
-        raise ValueError(f"{path} is a TorchScript program, which is code; {_SAVE} of the module it was made from")
+        raise ValueError(f"{path} is a TorchScript program, which is code; {_SAVE} of the original module")
     if not _has(names, "data.pkl"):
         raise ValueError(f"{path} is a zip archive but no file of torch.save; {_UNPACK}")
     return _read_torch(path)
@@ -158,21 +158,21 @@ def _has(names: Iterable[str], file: str) -> bool:
 
 def _read_torch(path: Path) -> object:
     try:
-        # opened here: by its name torch would go by the suffix
+        # opened here, because torch would look at the suffix of a path
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of quantised and sparse tensors, which are refused
+            warnings.simplefilter("ignore")  # about quantised and sparse tensors, which are rejected later
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ValueError(
                 f"{path} holds more than tensors ({found[1]}), and unpickling it could run code; {_SAVE}"
             ) from None
-        raise _damaged(path, error) from None
-    except Exception as error:  # there is no list of what a damaged pickle raises
-        raise _damaged(path, error) from None
+        raise _damaged_error(path, error) from None
+    except Exception as error:  # a damaged pickle may raise anything
+        raise _damaged_error(path, error) from None
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
+def _damaged_error(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} is cut short or damaged ({type(error).__name__}); {_AGAIN}")
 
 
@@ -202,21 +202,23 @@ def _read_shards(path: Path) -> object:
     where = _weight_map(path)
     files = sorted(set(where.values()))
     if missing := [f for f in files if not (path.parent / f).is_file()]:
-        raise ValueError(f"{path} needs {len(files)} shards, of which {some(missing)} are missing; put them beside it")
+        raise ValueError(
+            f"{path} needs {len(files)} shards, of which {list_some(missing)} are missing; put them beside it"
+        )
     weights: dict[str, Tensor] = {}
     for file in files:
         shard = path.parent / file
         if _is_json(_head(shard)):
             raise ValueError(f"{shard} is JSON, not the shard that {path.name} names; {_AGAIN}")
-        held, wanted = _opened(shard, _content(shard)), [k for k, v in where.items() if v == file]
+        held, wanted = _open_state_dict(shard, _content(shard)), [k for k, v in where.items() if v == file]
         if lost := [k for k in wanted if k not in held]:
-            raise ValueError(f"{shard} does not hold {some(lost)}, which {path.name} says it does; {_AGAIN}")
+            raise ValueError(f"{shard} does not hold {list_some(lost)}, which {path.name} says it does; {_AGAIN}")
         weights |= {k: held[k] for k in wanted}
     return weights
 
 
-def _opened(path: Path, content: object) -> dict[str, Tensor]:
-    while isinstance(content, Mapping) and (inner := _wrapped(cast(Mapping[Any, Any], content))) is not None:
+def _open_state_dict(path: Path, content: object) -> dict[str, Tensor]:
+    while isinstance(content, Mapping) and (inner := _unwrap(cast(Mapping[Any, Any], content))) is not None:
         content = inner
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} must hold a dict of tensors, got {type(content).__name__}; {_SAVE}")
@@ -232,7 +234,7 @@ def _opened(path: Path, content: object) -> dict[str, Tensor]:
     return weights
 
 
-def _wrapped(content: Mapping[Any, Any]) -> object:
+def _unwrap(content: Mapping[Any, Any]) -> object:
     return next((content[n] for n in (*WRAPPERS, *AVERAGES) if isinstance(content.get(n), Mapping)), None)
 
 

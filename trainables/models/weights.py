@@ -1,4 +1,4 @@
-"""Start weights from a file: compared with the model, tied names filled in, the head left fresh where it differs."""
+"""Start weights from a file: checked against the model, tied names filled in, a differing head left as initialised."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from trainables.models.tensors import FLOATS, aliases, kind_of, some, spoiled
+from trainables.models.tensors import FLOATS, aliases, kind_of, list_some, non_finite_names
 from trainables.models.weight_files import read_weights, sha256_of
 
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 
 
 def load_start(model: nn.Module, path: str | Path, head: str) -> tuple[dict[str, Tensor], str]:
-    """Return the model's state dict with the file's values, and the file's SHA-256; the model stays untouched.
+    """Return the model's state dict with the file's values, and the file's SHA-256; the model stays unchanged.
 
-    The head keeps the model's own values where the file's has another shape or is missing: it belongs to another task.
-    Counters of BatchNorm, which old files lack, keep theirs too. Of a parameter with several names one is enough.
+    If the file's head is missing or has another shape, it belongs to another task: the head keeps the model's values.
+    BatchNorm counters, which old files lack, keep them too. A parameter with several names needs one of them.
 
     Args:
         model: Module with its initial weights; decides devices and dtypes.
         path: File, see `read_weights`.
-        head: Module name of the final classifier, from `trainables.models.heads.head_of`; empty takes no part of the
-            model for one that may differ.
+        head: Module name of the final classifier, from `trainables.models.heads.head_of`; with an empty name the whole
+            model must match.
 
     Raises:
-        ValueError: The file cannot be read, is of another architecture, or holds numbers that no model can have; the
+        ValueError: The file cannot be read, belongs to another architecture, or holds numbers that are not finite; the
             message names the keys.
     """
     own, second = model.state_dict(), aliases(model)
     if lazy := next((k for k, v in own.items() if is_lazy(v)), None):
-        raise ValueError(f"weights need a model with shapes, but {lazy} has none yet: run one batch in its builder")
+        raise ValueError(f"weights need a model with shapes, but {lazy} has none yet; run one batch in its builder")
     found = read_weights(path, own)
     _fill(found, own, second, str(path))
-    fresh = _fresh(own, found, second, head)
+    fresh = _fresh_keys(own, found, second, head)
     expected = {k: v for k, v in own.items() if k not in fresh}
     given = {k: found[k] for k in expected if k in found}
     _check_types(str(path), model, given)
@@ -49,7 +49,7 @@ def load_start(model: nn.Module, path: str | Path, head: str) -> tuple[dict[str,
 
 
 def _fill(found: dict[str, Tensor], own: Mapping[str, Tensor], second: Mapping[str, str], file: str) -> None:
-    """Give every name of a tied tensor the file's value, which it may hold under one of them."""
+    """Copy the value of a tied tensor to all of its names; the file may hold one of them."""
     for first in dict.fromkeys(second.values()):
         names = [first, *(n for n, f in second.items() if f == first)]
         given = [n for n in names if n in found]
@@ -63,15 +63,15 @@ def _fill(found: dict[str, Tensor], own: Mapping[str, Tensor], second: Mapping[s
 
 
 def _equal(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
-    # NaN too: that it is none is said elsewhere
+    # NaN equals NaN here; `_check_finite` rejects it
     return one.shape == other.shape and torch.allclose(one.to(dtype), other.to(dtype), 0.0, 0.0, equal_nan=True)
 
 
-def _fresh(
+def _fresh_keys(
     own: Mapping[str, Tensor], found: Mapping[str, Tensor], second: Mapping[str, str], head: str
 ) -> Collection[str]:
     inside = {k for k in own if head and k.rpartition(".")[0] == head}
-    # what the head shares with other layers is the file's, as theirs is
+    # tensors that the head shares with other layers come from the file, like those layers
     elsewhere = {second.get(k, k) for k in own if k not in inside}
     fresh = [k for k in inside if second.get(k, k) not in elsewhere]
     return () if all(k in found and found[k].shape == own[k].shape for k in fresh) else fresh
@@ -82,8 +82,8 @@ def _check_types(file: str, model: nn.Module, given: Mapping[str, Tensor]) -> No
     floating = {k for k in given if k in trained or own[k].is_floating_point()}
     if wrong := [f"{k} ({kind_of(given[k])})" for k in given if k in floating and given[k].dtype not in FLOATS]:
         raise ValueError(
-            f"weights file {file} holds weights that are no floating-point numbers: {some(wrong)}; save the model as "
-            "it was before it was quantised"
+            f"weights file {file} holds weights that are not floating-point numbers: {list_some(wrong)}; save the "
+            "model before quantisation"
         )
     for key in given.keys() - floating:
         value, dtype = given[key], own[key].dtype
@@ -94,15 +94,15 @@ def _check_types(file: str, model: nn.Module, given: Mapping[str, Tensor]) -> No
 
 
 def _check_finite(file: str, model: nn.Module, given: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
-    constants = dict(model.named_buffers())  # a mask of attention may hold -inf
-    if wrong := spoiled(given, constants):
+    constants = dict(model.named_buffers())  # an attention mask may hold -inf
+    if wrong := non_finite_names(given, constants):
         raise ValueError(
-            f"weights file {file} holds numbers that are not finite in {some(wrong)}; the model diverged or the file "
-            "is damaged: choose another one"
+            f"weights file {file} holds numbers that are not finite in {list_some(wrong)}; the model diverged or "
+            "the file is damaged: choose another file"
         )
-    if wrong := spoiled(loaded, constants):
+    if wrong := non_finite_names(loaded, constants):
         types = kind_of(loaded[wrong[0]])
-        raise ValueError(f"weights file {file} holds numbers in {some(wrong)} that are too large for {types}")
+        raise ValueError(f"weights file {file} holds numbers in {list_some(wrong)} that are too large for {types}")
 
 
 def _compare(file: str, model: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -115,7 +115,7 @@ def _compare(file: str, model: str, expected: Mapping[str, Tensor], found: Mappi
     ]
     lists = {"missing": missing, "unexpected": unexpected, "other shape": other}
     if any(lists.values()):
-        faults = "; ".join(f"{len(names)} {what} ({some(names)})" for what, names in lists.items() if names)
+        faults = "; ".join(f"{len(names)} {what} ({list_some(names)})" for what, names in lists.items() if names)
         if missing and _SHARD.search(file):
             faults += "; it is one of several shards: name their index (*.index.json)"
         raise ValueError(f"weights file {file} does not fit model {model}: {faults}")

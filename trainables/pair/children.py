@@ -14,7 +14,7 @@ from trainables.runtime import Report
 from trainables.spec import PairSpec
 from trainables.tasks.tasks import Weights
 from trainables.training.base import trunk
-from trainables.training.checkpointing import Keeper, strides
+from trainables.training.checkpointing import Keeper, train_with_pauses
 from trainables.training.loop import Child, Course, Epoch, Seeds, Training, make_courses
 from trainables.training.members import OptimizerState
 
@@ -72,9 +72,9 @@ class Children:
         # one after the other, or all of them at once; with pauses where checkpoints are written
         ways = list(zip(self.courses, targets, strict=True))
         for group in [ways] if self.together else [[way] for way in ways]:
-            for steps in strides(group, self.keeper):
+            for steps in train_with_pauses(group, self.keeper):
                 if self.keeper:
-                    self.keeper.paused(steps, self.snapshot)
+                    self.keeper.note_pause(steps, self.snapshot)
 
     def snapshot(self) -> dict[str, Any]:
         """Return where all of it stands, for `restore`."""

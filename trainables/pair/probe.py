@@ -22,7 +22,7 @@ def base_probe(spec: PairSpec, task: Task, runtime: Runtime) -> Probe:
         names, seed = trained_names(task.model), stream(spec.base_digest, "probe")
         return probe(task.model, task.base, names, task.data, spec.augmentation, seed)
 
-    return cached_probe(spec, runtime.bases, make, task.kept_as)
+    return cached_probe(spec, runtime.bases, make, task.cache_key)
 
 
 def probe_columns(spec: PairSpec, task: Task, runtime: Runtime) -> dict[str, Any]:

@@ -41,9 +41,9 @@ from trainables.spec import PairSpec
 from trainables.tasks.evaluation import finite, recalibrate
 from trainables.tasks.tasks import trained_names
 from trainables.training import optimizers
-from trainables.training.checkpointing import Keeper, keeper
+from trainables.training.checkpointing import Keeper, make_keeper
 from trainables.training.loop import Child, child_leg
-from trainables.training.ranks import launched, ranks
+from trainables.training.ranks import join_launched_group, ranks
 from trainables.training.torch_settings import torch_settings
 from trainables.trial import run_trials
 
@@ -148,7 +148,7 @@ def _run(
 def _keeper(specs: Sequence[PairSpec], runtime: Runtime, report: Report, peers: Sequence[Sequence[Peer]]) -> Keeper:
     if ranks().size > 1 and not peers:  # of torchrun: nobody gathers what the ranks hold
         runtime = replace(runtime, checkpoints=None)
-    return keeper(specs, runtime, report, f"{len(peers)}x{ranks().size}" if peers else "")
+    return make_keeper(specs, runtime, report, f"{len(peers)}x{ranks().size}" if peers else "")
 
 
 def _trials(children: Children) -> list[_Trial]:
@@ -354,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         spec = PairSpec.from_json(args.spec.read_text())
         known = {f.name for f in fields(Runtime)}
         runtime = Runtime(**{k: v for k, v in vars(args).items() if k in known})
-        with launched() as device:
+        with join_launched_group() as device:
             output = run_trials([spec], replace(runtime, device=device or runtime.device))[0]
             leads = ranks().leads
     except (ValueError, KeyError, OSError) as error:

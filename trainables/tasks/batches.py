@@ -11,10 +11,10 @@ import torch
 from torch import Generator, Tensor
 
 from trainables.datasets.augmentation import augment as augmented
-from trainables.datasets.dataset import Data, stratified
+from trainables.datasets.dataset import Data, split_stratified
 from trainables.spec import PairSpec
 
-# images augmented at once, and values (256 MiB of float32): bounds of the memory, and part of the random streams
+# images and values (256 MiB of float32) of one augmentation call; they bound memory and determine the random numbers
 AUGMENT_IMAGES = 4096
 AUGMENT_VALUES = 2**26
 
@@ -22,7 +22,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def steps_per_epoch(examples: int, batch_size: int, name: str = "batch_size") -> int:
-    """Return the steps of one epoch; the last incomplete batch is dropped, so that B stays B.
+    """Return the steps of one epoch; the last incomplete batch is dropped, so that every batch has B examples.
 
     Raises:
         ValueError: The batch is larger than the training set.
@@ -32,8 +32,8 @@ def steps_per_epoch(examples: int, batch_size: int, name: str = "batch_size") ->
     return examples // batch_size
 
 
-def augmented_at_once(batch_size: int, shape: torch.Size) -> int:
-    """Return how many images [*, ...] of `shape` are augmented at once: whole batches, one at least."""
+def augmentation_chunk(batch_size: int, shape: torch.Size) -> int:
+    """Return the number of images of shape [*, ...] per augmentation call: whole batches, at least one."""
     images = min(AUGMENT_IMAGES, AUGMENT_VALUES // math.prod(shape[1:]))
     return batch_size * max(1, images // batch_size)
 
@@ -44,14 +44,15 @@ def epoch_batches(
     """Yield the batches of one epoch, shuffled and augmented.
 
     Args:
-        data: Its training split is gone through once, less the last incomplete batch.
+        data: Its training split is used once, without the last incomplete batch.
         spec: Its batch size and augmentation.
         order: Source of the order, on the CPU.
         augment: Source of the augmentation, on the data's device.
-        rank: Which part of each batch to yield: the `rank`-th of `ranks` equal slices.
-        ranks: Processes that share a batch. Each draws for the whole batch, so that together they see what one would.
-        done: Batches of the epoch that are left out. Images that were augmented at once before them are not read:
-            `augment` stands where those of the next batch were augmented.
+        rank: Index of the slice of each batch to yield, of `ranks` equal slices.
+        ranks: Processes that share a batch. Each draws for the whole batch, so that together they see what one process
+            would see.
+        done: Batches of the epoch to skip. Images of earlier augmentation calls are not read: `augment` must have the
+            state before the call that produced the next batch.
 
     Yields:
         Inputs [B / ranks, ...] and targets: int64 [B / ranks], or class probabilities [B / ranks, C] where the
@@ -66,7 +67,7 @@ def epoch_batches(
         raise ValueError(f"batch_size must be a multiple of the {ranks} processes that share it, got {size}")
     own = slice(rank * size // ranks, (rank + 1) * size // ranks)
     index = torch.randperm(len(y), generator=order).to(y.device)[: steps * size]
-    at_once = augmented_at_once(size, x.shape)
+    at_once = augmentation_chunk(size, x.shape)
     before, within = divmod(done * size, at_once)
     batches = _augmented(data, spec, augment, torch.split(index, at_once)[before:])
     for image, target in islice(batches, within // size, None):
@@ -93,5 +94,5 @@ def halves(data: Data, seed: int) -> tuple[Data, Data]:
         DataError: Fewer than two training examples.
     """
     y = data.y["train"].cpu().numpy()
-    first, second = stratified(np.random.default_rng(seed), y, (len(y) // 2, len(y) // 2))
+    first, second = split_stratified(np.random.default_rng(seed), y, (len(y) // 2, len(y) // 2))
     return data.subset(torch.as_tensor(first)), data.subset(torch.as_tensor(second))

@@ -1,4 +1,4 @@
-"""Scores of weights on data, BatchNorm re-estimation, and the one definition of gain and barrier."""
+"""Scores of weights on data, BatchNorm re-estimation, and the definitions of gain and barrier."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainables.datasets.dataset import Data
 from trainables.datasets.images import Inputs
 from trainables.models.heads import head_of, penultimate
 from trainables.models.registry import has_batchnorm
-from trainables.models.seeding import seeded
+from trainables.models.seeding import seed_generators
 from trainables.result import SPLITS
 
 EVAL_BATCH = 1024
@@ -40,7 +40,7 @@ def _parts(x: Inputs | Tensor) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def logits_of(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | Tensor) -> Tensor:
-    """Return logits [n, classes] of `weights` in evaluation mode; the model's own weights stay untouched."""
+    """Return logits [n, classes] of `weights` in evaluation mode; the model's own weights stay unchanged."""
     model.eval()
     return torch.cat([functional_call(model, dict(weights), (part,), tie_weights=False) for part in _parts(x)])
 
@@ -59,12 +59,12 @@ def score_inputs(forward: Callable[[Tensor], Tensor], x: Inputs, y: Tensor) -> S
 
 
 def score(logits: Tensor, y: Tensor) -> Score:
-    """Return the score of logits [n, classes] against labels [n]; the loss of logits that overflowed is infinite.
+    """Return the score of logits [n, classes] against labels [n]; the loss of overflowed logits is infinite.
 
-    A row with NaN predicts nothing, so it counts as wrong.
+    A row with NaN counts as wrong.
     """
     loss = cross_entropy(logits.double(), y).item()
-    # NaN would pass for the best in a comparison and hide from a maximum
+    # comparisons and maxima would mistake NaN for the best value
     right = (logits.argmax(1) == y) & ~logits.isnan().any(1)
     return Score(math.inf if math.isnan(loss) else loss, right.double().mean().item())
 
@@ -85,16 +85,16 @@ def score_splits(
 def recalibrate(model: nn.Module, weights: Mapping[str, Tensor], batches: Sequence[Tensor]) -> dict[str, Tensor]:
     """Return `weights` with BatchNorm statistics re-estimated on augmented training batches.
 
-    Parents and merged models pass through the same `batches`: recalibrating only the merge would fabricate gain.
-    A model without BatchNorm comes back as it is.
+    Parents and merged models use the same `batches`: recalibrating only the merge would fabricate gain. A model without
+    BatchNorm keeps its weights.
 
     Source: Jordan et al. 2022 (REPAIR), arXiv 2211.08403; `torch.optim.swa_utils.update_bn`.
     """
     if not has_batchnorm(model):
         return dict(weights)
     model.load_state_dict(dict(weights))
-    # dropout is active in this pass: every merge gets the same masks
-    with seeded(0, batches[0].device):
+    # dropout is active in this pass; the seed gives every merge the same masks
+    with seed_generators(0, batches[0].device):
         update_bn(batches, model)
     model.eval()
     return {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -143,20 +143,20 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
     Source: Kornblith et al. 2019, arXiv 1905.00414, eq. 3 with linear kernels.
     """
     x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
-    own = (x.T @ x).square().sum().sqrt() * (y.T @ y).square().sum().sqrt()
-    return float((y.T @ x).square().sum() / own)
+    norms = (x.T @ x).square().sum().sqrt() * (y.T @ y).square().sum().sqrt()
+    return float((y.T @ x).square().sum() / norms)
 
 
-def normalised_accuracy(merged: Sequence[float], own: Sequence[float]) -> float:
-    """Return the mean over tasks of the merge's accuracy over that of the task's own child; NaN where one is 0.
+def normalised_accuracy(merged: Sequence[float], children: Sequence[float]) -> float:
+    """Return the mean over tasks of the merge's accuracy divided by that of the task's child; NaN if one child has 0.
 
     Source: Ilharco et al. 2022, arXiv 2212.04089, section 4.
     """
-    if not all(own):
+    if not all(children):
         return math.nan
-    return sum(m / o for m, o in zip(merged, own, strict=True)) / len(own)
+    return sum(m / c for m, c in zip(merged, children, strict=True)) / len(children)
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the mapping with numbers that are not finite as None, which Parquet stores as empty."""
+    """Return the mapping with non-finite numbers replaced by None, which Parquet stores as null."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

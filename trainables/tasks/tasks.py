@@ -1,4 +1,4 @@
-"""Tasks: what children are trained and scored on. One, or in `two_task` two with own heads on a shared backbone."""
+"""Tasks that children train on: one, or in `two_task` two tasks with separate heads on a shared backbone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainables.datasets.load import load
 from trainables.models.freezing import freeze
 from trainables.models.heads import head_of
 from trainables.models.registry import build
-from trainables.models.seeding import seeded
+from trainables.models.seeding import seed_generators
 from trainables.models.tensors import aliases
 from trainables.models.weights import load_start
 from trainables.runtime import Runtime
@@ -25,14 +25,14 @@ Weights = Mapping[str, Tensor]
 
 @dataclass
 class Task:
-    """One data set and the module that is trained on it.
+    """A data set and the module that trains on it.
 
     Attributes:
         name: `a` or `b` in `two_task`, else empty.
-        head: Prefix of the keys that stay this task's own when models are merged; empty where all is merged.
-        base: Base weights theta_0 of `model`; empty before they are made.
+        head: Prefix of the keys that a merge leaves to this task; empty if a merge covers all keys.
+        base: Base weights theta_0 of `model`; empty until they are trained.
         batches: Augmented training batches for the BatchNorm re-estimation.
-        weights_sha256: SHA-256 of the file of start weights; empty without one.
+        weights_sha256: SHA-256 of the start weights' file; empty without a file.
     """
 
     name: str
@@ -43,16 +43,16 @@ class Task:
     batches: Sequence[Tensor] = ()
     weights_sha256: str = ""
 
-    def kept_as(self, digest: str) -> str:
-        """Return the name under which what follows from the start weights is kept: a file may change its content."""
+    def cache_key(self, digest: str) -> str:
+        """Return the key for results that depend on the start weights; it changes with the content of their file."""
         return f"{digest}-{self.weights_sha256[:16]}" if self.weights_sha256 else digest
 
     def is_own(self, key: str) -> bool:
-        """Whether an entry of the state dict belongs to this task alone."""
+        """Return whether an entry of the state dict belongs to this task alone."""
         return bool(self.head) and key.startswith(self.head)
 
     def shared(self, weights: Weights) -> dict[str, Tensor]:
-        """Return the entries that are merged; the names of a tied parameter hold one tensor, so that it is one."""
+        """Return the entries that a merge covers; all names of a tied parameter hold the same tensor."""
         first = aliases(self.model)
         return {k: weights[first.get(k, k)] for k in weights if not self.is_own(k)}
 
@@ -62,7 +62,7 @@ class Task:
 
 
 def load_tasks(spec: PairSpec, runtime: Runtime) -> list[Task]:
-    """Load the data sets of a trial, without models.
+    """Return the tasks of a trial with their data sets, without models.
 
     Raises:
         UnknownName: No such data set.
@@ -76,19 +76,19 @@ def load_tasks(spec: PairSpec, runtime: Runtime) -> list[Task]:
     shapes = [tuple(t.data.x["train"].shape[1:]) for t in tasks]
     if len(set(shapes)) > 1:
         raise ValueError(
-            f"the two tasks must have images of one shape, as they share a backbone; {spec.dataset} has {shapes[0]} "
+            f"the two tasks share a backbone and must have images of one shape; {spec.dataset} has {shapes[0]} "
             f"and {spec.dataset_b} {shapes[1]} (channels, height, width); set their options"
         )
     return tasks
 
 
 def add_models(spec: PairSpec, tasks: Sequence[Task], device: str) -> str | None:
-    """Give every task its module with start weights, which depend on the base digest alone.
+    """Set the module of every task, with start weights that depend on the base digest alone.
 
     The modules of two tasks share the parameters and buffers outside their heads.
 
     Returns:
-        SHA-256 of the file of start weights, None without one.
+        SHA-256 of the start weights' file; None without a file.
 
     Raises:
         UnknownName: No such model.
@@ -97,12 +97,12 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], device: str) -> str | None
     loaded: str | None = None
     dtype = getattr(torch, spec.dtype)
     for task in tasks:
-        with seeded(stream(spec.base_digest, f"init/{task.name}" if task.name == "b" else "init")):
+        with seed_generators(stream(spec.base_digest, f"init/{task.name}" if task.name == "b" else "init")):
             _, channels, *sides = task.data.x["train"].shape  # no sides: vectors
             size = (sides[0], sides[1]) if len(sides) == 2 else 1
             options, pretrained = spec.model_options, spec.weights == "pretrained"
             model = build(spec.model, task.data.classes, channels, size, options, pretrained)
-            model = model.to(dtype)  # before the file's values come in, which may be as precise
+            model = model.to(dtype)  # before the values of the file, so that they keep this precision
             if spec.weights and not pretrained:
                 state, loaded = load_start(model, spec.weights, head_of(model, task.data.classes))
                 model.load_state_dict(state)
@@ -120,9 +120,7 @@ def _tie(first: Task, second: Task) -> None:
         raise ValueError(f"the tasks' heads must have one name, got {first.head[:-1]!r} and {second.head[:-1]!r}")
     for name, other in aliases(first.model).items():
         if first.is_own(name) != first.is_own(other):
-            raise ValueError(
-                f"two tasks need heads of their own, but {name} and {other} are one parameter of the model"
-            )
+            raise ValueError(f"two tasks need separate heads, but {name} and {other} are one parameter of the model")
     for name, parameter in first.model.named_parameters(remove_duplicate=False):
         if not first.is_own(name):
             path, _, leaf = name.rpartition(".")
@@ -154,16 +152,16 @@ def trained_names(model: nn.Module) -> list[str]:
     return [n for n, p in model.named_parameters() if p.requires_grad]
 
 
-def joined(tasks: Sequence[Task], weights: Iterable[Weights]) -> dict[str, Tensor]:
-    """Return the state dicts of all tasks as one; keys of two tasks get the prefix `a/` or `b/`."""
+def join_by_task(tasks: Sequence[Task], weights: Iterable[Weights]) -> dict[str, Tensor]:
+    """Return the state dicts of all tasks as one; the keys of two tasks get the prefixes `a/` and `b/`."""
     out: dict[str, Tensor] = {}
     for task, own in zip(tasks, weights, strict=True):
         out |= {f"{task.name}/{k}" if task.name else k: v for k, v in own.items()}
     return out
 
 
-def parted(tasks: Sequence[Task], weights: Weights) -> list[dict[str, Tensor]]:
-    """Return the state dict of each task; the inverse of `joined`."""
+def split_by_task(tasks: Sequence[Task], weights: Weights) -> list[dict[str, Tensor]]:
+    """Return the state dict of each task; the inverse of `join_by_task`."""
     if len(tasks) == 1:
         return [dict(weights)]
     return [{k[len(t.name) + 1 :]: v for k, v in weights.items() if k.startswith(t.name + "/")} for t in tasks]

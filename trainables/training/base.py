@@ -1,4 +1,4 @@
-"""Start weights of the children: bases and trunks, made once per digest, shared in memory and as files."""
+"""Start weights of the children: bases and trunks, trained once per digest, cached in memory and in files."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.datasets.cache import made_once
+from trainables.datasets.cache import make_once
 from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec, stream
-from trainables.tasks.tasks import Task, joined, parted
+from trainables.tasks.tasks import Task, join_by_task, split_by_task
 from trainables.training.base_training import train_base
-from trainables.training.checkpointing import keeper, strides
+from trainables.training.checkpointing import make_keeper, train_with_pauses
 from trainables.training.loop import Seeds, Training, make_courses, trunk_leg
 from trainables.training.members import OptimizerState
 from trainables.training.ranks import ranks
@@ -26,7 +26,7 @@ _KEEP = 4
 
 @dataclass(frozen=True)
 class Trunk:
-    """Where the children of protocol `branch` start: weights and optimizer state at the branch step."""
+    """Start of the children in protocol `branch`: weights and optimizer state at the branch step."""
 
     weights: dict[str, Tensor]
     state: OptimizerState
@@ -38,86 +38,86 @@ _TRUNKS: dict[tuple[Any, ...], Trunk] = {}
 
 
 def base_weights(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> list[dict[str, Tensor]]:
-    """Return theta_0 as one state dict per task; trains it only where neither memory nor `runtime.bases` holds it.
+    """Return theta_0 as one state dict per task; train it only if neither memory nor `runtime.bases` holds it.
 
     Args:
         spec: The trial.
-        tasks: With their modules and start weights from `add_models`; modules may be overwritten.
-        runtime: Its `bases` folder is shared by the workers of a run; a lock lets one of them train.
+        tasks: Tasks with modules and start weights from `add_models`; the modules' weights may be overwritten.
+        runtime: The workers of a run share its `bases` folder; a lock lets one of them train.
 
     Raises:
         ValueError: The base diverged.
     """
-    kept = tasks[0].kept_as(spec.base_digest)
+    key = tasks[0].cache_key(spec.base_digest)
 
     def make() -> list[dict[str, Tensor]]:
         if runtime.bases is None:
             return train_base(spec, [t.model for t in tasks], [t.data for t in tasks])
-        # imported here: a trial that shares no files needs torch alone
+        # imported here, because a trial without shared files needs only torch
         from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 
         def write(path: Path) -> None:
-            weights = joined(tasks, train_base(spec, [t.model for t in tasks], [t.data for t in tasks]))
+            weights = join_by_task(tasks, train_base(spec, [t.model for t in tasks], [t.data for t in tasks]))
             save_file({k: v.cpu().contiguous().clone() for k, v in weights.items()}, path)
 
-        path = made_once(Path(runtime.bases) / f"{kept}.safetensors", write)
-        return parted(tasks, load_file(path, device=runtime.device))
+        path = make_once(Path(runtime.bases) / f"{key}.safetensors", write)
+        return split_by_task(tasks, load_file(path, device=runtime.device))
 
-    return _remembered(_BASES, kept, runtime, make)
+    return _recall(_BASES, key, runtime, make)
 
 
 def trunk(spec: PairSpec, task: Task, runtime: Runtime, report: Report = lambda _: None) -> Trunk:
-    """Return the trunk of protocol `branch`, from `task.base`; trains it only where it is not held already.
+    """Return the trunk of protocol `branch`, which starts at `task.base`; train it only if no cache holds it.
 
-    It belongs to `spec.trunk_digest`: trials that differ only after the branch step share it, repeats among them.
+    Trials with the same `spec.trunk_digest` share it: they differ only after the branch step, as repeats do.
 
     Args:
         spec: The trial.
-        task: The task, with its base weights; its module is overwritten.
+        task: The task with its base weights; the module's weights are overwritten.
         runtime: As in `base_weights`.
-        report: Told of its checkpoints.
+        report: Receives its checkpoints.
     """
-    kept = task.kept_as(spec.trunk_digest)
+    key = task.cache_key(spec.trunk_digest)
 
     def train() -> Trunk:
         seeds = Seeds(stream(spec.trunk_digest, "order"), stream(spec.trunk_digest, "augment"))
-        # one trunk for all repeats: its optimizer state is that of one child
+        # all repeats share one trunk, with the optimizer state of one child
         training = Training(
             replace(spec, stack=1), task.model, task.base, [task.data], [seeds], trunk_leg(spec), keep_state=True
         )  # fmt: skip
         (course,) = make_courses(training)
-        # ranks train it together, each for itself: nobody gathers what they hold
-        keep = keeper(
+        # ranks write no checkpoints, because none of them holds the state of the others
+        keep = make_keeper(
             [spec], runtime if ranks().size == 1 else replace(runtime, checkpoints=None), report, what=".trunk"
         )
-        if found := keep.read():
-            course.restore(found)
-        for steps in strides([(course, course.leg.steps)], keep):
+        if state := keep.read():
+            course.restore(state)
+        for steps in train_with_pauses([(course, course.leg.steps)], keep):
             if not course.children:
-                keep.paused(steps, course.snapshot)
+                keep.note_pause(steps, course.snapshot)
         (child,) = course.children
         assert child.state is not None
         return Trunk(child.weights, child.state, child.diverged_at)
 
     def make() -> Trunk:
-        # ranks train together: none of them may wait for a lock that another holds
+        # ranks train together, so that none may wait for a lock of another
         if runtime.bases is None or ranks().size > 1:
             return train()
 
         def write(path: Path) -> None:
             made = train()
-            # through memory: torch's own writer hides why a file cannot be written
+            # through memory, because torch's writer hides the reason of a failed write
             content = BytesIO()
             torch.save({"weights": made.weights, "state": made.state, "diverged_at": made.diverged_at}, content)
             path.write_bytes(content.getbuffer())
 
-        path = made_once(Path(runtime.bases) / f"{kept}.trunk.pt", write)
+        path = make_once(Path(runtime.bases) / f"{key}.trunk.pt", write)
         return Trunk(**torch.load(path, map_location=runtime.device, weights_only=True))
 
-    return _remembered(_TRUNKS, kept, runtime, make)
+    return _recall(_TRUNKS, key, runtime, make)
 
 
-def _remembered(memory: dict[tuple[Any, ...], Any], digest: str, runtime: Runtime, make: Callable[[], Any]) -> Any:
+def _recall(memory: dict[tuple[Any, ...], Any], digest: str, runtime: Runtime, make: Callable[[], Any]) -> Any:
     key = (digest, runtime.device, runtime.threads, runtime.bases)
     if key not in memory:
         made = make()

@@ -1,4 +1,4 @@
-"""Training of the shared base weights theta_0, of one task or of several jointly."""
+"""Training of the shared base weights theta_0, on one task or jointly on several."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from trainables.datasets.dataset import Data
-from trainables.models.seeding import seeded
-from trainables.models.tensors import spoiled, unbounded
+from trainables.models.seeding import seed_generators
+from trainables.models.tensors import non_finite_entries, non_finite_names
 from trainables.spec import PairSpec, stream
 from trainables.tasks.batches import epoch_batches, steps_per_epoch
 from trainables.training.members import make_members
@@ -19,12 +19,12 @@ from trainables.training.optimizers import build
 
 
 def train_base(spec: PairSpec, models: Sequence[nn.Module], data: Sequence[Data]) -> list[dict[str, Tensor]]:
-    """Train the shared base weights theta_0 from the models' own: constant learning rate, no augmentation.
+    """Train the base weights theta_0 from the models' weights: constant learning rate, no augmentation.
 
-    Several tasks are trained jointly, a batch of each in every step, on the parameters that their models share.
+    Several tasks train jointly, with one batch per task in every step, on the parameters that their models share.
 
     Args:
-        spec: Its `base` says how; only what `base_digest` covers matters.
+        spec: Its `base` holds the hyperparameters; only fields that `base_digest` covers matter.
         models: One module per task, with its start weights; trained in place.
         data: One data set per task.
 
@@ -35,11 +35,11 @@ def train_base(spec: PairSpec, models: Sequence[nn.Module], data: Sequence[Data]
         ValueError: The base diverged, or its batch is larger than the training set.
     """
     recipe = _base_recipe(spec)
-    for own in data:
-        steps_per_epoch(own.examples, recipe.batch_size, "base batch_size")
-    constants = [unbounded(m.state_dict()) for m in models]
+    for task_data in data:
+        steps_per_epoch(task_data.examples, recipe.batch_size, "base batch_size")
+    constants = [non_finite_entries(m.state_dict()) for m in models]
     members = [make_members(recipe, m, m.state_dict(), 1, distributed=False) for m in models]
-    shared = {id(p): p for m in members for p in m.parameters}  # a parameter of both tasks is updated once
+    shared = {id(p): p for m in members for p in m.parameters}  # update a shared parameter once
     optimizer = build(list(shared.values()), recipe)
     device = data[0].y["train"].device
     names = ["order", "order/b"][: len(data)]
@@ -49,14 +49,14 @@ def train_base(spec: PairSpec, models: Sequence[nn.Module], data: Sequence[Data]
         chain.from_iterable(epoch_batches(d, recipe, order, unused) for _ in count())
         for d, order in zip(data, orders, strict=True)
     ]
-    with seeded(stream(spec.base_digest, "dropout"), device):
+    with seed_generators(stream(spec.base_digest, "dropout"), device):
         for batches in islice(zip(*endless, strict=True), spec.base.steps):
             optimizer.zero_grad(set_to_none=True)
             losses = [m.losses(x[None], y[None]).sum() for m, (x, y) in zip(members, batches, strict=True)]
             torch.stack(losses).sum().backward()  # pyright: ignore[reportUnknownMemberType]
             optimizer.step()
     weights = [m.weights()[0] for m in members]
-    if any(spoiled(own, fixed) for own, fixed in zip(weights, constants, strict=True)):
+    if any(non_finite_names(w, c) for w, c in zip(weights, constants, strict=True)):
         rate, steps = spec.base.learning_rate, spec.base.steps
         raise ValueError(f"the base diverged with learning_rate {rate} in {steps} steps; lower it")
     return weights

@@ -1,7 +1,7 @@
-"""Checkpoints of a trial on its way: written as a whole now and then, read by the same trial when it starts again.
+"""Checkpoints of a running trial: written atomically from time to time, read when the trial starts again.
 
-A file holds tensors and plain values, never code. It counts for the same trials on the same kind of device, with the
-same threads, torch and layout of processes only, because it continues them bit for bit; any other is passed over.
+A file holds tensors and plain values, never code. It continues a trial bit for bit, so it is valid only for the same
+trials on the same kind of device, with the same threads, torch and layout of processes. Others are ignored.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 EVERY_SECONDS = 60.0
-"""Pause between two checkpoints where no number of steps is asked for: a trial of seconds writes none."""
+"""Pause between two checkpoints without a given number of steps; short trials write none."""
 SHARE = 0.02
-"""Share of a trial's time that such checkpoints may take: where one is slow to write, the pauses are longer."""
+"""Share of a trial's time that such checkpoints may take; slow writes make the pauses longer."""
 FIRST_STRIDE = 10
 
 
-def facts(specs: Sequence[PairSpec], runtime: Runtime, layout: str) -> dict[str, Any]:
-    """Return what must be the same for a checkpoint to count."""
+def describe_conditions(specs: Sequence[PairSpec], runtime: Runtime, layout: str) -> dict[str, Any]:
+    """Return the conditions that must be equal for a checkpoint to be valid."""
     return {
         "format": FORMAT,
         "version": __version__,
@@ -51,21 +51,21 @@ def facts(specs: Sequence[PairSpec], runtime: Runtime, layout: str) -> dict[str,
 
 
 def _kind(device: str) -> str:
-    # one model of GPU rounds otherwise than another
+    # models of GPUs round differently
     kind = torch.device(device).type
     return f"{kind} ({torch.cuda.get_device_name(device)})" if kind == "cuda" else kind
 
 
 @dataclass
 class Keeper:
-    """Writes and reads the checkpoint of the trials of one stack.
+    """Writer and reader of the checkpoint of one stack of trials.
 
     Attributes:
-        path: Its file; None keeps nothing.
-        facts: See `facts`.
-        every: Optimizer steps of a child between two checkpoints; None is about a minute's, 0 writes none.
-        report: Told of each file that was written.
-        clock: Seconds; for tests.
+        path: Its file; None writes no checkpoints.
+        facts: See `describe_conditions`.
+        every: Optimizer steps of a child between two checkpoints; None is about a minute, 0 writes none.
+        report: Receives each written file.
+        clock: Returns seconds; tests replace it.
     """
 
     path: Path | None
@@ -85,17 +85,17 @@ class Keeper:
 
     @property
     def stride(self) -> int | None:
-        """Steps until training pauses for a checkpoint; None where it need not pause."""
+        """Steps until training pauses for a checkpoint; None if it does not pause."""
         if self.path is None:
             return None
         return self.every or self._stride
 
-    def paused(self, steps: int, state: Callable[[], Mapping[str, Any]]) -> None:
-        """Write a checkpoint if it is time for one, after `steps` steps since the last pause."""
+    def note_pause(self, steps: int, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Write a checkpoint if one is due, after `steps` steps since the last pause."""
         if self.path is None:
             return
         now = self.clock()
-        # the next pause comes when a checkpoint is due, as far as one can tell
+        # aim the next pause at the time when a checkpoint is due
         pace = (now - self._since) / max(1, steps)
         self._stride = max(1, min(10 * self._stride, round(self._pause / max(pace, 1e-6))))
         if self.every or now - self._saved >= self._pause / 2:
@@ -104,14 +104,14 @@ class Keeper:
         self._since = self.clock()
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Write the checkpoint, as a whole; one that cannot be written is no reason to end the trial."""
+        """Write the checkpoint atomically; warn if the write fails, and let the trial go on."""
         assert self.path is not None
         try:
             self._replace(state)
         except OSError as error:
             why = error.strerror or type(error).__name__
             warnings.warn(
-                f"checkpoint {self.path} cannot be written: {why}; the trial goes on", LostCheckpoint, stacklevel=2
+                f"cannot write checkpoint {self.path}: {why}; the trial goes on", LostCheckpoint, stacklevel=2
             )
         else:
             self.report({"checkpoint": str(self.path)})
@@ -125,37 +125,39 @@ class Keeper:
         write_atomic(self.path, content.getbuffer())
 
     def read(self) -> dict[str, Any] | None:
-        """Return the state of the checkpoint that is there, on the CPU; None where there is none that counts."""
+        """Return the state of the checkpoint, on the CPU; None without a valid checkpoint."""
         if self.path is None or not self.path.is_file():
             return None
         try:
-            found = torch.load(self.path, map_location="cpu", weights_only=True)
-            other = [k for k, v in self.facts.items() if found["facts"].get(k) != v]
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            other = [k for k, v in self.facts.items() if content["facts"].get(k) != v]
             if not other:
-                return found["state"]
-            why = f"it is of another {other[0]}"
+                return content["state"]
+            why = f"belongs to another {other[0]}"
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-            why = f"it cannot be read ({type(error).__name__})"
+            why = f"cannot be read ({type(error).__name__})"
         except pickle.UnpicklingError:
-            why = "it cannot be read"
-        warnings.warn(f"checkpoint {self.path}: {why}; the trial starts anew", LostCheckpoint, stacklevel=2)
+            why = "cannot be read"
+        warnings.warn(f"checkpoint {self.path} {why}; the trial starts anew", LostCheckpoint, stacklevel=2)
         return None
 
 
-def keeper(specs: Sequence[PairSpec], runtime: Runtime, report: Report, layout: str = "", what: str = "") -> Keeper:
-    """Return what keeps the checkpoint of some trials, in `runtime.checkpoints`."""
+def make_keeper(
+    specs: Sequence[PairSpec], runtime: Runtime, report: Report, layout: str = "", what: str = ""
+) -> Keeper:
+    """Return the keeper of the checkpoint of some trials, in the folder `runtime.checkpoints`."""
     folder = runtime.checkpoints
     path = Path(folder) / f"{specs[0].digest}{what}.ckpt" if folder else None
-    return Keeper(path, facts(specs, runtime, layout), runtime.checkpoint_steps, report)
+    return Keeper(path, describe_conditions(specs, runtime, layout), runtime.checkpoint_steps, report)
 
 
-def strides(ways: Sequence[tuple[Course, int]], keep: Keeper | None) -> Iterator[int]:
-    """Train courses side by side to the steps beside them, or to their end, with pauses where a checkpoint may be due.
+def train_with_pauses(targets: Sequence[tuple[Course, int]], keep: Keeper | None) -> Iterator[int]:
+    """Train courses side by side, each to its target step or its end, with pauses when a checkpoint may be due.
 
     Yields:
-        Steps since the last pause, at each of them.
+        At each pause, the steps since the last pause.
     """
-    while left := [(course, end) for course, end in ways if not course.children and course.done < end]:
+    while left := [(course, end) for course, end in targets if not course.children and course.done < end]:
         stride = keep.stride if keep else None
         stops = [(course, min(end, course.done + stride) if stride else end) for course, end in left]
         steps = max(stop - course.done for course, stop in stops)

@@ -13,10 +13,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from trainables.datasets.dataset import Data
-from trainables.models.seeding import Stream, seeded
-from trainables.models.tensors import spoiled, unbounded
+from trainables.models.seeding import Stream, seed_generators
+from trainables.models.tensors import non_finite_entries, non_finite_names
 from trainables.spec import PairSpec
-from trainables.tasks.batches import Batch, augmented_at_once, epoch_batches, steps_per_epoch
+from trainables.tasks.batches import Batch, augmentation_chunk, epoch_batches, steps_per_epoch
 from trainables.tasks.evaluation import Score, score_inputs
 from trainables.training.members import Members, OptimizerState, make_members, stackable
 from trainables.training.optimizers import build
@@ -183,7 +183,7 @@ class Course:
             return
         until = self.leg.steps if until is None else min(until, self.leg.steps)
         run = self._resume()
-        with run.dropout.entered():
+        with run.dropout.enter():
             while self.done < until and not all(self.diverged):
                 run.rate = self.leg.rate(self.done)
                 losses = run.step(next(run.epoch.batches), run.rate)
@@ -195,13 +195,13 @@ class Course:
         if self.done == self.leg.steps or all(self.diverged):
             self._finish(run)
         else:
-            self._held = run.members.held()
+            self._held = run.members.copy_tensors()
 
     def _resume(self) -> _Run:
         if self._run is None:
             self._run = _Run(self.training)
         else:
-            self._run.members.take(self._held)
+            self._run.members.load_tensors(self._held)
         self._held = []  # no second copy while it trains
         return self._run
 
@@ -219,9 +219,9 @@ class Course:
         run.epoch = run.open_epoch(epoch.number + 1, self.done)
 
     def _finish(self, run: _Run) -> None:
-        weights, constants = run.members.weights(), unbounded(self.training.start)
+        weights, constants = run.members.weights(), non_finite_entries(self.training.start)
         for i, state_dict in enumerate(weights):
-            if self.diverged[i] is None and spoiled(state_dict, constants):
+            if self.diverged[i] is None and non_finite_names(state_dict, constants):
                 self.diverged[i] = self.leg.steps
         state = copy.deepcopy(run.optimizer.state_dict()) if self.training.keep_state else None
         self.children = [
@@ -234,7 +234,7 @@ class Course:
         if self.children:
             return [c.weights for c in self.children]
         assert self._run is not None
-        self._run.members.take(self._held)
+        self._run.members.load_tensors(self._held)
         return self._run.anneal(leg, seeds)
 
     def snapshot(self) -> dict[str, Any]:
@@ -297,7 +297,7 @@ class _Run:
         """Return the members' weights after a further leg; the optimizer state comes back as it was."""
         if leg.steps:
             before = copy.deepcopy(self.optimizer.state_dict())
-            with seeded(seeds[0].order, self.training.device):
+            with seed_generators(seeds[0].order, self.training.device):
                 endless = zip(*map(self._repeat_epochs, self.training.data, seeds), strict=True)
                 for step, batches in enumerate(islice(endless, leg.steps)):
                     self.step(batches, leg.rate(step))
@@ -362,7 +362,7 @@ class _OpenEpoch:
         self.end = start + steps_per_epoch(data[0].examples, spec.batch_size)
         self.states: list[tuple[Tensor, Tensor]] = [(o.get_state(), a.get_state()) for o, a in generators]
         self._generators, self._clip_norm = generators, spec.clip_norm
-        self._redraw = augmented_at_once(spec.batch_size, data[0].x["train"].shape) // spec.batch_size
+        self._redraw = augmentation_chunk(spec.batch_size, data[0].x["train"].shape) // spec.batch_size
         share = ranks.rank, ranks.size, skip
         batches = [epoch_batches(d, spec, *g, *share) for d, g in zip(data, generators, strict=True)]
         self.batches: Iterator[tuple[Batch, ...]] = zip(*batches, strict=True)

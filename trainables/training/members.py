@@ -1,4 +1,4 @@
-"""What a training step acts on: one child as the module itself, or several as one `torch.func` stack."""
+"""Members of a training step: one child as the module itself, or several as one `torch.func` stack."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ OptimizerState = Mapping[str, Any]
 
 
 def autocast(spec: PairSpec, device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context of forward passes: bfloat16 where the spec asks for it."""
+    """Return the context of forward passes: bfloat16 if the spec sets `autocast`."""
     return torch.autocast(device.type, torch.bfloat16) if spec.autocast else nullcontext()
 
 
 def stackable(spec: PairSpec, model: nn.Module) -> bool:
-    """Whether the children of `spec.stack` trials train as one stack.
+    """Return whether the children of `spec.stack` trials train as one stack.
 
-    BatchNorm does not map over members, optimizers that look at whole tensors and clipping would mix them, and ranks
-    share one child at a time.
+    BatchNorm does not map over members. Clipping and optimizers that use whole tensors would mix members. Ranks share
+    one child at a time.
     """
     plain = not (spec.clip_norm or spec.autocast or spec.compile)
     return (
@@ -45,14 +45,14 @@ def stackable(spec: PairSpec, model: nn.Module) -> bool:
 
 
 class Members(ABC):
-    """Children that train in step.
+    """Children that step together.
 
     Attributes:
         names: Names of the trained parameters, in the order of `parameters`.
-        parameters: What the optimizer updates; a stack's carry a leading member dimension.
-        members: Their number.
+        parameters: Parameters of the optimizer; those of a stack have a leading member dimension.
+        members: Number of members.
         ranks: The processes that share each batch.
-        unclipped_norm: Norm of the last gradient before it was clipped; None without clipping.
+        unclipped_norm: Norm of the last gradient before clipping; None without clipping.
     """
 
     members: int = 1
@@ -75,25 +75,25 @@ class Members(ABC):
 
     @abstractmethod
     def load(self, optimizer: Optimizer, state: OptimizerState) -> None:
-        """Continue every member with the optimizer state of one child."""
+        """Load the optimizer state of one child for every member."""
 
     @abstractmethod
     def moments(self, optimizer: Optimizer, key: str) -> list[dict[str, Tensor]]:
-        """Return, for each member, the optimizer's state `key` by parameter name."""
+        """Return the entry `key` of the optimizer's state for each member, by parameter name."""
 
     @abstractmethod
     def tensors(self) -> list[Tensor]:
-        """Return all that `held` keeps: parameters and buffers, always in one order."""
+        """Return parameters and buffers, always in the same order."""
 
-    def held(self) -> list[Tensor]:
-        """Return a copy of all parameters and buffers, for `take`."""
+    def copy_tensors(self) -> list[Tensor]:
+        """Return a copy of all parameters and buffers for `load_tensors`."""
         return [t.detach().clone() for t in self.tensors()]
 
     @torch.no_grad()
-    def take(self, held: list[Tensor]) -> None:
-        """Put back what `held` returned, bit for bit."""
-        for own, value in zip(self.tensors(), held, strict=True):
-            own.copy_(value)
+    def load_tensors(self, values: list[Tensor]) -> None:
+        """Restore the tensors that `copy_tensors` returned, bit for bit."""
+        for tensor, value in zip(self.tensors(), values, strict=True):
+            tensor.copy_(value)
 
     def norms(self) -> Tensor:
         """Return |theta| [members] over the trained parameters."""
@@ -102,7 +102,7 @@ class Members(ABC):
 
 
 class _Single(Members):
-    """One member: the module itself, trained in place; over several processes its gradients are averaged."""
+    """One member: the module itself, trained in place; several processes average its gradients."""
 
     def __init__(self, model: nn.Module, start: Mapping[str, Tensor], spec: PairSpec, distributed: bool = True) -> None:
         model.load_state_dict(dict(start))
@@ -117,24 +117,24 @@ class _Single(Members):
         self.ranks = ranks() if distributed else Ranks()
         if self.ranks.size > 1:
             call = DistributedDataParallel(call, device_ids=[self.device] if self.device.type == "cuda" else None)
-            call.register_comm_hook(self, _watched_all_reduce)
+            call.register_comm_hook(self, _all_reduce_with_norms)
         self.call = call
 
     def losses(self, x: Tensor, y: Tensor) -> Tensor:
         self.model.train()
         self.local_norms.clear()
         with autocast(self.spec, self.device):
-            logits = self.call(self._laid_out(x[0]))
+            logits = self.call(self._to_layout(x[0]))
         return cross_entropy(logits.to(self.parameters[0].dtype), y[0]).reshape(1)
 
-    def _laid_out(self, x: Tensor) -> Tensor:
+    def _to_layout(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cuda" and x.dim() == 4 else x
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
         self.model.eval()
         with autocast(self.spec, self.device):
-            return self.model(self._laid_out(x)).to(self.parameters[0].dtype)[None]
+            return self.model(self._to_layout(x)).to(self.parameters[0].dtype)[None]
 
     def weights(self) -> list[dict[str, Tensor]]:
         return [
@@ -145,29 +145,29 @@ class _Single(Members):
         return [*self.model.parameters(), *self.model.buffers()]
 
     def load(self, optimizer: Optimizer, state: OptimizerState) -> None:
-        # which would share the tensors, and the next child continues with them too
+        # a copy, because the optimizer would change tensors that the next child needs
         optimizer.load_state_dict(copy.deepcopy(dict(state)))
 
     def moments(self, optimizer: Optimizer, key: str) -> list[dict[str, Tensor]]:
         return [{n: optimizer.state[p][key].detach() for n, p in zip(self.names, self.parameters, strict=True)}]
 
 
-def _watched_all_reduce(state: _Single, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    # the norm before and after the reduction is what the per-rank estimate of tr Sigma needs
+def _all_reduce_with_norms(state: _Single, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    # the estimate of tr Sigma over ranks needs the norms before and after the reduction
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
     state.local_norms.append(bucket.buffer().detach().square().sum())
     group = dist.group.WORLD
-    assert group is not None  # DDP calls this within a group only
+    assert group is not None  # DDP calls this only within a group
     return allreduce_hook(group, bucket)
 
 
-# DDP looks at them, and wants the class and not its name
-_watched_all_reduce.__annotations__ = get_type_hints(_watched_all_reduce)
+# DDP checks the annotations and needs classes, not their names
+_all_reduce_with_norms.__annotations__ = get_type_hints(_all_reduce_with_norms)
 
 
 class _Stack(Members):
-    """Members as one: parameters carry a leading member dimension, the forward pass is mapped over it."""
+    """Several members: parameters have a leading member dimension, over which the forward pass is mapped."""
 
     def __init__(self, model: nn.Module, start: Mapping[str, Tensor], members: int) -> None:
         model.load_state_dict(dict(start))
@@ -186,7 +186,7 @@ class _Stack(Members):
         self.forward_shared = vmap(self._forward, in_dims=(0, None), randomness="different")
 
     def _forward(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        # the fused attention has no rule for members
+        # vmap does not support the fused attention
         with sdpa_kernel(SDPBackend.MATH):
             return functional_call(self.model, (parameters, self.buffers), (x,))
 
@@ -218,10 +218,10 @@ class _Stack(Members):
         def spread(index: int, value: Any) -> Any:
             if isinstance(value, Tensor) and value.shape == shapes[index]:
                 return value.expand(self.members, *value.shape).contiguous()
-            assert not isinstance(value, Tensor) or value.dim() == 0, "the state is not that of one child"
+            assert not isinstance(value, Tensor) or value.dim() == 0, "the state must belong to one child"
             return value
 
-        entries = {i: {k: spread(i, v) for k, v in own.items()} for i, own in state["state"].items()}
+        entries = {i: {k: spread(i, v) for k, v in entry.items()} for i, entry in state["state"].items()}
         optimizer.load_state_dict(copy.deepcopy({**state, "state": entries}))
 
     def moments(self, optimizer: Optimizer, key: str) -> list[dict[str, Tensor]]:
@@ -232,13 +232,13 @@ class _Stack(Members):
 def make_members(
     spec: PairSpec, model: nn.Module, start: Mapping[str, Tensor], children: int, distributed: bool = True
 ) -> Members:
-    """Return what trains `children` children from the weights `start`.
+    """Return the members for `children` children that start at the weights `start`.
 
     Args:
-        spec: Says whether several train as one stack, see `stackable`.
+        spec: Decides whether several children train as one stack, see `stackable`.
         model: Module of the architecture; its weights are overwritten.
-        start: State dict; stays untouched.
-        children: Their number; one where they do not stack.
+        start: State dict; stays unchanged.
+        children: Number of children; 1 without a stack.
         distributed: Whether the processes of an open group share each batch.
     """
     if stackable(spec, model) and distributed:

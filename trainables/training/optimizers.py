@@ -1,7 +1,7 @@
-"""Optimizers by name, and which family of noise scales each belongs to.
+"""Optimizers by name, and their families of noise scales.
 
-`sgd` and `adamw` are torch's own; any other name of `timm.optim` works too. Importing this module loads neither: the
-family of an optimizer must be known where no torch is.
+`sgd` and `adamw` are torch's; every other name of `timm.optim` works too. The import of this module loads neither
+library, because the family of an optimizer must be known without torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Build = Callable[["list[Tensor]", PairSpec], "Optimizer"]
 _BETAS = tuple(float(f.default) for f in fields(PairSpec) if f.name in ("beta1", "beta2"))  # pyright: ignore[reportArgumentType]
 # devices with fused kernels in every supported torch
 _FUSED = ("cpu", "cuda", "mps", "xpu")
-# timm's `c` names scale the decay with the learning rate: in the stable phase they are as the others
+# timm's names with `c` scale the decay with the learning rate; in the stable phase they equal the others
 _FAMILIES = {
     **dict.fromkeys(("sgd", "momentum", "nesterov"), "sgd"),
     **dict.fromkeys(("sgdw", "nesterovw", "sgdc"), "sgdw"),
@@ -39,7 +39,7 @@ _OTHER_FORMULA = ("dampening", "decoupled_weight_decay", "caution", "maximize")
 
 
 class _Optimizers(Registry[Build]):
-    """Registered optimizers, and behind them timm's; only the registered ones are iterated over."""
+    """Registered optimizers and those of timm; iteration covers the registered ones only."""
 
     def __getitem__(self, name: str) -> Build:
         if name in self._items:
@@ -100,23 +100,23 @@ def _timm(name: str, parameters: list[Tensor], spec: PairSpec) -> Optimizer:
 def build(parameters: Iterable[Tensor], spec: PairSpec) -> Optimizer:
     """Return the optimizer that `spec` names, over `parameters`, at the stable learning rate.
 
-    `momentum` is passed as it is where the optimizer has one. `beta1` and `beta2` are passed where they differ from
-    the spec's defaults, so that an optimizer with other defaults of its own (lion, say) keeps them. Without momentum
-    `nesterov` is the same step as without it and is switched off. All parameters decay, biases and norms too.
+    `momentum` is passed if the optimizer has one. `beta1` and `beta2` are passed if they differ from the spec's
+    defaults, so that optimizers with other defaults, such as lion, keep them. Without momentum, `nesterov` does not
+    change the step and is switched off. All parameters decay, including biases and norms.
 
     Args:
         parameters: Parameters on one device.
         spec: `optimizer`, `optimizer_options`, `learning_rate`, `momentum`, `beta1`, `beta2`, `weight_decay`.
 
     Raises:
-        UnknownName: No such optimizer; the nearest of ours and of timm's are named.
-        ValueError: An option that the optimizer does not have or refuses, or momentum or betas that it lacks.
+        UnknownName: No such optimizer; the message names similar ones.
+        ValueError: The optimizer lacks or rejects an option, or lacks momentum or betas.
     """
     return OPTIMIZERS[spec.optimizer](list(parameters), spec)
 
 
 def check(spec: PairSpec) -> None:
-    """Build the optimizer of `spec` over one small parameter, so that what is wrong shows before training.
+    """Build the optimizer of `spec` over one small parameter to find errors before training.
 
     Raises:
         UnknownName, ValueError: See `build`.
@@ -127,17 +127,17 @@ def check(spec: PairSpec) -> None:
 
 
 def family(name: str) -> str:
-    """Return the family of an optimizer for which noise scales are defined: sgd, sgdw, adam, adamw or other.
+    """Return the family of an optimizer, which decides its noise scales: sgd, sgdw, adam, adamw or other.
 
-    Loads neither torch nor timm. `sgd` and `adam` have the decay in the gradient, `sgdw` and `adamw` beside it.
+    `sgd` and `adam` add the decay to the gradient; `sgdw` and `adamw` decouple it. Loads neither torch nor timm.
     """
     return _FAMILIES.get(name, "other")
 
 
 def elementwise(name: str) -> bool:
-    """Whether each number of a parameter is updated from its own gradients alone.
+    """Return whether the update of each number of a parameter depends on the gradients of this number alone.
 
-    Such an optimizer trains members whose parameters are stacked along a leading dimension as if one by one.
+    Such an optimizer trains stacked members in the same way as separate ones.
     """
     return name in _FAMILIES
 
@@ -147,13 +147,13 @@ def check_defined(noise: str, optimizer: str) -> None:
 
     Raises:
         UnknownName: No such noise.
-        ValueError: It is not; the message names those that are.
+        ValueError: It is not defined; the message names the scales that are.
     """
-    scale, own = NOISE[noise], family(optimizer)
-    if own not in scale.families:
+    scale, optimizer_family = NOISE[noise], family(optimizer)
+    if optimizer_family not in scale.families:
         raise ValueError(
             f"noise must be defined for optimizer {optimizer!r}, got {noise!r} ({scale.formula}; for "
-            f"{', '.join(scale.families)}); defined are {', '.join(defined_for(own))}"
+            f"{', '.join(scale.families)}); defined are {', '.join(defined_for(optimizer_family))}"
         )
 
 
@@ -166,9 +166,9 @@ def _can_fuse(parameters: list[Tensor], spec: PairSpec) -> bool | None:
 def _make(
     kind: Callable[..., Optimizer], parameters: list[Tensor], spec: PairSpec, defaults: Mapping[str, Any]
 ) -> Optimizer:
-    own = inspect.signature(kind).parameters
-    _check_options(spec, list(own)[1:])
-    settings = {**defaults, **spec.optimizer_options, **_rates(spec, own, defaults)}
+    accepted = inspect.signature(kind).parameters
+    _check_options(spec, list(accepted)[1:])
+    settings = {**defaults, **spec.optimizer_options, **_rates(spec, accepted, defaults)}
     settings |= {"lr": spec.learning_rate, "weight_decay": spec.weight_decay}
     if settings.get("nesterov") and settings.get("momentum") == 0:
         settings["nesterov"] = False
@@ -179,22 +179,22 @@ def _make(
         raise ValueError(f"optimizer {spec.optimizer!r} refuses optimizer_options {options}: {error}") from error
 
 
-def _rates(spec: PairSpec, own: Mapping[str, inspect.Parameter], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _rates(spec: PairSpec, accepted: Mapping[str, inspect.Parameter], defaults: Mapping[str, Any]) -> dict[str, Any]:
     # momentum and betas under the names of the optimizer
-    name, asked, rates = spec.optimizer, (spec.beta1, spec.beta2), dict[str, Any]()
-    if "momentum" in own:
+    name, betas, rates = spec.optimizer, (spec.beta1, spec.beta2), dict[str, Any]()
+    if "momentum" in accepted:
         rates["momentum"] = spec.momentum
     elif spec.momentum != 0:
         raise ValueError(f"momentum must be 0 with optimizer {name!r}, which has none, got {spec.momentum!r}")
-    if asked == _BETAS:
+    if betas == _BETAS:
         return rates
-    if "betas" not in own:
+    if "betas" not in accepted:
         which, value, default = next(
-            (f"beta{i + 1}", a, d) for i, (a, d) in enumerate(zip(asked, _BETAS, strict=True)) if a != d
+            (f"beta{i + 1}", a, d) for i, (a, d) in enumerate(zip(betas, _BETAS, strict=True)) if a != d
         )
         raise ValueError(f"{which} must stay {default:g} with optimizer {name!r}, which has no betas, got {value!r}")
-    usual = tuple(defaults.get("betas", own["betas"].default) or asked)
-    pairs = zip(asked, _BETAS, usual, strict=False)
+    usual = tuple(defaults.get("betas", accepted["betas"].default) or betas)
+    pairs = zip(betas, _BETAS, usual, strict=False)
     rates["betas"] = (*(a if a != d else u for a, d, u in pairs), *usual[2:])
     return rates
 
@@ -208,6 +208,6 @@ def _check_options(spec: PairSpec, known: list[str]) -> None:
             raise ValueError(str(unknown(f"option of optimizer {spec.optimizer!r}", option, others)))
         if option in _OTHER_FORMULA and family(spec.optimizer) != "other":
             raise ValueError(
-                f"optimizer_options must not hold {option!r}: it is another formula than the noise scales of "
-                f"{spec.optimizer!r} assume; choose another optimizer"
+                f"optimizer_options must not hold {option!r}: the noise scales of {spec.optimizer!r} assume "
+                "another formula; choose another optimizer"
             )

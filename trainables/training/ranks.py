@@ -1,4 +1,4 @@
-"""The processes that train one child together: `torch.distributed` as far as training needs it."""
+"""Groups of processes that train one child together, by `torch.distributed`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch._C._distributed_c10d import TCPStore
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among the processes of a child.
+    """Position of this process among the processes of a child.
 
     Attributes:
         rank: From 0.
-        size: Number of processes; 1 trains alone.
+        size: Number of processes; 1 means no group.
     """
 
     rank: int = 0
@@ -28,7 +28,7 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this process scores and reports."""
+        """Return whether this process scores and reports."""
         return self.rank == 0
 
     def mean(self, value: Tensor) -> Tensor:
@@ -41,18 +41,18 @@ class Ranks:
 
 
 def ranks() -> Ranks:
-    """Return this process's place in the group that is open, alone where there is none."""
+    """Return the position of this process in the open group; without a group, rank 0 of 1."""
     if not (dist.is_available() and dist.is_initialized()):
         return Ranks()
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
 @contextmanager
-def launched() -> Generator[str | None]:
-    """Join the group that `torchrun` describes in the environment, for the block.
+def join_launched_group() -> Generator[str | None]:
+    """Join the group that `torchrun` describes in the environment, during the block.
 
     Yields:
-        The device of this process where the group runs on GPUs (NCCL), else None (gloo on CPUs, or no group).
+        The device of this process if the group runs on GPUs (NCCL), else None (gloo on CPUs, or no group).
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield None
@@ -68,14 +68,14 @@ def launched() -> Generator[str | None]:
         dist.destroy_process_group()
 
 
-def hosted(host: str, size: int) -> TCPStore:
-    """Return the meeting point of a group on a free port of this machine; `.port` tells the others.
+def host_group(host: str, size: int) -> TCPStore:
+    """Return the store of a group on a free port of this machine; `.port` is its port.
 
     Args:
-        host: Address of this machine that the others reach.
+        host: Address of this machine that the other processes can reach.
         size: Number of processes.
     """
-    # by itself it listens on every interface, and it asks for no token
+    # by default TCPStore listens on every interface, without authentication
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listening:
         port, handle = listening.getsockname()[1], listening.detach()
@@ -86,12 +86,12 @@ def join_group(host: str, port: int, rank: int, size: int, device: str, store: T
     """Join a group of processes that train one child together; NCCL on GPUs, gloo on CPUs.
 
     Args:
-        host: Address where the group meets.
-        port: Its port.
-        rank: Of this process.
+        host: Address of the group's store.
+        port: Port of the store.
+        rank: Rank of this process.
         size: Number of processes.
-        device: What this process trains on.
-        store: The meeting point, in the process that hosts it.
+        device: Device of this process.
+        store: The store, in the process that hosts it.
     """
     store = store or TCPStore(host, port, size, is_master=False)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", store=store, rank=rank, world_size=size)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: factor of the stable learning rate at each step."""
+"""Learning-rate schedules: factors of the stable learning rate by step."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def wsd(step: int, steps: int, warmup: float, decay: float) -> float:
 
     Args:
         step: Step, from 0.
-        steps: All steps.
-        warmup: Share of the steps spent warming up.
-        decay: Share of the steps spent in the decay, T_decay / T.
+        steps: Number of steps T.
+        warmup: Share of the steps in the warmup.
+        decay: Share of the steps in the decay, T_decay / T.
 
     Returns:
         Factor in [0, 1].
@@ -57,13 +57,13 @@ def cosine(step: int, steps: int, warmup: float, decay: float) -> float:
 
 
 def rung_steps(steps: int, per_epoch: int, rungs: int) -> list[int]:
-    """Return the steps after which a child is looked at: evenly spaced, at ends of epochs where it has enough of them.
+    """Return the steps of a child's rungs: evenly spaced, at ends of epochs if the child has enough epochs.
 
     Args:
         steps: Steps of the child.
         per_epoch: Steps of one epoch.
-        rungs: Their number, not counting the end; fewer come back where there are too few steps.
+        rungs: Number of rungs, without the end; a child with few steps has fewer.
     """
     unit = per_epoch if steps >= (rungs + 1) * per_epoch else 1
-    found = {unit * round(steps * r / (rungs + 1) / unit) for r in range(1, rungs + 1)}
-    return sorted(s for s in found if 0 < s < steps)
+    candidates = {unit * round(steps * r / (rungs + 1) / unit) for r in range(1, rungs + 1)}
+    return sorted(s for s in candidates if 0 < s < steps)

@@ -1,4 +1,4 @@
-"""torch's settings of the whole process, as a trial wants them."""
+"""Process-wide settings of torch for a trial."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trainables.runtime import Runtime
 
 @contextmanager
 def torch_settings(runtime: Runtime) -> Generator[None]:
-    """Set threads and determinism for the block; threads stay as they are after it."""
+    """Set threads and determinism during the block; the number of threads stays set afterwards."""
     if torch.get_num_threads() != runtime.threads:
         torch.set_num_threads(runtime.threads)
     before = torch.are_deterministic_algorithms_enabled()
     if runtime.deterministic:
-        # cuBLAS reads it when it is first used
+        # cuBLAS reads this variable at its first use
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:

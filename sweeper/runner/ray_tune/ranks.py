@@ -29,7 +29,7 @@ from trainables.pair.setup import resolve_device
 from trainables.result import Outcome, PairOutput
 from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec
-from trainables.training.ranks import hosted, join_group
+from trainables.training.ranks import host_group, join_group
 from trainables.trial import run_trials
 
 DIED = "a process that trains a child died"
@@ -49,7 +49,7 @@ class RankProcess:
     def host(self, size: int) -> tuple[str, int]:
         """Open the meeting point of a child's processes, and return its address."""
         address = ray.util.get_node_ip_address()
-        self.store = hosted(address, size)
+        self.store = host_group(address, size)
         return address, self.store.port
 
     def join(self, at: tuple[str, int], rank: int, size: int, runtime: Mapping[str, Any]) -> None:

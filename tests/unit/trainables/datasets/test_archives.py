@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from trainables.datasets.archives import BOUNDS, Bounds, unpacked
+from trainables.datasets.archives import BOUNDS, Bounds, unpack
 from trainables.datasets.decoding import MOST_PIXELS, decode
 
 ENDINGS = ("tar.xz", "tar.gz", "tar", "zip")
@@ -40,7 +40,7 @@ def refused(path: Path, bounds: Bounds = BOUNDS) -> str:
     """Unpack an archive that must be refused, with nothing left behind; return the one line."""
     before = {p for p in path.parent.rglob("*") if p.name != "cache" and "cache" not in p.parts}
     with pytest.raises(ValueError, match=rf"^archive {path} cannot be unpacked: ") as caught:
-        unpacked(path, path.parent / "cache", bounds)
+        unpack(path, path.parent / "cache", bounds)
     assert {p for p in path.parent.rglob("*") if p.name != "cache" and "cache" not in p.parts} == before
     assert [p for p in (path.parent / "cache" / "archives").iterdir() if p.suffix != ".lock"] == []
     assert "\n" not in str(caught.value)
@@ -50,7 +50,7 @@ def refused(path: Path, bounds: Bounds = BOUNDS) -> str:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_what_is_within_the_bounds_is_unpacked_as_it_was(tmp_path: Path, ending: str) -> None:
     files = {"top/a/1.png": os.urandom(3000), "top/b/2.png": b"", "top/grün/3 ö.png": b"x" * 5000}
-    folder = unpacked(write(tmp_path / f"set.{ending}", {"top/empty/": b"", **files}), tmp_path / "cache", SMALL)
+    folder = unpack(write(tmp_path / f"set.{ending}", {"top/empty/": b"", **files}), tmp_path / "cache", SMALL)
     assert {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == files
     assert (folder / "top" / "empty").is_dir()
 
@@ -63,11 +63,11 @@ def test_what_is_within_the_bounds_is_unpacked_as_it_was(tmp_path: Path, ending:
         ({"a.png": os.urandom(200_001)}, {}, "'a.png' has 200001 bytes, more than 200000 for one file"),
         ({f"{i}.png": b"" for i in range(21)}, {}, "holds more than 20 files and folders"),
         ({f"{i}/": b"" for i in range(21)}, {}, "holds more than 20 files and folders"),
-        ({"a.png": os.urandom(9000)}, {"spare": 1 << 60}, "unpacks to more than the 0 bytes that the disk"),
-        ({"../evil.png": b"bad"}, {}, "'../evil.png' leads outside of its folder"),
-        ({"a/../../evil.png": b"bad"}, {}, "leads outside of its folder"),
-        ({"/evil.png": b"bad"}, {}, "'/evil.png' leads outside of its folder"),
-        ({"a\\..\\evil.png": b"bad"}, {}, "leads outside of its folder"),
+        ({"a.png": os.urandom(9000)}, {"spare": 1 << 60}, "unpacks to more than the 0 bytes free on the disk"),
+        ({"../evil.png": b"bad"}, {}, "'../evil.png' leads outside its folder"),
+        ({"a/../../evil.png": b"bad"}, {}, "leads outside its folder"),
+        ({"/evil.png": b"bad"}, {}, "'/evil.png' leads outside its folder"),
+        ({"a\\..\\evil.png": b"bad"}, {}, "leads outside its folder"),
         ({"a\x1b[31m.png": b"bad"}, {}, r"'a\x1b[31m.png' holds control or format characters"),
     ],
     ids=["total", "file", "files", "folders", "disk", "up", "deep up", "root", "backslash", "escape"],
@@ -85,7 +85,7 @@ def test_what_unpacks_to_a_multiple_of_its_size_is_refused(tmp_path: Path, endin
     path = write(tmp_path / f"set.{ending}", {"a.png": b"\0" * 150_000})
     size = path.stat().st_size
     said = refused(path, Bounds(**{**vars(SMALL), "ratio": 20}))
-    assert f"it unpacks to more than {max(SMALL.small, 20 * size)} bytes, the 20-fold of its own {size}" in said
+    assert f"it unpacks to more than {max(SMALL.small, 20 * size)} bytes, 20 times its size of {size}" in said
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Generator, Tensor
 
 from trainables.datasets.augmentation import AUGMENTATIONS, Augmentation, augment, beta, check_policy
-from trainables.datasets.randaugment import OPERATIONS, randaugment, saturated
+from trainables.datasets.randaugment import OPERATIONS, randaugment, saturate
 from trainables.registry import UnknownName
 
 
@@ -34,7 +34,7 @@ def test_policies_are_checked_by_name() -> None:
         check_policy("crop_flip+mixupp")
     with pytest.raises(UnknownName, match=r"unknown augmentation 'cropflip'; did you mean crop_flip"):
         augment("cropflip", 0.0, _images(2, 1, 4, 4), torch.zeros(2).long(), 2, Generator())
-    with pytest.raises(ValueError, match="must have either images or mixing"):
+    with pytest.raises(ValueError, match="must have exactly one of images and mixing"):
         Augmentation("neither")
 
 
@@ -129,8 +129,8 @@ def test_colour_is_an_affine_map_of_grey_images_within_its_ranges() -> None:
 def test_saturation_0_is_grey_and_1_the_image() -> None:
     x = _images(3, 3, 4, 4)
     grey = 0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]
-    torch.testing.assert_close(saturated(x, torch.zeros(3, 1, 1, 1)), grey[:, None].expand(-1, 3, -1, -1).double())
-    torch.testing.assert_close(saturated(x, torch.ones(3, 1, 1, 1)), x)
+    torch.testing.assert_close(saturate(x, torch.zeros(3, 1, 1, 1)), grey[:, None].expand(-1, 3, -1, -1).double())
+    torch.testing.assert_close(saturate(x, torch.ones(3, 1, 1, 1)), x)
 
 
 # -- RandAugment ------------------------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
     (tmp_path / "set.txt").touch()
     with pytest.raises(DataError, match=r"path must name a folder or an archive .*, got .*set.txt"):
         _load(tmp_path, "set.txt")
-    with pytest.raises(DataError, match="none was given; pass --data ROOT"):
+    with pytest.raises(DataError, match="relative to the data root, which is not set; pass --data ROOT"):
         load("image_folder", {"path": "set"}, Runtime(), torch.float32)
     with pytest.raises(DataError, match=r"does not take these dataset_options: .*path"):
         load("image_folder", {}, Runtime(), torch.float32)
@@ -148,7 +148,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
 def test_options_are_checked(tmp_path: Path) -> None:
     _write(tmp_path / "set", {"a": 10, "b": 10})
     for options, message in {
-        "test_share=0": ({"test_share": 0}, r"test_share must lie in \(0, 1\) where there is no test folder, got 0"),
+        "test_share=0": ({"test_share": 0}, r"test_share must lie in \(0, 1\) without a test folder, got 0"),
         "shares": ({"val_share": 0.6, "test_share": 0.6}, "20 examples cannot be split into 12 \\+ 12 \\+ -4"),
         "channels": ({"channels": 2}, "size must be >= 1 and channels 1 or 3, got 6 and 2"),
         "none left": ({"val": 0}, "split val has 0 inputs"),

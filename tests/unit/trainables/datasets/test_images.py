@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from trainables.datasets.images import Inputs, Resident, Streamed, wrapped
+from trainables.datasets.images import Inputs, Resident, Streamed, wrap_inputs
 from trainables.datasets.sources import Stored, free_bytes, normalisation, read_ahead
 
 PARTS = [torch.tensor([3, 0, 3]), torch.tensor([19]), torch.arange(20)]
@@ -27,7 +27,7 @@ def _resident(dtype: torch.dtype = torch.float32) -> Resident:
 
 
 def _streamed(dtype: torch.dtype = torch.float32, workers: int = 0) -> Streamed:
-    return _resident(dtype).streamed("cpu", dtype, workers)
+    return _resident(dtype).to_streamed("cpu", dtype, workers)
 
 
 KINDS: dict[str, Callable[[], Inputs]] = {
@@ -35,7 +35,7 @@ KINDS: dict[str, Callable[[], Inputs]] = {
     "streamed": _streamed,
     "two processes": lambda: _streamed(workers=2),
     "floats": lambda: Resident(_resident()[:]),
-    "streamed floats": lambda: Resident(_resident()[:]).streamed("cpu", torch.float32, 0),
+    "streamed floats": lambda: Resident(_resident()[:]).to_streamed("cpu", torch.float32, 0),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -104,12 +104,12 @@ def test_normalisation_does_not_depend_on_parts_and_survives_blank_channels() ->
 
 def test_wrapped_normalises_uint8_by_the_training_split_and_leaves_floats() -> None:
     pixels = {"train": _pixels(), "val": _pixels(6) // 2}
-    x = wrapped(pixels)
+    x = wrap_inputs(pixels)
     mean, std = normalisation([pixels["train"]])
     assert torch.equal(x["val"][:], (pixels["val"].float() - mean) / std)
     assert float(x["train"][:].mean()) == pytest.approx(0, abs=1e-6)
     floats = torch.randn(3, 1, 2, 2, dtype=torch.float64)
-    again = wrapped({"train": floats, "val": x["val"]})
+    again = wrap_inputs({"train": floats, "val": x["val"]})
     assert again["train"][:].data_ptr() == floats.data_ptr()
     assert again["val"] is x["val"]
 

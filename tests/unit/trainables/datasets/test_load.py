@@ -174,7 +174,7 @@ def test_what_is_too_large_for_the_device_is_streamed_to_it(monkeypatch: pytest.
 
 
 def test_missing_files_are_named_with_the_way_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none was given; .*FashionMNIST\('ROOT', download=True\).* pass --data ROOT"):
+    with pytest.raises(DataError, match=r"needs a data root; .*FashionMNIST\('ROOT', download=True\).* pass --data ROOT"):
         _load("fashion_mnist")
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
@@ -279,7 +279,7 @@ def test_official_files_are_read_and_split(name: str, tmp_path: Path, no_checksu
 @pytest.mark.parametrize("name", ["cifar10", "svhn"])
 def test_files_with_a_wrong_checksum_are_refused(name: str, tmp_path: Path) -> None:
     _official_files(name, tmp_path)
-    with pytest.raises(DataError, match=r"a file in .* is corrupt or truncated: .*; fetch it again"):
+    with pytest.raises(DataError, match=r"a file in .* is damaged or truncated: .*; fetch it again"):
         _load(name, str(tmp_path))
 
 
@@ -287,7 +287,7 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
     _official_files("kmnist", tmp_path)
     path = tmp_path / "KMNIST" / "raw" / "t10k-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(DataError, match=r"a file in .*raw is corrupt or truncated"):
+    with pytest.raises(DataError, match=r"a file in .*raw is damaged or truncated"):
         _load("kmnist", str(tmp_path))
 
 
@@ -302,7 +302,7 @@ def test_files_are_fetched_only_where_the_user_says_so(tmp_path: Path, monkeypat
     sizes = {"train": 100, "val": 50, "test": 50}
     where = Runtime(data_root=str(tmp_path / "root"), cache=str(tmp_path / "cache"))
     with pytest.raises(
-        DataError, match=r"raw lacks .*KMNIST\('ROOT', download=True\) fetches them, as does --download"
+        DataError, match=r"raw lacks .*KMNIST\('ROOT', download=True\) or --download fetches the files"
     ):
         load("kmnist", sizes, where, torch.float32)
     assert not fetched

@@ -15,7 +15,7 @@ import sweeper
 from sweeper.service.db.ownership import identity
 from sweeper.service.scheduler.process import Control
 from sweeper.storage.location import place_of
-from trainables.datasets.cache import made_once
+from trainables.datasets.cache import make_once
 from trainables.io.atomic import write_atomic
 from trainables.training.checkpointing import Keeper
 
@@ -62,7 +62,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "control": _control,
     "identity": identity,
     "checkpoint": _checkpoint,
-    "cache": lambda folder: made_once(folder / "pixels.npy", _saved),
+    "cache": lambda folder: make_once(folder / "pixels.npy", _saved),
 }
 
 

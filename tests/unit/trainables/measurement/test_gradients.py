@@ -17,10 +17,10 @@ from trainables.measurement.gradients import (
     Statistics,
     at_steps,
     between_examples,
+    correct_for_finite_set,
     from_ranks,
     jackknife_se,
     measure,
-    of_finite_set,
     plan,
     pool,
     two_batch,
@@ -97,7 +97,7 @@ def test_the_gradient_norm_of_augmented_examples_is_unbiased_with_the_examples_p
         rows, again = (t.reshape(12, 4, -1).mean(1) for t in (first, second))
         raw, trace = two_batch(rows.square().sum(1).tolist(), float(rows.mean(0).square().sum()), 4)
         own = between_examples(rows[:LEAST], again[:LEAST], 4)
-        found.append((of_finite_set(raw, own, size), own, raw + trace / size))
+        found.append((correct_for_finite_set(raw, own, size), own, raw + trace / size))
     right, part, whole = (torch.tensor(column, dtype=torch.float64) for column in zip(*found, strict=True))
 
     def errors(values: Tensor, truth: float) -> float:
@@ -218,7 +218,7 @@ def test_pool_is_the_mean_and_its_error() -> None:
     assert pool([a, without]).preconditioned is None
     assert pool([a, without]).trace_sigma_se == pytest.approx(1.0)  # sd sqrt(2) over sqrt(2)
     assert math.isnan(pool([a, without]).b_simple)
-    with pytest.raises(ValueError, match="needs >= 1 measurement"):
+    with pytest.raises(ValueError, match="needs at least one measurement"):
         pool([])
 
 

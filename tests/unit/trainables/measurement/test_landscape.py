@@ -24,7 +24,7 @@ from trainables.measurement.landscape import (
 )
 from trainables.measurement.loss_plane import combine, plane
 from trainables.models.registry import SmallCNN
-from trainables.models.seeding import seeded
+from trainables.models.seeding import seed_generators
 from trainables.result import LANDSCAPE
 from trainables.tasks.evaluation import logits_of, recalibrate, score
 
@@ -217,7 +217,7 @@ def _assert_products(loss: Objective, w: Tensor) -> None:
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_in_place_operators_and_batchnorm_run_in_evaluation_mode(norm: str) -> None:
-    with seeded(0):
+    with seed_generators(0):
         model = SmallCNN(CLASSES, norm=norm).double()
     model.train()
     x, y = images(24)
@@ -242,7 +242,7 @@ def test_attention_differentiates_twice() -> None:
             q, k, v = self.qkv(x).chunk(3, -1)
             return self.head(nn.functional.scaled_dot_product_attention(q, k, v).mean((1, 2)))
 
-    with seeded(0):
+    with seed_generators(0):
         model = Attending().double()
     x, y = images(20)
     _assert_products(*objective(model, model.state_dict(), names_of(model), x, y))
@@ -267,7 +267,7 @@ def test_the_plane_of_batchnorm_has_its_statistics_prepared() -> None:
     model = SmallCNN(CLASSES, norm="batch").double()
     base, a, b = model.state_dict(), _weights(model, 1), _weights(model, 2)
     x, y = images(24)
-    with pytest.raises(ValueError, match="needs its statistics re-estimated"):
+    with pytest.raises(ValueError, match="needs re-estimated statistics"):
         list(plane(model, base, a, b, (x, y), (x, y), 2))
     other = SmallCNN(CLASSES, norm="batch").double()
     rows = list(plane(model, base, a, b, (x, y), (x, y), 2, lambda w: recalibrate(other, w, [x])))

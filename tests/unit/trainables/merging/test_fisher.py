@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from trainables.merging.fisher import diagonal_fisher
 from trainables.models.freezing import freeze
 from trainables.models.registry import build
-from trainables.models.seeding import seeded
+from trainables.models.seeding import seed_generators
 
 
 def _images(n: int, channels: int = 1, size: int = 8) -> Tensor:
@@ -19,7 +19,7 @@ def _images(n: int, channels: int = 1, size: int = 8) -> Tensor:
 
 
 def _model(name: str, classes: int, **options: Any) -> nn.Module:
-    with seeded(0):
+    with seed_generators(0):
         return build(name, classes, 1, 8, options).double()
 
 
@@ -92,7 +92,7 @@ def test_more_than_ten_classes_draw_one_label_an_image_without_bias() -> None:
     assert 0.5 < z.square().mean().item() < 2
     again = diagonal_fisher(model, weights, many, Generator().manual_seed(0))
     assert torch.equal(drawn["1.weight"], again["1.weight"])
-    with pytest.raises(ValueError, match="a Fisher of 12 classes draws labels, so it needs a generator"):
+    with pytest.raises(ValueError, match="a Fisher of more than 10 classes needs a generator, got 12 classes and none"):
         diagonal_fisher(model, weights, x)
 
 
@@ -123,5 +123,5 @@ def test_frozen_parameters_have_none_and_shared_ones_have_it_under_both_names() 
 
 def test_no_images_are_refused() -> None:
     model = _model("small_cnn", 3)
-    with pytest.raises(ValueError, match="a Fisher needs one image or more, got 0"):
+    with pytest.raises(ValueError, match="a Fisher needs at least one image, got 0"):
         diagonal_fisher(model, model.state_dict(), _images(0))

@@ -61,5 +61,5 @@ def test_the_best_alone_is_never_lost_and_nothing_is_shared() -> None:
 
 
 def test_a_soup_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="a soup takes one child or more, got 0"):
+    with pytest.raises(ValueError, match="a soup needs at least one child, got 0"):
         greedy_soup([], lambda weights: 0.0)

@@ -10,11 +10,11 @@ from torch.optim.swa_utils import update_bn
 
 from trainables.models.freezing import freeze
 from trainables.models.registry import build, has_batchnorm
-from trainables.models.seeding import seeded
+from trainables.models.seeding import seed_generators
 
 
 def _resnet() -> nn.Module:
-    with seeded(0):
+    with seed_generators(0):
         model = build("resnet18_32", 5, 3, 16, {"width": 4})
         update_bn([torch.randn(32, 3, 16, 16)], model)  # statistics that are not the initial ones
     return model.eval()

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from trainables.models.heads import head_of, penultimate, replace_head
 from trainables.models.registry import build
-from trainables.models.seeding import seeded
+from trainables.models.seeding import seed_generators
 
 HEADS = {
     "small_cnn": "head",
@@ -26,7 +26,7 @@ OPTIONS = {"resnet18_32": {"width": 4}, "small_vit": {"dim": 12, "depth": 2}}
 
 
 def _model(name: str) -> nn.Module:
-    with seeded(0):
+    with seed_generators(0):
         return build(name, 6, 3, 32, OPTIONS.get(name, {}))
 
 
@@ -61,7 +61,7 @@ def test_a_replaced_head_has_the_new_classes_and_fresh_weights(name: str) -> Non
     model = _model(name).double()
     head = head_of(model)
     kept = {k: v.clone() for k, v in model.state_dict().items() if not k.startswith(f"{head}.")}
-    with seeded(1):
+    with seed_generators(1):
         replace_head(model, head, 9)
     assert model.eval()(torch.zeros(2, 3, 32, 32).double()).shape == (2, 9)
     assert all(torch.equal(model.state_dict()[k], v) for k, v in kept.items())

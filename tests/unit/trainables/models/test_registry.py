@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trainables.models import registry
 from trainables.models.heads import head_of
 from trainables.models.registry import MODELS, build, has_batchnorm
-from trainables.models.seeding import seeded
+from trainables.models.seeding import seed_generators
 from trainables.registry import UnknownName
 
 SMALL = {"resnet18_32": {"width": 4}, "small_vit": {"dim": 12, "depth": 2}}
@@ -27,7 +27,7 @@ EXACT = {
 
 @pytest.fixture(autouse=True)
 def _one_seed():
-    with seeded(0):
+    with seed_generators(0):
         yield
 
 
@@ -52,9 +52,9 @@ def test_sizes() -> None:
 def test_models_map_images_to_logits(name: str, classes: int, channels: int, size: int) -> None:
     model = build(name, classes, channels, size, SMALL.get(name, {}))
     assert _logits(model, channels, size).shape == (2, classes)
-    with seeded(0):
+    with seed_generators(0):
         first = build(name, classes, channels, size, SMALL.get(name, {})).state_dict()
-    with seeded(0):
+    with seed_generators(0):
         again = build(name, classes, channels, size, SMALL.get(name, {})).state_dict()
     assert all(torch.equal(v, again[k]) for k, v in first.items())
 
@@ -251,7 +251,7 @@ def test_pretrained_weights_that_are_not_there(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("torch.hub.download_url_to_file", _no_network)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", _no_network)
     for name, full in {"resnet18": "torchvision:resnet18", "test_vit": "timm:test_vit"}.items():
-        wanted = rf"weights of {full} are neither in .* cache nor .*\(no network in tests\); fetch them once"
+        wanted = rf"weights of {full} are not in .* cache and cannot be downloaded \(no network in tests\); fetch them once"
         with pytest.raises(ValueError, match=wanted):
             build(name, 10, 3, 32, {}, pretrained=True)
 

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from trainables.models.registry import build
-from trainables.models.seeding import seeded
+from trainables.models.seeding import seed_generators
 from trainables.models.weight_files import read_weights, sha256_of
 
 
 def _state() -> dict[str, Tensor]:
-    with seeded(0):
+    with seed_generators(0):
         return dict(build("small_cnn", 10, 3, 16, {"norm": "batch"}).state_dict())
 
 
@@ -211,7 +211,7 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(
 def test_a_folder_and_a_file_that_is_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"weights must name a file, got '.*', which is a folder; name a file in it"):
         read_weights(tmp_path)
-    with pytest.raises(ValueError, match=r"weights must name a file, got '.*w\.pt', which is none"):
+    with pytest.raises(ValueError, match=r"weights must name a file, got '.*w\.pt', which does not exist"):
         read_weights(tmp_path / "w.pt")
 
 

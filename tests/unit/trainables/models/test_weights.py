@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from trainables.models.heads import head_of
 from trainables.models.registry import build
-from trainables.models.seeding import seeded
+from trainables.models.seeding import seed_generators
 from trainables.models.weight_files import sha256_of
 from trainables.models.weights import load_start
 
 
 def _model(name: str = "small_cnn", classes: int = 10, seed: int = 0, **options: Any) -> nn.Module:
-    with seeded(seed):
+    with seed_generators(seed):
         return build(name, classes, 3, 16, options)
 
 
@@ -140,7 +140,7 @@ def test_parameters_that_are_no_floating_point_numbers_are_named(dtype: torch.dt
     state = dict(_model(norm="batch").state_dict())
     _refused(
         state | {"head.bias": torch.ones(10).to(dtype)},
-        rf"holds weights that are no floating-point numbers: head\.bias \({kind}\); save the model as it was before",
+        rf"holds weights that are not floating-point numbers: head\.bias \({kind}\); save the model before quantisation",
         tmp_path,
     )
     ints = {k: v.to(dtype) for k, v in state.items()}
@@ -160,7 +160,7 @@ def test_parameters_that_are_no_floating_point_numbers_are_named(dtype: torch.dt
 )
 def test_other_types_and_layouts_are_named(tensor: Tensor, kind: str, tmp_path: Path) -> None:
     state = dict(_model(norm="batch").state_dict()) | {"head.bias": tensor}
-    _refused(state, rf"holds tensors that cannot be merged: head\.bias \({kind}\); save a dense model", tmp_path)
+    _refused(state, rf"holds tensors that cannot be merged: head\.bias \({kind}\); save a dense floating-point model", tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -181,7 +181,7 @@ def test_counters_take_whole_numbers_of_any_type(tmp_path: Path) -> None:
 
 def test_a_model_without_shapes_takes_no_file(tmp_path: Path) -> None:
     torch.save({"0.weight": torch.ones(1)}, tmp_path / "w.pt")
-    with pytest.raises(ValueError, match=r"but 1\.weight has none yet: run one batch in its builder"):
+    with pytest.raises(ValueError, match=r"but 1\.weight has none yet; run one batch in its builder"):
         load_start(nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), tmp_path / "w.pt", "")
 
 
@@ -190,7 +190,7 @@ def test_double_precision_of_a_file_reaches_a_double_model(tmp_path: Path) -> No
     from trainables.runtime import Runtime
     from trainables.spec import PairSpec
 
-    with seeded(3):
+    with seed_generators(3):
         state = build("small_cnn", 10, 1, 8, {}).double().state_dict()
     state["head.bias"] += 1e-12
     torch.save(state, tmp_path / "w.pt")

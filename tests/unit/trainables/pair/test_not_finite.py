@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.support.small_trials import digits_spec
-from trainables.merging.formulas import kept_mask
+from trainables.merging.formulas import dare_mask
 from trainables.merging.methods import MERGES
 from trainables.models.registry import MODELS
 from trainables.pair.checkpoints import merge_checkpoints
@@ -65,7 +65,7 @@ def test_a_merge_with_infinite_weights_is_named_and_never_chosen(tmp_path: Path)
     size = 1.2e38
     output = _merged(tmp_path, {"base": 0.0, "a": size, "b": size})
     spec = PairSpec.from_json(output.result.spec)
-    masks = [kept_mask(spec.stream("merge/dare"), "scale", i, torch.zeros(3)).double() for i in (0, 1)]
+    masks = [dare_mask(spec.stream("merge/dare"), "scale", i, torch.zeros(3)).double() for i in (0, 1)]
     # 0 + s (m_A tau_A + m_B tau_B) / (1 - 0.5)
     most = 2 * size * float(sum(masks).max())
     beyond = [f"{s:g}" for s in MERGES["dare"].grid if s * most > torch.finfo(torch.float32).max]

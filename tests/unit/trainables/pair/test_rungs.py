@@ -12,7 +12,7 @@ import torch
 from tests.support.courses import finetune, make_courses
 from tests.support.small_trials import digits_spec, random_data, same
 from trainables.merging.methods import MERGES
-from trainables.models.seeding import Stream, seeded
+from trainables.models.seeding import Stream, seed_generators
 from trainables.pair.run import run_pair, run_pairs
 from trainables.pair.rungs import ANNEAL_SHARE, anneal_leg
 from trainables.pair.setup import prepare
@@ -137,13 +137,13 @@ def test_courses_take_turns_without_a_trace(stack: int) -> None:
 
 
 def test_a_stream_goes_on_where_it_was_left() -> None:
-    with seeded(3):
+    with seed_generators(3):
         whole = torch.rand(6)
     stream = Stream(3)
     before = torch.random.get_rng_state()
     parts = []
     for _ in range(3):
-        with stream.entered():
+        with stream.enter():
             parts.append(torch.rand(2))
     assert torch.equal(torch.cat(parts), whole)
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -10,7 +10,7 @@ from trainables.datasets.augmentation import AUGMENTATIONS, augment
 from trainables.datasets.dataset import Data, DataError
 from trainables.result import SPLITS
 from trainables.spec import PairSpec
-from trainables.tasks.batches import augmented_at_once, epoch_batches, halves, steps_per_epoch
+from trainables.tasks.batches import augmentation_chunk, epoch_batches, halves, steps_per_epoch
 
 SPEC = PairSpec("any", "any", learning_rate=0.1, batch_size=12, augmentation_strength=0.8)
 every_augmentation = pytest.mark.parametrize("name", [*sorted(AUGMENTATIONS), "crop_flip+mixup"])
@@ -74,8 +74,8 @@ def test_ranks_must_divide_the_batch() -> None:
 
 def test_chunks_are_whole_batches_bounded_by_images_and_by_bytes() -> None:
     small, photo = torch.Size([1, 3, 64, 64]), torch.Size([1, 3, 224, 224])
-    assert [augmented_at_once(b, small) for b in (1, 16, 100, 4097)] == [4096, 4096, 4000, 4097]
-    assert [augmented_at_once(b, photo) for b in (1, 16, 128, 1024)] == [445, 432, 384, 1024]
+    assert [augmentation_chunk(b, small) for b in (1, 16, 100, 4097)] == [4096, 4096, 4000, 4097]
+    assert [augmentation_chunk(b, photo) for b in (1, 16, 128, 1024)] == [445, 432, 384, 1024]
 
 
 def test_chunks_go_on_with_the_same_streams(monkeypatch: pytest.MonkeyPatch) -> None:

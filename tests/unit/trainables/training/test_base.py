@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.support.small_trials import digits_spec
 from tests.support.waiting import PATIENCE
 from trainables.models.registry import build
-from trainables.models.seeding import seeded
+from trainables.models.seeding import seed_generators
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.tasks.tasks import Task, add_models, load_tasks
@@ -103,7 +103,7 @@ def test_a_file_whose_content_changed_makes_another_base(kept: bool, tmp_path: P
     file, bases = tmp_path / "w.pt", tmp_path / "bases" if kept else None
     spec = replace(SPEC, weights=str(file), base=replace(SPEC.base, steps=0))
     for seed in (1, 2):
-        with seeded(seed):
+        with seed_generators(seed):
             state = build(SPEC.model, 10, 1, 8, SPEC.model_options).state_dict()
         torch.save(state, file)
         assert _equal(_weights(bases, spec), dict(state))
@@ -148,7 +148,7 @@ def test_two_tasks_share_a_jointly_trained_backbone_and_own_their_heads(tmp_path
 
 def test_tasks_of_other_image_shapes_are_refused() -> None:
     spec = replace(TWO, dataset_b_options={"size": 16})
-    with pytest.raises(ValueError, match=r"the two tasks must have images of one shape.*\(1, 8, 8\).*\(1, 16, 16\)"):
+    with pytest.raises(ValueError, match=r"the two tasks share a backbone and must have images of one shape.*\(1, 8, 8\).*\(1, 16, 16\)"):
         load_tasks(spec, Runtime())
 
 

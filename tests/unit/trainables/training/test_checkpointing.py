@@ -192,11 +192,11 @@ SPEC = digits_spec(batch_size=64)
 @pytest.mark.parametrize(
     ("spoil", "other", "why"),
     [
-        (lambda p: p.write_bytes(p.read_bytes()[:-100]), {}, "it cannot be read"),
-        (lambda p: p.write_bytes(b"no checkpoint"), {}, "it cannot be read"),
-        (lambda p: torch.save({"facts": {}, "state": {}}, p), {}, "it is of another format"),
-        (lambda p: None, {"measure": 0}, "it is of another measure"),
-        (lambda p: None, {"threads": 2}, "it is of another threads"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-100]), {}, "cannot be read"),
+        (lambda p: p.write_bytes(b"no checkpoint"), {}, "cannot be read"),
+        (lambda p: torch.save({"facts": {}, "state": {}}, p), {}, "belongs to another format"),
+        (lambda p: None, {"measure": 0}, "belongs to another measure"),
+        (lambda p: None, {"threads": 2}, "belongs to another threads"),
     ],
 )
 def test_one_that_does_not_count_is_said_and_passed_over(
@@ -237,7 +237,7 @@ def test_a_trial_of_seconds_writes_none_and_a_long_one_about_one_a_minute(tmp_pa
         now[0] += steps * 0.5
         done += steps
         kept.report = lambda _: at.append(now[0])
-        kept.paused(steps, dict)
+        kept.note_pause(steps, dict)
     gaps = [b - a for a, b in pairwise(at)]
     assert len(gaps) > 20
     assert all(EVERY_SECONDS / 2 <= gap <= 1.1 * EVERY_SECONDS for gap in gaps)
@@ -258,7 +258,7 @@ def test_one_that_is_slow_to_write_is_written_more_rarely(tmp_path: Path) -> Non
     for _ in range(400):
         steps = kept.stride or 0
         now[0] += steps * 0.5
-        kept.paused(steps, state)
+        kept.note_pause(steps, state)
     gaps = [b - a for a, b in pairwise(at)]
     assert len(gaps) > 5
     assert all(30.0 / gap <= 2 * SHARE for gap in gaps)
@@ -271,7 +271,7 @@ def test_one_that_cannot_be_written_costs_nothing(tmp_path: Path, number: int, m
 
     monkeypatch.setattr(Path, "replace", fails)
     seen: list[str] = []
-    with pytest.warns(LostCheckpoint, match=f"cannot be written: {os.strerror(number)}; the trial goes on"):
+    with pytest.warns(LostCheckpoint, match=rf"cannot write checkpoint .*: {os.strerror(number)}; the trial goes on"):
         found = run_pair(SPEC, keeping(tmp_path), killed_after(1000, seen))
     assert (seen, list(tmp_path.iterdir())) == ([], [])
     assert_same(found, run_pair(SPEC, Runtime(measure=2)))

@@ -93,7 +93,7 @@ def test_three_models_and_a_base_get_every_merge(
         (["--models", "a.pt", "other.safetensors", *TASK], "other.safetensors does not fit model SmallCNN: "),
         (
             ["--models", "a.pt", "int8.pt", *TASK],
-            "int8.pt holds weights that are no floating-point numbers: features.0.weight (int8), features.0.bias",
+            "int8.pt holds weights that are not floating-point numbers: features.0.weight (int8), features.0.bias",
         ),
         (["--models", "a.pt", "b.pt", "--base", "nan.pt", *TASK], "not finite in features.0.bias; the model diverged"),
         (
@@ -131,7 +131,7 @@ def test_bad_input_is_one_line(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("int8.pt", "int8.pt holds weights that are no floating-point numbers: features.0.weight (int8)"),
+        ("int8.pt", "int8.pt holds weights that are not floating-point numbers: features.0.weight (int8)"),
         ("nan.pt", "nan.pt holds numbers that are not finite in features.0.bias"),
         ("cut.pt", "cut.pt is cut short or damaged"),
     ],

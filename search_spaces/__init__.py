@@ -1,6 +1,6 @@
-"""What may vary: one file per search space; the file's name is the space's name.
+"""Search spaces, one file per space; the name of the file is the name of the space.
 
-Importing this package loads neither torch nor Ray nor Optuna; `load` and the spaces load Optuna's distributions.
+The import of this package loads neither torch nor Ray nor Optuna; `load` and the spaces load Optuna's distributions.
 """
 
 from search_spaces._space import Space, load, names

@@ -1,4 +1,4 @@
-"""Conditional knobs: which knobs act in a configuration, given the values of others."""
+"""Conditional knobs: knobs that act only with certain values of other knobs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 Conditions = Mapping[str, Mapping[str, tuple[Any, ...]]]
-"""Knob -> {other knob: the values of it with which the knob acts}; all of them must hold."""
+"""Knob -> {other knob: values with which the knob acts}; a knob acts if all entries hold."""
 
 
-def in_order(names: Iterable[str], conditions: Conditions) -> list[str]:
-    """Return knobs in their order, each after those that its condition names.
+def sort_by_conditions(names: Iterable[str], conditions: Conditions) -> list[str]:
+    """Return the knobs in order, each after the knobs of its condition.
 
     Raises:
         ValueError: Conditions depend on each other in a circle.
@@ -35,23 +35,23 @@ def in_order(names: Iterable[str], conditions: Conditions) -> list[str]:
 
 
 def acts(name: str, params: Mapping[str, Any], conditions: Conditions) -> bool:
-    """Whether a knob acts at these values: what it depends on acts and has one of the values asked for."""
+    """Return whether a knob acts at these values: the knobs of its condition act and have one of its values."""
     return all(
         other in params and params[other] in values and acts(other, params, conditions)
         for other, values in conditions.get(name, {}).items()
     )
 
 
-def acting(params: Mapping[str, Any], conditions: Conditions) -> dict[str, Any]:
-    """Return the parameters without the knobs that do not act."""
+def active_params(params: Mapping[str, Any], conditions: Conditions) -> dict[str, Any]:
+    """Return the parameters of the knobs that act."""
     return {name: value for name, value in params.items() if acts(name, params, conditions)}
 
 
-def enabling(name: str, conditions: Conditions) -> dict[str, Any]:
+def find_enabling_values(name: str, conditions: Conditions) -> dict[str, Any]:
     """Return values of other knobs with which a knob acts.
 
     Raises:
-        ValueError: There are none.
+        ValueError: No values make it act.
     """
     allowed: dict[str, tuple[Any, ...]] = {}
     open_ = [name]
@@ -64,26 +64,26 @@ def enabling(name: str, conditions: Conditions) -> dict[str, Any]:
     return {other: values[-1] for other, values in allowed.items()}
 
 
-def narrowed(
+def narrow_conditions(
     conditions: Conditions, knobs: Mapping[str, BaseDistribution], fixed: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, tuple[Any, ...]]], set[str]]:
-    """Return the conditions where some knobs are fixed or have fewer choices, and the knobs that act no more."""
-    left = {name: dict(condition) for name, condition in conditions.items() if name in knobs}
+    """Return the conditions after fixing knobs or removing choices, and the knobs that can no longer act."""
+    narrowed = {name: dict(condition) for name, condition in conditions.items() if name in knobs}
     dead: set[str] = set()
     changed = True
     while changed:
         changed = False
-        for name, condition in left.items():
+        for name, condition in narrowed.items():
             for other, values in list(condition.items()):
-                now = _possible(values, other, knobs, fixed, dead)
-                if not now and name not in dead:
+                possible = _possible(values, other, knobs, fixed, dead)
+                if not possible and name not in dead:
                     dead.add(name)
                     changed = True
-                if now and other not in knobs:
+                if possible and other not in knobs:
                     del condition[other]
-                elif now:
-                    condition[other] = now
-    return {name: c for name, c in left.items() if c and name not in dead}, dead
+                elif possible:
+                    condition[other] = possible
+    return {name: c for name, c in narrowed.items() if c and name not in dead}, dead
 
 
 def _possible(
@@ -97,11 +97,11 @@ def _possible(
 
 
 def check(conditions: Conditions, knobs: Mapping[str, BaseDistribution], fixed: Iterable[str] = ()) -> None:
-    """Check conditions against the knobs of a space; `fixed` are further names that they may depend on.
+    """Check conditions against the knobs of a space; they may also depend on the names `fixed`.
 
     Raises:
-        ValueError: A condition of or on what is no knob, on a value that is no choice, on a range of numbers, in a
-            circle, or one that can never hold.
+        ValueError: A condition names an unknown knob, a value that is no choice or a range of numbers, belongs to a
+            circle, or can never hold.
     """
     from trainables.registry import unknown
 
@@ -120,6 +120,6 @@ def check(conditions: Conditions, knobs: Mapping[str, BaseDistribution], fixed: 
                 raise ValueError(
                     f"condition of {name}: {other} must be one of {', '.join(map(str, choices))}, got {wrong[0]!r}"
                 )
-    in_order(knobs, conditions)
+    sort_by_conditions(knobs, conditions)
     for name in conditions:
-        enabling(name, conditions)
+        find_enabling_values(name, conditions)

@@ -1,4 +1,4 @@
-"""Search spaces as plain data: JSON in and out, so that a space can be read without its Python file."""
+"""Search spaces as JSON, which is readable without the space's Python file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 VERSION = 1
 _TEXTS = ("name", "doc", "source", "budget")
 _LISTS = ("merges", "freeze")
-"""Fields of a trial that hold several names: JSON has no tuples, and a choice must equal the trial's own value."""
+"""Fields of a trial that are tuples: JSON has lists only, and a choice must equal the trial's value."""
 
 
 def to_json(space: Space) -> str:
-    """Return a search space as JSON that `from_json` reads back.
+    """Return a search space as JSON for `from_json`.
 
     Raises:
-        SpaceError: A value is no JSON.
+        SpaceError: A value is not JSON.
     """
     from optuna.distributions import BaseDistribution
 
@@ -31,9 +31,9 @@ def to_json(space: Space) -> str:
         "version": VERSION,
         **{name: getattr(space, name) for name in _TEXTS},
         "fixed": dict(space.fixed),
-        "knobs": _written(space.knobs),
+        "knobs": _write_knobs(space.knobs),
         "conditions": {knob: dict(condition) for knob, condition in space.conditions.items()},
-        "smoke": {"fixed": {k: v for k, v in space.smoke.items() if k not in small}, "knobs": _written(small)},
+        "smoke": {"fixed": {k: v for k, v in space.smoke.items() if k not in small}, "knobs": _write_knobs(small)},
     }
     try:
         return json.dumps(data, indent=1, allow_nan=False, default=_plain)
@@ -42,16 +42,16 @@ def to_json(space: Space) -> str:
 
 
 def from_json(text: str) -> Space:
-    """Read a search space from the text of `to_json`; no Python file is loaded.
+    """Return the search space that `to_json` wrote, without loading a Python file.
 
     Raises:
-        SpaceError: The text holds no space, or a later version wrote it.
+        SpaceError: The text is no space, or a newer version wrote it.
     """
     try:
         data: dict[str, Any] = json.loads(text)
         version = data["version"]
         if version != VERSION:
-            raise SpaceError(f"it has version {version!r} and this sweeper reads version {VERSION}: upgrade sweeper")
+            raise SpaceError(f"it has version {version!r}, but this sweeper reads version {VERSION}; upgrade sweeper")
         smoke: Mapping[str, Any] = data["smoke"]
         return Space(
             **{name: data[name] for name in _TEXTS},
@@ -66,7 +66,7 @@ def from_json(text: str) -> Space:
         raise SpaceError(f"it holds no search space: {type(error).__name__}: {error}") from None
 
 
-def _written(knobs: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+def _write_knobs(knobs: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     from optuna.distributions import distribution_to_json
 
     return {name: json.loads(distribution_to_json(distribution)) for name, distribution in knobs.items()}
@@ -75,14 +75,14 @@ def _written(knobs: Mapping[str, BaseDistribution]) -> dict[str, Any]:
 def _read(knobs: Mapping[str, Any]) -> dict[str, BaseDistribution]:
     from optuna.distributions import CategoricalDistribution, json_to_distribution
 
-    found: dict[str, BaseDistribution] = {}
+    distributions: dict[str, BaseDistribution] = {}
     for name, data in knobs.items():
         if name in _LISTS:
             choices: list[Any] = [tuple(choice) for choice in data["attributes"]["choices"]]
-            found[name] = CategoricalDistribution(choices)
+            distributions[name] = CategoricalDistribution(choices)
         else:
-            found[name] = json_to_distribution(json.dumps(data))
-    return found
+            distributions[name] = json_to_distribution(json.dumps(data))
+    return distributions
 
 
 def _plain(value: object) -> Any:

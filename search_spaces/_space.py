@@ -1,4 +1,4 @@
-"""Space: knobs with their ranges, the fixed rest of the trial, and how both become a PairSpec."""
+"""Space: knobs with their ranges and the fixed fields of a trial, which together give a PairSpec."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from search_spaces._conditions import Conditions, acting, acts, check, narrowed
+from search_spaces._conditions import Conditions, active_params, acts, check, narrow_conditions
 from trainables.registry import unknown
 from trainables.spec import PairSpec
 
@@ -21,7 +21,7 @@ _NEEDED = {f.name for f in fields(PairSpec) if f.default is MISSING and f.defaul
 
 
 class SpaceError(ValueError):
-    """A search space that cannot be used; the message says why."""
+    """A search space cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,19 @@ class Space:
     """A search space.
 
     Attributes:
-        doc: One sentence on what is searched.
+        doc: One sentence on its trials.
         fixed: Fields of `PairSpec` that every trial shares.
-        knobs: Field of `PairSpec` -> Optuna distribution it is drawn from.
-        source: Where the setting comes from.
-        budget: One sentence: how long a pair takes, on what.
-        smoke: Field -> value or distribution of the small variant, which runs a pair in seconds on a CPU; empty where
-            the space itself does.
-        name: The file's name; filled by `load`.
-        conditions: Knob -> {other knob: the values of it with which the knob acts}; elsewhere it has the default of
+        knobs: Field of `PairSpec` -> its Optuna distribution.
+        source: Origin of the setting.
+        budget: One sentence on the time per pair and its hardware.
+        smoke: Field -> value or distribution of the small variant, which runs a pair in seconds on a CPU; empty if the
+            space is already small.
+        name: Name of the file; `load` sets it.
+        conditions: Knob -> {other knob: values with which the knob acts}; a knob that does not act has the default of
             `PairSpec`.
 
     Raises:
-        SpaceError: A knob or fixed field that `PairSpec` does not have, a field that is both, or a condition that
-            cannot hold.
+        SpaceError: `PairSpec` lacks a knob or fixed field, a field is both, or a condition cannot hold.
     """
 
     doc: str
@@ -67,7 +66,7 @@ class Space:
         if both := sorted(set(self.fixed) & set(self.knobs)):
             raise SpaceError(f"{both[0]} is both fixed and a knob; keep one")
         if needed := sorted(_NEEDED & set(self.conditions)):
-            raise SpaceError(f"condition of {needed[0]}: it must act in every trial, it has no default")
+            raise SpaceError(f"{needed[0]} has no default and must act in every trial; drop its condition")
         try:
             check(self.conditions, self.knobs)
         except ValueError as error:
@@ -89,8 +88,8 @@ class Space:
         """Return the trial with these knobs.
 
         Args:
-            params: Value of every knob that acts; those that do not keep the default of `PairSpec`.
-            more: Further fields of `PairSpec`, such as `seed` and `repeat`; they win over `fixed`.
+            params: Value of every knob that acts; the others keep the default of `PairSpec`.
+            more: Further fields of `PairSpec`, such as `seed` and `repeat`; they override `fixed`.
 
         Raises:
             ValueError: A knob is missing or unknown, or a value breaks PairSpec's rules.
@@ -100,15 +99,15 @@ class Space:
             raise SpaceError(f"space {self.name!r} needs a value of {missing[0]}")
         if wrong := sorted(set(params) - set(self.knobs)):
             raise SpaceError(str(unknown(f"knob of space {self.name!r}:", wrong[0], self.knobs)))
-        return PairSpec.from_mapping({**self.fixed, **self.acting(params), **more})
+        return PairSpec.from_mapping({**self.fixed, **self.active_params(params), **more})
 
-    def acting(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def active_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters without the knobs that do not act."""
-        return acting(params, self.conditions)
+        return active_params(params, self.conditions)
 
     def params_of(self, spec: PairSpec) -> dict[str, Any]:
-        """Return the values of the knobs that act in a trial; the inverse of `build`."""
-        return self.acting({name: getattr(spec, name) for name in self.knobs})
+        """Return the values of the knobs that act in a trial: the inverse of `build`."""
+        return self.active_params({name: getattr(spec, name) for name in self.knobs})
 
     def override(
         self,
@@ -117,13 +116,13 @@ class Space:
         conditions: Conditions | None = None,
         **about: Any,
     ) -> Space:
-        """Return this space with other ranges or fixed values; a field moves between the two as asked.
+        """Return this space with other ranges or fixed values; a field may change between the two.
 
         Args:
             parameters: Field -> distribution.
-            fixed: Field -> value; a name with a dot, such as `dataset_options.path`, sets one entry of a field. A
-                knob that acts at none of the values left is searched no more.
-            conditions: Knob -> its condition, for knobs whose condition changes.
+            fixed: Field -> value; a name with a dot, such as `dataset_options.path`, sets one entry of a field. Knobs
+                that can no longer act are dropped.
+            conditions: Knob -> its new condition.
             about: Other attributes, such as `doc`.
 
         Raises:
@@ -140,7 +139,7 @@ class Space:
             check(new, knobs, rest)
         except ValueError as error:
             raise SpaceError(str(error)) from None
-        kept, dead = narrowed({**self.conditions, **new}, knobs, rest)
+        kept, dead = narrow_conditions({**self.conditions, **new}, knobs, rest)
         knobs = {k: v for k, v in knobs.items() if k not in dead}
         return replace(self, fixed=rest, knobs=knobs, conditions=kept, **about)
 
@@ -148,18 +147,18 @@ class Space:
         if not path:
             return value
         if not isinstance(now, Mapping):
-            raise SpaceError(f"{name} sets an entry of a field that is {now!r}, not a mapping")
+            raise SpaceError(f"{name} sets an entry, but the field must then be a mapping, got {now!r}")
         known = cast(Mapping[str, Any], now)
         return {**known, path[0]: self._with_entry(known.get(path[0], {}), path[1:], value, name)}
 
     def small(self) -> Space:
-        """Return the small variant, for tests and first tries on a CPU; it keeps the name.
+        """Return the small variant with the same name, for tests and first tries on a CPU.
 
         Raises:
-            SpaceError: There is none, because the space itself is small.
+            SpaceError: The space has no small variant, because it is already small.
         """
         if not self.smoke:
-            raise SpaceError(f"space {self.name!r} has no smoke variant: it is small as it is; leave --smoke out")
+            raise SpaceError(f"space {self.name!r} has no smoke variant because it is already small; leave --smoke out")
         from optuna.distributions import BaseDistribution
 
         parameters = {k: v for k, v in self.smoke.items() if isinstance(v, BaseDistribution)}
@@ -176,11 +175,11 @@ def names() -> list[str]:
 def load(name: str) -> Space:
     """Return a space by its name or by the path of a user's Python file.
 
-    A file must define `SPACE`; it may register models and data sets of its own. Its text travels with every trial,
-    so it must import installed packages only. It is code: load only files that you trust.
+    A file must define `SPACE`; it may register models and data sets. Every trial carries its text, so that it must
+    import installed packages only. The file is executed: load only files that you trust.
 
     Raises:
-        UnknownName: No such space; the message names the nearest.
+        UnknownName: No such space; the message names similar ones.
         SpaceError: The file cannot be read, is not Python, or defines no `SPACE`.
     """
     if name.endswith(".py") or "/" in name:

@@ -8,7 +8,7 @@ SPACE = cifar10_resnet18.SPACE.override(
     parameters={},
     fixed={"dataset": "cifar100", "accuracy_floor": 0.1},
     doc="branch pairs of ResNet-18 off a trunk on CIFAR-100 and anneal them",
-    # no data set of 100 classes is at hand without a download: scikit-learn's digits, real and bundled
+    # scikit-learn's digits, because data sets with 100 classes need a download
     smoke={
         "dataset": "digits",
         "dataset_options": {"size": 16, "channels": 3},

@@ -28,7 +28,7 @@ SPACE = Space(
         "weight_decay": FloatDistribution(1e-3, 1.0, log=True),
         "augmentation_strength": FloatDistribution(0.0, 1.0),
     },
-    # no data set of 100 classes is at hand without a download: scikit-learn's digits, real and bundled
+    # scikit-learn's digits, because data sets with 100 classes need a download
     smoke={
         "dataset": "digits",
         "dataset_options": {"size": 32, "channels": 3},

@@ -1,7 +1,7 @@
-"""CIFAR-10 with ResNet-18, as in the paper: a trunk at the trial's own stable learning rate, then two children.
+"""CIFAR-10 with ResNet-18, as in the paper: a trunk at the trial's stable learning rate, then two children.
 
-The ranges surround the appendix's example, a learning rate of 0.1; its full grid is not public in machine-readable
-form. The paper trains for 200,000 steps; the budget here is a 25th of that.
+The ranges surround the example of the appendix, a learning rate of 0.1; its full grid is not available in
+machine-readable form. The paper trains for 200,000 steps, 25 times the budget here.
 """
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -31,7 +31,7 @@ SPACE = Space(
         "weight_decay": FloatDistribution(1e-5, 5e-3, log=True),
         "augmentation_strength": FloatDistribution(0.0, 1.0),
     },
-    # CIFAR-10's re-encoding as JPEG, from the data root's archive
+    # CIFAR-10 re-encoded as JPEG, from an archive in the data root
     smoke={
         "dataset": "cifar10_jpeg",
         "dataset_options": {"train": 600, "val": 200, "test": 200},

@@ -1,4 +1,4 @@
-"""scikit-learn's digits (8x8, bundled) with a 14k-parameter GroupNorm CNN: seconds a pair on a laptop core."""
+"""scikit-learn's digits (8x8, bundled) with a 14k-parameter GroupNorm CNN: seconds per pair on a laptop core."""
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -16,7 +16,7 @@ SPACE = Space(
         "base": {"steps": 60, "learning_rate": 0.02, "momentum": 0.9, "batch_size": 32, "seed": 0},
         "accuracy_floor": 0.5,
     },
-    # both ends fail: below 1e-3 the pair stays where it was, near 3 it collapses
+    # both ends fail: below 1e-3 the pair hardly moves, near 3 it collapses
     knobs={
         "learning_rate": FloatDistribution(3e-4, 3.0, log=True),
         "batch_size": IntDistribution(8, 128, log=True),

@@ -1,4 +1,4 @@
-"""digits_cnn with 20 % symmetric label noise in training: its gain curve is plain to see."""
+"""digits_cnn with 20 % symmetric label noise in training, which makes the gain curve clearly visible."""
 
 from search_spaces import digits_cnn
 

@@ -10,7 +10,7 @@ SPACE = fashion_cnn.SPACE.override(
         "dataset_b_options": {"train": 4000, "val": 1000, "test": 2000},
         "merges": ["linear", "task_arithmetic", "ties"],
     },
-    doc="fine-tune one small GroupNorm CNN on Fashion-MNIST and one on MNIST, own heads, and add their task vectors",
+    doc="fine-tune small GroupNorm CNNs on Fashion-MNIST and MNIST, separate heads, and add their task vectors",
     budget="4 epochs of 4,000 images a child and 22 merges on two test sets: minutes a pair on one CPU core",
     source="task arithmetic of arXiv 2212.04089 and TIES of 2306.01708 in the setting of arXiv 2510.04686",
 )

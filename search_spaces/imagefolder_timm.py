@@ -1,7 +1,7 @@
 """Your own images, one folder per class, with any model of timm.
 
 `sweeper run imagefolder_timm --data ROOT --set dataset_options.path=my_images --set model=convnext_atto`; with
-`--set weights=pretrained` the base is the library's own checkpoint.
+`--set weights=pretrained` the base is timm's checkpoint.
 """
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -10,7 +10,7 @@ from search_spaces._space import Space
 
 SPACE = Space(
     doc="fine-tune pairs of a timm model on a folder of images (dataset_options.path and model by --set)",
-    budget="2 epochs a child from a base of 500 steps at 224x224: minutes to hours a pair on a GPU, by the folder",
+    budget="2 epochs a child from a base of 500 steps at 224x224: minutes to hours a pair on a GPU",
     source="setting of arXiv 2510.04686 on the user's own images; protocol finetune",
     fixed={
         "dataset": "image_folder",
@@ -28,7 +28,7 @@ SPACE = Space(
         "weight_decay": FloatDistribution(1e-6, 1e-2, log=True),
         "augmentation_strength": FloatDistribution(0.0, 1.0),
     },
-    # scikit-learn's digits, real and bundled, and timm's own small network for tests
+    # scikit-learn's digits and timm's small network for tests
     smoke={
         "dataset": "digits",
         "dataset_options": {"size": 32, "channels": 3},

@@ -1,4 +1,4 @@
-"""A closed form with a known best noise, no data and no training: for tests and for trying the tool in seconds."""
+"""A closed form with a known best noise, without data and training, for tests and first tries in seconds."""
 
 from search_spaces import digits_cnn
 

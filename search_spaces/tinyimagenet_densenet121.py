@@ -1,4 +1,4 @@
-"""Tiny-ImageNet (64x64, 200 classes; its own folder layout under the data root) with timm's DenseNet-121."""
+"""Tiny-ImageNet (64x64, 200 classes, original folder layout in the data root) with timm's DenseNet-121."""
 
 from optuna.distributions import FloatDistribution, IntDistribution
 
@@ -16,7 +16,7 @@ SPACE = cifar10_resnet18.SPACE.override(
     },
     doc="branch pairs of DenseNet-121 off a trunk on Tiny-ImageNet and anneal them",
     budget="20,000 steps a pair (trunk 10,000, children 5,000 each), 2.6 million 64x64 images at B = 128: for a GPU",
-    # Tiny-ImageNet is not at hand without a download: scikit-learn's digits, real and bundled, and a narrow DenseNet
+    # scikit-learn's digits, because Tiny-ImageNet needs a download, and a narrow DenseNet
     smoke={
         "dataset": "digits",
         "dataset_options": {"size": 32, "channels": 3},

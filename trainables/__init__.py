@@ -1,12 +1,12 @@
-"""What one trial is: train two or more networks, merge them, score the merges.
+"""Trials: train two or more networks, merge them, score the merges.
 
-Needs torch, torchvision, timm, numpy, scipy, scikit-learn and safetensors, so that it runs on a bare GPU machine.
-Importing this package loads nothing heavy.
+The package needs only torch, torchvision, timm, numpy, scipy, scikit-learn and safetensors, so that it runs on a bare
+GPU machine. Its import loads none of them.
 
 Notation used in every module (units in brackets):
 
 ========  ==========================================================================
-theta_0   base weights, shared by all children; in protocol `branch` the trunk's
+theta_0   base weights, shared by all children; those of the trunk in `branch`
 theta_i   weights of child i; theta_A and theta_B are those of the first two
 tau_i     task vector theta_i - theta_0
 alpha     interpolation coefficient in [0, 1]: (1 - alpha) theta_A + alpha theta_B
@@ -19,7 +19,7 @@ lambda    weight decay as passed to the optimizer [1]
 N         number of examples that one child trains on [examples]
 T         number of optimizer steps of one child [steps]
 G, Sigma  gradient of the mean loss, and covariance of one example's gradient
-k_aug     tr Sigma of the augmentation over that without, at theta_0 [1]
+k_aug     tr Sigma with augmentation divided by that without, at theta_0 [1]
 H         Hessian of the mean loss [nat/parameter^2]
 S         effective noise scale, see `trainables.noise` [1/examples for `paper`]
 ========  ==========================================================================

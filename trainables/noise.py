@@ -13,23 +13,23 @@ factor                  value                           comes from
 ``one_minus_beta1``     1 - beta_1                      the setting ``beta1``
 ``one_plus_beta1``      1 + beta_1                      the setting ``beta1``
 ``examples``            N, training examples            the data
-``k_aug``               tr Sigma of the augmentation    the probe at the base weights, before training; 1 without
-                        over that without, there        augmentation
+``k_aug``               tr Sigma with augmentation      the probe at the base weights, before training; 1 without
+                        divided by that without         augmentation
 ``trace_sigma``         tr Sigma, nat^2/parameter^2     measured in the stable phase
 ``b_simple``            tr Sigma / |G|^2, examples      measured in the stable phase
 ``weight_norm``         |w|, parameter norm             measured in training
 ``dose``                see `trainables.measurement.dose`           measured in training
 ======================  ==============================  ============================================================
 
-Predicted scales are known before training, so that a search can target them; measured ones are filled afterwards.
-A definition holds for some families of optimizers only:
+Predicted scales are known before training, so that a search can target them; measured ones are known afterwards.
+Each definition is valid for some families of optimizers:
 
 =====================================  ===========  ================================================================
 definition                             families     why
 =====================================  ===========  ================================================================
 paper, paper_v1, paper_aug, linear,    sgd, sgdw    diffusion of steps eta v with the sum v <- mu v + g of raw
 smith_le, paper_full, effective_lr,                 gradients; Adam's beta_1 is an average without the gain
-dose                                                1/(1 - mu), and its steps hardly know the gradient's size
+dose                                                1/(1 - mu), and its steps hardly depend on the gradient's size
 wd_intrinsic, wd_angular,              sgd          equilibrium under a decay lambda w that is part of the gradient
 wd_equilibrium                                      and so of the momentum sum; a decoupled decay is not
 adam_sde                               adam, adamw  a rule for steps g / sqrt(v); the decay does not enter
@@ -38,8 +38,8 @@ adamw_angular, adamw_tau               adamw        equilibrium under decoupled 
 critical_ratio, fitted                 all          a property of the gradients; exponents are estimated
 =====================================  ===========  ================================================================
 
-Traps. Every scale is that of the stable phase: warmup-stable-decay schedules anneal it to zero by design. All leave out
-the factor 1 - B/N of batches drawn without replacement. B is the global batch: gradient accumulation and ranks count.
+Every scale describes the stable phase; warmup-stable-decay schedules reduce it to zero by design. No scale includes the
+factor 1 - B/N of batches drawn without replacement. B is the global batch, with gradient accumulation and ranks.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ _FACTORS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
 _RATES = {"momentum": ("one_minus_momentum", "one_plus_momentum"), "beta1": ("one_minus_beta1", "one_plus_beta1")}
 _KNOB_OF = {factor: knob for knob, pair in _RATES.items() for factor in pair}
 _ORIGIN = {
-    "k_aug": ", which the probe at the base weights yields",
-    **dict.fromkeys(MEASURED, ", which is measured in training"),
+    "k_aug": ", which the probe at the base weights measures",
+    **dict.fromkeys(MEASURED, ", which training measures"),
 }
 
 
@@ -88,15 +88,15 @@ class NoiseScale:
         name: Key in `NOISE`.
         formula: The formula as text.
         unit: Unit of the value.
-        source: Paper (arXiv id) it comes from.
+        source: Paper, with its arXiv id.
         exponents: Exponent of each factor of the module's table; empty for `fitted` before `with_exponents`.
         prefactor: Constant factor.
         kind: `predicted` (known before training), `measured` (filled after it) or `fitted` (estimated exponents).
-        families: Families of optimizers for which it is defined, of `FAMILIES`.
-        description: One sentence on what it is.
+        families: Families of optimizers, of `FAMILIES`, for which it is defined.
+        description: One sentence on its meaning.
 
     Raises:
-        ValueError: Both factors of momentum or of beta1 stand in it and are not a ratio: it could not be solved.
+        ValueError: It has both factors of momentum or of beta1, and their exponents are not opposite.
     """
 
     name: str
@@ -117,7 +117,7 @@ class NoiseScale:
 
     @property
     def knobs(self) -> tuple[str, ...]:
-        """Knobs that stand in the formula, the ones that `solve` accepts."""
+        """Knobs in the formula, which `solve` accepts."""
         return tuple(k for k in SOLVABLE if any(_KNOB_OF.get(f, f) == k for f in self.exponents))
 
     @property
@@ -129,14 +129,14 @@ class NoiseScale:
         """Return the noise scale of `settings`.
 
         Args:
-            settings: Settings of the module's table; those that the formula does not use may be missing.
+            settings: Settings of the module's table; the formula may not need all of them.
 
         Returns:
-            The scale in `self.unit`; 0 where a factor with a positive exponent is 0.
+            The scale in `self.unit`; 0 if a factor with a positive exponent is 0.
 
         Raises:
-            ValueError: A setting that the formula needs is missing, it is undefined at these settings (momentum not
-                below 1, say), or it is `fitted` and has no exponents yet.
+            ValueError: A needed setting is missing, the scale is undefined at these settings (such as momentum 1), or
+                it is `fitted` without exponents.
         """
         self._check_exponents()
         for need in self.needs:
@@ -147,11 +147,11 @@ class NoiseScale:
         return self.prefactor * math.prod(_FACTORS[f](settings) ** e for f, e in self.exponents.items())
 
     def factors(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return factor -> value of what the formula multiplies, elementwise where settings are arrays; unchecked."""
+        """Return factor -> value of the formula's factors, elementwise for arrays, without checks."""
         return {name: _FACTORS[name](settings) for name in self.exponents}
 
     def defined_at(self, settings: Settings) -> bool:
-        """Whether `settings` suffice, and no measured one (or a weight decay of 0) leaves the scale undefined."""
+        """Return whether `settings` suffice and no measured one, nor a weight decay of 0, makes the scale undefined."""
         if not self.exponents or not set(self.needs) <= set(settings):
             return False
         fault = self._fault(settings)
@@ -160,7 +160,7 @@ class NoiseScale:
     def _check_exponents(self) -> None:
         if not self.exponents:
             raise ValueError(
-                f"noise {self.name!r} has no exponents yet: estimate them from a sweep's trials and make the scale by "
+                f"noise {self.name!r} has no exponents: estimate them from the trials of a sweep and call "
                 f"with_exponents: {self.formula}"
             )
 
@@ -173,29 +173,29 @@ class NoiseScale:
         return None
 
     def solve(self, knob: str, noise: float, settings: Settings) -> float:
-        """Return the value of `knob` at which the other `settings` have the given noise.
+        """Return the value of `knob` at which the other `settings` give a noise: the inverse of `predict`.
 
-        The inverse of `predict`; measured settings are held where they are. A batch size comes back as a real number:
-        round it yourself. For a wanted `k_aug` look up the strength at which the augmentation has it.
+        Measured settings stay fixed. A batch size is returned as a real number, without rounding. To reach a `k_aug`,
+        look up its strength in the probe.
 
         Args:
             knob: One of `self.knobs`.
-            noise: Wanted scale, > 0.
+            noise: Target scale, > 0.
             settings: The other settings.
 
         Raises:
-            ValueError: `knob` is not in the formula, `noise` is not positive, a needed setting is missing, or no legal
-                value reaches it.
+            ValueError: `knob` is not in the formula, `noise` is not positive, a needed setting is missing, or no valid
+                value reaches the noise.
         """
         self._check_exponents()
         if knob not in self.knobs:
-            has = f"{self.formula} has {', '.join(self.knobs) or 'no knob: it is measured in training'}"
+            has = f"{self.formula} has {', '.join(self.knobs) or 'no knob, because training measures it'}"
             raise ValueError(f"noise {self.name!r} cannot be solved for {knob!r}: {has}")
         if not noise > 0:
             raise ValueError(f"noise must be > 0, got {noise!r}")
         rest = self.predict({**settings, knob: 0.0 if knob in _RATES else 1.0})
         try:
-            value = self._invert(knob, noise / rest) if rest > 0 else None  # weight decay 0, say
+            value = self._invert(knob, noise / rest) if rest > 0 else None  # 0 with weight decay 0, for example
         except OverflowError:
             value = None
         if value is None:
@@ -210,7 +210,7 @@ class NoiseScale:
         minus, plus = (self.exponents.get(factor, 0.0) for factor in _RATES[knob])
         root = ratio ** (1.0 / (minus or plus))
         rate = (1.0 - root) / (1.0 + root) if minus and plus else 1.0 - root if minus else root - 1.0
-        # 0 may come back as -1e-16
+        # rounding may give -1e-16 for 0
         rate = max(rate, 0.0) if rate > -1e-12 else rate
         return rate if 0.0 <= rate < 1.0 else None
 
@@ -284,36 +284,36 @@ _define("fitted", "Product of powers whose exponents a sweep estimates from its 
         "exp(a·[ln η, −ln B, −ln(1−μ), ln λ, ln k_aug])", "1",
         "single-index model, exponents a estimated from the trials", {}, " ".join(FAMILIES), kind="fitted")  # fmt: skip
 
-# setting -> its factor and symbol in `fitted`, and the sign with which the factor's logarithm enters
+# setting -> its factor and symbol in `fitted`, and the sign of the factor's logarithm
 _INDEX = {"learning_rate": (_LR, "η", 1), "batch_size": (_B, "B", -1), "momentum": (_MU, "(1−μ)", -1),
           "weight_decay": (_WD, "λ", 1), "k_aug": ("k_aug", "k_aug", 1)}  # fmt: skip
 
 
 def with_exponents(exponents: Mapping[str, float]) -> NoiseScale:
-    """Return `fitted` with these exponents; it predicts and solves like the others.
+    """Return the scale `fitted` with these exponents, which predicts and solves like the others.
 
     Args:
-        exponents: a of the formula by setting: `learning_rate`, `batch_size`, `momentum`, `weight_decay`, `k_aug`; one
-            that is left out is 0. `paper` is 1 for the first three.
+        exponents: a of the formula by setting: `learning_rate`, `batch_size`, `momentum`, `weight_decay`, `k_aug`;
+            missing ones are 0. `paper` has 1 for the first three.
 
     Raises:
         UnknownName: No such setting.
-        ValueError: An exponent is not finite, or all are 0.
+        ValueError: An exponent is not finite, or all exponents are 0.
     """
     if wrong := sorted(set(exponents) - set(_INDEX)):
         raise unknown("exponent", wrong[0], _INDEX)
     used = {name: float(a) for name, a in exponents.items() if a != 0}
     if not used or not all(map(math.isfinite, used.values())):
-        raise ValueError(f"exponents must be finite and one of them not 0, got {dict(exponents)}")
+        raise ValueError(f"exponents must be finite and at least one must not be 0, got {dict(exponents)}")
     factors = {_INDEX[name][0]: _INDEX[name][2] * a for name, a in used.items()}
     formula = "·".join(f"{_INDEX[name][1]}^{_INDEX[name][2] * a:.3g}" for name, a in used.items())
     return replace(NOISE["fitted"], exponents=factors, formula=formula)
 
 
 def predict_all(settings: Settings, family: str = "sgd") -> dict[str, float]:
-    """Return the scales by name that are defined for the optimizer's `family` and whose settings are there.
+    """Return name -> scale for the scales that are defined for a family of optimizers and these settings.
 
-    Left out, too, are scales that a measured setting (|G|^2 may be estimated below 0) or a weight decay of 0 leaves
+    The result lacks scales that a measured setting (estimates of |G|^2 may be below 0) or a weight decay of 0 makes
     undefined.
 
     Raises:

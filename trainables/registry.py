@@ -1,4 +1,4 @@
-"""Registries: names that can be chosen on the command line, each bound to one object."""
+"""Registries: mappings from names that users choose to objects."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class UnknownName(KeyError):  # noqa: N818 - reads as what it says: raise UnknownName
-    """A name that nothing is registered under; its text names the nearest known ones."""
+class UnknownName(KeyError):  # noqa: N818 - `raise UnknownName` reads well
+    """A name is not registered; the message names similar ones."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
-    """Build the error for a wrong name, with the nearest known names or all of them."""
+    """Return the error for an unknown name; it lists similar known names, or all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
@@ -29,24 +29,24 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
 
 @dataclass(frozen=True)
 class Source:
-    """A user's file that is being executed, and what it has registered so far: (registry, name, item)."""
+    """A user's file in execution, and its registrations so far: (registry, name, item)."""
 
     name: str
     bound: list[tuple[Registry[Any], str, Any]] = field(default_factory=lambda: [])
 
 
 SOURCE: ContextVar[Source | None] = ContextVar("source", default=None)
-"""The user's file that is being executed; None where the caller is one of our own modules."""
+"""The user's file in execution; None for modules of this package."""
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """A read-only mapping from name to object that is filled by a decorator.
+    """A read-only mapping from name to object, filled by a decorator.
 
-    A name that a user's file has bound is bound anew by another user's file, or by the same one once it was edited;
-    each trial makes its own file's names the current ones (`trainables.pair.plugin.load_source`).
+    A user's file may replace names of another user's file, or of an earlier version of itself. Each trial activates the
+    names of its file, see `trainables.pair.plugin.load_source`.
 
     Args:
-        kind: What the entries are, in the singular; used in messages.
+        kind: Noun for the entries, in the singular, for messages.
     """
 
     def __init__(self, kind: str) -> None:
@@ -58,7 +58,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """Bind `item` to `name` and return it.
 
         Raises:
-            ValueError: `name` is bound already: by one of our modules, or by the same run of a user's file.
+            ValueError: A module of this package, or the same execution of a user's file, has bound `name` already.
         """
         source = SOURCE.get()
         if name in self._items and (source is None or self._owners.get(name) in (None, source.name)):
@@ -70,21 +70,21 @@ class Registry(Mapping[str, T], Generic[T]):
         return item
 
     def restore(self, name: str, item: T, source: Source) -> None:
-        """Bind `name` again to what `source` had bound it to."""
+        """Bind `name` again to the `item` of `source`."""
         self._items[name], self._owners[name] = item, source.name
 
     def withdraw(self, name: str, source: Source) -> None:
-        """Unbind `name` where `source` bound it."""
+        """Unbind `name` if `source` bound it."""
         if self._owners.get(name) == source.name:
             self._items.pop(name, None)
             del self._owners[name]
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return the decorator that binds what it decorates to `name`."""
+        """Return a decorator that binds the decorated object to `name`."""
         return lambda item: self.add(name, item)
 
     def describe(self, name: str) -> str:
-        """Return one sentence on an entry: its `description`, else the first line of its docstring.
+        """Return one sentence on an entry: its `description` or the first line of its docstring.
 
         Raises:
             UnknownName: No such entry.

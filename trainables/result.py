@@ -1,4 +1,4 @@
-"""What a trial yields: typed rows whose every column carries a unit and a one-line description."""
+"""Results of a trial: typed rows whose columns have units and descriptions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODELS_SCORED = {
 
 
 class Outcome(StrEnum):
-    """How a trial ended. Only `ok` can win; the others are kept as data."""
+    """How a trial ended. Only `ok` can win; rows with other outcomes are kept too."""
 
     OK = "ok"
     DIVERGED = "diverged"
@@ -40,12 +40,12 @@ OUTCOMES = {
     Outcome.PRUNED: "The trial stopped at a rung.",
     Outcome.FAILED: "An error, a lost process or a lost node; a resume tries it again.",
 }
-"""What each outcome means."""
+"""Outcome -> its meaning."""
 
 UNSTABLE = frozenset({Outcome.DIVERGED, Outcome.NOT_VIABLE})
-"""Outcomes in which training broke for its hyperparameters: they tell of step size and noise."""
+"""Outcomes of training that failed because of its hyperparameters."""
 NEVER_WINS = UNSTABLE | {Outcome.OUT_OF_MEMORY, Outcome.PRUNED}
-"""Outcomes of which one repeat is enough for its configuration never to win; `failed` ones are tried again."""
+"""A configuration with one repeat of these outcomes never wins; `failed` repeats run again."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Column:
 
 
 def col(doc: str, unit: str = "", **kwargs: Any) -> Any:
-    """Declare a dataclass field that is a column with this description and unit."""
+    """Return a dataclass field that is a column with this description and unit."""
     return field(metadata={"doc": doc, "unit": unit}, **kwargs)
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trained and merged pair. Empty (`None`) numbers were not defined, for instance after divergence.
+    """One trained and merged pair. Empty (`None`) numbers are undefined, for instance after divergence.
 
     `scores`, `landscape`, `noises` and `seconds` hold the columns of `SCORES`, `LANDSCAPE`, `noise_<name>` and
     `seconds_<phase>`.
@@ -183,7 +183,7 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class MergeRow:
-    """One merge of one pair at one coefficient; a trial has a curve of them per method."""
+    """One merge of one pair at one coefficient; a trial has a curve of rows per method."""
 
     digest: str = col("trial")
     config: str = col("configuration of the trial")
@@ -256,7 +256,7 @@ class PlaneRow:
 
 @dataclass(frozen=True)
 class RungRow:
-    """One trial on its way, its children annealed for a short stretch and merged at alpha = 1/2."""
+    """One trial at a rung: copies of its children after a short anneal, merged at alpha = 1/2."""
 
     digest: str = col("trial")
     config: str = col("configuration of the trial")
@@ -273,7 +273,7 @@ class RungRow:
 
 @dataclass(frozen=True)
 class PairOutput:
-    """All that one trial leaves: row, merge curves, history, the chosen merge's weights, the loss plane, rungs."""
+    """Output of a trial: row, merge curves, history, weights of the chosen merge, loss plane, rungs."""
 
     result: TrialResult
     merges: tuple[MergeRow, ...] = ()
@@ -325,13 +325,13 @@ def _landscape() -> Iterator[Column]:
 
 SCORES: tuple[Column, ...] = tuple(_scores())
 LANDSCAPE: tuple[Column, ...] = tuple(_landscape())
-# exponents are fitted to the rows, so they are not in them
+# fitted exponents depend on all rows, so that no row holds them
 _NOISES = {name: scale for name, scale in NOISE.items() if scale.kind != "fitted"}
 _KINDS = {"str": "str", "int": "int", "float": "float"}
 
 
 def columns_of(row_type: type[Any]) -> tuple[Column, ...]:
-    """Return the columns that the fields of a row type declare."""
+    """Return the columns of a row type."""
     return tuple(
         Column(f.name, _KINDS[str(f.type).split(" ")[0]], f.metadata["unit"], f.metadata["doc"])
         for f in fields(row_type)

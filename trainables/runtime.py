@@ -1,4 +1,4 @@
-"""Runtime: where a trial runs and finds its files. Nothing here is part of a trial's identity."""
+"""Runtime: where a trial runs and finds its files. It is not part of the trial's identity."""
 
 from __future__ import annotations
 
@@ -12,34 +12,33 @@ from trainables import __version__
 
 Report = Callable[[Mapping[str, object]], None]
 COMMIT_FILE = "commit.txt"
-"""In this package where it is shipped without its checkout: of which commit it is."""
+"""File in this package that names its commit, for copies without a checkout."""
 
 
-class Stop(Exception):  # noqa: N818  (no error: how a trial may end)
-    """Raised by a report to end the trial here; its text is the reason."""
+class Stop(Exception):  # noqa: N818  (not an error: a trial may end this way)
+    """A report raises it to end the trial; its text is the reason."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where to run.
+    """Where and how to run trials.
 
     Attributes:
-        data_root: Folder with the data sets' files; None where only bundled data is used.
-        bases: Folder in which base weights are shared between trials; None keeps them in memory only.
-        device: torch device; `auto` is the first GPU where there is one, else the CPU.
-        threads: torch threads; they are part of the numbers, so they are stored in each row.
+        data_root: Folder with the files of the data sets; None if only bundled data is used.
+        bases: Folder in which trials share base weights; None keeps them in memory only.
+        device: torch device; `auto` is the first GPU, or the CPU without a GPU.
+        threads: torch threads; they change the numbers, so that each row stores them.
         cache: Folder for unpacked archives and decoded images; None is `sweeper` in the user's cache folder.
-        download: Whether data sets may be fetched into `data_root`.
-        resident_share: Share of the device's free memory that a data set may take to be resident on it; a larger one
-            is read by `loader_workers` processes. The numbers are the same.
-        measure: Gradient measurements of each child while training; None spends 2 % of the trial, 0 measures nothing.
-        landscape: Whether Hessian traces, sharpness and excess barrier are computed.
-        plane: Points per side of the loss plane through base and children; 0 leaves it out.
+        download: Whether trials may download data sets into `data_root`.
+        resident_share: Largest share of the device's free memory for a resident data set; `loader_workers` processes
+            read a larger one. The numbers are the same.
+        measure: Gradient measurements per child in training; None spends 2 % of the trial, 0 measures nothing.
+        landscape: Whether to compute Hessian traces, sharpness and excess barrier.
+        plane: Points per side of the loss plane through base and children; 0 computes none.
         deterministic: Whether torch uses deterministic algorithms only.
-        rungs: How often a trial is looked at and reported on its way, for a report that may stop it; see
-            `trainables.pair.rungs`.
-        checkpoints: Folder for what a trial needs to go on where it was stopped; None keeps nothing.
-        checkpoint_steps: Optimizer steps between two checkpoints; None is about a minute's, 0 writes none.
+        rungs: Number of rungs, whose reports may stop a trial; see `trainables.pair.rungs`.
+        checkpoints: Folder for checkpoints, from which stopped trials continue; None writes none.
+        checkpoint_steps: Optimizer steps between two checkpoints; None is about one minute, 0 writes none.
     """
 
     data_root: str | None = None
@@ -63,13 +62,12 @@ class Runtime:
 def package_version() -> tuple[str, str]:
     """Return (version, commit) of this package; `+` marks local changes.
 
-    Outside a checkout the commit is the one that `COMMIT_FILE` holds; it is empty without one, and where git is not
-    installed.
+    Outside a checkout the commit comes from `COMMIT_FILE`. It is empty without this file, and without git.
     """
     here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():
-        noted = here / COMMIT_FILE
-        return __version__, noted.read_text().strip() if noted.is_file() else ""
+        file = here / COMMIT_FILE
+        return __version__, file.read_text().strip() if file.is_file() else ""
 
     def git(*args: str) -> str:
         try:

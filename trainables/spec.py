@@ -1,4 +1,4 @@
-"""PairSpec: everything that decides the numbers of one trial, as a frozen value with a digest."""
+"""PairSpec: everything that determines the numbers of one trial, as a frozen value with a digest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 JSON = Mapping[str, Any]
 S = TypeVar("S", bound="BaseSpec | PairSpec")
 MOST_MEMBERS, MOST_MERGES, MOST_STEPS = 1000, 64, 1_000_000_000
-"""Bounds of a trial: beyond them it is a slip, or takes the machine down. A service has lower ones."""
+"""Bounds of a trial, which catch mistakes and protect the machine. A service has lower ones."""
 
 
 def _about(description: str) -> dict[str, str]:
@@ -26,12 +26,12 @@ def digest_of(value: object) -> str:
 
 
 def stream(digest: str, role: str) -> int:
-    """Return the 63-bit seed that the generator with this `role` uses in the trial `digest`."""
+    """Return the 63-bit seed of the generator for `role` in the trial `digest`."""
     return int.from_bytes(hashlib.sha256(f"{digest}/{role}".encode()).digest()[:8], "big") >> 1
 
 
 def _non_defaults(value: Any) -> dict[str, Any]:
-    # fields at their default stay out, so that adding a field renames no trial
+    # without fields at their default, so that a new field changes no digest
     out: dict[str, Any] = {}
     for f in fields(value):
         now, default = getattr(value, f.name), _default(f)
@@ -112,9 +112,9 @@ def _read(kind: type[S], what: str, data: Any) -> S:
 
 @dataclass(frozen=True)
 class BaseSpec:
-    """How the shared base weights theta_0 come about: `steps` of plain SGD from the initial or the loaded weights.
+    """Training of the shared base weights theta_0: `steps` of plain SGD from the initial or the loaded weights.
 
-    In protocol `branch` the trunk starts from them; with 0 steps it starts from the initial or the loaded weights.
+    In protocol `branch` they are the start of the trunk. With 0 steps they are the initial or the loaded weights.
 
     Raises:
         ValueError: A field breaks its rule.
@@ -125,7 +125,7 @@ class BaseSpec:
     batch_size: int = field(default=32, metadata=_about("Batch size, in examples."))
     momentum: float = field(default=0.9, metadata=_about("Momentum coefficient, in [0, 1)."))
     weight_decay: float = field(default=0.0, metadata=_about("Weight decay."))
-    seed: int = field(default=0, metadata=_about("Seed of the base: another seed makes other base weights."))
+    seed: int = field(default=0, metadata=_about("Seed of the base weights."))
 
     def __post_init__(self) -> None:
         _coerce(self)
@@ -260,14 +260,14 @@ class PairSpec:
         for name in ("epochs", "steps", "branch_step"):
             _check(name, getattr(self, name), f"be at most {MOST_STEPS}", getattr(self, name) <= MOST_STEPS)
         _check("warmup", self.warmup, "lie in [0, 1]", 0 <= self.warmup <= 1)
-        # 0.8 + 0.2, whose 1 - warmup is less than 0.2 in floating point, is legal
+        # a sum, because 1 - 0.8 < 0.2 in floating point
         fits = self.decay >= 0 and self.warmup + self.decay <= 1
         _check("decay", self.decay, "lie in [0, 1 - warmup]", fits)
         _check("accuracy_floor", self.accuracy_floor, "lie in [0, 1]", 0 <= self.accuracy_floor <= 1)
         _check("stack", self.stack, "be >= 1", self.stack >= 1)
         _check("repeat", self.repeat, "be >= 0", self.repeat >= 0)
         if "linear" not in self.merges:
-            raise ValueError(f"merges must contain 'linear' (gains are defined by it), got {list(self.merges)}")
+            raise ValueError(f"merges must contain 'linear', which defines the gains, got {list(self.merges)}")
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(filter(None, known))}, got {getattr(self, name)!r}")
@@ -285,7 +285,7 @@ class PairSpec:
             _check(
                 "dataset_b",
                 self.dataset_b,
-                "name the second task's data set in pair_kind two_task",
+                "name the data set of the second task in pair_kind two_task",
                 bool(self.dataset_b),
             )
             _check("members", self.members, "be 2 in pair_kind two_task", self.members == 2)
@@ -298,24 +298,24 @@ class PairSpec:
 
     @property
     def digest(self) -> str:
-        """16 hex digits that name this trial; equal specs have equal digests in every process."""
+        """Digest of this trial, 16 hex digits; equal specs have equal digests in every process."""
         return digest_of(self._identity())
 
     @property
     def config(self) -> str:
-        """Digest of the spec without `repeat`: what the repeats of one configuration share."""
+        """Digest of the spec without `repeat`, which the repeats of a configuration share."""
         return digest_of({k: v for k, v in self._identity().items() if k != "repeat"})
 
     @property
     def base_digest(self) -> str:
-        """Digest of what decides the base weights, so that trials share one base."""
+        """Digest of the fields that determine the base weights; trials with the same one share a base."""
         return digest_of({k: v for k, v in self._identity().items() if k in _BASE_FIELDS})
 
     @property
     def trunk_digest(self) -> str:
-        """Digest of what decides the trunk of protocol `branch`: all that acts before the branch step.
+        """Digest of the fields that act before the branch step and determine the trunk of protocol `branch`.
 
-        Trials that differ only after it, their repeats among them, share one trunk.
+        Trials with the same one share a trunk, as repeats do.
         """
         return digest_of({k: v for k, v in self._identity().items() if k not in _AFTER_BRANCH})
 
@@ -324,21 +324,21 @@ class PairSpec:
         return stream(self.digest, role)
 
     def stack_mates(self) -> list[PairSpec]:
-        """Return the specs trained together with this one, itself among them, in order of repeat."""
+        """Return the specs of the stack that contains this one, in order of repeat."""
         first = self.repeat - self.repeat % self.stack
         mates = (replace(self, repeat=first + i) for i in range(self.stack))
         return list(mates)
 
     def to_json(self) -> str:
-        """Return the spec as JSON that `from_json` reads back."""
+        """Return the spec as JSON for `from_json`."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> PairSpec:
-        """Read a spec from `to_json`'s text.
+        """Return the spec that `to_json` wrote.
 
         Raises:
-            ValueError: Not JSON, an unknown field, or a field that breaks its rule.
+            ValueError: The text is not JSON, has an unknown field, or a field breaks its rule.
         """
         try:
             data = json.loads(text)
@@ -348,10 +348,10 @@ class PairSpec:
 
     @classmethod
     def from_mapping(cls, data: JSON) -> PairSpec:
-        """Build a spec from a mapping of field names.
+        """Return the spec with these fields.
 
         Raises:
-            ValueError: An unknown or missing field, or a field that breaks its rule.
+            ValueError: A field is unknown or missing, or breaks its rule.
         """
         return _read(cls, "pair spec", data)
 

@@ -1,4 +1,4 @@
-"""Which module runs a trial: the one seam between runners and trainables."""
+"""Trainables by name: modules that run trials, the interface between runners and this package."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class Trainable(Protocol):
         ...
 
     def inspect(self, specs: Sequence[PairSpec], runtime: Runtime) -> int:
-        """Check that the trials can be run and return the first one's number of training examples, N."""
+        """Check that the trials can run and return N, the training examples of the first one."""
         ...
 
 
-# as text: the closed form must not load torch
+# as text, because the closed form must not load torch
 TRAINABLES: Registry[str] = Registry("trainable")
 TRAINABLES.add("pair", "trainables.pair.run")
 TRAINABLES.add("synthetic", "trainables.pair.synthetic")
 
 IMPORTED = "imported"
-"""The trainable of trials that a table from elsewhere holds: nothing here can run them."""
+"""Trainable of trials from an imported table, which cannot run."""
 
 
 def _module(spec: PairSpec) -> Trainable:
     if spec.trainable == IMPORTED:
-        raise ValueError("it was trained elsewhere and imported from a table: nothing here can run it")
+        raise ValueError("this trial comes from an imported table and cannot run")
     return cast(Trainable, import_module(TRAINABLES[spec.trainable]))
 
 
@@ -47,26 +47,26 @@ def run_trials(
     report: Report = lambda _: None,
     peers: Sequence[Sequence[Any]] = (),
 ) -> list[PairOutput]:
-    """Run trials that share everything but `repeat` by the trainable that their spec names.
+    """Run trials that differ only in `repeat` by the trainable of their spec.
 
     Args:
         specs: The trials.
         runtime: Where to run.
         report: See `trainables.pair.run.run_pair`.
-        peers: Processes that help, see `trainables.pair.processes`; a trainable in closed form has no use for them.
+        peers: Further processes, see `trainables.pair.processes`; closed forms ignore them.
 
     Raises:
         UnknownName: No such trainable.
-        ValueError: The spec cannot be run.
+        ValueError: The spec cannot run.
     """
     return _module(specs[0]).run_pairs(specs, runtime, report, peers)
 
 
 def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
-    """Check that trials can be run, without training, and return the first one's number of training examples, N.
+    """Check that trials can run, without training, and return N, the training examples of the first one.
 
     Raises:
-        UnknownName: A name that nothing is registered under.
+        UnknownName: A name is not registered.
         ValueError: Missing data, wrong options, or a batch larger than the training set.
     """
     return _module(specs[0]).inspect(specs, runtime)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from search_spaces import Space
-from search_spaces._conditions import in_order
+from search_spaces._conditions import sort_by_conditions
 from sweeper.config.spec import SweepSpec
 from sweeper.search.objectives import Objective, Observation
 from sweeper.search.samplers import Sampler
@@ -107,7 +107,7 @@ def make_trial(space: Space, params: Mapping[str, Any], observation: Observation
     """
     from optuna.trial import TrialState, create_trial
 
-    knobs = {name: space.knobs[name] for name in in_order(space.knobs, space.conditions) if name in params}
+    knobs = {name: space.knobs[name] for name in sort_by_conditions(space.knobs, space.conditions) if name in params}
     return create_trial(
         state=TrialState.RUNNING if observation is None else trial_state(observation),
         params={name: params[name] for name in knobs},

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from search_spaces import Space
-from search_spaces._conditions import enabling
+from search_spaces._conditions import find_enabling_values
 from trainables.noise import KNOBS
 from trainables.spec import PairSpec
 
@@ -40,7 +40,7 @@ def corner_params(space: Space) -> Iterator[dict[str, Any]]:
     first = {name: ends(d)[-1] for name, d in space.knobs.items()}
     yield first
     for name, distribution in space.knobs.items():
-        enabled = {**first, **enabling(name, space.conditions)}
+        enabled = {**first, **find_enabling_values(name, space.conditions)}
         for value in ends(distribution) if enabled != first else ends(distribution)[:-1]:
             yield {**enabled, name: value}
 

@@ -15,7 +15,7 @@ from sweeper.storage.location import Place, place_of
 from sweeper.storage.retry import is_full, is_passing, line, restart
 from sweeper.storage.tables import Run, write
 from trainables.datasets.cache import drop_checkpoints
-from trainables.pair.record import failed, now, stopped
+from trainables.pair.record import make_failed_output, now, make_pruned_output
 from trainables.result import PairOutput
 from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec
@@ -62,7 +62,7 @@ def execute(
 ) -> list[Row]:
     """Run the trials of a job, write each to the run folder, and return their rows without the column `spec`.
 
-    A trial that raises becomes a row with outcome `failed`. If the report stops a trial, its remaining repeats do not
+    A trial that raises becomes a row with outcome `make_failed_output`. If the report stops a trial, its remaining repeats do not
     run.
 
     Args:
@@ -120,7 +120,7 @@ def _outputs(
         if is_full(error) or away:
             text = f"cannot {'reach' if away else 'write'} what trial {group[0].digest} needs: {line(error)}"
             raise StorageError(text) from None
-        return [failed(spec, runtime, error, started) for spec in group]
+        return [make_failed_output(spec, runtime, error, started) for spec in group]
 
 
 def _within(error: OSError, place: Place) -> bool:
@@ -138,7 +138,7 @@ def was_stopped(rows: Iterable[Row]) -> bool:
 def prune(job: Job, run: Run, outputs: Iterable[PairOutput], reason: str, done: Sequence[Row]) -> list[Row]:
     """Write the trials of a job that the driver stopped, and return all its rows, with those `done` before."""
     left = {s.digest for s in job.specs} - {r["digest"] for r in done}
-    rows = [*done, *(_commit(run, job, stopped(o, reason)) for o in outputs if o.result.digest in left)]
+    rows = [*done, *(_commit(run, job, make_pruned_output(o, reason)) for o in outputs if o.result.digest in left)]
     _remove_checkpoints(run, job.specs)
     return rows
 
@@ -146,7 +146,7 @@ def prune(job: Job, run: Run, outputs: Iterable[PairOutput], reason: str, done: 
 def give_up(job: Job, runtime: Runtime, run: Run, error: Exception, done: Sequence[Row]) -> list[Row]:
     """Write the trials of a job whose worker died of an error, and return all its rows, with those `done` before."""
     left = [s for s in job.specs if s.digest not in {r["digest"] for r in done}]
-    lost = [_commit(run, job, failed(s, runtime, error, now())) for s in left]
+    lost = [_commit(run, job, make_failed_output(s, runtime, error, now())) for s in left]
     _remove_checkpoints(run, job.specs)
     return [*done, *lost]
 

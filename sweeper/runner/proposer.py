@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from search_spaces import Space
-from search_spaces._conditions import acts, in_order
+from search_spaces._conditions import acts, sort_by_conditions
 from sweeper.analysis.observations import make_trial, trial_state, trial_values
 from sweeper.config.points import convert_points
 from sweeper.config.prepared import PreparedSweep
@@ -86,7 +86,7 @@ class DesignProposer:
         )
         thoughts = {"origin": ENQUEUED} if number < first else None
         return Proposal(
-            self.space.acting({**params, **enqueued}), thoughts=thoughts, seconds=time.perf_counter() - start
+            self.space.active_params({**params, **enqueued}), thoughts=thoughts, seconds=time.perf_counter() - start
         )
 
     def tell(self, number: int, params: Mapping[str, Any], observation: Observation) -> None:
@@ -111,7 +111,7 @@ class StudyProposer:
         self.constants, self.k_aug = sweep.constants, k_aug
         self.sampler = SAMPLERS[spec.sampler]
         self.points = convert_points(space, spec.enqueue)
-        self.order = in_order(space.knobs, space.conditions)
+        self.order = sort_by_conditions(space.knobs, space.conditions)
         maximize, minimize = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
         directions = [maximize if OBJECTIVES[o].maximize else minimize for o in spec.objectives]
         self.study = optuna.create_study(sampler=self._make_sampler(spec.seed), directions=directions)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from search_spaces._conditions import Conditions, acting, acts
+from search_spaces._conditions import Conditions, active_params, acts
 from sweeper.errors import SpecError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def grid(knobs: Knobs, trials: int, conditions: Conditions = MappingProxyType({}
 def _make_grid(knobs: Knobs, count: int, conditions: Conditions) -> list[dict[str, Any]]:
     points: dict[str, dict[str, Any]] = {}  # keyed by repr, since a choice may be a dict
     for values in itertools.product(*(levels(d, count) for d in knobs.values())):
-        point = acting(dict(zip(knobs, values, strict=True)), conditions)
+        point = active_params(dict(zip(knobs, values, strict=True)), conditions)
         points.setdefault(repr(point), point)
     return list(points.values())
 
@@ -132,7 +132,7 @@ def _acting_sets(knobs: Knobs, conditions: Conditions) -> Counter[tuple[str, ...
     deciding = {n: d for n, d in knobs.items() if any(n in condition for condition in conditions.values())}
     seen, counts = set[str](), Counter[tuple[str, ...]]()
     for values in itertools.product(*(levels(d, 1) for d in deciding.values())):
-        point = acting(dict(zip(deciding, values, strict=True)), conditions)
+        point = active_params(dict(zip(deciding, values, strict=True)), conditions)
         if (text := repr(point)) not in seen:
             seen.add(text)
             counts[tuple(n for n in knobs if n not in deciding and acts(n, point, conditions))] += 1

@@ -185,7 +185,7 @@ def test_predict_inverts_solve_at_any_target(name: str, knob: str, h: Settings, 
 @every_scale
 def test_solve_refuses_knobs_outside_the_formula(name: str) -> None:
     scale = SCALES[name]
-    has = ", ".join(scale.knobs) or "no knob: it is measured in training"
+    has = ", ".join(scale.knobs) or "no knob, because training measures it"
     for knob in {*KNOBS, "beta1", "k_aug", "augmentation_strength", "examples", *MEASURED} - set(scale.knobs):
         with pytest.raises(ValueError, match=f"'{name}' cannot be solved for '{knob}': .* has {has}"):
             scale.solve(knob, 0.01, POINT)
@@ -196,7 +196,7 @@ def test_missing_settings_are_named(name: str) -> None:
     scale = SCALES[name]
     assert scale.predict({k: POINT[k] for k in scale.needs}) == scale.predict(POINT)
     for missing in scale.needs:
-        origin = ", which is measured in training" if missing in MEASURED else ""
+        origin = ", which training measures" if missing in MEASURED else ""
         with pytest.raises(ValueError, match=f"'{name}' needs {missing}{origin}.*: {re.escape(scale.formula)}"):
             scale.predict({k: v for k, v in POINT.items() if k != missing})
 
@@ -308,7 +308,7 @@ def test_predict_all_refuses_illegal_settings(setting: str, value: float) -> Non
 
 def test_without_exponents_fitted_says_how_to_get_them() -> None:
     for call in (lambda: NOISE["fitted"].predict(POINT), lambda: NOISE["fitted"].solve("momentum", 0.1, POINT)):
-        with pytest.raises(ValueError, match=r"'fitted' has no exponents yet: estimate them .* with_exponents"):
+        with pytest.raises(ValueError, match=r"'fitted' has no exponents: estimate them .* with_exponents"):
             call()
 
 
@@ -324,7 +324,7 @@ def test_wrong_exponents_are_refused() -> None:
     with pytest.raises(UnknownName, match=r"unknown exponent 'learning_rat'; did you mean learning_rate\?"):
         with_exponents({"learning_rat": 1.0})
     for bad in ({}, {"momentum": 0.0}, {"momentum": math.nan}, {"batch_size": math.inf}):
-        with pytest.raises(ValueError, match="exponents must be finite and one of them not 0"):
+        with pytest.raises(ValueError, match="exponents must be finite and at least one must not be 0"):
             with_exponents(bad)
 
 

@@ -223,7 +223,9 @@ def test_a_fresh_head_keeps_what_it_shares_with_other_layers(tmp_path: Path) -> 
 def test_two_tasks_refuse_a_head_that_is_tied_to_their_backbone() -> None:
     MODELS.add("tied_head", lambda classes, channels: TiedHead(classes))
     spec = _spec(model="tied_head", pair_kind="two_task", dataset_b="digits", members=2)
-    with pytest.raises(ValueError, match=r"two tasks need separate heads, but head\.weight and middle\.weight are one parameter"):
+    with pytest.raises(
+        ValueError, match=r"two tasks need separate heads, but head\.weight and middle\.weight are one parameter"
+    ):
         prepare(spec, RUNTIME, with_base=False)
 
 

@@ -1,1 +1,1 @@
-"""One trial: children trained with one set of hyperparameters, merged, and every merge scored."""
+"""Trials: train children with one set of hyperparameters, merge them, score every merge."""

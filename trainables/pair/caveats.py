@@ -1,6 +1,6 @@
-"""What makes the noise numbers of a trial doubtful, one sentence each, with the number.
+"""Caveats: reasons to doubt the noise numbers of a trial, one sentence each.
 
-Every caveat is `key: sentence`; the key is one of `KEYS` and stays the same, so that a sweep can show each once.
+Every caveat is `key: sentence` with a fixed key of `KEYS`, so that a sweep can show each key once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KEYS = {
     "no_stable_phase": "The schedule has no phase at a stable learning rate.",
     "paper_undefined": "The noise `paper` is not defined for the optimizer.",
 }
-"""Key of each caveat, with a description."""
+"""Key -> description of the caveat."""
 SEPARATOR = " | "
 
 # policies that mix or smooth labels, or draw from a set of operations
@@ -28,14 +28,14 @@ _COUPLED, _DECOUPLED = ("sgd",), ("sgdw", "adamw")
 
 
 def wd_relaxation(spec: PairSpec, steps: int) -> float | None:
-    """Return how often the run relaxes to the norm at which weight decay and gradients balance [1].
+    """Return the training time in relaxation times to the norm at which weight decay and gradients balance [1].
 
-    eta lambda T / (1 - mu) for SGD, whose decay passes through the momentum sum, and eta lambda T where the decay is
-    decoupled; None for other optimizers, where it depends on the gradients. Below 1 weight decay is inert.
+    It is eta lambda T / (1 - mu) for SGD, whose decay passes through the momentum sum, and eta lambda T for decoupled
+    decay. It is None for other optimizers, for which it depends on the gradients. Below 1 weight decay is inert.
 
     Args:
         spec: The trial.
-        steps: Steps of one child; those of a trunk (`branch_step`), under the same decay, are added.
+        steps: Steps of one child; the function adds the steps of a trunk, `branch_step`.
 
     Source: relaxation of the squared norm of scale-invariant weights, arXiv 2010.02916; decoupled, arXiv 2305.17212.
     """
@@ -54,17 +54,17 @@ def caveats(
     has_batchnorm: bool = False,
     ranks: int = 1,
 ) -> list[str]:
-    """Return what to know before the trial's noise scales are believed, `key: sentence` each.
+    """Return the caveats of the trial's noise scales, each as `key: sentence`.
 
     Args:
         spec: The trial.
-        examples: Training examples N that one child draws from.
+        examples: Training examples N of one child.
         steps: Optimizer steps T of one child.
-        clipped_fraction: Fraction of the steps whose gradient was clipped, where known.
+        clipped_fraction: Fraction of the steps whose gradient was clipped, if known.
         has_batchnorm: Whether the model has BatchNorm.
-        ranks: Processes that trained each child together.
+        ranks: Number of processes that train each child together.
     """
-    found = {
+    sentences = {
         "inert_weight_decay": _inert(spec, steps),
         "clipping": _clipping(clipped_fraction),
         "unseen_augmentation": _augmentation(spec),
@@ -73,7 +73,7 @@ def caveats(
         "no_stable_phase": _phase(spec),
         "paper_undefined": _paper(spec),
     }
-    return [f"{key}: {sentence}" for key, sentence in found.items() if sentence]
+    return [f"{key}: {sentence}" for key, sentence in sentences.items() if sentence]
 
 
 def key_of(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Merges of a user's own checkpoints: scored like the children of a trial, without training."""
+"""Merges of a user's checkpoints, scored like the children of a trial without training."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ from trainables.tasks.tasks import trained_names
 
 
 def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], base: Path | None) -> PairOutput:
-    """Merge and score checkpoints of one architecture.
+    """Merge checkpoints of one architecture and score the merges.
 
     Args:
-        spec: Its data set, model, merges, augmentation (for the BatchNorm re-estimation) and seed are used.
+        spec: Only its data set, model, merges, augmentation (for the BatchNorm re-estimation) and seed matter.
         runtime: Where to run.
         models: Two or more files with weights.
-        base: File with the base weights; without it merges of task vectors are refused.
+        base: File with the base weights; merges of task vectors need it.
 
     Returns:
-        Row, merge curves and the chosen merge's weights, these where parents and linear merges are finite; else the
-        outcome is `not_viable`. The row's training columns are those of `spec`, which nothing was trained with;
+        Row, merge curves and the chosen merge's weights. If a parent or linear merge is not finite, the outcome is
+        `not_viable` without weights. The row's training columns come from `spec`, although there was no training;
         `outcome_detail` names the files.
 
     Raises:
         UnknownName: No such model, data set or merge.
-        ValueError: A file that cannot be read or has another architecture, too few models, a merge without its base.
+        ValueError: A file cannot be read or has another architecture, too few models, or a merge lacks its base.
     """
     if len(models) < 2:
-        raise ValueError(f"merging takes two models or more, got {len(models)}")
+        raise ValueError(f"a merge needs at least two models, got {len(models)}")
     if spec.pair_kind == "two_task":
-        raise ValueError("checkpoints are merged on one task; choose a space whose pair_kind is not two_task")
+        raise ValueError("a merge of checkpoints needs one task; choose a space whose pair_kind is not two_task")
     if runtime.plane:
-        raise ValueError("the loss plane is that of a trained trial; leave out --plane")
+        raise ValueError("a loss plane needs a trained trial; leave out --plane")
     if base is None and (wrong := [m for m in spec.merges if m != GREEDY and "base" in MERGES[m].ends.values()]):
-        raise ValueError(f"merge {wrong[0]!r} needs the base that the models come from; give --base, or leave it out")
+        raise ValueError(f"merge {wrong[0]!r} needs the base of the models; set --base, or leave this merge out")
     spec = replace(spec, members=len(models), stack=1, weights="")
     lab = prepare(spec, resolve_device(runtime), with_base=False)
     task = lab.tasks[0]
-    children = [_fitting(lab, path) for path in models]
-    task.base = _fitting(lab, base) if base else children[0]
+    children = [_load_child(lab, path) for path in models]
+    task.base = _load_child(lab, base) if base else children[0]
     with lab.clock.phase("recalibrate"):
         task.batches = lab.recalibration_batches(spec, task)
     curves = score_merges(spec, lab.tasks, children, lab.clock.phase)
@@ -79,7 +79,7 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
     return PairOutput(result, tuple(curves.rows(spec)), weights=weights)
 
 
-def _fitting(lab: Lab, path: Path) -> dict[str, Tensor]:
+def _load_child(lab: Lab, path: Path) -> dict[str, Tensor]:
     task = lab.tasks[0]
-    # no head is replaced: a checkpoint of another task cannot be scored on this one
+    # the head must match, because a checkpoint of another task has no scores on this one
     return load_start(task.model, path, head="")[0]

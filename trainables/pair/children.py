@@ -1,4 +1,4 @@
-"""The children of the trials of one stack: their names, where they start, and their way through the rungs."""
+"""Children of the trials of one stack: names, start weights, training from rung to rung."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from trainables.training.members import OptimizerState
 
 
 def child_names(members: int) -> list[str]:
-    """Return the names of a trial's children: a, b, c ..."""
+    """Return the names of a trial's children: a to z, then m26, m27 and so on."""
     return [chr(ord("a") + i) if i < 26 else f"m{i}" for i in range(members)]
 
 
 @dataclass
 class Children:
-    """The children of all trials of one stack, in order: those of the first trial, those of the second ...
+    """The children of all trials of one stack, trial by trial.
 
     Attributes:
-        courses: What trains them; empty where their trunk diverged.
-        lost: Step at which the trunk diverged.
-        before: Seconds of the phase `train` that went into a trunk.
-        together: Whether all children train at the same time, each in a process of its own.
-        rung: Rungs so far.
+        courses: Courses that train the children; empty if their trunk diverged.
+        lost: Step at which the trunk diverged; None if it did not.
+        before: Seconds of the phase `train` for the trunk.
+        together: Whether all children train at the same time, in separate processes.
+        rung: Number of rungs so far.
     """
 
     specs: Sequence[PairSpec]
@@ -49,19 +49,19 @@ class Children:
     rung: int = 0
 
     def open(self) -> None:
-        """Make their courses; a trunk is trained first."""
+        """Make the courses; train a trunk first if the protocol needs it."""
         start, state = self._start()
         if self.lost is None:
             self.before = self.lab.clock.of("train")
             self.courses = self._courses(start, state)
 
     def train(self, at_rung: Callable[[int], None]) -> None:
-        """Train them to their end, all of them to a rung before any goes on; `at_rung` is called there."""
+        """Train all children to each rung, call `at_rung` there, then train them to their end."""
         if self.lost is not None:
             return
-        ways = [self.rungs.steps(c) for c in self.courses]
-        for rung in range(self.rung, min(len(way) for way in ways)):
-            self._advance([way[rung] for way in ways])
+        steps = [self.rungs.steps(c) for c in self.courses]
+        for rung in range(self.rung, min(map(len, steps))):
+            self._advance([targets[rung] for targets in steps])
             if all(course.children for course in self.courses):  # all of them diverged
                 return
             at_rung(rung + 1)
@@ -69,15 +69,15 @@ class Children:
         self._advance([course.leg.steps for course in self.courses])
 
     def _advance(self, targets: Sequence[int]) -> None:
-        # one after the other, or all of them at once; with pauses where checkpoints are written
-        ways = list(zip(self.courses, targets, strict=True))
-        for group in [ways] if self.together else [[way] for way in ways]:
+        # one after the other or all at once, with pauses for checkpoints
+        pairs = list(zip(self.courses, targets, strict=True))
+        for group in [pairs] if self.together else [[pair] for pair in pairs]:
             for steps in train_with_pauses(group, self.keeper):
                 if self.keeper:
                     self.keeper.note_pause(steps, self.snapshot)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return where all of it stands, for `restore`."""
+        """Return the state of training for `restore`."""
         self.lab.clock.total()
         return {
             "courses": [c.snapshot() for c in self.courses],
@@ -90,22 +90,22 @@ class Children:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `snapshot` returned; the time it took until then counts."""
-        for course, own in zip(self.courses, state["courses"], strict=True):
-            course.restore(own)
+        """Continue from `snapshot`; its seconds count."""
+        for course, course_state in zip(self.courses, state["courses"], strict=True):
+            course.restore(course_state)
         self.watch.restore(state["measured"])
         self.rungs.restore(state["rungs"])
         self.rung, self.before, self.lab.started = state["rung"], state["before"], state["started"]
-        # a trunk is not trained again, and counts once
-        self.lab.clock.took(state["seconds"], without=self.lab.clock.of("train"))
+        # the trunk of this process comes from the cache and counts once
+        self.lab.clock.add_seconds(state["seconds"], without=self.lab.clock.of("train"))
 
     def _start(self) -> tuple[Weights, OptimizerState | None]:
         task = self.lab.tasks[0]
         if self.specs[0].protocol != "branch":
             return task.base, None
-        grown = trunk(self.specs[0], task, self.lab.runtime, self.report)
-        self.lost, task.base = grown.diverged_at, grown.weights
-        return grown.weights, grown.state
+        start = trunk(self.specs[0], task, self.lab.runtime, self.report)
+        self.lost, task.base = start.diverged_at, start.weights
+        return start.weights, start.state
 
     def _courses(self, start: Weights, state: OptimizerState | None) -> list[Course]:
         first, lab, watch = self.specs[0], self.lab, self.watch
@@ -135,8 +135,8 @@ class Children:
         self.report({"repeat": spec.repeat, "member": child_names(spec.members)[child % spec.members],
                      "epoch": epoch.epoch, "epochs": max(epoch.epoch, epochs), "val_loss": epoch.val.loss})  # fmt: skip
 
-    def so_far(self) -> list[Child]:
-        """Return the children with their histories until now; with weights where they are at their end."""
+    def current_children(self) -> list[Child]:
+        """Return the children with their histories so far, and with weights if they are trained."""
         if self.lost is not None:
             weights = dict(self.lab.tasks[0].base)
             return [Child(weights, [], self.lost) for s in self.specs for _ in range(s.members)]
@@ -149,11 +149,11 @@ class Children:
 
     @property
     def done(self) -> int:
-        """Steps of the first child until now."""
+        """Steps of the first child so far."""
         return self.courses[0].done if self.courses else 0
 
     @property
     def step_seconds(self) -> float | None:
-        """Training time per optimizer step until now; None before the first."""
+        """Training time per optimizer step so far [s]; None before the first step."""
         steps = sum(c.done for c in self.courses)
         return (self.lab.clock.of("train") - self.before) / steps if steps else None

@@ -1,4 +1,4 @@
-"""A user's Python file as part of a trial: its text is executed once per process and registers what it defines."""
+"""Plug-ins: a user's Python file as part of a trial, executed once per process to register models and data sets."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _SOURCE = "__sweeper_source__"
 
 
 class PluginError(ValueError):
-    """A user's file that cannot be executed; the message names file, line and reason."""
+    """A user's file cannot be executed; the message names file, line and reason."""
 
 
 def load_source(text: str, where: str = "the trial's source") -> ModuleType:
-    """Execute `text` as a module, once per process, and return the module.
+    """Return `text` executed as a module, at most once per process.
 
-    What it registers is what the names mean from then on, also where another file, such as an earlier version of
-    this one, had bound them; a source that was executed before gets its names back without being executed again.
+    Its registrations replace those of other files, such as an earlier version of the same file. If the process executed
+    the same text before, the call only restores its registrations.
 
     Args:
         text: Python source.
-        where: What to call it in messages.
+        where: Name of the source in messages.
 
     Raises:
-        PluginError: The text is not Python or raises.
+        PluginError: The text is not Python, or its execution fails.
     """
     name = f"sweeper_source_{digest_of(text)}"
     if name in sys.modules:
@@ -37,7 +37,7 @@ def load_source(text: str, where: str = "the trial's source") -> ModuleType:
     source, module = Source(name), ModuleType(name)
     module.__file__ = where
     vars(module)[_SOURCE] = source
-    sys.modules[name] = module  # dataclasses and pickle look their module up
+    sys.modules[name] = module  # dataclasses and pickle look up their module
     outer = SOURCE.set(source)
     try:
         exec(compile(text, where, "exec"), module.__dict__)
@@ -53,7 +53,7 @@ def load_source(text: str, where: str = "the trial's source") -> ModuleType:
 
 
 def line_in(error: BaseException, where: str) -> str:
-    """Return `, line N` for the innermost frame of `error` in the file `where`; empty where there is none."""
+    """Return `, line N` for the innermost frame of `error` in the file `where`; empty without such a frame."""
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
     trace, line = error.__traceback__, None

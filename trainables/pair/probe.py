@@ -1,4 +1,4 @@
-"""The probe of augmentation at the base weights, as trials and searches use it: made once per base and policy."""
+"""Augmentation probe at the base weights for trials and searches, measured once per base and policy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainables.tasks.tasks import Task, trained_names
 def base_probe(spec: PairSpec, task: Task, runtime: Runtime) -> Probe:
     """Return the gradient noise at `task.base` under the spec's augmentation policy, by strength.
 
-    It is measured where neither memory nor `runtime.bases` holds it.
+    The function measures it only if neither memory nor `runtime.bases` holds it.
     """
 
     def make() -> Probe:
@@ -27,16 +27,16 @@ def base_probe(spec: PairSpec, task: Task, runtime: Runtime) -> Probe:
 
 def probe_columns(spec: PairSpec, task: Task, runtime: Runtime) -> dict[str, Any]:
     """Return `trace_sigma_base`, `k_aug` and `augmentation_share` at the spec's policy and strength."""
-    found, strength = base_probe(spec, task, runtime), spec.augmentation_strength
+    measured, strength = base_probe(spec, task, runtime), spec.augmentation_strength
     return {
-        "trace_sigma_base": found.trace_at(strength),
-        "k_aug": found.at(strength),
-        "augmentation_share": found.share_at(strength),
+        "trace_sigma_base": measured.trace_at(strength),
+        "k_aug": measured.at(strength),
+        "augmentation_share": measured.share_at(strength),
     }
 
 
 def probe_tables(specs: Sequence[PairSpec], runtime: Runtime) -> dict[str, dict[float, float]]:
-    """Return policy -> strength -> k_aug for the policies of `specs`, which share their base.
+    """Return policy -> strength -> k_aug for the policies of `specs`, which share one base.
 
     Raises:
         UnknownName, ValueError: The trials cannot be set up, or the base diverged.
@@ -46,6 +46,6 @@ def probe_tables(specs: Sequence[PairSpec], runtime: Runtime) -> dict[str, dict[
     for spec in specs:
         if spec.augmentation not in tables:
             lab = prepare(spec, runtime)
-            found = base_probe(spec, lab.tasks[0], runtime)
-            tables[spec.augmentation] = {s: found.at(s) for s in STRENGTHS}
+            measured = base_probe(spec, lab.tasks[0], runtime)
+            tables[spec.augmentation] = {s: measured.at(s) for s in STRENGTHS}
     return tables

@@ -1,7 +1,7 @@
-"""Children that train at the same time, each by processes of its own; one process leads, merges and scores.
+"""Children that train at the same time in separate processes; one process leads, merges and scores.
 
-Nothing here knows how the processes are started or reached: the leading one talks to `Peer`s, and each of the others
-answers from a `Follower`. The numbers are those of one process that trains the children one after the other.
+This module does not start processes: the leader calls `Peer`s, and every other process answers with a `Follower`. The
+numbers equal those of one process that trains the children one after the other.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from trainables.training.torch_settings import torch_settings
 
 
 class Peer(Protocol):
-    """Another process that trains a child, as the leading one sees it. One call at a time."""
+    """Handle of the leader for another process that trains a child; it handles one call at a time."""
 
     def begin(self, name: str, *args: Any) -> None:
-        """Call a method of the process's `Follower`; returns at once."""
+        """Start a call of a method of the process's `Follower` and return at once."""
         ...
 
     def end(self) -> Any:
-        """Return what the call that was begun last returns; waits for it."""
+        """Wait for the last call and return its result."""
         ...
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Where a child stands in its process."""
+    """State of a child in its process."""
 
     done: int
     history: list[Epoch]
@@ -48,21 +48,21 @@ class Answer:
 
 
 class Follower:
-    """One process's part of a trial: the course of one child, which it trains alone or with others.
+    """Part of a trial in one process: the course of one child, which it trains alone or with others.
 
     Args:
-        spec: The trial; not one of a stack, whose children train as one.
+        spec: The trial, without a stack.
         runtime: Where to run.
         child: Index of the child.
-        kept: Told of each checkpoint that this process writes, of a trunk; it lies on this machine, so the leading
-            process is not told.
+        on_checkpoint: Receives each checkpoint of a trunk that this process writes. The file is on this machine, so
+            that the leader does not need it.
 
     Raises:
         ValueError: The spec cannot be run.
     """
 
-    def __init__(self, spec: PairSpec, runtime: Runtime, child: int, kept: Report = lambda _: None) -> None:
-        self.spec, self.child, self.kept = spec, child, kept
+    def __init__(self, spec: PairSpec, runtime: Runtime, child: int, on_checkpoint: Report = lambda _: None) -> None:
+        self.spec, self.child, self.on_checkpoint = spec, child, on_checkpoint
         self.runtime = resolve_device(runtime)
         self.reports: list[Mapping[str, object]] = []
         with torch_settings(self.runtime):
@@ -75,30 +75,30 @@ class Follower:
 
     def _report(self, record: Mapping[str, object]) -> None:
         if "checkpoint" in record:
-            self.kept(record)
+            self.on_checkpoint(record)
         else:
             self.reports.append(record)
 
     def advance(self, until: int | None) -> Answer:
-        """Train until so many steps are done, None to the end."""
-        assert self.course is not None, "the trunk diverged: the leading process asks for nothing"
+        """Train until `until` steps are done; None trains to the end."""
+        assert self.course is not None, "after a diverged trunk the leader makes no calls"
         with torch_settings(self.runtime):
             self.course.advance(until)
         reports = self.reports[:]
         self.reports.clear()
-        own = _on_cpu(self.course.children[0]) if self.course.children else None
+        child = _copy_to_cpu(self.course.children[0]) if self.course.children else None
         return Answer(
-            self.course.done, self.course.histories[0], self.course.diverged[0], own,
+            self.course.done, self.course.histories[0], self.course.diverged[0], child,
             self.watch.readings.get(self.child, []), reports,
         )  # fmt: skip
 
     def snapshot(self) -> dict[str, Any]:
-        """Return where the child stands in this process; see `Course.snapshot`."""
+        """Return the state of the child in this process; see `Course.snapshot`."""
         assert self.course is not None
         return {"course": self.course.snapshot(), "measured": self.watch.snapshot()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `snapshot` returned."""
+        """Continue from `snapshot`."""
         assert self.course is not None
         with torch_settings(self.runtime):
             self.course.restore(state["course"])
@@ -109,19 +109,19 @@ class Follower:
         assert self.course is not None
         leg = anneal_leg(self.spec, self.course.leg, self.course.done, self.runtime.rungs)
         with torch_settings(self.runtime):
-            found = self.course.anneal(leg, seeds)[0]
-        return {k: v.cpu() for k, v in found.items()}
+            weights = self.course.anneal(leg, seeds)[0]
+        return {k: v.cpu() for k, v in weights.items()}
 
 
-class Away:
-    """A course that runs in other processes, as far as `Children` and `Rungs` use one.
+class RemoteCourse:
+    """A course in other processes, with the interface that `Children` and `Rungs` need.
 
     Args:
-        course: The course as it would run here; it is never opened.
+        course: The course for this process; it never trains.
         peers: Processes that train the child together; the first one answers.
-        watch: Takes in what they measured.
+        watch: Receives their measurements.
         child: Index of the child.
-        report: Gets what they reported.
+        report: Receives their reports.
     """
 
     def __init__(self, course: Course, peers: Sequence[Peer], watch: Watch, child: int, report: Report) -> None:
@@ -135,14 +135,14 @@ class Away:
         self._begun = False
 
     def begin(self, until: int | None = None) -> None:
-        """Let the processes train; returns at once."""
+        """Start training in the processes and return at once."""
         if not self.children:
             for peer in self.peers:
                 peer.begin("advance", until)
             self._begun = True
 
     def advance(self, until: int | None = None) -> None:
-        """Wait until so many steps are done."""
+        """Wait until `until` steps are done."""
         if self.children:
             return
         if not self._begun:
@@ -152,33 +152,33 @@ class Away:
         answer: Answer = answers[0]
         self.done, self.histories, self.diverged = answer.done, [answer.history], [answer.diverged]
         self.watch.readings[self.child] = answer.readings
-        self.children = [_moved(answer.child, self.device)] if answer.child is not None else []
+        self.children = [_move_child(answer.child, self.device)] if answer.child is not None else []
         for record in answer.reports:
             self.report(record)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return where the child stands in each of its processes."""
-        return {"peers": _all(self.peers, "snapshot")}
+        """Return the state of the child in each of its processes."""
+        return {"peers": _call_all(self.peers, "snapshot")}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Let the processes take up what `snapshot` returned."""
-        _each(self.peers, "restore", state["peers"])
-        own = state["peers"][0]["course"]
-        self.done, self.diverged = own["done"], list(own["diverged"])
-        self.histories = [[read_epoch(e) for e in h] for h in own["histories"]]
-        if "weights" in own:
+        """Continue from `snapshot` in all processes."""
+        _call_each(self.peers, "restore", state["peers"])
+        first = state["peers"][0]["course"]
+        self.done, self.diverged = first["done"], list(first["diverged"])
+        self.histories = [[read_epoch(e) for e in h] for h in first["histories"]]
+        if "weights" in first:
             self.advance()
 
     def anneal(self, leg: Leg, seeds: Sequence[Seeds]) -> list[dict[str, Tensor]]:
-        """Return the child's weights after the shortened anneal of a rung, whose leg its process knows."""
+        """Return the child's weights after the shortened anneal of a rung; its process knows the leg."""
         if self.children:
             return [c.weights for c in self.children]
         self.peers[0].begin("anneal", seeds)
         return [{k: v.to(self.device) for k, v in self.peers[0].end().items()}]
 
 
-class Led:
-    """A course of this process that others train along with, each with its share of every batch."""
+class SharedCourse:
+    """A course of this process that other processes train too, each with its share of every batch."""
 
     def __init__(self, course: Course, peers: Sequence[Peer]) -> None:
         self._course, self._peers = course, peers
@@ -187,19 +187,19 @@ class Led:
         return getattr(self._course, name)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return where the child stands in each of its processes."""
-        return {"course": self._course.snapshot(), "peers": _all(self._peers, "snapshot")}
+        """Return the state of the child in each of its processes."""
+        return {"course": self._course.snapshot(), "peers": _call_all(self._peers, "snapshot")}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Let all of the processes take up what `snapshot` returned."""
-        for peer, own in zip(self._peers, state["peers"], strict=True):
-            peer.begin("restore", own)
+        """Continue from `snapshot` in all processes."""
+        for peer, peer_state in zip(self._peers, state["peers"], strict=True):
+            peer.begin("restore", peer_state)
         self._course.restore(state["course"])
         for peer in self._peers:
             peer.end()
 
     def advance(self, until: int | None = None) -> None:
-        """Train, together with the others, until so many steps are done."""
+        """Train together with the other processes until `until` steps are done."""
         if self._course.children:
             return
         for peer in self._peers:
@@ -209,44 +209,42 @@ class Led:
             peer.end()
 
 
-def _all(peers: Sequence[Peer], name: str) -> list[Any]:
+def _call_all(peers: Sequence[Peer], name: str) -> list[Any]:
     for peer in peers:
         peer.begin(name)
     return [peer.end() for peer in peers]
 
 
-def _each(peers: Sequence[Peer], name: str, args: Sequence[Any]) -> None:
+def _call_each(peers: Sequence[Peer], name: str, args: Sequence[Any]) -> None:
     for peer, arg in zip(peers, args, strict=True):
         peer.begin(name, arg)
     for peer in peers:
         peer.end()
 
 
-def spread(children: Children, peers: Sequence[Sequence[Peer]]) -> list[Any]:
-    """Return the courses of a trial's children, each run where its processes are.
+def distribute(children: Children, peers: Sequence[Sequence[Peer]]) -> list[Any]:
+    """Return the courses of a trial's children, with training in the peers.
 
     Args:
-        children: With their courses as they would run here.
-        peers: For each child the processes that train it beside this one, which trains the first child.
+        children: Children with their courses for this process.
+        peers: Further processes of each child; this process trains the first child.
 
     Raises:
-        ValueError: The trial is one of a stack, or the first child has no course of its own.
+        ValueError: The trial belongs to a stack, or a course trains several children.
     """
     spec = children.specs[0]
     if len(children.specs) > 1 or len(children.courses) != spec.members:
-        raise ValueError(
-            f"children of one stack cannot train apart: stack must be 1 there, got {spec.stack}; use --stack off"
-        )
-    first: Any = Led(children.courses[0], peers[0]) if peers[0] else children.courses[0]
+        raise ValueError(f"stack must be 1 if children train in separate processes, got {spec.stack}; use --stack off")
+    first: Any = SharedCourse(children.courses[0], peers[0]) if peers[0] else children.courses[0]
     others = [
-        Away(children.courses[i], peers[i], children.watch, i, children.report) for i in range(1, spec.members)
+        RemoteCourse(children.courses[i], peers[i], children.watch, i, children.report) for i in range(1, spec.members)
     ]  # fmt: skip
     return [first, *others]
 
 
-def _on_cpu(child: Child) -> Child:
+def _copy_to_cpu(child: Child) -> Child:
     return replace(child, weights={k: v.cpu() for k, v in child.weights.items()}, state=None)
 
 
-def _moved(child: Child, device: torch.device) -> Child:
+def _move_child(child: Child, device: torch.device) -> Child:
     return replace(child, weights={k: v.to(device) for k, v in child.weights.items()})

@@ -1,4 +1,4 @@
-"""The row of a trial from its spec, its runtime and what was measured."""
+"""Row of a trial from its spec, runtime and measurements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainables.training.optimizers import family
 
 
 def now() -> str:
-    """Return the present in UTC as ISO 8601."""
+    """Return the current UTC time as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
@@ -40,21 +40,21 @@ def record(
     warnings: Sequence[str] = (),
     **measured: Any,
 ) -> TrialResult:
-    """Return the trial's row; what is left out of `measured` stays empty.
+    """Return the trial's row; fields that `measured` lacks stay empty.
 
     Args:
         spec: The trial.
-        runtime: Where it ran.
-        outcome: How it ended.
-        detail: One sentence on that.
-        started: Its start, from `now`.
-        examples: Training examples N; noise scales that need it are empty without.
+        runtime: Runtime of the trial.
+        outcome: How the trial ended.
+        detail: One sentence on the outcome.
+        started: Start of the trial, from `now`.
+        examples: Training examples N; without it, noise scales that need it stay empty.
         steps: Optimizer steps T of one child.
         scores: Columns of `SCORES`.
         seconds: Phase -> seconds.
-        measured_noise: What measured noise scales need and no column holds: `dose` and `weight_norm`.
+        measured_noise: Settings of measured noise scales without a column: `dose` and `weight_norm`.
         warnings: Caveats of the trial, see `trainables.pair.caveats`.
-        measured: Further fields of `TrialResult`; `trace_sigma`, `b_simple` and `k_aug` go into the noise scales too.
+        measured: Further fields of `TrialResult`; `trace_sigma`, `b_simple` and `k_aug` also enter the noise scales.
     """
     version, commit = package_version()
     empty: dict[str, Any] = {"ranks": 1} | dict.fromkeys(
@@ -118,8 +118,8 @@ def _noises(spec: PairSpec, known: Mapping[str, Any]) -> dict[str, float]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that an allocation failed, on a GPU or in the memory of this process."""
-    # by name: torch must not be loaded here
+    """Return whether an error is a failed allocation, on a GPU or in the memory of this process."""
+    # by name, because this module must not load torch
     if {"OutOfMemoryError", "MemoryError"} & {kind.__name__ for kind in type(error).__mro__}:
         return True
     # on a CPU torch raises a RuntimeError
@@ -129,10 +129,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 _ALLOCATORS = ("DefaultCPUAllocator", "std::bad_alloc")
 
 
-def failed(spec: PairSpec, runtime: Runtime, error: BaseException, started: str) -> PairOutput:
-    """Return the output of a trial that raised: a row that names the error, and nothing else.
+def make_failed_output(spec: PairSpec, runtime: Runtime, error: BaseException, started: str) -> PairOutput:
+    """Return the output of a trial that raised an error: a row that names the error.
 
-    Where the device ran out of memory the outcome is `out_of_memory`, and its sentence names the batch size.
+    If the error is a failed allocation, the outcome is `out_of_memory` and its sentence names the batch size.
     """
     text = " ".join(str(error).split()) or "no message"
     if is_out_of_memory(error):
@@ -141,14 +141,14 @@ def failed(spec: PairSpec, runtime: Runtime, error: BaseException, started: str)
     return PairOutput(record(spec, runtime, Outcome.FAILED, f"{type(error).__name__}: {text}", started))
 
 
-def stopped(output: PairOutput, reason: str) -> PairOutput:
-    """Return the output of a trial on its way as that of one that was stopped there, for this reason."""
-    if output.result.outcome != Outcome.PRUNED:  # a child had diverged: that is how it ended
+def make_pruned_output(output: PairOutput, reason: str) -> PairOutput:
+    """Return the intermediate output of a trial as its final output, pruned for this reason."""
+    if output.result.outcome != Outcome.PRUNED:  # a child diverged, which decides the outcome
         return output
     return replace(output, result=replace(output.result, outcome_detail=reason))
 
 
-@cache  # the metadata of a package is read in milliseconds
+@cache  # reading the metadata of a package takes milliseconds
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

@@ -1,4 +1,4 @@
-"""run_pair(spec) -> PairOutput: start weights, children, merges, scores. One trial, anywhere torch is.
+"""Runs trials: start weights, children, merges, scores. `run_pair` needs only torch.
 
 Command line: ``python -m trainables.pair spec.json [--data ROOT] [--device cpu]`` prints the trial's row as JSON;
 ``torchrun --nproc-per-node K -m trainables.pair spec.json`` trains each child by K processes.
@@ -31,8 +31,8 @@ from trainables.pair.caveats import caveats
 from trainables.pair.checkpoints import merge_checkpoints
 from trainables.pair.children import Children, child_names
 from trainables.pair.probe import probe_columns, probe_tables
-from trainables.pair.processes import Peer, spread
-from trainables.pair.record import failed, is_out_of_memory, now, record, stopped
+from trainables.pair.processes import Peer, distribute
+from trainables.pair.record import is_out_of_memory, make_failed_output, make_pruned_output, now, record
 from trainables.pair.rungs import Rungs
 from trainables.pair.setup import Clock, inspect, prepare, resolve_device
 from trainables.result import HistoryRow, Outcome, PairOutput, PlaneRow, RungRow
@@ -56,20 +56,20 @@ def run_pair(
     """Train, merge and score one trial.
 
     Args:
-        spec: The trial. Where `spec.stack` > 1 its stack mates are trained along, so that the numbers stay the same.
+        spec: The trial. With `spec.stack` > 1 its stack mates train too, so that the numbers stay the same.
         runtime: Where to run.
         report: Called after each epoch with a mapping (repeat, member, epoch, epochs, val_loss), and by each stack at
             `runtime.rungs` rungs with (repeat, rung, step, steps, epoch, merged_loss_val, merged_accuracy_val,
-            device_seconds, outputs): means over its trials, None where one is not finite, and their outputs as if
-            they ended there. Where it raises `Stop` they do end there, with outcome `pruned`.
-        peers: For each child the processes that train it beside this one; see `trainables.pair.processes`.
+            device_seconds, outputs). The values are means over its trials, None if one is not finite; the outputs are
+            those of trials that end at the rung. If the callback raises `Stop`, they end with outcome `pruned`.
+        peers: Further processes of each child; see `trainables.pair.processes`.
 
     Returns:
-        Row, merge curves, history and the chosen merge's weights; without weights where the outcome is not `ok`.
-        Divergence and a device without enough memory are outcomes, not exceptions.
+        Row, merge curves, history and, if the outcome is `ok`, the chosen merge's weights. Divergence and missing
+        memory are outcomes, not exceptions.
 
     Raises:
-        ValueError: The spec cannot be run (unknown names, missing data, a batch larger than the data).
+        ValueError: The spec cannot run: unknown names, missing data, or a batch larger than the training set.
     """
     return run_pairs([spec], runtime, report, peers)[0]
 
@@ -80,7 +80,7 @@ def run_pairs(
     report: Report = lambda _: None,
     peers: Sequence[Sequence[Peer]] = (),
 ) -> list[PairOutput]:
-    """Run several trials, stack mates together; see `run_pair`. Yields one output per spec, in their order."""
+    """Run several trials, stack mates together, and return one output per spec in order; see `run_pair`."""
     outputs: dict[str, PairOutput] = {}
     runtime = resolve_device(runtime)
     with torch_settings(runtime):
@@ -99,8 +99,8 @@ def _run_stack(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        outputs = [failed(spec, runtime, error, started) for spec in specs]
-    # outside of the handler, whose traceback holds the tensors
+        outputs = [make_failed_output(spec, runtime, error, started) for spec in specs]
+    # outside the handler, whose traceback holds the tensors
     gc.collect()
     torch.cuda.empty_cache()
     return outputs
@@ -114,7 +114,7 @@ def _run(
     lab = prepare(specs[0], runtime)
     legs = [child_leg(specs[0], data.examples) for data in lab.data]
     if runtime.measure != 0:
-        # before a trunk takes the place of the base
+        # before a trunk replaces the base
         with lab.clock.phase("measure"):
             lab.probed = probe_columns(specs[0], lab.tasks[0], runtime)
     watch = Watch(
@@ -126,48 +126,50 @@ def _run(
 
     def at_rung(rung: int) -> None:
         with lab.clock.phase("rungs"):
-            rungs.look(rung, children.courses)
-            report(rungs.summary() | {"outputs": [t.ended() for t in _trials(children)]})
+            rungs.take(rung, children.courses)
+            report(rungs.summary() | {"outputs": [t.pruned_output() for t in _list_trials(children)]})
 
     try:
         with lab.clock.phase("train"):
             children.open()
             if peers and children.lost is None:
-                children.courses, children.together = spread(children, peers), True
-            children.keeper = _keeper(specs, runtime, report, peers)
-            if found := children.keeper.read():
-                children.restore(found)
+                children.courses, children.together = distribute(children, peers), True
+            children.keeper = _make_keeper(specs, runtime, report, peers)
+            if state := children.keeper.read():
+                children.restore(state)
             children.train(at_rung)
     except Stop as stop:
-        return [stopped(t.ended(), str(stop)) for t in _trials(children)]
+        return [make_pruned_output(t.pruned_output(), str(stop)) for t in _list_trials(children)]
     if not ranks().leads:
         return [PairOutput(record(s, runtime, Outcome.OK, "trained along", lab.started)) for s in specs]
-    return [trial.output() for trial in _trials(children)]
+    return [trial.output() for trial in _list_trials(children)]
 
 
-def _keeper(specs: Sequence[PairSpec], runtime: Runtime, report: Report, peers: Sequence[Sequence[Peer]]) -> Keeper:
-    if ranks().size > 1 and not peers:  # of torchrun: nobody gathers what the ranks hold
+def _make_keeper(
+    specs: Sequence[PairSpec], runtime: Runtime, report: Report, peers: Sequence[Sequence[Peer]]
+) -> Keeper:
+    if ranks().size > 1 and not peers:  # of torchrun: no process gathers the state of the ranks
         runtime = replace(runtime, checkpoints=None)
     return make_keeper(specs, runtime, report, f"{len(peers)}x{ranks().size}" if peers else "")
 
 
-def _trials(children: Children) -> list[_Trial]:
+def _list_trials(children: Children) -> list[_Trial]:
     lab, specs = children.lab, children.specs
-    # shared phases are split evenly, so that the rows of a stack add up to what it took
+    # trials share the phases evenly, so that the rows of a stack add up to its time
     lab.clock.total()
     shared = {k: v / len(specs) for k, v in lab.clock.seconds.items()}
-    own, members = children.so_far(), specs[0].members
-    found: list[_Trial] = []
+    current, members = children.current_children(), specs[0].members
+    trials: list[_Trial] = []
     for i, spec in enumerate(specs):
-        mine = list(range(members * i, members * (i + 1)))
+        indices = list(range(members * i, members * (i + 1)))
         clock, rungs = Clock(lab.runtime.device, dict(shared)), tuple(children.rungs.rows[i])
-        found.append(_Trial(children, spec, [own[c] for c in mine], mine, clock, rungs))
-    return found
+        trials.append(_Trial(children, spec, [current[c] for c in indices], indices, clock, rungs))
+    return trials
 
 
 @dataclass
 class _Trial:
-    """One trial whose children are trained, or on their way."""
+    """One trial with its children, trained or in training."""
 
     whole: Children
     spec: PairSpec
@@ -179,10 +181,10 @@ class _Trial:
     def __post_init__(self) -> None:
         self.lab, self.watch = self.whole.lab, self.whole.watch
 
-    def ended(self) -> PairOutput:
+    def pruned_output(self) -> PairOutput:
         """Return the output of a trial that ends where its children are; see `trainables.pair.record.stopped`."""
         about, settings = self._about()
-        settings.pop("dose", None)  # that of the whole way
+        settings.pop("dose", None)  # defined for the whole training only
         outcome, detail = self._divergence() or (Outcome.PRUNED, "")
         row = record(
             self.spec, self.lab.runtime, outcome, detail, self.lab.started, seconds=self.clock.seconds,
@@ -204,7 +206,7 @@ class _Trial:
             with self.clock.phase("recalibrate"):
                 task.batches = lab.recalibration_batches(spec, task)
         curves = score_merges(spec, lab.tasks, [c.weights for c in self.children], self.clock.phase)
-        outcome, detail = _viability(spec, curves)
+        outcome, detail = _judge_viability(spec, curves)
         names = [n for n in trained_names(lab.tasks[0].model) if not lab.tasks[0].is_own(n)]
         a, b = (c.weights for c in self.children[:2])
         relief, points = self._landscape(curves)
@@ -215,18 +217,18 @@ class _Trial:
             **finite(geometry(lab.tasks[0].base, a, b, names)), **finite({"cka_val": curves.cka}),
             chosen_merge=curves.chosen[0], chosen_coefficient=curves.chosen[1],
         )  # fmt: skip
-        # a trial that cannot win leaves no weights behind
+        # a trial that cannot win stores no weights
         weights = {k: v.cpu() for k, v in curves.weights.items()} if outcome is Outcome.OK else None
         return PairOutput(result, tuple(curves.rows(spec)), self._histories(), weights, points, self.rungs)
 
-    def _named(self) -> list[tuple[str, Child, int]]:
+    def _name_children(self) -> list[tuple[str, Child, int]]:
         return list(zip(child_names(self.spec.members), self.children, self.indices, strict=True))
 
     def _histories(self) -> tuple[HistoryRow, ...]:
-        return tuple(row for m, c, i in self._named() for row in self._history(m, c, i))
+        return tuple(row for m, c, i in self._name_children() for row in self._history(m, c, i))
 
     def _divergence(self) -> tuple[Outcome, str] | None:
-        lost = [(m, c.diverged_at) for m, c, _ in self._named() if c.diverged_at is not None]
+        lost = [(m, c.diverged_at) for m, c, _ in self._name_children() if c.diverged_at is not None]
         if not lost:
             return None
         member, step = lost[0]
@@ -261,13 +263,13 @@ class _Trial:
         return about | finite(measured) | finite(lab.probed), settings
 
     def _history(self, member: str, child: Child, index: int) -> Iterable[HistoryRow]:
-        # the rate of the last step of each epoch, not of the stable phase: decay anneals the noise to 0
+        # the rate of the epoch's last step, because the decay reduces the noise to 0
         spec, paper = self.spec, NOISE["paper"]
         defined = optimizers.family(spec.optimizer) in paper.families
         settings = {"batch_size": spec.batch_size, "momentum": spec.momentum}
         measured = self.watch.at_epochs(index, child)
         for e in child.history:
-            found = measured.get(e.epoch)
+            statistics = measured.get(e.epoch)
             yield HistoryRow(
                 digest=spec.digest,
                 member=member,
@@ -278,9 +280,9 @@ class _Trial:
                 clipped_fraction=e.clipped if spec.clip_norm else None,
                 **finite(
                     {"train_loss": e.train_loss, "val_loss": e.val.loss, "val_accuracy": e.val.accuracy,
-                     "weight_norm": e.weight_norm, "trace_sigma": found and found.trace_sigma,
-                     "trace_sigma_preconditioned": found and found.preconditioned,
-                     "gradient_norm2": found and found.norm2}
+                     "weight_norm": e.weight_norm, "trace_sigma": statistics and statistics.trace_sigma,
+                     "trace_sigma_preconditioned": statistics and statistics.preconditioned,
+                     "gradient_norm2": statistics and statistics.norm2}
                 ),
             )  # fmt: skip
 
@@ -298,18 +300,18 @@ class _Trial:
         task, points = self.lab.tasks[0], self.lab.runtime.plane
         a, b = (c.weights for c in self.children[:2])
         val = few_examples(task, "val")
-        found = plane(
+        rows = plane(
             task.model, task.base, a, b, (x, y), val, points, lambda w: recalibrate(task.model, w, task.batches)
         )  # fmt: skip
         digest, config = self.spec.digest, self.spec.config
-        return tuple(PlaneRow(digest, config, at_a, at_b, _number(t), _number(v)) for at_a, at_b, t, v in found)
+        return tuple(PlaneRow(digest, config, at_a, at_b, _number(t), _number(v)) for at_a, at_b, t, v in rows)
 
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _viability(spec: PairSpec, curves: MergeCurves) -> tuple[Outcome, str]:
+def _judge_viability(spec: PairSpec, curves: MergeCurves) -> tuple[Outcome, str]:
     worst = min(p["val"].accuracy for p in (*curves.parents, *curves.others))
     if fault := curves.fault():
         return Outcome.NOT_VIABLE, fault
@@ -326,28 +328,30 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainables.pair", description="Run one trial from a JSON spec.")
     parser.add_argument("spec", type=Path, help="file with a pair spec, as in the column `spec`")
     parser.add_argument("--data", dest="data_root", metavar="ROOT", help="folder with the data sets")
-    parser.add_argument("--bases", metavar="DIR", help="folder in which start weights and trunks are kept")
+    parser.add_argument("--bases", metavar="DIR", help="folder for start weights and trunks")
     parser.add_argument(
-        "--checkpoints", metavar="DIR", help="folder for what the trial goes on from when it is stopped"
+        "--checkpoints", metavar="DIR", help="folder for checkpoints, from which a stopped trial continues"
     )
     parser.add_argument("--checkpoint-steps", type=int, metavar="K", help="steps between checkpoints (default: about "
-                        "a minute's)")  # fmt: skip
+                        "one minute)")  # fmt: skip
     parser.add_argument("--cache", metavar="DIR", help="folder for unpacked archives and decoded images")
     parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
-    parser.add_argument("--measure", type=int, metavar="K", help="gradient measurements a child (default: 2 %% of it)")
-    parser.add_argument("--plane", type=int, default=0, metavar="N", help="loss plane of N points a side")
+    parser.add_argument(
+        "--measure", type=int, metavar="K", help="gradient measurements per child (default: 2 %% of time)"
+    )
+    parser.add_argument("--plane", type=int, default=0, metavar="N", help="loss plane with N points per side")
     for name, text in {
-        "landscape": "Hessian traces, sharpness, excess barrier",
-        "deterministic": "deterministic algorithms only",
-        "download": "fetch the data set where it is missing",
+        "landscape": "compute Hessian traces, sharpness and excess barrier",
+        "deterministic": "use deterministic algorithms only",
+        "download": "fetch the data set if it is missing",
     }.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the trial of a JSON spec and print its row as JSON; returns the exit code."""
+    """Run the trial of a JSON spec, print its row as JSON and return the exit code."""
     guard_output()
     args = _arguments().parse_args(argv)
     try:

@@ -1,7 +1,6 @@
-"""Rungs: a trial is looked at on its way. Its children are annealed for a short stretch, merged and scored.
+"""Rungs: intermediate scores of a trial, from copies of its children after a short anneal and a merge.
 
-Nothing of it reaches the trial's own numbers: the children stay where they are, and what is drawn comes from streams
-of its own.
+They do not change the trial's numbers: the children stay where they are, and rungs use separate random streams.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from trainables.training.ranks import ranks
 from trainables.training.schedules import rung_steps, wsd
 
 ANNEAL_SHARE = 0.1
-"""Steps of all shortened anneals of a child, as a share of its own: what they may cost."""
+"""Steps of all shortened anneals of a child as a share of its training steps."""
 RECALIBRATION_BATCHES = 8
 
 
 def anneal_leg(spec: PairSpec, leg: Leg, step: int, rungs: int) -> Leg:
-    """Return the shortened anneal of a child that has done `step` steps: the decay of its schedule, 1 - sqrt.
+    """Return the shortened anneal of a child after `step` steps: the decay of its schedule, 1 - sqrt.
 
-    It is as long as the trial's own decay would be after so many steps, but not longer than its part of
-    `ANNEAL_SHARE`. Without a decay, or from its start on, there is none: the child counts as it is.
+    It has the length of the decay of a trial with `step` steps, limited by its part of `ANNEAL_SHARE`. Schedules
+    without a decay, and children in their decay, have no anneal.
     """
     decays = spec.schedule == "wsd" and leg.rate(step) >= spec.learning_rate * (1 - 1e-9)
     length = min(spec.decay * step, ANNEAL_SHARE * leg.steps / rungs) if decays else 0
@@ -41,15 +40,15 @@ def anneal_leg(spec: PairSpec, leg: Leg, step: int, rungs: int) -> Leg:
 
 @dataclass
 class Rungs:
-    """Takes the rungs of the trials of one stack.
+    """Computes the rungs of the trials of one stack.
 
     Args:
         specs: The trials.
-        lab: What they share.
-        rungs: How many there are on the way.
+        lab: What the trials share.
+        rungs: Number of rungs before the end.
 
     Attributes:
-        rows: What was found, by trial.
+        rows: Rows so far, by trial.
 
     Raises:
         ValueError: Several processes train each child.
@@ -62,21 +61,21 @@ class Rungs:
 
     def __post_init__(self) -> None:
         if self.rungs and ranks().size > 1:
-            raise ValueError(f"rungs must be 0 where several processes train a child, got {self.rungs}")
+            raise ValueError(f"rungs must be 0 if several processes train a child, got {self.rungs}")
         self.rows = [[] for _ in self.specs]
 
     def steps(self, course: Course) -> list[int]:
-        """Return the steps after which a course is looked at."""
+        """Return the steps of a course's rungs."""
         per_epoch = steps_per_epoch(min(d.examples for d in course.training.data), self.specs[0].batch_size)
         return rung_steps(course.leg.steps, per_epoch, self.rungs)
 
-    def look(self, rung: int, courses: Sequence[Course]) -> None:
-        """Anneal, merge and score the children of every trial where they stand, and add the rows."""
+    def take(self, rung: int, courses: Sequence[Course]) -> None:
+        """Anneal, merge and score copies of the children of every trial, and add the rows."""
         children = self._anneal(rung, courses)
         scores = [self._score_merge(i, children) for i in range(len(self.specs))]
         first, seconds = courses[0], self.lab.clock.total() / len(self.specs)
         per_epoch = steps_per_epoch(first.training.data[0].examples, self.specs[0].batch_size)
-        for spec, found, rows in zip(self.specs, scores, self.rows, strict=True):
+        for spec, trial_score, rows in zip(self.specs, scores, self.rows, strict=True):
             rows.append(
                 RungRow(
                     digest=spec.digest,
@@ -87,41 +86,42 @@ class Rungs:
                     steps=first.leg.steps,
                     epoch=math.ceil(first.done / per_epoch),
                     device_seconds=seconds,
-                    **finite({"merged_loss_val": found.loss, "merged_accuracy_val": found.accuracy}),
+                    **finite({"merged_loss_val": trial_score.loss, "merged_accuracy_val": trial_score.accuracy}),
                 )
             )
 
     def snapshot(self) -> list[list[dict[str, Any]]]:
-        """Return the rungs so far as plain values, for `restore`."""
+        """Return the rows so far as plain values for `restore`."""
         return [[asdict(row) for row in rows] for rows in self.rows]
 
     def restore(self, state: Sequence[Sequence[Mapping[str, Any]]]) -> None:
-        """Take up what `snapshot` returned."""
+        """Load the rows that `snapshot` returned."""
         self.rows = [[RungRow(**row) for row in rows] for rows in state]
 
     def summary(self) -> dict[str, object]:
-        """Return the last rung as one record: means over the trials, None where one is not finite."""
+        """Return the last rung as one record of means over the trials, None if one value is not finite."""
         last = [rows[-1] for rows in self.rows]
-        found: dict[str, object] = {n: getattr(last[0], n) for n in ("repeat", "rung", "step", "steps", "epoch")}
+        record: dict[str, object] = {n: getattr(last[0], n) for n in ("repeat", "rung", "step", "steps", "epoch")}
         for name in ("merged_loss_val", "merged_accuracy_val"):
             values = [getattr(row, name) for row in last]
-            found[name] = None if None in values else sum(values) / len(values)
-        return found | {"device_seconds": sum(row.device_seconds for row in last)}
+            record[name] = None if None in values else sum(values) / len(values)
+        return record | {"device_seconds": sum(row.device_seconds for row in last)}
 
     def _anneal(self, rung: int, courses: Sequence[Course]) -> list[Weights]:
-        out: list[Weights] = []
+        annealed: list[Weights] = []
         members = self.specs[0].members
         for course in courses:
             names = [
-                (self.specs[c // members], c % members) for c in range(len(out), len(out) + len(course.training.seeds))
+                (self.specs[c // members], c % members)
+                for c in range(len(annealed), len(annealed) + len(course.training.seeds))
             ]
-            if all(member > 1 for _, member in names):  # the merge at 1/2 is that of the first two
-                out += [{} for _ in names]
+            if all(member > 1 for _, member in names):  # only the first two children are merged
+                annealed += [{} for _ in names]
                 continue
             role = [(spec, f"rung/{rung}/{member}") for spec, member in names]
             seeds = [Seeds(spec.stream(f"{r}/order"), spec.stream(f"{r}/augment")) for spec, r in role]
-            out += course.anneal(anneal_leg(self.specs[0], course.leg, course.done, self.rungs), seeds)
-        return out
+            annealed += course.anneal(anneal_leg(self.specs[0], course.leg, course.done, self.rungs), seeds)
+        return annealed
 
     def _score_merge(self, trial: int, children: Sequence[Weights]) -> Score:
         spec, tasks = self.specs[trial], self.lab.tasks

@@ -1,4 +1,4 @@
-"""Lab: what the trials of one stack share (data, modules, base weights, clock), and the checks before any training."""
+"""Lab: data, modules, base weights and clock of one stack of trials, and the checks before training."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ from trainables.training import optimizers
 from trainables.training.base import base_weights
 from trainables.training.schedules import SCHEDULES
 
-# batches of the BatchNorm re-estimation: the cumulative average settles long before an epoch of a large set ends. Their
-# size does not follow the trial's, or the error of the statistics would; their values are bounded (1 GiB in float32)
+# batches of the BatchNorm re-estimation: the cumulative average converges long before the end of an epoch of a large
+# set. Their size is fixed, so that the error of the statistics does not depend on the trial's batch size. Their values
+# are bounded (1 GiB in float32)
 RECALIBRATION_BATCH, RECALIBRATION_BATCHES, RECALIBRATION_VALUES = 128, 64, 2**28
 
 
 @dataclass
 class Clock:
-    """Seconds by phase; a phase inside another one stops the outer one's time."""
+    """Seconds by phase; an inner phase pauses the time of the outer one."""
 
     device: str = "cpu"
     seconds: dict[str, float] = field(default_factory=lambda: {})
@@ -46,34 +47,34 @@ class Clock:
     _since: float = 0.0
 
     def total(self) -> float:
-        """Return the seconds of all phases until now."""
-        self._turn()
+        """Return the seconds of all phases so far."""
+        self._update()
         return sum(self.seconds.values())
 
     def of(self, name: str) -> float:
-        """Return the seconds of one phase until now."""
-        self._turn()
+        """Return the seconds of one phase so far."""
+        self._update()
         return self.seconds.get(name, 0.0)
 
-    def took(self, seconds: Mapping[str, float], without: float = 0.0) -> None:
-        """Add what an earlier process spent on the same work, less the seconds of `train` that are its already."""
-        self._turn()
+    def add_seconds(self, seconds: Mapping[str, float], without: float = 0.0) -> None:
+        """Add the seconds of an earlier process, minus `without` seconds of `train` that both processes counted."""
+        self._update()
         for name, spent in seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
         self.seconds["train"] = self.seconds.get("train", 0.0) - without
 
     @contextmanager
     def phase(self, name: str) -> Yields[None]:
-        """Add the time of the block to a phase; waits for the device first and last."""
-        self._turn()
+        """Add the time of the block to a phase, synchronised with the device."""
+        self._update()
         self._open.append(name)
         try:
             yield
         finally:
-            self._turn()
+            self._update()
             self._open.pop()
 
-    def _turn(self) -> None:
+    def _update(self) -> None:
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
@@ -84,13 +85,13 @@ class Clock:
 
 @dataclass
 class Lab:
-    """What the trials of one stack share.
+    """Shared parts of the trials of one stack.
 
     Attributes:
-        tasks: One, or two in `two_task`, with modules and base weights.
-        data: What each child trains on.
-        weights_sha256: SHA-256 of the file of start weights.
-        probed: Columns of the probe at the base weights; empty where nothing is measured.
+        tasks: One task, or two in `two_task`, with modules and base weights.
+        data: Data set of each child.
+        weights_sha256: SHA-256 of the start weights' file; None without a file.
+        probed: Columns of the probe at the base weights; empty without measurements.
         started: Start of the trials, UTC.
     """
 
@@ -113,7 +114,7 @@ class Lab:
         return children_tasks(self.spec, self.tasks)
 
     def recalibration_batches(self, spec: PairSpec, task: Task, most: int = RECALIBRATION_BATCHES) -> list[Tensor]:
-        """Return augmented training batches for the BatchNorm re-estimation; none for models without BatchNorm."""
+        """Return augmented training batches for the BatchNorm re-estimation; empty for models without BatchNorm."""
         if not has_batchnorm(task.model):
             return []
         role = f"recalibrate/{task.name}" if task.name else "recalibrate"
@@ -126,7 +127,7 @@ class Lab:
 
 
 def prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
-    """Load data and build modules; with base weights unless told otherwise.
+    """Return the lab of a trial: its data, its modules and, with `with_base`, its base weights.
 
     Raises:
         UnknownName, ValueError: See `inspect`.
@@ -147,13 +148,11 @@ def prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
 
 
 def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
-    """Check that trials can be run, without training, and return the first one's number of training examples, N.
-
-    N counts the examples that one child trains on.
+    """Check that trials can run, without training, and return N, the training examples of one child of the first trial.
 
     Raises:
-        UnknownName: A name that nothing is registered under.
-        ValueError: Missing data, wrong options, a device that is not there, a batch larger than the training set.
+        UnknownName: A name is not registered.
+        ValueError: Missing data, wrong options, a missing device, or a batch larger than the training set.
     """
     check_device(runtime.device)
     labs: dict[tuple[str, str, int], Lab] = {}
@@ -186,7 +185,7 @@ def _check_names(spec: PairSpec) -> None:
 
 def _check_fits(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> None:
     if len(tasks) > 1 and (runtime.landscape or runtime.plane):
-        raise ValueError("the landscape is that of one task: leave out --landscape and --plane in pair_kind two_task")
+        raise ValueError("a landscape needs one task; leave out --landscape and --plane in pair_kind two_task")
     pictures = [p for p in spec.augmentation.split("+") if p not in ("none", "label_smoothing")]
     for task in tasks:
         shape = tuple(task.data.x["train"].shape[1:])
@@ -209,7 +208,7 @@ def _check_model(spec: PairSpec, task: Task) -> None:
 
 
 def check_device(name: str) -> None:
-    """Check that a torch device of this name is here.
+    """Check that this machine has a torch device of this name.
 
     Raises:
         ValueError: No such device, or no GPU.
@@ -219,13 +218,13 @@ def check_device(name: str) -> None:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device must be auto, cpu, cuda or another of torch's, got {name!r}") from None
+        raise ValueError(f"device must be auto, cpu, cuda or another device of torch, got {name!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} is not available here; use cpu or auto")
+        raise ValueError(f"device {name!r} is not available on this machine; use cpu or auto")
 
 
 def resolve_device(runtime: Runtime) -> Runtime:
-    """Return the runtime with `auto` replaced by the first GPU where there is one, else the CPU."""
+    """Return the runtime with the device `auto` replaced by the first GPU, or by the CPU without a GPU."""
     if runtime.device != "auto":
         return runtime
     return replace(runtime, device="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,7 +1,7 @@
-"""A closed form with a known best noise and the signature of `trainables.pair.run`: sweeps in seconds, without torch.
+"""Synthetic trials: a closed form with a known best noise, for sweeps in seconds without torch.
 
-Nothing is trained and no data is read; the column `trainable` of such rows says `synthetic`. A trial takes as many
-seconds as the environment variable `SWEEPER_SYNTHETIC_SECONDS` says, asleep: for measuring what surrounds trials.
+The functions have the signatures of `trainables.pair.run` but train nothing and read no data. The rows have
+`trainable = synthetic`. Each trial sleeps `SWEEPER_SYNTHETIC_SECONDS` seconds, which helps to measure the overhead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from trainables.noise import NOISE
-from trainables.pair.record import now, record, stopped
+from trainables.pair.record import make_pruned_output, now, record
 from trainables.result import SPLITS, HistoryRow, MergeRow, Outcome, PairOutput, RungRow
 from trainables.runtime import Report, Runtime, Stop
 from trainables.spec import PairSpec
@@ -26,19 +26,19 @@ EXAMPLES = 720
 PARENT_LOSS = 0.20
 PEAK_GAIN = 0.05
 STABILITY_LIMIT = 20.0  # of eta / (1 - mu)
-UNANNEALED = 0.08  # loss at `BEST_NOISE` that the anneal takes away [nat]; it goes with the root of the noise
+UNANNEALED = 0.08  # loss at `BEST_NOISE` that the anneal removes [nat]; proportional to the root of the noise
 SECONDS = "SWEEPER_SYNTHETIC_SECONDS"
 ALPHAS = tuple(i / 10 for i in range(11))
 
 
 def expected_gain(noise: float) -> float:
-    """Return the noise-free loss gain [nat] at a noise: a hump at `BEST_NOISE` and a cliff above 8e-2."""
+    """Return the expected loss gain [nat] at a noise: a peak at `BEST_NOISE` and a cliff above 8e-2."""
     z = math.log(noise / BEST_NOISE)
     return PEAK_GAIN * math.exp(-0.5 * (z / 1.2) ** 2) - 2.0 / (1.0 + math.exp(-6.0 * (math.log(noise / 8e-2))))
 
 
 def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
-    """Return the number of training examples that the closed form stands for."""
+    """Return the number of training examples of the closed form."""
     return EXAMPLES
 
 
@@ -48,7 +48,7 @@ def run_pairs(
     report: Report = lambda _: None,
     peers: Sequence[Sequence[Any]] = (),
 ) -> list[PairOutput]:
-    """Return the closed form's output for each spec; the seeds' noise comes from the spec's digest."""
+    """Return the output of the closed form for each spec; its random part depends on the spec's digest."""
     return [_run(spec, replace(runtime, device="cpu"), report) for spec in specs]
 
 
@@ -81,7 +81,7 @@ def _run(spec: PairSpec, runtime: Runtime, report: Report) -> PairOutput:
         try:
             report({f.name: getattr(rung, f.name) for f in fields(rung)} | {"outputs": [output]})
         except Stop as stop:
-            return stopped(output, str(stop))
+            return make_pruned_output(output, str(stop))
     epochs = {"epoch": spec.epochs, "epochs": spec.epochs}
     report({"repeat": spec.repeat, "member": "a", **epochs, "val_loss": scores["a_loss_val"]})
     best = min(ALPHAS, key=lambda t: curves["val"][t])
@@ -115,7 +115,7 @@ def _rungs(spec: PairSpec, steps: int, rungs: int, noise: float, final: float) -
     rng = random.Random(spec.stream("synthetic/rungs"))
     per_epoch = max(1, EXAMPLES // spec.batch_size)
     for rung, step in enumerate(rung_steps(steps, per_epoch, rungs), 1):
-        # on its way a pair of high noise looks worse than it will be
+        # before the end, a pair of high noise looks worse than its final score
         left = UNANNEALED * math.sqrt(noise / BEST_NOISE) * (1 - step / steps)
         loss = final + left + rng.gauss(0, 0.004)
         yield RungRow(

@@ -61,7 +61,7 @@ class Rows:
         params = {k: v[i] for k, v in self.given.items() if k in self.space.knobs}
         unknown = {k: getattr(PairSpec, k) for k in self.unknown_knobs}
         try:
-            return self.space.build({**unknown, **self.space.acting(params)}, seed=seed)
+            return self.space.build({**unknown, **self.space.active_params(params)}, seed=seed)
         except (ValueError, TypeError) as error:
             raise SpecError(f"row {number} of {self.name}: {error}") from None
 

@@ -27,13 +27,13 @@ POINT = {"beta2": 0.95, "optimizer": "sgd", "schedule": "wsd", "momentum": 0.8, 
 
 
 def test_a_knob_that_does_not_act_leaves_no_trace() -> None:
-    assert SPACE.acting(POINT) == {"optimizer": "sgd", "schedule": "wsd", "momentum": 0.8, "decay": 0.3}
+    assert SPACE.active_params(POINT) == {"optimizer": "sgd", "schedule": "wsd", "momentum": 0.8, "decay": 0.3}
     adam = SPACE.build({**POINT, "optimizer": "adamw"})
     assert (adam.momentum, adam.decay, adam.beta2) == (0.0, 0.2, 0.95)
     assert adam.digest == SPACE.build({**POINT, "optimizer": "adamw", "momentum": 0.6, "decay": 0.1}).digest
     assert adam == SPACE.build({"optimizer": "adamw", "schedule": "wsd", "beta2": 0.95})
     assert SPACE.params_of(adam) == {"optimizer": "adamw", "schedule": "wsd", "beta2": 0.95}
-    assert SPACE.params_of(SPACE.build(POINT)) == SPACE.acting(POINT)
+    assert SPACE.params_of(SPACE.build(POINT)) == SPACE.active_params(POINT)
     with pytest.raises(SpaceError, match="needs a value of momentum"):
         SPACE.build({"optimizer": "sgdw", "schedule": "wsd"})
     assert pickle.loads(pickle.dumps(SPACE)) == SPACE
@@ -45,9 +45,9 @@ def test_a_chain_of_conditions_acts_as_a_whole() -> None:
         {},
         {"warmup": {"schedule": ("wsd",)}, "decay": {"warmup": (0.1,)}},
     )
-    assert "decay" in chain.acting({**POINT, "warmup": 0.1})
-    assert "decay" not in chain.acting({**POINT, "warmup": 0.0})
-    assert "decay" not in chain.acting({**POINT, "warmup": 0.1, "schedule": "cosine"})
+    assert "decay" in chain.active_params({**POINT, "warmup": 0.1})
+    assert "decay" not in chain.active_params({**POINT, "warmup": 0.0})
+    assert "decay" not in chain.active_params({**POINT, "warmup": 0.1, "schedule": "cosine"})
 
 
 @pytest.mark.parametrize(
@@ -105,5 +105,5 @@ def test_conditions_that_cannot_hold_are_refused(conditions: Any, message: str) 
 def test_what_has_no_default_always_acts() -> None:
     rest = {k: v for k, v in FIXED.items() if k != "learning_rate"}
     knobs = {**KNOBS, "learning_rate": FloatDistribution(0.1, 1.0)}
-    with pytest.raises(SpaceError, match="condition of learning_rate: it must act in every trial, it has no default"):
+    with pytest.raises(SpaceError, match="learning_rate has no default and must act in every trial"):
         Space("d", rest, knobs, conditions={"learning_rate": {"optimizer": ["sgd"]}})

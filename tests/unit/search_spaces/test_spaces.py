@@ -121,7 +121,7 @@ def test_override_sets_entries_of_mappings_with_dots() -> None:
     space = load("digits_cnn").override({}, {"dataset_options.label_noise": 0.1, "base.steps": 3})
     spec = space.build(_point(space))
     assert (spec.dataset_options, spec.base.steps, spec.base.learning_rate) == ({"label_noise": 0.1}, 3, 0.02)
-    with pytest.raises(SpaceError, match=r"epochs\.a sets an entry of a field that is 8, not a mapping"):
+    with pytest.raises(SpaceError, match=r"epochs\.a sets an entry, but the field must then be a mapping, got 8"):
         space.override({}, {"epochs.a": 1})
 
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from trainables.noise import NOISE
-from trainables.pair.record import failed, now
+from trainables.pair.record import make_failed_output, now
 from trainables.result import (
     MODELS_SCORED,
     PHASES,
@@ -53,7 +53,7 @@ def test_score_columns_are_the_documented_product() -> None:
 
 def test_a_row_has_exactly_the_columns_in_order() -> None:
     spec = PairSpec("digits", "small_cnn", learning_rate=0.05, batch_size=16, momentum=0.9)
-    output = failed(spec, Runtime(), RuntimeError("two\n  lines"), now())
+    output = make_failed_output(spec, Runtime(), RuntimeError("two\n  lines"), now())
     row = output.result.to_row()
     assert list(row) == [c.name for c in trial_columns()]
     assert row["outcome"] == Outcome.FAILED == "failed"

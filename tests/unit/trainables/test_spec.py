@@ -110,7 +110,7 @@ RULES = [
     ({"accuracy_floor": 2}, "accuracy_floor must lie in [0, 1], got 2.0"),
     ({"stack": 0}, "stack must be >= 1, got 0"),
     ({"repeat": -1}, "repeat must be >= 0, got -1"),
-    ({"merges": ["tie"]}, "merges must contain 'linear' (gains are defined by it), got ['tie']"),
+    ({"merges": ["tie"]}, "merges must contain 'linear', which defines the gains, got ['tie']"),
     ({"merges": "linear"}, "merges must be a list of names, got 'linear'"),
     ({"protocol": "branches"}, "protocol must be one of finetune, branch, got 'branches'"),
     ({"pair_kind": "two"}, "pair_kind must be one of same_task, split_data, two_task, got 'two'"),

@@ -63,7 +63,7 @@ def wrong(tmp_path: Path, text: str, **flags: object) -> str:
         ),
         (
             "space: digits_cnn\nfixed:\n  model.width: 3\n",
-            "line 3: model.width sets an entry of a field that is 'small_cnn', not a mapping",
+            "line 3: model.width sets an entry, but the field must then be a mapping, got 'small_cnn'",
         ),
         ("- a\n", "must be a mapping"),
         ("a: [\n", "line 2: not YAML"),

@@ -344,7 +344,7 @@ def test_cifar10_as_jpeg_says_that_it_is_not_the_original(tmp_path: Path) -> Non
     assert "re-encoded as JPEG: not the original bytes" in data.source
     with pytest.raises(DataError, match=r"20 examples cannot be split into 45000 \+ 5000"):
         load("cifar10_jpeg", {}, runtime, torch.float32)
-    with pytest.raises(DataError, match="none was given"):
+    with pytest.raises(DataError, match="needs a data root"):
         load("cifar10_jpeg", {}, Runtime(), torch.float32)
     with pytest.raises(DataError, match=r"cifar10_jpeg.tar.xz does not exist"):
         load("cifar10_jpeg", {}, Runtime(data_root=str(tmp_path / "plain")), torch.float32)

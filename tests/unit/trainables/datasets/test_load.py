@@ -174,7 +174,9 @@ def test_what_is_too_large_for_the_device_is_streamed_to_it(monkeypatch: pytest.
 
 
 def test_missing_files_are_named_with_the_way_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"needs a data root; .*FashionMNIST\('ROOT', download=True\).* pass --data ROOT"):
+    with pytest.raises(
+        DataError, match=r"needs a data root; .*FashionMNIST\('ROOT', download=True\).* pass --data ROOT"
+    ):
         _load("fashion_mnist")
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
@@ -301,9 +303,7 @@ def test_files_are_fetched_only_where_the_user_says_so(tmp_path: Path, monkeypat
     monkeypatch.setattr("torchvision.datasets.KMNIST.download", download)
     sizes = {"train": 100, "val": 50, "test": 50}
     where = Runtime(data_root=str(tmp_path / "root"), cache=str(tmp_path / "cache"))
-    with pytest.raises(
-        DataError, match=r"raw lacks .*KMNIST\('ROOT', download=True\) or --download fetches the files"
-    ):
+    with pytest.raises(DataError, match=r"raw lacks .*KMNIST\('ROOT', download=True\) or --download fetches the files"):
         load("kmnist", sizes, where, torch.float32)
     assert not fetched
     assert load("kmnist", sizes, replace(where, download=True), torch.float32).examples == 100

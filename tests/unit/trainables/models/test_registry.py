@@ -251,7 +251,9 @@ def test_pretrained_weights_that_are_not_there(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("torch.hub.download_url_to_file", _no_network)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", _no_network)
     for name, full in {"resnet18": "torchvision:resnet18", "test_vit": "timm:test_vit"}.items():
-        wanted = rf"weights of {full} are not in .* cache and cannot be downloaded \(no network in tests\); fetch them once"
+        wanted = (
+            rf"weights of {full} are not in .* cache and cannot be downloaded \(no network in tests\); fetch them once"
+        )
         with pytest.raises(ValueError, match=wanted):
             build(name, 10, 3, 32, {}, pretrained=True)
 

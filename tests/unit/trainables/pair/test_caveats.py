@@ -8,7 +8,7 @@ import torch
 
 from trainables.noise import NOISE
 from trainables.pair.caveats import KEYS, SEPARATOR, caveats, key_of, wd_relaxation
-from trainables.pair.record import failed, now, record
+from trainables.pair.record import make_failed_output, now, record
 from trainables.result import Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
@@ -153,9 +153,9 @@ def test_an_adam_trial_has_the_noises_of_adam() -> None:
 
 def test_out_of_memory_is_an_outcome_with_batch_and_memory() -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\n GPU 0 has 1.00 GiB free.")
-    result = failed(SPEC, Runtime(), error, now()).result
+    result = make_failed_output(SPEC, Runtime(), error, now()).result
     assert result.outcome == Outcome.OUT_OF_MEMORY
     assert result.outcome_detail.startswith("out of memory at batch_size 32 on ")
     assert result.outcome_detail.endswith("Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free.")
-    assert failed(SPEC, Runtime(), MemoryError(), now()).result.outcome == Outcome.OUT_OF_MEMORY
-    assert failed(SPEC, Runtime(), RuntimeError("out of memory?"), now()).result.outcome == Outcome.FAILED
+    assert make_failed_output(SPEC, Runtime(), MemoryError(), now()).result.outcome == Outcome.OUT_OF_MEMORY
+    assert make_failed_output(SPEC, Runtime(), RuntimeError("out of memory?"), now()).result.outcome == Outcome.FAILED

@@ -84,5 +84,5 @@ def test_a_child_that_diverges_elsewhere_is_known() -> None:
 
 def test_a_stack_does_not_train_apart() -> None:
     spec = digits_spec(stack=2)
-    with pytest.raises(ValueError, match=r"children of one stack cannot train apart: stack must be 1 there, got 2"):
+    with pytest.raises(ValueError, match=r"stack must be 1 if children train in separate processes, got 2"):
         run_pair(spec, Runtime(measure=0), peers=[[], [Here(digits_spec(), Runtime(measure=0), 1)]])

@@ -284,7 +284,10 @@ def test_one_trial_of_everything(change: dict[str, object]) -> None:
     [
         ({"protocol": "branch"}, "branch_step must be >= 1 in protocol branch, got 0"),
         ({"branch_step": 5}, "branch_step must be 0 unless protocol is branch, got 5"),
-        ({"pair_kind": "two_task"}, "dataset_b must name the second task's data set in pair_kind two_task, got ''"),
+        (
+            {"pair_kind": "two_task"},
+            "dataset_b must name the data set of the second task in pair_kind two_task, got ''",
+        ),
         ({"dataset_b": "digits"}, "dataset_b must be empty unless pair_kind is two_task, got 'digits'"),
         ({"members": 1}, "members must be >= 2, got 1"),
         ({"clip_norm": -1}, "clip_norm must be >= 0, got -1.0"),

@@ -166,7 +166,10 @@ def test_fused_falls_back_where_the_device_has_no_such_kernel() -> None:
         ({"optimizer_options": {"lr": 1.0}}, "must not hold 'lr': set learning_rate of the spec"),
         ({"optimizer_options": {"betas": [0, 0]}}, "must not hold 'betas': set beta1 and beta2 of the spec"),
         ({"optimizer_options": {"dampening": 0.9}}, "must not hold 'dampening': the noise scales of"),
-        ({"optimizer": "adam", "optimizer_options": {"decoupled_weight_decay": True}}, "'decoupled_weight_decay': the noise scales"),
+        (
+            {"optimizer": "adam", "optimizer_options": {"decoupled_weight_decay": True}},
+            "'decoupled_weight_decay': the noise scales",
+        ),
         (
             {"optimizer": "adamw", "optimizer_options": {"eps": -1}},
             r"'adamw' refuses optimizer_options {'eps': -1}: In",

@@ -162,8 +162,8 @@ def test_what_is_too_large_for_the_device_is_streamed_to_it(monkeypatch: pytest.
     for share, fits in {0.12: True, 0.11: False, 0.0: False}.items():
         assert datasets._fits(data, Runtime(device="cuda:0", resident_share=share)) is fits
         assert datasets._fits(data, Runtime(device="cpu", resident_share=share))
-    streamed = datasets._streamed(data, Runtime(loader_workers=0), torch.float32)
-    again = datasets._streamed(streamed, Runtime(loader_workers=0), torch.float32)
+    streamed = datasets._stream_images(data, Runtime(loader_workers=0), torch.float32)
+    again = datasets._stream_images(streamed, Runtime(loader_workers=0), torch.float32)
     for split in SPLITS:
         assert type(streamed.x[split]) is type(again.x[split]) is Streamed
         assert torch.equal(streamed.x[split][:], data.x[split][:])

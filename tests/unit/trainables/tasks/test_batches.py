@@ -21,7 +21,7 @@ def _data(n: int = 52, streamed: bool = False) -> Data:
     x = {s: torch.randint(0, 256, (n, 3, 8, 8), generator=g, dtype=torch.uint8) for s in SPLITS}
     data = Data(x, {s: torch.randint(0, 5, (n,), generator=g) for s in SPLITS}, 5)
     if streamed:
-        data = replace(data, x={s: v.streamed("cpu", torch.float32, 0) for s, v in data.x.items()})
+        data = replace(data, x={s: v.to_streamed("cpu", torch.float32, 0) for s, v in data.x.items()})
     return data
 
 

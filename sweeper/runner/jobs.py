@@ -15,7 +15,7 @@ from sweeper.storage.location import Place, place_of
 from sweeper.storage.retry import is_full, is_passing, line, restart
 from sweeper.storage.tables import Run, write
 from trainables.datasets.cache import drop_checkpoints
-from trainables.pair.record import make_failed_output, now, make_pruned_output
+from trainables.pair.record import make_failed_output, make_pruned_output, now
 from trainables.result import PairOutput
 from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec
@@ -62,7 +62,7 @@ def execute(
 ) -> list[Row]:
     """Run the trials of a job, write each to the run folder, and return their rows without the column `spec`.
 
-    A trial that raises becomes a row with outcome `make_failed_output`. If the report stops a trial, its remaining repeats do not
+    A trial that raises becomes a row with outcome `failed`. If the report stops a trial, its remaining repeats do not
     run.
 
     Args:

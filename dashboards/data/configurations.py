@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sweeper.analysis.observations import find_ineligible
 from sweeper.analysis.regime import EXTEND
+from sweeper.analysis.trial_counts import COUNTED, count_trials
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 from trainables.result import Outcome
@@ -296,27 +297,23 @@ class Overview:
         return max(0, (self.budget or 0) - self.tried)
 
 
-def count_trials(trials: pa.Table, budget: int | None) -> Overview:
+def make_overview(trials: pa.Table, budget: int | None) -> Overview:
     """Return counts and sums over the trials."""
-    keys = ["config", "number", "outcome", "outcome_detail", "device_seconds", "trainable", "sampler"]
+    keys = [*COUNTED, "trainable", "sampler"]
     rows = trials.select([*keys, *({"run"} & set(trials.column_names))]).to_pylist()
     configs = {r["config"] for r in rows}
     added = configs - {r["config"] for r in rows if r["sampler"] != EXTEND}
     places = {(r.get("run"), r["number"]) for r in rows if r["number"] is not None}
-    times = [t for r in rows if (t := to_finite(r["device_seconds"])) is not None]
-    details: dict[str, str] = {}
-    for row in rows:
-        if row["outcome"] != Outcome.OK and row["outcome_detail"]:
-            details.setdefault(row["outcome"], row["outcome_detail"])
+    counts = count_trials(rows)
     return Overview(
         trials=len(rows),
         configs=len(configs),
         tried=len(places) or len(configs) - len(added),
         budget=budget,
-        outcomes=dict(Counter(str(r["outcome"]) for r in rows).most_common()),
-        device_seconds=math.fsum(times) if times or not rows else None,
+        outcomes=counts.outcomes,
+        device_seconds=counts.device_seconds,
         synthetic=sum(r["trainable"] == "synthetic" for r in rows),
         imported=sum(r["trainable"] == IMPORTED for r in rows),
         added=len(added),
-        details=details,
+        details={outcome: detail for outcome, detail in counts.first_details.items() if detail},
     )

@@ -9,7 +9,7 @@ import pyarrow.compute
 
 from dashboards.charts.axes import shorten
 from dashboards.data.cache import cache_by_content
-from dashboards.data.configurations import count_trials, to_finite
+from dashboards.data.configurations import make_overview, to_finite
 from dashboards.data.runs import Run
 from dashboards.text.best import Cell, TextTable, format_percent
 from sweeper.analysis.best import winner
@@ -49,7 +49,7 @@ def compare_runs(run: Run, objective: str, noise: str, split: str) -> tuple[Comp
     compared: list[ComparedRun] = []
     for name in pc.unique(trials["run"]).to_pylist():
         rows = trials.filter(pc.equal(trials["run"], name))
-        counts = count_trials(rows, None)
+        counts = make_overview(rows, None)
         best = winner(rows, objective, Posterior())
         sides = [to_finite(best[f"{who}_loss_test"]) for who in "ab"] if best else []
         known = [s for s in sides if s is not None]

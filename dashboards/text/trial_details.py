@@ -15,7 +15,7 @@ from dashboards.charts.chart import Chart, finish, make_figure
 from dashboards.charts.theme import CYCLE
 from dashboards.data.runs import Run
 from dashboards.data.trial_rows import HEADS, KNOBS
-from sweeper.analysis.trial_warnings import split_warnings
+from sweeper.analysis.trial_counts import split_warnings
 from trainables.result import trial_columns
 from trainables.trial import IMPORTED
 

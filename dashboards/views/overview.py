@@ -10,7 +10,7 @@ from dashboards.charts.axes import shorten
 from dashboards.charts.chart import Chart, Measure
 from dashboards.charts.noise_fit import draw_noise_fit
 from dashboards.data.cache import cache_by_content
-from dashboards.data.configurations import Overview, count_trials
+from dashboards.data.configurations import Overview, make_overview
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
 from dashboards.data.words import make_heading
@@ -27,7 +27,7 @@ from sweeper.analysis.evidence.plan import read_missing
 from sweeper.analysis.posterior import Favourite, Posterior
 from sweeper.analysis.recommend import recommend
 from sweeper.analysis.regime import Regime
-from sweeper.analysis.trial_warnings import count_warnings, format_lines
+from sweeper.analysis.trial_counts import count_warnings, format_lines
 from sweeper.formatting import pluralize
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 from trainables.noise import NOISE
@@ -95,7 +95,7 @@ def build(run: Run, selection: Selection) -> Section:
 
 @cache_by_content
 def _count(run: Run) -> Overview:
-    return count_trials(run.tables["trials"], choices.read_sweep(run).trials)
+    return make_overview(run.tables["trials"], choices.read_sweep(run).trials)
 
 
 @cache_by_content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 from sweeper.analysis.best import best_trials, winner
 from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.regime import Regime, fit_regime
+from sweeper.analysis.trial_counts import COUNTED, count_trials
 from sweeper.search.objectives import DEFAULT_CLASSES, resolve_objective
 from trainables.noise import KNOBS, NOISE, NoiseScale
 from trainables.result import MODELS_SCORED, UNSTABLE
@@ -285,17 +285,16 @@ def summarize(
         UnknownName: No such objective or noise.
     """
     scale = NOISE[noise]
-    outcomes = Counter(trials["outcome"].to_pylist())
-    known = [s for s in trials["device_seconds"].to_pylist() if _finite(s)]
+    counts = count_trials(trials.select(COUNTED).to_pylist())
     return {
         "objective": objective,
         "noise": noise,
         "formula": scale.formula,
         "unit": scale.unit,
-        "trials": trials.num_rows,
-        "configs": len(set(trials["config"].to_pylist())),
-        "counts": dict(outcomes.most_common()),
-        "device_seconds": math.fsum(known) if known or not trials.num_rows else None,
+        "trials": counts.trials,
+        "configs": counts.configs,
+        "counts": dict(counts.outcomes),
+        "device_seconds": counts.device_seconds,
         "synthetic": "synthetic" in trials["trainable"].to_pylist(),
         "regimes": {
             name: _regime_record(fit_regime(trials, name, noise)) for name in dict.fromkeys((*BOTH, objective))

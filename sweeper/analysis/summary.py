@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.analysis.text import format_front
-from sweeper.analysis.trial_warnings import TrialWarning, count_warnings, format_lines
+from sweeper.analysis.trial_counts import COUNTED, TrialWarning, count_trials, count_warnings, format_lines
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.formatting import wrap
@@ -52,7 +52,7 @@ def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, An
     record["front"] = _find_front(spec, trials)
     weights = weights_of(record["best"]["digest"]) if record["best"] else None
     record["page"] = _file(place, PAGE) if place.has(PAGE) else None
-    record["first_details"] = _first_details(trials)
+    record["first_details"] = dict(count_trials(trials.select(COUNTED).to_pylist()).first_details)
     record["warnings"] = [*format_warnings(trials), *([posterior.assumed] if posterior.assumed else [])]
     record["weights"] = _file(place, weights) if weights and place.has(weights) else None
     try:
@@ -98,14 +98,6 @@ def collect_warnings(trials: Any) -> list[TrialWarning]:
 def format_warnings(trials: Any) -> list[str]:
     """Return the warnings of a trials table as lines of text."""
     return format_lines(collect_warnings(trials), trials.num_rows)
-
-
-def _first_details(trials: Any) -> dict[str, str]:
-    first: dict[str, str] = {}
-    for row in trials.select(["outcome", "outcome_detail"]).to_pylist():
-        if row["outcome"] != "ok":
-            first.setdefault(row["outcome"], row["outcome_detail"])
-    return first
 
 
 def _recommend_each(

@@ -10,7 +10,7 @@ from typing import Any
 
 from sweeper.analysis.best import Leaderboard, pareto
 from sweeper.analysis.observations import Observer, feasible
-from sweeper.analysis.trial_warnings import split_warnings
+from sweeper.analysis.trial_counts import split_warnings
 from sweeper.config.prepared import PreparedSweep
 from sweeper.config.spec import SweepSpec
 from sweeper.config.trials import build

@@ -48,16 +48,12 @@ def show_status(args: Arguments) -> int:
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH
     from sweeper.analysis.regime import fit_regime
+    from sweeper.analysis.trial_counts import COUNTED, count_trials
     from sweeper.storage.run_folder import is_running
 
     spec, trials, noise = _read_run(args)
     budget, budget_error = _count_configurations(spec)
-    outcomes = trials.select(["number", "outcome"]).to_pylist()
-    finished: dict[int, int] = {}
-    for row in outcomes:
-        if row["outcome"] != "failed" and row["number"] is not None:
-            finished[row["number"]] = finished.get(row["number"], 0) + 1
-    done = sum(n >= spec.repeats for n in finished.values())
+    counts = count_trials(trials.select(COUNTED).to_pylist(), spec.repeats)
     posterior = fit_posterior(spec, trials, noise)
     best = winner(trials, spec.objective, posterior, over_limits(trials, spec)) or {}
     record = {
@@ -67,14 +63,14 @@ def show_status(args: Arguments) -> int:
         "objective": spec.objective,
         "running": is_running(args.dir),
         "budget": budget,
-        "done": done,
-        "trials": len(outcomes),
-        "failed": sum(r["outcome"] == "failed" for r in outcomes),
+        "done": counts.done,
+        "trials": counts.trials,
+        "failed": counts.outcomes.get("failed", 0),
         "best": best.get("config_mean"),
         "best_posterior_mean": best.get("posterior_mean"),
         "best_posterior_sd": best.get("posterior_sd"),
         "best_digest": best.get("digest"),
-        "device_seconds": sum(s for s in trials["device_seconds"].to_pylist() if s is not None),
+        "device_seconds": counts.device_seconds or 0.0,
         "noise": noise,
     }
     shown = "\n".join(f"{k.replace('_', ' '):<21}{plain_text(v)}" for k, v in record.items())

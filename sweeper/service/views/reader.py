@@ -6,7 +6,6 @@ import math
 import threading
 import time
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from pydantic import BaseModel
 from sweeper.analysis.best import over_limits, winner
 from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.regime import fit_regime
-from sweeper.analysis.trial_warnings import count_warnings, format_lines
+from sweeper.analysis.trial_counts import COUNTED, count_trials, count_warnings, format_lines
 from sweeper.client.models import BestView, Cost, Progress, RegimeView
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
@@ -32,7 +31,7 @@ from sweeper.storage.schema import SCHEMAS
 from trainables.noise import KNOBS
 from trainables.registry import unknown
 
-LIGHT = ("number", "outcome", "device", "device_seconds", "members", "warnings")
+_COLUMNS = (*COUNTED, "device", "members", "warnings")
 
 
 class Snapshot(BaseModel):
@@ -106,18 +105,14 @@ class Reader:
             return True
 
     def _summarize(self, trials: pa.Table) -> dict[str, Any]:
-        rows = trials.select(LIGHT).to_pylist()
-        good = Counter(r["number"] for r in rows if r["outcome"] != "failed" and r["number"] is not None)
-        done = {r["number"] for r in rows if r["outcome"] == "pruned"}
-        done |= {number for number, count in good.items() if count >= self.spec.repeats}
-        failed = {r["number"] for r in rows if r["number"] is not None} - good.keys()
+        rows = trials.select(_COLUMNS).to_pylist()
+        counts = count_trials(rows, self.spec.repeats)
         progress = Progress(
-            budget=self.budget, done=len(done), failed=len(failed), trials=len(rows),
-            outcomes=dict(Counter(r["outcome"] for r in rows)),
+            budget=self.budget, done=counts.done, failed=counts.failed, trials=counts.trials,
+            outcomes=dict(counts.outcomes),
         )  # fmt: skip
-        seconds = math.fsum(s for r in rows if (s := r["device_seconds"]) is not None and math.isfinite(s))
         gpu_seconds = math.fsum(count_gpus(r, self.spec.resources) * (r["device_seconds"] or 0.0) for r in rows)
-        cost = Cost(device_seconds=seconds, gpu_hours=gpu_seconds / 3600)
+        cost = Cost(device_seconds=counts.device_seconds or 0.0, gpu_hours=gpu_seconds / 3600)
         return {
             "progress": progress,
             "cost": cost,

@@ -7,10 +7,10 @@ import pytest
 
 from dashboards.data.configurations import (
     Estimate,
-    count_trials,
     estimate,
     find_anchor,
     group_configurations,
+    make_overview,
     read_settings,
 )
 from sweeper.analysis.best import rank_configurations
@@ -75,7 +75,7 @@ def test_the_anchor_is_what_merging_nothing_gives(trials):
 
 
 def test_the_overview_counts_and_sums(trials):
-    found = count_trials(trials, 80)
+    found = make_overview(trials, 80)
     assert (found.trials, found.configs, found.budget, found.missing, found.synthetic) == (60, 60, 80, 20, 0)
     assert found.outcomes == {"ok": 57, "diverged": 3}
     assert found.device_seconds == pytest.approx(60 * 2.5)
@@ -86,7 +86,7 @@ def test_a_configuration_tried_again_counts_towards_the_budget_and_an_extension_
     first, second = at_knobs(0).result, at_knobs(1).result
     again, extra = replace(first, digest="again", number=2, repeat=1), replace(at_knobs(3).result, number=None)
     rows = [r.to_row() for r in (first, second, again)] + [{**extra.to_row(), "sampler": "extend"}]
-    found = count_trials(pa.Table.from_pylist(rows, schema=SCHEMAS["trials"]), 3)
+    found = make_overview(pa.Table.from_pylist(rows, schema=SCHEMAS["trials"]), 3)
     assert (found.configs, found.tried, found.added, found.missing) == (3, 3, 1, 0)
 
 

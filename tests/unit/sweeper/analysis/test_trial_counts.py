@@ -1,4 +1,4 @@
-"""Warnings of trials, each key once: at the end of a run, in status, on the page."""
+"""Counts of trials, and their warnings, each key once: at the end of a run, in status, on the page."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,32 @@ from typing import Any
 
 import pytest
 
-from sweeper.analysis.trial_warnings import TrialWarning, count_warnings, format_lines, split_warnings
+from sweeper.analysis.trial_counts import TrialWarning, count_trials, count_warnings, format_lines, split_warnings
 from sweeper.cli.main import main
 from trainables.pair import synthetic
 
 INERT = "inert_weight_decay: eta lambda T / (1 - mu) is 0.01"
 CLIP = "clipping: 0.2 of the steps were clipped"
+
+
+def row(number: int | None, outcome: str, seconds: float | None = 1.0, detail: str = "") -> dict[str, Any]:
+    return {
+        "config": f"c{number}", "number": number, "outcome": outcome, "outcome_detail": detail,
+        "device_seconds": seconds,
+    }  # fmt: skip
+
+
+def test_configurations_are_done_with_all_repeats_or_when_pruned() -> None:
+    rows = [row(0, "ok"), row(0, "diverged", 2.0), row(1, "ok"), row(2, "pruned", float("nan"), "slow")]
+    rows += [row(3, "failed"), row(3, "failed", None, "no disk"), row(None, "ok")]
+    counts = count_trials(rows, repeats=2)
+    assert (counts.trials, counts.configs, counts.done, counts.failed) == (7, 5, 2, 1)
+    assert counts.outcomes == {"ok": 3, "failed": 2, "diverged": 1, "pruned": 1}
+    assert counts.device_seconds == 6.0
+    assert counts.first_details == {"diverged": "", "pruned": "slow", "failed": "no disk"}
+    assert count_trials(rows).done == 3
+    assert count_trials([row(0, "ok", None)]).device_seconds is None
+    assert count_trials([]).device_seconds == 0.0
 
 
 def test_warnings_are_counted_by_key_with_the_first_sentence() -> None:

@@ -1,0 +1,103 @@
+"""Counts of a sweep's trials and their warnings, shared by the command line, the service and the dashboards."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sweeper.storage.schema import SEPARATOR
+
+COUNTED = ("config", "number", "outcome", "outcome_detail", "device_seconds")
+"""Columns that `count_trials` reads."""
+
+
+@dataclass(frozen=True)
+class TrialCounts:
+    """Counts and sums over the trials of a sweep.
+
+    Attributes:
+        trials: Finished trials.
+        configs: Configurations with a finished trial.
+        done: Configurations of the search that are pruned or have all their repeats.
+        failed: Configurations of the search whose trials all failed.
+        outcomes: Outcome -> number of trials, most frequent first.
+        device_seconds: Total time on the devices; None if trials exist but none records it.
+        first_details: Outcome other than `ok` -> detail of the first trial that has one.
+    """
+
+    trials: int
+    configs: int
+    done: int
+    failed: int
+    outcomes: Mapping[str, int]
+    device_seconds: float | None
+    first_details: Mapping[str, str]
+
+
+def count_trials(rows: Iterable[Mapping[str, Any]], repeats: int = 1) -> TrialCounts:
+    """Return the counts of a sweep's trials.
+
+    Args:
+        rows: Rows of the trials table with the columns `COUNTED`.
+        repeats: Trials that a configuration needs to be done.
+    """
+    rows = list(rows)
+    numbers = {r["number"] for r in rows} - {None}
+    good = Counter(r["number"] for r in rows if r["outcome"] != "failed")
+    pruned = {r["number"] for r in rows if r["outcome"] == "pruned"}
+    seconds = [s for r in rows if (s := r["device_seconds"]) is not None and math.isfinite(s)]
+    details: dict[str, str] = {}
+    for row in rows:
+        if row["outcome"] != "ok" and not details.get(row["outcome"]):
+            details[row["outcome"]] = row["outcome_detail"]
+    return TrialCounts(
+        trials=len(rows),
+        configs=len({r["config"] for r in rows}),
+        done=sum(n in pruned or good[n] >= repeats for n in numbers),
+        failed=sum(n not in good for n in numbers),
+        outcomes=dict(Counter(str(r["outcome"]) for r in rows).most_common()),
+        device_seconds=math.fsum(seconds) if seconds or not rows else None,
+        first_details=details,
+    )
+
+
+@dataclass(frozen=True)
+class TrialWarning:
+    """One kind of warning.
+
+    Attributes:
+        key: Name of the kind.
+        sentence: Sentence of the first trial with it.
+        trials: Number of trials with it.
+    """
+
+    key: str
+    sentence: str
+    trials: int
+
+
+def split_warnings(text: str | None) -> Iterator[tuple[str, str]]:
+    """Yield (key, sentence) per warning in a trial's column `warnings`, which reads `key: sentence | key: sentence`."""
+    for part in (text or "").split(SEPARATOR):
+        if part.strip():
+            key, _, sentence = part.partition(": ")
+            yield key.strip(), sentence.strip() or key.strip()
+
+
+def count_warnings(texts: Iterable[str | None]) -> list[TrialWarning]:
+    """Return the warnings of the trials, one per key, the most frequent first."""
+    first: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for text in texts:
+        for key, sentence in dict(split_warnings(text)).items():
+            first.setdefault(key, sentence)
+            counts[key] = counts.get(key, 0) + 1
+    return [TrialWarning(key, first[key], counts[key]) for key in sorted(first, key=lambda k: -counts[k])]
+
+
+def format_lines(warnings: Iterable[TrialWarning], trials: int) -> list[str]:
+    """Return one line per warning, with its number of trials."""
+    return [f"{d.key} ({'all' if d.trials == trials else d.trials} of {trials} trials): {d.sentence}" for d in warnings]

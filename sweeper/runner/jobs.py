@@ -110,7 +110,7 @@ def _outputs(
     started = now()
     try:
         if checkpoints:
-            return checkpoints.around(run, report)
+            return checkpoints.wrap(run, report)
         # the run folder holds start weights and trunks; a checkpoint keeps the training
         return restart(lambda: run(report), place.seconds)
     except (StorageError, WorkerLost):

@@ -1,7 +1,7 @@
-"""A trial's own files on the node where it runs, of a sweep whose folder lies in an object store.
+"""Local files of trials on a node, for sweeps whose folder lies in an object store.
 
-Start weights are made once per node, checkpoints are written here and carried to the store and back: training opens
-files of this machine only. A checkpoint that the store has does not stay here.
+Training opens only files of its machine. Each node makes its start weights once, and checkpoints are copied to the
+store and back. The node deletes checkpoints that the store holds.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ T = TypeVar("T")
 
 CHECKPOINTS = "checkpoints"
 LEFT_SECONDS = 86400.0
-"""Age of a file that a killed process left: no other one is here for longer than until it is read or carried."""
+"""Age from which a file counts as left by a killed process; other files are used or copied sooner."""
 
 
 def on_node(runtime: Runtime, place: Place) -> Runtime:
-    """Return where the trials of a run folder find their files on this node; unchanged where it is mounted here."""
+    """Return the runtime with local folders for the trials of a store; unchanged for a mounted run folder."""
     if place.local:
         return runtime
     key = hashlib.sha256(place.uri.encode()).hexdigest()[:16]
@@ -36,14 +36,14 @@ def on_node(runtime: Runtime, place: Place) -> Runtime:
 
 @dataclass
 class Checkpoints:
-    """Checkpoints of trials that train together, in a store.
+    """Checkpoints in a store, of trials that train together.
 
     Attributes:
         place: The run folder.
-        folder: Where the trials write them on this node.
-        digest: Digest of the first of the trials: their names begin with it.
-        elsewhere: Whether other processes run the trials, perhaps on other nodes, and carry the checkpoints.
-        names: Those that are in the store.
+        folder: Folder in which the trials write them on this node.
+        digest: Digest of the first trial, with which their names start.
+        elsewhere: Whether other processes, perhaps on other nodes, run the trials and copy the checkpoints.
+        names: Names of the checkpoints in the store.
     """
 
     place: Place
@@ -53,23 +53,23 @@ class Checkpoints:
     names: set[str] = field(default_factory=lambda: set[str]())
 
     def fetch(self) -> None:
-        """Bring those here that another node has written, or this one before it lost its files.
+        """Copy checkpoints from the store to this node, if they are newer than the local ones.
 
         Raises:
             StorageError: The store cannot be read.
         """
-        there = {name: changed for name, (_, changed) in self.place.files(CHECKPOINTS).items()}
-        self.names.update(name for name in there if name.startswith(self.digest))
+        stored = {name: changed for name, (_, changed) in self.place.files(CHECKPOINTS).items()}
+        self.names.update(name for name in stored if name.startswith(self.digest))
         if self.elsewhere:
             return
         _remove_left(self.folder)
         for name in self.names:
-            mine = self.folder / name
-            if not mine.exists() or mine.stat().st_mtime_ns < there[name]:
-                self.place.fetch(f"{CHECKPOINTS}/{name}", mine)
+            local = self.folder / name
+            if not local.exists() or local.stat().st_mtime_ns < stored[name]:
+                self.place.fetch(f"{CHECKPOINTS}/{name}", local)
 
     def keep(self, record: Mapping[str, object]) -> None:
-        """Carry the checkpoint to the store that a trial reports; other reports are passed over.
+        """Copy the checkpoint of a report to the store; ignore other reports.
 
         Raises:
             StorageError: The store cannot be written to.
@@ -81,26 +81,26 @@ class Checkpoints:
                 path.unlink()
             self.names.add(path.name)
 
-    def around(self, run: Callable[[Report], T], report: Report) -> T:
-        """Return what `run` returns, which runs the trials with the report that it is given.
+    def wrap(self, run: Callable[[Report], T], report: Report) -> T:
+        """Return the result of `run`, which runs the trials: fetch checkpoints, then copy those that it reports.
 
         Raises:
             StorageError: The store cannot be read or written to.
         """
 
-        def kept(record: Mapping[str, object]) -> None:
+        def keep_and_report(record: Mapping[str, object]) -> None:
             self.keep(record)
             report(record)
 
         self.fetch()
-        found = run(kept)
+        result = run(keep_and_report)
         if not self.elsewhere:
             for name in self.names:
                 (self.folder / name).unlink(missing_ok=True)
-        return found
+        return result
 
     def drop(self) -> None:
-        """Remove them from the store: the trials are written.
+        """Remove the checkpoints from the store, after the rows of the trials are written.
 
         Raises:
             StorageError: The store cannot be written to.
@@ -111,31 +111,31 @@ class Checkpoints:
 
 
 def clear(place: Place, digests: Iterable[str]) -> None:
-    """Remove what is left of checkpoints of trials that are written: their process died before it could.
+    """Remove checkpoints of finished trials, which a killed process left.
 
     Raises:
         StorageError: The place cannot be read or written to.
     """
     written, folder = set(digests), place.local and place.local / CHECKPOINTS
-    # of a killed writer, too, whose files are hidden
+    # includes the hidden files of killed writers
     names = [p.name for p in folder.glob("*")] if folder else list(place.files(CHECKPOINTS))
     for name in names:
         if name.lstrip(".").partition(".")[0] in written:
             place.remove(f"{CHECKPOINTS}/{name}")
     if folder:
-        with suppress(OSError):  # others are still needed
+        with suppress(OSError):  # it holds other checkpoints
             folder.rmdir()
 
 
 def _remove_left(folder: Path) -> None:
     for path in folder.glob("*"):
-        with suppress(OSError):  # another process removes it, too
+        with suppress(OSError):  # another process may remove it too
             if time.time() - path.stat().st_mtime > LEFT_SECONDS:
                 path.unlink()
 
 
 def checkpoints_of(place: Place, runtime: Runtime, digest: str, elsewhere: bool = False) -> Checkpoints | None:
-    """Return the checkpoints that have to be carried; None where the trial writes them to the run folder itself."""
+    """Return the checkpoints of a trial in a store; None if the trial writes them to the run folder directly."""
     if place.local or runtime.checkpoints is None:
         return None
     return Checkpoints(place, Path(runtime.checkpoints), digest, elsewhere)

@@ -1,4 +1,4 @@
-"""A table of a run folder that grows: parts that were read are kept, only new ones are opened."""
+"""Growing tables of a run folder: each part is read once, and a refresh opens new parts only."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sweeper.storage.tables import joined, read_parts
 
 @dataclass
 class GrowingTable:
-    """One table of one folder, as far as it was read.
+    """One table of one folder, as read so far.
 
     Attributes:
         name: Name in `SCHEMAS`.
-        stamps: Part -> its stamp when it was read.
-        skipped: Part that could not be read -> why.
-        rows: What was read.
-        changes: Number of looks that found anything.
+        stamps: Part -> its stamp at the time of reading.
+        skipped: Unreadable part -> the reason.
+        rows: Rows of all readable parts.
+        changes: Number of refreshes with changes.
     """
 
     name: str
@@ -33,23 +33,23 @@ class GrowingTable:
         self.rows = SCHEMAS[self.name].empty_table()
 
     def refresh(self, place: Place) -> bool:
-        """Read what is new; returns whether anything is. A part that changed or went makes all be read again."""
-        found = place.parts(self.name)
-        if found == self.stamps:
+        """Read new parts and return whether anything changed; read all parts again if one changed or vanished."""
+        parts = place.parts(self.name)
+        if parts == self.stamps:
             return False
         whole = self.stamps.keys() - self.skipped.keys()
-        if any(found.get(path) != self.stamps[path] for path in whole):
+        if any(parts.get(path) != self.stamps[path] for path in whole):
             self.stamps, self.skipped, self.rows = {}, {}, SCHEMAS[self.name].empty_table()
-        new = [path for path, stamp in found.items() if self.stamps.get(path) != stamp]
+        new = [path for path, stamp in parts.items() if self.stamps.get(path) != stamp]
         read = read_parts(place, new, self.name)
         gone = {path for path, part in read.items() if isinstance(part, str) and part == GONE}
-        self.skipped = {path: why for path, why in self.skipped.items() if path in found and path not in read}
+        self.skipped = {path: why for path, why in self.skipped.items() if path in parts and path not in read}
         self.skipped |= {path: p for path, p in read.items() if isinstance(p, str) and path not in gone}
         tables = {path: part for path, part in read.items() if isinstance(part, pa.Table)}
         if tables:
-            # what was read before is the first of those with many trials
+            # the rows so far come first
             self.rows = joined({"": self.rows, **tables}, self.name)
-        # of what went away while it was read the next look finds where it is now
-        self.stamps = {path: stamp for path, stamp in found.items() if path not in gone}
+        # the next refresh finds the rows of parts that vanished in between
+        self.stamps = {path: stamp for path, stamp in parts.items() if path not in gone}
         self.changes += 1
         return True

@@ -1,8 +1,8 @@
-"""One driver at a time where no kernel keeps a lock: a small file with owner and time that is renewed while it runs.
+"""Lease: limits a run folder without kernel locks to one driver, by a small file that the driver renews.
 
-An object store has no lock. Who takes the lease writes it, waits and looks whether it is still its own, so of two that
-come at once one goes on; whoever finds another's name when it renews stops. Times are those of the drivers' clocks,
-which must agree within half a minute.
+An object store has no locks. A driver writes the lease, waits, and reads it again, so that only one of two concurrent
+drivers continues. A driver that finds another owner when it renews its lease stops. The clocks of the drivers must
+agree within half a minute.
 """
 
 from __future__ import annotations
@@ -32,45 +32,45 @@ def _nothing(_: str) -> None:
 
 @dataclass
 class Hold:
-    """A folder that is held. `lost` is called with a sentence when another driver took it over."""
+    """A locked folder. `lost` receives a sentence if another driver takes it over."""
 
     lost: Callable[[str], None] = field(default=_nothing)
 
 
 def holder(place: Place) -> dict[str, Any] | None:
-    """Return who holds a place: `owner`, `host`, `pid`, `time`; None where nobody does, or has for too long.
+    """Return the holder of a place: `owner`, `host`, `pid`, `time`; None without a valid lease.
 
     Raises:
         SpecError: The store cannot be reached.
     """
-    found = _read(place)
-    return found if found and time.time() - found["time"] < STALE_SECONDS else None
+    lease = _read(place)
+    return lease if lease and time.time() - lease["time"] < STALE_SECONDS else None
 
 
 def _read(place: Place) -> dict[str, Any] | None:
     try:
-        found = json.loads(place.read_text(LEASE_FILE) or "null")
-        return {"owner": str(found["owner"]), "host": str(found["host"]), "pid": int(found["pid"]),
-                "time": float(found["time"])}  # fmt: skip
+        lease = json.loads(place.read_text(LEASE_FILE) or "null")
+        return {"owner": str(lease["owner"]), "host": str(lease["host"]), "pid": int(lease["pid"]),
+                "time": float(lease["time"])}  # fmt: skip
     except (ValueError, TypeError, KeyError) as error:
         if isinstance(error, SpecError):
             raise
-        return None  # no lease, or not one of ours
+        return None  # no lease, or a foreign file
 
 
-def outwaited(place: Place, say: Callable[[str], None], stop: Callable[[], str]) -> str:
-    """Wait while a place is held, as long as the lease of a driver that was killed lasts; one that lives keeps it.
+def await_free(place: Place, say: Callable[[str], None], stop: Callable[[], str]) -> str:
+    """Wait until the lease of a killed driver expires; the lease of a live driver does not expire.
 
     Args:
         place: The folder.
-        say: Called with a line where there is something to wait for.
-        stop: Returns why not to wait any longer; empty where it goes on.
+        say: Receives a line if there is a lease to wait for.
+        stop: Returns a reason to stop waiting, else an empty text.
 
     Returns:
-        What `stop` returned; empty where the place is free, or is held by a driver that lives.
+        The reason of `stop`; empty if the place is free, or a live driver holds it.
 
     Raises:
-        SpecError: The store cannot be reached; a `StorageError` of a place that is `patient`.
+        SpecError: The store cannot be reached; a `StorageError` for a `patient` place.
     """
     end, look, said = time.monotonic() + STALE_SECONDS + DRIFT_SECONDS, 0.0, False
     while (now := time.monotonic()) < end:
@@ -92,8 +92,8 @@ def outwaited(place: Place, say: Callable[[str], None], stop: Callable[[], str])
 
 
 @contextmanager
-def leased(place: Place) -> Iterator[Hold]:
-    """Hold a place for one driver.
+def hold_lease(place: Place) -> Iterator[Hold]:
+    """Hold the lease of a place during the block.
 
     Raises:
         SpecError: Another driver holds it, or the place cannot be written to.
@@ -142,7 +142,7 @@ def _keep(place: Place, owner: str, hold: Hold, done: threading.Event) -> None:
             if not done.is_set():
                 _renew(place, owner)
         except (SpecError, OSError):
-            continue  # the store is away: the sweep itself notices
+            continue  # the sweep handles an unreachable store
 
 
 def _release(place: Place, owner: str) -> None:
@@ -151,4 +151,4 @@ def _release(place: Place, owner: str) -> None:
         if now and now["owner"] == owner:
             place.remove(LEASE_FILE)
     except (SpecError, OSError):
-        pass  # it becomes stale
+        pass  # the lease expires

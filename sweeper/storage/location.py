@@ -1,8 +1,8 @@
-"""Where run folders lie: on this machine, on storage that is mounted, or in an object store that pyarrow speaks to.
+"""Locations of run folders: on this machine, on mounted storage, or in an object store of pyarrow.
 
-A place is a path or a URI: `file:///runs/a`, `s3://bucket/runs/a`, `gs://bucket/runs/a`. What a store needs besides
-its credentials stands in the URI's query as pyarrow has it, such as `?endpoint_override=HOST:PORT&scheme=http`.
-A reader never sees half a file: here one is written under another name and renamed, in a store it is one upload.
+A place is a path or a URI: `file:///runs/a`, `s3://bucket/runs/a`, `gs://bucket/runs/a`. The query of a URI holds
+options of pyarrow's file system, such as `?endpoint_override=HOST:PORT&scheme=http`, but no credentials. A reader
+never sees half a file: local files are written under another name and renamed, files in a store are one upload.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from trainables.io.atomic import write_atomic
 
 T = TypeVar("T")
 Stamp = tuple[int, int]
-"""Size in bytes and time of the last change in ns: a part whose stamp is the same has not changed."""
+"""Size in bytes and time of the last change in ns; a part with the same stamp has not changed."""
 
 SCHEMES = ("file", "s3", "gs", "gcs")
 UNFINISHED = ".tmp"
-"""Folder of files that are being written: readers of the other folders see whole ones only."""
+"""Folder for unfinished files, so that readers of the other folders see whole files only."""
 ABANDONED_SECONDS = 3600.0
 
 
 def is_uri(place: object) -> bool:
-    """Whether a place is written as a URI."""
+    """Return whether a place is a URI."""
     return "://" in str(place)
 
 
@@ -44,12 +44,12 @@ class Place:
     """One run folder.
 
     Attributes:
-        text: As messages name it: without a URI's query.
+        text: Name in messages: without the query of a URI.
         path: Path on this machine, or within the store.
         store: A `pyarrow.fs.FileSystem`; None for this machine, whose own calls are faster.
-        uri: What leads there from anywhere, with the query; a path where it lies on this machine.
-        seconds: For how long what fails is tried again.
-        driven: Whether a sweep is run there: that its storage fails is no mistake in what was asked for.
+        uri: URI with the query; a path on this machine.
+        seconds: Seconds during which failed calls are repeated.
+        driven: Whether a sweep runs there, so that failures are a `StorageError` and not a `SpecError`.
     """
 
     text: str
@@ -69,27 +69,27 @@ class Place:
 
     @property
     def local(self) -> Path | None:
-        """The folder where it is one of this machine's."""
+        """The folder, if it is on this machine, else None."""
         return Path(self.path) if self.store is None else None
 
     def patient(self) -> Place:
-        """Return the same place for a sweep, which outlasts storage that is away; see `storage.retry.patience`."""
+        """Return the same place for a sweep, which waits longer for its storage; see `storage.retry.patience`."""
         return self if self.driven else replace(self, seconds=patience(), driven=True)
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
     def exists(self) -> bool:
-        """Whether a folder is there.
+        """Return whether the folder exists.
 
         Raises:
-            AwayError: The store cannot be reached; a `StorageError` of a place that is `patient`.
+            AwayError: The store cannot be reached; a `StorageError` for a `patient` place.
         """
         if self.store is None:
             return Path(self.path).is_dir()
-        return self._asked(lambda: self.store.get_file_info(self.path)).type.name == "Directory"
+        return self._call(lambda: self.store.get_file_info(self.path)).type.name == "Directory"
 
     def has(self, name: str) -> bool:
-        """Whether a file is there.
+        """Return whether a file exists.
 
         Raises:
             SpecError: The store cannot be reached, or the name leads out of the folder.
@@ -97,10 +97,10 @@ class Place:
         path = self._within(name)
         if self.store is None:
             return Path(path).is_file()
-        return self._asked(lambda: self.store.get_file_info(path)).type.name == "File"
+        return self._call(lambda: self.store.get_file_info(path)).type.name == "File"
 
     def files(self, folder: str = "") -> dict[str, Stamp]:
-        """Return the files right in a folder of this place, by name in order; hidden ones are left out.
+        """Return name -> stamp for the files of a folder of this place, sorted, without hidden ones.
 
         Raises:
             SpecError: The store cannot be reached, or the name leads out of the folder.
@@ -110,12 +110,12 @@ class Place:
             return retry(lambda: _local_files(path), self.seconds, remote=False)
         from pyarrow.fs import FileSelector
 
-        found = self._asked(lambda: self.store.get_file_info(FileSelector(path, allow_not_found=True)))
+        found = self._call(lambda: self.store.get_file_info(FileSelector(path, allow_not_found=True)))
         seen = {PurePosixPath(f.path).name: (f.size, f.mtime_ns or 0) for f in found if f.type.name == "File"}
         return {name: stamp for name, stamp in sorted(seen.items()) if name and not name.startswith(".")}
 
     def entries(self) -> list[str]:
-        """Return the names of what lies in the folder, but hidden ones; nothing where there is no folder.
+        """Return the sorted names in the folder, without hidden ones; empty without a folder.
 
         Raises:
             SpecError: The store cannot be reached.
@@ -125,21 +125,21 @@ class Place:
             return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
         from pyarrow.fs import FileSelector
 
-        found = self._asked(lambda: self.store.get_file_info(FileSelector(self.path, allow_not_found=True)))
+        found = self._call(lambda: self.store.get_file_info(FileSelector(self.path, allow_not_found=True)))
         return sorted(n for f in found if (n := PurePosixPath(f.path).name) and not n.startswith("."))
 
     def parts(self, table: str) -> dict[str, Stamp]:
-        """Return the Parquet files of a table's folder by path in order; see `files`."""
-        found = self.files(table)
-        return {f"{self.path}/{table}/{n}": stamp for n, stamp in found.items() if n.endswith(".parquet")}
+        """Return path -> stamp for the Parquet files of a table, sorted; see `files`."""
+        files = self.files(table)
+        return {f"{self.path}/{table}/{n}": stamp for n, stamp in files.items() if n.endswith(".parquet")}
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def read_bytes(self, name: str) -> bytes | None:
-        """Return a file's content, None where there is no such file.
+        """Return the content of a file; None without such a file.
 
         Raises:
-            SpecError: It cannot be read, or the name leads out of the folder.
+            SpecError: The file cannot be read, or the name leads out of the folder.
         """
         return self.content(self._within(name))
 
@@ -157,10 +157,10 @@ class Place:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
         except OSError as error:
-            raise self._error(f"cannot read {self._shown(path)}: {line(error)}") from None
+            raise self._error(f"cannot read {self._describe(path)}: {line(error)}") from None
 
     def read_text(self, name: str) -> str | None:
-        """Return a file's text, None where there is no such file; see `read_bytes`."""
+        """Return the text of a file; None without such a file; see `read_bytes`."""
         data = self.read_bytes(name)
         try:
             return None if data is None else data.decode()
@@ -168,52 +168,52 @@ class Place:
             raise SpecError(f"cannot read {self.text}/{name}: {line(error)}") from None
 
     def fetch(self, name: str, target: Path) -> bool:
-        """Copy a file to one of this machine, whole or not at all; returns whether there is such a file.
+        """Copy a file atomically to this machine and return whether it exists.
 
         Raises:
-            SpecError: It cannot be read.
+            SpecError: The file cannot be read.
             OSError: The target cannot be written.
         """
         data = self.read_bytes(name)
         if data is not None:
-            _written(target, data)
+            _write_local(target, data)
         return data is not None
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all.
+        """Write a file atomically.
 
         Raises:
-            StorageError: It cannot be written.
+            StorageError: The file cannot be written.
             SpecError: The name leads out of the folder.
         """
         path = self._within(name)
         if self.store is None:
-            self._changed("write", name, lambda: self._renamed(path, data))
+            self._change("write", name, lambda: self._replace_local(path, data))
         else:
-            self._changed("write", name, lambda: self._upload(path, data))
+            self._change("write", name, lambda: self._upload(path, data))
 
     def write_file(self, name: str, make: Callable[[Path], Any]) -> None:
-        """Write a file that `make` writes to the path it is given, whole or not at all; see `write`."""
+        """Write a file atomically, with content that `make` writes to a given path; see `write`."""
         path = self._within(name)
         if self.store is None:
-            self._changed("write", name, lambda: self._renamed(path, make))
+            self._change("write", name, lambda: self._replace_local(path, make))
             return
         import pyarrow as pa
 
         with tempfile.TemporaryDirectory(prefix="sweeper-") as folder:
             made = Path(folder) / "file"
-            self._changed("write", name, lambda: make(made))
+            self._change("write", name, lambda: make(made))
             with pa.memory_map(str(made)) as source:
                 data = source.read_buffer()
-                self._changed("write", name, lambda: self._upload(path, data))
+                self._change("write", name, lambda: self._upload(path, data))
 
     def remove(self, name: str) -> None:
-        """Remove a file; one that is not there is removed already.
+        """Remove a file; do nothing without such a file.
 
         Raises:
-            StorageError: It cannot be removed.
+            StorageError: The file cannot be removed.
             SpecError: The name leads out of the folder.
         """
         path = self._within(name)
@@ -225,17 +225,17 @@ class Place:
                 else:
                     self.store.delete_file(path)
 
-        self._changed("remove", name, unlink)
+        self._change("remove", name, unlink)
 
     def clear(self) -> None:
-        """Remove the folder with all that is in it; one that is not there is removed already.
+        """Remove the folder and its content; do nothing without such a folder.
 
         Raises:
-            StorageError: It cannot be removed.
+            StorageError: The folder cannot be removed.
         """
         if self.store is not None:
             if self.exists():
-                self._asked(lambda: self.store.delete_dir(self.path))
+                self._call(lambda: self.store.delete_dir(self.path))
             return
         try:
             shutil.rmtree(self.path)
@@ -245,26 +245,26 @@ class Place:
             raise StorageError(f"cannot remove {self.text}: {line(error)}") from None
 
     def tidy(self) -> None:
-        """Remove what writers that were killed left unfinished."""
+        """Remove unfinished files of killed writers."""
         if self.store is not None:
-            return  # an upload that was cut off is no file
+            return  # an interrupted upload leaves no file
         for path in (Path(self.path) / UNFINISHED).glob("*"):
             try:
                 if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                     path.unlink()
-            except OSError:  # another one's, or gone
+            except OSError:  # another process owns or removed it
                 continue
 
     # -- within -----------------------------------------------------------------------------------------------------
 
-    def _renamed(self, path: str, content: bytes | Callable[[Path], Any]) -> None:
+    def _replace_local(self, path: str, content: bytes | Callable[[Path], Any]) -> None:
         target = Path(path)
-        # what lies in no table's folder, such as a file that is exported, is written beside its own name
+        # a file outside the tables' folders, such as an export, is written beside its target
         top = target.parent == Path(self.path)
-        _written(target, content, None if top else Path(self.path) / UNFINISHED / uuid.uuid4().hex)
+        _write_local(target, content, None if top else Path(self.path) / UNFINISHED / uuid.uuid4().hex)
 
     def _upload(self, path: str, data: Any) -> None:
-        # in one call: a stream that is closed after a part of it was written becomes a file
+        # one call, because a stream that closes after a partial write becomes a file
         with self.store.open_output_stream(path) as stream:
             stream.write(data)
 
@@ -274,10 +274,10 @@ class Place:
             raise SpecError(f"a name must stay in the run folder, got {name!r}")
         return f"{self.path}/{name}"
 
-    def _shown(self, path: str) -> str:
+    def _describe(self, path: str) -> str:
         return f"{self.text}{path[len(self.path) :]}"
 
-    def _asked(self, ask: Callable[[], Any]) -> Any:
+    def _call(self, ask: Callable[[], Any]) -> Any:
         try:
             return retry(ask, self.seconds, remote=True)
         except OSError as error:
@@ -286,7 +286,7 @@ class Place:
     def _error(self, text: str) -> Exception:
         return StorageError(text) if self.driven else AwayError(text)
 
-    def _changed(self, verb: str, name: str, do: Callable[[], Any]) -> None:
+    def _change(self, verb: str, name: str, do: Callable[[], Any]) -> None:
         try:
             retry(do, self.seconds, self.store is not None)
         except Exception as error:
@@ -295,13 +295,14 @@ class Place:
             raise
 
 
-def _written(target: Path, content: bytes | Callable[[Path], Any], temporary: Path | None = None) -> None:
+def _write_local(target: Path, content: bytes | Callable[[Path], Any], temporary: Path | None = None) -> None:
     try:
         for path in (target, temporary or target):
             path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(target, content, temporary)
     except FileNotFoundError as error:
-        raise OSError(error.errno, error.strerror) from None  # a folder went away: no answer to a question
+        # the folder vanished; callers treat FileNotFoundError as an answer
+        raise OSError(error.errno, error.strerror) from None
 
 
 def _local_files(folder: str) -> dict[str, Stamp]:
@@ -314,10 +315,10 @@ def _local_files(folder: str) -> dict[str, Stamp]:
 
 
 def place_of(place: str | Path | Place) -> Place:
-    """Return where a path or URI leads; nothing is opened yet.
+    """Return the place of a path or URI, without opening it.
 
     Raises:
-        SpecError: The URI is of no store that is known here, or cannot be understood.
+        SpecError: The URI is invalid or names an unknown store.
     """
     if isinstance(place, Place):
         return place
@@ -325,10 +326,10 @@ def place_of(place: str | Path | Place) -> Place:
 
 
 def file_of(file: str | Path) -> tuple[Place, str]:
-    """Return the folder and the name of a file that is given by its path or URI.
+    """Return the folder and the name of a file from its path or URI.
 
     Raises:
-        SpecError: As from `place_of`.
+        SpecError: See `place_of`.
     """
     if not is_uri(file):
         return place_of(Path(file).parent), Path(file).name
@@ -338,10 +339,10 @@ def file_of(file: str | Path) -> tuple[Place, str]:
 
 
 def check_uri(uri: str) -> SplitResult:
-    """Check the form of a URI of a folder, and return its parts; nothing is asked of any store.
+    """Check the URI of a folder without contacting a store, and return its parts.
 
     Raises:
-        SpecError: It is of no store that is known here, leads out of itself, or holds credentials.
+        SpecError: The URI names an unknown store, contains `..`, or holds credentials.
     """
     parts = urlsplit(uri)
     if parts.scheme not in SCHEMES:
@@ -349,10 +350,10 @@ def check_uri(uri: str) -> SplitResult:
     if ".." in unquote(parts.path).split("/"):
         raise SpecError(f"a URI must name its folder without .., got {parts._replace(query='').geturl()}")
     if parts.scheme != "file" and (parts.password or parts.username not in (None, "anonymous")):
-        # it would show in process lists, logs and the line that tells how to resume
+        # credentials would appear in process lists, logs and the hint on how to resume
         raise SpecError(
-            f"credentials do not belong into a place, got {parts.scheme}://***@{parts.hostname}{parts.path}: "
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or what your store documents"
+            f"a place must not hold credentials, got {parts.scheme}://***@{parts.hostname}{parts.path}: "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the variables of your store"
         )
     return parts
 
@@ -370,12 +371,12 @@ def _remote(uri: str) -> Place:
     except (ArrowException, OSError, ValueError) as error:
         raise SpecError(f"cannot reach {uri}: {line(error)}") from None
     if parts.scheme == "s3":
-        store = _bounded(store)
+        store = _limit_retries(store)
     return Place(parts._replace(query="").geturl(), path.rstrip("/"), store, uri)
 
 
-def _bounded(store: Any) -> Any:
-    # a store of a URI asks a silent server 30 times, which takes 100 s; `retry` asks again for a bounded time
+def _limit_retries(store: Any) -> Any:
+    # by default pyarrow calls a silent server 30 times, which takes 100 s; `retry` repeats calls for a limited time
     from pyarrow.fs import AwsStandardS3RetryStrategy
 
     make, (options,) = store.__reduce__()
@@ -383,6 +384,6 @@ def _bounded(store: Any) -> Any:
 
 
 def _more(scheme: str, query: str) -> str:
-    # s3: small files are one PUT; gs: by itself that client tries for a quarter of an hour
+    # s3: one PUT for small files; gs: by default the client retries for a quarter of an hour
     key, value = ("allow_delayed_open", "true") if scheme == "s3" else ("retry_limit_seconds", f"{READING:g}")
     return "" if key in query else f"{'&' if query else '?'}{key}={value}"

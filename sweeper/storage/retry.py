@@ -1,4 +1,4 @@
-"""Retries of storage that is away for a while: which errors pass, and for how long to try."""
+"""Retries after temporary failures of storage: which errors pass, and how long to retry."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sweeper.errors import StorageError
 T = TypeVar("T")
 
 READING = 10.0
-"""Seconds for which a command that only reads tries again."""
+"""Seconds during which a read-only command retries."""
 BACKOFF = Backoff(0.2, 8.0)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-# errors of a mounted file system whose server is away
+# errors of a mounted file system without its server
 _PASSING = {
     errno.EAGAIN, errno.EINTR, errno.EIO, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN,
     errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED,
@@ -35,10 +35,10 @@ _REFUSED = re.compile(
 
 
 def patience() -> float:
-    """Return for how many seconds a sweep tries again: `SWEEPER_STORAGE_SECONDS`, or 120.
+    """Return the seconds during which a sweep retries: `SWEEPER_STORAGE_SECONDS`, or 120.
 
     Raises:
-        StorageError: The variable holds no number.
+        StorageError: The variable is not a number.
     """
     text = os.environ.get("SWEEPER_STORAGE_SECONDS", "120")
     try:
@@ -48,7 +48,7 @@ def patience() -> float:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error, or one of its causes, says that a disk or quota is full."""
+    """Return whether an error, or one of its causes, is a full disk or quota."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -58,19 +58,19 @@ def is_full(error: BaseException) -> bool:
 
 
 def is_passing(error: OSError, remote: bool) -> bool:
-    """Whether another attempt may succeed."""
+    """Return whether another attempt may succeed."""
     if isinstance(error, FileNotFoundError | PermissionError) or is_full(error):
         return False
     return not _REFUSED.search(str(error)) if remote else error.errno in _PASSING
 
 
 def retry(do: Callable[[], T], seconds: float, remote: bool) -> T:
-    """Return what `do` returns; call it again after an error that passes.
+    """Return the result of `do`; call it again after temporary errors.
 
     Args:
-        do: Reads or writes; a failed call leaves no part of a file.
-        seconds: No attempt begins later.
-        remote: Whether it speaks to a store over the network.
+        do: Reads or writes; a failed call leaves no partial file.
+        seconds: No attempt starts later.
+        remote: Whether `do` uses a store over the network.
 
     Raises:
         OSError: The error of the last attempt.
@@ -79,7 +79,7 @@ def retry(do: Callable[[], T], seconds: float, remote: bool) -> T:
 
 
 def restart(do: Callable[[], T], seconds: float) -> T:
-    """Return what `do` returns; start it again when it fails because a mounted folder is away for a moment.
+    """Return the result of `do`; start it again after temporary failures of a mounted folder.
 
     Args:
         do: May take hours before it fails.

@@ -1,4 +1,4 @@
-"""The run folder of a sweep: made, recognised, locked."""
+"""Run folder of a sweep: creation, recognition, lock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_source import read_yaml
 from sweeper.config.yaml_text import with_numbers
 from sweeper.errors import SpecError
-from sweeper.storage.lease import Hold, holder, leased
+from sweeper.storage.lease import Hold, hold_lease, holder
 from sweeper.storage.location import Place, place_of
 from sweeper.storage.space_data import SPACE_FILE, write_space
 from trainables.datasets.cache import NO_LOCKS, cache_folder
@@ -30,7 +30,7 @@ SPEC_FILE, LOCK_FILE = "sweep.yaml", ".lock"
 
 
 def default_out(spec: SweepSpec) -> Path:
-    """Return a new folder's name under `runs/`."""
+    """Return the name of a new folder under `runs/`."""
     return Path("runs") / f"{Path(spec.space).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
@@ -91,7 +91,7 @@ def _with_space_file(place: Place, spec: SweepSpec) -> SweepSpec:
 
 
 def _space_file(place: Place, name: str) -> Path:
-    """Return this machine's copy of the space file of a sweep in a store, under a name that its content decides."""
+    """Return the local copy of the space file of a sweep in a store; its folder depends on its content."""
     data = place.read_bytes(name)
     if data is None:
         raise SpecError(f"{place.text} holds no sweep: its space file {name} is missing")
@@ -117,19 +117,19 @@ def runnable_spec(run: str | Path | Place) -> SweepSpec:
 
 
 def claim(spec: SweepSpec) -> tuple[Place, bool]:
-    """Make the run folder, or recognise one that holds this sweep; nothing in it is changed.
+    """Create the run folder, or recognise one with this sweep without changing it.
 
     Returns:
-        The folder, absolute, and whether it held this sweep before.
+        The absolute folder, and whether it held this sweep before.
 
     Raises:
-        SpecError: It holds something else, or cannot be reached or written to.
+        SpecError: The folder holds something else, or cannot be reached or written to.
     """
     place = place_of(spec.out or default_out(spec))
     if place.local:
         place = place_of(place.local.expanduser().absolute())
     try:
-        # hidden files are ours, of a driver that was killed at once
+        # entries() ignores hidden files, which a killed driver may leave
         held = bool(place.entries())
         if held and not place.has(SPEC_FILE):
             raise SpecError(f"{place.text} is not empty and holds no sweep; choose another --out")
@@ -156,17 +156,17 @@ def _same(old: SweepSpec, new: SweepSpec, place: Place) -> None:
 
 
 def _comparable(spec: SweepSpec) -> dict[str, Any]:
-    identity = with_numbers(spec.identity())  # a folder of an earlier version may hold 1e-3 as text
+    identity = with_numbers(spec.identity())  # folders of earlier versions may hold 1e-3 as text
     if spec.space.endswith(".py"):
         identity["space"] = Path(spec.space).name, Path(spec.space).read_text()
     return identity
 
 
 def write_start(run: str | Path | Place, spec: SweepSpec, space: Space) -> None:
-    """Store the spec of a sweep and its space as data; a user's space file is copied beside them.
+    """Store the spec of a sweep and its space as data, with a copy of a user's space file.
 
     Raises:
-        SpecError: The space holds what is no JSON.
+        SpecError: The space holds values that are not JSON.
         StorageError: The folder cannot be written to.
     """
     place, stored = place_of(run), spec
@@ -185,9 +185,9 @@ def write_start(run: str | Path | Place, spec: SweepSpec, space: Space) -> None:
 
 
 def withdraw(place: Place, spec: SweepSpec) -> None:
-    """Remove what `claim` and `write_start` made of a sweep that was refused before its first trial.
+    """Remove the files of `claim` and `write_start` for a sweep that is rejected before its first trial.
 
-    A folder that the user named stays, empty.
+    A folder with a name from the user stays and is empty.
 
     Raises:
         StorageError: The folder cannot be written to.
@@ -196,20 +196,20 @@ def withdraw(place: Place, spec: SweepSpec) -> None:
         place.remove(name)
     if spec.out is None and place.local:
         place.remove(LOCK_FILE)
-        with suppress(OSError):  # what a probe left
+        with suppress(OSError):  # a probe may leave files
             place.local.rmdir()
 
 
 @contextmanager
 def locked(run: str | Path | Place) -> Iterator[Hold]:
-    """Hold the folder for one driver; the kernel frees the lock when the process dies, in a store a lease runs out.
+    """Lock the folder for one driver; the lock ends with the process, and in a store with its lease.
 
     Raises:
-        SpecError: Another process runs a sweep there.
+        SpecError: Another process runs the sweep in the folder.
     """
     place = place_of(run)
     if place.local is None:
-        with leased(place) as hold:
+        with hold_lease(place) as hold:
             yield hold
         return
     with (place.local / LOCK_FILE).open("w") as file:
@@ -217,7 +217,7 @@ def locked(run: str | Path | Place) -> Iterator[Hold]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in NO_LOCKS:
-                with leased(place) as hold:
+                with hold_lease(place) as hold:
                     yield hold
                 return
             raise SpecError(
@@ -227,7 +227,7 @@ def locked(run: str | Path | Place) -> Iterator[Hold]:
 
 
 def is_running(run: str | Path | Place) -> bool:
-    """Whether a process is running the sweep in this folder.
+    """Return whether a process runs the sweep in this folder.
 
     Raises:
         SpecError: The store cannot be reached.

@@ -27,17 +27,17 @@ from trainables.result import (
 )
 
 QUOTING = ("outcome_detail", "warnings")
-"""Columns of the trials table that quote messages of the machine on which a trial ran."""
+"""Columns of the trials table with messages of the machine on which a trial ran."""
 
 SEPARATOR = " | "
-"""Between the warnings of one trial, in the column `warnings`."""
+"""Separator of the warnings of one trial in the column `warnings`."""
 
 
 def with_messages(trials: pa.Table, change: Callable[[str], str]) -> pa.Table:
-    """Return trials whose messages are changed; columns that the table does not have are left out.
+    """Return trials with changed messages.
 
     Args:
-        trials: The table, or some of its columns.
+        trials: The trials table, with all or some of its columns.
         change: Message -> its replacement.
     """
     import pyarrow as pa
@@ -46,17 +46,17 @@ def with_messages(trials: pa.Table, change: Callable[[str], str]) -> pa.Table:
         index = trials.column_names.index(name) if name in trials.column_names else -1
         if index < 0:
             continue
-        said = {text: change(text) for text in trials.column(index).unique().to_pylist() if text}
-        if any(text != own for own, text in said.items()):
+        changed = {text: change(text) for text in trials.column(index).unique().to_pylist() if text}
+        if any(text != old for old, text in changed.items()):
             field = trials.schema.field(index)
-            texts = [said.get(text, text) for text in trials.column(index).to_pylist()]
+            texts = [changed.get(text, text) for text in trials.column(index).to_pylist()]
             trials = trials.set_column(index, field, pa.array(texts, field.type))
     return trials
 
 
 @dataclass(frozen=True)
 class SearchRow:
-    """What the sampler thought when it proposed one configuration."""
+    """State of the sampler when it proposed a configuration."""
 
     number: int = col("position of the configuration in its sweep")
     config: str = col("configuration")
@@ -79,7 +79,7 @@ _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
 
 
 MANY = "imported"
-"""Name of a part with the trials of a whole table."""
+"""Name of a part with all trials of an imported table."""
 
 
 GONE = "went away"
@@ -91,12 +91,12 @@ ROUNDS = 3
 META, VERSION = b"sweeper.table", b"sweeper.schema_version"
 
 
-class NewerSchema(SpecError):  # noqa: N818  (reads as what it says)
-    """A part that a newer version of this package wrote: leaving it out would show half of the truth."""
+class NewerSchema(SpecError):  # noqa: N818  (`raise NewerSchema` reads well)
+    """A newer version of this package wrote a part, which must not be skipped silently."""
 
     def __init__(self, path: str, version: int) -> None:
         super().__init__(
-            f"{path} was written by a newer sweeper (schema {version}, this one reads up to {SCHEMA_VERSION}): upgrade"
+            f"a newer sweeper wrote {path} (schema {version}, this one reads up to {SCHEMA_VERSION}); upgrade sweeper"
         )
 
 

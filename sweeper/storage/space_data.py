@@ -1,8 +1,8 @@
-"""The search space of a run folder as data: written when a sweep starts, read by all that only reads a sweep.
+"""Search space of a run folder as data, written at the start of a sweep for readers.
 
-A space file is a user's code. Readers never execute it; they read `space.json`, which holds the space with the sweep's
-own ranges and values. A folder of an earlier version has no such file: of a built-in space nothing is lost, and of a
-space file the ranges that `sweep.yaml` does not give count as what was tried.
+A space file is a user's code, which readers never execute. They read `space.json`, which holds the space with the
+ranges and values of the sweep. Folders of earlier versions lack this file. Built-in spaces do not need it; for a space
+file, ranges that `sweep.yaml` lacks are estimated from the trials.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 SPACE_FILE = "space.json"
 _DRAWN = ("seed", "repeat", "stack")
-_LEVELS = 16  # a knob with at most this many numbers counts as having these values alone
-_LOG = 10.0  # a range whose ends are this factor apart counts as logarithmic
+_LEVELS = 16  # a knob with at most this number of distinct values has no range
+_LOG = 10.0  # a range with at least this ratio of its ends counts as logarithmic
 
 Params = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class KnownSpace:
-    """The search space of a sweep as far as its folder tells.
+    """The search space of a sweep, from its folder.
 
     Attributes:
-        space: The space, with the sweep's own ranges and values.
-        assumed: What is not stored and was taken from the trials, as a sentence; empty where all is stored.
+        space: The space with the ranges and values of the sweep.
+        assumed: Sentence on the parts that are estimated from the trials; empty if everything is stored.
     """
 
     space: Space
@@ -46,10 +46,10 @@ class KnownSpace:
 
 
 def write_space(run: Run, space: Space) -> None:
-    """Store a sweep's space in its folder, unless it is stored already.
+    """Store the space of a sweep in its folder, unless it is stored already.
 
     Raises:
-        SpecError: The space holds what is no JSON.
+        SpecError: The space holds values that are not JSON.
         StorageError: The folder cannot be written to.
     """
     place = place_of(run)
@@ -62,13 +62,13 @@ def write_space(run: Run, space: Space) -> None:
 
 
 def known_space(spec: SweepSpec) -> KnownSpace:
-    """Return the space of a stored sweep; no space file is executed.
+    """Return the space of a stored sweep without executing a space file.
 
     Args:
         spec: The sweep, as `sweeper.storage.run_folder.stored_spec` yields it.
 
     Raises:
-        SpecError: The folder does not tell the space.
+        SpecError: The folder does not determine the space.
     """
     if spec.out is not None and (text := place_of(spec.out).read_text(SPACE_FILE)) is not None:
         try:
@@ -79,17 +79,17 @@ def known_space(spec: SweepSpec) -> KnownSpace:
         return KnownSpace(spec.load_space())
     if spec.out is None:
         raise SpecError(f"the space file {spec.space} is not executed to read a sweep, and no run folder is given")
-    return _rebuilt(spec)
+    return _rebuild(spec)
 
 
-def _rebuilt(spec: SweepSpec) -> KnownSpace:
+def _rebuild(spec: SweepSpec) -> KnownSpace:
     """Return the space of a folder of an earlier version, from its settings and its trials.
 
     Raises:
-        SpecError: They do not tell it.
+        SpecError: They do not determine it.
     """
     assert spec.out is not None
-    first, params = _tried(spec.out)
+    first, params = _read_tried(spec.out)
     names = dict.fromkeys([*(n for p in params for n in p), *(n for n, p in spec.parameters.items() if p.has_range)])
     if not first or not names:
         raise SpecError(
@@ -117,14 +117,14 @@ def _rebuilt(spec: SweepSpec) -> KnownSpace:
     return KnownSpace(space, _sentence(assumed))
 
 
-def _tried(run: str) -> tuple[Mapping[str, Any], Params]:
-    """Return the fields of one trial (none where no trial is stored), and the knobs per configuration."""
+def _read_tried(run: str) -> tuple[Mapping[str, Any], Params]:
+    """Return the fields of one trial (empty without trials), and the knobs of each configuration."""
     specs = read(run, "trials")["spec"].to_pylist()
     first = json.loads(specs[0]) if specs else {}
     params = [json.loads(text) for text in read(run, "search")["params"].to_pylist()]
     if params or not specs:
         return first, params
-    # a table from elsewhere was not searched: its knobs are the fields that differ
+    # an imported table has no search: its knobs are the fields that differ
     trials = [json.loads(text) for text in specs]
     varied = [k for k in first if k not in _DRAWN and any(t[k] != first[k] for t in trials)]
     return first, [{k: t[k] for k in varied} for t in trials]
@@ -137,7 +137,7 @@ def _range(values: Sequence[Any]) -> BaseDistribution:
     levels = [v for i, v in enumerate(values) if v not in values[:i]]
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in levels):
         low, high = min(levels), max(levels)
-        if len(levels) > min(_LEVELS, len(values) // 2):  # drawn from a range, values hardly come back
+        if len(levels) > min(_LEVELS, len(values) // 2):  # values from a range rarely repeat
             log = low > 0 and high / low >= _LOG
             whole = all(isinstance(v, int) for v in levels)
             return IntDistribution(low, high, log=log) if whole else FloatDistribution(low, high, log=log)
@@ -146,10 +146,10 @@ def _range(values: Sequence[Any]) -> BaseDistribution:
 
 
 def _condition(name: str, params: Params) -> dict[str, tuple[Any, ...]]:
-    """Return the knob and its values with which another knob acted.
+    """Return the knob and its values with which the knob `name` acts.
 
     Raises:
-        SpecError: No knob tells.
+        SpecError: No knob explains it.
     """
     for other in {n: None for p in params for n in p}:
         acted = [p[other] for p in params if other in p and name in p]

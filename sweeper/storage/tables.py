@@ -1,21 +1,21 @@
-"""The run folder: Parquet parts in, Arrow tables out. The only place where results are written.
+"""Tables of a run folder: writes Parquet parts and reads Arrow tables.
 
-Layout of a run folder (the reader opens nothing else)::
+Layout of a run folder (readers open nothing else)::
 
     sweep.yaml                  the merged sweep spec; `sweeper run sweep.yaml` reproduces the sweep
-    space.json                  its search space as data: readers execute no space file
+    space.json                  its search space as data, so that readers execute no space file
     trials/<digest>.parquet     one row: the trial. Written last, so it marks the trial as finished
     merges/<digest>.parquet     one row per merge and coefficient
     history/<digest>.parquet    one row per child and epoch
-    planes/<digest>.parquet     one row per point of the loss plane, where it was asked for
-    rungs/<digest>.parquet      one row per look at the trial on its way, where it may be pruned
-    search/<number>.parquet     one row: what the sampler thought when it proposed the configuration
-    <table>/compacted-<n>.parquet  the rows of many of these parts, see `sweeper.storage.compaction`
+    planes/<digest>.parquet     one row per point of the loss plane, with `plane`
+    rungs/<digest>.parquet      one row per rung of the trial, with `rungs`
+    search/<number>.parquet     one row: state of the sampler when it proposed the configuration
+    <table>/compacted-<n>.parquet  rows of many of these parts, see `sweeper.storage.compaction`
     weights/<digest>.safetensors  merged weights of the best trials
-    extension.json              trials that `sweeper extend` has begun to run, until all are finished
+    extension.json              trials of an unfinished `sweeper extend`
     dashboard.html              the page
 
-A reader never sees half of a part (see `sweeper.storage.location`); workers share no lock.
+A reader never sees a partial file (see `sweeper.storage.location`); workers need no lock.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from trainables.result import (
     PairOutput,
 )
 
-pc: Any = pyarrow.compute  # whose functions are made when it is imported
+pc: Any = pyarrow.compute  # it creates its functions at import
 Run = str | Path | Place
 """A run folder: its path, its URI or its place."""
 
 
 class SkippedPart(UserWarning):
-    """A file in the run folder that is no part of its table and was left out."""
+    """A file in the run folder is not a part of its table and is skipped."""
 
 
 def _records(rows: Iterable[Any]) -> list[dict[str, Any]]:
@@ -57,14 +57,14 @@ def _write_part(run: Run, table: str, name: str, rows: Sequence[Mapping[str, Any
 
 
 def write_table(place: Place, table: str, name: str, data: pa.Table, few: bool = False) -> None:
-    """Write rows as one part of a table, `few` of them without what only helps with many.
+    """Write rows as one part of a table; `few` saves space for a few rows.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: The part cannot be written.
     """
-    # of a few rows statistics, dictionaries and the columns' descriptions would be four fifths of the size
+    # statistics, dictionaries and column descriptions would be four fifths of the size of a few rows
     compact: dict[str, Any] = {"use_dictionary": not few, "write_statistics": not few, "store_schema": False}
-    compact["write_page_checksum"] = True  # a flipped bit must not read as a number
+    compact["write_page_checksum"] = True  # detects flipped bits
     content = pa.BufferOutputStream()
     with pq.ParquetWriter(content, data.schema, **compact) as writer:
         writer.write_table(data)
@@ -73,7 +73,7 @@ def write_table(place: Place, table: str, name: str, data: pa.Table, few: bool =
 
 
 def write(run: Run, output: PairOutput) -> None:
-    """Write one finished trial: merges and history first, the trial row last as the commit mark.
+    """Write one finished trial: merges and history first, then the trial row, which marks it as finished.
 
     Raises:
         StorageError: The run folder cannot be written to.
@@ -96,12 +96,12 @@ def weights_of(digest: str) -> str:
 
 
 def write_trials(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write many finished trials, which have nothing but their rows, as one part; its name is no digest."""
+    """Write many finished trials that consist of their rows only as one part; its name is not a digest."""
     _write_part(run, "trials", MANY, rows, few=False)
 
 
 def write_search(run: Run, row: SearchRow) -> None:
-    """Write what the sampler thought about one configuration."""
+    """Write the state of the sampler for one configuration."""
     _write_part(run, "search", f"{row.number:06d}", _records([row]))
 
 
@@ -121,15 +121,15 @@ def _save(path: Path, weights: Mapping[str, Any], result: Any) -> None:
         "accuracy_test": repr(result.scores.get("chosen_accuracy_test")),
         "spec": result.spec,
     }
-    # copies: the backbone that two tasks share is in both of their models
+    # copies, because safetensors rejects the shared backbone of two tasks
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, path, metadata=meta)
 
 
 def read_part(place: Place, path: str, table: str) -> pa.Table | str:
-    """Return the rows of one part of a place, or the reason why the file is left out; `GONE` where it went away.
+    """Return the rows of one part, or the reason to skip the file; `GONE` if it vanished.
 
     Raises:
-        NewerSchema: A newer version wrote it.
+        NewerSchema: A newer version wrote the part.
         SpecError: The store cannot be reached.
     """
     schema = SCHEMAS[table]
@@ -146,19 +146,19 @@ def read_part(place: Place, path: str, table: str) -> pa.Table | str:
             return f"holds {kind or 'foreign data'}, not {table}"
         version = (data.schema.metadata or {}).get(VERSION, b"")
         if version.isdigit() and int(version) > SCHEMA_VERSION:
-            # its columns may mean something else
+            # its columns may have other meanings
             raise NewerSchema(path, int(version))
-        names = data.column_names  # made anew, in the length of the schema, every time it is asked for
+        names = data.column_names  # each access builds this list
         if version == schema.metadata[VERSION] and _without_noises(names) != _without_noises(schema.names):
             return "does not have the columns of its version"
-        there = set(names)
-        # an older part lacks the columns that came later: they read as empty
+        present = set(names)
+        # an older part lacks later columns, which read as empty
         arrays = [
-            data.column(f.name).cast(f.type) if f.name in there else pa.nulls(data.num_rows, f.type) for f in schema
+            data.column(f.name).cast(f.type) if f.name in present else pa.nulls(data.num_rows, f.type) for f in schema
         ]
         whole = pa.Table.from_arrays(arrays, schema=schema)
         whole.validate(full=True)
-        whole = _marked(whole) if table == "trials" else whole
+        whole = _mark_biased(whole) if table == "trials" else whole
     except SpecError:
         raise
     except FileNotFoundError:
@@ -176,15 +176,15 @@ def _without_noises(names: Iterable[str]) -> list[str]:
 _UNBIASED_SINCE = 4  # schema version
 BIASED = "biased_gradient_norm"
 BIASED_MEANING = f"A version before schema {_UNBIASED_SINCE} measured `gradient_norm2`, which is too low by S²_x/N."
-"""The warning that old rows get while they are read, and what it means."""
+"""Warning that reading adds to old rows, and its meaning."""
 _BIASED = (
     f"{BIASED}: an earlier version wrote this row (schema {{}}): its gradient_norm2 is low by S2_x/N, "
     "so b_simple and noise critical_ratio are too large; `sweeper pair` measures the trial again"
 )
 
 
-def _marked(trials: pa.Table) -> pa.Table:
-    # rows whose |G|^2 an earlier version measured say so in their warnings; the stored numbers stay as they are
+def _mark_biased(trials: pa.Table) -> pa.Table:
+    # old rows with |G|^2 get a warning; the stored numbers stay unchanged
     versions, norms = trials.column("schema_version").to_pylist(), trials.column("gradient_norm2").to_pylist()
     old = [n is not None and v is not None and v < _UNBIASED_SINCE for v, n in zip(versions, norms, strict=True)]
     if not any(old):
@@ -198,10 +198,10 @@ def _marked(trials: pa.Table) -> pa.Table:
 
 
 def read_parts(place: Place, paths: Iterable[str], table: str) -> dict[str, pa.Table | str]:
-    """Return path -> rows, or the reason why the file is left out, of several parts; they are read at once.
+    """Return path -> rows, or the reason to skip the file; read the parts in parallel.
 
     Raises:
-        NewerSchema: A newer version wrote one of them.
+        NewerSchema: A newer version wrote a part.
         SpecError: The store cannot be reached.
     """
     paths = list(paths)
@@ -210,15 +210,15 @@ def read_parts(place: Place, paths: Iterable[str], table: str) -> dict[str, pa.T
 
 
 def skipped(path: str, why: str) -> str:
-    """Return the sentence on a file that was left out."""
-    return f"{path} {why}; it was skipped; delete it, and `sweeper resume` redoes what is missing"
+    """Return a sentence on a skipped file."""
+    return f"{path} {why}; it was skipped; delete it, and `sweeper resume` repeats the missing trials"
 
 
 def joined(parts: Mapping[str, pa.Table], table: str) -> pa.Table:
-    """Return the rows of several parts of a table as one; what stands in two of them is there once.
+    """Return the rows of several parts of a table as one table, without duplicate trials.
 
-    A trial's own part, whose name is its digest, goes before one with many trials, of these the one whose name comes
-    last: a compaction writes the rows of all parts under a later name before it removes them, own parts last.
+    The part of a single trial, whose name is its digest, overrides parts with many trials. Among those, the last name
+    wins: a compaction writes all rows under a later name before it removes the merged parts, single trials last.
 
     Args:
         parts: Path -> rows.
@@ -235,7 +235,7 @@ def joined(parts: Mapping[str, pa.Table], table: str) -> pa.Table:
         seen = pa.concat_arrays([seen, pc.unique(rows.column(key))])
         many.insert(0, rows)
     tables = [*many, *single.values()]
-    # one chunk again: thousands of small ones would make every later step slow
+    # one chunk, because thousands of small ones slow down every later step
     return pa.concat_tables(tables).combine_chunks() if tables else SCHEMAS[table].empty_table()
 
 
@@ -247,21 +247,21 @@ def _is_single(path: str, rows: pa.Table, key: str) -> bool:
 
 
 def read(run: Run, table: str) -> pa.Table:
-    """Read one table of a run folder.
+    """Return one table of a run folder.
 
     Args:
         run: The run folder, a path or a URI (see `sweeper.storage.location`).
         table: `trials`, `merges`, `history`, `planes`, `rungs` or `search`.
 
     Returns:
-        The rows of all whole parts; empty where there are none yet. A trial that stands in two parts, because a
-        compaction was cut off, is there once.
+        The rows of all readable parts; empty without parts. After an interrupted compaction, a trial in two parts
+        counts once.
 
     Warns:
-        SkippedPart: A file is corrupt or foreign; it is named and left out.
+        SkippedPart: A file is damaged or foreign, and skipped.
 
     Raises:
-        NewerSchema: A newer version wrote one of them.
+        NewerSchema: A newer version wrote a part.
         SpecError: The store of a URI cannot be reached.
     """
     place = place_of(run)
@@ -269,7 +269,7 @@ def read(run: Run, table: str) -> pa.Table:
     for _ in range(ROUNDS):
         found = read_parts(place, place.parts(table), table)
         if GONE not in found.values():
-            break  # else a compaction is under way: what went is in another part now
+            break  # otherwise a compaction moved rows to another part
     for path, part in found.items():
         if isinstance(part, str) and part != GONE:
             warnings.warn(skipped(path, part), SkippedPart, stacklevel=2)
@@ -277,12 +277,12 @@ def read(run: Run, table: str) -> pa.Table:
 
 
 def read_trials(run: Run) -> pa.Table:
-    """Read the trials of a run folder, sorted by number and repeat; see `read`."""
+    """Return the trials of a run folder, sorted by number and repeat; see `read`."""
     return read(run, "trials").sort_by([("number", "ascending"), ("repeat", "ascending")])
 
 
 def read_rows(run: Run, table: str, digests: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the rows of those trials that have a part of their own in a table; nothing else is opened."""
+    """Return the rows of the trials with a separate part in a table, without opening other parts."""
     place = place_of(run)
     found = read_parts(place, [f"{place.path}/{table}/{digest}.parquet" for digest in digests], table)
     return [row for part in found.values() if not isinstance(part, str) for row in part.to_pylist()]

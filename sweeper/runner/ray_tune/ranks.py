@@ -97,7 +97,7 @@ class RankProcess:
                 def report(record: Mapping[str, object]) -> None:
                     messages.put(("report", dict(record)))
 
-                messages.put(("done", checkpoints.around(run_all, report) if checkpoints else run_all(report)))
+                messages.put(("done", checkpoints.wrap(run_all, report) if checkpoints else run_all(report)))
             except Exception as error:
                 messages.put(("failed", error))
 
@@ -118,7 +118,7 @@ def _make_follower(spec: PairSpec, runtime: Runtime, child: int, run: str) -> Fo
     checkpoints = checkpoints_of(place_of(run).patient(), runtime, f"{spec.digest}.trunk")
     if checkpoints is None:
         return Follower(spec, runtime, child)
-    follower = checkpoints.around(lambda kept: Follower(spec, runtime, child, kept), lambda _: None)
+    follower = checkpoints.wrap(lambda kept: Follower(spec, runtime, child, kept), lambda _: None)
     checkpoints.drop()
     return follower
 

@@ -22,7 +22,7 @@ from sweeper.runner.signals import sigterm_as_sigint
 from sweeper.runner.status import Callbacks
 from sweeper.service.scheduler.memory import limit_memory
 from sweeper.service.scheduler.process import Control, Outcome
-from sweeper.storage.lease import outwaited
+from sweeper.storage.lease import await_free
 from sweeper.storage.location import place_of
 from trainables.io.printable import guard_output, printable_line
 
@@ -75,7 +75,7 @@ def _run(control: Control, task: Mapping[str, Any]) -> Outcome:
 
     assert spec.out is not None
     # a killed earlier process of this sweep may have left its lease in the store
-    if cause := outwaited(place_of(spec.out).patient(), say, stop):
+    if cause := await_free(place_of(spec.out).patient(), say, stop):
         return _stop_early(control, task, spec, cause)
     listener = _FirstTrialListener(control, lift=bool(task.get("memory")) and spec.runner == "ray")
     callbacks = Callbacks(listener, say=say, stop=stop)

@@ -1,1 +1,1 @@
-"""Tables of trials that were trained elsewhere."""
+"""Imports of tables with trials that other programs trained."""

@@ -1,4 +1,4 @@
-"""Columns of a table from elsewhere, by the names that the trials table has for them."""
+"""Columns of an external table, by their names in the trials table."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SHORT = {
     "lr": "learning_rate", "eta": "learning_rate", "bs": "batch_size", "mu": "momentum", "wd": "weight_decay",
     "acc": "accuracy",
 }  # fmt: skip
-"""Short names -> those of the trials table."""
+"""Short name -> name in the trials table."""
 
 _WHO, _WHAT, _SPLIT = "|".join(MODELS_SCORED), "loss|accuracy|acc", "|".join(SPLITS)
 _SCORE = re.compile(rf"(?:({_WHO})_({_WHAT})|({_WHAT})_({_WHO}))(?:_({_SPLIT}))?")
 _GAIN = re.compile(rf"(gain_(?:mean|best)_(?:loss|accuracy))(?:_({_SPLIT}))?")
 
-# of `steps` the trials table holds how many there were, which epochs decide as well
+# not `steps`: in the trials table it is a result, which also depends on epochs
 FIELDS: Mapping[str, str] = {
     f.name: str(f.type)
     for f in fields(PairSpec)
@@ -38,17 +38,17 @@ _OURS = {
     *(f"noise_{name}" for name, scale in NOISE.items() if scale.kind == "predicted"),
 }  # fmt: skip
 RESULTS: Mapping[str, str] = {c.name: c.kind for c in trial_columns() if c.name not in FIELDS and c.name not in _OURS}
-"""Other columns of the trials table that are taken as they are -> their kind; the rest is computed."""
+"""Other columns of the trials table that are copied -> their kind; the rest is computed."""
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """Which column of a table holds what.
+    """Mapping from columns of a table to names in the trials table.
 
     Attributes:
         sources: Name in the trials table -> column of the table.
-        assumed: Columns of scores whose name has no split; they count as `ASSUMED_SPLIT`.
-        unused: Columns that are not taken.
+        assumed: Columns of scores without a split in their name; they count as `ASSUMED_SPLIT`.
+        unused: Columns that are ignored.
     """
 
     sources: Mapping[str, str]
@@ -57,7 +57,7 @@ class Mapped:
 
 
 def target_of(name: str) -> tuple[str | None, bool]:
-    """Return the trials table's name for a column, None where it has none, and whether its split was assumed."""
+    """Return the name of a column in the trials table, None if unknown, and whether its split is assumed."""
     plain = name.strip().lower()
     plain = SHORT.get(plain, plain)
     if plain in FIELDS or plain in RESULTS:
@@ -71,10 +71,10 @@ def target_of(name: str) -> tuple[str | None, bool]:
 
 
 def pairs(texts: Iterable[str]) -> dict[str, str]:
-    """Read `COLUMN=NAME,...` flags; an empty name leaves the column out.
+    """Return column -> name from `COLUMN=NAME,...` flags; an empty name ignores the column.
 
     Raises:
-        SpecError: One is not of that form, or a column occurs twice.
+        SpecError: A flag has another form, or a column occurs twice.
     """
     found: dict[str, str] = {}
     for part in (p.strip() for text in texts for p in text.split(",")):
@@ -88,12 +88,12 @@ def pairs(texts: Iterable[str]) -> dict[str, str]:
 
 
 def map_columns(columns: Iterable[str], asked: Mapping[str, str]) -> Mapped:
-    """Find out which column holds what: as asked, else by its name.
+    """Return the mapping of columns: explicit entries of `asked`, else by name.
 
-    A column `seed` tells the repeats of a configuration apart, as long as no column is the repeat itself.
+    A column `seed` distinguishes the repeats of a configuration, unless another column is the repeat.
 
     Raises:
-        SpecError: No such column or name (the nearest are named), or two columns for one name.
+        SpecError: No such column or name (the message names similar ones), or two columns for one name.
     """
     columns = list(columns)
     for column in asked:
@@ -120,5 +120,5 @@ def map_columns(columns: Iterable[str], asked: Mapping[str, str]) -> Mapped:
 
 def _unknown_name(name: str) -> str:
     if name in _OURS:
-        return f"{name} is computed here and not taken from a table; leave the column out, as in --map COLUMN="
+        return f"{name} is computed, not imported; leave the column out, as in --map COLUMN="
     return str(unknown("name", name, [*FIELDS, *RESULTS]))

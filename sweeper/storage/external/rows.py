@@ -1,4 +1,4 @@
-"""Rows of the trials table from a table of pairs: what can be computed is, the rest stays empty."""
+"""Rows of the trials table from an external table: computed where possible, else empty."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Rows:
     """Builds the rows of the trials table.
 
     Attributes:
-        name: What the table is called.
-        space: Space whose knobs and fixed fields make the trials.
-        given: Field of the trial -> its values, one a row.
-        about: Column that all rows share -> its value.
-        unknown_knobs: Knobs of which the table says nothing.
+        name: Name of the table.
+        space: Space with the knobs and fixed fields of the trials.
+        given: Field of the trial -> its values, one per row.
+        about: Column -> its value, the same for all rows.
+        unknown_knobs: Knobs without a column.
     """
 
     name: str
@@ -38,11 +38,11 @@ class Rows:
     unknown_knobs: tuple[str, ...]
 
     def build(self, data: Mapping[str, Sequence[Any]], numbers: Sequence[int]) -> list[Row]:
-        """Return a row for each row of the table, configurations and repeats numbered.
+        """Return one row per row of the table, with numbered configurations and repeats.
 
         Args:
-            data: Name in the trials table -> values of the rows that are taken.
-            numbers: Which rows of the table these are, counted from 1; for messages.
+            data: Name in the trials table -> values of the imported rows.
+            numbers: Numbers of these rows in the table, from 1, for messages.
         """
         seeds = data.get("seed", [0] * len(numbers))
         specs = [self._spec(i, n, seed) for i, (n, seed) in enumerate(zip(numbers, seeds, strict=True))]
@@ -71,7 +71,7 @@ class Rows:
         marks = data.get(REPEAT)
         own: dict[str, list[tuple[Any, int]]] = {}
         for i, spec in enumerate(specs):
-            # without seeds rows are told apart by what was measured
+            # without seeds, the measurements distinguish rows
             mark = marks[i] if marks else tuple(v[i] for k, v in data.items() if k in RESULTS)
             same = next((j for m, j in own.get(spec.config, []) if m == mark), None)
             if same is not None:

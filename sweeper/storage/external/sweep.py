@@ -48,10 +48,10 @@ class Imported:
     """A table as a sweep.
 
     Attributes:
-        spec: The sweep it stands for.
+        spec: Spec of the sweep.
         space: Its search space.
         rows: Rows of the trials table.
-        notes: What to know about it, a sentence each.
+        notes: Notes on the import, one sentence each.
     """
 
     spec: SweepSpec
@@ -64,10 +64,10 @@ class Imported:
 
 
 def read_table(path: Path) -> tuple[pa.Table, dict[int, str]]:
-    """Return a table, read by the suffix of its name, and row -> what is wrong with its number of cells.
+    """Return the table in a file, and row -> the fault in its number of cells; the suffix decides the format.
 
     Raises:
-        SpecError: There is no such file, its suffix is not known, or it cannot be read.
+        SpecError: No such file, an unknown suffix, or an unreadable file.
     """
     read = _READERS.get(path.suffix.lower())
     if read is None:
@@ -132,20 +132,20 @@ def as_sweep(
     """Return a table as a sweep of a space.
 
     Args:
-        table: One row a pair.
-        name: What the table is called, for messages.
-        space: Name of a space, or path of a space file: it fills in the fields that the table does not hold.
-        mapping: Column -> name in the trials table, for columns that are called otherwise.
-        settings: Field of the trial (or of `SETTINGS`) -> the value that all rows share.
-        sampler: What chose the configurations; None finds out whether they are a full grid.
-        drop_missing: Whether rows that cannot be used are left out.
-        faults: Row, counted from 1 -> what is known to be wrong with it.
+        table: One row per pair.
+        name: Name of the table, for messages.
+        space: Name of a space or path of a space file; it provides fields that the table lacks.
+        mapping: Column -> name in the trials table, for columns with other names.
+        settings: Field of the trial (or of `SETTINGS`) -> its value, the same for all rows.
+        sampler: Sampler of the configurations; None checks whether they are a full grid.
+        drop_missing: Whether to leave out unusable rows.
+        faults: Row, from 1 -> its known fault.
 
     Raises:
-        SpecError: A column, field or value that cannot be used; the message says what to do.
+        SpecError: A column, field or value is unusable; the message says what to do.
     """
     columns = map_columns(table.column_names, mapping)
-    source, bad = _loaded(space), BadCells(name, table.num_rows, dict(faults or {}))
+    source, bad = _load_space(space), BadCells(name, table.num_rows, dict(faults or {}))
     data = _data(table, columns, source, bad)
     for field in settings:
         if field in data:
@@ -153,7 +153,7 @@ def as_sweep(
     fields = {k: v for k, v in settings.items() if k not in SETTINGS}
     unknown_knobs = _missing(source, _given(data, source), fields, name, columns)
     _check_rows(source, fields, _given(data, source), bad)
-    kept, numbers = _kept(data, bad, drop_missing)
+    kept, numbers = _select_rows(data, bad, drop_missing)
     dropped = table.num_rows - len(numbers)
     given = _given(kept, source)
     chosen, how = (sampler, f"chosen by {sampler}, as --sampler says") if sampler else _sampling(given, source)
@@ -169,7 +169,7 @@ def as_sweep(
     return Imported(spec, own, rows, (*_notes(columns, unknown_knobs, rows, kept, dropped), how))
 
 
-def _loaded(space: str) -> Space:
+def _load_space(space: str) -> Space:
     try:
         return load(space)
     except (SpaceError, UnknownName) as error:
@@ -177,7 +177,7 @@ def _loaded(space: str) -> Space:
 
 
 def _data(table: pa.Table, columns: Mapped, source: Space, bad: BadCells) -> dict[str, list[Any]]:
-    # target -> values, None where a cell is empty; an empty column says nothing, unless it is a score: those diverged
+    # target -> values, None for empty cells; empty columns are ignored, except scores, whose pairs diverged
     found: dict[str, list[Any]] = {}
     for target, column in columns.sources.items():
         where = f"column {column!r}: {target}"
@@ -195,7 +195,7 @@ _SCORES = frozenset(f"{who}_loss_{split}" for who in MODELS_SCORED for split in 
 
 
 def _kind(target: str) -> str | None:
-    # any mark tells repeats apart
+    # any value may distinguish repeats
     if target == REPEAT:
         return None
     if target in FIELDS or target in RESULTS:
@@ -207,8 +207,8 @@ def _given(data: Mapping[str, list[Any]], source: Space) -> dict[str, list[Any]]
     return {k: v for k, v in data.items() if (k in FIELDS and k != "seed") or k in source.knobs}
 
 
-def _kept(data: Mapping[str, list[Any]], bad: BadCells, drop: bool) -> tuple[dict[str, list[Any]], list[int]]:
-    # the columns without the rows that cannot be used, and which rows of the file the others are
+def _select_rows(data: Mapping[str, list[Any]], bad: BadCells, drop: bool) -> tuple[dict[str, list[Any]], list[int]]:
+    # the columns without unusable rows, and the numbers of the other rows in the file
     if not drop:
         bad.refuse("mend it, or import the other rows by --drop-missing" if len(bad.faults) < bad.total else "")
     if len(bad.faults) == bad.total:
@@ -242,7 +242,7 @@ def _counts(settings: Mapping[str, Any]) -> dict[str, int]:
 def _missing(
     source: Space, given: Collection[str], fields: Collection[str], name: str, columns: Mapped
 ) -> tuple[str, ...]:
-    # the knobs of which nothing is known; those that enter noises must be known
+    # knobs without values; those in the noise formulas must have values
     missing = [k for k in source.knobs if k not in given and k not in fields]
     needed = [k for k in KNOBS if k in missing]
     needed += [k for k in ("learning_rate", "batch_size") if k not in {*given, *fields, *source.fixed, *missing}]
@@ -255,7 +255,7 @@ def _missing(
 
 
 def _check_rows(source: Space, fields: Mapping[str, Any], given: Mapping[str, Sequence[Any]], bad: BadCells) -> None:
-    # by row, before the ranges of all of them make a sweep
+    # by row, before the ranges of all rows define a sweep
     shared = {**source.fixed, **{k: v for k, v in fields.items() if "." not in k}}
     for i, values in enumerate(zip(*given.values(), strict=True), 1):
         if i in bad.faults:
@@ -273,7 +273,7 @@ def _check_rows(source: Space, fields: Mapping[str, Any], given: Mapping[str, Se
 def _sweep(
     source: Space, space: str, fields: Mapping[str, Any], given: Mapping[str, Sequence[Any]], sampler: str
 ) -> SweepSpec:
-    # the sweep that the table stands for: the space, with other ranges where its own do not hold the table's values
+    # the space, with other ranges if its ranges do not contain the values of the table
     fixed: dict[str, Any] = {**fields, "trainable": IMPORTED}
     parameters: dict[str, Parameter] = {}
     for field, values in given.items():
@@ -306,7 +306,7 @@ def _range(levels: Sequence[Any], log: bool) -> Parameter:
 
 
 def _sampling(given: Mapping[str, Sequence[Any]], source: Space) -> tuple[str, str]:
-    # a full grid was laid out before anything was seen; of other tables it is not known who chose the points
+    # a full grid is designed before any result; the choice of points in other tables is unknown
     sizes = [n for values in given.values() if (n := len(_levels(values))) > 1]
     points = len({tuple(map(repr, point)) for point in zip(*given.values(), strict=True)})
     if len(sizes) > 1 and points >= FULL * math.prod(sizes):

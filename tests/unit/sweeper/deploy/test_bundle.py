@@ -58,7 +58,7 @@ def test_a_folder_that_vanishes_with_the_job_is_refused(out: str | None) -> None
 
 
 def test_credentials_in_a_uri_and_the_inline_runner_are_refused() -> None:
-    with pytest.raises(SpecError, match="credentials do not belong") as caught:
+    with pytest.raises(SpecError, match="must not hold credentials") as caught:
         bundle_sweep(SweepSpec.checked({"space": "synthetic", "out": "s3://me:hush@bucket/run"}))
     assert "hush" not in str(caught.value)
     with pytest.raises(SpecError, match="runner ray, got inline"):

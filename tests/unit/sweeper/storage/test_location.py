@@ -75,7 +75,7 @@ def test_what_is_not_there_is_one_line(tmp_path: Path, s3: tuple[object, str], c
         place_of("ftp://host/run")
     assert main(["run", "synthetic", "--out", "s3://user:secret@runs/new"]) == 2
     said = capsys.readouterr().err
-    assert "credentials do not belong into a place, got s3://***@runs/new" in said
+    assert "a place must not hold credentials, got s3://***@runs/new" in said
     assert "secret" not in said.replace("SECRET", "")
 
 

@@ -146,7 +146,7 @@ def test_a_part_of_a_newer_schema_says_upgrade(tmp_path: Path) -> None:
     newer = {**(table.schema.metadata or {}), b"sweeper.schema_version": str(SCHEMA_VERSION + 1).encode()}
     pq.write_table(table.replace_schema_metadata(newer), part)
     with pytest.raises(
-        SpecError, match=f"schema {SCHEMA_VERSION + 1}, this one reads up to {SCHEMA_VERSION}.: upgrade"
+        SpecError, match=f"schema {SCHEMA_VERSION + 1}, this one reads up to {SCHEMA_VERSION}.; upgrade"
     ):
         read_trials(tmp_path)
 

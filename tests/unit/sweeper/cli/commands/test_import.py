@@ -229,7 +229,7 @@ def test_columns_are_found_by_name() -> None:
     [
         ({}, ["--map", "lrr=learning_rate"], "unknown column 'lrr'; did you mean lr"),
         ({}, ["--map", "lr=learning_rat"], "unknown name 'learning_rat'; did you mean learning_rate"),
-        ({}, ["--map", "lr=noise_paper"], "noise_paper is computed here"),
+        ({}, ["--map", "lr=noise_paper"], "noise_paper is computed, not imported"),
         ({}, ["--map", "lr"], "--map needs COLUMN=NAME"),
         ({}, ["--set", "momentum=0"], "momentum is set and also column 'mu'"),
         ({}, ["--set", "momentun=0"], "unknown"),

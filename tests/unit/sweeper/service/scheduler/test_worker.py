@@ -58,9 +58,9 @@ def while_waiting(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> N
     """Act in the main thread once the worker says that it waits for a lease."""
 
     def waited(place: Place, say: Callable[[str], None], stop: Callable[[], str]) -> str:
-        return lease.outwaited(place, lambda line: (say(line), act())[0], stop)
+        return lease.await_free(place, lambda line: (say(line), act())[0], stop)
 
-    monkeypatch.setattr(worker, "outwaited", waited)
+    monkeypatch.setattr(worker, "await_free", waited)
 
 
 def ran(control: Control) -> Outcome:
@@ -84,7 +84,7 @@ def test_the_lease_of_a_killed_process_is_waited_out(tmp_path: Path, capsys: pyt
     (wait,) = [line for line in capsys.readouterr().err.splitlines() if "waiting" in line]
     assert wait.startswith(f"process 7 on here holds {tmp_path / 'run'}; if it was killed, the folder is free within")
     # a folder that is free is used at once: nobody asks whether to stop
-    assert lease.outwaited(place_of(tmp_path / "run"), print, lambda: "stop") == ""
+    assert lease.await_free(place_of(tmp_path / "run"), print, lambda: "stop") == ""
 
 
 def test_a_driver_that_lives_keeps_its_folder(tmp_path: Path) -> None:

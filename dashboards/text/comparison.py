@@ -12,7 +12,7 @@ from dashboards.data.cache import cache_by_content
 from dashboards.data.configurations import make_overview, to_finite
 from dashboards.data.runs import Run
 from dashboards.text.best import Cell, TextTable, format_percent
-from sweeper.analysis.best import winner
+from sweeper.analysis.best import choose_winner
 from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.regime import Regime, fit_regime
 from sweeper.search.objectives import OBJECTIVES
@@ -50,7 +50,7 @@ def compare_runs(run: Run, objective: str, noise: str, split: str) -> tuple[Comp
     for name in pc.unique(trials["run"]).to_pylist():
         rows = trials.filter(pc.equal(trials["run"], name))
         counts = make_overview(rows, None)
-        best = winner(rows, objective, Posterior())
+        best = choose_winner(rows, objective, Posterior())
         sides = [to_finite(best[f"{who}_loss_test"]) for who in "ab"] if best else []
         known = [s for s in sides if s is not None]
         compared.append(

@@ -20,7 +20,7 @@ def draw_front(points: Sequence[ConfigPoint], front: Sequence[Mapping[str, Any]]
 
     Args:
         points: One record per configuration, with the objectives' columns.
-        front: Records from `sweeper.analysis.best.pareto`.
+        front: Records from `sweeper.analysis.best.find_pareto_set`.
         objectives: At least two names in `OBJECTIVES`.
     """
     first, *others = objectives

@@ -24,7 +24,7 @@ from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
 from dashboards.data.words import strip_label
 from dashboards.views.section import Control
-from sweeper.analysis.best import over_limits
+from sweeper.analysis.best import find_over_limits
 from sweeper.analysis.posterior import Posterior, fit_posterior
 from sweeper.analysis.regime import Regime, fit_regime
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS, Objective
@@ -125,7 +125,7 @@ def read_levels(run: Run, noise: str) -> Array:
 @cache_by_content
 def find_lost(run: Run) -> frozenset[str]:
     """Return the configurations beyond a limit of the sweep."""
-    return frozenset(over_limits(run.tables["trials"], run.spec)) if run.spec else frozenset()
+    return frozenset(find_over_limits(run.tables["trials"], run.spec)) if run.spec else frozenset()
 
 
 @cache_by_content

@@ -21,7 +21,7 @@ from dashboards.views.choices import Choice
 from dashboards.views.parents import BestScores, draw_scores, make_tiles, read_scores
 from dashboards.views.section import Control, Section, TableCard, Tile, View
 from dashboards.views.verdicts import Judgement, ask
-from sweeper.analysis.best import winner
+from sweeper.analysis.best import choose_winner
 from sweeper.analysis.evidence.needs import OBJECTIVE, make_extend_command
 from sweeper.analysis.evidence.plan import read_missing
 from sweeper.analysis.posterior import Favourite, Posterior
@@ -101,7 +101,7 @@ def _count(run: Run) -> Overview:
 @cache_by_content
 def _find_winner(run: Run, objective: str, favourite: Favourite | None, undecided: str) -> dict[str, Any] | None:
     believed = Posterior(favourite=favourite, undecided=undecided)
-    return winner(run.tables["trials"], objective, believed, choices.find_lost(run))
+    return choose_winner(run.tables["trials"], objective, believed, choices.find_lost(run))
 
 
 @cache_by_content

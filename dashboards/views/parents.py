@@ -44,7 +44,7 @@ class BestScores:
 
 
 def read_scores(best: Mapping[str, Any] | None) -> BestScores | None:
-    """Return the scores of a winner from `sweeper.analysis.best.winner`; None without one."""
+    """Return the scores of a winner from `sweeper.analysis.best.choose_winner`; None without one."""
     if best is None:
         return None
     merge = merge_words(best["chosen_merge"], best["chosen_coefficient"]) if best["chosen_merge"] else ""

@@ -19,7 +19,7 @@ from dashboards.views import choices
 from dashboards.views.choices import choose
 from dashboards.views.section import Control, Section, TableCard, View
 from dashboards.views.verdicts import ask
-from sweeper.analysis.best import pareto
+from sweeper.analysis.best import find_pareto_set
 from sweeper.analysis.posterior import Posterior
 from sweeper.formatting import pluralize
 from sweeper.search.objectives import OBJECTIVES
@@ -42,7 +42,7 @@ def find_front(run: Run) -> list[dict[str, Any]]:
     lost, objectives = choices.find_lost(run), run.spec.objectives
     names = ["config", "number", "digest", "outcome", *(OBJECTIVES[n].column for n in objectives)]
     rows = run.tables["trials"].select(list(dict.fromkeys(names))).to_pylist()
-    return pareto(rows, objectives, lambda row: row["config"] not in lost)
+    return find_pareto_set(rows, objectives, lambda row: row["config"] not in lost)
 
 
 def make_controls(run: Run, selection: Selection) -> tuple[Control, ...]:

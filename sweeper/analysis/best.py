@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sweeper.analysis.observations import feasible, find_ineligible
+from sweeper.analysis.observations import find_ineligible, is_feasible
 from sweeper.analysis.posterior import Posterior
 from sweeper.config.spec import SweepSpec
 from sweeper.search.objectives import OBJECTIVES, Objective, resolve_objective
@@ -21,12 +21,12 @@ Feasible = Callable[[Row], bool]
 _COSTS = ("peak_memory_bytes", "step_seconds")
 
 
-def over_limits(trials: pa.Table, spec: SweepSpec) -> frozenset[str]:
+def find_over_limits(trials: pa.Table, spec: SweepSpec) -> frozenset[str]:
     """Return the configurations with a trial beyond a memory or step-time limit of the sweep; none may win."""
     if spec.max_memory is None and spec.max_step_time is None:
         return frozenset()
     rows = trials.select(["config", "outcome", *_COSTS]).to_pylist()
-    return frozenset(r["config"] for r in rows if not feasible(r, spec))
+    return frozenset(r["config"] for r in rows if not is_feasible(r, spec))
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,14 @@ def rank_configurations(trials: pa.Table, goal: Objective, lost: Collection[str]
     Args:
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
         goal: The objective.
-        lost: Configurations that may not win, see `over_limits`.
+        lost: Configurations that may not win, see `find_over_limits`.
     """
     columns = dict.fromkeys(["config", "digest", "number", "repeat", "outcome", goal.column])
     rows = trials.select(list(columns)).to_pylist()
     return Leaderboard(goal, rows, lambda row: row["config"] not in lost).first()
 
 
-def best_trials(
+def rank_trials(
     trials: pa.Table, objective: str, n: int = 1, lost: Collection[str] = frozenset()
 ) -> list[dict[str, Any]]:
     """Return the best configurations, best first, by the mean of the objective over their repeats; see `Leaderboard`.
@@ -116,7 +116,7 @@ def best_trials(
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
         objective: Name in `OBJECTIVES`.
         n: Maximum number of configurations.
-        lost: Configurations that may not win, see `over_limits`.
+        lost: Configurations that may not win, see `find_over_limits`.
 
     Returns:
         Per configuration the row of its best repeat, with `config_mean` (mean of the objective's column) and
@@ -137,7 +137,7 @@ def _take(trials: pa.Table, standings: Sequence[Standing]) -> list[dict[str, Any
     return [{**row, "config_mean": s.mean, "config_repeats": s.repeats} for row, s in zip(rows, standings, strict=True)]
 
 
-def winner(
+def choose_winner(
     trials: pa.Table, objective: str, believed: Posterior, lost: Collection[str] = frozenset()
 ) -> dict[str, Any] | None:
     """Return the winning configuration: the best by posterior mean, or by observed mean if the model has no favourite.
@@ -146,10 +146,10 @@ def winner(
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
         objective: Name in `OBJECTIVES`: the first objective of the sweep.
         believed: The model's posterior, see `sweeper.analysis.posterior.fit_posterior`.
-        lost: Configurations that may not win, see `over_limits`.
+        lost: Configurations that may not win, see `find_over_limits`.
 
     Returns:
-        The row of its best repeat as `best_trials` yields it, with `posterior_mean` and `posterior_sd` of the
+        The row of its best repeat as `rank_trials` yields it, with `posterior_mean` and `posterior_sd` of the
         objective's mean (None without a favourite), `undecided` (the reason without a favourite, else empty) and
         `luckiest`: `digest`, `config_mean` and `config_repeats` of the best by observed mean, None if it is the
         winner. None if no configuration may win.
@@ -170,13 +170,15 @@ def winner(
     return {**row, **posterior, "undecided": "", "luckiest": luckiest}
 
 
-def pareto(rows: Iterable[Row], objectives: Sequence[str], feasible: Feasible = lambda _: True) -> list[dict[str, Any]]:
+def find_pareto_set(
+    rows: Iterable[Row], objectives: Sequence[str], feasible: Feasible = lambda _: True
+) -> list[dict[str, Any]]:
     """Return the configurations that no other one matches or beats in every objective and beats in one.
 
     Args:
         rows: Rows of the trials table.
         objectives: Names in `OBJECTIVES`.
-        feasible: Whether a row keeps the sweep's limits, see `sweeper.analysis.observations.feasible`.
+        feasible: Whether a row keeps the sweep's limits, see `sweeper.analysis.observations.is_feasible`.
 
     Returns:
         One record per configuration, sorted by the first objective: `config`, `number`, `digest` (its best repeat by

@@ -149,12 +149,12 @@ def read_summary(
 
 
 def _find_best_merge(spec: SweepSpec, trials: pa.Table, objective: str, noise: str) -> BestMerge | None:
-    from sweeper.analysis.best import over_limits, winner
+    from sweeper.analysis.best import choose_winner, find_over_limits
     from sweeper.analysis.posterior import Posterior, fit_posterior
 
     # the model covers only the searched objective
     posterior = fit_posterior(spec, trials, noise) if objective == spec.objective else Posterior()
-    row = winner(trials, objective, posterior, over_limits(trials, spec))
+    row = choose_winner(trials, objective, posterior, find_over_limits(trials, spec))
     if row is None:
         return None
     kind = "chosen" if row["chosen_merge"] else "merged"

@@ -27,7 +27,7 @@ def _measures(spec: SweepSpec) -> dict[str, tuple[str, float | None]]:
     return {MEMORY: ("peak_memory_bytes", spec.max_memory), STEP_TIME: ("step_seconds", spec.max_step_time)}
 
 
-def constraints(rows: Iterable[Row], spec: SweepSpec) -> dict[str, float]:
+def measure_constraints(rows: Iterable[Row], spec: SweepSpec) -> dict[str, float]:
     """Return a configuration's constraints, ln(measured/limit) of its worst repeat; satisfied if <= 0.
 
     A trial that ran out of memory violates `memory`, whatever it measured and even without a limit.
@@ -43,9 +43,9 @@ def constraints(rows: Iterable[Row], spec: SweepSpec) -> dict[str, float]:
     return values
 
 
-def feasible(row: Row, spec: SweepSpec) -> bool:
+def is_feasible(row: Row, spec: SweepSpec) -> bool:
     """Return whether a trial keeps the sweep's limits as far as they were measured; others never win."""
-    return all(value <= 0 for value in constraints([row], spec).values())
+    return all(value <= 0 for value in measure_constraints([row], spec).values())
 
 
 def find_ineligible(rows: Iterable[Row], feasible: Callable[[Row], bool] = lambda _: True) -> set[str]:
@@ -71,7 +71,7 @@ class Observer:
         rows = [r for r in rows if r["outcome"] != Outcome.FAILED]
         if not rows:
             return None
-        limits = constraints(rows, self.spec)
+        limits = measure_constraints(rows, self.spec)
         outcomes = {r["outcome"] for r in rows}
         if Outcome.OUT_OF_MEMORY in outcomes:
             if self.sampler.infeasible:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sweeper.analysis.best import best_trials, winner
+from sweeper.analysis.best import choose_winner, rank_trials
 from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.regime import Regime, fit_regime
 from sweeper.analysis.trial_counts import COUNTED, count_trials
@@ -136,7 +136,7 @@ def recommend(
     if batch_sizes is not None and learning_rate is not None:
         raise ValueError(f"give batch_sizes or learning_rate, not both: got {list(batch_sizes)} and {learning_rate!r}")
     ok = [r for r in trials.select(["outcome", "examples", *KNOBS]).to_pylist() if r["outcome"] == "ok"]
-    kept = best_trials(trials, regime.objective) if best is None else [best]
+    kept = rank_trials(trials, regime.objective) if best is None else [best]
     settings = _settings(kept, regime, ok, momentum, weight_decay)
     tried = {knob: (min(r[knob] for r in ok), max(r[knob] for r in ok)) for knob in KNOBS}
     if learning_rate is not None:
@@ -267,7 +267,7 @@ def summarize(
         objective: Name in `OBJECTIVES` that chooses the best trial.
         noise: Name in `NOISE`.
         posterior: Posterior of the sweep; without it the best observed mean chooses the winner.
-        lost: Configurations that may not win, see `over_limits`.
+        lost: Configurations that may not win, see `find_over_limits`.
 
     Returns:
         A record with these keys:
@@ -276,8 +276,8 @@ def summarize(
         - `device_seconds`: the total; None if no trial records it.
         - `synthetic`: whether any row is a closed form; `imported`: whether any was trained elsewhere.
         - `regimes`: `gain_mean`, `merged_loss` and the objective -> fields of `Regime` without the curve.
-        - `best` (None without a winner): `digest`, `config`, knobs, `column`, `chosen_merge`, `chosen_coefficient`, and
-          `config_mean`, `config_repeats`, `posterior_mean`, `posterior_sd`, `undecided` and `luckiest` of `winner`.
+        - `best` (None without a winner): `digest`, `config`, knobs, `column`, `chosen_merge`, `chosen_coefficient`;
+          of its row: `config_mean`, `config_repeats`, `posterior_mean`, `posterior_sd`, `undecided`, `luckiest`.
         - `best["test"]`: loss [nat] and accuracy of parents `a` and `b`, `parents` (their mean), `merged`, `chosen`
           and `ensemble`.
 
@@ -308,7 +308,7 @@ def find_best(
     trials: pa.Table, objective: str, noise: str, posterior: Posterior, lost: Collection[str] = frozenset()
 ) -> dict[str, Any] | None:
     """Return the record that `summarize` holds under `best`; None without a winner. It takes the same arguments."""
-    best = winner(trials, objective, posterior, lost)
+    best = choose_winner(trials, objective, posterior, lost)
     return _best_record(best, resolve_objective(objective, trials).column, noise) if best else None
 
 

@@ -37,7 +37,7 @@ def check_shown_noise(noise: str) -> str:
 
 def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, Any]:
     """Return a sweep's results: summary, Pareto set, recommendations, warnings and file paths."""
-    from sweeper.analysis.best import over_limits, winner
+    from sweeper.analysis.best import choose_winner, find_over_limits
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH, summarize
     from sweeper.storage.run_folder import stored_spec
@@ -46,7 +46,7 @@ def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, An
     spec = stored_spec(folder)
     place = place_of(folder)
     folder = place.local.absolute() if place.local else place.uri
-    posterior, lost = fit_posterior(spec, trials, noise), over_limits(trials, spec)
+    posterior, lost = fit_posterior(spec, trials, noise), find_over_limits(trials, spec)
     record = {**summarize(trials, spec.objective, noise, posterior, lost), "run": str(folder)}
     record["objectives"] = list(spec.objectives)
     record["front"] = _find_front(spec, trials)
@@ -56,7 +56,7 @@ def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, An
     record["warnings"] = [*format_warnings(trials), *([posterior.assumed] if posterior.assumed else [])]
     record["weights"] = _file(place, weights) if weights and place.has(weights) else None
     try:
-        best = winner(trials, spec.objective, posterior, lost)
+        best = choose_winner(trials, spec.objective, posterior, lost)
         record["recommendations"] = _recommend_each(trials, noise, BOTH, {spec.objective: best})
     except SpecError:
         record["recommendations"] = {}  # no optimum yet, or a noise without a learning rate; the summary states it
@@ -64,12 +64,12 @@ def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, An
 
 
 def _find_front(spec: SweepSpec, trials: Any) -> list[dict[str, Any]]:
-    from sweeper.analysis.best import pareto
-    from sweeper.analysis.observations import feasible
+    from sweeper.analysis.best import find_pareto_set
+    from sweeper.analysis.observations import is_feasible
 
     if not spec.further_objectives:
         return []
-    return pareto(trials.to_pylist(), spec.objectives, lambda row: feasible(row, spec))
+    return find_pareto_set(trials.to_pylist(), spec.objectives, lambda row: is_feasible(row, spec))
 
 
 def format_sweep(record: Mapping[str, Any]) -> str:
@@ -150,11 +150,15 @@ def advise(
     Raises:
         SpecError: No objective has an answer; the message gives the first reason.
     """
-    from sweeper.analysis.best import over_limits, winner
+    from sweeper.analysis.best import choose_winner, find_over_limits
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH
 
-    best = {spec.objective: winner(trials, spec.objective, fit_posterior(spec, trials), over_limits(trials, spec))}
+    best = {
+        spec.objective: choose_winner(
+            trials, spec.objective, fit_posterior(spec, trials), find_over_limits(trials, spec)
+        )
+    }
     return _recommend_each(trials, noise or spec.noise, objectives or BOTH, best, **wanted)
 
 

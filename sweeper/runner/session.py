@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sweeper.analysis.best import Leaderboard, pareto
-from sweeper.analysis.observations import Observer, feasible
+from sweeper.analysis.best import Leaderboard, find_pareto_set
+from sweeper.analysis.observations import Observer, is_feasible
 from sweeper.analysis.trial_counts import split_warnings
 from sweeper.config.prepared import PreparedSweep
 from sweeper.config.spec import SweepSpec
@@ -62,7 +62,7 @@ class Session:
         # number of a design -> first repeat
         self.blocks = _assign_blocks(self.proposer, spec, self.status.budget, self._build)
         self.repeats: Counter[str] = Counter()  # for other samplers: configuration -> its next free repeat
-        self.leaderboard = Leaderboard(self.objective, feasible=lambda row: feasible(row, spec))
+        self.leaderboard = Leaderboard(self.objective, feasible=lambda row: is_feasible(row, spec))
         self.front: dict[str, list[Row]] = {}  # for several objectives: rows of the Pareto-best configurations
         self.observer = Observer(spec, SAMPLERS[spec.sampler], [OBJECTIVES[name] for name in spec.objectives])
         self.finished: set[str] = set()  # digests of finished trials
@@ -287,7 +287,7 @@ class Session:
     def _pareto(self) -> list[dict[str, Any]]:
         # drop beaten configurations for good: a search over all trials every time would be quadratic in their number
         rows = [row for group in self.front.values() for row in group]
-        best = pareto(rows, self.spec.objectives, lambda row: feasible(row, self.spec)) if rows else []
+        best = find_pareto_set(rows, self.spec.objectives, lambda row: is_feasible(row, self.spec)) if rows else []
         self.front = {r["config"]: self.front[r["config"]] for r in best}
         return best
 

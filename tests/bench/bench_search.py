@@ -17,7 +17,7 @@ from pathlib import Path
 from provenance import provenance
 from scipy.stats import wilcoxon
 
-from sweeper.analysis.best import best_trials
+from sweeper.analysis.best import rank_trials
 from sweeper.analysis.posterior import fit_posterior
 from sweeper.storage.run_folder import stored_spec
 from sweeper.storage.tables import read_trials
@@ -45,7 +45,7 @@ def recommended(run: Path, budgets: list[int]) -> dict[int, str]:
     for budget in budgets:
         part = trials.slice(0, budget)  # sorted by number: the first rows are the first configurations
         liked = fit_posterior(spec, part).favourite
-        rows = [r for r in part.to_pylist() if liked and r["config"] == liked.config] or best_trials(
+        rows = [r for r in part.to_pylist() if liked and r["config"] == liked.config] or rank_trials(
             part, spec.objective
         )
         out[budget] = rows[0]["spec"]

@@ -324,12 +324,12 @@ def plan_needs(
         repeats: Number of trials per need, in place of the need's own.
         noises: Maximum number of new noises, in order of the needs; None takes all.
     """
-    from sweeper.analysis.best import best_trials, over_limits
+    from sweeper.analysis.best import find_over_limits, rank_trials
     from sweeper.config.space import noise_constants
 
     # only the sweep's trials count, so that an interrupted extension finds the same best configuration again
     swept = trials.filter(trials["number"].is_valid())
-    best = best_trials(swept, analysis.objective, lost=over_limits(swept, spec))
+    best = rank_trials(swept, analysis.objective, lost=find_over_limits(swept, spec))
     examples = next((n for n in swept["examples"].to_pylist() if n), None)
     constants = noise_constants(space, PairSpec.from_json(best[0]["spec"]), examples) if best else {}
     needs = list(_limit(analysis.needs, repeats, noises))

@@ -44,7 +44,7 @@ def _read_run(args: Arguments) -> tuple[SweepSpec, Any, str]:
 
 def show_status(args: Arguments) -> int:
     """`sweeper status DIR`."""
-    from sweeper.analysis.best import over_limits, winner
+    from sweeper.analysis.best import choose_winner, find_over_limits
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH
     from sweeper.analysis.regime import fit_regime
@@ -55,7 +55,7 @@ def show_status(args: Arguments) -> int:
     budget, budget_error = _count_configurations(spec)
     counts = count_trials(trials.select(COUNTED).to_pylist(), spec.repeats)
     posterior = fit_posterior(spec, trials, noise)
-    best = winner(trials, spec.objective, posterior, over_limits(trials, spec)) or {}
+    best = choose_winner(trials, spec.objective, posterior, find_over_limits(trials, spec)) or {}
     record = {
         "run": args.dir if is_uri(args.dir) else str(Path(args.dir).absolute()),
         "space": spec.space,

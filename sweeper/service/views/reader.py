@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
-from sweeper.analysis.best import over_limits, winner
+from sweeper.analysis.best import choose_winner, find_over_limits
 from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.regime import fit_regime
 from sweeper.analysis.trial_counts import COUNTED, count_trials, count_warnings, format_lines
@@ -202,7 +202,7 @@ def _regime(spec: SweepSpec, trials: pa.Table) -> RegimeView | None:
 
 
 def _best(spec: SweepSpec, trials: pa.Table) -> BestView | None:
-    row = winner(trials, spec.objective, Posterior(), over_limits(trials, spec))
+    row = choose_winner(trials, spec.objective, Posterior(), find_over_limits(trials, spec))
     if row is None:
         return None
     knobs = {k: row[k] for k in (*KNOBS, "augmentation", "augmentation_strength")}

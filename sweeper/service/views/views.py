@@ -266,7 +266,7 @@ class Views:
 
     def best(self, entry: Entry) -> dict[str, Any] | None:
         """Return the record of `sweeper best --json`; None if no configuration has won yet."""
-        from sweeper.analysis.best import over_limits
+        from sweeper.analysis.best import find_over_limits
         from sweeper.analysis.posterior import fit_posterior
         from sweeper.analysis.recommend import find_best
 
@@ -275,7 +275,7 @@ class Views:
             if not trials.num_rows or not place_of(self.run_of(entry.id)).exists():
                 return None
             posterior = fit_posterior(spec, trials, spec.noise)
-            return find_best(trials, spec.objective, spec.noise, posterior, over_limits(trials, spec))
+            return find_best(trials, spec.objective, spec.noise, posterior, find_over_limits(trials, spec))
 
         return self._memoize(entry, ("best",), compute)
 

@@ -11,7 +11,7 @@ from dashboards.data.runs import Run
 from dashboards.data.trial_rows import filter_rows, list_heads
 from dashboards.text.trial_details import describe_trial, find_row
 from dashboards.views.parents import read_scores
-from sweeper.analysis.best import winner
+from sweeper.analysis.best import choose_winner
 from sweeper.analysis.posterior import Posterior
 from tests.support.fake_sweep import trial
 
@@ -88,7 +88,7 @@ def test_details_of_a_trial(trials):
 
 
 def test_the_winner_beside_its_parents(trials):
-    best = winner(trials, "gain_mean", Posterior())
+    best = choose_winner(trials, "gain_mean", Posterior())
     found = read_scores(best)
     assert found.loss["chosen"] == best["chosen_loss_test"]
     assert found.accuracy["a"] == best["a_accuracy_test"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sweeper import SpecError, SweepSpec
-from sweeper.analysis.observations import constraints, feasible
+from sweeper.analysis.observations import is_feasible, measure_constraints
 from sweeper.config.fields import parse_bytes
 from sweeper.config.prepared import prepare
 from sweeper.runner.inline import run_inline
@@ -35,15 +35,19 @@ def row(memory: float | None = None, step: float | None = None, outcome: str = "
 def test_constraints_are_logarithms_of_what_is_over() -> None:
     limited = spec(max_memory="8GB", max_step_time=0.1)
     assert limited.max_memory == 8 * GB
-    assert constraints([row(4 * GB, 0.4)], limited) == pytest.approx({"memory": -math.log(2), "step_time": math.log(4)})
+    assert measure_constraints([row(4 * GB, 0.4)], limited) == pytest.approx(
+        {"memory": -math.log(2), "step_time": math.log(4)}
+    )
     # the worst repeat counts; what is not known is taken as kept
-    assert constraints([row(4 * GB), row(16 * GB)], limited) == pytest.approx(
+    assert measure_constraints([row(4 * GB), row(16 * GB)], limited) == pytest.approx(
         {"memory": math.log(2), "step_time": -math.log(2)}
     )
-    assert constraints([row(9 * GB, 3.0)], spec()) == {}
-    assert constraints([row(outcome="out_of_memory")], spec()) == {"memory": math.log(2)}
-    assert constraints([row(4 * GB, outcome="out_of_memory")], spec(max_memory=8 * GB)) == {"memory": math.log(2)}
-    assert [feasible(row(m), limited) for m in (None, 8 * GB, 8.1 * GB)] == [True, True, False]
+    assert measure_constraints([row(9 * GB, 3.0)], spec()) == {}
+    assert measure_constraints([row(outcome="out_of_memory")], spec()) == {"memory": math.log(2)}
+    assert measure_constraints([row(4 * GB, outcome="out_of_memory")], spec(max_memory=8 * GB)) == {
+        "memory": math.log(2)
+    }
+    assert [is_feasible(row(m), limited) for m in (None, 8 * GB, 8.1 * GB)] == [True, True, False]
 
 
 @pytest.mark.parametrize(

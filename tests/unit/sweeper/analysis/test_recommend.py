@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sweeper.analysis.recommend import (
-    best_trials,
+    rank_trials,
     recommend,
     stability_limit,
     summarize,
@@ -35,7 +35,7 @@ def regime(trials) -> Regime:
 def test_the_best_has_the_best_mean_over_its_repeats() -> None:
     rows = [trial("lucky", g, repeat=i) for i, g in enumerate((0.09, 0.01))]
     rows += [trial("steady", g, repeat=i) for i, g in enumerate((0.055, 0.065))]
-    best, second = best_trials(table(rows), "gain_mean", n=5)
+    best, second = rank_trials(table(rows), "gain_mean", n=5)
     assert (best["config"], best["config_repeats"]) == ("steady", 2)
     assert best["config_mean"] == pytest.approx(0.06)
     assert best["digest"] == "steady-1"
@@ -45,7 +45,7 @@ def test_the_best_has_the_best_mean_over_its_repeats() -> None:
 
 def test_a_minimized_objective_puts_the_lowest_first() -> None:
     rows = [trial(str(i), gain) for i, gain in enumerate((0.01, 0.05, 0.03))]
-    losses = [r["merged_loss_val"] for r in best_trials(table(rows), "merged_loss", n=2)]
+    losses = [r["merged_loss_val"] for r in rank_trials(table(rows), "merged_loss", n=2)]
     assert losses == pytest.approx([0.25, 0.27])
 
 
@@ -57,20 +57,20 @@ def test_a_configuration_with_a_broken_repeat_never_wins(outcome: str) -> None:
         trial("b", 0.01),
         trial("c", 5.0, outcome=outcome),
     ]
-    assert [r["config"] for r in best_trials(table(rows), "gain_mean", n=9)] == ["b"]
+    assert [r["config"] for r in rank_trials(table(rows), "gain_mean", n=9)] == ["b"]
 
 
 def test_a_repeat_lost_by_the_machine_and_one_without_a_score_are_ignored() -> None:
     rows = [trial("a", 0.2), trial("a", None, repeat=1, outcome="failed"), trial("a", math.nan, repeat=2)]
-    (best,) = best_trials(table(rows), "gain_mean")
+    (best,) = rank_trials(table(rows), "gain_mean")
     assert (best["config_mean"], best["config_repeats"]) == (0.2, 1)
 
 
 def test_nothing_wins_where_nothing_is_viable() -> None:
-    assert best_trials(table([]), "gain_mean") == []
-    assert best_trials(table([trial("a", None, outcome="diverged")]), "gain_mean") == []
+    assert rank_trials(table([]), "gain_mean") == []
+    assert rank_trials(table([trial("a", None, outcome="diverged")]), "gain_mean") == []
     with pytest.raises(ValueError, match="n must be >= 1, got 0"):
-        best_trials(table([]), "gain_mean", n=0)
+        rank_trials(table([]), "gain_mean", n=0)
 
 
 # recommendations
@@ -101,7 +101,7 @@ def test_the_learning_rate_follows_the_formula_of_the_paper(trials, regime: Regi
 def test_defaults_span_what_was_tried_and_twice_that_at_the_best_trial(trials, regime: Regime) -> None:
     found = recommend(trials, regime)
     assert [r.batch_size for r in found] == [8, 16, 32, 64, 128, 256]
-    (best,) = best_trials(trials, "gain_mean")
+    (best,) = rank_trials(trials, "gain_mean")
     assert {(r.momentum, r.weight_decay) for r in found} == {(best["momentum"], best["weight_decay"])}
     assert [r.batch_size for r in found if "batch_size" in r.outside_tried] == [256]
     assert "batch size outside the tried range (8 to 128)" in found[-1].note

@@ -224,9 +224,9 @@ def test_out_of_memory_is_an_outcome_that_is_neither_retried_nor_won(
     for row in results.trials.to_pylist():
         outcomes[row["config"]].add(row["outcome"])
     assert sorted(map(sorted, outcomes.values())) == [["ok"]] * 4 + [["ok", "out_of_memory"], ["out_of_memory"]]
-    from sweeper.analysis.best import best_trials
+    from sweeper.analysis.best import rank_trials
 
-    won = {b["config"] for b in best_trials(results.trials, "gain_mean", 20)}
+    won = {b["config"] for b in rank_trials(results.trials, "gain_mean", 20)}
     assert won == {c for c, o in outcomes.items() if o == {"ok"}}
     assert results.failed == 0
     done = len(calls)
@@ -258,9 +258,9 @@ def test_diverged_trials_are_kept_and_never_win(tmp_path: Path) -> None:
     results = sweep(tmp_path, parameters=parameters, trials=20, objective="gain_mean")
     outcomes = Counter(results.trials["outcome"].to_pylist())
     assert outcomes["diverged"] > 0
-    from sweeper.analysis.best import best_trials
+    from sweeper.analysis.best import rank_trials
 
-    assert all(b["outcome"] == "ok" for b in best_trials(results.trials, "gain_mean", 20))
+    assert all(b["outcome"] == "ok" for b in rank_trials(results.trials, "gain_mean", 20))
 
 
 def test_the_folder_holds_what_reproduces_the_sweep(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sweeper import SpecError, SweepSpec
-from sweeper.analysis.best import pareto
+from sweeper.analysis.best import find_pareto_set
 from sweeper.config.load import load_sweep
 from sweeper.config.prepared import prepare
 from sweeper.runner.inline import run_inline
@@ -33,16 +33,16 @@ def test_the_pareto_set_is_what_none_beats_in_all() -> None:
         row("e", 0.70, 1.0), row("e", 0.74, 2.0, repeat=1), row("f", 0.99, 1.0), row("f", None, 1.0, "diverged", 1),
         row("g", 0.95, 3.0, "not_viable"), row("h", None, 0.1),
     ]  # fmt: skip
-    found = pareto(rows, BOTH)
+    found = find_pareto_set(rows, BOTH)
     assert [r["config"] for r in found] == ["a", "b", "e"]
     assert found[2] == {
         "config": "e", "number": 0, "digest": "e1", "repeats": 2, "merged_accuracy": pytest.approx(0.72), "cost": 1.5,
     }  # fmt: skip
-    assert [r["config"] for r in pareto(rows, BOTH, lambda r: r["device_seconds"] < 10)] == ["b", "e"]
-    assert [r["config"] for r in pareto(rows, ["merged_accuracy"])] == ["a"]
-    assert pareto([], BOTH) == []
+    assert [r["config"] for r in find_pareto_set(rows, BOTH, lambda r: r["device_seconds"] < 10)] == ["b", "e"]
+    assert [r["config"] for r in find_pareto_set(rows, ["merged_accuracy"])] == ["a"]
+    assert find_pareto_set([], BOTH) == []
     twins = [row("a", 0.9, 1.0), row("b", 0.9, 1.0)]  # neither beats the other
-    assert [r["config"] for r in pareto(twins, BOTH)] == ["a", "b"]
+    assert [r["config"] for r in find_pareto_set(twins, BOTH)] == ["a", "b"]
 
 
 def test_a_list_of_objectives_and_flags(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_weights_of_the_pareto_set_are_kept(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("sweeper.runner.jobs.write", with_weights)
     results = sweep(tmp_path, trials=20, objective=BOTH)
-    front = {r["digest"] for r in pareto(results.trials.to_pylist(), BOTH)}
+    front = {r["digest"] for r in find_pareto_set(results.trials.to_pylist(), BOTH)}
     kept = {p.stem for p in (tmp_path / "weights").glob("*.safetensors")}
     assert len(front) >= 3
     assert front <= kept

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sweeper import SweepSpec
-from sweeper.analysis.best import best_trials
+from sweeper.analysis.best import rank_trials
 from sweeper.config.prepared import prepare
 from sweeper.runner.proposer import StudyProposer
 from sweeper.runner.session import Session
@@ -99,7 +99,7 @@ def test_a_configuration_under_several_numbers_has_every_repeat_once(
     means: dict[str, list[float]] = {}
     for row in rows:
         means.setdefault(row["config"], []).append(row["gain_mean_loss_val"])
-    best = best_trials(again.trials, "gain_mean")[0]
+    best = rank_trials(again.trials, "gain_mean")[0]
     config = max(means, key=lambda c: sum(means[c]) / len(means[c]))
     assert (best["config"], best["config_repeats"]) == (config, len(means[config]))
     assert best["config_mean"] == pytest.approx(sum(means[config]) / len(means[config]))

@@ -250,7 +250,7 @@ WITH_DECAY = sorted(n for n in NOISE if EXPONENTS[n].get("weight_decay", 0) > 0 
 
 
 @pytest.mark.parametrize("name", WITH_DECAY)
-def test_without_weight_decay_there_is_no_such_noise(name: str) -> None:
+def test_without_weight_decay_the_noise_is_missing(name: str) -> None:
     still = {**POINT, "weight_decay": 0.0}
     with pytest.raises(ValueError, match="no learning_rate reaches noise"):
         NOISE[name].solve("learning_rate", 0.01, still)

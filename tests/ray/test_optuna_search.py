@@ -40,7 +40,7 @@ def told(searcher: Any, numbers: range) -> list[dict[str, Any]]:
     return asked
 
 
-def test_it_searches_and_goes_on_from_a_pickle() -> None:
+def test_a_pickled_search_continues() -> None:
     first = search()
     asked = told(first, range(10))
     copy = pickle.loads(pickle.dumps(first))

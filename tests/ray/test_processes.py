@@ -77,7 +77,7 @@ def test_a_signal_stops_cleanly_and_resume_finishes(
     assert kept.items() <= after.items()
 
 
-def test_a_dead_worker_fails_its_trial_and_the_sweep_goes_on(tmp_path: Path, driver: Driver) -> None:
+def test_a_dead_worker_fails_its_trial_and_the_sweep_continues(tmp_path: Path, driver: Driver) -> None:
     file = tmp_path / "deadly.py"
     file.write_text(
         "import os\nfrom optuna.distributions import CategoricalDistribution\nfrom search_spaces import Space\n"
@@ -127,7 +127,9 @@ def test_a_cluster_by_address_with_its_token(tmp_path: Path, monkeypatch: pytest
         head.wait(PATIENCE)
 
 
-def test_a_killed_extension_goes_on_as_planned(tmp_path: Path, write_spec: Callable[..., str], driver: Driver) -> None:
+def test_a_killed_extension_continues_as_planned(
+    tmp_path: Path, write_spec: Callable[..., str], driver: Driver
+) -> None:
     run = tmp_path / "run"
     complete(driver("run", write_spec(sampler="qmc", runner="inline", trials=6), "--out", str(run)))
     before = {r["digest"] for r in read_trials(run).to_pylist()}

@@ -23,7 +23,7 @@ def sweep(run: Path, **more: Any) -> sweeper.Results:
     return sweeper.run(SweepSpec(**{**settings, "fixed": {"epochs": 8}, "out": str(run), **more}))
 
 
-def test_hopeless_trials_are_stopped_written_and_told_as_pruned(
+def test_hopeless_trials_are_stopped_stored_and_reported_as_pruned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sessions: list[Session] = []

@@ -35,7 +35,7 @@ def until_ready(server: Server) -> None:
     until(lambda: asked(f"{server.url}/readyz")[0] == 200, lambda: asked(f"{server.url}/readyz"))
 
 
-def test_a_silent_database_is_told_of_at_once_and_outlasted(serve: Callable[..., Server], postgres: Postgres) -> None:
+def test_a_silent_database_is_reported_at_once_and_outlasted(serve: Callable[..., Server], postgres: Postgres) -> None:
     server = serve("--max-running", "2", database=postgres.database(), SWEEPER_SYNTHETIC_SECONDS="0.3")
     until_ready(server)
     with Client(server.url) as client:

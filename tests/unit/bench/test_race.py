@@ -96,7 +96,7 @@ def test_a_run_is_reproducible_and_judged_after_every_trial(name: str, parallel:
     assert all(m.regret > -1e-9 for m in first)
 
 
-def test_a_stopped_race_goes_on(tmp_path: object) -> None:
+def test_a_stopped_race_continues(tmp_path: object) -> None:
     folder = tmp_path  # type: ignore[assignment]
     runs = [Run("most@0", "random", seed, 4) for seed in range(3)]
     part = run_all(runs[:1], folder, 1)  # type: ignore[arg-type]

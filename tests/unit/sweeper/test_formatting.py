@@ -23,7 +23,7 @@ def test_the_text_of_a_number_reads_back_as_the_number(value: float) -> None:
 
 
 @given(st.floats(width=32, allow_nan=False))
-def test_a_cell_of_float32_is_found_by_the_digits_of_float32(value: float) -> None:
+def test_a_float32_cell_matches_the_digits_of_float32(value: float) -> None:
     assert is_value(value, str(np.float32(value)))
     assert len(cell_text(value)) <= len(exact_text(value))
 

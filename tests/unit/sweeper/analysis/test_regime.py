@@ -19,7 +19,7 @@ def fit(rows, objective="gain_mean", noise="paper", **kwargs) -> Regime:
 
 @pytest.mark.parametrize("objective", ["gain_mean", "merged_loss"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_hump_in_front_of_a_cliff_is_found(objective: str, seed: int) -> None:
+def test_a_hump_in_front_of_a_cliff_is_detected(objective: str, seed: int) -> None:
     regime = fit(sweep(hump, 60, seed), objective)
     assert BEST / 1.5 < regime.optimum < BEST * 1.5
     assert regime.low <= BEST <= regime.high
@@ -191,7 +191,7 @@ def test_the_result_is_a_function_of_table_and_seed() -> None:
         ([trial(str(i), None, outcome="diverged") for i in range(8)], "8 trials do not count"),
     ],
 )
-def test_too_little_to_go_on_is_said(rows, message: str) -> None:
+def test_too_few_trials_are_reported(rows, message: str) -> None:
     regime = fit(rows)
     assert message in regime.message
     for field in ("optimum", "low", "high", "value", "edge_share"):

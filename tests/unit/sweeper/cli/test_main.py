@@ -79,7 +79,7 @@ def test_help_is_fast_and_loads_nothing_heavy() -> None:
         assert f"\n  {command} " in done.stdout
 
 
-def test_run_says_what_it_found_and_where(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_prints_the_result_and_its_folder(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*RUN, "--sampler", "qmc", "--out", str(finished)]) == 0  # finished: says it again
     out = capsys.readouterr().out
     for text in ("synthetic closed form", "gain_mean", "merged_loss", "90 % interval", "batch size", "dashboard.html"):
@@ -272,7 +272,9 @@ def test_a_users_own_model_and_data(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["agrees"] is True
 
 
-def test_a_users_model_that_does_not_fit_is_found_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_model_that_does_not_fit_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, out = tmp_path / "unfit.py", tmp_path / "run"
     text = (
         "from torch import nn\nfrom optuna.distributions import FloatDistribution\nfrom search_spaces import Space\n"

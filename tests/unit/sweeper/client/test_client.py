@@ -82,7 +82,7 @@ def test_weights_are_there_whole_or_not_at_all(service: FakeService, client: Cli
     assert [p.name for p in tmp_path.iterdir()] == ["w"]
 
 
-def test_what_is_asked_of_a_sweep(service: FakeService, client: Client) -> None:
+def test_requests_about_a_sweep(service: FakeService, client: Client) -> None:
     service.sweeps["synthetic-1"] = sweep(state="done")
     advice = [{"objective": "gain_mean", "message": "m", "recommendations": [{"batch_size": 8}], "text": "t"}]
     service.answers["GET", f"{FIRST}/recommendation"] = 200, "application/json", json.dumps(advice).encode()

@@ -21,7 +21,7 @@ def client(service: FakeService) -> Iterator[Client]:
         yield found
 
 
-def test_lost_events_are_asked_for_again(service: FakeService, client: Client) -> None:
+def test_lost_events_are_requested_again(service: FakeService, client: Client) -> None:
     service.streams.extend(
         [
             ["hello", event(1, "state", state="running"), event(2, "trial", value=1.0), None],

@@ -156,7 +156,7 @@ def test_credentials_in_an_address_are_not_repeated() -> None:
     assert "hush" not in str(caught.value)
 
 
-def test_the_token_goes_only_where_one_is_asked_for(answers: Answers) -> None:
+def test_the_token_goes_only_to_servers_that_ask_for_it(answers: Answers) -> None:
     JobServer(answers.address)
     assert {seen[2] for seen in answers.seen} == {None}
     asking(answers)

@@ -131,7 +131,7 @@ def test_what_diverges_is_stopped_from_the_first_trial_on(loss: float | None) ->
     assert Judge(LOSS, 40).decide(look(CAP - 1e-6), None) is None
 
 
-def test_hopeless_is_stopped_and_a_rival_goes_on() -> None:
+def test_a_hopeless_trial_stops_and_a_rival_continues() -> None:
     made = judge()
     best = min(end for _, end in ended(40))
     reason = made.decide(look(0.9), best)

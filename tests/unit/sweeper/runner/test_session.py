@@ -178,7 +178,7 @@ def test_more_trials_extend_a_finished_sweep(tmp_path: Path) -> None:
     assert set(digests(first)) <= set(digests(second))
 
 
-def test_a_trial_that_raises_is_a_row_and_the_sweep_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_raises_is_a_row_and_the_sweep_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sweeper.runner import jobs
 
     real, calls = jobs.run_trials, []
@@ -331,7 +331,7 @@ def test_a_grid_of_another_size_is_another_sweep(tmp_path: Path) -> None:
         sweep(tmp_path, sampler="grid", trials=9)
 
 
-def test_the_study_is_told_capped_logs() -> None:
+def test_the_study_gets_capped_logs() -> None:
 
     loss, gain = OBJECTIVES["merged_loss"], OBJECTIVES["gain_mean"]
     row: dict[str, Any] = {"outcome": "ok", "classes": 10, "merged_loss_val": 0.3, "gain_mean_loss_val": 0.02}

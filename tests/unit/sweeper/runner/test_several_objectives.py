@@ -84,7 +84,7 @@ def costly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "noise"])
-def test_the_study_is_told_every_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str) -> None:
+def test_the_study_gets_every_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str) -> None:
     costly(monkeypatch)
     wide = {"learning_rate": {"min": 0.01, "max": 100.0, "distribution": "log_uniform"}}
 
@@ -142,6 +142,6 @@ def test_weights_of_the_pareto_set_are_kept(tmp_path: Path, monkeypatch: pytest.
     assert len(kept) <= len(front) + 3
 
 
-def test_the_logarithm_of_the_cost_is_told() -> None:
+def test_the_study_gets_the_logarithm_of_the_cost() -> None:
     assert OBJECTIVES["cost"].tell({"outcome": "ok", "device_seconds": 20.0}) == pytest.approx(math.log(20.0))
     assert not OBJECTIVES["cost"].maximize

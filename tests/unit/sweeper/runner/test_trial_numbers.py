@@ -33,7 +33,7 @@ def study_of(session: Session) -> StudyProposer:
 
 
 @pytest.mark.parametrize("lost", [(0,), (3, 5), (0, 1, 2, 7), (11,), (4, 10, 11)])
-def test_start_up_points_lost_in_a_crash_are_asked_again(tmp_path: Path, lost: tuple[int, ...]) -> None:
+def test_start_up_points_lost_in_a_crash_are_proposed_again(tmp_path: Path, lost: tuple[int, ...]) -> None:
     whole = sweep(tmp_path, sampler="noise")
     lose(whole.run, *lost)
     again = sweep(tmp_path, sampler="noise")

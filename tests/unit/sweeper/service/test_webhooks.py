@@ -63,7 +63,7 @@ def told(hooks, receiver):
     return json.loads(receiver.got[0][2])["sweep"]["id"]
 
 
-def test_an_end_is_told_once_and_signed(tmp_path, receiver):
+def test_an_end_is_sent_once_and_signed(tmp_path, receiver):
     service, entry = ended(tmp_path, receiver.url)
     hooks = Webhooks(service.catalog.engine, [receiver.url], "secret")
     hooks.add(entry)
@@ -114,7 +114,7 @@ def test_what_an_earlier_server_left_is_sent(tmp_path, receiver):
     assert told(hooks, receiver) == entry.id
 
 
-def test_an_end_that_could_not_be_written_down_is_told_later(tmp_path, receiver, monkeypatch):
+def test_an_end_that_could_not_be_stored_is_sent_later(tmp_path, receiver, monkeypatch):
     service, entry = ended(tmp_path, receiver.url)
     monkeypatch.setattr(webhooks, "AGAIN_SECONDS", 0.05)
     hooks, away = Webhooks(service.catalog.engine, [receiver.url], "secret"), [True, True]

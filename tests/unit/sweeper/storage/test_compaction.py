@@ -100,7 +100,7 @@ def test_a_trial_that_was_run_again_goes_before_its_older_row(tmp_path: Path) ->
     assert joined({"a/compacted-000002.parquet": new, "a/compacted-000001.parquet": old}, "trials").equals(new)
 
 
-def test_a_store_is_asked_for_several_removals_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removals_from_a_store_run_in_parallel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep(tmp_path, trials=3)
     compact(place_of(tmp_path))
     sweep(tmp_path, trials=9)

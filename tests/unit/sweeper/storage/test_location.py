@@ -67,7 +67,7 @@ def test_file_uris_are_paths(tmp_path: Path) -> None:
     assert (place_of(run.as_uri()).name, place_of(run).name) == ("a run", "a run")
 
 
-def test_what_is_not_there_is_one_line(tmp_path: Path, s3: tuple[object, str], capsys) -> None:
+def test_a_missing_file_is_one_line(tmp_path: Path, s3: tuple[object, str], capsys) -> None:
     _, query = s3
     assert main(["status", f"s3://runs/nothing{query}"]) == 2
     assert capsys.readouterr().err.startswith("error: there is no folder s3://runs/nothing")
@@ -85,7 +85,7 @@ def test_a_store_that_does_not_answer_is_one_line(s3: tuple[object, str]) -> Non
     assert "\n" not in str(error.value)
 
 
-def test_a_store_that_is_silent_is_asked_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_store_gets_few_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(key, "test")
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:  # connections are taken, and nobody reads

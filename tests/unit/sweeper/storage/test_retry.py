@@ -95,7 +95,7 @@ def test_a_full_disk_is_known_by_its_text_too() -> None:
     assert not is_full(RuntimeError("line 28"))
 
 
-def test_a_full_disk_ends_the_sweep_and_a_resume_goes_on(
+def test_a_full_disk_ends_the_sweep_and_a_resume_continues_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, real, parts = tmp_path / "run", Path.write_bytes, []

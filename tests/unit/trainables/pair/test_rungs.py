@@ -136,7 +136,7 @@ def test_courses_take_turns_without_a_trace(stack: int) -> None:
         assert all(torch.equal(one.weights[k], other.weights[k]) for k in one.weights)
 
 
-def test_a_stream_goes_on_where_it_was_left() -> None:
+def test_a_stream_continues_at_its_position() -> None:
     with seed_generators(3):
         whole = torch.rand(6)
     stream = Stream(3)

@@ -78,7 +78,7 @@ def test_chunks_are_whole_batches_bounded_by_images_and_by_bytes() -> None:
     assert [augmentation_chunk(b, photo) for b in (1, 16, 128, 1024)] == [445, 432, 384, 1024]
 
 
-def test_chunks_go_on_with_the_same_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_continue_the_same_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     data, spec = _data(), replace(SPEC, augmentation="shift")
     monkeypatch.setattr("trainables.tasks.batches.AUGMENT_IMAGES", 24)
     index, generator = torch.randperm(52, generator=Generator().manual_seed(1))[:48], Generator().manual_seed(2)

@@ -79,7 +79,7 @@ TRIALS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("stopped", [2, 7])
 @pytest.mark.parametrize("trial", TRIALS)
-def test_it_goes_on_where_it_was(tmp_path: Path, trial: str, stopped: int) -> None:
+def test_a_trial_continues_from_its_checkpoint(tmp_path: Path, trial: str, stopped: int) -> None:
     spec = digits_spec(**{"batch_size": 64, "epochs": 2, **TRIALS[trial]})
     try:
         run_pair(spec, keeping(tmp_path), killed_after(stopped))
@@ -98,7 +98,7 @@ def test_it_goes_on_where_it_was(tmp_path: Path, trial: str, stopped: int) -> No
 
 
 @pytest.mark.parametrize("stopped", [2, 5, 9])
-def test_a_trunk_goes_on_too(tmp_path: Path, stopped: int) -> None:
+def test_a_trunk_continues_from_its_checkpoint(tmp_path: Path, stopped: int) -> None:
     rate = 0.0501 + stopped * 1e-4  # a trunk of its own
     spec = digits_spec(protocol="branch", branch_step=12, epochs=2, batch_size=64, learning_rate=rate)
     with pytest.raises(Killed):
@@ -117,7 +117,7 @@ def test_rungs_that_were_taken_stay(tmp_path: Path, stopped: int) -> None:
     assert_same(run_pair(spec, keeping(tmp_path, 10, rungs=2)), expected)
 
 
-def test_a_stack_goes_on(tmp_path: Path) -> None:
+def test_a_stack_continues_from_its_checkpoint(tmp_path: Path) -> None:
     specs = digits_spec(stack=4, batch_size=64, epochs=2).stack_mates()
     with pytest.raises(Killed):
         run_pairs(specs, keeping(tmp_path), killed_after(4))
@@ -167,7 +167,7 @@ def test_a_trial_apart_that_ends_at_a_rung_right_after_its_checkpoint_is_whole(t
 
 
 @pytest.mark.parametrize("stopped", [1, 3])
-def test_children_that_train_apart_go_on(tmp_path: Path, stopped: int) -> None:
+def test_children_on_several_ranks_continue_from_their_checkpoint(tmp_path: Path, stopped: int) -> None:
     spec = digits_spec(batch_size=64, epochs=2)
     with pytest.raises(Killed):
         apart(spec, keeping(tmp_path), killed_after(stopped))

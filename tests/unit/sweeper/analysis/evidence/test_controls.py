@@ -69,7 +69,7 @@ def sweep(effect: float, *, configs: int = 60, repeats: int = 2, sharp: bool = T
     return table(rows)
 
 
-def test_a_hump_beyond_sharpness_is_found_and_sharpness_beyond_the_noise_too() -> None:
+def test_a_hump_beyond_sharpness_is_detected_and_sharpness_beyond_the_noise_too() -> None:
     alone, beside = run_controls(sweep(0.06), GOAL, "paper", "val")
     assert (alone.sharpness, beside.sharpness) == ("", "lambda_max")
     assert (beside.n, beside.configs, beside.df, beside.df_reverse) == (120, 60, 4, 8)

@@ -54,7 +54,7 @@ def test_a_wrong_definition_is_never_called_sufficient() -> None:
     assert run_knob_test(along, "linear").finding == Finding.NOT_DETECTED  # without exponents nothing is excluded
 
 
-def test_sentences_say_what_was_found_with_interval_and_sides() -> None:
+def test_sentences_state_the_optimum_with_interval_and_sides() -> None:
     found = analyse(table(grid(bell, scatter=0.02, repeats=1)[::4]), draws=20)
     left, text = found.leftover, " ".join(found.sentences)
     assert left.finding == Finding.NOT_DETECTED

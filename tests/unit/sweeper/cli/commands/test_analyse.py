@@ -49,9 +49,7 @@ def test_conditions_choose_trials(run: Path, capsys: pytest.CaptureFixture[str])
     assert 0 < found["n_trials"] <= batches.count(size)
 
 
-def test_the_command_that_runs_what_is_missing_is_said_where_there_is_one(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_analyse_names_the_command_that_runs_the_missing_trials(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def missing(*argv: str) -> str:
         assert main(["analyse", *argv, "--noise", "linear"]) == 0
         return " ".join(capsys.readouterr().out.partition("a firm answer still needs")[2].split())

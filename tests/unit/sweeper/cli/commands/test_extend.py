@@ -64,7 +64,7 @@ def three_in_all(rows: list[dict[str, Any]]) -> list[Need]:
     return [*(Need(n, "few", config=c) for c, n in short.items() if n > 0), Need(3, "gap", noise=0.02)]
 
 
-def test_exactly_what_is_asked_for_is_run_and_once(
+def test_extend_runs_each_requested_trial_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = sweep(tmp_path / "run", sampler="qmc", trials=8).run
@@ -96,7 +96,7 @@ def test_exactly_what_is_asked_for_is_run_and_once(
     assert rows_of(run) == rows
 
 
-def test_an_extension_that_was_cut_off_goes_on_as_planned(
+def test_an_interrupted_extension_continues_as_planned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, cut = (sweep(tmp_path / n, sampler="qmc", trials=8).run for n in ("whole", "cut"))
@@ -120,7 +120,7 @@ def test_an_extension_that_was_cut_off_goes_on_as_planned(
     assert "extension.json holds no plan" in capsys.readouterr().err
 
 
-def test_a_design_goes_on_beside_its_extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_design_continues_beside_its_extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = sweep(tmp_path / "plain", sampler="qmc", trials=8, repeats=2).run
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -223,7 +223,7 @@ def test_failures_are_tried_again_and_end_in_code_3(
     assert [r["outcome"] for r in added(run)] == ["ok", "ok"]
 
 
-def test_the_evidence_is_asked_and_its_trials_suffice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_trials_that_the_evidence_needs_suffice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = sweep(tmp_path / "run", sampler="qmc", trials=30, objective="gain_mean").run
     capsys.readouterr()
     assert main(["extend", str(run), *INLINE, "--json"]) == 0

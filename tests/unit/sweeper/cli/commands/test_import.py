@@ -98,7 +98,7 @@ def test_splits_measurements_and_settings_of_the_table_are_kept(tmp_path: Path) 
     assert row["merged_loss_test"] is None
 
 
-def test_repeats_are_numbered_and_outcomes_found(tmp_path: Path) -> None:
+def test_import_numbers_repeats_and_reads_outcomes(tmp_path: Path) -> None:
     rows = [{**PAIR, "seed": s} for s in (7, 2, 5)]
     rows += [{**PAIR, "lr": 1.0, "loss_b": None}, {**PAIR, "lr": 2.0, "loss_merged": math.inf}]
     rows += [{**PAIR, "lr": 3.0, "acc_b": 0.4}]
@@ -210,7 +210,7 @@ def test_an_exported_sweep_can_be_imported(tmp_path: Path) -> None:
     assert not {r["digest"] for r in old} & {r["digest"] for r in new}
 
 
-def test_columns_are_found_by_name() -> None:
+def test_import_reads_columns_by_name() -> None:
     found = map_columns(["ETA", "bs", "loss_a", "accuracy_b_val", "merged_acc", "seed", "what"], {})
     assert dict(found.sources) == {
         "learning_rate": "ETA", "batch_size": "bs", "a_loss_test": "loss_a", "b_accuracy_val": "accuracy_b_val",

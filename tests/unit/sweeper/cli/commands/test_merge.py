@@ -173,7 +173,7 @@ SPACE = Space(
 """
 
 
-def test_a_merge_that_is_not_finite_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_merge_that_is_not_finite_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "own.py").write_text(BOUNDED)
     head = torch.nn.Linear(64, 10).state_dict()
     for name, scale in (("a", 3e38), ("b", -3e38)):

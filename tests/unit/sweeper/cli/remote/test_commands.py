@@ -181,7 +181,7 @@ def test_a_dry_run_queues_nothing(service: FakeService, sweeper: Sweeper) -> Non
     assert (code, out, service.sweeps) == (0, "4 trials of 4 configurations\n", {})
 
 
-def test_ctrl_c_detaches_and_says_how_to_go_on(service: FakeService, sweeper: Sweeper) -> None:
+def test_ctrl_c_detaches_and_says_how_to_continue(service: FakeService, sweeper: Sweeper) -> None:
     import os
     import signal
 
@@ -239,7 +239,7 @@ def test_lists_and_tables_are_those_of_this_machine(service: FakeService, sweepe
             assert sweeper(name, *more)[1] == sweeper(name, *more, server=False)[1]
 
 
-def test_what_was_found_is_brought_back(service: FakeService, sweeper: Sweeper, tmp_path: Path) -> None:
+def test_results_are_downloaded(service: FakeService, sweeper: Sweeper, tmp_path: Path) -> None:
     service.sweeps["synthetic-1"] = sweep(state="done", best=BEST)
     advice = [
         {"objective": "gain_mean", "message": "at 0.01", "recommendations": [{"batch_size": 8}], "text": "a table"}
@@ -259,7 +259,7 @@ def test_what_was_found_is_brought_back(service: FakeService, sweeper: Sweeper, 
     assert sweeper("recommend", "synthetic-1") == (2, "", "error: no optimum yet: 2 trials\n")
 
 
-def test_the_page_is_opened_where_there_is_a_screen(
+def test_the_page_opens_on_a_machine_with_a_screen(
     service: FakeService, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []

@@ -66,7 +66,7 @@ def test_addresses_that_lead_nowhere(address: str, message: str) -> None:
     ],
     ids=["silence", "no node", "said"],
 )  # fmt: skip
-def test_a_machine_that_is_no_node_is_told_what_to_do(
+def test_the_error_on_a_machine_that_is_no_node_says_the_way_out(
     ended: Exception | tuple[int, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
@@ -80,7 +80,7 @@ def test_a_machine_that_is_no_node_is_told_what_to_do(
     assert "\n" not in str(caught.value)
 
 
-def test_the_token_is_found_as_ray_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_the_one_that_ray_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert token() == ""
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("from-home\n")

@@ -54,7 +54,7 @@ def test_what_a_call_failed_of() -> None:
         ({0: raised(RuntimeError("connection closed")), 1: OutOfMemoryError("killed")}, MemoryError),
     ],
 )  # fmt: skip
-def test_the_first_cause_is_found_among_what_follows_from_it(
+def test_the_first_cause_is_told_from_its_consequences(
     ends: dict[int, RayError], kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wait(left: list[int], **_: Any) -> tuple[list[int], list[int]]:

@@ -67,7 +67,7 @@ def test_a_sweep_that_the_cluster_refuses_leaves_nothing(
         assert found.trials.num_rows == 2
 
 
-def test_a_cluster_that_is_to_grow_gpus_is_asked_for_them(nodes: list[dict[str, Any]]) -> None:
+def test_an_autoscaling_cluster_is_asked_for_gpus(nodes: list[dict[str, Any]]) -> None:
     grows = {"resources": {"autoscaling": True}, "workers": 4, "device": "auto"}
     with pytest.raises(SpecError, match="device auto is undecided on a cluster that has no nodes yet"):
         connected(**grows)

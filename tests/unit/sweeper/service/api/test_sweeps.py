@@ -31,7 +31,7 @@ def count(service):
     return len(service.catalog.page(limit=100))
 
 
-def test_a_sweep_is_queued_and_found_where_the_answer_says(client, service):
+def test_a_new_sweep_is_queued_at_the_location_of_the_answer(client, service):
     answer = client.post("/v1/sweeps", json=SPEC, params={"name": "tries", "priority": 3, "shared": True})
     assert answer.status_code == 202
     record = client.get(answer.headers["Location"]).json()

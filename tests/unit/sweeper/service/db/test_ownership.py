@@ -40,7 +40,7 @@ def test_a_folder_keeps_its_id(tmp_path: Path) -> None:
     assert read_identity(tmp_path) != first
 
 
-def test_another_folder_is_refused_and_told_how_to_go_on(own: Callable[[str], Ownership], tmp_path: Path) -> None:
+def test_another_folder_is_refused_with_the_way_out(own: Callable[[str], Ownership], tmp_path: Path) -> None:
     own("a").close()
     with pytest.raises(SpecError, match=r"belongs to the state folder .*/a on ") as error:
         own("b")

@@ -84,7 +84,7 @@ def test_the_last_start_of_each_user_is_known_to_any_server(catalog: Catalog, cl
     assert catalog.last_starts() == {"ann": before + 20}
 
 
-def test_who_waits_is_told_without_the_specs(catalog: Catalog) -> None:
+def test_waiting_sweeps_are_listed_without_their_specs(catalog: Catalog) -> None:
     statements: list[str] = []
     event.listen(catalog.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
     assert not catalog.on_ray([State.QUEUED])

@@ -251,7 +251,7 @@ def test_deadlines(counted: Connections, clock: Clock, stage: Stage, seconds: fl
         assert done == [1]
 
 
-def test_what_is_cut_off_is_told_once_a_minute(
+def test_cut_connections_are_logged_once_a_minute(
     counted: Connections, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def told() -> list[str]:

@@ -71,7 +71,7 @@ def test_a_spec_becomes_what_the_catalog_stores(rules):
     assert "out" not in found.values
 
 
-def test_only_what_was_asked_is_stored_and_the_noise_of_the_spaces_optimizer(rules):
+def test_the_stored_spec_holds_the_request_and_the_default_noise(rules):
     found = admitted({"space": "cifar100_vit", "smoke": True}, rules)
     assert found.values == {"space": "cifar100_vit", "smoke": True, "noise": "adam_sde", "data": rules.data}
     assert admitted(spec(), rules).values["noise"] == "paper"

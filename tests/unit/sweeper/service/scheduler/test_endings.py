@@ -45,7 +45,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return made
 
 
-def test_what_was_found_is_stored_once_the_store_is_back(rig: Rig, clock: SimpleNamespace) -> None:
+def test_results_are_stored_once_the_store_is_back(rig: Rig, clock: SimpleNamespace) -> None:
     first, second = rig.send(), rig.send()
     rig.supervisor.tick()
     rig.views.away, rig.views.trials = True, 4
@@ -70,7 +70,7 @@ def test_what_was_found_is_stored_once_the_store_is_back(rig: Rig, clock: Simple
     assert not rig.supervisor.endings._due
 
 
-def test_what_was_found_is_stored_by_the_next_server(rig: Rig) -> None:
+def test_the_next_server_stores_the_results(rig: Rig) -> None:
     kept, resumed, gone = rig.send(), rig.send(), rig.send()
     rig.views.away, rig.supervisor.queue.most = True, 3
     rig.supervisor.tick()
@@ -115,7 +115,7 @@ def test_one_folder_that_cannot_be_read_keeps_no_other_from_it(
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_what_was_found_is_stored_of_a_sweep_that_is_cancelled_while_it_waits_again(
+def test_results_of_a_sweep_that_is_cancelled_in_the_queue_are_stored(
     rig: Rig, clock: SimpleNamespace, ended: bool
 ) -> None:
     sweep = rig.send()

@@ -56,7 +56,7 @@ def listening(address: str) -> socket.socket:
     return socket.create_server(("127.0.0.1", int(address.rpartition(":")[2])))
 
 
-def test_it_is_started_found_again_and_ended(ray: Callable[..., LocalRay], tmp_path: Path) -> None:
+def test_ray_is_started_adopted_and_ended(ray: Callable[..., LocalRay], tmp_path: Path) -> None:
     first = ray()
     address = first.address()
     with listening(address):

@@ -63,7 +63,7 @@ def ready(client: TestClient) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("what", ["service.db", ""])
-def test_a_removed_file_or_folder_is_told_of_and_nothing_is_written_anew(
+def test_a_removed_file_or_folder_is_reported_and_not_recreated(
     service: Callable[..., Service], tmp_path: Path, what: str
 ) -> None:
     served = service()

@@ -110,7 +110,7 @@ def test_what_is_a_shortage() -> None:
     assert shortage(OSError(errno.ENOENT, "")) == shortage(ValueError()) == shortage(None) == ""
 
 
-def test_a_request_is_told_to_come_again() -> None:
+def test_a_refused_request_says_when_to_retry() -> None:
     answer = of_error(OSError(errno.EMFILE, "Too many open files"))
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
 

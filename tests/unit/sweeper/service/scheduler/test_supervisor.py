@@ -112,7 +112,7 @@ def test_a_sweep_runs_to_its_end(rig: Rig) -> None:
         rig.supervisor.stop(sweep, "ann")
 
 
-def test_a_stop_finishes_what_runs_and_a_resume_goes_on(rig: Rig, slow: Callable[[float], None]) -> None:
+def test_a_stop_finishes_running_trials_and_a_resume_continues(rig: Rig, slow: Callable[[float], None]) -> None:
     slow(0.3)
     sweep = rig.send(trials=200)
     rig.until_trials(sweep, 2)
@@ -167,7 +167,7 @@ def test_a_cancel_kills_and_keeps_what_is_finished(rig: Rig, slow: Callable[[flo
     assert not rig.supervisor.control(sweep).alive
 
 
-def test_a_process_that_is_killed_is_gone_on_with(rig: Rig, slow: Callable[[float], None]) -> None:
+def test_a_killed_process_restarts(rig: Rig, slow: Callable[[float], None]) -> None:
     slow(0.2)
     sweep, calm = rig.send(trials=12, seed=5), rig.send(trials=12, seed=5)
     rig.until_trials(sweep, 3)
@@ -203,7 +203,7 @@ def test_another_server_adopts_what_lives_and_starts_nothing_twice(rig: Rig, slo
     assert len(set(rig.digests(sweep))) == len(rig.digests(sweep)) == 15
 
 
-def test_a_server_that_ends_interrupts_and_the_next_goes_on(rig: Rig, slow: Callable[[float], None]) -> None:
+def test_a_server_that_ends_interrupts_and_the_next_continues(rig: Rig, slow: Callable[[float], None]) -> None:
     slow(0.2)
     sweep = rig.send(trials=10)
     rig.until_trials(sweep, 2)
@@ -219,7 +219,7 @@ def test_a_server_that_ends_interrupts_and_the_next_goes_on(rig: Rig, slow: Call
     assert "the server is back" in [row.cause for row in rig.catalog.history(sweep)]
 
 
-def test_what_an_earlier_attempt_was_asked_is_not_asked_of_the_next(rig: Rig, slow: Callable[[float], None]) -> None:
+def test_a_request_to_one_attempt_does_not_reach_the_next(rig: Rig, slow: Callable[[float], None]) -> None:
     slow(0.3)
     sweep = rig.send(trials=200)
     rig.until_trials(sweep, 1)

@@ -74,7 +74,7 @@ def test_states_follow_what_processes_do(rig: Rig) -> None:
     assert [e.id for e in rig.catalog.page()] == [stopped, done]
 
 
-def test_only_what_ended_is_gone_on_with(rig: Rig) -> None:
+def test_only_ended_sweeps_can_be_resumed(rig: Rig) -> None:
     sweep = rig.send()
     for state in ("queued", "starting", "running"):
         assert rig.state(sweep) == state

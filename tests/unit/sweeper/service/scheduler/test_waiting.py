@@ -82,7 +82,7 @@ def test_sweeps_wait_for_a_ray_that_does_not_start(
     assert not rig.supervisor.queue.ray.trouble
 
 
-def test_who_waited_for_ray_is_told_once_it_is_there(rig: Rig) -> None:
+def test_sweeps_that_waited_for_ray_start_once_it_runs(rig: Rig) -> None:
     def find() -> str:
         raise SpecError("no space")
 

@@ -107,7 +107,7 @@ def test_a_driver_that_lives_keeps_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_who_waits_for_a_lease_stops_when_asked(
+def test_a_worker_that_waits_for_a_lease_can_be_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
 ) -> None:
     control = control_of(tmp_path)
@@ -142,7 +142,7 @@ def test_who_waits_for_a_lease_is_interrupted_at_once(tmp_path: Path, monkeypatc
         ("server", "interrupted", "asked"),
     ],
 )
-def test_a_signal_ends_a_sweep_as_was_asked(
+def test_a_signal_ends_a_sweep_as_requested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, state: str, reason: str
 ) -> None:
     control = control_of(tmp_path)

@@ -218,7 +218,7 @@ def test_a_store_that_is_away_is_the_services_fault(
     assert len(client.get(f"/v1/sweeps/{sweep}/trials").json()["items"]) == 12
 
 
-def test_an_extension_says_whether_it_was_only_asked_for(service: Service, client: TestClient) -> None:
+def test_an_extension_says_whether_it_is_only_requested(service: Service, client: TestClient) -> None:
     sweep = add_done(service)
     tried = client.post(f"/v1/sweeps/{sweep}/extend?dry_run=true").json()
     sent = client.post(f"/v1/sweeps/{sweep}/extend").json()

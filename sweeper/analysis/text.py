@@ -33,7 +33,7 @@ def format_summary(record: Mapping[str, Any]) -> str:
     if record["imported"]:
         parts.append(ELSEWHERE)
     parts.append(_regimes(record))
-    parts.append(_best(record) if record["best"] else "no winner yet: no pair is viable")
+    parts.append(format_best(record))
     return "\n\n".join(parts)
 
 
@@ -71,8 +71,11 @@ def _format_interior(regime: Mapping[str, Any]) -> str:
     return "yes, in this search" if regime["adaptive"] else "yes"
 
 
-def _best(record: Mapping[str, Any]) -> str:
+def format_best(record: Mapping[str, Any]) -> str:
+    """Return the winner of a record with the keys `best` and `objective` as text."""
     best = record["best"]
+    if not best:
+        return "no winner yet: no pair is viable"
     knobs = {
         "learning rate": number(best["learning_rate"]),
         "batch size": str(best["batch_size"]),

@@ -72,7 +72,7 @@ click.version_option(__version__, prog_name="sweeper", message="%(prog)s %(versi
 
 
 def _join_lines(text: object) -> str:
-    return " ".join(str(text).splitlines())
+    return " ".join(str(text).split())
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {_format_usage_error(error)}; see {_command_path(error)} --help", file=sys.stderr)
         return ExitCode.USAGE
     except (KeyboardInterrupt, click.Abort):
-        print("interrupted; finished trials are kept", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
 
 

@@ -74,7 +74,8 @@ class Option(click.Option):
         **rules: Any,
     ) -> None:
         self.several, self.group = several, group
-        rules.setdefault("default", None)
+        if not rules.get("required"):  # click takes a default of None for a value
+            rules.setdefault("default", None)
         if several or rules.get("multiple"):
             rules |= {"multiple": True, "default": ()}
         if not metavar:

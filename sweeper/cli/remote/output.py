@@ -32,6 +32,8 @@ def _format_verdict(sweep: Sweep) -> list[str]:
 
 def emit_results(as_json: bool, client: Client, sweep: SweepDetail, saved: str | None = None) -> None:
     """Print the results of a sweep, with the keys of `sweeper best --json` for a run folder."""
+    from sweeper.analysis.text import format_best
+
     winner = _or_none(lambda: client.best(sweep.id), 404)
     advice = _or_none(lambda: client.recommend(sweep.id), 409) or []
     record = {
@@ -53,20 +55,11 @@ def emit_results(as_json: bool, client: Client, sweep: SweepDetail, saved: str |
         f"{pluralize(sweep.progress.trials, 'trial')} ({counts}), {number(sweep.cost.device_seconds)} s of device time"
     ]
     parts += _format_verdict(sweep)
-    parts.append(_format_winner(sweep))
+    parts.append(format_best(record))
     parts += [f"hyperparameters that reach the best noise for {a.objective}\n{a.text}" for a in advice]
     places = {"sweep": sweep.id, "page": record["page"], "saved": saved}
     parts.append("\n".join(f"{name + ':':<21}{place}" for name, place in places.items() if place))
     emit(as_json, record, "\n\n".join(parts))
-
-
-def _format_winner(sweep: Sweep) -> str:
-    if sweep.best is None:
-        return "no winner yet: no pair is viable"
-    knobs = {**sweep.best.knobs, "noise": sweep.best.noise}
-    values = ", ".join(f"{name.replace('_', ' ')} {plain_text(value)}" for name, value in knobs.items())
-    head = f"best configuration by {sweep.best.objective}, {plain_text(sweep.best.value)}: trial {sweep.best.digest}"
-    return f"{wrap(head, 0)}\n{wrap(values, 2)}"
 
 
 def _or_none(request: Callable[[], Any], status: int) -> Any:

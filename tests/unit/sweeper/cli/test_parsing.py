@@ -100,3 +100,20 @@ def test_the_script_asks_the_program(capsys: pytest.CaptureFixture[str], monkeyp
     with pytest.raises(SystemExit):
         main([])
     assert "plain,digits_cnn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("import", "x.csv", "--out", "x"), "--space"),
+        (("merge", "--base", "x.safetensors"), "--models"),
+        (("token", "create", "bob"), "--role"),
+    ],
+)
+def test_a_missing_required_option_is_one_line(
+    command: tuple[str, ...], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: missing option '{option}'")
+    assert error.count("\n") == 1

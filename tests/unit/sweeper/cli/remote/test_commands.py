@@ -20,6 +20,13 @@ from tests.support.trial_rows import trial
 
 FIRST = "/v1/sweeps/synthetic-1"
 BEST = {"digest": "d1", "config": "c1", "objective": "gain_mean", "value": 0.031, "noise": 0.01}
+WINNER = {
+    "digest": "d2", "config": "c2", "noise": 0.02, "column": "gain_mean_loss_val", "config_mean": 0.03,
+    "config_repeats": 2, "posterior_mean": 0.028, "posterior_sd": 0.002, "undecided": "", "luckiest": None,
+    "learning_rate": 0.1, "batch_size": 8, "momentum": 0.9, "weight_decay": 0.0, "augmentation": "none",
+    "augmentation_strength": 0.0, "chosen_merge": "linear", "chosen_coefficient": 0.5,
+    "test": {who: {"loss": 0.3, "accuracy": 0.9} for who in ("a", "b", "parents", "merged", "chosen", "ensemble")},
+}  # fmt: skip
 
 
 pytestmark = pytest.mark.usefixtures("quick_client")
@@ -52,7 +59,7 @@ def ends(service: FakeService, state: str = "done", **progress: Any) -> None:
     def end() -> None:
         found = {"state": state, "reason": "all trials have run", "progress": progress, "regime": regime, "best": BEST}
         service.sweeps["synthetic-1"].update(found)
-        service.answers["GET", f"{FIRST}/best"] = 200, "application/json", json.dumps(BEST).encode()
+        service.answers["GET", f"{FIRST}/best"] = 200, "application/json", json.dumps(WINNER).encode()
         service.answers["GET", f"{FIRST}/recommendation"] = _refused(409, "no optimum yet")
 
     service.streams.append(
@@ -102,7 +109,7 @@ def test_run_sends_what_was_set_and_follows_to_the_end(service: FakeService, swe
     for text in (
         "4 trials (3 ok, 1 diverged)",
         "gain_mean: optimum at 0.01",
-        "trial d1",
+        "best trial by gain_mean on validation: d2",
         f"{service.url}/?run=synthetic-1",
     ):
         assert text in out
@@ -126,7 +133,7 @@ def test_exit_codes_are_those_of_a_run_here(
     found, out, err = sweeper("run", "synthetic", "--json")
     assert found == code
     record = json.loads(out)
-    assert (record["state"], record["best"]["digest"], record["regimes"]["gain_mean"]["optimum"]) == (state, "d1", 0.01)
+    assert (record["state"], record["best"]["digest"], record["regimes"]["gain_mean"]["optimum"]) == (state, "d2", 0.01)
     assert (f"`sweeper resume synthetic-1 --server {service.url}` continues" in err) == (code != 0)
 
 
@@ -244,7 +251,7 @@ def test_results_are_downloaded(service: FakeService, sweeper: Sweeper, tmp_path
     advice = [
         {"objective": "gain_mean", "message": "at 0.01", "recommendations": [{"batch_size": 8}], "text": "a table"}
     ]
-    service.answers["GET", f"{FIRST}/best"] = 200, "application/json", json.dumps(BEST).encode()
+    service.answers["GET", f"{FIRST}/best"] = 200, "application/json", json.dumps(WINNER).encode()
     service.answers["GET", f"{FIRST}/recommendation"] = 200, "application/json", json.dumps(advice).encode()
     service.answers["GET", f"{FIRST}/best/weights"] = 200, "application/octet-stream", b"weights"
     code, out, _ = sweeper("best", "synthetic-1", "--save", "w.safetensors")
@@ -252,7 +259,7 @@ def test_results_are_downloaded(service: FakeService, sweeper: Sweeper, tmp_path
     assert "a table" in out
     assert (tmp_path / "w.safetensors").read_bytes() == b"weights"
     record = json.loads(sweeper("best", "synthetic-1", "--json")[1])
-    assert (record["best"], record["recommendations"]["gain_mean"]["text"]) == (BEST, "a table")
+    assert (record["best"], record["recommendations"]["gain_mean"]["text"]) == (WINNER, "a table")
     assert sweeper("recommend", "synthetic-1", "--batch-size", "8")[1] == "gain_mean: at 0.01\na table\n"
     assert json.loads(sweeper("recommend", "synthetic-1", "--json")[1])["gain_mean"]["text"] == "a table"
     service.answers["GET", f"{FIRST}/recommendation"] = _refused(409, "no optimum yet: 2 trials")

@@ -6,7 +6,7 @@ from search_spaces._space import Space
 
 SPACE = Space(
     doc="branch pairs of a small vision transformer off a trunk on CIFAR-100 with AdamW and anneal them",
-    budget="12,000 optimizer steps a pair (trunk 6,000, children 3,000 each), 1.5 million images at B = 128: for a GPU",
+    budget="12,000 steps per pair (trunk 6,000, children 3,000 each), 1.5 million images at B = 128: for a GPU",
     source="arXiv 2510.04686 on a transformer; AdamW's noise after Malladi et al. 2022, arXiv 2205.10287",
     fixed={
         "dataset": "cifar100",

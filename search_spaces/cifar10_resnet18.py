@@ -10,7 +10,7 @@ from search_spaces._space import Space
 
 SPACE = Space(
     doc="branch pairs of ResNet-18 off a trunk on CIFAR-10 and anneal them",
-    budget="8,000 optimizer steps a pair (trunk 4,000, children 2,000 each), 1.0 million images at B = 128: for a GPU",
+    budget="8,000 steps per pair (trunk 4,000, children 2,000 each), 1.0 million images at B = 128: for a GPU",
     source="setting of arXiv 2510.04686: protocol branch, WSD with 1-sqrt decay, SGD, fixed steps",
     fixed={
         "dataset": "cifar10",

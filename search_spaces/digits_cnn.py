@@ -6,7 +6,7 @@ from search_spaces._space import Space
 
 SPACE = Space(
     doc="fine-tune pairs of small GroupNorm CNNs on scikit-learn's digits, 8 epochs from a base of 60 steps",
-    budget="8 epochs of 720 images a child: seconds a pair on one CPU core",
+    budget="8 epochs of 720 images per child: seconds per pair on one CPU core",
     source="setting of arXiv 2510.04686 (shared base, WSD with 1-sqrt decay, SGD) on data that needs no download",
     fixed={
         "dataset": "digits",

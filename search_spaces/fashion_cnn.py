@@ -12,5 +12,5 @@ SPACE = digits_cnn.SPACE.override(
         "base": {"steps": 120, "learning_rate": 0.02, "momentum": 0.9, "batch_size": 32, "seed": 0},
     },
     doc="fine-tune pairs of small GroupNorm CNNs on 4,000 images of Fashion-MNIST, 4 epochs from a base of 120 steps",
-    budget="4 epochs of 4,000 images a child: tens of seconds a pair on one CPU core",
+    budget="4 epochs of 4,000 images per child: tens of seconds per pair on one CPU core",
 )

@@ -11,6 +11,6 @@ SPACE = fashion_cnn.SPACE.override(
         "merges": ["linear", "task_arithmetic", "ties"],
     },
     doc="fine-tune small GroupNorm CNNs on Fashion-MNIST and MNIST, separate heads, and add their task vectors",
-    budget="4 epochs of 4,000 images a child and 22 merges on two test sets: minutes a pair on one CPU core",
+    budget="4 epochs of 4,000 images per child and 22 merges on two test sets: minutes per pair on one CPU core",
     source="task arithmetic of arXiv 2212.04089 and TIES of 2306.01708 in the setting of arXiv 2510.04686",
 )

@@ -10,7 +10,7 @@ from search_spaces._space import Space
 
 SPACE = Space(
     doc="fine-tune pairs of a timm model on a folder of images (dataset_options.path and model by --set)",
-    budget="2 epochs a child from a base of 500 steps at 224x224: minutes to hours a pair on a GPU",
+    budget="2 epochs per child from a base of 500 steps at 224x224: minutes to hours per pair on a GPU",
     source="setting of arXiv 2510.04686 on the user's own images; protocol finetune",
     fixed={
         "dataset": "image_folder",

@@ -6,6 +6,6 @@ SPACE = digits_cnn.SPACE.override(
     parameters={},
     fixed={"dataset": "none", "model": "none", "trainable": "synthetic", "base": {"steps": 0}},
     doc="closed form with a known best noise of 1e-2; trains nothing, for tests and first tries",
-    budget="nothing is trained: milliseconds a pair",
+    budget="no training; milliseconds per pair",
     source="a hump of known place and width, written for this purpose",
 )

@@ -15,7 +15,7 @@ SPACE = cifar10_resnet18.SPACE.override(
         "accuracy_floor": 0.05,
     },
     doc="branch pairs of DenseNet-121 off a trunk on Tiny-ImageNet and anneal them",
-    budget="20,000 steps a pair (trunk 10,000, children 5,000 each), 2.6 million 64x64 images at B = 128: for a GPU",
+    budget="20,000 steps per pair (trunk 10,000, children 5,000 each), 2.6 million 64x64 images at B = 128: for a GPU",
     # scikit-learn's digits, because Tiny-ImageNet needs a download, and a narrow DenseNet
     smoke={
         "dataset": "digits",

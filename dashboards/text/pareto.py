@@ -96,7 +96,7 @@ def _describe(point: ConfigPoint, column: str, other: str) -> str:
 def make_front_table(front: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> TextTable:
     """Return a table of the Pareto set, sorted by the first objective."""
     head = (
-        Cell("trial", "position of the configuration in its sweep; the digest is figure on the number"),
+        Cell("trial", "position of the configuration in its sweep; hover over the number for the digest"),
         *(Cell(OBJECTIVES[name].label, OBJECTIVES[name].column) for name in objectives),
         Cell("repeats", "number of repeats in the means"),
     )

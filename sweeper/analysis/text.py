@@ -147,7 +147,7 @@ def format_posterior(record: Mapping[str, Any], noise: str) -> str:
         )
         for role, fitted in record["exponents"].items()
     ]
-    lines = [wrap(f"the model of {pluralize(record['trials'], 'configuration')}: {best}; {share}", 0)]
+    lines = [wrap(f"surrogate fitted to {pluralize(record['trials'], 'configuration')}: {best}; {share}", 0)]
     if rows:
         lines.append(format_table(("exponent of", "definition", "fitted", "90 % interval"), rows))
     lines += [wrap(f"warning: {record['assumed']}", 0)] if record.get("assumed") else []

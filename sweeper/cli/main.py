@@ -49,7 +49,7 @@ COMMANDS = {
 SECTIONS = {
     "Run sweeps": ("run", "resume", "extend"),
     "Read results": ("status", "list", "best", "recommend", "analyse", "compare", "dashboard", "export", "pair"),
-    "Own data and models": ("import", "merge", "compact"),
+    "Your data and models": ("import", "merge", "compact"),
     "Names": ("spaces", "noises", "merges"),
     "Clusters and services": ("submit", "stop", "manifest", "serve", "token"),
     "Shell": ("completion",),

@@ -83,7 +83,7 @@ def await_free(place: Place, say: Callable[[str], None], stop: Callable[[], str]
                 said = True
                 say(
                     f"process {other['pid']} on {other['host']} holds {place.text}; if it was killed, the folder is "
-                    f"free within {STALE_SECONDS:g} s: waiting for that"
+                    f"free within {STALE_SECONDS:g} s: waiting"
                 )
         if why := stop():
             return why

@@ -37,11 +37,11 @@ def default_out(spec: SweepSpec) -> Path:
 def stored_spec(run: str | Path | Place) -> SweepSpec:
     """Return the spec that a run folder (a path or a URI) holds, with `out` set to the folder.
 
-    It is for reading: what a space file says is in `sweeper.storage.space_data.known_space`. A file of a sweep in a
+    For readers; `sweeper.storage.space_data.known_space` returns its space. A file of a sweep in a
     store is not fetched; see `runnable_spec`.
 
     Raises:
-        SpecError: The folder is not there or cannot be reached, holds no sweep, or its spec is broken.
+        SpecError: The folder does not exist or cannot be reached, holds no sweep, or its spec is broken.
     """
     place = place_of(run)
     if place.local and place.local.exists() and not place.local.is_dir():

@@ -93,8 +93,8 @@ def _rebuild(spec: SweepSpec) -> KnownSpace:
     names = dict.fromkeys([*(n for p in params for n in p), *(n for n, p in spec.parameters.items() if p.has_range)])
     if not first or not names:
         raise SpecError(
-            f"{place_of(spec.out).text} has no {SPACE_FILE} and too few trials to tell its search space, because an "
-            "earlier version wrote it; `sweeper resume` stores the space"
+            f"{place_of(spec.out).text} has no {SPACE_FILE} and too few trials to determine its search space, because "
+            "an earlier version wrote it; `sweeper resume` stores the space"
         )
     kinds = {f.name: str(f.type) for f in fields(PairSpec)}
     knobs: dict[str, BaseDistribution] = {}
@@ -112,7 +112,7 @@ def _rebuild(spec: SweepSpec) -> KnownSpace:
         space = Space("rebuilt from its trials", fixed, knobs, conditions=conditions)
     except (SpaceError, ValueError) as error:
         raise SpecError(
-            f"{place_of(spec.out).text} has no {SPACE_FILE}, and its trials do not tell it: {error}"
+            f"{place_of(spec.out).text} has no {SPACE_FILE}, and its trials do not determine it: {error}"
         ) from None
     return KnownSpace(space, _sentence(assumed))
 

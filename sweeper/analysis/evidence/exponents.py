@@ -108,7 +108,7 @@ class KnobTest:
 
     Attributes:
         n: Number of configurations.
-        added: Factors that enter as lines beside f(ln S).
+        added: Factors that enter as linear terms beside f(ln S).
         f, f_above, f_below, p: Wald F of the lines with errors clustered by configuration, and its two-sided p value.
         lines: ΔR² of left-out configurations by these lines.
         index: ΔR² by an index with free exponents in place of the noise, which lines cannot express; None without

@@ -194,7 +194,7 @@ def _beyond(number_: int) -> str:
     if not number_:
         return ""
     lie = "1 lies" if number_ == 1 else f"{number_} lie"
-    return f"; {lie} beyond the range of the others, whose nearest end predicts {'it' if number_ == 1 else 'them'}"
+    return f"; {lie} beyond the range of the others; its nearest end predicts {'it' if number_ == 1 else 'them'}"
 
 
 def _knob_test(a: Analysis) -> str:
@@ -205,7 +205,7 @@ def _knob_test(a: Analysis) -> str:
     finding = _describe_finding(left.finding, added, "explain", "the noise")
     text = (
         f"{finding}: F({left.f_above}, {left.f_below}) = {number(left.f)}, {format_p(left.p, TWO_SIDED)}; "
-        f"{_gain(left.lines)} as lines beside it"
+        f"{_gain(left.lines)} as added linear terms"
     )
     if left.index is not None:
         text += f", {_interval(left.index)} as an index with free exponents"

@@ -181,7 +181,7 @@ def compact(args: Arguments) -> int:
     place = place_of(args.dir)
     with locked(place):
         counts = compact_tables(place.patient())
-    lines = [f"{table:<9}joined {count} parts" for table, count in counts.items()]
+    lines = [f"{table:<9}{count} parts joined into one" for table, count in counts.items()]
     emit(
         args.json, {"run": place.uri, "parts": counts}, "\n".join(lines) or "nothing to do: no table has several parts"
     )

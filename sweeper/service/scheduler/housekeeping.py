@@ -82,7 +82,7 @@ class Housekeeping:
             self._pruned = time.monotonic()
 
     def prune(self) -> None:
-        """Delete old audit entries and usage that no quota counts any more, and shorten long logs."""
+        """Delete old audit entries and usage that no quota counts now, and shorten long logs."""
         now = self.catalog.clock()
         self._audit.prune(now - self.audit_seconds)
         self.catalog.prune_usage(now - WINDOW_SECONDS)

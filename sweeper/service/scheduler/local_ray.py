@@ -162,7 +162,7 @@ class LocalRay:
         return lines[-1] if lines else "its log is empty"
 
     def close(self) -> None:
-        """End it, if it runs; `address` starts none any more."""
+        """End it, if it runs; `address` no longer starts one."""
         self._closed.set()
         with self._lock:
             self._end()

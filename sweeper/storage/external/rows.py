@@ -100,7 +100,7 @@ class Rows:
         noises = {n: v for n, v in result.noises.items() if not (self.unknown_knobs and "k_aug" in NOISE[n].needs)}
         row = replace(result, noises=noises).to_row()
         row |= {k: v for k, v in known.items() if k != OUTCOME} | _gains(known)
-        # where and how it ran is not known
+        # device and times are unknown
         return {**row, **dict.fromkeys(k for k in _ELSEWHERE if k not in known)}
 
 

@@ -1,7 +1,7 @@
 """A table of pairs from elsewhere as a sweep.
 
-Nothing is invented: what the table does not hold and cannot be computed from it stays empty. The rows' `trainable` is
-`imported`: they were trained elsewhere, and nothing here can run them again.
+Values that the table neither holds nor implies stay empty. The rows' `trainable` is `imported`: they were trained
+elsewhere, and nothing here can run them again.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def _given(data: Mapping[str, list[Any]], source: Space) -> dict[str, list[Any]]
 def _select_rows(data: Mapping[str, list[Any]], bad: BadCells, drop: bool) -> tuple[dict[str, list[Any]], list[int]]:
     # the columns without unusable rows, and the numbers of the other rows in the file
     if not drop:
-        bad.refuse("mend it, or import the other rows by --drop-missing" if len(bad.faults) < bad.total else "")
+        bad.refuse("fix it, or import the other rows by --drop-missing" if len(bad.faults) < bad.total else "")
     if len(bad.faults) == bad.total:
         bad.refuse()
     rows = [i for i in range(1, bad.total + 1) if i not in bad.faults]
@@ -312,8 +312,8 @@ def _sampling(given: Mapping[str, Sequence[Any]], source: Space) -> tuple[str, s
     if len(sizes) > 1 and points >= FULL * math.prod(sizes):
         return "grid", f"the {points} configurations are a grid of {' x '.join(map(str, sizes))} levels: designed"
     return UNKNOWN_SAMPLER, (
-        "how the configurations were chosen is not known, and an adaptive search biases tests of the curve's shape; "
-        "--sampler grid, qmc or random says that they were designed"
+        "the sampler is unknown, and an adaptive one biases tests of the curve's shape; --sampler grid, qmc or random "
+        "marks a design"
     )
 
 
@@ -332,17 +332,15 @@ def _notes(
     if columns.assumed:
         one = columns.assumed[0]
         found.append(
-            f"{', '.join(columns.assumed)} name no split: they count as {ASSUMED_SPLIT}; --map "
+            f"{', '.join(columns.assumed)} have no split in their name, so they count as {ASSUMED_SPLIT}; --map "
             f"{one}={_on_validation(columns, one)} says otherwise"
         )
     if columns.unused:
-        found.append(f"not taken: {', '.join(columns.unused)}; --map COLUMN=NAME says what one is")
+        found.append(f"not taken: {', '.join(columns.unused)}; --map COLUMN=NAME names a column")
     if unknown_knobs:
-        found.append(
-            f"{', '.join(unknown_knobs)} is not known and stays empty; --set {unknown_knobs[0]}=VALUE says what it was"
-        )
+        found.append(f"{', '.join(unknown_knobs)} is unknown and stays empty; --set {unknown_knobs[0]}=VALUE gives it")
     if not any(r["examples"] for r in rows):
-        found.append("the number of training examples is not known: noises that need it stay empty; --set examples=N")
+        found.append("the number of training examples is unknown: noises that need it stay empty; --set examples=N")
     return found
 
 

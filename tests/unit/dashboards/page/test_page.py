@@ -6,7 +6,7 @@ import pytest
 import yaml
 from markupsafe import escape
 
-from dashboards.page.page import read_run, sections, write_page
+from dashboards.page.page import build_sections, read_run, write_page
 from dashboards.views import VIEWS
 from sweeper.analysis.regime import fit_regime
 from sweeper.storage import tables
@@ -30,7 +30,7 @@ def _text(page) -> str:
 
 def test_the_page_is_one_file_with_plotly_once_and_every_figure(run, page):
     text = page.read_text(encoding="utf-8")
-    charts = [chart.key for _, section in sections(read_run(str(run))).values() for chart in section.charts]
+    charts = [chart.key for _, section in build_sections(read_run(str(run))).values() for chart in section.charts]
     assert [name for name, _ in DATA.findall(text)] == charts
     assert {"gain_mean", "parents", "collapse", "curves", "progress"} <= set(charts)
     assert re.findall(r'<section class="view" id="(\w+)"><h2>', text) == list(VIEWS)

@@ -39,12 +39,12 @@ def test_failures_are_grouped_by_outcome_and_words():
     assert table.rows[0][3].text == f"{min(noises):.3g} – {max(noises):.3g}"
     assert table.rows[2][-1].text == "no reason is stored"
     card = search.build(run, Selection()).tables[-1]
-    assert card.caption == "6 of 7 trials did not end ok."
+    assert card.caption == "6 of 7 trials failed or cannot win."
 
 
 def test_a_sweep_without_failures_says_so():
     card = search.build(run_of(at_knobs(i) for i in range(4)), Selection()).tables[-1]
-    assert card.caption == "None: all 4 trials ended ok."
+    assert card.caption == "All 4 trials are ok."
     assert card.table.rows == ()
 
 

@@ -39,7 +39,7 @@ def test_the_model_explains_what_another_sampler_proposed(believed: Posterior) -
 
 def test_the_text_sets_the_fitted_exponents_beside_the_definition(believed: Posterior) -> None:
     text = format_posterior(believed.record(), "paper")
-    assert text.splitlines()[0].startswith("the model of 40 configurations: best noise 0.0")
+    assert text.splitlines()[0].startswith("surrogate fitted to 40 configurations: best noise 0.0")
     assert re.search(
         r"noise paper accounts for (> )?\d+ % \(90 % interval (> )?\d+ to (> )?\d+ %\) of the explained variance",
         " ".join(text.split()),

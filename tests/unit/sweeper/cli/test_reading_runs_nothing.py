@@ -83,7 +83,7 @@ def test_no_reader_executes_the_space_file(
     out, err = capsys.readouterr()
     assert "a reader executed me" not in out + err
     if command == "status RUN":
-        assert "the model of 12 configurations" in out
+        assert "surrogate fitted to 12 configurations" in out
     if command == "best RUN --json":
         assert json.loads(out)["best"]["posterior_mean"] is not None
 
@@ -178,7 +178,7 @@ def test_a_folder_of_an_earlier_version_is_read_and_says_what_is_assumed(
 
 def test_a_folder_that_tells_too_little_says_so(swept: Swept, tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text("space: mine.py\ntrials: 4\n")
-    with pytest.raises(sweeper.SpecError, match="too few trials to tell its search space"):
+    with pytest.raises(sweeper.SpecError, match="too few trials to determine its search space"):
         known_space(stored_spec(tmp_path))
 
 

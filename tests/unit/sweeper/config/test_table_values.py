@@ -108,7 +108,7 @@ def test_all_bad_rows_are_counted_and_five_are_shown(tmp_path: Path, capsys: pyt
     assert "t.csv: 7 of 9 rows cannot be used: row 2: column 'merged_loss_test'" in said
     assert "row 6:" in said
     assert "row 7:" not in said
-    assert "and 2 more; mend it, or import the other rows by --drop-missing" in said
+    assert "and 2 more; fix it, or import the other rows by --drop-missing" in said
     assert not (tmp_path / "run").exists()
     assert import_csv(tmp_path, text, "--drop-missing") == 0
     assert [r["merged_loss_test"] for r in read_trials(tmp_path / "run").to_pylist()] == [0.4, 0.3]

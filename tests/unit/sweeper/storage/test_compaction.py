@@ -33,7 +33,7 @@ def test_one_part_a_table_holds_the_same_rows(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "trials" / "torn.parquet").write_bytes(b"PAR1 and then nothing")
     capsys.readouterr()
     assert main(["compact", str(tmp_path)]) == 0
-    assert "trials   joined 6 parts" in capsys.readouterr().out
+    assert "trials   6 parts joined into one" in capsys.readouterr().out
     (tmp_path / "trials" / "torn.parquet").unlink()  # what is no part stays where it is
     assert [p.name for p in (tmp_path / "trials").iterdir()] == ["compacted-000001.parquet"]
     assert tables(tmp_path) == before

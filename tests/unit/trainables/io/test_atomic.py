@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import sweeper
-from sweeper.service.db.ownership import identity
+from sweeper.service.db.ownership import read_identity
 from sweeper.service.scheduler.process import Control
 from sweeper.storage.location import place_of
 from trainables.datasets.cache import make_once
@@ -60,7 +60,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "weights": lambda folder: place_of(folder).write_file("weights/a", lambda path: path.write_bytes(b"w")),
     "fetched": lambda folder: place_of(folder.parent).fetch("source", folder / "copy"),
     "control": _control,
-    "identity": identity,
+    "identity": read_identity,
     "checkpoint": _checkpoint,
     "cache": lambda folder: make_once(folder / "pixels.npy", _saved),
 }

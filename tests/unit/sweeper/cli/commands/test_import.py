@@ -79,10 +79,13 @@ def test_what_is_not_known_stays_empty(tmp_path: Path, capsys: pytest.CaptureFix
     assert row["augmentation_strength"] is row["noise_paper_aug"] is row["noise_smith_le"] is row["examples"] is None
     assert row["noise_paper"] is not None
     out = " ".join(capsys.readouterr().out.split())
-    assert "loss_a, loss_b, loss_merged, acc_a, acc_b, acc_merged name no split: they count as test" in out
+    assert (
+        "loss_a, loss_b, loss_merged, acc_a, acc_b, acc_merged have no split in their name, so they count as test"
+        in out
+    )
     assert "not taken: remark" in out
-    assert "augmentation_strength is not known and stays empty" in out
-    assert "training examples is not known" in out
+    assert "augmentation_strength is unknown and stays empty" in out
+    assert "training examples is unknown" in out
 
 
 def test_splits_measurements_and_settings_of_the_table_are_kept(tmp_path: Path) -> None:
@@ -170,8 +173,10 @@ def test_nothing_can_be_run_in_an_imported_folder(digits: Path, capsys: pytest.C
     assert "imported from a table" in said
     assert "sweeper run digits_cnn" in said
     digest = rows_of(digits)[0]["digest"]
-    assert "imported from a table" in fails(capsys, "pair", str(digits), digest)
-    assert "imported from a table" in fails(capsys, "run", str(digits / "sweep.yaml"), "--out", str(digits / "again"))
+    assert "comes from an imported table" in fails(capsys, "pair", str(digits), digest)
+    assert "comes from an imported table" in fails(
+        capsys, "run", str(digits / "sweep.yaml"), "--out", str(digits / "again")
+    )
 
 
 def test_how_configurations_were_chosen_is_not_guessed(tmp_path: Path) -> None:

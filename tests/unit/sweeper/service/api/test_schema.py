@@ -69,7 +69,7 @@ def _end_quiet_streams(monkeypatch: pytest.MonkeyPatch) -> None:
         return False
 
     monkeypatch.setattr(events, "KEEP_ALIVE_SECONDS", 0.0)  # the token is checked when a stream is quiet
-    monkeypatch.setattr(events, "still", expired)
+    monkeypatch.setattr(events, "still_valid", expired)
 
 
 def test_every_answer_is_as_documented(tmp_path):

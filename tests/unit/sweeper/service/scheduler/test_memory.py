@@ -18,7 +18,7 @@ from sweeper.service.views.events import Hub
 from sweeper.service.views.views import Views
 from sweeper.storage.tables import read_trials
 from tests.support.waiting import until
-from trainables.pair.record import failed
+from trainables.pair.record import make_failed_output
 from trainables.result import Outcome
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
@@ -74,10 +74,13 @@ def test_an_allocation_that_fails_is_the_outcome_of_a_trial() -> None:
     spec = PairSpec(dataset="digits", model="small_cnn", learning_rate=0.1, batch_size=64)
     text = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
     for error in (RuntimeError(text), MemoryError()):
-        result = failed(spec, Runtime(), error, "2026-01-01T00:00:00").result
+        result = make_failed_output(spec, Runtime(), error, "2026-01-01T00:00:00").result
         assert result.outcome == Outcome.OUT_OF_MEMORY
         assert result.outcome_detail.startswith("out of memory at batch_size 64 on ")
-    assert failed(spec, Runtime(), RuntimeError("shapes"), "2026-01-01T00:00:00").result.outcome == Outcome.FAILED
+    assert (
+        make_failed_output(spec, Runtime(), RuntimeError("shapes"), "2026-01-01T00:00:00").result.outcome
+        == Outcome.FAILED
+    )
 
 
 @pytest.mark.service

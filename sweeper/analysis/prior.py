@@ -5,8 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sweeper.config.fields import PriorNoise
+from sweeper.config.prepared import PreparedSweep
 from sweeper.errors import SpecError
 from sweeper.storage.location import place_of
+
+
+def read_priors(
+    sweep: PreparedSweep,
+    say: Callable[[str], None] = lambda _: None,
+    keep: Callable[[str], bool] = lambda _: False,
+) -> tuple[PriorNoise | str, ...]:
+    """Return the priors of a sweep with a noise, those of run folders read from them; see `read_prior`.
+
+    Args:
+        sweep: The sweep; `sweeper.config.prepared.set_default_noise` sets its noise.
+        say: Function that receives warnings about the priors.
+        keep: Returns whether a run folder stays as it is.
+    """
+    spec, trainable = sweep.spec, sweep.corners[0].trainable
+    return tuple(
+        p if isinstance(p, PriorNoise) or keep(p) else read_prior(p, spec.objective, spec.noise, trainable, say)
+        for p in spec.prior
+    )
 
 
 def read_prior(

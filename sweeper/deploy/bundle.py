@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sweeper.config.prepared import PreparedSweep, set_default_noise
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_text import write
 from sweeper.errors import SpecError
@@ -49,18 +50,19 @@ class Bundle:
         return self.files[SPEC_FILE].decode()
 
 
-def bundle_sweep(spec: SweepSpec, folder: str | None = None) -> Bundle:
+def bundle_sweep(sweep: PreparedSweep, folder: str | None = None) -> Bundle:
     """Return the files that a job needs to run a sweep on a machine without the files of this one.
 
     Args:
-        spec: The sweep, as `sweeper.config.load.load_sweep` checks it.
+        sweep: The sweep, from `sweeper.config.load.load_sweep`.
         folder: Folder whose files the job needs, too.
 
     Raises:
         SpecError: `out` is missing or local to this machine, the bundle is too large, or a file cannot be read.
     """
+    spec = sweep.spec
     out = _shared_out(spec)
-    values = {k: v for k, v in _explicit_values(_read_priors(spec)).items() if k not in _LOCAL_KEYS and v != {}}
+    values = {k: v for k, v in _explicit_values(_read_priors(sweep)).items() if k not in _LOCAL_KEYS and v != {}}
     files = dict(_files(Path(folder))) if folder is not None else {}
     if spec.space.endswith(".py"):
         source = Path(spec.space)
@@ -93,21 +95,12 @@ def _explicit_values(spec: SweepSpec) -> dict[str, Any]:
     return {**values, "objective": [spec.objective, *objectives]} if objectives else values
 
 
-def _read_priors(spec: SweepSpec) -> SweepSpec:
+def _read_priors(sweep: PreparedSweep) -> SweepSpec:
     """Return the spec with priors read from the run folders of this machine."""
-    from sweeper.analysis.prior import read_prior
-    from sweeper.config.fields import PriorNoise
-    from sweeper.config.prepared import prepare, set_default_noise
+    from sweeper.analysis.prior import read_priors
 
-    if all(isinstance(p, PriorNoise) or is_uri(p) for p in spec.prior):
-        return spec
-    sweep = set_default_noise(prepare(spec))
-    noise, trainable = sweep.spec.noise, sweep.corners[0].trainable
-    priors = [
-        p if isinstance(p, PriorNoise) or is_uri(p) else read_prior(p, spec.objective, noise, trainable)
-        for p in spec.prior
-    ]
-    return spec.model_copy(update={"prior": tuple(priors)})
+    priors = read_priors(set_default_noise(sweep), keep=is_uri)
+    return sweep.with_spec(prior=priors).spec if sweep.spec.prior else sweep.spec
 
 
 def _files(folder: Path) -> Iterable[tuple[str, bytes]]:

@@ -18,8 +18,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sweeper.config.prepared import prepare
-from sweeper.config.spec import SweepSpec
+from sweeper.config.prepared import PreparedSweep
 from sweeper.config.yaml_text import Writer
 from sweeper.deploy.bundle import Bundle, bundle_sweep, job_name
 from sweeper.deploy.command import STOP_VARIABLES, sweep_command
@@ -65,13 +64,13 @@ class Cluster:
     node_role: str = ""
 
 
-def render_kuberay(spec: SweepSpec, cluster: Cluster) -> str:
+def render_kuberay(sweep: PreparedSweep, cluster: Cluster) -> str:
     """Return a ConfigMap with the sweep, and a RayJob that starts a cluster and runs the sweep on it.
 
     Raises:
         SpecError: The cluster cannot run the sweep, or the sweep does not fit in a ConfigMap.
     """
-    bundle, values = _prepare(spec, cluster)
+    bundle, values = _prepare(sweep, cluster)
     if not is_uri(bundle.out) and not (cluster.volume_claim and bundle.out.startswith(f"{_SHARED}/")):
         raise SpecError(
             f"pods do not share the folder {bundle.out}: give --out as a URI (s3://BUCKET/PATH), or as a folder below "
@@ -100,13 +99,13 @@ def render_kuberay(spec: SweepSpec, cluster: Cluster) -> str:
     )
 
 
-def render_ray_up(spec: SweepSpec, cluster: Cluster) -> str:
+def render_ray_up(sweep: PreparedSweep, cluster: Cluster) -> str:
     """Return a cluster file for `ray up` on AWS; its head holds the sweep.
 
     Raises:
         SpecError: The cluster cannot run the sweep, or its nodes cannot reach the run folder.
     """
-    bundle, values = _prepare(spec, cluster)
+    bundle, values = _prepare(sweep, cluster)
     if not is_uri(bundle.out):
         raise SpecError(f"the nodes do not share the folder {bundle.out}: give --out as a URI (s3://BUCKET/PATH)")
     for name in ("namespace", "secrets", "volume_claim"):
@@ -127,25 +126,26 @@ def render_ray_up(spec: SweepSpec, cluster: Cluster) -> str:
     )
 
 
-def _prepare(spec: SweepSpec, cluster: Cluster) -> tuple[Bundle, dict[str, Any]]:
+def _prepare(sweep: PreparedSweep, cluster: Cluster) -> tuple[Bundle, dict[str, Any]]:
     """Return the bundle of the sweep, and the values that both templates share."""
-    resources = spec.resources
+    spec, resources = sweep.spec, sweep.spec.resources
     needed = spec.device.startswith("cuda") or resources.gpus_per_member or resources.gpus_per_pair or 0
     gpus = math.ceil(needed) if cluster.gpus is None else cluster.gpus
     # `!a` and `in(a,b)` are Ray's selectors for sets of labels
     labels = {k: v for k, v in resources.labels.items() if not v.startswith(("!", "in("))}
-    bundle = bundle_sweep(_fit(spec, cluster, gpus, labels))
+    bundle = bundle_sweep(_fit(sweep, cluster, gpus, labels))
     name = _check_name("--name", cluster.name or job_name(spec, bundle), _NAME, "a letter and at most 46")
     values = {"name": name, "image": cluster.image, "workers": cluster.workers, "gpus": gpus, "labels": labels}
     return bundle, values
 
 
-def _fit(spec: SweepSpec, cluster: Cluster, gpus: int, labels: dict[str, str]) -> SweepSpec:
-    """Return the spec with workers for all nodes; the sweep starts when only the head exists.
+def _fit(sweep: PreparedSweep, cluster: Cluster, gpus: int, labels: dict[str, str]) -> PreparedSweep:
+    """Return the sweep with workers for all nodes; the sweep starts when only the head exists.
 
     Raises:
         SpecError: The nodes can never hold a trial.
     """
+    spec = sweep.spec
     if spec.device.startswith("cuda") and not gpus:
         raise SpecError(f"device {spec.device!r} needs a GPU, but --gpus-per-worker is 0")
     resources = spec.resources
@@ -154,11 +154,11 @@ def _fit(spec: SweepSpec, cluster: Cluster, gpus: int, labels: dict[str, str]) -
         resources = resources.model_copy(update={"gpus_per_pair": 1.0})
     available = {"CPU": float(cluster.cpus), "GPU": float(gpus), "memory": float(cluster.memory)}
     nodes = [Node(available, labels)] * cluster.workers
-    trial = layout(resources, spec.threads, 0, prepare(spec).members)
+    trial = layout(resources, spec.threads, 0, sweep.members)
     check_fits(nodes, trial)
     workers = spec.workers if isinstance(spec.workers, int) else capacity(nodes, trial)
     resources = resources.model_copy(update={"autoscaling": True})
-    return spec.model_copy(update={"workers": workers, "resources": resources})
+    return sweep.with_spec(workers=workers, resources=resources)
 
 
 def _check_name(flag: str, text: str, pattern: re.Pattern[str], rule: str) -> str:

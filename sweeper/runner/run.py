@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper.analysis.prior import read_prior
-from sweeper.config.fields import PriorNoise
+from sweeper.analysis.prior import read_priors
 from sweeper.config.prepared import PreparedSweep, prepare, set_default_noise
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError, StorageError
@@ -192,9 +191,4 @@ def _drive(session: Session) -> bool:
 
 
 def _read_priors(sweep: PreparedSweep, callbacks: Callbacks) -> PreparedSweep:
-    spec, trainable = sweep.spec, sweep.corners[0].trainable
-    priors = [
-        p if isinstance(p, PriorNoise) else read_prior(p, spec.objective, spec.noise, trainable, callbacks.say)
-        for p in spec.prior
-    ]
-    return sweep.with_spec(prior=tuple(priors)) if priors else sweep
+    return sweep.with_spec(prior=read_priors(sweep, callbacks.say)) if sweep.spec.prior else sweep

@@ -43,11 +43,11 @@ _CANCEL = Option("--cancel", "", "With --server: end the sweep's trials at once.
 @command(TARGET, job_sweep_options(), SET, JOB_SERVER, _SUBMIT, COMMON)
 def submit(args: Arguments) -> int:
     """`sweeper submit SPACE|spec.yaml`."""
-    spec = read_sweep(args, elsewhere=True).spec
-    bundle, variables = bundle_sweep(spec, args.working_dir), parse_environment(args.env or (), _RAY_TOKEN)
+    sweep = read_sweep(args, elsewhere=True)
+    bundle, variables = bundle_sweep(sweep, args.working_dir), parse_environment(args.env or (), _RAY_TOKEN)
     requirements = _read_requirements(args.pip or ())
     server = _connect(args)
-    name = _choose_name(server, args.job_id, job_name(spec, bundle))
+    name = _choose_name(server, args.job_id, job_name(sweep.spec, bundle))
     runtime_env: dict[str, Any] = {
         "working_dir": server.upload(zip_files(bundle.files)),
         "py_modules": [server.upload(zip_files(package_files()))],

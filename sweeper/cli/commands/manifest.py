@@ -58,5 +58,5 @@ def manifest(args: Arguments) -> int:
         node_role=args.node_role or "",
     )
     render = render_kuberay if args.kuberay else render_ray_up
-    print(render(read_sweep(args, elsewhere=True).spec, cluster), end="")
+    print(render(read_sweep(args, elsewhere=True), cluster), end="")
     return ExitCode.DONE

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.config.load import load_sweep
+from sweeper.config.prepared import prepare
 from sweeper.config.spec import SweepSpec
 from sweeper.deploy import bundle
 from sweeper.deploy.bundle import bundle_sweep, job_name, package_files, parse_environment, zip_files
@@ -36,7 +37,7 @@ def own(tmp_path: Path) -> Path:
 
 def test_the_same_sweep_arrives(own: Path, tmp_path: Path) -> None:
     asked = load_sweep(str(own), {"seed": 3, "out": "s3://bucket/run", "address": "http://head:8265"}).spec
-    found = bundle_sweep(asked)
+    found = bundle_sweep(prepare(asked))
     assert sorted(found.files) == ["mine.py", SPEC_FILE]
     assert found.out == "s3://bucket/run"
     there = tmp_path / "there"
@@ -54,15 +55,15 @@ def test_the_same_sweep_arrives(own: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("out", [None, "runs/here"])
 def test_a_folder_that_vanishes_with_the_job_is_refused(out: str | None) -> None:
     with pytest.raises(SpecError, match=r"--out must be a URI .* or the absolute path"):
-        bundle_sweep(SweepSpec.checked({"space": "synthetic", "out": out}))
+        bundle_sweep(prepare(SweepSpec.checked({"space": "synthetic", "out": out})))
 
 
 def test_credentials_in_a_uri_and_the_inline_runner_are_refused() -> None:
     with pytest.raises(SpecError, match="must not hold credentials") as caught:
-        bundle_sweep(SweepSpec.checked({"space": "synthetic", "out": "s3://me:hush@bucket/run"}))
+        bundle_sweep(prepare(SweepSpec.checked({"space": "synthetic", "out": "s3://me:hush@bucket/run"})))
     assert "hush" not in str(caught.value)
     with pytest.raises(SpecError, match="runner ray, got inline"):
-        bundle_sweep(SweepSpec.checked({"space": "synthetic", "out": "/shared/run", "runner": "inline"}))
+        bundle_sweep(prepare(SweepSpec.checked({"space": "synthetic", "out": "/shared/run", "runner": "inline"})))
 
 
 def test_a_folder_travels_without_what_is_not_the_users(own: Path, tmp_path: Path) -> None:
@@ -73,10 +74,10 @@ def test_a_folder_travels_without_what_is_not_the_users(own: Path, tmp_path: Pat
     for name in kept | left:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
-    found = bundle_sweep(load_sweep(str(own), {"out": "/shared/run"}).spec, str(folder))
+    found = bundle_sweep(load_sweep(str(own), {"out": "/shared/run"}), str(folder))
     assert set(found.files) == kept | {"mine.py", SPEC_FILE}
     with pytest.raises(SpecError, match="--working-dir must be a folder"):
-        bundle_sweep(load_sweep(str(own), {"out": "/shared/run"}).spec, str(folder / "tools.py"))
+        bundle_sweep(load_sweep(str(own), {"out": "/shared/run"}), str(folder / "tools.py"))
 
 
 def test_too_much_is_named(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +86,7 @@ def test_too_much_is_named(own: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     folder.mkdir()
     (folder / "images.bin").write_bytes(bytes(6_000))
     with pytest.raises(SpecError, match=r"at most 0.005 MB, .*images.bin.* name it by --data"):
-        bundle_sweep(load_sweep(str(own), {"out": "/shared/run"}).spec, str(folder))
+        bundle_sweep(load_sweep(str(own), {"out": "/shared/run"}), str(folder))
 
 
 def test_the_package_is_whole_and_small_and_packed_alike() -> None:
@@ -114,7 +115,7 @@ def test_the_package_says_there_of_which_commit_it_is(tmp_path: Path, monkeypatc
 def test_a_job_is_named_after_search_and_place(own: Path) -> None:
     def name(**flags: object) -> str:
         spec = load_sweep(str(own), {"out": "/shared/run", **flags}).spec
-        return job_name(spec, bundle_sweep(spec))
+        return job_name(spec, bundle_sweep(prepare(spec)))
 
     assert name() == name(trials=9, workers=1, max_seconds=5.0)
     assert name().startswith("mine-")
@@ -130,7 +131,7 @@ def test_a_prior_of_this_machine_is_read_here(tmp_path: Path, capsys: pytest.Cap
     run = tmp_path / "first"
     args = ["run", "synthetic", "--runner", "inline", "--sampler", "qmc", "--trials", "24", "--out", str(run)]
     assert main(args) == 0
-    found = bundle_sweep(load_sweep("synthetic", {"prior": [str(run)], "out": "/shared/run"}).spec)
+    found = bundle_sweep(load_sweep("synthetic", {"prior": [str(run)], "out": "/shared/run"}))
     there = tmp_path / "there.yaml"
     there.write_text(found.spec_text)
     (prior,) = load_sweep(str(there)).spec.prior

@@ -13,6 +13,7 @@ import yaml
 
 from sweeper.cli.main import main
 from sweeper.config.load import load_sweep
+from sweeper.config.prepared import prepare
 from sweeper.config.spec import SweepSpec
 from sweeper.deploy.bundle import bundle_sweep
 from sweeper.deploy.manifest import Cluster, render_kuberay, render_ray_up
@@ -228,9 +229,10 @@ EVIL = [
 @pytest.mark.parametrize("text", EVIL)
 def test_no_value_changes_the_structure_of_a_manifest(text: str) -> None:
     spec = SweepSpec.checked({"space": "synthetic", "out": "s3://bucket/run", "resources": {"labels": {"zone": "a"}}})
+    sweep = prepare(spec)
     cluster = Cluster(name="a", image="I", workers=2, cpus=8, gpus=1, memory=2**35)
     asked = dataclasses.replace(cluster, image=text, secrets=(text, "b"), volume_claim=text)
-    config, job = yaml.safe_load_all(render_kuberay(spec, asked))
+    config, job = yaml.safe_load_all(render_kuberay(sweep, asked))
     assert job["metadata"] == config["metadata"] == {"name": "a"}
     for group in (ray := job["spec"]["rayClusterSpec"])["headGroupSpec"], ray["workerGroupSpecs"][0]:
         pod = group["template"]["spec"]
@@ -239,8 +241,8 @@ def test_no_value_changes_the_structure_of_a_manifest(text: str) -> None:
         assert container["envFrom"] == [{"secretRef": {"name": name}} for name in (text, "b")]
         if text:
             assert pod["volumes"][-1] == {"name": "shared", "persistentVolumeClaim": {"claimName": text}}
-    found = yaml.safe_load(render_ray_up(spec, dataclasses.replace(cluster, image=text, node_role=text)))
-    plain = yaml.safe_load(render_ray_up(spec, dataclasses.replace(cluster, node_role="R" if text else "")))
+    found = yaml.safe_load(render_ray_up(sweep, dataclasses.replace(cluster, image=text, node_role=text)))
+    plain = yaml.safe_load(render_ray_up(sweep, dataclasses.replace(cluster, node_role="R" if text else "")))
     assert found["docker"]["image"] == text
     for kind in found["available_node_types"].values():
         if text:
@@ -256,17 +258,17 @@ def test_the_run_folder_and_files_arrive_as_they_are(
 ) -> None:
     source = f"{SPACE_FILE}# {text}\n\n\t{text}\n  \n"
     (tmp_path / "mine.py").write_bytes(SPACE_FILE.encode())
-    spec = SweepSpec.checked({"space": str(tmp_path / "mine.py"), "out": "/shared/run", "trials": 3})
-    bundle = dataclasses.replace(bundle_sweep(spec), out=f"/shared/{text}")
+    sweep = prepare(SweepSpec.checked({"space": str(tmp_path / "mine.py"), "out": "/shared/run", "trials": 3}))
+    bundle = dataclasses.replace(bundle_sweep(sweep), out=f"/shared/{text}")
     bundle = dataclasses.replace(bundle, files={**bundle.files, "mine.py": source.encode()})
-    monkeypatch.setattr("sweeper.deploy.manifest.bundle_sweep", lambda spec: bundle)
+    monkeypatch.setattr("sweeper.deploy.manifest.bundle_sweep", lambda sweep: bundle)
     cluster = Cluster(name="a", image="I", workers=2, cpus=8, gpus=0, memory=2**35, volume_claim="disk")
-    config, job = yaml.safe_load_all(render_kuberay(spec, cluster))
+    config, job = yaml.safe_load_all(render_kuberay(sweep, cluster))
     assert config["data"] == {name: content.decode() for name, content in bundle.files.items()}
     out = f"/shared/{text}"
     assert shlex.split(job["spec"]["entrypoint"])[5:] == ["--out", out, "--yes"]
     monkeypatch.setattr("sweeper.deploy.manifest.is_uri", lambda out: True)
-    lines = render_ray_up(spec, dataclasses.replace(cluster, volume_claim="")).splitlines()
+    lines = render_ray_up(sweep, dataclasses.replace(cluster, volume_claim="")).splitlines()
     assert all(line.startswith("# ") for line in lines[: lines.index("cluster_name: a")])
 
 

@@ -29,13 +29,15 @@ _NOT_OF_JOBS = ("address",)
 """Options of a sweep that mean something else for `submit` and `manifest`."""
 
 JSON = Option("--json", "", "Print JSON on stdout.", default=False)
-SERVER = Option("--server", "URL", "Service that runs the command (default: SWEEPER_SERVER; '' for none). Commands for "
-                "run folders on this machine run here.", group="service")  # fmt: skip
+SERVER = Option("--server", "URL", "Service that runs the command (default: SWEEPER_SERVER; '' for none).",
+                group="service")  # fmt: skip
+_LOCAL = Option("--server", "URL", "Refused: the command runs on this machine.", hidden=True, group="service")
 TRUST = (
     Option("--ca", "FILE", "Certificates to trust for https (default: the system's).", group="service"),
     Option("--insecure", "", "Do not check the server's certificate; send a token even over http.", group="service"),
 )
-COMMON = (SERVER, JSON)
+COMMON = (_LOCAL, JSON)
+"""Options of a command that runs on this machine only."""
 SERVED = (SERVER, *TRUST, JSON)
 """Options of a command that a service can run, too."""
 JOB_SERVER = (
@@ -132,7 +134,7 @@ def _option(name: str, field: FieldInfo) -> Option:
     rules: dict[str, Any] = {}
     if metadata["many"] and not metadata["several"]:
         rules["multiple"] = True
-        text = f"{text} Repeatable."
+        text = text if "epeat it" in text else f"{text} Repeatable."
     metavar = "" if switch else metadata["metavar"] or "|".join(literals)
     choices = _NAMES.get(name) or ((lambda: literals) if literals else None)
     return Option(f"--{name.replace('_', '-')}", metavar, text, group=metadata["group"], names=choices,

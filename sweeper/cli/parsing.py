@@ -78,6 +78,9 @@ class Option(click.Option):
             rules.setdefault("default", None)
         if several or rules.get("multiple"):
             rules |= {"multiple": True, "default": ()}
+        if rules.pop("show_default", False):
+            default = rules["default"]
+            help = f"{help.removesuffix('.')} (default: {f'{default:g}' if isinstance(default, float) else default})."
         if not metavar:
             rules |= {"is_flag": True, "type": bool}
         super().__init__(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from sweeper.formatting import exact_text
@@ -22,13 +22,31 @@ def parse_bytes(value: Any) -> Any:
         ValueError: The text is not an amount of memory.
     """
     if not isinstance(value, str):
-        return value
+        return _refuse_boolean(value)
     match = re.fullmatch(r"\s*([\d.]+(?:e[-+]?\d+)?)\s*([KMGT]?)(i?)B?\s*", value, re.IGNORECASE)
     try:
         number, unit, binary = float(match[1]), match[2].upper(), bool(match[3])  # type: ignore[index]
     except (TypeError, ValueError):
         raise ValueError(f"must be an amount of memory such as 8GB or 500MB, got {value!r}") from None
     return number * (1024 if binary else 1000) ** _POWERS[unit]
+
+
+def _refuse_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, got {value}")
+    return value
+
+
+def _refuse_boolean_as_whole(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a whole number, got {value}")
+    return value
+
+
+# YAML's yes and no are 1 and 0 for pydantic
+Whole = Annotated[int, BeforeValidator(_refuse_boolean_as_whole)]
+Amount = Annotated[float, BeforeValidator(_refuse_boolean)]
+Bytes = Annotated[float, BeforeValidator(parse_bytes)]
 
 
 class PriorNoise(BaseModel):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sweeper.config.fields import parse_bytes
+from sweeper.config.fields import Amount, Bytes, Whole
 from sweeper.errors import SpecError
 
 
@@ -15,7 +15,7 @@ class Resources(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    gpus_per_pair: float | None = Field(
+    gpus_per_pair: Amount | None = Field(
         None,
         description="GPUs of one process that trains the children one after the other; a fraction shares a GPU among "
         "trials (default: one GPU if there are GPUs).",
@@ -23,19 +23,19 @@ class Resources(BaseModel):
         le=1024,
         allow_inf_nan=False,
     )
-    gpus_per_member: int | None = Field(
+    gpus_per_member: Whole | None = Field(
         None,
         description="GPUs per child. All children train at the same time, one process per GPU.",
         ge=1,
         le=1024,
     )
-    ranks_per_member: int | None = Field(
+    ranks_per_member: Whole | None = Field(
         None, description="Processes per child on CPUs. All children train at the same time.", ge=1, le=1024
     )
-    cpus_per_rank: float | None = Field(
+    cpus_per_rank: Amount | None = Field(
         None, description="CPUs per process (default: the sweep's `threads`).", gt=0, allow_inf_nan=False
     )
-    memory_per_rank: Annotated[float, BeforeValidator(parse_bytes)] | None = Field(
+    memory_per_rank: Bytes | None = Field(
         None, description="Memory that each process reserves [bytes], such as 8GB.", gt=0, allow_inf_nan=False
     )
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
@@ -46,15 +46,6 @@ class Resources(BaseModel):
     autoscaling: bool = Field(
         False, description="The cluster adds nodes on demand: the sweep waits for them instead of failing."
     )
-
-    @field_validator(
-        "gpus_per_pair", "gpus_per_member", "ranks_per_member", "cpus_per_rank", "memory_per_rank", mode="before"
-    )
-    @classmethod
-    def _refuse_booleans(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError(f"must be a number, got {value}")
-        return value
 
     @model_validator(mode="after")
     def _check_layout(self) -> Resources:

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticUndefined
 
 from search_spaces import Space, load
 from search_spaces._space import SpaceError
-from sweeper.config.fields import Parameter, PriorNoise, marks, option, parse_bytes
+from sweeper.config.fields import Amount, Bytes, Parameter, PriorNoise, Whole, marks, option
 from sweeper.config.resources import Resources
 from sweeper.config.yaml_source import explain
 from sweeper.config.yaml_text import write_stored
@@ -39,10 +39,10 @@ class SweepSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     space: str = Field(description="Search space: its name, or a Python file that defines `SPACE`.")
-    trials: int = option(
+    trials: Whole = option(
         40, "Configurations to try.", "search", resumable=True, identity=False, metavar="N", ge=1, le=1_000_000
     )
-    workers: int | Literal["auto"] = option(
+    workers: Whole | Literal["auto"] = option(
         "auto", "Trials at a time; `auto` is one per CPU, or one per GPU.", "cluster", resumable=True, identity=False,
         metavar="N",
     )  # fmt: skip
@@ -66,8 +66,10 @@ class SweepSpec(BaseModel):
         "search",
         metavar="NAME",
     )
-    repeats: int = option(1, "Trials per configuration, with different seeds.", "search", metavar="N", ge=1, le=10_000)
-    seed: int = option(
+    repeats: Whole = option(
+        1, "Trials per configuration, with different seeds.", "search", metavar="N", ge=1, le=10_000
+    )
+    seed: Whole = option(
         0,
         "Seed of search and training. A trial is a function of its spec and device; the proposals of an adaptive "
         "sampler also depend on the order in which workers finish.",
@@ -88,27 +90,27 @@ class SweepSpec(BaseModel):
         None, "Ray cluster: HOST:PORT, `auto` on a node of it, or `local` (default: RAY_ADDRESS, else local).",
         "cluster", resumable=True, identity=False, metavar="ADDR",
     )  # fmt: skip
-    max_seconds: float | None = option(
+    max_seconds: Amount | None = option(
         None, "Start no configuration after S seconds.", "budget", resumable=True, identity=False, metavar="S", gt=0,
         allow_inf_nan=False,
     )  # fmt: skip
-    max_gpu_hours: float | None = option(
+    max_gpu_hours: Amount | None = option(
         None, "Start no configuration once the trials have held GPUs for H hours, in all sessions together.",
         "budget", resumable=True, identity=False, metavar="H", gt=0, allow_inf_nan=False,
     )  # fmt: skip
-    until_interval: float | None = option(
+    until_interval: Amount | None = option(
         None, "Start no configuration once the 90 % interval of the best noise is narrower than a factor X.",
         "budget", resumable=True, identity=False, metavar="X", ge=1, allow_inf_nan=False,
     )  # fmt: skip
-    max_failed: int = option(
+    max_failed: Whole = option(
         10, "Give up after N failed configurations, with exit code 3.", "budget", resumable=True, identity=False,
         metavar="N", ge=1,
     )  # fmt: skip
-    max_failures: int = option(
+    max_failures: Whole = option(
         2, "Run a configuration again up to N times when its process or node dies.", "budget", resumable=True,
         identity=False, metavar="N", ge=0, le=1000,
     )  # fmt: skip
-    checkpoint_steps: int | None = option(
+    checkpoint_steps: Whole | None = option(
         None, "Save running trials every K optimizer steps; 0 never does (default: about every minute).", "trial",
         resumable=True, identity=False, runtime=True, metavar="K", ge=0, le=1_000_000_000,
     )  # fmt: skip
@@ -131,15 +133,15 @@ class SweepSpec(BaseModel):
         "search",
         metavar="FILE",
     )
-    max_memory: Annotated[float, BeforeValidator(parse_bytes)] | None = option(
+    max_memory: Bytes | None = option(
         None, "Largest allocation on the device of a trial that may win [bytes], such as 8GB.", "search",
         metavar="BYTES", gt=0, allow_inf_nan=False,
     )  # fmt: skip
-    max_step_time: float | None = option(
+    max_step_time: Amount | None = option(
         None, "Longest optimizer step of a trial that may win [s].", "search", metavar="S", gt=0, allow_inf_nan=False
     )
     prune: bool = option(False, "Stop hopeless trials at a rung.", "search")
-    rungs: int = option(3, "Rungs: checks during a trial at which it may stop.", "search", metavar="N", ge=1, le=16)
+    rungs: Whole = option(3, "Rungs: checks during a trial at which it may stop.", "search", metavar="N", ge=1, le=16)
     data: str | None = option(
         None, "Folder with the data sets, as torchvision lays them out.", "trial", resumable=True, identity=False,
         metavar="ROOT",
@@ -147,7 +149,7 @@ class SweepSpec(BaseModel):
     stack: Literal["auto", "on", "off"] = option(
         "auto", "Train the repeats of a configuration as one `torch.func` stack: `auto` decides by size.", "trial"
     )
-    threads: int = option(
+    threads: Whole = option(
         1, "torch threads per trial; they are part of the numbers.", "trial", runtime=True, metavar="N", ge=1, le=1024
     )
     device: str = option("auto", "torch device of the trials; `auto` takes a GPU if there is one.", "trial",
@@ -155,14 +157,14 @@ class SweepSpec(BaseModel):
     deterministic: bool = option(
         False, "Use deterministic algorithms only; repeated trials on a GPU agree bit for bit.", "trial", runtime=True
     )
-    measure: int | None = option(
+    measure: Whole | None = option(
         None, "Gradient measurements per child; 0 measures nothing (default: 2 % of the training).", "trial",
         runtime=True, metavar="K", ge=0, le=1_000_000,
     )  # fmt: skip
     landscape: bool = option(
         False, "Measure Hessian traces, sharpness and the excess barrier of every trial.", "trial", runtime=True
     )
-    plane: int = option(
+    plane: Whole = option(
         0, "Loss plane through base and children, with N points a side.", "trial", runtime=True, metavar="N", ge=0,
         le=501,
     )  # fmt: skip
@@ -174,11 +176,11 @@ class SweepSpec(BaseModel):
         None, "Folder for unpacked archives and decoded images (default: the user's cache folder).", "trial",
         resumable=True, identity=False, runtime=True, metavar="DIR",
     )  # fmt: skip
-    resident_share: float = option(
+    resident_share: Amount = option(
         0.5, "Share of the device's free memory that a resident data set may take. The numbers stay the same.",
         "trial", resumable=True, identity=False, runtime=True, metavar="X", ge=0, le=1,
     )  # fmt: skip
-    loader_workers: int = option(
+    loader_workers: Whole = option(
         2, "Processes that read a data set that is not resident.", "trial", resumable=True, identity=False,
         runtime=True, metavar="N", ge=0, le=256,
     )  # fmt: skip
@@ -187,25 +189,6 @@ class SweepSpec(BaseModel):
         {},
         description="Fields of the trial with fixed values; `dataset_options.path` sets one entry of a field.",
     )
-
-    @field_validator(
-        "trials", "repeats", "seed", "threads", "max_failed", "max_failures", "workers", "measure", "plane",
-        "checkpoint_steps", "loader_workers", "rungs", mode="before",
-    )  # fmt: skip
-    @classmethod
-    def _refuse_booleans_as_whole(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError(f"must be a whole number, got {value}")
-        return value
-
-    @field_validator(
-        "max_seconds", "max_gpu_hours", "until_interval", "max_memory", "max_step_time", "resident_share", mode="before"
-    )
-    @classmethod
-    def _refuse_booleans_as_number(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError(f"must be a number, got {value}")
-        return value
 
     @field_validator("workers")
     @classmethod

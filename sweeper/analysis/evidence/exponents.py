@@ -24,12 +24,12 @@ from scipy import stats
 from sweeper.analysis.evidence.cells import Array, Cells
 from sweeper.analysis.evidence.gains import Finding, Gain, decide_finding, estimate_gain
 from sweeper.analysis.evidence.linear import LeftOutErrors, design_matrix, least_squares, predict_left_out, wald_test
+from sweeper.formatting import name_knob
 from sweeper.search.noise_sampler.single_index import DRAWS, MIN_CONFIGS, Basis, fit_index, has_enough
 from trainables.noise import NOISE
 
 _SETTING = {"learning_rate": "learning_rate", "batch_size": "batch_size", "momentum": "one_minus_momentum",
             "weight_decay": "weight_decay", "k_aug": "k_aug"}  # fmt: skip
-_SIGN = {"batch_size": -1.0, "momentum": -1.0}
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def fit_exponents(cells: Cells, definitions: tuple[str, ...], *, draws: int = DR
 def relative_exponents(definition: str, knobs: list[str]) -> dict[str, float]:
     """Return the exponents of a predicted definition relative to the first knob's; empty if that knob has none."""
     exponents = NOISE[definition].exponents
-    signed = {k: _SIGN.get(k, 1.0) * float(exponents.get(_SETTING[k], 0.0)) for k in knobs}
+    signed = {k: (-1.0 if name_knob(k).divides else 1.0) * float(exponents.get(_SETTING[k], 0.0)) for k in knobs}
     first = signed[knobs[0]] if knobs else 0.0
     return {k: a / first for k, a in signed.items()} if first and NOISE[definition].kind == "predicted" else {}
 

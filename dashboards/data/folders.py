@@ -14,7 +14,7 @@ import pyarrow.compute
 from dashboards.data.runs import Run
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
-from sweeper.storage.incremental import GrowingTable
+from sweeper.storage.incremental import IncrementalTable
 from sweeper.storage.location import Place, place_of
 from sweeper.storage.run_folder import SPEC_FILE, is_running, spec_of, stored_values
 from sweeper.storage.schema import SCHEMAS, with_messages
@@ -57,7 +57,7 @@ class Folder:
     def __init__(self, place: str, noise: str | None = None, redact: Callable[[str], str] = str) -> None:
         self.place, self.text, self.noise, self.redact = place_of(place), place, noise, redact
         self._lock = threading.Lock()
-        self._tables = {name: GrowingTable(name) for name in ("trials", "search")}
+        self._tables = {name: IncrementalTable(name) for name in ("trials", "search")}
         self._settings: tuple[str | None, Mapping[str, Any] | None, SweepSpec | None] = (None, None, None)
         self._run: Run | None = None
 
@@ -88,7 +88,7 @@ class Folder:
         """Return a table, and read its new rows on every refresh from now on."""
         with self._lock:
             if name not in self._tables:
-                table = GrowingTable(name)
+                table = IncrementalTable(name)
                 table.refresh(self.place)
                 # the current run already holds these rows
                 table.changes = 0

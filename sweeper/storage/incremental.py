@@ -12,7 +12,7 @@ from sweeper.storage.tables import joined, read_parts
 
 
 @dataclass
-class GrowingTable:
+class IncrementalTable:
     """One table of one folder, as read so far.
 
     Attributes:

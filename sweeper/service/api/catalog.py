@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 import search_spaces
 from sweeper.config.catalog import merge_records, noise_records, space_record
 from sweeper.service.api.auth import Viewer
-from sweeper.service.api.dependencies import Asked, plain_json
+from sweeper.service.api.dependencies import ApiDependency, plain_json
 from sweeper.service.api.examples import example_response
 from sweeper.service.api.problems import documented
 
@@ -27,7 +27,7 @@ _MERGE = {"name": "linear", "formula": "(1 - a) A + a B", "grid": [0.5], "symbol
     summary="List search spaces",
     responses={**documented(), **example_response([_SPACE], "Spaces, by name.")},
 )
-def list_spaces(api: Asked, user: Viewer) -> Response:
+def list_spaces(api: ApiDependency, user: Viewer) -> Response:
     """List the built-in spaces and the spaces that the server's admin added."""
     spaces = [search_spaces.load(name) for name in search_spaces.names()]
     spaces += [space for space in api.rules.spaces.known() if space.name not in {s.name for s in spaces}]

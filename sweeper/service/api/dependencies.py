@@ -107,7 +107,7 @@ async def _api(request: Request) -> Api:
     return request.app.state.api
 
 
-Asked = Annotated[Api, Depends(_api)]
+ApiDependency = Annotated[Api, Depends(_api)]
 """The service of a request."""
 SweepId = Annotated[
     str,

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from sweeper.client.models import ENDED, Event
 from sweeper.service.api import examples
 from sweeper.service.api.auth import Viewer, bucket, still_valid
-from sweeper.service.api.dependencies import Api, Asked, SweepId
+from sweeper.service.api.dependencies import Api, ApiDependency, SweepId
 from sweeper.service.api.problems import documented
 from sweeper.service.db.sweeps import Entry, UnknownSweepError
 from sweeper.service.db.users import User
@@ -52,7 +52,12 @@ _LastId = Annotated[
     responses={**documented(404), 200: _STREAM},
 )
 async def follow_sweep(
-    request: Request, api: Asked, user: Viewer, sweep: SweepId, after: _After = None, last_event_id: _LastId = None
+    request: Request,
+    api: ApiDependency,
+    user: Viewer,
+    sweep: SweepId,
+    after: _After = None,
+    last_event_id: _LastId = None,
 ) -> Response:
     """Stream a sweep's present state and progress, then every event until it ends."""
     entry = await run_in_threadpool(api.visible_entry, user, sweep)
@@ -67,7 +72,7 @@ async def follow_sweep(
     responses={**documented(), 200: _STREAM},
 )
 async def follow_all(
-    request: Request, api: Asked, user: Viewer, after: _After = None, last_event_id: _LastId = None
+    request: Request, api: ApiDependency, user: Viewer, after: _After = None, last_event_id: _LastId = None
 ) -> Response:
     """Stream the events of all sweeps that the user may see, without end."""
     last = int(last_event_id) if last_event_id else after

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Response
 from sweeper.client.models import ACTIVE, AuditPage, Health, Me, TokenView, Used
 from sweeper.service.api import examples, metrics
 from sweeper.service.api.auth import Admin, Viewer
-from sweeper.service.api.dependencies import TEXT, Asked, answer, plain_json
+from sweeper.service.api.dependencies import TEXT, ApiDependency, answer, plain_json
 from sweeper.service.api.examples import example_response
 from sweeper.service.api.problems import documented
 from sweeper.service.policy.errors import RefusedError
@@ -40,7 +40,7 @@ async def get_health() -> Response:
     summary="Check that the service is ready",
     responses={**documented(), **example_response(_HEALTH, "The service is ready.")},
 )
-async def get_readiness(api: Asked) -> Response:
+async def get_readiness(api: ApiDependency) -> Response:
     """Check the database, the state folder, free disk space and the supervision of sweeps."""
     if api.closing.is_set():
         raise RefusedError(503, "the service is stopping", {"Retry-After": "10"})
@@ -65,7 +65,7 @@ async def get_readiness(api: Asked) -> Response:
         },
     },
 )
-def get_metrics(api: Asked, user: Viewer) -> Response:
+def get_metrics(api: ApiDependency, user: Viewer) -> Response:
     """Return counts of requests, sweeps, trials, queued sweeps and processes."""
     return Response(api.metrics.text(), media_type=metrics.MEDIA)
 
@@ -76,7 +76,7 @@ def get_metrics(api: Asked, user: Viewer) -> Response:
     summary="Get the current user",
     responses={**documented(), **example_response(examples.ME, "The token's user.")},
 )
-def get_me(api: Asked, user: Viewer) -> Response:
+def get_me(api: ApiDependency, user: Viewer) -> Response:
     """Return the token's user, role, quota and usage."""
     catalog = api.service.catalog
     trials, hours = catalog.used(user.name, time.time() - WINDOW_SECONDS)
@@ -96,7 +96,7 @@ def get_me(api: Asked, user: Viewer) -> Response:
     responses={**documented(), **example_response(examples.AUDIT, "Entries, newest first.")},
 )
 def list_audit(
-    api: Asked,
+    api: ApiDependency,
     user: Admin,
     name: Annotated[
         str | None,
@@ -117,7 +117,7 @@ def list_audit(
     summary="List tokens",
     responses={**documented(), **example_response(examples.TOKENS, "Tokens without secrets, newest first.")},
 )
-def list_tokens(api: Asked, user: Admin) -> Response:
+def list_tokens(api: ApiDependency, user: Admin) -> Response:
     """List all tokens; admins only."""
     return Response(plain_json([t.model_dump(mode="json") for t in api.service.users.tokens()]),
                     media_type="application/json")  # fmt: skip

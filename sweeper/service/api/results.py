@@ -18,7 +18,7 @@ from sweeper.errors import AwayError, SpecError
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.service.api import examples
 from sweeper.service.api.auth import Viewer, bucket
-from sweeper.service.api.dependencies import Asked, SweepId, plain_json
+from sweeper.service.api.dependencies import ApiDependency, SweepId, plain_json
 from sweeper.service.api.examples import example_response
 from sweeper.service.api.problems import documented
 from sweeper.service.api.turns import Expensive
@@ -84,7 +84,7 @@ def _weight(text: str) -> float:
 )
 def list_trials(
     request: Request,
-    api: Asked,
+    api: ApiDependency,
     user: Viewer,
     sweep: SweepId,
     after: Annotated[int, Query(ge=0, lt=2**53, description="`next` of the last page.")] = 0,
@@ -170,7 +170,7 @@ def serialize(table: pa.Table, media: str) -> bytes:
     responses={**documented(404, 409), **example_response(examples.ADVICE, "Advice per objective.")},
 )
 def get_recommendation(
-    api: Asked,
+    api: ApiDependency,
     user: Viewer,
     sweep: SweepId,
     batch_size: Annotated[
@@ -221,7 +221,7 @@ def get_recommendation(
     dependencies=[Expensive],
     responses={**documented(404), **example_response(examples.BEST, "The winning trial and the sweep's summary.")},
 )
-def get_best(api: Asked, user: Viewer, sweep: SweepId) -> Response:
+def get_best(api: ApiDependency, user: Viewer, sweep: SweepId) -> Response:
     """Return the winner so far and the best noise, as `sweeper best --json` prints them."""
     best: Mapping[str, Any] | None = api.service.views.best(api.visible_entry(user, sweep))
     if best is None:
@@ -236,7 +236,7 @@ def get_best(api: Asked, user: Viewer, sweep: SweepId) -> Response:
     dependencies=[Expensive],
     responses={**documented(404), 200: {"description": "safetensors", "content": {SAFETENSORS: _BYTES}}},
 )
-def get_best_weights(api: Asked, user: Viewer, sweep: SweepId) -> Response:
+def get_best_weights(api: ApiDependency, user: Viewer, sweep: SweepId) -> Response:
     """Return the merged weights of the winning trial."""
     weights = api.service.views.weights(api.visible_entry(user, sweep))
     if weights is None:
@@ -260,7 +260,7 @@ def get_best_weights(api: Asked, user: Viewer, sweep: SweepId) -> Response:
         200: {"description": "A page that works offline.", "content": {"text/html": {"schema": {"type": "string"}}}},
     },
 )
-def get_report(request: Request, api: Asked, user: Viewer, sweep: SweepId) -> Response:
+def get_report(request: Request, api: ApiDependency, user: Viewer, sweep: SweepId) -> Response:
     """Return the sweep's page, as `sweeper export --html` writes it."""
     parts = api.service.views.report(api.visible_entry(user, sweep), str(request.base_url).rstrip("/"))
     head = {"Content-Security-Policy": PAGE_POLICY, "Content-Length": str(sum(map(len, parts)))}

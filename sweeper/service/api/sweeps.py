@@ -18,7 +18,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.service.api import examples
 from sweeper.service.api.auth import Submitter, Viewer, add_audit_detail
-from sweeper.service.api.dependencies import TEXT, Api, Asked, Plain, SweepId, answer, body_of
+from sweeper.service.api.dependencies import TEXT, Api, ApiDependency, Plain, SweepId, answer, body_of
 from sweeper.service.api.examples import example_response
 from sweeper.service.api.problems import documented
 from sweeper.service.api.turns import Expensive
@@ -93,7 +93,7 @@ class _Submission:
 )
 async def submit_sweep(
     request: Request,
-    api: Asked,
+    api: ApiDependency,
     user: Submitter,
     name: Annotated[
         Plain, Query(max_length=200, json_schema_extra=_PLAIN, description="Name of the sweep.", examples=["tries"])
@@ -176,7 +176,7 @@ def _queue(api: Api, user: User, sent: _Submission) -> tuple[Entry, Estimate]:
     responses={**documented(), **example_response(examples.PAGE, "A page of sweeps, newest first.")},
 )
 def list_sweeps(
-    api: Asked,
+    api: ApiDependency,
     user: Viewer,
     state: Annotated[list[State] | None, Query(max_length=8, description="Only sweeps in one of these states.")] = None,
     owner: Annotated[str | None, Query(max_length=80, pattern=TEXT, description="Only sweeps of this user.")] = None,
@@ -219,7 +219,7 @@ def _read_cursor(text: str) -> tuple[float, str]:
     summary="Get a sweep",
     responses={**documented(404), **example_response(examples.DETAIL, "The sweep, its spec and its history.")},
 )
-def get_sweep(api: Asked, user: Viewer, sweep: SweepId) -> Response:
+def get_sweep(api: ApiDependency, user: Viewer, sweep: SweepId) -> Response:
     """Return a sweep's state and reason, progress, cost, best noise so far, winner and warnings."""
     return answer(api.service.views.detail(api.visible_entry(user, sweep)))
 
@@ -232,7 +232,7 @@ def get_sweep(api: Asked, user: Viewer, sweep: SweepId) -> Response:
     responses={**documented(404, 409), 204: {"description": "Deleted."}},
 )
 def delete_sweep(
-    api: Asked,
+    api: ApiDependency,
     user: Viewer,
     sweep: SweepId,
     confirm: Annotated[str, Query(max_length=80, pattern=TEXT, description="The sweep's id again.")] = "",
@@ -254,7 +254,7 @@ def delete_sweep(
     summary="Stop a sweep",
     responses={**documented(404, 409), **example_response(examples.SWEEP, "Stopping after the running trials.", 202)},
 )
-def stop_sweep(api: Asked, user: Viewer, sweep: SweepId) -> Response:
+def stop_sweep(api: ApiDependency, user: Viewer, sweep: SweepId) -> Response:
     """Start no new configurations; when the running ones have finished, the sweep is done."""
     entry = api.steerable_entry(user, sweep)
     return answer(api.service.views.sweep(api.service.supervisor.stop(entry.id, user.name)), 202)
@@ -267,7 +267,7 @@ def stop_sweep(api: Asked, user: Viewer, sweep: SweepId) -> Response:
     summary="Cancel a sweep",
     responses={**documented(404, 409), **example_response(examples.SWEEP, "Cancelling.", 202)},
 )
-def cancel_sweep(api: Asked, user: Viewer, sweep: SweepId) -> Response:
+def cancel_sweep(api: ApiDependency, user: Viewer, sweep: SweepId) -> Response:
     """Kill a sweep's process. Finished trials are kept, and `resume` continues the sweep."""
     entry = api.steerable_entry(user, sweep)
     return answer(api.service.views.sweep(api.service.supervisor.cancel(entry.id, user.name)), 202)
@@ -282,7 +282,7 @@ def cancel_sweep(api: Asked, user: Viewer, sweep: SweepId) -> Response:
     openapi_extra=_CHANGES_BODY,
     dependencies=[Expensive],
 )
-async def resume_sweep(request: Request, api: Asked, user: Viewer, sweep: SweepId) -> Response:
+async def resume_sweep(request: Request, api: ApiDependency, user: Viewer, sweep: SweepId) -> Response:
     """Continue an ended sweep, with the same spec or with changes such as more `trials`."""
     entry = await run_in_threadpool(api.steerable_entry, user, sweep)
     body = await body_of(request, api.limits.spec)
@@ -336,7 +336,7 @@ def _resume(api: Api, user: User, entry: Entry, changes: Mapping[str, Any]) -> S
     },
 )
 def extend_sweep(
-    api: Asked,
+    api: ApiDependency,
     user: Viewer,
     sweep: SweepId,
     dry_run: Annotated[bool, Query(description="Plan the trials; queue nothing.")] = False,

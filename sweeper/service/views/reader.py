@@ -25,7 +25,7 @@ from sweeper.runner.budgets import count_gpus
 from sweeper.search.objectives import resolve_objective
 from sweeper.service.db.landing import Landing
 from sweeper.service.views.events import Hub
-from sweeper.storage.incremental import GrowingTable
+from sweeper.storage.incremental import IncrementalTable
 from sweeper.storage.location import place_of
 from sweeper.storage.schema import SCHEMAS
 from trainables.noise import KNOBS
@@ -75,7 +75,7 @@ class Reader:
         self._numbered = 0  # `changes` of the trials table at the last numbering
         self._analysed_at = -math.inf
         self._target: float | None = None
-        self._tables = {name: GrowingTable(name) for name in ("trials", "search")}
+        self._tables = {name: IncrementalTable(name) for name in ("trials", "search")}
         self._lock, self._analysing = threading.Lock(), threading.Lock()
 
     # -- reading ------------------------------------------------------------------------------------------------------

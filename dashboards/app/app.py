@@ -73,7 +73,7 @@ def _make_sign_out(name: str) -> list[Component]:
 
 
 def make_pages(source: SweepSource) -> flask.Flask:
-    """Return the app for a service's sweeps as a WSGI application; `source` identifies the user of each request."""
+    """Return the WSGI application for a service's sweeps; `source` identifies the user behind a request."""
     server = make_app(Live(SourceFolders(source)), source).server
     server.after_request(compress_response)
     return server

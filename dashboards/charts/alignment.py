@@ -45,7 +45,7 @@ class Alignment:
 
 
 def rank_orderings(trials: pa.Table, goal: Objective) -> list[Alignment]:
-    """Return the R² of each noise and each knob alone, best first; empty below `MIN_CONFIGS` configurations.
+    """Return the R² of every noise and knob alone, best first; empty below `MIN_CONFIGS` configurations.
 
     The method is that of `sweeper.analysis.evidence.ranking.rank`: viable configurations with all noises, a floor for
     the bad tail, a natural spline of 5 columns, and a fit without the predicted configuration.

@@ -58,7 +58,7 @@ def draw_normalised(curves: Sequence[MergeCurve], noise_label: str, limit: int =
 
 
 def draw_gains(gains: Sequence[MergeGain], noise_label: str) -> Chart:
-    """Draw the gain of each merge against the noise, at the coefficient that validation chose."""
+    """Draw the gain per merge against the noise. Validation chose the coefficient."""
     figure = make_figure()
     view = fit_window([g.gain for g in gains], 0.0, True)
     outside = 0
@@ -75,7 +75,7 @@ def draw_gains(gains: Sequence[MergeGain], noise_label: str) -> Chart:
     figure.add_hline(y=0, line={"color": GREY, "width": 1}, layer="below")
     text = "Each merge of each pair at the coefficient with the lowest validation loss."
     text += f" Left out: {outside} below the frame." if outside else ""
-    return Chart("gains", "Gain of each merge", text, finish(figure), wide=True)
+    return Chart("gains", "Gain per merge", text, finish(figure), wide=True)
 
 
 class _Panels:

@@ -29,7 +29,7 @@ def convert_density(posterior: Sequence[tuple[float, float]]) -> list[float]:
 
 
 def draw_posterior(explanation: Explanation, noise_label: str) -> Chart:
-    """Draw the probability of each noise to be the best.
+    """Draw the probability that a noise is the best.
 
     Args:
         explanation: Explanation with a posterior on at least two noises.

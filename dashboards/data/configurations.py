@@ -27,6 +27,12 @@ KNOBS = ("learning_rate", "batch_size", "momentum", "weight_decay", "augmentatio
 PARENTS = {"merged_loss": "loss", "merged_accuracy": "accuracy"}
 
 
+def label_noise(noise: str) -> str:
+    """Return the title of a noise axis, with formula and unit."""
+    scale = NOISE[noise]
+    return f"noise {scale.formula} [{scale.unit}]"
+
+
 @dataclass(frozen=True)
 class Sweep:
     """The settings of a sweep.
@@ -49,8 +55,7 @@ class Sweep:
     @property
     def noise_label(self) -> str:
         """Title of the noise axis, with formula and unit."""
-        scale = NOISE[self.noise]
-        return f"noise {scale.formula} [{scale.unit}]"
+        return label_noise(self.noise)
 
 
 @dataclass(frozen=True)

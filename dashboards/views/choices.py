@@ -17,6 +17,7 @@ from dashboards.data.configurations import (
     average_noises,
     find_anchor,
     group_configurations,
+    label_noise,
     read_floats,
     read_settings,
 )
@@ -69,8 +70,7 @@ class Choice:
     @property
     def noise_label(self) -> str:
         """Title of the noise axis, with formula and unit."""
-        scale = NOISE[self.noise]
-        return f"noise {scale.formula} [{scale.unit}]"
+        return label_noise(self.noise)
 
 
 @cache_by_content

@@ -167,12 +167,12 @@ def _make_traces(
 
 @cache_by_content
 def rank_run(run: Run, metric: str, split: str) -> list[Alignment]:
-    """Return the R² of each knob and each noise alone, see `dashboards.charts.alignment.rank_orderings`."""
+    """Return the R² of every knob and noise alone, see `dashboards.charts.alignment.rank_orderings`."""
     return rank_orderings(run.tables["trials"], METRICS[metric].on(split))
 
 
 def draw_ranking(alignments: Sequence[Alignment], noise: str) -> Chart:
-    """Draw the R² of each axis as a dot, with a mark on the shown noise.
+    """Draw the R² per axis as a dot, with a mark on the shown noise.
 
     Args:
         alignments: At least one, best first.
@@ -200,7 +200,7 @@ def draw_ranking(alignments: Sequence[Alignment], noise: str) -> Chart:
     below = sum(a.r2 < -0.5 for a in alignments)
     words = f"{R2} along one axis alone, for the {alignments[0].n} with all noises: {HOW}. 0 is as good as the mean."
     words += f" {below} below −0.5 appear at −0.5." if below else ""
-    return Chart("ranking", "R² of each noise and knob", words, finish(figure), height=140 + 26 * len(alignments))
+    return Chart("ranking", "R² per noise and knob", words, finish(figure), height=140 + 26 * len(alignments))
 
 
 def make_controls(run: Run, selection: Selection) -> tuple[Control, ...]:

@@ -248,7 +248,7 @@ def make_controls(run: Run, selection: Selection) -> tuple[Control, ...]:
 
 
 def build(run: Run, selection: Selection) -> Section:
-    """Return one panel per knob, and the best configuration of each."""
+    """Return one panel per knob, with its best configuration."""
     chosen = choose(run, selection)
     measure = choices.make_measure(run, chosen.name, chosen.split)
     points = choices.group_points(run, chosen.noise, (measure.column,))
@@ -268,14 +268,14 @@ def build(run: Run, selection: Selection) -> Section:
     axes = {s.knob: make_axis(s.knob, read_knob(points, s.knob), most=4) for s in slices}
     bar = colour_points(points, "noise", chosen.noise_label, {})
     words = (
-        "The best configuration of each panel. If different configurations agree in the noise but not in the knobs, "
+        "The best configuration per panel. If different configurations agree in the noise but not in the knobs, "
         "this supports the noise. A configuration that is best in several panels counts once."
     )
     return Section(
         verdicts=_write_verdicts(slices, measure, chosen.noise),
         banners=banners,
         charts=(draw_slices(slices, measure, view, chosen.noise_label, axes, bar),),
-        tables=(TableCard("slices", "Best configuration of each panel", words, make_slice_table(slices, measure)),)
+        tables=(TableCard("slices", "Best configuration per panel", words, make_slice_table(slices, measure)),)
         if known
         else (),
         notes=(*notes, *_warn_of_nearest(slices)),

@@ -134,7 +134,7 @@ def _option(name: str, field: FieldInfo) -> Option:
     rules: dict[str, Any] = {}
     if metadata["many"] and not metadata["several"]:
         rules["multiple"] = True
-        text = text if "epeat it" in text else f"{text} Repeatable."
+        text = f"{text} Repeatable."
     metavar = "" if switch else metadata["metavar"] or "|".join(literals)
     choices = _NAMES.get(name) or ((lambda: literals) if literals else None)
     return Option(f"--{name.replace('_', '-')}", metavar, text, group=metadata["group"], names=choices,

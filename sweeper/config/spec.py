@@ -55,7 +55,7 @@ class SweepSpec(BaseModel):
     objective: str = option(
         "merged_loss",
         "Score to optimise, on validation: `merged_loss`, `merged_accuracy`, `gain_mean`, `gain_best`, `barrier`, or "
-        "`cost` in device seconds. Repeat it for several objectives; the first one ranks the trials.",
+        "`cost` in device seconds. The first of several objectives ranks the trials.",
         "search",
         metavar="NAME",
         many=True,

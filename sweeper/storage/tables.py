@@ -149,7 +149,7 @@ def read_part(place: Place, path: str, table: str) -> pa.Table | str:
             # its columns may have other meanings
             raise NewerSchema(path, int(version))
         names = data.column_names  # each access builds this list
-        if version == schema.metadata[VERSION] and _without_noises(names) != _without_noises(schema.names):
+        if version == schema.metadata[VERSION] and _fixed_columns(names, table) != _fixed_columns(schema.names, table):
             return "does not have the columns of its version"
         present = set(names)
         # an older part lacks later columns, which read as empty
@@ -168,9 +168,9 @@ def read_part(place: Place, path: str, table: str) -> pa.Table | str:
     return whole
 
 
-def _without_noises(names: Iterable[str]) -> list[str]:
-    """Return the columns that a schema version fixes: a new definition of noise adds its own without a new version."""
-    return [name for name in names if not name.startswith("noise_")]
+def _fixed_columns(names: Iterable[str], table: str) -> list[str]:
+    """Return the columns that a schema version fixes: a new definition of noise adds one to `trials` without it."""
+    return [n for n in names if table != "trials" or n == "noise_target" or not n.startswith("noise_")]
 
 
 _UNBIASED_SINCE = 4  # schema version

@@ -190,11 +190,12 @@ def _all_noises(a: Analysis, n: int) -> str:
     return " with all noises" if n < a.n_tested and n == a.ranking.n else ""
 
 
-def _beyond(number_: int) -> str:
+def _beyond(number_: int, bound: str = "") -> str:
     if not number_:
         return ""
     lie = "1 lies" if number_ == 1 else f"{number_} lie"
-    return f"; {lie} beyond the range of the others; its nearest end predicts {'it' if number_ == 1 else 'them'}"
+    them = "it" if number_ == 1 else "them"
+    return f"; {bound}{lie} beyond the range of the others, and its nearest end predicts {them}"
 
 
 def _knob_test(a: Analysis) -> str:
@@ -258,7 +259,7 @@ def _ranking(a: Analysis) -> str:
         seen |= {row.name, *row.same_as}
         name = " = ".join((row.name, *row.same_as))
         parts.append(f"{name} {number(row.r2)} ({number(row.low)} to {number(row.high)})")
-    most = _beyond(max(row.beyond for row in r.rows)).replace("; ", "; up to ")
+    most = _beyond(max(row.beyond for row in r.rows), "up to ")
     return (
         f"Definitions by {R2} (n = {r.n} configurations with all noises{most}), "
         f"with 90 % bootstrap intervals: {', '.join(parts)}."

@@ -6,7 +6,7 @@ import pytest
 
 from sweeper.analysis.evidence.analyse import analyse
 from sweeper.analysis.evidence.linear import R2
-from sweeper.analysis.evidence.sentences import explain_no_needs
+from sweeper.analysis.evidence.sentences import _beyond, explain_no_needs
 from sweeper.analysis.regime import fit_regime
 from tests.support.evidence_cells import bell, grid
 from tests.support.trial_rows import BEST, hump, sweep, table, trial
@@ -169,3 +169,11 @@ def test_noises_that_most_trials_lack_are_no_obstacle() -> None:
     assert found.explained.n_configs == 48
     assert "paper" not in {r.name for r in found.ranking.rows}
     assert math.isfinite(found.judged.gate.p)
+
+
+@pytest.mark.parametrize("bound", ["", "up to "])
+def test_configurations_beyond_the_range_are_one_clause(bound: str) -> None:
+    rest = "beyond the range of the others, and its nearest end predicts"
+    assert _beyond(0, bound) == ""
+    assert _beyond(1, bound) == f"; {bound}1 lies {rest} it"
+    assert _beyond(3, bound) == f"; {bound}3 lie {rest} them"

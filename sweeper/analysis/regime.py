@@ -5,7 +5,7 @@ symbol  meaning
 ======  ============================================================================================
 x       log noise of a configuration, of the chosen definition
 z       its objective on the study's scale (`Objective.tell`, mean of repeats), larger is better
-f       Gaussian process over x with length scale l and relative scatter r, see `sweeper.analysis.smoother`
+f       Gaussian process over x with length scale l and relative scatter r, see `sweeper.analysis.curve.smoother`
 x*      argmax of f over the tried range of x
 ======  ============================================================================================
 
@@ -16,7 +16,7 @@ A grid integrates over (l, r). With a few dozen configurations the best-fitting 
 interval covers too rarely, and its optimum looks interior even if nothing depends on noise.
 
 The interval of x* is a bootstrap over configurations that draws (l, r) anew each time. It excludes noises that are
-significantly worse (`sweeper.analysis.interval`), and it holds for the tried range of noise.
+significantly worse (`sweeper.analysis.curve.interval`), and it holds for the tried range of noise.
 
 This module gives no verdict on the curve's shape: an adaptive search samples near its own optimum and biases a verdict.
 For the same reason, the interval of an adaptive search covers the draw of configurations, not the outcome of another
@@ -34,9 +34,9 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from sweeper.analysis.interval import trim_interval
-from sweeper.analysis.knob_effects import KnobEffect, find_knob_effects
-from sweeper.analysis.smoother import MAX_GROUPS, Array, average_curve, bootstrap_argmax, fit_smoother
+from sweeper.analysis.curve.interval import trim_interval
+from sweeper.analysis.curve.knob_effects import KnobEffect, find_knob_effects
+from sweeper.analysis.curve.smoother import MAX_GROUPS, Array, average_curve, bootstrap_argmax, fit_smoother
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES, Objective
 from trainables.result import UNSTABLE

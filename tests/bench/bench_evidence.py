@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, create_trial
 from provenance import provenance
 
+from sweeper.analysis.curve.interval import trim_interval
 from sweeper.analysis.evidence.cells import NAMED, Array, Cells, raise_tail, raise_tail_along
 from sweeper.analysis.evidence.controls import fit_nested
 from sweeper.analysis.evidence.exponents import fit_exponents, measure_share, run_knob_test
@@ -17,7 +18,6 @@ from sweeper.analysis.evidence.gains import Finding
 from sweeper.analysis.evidence.ranking import FITTED, cross_fit, rank
 from sweeper.analysis.evidence.shape import compare_shapes
 from sweeper.analysis.evidence.verdict import judge
-from sweeper.analysis.interval import trim_interval
 from sweeper.analysis.regime import locate_optimum
 from sweeper.search.noise_sampler.sampler import NoiseTargetedSampler
 from sweeper.search.samplers import SAMPLERS

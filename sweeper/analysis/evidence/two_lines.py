@@ -21,7 +21,7 @@ The errors are the first kind that the design allows:
 - `HC3`: heteroskedasticity-robust over configurations, with n − 4 degrees of freedom.
 
 Source: Simonsohn 2018, Two Lines, doi 10.1177/2515245918805755, eq. 1 and appendix (Robin Hood), with the Gaussian
-process of `sweeper.analysis.smoother` in place of the spline; HC3: MacKinnon & White 1985; Satterthwaite 1946.
+process of `sweeper.analysis.curve.smoother` in place of the spline; HC3: MacKinnon & White 1985; Satterthwaite 1946.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy import stats
 
+from sweeper.analysis.curve.smoother import Smoother, fit_smoother
 from sweeper.analysis.evidence.cells import Array, Cells, Mask
-from sweeper.analysis.smoother import Smoother, fit_smoother
 
 MIN_LEVELS = 6
 MAX_REPLICATED = 15

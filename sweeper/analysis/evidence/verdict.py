@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sweeper.analysis.curve.smoother import fit_smoother
 from sweeper.analysis.evidence.cells import Array, Cells
 from sweeper.analysis.evidence.two_lines import (
     DIGITS,
@@ -29,7 +30,6 @@ from sweeper.analysis.evidence.two_lines import (
     run_two_lines,
 )
 from sweeper.analysis.regime import EDGE, GRID, MIN_CONFIGS, edges
-from sweeper.analysis.smoother import fit_smoother
 
 HUMP, CLIFF, UNDETERMINED = "hump", "plateau then cliff", "undetermined"
 DRAWS = 500

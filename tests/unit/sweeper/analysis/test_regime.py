@@ -5,8 +5,8 @@ from dataclasses import asdict, fields
 import numpy as np
 import pytest
 
+from sweeper.analysis.curve.smoother import MAX_GROUPS, fit_smoother
 from sweeper.analysis.regime import LOGARITHMIC, Regime, fit_regime
-from sweeper.analysis.smoother import MAX_GROUPS, fit_smoother
 from sweeper.search.objectives import OBJECTIVES
 from tests.support.trial_rows import BEST, OF_ROWS, flat, hump, monotone, sweep, table, trial
 from trainables.noise import NOISE

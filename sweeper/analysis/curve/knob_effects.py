@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from sweeper.analysis.interval import holm
+from sweeper.analysis.curve.interval import holm
 from sweeper.formatting import name_knob, number
 
 Array = NDArray[np.float64]

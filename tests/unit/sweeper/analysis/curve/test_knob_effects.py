@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from sweeper.analysis.curve.knob_effects import find_knob_effects
 from sweeper.analysis.evidence.analyse import analyse
 from sweeper.analysis.evidence.linear import R2
-from sweeper.analysis.knob_effects import find_knob_effects
 from sweeper.analysis.regime import fit_regime
 from tests.support.trial_rows import BEST, sweep, table, trial
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from sweeper.analysis.interval import holm, trim_interval
+from sweeper.analysis.curve.interval import holm, trim_interval
 from sweeper.analysis.recommend import recommend
 from sweeper.analysis.regime import fit_regime
 from tests.support.trial_rows import BEST, sweep, table, trial

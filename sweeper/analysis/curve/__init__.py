@@ -1,0 +1,1 @@
+"""Curve of an objective over noise: smoother, interval of its optimum, effects of single knobs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -105,3 +106,19 @@ def _find_lowest(model: Surrogate, points: Points, draws: int, rng: np.random.Ge
     values, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     return (mean + rng.standard_normal((draws, len(mean))) @ root.T).argmin(axis=1)
+
+
+@dataclass(frozen=True)
+class RecommendedTrial:
+    """The finished configuration with the best posterior mean.
+
+    Attributes:
+        number: Number of its first trial.
+        params: Its parameters.
+        mean, sd: Posterior mean and sd of its noise-free objective, in the study's unit and direction.
+    """
+
+    number: int
+    params: dict[str, Any]
+    mean: float
+    sd: float

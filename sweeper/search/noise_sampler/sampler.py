@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeper.search.noise_sampler.acquisition import Aims, choose
 from sweeper.search.noise_sampler.candidates import STARTUP, find_inside, startup_point
 from sweeper.search.noise_sampler.encoding import FACTORS, Array, check_fixed, check_names, nearest_value
-from sweeper.search.noise_sampler.explanation import BestDraws, Explanation
+from sweeper.search.noise_sampler.explanation import BestDraws, Explanation, RecommendedTrial
 from sweeper.search.noise_sampler.fit import (
     Parts,
     SurrogateFit,
@@ -63,22 +63,6 @@ __all__ = ["NOISE_TARGET_KEY", "PARAMS_KEY", "SEARCH_KEY", "Explanation", "Noise
 
 Taken = Collection[tuple[float, ...]]
 Direction = str | StudyDirection | Sequence[str | StudyDirection]
-
-
-@dataclass(frozen=True)
-class RecommendedTrial:
-    """The finished configuration with the best posterior mean.
-
-    Attributes:
-        number: Number of its first trial.
-        params: Its parameters.
-        mean, sd: Posterior mean and sd of its noise-free objective, in the study's unit and direction.
-    """
-
-    number: int
-    params: dict[str, Any]
-    mean: float
-    sd: float
 
 
 class NoiseTargetedSampler(BaseSampler):
@@ -277,23 +261,33 @@ class NoiseTargetedSampler(BaseSampler):
         Raises:
             ValueError: The direction is unknown, or the formula cannot use a knob.
         """
+        return next(iter(self.rank(trials, direction, 1)), None)
+
+    def rank(
+        self, trials: Sequence[FrozenTrial], direction: Direction = "minimize", count: int = 1
+    ) -> list[RecommendedTrial]:
+        """Return the `count` feasible finished configurations with the best posterior means; see `recommend`."""
         with one_thread():
             feasible = [t for t in trials if all(v <= 0 for v in t.constraints.values())]
             fit = self._fit_first_objective(feasible, direction)
             if fit is None or isinstance(fit, KnobSpace):
-                return None
+                return []
             surrogate, seen, sign = fit
             models = surrogate.draw_many_models(np.random.default_rng(self._seed))
             mean, sd = predict_mixture(models, surrogate.space, seen.unit)
-        held = find_inside(surrogate.space.points(seen.unit))
-        best = int(np.argmin(np.where(held, mean, np.inf)))
-        first = int(seen.numbers[point_keys(seen.unit).index(point_keys(seen.unit)[best])])
-        trial = next(t for t in trials if t.number == first)
-        transform = LossTransform.of(surrogate.losses)
-        if transform is None:
-            return RecommendedTrial(first, dict(trial.params), float(sign * seen.losses[best, 0]), 0.0)
-        around = transform.losses(mean[best] + sd[best] * np.array([-1.0, 0.0, 1.0]))
-        return RecommendedTrial(first, dict(trial.params), float(sign * around[1]), float(around[2] - around[0]) / 2)
+        held, keys = find_inside(surrogate.space.points(seen.unit)), point_keys(seen.unit)
+        first = {key: i for i, key in reversed([*enumerate(keys)]) if held[i]}  # configuration -> its first row
+        rows = sorted(first.values(), key=lambda i: float(mean[i]))[:count]
+        transform, by_number = LossTransform.of(surrogate.losses), {t.number: t for t in trials}
+        ranked: list[RecommendedTrial] = []
+        for i in rows:
+            number = int(seen.numbers[i])
+            centre, half = float(seen.losses[i, 0]), 0.0
+            if transform is not None:
+                low, centre, high = transform.losses(mean[i] + sd[i] * np.array([-1.0, 0.0, 1.0]))
+                half = float(high - low) / 2
+            ranked.append(RecommendedTrial(number, dict(by_number[number].params), sign * float(centre), half))
+        return ranked
 
     def _fit_first_objective(
         self, trials: Sequence[FrozenTrial], direction: Direction

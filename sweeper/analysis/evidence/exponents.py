@@ -23,7 +23,14 @@ from scipy import stats
 
 from sweeper.analysis.evidence.cells import Array, Cells
 from sweeper.analysis.evidence.gains import Finding, Gain, decide_finding, estimate_gain
-from sweeper.analysis.evidence.linear import LeftOutErrors, design_matrix, least_squares, predict_left_out, wald_test
+from sweeper.analysis.evidence.linear import (
+    LeftOutErrors,
+    design_matrix,
+    least_squares,
+    predict_by_mean,
+    predict_left_out,
+    wald_test,
+)
 from sweeper.formatting import name_knob
 from sweeper.search.noise_sampler.single_index import DRAWS, MIN_CONFIGS, Basis, fit_index, has_enough
 from trainables.noise import NOISE
@@ -40,6 +47,7 @@ class ExplainedShare:
         n_configs, n_trials: Number of configurations and repeats.
         ceiling: R²_c.
         r2: R² of f(ln S) for left-out configurations.
+        gain: ΔR² of f(ln S) over the mean score.
         beyond: Number of configurations beyond the range of the others; the nearest end predicts these.
         share: r2 / ceiling.
         f, f_above, f_below, p: Lack-of-fit F of the configurations about f(ln S), its degrees of freedom and its
@@ -50,6 +58,7 @@ class ExplainedShare:
     n_trials: int
     ceiling: float | None = None
     r2: float | None = None
+    gain: Gain | None = None
     beyond: int = 0
     share: float | None = None
     f: float | None = None
@@ -70,10 +79,11 @@ def measure_share(cells: Cells, noise: str) -> ExplainedShare:
     axis = known.noise[noise]
     errors = predict_left_out(known.z, known.size, [axis])
     r2, beyond = errors.r2, int(errors.beyond.sum())
+    gain = estimate_gain(predict_by_mean(known.z, known.size), errors)
     variance, below = known.pure
     if below < MIN_CONFIGS // 2 or not variance > 0:
-        return ExplainedShare(n, trials, r2=r2, beyond=beyond, reason="ceiling and lack of fit need repeats: "
-                         f"{trials} trials of {n} configurations")  # fmt: skip
+        why = f"ceiling and lack of fit need repeats: {trials} trials of {n} configurations"
+        return ExplainedShare(n, trials, r2=r2, gain=gain, beyond=beyond, reason=why)
     ceiling = noise_ceiling(known)
     x = design_matrix(Basis.of(axis)(axis))
     above = n - x.shape[1]
@@ -83,6 +93,7 @@ def measure_share(cells: Cells, noise: str) -> ExplainedShare:
         trials,
         ceiling,
         r2,
+        gain,
         beyond,
         r2 / ceiling if ceiling > 0 else None,
         f,

@@ -177,6 +177,13 @@ def predict_left_out(
     return LeftOutErrors(errors, inside, deviations, beyond, fit.x.shape[1])
 
 
+def predict_by_mean(y: Array, weight: Array) -> LeftOutErrors:
+    """Return the errors of the weighted mean of the others, of configurations left out in turn."""
+    squares = weight * (y - np.average(y, weights=weight)) ** 2
+    errors = squares / np.maximum(1.0 - weight / weight.sum(), 1e-9) ** 2
+    return LeftOutErrors(errors, squares, squares, np.zeros(len(y), dtype=bool), 1)
+
+
 def _find_beyond(x: Array, rows: Sequence[Rows]) -> Mask:
     """Return which configurations have a value below or above the range of all others."""
     low = np.array([x[members].min() for members in rows])

@@ -25,7 +25,7 @@ _REVERSE = {
 }
 ONE_SIDED, TWO_SIDED = "one-sided", "two-sided"
 _TERMS = {"weight_decay = 0": "[λ = 0]", "augmentation": "augmentation"}
-_SHARPNESS = {"hessian_trace": "Hessian trace", "hessian_trace_scaled": "scale-free Hessian trace",
+SHARPNESS_WORDS = {"hessian_trace": "Hessian trace", "hessian_trace_scaled": "scale-free Hessian trace",
               "lambda_max": "largest Hessian eigenvalue", "sharpness_worst": "worst-case sharpness",
               "sharpness_average": "average-case sharpness"}  # fmt: skip
 
@@ -306,7 +306,7 @@ def _collapse(a: Analysis) -> str:
 def _controls(a: Analysis) -> list[str]:
     out: list[str] = []
     for c in a.controls:
-        rest = f"{_SHARPNESS[c.sharpness]} and parents' accuracy" if c.sharpness else "parents' accuracy"
+        rest = f"{SHARPNESS_WORDS[c.sharpness]} and parents' accuracy" if c.sharpness else "parents' accuracy"
         if c.p is None or c.p_reverse is None or c.gain is None or c.gain_reverse is None or c.finding is None:
             out.append(f"Control for {rest} impossible: {c.reason}.")
             continue

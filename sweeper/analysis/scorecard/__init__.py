@@ -1,0 +1,1 @@
+"""Scorecard: the verdict in one word, and the tests behind it with their outcomes."""

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeper.search.noise_sampler.acquisition import Aims, choose
 from sweeper.search.noise_sampler.candidates import STARTUP, find_inside, startup_point
-from sweeper.search.noise_sampler.encoding import FACTORS, Array, check_fixed, check_names, nearest_value
+from sweeper.search.noise_sampler.encoding import Array, check_fixed, check_names, nearest_value
 from sweeper.search.noise_sampler.explanation import BestDraws, Explanation, RecommendedTrial
 from sweeper.search.noise_sampler.fit import (
     Parts,
@@ -33,7 +33,7 @@ from sweeper.search.noise_sampler.fit import (
 from sweeper.search.noise_sampler.level_sets import Conditions, KAugOf, KnobSpace, make_knob_space
 from sweeper.search.noise_sampler.loss_transform import LossTransform
 from sweeper.search.noise_sampler.prior import NoisePrior
-from sweeper.search.noise_sampler.single_index import fit_index, has_enough, tail_floor
+from sweeper.search.noise_sampler.single_index import fit_tilts, has_exponent
 from sweeper.search.noise_sampler.study_attrs import (
     NOISE_TARGET_KEY,
     PARAMS_KEY,
@@ -325,7 +325,7 @@ class NoiseTargetedSampler(BaseSampler):
         space, model = surrogate.space, surrogate.model
         exponents, shifts = self._explain_definition(space).exponents, {}
         for role, tilt in zip(space.factor_roles, model.theta.tilt.tolist(), strict=True):
-            if _has_exponent(role):
+            if has_exponent(role):
                 exponents[role] = given_exponent(space, role) + _sign(role) * tilt
             else:
                 shifts[role] = math.exp(tilt)
@@ -339,35 +339,17 @@ class NoiseTargetedSampler(BaseSampler):
 
     def _fit_exponents(self, surrogate: SurrogateFit, seen: Observations) -> dict[str, Any]:
         # exponents with intervals from the single-index model of `analyse`; empty for too few trials
-        space, tilt = surrogate.space, surrogate.model.theta.tilt
-        free = np.array([_has_exponent(role) for role in space.factor_roles], dtype=bool)
-        configs, owner = np.unique(np.round(seen.unit, 10), axis=0, return_inverse=True)
-        if space.pivot is None or not free.any() or not has_enough(len(configs), int(free.sum())):
+        space = surrogate.space
+        fit = fit_tilts(space, seen, surrogate.model.theta.tilt, self._seed)
+        if fit is None:
             return {}
-        size, value = np.bincount(owner).astype(float), -seen.losses[:, 0]
-        z = np.bincount(owner, value) / size
-        within = np.bincount(owner, (value - z[owner]) ** 2)[size > 1] / (size[size > 1] - 1)
-        floor = tail_floor(z, size, math.sqrt(float(np.median(within))) if len(within) else 0.0)
-        z = z if floor is None else np.bincount(owner, np.maximum(value, floor)) / size
-        if np.ptp(z) <= 0:
-            return {}
-        points = space.points(configs)
-        # choices without an order have no exponent and keep the surrogate's shift
-        columns = np.column_stack([points.log_noise + points.factors[:, ~free] @ tilt[~free], points.factors[:, free]])
-        starts = [np.concatenate([[1.0], part]) for part in (np.zeros(int(free.sum())), tilt[free])]
-        fit = fit_index(columns, z, size, starts, seed=self._seed)
-        roles = [role for role, has in zip(space.factor_roles, free, strict=True) if has]
         out: dict[str, dict[str, float]] = {"exponents": self._explain_definition(space).exponents}
         out |= {"exponent_low": {}, "exponent_high": {}}
-        for i, role in enumerate(roles, 1):
-            ends = sorted(given_exponent(space, role) + _sign(role) * float(end[i]) for end in (fit.low, fit.high))
-            out["exponents"][role] = given_exponent(space, role) + _sign(role) * float(fit.best[i])
+        for role, best, low, high in zip(fit.roles, fit.best, fit.low, fit.high, strict=True):
+            ends = sorted(given_exponent(space, role) + _sign(role) * float(end) for end in (low, high))
+            out["exponents"][role] = given_exponent(space, role) + _sign(role) * float(best)
             out["exponent_low"][role], out["exponent_high"][role] = ends
         return out
-
-
-def _has_exponent(role: str) -> bool:
-    return role in FACTORS or role == "k_aug"
 
 
 def _sign(role: str) -> float:

@@ -11,13 +11,19 @@ and 5.5; percentile interval: Efron & Tibshirani 1993, chapter 13.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import minimize
 
-from sweeper.search.noise_sampler.encoding import Array
+from sweeper.search.noise_sampler.encoding import FACTORS, Array
+
+if TYPE_CHECKING:
+    from sweeper.search.noise_sampler.level_sets import KnobSpace
+    from sweeper.search.noise_sampler.study_attrs import Observations
 
 FREEDOM = 5
 MIN_CONFIGS = 12
@@ -157,3 +163,49 @@ def tail_floor(z: Array, size: Array, scatter: float) -> float | None:
     if spread <= 0:
         return None
     return max(min(top - 3 * spread, quarter), top - 10 * spread) - 2.0 * scatter
+
+
+def has_exponent(role: str) -> bool:
+    """Return whether a factor of a knob space has an exponent; choices and the augmentation's strength have none."""
+    return role in FACTORS or role == "k_aug"
+
+
+@dataclass(frozen=True)
+class TiltFit:
+    """Refinements of a definition's exponents, per role of `roles`, with the ends of their 90 % intervals."""
+
+    roles: tuple[str, ...]
+    best: Array
+    low: Array
+    high: Array
+
+
+def fit_tilts(space: KnobSpace, seen: Observations, tilt: Array, seed: int) -> TiltFit | None:
+    """Return the exponents of the single-index model of `analyse`, relative to the definition's.
+
+    Args:
+        space: The knob space.
+        seen: Trials with a value; the first column of their losses counts.
+        tilt: The surrogate's refinement, shape (k,). Choices without an order have no exponent and keep it.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The fit; None without a noise, without a free exponent, for too few trials, or if all losses are equal.
+    """
+    free = np.array([has_exponent(role) for role in space.factor_roles], dtype=bool)
+    configs, owner = np.unique(np.round(seen.unit, 10), axis=0, return_inverse=True)
+    if space.pivot is None or not free.any() or not has_enough(len(configs), int(free.sum())):
+        return None
+    size, value = np.bincount(owner).astype(float), -seen.losses[:, 0]
+    z = np.bincount(owner, value) / size
+    within = np.bincount(owner, (value - z[owner]) ** 2)[size > 1] / (size[size > 1] - 1)
+    floor = tail_floor(z, size, math.sqrt(float(np.median(within))) if len(within) else 0.0)
+    z = z if floor is None else np.bincount(owner, np.maximum(value, floor)) / size
+    if np.ptp(z) <= 0:
+        return None
+    points = space.points(configs)
+    columns = np.column_stack([points.log_noise + points.factors[:, ~free] @ tilt[~free], points.factors[:, free]])
+    starts = [np.concatenate([[1.0], part]) for part in (np.zeros(int(free.sum())), tilt[free])]
+    fit = fit_index(columns, z, size, starts, seed=seed)
+    roles = tuple(role for role, has in zip(space.factor_roles, free, strict=True) if has)
+    return TiltFit(roles, fit.best[1:], fit.low[1:], fit.high[1:])

@@ -112,7 +112,7 @@ def _explain(spec: SweepSpec, space: Space, study: Sequence[FrozenTrial], rows: 
 
 def _find_favourite(spec: SweepSpec, space: Space, study: Sequence[FrozenTrial], rows: Sequence[Row]) -> dict[str, Any]:
     try:
-        sampler = _make_sampler(spec, space, _target_noise(spec, space), rows)
+        sampler = _make_sampler(spec, space, target_noise(spec, space), rows)
         best = sampler.recommend(study, [_direction(spec)]) if hasattr(sampler, "recommend") else None
     except (ValueError, UnknownName) as error:
         return {"undecided": str(error)}
@@ -129,8 +129,11 @@ def _direction(spec: SweepSpec) -> str:
     return "maximize" if OBJECTIVES[spec.objective].maximize else "minimize"
 
 
-def _target_noise(spec: SweepSpec, space: Space) -> str:
-    # a measured noise is unknown before training: the default noise of the optimizer replaces it
+def target_noise(spec: SweepSpec, space: Space) -> str:
+    """Return the noise that a search of this sweep targets.
+
+    A measured noise is unknown before training: the default noise of the optimizer replaces it.
+    """
     try:
         return check_target(spec.noise).name
     except ValueError:
@@ -165,7 +168,7 @@ def _make_sampler(spec: SweepSpec, space: Space, noise: str, rows: Sequence[Row]
     assert make is not None
     examples = next((r["examples"] for r in rows if r["examples"]), None)
     constants = noise_constants(space, PairSpec.from_json(rows[0]["spec"]), examples)
-    k_aug = _read_k_aug(space, rows) if noise == "paper_aug" else None
+    k_aug = read_k_aug(space, rows) if noise == "paper_aug" else None
     return make(
         seed=spec.seed,
         knobs=space.knobs,
@@ -177,8 +180,8 @@ def _make_sampler(spec: SweepSpec, space: Space, noise: str, rows: Sequence[Row]
     )
 
 
-def _read_k_aug(space: Space, rows: Sequence[Row]) -> KAug:
-    # the probe before the search measured k_aug, and every row holds its own value
+def read_k_aug(space: Space, rows: Sequence[Row]) -> KAug:
+    """Return k_aug as the probe before the search measured it, from the rows, each of which holds its own value."""
     corner = next(corners(space))
     policies = getattr(space.knobs.get("augmentation"), "choices", (corner.augmentation,))
     tables: dict[str, dict[float, float]] = {policy: {0.0: 1.0} for policy in policies}

@@ -1,0 +1,67 @@
+"""Confirmed settings: configurations whose fresh pairs reported a score on test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from search_spaces import Space
+from sweeper.analysis.settings.settings import SCORES, Confirmation, Estimate
+from sweeper.search.objectives import OBJECTIVES
+from trainables.result import Outcome
+from trainables.spec import PairSpec
+
+REPORT = "report"
+"""Value of the column `stage` in the rows of pairs that report settings and choose nothing."""
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """Settings with fresh pairs: the values of the knobs that act, and what the pairs reported."""
+
+    params: dict[str, Any]
+    confirmation: Confirmation
+
+
+def find_confirmed(space: Space, rows: Sequence[Mapping[str, Any]], columns: Collection[str]) -> list[Confirmed]:
+    """Return the settings whose reporting pairs are all viable, in the order of the rows.
+
+    Args:
+        space: The search space.
+        rows: Rows of the trials table with a spec.
+        columns: Columns of the table; without `stage`, as in folders of earlier versions, nothing is confirmed.
+    """
+    if "stage" not in columns:
+        return []
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    params: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["stage"] == REPORT:
+            values = space.params_of(PairSpec.from_json(row["spec"]))
+            groups.setdefault(repr(values), []).append(row)
+            params[repr(values)] = values
+    return [
+        Confirmed(params[key], Confirmation(len(group), _score(group)))
+        for key, group in groups.items()
+        if all(row["outcome"] == Outcome.OK for row in group)
+    ]
+
+
+def _score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
+    out: dict[str, Estimate] = {}
+    for name in SCORES:
+        values = [v for row in rows if (v := row.get(OBJECTIVES[name].on("test").column)) is not None]
+        if values and all(map(math.isfinite, values)):
+            out[name] = estimate_mean(values)
+    return out
+
+
+def estimate_mean(values: Sequence[float]) -> Estimate:
+    """Return the mean of values with its standard error; the error of a single value is None."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return Estimate(mean, None)
+    variance = math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
+    return Estimate(mean, math.sqrt(variance / len(values)))

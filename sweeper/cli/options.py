@@ -102,7 +102,7 @@ SHOWN_NOISE = Option(
     "--noise", "NAME", "Noise scale to show, predicted or measured (default: the sweep's).", names=noises
 )
 TARGET = Argument("target", "SPACE|spec.yaml", "Search space, space file (.py) or sweep spec (.yaml).", names=spaces)
-_NAMES = {"objective": objectives, "sampler": samplers, "noise": noises}
+_NAMES = {"objective": objectives, "sampler": samplers, "noise": noises, "track": lambda: ("tensorboard", "wandb")}
 
 
 def sweep_options(mark: str = "flag", only: Collection[str] = (), without: Collection[str] = ()) -> Iterator[Option]:

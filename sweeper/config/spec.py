@@ -119,6 +119,10 @@ class SweepSpec(BaseModel):
         resumable=True, identity=False, metavar="KEY=VALUE", many=True,
         default_factory=lambda: Resources.model_validate({}),
     )  # fmt: skip
+    track: tuple[Literal["tensorboard", "wandb", "none"], ...] = option(
+        (), "Program that also gets each finished trial: `tensorboard` or `wandb`; `none` ends that at a resume.",
+        "cluster", resumable=True, identity=False, metavar="NAME", many=True,
+    )  # fmt: skip
     further_objectives: tuple[str, ...] = Field(
         (), description="Objectives beside the first; a list as `objective` sets both."
     )
@@ -213,6 +217,11 @@ class SweepSpec(BaseModel):
         if not isinstance(names, list | tuple) or not names:
             return values
         return {**values, "objective": names[0], "further_objectives": tuple(names[1:])}
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _split_trackers(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("further_objectives")
     @classmethod

@@ -20,6 +20,7 @@ from sweeper.runner.results import Results, path_or_uri
 from sweeper.runner.session import Session
 from sweeper.runner.signals import sigterm_as_sigint
 from sweeper.runner.status import QUIET, Callbacks, Status
+from sweeper.runner.tracking.tracking import check_trackers, tracked, tracker_names
 from sweeper.storage.checkpoints import CHECKPOINTS, clear, on_node
 from sweeper.storage.location import Place, place_of
 from sweeper.storage.run_folder import claim, locked, withdraw, write_start
@@ -118,6 +119,7 @@ def _resolve_address(sweep: PreparedSweep, callbacks: Callbacks) -> PreparedSwee
 
 
 def _check(sweep: PreparedSweep) -> PreparedSweep:
+    check_trackers(tracker_names(sweep.spec))
     sweep = check_sweep(fit_to_ranks(sweep))
     if sweep.spec.runner == "ray" and sweep.spec.address:
         check_reachable(sweep.spec.address)
@@ -142,9 +144,11 @@ def _open_session(
             folder = folder.patient()
             folder.tidy()
             runtime = _make_runtime(sweep.spec, folder)
-            session = make(sweep, folder, runtime, callbacks, measure_k_aug(sweep, runtime, callbacks.say))
-            hold.lost = lambda why: session.break_off(StorageError(why))
-            yield session
+            k_aug = measure_k_aug(sweep, runtime, callbacks.say)
+            with tracked(sweep, folder, callbacks) as callbacks:
+                session = make(sweep, folder, runtime, callbacks, k_aug)
+                hold.lost = lambda why: session.break_off(StorageError(why))
+                yield session
     except StorageError as error:
         raise StorageError(f"{error}; finished trials are kept, `{command}` continues") from None
 

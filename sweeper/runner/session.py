@@ -272,6 +272,7 @@ class Session:
         self.halt(str(error))
 
     def _remember(self, rows: Sequence[Row]) -> None:
+        self.callbacks.finished(rows)
         self.status.pruned += was_stopped(rows)
         self.status.saved_seconds += estimate_savings(rows)[0]
         for row in rows:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass
@@ -36,12 +37,15 @@ class Callbacks:
             configurations left.
         say: Called with a line about what happens before the search.
         stop: Returns why the sweep starts no further trial; empty while it may.
+        finished: Called with rows of the trials table: those in the run folder at the start, then those of each
+            configuration that ends.
     """
 
     listener: Callable[[Status], None] = lambda _: None
     confirm: Callable[[Path | str, int], bool] = lambda run, left: True
     say: Callable[[str], None] = lambda _: None
     stop: Callable[[], str] = lambda: ""
+    finished: Callable[[Sequence[Mapping[str, Any]]], None] = lambda rows: None
 
 
 QUIET = Callbacks()

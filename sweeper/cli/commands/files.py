@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from sweeper.storage.run_folder import stored_spec
 
 if TYPE_CHECKING:
     from dashboards.data.runs import Run
+    from search_spaces import Space
+    from sweeper.config.spec import SweepSpec
 from collections import Counter
 
 from sweeper.config.yaml_source import parse_assignments
@@ -26,13 +29,14 @@ from trainables.registry import unknown
 
 _TABLES = ("trials", "merges", "history", "planes", "search")
 _EXPORT = (
-    Option("--format", "csv|parquet", "Format of the table (default: csv).", type=Choice(("csv", "parquet"))),
+    Option("--format", "csv|parquet|tensorboard", "Table as csv or parquet, or all trials for TensorBoard "
+           "(default: csv).", type=Choice(("csv", "parquet", "tensorboard"))),
     Option("--table", "NAME", f"{', '.join(_TABLES[:-1])} or {_TABLES[-1]} (default: trials).", type=Choice(_TABLES)),
-    Option("--out", "FILE", "File of the table (default: DIR/TABLE.FORMAT)."),
+    Option("--out", "FILE", "File of the table (default: DIR/TABLE.FORMAT); folder of the runs for TensorBoard."),
     Option("--html", "FILE", "Write the page instead, as one file that works offline."),
     Option("--png", "DIR", "Write the page's figures instead, as PNG files."),
     Option("--svg", "DIR", "Write the page's figures instead, as SVG files."),
-)
+)  # fmt: skip
 _TABLE = Argument("table", "TABLE", "Table with one row per pair: .parquet, .csv, .feather or .arrow.")
 _IMPORT = (
     Option("--space", "NAME", "Space or space file of the pairs.", required=True, names=spaces),
@@ -50,8 +54,13 @@ _IMPORT = (
 @command(RUN_DIR, _EXPORT, SHOWN_NOISE, COMMON)
 def export(args: Arguments) -> int:
     """`sweeper export DIR`: a table, or the page and figures with --html, --png and --svg."""
-    stored_spec(args.dir)
-    if not (args.html or args.png or args.svg):
+    spec = stored_spec(args.dir)
+    if args.format in _FOR_OTHERS and not (args.html or args.png or args.svg):
+        if args.table or args.noise:
+            flag = "--table is for csv and parquet" if args.table else "--noise is for --html, --png and --svg"
+            raise SpecError(f"{flag}; --format {args.format} writes all trials")
+        record, text = _FOR_OTHERS[args.format](args, spec)
+    elif not (args.html or args.png or args.svg):
         record, text = _write_table(args)
     else:
         if args.out or args.table or args.format:
@@ -87,6 +96,32 @@ def _write_table(args: Arguments) -> tuple[dict[str, Any], str]:
     shown = place.local / file if place.local else f"{place.text}/{file}"
     written = str(shown.absolute() if isinstance(shown, Path) else shown)
     return {"file": written, "rows": table.num_rows}, f"{table.num_rows} rows in {shown}"
+
+
+def _write_events(args: Arguments, spec: SweepSpec) -> tuple[dict[str, Any], str]:
+    from sweeper.runner.tracking.tracking import export_events
+
+    run = place_of(args.dir)
+    target = place_of(args.out) if args.out else place_of(f"{run.uri}/tensorboard")
+    try:
+        count = export_events(spec, _find_space(spec), run, target)
+    except StorageError as error:
+        raise SpecError(str(error)) from None
+    folder = str(target.local.absolute()) if target.local else target.uri
+    text = f"{pluralize(count, 'trial')} in {folder}; `tensorboard --logdir {shlex.quote(folder)}` shows them"
+    return {"folder": folder, "trials": count}, text
+
+
+def _find_space(spec: SweepSpec) -> Space | None:
+    from sweeper.storage.space_data import known_space
+
+    try:
+        return known_space(spec).space
+    except SpecError:  # the knobs among the columns of the trials are left
+        return None
+
+
+_FOR_OTHERS = {"tensorboard": _write_events}
 
 
 def _write_figures(args: Arguments) -> tuple[dict[str, Any], str]:

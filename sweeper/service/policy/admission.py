@@ -31,7 +31,7 @@ _PATH_KEY = re.compile(r"path|file|dir|folder|root|url|uri|checkpoint|cache|cfg|
 _LOOKS_LIKE_PATH = re.compile(
     r"[/\\~]|^\.|\.\.|^[A-Za-z]:|\.(safetensors|pt|pth|bin|ckpt|pkl|npz|tar|py)$", re.IGNORECASE
 )
-RESUMABLE = tuple(k for k in keys("resumable") if k not in (*_DECIDED, "data", "download"))
+RESUMABLE = tuple(k for k in keys("resumable") if k not in (*_DECIDED, "data", "download", "track"))
 """Keys of a spec that `resume` may change."""
 
 
@@ -93,6 +93,12 @@ def admit(
             raise forbidden(f"the service sets {key}, got {given[key]!r}: leave it out")
     if given.get("download") not in (None, False) and not user.admin:
         raise _refuse_download("download")
+    if given.get("track") not in (None, [], "none", ["none"]) and not user.admin:
+        raise forbidden(
+            f"track needs an admin's token, since the server sends the trials with its own account, got "
+            f"{given['track']!r}"[:200]
+            + ": leave it out"
+        )
     if isinstance(given.get("enqueue"), str):
         raise forbidden(f"enqueue must list configurations, not name a file, got {given['enqueue']!r}")
     name = given.get("space")

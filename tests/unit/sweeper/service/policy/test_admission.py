@@ -108,6 +108,7 @@ FORBIDDEN = {
     "address": ("10.0.0.1:6379", "the service sets"),
     "cache": ("/tmp/x", "the service sets"),
     "download": (True, "admin's token"),
+    "track": ("wandb", "track needs an admin's token, since the server sends the trials with its own account, got"),
     "enqueue": ("/etc/passwd", "must list configurations"),
     "data": ("/etc", "must lie in the server's data root"),
     "prior": (["/srv/other"], "must be a sweep's id"),
@@ -160,6 +161,11 @@ def test_control_and_format_characters_are_refused(rules, asked):
 
 def test_an_admin_may_download(rules):
     assert admitted(spec(download=True), rules, ROOT).spec.download
+
+
+def test_an_admin_may_track(rules):
+    assert admitted(spec(track="tensorboard"), rules, ROOT).spec.track == ("tensorboard",)
+    assert admitted(spec(track=[]), rules).spec.track == ()
 
 
 def test_data_may_be_a_part_of_the_data_root(rules, tmp_path):

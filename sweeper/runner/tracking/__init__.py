@@ -1,0 +1,1 @@
+"""Trackers: TensorBoard and Weights & Biases get one run for each finished trial of a sweep."""

@@ -29,10 +29,12 @@ from trainables.registry import unknown
 
 _TABLES = ("trials", "merges", "history", "planes", "search")
 _EXPORT = (
-    Option("--format", "csv|parquet|tensorboard", "Table as csv or parquet, or all trials for TensorBoard "
-           "(default: csv).", type=Choice(("csv", "parquet", "tensorboard"))),
+    Option("--format", "csv|parquet|optuna|tensorboard", "A table as csv or parquet; all trials as an Optuna study in "
+           "an SQLite file, or for TensorBoard (default: csv).",
+           type=Choice(("csv", "parquet", "optuna", "tensorboard"))),
     Option("--table", "NAME", f"{', '.join(_TABLES[:-1])} or {_TABLES[-1]} (default: trials).", type=Choice(_TABLES)),
-    Option("--out", "FILE", "File of the table (default: DIR/TABLE.FORMAT); folder of the runs for TensorBoard."),
+    Option("--out", "FILE", "File of the table (default: DIR/TABLE.FORMAT) or of the study (default: DIR/study.db); "
+           "folder for TensorBoard (default: DIR/tensorboard)."),
     Option("--html", "FILE", "Write the page instead, as one file that works offline."),
     Option("--png", "DIR", "Write the page's figures instead, as PNG files."),
     Option("--svg", "DIR", "Write the page's figures instead, as SVG files."),
@@ -121,7 +123,22 @@ def _find_space(spec: SweepSpec) -> Space | None:
         return None
 
 
-_FOR_OTHERS = {"tensorboard": _write_events}
+def _write_study(args: Arguments, spec: SweepSpec) -> tuple[dict[str, Any], str]:
+    from sweeper.runner.tracking.optuna_study import write_study
+    from sweeper.storage.space_data import known_space
+
+    run = place_of(args.dir)
+    if is_uri(args.out) or (run.local is None and not args.out):
+        raise SpecError(f"--out must be a file on this machine, got {args.out or run.text}: --out study.db")
+    target = Path(args.out or f"{run.local}/study.db").expanduser().absolute()
+    count = write_study(spec, known_space(spec).space, run, target)
+    text = (
+        f"{pluralize(count, 'trial')} in {target}; `optuna-dashboard {shlex.quote(f'sqlite:///{target}')}` shows them"
+    )
+    return {"file": str(target), "trials": count}, text
+
+
+_FOR_OTHERS = {"optuna": _write_study, "tensorboard": _write_events}
 
 
 def _write_figures(args: Arguments) -> tuple[dict[str, Any], str]:

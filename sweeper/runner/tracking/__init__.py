@@ -1,1 +1,1 @@
-"""Trackers: TensorBoard and Weights & Biases get one run for each finished trial of a sweep."""
+"""Finished trials of a sweep for other programs: TensorBoard, Weights & Biases, optuna-dashboard."""

@@ -121,6 +121,11 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
+def finite_or_none(value: Any) -> Any:
+    """Return a value that JSON can hold: None for a number that is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def plain_text(value: Any) -> str:
     """Return a value of a record for people: floats by `number`, `–` for None, yes or no for booleans."""
     if isinstance(value, bool):

@@ -16,7 +16,7 @@ from dash import dcc, html, no_update
 from dash.development.base_component import Component
 
 from dashboards.app import components, grid, sweep_list
-from dashboards.app.source import SweepEntry, SweepSource
+from dashboards.app.source import SweepSource
 from dashboards.data.folders import Live
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
@@ -26,6 +26,7 @@ from dashboards.views import VIEWS, choices, overview, verdicts
 from dashboards.views import trials as trials_view
 from dashboards.views.section import Control, Section
 from dashboards.views.verdicts import Judges, use_judges
+from sweeper.client.models import Sweep
 from sweeper.errors import SpecError
 from sweeper.formatting import csv_bytes
 
@@ -95,7 +96,7 @@ class App:
     def _redact(self, text: str) -> str:
         return text if self.source is None else self.source.redact(text)
 
-    def _find_entry(self, names: Sequence[str]) -> SweepEntry | None:
+    def _find_entry(self, names: Sequence[str]) -> Sweep | None:
         return self.source.find(names[0]) if self.source is not None and len(names) == 1 else None
 
     def _is_missing(self, name: str) -> bool:
@@ -104,7 +105,7 @@ class App:
             return folder is not None and not folder.place.exists()
         return False
 
-    def _list_sweeps(self, selection: Selection) -> Sequence[SweepEntry]:
+    def _list_sweeps(self, selection: Selection) -> Sequence[Sweep]:
         assert self.source is not None  # without a service, a run exists
         owner = "" if selection.owner == sweep_list.ALL else selection.owner
         states = sweep_list.list_states(selection.state or sweep_list.ALL)
@@ -207,7 +208,7 @@ class App:
         marks |= {"values": json.dumps(values), "skeleton": "list"}
         return _clear_sections(parts, shown, "list"), {}, marks
 
-    def _draw_waiting(self, sweep: SweepEntry, notices: Sequence[str], shown: Mapping[str, str]) -> PageChanges:
+    def _draw_waiting(self, sweep: Sweep, notices: Sequence[str], shown: Mapping[str, str]) -> PageChanges:
         """Return the changes of the page of a sweep without a folder, as `draw` does."""
         lines = (*notices, sweep_list.describe_wait(sweep))
         makers: dict[str, Maker] = {
@@ -241,18 +242,18 @@ class App:
             return words, components.refresh_parts(section, view.name, theme, revision), mark
         return {**words, "content": components.make_cards(section, view.name, theme, revision)}, {}, mark
 
-    def _title_inputs(self, run: Run, entry: SweepEntry | None) -> object:
+    def _title_inputs(self, run: Run, entry: Sweep | None) -> object:
         # the title shows the age in minutes
         return run.key, entry, datetime.now(UTC).replace(second=0, microsecond=0) if self.source else None
 
-    def _draw_title(self, run: Run, entry: SweepEntry | None) -> list[Component]:
+    def _draw_title(self, run: Run, entry: Sweep | None) -> list[Component]:
         space = choices.read_sweep(run).space
         if self.source is not None:
             return self._draw_heading(entry, f"{space} · {entry.name if entry else run.name}", run.name)
         state = "running" if run.running else "not running"
         return [html.H1(f"{space} · {run.name}"), html.Div(f"{run.place} · {state}", className="soft")]
 
-    def _draw_heading(self, entry: SweepEntry | None, title: str, called: str) -> list[Component]:
+    def _draw_heading(self, entry: Sweep | None, title: str, called: str) -> list[Component]:
         return sweep_list.make_head(entry, title, called, datetime.now(UTC))
 
     def _list_runs(self, names: Sequence[str]) -> Runs:

@@ -5,60 +5,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 from dashboards.data.folders import Folder
+from sweeper.client.models import Sweep
 
 OPEN = 64
-
-
-@dataclass(frozen=True)
-class SweepEntry:
-    """An entry of the list of sweeps.
-
-    Attributes:
-        id: Id in addresses.
-        name: Name that its owner gave it.
-        owner: User who sent it.
-        space: Its search space.
-        shared: Whether all users may see it.
-        state: `queued`, `starting`, `running`, `stopping`, `done`, `failed`, `cancelled` or `interrupted`.
-        reason: Reason for the state.
-        position: Place in the queue, from 1; None outside the queue.
-        created: Time of arrival, with its time zone.
-        ended: Time of the end.
-        budget: Number of configurations to try.
-        done: Number of configurations with a result.
-        failed: Number of configurations that failed.
-        noise: The best noise so far.
-        low: Lower end of its interval.
-        high: Upper end of its interval.
-        unit: Unit of the noise.
-        objective: Name of the objective.
-        best: Best mean of the objective over a configuration's repeats.
-    """
-
-    id: str
-    name: str
-    owner: str
-    space: str
-    shared: bool
-    state: str
-    reason: str
-    position: int | None
-    created: datetime
-    ended: datetime | None
-    budget: int
-    done: int
-    failed: int
-    noise: float | None = None
-    low: float | None = None
-    high: float | None = None
-    unit: str = ""
-    objective: str = ""
-    best: float | None = None
 
 
 class SweepSource(Protocol):
@@ -79,11 +31,11 @@ class SweepSource(Protocol):
         """Return a message without the server's folders."""
         ...
 
-    def find(self, sweep: str) -> SweepEntry | None:
+    def find(self, sweep: str) -> Sweep | None:
         """Return one sweep; None as for `place`."""
         ...
 
-    def list_sweeps(self, states: Sequence[str], owner: str, before: str, limit: int) -> Sequence[SweepEntry]:
+    def list_sweeps(self, states: Sequence[str], owner: str, before: str, limit: int) -> Sequence[Sweep]:
         """Return the newest sweeps.
 
         Args:

@@ -11,17 +11,17 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
-from dashboards.app.source import SweepEntry
 from dashboards.charts.axes import shorten
 from dashboards.data.selection import Selection
 from dashboards.data.words import strip_label
 from dashboards.views.section import Control
+from sweeper.analysis.text import describe_winner
+from sweeper.client.models import ACTIVE, ENDED, State, Sweep
 from sweeper.formatting import pluralize
 from sweeper.search.objectives import OBJECTIVES
 
 ALL = "all"
-UNDER_WAY = ("queued", "starting", "running", "stopping")
-ENDED = ("done", "failed", "cancelled", "interrupted")
+UNDER_WAY = (State.QUEUED, *ACTIVE)
 GROUPS = {ALL: ("all", ()), "open": ("waiting or running", UNDER_WAY), "ended": ("ended", ENDED)}
 SHOWN = 100
 _HEAD = ("sweep", "state", "progress", "best noise", "best value", "owner", "sent")
@@ -45,7 +45,7 @@ def make_controls(owners: Sequence[str]) -> tuple[Control, ...]:
     return state, Control("owner", "owner", ((ALL, "all"), *((o, o) for o in owners)))
 
 
-def make_table(sweeps: Sequence[SweepEntry], selection: Selection, now: datetime) -> list[Component]:
+def make_table(sweeps: Sequence[Sweep], selection: Selection, now: datetime) -> list[Component]:
     """Return the list.
 
     Args:
@@ -87,7 +87,7 @@ def explain_empty(selection: Selection, address: str, user: str) -> list[Compone
     ]
 
 
-def make_head(sweep: SweepEntry | None, title: str, called: str, now: datetime) -> list[Component]:
+def make_head(sweep: Sweep | None, title: str, called: str, now: datetime) -> list[Component]:
     """Return the head of a sweep's page: link to the list, title, progress.
 
     Args:
@@ -115,7 +115,7 @@ def make_head(sweep: SweepEntry | None, title: str, called: str, now: datetime) 
     ]
 
 
-def describe_wait(sweep: SweepEntry) -> str:
+def describe_wait(sweep: Sweep) -> str:
     """Return the notice on the page of a sweep that has no folder yet."""
     if sweep.state == "queued":
         place = f" at place {sweep.position}" if sweep.position else ""
@@ -130,7 +130,7 @@ def make_pill(state: str) -> Component:
     return html.Span(state, className=f"pill {state}")
 
 
-def _make_row(sweep: SweepEntry, now: datetime) -> Component:
+def _make_row(sweep: Sweep, now: datetime) -> Component:
     facts = [html.Div(f"place {sweep.position} in the queue", className="soft")] if sweep.position else []
     facts += [html.Div(sweep.reason, className="soft why", title=sweep.reason)] if _shows_reason(sweep) else []
     name = html.A(sweep.name, href=Selection(run=sweep.id).to_query(), className="go name")
@@ -152,18 +152,20 @@ def _label_cell(label: str) -> dict[str, Any]:
     return {"data-label": label}
 
 
-def _shows_reason(sweep: SweepEntry) -> bool:
+def _shows_reason(sweep: Sweep) -> bool:
     return bool(sweep.reason) and sweep.state in ("failed", "cancelled", "interrupted")
 
 
-def _describe_owner(sweep: SweepEntry) -> str:
+def _describe_owner(sweep: Sweep) -> str:
     return f"{sweep.owner} · shared" if sweep.shared else sweep.owner
 
 
-def _make_progress(sweep: SweepEntry) -> Component:
-    budget = max(sweep.budget, sweep.done + sweep.failed, 1)
-    text = f"{sweep.done:,} of {sweep.budget:,}" + (f", {sweep.failed:,} failed" if sweep.failed else "")
-    parts = [(sweep.done, "done"), (sweep.failed, "failed")]
+def _make_progress(sweep: Sweep) -> Component:
+    progress = sweep.progress
+    budget = max(progress.budget, progress.done + progress.failed, 1)
+    done, total, failed = (n * progress.repeats for n in (progress.done, progress.budget, progress.failed))
+    text = f"{done:,} of {total:,}" + (f", {failed:,} failed" if failed else "")
+    parts = [(progress.done, "done"), (progress.failed, "failed")]
     filled = [html.I(className=name, style={"width": f"{100 * n / budget:.2f}%"}) for n, name in parts if n]
     return html.Div([html.Div(filled, className="bar-of", **_hide()), html.Span(text)], className="progress")
 
@@ -172,26 +174,28 @@ def _hide() -> dict[str, Any]:
     return {"aria-hidden": "true"}
 
 
-def _make_noise(sweep: SweepEntry) -> list[Any]:
-    if sweep.noise is None or not math.isfinite(sweep.noise):
+def _make_noise(sweep: Sweep) -> list[Any]:
+    regime = sweep.regime
+    if regime is None or regime.optimum is None or not math.isfinite(regime.optimum):
         return [html.Span("–", className="soft")]
-    parts: list[Any] = [html.B(shorten(sweep.noise)), html.Span(f" {sweep.unit}", className="soft")]
-    if sweep.low is not None and sweep.high is not None:
-        parts.append(
-            html.Div(f"{shorten(sweep.low)} to {shorten(sweep.high)}", className="soft", title="90 % interval")
-        )
+    parts: list[Any] = [html.B(shorten(regime.optimum)), html.Span(f" {regime.unit}", className="soft")]
+    if regime.low is not None and regime.high is not None:
+        interval = f"{shorten(regime.low)} to {shorten(regime.high)}"
+        parts.append(html.Div(interval, className="soft", title="90 % interval"))
     return parts
 
 
-def _make_best(sweep: SweepEntry) -> list[Any]:
-    if sweep.best is None or not math.isfinite(sweep.best):
+def _make_best(sweep: Sweep) -> list[Any]:
+    best = sweep.best
+    if best is None or best.value is None or not math.isfinite(best.value):
         return [html.Span("–", className="soft")]
-    goal = OBJECTIVES.get(sweep.objective)
-    label = goal.label if goal is not None else sweep.objective
-    return [html.B(shorten(sweep.best)), html.Div(strip_label(label), className="soft", title=label)]
+    goal = OBJECTIVES.get(best.objective)
+    label = goal.label if goal is not None else best.objective
+    value = html.B(shorten(best.value), title=f"winner {describe_winner(best)}")
+    return [value, html.Div(strip_label(label), className="soft", title=label)]
 
 
-def _describe_age(sweep: SweepEntry, now: datetime) -> str:
+def _describe_age(sweep: Sweep, now: datetime) -> str:
     seconds = (now - sweep.created).total_seconds()
     for size, noun in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size:

@@ -128,5 +128,5 @@ def draw_noise_fit(
     every = sort_points(points, measure.column, view)
     text = " ".join(filter(None, (write_caption(every, view), notice)))
     if regime is not None and regime.floor is not None and every.clipped:
-        text += f" The fit raises values worse than {shorten(regime.floor)} to {shorten(regime.floor)}."
+        text += f" The fit counts values worse than {shorten(regime.floor)} as {shorten(regime.floor)}."
     return Chart(measure.key, title, text, finish(figure))

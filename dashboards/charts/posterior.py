@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from dashboards.charts.axes import make_log_axis, round_to, shorten
 from dashboards.charts.chart import Chart, finish, make_figure
 from dashboards.charts.theme import BLUE, GREEN, GREY
-from sweeper.analysis.text import noise_share
-from sweeper.formatting import name_knob
+from sweeper.analysis.text import list_exponents, noise_share
 
 if TYPE_CHECKING:
     from sweeper.analysis.posterior import Posterior
@@ -92,16 +91,16 @@ def draw_exponents(believed: Posterior) -> Chart:
     """
     explanation = believed.explanation
     assert explanation is not None
-    roles = list(explanation.exponents)
-    names = [name_knob(role).quantity for role in roles]
-    ends = [_find_interval(explanation, role) for role in roles]
-    fitted = [explanation.exponents[role] for role in roles]
+    exponents = list_exponents(believed.record())
+    names = [e.factor for e in exponents]
+    ends = [e.interval for e in exponents]
+    fitted, given = [e.fitted for e in exponents], [e.given for e in exponents]
     texts = [f"{_format_signed(v)} ({_format_signed(e[0])} to {_format_signed(e[1])})" if e else "as given"
              for v, e in zip(fitted, ends, strict=True)]  # fmt: skip
     figure = make_figure()
     figure.add_scatter(
         name=f"definition {explanation.noise}",
-        x=[round_to(believed.given.get(role, 0.0)) for role in roles],
+        x=[round_to(v) for v in given],
         y=names,
         mode="markers",
         marker={"size": 14, "symbol": "line-ns-open", "color": GREY, "line": {"width": 3}},
@@ -124,8 +123,8 @@ def draw_exponents(believed: Posterior) -> Chart:
         },
         hovertemplate="fitted %{text}<extra></extra>",
     )
-    low = min([*fitted, *believed.given.values(), *(e[0] for e in ends if e)])
-    high = max([*fitted, *believed.given.values(), *(e[1] for e in ends if e)])
+    low = min([*fitted, *given, *(e[0] for e in ends if e)])
+    high = max([*fitted, *given, *(e[1] for e in ends if e)])
     room = 0.25 * ((high - low) or 1.0)
     figure.update_xaxes(range=[low - room, high + room])
     figure.update_xaxes(title={"text": "exponent of the factor in the noise [1]"})
@@ -135,15 +134,10 @@ def draw_exponents(believed: Posterior) -> Chart:
     figure.add_vline(x=0, line={"color": GREY, "width": 1}, layer="below")
     words = f"Exponents of the definition {explanation.noise}, and of a single-index model fitted to the trials. An "
     words += "exponent without an interval was not fitted, or rests on too few configurations."
-    return Chart("exponents", "Exponents of the noise", words, finish(figure), height=170 + 56 * len(roles))
+    return Chart("exponents", "Exponents of the noise", words, finish(figure), height=170 + 56 * len(exponents))
 
 
 def _format_signed(value: float) -> str:
     # as on the axes: a true minus sign, none before zero
     text = f"{value:.2f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
-
-
-def _find_interval(explanation: Explanation, role: str) -> tuple[float, float] | None:
-    low, high = explanation.exponent_low.get(role), explanation.exponent_high.get(role)
-    return None if low is None or high is None or low == high else (low, high)

@@ -29,7 +29,7 @@ def draw_progress(steps: Sequence[SearchStep], measure: Measure, noise_label: st
     figure.update_yaxes(title={"text": wrap_title(measure.label)}, range=[view.low, view.high], row=1)
     figure.update_yaxes(make_log_axis(noises, wrap_title(noise_label), most=6), row=2)
     clipped = sum(s.value is not None and not view.shows(s.value) for s in steps)
-    text = "Above: the objective and its best value so far. Below: the noise per configuration"
+    text = "Above: the objective and its best observed value so far. Below: the noise per configuration"
     known = any(s.optimum is not None for s in steps)
     text += " and the sampler's estimate of the best noise." if known else "; the sampler gave no estimate."
     if clipped:
@@ -55,7 +55,7 @@ def _add_objective(figure: Any, steps: Sequence[SearchStep], measure: Measure, v
             )
     best = [s for s in steps if s.best is not None]
     shape = {"color": VERMILLION, "width": 2, "shape": "hv"}
-    figure.add_trace(_make_line("best so far", best, [s.best for s in best], shape), row=1, col=1)
+    figure.add_trace(_make_line("best observed", best, [s.best for s in best], shape), row=1, col=1)
 
 
 def _describe_step(step: SearchStep, column: str) -> str:

@@ -153,7 +153,7 @@ def _find_best_merge(spec: SweepSpec, trials: pa.Table, objective: str, noise: s
     from sweeper.analysis.posterior import Posterior, fit_posterior
 
     # the model covers only the searched objective
-    posterior = fit_posterior(spec, trials, noise) if objective == spec.objective else Posterior()
+    posterior = fit_posterior(spec, trials, noise, explain=False) if objective == spec.objective else Posterior()
     row = choose_winner(trials, objective, posterior, find_over_limits(trials, spec))
     if row is None:
         return None

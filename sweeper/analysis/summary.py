@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.text import format_front
-from sweeper.analysis.trial_counts import COUNTED, TrialWarning, count_trials, count_warnings, format_lines
+from sweeper.analysis.trial_counts import COUNTED, count_gpus, count_trials, count_warnings, format_lines
+from sweeper.client.models import BestView, Cost, Progress, RegimeView, SweepRecord
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
-from sweeper.formatting import wrap
+from sweeper.formatting import finite_or_none, wrap
 from sweeper.search.noise_targets import check_shown
 from sweeper.storage.location import Place, place_of
 from sweeper.storage.run_folder import PAGE
 from trainables.noise import KNOBS
 from trainables.registry import UnknownName
+
+if TYPE_CHECKING:
+    from sweeper.analysis.posterior import Posterior
 
 SHOWN_KNOBS = (*KNOBS, "augmentation_strength")
 
@@ -33,6 +38,82 @@ def check_shown_noise(noise: str) -> str:
     except (ValueError, UnknownName) as error:
         raise SpecError(str(error)) from None
     return noise
+
+
+def count_sweep(spec: SweepSpec, trials: Any, budget: int) -> SweepRecord:
+    """Return progress, cost and warnings of a sweep: the part of its record that needs no fit.
+
+    Args:
+        spec: The sweep.
+        trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
+        budget: Number of proposals, see `sweeper.runner.proposer.count_configurations`.
+    """
+    rows = trials.select((*COUNTED, "device", "members", "warnings")).to_pylist()
+    counts = count_trials(rows, spec.repeats)
+    seconds = ((r, s) for r in rows if (s := r["device_seconds"]) is not None and math.isfinite(s))
+    gpu_seconds = math.fsum(count_gpus(r, spec.resources) * s for r, s in seconds)
+    return SweepRecord(
+        progress=Progress(
+            budget=budget,
+            done=counts.done,
+            failed=counts.failed,
+            repeats=spec.repeats,
+            trials=counts.trials,
+            outcomes=dict(counts.outcomes),
+        ),
+        cost=Cost(device_seconds=counts.device_seconds or 0.0, gpu_hours=gpu_seconds / 3600),
+        warnings=tuple(format_lines(count_warnings(r["warnings"] for r in rows), len(rows))),
+    )
+
+
+def record_sweep(
+    spec: SweepSpec, trials: Any, budget: int, noise: str | None = None, posterior: Posterior | None = None
+) -> SweepRecord:
+    """Return the record of a sweep: `count_sweep` with its best noise and its winner.
+
+    Args:
+        spec: The sweep.
+        trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
+        budget: Number of proposals, see `sweeper.runner.proposer.count_configurations`.
+        noise: Noise to show; the sweep's by default.
+        posterior: Posterior that chooses the winner; fitted here by default.
+    """
+    from sweeper.analysis.best import choose_winner, find_over_limits
+    from sweeper.analysis.posterior import fit_posterior
+
+    noise = noise or spec.noise
+    posterior = posterior or fit_posterior(spec, trials, noise, explain=False)
+    row = choose_winner(trials, spec.objective, posterior, find_over_limits(trials, spec))
+    best = _view_best(row, spec.objective, noise) if row else None
+    return count_sweep(spec, trials, budget).model_copy(
+        update={"regime": _view_regime(trials, spec.objective, noise), "best": best}
+    )
+
+
+def _view_regime(trials: Any, objective: str, noise: str) -> RegimeView | None:
+    from sweeper.analysis.regime import fit_regime
+
+    try:
+        regime = fit_regime(trials, objective, noise)
+    except ValueError:
+        return None
+    fields = {k: getattr(regime, k) for k in ("objective", "noise", "unit", "optimum", "low", "high", "message")}
+    return RegimeView(**fields)
+
+
+def _view_best(row: Mapping[str, Any], objective: str, noise: str) -> BestView:
+    return BestView(
+        digest=row["digest"],
+        config=row["config"],
+        objective=objective,
+        value=finite_or_none(row["config_mean"]),
+        repeats=row["config_repeats"],
+        posterior_mean=finite_or_none(row["posterior_mean"]),
+        posterior_sd=finite_or_none(row["posterior_sd"]),
+        undecided=row["undecided"],
+        noise=finite_or_none(row[f"noise_{noise}"]),
+        knobs={k: row[k] for k in (*KNOBS, "augmentation", "augmentation_strength")},
+    )
 
 
 def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, Any]:
@@ -90,14 +171,9 @@ def format_sweep(record: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def collect_warnings(trials: Any) -> list[TrialWarning]:
-    """Return the warnings of a trials table, one per kind."""
-    return count_warnings(trials["warnings"].to_pylist())
-
-
 def format_warnings(trials: Any) -> list[str]:
     """Return the warnings of a trials table as lines of text."""
-    return format_lines(collect_warnings(trials), trials.num_rows)
+    return format_lines(count_warnings(trials["warnings"].to_pylist()), trials.num_rows)
 
 
 def _recommend_each(
@@ -156,7 +232,7 @@ def advise(
 
     best = {
         spec.objective: choose_winner(
-            trials, spec.objective, fit_posterior(spec, trials), find_over_limits(trials, spec)
+            trials, spec.objective, fit_posterior(spec, trials, explain=False), find_over_limits(trials, spec)
         )
     }
     return _recommend_each(trials, noise or spec.noise, objectives or BOTH, best, **wanted)

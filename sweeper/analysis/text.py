@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sweeper.client.models import BestView, SweepRecord
 from sweeper.search.objectives import OBJECTIVES
 from trainables.result import SPLITS
 
 if TYPE_CHECKING:
     from sweeper.analysis.recommend import Recommendation
-from sweeper.formatting import ELSEWHERE, SYNTHETIC, format_table, merge_words, name_knob, number, pluralize, wrap
+from sweeper.formatting import (
+    ELSEWHERE,
+    SYNTHETIC,
+    format_table,
+    merge_words,
+    name_knob,
+    number,
+    plain_text,
+    pluralize,
+    wrap,
+)
 
 _TEST_ROWS = {
     "parents": "parents, mean",
@@ -104,16 +116,28 @@ def _split(column: str) -> str:
 
 
 def _describe_choice(best: Mapping[str, Any]) -> list[str]:
-    observed = _format_observed(best)
-    if best["posterior_mean"] is None:
-        why = f"; no posterior mean: {best['undecided']}" if best["undecided"] else ""
-        return [wrap(f"chosen by the observed mean, {observed}{why}", 2)]
-    error = " (one trial: error unknown)" if best["posterior_sd"] is None else f" ± {number(best['posterior_sd'])}"
-    posterior = f"{number(best['posterior_mean'])}{error}"
-    lines = [wrap(f"chosen by the posterior mean, {posterior}; observed {observed}", 2)]
+    view = BestView(
+        digest=best["digest"],
+        config=best["config"],
+        objective="",
+        value=best["config_mean"],
+        repeats=best["config_repeats"],
+        **{k: best[k] for k in ("posterior_mean", "posterior_sd", "undecided")},
+    )
+    lines = [wrap(f"chosen {describe_winner(view)}", 2)]
     if luckiest := best["luckiest"]:
         lines.append(wrap(f"luckiest observed: {_format_observed(luckiest)}, {luckiest['digest']}", 2))
     return lines
+
+
+def describe_winner(best: BestView) -> str:
+    """Return by which mean a winner was chosen, with its posterior and observed mean."""
+    observed = f"{number(best.value)} over {pluralize(best.repeats, 'repeat')}"
+    if best.posterior_mean is None:
+        why = f"; no posterior mean: {best.undecided}" if best.undecided else ""
+        return f"by the observed mean, {observed}{why}"
+    error = " (one trial: error unknown)" if best.posterior_sd is None else f" ± {number(best.posterior_sd)}"
+    return f"by the posterior mean, {number(best.posterior_mean)}{error}; observed {observed}"
 
 
 def _format_observed(best: Mapping[str, Any]) -> str:
@@ -129,26 +153,38 @@ def format_front(front: Sequence[Mapping[str, Any]], objectives: Sequence[str]) 
     return f"{title}\n{format_table(('number', 'best repeat', *objectives, 'repeats'), rows)}"
 
 
+def format_record(about: Mapping[str, Any], record: SweepRecord) -> str:
+    """Return a sweep's identity and record as text: counts, winner, cost, best noise and warnings."""
+    progress, cost, best = record.progress, record.cost, record.best
+    done, budget, failed = (n * progress.repeats for n in (progress.done, progress.budget, progress.failed))
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in progress.outcomes.items()) or "none yet"
+    lines = {
+        **about,
+        "progress": f"{done} of {budget or 'an unknown number of'} trials" + (f", {failed} failed" if failed else ""),
+        "finished trials": f"{progress.trials} ({counts})" if progress.trials else counts,
+        "device time": f"{number(cost.device_seconds)} s",
+        "GPU time": f"{number(cost.gpu_hours)} h" if cost.gpu_hours else None,
+        "wall time": f"{number(cost.wall_seconds)} s" if cost.wall_seconds else None,
+        "best": f"{best.digest} {describe_winner(best)}" if best else "none yet",
+    }
+    regime = [wrap(f"{record.regime.objective}: {record.regime.message}", 0)] if record.regime else []
+    return "\n".join(
+        (
+            *(wrap(f"{k.replace('_', ' '):<21}{plain_text(v)}", 0) for k, v in lines.items() if v is not None),
+            *regime,
+            *(wrap(f"warning: {line}", 0) for line in record.warnings),
+        )
+    )
+
+
 def format_posterior(record: Mapping[str, Any], noise: str) -> str:
     """Return a sweep's posterior (`sweeper.analysis.posterior.Posterior.record`) as text."""
     if record["unexplained"]:
         return wrap(f"no model of noise {noise}: {record['unexplained']}", 0)
-    best = "best noise not determined"
-    if record["optimum"] is not None:
-        interval = f"{number(record['optimum_low'])} to {number(record['optimum_high'])}"
-        best = f"best noise {number(record['optimum'])}, 90 % interval {interval}"
     share = noise_share(record, noise)
-    rows = [
-        (
-            name_knob(str(role)).quantity,
-            _format_exponent(record["given"].get(role, 0.0)),
-            _format_exponent(fitted),
-            _interval(record, role),
-        )
-        for role, fitted in record["exponents"].items()
-    ]
-    lines = [wrap(f"surrogate fitted to {pluralize(record['trials'], 'configuration')}: {best}; {share}", 0)]
-    if rows:
+    lines = [wrap(f"model of {pluralize(record['trials'], 'configuration')}: {share}", 0)]
+    if exponents := list_exponents(record):
+        rows = [(e.factor, number(e.given), number(e.fitted), _format_interval(e.interval)) for e in exponents]
         lines.append(format_table(("exponent of", "definition", "fitted", "90 % interval"), rows))
     lines += [wrap(f"warning: {record['assumed']}", 0)] if record.get("assumed") else []
     return "\n".join(lines)
@@ -169,14 +205,43 @@ def _format_share(share: float) -> str:
     return "> 99" if share > 0.995 else "< 1" if share < 0.005 else f"{100 * share:.0f}"
 
 
-def _format_exponent(value: float) -> str:
-    return f"{value:.2f}"
+@dataclass(frozen=True)
+class FactorExponent:
+    """Exponent of a factor of the noise, such as 1/B: by the definition, fitted, and the fit's 90 % interval.
+
+    The interval is None for an exponent that stays as defined.
+    """
+
+    factor: str
+    given: float
+    fitted: float
+    interval: tuple[float, float] | None
 
 
-def _interval(record: Mapping[str, Any], role: str) -> str:
-    low, high = (record.get(f"exponent_{end}", {}).get(role) for end in ("low", "high"))
-    # level sets are solved for the pivot, so its exponent stays as defined
-    return "as defined" if low is None or low == high else f"{_format_exponent(low)} to {_format_exponent(high)}"
+def list_exponents(record: Mapping[str, Any]) -> list[FactorExponent]:
+    """Return the exponents of a posterior's record, as `sweeper analyse` gives them.
+
+    The definition's exponent of the first factor is 1.
+    """
+    roles = [str(role) for role in record["exponents"]]
+    signs = {role: -1.0 if name_knob(role).divides else 1.0 for role in roles}
+    given = {role: signs[role] * record["given"].get(role, 0.0) + 0.0 for role in roles}
+    unit = next(iter(given.values()), 1.0) or 1.0
+    exponents: list[FactorExponent] = []
+    for role in roles:
+        low, high = (record.get(f"exponent_{end}", {}).get(role) for end in ("low", "high"))
+        # level sets are solved for the pivot, so its exponent stays as defined
+        ends = (
+            None if low is None or high is None or low == high else sorted(signs[role] * v / unit for v in (low, high))
+        )
+        fitted = signs[role] * record["exponents"][role] / unit
+        interval = (ends[0], ends[1]) if ends else None
+        exponents.append(FactorExponent(name_knob(role).factor, given[role] / unit, fitted, interval))
+    return exponents
+
+
+def _format_interval(interval: tuple[float, float] | None) -> str:
+    return f"{number(interval[0])} to {number(interval[1])}" if interval else "as defined"
 
 
 def _format_percent(value: float | None) -> str:

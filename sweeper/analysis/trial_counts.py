@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sweeper.config.resources import Resources
 from sweeper.storage.schema import SEPARATOR
 
 COUNTED = ("config", "number", "outcome", "outcome_detail", "device_seconds")
@@ -62,6 +63,11 @@ def count_trials(rows: Iterable[Mapping[str, Any]], repeats: int = 1) -> TrialCo
         device_seconds=math.fsum(seconds) if seconds or not rows else None,
         first_details=details,
     )
+
+
+def count_gpus(row: Mapping[str, Any], resources: Resources) -> float:
+    """Return the number of GPUs that a trial with these resources held; 0 on a CPU."""
+    return resources.gpus(row.get("members") or 2) if str(row.get("device")).startswith("cuda") else 0.0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Progress:
         quiet: Show nothing.
         counts: Noun for what the bar counts.
         running: Show the number of running trials.
+        best: Words before the best value: a running sweep knows observed means only, a service the posterior's winner.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class Progress:
         objective: str,
         stream: TextIO | None = None,
         quiet: bool = False,
-        counts: str = "configurations",
+        counts: str = "trials",
         running: bool = True,
+        best: str = "best observed",
     ) -> None:
-        self.objective, self.quiet, self.counts, self.running = objective, quiet, counts, running
+        self.objective, self.quiet, self.counts, self.running, self.best = objective, quiet, counts, running, best
         self.safe = PrintableStream.of(stream or sys.stderr)
         self.stream = cast(TextIO, self.safe)
         self.bar: RichProgress | None = None
@@ -69,7 +71,8 @@ class Progress:
             self._show_bar(status)
         elif time.monotonic() - self.last >= PLAIN_SECONDS or status.done + status.failed >= status.budget:
             self.last = time.monotonic()
-            print(f"{status.done}/{status.budget} {self.counts}, {self._text(status)}", file=self.stream, flush=True)
+            done, budget = status.done * status.repeats, status.budget * status.repeats
+            print(f"{done}/{budget} {self.counts}, {self._text(status)}", file=self.stream, flush=True)
 
     def line(self, text: str) -> None:
         """Print a line, above the bar if one is shown."""
@@ -79,10 +82,10 @@ class Progress:
             self.bar.console.print(printable(text), soft_wrap=True)
 
     def _text(self, status: Status) -> str:
-        parts = [f"{status.running} running"] if self.running else []
-        parts += [f"{status.failed} failed"] if status.failed else []
+        parts = [f"{status.running * status.repeats} running"] if self.running else []
+        parts += [f"{status.failed * status.repeats} failed"] if status.failed else []
         parts += [f"{status.pruned} pruned ({status.saved_seconds:.0f} s saved)"] if status.pruned else []
-        parts += [f"best {self.objective} {_number(status.best)}", f"noise target {_number(status.target)}"]
+        parts += [f"{self.best} {self.objective} {_number(status.best)}", f"noise target {_number(status.target)}"]
         left = self._left(status)
         return ", ".join([*parts, f"{left} left"] if left else parts)
 
@@ -94,9 +97,10 @@ class Progress:
         return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
 
     def _show_bar(self, status: Status) -> None:
-        bar = self.bar = self.bar or _start_bar(self.safe.raw, status.budget)
+        done, budget = status.done * status.repeats, status.budget * status.repeats
+        bar = self.bar = self.bar or _start_bar(self.safe.raw, budget)
         text = printable_line(self._text(status))
-        bar.update(bar.task_ids[0], total=status.budget, completed=status.done, description=text, refresh=True)
+        bar.update(bar.task_ids[0], total=budget, completed=done, description=text, refresh=True)
 
 
 def _start_bar(raw: TextIO, total: int) -> RichProgress:

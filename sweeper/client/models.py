@@ -75,12 +75,13 @@ class Transition(_Record):
 
 
 class Progress(_Record):
-    """Progress of a sweep in configurations; `trials` counts the rows of its table."""
+    """Progress of a sweep: `budget`, `done` and `failed` count the sampler's proposals, each of `repeats` trials."""
 
     budget: int
     done: int = 0
     failed: int = 0
-    trials: int = 0
+    repeats: int = Field(default=1, description="Trials of each proposal.")
+    trials: int = Field(default=0, description="Rows of the trials table.")
     outcomes: dict[str, int] = Field(default_factory=dict, description="Trials by outcome.")
 
 
@@ -105,17 +106,35 @@ class RegimeView(_Record):
 
 
 class BestView(_Record):
-    """The best configuration so far."""
+    """The best configuration so far: by posterior mean, or by observed mean while the model has no favourite."""
 
     digest: str
     config: str
     objective: str
-    value: float | None = Field(default=None, description="Mean of the objective over the configuration's repeats.")
+    value: float | None = Field(
+        default=None, description="Observed mean of the objective over the configuration's repeats."
+    )
+    repeats: int = Field(default=1, description="Number of these repeats.")
+    posterior_mean: float | None = Field(default=None, description="Null if the observed mean chose the winner.")
+    posterior_sd: float | None = Field(
+        default=None, description="Standard deviation of the posterior mean; null for a single repeat."
+    )
+    undecided: str = Field(default="", description="Reason why the model has no favourite.")
     noise: float | None = None
     knobs: dict[str, Any] = Field(default_factory=dict)
 
 
-class Sweep(_Record):
+class SweepRecord(_Record):
+    """Results of a sweep so far, the same on the command line, on the pages and from a service."""
+
+    progress: Progress
+    cost: Cost = Cost()
+    regime: RegimeView | None = None
+    best: BestView | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Sweep(SweepRecord):
     """A sweep of the service."""
 
     id: str
@@ -134,11 +153,6 @@ class Sweep(_Record):
     created: datetime
     started: datetime | None = None
     ended: datetime | None = None
-    progress: Progress
-    cost: Cost = Cost()
-    regime: RegimeView | None = None
-    best: BestView | None = None
-    warnings: tuple[str, ...] = ()
     run: str = Field(description="Name of the sweep for commands with `--server`: its id.")
     url: str = Field(description="Path of the sweep in the API.")
     page: str = Field(description="Path of the sweep's dashboards.")
@@ -206,11 +220,11 @@ class Advice(_Record):
 
 
 class Event(_Record):
-    """An event of a sweep, of the type `trial`, `target`, `verdict`, `state` or `progress`."""
+    """An event of a sweep, of the type `trial`, `target`, `verdict`, `best`, `state` or `progress`."""
 
     id: int
     sweep: str
-    type: Literal["trial", "target", "verdict", "state", "progress"]
+    type: Literal["trial", "target", "verdict", "best", "state", "progress"]
     time: datetime
     data: dict[str, Any]
 

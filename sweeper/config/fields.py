@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -31,21 +32,15 @@ def parse_bytes(value: Any) -> Any:
     return number * (1024 if binary else 1000) ** _POWERS[unit]
 
 
-def _refuse_boolean(value: Any) -> Any:
+def _refuse_boolean(value: Any, kind: str = "a number") -> Any:
     if isinstance(value, bool):
-        raise ValueError(f"must be a number, got {value}")
-    return value
-
-
-def _refuse_boolean_as_whole(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"must be a whole number, got {value}")
+        raise ValueError(f"must be {kind}, got {value}")
     return value
 
 
 # YAML's yes and no are 1 and 0 for pydantic
-Whole = Annotated[int, BeforeValidator(_refuse_boolean_as_whole)]
-Amount = Annotated[float, BeforeValidator(_refuse_boolean)]
+Whole = Annotated[int, BeforeValidator(partial(_refuse_boolean, kind="a whole number"))]
+Amount = Annotated[float, BeforeValidator(partial(_refuse_boolean))]
 Bytes = Annotated[float, BeforeValidator(parse_bytes)]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.analysis.regime import Regime
-from sweeper.config.resources import Resources
+from sweeper.analysis.trial_counts import count_gpus
 from sweeper.config.spec import SweepSpec
 from sweeper.search.objectives import OBJECTIVES
 
@@ -84,11 +84,6 @@ class Budgets:
         if regime.low is None or regime.high is None or not regime.interior:
             return None
         return regime if regime.high / regime.low < (self.spec.until_interval or 1.0) else None
-
-
-def count_gpus(row: Row, resources: Resources) -> float:
-    """Return the number of GPUs that a trial with these resources held; 0 on a CPU."""
-    return resources.gpus(row.get("members") or 2) if str(row.get("device")).startswith("cuda") else 0.0
 
 
 def _columns(spec: SweepSpec) -> Sequence[str]:

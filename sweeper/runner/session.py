@@ -57,7 +57,7 @@ class Session:
         self.run, self.runtime = place_of(run).patient(), runtime
         self.objective = OBJECTIVES[spec.objective]
         self.proposer = make_proposer(sweep, k_aug)
-        self.status = Status(count_configurations(spec, space))
+        self.status = Status(count_configurations(spec, space), repeats=spec.repeats)
         self.budgets = Budgets(spec, self.status.started)
         # number of a design -> first repeat
         self.blocks = _assign_blocks(self.proposer, spec, self.status.budget, self._build)

@@ -11,7 +11,17 @@ from typing import Any
 
 @dataclass
 class Status:
-    """Progress of a sweep, in configurations."""
+    """Progress of a sweep, in proposals of its sampler.
+
+    Attributes:
+        budget, done, running, failed, pruned: Number of proposals, each of `repeats` trials.
+        saved_seconds: Training time of the steps that pruned trials did not run.
+        best: Best observed mean of the objective over a configuration's repeats.
+        target: Noise of the last proposal.
+        warnings: Warning key -> the first trial's sentence.
+        started: Start of the driver, from `time.monotonic`.
+        repeats: Trials of each proposal.
+    """
 
     budget: int
     done: int = 0
@@ -19,12 +29,11 @@ class Status:
     failed: int = 0
     pruned: int = 0
     saved_seconds: float = 0.0
-    """Training time of the steps that pruned trials did not run."""
     best: float | None = None
     target: float | None = None
     warnings: dict[str, str] = field(default_factory=lambda: {})
-    """Warning key -> the first trial's sentence."""
     started: float = field(default_factory=time.monotonic)
+    repeats: int = 1
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from sweeper.service.views.views import Views
 from trainables.io.printable import printable_line
 
 if TYPE_CHECKING:
-    from dashboards.app.source import SweepEntry
     from sweeper.service.service import Service
 
 OLD_COOKIE = "sweeper_token"
@@ -75,12 +74,12 @@ class CatalogSource:
         """Return a message without the server's paths."""
         return self._views.outward.text(text)
 
-    def find(self, sweep: str) -> SweepEntry | None:
+    def find(self, sweep: str) -> Sweep | None:
         """Return a sweep; None as for `place`."""
         entry = self._entry(sweep)
         return _listed(self._views.sweep(entry)) if entry is not None else None
 
-    def list_sweeps(self, states: Sequence[str], owner: str, before: str, limit: int) -> list[SweepEntry]:
+    def list_sweeps(self, states: Sequence[str], owner: str, before: str, limit: int) -> list[Sweep]:
         """Return the newest sweeps in these states, of an owner, older than the sweep `before`; empty is no filter."""
         last = self._entry(before) if before else None
         entries = self._page(
@@ -119,31 +118,8 @@ def _bound(viewer: User) -> str | None:
     return None if viewer.admin else viewer.name
 
 
-def _listed(sweep: Sweep) -> SweepEntry:
-    from dashboards.app.source import SweepEntry
-
-    regime, best = sweep.regime, sweep.best
-    return SweepEntry(
-        id=sweep.id,
-        name=printable_line(sweep.name),  # earlier versions accepted any characters
-        owner=sweep.owner,
-        space=sweep.space,
-        shared=sweep.shared,
-        state=sweep.state.value,
-        reason=sweep.reason,
-        position=sweep.position,
-        created=sweep.created,
-        ended=sweep.ended,
-        budget=sweep.progress.budget,
-        done=sweep.progress.done,
-        failed=sweep.progress.failed,
-        noise=regime.optimum if regime is not None else None,
-        low=regime.low if regime is not None else None,
-        high=regime.high if regime is not None else None,
-        unit=regime.unit if regime is not None else "",
-        objective=best.objective if best is not None else sweep.objective,
-        best=best.value if best is not None else None,
-    )
+def _listed(sweep: Sweep) -> Sweep:
+    return sweep.model_copy(update={"name": printable_line(sweep.name)})  # earlier versions accepted any characters
 
 
 def mount(api: FastAPI, service: Service) -> None:

@@ -12,14 +12,13 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from sweeper.client.models import Progress, Quota, State
+from sweeper.client.models import Progress, Quota, State, SweepRecord
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import AwayError
 from sweeper.service.db.sweeps import Catalog, Entry, NewSweep
 from sweeper.service.scheduler.process import Control, Outcome
 from sweeper.service.scheduler.supervisor import Supervisor
 from sweeper.service.views.events import Hub
-from sweeper.service.views.reader import Snapshot
 from sweeper.service.views.views import Views
 from tests.support.waiting import PATIENCE, until
 
@@ -30,12 +29,12 @@ class Folders(Views):
     away, trials = False, 0
     slow: threading.Event | None = None
 
-    def conclude(self, entry: Entry) -> Snapshot:
+    def conclude(self, entry: Entry) -> SweepRecord:
         if self.slow:
             self.slow.wait(PATIENCE)
         if self.away:
             raise AwayError("cannot reach s3://runs/a: timeout")
-        found = Snapshot(progress=Progress(budget=entry.budget, trials=self.trials))
+        found = SweepRecord(progress=Progress(budget=entry.budget, trials=self.trials))
         self.catalog.change(entry.id, summary=found.model_dump(mode="json"))
         return found
 

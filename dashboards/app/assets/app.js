@@ -42,7 +42,7 @@
   // When to ask the server for news: on a service's events, or every second without events. A hidden tab does not ask;
   // it asks once when it becomes visible.
   const TICK_MS = 1000, STREAMED_MS = 30000, BEAT_MS = 500, AGAIN_MS = 15000;
-  const KINDS = ["trial", "target", "verdict", "state", "progress"];
+  const KINDS = ["trial", "target", "verdict", "best", "state", "progress"];
   let stream = "", source = null, streaming = false, busy = false, beaten = 0, due = null, pace = {};
   function beat() {
     if (document.hidden || due) return;

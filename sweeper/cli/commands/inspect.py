@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.text import format_posterior
+from sweeper.analysis.text import format_posterior, format_record
 from sweeper.cli.options import FLOAT, INTEGER, OBJECTIVE_HELP, RUN_DIR, SERVED, SHOWN_NOISE, objectives
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import ExitCode, SpecError
-from sweeper.formatting import format_table, number, plain_text, wrap
+from sweeper.formatting import format_table, number, wrap
 from sweeper.storage.location import is_uri, place_of
 from trainables.registry import UnknownName
 
@@ -25,9 +25,8 @@ from sweeper.analysis.summary import (
     SHOWN_KNOBS,
     advise,
     check_shown_noise,
-    collect_warnings,
     format_sweep,
-    format_warnings,
+    record_sweep,
     summarize_sweep,
 )
 
@@ -44,54 +43,46 @@ def _read_run(args: Arguments) -> tuple[SweepSpec, Any, str]:
 
 def show_status(args: Arguments) -> int:
     """`sweeper status DIR`."""
-    from sweeper.analysis.best import choose_winner, find_over_limits
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH
     from sweeper.analysis.regime import fit_regime
-    from sweeper.analysis.trial_counts import COUNTED, count_trials
     from sweeper.storage.run_folder import is_running
 
     spec, trials, noise = _read_run(args)
     budget, budget_error = _count_configurations(spec)
-    counts = count_trials(trials.select(COUNTED).to_pylist(), spec.repeats)
     posterior = fit_posterior(spec, trials, noise)
-    best = choose_winner(trials, spec.objective, posterior, find_over_limits(trials, spec)) or {}
-    record = {
+    record = record_sweep(spec, trials, budget, noise, posterior)
+    about = {
         "run": args.dir if is_uri(args.dir) else str(Path(args.dir).absolute()),
         "space": spec.space,
         "sampler": ", ".join(sorted({s for s in trials["sampler"].to_pylist() if s})) or spec.sampler,
         "objective": spec.objective,
-        "running": is_running(args.dir),
-        "budget": budget,
-        "done": counts.done,
-        "trials": counts.trials,
-        "failed": counts.outcomes.get("failed", 0),
-        "best": best.get("config_mean"),
-        "best_posterior_mean": best.get("posterior_mean"),
-        "best_posterior_sd": best.get("posterior_sd"),
-        "best_digest": best.get("digest"),
-        "device_seconds": counts.device_seconds or 0.0,
         "noise": noise,
+        "running": is_running(args.dir),
     }
-    shown = "\n".join(f"{k.replace('_', ' '):<21}{plain_text(v)}" for k, v in record.items())
-    record["regimes"] = {name: fit_regime(trials, name, noise).message for name in BOTH}
-    record["warnings"] = [asdict(d) for d in collect_warnings(trials)]
-    record["belief"] = posterior.record()
-    parts = [shown, *(f"{name}: {message}" for name, message in record["regimes"].items())]
-    parts += [*format_warnings(trials), *([wrap(budget_error, 0)] if budget_error else [])]
-    emit(args.json, record, "\n".join((*parts, format_posterior(record["belief"], noise))))
+    # the record has the regime of the sweep's objective
+    regimes = {name: fit_regime(trials, name, noise).message for name in BOTH if name != spec.objective}
+    regimes |= {record.regime.objective: record.regime.message} if record.regime else {}
+    belief = posterior.record()
+    parts = [format_record(about, record)]
+    parts += [wrap(f"{name}: {message}", 0) for name, message in regimes.items() if name != spec.objective]
+    parts += [wrap(budget_error, 0)] if budget_error else []
+    parts.append(format_posterior(belief, noise))
+    printed = {**about, **record.model_dump(mode="json"), "regimes": regimes, "belief": belief}
+    printed["progress"]["budget"] = budget or None
+    emit(args.json, printed, "\n".join(parts))
     return ExitCode.DONE
 
 
-def _count_configurations(spec: SweepSpec) -> tuple[int | None, str]:
-    """Return the number of configurations of a sweep; None and the reason if the space is unknown."""
+def _count_configurations(spec: SweepSpec) -> tuple[int, str]:
+    """Return the number of configurations of a sweep; 0 and the reason if the space is unknown."""
     from sweeper.runner.proposer import count_configurations
     from sweeper.storage.space_data import known_space
 
     try:
         space = known_space(spec).space
     except SpecError as error:
-        return None, f"the number of configurations is unknown: {error}"
+        return 0, f"the number of configurations is unknown: {error}"
     return count_configurations(spec, space), ""
 
 

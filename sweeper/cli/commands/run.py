@@ -78,7 +78,9 @@ def _sweep(args: Arguments, sweep: PreparedSweep, yes: bool) -> int:
     def confirm(folder: Path | str, left: int) -> bool:
         if yes or not sys.stdin.isatty():
             return yes
-        question = f"{folder} holds a part of this sweep; run the remaining {pluralize(left, 'configuration')}?"
+        question = (
+            f"{folder} holds a part of this sweep; run the remaining {pluralize(left * sweep.spec.repeats, 'trial')}?"
+        )
         return click.confirm(printable_line(question), err=True)
 
     with Progress(sweep.spec.objective) as progress:

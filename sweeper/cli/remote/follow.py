@@ -10,7 +10,8 @@ from sweeper.client.models import Event, State, Sweep, SweepDetail
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import ExitCode
 from sweeper.runner.status import Status
-from sweeper.search.objectives import OBJECTIVES
+
+_COUNTS = ("budget", "done", "failed", "repeats")
 
 
 class EventPrinter:
@@ -22,10 +23,8 @@ class EventPrinter:
     """
 
     def __init__(self, sweep: Sweep, progress: Progress) -> None:
-        goal = OBJECTIVES.get(sweep.objective)
-        self._sign = -1.0 if goal is not None and goal.maximize else 1.0
         self._progress, self._state, self._message = progress, sweep.state, sweep.regime and sweep.regime.message
-        self._status = Status(sweep.progress.budget, done=sweep.progress.done, failed=sweep.progress.failed)
+        self._status = Status(**{key: getattr(sweep.progress, key) for key in _COUNTS})
         self._status.best = sweep.best.value if sweep.best else None
         self._say(sweep.state, sweep.reason, sweep.position)
         for warning in sweep.warnings:
@@ -42,14 +41,13 @@ class EventPrinter:
             if data.get("optimum") is not None:
                 self._progress.line(f"{message}".partition("; ")[0].partition(". ")[0])
         elif event.type == "progress":
-            for key in ("budget", "done", "failed"):
+            for key in _COUNTS:
                 setattr(self._status, key, data.get(key, getattr(self._status, key)))
             self._progress(self._status)
         elif event.type == "target":
             self._status.target = data.get("target")
-        elif event.type == "trial" and data.get("outcome") == "ok" and (value := data.get("value")) is not None:
-            best = self._status.best
-            self._status.best = value if best is None or self._sign * value < self._sign * best else best
+        elif event.type == "best":
+            self._status.best = data.get("value")
 
     def _say(self, state: str, reason: str, position: int | None = None) -> None:
         place = f", position {position} in the queue" if position else ""
@@ -68,7 +66,7 @@ def follow(client: Client, sweep: SweepDetail, server_flags: str) -> SweepDetail
         The ended sweep; None after Ctrl-C.
     """
     try:
-        with Progress(sweep.objective, running=False) as progress:
+        with Progress(sweep.objective, running=False, best="best") as progress:
             return client.wait(sweep.id, listener=EventPrinter(sweep, progress))
     except KeyboardInterrupt:
         name = f"{sweep.id}{server_flags}"

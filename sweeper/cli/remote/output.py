@@ -13,15 +13,12 @@ from sweeper.formatting import format_table, number, plain_text, pluralize, wrap
 
 def emit_status(as_json: bool, client: Client, sweep: SweepDetail) -> None:
     """Print the status of a sweep."""
+    from sweeper.analysis.text import format_record
+
     about = {k: getattr(sweep, k) for k in ("id", "name", "owner", "shared", "space", "sampler", "objective")}
     about |= {"state": sweep.state.value, "reason": sweep.reason or None, "priority": sweep.priority}
-    about |= {"place in the queue": sweep.position} if sweep.position else {}
-    about |= {k: getattr(sweep.progress, k) for k in ("budget", "done", "failed", "trials")}
-    about |= {"best": sweep.best and sweep.best.value, "best_digest": sweep.best and sweep.best.digest}
-    about |= {k: getattr(sweep.cost, k) for k in ("device_seconds", "wall_seconds", "gpu_hours")}
-    about |= {"page": page_of(client, sweep)}
-    lines = "\n".join(f"{k.replace('_', ' '):<21}{plain_text(v)}" for k, v in about.items())
-    emit(as_json, sweep.model_dump(mode="json"), "\n".join((lines, *_format_verdict(sweep))))
+    about |= {"place in the queue": sweep.position, "page": page_of(client, sweep)}
+    emit(as_json, sweep.model_dump(mode="json"), format_record(about, sweep))
 
 
 def _format_verdict(sweep: Sweep) -> list[str]:
@@ -97,7 +94,7 @@ def sweep_table(sweeps: Sequence[Sweep]) -> str:
             s.owner,
             s.state.value,
             s.space,
-            f"{s.progress.done}/{s.progress.budget}",
+            f"{s.progress.done * s.progress.repeats}/{s.progress.budget * s.progress.repeats}",
             plain_text(s.best and s.best.value),
             plain_text(s.regime and s.regime.optimum),
             s.created.astimezone().strftime("%Y-%m-%d %H:%M"),

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 from sqlalchemy import Connection, Engine, case, delete, func, insert, select, update
 
+from sweeper.analysis.trial_counts import count_gpus
 from sweeper.config.resources import Resources
-from sweeper.runner.budgets import count_gpus
 from sweeper.service.db.sweeps import UnknownSweepError
 from sweeper.service.db.tables import DAY_SECONDS, landed, sweeps, usage
 

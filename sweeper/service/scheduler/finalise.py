@@ -13,11 +13,10 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeper.backoff import Backoff
-from sweeper.client.models import ENDED, State
+from sweeper.client.models import ENDED, State, SweepRecord
 from sweeper.errors import AwayError, SpecError, shortage
 from sweeper.service.db.sweeps import Catalog, Entry, UnknownSweepError
 from sweeper.service.db.tables import sweeps
-from sweeper.service.views.reader import Snapshot
 from sweeper.service.views.views import Views
 
 T = TypeVar("T")
@@ -48,11 +47,11 @@ class Endings:
             for sweep in connection.execute(query).scalars():
                 self._due[sweep] = -math.inf, 0
 
-    def read(self, entry: Entry) -> Snapshot | None:
+    def read(self, entry: Entry) -> SweepRecord | None:
         """Store and return the results of a sweep; None if its folder cannot be read now."""
         return self._attempt(entry, self.views.conclude)
 
-    def look(self, entry: Entry) -> Snapshot | None:
+    def look(self, entry: Entry) -> SweepRecord | None:
         """Return the results of a sweep so far; None if its folder cannot be read now."""
         return self._attempt(entry, lambda e: self.views.reader(e, 0.0).snapshot)
 
@@ -76,7 +75,7 @@ class Endings:
             _log.exception("sweep %s: cannot analyse its trials", entry.id)
         return None
 
-    def task_of(self, entry: Entry, snapshot: Snapshot | None) -> dict[str, Any]:
+    def task_of(self, entry: Entry, snapshot: SweepRecord | None) -> dict[str, Any]:
         """Return the task of an ending sweep; without results it is marked, and a later read is scheduled."""
         if snapshot is not None:
             return drop_unread(entry.task)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sweeper.client.models import Quota
+from sweeper.client.models import Quota, SweepRecord
 from sweeper.config.spec import SweepSpec
 from sweeper.service.db.sweeps import Entry
 from sweeper.service.policy.quotas import limit_gpu_hours
-from sweeper.service.views.reader import Snapshot
 from sweeper.service.views.views import Views
 
 
 def spec_to_run(
-    views: Views, quota: Callable[[str], Quota], entry: Entry, address: str | None, snapshot: Snapshot | None
+    views: Views, quota: Callable[[str], Quota], entry: Entry, address: str | None, snapshot: SweepRecord | None
 ) -> SweepSpec:
     """Return the spec that a process runs, with Ray's address and the GPU-hours that its owner's quota leaves.
 

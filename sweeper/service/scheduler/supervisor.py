@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweeper.client.models import ACTIVE, Quota, State
+from sweeper.client.models import ACTIVE, Quota, State, SweepRecord
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_text import write_stored
 from sweeper.errors import SpecError
@@ -31,7 +31,6 @@ from sweeper.service.scheduler.queue import Queue
 from sweeper.service.scheduler.ray_address import RayAddress
 from sweeper.service.scheduler.shortage import Shortage
 from sweeper.service.scheduler.starts import spec_to_run
-from sweeper.service.views.reader import Snapshot
 from sweeper.service.views.views import Views
 from sweeper.storage.location import place_of
 
@@ -228,7 +227,7 @@ class Supervisor:
         self.cancels.insist(entry)
         return True
 
-    def _settle(self, entry: Entry, snapshot: Snapshot | None) -> None:
+    def _settle(self, entry: Entry, snapshot: SweepRecord | None) -> None:
         control, attempt = self.control(entry.id), entry.task.get("attempt", 0)
         outcome, halt = control.outcome(attempt), self.cancels.find_halt(entry)
         if halt and halt.kind == "cancel" and outcome and outcome.state == State.INTERRUPTED:
@@ -249,7 +248,7 @@ class Supervisor:
         else:
             self._handle_death(entry, control, snapshot)
 
-    def _handle_death(self, entry: Entry, control: Control, snapshot: Snapshot | None) -> None:
+    def _handle_death(self, entry: Entry, control: Control, snapshot: SweepRecord | None) -> None:
         if control.task.get("attempt") != entry.task.get("attempt", 0):  # the database went away before the start
             self.catalog.move(entry.id, State.QUEUED, "process did not start; restarting")
             return
@@ -266,7 +265,7 @@ class Supervisor:
         if child := self._children.pop(sweep, None):
             child.wait()
 
-    def _end(self, entry: Entry, state: State, reason: str, snapshot: Snapshot | None, deaths: int = 0) -> None:
+    def _end(self, entry: Entry, state: State, reason: str, snapshot: SweepRecord | None, deaths: int = 0) -> None:
         self.catalog.move(entry.id, state, reason, deaths=deaths, task=self.endings.task_of(entry, snapshot))
         self.cancels.forget(entry)
 

@@ -13,7 +13,7 @@ from sweeper.client.models import Event, moment
 
 KEPT = 20_000
 
-Kind = Literal["trial", "target", "verdict", "state", "progress"]
+Kind = Literal["trial", "target", "verdict", "best", "state", "progress"]
 
 
 class Hub:

@@ -8,40 +8,21 @@ import time
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel
 
-from sweeper.analysis.best import choose_winner, find_over_limits
-from sweeper.analysis.posterior import Posterior
-from sweeper.analysis.regime import fit_regime
-from sweeper.analysis.trial_counts import COUNTED, count_trials, count_warnings, format_lines
-from sweeper.client.models import BestView, Cost, Progress, RegimeView
+from sweeper.analysis.summary import count_sweep, record_sweep
+from sweeper.client.models import Progress, SweepRecord
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
-from sweeper.formatting import is_value
-from sweeper.runner.budgets import count_gpus
+from sweeper.formatting import finite_or_none, is_value
 from sweeper.search.objectives import resolve_objective
 from sweeper.service.db.landing import Landing
 from sweeper.service.views.events import Hub
 from sweeper.storage.incremental import IncrementalTable
 from sweeper.storage.location import place_of
 from sweeper.storage.schema import SCHEMAS
-from trainables.noise import KNOBS
 from trainables.registry import unknown
-
-_COLUMNS = (*COUNTED, "device", "members", "warnings")
-
-
-class Snapshot(BaseModel):
-    """Results of a sweep so far; the database stores the last one of an ended sweep."""
-
-    progress: Progress
-    cost: Cost = Cost()
-    regime: RegimeView | None = None
-    best: BestView | None = None
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,7 @@ class Reader:
         assert spec.out is not None
         self.sweep, self.spec, self.budget, self.landing, self.hub = sweep, spec, budget, landing, hub
         self.place = place_of(spec.out)
-        self.snapshot = Snapshot(progress=Progress(budget=budget))
+        self.snapshot = SweepRecord(progress=Progress(budget=budget))
         self.rows = _Rows()
         self._analysed, self._cost = 0, 0.0
         self.changes = 0
@@ -99,25 +80,12 @@ class Reader:
             places = sorted(range(len(digests)), key=lambda i: self.landing.numbers[digests[i]])
             numbers = tuple(self.landing.numbers[digests[i]] for i in places)
             self.rows = _Rows(trials.rows.take(pa.array(places, pa.int64())), numbers)
-            self.snapshot = self.snapshot.model_copy(update=self._summarize(trials.rows))
+            counted = count_sweep(self.spec, trials.rows, self.budget)
+            known = {"regime": self.snapshot.regime, "best": self.snapshot.best}
+            self.snapshot = counted.model_copy(update=known)
             self.changes += 1
             self._publish_trials(trials.rows, new)
             return True
-
-    def _summarize(self, trials: pa.Table) -> dict[str, Any]:
-        rows = trials.select(_COLUMNS).to_pylist()
-        counts = count_trials(rows, self.spec.repeats)
-        progress = Progress(
-            budget=self.budget, done=counts.done, failed=counts.failed, trials=counts.trials,
-            outcomes=dict(counts.outcomes),
-        )  # fmt: skip
-        gpu_seconds = math.fsum(count_gpus(r, self.spec.resources) * (r["device_seconds"] or 0.0) for r in rows)
-        cost = Cost(device_seconds=counts.device_seconds or 0.0, gpu_hours=gpu_seconds / 3600)
-        return {
-            "progress": progress,
-            "cost": cost,
-            "warnings": tuple(format_lines(count_warnings(r["warnings"] for r in rows), len(rows))),
-        }
 
     def analyse(self, at_once: bool = False) -> None:
         """Find the best noise and the winner among the trials read so far.
@@ -130,13 +98,15 @@ class Reader:
             if changes == self._analysed or (not at_once and waited < max(2.0, 20 * self._cost)):
                 return
             started = time.monotonic()
-            regime, best = _regime(self.spec, trials), _best(self.spec, trials)
+            record = record_sweep(self.spec, trials, self.budget)
             self._analysed, self._analysed_at = changes, time.monotonic()
             self._cost = self._analysed_at - started
-            before = self.snapshot.regime
-            self.snapshot = self.snapshot.model_copy(update={"regime": regime, "best": best})
-        if regime and (before is None or before.message != regime.message):
-            self.hub.publish(self.sweep, "verdict", regime.model_dump(mode="json"))
+            before = self.snapshot
+            self.snapshot = before.model_copy(update={"regime": record.regime, "best": record.best})
+        if record.regime and (before.regime is None or before.regime.message != record.regime.message):
+            self.hub.publish(self.sweep, "verdict", record.regime.model_dump(mode="json"))
+        if record.best and record.best != before.best:
+            self.hub.publish(self.sweep, "best", record.best.model_dump(mode="json"))
 
     # -- events -------------------------------------------------------------------------------------------------------
 
@@ -144,8 +114,8 @@ class Reader:
         column = resolve_objective(self.spec.objective, trials).column
         names = ["digest", "config", "number", "repeat", "outcome", "device_seconds", column]
         for row in trials.select(names).take(pa.array(new, pa.int64())).to_pylist():
-            data = {k: _plain(row[k]) for k in names[:-1]}
-            data |= {"landed": self.landing.numbers[row["digest"]], "value": _plain(row[column])}
+            data = {k: finite_or_none(row[k]) for k in names[:-1]}
+            data |= {"landed": self.landing.numbers[row["digest"]], "value": finite_or_none(row[column])}
             self.hub.publish(self.sweep, "trial", data)
         if new:
             self.hub.publish(self.sweep, "progress", self.snapshot.progress.model_dump(mode="json"))
@@ -155,7 +125,7 @@ class Reader:
         last = max(rows, key=lambda r: r["number"], default=None)
         if last and last["noise_target"] != self._target:
             self._target = last["noise_target"]
-            data = {"number": last["number"], "noise": self.spec.noise, "target": _plain(self._target)}
+            data = {"number": last["number"], "noise": self.spec.noise, "target": finite_or_none(self._target)}
             self.hub.publish(self.sweep, "target", data)
 
     # -- pages --------------------------------------------------------------------------------------------------------
@@ -190,28 +160,3 @@ class Reader:
         last = rows.numbers[selected[-1]] if more else max([after, *rows.numbers[-1:]])
         table = rows.table.select(list(columns)) if columns else rows.table
         return table.take(pa.array(selected, pa.int64())), last, more
-
-
-def _regime(spec: SweepSpec, trials: pa.Table) -> RegimeView | None:
-    try:
-        regime = fit_regime(trials, spec.objective, spec.noise)
-    except ValueError:
-        return None
-    fields = {k: getattr(regime, k) for k in ("objective", "noise", "unit", "optimum", "low", "high", "message")}
-    return RegimeView(**fields)
-
-
-def _best(spec: SweepSpec, trials: pa.Table) -> BestView | None:
-    row = choose_winner(trials, spec.objective, Posterior(), find_over_limits(trials, spec))
-    if row is None:
-        return None
-    knobs = {k: row[k] for k in (*KNOBS, "augmentation", "augmentation_strength")}
-    return BestView(
-        digest=row["digest"], config=row["config"], objective=spec.objective, value=_plain(row["config_mean"]),
-        noise=_plain(row[f"noise_{spec.noise}"]), knobs=knobs,
-    )  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    """Return a value that JSON can hold: None for numbers that are not finite."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -18,7 +18,17 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweeper.client.models import Advice, Extension, Progress, State, Sweep, SweepDetail, Transition, moment
+from sweeper.client.models import (
+    Advice,
+    Extension,
+    Progress,
+    State,
+    Sweep,
+    SweepDetail,
+    SweepRecord,
+    Transition,
+    moment,
+)
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import AwayError, SpecError
 from sweeper.service.db.landing import Landing
@@ -26,7 +36,7 @@ from sweeper.service.db.sweeps import Catalog, Entry, UnknownSweepError
 from sweeper.service.views.events import Hub
 from sweeper.service.views.memo import Memo
 from sweeper.service.views.outward import Outward
-from sweeper.service.views.reader import Reader, Snapshot
+from sweeper.service.views.reader import Reader
 from sweeper.storage.location import place_of
 
 _log = logging.getLogger("sweeper.service")
@@ -164,7 +174,7 @@ class Views:
             except Exception:  # an unexpected row must not hide the other sweeps
                 _log.exception("sweep %s", entry.id)
 
-    def conclude(self, entry: Entry) -> Snapshot:
+    def conclude(self, entry: Entry) -> SweepRecord:
         """Read an ended sweep to its last row, and store its results in the database."""
         reader = self.reader(entry, 0.0)
         reader.analyse(at_once=True)
@@ -214,10 +224,10 @@ class Views:
             "page": f"/?run={entry.id}",
         }
 
-    def _snapshot(self, entry: Entry) -> Snapshot:
-        empty = Snapshot(progress=Progress(budget=entry.budget))
+    def _snapshot(self, entry: Entry) -> SweepRecord:
+        empty = SweepRecord(progress=Progress(budget=entry.budget))
         if not State(entry.state).active:
-            return Snapshot.model_validate(entry.summary) if entry.summary else empty
+            return SweepRecord.model_validate(entry.summary) if entry.summary else empty
         try:
             cached = self._cached(entry)
             if cached.reader.place.local is not None:  # a store may be away, and `follow` reads it anyway
@@ -274,7 +284,7 @@ class Views:
             spec, trials = self.spec(entry), reader.rows.table
             if not trials.num_rows or not place_of(self.run_of(entry.id)).exists():
                 return None
-            posterior = fit_posterior(spec, trials, spec.noise)
+            posterior = fit_posterior(spec, trials, spec.noise, explain=False)
             return find_best(trials, spec.objective, spec.noise, posterior, find_over_limits(trials, spec))
 
         return self._memoize(entry, ("best",), compute)

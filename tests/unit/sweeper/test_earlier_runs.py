@@ -48,7 +48,7 @@ def test_every_reader_reads_it(kind: str, copied: Path, capsys: pytest.CaptureFi
     listed = printed(capsys, "list", kind)
     assert {row["digest"] for row in listed} == set(stored)
     status = printed(capsys, "status", kind)
-    assert status["trials"] == len(stored)
+    assert status["progress"]["trials"] == len(stored)
     best = printed(capsys, "best", kind)
     assert best["best"]["digest"] in stored
     assert printed(capsys, "analyse", kind)

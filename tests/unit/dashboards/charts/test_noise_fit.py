@@ -126,7 +126,9 @@ def test_progress_shows_every_configuration_and_the_running_optimum(run, points)
     assert (
         sum(c == GREY for c in marks["color"]) == len(traces["diverged"]["x"]) == sum(s == "x" for s in marks["symbol"])
     )
-    assert traces["best so far"]["y"][-1] == pytest.approx(max(s.value for s in steps if s.value is not None), rel=1e-5)
+    assert traces["best observed"]["y"][-1] == pytest.approx(
+        max(s.value for s in steps if s.value is not None), rel=1e-5
+    )
     assert traces["sampler's optimum"]["x"] == list(range(8, 60))
 
 

@@ -80,14 +80,16 @@ def test_the_best_lines_are_in_colour(sweep):
 
 
 def test_exponents_stand_beside_the_definitions():
-    found = Explanation("paper", {"eta": 1.0, "B": -0.8}, {"B": -1.1}, {"B": -0.5}, trials=30)
-    chart = draw_exponents(Posterior(found, {"eta": 1.0, "B": -1.0}))
+    found = Explanation("paper", {"learning_rate": 1.0, "batch_size": -0.8}, {"batch_size": -1.1}, {"batch_size": -0.5},
+                        trials=30)  # fmt: skip
+    chart = draw_exponents(Posterior(found, {"learning_rate": 1.0, "batch_size": -1.0}))
     given, fitted = chart.figure.data
-    assert list(given.x) == [1.0, -1.0]
-    assert list(fitted.x) == [1.0, -0.8]
+    assert list(fitted.y) == ["η", "1/B"]
+    assert list(given.x) == [1.0, 1.0]
+    assert list(fitted.x) == [1.0, 0.8]
     assert list(fitted.error_x.array) == pytest.approx([0.0, 0.3])
     assert list(fitted.error_x.arrayminus) == pytest.approx([0.0, 0.3])
-    assert list(fitted.text) == ["as given", "−0.80 (−1.10 to −0.50)"]
+    assert list(fitted.text) == ["as given", "0.80 (0.50 to 1.10)"]
 
 
 def test_thinned_steps_keep_every_improvement(sweep):

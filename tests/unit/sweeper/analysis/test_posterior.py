@@ -9,7 +9,7 @@ import pytest
 import sweeper
 from sweeper import SweepSpec
 from sweeper.analysis.posterior import Posterior, fit_posterior
-from sweeper.analysis.text import format_posterior, noise_share
+from sweeper.analysis.text import FactorExponent, format_posterior, list_exponents, noise_share
 from trainables.pair.synthetic import BEST_NOISE
 
 SPEC = SweepSpec(space="synthetic", runner="inline", sampler="random", objective="merged_loss", trials=40, seed=3)
@@ -39,16 +39,31 @@ def test_the_model_explains_what_another_sampler_proposed(believed: Posterior) -
 
 def test_the_text_sets_the_fitted_exponents_beside_the_definition(believed: Posterior) -> None:
     text = format_posterior(believed.record(), "paper")
-    assert text.splitlines()[0].startswith("surrogate fitted to 40 configurations: best noise 0.0")
+    assert text.startswith("model of 40 configurations: noise paper accounts for ")
+    assert "best noise" not in text  # `status` prints that of the regime
     assert re.search(
         r"noise paper accounts for (> )?\d+ % \(90 % interval (> )?\d+ to (> )?\d+ %\) of the explained variance",
         " ".join(text.split()),
     )
     assert [line.split()[:2] for line in text.splitlines()[-4:]] == [
-        ["η", "1.00"],
-        ["B", "-1.00"],
-        ["1−μ", "-1.00"],
-        ["λ", "0.00"],
+        ["η", "1"],
+        ["1/B", "1"],
+        ["1/(1−μ)", "1"],
+        ["λ", "0"],
+    ]
+
+
+def test_exponents_are_those_of_factors_relative_to_the_first() -> None:
+    record = {
+        "exponents": {"learning_rate": 2.0, "batch_size": -1.8, "momentum": 0.2},
+        "given": {"learning_rate": 2.0, "batch_size": -2.0},
+        "exponent_low": {"batch_size": -2.4},
+        "exponent_high": {"batch_size": -1.0},
+    }
+    assert list_exponents(record) == [
+        FactorExponent("η", 1.0, 1.0, None),
+        FactorExponent("1/B", 1.0, 0.9, (0.5, 1.2)),
+        FactorExponent("1/(1−μ)", 0.0, -0.1, None),
     ]
 
 

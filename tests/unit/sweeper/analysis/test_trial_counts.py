@@ -65,6 +65,6 @@ def test_a_sweep_says_each_warning_once(
     assert main(["status", str(run)]) == 0
     assert "clipping (2 of 4 trials)" in capsys.readouterr().out
     assert main(["status", str(run), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["warnings"][0]["key"] == "inert_weight_decay"
+    assert json.loads(capsys.readouterr().out)["warnings"][0].startswith("inert_weight_decay (all of 4")
     page = (run / "dashboard.html").read_text()
     assert "clipping (2 of 4 trials): 0.2 of the steps were clipped" in page

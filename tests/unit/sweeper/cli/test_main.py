@@ -129,7 +129,8 @@ def test_list_and_status(finished: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert rows[3]["digest"] in capsys.readouterr().out
     assert main(["status", str(finished), "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
-    assert (status["done"], status["budget"], status["running"], status["failed"]) == (30, 30, False, 0)
+    progress = status["progress"]
+    assert (progress["done"], progress["budget"], status["running"], progress["failed"]) == (30, 30, False, 0)
 
 
 def test_export_holds_the_same_table(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

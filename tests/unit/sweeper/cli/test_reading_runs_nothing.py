@@ -164,7 +164,7 @@ def test_a_folder_of_an_earlier_version_is_read_and_says_what_is_assumed(
     (run / SPACE_FILE).unlink()
     assert main(["status", str(run), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["budget"] == 12
+    assert said["progress"]["budget"] == 12
     assert said["belief"]["assumed"].startswith("an earlier version wrote this folder without the ranges of ")
     known, exact = known_space(stored_spec(run)).space, known_space(stored_spec(swept.run)).space
     assert list(known.knobs) == list(exact.knobs)

@@ -12,7 +12,15 @@ from dashboards.page.page import read_run
 from dashboards.views import VIEWS, overview
 from dashboards.views.verdicts import judge
 from sweeper.cli.main import main
-from sweeper.formatting import number
+from sweeper.cli.remote.output import emit_status, sweep_table
+from sweeper.client import Client
+from sweeper.client.models import State
+from sweeper.formatting import number, plain_text
+from sweeper.service.db.sweeps import Catalog, NewSweep
+from sweeper.service.views.events import Hub
+from sweeper.service.views.views import Views
+from sweeper.storage.run_folder import stored_spec
+from tests.support.databases import opened
 from tests.support.inline_sweeps import sweep
 
 ASKED = ("--objective", "gain_mean", "--noise", "paper")
@@ -84,3 +92,42 @@ def test_the_number_of_further_trials(run: Path, page: Any, capsys: pytest.Captu
     assert f"{count} further trials; nothing was run" in plan
     (shown,) = re.findall(r"runs (\d+) further trial", " ".join(page["overview"].verdicts))
     assert int(shown) == count
+
+
+def test_the_winner_is_the_posteriors_in_every_list_and_event(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dashboards.app.sweep_list import make_table
+
+    run = str(sweep(tmp_path / "run", sampler="noise", trials=24, objective="gain_mean", seed=3).run)
+    winner, text = said(capsys, "best", run)
+    local, status = said(capsys, "status", run)
+    spec = stored_spec(run).model_copy(update={"out": None}).dump_explicit()
+    views = Views(Catalog(opened(tmp_path)), Hub(), lambda _: run)
+    entry, _ = views.catalog.add(NewSweep("ann", "synthetic", spec, 24, 24))
+    for state in (State.STARTING, State.RUNNING):
+        entry = views.catalog.move(entry.id, state, "")
+    views.follow([entry])
+    (published,) = [e.data for e in views.hub.since(0, entry.id) if e.type == "best"]
+    entry = views.catalog.move(entry.id, State.DONE, "")
+    views.conclude(entry)
+    detail = views.detail(views.catalog.get(entry.id))
+    assert detail.best is not None
+    shown = detail.best.model_dump(mode="json")
+    assert shown == local["best"] == published
+    assert local["best"]["posterior_mean"] is not None
+    assert local["best"]["undecided"] == ""
+    for key in ("digest", "config", "posterior_mean", "posterior_sd"):
+        assert local["best"][key] == winner["best"][key]
+    assert local["best"]["value"] == winner["best"]["config_mean"]
+    record = detail.model_dump(mode="json", exclude={"cost": {"wall_seconds"}})
+    del local["cost"]["wall_seconds"]  # only a service measures it
+    for key in ("progress", "cost", "regime", "warnings"):
+        assert record[key] == local[key]
+    chosen = f"by the posterior mean, {number(shown['posterior_mean'])}"
+    assert chosen in text
+    assert chosen in status
+    emit_status(False, Client("http://127.0.0.1:1"), detail)
+    assert chosen in " ".join(capsys.readouterr().out.split())
+    assert plain_text(shown["value"]) in sweep_table([detail])
+    assert number(shown["value"]) in str(make_table([detail], Selection(), detail.created))

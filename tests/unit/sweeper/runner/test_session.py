@@ -316,7 +316,7 @@ def test_a_small_grid_is_finished_when_its_points_are(tmp_path: Path, capsys: py
     results = sweep(tmp_path, sampler="grid", trials=50, fixed=fixed, parameters={"momentum": {"values": [0.0, 0.9]}})
     assert results.trials.num_rows == 2
     assert main(["status", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["budget"] == 2
+    assert json.loads(capsys.readouterr().out)["progress"]["budget"] == 2
 
 
 def test_a_noise_that_is_zero_everywhere_is_refused(tmp_path: Path) -> None:

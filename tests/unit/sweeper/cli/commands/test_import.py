@@ -145,7 +145,8 @@ def test_every_reader_opens_an_imported_folder(tmp_path: Path, capsys: pytest.Ca
     capsys.readouterr()
     assert main(["status", str(run), "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
-    assert (status["done"], status["budget"], status["sampler"], status["trials"]) == (65, 65, "grid", 195)
+    progress = status["progress"]
+    assert (progress["done"], progress["budget"], status["sampler"], progress["trials"]) == (65, 65, "grid", 195)
     assert main(["best", str(run)]) == 0
     out = capsys.readouterr().out
     for text in ("imported from a table", "unknown device time", "on test (the only measured split)", "test loss"):

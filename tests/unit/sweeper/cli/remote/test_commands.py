@@ -69,6 +69,7 @@ def ends(service: FakeService, state: str = "done", **progress: Any) -> None:
             event(3, "trial", outcome="ok", value=0.02),
             event(4, "trial", outcome="ok", value=0.031),
             event(5, "trial", outcome="ok", value=0.01),
+            event(10, "best", **BEST),
             event(6, "verdict", message="best noise 0.02; and more", optimum=0.02),
             end,
             event(7, "progress", **progress),
@@ -101,7 +102,7 @@ def test_run_sends_what_was_set_and_follows_to_the_end(service: FakeService, swe
         "synthetic-1 is queued",
         "running: its turn",
         "best noise 0.02",
-        "4/4 configurations",
+        "4/4 trials",
         "best gain_mean 0.031",
     ):
         assert text in err

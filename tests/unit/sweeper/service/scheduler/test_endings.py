@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import Engine, delete
 
+from sweeper.client.models import SweepRecord
 from sweeper.errors import SpecError
 from sweeper.service.db.sweeps import Entry, UnknownSweepError
 from sweeper.service.db.tables import sweeps
 from sweeper.service.scheduler import finalise, ray_address
 from sweeper.service.scheduler.process import Control
-from sweeper.service.views.reader import Snapshot
 from tests.support.databases import opened
 from tests.support.supervisor_rig import Rig
 
@@ -101,7 +101,7 @@ def test_one_folder_that_cannot_be_read_keeps_no_other_from_it(
     rig.supervisor.tick()
     conclude = rig.views.conclude
 
-    def failing(entry: Entry) -> Snapshot:
+    def failing(entry: Entry) -> SweepRecord:
         if entry.id == wrong:
             raise error
         return conclude(entry)

@@ -10,13 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from sweeper.client.models import State
+from sweeper.client.models import State, SweepRecord
 from sweeper.errors import SpecError, shortage
 from sweeper.net import MOST_DESCRIPTORS, raise_limit
 from sweeper.service.api.problems import of_error
 from sweeper.service.scheduler import shortage as module
 from sweeper.service.scheduler.process import Control
-from sweeper.service.views.reader import Snapshot
 from tests.support.databases import opened
 from tests.support.supervisor_rig import Rig
 
@@ -79,7 +78,7 @@ def test_a_folder_that_cannot_be_opened_now_is_no_death(
     rig.ends(sweep)
     conclude = rig.views.conclude
 
-    def short(_: object) -> Snapshot:
+    def short(_: object) -> SweepRecord:
         raise SpecError("cannot read it") from OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(rig.views, "conclude", short)

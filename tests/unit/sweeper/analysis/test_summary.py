@@ -1,0 +1,48 @@
+"""The record of a sweep: counts, cost, best noise, and the winner by the posterior's rule."""
+
+import pytest
+
+from sweeper.analysis.posterior import Favourite, Posterior
+from sweeper.analysis.summary import count_sweep, record_sweep
+from sweeper.config.spec import SweepSpec
+from tests.support.trial_rows import hump, sweep, table, trial
+
+SPEC = SweepSpec(space="synthetic", objective="gain_mean", repeats=2)
+LUCKY = [trial("lucky", 0.09, number=0)] + [trial("steady", 0.06, repeat=i, number=1) for i in range(2)]
+
+
+def test_the_record_names_the_posteriors_winner_with_both_means() -> None:
+    posterior = Posterior(favourite=Favourite("steady", 0.058, 0.004))
+    best = record_sweep(SPEC, table(LUCKY), 3, posterior=posterior).best
+    assert best is not None
+    assert (best.config, best.value, best.repeats) == ("steady", pytest.approx(0.06), 2)
+    assert (best.posterior_mean, best.posterior_sd, best.undecided) == (0.058, 0.004, "")
+
+
+def test_without_a_favourite_the_observed_mean_chooses_and_the_reason_is_given() -> None:
+    best = record_sweep(SPEC, table(LUCKY), 3).best
+    assert best is not None
+    assert (best.config, best.posterior_mean) == ("lucky", None)
+    assert best.undecided == "2 configurations have a value, the model needs 6"
+    assert record_sweep(SPEC, table([]), 3).best is None
+
+
+def test_counts_cost_and_warnings_need_no_fit() -> None:
+    rows = [*LUCKY, {**trial("gpu", 0.0, number=2, outcome="failed"), "device": "cuda:0", "device_seconds": 1800.0}]
+    record = count_sweep(SPEC, table(rows), 3)
+    progress = record.progress
+    assert (progress.budget, progress.done, progress.failed, progress.repeats) == (3, 1, 1, 2)
+    assert (progress.trials, progress.outcomes) == (4, {"ok": 3, "failed": 1})
+    assert record.cost.gpu_hours == pytest.approx(0.5)
+    assert (record.regime, record.best) == (None, None)
+
+
+def test_the_best_noise_is_that_of_the_shown_definition() -> None:
+    trials = table(sweep(hump, 40, 0))
+    record = record_sweep(SPEC, trials, 40, posterior=Posterior())
+    assert record.regime is not None
+    assert (record.regime.noise, record.regime.objective) == ("paper", "gain_mean")
+    assert record.regime.optimum is not None
+    other = record_sweep(SPEC, trials, 40, "linear", Posterior()).regime
+    assert other is not None
+    assert other.noise == "linear"

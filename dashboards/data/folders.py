@@ -225,6 +225,7 @@ def join_runs(runs: Mapping[str, Run]) -> Run:
         skipped=tuple(line for r in runs.values() for line in r.skipped),
         pooled=_describe_pool(runs),
         running=any(r.running for r in runs.values()),
+        specs={name: r.spec for name, r in runs.items() if r.spec is not None},
         version="-".join(r.version for r in runs.values()),
     )
 

@@ -27,6 +27,7 @@ class Run:
         pooled: Sentences on several runs that are read as one; empty for a single run.
         running: Whether a process runs the sweep.
         server: URL of the service that runs the sweep, as the user reached it; empty for a folder.
+        specs: Name of a pooled run -> its spec, if valid; empty for a single run.
         version: Text that changes with the content; (place, version) is a cache key.
     """
 
@@ -39,6 +40,7 @@ class Run:
     pooled: tuple[str, ...] = ()
     running: bool = False
     server: str = ""
+    specs: Mapping[str, SweepSpec] = field(default_factory=dict)
     version: str = field(default="0")
 
     @property

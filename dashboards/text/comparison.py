@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute
 
 from dashboards.charts.axes import shorten
@@ -12,9 +13,10 @@ from dashboards.data.cache import cache_by_content
 from dashboards.data.configurations import make_overview, to_finite
 from dashboards.data.runs import Run
 from dashboards.text.best import Cell, TextTable, format_percent
-from sweeper.analysis.best import choose_winner
-from sweeper.analysis.posterior import Posterior
+from sweeper.analysis.best import choose_winner, find_over_limits
+from sweeper.analysis.posterior import Posterior, fit_posterior
 from sweeper.analysis.regime import Regime, fit_regime
+from sweeper.config.spec import SweepSpec
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 
@@ -23,7 +25,7 @@ pc: Any = pyarrow.compute  # it creates its functions at import, which hides the
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One of several sweeps: fit, best merge by observed mean, and cost.
+    """One of several sweeps: fit, best merge, and cost.
 
     Attributes:
         loss, accuracy: Test scores of the best merge; None without a winner.
@@ -50,7 +52,7 @@ def compare_runs(run: Run, objective: str, noise: str, split: str) -> tuple[Comp
     for name in pc.unique(trials["run"]).to_pylist():
         rows = trials.filter(pc.equal(trials["run"], name))
         counts = make_overview(rows, None)
-        best = choose_winner(rows, objective, Posterior())
+        best = _find_winner(run.specs.get(name), rows, objective)
         sides = [to_finite(best[f"{who}_loss_test"]) for who in "ab"] if best else []
         known = [s for s in sides if s is not None]
         compared.append(
@@ -66,6 +68,12 @@ def compare_runs(run: Run, objective: str, noise: str, split: str) -> tuple[Comp
             )
         )
     return tuple(compared)
+
+
+def _find_winner(spec: SweepSpec | None, rows: pa.Table, objective: str) -> dict[str, Any] | None:
+    if spec is None or objective != spec.objective:  # the model covers only the searched objective
+        return choose_winner(rows, objective, Posterior())
+    return choose_winner(rows, objective, fit_posterior(spec, rows, explain=False), find_over_limits(rows, spec))
 
 
 def make_comparison_table(compared: tuple[ComparedRun, ...], objective: str, noise: str) -> TextTable:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from sweeper.cli.parsing import Arguments, Group, Option
+from sweeper.cli.parsing import TRUST, Arguments, Group, server_option
 from sweeper.errors import ExitCode
 from trainables import __version__
 from trainables.io.printable import guard_output
@@ -59,11 +59,7 @@ cli = Group(
     "sweeper",
     "Find the training noise at which fine-tuned models merge best.",
     COMMANDS,
-    (
-        Option("--server", "URL", "Service that runs the command (default: SWEEPER_SERVER; '' for none)."),
-        Option("--ca", "FILE", "Certificates to trust for https (default: the system's)."),
-        Option("--insecure", "", "Do not check the server's certificate; send a token even over http."),
-    ),
+    (server_option(), *TRUST),
     SECTIONS,
     "Exit codes: 0 done, 1 error, 2 bad spec or usage, 3 no successful trial, 130 interrupted (resumable). "
     "Completion in bash: eval \"$(sweeper completion bash)\".",

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import click
 from pydantic.fields import FieldInfo
 
-from sweeper.cli.parsing import Argument, Number, Option
+from sweeper.cli.parsing import TRUST, Argument, Number, Option, server_option
 from sweeper.config.fields import marks
 from sweeper.config.spec import SweepSpec
 
@@ -29,14 +29,8 @@ _NOT_OF_JOBS = ("address",)
 """Options of a sweep that mean something else for `submit` and `manifest`."""
 
 JSON = Option("--json", "", "Print JSON on stdout.", default=False)
-SERVER = Option("--server", "URL", "Service that runs the command (default: SWEEPER_SERVER; '' for none).",
-                group="service")  # fmt: skip
-_LOCAL = Option("--server", "URL", "Refused: the command runs on this machine.", hidden=True, group="service")
-TRUST = (
-    Option("--ca", "FILE", "Certificates to trust for https (default: the system's).", group="service"),
-    Option("--insecure", "", "Do not check the server's certificate; send a token even over http.", group="service"),
-)
-COMMON = (_LOCAL, JSON)
+SERVER = server_option()
+COMMON = (server_option(hidden=True), JSON)
 """Options of a command that runs on this machine only."""
 SERVED = (SERVER, *TRUST, JSON)
 """Options of a command that a service can run, too."""

@@ -112,6 +112,18 @@ def make_completer(metavar: str, names: Names | None) -> Callable[[Any, Any, str
     return complete
 
 
+def server_option(hidden: bool = False) -> Option:
+    """Return the option that names a service; hidden before a command that refuses it."""
+    text = "Service that runs the command (default: SWEEPER_SERVER; '' for none)."
+    return Option("--server", "URL", text, group="service", hidden=hidden)
+
+
+TRUST = (
+    Option("--ca", "FILE", "Certificates to trust for https (default: the system's).", group="service"),
+    Option("--insecure", "", "Do not check the server's certificate; send a token even over http.", group="service"),
+)
+
+
 class Command(click.Command):
     """Command whose action takes the parsed arguments and returns the exit code."""
 

@@ -162,7 +162,7 @@ def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
             labs[key] = prepare(spec, replace(runtime, device="cpu", bases=None), with_base=False)
             for task in labs[key].tasks:
                 _check_model(spec, task)
-        _check_names(spec)
+        check_names(spec)
         _check_fits(spec, labs[key].tasks, runtime)
         sets = labs[key].data
         for data in sets:
@@ -174,7 +174,13 @@ def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
     return examples
 
 
-def _check_names(spec: PairSpec) -> None:
+def check_names(spec: PairSpec) -> None:
+    """Check that augmentation, optimizer, schedule and merges of a trial exist.
+
+    Raises:
+        UnknownName: One does not.
+        ValueError: The optimizer refuses its options.
+    """
     check_policy(spec.augmentation)
     optimizers.check(spec)
     SCHEDULES[spec.schedule]

@@ -28,6 +28,12 @@ PEAK_GAIN = 0.05
 STABILITY_LIMIT = 20.0  # of eta / (1 - mu)
 UNANNEALED = 0.08  # loss at `BEST_NOISE` that the anneal removes [nat]; proportional to the root of the noise
 SECONDS = "SWEEPER_SYNTHETIC_SECONDS"
+_PLAIN = {
+    "augmentation": {"none", "shift"},
+    "optimizer": {"sgd"},
+    "schedule": {"wsd"},
+    "merges": {"linear", "task_arithmetic"},
+}
 ALPHAS = tuple(i / 10 for i in range(11))
 
 
@@ -38,8 +44,22 @@ def expected_gain(noise: float) -> float:
 
 
 def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
-    """Return the number of training examples of the closed form."""
+    """Return the number of training examples of the closed form.
+
+    Raises:
+        UnknownName: The closed form ignores these names, but one of them is misspelt.
+    """
+    for spec in specs:
+        # other names need torch to be checked; a file of the user's may register further ones
+        if not spec.source and any(not set(_listed(getattr(spec, k))) <= known for k, known in _PLAIN.items()):
+            from trainables.pair.setup import check_names
+
+            check_names(spec)
     return EXAMPLES
+
+
+def _listed(value: str | Sequence[str]) -> Sequence[str]:
+    return (value,) if isinstance(value, str) else value
 
 
 def run_pairs(

@@ -20,12 +20,12 @@ SWEEP: dict[str, Any] = {
     "id": ID, "name": ID, "owner": "anna", "shared": False, "space": "digits_cnn", "sampler": "noise",
     "objective": "merged_loss", "state": "running", "reason": "trials are starting", "priority": 0, "position": None,
     "created": "2026-01-01T12:00:00Z", "started": "2026-01-01T12:00:02Z", "ended": None,
-    "progress": {"budget": 20, "done": 7, "failed": 0, "trials": 7, "outcomes": {"ok": 7}},
+    "progress": {"budget": 20, "done": 7, "failed": 0, "repeats": 1, "trials": 7, "outcomes": {"ok": 7}},
     "cost": {"device_seconds": 41.5, "gpu_hours": 0.0, "wall_seconds": 24.1},
     "regime": {"objective": "merged_loss", "noise": "paper", "unit": "1", "optimum": 0.021, "low": 0.011,
                "high": 0.043, "message": "the best noise is inside the tried range"},
     "best": {"digest": "0f3a2b1c4d5e6f70", "config": "a1b2c3d4e5f60718", "objective": "merged_loss", "value": 0.101,
-             "noise": 0.023, "knobs": {"learning_rate": 0.05, "batch_size": 64}},
+             "repeats": 1, "posterior_mean": 0.104, "posterior_sd": None, "undecided": "", "noise": 0.023, "knobs": {"learning_rate": 0.05, "batch_size": 64}},
     "warnings": [], "run": ID, "url": f"/v1/sweeps/{ID}", "page": f"/?sweep={ID}",
 }  # fmt: skip
 DETAIL: dict[str, Any] = {

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.small_trials import digits_spec, same
 from trainables.pair import synthetic
+from trainables.registry import UnknownName
 from trainables.result import SCORES, SPLITS, Outcome
 from trainables.runtime import Runtime, Stop
 from trainables.spec import PairSpec
@@ -98,3 +99,20 @@ def test_a_stopped_trial_of_the_closed_form_is_pruned() -> None:
     (output,) = run_trials([replace(SPEC, epochs=8)], Runtime(rungs=3), report)
     assert (output.result.outcome, output.result.outcome_detail) == (Outcome.PRUNED, "hopeless")
     assert (output.result.pruned_step, output.result.scores, len(output.rungs)) == (88, {}, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"merges": ("linear", "greedy_soap")}, "merge 'greedy_soap'"),
+        ({"schedule": "cosin"}, "did you mean cosine"),
+        ({"augmentation": "shiftt"}, "shiftt"),
+        ({"optimizer": "adamv"}, "adamv"),
+    ],
+)
+def test_misspelt_names_are_refused_though_the_closed_form_ignores_them(
+    changes: Mapping[str, object], sentence: str
+) -> None:
+    with pytest.raises((UnknownName, ValueError), match=sentence):
+        inspect([SPEC, replace(SPEC, **changes)], Runtime())
+    assert inspect([SPEC, replace(SPEC, merges=("linear", "slerp", "greedy_soup"))], Runtime()) == synthetic.EXAMPLES

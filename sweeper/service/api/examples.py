@@ -25,7 +25,8 @@ SWEEP: dict[str, Any] = {
     "regime": {"objective": "merged_loss", "noise": "paper", "unit": "1", "optimum": 0.021, "low": 0.011,
                "high": 0.043, "message": "the best noise is inside the tried range"},
     "best": {"digest": "0f3a2b1c4d5e6f70", "config": "a1b2c3d4e5f60718", "objective": "merged_loss", "value": 0.101,
-             "repeats": 1, "posterior_mean": 0.104, "posterior_sd": None, "undecided": "", "noise": 0.023, "knobs": {"learning_rate": 0.05, "batch_size": 64}},
+             "repeats": 1, "posterior_mean": 0.104, "posterior_sd": None, "undecided": "",
+             "noise": 0.023, "knobs": {"learning_rate": 0.05, "batch_size": 64}},
     "warnings": [], "run": ID, "url": f"/v1/sweeps/{ID}", "page": f"/?sweep={ID}",
 }  # fmt: skip
 DETAIL: dict[str, Any] = {

@@ -26,7 +26,7 @@ def test_a_terminal_is_asked_before_an_unfinished_sweep_continues(
     monkeypatch.setattr("sys.stdin", _Terminal(answer))
     assert main(["run", "synthetic", "--runner", "inline"]) == 2
     err = capsys.readouterr().err
-    question = "runs/a\\u001b[31m holds a part of this sweep; run the remaining 3 configurations? [y/N]: "
+    question = "runs/a\\u001b[31m holds a part of this sweep; run the remaining 3 trials? [y/N]: "
     assert question in err
     assert f"continues: {continues}" in err
     monkeypatch.setattr("sys.stdin", io.StringIO(answer))

@@ -186,6 +186,11 @@ def wrap(text: str, indent: int) -> str:
     return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
+def add_unit(text: str, unit: str) -> str:
+    """Return a text with its unit in brackets; a number without a unit (`1` or empty) gets none."""
+    return text if unit in ("", "1") else f"{text} [{unit}]"
+
+
 @dataclass(frozen=True)
 class KnobName:
     """The names of a knob in texts, tables and figures.
@@ -216,8 +221,8 @@ class KnobName:
 
     @property
     def title(self) -> str:
-        """Name, symbol and unit, such as `learning rate η [1]`."""
-        return f"{self.label} [{self.unit}]"
+        """Name, symbol and unit, such as `batch size B [examples]`."""
+        return add_unit(self.label, self.unit)
 
     @property
     def quantity(self) -> str:

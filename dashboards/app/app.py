@@ -55,6 +55,7 @@ def _make_layout(app: App) -> Component:
             ),
             html.Div(id="controls", className="controls"),
             html.Div(id="notices"),
+            html.Div(id="hero"),
             html.Div(id="verdicts", className="verdicts"),
             html.Div(id="banners"),
             html.Section(id="tiles", className="tiles"),

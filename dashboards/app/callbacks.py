@@ -31,8 +31,8 @@ from sweeper.errors import SpecError
 from sweeper.formatting import csv_bytes
 
 KEPT = 48
-PARTS = ("title", "tabs", "controls", "notices", "verdicts", "banners", "tiles", "content", "notes")
-INNER = {"graph": "figure", "caption": "children", "heading": "children", "table": "children"}
+PARTS = ("title", "tabs", "controls", "notices", "hero", "verdicts", "banners", "tiles", "content", "notes")
+INNER = {"graph": "figure", "caption": "children", "heading": "children", "table": "children", "panel": "children"}
 
 
 Maker = tuple[Any, Callable[[], Any]]
@@ -234,13 +234,14 @@ class App:
         view = VIEWS[selection.tab]
         if view.name == "trials" and run.tables["trials"].num_rows:
             listed = grid.make_grid(trials_view.list_columns(run, selection), selection)
-            return {**components.make_texts(Section()), "content": listed}, {}, "grid"
+            return {**components.make_texts(Section()), "hero": [], "content": listed}, {}, "grid"
         revision = f"{_hash(run.place)} {selection.noise} {selection.metric} {selection.split}"
         section = self.build_section(run, selection)
         words, mark = components.make_texts(section), _hash(components.describe_layout(section, view.name))
         if mark == skeleton:
             return words, components.refresh_parts(section, view.name, theme, revision), mark
-        return {**words, "content": components.make_cards(section, view.name, theme, revision)}, {}, mark
+        hero = components.make_hero(section, view.name, theme, revision, selection.batch_size)
+        return {**words, "hero": hero, "content": components.make_cards(section, view.name, theme, revision)}, {}, mark
 
     def _title_inputs(self, run: Run, entry: Sweep | None) -> object:
         # the title shows the age in minutes
@@ -276,7 +277,7 @@ class App:
             dropdown = dcc.Dropdown(id=key, options=options, value=values["run"], multi=True, clearable=False)
             drawn.append(html.Label([html.Span("sweeps"), dropdown], className="control wide"))
         defaults = self._find_values(run, replace(Selection(), tab=selection.tab, run=selection.run), controls, runs)
-        drawn += [components.make_control(c, values[c.field], defaults[c.field]) for c in controls]
+        drawn += [components.make_control(c, values[c.field], defaults[c.field]) for c in controls if not c.in_card]
         return drawn
 
     def _find_values(self, run: Run, selection: Selection, controls: tuple[Control, ...], runs: Runs) -> dict[str, Any]:
@@ -374,7 +375,7 @@ def _make_changed(makers: Mapping[str, Maker], shown: Mapping[str, str]) -> tupl
 
 def _clear_sections(parts: dict[str, Any], shown: Mapping[str, str], skeleton: str) -> dict[str, Any]:
     # a page without views has no texts around its content
-    return parts if shown.get("skeleton") == skeleton else {**components.make_texts(Section()), **parts}
+    return parts if shown.get("skeleton") == skeleton else {**components.make_texts(Section()), "hero": [], **parts}
 
 
 def _hash(*of: object) -> str:

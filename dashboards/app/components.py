@@ -12,8 +12,11 @@ from dashboards.app.figure_json import make_figure_json
 from dashboards.charts.chart import Chart, arrange
 from dashboards.data.selection import Selection
 from dashboards.text.best import Cell, TextTable
+from dashboards.text.settings import Fact
 from dashboards.text.trial_details import Details
-from dashboards.views.section import Control, Section, TableCard, Tile, split_prose
+from dashboards.views.overview import BATCH_SIZE
+from dashboards.views.section import Control, Hero, Section, TableCard, Tile, split_prose
+from sweeper.analysis.scorecard.badge import Badge
 
 FORMATS = ("PNG", "SVG")
 _CONFIG: dict[str, Any] = {
@@ -25,8 +28,12 @@ _CONFIG: dict[str, Any] = {
 
 def describe_layout(content: Section, view: str) -> str:
     """Return a text that stays the same while a tab can be refreshed in place, with its zoom and scroll."""
-    charts = [(c.key, c.height, c.wide) for c in arrange(content.charts)]
-    return repr((view, charts, [t.key for t in content.tables]))
+    charts = [(c.key, c.height, c.wide) for c in arrange(content.every_chart)]
+    return repr((view, charts, [t.key for t in content.tables], _list_panels(content.hero)))
+
+
+def _list_panels(hero: Hero | None) -> list[str]:
+    return [] if hero is None else ["chart"] * bool(hero.chart) + ["scores"] * bool(hero.scores)
 
 
 def make_cards(content: Section, view: str, theme: str, revision: str) -> list[Component]:
@@ -39,13 +46,76 @@ def make_cards(content: Section, view: str, theme: str, revision: str) -> list[C
         revision: Key of the reader's zoom, see `dashboards.app.figure_json.make_figure_json`.
     """
     charts = [make_chart(c, view, theme, revision) for c in arrange(content.charts)]
-    return [html.Section([*charts, *(make_table_card(t) for t in content.tables)], className="cards")]
+    shown = [c for c in charts if not isinstance(c, html.Details)]
+    folded = [c for c in charts if isinstance(c, html.Details)]
+    tables = sorted(content.tables, key=lambda t: t.folded)
+    return [html.Section([*shown, *(make_table_card(t) for t in tables), *folded], className="cards")]
+
+
+def make_hero(content: Section, view: str, theme: str, revision: str, batch_size: str) -> list[Component]:
+    """Return what a reader sees first; nothing in a tab without it.
+
+    Args:
+        content: The tab's section.
+        view: Name of the view.
+        theme: `light` or `dark`.
+        revision: Key of the reader's zoom.
+        batch_size: The reader's batch size.
+    """
+    hero = content.hero
+    if hero is None:
+        return []
+    settings = html.Article(
+        [
+            html.Div([html.H3("Use this"), make_control(BATCH_SIZE, batch_size, "")], className="head"),
+            html.Div(make_settings(hero), id={"type": "panel", "name": "settings"}),
+        ],
+        className="card use",
+        id="use",
+    )
+    cards: list[Component] = [settings]
+    if hero.chart is not None:
+        cards.append(make_chart(hero.chart, view, theme, revision, look="card curve"))
+    if hero.scores is not None:
+        cards.append(make_table_card(hero.scores, look="card scores"))
+    return [
+        html.Div(make_badge(hero.badge), id={"type": "panel", "name": "badge"}),
+        html.Div(cards, className="hero"),
+    ]
+
+
+def make_badge(badge: Badge) -> list[Component]:
+    """Return the verdict in one word with its reason."""
+    look = f"badge {badge.word.lower().replace(' ', '-')}"
+    return [html.Div([html.B(badge.word), " ", html.Span(format_inline(badge.reason))], className=look)]
+
+
+def make_settings(hero: Hero) -> list[Component]:
+    """Return the settings to use, or why there are none."""
+    if hero.settings is None:
+        return [html.P(format_inline(hero.trouble), className="soft")]
+    choice = hero.settings.choices[hero.settings.chosen]
+    facts = [
+        html.Div([html.Dt(f.name), html.Dd([f.value, *([" ", html.Span(f.more, className="soft")] if f.more else [])])])
+        for f in (Fact("batch size", str(choice.batch_size)), *choice.facts)
+    ]
+    return [
+        *([html.P(hero.settings.expected, className="expect")] if hero.settings.expected else []),
+        html.Dl(facts),
+        html.Pre([html.Code(choice.code), dcc.Clipboard(content=choice.code, title="copy", className="copy")]),
+        html.P(choice.note, className="soft warns" if choice.warns else "soft"),
+    ]
 
 
 def refresh_parts(content: Section, view: str, theme: str, revision: str) -> dict[tuple[str, str], Any]:
     """Return (part, name) -> content of all figures and tables; arguments as for `make_cards`."""
     parts: dict[tuple[str, str], Any] = {}
-    for shown in content.charts:
+    if content.hero is not None:
+        parts["panel", "badge"] = make_badge(content.hero.badge)
+        parts["panel", "settings"] = make_settings(content.hero)
+        if content.hero.scores is not None:
+            parts["table", content.hero.scores.key] = make_table(content.hero.scores.table)
+    for shown in content.every_chart:
         name = f"{view}-{shown.key}"
         parts["graph", name] = make_figure_json(shown.figure, theme, f"{name} {revision}")
         parts["caption", name] = shown.caption
@@ -78,8 +148,19 @@ def make_tile(shown: Tile) -> Component:
     )
 
 
-def make_chart(shown: Chart, view: str, theme: str, revision: str, kind: str = "") -> Component:
-    """Return a figure with heading, caption and save buttons; `kind` prefixes the ids of its parts."""
+def make_chart(
+    shown: Chart, view: str, theme: str, revision: str, kind: str = "", look: str = ""
+) -> html.Article | html.Details:
+    """Return a figure with heading, caption and save buttons.
+
+    Args:
+        shown: The figure.
+        view: Name of the view.
+        theme: `light` or `dark`.
+        revision: Key of the reader's zoom.
+        kind: Prefix of the ids of its parts.
+        look: Class of the card; by default that of a narrow or wide card.
+    """
     name = f"{view}-{shown.key}"
 
     def part(what: str) -> dict[str, str]:
@@ -88,23 +169,21 @@ def make_chart(shown: Chart, view: str, theme: str, revision: str, kind: str = "
     buttons = [_make_save_button(f) for f in FORMATS]
     image = {"format": "png", "filename": f"sweeper-{name}", "scale": 2}
     config: Any = {**_CONFIG, "toImageButtonOptions": image}
-    return html.Article(
-        [
-            html.Div(
-                [html.H3(shown.title, id=part("heading")), html.Div(buttons, className="saves")], className="head"
-            ),
-            html.P(shown.caption, id=part("caption"), className="soft"),
-            dcc.Graph(
-                id=part("graph"),
-                figure=make_figure_json(shown.figure, theme, f"{name} {revision}"),
-                config=config,
-                style={"height": f"{shown.height}px"},
-                className="plot",
-            ),
-        ],
-        className="card wide" if shown.wide else "card",
-        key=name,
+    title = html.H3(shown.title, id=part("heading"))
+    caption = html.P(shown.caption, id=part("caption"), className="soft")
+    graph = dcc.Graph(
+        id=part("graph"),
+        figure=make_figure_json(shown.figure, theme, f"{name} {revision}"),
+        config=config,
+        style={"height": f"{shown.height}px"},
+        className="plot",
     )
+    look = look or ("card wide" if shown.wide else "card")
+    if shown.folded:
+        return html.Details([html.Summary(title), caption, graph], className=look, key=name)
+    head = html.Div([title, html.Div(buttons, className="saves")], className="head")
+    body = [graph, caption] if "curve" in look else [caption, graph]
+    return html.Article([head, *body], className=look, key=name)
 
 
 def _make_save_button(name: str) -> Component:
@@ -117,28 +196,26 @@ def make_banners(lines: Sequence[str]) -> list[Component]:
     return [html.Div(format_inline(line), className="banner") for line in lines]
 
 
-def make_table_card(card: TableCard) -> Component:
-    """Return a table with its heading and caption."""
-    return html.Article(
-        [
-            html.H3(card.title),
-            html.P(format_inline(card.caption), className="soft"),
-            html.Div(html.Table(make_table(card.table), id={"type": "table", "name": card.key}), className="scroll"),
-        ],
-        className="card wide",
-        id=card.key,
-        key=card.key,
-    )
+def make_table_card(card: TableCard, look: str = "card wide") -> Component:
+    """Return a table with its heading and caption; `look` is the class of its card."""
+    caption = html.P(format_inline(card.caption), className="soft")
+    table = html.Div(html.Table(make_table(card.table), id={"type": "table", "name": card.key}), className="scroll")
+    if card.folded:
+        summary = html.Summary(html.H3(card.title))
+        return html.Details([summary, caption, table], className=look, id=card.key, key=card.key)
+    body = [table, caption] if "scores" in look else [caption, table]
+    return html.Article([html.H3(card.title), *body], className=look, id=card.key, key=card.key)
 
 
 def make_table(shown: TextTable) -> list[Component]:
     """Return head and body of a table."""
-    head = [html.Thead(html.Tr([_make_cell(html.Th, c) for c in shown.head]))] if shown.rows else []
+    head = [html.Thead(html.Tr([_make_cell(html.Th, c) for c in shown.head]))] if shown.rows and shown.head else []
     return [*head, html.Tbody([html.Tr([_make_cell(html.Td, c) for c in row]) for row in shown.rows])]
 
 
 def _make_cell(tag: Any, cell: Cell) -> Component:
-    return tag(format_inline(cell.text), title=cell.title) if cell.title else tag(format_inline(cell.text))
+    more = {k: v for k, v in (("title", cell.title), ("className", cell.look)) if v}
+    return tag(format_inline(cell.text), **more)
 
 
 def format_inline(text: str) -> Any:

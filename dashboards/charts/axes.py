@@ -1,4 +1,4 @@
-"""Log ticks, windows of value axes, colours and short numbers."""
+"""Log ticks, windows of value axes, and short numbers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import plotly.colors
-
-NOISE_SCALE = "Viridis"
 SPREADS_SHOWN = 2.5
 TITLE_WIDTH = 24
 
@@ -138,26 +135,3 @@ def fit_window(values: Sequence[float], anchor: float | None, maximize: bool) ->
     height = top - cut or span
     ends = sorted((sign * (cut - 0.22 * height), sign * (top + 0.08 * height)))
     return Window(ends[0], ends[1], sign * cut, sign * (cut - 0.13 * height), maximize)
-
-
-def pick_colour(noise: float, low: float, high: float) -> str:
-    """Return the colour of a noise on the log scale from `low` to `high`, as `rgb(r, g, b)`."""
-    share = 0.5 if high <= low else math.log(noise / low) / math.log(high / low)
-    return str(plotly.colors.sample_colorscale(NOISE_SCALE, [min(1.0, max(0.0, share))])[0])
-
-
-def make_colour_bar(low: float, high: float, title: str) -> dict[str, Any]:
-    """Return Plotly's `coloraxis` for log10 of a noise from `low` to `high`."""
-    ticks, texts = place_ticks(low, high)
-    return {
-        "colorscale": NOISE_SCALE,
-        "cmin": math.log10(low),
-        "cmax": math.log10(high) if high > low else math.log10(low) + 1e-6,
-        "colorbar": {
-            "title": {"text": title, "side": "right"},
-            "tickvals": [math.log10(t) for t in ticks],
-            "ticktext": texts,
-            "thickness": 12,
-            "outlinewidth": 0,
-        },
-    }

@@ -25,7 +25,8 @@ from dashboards.charts.chart import (
     sort_points,
     thin_points,
 )
-from dashboards.charts.knob_axes import make_axis, read_knob
+from dashboards.charts.colours import QuantileScale
+from dashboards.charts.knob_axes import read_knob
 from dashboards.charts.theme import BLUE, GREY, ORANGE, VERMILLION
 from dashboards.data.configurations import Array, ConfigPoint, read_floats
 from sweeper.formatting import pluralize
@@ -120,11 +121,12 @@ def draw_flatness(flatness: Flatness, barrier_label: str, noise_label: str) -> C
             missing.append(words)
     figure: Any = make_figure(showlegend=False)
     figure.set_subplots(rows=1, cols=len(panels))
+    scale = QuantileScale.of(read_knob(flatness.points, "noise"))
     for col, (words, known, x, y) in enumerate(panels, start=1):
         group = [p for p, k in zip(flatness.points, known, strict=True) if k]
         text = [describe(p, "") for p in group]
         figure.add_trace(
-            make_markers("configuration", x.tolist(), y.tolist(), text, marker=_style(group)), row=1, col=col
+            make_markers("configuration", x.tolist(), y.tolist(), text, marker=_style(group, scale)), row=1, col=col
         )
         rank = float(spearmanr(x, y)[0]) if len(x) >= 4 and np.ptp(x) > 0 and np.ptp(y) > 0 else math.nan  # pyright: ignore[reportArgumentType]
         note = f"{words}<br>ρ = {shorten(rank, 2)}, n = {len(x)}"
@@ -140,7 +142,7 @@ def draw_flatness(flatness: Flatness, barrier_label: str, noise_label: str) -> C
             figure.update_yaxes(matches="y2", showticklabels=False, col=col)
     figure.update_xaxes(make_log_axis(flatness.sharpness.tolist(), wrap_title(flatness.label), most=4), col=1)
     figure.update_yaxes(title={"text": wrap_title(barrier_label)}, col=1, nticks=6)
-    _colour_by_noise(figure, flatness.points, noise_label)
+    figure.update_layout(coloraxis=_make_bar(scale, noise_label))
     words = "Barrier against the parents' sharpness; ρ is Spearman's rank correlation."
     if len(panels) > 1:
         words += (
@@ -156,18 +158,14 @@ def draw_flatness(flatness: Flatness, barrier_label: str, noise_label: str) -> C
     return Chart("flatness", "Sharpness against barrier", words, finish(figure), height=440, wide=wide)
 
 
-def _style(group: Sequence[ConfigPoint]) -> dict[str, Any]:
-    colours = [round_to(math.log10(p.noise), 4) if p.noise else None for p in group]
+def _style(group: Sequence[ConfigPoint], scale: QuantileScale) -> dict[str, Any]:
+    colours = [round_to(v, 4) for v in scale.share(read_knob(group, "noise"))]
     return {"size": 8, "color": colours, "coloraxis": "coloraxis", "line": {"width": 0.6, "color": GREY}}
 
 
-def _colour_by_noise(figure: Any, points: Sequence[ConfigPoint], noise_label: str) -> None:
-    from dashboards.charts.colours import colour_along
-
-    values = read_knob(points, "noise")
-    bar = dict(colour_along(make_axis("noise", values, noise_label), values).bar)
-    bar["colorbar"] = bar["colorbar"] | {"yref": "paper", "y": 1.14, "yanchor": "bottom"}
-    figure.update_layout(coloraxis=bar)
+def _make_bar(scale: QuantileScale, noise_label: str) -> dict[str, Any]:
+    bar = scale.make_axis(noise_label)
+    return bar | {"colorbar": bar["colorbar"] | {"yref": "paper", "y": 1.14, "yanchor": "bottom"}}
 
 
 def draw_barriers(points: Sequence[ConfigPoint], measures: Sequence[Measure], noise_label: str) -> Chart:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -12,8 +13,10 @@ import plotly.graph_objects as go
 from dashboards.charts.axes import Window, fit_window, round_to, shorten
 from dashboards.charts.theme import BLUE, GREY
 from dashboards.data.configurations import ConfigPoint, Estimate
-from sweeper.formatting import pluralize
+from dashboards.data.words import name_column
+from sweeper.formatting import name_knob, pluralize
 
+HOVER_WIDTH = 56
 SYMBOLS = {
     "diverged": "x",
     "not_viable": "diamond",
@@ -59,6 +62,7 @@ class Chart:
         figure: The Plotly figure, without a title.
         height: Height in pixels.
         wide: Whether it takes the full width of the page.
+        folded: Whether it shows its title only until the reader opens it.
     """
 
     key: str
@@ -67,6 +71,7 @@ class Chart:
     figure: go.Figure
     height: int = 430
     wide: bool = False
+    folded: bool = False
 
 
 def arrange(charts: Sequence[Chart]) -> list[Chart]:
@@ -109,15 +114,18 @@ def finish(figure: go.Figure) -> go.Figure:
 def describe(point: ConfigPoint, column: str) -> str:
     """Return the hover text of a configuration, as Plotly markup."""
     estimate = point.values.get(column)
-    number = "" if point.number is None else f"trial {point.number} · "
-    lines = [f"<b>{number}{escape(point.digests[0])}</b>"]
+    name = f"trial {point.number}" if point.number is not None else point.digests[0]
+    lines = [f"<b>{escape(name)}</b>"]
     if estimate is not None:
         error = f" ± {shorten(estimate.error, 2)} ({estimate.n} repeats)" if estimate.error is not None else ""
-        lines.append(f"{escape(column)} {shorten(estimate.mean, 4)}{error}")
+        lines.append(f"{escape(name_column(column))} {shorten(estimate.mean, 4)}{error}")
     lines.append(f"noise {shorten(point.noise)}")
-    lines.append(", ".join(f"{k.replace('_', ' ')} {shorten(v)}" for k, v in point.knobs.items()))
+    lines += [f"{name_knob(k).name} {shorten(v)}" for k, v in point.knobs.items()]
     if not point.ok or len(point.outcomes) > 1:
-        lines.append(escape(", ".join(f"{n} {name}" for name, n in point.outcomes.items()) + f": {point.detail}"))
+        counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in point.outcomes.items())
+        lines += [escape(line) for line in textwrap.wrap(f"{counts}: {point.detail}", HOVER_WIDTH)]
+    if point.number is not None:
+        lines.append(f"digest {escape(point.digests[0])}")
     return "<br>".join(lines)
 
 

@@ -1,4 +1,8 @@
-"""Colours of points: by a number on a colour bar, or by a group with colour and symbol."""
+"""Colours of points: by the quantile of a number on a colour bar, or by a group with colour and symbol.
+
+Quantiles use the whole scale wherever the numbers lie: with values in proportion, one outlier leaves one colour to the
+others.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import plotly.colors
 
-from dashboards.charts.axes import NOISE_SCALE
-from dashboards.charts.knob_axes import Axis, make_axis, read_knob, varies
-from dashboards.charts.theme import CYCLE, SYMBOL_CYCLE
+from dashboards.charts.axes import round_to, shorten
+from dashboards.charts.knob_axes import read_knob, varies
+from dashboards.charts.theme import COLD_TO_HOT, CYCLE, SYMBOL_CYCLE
 from dashboards.data.configurations import KNOBS, Array, ConfigPoint
 from sweeper.formatting import name_knob
 
+NOISE_SCALE = [[i / (len(COLD_TO_HOT) - 1), colour] for i, colour in enumerate(COLD_TO_HOT)]
+MOST_LEVELS = 6
+"""Up to this many different values, the colour bar names each one."""
 OPTIONS = {
     "noise": "noise",
     **{knob: name_knob(knob).label for knob in KNOBS},
@@ -23,18 +31,63 @@ OPTIONS = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class QuantileScale:
+    """Scale from 0 to 1 by the rank of a value among others.
+
+    Attributes:
+        levels: The different finite values, ascending.
+        shares: Place of each level: the mean rank of its values, from 0 for the lowest level to 1 for the highest.
+    """
+
+    levels: Array
+    shares: Array
+
+    @classmethod
+    def of(cls, values: Array) -> QuantileScale:
+        """Return the scale of these values."""
+        levels, counts = np.unique(values[np.isfinite(values)], return_counts=True)
+        if len(levels) < 2:
+            return cls(levels, np.full(len(levels), 0.5))
+        rank = np.cumsum(counts) - (counts - 1) / 2
+        return cls(levels, (rank - rank[0]) / (rank[-1] - rank[0]))
+
+    def share(self, values: Array) -> Array:
+        """Return the places of values; nan for nan."""
+        return np.interp(values, self.levels, self.shares) if len(self.levels) else np.full(len(values), np.nan)
+
+    def pick(self, value: float) -> str:
+        """Return the colour of a value, as `rgb(r, g, b)`."""
+        return str(plotly.colors.sample_colorscale(NOISE_SCALE, [float(self.share(np.array([value]))[0])])[0])
+
+    def make_axis(self, title: str, upright: bool = False) -> dict[str, Any]:
+        """Return Plotly's `coloraxis`: its bar lies above the figure, or stands beside it."""
+        at = self.shares if len(self.levels) <= MOST_LEVELS else np.linspace(0, 1, 5)
+        texts = [shorten(v) for v in np.interp(at, self.shares, self.levels)] if len(self.levels) else []
+        bar: dict[str, Any] = {"tickvals": [round_to(float(v)) for v in at], "ticktext": texts, "outlinewidth": 0}
+        if upright:
+            bar |= {"title": {"text": title, "side": "right"}, "thickness": 12}
+        else:
+            bar |= {"title": {"text": title, "side": "top", "font": {"size": 12}}, "orientation": "h", "x": 0}
+            bar |= {"xanchor": "left", "y": 1.0, "yref": "container", "yanchor": "top", "len": 0.45, "thickness": 10}
+            bar |= {"xpad": 0, "ypad": 2}
+        return {"colorscale": NOISE_SCALE, "cmin": 0, "cmax": 1, "colorbar": bar}
+
+
 @dataclass(frozen=True)
 class Colouring:
     """Colours of the points.
 
     Attributes:
-        values: A number per point, nan without one; empty with groups.
+        values: Place of each point on the scale, nan without one; empty with groups.
         bar: Plotly's `coloraxis` for the numbers.
+        scale: The scale of the numbers; None with groups.
         groups: Name -> mask of its points, in order of the legend; empty with numbers.
     """
 
     values: Array
     bar: Mapping[str, Any] = field(default_factory=lambda: {})
+    scale: QuantileScale | None = None
     groups: Mapping[str, Array] = field(default_factory=lambda: {})
 
     def markers(self, shown: Array) -> list[tuple[str, Array, dict[str, Any]]]:
@@ -79,21 +132,18 @@ def colour_points(points: Sequence[ConfigPoint], by: str, noise_label: str, runs
     if by == "run":
         return _group([runs.get(p.config, "unknown") for p in points])
     if by == "repeats":
-        counts = np.array([sum(p.outcomes.values()) for p in points], dtype=float)
-        return Colouring(counts, _make_bar(counts, "trials of the configuration", counts, None))
-    name = by if by in KNOBS else "noise"
-    values = read_knob(points, name)
-    return colour_along(make_axis(name, values, noise_label if name == "noise" else ""), values)
+        return colour_along(
+            np.array([sum(p.outcomes.values()) for p in points], dtype=float), "trials of the configuration"
+        )
+    if by in KNOBS:
+        return colour_along(read_knob(points, by), name_knob(by).title)
+    return colour_along(read_knob(points, "noise"), noise_label)
 
 
-def colour_along(axis: Axis, values: Array) -> Colouring:
-    """Return colours along an axis, logarithmic if the axis is."""
-    placed, ticks = axis.place(values), axis.layout.get("tickvals")
-    if axis.layout.get("type") == "log":
-        with np.errstate(invalid="ignore", divide="ignore"):
-            placed = np.log10(placed)
-        ticks = np.log10(np.asarray(ticks, dtype=float))
-    return Colouring(placed, _make_bar(placed, axis.title, ticks, axis.layout.get("ticktext")))
+def colour_along(values: Array, title: str) -> Colouring:
+    """Return colours by the quantile of a value per point."""
+    scale = QuantileScale.of(values)
+    return Colouring(scale.share(values), scale.make_axis(title), scale)
 
 
 def _group(names: Sequence[str]) -> Colouring:
@@ -101,27 +151,3 @@ def _group(names: Sequence[str]) -> Colouring:
     return Colouring(
         np.empty(0), groups={str(n): labels == n for n in sorted(set(names), key=lambda n: (n != "ok", n))}
     )
-
-
-def _make_bar(values: Array, title: str, ticks: Any, texts: Any) -> dict[str, Any]:
-    known = values[np.isfinite(values)]
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-    bar: dict[str, Any] = {
-        "title": {"text": title, "side": "top", "font": {"size": 12}},
-        "orientation": "h",
-        "x": 0,
-        "xanchor": "left",
-        "y": 1.0,
-        "yref": "container",
-        "yanchor": "top",
-        "len": 0.45,
-        "thickness": 10,
-        "outlinewidth": 0,
-        "xpad": 0,
-        "ypad": 2,
-    }
-    if ticks is not None and texts is not None:
-        bar |= {"tickvals": list(ticks), "ticktext": list(texts)}
-    elif ticks is not None and len(np.unique(known)) <= 8:
-        bar |= {"tickvals": np.unique(known).tolist()}
-    return {"colorscale": NOISE_SCALE, "cmin": low, "cmax": high if high > low else low + 1e-6, "colorbar": bar}

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from dashboards.charts.axes import NOISE_SCALE, make_log_axis, round_to, shorten, wrap_title
+from dashboards.charts.axes import make_log_axis, round_to, shorten, wrap_title
 from dashboards.charts.chart import Chart, describe, finish, make_figure, make_markers
+from dashboards.charts.colours import NOISE_SCALE
 from dashboards.data.configurations import ConfigPoint, group_configurations
+from sweeper.formatting import add_unit
 from trainables.noise import NOISE
 
 # in order of preference: the paper's definition, and one that every optimizer has
@@ -62,7 +64,7 @@ def draw_comparison(comparison: Comparison) -> Chart:
     strengths = [p.knobs.get("augmentation_strength") for p in comparison.points]
     marker: dict[str, object] = {"size": 8}
     if len(set(strengths)) > 1:
-        bar = {"title": {"text": "augmentation strength [1]", "side": "right"}, "thickness": 12, "outlinewidth": 0}
+        bar = {"title": {"text": "augmentation strength", "side": "right"}, "thickness": 12, "outlinewidth": 0}
         marker |= {"color": [round_to(s) for s in strengths], "colorscale": NOISE_SCALE, "colorbar": bar}
     figure.add_trace(
         make_markers(
@@ -89,4 +91,4 @@ def _read_noises(comparison: Comparison) -> Sequence[float]:
 
 def _label(name: str) -> str:
     scale = NOISE[name]
-    return f"{scale.kind} noise {scale.formula} [{scale.unit}]"
+    return add_unit(f"{scale.kind} noise {scale.formula}", scale.unit)

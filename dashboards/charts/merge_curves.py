@@ -6,8 +6,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from dashboards.charts.axes import fit_window, make_colour_bar, make_log_axis, pick_colour, round_to, shorten
+import numpy as np
+
+from dashboards.charts.axes import fit_window, make_log_axis, round_to, shorten
 from dashboards.charts.chart import Chart, finish, make_figure, make_markers
+from dashboards.charts.colours import QuantileScale
 from dashboards.charts.theme import BLUE, CYCLE, GREY, SYMBOL_CYCLE
 from dashboards.data.curves import MAX_CURVES, MergeCurve, MergeGain, thin_curves
 from sweeper.formatting import BETWEEN_PARENTS
@@ -83,8 +86,8 @@ class _Panels:
 
     def __init__(self, curves: Sequence[MergeCurve], methods: Sequence[str], noise_label: str) -> None:
         noises = [c.noise for c in curves if c.noise]
-        self.low, self.high = (min(noises), max(noises)) if noises else (1.0, 1.0)
-        bar = {"coloraxis": make_colour_bar(self.low, self.high, noise_label)} if noises else {}
+        self.scale = QuantileScale.of(np.array(noises, dtype=float))
+        bar = {"coloraxis": self.scale.make_axis(noise_label, upright=True)} if noises else {}
         self.figure: Any = make_figure(showlegend=False, **bar)
         self.columns = min(COLUMNS, len(methods))
         self.rows = -(-len(methods) // self.columns)
@@ -102,11 +105,11 @@ class _Panels:
         """Draw the curves of one merge in panel `i`, with a dotted line at `level`."""
         place = {"row": i // self.columns + 1, "col": i % self.columns + 1}
         for curve, y in zip(group, values, strict=True):
-            colour = pick_colour(curve.noise, self.low, self.high) if curve.noise else BLUE
+            colour = self.scale.pick(curve.noise) if curve.noise else BLUE
             self.figure.add_trace(_make_line(curve, y, colour, unit), **place)
         self.figure.update_yaxes(axis, **place)
         symbol = "α" if group[0].method in BETWEEN_PARENTS else "s"
-        self.figure.update_xaxes(title={"text": f"{_format_name(group[0].method)}: {symbol} [1]"}, **place)
+        self.figure.update_xaxes(title={"text": f"{_format_name(group[0].method)}: {symbol}"}, **place)
         if level is not None:
             self.figure.add_hline(y=level, line={"color": GREY, "width": 1, "dash": "dot"}, **place)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from dashboards.charts.axes import Window, make_log_axis, round_to, shorten, wrap_title
@@ -22,7 +24,7 @@ from dashboards.charts.chart import (
     thin_points,
     write_caption,
 )
-from dashboards.charts.theme import BLUE, GREEN, GREY, ORANGE, VERMILLION
+from dashboards.charts.theme import BLUE, GREEN, GREY, ORANGE, VERMILLION, fade
 from dashboards.data.configurations import ConfigPoint
 from sweeper.search.objectives import SPLIT_WORDS
 
@@ -33,36 +35,80 @@ DRAWN = 1500
 """Maximum number of drawn configurations."""
 
 
-def _add_curve(figure: go.Figure, regime: Regime, split: str) -> None:
+def find_support(grid: Sequence[float], places: Sequence[float]) -> list[bool]:
+    """Return whether data lie near each place of an ascending grid, so that a curve there rests on them.
+
+    Near means 6 % of the logarithmic range, or three quarters of the usual gap between the places if that is wider.
+    """
+    x, data = np.log(np.asarray(grid)), np.unique(np.log(np.asarray(places)))
+    if len(data) < 2:
+        return [True] * len(grid)
+    reach = max(0.06 * float(x[-1] - x[0]), 0.75 * float(np.median(np.diff(data))))
+    return (np.abs(x[:, None] - data[None, :]).min(axis=1) <= reach).tolist()
+
+
+def _split(values: Sequence[float], kept: Sequence[bool]) -> list[float | None]:
+    """Return the values at kept places and their neighbours, with gaps elsewhere."""
+    n = len(kept)
+    near = [kept[i] or (i > 0 and kept[i - 1]) or (i + 1 < n and kept[i + 1]) for i in range(n)]
+    return [round_to(v) if k else None for v, k in zip(values, near, strict=True)]
+
+
+def _add_curve(figure: go.Figure, regime: Regime, split: str, places: Sequence[float]) -> None:
+    """Draw the fit and its band; where no data lie, only a faint dotted line."""
+    held = find_support(regime.grid, places)
     grid = [round_to(x) for x in regime.grid]
-    bounds = [round_to(y) for y in regime.upper], [round_to(y) for y in regime.lower]
-    figure.add_scatter(
-        name="90 % band of the fit",
-        x=grid + grid[::-1],
-        y=bounds[0] + bounds[1][::-1],
-        fill="toself",
-        fillcolor="rgba(213, 94, 0, 0.16)",
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
+    for start, end in _find_runs(held):
+        figure.add_scatter(
+            name="90 % band of the fit",
+            x=grid[start:end] + grid[start:end][::-1],
+            y=[round_to(y) for y in (*regime.upper[start:end], *regime.lower[start:end][::-1])],
+            fill="toself",
+            fillcolor=fade(VERMILLION, 0.16),
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+        )
+    for side in (regime.upper, regime.lower):
+        line = {"color": VERMILLION, "width": 1}
+        figure.add_scatter(
+            name="end of the band", x=grid, y=_split(side, held), mode="lines", line=line, hoverinfo="skip"
+        )
+    styles = (
+        (
+            "fit without data nearby",
+            [not h for h in held],
+            {"color": fade(VERMILLION, 0.45), "width": 1.5, "dash": "dot"},
+        ),
+        (f"fit to {split}", held, {"color": VERMILLION, "width": 3}),
     )
-    mean = [round_to(y) for y in regime.mean]
-    line = {"color": VERMILLION, "width": 2.5}
-    figure.add_scatter(name=f"fit to {split}", x=grid, y=mean, mode="lines", line=line, hoverinfo="skip")
+    for name, kept, line in styles:
+        if any(kept):
+            figure.add_scatter(
+                name=name, x=grid, y=_split(regime.mean, kept), mode="lines", line=line, hoverinfo="skip"
+            )
+
+
+def _find_runs(held: Sequence[bool]) -> list[tuple[int, int]]:
+    """Return start and end of the runs of True."""
+    edges = np.flatnonzero(np.diff([False, *held, False]))
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def _add_optimum(figure: go.Figure, regime: Regime, view: Window) -> None:
+    """Draw the best noise with its interval, and name both above the figure."""
     if regime.optimum is None:
         return
-    ends = [view.low, view.high]
+    ends, text = [view.low, view.high], f"best noise {shorten(regime.optimum)}"
     if regime.low is not None and regime.high is not None:
+        text = f"<b>{text}</b><br>90 % interval {shorten(regime.low)} to {shorten(regime.high)}"
         figure.add_scatter(
             name="optimum's 90 % interval",
             x=[regime.low, regime.low, regime.high, regime.high],
             y=[*ends, *ends[::-1]],
             fill="toself",
-            fillcolor="rgba(0, 158, 115, 0.13)",
-            line={"width": 0},
+            fillcolor=fade(GREEN, 0.13),
+            line={"width": 1, "color": GREEN, "dash": "dot"},
             mode="lines",
             hoverinfo="skip",
         )
@@ -74,6 +120,18 @@ def _add_optimum(figure: go.Figure, regime: Regime, view: Window) -> None:
         line={"color": GREEN, "width": 2, "dash": "dash"},
         hoverinfo="skip",
     )
+    label_above(figure, regime.optimum, regime.grid, text)
+
+
+def label_above(figure: go.Figure, place: float, grid: Sequence[float], text: str) -> None:
+    """Write a text above the figure at a place of its log axis, inside the frame that spans `grid`."""
+    low, high = math.log10(grid[0]), math.log10(grid[-1])
+    at = math.log10(place)
+    share = 0.5 if high <= low else (at - low) / (high - low)
+    anchor = "left" if share < 0.3 else "right" if share > 0.7 else "center"
+    look = {"yref": "paper", "yanchor": "bottom", "showarrow": False, "font": {"size": 12.5}, "borderpad": 1}
+    figure.add_annotation(x=at, y=1.0, text=text, xanchor=anchor, **look)
+    figure.update_layout(margin={"t": 46}, showlegend=False)
 
 
 def _make_trace(name: str, group: Sequence[ConfigPoint], column: str, marker: dict[str, Any]) -> go.Scatter:
@@ -105,9 +163,10 @@ def draw_noise_fit(
     drawn = [points[i] for i in sorted(kept)]
     fitted = sort_points(drawn, measure.column, view)
     split = SPLIT_WORDS.get(measure.column.rpartition("_")[2], "value")
-    figure = make_figure()
+    figure = make_figure(showlegend=False)
     if regime is not None and len(regime.grid) > 1:
-        _add_curve(figure, regime, split)
+        viable = [p.noise for p in points if p.noise and p.ok and measure.column in p.values]
+        _add_curve(figure, regime, split, viable)
     if regime is not None:
         _add_optimum(figure, regime, view)
     if measure.column != measure.test_column:
@@ -116,7 +175,7 @@ def draw_noise_fit(
         figure.add_trace(_make_trace("test", test, measure.test_column, hollow))
     full = {"size": 8, "color": BLUE, "line": {"width": 0.6, "color": GREY}}
     figure.add_trace(_make_trace(split, fitted.inside, measure.column, full))
-    for trace in make_edge_traces(fitted, measure.column, view, lambda p: p.noise, legend=True):
+    for trace in make_edge_traces(fitted, measure.column, view, lambda p: p.noise):
         figure.add_trace(trace)
     placed = [p.noise for p in points if p.noise] + list(regime.grid if regime is not None else ())
     figure.update_xaxes(make_log_axis(placed, noise_label))
@@ -126,7 +185,10 @@ def draw_noise_fit(
     if measure.anchor == 0.0:
         figure.add_hline(y=0, line={"color": GREY, "width": 1}, layer="below")
     every = sort_points(points, measure.column, view)
-    text = " ".join(filter(None, (write_caption(every, view), notice)))
+    text = f"● {split}" + (", ○ test" if measure.column != measure.test_column else "")
+    if regime is not None and len(regime.grid) > 1:
+        text += "; line: fit with its 90 % band, dotted where no data lie"
+    text = " ".join(filter(None, (f"{text}.", write_caption(every, view), notice)))
     if regime is not None and regime.floor is not None and every.clipped:
         text += f" The fit counts values worse than {shorten(regime.floor)} as {shorten(regime.floor)}."
     return Chart(measure.key, title, text, finish(figure))

@@ -14,7 +14,7 @@ from dashboards.charts.chart import Chart, Measure, frame_points, make_figure, t
 from dashboards.charts.knob_axes import make_axis, read_knob, scale_places, varies
 from dashboards.charts.theme import BLUE, GREY, VERMILLION
 from dashboards.data.configurations import KNOBS, Array, ConfigPoint
-from sweeper.formatting import name_knob
+from sweeper.formatting import add_unit, name_knob
 
 LINES = 400
 TOP = 0.1
@@ -66,7 +66,7 @@ def _make_knob_axis(name: str, values: Array) -> Coordinate:
         at = np.linspace(low, high, 3)
         texts = [shorten(v, 2) for v in at]
     knob = name_knob(name)
-    title = f"{knob.short} [{knob.unit}]".replace(" ", "<br>", 1)
+    title = add_unit(knob.short, knob.unit).replace(" ", "<br>", 1)
     return Coordinate(title, _normalize(places, low, high), _make_ticks(at, texts, low, high))
 
 
@@ -75,7 +75,9 @@ def _make_noise_axis(values: Array, unit: str) -> Coordinate:
     low, high = float(np.nanmin(places)), float(np.nanmax(places))
     ticks, texts = place_ticks(10**low, 10**high, most=6)
     return Coordinate(
-        f"noise<br>[{unit}]", _normalize(places, low, high), _make_ticks(np.log10(ticks), texts, low, high)
+        add_unit("noise", unit).replace(" ", "<br>", 1),
+        _normalize(places, low, high),
+        _make_ticks(np.log10(ticks), texts, low, high),
     )
 
 

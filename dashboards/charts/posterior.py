@@ -127,7 +127,7 @@ def draw_exponents(believed: Posterior) -> Chart:
     high = max([*fitted, *given, *(e[1] for e in ends if e)])
     room = 0.25 * ((high - low) or 1.0)
     figure.update_xaxes(range=[low - room, high + room])
-    figure.update_xaxes(title={"text": "exponent of the factor in the noise [1]"})
+    figure.update_xaxes(title={"text": "exponent of the factor in the noise"})
     figure.update_yaxes(autorange="reversed")
     for v, name, text in zip(fitted, names, texts, strict=True):  # above the definition's mark
         figure.add_annotation(x=round_to(v), y=name, text=text, yshift=21, showarrow=False, font={"size": 12})

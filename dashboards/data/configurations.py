@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sweeper.analysis.observations import find_ineligible
 from sweeper.analysis.regime import EXTEND
 from sweeper.analysis.trial_counts import COUNTED, count_trials
+from sweeper.formatting import add_unit
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 from trainables.result import Outcome
@@ -30,7 +31,7 @@ PARENTS = {"merged_loss": "loss", "merged_accuracy": "accuracy"}
 def label_noise(noise: str) -> str:
     """Return the title of a noise axis, with formula and unit."""
     scale = NOISE[noise]
-    return f"noise {scale.formula} [{scale.unit}]"
+    return add_unit(f"noise {scale.formula}", scale.unit)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from sweeper.formatting import name_knob
+from sweeper.formatting import add_unit, name_knob
 from trainables.noise import NOISE
 from trainables.result import Column, trial_columns
 
@@ -67,8 +67,7 @@ def _make_head(name: str) -> Head:
     if name.startswith("noise_") and noise in NOISE:
         doc = f"{NOISE[noise].formula}, {NOISE[noise].source}"
     text = HEADS.get(name, name.replace("_", " "))
-    unit = f" [{column.unit}]" if column.unit not in ("", "1") else ""
-    return Head(name, text + unit, column.kind, f"{name}: {doc}{f' [{column.unit}]' if column.unit else ''}")
+    return Head(name, add_unit(text, column.unit), column.kind, add_unit(f"{name}: {doc}", column.unit))
 
 
 _NUMBER: Mapping[str, Callable[[Any, Any], Any]] = {

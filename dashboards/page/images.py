@@ -37,7 +37,9 @@ def write_pictures(run: Run, folder: Path, kind: str) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SpecError(f"cannot write to {folder}: {error.strerror or error}") from None
-    wanted = [(name, chart) for name, (_, content) in build_sections(run).items() for chart in arrange(content.charts)]
+    wanted = [
+        (name, chart) for name, (_, content) in build_sections(run).items() for chart in arrange(content.every_chart)
+    ]
     files = [folder / f"{_make_stem(view, chart.key)}.{kind}" for view, chart in wanted]
     drawings = [_make_drawing(chart, file, kind) for (_, chart), file in zip(wanted, files, strict=True)]
     try:

@@ -9,9 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
 from dashboards.charts.chart import arrange
 from dashboards.charts.theme import THEMES
 from dashboards.data.folders import Folder
@@ -27,6 +24,8 @@ from sweeper.storage.tables import SkippedPart
 TABLES = ("trials", "search", "merges", "planes")
 OWN_MODEL_VIEWS = ("overview", "landscape")
 PAGE = "dashboard.html"
+PLOTLY = "vendor/plotly-cartesian.min.js"
+"""The part of plotly.js that the page embeds: it has neither WebGL nor 3D nor parallel-coordinates traces."""
 
 
 def write_page(
@@ -110,5 +109,5 @@ def render_page(run: Run, content: Mapping[str, tuple[View, Section]]) -> str:
         style=read_asset("page.css"),
         script=read_asset("page.js"),
         themes=embed_json(json.dumps(THEMES)),
-        plotly=lambda: Markup(get_plotlyjs()),
+        plotly=lambda: read_asset(PLOTLY),
     )

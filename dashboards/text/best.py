@@ -12,7 +12,7 @@ from dashboards.data.configurations import KNOBS, ConfigPoint, Sweep, group_conf
 from sweeper.analysis.best import rank_configurations
 from sweeper.analysis.posterior import Favourite
 from sweeper.analysis.recommend import Recommendation
-from sweeper.formatting import merge_words, name_knob
+from sweeper.formatting import add_unit, merge_words, name_knob
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 from trainables.result import trial_columns
@@ -20,10 +20,11 @@ from trainables.result import trial_columns
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: text and hover text."""
+    """A cell of a table: text, hover text, and the class that colours it."""
 
     text: str
     title: str = ""
+    look: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class TextTable:
     rows: tuple[tuple[Cell, ...], ...]
 
 
-DOCS = {c.name: f"{c.doc} [{c.unit}]" if c.unit else c.doc for c in trial_columns()}
+DOCS = {c.name: add_unit(c.doc, c.unit) for c in trial_columns()}
 _LOSSES = {"a_loss_test": "A", "b_loss_test": "B", "merged_loss_test": "merged", "chosen_loss_test": "chosen"}
 _SHOWN = {
     **{k: f"{v} loss" for k, v in _LOSSES.items()},
@@ -91,7 +92,7 @@ def make_best_table(
         Cell("rank", "rank by the mean validation objective over the repeats; ★ best by posterior mean"),
         Cell("trial", f"{DOCS['number']}; hover over the number for the digest"),
         Cell(objective.label, DOCS[objective.column]),
-        Cell("noise", f"{sweep.noise}: {scale.formula} [{scale.unit}], {scale.source}"),
+        Cell("noise", f"{sweep.noise}: {add_unit(scale.formula, scale.unit)}, {scale.source}"),
         *(Cell(name_knob(k).short, DOCS[k]) for k in KNOBS),
         *(Cell(text, DOCS[c]) for c, text in _SHOWN.items()),
         Cell(

@@ -17,6 +17,7 @@ from sweeper.analysis.best import choose_winner, find_over_limits
 from sweeper.analysis.posterior import Posterior, fit_posterior
 from sweeper.analysis.regime import Regime, fit_regime
 from sweeper.config.spec import SweepSpec
+from sweeper.formatting import add_unit
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 
@@ -84,7 +85,7 @@ def make_comparison_table(compared: tuple[ComparedRun, ...], objective: str, noi
     head = (
         Cell("sweep"),
         Cell("trials", "finished trials; a trial of two sweeps counts once"),
-        Cell(f"best noise [{scale.unit}]", f"of {OBJECTIVES[objective].label}; noise {noise} = {scale.formula}"),
+        Cell(add_unit("best noise", scale.unit), f"of {OBJECTIVES[objective].label}; noise {noise} = {scale.formula}"),
         Cell("90 % interval", "of the best noise"),
         Cell(
             "inside",

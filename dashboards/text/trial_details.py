@@ -111,7 +111,7 @@ def draw_training(history: pa.Table) -> Chart | None:
                 line={"width": 2, "dash": dash, "color": _COLOURS.get(member, CYCLE[2])},
                 hovertemplate="epoch %{x}: %{y:.4g} nat<extra>%{fullData.name}</extra>",
             )
-    figure.update_xaxes(title={"text": "epoch [1]"}, rangemode="tozero")
+    figure.update_xaxes(title={"text": "epoch"}, rangemode="tozero")
     figure.update_yaxes(title={"text": "loss [nat]"}, rangemode="tozero")
     return Chart(
         "training",
@@ -139,7 +139,7 @@ def draw_merges(merges: pa.Table) -> Chart | None:
             line={"width": 2, "color": colour},
             hovertemplate="%{x:.3g}: %{y:.4g} nat<extra>%{fullData.name}</extra>",
         )
-    figure.update_xaxes(title={"text": "coefficient α or s [1]"})
+    figure.update_xaxes(title={"text": "coefficient α or s"})
     figure.update_yaxes(title={"text": "test loss of the merge [nat]"})
     return Chart(
         "merges", "Merges", "Losses after BatchNorm recalibration, if the model has BatchNorm.", finish(figure), 320

@@ -194,7 +194,7 @@ def draw_ranking(alignments: Sequence[Alignment], noise: str) -> Chart:
             trace.y = [a.label for a in group]
             figure.add_trace(trace)
     low = min([0.0, *(max(-0.5, a.r2) for a in alignments)])
-    figure.update_xaxes(title={"text": f"{R2} [1]"}, range=[low - 0.05, 1.02])
+    figure.update_xaxes(title={"text": f"{R2}"}, range=[low - 0.05, 1.02])
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], tickfont={"size": 11.5})
     figure.add_vline(x=0, line={"color": GREY, "width": 1}, layer="below")
     below = sum(a.r2 < -0.5 for a in alignments)

@@ -22,7 +22,7 @@ from dashboards.charts.chart import (
     thin_points,
     write_caption,
 )
-from dashboards.charts.colours import Colouring, colour_points
+from dashboards.charts.colours import Colouring, QuantileScale, colour_points
 from dashboards.charts.knob_axes import Axis, describe_knobs, make_axis, read_knob, scale_places, varies
 from dashboards.charts.panels import DrawnPanel, draw_panels
 from dashboards.charts.theme import GREY, VERMILLION
@@ -143,8 +143,9 @@ def draw_slices(
         bar: The colour bar of the noise.
     """
     limit = MARKERS // len(slices)
+    scale = bar.scale or QuantileScale.of(np.empty(0))
     panels = [
-        DrawnPanel(_make_traces(part, measure, view, axes[part.knob], noise_label, limit), axes[part.knob].layout)
+        DrawnPanel(_make_traces(part, measure, view, axes[part.knob], scale, limit), axes[part.knob].layout)
         for part in slices
     ]
     figure = draw_panels(panels, measure, view, bar.bar)
@@ -154,13 +155,14 @@ def draw_slices(
     return Chart("decomposition", title, text, finish(figure), height=figure.layout.height, wide=True)
 
 
-def _make_traces(part: Slice, measure: Measure, view: Window, axis: Axis, noise_label: str, limit: int) -> list[Any]:
+def _make_traces(
+    part: Slice, measure: Measure, view: Window, axis: Axis, scale: QuantileScale, limit: int
+) -> list[Any]:
     drawn = sorted(thin_points(part.points, measure.column, measure.maximize, limit)[0])
     points = [part.points[i] for i in drawn]
     groups = sort_points(points, measure.column, view)
     inside = groups.inside
     x = axis.place(read_knob(inside, part.knob))
-    colours = colour_points(inside, "noise", noise_label, {}).values.tolist() if inside else []
     traces: list[Any] = []
     y = np.array([p.values[measure.column].mean for p in inside])
     known = np.isfinite(x)
@@ -175,6 +177,7 @@ def _make_traces(part: Slice, measure: Measure, view: Window, axis: Axis, noise_
         line["line"] = {"color": VERMILLION, "width": 1.2}
         traces.append(line | {"x": [round_to(v) for v in at], "y": [round_to(v) for v in curve]})
     if inside:
+        colours = scale.share(read_knob(inside, "noise"))
         marker = {"color": [round_to(v, 4) for v in colours], "coloraxis": "coloraxis"}
         traces.append(make_dots("value", inside, x.tolist(), measure.column, marker))
     places = dict(zip((p.config for p in points), axis.place(read_knob(points, part.knob)).tolist(), strict=True))

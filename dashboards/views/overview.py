@@ -13,28 +13,32 @@ from dashboards.data.cache import cache_by_content
 from dashboards.data.configurations import Overview, make_overview
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
-from dashboards.data.words import make_heading
+from dashboards.data.words import make_heading, strip_label
 from dashboards.text.best import Cell, TextTable, make_best_table, make_recommendation_table
 from dashboards.text.comparison import compare_runs, make_comparison_table
+from dashboards.text.settings import make_settings_card
 from dashboards.views import choices
 from dashboards.views.choices import Choice
-from dashboards.views.parents import BestScores, draw_scores, make_tiles, read_scores
-from dashboards.views.section import Control, Section, TableCard, Tile, View
+from dashboards.views.parents import BestScores, draw_scores, make_scores_table, make_tiles, read_scores
+from dashboards.views.section import Control, Hero, Section, TableCard, Tile, View
 from dashboards.views.verdicts import Judgement, ask
 from sweeper.analysis.best import choose_winner
 from sweeper.analysis.evidence.needs import OBJECTIVE, make_extend_command
 from sweeper.analysis.evidence.plan import read_missing
 from sweeper.analysis.posterior import Favourite, Posterior
-from sweeper.analysis.recommend import recommend
+from sweeper.analysis.recommend import Recommendation, recommend
 from sweeper.analysis.regime import Regime
+from sweeper.analysis.scorecard.badge import Badge, summarize_verdict
+from sweeper.analysis.scorecard.checks import list_checks
 from sweeper.analysis.trial_counts import count_warnings, format_lines
-from sweeper.formatting import pluralize
+from sweeper.formatting import add_unit, pluralize
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 from trainables.noise import NOISE
 
 if TYPE_CHECKING:
     from sweeper.analysis.evidence.findings import Analysis
 
+BATCH_SIZE = Control("batch_size", "batch size", in_card=True)
 QUICK = 1200
 """Maximum number of trials for a fit in a fraction of a second."""
 BEST_SHOWN = 5
@@ -62,7 +66,7 @@ def make_controls(run: Run, selection: Selection) -> tuple[Control, ...]:
         Control("metric", "objective", objectives),
         choices.make_noise_control(run),
         choices.make_split_control(),
-        Control("batch_size", "your batch size"),
+        BATCH_SIZE,
     )
 
 
@@ -75,22 +79,47 @@ def build(run: Run, selection: Selection) -> Section:
     believed = judgement.believed if judgement else Posterior()
     best = _find_winner(run, chosen.sweep.objective, believed.favourite, believed.undecided)
     scores, comparison = _find_scores(run, chosen.sweep.objective, believed.favourite, believed.undecided)
-    recommended, problems = _recommend(run, fit, best, selection)
-    charts = [_draw_noise_fit(run, chosen, question, fit)] if question else []
+    advice, trouble = _recommend(run, fit, best, selection)
+    chart = _draw_noise_fit(run, chosen, question, fit) if question else None
+    hero = None
+    if question:
+        hero = Hero(
+            badge=_make_badge(judgement, fit),
+            chart=chart,
+            settings=make_settings_card(advice, best, _describe_expected(fit)),
+            trouble=trouble,
+            scores=_make_scores_card(scores),
+        )
     return Section(
+        hero=hero,
         verdicts=_write_verdicts(run, fit, judgement, _make_command(run, selection, question)),
-        banners=(
-            *_write_banners(counts, chosen, run),
-            *problems,
-            *_describe_pending(question, judgement, current, counts),
-        ),
+        banners=(*_write_banners(counts, chosen, run), *_describe_pending(question, judgement, current, counts)),
         tiles=(*_make_fit_tiles(fit, question, current), *make_tiles(scores), *_make_cost_tiles(run, counts)),
-        charts=tuple(c for c in (*charts, comparison) if c is not None),
-        tables=tuple(
-            _make_tables(run, chosen, question, recommended, believed.favourite, _make_evidence_table(judgement))
-        ),
+        charts=tuple(c for c in (comparison,) if c is not None),
+        tables=tuple(_make_tables(run, chosen, question, advice, believed.favourite, judgement)),
         notes=_write_notes(run, chosen, counts, best, believed.assumed),
     )
+
+
+def _make_badge(judgement: Judgement | None, fit: Regime | None) -> Badge:
+    if judgement is None:
+        return summarize_verdict(None, f"still computing; so far, {fit.message}" if fit else "still computing")
+    return summarize_verdict(judgement.analysis, judgement.doubt)
+
+
+def _describe_expected(fit: Regime | None) -> str:
+    if fit is None or fit.value is None:
+        return ""
+    goal = OBJECTIVES[fit.objective]
+    unit = goal.label.partition("[")[2].rstrip("]")
+    return f"Expect a {strip_label(goal.label)} of {shorten(fit.value)} {unit}".rstrip() + "."
+
+
+def _make_scores_card(scores: BestScores | None) -> TableCard | None:
+    if scores is None:
+        return None
+    words = f"Trial {scores.digest}" + (f": {scores.merge}" if scores.merge else "")
+    return TableCard("scores", "The best merge", f"{words}.", make_scores_table(scores))
 
 
 @cache_by_content
@@ -177,10 +206,16 @@ def _describe_needs(run: Run, analysis: Analysis, extend: str) -> tuple[str, ...
     return (f"For a firm answer: {why}. {f'`{extend}` runs' if extend else 'This needs'} {most}.",)
 
 
-def _make_evidence_table(judgement: Judgement | None) -> TextTable:
-    if judgement is None or judgement.analysis is None:
-        return TextTable((), ())
-    return TextTable((), tuple((Cell(_format_sentence(s)),) for s in judgement.analysis.sentences[1:]))
+def _make_evidence_table(analysis: Analysis) -> TextTable:
+    return TextTable((), tuple((Cell(_format_sentence(s)),) for s in analysis.sentences[1:]))
+
+
+def _make_checks_table(analysis: Analysis) -> TextTable:
+    rows = [
+        (Cell(c.claim), Cell(c.outcome, look=c.outcome.replace(" ", "-")), Cell(c.sentence))
+        for c in list_checks(analysis)
+    ]
+    return TextTable((Cell("claim"), Cell("result"), Cell("why")), tuple(rows))
 
 
 def _format_sentence(text: str) -> str:
@@ -264,19 +299,24 @@ def format_duration(seconds: float) -> str:
 
 def _recommend(
     run: Run, fit: Regime | None, best: Mapping[str, Any] | None, selection: Selection
-) -> tuple[TextTable, tuple[str, ...]]:
+) -> tuple[list[Recommendation], str]:
+    """Return the recommended settings, and why there are none."""
     typed = selection.batch_size
     if typed and not (typed.isdecimal() and int(typed) >= 1):
-        return TextTable((), ()), (f"Your batch size must be a whole number >= 1, got {typed!r}.",)
-    if fit is None or fit.optimum is None:
-        return TextTable((), ()), ()
+        return [], f"The batch size must be a whole number >= 1, got {typed}; type another one."
+    if fit is None:
+        return [], "Still computing."
+    if fit.optimum is None:
+        return [], f"No settings yet: {fit.message}."
     try:
-        return make_recommendation_table(_advise(run, fit, best, (int(typed),) if typed else None)), ()
+        return _advise(run, fit, best, (int(typed),) if typed else None), ""
     except ValueError as error:
-        return TextTable((), ()), (f"No recommended settings: {error}.",)
+        return [], f"No recommended settings: {error}."
 
 
-def _advise(run: Run, fit: Regime, best: Mapping[str, Any] | None, sizes: tuple[int, ...] | None) -> list[Any]:
+def _advise(
+    run: Run, fit: Regime, best: Mapping[str, Any] | None, sizes: tuple[int, ...] | None
+) -> list[Recommendation]:
     return recommend(run.tables["trials"], fit, batch_sizes=sizes, best=best)
 
 
@@ -284,32 +324,37 @@ def _make_tables(
     run: Run,
     chosen: Choice,
     question: tuple[str, str, str] | None,
-    recommended: TextTable,
+    advice: list[Recommendation],
     favourite: Favourite | None,
-    evidence: TextTable,
+    judgement: Judgement | None,
 ) -> list[TableCard]:
     cards: list[TableCard] = []
+    analysis = judgement.analysis if judgement else None
+    if question and analysis is not None:
+        words = "The tests behind the verdict. Open: the test decided nothing."
+        cards.append(TableCard("checks", "Evidence", words, _make_checks_table(analysis)))
     if question and (found := compare_runs(run, *question)):
         words = "One row per sweep; the figures and numbers above pool all of them."
         cards.append(
             TableCard("beside", "Comparison of the sweeps", words, make_comparison_table(found, *question[:2]))
         )
-    if question and recommended.rows:
-        words = (
-            "Learning rates that reach the best noise at a batch size, with momentum and weight decay of the best "
-            "trial. ▲ marks learning rates whose step size is beyond the observed stability limit."
-        )
-        cards.append(TableCard("recommended-settings", "Recommended settings", words, recommended))
-    if evidence.rows:
-        words = "The tests behind the verdict, as `sweeper analyse` prints them."
-        cards.append(TableCard("evidence", "Evidence", words, evidence))
     best = _make_best_table(run, favourite)
     if best.rows:
         words = (
             f"Sorted by {chosen.sweep.objective} on validation; ★ marks the best by posterior mean. Scores are test "
             "means over the ok repeats. Hover over a head or a number for its meaning."
         )
-        cards.append(TableCard("best", "Best configurations", words, best))
+        cards.append(TableCard("best", "Best configurations", words, best, folded=True))
+    if question and advice:
+        words = (
+            "Learning rates that reach the best noise at a batch size, with momentum and weight decay of the best "
+            "trial. ▲ marks learning rates whose step size is beyond the observed stability limit."
+        )
+        table = make_recommendation_table(advice)
+        cards.append(TableCard("recommended-settings", "Recommended settings at every batch size", words, table, True))
+    if question and analysis is not None:
+        words = "The tests behind the verdict, as `sweeper analyse` prints them."
+        cards.append(TableCard("evidence", "All tests in full sentences", words, _make_evidence_table(analysis), True))
     return cards
 
 
@@ -333,7 +378,7 @@ def _write_notes(
         sentences += f" The choice is by observed mean, since there is no posterior: {best['undecided']}."
     return (
         f"Sampler {sweep.sampler or 'unknown'}, objective {sweep.objective}, seed {seed}; noise {chosen.noise} = "
-        f"{scale.formula} [{scale.unit}], {scale.source}.",
+        f"{add_unit(scale.formula, scale.unit)}, {scale.source}.",
         sentences,
         *(
             f"Warning: {line}."

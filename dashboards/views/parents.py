@@ -10,7 +10,7 @@ from dashboards.charts.axes import round_to, shorten
 from dashboards.charts.chart import Chart, finish, make_figure
 from dashboards.charts.theme import BLUE, GREEN, GREY, ORANGE
 from dashboards.data.configurations import to_finite
-from dashboards.text.best import format_percent
+from dashboards.text.best import Cell, TextTable, format_percent
 from dashboards.views.section import Tile
 from sweeper.formatting import merge_words, pluralize
 
@@ -73,6 +73,23 @@ def make_tiles(best: BestScores | None) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
+def make_scores_table(best: BestScores) -> TextTable:
+    """Return test loss and accuracy of the merge, the mean parent and the ensemble, one row each."""
+    rows: list[tuple[Cell, ...]] = []
+    merged = "chosen" if any(s.get("chosen") is not None for s in (best.loss, best.accuracy)) else "merged"
+    for name, who in (("merged", (merged,)), ("parents", ("a", "b")), ("ensemble", ("ensemble",))):
+        loss, accuracy = (_average([scores.get(w) for w in who]) for scores in (best.loss, best.accuracy))
+        if loss is not None or accuracy is not None:
+            title = best.merge if name == "merged" else "mean of both parents" if name == "parents" else WHO["ensemble"]
+            rows.append((Cell(name, title), Cell(shorten(loss)), Cell(format_percent(accuracy))))
+    return TextTable((Cell(""), Cell("test loss", "nat"), Cell("test accuracy")), tuple(rows))
+
+
+def _average(values: list[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
 def draw_scores(best: BestScores) -> Chart:
     """Draw test loss and accuracy of the best merge and its parents, one line per model."""
     figure = make_figure(showlegend=False)
@@ -103,4 +120,5 @@ def draw_scores(best: BestScores) -> Chart:
     figure.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.5, len(order) - 0.35], ticklen=0)
     caption = f"Trial {best.digest}" + (f": {best.merge}, chosen on validation" if best.merge else "")
     caption += f", the best of {pluralize(best.repeats, 'repeat')}" if best.repeats > 1 else ""
-    return Chart("parents", "The best merge beside its parents", f"{caption}; test scores.", finish(figure))
+    text = f"{caption}; test scores."
+    return Chart("parents", "The best merge beside its parents", text, finish(figure), wide=True, folded=True)

@@ -9,6 +9,8 @@ from dashboards.charts.chart import Chart
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
 from dashboards.text.best import TextTable
+from dashboards.text.settings import SettingsCard
+from sweeper.analysis.scorecard.badge import Badge
 
 
 def split_prose(text: str) -> list[str]:
@@ -29,12 +31,13 @@ class Tile:
 
 @dataclass(frozen=True)
 class TableCard:
-    """A table with heading and caption."""
+    """A table with heading and caption; a folded one shows its heading until the reader opens it."""
 
     key: str
     title: str
     caption: str
     table: TextTable
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,32 @@ class Control:
         field: Name of the field of `Selection`.
         label: Label.
         options: Values and labels, in order; empty for a number that the reader types.
+        in_card: Whether it stands in the card of the settings instead of the bar above the tab.
     """
 
     field: str
     label: str
     options: tuple[tuple[str, str], ...] = ()
+    in_card: bool = False
+
+
+@dataclass(frozen=True)
+class Hero:
+    """What a reader sees first.
+
+    Attributes:
+        badge: The verdict in one word with its reason.
+        chart: The figure behind it; None without one.
+        settings: The settings to use; None without any.
+        trouble: Why there are no settings.
+        scores: The merge beside its parents.
+    """
+
+    badge: Badge
+    chart: Chart | None = None
+    settings: SettingsCard | None = None
+    trouble: str = ""
+    scores: TableCard | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +81,7 @@ class Section:
     """The content of one tab, in reading order.
 
     Attributes:
+        hero: What a reader sees first; None in most tabs.
         verdicts: Sentences that a researcher may quote.
         banners: Warnings to read before trusting a number, and what is still unknown.
         tiles: The numbers of the head.
@@ -65,12 +90,19 @@ class Section:
         notes: Small print.
     """
 
+    hero: Hero | None = None
     verdicts: tuple[str, ...] = ()
     banners: tuple[str, ...] = ()
     tiles: tuple[Tile, ...] = ()
     charts: tuple[Chart, ...] = ()
     tables: tuple[TableCard, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def every_chart(self) -> tuple[Chart, ...]:
+        """The figures with that of the hero, in reading order."""
+        first = self.hero.chart if self.hero else None
+        return (first, *self.charts) if first else self.charts
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 from sweeper.formatting import (
     ELSEWHERE,
     SYNTHETIC,
+    add_unit,
     format_table,
     merge_words,
     name_knob,
@@ -50,7 +51,7 @@ def format_summary(record: Mapping[str, Any]) -> str:
 
 
 def _regimes(record: Mapping[str, Any]) -> str:
-    title = f"best noise {record['formula']} [{record['unit']}] for"
+    title = add_unit(f"best noise {record['formula']}", record["unit"]) + " for"
     header = ("objective", "noise", "90 % interval", "at an edge", "interior", "predicted", "configs")
     rows: list[tuple[str, ...]] = []
     notes: list[str] = []

@@ -257,7 +257,7 @@ def test_every_outcome_and_repeats(tmp_path, look):
         tables.write(run, trial(number, outcome=outcome, outcome_detail="a long & <odd> sentence", scores={}))
     seen = look(write_page(run), 800)
     assert seen.errors == []
-    legend = seen.page.locator("#plot-gain_mean .legendtext").all_text_contents()
-    assert {"not viable", "failed", "validation", "test"} <= set(legend)
+    caption = seen.page.locator(".curve p").text_content()
+    assert all(words in caption for words in ("● validation", "○ test", "◆ not viable", "✚ failed"))
     assert seen.page.locator("#plot-gain_mean .errorbar").count() > 0
     assert seen.page.evaluate(CROSSING_TEXTS) == []

@@ -19,7 +19,7 @@ from sweeper.cli.options import COMMON, OBJECTIVE_HELP, SHOWN_NOISE, objectives
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.errors import ExitCode, SpecError
-from sweeper.formatting import WIDTH, format_table, number, wrap
+from sweeper.formatting import WIDTH, add_unit, format_table, number, wrap
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 from sweeper.storage.location import place_of
@@ -37,7 +37,7 @@ def _list_cells(sweep: SweepSummary) -> Iterator[tuple[str, str]]:
     yield "space", sweep.space
     yield "sampler", ", ".join(sweep.samplers) or "-"
     yield "objective searched", sweep.objective
-    yield "noise", f"{sweep.noise} [{NOISE[sweep.noise].unit}]"
+    yield "noise", add_unit(sweep.noise, NOISE[sweep.noise].unit)
     yield "trials", f"{sweep.outcomes.get('ok', 0)} ok of {sweep.trials}"
     yield "configurations", str(sweep.configs)
     yield "device time [s]", number(sweep.device_seconds)

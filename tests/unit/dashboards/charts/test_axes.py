@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboards.charts.axes import fit_window, pick_colour, place_ticks, round_to, shorten, wrap_title
+from dashboards.charts.axes import fit_window, place_ticks, round_to, shorten, wrap_title
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,6 @@ def test_a_window_always_has_height_and_shows_the_best(values, maximize, anchor)
         best = max(values) if maximize else min(values)
         assert view.shows(best)
         assert view.low <= best <= view.high
-
-
-def test_noise_colours_run_from_one_end_of_the_scale_to_the_other():
-    assert pick_colour(1e-4, 1e-4, 1.0) == "rgb(68, 1, 84)"
-    assert pick_colour(1.0, 1e-4, 1.0) == "rgb(253, 231, 37)"
-    assert pick_colour(1e-2, 1e-2, 1e-2) == pick_colour(1e-2, 1e-4, 1.0)
 
 
 def test_long_titles_are_broken_between_words():

@@ -7,7 +7,7 @@ import pytest
 from dashboards.charts.chart import Measure, describe
 from dashboards.charts.measured_noise import compare_noises, draw_comparison
 from dashboards.charts.merge_curves import draw_curves, draw_gains, draw_normalised
-from dashboards.charts.noise_fit import draw_noise_fit
+from dashboards.charts.noise_fit import draw_noise_fit, find_support
 from dashboards.charts.search_history import draw_progress
 from dashboards.charts.theme import GREY
 from dashboards.data.configurations import group_configurations
@@ -49,19 +49,36 @@ def test_the_caption_counts_what_is_not_at_its_value(points):
     chart = draw_noise_fit(points, GAIN, LABEL, "title")
     clipped = len(_traces(chart)["below the frame"]["x"])
     assert clipped > 1
-    assert chart.caption.startswith(f"{clipped} configurations below the frame appear as ▼ at its edge.")
+    assert chart.caption.startswith("● validation, ○ test. ")
+    assert f"{clipped} configurations below the frame appear as ▼ at its edge." in chart.caption
     assert "3 configurations without a value appear along the edge (✖ diverged)" in chart.caption
 
 
 def test_the_fit_its_optimum_and_interval_are_drawn(trials, points):
     regime = fit_regime(trials, "gain_mean", "paper")
     traces = _traces(draw_noise_fit(points, GAIN, LABEL, "title", regime))
-    assert traces["fit to validation"]["y"] == pytest.approx(list(regime.mean), rel=1e-5)
+    drawn = [(y, m) for y, m in zip(traces["fit to validation"]["y"], regime.mean, strict=True) if y is not None]
+    assert len(drawn) > 150
+    assert [y for y, _ in drawn] == pytest.approx([m for _, m in drawn], rel=1e-5)
     optimum = next(t for name, t in traces.items() if name.startswith("optimum 0"))
     assert optimum["x"] == [regime.optimum, regime.optimum]
     assert set(traces["optimum's 90 % interval"]["x"]) == {regime.low, regime.high}
     band = traces["90 % band of the fit"]
-    assert len(band["x"]) == len(band["y"]) == 2 * len(regime.grid)
+    assert len(band["x"]) == len(band["y"]) > len(regime.grid)
+
+
+def test_where_no_data_lie_the_curve_is_faint_and_has_no_band(trials, points):
+    regime = fit_regime(trials, "gain_mean", "paper")
+    middle = math.sqrt(regime.grid[0] * regime.grid[-1])
+    outer = [p for p in points if not p.noise or not 0.2 * middle < p.noise < 5 * middle]
+    chart = draw_noise_fit(outer, GAIN, LABEL, "title", regime)
+    traces = _traces(chart)
+    at = [i for i, x in enumerate(regime.grid) if 0.6 * middle < x < 1.6 * middle]
+    assert all(traces["fit to validation"]["y"][i] is None for i in at)
+    assert all(traces["fit without data nearby"]["y"][i] is not None for i in at)
+    assert all(traces["end of the band"]["y"][i] is None for i in at)
+    assert "dotted where no data lie" in chart.caption
+    assert find_support([1.0, 10.0, 100.0], [1.0, 100.0]) == [True, True, True]  # a design with wide gaps
 
 
 def test_a_regime_without_optimum_leaves_the_points_alone(trials, points):
@@ -103,8 +120,8 @@ def test_merge_curves_have_one_panel_a_method_and_the_colour_of_their_noise(run,
         y = curve.excess if curve.method == "linear" else curve.values
         panel = "x" if curve.method == "linear" else "x2"
         assert by_panel[panel, curve.digest] == pytest.approx(y, rel=1e-3, abs=1e-6)
-    assert colours[low.digest] == "rgb(68, 1, 84)"
-    assert colours[high.digest] == "rgb(253, 231, 37)"
+    assert colours[low.digest] == "rgb(42, 120, 214)"
+    assert colours[high.digest] == "rgb(208, 100, 26)"
 
 
 def test_thinned_merge_curves_are_counted(run, trials):
@@ -157,8 +174,8 @@ def test_every_merge_has_its_panel_and_soups_are_points(tmp_path):
     trials, merges = _more_merges(tmp_path)
     chart = draw_curves(read_merge_curves(trials, merges, "paper"), LABEL)
     titles = [axis.title.text for axis in chart.figure.select_xaxes()]
-    between = ["linear: α [1]", "fisher: α [1]", "slerp: α [1]"]
-    assert titles == [*between, "dare: s [1]", "task arithmetic: s [1]", "ties: s [1]"]
+    between = ["linear: α", "fisher: α", "slerp: α"]
+    assert titles == [*between, "dare: s", "task arithmetic: s", "ties: s"]
     lines = [t for t in chart.figure.data if t.mode == "lines"]
     assert len(lines) == 6 * 6
     assert chart.height > 800  # two rows

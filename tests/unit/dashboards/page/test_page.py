@@ -1,12 +1,16 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 from markupsafe import escape
+from plotly.offline import get_plotlyjs_version
 
-from dashboards.page.page import build_sections, read_run, write_page
+from dashboards.page import page as page_module
+from dashboards.page.html import read_asset
+from dashboards.page.page import PLOTLY, build_sections, read_run, write_page
 from dashboards.views import VIEWS
 from sweeper.analysis.regime import fit_regime
 from sweeper.storage import tables
@@ -30,13 +34,13 @@ def _text(page) -> str:
 
 def test_the_page_is_one_file_with_plotly_once_and_every_figure(run, page):
     text = page.read_text(encoding="utf-8")
-    charts = [chart.key for _, section in build_sections(read_run(str(run))).values() for chart in section.charts]
+    charts = [chart.key for _, section in build_sections(read_run(str(run))).values() for chart in section.every_chart]
     assert [name for name, _ in DATA.findall(text)] == charts
     assert {"gain_mean", "parents", "collapse", "curves", "progress"} <= set(charts)
     assert re.findall(r'<section class="view" id="(\w+)"><h2>', text) == list(VIEWS)
     assert re.findall(r'<a href="#(\w+)">', text) == list(VIEWS)
     assert all(json.loads(data)["data"] for _, data in DATA.findall(text))
-    assert len(re.findall(r"\* plotly\.js v\d", text)) == 1
+    assert len(re.findall(r"\* plotly\.js \(cartesian - minified\) v\d", text)) == 1
     assert not re.findall(r'(?:src|href)="(?!data:|#)', _text(page))
     assert [p.name for p in page.parent.iterdir()] == ["page.html"]
 
@@ -133,7 +137,18 @@ def test_a_failed_write_leaves_the_old_page_and_no_leftovers(tmp_path, monkeypat
 
 
 def test_sixty_trials_take_little_room(page):
-    assert page.stat().st_size < 6_000_000
+    assert page.stat().st_size < 2_000_000
+
+
+def test_the_embedded_plotly_is_the_version_that_the_package_expects():
+    head = read_asset(PLOTLY)[:200]
+    assert f"plotly.js (cartesian - minified) v{get_plotlyjs_version()}" in head
+    assert "MIT" in (Path(page_module.__file__).parent / "vendor" / "plotly-cartesian.LICENSE").read_text()
+
+
+def test_every_figure_draws_traces_that_the_embedded_plotly_has(page):
+    kinds = {t.get("type", "scatter") for _, data in DATA.findall(page.read_text()) for t in json.loads(data)["data"]}
+    assert kinds <= {"scatter", "contour", "heatmap", "bar", "histogram", "box"}
 
 
 def test_heads_carry_the_schemas_words(page):
@@ -144,7 +159,7 @@ def test_heads_carry_the_schemas_words(page):
 
 
 def test_recommended_hyperparameters_reach_the_best_noise(page, trials):
-    rows = re.search(r'id="recommended-settings"><h3>.*?<tbody>(.*?)</tbody>', _text(page), re.S)
+    rows = re.search(r'id="recommended-settings"><summary>.*?<tbody>(.*?)</tbody>', _text(page), re.S)
     assert rows
     table = [re.findall(r"<td[^>]*>(.*?)</td>", r) for r in rows.group(1).split("</tr>")]
     optimum = fit_regime(trials, "gain_mean", "paper").optimum

@@ -1,10 +1,9 @@
-import math
-
 import numpy as np
 import pytest
 
 from dashboards.charts.alignment import fit_curve, rank_orderings, smooth_curve
 from dashboards.charts.chart import describe
+from dashboards.charts.colours import QuantileScale
 from dashboards.data.configurations import KNOBS, group_configurations
 from dashboards.data.selection import Selection
 from dashboards.views import collapse, verdicts
@@ -71,17 +70,17 @@ def test_every_panel_shows_the_same_configurations_at_their_own_knob(sweep):
     panels = _panels(chart)
     assert list(panels) == [
         "noise η/(B(1−μ)) [1/examples]",
-        "learning rate η [1]",
+        "learning rate η",
         "batch size B [examples]",
-        "momentum μ [1], as 1/(1−μ)",
-        "weight decay λ [1]",
-        "augmentation strength [1]",
+        "momentum μ, as 1/(1−μ)",
+        "weight decay λ",
+        "augmentation strength",
     ]
     values = {title: next(t for t in traces if t["name"] == "value") for title, traces in panels.items()}
     assert len({tuple(t["y"]) for t in values.values()}) == 1
     points = group_configurations(sweep.tables["trials"], "paper", [GAIN])
     by_text = {describe(p, GAIN): p for p in points}
-    shown = values["momentum μ [1], as 1/(1−μ)"]
+    shown = values["momentum μ, as 1/(1−μ)"]
     assert len(shown["x"]) > 30
     for x, y, text in zip(shown["x"], shown["y"], shown["text"], strict=True):
         assert x == pytest.approx(1 / (1 - by_text[text].knobs["momentum"]), rel=1e-5)
@@ -120,14 +119,17 @@ def test_a_left_out_configuration_is_predicted_without_it():
 
 def test_colours_follow_the_choice(sweep):
     by_noise, by_batch, by_outcome = (
-        _panels(collapse.build(sweep, Selection(colour=c)).charts[0])["learning rate η [1]"]
+        _panels(collapse.build(sweep, Selection(colour=c)).charts[0])["learning rate η"]
         for c in ("", "batch_size", "outcome")
     )
     points = {describe(p, GAIN): p for p in group_configurations(sweep.tables["trials"], "paper", [GAIN])}
     first = next(t for t in by_noise if t["name"] == "value")
-    assert first["marker"]["color"] == pytest.approx([math.log10(points[t].noise) for t in first["text"]], abs=1e-3)
+    scale = QuantileScale.of(np.array([p.noise for p in points.values()]))
+    expected = scale.share(np.array([points[t].noise for t in first["text"]]))
+    assert first["marker"]["color"] == pytest.approx(expected, abs=1e-3)
     first = next(t for t in by_batch if t["name"] == "value")
-    expected = [math.log10(points[t].knobs["batch_size"]) for t in first["text"]]
+    scale = QuantileScale.of(np.array([p.knobs["batch_size"] for p in points.values()]))
+    expected = scale.share(np.array([points[t].knobs["batch_size"] for t in first["text"]]))
     assert first["marker"]["color"] == pytest.approx(expected, abs=1e-3)
     assert next(t for t in by_outcome if t["name"] == "ok")["marker"]["symbol"] == "circle"
     offered = dict(next(c for c in collapse.make_controls(sweep, Selection()) if c.field == "colour").options)
@@ -171,7 +173,7 @@ def test_many_configurations_are_thinned_and_the_best_stay(monkeypatch, sweep):
     monkeypatch.setattr(collapse, "MARKERS", 240)
     section = collapse.build(sweep, Selection())
     assert "Drawn: 33 of 60 configurations" in section.charts[0].caption
-    traces = _panels(section.charts[0])["learning rate η [1]"]
+    traces = _panels(section.charts[0])["learning rate η"]
     assert sum(len(t["x"]) for t in traces if t["mode"] == "markers") == 33
     best = max(p.values[GAIN].mean for p in group_configurations(sweep.tables["trials"], "paper", [GAIN]) if p.values)
     assert max(next(t for t in traces if t["name"] == "value")["y"]) == pytest.approx(best, rel=1e-5)

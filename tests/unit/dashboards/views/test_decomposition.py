@@ -89,7 +89,7 @@ def test_panels_hold_the_values_of_their_slice():
     run = run_of(_grid())
     section = decomposition.build(run, Selection())
     figure = section.charts[0].figure.to_dict()
-    assert figure["layout"]["xaxis"]["title"]["text"] == "learning rate η [1]"
+    assert figure["layout"]["xaxis"]["title"]["text"] == "learning rate η"
     assert figure["layout"]["xaxis2"]["title"]["text"] == "batch size B [examples]"
     rate = make_slices(_points(run), GAIN, maximize=True)[0]
     first = [t for t in figure["data"] if t["xaxis"] == "x" and t["mode"] == "markers"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainables.noise import NOISE
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SPLITS = ("train", "val", "test")
 PHASES = ("data", "base", "train", "measure", "rungs", "recalibrate", "evaluate", "landscape")
 MODELS_SCORED = {
@@ -134,6 +134,10 @@ class TrialResult:
     sampler: str | None = col("sampler that proposed the configuration", default=None)
     noise_target: float | None = col(
         "noise that the sampler aimed at, in the definition of the sweep",
+        default=None,
+    )
+    stage: str | None = col(
+        "stage of the sweep: pilot, map, search, choose or report; empty in sweeps without stages and for extensions",
         default=None,
     )
     weights_sha256: str | None = col("SHA-256 of the file of start weights", default=None)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sweeper.analysis.observations import find_ineligible
-from sweeper.analysis.regime import EXTEND
+from sweeper.analysis.stages.designed import EXTEND
 from sweeper.analysis.trial_counts import COUNTED, count_trials
 from sweeper.formatting import add_unit
 from sweeper.search.objectives import OBJECTIVES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from sweeper.analysis.observations import find_ineligible, is_feasible
 from sweeper.analysis.posterior import Posterior
+from sweeper.analysis.stages.confirmation import Confirmation, find_confirmation
 from sweeper.config.spec import SweepSpec
 from sweeper.search.objectives import OBJECTIVES, Objective, resolve_objective
 
@@ -140,7 +141,7 @@ def _take(trials: pa.Table, standings: Sequence[Standing]) -> list[dict[str, Any
 def choose_winner(
     trials: pa.Table, objective: str, believed: Posterior, lost: Collection[str] = frozenset()
 ) -> dict[str, Any] | None:
-    """Return the winning configuration: the best by posterior mean, or by observed mean if the model has no favourite.
+    """Return the winning configuration: the confirmed one, else the best by posterior mean, else by observed mean.
 
     Args:
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
@@ -152,22 +153,39 @@ def choose_winner(
         The row of its best repeat as `rank_trials` yields it, with `posterior_mean` and `posterior_sd` of the
         objective's mean (None without a favourite), `undecided` (the reason without a favourite, else empty) and
         `luckiest`: `digest`, `config_mean` and `config_repeats` of the best by observed mean, None if it is the
-        winner. None if no configuration may win.
+        winner. `confirmed` is the record of its `Confirmation`, or None. None if no configuration may win.
     """
     ranked = rank_configurations(trials, resolve_objective(objective, trials), lost)
     if not ranked:
         return None
+    if confirmed := find_confirmation(trials, objective):
+        standing = next((s for s in ranked if s.config == confirmed.config), None)
+        if standing is not None:
+            return _take_confirmed(trials, standing, confirmed, believed)
     favourite = believed.favourite
     chosen = next((s for s in ranked if favourite and s.config == favourite.config), None)
     if favourite is None or chosen is None:
         (row,) = _take(trials, ranked[:1])
-        return {**row, "posterior_mean": None, "posterior_sd": None, "undecided": believed.undecided, "luckiest": None}
+        undecided = {"posterior_mean": None, "posterior_sd": None, "undecided": believed.undecided}
+        return {**row, **undecided, "luckiest": None, "confirmed": None}
     (row,) = _take(trials, [chosen])
     first, luckiest = ranked[0], None
     if first.config != chosen.config:
         luckiest = {"digest": first.digest, "config_mean": first.mean, "config_repeats": first.repeats}
     posterior = {"posterior_mean": favourite.mean, "posterior_sd": favourite.sd}
-    return {**row, **posterior, "undecided": "", "luckiest": luckiest}
+    return {**row, **posterior, "undecided": "", "luckiest": luckiest, "confirmed": None}
+
+
+def _take_confirmed(
+    trials: pa.Table, standing: Standing, confirmed: Confirmation, believed: Posterior
+) -> dict[str, Any]:
+    # the trials of the search chose the configuration, so its best reporting pair stands for it
+    (row,) = _take(trials, [replace(standing, digest=confirmed.digest)])
+    favourite = believed.favourite
+    known = favourite is not None and favourite.config == confirmed.config
+    posterior = {"posterior_mean": favourite.mean, "posterior_sd": favourite.sd} if favourite and known else {}
+    nothing: dict[str, Any] = {"posterior_mean": None, "posterior_sd": None, "undecided": "", "luckiest": None}
+    return {**row, **nothing, **posterior, "confirmed": confirmed.record()}
 
 
 def find_pareto_set(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from search_spaces import Space
 from search_spaces._conditions import sort_by_conditions
 from sweeper.config.spec import SweepSpec
-from sweeper.search.objectives import Objective, Observation
+from sweeper.search.objectives import COLLAPSE, DEFAULT_CLASSES, Objective, Observation
 from sweeper.search.samplers import Sampler
 from trainables.result import NEVER_WINS, Outcome
 
@@ -48,6 +48,14 @@ def is_feasible(row: Row, spec: SweepSpec) -> bool:
     return all(value <= 0 for value in measure_constraints([row], spec).values())
 
 
+def has_collapsed(row: Row) -> bool:
+    """Return whether a merge overflowed, or lost more than `COLLAPSE` times ln C against its parents."""
+    gain = row.get("gain_mean_loss_val")
+    if row["outcome"] != Outcome.OK:
+        return False
+    return gain is None or not math.isfinite(gain) or gain < -COLLAPSE * math.log(row.get("classes") or DEFAULT_CLASSES)
+
+
 def find_ineligible(rows: Iterable[Row], feasible: Callable[[Row], bool] = lambda _: True) -> set[str]:
     """Return the configurations that may not win: one repeat has an outcome of `NEVER_WINS` or breaks a limit."""
     return {row["config"] for row in rows if row["outcome"] in NEVER_WINS or not feasible(row)}
@@ -73,17 +81,19 @@ class Observer:
             return None
         limits = measure_constraints(rows, self.spec)
         outcomes = {r["outcome"] for r in rows}
+        broken = not all(r["outcome"] == Outcome.OK and is_feasible(r, self.spec) for r in rows)
         if Outcome.OUT_OF_MEMORY in outcomes:
             if self.sampler.infeasible:
-                return Observation(None, limits)
+                return Observation(None, limits, broken=True)
             if self.spec.max_memory is None:
                 # GPSampler needs the same constraints in all trials, so this trial just gets a bad value
                 del limits[MEMORY]
         if Outcome.PRUNED in outcomes:
-            return Observation(None, limits, pruned=True)
+            return Observation(None, limits, pruned=True, broken=True)
         violated = not self.sampler.constrained and any(v > 0 for v in limits.values())
         values = tuple(math.fsum(self._value(goal, r, violated) for r in rows) / len(rows) for goal in self.objectives)
-        return Observation(values, limits if self.sampler.constrained else {})
+        collapsed = any(has_collapsed(r) for r in rows)
+        return Observation(values, limits if self.sampler.constrained else {}, broken=broken, collapsed=collapsed)
 
     def _value(self, goal: Objective, row: Row, violated: bool) -> float:
         if goal.capped:

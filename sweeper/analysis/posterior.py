@@ -88,8 +88,8 @@ def fit_posterior(spec: SweepSpec, trials: pa.Table, noise: str | None = None, *
         noise: Noise to explain; the sweep's by default. The favourite does not depend on it.
         explain: Whether to explain the noise, which takes several times as long as the favourite.
     """
-    rows = [r for r in trials.to_pylist() if r["number"] is not None and r["outcome"] != Outcome.FAILED]
-    scored = len({r["config"] for r in rows if r["outcome"] == Outcome.OK})
+    rows = _select_rows(trials)
+    scored = _count_scored(rows)
     if scored < FEWEST:
         why = f"{scored} configurations have a value, the model needs {FEWEST}"
         return Posterior(unexplained=why, undecided=why)
@@ -101,6 +101,37 @@ def fit_posterior(spec: SweepSpec, trials: pa.Table, noise: str | None = None, *
         return Posterior(unexplained=str(error), undecided=str(error))
     posterior = _explain(spec, space, study, rows, noise or spec.noise) if explain else Posterior()
     return replace(posterior, assumed=known.assumed, **_find_favourite(spec, space, study, rows))
+
+
+def rank_by_posterior(spec: SweepSpec, space: Space, trials: pa.Table, count: int) -> list[str]:
+    """Return the `count` finished configurations with the best posterior means of the first objective, the best first.
+
+    The list is empty for fewer than `FEWEST` scored configurations, and if the model cannot rank them.
+
+    Args:
+        spec: The sweep.
+        space: Its search space.
+        trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
+        count: Largest number of configurations.
+    """
+    rows = _select_rows(trials)
+    if _count_scored(rows) < FEWEST:
+        return []
+    study = _make_trials(spec, space, rows, resolve_objective(spec.objective, trials))
+    try:
+        ranked = _make_sampler(spec, space, target_noise(spec, space), rows).rank(study, [_direction(spec)], count)
+    except (ValueError, UnknownName):
+        return []
+    configs = {r["number"]: r["config"] for r in rows}
+    return [configs[_numbers(rows)[best.number]] for best in ranked]
+
+
+def _select_rows(trials: pa.Table) -> list[Row]:
+    return [r for r in trials.to_pylist() if r["number"] is not None and r["outcome"] != Outcome.FAILED]
+
+
+def _count_scored(rows: Sequence[Row]) -> int:
+    return len({r["config"] for r in rows if r["outcome"] == Outcome.OK})
 
 
 def _explain(spec: SweepSpec, space: Space, study: Sequence[FrozenTrial], rows: Sequence[Row], noise: str) -> Posterior:

@@ -18,7 +18,7 @@ def read_priors(
     """Return the priors of a sweep with a noise, those of run folders read from them; see `read_prior`.
 
     Args:
-        sweep: The sweep; `sweeper.config.prepared.set_default_noise` sets its noise.
+        sweep: The sweep; `sweeper.config.prepared.set_defaults` sets its noise.
         say: Function that receives warnings about the priors.
         keep: Returns whether a run folder stays as it is.
     """

@@ -37,6 +37,7 @@ from threadpoolctl import threadpool_limits
 from sweeper.analysis.curve.interval import trim_interval
 from sweeper.analysis.curve.knob_effects import KnobEffect, find_knob_effects
 from sweeper.analysis.curve.smoother import MAX_GROUPS, Array, average_curve, bootstrap_argmax, fit_smoother
+from sweeper.analysis.stages.designed import find_adaptive, select_designed
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES, Objective
 from trainables.result import UNSTABLE
@@ -52,9 +53,6 @@ GROUPS_EACH = 40
 _MOVING = ("batch_size", "momentum", "weight_decay", "augmentation_strength", "augmentation")
 GRID = 201
 EDGE = 0.05
-EXTEND = "extend"
-"""Sampler name in the rows that `sweeper extend` adds."""
-DESIGNED_SAMPLERS = frozenset({"grid", "qmc", "random", EXTEND})
 # the study sees the logarithm of these objectives
 LOGARITHMIC = frozenset({"merged_loss", "cost"})
 
@@ -141,7 +139,8 @@ def fit_regime(
     The bootstrap still draws configurations.
 
     Args:
-        trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
+        trials: Trials table as `sweeper.storage.tables.read_trials` yields it. Only the designed trials count, if they
+            have enough noises; see `sweeper.analysis.stages.designed.select_designed`.
         objective: Name in `OBJECTIVES`.
         noise: Name in `NOISE`, predicted or measured.
         split: Split of the scores; by default validation, or test if nothing else was measured.
@@ -160,6 +159,7 @@ def fit_regime(
     goal = goal.on(split or goal.split_in(trials))
     if draws < 1:
         raise ValueError(f"draws must be >= 1, got {draws!r}")
+    trials = select_designed(trials, noise)
     with threadpool_limits(1):  # for hundreds of small matrices further threads only wait
         return _regime(trials, goal, {"objective": objective, "noise": noise, "unit": scale.unit}, seed, draws, by_knob)
 
@@ -187,7 +187,7 @@ def _regime(
 def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
     column = f"noise_{noise}"
     moving = [k for k in _MOVING if k in trials.column_names]
-    rows = trials.select(["config", "outcome", "classes", "sampler", goal.column, column, *moving]).to_pylist()
+    rows = trials.select(["config", "outcome", "classes", goal.column, column, *moving]).to_pylist()
     values: dict[str, list[float]] = {}
     noises: dict[str, list[float]] = {}
     knobs: dict[str, dict[str, Any]] = {}
@@ -212,10 +212,9 @@ def _collect(trials: pa.Table, goal: Objective, noise: str) -> _Data:
     x = np.array([place[c] for c in configs])
     z = np.array([math.fsum(values[c]) / len(values[c]) for c in configs]) * (1 if goal.maximize else -1)
     used = sum(len(v) for v in values.values())
-    adaptive = {r["sampler"] for r in rows if r["sampler"]} - DESIGNED_SAMPLERS
     beyond = len(x) > 0 and any(math.log(level) > x[-1] for level in failed)
     settings = {k: [knobs[c][k] for c in configs] for k in moving}
-    return _Data(x, z, settings, used, len(rows) - used, tuple(sorted(adaptive)), beyond)
+    return _Data(x, z, settings, used, len(rows) - used, find_adaptive(trials), beyond)
 
 
 def _explain_missing(data: _Data) -> str:

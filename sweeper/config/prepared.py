@@ -8,12 +8,16 @@ from typing import Any
 
 from search_spaces import Space, load
 from sweeper.config.points import convert_points
-from sweeper.config.space import corners, noise_constants
+from sweeper.config.space import corners, load_space, noise_constants
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
-from sweeper.search.noise_targets import MEASURED_USUAL, default_noise, list_targets
+from sweeper.search.noise_targets import MEASURED_USUAL, WITH_AUGMENTATION, default_noise, list_targets
+from sweeper.search.stages import DEFAULT_CONFIRM, DEFAULT_MAP
 from trainables.spec import PairSpec
 from trainables.training.optimizers import family
+
+AUGMENTED = ("augmentation", "augmentation_strength")
+"""Knobs that change the gradient noise of a trial by its data alone."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,12 @@ def prepare(spec: SweepSpec, find: Callable[[str], Space] = load) -> PreparedSwe
 
     Args:
         spec: The sweep.
-        find: Returns the space of a name or path; see `SweepSpec.load_space`.
+        find: Returns the space of a name or path; see `sweeper.config.space.load_space`.
 
     Raises:
         SpecError: The space is unknown, or a bound, a choice or an enqueued configuration breaks a rule.
     """
-    space = spec.load_space(find)
+    space = load_space(spec, find)
     try:
         trials = tuple(corners(space))
         convert_points(space, spec.enqueue)
@@ -65,14 +69,41 @@ def prepare(spec: SweepSpec, find: Callable[[str], Space] = load) -> PreparedSwe
     return PreparedSweep(spec, space, trials, noise_constants(space, trials[0]))
 
 
-def set_default_noise(sweep: PreparedSweep) -> PreparedSweep:
-    """Return a sweep whose spec names a noise: its own, or the default of its optimizers."""
-    if "noise" in sweep.spec.model_fields_set:
-        return sweep
+def set_defaults(sweep: PreparedSweep, stored: Mapping[str, Any] | None = None) -> PreparedSweep:
+    """Return a sweep whose spec names its noise, its stages and its order: its own, or the defaults.
+
+    Args:
+        sweep: The sweep.
+        stored: Keys of the spec in its run folder, which replace the defaults; None without one. A folder of an
+            earlier version has no stages.
+    """
+    given, spec = sweep.spec.model_fields_set, sweep.spec
+    adaptive, single = spec.sampler == "noise", not spec.further_objectives
+    defaults: dict[str, Any] = {
+        "map": DEFAULT_MAP if adaptive else 0.0,
+        "confirm": DEFAULT_CONFIRM if adaptive and single else 0.0,
+        "order": "free" if spec.prune else "fixed",
+    }
+    if adaptive:  # a share that was given limits the other one
+        defaults["map"] = min(DEFAULT_MAP, 1.0 - (spec.confirm or 0.0))
+        defaults["confirm"] = min(defaults["confirm"], 1.0 - (spec.map or 0.0))
+    if stored is not None:
+        defaults = {"map": 0.0, "confirm": 0.0, "order": "free"} | {k: stored[k] for k in defaults if k in stored}
+    changes = {name: value for name, value in defaults.items() if getattr(spec, name) is None}
+    if "noise" not in given:
+        changes["noise"] = stored["noise"] if stored and "noise" in stored else find_default_noise(sweep)
+    return sweep.with_spec(**changes)
+
+
+def find_default_noise(sweep: PreparedSweep) -> str:
+    """Return the default noise of a sweep: that of its optimizers, which counts the augmentation where it varies."""
     families = {family(trial.optimizer) for trial in sweep.corners}
     defaults = {default_noise(f) for f in families}
     if len(defaults) == 1:
-        return sweep.with_spec(noise=defaults.pop())
+        name = defaults.pop()
+        augmented = any(knob in AUGMENTED for knob in sweep.space.knobs)
+        probed = sweep.corners[0].trainable == "pair" and sweep.spec.measure != 0
+        return WITH_AUGMENTATION.get(name, name) if augmented and probed else name
     # no default holds for all optimizers; the table can at least show a measured noise
     fallback = MEASURED_USUAL if sweep.spec.sampler != "noise" else min(defaults)
-    return sweep.with_spec(noise=next(iter(list_targets(families)), fallback))
+    return next(iter(list_targets(families)), fallback)

@@ -1,14 +1,21 @@
-"""Corners of a search space, and constants of the noise formulas in it."""
+"""The search space of a sweep, its corners, and constants of the noise formulas in it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
-from search_spaces import Space
+from search_spaces import Space, load
 from search_spaces._conditions import find_enabling_values
+from search_spaces._space import SpaceError
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError
 from trainables.noise import KNOBS
+from trainables.registry import UnknownName
 from trainables.spec import PairSpec
+
+_SET_BY_SWEEP = {"seed", "repeat", "stack"}
 
 
 def noise_constants(space: Space, trial: PairSpec, examples: float | None = None) -> dict[str, float]:
@@ -52,3 +59,52 @@ def corners(space: Space) -> Iterator[PairSpec]:
         ValueError: A corner breaks a rule of `PairSpec`.
     """
     return map(space.build, corner_params(space))
+
+
+def load_space(spec: SweepSpec, find: Callable[[str], Space] = load) -> Space:
+    """Return the search space of a sweep, with its ranges and fixed values; see `sweeper.config.prepared.prepare`.
+
+    Args:
+        spec: The sweep.
+        find: Returns the space of a name or path. The default executes a user's space file; a server passes a
+            function that does not.
+
+    Raises:
+        SpecError: The space is unknown, or a field or value breaks a rule.
+    """
+    try:
+        kinds = {f.name: str(f.type) for f in fields(PairSpec)}
+        if taken := sorted(_SET_BY_SWEEP & (set(spec.parameters) | set(spec.fixed))):
+            raise SpaceError(f"the sweep sets {taken[0]}; use the keys seed, repeats and stack")
+        knobs: dict[str, Any] = {}
+        for name, parameter in spec.parameters.items():
+            try:
+                if parameter.has_range:
+                    knobs[name] = parameter.to_optuna(kinds.get(name, ""))
+            except ValueError as error:
+                raise SpaceError(f"parameters.{name}: {error}") from None
+        space = find(spec.space)
+        space = space.small() if spec.smoke else space
+        when = _conditions(spec, space, {**space.knobs, **knobs})
+        space = space.override(knobs, spec.fixed, when)
+        if not space.knobs:
+            raise SpaceError(f"space {spec.space!r} has no knobs: nothing to search")
+    except (SpaceError, UnknownName, ValueError) as error:
+        raise SpecError(str(error)) from None
+    return space
+
+
+def _conditions(spec: SweepSpec, space: Space, knobs: Mapping[str, Any]) -> dict[str, Mapping[str, tuple[Any, ...]]]:
+    for name, parameter in spec.parameters.items():
+        if not parameter.has_range and name not in space.knobs:
+            raise SpaceError(f"parameters.{name}: give values, or both min and max: it is not a knob of the space")
+    # a number may be text in YAML; the knob has it as a number
+    return {
+        name: {other: tuple(_choice(v, knobs.get(other)) for v in values) for other, values in p.when.items()}
+        for name, p in spec.parameters.items()
+        if p.when is not None
+    }
+
+
+def _choice(value: Any, distribution: Any) -> Any:
+    return next((c for c in getattr(distribution, "choices", ()) if c == value or str(c) == value), value)

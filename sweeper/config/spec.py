@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticUndefined
 
-from search_spaces import Space, load
-from search_spaces._space import SpaceError
 from sweeper.config.fields import Amount, Bytes, Parameter, PriorNoise, Whole, marks, option
 from sweeper.config.resources import Resources
 from sweeper.config.yaml_source import explain
@@ -20,12 +17,11 @@ from sweeper.config.yaml_text import write_stored
 from sweeper.errors import SpecError
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.search.samplers import SAMPLERS
+from sweeper.search.stages import DEFAULT_CONFIRM, DEFAULT_MAP
 from trainables.noise import NOISE
-from trainables.registry import UnknownName, unknown
+from trainables.registry import unknown
 from trainables.runtime import Runtime
-from trainables.spec import PairSpec
 
-_SET_BY_SWEEP = {"seed", "repeat", "stack"}
 _MOST_WORKERS = 100_000
 
 
@@ -65,6 +61,30 @@ class SweepSpec(BaseModel):
         "Predicted noise scale to target and to show; with AdamW the default is `adam_sde`.",
         "search",
         metavar="NAME",
+    )
+    map: Amount | None = option(
+        None,
+        "Share of the trials that map the noise: a design that no result chooses, on which the evidence rests "
+        f"(default: {DEFAULT_MAP:g} with sampler noise, else 0).",
+        "search",
+        metavar="SHARE",
+        ge=0,
+        le=1,
+    )
+    confirm: Amount | None = option(
+        None,
+        "Share of the trials that confirm the answer with fresh seeds: half of them choose the winner, the others "
+        f"report it (default: {DEFAULT_CONFIRM:g} with sampler noise and one objective, else 0).",
+        "search",
+        metavar="SHARE",
+        ge=0,
+        le=1,
+    )
+    order: Literal["fixed", "free"] | None = option(
+        None,
+        "`fixed`: a proposal uses the results of a fixed number of earlier trials, so that the same command gives the "
+        "same trials; `free`: it uses all results so far (default: fixed, free with --prune).",
+        "search",
     )
     repeats: Whole = option(
         1, "Trials per configuration, with different seeds.", "search", metavar="N", ge=1, le=10_000
@@ -247,6 +267,20 @@ class SweepSpec(BaseModel):
             )
         return value
 
+    @model_validator(mode="after")
+    def _check_stages(self) -> SweepSpec:
+        shares = {name: share for name in ("map", "confirm") if (share := getattr(self, name))}
+        if sum(shares.values()) > 1:
+            raise ValueError(f"map + confirm must be at most 1, got {self.map:g} + {self.confirm:g}")
+        design = SAMPLERS[self.sampler].design is not None
+        if self.map and design:
+            raise ValueError(f"map needs an adaptive sampler, and {self.sampler} is a design itself: leave map out")
+        if self.confirm and self.sampler == "grid":
+            raise ValueError("confirm cannot follow sampler grid, whose size the levels decide: leave confirm out")
+        if self.confirm and self.further_objectives:
+            raise ValueError(f"confirm needs a single objective, got {len(self.objectives)}: leave confirm out")
+        return self
+
     @field_validator("enqueue")
     @classmethod
     def _check_enqueue(cls, value: tuple[dict[str, Any], ...], info: Any) -> tuple[dict[str, Any], ...]:
@@ -290,48 +324,6 @@ class SweepSpec(BaseModel):
         except ValidationError as error:
             raise SpecError(explain(error, cls, lines or {}, where)) from None
 
-    def load_space(self, find: Callable[[str], Space] = load) -> Space:
-        """Return the search space with this sweep's ranges and fixed values; see `sweeper.config.prepared.prepare`.
-
-        Args:
-            find: Returns the space of a name or path. The default executes a user's space file; a server passes a
-                function that does not.
-
-        Raises:
-            SpecError: The space is unknown, or a field or value breaks a rule.
-        """
-        try:
-            kinds = {f.name: str(f.type) for f in fields(PairSpec)}
-            if taken := sorted(_SET_BY_SWEEP & (set(self.parameters) | set(self.fixed))):
-                raise SpaceError(f"the sweep sets {taken[0]}; use the keys seed, repeats and stack")
-            knobs: dict[str, Any] = {}
-            for name, parameter in self.parameters.items():
-                try:
-                    if parameter.has_range:
-                        knobs[name] = parameter.to_optuna(kinds.get(name, ""))
-                except ValueError as error:
-                    raise SpaceError(f"parameters.{name}: {error}") from None
-            space = find(self.space)
-            space = space.small() if self.smoke else space
-            when = self._conditions(space, {**space.knobs, **knobs})
-            space = space.override(knobs, self.fixed, when)
-            if not space.knobs:
-                raise SpaceError(f"space {self.space!r} has no knobs: nothing to search")
-        except (SpaceError, UnknownName, ValueError) as error:
-            raise SpecError(str(error)) from None
-        return space
-
-    def _conditions(self, space: Space, knobs: Mapping[str, Any]) -> dict[str, Mapping[str, tuple[Any, ...]]]:
-        for name, parameter in self.parameters.items():
-            if not parameter.has_range and name not in space.knobs:
-                raise SpaceError(f"parameters.{name}: give values, or both min and max: it is not a knob of the space")
-        # a number may be text in YAML; the knob has it as a number
-        return {
-            name: {other: tuple(_choice(v, knobs.get(other)) for v in values) for other, values in p.when.items()}
-            for name, p in self.parameters.items()
-            if p.when is not None
-        }
-
     def runtime(self, bases: Path | None, device: str | None = None) -> Runtime:
         """Return the runtime of the trials.
 
@@ -364,12 +356,10 @@ class SweepSpec(BaseModel):
         if self.sampler == "grid":  # the number of trials decides its levels
             free.remove("trials")
         values = self.model_dump(mode="json", exclude=free)
+        # a spec of an earlier version has no stages
+        values |= {"map": self.map or 0.0, "confirm": self.confirm or 0.0, "order": self.order or "free"}
         # the source of a prior changes nothing
         return {**values, "prior": [p if isinstance(p, str) else {**p, "source": ""} for p in values["prior"]]}
-
-
-def _choice(value: Any, distribution: Any) -> Any:
-    return next((c for c in getattr(distribution, "choices", ()) if c == value or str(c) == value), value)
 
 
 def keys(mark: str) -> tuple[str, ...]:

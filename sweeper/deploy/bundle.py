@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sweeper.config.prepared import PreparedSweep, set_default_noise
+from sweeper.config.prepared import PreparedSweep, set_defaults
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_text import write
 from sweeper.errors import SpecError
@@ -99,7 +99,7 @@ def _read_priors(sweep: PreparedSweep) -> SweepSpec:
     """Return the spec with priors read from the run folders of this machine."""
     from sweeper.analysis.prior import read_priors
 
-    priors = read_priors(set_default_noise(sweep), keep=is_uri)
+    priors = read_priors(set_defaults(sweep), keep=is_uri)
     return sweep.with_spec(prior=priors).spec if sweep.spec.prior else sweep.spec
 
 

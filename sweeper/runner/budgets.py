@@ -87,7 +87,15 @@ class Budgets:
 
 
 def _columns(spec: SweepSpec) -> Sequence[str]:
-    return ("config", "outcome", "classes", "sampler", OBJECTIVES[spec.objective].column, f"noise_{spec.noise}")
+    return (
+        "config",
+        "outcome",
+        "classes",
+        "sampler",
+        "stage",
+        OBJECTIVES[spec.objective].column,
+        f"noise_{spec.noise}",
+    )
 
 
 def _schema(spec: SweepSpec) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from sweeper.analysis.evidence.plan import Plan, PlannedTrials
-from sweeper.analysis.regime import EXTEND
+from sweeper.analysis.stages.designed import EXTEND
 from sweeper.runner.jobs import Job, Row
 from sweeper.runner.session import Session
 from sweeper.runner.status import Status

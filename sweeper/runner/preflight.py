@@ -7,12 +7,12 @@ from dataclasses import replace
 from importlib import import_module
 
 from sweeper.config.points import convert_points
-from sweeper.config.prepared import PreparedSweep
+from sweeper.config.prepared import AUGMENTED, PreparedSweep
 from sweeper.config.space import corner_params
 from sweeper.config.spec import SweepSpec
 from sweeper.config.trials import is_stacked
 from sweeper.errors import SpecError
-from sweeper.runner.proposer import make_proposer
+from sweeper.runner.staged_proposer import make_proposer
 from sweeper.search.k_aug import KAug
 from sweeper.search.noise_targets import (
     check_defined,
@@ -27,8 +27,6 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 from trainables.training.optimizers import family
 from trainables.trial import TRAINABLES, inspect
-
-AUGMENTED = ("augmentation", "augmentation_strength")
 
 
 def check_sweep(sweep: PreparedSweep) -> PreparedSweep:

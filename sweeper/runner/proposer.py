@@ -19,6 +19,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.search.designs import count_configs
 from sweeper.search.objectives import OBJECTIVES, Observation
 from sweeper.search.samplers import SAMPLERS
+from trainables.noise import NOISE
 from trainables.spec import stream
 
 if TYPE_CHECKING:
@@ -38,16 +39,25 @@ class Proposal:
         target: Noise that the sampler targets; None for other samplers.
         thoughts: Columns of the sampler for the search table (origin, optimum, optimum_low, optimum_high, exponents).
         seconds: Time of the proposal.
+        stage: Stage of the sweep; None in a sweep without stages.
     """
 
     params: dict[str, Any]
     target: float | None = None
     thoughts: Mapping[str, Any] | None = None
     seconds: float = 0.0
+    stage: str | None = None
 
 
 class Proposer(Protocol):
-    """Source of configurations."""
+    """Source of configurations. Callers ask in ascending order of number."""
+
+    lag: int | None
+    """A proposal uses the results of numbers up to its own minus `lag`, at least 1; None uses all results so far."""
+
+    def is_ready(self, number: int) -> bool:
+        """Return whether `ask` needs no result of a running configuration."""
+        ...
 
     def ask(self, number: int) -> Proposal:
         """Return the configuration with this number, which is below `count_configurations`."""
@@ -55,6 +65,10 @@ class Proposer(Protocol):
 
     def tell(self, number: int, params: Mapping[str, Any], observation: Observation) -> None:
         """Learn the observation of a configuration of this run or an earlier one."""
+        ...
+
+    def add_failure(self, number: int, params: Mapping[str, Any]) -> None:
+        """Learn that a configuration of an earlier run failed; its number is asked again."""
         ...
 
     def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
@@ -71,6 +85,11 @@ class DesignProposer:
     def __init__(self, sweep: PreparedSweep) -> None:
         self.spec, self.space = sweep.spec, sweep.space
         self.points = convert_points(sweep.space, sweep.spec.enqueue)
+        self.lag: int | None = None
+
+    def is_ready(self, number: int) -> bool:
+        """Return True: a design does not learn."""
+        return True
 
     def ask(self, number: int) -> Proposal:
         """See `Proposer.ask`."""
@@ -92,6 +111,9 @@ class DesignProposer:
     def tell(self, number: int, params: Mapping[str, Any], observation: Observation) -> None:
         """Do nothing: a design does not learn."""
 
+    def add_failure(self, number: int, params: Mapping[str, Any]) -> None:
+        """Do nothing: every point has its number."""
+
     def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
         """Do nothing: every point has its number."""
 
@@ -101,6 +123,9 @@ class StudyProposer:
 
     A stateless sampler draws by the number of Optuna's trial, which is the number of the configuration as long as none
     failed.
+
+    With a `lag`, the study is a function of the number that is asked: it holds the configurations with smaller numbers,
+    and the results of those that are older by at least `lag`. Workers that finish in another order then change nothing.
     """
 
     def __init__(self, sweep: PreparedSweep, k_aug: KAugOf | None = None) -> None:
@@ -108,7 +133,7 @@ class StudyProposer:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         spec, space = self.spec, self.space = sweep.spec, sweep.space
-        self.constants, self.k_aug = sweep.constants, k_aug
+        self.constants, self.k_aug, self.noise = sweep.constants, k_aug, spec.noise
         self.sampler = SAMPLERS[spec.sampler]
         self.points = convert_points(space, spec.enqueue)
         self.order = sort_by_conditions(space.knobs, space.conditions)
@@ -118,6 +143,13 @@ class StudyProposer:
         self.open: dict[int, int] = {}  # number of a running configuration -> Optuna's number
         self.kept: dict[int, Proposal] = {}  # proposals that are reserved for their numbers
         self.fresh = True
+        self.lag: int | None = None
+        # with a lag: what the study does not hold yet
+        self.absent: dict[int, Mapping[str, Any]] = {}  # number -> parameters
+        self.results: dict[int, Observation] = {}
+        self.failures: dict[int, Mapping[str, Any]] = {}
+        self.ended: set[int] = set()
+        self.front = 0  # the smallest number without a result
 
     def _make_sampler(self, seed: int) -> BaseSampler:
         import optuna
@@ -128,18 +160,46 @@ class StudyProposer:
             return self.sampler.make(
                 seed=seed,
                 knobs=dict(self.space.knobs),
-                noise=self.spec.noise,
+                noise=self.noise,
                 constants=self.constants,
-                k_aug=self.k_aug,
+                k_aug=self.k_aug if "k_aug" in NOISE[self.noise].needs else None,
                 conditions=self.space.conditions,
                 prior=pool_priors(self.spec.prior),
             )
+
+    def move_along(self, noise: str) -> None:
+        """Let the sampler search along another noise than the sweep's."""
+        self.noise = noise
+        self.study.sampler = self._make_sampler(self.spec.seed)
+
+    def is_ready(self, number: int) -> bool:
+        """See `Proposer.is_ready`."""
+        while self.front in self.ended:
+            self.ended.discard(self.front)
+            self.front += 1
+        return self.lag is None or self.front > number - self.lag
+
+    def _advance(self, number: int) -> None:
+        """Bring the study to the state in which it proposes the configuration with this number."""
+        assert self.lag is not None
+        for other in sorted(n for n in self.absent if n < number):
+            self._add_running(other, self.absent.pop(other))
+        for other in sorted(n for n in self.results if n <= number - self.lag):
+            self._finish(other, self.results.pop(other))
+        if number in self.failures:
+            self.study.add_trial(make_trial(self.space, self.failures.pop(number), Observation()))
+
+    def _add_running(self, number: int, params: Mapping[str, Any]) -> None:
+        self.open[number] = len(self.study.trials)
+        self.study.add_trial(make_trial(self.space, params, None))
 
     def ask(self, number: int) -> Proposal:
         """See `Proposer.ask`."""
         if number in self.kept:
             return self.kept.pop(number)
         start = time.perf_counter()
+        if self.lag is not None:
+            self._advance(number)
         if self.fresh and self.study.trials and not self.sampler.stateless:
             # with the sweep's seed, the sampler would repeat its first random points
             seed = stream(str(self.spec.seed), f"resume/{len(self.study.trials)}") % 2**32
@@ -169,22 +229,40 @@ class StudyProposer:
 
     def tell(self, number: int, params: Mapping[str, Any], observation: Observation) -> None:
         """See `Proposer.tell`."""
+        self.ended.add(number)
+        if self.lag is None:
+            if number in self.open:
+                self._finish(number, observation)
+            else:
+                self.study.add_trial(make_trial(self.space, params, observation))
+            return
+        if number not in self.open:
+            self.absent[number] = params
+        self.results[number] = observation
+
+    def _finish(self, number: int, observation: Observation) -> None:
         from optuna.trial import Trial
 
-        if number not in self.open:
-            self.study.add_trial(make_trial(self.space, params, observation))
-            return
         trial = Trial(self.study, self.study.get_trials(deepcopy=False)[self.open.pop(number)]._trial_id)
         for name, value in observation.constraints.items():
             trial.set_constraint(name, value)
         self.study.tell(trial, trial_values(observation), state=trial_state(observation))
 
+    def add_failure(self, number: int, params: Mapping[str, Any]) -> None:
+        """See `Proposer.add_failure`."""
+        if self.lag is None:
+            self.study.add_trial(make_trial(self.space, params, Observation()))
+        else:
+            self.failures[number] = params
+
     def keep(self, number: int, params: Mapping[str, Any] | None = None) -> None:
         """See `Proposer.keep`."""
         if params is not None:
-            self.open[number] = len(self.study.trials)
-            self.study.add_trial(make_trial(self.space, params, None))
-        elif self.sampler.stateless:
+            if self.lag is None:
+                self._add_running(number, params)
+            else:
+                self.absent[number] = params
+        elif self.sampler.stateless and self.lag is None:
             self.kept[number] = self.ask(number)
 
 
@@ -204,8 +282,8 @@ def _count_points(spec: SweepSpec, space: Space) -> int:
     return count_configs(spec.sampler, space.knobs, max(spec.trials - len(spec.enqueue), 1), space.conditions)
 
 
-def make_proposer(sweep: PreparedSweep, k_aug: KAugOf | None = None) -> Proposer:
-    """Return the proposer of a sweep.
+def make_search_proposer(sweep: PreparedSweep, k_aug: KAugOf | None = None) -> Proposer:
+    """Return the proposer of a sweep's search.
 
     Args:
         sweep: The sweep, with the constants of its noise formula.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.analysis.prior import read_priors
-from sweeper.config.prepared import PreparedSweep, prepare, set_default_noise
+from sweeper.config.prepared import PreparedSweep, prepare, set_defaults
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError, StorageError
 from sweeper.runner.preflight import check_sweep, fit_to_ranks, measure_k_aug
@@ -23,7 +23,7 @@ from sweeper.runner.status import QUIET, Callbacks, Status
 from sweeper.runner.tracking.tracking import check_trackers, tracked, tracker_names
 from sweeper.storage.checkpoints import CHECKPOINTS, clear, on_node
 from sweeper.storage.location import Place, place_of
-from sweeper.storage.run_folder import claim, locked, withdraw, write_start
+from sweeper.storage.run_folder import claim, locked, stored_keys, withdraw, write_start
 from sweeper.storage.space_data import write_space
 from sweeper.storage.tables import read_trials
 from trainables.runtime import Runtime
@@ -62,8 +62,8 @@ def run(
 def run_prepared(sweep: PreparedSweep, callbacks: Callbacks = QUIET) -> Results:
     """Run a prepared sweep; see `run`."""
     address = sweep.spec.address
-    sweep = _read_priors(set_default_noise(_resolve_address(sweep, callbacks)), callbacks)
-    sweep = _check(sweep)
+    sweep = set_defaults(_resolve_address(sweep, callbacks), stored_keys(sweep.spec))
+    sweep = _check(_read_priors(sweep, callbacks))
     folder, held = claim(sweep.spec)
     command = f"sweeper resume {shlex.quote(folder.uri)}"
     with _open_session(sweep, folder, callbacks, command) as session:

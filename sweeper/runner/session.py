@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,20 +11,21 @@ from sweeper.analysis.best import Leaderboard, find_pareto_set
 from sweeper.analysis.observations import Observer, is_feasible
 from sweeper.analysis.trial_counts import split_warnings
 from sweeper.config.prepared import PreparedSweep
-from sweeper.config.spec import SweepSpec
 from sweeper.config.trials import build
 from sweeper.errors import SpecError, StorageError
 from sweeper.runner.budgets import Budgets
 from sweeper.runner.jobs import Job, Row, was_stopped
-from sweeper.runner.proposer import DesignProposer, Proposal, Proposer, count_configurations, make_proposer
+from sweeper.runner.proposer import Proposal, count_configurations
 from sweeper.runner.pruning import Judge, Pruner, estimate_savings
+from sweeper.runner.staged_proposer import make_proposer
 from sweeper.runner.status import QUIET, Callbacks, Status
 from sweeper.search.objectives import OBJECTIVES, Observation
 from sweeper.search.samplers import SAMPLERS
+from sweeper.search.stages import SEARCH, plan_stages
 from sweeper.storage.compaction import AUTOMATIC, compact
 from sweeper.storage.location import place_of
 from sweeper.storage.schema import SearchRow
-from sweeper.storage.tables import Run, read, read_rows, weights_of, write_search
+from sweeper.storage.tables import Run, read, read_rows, read_trials, weights_of, write_search
 from trainables.noise import NOISE
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
@@ -56,12 +56,9 @@ class Session:
         spec, space = self.spec, self.space = sweep.spec, sweep.space
         self.run, self.runtime = place_of(run).patient(), runtime
         self.objective = OBJECTIVES[spec.objective]
-        self.proposer = make_proposer(sweep, k_aug)
         self.status = Status(count_configurations(spec, space), repeats=spec.repeats)
         self.budgets = Budgets(spec, self.status.started)
-        # number of a design -> first repeat
-        self.blocks = _assign_blocks(self.proposer, spec, self.status.budget, self._build)
-        self.repeats: Counter[str] = Counter()  # for other samplers: configuration -> its next free repeat
+        self.blocks = Blocks(spec.repeats)
         self.leaderboard = Leaderboard(self.objective, feasible=lambda row: is_feasible(row, spec))
         self.front: dict[str, list[Row]] = {}  # for several objectives: rows of the Pareto-best configurations
         self.observer = Observer(spec, SAMPLERS[spec.sampler], [OBJECTIVES[name] for name in spec.objectives])
@@ -75,9 +72,23 @@ class Session:
         self.open: list[int] = []  # numbers of configurations left, the next one last
         self.partial: dict[int, list[Row]] = {}  # number interrupted between its repeats -> its rows
         rows = read(self.run, "trials").to_pylist()
+        known = {r["number"]: r["stage"] or SEARCH for r in rows if r["number"] is not None}
+        self.plan = plan_stages(
+            self.status.budget,
+            spec.map or 0.0,
+            spec.confirm or 0.0,
+            len(spec.enqueue),
+            known if spec.map or spec.confirm else None,
+        )
+        self.proposer = make_proposer(sweep, k_aug, self.plan, lambda: read_trials(self.run), callbacks.say)
+        self.set_workers(1)
         # failures of earlier drivers
         self.stale = {(r["digest"], r["started"]) for r in rows if r["outcome"] == "failed"}
         self._restore(rows)
+
+    def set_workers(self, workers: int) -> None:
+        """Tell the proposer how many trials run at a time."""
+        self.proposer.lag = workers if self.spec.order == "fixed" else None
 
     # -- restore ----------------------------------------------------------------------------------------------------
 
@@ -116,7 +127,7 @@ class Session:
                     self.partial[number] = done
                     self.proposer.keep(number, self._params(done[0]))
                 elif group:  # it failed, and this session tries it again
-                    self.proposer.tell(number, self._params(group[0]), Observation())
+                    self.proposer.add_failure(number, self._params(group[0]))
                 elif number < last:
                     self.proposer.keep(number)
         if self.pruner:
@@ -126,9 +137,7 @@ class Session:
         self._prune_weights()
 
     def _reserve(self, row: Row) -> None:
-        # reserve whole blocks: a missing repeat belongs to the number of its block
-        block = row["repeat"] // self.spec.repeats + 1
-        self.repeats[row["config"]] = max(self.repeats[row["config"]], block * self.spec.repeats)
+        self.blocks.reserve(row["config"], row["repeat"] // self.spec.repeats, row["number"])
 
     def _params(self, row: Row) -> dict[str, Any]:
         return self.space.params_of(PairSpec.from_json(row["spec"]))
@@ -143,14 +152,32 @@ class Session:
         """Return the trials of the next configuration; None if the session starts no further one."""
         if self.is_over() or not self.open:
             return None
-        number = self.open.pop()
-        if number in self.partial:
-            job = self._complete(number, self.partial[number])
-        else:
-            job = self._job(number, self.proposer.ask(number))
+        number = self.open[-1]
+        if number not in self.partial and not self.proposer.is_ready(number):
+            return None
+        job = self._prepare_job(number)
+        if job is None:
+            return None
+        self.open.remove(number)
+        if self.plan.staged:
+            self.status.show_stage(*self.plan.position(number))
         self.status.running += 1
         self.report()
         return job
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the next configuration needs the results of running ones."""
+        return bool(self.open) and not self.halted
+
+    def _prepare_job(self, number: int) -> Job | None:
+        if number in self.partial:
+            return self._complete(number, self.partial[number])
+        try:
+            return self._job(number, self.proposer.ask(number))
+        except SpecError as error:  # no configuration to confirm
+            self.halt(str(error))
+            return None
 
     def is_over(self) -> bool:
         """Return whether the session starts no further configuration."""
@@ -160,8 +187,7 @@ class Session:
 
     def _job(self, number: int, proposal: Proposal) -> Job:
         spec = self._build(proposal.params)
-        first = self.blocks.get(number, self.repeats[spec.config])
-        self.repeats[spec.config] = max(self.repeats[spec.config], first + self.spec.repeats)
+        first = self.blocks.take(spec.config, number) * self.spec.repeats
         specs = tuple(replace(spec, repeat=first + i) for i in range(self.spec.repeats))
         predicted = self._noise(spec)
         thoughts = proposal.thoughts or {}
@@ -172,6 +198,7 @@ class Session:
             sampler=self.spec.sampler,
             noise_target=predicted,
             seconds_ask=proposal.seconds,
+            stage=proposal.stage,
             **{k: thoughts.get(k) for k in ("origin", "optimum", "optimum_low", "optimum_high", "variance_share")},
             exponents=None if (v := thoughts.get("exponents")) is None else json.dumps(v),
         )
@@ -179,24 +206,29 @@ class Session:
         self.status.target = predicted
         ends = thoughts.get("optimum_low"), thoughts.get("optimum_high")
         self.noise_interval = (ends[0], ends[1]) if ends[0] is not None and ends[1] is not None else None
-        return Job(number, specs, self._context(proposal.target))
+        return Job(number, specs, self._context(proposal.target, proposal.stage))
 
     def _complete(self, number: int, rows: list[Row]) -> Job:
         first = rows[0]["repeat"] - rows[0]["repeat"] % self.spec.repeats
         spec = self._build(self._params(rows[0]))
         specs = [replace(spec, repeat=first + i) for i in range(self.spec.repeats)]
         done = {r["digest"] for r in rows}
-        return Job(number, tuple(s for s in specs if s.digest not in done), self._context(rows[0]["noise_target"]))
+        return Job(
+            number,
+            tuple(s for s in specs if s.digest not in done),
+            self._context(rows[0]["noise_target"], rows[0]["stage"]),
+        )
 
     def _build(self, params: Mapping[str, Any]) -> PairSpec:
         return build(self.spec, self.space, params)
 
-    def _context(self, target: float | None) -> dict[str, Any]:
+    def _context(self, target: float | None, stage: str | None = None) -> dict[str, Any]:
         return {
             "sweep_seed": self.spec.seed,
             "space": self.space.name,
             "sampler": self.spec.sampler,
             "noise_target": target,
+            "stage": stage,
         }
 
     def _noise(self, spec: PairSpec) -> float | None:
@@ -225,6 +257,8 @@ class Session:
     def look(self, job: Job, record: Mapping[str, Any]) -> str | None:
         """Take in the report of a running trial; returns the reason to stop it, or None."""
         if self.pruner is None or "rung" not in record or job.number is None:
+            return None
+        if job.context["stage"] not in (None, SEARCH):  # evidence needs whole trials
             return None
         before = [*self.partial.get(job.number, []), *record["before"]]
         return self.pruner.look(job.specs[0], {**record, "before": before}, self.status.best, self.noise_interval)
@@ -301,14 +335,29 @@ class Session:
             self.weights.discard(digest)
 
 
-def _assign_blocks(proposer: Proposer, spec: SweepSpec, count: int, build: Callable[..., PairSpec]) -> dict[int, int]:
-    """Return the first repeat of every number of a design, which must not depend on the order of finishing."""
-    if not isinstance(proposer, DesignProposer):
-        return {}
-    seen: Counter[str] = Counter()
-    blocks: dict[int, int] = {}
-    for number in range(count):
-        config = build(proposer.ask(number).params).config
-        blocks[number] = seen[config] * spec.repeats
-        seen[config] += 1
-    return blocks
+class Blocks:
+    """Blocks of repeats of the configurations: each number of a sweep owns one block of its configuration.
+
+    A number takes as many blocks as smaller numbers have the same configuration, whatever finished first; so a resume
+    fills a gap with the same trials.
+
+    Args:
+        repeats: Trials per block.
+    """
+
+    def __init__(self, repeats: int) -> None:
+        self.repeats = repeats
+        self._owners: dict[str, dict[int, int | None]] = {}  # configuration -> block -> its number; None: an extension
+
+    def reserve(self, config: str, block: int, number: int | None) -> None:
+        """Mark a block of the run folder as taken."""
+        self._owners.setdefault(config, {})[block] = number
+
+    def take(self, config: str, number: int) -> int:
+        """Return the block of a number that starts."""
+        owners = self._owners.setdefault(config, {})
+        block = sum(owner is not None and owner < number for owner in owners.values())
+        while block in owners:
+            block += 1
+        owners[block] = number
+        return block

@@ -21,6 +21,9 @@ class Status:
         warnings: Warning key -> the first trial's sentence.
         started: Start of the driver, from `time.monotonic`.
         repeats: Trials of each proposal.
+        stage: Stage of the proposal that started last: map, search or confirm; empty in a sweep without stages.
+        stage_started, stage_budget: Proposals of that stage that have started, and all of it.
+        waited: Time of free workers that waited for the results of others [s].
     """
 
     budget: int
@@ -34,6 +37,14 @@ class Status:
     warnings: dict[str, str] = field(default_factory=lambda: {})
     started: float = field(default_factory=time.monotonic)
     repeats: int = 1
+    stage: str = ""
+    stage_started: int = 0
+    stage_budget: int = 0
+    waited: float = 0.0
+
+    def show_stage(self, stage: str, position: int, size: int) -> None:
+        """Note the stage of the configuration that starts."""
+        self.stage, self.stage_started, self.stage_budget = stage, position, size
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from trainables.registry import unknown
 
 MEASURED_USUAL = "critical_ratio"  # defined for every optimizer
 _USUAL = {"sgd": "paper", "sgdw": "paper", "adam": "adam_sde", "adamw": "adam_sde"}
+WITH_AUGMENTATION = {"paper": "paper_aug"}
+"""Default noise -> the same noise with the factor of the augmentation, which a probe predicts."""
 _WHY = {
     "measured": "is measured during training",
     "fitted": "has no exponents before the first trials",
@@ -40,6 +42,11 @@ def check_target(name: str) -> NoiseScale:
         use = " or ".join(_find_near(scale))
         raise ValueError(f"noise {name!r} {_WHY[scale.kind]}, so a search cannot target it; use {use}{look}")
     return scale
+
+
+def target_or_default(name: str, family: str) -> str:
+    """Return a noise that a search can target: the named one, or the default of the optimizers."""
+    return name if name in NOISE and NOISE[name].kind == "predicted" else default_noise(family)
 
 
 def check_defined(name: str, optimizers: dict[str, str]) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DEFAULT_CLASSES = 10
+COLLAPSE = 0.05
+"""A merge that loses more than this share of ln C against its parents has collapsed."""
 SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -140,8 +142,12 @@ class Observation:
         values: Mean over the repeats per objective; None if it ended without a value.
         constraints: Name -> value, satisfied if <= 0.
         pruned: Whether pruning stopped it.
+        broken: Whether one of its trials has no valid result, so that it cannot win.
+        collapsed: Whether the merge of one of its trials lost much against the parents, see `COLLAPSE`.
     """
 
     values: tuple[float, ...] | None = None
     constraints: Mapping[str, float] = field(default_factory=lambda: {})
     pruned: bool = False
+    broken: bool = False
+    collapsed: bool = False

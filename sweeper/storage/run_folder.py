@@ -116,6 +116,19 @@ def runnable_spec(run: str | Path | Place) -> SweepSpec:
     return _with_space_file(place_of(run), spec)
 
 
+def stored_keys(spec: SweepSpec) -> dict[str, Any] | None:
+    """Return the keys of the spec in a sweep's run folder; None if the folder holds none.
+
+    Raises:
+        SpecError: The file is not a mapping in YAML, or the folder cannot be reached.
+    """
+    if spec.out is None:
+        return None
+    place = place_of(spec.out)
+    text = place.read_text(SPEC_FILE)
+    return None if text is None else stored_values(place, text)
+
+
 def claim(spec: SweepSpec) -> tuple[Place, bool]:
     """Create the run folder, or recognise one with this sweep without changing it.
 

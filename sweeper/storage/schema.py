@@ -64,7 +64,8 @@ class SearchRow:
     sampler: str = col("sampler")
     origin: str | None = col(
         "how the candidate came about: startup, level_set, filling, neighbour (a refined one has its ancestor's), "
-        "repeat (of a finished configuration), enqueued (by the user)"
+        "repeat (of a finished configuration), enqueued (by the user); pilot, map; leader (a finished configuration), "
+        "settings (recommended by the model) and winner in the stage confirm"
     )
     noise_target: float | None = col("noise of the proposal, of the sweep's definition")
     optimum: float | None = col("the sampler's estimate then: the noise at which the trials' smoothed loss was lowest")
@@ -73,6 +74,7 @@ class SearchRow:
     exponents: str | None = col("fitted exponents of the noise as JSON")
     seconds_ask: float = col("time the sampler took", "s")
     variance_share: float | None = col("share of the explained variance that noise alone explains", "1", default=None)
+    stage: str | None = col("stage of the sweep, as in `trials`", default=None)
 
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from search_spaces import Space
 from search_spaces._plain import from_json, to_json
 from search_spaces._space import SpaceError
+from sweeper.config.space import load_space
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.storage.location import place_of
@@ -76,7 +77,7 @@ def known_space(spec: SweepSpec) -> KnownSpace:
         except SpaceError as error:
             raise SpecError(f"cannot read {place_of(spec.out).text}/{SPACE_FILE}: {error}") from None
     if not spec.space.endswith(".py"):
-        return KnownSpace(spec.load_space())
+        return KnownSpace(load_space(spec))
     if spec.out is None:
         raise SpecError(f"the space file {spec.space} is not executed to read a sweep, and no run folder is given")
     return _rebuild(spec)

@@ -9,6 +9,9 @@ import sweeper
 from sweeper import SweepSpec
 from sweeper.storage.tables import read
 
+PLAIN: dict[str, Any] = {"map": 0.0, "confirm": 0.0, "order": "free"}
+"""Keys of a sweep without stages, whose proposals use all results so far."""
+
 
 def sweep(run: Path, **more: Any) -> sweeper.Results:
     spec = {"space": "synthetic", "runner": "inline", "sampler": "random", "trials": 12, **more}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -26,12 +25,11 @@ from sweeper.analysis.evidence.ranking import (
 )
 from sweeper.analysis.evidence.sentences import write_sentences
 from sweeper.analysis.evidence.shape import compare_shapes
-from sweeper.analysis.evidence.two_lines import DIGITS, MIN_LEVELS
 from sweeper.analysis.evidence.verdict import judge
-from sweeper.analysis.regime import DESIGNED_SAMPLERS, EXTEND, Regime, fit_regime
+from sweeper.analysis.regime import Regime, fit_regime
+from sweeper.analysis.stages.designed import select_designed
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES
-from trainables.result import Outcome
 
 
 def analyse(
@@ -69,14 +67,14 @@ def analyse(
 
 def _analyse(trials: pa.Table, objective: str, noise: str, split: str, seed: int, draws: int) -> Analysis:
     goal = OBJECTIVES[objective].on(split)
-    designed = _select_designed(trials, noise)
+    designed = select_designed(trials, noise)
     regime = fit_regime(designed, objective, noise, split=split, seed=seed, draws=draws)
     by_design = subsample(collect(designed, goal))
     along = raise_tail_along(by_design, noise)
     broken = subsample(collect(designed, goal, broken=True))
     verdict = judge(along, raise_tail_along(broken, noise), noise, seed=seed, draws=draws)
     test = compare_shapes(by_design.order_along(noise), noise, seed=seed)
-    raised = raise_tail(by_design if designed is trials else subsample(collect(trials, goal)))
+    raised = raise_tail(by_design)
     names = list_definitions(raised)
     exponents = fit_exponents(raised, names, draws=max(1, draws // 3), seed=seed)
     free = _free_exponents(raised, exponents)
@@ -105,24 +103,13 @@ def _analyse(trials: pa.Table, objective: str, noise: str, split: str, seed: int
         ranking=rank(raised, fitted, seed=seed, draws=draws),
         transfer=measure_transfer(shared, axes),
         collapse=measure_collapse(shared, axes),
-        controls=run_controls(trials, goal, noise, split),
+        controls=run_controls(designed, goal, noise, split),
         needs=find_needs(along, verdict, noise, np.log(np.array(verdict.optima)), _interval(regime)),
     )
 
 
 def _interval(regime: Regime) -> tuple[float, float] | None:
     return None if regime.low is None or regime.high is None else (regime.low, regime.high)
-
-
-def _select_designed(trials: pa.Table, noise: str) -> pa.Table:
-    """Return the trials that decide on the shape: only the designed ones, if an extension added enough of them."""
-    samplers = set(trials["sampler"].to_pylist()) - {None}
-    if samplers <= DESIGNED_SAMPLERS or EXTEND not in samplers:
-        return trials
-    designed = trials.filter(pa.array([s in DESIGNED_SAMPLERS for s in trials["sampler"].to_pylist()], pa.bool_()))
-    viable = zip(designed["outcome"].to_pylist(), designed[f"noise_{noise}"].to_pylist(), strict=True)
-    levels = {round(math.log(v), DIGITS) for outcome, v in viable if outcome == Outcome.OK and v is not None and v > 0}
-    return designed if len(levels) >= MIN_LEVELS else trials
 
 
 def _free_exponents(cells: Cells, exponents: Exponents) -> Array | None:

@@ -23,7 +23,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sweeper.analysis.regime import DESIGNED_SAMPLERS, tail_floors
+from sweeper.analysis.regime import tail_floors
+from sweeper.analysis.stages.designed import find_adaptive
 from sweeper.search.noise_sampler.single_index import tail_floor
 from sweeper.search.objectives import Objective
 from trainables.noise import NOISE
@@ -124,7 +125,7 @@ def collect(trials: pa.Table, goal: Objective, *, broken: bool = False) -> Cells
         goal: The objective, on its split.
         broken: Whether unviable and diverged trials enter at the cap.
     """
-    columns = ["config", "outcome", "classes", "sampler", goal.column, "augmentation", *_KNOBS]
+    columns = ["config", "outcome", "classes", goal.column, "augmentation", *_KNOBS]
     rows = trials.select([*columns, *(f"noise_{n}" for n in NAMED)]).to_pylist()
     rows = [r for r in rows if r["outcome"] == "ok" or (broken and r["outcome"] in UNSTABLE)]
     # an overflowed merge has no score and counts at the cap, but only if the objective was measured at all
@@ -152,7 +153,7 @@ def collect(trials: pa.Table, goal: Objective, *, broken: bool = False) -> Cells
         noise=noise,
         factors=_factors(knobs),
         knobs=knobs,
-        samplers=tuple(sorted({r["sampler"] for r in rows if r["sampler"]} - DESIGNED_SAMPLERS)),
+        samplers=find_adaptive(trials),
     )
 
 

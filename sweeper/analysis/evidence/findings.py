@@ -30,7 +30,7 @@ class Analysis:
         split: Split of the scores: train, val or test.
         n_trials, n_configs: Viable trials with a noise and a score, and their configurations.
         n_tested: Number of configurations in the tests; fewer in large tables.
-        set_aside: Trials of an adaptive sampler that verdict, optimum and shape ignore, because `sweeper extend` added
+        set_aside: Trials whose settings results chose; no evidence rests on them if the map or `sweeper extend` added
             enough designed noises.
         tail: Number of trials that the floor of the bad tail raised.
         verdict: `hump`, `plateau then cliff` or `undetermined`.

@@ -12,8 +12,8 @@ import numpy as np
 
 from sweeper.analysis.evidence.cells import Array, Cells, Rows
 from sweeper.analysis.evidence.shape import MIN_REPLICATES
-from sweeper.analysis.evidence.two_lines import DIGITS, MIN_LEVELS
 from sweeper.analysis.regime import edges
+from sweeper.analysis.stages.designed import DIGITS, MIN_LEVELS
 
 if TYPE_CHECKING:
     from sweeper.analysis.evidence.verdict import Verdict

@@ -90,8 +90,8 @@ def _set_aside(a: Analysis) -> str:
         return ""
     designed, adaptive = pluralize(a.n_trials, "viable trial"), pluralize(a.set_aside, "trial")
     return (
-        f"Verdict, optimum and shape use the {designed} at designed noises. The {adaptive} that an adaptive sampler "
-        "proposed enter only the comparison of the noise definitions."
+        f"All evidence rests on the {designed} at designed noises. The {adaptive} of pilots, search and confirmation "
+        "enter no test, since results chose their settings."
     )
 
 

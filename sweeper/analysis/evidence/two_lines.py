@@ -34,10 +34,9 @@ from scipy import stats
 
 from sweeper.analysis.curve.smoother import Smoother, fit_smoother
 from sweeper.analysis.evidence.cells import Array, Cells, Mask
+from sweeper.analysis.stages.designed import DIGITS, MIN_LEVELS
 
-MIN_LEVELS = 6
 MAX_REPLICATED = 15
-DIGITS = 6
 GRID = 101
 MANY = 200
 

@@ -22,7 +22,6 @@ import numpy as np
 from sweeper.analysis.curve.smoother import fit_smoother
 from sweeper.analysis.evidence.cells import Array, Cells
 from sweeper.analysis.evidence.two_lines import (
-    DIGITS,
     MAX_REPLICATED,
     TwoLines,
     has_one_knob,
@@ -30,6 +29,7 @@ from sweeper.analysis.evidence.two_lines import (
     run_two_lines,
 )
 from sweeper.analysis.regime import EDGE, GRID, MIN_CONFIGS, edges
+from sweeper.analysis.stages.designed import DIGITS
 
 HUMP, CLIFF, UNDETERMINED = "hump", "plateau then cliff", "undetermined"
 DRAWS = 500

@@ -14,7 +14,7 @@ from sweeper.cli.options import COMMON, MERGE_FLAGS, SET, spaces, sweep_options
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments, Option, command
 from sweeper.config.plain_text import check_plain_values
-from sweeper.config.space import corner_params
+from sweeper.config.space import corner_params, load_space
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_source import parse_assignments
 from sweeper.errors import SpecError, StorageError
@@ -106,7 +106,7 @@ def _make_spec(args: Arguments, settings: SweepSpec) -> PairSpec:
     fields["merges"] = _choose_merges(args.merges, args.base, len(args.models))
     try:
         if args.space:
-            space = settings.load_space()
+            space = load_space(settings)
             return space.build(next(corner_params(space)), **{**fields, "batch_size": _BATCH})
         data = {"dataset": args.data_set} if args.data_set else _image_folder(args.data)
         rates = {"learning_rate": 1.0, "batch_size": _BATCH}

@@ -161,8 +161,9 @@ class SessionSearcher(Searcher):
             self.session.break_off(error)
             job = None
         if job is None:
-            # after None, Tune asks again soon: a job still pauses
-            return None if self.attempts.waiting and not self.session.is_over() else Searcher.FINISHED
+            # after None, Tune asks again soon: a job still pauses, or the next one needs results of running ones
+            waits = self.attempts.waiting or (self.jobs and self.session.waiting)
+            return None if waits and not self.session.is_over() else Searcher.FINISHED
         self.jobs[trial_id] = job
         self.started += 1
         runtime = vars(self.session.runtime)
@@ -295,6 +296,7 @@ def run_cluster(session: Session) -> None:
                 session.runtime = replace(session.runtime, device="cpu")
             if threading.current_thread() is threading.main_thread():
                 signals.install()
+            session.set_workers(workers)
             attempts = Attempts(session.spec.max_failures)
             with watch_ray(_find_dead), translate_memory_kills():
                 for size in iter(lambda: wave_size(len(session.open) + len(attempts.waiting), workers), 0):

@@ -43,12 +43,21 @@ def find_range(space: KnobSpace) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def startup_point(space: KnobSpace, seed: int, index: int, prior: NoisePrior | None = None) -> Array:
+def startup_point(
+    space: KnobSpace, seed: int, index: int, prior: NoisePrior | None = None, span: tuple[float, float] | None = None
+) -> Array:
     """Return point `index` of the start-up design, shape (d,); a function of (seed, index).
 
     Log noise follows the van der Corput sequence over the reachable range, shifted by the seed. Any 2^m first points
     therefore hold one level per stratum of 2^m equal strata. The other knobs follow a scrambled Sobol sequence, and the
     pivot solves for the level. If it cannot reach the level, further draws of the other knobs follow.
+
+    Args:
+        space: The search space.
+        seed: Seed of the design.
+        index: Number of the point.
+        prior: Prior of the best noise, whose quantiles replace the even levels.
+        span: Ends of the log noises; by default the reachable range.
     """
     shared = np.random.default_rng([seed, 0x5EED])
     shift, scramble = shared.random(), int(shared.integers(2**31))
@@ -57,14 +66,25 @@ def startup_point(space: KnobSpace, seed: int, index: int, prior: NoisePrior | N
     if space.pivot is None:
         return space.points(sequence).unit[0]
     draws = np.concatenate([sequence, np.random.default_rng([seed, index]).random((_TRIES - 1, len(space.knobs)))])
-    low, high = find_range(space)
+    low, high = span or find_range(space)
     share = (van_der_corput(index) + shift) % 1.0
     target = low + (high - low) * share if prior is None else prior.level(share, low, high)
+    return reach_level(space, draws, target, 0.02 * (high - low))
+
+
+def reach_level(space: KnobSpace, draws: Array, target: float, tolerance: float) -> Array:
+    """Return the first draw at a log noise within a tolerance after its pivot moved, else the nearest, shape (d,).
+
+    Args:
+        space: A search space with a pivot.
+        draws: Coordinates, shape (n, d).
+        target: The log noise.
+        tolerance: Largest error of the log noise, which rounding of the knobs causes.
+    """
     unit, _ = space.solve(draws, np.full(len(draws), target), np.zeros(len(space.factor_roles)))
     points = space.points(unit)
     miss = np.abs(points.log_noise - target)
-    # the first draw at the level up to rounding, else the nearest one
-    good = np.flatnonzero(miss <= 0.02 * (high - low))
+    good = np.flatnonzero(miss <= tolerance)
     return points.unit[good[0] if len(good) else int(miss.argmin())]
 
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import search_spaces
 from sweeper.config.load import SpecSource
 from sweeper.config.plain_text import check_plain_values
-from sweeper.config.prepared import PreparedSweep, set_default_noise
+from sweeper.config.prepared import PreparedSweep, set_defaults
 from sweeper.config.spec import SweepSpec, keys
 from sweeper.errors import SpecError
 from sweeper.runner.proposer import count_configurations
@@ -115,7 +115,7 @@ def admit(
     check_plain_values(values, lines, where)
     source = SpecSource({k: v for k, v in given.items() if v is not None}, lines, where)
     # the service shows a sweep by the noise that it searches
-    sweep = set_default_noise(_prepare(source, rules))
+    sweep = set_defaults(_prepare(source, rules))
     budget, trials = _count(sweep, rules)
     return Admission(sweep.spec, sweep.space.name, sweep.spec.dump_explicit(), budget, trials)
 

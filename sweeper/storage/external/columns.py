@@ -34,7 +34,7 @@ FIELDS: Mapping[str, str] = {
 
 _OURS = {
     "digest", "config", "outcome_detail", "trainable", "spec", "schema_version", "number", "sweep_seed", "space",
-    "sampler", "noise_target", "version", "commit", "precision", "wd_relaxation",
+    "sampler", "noise_target", "stage", "version", "commit", "precision", "wd_relaxation",
     *(f"noise_{name}" for name, scale in NOISE.items() if scale.kind == "predicted"),
 }  # fmt: skip
 RESULTS: Mapping[str, str] = {c.name: c.kind for c in trial_columns() if c.name not in FIELDS and c.name not in _OURS}

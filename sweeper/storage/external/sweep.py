@@ -21,6 +21,7 @@ from search_spaces._space import SpaceError
 from sweeper.config.fields import Parameter
 from sweeper.config.plain_text import check_plain, check_plain_values
 from sweeper.config.points import convert_points
+from sweeper.config.space import load_space
 from sweeper.config.spec import SweepSpec
 from sweeper.config.table_values import BadCells, is_empty, read_csv
 from sweeper.errors import SpecError
@@ -159,7 +160,7 @@ def as_sweep(
     chosen, how = (sampler, f"chosen by {sampler}, as --sampler says") if sampler else _sampling(given, source)
     spec = _sweep(source, space, fields, given, chosen)
     check_plain_values(spec.dump_explicit())
-    own = spec.load_space()
+    own = load_space(spec)
     rows = Rows(name, own, given, _counts(settings), unknown_knobs).build(kept, numbers)
     repeats = Counter(r["config"] for r in rows)
     size = {"trials": len(repeats), "repeats": min(repeats.values())}

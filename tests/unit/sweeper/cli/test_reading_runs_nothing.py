@@ -13,6 +13,7 @@ import sweeper
 from search_spaces._plain import from_json, to_json
 from sweeper.analysis.posterior import fit_posterior
 from sweeper.cli.main import main
+from sweeper.config.space import load_space
 from sweeper.config.spec import SweepSpec
 from sweeper.storage.run_folder import stored_spec
 from sweeper.storage.space_data import SPACE_FILE, known_space
@@ -137,7 +138,7 @@ def test_the_views_of_the_service_execute_nothing(swept: Swept, tmp_path: Path) 
 def test_the_stored_space_is_the_one_that_was_searched(swept: Swept) -> None:
     known = known_space(stored_spec(swept.run))
     assert known.assumed == ""
-    built_in = SweepSpec.checked({"space": "synthetic", "fixed": {"weight_decay": 0.0}}).load_space()
+    built_in = load_space(SweepSpec.checked({"space": "synthetic", "fixed": {"weight_decay": 0.0}}))
     assert dict(known.space.knobs) == dict(built_in.knobs)
     assert known.space.name == "mine"
     row = read_trials(swept.run).to_pylist()[0]

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from sweeper.config.load import load_sweep
+from sweeper.config.space import load_space
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_source import parse_assignments
 from sweeper.errors import SpecError
@@ -88,7 +89,7 @@ def test_bounds_that_break_a_rule_of_the_trial_show_before_the_first_trial(tmp_p
 
 def test_numbers_that_yaml_reads_as_text_and_whole_fields() -> None:
     parameters = {"learning_rate": {"values": ["1e-3", 0.01]}, "batch_size": {"min": 8, "max": 64}}
-    space = SweepSpec(space="digits_cnn", parameters=parameters).load_space()  # type: ignore[arg-type]
+    space = load_space(SweepSpec(space="digits_cnn", parameters=parameters))  # type: ignore[arg-type]
     assert space.knobs["learning_rate"].choices == (1e-3, 1e-2)  # type: ignore[attr-defined]
     assert str(space.knobs["batch_size"]) == "IntDistribution(high=64, log=False, low=8, step=1)"
 
@@ -139,7 +140,7 @@ def test_paths_in_a_spec_count_from_its_folder(tmp_path: Path) -> None:
     path.write_text("space: mine.py\ndata: root\n")
     spec = load_sweep(str(path)).spec
     assert spec.data == str(tmp_path / "root")
-    assert spec.load_space().name == "mine"
+    assert load_space(spec).name == "mine"
 
 
 def test_set_flags_are_yaml_and_win_over_the_file(tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_set_flags_are_yaml_and_win_over_the_file(tmp_path: Path) -> None:
     spec = load_sweep(str(path), {"fixed": parse_assignments([*flags, "dataset_options.split_seed=3"])}).spec
     assert spec.fixed["warmup"] == 0.1
     assert set(spec.parameters) == set()
-    space = spec.load_space()
+    space = load_space(spec)
     built = space.build({k: _first(d) for k, d in space.knobs.items()})
     assert (built.epochs, built.momentum, built.clip_norm) == (2, 0.5, 0.1)
     assert (built.base.steps, built.base.learning_rate) == (7, 0.02)

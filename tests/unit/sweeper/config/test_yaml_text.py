@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sweeper.config import yaml_text
 from sweeper.config.load import load_sweep
 from sweeper.config.points import read_points
+from sweeper.config.space import load_space
 from sweeper.config.yaml_source import parse_assignments
 from sweeper.config.yaml_text import Bounds, YamlError, read, with_numbers, write, write_stored
 from sweeper.errors import SpecError
@@ -170,7 +171,7 @@ def test_numbers_mean_the_same_everywhere(tmp_path):
     points.write_text("- {learning_rate: 1e-2}\n")
     found = load_sweep(str(spec), {"enqueue": str(points)}).spec
     assert (found.trials, found.parameters["learning_rate"].min) == (10, 1e-3)
-    assert read_points(points, found.load_space()) == [{"learning_rate": 1e-2}]
+    assert read_points(points, load_space(found)) == [{"learning_rate": 1e-2}]
 
 
 @pytest.mark.parametrize(
@@ -208,5 +209,5 @@ def test_a_folder_of_an_earlier_version_holds_the_same_sweep(tmp_path):
     assert claim(same)[1]  # it is continued
     with pytest.raises(SpecError, match="holds another sweep"):
         claim(other)
-    write_start(run, same, same.load_space())
+    write_start(run, same, load_space(same))
     assert stored_spec(run).parameters["weight_decay"].values == (0, 1e-4)

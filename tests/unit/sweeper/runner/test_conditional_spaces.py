@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 import search_spaces
 from sweeper import SpecError, SweepSpec
 from sweeper.config.load import load_sweep
-from sweeper.config.space import corners, noise_constants
+from sweeper.config.space import corners, load_space, noise_constants
 from sweeper.runner.proposer import count_configurations
 from sweeper.search.designs import grid
 from sweeper.search.samplers import SAMPLERS
@@ -52,7 +52,7 @@ def test_a_condition_keeps_the_range_and_names_its_line(tmp_path: Path) -> None:
     text = "space: digits_cnn\nparameters:\n  optimizer: {values: [sgd, sgdw]}\n  momentum: {when: {optimizer: sgd}}\n"
     path.write_text(text)
     spec = load_sweep(str(path)).spec
-    space = spec.load_space()
+    space = load_space(spec)
     assert space.conditions == {"momentum": {"optimizer": ("sgd",)}}
     assert space.knobs["momentum"] == search_spaces.load("digits_cnn").knobs["momentum"]
     stored = tmp_path / "stored.yaml"
@@ -81,7 +81,7 @@ def test_setting_the_other_knob_settles_the_condition(tmp_path: Path) -> None:
 
 
 def test_corners_reach_every_end_of_a_conditional_knob() -> None:
-    space = SweepSpec(space="synthetic", parameters=PARAMETERS).load_space()
+    space = load_space(SweepSpec(space="synthetic", parameters=PARAMETERS))
     built = list(corners(space))
     assert {s.momentum for s in built} == {0.0, 0.5, 0.9}
     assert {s.augmentation_strength for s in built} == {0.0, 0.1, 1.0}
@@ -89,7 +89,7 @@ def test_corners_reach_every_end_of_a_conditional_knob() -> None:
 
 
 def test_noise_takes_the_default_of_a_knob_that_does_not_act(tmp_path: Path) -> None:
-    space = SweepSpec(space="synthetic", parameters=PARAMETERS).load_space()
+    space = load_space(SweepSpec(space="synthetic", parameters=PARAMETERS))
     constants = noise_constants(space, next(corners(space)), 720)
     assert constants == {"momentum": 0.0, "beta1": 0.9, "examples": 720}
     results = sweep(tmp_path, parameters=PARAMETERS, trials=8)
@@ -126,7 +126,7 @@ def test_the_grid_holds_no_point_twice_and_uses_the_room() -> None:
     assert len(points) == len(keys) == 6 * 5
     assert len(grid(knobs, 30)) < 30
     spec = SweepSpec(space="synthetic", sampler="grid", trials=40, parameters=PARAMETERS)
-    space = spec.load_space()
+    space = load_space(spec)
     assert count_configurations(spec, space) == min(40, len(grid(space.knobs, 40, space.conditions)))
 
 

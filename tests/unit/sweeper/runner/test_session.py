@@ -16,7 +16,7 @@ from sweeper.runner.proposer import StudyProposer
 from sweeper.runner.session import Session
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.storage.tables import read
-from tests.support.inline_sweeps import stop_after
+from tests.support.inline_sweeps import PLAIN, stop_after
 from trainables.pair.synthetic import BEST_NOISE
 from trainables.result import NEVER_WINS
 from trainables.runtime import Runtime
@@ -33,7 +33,7 @@ def digests(results: sweeper.Results) -> list[str]:
 
 
 def test_the_noise_sampler_finds_the_known_optimum(tmp_path: Path) -> None:
-    results = sweep(tmp_path / "run", sampler="noise", objective="gain_mean", trials=40, seed=1)
+    results = sweep(tmp_path / "run", sampler="noise", objective="gain_mean", trials=40, seed=1, **PLAIN)
     assert results.trials.num_rows == 40
     regime = results.regime
     assert regime.optimum is not None
@@ -90,8 +90,8 @@ def test_an_adaptive_sweep_resumes_to_its_budget_without_repeating(
 ) -> None:
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
-        before = sweep(tmp_path, sampler=sampler)
-    after = sweep(tmp_path, sampler=sampler)
+        before = sweep(tmp_path, sampler=sampler, **PLAIN)
+    after = sweep(tmp_path, sampler=sampler, **PLAIN)
     assert len(set(after.trials["config"].to_pylist())) == 12
     assert after.trials.num_rows == 12
     assert set(digests(before)) <= set(digests(after))

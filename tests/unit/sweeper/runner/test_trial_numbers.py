@@ -13,7 +13,7 @@ from sweeper.config.prepared import prepare
 from sweeper.runner.proposer import StudyProposer
 from sweeper.runner.session import Session
 from sweeper.storage.tables import read
-from tests.support.inline_sweeps import digests, lose, origins, sweep
+from tests.support.inline_sweeps import PLAIN, digests, lose, origins, sweep
 from trainables.runtime import Runtime
 
 ONE_KNOB: dict[str, Any] = {
@@ -34,9 +34,9 @@ def study_of(session: Session) -> StudyProposer:
 
 @pytest.mark.parametrize("lost", [(0,), (3, 5), (0, 1, 2, 7), (11,), (4, 10, 11)])
 def test_start_up_points_lost_in_a_crash_are_proposed_again(tmp_path: Path, lost: tuple[int, ...]) -> None:
-    whole = sweep(tmp_path, sampler="noise")
+    whole = sweep(tmp_path, sampler="noise", **PLAIN)
     lose(whole.run, *lost)
-    again = sweep(tmp_path, sampler="noise")
+    again = sweep(tmp_path, sampler="noise", **PLAIN)
     assert again.trials["number"].to_pylist() == list(range(12))
     for number, (old, new) in enumerate(zip(digests(whole), digests(again), strict=True)):
         if number not in lost or number < 5:
@@ -45,11 +45,11 @@ def test_start_up_points_lost_in_a_crash_are_proposed_again(tmp_path: Path, lost
 
 
 def test_trials_have_the_numbers_of_their_configurations(tmp_path: Path) -> None:
-    whole = sweep(tmp_path, sampler="noise", repeats=2)
+    whole = sweep(tmp_path, sampler="noise", repeats=2, **PLAIN)
     rows = whole.trials.to_pylist()
     lose(whole.run, 4, 9)
     (tmp_path / "trials" / f"{rows[4]['digest']}.parquet").unlink()  # a repeat of number 2
-    session = session_of(tmp_path, sampler="noise", repeats=2)
+    session = session_of(tmp_path, sampler="noise", repeats=2, **PLAIN)
     trials = study_of(session).study.trials
     assert {t.number for t in trials if t.state == TrialState.RUNNING} == {2, 4, 9}
     assert len(trials) == 12
@@ -72,11 +72,11 @@ def test_a_failed_configuration_is_replaced(tmp_path: Path, monkeypatch: pytest.
 
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "run_trials", never)
-        sweep(tmp_path, sampler="noise", trials=2)
-    session = session_of(tmp_path, sampler="noise", trials=2)
+        sweep(tmp_path, sampler="noise", trials=2, **PLAIN)
+    session = session_of(tmp_path, sampler="noise", trials=2, **PLAIN)
     assert [t.state for t in study_of(session).study.trials] == [TrialState.FAIL] * 2
     # by another one: its own is not proposed again
-    rows = sweep(tmp_path, sampler="noise", trials=2).trials.to_pylist()
+    rows = sweep(tmp_path, sampler="noise", trials=2, **PLAIN).trials.to_pylist()
     assert sorted((r["number"], r["outcome"]) for r in rows) == [(0, "failed"), (0, "ok"), (1, "failed"), (1, "ok")]
     assert len({r["config"] for r in rows}) == 4
 
@@ -85,7 +85,14 @@ def test_a_failed_configuration_is_replaced(tmp_path: Path, monkeypatch: pytest.
 def test_a_configuration_under_several_numbers_has_every_repeat_once(
     tmp_path: Path, sampler: str, repeats: int
 ) -> None:
-    more: dict[str, Any] = {"sampler": sampler, "trials": 8, "repeats": repeats, "objective": "gain_mean", **ONE_KNOB}
+    more: dict[str, Any] = {
+        "sampler": sampler,
+        "trials": 8,
+        "repeats": repeats,
+        "objective": "gain_mean",
+        **ONE_KNOB,
+        **PLAIN,
+    }
     whole = sweep(tmp_path, **more)
     lose(whole.run, 1, 5, 7)
     again = sweep(tmp_path, **more)
@@ -110,7 +117,7 @@ def test_a_configuration_under_several_numbers_has_every_repeat_once(
 
 
 def test_the_study_sees_every_number_of_a_repeated_configuration(tmp_path: Path) -> None:
-    more: dict[str, Any] = {"sampler": "noise", "trials": 14, **ONE_KNOB}
+    more: dict[str, Any] = {"sampler": "noise", "trials": 14, **ONE_KNOB, **PLAIN}
     sweep(tmp_path, **more)
     trials = study_of(session_of(tmp_path, **more)).study.trials
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 14

@@ -11,7 +11,7 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 
 from sweeper.cli.main import main
-from sweeper.config.space import corners
+from sweeper.config.space import corners, load_space
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError, StorageError
 from sweeper.runner import jobs
@@ -122,7 +122,7 @@ def test_a_full_disk_ends_the_sweep_and_a_resume_continues_it(
 
 def test_a_trial_that_cannot_be_written_did_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = SweepSpec(space="synthetic")
-    space = spec.load_space()
+    space = load_space(spec)
     some = space.build({n: getattr(d, "high", None) or d.choices[0] for n, d in space.knobs.items()})
 
     def full(*_: Any) -> Any:
@@ -137,7 +137,7 @@ def test_a_trial_that_cannot_be_written_did_not_fail(tmp_path: Path, monkeypatch
 def test_a_mounted_folder_that_is_away_for_a_moment_begins_the_trial_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, naps: list[float]
 ) -> None:
-    space = SweepSpec(space="synthetic").load_space()
+    space = load_space(SweepSpec(space="synthetic"))
     job, run = Job(0, (next(corners(space)),), {}), tmp_path / "run"
     base = str(run / "bases" / "one.safetensors")
     errors: list[Exception] = [OSError(errno.ESTALE, "Stale file handle", base)] * 3
@@ -253,7 +253,7 @@ def test_processes_of_other_nodes_carry_their_checkpoints_themselves(
     for name in ("checkpoints", "trials", "merges", "history", "weights"):
         (tmp_path / "store" / name).mkdir(parents=True)
     monkeypatch.setattr(jobs, "place_of", lambda _: place)
-    space = SweepSpec(space="synthetic").load_space()
+    space = load_space(SweepSpec(space="synthetic"))
     some = next(corners(space))
     seen: list[Any] = []
 

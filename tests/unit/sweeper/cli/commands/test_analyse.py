@@ -8,6 +8,7 @@ import pytest
 
 from sweeper import SweepSpec
 from sweeper.cli.main import main
+from sweeper.config.space import load_space
 from sweeper.formatting import wrap
 from sweeper.storage.run_folder import write_start
 
@@ -94,6 +95,6 @@ def test_folders_that_hold_nothing_are_named(tmp_path: Path, capsys: pytest.Capt
     assert main(["analyse", str(tmp_path)]) == 2
     assert "holds no sweep" in capsys.readouterr().err
     spec = SweepSpec(space="synthetic", trials=3)
-    write_start(tmp_path, spec, spec.load_space())
+    write_start(tmp_path, spec, load_space(spec))
     assert main(["analyse", str(tmp_path)]) == 2
     assert "holds no trials yet: `sweeper resume" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from sweeper.analysis.regime import fit_regime
 from sweeper.cli.commands import extend
 from sweeper.cli.main import main
 from sweeper.config.prepared import prepare
+from sweeper.config.space import load_space
 from sweeper.config.trials import build
 from sweeper.storage.run_folder import stored_spec
 from sweeper.storage.tables import read_trials
@@ -54,7 +55,7 @@ def asks(monkeypatch: pytest.MonkeyPatch, needs: Callable[[list[dict[str, Any]]]
 def planned(run: Path, needs: Sequence[Need], **more: Any) -> Plan:
     said: Any = SimpleNamespace(objective="gain_mean", noise=more.pop("noise", "paper"), needs=tuple(needs))
     spec = stored_spec(run)
-    return plan.plan_needs(spec, spec.load_space(), read_trials(run), said, **more)
+    return plan.plan_needs(spec, load_space(spec), read_trials(run), said, **more)
 
 
 def three_in_all(rows: list[dict[str, Any]]) -> list[Need]:
@@ -190,7 +191,7 @@ def test_a_new_configuration_is_what_the_sweep_would_have_built(tmp_path: Path) 
     run = sweep(tmp_path / "run", sampler="qmc", trials=8, seed=5).run
     (new,) = planned(run, [Need(1, "gap", noise=0.02)]).planned
     spec = stored_spec(run)
-    space = spec.load_space()
+    space = load_space(spec)
     assert new.specs[0] == build(spec, space, space.params_of(new.specs[0]))
     assert new.specs[0].seed == 5
 

@@ -1,0 +1,232 @@
+"""Answer of a sweep in at most twelve lines: verdict, settings, what to expect, how sure it is, what to do next."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from search_spaces import Space
+from sweeper.analysis.best import choose_winner, find_over_limits
+from sweeper.analysis.evidence.analyse import analyse
+from sweeper.analysis.posterior import Posterior
+from sweeper.analysis.scorecard.badge import Badge, Word, summarize_verdict
+from sweeper.analysis.stages.confirmation import Confirmation, Score, find_confirmation
+from sweeper.config.spec import SweepSpec
+from sweeper.formatting import merge_words, name_knob, number, pluralize, wrap
+from sweeper.search.objectives import Objective, resolve_objective
+from trainables.noise import NOISE
+from trainables.spec import PairSpec
+
+MOST_LINES = 12
+_MODELS = {"merged": "merged", "parents": "parents", "ensemble": "ensemble"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer of a sweep.
+
+    Attributes:
+        verdict: The verdict on the noise in one word.
+        reason: Its reason in one line.
+        noise: Name of the noise, and `formula`.
+        settings: Knob -> value of the winner; None without a winner.
+        digest: Digest of the winner's trial.
+        objective: Name of the objective, and `label` for people with its unit.
+        expected: Mean of the objective with its error; None without a winner.
+        confirmed: Number of fresh pairs behind `expected`; 0 if it is a prediction on validation.
+        scores: Model -> {`loss` [nat], `accuracy`} with their errors on test.
+        certainty: How sure the answer is.
+        remarks: What the reader must know before using the merge.
+        next: The command to run next.
+    """
+
+    verdict: str
+    reason: str
+    noise: str
+    formula: str
+    settings: Mapping[str, Any] | None
+    digest: str | None
+    objective: str
+    label: str
+    expected: Score | None
+    confirmed: int
+    scores: Mapping[str, Mapping[str, Score]]
+    certainty: str
+    remarks: tuple[str, ...]
+    next: str
+
+    def record(self) -> dict[str, Any]:
+        """Return the answer as a record for JSON."""
+        return asdict(self)
+
+
+def find_answer(spec: SweepSpec, space: Space | None, trials: pa.Table, posterior: Posterior, run: str) -> Answer:
+    """Return the answer of a sweep.
+
+    Args:
+        spec: The sweep.
+        space: Its search space, whose knobs are the settings; None shows the usual knobs.
+        trials: Its trials.
+        posterior: The model's posterior.
+        run: Run folder as the user names it, for the next command.
+    """
+    goal = resolve_objective(spec.objective, trials)
+    badge = _find_badge(trials, spec)
+    winner = choose_winner(trials, spec.objective, posterior, find_over_limits(trials, spec))
+    confirmation = find_confirmation(trials, spec.objective) if winner and winner["confirmed"] else None
+    return Answer(
+        verdict=badge.word,
+        reason=badge.reason,
+        noise=spec.noise,
+        formula=NOISE[spec.noise].formula,
+        settings=_find_settings(winner, space) if winner else None,
+        digest=winner["digest"] if winner else None,
+        objective=spec.objective,
+        label=(goal.on("test") if confirmation else goal).label,
+        expected=_find_expected(winner, confirmation),
+        confirmed=confirmation.pairs if confirmation else 0,
+        scores=_find_scores(winner, confirmation),
+        certainty=_describe_certainty(winner, confirmation, goal),
+        remarks=tuple(_find_remarks(winner)),
+        next=_find_next(badge, winner, run),
+    )
+
+
+def _find_badge(trials: pa.Table, spec: SweepSpec) -> Badge:
+    try:
+        return summarize_verdict(analyse(trials, spec.objective, spec.noise))
+    except ValueError as error:
+        return summarize_verdict(None, str(error))
+
+
+def _find_settings(winner: Mapping[str, Any], space: Space | None) -> dict[str, Any]:
+    if space is not None and winner["spec"]:
+        return dict(space.params_of(PairSpec.from_json(winner["spec"])))
+    names = ("learning_rate", "batch_size", "momentum", "weight_decay", "augmentation_strength")
+    return {name: winner[name] for name in names}
+
+
+def _find_expected(winner: Mapping[str, Any] | None, confirmation: Confirmation | None) -> Score | None:
+    if confirmation and confirmation.objective:
+        return confirmation.objective
+    if winner is None:
+        return None
+    if winner["posterior_mean"] is not None:
+        return Score(winner["posterior_mean"], winner["posterior_sd"], winner["config_repeats"])
+    return Score(winner["config_mean"], None, winner["config_repeats"])
+
+
+def _find_scores(winner: Mapping[str, Any] | None, confirmation: Confirmation | None) -> dict[str, dict[str, Score]]:
+    if winner is None:
+        return {}
+    known: dict[str, Score] = {}
+    for who in ("merged", "a", "b", "ensemble"):
+        for what in ("loss", "accuracy"):
+            name = f"{who}_{what}"
+            value = winner[f"{name}_test"]
+            if confirmation and name in confirmation.scores:
+                known[name] = confirmation.scores[name]
+            elif value is not None and math.isfinite(value):
+                known[name] = Score(value, None, 1)
+    for what in ("loss", "accuracy"):
+        a, b = known.get(f"a_{what}"), known.get(f"b_{what}")
+        if a and b:
+            known[f"parents_{what}"] = Score((a.mean + b.mean) / 2, None, a.n)
+    pairs = {who: {w: known[f"{who}_{w}"] for w in ("loss", "accuracy") if f"{who}_{w}" in known} for who in _MODELS}
+    return {who: scores for who, scores in pairs.items() if scores}
+
+
+def _describe_certainty(winner: Mapping[str, Any] | None, confirmation: Confirmation | None, goal: Objective) -> str:
+    if winner is None:
+        return "no pair is viable, so there is nothing to use yet"
+    if confirmation is None:
+        return "not confirmed: no fresh pair has tested these settings, and the best of many trials looks too good"
+    others = len(confirmation.compared) - 1
+    chosen = sum(c.score.n for c in confirmation.compared if c.score)
+    text = f"{pluralize(confirmation.pairs, 'fresh pair')} that chose nothing measured this on test"
+    if others > 0:
+        text += f"; {pluralize(chosen, 'other pair')} chose it among {others + 1} candidates"
+    if failed := len(confirmation.failed):
+        text += f"; {pluralize(failed, 'better candidate')} failed in a fresh pair"
+    return text
+
+
+def _find_remarks(winner: Mapping[str, Any] | None) -> Sequence[str]:
+    if winner is None or winner["chosen_merge"] is None:
+        return ()
+    saved = winner["chosen_accuracy_val"]
+    parents = [v for v in (winner["a_accuracy_val"], winner["b_accuracy_val"]) if v is not None]
+    others = {"linear 1/2": winner["merged_accuracy_val"], "the better parent": max(parents, default=None)}
+    name = merge_words(winner["chosen_merge"], winner["chosen_coefficient"])
+    return [
+        f"the merge with the lowest loss, {name}, is less accurate on validation than {other} "
+        f"({_percent(saved)} against {_percent(value)})"
+        for other, value in others.items()
+        if saved is not None and value is not None and saved < value
+    ]
+
+
+def _find_next(badge: Badge, winner: Mapping[str, Any] | None, run: str) -> str:
+    folder = shlex.quote(run)
+    if winner is None:
+        return f"sweeper status {folder}"
+    if badge.word in (Word.HUMP, Word.NO_OPTIMUM):
+        return f"sweeper best {folder} --save merged.safetensors"
+    return f"sweeper extend {folder}"
+
+
+def format_answer(answer: Mapping[str, Any]) -> str:
+    """Return the record of an answer as text of at most `MOST_LINES` lines."""
+    blocks = [wrap(f"{answer['verdict']}: {answer['reason']}.", 0)]
+    if answer["settings"]:
+        settings = ", ".join(f"{name_knob(k).quantity} {_value(v)}" for k, v in answer["settings"].items())
+        blocks.append(_label("use", settings))
+        blocks.append(_label("expect", _format_expected(answer)))
+        if scores := _format_scores(answer["scores"]):
+            blocks.append(_label("on test", scores))
+    blocks.append(_label("sure?", answer["certainty"]))
+    blocks += [_label("note", remark) for remark in answer["remarks"]]
+    blocks.append(_label("next", answer["next"], long=True))
+    return "\n".join(blocks)
+
+
+def _label(name: str, text: str, long: bool = False) -> str:
+    # a command is not broken, so that it can be copied
+    return f"{name + ':':<9}{text if long else wrap(text, 9).lstrip()}"
+
+
+def _value(value: Any) -> str:
+    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _format_expected(answer: Mapping[str, Any]) -> str:
+    expected = answer["expected"]
+    label, _, unit = answer["label"].partition(" [")
+    value = f"{label} {_score(expected)}{' ' + unit.rstrip(']') if unit else ''}"
+    if answer["confirmed"]:
+        return f"{value} ({pluralize(answer['confirmed'], 'fresh pair')})"
+    return f"{value} (predicted)"
+
+
+def _format_scores(scores: Mapping[str, Any]) -> str:
+    parts: list[str] = []
+    for who, name in _MODELS.items():
+        if who in scores and "loss" in scores[who]:
+            accuracy = scores[who].get("accuracy")
+            text = f"{name} loss {_score(scores[who]['loss'])}"
+            parts.append(text + (f", {_percent(accuracy['mean'])}" if accuracy else ""))
+    return "; ".join(parts)
+
+
+def _score(score: Mapping[str, Any]) -> str:
+    error = score["error"]
+    return number(score["mean"]) if error is None else f"{number(score['mean'])} ± {error:.2g}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g} %"

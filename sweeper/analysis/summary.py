@@ -46,7 +46,7 @@ def count_sweep(spec: SweepSpec, trials: Any, budget: int) -> SweepRecord:
     Args:
         spec: The sweep.
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
-        budget: Number of proposals, see `sweeper.runner.proposer.count_configurations`.
+        budget: Number of proposals, see `sweeper.runner.proposers.search.count_configurations`.
     """
     rows = trials.select((*COUNTED, "device", "members", "warnings")).to_pylist()
     counts = count_trials(rows, spec.repeats)
@@ -74,7 +74,7 @@ def record_sweep(
     Args:
         spec: The sweep.
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
-        budget: Number of proposals, see `sweeper.runner.proposer.count_configurations`.
+        budget: Number of proposals, see `sweeper.runner.proposers.search.count_configurations`.
         noise: Noise to show; the sweep's by default.
         posterior: Posterior that chooses the winner; fitted here by default.
     """

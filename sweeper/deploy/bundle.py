@@ -97,7 +97,7 @@ def _explicit_values(spec: SweepSpec) -> dict[str, Any]:
 
 def _read_priors(sweep: PreparedSweep) -> SweepSpec:
     """Return the spec with priors read from the run folders of this machine."""
-    from sweeper.analysis.prior import read_priors
+    from sweeper.analysis.curve.prior import read_priors
 
     priors = read_priors(set_defaults(sweep), keep=is_uri)
     return sweep.with_spec(prior=priors).spec if sweep.spec.prior else sweep.spec

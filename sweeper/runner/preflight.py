@@ -12,7 +12,7 @@ from sweeper.config.space import corner_params
 from sweeper.config.spec import SweepSpec
 from sweeper.config.trials import is_stacked
 from sweeper.errors import SpecError
-from sweeper.runner.staged_proposer import make_proposer
+from sweeper.runner.proposers.staged import make_proposer
 from sweeper.search.k_aug import KAug
 from sweeper.search.noise_targets import (
     check_defined,

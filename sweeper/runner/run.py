@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper.analysis.prior import read_priors
+from sweeper.analysis.curve.prior import read_priors
 from sweeper.config.prepared import PreparedSweep, prepare, set_defaults
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError, StorageError

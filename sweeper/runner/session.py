@@ -15,9 +15,9 @@ from sweeper.config.trials import build
 from sweeper.errors import SpecError, StorageError
 from sweeper.runner.budgets import Budgets
 from sweeper.runner.jobs import Job, Row, was_stopped
-from sweeper.runner.proposer import Proposal, count_configurations
+from sweeper.runner.proposers.search import Proposal, count_configurations
+from sweeper.runner.proposers.staged import make_proposer
 from sweeper.runner.pruning import Judge, Pruner, estimate_savings
-from sweeper.runner.staged_proposer import make_proposer
 from sweeper.runner.status import QUIET, Callbacks, Status
 from sweeper.search.objectives import OBJECTIVES, Observation
 from sweeper.search.samplers import SAMPLERS

@@ -76,7 +76,7 @@ def show_status(args: Arguments) -> int:
 
 def _count_configurations(spec: SweepSpec) -> tuple[int, str]:
     """Return the number of configurations of a sweep; 0 and the reason if the space is unknown."""
-    from sweeper.runner.proposer import count_configurations
+    from sweeper.runner.proposers.search import count_configurations
     from sweeper.storage.space_data import known_space
 
     try:

@@ -15,7 +15,7 @@ from sweeper.config.plain_text import check_plain_values
 from sweeper.config.prepared import PreparedSweep, set_defaults
 from sweeper.config.spec import SweepSpec, keys
 from sweeper.errors import SpecError
-from sweeper.runner.proposer import count_configurations
+from sweeper.runner.proposers.search import count_configurations
 from sweeper.service.db.sweeps import Entry
 from sweeper.service.db.users import User
 from sweeper.service.policy.bodies import NAME

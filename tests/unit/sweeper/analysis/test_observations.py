@@ -14,7 +14,7 @@ from sweeper.analysis.observations import is_feasible, measure_constraints
 from sweeper.config.fields import parse_bytes
 from sweeper.config.prepared import prepare
 from sweeper.runner.inline import run_inline
-from sweeper.runner.proposer import StudyProposer
+from sweeper.runner.proposers.search import StudyProposer
 from sweeper.runner.session import Session
 from tests.support.inline_sweeps import altered, sweep
 from trainables.result import Outcome

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sweeper import SpecError, SweepSpec
-from sweeper.analysis.prior import read_prior
+from sweeper.analysis.curve.prior import read_prior
 from sweeper.cli.main import main
 from sweeper.config.fields import PriorNoise
 from sweeper.config.load import load_sweep

@@ -12,7 +12,7 @@ import search_spaces
 from sweeper import SpecError, SweepSpec
 from sweeper.config.load import load_sweep
 from sweeper.config.space import corners, load_space, noise_constants
-from sweeper.runner.proposer import count_configurations
+from sweeper.runner.proposers.search import count_configurations
 from sweeper.search.designs import grid
 from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.tables import read

@@ -12,7 +12,7 @@ import sweeper
 from sweeper import SpecError, SweepSpec, load_results
 from sweeper.config.prepared import prepare
 from sweeper.runner.inline import run_inline
-from sweeper.runner.proposer import StudyProposer
+from sweeper.runner.proposers.search import StudyProposer
 from sweeper.runner.session import Session
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.storage.tables import read

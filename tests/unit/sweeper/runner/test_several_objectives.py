@@ -12,7 +12,7 @@ from sweeper.analysis.best import find_pareto_set
 from sweeper.config.load import load_sweep
 from sweeper.config.prepared import prepare
 from sweeper.runner.inline import run_inline
-from sweeper.runner.proposer import StudyProposer
+from sweeper.runner.proposers.search import StudyProposer
 from sweeper.runner.session import Session
 from sweeper.search.objectives import OBJECTIVES
 from tests.support.inline_sweeps import altered, digests, sweep

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from sweeper import SweepSpec
 from sweeper.analysis.best import rank_trials
 from sweeper.config.prepared import prepare
-from sweeper.runner.proposer import StudyProposer
+from sweeper.runner.proposers.search import StudyProposer
 from sweeper.runner.session import Session
 from sweeper.storage.tables import read
 from tests.support.inline_sweeps import PLAIN, digests, lose, origins, sweep

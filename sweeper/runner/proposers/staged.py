@@ -13,7 +13,7 @@ import pyarrow.compute
 from sweeper.analysis.stages.candidates import Candidate, choose_candidates
 from sweeper.analysis.stages.search_noise import find_preference
 from sweeper.config.prepared import PreparedSweep
-from sweeper.runner.proposer import Proposal, Proposer, StudyProposer, make_search_proposer
+from sweeper.runner.proposers.search import Proposal, Proposer, StudyProposer, make_search_proposer
 from sweeper.search.map_design import MapDesign, Pilot
 from sweeper.search.noise_targets import list_targets, target_or_default
 from sweeper.search.objectives import OBJECTIVES, Observation

@@ -1,0 +1,1 @@
+"""Proposers: they choose the next configuration of a sweep."""

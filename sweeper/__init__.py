@@ -13,7 +13,7 @@ from trainables import __version__
 if TYPE_CHECKING:
     from sweeper.config.spec import SweepSpec
     from sweeper.errors import SpecError
-    from sweeper.runner.results import Results, load_results
+    from sweeper.runner.results.results import Results, load_results
     from sweeper.runner.run import run
     from sweeper.search.k_aug import KAug
     from sweeper.search.noise_sampler.sampler import NoiseTargetedSampler
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 _HOME = {
     "KAug": "search.k_aug",
     "NoiseTargetedSampler": "search.noise_sampler.sampler",
-    "Results": "runner.results",
+    "Results": "runner.results.results",
     "SpecError": "errors",
     "SweepSpec": "config.spec",
-    "load_results": "runner.results",
+    "load_results": "runner.results.results",
     "run": "runner.run",
 }
 

@@ -16,7 +16,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError, StorageError
 from sweeper.runner.preflight import check_sweep, fit_to_ranks, measure_k_aug
 from sweeper.runner.ray_tune.address import check_reachable, resolve_address
-from sweeper.runner.results import Results, path_or_uri
+from sweeper.runner.results.results import Results, path_or_uri
 from sweeper.runner.session import Session
 from sweeper.runner.signals import sigterm_as_sigint
 from sweeper.runner.status import QUIET, Callbacks, Status

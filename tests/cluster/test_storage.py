@@ -116,7 +116,7 @@ def test_a_store_that_is_away_for_a_while_costs_nothing(s3: FaultyS3, tmp_path: 
     uri = new(s3)
     seen: list[int] = []
 
-    def listener(status: sweeper.runner.results.Status) -> None:
+    def listener(status: sweeper.runner.status.Status) -> None:
         if status.done == 3 and not seen:
             seen.append(1)
             s3.away = True

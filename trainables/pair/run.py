@@ -34,7 +34,7 @@ from trainables.pair.probe import probe_columns, probe_tables
 from trainables.pair.processes import Peer, distribute
 from trainables.pair.record import is_out_of_memory, make_failed_output, make_pruned_output, now, record
 from trainables.pair.rungs import Rungs
-from trainables.pair.setup import Clock, inspect, prepare, resolve_device
+from trainables.pair.setup import Clock, build_model, inspect, prepare, resolve_device
 from trainables.result import HistoryRow, Outcome, PairOutput, PlaneRow, RungRow
 from trainables.runtime import Report, Runtime, Stop
 from trainables.spec import PairSpec
@@ -47,7 +47,7 @@ from trainables.training.ranks import join_launched_group, ranks
 from trainables.training.torch_settings import torch_settings
 from trainables.trial import run_trials
 
-__all__ = ["inspect", "main", "merge_checkpoints", "probe_tables", "run_pair", "run_pairs"]
+__all__ = ["build_model", "inspect", "main", "merge_checkpoints", "probe_tables", "run_pair", "run_pairs"]
 
 
 def run_pair(

@@ -13,7 +13,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from trainables.datasets.augmentation import check_policy
 from trainables.datasets.dataset import Data
@@ -145,6 +145,17 @@ def prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
             for task, weights in zip(lab.tasks, base_weights(spec, lab.tasks, runtime), strict=True):
                 task.base = weights
     return lab
+
+
+def build_model(spec: PairSpec, runtime: Runtime) -> nn.Module:
+    """Return the module of a trial with one task, with untrained weights; the data set gives its shapes.
+
+    Raises:
+        UnknownName, ValueError: See `inspect`.
+    """
+    lab = prepare(replace(spec, weights=""), runtime, with_base=False)
+    forget()
+    return lab.tasks[0].model
 
 
 def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:

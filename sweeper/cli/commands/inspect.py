@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,7 @@ from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import ExitCode, SpecError
 from sweeper.formatting import format_table, number, wrap
-from sweeper.storage.location import is_uri, place_of
-from trainables.registry import UnknownName
+from sweeper.storage.location import is_uri
 
 if TYPE_CHECKING:
     from trainables.result import PairOutput
@@ -89,7 +87,7 @@ def _count_configurations(spec: SweepSpec) -> tuple[int, str]:
 _LIST_DIR = Argument("dir", "[DIR]", "Run folder, or its URI; with --server id of a sweep.", required=False)
 _DIRS = Argument("dirs", "[DIR]...", "Run folders, or their URIs: s3://BUCKET/PATH, gs://..., file://...; with "
                  "--server id of a sweep, or nothing for all.", nargs=-1, required=False)  # fmt: skip
-_SAVE = Option("--save", "FILE", "Write the best merged weights as safetensors.")
+_SAVE = Option("--save", "FILE", "Write the best merged weights as safetensors, with a model card beside them.")
 _DIGEST = Argument("digest", "DIGEST", "Digest of the trial, or the start of it.")
 _DATA = Option("--data", "ROOT", "Folder with the data sets (default: the sweep's).")
 _ADVICE = (
@@ -133,28 +131,16 @@ def best(args: Arguments) -> int:
     spec, trials, noise = _read_run(args)
     record = summarize_sweep(args.dir, trials, noise)
     if args.save:
+        from sweeper.runner.results.winner import find_row, save_winner
+
         if not record["best"]:
             raise SpecError("--save needs a viable trial, and the sweep has none yet")
-        record["saved"] = _save(args.dir, spec, trials, record["best"]["digest"], Path(args.save))
-    text = format_sweep(record)
-    emit(args.json, record, text + (f"\nsaved:               {record['saved']}" if args.save else ""))
+        row = find_row(trials, record["best"]["digest"])
+        saved, card = save_winner(args.dir, spec, row, Path(args.save))
+        record |= {"saved": str(saved), "card": str(card)}
+    lines = [f"{k + ':':<21}{record[k]}" for k in ("saved", "card") if k in record]
+    emit(args.json, record, "\n".join([format_sweep(record), *lines]))
     return ExitCode.DONE
-
-
-def _save(folder: str, spec: SweepSpec, trials: Any, digest: str, target: Path) -> str:
-    from sweeper.storage.tables import weights_of, write_weights
-
-    if target.is_dir():
-        raise SpecError(f"--save must be a file, but {target} is a folder")
-    try:
-        if not place_of(folder).fetch(weights_of(digest), target):
-            output = rerun(folder, spec, find_row(trials, digest))
-            if output.weights is None:
-                raise SpecError(f"trial {digest} has no weights to save: it is synthetic, or its outcome is not ok")
-            write_weights(target, output.weights, output.result)
-    except OSError as error:
-        raise SpecError(f"cannot write {target}: {error.strerror or error}") from None
-    return str(target.absolute())
 
 
 @command(RUN_DIR, _ADVICE, SHOWN_NOISE, SERVED)
@@ -168,49 +154,11 @@ def recommend(args: Arguments) -> int:
     return ExitCode.DONE
 
 
-def find_row(trials: Any, digest: str) -> dict[str, Any]:
-    """Return the row of the trial whose digest begins with a text.
-
-    Raises:
-        SpecError: No trial has such a digest, or several have.
-    """
-    indices = [i for i, d in enumerate(trials["digest"].to_pylist()) if d.startswith(digest)]
-    if len(indices) != 1:
-        raise SpecError(f"{len(indices)} trials have a digest that begins with {digest!r}; `sweeper list` shows all")
-    return trials.slice(indices[0], 1).to_pylist()[0]
-
-
-def rerun(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], data: str | None = None) -> PairOutput:
-    """Run a trial again on this machine and return its output.
-
-    Args:
-        folder: Run folder with the base weights that trials share.
-        spec: The sweep.
-        row: Stored row of the trial.
-        data: Folder with the data sets; None takes the sweep's.
-
-    Raises:
-        SpecError: This machine cannot run the trial.
-    """
-    from sweeper.storage.checkpoints import on_node
-    from trainables.spec import PairSpec
-    from trainables.trial import run_trials
-
-    pair_spec = PairSpec.from_json(row["spec"])
-    place = place_of(folder)
-    runtime = on_node(spec.runtime(place.local and place.local / "bases", row["device"]), place)
-    runtime = replace(runtime, threads=row["threads"], landscape=False, plane=0, checkpoints=None)
-    if data:
-        runtime = replace(runtime, data_root=data)
-    try:
-        return run_trials([pair_spec], runtime)[0]
-    except (ValueError, UnknownName, RuntimeError) as error:
-        raise SpecError(f"trial {row['digest']} cannot be rerun here: {error}") from None
-
-
 @command(RUN_DIR, _DIGEST, _DATA, SERVED)
 def pair(args: Arguments) -> int:
     """`sweeper pair DIR DIGEST`."""
+    from sweeper.runner.results.winner import find_row, rerun
+
     spec, trials, _ = _read_run(args)
     row = find_row(trials, args.digest)
     return emit_pair(args.json, row, rerun(args.dir, spec, row, args.data))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-from sweeper.cli.commands.inspect import emit_pair, emit_trials, find_row, rerun
+from sweeper.cli.commands.inspect import emit_pair, emit_trials
 from sweeper.cli.commands.names import emit_merges, emit_noises, emit_spaces
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments
@@ -152,6 +152,7 @@ def recommend(args: Arguments) -> int:
 
 def pair(args: Arguments) -> int:
     """`sweeper pair ID DIGEST`; the trial runs on this machine."""
+    from sweeper.runner.results.winner import find_row, rerun
     from trainables.spec import PairSpec
 
     with _client(args) as client:

@@ -42,7 +42,7 @@ class TrialRecord:
         started: Start of the trial [s since 1970].
         settings: Name -> value of searched knobs and of fixed settings.
         scores: Column of the trials table -> its finite value.
-        curves: Per optimizer step, in order: the step, and name -> value, such as `a/val_loss` of child A.
+        curves: Per optimizer step, in order: the step, and name -> value, such as `training_a/val_loss` of child A.
     """
 
     digest: str
@@ -103,5 +103,5 @@ def _join_curves(history: Iterable[Row]) -> tuple[tuple[int, Mapping[str, float]
     steps: dict[int, dict[str, float]] = {}
     for row in history:
         values = _finite({k: v for k, v in row.items() if k not in _NOT_CURVES})
-        steps.setdefault(row["step"], {}).update({f"{row['member']}/{k}": v for k, v in values.items()})
+        steps.setdefault(row["step"], {}).update({f"training_{row['member']}/{k}": v for k, v in values.items()})
     return tuple(sorted(steps.items()))

@@ -17,7 +17,7 @@ from sweeper.config.prepared import PreparedSweep
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_source import read_yaml
 from sweeper.errors import SpecError
-from sweeper.runner.results import Results, load_results
+from sweeper.runner.results.results import Results, load_results
 from sweeper.runner.signals import sigterm_as_sigint
 from sweeper.runner.status import Callbacks
 from sweeper.service.scheduler.memory import limit_memory

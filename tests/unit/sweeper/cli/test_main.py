@@ -327,6 +327,7 @@ def test_saved_weights_are_those_that_were_scored(tmp_path: Path, capsys: pytest
         target = tmp_path / f"best-{remade}.safetensors"
         assert main(["best", str(run), "--save", str(target)]) == 0
         saved[str(remade)] = load_file(target)
+        assert f"trial `{rows[0]['digest']}`" in target.with_suffix(".md").read_text()
         with safe_open(target, "pt") as file:
             assert file.metadata()["digest"] == rows[0]["digest"]
     assert all(torch.equal(saved["False"][k], saved["True"][k]) for k in saved["False"])

@@ -24,9 +24,9 @@ def test_a_record_holds_settings_scores_and_curves() -> None:
     assert record.scores["gain_mean_loss_val"] == row["gain_mean_loss_val"]
     assert record.scores["noise_paper"] == row["noise_paper"]
     assert [step for step, _ in record.curves] == [45 * epoch for epoch in range(1, 9)]
-    assert record.curves[0][1]["b/val_loss"] == 1.0
-    assert record.curves[1][1]["a/val_loss"] == 0.5
-    assert "a/trace_sigma" not in record.curves[0][1]  # not measured
+    assert record.curves[0][1]["training_b/val_loss"] == 1.0
+    assert record.curves[1][1]["training_a/val_loss"] == 0.5
+    assert "training_a/trace_sigma" not in record.curves[0][1]  # not measured
 
 
 def test_a_trial_without_scores_has_none_and_one_of_an_extension_no_number() -> None:

@@ -44,7 +44,7 @@ def test_a_sweep_writes_one_run_for_each_trial(tmp_path: Path) -> None:
         assert score.step == row["number"]
         assert score.value == pytest.approx(row["merged_loss_val"], rel=1e-6)
         history = [r for r in read(results.run, "history").to_pylist() if r["digest"] == digest and r["member"] == "a"]
-        curve = events.Scalars("a/val_loss")
+        curve = events.Scalars("training_a/val_loss")
         assert [(e.step, e.value) for e in curve] == [(r["step"], pytest.approx(r["val_loss"])) for r in history]
 
 

@@ -35,7 +35,7 @@ def test_an_offline_sweep_writes_one_run_for_each_trial(tmp_path: Path, monkeypa
         data = files[row["digest"]]
         number = f"{row['number']:05d}-{row['digest'][:8]}".encode()
         texts = [b"demo/" + number, b"learning_rate", b"sweeper", row["outcome"].encode()]
-        scores = [b"merged_loss_val", b"a/val_loss"] if row["outcome"] == "ok" else []
+        scores = [b"merged_loss_val", b"training_a/val_loss"] if row["outcome"] == "ok" else []
         assert [t for t in texts + scores if t not in data] == []
         assert str(tmp_path).encode() not in data  # nothing about the machine
     sweep(tmp_path / "demo", trials=2, track="wandb")

@@ -1,0 +1,135 @@
+"""Model card of a merge: settings, scores, data and how to load it, as Markdown beside the weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError
+from sweeper.formatting import merge_words, number
+from sweeper.search.objectives import OBJECTIVES
+from trainables.io.printable import printable_line
+from trainables.spec import PairSpec
+
+MARK = "<!-- model card of sweeper -->"
+"""First line of a card; a file without it is never replaced."""
+_MODELS = {
+    "merged, chosen on validation": "chosen", "merged, linear 1/2": "merged", "parent A": "a", "parent B": "b",
+    "ensemble of the parents": "ensemble",
+}  # fmt: skip
+_SETTINGS = {
+    "optimizer": "optimizer", "learning rate": "learning_rate", "batch size": "batch_size", "momentum": "momentum",
+    "weight decay": "weight_decay", "augmentation": "augmentation", "augmentation strength": "augmentation_strength",
+    "epochs": "epochs", "optimizer steps of a parent": "steps", "parents": "members", "precision": "precision",
+    "seed": "seed",
+}  # fmt: skip
+_PATH = re.compile(r"(?<![\w./\\-])(?:~|\.{1,2}|[A-Za-z]:)?(?:[/\\][^\s/\\]+)+")
+
+
+def check_card(weights: Path) -> Path:
+    """Return the file of the card of a file of weights.
+
+    Raises:
+        SpecError: That file exists and is no card.
+    """
+    card = weights.with_name(f"{weights.name}.md") if weights.suffix == ".md" else weights.with_suffix(".md")
+    if card.is_dir() or (card.exists() and not card.read_bytes().startswith(MARK.encode())):
+        raise SpecError(f"{card} is not a model card, and the card would replace it; choose another --save")
+    return card
+
+
+def write_card(card: Path, weights: str, spec: SweepSpec, row: Mapping[str, Any]) -> None:
+    """Write the card of a trial's merge.
+
+    Args:
+        card: The file.
+        weights: Name of the file of weights.
+        spec: The sweep.
+        row: Row of the trial, as `sweeper.analysis.best` yields it or as stored.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    card.write_text(format_card(weights, spec, row))
+
+
+def format_card(weights: str, spec: SweepSpec, row: Mapping[str, Any]) -> str:
+    """Return the text of a card; texts of the sweep are escaped, and paths are cut to their last part."""
+    trial = PairSpec.from_json(row["spec"])
+    goal = OBJECTIVES[spec.objective]
+    noise = row.get(f"noise_{spec.noise}")
+    merge = merge_words(row["chosen_merge"], row["chosen_coefficient"])
+    data = " and ".join(_escape(name) for name in (row["dataset"], row["dataset_b"]) if name)
+    facts = {
+        "merge": _escape(merge),
+        f"objective {spec.objective} ({_escape(goal.label)})": number(row.get(goal.column)),
+        f"noise {spec.noise}": number(noise),
+        **{label: _escape(row[column]) for label, column in _SETTINGS.items() if row.get(column) not in (None, "")},
+        **{f"option {_escape(k)}": _escape(v) for k, v in trial.model_options.items()},
+    }
+    counts = f"{row['examples'] or 'unknown'} training examples, {row['classes'] or 'unknown'} classes"
+    return "\n".join(
+        (
+            MARK,
+            f"# Merge of {row['members']} fine-tuned models {_escape(row['model'])} on {data}",
+            "",
+            f"Weights: `{_code(weights)}`, from trial `{row['digest']}` of sweeper {_escape(row['version'])}.",
+            "",
+            "## Scores",
+            "",
+            *_table(("", "validation loss", "test loss", "validation accuracy", "test accuracy"), _score_rows(row)),
+            "",
+            "Losses are cross-entropies in nat. The merge was chosen on validation; test data chose nothing.",
+            "",
+            "## Settings",
+            "",
+            *_table(("", ""), facts.items()),
+            "",
+            "## Data",
+            "",
+            f"Data set {data}: {counts}. The model expects images as this data set of sweeper scales them.",
+            "",
+            "## How to load it",
+            "",
+            "The file holds a state dict. It loads into a module of the same architecture with plain torch:",
+            "",
+            "```python",
+            "from safetensors.torch import load_file",
+            "",
+            f"model = ...  # {_code(row['model'])} with {row['classes']} classes",
+            f"model.load_state_dict(load_file({_code(weights)!r}))",
+            "model.eval()",
+            "```",
+            "",
+            "With sweeper and the run folder, `sweeper.load_results(DIR).best_model()` returns this module.",
+            "",
+        )
+    )
+
+
+def _score_rows(row: Mapping[str, Any]) -> Iterable[Sequence[str]]:
+    for label, who in _MODELS.items():
+        losses = [number(row.get(f"{who}_loss_{split}")) for split in ("val", "test")]
+        shares = [row.get(f"{who}_accuracy_{split}") for split in ("val", "test")]
+        yield label, *losses, *("-" if s is None else f"{100 * s:.2f} %" for s in shares)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
+    for line in (head, ["---"] * len(head), *rows):
+        yield "| " + " | ".join(line) + " |"
+
+
+def _escape(value: Any) -> str:
+    text = _without_paths(str(value))
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def _code(value: Any) -> str:
+    return _without_paths(str(value)).replace("`", "'")
+
+
+def _without_paths(text: str) -> str:
+    return printable_line(_PATH.sub(lambda match: re.split(r"[/\\]", match[0])[-1], text))

@@ -1,0 +1,113 @@
+"""Results of a sweep: rows, regime, figures, winner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.errors import SpecError
+from sweeper.storage.location import Place, place_of
+from sweeper.storage.tables import read_trials
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    import pyarrow as pa
+    from torch import nn
+
+    from sweeper.analysis.regime import Regime
+
+
+@dataclass(frozen=True)
+class Results:
+    """Results of a sweep. A notebook shows them as a table.
+
+    Attributes:
+        run: The run folder; text if it is a URI.
+        trials: The trials table, one row per trial.
+        objective, noise: The sweep's.
+        interrupted: Whether the user stopped it; `resume` continues it.
+        reason: Why it ended early; empty if it did not.
+        failed: Configurations that failed in this session.
+    """
+
+    run: Path | str
+    trials: pa.Table
+    objective: str
+    noise: str
+    interrupted: bool = False
+    reason: str = ""
+    failed: int = 0
+
+    @property
+    def regime(self) -> Regime:
+        """Fit of the objective over the noise: optimum, interval and curve."""
+        from sweeper.analysis.regime import fit_regime
+
+        return fit_regime(self.trials, self.objective, self.noise)
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """Row of the winning configuration's best trial, with its mean; None without a viable trial."""
+        from sweeper.runner.results.winner import find_winner
+        from sweeper.storage.run_folder import stored_spec
+
+        return find_winner(stored_spec(self.run), self.trials)
+
+    def best_model(self) -> nn.Module:
+        """Return the model with the best merged weights, in eval mode on the CPU.
+
+        Weights that the run folder does not keep are trained again, as `sweeper best --save` does.
+
+        Raises:
+            SpecError: No trial is viable, it trains no model, or this machine cannot run it.
+        """
+        from sweeper.runner.results.winner import load_winner
+        from sweeper.storage.run_folder import runnable_spec
+
+        best = self.best
+        if best is None:
+            raise SpecError("best_model() needs a viable trial, and the sweep has none yet")
+        return load_winner(self.run, runnable_spec(self.run), best)
+
+    def plot(self, view: str = "overview", chart: str = "") -> go.Figure:
+        """Return a figure of the sweep's page.
+
+        Args:
+            view: Tab of the page: overview, collapse, decomposition, landscape, search.
+            chart: Key of a figure of the tab; by default its first one, which is the noise curve on the overview.
+
+        Raises:
+            SpecError: There is no such tab or figure; the message lists those that there are.
+        """
+        from dashboards.page.figures import draw_figure
+
+        return draw_figure(str(self.run), view, chart, self.noise)
+
+    def _repr_html_(self) -> str:
+        """Return the results as HTML for a notebook: verdict, best settings, best trials."""
+        from sweeper.analysis.best import find_over_limits
+        from sweeper.runner.results.notebook import format_results
+        from sweeper.runner.results.winner import find_winner
+        from sweeper.storage.run_folder import stored_spec
+
+        spec = stored_spec(self.run)
+        winner, lost = find_winner(spec, self.trials), find_over_limits(self.trials, spec)
+        return format_results(self.trials, self.objective, self.noise, self.regime.message, winner, lost)
+
+
+def load_results(run: str | Path) -> Results:
+    """Return the results in a run folder so far.
+
+    Raises:
+        SpecError: The folder holds no sweep.
+    """
+    from sweeper.storage.run_folder import stored_spec
+
+    spec, place = stored_spec(run), place_of(run)
+    return Results(path_or_uri(place), read_trials(place), spec.objective, spec.noise)
+
+
+def path_or_uri(place: Place) -> Path | str:
+    """Return the absolute path of a local folder, or the URI of a remote one."""
+    return place.local.absolute() if place.local else place.uri

@@ -1,0 +1,138 @@
+"""Trials of a run folder again: rerun one, and get the merged weights of the winner as a file or as a module."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.config.spec import SweepSpec
+from sweeper.errors import SpecError
+from sweeper.runner.results.card import check_card, write_card
+from sweeper.storage.location import place_of
+from sweeper.storage.tables import weights_of, write_weights
+from trainables.registry import UnknownName
+from trainables.runtime import Runtime
+from trainables.spec import PairSpec
+from trainables.trial import TRAINABLES, run_trials
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from trainables.result import PairOutput
+
+
+def find_row(trials: Any, digest: str) -> dict[str, Any]:
+    """Return the row of the trial whose digest begins with a text.
+
+    Raises:
+        SpecError: No trial has such a digest, or several have.
+    """
+    indices = [i for i, d in enumerate(trials["digest"].to_pylist()) if d.startswith(digest)]
+    if len(indices) != 1:
+        raise SpecError(f"{len(indices)} trials have a digest that begins with {digest!r}; `sweeper list` shows all")
+    return trials.slice(indices[0], 1).to_pylist()[0]
+
+
+def rerun(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], data: str | None = None) -> PairOutput:
+    """Run a trial again on this machine and return its output.
+
+    Args:
+        folder: Run folder with the base weights that trials share.
+        spec: The sweep.
+        row: Stored row of the trial.
+        data: Folder with the data sets; None takes the sweep's.
+
+    Raises:
+        SpecError: This machine cannot run the trial.
+    """
+    try:
+        return run_trials([PairSpec.from_json(row["spec"])], _make_runtime(folder, spec, row, data))[0]
+    except (ValueError, UnknownName, RuntimeError) as error:
+        raise SpecError(f"trial {row['digest']} cannot be rerun here: {error}") from None
+
+
+def _make_runtime(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], data: str | None = None) -> Runtime:
+    from sweeper.storage.checkpoints import on_node
+
+    place = place_of(folder)
+    runtime = on_node(spec.runtime(place.local and place.local / "bases", row["device"]), place)
+    runtime = replace(runtime, threads=row["threads"], landscape=False, plane=0, checkpoints=None)
+    return replace(runtime, data_root=data) if data else runtime
+
+
+def save_winner(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], target: Path) -> tuple[Path, Path]:
+    """Write the merged weights of a trial as safetensors with a model card beside them, and return both files.
+
+    Weights that the folder does not keep are trained again.
+
+    Args:
+        folder: The run folder.
+        spec: The sweep.
+        row: Stored row of the trial.
+        target: File of the weights.
+
+    Raises:
+        SpecError: The trial has no weights, this machine cannot run it, or a file cannot be written.
+    """
+    if target.is_dir():
+        raise SpecError(f"--save must be a file, but {target} is a folder")
+    card = check_card(target)
+    try:
+        fetch_weights(folder, spec, row, target)
+        write_card(card, target.name, spec, row)
+    except OSError as error:
+        raise SpecError(f"cannot write {target}: {error.strerror or error}") from None
+    return target.absolute(), card.absolute()
+
+
+def fetch_weights(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], target: Path) -> None:
+    """Write the merged weights of a trial as safetensors; train it again if the folder does not keep them.
+
+    Raises:
+        SpecError: The trial has no weights, or this machine cannot run it.
+        OSError: The file cannot be written.
+    """
+    if place_of(folder).fetch(weights_of(row["digest"]), target):
+        return
+    output = rerun(folder, spec, row)
+    if output.weights is None:
+        raise SpecError(f"trial {row['digest']} has no weights to save: it is synthetic, or its outcome is not ok")
+    write_weights(target, output.weights, output.result)
+
+
+def load_winner(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any]) -> nn.Module:
+    """Return the model of a trial with its merged weights, in eval mode on the CPU; see `fetch_weights`.
+
+    Raises:
+        SpecError: The trial has no weights, has two tasks and thus two heads, or this machine cannot run it.
+    """
+    from safetensors.torch import load_file
+
+    trial = PairSpec.from_json(row["spec"])
+    build = getattr(import_module(TRAINABLES[trial.trainable]), "build_model", None)
+    if build is None or trial.pair_kind == "two_task":
+        why = "trains no models" if build is None else "merges the backbone of two tasks, which have a head each"
+        raise SpecError(f"trial {row['digest']} {why}: `sweeper best --save FILE` writes the weights that there are")
+    with tempfile.TemporaryDirectory(prefix="sweeper-") as temporary:
+        file = Path(temporary) / "best.safetensors"
+        fetch_weights(folder, spec, row, file)
+        weights = load_file(file)
+    try:
+        model = build(trial, replace(_make_runtime(folder, spec, row), device="cpu"))
+        model.load_state_dict(weights)
+    except (ValueError, UnknownName, RuntimeError) as error:
+        raise SpecError(f"the model of trial {row['digest']} cannot be built here: {error}") from None
+    return model.eval()
+
+
+def find_winner(spec: SweepSpec, trials: Any) -> dict[str, Any] | None:
+    """Return the row of the winning configuration's best trial, as `best` shows it; None without a viable trial."""
+    from sweeper.analysis.best import choose_winner, find_over_limits
+    from sweeper.analysis.posterior import fit_posterior
+
+    posterior = fit_posterior(spec, trials, explain=False)
+    return choose_winner(trials, spec.objective, posterior, find_over_limits(trials, spec))

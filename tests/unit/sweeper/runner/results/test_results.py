@@ -1,0 +1,104 @@
+"""Results in Python and in notebooks: HTML, figures, and the best merge as a module."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sweeper
+from sweeper import SpecError, SweepSpec, load_results
+from sweeper.runner.results.notebook import format_results
+from tests.support.fake_sweep import write_sweep
+from tests.support.inline_sweeps import sweep
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results") / "run"
+    settings = {"epochs": 1, "base.steps": 20, "accuracy_floor": 0.0}
+    spec = SweepSpec(space="digits_cnn", runner="inline", sampler="random", trials=2, out=str(out), fixed=settings)
+    sweeper.run(spec)
+    return out
+
+
+@pytest.mark.data
+def test_the_best_model_has_the_kept_weights_and_the_same_when_trained_again(trained: Path) -> None:
+    from safetensors.torch import load_file
+
+    results = load_results(trained)
+    best = results.best
+    assert best is not None
+    kept = trained / "weights" / f"{best['digest']}.safetensors"
+    model, stored = results.best_model(), load_file(kept)
+    assert not model.training
+    assert set(model.state_dict()) == set(stored)
+    assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items())
+    kept.unlink()
+    again = results.best_model()
+    assert all(torch.equal(value, stored[name]) for name, value in again.state_dict().items())
+    assert not kept.exists()
+    with torch.no_grad():
+        assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+def test_a_sweep_without_models_has_no_best_model(tmp_path: Path) -> None:
+    results = sweep(tmp_path / "run", trials=3)
+    with pytest.raises(SpecError, match=r"trial [0-9a-f]{16} trains no models: `sweeper best --save FILE`"):
+        results.best_model()
+
+
+def test_html_shows_verdict_settings_and_the_best_trials(tmp_path: Path) -> None:
+    results = sweep(tmp_path / "run", trials=8)
+    html = results._repr_html_()
+    best = results.best
+    assert best is not None
+    assert html.startswith("<div><p><b>8 trials.</b> ")
+    assert f"Trial <code>{best['digest']}</code>" in html
+    rows = re.findall(r"<tr>(.*?)</tr>", html)
+    ok = results.trials["outcome"].to_pylist().count("ok")
+    assert len(rows) == 1 + min(ok, 5)
+    assert len(html) < 5000
+
+
+def test_html_of_a_sweep_without_trials_says_so(tmp_path: Path) -> None:
+    run = write_sweep(tmp_path / "run", trials=0)
+    html = load_results(run)._repr_html_()
+    assert "<b>0 trials.</b>" in html
+    assert "<table>" not in html
+    assert load_results(run).best is None
+    with pytest.raises(SpecError, match="needs a viable trial"):
+        load_results(run).best_model()
+
+
+def test_html_escapes_every_text(tmp_path: Path) -> None:
+    trials = load_results(write_sweep(tmp_path / "run", trials=8)).trials
+    column = trials.schema.get_field_index("digest")
+    attack = [f"<img src=x onerror=alert({n})>\x1b[31m" for n in range(trials.num_rows)]
+    import pyarrow as pa
+
+    trials = trials.set_column(column, "digest", pa.array(attack))
+    winner: dict[str, Any] = {**trials.to_pylist()[0], "config_mean": 1.0}
+    html = format_results(trials, "gain_mean", "paper", "<script>", winner, frozenset())
+    assert "<script" not in html
+    assert "<img" not in html
+    assert "\x1b" not in html
+    assert html.count("&lt;img") >= 2
+
+
+def test_a_figure_of_the_page_is_a_plotly_figure(tmp_path: Path) -> None:
+    import plotly.graph_objects as go
+
+    results = load_results(write_sweep(tmp_path / "run", trials=20))
+    figure = results.plot()
+    assert isinstance(figure, go.Figure)
+    assert "against the noise" in figure.layout.title.text
+    assert len(figure.data) >= 1
+    assert isinstance(results.plot("overview", "parents"), go.Figure)
+    with pytest.raises(SpecError, match="unknown view 'overveiw'; did you mean overview"):
+        results.plot("overveiw")
+    with pytest.raises(SpecError, match="unknown figure 'x'; known: "):
+        results.plot("overview", "x")
+    with pytest.raises(SpecError, match="has no figure"):
+        load_results(write_sweep(tmp_path / "empty", trials=0)).plot()

@@ -25,7 +25,7 @@ COMMANDS = {
                "job"),
     "list": (f"{_AT}inspect:list_trials", "list the trials of a sweep; with --server and no id list the sweeps"),
     "best": (f"{_AT}inspect:best", "show the optimal noise and the best merged model"),
-    "recommend": (f"{_AT}inspect:recommend", "show hyperparameters that reach the optimal noise"),
+    "recommend": (f"{_AT}recommend:recommend", "show the settings to use, and how to reach the optimal noise"),
     "analyse": (f"{_AT}analyse:analyse", "test whether an optimal noise exists, and list the trials still needed"),
     "compare": (f"{_AT}compare:compare", "compare sweeps side by side: best noises, best merges, cost"),
     "dashboard": (f"{_AT}inspect:dashboard", "serve the dashboards of sweeps, finished or running"),

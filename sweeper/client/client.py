@@ -8,18 +8,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
-from sweeper.client.encoding import JSON, at, body, filters, plain_json, query
+from sweeper.client.connection import Connection
+from sweeper.client.encoding import at, body, filters, plain_json, query
 from sweeper.client.events import follow
-from sweeper.client.models import Advice, Estimate, Event, Extension, Me, Submitted, Sweep, SweepDetail, SweepPage
-from sweeper.client.transport import ClientError, Transport
+from sweeper.client.models import (
+    Advice,
+    Estimate,
+    Event,
+    Extension,
+    Me,
+    SettingsAdvice,
+    Submitted,
+    Sweep,
+    SweepDetail,
+    SweepPage,
+)
+from sweeper.client.transport import ClientError
 from sweeper.errors import SpecError
 from trainables.io.atomic import replace_atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from requests import Response
 
     from sweeper.config.spec import SweepSpec
 
@@ -31,7 +40,7 @@ ARROW = "application/vnd.apache.arrow.stream"
 T = TypeVar("T")
 
 
-class Client:
+class Client(Connection):
     """A sweep service.
 
     A client keeps connections open: use one per thread, and close it or use it in a `with` statement.
@@ -47,31 +56,6 @@ class Client:
     Raises:
         SpecError: The address or the token is wrong, or other users can read the token's file.
     """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        token: str | None = None,
-        *,
-        timeout: float = 30.0,
-        ca: str | None = None,
-        insecure: bool = False,
-    ) -> None:
-        self._http = Transport(url, token, timeout, ca, insecure)
-        self.url = self._http.address
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Client({self.url!r})"
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
 
     def submit(
         self,
@@ -216,6 +200,25 @@ class Client:
         parameters |= {"weight_decay": weight_decay, "objective": objective}
         return self._read(list[Advice], f"{at(sweep)}/recommendation", parameters)
 
+    def recommend_settings(
+        self,
+        sweep: str,
+        *,
+        batch_sizes: Sequence[int] = (),
+        learning_rate: float | None = None,
+        momentum: float | None = None,
+        weight_decay: float | None = None,
+        objective: str | None = None,
+    ) -> SettingsAdvice:
+        """Return settings to use, one per batch size, as `sweeper recommend` prints them.
+
+        Raises:
+            ClientError: There are too few viable trials (status 409), or a value breaks its rule or is absurd.
+        """
+        parameters = {"batch_size": list(batch_sizes), "learning_rate": learning_rate, "momentum": momentum}
+        parameters |= {"weight_decay": weight_decay, "objective": objective}
+        return self._read(SettingsAdvice, f"{at(sweep)}/settings", parameters)
+
     def best(self, sweep: str) -> dict[str, Any]:
         """Return the best configuration so far, as `sweeper best --json` prints it.
 
@@ -341,28 +344,6 @@ class Client:
         headers = {**headers, "Content-Type": media}
         return self._post(kind, "/v1/sweeps", repeatable=True, data=content, headers=headers, params=query(parameters))
 
-    def _read(self, kind: type[T], path: str, parameters: Mapping[str, Any] | None = None) -> T:
-        return self._parse(kind, self._http.send("GET", path, params=query(parameters or {})))
-
-    def _post(self, kind: type[T], path: str, *, repeatable: bool = False, **content: Any) -> T:
-        content.setdefault("headers", {"Content-Type": JSON})
-        return self._parse(kind, self._http.send("POST", path, repeatable=repeatable, **content))
-
-    def _parse(self, kind: type[T], answer: Response) -> T:
-        try:
-            return TypeAdapter(kind).validate_json(answer.content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise self._unexpected(f"{where}: {first['msg']}" if where else first["msg"]) from None
-
-    def _unexpected(self, why: str) -> ClientError:
-        return ClientError(f"{self.url} answers, but is not a sweeper service of this version: {why}")
-
-    def _check_cursor(self, new: str, old: str | None) -> None:
-        if new == old:
-            raise self._unexpected("its pages never end")
-
     def _read_trials(
         self, sweep: str, after: str | None, parameters: Mapping[str, Any]
     ) -> tuple[Any, str | None, bool]:
@@ -390,8 +371,3 @@ class Client:
             if not error.passing:
                 raise
             return None
-
-    def _fetch(self, path: str, file: Path) -> None:
-        with self._http.stream(path, self._http.timeout) as answer, file.open("wb") as stream:
-            for piece in answer.iter_content(1 << 20):
-                stream.write(piece)

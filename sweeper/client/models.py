@@ -219,6 +219,14 @@ class Advice(_Record):
     text: str
 
 
+class SettingsAdvice(_Record):
+    """Settings to use, one per batch size, with their texts; `formats` is empty for several settings."""
+
+    settings: tuple[dict[str, Any], ...]
+    text: str
+    formats: dict[str, str]
+
+
 class Event(_Record):
     """An event of a sweep, of the type `trial`, `target`, `verdict`, `best`, `state` or `progress`."""
 

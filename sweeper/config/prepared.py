@@ -78,7 +78,7 @@ def set_defaults(sweep: PreparedSweep, stored: Mapping[str, Any] | None = None) 
             earlier version has no stages.
     """
     given, spec = sweep.spec.model_fields_set, sweep.spec
-    adaptive, single = spec.sampler == "noise", not spec.further_objectives
+    adaptive, single = spec.sampler == "noise" and bool(sweep.space.knobs), not spec.further_objectives
     defaults: dict[str, Any] = {
         "map": DEFAULT_MAP if adaptive else 0.0,
         "confirm": DEFAULT_CONFIRM if adaptive and single else 0.0,

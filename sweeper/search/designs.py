@@ -142,9 +142,13 @@ def _acting_sets(knobs: Knobs, conditions: Conditions) -> Counter[tuple[str, ...
 def count_configs(sampler: str, knobs: Knobs, trials: int, conditions: Conditions = MappingProxyType({})) -> int:
     """Return the number of configurations that a sampler can propose; a grid may hold fewer than `trials`.
 
+    Without knobs there is one configuration: a sweep of fixed settings, for its repeats.
+
     Raises:
         SpecError: The grid is too large.
     """
+    if not knobs:
+        return min(trials, 1)
     return min(trials, _shape(knobs, trials, conditions)[1]) if sampler == "grid" else trials
 
 

@@ -11,7 +11,20 @@ from typing import Any, cast
 import pyarrow as pa
 from starlette.testclient import TestClient
 
-from sweeper.client.models import Advice, Cost, Extension, Progress, Quota, Role, State, Sweep, SweepDetail, Transition
+from sweeper.analysis.settings.settings import NoSettingsError
+from sweeper.client.models import (
+    Advice,
+    Cost,
+    Extension,
+    Progress,
+    Quota,
+    Role,
+    SettingsAdvice,
+    State,
+    Sweep,
+    SweepDetail,
+    Transition,
+)
 from sweeper.errors import SpecError
 from sweeper.service.api.app import make_api
 from sweeper.service.config import Config
@@ -70,6 +83,12 @@ class FakeViews:
         self.asked.append((objectives, wanted))
         found = {"batch_size": 256, "learning_rate": float("inf")}
         return [Advice(objective="merged_loss", message="m", recommendations=(found,), text="t")]
+
+    def settings(self, entry: Entry, **wanted: Any) -> SettingsAdvice:
+        if entry.state != State.DONE:
+            raise NoSettingsError("settings need 6 viable configurations, got 0")
+        self.asked.append(wanted)
+        return SettingsAdvice(settings=({"noise": float("inf")},), text="t", formats={"yaml": "space: s"})
 
     def best(self, entry: Entry) -> dict[str, Any] | None:
         return {"digest": "a", "loss": float("nan")} if entry.state == State.DONE else None

@@ -57,35 +57,43 @@ def check_fixed(fixed: Mapping[str, float], rows: Sequence[Mapping[str, Any]], l
         )
 
 
-def add_fixed(space: Space, fixed: Mapping[str, float]) -> Space:
-    """Return the space with a range for each fixed knob that lacks one with the fixed value.
+def add_fixed(space: Space, fixed: Sequence[Mapping[str, float]]) -> Space:
+    """Return the space with a range for each fixed knob that lacks one with its values.
 
-    A range of numbers stays, even if the value lies outside; the surrogate then extrapolates. Choices become the range
-    that spans them and the value. A field that no trial varied becomes a range from its value to the new one.
+    A range of numbers stays, even if a value lies outside; the surrogate then extrapolates. Choices become the range
+    that spans them and the values. A field that no trial varied becomes a range from its value to the new ones.
+
+    Args:
+        space: The space.
+        fixed: Mappings of a knob of `FIXABLE` to a value.
 
     Raises:
         SpecError: The optimizer has no such knob, or another knob acts by its choices only.
     """
     changed: dict[str, BaseDistribution] = {}
-    for name, value in fixed.items():
+    for name in dict.fromkeys(name for values in fixed for name in values):
+        values = [v[name] for v in fixed if name in v]
         distribution: Any = space.knobs.get(name)
         if distribution is None:
-            before = _constant(space, name, value)
-            if before != value:
-                changed[name] = _range(name, (before, value))
+            before = _constant(space, name, values)
+            if any(v != before for v in values):
+                changed[name] = _range(name, (before, *values))
         elif hasattr(distribution, "choices"):
-            if value not in distribution.choices:
+            if new := [v for v in values if v not in distribution.choices]:
                 if any(name in needs for needs in space.conditions.values()):
-                    raise SpecError(f"{name} must be one of {', '.join(map(str, distribution.choices))}, got {value!r}")
-                changed[name] = _range(name, (*distribution.choices, value))
-        elif distribution.log and not value > 0:
-            raise SpecError(f"{name} must be > 0, because the sweep searched it on a log scale, got {value!r}")
+                    raise SpecError(
+                        f"{name} must be one of {', '.join(map(str, distribution.choices))}, got {new[0]!r}"
+                    )
+                changed[name] = _range(name, (*distribution.choices, *values))
+        elif distribution.log and not min(values) > 0:
+            got = min(values)
+            raise SpecError(f"{name} must be > 0, because the sweep searched it on a log scale, got {got!r}")
     return space.override(changed, {}) if changed else space
 
 
-def _constant(space: Space, name: str, value: float) -> float:
+def _constant(space: Space, name: str, values: Sequence[float]) -> float:
     trial = next(corners(space))
-    if name == "momentum" and value and family(trial.optimizer) in ("adam", "adamw"):
+    if name == "momentum" and any(values) and family(trial.optimizer) in ("adam", "adamw"):
         raise SpecError(f"momentum has no effect with optimizer {trial.optimizer!r}; leave it out")
     return getattr(trial, name)
 

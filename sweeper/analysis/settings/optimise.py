@@ -19,7 +19,7 @@ from sweeper.search.noise_sampler.fit import given_exponent
 from sweeper.search.noise_sampler.single_index import fit_tilts
 from sweeper.search.noise_sampler.surrogate import one_thread
 
-CAUTION = 1.0
+CAUTION = 0.5
 """Posterior sds that the optimum adds to the mean: it prefers the surely good to the possibly better."""
 _FILLING, _LEVELS, _EACH, _NEAR, _KEPT = 1024, 8, 32, 64, 256
 _ROUNDS, _TOP, _CHILDREN = 8, 6, 32

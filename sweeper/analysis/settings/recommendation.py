@@ -23,7 +23,7 @@ from sweeper.analysis.settings.optimise import (
     learning_rate_interval,
     optimise_settings,
 )
-from sweeper.analysis.settings.settings import SCORES, Settings
+from sweeper.analysis.settings.settings import SCORES, NoSettingsError, Settings
 from sweeper.analysis.settings.surrogate import Array, SweepModel, fit_scores
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
@@ -39,6 +39,7 @@ Row = Mapping[str, Any]
 _BOUNDED = ("learning_rate", "batch_size")
 _DIGITS = 4
 _NEAR_LIMIT = 0.9
+_END = 0.05  # of a knob's range
 
 
 def recommend_settings(
@@ -57,8 +58,8 @@ def recommend_settings(
 ) -> Settings:
     """Return values of every searched knob with the best expected objective, at the values that the user fixes.
 
-    The surrogate of the search, fitted to every pair, is optimised over the free knobs: posterior mean minus one
-    posterior sd of the expectation, averaged over draws of its hyperparameters. The free knobs stay within the range of
+    The surrogate of the search, fitted to every pair, is optimised over the free knobs: posterior mean with half a
+    posterior sd as a margin, averaged over draws of its hyperparameters. The free knobs stay within the range of
     the viable pairs, below the limit of stability and within the sweep's limits. Settings whose fresh pairs reported a
     score are preferred if their posterior mean lies within one sd of the optimum's.
 
@@ -76,14 +77,15 @@ def recommend_settings(
         k_aug: Factor of augmentation on the noise, for `paper_aug`; by default that of the trials.
 
     Raises:
-        SpecError: There are too few viable trials, a value breaks its rule or is absurd, no tried values of the other
-            knobs go with it, or a name is unknown.
+        NoSettingsError: There are too few viable trials.
+        SpecError: A value breaks its rule or is absurd, no tried values of the other knobs go with it, or a name is
+            unknown.
     """
     given = {"batch_size": batch_size, "momentum": momentum, "learning_rate": learning_rate,
              "weight_decay": weight_decay}  # fmt: skip
     fixed = {name: value for name, value in given.items() if value is not None}
     try:
-        model = fit_model(spec, space, trials, fixed, objective=objective, noise=noise, seed=seed, k_aug=k_aug)
+        model = fit_model(spec, space, trials, [fixed], objective=objective, noise=noise, seed=seed, k_aug=k_aug)
         return model.recommend(fixed, seed)
     except SpecError:
         raise
@@ -183,7 +185,8 @@ class SettingsModel:
             step=trial.learning_rate / (1.0 - trial.momentum),
             stability_limit=self.limit,
             spec=trial,
-            outside_tried=self._outside(trial, fixed),
+            sweep=self.spec,
+            outside_tried=self._outside(region, fixed),
             at_bound=find_bounds(region, best, _BOUNDED),
         )
         return replace(settings, notes=self._notes(settings))
@@ -198,12 +201,16 @@ class SettingsModel:
         except ValueError:
             return None
 
-    def _outside(self, trial: PairSpec, fixed: Mapping[str, float]) -> tuple[str, ...]:
+    def _outside(self, region: Region, fixed: Mapping[str, float]) -> tuple[str, ...]:
+        # a design seldom meets the ends of a range exactly
+        (low, high), knobs = region.tried, {knob.name: i for i, knob in enumerate(self.scores.space.knobs)}
         out: list[str] = []
         for name in fixed:
-            low, high = self._tried(name)
-            value, margin = getattr(trial, name), 1e-9
-            if not low * (1 - margin) <= value <= high * (1 + margin):
+            if name not in knobs:
+                continue
+            i = knobs[name]
+            at = region.columns[i]
+            if not low[i] - _END <= at <= high[i] + _END:
                 out.append(name)
         return tuple(out)
 
@@ -217,8 +224,8 @@ class SettingsModel:
             low, high = self._tried(name)
             tried = number(low) if low == high else f"{number(low)} to {number(high)}"
             notes.append(
-                f"{name_knob(name).name} {number(getattr(settings.spec, name))} lies outside the tried range "
-                f"({tried}), so the prediction extrapolates; check it with a few trials"
+                f"the {name_knob(name).name} lies outside the tried range ({tried}), so the prediction extrapolates; "
+                "check it with a few trials"
             )
         for name in settings.at_bound:
             low, high = self._tried(name)
@@ -244,7 +251,7 @@ def fit_model(
     spec: SweepSpec,
     space: Space,
     trials: pa.Table,
-    fixed: Mapping[str, float],
+    fixed: Sequence[Mapping[str, float]],
     *,
     objective: str | None = None,
     noise: str | None = None,
@@ -257,23 +264,26 @@ def fit_model(
         spec: The sweep.
         space: Its search space.
         trials: Its trials table.
-        fixed: Knob -> a value that is to be fixed later; checked before the fit.
+        fixed: Values that are to be fixed, one mapping per later call of `recommend`; checked before the fit.
         objective: Objective to optimise.
         noise: Predicted noise.
         seed: Seed of the draws.
         k_aug: Factor of augmentation on the noise.
 
     Raises:
-        SpecError: There are too few viable trials, or a value breaks its rule or is absurd.
+        NoSettingsError: There are too few viable trials.
+        SpecError: A value breaks its rule or is absurd.
     """
     rows = [r for r in trials.to_pylist() if r["spec"] and r["outcome"] != Outcome.FAILED]
     first = objective or spec.objective
     goals = _list_goals(first, trials)
     _check_enough(rows, goals[first])
-    check_fixed(fixed, rows, None)
+    for values in fixed:
+        check_fixed(values, rows, None)
     name = noise if noise is not None and NOISE[noise].kind == "predicted" else target_noise(spec, space)
     limit = stability_limit(trials, fit_regime(trials, first, name, by_knob=False))
-    check_fixed(fixed, rows, limit)
+    for values in fixed:
+        check_fixed(values, rows, limit)
     wide = add_fixed(space, fixed)
     if name == "paper_aug" and k_aug is None:
         k_aug = read_k_aug(space, rows)
@@ -296,9 +306,11 @@ def _check_enough(rows: Sequence[Row], goal: Objective) -> None:
     if rows and not good:
         counts = Counter(r["outcome"] for r in rows)
         said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
-        raise SpecError(f"no pair is viable, so there is nothing to recommend ({said}); search lower learning rates")
+        raise NoSettingsError(
+            f"no pair is viable, so there is nothing to recommend ({said}); search lower learning rates"
+        )
     if configs < FEWEST:
-        raise SpecError(
+        raise NoSettingsError(
             f"settings need {FEWEST} viable configurations, got {configs}; "
             f"run at least {pluralize(FEWEST - configs, 'further trial')} (`sweeper resume`)"
         )

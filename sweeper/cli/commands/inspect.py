@@ -1,4 +1,4 @@
-"""Commands that read a run folder: `status`, `list`, `best`, `recommend`, `pair` and `dashboard`."""
+"""Commands that read a run folder: `status`, `list`, `best`, `pair` and `dashboard`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.text import format_posterior, format_record
-from sweeper.cli.options import FLOAT, INTEGER, OBJECTIVE_HELP, RUN_DIR, SERVED, SHOWN_NOISE, objectives
+from sweeper.cli.options import INTEGER, RUN_DIR, SERVED, SHOWN_NOISE
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.config.spec import SweepSpec
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from trainables.result import PairOutput
 from sweeper.analysis.summary import (
     SHOWN_KNOBS,
-    advise,
     check_shown_noise,
     format_sweep,
     record_sweep,
@@ -29,7 +28,7 @@ from sweeper.analysis.summary import (
 )
 
 
-def _read_run(args: Arguments) -> tuple[SweepSpec, Any, str]:
+def read_run(args: Arguments) -> tuple[SweepSpec, Any, str]:
     """Return the spec, the trials and the noise to show of a run folder."""
     from sweeper.storage.run_folder import stored_spec
     from sweeper.storage.tables import read_trials
@@ -46,7 +45,7 @@ def show_status(args: Arguments) -> int:
     from sweeper.analysis.regime import fit_regime
     from sweeper.storage.run_folder import is_running
 
-    spec, trials, noise = _read_run(args)
+    spec, trials, noise = read_run(args)
     budget, budget_error = _count_configurations(spec)
     posterior = fit_posterior(spec, trials, noise)
     record = record_sweep(spec, trials, budget, noise, posterior)
@@ -90,15 +89,6 @@ _DIRS = Argument("dirs", "[DIR]...", "Run folders, or their URIs: s3://BUCKET/PA
 _SAVE = Option("--save", "FILE", "Write the best merged weights as safetensors, with a model card beside them.")
 _DIGEST = Argument("digest", "DIGEST", "Digest of the trial, or the start of it.")
 _DATA = Option("--data", "ROOT", "Folder with the data sets (default: the sweep's).")
-_ADVICE = (
-    Option(
-        "--batch-size", "N", "Solve the learning rate for this batch size; repeatable.", type=INTEGER, multiple=True
-    ),
-    Option("--learning-rate", "X", "Keep this learning rate and solve the batch size.", type=FLOAT),
-    Option("--momentum", "X", "Momentum to use (default: the best trial's).", type=FLOAT),
-    Option("--weight-decay", "X", "Weight decay to use (default: the best trial's).", type=FLOAT),
-    Option("--objective", "NAME", f"{OBJECTIVE_HELP} (default: gain_mean and merged_loss).", names=objectives),
-)
 _LISTENING = (
     Option("--port", "N", "Port to listen on (default: 8050, or the next free one).", type=INTEGER, default=8050),
     Option("--host", "ADDR", "Address to listen on; the default serves this machine only.", default="127.0.0.1",
@@ -109,7 +99,7 @@ _LISTENING = (
 @command(_LIST_DIR, SHOWN_NOISE, SERVED)
 def list_trials(args: Arguments) -> int:
     """`sweeper list DIR`."""
-    spec, trials, noise = _read_run(args)
+    spec, trials, noise = read_run(args)
     emit_trials(args.json, trials, spec.objective, noise)
     return ExitCode.DONE
 
@@ -128,7 +118,7 @@ def emit_trials(as_json: bool, trials: Any, objective: str, noise: str) -> None:
 @command(RUN_DIR, _SAVE, SHOWN_NOISE, SERVED)
 def best(args: Arguments) -> int:
     """`sweeper best DIR [--save FILE]`."""
-    spec, trials, noise = _read_run(args)
+    spec, trials, noise = read_run(args)
     record = summarize_sweep(args.dir, trials, noise)
     if args.save:
         from sweeper.runner.results.winner import find_row, save_winner
@@ -143,23 +133,12 @@ def best(args: Arguments) -> int:
     return ExitCode.DONE
 
 
-@command(RUN_DIR, _ADVICE, SHOWN_NOISE, SERVED)
-def recommend(args: Arguments) -> int:
-    """`sweeper recommend DIR`."""
-    spec, trials, noise = _read_run(args)
-    fixed = {k: getattr(args, k) for k in ("momentum", "weight_decay", "learning_rate")}
-    objectives = [args.objective] if args.objective else []
-    advice = advise(spec, trials, objectives, noise, batch_sizes=args.batch_size, **fixed)
-    emit(args.json, advice, "\n\n".join(f"{name}: {a['message']}\n{a['text']}" for name, a in advice.items()))
-    return ExitCode.DONE
-
-
 @command(RUN_DIR, _DIGEST, _DATA, SERVED)
 def pair(args: Arguments) -> int:
     """`sweeper pair DIR DIGEST`."""
     from sweeper.runner.results.winner import find_row, rerun
 
-    spec, trials, _ = _read_run(args)
+    spec, trials, _ = read_run(args)
     row = find_row(trials, args.digest)
     return emit_pair(args.json, row, rerun(args.dir, spec, row, args.data))
 

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from sweeper.cli.commands.inspect import emit_pair, emit_trials
 from sweeper.cli.commands.names import emit_merges, emit_noises, emit_spaces
+from sweeper.cli.commands.recommend import FIXED, check_form, emit_recommendation, wants_noise
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments
 from sweeper.cli.remote.follow import exit_code, follow
@@ -143,11 +145,29 @@ def best(args: Arguments) -> int:
 def recommend(args: Arguments) -> int:
     """`sweeper recommend ID`."""
     refuse(args, _NO_NOISE)
-    keys = ("learning_rate", "momentum", "weight_decay", "objective")
+    check_form(args)
+    asked = {"batch_sizes": args.batch_size or (), **{k: getattr(args, k) for k in (*FIXED, "objective")}}
+    record: dict[str, Any] = {"settings": [], "text": "", "formats": {}}
+    matched: dict[str, Any] = {}
+    missing: list[str] = []
     with _client(args) as client:
-        advice = client.recommend(args.dir, batch_sizes=args.batch_size or (), **{k: getattr(args, k) for k in keys})
-    emit(args.json, by_objective(advice), "\n\n".join(f"{a.objective}: {a.message}\n{a.text}" for a in advice))
+        try:
+            record = client.recommend_settings(args.dir, **asked).model_dump(mode="json")
+        except ClientError as error:
+            _note_missing(error, missing)
+        if wants_noise(args):
+            try:
+                matched = by_objective(client.recommend(args.dir, **asked))
+            except ClientError as error:
+                _note_missing(error, missing)
+    emit_recommendation(args, record, matched, missing)
     return ExitCode.DONE
+
+
+def _note_missing(error: ClientError, missing: list[str]) -> None:
+    if error.status != 409:
+        raise error
+    missing.append(str(error))
 
 
 def pair(args: Arguments) -> int:

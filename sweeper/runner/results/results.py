@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sweeper.analysis.regime import Regime
+    from sweeper.analysis.settings.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,38 @@ class Results:
         from sweeper.analysis.regime import fit_regime
 
         return fit_regime(self.trials, self.objective, self.noise)
+
+    def recommend(
+        self,
+        *,
+        batch_size: int | None = None,
+        momentum: float | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        objective: str | None = None,
+    ) -> Settings:
+        """Return the settings to use: every searched knob, at the values that cannot be changed.
+
+        `print` shows them as a table; `to_yaml` and `to_torch` write them for a sweep and for torch. See
+        `sweeper.analysis.settings.recommendation.recommend_settings`.
+
+        Raises:
+            NoSettingsError: There are too few viable trials.
+            SpecError: A value breaks its rule or is absurd.
+        """
+        from sweeper.analysis.settings.advice import advise_settings
+        from sweeper.storage.run_folder import stored_spec
+
+        advice = advise_settings(
+            stored_spec(self.run),
+            self.trials,
+            batch_sizes=None if batch_size is None else [batch_size],
+            momentum=momentum,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            objective=objective,
+        )
+        return advice.settings[0]
 
     @property
     def best(self) -> dict[str, Any] | None:

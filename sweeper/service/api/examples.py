@@ -54,6 +54,20 @@ ADVICE: list[dict[str, Any]] = [
         "text": "batch size 256: learning rate 0.11",
     }
 ]
+SETTINGS: dict[str, Any] = {
+    "settings": [
+        {
+            "params": {"learning_rate": 0.11, "batch_size": 256, "momentum": 0.9, "weight_decay": 0.0001},
+            "fixed": ["batch_size"],
+            "objective": "merged_loss",
+            "predicted": {"mean": 0.29, "sd": 0.006},
+            "learning_rate_low": 0.07,
+            "learning_rate_high": 0.16,
+        }
+    ],
+    "text": "Use these settings",
+    "formats": {"yaml": "space: digits_cnn", "python": "settings = {}", "torch": "import torch"},
+}
 BEST: dict[str, Any] = {"digest": "0f3a2b1c4d5e6f70", "config": "a1b2c3d4e5f60718", "merged_loss_val": 0.101}
 EXTENSION: dict[str, Any] = {"id": ID, "trials": 6, "message": "6 trials at 3 noises", "dry_run": True}
 EVENTS: dict[str, str] = {

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
 
-from sweeper.client.models import Advice, TrialPage
+from sweeper.client.models import Advice, SettingsAdvice, TrialPage
 from sweeper.errors import AwayError, SpecError
 from sweeper.search.objectives import OBJECTIVES
 from sweeper.service.api import examples
@@ -212,6 +212,47 @@ def get_recommendation(
     except SpecError as error:
         raise StateError(str(error)) from None  # a valid request, but the sweep has no answer yet
     return Response(plain_json([a.model_dump(mode="json") for a in advice]), media_type=JSON)
+
+
+@router.get(
+    "/settings",
+    response_model=SettingsAdvice,
+    summary="Get the settings to use",
+    dependencies=[Expensive],
+    responses={**documented(404, 409), **example_response(examples.SETTINGS, "Settings with their texts.")},
+)
+def get_settings(
+    api: ApiDependency,
+    user: Viewer,
+    sweep: SweepId,
+    batch_size: Annotated[
+        list[Annotated[int, Query(ge=1, le=2**31)]] | None,
+        Query(max_length=16, description="Batch sizes to use; default: the best one.", examples=[[256]]),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, Query(gt=0, le=1e9, allow_inf_nan=False, description="Learning rate to use; default: the best.")
+    ] = None,
+    momentum: Annotated[
+        float | None, Query(ge=0, lt=1, allow_inf_nan=False, description="Momentum to use; default: the best.")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, Query(ge=0, le=1e9, allow_inf_nan=False, description="Weight decay to use; default: the best.")
+    ] = None,
+    objective: Annotated[
+        str | None, Query(max_length=40, pattern=_COLUMN, description="Objective to optimise; default: the sweep's.")
+    ] = None,
+) -> Response:
+    """Return the best value of every searched knob, at the values that are given, as `sweeper recommend` prints it."""
+    from sweeper.analysis.settings.settings import NoSettingsError
+
+    entry = api.visible_entry(user, sweep)
+    wanted = {"batch_sizes": batch_size, "learning_rate": learning_rate, "momentum": momentum,
+              "weight_decay": weight_decay, "objective": objective}  # fmt: skip
+    try:
+        advice = api.service.views.settings(entry, **{k: v for k, v in wanted.items() if v is not None})
+    except NoSettingsError as error:
+        raise StateError(str(error)) from None  # a valid request, but the sweep has no answer yet
+    return Response(plain_json(advice.model_dump(mode="json")), media_type=JSON)
 
 
 @router.get(

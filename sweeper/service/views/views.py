@@ -22,6 +22,7 @@ from sweeper.client.models import (
     Advice,
     Extension,
     Progress,
+    SettingsAdvice,
     State,
     Sweep,
     SweepDetail,
@@ -273,6 +274,26 @@ class Views:
             return [Advice(objective=name, **advice) for name, advice in by_objective.items()]
 
         return self._memoize(entry, ("advice", *objectives, repr(sorted(wanted.items()))), compute)
+
+    def settings(self, entry: Entry, **wanted: Any) -> SettingsAdvice:
+        """Return settings to use.
+
+        Args:
+            entry: The sweep.
+            wanted: See `sweeper.analysis.settings.advice.advise_settings`.
+
+        Raises:
+            NoSettingsError: There are too few viable trials.
+            SpecError: A value breaks its rule or is absurd.
+        """
+        from sweeper.analysis.settings.advice import advise_settings
+
+        def compute(reader: Reader) -> SettingsAdvice:
+            shown = SweepSpec.checked(self.outward.spec(entry))
+            record = advise_settings(self.spec(entry), reader.rows.table, shown=shown, **wanted).record()
+            return SettingsAdvice.model_validate_json(self.outward.text(json.dumps(record)))
+
+        return self._memoize(entry, ("settings", repr(sorted(wanted.items()))), compute)
 
     def best(self, entry: Entry) -> dict[str, Any] | None:
         """Return the record of `sweeper best --json`; None if no configuration has won yet."""

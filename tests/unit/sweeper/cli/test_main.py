@@ -105,8 +105,14 @@ def test_recommend_reaches_the_optimum(finished: Path, capsys: pytest.CaptureFix
     args = ["recommend", str(finished), "--batch-size", "256", "--momentum", "0.9", "--weight-decay", "1e-4", "--json"]
     assert main(args) == 0
     record = json.loads(capsys.readouterr().out)
-    assert set(record) == {"gain_mean", "merged_loss"}
-    for found in record.values():
+    (settings,) = record["settings"]
+    assert set(settings["params"]) == {
+        "learning_rate", "batch_size", "momentum", "weight_decay", "augmentation_strength",
+    }  # fmt: skip
+    assert settings["fixed"] == ["batch_size", "momentum", "weight_decay"]
+    assert settings["outside_tried"] == ["batch_size"]
+    assert set(record["noise_matched"]) == {"gain_mean", "merged_loss"}
+    for found in record["noise_matched"].values():
         advice = found["recommendations"][0]
         assert advice["batch_size"] == 256
         assert "batch_size" in advice["outside_tried"]

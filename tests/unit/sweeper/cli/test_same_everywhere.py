@@ -56,7 +56,7 @@ def test_the_best_noise_with_its_interval(run: Path, page: Any, capsys: pytest.C
     advice = said(capsys, "recommend", str(run), "--objective", "gain_mean")
     for key in ("optimum", "low", "high", "edge_share", "moved", "message"):
         assert best[0]["regimes"]["gain_mean"][key] == regime[key]
-    assert status[0]["regimes"]["gain_mean"] == advice[0]["gain_mean"]["message"] == regime["message"]
+    assert status[0]["regimes"]["gain_mean"] == advice[0]["noise_matched"]["gain_mean"]["message"] == regime["message"]
     interval = f"90 % interval {number(regime['low'])} to {number(regime['high'])}"
     tile = next(t for t in page["overview"].tiles if t.title.startswith("Best noise"))
     assert tile.value == number(regime["optimum"])

@@ -95,7 +95,7 @@ def test_the_interval_holds_the_best_learning_rate_and_widens_far_from_the_data(
 def test_a_value_outside_the_tried_range_is_said(rows: list[Any]) -> None:
     found = recommend(SGD, rows, batch_size=256)
     assert found.outside_tried == ("batch_size",)
-    assert any("batch size 256 lies outside the tried range" in note for note in found.notes)
+    assert any("the batch size lies outside the tried range" in note for note in found.notes)
     assert found.scores["merged_loss"].sd > recommend(SGD, rows, batch_size=32).scores["merged_loss"].sd
 
 
@@ -251,7 +251,7 @@ def test_few_trials_are_refused_with_the_number_that_is_missing(rows: list[Any])
 
 def test_where_everything_diverged_there_is_nothing_to_recommend() -> None:
     rows = settings_rows(SGD, lambda _: math.nan, 12)
-    with pytest.raises(SpecError, match=r"no pair is viable, .*\(12 diverged\); search lower learning rates"):
+    with pytest.raises(SpecError, match=r"no settings follow \(12 diverged\); search lower learning rates"):
         recommend(SGD, rows)
 
 
@@ -282,7 +282,7 @@ def test_settings_with_fresh_pairs_win_unless_clearly_worse(rows: list[Any]) -> 
 
 
 def test_one_fit_serves_several_batch_sizes(rows: list[Any]) -> None:
-    model = fit_model(SPEC, SGD, table(rows), {})
+    model = fit_model(SPEC, SGD, table(rows), [])
     for size in (16, 64):
         found = model.recommend({"batch_size": size})
         assert found.params == recommend(SGD, rows, batch_size=size).params

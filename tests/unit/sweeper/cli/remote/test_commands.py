@@ -261,10 +261,30 @@ def test_results_are_downloaded(service: FakeService, sweeper: Sweeper, tmp_path
     assert (tmp_path / "w.safetensors").read_bytes() == b"weights"
     record = json.loads(sweeper("best", "synthetic-1", "--json")[1])
     assert (record["best"], record["recommendations"]["gain_mean"]["text"]) == (WINNER, "a table")
-    assert sweeper("recommend", "synthetic-1", "--batch-size", "8")[1] == "gain_mean: at 0.01\na table\n"
-    assert json.loads(sweeper("recommend", "synthetic-1", "--json")[1])["gain_mean"]["text"] == "a table"
+
+
+def test_settings_come_from_the_service(service: FakeService, sweeper: Sweeper) -> None:
+    service.sweeps["synthetic-1"] = sweep(state="done", best=BEST)
+    advice = [{"objective": "gain_mean", "message": "at 0.01", "recommendations": [], "text": "a table"}]
+    found = {"settings": [{"params": {"batch_size": 8}}], "text": "Use these", "formats": {"yaml": "space: s\n"}}
+    service.answers["GET", f"{FIRST}/recommendation"] = 200, "application/json", json.dumps(advice).encode()
+    service.answers["GET", f"{FIRST}/settings"] = 200, "application/json", json.dumps(found).encode()
+    text = sweeper("recommend", "synthetic-1", "--batch-size", "8")[1]
+    assert text.startswith("Use these\n\n")
+    assert text.endswith("gain_mean: at 0.01\na table\n")
+    assert sweeper("recommend", "synthetic-1", "--format", "yaml")[1] == "space: s\n"
+    record = json.loads(sweeper("recommend", "synthetic-1", "--json")[1])
+    assert record["noise_matched"]["gain_mean"]["text"] == "a table"
+    assert record["settings"] == found["settings"]
+    several = sweeper("recommend", "synthetic-1", "--format", "yaml", "--batch-size", "8", "--batch-size", "9")
+    assert several == (2, "", "error: --format yaml takes one batch size, got 2\n")
+    service.answers["GET", f"{FIRST}/settings"] = _refused(409, "settings need 6 viable configurations")
+    assert "not shown: settings need 6 viable" in sweeper("recommend", "synthetic-1")[1]
+    assert sweeper("recommend", "synthetic-1", "--format", "torch")[0] == 2
     service.answers["GET", f"{FIRST}/recommendation"] = _refused(409, "no optimum yet: 2 trials")
-    assert sweeper("recommend", "synthetic-1") == (2, "", "error: no optimum yet: 2 trials\n")
+    assert sweeper("recommend", "synthetic-1") == (2, "", "error: settings need 6 viable configurations\n")
+    service.answers["GET", f"{FIRST}/settings"] = _refused(422, "batch_size must be at most 720")
+    assert sweeper("recommend", "synthetic-1") == (2, "", "error: batch_size must be at most 720\n")
 
 
 def test_the_page_opens_on_a_machine_with_a_screen(

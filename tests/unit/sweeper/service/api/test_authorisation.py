@@ -43,6 +43,7 @@ ONE = {
     ("GET", "/v1/sweeps/{sweep}"): _SEEN,
     ("GET", "/v1/sweeps/{sweep}/trials"): _SEEN,
     ("GET", "/v1/sweeps/{sweep}/recommendation"): _SEEN,
+    ("GET", "/v1/sweeps/{sweep}/settings"): _SEEN,
     ("GET", "/v1/sweeps/{sweep}/best"): _SEEN,
     ("GET", "/v1/sweeps/{sweep}/best/weights"): _SEEN,
     ("GET", "/v1/sweeps/{sweep}/report"): _SEEN,

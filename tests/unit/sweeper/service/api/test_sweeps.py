@@ -159,14 +159,21 @@ def test_the_preferred_type(accept, best):
 def test_answers_that_are_not_there_yet(client, service):
     early, done = service.add("local"), service.add("local", State.STARTING, State.DONE)
     assert client.get(f"/v1/sweeps/{early}/recommendation").status_code == 409
+    assert client.get(f"/v1/sweeps/{early}/settings").status_code == 409
     assert client.get(f"/v1/sweeps/{early}/best").status_code == 404
     assert client.get(f"/v1/sweeps/{early}/best/weights").status_code == 404
     advice = client.get(f"/v1/sweeps/{done}/recommendation?batch_size=256&batch_size=64&momentum=0.5").json()
     assert service.views.asked[-1] == ((), {"batch_sizes": [256, 64], "momentum": 0.5})
     assert advice[0]["recommendations"][0]["learning_rate"] is None  # infinite
+    settings = client.get(f"/v1/sweeps/{done}/settings?batch_size=64&momentum=0.5&objective=gain_mean").json()
+    assert service.views.asked[-1] == {"batch_sizes": [64], "momentum": 0.5, "objective": "gain_mean"}
+    assert settings["settings"][0]["noise"] is None
+    assert settings["formats"] == {"yaml": "space: s"}
     assert client.get(f"/v1/sweeps/{done}/best").json()["loss"] is None
     for wrong in ("objective=best", "batch_size=0", "momentum=1", "batch_size=2&learning_rate=0.1"):
         assert client.get(f"/v1/sweeps/{done}/recommendation?{wrong}").status_code == 422
+    for wrong in ("batch_size=0", "momentum=1", "learning_rate=0", "objective=a-b"):
+        assert client.get(f"/v1/sweeps/{done}/settings?{wrong}").status_code == 422
 
 
 def test_steering(client, service):

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from sweeper.analysis import posterior, summary
 from sweeper.analysis.evidence import plan
+from sweeper.analysis.settings import advice
 from sweeper.client.models import State
 from sweeper.errors import AwayError, SpecError
 from sweeper.service.api.app import make_api
@@ -129,7 +130,7 @@ def test_heavy_answers_are_computed_again_only_after_a_change(
 ) -> None:
     page = pytest.importorskip("dashboards.page.page")
     monkeypatch.setattr(views, "STALE_SECONDS", 0.0)
-    counts = dict.fromkeys(("report", "best", "recommendation", "extend"), 0)
+    counts = dict.fromkeys(("report", "best", "recommendation", "settings", "extend"), 0)
 
     def counted(module: Any, name: str, what: str) -> None:
         real = getattr(module, name)
@@ -144,11 +145,12 @@ def test_heavy_answers_are_computed_again_only_after_a_change(
     counted(page, "render_page", "report")
     counted(posterior, "fit_posterior", "best")
     counted(summary, "advise", "recommendation")
+    counted(advice, "advise_settings", "settings")
     counted(plan, "plan_extension", "extend")
 
     def ask() -> list[int]:
         url = f"/v1/sweeps/{sweep}"
-        memo = [client.get(f"{url}/{p}") for p in ("report", "best", "recommendation?batch_size=64")]
+        memo = [client.get(f"{url}/{p}") for p in ("report", "best", "recommendation?batch_size=64", "settings")]
         return [a.status_code for a in (*memo, client.post(f"{url}/extend?dry_run=true"))]
 
     first = ask()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dashboards.charts.axes import make_log_axis, round_to, shorten
 from dashboards.charts.chart import Chart, finish, make_figure
 from dashboards.charts.theme import BLUE, GREEN, GREY
-from sweeper.analysis.text import list_exponents, noise_share
+from sweeper.analysis.text import describe_bounds, list_exponents, noise_share
 
 if TYPE_CHECKING:
     from sweeper.analysis.posterior import Posterior
@@ -79,8 +79,8 @@ def describe_posterior(explanation: Explanation) -> str:
     if explanation.optimum is not None:
         interval = f"90 % interval {shorten(explanation.optimum_low)} to {shorten(explanation.optimum_high)}"
         words += f": best noise {shorten(explanation.optimum)}, {interval}"
-    share = noise_share(asdict(explanation), explanation.noise)
-    return f"{words}. {share[0].upper()}{share[1:]}."
+    more = [noise_share(asdict(explanation), explanation.noise), describe_bounds(explanation.at_bounds)]
+    return ". ".join([words, *(f"{text[0].upper()}{text[1:]}" for text in more if text)]) + "."
 
 
 def draw_exponents(believed: Posterior) -> Chart:

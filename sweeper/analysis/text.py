@@ -184,11 +184,20 @@ def format_posterior(record: Mapping[str, Any], noise: str) -> str:
         return wrap(f"no model of noise {noise}: {record['unexplained']}", 0)
     share = noise_share(record, noise)
     lines = [wrap(f"model of {pluralize(record['trials'], 'configuration')}: {share}", 0)]
+    lines += [wrap(hint, 0)] if (hint := describe_bounds(record.get("at_bounds", ()))) else []
     if exponents := list_exponents(record):
         rows = [(e.factor, number(e.given), number(e.fitted), _format_interval(e.interval)) for e in exponents]
         lines.append(format_table(("exponent of", "definition", "fitted", "90 % interval"), rows))
     lines += [wrap(f"warning: {record['assumed']}", 0)] if record.get("assumed") else []
     return "\n".join(lines)
+
+
+def describe_bounds(names: Sequence[str]) -> str:
+    """Return a sentence on knobs whose best value lies at an end of their range; empty without any."""
+    if not names:
+        return ""
+    where = " and ".join(f"the range of {name}" for name in names)
+    return f"the best lies at an end of {where}: a wider range may hold a better configuration"
 
 
 def noise_share(record: Mapping[str, Any], noise: str) -> str:

@@ -98,10 +98,12 @@ def choose(aims: Aims, taken: Collection[tuple[float, ...]], rng: np.random.Gene
         best = int(order[0])
     elif not aims.repeats:
         return Choice(pool.points.unit[best], pool.origin[best], float(pool.level[best]))
-    again = np.argsort(np.where(feasible > np.log(0.5), seen, np.inf), kind="stable")[:_INCUMBENTS]
+    repeated = {*point_keys(aims.running.unit)}  # one repeat of a configuration at a time
+    free = np.array([key not in repeated for key in point_keys(held.unit)], dtype=bool)
+    again = np.argsort(np.where(free & (feasible > np.log(0.5)), seen, np.inf), kind="stable")[:_INCUMBENTS]
     few = held[again] + pool.points[[best]]
     gains = knowledge_gradient(conditioned[0], few)
-    if aims.repeats and gains[:-1].max() > gains[-1]:
+    if aims.repeats and free[again].any() and gains[:-1].max() > gains[-1]:
         return Choice(few.unit[int(gains[:-1].argmax())], REPEAT, float("nan"))
     return Choice(pool.points.unit[best], pool.origin[best], float(pool.level[best]))
 

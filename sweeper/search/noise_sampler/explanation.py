@@ -15,6 +15,7 @@ from sweeper.search.noise_sampler.level_sets import KnobSpace, Points
 from sweeper.search.noise_sampler.surrogate import Surrogate
 
 _SEEN, _LEVELS, _TOP, _NEAR, _BINS = 40, 32, 3, 20, 40
+_AT_BOUND = 0.05  # of the range
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Explanation:
             predict unseen trials.
         share_low, share_high: 5 % and 95 % quantiles of that share over the hyperparameters' posterior.
         trials: Number of finished trials in the fit.
+        at_bounds: Knobs whose best value lies at an end of their range in more than half of the draws: a wider range
+            may hold a better configuration.
     """
 
     noise: str
@@ -51,14 +54,21 @@ class Explanation:
     share_low: float | None = None
     share_high: float | None = None
     trials: int = 0
+    at_bounds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class BestDraws:
-    """Minima of the surrogate's draws: log noise by the definition and refined, both of shape (draws,)."""
+    """Minima of the surrogate's draws.
+
+    Attributes:
+        log_noise, refined: Log noise by the definition and refined, both of shape (draws,).
+        unit: Coordinates, shape (draws, d).
+    """
 
     log_noise: Array
     refined: Array
+    unit: Array
 
     def summary(self) -> tuple[float, float, float]:
         """Return median, 5 % and 95 % quantile of the noise, in the unit of the definition."""
@@ -97,7 +107,22 @@ def draw_best(
     points = space.points(unit)
     minima = [_find_lowest(m, points, math.ceil(draws / len(models)), rng) for m in models]
     refined = np.concatenate([m.axis(points)[i] for m, i in zip(models, minima, strict=True)])
-    return BestDraws(points.log_noise[np.concatenate(minima)], refined)
+    rows = np.concatenate(minima)
+    return BestDraws(points.log_noise[rows], refined, points.unit[rows])
+
+
+def find_at_bounds(space: KnobSpace, unit: Array) -> tuple[str, ...]:
+    """Return the knobs with an order of which more than half of the points, shape (n, d), lie at one end of the range.
+
+    A knob with two values always lies at an end and is left out.
+    """
+    out: list[str] = []
+    for i, knob in enumerate(space.knobs):
+        margin = max(_AT_BOUND, 0.75 / knob.size)  # the first of few values lies half a step inside
+        ends = (unit[:, i] <= margin).mean(), (unit[:, i] >= 1.0 - margin).mean()
+        if knob.size > 2 and not knob.nominal and max(ends) > 0.5:
+            out.append(knob.name)
+    return tuple(out)
 
 
 def _find_lowest(model: Surrogate, points: Points, draws: int, rng: np.random.Generator) -> Rows:
@@ -116,9 +141,11 @@ class RecommendedTrial:
         number: Number of its first trial.
         params: Its parameters.
         mean, sd: Posterior mean and sd of its noise-free objective, in the study's unit and direction.
+        at_bounds: Knobs whose value lies at an end of their range: a wider range may hold a better configuration.
     """
 
     number: int
     params: dict[str, Any]
     mean: float
     sd: float
+    at_bounds: tuple[str, ...] = ()

@@ -26,12 +26,13 @@ _DRAWS, _MANY_DRAWS, _EACH, _EACH_OF_MANY = 200, 1000, 3, 12
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of the search that an ablation can disable."""
+    """Parts of the search that an ablation can disable, and the additive model of explanations."""
 
     level_sets: bool = True
     exponents: bool = True
     residual: bool = True
     repeats: bool = True
+    additive: bool = True
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def fit_surrogate(
     low, high = find_range(space)
     steps = space.points(np.random.default_rng(0).random((64, len(space.knobs)))).step
     step_span = float(np.ptp(steps)) if space.pivot is not None else 0.0
-    prior = Prior.of(len(space.knobs), _tilt_sds(space), high - low, step_span)
+    prior = Prior.of(len(space.knobs), _tilt_sds(space), high - low, step_span, additive=parts.additive)
     prior = prior.hold(exponents=not parts.exponents, residual=not parts.residual)
     transform = LossTransform.of(losses)
     model = fit(

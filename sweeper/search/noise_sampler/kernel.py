@@ -4,9 +4,13 @@
 
 ``f``  Matérn 5/2 over phi: the effect of the noise
 ``s``  Matérn 5/2 over psi: the limit of stable steps, which no noise scale contains
-``g``  Matérn 5/2 over the unit cube with one length per knob, small a priori: the residual
+``g``  Matérn 5/2 over the unit cube with one length per knob, and over phi with the length of f: the residual
 ``c``  constant, standard normal a priori (the target is standardised), integrated out
 ``e``  seed noise of one size
+
+A hump seldom has one height along a level set, and a residual over the knobs alone cannot follow a ridge across them.
+Therefore the search's residual varies along phi, too, and is as large as f a priori. The additive model of explanations
+leaves phi out of g, so that f is all that noise explains, and its residual is small a priori.
 
 scikit-learn's kernels support neither learnt projections nor nominal knobs, so this module defines its own kernel. It
 omits f if no noise varies, and s if no learning rate varies.
@@ -57,16 +61,23 @@ class Theta:
 
 @dataclass(frozen=True)
 class Prior:
-    """Independent normal priors of the optimizer's vector: mean and sd, both shape (6 + d + k,), of d `knobs`."""
+    """Independent normal priors of the optimizer's vector, and the parts of the model.
+
+    Attributes:
+        mean, sd: Of the priors, both shape (6 + d + k,), of d `knobs`.
+        has_noise, has_step: Whether the model has f and s.
+        additive: Whether the residual leaves phi out.
+    """
 
     mean: Array
     sd: Array
     knobs: int
     has_noise: bool
     has_step: bool
+    additive: bool
 
     @classmethod
-    def of(cls, d: int, tilt_sd: Array, span: float = 0.0, step_span: float = 0.0) -> Prior:
+    def of(cls, d: int, tilt_sd: Array, span: float = 0.0, step_span: float = 0.0, *, additive: bool = False) -> Prior:
         """Return the prior for d knobs.
 
         Args:
@@ -74,22 +85,24 @@ class Prior:
             tilt_sd: Prior sd of the refined exponents around the definition's, shape (k,).
             span: Reachable range of log noise, 0 if none varies; a hump spans a fifth of it, within a factor of two.
             step_span: Range of the log step size, 0 if none varies.
+            additive: Whether noise explains what it can alone, with a small residual that leaves phi out.
         """
         has_noise, has_step = span > 0, step_span > 0
-        # a space without noise has no f, so g gets the full amplitude
+        small = has_noise and additive
         scalars = [
             1.0,
             0.2 * span if has_noise else 1.0,
             0.3,
             0.3 * step_span if has_step else 1.0,
-            0.3 if has_noise else 1.0,
-            0.1,
+            0.3 if small else 1.0,
+            0.1 if additive or not has_noise else 0.3,
         ]
         lengths = np.full(d, 0.7 * max(d, 1) ** 0.25)  # distances grow with the number of knobs
         mean = np.concatenate([np.log(scalars), np.log(lengths), np.zeros(len(tilt_sd))])
-        # the residual differs most between tasks
-        sd = np.concatenate([[0.7, 0.7, 0.7, 0.7, 1.2, 0.8], np.full(d, 0.7), tilt_sd])
-        return cls(mean, sd, d, has_noise, has_step)
+        # a residual that may vanish lets wrong exponents explain everything, and the search then follows one level set
+        free = 0.5 if has_noise and not additive else 1.2
+        sd = np.concatenate([[0.7, 0.7, 0.7, 0.7, free, 0.8], np.full(d, 0.7), tilt_sd])
+        return cls(mean, sd, d, has_noise, has_step, additive or not has_noise)
 
     def hold(self, *, exponents: bool = False, residual: bool = False) -> Prior:
         """Return the prior with the exponents held as defined, or almost no residual, for ablations."""
@@ -165,6 +178,8 @@ class NoiseKernel(Kernel):
         """Return the covariance of s + g between two sets of rows, shape (n, m)."""
         t, d = self.values, len(self.nominal)
         scaled = np.tensordot(1.0 / t.lengths**2, squared_differences(X[:, -d:], Y[:, -d:], self.nominal), axes=1)
+        if not self.prior.additive:
+            scaled += ((self.phi(X)[:, None] - self.phi(Y)[None, :]) / t.length) ** 2
         out = t.residual**2 * matern(np.sqrt(scaled))[0]
         if self.prior.has_step:
             gap = X[:, None, -d - 1] - Y[None, :, -d - 1]
@@ -204,21 +219,23 @@ class NoiseKernel(Kernel):
         t, (n, d) = self.values, (len(X), len(self.nominal))
         gaps, along = self._gaps(X)
         out = np.zeros((len(self.vector), n, n))
+        scaled = np.tensordot(1.0 / t.lengths**2, gaps, axes=1)
+        gap = (along[0] + np.tensordot(t.tilt, along[1:-1], axes=1)) / t.length
+        joint = not self.prior.additive
+        g, slope = matern(np.sqrt(scaled + gap * gap if joint else scaled))
+        out[4] = (2.0 * t.residual**2) * g
+        slope *= t.residual**2
         if self.prior.has_noise:
-            gap = (along[0] + np.tensordot(t.tilt, along[1:-1], axes=1)) / t.length
-            f, slope = matern(np.abs(gap))
+            f, along_f = matern(np.abs(gap))
             out[0] = (2.0 * t.amplitude**2) * f
-            pull = t.amplitude**2 * slope * gap
+            pull = (t.amplitude**2 * along_f + slope if joint else t.amplitude**2 * along_f) * gap
             out[1] = pull * gap
             np.multiply(along[1:-1], (-pull / t.length)[None], out=out[_SCALARS + d :])
         if self.prior.has_step:
-            gap = along[-1] / t.step_length
-            s, slope = matern(np.abs(gap))
+            step = along[-1] / t.step_length
+            s, along_s = matern(np.abs(step))
             out[2] = (2.0 * t.step_amplitude**2) * s
-            out[3] = t.step_amplitude**2 * slope * gap * gap
-        g, slope = matern(np.sqrt(np.tensordot(1.0 / t.lengths**2, gaps, axes=1)))
-        out[4] = (2.0 * t.residual**2) * g
-        slope *= t.residual**2
+            out[3] = t.step_amplitude**2 * along_s * step * step
         for i, length in enumerate(t.lengths):
             np.multiply(gaps[i], slope / length**2, out=out[_SCALARS + i])
         covariance = 1.0 + 0.5 * (out[0] + out[2] + out[4])

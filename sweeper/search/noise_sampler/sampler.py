@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeper.search.noise_sampler.acquisition import Aims, choose
 from sweeper.search.noise_sampler.candidates import STARTUP, find_inside, startup_point
 from sweeper.search.noise_sampler.encoding import Array, check_fixed, check_names, nearest_value
-from sweeper.search.noise_sampler.explanation import BestDraws, Explanation, RecommendedTrial
+from sweeper.search.noise_sampler.explanation import BestDraws, Explanation, RecommendedTrial, find_at_bounds
 from sweeper.search.noise_sampler.fit import (
     Parts,
     SurrogateFit,
@@ -237,7 +237,7 @@ class NoiseTargetedSampler(BaseSampler):
             ValueError: The direction is unknown, or the formula cannot use a knob.
         """
         with one_thread():
-            fit = self._fit_first_objective(trials, direction)
+            fit = self._fit_first_objective(trials, direction, replace(self._parts, additive=True))
             if isinstance(fit, KnobSpace):
                 return self._explain_definition(fit)
             if fit is None:
@@ -269,7 +269,7 @@ class NoiseTargetedSampler(BaseSampler):
         """Return the `count` feasible finished configurations with the best posterior means; see `recommend`."""
         with one_thread():
             feasible = [t for t in trials if all(v <= 0 for v in t.constraints.values())]
-            fit = self._fit_first_objective(feasible, direction)
+            fit = self._fit_first_objective(feasible, direction, self._parts)
             if fit is None or isinstance(fit, KnobSpace):
                 return []
             surrogate, seen, sign = fit
@@ -286,11 +286,12 @@ class NoiseTargetedSampler(BaseSampler):
             if transform is not None:
                 low, centre, high = transform.losses(mean[i] + sd[i] * np.array([-1.0, 0.0, 1.0]))
                 half = float(high - low) / 2
-            ranked.append(RecommendedTrial(number, dict(by_number[number].params), sign * float(centre), half))
+            params, bounds = dict(by_number[number].params), find_at_bounds(surrogate.space, seen.unit[[i]])
+            ranked.append(RecommendedTrial(number, params, sign * float(centre), half, bounds))
         return ranked
 
     def _fit_first_objective(
-        self, trials: Sequence[FrozenTrial], direction: Direction
+        self, trials: Sequence[FrozenTrial], direction: Direction, parts: Parts
     ) -> tuple[SurrogateFit, Observations, float] | KnobSpace | None:
         # surrogate of the first objective with its data and sign; the space alone for few trials; None without a space
         directions = _directions(direction)
@@ -305,7 +306,7 @@ class NoiseTargetedSampler(BaseSampler):
             return space
         pruned = read_tried(space, finished, (TrialState.PRUNED,))
         sign = -1.0 if directions[0] == StudyDirection.MAXIMIZE else 1.0
-        return fit_surrogate(space, seen, np.eye(len(directions))[0], pruned, self._parts, thorough=True), seen, sign
+        return fit_surrogate(space, seen, np.eye(len(directions))[0], pruned, parts, thorough=True), seen, sign
 
     def _design_start(self, space: KnobSpace, number: int, taken: Taken, rng: np.random.Generator) -> Array:
         unit = startup_point(space, self._seed, number, self._prior)
@@ -335,7 +336,9 @@ class NoiseTargetedSampler(BaseSampler):
             return known
         best, lowest, highest = draws.summary()
         posterior = draws.posterior(surrogate.low, surrogate.high) if intervals else ()
-        return replace(known, optimum=best, optimum_low=lowest, optimum_high=highest, posterior=posterior)
+        bounds = find_at_bounds(space, draws.unit)
+        known = replace(known, posterior=posterior, at_bounds=bounds)
+        return replace(known, optimum=best, optimum_low=lowest, optimum_high=highest)
 
     def _fit_exponents(self, surrogate: SurrogateFit, seen: Observations) -> dict[str, Any]:
         # exponents with intervals from the single-index model of `analyse`; empty for too few trials

@@ -128,10 +128,19 @@ class Surrogate:
         return 1.0 / np.sqrt(np.maximum(values, 1.0 / prior.sd.max() ** 2)), axes
 
     def noise_share(self) -> float:
-        """Return the share of f in the variance of the means of f and the rest at the observed points, in [0, 1]."""
+        """Return the share of noise in the variance of the means at the observed points, in [0, 1].
+
+        In the additive model it is the share of f beside the rest.
+        """
         if not self.kernel.prior.has_noise:
             return 0.0
         phi, rows = self.axis(self.points), make_table(self.points)
+        if not self.kernel.prior.additive:  # f and g both vary along noise: the smooth curve through the means counts
+            mean: Any = self.model.predict(rows)
+            k, gap = self.kernel.f(phi, phi), mean - mean.mean()
+            curve = k @ np.linalg.solve(k + 0.1 * self.theta.amplitude**2 * np.eye(len(phi)), gap)
+            left = float(((gap - curve) ** 2).mean())
+            return max(0.0, 1.0 - left / float(gap.var())) if float(gap.var()) > 1e-12 else 0.0
         f, g = self.kernel.f(phi, phi) @ self.model.alpha_, self.kernel.rest(rows, rows) @ self.model.alpha_
         total = float(f.var() + g.var())
         return float(f.var()) / total if total > 1e-12 else 0.0

@@ -37,10 +37,11 @@ def _fitted(nominal: bool = False) -> tuple[KnobSpace, np.ndarray, Surrogate]:
     return space, transform_losses(y), fit(points, transform_losses(y), kinds, prior)
 
 
+@pytest.mark.parametrize("additive", [False, True])
 @pytest.mark.parametrize("spans", [(10.0, 5.0), (10.0, 0.0), (0.0, 0.0)])
-def test_gradient_of_the_covariance(spans: tuple[float, float]) -> None:
+def test_gradient_of_the_covariance(spans: tuple[float, float], additive: bool) -> None:
     space, unit, _ = _problem(nominal=True)
-    prior = Prior.of(len(space.knobs), np.full(len(space.factor_roles), 0.1), *spans)
+    prior = Prior.of(len(space.knobs), np.full(len(space.factor_roles), 0.1), *spans, additive=additive)
     at = prior.mean + 0.5 * prior.sd * np.random.default_rng(1).standard_normal(len(prior.mean))
     kinds, rows = np.array([k.nominal for k in space.knobs]), make_table(space.points(unit[:9]))
     covariance, gradient = NoiseKernel(at, prior, kinds)(rows, eval_gradient=True)
@@ -48,6 +49,17 @@ def test_gradient_of_the_covariance(spans: tuple[float, float]) -> None:
     for i, step in enumerate(1e-6 * np.eye(len(at))):
         ahead, behind = (NoiseKernel(at + s, prior, kinds)(rows) for s in (step, -step))
         assert gradient[:, :, i] == pytest.approx((ahead - behind) / 2e-6, abs=1e-6)
+
+
+def test_only_the_additive_residual_leaves_noise_out() -> None:
+    space, unit, _ = _problem()
+    rows = make_table(space.points(unit[:9]))
+    moved = rows.copy()
+    moved[:, 0] += np.arange(9.0)  # log noise
+    for additive in (False, True):
+        prior = Prior.of(len(space.knobs), np.full(len(space.factor_roles), 0.1), 10.0, 0.0, additive=additive)
+        kernel = NoiseKernel(prior.mean, prior, np.zeros(len(space.knobs), dtype=bool))
+        assert np.allclose(kernel.rest(rows, rows), kernel.rest(moved, moved)) == additive
 
 
 def test_posterior_equals_the_textbook_formula() -> None:

@@ -13,6 +13,8 @@ JSON = Mapping[str, Any]
 S = TypeVar("S", bound="BaseSpec | PairSpec")
 MOST_MEMBERS, MOST_MERGES, MOST_STEPS = 1000, 64, 1_000_000_000
 """Bounds of a trial, which catch mistakes and protect the machine. A service has lower ones."""
+OF_OTHERS = frozenset({"channels", "classes", "pretrained", "weights"})
+"""Arguments of a model's builder that other fields of a trial set."""
 
 
 def _about(description: str) -> dict[str, str]:
@@ -247,6 +249,11 @@ class PairSpec:
             object.__setattr__(self, "base", _read(BaseSpec, "base", self.base))
         for name in ("dataset_options", "dataset_b_options", "model_options", "optimizer_options"):
             _check_json(name, getattr(self, name))
+        if reserved := sorted(OF_OTHERS & set(self.model_options)):
+            raise ValueError(
+                f"model_options must not have {', '.join(sorted(OF_OTHERS))}, got {reserved[0]!r}: the data set gives "
+                "classes and channels, `weights: pretrained` the start weights"
+            )
         strength = self.augmentation_strength
         _check("augmentation_strength", strength, "lie in [0, 1]", 0 <= strength <= 1)
         _check("epochs", self.epochs, "be >= 1", self.epochs >= 1)

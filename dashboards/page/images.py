@@ -32,7 +32,7 @@ def write_pictures(run: Run, folder: Path, kind: str) -> list[Path]:
         import kaleido
         from kaleido.errors import BrowserFailedError, ChromeNotFoundError
     except ImportError as error:
-        raise SpecError(f"images need {error.name}: run pip install -e '.[dashboard]' in sweeper's checkout") from None
+        raise SpecError(f"images need {error.name}: run `pip install 'sweeper[dashboard]'`") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -19,6 +19,7 @@ from sweeper.search.noise_targets import check_target, default_noise
 from sweeper.search.objectives import OBJECTIVES, Objective, resolve_objective
 from sweeper.search.samplers import SAMPLERS
 from sweeper.storage.space_data import known_space
+from trainables.noise import NOISE
 from trainables.registry import UnknownName
 from trainables.result import Outcome
 from trainables.spec import PairSpec
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 FEWEST = 6
 """The model needs at least this many configurations with a value."""
 
+_MEASURED = "it is measured during training, and the model needs a noise that the knobs predict"
 Row = Mapping[str, Any]
 
 
@@ -135,6 +137,8 @@ def _count_scored(rows: Sequence[Row]) -> int:
 
 
 def _explain(spec: SweepSpec, space: Space, study: Sequence[FrozenTrial], rows: Sequence[Row], noise: str) -> Posterior:
+    if NOISE[noise].kind == "measured":
+        return Posterior(unexplained=_MEASURED)
     try:
         sampler = _make_sampler(spec, space, noise, rows)
         return Posterior(sampler.explain(study, _direction(spec)), sampler.explain([]).exponents)

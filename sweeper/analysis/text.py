@@ -85,10 +85,10 @@ def _format_interior(regime: Mapping[str, Any]) -> str:
 
 
 def format_best(record: Mapping[str, Any]) -> str:
-    """Return the winner of a record with the keys `best` and `objective` as text."""
+    """Return the winner of a record with the keys `best`, `objective` and `trials` as text."""
     best = record["best"]
     if not best:
-        return "no winner yet: no pair is viable"
+        return "no winner yet: no pair is viable" if record["trials"] else "no winner yet: no trial has finished"
     knobs = {
         "learning rate": number(best["learning_rate"]),
         "batch size": str(best["batch_size"]),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -67,8 +69,19 @@ cli = Group(
 click.version_option(__version__, prog_name="sweeper", message="%(prog)s %(version)s")(cli)
 
 
+LONGEST_WORD = 200
+"""Longer words of an error, such as paths, are printed without their middle."""
+_COMMAND_OR_LONG = re.compile(rf"`[^`]*`|[^\s`]{{{LONGEST_WORD + 1},}}")
+
+
 def _join_lines(text: object) -> str:
-    return " ".join(str(text).split())
+    return _COMMAND_OR_LONG.sub(_cut_middle, " ".join(str(text).split()))
+
+
+def _cut_middle(match: re.Match[str]) -> str:
+    word, half = match[0], LONGEST_WORD // 2 - 20
+    # people paste commands
+    return word if word.startswith("`") else f"{word[:half]}...{word[-half:]}"
 
 
 @contextmanager
@@ -118,15 +131,18 @@ def run_action(action: Callable[[Arguments], int], args: Arguments) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of stdout has exited
         return ExitCode.ERROR
     except OSError as error:
-        print(f"error: {_join_lines(error)}", file=sys.stderr)
-        return ExitCode.ERROR
+        text = f"cannot read or write {error.filename}: {error.strerror}" if error.filename else error
+        print(f"error: {_join_lines(text)}", file=sys.stderr)
+        return ExitCode.USAGE if error.errno == errno.ENAMETOOLONG else ExitCode.ERROR
     except click.UsageError:
         raise
     except Exception as error:
         if os.environ.get("SWEEPER_DEBUG") == "1":
             raise
-        text = " ".join(str(error).split())
-        print(f"error: internal: {type(error).__name__}: {text} (SWEEPER_DEBUG=1 shows more)", file=sys.stderr)
+        print(
+            f"error: internal: {type(error).__name__}: {_join_lines(error)} (SWEEPER_DEBUG=1 shows more)",
+            file=sys.stderr,
+        )
         return ExitCode.ERROR
 
 

@@ -38,7 +38,7 @@ class Extension(Session):
 
     def next_job(self) -> Job | None:
         """Return the next trials; None if the session starts no further ones."""
-        if self.is_over() or not self.open:
+        if not self.open or self.is_over():
             return None
         job = self.jobs[self.open.pop()]
         self.status.running += 1

@@ -64,7 +64,7 @@ def run_prepared(sweep: PreparedSweep, callbacks: Callbacks = QUIET) -> Results:
     address = sweep.spec.address
     sweep = set_defaults(_resolve_address(sweep, callbacks), stored_keys(sweep.spec))
     sweep = _check(_read_priors(sweep, callbacks))
-    folder, held = claim(sweep.spec)
+    folder, held = claim(sweep.spec, sweep.space)
     command = f"sweeper resume {shlex.quote(folder.uri)}"
     with _open_session(sweep, folder, callbacks, command) as session:
         unfinished = held and session.open and session.status.done
@@ -169,7 +169,8 @@ def _collect_results(session: Session, interrupted: bool) -> Results:
     with suppress(SpecError, StorageError):  # a checkpoint that stays only takes up space
         clear(folder, [r["digest"] for r in rows if r["outcome"] != "failed"])  # a resume tries failed trials again
     failed = session.status.failed
-    return Results(path_or_uri(folder), trials, spec.objective, spec.noise, interrupted, session.halted, failed)
+    reason = session.halted if session.open or failed or session.broken else ""  # nothing is left to stop
+    return Results(path_or_uri(folder), trials, spec.objective, spec.noise, interrupted, reason, failed)
 
 
 def _drive(session: Session) -> bool:

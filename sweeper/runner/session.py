@@ -150,7 +150,7 @@ class Session:
 
     def next_job(self) -> Job | None:
         """Return the trials of the next configuration; None if the session starts no further one."""
-        if self.is_over() or not self.open:
+        if not self.open or self.is_over():  # without further ones, no budget ends the session early
             return None
         number = self.open[-1]
         if number not in self.partial and not self.proposer.is_ready(number):

@@ -65,7 +65,7 @@ def check_url(url: str, allowed: Sequence[str]) -> None:
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
         raise SpecError(f"a webhook must be an https URL, got {url[:200]!r}")
     if _has_dot_part(parts.path):
-        raise SpecError(f"a webhook's path must not have the parts . or .., even encoded, got {url[:200]!r}")
+        raise SpecError(f"a webhook's path must be UTF-8 without the parts . and .., even encoded, got {url[:200]!r}")
     server = (parts.scheme, parts.hostname, port)
     for prefix in allowed:
         other = urlsplit(prefix)
@@ -78,10 +78,16 @@ def check_url(url: str, allowed: Sequence[str]) -> None:
 
 
 def _has_dot_part(path: str) -> bool:
-    """Whether a receiver may read a part of a path as `.` or `..`: encoded, after a backslash, before a semicolon."""
+    """Whether a receiver may read a part of a path as `.` or `..`: encoded, after a backslash, before a semicolon.
+
+    Bytes that are not UTF-8 count, too: a lenient decoder reads the overlong `%C0%AE` as a dot.
+    """
     decoded, before = path, ""
-    while decoded != before:
-        decoded, before = unicodedata.normalize("NFKC", unquote(decoded)), decoded
+    try:
+        while decoded != before:
+            decoded, before = unicodedata.normalize("NFKC", unquote(decoded, errors="strict")), decoded
+    except UnicodeDecodeError:
+        return True
     parts = (part.partition(";")[0].strip() for part in re.split(r"[/\\]", decoded))
     return any(part in (".", "..") for part in parts) or any(ord(c) < 32 or ord(c) == 127 for c in decoded)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import Space
+from search_spaces._plain import to_json
+from search_spaces._space import SpaceError
 from sweeper.config.plain_text import check_plain_values
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_source import read_yaml
@@ -21,12 +24,14 @@ from sweeper.config.yaml_text import with_numbers
 from sweeper.errors import SpecError
 from sweeper.storage.lease import Hold, hold_lease, holder
 from sweeper.storage.location import Place, place_of
-from sweeper.storage.space_data import SPACE_FILE, write_space
+from sweeper.storage.space_data import SPACE_FILE, known_space, write_space
 from trainables.datasets.cache import NO_LOCKS, cache_folder
 from trainables.runtime import Runtime
 from trainables.trial import IMPORTED
 
 SPEC_FILE, LOCK_FILE = "sweep.yaml", ".lock"
+_SHORT = 120
+"""Longest value that a message quotes whole, in characters."""
 
 
 def default_out(spec: SweepSpec) -> Path:
@@ -129,8 +134,12 @@ def stored_keys(spec: SweepSpec) -> dict[str, Any] | None:
     return None if text is None else stored_values(place, text)
 
 
-def claim(spec: SweepSpec) -> tuple[Place, bool]:
+def claim(spec: SweepSpec, space: Space) -> tuple[Place, bool]:
     """Create the run folder, or recognise one with this sweep without changing it.
+
+    Args:
+        spec: The sweep.
+        space: Its space.
 
     Returns:
         The absolute folder, and whether it held this sweep before.
@@ -147,7 +156,7 @@ def claim(spec: SweepSpec) -> tuple[Place, bool]:
         if held and not place.has(SPEC_FILE):
             raise SpecError(f"{place.text} is not empty and holds no sweep; choose another --out")
         if held:
-            _same(_with_space_file(place, stored_spec(place)), spec, place)
+            _same(_with_space_file(place, stored_spec(place)), spec, space, place)
         else:
             check_plain_values(spec.dump_explicit())
         if place.local:
@@ -158,14 +167,53 @@ def claim(spec: SweepSpec) -> tuple[Place, bool]:
     return place, held
 
 
-def _same(old: SweepSpec, new: SweepSpec, place: Place) -> None:
+def _same(old: SweepSpec, new: SweepSpec, space: Space, place: Place) -> None:
     mine, theirs = _comparable(new), _comparable(old)
     for key, value in theirs.items():
         if mine[key] != value:
-            raise SpecError(
-                f"{place.text} holds another sweep ({key} is {value!r} there and {mine[key]!r} here); choose another "
-                "--out"
-            )
+            both_files = old.space.endswith(".py") and new.space.endswith(".py")
+            change = _describe_file(old, new, space) if key == "space" and both_files else ""
+            change = change or _describe_change(key, value, mine[key])
+            raise SpecError(f"{place.text} holds another sweep ({change}); choose another --out")
+
+
+def _describe_file(old: SweepSpec, new: SweepSpec, space: Space) -> str:
+    """Return which knob or field of a space file changed; empty for files of different names."""
+    name = Path(new.space).name
+    if Path(old.space).name != name:
+        return f"space is {Path(old.space).name!r} there and {name!r} here"
+    try:
+        before, after = (json.loads(text) for text in (to_json(known_space(old).space), to_json(space)))
+    except (SpecError, SpaceError):  # an earlier version stored no space
+        return f"the file {name} changed"
+    for data in (before, after):
+        data["fixed"].pop("source", None)  # the text of the file
+    for part in ("knobs", "fixed", "conditions"):
+        if before[part] != after[part]:
+            return f"the file {name} changed: {_describe_change(part, before[part], after[part])}"
+    return f"the file {name} changed, but not its knobs and fields"
+
+
+def _describe_change(key: str, old: Any, new: Any) -> str:
+    """Return the first difference of two values in a few words, such as `parameters.momentum is 0 there and 1 here`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in (*old, *(n for n in new if n not in old)):
+            if name not in old or name not in new:
+                return f"{key}.{name} is only {'there' if name in old else 'here'}"
+            if old[name] != new[name]:
+                return _describe_change(f"{key}.{name}", old[name], new[name])
+    lists = isinstance(old, list | tuple) and isinstance(new, list | tuple)
+    if lists and max(len(repr(old)), len(repr(new))) > _SHORT:
+        for i, (one, other) in enumerate(zip(old, new, strict=False), start=1):
+            if one != other:
+                return _describe_change(f"entry {i} of {key}", one, other)
+        return f"{key} has {len(old)} entries there and {len(new)} here"
+    return f"{key} is {_shorten(old)} there and {_shorten(new)} here"
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."
 
 
 def _comparable(spec: SweepSpec) -> dict[str, Any]:

@@ -172,7 +172,6 @@ def _noises() -> Iterator[str]:
 
 def _merges() -> Iterator[str]:
     from sweeper.config.catalog import merge_records
-    from trainables.merging.coefficient_grid import GREEDY, GREEDY_DESCRIPTION, GREEDY_SOURCE
     from trainables.merging.methods import MERGES
 
     yield "## Merges"
@@ -183,9 +182,10 @@ def _merges() -> Iterator[str]:
             f"{r['symbol']} = {', '.join(f'{g:g}' for g in r['grid'])}", r["source"],
         )
         for r in merge_records()
+        if r["name"] in MERGES
     ]  # fmt: skip
-    greedy = (f"`{GREEDY}`", GREEDY_DESCRIPTION, "", "", GREEDY_SOURCE)
-    yield table(["Merge", "Content", "Formula", "Grid", "Source"], [*rows, greedy])
+    rows += [(f"`{r['name']}`", r["formula"], "", "", r["source"]) for r in merge_records() if r["name"] not in MERGES]
+    yield table(["Merge", "Content", "Formula", "Grid", "Source"], rows)
 
 
 def _builders() -> Iterator[str]:

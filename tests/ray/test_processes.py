@@ -45,7 +45,7 @@ def test_ray_prints_no_log_noise_and_json_stays_clean(
     assert record["trials"] == 6
     # progress, and each kind of warning once
     progress = [line for line in err.splitlines() if not line.startswith("warning: ")]
-    assert all(line.split(" ")[1] == "configurations," for line in progress), err
+    assert all(line.split(" ")[1] == "trials," for line in progress), err
     kinds = [line.split(": ")[1] for line in err.splitlines() if line.startswith("warning: ")]
     assert len(kinds) == len(set(kinds))
     rows = read_trials(tmp_path / "run").to_pylist()

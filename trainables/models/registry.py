@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from trainables.models.heads import head_of, replace_head
@@ -21,6 +22,8 @@ from trainables.registry import Registry, UnknownName, unknown
 
 Builder = Callable[..., nn.Module]
 Size = int | tuple[int, int]
+HUB_SECONDS = 10.0
+"""Longest wait for the first answer of the hub."""
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -78,8 +81,6 @@ def build(
     builder = MODELS[name]
     takes = inspect.signature(builder).parameters
     given: dict[str, Any] = {"size": _square(size)} if "size" in takes else {}
-    if reserved := {"classes", "channels", "pretrained", "weights"} & set(options):
-        raise ValueError(f"model_options must leave {sorted(reserved)[0]!r} to the data set and to `weights`")
     if pretrained:
         if "pretrained" not in takes:
             raise ValueError(f"model {name!r} has no pretrained weights; name a weights file, or a model of timm")
@@ -135,7 +136,7 @@ def _timm(
     sized = {"img_size": size} if config is not None and config.fixed_input_size else {}
     build = partial(timm.create_model, name, num_classes=classes, in_chans=channels, **{**sized, **options})
     if pretrained:
-        return _fetch(f"timm:{name}", partial(build, pretrained=True))
+        return _fetch(f"timm:{name}", partial(_load_from_hub, partial(build, pretrained=True)))
     try:
         return build()
     except (RuntimeError, AssertionError, ZeroDivisionError) as error:
@@ -193,6 +194,33 @@ def _fetch(label: str, make: Callable[[], nn.Module]) -> nn.Module:
         ) from None
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(f"the pretrained weights of {label} cannot be used: {_line(error)}") from None
+
+
+def _load_from_hub(make: Callable[[], nn.Module]) -> nn.Module:
+    """Return a model whose weights come from the hub's cache, or else from the hub.
+
+    Raises:
+        OSError: They are not in the cache, and the hub does not answer.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    before, state = constants.HF_HUB_OFFLINE, torch.get_rng_state()
+    constants.HF_HUB_OFFLINE = True
+    try:
+        return make()
+    except OSError:
+        if before:
+            raise
+    finally:
+        constants.HF_HUB_OFFLINE = before
+    try:
+        # without an answer, the hub's client would repeat its requests for each of several files: 90 s
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception as error:  # the errors of its HTTP library, which has changed before
+        raise OSError(f"{constants.ENDPOINT} does not answer: {_line(error)}") from None
+    torch.set_rng_state(state)  # the new head has the same weights as with a filled cache
+    return make()
 
 
 def _line(error: BaseException) -> str:

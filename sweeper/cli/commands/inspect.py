@@ -14,7 +14,7 @@ from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import ExitCode, SpecError
-from sweeper.formatting import format_table, number, wrap
+from sweeper.formatting import format_table, number, pluralize, wrap
 from sweeper.storage.location import is_uri
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def best(args: Arguments) -> int:
         from sweeper.runner.results.winner import find_row, save_winner
 
         if not record["best"]:
-            raise SpecError("--save needs a viable trial, and the sweep has none yet")
+            why = "none is viable" if record["trials"] else "none has finished"
+            raise SpecError(f"--save needs a viable trial, but of {pluralize(record['trials'], 'trial')} {why} yet")
         row = find_row(trials, record["best"]["digest"])
         saved, card = save_winner(args.dir, spec, row, Path(args.save))
         record |= {"saved": str(saved), "card": str(card)}
@@ -183,9 +184,7 @@ def dashboard(args: Arguments) -> int:
     try:
         from dashboards.app.serve import serve
     except ImportError as error:
-        raise SpecError(
-            f"the dashboards need {error.name}: pip install -e '.[dashboard]' in sweeper's checkout"
-        ) from None
+        raise SpecError(f"the dashboards need {error.name}: run `pip install 'sweeper[dashboard]'`") from None
     serve(args.dirs, args.host, args.port, args.noise, lambda line: print(line, flush=True))
     print("stopped", file=sys.stderr)
     return ExitCode.DONE

@@ -69,4 +69,6 @@ def _families(names: Sequence[str]) -> str:
 
 
 def _grid(symbol: str, grid: Sequence[float]) -> str:
-    return f"{symbol} = {grid[0]:g} … {grid[-1]:g}, {len(grid)} points" if len(grid) > 1 else "one point"
+    if len(grid) < 2:
+        return "one point" if grid else "–"
+    return f"{symbol} = {grid[0]:g} … {grid[-1]:g}, {len(grid)} points"

@@ -190,7 +190,7 @@ token = Group("token", "", _TOKEN_COMMANDS, COMMON)
 
 
 def _missing_package(error: ImportError) -> SpecError:
-    return SpecError(f"the service needs {error.name}: pip install -e '.[service]' in sweeper's checkout")
+    return SpecError(f"the service needs {error.name}: run `pip install 'sweeper[service]'`")
 
 
 def parse_duration(text: str) -> float:

@@ -5,9 +5,11 @@ By default Ray listens on every interface and accepts every client, which may th
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,7 @@ _ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray 2.60 replaces `--node-ip-address=127.0.0.1` by the address of an interface unless this is 0."""
 _REFUSED, _LET_IN = 10, 11
 _PREFIX, _SOCKET = "sweeper-ray-", "/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store"
+_OWNER = "owner.json"
 _LONGEST = 107
 """Maximum length of the name of a Unix socket, in bytes."""
 # Ray's own client, since gRPC's Python package is not always installed
@@ -44,12 +47,46 @@ sys.exit({_LET_IN})
 def make_folder() -> Path:
     """Make a folder for the files of a Ray, which only this account can enter.
 
-    It is in the folder for temporary files, or in /tmp if the names of Ray's sockets would become too long.
+    It is in the folder for temporary files, or in /tmp if the names of Ray's sockets would become too long. Folders of
+    processes that were killed are removed.
     """
     parent = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     if len(f"{parent}/{_PREFIX}12345678{_SOCKET}") > _LONGEST:
         parent = "/tmp"
-    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    _remove_left_folders(Path(parent))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    (folder / _OWNER).write_text(json.dumps(_identify(psutil.Process())))
+    return folder
+
+
+def _identify(process: psutil.Process) -> dict[str, Any]:
+    # ids of processes are reused, and differ between containers that share the folder
+    namespace = Path("/proc/self/ns/pid")
+    here = [socket.gethostname(), str(namespace.readlink()) if namespace.is_symlink() else ""]
+    return {"pid": process.pid, "created": process.create_time(), "here": here}
+
+
+def _remove_left_folders(parent: Path) -> None:
+    """Remove the folders that processes of this account left, unless their Ray still runs."""
+    left = [folder for folder in parent.glob(f"{_PREFIX}*") if _is_left(folder)]
+    if not left:
+        return
+    commands = [" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])]
+    for folder in left:
+        if not any(str(folder) in command for command in commands):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_left(folder: Path) -> bool:
+    try:
+        owner = json.loads((folder / _OWNER).read_text())
+        if folder.stat().st_uid != os.geteuid() or owner["here"] != _identify(psutil.Process())["here"]:
+            return False
+        return abs(psutil.Process(owner["pid"]).create_time() - owner["created"]) >= 1.0
+    except psutil.NoSuchProcess:
+        return True
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):  # another version made it
+        return False
 
 
 def write_token(file: Path) -> None:

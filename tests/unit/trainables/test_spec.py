@@ -186,3 +186,9 @@ def test_stack_mates_are_the_block_of_repeats_that_holds_the_spec() -> None:
 def test_every_field_has_a_description() -> None:
     for f in (*fields(PairSpec), *fields(BaseSpec)):
         assert f.metadata["description"].endswith("."), f.name
+
+
+@pytest.mark.parametrize("name", ["channels", "classes", "pretrained", "weights"])
+def test_model_options_that_other_fields_set_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"model_options must not have channels, classes, .* got '{name}': the data"):
+        replace(SPEC, model_options={name: True})

@@ -124,3 +124,8 @@ def test_a_space_that_is_gone_is_said(trials: pa.Table, tmp_path: Path) -> None:
     found = fit_posterior(SPEC.model_copy(update={"space": str(tmp_path / "gone.py")}), trials)
     assert "gone.py" in found.unexplained
     assert found.undecided == found.unexplained
+
+
+def test_a_measured_noise_has_no_model_and_no_advice_to_show_it_again(trials: pa.Table) -> None:
+    unexplained = fit_posterior(SPEC, trials, "paper_full").unexplained
+    assert unexplained == "it is measured during training, and the model needs a noise that the knobs predict"

@@ -4,6 +4,7 @@ import pytest
 
 from sweeper.analysis.posterior import Favourite, Posterior
 from sweeper.analysis.summary import count_sweep, record_sweep
+from sweeper.analysis.text import format_best
 from sweeper.config.spec import SweepSpec
 from tests.support.trial_rows import hump, sweep, table, trial
 
@@ -46,3 +47,8 @@ def test_the_best_noise_is_that_of_the_shown_definition() -> None:
     other = record_sweep(SPEC, trials, 40, "linear", Posterior()).regime
     assert other is not None
     assert other.noise == "linear"
+
+
+def test_a_sweep_without_a_trial_does_not_speak_of_pairs() -> None:
+    assert format_best({"best": None, "trials": 0}) == "no winner yet: no trial has finished"
+    assert format_best({"best": None, "trials": 2}) == "no winner yet: no pair is viable"

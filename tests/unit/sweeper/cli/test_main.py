@@ -165,7 +165,7 @@ def test_names_are_listed(what: str, capsys: pytest.CaptureFixture[str]) -> None
     import search_spaces
     from trainables.merging.methods import MERGES
 
-    names = {"spaces": search_spaces.names(), "noises": list(NOISE), "merges": list(MERGES)}[what]
+    names = {"spaces": search_spaces.names(), "noises": list(NOISE), "merges": [*MERGES, "greedy_soup"]}[what]
     assert main([what, "--json"]) == 0
     assert [r["name"] for r in json.loads(capsys.readouterr().out)] == names
     assert main([what]) == 0
@@ -184,6 +184,10 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "holds no sweep" in fails(capsys, "status", str(tmp_path))
     assert "cannot read" in fails(capsys, "run", str(tmp_path / "no.yaml"))
     assert "cannot read the space file" in fails(capsys, "run", str(tmp_path / "no.py"))
+    for argv in (["status"], ["run"], ["export", "x", "--html"], ["run", "synthetic", "--out"]):
+        shown = fails(capsys, *argv, "x" * 300)
+        assert "x" * 80 not in shown or "..." in shown
+        assert len(shown) < 500
     missing = fails(capsys, "run", "fashion_cnn", "--data", str(tmp_path), "--out", out)
     assert "lacks train-images-idx3-ubyte" in missing
     assert "--data ROOT" in missing

@@ -206,8 +206,8 @@ def test_a_folder_of_an_earlier_version_holds_the_same_sweep(tmp_path):
     )
     assert stored_spec(run).parameters["weight_decay"].values == (0, "1e-4")
     same, other = (load_sweep(str(file), {"out": str(run), "seed": seed}).spec for seed in (0, 1))
-    assert claim(same)[1]  # it is continued
+    assert claim(same, load_space(same))[1]  # it is continued
     with pytest.raises(SpecError, match="holds another sweep"):
-        claim(other)
+        claim(other, load_space(other))
     write_start(run, same, load_space(same))
     assert stored_spec(run).parameters["weight_decay"].values == (0, 1e-4)

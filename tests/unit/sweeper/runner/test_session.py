@@ -355,3 +355,49 @@ def test_the_search_table_says_what_was_proposed(tmp_path: Path) -> None:
         assert params["learning_rate"] == trials[row["number"]]["learning_rate"]
         assert row["config"] == trials[row["number"]]["config"]
         assert row["noise_target"] == pytest.approx(trials[row["number"]]["noise_paper"])
+
+
+def test_a_sweep_with_nothing_left_is_not_stopped_early(tmp_path: Path) -> None:
+    spec = SweepSpec(space="synthetic", runner="inline", sampler="random", trials=3, out=str(tmp_path / "run"))
+    done: list[int] = []
+
+    def stop() -> str:
+        return "enough" if done and done[-1] == 3 else ""
+
+    results = sweeper.run(spec, lambda status: done.append(status.done), stop=stop)
+    assert (results.trials.num_rows, results.reason) == (3, "")
+    assert sweeper.run(spec, stop=lambda: "no time").reason == ""
+    longer = spec.model_copy(update={"trials": 5})
+    assert sweeper.run(longer, stop=lambda: "no time").reason == "no time"
+
+
+def test_a_changed_space_file_names_the_knob_or_field(tmp_path: Path) -> None:
+    file, out = tmp_path / "own.py", tmp_path / "run"
+    text = (
+        "from optuna.distributions import FloatDistribution\nfrom search_spaces import synthetic\n"
+        "SPACE = synthetic.SPACE.override({'momentum': FloatDistribution(0.0, 0.9)}, fixed={'epochs': 4}, doc='mine')\n"
+    )
+    file.write_text(text)
+    sweep(out, space=str(file), trials=2)
+    for old, new, sentence in (
+        ("0.9)", "0.8)", "the file own.py changed: knobs.momentum"),
+        ("'epochs': 4", "'epochs': 5", "the file own.py changed: fixed.epochs is 4 there and 5 here"),
+        ("'epochs': 4", "'epochs': 4, 'warmup': 0.1", "the file own.py changed: fixed.warmup is only here"),
+        ("SPACE =", "# a remark\nSPACE =", "the file own.py changed, but not its knobs and fields"),
+    ):
+        file.write_text(text.replace(old, new))
+        with pytest.raises(SpecError, match="holds another sweep") as error:
+            sweep(out, space=str(file), trials=2)
+        assert sentence in str(error.value)
+        assert len(str(error.value)) < 400
+        assert "import" not in str(error.value)
+
+
+def test_a_long_setting_that_changed_is_named_by_its_entry(tmp_path: Path) -> None:
+    points = [{"learning_rate": 0.01 * i, "momentum": 0.5} for i in range(1, 13)]
+    sweep(tmp_path, trials=12, enqueue=points)
+    other = [*points[:4], {"learning_rate": 0.5, "momentum": 0.5}, *points[5:]]
+    with pytest.raises(SpecError, match=r"entry 5 of enqueue\.learning_rate is 0\.05 there and 0\.5 here"):
+        sweep(tmp_path, trials=12, enqueue=other)
+    with pytest.raises(SpecError, match="enqueue has 12 entries there and 11 here"):
+        sweep(tmp_path, trials=12, enqueue=points[:11])

@@ -158,6 +158,7 @@ def test_addresses_that_are_allowed(url):
         "https://hooks.lab/a/%2e%2e/b", "https://hooks.lab\\@evil/a", "https://hooks.lab/a b", "http://127.0.0.1/x",
         "https://hooks.lab/a/..;/b", "https://hooks.lab/a/..;x=1/b", "https://hooks.lab/a/%5c../b",
         "https://hooks.lab/a/x%5C..%5Cb", "https://hooks.lab/a/%25252e%25252E/b", "https://hooks.lab/a/%2e%2e%3b/b",
+        "https://hooks.lab/a/%C0%AE%C0%AE/b", "https://hooks.lab/a/%25c0%25ae/b", "https://hooks.lab/a/%ff",
         "https://hooks.lab/a/x%2f..%2fb", "https://hooks.lab/a/.", "https://hooks.lab/a/./b", "https://hooks.lab/a/.;/b",
         "https://hooks.lab/a/\u2025/b", "https://hooks.lab/a/%EF%BC%8E%EF%BC%8E/b", "https://hooks.lab/a/%00",
         "https://hooks.lab/a;/../b", "https://hooks.lab/a%2f..%2fb", "https://hooks.lab/a/..%20/b",

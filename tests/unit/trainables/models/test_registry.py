@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -99,9 +101,6 @@ def test_batchnorm_is_seen_wherever_it_is() -> None:
         ("small_cnn", {"depth": 3}, "model 'small_cnn' does not take these model_options: .*'depth'"),
         ("resnet18", {"depth": 3}, "model 'resnet18' does not take these model_options: .*'depth'"),
         ("timm:resnet18", {"bogus": 3}, "model 'timm:resnet18' does not take these model_options: .*'bogus'"),
-        ("small_cnn", {"classes": 3}, "model_options must leave 'classes' to the data set"),
-        ("resnet18", {"weights": "DEFAULT"}, "model_options must leave 'weights' to"),
-        ("timm:resnet18", {"pretrained": True}, "model_options must leave 'pretrained' to"),
     ],
 )
 def test_wrong_options_are_named(name: str, options: dict[str, object], message: str) -> None:
@@ -250,12 +249,56 @@ def test_pretrained_weights_that_are_not_there(monkeypatch: pytest.MonkeyPatch, 
     _hub(monkeypatch, tmp_path)
     monkeypatch.setattr("torch.hub.download_url_to_file", _no_network)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", _no_network)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: SimpleNamespace(head=lambda *_, **__: None))
     for name, full in {"resnet18": "torchvision:resnet18", "test_vit": "timm:test_vit"}.items():
         wanted = (
             rf"weights of {full} are not in .* cache and cannot be downloaded \(no network in tests\); fetch them once"
         )
         with pytest.raises(ValueError, match=wanted):
             build(name, 10, 3, 32, {}, pretrained=True)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    offline: list[bool] = []
+
+    def load(*args: object, **kwargs: object) -> None:
+        offline.append(constants.HF_HUB_OFFLINE)
+        raise FileNotFoundError("not in the cache")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", load)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: SimpleNamespace(head=_no_network))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    wanted = r"timm:test_vit are not in .* \(https://\S+ does not answer: no network in tests\); fetch them once"
+    with pytest.raises(ValueError, match=wanted):
+        build("test_vit", 10, 3, 32, {}, pretrained=True)
+    assert offline == [True]  # only the cache was read
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_the_head_is_the_same_whether_weights_come_from_the_cache_or_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+    from huggingface_hub import constants
+
+    full = timm.create_model("test_vit").state_dict()
+
+    def load(missing: bool) -> Any:
+        def read(*args: object, **kwargs: object) -> Any:
+            if missing and constants.HF_HUB_OFFLINE:
+                raise FileNotFoundError("not in the cache")
+            return dict(full)
+
+        return read
+
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: SimpleNamespace(head=lambda *_, **__: None))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    heads: list[torch.Tensor] = []
+    for missing in (False, True):
+        monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", load(missing))
+        torch.manual_seed(3)
+        heads.append(build("test_vit", 7, 3, 160, {}, pretrained=True).state_dict()["head.weight"])
+    assert torch.equal(*heads)
 
 
 @pytest.mark.parametrize(

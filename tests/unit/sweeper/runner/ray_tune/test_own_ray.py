@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
+import sys
 import tempfile
 from collections import namedtuple
 from contextlib import suppress
@@ -141,8 +144,28 @@ def test_its_files_lie_where_sockets_can_have_their_names(tmp_path: Path, monkey
     long.mkdir()
     monkeypatch.setenv("RAY_TMPDIR", str(long))
     found = own_ray.make_folder()
-    found.rmdir()
+    shutil.rmtree(found)
     assert found.parent == Path("/tmp")
+
+
+def test_folders_of_killed_processes_are_removed_unless_their_ray_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from sweeper.runner.ray_tune import own_ray; print(own_ray.make_folder())"
+    with tempfile.TemporaryDirectory(prefix="a", dir="/tmp") as parent:
+        monkeypatch.setenv("RAY_TMPDIR", parent)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        left = Path(done.stdout.strip())
+        owner = json.loads((left / "owner.json").read_text())
+        kept: list[Path] = []
+        for other in (owner, {**owner, "here": ["another-machine", ""]}, None):
+            kept.append(Path(tempfile.mkdtemp(prefix="sweeper-ray-", dir=parent)))
+            if other is not None:
+                (kept[-1] / "owner.json").write_text(json.dumps(other))
+        raylet = [sys.executable, "-c", "import time; time.sleep(600)", f"--temp-dir={kept[0]}/ray"]
+        with subprocess.Popen(raylet) as process:
+            kept.append(own_ray.make_folder())
+            kept.append(own_ray.make_folder())
+            process.kill()
+        assert set(Path(parent).iterdir()) == set(kept)
 
 
 def test_the_token_of_the_account_is_closed_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -319,7 +319,7 @@ def _regime_record(regime: Regime) -> dict[str, Any]:
 
 def _best_record(row: Row, column: str, noise: str) -> dict[str, Any]:
     names = ("digest", "config", "repeat", *KNOBS, "augmentation", "augmentation_strength")
-    names += ("config_mean", "config_repeats", "posterior_mean", "posterior_sd", "undecided", "luckiest")
+    names += ("config_mean", "config_repeats", "posterior_mean", "posterior_sd", "undecided", "luckiest", "confirmed")
     record = {name: row[name] for name in (*names, "chosen_merge", "chosen_coefficient")}
     scores = {
         who: {m: v if _finite(v := row[f"{who}_{m}_test"]) else None for m in ("loss", "accuracy")}

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search_spaces import Space
 from sweeper.analysis.text import format_front
 from sweeper.analysis.trial_counts import COUNTED, count_gpus, count_trials, count_warnings, format_lines
 from sweeper.client.models import BestView, Cost, Progress, RegimeView, SweepRecord
@@ -16,6 +17,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from sweeper.formatting import finite_or_none, wrap
 from sweeper.search.noise_targets import check_shown
+from sweeper.search.stages import TITLES
 from sweeper.storage.location import Place, place_of
 from sweeper.storage.run_folder import PAGE
 from trainables.noise import KNOBS
@@ -48,7 +50,7 @@ def count_sweep(spec: SweepSpec, trials: Any, budget: int) -> SweepRecord:
         trials: Trials table as `sweeper.storage.tables.read_trials` yields it.
         budget: Number of proposals, see `sweeper.runner.proposers.search.count_configurations`.
     """
-    rows = trials.select((*COUNTED, "device", "members", "warnings")).to_pylist()
+    rows = trials.select((*COUNTED, "device", "members", "warnings", "stage")).to_pylist()
     counts = count_trials(rows, spec.repeats)
     seconds = ((r, s) for r in rows if (s := r["device_seconds"]) is not None and math.isfinite(s))
     gpu_seconds = math.fsum(count_gpus(r, spec.resources) * s for r, s in seconds)
@@ -60,10 +62,16 @@ def count_sweep(spec: SweepSpec, trials: Any, budget: int) -> SweepRecord:
             repeats=spec.repeats,
             trials=counts.trials,
             outcomes=dict(counts.outcomes),
+            stage=_find_stage(rows),
         ),
         cost=Cost(device_seconds=counts.device_seconds or 0.0, gpu_hours=gpu_seconds / 3600),
         warnings=tuple(format_lines(count_warnings(r["warnings"] for r in rows), len(rows))),
     )
+
+
+def _find_stage(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    known = [(r["number"], r["stage"]) for r in rows if r["stage"] and r["number"] is not None]
+    return TITLES.get(max(known)[1]) if known else None
 
 
 def record_sweep(
@@ -121,6 +129,7 @@ def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, An
     from sweeper.analysis.best import choose_winner, find_over_limits
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH, summarize
+    from sweeper.analysis.scorecard.answer import find_answer
     from sweeper.storage.run_folder import stored_spec
     from sweeper.storage.tables import weights_of
 
@@ -136,12 +145,24 @@ def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, An
     record["first_details"] = dict(count_trials(trials.select(COUNTED).to_pylist()).first_details)
     record["warnings"] = [*format_warnings(trials), *([posterior.assumed] if posterior.assumed else [])]
     record["weights"] = _file(place, weights) if weights and place.has(weights) else None
+    space = find_space(spec)
+    record["answer"] = find_answer(spec, space, trials, posterior, str(folder), record["page"]).record()
     try:
         best = choose_winner(trials, spec.objective, posterior, lost)
         record["recommendations"] = _recommend_each(trials, noise, BOTH, {spec.objective: best})
     except SpecError:
         record["recommendations"] = {}  # no optimum yet, or a noise without a learning rate; the summary states it
     return record
+
+
+def find_space(spec: SweepSpec) -> Space | None:
+    """Return the search space of a sweep; None if it is unknown here."""
+    from sweeper.storage.space_data import known_space
+
+    try:
+        return known_space(spec).space
+    except SpecError:
+        return None
 
 
 def _find_front(spec: SweepSpec, trials: Any) -> list[dict[str, Any]]:
@@ -155,9 +176,10 @@ def _find_front(spec: SweepSpec, trials: Any) -> list[dict[str, Any]]:
 
 def format_sweep(record: Mapping[str, Any]) -> str:
     """Return the record of `summarize_sweep` as text for a terminal."""
+    from sweeper.analysis.scorecard.answer import format_answer
     from sweeper.analysis.text import format_summary
 
-    parts = [format_summary(record)]
+    parts = [format_answer(record["answer"]), format_summary(record)]
     parts += [format_front(record["front"], record["objectives"])] if record["front"] else []
     parts += [f"first {outcome} trial: {detail}" for outcome, detail in record["first_details"].items()]
     parts += ["\n".join(wrap(f"warning: {line}", 0) for line in record["warnings"])] if record["warnings"] else []

@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO, cast
 
+from sweeper.formatting import pluralize
 from sweeper.runner.status import Status
 from trainables.io.printable import PrintableStream, printable, printable_line
 
@@ -21,7 +22,7 @@ def _number(value: float | None) -> str:
 
 
 class Progress:
-    """Shows the trials done, running and failed, the best value, the noise target and the time left.
+    """Shows the trials done, running and failed, the stage, the best value, the noise target and the time left.
 
     Args:
         objective: Name of the objective.
@@ -82,18 +83,29 @@ class Progress:
             self.bar.console.print(printable(text), soft_wrap=True)
 
     def _text(self, status: Status) -> str:
-        parts = [f"{status.running * status.repeats} running"] if self.running else []
+        parts = [self._stage(status)] if status.stage else []
+        parts += [self._running(status)] if self.running else []
         parts += [f"{status.failed * status.repeats} failed"] if status.failed else []
         parts += [f"{status.pruned} pruned ({status.saved_seconds:.0f} s saved)"] if status.pruned else []
         parts += [f"{self.best} {self.objective} {_number(status.best)}", f"noise target {_number(status.target)}"]
         left = self._left(status)
         return ", ".join([*parts, f"{left} left"] if left else parts)
 
+    def _stage(self, status: Status) -> str:
+        # a service does not tell the size of a stage
+        return f"{status.stage} {status.stage_started}/{status.stage_budget}" if status.stage_budget else status.stage
+
+    def _running(self, status: Status) -> str:
+        text = f"{status.running * status.repeats} running"
+        if status.workers is None:
+            return text
+        device = f" ({status.device})" if status.device else ""
+        return f"{text} on {pluralize(status.workers, 'worker')}{device}"
+
     def _left(self, status: Status) -> str:
-        new = status.done - (self.first_done or 0)
-        if not new or status.done >= status.budget:
+        seconds = status.seconds_left(self.first_done or 0)
+        if seconds is None:
             return ""
-        seconds = (time.monotonic() - status.started) / new * (status.budget - status.done)
         return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
 
     def _show_bar(self, status: Status) -> None:

@@ -83,6 +83,9 @@ class Progress(_Record):
     repeats: int = Field(default=1, description="Trials of each proposal.")
     trials: int = Field(default=0, description="Rows of the trials table.")
     outcomes: dict[str, int] = Field(default_factory=dict, description="Trials by outcome.")
+    stage: str | None = Field(
+        default=None, description="Stage of the latest trial: map, search or confirm; null in a sweep without stages."
+    )
 
 
 class Cost(_Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,7 @@ from sweeper.runner.pruning import Judge, Pruner, estimate_savings
 from sweeper.runner.status import QUIET, Callbacks, Status
 from sweeper.search.objectives import OBJECTIVES, Observation
 from sweeper.search.samplers import SAMPLERS
-from sweeper.search.stages import SEARCH, plan_stages
+from sweeper.search.stages import REPORT, SEARCH, plan_stages
 from sweeper.storage.compaction import AUTOMATIC, compact
 from sweeper.storage.location import place_of
 from sweeper.storage.schema import SearchRow
@@ -63,6 +64,7 @@ class Session:
         self.front: dict[str, list[Row]] = {}  # for several objectives: rows of the Pareto-best configurations
         self.observer = Observer(spec, SAMPLERS[spec.sampler], [OBJECTIVES[name] for name in spec.objectives])
         self.finished: set[str] = set()  # digests of finished trials
+        self.reporting: set[str] = set()  # digests of the pairs that report the winner
         judge = Judge(self.objective, self.status.budget * spec.repeats, bool(spec.further_objectives))
         self.pruner = Pruner(judge, self._noise) if spec.prune else None
         self.noise_interval: tuple[float, float] | None = None  # of the optimal noise, from the sampler
@@ -88,7 +90,8 @@ class Session:
 
     def set_workers(self, workers: int) -> None:
         """Tell the proposer how many trials run at a time."""
-        self.proposer.lag = workers if self.spec.order == "fixed" else None
+        self.proposer.set_lag(workers if self.spec.order == "fixed" else None)
+        self.status.workers = workers
 
     # -- restore ----------------------------------------------------------------------------------------------------
 
@@ -162,6 +165,7 @@ class Session:
         if self.plan.staged:
             self.status.show_stage(*self.plan.position(number))
         self.status.running += 1
+        self.status.first_start = self.status.first_start or time.monotonic()
         self.report()
         return job
 
@@ -277,6 +281,7 @@ class Session:
 
     def _settle(self, rows: list[Row], failed: bool) -> None:
         self.status.running -= 1
+        self.status.device = next((r["device"] for r in rows if r.get("device")), self.status.device)
         self.status.done += not failed
         self.status.failed += failed
         self._remember(rows)
@@ -311,6 +316,8 @@ class Session:
         self.status.saved_seconds += estimate_savings(rows)[0]
         for row in rows:
             self.finished.add(row["digest"])
+            if row.get("stage") == REPORT:
+                self.reporting.add(row["digest"])
             self.budgets.add(row)
             self.leaderboard.add(row)
             if self.spec.further_objectives:
@@ -329,6 +336,7 @@ class Session:
     def _prune_weights(self) -> None:
         keep = {s.digest for s in self.leaderboard.first(KEEP_WEIGHTS)}
         keep.update(r["digest"] for r in self._pareto())
+        keep |= self.reporting
         # a file without a finished trial is being written, or a crash left it and a further attempt rewrites it
         for digest in (self.weights & self.finished) - keep:
             self.run.remove(weights_of(digest))

@@ -24,6 +24,9 @@ class Status:
         stage: Stage of the proposal that started last: map, search or confirm; empty in a sweep without stages.
         stage_started, stage_budget: Proposals of that stage that have started, and all of it.
         waited: Time of free workers that waited for the results of others [s].
+        workers: Proposals that may run at a time; None if unknown.
+        device: Device of the trials; empty before the first result.
+        first_start: Start of the first proposal of this driver, from `time.monotonic`; None before it.
     """
 
     budget: int
@@ -41,6 +44,23 @@ class Status:
     stage_started: int = 0
     stage_budget: int = 0
     waited: float = 0.0
+    workers: int | None = None
+    device: str = ""
+    first_start: float | None = None
+
+    def seconds_left(self, done_before: int) -> float | None:
+        """Return the expected time to the end [s]; None before the first result of this driver.
+
+        A running proposal counts as half done. The start of Ray and the checks before it do not count.
+
+        Args:
+            done_before: Proposals that were done before this driver.
+        """
+        finished = self.done + self.failed - done_before
+        left = self.budget - self.done - self.failed - self.running / 2
+        if self.first_start is None or finished < 1 or left <= 0:
+            return None
+        return (time.monotonic() - self.first_start) / (finished + self.running / 2) * left
 
     def show_stage(self, stage: str, position: int, size: int) -> None:
         """Note the stage of the configuration that starts."""

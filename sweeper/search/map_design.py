@@ -21,18 +21,32 @@ from sweeper.search.noise_sampler.encoding import check_fixed, check_names
 from sweeper.search.noise_sampler.level_sets import KAugOf, KnobSpace, make_knob_space
 from trainables.noise import NOISE
 
-REPEAT_EVERY = 5
-"""Every so many points of the map one repeats an earlier point, which measures the noise of a seed."""
+REPEAT_EVERY = 6
+"""One point of the map in this many repeats an earlier one, which measures the noise of a seed."""
+REACH = 4.0
+"""Log noise that the map covers below the best pilot: a factor of 55."""
 _TRIES = 32
 _PILOT, _MAP = 0x9110, 0x3A9  # streams of the seed
 
 
 @dataclass(frozen=True)
 class Pilot:
-    """A finished pilot: its log noise, and whether its parents are viable and their merge did not collapse."""
+    """A finished pilot.
+
+    Attributes:
+        log_noise: Its log noise.
+        loss: Its objective, smaller is better; None without a valid result.
+        collapsed: Whether its merge lost much against the parents.
+    """
 
     log_noise: float
-    viable: bool
+    loss: float | None
+    collapsed: bool = False
+
+    @property
+    def merges(self) -> bool:
+        """Whether the parents are viable and the merge did not collapse."""
+        return self.loss is not None and not self.collapsed
 
 
 class MapDesign:
@@ -81,23 +95,27 @@ class MapDesign:
         unit, _ = self.space.units_of([params])
         return float(self.space.points(unit).log_noise[0]) if len(unit) else math.nan
 
-    def find_viable_range(self, pilots: Sequence[Pilot]) -> tuple[float, float]:
+    def find_mergeable_range(self, pilots: Sequence[Pilot]) -> tuple[float, float]:
         """Return the ends of the log noises of the map.
 
-        An end lies halfway between the outermost viable pilot and its unviable neighbour, or is that of the reachable
-        range. Without a viable pilot the whole range remains.
+        The upper end is the noise of the first pilot above the mergeable ones whose merge collapsed, so that the map
+        shows the decline; below a pilot with unviable parents it lies halfway. The lower end lies halfway to an
+        unviable pilot, and at most `REACH` below the best pilot: far below it the gain is flat. Without a mergeable
+        pilot the whole reachable range remains.
         """
         low, high = self.range
         known = sorted((p for p in pilots if math.isfinite(p.log_noise)), key=lambda p: p.log_noise)
-        viable = [i for i, p in enumerate(known) if p.viable]
-        if not viable:
+        merging = [i for i, p in enumerate(known) if p.merges]
+        if not merging:
             return low, high
-        first, last = viable[0], viable[-1]
+        first, last = merging[0], merging[-1]
         if first > 0:
             low = (known[first - 1].log_noise + known[first].log_noise) / 2
         if last < len(known) - 1:
-            high = (known[last].log_noise + known[last + 1].log_noise) / 2
-        return low, high
+            above = known[last + 1]
+            high = above.log_noise if above.collapsed else (known[last].log_noise + above.log_noise) / 2
+        best = min((known[i] for i in merging), key=lambda p: p.loss or 0.0)
+        return max(low, best.log_noise - REACH), high
 
     def point(self, index: int, span: tuple[float, float]) -> dict[str, Any]:
         """Return the parameters of point `index` of the map over a range of log noises."""

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from search_spaces import Space
-from sweeper.analysis.best import choose_winner, find_over_limits
+from sweeper.analysis.best import choose_winner, find_over_limits, rank_trials
 from sweeper.analysis.evidence.analyse import analyse
 from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.scorecard.badge import Badge, Word, summarize_verdict
@@ -23,6 +23,8 @@ from trainables.noise import NOISE
 from trainables.spec import PairSpec
 
 MOST_LINES = 12
+_RECOMMEND = "sweeper recommend --objective merged_loss"
+_GAINS = ("gain_mean", "gain_best", "barrier")
 _MODELS = {"merged": "merged", "parents": "parents", "ensemble": "ensemble"}
 
 
@@ -43,6 +45,7 @@ class Answer:
         certainty: How sure the answer is.
         remarks: What the reader must know before using the merge.
         next: The command to run next.
+        page: Path or URI of the page with the evidence; None without one.
     """
 
     verdict: str
@@ -59,13 +62,16 @@ class Answer:
     certainty: str
     remarks: tuple[str, ...]
     next: str
+    page: str | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the answer as a record for JSON."""
         return asdict(self)
 
 
-def find_answer(spec: SweepSpec, space: Space | None, trials: pa.Table, posterior: Posterior, run: str) -> Answer:
+def find_answer(
+    spec: SweepSpec, space: Space | None, trials: pa.Table, posterior: Posterior, run: str, page: str | None = None
+) -> Answer:
     """Return the answer of a sweep.
 
     Args:
@@ -74,6 +80,7 @@ def find_answer(spec: SweepSpec, space: Space | None, trials: pa.Table, posterio
         trials: Its trials.
         posterior: The model's posterior.
         run: Run folder as the user names it, for the next command.
+        page: Path or URI of the sweep's page.
     """
     goal = resolve_objective(spec.objective, trials)
     badge = _find_badge(trials, spec)
@@ -92,8 +99,9 @@ def find_answer(spec: SweepSpec, space: Space | None, trials: pa.Table, posterio
         confirmed=confirmation.pairs if confirmation else 0,
         scores=_find_scores(winner, confirmation),
         certainty=_describe_certainty(winner, confirmation, goal),
-        remarks=tuple(_find_remarks(winner)),
+        remarks=(*_find_remarks(winner), *_find_other_goal(trials, spec, winner)),
         next=_find_next(badge, winner, run),
+        page=page,
     )
 
 
@@ -148,9 +156,9 @@ def _describe_certainty(winner: Mapping[str, Any] | None, confirmation: Confirma
         return "not confirmed: no fresh pair has tested these settings, and the best of many trials looks too good"
     others = len(confirmation.compared) - 1
     chosen = sum(c.score.n for c in confirmation.compared if c.score)
-    text = f"{pluralize(confirmation.pairs, 'fresh pair')} that chose nothing measured this on test"
+    text = f"measured by {pluralize(confirmation.pairs, 'fresh pair')} that chose nothing"
     if others > 0:
-        text += f"; {pluralize(chosen, 'other pair')} chose it among {others + 1} candidates"
+        text += f"; {chosen} more chose it among {others + 1} candidates"
     if failed := len(confirmation.failed):
         text += f"; {pluralize(failed, 'better candidate')} failed in a fresh pair"
     return text
@@ -171,6 +179,17 @@ def _find_remarks(winner: Mapping[str, Any] | None) -> Sequence[str]:
     ]
 
 
+def _find_other_goal(trials: pa.Table, spec: SweepSpec, winner: Mapping[str, Any] | None) -> Sequence[str]:
+    """Return where the merged loss is lowest, if the sweep searched the largest gain: one is not the other."""
+    if winner is None or spec.objective not in _GAINS:
+        return ()
+    best = rank_trials(trials, "merged_loss", 1, find_over_limits(trials, spec))
+    if not best or best[0]["config"] == winner["config"]:
+        return ()
+    where = f"batch size {best[0]['batch_size']}, learning rate {number(best[0]['learning_rate'])}"
+    return (f"the lowest merged loss, {number(best[0]['config_mean'])}, is at {where}: {_RECOMMEND}",)
+
+
 def _find_next(badge: Badge, winner: Mapping[str, Any] | None, run: str) -> str:
     folder = shlex.quote(run)
     if winner is None:
@@ -184,14 +203,15 @@ def format_answer(answer: Mapping[str, Any]) -> str:
     """Return the record of an answer as text of at most `MOST_LINES` lines."""
     blocks = [wrap(f"{answer['verdict']}: {answer['reason']}.", 0)]
     if answer["settings"]:
-        settings = ", ".join(f"{name_knob(k).quantity} {_value(v)}" for k, v in answer["settings"].items())
+        settings = ", ".join(f"{name_knob(k).name} {_value(v)}" for k, v in answer["settings"].items())
         blocks.append(_label("use", settings))
         blocks.append(_label("expect", _format_expected(answer)))
         if scores := _format_scores(answer["scores"]):
             blocks.append(_label("on test", scores))
     blocks.append(_label("sure?", answer["certainty"]))
-    blocks += [_label("note", remark) for remark in answer["remarks"]]
+    blocks += [_label("note", remark) for remark in answer["remarks"][:1]]
     blocks.append(_label("next", answer["next"], long=True))
+    blocks += [_label("page", answer["page"], long=True)] if answer["page"] else []
     return "\n".join(blocks)
 
 
@@ -218,9 +238,10 @@ def _format_scores(scores: Mapping[str, Any]) -> str:
     for who, name in _MODELS.items():
         if who in scores and "loss" in scores[who]:
             accuracy = scores[who].get("accuracy")
-            text = f"{name} loss {_score(scores[who]['loss'])}"
-            parts.append(text + (f", {_percent(accuracy['mean'])}" if accuracy else ""))
-    return "; ".join(parts)
+            loss = scores[who]["loss"]
+            text = f"merged loss {_score(loss)}" if who == "merged" else f"{name} {number(loss['mean'])}"
+            parts.append(text + (f" ({_percent(accuracy['mean'])})" if accuracy else ""))
+    return ", ".join(parts)
 
 
 def _score(score: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
+from scipy.stats import t
 
 from sweeper.search.objectives import Objective, resolve_objective
 from sweeper.search.stages import CHOOSE, REPORT
@@ -27,6 +28,14 @@ class Score:
     mean: float
     error: float | None
     n: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """90 % interval of the expectation by Student's t; infinite for a single pair."""
+        if self.error is None:
+            return -math.inf, math.inf
+        half = float(t.ppf(0.95, self.n - 1)) * self.error
+        return self.mean - half, self.mean + half
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def _sweep(args: Arguments, sweep: PreparedSweep, yes: bool) -> int:
         return click.confirm(printable_line(question), err=True)
 
     with Progress(sweep.spec.objective) as progress:
-        results = run_prepared(sweep, Callbacks(progress, confirm, lambda line: print(line, file=sys.stderr)))
+        results = run_prepared(sweep, Callbacks(progress, confirm, progress.line))
     rows = results.trials.num_rows
     again = f"`sweeper resume {shlex.quote(str(results.run))}` continues"
     if results.interrupted:
@@ -93,10 +93,11 @@ def _sweep(args: Arguments, sweep: PreparedSweep, yes: bool) -> int:
     if results.reason:
         print(f"stopped early: {results.reason}; {again}", file=sys.stderr)
     from dashboards.page.page import write_page
-    from sweeper.analysis.summary import format_sweep, summarize_sweep
+    from sweeper.analysis.scorecard.answer import format_answer
+    from sweeper.analysis.summary import summarize_sweep
 
     write_page(results.run)
     record = summarize_sweep(results.run, results.trials, results.noise)
-    emit(args.json, record, format_sweep(record))
+    emit(args.json, record, format_answer(record["answer"]))
     successful = any(o == "ok" for o in results.trials["outcome"].to_pylist())
     return ExitCode.DONE if successful and results.failed < sweep.spec.max_failed else ExitCode.NO_SUCCESS

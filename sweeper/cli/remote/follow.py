@@ -43,6 +43,7 @@ class EventPrinter:
         elif event.type == "progress":
             for key in _COUNTS:
                 setattr(self._status, key, data.get(key, getattr(self._status, key)))
+            self._status.stage = data.get("stage") or ""
             self._progress(self._status)
         elif event.type == "target":
             self._status.target = data.get("target")

@@ -29,6 +29,7 @@ def _format_verdict(sweep: Sweep) -> list[str]:
 
 def emit_results(as_json: bool, client: Client, sweep: SweepDetail, saved: str | None = None) -> None:
     """Print the results of a sweep, with the keys of `sweeper best --json` for a run folder."""
+    from sweeper.analysis.scorecard.answer import format_answer
     from sweeper.analysis.text import format_best
 
     winner = _or_none(lambda: client.best(sweep.id), 404)
@@ -52,6 +53,8 @@ def emit_results(as_json: bool, client: Client, sweep: SweepDetail, saved: str |
         f"{pluralize(sweep.progress.trials, 'trial')} ({counts}), {number(sweep.cost.device_seconds)} s of device time"
     ]
     parts += _format_verdict(sweep)
+    if winner and (answer := winner.get("answer")):  # an earlier service gives none
+        parts.insert(0, format_answer(answer))
     parts.append(format_best(record))
     parts += [f"hyperparameters that reach the best noise for {a.objective}\n{a.text}" for a in advice]
     places = {"sweep": sweep.id, "page": record["page"], "saved": saved}

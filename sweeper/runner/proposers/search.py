@@ -52,8 +52,9 @@ class Proposal:
 class Proposer(Protocol):
     """Source of configurations. Callers ask in ascending order of number."""
 
-    lag: int | None
-    """A proposal uses the results of numbers up to its own minus `lag`, at least 1; None uses all results so far."""
+    def set_lag(self, lag: int | None) -> None:
+        """Let a proposal use the results of numbers up to its own minus `lag`, at least 1; None uses all so far."""
+        ...
 
     def is_ready(self, number: int) -> bool:
         """Return whether `ask` needs no result of a running configuration."""
@@ -85,7 +86,9 @@ class DesignProposer:
     def __init__(self, sweep: PreparedSweep) -> None:
         self.spec, self.space = sweep.spec, sweep.space
         self.points = convert_points(sweep.space, sweep.spec.enqueue)
-        self.lag: int | None = None
+
+    def set_lag(self, lag: int | None) -> None:
+        """Do nothing: a design does not learn."""
 
     def is_ready(self, number: int) -> bool:
         """Return True: a design does not learn."""
@@ -166,6 +169,10 @@ class StudyProposer:
                 conditions=self.space.conditions,
                 prior=pool_priors(self.spec.prior),
             )
+
+    def set_lag(self, lag: int | None) -> None:
+        """See `Proposer.set_lag`."""
+        self.lag = lag
 
     def move_along(self, noise: str) -> None:
         """Let the sampler search along another noise than the sweep's."""

@@ -79,6 +79,7 @@ class StagedProposer:
         self.sweep, self.plan, self.inner = sweep, plan, inner
         self.k_aug, self.read_trials = k_aug, read_trials
         self.sign = -1.0 if OBJECTIVES[sweep.spec.objective].maximize else 1.0
+        self.lag: int | None = None
         self.ended: dict[int, _Ended] = {}
         self._choices: dict[int, _Choice] = {}
         self._mapped = False
@@ -88,14 +89,10 @@ class StagedProposer:
         if any(segment.stage in (PILOT, MAP) for segment in plan.segments):
             self._design = self._make_design()
 
-    @property
-    def lag(self) -> int | None:
-        """See `Proposer.lag`."""
-        return self.inner.lag
-
-    @lag.setter
-    def lag(self, value: int | None) -> None:
-        self.inner.lag = value
+    def set_lag(self, lag: int | None) -> None:
+        """See `Proposer.set_lag`."""
+        self.lag = lag
+        self.inner.set_lag(lag)
 
     def _make_design(self) -> MapDesign:
         spec, space = self.sweep.spec, self.sweep.space
@@ -186,10 +183,13 @@ class StagedProposer:
         if self._span is None:
             pilots = (n for s in self.plan.segments if s.stage == PILOT for n in range(s.start, s.end))
             ended = [self.ended[n] for n in pilots if n in self.ended]
-            self._span = self._design.find_viable_range(
-                [Pilot(self._design.log_noise(e.params), not (e.broken or e.collapsed)) for e in ended]
-            )
+            self._span = self._design.find_mergeable_range([self._make_pilot(e) for e in ended])
         return self._span
+
+    def _make_pilot(self, ended: _Ended) -> Pilot:
+        assert self._design is not None
+        loss = None if ended.broken or ended.value is None else self.sign * ended.value
+        return Pilot(self._design.log_noise(ended.params), loss, ended.collapsed)
 
     def _choose(self, segment: Segment) -> _Choice:
         if segment.start not in self._choices:

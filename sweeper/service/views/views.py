@@ -300,13 +300,18 @@ class Views:
         from sweeper.analysis.best import find_over_limits
         from sweeper.analysis.posterior import fit_posterior
         from sweeper.analysis.recommend import find_best
+        from sweeper.analysis.scorecard.answer import find_answer
+        from sweeper.analysis.summary import find_space
 
         def compute(reader: Reader) -> dict[str, Any] | None:
             spec, trials = self.spec(entry), reader.rows.table
             if not trials.num_rows or not place_of(self.run_of(entry.id)).exists():
                 return None
             posterior = fit_posterior(spec, trials, spec.noise, explain=False)
-            return find_best(trials, spec.objective, spec.noise, posterior, find_over_limits(trials, spec))
+            best = find_best(trials, spec.objective, spec.noise, posterior, find_over_limits(trials, spec))
+            if best is not None:
+                best["answer"] = find_answer(spec, find_space(spec), trials, posterior, entry.id).record()
+            return best
 
         return self._memoize(entry, ("best",), compute)
 

@@ -45,10 +45,10 @@ def test_the_other_knobs_spread() -> None:
     assert abs(np.corrcoef(noise, [p["augmentation_strength"] for p in points])[0, 1]) < 0.5
 
 
-def test_one_point_in_five_repeats_another_one() -> None:
+def test_one_point_in_six_repeats_another_one() -> None:
     design, span = make_design(), (math.log(1e-4), math.log(0.1))
     points = [repr(design.point(i, span)) for i in range(4 * REPEAT_EVERY)]
-    assert Counter(Counter(points).values()) == {1: 12, 2: 4}
+    assert Counter(Counter(points).values()) == {1: 16, 2: 4}
     repeated = [paper_noise(eval(p)) for p, n in Counter(points).items() if n == 2]
     assert max(repeated) / min(repeated) > 10
     assert len({repr(make_design(repeats=False).point(i, span)) for i in range(20)}) == 20
@@ -70,22 +70,27 @@ def test_pilots_cover_the_reachable_range() -> None:
 
 
 @pytest.mark.parametrize(
-    ("viable", "ends"),
+    ("losses", "collapsed", "ends"),
     [
-        ((True, True, True, True), (None, None)),
-        ((True, True, True, False), (None, 2.5)),
-        ((False, True, True, False), (0.5, 2.5)),
-        ((False, False, False, True), (2.5, None)),
-        ((True, False, True, False), (None, 2.5)),
-        ((False, False, False, False), (None, None)),
+        ((0.0, -1.0, -2.0, -3.0), (), (5.0, None)),  # four nats below the best
+        ((-9.0, -1.0, -2.0, -3.0), (), (None, None)),
+        ((-9.0, -1.0, -2.0, 5.0), (3,), (None, 9.0)),  # to the collapse itself
+        ((-9.0, -1.0, -2.0, None), (), (None, 7.5)),  # halfway to unviable parents
+        ((None, -1.0, -2.0, None), (), (2.0, 7.5)),
+        ((None, -9.0, -2.0, None), (), (1.5, 7.5)),
+        ((-9.0, None, -2.0, None), (), (None, 7.5)),
+        ((None, None, None, None), (), (None, None)),
+        ((5.0, 5.0, 5.0, 5.0), (0, 1, 2, 3), (None, None)),
     ],
 )
-def test_the_range_of_the_map_ends_between_viable_and_unviable_pilots(
-    viable: tuple[bool, ...], ends: tuple[float | None, float | None]
+def test_the_map_ends_at_a_collapse_and_not_far_below_the_best_pilot(
+    losses: tuple[float | None, ...], collapsed: tuple[int, ...], ends: tuple[float | None, float | None]
 ) -> None:
     design = make_design()
-    low, high = design.find_viable_range([Pilot(float(i), v) for i, v in enumerate(viable)])
-    assert low == (design.range[0] if ends[0] is None else ends[0])
+    pilots = [Pilot(3.0 * i, loss, i in collapsed) for i, loss in enumerate(losses)]
+    low, high = design.find_mergeable_range(pilots)
+    reach = -4.0 if losses[0] == -9.0 else -math.inf  # the best pilot stands at 0
+    assert low == max(reach, design.range[0] if ends[0] is None else ends[0])
     assert high == (design.range[1] if ends[1] is None else ends[1])
 
 
@@ -94,6 +99,6 @@ def test_a_space_without_a_noise_knob_gets_a_spread_of_points() -> None:
 
     design = MapDesign({"width": FloatDistribution(0, 1)}, "paper", {**CONSTANTS, "learning_rate": 0.1}, 0)
     values = sorted({design.point(i, design.range)["width"] for i in range(10)})
-    assert len(values) == 8
+    assert len(values) == 9
     assert values[0] < 0.25 < 0.75 < values[-1]
     assert 0 <= design.pilot(0, 4)["width"] <= 1

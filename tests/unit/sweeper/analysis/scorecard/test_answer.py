@@ -1,0 +1,86 @@
+"""The answer of a sweep: at most twelve lines, the confirmed scores, remarks only where they are true."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sweeper.analysis.posterior import Posterior
+from sweeper.analysis.scorecard.answer import MOST_LINES, Answer, find_answer, format_answer
+from sweeper.config.spec import SweepSpec
+from sweeper.storage.run_folder import stored_spec
+from sweeper.storage.space_data import known_space
+from tests.support.inline_sweeps import PLAIN, sweep
+from tests.support.trial_rows import hump, table, trial
+from tests.support.trial_rows import sweep as rows_of
+
+SPEC = SweepSpec(space="digits_label_noise", objective="gain_mean", noise="paper")
+
+
+def answer_of(rows: list[dict[str, Any]], spec: SweepSpec = SPEC) -> Answer:
+    return find_answer(spec, None, table(rows), Posterior(undecided="not asked"), "runs/a b", "runs/a b/dashboard.html")
+
+
+def test_a_confirmed_sweep_reports_the_fresh_pairs_on_test(tmp_path: Path) -> None:
+    results = sweep(tmp_path, sampler="noise", objective="gain_mean", trials=40, seed=1)
+    spec = stored_spec(tmp_path)
+    answer = find_answer(spec, known_space(spec).space, results.trials, Posterior(), str(tmp_path))
+    rows = [r for r in results.trials.to_pylist() if r["stage"] == "report"]
+    gains = [r["gain_mean_loss_test"] for r in rows]
+    assert answer.expected is not None
+    assert answer.expected.mean == pytest.approx(np.mean(gains))
+    assert answer.expected.error == pytest.approx(np.std(gains, ddof=1) / math.sqrt(len(gains)))
+    assert answer.confirmed == len(gains) == 4
+    assert answer.scores["merged"]["loss"].mean == pytest.approx(np.mean([r["merged_loss_test"] for r in rows]))
+    assert answer.settings is not None
+    assert set(answer.settings) == {
+        "learning_rate", "batch_size", "momentum", "weight_decay", "augmentation_strength"
+    }  # fmt: skip
+    assert answer.settings["learning_rate"] == rows[0]["learning_rate"]
+    text = format_answer(answer.record())
+    assert len(text.splitlines()) <= MOST_LINES
+    assert "4 fresh pairs" in text
+    # the weights of the winner are kept, whatever leads by luck
+    assert (tmp_path / "weights").is_dir() is False or answer.digest in {
+        p.stem for p in (tmp_path / "weights").iterdir()
+    }
+
+
+def test_an_unconfirmed_answer_says_so(tmp_path: Path) -> None:
+    results = sweep(tmp_path, sampler="noise", objective="gain_mean", trials=12, **PLAIN)
+    spec = stored_spec(tmp_path)
+    answer = find_answer(spec, None, results.trials, Posterior(), str(tmp_path))
+    assert (answer.confirmed, answer.verdict) == (0, "Undetermined")
+    assert answer.certainty.startswith("not confirmed")
+    assert "(predicted)" in format_answer(answer.record())
+
+
+def test_without_a_viable_pair_there_is_nothing_to_use() -> None:
+    answer = answer_of([trial(f"c{i}", None, learning_rate=0.1 + i, outcome="diverged") for i in range(8)])
+    assert answer.settings is None
+    assert answer.expected is None
+    text = format_answer(answer.record())
+    assert "no pair is viable" in text
+    assert "use:" not in text
+
+
+def test_a_merge_that_is_less_accurate_than_another_model_says_so() -> None:
+    rows = rows_of(hump, 30, 5)
+    assert not [r for r in answer_of(rows).remarks if "less accurate" in r]
+    worse = [{**r, "chosen_accuracy_val": 0.8, "merged_accuracy_val": 0.85, "a_accuracy_val": 0.9} for r in rows]
+    worse = [{**r, "chosen_merge": "ties", "chosen_coefficient": 0.4} for r in worse]
+    remarks = [r for r in answer_of(worse).remarks if "less accurate" in r]
+    assert len(remarks) == 2
+    assert "80 % against 85 %" in remarks[0]
+
+
+def test_the_next_command_follows_from_the_verdict() -> None:
+    hump_answer = answer_of(rows_of(hump, 30, 5))
+    assert hump_answer.verdict == "Hump"
+    assert hump_answer.next == "sweeper best 'runs/a b' --save merged.safetensors"
+    few = answer_of(rows_of(hump, 5, 1))
+    assert few.next == "sweeper extend 'runs/a b'"

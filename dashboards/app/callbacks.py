@@ -324,7 +324,8 @@ class App:
         run = self.read_run(search)
         if run is None:
             return no_update, no_update
-        return grid.answer_request(run.tables["trials"], trials_view.list_columns(run, selection), request)
+        heads = trials_view.list_columns(run, selection)
+        return grid.answer_request(trials_view.list_rows(run, selection), heads, request)
 
     def show_trial(self, search: str | None, theme: str | None) -> list[Component]:
         """Return the details of the open trial; nothing without one."""

@@ -13,7 +13,7 @@ from dash.development.base_component import Component
 
 from dashboards.charts.axes import round_to
 from dashboards.data.selection import Selection
-from dashboards.data.trial_rows import Head, filter_rows
+from dashboards.data.trial_rows import STAR, Head, filter_rows
 
 BLOCK = 200
 _WIDE = {"outcome": 130, "outcome_detail": 260, "warnings": 260, "digest": 170}
@@ -93,6 +93,10 @@ def _make_column(head: Head, order: Mapping[str, tuple[str, int]]) -> dict[str, 
         "type": None if is_text else "rightAligned",
         "valueFormatter": {"function": "shortNumber(params.value)"} if head.kind == "float" else None,
     }
+    if head.name in (STAR, "number"):
+        column["pinned"] = "left"
+    if head.name == STAR:
+        column |= {"width": 44, "minWidth": 44, "filter": False}
     if head.name in ("outcome_detail", "warnings"):
         column["tooltipField"] = head.name
     if head.name in order:

@@ -7,15 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
 from sweeper.formatting import add_unit, name_knob
+from sweeper.search.objectives import Objective
 from trainables.noise import NOISE
-from trainables.result import Column, trial_columns
+from trainables.result import Column, Outcome, trial_columns
 
 pc: Any = pyarrow.compute  # it creates its functions at import, which hides them from type checkers
 
+STAR = "star"
 FIRST = ("number", "repeat", "outcome")
 KNOBS = ("learning_rate", "batch_size", "momentum", "weight_decay", "augmentation", "augmentation_strength")
 SCORES = (
@@ -52,13 +55,23 @@ def list_heads(trials: pa.Table, noise: str, column: str) -> tuple[Head, ...]:
         noise: Definition of the noise.
         column: Column of the objective.
     """
-    names = [*(("run",) if "run" in trials.column_names else ()), *FIRST, *KNOBS, f"noise_{noise}", column, *SCORES]
+    names = [
+        STAR,
+        *(("run",) if "run" in trials.column_names else ()),
+        *FIRST,
+        column,
+        f"noise_{noise}",
+        *KNOBS,
+        *SCORES,
+    ]
     names += LAST
-    filled = {n for n in trials.column_names if trials.column(n).null_count < trials.num_rows} | set(FIRST)
+    filled = {n for n in trials.column_names if trials.column(n).null_count < trials.num_rows} | {STAR, *FIRST}
     return tuple(_make_head(n) for n in dict.fromkeys(names) if n in filled or not trials.num_rows)
 
 
 def _make_head(name: str) -> Head:
+    if name == STAR:
+        return Head(STAR, "★", "str", "★ marks the best configuration, by posterior mean if there is one")
     if name == "run":
         return Head("run", "sweep", "str", "sweep of the trial")
     column = _DOCS[name]
@@ -68,6 +81,22 @@ def _make_head(name: str) -> Head:
         doc = f"{NOISE[noise].formula}, {NOISE[noise].source}"
     text = HEADS.get(name, name.replace("_", " "))
     return Head(name, add_unit(text, column.unit), column.kind, add_unit(f"{name}: {doc}", column.unit))
+
+
+def rank_rows(trials: pa.Table, objective: Objective, starred: str | None = None) -> pa.Table:
+    """Return the trials best first, with the column `STAR`: the starred configuration, then ok trials by score.
+
+    Args:
+        trials: The trials table.
+        objective: The score, on its split.
+        starred: Configuration to mark and to put first; None marks none.
+    """
+    score = np.asarray(trials.column(objective.column).to_numpy(), dtype=float) * (-1 if objective.maximize else 1)
+    star = np.asarray(trials.column("config").to_numpy() == starred, dtype=bool)
+    bad = np.asarray(trials.column("outcome").to_numpy() != Outcome.OK, dtype=bool)
+    order = np.lexsort((np.where(np.isfinite(score), score, np.inf), bad, ~star))
+    marked = trials.append_column(STAR, pa.array(np.where(star, "★", ""), pa.string()))
+    return marked.take(pa.array(order))
 
 
 _NUMBER: Mapping[str, Callable[[Any, Any], Any]] = {

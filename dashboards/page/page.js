@@ -4,7 +4,7 @@
   const themes = JSON.parse((document.getElementById("themes") || { textContent: "{}" }).textContent);
   const plots = Array.from(document.querySelectorAll(".plot"));
   function draw(place) {
-    if (!place.clientWidth) return;  // folded
+    if (place.closest("details:not([open])")) return;
     const spec = JSON.parse(document.getElementById(place.id + "-data").textContent);
     spec.layout.height = place.clientHeight;
     spec.layout.template = dark.matches ? themes.dark : themes.light;
@@ -44,6 +44,46 @@
       };
       if (!navigator.clipboard) { select(); return; }
       navigator.clipboard.writeText(code.textContent).then(function () { say("copied"); }, select);
+    });
+  }
+
+  // the table of trials: a click on a head sorts, numbers by their full value; empty cells stay at the end
+  const list = document.querySelector("#trials table");
+  if (list) {
+    const heads = Array.from(list.tHead.rows[0].cells), body = list.tBodies[0], rows = Array.from(body.rows);
+    const number = function (cell) { return parseFloat(cell.title || cell.textContent); };
+    const sort = function (head) {
+      const at = heads.indexOf(head), up = head.getAttribute("aria-sort") === "descending" ? 1 : -1;
+      heads.forEach(function (h) { h.removeAttribute("aria-sort"); });
+      head.setAttribute("aria-sort", up > 0 ? "ascending" : "descending");
+      const texts = !rows.some(function (r) { return !isNaN(number(r.cells[at])); });
+      const empty = function (cell) { return texts ? ["", "–"].includes(cell.textContent) : isNaN(number(cell)); };
+      rows.sort(function (p, q) {
+        const a = p.cells[at], b = q.cells[at];
+        if (empty(a) || empty(b)) return empty(a) - empty(b);
+        return up * (texts ? a.textContent.localeCompare(b.textContent) : number(a) - number(b));
+      });
+      body.append(...rows);
+    };
+    heads.forEach(function (head) {
+      head.tabIndex = 0;
+      head.addEventListener("click", function () { sort(head); });
+      head.addEventListener("keydown", function (e) { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); sort(head); } });
+    });
+    const filter = document.querySelector("#trials input"), left = document.getElementById("left");
+    const compare = { "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b,
+      "=": (a, b) => Math.abs(a - b) <= 1e-3 * Math.abs(b) };
+    filter.addEventListener("input", function () {
+      const rule = filter.value.match(/^\s*(.+?)\s*(<=|>=|<|>|=)\s*(\S+)\s*$/), wanted = rule && rule[1].toLowerCase();
+      const at = rule ? heads.findIndex((h) => h.textContent.toLowerCase().startsWith(wanted)
+        || h.title.toLowerCase().startsWith(wanted)) : -1;
+      const words = filter.value.toLowerCase().split(/\s+/);
+      const keeps = rule && at >= 0 && !isNaN(parseFloat(rule[3]))
+        ? (r) => compare[rule[2]](number(r.cells[at]), parseFloat(rule[3]))
+        : (r) => words.every((w) => r.textContent.toLowerCase().includes(w));
+      rows.forEach(function (r) { r.hidden = !keeps(r); });
+      const shown = rows.filter((r) => !r.hidden).length;
+      left.textContent = shown === rows.length ? "" : shown + " of " + rows.length;
     });
   }
 })();

@@ -12,8 +12,10 @@ from dashboards.charts.alignment import Alignment, rank_orderings, smooth_curve
 from dashboards.charts.axes import Window, round_to, shorten
 from dashboards.charts.chart import (
     Chart,
+    DrawnPanel,
     Measure,
     describe,
+    draw_panels,
     finish,
     frame_points,
     make_dots,
@@ -27,7 +29,6 @@ from dashboards.charts.chart import (
 from dashboards.charts.colours import Colouring, colour_points, list_options
 from dashboards.charts.knob_axes import Axis, make_axis, read_knob, scale_places, varies
 from dashboards.charts.measured_noise import draw_comparison
-from dashboards.charts.panels import DrawnPanel, draw_panels
 from dashboards.charts.theme import GREY, VERMILLION
 from dashboards.data.cache import cache_by_content
 from dashboards.data.configurations import KNOBS, Array, ConfigPoint

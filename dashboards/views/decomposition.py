@@ -13,7 +13,9 @@ from dashboards.charts.alignment import FEWEST, smooth_curve
 from dashboards.charts.axes import Window, round_to, shorten
 from dashboards.charts.chart import (
     Chart,
+    DrawnPanel,
     Measure,
+    draw_panels,
     finish,
     frame_points,
     make_dots,
@@ -24,7 +26,6 @@ from dashboards.charts.chart import (
 )
 from dashboards.charts.colours import Colouring, QuantileScale, colour_points
 from dashboards.charts.knob_axes import Axis, describe_knobs, make_axis, read_knob, scale_places, varies
-from dashboards.charts.panels import DrawnPanel, draw_panels
 from dashboards.charts.theme import GREY, VERMILLION
 from dashboards.data.cache import cache_by_content
 from dashboards.data.configurations import KNOBS, Array, ConfigPoint

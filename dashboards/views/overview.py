@@ -77,7 +77,7 @@ def build(run: Run, selection: Selection) -> Section:
     judgement, current = ask(run, question) if question else (None, True)
     fit = _find_fit(run, question, judgement if current else None)
     believed = judgement.believed if judgement else Posterior()
-    best = _find_winner(run, chosen.sweep.objective, believed.favourite, believed.undecided)
+    best = find_winner(run, chosen.sweep.objective, believed.favourite, believed.undecided)
     scores, comparison = _find_scores(run, chosen.sweep.objective, believed.favourite, believed.undecided)
     advice, trouble = _recommend(run, fit, best, selection)
     chart = _draw_noise_fit(run, chosen, question, fit) if question else None
@@ -128,7 +128,8 @@ def _count(run: Run) -> Overview:
 
 
 @cache_by_content
-def _find_winner(run: Run, objective: str, favourite: Favourite | None, undecided: str) -> dict[str, Any] | None:
+def find_winner(run: Run, objective: str, favourite: Favourite | None, undecided: str) -> dict[str, Any] | None:
+    """Return the winning row, see `sweeper.analysis.best.choose_winner`."""
     believed = Posterior(favourite=favourite, undecided=undecided)
     return choose_winner(run.tables["trials"], objective, believed, choices.find_lost(run))
 
@@ -137,7 +138,7 @@ def _find_winner(run: Run, objective: str, favourite: Favourite | None, undecide
 def _find_scores(
     run: Run, objective: str, favourite: Favourite | None, undecided: str
 ) -> tuple[BestScores | None, Chart | None]:
-    scores = read_scores(_find_winner(run, objective, favourite, undecided))
+    scores = read_scores(find_winner(run, objective, favourite, undecided))
     return scores, draw_scores(scores) if scores else None
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from dashboards.charts.chart import Chart, Measure
+from dashboards.charts.knob_importance import draw_contour, draw_importance, measure_importance
 from dashboards.charts.parallel_coordinates import draw_parallel
 from dashboards.charts.posterior import draw_exponents, draw_posterior
 from dashboards.charts.search_history import draw_progress
@@ -13,6 +14,7 @@ from dashboards.data.cache import cache_by_content
 from dashboards.data.curves import SearchStep, read_search_steps, thin_steps
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
+from dashboards.data.words import strip_label
 from dashboards.text.failures import Failure, group_failures, make_failure_table
 from dashboards.text.pareto import draw_front, make_front_table
 from dashboards.views import choices
@@ -67,6 +69,7 @@ def build(run: Run, selection: Selection) -> Section:
         charts.append(draw_posterior(explained, chosen.noise_label))
     if explained is not None and explained.exponents:
         charts.append(draw_exponents(believed))
+    charts += _draw_knobs(run, chosen.name, chosen.split, chosen.noise)
     if len(points) > 1 and any(measure.column in p.values for p in points):
         charts.append(draw_parallel(points, measure, NOISE[chosen.noise].unit))
     if (best := find_front(run)) and run.spec:
@@ -78,6 +81,20 @@ def build(run: Run, selection: Selection) -> Section:
     notes = (f"No model of the noise: {believed.unexplained}.",) if believed.unexplained else ()
     notes += (f"Warning: {believed.assumed}.",) if believed.assumed else ()
     return Section(charts=tuple(charts), tables=tuple(tables), notes=notes)
+
+
+@cache_by_content
+def _draw_knobs(run: Run, name: str, split: str, noise: str) -> list[Chart]:
+    """Return the importance of the knobs, and a contour of the two most important ones."""
+    measure = choices.make_measure(run, name, split)
+    points = choices.group_points(run, noise, (measure.column,))
+    importance = measure_importance(points, measure)
+    if importance is None:
+        return []
+    first, second = (knob for knob, _ in importance.shares[:2])
+    contour = draw_contour(points, measure, (first, second))
+    label = strip_label(measure.label)
+    return [draw_importance(importance, label), *([contour] if contour else [])]
 
 
 def _draw_progress(steps: list[SearchStep], measure: Measure, noise_label: str) -> Chart:

@@ -1,14 +1,19 @@
-"""Trials: one row each. The page shows the first ones; the app shows all, with filter, order and details."""
+"""Trials: one row each, best first. The page shows the first ones; the app shows all, with details."""
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from dashboards.charts.axes import shorten
+from dashboards.data.cache import cache_by_content
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
-from dashboards.data.trial_rows import Head, filter_rows, list_heads
+from dashboards.data.trial_rows import Head, filter_rows, list_heads, rank_rows
 from dashboards.text.best import Cell, TextTable
-from dashboards.views import choices
+from dashboards.views import choices, overview
 from dashboards.views.section import Control, Section, TableCard, View
+from dashboards.views.verdicts import ask
+from sweeper.analysis.posterior import Posterior
 
 SHOWN = 200
 
@@ -24,27 +29,45 @@ def list_columns(run: Run, selection: Selection) -> tuple[Head, ...]:
     return list_heads(run.tables["trials"], chosen.noise, chosen.goal.column)
 
 
+def list_rows(run: Run, selection: Selection) -> pa.Table:
+    """Return the trials, best first; the winner has a star."""
+    question = overview.choose_question(run, selection)
+    believed = Posterior()
+    if question is not None and (judgement := ask(run, question)[0]) is not None:
+        believed = judgement.believed
+    chosen = choices.choose(run, selection)
+    best = overview.find_winner(run, chosen.sweep.objective, believed.favourite, believed.undecided)
+    return _rank(run, chosen.name, best["config"] if best else None)
+
+
+@cache_by_content
+def _rank(run: Run, name: str, starred: str | None) -> pa.Table:
+    goal = choices.choose(run, Selection(metric=name)).goal
+    return rank_rows(run.tables["trials"], goal, starred)
+
+
 def build(run: Run, selection: Selection) -> Section:
     """Return the tab."""
     trials = run.tables["trials"]
     if not trials.num_rows:
         return Section(banners=("No trial has finished yet, so the list is empty.",))
-    rows, trouble = filter_rows(trials, selection.filter, selection.sort)
+    rows, trouble = filter_rows(list_rows(run, selection), selection.filter, selection.sort)
     shown = list_columns(run, selection)
     cells = [
         tuple(_make_cell(row[h.name]) for h in shown)
         for row in rows.slice(0, SHOWN).select([h.name for h in shown]).to_pylist()
     ]
     table = TextTable(tuple(Cell(h.text, h.doc) for h in shown), tuple(cells))
-    cut = f"The first {SHOWN} of {rows.num_rows} trials; " if rows.num_rows > SHOWN else ""
+    cut = f"The best {SHOWN} of {rows.num_rows} trials; " if rows.num_rows > SHOWN else ""
     words = f"{cut}`sweeper export DIR` writes the whole table." if cut else f"All {rows.num_rows} trials."
+    words += " ★ marks the best configuration. Click a head to sort; hover over it for its meaning."
     return Section(banners=(trouble,) if trouble else (), tables=(TableCard("trials", "Trials", words, table),))
 
 
 def _make_cell(value: object) -> Cell:
     if isinstance(value, float):
         return Cell(shorten(value), f"{value:.6g}")
-    return Cell("–" if value is None or value == "" else str(value))
+    return Cell("–" if value is None else str(value))
 
 
-VIEW = View("trials", "Trials", "All trials, with filter, order and details.", make_controls, build)
+VIEW = View("trials", "Trials", "All trials, best first, with filter and order.", make_controls, build)

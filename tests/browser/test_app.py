@@ -29,9 +29,9 @@ DRAWN = "() => document.querySelectorAll('.plot').length && " + (
     "[...document.querySelectorAll('.plot')].every(p => p.querySelector('.main-svg .xtick, .main-svg .x2tick'))"
 )
 NO_SCROLL = "document.documentElement.scrollWidth <= window.innerWidth"
-RANGE = "document.querySelector('#content .js-plotly-plot').layout.xaxis.range"
-TOP = "document.querySelector('#content .js-plotly-plot').getBoundingClientRect().top"
-FIRST_PLOT = "document.querySelector('#content .js-plotly-plot')"
+RANGE = "document.querySelector('.curve .js-plotly-plot').layout.xaxis.range"
+TOP = "document.querySelector('.curve .js-plotly-plot').getBoundingClientRect().top"
+FIRST_PLOT = "document.querySelector('.curve .js-plotly-plot')"
 
 
 @dataclass

@@ -109,7 +109,8 @@ def look(chromium: Any):
             seen.page.route(f"{SERVER}/report", lambda route: route.fulfill(**whole))
             seen.page.goto(f"{SERVER}/report")
         drawn = (
-            "[...document.querySelectorAll('.plot')].every(p => p.querySelector('svg.main-svg .xtick, svg .x2tick'))"
+            "[...document.querySelectorAll('.plot')].every(p => p.closest('details:not([open])')"
+            " || p.querySelector('svg.main-svg .xtick, svg .x2tick'))"
         )
         seen.page.wait_for_function(drawn)
         return seen
@@ -197,6 +198,80 @@ def test_a_page_of_a_service_works_and_is_a_stranger_there(html, look):
     assert [e for e in seen.errors if "Content Security Policy" not in e] == []
     assert {"Connecting", "Loading"} <= {e.split()[0] for e in seen.errors}
     assert page.evaluate("window.open('/v1/me')") is None
+
+
+def test_the_trials_sort_filter_and_keep_their_columns(html, look):
+    page = look(html, 800).page
+    cells = "[...document.querySelectorAll('#trials tbody tr:not([hidden])')].map(r => r.cells[{}].textContent)"
+    assert page.evaluate(cells.format(0))[:2] == ["★", ""]
+    heads = page.locator("#trials th").all_text_contents()
+    size, score = (next(i for i, h in enumerate(heads) if h.startswith(name)) for name in ("B ", "gain, validation"))
+    first = [float(v) for v in page.evaluate(cells.format(score)) if v != "–"]
+    assert first[1:] == sorted(first[1:], reverse=True)  # as rounded; the star comes first
+    page.locator("#trials th").nth(size).click()
+    assert page.locator("#trials th").nth(size).get_attribute("aria-sort") == "descending"
+    sizes = [float(v) for v in page.evaluate(cells.format(size))]
+    assert sizes == sorted(sizes, reverse=True)
+    page.locator("#trials th").nth(size).press("Enter")
+    assert [float(v) for v in page.evaluate(cells.format(size))] == sizes[::-1]
+    page.locator("#trials input").fill("batch_size >= 64")
+    kept = [float(v) for v in page.evaluate(cells.format(size))]
+    assert kept == sorted(v for v in sizes if v >= 64)
+    assert page.locator("#left").text_content() == f"{len(kept)} of {len(sizes)}"
+    page.locator("#trials input").fill("diverged")
+    assert len(page.evaluate(cells.format(0))) == 3
+    page.locator("#trials input").fill("")
+    assert len(page.evaluate(cells.format(0))) == len(sizes)
+    scroll = page.locator("#trials .scroll")
+    left = "document.querySelector('#trials tbody td:nth-child(2)').getBoundingClientRect().left"
+    before = page.evaluate(left)
+    scroll.evaluate("place => { place.scrollLeft = 300; place.scrollTop = 200; }")
+    assert page.evaluate(left) == pytest.approx(before, abs=1)
+    top = "document.querySelector('#trials th').getBoundingClientRect().top"
+    assert page.evaluate(top) == pytest.approx(scroll.bounding_box()["y"], abs=2)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
+def test_the_answer_stands_above_the_fold(html, look, width, height):
+    page = look(html, width).page
+    page.set_viewport_size({"width": width, "height": height})
+    settings = ("#use .copy", "#use .choice:not([hidden]) dd")
+    for part in (".badge", *settings, "#scores tbody tr:last-child", "#plot-gain_mean .xtick"):
+        box = page.locator(part).first.bounding_box()
+        assert box["y"] + box["height"] <= height, part
+    assert page.locator(".badge b").text_content() in ("Hump", "Likely", "Undetermined", "No optimum")
+
+
+def test_the_settings_follow_the_batch_size_and_are_copied(html, look):
+    seen = look(html, 1400)
+    page = seen.page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    sizes = page.locator("#use option").all_text_contents()
+    page.locator("#use select").select_option(label=sizes[-1])
+    code = page.locator("#use .choice:not([hidden]) code").text_content()
+    assert f"batch_size = {sizes[-1]}" in code or f"batch size {sizes[-1]}" in code
+    page.locator("#use .copy").click()
+    page.wait_for_function("document.querySelector('#use .copy').textContent === 'copied'")
+    assert page.evaluate("navigator.clipboard.readText()").strip() == code.strip()
+    assert seen.errors == []
+
+
+def test_folded_parts_draw_when_they_open(html, look):
+    page = look(html, 1400).page
+    fold = page.locator("details", has=page.locator("#plot-parents"))
+    assert not page.locator("#plot-parents .main-svg").count()
+    fold.locator("summary").click()
+    page.wait_for_selector("#plot-parents .main-svg")
+    assert page.locator("#plot-parents .point").count() == 10
+
+
+def test_the_buttons_of_a_figure_cover_no_legend(html, look):
+    page = look(html, 1400).page
+    place = page.locator("#plot-progress")
+    place.scroll_into_view_if_needed()
+    place.hover()
+    legend, buttons = (page.locator(f"#plot-progress {part}").first.bounding_box() for part in (".legend", ".modebar"))
+    assert legend["y"] + legend["height"] < buttons["y"]
 
 
 def test_the_links_lead_to_the_sections(html, look):

@@ -8,12 +8,13 @@ import pytest
 from dashboards.app.figure_json import MANY, make_figure_json
 from dashboards.charts.chart import make_figure
 from dashboards.data.runs import Run
-from dashboards.data.trial_rows import filter_rows, list_heads
+from dashboards.data.trial_rows import STAR, filter_rows, list_heads, rank_rows
 from dashboards.text.trial_details import describe_trial, find_row
 from dashboards.views.parents import read_scores
 from sweeper.analysis.best import choose_winner
 from sweeper.analysis.posterior import Posterior
-from tests.support.fake_sweep import trial
+from sweeper.search.objectives import OBJECTIVES
+from tests.support.fake_sweep import run_of, trial
 
 RULES = {
     "lessThan": lambda v, x: v < x,
@@ -104,3 +105,23 @@ def test_many_points_are_drawn_by_webgl_as_typed_arrays():
     assert found["data"][0]["x"]["dtype"] == "f8"
     assert list(found["data"][1]["y"]) == [3, None]
     assert found["layout"]["uirevision"] == "r"
+
+
+def test_trials_come_best_first_with_the_star_on_top(trials):
+    goal = OBJECTIVES["gain_mean"]
+    rows = rank_rows(trials, goal).to_pylist()
+    assert {r["digest"] for r in rows} == set(trials["digest"].to_pylist())
+    ok = [r for r in rows if r["outcome"] == "ok"]
+    assert rows[: len(ok)] == ok
+    gains = [r["gain_mean_loss_val"] for r in ok]
+    assert gains == sorted(gains, reverse=True)
+    starred = ok[3]["config"]
+    marked = rank_rows(trials, goal, starred).to_pylist()
+    assert (marked[0]["config"], marked[0][STAR], marked[1][STAR]) == (starred, "★", "")
+    losses = [r["merged_loss_val"] for r in rank_rows(trials, OBJECTIVES["merged_loss"]).to_pylist()[: len(ok)]]
+    assert losses == sorted(losses)
+
+
+def test_rank_keeps_the_order_of_equal_and_missing_scores():
+    run = run_of([trial(0, scores={}), trial(1, outcome="diverged", scores={}), trial(2)])
+    assert rank_rows(run.tables["trials"], OBJECTIVES["gain_mean"])["number"].to_pylist() == [2, 0, 1]

@@ -41,6 +41,7 @@ class Sampler:
 
 
 SAMPLERS: Registry[Sampler] = Registry("sampler")
+_STARTUP = 5  # a sweep maps the noise in a stage of its own, before the sampler searches
 
 
 def _noise(
@@ -62,6 +63,7 @@ def _noise(
         k_aug=k_aug,
         conditions=conditions,
         prior=prior,
+        n_startup=_STARTUP,
     )
 
 

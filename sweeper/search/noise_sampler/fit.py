@@ -32,7 +32,7 @@ class Parts:
     exponents: bool = True
     residual: bool = True
     repeats: bool = True
-    additive: bool = True
+    additive: bool = False
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ Direction = str | StudyDirection | Sequence[str | StudyDirection]
 
 
 class NoiseTargetedSampler(BaseSampler):
-    """Search along the effective noise scale: a Gaussian process over log noise plus a smaller one over all knobs.
+    """Search along the effective noise scale: a Gaussian process over log noise plus one over all knobs.
 
     Names identify the knobs (`learning_rate`, `batch_size`, `momentum`, `weight_decay`, `augmentation` or
     `augmentation_strength`). Knobs may be float, integer or numeric categorical. The first trials are a design with
@@ -89,7 +89,8 @@ class NoiseTargetedSampler(BaseSampler):
         knobs: Parameter name -> role, for other names than the default: `{"lr": "learning_rate"}`; None removes a role.
         fixed: Constants of the formula that the space does not vary, such as `{"momentum": 0.9, "examples": 720}`;
             also the values of earlier trials that lack a knob.
-        n_startup: Number of designed first trials.
+        n_startup: Number of designed first trials: a map of the noise before the search. Powers of two spread the noise
+            most evenly. Where observations are noisy, about a third of the trials pays.
         k_aug: Parameters -> k_aug, for `paper_aug`: factor of augmentation on the noise, such as `sweeper.KAug`.
         conditions: Parameter name -> {other parameter: values for which the first one acts}. The sampler also proposes
             inactive parameters, and finished trials may lack these.
@@ -108,7 +109,7 @@ class NoiseTargetedSampler(BaseSampler):
         search_space: Mapping[str, BaseDistribution] | None = None,
         knobs: Mapping[str, str | None] | None = None,
         fixed: Mapping[str, float] | None = None,
-        n_startup: int = 5,
+        n_startup: int = 16,
         k_aug: KAugOf | None = None,
         conditions: Conditions | None = None,
         prior: NoisePrior | None = None,

@@ -1,4 +1,4 @@
-"""Surrogate of a study: a Gaussian process over log noise, one over log step size and a smaller one over all knobs.
+"""Surrogate of a study: a Gaussian process over log noise, one over log step size and one over all knobs.
 
 `sweeper.search.noise_sampler.kernel` defines the model. scikit-learn does regression, prediction and marginal
 likelihood. The hyperparameters are the maximum a posteriori, and Laplace's approximation draws around it.

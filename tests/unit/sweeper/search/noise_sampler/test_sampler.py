@@ -13,6 +13,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sweeper.search.noise_sampler.sampler import NOISE_TARGET_KEY, SEARCH_KEY, NoiseTargetedSampler
+from sweeper.search.samplers import SAMPLERS
 from tests.support.noise_search import BEST, SPACE, ridge, run, space_of
 
 
@@ -116,7 +117,7 @@ def test_any_kind_of_knob(space: dict[str, Any], noise: str) -> None:
 
 
 def test_origin_and_target_say_how_a_refined_proposal_came_about() -> None:
-    study = run(NoiseTargetedSampler(seed=0, search_space=SPACE), ridge, 24)
+    study = run(NoiseTargetedSampler(seed=0, search_space=SPACE, n_startup=5), ridge, 24)
     notes = [json.loads(t.system_attrs[SEARCH_KEY]) for t in study.trials]
     assert [n["origin"] for n in notes[:5]] == ["startup"] * 5
     later = {n["origin"] for n in notes[5:]}
@@ -130,6 +131,17 @@ def test_origin_and_target_say_how_a_refined_proposal_came_about() -> None:
             assert math.log(own / target) == pytest.approx(0.0, abs=4.0)
         else:
             assert target == pytest.approx(own)
+
+
+def test_the_first_sixteen_trials_are_a_map_in_optuna_and_five_in_a_sweep() -> None:
+    make = SAMPLERS["noise"].make
+    assert make is not None
+    samplers = NoiseTargetedSampler(seed=0, search_space=SPACE), make(seed=0, knobs=SPACE, noise="paper", constants={})
+    for sampler, count in zip(samplers, (16, 5), strict=True):
+        study = run(sampler, ridge, count + 1)
+        origins = [json.loads(t.system_attrs[SEARCH_KEY])["origin"] for t in study.trials]
+        assert origins[:count] == ["startup"] * count
+        assert origins[count] != "startup"
 
 
 def test_a_pivot_of_few_choices_is_aimed_at_no_level() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
@@ -117,9 +117,17 @@ def job_sweep_options() -> Iterator[Option]:
     return sweep_options(without=_NOT_OF_JOBS)
 
 
+def _find_literals(annotation: Any) -> list[str]:
+    """Return the texts of a `Literal`, with or without None; empty for another type."""
+    kinds = [a for a in get_args(annotation) if a is not type(None)]
+    if len(kinds) == 1 and get_origin(kinds[0]) is Literal:
+        kinds = list(get_args(kinds[0]))
+    return [a for a in kinds if isinstance(a, str)]
+
+
 def _option(name: str, field: FieldInfo) -> Option:
     metadata = marks(field)
-    literals = [str(w) for w in get_args(field.annotation) if isinstance(w, str)]
+    literals = _find_literals(field.annotation)
     switch = field.annotation is bool
     default = field.get_default(call_default_factory=False)
     text = field.description or ""

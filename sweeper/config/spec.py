@@ -91,8 +91,8 @@ class SweepSpec(BaseModel):
     )
     seed: Whole = option(
         0,
-        "Seed of search and training. A trial is a function of its spec and device; the proposals of an adaptive "
-        "sampler also depend on the order in which workers finish.",
+        "Seed of search and training. A trial is a function of its spec and device; with `--order free`, the proposals "
+        "of an adaptive sampler also depend on the order in which workers finish.",
         "search",
         metavar="N",
         ge=0,

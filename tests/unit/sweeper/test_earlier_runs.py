@@ -78,7 +78,7 @@ def test_an_interrupted_sweep_is_resumed(copied: Path, capsys: pytest.CaptureFix
     after = rows_of(copied / "interrupted")
     assert {digest: after[digest] for digest in before} == before
     whole = ["run", "synthetic", "--trials", "12", "--seed", "5", "--runner", "inline", "--out", "whole", "--yes"]
-    assert main(whole) == 0
+    assert main([*whole, "--map", "0", "--confirm", "0", "--order", "free"]) == 0
     assert set(after) == set(rows_of(copied / "whole"))
 
 
@@ -118,7 +118,7 @@ def test_an_extended_sweep_is_extended_again(copied: Path) -> None:
 def test_a_table_is_imported_to_the_same_rows(copied: Path) -> None:
     assert main(["import", "own.csv", "--space", "digits_cnn", "--out", "again"]) == 0
     once, again = rows_of(RUNS / "imported"), rows_of(copied / "again")
-    varying = ("version", "commit", "finished", "started", "source")
+    varying = ("version", "commit", "finished", "started", "source", "schema_version")
     assert [{k: v for k, v in row.items() if k not in varying} for row in again.values()] == [
         {k: v for k, v in row.items() if k not in varying} for row in once.values()
     ]

@@ -141,7 +141,12 @@ def test_every_failure_is_a_sentence(service: FakeService, client: Client, monke
         Client("http://127.0.0.1:1").sweep("x")
     for status, kind, body, sentence in (
         (200, "text/html", b"<html>hello</html>", "answers, but is not a sweeper service of this version"),
-        (200, "application/json", b'{"id": "x"}', "answers, but is not a sweeper service of this version: name: Field"),
+        (
+            200,
+            "application/json",
+            b'{"id": "x"}',
+            "answers, but is not a sweeper service of this version: progress: Field",
+        ),
         (418, "text/html", b"<html>hello</html>", r"answers 418 .* to GET /v1/sweeps/x$"),
         (
             400,

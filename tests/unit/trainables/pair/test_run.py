@@ -69,7 +69,7 @@ def test_every_column_is_filled_and_finite(trial: Remade) -> None:
     of_tasks = {c.name for c in SCORES if "normalised" in c.name}  # two_task alone has them
     scores = [c.name for c in SCORES if c.name not in of_tasks]
     assert all(isinstance(row[name], float) and math.isfinite(row[name]) for name in scores)
-    sweep = {"number", "sweep_seed", "space", "sampler", "noise_target"}  # filled by the runner
+    sweep = {"number", "sweep_seed", "space", "sampler", "noise_target", "stage"}  # filled by the runner
     of_adam = {"noise_adam_sde", "noise_adamw_angular", "noise_adamw_tau", "trace_sigma_preconditioned"}
     unasked = {c.name for c in LANDSCAPE} | {"weights_sha256", "clipped_fraction", "peak_memory_bytes", "pruned_step"}
     empty = {k for k, v in row.items() if v is None}

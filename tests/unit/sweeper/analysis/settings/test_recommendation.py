@@ -12,6 +12,7 @@ import sweeper
 from search_spaces import Space
 from sweeper import SweepSpec
 from sweeper.analysis.settings.recommendation import fit_model, recommend_settings
+from sweeper.config.space import load_space
 from sweeper.errors import SpecError
 from sweeper.search.objectives import OBJECTIVES
 from tests.support.settings_rows import PARENTS, settings_row, settings_rows, with_stages
@@ -62,7 +63,7 @@ def test_the_settings_reach_the_known_best_gain(rows: list[Any], fixed: dict[str
 def test_the_optimum_of_the_closed_form_is_found(tmp_path: Any) -> None:
     spec = SweepSpec(space="synthetic", runner="inline", sampler="qmc", trials=60, out=str(tmp_path / "run"))
     trials = sweeper.run(spec).trials
-    found = recommend_settings(spec, spec.load_space(), trials, batch_size=64)
+    found = recommend_settings(spec, load_space(spec), trials, batch_size=64)
 
     def truth(rate: float, momentum: float, decay: float, strength: float) -> float:
         noise = NOISE["paper"].predict({"learning_rate": rate, "batch_size": 64, "momentum": momentum})

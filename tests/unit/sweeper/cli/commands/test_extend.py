@@ -151,7 +151,7 @@ def test_a_search_takes_other_repeats_than_its_extension(tmp_path: Path, monkeyp
     assert main(["extend", str(run), *INLINE]) == 0
     spec = stored_spec(run)
     session = Session(prepare(spec).with_constants(examples=720), run, spec.runtime(None))
-    assert session.repeats[config] == 3
+    assert session.blocks.take(config, 8) == 3
     assert session.status.done == 8
     assert session.status.best == max(session.status.best or 0.0, 0.0)
 

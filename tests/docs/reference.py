@@ -291,7 +291,71 @@ def _records(schema: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-PAGES = {"sweep": sweep, "trial": trial, "tables": tables, "names": names, "commands": commands, "http": http}
+def json_outputs() -> str:
+    """Return the page of the JSON outputs of the commands."""
+    from sweeper.cli.schemas.registry import OUTPUTS, json_schema
+
+    parts: list[str] = []
+    for name in OUTPUTS:
+        schema = json_schema(name)
+        about = " ".join(schema.get("description", "").split())
+        rows = [row for key, field in schema["properties"].items() for row in _fields(key, field, schema, ())]
+        parts += [f"## {name}", about, table(["Key", "Type", "Meaning"], rows)]
+    return page(
+        "JSON output",
+        "With `--json`, a command prints one JSON object on stdout. `schema_version` is the version of all outputs; it "
+        "grows when a key goes away or changes its meaning. New keys may come at any time. Numbers that are not finite "
+        "are null. `run` and `resume` print `best`. With a service, `stop`, `resume --detach` and `extend --detach` "
+        "print `service-sweep`, and `status` prints `service-status`.",
+        "`KEY[]` is an entry of a list, `KEY.NAME` an entry of a mapping by names. A key in *italics* is not always "
+        "there. [json-schemas.json](json-schemas.json) holds a JSON schema (2020-12) for each output.",
+        *parts,
+    )
+
+
+def _fields(
+    path: str, field: Mapping[str, Any], schema: Mapping[str, Any], inside: tuple[str, ...], always: bool = True
+) -> Iterator[tuple[str, ...]]:
+    """Yield a row for a field of a JSON schema, and for the fields of its records."""
+    about, null = field.get("description", ""), False
+    if "anyOf" in field:
+        null = any(option.get("type") == "null" for option in field["anyOf"])
+        (field,) = [option for option in field["anyOf"] if option.get("type") != "null"] or [{}]
+    reference = field.get("$ref", "").rpartition("/")[2]
+    if reference:
+        field = schema["$defs"][reference]
+        about = about or field.get("description", "")
+    kinds = field.get("type", "any") if "const" not in field else f"{field['const']}"
+    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+    kinds += ["null"] if null and "null" not in kinds else []
+    name = f"`{path}`" if always else f"*`{path}`*"
+    yield name, " or ".join(kinds), " ".join(about.split())
+    if reference in inside and reference:
+        return
+    inner = (*inside, reference) if reference else inside
+    for key, part in field.get("properties", {}).items():
+        yield from _fields(f"{path}.{key}", part, schema, inner, key in field.get("required", ()))
+    for suffix, part in (("[]", field.get("items")), (".NAME", field.get("additionalProperties"))):
+        if isinstance(part, Mapping) and ("$ref" in part or part.get("type") in ("array", "object")):
+            yield from list(_fields(f"{path}{suffix}", part, schema, inner))[1:]
+
+
+def json_schemas() -> str:
+    """Return the file with the JSON schema of each output."""
+    from sweeper.cli.schemas.registry import OUTPUTS, json_schema
+
+    return json.dumps({name: json_schema(name) for name in OUTPUTS}, indent=1, ensure_ascii=False) + "\n"
+
+
+PAGES = {
+    "sweep": sweep,
+    "trial": trial,
+    "tables": tables,
+    "names": names,
+    "commands": commands,
+    "http": http,
+    "json": json_outputs,
+}
 
 
 @functools.cache
@@ -303,3 +367,4 @@ def text(name: str) -> str:
 if __name__ == "__main__":
     for name in PAGES:
         (FOLDER / f"{name}.md").write_text(text(name))
+    (FOLDER / "json-schemas.json").write_text(json_schemas())

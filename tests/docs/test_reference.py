@@ -2,12 +2,16 @@
 
 import pytest
 
-from tests.docs.reference import FOLDER, PAGES, text
+from tests.docs.reference import FOLDER, PAGES, json_schemas, text
 
 
 @pytest.mark.parametrize("name", list(PAGES))
 def test_a_page_is_what_the_code_says(name: str) -> None:
     assert (FOLDER / f"{name}.md").read_text() == text(name), "run `make reference`"
+
+
+def test_the_schemas_are_those_of_the_code() -> None:
+    assert (FOLDER / "json-schemas.json").read_text() == json_schemas(), "run `make reference`"
 
 
 def test_every_page_is_generated() -> None:

@@ -70,7 +70,7 @@ def analyse(args: Arguments) -> int:
     text = "\n\n\n".join(
         f"{_title(folder, len(analyses))}{report(a, commands[folder], plans[folder])}" for folder, a in analyses.items()
     )
-    emit(args.json, record, text)
+    emit(args.json, {"sweeps": record}, text)
     return ExitCode.DONE
 
 

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.analysis.summary import check_shown_noise
+from sweeper.analysis.summary import check_shown_noise, find_space
 from sweeper.cli.options import COMMON, RUN_DIR, SHOWN_NOISE, samplers, spaces
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Choice, Option, command
@@ -17,7 +17,6 @@ from sweeper.storage.run_folder import stored_spec
 
 if TYPE_CHECKING:
     from dashboards.data.runs import Run
-    from search_spaces import Space
     from sweeper.config.spec import SweepSpec
 from collections import Counter
 
@@ -106,21 +105,12 @@ def _write_events(args: Arguments, spec: SweepSpec) -> tuple[dict[str, Any], str
     run = place_of(args.dir)
     target = place_of(args.out) if args.out else place_of(f"{run.uri}/tensorboard")
     try:
-        count = export_events(spec, _find_space(spec), run, target)
+        count = export_events(spec, find_space(spec), run, target)
     except StorageError as error:
         raise SpecError(str(error)) from None
     folder = str(target.local.absolute()) if target.local else target.uri
     text = f"{pluralize(count, 'trial')} in {folder}; `tensorboard --logdir {shlex.quote(folder)}` shows them"
     return {"folder": folder, "trials": count}, text
-
-
-def _find_space(spec: SweepSpec) -> Space | None:
-    from sweeper.storage.space_data import known_space
-
-    try:
-        return known_space(spec).space
-    except SpecError:  # the knobs among the columns of the trials are left
-        return None
 
 
 def _write_study(args: Arguments, spec: SweepSpec) -> tuple[dict[str, Any], str]:

@@ -265,7 +265,7 @@ def _report_queued(args: Arguments, client: Client, sweep: Sweep) -> int:
     if not args.detach:
         return _follow(args, client, sweep.id)
     print(_next_commands(args, sweep.id), file=sys.stderr)
-    emit(args.json, sweep.model_dump(mode="json"), sweep.id)
+    emit(args.json, sweep.model_dump(mode="json", include=set(Sweep.model_fields)), sweep.id)
     return ExitCode.DONE
 
 

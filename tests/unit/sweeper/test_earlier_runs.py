@@ -46,12 +46,12 @@ def test_the_folders_are_of_every_kind() -> None:
 def test_every_reader_reads_it(kind: str, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stored = rows_of(RUNS / kind)
     listed = printed(capsys, "list", kind)
-    assert {row["digest"] for row in listed} == set(stored)
+    assert {row["digest"] for row in listed["items"]} == set(stored)
     status = printed(capsys, "status", kind)
     assert status["progress"]["trials"] == len(stored)
     best = printed(capsys, "best", kind)
     assert best["best"]["digest"] in stored
-    assert printed(capsys, "analyse", kind)
+    assert printed(capsys, "analyse", kind)["sweeps"]
     assert main(["recommend", kind]) == (2 if kind in TOO_FEW_TRIALS else 0)
     assert main(["export", kind, "--format", "csv"]) == 0
     assert main(["export", kind, "--html", str(copied / "page.html")]) == 0

@@ -129,7 +129,7 @@ def test_recommend_refuses_what_cannot_be(finished: Path, capsys: pytest.Capture
 
 def test_list_and_status(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", str(finished), "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["items"]
     assert [r["number"] for r in rows] == list(range(30))
     assert main(["list", str(finished)]) == 0
     assert rows[3]["digest"] in capsys.readouterr().out
@@ -237,7 +237,7 @@ def test_corrupt_parts_are_named_once_and_the_rest_is_read(finished: Path, capsy
         captured = capsys.readouterr()
     finally:
         torn.unlink()
-    assert len(json.loads(captured.out)) == 30
+    assert len(json.loads(captured.out)["items"]) == 30
     assert captured.err.count("torn.parquet") == 1
     assert captured.err.startswith("warning: ")
 

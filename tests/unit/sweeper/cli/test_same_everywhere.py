@@ -51,7 +51,7 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[Any, str]:
 
 def test_the_best_noise_with_its_interval(run: Path, page: Any, capsys: pytest.CaptureFixture[str]) -> None:
     analysed, text = said(capsys, "analyse", str(run), *ASKED)
-    regime = analysed[str(run)]["regime"]
+    regime = analysed["sweeps"][str(run)]["regime"]
     best, status = said(capsys, "best", str(run)), said(capsys, "status", str(run))
     advice = said(capsys, "recommend", str(run), "--objective", "gain_mean")
     for key in ("optimum", "low", "high", "edge_share", "moved", "message"):
@@ -66,7 +66,7 @@ def test_the_best_noise_with_its_interval(run: Path, page: Any, capsys: pytest.C
 
 def test_r2_of_left_out_configurations(run: Path, page: Any, capsys: pytest.CaptureFixture[str]) -> None:
     analysed, text = said(capsys, "analyse", str(run), *ASKED)
-    record = analysed[str(run)]
+    record = analysed["sweeps"][str(run)]
     r2 = record["explained"]["r2"]
     row = next(r for r in record["ranking"]["rows"] if r["name"] == "paper")
     assert (row["r2"], row["beyond"]) == (r2, record["explained"]["beyond"])
@@ -87,7 +87,7 @@ def test_the_number_of_further_trials(run: Path, page: Any, capsys: pytest.Captu
     dry, plan = said(capsys, "extend", str(run), "--dry-run", *ASKED)
     count = len(dry["planned"])
     assert count > 0
-    assert analysed[str(run)]["further_trials"] == count
+    assert analysed["sweeps"][str(run)]["further_trials"] == count
     assert f"runs {count} further trial" in text
     assert f"{count} further trials; nothing was run" in plan
     (shown,) = re.findall(r"runs (\d+) further trial", " ".join(page["overview"].verdicts))

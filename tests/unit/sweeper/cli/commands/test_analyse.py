@@ -34,7 +34,7 @@ def test_json_holds_each_folder_under_its_name(run: Path, tmp_path: Path, capsys
     other = tmp_path / "other"
     other.symlink_to(run)
     assert main(["analyse", str(run), str(other), "--json", "--objective", "merged_loss", "--noise", "linear"]) == 0
-    record = json.loads(capsys.readouterr().out)
+    record = json.loads(capsys.readouterr().out)["sweeps"]
     assert list(record) == [str(run), str(other)]
     assert record[str(run)]["verdict"] == record[str(other)]["verdict"]
     assert (record[str(run)]["objective"], record[str(run)]["noise"]) == ("merged_loss", "linear")
@@ -46,7 +46,7 @@ def test_conditions_choose_trials(run: Path, capsys: pytest.CaptureFixture[str])
     batches = read_trials(run)["batch_size"].to_pylist()
     size = max(set(batches), key=batches.count)
     assert main(["analyse", str(run), "--where", f"batch_size={size}", "--where", "outcome=ok", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)[str(run)]
+    found = json.loads(capsys.readouterr().out)["sweeps"][str(run)]
     assert 0 < found["n_trials"] <= batches.count(size)
 
 

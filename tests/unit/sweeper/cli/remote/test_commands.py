@@ -229,10 +229,10 @@ def test_a_sweep_is_looked_at_stopped_and_resumed(service: FakeService, sweeper:
 def test_lists_and_tables_are_those_of_this_machine(service: FakeService, sweeper: Sweeper) -> None:
     assert sweeper("list")[1] == "no sweeps yet\n"
     service.sweeps = {f"s-{i}": sweep(f"s-{i}") for i in range(3)}
-    assert [s["id"] for s in json.loads(sweeper("list", "--json")[1])] == ["s-0", "s-1", "s-2"]
+    assert [s["id"] for s in json.loads(sweeper("list", "--json")[1])["items"]] == ["s-0", "s-1", "s-2"]
     assert "s-2" in sweeper("list")[1]
     service.rows = [trial(f"c{i}", 0.1, number=i) for i in range(3)]
-    rows = json.loads(sweeper("list", "s-0", "--json")[1])
+    rows = json.loads(sweeper("list", "s-0", "--json")[1])["items"]
     assert [(r["number"], r["digest"], r["gain_mean_loss_val"]) for r in rows] == [
         (i, f"c{i}-0", 0.1) for i in range(3)
     ]
@@ -285,6 +285,27 @@ def test_settings_come_from_the_service(service: FakeService, sweeper: Sweeper) 
     assert sweeper("recommend", "synthetic-1") == (2, "", "error: settings need 6 viable configurations\n")
     service.answers["GET", f"{FIRST}/settings"] = _refused(422, "batch_size must be at most 720")
     assert sweeper("recommend", "synthetic-1") == (2, "", "error: batch_size must be at most 720\n")
+
+
+def test_json_is_what_the_schemas_say(service: FakeService, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.unit.sweeper.cli.schemas.test_registry import validate
+
+    monkeypatch.setenv("CI", "1")
+    service.sweeps["synthetic-1"] = sweep(state="done", best=BEST)
+    service.answers["GET", f"{FIRST}/best"] = 200, "application/json", json.dumps(WINNER).encode()
+    service.answers["GET", f"{FIRST}/recommendation"] = _refused(409, "no optimum yet")
+    for name, command in (
+        ("service-best", "best synthetic-1"),
+        ("service-status", "status synthetic-1"),
+        ("service-list", "list"),
+        ("service-page", "dashboard synthetic-1"),
+        ("service-sweep", "stop synthetic-1"),
+        ("service-submit", "run synthetic --trials 4 --detach"),
+        ("service-estimate", "run synthetic --trials 4 --dry-run"),
+    ):
+        code, out, err = sweeper(*command.split(), "--json")
+        assert code == 0, err
+        validate(name, out)
 
 
 def test_the_page_opens_on_a_machine_with_a_screen(

@@ -315,7 +315,7 @@ def test_names_are_the_command_lines(client, capsys):
 
     for name in ("spaces", "noises", "merges"):
         main([name, "--json"])
-        theirs = json.loads(capsys.readouterr().out)
+        theirs = json.loads(capsys.readouterr().out)["items"]
         assert client.get(f"/v1/{name}").json() == theirs
 
 

@@ -100,10 +100,16 @@ def make_settings(hero: Hero) -> list[Component]:
         for f in (Fact("batch size", str(choice.batch_size)), *choice.facts)
     ]
     return [
-        *([html.P(hero.settings.expected, className="expect")] if hero.settings.expected else []),
+        *([html.P(choice.expected, className="expect")] if choice.expected else []),
         html.Dl(facts),
-        html.Pre([html.Code(choice.code), dcc.Clipboard(content=choice.code, title="copy", className="copy")]),
-        html.P(choice.note, className="soft warns" if choice.warns else "soft"),
+        dcc.Clipboard(content=choice.code, title="copy the code", className="copy"),
+        html.Details(
+            [
+                html.Summary("code and caveats" if choice.warns else "code", className="soft"),
+                html.Pre(html.Code(choice.code)),
+                html.P(choice.note, className="soft warns" if choice.warns else "soft"),
+            ]
+        ),
     ]
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from dashboards.charts.axes import make_log_axis, round_to, shorten
 from dashboards.charts.chart import Chart, finish, make_figure
-from dashboards.charts.theme import BLUE, GREEN, GREY
+from dashboards.charts.noise_fit import label_above
+from dashboards.charts.theme import BLUE, GREEN, GREY, fade
 from sweeper.analysis.text import describe_bounds, list_exponents, noise_share
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def draw_posterior(explanation: Explanation, noise_label: str) -> Chart:
         mode="lines",
         line={"color": BLUE, "width": 2},
         fill="tozeroy",
-        fillcolor="rgba(0, 114, 178, 0.16)",
+        fillcolor=fade(BLUE, 0.16),
         hovertemplate="noise %{x:.3g}<br>%{y:.3g} per decade<extra></extra>",
     )
     if explanation.optimum_low is not None and explanation.optimum_high is not None:
@@ -54,12 +55,17 @@ def draw_posterior(explanation: Explanation, noise_label: str) -> Chart:
             x=[low, low, high, high],
             y=[0, top, top, 0],
             fill="toself",
-            fillcolor="rgba(0, 158, 115, 0.13)",
-            line={"width": 0},
+            fillcolor=fade(GREEN, 0.13),
+            line={"width": 1, "color": GREEN, "dash": "dot"},
             mode="lines",
             hoverinfo="skip",
         )
     if explanation.optimum is not None:
+        text = f"best noise {shorten(explanation.optimum)}"
+        if explanation.optimum_low is not None:
+            ends = f"{shorten(explanation.optimum_low)} to {shorten(explanation.optimum_high)}"
+            text = f"<b>{text}</b><br>90 % interval {ends}"
+        label_above(figure, explanation.optimum, noises, text)
         figure.add_scatter(
             name=f"best noise {shorten(explanation.optimum)}",
             x=[explanation.optimum] * 2,

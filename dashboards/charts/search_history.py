@@ -7,7 +7,7 @@ from typing import Any
 
 from dashboards.charts.axes import Window, fit_window, make_log_axis, round_to, wrap_title
 from dashboards.charts.chart import SYMBOLS, Chart, Measure, describe, finish, make_figure, make_markers
-from dashboards.charts.theme import BLUE, GREEN, GREY, VERMILLION
+from dashboards.charts.theme import BLUE, GREEN, GREY, VERMILLION, fade
 from dashboards.data.curves import SearchStep
 
 
@@ -73,8 +73,8 @@ def _add_noise(figure: Any, steps: Sequence[SearchStep], column: str) -> None:
             x=x + x[::-1],
             y=[round_to(s.high) for s in banded] + [round_to(s.low) for s in banded[::-1]],
             fill="toself",
-            fillcolor="rgba(0, 158, 115, 0.16)",
-            line={"width": 0},
+            fillcolor=fade(GREEN, 0.16),
+            line={"width": 1, "color": GREEN, "dash": "dot"},
             mode="lines",
             hoverinfo="skip",
             row=2,

@@ -2,10 +2,14 @@
 (function () {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const themes = JSON.parse((document.getElementById("themes") || { textContent: "{}" }).textContent);
+  const texts = JSON.parse((document.getElementById("texts") || { textContent: "[]" }).textContent);
   const plots = Array.from(document.querySelectorAll(".plot"));
   function draw(place) {
     if (place.closest("details:not([open])")) return;
     const spec = JSON.parse(document.getElementById(place.id + "-data").textContent);
+    spec.data.forEach(function (trace) {  // each longer hover text stands on the page once
+      if (Array.isArray(trace.text)) trace.text = trace.text.map((t) => (typeof t === "number" ? texts[t] : t));
+    });
     spec.layout.height = place.clientHeight;
     spec.layout.template = dark.matches ? themes.dark : themes.light;
     Plotly.react(place, spec.data, spec.layout, { responsive: true, displaylogo: false });
@@ -35,6 +39,7 @@
         setTimeout(function () { button.textContent = "copy"; }, 1500);
       };
       const select = function () {
+        code.closest("details").open = true;
         const range = document.createRange();
         range.selectNodeContents(code);
         const selection = window.getSelection();

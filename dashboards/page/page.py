@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dashboards.charts.chart import arrange
+from dashboards.charts.chart import Chart, arrange
 from dashboards.charts.theme import THEMES
 from dashboards.data.folders import Folder
 from dashboards.data.runs import Run
@@ -24,6 +24,8 @@ from sweeper.storage.tables import SkippedPart
 TABLES = ("trials", "search", "merges", "planes")
 OWN_MODEL_VIEWS = ("overview", "landscape")
 PAGE = "dashboard.html"
+LONG = 24
+"""Longer hover texts stand on the page once."""
 PLOTLY = "vendor/plotly-cartesian.min.js"
 """The part of plotly.js that the page embeds: it has neither WebGL nor 3D nor parallel-coordinates traces."""
 
@@ -91,6 +93,28 @@ def build_sections(run: Run) -> dict[str, tuple[View, Section]]:
     }
 
 
+class _Texts:
+    """The hover texts of all figures, each once: a configuration has the same one in a dozen figures."""
+
+    def __init__(self) -> None:
+        self.place: dict[str, int] = {}
+
+    def pack(self, chart: Chart) -> str:
+        """Return a figure as JSON with the positions of its longer hover texts in place of the texts."""
+        figure = json.loads(chart.figure.to_json() or "{}")
+        for trace in figure["data"]:
+            if isinstance(trace.get("text"), list):
+                trace["text"] = [self._find(text) for text in trace["text"]]
+        return json.dumps(figure, separators=(",", ":"), ensure_ascii=False)
+
+    def _find(self, text: Any) -> Any:
+        return self.place.setdefault(text, len(self.place)) if isinstance(text, str) and len(text) > LONG else text
+
+    def to_json(self) -> str:
+        """Return the texts in order of their positions."""
+        return json.dumps(list(self.place), separators=(",", ":"), ensure_ascii=False)
+
+
 def render_page(run: Run, content: Mapping[str, tuple[View, Section]]) -> str:
     """Return the page as HTML.
 
@@ -98,6 +122,7 @@ def render_page(run: Run, content: Mapping[str, tuple[View, Section]]) -> str:
         run: The run.
         content: Its sections, from `build_sections`.
     """
+    texts = _Texts()
     return render_template(
         "page.html",
         title=f"{choices.read_sweep(run).space} · {run.name}",
@@ -106,6 +131,8 @@ def render_page(run: Run, content: Mapping[str, tuple[View, Section]]) -> str:
         split_prose=split_prose,
         arrange=arrange,
         embed_json=embed_json,
+        pack=texts.pack,
+        texts=texts.to_json,
         style=read_asset("page.css"),
         script=read_asset("page.js"),
         themes=embed_json(json.dumps(THEMES)),

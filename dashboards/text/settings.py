@@ -9,6 +9,11 @@ from typing import Any
 
 from dashboards.charts.axes import shorten
 from sweeper.analysis.recommend import Recommendation
+from sweeper.analysis.settings.settings import Estimate, Settings, format_estimate, render
+from sweeper.formatting import name_knob, pluralize
+from sweeper.search.objectives import OBJECTIVES
+
+_NAMES = {"augmentation_strength": "augmentation"}
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,10 @@ class SettingsChoice:
         batch_size: Batch size, in examples.
         facts: The other settings.
         code: The settings as Python code.
-        note: Caveats, as one phrase.
+        note: Caveats, as sentences or one phrase.
         warns: Whether the note is a warning.
+        expected: What to expect of them, as a sentence.
+        label: Name of the choice.
     """
 
     batch_size: int
@@ -37,6 +44,8 @@ class SettingsChoice:
     code: str
     note: str
     warns: bool
+    expected: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,18 +55,65 @@ class SettingsCard:
     Attributes:
         choices: One per batch size, ascending; at least one.
         chosen: Position of the choice to show first.
-        expected: The expected score, as one phrase.
     """
 
     choices: tuple[SettingsChoice, ...]
     chosen: int
-    expected: str = ""
 
 
-def make_settings_card(
+def make_settings_card(found: Sequence[Settings]) -> SettingsCard | None:
+    """Return the card of whole settings: the first one is shown, the others follow by batch size; None without any."""
+    if not found:
+        return None
+    sizes = {s.spec.batch_size: s for s in reversed(found)}
+    choices = [_make_whole_choice(s, best=s is found[0] and not s.fixed) for _, s in sorted(sizes.items())]
+    return SettingsCard(tuple(choices), sorted(sizes).index(found[0].spec.batch_size))
+
+
+def _make_whole_choice(s: Settings, best: bool) -> SettingsChoice:
+    facts: list[Fact] = []
+    for name, value in s.params.items():
+        if name == "batch_size":
+            continue
+        span = ""
+        if name == "learning_rate" and s.learning_rate_low is not None and s.learning_rate_high is not None:
+            span = f"{shorten(s.learning_rate_low)} to {shorten(s.learning_rate_high)}"
+        facts.append(
+            Fact(
+                _NAMES.get(name) or name_knob(name).name,
+                shorten(value) if isinstance(value, float) else str(value),
+                span,
+            )
+        )
+    if s.noise is not None:
+        facts.append(Fact("noise", shorten(s.noise)))
+    note = " ".join(f"{n[:1].upper()}{n[1:].rstrip('.')}." for n in s.notes) or "Within the tried range."
+    size = s.spec.batch_size
+    label = f"{size} (best)" if best else str(size)
+    return SettingsChoice(size, tuple(facts), render(s, "torch").rstrip(), note, bool(s.notes), _promise(s), label)
+
+
+def _promise(s: Settings) -> str:
+    """Return what fresh pairs measured of settings; without any, what the model predicts."""
+    scores = s.confirmed.scores if s.confirmed is not None else {s.objective: s.predicted, **s.scores}
+    parts: list[str] = []
+    for name, estimate in scores.items():
+        label, _, unit = OBJECTIVES[name].label.partition(" [")
+        value = _format_share(estimate) if "accuracy" in name else f"{format_estimate(estimate)} {unit.rstrip(']')}"
+        parts.append(f"{label.replace('validation ', '').replace(' over the mean parent', '')} {value}".rstrip())
+    how = f"confirmed by {pluralize(s.confirmed.pairs, 'fresh pair')}" if s.confirmed is not None else "predicted"
+    return f"Expect {', '.join(parts)} ({how})."
+
+
+def _format_share(estimate: Estimate) -> str:
+    error = "" if estimate.sd is None else f" ± {100 * estimate.sd:.1f}"
+    return f"{100 * estimate.mean:.1f}{error} %"
+
+
+def make_noise_card(
     recommendations: Sequence[Recommendation], best: Mapping[str, Any] | None, expected: str
 ) -> SettingsCard | None:
-    """Return the card; None without recommendations.
+    """Return the card of settings that reach the best noise, without a model; None without recommendations.
 
     Args:
         recommendations: One per batch size, ascending.
@@ -67,14 +123,14 @@ def make_settings_card(
     if not recommendations:
         return None
     optimizer = str((best or {}).get("optimizer") or "sgd")
-    choices = tuple(_make_choice(r, optimizer) for r in recommendations)
+    choices = tuple(_make_choice(r, optimizer, expected) for r in recommendations)
     usable = [i for i, r in enumerate(recommendations) if not r.beyond_stability] or list(range(len(choices)))
     size = (best or {}).get("batch_size") or recommendations[usable[0]].batch_size
     near = min(usable, key=lambda i: abs(math.log(recommendations[i].batch_size / size)))
-    return SettingsCard(choices, near, expected)
+    return SettingsCard(choices, near)
 
 
-def _make_choice(r: Recommendation, optimizer: str) -> SettingsChoice:
+def _make_choice(r: Recommendation, optimizer: str, expected: str) -> SettingsChoice:
     upper = "▲" if r.high_beyond_stability else ""
     span = f"{shorten(r.learning_rate_low)} to {shorten(r.learning_rate_high)}{upper}"
     facts = [
@@ -84,7 +140,8 @@ def _make_choice(r: Recommendation, optimizer: str) -> SettingsChoice:
         Fact("noise", shorten(r.noise)),
     ]
     warns = r.beyond_stability or r.high_beyond_stability or bool(r.outside_tried)
-    return SettingsChoice(r.batch_size, tuple(facts), _write_code(r, optimizer), r.note, warns)
+    code, label = _write_code(r, optimizer), str(r.batch_size)
+    return SettingsChoice(r.batch_size, tuple(facts), code, r.note, warns, expected, label)
 
 
 def _write_code(r: Recommendation, optimizer: str) -> str:

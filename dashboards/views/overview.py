@@ -13,11 +13,11 @@ from dashboards.data.cache import cache_by_content
 from dashboards.data.configurations import Overview, make_overview
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
-from dashboards.data.words import make_heading, strip_label
+from dashboards.data.words import make_heading
 from dashboards.text.best import Cell, TextTable, make_best_table, make_recommendation_table
 from dashboards.text.comparison import compare_runs, make_comparison_table
-from dashboards.text.settings import make_settings_card
 from dashboards.views import choices
+from dashboards.views.advice import make_card
 from dashboards.views.choices import Choice
 from dashboards.views.parents import BestScores, draw_scores, make_scores_table, make_tiles, read_scores
 from dashboards.views.section import Control, Hero, Section, TableCard, Tile, View
@@ -26,7 +26,7 @@ from sweeper.analysis.best import choose_winner
 from sweeper.analysis.evidence.needs import OBJECTIVE, make_extend_command
 from sweeper.analysis.evidence.plan import read_missing
 from sweeper.analysis.posterior import Favourite, Posterior
-from sweeper.analysis.recommend import Recommendation, recommend
+from sweeper.analysis.recommend import Recommendation
 from sweeper.analysis.regime import Regime
 from sweeper.analysis.scorecard.badge import Badge, summarize_verdict
 from sweeper.analysis.scorecard.checks import list_checks
@@ -79,14 +79,14 @@ def build(run: Run, selection: Selection) -> Section:
     believed = judgement.believed if judgement else Posterior()
     best = find_winner(run, chosen.sweep.objective, believed.favourite, believed.undecided)
     scores, comparison = _find_scores(run, chosen.sweep.objective, believed.favourite, believed.undecided)
-    advice, trouble = _recommend(run, fit, best, selection)
+    advice, card, trouble = make_card(run, question, fit, judgement, best, selection)
     chart = _draw_noise_fit(run, chosen, question, fit) if question else None
     hero = None
     if question:
         hero = Hero(
             badge=_make_badge(judgement, fit),
             chart=chart,
-            settings=make_settings_card(advice, best, _describe_expected(fit)),
+            settings=card,
             trouble=trouble,
             scores=_make_scores_card(scores),
         )
@@ -105,14 +105,6 @@ def _make_badge(judgement: Judgement | None, fit: Regime | None) -> Badge:
     if judgement is None:
         return summarize_verdict(None, f"still computing; so far, {fit.message}" if fit else "still computing")
     return summarize_verdict(judgement.analysis, judgement.doubt)
-
-
-def _describe_expected(fit: Regime | None) -> str:
-    if fit is None or fit.value is None:
-        return ""
-    goal = OBJECTIVES[fit.objective]
-    unit = goal.label.partition("[")[2].rstrip("]")
-    return f"Expect a {strip_label(goal.label)} of {shorten(fit.value)} {unit}".rstrip() + "."
 
 
 def _make_scores_card(scores: BestScores | None) -> TableCard | None:
@@ -296,29 +288,6 @@ def format_duration(seconds: float) -> str:
     if seconds < 600:
         return f"{shorten(seconds)} s"
     return f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / 3600:.1f} h"
-
-
-def _recommend(
-    run: Run, fit: Regime | None, best: Mapping[str, Any] | None, selection: Selection
-) -> tuple[list[Recommendation], str]:
-    """Return the recommended settings, and why there are none."""
-    typed = selection.batch_size
-    if typed and not (typed.isdecimal() and int(typed) >= 1):
-        return [], f"The batch size must be a whole number >= 1, got {typed}; type another one."
-    if fit is None:
-        return [], "Still computing."
-    if fit.optimum is None:
-        return [], f"No settings yet: {fit.message}."
-    try:
-        return _advise(run, fit, best, (int(typed),) if typed else None), ""
-    except ValueError as error:
-        return [], f"No recommended settings: {error}."
-
-
-def _advise(
-    run: Run, fit: Regime, best: Mapping[str, Any] | None, sizes: tuple[int, ...] | None
-) -> list[Recommendation]:
-    return recommend(run.tables["trials"], fit, batch_sizes=sizes, best=best)
 
 
 def _make_tables(

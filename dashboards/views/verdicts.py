@@ -5,6 +5,7 @@ A view waits for its judgement, unless `Judges` work in the background, as they 
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from dashboards.data.runs import Run
 from dashboards.views import choices
 
@@ -20,8 +23,10 @@ if TYPE_CHECKING:
     from sweeper.analysis.evidence.findings import Analysis
     from sweeper.analysis.posterior import Posterior
     from sweeper.analysis.regime import Regime
+    from sweeper.analysis.settings.settings import Settings
 
 KEPT = 32
+MOST_SIZES = 5
 LULL = 0.4
 """Time before a question is answered [s]: the page is drawn first, and a newer question may replace it."""
 Question = tuple[str, str, str]
@@ -38,6 +43,7 @@ class Judgement:
         analysis: The verdict with its tests; None with a reason in `doubt`.
         doubt: Reason without an analysis, else empty.
         trials: Number of trials.
+        settings: Whole settings: the best ones, then those at batch sizes in the tried range; empty without a model.
     """
 
     regime: Regime
@@ -45,6 +51,7 @@ class Judgement:
     analysis: Analysis | None
     doubt: str
     trials: int
+    settings: tuple[Settings, ...] = ()
 
 
 _known: OrderedDict[tuple[str, Question], tuple[str, Judgement]] = OrderedDict()
@@ -84,6 +91,7 @@ def judge(run: Run, question: Question) -> Judgement:
         analysis=analysis,
         doubt=doubt,
         trials=trials.num_rows,
+        settings=advise(run, objective, noise),
     )
     with _lock:
         _known[run.place, question] = run.version, judgement
@@ -101,6 +109,39 @@ def _analyse(run: Run, question: Question) -> tuple[Analysis | None, str]:
         return analyse(run.tables["trials"], objective, noise, split=split), ""
     except Exception as error:  # a failing verdict must not break the rest of the page
         return None, " ".join(str(error).split()) or type(error).__name__
+
+
+def advise(run: Run, objective: str, noise: str, batch_size: int | None = None) -> tuple[Settings, ...]:
+    """Return whole settings of a run at a batch size, or the best ones and those at usual sizes; empty without a model.
+
+    Raises:
+        SpecError: The batch size is absurd.
+    """
+    from sweeper.analysis.settings.recommendation import fit_model
+    from sweeper.storage.space_data import known_space
+
+    trials = run.tables["trials"]
+    sizes = list_sizes(trials) if batch_size is None else [batch_size]
+    each: list[dict[str, float]] = [*([{}] if batch_size is None else []), *({"batch_size": s} for s in sizes)]
+    if run.spec is None or choices.read_sweep(run).own_models:
+        return ()
+    try:
+        model = fit_model(run.spec, known_space(run.spec).space, trials, each, objective=objective, noise=noise)
+        return tuple(model.recommend(fixed) for fixed in each)
+    except Exception:
+        if batch_size is not None:
+            raise
+        return ()  # a sweep without a model, such as an imported table, gets settings from its noise
+
+
+def list_sizes(trials: pa.Table) -> list[int]:
+    """Return at most `MOST_SIZES` powers of two within the batch sizes of the viable trials."""
+    rows = zip(trials["outcome"].to_pylist(), trials["batch_size"].to_pylist(), strict=True)
+    tried = [size for outcome, size in rows if outcome == "ok" and size]
+    if not tried:
+        return []
+    sizes = [2**k for k in range(math.ceil(math.log2(min(tried))), math.floor(math.log2(max(tried))) + 1)]
+    return sizes[:: -(-len(sizes) // MOST_SIZES)] if sizes else []
 
 
 def ask(run: Run, question: Question) -> tuple[Judgement | None, bool]:

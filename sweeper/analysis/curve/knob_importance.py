@@ -8,10 +8,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 
+from optuna import logging
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.storages import InMemoryStorage
-from optuna.study import Study, StudyDirection
+from optuna.study import create_study
 from optuna.trial import create_trial
 
 from sweeper.analysis.curve.smoother import Array
@@ -27,9 +27,10 @@ def measure_shares(places: Mapping[str, Array], score: Array, seed: int = 0) -> 
         score: The scores, shape (n,).
         seed: Seed of the forest.
     """
-    storage = InMemoryStorage()
-    name = storage.get_study_name_from_id(storage.create_new_study([StudyDirection.MINIMIZE]))
-    study = Study(name, storage)
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)  # a study that nobody asked for is no news
+    study = create_study()
+    logging.set_verbosity(level)
     kinds: dict[str, BaseDistribution] = {
         k: FloatDistribution(float(v.min()), float(v.max())) for k, v in places.items()
     }

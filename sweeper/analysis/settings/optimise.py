@@ -16,7 +16,6 @@ from sweeper.formatting import number
 from sweeper.search.noise_sampler.candidates import draw_neighbours, find_best_points, sobol
 from sweeper.search.noise_sampler.encoding import FACTORS, Rows
 from sweeper.search.noise_sampler.fit import given_exponent
-from sweeper.search.noise_sampler.single_index import fit_tilts
 from sweeper.search.noise_sampler.surrogate import one_thread
 
 CAUTION = 0.5
@@ -210,7 +209,7 @@ def _exponent_error(region: Region, best: Array, seed: int) -> float:
     # half width of the learning rate's interval by the exponents alone, in nats
     model = region.model
     space = model.space
-    fit = fit_tilts(space, model.seen, model.first.models[0].theta.tilt, seed)
+    fit = model.fit_exponents(seed)
     own = abs(given_exponent(space, "learning_rate"))
     if fit is None or not own:
         return 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +21,7 @@ from sweeper.search.noise_sampler.encoding import check_fixed, check_names
 from sweeper.search.noise_sampler.fit import Parts, SurrogateFit, fit_constraint, fit_surrogate, predict_mixture
 from sweeper.search.noise_sampler.level_sets import KnobSpace, make_knob_space
 from sweeper.search.noise_sampler.loss_transform import LossTransform
+from sweeper.search.noise_sampler.single_index import TiltFit, fit_tilts
 from sweeper.search.noise_sampler.study_attrs import Observations, read_constraints, read_observations, read_tried
 from sweeper.search.noise_sampler.surrogate import Surrogate, one_thread
 from sweeper.search.objectives import Objective
@@ -81,6 +82,13 @@ class SweepModel:
     seen: Observations
     good: Array
     limits: Sequence[Surrogate]
+    _exponents: dict[int, TiltFit | None] = field(default_factory=dict[int, Any], repr=False, compare=False)
+
+    def fit_exponents(self, seed: int) -> TiltFit | None:
+        """Return the single-index exponents of the pairs, fitted once per seed; None for too few configurations."""
+        if seed not in self._exponents:  # hundreds of bootstrap fits, the same for every batch size
+            self._exponents[seed] = fit_tilts(self.space, self.seen, self.first.models[0].theta.tilt, seed)
+        return self._exponents[seed]
 
     @property
     def first(self) -> ScoreModel:

@@ -14,7 +14,7 @@ from sweeper.search.noise_sampler.encoding import Array, Rows
 from sweeper.search.noise_sampler.level_sets import KnobSpace, Points
 from sweeper.search.noise_sampler.surrogate import Surrogate
 
-_SEEN, _LEVELS, _TOP, _NEAR, _BINS = 40, 32, 3, 20, 40
+_SEEN, _LEVELS, _TOP, _NEAR, _BINS = 40, 32, 3, 20, 160
 _AT_BOUND = 0.05  # of the range
 
 
@@ -76,11 +76,17 @@ class BestDraws:
         return math.exp(best), math.exp(low), math.exp(high)
 
     def posterior(self, low: float, high: float) -> tuple[tuple[float, float], ...]:
-        """Return (noise, share of the draws) over a grid of log noises that covers [low, high] and all draws."""
+        """Return (noise, probability) over a fine grid of log noises that covers [low, high] and all draws.
+
+        Source: Gaussian kernels with Silverman's width by the interquartile range, Silverman 1986, eq. 3.31.
+        """
         ends = min(low, float(self.log_noise.min())), max(high, float(self.log_noise.max()))
-        counts, edges = np.histogram(self.log_noise, _BINS, ends)
-        middles = np.exp((edges[1:] + edges[:-1]) / 2)
-        return tuple(zip(middles.tolist(), (counts / counts.sum()).tolist(), strict=True))
+        edges = np.linspace(*ends, _BINS + 1)
+        middles, step = (edges[1:] + edges[:-1]) / 2, (ends[1] - ends[0]) / _BINS
+        spread = min(float(self.log_noise.std()), float(np.subtract(*np.quantile(self.log_noise, [0.75, 0.25]))) / 1.34)
+        width = max(0.9 * spread * len(self.log_noise) ** -0.2, step)
+        weights = np.exp(-0.5 * ((middles[:, None] - self.log_noise[None, :]) / width) ** 2).sum(axis=1)
+        return tuple(zip(np.exp(middles).tolist(), (weights / weights.sum()).tolist(), strict=True))
 
 
 def draw_best(

@@ -39,6 +39,7 @@ Row = Mapping[str, Any]
 _BOUNDED = ("learning_rate", "batch_size")
 _DIGITS = 4
 _NEAR_LIMIT = 0.9
+_SURE = 2.0  # sds of the difference between unmeasured and measured settings
 _END = 0.05  # of a knob's range
 
 
@@ -61,7 +62,7 @@ def recommend_settings(
     The surrogate of the search, fitted to every pair, is optimised over the free knobs: posterior mean with half a
     posterior sd as a margin, averaged over draws of its hyperparameters. The free knobs stay within the range of
     the viable pairs, below the limit of stability and within the sweep's limits. Settings whose fresh pairs reported a
-    score are preferred if their posterior mean lies within one sd of the optimum's.
+    score are preferred unless the optimum's posterior mean is better by two sds of the difference.
 
     Args:
         spec: The sweep.
@@ -150,7 +151,7 @@ class SettingsModel:
         return short if continuous and distribution.low <= short <= distribution.high else value
 
     def _prefer_confirmed(self, region: Region, best: Array) -> Confirmed | None:
-        # one-standard-error rule (Breiman et al. 1984, section 3.4.3): the known setting wins unless clearly worse
+        # measured settings win unless the model is sure of better ones: it has been wrong by more than its error
         space = self.scores.space
         matching = [c for c in self.confirmed if all(c.params.get(k) == v for k, v in region.fixed.items()
                                                      if k in self.space.knobs)]  # fmt: skip
@@ -159,7 +160,8 @@ class SettingsModel:
         if not matching:
             return None
         mean, sd = self.scores.first.predict(np.concatenate([best[None, :], unit]))
-        good = np.flatnonzero((mean[1:] <= mean[0] + sd[0]) & region.holds(unit))
+        margin = _SURE * np.hypot(sd[0], sd[1:])
+        good = np.flatnonzero((mean[1:] <= mean[0] + margin) & region.holds(unit))
         return matching[good[int(mean[1:][good].argmin())]] if len(good) else None
 
     def _describe(

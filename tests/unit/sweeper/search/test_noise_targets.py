@@ -65,8 +65,11 @@ def test_measured_noises_are_shown_but_not_searched(tmp_path: Path, capsys: pyte
     for command in ("status", "list", "best"):
         assert main([command, str(tmp_path / "run"), "--noise", "paper_full"]) == 0
     capsys.readouterr()
+    # settings need no formula, learning rates at the best noise do
+    assert main(["recommend", str(tmp_path / "run"), "--noise", "paper_full"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "noise 'paper_full' is measured, so no formula gives its hyperparameters before training" in said
     for noise, words in (
-        ("paper_full", "noise 'paper_full' is measured, so no formula gives its hyperparameters before training"),
         ("fitted", "noise 'fitted' has no column"),
         ("papr", "unknown noise 'papr'; did you mean paper"),
     ):

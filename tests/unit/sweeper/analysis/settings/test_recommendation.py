@@ -252,7 +252,7 @@ def test_few_trials_are_refused_with_the_number_that_is_missing(rows: list[Any])
 
 def test_where_everything_diverged_there_is_nothing_to_recommend() -> None:
     rows = settings_rows(SGD, lambda _: math.nan, 12)
-    with pytest.raises(SpecError, match=r"no settings follow \(12 diverged\); search lower learning rates"):
+    with pytest.raises(SpecError, match=r"nothing to recommend \(12 diverged\); search lower learning rates"):
         recommend(SGD, rows)
 
 

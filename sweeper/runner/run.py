@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -30,6 +31,9 @@ from trainables.runtime import Runtime
 
 if TYPE_CHECKING:
     from sweeper.analysis.evidence.plan import Plan
+
+_MUCH = 0.05
+"""Share of the time that is worth a line."""
 
 
 def run(
@@ -192,7 +196,19 @@ def _drive(session: Session) -> bool:
         if session.broken:
             raise session.broken from None
         return session.status.done < session.status.budget
+    _report_waiting(session)
     return False
+
+
+def _report_waiting(session: Session) -> None:
+    """Say what a fixed order costs, if it costs much."""
+    status = session.status
+    elapsed = time.monotonic() - (status.first_start or time.monotonic())
+    if status.waited > _MUCH * elapsed:
+        session.callbacks.say(
+            f"a worker was free for {status.waited:.0f} of {elapsed:.0f} s, since it waited for the results of earlier "
+            "trials; --order free does not wait"
+        )
 
 
 def _read_priors(sweep: PreparedSweep, callbacks: Callbacks) -> PreparedSweep:

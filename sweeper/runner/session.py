@@ -60,6 +60,7 @@ class Session:
         self.status = Status(count_configurations(spec, space), repeats=spec.repeats)
         self.budgets = Budgets(spec, self.status.started)
         self.blocks = Blocks(spec.repeats)
+        self._waiting_since: float | None = None
         self.leaderboard = Leaderboard(self.objective, feasible=lambda row: is_feasible(row, spec))
         self.front: dict[str, list[Row]] = {}  # for several objectives: rows of the Pareto-best configurations
         self.observer = Observer(spec, SAMPLERS[spec.sampler], [OBJECTIVES[name] for name in spec.objectives])
@@ -90,7 +91,8 @@ class Session:
 
     def set_workers(self, workers: int) -> None:
         """Tell the proposer how many trials run at a time."""
-        self.proposer.set_lag(workers if self.spec.order == "fixed" else None)
+        # with a lag of `workers` alone, every worker would wait for the oldest trial
+        self.proposer.set_lag(2 * workers - 1 if self.spec.order == "fixed" else None)
         self.status.workers = workers
 
     # -- restore ----------------------------------------------------------------------------------------------------
@@ -157,7 +159,11 @@ class Session:
             return None
         number = self.open[-1]
         if number not in self.partial and not self.proposer.is_ready(number):
+            self._waiting_since = self._waiting_since or time.monotonic()
             return None
+        if self._waiting_since is not None:
+            self.status.waited += time.monotonic() - self._waiting_since
+            self._waiting_since = None
         job = self._prepare_job(number)
         if job is None:
             return None

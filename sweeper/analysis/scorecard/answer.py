@@ -24,6 +24,8 @@ from trainables.spec import PairSpec
 
 MOST_LINES = 12
 _RECOMMEND = "sweeper recommend --objective merged_loss"
+_NEAR = 0.01
+"""Share of a knob's range that counts as its end."""
 _GAINS = ("gain_mean", "gain_best", "barrier")
 _MODELS = {"merged": "merged", "parents": "parents", "ensemble": "ensemble"}
 
@@ -99,7 +101,11 @@ def find_answer(
         confirmed=confirmation.pairs if confirmation else 0,
         scores=_find_scores(winner, confirmation),
         certainty=_describe_certainty(winner, confirmation, goal),
-        remarks=(*_find_remarks(winner), *_find_other_goal(trials, spec, winner)),
+        remarks=(
+            *_find_remarks(winner),
+            *_find_bounds(winner, space),
+            *_find_other_goal(trials, spec, winner),
+        ),
         next=_find_next(badge, winner, run),
         page=page,
     )
@@ -179,6 +185,27 @@ def _find_remarks(winner: Mapping[str, Any] | None) -> Sequence[str]:
     ]
 
 
+def _find_bounds(winner: Mapping[str, Any] | None, space: Space | None) -> Sequence[str]:
+    """Return which knobs of the winner lie at an end of their range."""
+    if winner is None or space is None or not winner["spec"]:
+        return ()
+    params = space.params_of(PairSpec.from_json(winner["spec"]))
+    at_end = [
+        f"{name_knob(name).name} lies at the {end} end of its range"
+        for name, value in params.items()
+        if (end := _find_end(space.knobs[name], value))
+    ]
+    return (f"{' and '.join(at_end)}: a wider range may hold better settings",) if at_end else ()
+
+
+def _find_end(knob: Any, value: Any) -> str:
+    if hasattr(knob, "choices") or not knob.high > knob.low:
+        return ""
+    low, high, at = (math.log(v) for v in (knob.low, knob.high, value)) if knob.log else (knob.low, knob.high, value)
+    share = (at - low) / (high - low)
+    return "upper" if share > 1 - _NEAR else "lower" if share < _NEAR else ""
+
+
 def _find_other_goal(trials: pa.Table, spec: SweepSpec, winner: Mapping[str, Any] | None) -> Sequence[str]:
     """Return where the merged loss is lowest, if the sweep searched the largest gain: one is not the other."""
     if winner is None or spec.objective not in _GAINS:
@@ -209,10 +236,12 @@ def format_answer(answer: Mapping[str, Any]) -> str:
         if scores := _format_scores(answer["scores"]):
             blocks.append(_label("on test", scores))
     blocks.append(_label("sure?", answer["certainty"]))
-    blocks += [_label("note", remark) for remark in answer["remarks"][:1]]
-    blocks.append(_label("next", answer["next"], long=True))
-    blocks += [_label("page", answer["page"], long=True)] if answer["page"] else []
-    return "\n".join(blocks)
+    after = [_label("next", answer["next"], long=True)]
+    after += [_label("page", answer["page"], long=True)] if answer["page"] else []
+    for note in (_label("note", remark) for remark in answer["remarks"]):
+        if sum(block.count("\n") + 1 for block in (*blocks, note, *after)) <= MOST_LINES:
+            blocks.append(note)
+    return "\n".join((*blocks, *after))
 
 
 def _label(name: str, text: str, long: bool = False) -> str:

@@ -84,3 +84,19 @@ def test_the_next_command_follows_from_the_verdict() -> None:
     assert hump_answer.next == "sweeper best 'runs/a b' --save merged.safetensors"
     few = answer_of(rows_of(hump, 5, 1))
     assert few.next == "sweeper extend 'runs/a b'"
+
+
+def test_a_winner_at_an_end_of_its_range_says_so(tmp_path: Path) -> None:
+    narrow = {"batch_size": {"min": 8, "max": 9}, "momentum": {"min": 0.5, "max": 0.9}}
+    results = sweep(tmp_path, sampler="noise", objective="gain_mean", trials=8, parameters=narrow, **PLAIN)
+    spec = stored_spec(tmp_path)
+    space = known_space(spec).space
+    answer = find_answer(spec, space, results.trials, Posterior(), str(tmp_path))
+    assert answer.settings is not None
+    (remark,) = [r for r in answer.remarks if "of its range" in r]
+    end = "lower" if answer.settings["batch_size"] == 8 else "upper"
+    assert f"batch size lies at the {end} end of its range" in remark
+    assert "momentum lies" not in remark or answer.settings["momentum"] in (0.5, 0.9)
+    # the block keeps its size, whatever there is to say
+    many = {**answer.record(), "remarks": ["something long to say " * 8] * 9}
+    assert len(format_answer(many).splitlines()) <= MOST_LINES

@@ -10,6 +10,9 @@
     spec.data.forEach(function (trace) {  // each longer hover text stands on the page once
       if (Array.isArray(trace.text)) trace.text = trace.text.map((t) => (typeof t === "number" ? texts[t] : t));
     });
+    // panels side by side do not fit a phone: the card scrolls
+    const first = spec.layout.xaxis && spec.layout.xaxis.domain;
+    place.style.minWidth = spec.layout.xaxis2 && first && first[1] < 0.9 ? "640px" : "";
     spec.layout.height = place.clientHeight;
     spec.layout.template = dark.matches ? themes.dark : themes.light;
     Plotly.react(place, spec.data, spec.layout, { responsive: true, displaylogo: false });

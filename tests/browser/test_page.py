@@ -120,11 +120,18 @@ def look(chromium: Any):
         context.close()
 
 
+def unfold(page: Any) -> None:
+    """Open what is folded, which draws its figures."""
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    page.wait_for_selector("#plot-parents .point")
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_everything_is_drawn_in_silence_and_without_a_network(html, look, width):
     seen = look(html, width)
     assert seen.errors == []
     assert [u for u in seen.requests if not u.startswith(("file:", "data:", "blob:"))] == []
+    unfold(seen.page)
     points = {name: (drawn, given) for name, drawn, given in seen.page.evaluate(POINTS)}
     assert set(points) >= {f"plot-{k}" for k in FIGURES}
     for name, (drawn, given) in points.items():
@@ -174,6 +181,7 @@ def test_a_page_of_a_service_works_and_is_a_stranger_there(html, look):
     seen = look(html, 1400, served={"Content-Security-Policy": api_results.PAGE_POLICY})
     page = seen.page
     assert seen.errors == []
+    unfold(page)
     points = {name: (drawn, given) for name, drawn, given in page.evaluate(POINTS)}
     assert set(points) >= {f"plot-{k}" for k in FIGURES}
     assert all(drawn == given for drawn, given in points.values())
@@ -240,6 +248,14 @@ def test_the_answer_stands_above_the_fold(html, look, width, height):
         box = page.locator(part).first.bounding_box()
         assert box["y"] + box["height"] <= height, part
     assert page.locator(".badge b").text_content() in ("Hump", "Likely", "Undetermined", "No optimum")
+
+
+def test_a_figure_of_several_panels_scrolls_on_a_phone(html, look):
+    page = look(html, 390).page
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    width = "document.querySelector('#plot-{} .main-svg').getBoundingClientRect().width"
+    assert page.evaluate(width.format("collapse")) >= 640
+    assert page.evaluate(width.format("progress")) <= 390
 
 
 def test_the_settings_follow_the_batch_size_and_are_copied(html, look):

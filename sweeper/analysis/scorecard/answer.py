@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,8 +18,8 @@ from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.scorecard.badge import Badge, Word, summarize_verdict
 from sweeper.analysis.stages.confirmation import Confirmation, Score, find_confirmation
 from sweeper.config.spec import SweepSpec
-from sweeper.formatting import merge_words, name_knob, number, pluralize, wrap
-from sweeper.search.objectives import Objective, resolve_objective
+from sweeper.formatting import ELSEWHERE, SYNTHETIC, merge_words, name_knob, number, pluralize, wrap
+from sweeper.search.objectives import resolve_objective
 from trainables.noise import NOISE
 from trainables.spec import PairSpec
 
@@ -48,6 +49,7 @@ class Answer:
         remarks: What the reader must know before using the merge.
         next: The command to run next.
         page: Path or URI of the page with the evidence; None without one.
+        origin: What the trials are, if this product trained no network for them; else empty.
     """
 
     verdict: str
@@ -65,6 +67,7 @@ class Answer:
     remarks: tuple[str, ...]
     next: str
     page: str | None = None
+    origin: str = ""
 
     def record(self) -> dict[str, Any]:
         """Return the answer as a record for JSON."""
@@ -100,7 +103,7 @@ def find_answer(
         expected=_find_expected(winner, confirmation),
         confirmed=confirmation.pairs if confirmation else 0,
         scores=_find_scores(winner, confirmation),
-        certainty=_describe_certainty(winner, confirmation, goal),
+        certainty=_describe_certainty(winner, confirmation, trials),
         remarks=(
             *_find_remarks(winner),
             *_find_bounds(winner, space),
@@ -108,7 +111,13 @@ def find_answer(
         ),
         next=_find_next(badge, winner, run),
         page=page,
+        origin=_find_origin(trials),
     )
+
+
+def _find_origin(trials: pa.Table) -> str:
+    kinds = set(trials["trainable"].to_pylist())
+    return SYNTHETIC if "synthetic" in kinds else ELSEWHERE if "imported" in kinds else ""
 
 
 def _find_badge(trials: pa.Table, spec: SweepSpec) -> Badge:
@@ -155,9 +164,11 @@ def _find_scores(winner: Mapping[str, Any] | None, confirmation: Confirmation | 
     return {who: scores for who, scores in pairs.items() if scores}
 
 
-def _describe_certainty(winner: Mapping[str, Any] | None, confirmation: Confirmation | None, goal: Objective) -> str:
+def _describe_certainty(winner: Mapping[str, Any] | None, confirmation: Confirmation | None, trials: pa.Table) -> str:
     if winner is None:
-        return "no pair is viable, so there is nothing to use yet"
+        outcomes = Counter(trials["outcome"].to_pylist()).most_common()
+        counts = ", ".join(f"{n} {outcome}" for outcome, n in outcomes) or "no trial yet"
+        return f"no pair is viable, so there is nothing to use yet ({counts})"
     if confirmation is None:
         return "not confirmed: no fresh pair has tested these settings, and the best of many trials looks too good"
     others = len(confirmation.compared) - 1
@@ -229,6 +240,7 @@ def _find_next(badge: Badge, winner: Mapping[str, Any] | None, run: str) -> str:
 def format_answer(answer: Mapping[str, Any]) -> str:
     """Return the record of an answer as text of at most `MOST_LINES` lines."""
     blocks = [wrap(f"{answer['verdict']}: {answer['reason']}.", 0)]
+    blocks += [_label("data", answer["origin"])] if answer["origin"] else []
     if answer["settings"]:
         settings = ", ".join(f"{name_knob(k).name} {_value(v)}" for k, v in answer["settings"].items())
         blocks.append(_label("use", settings))

@@ -105,8 +105,8 @@ def choose(page: Any, label: str, option: str) -> None:
 def zoom(page: Any) -> list[float]:
     """Drag a box in the first figure; returns the range of its axis then."""
     before = page.evaluate(RANGE)
-    page.evaluate("document.querySelector('#content .card').scrollIntoView({behavior: 'instant'})")
-    box = page.locator("#content .js-plotly-plot .nsewdrag").first.bounding_box()
+    page.evaluate("document.querySelector('.curve').scrollIntoView({behavior: 'instant'})")
+    box = page.locator(".curve .js-plotly-plot .nsewdrag").first.bounding_box()
     x, y, w, h = (box[k] for k in ("x", "y", "width", "height"))
     page.mouse.move(x + 0.3 * w, y + 0.3 * h)
     page.mouse.down()

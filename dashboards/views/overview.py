@@ -111,6 +111,8 @@ def _make_scores_card(scores: BestScores | None) -> TableCard | None:
     if scores is None:
         return None
     words = f"Trial {scores.digest}" + (f": {scores.merge}" if scores.merge else "")
+    if scores.pairs:
+        words = f"Means of {pluralize(scores.pairs, 'fresh pair')} that chose nothing"
     return TableCard("scores", "The best merge", f"{words}.", make_scores_table(scores))
 
 
@@ -184,7 +186,8 @@ def _make_command(run: Run, selection: Selection, question: tuple[str, str, str]
 def _write_verdicts(run: Run, fit: Regime | None, judgement: Judgement | None, extend: str) -> tuple[str, ...]:
     if judgement is None or judgement.analysis is None:
         return (_format_sentence(fit.message),) if fit is not None else ()
-    first = _format_sentence(judgement.analysis.sentences[0])
+    # the badge has the verdict in one word
+    first = _format_sentence(judgement.analysis.sentences[0].partition(": ")[2])
     return first, *_describe_needs(run, judgement.analysis, extend)
 
 

@@ -34,6 +34,7 @@ class BestScores:
         repeats: Number of repeats of its configuration.
         loss: Key in `WHO` -> test loss [nat]; None if not measured.
         accuracy: Key in `WHO` -> test accuracy; None if not measured.
+        pairs: Number of fresh pairs whose means these are; 0 for the scores of a single trial.
     """
 
     digest: str
@@ -41,6 +42,7 @@ class BestScores:
     repeats: int
     loss: Mapping[str, float | None]
     accuracy: Mapping[str, float | None]
+    pairs: int = 0
 
 
 def read_scores(best: Mapping[str, Any] | None) -> BestScores | None:
@@ -48,12 +50,21 @@ def read_scores(best: Mapping[str, Any] | None) -> BestScores | None:
     if best is None:
         return None
     merge = merge_words(best["chosen_merge"], best["chosen_coefficient"]) if best["chosen_merge"] else ""
+    confirmed = best.get("confirmed") or {}
+    means = confirmed.get("scores", {})
+
+    def score(who: str, what: str) -> float | None:
+        # the scores of the best of several pairs would be those of the luckiest
+        known = means.get(f"{who}_{what}")
+        return known["mean"] if known else to_finite(best[f"{who}_{what}_test"])
+
     return BestScores(
         digest=best["digest"],
         merge=merge,
         repeats=best["config_repeats"],
-        loss={who: to_finite(best[f"{who}_loss_test"]) for who in WHO},
-        accuracy={who: to_finite(best[f"{who}_accuracy_test"]) for who in WHO},
+        loss={who: score(who, "loss") for who in WHO},
+        accuracy={who: score(who, "accuracy") for who in WHO},
+        pairs=confirmed.get("pairs", 0),
     )
 
 

@@ -16,7 +16,7 @@ from trainables.result import Outcome
 
 REPORTED = (
     "gain_mean_loss", "gain_best_loss", "merged_loss", "merged_accuracy", "a_loss", "a_accuracy", "b_loss",
-    "b_accuracy", "ensemble_loss", "ensemble_accuracy", "barrier_frankle_loss",
+    "b_accuracy", "chosen_loss", "chosen_accuracy", "ensemble_loss", "ensemble_accuracy", "barrier_frankle_loss",
 )  # fmt: skip
 """Scores that a confirmation reports on test, by the stems of their columns."""
 

@@ -26,7 +26,8 @@ def test_every_figure_of_the_page_has_its_file(run, tmp_path, drawn):
     files = images.write_pictures(read_run(str(run)), tmp_path / "new", "png")
     assert [f.name for f in files] == [
         "overview-gain-mean.png", "overview-parents.png", "collapse.png", "collapse-ranking.png", "decomposition.png",
-        "landscape-curves.png", "landscape-barriers.png", "search-progress.png", "search-parallel.png",
+        "landscape-curves.png", "landscape-barriers.png", "search-progress.png", "search-importance.png",
+        "search-contour.png", "search-parallel.png",
     ]  # fmt: skip
     assert [d["path"] for d in drawn] == files
     assert {(d["opts"]["format"], d["opts"]["scale"]) for d in drawn} == {("png", 2)}
@@ -90,10 +91,7 @@ def test_a_missing_kaleido_or_browser_is_one_line(run, tmp_path, monkeypatch, ca
     assert capsys.readouterr().err == "error: images need a browser: put Chrome or Chromium on the PATH\n"
     monkeypatch.setitem(sys.modules, "kaleido", None)
     assert main(command) == 2
-    assert (
-        capsys.readouterr().err
-        == "error: images need kaleido: run pip install -e '.[dashboard]' in sweeper's checkout\n"
-    )
+    assert capsys.readouterr().err == "error: images need kaleido: run `pip install 'sweeper[dashboard]'`\n"
 
 
 @pytest.mark.browser
@@ -107,7 +105,7 @@ def test_pictures_are_drawn(run, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, str(run), str(tmp_path)], check=True, timeout=PATIENCE)
     files = sorted(tmp_path.glob("*.png"))
-    assert len(files) == 9
+    assert len(files) == 11
     for file in files:
         data = file.read_bytes()
         assert data[:8] == b"\x89PNG\r\n\x1a\n"

@@ -129,7 +129,7 @@ def test_a_users_own_space_is_run_from_an_empty_folder(head: dict[str, Any], tmp
     run, at = tmp_path / "run", ("--address", head["jobs"])
     out, err = complete(driver("submit", str(sweep), *at, "--out", str(run), "--job-id", "mine-1", "--follow"))
     assert read_trials(run)["commit"].to_pylist() == [package_version()[1]] * 6
-    assert "6 trials of 6 configurations (6 ok)" in out
+    assert f"page:    {run}/dashboard.html" in out
     assert "job mine-1 is submitted" in err
     assert "job mine-1 has ended: SUCCEEDED, exit code 0" in err
     # the package that ran is the one that was sent

@@ -75,7 +75,7 @@ def test_a_sweep_in_a_bucket_is_that_of_a_folder(
     uri = new(s3)
     flags = ["--runner", "inline", "--sampler", "random", "--trials", "8"]
     assert main(["run", "synthetic", *flags, "--out", uri]) == 0
-    assert f"results:             {uri}" in capsys.readouterr().out
+    assert f"page:    {uri.partition('?')[0]}/dashboard.html" in capsys.readouterr().out
     here = sweep(tmp_path / "run").run
     assert numbers(read_trials(uri)) == numbers(read_trials(here))
     for table in ("merges", "history"):

@@ -27,7 +27,7 @@ def loss(params: Mapping[str, Any]) -> float:
 def search() -> Any:
     from ray.tune.search.optuna import OptunaSearch
 
-    sampler = NoiseTargetedSampler(seed=0, search_space=SPACE)
+    sampler = NoiseTargetedSampler(seed=0, search_space=SPACE, n_startup=5)
     return OptunaSearch(space=SPACE, sampler=sampler, metric="loss", mode="min")
 
 

@@ -74,7 +74,15 @@ def test_hopeless_trials_are_stopped_stored_and_reported_as_pruned(
 
 
 def test_one_ray_worker_and_inline_prune_the_same_trials(tmp_path: Path) -> None:
-    shared: dict[str, Any] = {"sampler": "noise", "trials": 24, "workers": 1, "repeats": 2, "stack": "off", "seed": 1}
+    shared: dict[str, Any] = {
+        "sampler": "noise",
+        "trials": 24,
+        "workers": 1,
+        "repeats": 2,
+        "stack": "off",
+        "seed": 1,
+        **PLAIN,
+    }
     found: list[list[dict[str, Any]]] = []
     for runner in ("ray", "inline"):
         results = sweep(tmp_path / runner, runner=runner, **shared)

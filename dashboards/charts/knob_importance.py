@@ -157,13 +157,15 @@ def _fit_surface(unit: Array, score: Array, grid: Array) -> tuple[Array, Array]:
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
     from threadpoolctl import threadpool_limits
 
-    signal = ConstantKernel(1.0, (0.05, 10.0)) * Matern([0.4, 0.4], (0.15, 3.0), nu=2.5)
+    lengths: Any = [0.4, 0.4]  # the stubs know a single length only
+    signal = ConstantKernel(1.0, (0.05, 10.0)) * Matern(lengths, (0.15, 3.0), nu=2.5)
     process = GaussianProcessRegressor(signal + WhiteKernel(0.3, (1e-3, 2.0)), normalize_y=True, random_state=0)
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")  # a hyperparameter at its bound is no error here
         process.fit(unit, score)
         fitted: Any = process.kernel_
-        mean, sd = process.predict(grid, return_std=True)
+        prediction: Any = process.predict(grid, return_std=True)
+    mean, sd = prediction
     scale = float(np.std(score)) or 1.0
     # the predicted sd includes the scatter of a configuration
     known = np.sqrt(np.maximum((sd / scale) ** 2 - fitted.k2.noise_level, 0.0))

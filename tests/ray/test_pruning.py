@@ -13,6 +13,7 @@ from sweeper.runner.pruning import estimate_savings
 from sweeper.runner.session import Session
 from sweeper.storage.schema import SCHEMAS
 from sweeper.storage.tables import read, read_trials
+from tests.support.inline_sweeps import PLAIN
 
 pytestmark = pytest.mark.ray
 PARTS = ("trials", "merges", "history", "rungs")

@@ -150,6 +150,8 @@ def test_a_choice_changes_figure_and_address_and_the_address_restores_it(run: Pa
         page.go_forward()
         page.wait_for_function(f"{title} !== {first!r}")
         page.evaluate("history.back()")
+        # the address changes first; before it does, the browser would ignore a step forward
+        page.wait_for_url(lambda url: "noise=linear" not in url)
         page.wait_for_timeout(pause)
     page.wait_for_function(f"{title} === {first!r}")
     page.go_forward()

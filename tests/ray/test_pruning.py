@@ -81,7 +81,7 @@ def test_one_ray_worker_and_inline_prune_the_same_trials(tmp_path: Path) -> None
         "workers": 1,
         "repeats": 2,
         "stack": "off",
-        "seed": 1,
+        "seed": 2,
         **PLAIN,
     }
     found: list[list[dict[str, Any]]] = []

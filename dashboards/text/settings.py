@@ -86,7 +86,7 @@ def _make_whole_choice(s: Settings, best: bool) -> SettingsChoice:
             )
         )
     if s.noise is not None:
-        facts.append(Fact("noise", shorten(s.noise)))
+        facts.append(Fact("noise of these", shorten(s.noise)))
     note = " ".join(f"{n[:1].upper()}{n[1:].rstrip('.')}." for n in s.notes) or "Within the tried range."
     size = s.spec.batch_size
     label = f"{size} (best)" if best else str(size)
@@ -137,7 +137,7 @@ def _make_choice(r: Recommendation, optimizer: str, expected: str) -> SettingsCh
         Fact("learning rate", shorten(r.learning_rate), span),
         Fact("momentum", shorten(r.momentum)),
         Fact("weight decay", shorten(r.weight_decay)),
-        Fact("noise", shorten(r.noise)),
+        Fact("noise of these", shorten(r.noise)),
     ]
     warns = r.beyond_stability or r.high_beyond_stability or bool(r.outside_tried)
     code, label = _write_code(r, optimizer), str(r.batch_size)

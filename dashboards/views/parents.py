@@ -87,12 +87,18 @@ def make_tiles(best: BestScores | None) -> tuple[Tile, ...]:
 def make_scores_table(best: BestScores) -> TextTable:
     """Return test loss and accuracy of the merge, the mean parent and the ensemble, one row each."""
     rows: list[tuple[Cell, ...]] = []
-    merged = "chosen" if any(s.get("chosen") is not None for s in (best.loss, best.accuracy)) else "merged"
-    for name, who in (("merged", (merged,)), ("parents", ("a", "b")), ("ensemble", ("ensemble",))):
+    # fresh pairs chose merges of their own, so that theirs is linear ½
+    chosen = not best.pairs and any(s.get("chosen") is not None for s in (best.loss, best.accuracy))
+    titles = {
+        "merged": best.merge if chosen else WHO["merged"],
+        "parents": "mean of both parents",
+        "ensemble": WHO["ensemble"],
+    }
+    models = {"merged": ("chosen" if chosen else "merged",), "parents": ("a", "b"), "ensemble": ("ensemble",)}
+    for name, who in models.items():
         loss, accuracy = (_average([scores.get(w) for w in who]) for scores in (best.loss, best.accuracy))
         if loss is not None or accuracy is not None:
-            title = best.merge if name == "merged" else "mean of both parents" if name == "parents" else WHO["ensemble"]
-            rows.append((Cell(name, title), Cell(shorten(loss)), Cell(format_percent(accuracy))))
+            rows.append((Cell(name, titles[name]), Cell(shorten(loss)), Cell(format_percent(accuracy))))
     return TextTable((Cell(""), Cell("test loss", "nat"), Cell("test accuracy")), tuple(rows))
 
 

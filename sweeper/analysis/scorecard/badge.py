@@ -13,6 +13,7 @@ at the edge that it leads to.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -65,8 +66,13 @@ def summarize_verdict(analysis: Analysis | None, doubt: str = "no viable trial h
     if not analysis.regime.adaptive and (other := _describe_other_shape(analysis, label)):
         return Badge(Word.NO_OPTIMUM, other)
     if _is_likely(analysis):
-        return Badge(Word.LIKELY, f"{label} looks best at {_place(analysis)}, but {analysis.judged.why}")
+        return Badge(Word.LIKELY, f"{label} looks best at {_place(analysis)}, but {_shorten(analysis.judged.why)}")
     return Badge(Word.UNDETERMINED, _explain(analysis))
+
+
+def _shorten(why: str) -> str:
+    # a reader of one line has no use for a digest
+    return re.sub(r"\bconfiguration [0-9a-f]{16}\b", "one configuration", why)
 
 
 def _place(a: Analysis) -> str:
@@ -111,7 +117,7 @@ def _explain(a: Analysis) -> str:
     if regime.optimum is None:
         return regime.message.rstrip(".")
     if regime.adaptive or regime.interior or regime.edge_share is None:
-        return a.judged.why
+        return _shorten(a.judged.why)
     share = f"{100 * regime.edge_share:.0f} % of the resampled optima lie at an edge of the tried noises"
     return f"the best noise is not clearly inside the tried range: {share}"
 

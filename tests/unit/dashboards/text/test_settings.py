@@ -44,7 +44,7 @@ def test_whole_settings_come_by_batch_size_and_the_best_is_shown_first() -> None
     facts = {f.name: (f.value, f.more) for f in shown.facts}
     assert facts["learning rate"] == ("0.0123", "0.01 to 0.02")
     assert facts["augmentation"] == ("0.5", "")
-    assert facts["noise"] == ("0.0039", "")
+    assert facts["noise of these"] == ("0.0039", "")
     assert shown.code == render(best, "torch").rstrip()
     assert shown.expected == "Expect loss gain 0.05 ± 0.004 nat, merged accuracy 95.7 ± 1.0 % (predicted)."
     assert (shown.note, shown.warns) == ("Within the tried range.", False)

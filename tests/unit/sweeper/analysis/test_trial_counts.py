@@ -60,8 +60,10 @@ def test_a_sweep_says_each_warning_once(
     captured = capsys.readouterr()
     assert captured.err.count("warning: inert_weight_decay: eta lambda T") == 1
     assert captured.err.count("warning: clipping: ") == 1
-    assert "inert_weight_decay (all of 4 trials)" in captured.out
-    assert "clipping (2 of 4 trials): 0.2 of the steps were clipped" in captured.out
+    assert main(["best", str(run)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "inert_weight_decay (all of 4 trials)" in said
+    assert "clipping (2 of 4 trials): 0.2 of the steps were clipped" in said
     assert main(["status", str(run)]) == 0
     assert "clipping (2 of 4 trials)" in capsys.readouterr().out
     assert main(["status", str(run), "--json"]) == 0

@@ -62,7 +62,7 @@ def test_trials_outside_a_new_range_teach_where_they_were() -> None:
 
 
 def test_the_trial_that_narrows_the_range_gets_the_nearest_value() -> None:
-    study = optuna.create_study(sampler=NoiseTargetedSampler(seed=0))
+    study = optuna.create_study(sampler=NoiseTargetedSampler(seed=0, n_startup=5))
     study.optimize(lambda t: bowl(t, 0.1, 1.0), n_trials=6)  # the best lies at the lower end
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -108,7 +108,7 @@ def test_a_removed_knob_leaves_the_others_modelled() -> None:
 def test_a_given_space_with_a_knob_that_earlier_trials_lack_is_modelled() -> None:
     study, _ = searched(bowl, 8)
     space = {"learning_rate": FloatDistribution(1e-3, 1.0, log=True), "weight_decay": FloatDistribution(1e-5, 1e-2)}
-    study.sampler = NoiseTargetedSampler(seed=0, search_space=space)
+    study.sampler = NoiseTargetedSampler(seed=0, search_space=space, n_startup=5)
     with pytest.warns(UserWarning, match="lack 'weight_decay' and count at the middle of its range"):
         trial = study.ask(space)
     assert '"trials": 8' in study.trials[trial.number].system_attrs[SEARCH_KEY]

@@ -37,7 +37,7 @@ class QuantileScale:
 
     Attributes:
         levels: The different finite values, ascending.
-        shares: Place of each level: the mean rank of its values, from 0 for the lowest level to 1 for the highest.
+        shares: Level -> mean rank of its values, from 0 for the lowest level to 1 for the highest.
     """
 
     levels: Array
@@ -79,7 +79,7 @@ class Colouring:
     """Colours of the points.
 
     Attributes:
-        values: Place of each point on the scale, nan without one; empty with groups.
+        values: Positions of the points on the scale, nan without one; empty with groups.
         bar: Plotly's `coloraxis` for the numbers.
         scale: The scale of the numbers; None with groups.
         groups: Name -> mask of its points, in order of the legend; empty with numbers.

@@ -55,7 +55,7 @@ def measure_importance(points: Sequence[ConfigPoint], measure: Measure) -> Impor
 
 
 def _place_knobs(points: Sequence[ConfigPoint]) -> dict[str, Array]:
-    """Return the places of each knob that varies, as drawn lengths; knobs without a place somewhere are left out."""
+    """Return the positions on the axes of the knobs that vary; a knob that lacks a position is left out."""
     places: dict[str, Array] = {}
     for name in KNOBS:
         values = read_knob(points, name)

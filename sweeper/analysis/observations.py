@@ -48,9 +48,14 @@ def is_feasible(row: Row, spec: SweepSpec) -> bool:
     return all(value <= 0 for value in measure_constraints([row], spec).values())
 
 
-def has_collapsed(row: Row) -> bool:
-    """Return whether a merge overflowed, or lost more than `COLLAPSE` times ln C against its parents."""
-    gain = row.get("gain_mean_loss_val")
+def has_collapsed(row: Row, column: str = "gain_mean_loss_val") -> bool:
+    """Return whether a merge overflowed, or lost more than `COLLAPSE` times ln C against its parents.
+
+    Args:
+        row: Row of the trials table.
+        column: Column of the gain over the mean parent.
+    """
+    gain = row.get(column)
     if row["outcome"] != Outcome.OK:
         return False
     return gain is None or not math.isfinite(gain) or gain < -COLLAPSE * math.log(row.get("classes") or DEFAULT_CLASSES)

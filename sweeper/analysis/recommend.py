@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow as pa
 
 from sweeper.analysis.best import choose_winner, rank_trials
+from sweeper.analysis.observations import has_collapsed
 from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.regime import Regime, fit_regime
 from sweeper.analysis.trial_counts import COUNTED, count_trials
-from sweeper.search.objectives import DEFAULT_CLASSES, resolve_objective
+from sweeper.search.objectives import resolve_objective
 from trainables.noise import KNOBS, NOISE, NoiseScale
 from trainables.result import MODELS_SCORED, UNSTABLE
 from trainables.spec import PairSpec
@@ -22,8 +23,6 @@ Row = Mapping[str, Any]
 
 BOTH = ("gain_mean", "merged_loss")  # the paper's measure, and the loss of the model that a user keeps
 MOST_BATCH_SIZES = 8
-# a merge that loses more than this share of ln C against its parents has collapsed
-COLLAPSE = 0.05
 # noise, not step size, explains a failure above this multiple of the interval's upper end
 COMPARABLE = 3.0
 
@@ -78,7 +77,7 @@ def stability_limit(trials: pa.Table, regime: Regime) -> float | None:
     columns = ["outcome", "learning_rate", "momentum", "classes", gain, f"noise_{regime.noise}"]
     steps: list[tuple[float, bool]] = []
     for row in trials.select(columns).to_pylist():
-        failed = _has_failed(row, row[gain])
+        failed = row["outcome"] in UNSTABLE or has_collapsed(row, gain)
         noise = row[f"noise_{regime.noise}"]
         if row["outcome"] in ("failed", "out_of_memory") or (failed and not (_finite(noise) and noise <= ceiling)):
             continue
@@ -93,13 +92,6 @@ def stability_limit(trials: pa.Table, regime: Regime) -> float | None:
         errors += 1 if failed else -1
         previous = step
     return limit
-
-
-def _has_failed(row: Row, gain: float | None) -> bool:
-    if row["outcome"] != "ok":
-        return row["outcome"] in UNSTABLE
-    # an overflowed merge has no finite gain
-    return gain is None or not math.isfinite(gain) or gain < -COLLAPSE * math.log(row["classes"] or DEFAULT_CLASSES)
 
 
 def recommend(

@@ -80,7 +80,7 @@ class Progress(_Record):
     budget: int
     done: int = 0
     failed: int = 0
-    repeats: int = Field(default=1, description="Trials of each proposal.")
+    repeats: int = Field(default=1, description="Trials per proposal.")
     trials: int = Field(default=0, description="Rows of the trials table.")
     outcomes: dict[str, int] = Field(default_factory=dict, description="Trials by outcome.")
     stage: str | None = Field(

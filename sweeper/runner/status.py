@@ -20,7 +20,7 @@ class Status:
         target: Noise of the last proposal.
         warnings: Warning key -> the first trial's sentence.
         started: Start of the driver, from `time.monotonic`.
-        repeats: Trials of each proposal.
+        repeats: Trials per proposal.
         stage: Stage of the proposal that started last: map, search or confirm; empty in a sweep without stages.
         stage_started, stage_budget: Proposals of that stage that have started, and all of it.
         waited: Time of free workers that waited for the results of others [s].

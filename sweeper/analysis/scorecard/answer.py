@@ -20,7 +20,7 @@ from sweeper.analysis.stages.confirmation import Confirmation, Score, find_confi
 from sweeper.config.spec import SweepSpec
 from sweeper.formatting import ELSEWHERE, SYNTHETIC, merge_words, name_knob, number, pluralize, wrap
 from sweeper.search.objectives import resolve_objective
-from trainables.noise import NOISE
+from trainables.noise import KNOBS, NOISE
 from trainables.spec import PairSpec
 
 MOST_LINES = 12
@@ -130,8 +130,7 @@ def _find_badge(trials: pa.Table, spec: SweepSpec) -> Badge:
 def _find_settings(winner: Mapping[str, Any], space: Space | None) -> dict[str, Any]:
     if space is not None and winner["spec"]:
         return dict(space.params_of(PairSpec.from_json(winner["spec"])))
-    names = ("learning_rate", "batch_size", "momentum", "weight_decay", "augmentation_strength")
-    return {name: winner[name] for name in names}
+    return {name: winner[name] for name in (*KNOBS, "augmentation_strength")}
 
 
 def _find_expected(winner: Mapping[str, Any] | None, confirmation: Confirmation | None) -> Score | None:

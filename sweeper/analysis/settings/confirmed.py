@@ -9,12 +9,11 @@ from typing import Any
 
 from search_spaces import Space
 from sweeper.analysis.settings.settings import SCORES, Confirmation, Estimate
+from sweeper.analysis.stages.confirmation import estimate_mean
 from sweeper.search.objectives import OBJECTIVES
+from sweeper.search.stages import REPORT
 from trainables.result import Outcome
 from trainables.spec import PairSpec
-
-REPORT = "report"
-"""Value of the column `stage` in the rows of pairs that report settings and choose nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,5 @@ def _score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
     for name in SCORES:
         values = [v for row in rows if (v := row.get(OBJECTIVES[name].on("test").column)) is not None]
         if values and all(map(math.isfinite, values)):
-            out[name] = estimate_mean(values)
+            out[name] = Estimate(*estimate_mean(values))
     return out
-
-
-def estimate_mean(values: Sequence[float]) -> Estimate:
-    """Return the mean of values with its standard error; the error of a single value is None."""
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return Estimate(mean, None)
-    variance = math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
-    return Estimate(mean, math.sqrt(variance / len(values)))

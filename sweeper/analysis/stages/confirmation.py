@@ -118,11 +118,16 @@ def summarize_pairs(rows: Sequence[Mapping[str, Any]], column: str) -> Score | N
     values = [r[column] for r in rows]
     if not values or any(v is None or not math.isfinite(v) for v in values):
         return None
+    return Score(*estimate_mean(values), len(values))
+
+
+def estimate_mean(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean of values with its standard error; the error of a single value is None."""
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
-        return Score(mean, None, 1)
+        return mean, None
     variance = math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
-    return Score(mean, math.sqrt(variance / len(values)), len(values))
+    return mean, math.sqrt(variance / len(values))
 
 
 def _compare(rows: Sequence[Mapping[str, Any]], column: str) -> tuple[Compared, ...]:

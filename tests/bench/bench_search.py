@@ -1,117 +1,160 @@
-"""Live sweeps of real pairs: the configuration that each search recommends, run again with fresh seeds.
+"""Live sweeps of real pairs: what each search recommends at its end, run again with fresh seeds.
 
-`sweeper best` chooses for every sampler, by posterior mean on validation, after each budget; its mean over `--fresh`
-new repeats counts, on validation and on test. Regret is above the best of all recommendations, in units of the median
-one after the first budget.
+    python tests/bench/bench_search.py --space digits_label_noise --objective gain_mean --seeds 1 2 3
+
+Every sampler spends the same number of trials, one at a time in this process. Ours maps, searches and confirms; the
+others search to the end. `sweeper best` chooses for each of them: the confirmed configuration, else the one with the
+best posterior mean. Finished sweeps and reruns in --root are reused; `--report` only prints the table.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
-import subprocess
 import sys
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import optuna
 from provenance import provenance
 from scipy.stats import wilcoxon
 
-from sweeper.analysis.best import rank_trials
+import sweeper
+from sweeper.analysis.best import choose_winner
 from sweeper.analysis.posterior import fit_posterior
+from sweeper.config.spec import SweepSpec
+from sweeper.runner.results.results import load_results
+from sweeper.search.samplers import SAMPLERS, Sampler
 from sweeper.storage.run_folder import stored_spec
 from sweeper.storage.tables import read_trials
 from trainables.pair.run import run_pairs
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
-LEVELS = (0.5, 0.25, 0.1)
-FRESH = 1000  # repeats from here on were seen by no search
-Found = dict[tuple[str, int, int], tuple[float, float]]  # sampler, seed, budget -> validation and test loss
+OURS, FRESH = "noise", 1000  # repeats from FRESH on were seen by no search
+COLUMNS = {"gain_mean": "gain_mean_loss_test", "merged_loss": "merged_loss_test"}
+SCORES = ("gain_mean_loss_test", "merged_loss_test", "merged_accuracy_test")
+COLLAPSED = {"gain_mean_loss_test": -1.0, "merged_loss_test": 2.302585092994046, "merged_accuracy_test": 0.1}
+Answers = dict[tuple[str, str, str, int], dict[str, Any]]  # space, objective, sampler, seed
 
 
-def swept(folder: Path, space: str, sampler: str, seed: int, trials: int) -> Path:
-    """Run a sweep, or continue what is there, and return its folder."""
-    run = folder / f"{space}-{sampler}-{seed}"
-    command = [sys.executable, "-m", "sweeper", "run", space, "--sampler", sampler, "--seed", str(seed)]
-    subprocess.run([*command, "--trials", str(trials), "--out", str(run), "--yes"], check=True, capture_output=True)
-    return run
+def _gp(startup: int) -> Callable[..., optuna.samplers.BaseSampler]:
+    def make(seed: int, **_: Any) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.GPSampler(seed=seed, deterministic_objective=False, n_startup_trials=startup)
+
+    return make
 
 
-def recommended(run: Path, budgets: list[int]) -> dict[int, str]:
-    """Return budget -> spec of the configuration that is recommended after so many."""
-    trials, spec = read_trials(run), stored_spec(run)
-    out: dict[int, str] = {}
-    for budget in budgets:
-        part = trials.slice(0, budget)  # sorted by number: the first rows are the first configurations
-        liked = fit_posterior(spec, part).favourite
-        rows = [r for r in part.to_pylist() if liked and r["config"] == liked.config] or rank_trials(
-            part, spec.objective
-        )
-        out[budget] = rows[0]["spec"]
-    return out
+for _startup in (5, 10):
+    SAMPLERS.add(f"gp{_startup}", Sampler(f"GPSampler with {_startup} start-up trials", make=_gp(_startup)))
+CONTESTANTS: Mapping[str, Mapping[str, Any]] = {
+    OURS: {"sampler": "noise"},
+    # the whole budget goes to the search: the same model without map and confirmation
+    "noise-search": {"sampler": "noise", "map": 0.0, "confirm": 0.0},
+    **{name: {"sampler": name} for name in ("tpe", "gp5", "gp10", "qmc", "random")},
+}
 
 
-def rerun(text: str, fresh: int, known: dict[str, tuple[float, float]]) -> tuple[float, float]:
-    """Return mean merged loss on validation and test over fresh repeats; a pair that breaks counts as chance."""
+def answer(root: Path, space: str, objective: str, name: str, seed: int, trials: int) -> dict[str, Any]:
+    """Run one sweep, or read what is there, and return its recommendation and its seconds."""
+    run = root / f"{space}-{objective}-{name}-{seed}"
+    started = time.perf_counter()
+    given = {"space": space, "objective": objective, "seed": seed, "trials": trials, "runner": "inline"}
+    spec = SweepSpec(out=str(run), **given, **CONTESTANTS[name])
+    results = load_results(run) if (run / "done.json").exists() else sweeper.run(spec)
+    seconds = time.perf_counter() - started
+    rows, stored = read_trials(run), stored_spec(run)
+    winner = choose_winner(rows, objective, fit_posterior(stored, rows))
+    if winner is None:
+        raise SystemExit(f"{run} recommends nothing")
+    del results
+    return {"seconds": seconds, "spec": winner["spec"], "confirmed": bool(winner["confirmed"]), "trials": len(rows)}
+
+
+def rerun(text: str, fresh: int) -> dict[str, Any]:
+    """Return the scores of fresh pairs of a configuration, by column; a pair that breaks counts as collapsed."""
     spec = PairSpec.from_json(text)
-    if spec.config not in known:
-        outputs = run_pairs([replace(spec, stack=1, repeat=FRESH + i) for i in range(fresh)], Runtime(measure=0))
-        rows = [o.result.to_row() for o in outputs]
-        scores = [[r[f"merged_loss_{s}"] for s in ("val", "test")] for r in rows]
-        chance = 2.302585092994046  # ln 10
-        val, test = zip(*([chance if v is None else v for v in own] for own in scores), strict=True)
-        known[spec.config] = statistics.mean(val), statistics.mean(test)
-    return known[spec.config]
+    outputs = run_pairs([replace(spec, stack=1, repeat=FRESH + i) for i in range(fresh)], Runtime(measure=0))
+    rows = [o.result.to_row() for o in outputs]
+    values = {c: [COLLAPSED[c] if r[c] is None else r[c] for r in rows] for c in SCORES}
+    return {
+        **values,
+        "batch_size": spec.batch_size,
+        "noise": spec.learning_rate / spec.batch_size / (1 - spec.momentum),
+    }
 
 
 def main() -> None:
-    """Run what is missing (finished sweeps in --root are reused) and print the table."""
+    """Run what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("runs/bench-search"), help="default: %(default)s")
-    parser.add_argument("--trials", type=int, default=40, help="configurations (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4], help="default: 1 2 3 4")
-    parser.add_argument("--samplers", nargs="+", default=["noise", "tpe", "gp"], help="default: noise tpe gp")
-    parser.add_argument("--space", default="digits_cnn", help="default: %(default)s")
-    parser.add_argument("--fresh", type=int, default=5, help="fresh repeats of a recommendation (default: %(default)s)")
+    parser.add_argument("--trials", type=int, default=60, help="pairs of a sweep (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(1, 9)), help="default: 1 to 8")
+    parser.add_argument("--samplers", nargs="+", default=[OURS, "tpe", "gp5", "gp10", "qmc"], choices=CONTESTANTS)
+    parser.add_argument("--space", default="digits_label_noise", help="default: %(default)s")
+    parser.add_argument("--objective", default="gain_mean", choices=COLUMNS, help="default: %(default)s")
+    parser.add_argument("--fresh", type=int, default=8, help="fresh pairs of an answer (default: %(default)s)")
+    parser.add_argument("--report", action="store_true", help="print the table of all answers in --root")
     args = parser.parse_args()
-    budgets = list(range(8, args.trials + 1, 4))
-    found: Found = {}
-    known: dict[str, tuple[float, float]] = {}
-    for seed in args.seeds:
-        for sampler in args.samplers:
-            specs = recommended(swept(args.root, args.space, sampler, seed, args.trials), budgets)
-            for budget, text in specs.items():
-                found[sampler, seed, budget] = rerun(text, args.fresh, known)
-            print(f"{sampler}, seed {seed}: done", file=sys.stderr, flush=True)
-    print(f"{args.space}, {len(args.seeds)} seeds, {args.fresh} fresh repeats; {provenance()}")
-    print(f"{'sampler':<8} {'trials':>6} {'val [nat]':>10} {'least':>8} {'most':>8} {'test':>8}")
-    for sampler in args.samplers:
-        for budget in (b for b in budgets if b % 16 == 8 or b == budgets[-1]):
-            val, test = zip(*(found[sampler, s, budget] for s in args.seeds), strict=True)
-            spread = f"{statistics.median(val):>10.4f} {min(val):>8.4f} {max(val):>8.4f}"
-            print(f"{sampler:<8} {budget:>6} {spread} {statistics.median(test):>8.4f}")
-    _compare(found, args.samplers, args.seeds, budgets)
+    if not args.report:
+        args.root.mkdir(parents=True, exist_ok=True)
+        for seed in args.seeds:
+            for name in args.samplers:
+                file = args.root / f"{args.space}-{args.objective}-{name}-{seed}.json"
+                if file.exists():
+                    continue
+                found = answer(args.root, args.space, args.objective, name, seed, args.trials)
+                found |= rerun(found["spec"], args.fresh)
+                file.write_text(json.dumps(found))
+                print(f"{file.stem}: {found['seconds']:.0f} s", file=sys.stderr, flush=True)
+    report(read_answers(args.root))
 
 
-def _compare(found: Found, samplers: list[str], seeds: list[int], budgets: list[int]) -> None:
-    least = min(v for v, _ in found.values())
-    scale = statistics.median(found[s, seed, budgets[0]][0] for s in samplers for seed in seeds) - least
-    print(f"\nregret in units of the median recommendation after {budgets[0]} trials, {scale:.4f} nat above the best")
-    for level in LEVELS:
-        reached = {
-            s: [
-                next((b for b in budgets if found[s, seed, b][0] - least <= level * scale), budgets[-1] + 1)
-                for seed in seeds
-            ]
-            for s in samplers
-        }
-        cells = "  ".join(f"{s} {statistics.median(r):g}" for s, r in reached.items())
-        print(f"median trials to regret {level:g}: {cells}")
-    for rival in samplers[1:]:
-        gaps = [found[samplers[0], s, b][0] - found[rival, s, b][0] for s in seeds for b in budgets[-1:]]
-        p = wilcoxon(gaps).pvalue if any(gaps) else 1.0
-        print(f"{samplers[0]} against {rival} after {budgets[-1]} trials: p {p:.3f} over {len(seeds)} seeds")
+def read_answers(root: Path) -> Answers:
+    """Return all answers in a folder."""
+    out: Answers = {}
+    for file in sorted(root.glob("*.json")):
+        rest, seed = file.stem.rsplit("-", 1)
+        space, objective, name = rest.split("-", 2)
+        out[space, objective, name, int(seed)] = json.loads(file.read_text())
+    return out
+
+
+def report(answers: Answers) -> None:
+    """Print a table by space, and the tests of ours against each other sampler over all spaces."""
+    print(provenance())
+    problems = sorted({key[:2] for key in answers})
+    gaps: dict[str, list[float]] = {}
+    for space, objective in problems:
+        column, sign = COLUMNS[objective], 1.0 if objective == "gain_mean" else -1.0
+        own = {(n, s): a for (sp, ob, n, s), a in answers.items() if (sp, ob) == (space, objective)}
+        names = [n for n in CONTESTANTS if any(n == key[0] for key in own)]
+        print(f"\n{space}, {objective}: mean of fresh pairs on test, over seeds")
+        print(f"{'sampler':<14} {'n':>2} {'median':>8} {'quartiles':>18} {'merged loss':>12} {'accuracy':>9} {'s':>6}")
+        spread = np.std([sign * statistics.mean(a[column]) for a in own.values()]) or 1.0
+        for name in names:
+            rows = [a for (n, _), a in sorted(own.items()) if n == name]
+            low, mid, high = np.percentile([statistics.mean(a[column]) for a in rows], [25, 50, 75])
+            loss, accuracy = (np.median([statistics.mean(a[c]) for a in rows]) for c in SCORES[1:])
+            seconds = np.median([a["seconds"] for a in rows])
+            between = f"[{low:.4f}, {high:.4f}]"
+            print(f"{name:<14} {len(rows):>2} {mid:>8.4f} {between:>18} {loss:>12.4f} {accuracy:>9.4f} {seconds:>6.0f}")
+            for (other, seed), a in own.items():
+                if other == name != OURS and (OURS, seed) in own:
+                    ours, theirs = (statistics.mean(x[column]) for x in (own[OURS, seed], a))
+                    gaps.setdefault(name, []).append(sign * (ours - theirs) / spread)
+    print("\nours minus the other, in sds of all answers of a space, paired by seed (Wilcoxon, Holm)")
+    tests = {n: float(wilcoxon(g).pvalue) for n, g in gaps.items() if len(g) > 1 and any(g)}
+    worst = 0.0
+    for rank, name in enumerate(sorted(tests, key=tests.__getitem__)):
+        worst = max(worst, min(1.0, tests[name] * (len(tests) - rank)))
+        mean, error = np.mean(gaps[name]), np.std(gaps[name], ddof=1) / len(gaps[name]) ** 0.5
+        print(f"{name:<14} n {len(gaps[name]):>2}  {mean:+.2f} ± {error:.2f}  p {tests[name]:.3f}  Holm {worst:.3f}")
 
 
 if __name__ == "__main__":

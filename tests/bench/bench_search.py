@@ -32,6 +32,7 @@ from sweeper.runner.results.results import load_results
 from sweeper.search.samplers import SAMPLERS, Sampler
 from sweeper.storage.run_folder import stored_spec
 from sweeper.storage.tables import read_trials
+from trainables.noise import KNOBS, NOISE
 from trainables.pair.run import run_pairs
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
@@ -82,11 +83,8 @@ def rerun(text: str, fresh: int) -> dict[str, Any]:
     outputs = run_pairs([replace(spec, stack=1, repeat=FRESH + i) for i in range(fresh)], Runtime(measure=0))
     rows = [o.result.to_row() for o in outputs]
     values = {c: [COLLAPSED[c] if r[c] is None else r[c] for r in rows] for c in SCORES}
-    return {
-        **values,
-        "batch_size": spec.batch_size,
-        "noise": spec.learning_rate / spec.batch_size / (1 - spec.momentum),
-    }
+    noise = NOISE["paper"].predict({k: getattr(spec, k) for k in KNOBS})
+    return {**values, "batch_size": spec.batch_size, "noise": noise}
 
 
 def main() -> None:
@@ -149,7 +147,7 @@ def report(answers: Answers) -> None:
                     ours, theirs = (statistics.mean(x[column]) for x in (own[OURS, seed], a))
                     gaps.setdefault(name, []).append(sign * (ours - theirs) / spread)
     print("\nours minus the other, in sds of all answers of a space, paired by seed (Wilcoxon, Holm)")
-    tests = {n: float(wilcoxon(g).pvalue) for n, g in gaps.items() if len(g) > 1 and any(g)}
+    tests = {n: float(wilcoxon(g)[1]) for n, g in gaps.items() if len(g) > 1 and any(g)}
     worst = 0.0
     for rank, name in enumerate(sorted(tests, key=tests.__getitem__)):
         worst = max(worst, min(1.0, tests[name] * (len(tests) - rank)))

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -147,7 +147,7 @@ def report(answers: Answers) -> None:
                     ours, theirs = (statistics.mean(x[column]) for x in (own[OURS, seed], a))
                     gaps.setdefault(name, []).append(sign * (ours - theirs) / spread)
     print("\nours minus the other, in sds of all answers of a space, paired by seed (Wilcoxon, Holm)")
-    tests = {n: float(wilcoxon(g)[1]) for n, g in gaps.items() if len(g) > 1 and any(g)}
+    tests = {n: float(cast(Any, wilcoxon(g)).pvalue) for n, g in gaps.items() if len(g) > 1 and any(g)}
     worst = 0.0
     for rank, name in enumerate(sorted(tests, key=tests.__getitem__)):
         worst = max(worst, min(1.0, tests[name] * (len(tests) - rank)))

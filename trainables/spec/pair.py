@@ -1,0 +1,199 @@
+"""PairSpec: everything that determines the numbers of one trial, as a frozen value with a digest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from trainables.spec.base import BaseSpec
+from trainables.spec.digests import digest_of, non_defaults, stream
+from trainables.spec.rules import about, check_optimizer, check_pair, coerce, name_list, read_fields
+
+JSON = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PairSpec:
+    """One trial: a pair of models, trained with one set of hyperparameters, and their merges.
+
+    The metadata of each field holds its description.
+
+    Raises:
+        ValueError: A field breaks its rule; the message names rule and value.
+    """
+
+    dataset: str = field(metadata=about("Name of the data set."))
+    model: str = field(metadata=about("Name of the model."))
+    learning_rate: float = field(metadata=about("Learning rate of the stable phase."))
+    batch_size: int = field(metadata=about("Examples per optimizer step, over all processes of a child."))
+    momentum: float = field(default=0.0, metadata=about("Momentum coefficient of SGD-type optimizers, in [0, 1)."))
+    weight_decay: float = field(default=0.0, metadata=about("Weight decay as passed to the optimizer."))
+    augmentation: str = field(
+        default="none",
+        metadata=about("Augmentation policy: one name, or several joined by `+` and applied from left to right."),
+    )
+    augmentation_strength: float = field(
+        default=0.0, metadata=about("Strength of the augmentation policy, in [0, 1]; 0 changes nothing.")
+    )
+    epochs: int = field(
+        default=8, metadata=about("Passes of each child over its training data; counts where `steps` is 0.")
+    )
+    steps: int = field(default=0, metadata=about("Optimizer steps of each child; 0 leaves the budget to `epochs`."))
+    optimizer: str = field(default="sgd", metadata=about("Optimizer: `sgd`, `adamw`, or any name of `timm.optim`."))
+    beta1: float = field(default=0.9, metadata=about("Decay rate of the first moment of Adam-type optimizers."))
+    beta2: float = field(default=0.999, metadata=about("Decay rate of the second moment of Adam-type optimizers."))
+    optimizer_options: JSON = field(
+        default_factory=lambda: {}, metadata=about("Further arguments of the optimizer, such as `nesterov`.")
+    )
+    clip_norm: float = field(
+        default=0.0, metadata=about("Global norm to which gradients are clipped; 0 does not clip.")
+    )
+    schedule: str = field(
+        default="wsd", metadata=about("Learning-rate schedule: `wsd` (warmup, stable, decay), `constant` or `cosine`.")
+    )
+    warmup: float = field(
+        default=0.05,
+        metadata=about("Fraction of the steps spent warming up; in protocol `branch`, of the trunk's steps."),
+    )
+    decay: float = field(default=0.2, metadata=about("Fraction of a child's steps spent decaying, in schedule `wsd`."))
+    protocol: str = field(
+        default="finetune",
+        metadata=about(
+            "How children start: `finetune` from shared base weights; `branch` from a trunk trained with the "
+            "trial's own stable hyperparameters."
+        ),
+    )
+    branch_step: int = field(default=0, metadata=about("Steps of the trunk in protocol `branch`."))
+    pair_kind: str = field(
+        default="same_task",
+        metadata=about(
+            "What differs between children: `same_task` data order and augmentation draws, `split_data` also the "
+            "half of the training data, `two_task` the data set and the head."
+        ),
+    )
+    dataset_b: str = field(default="", metadata=about("Data set of child B in `two_task`."))
+    dataset_b_options: JSON = field(default_factory=lambda: {}, metadata=about("Options of the data set of child B."))
+    members: int = field(
+        default=2,
+        metadata=about("Number of children. Merges of a pair take the first two; soups and task vectors take all."),
+    )
+    merges: tuple[str, ...] = field(
+        default=("linear", "task_arithmetic"),
+        metadata=about("Names of the merges to evaluate; `linear` must be one of them."),
+    )
+    base: BaseSpec = field(default_factory=BaseSpec, metadata=about("Training of the shared base weights."))
+    dataset_options: JSON = field(default_factory=lambda: {}, metadata=about("Options of the data set."))
+    model_options: JSON = field(default_factory=lambda: {}, metadata=about("Options of the model."))
+    weights: str = field(
+        default="",
+        metadata=about("Start weights: a file (safetensors or torch), or `pretrained` for the library's own."),
+    )
+    freeze: tuple[str, ...] = field(
+        default=(), metadata=about("Patterns of parameter names that are not trained; `*` matches anything.")
+    )
+    source: str = field(
+        default="",
+        metadata=about("Text of a Python file that registers more models or data sets; a space file fills it."),
+    )
+    trainable: str = field(
+        default="pair",
+        metadata=about(
+            "What runs the trial: `pair` trains networks, `synthetic` is a closed form for tests, `imported` was "
+            "trained elsewhere and cannot be run."
+        ),
+    )
+    accuracy_floor: float = field(
+        default=0.0,
+        metadata=about("Validation accuracy that every parent must reach; below it the pair is not viable."),
+    )
+    dtype: str = field(default="float32", metadata=about("Type of weights and data: `float32` or `float64`."))
+    autocast: str = field(
+        default="",
+        metadata=about("`bfloat16` computes forward passes in bfloat16; weights and landscape keep `dtype`."),
+    )
+    compile: bool = field(default=False, metadata=about("Whether the training step goes through `torch.compile`."))
+    stack: int = field(default=1, metadata=about("Repeats trained together as one stack; 1 trains them one by one."))
+    seed: int = field(default=0, metadata=about("Seed of the training randomness."))
+    repeat: int = field(default=0, metadata=about("Which repeat of its configuration the trial is."))
+
+    def __post_init__(self) -> None:
+        coerce(self)
+        check_optimizer(self)
+        object.__setattr__(self, "merges", name_list("merges", self.merges))
+        object.__setattr__(self, "freeze", name_list("freeze", self.freeze))
+        if not isinstance(self.base, BaseSpec):  # pyright: ignore[reportUnnecessaryIsInstance] - read from JSON
+            object.__setattr__(self, "base", read_fields(BaseSpec, "base", self.base))
+        check_pair(self)
+
+    def _identity(self) -> dict[str, Any]:
+        return {**non_defaults(self), "base": non_defaults(self.base)}
+
+    @property
+    def digest(self) -> str:
+        """Digest of this trial, 16 hex digits; equal specs have equal digests in every process."""
+        return digest_of(self._identity())
+
+    @property
+    def config(self) -> str:
+        """Digest of the spec without `repeat`, which the repeats of a configuration share."""
+        return digest_of({k: v for k, v in self._identity().items() if k != "repeat"})
+
+    @property
+    def base_digest(self) -> str:
+        """Digest of the fields that determine the base weights; trials with the same one share a base."""
+        return digest_of({k: v for k, v in self._identity().items() if k in _BASE_FIELDS})
+
+    @property
+    def trunk_digest(self) -> str:
+        """Digest of the fields that act before the branch step and determine the trunk of protocol `branch`.
+
+        Trials with the same one share a trunk, as repeats do.
+        """
+        return digest_of({k: v for k, v in self._identity().items() if k not in _AFTER_BRANCH})
+
+    def stream(self, role: str) -> int:
+        """Return the seed of the random stream `role` of this trial."""
+        return stream(self.digest, role)
+
+    def stack_mates(self) -> list[PairSpec]:
+        """Return the specs of the stack that contains this one, in order of repeat."""
+        first = self.repeat - self.repeat % self.stack
+        mates = (replace(self, repeat=first + i) for i in range(self.stack))
+        return list(mates)
+
+    def to_json(self) -> str:
+        """Return the spec as JSON for `from_json`."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> PairSpec:
+        """Return the spec that `to_json` wrote.
+
+        Raises:
+            ValueError: The text is not JSON, has an unknown field, or a field breaks its rule.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"a pair spec must be JSON: {error}") from None
+        return cls.from_mapping(data)
+
+    @classmethod
+    def from_mapping(cls, data: JSON) -> PairSpec:
+        """Return the spec with these fields.
+
+        Raises:
+            ValueError: A field is unknown or missing, or breaks its rule.
+        """
+        return read_fields(cls, "pair spec", data)
+
+
+_BASE_FIELDS = (
+    "dataset", "dataset_options", "dataset_b", "dataset_b_options", "model", "model_options", "weights", "freeze",
+    "source", "dtype", "autocast", "base",
+)  # fmt: skip
+_AFTER_BRANCH = (
+    "epochs", "steps", "schedule", "decay", "merges", "members", "trainable", "accuracy_floor", "stack", "repeat",
+)  # fmt: skip

@@ -1,0 +1,176 @@
+"""Rules that the fields of a trial obey, each with its message."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar, cast
+
+from trainables.registry import unknown
+from trainables.spec.digests import default_of
+
+T = TypeVar("T")
+MOST_MEMBERS, MOST_MERGES, MOST_STEPS = 1000, 64, 1_000_000_000
+"""Bounds of a trial, which catch mistakes and protect the machine. A service has lower ones."""
+OF_OTHERS = frozenset({"channels", "classes", "pretrained", "weights"})
+"""Arguments of a model's builder that other fields of a trial set."""
+CHOICES = {
+    "protocol": ("finetune", "branch"),
+    "pair_kind": ("same_task", "split_data", "two_task"),
+    "dtype": ("float32", "float64"),
+    "autocast": ("", "bfloat16"),
+}
+
+
+def about(description: str) -> dict[str, str]:
+    """Return the metadata of a field with this description."""
+    return {"description": description}
+
+
+def coerce(value: Any) -> None:
+    """Turn the values of a frozen dataclass into the types of its fields.
+
+    Raises:
+        ValueError: A value has another type.
+    """
+    for f in fields(value):
+        now = getattr(value, f.name)
+        if f.type == "float":
+            object.__setattr__(value, f.name, _number(f.name, now))
+        elif f.type == "int":
+            if isinstance(now, bool) or int(_number(f.name, now)) != now:
+                raise ValueError(f"{f.name} must be a whole number, got {now!r}")
+            object.__setattr__(value, f.name, int(now))
+        elif f.type == "bool" and not isinstance(now, bool):
+            raise ValueError(f"{f.name} must be true or false, got {now!r}")
+        elif f.type == "str" and not isinstance(now, str):
+            raise ValueError(f"{f.name} must be text, got {now!r}")
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return number
+
+
+def check(name: str, value: float | str, rule: str, holds: bool) -> None:
+    """Raise `ValueError` with the rule and the value unless the rule holds."""
+    if not holds:
+        raise ValueError(f"{name} must {rule}, got {value!r}")
+
+
+def check_optimizer(spec: Any) -> None:
+    """Check the fields of plain SGD, which the base and the pair have.
+
+    Raises:
+        ValueError: A field breaks its rule.
+    """
+    check("learning_rate", spec.learning_rate, "be > 0", spec.learning_rate > 0)
+    check("batch_size", spec.batch_size, "be >= 1", spec.batch_size >= 1)
+    check("momentum", spec.momentum, "lie in [0, 1)", 0 <= spec.momentum < 1)
+    check("weight_decay", spec.weight_decay, "be >= 0", spec.weight_decay >= 0)
+
+
+def check_json(name: str, value: Any) -> None:
+    """Raise `ValueError` unless the value is a mapping of JSON values."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must hold JSON values only, got {value!r}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a mapping, got {value!r}")
+
+
+def name_list(name: str, value: Any) -> tuple[str, ...]:
+    """Return a list of names as a tuple.
+
+    Raises:
+        ValueError: The value is not a list of names.
+    """
+    if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in cast(list[Any], value)):
+        raise ValueError(f"{name} must be a list of names, got {value!r}")
+    return tuple(cast(list[str], value))
+
+
+def read_fields(kind: type[T], what: str, data: Any) -> T:
+    """Return the dataclass of this kind with these fields; `what` names it in messages.
+
+    Raises:
+        ValueError: A field is unknown or missing, or breaks its rule.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"a {what} must be a mapping of fields, got {data!r}")
+    data = cast(Mapping[str, Any], data)
+    needed = {f.name: default_of(f) is MISSING for f in fields(cast(Any, kind))}
+    if wrong := sorted(str(name) for name in set(data) - set(needed)):
+        raise ValueError(str(unknown(f"{what} field", wrong[0], needed)))
+    if missing := [name for name, is_needed in needed.items() if is_needed and name not in data]:
+        raise ValueError(f"a {what} must have {', '.join(missing)}; got only {', '.join(sorted(data)) or 'nothing'}")
+    return kind(**data)
+
+
+def check_pair(spec: Any) -> None:
+    """Check the fields of a `PairSpec`.
+
+    Raises:
+        ValueError: A field breaks its rule; the message names rule and value.
+    """
+    for name in ("dataset_options", "dataset_b_options", "model_options", "optimizer_options"):
+        check_json(name, getattr(spec, name))
+    if reserved := sorted(OF_OTHERS & set(spec.model_options)):
+        raise ValueError(
+            f"model_options must not have {', '.join(sorted(OF_OTHERS))}, got {reserved[0]!r}: the data set gives "
+            "classes and channels, `weights: pretrained` the start weights"
+        )
+    strength = spec.augmentation_strength
+    check("augmentation_strength", strength, "lie in [0, 1]", 0 <= strength <= 1)
+    check("epochs", spec.epochs, "be >= 1", spec.epochs >= 1)
+    check("steps", spec.steps, "be >= 0", spec.steps >= 0)
+    for name in ("beta1", "beta2"):
+        check(name, getattr(spec, name), "lie in [0, 1)", 0 <= getattr(spec, name) < 1)
+    check("clip_norm", spec.clip_norm, "be >= 0", spec.clip_norm >= 0)
+    check("members", spec.members, "be >= 2", spec.members >= 2)
+    check("members", spec.members, f"be at most {MOST_MEMBERS}", spec.members <= MOST_MEMBERS)
+    check("merges", len(spec.merges), f"name at most {MOST_MERGES} merges", len(spec.merges) <= MOST_MERGES)
+    for name in ("epochs", "steps", "branch_step"):
+        check(name, getattr(spec, name), f"be at most {MOST_STEPS}", getattr(spec, name) <= MOST_STEPS)
+    check("warmup", spec.warmup, "lie in [0, 1]", 0 <= spec.warmup <= 1)
+    # a sum, because 1 - 0.8 < 0.2 in floating point
+    fits = spec.decay >= 0 and spec.warmup + spec.decay <= 1
+    check("decay", spec.decay, "lie in [0, 1 - warmup]", fits)
+    check("accuracy_floor", spec.accuracy_floor, "lie in [0, 1]", 0 <= spec.accuracy_floor <= 1)
+    check("stack", spec.stack, "be >= 1", spec.stack >= 1)
+    check("repeat", spec.repeat, "be >= 0", spec.repeat >= 0)
+    if "linear" not in spec.merges:
+        raise ValueError(f"merges must contain 'linear', which defines the gains, got {list(spec.merges)}")
+    for name, known in CHOICES.items():
+        if getattr(spec, name) not in known:
+            raise ValueError(f"{name} must be one of {', '.join(filter(None, known))}, got {getattr(spec, name)!r}")
+    if spec.autocast and spec.dtype != "float32":
+        raise ValueError(f"autocast must be empty unless dtype is float32, got {spec.autocast!r} with {spec.dtype}")
+    _check_protocol(spec)
+
+
+def _check_protocol(spec: Any) -> None:
+    if spec.protocol == "branch":
+        check("branch_step", spec.branch_step, "be >= 1 in protocol branch", spec.branch_step >= 1)
+    else:
+        rule = "be 0 unless protocol is branch"
+        check("branch_step", spec.branch_step, rule, spec.branch_step == 0)
+    if spec.pair_kind == "two_task":
+        check(
+            "dataset_b",
+            spec.dataset_b,
+            "name the data set of the second task in pair_kind two_task",
+            bool(spec.dataset_b),
+        )
+        check("members", spec.members, "be 2 in pair_kind two_task", spec.members == 2)
+        check("protocol", spec.protocol, "be finetune in pair_kind two_task", spec.protocol == "finetune")
+    else:
+        check("dataset_b", spec.dataset_b, "be empty unless pair_kind is two_task", not spec.dataset_b)

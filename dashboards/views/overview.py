@@ -33,6 +33,7 @@ from sweeper.analysis.scorecard.checks import list_checks
 from sweeper.analysis.trial_counts import count_warnings, format_lines
 from sweeper.formatting import add_unit, pluralize
 from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
+from sweeper.search.stages import SEARCH
 from trainables.noise import NOISE
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ QUICK = 1200
 BEST_SHOWN = 5
 DRAWN = 250
 """Maximum number of configurations in the figure; the tab on the collapse draws all."""
+MAP_ALONE = (
+    "The fit rests on the map alone, whose knobs no result chose. Points of the search lie beyond it, since the search "
+    "tunes the other knobs, too."
+)
 
 
 def choose_question(run: Run, selection: Selection) -> tuple[str, str, str] | None:
@@ -163,6 +168,7 @@ def _draw_noise_fit(run: Run, chosen: Choice, question: tuple[str, str, str], fi
     points = choices.group_points(run, noise, _list_columns(measure))
     if not any(p.noise for p in points):
         return None
+    stages = set(run.tables["trials"]["stage"].to_pylist())
     stride = -(-len(points) // DRAWN)
     drawn = draw_noise_fit(
         points[::stride], measure, chosen.noise_label, f"{make_heading(measure.label)} against the noise", fit
@@ -170,6 +176,8 @@ def _draw_noise_fit(run: Run, chosen: Choice, question: tuple[str, str, str], fi
     if stride > 1:
         few = f"Drawn: one configuration in {stride}, {len(points[::stride]):,} of {len(points):,}."
         drawn = replace(drawn, caption=f"{few} {drawn.caption}")
+    if fit is not None and not fit.adaptive and SEARCH in stages:
+        drawn = replace(drawn, caption=f"{drawn.caption} {MAP_ALONE}")
     return drawn
 
 

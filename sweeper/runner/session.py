@@ -31,7 +31,8 @@ from trainables.noise import NOISE
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
 
-KEEP_WEIGHTS = 3
+KEEP_WEIGHTS, KEEP_BYTES = 3, 2**28
+"""Merges whose weights stay, at least: more of them while all together take up less space [bytes]."""
 
 
 class Session:
@@ -71,6 +72,7 @@ class Session:
         self.noise_interval: tuple[float, float] | None = None  # of the optimal noise, from the sampler
         self.halted = ""  # reason to start no further configuration
         self.broken: StorageError | None = None  # error that ended the sweep
+        self.weight_bytes = KEEP_BYTES  # of one merge: unknown before the first trial
         self.weights = {name.partition(".")[0] for name in self.run.files("weights")}  # digests that may have a file
         self.open: list[int] = []  # numbers of configurations left, the next one last
         self.partial: dict[int, list[Row]] = {}  # number interrupted between its repeats -> its rows
@@ -322,6 +324,7 @@ class Session:
         self.status.saved_seconds += estimate_savings(rows)[0]
         for row in rows:
             self.finished.add(row["digest"])
+            self.weight_bytes = 4 * (row.get("parameters") or 0) or self.weight_bytes
             if row.get("stage") == REPORT:
                 self.reporting.add(row["digest"])
             self.budgets.add(row)
@@ -340,7 +343,8 @@ class Session:
         return best
 
     def _prune_weights(self) -> None:
-        keep = {s.digest for s in self.leaderboard.first(KEEP_WEIGHTS)}
+        # the model chooses the winner at the end, and it may like another one best than the leaderboard does
+        keep = {s.digest for s in self.leaderboard.first(max(KEEP_WEIGHTS, KEEP_BYTES // max(1, self.weight_bytes)))}
         keep.update(r["digest"] for r in self._pareto())
         keep |= self.reporting
         # a file without a finished trial is being written, or a crash left it and a further attempt rewrites it

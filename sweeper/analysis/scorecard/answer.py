@@ -24,7 +24,7 @@ from trainables.noise import KNOBS, NOISE
 from trainables.spec import PairSpec
 
 MOST_LINES = 12
-_RECOMMEND = "sweeper recommend --objective merged_loss"
+_COMMAND = ": sweeper "  # begins the command of a remark
 _NEAR = 0.01
 """Share of a knob's range that counts as its end."""
 _GAINS = ("gain_mean", "gain_best", "barrier")
@@ -107,7 +107,7 @@ def find_answer(
         remarks=(
             *_find_remarks(winner),
             *_find_bounds(winner, space),
-            *_find_other_goal(trials, spec, winner),
+            *_find_other_goal(trials, spec, winner, run),
         ),
         next=_find_next(badge, winner, run),
         page=page,
@@ -216,7 +216,7 @@ def _find_end(knob: Any, value: Any) -> str:
     return "upper" if share > 1 - _NEAR else "lower" if share < _NEAR else ""
 
 
-def _find_other_goal(trials: pa.Table, spec: SweepSpec, winner: Mapping[str, Any] | None) -> Sequence[str]:
+def _find_other_goal(trials: pa.Table, spec: SweepSpec, winner: Mapping[str, Any] | None, run: str) -> Sequence[str]:
     """Return where the merged loss is lowest, if the sweep searched the largest gain: one is not the other."""
     if winner is None or spec.objective not in _GAINS:
         return ()
@@ -224,7 +224,8 @@ def _find_other_goal(trials: pa.Table, spec: SweepSpec, winner: Mapping[str, Any
     if not best or best[0]["config"] == winner["config"]:
         return ()
     where = f"batch size {best[0]['batch_size']}, learning rate {number(best[0]['learning_rate'])}"
-    return (f"the lowest merged loss, {number(best[0]['config_mean'])}, is at {where}: {_RECOMMEND}",)
+    command = f"sweeper recommend {shlex.quote(run)} --objective merged_loss"
+    return (f"the lowest merged loss, {number(best[0]['config_mean'])}, is at {where}: {command}",)
 
 
 def _find_next(badge: Badge, winner: Mapping[str, Any] | None, run: str) -> str:
@@ -249,7 +250,7 @@ def format_answer(answer: Mapping[str, Any]) -> str:
     blocks.append(_label("sure?", answer["certainty"]))
     after = [_label("next", answer["next"], long=True)]
     after += [_label("page", answer["page"], long=True)] if answer["page"] else []
-    for note in (_label("note", remark) for remark in answer["remarks"]):
+    for note in map(_format_note, answer["remarks"]):
         if sum(block.count("\n") + 1 for block in (*blocks, note, *after)) <= MOST_LINES:
             blocks.append(note)
     return "\n".join((*blocks, *after))
@@ -258,6 +259,11 @@ def format_answer(answer: Mapping[str, Any]) -> str:
 def _label(name: str, text: str, long: bool = False) -> str:
     # a command is not broken, so that it can be copied
     return f"{name + ':':<9}{text if long else wrap(text, 9).lstrip()}"
+
+
+def _format_note(remark: str) -> str:
+    text, separator, command = remark.partition(_COMMAND)
+    return _label("note", text) + (f":\n{'':9}{_COMMAND.removeprefix(': ')}{command}" if separator else "")
 
 
 def _value(value: Any) -> str:

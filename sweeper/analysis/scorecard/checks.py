@@ -75,8 +75,8 @@ def _check_shape(a: Analysis) -> Iterator[Check]:
         yield from (_not_tested(claim, gate.reason or a.judged.why) for claim in (up, down))
     else:
         broken = f"{gate.n} configurations, break at noise {number(gate.break_noise)}"
-        yield _check(up, gate.p_up < 0.05, f"Two-lines test: {format_p(gate.p_up)} ({broken}).")
-        yield _check(down, gate.p_down < 0.05, f"Two-lines test: {format_p(gate.p_down)}.")
+        yield _check(up, gate.p_up < 0.05, f"Line up to the break: {format_p(gate.p_up)} ({broken}).")
+        yield _check(down, gate.p_down < 0.05, f"Line beyond the break: {format_p(gate.p_down)}.")
     if share is None:
         yield _not_tested(inside, a.judged.why)
     else:
@@ -91,7 +91,7 @@ def _check_shape(a: Analysis) -> Iterator[Check]:
     if a.shape.p is None:
         yield _not_tested(hump, a.shape.reason)
     else:
-        yield _check(hump, a.shape.p < 0.05, f"Isotonic against unimodal: {format_p(a.shape.p)}.")
+        yield _check(hump, a.shape.p < 0.05, f"Against the best monotone curve: {format_p(a.shape.p)}.")
 
 
 def _check_noise(a: Analysis) -> Iterator[Check]:

@@ -15,7 +15,7 @@ class ChosenMerge(Output):
 
 
 class MergeScores(Output):
-    """Scores of one merge at its best coefficient."""
+    """Scores of one merge at the coefficient with the lowest validation loss."""
 
     merge: str = say("name of the merge")
     coefficient: float = say("its coefficient")
@@ -38,7 +38,7 @@ class Merge(Output):
     outcome_detail: str = say("one sentence on the outcome")
     chosen: ChosenMerge = say("merge that validation chose")
     scores: dict[str, float | None] = say("column of the trials table -> score")
-    merges: list[MergeScores] = say("scores of each merge at its best coefficient")
+    merges: list[MergeScores] = say("scores of every merge, at the coefficient with the lowest validation loss")
     not_finite: list[str] = say("merges without a finite score")
     run: str = say("folder of the tables")
     page: str = say("file of the page")

@@ -142,6 +142,29 @@ def test_weights_of_the_pareto_set_are_kept(tmp_path: Path, monkeypatch: pytest.
     assert len(kept) <= len(front) + 3
 
 
+@pytest.mark.parametrize(("parameters", "kept"), [(1000, 12), (2**26, 3)])
+def test_weights_of_small_models_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parameters: int, kept: int
+) -> None:
+    """The model chooses the winner at the end; while there is room, the weights of no candidate are lost."""
+    from dataclasses import replace
+
+    from sweeper.storage import tables
+
+    real = tables.write
+
+    def with_weights(run: Any, output: Any) -> None:
+        real(run, output)
+        (tmp_path / "weights").mkdir(exist_ok=True)
+        (tmp_path / "weights" / f"{output.result.digest}.safetensors").touch()
+
+    altered(monkeypatch, lambda _, result: replace(result, parameters=parameters))
+    monkeypatch.setattr("sweeper.runner.jobs.write", with_weights)
+    results = sweep(tmp_path, trials=12, objective="merged_loss")
+    viable = results.trials["outcome"].to_pylist().count("ok")
+    assert len(list((tmp_path / "weights").glob("*.safetensors"))) == min(kept, viable)
+
+
 def test_the_study_gets_the_logarithm_of_the_cost() -> None:
     assert OBJECTIVES["cost"].tell({"outcome": "ok", "device_seconds": 20.0}) == pytest.approx(math.log(20.0))
     assert not OBJECTIVES["cost"].maximize

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -23,10 +23,17 @@ COLINEAR = 0.9995  # |cosine| from which on SLERP is linear
 
 @dataclass(frozen=True)
 class Extras:
-    """What some merges need beside the weights: a seed for random masks, one diagonal Fisher per child."""
+    """What some merges need beside the weights.
+
+    Attributes:
+        seed: Seed of random masks.
+        fishers: One diagonal Fisher per child.
+        thresholds: Least magnitude that TIES keeps, per child, where the weights are a part of the model; else empty.
+    """
 
     seed: int
     fishers: Sequence[Weights]
+    thresholds: Sequence[Tensor] = ()
 
 
 def _along(base: Weights, direction: Weights, s: float) -> dict[str, Tensor]:
@@ -57,8 +64,12 @@ def ties(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -
     of the kept values; tau is 0 if this sum is 0. Tensors that a child did not change do not count as entries of its
     task vector. Running statistics of BatchNorm are averaged.
     """
-    learnt = {k: v for k, v in base.items() if not _is_statistic(k)}
-    kept = [_trim({k: c[k] - v for k, v in learnt.items()}) for c in children]
+    learnt = {k: v for k, v in base.items() if not is_statistic(k)}
+    taus = [{k: c[k] - v for k, v in learnt.items()} for c in children]
+    thresholds = extras.thresholds or [
+        find_threshold(t.values, compute_type(common_type([*t.values()]))) for t in taus if t
+    ]
+    kept = [_trim(t, least) for t, least in zip(taus, thresholds, strict=False)]
     merged = {k: mean([{k: c[k] - base[k]} for c in children])[k] for k in base if k not in learnt}
     for key in learnt:
         tau = torch.stack([t[key] for t in kept])
@@ -67,23 +78,52 @@ def ties(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -
     return _along(base, merged, s)
 
 
-def _is_statistic(key: str) -> bool:
-    # of BatchNorm: estimated, not learnt, and re-estimated after the merge
+def is_statistic(key: str) -> bool:
+    """Return whether an entry is a running statistic of BatchNorm: not learnt, and re-estimated after the merge."""
     return key.endswith(("running_mean", "running_var"))
 
 
-def _trim(tau: Weights) -> dict[str, Tensor]:
-    # tensors that training did not change, such as frozen ones, are not part of the task vector
-    moved = [v.abs().flatten() for v in tau.values() if bool(v.any())]
-    if not moved:
-        return dict(tau)
-    sizes = torch.cat(moved)
-    keep = math.ceil(DENSITY * len(sizes))
-    # topk, because torch has no deterministic kernel of kthvalue on GPUs
-    least = torch.topk(sizes, keep, sorted=False).values.min()
+def _trim(tau: Weights, least: Tensor) -> dict[str, Tensor]:
     if least.isnan():  # comparisons with NaN are false, so that all entries would be trimmed silently
         return {k: torch.full_like(v, math.nan) for k, v in tau.items()}
     return {k: torch.where(v.abs() >= least, v, torch.zeros_like(v)) for k, v in tau.items()}
+
+
+def find_threshold(changes: Callable[[], Iterable[Tensor]], kind: torch.dtype) -> Tensor:
+    """Return the least magnitude that TIES keeps of a task vector, 0-dimensional; NaN if a change is NaN.
+
+    It is the ceil(0.2 n)-th largest magnitude of n entries, exactly: magnitudes are counted by 16 of their bits at a
+    time, from the highest, so that one tensor at a time is in memory.
+
+    Args:
+        changes: Yields the tensors of the task vector, once per call. Tensors that training did not change, such as
+            frozen ones, are not part of the task vector.
+        kind: Widest type of the tensors, float32 or float64.
+    """
+    whole, width = (torch.int32, 32) if kind == torch.float32 else (torch.int64, 64)
+    prefix, left = 0, -1
+    for shift in range(width - 16, -1, -16):
+        counts: Tensor | None = None
+        for change in changes():
+            if not bool(change.any()):
+                continue
+            if change.isnan().any():
+                return torch.tensor(math.nan, dtype=kind, device=change.device)
+            # magnitudes are ordered as their bits are
+            bits = change.abs().to(kind).flatten().view(whole)
+            if shift < width - 16:
+                bits = bits[bits >> (shift + 16) == prefix]
+            found = torch.bincount((bits >> shift) & 0xFFFF, minlength=1 << 16)
+            counts = found if counts is None else counts + found
+        if counts is None:  # nothing changed
+            return torch.zeros((), dtype=kind)
+        if left < 0:
+            left = math.ceil(DENSITY * int(counts.sum()))
+        above = counts.flip(0).cumsum(0)
+        bucket = int((above < left).sum())
+        left -= int(above[bucket - 1]) if bucket else 0
+        prefix = prefix << 16 | ((1 << 16) - 1 - bucket)
+    return torch.tensor(prefix, dtype=whole).view(kind)
 
 
 def dare(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -> dict[str, Tensor]:
@@ -91,7 +131,7 @@ def dare(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -
     kept = [
         {
             # statistics are not dropped: a running variance must not become negative
-            k: (c[k] - v) * (1 - DROP if _is_statistic(k) else dare_mask(extras.seed, k, i, v))
+            k: (c[k] - v) * (1 - DROP if is_statistic(k) else dare_mask(extras.seed, k, i, v))
             for k, v in base.items()
         }
         for i, c in enumerate(children)
@@ -187,7 +227,12 @@ def mean(models: Sequence[Weights]) -> dict[str, Tensor]:
 
 def common_type(values: Sequence[Tensor]) -> torch.dtype:
     """Return the widest type of the tensors; float32 for float16 and bfloat16 together."""
-    return reduce(torch.promote_types, (v.dtype for v in values))
+    return widest([v.dtype for v in values])
+
+
+def widest(kinds: Sequence[torch.dtype]) -> torch.dtype:
+    """Return the widest of the types; float32 for float16 and bfloat16 together."""
+    return reduce(torch.promote_types, kinds)
 
 
 def compute_type(kind: torch.dtype) -> torch.dtype:

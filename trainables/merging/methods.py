@@ -36,6 +36,8 @@ class Merge:
         ends: Coefficients at which the merge equals `base`, the first child `a` or the second of two `b`, bit for bit.
         neutral: Coefficients at which the merge of a model with itself is that model.
         symmetric: Whether the result does not depend on the order of three or more children.
+        elementwise: Whether an entry of the result depends on that entry of the models alone (in TIES, and on the
+            thresholds), so that parts of a tensor may be merged on their own.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Merge:
     ends: Mapping[float, Literal["base", "a", "b"]] = field(default_factory=lambda: {})
     neutral: tuple[float, ...] = ()
     symmetric: bool = True
+    elementwise: bool = False
 
     def coefficients(self, children: int) -> tuple[float, ...]:
         """Return the coefficients to evaluate for a number of children: the grid, or the one with equal weights."""
@@ -64,6 +67,7 @@ class Merge:
         *,
         seed: int = 0,
         fishers: Sequence[Weights] | None = None,
+        thresholds: Sequence[Tensor] = (),
     ) -> dict[str, Tensor]:
         """Return the merged weights with the same keys; the inputs stay unchanged.
 
@@ -76,6 +80,7 @@ class Merge:
             coefficient: One of `grid`, or another value of `symbol`.
             seed: Seed of random masks.
             fishers: One diagonal Fisher per child, from `trainables.merging.fisher`; parameters only.
+            thresholds: See `Extras`; for a merge of a part of the models.
 
         Raises:
             ValueError: The models do not have the same keys and shapes, are too few or too many, or lack Fishers.
@@ -88,7 +93,7 @@ class Merge:
         kinds = {k: formulas.common_type([m[k] for m in used]) for k, v in children[0].items() if v.is_floating_point()}
         moved = [k for k in kinds if k not in first and not formulas.unmoved([m[k] for m in models])]
         wide = [{k: m[k].to(formulas.compute_type(kinds[k])) for k in moved} for m in models]
-        merged = self.combine(wide[0], wide[1:], coefficient, Extras(seed, fishers or ()))
+        merged = self.combine(wide[0], wide[1:], coefficient, Extras(seed, fishers or (), thresholds))
         out: dict[str, Tensor] = {}
         for key, value in children[0].items():
             if key in first:
@@ -102,12 +107,20 @@ class Merge:
 
     def _check(self, children: Sequence[Weights], fishers: Sequence[Weights] | None) -> None:
         many = len(children)
-        if many < 2 or (self.arity == "pair" and many > 2):
-            wanted = "exactly two" if self.arity == "pair" else "two or more"
-            raise ValueError(f"merge {self.name!r} takes {wanted} children, got {many}")
+        self.check_number(many)
         if "fishers" in self.needs and (fishers is None or len(fishers) != many):
             got = "none" if fishers is None else len(fishers)
             raise ValueError(f"merge {self.name!r} needs one diagonal Fisher per child, {many} in all, got {got}")
+
+    def check_number(self, children: int) -> None:
+        """Check that the merge takes this number of children.
+
+        Raises:
+            ValueError: It takes another number.
+        """
+        if children < 2 or (self.arity == "pair" and children > 2):
+            wanted = "exactly two" if self.arity == "pair" else "two or more"
+            raise ValueError(f"merge {self.name!r} takes {wanted} children, got {children}")
 
 
 MERGES: Registry[Merge] = Registry("merge")
@@ -132,20 +145,20 @@ for _merge in (
         "linear", formulas.linear, _TENTHS, "alpha", _WEIGHT,
         "(1 − α)θ_A + αθ_B", "Wortsman et al. 2022, arXiv 2203.05482",
         "Interpolates the two children linearly.",
-        arity="pair", ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
+        arity="pair", ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS, elementwise=True,
     ),
     Merge(
         "task_arithmetic", formulas.task_arithmetic, _QUARTERS, "s", _SCALE,
         "θ₀ + s(τ_A + τ_B)", "Ilharco et al. 2022, arXiv 2212.04089",
         "Adds the scaled task vectors of all children to the base.",
-        ends={0.0: "base"}, neutral=(0.5,),
+        ends={0.0: "base"}, neutral=(0.5,), elementwise=True,
     ),
     Merge(
         "ties", formulas.ties, _QUARTERS, "s", _SCALE,
         "θ₀ + s·mean of the largest 20 % of τ_i that agree with the sign of the sum of these trimmed τ_i",
         "Yadav et al. 2023, arXiv 2306.01708",
         "Trims small changes, elects a sign per parameter, and averages the changes that agree.",
-        ends={0.0: "base"},
+        ends={0.0: "base"}, elementwise=True,
     ),
     Merge(
         "dare", formulas.dare, _QUARTERS, "s", _SCALE,
@@ -170,7 +183,7 @@ for _merge in (
         "uniform_soup", formulas.uniform_soup, (1.0,), "none", "not used",
         "(1/n) Σ θ_i", "Wortsman et al. 2022, arXiv 2203.05482",
         "Averages the weights of all children.",
-        neutral=(1.0,),
+        neutral=(1.0,), elementwise=True,
     ),
 ):  # fmt: skip
     MERGES.add(_merge.name, _merge)

@@ -49,7 +49,7 @@ def sha256_of(path: str | Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     if _is_json(_head(path)):
-        for shard in sorted(set(_weight_map(path).values())):
+        for shard in sorted(set(weight_map(path).values())):
             digest.update((path.parent / shard).read_bytes())
     return digest.hexdigest()
 
@@ -180,7 +180,12 @@ def _line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _weight_map(path: Path) -> dict[str, str]:
+def weight_map(path: Path) -> dict[str, str]:
+    """Return key -> name of its shard, from the index of a model's shards.
+
+    Raises:
+        ValueError: The file is no such index, or names files outside its folder.
+    """
     try:
         index = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -199,7 +204,7 @@ def _weight_map(path: Path) -> dict[str, str]:
 
 
 def _read_shards(path: Path) -> object:
-    where = _weight_map(path)
+    where = weight_map(path)
     files = sorted(set(where.values()))
     if missing := [f for f in files if not (path.parent / f).is_file()]:
         raise ValueError(

@@ -46,6 +46,20 @@ class Merge(Output):
     saved: str | None = say("file of `--save`")
 
 
+class FolderMerge(Output):
+    """A merge of model folders without data: `merge --coefficient`."""
+
+    models: list[str] = say("folders of the models")
+    base: str | None = say("folder of the base")
+    merge: str = say("name of the merge")
+    coefficient: float = say("its coefficient")
+    tensors: int = say("number of tensors")
+    parameters: int = say("number of their entries")
+    bytes: int = say("size of the written weights [bytes]")
+    seconds: float = say("duration [s]")
+    saved: str = say("folder of `--save`")
+
+
 class ExportedTable(Output):
     """A table as a file: `export`."""
 

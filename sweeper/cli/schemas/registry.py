@@ -26,6 +26,7 @@ OUTPUTS: Mapping[str, type[BaseModel]] = {
     "extend": sweeps.ExtensionPlan,
     "pair": sweeps.Rerun,
     "merge": files.Merge,
+    "merge-folders": files.FolderMerge,
     "export": files.ExportedTable,
     "export-figures": files.ExportedFigures,
     "export-optuna": files.ExportedStudy,

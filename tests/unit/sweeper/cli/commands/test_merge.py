@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from sweeper.cli.main import main
+from sweeper.cli.schemas.registry import json_schema
 from sweeper.storage.tables import read, read_trials
+from tests.support.model_folders import tiny_llama
 from trainables.models.registry import build
 
 TASK = ["--data-set", "digits", "--model", "small_cnn"]
@@ -190,3 +193,58 @@ def test_a_folder_in_use_is_refused(files: dict[str, str], tmp_path: Path, capsy
     (tmp_path / "thesis.txt").write_text("mine")
     assert merge("--models", files["a.pt"], files["b.pt"], *TASK, "--out", str(tmp_path)) == 2
     assert "is not an empty folder; choose another --out" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Model folders: a base, two children near it, and a model of another width."""
+    root = tmp_path_factory.mktemp("folders")
+    base = tiny_llama(root / "base", 0)
+    made = {n: tiny_llama(root / n, i, near=base) for i, n in enumerate("ab", 1)}
+    return {k: str(v) for k, v in {**made, "base": base, "wide": tiny_llama(root / "wide", 3, vocab_size=65)}.items()}
+
+
+def test_model_folders_are_merged_without_data(
+    folders: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = ["--models", folders["a"], folders["b"]]
+    saved = str(tmp_path / "m")
+    args = [*pair, "--base", folders["base"], "--merges", "task_arithmetic", "--coefficient", "0.5", "--save", saved]
+    assert merge(*args, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    jsonschema.validate(record, json_schema("merge-folders"))
+    assert (record["merge"], record["coefficient"], record["saved"]) == ("task_arithmetic", 0.5, saved)
+    a, b, merged = (load_file(Path(p) / "model.safetensors") for p in (folders["a"], folders["b"], saved))
+    for key, value in merged.items():
+        torch.testing.assert_close(value, (a[key] + b[key]) / 2)
+    assert merge(*pair, "--coefficient", "1", "--save", str(tmp_path / "n")) == 0
+    assert "merge:   parent B (no merge)" in capsys.readouterr().out
+    assert merge(*pair, "--merges", "uniform_soup", "--save", str(tmp_path / "o")) == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["a", "b"], "a merge of model folders needs --save FOLDER"),
+        (["a", "--save", "x"], "--models must be at least two folders, got"),
+        (["a", "b", "--save", "x"], "merge 'linear' needs --coefficient ALPHA, the weight of the second child"),
+        (["a", "b", "--save", "x", "--merges", "linear", "slerp"], "a merge without data needs one of --merges, got l"),
+        (["a", "b", "--save", "x", "--merges", "fisher"], "merge 'fisher' needs data, so it cannot stream; choose f"),
+        (["a", "b", "--save", "x", "--merges", "greedy_soup"], "merge 'greedy_soup' needs data, so it cannot stream"),
+        (["a", "b", "--save", "x", "--merges", "slurp"], "unknown merge 'slurp'; did you mean slerp"),
+        (["a", "b", "--save", "x", "--merges", "ties", "--coefficient", "1"], "adds task vectors to a base; give --ba"),
+        (["a", "a.pt", "--save", "x"], "--models must all be files or all model folders; a.pt is no model folder"),
+        (["a", "b", "--save", "x", "--out", "y"], "--out is for merges that are scored: give --space or --model"),
+        (["a", "wide", "--save", "x", "--coefficient", "1"], "models to merge must have one vocabulary size; "),
+        (["a", "b", "--save", "a", "--coefficient", "1"], "exists; choose another --save"),
+        (["a", "b", "a", "--save", "x", "--coefficient", "1"], "merge 'linear' takes exactly two children, got 3"),
+    ],
+)
+def test_a_merge_of_folders_that_cannot_run_says_why(
+    folders: dict[str, str], capsys: pytest.CaptureFixture[str], argv: list[str], message: str
+) -> None:
+    assert merge("--models", *(folders.get(word, word) for word in argv)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not Path("x").exists()

@@ -12,6 +12,7 @@ from sweeper.cli.commands import jobs
 from sweeper.cli.main import main
 from sweeper.cli.schemas.registry import OUTPUTS, json_schema
 from sweeper.storage.tables import read_trials
+from tests.support.model_folders import tiny_llama
 
 DATA = Path(__file__).parents[4] / "data"
 RUNS = DATA / "runs-1"
@@ -31,6 +32,7 @@ LOCAL: list[tuple[str, str]] = [
     ("pair", "pair digits DIGEST"),
     ("best", "best digits --save w.safetensors"),
     ("merge", "merge --models w.safetensors w.safetensors --model MODEL --data-set digits --merges linear --out m"),
+    ("merge-folders", "merge --models model model --coefficient 0.5 --save merged"),
     ("export", "export finished --table merges"),
     ("export-figures", "export finished --html page.html"),
     ("export-optuna", "export finished --format optuna"),
@@ -65,6 +67,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("json")
     for name in (FINISHED, "pruned", "objectives", "imported", DIGITS):
         shutil.copytree(RUNS / name, folder / name)
+    tiny_llama(folder / "model", 0)
     return folder
 
 

@@ -1,0 +1,96 @@
+"""Merges of model folders by `sweeper merge`, tensor by tensor, without data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from sweeper.cli.output import emit
+from sweeper.cli.parsing import Arguments
+from sweeper.errors import SpecError
+from sweeper.formatting import merge_words, number
+from trainables.registry import UnknownName
+
+_NEEDS_DATA = ("out", "landscape", "data")
+
+
+def are_model_folders(args: Arguments) -> bool:
+    """Return whether `--models` names model folders.
+
+    Raises:
+        SpecError: Some are folders and some are files.
+    """
+    from trainables.models.model_folders import is_model_folder
+
+    found = [is_model_folder(Path(m).expanduser()) for m in args.models]
+    if any(found) and not all(found):
+        raise SpecError(
+            f"--models must all be files or all model folders; {args.models[found.index(False)]} is no model folder"
+        )
+    return all(found)
+
+
+def merge_folders(args: Arguments) -> int:
+    """Merge model folders at one coefficient and write the result."""
+    from trainables.merging.streaming import StreamingMerge
+    from trainables.models.model_folders import open_model_folder
+
+    target = _check_arguments(args)
+    started = time.perf_counter()
+    try:
+        method, coefficient = _choose_merge(args)
+        models = [open_model_folder(Path(m).expanduser()) for m in args.models]
+        base = open_model_folder(Path(args.base).expanduser()) if args.base else None
+        written = StreamingMerge(models, base, method, coefficient).write(target)
+    except (ValueError, UnknownName, OSError) as error:
+        raise SpecError(" ".join(str(error).split())) from None
+    record = {
+        "models": [str(m.path) for m in models],
+        "base": str(base.path) if base else None,
+        "merge": method,
+        "coefficient": coefficient,
+        "tensors": written.tensors,
+        "parameters": written.parameters,
+        "bytes": written.bytes,
+        "seconds": time.perf_counter() - started,
+        "saved": str(target),
+    }
+    emit(args.json, record, _format_record(record))
+    return 0
+
+
+def _check_arguments(args: Arguments) -> Path:
+    """Return the folder to write."""
+    if len(args.models) < 2:
+        raise SpecError(f"--models must be at least two folders, got {args.models[0]}")
+    if not args.save:
+        raise SpecError("a merge of model folders needs --save FOLDER")
+    if given := [name for name in _NEEDS_DATA if getattr(args, name)]:
+        raise SpecError(f"--{given[0]} is for merges that are scored: give --space or --model, or leave it out")
+    return Path(args.save).expanduser().absolute()
+
+
+def _choose_merge(args: Arguments) -> tuple[str, float]:
+    from trainables.merging.streaming import streamable
+
+    names = args.merges or ["linear"]
+    if len(names) > 1:
+        raise SpecError(f"a merge without data needs one of --merges, got {', '.join(names)}")
+    merge = streamable(names[0])
+    if len(merge.grid) == 1:
+        return merge.name, merge.grid[0]
+    if args.coefficient is None:
+        raise SpecError(f"merge {merge.name!r} needs --coefficient {merge.symbol.upper()}, the {merge.meaning}")
+    return merge.name, args.coefficient
+
+
+def _format_record(record: Mapping[str, Any]) -> str:
+    size = f"{record['parameters']:,} parameters in {record['tensors']} tensors, {record['bytes'] / 1e9:.2f} GB"
+    facts = {f"model {who}": path for who, path in zip(ascii_uppercase, record["models"], strict=False)}
+    facts |= {"base": record["base"]} if record["base"] else {}
+    facts |= {"merge": merge_words(record["merge"], record["coefficient"]), "size": size}
+    facts |= {"time": f"{number(record['seconds'])} s", "saved": record["saved"]}
+    return "\n".join(f"{name + ':':<9}{text}" for name, text in facts.items())

@@ -1,0 +1,34 @@
+"""Small model folders as transformers saves them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def tiny_llama(folder: Path, seed: int, near: Path | None = None, shard: str = "50GB", **options: Any) -> Path:
+    """Save a Llama of about 30,000 parameters, near the model of another folder or random."""
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32}
+    dtype = options.pop("dtype", torch.float32)
+    if near is None:
+        model: Any = LlamaForCausalLM(LlamaConfig(**{**sizes, **heads, **options}))
+    else:
+        model = AutoModelForCausalLM.from_pretrained(near)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.01 * torch.randn(parameter.shape)
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard)
+    return folder
+
+
+def load(folder: Path) -> Any:
+    """Return the model of a folder in evaluation mode."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder).eval()

@@ -1,0 +1,134 @@
+"""Merges of model folders, tensor by tensor: the host holds one tensor of each model and one shard of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainables.merging import formulas
+from trainables.merging.coefficient_grid import GREEDY
+from trainables.merging.methods import MERGES, Merge
+from trainables.models.model_folders import Source, check_alike, write_model_folder
+
+PART = 2**22
+"""Entries of a tensor that an elementwise merge combines at a time."""
+
+
+@dataclass(frozen=True)
+class StreamedMerge:
+    """Size of a merge that was written to a folder.
+
+    Attributes:
+        tensors: Number of tensors.
+        parameters: Number of their entries.
+        bytes: Size of the weights.
+    """
+
+    tensors: int
+    parameters: int
+    bytes: int
+
+
+def streamable(method: str) -> Merge:
+    """Return a merge that needs the models' weights alone.
+
+    Raises:
+        UnknownName: No such merge.
+        ValueError: It needs data: Fishers, or scores.
+    """
+    if method == GREEDY or "fishers" in MERGES[method].needs:
+        raise ValueError(
+            f"merge {method!r} needs data, so it cannot stream; choose from {', '.join(list_streamable())}"
+        )
+    return MERGES[method]
+
+
+def list_streamable() -> list[str]:
+    """Return the names of the merges that need the models' weights alone."""
+    return [name for name, merge in MERGES.items() if "fishers" not in merge.needs]
+
+
+class StreamingMerge:
+    """One merge of models whose tensors are read when they are needed.
+
+    The result equals, bit for bit, the merge of whole state dicts.
+
+    Args:
+        models: Two or more sources.
+        base: Source of theta_0; None takes the first model, for merges without task vectors.
+        method: Name of the merge.
+        coefficient: Its coefficient.
+        seed: Seed of random masks.
+
+    Raises:
+        UnknownName: No such merge.
+        ValueError: The merge needs data, a base or another number of models, or the models differ.
+    """
+
+    def __init__(
+        self, models: Sequence[Source], base: Source | None, method: str, coefficient: float, seed: int = 0
+    ) -> None:
+        self.merge, self.coefficient, self.seed = streamable(method), coefficient, seed
+        self.merge.check_number(len(models))
+        if base is None and "base" in self.merge.ends.values():
+            raise ValueError(f"merge {method!r} adds task vectors to a base; give --base FOLDER")
+        self.models, self.base = models, base or models[0]
+        check_alike([*models, *([base] if base else [])])
+        self.thresholds = self._find_thresholds() if method == "ties" else ()
+
+    def read(self, key: str) -> Tensor:
+        """Return the merged tensor of a key."""
+        children = [m.read(key) for m in self.models]
+        base = children[0] if self.base is self.models[0] else self.base.read(key)
+        if not self.merge.elementwise:
+            return self._combine(key, base, children)
+        merged = torch.empty_like(children[0], dtype=self.dtype(key), memory_format=torch.contiguous_format)
+        parts = zip(*(t.flatten().split(PART) for t in (merged, base, *children)), strict=True)
+        for out, base_part, *child_parts in parts:
+            out.copy_(self._combine(key, base_part, child_parts))
+        return merged
+
+    def _combine(self, key: str, base: Tensor, children: Sequence[Tensor]) -> Tensor:
+        models = [{key: child} for child in children]
+        merged = self.merge({key: base}, models, self.coefficient, seed=self.seed, thresholds=self.thresholds)
+        return merged[key]
+
+    def dtype(self, key: str) -> torch.dtype:
+        """Return the type of the merged tensor of a key."""
+        kinds = [m.entries[key].dtype for m in self.models]
+        used = [*kinds, self.base.entries[key].dtype] if "base" in self.merge.ends.values() else kinds
+        return formulas.widest(used) if kinds[0].is_floating_point else kinds[0]
+
+    def write(self, target: Path) -> StreamedMerge:
+        """Write the merge as a model folder, with the first model's configuration and tokenizer.
+
+        Raises:
+            ValueError: The target exists, the disk lacks room, or a file cannot be read.
+        """
+        entries = self.models[0].entries
+        size = write_model_folder(target, self.models[0], {k: self.dtype(k) for k in entries}, self.read)
+        return StreamedMerge(len(entries), sum(torch.Size(e.shape).numel() for e in entries.values()), size)
+
+    def _find_thresholds(self) -> list[Tensor]:
+        """Return the least magnitude that TIES keeps of each task vector, after passes over all of its tensors."""
+        kinds = [self.dtype(k) for k in self.models[0].entries]
+        kind = formulas.compute_type(formulas.widest([k for k in kinds if k.is_floating_point]))
+        return [formulas.find_threshold(self._changes(i), kind) for i in range(len(self.models))]
+
+    def _changes(self, index: int) -> Callable[[], Iterator[Tensor]]:
+        def iterate() -> Iterator[Tensor]:
+            for key, entry in self.models[0].entries.items():
+                if not entry.dtype.is_floating_point or formulas.is_statistic(key):
+                    continue
+                child, base = self.models[index].read(key), self.base.read(key)
+                if formulas.unmoved([child, base]):  # constants may be infinite
+                    continue
+                wide = formulas.compute_type(self.dtype(key))
+                for one, other in zip(child.flatten().split(PART), base.flatten().split(PART), strict=True):
+                    yield one.to(wide) - other.to(wide)
+
+        return iterate

@@ -66,9 +66,7 @@ def ties(base: Weights, children: Sequence[Weights], s: float, extras: Extras) -
     """
     learnt = {k: v for k, v in base.items() if not is_statistic(k)}
     taus = [{k: c[k] - v for k, v in learnt.items()} for c in children]
-    thresholds = extras.thresholds or [
-        find_threshold(t.values, compute_type(common_type([*t.values()]))) for t in taus if t
-    ]
+    thresholds = extras.thresholds or [_find_own_threshold(t) for t in taus if t]
     kept = [_trim(t, least) for t, least in zip(taus, thresholds, strict=False)]
     merged = {k: mean([{k: c[k] - base[k]} for c in children])[k] for k in base if k not in learnt}
     for key in learnt:
@@ -89,6 +87,12 @@ def _trim(tau: Weights, least: Tensor) -> dict[str, Tensor]:
     return {k: torch.where(v.abs() >= least, v, torch.zeros_like(v)) for k, v in tau.items()}
 
 
+def _find_own_threshold(tau: Weights) -> Tensor:
+    # tensors that training did not change, such as frozen ones, are not part of the task vector
+    moved = [v for v in tau.values() if bool(v.any())]
+    return find_threshold(lambda: moved, compute_type(common_type([*tau.values()])))
+
+
 def find_threshold(changes: Callable[[], Iterable[Tensor]], kind: torch.dtype) -> Tensor:
     """Return the least magnitude that TIES keeps of a task vector, 0-dimensional; NaN if a change is NaN.
 
@@ -96,8 +100,7 @@ def find_threshold(changes: Callable[[], Iterable[Tensor]], kind: torch.dtype) -
     time, from the highest, so that one tensor at a time is in memory.
 
     Args:
-        changes: Yields the tensors of the task vector, once per call. Tensors that training did not change, such as
-            frozen ones, are not part of the task vector.
+        changes: Yields the changed tensors of the task vector, or parts of them, once per call.
         kind: Widest type of the tensors, float32 or float64.
     """
     whole, width = (torch.int32, 32) if kind == torch.float32 else (torch.int64, 64)
@@ -105,8 +108,6 @@ def find_threshold(changes: Callable[[], Iterable[Tensor]], kind: torch.dtype) -
     for shift in range(width - 16, -1, -16):
         counts: Tensor | None = None
         for change in changes():
-            if not bool(change.any()):
-                continue
             if change.isnan().any():
                 return torch.tensor(math.nan, dtype=kind, device=change.device)
             # magnitudes are ordered as their bits are

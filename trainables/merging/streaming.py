@@ -87,7 +87,7 @@ class StreamingMerge:
         if not self.merge.elementwise:
             return self._combine(key, base, children)
         merged = torch.empty_like(children[0], dtype=self.dtype(key), memory_format=torch.contiguous_format)
-        parts = zip(*(t.flatten().split(PART) for t in (merged, base, *children)), strict=True)
+        parts = zip(*(_split(t) for t in (merged, base, *children)), strict=True)
         for out, base_part, *child_parts in parts:
             out.copy_(self._combine(key, base_part, child_parts))
         return merged
@@ -128,7 +128,12 @@ class StreamingMerge:
                 if formulas.unmoved([child, base]):  # constants may be infinite
                     continue
                 wide = formulas.compute_type(self.dtype(key))
-                for one, other in zip(child.flatten().split(PART), base.flatten().split(PART), strict=True):
+                for one, other in zip(_split(child), _split(base), strict=True):
                     yield one.to(wide) - other.to(wide)
 
         return iterate
+
+
+def _split(tensor: Tensor) -> Sequence[Tensor]:
+    """Return views of a contiguous tensor's parts."""
+    return torch.split(tensor.flatten(), PART)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

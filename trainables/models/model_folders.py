@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -104,14 +105,22 @@ def read_tensor(file: Path, key: str) -> Tensor:
     Raises:
         ValueError: The file is missing or damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    # one handle per tensor, because pages of an open file stay in memory
+    with _open(file) as content:
+        return content.get_tensor(key)
 
+
+@contextmanager
+def _open(file: Path) -> Generator[Any]:
+    """Yield the handle of a safetensors file."""
+    import safetensors
+
+    kind: Any = safetensors
     try:
-        # one handle per tensor, because pages of an open file stay in memory
-        with safe_open(file, framework="pt") as content:
-            return content.get_tensor(key)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+        with kind.safe_open(file, framework="pt") as content:
+            yield content
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{file} is no readable safetensors file: {' '.join(str(error).split())}") from None
 
 
 def is_model_folder(path: Path) -> bool:
@@ -170,21 +179,16 @@ def read_entries(file: Path, keys: Iterable[str] | None = None) -> dict[str, Ent
     Raises:
         ValueError: The file is damaged, lacks a key, or holds a type that cannot be merged.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as content:
-            held = list(content.keys())
-            wanted = held if keys is None else list(keys)
-            if lost := sorted(set(wanted) - set(held)):
-                raise ValueError(f"{file} does not hold {list_some(lost)}, which its index says it does")
-            parts = {k: content.get_slice(k) for k in wanted}
-            types = {k: str(part.get_dtype()) for k, part in parts.items()}
-            if wrong := [f"{k} ({kind})" for k, kind in types.items() if kind not in _TYPES]:
-                raise ValueError(f"{file} holds types that cannot be merged: {list_some(wrong)}")
-            return {k: Entry(tuple(p.get_shape()), _TYPES[types[k]], file) for k, p in parts.items()}
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file} is no readable safetensors file: {' '.join(str(error).split())}") from None
+    with _open(file) as content:
+        held: list[str] = list(content.keys())
+        wanted = held if keys is None else list(keys)
+        if lost := sorted(set(wanted) - set(held)):
+            raise ValueError(f"{file} does not hold {list_some(lost)}, which its index says it does")
+        parts = {k: content.get_slice(k) for k in wanted}
+        types = {k: str(part.get_dtype()) for k, part in parts.items()}
+        if wrong := [f"{k} ({kind})" for k, kind in types.items() if kind not in _TYPES]:
+            raise ValueError(f"{file} holds types that cannot be merged: {list_some(wrong)}")
+        return {k: Entry(tuple(p.get_shape()), _TYPES[types[k]], file) for k, p in parts.items()}
 
 
 def check_alike(models: Sequence[Source]) -> None:

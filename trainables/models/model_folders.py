@@ -25,8 +25,8 @@ from trainables.models.weight_files import weight_map
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-SHARD_BYTES = 2 * 10**9
-"""Size of a shard that the writer holds in memory; a larger tensor has a shard of its own."""
+SHARD_BYTES = 10**9
+"""Size of a shard, of which the writer holds two copies; a larger tensor has a shard of its own."""
 COMPANIONS = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt",

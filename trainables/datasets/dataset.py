@@ -14,7 +14,7 @@ from trainables.registry import Registry
 from trainables.result import SPLITS
 from trainables.spec import stream
 
-SCORED = 10_000  # at most this number of training examples is scored
+SCORED, SCORED_TOKENS = 10_000, 2**15  # at most this number of training examples, and of their tokens, is scored
 
 
 class DataError(ValueError):
@@ -23,15 +23,18 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Data:
-    """A classification data set.
+    """A data set of labelled images, or of windows of tokens with the next token of each position.
 
     Attributes:
-        x: Split (`train`, `val`, `test`) -> inputs [n, channels, height, width]. Tensors are wrapped: uint8 images are
-            normalised per channel by the training split's mean and standard deviation, floats stay unchanged.
-        y: Split -> labels, int64 [n].
-        classes: Number of classes C; labels lie in [0, C).
+        x: Split (`train`, `val`, `test`) -> inputs [n, channels, height, width], or windows of tokens [n, context].
+            Tensors are wrapped: uint8 images are normalised per channel by the training split's mean and standard
+            deviation, floats stay unchanged.
+        y: Split -> labels, int64 [n]; next tokens [n, context] of any whole type for text.
+        classes: Number of classes C, or of tokens in the vocabulary; labels lie in [0, C).
         licence, source: Licence and origin of the data.
         name: Its name in `DATASETS`; it determines the training examples that are scored.
+        bytes_per_token: Bytes of validation and test text per token; None for images.
+        tokenizer: Name of the tokenizer; empty for images.
 
     Raises:
         DataError: A split is missing or empty, shapes differ, fewer than two classes, labels out of range.
@@ -43,6 +46,8 @@ class Data:
     licence: str = ""
     source: str = ""
     name: str = ""
+    bytes_per_token: float | None = None
+    tokenizer: str = ""
 
     def __post_init__(self) -> None:
         for split in SPLITS:
@@ -62,8 +67,14 @@ class Data:
 
     @property
     def examples(self) -> int:
-        """Number of training examples, N."""
+        """Number of training examples, N: images, or windows of text."""
         return len(self.y["train"])
+
+    @property
+    def context(self) -> int | None:
+        """Tokens per example; None for images."""
+        y = self.y["train"]
+        return y.shape[1] if y.ndim == 2 else None
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Data:
         """Return the data on another device, with inputs in `dtype`."""
@@ -82,13 +93,15 @@ class Data:
     def scored(self, split: str) -> tuple[Inputs, Tensor]:
         """Return inputs and labels of a split for scores: all examples, or at most 10,000 of `train`.
 
-        The name of the data set determines these training examples, so that every trial scores the same ones.
+        Of text, the windows of `train` hold at most 32,768 tokens. The name of the data set determines these training
+        examples, so that every trial scores the same ones.
         """
         x, y = self.x[split], self.y[split]
-        if split != "train" or len(y) <= SCORED:
+        most = SCORED if self.context is None else min(SCORED, max(1, SCORED_TOKENS // self.context))
+        if split != "train" or len(y) <= most:
             return x, y
         order = torch.randperm(len(y), generator=Generator().manual_seed(stream(f"dataset/{self.name}", "scored")))
-        index = order[:SCORED].sort().values.to(y.device)
+        index = order[:most].sort().values.to(y.device)
         return x.subset(index), y[index]
 
 

@@ -18,6 +18,7 @@ from trainables.datasets import image_folder, torchvision
 from trainables.datasets.dataset import DATASETS, Builder, Data, DataError, assemble, flip_labels, split_stratified
 from trainables.datasets.images import Inputs, Resident
 from trainables.datasets.sources import free_bytes
+from trainables.datasets.text import sets
 from trainables.result import SPLITS
 from trainables.runtime import Runtime
 from trainables.spec import JSON, stream
@@ -28,6 +29,9 @@ DATASETS.add("image_folder", image_folder.image_folder)
 DATASETS.add("cifar10_jpeg", image_folder.cifar10_jpeg)
 for _official in torchvision.OFFICIAL:
     DATASETS.add(_official.name, torchvision.builder(_official))
+DATASETS.add("text", sets.text)
+for _named in sets.NAMED:
+    DATASETS.add(_named.name, sets.builder(_named))
 
 
 @DATASETS.register("digits")

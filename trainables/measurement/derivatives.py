@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import cross_entropy
+
+from trainables.models.losses import mean_loss
 
 Loss = Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]
 Product = Callable[[Tensor], Tensor]
@@ -19,8 +20,9 @@ Product = Callable[[Tensor], Tensor]
 _MAPPED_NUMBERS = 2**20
 # limits of one vmap call: numbers in its gradients (512 MiB in float32), and examples
 CHUNK_NUMBERS, CHUNK_EXAMPLES = 2**27, 256
-# part of the examples with one second-order graph: input numbers (images x channels x height x width), least images
-_PART_NUMBERS, _PART_LEAST = 2**18, 8
+# part of the examples with one second-order graph: input numbers (images x channels x height x width), least images; a
+# token counts as a vector
+_PART_NUMBERS, _PART_LEAST, _TOKEN_NUMBERS = 2**18, 8, 256
 
 
 @contextmanager
@@ -62,7 +64,7 @@ def loss_of(model: nn.Module, weights: Mapping[str, Tensor], names: Sequence[str
         # copies, because BatchNorm in training mode changes its buffers
         rest = {n: v.clone() for n, v in fixed.items()}
         logits = functional_call(model, (parameters, rest), (x,)).double()
-        return cross_entropy(logits, target.double() if target.is_floating_point() else target)
+        return mean_loss(logits, target.double() if target.is_floating_point() else target)
 
     return loss
 
@@ -166,5 +168,7 @@ def objective(
             return loss(parameters, x, y) * (len(y) / total)
 
     size = max(_PART_LEAST, _PART_NUMBERS // max(1, x[0].numel()))
+    if not x.is_floating_point():
+        size = max(1, _PART_NUMBERS // (x[0].numel() * _TOKEN_NUMBERS))
     parts = [partial(part, *pair) for pair in zip(torch.split(x, size), torch.split(y, size), strict=True)]
     return Objective(parts), torch.cat([weights[n].detach().flatten() for n in names])

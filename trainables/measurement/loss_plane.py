@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trainables.merging.formulas import is_variance, unmoved
 from trainables.models.registry import has_batchnorm
-from trainables.tasks.evaluation import logits_of, score
+from trainables.tasks.evaluation import score_weights
 
 LOW, HIGH = -0.25, 1.25
 
@@ -71,5 +71,5 @@ def plane(
         for y in grid:
             weights = combine(base, a, b, x, y)
             weights = prepare(weights) if prepare else weights
-            losses = [score(logits_of(model, weights, inputs), labels).loss for inputs, labels in (train, val)]
+            losses = [score_weights(model, weights, inputs, labels).loss for inputs, labels in (train, val)]
             yield x, y, losses[0], losses[1]

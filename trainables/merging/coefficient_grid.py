@@ -26,6 +26,7 @@ from trainables.tasks.evaluation import (
     normalised_accuracy,
     recalibrate,
     score,
+    score_ensemble,
     score_splits,
 )
 from trainables.tasks.tasks import Task, Weights, children_tasks, join_by_task
@@ -219,7 +220,7 @@ def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weigh
     scorer, own = _Scorer(tasks, children, phase), children_tasks(spec, tasks)
     merges: dict[Key, MergeScores] = {}
     kept: dict[Key, list[Weights]] = {}  # only the needed ones: large models fill the device
-    ensemble: list[Mapping[str, Tensor]] = []
+    ensemble: list[Mapping[str, Tensor]] = []  # logits by split; for text the weights, because its logits are large
     best: Key | None = None
     for key, merged in _iterate_merges(spec, tasks, own, children, lambda w: scorer.score(w)[0].mean["val"].accuracy):
         merges[key], whole = scorer.score(merged)
@@ -230,7 +231,7 @@ def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weigh
         if key == MIDPOINT or key in ENDS:
             kept[key] = whole
         if key in ENDS:
-            ensemble.append(scorer.logits)
+            ensemble.append(scorer.logits or whole[0])
     assert best is not None  # PairSpec demands the linear merge
     parents: list[Splits] = [merges[end].mean for end in ENDS]
     ends: list[Weights] = [kept[end][0] for end in ENDS]
@@ -239,7 +240,7 @@ def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weigh
     others: list[Splits] = []
     for extra in range(2, len(children)):
         others.append(scorer.score_child(extra, tasks[0]))
-        ensemble.append(scorer.logits)
+        ensemble.append(scorer.logits or children[extra])
     return MergeCurves(
         merges,
         parents,
@@ -259,10 +260,12 @@ def _beats(one: MergeScores, other: MergeScores) -> bool:
     return not other.finite or one.mean["val"].loss < other.mean["val"].loss * (1 - TIE)
 
 
-def _ensemble(task: Task, logits: Sequence[Mapping[str, Tensor]]) -> Splits:
-    if not logits:
+def _ensemble(task: Task, members: Sequence[Mapping[str, Tensor]]) -> Splits:
+    if not members:
         return {}
-    return {s: score(torch.stack([child[s] for child in logits]).mean(0), task.data.scored(s)[1]) for s in SPLITS}
+    if task.data.context is not None:
+        return {s: score_ensemble(task.model, members, *task.data.scored(s)) for s in SPLITS}
+    return {s: score(torch.stack([child[s] for child in members]).mean(0), task.data.scored(s)[1]) for s in SPLITS}
 
 
 def _iterate_merges(

@@ -23,11 +23,12 @@ def diagonal_fisher(
     """Return E_x E_{y ~ p(y|x)} (d log p(y|x) / d theta)^2 for every trained parameter, in evaluation mode.
 
     The expectation over labels is exact for up to ten classes; for more classes, one label is drawn per image.
+    Of a text it is that of a whole sequence, with one draw per token.
 
     Args:
         model: Module of the architecture; its own weights stay unchanged.
         weights: State dict at which to evaluate.
-        x: Images [n, ...] on the weights' device; the mean is over them.
+        x: Images or sequences [n, ...] on the weights' device; the mean is over them.
         generator: Draws the labels of more than ten classes; on the CPU.
 
     Returns:
@@ -47,8 +48,10 @@ def diagonal_fisher(
 
     def log_p(chosen: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         entries = {n: chosen[home[n]] if n in home else v for n, v in fixed.items()}
-        logits = functional_call(model, entries, (image[None],), tie_weights=False)
-        return log_softmax(logits, 1)[0].gather(0, label[None])[0]
+        logits = functional_call(model, entries, (image[None],), tie_weights=False)[0]
+        rows = logits.reshape(-1, logits.shape[-1])
+        # the tokens of a sequence are drawn independently given those before them, so that squares of sums suffice
+        return log_softmax(rows, 1).gather(1, label.reshape(-1, 1)).sum()
 
     total = {n: torch.zeros_like(v) for n, v in parameters.items()}
     size = max(1, CHUNK // sum(v.numel() for v in parameters.values()))
@@ -71,15 +74,17 @@ def _first_names(model: nn.Module) -> dict[str, str]:
 def _labels(
     model: nn.Module, weights: Mapping[str, Tensor], images: Tensor, generator: Generator | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield labels [n] with their shares [n] of the expectation."""
+    """Yield labels [n], or tokens [n, context], with their shares [n] of the expectation."""
     with torch.no_grad():
-        p = functional_call(model, dict(weights), (images,), tie_weights=False).softmax(1)
-    if p.shape[1] <= EXACT_CLASSES:
+        p = functional_call(model, dict(weights), (images,), tie_weights=False).softmax(-1)
+    if p.ndim == 2 and p.shape[1] <= EXACT_CLASSES:
         for label in range(p.shape[1]):
             yield torch.full((len(p),), label, device=p.device), p[:, label]
         return
     if generator is None:
         raise ValueError(
-            f"a Fisher of more than {EXACT_CLASSES} classes needs a generator, got {p.shape[1]} classes and none"
+            f"a Fisher of more than {EXACT_CLASSES} classes needs a generator, got {p.shape[-1]} classes and none"
         )
-    yield torch.multinomial(p.cpu(), 1, generator=generator)[:, 0].to(p.device), torch.ones_like(p[:, 0])
+    rows = p.reshape(-1, p.shape[-1]).cpu()
+    drawn = torch.multinomial(rows, 1, generator=generator)[:, 0].view(p.shape[:-1])
+    yield drawn.to(p.device), torch.ones(len(p), dtype=p.dtype, device=p.device)

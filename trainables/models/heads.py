@@ -57,6 +57,12 @@ def _classifies(module: nn.Module, classes: int | None) -> bool:
     return False
 
 
+def outputs_of(model: nn.Module, head: str) -> int:
+    """Return the number of outputs of the layer `head`, from `head_of`."""
+    layer = model.get_submodule(head)
+    return layer.out_features if isinstance(layer, nn.Linear) else cast(nn.Conv2d, layer).out_channels
+
+
 def replace_head(model: nn.Module, head: str, classes: int) -> None:
     """Replace the layer `head` by a new one with `classes` outputs and torch's initial weights."""
     layer = model.get_submodule(head)
@@ -73,14 +79,14 @@ def replace_head(model: nn.Module, head: str, classes: int) -> None:
 
 @torch.no_grad()
 def penultimate(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor, head: str) -> Tensor:
-    """Return the input of the layer `head` [n, features] for images `x` in evaluation mode.
+    """Return the input of the layer `head` [n, features] for inputs `x` in evaluation mode.
 
-    The input of a convolution is averaged over positions.
+    The input of a convolution is averaged over positions, that of a language model over tokens.
 
     Args:
         model: Module of the architecture; its own weights stay unchanged.
         weights: State dict to evaluate.
-        x: Images [n, channels, height, width] on the weights' device.
+        x: Images [n, channels, height, width] or tokens [n, context] on the weights' device.
         head: Module name, from `head_of`.
 
     Raises:
@@ -97,6 +103,6 @@ def penultimate(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor, head
         functional_call(model, dict(weights), (x,), tie_weights=False)
     finally:
         handle.remove()
-    if len(seen) != 1 or seen[0].ndim not in (2, 4) or len(seen[0]) != len(x):
+    if len(seen) != 1 or seen[0].ndim not in (2, 3, 4) or len(seen[0]) != len(x):
         raise ValueError(f"head {head!r} must run once, on [n, features], got {[tuple(s.shape) for s in seen]}")
-    return seen[0].mean((2, 3)) if seen[0].ndim == 4 else seen[0]
+    return seen[0] if seen[0].ndim == 2 else seen[0].mean(1) if seen[0].ndim == 3 else seen[0].mean((2, 3))

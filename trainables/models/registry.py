@@ -1,7 +1,8 @@
-"""Models by name: those of this package, of the user, of timm and of torchvision; all map images to logits.
+"""Models by name: those of this package, of the user, of timm, of torchvision and of transformers.
 
 A builder is called as (classes, channels, **options). A parameter `size` receives the images' side, or (height, width)
-if they differ. A builder with a parameter `pretrained` can load its library's weights.
+if they differ. A builder with a parameter `pretrained` can load its library's weights. A builder with a parameter
+`length` maps tokens to logits; it receives the tokens per example.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainables.models import language
 from trainables.models.heads import head_of, replace_head
 from trainables.models.networks import ResNet18Small, SmallCNN, initialise, small_vit
 from trainables.models.tensors import unite
@@ -30,12 +32,15 @@ BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 class Models(Registry[Builder]):
     """The registered models; a look-up also finds timm's models, then torchvision's classifiers.
 
-    `timm:NAME` and `torchvision:NAME` select the library. Iteration, length and `in` cover registered names only.
+    `timm:NAME` and `torchvision:NAME` select the library; `hf:PATH` is a language model's folder. Iteration, length
+    and `in` cover registered names only.
     """
 
     def __getitem__(self, name: str) -> Builder:
         if name in self:
             return super().__getitem__(name)
+        if name.startswith("hf:"):
+            return partial(language.pretrained, name.removeprefix("hf:"))
         library, _, plain = name.rpartition(":")
         if library in ("", "timm") and _in_timm(plain):
             return partial(_timm, plain)
@@ -59,7 +64,13 @@ MODELS = Models("model")
 
 
 def build(
-    name: str, classes: int, channels: int, size: Size, options: Mapping[str, Any], pretrained: bool = False
+    name: str,
+    classes: int,
+    channels: int,
+    size: Size,
+    options: Mapping[str, Any],
+    pretrained: bool = False,
+    text: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Build a model; its initial weights are drawn from torch's global generator.
 
@@ -71,16 +82,24 @@ def build(
         size: Side of the images, or (height, width), for models with a fixed size.
         options: Further arguments of the builder.
         pretrained: Whether to load the library's weights from its cache, or download them to it.
+        text: For data of tokens, what a language model may take: `length` (tokens per example), `tokenizer` (its name)
+            and `download`. None for images.
 
     Raises:
         UnknownName: No such model.
-        ValueError: The builder does not take the options, channels or size; a parameter cannot be merged (see
-            `trainables.models.tensors.unite`); the model has no pretrained weights, or they are neither in the cache
-            nor can they be downloaded.
+        ValueError: The model takes no images or no tokens; the builder does not take the options, channels or size; a
+            parameter cannot be merged (see `trainables.models.tensors.unite`); the model has no pretrained weights, or
+            they are neither in the cache nor can they be downloaded.
     """
     builder = MODELS[name]
     takes = inspect.signature(builder).parameters
     given: dict[str, Any] = {"size": _square(size)} if "size" in takes else {}
+    if (text is None) == ("length" in takes):
+        kinds = ("text", "images") if text is None else ("images", "text")
+        raise ValueError(f"model {name!r} takes {kinds[0]}, but the data set has {kinds[1]}; choose another of the two")
+    given |= {k: v for k, v in (text or {}).items() if k in takes}
+    if own := sorted(set(options) & {"length", "tokenizer", "download"} & set(given)):
+        raise ValueError(f"model_options must not have {own[0]!r}, which the data set gives")
     if pretrained:
         if "pretrained" not in takes:
             raise ValueError(f"model {name!r} has no pretrained weights; name a weights file, or a model of timm")
@@ -103,7 +122,7 @@ def has_batchnorm(model: nn.Module) -> bool:
 
 def drops(model: nn.Module) -> bool:
     """Return whether the names of the modules show that training drops units or layers at random."""
-    names = {type(m).__name__.lower() for m in model.modules()}
+    names = {type(m).__name__.lower() for m in model.modules() if getattr(m, "p", 1.0) != 0}
     return any("drop" in name or name == "stochasticdepth" for name in names)
 
 
@@ -240,5 +259,6 @@ for _name, _builder in {
     "resnet18_32": ResNet18Small,
     "resnet18": resnet18,
     "small_vit": small_vit,
+    "gpt": language.gpt,
 }.items():
     MODELS.add(_name, _builder)

@@ -15,7 +15,7 @@ from trainables.pair.setup import Lab
 from trainables.result import RungRow
 from trainables.spec import PairSpec
 from trainables.tasks.batches import steps_per_epoch
-from trainables.tasks.evaluation import Score, finite, logits_of, recalibrate, score
+from trainables.tasks.evaluation import Score, finite, recalibrate, score_weights
 from trainables.tasks.tasks import Weights
 from trainables.training.loop import Course, Leg, Seeds
 from trainables.training.ranks import ranks
@@ -132,6 +132,5 @@ class Rungs:
         for task, child in zip(tasks, pair, strict=False):
             batches = self.lab.recalibration_batches(spec, task, RECALIBRATION_BATCHES)
             weights = recalibrate(task.model, task.whole(merged, child), batches)
-            x, y = task.data.scored("val")
-            scores.append(score(logits_of(task.model, weights, x), y))
+            scores.append(score_weights(task.model, weights, *task.data.scored("val")))
         return Score(sum(s.loss for s in scores) / len(scores), sum(s.accuracy for s in scores) / len(scores))

@@ -140,7 +140,7 @@ def prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
     with lab.clock.phase("data"):
         lab.tasks = load_tasks(spec, runtime)
     with lab.clock.phase("base"):
-        lab.weights_sha256 = add_models(spec, lab.tasks, runtime.device)
+        lab.weights_sha256 = add_models(spec, lab.tasks, runtime)
         if with_base:
             for task, weights in zip(lab.tasks, base_weights(spec, lab.tasks, runtime), strict=True):
                 task.base = weights
@@ -205,6 +205,8 @@ def _check_fits(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> None
         raise ValueError("a landscape needs one task; leave out --landscape and --plane in pair_kind two_task")
     pictures = [p for p in spec.augmentation.split("+") if p not in ("none", "label_smoothing")]
     for task in tasks:
+        if task.data.context is not None and spec.augmentation != "none":
+            raise ValueError(f"augmentation must be none for text, got {spec.augmentation!r}, which is for images")
         shape = tuple(task.data.x["train"].shape[1:])
         if pictures and len(shape) != 3:
             raise ValueError(
@@ -215,13 +217,17 @@ def _check_fits(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> None
 
 def _check_model(spec: PairSpec, task: Task) -> None:
     few = task.data.x["val"][slice(0, 2)]
+    tokens = task.data.context is not None
+    what = f"tokens [n, {task.data.context}]" if tokens else f"images of shape {tuple(few.shape[1:])}"
     try:
         shape = tuple(logits_of(task.model, task.model.state_dict(), few).shape)
     except (RuntimeError, AssertionError) as error:
         text = " ".join(str(error).split())
-        raise ValueError(f"model {spec.model!r} does not take images of shape {tuple(few.shape[1:])}: {text}") from None
+        raise ValueError(f"model {spec.model!r} does not take {what}: {text}") from None
+    if tokens and shape[:-1] == tuple(few.shape) and shape[-1] >= task.data.classes:
+        return  # embeddings may be padded
     if shape != (len(few), task.data.classes):
-        raise ValueError(f"model {spec.model!r} must map images to {task.data.classes} logits each, got shape {shape}")
+        raise ValueError(f"model {spec.model!r} must map {what} to {task.data.classes} logits each, got shape {shape}")
 
 
 def check_device(name: str) -> None:

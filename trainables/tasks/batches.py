@@ -86,6 +86,8 @@ def _augmented(data: Data, spec: PairSpec, augment: Generator, parts: Sequence[T
 def halves(data: Data, seed: int) -> tuple[Data, Data]:
     """Return two data sets with disjoint, equally large halves of the training split, every class in proportion.
 
+    Of text, the halves are random windows.
+
     Args:
         data: Validation and test splits stay whole.
         seed: Seed of the draw.
@@ -94,5 +96,6 @@ def halves(data: Data, seed: int) -> tuple[Data, Data]:
         DataError: Fewer than two training examples.
     """
     y = data.y["train"].cpu().numpy()
-    first, second = split_stratified(np.random.default_rng(seed), y, (len(y) // 2, len(y) // 2))
+    classes = y if data.context is None else np.zeros(len(y), dtype=np.int64)
+    first, second = split_stratified(np.random.default_rng(seed), classes, (len(y) // 2, len(y) // 2))
     return data.subset(torch.as_tensor(first)), data.subset(torch.as_tensor(second))

@@ -15,17 +15,19 @@ from torch.optim.swa_utils import update_bn
 
 from trainables.datasets.dataset import Data
 from trainables.datasets.images import Inputs
-from trainables.models.heads import head_of, penultimate
+from trainables.models.heads import head_of, outputs_of, penultimate
+from trainables.models.losses import by_label
 from trainables.models.registry import has_batchnorm
 from trainables.models.seeding import seed_generators
 from trainables.result import SPLITS
 
-EVAL_BATCH = 1024
+# examples of a forward pass; for text also numbers in its logits (128 MiB in float64)
+EVAL_BATCH, EVAL_NUMBERS = 1024, 2**24
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy [nat] and accuracy on one split."""
+    """Mean cross-entropy [nat] and accuracy on one split, per image or per token."""
 
     loss: float
     accuracy: float
@@ -34,28 +36,59 @@ class Score:
 Scores = Mapping[str, Score]
 
 
-def _parts(x: Inputs | Tensor) -> Iterator[Tensor]:
-    yield from torch.split(x, EVAL_BATCH) if isinstance(x, Tensor) else x.split(EVAL_BATCH)
+def _parts(x: Inputs | Tensor, size: int = EVAL_BATCH) -> Iterator[Tensor]:
+    yield from torch.split(x, size) if isinstance(x, Tensor) else x.split(size)
 
 
 @torch.no_grad()
 def logits_of(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | Tensor) -> Tensor:
-    """Return logits [n, classes] of `weights` in evaluation mode; the model's own weights stay unchanged."""
+    """Return logits [n, ...] of `weights` in evaluation mode; the model's own weights stay unchanged."""
+    return torch.cat(list(map(_forward(model, weights), _parts(x))))
+
+
+def _forward(model: nn.Module, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
     model.eval()
-    return torch.cat([functional_call(model, dict(weights), (part,), tie_weights=False) for part in _parts(x)])
+    return lambda part: functional_call(model, dict(weights), (part,), tie_weights=False)
 
 
 @torch.no_grad()
 def features_of(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | Tensor) -> Tensor:
-    """Return the inputs [n, d] of the classifier, in evaluation mode."""
+    """Return the inputs [n, d] of the classifier, in evaluation mode; see `penultimate`."""
     head = head_of(model)
-    return torch.cat([penultimate(model, weights, part, head) for part in _parts(x)])
+    size = EVAL_BATCH
+    if len(x.shape) == 2:  # tokens, whose logits are large
+        size = max(1, min(size, EVAL_NUMBERS // (x.shape[1] * outputs_of(model, head))))
+    return torch.cat([penultimate(model, weights, part, head) for part in _parts(x, size)])
 
 
-def score_inputs(forward: Callable[[Tensor], Tensor], x: Inputs, y: Tensor) -> Score:
-    """Return the score of the logits that `forward` gives for batches of `x`, against labels [n]."""
-    with torch.no_grad():
+@torch.no_grad()
+def score_inputs(forward: Callable[[Tensor], Tensor], x: Inputs | Tensor, y: Tensor) -> Score:
+    """Return the score of the logits that `forward` gives for batches of `x`, against the labels `y`.
+
+    The logits of a text are never in memory as a whole.
+    """
+    if y.ndim == 1:
         return score(torch.cat([forward(part) for part in _parts(x)]), y)
+    sums: list[Tensor] = []
+    done, size = 0, 1
+    while done < len(y):
+        logits, target = by_label(forward(x[slice(done, done + size)]), y[done : done + size])
+        sums.append(torch.stack([_losses(logits, target).sum(), _right(logits, target).sum()]))
+        done += size
+        size = max(1, min(EVAL_BATCH, EVAL_NUMBERS // (y.shape[1] * logits.shape[1])))
+    loss, right = (float(v) / y.numel() for v in torch.stack(sums).sum(0))
+    return Score(math.inf if math.isnan(loss) else loss, right)
+
+
+def score_weights(model: nn.Module, weights: Mapping[str, Tensor], x: Inputs | Tensor, y: Tensor) -> Score:
+    """Return the score of `weights` in evaluation mode; the model's own weights stay unchanged."""
+    return score_inputs(_forward(model, weights), x, y)
+
+
+def score_ensemble(model: nn.Module, members: Sequence[Mapping[str, Tensor]], x: Inputs, y: Tensor) -> Score:
+    """Return the score of the mean logits of several weights."""
+    forwards = [_forward(model, weights) for weights in members]
+    return score_inputs(lambda part: torch.stack([forward(part) for forward in forwards]).mean(0), x, y)
 
 
 def score(logits: Tensor, y: Tensor) -> Score:
@@ -64,19 +97,29 @@ def score(logits: Tensor, y: Tensor) -> Score:
     A row with NaN counts as wrong.
     """
     loss = cross_entropy(logits.double(), y).item()
+    return Score(math.inf if math.isnan(loss) else loss, _right(logits, y).mean().item())
+
+
+def _losses(logits: Tensor, y: Tensor) -> Tensor:
+    return cross_entropy(logits.double(), y, reduction="none")
+
+
+def _right(logits: Tensor, y: Tensor) -> Tensor:
     # comparisons and maxima would mistake NaN for the best value
-    right = (logits.argmax(1) == y) & ~logits.isnan().any(1)
-    return Score(math.inf if math.isnan(loss) else loss, right.double().mean().item())
+    return ((logits.argmax(1) == y) & ~logits.isnan().any(1)).double()
 
 
 def score_splits(
     model: nn.Module, weights: Mapping[str, Tensor], data: Data, splits: Iterable[str] = SPLITS
 ) -> tuple[dict[str, Score], dict[str, Tensor]]:
-    """Return the scores and the logits of `weights` by split."""
+    """Return the scores and the logits of `weights` by split; without the logits of text, which are large."""
     scores: dict[str, Score] = {}
     logits: dict[str, Tensor] = {}
     for split in splits:
         x, y = data.scored(split)
+        if data.context is not None:
+            scores[split] = score_weights(model, weights, x, y)
+            continue
         logits[split] = logits_of(model, weights, x)
         scores[split] = score(logits[split], y)
     return scores, logits

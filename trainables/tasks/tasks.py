@@ -82,13 +82,13 @@ def load_tasks(spec: PairSpec, runtime: Runtime) -> list[Task]:
     return tasks
 
 
-def add_models(spec: PairSpec, tasks: Sequence[Task], device: str) -> str | None:
+def add_models(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> str | None:
     """Set the module of every task, with start weights that depend on the base digest alone.
 
     The modules of two tasks share the parameters and buffers outside their heads.
 
     Returns:
-        SHA-256 of the start weights' file; None without a file.
+        SHA-256 of the start weights' file or folder; None without one.
 
     Raises:
         UnknownName: No such model.
@@ -101,12 +101,16 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], device: str) -> str | None
             _, channels, *sides = task.data.x["train"].shape  # no sides: vectors
             size = (sides[0], sides[1]) if len(sides) == 2 else 1
             options, pretrained = spec.model_options, spec.weights == "pretrained"
-            model = build(spec.model, task.data.classes, channels, size, options, pretrained)
+            text = None
+            if task.data.context is not None:
+                text = {"length": task.data.context, "tokenizer": task.data.tokenizer, "download": runtime.download}
+            model = build(spec.model, task.data.classes, channels, size, options, pretrained, text)
+            loaded = getattr(model, "weights_sha256", None)
             model = model.to(dtype)  # before the values of the file, so that they keep this precision
             if spec.weights and not pretrained:
                 state, loaded = load_start(model, spec.weights, head_of(model, task.data.classes))
                 model.load_state_dict(state)
-        task.model, task.weights_sha256 = model.to(device), loaded or ""
+        task.model, task.weights_sha256 = model.to(runtime.device), loaded or ""
         freeze(task.model, spec.freeze)
     if len(tasks) > 1:
         for task in tasks:

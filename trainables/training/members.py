@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from trainables.models.losses import by_label, mean_loss
 from trainables.models.registry import has_batchnorm
 from trainables.models.tensors import aliases
 from trainables.spec import PairSpec
@@ -63,11 +64,11 @@ class Members(ABC):
 
     @abstractmethod
     def losses(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the loss [members] of batches x [members, B, ...] and targets y [members, B] or [members, B, C]."""
+        """Return the loss [members] of batches x [members, B, ...] and targets y [members, B, ...], see `by_label`."""
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
-        """Return logits [members, n, C] of images [n, ...] in evaluation mode."""
+        """Return logits [members, n, ...] of inputs [n, ...] in evaluation mode."""
 
     @abstractmethod
     def weights(self) -> list[dict[str, Tensor]]:
@@ -125,7 +126,7 @@ class _Single(Members):
         self.local_norms.clear()
         with autocast(self.spec, self.device):
             logits = self.call(self._to_layout(x[0]))
-        return cross_entropy(logits.to(self.parameters[0].dtype), y[0]).reshape(1)
+        return mean_loss(logits.to(self.parameters[0].dtype), y[0]).reshape(1)
 
     def _to_layout(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cuda" and x.dim() == 4 else x
@@ -192,8 +193,8 @@ class _Stack(Members):
 
     def losses(self, x: Tensor, y: Tensor) -> Tensor:
         logits = self.forward(self.named, x)
-        flat = cross_entropy(logits.flatten(0, 1), y.flatten(0, 1), reduction="none")
-        return flat.reshape(y.shape[:2]).mean(1)
+        flat = cross_entropy(*by_label(logits.flatten(0, 1), y.flatten(0, 1)), reduction="none")
+        return flat.reshape(len(y), -1).mean(1)
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:

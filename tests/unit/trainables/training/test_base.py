@@ -40,7 +40,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def _tasks(spec: PairSpec = SPEC) -> list[Task]:
     tasks = load_tasks(spec, Runtime())
-    add_models(spec, tasks, "cpu")
+    add_models(spec, tasks, Runtime())
     return tasks
 
 

@@ -1,0 +1,1 @@
+"""Text as data: corpora, tokenizers, and windows of tokens as examples."""

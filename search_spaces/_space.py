@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from search_spaces._conditions import Conditions, active_params, acts, check, narrow_conditions
+from search_spaces._entries import has_entry, is_part_of, read_entry, with_entry, without_entry
 from trainables.registry import unknown
 from trainables.spec import PairSpec
 
@@ -31,7 +33,8 @@ class Space:
     Attributes:
         doc: One sentence on its trials.
         fixed: Fields of `PairSpec` that every trial shares.
-        knobs: Field of `PairSpec` -> its Optuna distribution.
+        knobs: Field of `PairSpec` -> its Optuna distribution. A name with a dot, such as `optimizer_options.eps`, is
+            one entry of a field.
         source: Origin of the setting.
         budget: One sentence on the time per pair and its hardware.
         smoke: Field -> value or distribution of the small variant, which runs a pair in seconds on a CPU; empty if the
@@ -60,11 +63,13 @@ class Space:
         conditions = {k: {o: tuple(v) for o, v in c.items()} for k, c in self.conditions.items() if c}
         object.__setattr__(self, "conditions", MappingProxyType(conditions))
         known = {f.name for f in fields(PairSpec)}
-        for name in (*self.fixed, *self.knobs, *(n.partition(".")[0] for n in self.smoke)):
+        for name in (*self.fixed, *(n.partition(".")[0] for n in (*self.knobs, *self.smoke))):
             if name not in known:
                 raise SpaceError(str(unknown("pair spec field", name, known)))
-        if both := sorted(set(self.fixed) & set(self.knobs)):
+        if both := sorted(name for name in self.knobs if has_entry(self.fixed, name)):
             raise SpaceError(f"{both[0]} is both fixed and a knob; keep one")
+        if parts := [(a, b) for a in self.knobs for b in self.knobs if a != b and is_part_of(a, b)]:
+            raise SpaceError(f"{parts[0][0]} is an entry of {parts[0][1]}, and both are knobs; keep one")
         if needed := sorted(_NEEDED & set(self.conditions)):
             raise SpaceError(f"{needed[0]} has no default and must act in every trial; drop its condition")
         try:
@@ -99,15 +104,29 @@ class Space:
             raise SpaceError(f"space {self.name!r} needs a value of {missing[0]}")
         if wrong := sorted(set(params) - set(self.knobs)):
             raise SpaceError(str(unknown(f"knob of space {self.name!r}:", wrong[0], self.knobs)))
-        return PairSpec.from_mapping({**self.fixed, **self.active_params(params), **more})
+        fields = dict(self.fixed)
+        for name, value in self.active_params(params).items():
+            fields = with_entry(fields, name, value)
+        return PairSpec.from_mapping({**fields, **more})
 
     def active_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters without the knobs that do not act."""
         return active_params(params, self.conditions)
 
     def params_of(self, spec: PairSpec) -> dict[str, Any]:
-        """Return the values of the knobs that act in a trial: the inverse of `build`."""
-        return self.active_params({name: getattr(spec, name) for name in self.knobs})
+        """Return the values of the knobs that act in a trial: the inverse of `build`.
+
+        Raises:
+            SpaceError: The trial lacks the entry of a field that is a knob that acts.
+        """
+        known: dict[str, Any] = {}
+        for name in self.knobs:
+            with suppress(KeyError):
+                known[name] = read_entry(spec, name)
+        active = self.active_params(known)
+        if missing := sorted(k for k in self.knobs if k not in known and acts(k, active, self.conditions)):
+            raise SpaceError(f"the trial {spec.digest} has no {missing[0]}, which is a knob of space {self.name!r}")
+        return active
 
     def override(
         self,
@@ -128,13 +147,16 @@ class Space:
         Raises:
             SpaceError: A field that `PairSpec` does not have, or an entry of a field that is no mapping.
         """
-        given: dict[str, Any] = {}
-        for name, value in fixed.items():
-            head, *path = name.split(".")
-            given[head] = self._with_entry(given.get(head, self.fixed.get(head, {})), path, value, name)
-        knobs = {k: v for k, v in self.knobs.items() if k not in given} | dict(parameters)
-        rest = {k: v for k, v in self.fixed.items() if k not in parameters} | given
-        new = {k: c for k, c in (conditions or {}).items() if k not in given}
+        rest, given = dict(self.fixed), list(fixed)
+        for name in parameters:
+            rest = without_entry(rest, name)
+        try:
+            for name, value in fixed.items():
+                rest = with_entry(rest, name, value)
+        except ValueError as error:
+            raise SpaceError(str(error)) from None
+        knobs = {k: v for k, v in self.knobs.items() if not any(is_part_of(k, f) for f in given)} | dict(parameters)
+        new = {k: c for k, c in (conditions or {}).items() if k not in fixed}
         try:
             check(new, knobs, rest)
         except ValueError as error:
@@ -142,14 +164,6 @@ class Space:
         kept, dead = narrow_conditions({**self.conditions, **new}, knobs, rest)
         knobs = {k: v for k, v in knobs.items() if k not in dead}
         return replace(self, fixed=rest, knobs=knobs, conditions=kept, **about)
-
-    def _with_entry(self, now: Any, path: list[str], value: Any, name: str) -> Any:
-        if not path:
-            return value
-        if not isinstance(now, Mapping):
-            raise SpaceError(f"{name} sets an entry, but the field must then be a mapping, got {now!r}")
-        known = cast(Mapping[str, Any], now)
-        return {**known, path[0]: self._with_entry(known.get(path[0], {}), path[1:], value, name)}
 
     def small(self) -> Space:
         """Return the small variant with the same name, for tests and first tries on a CPU.

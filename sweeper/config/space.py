@@ -13,7 +13,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
 from trainables.noise import KNOBS
 from trainables.registry import UnknownName
-from trainables.spec import PairSpec
+from trainables.spec import BaseSpec, PairSpec
 
 _SET_BY_SWEEP = {"seed", "repeat", "stack"}
 
@@ -74,6 +74,7 @@ def load_space(spec: SweepSpec, find: Callable[[str], Space] = load) -> Space:
     """
     try:
         kinds = {f.name: str(f.type) for f in fields(PairSpec)}
+        kinds |= {f"base.{f.name}": str(f.type) for f in fields(BaseSpec)}
         if taken := sorted(_SET_BY_SWEEP & (set(spec.parameters) | set(spec.fixed))):
             raise SpaceError(f"the sweep sets {taken[0]}; use the keys seed, repeats and stack")
         knobs: dict[str, Any] = {}

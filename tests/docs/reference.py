@@ -46,7 +46,8 @@ def sweep() -> str:
         "Keys of `resources`, and of `--resources KEY=VALUE`.",
         table(["Key", "Default", "Meaning"], _model_rows(Resources)),
         "## Parameters",
-        "`parameters` maps a knob to its range. Give `min` and `max`, or `values`.",
+        "`parameters` maps a knob to its range. Give `min` and `max`, or `values`. A dot reaches one entry of a field, "
+        "such as `optimizer_options.eps`.",
         table(["Key", "Default"], [(f"`{n}`", _default(f)) for n, f in Parameter.model_fields.items()]),
     )
 

@@ -196,7 +196,8 @@ def _format_columns(found: Sequence[Settings]) -> str:
 
 
 def _format_value(settings: Settings, name: str, value: Any) -> str:
-    shown = number(value) if isinstance(value, int | float) else printable_line(str(value))
+    counted = isinstance(value, int | float) and not isinstance(value, bool)
+    shown = number(value) if counted else printable_line(str(value))
     return f"{shown}{' (given)' if name in settings.fixed else ''}{'*' if name in settings.outside_tried else ''}"
 
 

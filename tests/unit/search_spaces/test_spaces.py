@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 import search_spaces
 from search_spaces import Space, load, names
+from search_spaces._plain import from_json, to_json
 from search_spaces._space import SpaceError
 from trainables.registry import UnknownName
 from trainables.spec import PairSpec
@@ -123,6 +125,39 @@ def test_override_sets_entries_of_mappings_with_dots() -> None:
     assert (spec.dataset_options, spec.base.steps, spec.base.learning_rate) == ({"label_noise": 0.1}, 3, 0.02)
     with pytest.raises(SpaceError, match=r"epochs\.a sets an entry, but the field must then be a mapping, got 8"):
         space.override({}, {"epochs.a": 1})
+
+
+def test_an_entry_of_a_field_is_a_knob() -> None:
+    base = load("digits_cnn")
+    ranges = {"base.steps": IntDistribution(1, 9), "optimizer_options.nesterov": CategoricalDistribution((True, False))}
+    space = base.override(ranges, {})
+    point = {**_point(base), "base.steps": 4, "optimizer_options.nesterov": True}
+    spec = space.build(point)
+    assert (spec.base.steps, spec.base.learning_rate, spec.optimizer_options) == (4, 0.02, {"nesterov": True})
+    assert space.params_of(spec) == point
+    assert spec.digest == base.build(_point(base), base=spec.base, optimizer_options={"nesterov": True}).digest
+    assert set(space.override({}, {"base.steps": 3}).knobs) == set(space.knobs) - {"base.steps"}
+    assert set(space.override({}, {"optimizer_options": {}}).knobs) == set(space.knobs) - {"optimizer_options.nesterov"}
+    with pytest.raises(SpaceError, match=r"has no optimizer_options\.nesterov, which is a knob"):
+        space.params_of(base.build(_point(base)))
+    with pytest.raises(SpaceError, match=r"base\.steps is both fixed and a knob"):
+        replace(base, knobs={**base.knobs, "base.steps": IntDistribution(1, 9)})
+    with pytest.raises(SpaceError, match=r"optimizer_options\.eps is an entry of optimizer_options, and both"):
+        replace(base, fixed={}, knobs={"optimizer_options": ANY, "optimizer_options.eps": ANY})
+    assert from_json(to_json(space)).build(point).digest == spec.digest
+
+
+def test_an_entry_acts_under_its_condition() -> None:
+    base = load("digits_cnn")
+    space = base.override(
+        {"optimizer_options.nesterov": CategoricalDistribution((True, False))},
+        {},
+        {"optimizer_options.nesterov": {"momentum": (0.9, 0.95)}},
+    )
+    still = {**_point(base), "momentum": 0.0}
+    spec = space.build({**still, "optimizer_options.nesterov": True})
+    assert spec.optimizer_options == {}
+    assert space.params_of(spec) == still
 
 
 def test_a_smoke_variant_replaces_values_and_ranges() -> None:

@@ -34,32 +34,45 @@ def are_model_folders(args: Arguments) -> bool:
 
 
 def merge_folders(args: Arguments) -> int:
-    """Merge model folders at one coefficient and write the result."""
-    from trainables.merging.streaming import StreamingMerge
-    from trainables.models.model_folders import open_model_folder
-
+    """Merge model folders, or adapters with their base, at one coefficient and write the result."""
     target = _check_arguments(args)
     started = time.perf_counter()
     try:
-        method, coefficient = _choose_merge(args)
-        models = [open_model_folder(Path(m).expanduser()) for m in args.models]
-        base = open_model_folder(Path(args.base).expanduser()) if args.base else None
-        written = StreamingMerge(models, base, method, coefficient).write(target)
+        record = _write(args, target)
     except (ValueError, UnknownName, OSError) as error:
         raise SpecError(" ".join(str(error).split())) from None
-    record = {
-        "models": [str(m.path) for m in models],
-        "base": str(base.path) if base else None,
-        "merge": method,
-        "coefficient": coefficient,
-        "tensors": written.tensors,
-        "parameters": written.parameters,
-        "bytes": written.bytes,
-        "seconds": time.perf_counter() - started,
-        "saved": str(target),
-    }
+    record |= {"seconds": time.perf_counter() - started, "saved": str(target)}
     emit(args.json, record, _format_record(record))
     return 0
+
+
+def _write(args: Arguments, target: Path) -> dict[str, Any]:
+    from trainables.merging.adapter_folders import adapt, open_adapter, write_adapter
+    from trainables.merging.streaming import StreamingMerge
+    from trainables.models.model_folders import ADAPTER_CONFIG, open_model_folder
+
+    method, coefficient = _choose_merge(args)
+    paths = [Path(m).expanduser() for m in args.models]
+    adapted = [(path / ADAPTER_CONFIG).is_file() for path in paths]
+    if any(adapted) and not all(adapted):
+        raise ValueError(f"--models must all be models or all adapters; {paths[adapted.index(False)]} is no adapter")
+    if args.rank is not None and not any(adapted):
+        raise ValueError("--rank is for adapters; leave it out for whole models")
+    if any(adapted) and not args.base:
+        raise ValueError("adapters need --base FOLDER, the model that they were trained on")
+    base = open_model_folder(Path(args.base).expanduser()) if args.base else None
+    record = {"models": [str(p) for p in paths], "base": str(base.path) if base else None,
+              "merge": method, "coefficient": coefficient, "rank": args.rank, "discarded": None}  # fmt: skip
+    if base and all(adapted):
+        sources = adapt(base, [open_adapter(p) for p in paths])
+    else:
+        sources = [open_model_folder(p) for p in paths]
+    merge = StreamingMerge(sources, base, method, coefficient)
+    if args.rank is not None:
+        written, record["discarded"] = write_adapter(target, merge, args.rank)
+    else:
+        written = merge.write(target)
+    return record | {"tensors": written.tensors, "parameters": written.parameters, "bytes": written.bytes}
 
 
 def _check_arguments(args: Arguments) -> Path:
@@ -92,5 +105,8 @@ def _format_record(record: Mapping[str, Any]) -> str:
     facts = {f"model {who}": path for who, path in zip(ascii_uppercase, record["models"], strict=False)}
     facts |= {"base": record["base"]} if record["base"] else {}
     facts |= {"merge": merge_words(record["merge"], record["coefficient"]), "size": size}
+    if record["rank"] is not None:
+        share = f"{number(100 * record['discarded'])} % of the merged update's squared norm is discarded"
+        facts |= {"adapter": f"rank {record['rank']}; {share}"}
     facts |= {"time": f"{number(record['seconds'])} s", "saved": record["saved"]}
     return "\n".join(f"{name + ':':<9}{text}" for name, text in facts.items())

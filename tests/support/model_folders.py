@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,28 @@ def load(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def lora(folder: Path, base: Path, seed: int, name: str = "", **options: Any) -> Path:
+    """Save a LoRA adapter with random factors, and its base under the path `name`."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], **options}
+    model: Any = get_peft_model(load(base), LoraConfig(**settings))
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "lora_" in key:
+                parameter.copy_(0.1 * torch.randn(parameter.shape))
+    model.save_pretrained(folder, save_embedding_layers=False)
+    if name:
+        file = folder / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": name}))
+    return folder
+
+
+def merged_by_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
+    """Return the state dict of `merge_and_unload`."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(load(base), adapter).merge_and_unload().state_dict()

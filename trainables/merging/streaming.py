@@ -81,16 +81,21 @@ class StreamingMerge:
         self.thresholds = self._find_thresholds() if method == "ties" else ()
 
     def read(self, key: str) -> Tensor:
-        """Return the merged tensor of a key."""
-        children = [m.read(key) for m in self.models]
-        base = children[0] if self.base is self.models[0] else self.base.read(key)
+        """Return the merged tensor of a key in its own type."""
+        merged, kind = self.combine(key), self.dtype(key)
+        # by way of float32, as peft rounds a half-precision weight plus its update
+        return merged if merged.dtype == kind else merged.to(formulas.compute_type(kind)).to(kind)
+
+    def combine(self, key: str) -> Tensor:
+        """Return the merged tensor of a key in the widest type that its models give."""
+        base = self.base.read(key)
+        if all(m.entries[key] == self.base.entries[key] for m in self.models):
+            return base  # one entry of one file
+        children = [base if m is self.base else m.read(key) for m in self.models]
         if not self.merge.elementwise:
             return self._combine(key, base, children)
-        merged = torch.empty_like(children[0], dtype=self.dtype(key), memory_format=torch.contiguous_format)
-        parts = zip(*(_split(t) for t in (merged, base, *children)), strict=True)
-        for out, base_part, *child_parts in parts:
-            out.copy_(self._combine(key, base_part, child_parts))
-        return merged
+        parts = zip(_split(base), *(_split(c) for c in children), strict=True)
+        return torch.cat([self._combine(key, one, others).flatten() for one, *others in parts]).reshape(base.shape)
 
     def _combine(self, key: str, base: Tensor, children: Sequence[Tensor]) -> Tensor:
         models = [{key: child} for child in children]
@@ -115,7 +120,7 @@ class StreamingMerge:
 
     def _find_thresholds(self) -> list[Tensor]:
         """Return the least magnitude that TIES keeps of each task vector, after passes over all of its tensors."""
-        kinds = [self.dtype(k) for k in self.models[0].entries]
+        kinds = [e.given or e.dtype for m in (*self.models, self.base) for e in m.entries.values()]
         kind = formulas.compute_type(formulas.widest([k for k in kinds if k.is_floating_point]))
         return [formulas.find_threshold(self._changes(i), kind) for i in range(len(self.models))]
 
@@ -124,10 +129,12 @@ class StreamingMerge:
             for key, entry in self.models[0].entries.items():
                 if not entry.dtype.is_floating_point or formulas.is_statistic(key):
                     continue
+                if self.models[index].entries[key] == self.base.entries[key]:
+                    continue
                 child, base = self.models[index].read(key), self.base.read(key)
                 if formulas.unmoved([child, base]):  # constants may be infinite
                     continue
-                wide = formulas.compute_type(self.dtype(key))
+                wide = formulas.compute_type(formulas.widest([child.dtype, base.dtype]))
                 for one, other in zip(_split(child), _split(base), strict=True):
                     yield one.to(wide) - other.to(wide)
 

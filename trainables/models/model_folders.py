@@ -41,11 +41,16 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """Shape and type of a tensor that is not in memory, and the file that holds it."""
+    """Shape and type of a tensor that is not in memory, and the file that holds it.
+
+    Attributes:
+        given: Type that `Source.read` gives, if it is wider than `dtype`.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     file: Path
+    given: torch.dtype | None = None
 
     @property
     def bytes(self) -> int:

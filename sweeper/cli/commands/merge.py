@@ -11,7 +11,7 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from sweeper.cli.model_folders import are_model_folders, merge_folders
-from sweeper.cli.options import COMMON, FLOAT, MERGE_FLAGS, SET, spaces, sweep_options
+from sweeper.cli.options import COMMON, COUNT, FLOAT, MERGE_FLAGS, SET, spaces, sweep_options
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments, Option, command
 from sweeper.config.plain_text import check_plain_values
@@ -40,14 +40,15 @@ def _merge_names() -> Iterable[str]:
 
 
 _OPTIONS = (
-    Option("--models", "FILE|DIR", "Two or more checkpoints (safetensors or torch), or Hugging Face model folders, of "
-           "one architecture.", several=True, required=True),
-    Option("--base", "FILE|DIR", "Checkpoint or folder before fine-tuning; task vectors need it."),
+    Option("--models", "FILE|DIR", "Two or more checkpoints (safetensors or torch), Hugging Face model folders or LoRA "
+           "adapters, of one architecture.", several=True, required=True),
+    Option("--base", "FILE|DIR", "Checkpoint or folder before fine-tuning; task vectors and adapters need it."),
     Option("--space", "NAME", "Space with the model and the data set.", names=spaces),
     Option("--model", "NAME", "Name of the model, instead of --space."),
     Option("--data-set", "NAME", "Name of the data set (default: the images in the folder ROOT)."),
     Option("--merges", "NAME", "Merges (default: all possible ones).", several=True, names=_merge_names),
     Option("--coefficient", "X", "Coefficient of the merge of model folders without data.", type=FLOAT),
+    Option("--rank", "R", "Write a merge of adapters as an adapter of rank R, not as a whole model.", type=COUNT),
     Option("--out", "DIR", "Folder for tables and page (default: a new folder under runs/)."),
     Option("--save", "FILE|DIR", "Write the merge with the best validation loss as safetensors; without data, the "
            "merged model folder."),
@@ -59,8 +60,8 @@ def merge(args: Arguments) -> int:
     """`sweeper merge --models A B ...`."""
     if not (args.space or args.model) and are_model_folders(args):
         return merge_folders(args)
-    if args.coefficient is not None:
-        raise SpecError("--coefficient is for model folders without data; with data, every coefficient is scored")
+    if given := [name for name in ("coefficient", "rank") if getattr(args, name) is not None]:
+        raise SpecError(f"--{given[0]} is for model folders without data; with data, every coefficient is scored")
     settings = _read_settings(args)
     spec = _make_spec(args, settings)
     out = _choose_folder(args.out)

@@ -47,12 +47,14 @@ class Merge(Output):
 
 
 class FolderMerge(Output):
-    """A merge of model folders without data: `merge --coefficient`."""
+    """A merge of model folders or adapters without data: `merge --coefficient`."""
 
     models: list[str] = say("folders of the models")
     base: str | None = say("folder of the base")
     merge: str = say("name of the merge")
     coefficient: float = say("its coefficient")
+    rank: int | None = say("rank of the written adapter; None for a whole model")
+    discarded: float | None = say("share of the merged update's squared norm that the adapter lacks, with `rank`")
     tensors: int = say("number of tensors")
     parameters: int = say("number of their entries")
     bytes: int = say("size of the written weights [bytes]")

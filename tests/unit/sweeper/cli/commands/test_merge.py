@@ -6,12 +6,13 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from sweeper.cli.main import main
 from sweeper.cli.schemas.registry import json_schema
 from sweeper.storage.tables import read, read_trials
-from tests.support.model_folders import tiny_llama
+from tests.support.model_folders import load, lora, tiny_llama
 from trainables.models.registry import build
 
 TASK = ["--data-set", "digits", "--model", "small_cnn"]
@@ -248,3 +249,52 @@ def test_a_merge_of_folders_that_cannot_run_says_why(
     assert message in error
     assert error.count("\n") == 1
     assert not Path("x").exists()
+
+
+@pytest.fixture(scope="module")
+def adapters(folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Adapters of the base of `folders`, and these folders."""
+    root, base = tmp_path_factory.mktemp("adapters"), Path(folders["base"])
+    return folders | {n: str(lora(root / n, base, i)) for i, n in enumerate(("la", "lb"))}
+
+
+def test_adapters_become_a_model_or_an_adapter(
+    adapters: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = ["--models", adapters["la"], adapters["lb"], "--base", adapters["base"], "--coefficient", "0.5"]
+    assert merge(*pair, "--save", str(tmp_path / "whole"), "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    jsonschema.validate(record, json_schema("merge-folders"))
+    assert (record["rank"], record["discarded"]) == (None, None)
+    assert merge(*pair, "--save", str(tmp_path / "small"), "--rank", "8", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["discarded"] < 1e-12
+    tokens = torch.arange(9)[None]
+    whole = load(tmp_path / "whole")(tokens).logits
+    small = PeftModel.from_pretrained(load(Path(adapters["base"])), tmp_path / "small")(tokens).logits
+    torch.testing.assert_close(small, whole, atol=1e-5, rtol=1e-5)
+    assert merge(*pair, "--save", str(tmp_path / "tiny"), "--rank", "1") == 0
+    assert "adapter: rank 1; " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["la", "lb", "--save", "x", "--coefficient", "1"],
+            "adapters need --base FOLDER, the model that they ",
+        ),
+        (["la", "a", "--save", "x", "--coefficient", "1"], "--models must all be models or all adapters; "),
+        (
+            ["a", "b", "--save", "x", "--coefficient", "1", "--rank", "2"],
+            "--rank is for adapters; leave it out for",
+        ),
+        (["la", "lb", "--base", "wide", "--save", "x", "--coefficient", "1", "--rank", "0"], "whole number >= 1"),
+    ],
+)
+def test_a_merge_of_adapters_that_cannot_run_says_why(
+    adapters: dict[str, str], capsys: pytest.CaptureFixture[str], argv: list[str], message: str
+) -> None:
+    assert merge("--models", *(adapters.get(word, word) for word in argv)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from trainables.datasets.dataset import Data
 from trainables.spec import PairSpec
 from trainables.training import loop
-from trainables.training.loop import Child, Course, Leg, Seeds, Training, child_leg
+from trainables.training.legs import Leg, child_leg
+from trainables.training.loop import Child, Course, Seeds, Training
 
 
 def make_courses(

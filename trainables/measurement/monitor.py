@@ -18,7 +18,8 @@ from trainables.merging.coefficient_grid import Phase
 from trainables.models.registry import drops, has_batchnorm
 from trainables.spec import PairSpec
 from trainables.tasks.tasks import Task
-from trainables.training.loop import Child, Leg
+from trainables.training.legs import Leg
+from trainables.training.loop import Child
 from trainables.training.members import Members
 
 SMALLEST_NORMALISED = 8  # least examples of a micro-batch with BatchNorm
@@ -69,9 +70,7 @@ class Watch:
         self.steps = [frozenset(self._steps(spec, leg)) if self.plan.times else frozenset[int]() for leg in self.legs]
 
     def _steps(self, spec: PairSpec, leg: Leg) -> Sequence[int]:
-        # the stable phase has the stable learning rate
-        stable = [t for t in range(leg.steps) if leg.rate(t) >= spec.learning_rate * (1 - 1e-9)]
-        start, end = (stable[0], stable[-1] + 1) if stable else (0, leg.steps)
+        start, end = (leg.stable.start, leg.stable.stop) if len(leg.stable) else (0, leg.steps)
         # after at least one step, so that the optimizer has a second moment
         return [max(1, s) for s in at_steps(leg.steps, start, end, self.plan.times)]
 
@@ -151,13 +150,17 @@ class Watch:
             "gradient_norm2": pooled.norm2,
             "b_simple": pooled.b_simple,
         }
-        spec = self.specs[0]
         rates = {c: [self.legs[c].rate(t) for t in range(self.legs[c].steps)] for c in children}
         doses = [
-            dose(rates[c], spec.batch_size, momentum, {r.step: max(0.0, r.statistics.trace_sigma) for r in measured})
+            dose(
+                rates[c],
+                self.specs[c].batch_size,
+                momentum,
+                {r.step: max(0.0, r.statistics.trace_sigma) for r in measured},
+            )
             for c in children
             if (measured := self.readings.get(c))
-        ]
+        ]  # fmt: skip
         norm = sum(r.weight_norm for r in readings) / len(readings)
         return fields, {"dose": sum(doses) / len(doses), "weight_norm": norm}
 

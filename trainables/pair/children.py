@@ -24,6 +24,13 @@ def child_names(members: int) -> list[str]:
     return [chr(ord("a") + i) if i < 26 else f"m{i}" for i in range(members)]
 
 
+def _make_seeds(spec: PairSpec, child: int, name: str) -> Seeds:
+    if spec.pairing == "antithetic":
+        # one order for all children, of which each takes its half first
+        return Seeds(spec.stream("pair/order"), spec.stream(f"{name}/augment"), child % 2)
+    return Seeds(spec.stream(f"{name}/order"), spec.stream(f"{name}/augment"))
+
+
 @dataclass
 class Children:
     """The children of all trials of one stack, trial by trial.
@@ -110,8 +117,8 @@ class Children:
     def _courses(self, start: Weights, state: OptimizerState | None) -> list[Course]:
         first, lab, watch = self.specs[0], self.lab, self.watch
         names = child_names(first.members)
-        seeds = [Seeds(s.stream(f"{m}/order"), s.stream(f"{m}/augment")) for s in self.specs for m in names]
-        if first.pair_kind != "two_task":
+        seeds = [_make_seeds(s, i, m) for s in self.specs for i, m in enumerate(names)]
+        if first.pair_kind != "two_task" and not first.child_b:
             return make_courses(
                 Training(
                     first, lab.tasks[0].model, start, lab.data * len(self.specs), seeds, watch.legs[0], state,
@@ -120,11 +127,12 @@ class Children:
             )  # fmt: skip
         courses: list[Course] = []
         for i, seed in enumerate(seeds):
-            task = lab.tasks[i % 2]
+            task = lab.children[i]
+            own = replace(watch.specs[i], stack=1)
             courses += make_courses(
                 Training(
-                    replace(first, stack=1), task.model, task.base, [task.data], [seed], watch.legs[i], first=i,
-                    on_epoch=self._on_epoch, on_step=watch.on_step,
+                    own, task.model, start if first.child_b else task.base, [lab.data[i]], [seed], watch.legs[i],
+                    state, first=i, on_epoch=self._on_epoch, on_step=watch.on_step,
                 )
             )  # fmt: skip
         return courses

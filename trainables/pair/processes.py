@@ -19,7 +19,8 @@ from trainables.pair.rungs import Rungs, anneal_leg
 from trainables.pair.setup import prepare, resolve_device
 from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec
-from trainables.training.loop import Child, Course, Epoch, Leg, Seeds, child_leg, read_epoch
+from trainables.training.legs import Leg, child_leg
+from trainables.training.loop import Child, Course, Epoch, Seeds, read_epoch
 from trainables.training.torch_settings import torch_settings
 
 
@@ -67,8 +68,9 @@ class Follower:
         self.reports: list[Mapping[str, object]] = []
         with torch_settings(self.runtime):
             lab = prepare(spec, self.runtime)
-            legs = [child_leg(spec, data.examples) for data in lab.data]
-            self.watch = Watch([spec] * spec.members, lab.children, lab.data, legs, runtime.measure, lab.clock.phase)
+            specs = spec.child_specs()
+            legs = [child_leg(s, data.examples) for s, data in zip(specs, lab.data, strict=True)]
+            self.watch = Watch(specs, lab.children, lab.data, legs, runtime.measure, lab.clock.phase)
             children = Children([spec], lab, self.watch, Rungs([spec], lab, runtime.rungs), self._report)
             children.open()
         self.course = children.courses[child] if children.lost is None else None

@@ -30,6 +30,7 @@ from trainables.noise import NOISE
 from trainables.pair.caveats import caveats
 from trainables.pair.checkpoints import merge_checkpoints
 from trainables.pair.children import Children, child_names
+from trainables.pair.dynamics import describe_dynamics
 from trainables.pair.probe import probe_columns, probe_tables
 from trainables.pair.processes import Peer, distribute
 from trainables.pair.record import is_out_of_memory, make_failed_output, make_pruned_output, now, record
@@ -42,7 +43,8 @@ from trainables.tasks.evaluation import finite, recalibrate
 from trainables.tasks.tasks import trained_names
 from trainables.training import optimizers
 from trainables.training.checkpointing import Keeper, make_keeper
-from trainables.training.loop import Child, child_leg
+from trainables.training.legs import child_leg
+from trainables.training.loop import Child
 from trainables.training.ranks import join_launched_group, ranks
 from trainables.training.torch_settings import torch_settings
 from trainables.trial import run_trials
@@ -112,13 +114,13 @@ def _run(
     if runtime.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(runtime.device)
     lab = prepare(specs[0], runtime)
-    legs = [child_leg(specs[0], data.examples) for data in lab.data]
+    legs = [child_leg(s, data.examples) for s, data in zip(specs[0].child_specs(), lab.data, strict=True)]
     if runtime.measure != 0:
         # before a trunk replaces the base
         with lab.clock.phase("measure"):
             lab.probed = probe_columns(specs[0], lab.tasks[0], runtime)
     watch = Watch(
-        [s for s in specs for _ in range(s.members)], lab.children * len(specs), lab.data * len(specs),
+        [child for s in specs for child in s.child_specs()], lab.children * len(specs), lab.data * len(specs),
         legs * len(specs), runtime.measure, lab.clock.phase,
     )  # fmt: skip
     rungs = Rungs(specs, lab, runtime.rungs)
@@ -258,6 +260,7 @@ class _Trial:
             "clipped_fraction": clipped,
             "warnings": doubts,
             "step_seconds": self.whole.step_seconds,
+            **describe_dynamics(spec, self.watch.legs[0]),
             **self._peak(),
         }
         return about | finite(measured) | finite(lab.probed), settings
@@ -266,7 +269,7 @@ class _Trial:
         # the rate of the epoch's last step, because the decay reduces the noise to 0
         spec, paper = self.spec, NOISE["paper"]
         defined = optimizers.family(spec.optimizer) in paper.families
-        settings = {"batch_size": spec.batch_size, "momentum": spec.momentum}
+        settings = {"batch_size": self.watch.specs[index].batch_size, "momentum": spec.momentum}
         measured = self.watch.at_epochs(index, child)
         for e in child.history:
             statistics = measured.get(e.epoch)

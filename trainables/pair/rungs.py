@@ -17,7 +17,8 @@ from trainables.spec import PairSpec
 from trainables.tasks.batches import steps_per_epoch
 from trainables.tasks.evaluation import Score, finite, recalibrate, score_weights
 from trainables.tasks.tasks import Weights
-from trainables.training.loop import Course, Leg, Seeds
+from trainables.training.legs import Leg
+from trainables.training.loop import Course, Seeds
 from trainables.training.ranks import ranks
 from trainables.training.schedules import rung_steps, wsd
 
@@ -32,10 +33,11 @@ def anneal_leg(spec: PairSpec, leg: Leg, step: int, rungs: int) -> Leg:
     It has the length of the decay of a trial with `step` steps, limited by its part of `ANNEAL_SHARE`. Schedules
     without a decay, and children in their decay, have no anneal.
     """
-    decays = spec.schedule == "wsd" and leg.rate(step) >= spec.learning_rate * (1 - 1e-9)
+    decays = spec.schedule == "wsd" and step in leg.stable
     length = min(spec.decay * step, ANNEAL_SHARE * leg.steps / rungs) if decays else 0
     length = max(1, round(length)) if length else 0
-    return Leg(length, lambda done: spec.learning_rate * wsd(done, length, 0.0, 1.0))
+    rate = leg.rate(step)
+    return Leg(length, lambda done: rate * wsd(done, length, 0.0, 1.0))
 
 
 @dataclass

@@ -176,8 +176,8 @@ def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
         check_names(spec)
         _check_fits(spec, labs[key].tasks, runtime)
         sets = labs[key].data
-        for data in sets:
-            steps_per_epoch(data.examples, spec.batch_size)
+        for child, data in zip(spec.child_specs(), sets, strict=True):
+            steps_per_epoch(data.examples, child.batch_size)
             steps_per_epoch(data.examples, spec.base.batch_size, "base batch_size")
     first = specs[0]
     examples = labs[first.base_digest, first.pair_kind, first.members].data[0].examples

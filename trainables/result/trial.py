@@ -9,7 +9,7 @@ from typing import Any
 from trainables.noise import NOISE
 from trainables.result.columns import LANDSCAPE, SCORES, Column, col, columns_of
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 PHASES = ("data", "base", "train", "measure", "rungs", "recalibrate", "evaluate", "landscape")
 # fitted exponents depend on all rows, so that no row holds them
 _NOISES = {name: scale for name, scale in NOISE.items() if scale.kind != "fitted"}
@@ -118,6 +118,15 @@ class TrialResult:
     k_aug: float | None = col("trace_sigma_base over its value without augmentation", "1", default=None)
     augmentation_share: float | None = col("share of trace_sigma_base that comes from augmentation draws", "1",
                                            default=None)  # fmt: skip
+    schedule_start: float | None = col(
+        "noise at the start of the stable phase over its mean there; empty without a noise schedule", "1", default=None
+    )
+    schedule_end: float | None = col(
+        "noise at the end of the stable phase over its mean there; empty without a noise schedule", "1", default=None
+    )
+    child_noise_ratio: float | None = col(
+        "learning rate over batch size of child B over that of child A; empty without `child_b`", "1", default=None
+    )
     clipped_fraction: float | None = col("fraction of steps whose gradient was clipped", "1", default=None)
     peak_memory_bytes: int | None = col("largest allocation on the GPU; empty on a CPU", "bytes", default=None)
     step_seconds: float | None = col("training time per optimizer step of one child or stack", "s", default=None)

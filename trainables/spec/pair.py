@@ -9,7 +9,7 @@ from typing import Any
 
 from trainables.spec.base import BaseSpec
 from trainables.spec.digests import digest_of, non_defaults, stream
-from trainables.spec.rules import about, check_optimizer, check_pair, coerce, name_list, read_fields
+from trainables.spec.rules import about, check_dynamics, check_optimizer, check_pair, coerce, name_list, read_fields
 
 JSON = Mapping[str, Any]
 
@@ -58,6 +58,25 @@ class PairSpec:
         metadata=about("Fraction of the steps spent warming up; in protocol `branch`, of the trunk's steps."),
     )
     decay: float = field(default=0.2, metadata=about("Fraction of a child's steps spent decaying, in schedule `wsd`."))
+    noise_schedule: JSON = field(
+        default_factory=lambda: {},
+        metadata=about(
+            "Course of the noise over the stable phase: `kind` (flat, linear, cosine, step), `start`, `end`, and the "
+            "`turn` of a step. The learning rate follows it. Its mean over the phase is 1, so that only the ratio of "
+            "start and end counts, and the trial's noise is the mean."
+        ),
+    )
+    pairing: str = field(
+        default="independent",
+        metadata=about(
+            "Batches of the children: `independent` orders, or `antithetic` halves of the same super-batches, first "
+            "one's own half of all, then the other's."
+        ),
+    )
+    child_b: JSON = field(
+        default_factory=lambda: {},
+        metadata=about("Fields in which child B differs: `learning_rate`, `batch_size`. Noises are those of child A."),
+    )
     protocol: str = field(
         default="finetune",
         metadata=about(
@@ -126,6 +145,7 @@ class PairSpec:
         if not isinstance(self.base, BaseSpec):  # pyright: ignore[reportUnnecessaryIsInstance] - read from JSON
             object.__setattr__(self, "base", read_fields(BaseSpec, "base", self.base))
         check_pair(self)
+        check_dynamics(self)
 
     def _identity(self) -> dict[str, Any]:
         return {**non_defaults(self), "base": non_defaults(self.base)}
@@ -156,6 +176,11 @@ class PairSpec:
     def stream(self, role: str) -> int:
         """Return the seed of the random stream `role` of this trial."""
         return stream(self.digest, role)
+
+    def child_specs(self) -> list[PairSpec]:
+        """Return the hyperparameters of each child, `members` entries; only `child_b` can make them differ."""
+        first = replace(self, child_b={})
+        return [first, *(replace(first, **dict(self.child_b)) for _ in range(self.members - 1))]
 
     def stack_mates(self) -> list[PairSpec]:
         """Return the specs of the stack that contains this one, in order of repeat."""
@@ -196,4 +221,5 @@ _BASE_FIELDS = (
 )  # fmt: skip
 _AFTER_BRANCH = (
     "epochs", "steps", "schedule", "decay", "merges", "members", "trainable", "accuracy_floor", "stack", "repeat",
+    "noise_schedule", "pairing", "child_b",
 )  # fmt: skip

@@ -21,7 +21,13 @@ CHOICES = {
     "pair_kind": ("same_task", "split_data", "two_task"),
     "dtype": ("float32", "float64"),
     "autocast": ("", "bfloat16"),
+    "pairing": ("independent", "antithetic"),
 }
+_MAPPINGS = (
+    "dataset_options", "dataset_b_options", "model_options", "optimizer_options", "noise_schedule", "child_b",
+)  # fmt: skip
+_SCHEDULE = ("kind", "start", "end", "turn")
+_CHILD = ("learning_rate", "batch_size")
 
 
 def about(description: str) -> dict[str, str]:
@@ -121,7 +127,14 @@ def check_pair(spec: Any) -> None:
     Raises:
         ValueError: A field breaks its rule; the message names rule and value.
     """
-    for name in ("dataset_options", "dataset_b_options", "model_options", "optimizer_options"):
+    for name in (
+        "dataset_options",
+        "dataset_b_options",
+        "model_options",
+        "optimizer_options",
+        "noise_schedule",
+        "child_b",
+    ):
         check_json(name, getattr(spec, name))
     if reserved := sorted(OF_OTHERS & set(spec.model_options)):
         raise ValueError(
@@ -155,6 +168,47 @@ def check_pair(spec: Any) -> None:
     if spec.autocast and spec.dtype != "float32":
         raise ValueError(f"autocast must be empty unless dtype is float32, got {spec.autocast!r} with {spec.dtype}")
     _check_protocol(spec)
+
+
+def check_dynamics(spec: Any) -> None:
+    """Check the fields of a `PairSpec` that steer the noise of its children.
+
+    Raises:
+        ValueError: A field breaks its rule.
+    """
+    if spec.noise_schedule:
+        _check_noise_schedule(spec)
+    if spec.pairing == "antithetic":
+        check("pair_kind", spec.pair_kind, "be same_task with pairing antithetic", spec.pair_kind == "same_task")
+        check("child_b", spec.child_b, "be empty with pairing antithetic", not spec.child_b)
+    for name, value in spec.child_b.items():
+        if name not in _CHILD:
+            raise ValueError(str(unknown("field of child_b", name, _CHILD)))
+        number = _number(f"child_b.{name}", value)
+        whole = name != "batch_size" or number % 1 == 0
+        check(f"child_b.{name}", value, "be > 0 and whole" if name == "batch_size" else "be > 0", number > 0 and whole)
+    if spec.child_b:
+        check("members", spec.members, "be 2 with child_b", spec.members == 2)
+        check("stack", spec.stack, "be 1 with child_b", spec.stack == 1)
+
+
+def _check_noise_schedule(spec: Any) -> None:
+    from trainables.training.noise_schedules import NOISE_SCHEDULES
+
+    options = spec.noise_schedule
+    if wrong := sorted(set(options) - set(_SCHEDULE)):
+        raise ValueError(str(unknown("entry of noise_schedule", wrong[0], _SCHEDULE)))
+    if "kind" not in options:
+        raise ValueError(f"noise_schedule must have a kind ({', '.join(NOISE_SCHEDULES)}), got {dict(options)}")
+    if options["kind"] not in NOISE_SCHEDULES:
+        raise ValueError(str(unknown("noise schedule", options["kind"], NOISE_SCHEDULES)))
+    for name in ("start", "end"):
+        value = options.get(name, 1)
+        check(f"noise_schedule.{name}", value, "be > 0", _number(f"noise_schedule.{name}", value) > 0)
+    turn = options.get("turn", 0.5)
+    check("noise_schedule.turn", turn, "lie in [0, 1]", 0 <= _number("noise_schedule.turn", turn) <= 1)
+    stable = spec.schedule in ("wsd", "constant")
+    check("schedule", spec.schedule, "be wsd or constant with a noise_schedule: it needs a stable phase", stable)
 
 
 def _check_protocol(spec: Any) -> None:

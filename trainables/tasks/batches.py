@@ -39,7 +39,14 @@ def augmentation_chunk(batch_size: int, shape: torch.Size) -> int:
 
 
 def epoch_batches(
-    data: Data, spec: PairSpec, order: Generator, augment: Generator, rank: int = 0, ranks: int = 1, done: int = 0
+    data: Data,
+    spec: PairSpec,
+    order: Generator,
+    augment: Generator,
+    rank: int = 0,
+    ranks: int = 1,
+    done: int = 0,
+    half: int | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of one epoch, shuffled and augmented.
 
@@ -53,6 +60,9 @@ def epoch_batches(
             would see.
         done: Batches of the epoch to skip. Images of earlier augmentation calls are not read: `augment` must have the
             state before the call that produced the next batch.
+        half: In `pairing: antithetic`, 0 or 1: two children draw one order, in which every two batches are the halves
+            of one super-batch. Each takes its half of all super-batches, then the other half of all. None takes the
+            batches in order.
 
     Yields:
         Inputs [B / ranks, ...] and targets: int64 [B / ranks], or class probabilities [B / ranks, C] where the
@@ -67,11 +77,19 @@ def epoch_batches(
         raise ValueError(f"batch_size must be a multiple of the {ranks} processes that share it, got {size}")
     own = slice(rank * size // ranks, (rank + 1) * size // ranks)
     index = torch.randperm(len(y), generator=order).to(y.device)[: steps * size]
+    if half is not None:
+        index = index.reshape(steps, size)[_take_halves(steps, half)].flatten()
     at_once = augmentation_chunk(size, x.shape)
     before, within = divmod(done * size, at_once)
     batches = _augmented(data, spec, augment, torch.split(index, at_once)[before:])
     for image, target in islice(batches, within // size, None):
         yield image[own], target[own]
+
+
+def _take_halves(steps: int, half: int) -> list[int]:
+    """Return the batches of an epoch in the order of a child; a last batch without a partner comes last."""
+    paired = range(steps - steps % 2)
+    return [*paired[half::2], *paired[1 - half :: 2], *range(len(paired), steps)]
 
 
 def _augmented(data: Data, spec: PairSpec, augment: Generator, parts: Sequence[Tensor]) -> Iterator[Batch]:

@@ -17,7 +17,8 @@ from trainables.spec import PairSpec, stream
 from trainables.tasks.tasks import Task, join_by_task, split_by_task
 from trainables.training.base_training import train_base
 from trainables.training.checkpointing import make_keeper, train_with_pauses
-from trainables.training.loop import Seeds, Training, make_courses, trunk_leg
+from trainables.training.legs import trunk_leg
+from trainables.training.loop import Seeds, Training, make_courses
 from trainables.training.members import OptimizerState
 from trainables.training.ranks import ranks
 

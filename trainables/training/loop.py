@@ -18,18 +18,24 @@ from trainables.models.tensors import non_finite_entries, non_finite_names
 from trainables.spec import PairSpec
 from trainables.tasks.batches import Batch, augmentation_chunk, epoch_batches, steps_per_epoch
 from trainables.tasks.evaluation import Score, score_inputs
+from trainables.training.legs import Leg
 from trainables.training.members import Members, OptimizerState, make_members, stackable
 from trainables.training.optimizers import build
 from trainables.training.ranks import Ranks
-from trainables.training.schedules import SCHEDULES, constant
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """Seeds of one child: of its data order and of its augmentation."""
+    """Seeds of one child: of its data order and of its augmentation.
+
+    Attributes:
+        half: Which half of each pair of batches the child takes first, 0 or 1; None takes the batches in order. See
+            `trainables.tasks.batches.epoch_batches`.
+    """
 
     order: int
     augment: int
+    half: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,32 +73,6 @@ class Child:
         ends = [0, *(e.step for e in self.history)]
         clipped = sum(e.clipped * (e.step - start) for start, e in zip(ends, self.history, strict=False))
         return clipped / max(1, ends[-1])
-
-
-@dataclass(frozen=True)
-class Leg:
-    """One stretch of training: its number of steps and the learning rate of each step."""
-
-    steps: int
-    rate: Callable[[int], float]
-
-
-def child_leg(spec: PairSpec, examples: int) -> Leg:
-    """Return the leg of a child that trains on `examples` examples; after a trunk it has no second warmup.
-
-    Raises:
-        ValueError: The batch is larger than the training set.
-    """
-    total = spec.steps or steps_per_epoch(examples, spec.batch_size) * spec.epochs
-    factor, warmup = SCHEDULES[spec.schedule], 0.0 if spec.protocol == "branch" else spec.warmup
-    return Leg(total, lambda step: spec.learning_rate * factor(step, total, warmup, spec.decay))
-
-
-def trunk_leg(spec: PairSpec) -> Leg:
-    """Return the leg of the trunk: warmup over its own steps, then the stable learning rate of the trial."""
-    return Leg(
-        spec.branch_step, lambda step: spec.learning_rate * constant(step, spec.branch_step, spec.warmup, 0.0)
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -306,7 +286,9 @@ class _Run:
 
     def _repeat_epochs(self, data: Data, seeds: Seeds) -> Iterator[Batch]:
         generators = _make_generators(seeds, self.training.device)
-        return chain.from_iterable(epoch_batches(data, self.training.spec, *generators) for _ in count())
+        return chain.from_iterable(
+            epoch_batches(data, self.training.spec, *generators, half=seeds.half) for _ in count()
+        )
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state for `restore`, without the weights."""
@@ -364,7 +346,10 @@ class _OpenEpoch:
         self._generators, self._clip_norm = generators, spec.clip_norm
         self._redraw = augmentation_chunk(spec.batch_size, data[0].x["train"].shape) // spec.batch_size
         share = ranks.rank, ranks.size, skip
-        batches = [epoch_batches(d, spec, *g, *share) for d, g in zip(data, generators, strict=True)]
+        halves = [s.half for s in training.seeds]
+        batches = [
+            epoch_batches(d, spec, *g, *share, half) for d, g, half in zip(data, generators, halves, strict=True)
+        ]
         self.batches: Iterator[tuple[Batch, ...]] = zip(*batches, strict=True)
         self.losses: list[Tensor] = []
         self.clipped = torch.zeros((), device=training.device)

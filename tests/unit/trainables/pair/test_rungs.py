@@ -21,7 +21,8 @@ from trainables.runtime import Runtime, Stop
 from trainables.spec import PairSpec
 from trainables.tasks.batches import epoch_batches
 from trainables.tasks.evaluation import logits_of, score
-from trainables.training.loop import Leg, Seeds
+from trainables.training.legs import Leg
+from trainables.training.loop import Seeds
 from trainables.training.schedules import SCHEDULES, rung_steps
 
 SPEC = digits_spec(epochs=4, batch_size=64)

@@ -15,7 +15,8 @@ from trainables.models.registry import MODELS
 from trainables.spec import PairSpec
 from trainables.tasks.batches import epoch_batches
 from trainables.training.base_training import train_base
-from trainables.training.loop import Child, Epoch, Leg, Seeds
+from trainables.training.legs import Leg
+from trainables.training.loop import Child, Epoch, Seeds
 from trainables.training.schedules import SCHEDULES
 
 SPEC = PairSpec("random", "any", learning_rate=0.05, batch_size=16, momentum=0.9, weight_decay=1e-3, dtype="float64")

@@ -1,0 +1,97 @@
+"""Noise schedules, antithetic pairs and unequal children in whole trials."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator
+
+from tests.support.small_trials import digits_spec
+from trainables.pair.run import run_pair
+from trainables.runtime import Runtime
+from trainables.tasks.batches import epoch_batches
+from trainables.training.checkpointing import Keeper
+
+QUIET = Runtime(measure=0)
+RISING = {"kind": "linear", "start": 1, "end": 4}
+
+
+def test_a_schedule_stands_in_the_row_and_in_the_history() -> None:
+    spec = digits_spec(batch_size=32, noise_schedule=RISING, warmup=0.0, decay=0.0, epochs=4)
+    row = run_pair(spec, QUIET)
+    ends = row.result.schedule_start, row.result.schedule_end
+    assert ends == (pytest.approx(0.4, abs=0.05), pytest.approx(1.6, abs=0.05))
+    noises = [h.noise_paper for h in row.history if h.member == "a"]
+    assert noises == sorted(noises)
+    assert noises[-1] == pytest.approx(ends[1] * row.result.noises["paper"])
+    assert run_pair(replace(spec, noise_schedule={}), QUIET).result.schedule_start is None
+
+
+def test_antithetic_children_take_complementary_halves() -> None:
+    spec = digits_spec(batch_size=32, pairing="antithetic", augmentation="none")
+    from trainables.datasets.load import load
+
+    data = load("digits", {}, QUIET, torch.float32)
+
+    def epoch(half: int | None) -> list[torch.Tensor]:
+        order = Generator().manual_seed(1)
+        return [x for x, _ in epoch_batches(data, spec, order, Generator(), half=half)]
+
+    plain, first, second = epoch(None), epoch(0), epoch(1)
+    pairs = len(plain) // 2
+    for i in range(pairs):
+        assert torch.equal(first[i], plain[2 * i])
+        assert torch.equal(second[i], plain[2 * i + 1])
+        assert torch.equal(first[pairs + i], second[i])
+        assert torch.equal(second[pairs + i], first[i])
+    assert len(first) == len(second) == len(plain)
+
+
+def test_antithetic_children_differ_and_are_a_function_of_the_spec() -> None:
+    spec = digits_spec(batch_size=32, pairing="antithetic")
+    one, again, other = (run_pair(s, QUIET).result for s in (spec, spec, replace(spec, pairing="independent")))
+    assert one.scores == again.scores
+    assert one.distance > 0.01
+    assert one.distance != other.distance
+
+
+def test_unequal_children_train_with_their_own_settings() -> None:
+    spec = digits_spec(batch_size=32, learning_rate=0.02, child_b={"learning_rate": 0.04, "batch_size": 16}, decay=0.0)
+    output = run_pair(spec, QUIET)
+    assert output.result.child_noise_ratio == pytest.approx(4.0)
+    last = {h.member: h for h in output.history}
+    assert (last["a"].learning_rate, last["b"].learning_rate) == (0.02, 0.04)
+    assert last["b"].noise_paper == pytest.approx(4 * last["a"].noise_paper)
+    assert last["b"].step == 2 * last["a"].step + 1  # 720 images: 22 and 45 steps
+    equal = run_pair(replace(spec, child_b={"learning_rate": 0.02}), QUIET).result
+    assert equal.child_noise_ratio == 1.0
+    assert math.isfinite(equal.scores["merged_loss_test"] or math.nan)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"noise_schedule": RISING}, {"pairing": "antithetic"}, {"child_b": {"learning_rate": 0.03}}]
+)
+def test_a_resume_gives_the_same_trial(fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = digits_spec(batch_size=32, epochs=3, **fields)
+    whole = run_pair(spec, QUIET)
+    real, written = Keeper.write, []
+
+    def write(self: Keeper, state: Any) -> None:
+        real(self, state)
+        written.append(1)
+        if len(written) == 5:
+            raise KeyboardInterrupt
+
+    runtime = replace(QUIET, checkpoints=str(tmp_path), checkpoint_steps=9)
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "write", write)
+        with pytest.raises(KeyboardInterrupt):
+            run_pair(spec, runtime)
+    resumed = run_pair(spec, runtime)
+    assert resumed.result.scores == whole.result.scores
+    assert resumed.history == whole.history

@@ -14,7 +14,7 @@ from trainables.registry import Registry
 from trainables.result import SPLITS
 from trainables.spec import stream
 
-SCORED, SCORED_TOKENS = 10_000, 2**15  # at most this number of training examples, and of their tokens, is scored
+SCORED, SCORED_TOKENS = 10_000, 2**14  # at most this number of training examples, and of their tokens, is scored
 
 
 class DataError(ValueError):
@@ -93,7 +93,7 @@ class Data:
     def scored(self, split: str) -> tuple[Inputs, Tensor]:
         """Return inputs and labels of a split for scores: all examples, or at most 10,000 of `train`.
 
-        Of text, the windows of `train` hold at most 32,768 tokens. The name of the data set determines these training
+        Of text, the windows of `train` hold at most 16,384 tokens. The name of the data set determines these training
         examples, so that every trial scores the same ones.
         """
         x, y = self.x[split], self.y[split]

@@ -51,7 +51,7 @@ def test_few_training_windows_are_scored() -> None:
     streams = {s: np.zeros(40_001, dtype=np.uint8) for s in ("train", "val", "test")}
     data = token_data("text", streams, 16, 256, 1.0, limits={})
     x, y = data.scored("train")
-    assert len(x) == len(y) == 2**15 // 16
+    assert len(x) == len(y) == 2**14 // 16
     assert len(data.scored("val")[1]) == 2500
 
 

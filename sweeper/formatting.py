@@ -255,3 +255,16 @@ KNOB_NAMES: Mapping[str, KnobName] = {
 def name_knob(key: str) -> KnobName:
     """Return the names of a knob; an unknown knob goes by its key."""
     return KNOB_NAMES.get(key) or KnobName(key)
+
+
+def per_token(loss: float | None, bytes_per_token: float | None) -> tuple[float, float] | None:
+    """Return perplexity and bits per byte of a loss in nat per token; None for images and without a loss."""
+    if loss is None or bytes_per_token is None or not math.isfinite(loss):
+        return None
+    return math.exp(min(loss, 700.0)), loss / (bytes_per_token * math.log(2))
+
+
+def describe_per_token(loss: float | None, bytes_per_token: float | None) -> str:
+    """Return perplexity and bits per byte as words; empty for images and without a loss."""
+    found = per_token(loss, bytes_per_token)
+    return f"perplexity {found[0]:.3g}, {found[1]:.3g} bits per byte" if found else ""

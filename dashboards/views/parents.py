@@ -12,7 +12,7 @@ from dashboards.charts.theme import BLUE, GREEN, GREY, ORANGE
 from dashboards.data.configurations import to_finite
 from dashboards.text.best import Cell, TextTable, format_percent
 from dashboards.views.section import Tile
-from sweeper.formatting import merge_words, pluralize
+from sweeper.formatting import merge_words, per_token, pluralize
 
 WHO = {
     "a": "parent A",
@@ -35,6 +35,7 @@ class BestScores:
         loss: Key in `WHO` -> test loss [nat]; None if not measured.
         accuracy: Key in `WHO` -> test accuracy; None if not measured.
         pairs: Number of fresh pairs whose means these are; 0 for the scores of a single trial.
+        bytes_per_token: Bytes of text per token; None for images.
     """
 
     digest: str
@@ -43,6 +44,7 @@ class BestScores:
     loss: Mapping[str, float | None]
     accuracy: Mapping[str, float | None]
     pairs: int = 0
+    bytes_per_token: float | None = None
 
 
 def read_scores(best: Mapping[str, Any] | None) -> BestScores | None:
@@ -65,6 +67,7 @@ def read_scores(best: Mapping[str, Any] | None) -> BestScores | None:
         loss={who: score(who, "loss") for who in WHO},
         accuracy={who: score(who, "accuracy") for who in WHO},
         pairs=confirmed.get("pairs", 0),
+        bytes_per_token=to_finite(best.get("bytes_per_token")),
     )
 
 
@@ -98,8 +101,13 @@ def make_scores_table(best: BestScores) -> TextTable:
     for name, who in models.items():
         loss, accuracy = (_average([scores.get(w) for w in who]) for scores in (best.loss, best.accuracy))
         if loss is not None or accuracy is not None:
-            rows.append((Cell(name, titles[name]), Cell(shorten(loss)), Cell(format_percent(accuracy))))
-    return TextTable((Cell(""), Cell("test loss", "nat"), Cell("test accuracy")), tuple(rows))
+            text = per_token(loss, best.bytes_per_token) or (None, None)
+            more = [Cell(shorten(value)) for value in text] if best.bytes_per_token else []
+            rows.append((Cell(name, titles[name]), Cell(shorten(loss)), Cell(format_percent(accuracy)), *more))
+    head = (Cell(""), Cell("test loss", "nat"), Cell("test accuracy"))
+    if best.bytes_per_token:
+        head = (Cell(""), Cell("test loss", "nat per token"), *head[2:], Cell("perplexity"), Cell("bits per byte"))
+    return TextTable(head, tuple(rows))
 
 
 def _average(values: list[float | None]) -> float | None:

@@ -180,7 +180,9 @@ def _constants(scale: NoiseScale, best: Sequence[Row]) -> dict[str, float]:
     # constants that come from the best trial alone
     constants: dict[str, float] = {}
     if "beta1" in scale.needs:
-        constants["beta1"] = PairSpec.from_json(best[0]["spec"]).beta1 if best and best[0]["spec"] else PairSpec.beta1
+        constants["beta1"] = (
+            PairSpec.from_json(best[0]["spec"]).betas[0] if best and best[0]["spec"] else PairSpec.beta1
+        )
     if "k_aug" in scale.needs:
         k_aug: float | None = best[0]["k_aug"] if best else None
         if k_aug is None or not math.isfinite(k_aug):
@@ -313,6 +315,7 @@ def _best_record(row: Row, column: str, noise: str) -> dict[str, Any]:
     names = ("digest", "config", "repeat", *KNOBS, "augmentation", "augmentation_strength")
     names += ("config_mean", "config_repeats", "posterior_mean", "posterior_sd", "undecided", "luckiest", "confirmed")
     record = {name: row[name] for name in (*names, "chosen_merge", "chosen_coefficient")}
+    record["bytes_per_token"] = row.get("bytes_per_token")
     scores = {
         who: {m: v if _finite(v := row[f"{who}_{m}_test"]) else None for m in ("loss", "accuracy")}
         for who in MODELS_SCORED

@@ -20,6 +20,7 @@ from sweeper.formatting import (
     merge_words,
     name_knob,
     number,
+    per_token,
     plain_text,
     pluralize,
     wrap,
@@ -33,6 +34,11 @@ _TEST_ROWS = {
     "chosen": "merged, chosen on validation",
     "ensemble": "ensemble of the parents",
 }
+
+
+def _format_per_token(loss: float | None, bytes_per_token: float) -> tuple[str, str]:
+    found = per_token(loss, bytes_per_token)
+    return (number(found[0]), number(found[1])) if found else ("-", "-")
 
 
 def format_summary(record: Mapping[str, Any]) -> str:
@@ -101,11 +107,18 @@ def format_best(record: Mapping[str, Any]) -> str:
         (text, number(best["test"][who]["loss"]), _format_percent(best["test"][who]["accuracy"]))
         for who, text in _TEST_ROWS.items()
     ]
+    text = best["bytes_per_token"]
+    more = ("perplexity", "bits per byte") if text else ()
+    if text:
+        rows = [
+            (*row, *_format_per_token(best["test"][who]["loss"], text))
+            for row, who in zip(rows, _TEST_ROWS, strict=True)
+        ]
     lines = [
         wrap(f"best trial by {record['objective']} on {_split(best['column'])}: {best['digest']}", 0),
         *_describe_choice(best),
         wrap(", ".join(f"{name} {value}" for name, value in knobs.items()), 2),
-        format_table(("on test", "loss [nat]", "accuracy"), rows),
+        format_table(("on test", "loss [nat/token]" if text else "loss [nat]", "accuracy", *more), rows),
     ]
     if best["chosen_merge"] is not None:
         lines.append(f"  chosen on validation: {merge_words(best['chosen_merge'], best['chosen_coefficient'])}")

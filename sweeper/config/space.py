@@ -21,7 +21,8 @@ _SET_BY_SWEEP = {"seed", "repeat", "stack"}
 def noise_constants(space: Space, trial: PairSpec, examples: float | None = None) -> dict[str, float]:
     """Return the values in noise formulas that are the same in all trials of a space.
 
-    A knob with a condition counts with its value outside of the condition.
+    A knob with a condition counts with its value outside of the condition. Where beta1 follows a varying batch size, it
+    is no constant.
 
     Args:
         space: The space.
@@ -29,6 +30,8 @@ def noise_constants(space: Space, trial: PairSpec, examples: float | None = None
         examples: Size of the training set; None leaves it out.
     """
     names = [k for k in (*KNOBS, "beta1") if k not in space.knobs or k in space.conditions]
+    if trial.betas_batch_size and "batch_size" in space.knobs and "beta1" in names:
+        names.remove("beta1")
     constants = {k: getattr(PairSpec if k in space.conditions else trial, k) for k in names}
     return constants if examples is None else {**constants, "examples": examples}
 

@@ -151,7 +151,7 @@ def _check_positive(spec: SweepSpec, trials: Sequence[PairSpec], constants: Mapp
     scale = NOISE[spec.noise]
     if scale.kind != "predicted":
         return
-    settings = [{"k_aug": 1.0, **constants, **{k: getattr(t, k) for k in (*KNOBS, "beta1")}} for t in trials]
+    settings = [{"k_aug": 1.0, **constants, **{k: getattr(t, k) for k in KNOBS}, "beta1": t.betas[0]} for t in trials]
     if not any(scale.defined_at(s) and scale.predict(s) > 0 for s in settings):
         raise SpecError(
             f"noise {spec.noise!r} is 0 for every configuration, or undefined: {scale.formula}; choose another --noise"

@@ -30,6 +30,7 @@ DATASETS.add("cifar10_jpeg", image_folder.cifar10_jpeg)
 for _official in torchvision.OFFICIAL:
     DATASETS.add(_official.name, torchvision.builder(_official))
 DATASETS.add("text", sets.text)
+DATASETS.add("sentences", sets.sentences)
 for _named in sets.NAMED:
     DATASETS.add(_named.name, sets.builder(_named))
 

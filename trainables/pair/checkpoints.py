@@ -65,6 +65,8 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
         "landscape": relief,
         "examples": task.data.examples,
         "classes": task.data.classes,
+        "tokens_per_example": task.data.context,
+        "bytes_per_token": task.data.bytes_per_token,
         "parameters": sum(p.numel() for p in task.model.parameters()),
     }
     detail = "merged " + ", ".join(str(p) for p in models) + (f" from base {base}" if base else "")

@@ -107,7 +107,7 @@ def record(
 
 
 def _noises(spec: PairSpec, known: Mapping[str, Any]) -> dict[str, float]:
-    settings: dict[str, float] = {k: getattr(spec, k) for k in (*KNOBS, "beta1")}
+    settings: dict[str, float] = {k: getattr(spec, k) for k in KNOBS} | {"beta1": spec.betas[0]}
     if spec.augmentation == "none" or spec.augmentation_strength == 0:
         settings["k_aug"] = 1.0
     for name in ("examples", "k_aug", *MEASURED):

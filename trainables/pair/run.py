@@ -254,6 +254,8 @@ class _Trial:
             "examples": data.examples,
             "steps": self.watch.legs[0].steps,
             "classes": data.classes,
+            "tokens_per_example": data.context,
+            "bytes_per_token": data.bytes_per_token,
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "ranks": ranks().size,
             "weights_sha256": lab.weights_sha256,
@@ -318,6 +320,12 @@ def _judge_viability(spec: PairSpec, curves: MergeCurves) -> tuple[Outcome, str]
     worst = min(p["val"].accuracy for p in (*curves.parents, *curves.others))
     if fault := curves.fault():
         return Outcome.NOT_VIABLE, fault
+    highest = max(p["val"].loss for p in (*curves.parents, *curves.others))
+    if spec.loss_ceiling and highest > spec.loss_ceiling:
+        return (
+            Outcome.NOT_VIABLE,
+            f"a parent's validation loss {highest:.4g} is above the ceiling {spec.loss_ceiling:g}",
+        )
     if worst < spec.accuracy_floor:
         return (
             Outcome.NOT_VIABLE,

@@ -19,7 +19,7 @@ class Outcome(StrEnum):
 OUTCOMES = {
     Outcome.OK: "The pair was trained and merged.",
     Outcome.DIVERGED: "A loss or a weight is not finite.",
-    Outcome.NOT_VIABLE: "A parent's validation accuracy is below `accuracy_floor`.",
+    Outcome.NOT_VIABLE: "A parent's validation accuracy is below `accuracy_floor`, or its loss above `loss_ceiling`.",
     Outcome.OUT_OF_MEMORY: "The device or the machine had no memory left.",
     Outcome.PRUNED: "The trial stopped at a rung.",
     Outcome.FAILED: "An error, a lost process or a lost node; a resume tries it again.",

@@ -42,7 +42,7 @@ class TrialResult:
     model: str = col("name of the model")
     optimizer: str = col("name of the optimizer")
     learning_rate: float = col("learning rate of the stable phase, eta", "1")
-    batch_size: int = col("global batch size, B", "examples")
+    batch_size: int = col("global batch size, B, in images or windows of text", "examples")
     momentum: float = col("momentum coefficient, mu", "1")
     weight_decay: float = col("weight decay as passed to the optimizer, lambda", "1")
     augmentation: str = col("augmentation policy")
@@ -131,6 +131,13 @@ class TrialResult:
     peak_memory_bytes: int | None = col("largest allocation on the GPU; empty on a CPU", "bytes", default=None)
     step_seconds: float | None = col("training time per optimizer step of one child or stack", "s", default=None)
     pruned_step: int | None = col("optimizer step at which the trial was pruned; else empty", "steps", default=None)
+    tokens_per_example: int | None = col(
+        "tokens of a window of text, over which losses are means; empty for images", "tokens", default=None
+    )
+    bytes_per_token: float | None = col(
+        "bytes of validation and test text per token: loss / (bytes_per_token ln 2) is in bits per byte; empty for "
+        "images", "bytes", default=None,
+    )  # fmt: skip
     scores: Mapping[str, float | None] = field(default_factory=lambda: {})
     landscape: Mapping[str, float | None] = field(default_factory=lambda: {})
     noises: Mapping[str, float | None] = field(default_factory=lambda: {})

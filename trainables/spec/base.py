@@ -9,7 +9,7 @@ from trainables.spec.rules import MOST_STEPS, about, check, check_optimizer, coe
 
 @dataclass(frozen=True)
 class BaseSpec:
-    """Training of the shared base weights theta_0: `steps` of plain SGD from the initial or the loaded weights.
+    """Training of the shared base weights theta_0: `steps` at a constant rate from the initial or the loaded weights.
 
     In protocol `branch` they are the start of the trunk. With 0 steps they are the initial or the loaded weights.
 
@@ -23,9 +23,13 @@ class BaseSpec:
     momentum: float = field(default=0.9, metadata=about("Momentum coefficient, in [0, 1)."))
     weight_decay: float = field(default=0.0, metadata=about("Weight decay."))
     seed: int = field(default=0, metadata=about("Seed of the base weights."))
+    optimizer: str = field(
+        default="sgd", metadata=about("Optimizer: `sgd`, or `adamw` with its usual betas and without momentum.")
+    )
 
     def __post_init__(self) -> None:
         coerce(self)
         check("base steps", self.steps, "be >= 0", self.steps >= 0)
         check("base steps", self.steps, f"be at most {MOST_STEPS}", self.steps <= MOST_STEPS)
         check_optimizer(self)
+        check("base optimizer", self.optimizer, "be sgd or adamw", self.optimizer in ("sgd", "adamw"))

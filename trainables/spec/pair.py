@@ -27,7 +27,9 @@ class PairSpec:
     dataset: str = field(metadata=about("Name of the data set."))
     model: str = field(metadata=about("Name of the model."))
     learning_rate: float = field(metadata=about("Learning rate of the stable phase."))
-    batch_size: int = field(metadata=about("Examples per optimizer step, over all processes of a child."))
+    batch_size: int = field(
+        metadata=about("Examples per optimizer step, over all processes of a child: images, or windows of text.")
+    )
     momentum: float = field(default=0.0, metadata=about("Momentum coefficient of SGD-type optimizers, in [0, 1)."))
     weight_decay: float = field(default=0.0, metadata=about("Weight decay as passed to the optimizer."))
     augmentation: str = field(
@@ -44,6 +46,13 @@ class PairSpec:
     optimizer: str = field(default="sgd", metadata=about("Optimizer: `sgd`, `adamw`, or any name of `timm.optim`."))
     beta1: float = field(default=0.9, metadata=about("Decay rate of the first moment of Adam-type optimizers."))
     beta2: float = field(default=0.999, metadata=about("Decay rate of the second moment of Adam-type optimizers."))
+    betas_batch_size: int = field(
+        default=0,
+        metadata=about(
+            "Batch size at which `beta1`, `beta2` and `optimizer_options.eps` hold. At others 1 - beta grows as the "
+            "batch and eps falls as its square root; 0 keeps them."
+        ),
+    )
     optimizer_options: JSON = field(
         default_factory=lambda: {}, metadata=about("Further arguments of the optimizer, such as `nesterov`.")
     )
@@ -127,6 +136,12 @@ class PairSpec:
         default=0.0,
         metadata=about("Validation accuracy that every parent must reach; below it the pair is not viable."),
     )
+    loss_ceiling: float = field(
+        default=0.0,
+        metadata=about(
+            "Validation loss that every parent must stay below; above it the pair is not viable. 0 sets no limit."
+        ),
+    )
     dtype: str = field(default="float32", metadata=about("Type of weights and data: `float32` or `float64`."))
     autocast: str = field(
         default="",
@@ -149,6 +164,17 @@ class PairSpec:
 
     def _identity(self) -> dict[str, Any]:
         return {**non_defaults(self), "base": non_defaults(self.base)}
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Decay rates of Adam's moments at this batch size: 1 - beta grows as B where `betas_batch_size` is set.
+
+        Source: Malladi et al. 2022, arXiv 2205.10287, definition 5.2 (square root scaling rule).
+        """
+        share = self.batch_size / self.betas_batch_size if self.betas_batch_size else 1.0
+        if share == 1.0:
+            return self.beta1, self.beta2
+        return 1 - share * (1 - self.beta1), 1 - share * (1 - self.beta2)
 
     @property
     def digest(self) -> str:
@@ -220,6 +246,6 @@ _BASE_FIELDS = (
     "source", "dtype", "autocast", "base",
 )  # fmt: skip
 _AFTER_BRANCH = (
-    "epochs", "steps", "schedule", "decay", "merges", "members", "trainable", "accuracy_floor", "stack", "repeat",
-    "noise_schedule", "pairing", "child_b",
+    "epochs", "steps", "schedule", "decay", "merges", "members", "trainable", "accuracy_floor", "loss_ceiling", "stack",
+    "repeat", "noise_schedule", "pairing", "child_b",
 )  # fmt: skip

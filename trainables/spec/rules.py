@@ -147,6 +147,13 @@ def check_pair(spec: Any) -> None:
     check("steps", spec.steps, "be >= 0", spec.steps >= 0)
     for name in ("beta1", "beta2"):
         check(name, getattr(spec, name), "lie in [0, 1)", 0 <= getattr(spec, name) < 1)
+    check("betas_batch_size", spec.betas_batch_size, "be >= 0", spec.betas_batch_size >= 0)
+    for name, beta in zip(("beta1", "beta2"), spec.betas, strict=True):
+        if beta < 0:
+            raise ValueError(
+                f"{name} must lie in [0, 1), got {beta:.3g} at batch_size {spec.batch_size}, which follows from "
+                f"{getattr(spec, name)} at betas_batch_size {spec.betas_batch_size}; raise {name} or betas_batch_size"
+            )
     check("clip_norm", spec.clip_norm, "be >= 0", spec.clip_norm >= 0)
     check("members", spec.members, "be >= 2", spec.members >= 2)
     check("members", spec.members, f"be at most {MOST_MEMBERS}", spec.members <= MOST_MEMBERS)
@@ -158,6 +165,7 @@ def check_pair(spec: Any) -> None:
     fits = spec.decay >= 0 and spec.warmup + spec.decay <= 1
     check("decay", spec.decay, "lie in [0, 1 - warmup]", fits)
     check("accuracy_floor", spec.accuracy_floor, "lie in [0, 1]", 0 <= spec.accuracy_floor <= 1)
+    check("loss_ceiling", spec.loss_ceiling, "be >= 0", spec.loss_ceiling >= 0)
     check("stack", spec.stack, "be >= 1", spec.stack >= 1)
     check("repeat", spec.repeat, "be >= 0", spec.repeat >= 0)
     if "linear" not in spec.merges:

@@ -7,6 +7,7 @@ library, because the family of an optimizer must be known without torch.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import partial
@@ -102,7 +103,8 @@ def build(parameters: Iterable[Tensor], spec: PairSpec) -> Optimizer:
 
     `momentum` is passed if the optimizer has one. `beta1` and `beta2` are passed if they differ from the spec's
     defaults, so that optimizers with other defaults, such as lion, keep them. Without momentum, `nesterov` does not
-    change the step and is switched off. All parameters decay, including biases and norms.
+    change the step and is switched off. Where the betas follow the batch size, a given `eps` falls as the square root
+    of B (Malladi et al. 2022, arXiv 2205.10287, definition 5.2). All parameters decay, including biases and norms.
 
     Args:
         parameters: Parameters on one device.
@@ -170,6 +172,8 @@ def _make(
     _check_options(spec, list(accepted)[1:])
     settings = {**defaults, **spec.optimizer_options, **_rates(spec, accepted, defaults)}
     settings |= {"lr": spec.learning_rate, "weight_decay": spec.weight_decay}
+    if spec.betas_batch_size and "eps" in settings:
+        settings["eps"] *= math.sqrt(spec.betas_batch_size / spec.batch_size)
     if settings.get("nesterov") and settings.get("momentum") == 0:
         settings["nesterov"] = False
     try:
@@ -181,7 +185,7 @@ def _make(
 
 def _rates(spec: PairSpec, accepted: Mapping[str, inspect.Parameter], defaults: Mapping[str, Any]) -> dict[str, Any]:
     # momentum and betas under the names of the optimizer
-    name, betas, rates = spec.optimizer, (spec.beta1, spec.beta2), dict[str, Any]()
+    name, betas, rates = spec.optimizer, spec.betas, dict[str, Any]()
     if "momentum" in accepted:
         rates["momentum"] = spec.momentum
     elif spec.momentum != 0:

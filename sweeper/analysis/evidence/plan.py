@@ -171,7 +171,7 @@ def _plan_new(
         raise ValueError(f"{where}: learning_rate is not a knob of the sweep, so it cannot be solved for")
     trial = PairSpec.from_json(best["spec"])
     params = space.params_of(trial)
-    settings = {**constants, **{k: getattr(trial, k) for k in (*KNOBS, "beta1")}}
+    settings = {**constants, **{k: getattr(trial, k) for k in KNOBS}, "beta1": trial.betas[0]}
     if best["k_aug"] is not None:
         settings["k_aug"] = best["k_aug"]
     try:

@@ -18,7 +18,7 @@ from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.scorecard.badge import Badge, Word, summarize_verdict
 from sweeper.analysis.stages.confirmation import Confirmation, Score, find_confirmation
 from sweeper.config.spec import SweepSpec
-from sweeper.formatting import ELSEWHERE, SYNTHETIC, merge_words, name_knob, number, pluralize, wrap
+from sweeper.formatting import ELSEWHERE, SYNTHETIC, merge_words, name_knob, number, per_token, pluralize, wrap
 from sweeper.search.objectives import resolve_objective
 from trainables.noise import KNOBS, NOISE
 from trainables.spec import PairSpec
@@ -44,7 +44,8 @@ class Answer:
         objective: Name of the objective, and `label` for people with its unit.
         expected: Mean of the objective with its error; None without a winner.
         confirmed: Number of fresh pairs behind `expected`; 0 if it is a prediction on validation.
-        scores: Model -> {`loss` [nat], `accuracy`} with their errors on test.
+        scores: Model -> {`loss` [nat], `accuracy`} with their errors on test; for text also `perplexity` and
+            `bits_per_byte`.
         certainty: How sure the answer is.
         remarks: What the reader must know before using the merge.
         next: The command to run next.
@@ -159,7 +160,12 @@ def _find_scores(winner: Mapping[str, Any] | None, confirmation: Confirmation | 
         a, b = known.get(f"a_{what}"), known.get(f"b_{what}")
         if a and b:
             known[f"parents_{what}"] = Score((a.mean + b.mean) / 2, None, a.n)
-    pairs = {who: {w: known[f"{who}_{w}"] for w in ("loss", "accuracy") if f"{who}_{w}" in known} for who in _MODELS}
+    for who in ("merged", "parents", "ensemble"):
+        loss = known.get(f"{who}_loss")
+        if loss and (found := per_token(loss.mean, winner.get("bytes_per_token"))):
+            known[f"{who}_perplexity"], known[f"{who}_bits_per_byte"] = (Score(v, None, loss.n) for v in found)
+    what = ("loss", "accuracy", "perplexity", "bits_per_byte")
+    pairs = {who: {w: known[f"{who}_{w}"] for w in what if f"{who}_{w}" in known} for who in _MODELS}
     return {who: scores for who, scores in pairs.items() if scores}
 
 
@@ -286,7 +292,11 @@ def _format_scores(scores: Mapping[str, Any]) -> str:
             accuracy = scores[who].get("accuracy")
             loss = scores[who]["loss"]
             text = f"merged loss {_score(loss)}" if who == "merged" else f"{name} {number(loss['mean'])}"
-            parts.append(text + (f" ({_percent(accuracy['mean'])})" if accuracy else ""))
+            more = [_percent(accuracy["mean"])] if accuracy else []
+            if who == "merged" and "perplexity" in scores[who]:
+                perplexity, bits = (scores[who][name]["mean"] for name in ("perplexity", "bits_per_byte"))
+                more.append(f"perplexity {perplexity:.3g}, {bits:.3g} bits per byte")
+            parts.append(text + (f" ({', '.join(more)})" if more else ""))
     return ", ".join(parts)
 
 

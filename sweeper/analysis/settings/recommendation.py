@@ -195,7 +195,7 @@ class SettingsModel:
 
     def _noise_of(self, trial: PairSpec, params: Mapping[str, Any]) -> float | None:
         examples = next((r["examples"] for r in self.rows if r["examples"]), None)
-        values: dict[str, Any] = {n: getattr(trial, n) for n in (*_KNOBS, "beta1")}
+        values: dict[str, Any] = {n: getattr(trial, n) for n in _KNOBS} | {"beta1": trial.betas[0]}
         values |= {"examples": examples} if examples else {}
         try:
             values |= {"k_aug": self.k_aug(params)} if self.k_aug else {}

@@ -252,7 +252,7 @@ def to_torch(settings: Settings) -> str:
 
 _SHOWN_IN_CODE = {
     "learning_rate", "batch_size", "momentum", "weight_decay", "augmentation", "augmentation_strength", "optimizer",
-    "beta1", "beta2", "clip_norm", "schedule", "warmup", "decay", "epochs", "steps",
+    "beta1", "beta2", "betas_batch_size", "clip_norm", "schedule", "warmup", "decay", "epochs", "steps",
 }  # fmt: skip
 
 
@@ -279,7 +279,7 @@ def _comment(*lines: str) -> list[str]:
 def _optimizer(spec: PairSpec) -> tuple[str, str]:
     # the call, and the import that it needs
     arguments: dict[str, Any] = {"lr": spec.learning_rate}
-    betas = (spec.beta1, spec.beta2)
+    betas = spec.betas
     momentum = {"momentum": spec.momentum}
     kind, needs = "", "import torch"
     if spec.optimizer == "sgd":

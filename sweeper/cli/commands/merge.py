@@ -19,7 +19,7 @@ from sweeper.config.space import corner_params, load_space
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_source import parse_assignments
 from sweeper.errors import SpecError, StorageError
-from sweeper.formatting import format_table, merge_words, number, wrap
+from sweeper.formatting import describe_per_token, format_table, merge_words, number, wrap
 from sweeper.storage.location import is_uri
 from trainables.registry import UnknownName, unknown
 from trainables.spec import PairSpec
@@ -188,6 +188,7 @@ def _write_results(args: Arguments, spec: PairSpec, output: PairOutput, out: Pat
         "outcome_detail": result.outcome_detail,
         "chosen": {"merge": result.chosen_merge, "coefficient": result.chosen_coefficient},
         "scores": dict(result.scores),
+        "bytes_per_token": result.bytes_per_token,
         "merges": [_describe_row(row) for row in best.values()],
         "not_finite": list(dict.fromkeys(row.method for row in output.merges if row.method not in best)),
         "run": str(out),
@@ -226,9 +227,16 @@ def _format_record(record: Mapping[str, Any]) -> str:
         format_table(header, rows, indent=0),
         wrap(f"coefficients and the chosen merge have the lowest validation loss; chosen: {chosen}", 0),
         *(f"{name:<44}{number(scores.get(column))} nat" for name, column in _FACTS.items()),
+        *_describe_text(record),
         *(f"{k + ':':<9}{record[k]}" for k in ("run", "page", "weights", "saved") if record[k]),
     ]
     return "\n".join(lines)
+
+
+def _describe_text(record: Mapping[str, Any]) -> list[str]:
+    named = {"linear ½": "merged_loss_test", "chosen merge": "chosen_loss_test"}
+    words = {n: describe_per_token(record["scores"].get(c), record["bytes_per_token"]) for n, c in named.items()}
+    return [f"{f'{name}, per token, test':<44}{text}" for name, text in words.items() if text]
 
 
 _FACTS = {

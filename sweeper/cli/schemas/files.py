@@ -38,6 +38,7 @@ class Merge(Output):
     outcome_detail: str = say("one sentence on the outcome")
     chosen: ChosenMerge = say("merge that validation chose")
     scores: dict[str, float | None] = say("column of the trials table -> score")
+    bytes_per_token: float | None = say("bytes of text per token, for bits per byte; null for images")
     merges: list[MergeScores] = say("scores of every merge, at the coefficient with the lowest validation loss")
     not_finite: list[str] = say("merges without a finite score")
     run: str = say("folder of the tables")

@@ -87,6 +87,7 @@ class Best(Knobs):
     chosen_coefficient: float | None = say("its coefficient")
     column: str = say("column of the trials table that holds the objective")
     noise: float | None = say("noise of the trial, in the shown definition")
+    bytes_per_token: float | None = say("bytes of text per token, for bits per byte; null for images")
     test: TestScores = say("scores on test")
 
 

@@ -141,6 +141,11 @@ def _outcome(spec: PairSpec, known: Mapping[str, Any], split: str, losses: Seque
         return Outcome.NOT_VIABLE, (
             f"a parent's {split} accuracy {min(parents):.3f} is below the floor {spec.accuracy_floor}"
         )
+    high = [v for who in "ab" if (v := known.get(f"{who}_loss_{split}")) is not None]
+    if spec.loss_ceiling and high and max(high) > spec.loss_ceiling:
+        return Outcome.NOT_VIABLE, (
+            f"a parent's {split} loss {max(high):.4g} is above the ceiling {spec.loss_ceiling:g}"
+        )
     return Outcome.OK, "trained elsewhere"
 
 

@@ -16,6 +16,7 @@ from trainables.datasets.text.tokenizer import BYTES, Tokenizer, open_tokenizer
 from trainables.datasets.text.tokens import token_data
 from trainables.result import SPLITS
 from trainables.runtime import Runtime
+from trainables.spec import stream
 
 
 def text(
@@ -69,6 +70,52 @@ def text(
     parts = {s: corpus.encode(p) for s, p in found.items()}
     parts |= _carve(parts["train"], {"val": val_share, "test": test_share}, set(found))
     return _assemble("text", parts, corpus.tokenizer, context, (train, val, test), (label_noise, split_seed), path)
+
+
+_WORDS = (
+    ("a", "the", "one", "every"),
+    ("small", "old", "green", "quiet", "lost", "clever"),
+    ("king", "fox", "river", "child", "stone", "ship", "queen"),
+    ("sees", "finds", "leaves", "follows", "likes"),
+)
+
+
+def sentences(
+    root: Path | None,
+    *,
+    number: int = 2000,
+    context: int = 32,
+    train: int | None = None,
+    val: int | None = None,
+    test: int | None = None,
+    split_seed: int = 0,
+    label_noise: float = 0.0,
+) -> Data:
+    """Build random sentences of a small grammar, in bytes; needs no files, for tests and first tries.
+
+    Args:
+        root: Not used.
+        number: Number of sentences, of about 36 bytes.
+        context: As in `text`, like the options that follow.
+        train: Number of training windows.
+        val: Number of validation windows.
+        test: Number of test windows.
+        split_seed: Seed of the label noise.
+        label_noise: Share of the training targets that change to another token.
+
+    Raises:
+        DataError: Too few sentences for a window in each split.
+    """
+    if number < 1:
+        raise DataError(f"number must be >= 1 sentence, got {number}")
+    rng = np.random.default_rng(stream("sentences", "text"))
+    pattern = [_WORDS[i] for i in (0, 1, 2, 3, 0, 2)]
+    draws = [rng.integers(len(words), size=number) for words in pattern]
+    lines = [" ".join(w[i] for w, i in zip(pattern, drawn, strict=True)) for drawn in zip(*draws, strict=True)]
+    tokenizer = open_tokenizer(None, BYTES)
+    tokens, _ = tokenizer.encode([". ".join(lines).encode()])
+    parts = _carve(Part(tokens, 1.0), {"val": 0.1, "test": 0.1}, set())
+    return _assemble("sentences", parts, tokenizer, context, (train, val, test), (label_noise, split_seed), "a grammar")
 
 
 @dataclass(frozen=True)

@@ -143,3 +143,15 @@ def test_the_fisher_of_a_text_is_that_of_its_sequences(runtime: Runtime) -> None
 def test_what_cannot_run_is_refused_before_training(runtime: Runtime, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         inspect([text_spec(**changes)], runtime)
+
+
+def test_a_parent_above_the_ceiling_is_not_viable(runtime: Runtime) -> None:
+    row = run_pair(text_spec(loss_ceiling=1.0, epochs=1), replace(runtime, measure=0)).result
+    assert row.outcome == "not_viable"
+    assert "is above the ceiling 1" in row.outcome_detail
+    assert (row.tokens_per_example, row.bytes_per_token) == (16, 1.0)
+
+
+def test_the_base_may_train_with_adamw(runtime: Runtime) -> None:
+    task = prepare(text_spec(base={"steps": 20, "learning_rate": 0.01, "optimizer": "adamw"}), runtime).tasks[0]
+    assert score_weights(task.model, task.base, *task.data.scored("val")).loss < 0.8 * math.log(256)

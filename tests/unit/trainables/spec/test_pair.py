@@ -53,7 +53,8 @@ def test_defaults_do_not_enter_the_digest() -> None:
         {"augmentation": "shift"}, {"augmentation_strength": 0.1}, {"schedule": "cosine"}, {"warmup": 0.1},
         {"decay": 0.1}, {"seed": 1}, {"repeat": 1}, {"stack": 2}, {"dtype": "float64"}, {"source": "x = 1"},
         {"merges": ("linear",)}, {"base": BaseSpec(steps=30)}, {"dataset_options": {"label_noise": 0.2}},
-        {"accuracy_floor": 0.5}, {"trainable": "synthetic"}, {"model_options": {"norm": "batch"}},
+        {"accuracy_floor": 0.5}, {"loss_ceiling": 2.0}, {"betas_batch_size": 16},
+        {"trainable": "synthetic"}, {"model_options": {"norm": "batch"}},
     ],
     ids=lambda c: next(iter(c)),
 )  # fmt: skip
@@ -75,7 +76,8 @@ def test_trials_share_a_base_unless_what_makes_it_differs() -> None:
     for change in alike:
         assert replace(SPEC, **change).base_digest == GOLDEN_BASE, change
     different = [
-        {"base": {"steps": 30}}, {"base": {"seed": 1}}, {"base": {"learning_rate": 0.01}}, {"model": "other"},
+        {"base": {"steps": 30}}, {"base": {"seed": 1}},
+        {"base": {"optimizer": "adamw"}}, {"base": {"learning_rate": 0.01}}, {"model": "other"},
         {"model_options": {"norm": "batch"}}, {"dataset": "other"}, {"dataset_options": {"label_noise": 0.2}},
         {"source": "x = 1"}, {"dtype": "float64"},
     ]  # fmt: skip
@@ -192,3 +194,13 @@ def test_every_field_has_a_description() -> None:
 def test_model_options_that_other_fields_set_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"model_options must not have channels, classes, .* got '{name}': the data"):
         replace(SPEC, model_options={name: True})
+
+
+def test_betas_follow_the_batch_size_from_their_own() -> None:
+    fixed = replace(SPEC, optimizer="adamw", momentum=0.0, beta1=0.9, beta2=0.98)
+    assert fixed.betas == (0.9, 0.98)
+    follows = replace(fixed, betas_batch_size=8)  # the batch is twice as large
+    assert follows.betas == pytest.approx((0.8, 0.96))
+    assert replace(follows, batch_size=8).betas == (0.9, 0.98)
+    with pytest.raises(ValueError, match=r"beta1 must lie in \[0, 1\), got -0.6 at batch_size 128, which follows from"):
+        replace(follows, batch_size=128)

@@ -225,3 +225,11 @@ def test_families_are_known_without_torch_and_timm() -> None:
     code = "import sys; from trainables.training.optimizers import family; print(family('adamw'), family('x'))"
     done = python("-c", f"{code}\nprint({{'torch', 'timm', 'numpy'}} & set(sys.modules))")
     assert done.stdout.split() == ["adamw", "other", "set()"], done.stderr
+
+
+def test_betas_and_eps_follow_the_batch_size() -> None:
+    options = {"optimizer_options": {"eps": 0.1}, "beta1": 0.9, "beta2": 0.98}
+    follows = walk(spec_of("adamw", **options, betas_batch_size=4), gradients())  # SPEC's batch is four times as large
+    np.testing.assert_allclose(follows, adam_by_hand(0.6, 0.92, 0.05, decoupled=True), rtol=1e-9)
+    fixed = walk(spec_of("adamw", **options, betas_batch_size=16), gradients())
+    np.testing.assert_allclose(fixed, adam_by_hand(0.9, 0.98, 0.1, decoupled=True), rtol=1e-9)

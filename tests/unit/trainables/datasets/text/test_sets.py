@@ -76,3 +76,12 @@ def test_shares_leave_text_to_train_on(tmp_path: Path) -> None:
         DATASETS["text"](tmp_path, path="a.txt", val_share=1.0)
     with pytest.raises(DataError, match="must leave text to train on"):
         DATASETS["text"](tmp_path, path="a.txt", val_share=0.5, test_share=0.5)
+
+
+def test_sentences_need_no_files() -> None:
+    data = DATASETS["sentences"](None, train=50, val=4, test=4)
+    words = bytes(data.x["train"][slice(0, 50)].flatten().to(torch.uint8).tolist()).decode()
+    assert "king" in words
+    assert (data.context, data.classes, len(data.y["val"])) == (32, 256, 4)
+    with pytest.raises(DataError, match="number must be >= 1 sentence, got 0"):
+        DATASETS["sentences"](None, number=0)

@@ -37,9 +37,10 @@ def has_entry(fields: Mapping[str, Any], name: str) -> bool:
     """Return whether a mapping of fields has the field, or the entry, of this name."""
     found: Any = fields
     for key in name.split("."):
-        if not (isinstance(found, Mapping) or is_dataclass(found)) or key not in as_mapping(found):
+        try:
+            found = as_mapping(found)[key]
+        except (KeyError, ValueError):
             return False
-        found = as_mapping(cast(Any, found))[key]
     return True
 
 

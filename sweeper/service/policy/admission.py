@@ -27,10 +27,12 @@ from sweeper.storage.location import is_uri
 
 _DECIDED = ("out", "address", "cache")
 _DEVICE = re.compile(r"(auto|cpu|cuda|mps|xpu)(:\d{1,3})?")
-_PATH_KEY = re.compile(r"path|file|dir|folder|root|url|uri|checkpoint|cache|cfg|config", re.IGNORECASE)
+_PATH_KEY = re.compile(r"path|file|dir|folder|root|url|uri|checkpoint|cache|cfg|config|tokenizer", re.IGNORECASE)
 _LOOKS_LIKE_PATH = re.compile(
     r"[/\\~]|^\.|\.\.|^[A-Za-z]:|\.(safetensors|pt|pth|bin|ckpt|pkl|npz|tar|py)$", re.IGNORECASE
 )
+_FOLDER = "hf:"
+"""Begins the name of a model that lies in a folder."""
 RESUMABLE = tuple(k for k in keys("resumable") if k not in (*_DECIDED, "data", "download", "track"))
 """Keys of a spec that `resume` may change."""
 
@@ -191,9 +193,13 @@ def check_trials(sweep: PreparedSweep, limits: Limits) -> None:
             field, _, entry = name.partition(".")
             value = getattr(trial, field)
             _check_most(name, getattr(value, entry) if entry else value, most)
-        for field in ("model_options", "dataset_options", "dataset_b_options"):
-            for name, key, value in _numbers(field, field, getattr(trial, field)):
-                _check_most(name, value, limits.options.get(key, limits.option))
+        for field in _COUNTED:
+            for name, key, value in _numbers(field, field, getattr(trial, field, None)):
+                _check_most(name, value, {**limits.fields, **limits.options}.get(key, limits.option))
+
+
+_COUNTED = ("model_options", "dataset_options", "dataset_b_options", "datasets", "adapter", "child_b")
+"""Fields whose numbers make a trial large."""
 
 
 def _check_most(name: str, value: float, most: int) -> None:
@@ -240,6 +246,15 @@ def _resolve_space(name: str, rules: Rules) -> str:
     return name if file is None else str(file)  # an unknown name fails later, with the command line's message
 
 
+def _split_key(key: str) -> tuple[str, str]:
+    """Return the field of a dotted name and the entry in it; a data set of `datasets` counts like the first one."""
+    field, _, entry = key.partition(".")
+    if field != "datasets":
+        return field, entry
+    options = entry.partition(".")
+    return ("dataset_options", options[2]) if options[0] == "options" else ("dataset", "")
+
+
 class _Boundary:
     """What a spec may refer to: the data root, and sweeps that its sender may see."""
 
@@ -265,13 +280,15 @@ class _Boundary:
 
     def check(self, key: str, value: str) -> None:
         """Refuse a text of `fixed`, `parameters` or `enqueue` that is code or a path outside the roots."""
-        field, _, entry = key.partition(".")
+        field, entry = _split_key(key)
         if field == "source":
             raise forbidden("source must not be given, since it is Python code: name a space of `GET /v1/spaces`")
         if not value or (field == "weights" and value == "pretrained"):
             return
-        is_path = field == "weights" or ("_options" in field and _PATH_KEY.search(entry))
-        if field in ("model", "dataset", "dataset_b") and re.search(r"[/\\~]|hub|local-dir", value):
+        folder = field == "model" and value.startswith(_FOLDER)  # a model of transformers
+        value = value.removeprefix(_FOLDER) if folder else value
+        is_path = folder or field == "weights" or ("_options" in field and _PATH_KEY.search(entry))
+        if not folder and field in ("model", "dataset", "dataset_b") and re.search(r"[/\\~]|hub|local-dir", value):
             raise forbidden(f"{key} must be a name, got {value[:200]!r}")
         if not is_path and not ("_options" in field and _LOOKS_LIKE_PATH.search(value)):
             return

@@ -9,10 +9,11 @@ _FIELDS = {
     "members": 64, "epochs": 10_000, "steps": 10_000_000, "branch_step": 10_000_000, "batch_size": 65_536,
     "base.steps": 10_000_000, "base.batch_size": 65_536,
 }  # fmt: skip
-# options of this package's networks, of timm's and of torchvision's
+# options of this package's networks and texts, of timm's and of torchvision's
 _OPTIONS = {
     "width": 1024, "dim": 4096, "embed_dim": 4096, "depth": 256, "heads": 256, "num_heads": 256, "patch": 1024,
-    "mlp_ratio": 64, "size": 1024, "img_size": 1024, "image_size": 1024, "channels": 64,
+    "mlp_ratio": 64, "layers": 256, "context": 65_536, "r": 4096, "size": 1024, "img_size": 1024, "image_size": 1024,
+    "channels": 64,
 }  # fmt: skip
 
 
@@ -33,7 +34,7 @@ class Limits:
         plane: Points per side of a loss plane.
         measure: Gradient measurements per child.
         fields: Largest value of a trial's numbers, by name; `base.steps` is an entry of a field.
-        options: Largest value of numbers in `model_options` and `dataset_options`, by name.
+        options: Largest value of numbers in options of models, data sets and adapters, by name.
         option: Largest value of the other numbers in these options.
         rate: Mean requests per second of one user; 0 is no limit.
         burst: Requests that one user may send at once.

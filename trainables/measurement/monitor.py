@@ -56,7 +56,7 @@ class Watch:
     readings: dict[int, list[Reading]] = field(default_factory=lambda: {})
 
     def __post_init__(self) -> None:
-        spec, model = self.specs[0], self.tasks[0].model
+        spec, model = self.specs[0], self.tasks[0].trainee
         # the noise of BatchNorm depends on its batch, so that micro-batches are as large as the data set allows
         few = min(d.examples for d in self.data) // LEAST
         micro = {"micro_size": max(2, min(spec.batch_size, few))} if has_batchnorm(model) else {}
@@ -90,7 +90,7 @@ class Watch:
             child = first + i
             (x, target), again = (self._examples(child, step, draw) for draw in ("augment", "augment/again"))
             statistics = measure(
-                self.tasks[child].model, weights, members.names, x, target, self.plan.micro_size,
+                self.tasks[child].trainee, weights, members.names, x, target, self.plan.micro_size,
                 moments[i] if moments else None, self.specs[child].stream(f"measure/dropout/{child}/{step}"),
                 again, self.data[child].examples,
             )  # fmt: skip
@@ -119,7 +119,7 @@ class Watch:
         if members.unclipped_norm is not None:
             reduced = float(members.unclipped_norm) ** 2
         spec, data = self.specs[0], self.data[0]
-        random = changes(spec.augmentation, spec.augmentation_strength) or drops(self.tasks[0].model)
+        random = changes(spec.augmentation, spec.augmentation_strength) or drops(self.tasks[0].trainee)
         per_rank = spec.batch_size // members.ranks.size
         return from_ranks([float(v) for v in gathered], reduced, per_rank, data.examples, random)
 

@@ -1,13 +1,8 @@
-"""LoRA adapters of peft as folders: their effective updates on the base weights, and adapters from merged updates.
-
-The update of a weight is scaling B A; scaling is alpha / r, or alpha / sqrt(r) with rsLoRA.
-Sources: Hu et al. 2021, arXiv 2106.09685; Kalajdzievski 2023, arXiv 2312.03732.
-"""
+"""LoRA adapters of peft as folders: their effective updates on the base weights, and adapters from merged updates."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainables.merging.streaming import StreamedMerge, StreamingMerge
+from trainables.models.adapters import scaling_of, update_of
 from trainables.models.model_folders import (
     ADAPTER_CONFIG,
     Draft,
@@ -72,18 +68,15 @@ class Adapter:
 
     def scaling(self, module: str) -> float:
         """Return the factor of B A."""
-        rank = self.factors[module][0].shape[0]
         patterns = cast(Mapping[str, float], self.config.get("alpha_pattern") or {})
         alpha = next((a for k, a in patterns.items() if f".{module}".endswith(f".{k}")), self.config["lora_alpha"])
-        return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
+        return scaling_of(alpha, self.factors[module][0].shape[0], bool(self.config.get("use_rslora")))
 
     def update(self, module: str) -> Tensor:
-        """Return scaling B A in the layout of the base, as `merge_and_unload` of peft computes it."""
+        """Return scaling B A in the layout of the base."""
         # copies, because the bits of a product may depend on the alignment of its factors
         a, b = (read_tensor(e.file, _key(module, f)).clone() for e, f in zip(self.factors[module], "AB", strict=True))
-        product = torch.promote_types(a.dtype, torch.float32)
-        whole = b.to(product) @ a.to(product)
-        return (whole.T if self.transposed else whole) * self.scaling(module)
+        return update_of(a, b, self.scaling(module), self.transposed)
 
 
 def open_adapter(path: Path) -> Adapter:

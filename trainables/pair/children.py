@@ -109,9 +109,9 @@ class Children:
     def _start(self) -> tuple[Weights, OptimizerState | None]:
         task = self.lab.tasks[0]
         if self.specs[0].protocol != "branch":
-            return task.base, None
+            return task.start(task.base), None
         start = trunk(self.specs[0], task, self.lab.runtime, self.report)
-        self.lost, task.base = start.diverged_at, start.weights
+        self.lost, task.base = start.diverged_at, task.fold(start.weights)
         return start.weights, start.state
 
     def _courses(self, start: Weights, state: OptimizerState | None) -> list[Course]:
@@ -121,7 +121,8 @@ class Children:
         if first.pair_kind != "two_task" and not first.child_b:
             return make_courses(
                 Training(
-                    first, lab.tasks[0].model, start, lab.data * len(self.specs), seeds, watch.legs[0], state,
+                    first, lab.tasks[0].trainee, start, lab.data * len(self.specs), seeds, watch.legs[0], state,
+                    fold=lab.tasks[0].fold,
                     on_epoch=self._on_epoch, on_step=watch.on_step,
                 )
             )  # fmt: skip
@@ -131,8 +132,8 @@ class Children:
             own = replace(watch.specs[i], stack=1)
             courses += make_courses(
                 Training(
-                    own, task.model, start if first.child_b else task.base, [lab.data[i]], [seed], watch.legs[i],
-                    state, first=i, on_epoch=self._on_epoch, on_step=watch.on_step,
+                    own, task.trainee, start if first.child_b else task.start(task.base), [lab.data[i]], [seed],
+                    watch.legs[i], state, fold=task.fold, first=i, on_epoch=self._on_epoch, on_step=watch.on_step,
                 )
             )  # fmt: skip
         return courses

@@ -8,7 +8,7 @@ from typing import Any
 from trainables.measurement.augmentation_probe import STRENGTHS, Probe, cached_probe, probe
 from trainables.pair.setup import prepare, resolve_device
 from trainables.runtime import Runtime
-from trainables.spec import PairSpec, stream
+from trainables.spec import PairSpec, digest_of, stream
 from trainables.tasks.tasks import Task, trained_names
 
 
@@ -19,10 +19,14 @@ def base_probe(spec: PairSpec, task: Task, runtime: Runtime) -> Probe:
     """
 
     def make() -> Probe:
-        names, seed = trained_names(task.model), stream(spec.base_digest, "probe")
-        return probe(task.model, task.base, names, task.data, spec.augmentation, seed)
+        names, seed = trained_names(task.trainee), stream(spec.base_digest, "probe")
+        return probe(task.trainee, task.start(task.base), names, task.data, spec.augmentation, seed)
 
-    return cached_probe(spec, runtime.bases, make, task.cache_key)
+    def key(digest: str) -> str:
+        # adapters of one base have gradients of their own
+        return task.cache_key(digest_of({"probe": digest, "adapter": spec.adapter}) if spec.adapter else digest)
+
+    return cached_probe(spec, runtime.bases, make, key)
 
 
 def probe_columns(spec: PairSpec, task: Task, runtime: Runtime) -> dict[str, Any]:

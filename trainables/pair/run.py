@@ -244,7 +244,7 @@ class _Trial:
 
     def _about(self) -> tuple[dict[str, Any], dict[str, float]]:
         lab, spec = self.lab, self.spec
-        data, model = lab.data[0], lab.tasks[0].model
+        data, model = lab.data[0], lab.tasks[0].trainee
         measured, settings = self.watch.summary(self.indices, spec.momentum)
         clipped = sum(c.clipped_fraction for c in self.children) / len(self.children) if spec.clip_norm else None
         doubts = caveats(

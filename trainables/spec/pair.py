@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from trainables.spec.adapter import DESCRIPTION, check_adapter
 from trainables.spec.base import BaseSpec
 from trainables.spec.digests import digest_of, non_defaults, stream
 from trainables.spec.rules import about, check_dynamics, check_optimizer, check_pair, coerce, name_list, read_fields
@@ -121,6 +122,7 @@ class PairSpec:
     freeze: tuple[str, ...] = field(
         default=(), metadata=about("Patterns of parameter names that are not trained; `*` matches anything.")
     )
+    adapter: JSON = field(default_factory=lambda: {}, metadata=about(DESCRIPTION))
     source: str = field(
         default="",
         metadata=about("Text of a Python file that registers more models or data sets; a space file fills it."),
@@ -161,6 +163,7 @@ class PairSpec:
             object.__setattr__(self, "base", read_fields(BaseSpec, "base", self.base))
         check_pair(self)
         check_dynamics(self)
+        check_adapter(self)
 
     def _identity(self) -> dict[str, Any]:
         return {**non_defaults(self), "base": non_defaults(self.base)}

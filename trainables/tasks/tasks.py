@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainables.datasets.dataset import Data
 from trainables.datasets.load import load
+from trainables.models.adapters import AdaptedModule, adapt
 from trainables.models.freezing import freeze
 from trainables.models.heads import head_of
 from trainables.models.registry import build
@@ -17,7 +18,7 @@ from trainables.models.seeding import seed_generators
 from trainables.models.tensors import aliases
 from trainables.models.weights import load_start
 from trainables.runtime import Runtime
-from trainables.spec import PairSpec, stream
+from trainables.spec import PairSpec, adapter_settings, stream
 from trainables.tasks.batches import halves
 
 Weights = Mapping[str, Tensor]
@@ -33,6 +34,7 @@ class Task:
         base: Base weights theta_0 of `model`; empty until they are trained.
         batches: Augmented training batches for the BatchNorm re-estimation.
         weights_sha256: SHA-256 of the start weights' file; empty without a file.
+        adapted: Module with adapters, if children train these.
     """
 
     name: str
@@ -42,6 +44,20 @@ class Task:
     base: Weights = field(default_factory=lambda: {})
     batches: Sequence[Tensor] = ()
     weights_sha256: str = ""
+    adapted: AdaptedModule | None = None
+
+    @property
+    def trainee(self) -> nn.Module:
+        """The module that children train: `model`, or the one with adapters."""
+        return self.adapted.module if self.adapted else self.model
+
+    def start(self, base: Weights) -> Weights:
+        """Return the state dict of `trainee` at weights of `model`."""
+        return self.adapted.start(base) if self.adapted else base
+
+    def fold(self, weights: Weights) -> dict[str, Tensor]:
+        """Return the state dict of `model` that equals one of `trainee`."""
+        return self.adapted.fold(weights) if self.adapted else dict(weights)
 
     def cache_key(self, digest: str) -> str:
         """Return the key for results that depend on the start weights; it changes with the content of their file."""
@@ -116,7 +132,16 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> str |
         for task in tasks:
             task.head = head_of(task.model, task.data.classes) + "."
         _tie(tasks[0], tasks[1])
+    _add_adapters(spec, tasks)
     return loaded
+
+
+def _add_adapters(spec: PairSpec, tasks: Sequence[Task]) -> None:
+    settings = adapter_settings(spec.adapter)
+    for task in tasks if settings else ():
+        if task.head:
+            raise ValueError("adapter must be empty where tasks have heads of their own, which it would freeze")
+        task.adapted = adapt(task.model, settings, stream(spec.base_digest, "adapter"), task.data.classes)
 
 
 def _tie(first: Task, second: Task) -> None:

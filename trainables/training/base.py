@@ -27,7 +27,7 @@ _KEEP = 4
 
 @dataclass(frozen=True)
 class Trunk:
-    """Start of the children in protocol `branch`: weights and optimizer state at the branch step."""
+    """Start of the children in protocol `branch`: weights of `Task.trainee` and optimizer state at the branch step."""
 
     weights: dict[str, Tensor]
     state: OptimizerState
@@ -84,7 +84,8 @@ def trunk(spec: PairSpec, task: Task, runtime: Runtime, report: Report = lambda 
         seeds = Seeds(stream(spec.trunk_digest, "order"), stream(spec.trunk_digest, "augment"))
         # all repeats share one trunk, with the optimizer state of one child
         training = Training(
-            replace(spec, stack=1), task.model, task.base, [task.data], [seeds], trunk_leg(spec), keep_state=True
+            replace(spec, stack=1), task.trainee, task.start(task.base), [task.data], [seeds], trunk_leg(spec),
+            keep_state=True,
         )  # fmt: skip
         (course,) = make_courses(training)
         # ranks write no checkpoints, because none of them holds the state of the others

@@ -88,6 +88,7 @@ class Training:
         leg: Steps and learning rates.
         state: Optimizer state of one child to continue from; None starts a new optimizer.
         keep_state: Whether the trained children hold their optimizer state.
+        fold: Turns the state dict of `model` into the weights of a child.
         first: Index of the first child, for the callbacks.
         on_epoch: Receives each epoch of each child: index of the child, record.
         on_step: Receives each step: index of the first child that trains, steps done, members, optimizer. It must not
@@ -102,6 +103,7 @@ class Training:
     leg: Leg
     state: OptimizerState | None = None
     keep_state: bool = False
+    fold: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
     first: int = 0
     on_epoch: Callable[[int, Epoch], None] = lambda child, epoch: None
     on_step: Callable[[int, int, Members, Any], None] = lambda child, step, members, optimizer: None
@@ -205,7 +207,8 @@ class Course:
                 self.diverged[i] = self.leg.steps
         state = copy.deepcopy(run.optimizer.state_dict()) if self.training.keep_state else None
         self.children = [
-            Child(w, h, d, state) for w, h, d in zip(weights, self.histories, self.diverged, strict=True)
+            Child(self.training.fold(w), h, d, state)
+            for w, h, d in zip(weights, self.histories, self.diverged, strict=True)
         ]  # fmt: skip
         self._run = None
 
@@ -215,7 +218,7 @@ class Course:
             return [c.weights for c in self.children]
         assert self._run is not None
         self._run.members.load_tensors(self._held)
-        return self._run.anneal(leg, seeds)
+        return [self.training.fold(w) for w in self._run.anneal(leg, seeds)]
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state for `restore` as tensors and plain values; call it during a pause or at the end only."""

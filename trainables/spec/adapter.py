@@ -29,19 +29,22 @@ def adapter_settings(adapter: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"adapter must have no settings but {', '.join(_NAMES)}, got {wrong[0]!r}")
     if adapter.get("kind") not in KINDS:
         raise ValueError(f"adapter.kind must be {' or '.join(KINDS)}, got {adapter.get('kind')!r}")
-    rank = adapter.get("r", 8)
-    whole = isinstance(rank, int | float) and not isinstance(rank, bool) and rank == int(rank)
-    check("adapter.r", rank, "be a whole number >= 1", whole and rank >= 1)
-    out = {"kind": "lora", "r": int(rank), "alpha": adapter.get("alpha", 2 * int(rank)),
-           "targets": adapter.get("targets", []), "rslora": adapter.get("rslora", False),
-           "dropout": adapter.get("dropout", 0.0)}  # fmt: skip
-    check("adapter.alpha", out["alpha"], "be a number > 0", _is_number(out["alpha"]) and out["alpha"] > 0)
-    check("adapter.dropout", out["dropout"], "lie in [0, 1)", _is_number(out["dropout"]) and 0 <= out["dropout"] < 1)
-    check("adapter.rslora", out["rslora"], "be true or false", isinstance(out["rslora"], bool))
-    targets = out["targets"]
+    rank: Any = adapter.get("r", 8)
+    _check("r", rank, "be a whole number >= 1", _is_number(rank) and rank >= 1 and rank == int(rank))
+    alpha: Any = adapter.get("alpha", 2 * int(rank))
+    _check("alpha", alpha, "be a number > 0", _is_number(alpha) and alpha > 0)
+    dropout: Any = adapter.get("dropout", 0.0)
+    _check("dropout", dropout, "lie in [0, 1)", _is_number(dropout) and 0 <= dropout < 1)
+    rslora: Any = adapter.get("rslora", False)
+    _check("rslora", rslora, "be true or false", isinstance(rslora, bool))
+    targets: Any = adapter.get("targets", [])
     plain = isinstance(targets, list) and all(isinstance(t, str) and t for t in cast(list[Any], targets))
-    check("adapter.targets", targets, "be a list of names of layers", plain)
-    return out
+    _check("targets", targets, "be a list of names of layers", plain)
+    return {"kind": "lora", "r": int(rank), "alpha": alpha, "targets": targets, "rslora": rslora, "dropout": dropout}
+
+
+def _check(name: str, value: Any, rule: str, holds: bool) -> None:
+    check(f"adapter.{name}", value, rule, holds)
 
 
 def check_adapter(spec: Any) -> None:
@@ -51,7 +54,8 @@ def check_adapter(spec: Any) -> None:
         ValueError: A setting breaks its rule, or another field contradicts it.
     """
     if adapter_settings(spec.adapter):
-        check("freeze", list(spec.freeze), "be empty with an adapter, which freezes the whole base", not spec.freeze)
+        rule = "be empty with an adapter, which freezes the whole base"
+        check("freeze", ", ".join(spec.freeze), rule, not spec.freeze)
 
 
 def _is_number(value: Any) -> bool:

@@ -15,7 +15,7 @@ from trainables.runtime import Runtime
 from trainables.spec import PairSpec, adapter_settings
 
 TRIAL: dict[str, Any] = {
-    "dataset": "text", "model": "gpt", "learning_rate": 0.01, "batch_size": 8, "steps": 12, "optimizer": "adamw",
+    "dataset": "text", "model": "gpt", "learning_rate": 0.01, "batch_size": 8, "steps": 6, "optimizer": "adamw",
     "model_options": {"width": 16, "heads": 2}, "base": {"steps": 5, "learning_rate": 0.1},
     "merges": ("linear", "task_arithmetic", "ties", "fisher"), "adapter": {"kind": "lora", "r": 2},
 }  # fmt: skip
@@ -26,7 +26,8 @@ def trial(tmp_path: Path) -> PairSpec:
     """A trial of a tiny GPT on a small text."""
     text = "".join(chr(97 + (i * i + i // 7) % 26) for i in range(6000))
     (tmp_path / "corpus.txt").write_text(text)
-    return PairSpec(**{**TRIAL, "dataset_options": {"path": str(tmp_path / "corpus.txt"), "context": 16}})
+    data = {"path": str(tmp_path / "corpus.txt"), "context": 8, "train": 64, "val": 16, "test": 16}
+    return PairSpec(**{**TRIAL, "dataset_options": data})
 
 
 RUNTIME = Runtime(measure=2)

@@ -28,7 +28,26 @@ from trainables.trial import run_trials
 spec = PairSpec("none", "none", learning_rate=.05, batch_size=32, trainable="synthetic")
 assert run_trials([spec], Runtime())[0].result.outcome == "ok"
 """
+TEXT = {"transformers", "peft", "tokenizers", "accelerate"}
+HELP = """
+from sweeper.cli.main import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+import trainables
+"""
+IMAGES = """
+import tempfile
+from pathlib import Path
+from sweeper.cli.main import main
+out = str(Path(tempfile.mkdtemp()) / "run")
+settings = ["--trials", "1", "--sampler", "random", "--set", "epochs=1", "--set", "base.steps=5", "--set", "merges=[linear]", "--measure", "0"]
+assert main(["run", "digits_cnn", "--runner", "inline", "--out", out, *settings]) == 0
+"""
 CASES = {
+    "help": (HELP, TEXT | {"torch", "ray"}),
+    "a sweep of images": (IMAGES, TEXT),
     "seams": (f"import {LIGHT}", HEAVY | OURS),
     "trainables": ("import trainables", HEAVY | OURS),
     "synthetic": (CLOSED_FORM, HEAVY | OURS),

@@ -211,6 +211,10 @@ OUTSIDE = [
     {"model_options": {"pretrained_cfg": "x"}},
     {"model_options.any": "x.pth"},
     {"model": "hf-hub:user/model"},
+    {"model": "hf:owner/name"},
+    {"model": "hf:/etc"},
+    {"model": "hf:DATA/link"},
+    {"dataset_options": {"path": "a.txt", "tokenizer": "../elsewhere"}},
     {"model": "timm:local-dir:/etc"},
     {"model": "hf:/etc"},
     {"model": "hf:.."},
@@ -252,6 +256,8 @@ def test_values_inside_are_let_through(rules):
     weights = f"{rules.root}/mine-1/w.safetensors"
     fixed = {"weights": weights, "dataset_options": {}, "optimizer_options": {"nesterov": True}}
     assert admitted(spec(fixed=fixed), rules).spec.fixed["weights"] == weights
+    folder = f"hf:{rules.data}/images"
+    assert admitted(spec(fixed={"model": folder}), rules).spec.fixed["model"] == folder
     images = {"space": "imagefolder_timm", "trials": 2, "fixed": {"dataset_options.path": "images"}}
     assert admitted(images, rules).spec.fixed == {"dataset_options.path": "images"}
 

@@ -39,7 +39,8 @@ critical_ratio, fitted                 all          a property of the gradients;
 =====================================  ===========  ================================================================
 
 Every scale describes the stable phase; warmup-stable-decay schedules reduce it to zero by design. No scale includes the
-factor 1 - B/N of batches drawn without replacement. B is the global batch, with gradient accumulation and ranks.
+factor 1 - B/N of batches drawn without replacement. B is the global batch, with gradient accumulation and ranks. Of
+text, B and N count windows of tokens.
 """
 
 from __future__ import annotations

@@ -42,8 +42,9 @@ import tempfile
 from pathlib import Path
 from sweeper.cli.main import main
 out = str(Path(tempfile.mkdtemp()) / "run")
-settings = ["--trials", "1", "--sampler", "random", "--set", "epochs=1", "--set", "base.steps=5", "--set", "merges=[linear]", "--measure", "0"]
-assert main(["run", "digits_cnn", "--runner", "inline", "--out", out, *settings]) == 0
+settings = ["--trials", "1", "--sampler", "random", "--measure", "0", "--runner", "inline", "--out", out]
+settings += ["--set", "epochs=1", "--set", "base.steps=5", "--set", "merges=[linear]"]
+assert main(["run", "digits_cnn", *settings]) == 0
 """
 CASES = {
     "help": (HELP, TEXT | {"torch", "ray"}),

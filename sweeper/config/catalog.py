@@ -46,18 +46,18 @@ def noise_records() -> list[dict[str, Any]]:
 
 def merge_records() -> list[dict[str, Any]]:
     """Return the merges as records that JSON can hold."""
-    from trainables.merging.coefficient_grid import GREEDY, GREEDY_DESCRIPTION, GREEDY_SOURCE
-    from trainables.merging.methods import MERGES
+    from trainables.merging.methods import BY_SCORE, MERGES
 
     records: list[dict[str, Any]] = [
         {"name": m.name, "formula": m.formula, "grid": list(m.grid), "symbol": m.symbol, "source": m.source}
         for m in MERGES.values()
     ]
-    # no function of the weights alone: it asks for the validation accuracy
-    return [
-        *records,
-        {"name": GREEDY, "formula": GREEDY_DESCRIPTION, "grid": [], "symbol": "", "source": GREEDY_SOURCE},
-    ]
+    # no functions of the weights alone: they ask for validation scores
+    searched = (
+        {"name": name, "formula": m.description, "grid": [], "symbol": "", "source": m.source}
+        for name, m in BY_SCORE.items()
+    )
+    return [*records, *searched]
 
 
 def _texts(space: Space) -> dict[str, str]:

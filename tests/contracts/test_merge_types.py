@@ -15,6 +15,7 @@ from tests.support.merge_formulas import (
     every_case,
     every_merge,
     fishers_of,
+    grams_of,
     merge_by_name,
     models_of,
 )
@@ -35,7 +36,7 @@ def test_half_precision_is_combined_in_float32(name: str, many: int, dtype: torc
         merged = merge_by_name(name, base, children, coefficient)
         wide = MERGES[name](
             _cast(base, torch.float32), [_cast(c, torch.float32) for c in children], coefficient, seed=SEED,
-            fishers=fishers_of(many, dtype),
+            fishers=fishers_of(many, dtype), grams=grams_of(many),
         )  # fmt: skip
         for key in FLOATING:
             assert merged[key].dtype == dtype
@@ -56,9 +57,9 @@ def test_the_widest_type_stays(name: str, one: torch.dtype, other: torch.dtype, 
     base, (a, b) = models_of()
     models, fishers = [_cast(base, one), _cast(a, one), _cast(b, other)], fishers_of(2, torch.float64)
     for coefficient in MERGES[name].grid:
-        merged = MERGES[name](models[0], models[1:], coefficient, seed=SEED, fishers=fishers)
+        merged = MERGES[name](models[0], models[1:], coefficient, seed=SEED, fishers=fishers, grams=grams_of(2))
         wide = [_cast(m, widest) for m in models]
-        wanted = MERGES[name](wide[0], wide[1:], coefficient, seed=SEED, fishers=fishers)
+        wanted = MERGES[name](wide[0], wide[1:], coefficient, seed=SEED, fishers=fishers, grams=grams_of(2))
         for key in FLOATING:
             assert merged[key].dtype == widest
             torch.testing.assert_close(merged[key], wanted[key], rtol=0, atol=8 * torch.finfo(widest).eps)
@@ -70,7 +71,7 @@ def test_running_variances_are_extrapolated_to_0_at_most(name: str) -> None:
     base["bn.running_var"] = torch.tensor([1.0, 0.1, 2.0, 1.0], dtype=torch.float64)
     children[0]["bn.running_var"] = torch.tensor([0.01, 0.5, 0.1, 0.9], dtype=torch.float64)
     children[1]["bn.running_var"] = torch.tensor([0.02, 0.4, 1.9, 0.1], dtype=torch.float64)
-    beyond = (-1.0, 2.0, 3.0) if name not in ("fisher", "uniform_soup") else ()
+    beyond = (-1.0, 2.0, 3.0) if name not in ("fisher", "uniform_soup", "regmean") else ()
     for coefficient in (*MERGES[name].grid, *beyond):
         merged = merge_by_name(name, base, children, coefficient)
         fishers = [arrays_of(f) for f in fishers_of(2, torch.float64)]

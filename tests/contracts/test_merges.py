@@ -14,12 +14,12 @@ from tests.support.merge_formulas import (
     every_case,
     every_merge,
     fishers_of,
+    grams_of,
     merge_by_name,
     models_of,
 )
-from trainables.merging.coefficient_grid import GREEDY
-from trainables.merging.formulas import dare_mask
-from trainables.merging.methods import MERGES
+from trainables.merging.formulas import Gram, dare_mask
+from trainables.merging.methods import GREEDY, MERGES
 
 
 def test_every_merge_is_covered_here() -> None:
@@ -110,10 +110,13 @@ def test_integer_and_boolean_buffers_are_the_first_childs(name: str, many: int) 
 @pytest.mark.parametrize("name", sorted(n for n in MERGES if MERGES[n].arity == "any" and MERGES[n].symmetric))
 def test_the_order_of_the_children_does_not_matter(name: str) -> None:
     base, children = models_of(3, torch.float64)
-    fishers, order = fishers_of(3, torch.float64), (2, 0, 1)
+    fishers, grams, order = fishers_of(3, torch.float64), grams_of(3), (2, 0, 1)
     for coefficient in MERGES[name].coefficients(3):
-        merged = MERGES[name](base, children, coefficient, fishers=fishers)
-        turned = MERGES[name](base, [children[i] for i in order], coefficient, fishers=[fishers[i] for i in order])
+        merged = MERGES[name](base, children, coefficient, fishers=fishers, grams=grams)
+        turned = MERGES[name](
+            base, [children[i] for i in order], coefficient, fishers=[fishers[i] for i in order],
+            grams=[grams[i] for i in order],
+        )  # fmt: skip
         for key in FLOATING:
             torch.testing.assert_close(merged[key], turned[key], rtol=0, atol=1e-14)
 
@@ -146,7 +149,7 @@ def test_a_wrong_number_of_children_is_refused(name: str) -> None:
     for many in (0, 1, *((3,) if MERGES[name].arity == "pair" else ())):
         base, children = models_of(many)
         with pytest.raises(ValueError, match=f"merge '{name}' takes {wanted} children, got {many}"):
-            MERGES[name](base, children, 0.5, fishers=fishers_of(many))
+            MERGES[name](base, children, 0.5, fishers=fishers_of(many), grams=grams_of(many))
 
 
 @pytest.mark.parametrize("name", sorted(n for n in MERGES if "fishers" in MERGES[n].needs))
@@ -156,6 +159,13 @@ def test_missing_fishers_are_refused(name: str) -> None:
         MERGES[name](base, children, 0.5)
     with pytest.raises(ValueError, match="2 in all, got 1"):
         MERGES[name](base, children, 0.5, fishers=fishers_of(1))
+
+
+@pytest.mark.parametrize("name", sorted(n for n in MERGES if "grams" in MERGES[n].needs))
+def test_missing_gram_matrices_are_refused(name: str) -> None:
+    base, children = models_of()
+    with pytest.raises(ValueError, match=f"merge '{name}' needs one set of Gram matrices per child, 2 in all, got non"):
+        MERGES[name](base, children, 0.5)
 
 
 # -- what single methods promise ----------------------------------------------------------------------------------
@@ -258,6 +268,41 @@ def test_fisher_refuses_other_shapes_and_weightings() -> None:
     del fishers[1]["bias"]
     with pytest.raises(ValueError, match=r"shape of bias, \(\), got \[\(\)\]"):
         MERGES["fisher"](base, children[:2], 0.5, fishers=fishers)
+
+
+def test_regmean_is_the_average_with_orthonormal_inputs_and_follows_a_child_that_alone_has_inputs() -> None:
+    base, children = models_of(3, torch.float64)
+    average = MERGES["uniform_soup"](base, children, 1.0)
+    unit = [{"fc.weight": Gram(torch.eye(5, dtype=torch.float64), 1)}] * 3
+    nothing = Gram(torch.zeros(5, 5, dtype=torch.float64), 1)
+    alone = [{"fc.weight": nothing}, grams_of(1)[0], {"fc.weight": nothing}]
+    for gamma in MERGES["regmean"].grid:
+        merged = MERGES["regmean"](base, children, gamma, grams=unit)
+        for key in FLOATING:
+            torch.testing.assert_close(merged[key], average[key], rtol=0, atol=1e-15)
+        merged = MERGES["regmean"](base, children, gamma, grams=alone)
+        torch.testing.assert_close(merged["fc.weight"], children[1]["fc.weight"], rtol=0, atol=1e-12)
+
+
+def test_regmean_solves_the_normal_equations_of_the_inputs() -> None:
+    base, children = models_of(2, torch.float64)
+    g = torch.Generator().manual_seed(3)
+    inputs = [torch.randn(40, 5, generator=g, dtype=torch.float64) for _ in children]
+    grams = [{"fc.weight": Gram(x.T @ x / len(x), 1)} for x in inputs]
+    merged = MERGES["regmean"](base, children, 1.0, grams=grams)["fc.weight"]
+    outputs = [x @ c["fc.weight"].T for x, c in zip(inputs, children, strict=True)]
+    wanted = torch.linalg.lstsq(torch.cat(inputs), torch.cat(outputs)).solution.T
+    torch.testing.assert_close(merged, wanted, rtol=0, atol=1e-12)
+
+
+def test_regmean_keeps_the_average_where_no_input_points() -> None:
+    base, children = models_of(2, torch.float64)
+    x = torch.zeros(6, 5, dtype=torch.float64)
+    x[:, :2] = torch.randn(6, 2, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    grams = [{"fc.weight": Gram(x.T @ x / 6, 1)}] * 2
+    merged = MERGES["regmean"](base, children, 1.0, grams=grams)["fc.weight"]
+    average = (children[0]["fc.weight"] + children[1]["fc.weight"]) / 2
+    torch.testing.assert_close(merged, average, rtol=0, atol=1e-12)
 
 
 def test_grids() -> None:

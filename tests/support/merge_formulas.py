@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.merging.formulas import dare_mask
+from trainables.merging.formulas import Gram, dare_mask
 from trainables.merging.methods import MERGES
 
 Arrays = dict[str, np.ndarray]
 # base, children, coefficient, Fishers -> merged; plain loops over single numbers where they are clearest
 Formula = Callable[[Arrays, list[Arrays], float, list[Arrays]], Arrays]
-FLOATING = ("conv.weight", "bias", "bn.running_var")
+FLOATING = ("conv.weight", "bias", "bn.running_var", "fc.weight", "conv1d.weight")
 SEED = 5
 
 
@@ -74,13 +74,33 @@ def _fisher(base: Arrays, children: list[Arrays], alpha: float, fishers: list[Ar
     return out
 
 
+def _regmean(base: Arrays, children: list[Arrays], gamma: float, fishers: list[Arrays]) -> Arrays:
+    # stacked least squares: the square root of each Gram matrix is a set of inputs, the ridge adds scaled unit inputs
+    out = {k: np.mean([c[k] for c in children], axis=0) for k in base}
+    for key, axis in _LINEAR.items():
+        inputs, targets = [], []
+        for grams, child in zip(grams_of(len(children)), children, strict=True):
+            gram, weight = grams[key].matrix.numpy(), child[key].T if axis == 1 else child[key]
+            values, vectors = np.linalg.eigh(gram)
+            root = (vectors * np.sqrt(np.maximum(values, 0))).T
+            rows = np.vstack([np.sqrt(gamma) * root, np.diag(np.sqrt((1 - gamma) * np.diag(gram)))])
+            inputs.append(rows)
+            targets.append(rows @ weight)
+        solved = np.linalg.lstsq(np.vstack(inputs), np.vstack(targets), rcond=None)[0]
+        out[key] = solved.T if axis == 1 else solved
+    return out
+
+
 FORMULAS: dict[str, Formula] = {
-    "linear": lambda base, c, alpha, f: {k: (1 - alpha) * c[0][k] + alpha * c[1][k] for k in base},
+    "linear": lambda base, c, alpha, f: {
+        k: (1 - alpha) * c[0][k] + alpha * c[1][k] if len(c) == 2 else sum(i[k] for i in c) / len(c) for k in base
+    },
     "task_arithmetic": lambda base, c, s, f: {k: v + sum(s * (i[k] - v) for i in c) for k, v in base.items()},
     "ties": _ties,
     "dare": _dare,
     "slerp": _slerp,
     "fisher": _fisher,
+    "regmean": _regmean,
     "uniform_soup": lambda base, c, none, f: {k: np.mean([i[k] for i in c], axis=0) for k in base},
 }
 
@@ -93,6 +113,8 @@ def weights_of(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tenso
         "bn.num_batches_tracked": torch.tensor(10 + seed),
         "bn.running_var": torch.rand(4, generator=g, dtype=torch.float64).to(dtype),
         "mask": torch.tensor([True, False, bool(seed % 2)]),
+        "fc.weight": torch.randn(3, 5, generator=g, dtype=torch.float64).to(dtype),
+        "conv1d.weight": torch.randn(5, 3, generator=g, dtype=torch.float64).to(dtype),
     }
 
 
@@ -110,6 +132,19 @@ def fishers_of(many: int, dtype: torch.dtype = torch.float32) -> list[dict[str, 
     return out
 
 
+def grams_of(many: int) -> list[dict[str, Gram]]:
+    # of 40 inputs each, so that the matrices are well-conditioned
+    out: list[dict[str, Gram]] = []
+    for i in range(many):
+        g = torch.Generator().manual_seed(200 + i)
+        x = torch.randn(2, 40, 5, generator=g, dtype=torch.float64)
+        out.append({k: Gram(v.T @ v / 40, axis) for (k, axis), v in zip(_LINEAR.items(), x, strict=True)})
+    return out
+
+
+_LINEAR = {"fc.weight": 1, "conv1d.weight": 0}
+
+
 def models_of(many: int = 2, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
     return weights_of(0, dtype), [weights_of(1 + i, dtype) for i in range(many)]
 
@@ -118,7 +153,7 @@ def merge_by_name(
     name: str, base: dict[str, Tensor], children: Sequence[dict[str, Tensor]], coefficient: float
 ) -> dict[str, Tensor]:
     fishers = fishers_of(len(children), children[0]["bias"].dtype)
-    return MERGES[name](base, children, coefficient, seed=SEED, fishers=fishers)
+    return MERGES[name](base, children, coefficient, seed=SEED, fishers=fishers, grams=grams_of(len(children)))
 
 
 def counts_of(name: str) -> tuple[int, ...]:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from trainables.merging.fisher import diagonal_fisher
-from trainables.merging.methods import MERGES
+from trainables.merging.formulas import Gram
+from trainables.merging.grams import gram_matrices
+from trainables.merging.methods import BY_SCORE, GREEDY, MERGES
 from trainables.merging.soups import greedy_soup
+from trainables.merging.task_scores import (
+    HELD_OUT,
+    barrier_columns,
+    child_columns,
+    gain_columns,
+    pairs_of,
+    share_columns,
+    shares,
+)
+from trainables.merging.taskwise import Scales, add_scaled, search_scales
 from trainables.models.tensors import non_finite_names
-from trainables.result import SPLITS, MergeRow
+from trainables.result import SPLITS, TASKS, MergeRow
 from trainables.spec import PairSpec
 from trainables.tasks.evaluation import (
     Score,
@@ -23,7 +35,6 @@ from trainables.tasks.evaluation import (
     features_of,
     gains,
     linear_cka,
-    normalised_accuracy,
     recalibrate,
     score,
     score_ensemble,
@@ -36,10 +47,7 @@ Splits = Mapping[str, Score]
 TIE = 1e-6
 MIDPOINT: Key = ("linear", 0.5)
 ENDS: tuple[Key, Key] = (("linear", 0.0), ("linear", 1.0))
-GREEDY = "greedy_soup"
-GREEDY_DESCRIPTION = "Averages the best child with each further one that does not lower the validation accuracy."
-GREEDY_SOURCE = "Wortsman et al. 2022, arXiv 2203.05482"
-FISHER_EXAMPLES = 512
+FISHER_EXAMPLES = 512  # of Fishers and of Gram matrices
 _SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -58,10 +66,17 @@ class MergeScores:
     Attributes:
         tasks: One mapping split -> score per task.
         raw: Validation and test scores before the re-estimation; empty without BatchNorm.
+        scales: Scale of each child, of `taskwise_arithmetic` only.
     """
 
     tasks: Sequence[Splits]
     raw: Sequence[Splits]
+    scales: Scales = ()
+
+    @property
+    def coefficients(self) -> str | None:
+        """The scales as text; None without any."""
+        return ", ".join(f"{s:g}" for s in self.scales) or None
 
     @property
     def mean(self) -> Splits:
@@ -89,13 +104,14 @@ class MergeCurves:
 
     Attributes:
         merges: (method, coefficient) -> its scores.
-        parents: Scores of A and of B, each on its task, computed in the same way as those of the merges.
-        others: Scores of further children.
-        ensemble: Split -> score of the children's mean logits, an upper reference; empty in `two_task`.
+        parents: Scores of A and of B, or of each task's child on its task, computed as those of the merges.
+        others: Scores of further children of one task.
+        ensemble: Split -> score of the children's mean logits, an upper reference; empty for several tasks.
         chosen: The merge with the lowest validation loss (mean over tasks) of all methods and coefficients.
         cka: Linear CKA of the children's penultimate features on validation.
-        weights: State dict of the chosen merge; two tasks have the key prefixes `a/` and `b/`.
+        weights: State dict of the chosen merge; several tasks have the key prefixes `a/`, `b/` and so on.
         recalibrated: State dicts of A, B and the linear merge at alpha = 1/2 after the re-estimation, for one task.
+        midpoints: Pair of tasks -> scores on both of the midpoint of their children; empty for one task.
     """
 
     merges: Mapping[Key, MergeScores]
@@ -106,13 +122,17 @@ class MergeCurves:
     cka: float
     weights: Weights = field(repr=False)
     recalibrated: Mapping[str, Weights] = field(repr=False)
+    midpoints: Mapping[tuple[int, int], Sequence[Splits]] = field(default_factory=lambda: {})
 
-    def normalised(self, key: Key, split: str) -> float:
-        """Return the normalised accuracy of a merge; NaN for a single task."""
+    @property
+    def middle(self) -> MergeScores:
+        """Scores of the linear merge with equal weights."""
+        return self.merges[middle_of(len(self.parents))]
+
+    def normalised(self, key: Key, split: str) -> list[float]:
+        """Return the normalised accuracies of a merge, one per task; none for a single task."""
         tasks = self.merges[key].tasks
-        if len(tasks) == 1:
-            return math.nan
-        return normalised_accuracy([t[split].accuracy for t in tasks], [p[split].accuracy for p in self.parents])
+        return shares(tasks, self.parents, split) if len(tasks) > 1 else []
 
     def fault(self) -> str:
         """Return a sentence on the first parent or linear merge that is not finite; empty if all are finite."""
@@ -132,27 +152,26 @@ class MergeCurves:
 
     def columns(self) -> dict[str, float]:
         """Return the columns of `trainables.result.SCORES` that this trial defines."""
-        a, b = self.parents
-        merged, chosen = self.merges[MIDPOINT].mean, self.merges[self.chosen].mean
+        a, b, *_ = self.parents
+        merged, chosen = self.middle.mean, self.merges[self.chosen].mean
         out: dict[str, float] = {}
         for who, splits in {"a": a, "b": b, "merged": merged, "chosen": chosen, "ensemble": self.ensemble}.items():
             for split, value in splits.items():
                 out[f"{who}_loss_{split}"] = value.loss
                 out[f"{who}_accuracy_{split}"] = value.accuracy
-        for split in ("val", "test"):
-            out[f"merged_normalised_accuracy_{split}"] = self.normalised(MIDPOINT, split)
-            out[f"chosen_normalised_accuracy_{split}"] = self.normalised(self.chosen, split)
+        if len(self.middle.tasks) > 1:
+            # no parent of several tasks is the best, and the ends of a path join a head to another task's backbone
+            own = share_columns(self.middle.tasks, self.merges[self.chosen].tasks, self.parents)
+            barrier = barrier_columns(self.midpoints, self.parents)
+            return out | own | child_columns(self.parents) | gain_columns(merged, chosen, self.parents) | barrier
         line = {alpha: s.mean for (method, alpha), s in self.merges.items() if method == "linear"}
-        gain = gains(a, b, merged)
-        if len(self.merges[MIDPOINT].tasks) > 1:
-            # no parent of two tasks is the better one, and the ends of their path join a head to the other's backbone
-            return out | {k: v for k, v in gain.items() if k.startswith("gain_mean")}
-        return out | gain | barriers(line)
+        return out | gains(a, b, merged) | barriers(line)
 
     def rows(self, spec: PairSpec) -> Iterator[MergeRow]:
         """Yield the rows of the merges table."""
         for key, scored in self.merges.items():
             raw, several = _mean(scored.raw), len(scored.tasks) > 1
+            own = {s: self.normalised(key, s) for s in HELD_OUT}
             yield MergeRow(
                 digest=spec.digest,
                 config=spec.config,
@@ -162,12 +181,14 @@ class MergeCurves:
                 **{f"accuracy_{s}": v.accuracy for s, v in scored.mean.items()},
                 **{f"raw_loss_{s}": _finite(raw[s].loss) if raw else None for s in ("val", "test")},
                 **{f"raw_accuracy_{s}": raw[s].accuracy if raw else None for s in ("val", "test")},
+                coefficients=scored.coefficients,
                 **{
                     f"accuracy_{name}_{s}": task[s].accuracy if several else None
-                    for name, task in zip("ab", scored.tasks, strict=False)
-                    for s in ("val", "test")
+                    for name, task in zip(TASKS, scored.tasks, strict=False)
+                    for s in HELD_OUT
                 },
-                **{f"normalised_accuracy_{s}": _finite(self.normalised(key, s)) for s in ("val", "test")},
+                **{f"normalised_accuracy_{s}": _finite(sum(v) / len(v)) if v else None for s, v in own.items()},
+                **{f"normalised_accuracy_worst_{s}": _finite(min(v)) if v else None for s, v in own.items()},
             )
 
 
@@ -187,19 +208,32 @@ class _Scorer:
         parts = [self._one(t, t.whole(merged, c)) for t, c in zip(self.tasks, self.children, strict=False)]
         return MergeScores([p[0] for p in parts], [p[1] for p in parts if p[1]]), [p[2] for p in parts]
 
+    def validate(self, merged: Weights) -> Score:
+        """Return the validation score of a merge, mean over tasks."""
+        parts = [self._one(t, t.whole(merged, c), ("val",)) for t, c in zip(self.tasks, self.children, strict=False)]
+        return _mean([p[0] for p in parts])["val"]
+
+    def score_midpoint(self, pair: tuple[int, int]) -> Sequence[Splits]:
+        """Return the scores of the midpoint of two tasks' children, one per task."""
+        tasks, children = [self.tasks[i] for i in pair], [self.children[i] for i in pair]
+        shared = [t.shared(c) for t, c in zip(tasks, children, strict=True)]
+        merged = MERGES["linear"](tasks[0].shared(tasks[0].base), shared, 0.5)
+        return [self._one(t, t.whole(merged, c), HELD_OUT)[0] for t, c in zip(tasks, children, strict=True)]
+
     def score_child(self, index: int, task: Task) -> Splits:
         """Return the scores of a child on its task."""
         return self._one(task, self.children[index])[0]
 
-    def _one(self, task: Task, weights: Weights) -> tuple[Splits, Splits, Weights]:
+    def _one(self, task: Task, weights: Weights, splits: Sequence[str] = SPLITS) -> tuple[Splits, Splits, Weights]:
         raw: Splits = {}
         if task.batches:
-            with self.phase("evaluate"):
-                raw, _ = score_splits(task.model, weights, task.data, ("val", "test"))
+            if splits == SPLITS:
+                with self.phase("evaluate"):
+                    raw, _ = score_splits(task.model, weights, task.data, HELD_OUT)
             with self.phase("recalibrate"):
                 weights = recalibrate(task.model, weights, task.batches)
         with self.phase("evaluate"):
-            scores, self.logits = score_splits(task.model, weights, task.data)
+            scores, self.logits = score_splits(task.model, weights, task.data, splits)
         if non_finite_names(weights, task.base):  # the loss may be finite by accident
             scores = {split: replace(s, loss=math.inf) for split, s in scores.items()}
         return scores, raw, weights
@@ -222,23 +256,27 @@ def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weigh
     kept: dict[Key, list[Weights]] = {}  # only the needed ones: large models fill the device
     ensemble: list[Mapping[str, Tensor]] = []  # logits by split; for text the weights, because its logits are large
     best: Key | None = None
-    for key, merged in _iterate_merges(spec, tasks, own, children, lambda w: scorer.score(w)[0].mean["val"].accuracy):
-        merges[key], whole = scorer.score(merged)
+    middle = middle_of(len(tasks))
+    for key, merged, scales in _iterate_merges(spec, tasks, own, children, scorer):
+        scored, whole = scorer.score(merged)
+        merges[key] = replace(scored, scales=scales)
         if best is None or _beats(merges[key], merges[best]):
-            if best not in (None, MIDPOINT, *ENDS):
+            if best not in (None, middle, *ENDS):
                 del kept[best]
             best, kept[key] = key, whole
-        if key == MIDPOINT or key in ENDS:
+        if key == middle or key in ENDS:
             kept[key] = whole
         if key in ENDS:
             ensemble.append(scorer.logits or whole[0])
     assert best is not None  # PairSpec demands the linear merge
-    parents: list[Splits] = [merges[end].mean for end in ENDS]
-    ends: list[Weights] = [kept[end][0] for end in ENDS]
     if len(tasks) > 1:
-        parents, ends, ensemble = [scorer.score_child(i, t) for i, t in enumerate(tasks)], list(children), []
+        ends: list[Weights] = list(children)
+        parents, ensemble = [scorer.score_child(i, t) for i, t in enumerate(tasks)], []
+    else:
+        ends = [kept[end][0] for end in ENDS]
+        parents = [merges[end].mean for end in ENDS]
     others: list[Splits] = []
-    for extra in range(2, len(children)):
+    for extra in range(2, len(children) if len(tasks) == 1 else 0):
         others.append(scorer.score_child(extra, tasks[0]))
         ensemble.append(scorer.logits or children[extra])
     return MergeCurves(
@@ -249,7 +287,8 @@ def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weigh
         best,
         _alignment(tasks, own, ends),
         join_by_task(tasks, kept[best]),
-        {"a": ends[0], "b": ends[1], "merged": kept[MIDPOINT][0]},
+        {"a": ends[0], "b": ends[1], "merged": kept[middle][0]},
+        {pair: scorer.score_midpoint(pair) for pair in (pairs_of(len(tasks)) if len(tasks) > 1 else ())},
     )
 
 
@@ -268,28 +307,44 @@ def _ensemble(task: Task, members: Sequence[Mapping[str, Tensor]]) -> Splits:
     return {s: score(torch.stack([child[s] for child in members]).mean(0), task.data.scored(s)[1]) for s in SPLITS}
 
 
+def middle_of(tasks: int) -> Key:
+    """Return the key of the linear merge with equal weights, for a number of tasks."""
+    return ("linear", 1 / tasks) if tasks > 2 else MIDPOINT
+
+
 def _iterate_merges(
-    spec: PairSpec,
-    tasks: Sequence[Task],
-    own: Sequence[Task],
-    children: Sequence[Weights],
-    accuracy: Callable[[Weights], float],
-) -> Iterator[tuple[Key, Weights]]:
+    spec: PairSpec, tasks: Sequence[Task], own: Sequence[Task], children: Sequence[Weights], scorer: _Scorer
+) -> Iterator[tuple[Key, Weights, Scales]]:
     base = tasks[0].shared(tasks[0].base)
     shared = [t.shared(c) for t, c in zip(own, children, strict=True)]
-    fishers: list[dict[str, Tensor]] | None = None
+    needed: dict[str, list[Any]] = {}
     for method in spec.merges:
-        if method == GREEDY:
-            soup, ingredients = greedy_soup(shared, accuracy)
-            yield (GREEDY, float(len(ingredients))), soup
+        if method in BY_SCORE:
+            yield _search(method, base, shared, scorer)
             continue
         merge = MERGES[method]
-        if fishers is None and "fishers" in merge.needs:
-            fishers = [_fisher(spec, i, t, c) for i, (t, c) in enumerate(zip(own, children, strict=True))]
-        parents = shared[:2] if merge.arity == "pair" else shared
+        for need in merge.needs - {"seed"} - set(needed):
+            measure = {"fishers": _fisher, "grams": _grams}[need]
+            needed[need] = [measure(spec, i, t, c) for i, (t, c) in enumerate(zip(own, children, strict=True))]
+        parents = shared[:2] if merge.path and len(tasks) == 1 else shared
         for coefficient in merge.coefficients(len(parents)):
             seed = spec.stream(f"merge/{method}")
-            yield (method, coefficient), merge(base, parents, coefficient, seed=seed, fishers=fishers)
+            yield (method, coefficient), merge(base, parents, coefficient, seed=seed, **needed), ()
+
+
+def _search(method: str, base: Weights, shared: Sequence[Weights], scorer: _Scorer) -> tuple[Key, Weights, Scales]:
+    if method == GREEDY:
+        soup, ingredients = greedy_soup(shared, lambda w: scorer.validate(w).accuracy)
+        return (GREEDY, float(len(ingredients))), soup, ()
+    grid = MERGES["task_arithmetic"].grid
+    scales = search_scales(len(shared), grid, lambda s: scorer.validate(add_scaled(base, shared, s)).loss)
+    return (method, sum(scales) / len(scales)), add_scaled(base, shared, scales), scales
+
+
+def _grams(spec: PairSpec, index: int, task: Task, weights: Weights) -> dict[str, Gram]:
+    x = task.data.x["train"]
+    grams = gram_matrices(task.model, weights, x[slice(0, min(len(x), FISHER_EXAMPLES))])
+    return {key: gram for key, gram in grams.items() if not task.is_own(key)}
 
 
 def _fisher(spec: PairSpec, index: int, task: Task, weights: Weights) -> dict[str, Tensor]:
@@ -301,9 +356,11 @@ def _fisher(spec: PairSpec, index: int, task: Task, weights: Weights) -> dict[st
 
 
 def _alignment(tasks: Sequence[Task], own: Sequence[Task], ends: Sequence[Weights]) -> float:
+    # one task: the first two children; several: mean over pairs of tasks and over both tasks' data
     values: list[float] = []
-    for task in tasks:
-        x, _ = task.data.scored("val")
-        a, b = (features_of(t.model, w, x) for t, w in zip(own[:2], ends, strict=True))
-        values.append(linear_cka(a, b))
+    for i, j in pairs_of(max(2, len(tasks))):
+        for task in [tasks[i], tasks[j]] if len(tasks) > 1 else tasks:
+            x, _ = task.data.scored("val")
+            a, b = (features_of(own[t].model, ends[t], x) for t in (i, j))
+            values.append(linear_cka(a, b))
     return sum(values) / len(values)

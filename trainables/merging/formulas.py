@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -21,6 +22,22 @@ DROP = 0.5  # share of a task vector that DARE drops
 COLINEAR = 0.9995  # |cosine| from which on SLERP is linear
 
 
+class Gram(NamedTuple):
+    """Gram matrix E x x^T of the inputs x of a linear layer.
+
+    Attributes:
+        matrix: [inputs, inputs], positive semi-definite, float64.
+        axis: Axis of the layer's weight that the inputs have: 1 in torch's Linear, 0 in transformers' Conv1D.
+    """
+
+    matrix: Tensor
+    axis: int
+
+
+Grams = Mapping[str, Gram]
+"""Name of a linear layer's weight -> its Gram matrix."""
+
+
 @dataclass(frozen=True)
 class Extras:
     """What some merges need beside the weights.
@@ -29,11 +46,13 @@ class Extras:
         seed: Seed of random masks.
         fishers: One diagonal Fisher per child.
         thresholds: Least magnitude that TIES keeps, per child, where the weights are a part of the model; else empty.
+        grams: Gram matrices of each child's linear layers.
     """
 
     seed: int
     fishers: Sequence[Weights]
     thresholds: Sequence[Tensor] = ()
+    grams: Sequence[Grams] = ()
 
 
 def _along(base: Weights, direction: Weights, s: float) -> dict[str, Tensor]:
@@ -41,7 +60,10 @@ def _along(base: Weights, direction: Weights, s: float) -> dict[str, Tensor]:
 
 
 def linear(base: Weights, children: Sequence[Weights], alpha: float, extras: Extras) -> dict[str, Tensor]:
-    """Interpolate: (1 - alpha) theta_A + alpha theta_B."""
+    """Interpolate: (1 - alpha) theta_A + alpha theta_B; the mean of more than two."""
+    if len(children) > 2:
+        _check_equal(alpha, len(children))
+        return mean(children)
     a, b = children
     return {k: _lerp(v, b[k], alpha) for k, v in a.items()}
 
@@ -180,11 +202,15 @@ def fisher(base: Weights, children: Sequence[Weights], alpha: float, extras: Ext
 
 
 def _shares(alpha: float, many: int) -> tuple[float, ...]:
-    if many > 2 and not math.isclose(alpha, 1 / many):
-        raise ValueError(f"alpha must be 1/{many} for {many} models, got {alpha}")
+    _check_equal(alpha, many)
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1] in merge 'fisher', got {alpha}")
     return (1 - alpha, alpha) if many == 2 else (1 / many,) * many
+
+
+def _check_equal(alpha: float, many: int) -> None:
+    if many > 2 and not math.isclose(alpha, 1 / many):
+        raise ValueError(f"alpha must be 1/{many} for {many} models, got {alpha}")
 
 
 def _weigh(key: str, values: list[Tensor], shares: Sequence[float], fishers: Sequence[Weights]) -> Tensor:

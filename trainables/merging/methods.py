@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from trainables.merging import formulas
-from trainables.merging.formulas import Extras, Weights
+from trainables.merging.formulas import Extras, Grams, Weights
+from trainables.merging.regmean import regmean
 from trainables.models.tensors import tied_names
 from trainables.registry import Registry
 
@@ -32,7 +33,9 @@ class Merge:
         formula, source: The formula as text and its paper.
         description: One sentence on what it does.
         arity: `pair` takes exactly two children, `any` two or more.
-        needs: Subset of `seed` and `fishers` that the formula needs.
+        path: Whether it goes along a path between two models; of several children of one task it takes the first two.
+        equal: Whether more than two children have equal weights, so that the coefficient is 1/n.
+        needs: Subset of `seed`, `fishers` and `grams` that the formula needs.
         ends: Coefficients at which the merge equals `base`, the first child `a` or the second of two `b`, bit for bit.
         neutral: Coefficients at which the merge of a model with itself is that model.
         symmetric: Whether the result does not depend on the order of three or more children.
@@ -49,6 +52,8 @@ class Merge:
     source: str
     description: str
     arity: Literal["pair", "any"] = "any"
+    path: bool = False
+    equal: bool = False
     needs: frozenset[str] = frozenset()
     ends: Mapping[float, Literal["base", "a", "b"]] = field(default_factory=lambda: {})
     neutral: tuple[float, ...] = ()
@@ -57,7 +62,7 @@ class Merge:
 
     def coefficients(self, children: int) -> tuple[float, ...]:
         """Return the coefficients to evaluate for a number of children: the grid, or the one with equal weights."""
-        return (1 / children,) if children > 2 and "fishers" in self.needs else self.grid
+        return (1 / children,) if children > 2 and self.equal else self.grid
 
     def __call__(
         self,
@@ -68,6 +73,7 @@ class Merge:
         seed: int = 0,
         fishers: Sequence[Weights] | None = None,
         thresholds: Sequence[Tensor] = (),
+        grams: Sequence[Grams] | None = None,
     ) -> dict[str, Tensor]:
         """Return the merged weights with the same keys; the inputs stay unchanged.
 
@@ -81,11 +87,13 @@ class Merge:
             seed: Seed of random masks.
             fishers: One diagonal Fisher per child, from `trainables.merging.fisher`; parameters only.
             thresholds: See `Extras`; for a merge of a part of the models.
+            grams: Gram matrices of each child's linear layers, from `trainables.merging.grams`.
 
         Raises:
-            ValueError: The models do not have the same keys and shapes, are too few or too many, or lack Fishers.
+            ValueError: The models do not have the same keys and shapes, are too few or too many, or lack Fishers or
+                Gram matrices.
         """
-        self._check(children, fishers)
+        self._check(children, {"fishers": fishers, "grams": grams})
         models = [base, *children]
         _check_same(models)
         first = tied_names([*children, base])
@@ -93,7 +101,7 @@ class Merge:
         kinds = {k: formulas.common_type([m[k] for m in used]) for k, v in children[0].items() if v.is_floating_point()}
         moved = [k for k in kinds if k not in first and not formulas.unmoved([m[k] for m in models])]
         wide = [{k: m[k].to(formulas.compute_type(kinds[k])) for k in moved} for m in models]
-        merged = self.combine(wide[0], wide[1:], coefficient, Extras(seed, fishers or (), thresholds))
+        merged = self.combine(wide[0], wide[1:], coefficient, Extras(seed, fishers or (), thresholds, grams or ()))
         out: dict[str, Tensor] = {}
         for key, value in children[0].items():
             if key in first:
@@ -105,12 +113,13 @@ class Merge:
                 out[key] = value.to(kinds.get(key, value.dtype), copy=True)
         return out
 
-    def _check(self, children: Sequence[Weights], fishers: Sequence[Weights] | None) -> None:
+    def _check(self, children: Sequence[Weights], given: Mapping[str, Sequence[object] | None]) -> None:
         many = len(children)
         self.check_number(many)
-        if "fishers" in self.needs and (fishers is None or len(fishers) != many):
-            got = "none" if fishers is None else len(fishers)
-            raise ValueError(f"merge {self.name!r} needs one diagonal Fisher per child, {many} in all, got {got}")
+        for need, values in given.items():
+            if need in self.needs and (values is None or len(values) != many):
+                got = "none" if values is None else len(values)
+                raise ValueError(f"merge {self.name!r} needs one {_NEEDS[need]} per child, {many} in all, got {got}")
 
     def check_number(self, children: int) -> None:
         """Check that the merge takes this number of children.
@@ -123,6 +132,7 @@ class Merge:
             raise ValueError(f"merge {self.name!r} takes {wanted} children, got {children}")
 
 
+_NEEDS = {"fishers": "diagonal Fisher", "grams": "set of Gram matrices"}
 MERGES: Registry[Merge] = Registry("merge")
 
 
@@ -144,8 +154,8 @@ for _merge in (
     Merge(
         "linear", formulas.linear, _TENTHS, "alpha", _WEIGHT,
         "(1 − α)θ_A + αθ_B", "Wortsman et al. 2022, arXiv 2203.05482",
-        "Interpolates the two children linearly.",
-        arity="pair", ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS, elementwise=True,
+        "Interpolates the two children linearly; averages the children of more than two tasks.",
+        path=True, equal=True, ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS, elementwise=True,
     ),
     Merge(
         "task_arithmetic", formulas.task_arithmetic, _QUARTERS, "s", _SCALE,
@@ -171,13 +181,21 @@ for _merge in (
         "(sin((1 − α)Ω)·θ_A + sin(αΩ)·θ_B)/sin Ω per tensor, cos Ω = ⟨θ_A, θ_B⟩/(‖θ_A‖‖θ_B‖)",
         "Shoemake 1985, SIGGRAPH 19(3); Goddard et al. 2024, arXiv 2403.13257",
         "Interpolates each tensor of the two children along the great circle.",
-        arity="pair", ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
+        arity="pair", path=True, ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
     ),
     Merge(
         "fisher", formulas.fisher, _TENTHS, "alpha", _WEIGHT,
         "Σ λ_i F_i θ_i/Σ λ_i F_i, λ = (1 − α, α)", "Matena & Raffel 2021, arXiv 2111.09832",
         "Averages the children, weighted by their diagonal Fisher information.",
-        needs=frozenset({"fishers"}), ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
+        equal=True, needs=frozenset({"fishers"}), ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
+    ),
+    Merge(
+        "regmean", regmean, (0.0, 0.1, 0.5, 0.7, 0.9, 1.0), "gamma",
+        "factor of the off-diagonal entries of the Gram matrices",
+        "(Σ G̃_i)⁺ Σ G̃_i W_i per linear layer, G_i = E x xᵀ of its inputs, G̃ = γG + (1 − γ)·diag G; else (1/n) Σ θ_i",
+        "Jin et al. 2022, arXiv 2212.09849",
+        "Fits each linear layer by least squares to the outputs of the children's; averages the other parameters.",
+        needs=frozenset({"grams"}), neutral=(0.0, 0.1, 0.5, 0.7, 0.9, 1.0),
     ),
     Merge(
         "uniform_soup", formulas.uniform_soup, (1.0,), "none", "not used",
@@ -187,3 +205,25 @@ for _merge in (
     ),
 ):  # fmt: skip
     MERGES.add(_merge.name, _merge)
+
+
+class ByScore(NamedTuple):
+    """A merge that the scores of its candidates determine: what it does and its paper."""
+
+    description: str
+    source: str
+
+
+GREEDY, TASKWISE = "greedy_soup", "taskwise_arithmetic"
+BY_SCORE: Mapping[str, ByScore] = {
+    GREEDY: ByScore(
+        "Averages the best child with each further one that does not lower the validation accuracy.",
+        "Wortsman et al. 2022, arXiv 2203.05482",
+    ),
+    TASKWISE: ByScore(
+        "Adds task vectors, each with its own scale: θ₀ + Σ s_i τ_i. A coordinate search on the validation loss sets "
+        "the scales.",
+        "Yang et al. 2023, arXiv 2310.02575",
+    ),
+}
+"""Merges that need scores, see `trainables.merging.soups` and `trainables.merging.taskwise`."""

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.merging import formulas
-from trainables.merging.coefficient_grid import GREEDY
-from trainables.merging.methods import MERGES, Merge
+from trainables.merging.methods import BY_SCORE, MERGES, Merge
 from trainables.models.model_folders import Source, check_alike, write_model_folder
 
 PART = 2**22
@@ -38,9 +37,9 @@ def streamable(method: str) -> Merge:
 
     Raises:
         UnknownName: No such merge.
-        ValueError: It needs data: Fishers, or scores.
+        ValueError: It needs data: Fishers, Gram matrices, or scores.
     """
-    if method == GREEDY or "fishers" in MERGES[method].needs:
+    if method in BY_SCORE or MERGES[method].needs - {"seed"}:
         raise ValueError(
             f"merge {method!r} needs data, so it cannot stream; choose from {', '.join(list_streamable())}"
         )
@@ -49,7 +48,7 @@ def streamable(method: str) -> Merge:
 
 def list_streamable() -> list[str]:
     """Return the names of the merges that need the models' weights alone."""
-    return [name for name, merge in MERGES.items() if "fishers" not in merge.needs]
+    return [name for name, merge in MERGES.items() if not merge.needs - {"seed"}]
 
 
 class StreamingMerge:

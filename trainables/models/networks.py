@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
@@ -37,6 +38,49 @@ class SmallCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [n, classes] of images [n, channels, height, width]."""
         return self.head(self.features(x))
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU on all pixels of an image; options `widths` and `norm`.
+
+    Args:
+        classes: Number of logits.
+        channels: Input channels.
+        size: Height and width of the images; the first layer fits this size only.
+        widths: Units of the hidden layers, one number per layer.
+        norm: `none`, `layer` (LayerNorm) or `batch` (BatchNorm), before each ReLU.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        channels: int = 1,
+        size: int | tuple[int, int] = 28,
+        widths: Sequence[int] = (256, 128),
+        norm: Literal["none", "layer", "batch"] = "none",
+    ) -> None:
+        super().__init__()
+        norms = {"none": nn.Identity, "layer": nn.LayerNorm, "batch": nn.BatchNorm1d}
+        if norm not in norms:
+            raise ValueError(f"norm must be 'none', 'layer' or 'batch', got {norm!r}")
+        if not _are_widths(widths):
+            raise ValueError(f"widths must be a list of one or more whole numbers >= 1, got {widths!r}")
+        height, width = (size, size) if isinstance(size, int) else size
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inputs, outputs in zip((channels * height * width, *widths), widths, strict=False):
+            layers += [nn.Linear(inputs, outputs), norms[norm](outputs), nn.ReLU(inplace=True)]
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(widths[-1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [n, classes] of images [n, channels, height, width]."""
+        return self.head(self.features(x))
+
+
+def _are_widths(value: object) -> bool:
+    # from a user's options
+    numbers = cast(list[object], value) if isinstance(value, (list, tuple)) else []
+    return bool(numbers) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in numbers)
 
 
 class ResNet18Small(nn.Module):

@@ -18,7 +18,7 @@ from torch import nn
 
 from trainables.models import language
 from trainables.models.heads import head_of, replace_head
-from trainables.models.networks import ResNet18Small, SmallCNN, initialise, small_vit
+from trainables.models.networks import MLP, ResNet18Small, SmallCNN, initialise, small_vit
 from trainables.models.tensors import unite
 from trainables.registry import Registry, UnknownName, unknown
 
@@ -256,6 +256,7 @@ def resnet18(classes: int, channels: int, pretrained: bool = False, **options: A
 
 for _name, _builder in {
     "small_cnn": SmallCNN,
+    "mlp": MLP,
     "resnet18_32": ResNet18Small,
     "resnet18": resnet18,
     "small_vit": small_vit,

@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from trainables.measurement.curvature import geometry, relief_columns
-from trainables.merging.coefficient_grid import GREEDY, score_merges
-from trainables.merging.methods import MERGES
+from trainables.merging.coefficient_grid import score_merges
+from trainables.merging.methods import GREEDY, MERGES
 from trainables.models.weights import load_start
 from trainables.pair.record import record
 from trainables.pair.setup import Lab, prepare, resolve_device
 from trainables.result import Outcome, PairOutput
 from trainables.runtime import Runtime
-from trainables.spec import PairSpec
+from trainables.spec import SEVERAL_TASKS, PairSpec
 from trainables.tasks.evaluation import finite
 from trainables.tasks.tasks import trained_names
 
@@ -42,11 +42,13 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
     """
     if len(models) < 2:
         raise ValueError(f"a merge needs at least two models, got {len(models)}")
-    if spec.pair_kind == "two_task":
-        raise ValueError("a merge of checkpoints needs one task; choose a space whose pair_kind is not two_task")
+    if spec.pair_kind in SEVERAL_TASKS:
+        raise ValueError("a merge of checkpoints needs one task; choose a space whose pair_kind is same_task")
     if runtime.plane:
         raise ValueError("a loss plane needs a trained trial; leave out --plane")
-    if base is None and (wrong := [m for m in spec.merges if m != GREEDY and "base" in MERGES[m].ends.values()]):
+    if base is None and (
+        wrong := [m for m in spec.merges if m != GREEDY and (m not in MERGES or "base" in MERGES[m].ends.values())]
+    ):
         raise ValueError(f"merge {wrong[0]!r} needs the base of the models; set --base, or leave this merge out")
     spec = replace(spec, members=len(models), stack=1, weights="")
     lab = prepare(spec, resolve_device(runtime), with_base=False)
@@ -76,6 +78,7 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
         spec, lab.runtime, outcome, "; ".join(part for part in (fault, detail, lost) if part), lab.started,
         scores=finite(curves.columns()), seconds=lab.clock.seconds, **about, **finite({"cka_val": curves.cka}),
         chosen_merge=curves.chosen[0], chosen_coefficient=curves.chosen[1],
+        chosen_coefficients=curves.merges[curves.chosen].coefficients,
     )  # fmt: skip
     weights = None if fault else {k: v.cpu() for k, v in curves.weights.items()}
     return PairOutput(result, tuple(curves.rows(spec)), weights=weights)

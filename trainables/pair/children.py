@@ -11,7 +11,7 @@ from trainables.measurement.monitor import Watch
 from trainables.pair.rungs import Rungs
 from trainables.pair.setup import Lab
 from trainables.runtime import Report
-from trainables.spec import PairSpec
+from trainables.spec import SEVERAL_TASKS, PairSpec
 from trainables.tasks.tasks import Weights
 from trainables.training.base import trunk
 from trainables.training.checkpointing import Keeper, train_with_pauses
@@ -118,7 +118,7 @@ class Children:
         first, lab, watch = self.specs[0], self.lab, self.watch
         names = child_names(first.members)
         seeds = [_make_seeds(s, i, m) for s in self.specs for i, m in enumerate(names)]
-        if first.pair_kind != "two_task" and not first.child_b:
+        if first.pair_kind not in SEVERAL_TASKS and not first.child_b:
             return make_courses(
                 Training(
                     first, lab.tasks[0].trainee, start, lab.data * len(self.specs), seeds, watch.legs[0], state,
@@ -128,11 +128,11 @@ class Children:
             )  # fmt: skip
         courses: list[Course] = []
         for i, seed in enumerate(seeds):
-            task = lab.children[i]
+            task, data = lab.children[i % first.members], lab.data[i % first.members]
             own = replace(watch.specs[i], stack=1)
             courses += make_courses(
                 Training(
-                    own, task.trainee, start if first.child_b else task.start(task.base), [lab.data[i]], [seed],
+                    own, task.trainee, start if first.child_b else task.start(task.base), [data], [seed],
                     watch.legs[i], state, fold=task.fold, first=i, on_epoch=self._on_epoch, on_step=watch.on_step,
                 )
             )  # fmt: skip

@@ -70,7 +70,7 @@ def record(
         trainable=spec.trainable,
         protocol=spec.protocol,
         pair_kind=spec.pair_kind,
-        dataset=spec.dataset,
+        dataset=" + ".join(name for name, _ in spec.tasks) if spec.datasets else spec.dataset,
         model=spec.model,
         optimizer=spec.optimizer,
         learning_rate=spec.learning_rate,

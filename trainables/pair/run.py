@@ -218,6 +218,7 @@ class _Trial:
             **about | self._peak(),
             **finite(geometry(lab.tasks[0].base, a, b, names)), **finite({"cka_val": curves.cka}),
             chosen_merge=curves.chosen[0], chosen_coefficient=curves.chosen[1],
+            chosen_coefficients=curves.merges[curves.chosen].coefficients,
         )  # fmt: skip
         # a trial that cannot win stores no weights
         weights = {k: v.cpu() for k, v in curves.weights.items()} if outcome is Outcome.OK else None

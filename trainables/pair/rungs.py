@@ -117,7 +117,8 @@ class Rungs:
                 (self.specs[c // members], c % members)
                 for c in range(len(annealed), len(annealed) + len(course.training.seeds))
             ]
-            if all(member > 1 for _, member in names):  # only the first two children are merged
+            if len(self.lab.tasks) == 1 and all(member > 1 for _, member in names):
+                # of several children of one task the first two are merged
                 annealed += [{} for _ in names]
                 continue
             role = [(spec, f"rung/{rung}/{member}") for spec, member in names]
@@ -127,9 +128,9 @@ class Rungs:
 
     def _score_merge(self, trial: int, children: Sequence[Weights]) -> Score:
         spec, tasks = self.specs[trial], self.lab.tasks
-        pair = children[spec.members * trial : spec.members * trial + 2]
-        task = tasks[0]
-        merged = MERGES["linear"](task.shared(task.base), [task.shared(c) for c in pair], 0.5)
+        first, task = spec.members * trial, tasks[0]
+        pair = children[first : first + max(2, len(tasks))]
+        merged = MERGES["linear"](task.shared(task.base), [task.shared(c) for c in pair], 1 / len(pair))
         scores: list[Score] = []
         for task, child in zip(tasks, pair, strict=False):
             batches = self.lab.recalibration_batches(spec, task, RECALIBRATION_BATCHES)

@@ -18,8 +18,7 @@ from torch import Generator, Tensor, nn
 from trainables.datasets.augmentation import check_policy
 from trainables.datasets.dataset import Data
 from trainables.datasets.load import forget
-from trainables.merging.coefficient_grid import GREEDY
-from trainables.merging.methods import MERGES
+from trainables.merging.methods import BY_SCORE, MERGES
 from trainables.models.registry import has_batchnorm
 from trainables.pair.record import now
 from trainables.runtime import Runtime
@@ -88,7 +87,7 @@ class Lab:
     """Shared parts of the trials of one stack.
 
     Attributes:
-        tasks: One task, or two in `two_task`, with modules and base weights.
+        tasks: One task, or one per child in `tasks`, with modules and base weights.
         data: Data set of each child.
         weights_sha256: SHA-256 of the start weights' file; None without a file.
         probed: Columns of the probe at the base weights; empty without measurements.
@@ -196,13 +195,13 @@ def check_names(spec: PairSpec) -> None:
     optimizers.check(spec)
     SCHEDULES[spec.schedule]
     for name in spec.merges:
-        if name != GREEDY:
-            MERGES[name]
+        if name not in BY_SCORE and MERGES[name].arity == "pair" and len(spec.tasks) > 2:
+            raise ValueError(f"merge {name!r} takes two models, got {len(spec.tasks)} tasks; leave it out of merges")
 
 
 def _check_fits(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> None:
     if len(tasks) > 1 and (runtime.landscape or runtime.plane):
-        raise ValueError("a landscape needs one task; leave out --landscape and --plane in pair_kind two_task")
+        raise ValueError(f"a landscape needs one task; leave out --landscape and --plane in pair_kind {spec.pair_kind}")
     pictures = [p for p in spec.augmentation.split("+") if p not in ("none", "label_smoothing")]
     for task in tasks:
         if task.data.context is not None and spec.augmentation != "none":

@@ -14,6 +14,8 @@ MODELS_SCORED = {
     "chosen": "merge chosen on validation",
     "ensemble": "mean of the children's logits",
 }
+TASKS = "abcdefgh"
+"""Names of the tasks of a trial whose children have different tasks."""
 _KINDS = {"str": "str", "int": "int", "float": "float"}
 
 
@@ -57,10 +59,32 @@ def _scores() -> Iterator[Column]:
             yield Column(f"barrier_{kind}_loss_{split}", "float", "nat", f"barrier in loss, {split}: {text}")
             yield Column(f"barrier_{kind}_error_{split}", "float", "1", f"barrier in error, {split}: {text}")
 
-    for who in ("merged", "chosen"):
-        for split in ("val", "test"):
-            text = f"mean over tasks of the {who} accuracy over that of the task's own child, {split}; only two_task"
-            yield Column(f"{who}_normalised_accuracy_{split}", "float", "1", text)
+    yield from _task_scores()
+
+
+def _task_scores() -> Iterator[Column]:
+    only = "only tasks and two_task"
+    for split in ("val", "test"):
+        for who in ("merged", "chosen"):
+            ratio = f"{who} accuracy over that of the task's own child, {split}; {only}"
+            yield Column(f"{who}_normalised_accuracy_{split}", "float", "1", f"mean over tasks of the {ratio}")
+            yield Column(f"{who}_normalised_accuracy_worst_{split}", "float", "1", f"least over tasks of the {ratio}")
+        for task in TASKS:
+            text = f"chosen accuracy on task {task.upper()} over that of its own child, {split}; {only}"
+            yield Column(f"chosen_normalised_accuracy_{task}_{split}", "float", "1", text)
+        for task in TASKS[2:]:
+            child = f"child {task.upper()} on its task, {split}; only tasks"
+            yield Column(f"{task}_loss_{split}", "float", "nat", f"cross-entropy of {child}")
+            yield Column(f"{task}_accuracy_{split}", "float", "1", f"accuracy of {child}")
+        for kind, text in {"mean": "mean", "worst": "largest"}.items():
+            pairs = (
+                f"{text} over pairs of tasks of the pair's midpoint minus its children, mean over both tasks, {split}"
+            )
+            yield Column(f"barrier_tasks_{kind}_loss_{split}", "float", "nat", f"loss, {pairs}; {only}")
+            yield Column(f"barrier_tasks_{kind}_error_{split}", "float", "1", f"error, {pairs}; {only}")
+    for split in SPLITS:
+        text = f"mean over tasks of the loss of the task's own child minus that of the chosen merge, {split}; {only}"
+        yield Column(f"gain_tasks_loss_{split}", "float", "nat", text)
 
 
 def _landscape() -> Iterator[Column]:

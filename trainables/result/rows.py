@@ -17,7 +17,10 @@ class MergeRow:
     digest: str = col("trial")
     config: str = col("configuration of the trial")
     method: str = col("name of the merge")
-    coefficient: float = col("coefficient of the merge: alpha, s, or the number of ingredients of a greedy soup", "1")
+    coefficient: float = col(
+        "coefficient of the merge: alpha, s, gamma, the number of ingredients of a greedy soup, or the mean scale of "
+        "taskwise_arithmetic", "1",
+    )  # fmt: skip
     loss_train: float | None = col(
         "training loss after BatchNorm recalibration; empty where the merge is not finite", "nat"
     )
@@ -32,16 +35,61 @@ class MergeRow:
     raw_loss_test: float | None = col("test loss before recalibration; empty without BatchNorm", "nat")
     raw_accuracy_val: float | None = col("validation accuracy before recalibration; empty without BatchNorm", "1")
     raw_accuracy_test: float | None = col("test accuracy before recalibration; empty without BatchNorm", "1")
-    accuracy_a_val: float | None = col("validation accuracy on task A; empty unless two_task", "1", default=None)
-    accuracy_a_test: float | None = col("test accuracy on task A; empty unless two_task", "1", default=None)
-    accuracy_b_val: float | None = col("validation accuracy on task B; empty unless two_task", "1", default=None)
-    accuracy_b_test: float | None = col("test accuracy on task B; empty unless two_task", "1", default=None)
+    coefficients: str | None = col("scale of each child, in order; only taskwise_arithmetic", default=None)
+    accuracy_a_val: float | None = col(
+        "validation accuracy on task A; empty for children of one task", "1", default=None
+    )
+    accuracy_a_test: float | None = col("test accuracy on task A; empty for children of one task", "1", default=None)
+    accuracy_b_val: float | None = col(
+        "validation accuracy on task B; empty for children of one task", "1", default=None
+    )
+    accuracy_b_test: float | None = col("test accuracy on task B; empty for children of one task", "1", default=None)
+    accuracy_c_val: float | None = col(
+        "validation accuracy on task C; empty unless the trial has such a task", "1", default=None
+    )
+    accuracy_c_test: float | None = col(
+        "test accuracy on task C; empty unless the trial has such a task", "1", default=None
+    )
+    accuracy_d_val: float | None = col(
+        "validation accuracy on task D; empty unless the trial has such a task", "1", default=None
+    )
+    accuracy_d_test: float | None = col(
+        "test accuracy on task D; empty unless the trial has such a task", "1", default=None
+    )
+    accuracy_e_val: float | None = col(
+        "validation accuracy on task E; empty unless the trial has such a task", "1", default=None
+    )
+    accuracy_e_test: float | None = col(
+        "test accuracy on task E; empty unless the trial has such a task", "1", default=None
+    )
+    accuracy_f_val: float | None = col(
+        "validation accuracy on task F; empty unless the trial has such a task", "1", default=None
+    )
+    accuracy_f_test: float | None = col(
+        "test accuracy on task F; empty unless the trial has such a task", "1", default=None
+    )
+    accuracy_g_val: float | None = col(
+        "validation accuracy on task G; empty unless the trial has such a task", "1", default=None
+    )
+    accuracy_g_test: float | None = col(
+        "test accuracy on task G; empty unless the trial has such a task", "1", default=None
+    )
+    accuracy_h_val: float | None = col(
+        "validation accuracy on task H; empty unless the trial has such a task", "1", default=None
+    )
+    accuracy_h_test: float | None = col(
+        "test accuracy on task H; empty unless the trial has such a task", "1", default=None
+    )
     normalised_accuracy_val: float | None = col(
-        "mean over tasks of accuracy over that of the task's own child, validation; empty unless two_task", "1",
-        default=None,
+        "mean over tasks of accuracy over that of the task's own child, validation; empty for children of one task",
+        "1", default=None,
     )  # fmt: skip
-    normalised_accuracy_test: float | None = col(
-        "as normalised_accuracy_val, on test; empty unless two_task", "1", default=None
+    normalised_accuracy_test: float | None = col("as normalised_accuracy_val, on test", "1", default=None)
+    normalised_accuracy_worst_val: float | None = col(
+        "as normalised_accuracy_val, the least over tasks", "1", default=None
+    )
+    normalised_accuracy_worst_test: float | None = col(
+        "as normalised_accuracy_test, the least over tasks", "1", default=None
     )
 
 

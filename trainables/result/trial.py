@@ -36,9 +36,9 @@ class TrialResult:
     protocol: str = col("how the pair comes about: finetune (from shared base weights) or branch (from a trunk)")
     pair_kind: str = col(
         "what differs between the children: same_task (data order and augmentation draws), split_data (also disjoint "
-        "halves of the training data) or two_task (the data sets)"
+        "halves of the training data), tasks or two_task (the data sets)"
     )
-    dataset: str = col("name of the data set")
+    dataset: str = col("name of the data set; in tasks all names, joined by ` + `")
     model: str = col("name of the model")
     optimizer: str = col("name of the optimizer")
     learning_rate: float = col("learning rate of the stable phase, eta", "1")
@@ -130,6 +130,9 @@ class TrialResult:
     clipped_fraction: float | None = col("fraction of steps whose gradient was clipped", "1", default=None)
     peak_memory_bytes: int | None = col("largest allocation on the GPU; empty on a CPU", "bytes", default=None)
     step_seconds: float | None = col("training time per optimizer step of one child or stack", "s", default=None)
+    chosen_coefficients: str | None = col(
+        "scale of each child, in order, if the chosen merge is taskwise_arithmetic; else empty", default=None
+    )
     pruned_step: int | None = col("optimizer step at which the trial was pruned; else empty", "steps", default=None)
     tokens_per_example: int | None = col(
         "tokens of a window of text, over which losses are means; empty for images", "tokens", default=None

@@ -10,7 +10,16 @@ from typing import Any
 from trainables.spec.adapter import DESCRIPTION, check_adapter
 from trainables.spec.base import BaseSpec
 from trainables.spec.digests import digest_of, non_defaults, stream
-from trainables.spec.rules import about, check_dynamics, check_optimizer, check_pair, coerce, name_list, read_fields
+from trainables.spec.rules import (
+    about,
+    check_dynamics,
+    check_optimizer,
+    check_pair,
+    coerce,
+    dataset_list,
+    name_list,
+    read_fields,
+)
 
 JSON = Mapping[str, Any]
 
@@ -99,14 +108,23 @@ class PairSpec:
         default="same_task",
         metadata=about(
             "What differs between children: `same_task` data order and augmentation draws, `split_data` also the "
-            "half of the training data, `two_task` the data set and the head."
+            "half of the training data, `tasks` the data set and the head. `two_task` names `tasks` of two data sets."
         ),
     )
     dataset_b: str = field(default="", metadata=about("Data set of child B in `two_task`."))
     dataset_b_options: JSON = field(default_factory=lambda: {}, metadata=about("Options of the data set of child B."))
+    datasets: tuple[JSON, ...] = field(
+        default=(),
+        metadata=about(
+            "Data sets of `tasks`, two to eight, one per child: names, or mappings with `name` and `options`."
+        ),
+    )
     members: int = field(
         default=2,
-        metadata=about("Number of children. Merges of a pair take the first two; soups and task vectors take all."),
+        metadata=about(
+            "Number of children. Merges of a pair take the first two; soups and task vectors take all. In `tasks` it "
+            "is the number of data sets."
+        ),
     )
     merges: tuple[str, ...] = field(
         default=("linear", "task_arithmetic"),
@@ -161,9 +179,20 @@ class PairSpec:
         object.__setattr__(self, "freeze", name_list("freeze", self.freeze))
         if not isinstance(self.base, BaseSpec):  # pyright: ignore[reportUnnecessaryIsInstance] - read from JSON
             object.__setattr__(self, "base", read_fields(BaseSpec, "base", self.base))
+        object.__setattr__(self, "datasets", dataset_list(self.datasets))
+        if self.pair_kind == "tasks" and self.members == PairSpec.members:
+            object.__setattr__(self, "members", max(PairSpec.members, len(self.datasets)))
         check_pair(self)
         check_dynamics(self)
         check_adapter(self)
+
+    @property
+    def tasks(self) -> tuple[tuple[str, JSON], ...]:
+        """Name and options of each task's data set: one, or one per child in `tasks` and `two_task`."""
+        if self.pair_kind == "tasks":
+            return tuple((d["name"], d.get("options", {})) for d in self.datasets)
+        first = (self.dataset, self.dataset_options)
+        return (first, (self.dataset_b, self.dataset_b_options)) if self.dataset_b else (first,)
 
     def _identity(self) -> dict[str, Any]:
         return {**non_defaults(self), "base": non_defaults(self.base)}
@@ -241,12 +270,14 @@ class PairSpec:
         Raises:
             ValueError: A field is unknown or missing, or breaks its rule.
         """
+        if isinstance(data, Mapping) and data.get("datasets"):  # pyright: ignore[reportUnnecessaryIsInstance] - JSON
+            data = {"dataset": "", **data}
         return read_fields(cls, "pair spec", data)
 
 
 _BASE_FIELDS = (
-    "dataset", "dataset_options", "dataset_b", "dataset_b_options", "model", "model_options", "weights", "freeze",
-    "source", "dtype", "autocast", "base",
+    "dataset", "dataset_options", "dataset_b", "dataset_b_options", "datasets", "model", "model_options", "weights",
+    "freeze", "source", "dtype", "autocast", "base",
 )  # fmt: skip
 _AFTER_BRANCH = (
     "epochs", "steps", "schedule", "decay", "merges", "members", "trainable", "accuracy_floor", "loss_ceiling", "stack",

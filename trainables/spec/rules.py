@@ -11,14 +11,15 @@ from typing import Any, TypeVar, cast
 from trainables.registry import unknown
 from trainables.spec.digests import default_of
 
+JSON = Mapping[str, Any]
 T = TypeVar("T")
-MOST_MEMBERS, MOST_MERGES, MOST_STEPS = 1000, 64, 1_000_000_000
+MOST_MEMBERS, MOST_MERGES, MOST_STEPS, MOST_TASKS = 1000, 64, 1_000_000_000, 8
 """Bounds of a trial, which catch mistakes and protect the machine. A service has lower ones."""
 OF_OTHERS = frozenset({"channels", "classes", "pretrained", "weights"})
 """Arguments of a model's builder that other fields of a trial set."""
 CHOICES = {
     "protocol": ("finetune", "branch"),
-    "pair_kind": ("same_task", "split_data", "two_task"),
+    "pair_kind": ("same_task", "split_data", "two_task", "tasks"),
     "dtype": ("float32", "float64"),
     "autocast": ("", "bfloat16"),
     "pairing": ("independent", "antithetic"),
@@ -28,6 +29,8 @@ _MAPPINGS = (
 )  # fmt: skip
 _SCHEDULE = ("kind", "start", "end", "turn")
 _CHILD = ("learning_rate", "batch_size")
+SEVERAL_TASKS = ("two_task", "tasks")
+"""Kinds of pairs whose children have different tasks."""
 
 
 def about(description: str) -> dict[str, str]:
@@ -102,6 +105,27 @@ def name_list(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in cast(list[Any], value)):
         raise ValueError(f"{name} must be a list of names, got {value!r}")
     return tuple(cast(list[str], value))
+
+
+def dataset_list(value: Any) -> tuple[dict[str, Any], ...]:
+    """Return a list of data sets, names or mappings, as mappings with `name` and, where there are any, `options`.
+
+    Raises:
+        ValueError: An entry has another form.
+    """
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"datasets must be a list of data sets, got {value!r}")
+    out: list[dict[str, Any]] = []
+    for entry in cast(list[Any], value):
+        given: Any = {"name": entry} if isinstance(entry, str) else entry
+        if not isinstance(given, Mapping) or not {"name"} <= set(cast(JSON, given)) <= {"name", "options"}:
+            raise ValueError(f"datasets must hold names, or mappings with `name` and `options`, got {entry!r}")
+        name, options = cast(JSON, given)["name"], cast(JSON, given).get("options", {})
+        if not isinstance(name, str):
+            raise ValueError(f"datasets must hold names, or mappings with `name` and `options`, got {entry!r}")
+        check_json(f"the options of data set {name}", options)
+        out.append({"name": name, "options": dict(options)} if options else {"name": name})
+    return tuple(out)
 
 
 def read_fields(kind: type[T], what: str, data: Any) -> T:
@@ -233,6 +257,33 @@ def _check_protocol(spec: Any) -> None:
             bool(spec.dataset_b),
         )
         check("members", spec.members, "be 2 in pair_kind two_task", spec.members == 2)
-        check("protocol", spec.protocol, "be finetune in pair_kind two_task", spec.protocol == "finetune")
     else:
         check("dataset_b", spec.dataset_b, "be empty unless pair_kind is two_task", not spec.dataset_b)
+    if spec.pair_kind == "tasks":
+        _check_tasks(spec)
+    else:
+        named = [d["name"] for d in spec.datasets]
+        if named:
+            raise ValueError(f"datasets must be empty unless pair_kind is tasks, got {', '.join(named)}")
+    if spec.pair_kind in SEVERAL_TASKS:
+        check("protocol", spec.protocol, f"be finetune in pair_kind {spec.pair_kind}", spec.protocol == "finetune")
+
+
+def _check_tasks(spec: Any) -> None:
+    named = [d["name"] for d in spec.datasets]
+    if not 2 <= len(named) <= MOST_TASKS:
+        got = ", ".join(named) or "none"
+        raise ValueError(f"datasets must name 2 to {MOST_TASKS} data sets in pair_kind tasks, got {got}")
+    for name in ("dataset", "dataset_options"):
+        if value := getattr(spec, name):
+            raise ValueError(
+                f"{name} must be empty in pair_kind tasks, whose data sets are in `datasets`, got {value!r}"
+            )
+    for i, one in enumerate(spec.datasets):
+        if one in spec.datasets[:i]:
+            raise ValueError(
+                f"datasets must differ, got {one['name']!r} twice with the same options; give one of them other options"
+            )
+    many = len(named)
+    rule = f"be the number of data sets, {many}, in pair_kind tasks; leave it out"
+    check("members", spec.members, rule, spec.members == many)

@@ -1,4 +1,4 @@
-"""Tasks that children train on: one, or in `two_task` two tasks with separate heads on a shared backbone."""
+"""Tasks that children train on: one, or one per child, with separate heads on a shared backbone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainables.models.seeding import seed_generators
 from trainables.models.tensors import aliases
 from trainables.models.weights import load_start
 from trainables.runtime import Runtime
-from trainables.spec import PairSpec, adapter_settings, stream
+from trainables.spec import SEVERAL_TASKS, PairSpec, adapter_settings, stream
 from trainables.tasks.batches import halves
 
 Weights = Mapping[str, Tensor]
@@ -29,7 +29,7 @@ class Task:
     """A data set and the module that trains on it.
 
     Attributes:
-        name: `a` or `b` in `two_task`, else empty.
+        name: `a`, `b` and so on if each child has its task, else empty.
         head: Prefix of the keys that a merge leaves to this task; empty if a merge covers all keys.
         base: Base weights theta_0 of `model`; empty until they are trained.
         batches: Augmented training batches for the BatchNorm re-estimation.
@@ -82,26 +82,39 @@ def load_tasks(spec: PairSpec, runtime: Runtime) -> list[Task]:
 
     Raises:
         UnknownName: No such data set.
-        ValueError: Its files are missing, or the two tasks' images differ in shape.
+        ValueError: Its files are missing, or the tasks' images differ in shape.
     """
-    dtype = getattr(torch, spec.dtype)
-    wanted = [("", spec.dataset, spec.dataset_options)]
-    if spec.dataset_b:
-        wanted = [("a", spec.dataset, spec.dataset_options), ("b", spec.dataset_b, spec.dataset_b_options)]
-    tasks = [Task(name, load(data, options, runtime, dtype), nn.Identity()) for name, data, options in wanted]
-    shapes = [tuple(t.data.x["train"].shape[1:]) for t in tasks]
-    if len(set(shapes)) > 1:
-        raise ValueError(
-            f"the two tasks share a backbone and must have images of one shape; {spec.dataset} has {shapes[0]} "
-            f"and {spec.dataset_b} {shapes[1]} (channels, height, width); set their options"
-        )
+    dtype, several = getattr(torch, spec.dtype), len(spec.tasks) > 1
+    tasks = [
+        Task(task_name(i) if several else "", load(data, options, runtime, dtype), nn.Identity())
+        for i, (data, options) in enumerate(spec.tasks)
+    ]
+    _check_alike(spec, tasks)
     return tasks
+
+
+def _check_alike(spec: PairSpec, tasks: Sequence[Task]) -> None:
+    words = [t.data.classes for t in tasks if t.data.context is not None]
+    if words and words != [tasks[0].data.classes] * len(tasks):
+        names = ", ".join(f"{n} has {t.data.classes}" for (n, _), t in zip(spec.tasks, tasks, strict=True))
+        raise ValueError(f"tasks of text share one model and must all be text with one vocabulary; {names} classes")
+    shapes = [tuple(t.data.x["train"].shape[1:]) for t in tasks]
+    if other := next((i for i, shape in enumerate(shapes) if shape != shapes[0]), 0):
+        raise ValueError(
+            f"tasks share a backbone and must have images of one shape; {spec.tasks[0][0]} has {shapes[0]} "
+            f"and {spec.tasks[other][0]} {shapes[other]} (channels, height, width); set their options"
+        )
+
+
+def task_name(index: int) -> str:
+    """Return the name of a task and of its child: `a` for the first."""
+    return chr(ord("a") + index)
 
 
 def add_models(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> str | None:
     """Set the module of every task, with start weights that depend on the base digest alone.
 
-    The modules of two tasks share the parameters and buffers outside their heads.
+    The modules of several tasks share the parameters and buffers outside their heads.
 
     Returns:
         SHA-256 of the start weights' file or folder; None without one.
@@ -113,7 +126,7 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> str |
     loaded: str | None = None
     dtype = getattr(torch, spec.dtype)
     for task in tasks:
-        with seed_generators(stream(spec.base_digest, f"init/{task.name}" if task.name == "b" else "init")):
+        with seed_generators(stream(spec.base_digest, f"init/{task.name}" if task.name > "a" else "init")):
             _, channels, *sides = task.data.x["train"].shape  # no sides: vectors
             size = (sides[0], sides[1]) if len(sides) == 2 else 1
             options, pretrained = spec.model_options, spec.weights == "pretrained"
@@ -130,8 +143,10 @@ def add_models(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> str |
         freeze(task.model, spec.freeze)
     if len(tasks) > 1:
         for task in tasks:
-            task.head = head_of(task.model, task.data.classes) + "."
-        _tie(tasks[0], tasks[1])
+            # tasks of text share the tokens, and with them the whole model
+            task.head = "" if task.data.context is not None else head_of(task.model, task.data.classes) + "."
+        for other in tasks[1:]:
+            _tie(tasks[0], other)
     _add_adapters(spec, tasks)
     return loaded
 
@@ -149,7 +164,7 @@ def _tie(first: Task, second: Task) -> None:
         raise ValueError(f"the tasks' heads must have one name, got {first.head[:-1]!r} and {second.head[:-1]!r}")
     for name, other in aliases(first.model).items():
         if first.is_own(name) != first.is_own(other):
-            raise ValueError(f"two tasks need separate heads, but {name} and {other} are one parameter of the model")
+            raise ValueError(f"tasks need separate heads, but {name} and {other} are one parameter of the model")
     for name, parameter in first.model.named_parameters(remove_duplicate=False):
         if not first.is_own(name):
             path, _, leaf = name.rpartition(".")
@@ -162,7 +177,7 @@ def _tie(first: Task, second: Task) -> None:
 
 def children_data(spec: PairSpec, tasks: Sequence[Task]) -> list[Data]:
     """Return the data set that each child trains on, `spec.members` entries."""
-    if spec.pair_kind == "two_task":
+    if spec.pair_kind in SEVERAL_TASKS:
         return [t.data for t in tasks]
     data = tasks[0].data
     if spec.pair_kind == "split_data":
@@ -173,7 +188,7 @@ def children_data(spec: PairSpec, tasks: Sequence[Task]) -> list[Data]:
 
 def children_tasks(spec: PairSpec, tasks: Sequence[Task]) -> list[Task]:
     """Return the task of each child, `spec.members` entries."""
-    return list(tasks) if spec.pair_kind == "two_task" else [tasks[0]] * spec.members
+    return list(tasks) if spec.pair_kind in SEVERAL_TASKS else [tasks[0]] * spec.members
 
 
 def trained_names(model: nn.Module) -> list[str]:
@@ -182,7 +197,7 @@ def trained_names(model: nn.Module) -> list[str]:
 
 
 def join_by_task(tasks: Sequence[Task], weights: Iterable[Weights]) -> dict[str, Tensor]:
-    """Return the state dicts of all tasks as one; the keys of two tasks get the prefixes `a/` and `b/`."""
+    """Return the state dicts of all tasks as one; the keys of several tasks get the prefixes `a/`, `b/` and so on."""
     out: dict[str, Tensor] = {}
     for task, own in zip(tasks, weights, strict=True):
         out |= {f"{task.name}/{k}" if task.name else k: v for k, v in own.items()}

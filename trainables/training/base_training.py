@@ -14,6 +14,7 @@ from trainables.models.seeding import seed_generators
 from trainables.models.tensors import non_finite_entries, non_finite_names
 from trainables.spec import PairSpec, stream
 from trainables.tasks.batches import epoch_batches, steps_per_epoch
+from trainables.tasks.tasks import task_name
 from trainables.training.members import make_members
 from trainables.training.optimizers import build
 
@@ -42,7 +43,7 @@ def train_base(spec: PairSpec, models: Sequence[nn.Module], data: Sequence[Data]
     shared = {id(p): p for m in members for p in m.parameters}  # update a shared parameter once
     optimizer = build(list(shared.values()), recipe)
     device = data[0].y["train"].device
-    names = ["order", "order/b"][: len(data)]
+    names = ["order", *(f"order/{task_name(i)}" for i in range(1, len(data)))]
     orders = [Generator().manual_seed(stream(spec.base_digest, name)) for name in names]
     unused = Generator(device=device).manual_seed(0)
     endless = [

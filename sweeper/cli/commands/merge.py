@@ -22,7 +22,7 @@ from sweeper.errors import SpecError, StorageError
 from sweeper.formatting import describe_per_token, format_table, merge_words, number, wrap
 from sweeper.storage.location import is_uri
 from trainables.registry import UnknownName, unknown
-from trainables.spec import PairSpec
+from trainables.spec import SEVERAL_TASKS, PairSpec
 from trainables.trial import TRAINABLES
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ def _make_spec(args: Arguments, settings: SweepSpec) -> PairSpec:
     try:
         if args.space:
             space = load_space(settings)
+            if (kind := space.fixed.get("pair_kind")) in SEVERAL_TASKS:
+                raise SpecError(f"a merge of checkpoints needs one task, and {args.space} has pair_kind {kind}")
             return space.build(next(corner_params(space)), **{**fields, "batch_size": _BATCH})
         data = {"dataset": args.data_set} if args.data_set else _image_folder(args.data)
         rates = {"learning_rate": 1.0, "batch_size": _BATCH}
@@ -130,14 +132,14 @@ def _image_folder(data: str | None) -> dict[str, Any]:
 
 
 def _choose_merges(requested: Sequence[str] | None, base: str | None, models: int) -> list[str]:
-    from trainables.merging.coefficient_grid import GREEDY
-    from trainables.merging.methods import MERGES
+    from trainables.merging.methods import BY_SCORE, GREEDY, MERGES, TASKWISE
 
     possible = [n for n, m in MERGES.items() if base or "base" not in m.ends.values()]
+    possible += [TASKWISE] if base else []
     possible += [GREEDY] if models > 2 else []
     for name in requested or ():
-        if name not in (*MERGES, GREEDY):
-            raise SpecError(str(unknown("merge", name, [*MERGES, GREEDY])))
+        if name not in (*MERGES, *BY_SCORE):
+            raise SpecError(str(unknown("merge", name, [*MERGES, *BY_SCORE])))
         if name != GREEDY and name not in possible:
             raise SpecError(
                 f"merge {name!r} adds task vectors θ_i − θ₀ to the base θ₀: give --base FILE, or choose "

@@ -20,6 +20,7 @@ SMALL = {"resnet18_32": {"width": 4}, "small_vit": {"dim": 12, "depth": 2}}
 EXACT = {
     # three convolutions with bias, a scale and a shift per normalised channel, the head on 2x2 positions
     "small_cnn": (1, (9 * 16 + 16) + (9 * 16 * 32 + 32) + (9 * 32 * 28 + 28) + 2 * (16 + 32 + 28) + (28 * 4 * 10 + 10)),
+    "mlp": (1, (32 * 32 * 256 + 256) + (256 * 128 + 128) + (128 * 10 + 10)),
     "resnet18_32": (3, 11_173_962),
     "resnet18": (3, 11_689_512 - 513 * 990),  # torchvision's published count, less its other 990 classes
     # patches, class token, 65 positions, blocks of two norms, attention and a 4x MLP, norm, head
@@ -95,6 +96,10 @@ def test_batchnorm_is_seen_wherever_it_is() -> None:
     ("name", "options", "message"),
     [
         ("small_cnn", {"norm": "layer"}, "norm must be 'group' or 'batch', got 'layer'"),
+        ("mlp", {"norm": "group"}, "norm must be 'none', 'layer' or 'batch', got 'group'"),
+        ("mlp", {"widths": []}, r"widths must be a list of one or more whole numbers >= 1, got \[\]"),
+        ("mlp", {"widths": [8, 0.5]}, r"widths must be a list of one or more whole numbers >= 1, got \[8, 0.5\]"),
+        ("mlp", {"widths": 8}, "widths must be a list of one or more whole numbers >= 1, got 8"),
         ("resnet18_32", {"width": 0}, "width must be >= 1, got 0"),
         ("small_vit", {"patch": 5}, "patch must divide the image's size 32x32, got 5"),
         ("small_vit", {"heads": 5}, "heads must divide dim 192, got 5"),
@@ -113,6 +118,15 @@ def test_wrong_options_are_named(name: str, options: dict[str, object], message:
 
 def _mlp(classes: int, channels: int, width: int = 64) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.ReLU(), nn.Linear(width, classes))
+
+
+def test_an_mlp_has_the_norm_before_each_relu_and_only_batchnorm_has_statistics() -> None:
+    for norm, kind in {"none": nn.Identity, "layer": nn.LayerNorm, "batch": nn.BatchNorm1d}.items():
+        model = build("mlp", 4, 3, (8, 6), {"widths": [7, 5], "norm": norm})
+        assert [m.out_features for m in model.modules() if isinstance(m, nn.Linear)] == [7, 5, 4]
+        assert sum(isinstance(m, kind) for m in model.modules()) == 2
+        assert has_batchnorm(model) == (norm == "batch")
+        assert model.eval()(torch.rand(2, 3, 8, 6)).shape == (2, 4)
 
 
 def _sized(classes: int, channels: int, size: int | tuple[int, int], **options: int) -> nn.Module:

@@ -44,7 +44,7 @@ def test_trials_scatter_around_the_expected_gain(noise: float) -> None:
 def test_columns_follow_the_definitions_of_evaluation() -> None:
     (output,) = run_trials([_at(5e-2)], Runtime())
     scores = output.result.scores
-    assert set(scores) == {c.name for c in SCORES if "normalised" not in c.name}  # those are of two tasks
+    assert set(scores) == {c.name for c in SCORES if "only tasks" not in c.doc}
     line = {
         m.coefficient: {s: Score(getattr(m, f"loss_{s}"), getattr(m, f"accuracy_{s}")) for s in SPLITS}
         for m in output.merges

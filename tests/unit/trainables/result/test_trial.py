@@ -47,8 +47,16 @@ def test_score_columns_are_the_documented_product() -> None:
     wanted |= {f"gain_{k}_{what}_{s}" for k in ("mean", "best") for what in ("loss", "accuracy") for s in SPLITS}
     wanted |= {f"barrier_{k}_{what}_{s}" for k in ("frankle", "entezari") for what in ("loss", "error") for s in SPLITS}
     wanted |= {f"{who}_normalised_accuracy_{s}" for who in ("merged", "chosen") for s in ("val", "test")}
+    wanted |= {f"{who}_normalised_accuracy_worst_{s}" for who in ("merged", "chosen") for s in ("val", "test")}
+    wanted |= {f"chosen_normalised_accuracy_{task}_{s}" for task in "abcdefgh" for s in ("val", "test")}
+    wanted |= {f"{task}_{what}_{s}" for task in "cdefgh" for what in ("loss", "accuracy") for s in ("val", "test")}
+    wanted |= {
+        f"barrier_tasks_{k}_{what}_{s}"
+        for k in ("mean", "worst") for what in ("loss", "error") for s in ("val", "test")
+    }  # fmt: skip
+    wanted |= {f"gain_tasks_loss_{s}" for s in SPLITS}
     assert {c.name for c in SCORES} == wanted
-    assert len(SCORES) == 5 * 2 * 3 + 2 * 2 * 3 + 2 * 2 * 3 + 2 * 2
+    assert len(SCORES) == len(wanted)
 
 
 def test_a_row_has_exactly_the_columns_in_order() -> None:

@@ -129,7 +129,7 @@ RULES = [
     ({"steps": 10**10}, "steps must be at most 1000000000, got 10000000000"),
     ({"merges": ["linear"] * 65}, "merges must name at most 64 merges, got 65"),
     ({"base": {"momentum": 1.2}}, "momentum must lie in [0, 1), got 1.2"),
-    ({"learning_rat": 1}, "unknown pair spec field 'learning_rat'; did you mean learning_rate?"),
+    ({"learning_rat": 1}, "unknown pair spec field 'learning_rat'; did you mean learning_rate"),
 ]  # fmt: skip
 
 

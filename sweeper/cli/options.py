@@ -40,10 +40,14 @@ JOB_SERVER = (
     *TRUST,
 )  # fmt: skip
 DETACH = Option("--detach", "", "With --server: return while the sweep runs.", default=False, group="service")
+DRY_RUN = (
+    Option("--dry-run", "", "Print the trials of the sweep, or with --server its cost, and run nothing.",
+           dest="estimate", default=False, group="cluster"),
+    Option("--pilot", "", "With --dry-run: run two trials and print the time that the sweep will take.", default=False,
+           group="cluster"),
+)  # fmt: skip
 SENT = (
     DETACH,
-    Option("--dry-run", "", "With --server: print the sweep's cost and run nothing.", dest="estimate", default=False,
-           group="service"),
     Option("--name", "TEXT", "With --server: display name of the sweep.", dest="label", group="service"),
     Option("--priority", "N", "With --server: -100 to 100; higher ones start first (default: 0).", group="service"),
     Option("--shared", "", "With --server: all users may see the sweep.", group="service"),

@@ -11,7 +11,7 @@ from sweeper.config.spec import keys
 from sweeper.config.yaml_source import parse_assignments
 from sweeper.errors import SpecError
 
-_SENT = {"detach": "--detach", "estimate": "--dry-run", "label": "--name", "priority": "--priority",
+_SENT = {"detach": "--detach", "label": "--name", "priority": "--priority",
          "shared": "--shared", "webhook": "--webhook", "cancel": "--cancel"}  # fmt: skip
 
 
@@ -26,6 +26,18 @@ def check_local(args: Arguments) -> None:
         raise SpecError(f"{given[0]} needs a service: give its address by --server")
     if args.command in ("list", "dashboard") and not (args.dir if args.command == "list" else args.dirs):
         raise SpecError(f"give a run folder, `sweeper {args.command} DIR`, or --server URL for the sweeps of a service")
+
+
+def check_pilot(args: Arguments) -> None:
+    """Check that `--pilot` goes with `--dry-run` on this machine.
+
+    Raises:
+        SpecError: It does not.
+    """
+    if args.pilot and not args.estimate:
+        raise SpecError("--pilot goes with --dry-run: the sweep itself starts with pilots of its own")
+    if args.pilot and getattr(args, "server", None):
+        raise SpecError("--pilot runs on this machine; with --server, --dry-run estimates from earlier sweeps")
 
 
 def flags(args: Arguments, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -184,13 +184,14 @@ class TrialPage(_Record):
 
 
 class Estimate(_Record):
-    """Estimated cost of a sweep, based on earlier sweeps of its space."""
+    """Estimated cost of a sweep, based on a pilot or on earlier sweeps of its space."""
 
     configurations: int
     trials: int
     seconds_per_trial: float | None = Field(default=None, description="Median device time of earlier trials.")
     device_seconds: float | None = None
     wall_seconds: float | None = Field(default=None, description="With as many parallel trials as the cluster runs.")
+    gpu_hours: float | None = Field(default=None, description="From a pilot; 0 on a CPU.")
     based_on: tuple[str, ...] = Field(default=(), description="Ids of the earlier sweeps.")
     message: str = ""
 

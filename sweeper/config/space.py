@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
@@ -53,6 +54,18 @@ def corner_params(space: Space) -> Iterator[dict[str, Any]]:
         enabled = {**first, **find_enabling_values(name, space.conditions)}
         for value in ends(distribution) if enabled != first else ends(distribution)[:-1]:
             yield {**enabled, name: value}
+
+
+def middle_params(space: Space) -> dict[str, Any]:
+    """Return the parameters at the middle of every knob's range or choices, without those that do not act."""
+
+    def middle(knob: Any) -> Any:
+        if hasattr(knob, "choices"):
+            return knob.choices[len(knob.choices) // 2]
+        value = math.sqrt(knob.low * knob.high) if knob.log else (knob.low + knob.high) / 2
+        return min(max(knob.low, round(value)), knob.high) if isinstance(knob.low, int) else value
+
+    return space.active_params({name: middle(knob) for name, knob in space.knobs.items()})
 
 
 def corners(space: Space) -> Iterator[PairSpec]:

@@ -14,7 +14,7 @@ from sweeper.analysis.trial_counts import split_warnings
 from sweeper.config.prepared import PreparedSweep
 from sweeper.config.trials import build
 from sweeper.errors import SpecError, StorageError
-from sweeper.runner.budgets import Budgets
+from sweeper.runner.cost.budgets import Budgets
 from sweeper.runner.jobs import Job, Row, was_stopped
 from sweeper.runner.proposers.search import Proposal, count_configurations
 from sweeper.runner.proposers.staged import make_proposer

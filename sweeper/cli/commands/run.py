@@ -10,6 +10,7 @@ import click
 
 from sweeper.cli.options import (
     DETACH,
+    DRY_RUN,
     JOB_SERVER,
     JSON,
     RUN_DIR,
@@ -23,7 +24,7 @@ from sweeper.cli.options import (
 )
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
-from sweeper.cli.sweep_options import flags, read_sweep
+from sweeper.cli.sweep_options import check_pilot, flags, read_sweep
 from sweeper.config.load import SpecSource
 from sweeper.config.prepared import PreparedSweep
 from sweeper.config.spec import keys
@@ -39,10 +40,24 @@ _STATUS_DIR = Argument(
 )
 
 
-@command(TARGET, sweep_options(), SET, _YES, SENT, SERVED)
+@command(TARGET, sweep_options(), SET, _YES, DRY_RUN, SENT, SERVED)
 def run(args: Arguments) -> int:
     """`sweeper run SPACE|spec.yaml`."""
-    return _sweep(args, read_sweep(args), args.yes)
+    check_pilot(args)
+    sweep = read_sweep(args)
+    return _estimate(args, sweep) if args.estimate else _sweep(args, sweep, args.yes)
+
+
+def _estimate(args: Arguments, sweep: PreparedSweep) -> int:
+    from sweeper.cli.progress import Progress
+    from sweeper.cli.remote.output import format_estimate
+    from sweeper.runner.cost.estimate import estimate_cost
+    from sweeper.runner.status import Callbacks
+
+    with Progress(sweep.spec.objective) as progress:
+        estimate = estimate_cost(sweep, args.pilot, Callbacks(progress, say=progress.line))
+    emit(args.json, estimate.model_dump(mode="json"), format_estimate(estimate))
+    return ExitCode.DONE
 
 
 @command(RUN_DIR, sweep_options("resumable"), DETACH, SERVED)

@@ -21,6 +21,7 @@ from sweeper.cli.parsing import Arguments
 from sweeper.cli.remote.follow import exit_code, follow
 from sweeper.cli.remote.output import by_objective, emit_results, emit_status, format_estimate, page_of, sweep_table
 from sweeper.cli.remote.request import LOCAL, SweepRequest, read_changes, refuse
+from sweeper.cli.sweep_options import check_pilot
 from sweeper.client import Client, ClientError
 from sweeper.client.models import Sweep
 from sweeper.config.spec import SweepSpec, keys
@@ -63,6 +64,7 @@ def _is_local(args: Arguments) -> bool:
 
 def run(args: Arguments) -> int:
     """`sweeper run SPACE|spec.yaml`."""
+    check_pilot(args)
     request = SweepRequest(args)
     with _client(args) as client, _locate_errors(request):
         if args.estimate:

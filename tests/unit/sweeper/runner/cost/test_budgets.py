@@ -10,7 +10,7 @@ from sweeper import SweepSpec
 from sweeper.analysis.regime import fit_regime
 from sweeper.cli.main import main
 from sweeper.errors import SpecError
-from sweeper.runner.budgets import FEWEST, Budgets
+from sweeper.runner.cost.budgets import FEWEST, Budgets
 
 
 def spec(run: Path | None = None, **more: Any) -> SweepSpec:

@@ -383,7 +383,6 @@ def test_what_a_service_cannot_do_is_one_line(sweeper: Sweeper, argv: list[str],
     "argv",
     [
         ["run", "synthetic", "--detach"],
-        ["run", "synthetic", "--dry-run"],
         ["run", "synthetic", "--name", "n"],
         ["resume", "runs/x", "--detach"],
         ["stop", "job", "--cancel"],

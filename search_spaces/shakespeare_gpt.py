@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from search_spaces._space import Space
 
 SPACE = Space(
-    doc="fine-tune pairs of two-layer GPTs of bytes on Tiny Shakespeare with AdamW, one epoch from a base of 300 steps",
+    doc="fine-tune pairs of two-layer GPTs of bytes on Tiny Shakespeare with AdamW, one epoch from a base of 500 steps",
     budget="2,048 windows of 32 bytes per child: tens of seconds per pair on one CPU core",
     source="two-layer GPT of arXiv 2510.04686 in small; AdamW's noise after Malladi et al. 2022, arXiv 2205.10287",
     fixed={
@@ -19,7 +19,7 @@ SPACE = Space(
         "model_options": {"layers": 2, "heads": 4, "width": 64},
         "optimizer": "adamw",
         "epochs": 1,
-        "base": {"steps": 300, "learning_rate": 0.003, "batch_size": 32, "optimizer": "adamw", "seed": 0},
+        "base": {"steps": 500, "learning_rate": 0.002, "batch_size": 32, "optimizer": "adamw", "seed": 0},
         "loss_ceiling": 3.0,
     },
     knobs={

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+import search_spaces
+from tests.support.model_folders import load, tiny_llama
 from trainables.pair.run import run_pair
 from trainables.pair.setup import inspect, prepare
 from trainables.runtime import Runtime
@@ -53,6 +55,19 @@ def test_children_train_adapters_and_come_out_whole(trial: PairSpec) -> None:
     for other in output.merges:
         if other.coefficient == 0.5 and other.method == "task_arithmetic":
             assert other.loss_val == pytest.approx(row.scores["merged_loss_val"], rel=1e-5)
+
+
+def test_a_model_folder_takes_adapters(trial: PairSpec, tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "model", 0, vocab_size=256)
+    space = search_spaces.load("text_lora")
+    data = {**trial.dataset_options, "tokenizer": "bytes"}
+    params = {"learning_rate": 0.01, "batch_size": 8, "weight_decay": 0.01, "beta2": 0.99}
+    output = run_pair(space.build(params, model=f"hf:{folder}", dataset_options=data, steps=3), Runtime(measure=0))
+    assert output.result.outcome == "ok", output.result.outcome_detail
+    assert output.weights is not None
+    before = load(folder).state_dict()
+    moved = {k for k, v in output.weights.items() if not torch.equal(v, before[k])}
+    assert moved == {k for k, v in before.items() if v.dim() == 2 and "embed" not in k and "head" not in k}
 
 
 def test_a_trial_with_adapters_is_a_function_of_its_spec(trial: PairSpec) -> None:

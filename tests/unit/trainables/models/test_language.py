@@ -153,3 +153,19 @@ def test_a_folder_must_hold_safetensors(tmp_path: Path) -> None:
 def test_a_hub_name_needs_download() -> None:
     with pytest.raises(ValueError, match=r"'hf:owner/name' is no folder on this machine; .* set --download"):
         _read("owner/name")
+
+
+def test_with_download_a_hub_name_is_asked_for_without_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    asked: list[dict[str, Any]] = []
+
+    def refuse(name: str, **options: Any) -> None:
+        asked.append({"name": name, **options})
+        raise OSError("no network")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
+    with pytest.raises(ValueError, match="is no causal language model that loads: no network"):
+        _read("owner/name", download=True)
+    wanted = {"name": "owner/name", "local_files_only": False, "trust_remote_code": False, "revision": "main"}
+    assert asked == [wanted]

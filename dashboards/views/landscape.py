@@ -22,9 +22,11 @@ from dashboards.data.configurations import ConfigPoint
 from dashboards.data.curves import read_merge_curves, read_merge_gains
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
+from dashboards.text.merge_methods import make_methods_table
 from dashboards.views import choices
 from dashboards.views.choices import METRICS, Choice, choose
-from dashboards.views.section import Control, Section, View
+from dashboards.views.section import Control, Section, TableCard, View
+from sweeper.analysis.curve.merge_methods import MethodCurve, fit_merge_methods
 from sweeper.search.objectives import SPLIT_WORDS
 from trainables.result import Outcome
 
@@ -151,7 +153,26 @@ def build(run: Run, selection: Selection) -> Section:
         charts.append(draw_flatness(flatness, barrier.label, chosen.noise_label))
     if not known:
         missing.append("Sharpness, Hessian traces and the excess barrier were not measured: --landscape measures them.")
-    return Section(charts=tuple(charts), notes=tuple(missing))
+    return Section(charts=tuple(charts), tables=_make_tables(run, chosen.noise), notes=tuple(missing))
+
+
+@cache_by_content
+def _fit_methods(run: Run, noise: str) -> tuple[MethodCurve, ...]:
+    return fit_merge_methods(run.tables["trials"], run.tables["merges"], noise)
+
+
+def _make_tables(run: Run, noise: str) -> tuple[TableCard, ...]:
+    methods = run.tables["merges"].column("method").unique()
+    if len(methods) < 2 or choices.read_sweep(run).own_models:
+        return ()
+    curves = _fit_methods(run, noise)
+    if not any(c.loss is not None for c in curves):
+        return ()
+    words = (
+        "Test loss of every merge method along the noise, with the coefficient that validation chooses. A method that "
+        "makes up for wrong hyperparameters has a low loss in the last column."
+    )
+    return (TableCard("merge-methods", "Noise and merge method", words, make_methods_table(curves)),)
 
 
 VIEW = View(

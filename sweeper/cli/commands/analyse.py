@@ -19,6 +19,7 @@ from trainables.result import SPLITS
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from sweeper.analysis.curve.merge_methods import MethodCurve
     from sweeper.analysis.evidence.findings import Analysis
     from sweeper.analysis.evidence.plan import Plan
     from sweeper.analysis.evidence.ranking import Rank
@@ -32,6 +33,7 @@ _OPTIONS = (
     Option("--objective", "NAME", f"{OBJECTIVE_HELP} (default: gain_mean).", names=objectives),
     Option("--split", "NAME", "train, val or test (default: val, or test if only test was measured).",
            names=lambda: SPLITS),
+    Option("--by-merge", "", "Also show the best noise of every merge method.", default=False),
     Option("--where", "COLUMN=VALUE", "Use trials with this value only, such as momentum=0.9; repeatable.",
            multiple=True),
 )  # fmt: skip
@@ -49,6 +51,7 @@ def analyse(args: Arguments) -> int:
     analyses: dict[str, Analysis] = {}
     commands: dict[str, str] = {}
     plans: dict[str, Plan | None] = {}
+    methods: dict[str, tuple[MethodCurve, ...]] = {}
     for folder in dict.fromkeys(args.dirs):
         spec = stored_spec(folder)
         trials = read_trials(folder)
@@ -62,16 +65,47 @@ def analyse(args: Arguments) -> int:
             make_extend_command(shlex.quote(str(spec.out)), spec, args.noise, args.objective) if extendable else ""
         )
         analyses[folder] = analysis.analyse(trials, args.objective or OBJECTIVE, args.noise or spec.noise, split=split)
+        if args.by_merge:
+            methods[folder] = _fit_methods(folder, trials, args.noise or spec.noise)
         plans[folder] = read_missing(spec, folder, trials, analyses[folder]) if commands[folder] else None
     record = {
-        folder: {**a.record(), "further_trials": None if (plan := plans[folder]) is None else len(plan.specs)}
+        folder: {
+            **a.record(),
+            "further_trials": None if (plan := plans[folder]) is None else len(plan.specs),
+            "merge_methods": [c.record() for c in methods.get(folder, ())],
+        }
         for folder, a in analyses.items()
     }
     text = "\n\n\n".join(
-        f"{_title(folder, len(analyses))}{report(a, commands[folder], plans[folder])}" for folder, a in analyses.items()
+        f"{_title(folder, len(analyses))}{report(a, commands[folder], plans[folder])}"
+        f"{_format_methods(methods.get(folder, ()))}"
+        for folder, a in analyses.items()
     )
     emit(args.json, {"sweeps": record}, text)
     return ExitCode.DONE
+
+
+def _fit_methods(folder: str, trials: pa.Table, noise: str) -> tuple[MethodCurve, ...]:
+    from sweeper.analysis.curve.merge_methods import fit_merge_methods
+    from sweeper.storage.tables import read
+
+    return fit_merge_methods(trials, read(folder, "merges"), noise)
+
+
+def _format_methods(curves: tuple[MethodCurve, ...]) -> str:
+    if not curves:
+        return ""
+    header = ("merge", "best noise", "90 % interval", "test loss there", "90 % band", "where linear is worst")
+    rows = [
+        (c.method, number(c.optimum), f"{number(c.low)} to {number(c.high)}", number(c.loss),
+         f"{number(c.loss_low)} to {number(c.loss_high)}", number(c.elsewhere))
+        for c in curves
+    ]  # fmt: skip
+    note = (
+        "Validation chooses the coefficient of every trial; losses are on test [nat]. The last column is the loss at "
+        "the noise where the linear merge is worst: a method that makes up for wrong hyperparameters stays low there."
+    )
+    return f"\n\n{format_table(header, rows)}\n{wrap(note, 2)}"
 
 
 def _title(folder: str, folders: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, create_model
 
 from sweeper.analysis.comparison import Overlap, SweepSummary
+from sweeper.analysis.curve.merge_methods import MethodCurve
 from sweeper.analysis.evidence.findings import Analysis
 from sweeper.analysis.posterior import Favourite
 from sweeper.analysis.recommend import Recommendation
@@ -179,10 +180,15 @@ class Recommendations(Output):
     missing: list[str] = say("reasons for missing parts")
 
 
+MethodCurveRecord: Any = model_of(MethodCurve, "MethodCurveRecord")
 AnalysisRecord: Any = create_model(
     "AnalysisRecord",
     __base__=model_of(Analysis, "AnalysisFields"),
     further_trials=(int | None, Field(description="trials that `extend` would run; null if it cannot")),
+    merge_methods=(
+        list[MethodCurveRecord],
+        Field(description="best noise of every merge method, lowest loss first; empty without `--by-merge`"),
+    ),
 )
 
 

@@ -132,3 +132,10 @@ def test_curves_without_a_noise_have_one_colour():
     assert chart.key == "curves"
     assert {t.line.color for t in chart.figure.data} == {"#0072b2"}
     assert "coloraxis" not in chart.figure.to_dict()["layout"]
+
+
+def test_the_merge_methods_stand_in_a_table(measured):
+    methods = set(measured.tables["merges"].column("method").to_pylist())
+    (card,) = landscape.build(measured, Selection()).tables
+    assert {row[0].text for row in card.table.rows} == methods
+    assert len(card.table.head) == 5

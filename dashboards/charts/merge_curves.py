@@ -47,17 +47,17 @@ def draw_curves(curves: Sequence[MergeCurve], noise_label: str, limit: int = MAX
 
 
 def draw_normalised(curves: Sequence[MergeCurve], noise_label: str, limit: int = MAX_CURVES) -> Chart:
-    """Draw the normalised test accuracy of two tasks along the merges, one panel per merge, coloured by noise."""
+    """Draw the normalised test accuracy of several tasks along the merges, one panel per merge, coloured by noise."""
     methods = sorted({c.method for c in curves}, key=lambda m: (m in BETWEEN_PARENTS, m))
     panels = _Panels(curves, methods, noise_label)
     axis = {"title": {"text": "normalised test accuracy [%]"}, "tickformat": ".0%"}
-    text = "Accuracy of the merge over that of the task's child, mean over both tasks; at 100 % it keeps both."
+    text = "Accuracy of the merge over that of the task's child, mean over the tasks; at 100 % it keeps all."
     for i, method in enumerate(methods):
         every = [c for c in curves if c.method == method]
         group = thin_curves(every, limit)
         panels.draw(i, group, [c.values for c in group], axis, 1.0)
         text += _describe_thinning(method, len(group), len(every))
-    return panels.finish("normalised", "Two tasks in one model", text)
+    return panels.finish("normalised", "Several tasks in one model", text)
 
 
 def draw_gains(gains: Sequence[MergeGain], noise_label: str) -> Chart:

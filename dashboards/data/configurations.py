@@ -267,6 +267,10 @@ def find_anchor(trials: pa.Table, column: str) -> float | None:
     if stem not in PARENTS:
         return 0.0
     sides = np.mean([read_floats(trials, f"{who}_{PARENTS[stem]}_{split}") for who in "ab"], axis=0)
+    if "tasks" in trials.column("pair_kind").to_pylist():  # the mean over all children
+        what = PARENTS[stem]
+        gain = read_floats(trials, f"gain_mean_{what}_{split}") * (1 if what == "loss" else -1)
+        sides = read_floats(trials, f"merged_{what}_{split}") + gain
     known = sides[np.asarray(trials.column("outcome").to_numpy() == Outcome.OK) & np.isfinite(sides)]
     return float(np.median(known)) if len(known) else None
 

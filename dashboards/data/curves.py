@@ -110,12 +110,17 @@ class MergeGain:
     gain: float
 
 
+_SUM = ("pair_kind", "merged_loss_test", "gain_mean_loss_test")
+
+
 def read_merge_gains(trials: pa.Table, merges: pa.Table, noise: str) -> list[MergeGain]:
     """Return the gains of the merges of `ok` trials with a noise, sorted by noise."""
     column = f"noise_{noise}"
     parents: dict[str, tuple[float, float]] = {}
-    for r in trials.select(["digest", "outcome", column, "a_loss_test", "b_loss_test"]).to_pylist():
-        scale, a, b = (to_finite(r[k]) for k in (column, "a_loss_test", "b_loss_test"))
+    for r in trials.select(["digest", "outcome", column, "a_loss_test", "b_loss_test", *_SUM]).to_pylist():
+        scale, a, b, merged, gain = (to_finite(r[k]) for k in (column, "a_loss_test", "b_loss_test", *_SUM[1:]))
+        if r["pair_kind"] == "tasks" and merged is not None and gain is not None:
+            a = b = merged + gain  # the mean over all children
         if r["outcome"] == Outcome.OK and scale is not None and scale > 0 and a is not None and b is not None:
             parents[r["digest"]] = scale, (a + b) / 2
     best: dict[tuple[str, str], Mapping[str, Any]] = {}

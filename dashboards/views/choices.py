@@ -40,10 +40,10 @@ def _make_metric(column: str, label: str, maximize: bool) -> Objective:
 
 METRICS: dict[str, Objective] = {
     **{name: OBJECTIVES[name] for name in ("gain_mean", "gain_best", "merged_loss", "merged_accuracy", "barrier")},
+    **{name: goal for name, goal in OBJECTIVES.items() if goal.several_tasks},
     "accuracy_gain": _make_metric(
         "gain_mean_accuracy_val", "validation accuracy gain over the mean parent [% points]", True
     ),
-    "normalised_accuracy": _make_metric("merged_normalised_accuracy_val", "normalised validation accuracy [%]", True),
     "barrier_excess": _make_metric("barrier_excess", "excess barrier at α = ½ [nat]", False),
     "cost": OBJECTIVES["cost"],
 }

@@ -42,8 +42,8 @@ def draw_merges(run: Run, noise: str) -> tuple[Chart, ...]:
     charts: list[Chart] = []
     if curves := read_merge_curves(trials, merges, noise):
         charts.append(draw_curves(curves, label))
-    two_tasks = merges.column("normalised_accuracy_test").null_count < merges.num_rows
-    if two_tasks and (normalised := read_merge_curves(trials, merges, noise, "normalised_accuracy_test")):
+    several_tasks = merges.column("normalised_accuracy_test").null_count < merges.num_rows
+    if several_tasks and (normalised := read_merge_curves(trials, merges, noise, "normalised_accuracy_test")):
         charts.append(draw_normalised(normalised, label))
     others = set(merges.column("method").unique().to_pylist()) - {"linear", "task_arithmetic"}
     if others and (gains := read_merge_gains(trials, merges, noise)):  # these two have curves
@@ -146,7 +146,7 @@ def build(run: Run, selection: Selection) -> Section:
     if measures:
         charts.append(draw_barriers(points, measures, chosen.noise_label))
     elif not choices.read_sweep(run).own_models:
-        missing.append("No barrier: no pair with a noise is viable, or the children have two tasks.")
+        missing.append("No barrier: no pair with a noise is viable, or the children have different tasks.")
     known = _list_sharpness(points, selection)
     flatness = measure_flatness(points, known[0], barrier.column) if known else None
     if flatness is not None and placed:

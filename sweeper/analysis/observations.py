@@ -48,8 +48,14 @@ def is_feasible(row: Row, spec: SweepSpec) -> bool:
     return all(value <= 0 for value in measure_constraints([row], spec).values())
 
 
+KEPT = 0.5
+"""Least share of its children's accuracy that a merge of `tasks` keeps unless it has collapsed."""
+
+
 def has_collapsed(row: Row, column: str = "gain_mean_loss_val") -> bool:
     """Return whether a merge overflowed, or lost more than `COLLAPSE` times ln C against its parents.
+
+    A merge of `tasks` always loses; it collapses where the chosen one keeps less than half of its children's accuracy.
 
     Args:
         row: Row of the trials table.
@@ -58,6 +64,9 @@ def has_collapsed(row: Row, column: str = "gain_mean_loss_val") -> bool:
     gain = row.get(column)
     if row["outcome"] != Outcome.OK:
         return False
+    if row.get("pair_kind") == "tasks":
+        kept = row.get("chosen_normalised_accuracy_val")
+        return kept is None or not kept >= KEPT
     return gain is None or not math.isfinite(gain) or gain < -COLLAPSE * math.log(row.get("classes") or DEFAULT_CLASSES)
 
 

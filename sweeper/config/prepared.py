@@ -70,7 +70,7 @@ def prepare(spec: SweepSpec, find: Callable[[str], Space] = load) -> PreparedSwe
 
 
 def set_defaults(sweep: PreparedSweep, stored: Mapping[str, Any] | None = None) -> PreparedSweep:
-    """Return a sweep whose spec names its noise, its stages and its order: its own, or the defaults.
+    """Return a sweep whose spec names its noise, its objective, its stages and its order: its own, or the defaults.
 
     Args:
         sweep: The sweep.
@@ -92,7 +92,16 @@ def set_defaults(sweep: PreparedSweep, stored: Mapping[str, Any] | None = None) 
     changes = {name: value for name, value in defaults.items() if getattr(spec, name) is None}
     if "noise" not in given:
         changes["noise"] = stored["noise"] if stored and "noise" in stored else find_default_noise(sweep)
+    if "objective" not in given:
+        changes["objective"] = stored["objective"] if stored and "objective" in stored else find_objective(sweep)
     return sweep.with_spec(**changes)
+
+
+def find_objective(sweep: PreparedSweep) -> str:
+    """Return the first objective of a sweep: its own, or the default of its trials."""
+    spec = sweep.spec
+    several = "objective" not in spec.model_fields_set and sweep.corners[0].pair_kind == "tasks"
+    return "chosen_normalised_accuracy" if several else spec.objective
 
 
 def find_default_noise(sweep: PreparedSweep) -> str:

@@ -51,7 +51,9 @@ class SweepSpec(BaseModel):
     objective: str = option(
         "merged_loss",
         "Score to optimise, on validation: `merged_loss`, `merged_accuracy`, `gain_mean`, `gain_best`, `barrier`, or "
-        "`cost` in device seconds. The first of several objectives ranks the trials.",
+        "`cost` in device seconds; with several tasks also `gain_tasks`, `normalised_accuracy`, "
+        "`chosen_normalised_accuracy` (the default in pair_kind `tasks`) and `worst_normalised_accuracy`. The first of "
+        "several objectives ranks the trials.",
         "search",
         metavar="NAME",
         many=True,

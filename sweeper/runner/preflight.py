@@ -24,7 +24,7 @@ from trainables.noise import KNOBS, NOISE
 from trainables.pair.plugin import line_in
 from trainables.pair.record import is_out_of_memory
 from trainables.runtime import Runtime
-from trainables.spec import PairSpec
+from trainables.spec import SEVERAL_TASKS, PairSpec
 from trainables.training.optimizers import family
 from trainables.trial import TRAINABLES, inspect
 
@@ -141,10 +141,14 @@ def _check_noise(spec: SweepSpec, trials: Sequence[PairSpec]) -> None:
 
 
 def _check_objectives(spec: SweepSpec, trials: Sequence[PairSpec]) -> None:
-    two = any(t.pair_kind == "two_task" for t in trials)
-    if two and (undefined := [name for name in spec.objectives if OBJECTIVES[name].one_task]):
-        others = ", ".join(name for name, goal in OBJECTIVES.items() if not goal.one_task)
-        raise SpecError(f"objective {undefined[0]!r} is not defined in pair_kind two_task; use one of {others}")
+    for trial in trials:
+        several = trial.pair_kind in SEVERAL_TASKS
+        goals = {name: goal.one_task if several else goal.several_tasks for name, goal in OBJECTIVES.items()}
+        if undefined := [name for name in spec.objectives if goals[name]]:
+            others = ", ".join(name for name, wrong in goals.items() if not wrong)
+            raise SpecError(
+                f"objective {undefined[0]!r} is not defined in pair_kind {trial.pair_kind}; use one of {others}"
+            )
 
 
 def _check_positive(spec: SweepSpec, trials: Sequence[PairSpec], constants: Mapping[str, float]) -> None:

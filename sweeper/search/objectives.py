@@ -29,7 +29,8 @@ class Objective:
         maximize: Whether larger is better.
         transform: (value, cap) -> value for the study.
         capped: Whether a bad trial gets the cap of a loss; else it gets the worst value so far.
-        one_task: Whether it is undefined for children of two tasks.
+        one_task: Whether it is undefined for children of different tasks.
+        several_tasks: Whether it is defined for children of different tasks only.
         inverse: Value for the study -> value of the column, if uncapped.
     """
 
@@ -39,6 +40,7 @@ class Objective:
     transform: Callable[[float, float], float]
     capped: bool = True
     one_task: bool = False
+    several_tasks: bool = False
     inverse: Callable[[float], float] = float
 
     def tell(self, row: Mapping[str, Any]) -> float:
@@ -110,6 +112,27 @@ OBJECTIVES.add(
     "barrier",
     Objective("barrier_frankle_loss_val", "validation loss barrier [nat]", False, _clip, one_task=True),
 )
+OBJECTIVES.add(
+    "gain_tasks",
+    Objective(
+        "gain_tasks_loss_val", "validation loss gain of the chosen merge over each task's child [nat]", True, _clip,
+        several_tasks=True,
+    ),
+)  # fmt: skip
+for _name, _column, _label in (
+    ("normalised_accuracy", "merged_normalised_accuracy_val", "normalised validation accuracy"),
+    (
+        "chosen_normalised_accuracy",
+        "chosen_normalised_accuracy_val",
+        "normalised validation accuracy of the chosen merge",
+    ),
+    (
+        "worst_normalised_accuracy",
+        "chosen_normalised_accuracy_worst_val",
+        "normalised validation accuracy of the chosen merge on its worst task",
+    ),
+):
+    OBJECTIVES.add(_name, Objective(_column, _label, True, lambda v, cap: max(v, 0.0), several_tasks=True))
 # of seconds, the ratios count
 OBJECTIVES.add(
     "cost",

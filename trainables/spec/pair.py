@@ -270,7 +270,7 @@ class PairSpec:
         Raises:
             ValueError: A field is unknown or missing, or breaks its rule.
         """
-        if isinstance(data, Mapping) and data.get("datasets"):  # pyright: ignore[reportUnnecessaryIsInstance] - JSON
+        if isinstance(data, Mapping) and (data.get("datasets") or data.get("pair_kind") == "tasks"):  # pyright: ignore[reportUnnecessaryIsInstance] - JSON
             data = {"dataset": "", **data}
         return read_fields(cls, "pair spec", data)
 

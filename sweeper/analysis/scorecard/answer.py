@@ -21,7 +21,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.formatting import ELSEWHERE, SYNTHETIC, merge_words, name_knob, number, per_token, pluralize, wrap
 from sweeper.search.objectives import resolve_objective
 from trainables.noise import KNOBS, NOISE
-from trainables.spec import PairSpec
+from trainables.spec import SEVERAL_TASKS, PairSpec
 
 MOST_LINES = 12
 _COMMAND = ": sweeper "  # begins the command of a remark
@@ -192,6 +192,8 @@ def _find_remarks(winner: Mapping[str, Any] | None) -> Sequence[str]:
     saved = winner["chosen_accuracy_val"]
     parents = [v for v in (winner["a_accuracy_val"], winner["b_accuracy_val"]) if v is not None]
     others = {"linear 1/2": winner["merged_accuracy_val"], "the better parent": max(parents, default=None)}
+    if winner["pair_kind"] in SEVERAL_TASKS:  # a parent knows its own task only
+        others = {"the linear merge": winner["merged_accuracy_val"]}
     name = merge_words(winner["chosen_merge"], winner["chosen_coefficient"])
     return [
         f"the merge with the lowest loss, {name}, is less accurate on validation than {other} "

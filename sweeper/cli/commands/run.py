@@ -26,7 +26,7 @@ from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.cli.sweep_options import check_pilot, flags, read_sweep
 from sweeper.config.load import SpecSource
-from sweeper.config.prepared import PreparedSweep
+from sweeper.config.prepared import PreparedSweep, find_objective
 from sweeper.config.spec import keys
 from sweeper.errors import ExitCode, SpecError
 from sweeper.formatting import pluralize
@@ -98,7 +98,7 @@ def _sweep(args: Arguments, sweep: PreparedSweep, yes: bool) -> int:
         )
         return click.confirm(printable_line(question), err=True)
 
-    with Progress(sweep.spec.objective) as progress:
+    with Progress(find_objective(sweep)) as progress:
         results = run_prepared(sweep, Callbacks(progress, confirm, progress.line))
     rows = results.trials.num_rows
     again = f"`sweeper resume {shlex.quote(str(results.run))}` continues"

@@ -12,6 +12,7 @@ from sweeper.errors import SpecError
 from sweeper.formatting import merge_words, number
 from sweeper.search.objectives import OBJECTIVES
 from trainables.io.printable import printable_line
+from trainables.result import TASKS
 from trainables.spec import PairSpec
 
 MARK = "<!-- model card of sweeper -->"
@@ -71,6 +72,7 @@ def format_card(weights: str, spec: SweepSpec, row: Mapping[str, Any]) -> str:
         **{f"option {_escape(k)}": _escape(v) for k, v in trial.model_options.items()},
     }
     counts = f"{row['examples'] or 'unknown'} training examples, {row['classes'] or 'unknown'} classes"
+    counts += " in task a" if len(trial.tasks) > 1 else ""
     return "\n".join(
         (
             MARK,
@@ -80,7 +82,9 @@ def format_card(weights: str, spec: SweepSpec, row: Mapping[str, Any]) -> str:
             "",
             "## Scores",
             "",
-            *_table(("", "validation loss", "test loss", "validation accuracy", "test accuracy"), _score_rows(row)),
+            *_table(
+                ("", "validation loss", "test loss", "validation accuracy", "test accuracy"), _score_rows(row, trial)
+            ),
             "",
             "Losses are cross-entropies in nat. The merge was chosen on validation; test data chose nothing.",
             "",
@@ -94,27 +98,45 @@ def format_card(weights: str, spec: SweepSpec, row: Mapping[str, Any]) -> str:
             "",
             "## How to load it",
             "",
-            "The file holds a state dict. It loads into a module of the same architecture with plain torch:",
-            "",
-            "```python",
-            "from safetensors.torch import load_file",
-            "",
-            f"model = ...  # {_code(row['model'])} with {row['classes']} classes",
-            f"model.load_state_dict(load_file({_code(weights)!r}))",
-            "model.eval()",
-            "```",
-            "",
-            "With sweeper and the run folder, `sweeper.load_results(DIR).best_model()` returns this module.",
-            "",
+            *_describe_loading(weights, row, trial),
         )
     )
 
 
-def _score_rows(row: Mapping[str, Any]) -> Iterable[Sequence[str]]:
-    for label, who in _MODELS.items():
+def _score_rows(row: Mapping[str, Any], trial: PairSpec) -> Iterable[Sequence[str]]:
+    models = dict(_MODELS)
+    if len(trial.tasks) > 1:
+        models = {"merged, chosen on validation": "chosen", "merged, linear": "merged"}
+        models |= {f"child of {_task(trial, i)}, on its task": TASKS[i] for i in range(len(trial.tasks))}
+    for label, who in models.items():
         losses = [number(row.get(f"{who}_loss_{split}")) for split in ("val", "test")]
         shares = [row.get(f"{who}_accuracy_{split}") for split in ("val", "test")]
         yield label, *losses, *("-" if s is None else f"{100 * s:.2f} %" for s in shares)
+
+
+def _task(trial: PairSpec, index: int) -> str:
+    return f"task {TASKS[index]} ({_escape(trial.tasks[index][0])})"
+
+
+def _describe_loading(weights: str, row: Mapping[str, Any], trial: PairSpec) -> Iterable[str]:
+    name, model = _code(weights), _code(row["model"])
+    if len(trial.tasks) > 1:
+        yield "The file holds the state dict of each task, with a prefix; all but the heads are the same:"
+        yield ""
+        yield from (f"- `{TASKS[i]}/`: {_task(trial, i)}" for i in range(len(trial.tasks)))
+        yield from ("", "```python", "from safetensors.torch import load_file", "", 'task = "a/"')
+        yield f"weights = load_file({name!r})"
+        yield f"model = ...  # {model} with the classes of the task"
+        yield "model.load_state_dict({k.removeprefix(task): v for k, v in weights.items() if k.startswith(task)})"
+        yield from ("model.eval()", "```", "")
+        return
+    yield "The file holds a state dict. It loads into a module of the same architecture with plain torch:"
+    yield from ("", "```python", "from safetensors.torch import load_file", "")
+    yield f"model = ...  # {model} with {row['classes']} classes"
+    yield f"model.load_state_dict(load_file({name!r}))"
+    yield from ("model.eval()", "```", "")
+    yield "With sweeper and the run folder, `sweeper.load_results(DIR).best_model()` returns this module."
+    yield ""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:

@@ -16,7 +16,7 @@ from sweeper.storage.location import place_of
 from sweeper.storage.tables import weights_of, write_weights
 from trainables.registry import UnknownName
 from trainables.runtime import Runtime
-from trainables.spec import PairSpec
+from trainables.spec import SEVERAL_TASKS, PairSpec
 from trainables.trial import TRAINABLES, run_trials
 
 if TYPE_CHECKING:
@@ -108,14 +108,18 @@ def load_winner(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any]) -> 
     """Return the model of a trial with its merged weights, in eval mode on the CPU; see `fetch_weights`.
 
     Raises:
-        SpecError: The trial has no weights, has two tasks and thus two heads, or this machine cannot run it.
+        SpecError: The trial has no weights, has several tasks and thus several heads, or this machine cannot run it.
     """
     from safetensors.torch import load_file
 
     trial = PairSpec.from_json(row["spec"])
     build = getattr(import_module(TRAINABLES[trial.trainable]), "build_model", None)
-    if build is None or trial.pair_kind == "two_task":
-        why = "trains no models" if build is None else "merges the backbone of two tasks, which have a head each"
+    if build is None or trial.pair_kind in SEVERAL_TASKS:
+        why = (
+            "trains no models"
+            if build is None
+            else f"merges the backbone of {trial.members} tasks, which have a head each"
+        )
         raise SpecError(f"trial {row['digest']} {why}: `sweeper best --save FILE` writes the weights that there are")
     with tempfile.TemporaryDirectory(prefix="sweeper-") as temporary:
         file = Path(temporary) / "best.safetensors"

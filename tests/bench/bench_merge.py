@@ -3,7 +3,7 @@
 Usage: python tests/bench/bench_merge.py --folder DIR [--layers 16]
 
 The models have the shapes of a Llama with 1.24 billion parameters (16 layers, tied embeddings), in bfloat16: 2.5 GB
-each. DIR needs 10 GB; its contents stay until the end of a run, then the bench removes them.
+each. DIR needs 10 GB. Models that it holds already are used, and stay; the bench removes those that it makes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -40,8 +41,8 @@ print("loaded", type(model).__name__, sum(p.numel() for p in model.parameters())
 """
 
 
-def make_folder(path: Path, layers: int, seed: int, base: Path | None = None) -> None:
-    """Write random weights in two shards, near those of `base`."""
+def make_folder(path: Path, layers: int, name: str) -> None:
+    """Write random weights in two shards; those of `a` and `b` are near those of the folder `base` beside them."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(**SHAPES, num_hidden_layers=layers, dtype="bfloat16", architectures=["LlamaForCausalLM"])
@@ -50,7 +51,8 @@ def make_folder(path: Path, layers: int, seed: int, base: Path | None = None) ->
     path.mkdir(parents=True)
     config.save_pretrained(path)
     entries = {n: p.shape for n, p in model.named_parameters()}
-    keys, draws = list(entries), torch.Generator().manual_seed(seed)
+    keys, draws = list(entries), torch.Generator().manual_seed(ord(name[0]))
+    base = None if name == "base" else path.with_name("base")
     where: dict[str, str] = {}
     for i, part in enumerate((keys[: len(keys) // 2], keys[len(keys) // 2 :]), 1):
         name = f"model-{i:05d}-of-00002.safetensors"
@@ -80,18 +82,22 @@ def run(*argv: str) -> tuple[float, float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="empty folder with 10 GB of room")
+    parser.add_argument("--folder", type=Path, required=True, help="folder with 10 GB of room")
+    parser.add_argument("--merges", nargs="+", default=list(MERGES), help="merges (default: all that stream)")
     parser.add_argument("--layers", type=int, default=16, help="layers of the models (default: %(default)s)")
     args = parser.parse_args()
-    names = ("base", "a", "b")
-    for i, name in enumerate(names):
-        make_folder(args.folder / name, args.layers, i, args.folder / "base" if i else None)
+    made = [name for name in ("base", "a", "b") if not (args.folder / name).exists()]
+    for name in made:
+        # in a process of its own, because a child's peak memory begins with that of its parent
+        maker = get_context("spawn").Process(target=make_folder, args=(args.folder / name, args.layers, name))
+        maker.start()
+        maker.join()
     size = sum(f.stat().st_size for f in (args.folder / "a").iterdir())
     print(f"folders of {size / 1e9:.2f} GB in bfloat16, {provenance()}")
     print(f"{'merge':<16}{'peak GB':>8}{'seconds':>9}")
     out = args.folder / "merged"
     try:
-        for method, coefficient in MERGES.items():
+        for method, coefficient in ((m, MERGES[m]) for m in args.merges):
             models = [str(args.folder / n) for n in "ab"]
             base = [] if method in ("linear", "slerp") else ["--base", str(args.folder / "base")]
             flags = ["--merges", method, "--coefficient", str(coefficient), "--save", str(out)]
@@ -102,7 +108,7 @@ def main() -> None:
                 print(f"{'  read back':<16}{peak:8.2f}{seconds:9.1f}", flush=True)
             shutil.rmtree(out)
     finally:
-        for name in (*names, "merged"):
+        for name in (*made, "merged"):
             shutil.rmtree(args.folder / name, ignore_errors=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -220,26 +220,61 @@ def write_adapter(target: Path, merge: StreamingMerge, rank: int) -> tuple[Strea
         ValueError: The rank is < 1, the target exists, or the disk lacks room.
     """
     models = cast(Sequence[AdaptedModel], merge.models)
+    modules = {m: k for model in models for k, m in model.keys.items()}
+    adapters = [model.adapter for model in models]
+    if len({adapter.transposed for adapter in adapters}) > 1:
+        raise ValueError("adapters to merge must have one fan_in_fan_out; save them from one class of model")
+
+    def update(module: str) -> Tensor:
+        key = modules[module]
+        change = merge.combine(key).double() - models[0].base.read(key).double()
+        return change.T if adapters[0].transposed else change
+
+    config = _config_of(adapters, sorted(modules))
+    return write_updates(target, list(modules), update, config, rank, adapters[0].path)
+
+
+def write_updates(
+    target: Path,
+    modules: Sequence[str],
+    update: Callable[[str], Tensor],
+    config: Mapping[str, Any],
+    rank: int,
+    companions: Path | None = None,
+) -> tuple[StreamedMerge, float]:
+    """Write updates of linear layers as an adapter of rank `rank`.
+
+    Args:
+        target: Folder to make.
+        modules: Names of the layers.
+        update: Function of a name that returns the update [outputs, inputs].
+        config: Settings of `adapter_config.json` other than rank and scaling.
+        rank: Rank of the adapter.
+        companions: Folder with a tokenizer to copy.
+
+    Returns:
+        Size and discarded share, as `write_adapter`.
+
+    Raises:
+        ValueError: The rank is < 1, or the target cannot be written.
+    """
     if rank < 1:
         raise ValueError(f"rank must be >= 1, got {rank}")
-    modules = {k: m for model in models for k, m in model.keys.items()}
-    first = models[0].adapter
-    if len({model.adapter.transposed for model in models}) > 1:
-        raise ValueError("adapters to merge must have one fan_in_fan_out; save them from one class of model")
     tensors: dict[str, Tensor] = {}
     kept = total = 0.0
-    shapes = [models[0].base.entries[k].shape for k in modules]
-    with Draft(target, sum(4 * rank * sum(shape) for shape in shapes)) as folder:
-        for key, module in modules.items():
-            update = merge.combine(key).double() - models[0].base.read(key).double()
-            a, b, share = _factorise(update.T if first.transposed else update, rank)
+    with Draft(target, 0) as folder:
+        for module in modules:
+            change = update(module)
+            a, b, share = _factorise(change, rank)
             tensors |= {_key(module, "A"): a, _key(module, "B"): b}
-            norm2 = float(update.square().sum())
+            norm2 = float(change.square().sum())
             kept, total = kept + share * norm2, total + norm2
         save_tensors(folder / WEIGHTS, tensors)
-        config = _config_of([model.adapter for model in models], sorted(modules.values()), rank)
-        (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        copy_companions(first.path, folder)
+        plain: dict[str, Any] = {"use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}, "bias": "none"}
+        plain |= {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "init_lora_weights": True, "inference_mode": True}
+        (folder / ADAPTER_CONFIG).write_text(json.dumps({"task_type": "CAUSAL_LM", **config, **plain}, indent=2) + "\n")
+        if companions:
+            copy_companions(companions, folder)
     values = tensors.values()
     size = StreamedMerge(len(values), sum(t.numel() for t in values), sum(t.nbytes for t in values))
     return size, max(0.0, 1 - kept / total) if total else 0.0
@@ -265,7 +300,7 @@ def _factorise(update: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     return a, b, float(s.square().sum()) / total if total else 1.0
 
 
-def _config_of(adapters: Sequence[Adapter], modules: Sequence[str], rank: int) -> dict[str, Any]:
+def _config_of(adapters: Sequence[Adapter], modules: Sequence[str]) -> dict[str, Any]:
     first = adapters[0]
     same = all(
         set(a.factors) == set(first.factors) and a.config.get("target_modules") == first.config.get("target_modules")
@@ -274,7 +309,4 @@ def _config_of(adapters: Sequence[Adapter], modules: Sequence[str], rank: int) -
     targets = dict(first.config) if same else {**first.config, "target_modules": list(modules)}
     if not same:
         targets |= {k: None for k in ("exclude_modules", "layers_to_transform", "layers_pattern") if k in targets}
-    return {
-        **targets, "r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {},
-        "init_lora_weights": True, "inference_mode": True,
-    }  # fmt: skip
+    return targets

@@ -82,7 +82,7 @@ def gpt(
         )  # fmt: skip
     else:
         raise ValueError(f"kind must be one of gpt2, llama, got {kind!r}")
-    with _quiet():
+    with quiet():
         model = hf.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     return token_model(model)
 
@@ -132,7 +132,7 @@ def pretrained(
     if local and not any(folder.glob("*.safetensors")):
         raise ValueError(f"model 'hf:{where}' must hold weights in safetensors, but it has no *.safetensors")
     at = {"local_files_only": local, "trust_remote_code": False, "revision": revision}
-    with _quiet():
+    with quiet():
         try:
             config = hf.AutoConfig.from_pretrained(source, **at)
             _check_config(config, where, classes, length, tokenizer, folder if local else None)
@@ -175,7 +175,7 @@ def _transformers() -> Any:
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
+def quiet() -> Generator[None]:
     """Run the block without the log lines and progress bars of transformers."""
     from transformers.utils import logging
 

@@ -266,9 +266,9 @@ def check_free(target: Path, need: int) -> None:
         ValueError: It exists, its parent does not, or the disk lacks room.
     """
     if target.exists():
-        raise ValueError(f"{target} exists; choose another --save")
+        raise ValueError(f"{target} exists; choose another folder")
     if not target.parent.is_dir():
-        raise ValueError(f"there is no folder {target.parent}; create it, or choose another --save")
+        raise ValueError(f"there is no folder {target.parent}; create it, or choose another folder")
     free = shutil.disk_usage(target.parent).free
     if free < need:
         raise ValueError(f"{target} needs {need / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; choose another disk")

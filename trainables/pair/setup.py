@@ -152,7 +152,7 @@ def build_model(spec: PairSpec, runtime: Runtime) -> nn.Module:
     Raises:
         UnknownName, ValueError: See `inspect`.
     """
-    lab = prepare(replace(spec, weights=""), runtime, with_base=False)
+    lab = prepare(replace(spec, weights="", adapter={}), runtime, with_base=False)
     forget()
     return lab.tasks[0].model
 

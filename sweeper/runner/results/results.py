@@ -103,6 +103,28 @@ class Results:
             raise SpecError("best_model() needs a viable trial, and the sweep has none yet")
         return load_winner(self.run, runnable_spec(self.run), best)
 
+    def save_model(self, folder: str | Path, rank: int | None = None) -> float | None:
+        """Write the best merged language model as a folder that `from_pretrained` loads.
+
+        Args:
+            folder: Folder to make.
+            rank: For trials with an adapter: write an adapter of this rank for `PeftModel.from_pretrained`. A base
+                that the sweep trained stands in its folder `base`. None writes the whole model.
+
+        Returns:
+            The share of the merged update's squared norm that an adapter lacks; None for a whole model.
+
+        Raises:
+            SpecError: As in `best_model`, or the model is none of transformers, or the folder exists.
+        """
+        from sweeper.runner.results.winner import export_winner
+        from sweeper.storage.run_folder import runnable_spec
+
+        best = self.best
+        if best is None:
+            raise SpecError("save_model() needs a viable trial, and the sweep has none yet")
+        return export_winner(self.run, runnable_spec(self.run), best, Path(folder), rank)
+
     def plot(self, view: str = "overview", chart: str = "") -> go.Figure:
         """Return a figure of the sweep's page.
 

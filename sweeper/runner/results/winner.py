@@ -20,7 +20,7 @@ from trainables.spec import SEVERAL_TASKS, PairSpec
 from trainables.trial import TRAINABLES, run_trials
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from trainables.result import PairOutput
 
@@ -110,8 +110,6 @@ def load_winner(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any]) -> 
     Raises:
         SpecError: The trial has no weights, has several tasks and thus several heads, or this machine cannot run it.
     """
-    from safetensors.torch import load_file
-
     trial = PairSpec.from_json(row["spec"])
     build = getattr(import_module(TRAINABLES[trial.trainable]), "build_model", None)
     if build is None or trial.pair_kind in SEVERAL_TASKS:
@@ -121,16 +119,42 @@ def load_winner(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any]) -> 
             else f"merges the backbone of {trial.members} tasks, which have a head each"
         )
         raise SpecError(f"trial {row['digest']} {why}: `sweeper best --save FILE` writes the weights that there are")
-    with tempfile.TemporaryDirectory(prefix="sweeper-") as temporary:
-        file = Path(temporary) / "best.safetensors"
-        fetch_weights(folder, spec, row, file)
-        weights = load_file(file)
+    weights = _load_weights(folder, spec, row)
     try:
         model = build(trial, replace(_make_runtime(folder, spec, row), device="cpu"))
         model.load_state_dict(weights)
     except (ValueError, UnknownName, RuntimeError) as error:
         raise SpecError(f"the model of trial {row['digest']} cannot be built here: {error}") from None
     return model.eval()
+
+
+def _load_weights(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any]) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    with tempfile.TemporaryDirectory(prefix="sweeper-") as temporary:
+        file = Path(temporary) / "best.safetensors"
+        fetch_weights(folder, spec, row, file)
+        return load_file(file)
+
+
+def export_winner(
+    folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], target: Path, rank: int | None
+) -> float | None:
+    """Write the merged language model of a trial as a folder; see `trainables.pair.export.export_model`.
+
+    Raises:
+        SpecError: As in `load_winner`, or the trial's model has no folder.
+    """
+    from trainables.pair.export import export_model
+
+    trial = PairSpec.from_json(row["spec"])
+    if trial.trainable != "pair":
+        raise SpecError(f"trial {row['digest']} trains no models, so it has none to save")
+    runtime = replace(_make_runtime(folder, spec, row), device="cpu")
+    try:
+        return export_model(trial, runtime, _load_weights(folder, spec, row), target, rank)
+    except (ValueError, UnknownName, RuntimeError, OSError) as error:
+        raise SpecError(f"the model of trial {row['digest']} cannot be saved: {error}") from None
 
 
 def find_winner(spec: SweepSpec, trials: Any) -> dict[str, Any] | None:

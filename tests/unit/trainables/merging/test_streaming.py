@@ -111,7 +111,7 @@ def test_a_failed_write_leaves_nothing(
     pair = [open_model_folder(folders[n]) for n in "ab"]
     merge = StreamingMerge(pair, None, "linear", 0.5)
     (tmp_path / "taken").mkdir()
-    with pytest.raises(ValueError, match="taken exists; choose another --save"):
+    with pytest.raises(ValueError, match="taken exists; choose another folder"):
         merge.write(tmp_path / "taken")
     with pytest.raises(ValueError, match=r"there is no folder .*none; create it"):
         merge.write(tmp_path / "none" / "out")

@@ -237,7 +237,7 @@ def test_model_folders_are_merged_without_data(
         (["a", "a.pt", "--save", "x"], "--models must all be files or all model folders; a.pt is no model folder"),
         (["a", "b", "--save", "x", "--out", "y"], "--out is for merges that are scored: give --space or --model"),
         (["a", "wide", "--save", "x", "--coefficient", "1"], "models to merge must have one vocabulary size; "),
-        (["a", "b", "--save", "a", "--coefficient", "1"], "exists; choose another --save"),
+        (["a", "b", "--save", "a", "--coefficient", "1"], "exists; choose another folder"),
         (["a", "b", "a", "--save", "x", "--coefficient", "1"], "merge 'linear' takes exactly two children, got 3"),
     ],
 )

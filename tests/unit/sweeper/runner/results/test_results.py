@@ -12,6 +12,7 @@ from sweeper import SpecError, SweepSpec, load_results
 from sweeper.runner.results.notebook import format_results
 from tests.support.fake_sweep import write_sweep
 from tests.support.inline_sweeps import sweep
+from tests.support.model_folders import load
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,21 @@ def test_the_best_model_has_the_kept_weights_and_the_same_when_trained_again(tra
     assert not kept.exists()
     with torch.no_grad():
         assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+def test_the_best_language_model_becomes_a_folder_or_an_adapter(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    spec = SweepSpec(space="text_lora", smoke=True, runner="inline", sampler="random", trials=1, out=str(out))
+    results = sweeper.run(spec)
+    assert results.save_model(tmp_path / "merged") is None
+    merged, best = load(tmp_path / "merged").state_dict(), results.best_model().state_dict()
+    assert all(torch.equal(value, best[name]) for name, value in merged.items())
+    discarded = results.save_model(tmp_path / "adapter", rank=4)
+    assert discarded is not None
+    assert discarded < 1e-6
+    assert (tmp_path / "adapter" / "base" / "config.json").is_file()
+    with pytest.raises(SpecError, match=r"cannot be saved: .*merged exists; choose another folder"):
+        results.save_model(tmp_path / "merged")
 
 
 def test_a_sweep_without_models_has_no_best_model(tmp_path: Path) -> None:

@@ -103,8 +103,7 @@ def build(parameters: Iterable[Tensor], spec: PairSpec) -> Optimizer:
 
     `momentum` is passed if the optimizer has one. `beta1` and `beta2` are passed if they differ from the spec's
     defaults, so that optimizers with other defaults, such as lion, keep them. Without momentum, `nesterov` does not
-    change the step and is switched off. Where the betas follow the batch size, a given `eps` falls as the square root
-    of B (Malladi et al. 2022, arXiv 2205.10287, definition 5.2). All parameters decay, including biases and norms.
+    change the step and is switched off. All parameters decay, including biases and norms.
 
     Args:
         parameters: Parameters on one device.
@@ -115,6 +114,17 @@ def build(parameters: Iterable[Tensor], spec: PairSpec) -> Optimizer:
         ValueError: The optimizer lacks or rejects an option, or lacks momentum or betas.
     """
     return OPTIMIZERS[spec.optimizer](list(parameters), spec)
+
+
+def options_of(spec: PairSpec) -> dict[str, Any]:
+    """Return `optimizer_options` at the batch size of `spec`: where the betas follow it, `eps` falls as its root.
+
+    Source: Malladi et al. 2022, arXiv 2205.10287, definition 5.2.
+    """
+    options = dict(spec.optimizer_options)
+    if spec.betas_batch_size and "eps" in options:
+        options["eps"] *= math.sqrt(spec.betas_batch_size / spec.batch_size)
+    return options
 
 
 def check(spec: PairSpec) -> None:
@@ -170,10 +180,8 @@ def _make(
 ) -> Optimizer:
     accepted = inspect.signature(kind).parameters
     _check_options(spec, list(accepted)[1:])
-    settings = {**defaults, **spec.optimizer_options, **_rates(spec, accepted, defaults)}
+    settings = {**defaults, **options_of(spec), **_rates(spec, accepted, defaults)}
     settings |= {"lr": spec.learning_rate, "weight_decay": spec.weight_decay}
-    if spec.betas_batch_size and "eps" in settings:
-        settings["eps"] *= math.sqrt(spec.betas_batch_size / spec.batch_size)
     if settings.get("nesterov") and settings.get("momentum") == 0:
         settings["nesterov"] = False
     try:

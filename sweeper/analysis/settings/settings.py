@@ -18,7 +18,7 @@ from sweeper.search.objectives import OBJECTIVES, SPLIT_WORDS
 from trainables.io.printable import printable_line
 from trainables.noise import NOISE
 from trainables.spec import PairSpec
-from trainables.training.optimizers import family
+from trainables.training.optimizers import family, options_of
 
 SCORES = ("gain_mean", "merged_loss", "merged_accuracy")
 """Objectives that settings promise beside the optimised one."""
@@ -291,7 +291,7 @@ def _optimizer(spec: PairSpec) -> tuple[str, str]:
         kind, needs = f"create_optimizer_v2(params, {spec.optimizer!r}", "from timm.optim import create_optimizer_v2"
         arguments |= momentum if family(spec.optimizer) in ("sgd", "sgdw") or spec.momentum else {}
         arguments |= {"betas": betas} if betas != _NO_BETAS else {}
-    arguments |= {"weight_decay": spec.weight_decay, **spec.optimizer_options}
+    arguments |= {"weight_decay": spec.weight_decay, **options_of(spec)}
     given = "".join(f", {name}={value!r}" for name, value in arguments.items())
     return f"{kind}{given})", needs
 

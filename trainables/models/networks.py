@@ -40,6 +40,10 @@ class SmallCNN(nn.Module):
         return self.head(self.features(x))
 
 
+MOST_LAYERS = 64
+"""Most hidden layers of an MLP."""
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU on all pixels of an image; options `widths` and `norm`.
 
@@ -64,7 +68,7 @@ class MLP(nn.Module):
         if norm not in norms:
             raise ValueError(f"norm must be 'none', 'layer' or 'batch', got {norm!r}")
         if not _are_widths(widths):
-            raise ValueError(f"widths must be a list of one or more whole numbers >= 1, got {widths!r}")
+            raise ValueError(f"widths must be a list of 1 to {MOST_LAYERS} whole numbers >= 1, got {widths!r}")
         height, width = (size, size) if isinstance(size, int) else size
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in zip((channels * height * width, *widths), widths, strict=False):
@@ -80,7 +84,9 @@ class MLP(nn.Module):
 def _are_widths(value: object) -> bool:
     # from a user's options
     numbers = cast(list[object], value) if isinstance(value, (list, tuple)) else []
-    return bool(numbers) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in numbers)
+    return 1 <= len(numbers) <= MOST_LAYERS and all(
+        isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in numbers
+    )
 
 
 class ResNet18Small(nn.Module):

@@ -11,7 +11,8 @@ _FIELDS = {
 }  # fmt: skip
 # options of this package's networks and texts, of timm's and of torchvision's
 _OPTIONS = {
-    "width": 1024, "dim": 4096, "embed_dim": 4096, "depth": 256, "heads": 256, "num_heads": 256, "patch": 1024,
+    "width": 1024, "widths": 4096, "dim": 4096, "embed_dim": 4096, "depth": 256, "heads": 256, "num_heads": 256,
+    "patch": 1024,
     "mlp_ratio": 64, "layers": 256, "context": 65_536, "r": 4096, "size": 1024, "img_size": 1024, "image_size": 1024,
     "channels": 64,
 }  # fmt: skip

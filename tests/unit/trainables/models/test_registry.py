@@ -97,9 +97,9 @@ def test_batchnorm_is_seen_wherever_it_is() -> None:
     [
         ("small_cnn", {"norm": "layer"}, "norm must be 'group' or 'batch', got 'layer'"),
         ("mlp", {"norm": "group"}, "norm must be 'none', 'layer' or 'batch', got 'group'"),
-        ("mlp", {"widths": []}, r"widths must be a list of one or more whole numbers >= 1, got \[\]"),
-        ("mlp", {"widths": [8, 0.5]}, r"widths must be a list of one or more whole numbers >= 1, got \[8, 0.5\]"),
-        ("mlp", {"widths": 8}, "widths must be a list of one or more whole numbers >= 1, got 8"),
+        ("mlp", {"widths": []}, r"widths must be a list of 1 to 64 whole numbers >= 1, got \[\]"),
+        ("mlp", {"widths": [8, 0.5]}, r"widths must be a list of 1 to 64 whole numbers >= 1, got \[8, 0.5\]"),
+        ("mlp", {"widths": 8}, "widths must be a list of 1 to 64 whole numbers >= 1, got 8"),
         ("resnet18_32", {"width": 0}, "width must be >= 1, got 0"),
         ("small_vit", {"patch": 5}, "patch must divide the image's size 32x32, got 5"),
         ("small_vit", {"heads": 5}, "heads must divide dim 192, got 5"),

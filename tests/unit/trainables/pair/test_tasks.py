@@ -147,3 +147,28 @@ def test_equal_data_sets_have_equal_digests_however_they_are_written() -> None:
     assert plain.digest == spec_of(datasets=[{"name": "digits", "options": {}}, {"name": "mnist"}], members=2).digest
     assert PairSpec.from_json(plain.to_json()) == plain
     assert plain.base_digest != spec_of(datasets=["mnist", "digits"]).base_digest
+
+
+def test_corpora_of_text_share_the_whole_model() -> None:
+    size = {"context": 8, "train": 40, "val": 12, "test": 12}
+    sets = [{"name": "sentences", "options": size}, {"name": "sentences", "options": {**size, "label_noise": 0.5}}]
+    spec = spec_of(
+        datasets=sets, model="gpt", model_options={"layers": 1, "heads": 2, "width": 8}, optimizer="adamw",
+        learning_rate=0.01, batch_size=8, momentum=0.0, base={"steps": 5, "batch_size": 8},
+        merges=["linear", "task_arithmetic", "taskwise_arithmetic", "regmean"],
+    )  # fmt: skip
+    output = run_pair(spec, QUIET)
+    assert output.result.outcome == "ok"
+    assert output.weights is not None
+    one = {k[2:]: v for k, v in output.weights.items() if k.startswith("a/")}
+    assert all(torch.equal(v, output.weights[f"b/{k}"]) for k, v in one.items())
+    scores: Any = output.result.scores
+    chosen = next(m for m in output.merges if m.method == output.result.chosen_merge
+                  and m.coefficient == output.result.chosen_coefficient)  # fmt: skip
+    mean = (scores["a_loss_val"] + scores["b_loss_val"]) / 2
+    assert scores["gain_tasks_loss_val"] == pytest.approx(mean - (chosen.loss_val or 0.0))
+
+
+def test_text_and_images_do_not_share_a_model() -> None:
+    with pytest.raises(ValueError, match="tasks of text share one model and must all be text with one vocabulary; dig"):
+        inspect([spec_of(datasets=["digits", "sentences"])], QUIET)

@@ -56,3 +56,14 @@ def test_a_card_replaces_no_file_of_the_user(tmp_path: Path, capsys: pytest.Capt
         f"error: {notes} is not a model card, and the card would replace it; choose another --save\n"
     )
     assert notes.read_text() == "mine"
+
+
+def test_a_card_of_several_tasks_names_the_head_of_each() -> None:
+    tasks = {"pair_kind": "tasks", "datasets": ["digits", "mnist", "my_set"], "model": "mlp"}
+    spec = PairSpec.from_mapping({**tasks, "learning_rate": 0.1, "batch_size": 32})
+    text = card(spec=spec.to_json(), members=3, dataset="digits + mnist + my_set", c_loss_val=0.25)
+    assert "- `c/`: task c (my\\_set)" in text
+    assert "| child of task c (my\\_set), on its task | 0.25 |" in text
+    assert "parent A" not in text
+    assert "load_state_dict({k.removeprefix(task): v" in text
+    assert "best_model" not in text

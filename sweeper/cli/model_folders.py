@@ -33,6 +33,23 @@ def are_model_folders(args: Arguments) -> bool:
     return all(found)
 
 
+def find_weights(path: Path) -> Path:
+    """Return the weights of a model folder, or the index of its shards; another path comes back as it is.
+
+    Raises:
+        SpecError: The folder holds an adapter.
+    """
+    from trainables.models.model_folders import ADAPTER_CONFIG, INDEX, SINGLE
+
+    if not path.is_dir():
+        return path
+    if (path / ADAPTER_CONFIG).is_file():
+        raise SpecError(
+            f"{path} is an adapter, which has no scores of its own; merge adapters with --coefficient, without data"
+        )
+    return next((path / name for name in (INDEX, SINGLE) if (path / name).is_file()), path)
+
+
 def merge_folders(args: Arguments) -> int:
     """Merge model folders, or adapters with their base, at one coefficient and write the result."""
     target = _check_arguments(args)
@@ -93,8 +110,9 @@ def _choose_merge(args: Arguments) -> tuple[str, float]:
     if len(names) > 1:
         raise SpecError(f"a merge without data needs one of --merges, got {', '.join(names)}")
     merge = streamable(names[0])
-    if len(merge.grid) == 1:
-        return merge.name, merge.grid[0]
+    possible = merge.coefficients(len(args.models))
+    if len(possible) == 1 and args.coefficient is None:
+        return merge.name, possible[0]  # there is no other
     if args.coefficient is None:
         raise SpecError(f"merge {merge.name!r} needs --coefficient {merge.symbol.upper()}, the {merge.meaning}")
     return merge.name, args.coefficient

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
-from sweeper.cli.model_folders import are_model_folders, merge_folders
+from sweeper.cli.model_folders import are_model_folders, find_weights, merge_folders
 from sweeper.cli.options import COMMON, COUNT, FLOAT, MERGE_FLAGS, SET, spaces, sweep_options
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments, Option, command
@@ -153,7 +153,7 @@ def _check_file(name: str, flag: str) -> Path:
     path = Path(name).expanduser()
     if not path.exists():
         raise SpecError(f"{flag}: there is no file {path}")
-    return path
+    return find_weights(path)
 
 
 def _choose_folder(out_option: str | None) -> Path:

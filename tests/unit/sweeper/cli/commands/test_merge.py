@@ -74,14 +74,14 @@ def test_a_pair_is_merged_scored_and_written(
 def test_three_models_and_a_base_get_every_merge(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trainables.merging.methods import MERGES
+    from trainables.merging.methods import BY_SCORE, MERGES
 
     models = [files[f"{n}.safetensors"] for n in "abc"]
     args = ["--models", *models, "--base", files["base.pt"], "--space", "digits_cnn", "--out", str(tmp_path / "run")]
     assert merge(*args, "--set", "learning_rate=0.1", "--set", "momentum=0") == 0
     out = capsys.readouterr().out
     methods = set(read(tmp_path / "run", "merges")["method"].to_pylist())
-    assert methods == {*MERGES, "greedy_soup"}
+    assert methods == {*MERGES, *BY_SCORE}
     for text in ("model C: ", "task arithmetic at", "ties at", "slerp at", "uniform soup", "barrier (Frankle), test"):
         assert text in out
     (trial,) = read_trials(tmp_path / "run").to_pylist()
@@ -109,7 +109,7 @@ def test_three_models_and_a_base_get_every_merge(
         (
             ["--models", "a.pt", "b.pt", "--merges", "ties", *TASK],
             "merge 'ties' adds task vectors θ_i − θ₀ to the base θ₀: give --base FILE, or choose from linear, slerp, "
-            "fisher, uniform_soup",
+            "fisher, regmean, uniform_soup",
         ),
         (["--models", "a.pt", "b.pt", "--merges", "tis", *TASK], "unknown merge 'tis'; did you mean ties"),
         (["--models", "a.pt", "b.pt"], "give either --space, or --model with --data-set"),
@@ -221,6 +221,7 @@ def test_model_folders_are_merged_without_data(
     assert merge(*pair, "--coefficient", "1", "--save", str(tmp_path / "n")) == 0
     assert "merge:   parent B (no merge)" in capsys.readouterr().out
     assert merge(*pair, "--merges", "uniform_soup", "--save", str(tmp_path / "o")) == 0
+    assert merge("--models", *pair[1:], folders["base"], "--save", str(tmp_path / "p")) == 0  # all have weight 1/3
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ def test_model_folders_are_merged_without_data(
         (["a", "b", "--save", "x", "--out", "y"], "--out is for merges that are scored: give --space or --model"),
         (["a", "wide", "--save", "x", "--coefficient", "1"], "models to merge must have one vocabulary size; "),
         (["a", "b", "--save", "a", "--coefficient", "1"], "exists; choose another folder"),
-        (["a", "b", "a", "--save", "x", "--coefficient", "1"], "merge 'linear' takes exactly two children, got 3"),
+        (["a", "b", "a", "--save", "x", "--coefficient", "1"], "alpha must be 1/3 for 3 models, got 1.0"),
     ],
 )
 def test_a_merge_of_folders_that_cannot_run_says_why(
@@ -298,3 +299,19 @@ def test_a_merge_of_adapters_that_cannot_run_says_why(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_model_folders_are_scored_on_data(
+    adapters: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tiny_llama(tmp_path / "base", 0, vocab_size=256, shard="20KB")
+    pair = [str(tiny_llama(tmp_path / name, seed, near=base)) for seed, name in enumerate("ab", 1)]
+    data = ["--data-set", "sentences", "--set", "dataset_options={context: 16, train: 32, val: 16, test: 16}"]
+    task = ["--model", f"hf:{base}", *data, "--merges", "linear", "task_arithmetic"]
+    args = ["--models", *pair, "--base", str(base), *task, "--out", str(tmp_path / "run"), "--json"]
+    assert merge(*args) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert {m["merge"] for m in record["merges"]} == {"linear", "task_arithmetic"}
+    assert record["scores"]["merged_loss_test"] == pytest.approx(5.5, abs=0.3)
+    assert merge("--models", adapters["la"], adapters["lb"], *task[:-1], "--out", str(tmp_path / "other")) == 2
+    assert "la is an adapter, which has no scores of its own; merge adapters with" in capsys.readouterr().err

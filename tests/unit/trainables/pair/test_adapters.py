@@ -126,6 +126,15 @@ def test_an_adapter_that_does_not_fit_is_refused_before_training(trial: PairSpec
         inspect([wrong], RUNTIME)
 
 
+def test_tasks_of_text_take_adapters_and_tasks_with_heads_do_not(trial: PairSpec) -> None:
+    tasks = [{"name": "text", "options": {**trial.dataset_options, "train": n}} for n in (48, 64)]
+    shared = {k: v for k, v in TRIAL.items() if k != "dataset"} | {"pair_kind": "tasks", "merges": ["linear", "ties"]}
+    assert run_pair(PairSpec.from_mapping({**shared, "datasets": tasks}), Runtime(measure=0)).result.outcome == "ok"
+    images = {"datasets": [{"name": "digits"}, {"name": "digits", "options": {"split_seed": 1}}], "model": "small_cnn"}
+    with pytest.raises(ValueError, match="adapter must be empty where tasks have heads of their own"):
+        inspect([PairSpec.from_mapping({**shared, **images, "model_options": {}})], RUNTIME)
+
+
 def test_defaults_are_filled_in() -> None:
     expected = {"kind": "lora", "r": 8, "alpha": 16, "targets": [], "rslora": False, "dropout": 0.0}
     assert adapter_settings({"kind": "lora"}) == expected

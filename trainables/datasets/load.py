@@ -68,7 +68,7 @@ def digits(
 
 
 def load(name: str, options: JSON, runtime: Runtime, dtype: torch.dtype) -> Data:
-    """Return a data set on the device of `runtime`; the last four stay in memory.
+    """Return a data set on the device of `runtime`; the last eight stay in memory.
 
     A builder is called with the data root and the options, and with `runtime` if it has a parameter of this name.
     Inputs that exceed `runtime.resident_share` of the device's free memory are streamed to it.
@@ -89,7 +89,7 @@ def load(name: str, options: JSON, runtime: Runtime, dtype: torch.dtype) -> Data
     return _load(DATASETS[name], name, json.dumps(dict(options), sort_keys=True), here, dtype)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _load(builder: Builder, name: str, options: str, runtime: Runtime, dtype: torch.dtype) -> Data:
     given: dict[str, Any] = json.loads(options)
     root = Path(runtime.data_root) if runtime.data_root else None

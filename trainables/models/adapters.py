@@ -90,8 +90,8 @@ def adapt(model: nn.Module, settings: Mapping[str, Any], seed: int, classes: int
     Raises:
         ValueError: The package peft is not installed, or `targets` match no linear layer, or a tied one.
     """
-    peft, transformers = _libraries()
-    linear = (nn.Linear, transformers.pytorch_utils.Conv1D)
+    peft, pytorch_utils = _libraries()
+    linear = (nn.Linear, pytorch_utils.Conv1D)
     modules = dict(cast(Iterable[tuple[str, nn.Module]], model.named_modules()))
     layers = [n for n, m in modules.items() if isinstance(m, linear)]
     names = _choose_layers(model, layers, settings["targets"], classes)
@@ -114,10 +114,10 @@ def adapt(model: nn.Module, settings: Mapping[str, Any], seed: int, classes: int
 def _libraries() -> tuple[Any, Any]:
     try:
         import peft
-        import transformers.pytorch_utils
+        from transformers import pytorch_utils
     except ImportError:
         raise ValueError(_INSTALL) from None
-    return peft, transformers
+    return peft, pytorch_utils
 
 
 def _choose_layers(model: nn.Module, layers: Sequence[str], targets: Sequence[str], classes: int) -> list[str]:

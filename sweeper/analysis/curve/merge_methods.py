@@ -110,12 +110,12 @@ def _find_worst(linear: Regime | None) -> float | None:
 
 
 def _make_curve(method: str, regime: Regime, place: float | None) -> MethodCurve:
-    band: list[float | None] = [None, None]
+    low, high = None, None
     if regime.optimum is not None:
-        band = [_read(regime, side, regime.optimum) for side in (regime.lower, regime.upper)]
+        low, high = (_read(regime, side, regime.optimum) for side in (regime.lower, regime.upper))
     elsewhere = _read(regime, regime.mean, place) if place is not None and regime.grid else None
     return MethodCurve(
-        method, regime.n_configs, regime.optimum, regime.low, regime.high, regime.interior, regime.value, *band,
+        method, regime.n_configs, regime.optimum, regime.low, regime.high, regime.interior, regime.value, low, high,
         elsewhere, regime.message,
     )  # fmt: skip
 

@@ -110,8 +110,8 @@ def sentences(
         raise DataError(f"number must be >= 1 sentence, got {number}")
     rng = np.random.default_rng(stream("sentences", "text"))
     pattern = [_WORDS[i] for i in (0, 1, 2, 3, 0, 2)]
-    draws = [rng.integers(len(words), size=number) for words in pattern]
-    lines = [" ".join(pattern[k][draws[k][i]] for k in range(len(pattern))) for i in range(number)]
+    draws: list[list[int]] = [rng.integers(len(words), size=number).tolist() for words in pattern]
+    lines = [" ".join(words[i] for words, i in zip(pattern, drawn, strict=True)) for drawn in zip(*draws, strict=True)]
     tokenizer = open_tokenizer(None, BYTES)
     tokens, _ = tokenizer.encode([". ".join(lines).encode()])
     parts = _carve(Part(tokens, 1.0), {"val": 0.1, "test": 0.1}, set())

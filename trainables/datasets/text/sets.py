@@ -111,7 +111,7 @@ def sentences(
     rng = np.random.default_rng(stream("sentences", "text"))
     pattern = [_WORDS[i] for i in (0, 1, 2, 3, 0, 2)]
     draws: list[list[int]] = [rng.integers(len(words), size=number).tolist() for words in pattern]
-    lines = [" ".join(words[i] for words, i in zip(pattern, drawn, strict=True)) for drawn in zip(*draws, strict=True)]
+    lines = [" ".join(words[drawn[i]] for words, drawn in zip(pattern, draws, strict=True)) for i in range(number)]
     tokenizer = open_tokenizer(None, BYTES)
     tokens, _ = tokenizer.encode([". ".join(lines).encode()])
     parts = _carve(Part(tokens, 1.0), {"val": 0.1, "test": 0.1}, set())

@@ -107,7 +107,7 @@ def format_best(record: Mapping[str, Any]) -> str:
         (text, number(best["test"][who]["loss"]), _format_percent(best["test"][who]["accuracy"]))
         for who, text in _TEST_ROWS.items()
     ]
-    text = best["bytes_per_token"]
+    text = best.get("bytes_per_token")
     more = ("perplexity", "bits per byte") if text else ()
     if text:
         rows = [

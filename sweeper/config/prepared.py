@@ -93,7 +93,8 @@ def set_defaults(sweep: PreparedSweep, stored: Mapping[str, Any] | None = None) 
     if "noise" not in given:
         changes["noise"] = stored["noise"] if stored and "noise" in stored else find_default_noise(sweep)
     if "objective" not in given:
-        changes["objective"] = stored["objective"] if stored and "objective" in stored else find_objective(sweep)
+        objective = stored["objective"] if stored and "objective" in stored else find_objective(sweep)
+        changes |= {"objective": objective} if objective != spec.objective else {}
     return sweep.with_spec(**changes)
 
 

@@ -182,6 +182,12 @@ def adapt(base: ModelFolder, adapters: Sequence[Adapter]) -> list[AdaptedModel]:
                 f"adapters to merge must have one base, got {first.base!r} of {first.path} and {other.base!r} of "
                 f"{other.path}; if both are {base.path}, edit base_model_name_or_path"
             )
+    origin = Path(first.base).expanduser() if first.base else None
+    if origin is not None and origin.is_dir() and origin.resolve() != base.path.resolve():
+        raise ValueError(
+            f"--base must be the model that the adapters were trained on, {first.base}, got {base.path}; if that is a "
+            "copy, edit base_model_name_or_path"
+        )
     return [AdaptedModel(base, adapter, _find_keys(base, adapter)) for adapter in adapters]
 
 
@@ -217,10 +223,13 @@ def write_adapter(target: Path, merge: StreamingMerge, rank: int) -> tuple[Strea
         Frobenius norms over all weights; 0 if the update is 0.
 
     Raises:
-        ValueError: The rank is < 1, the target exists, or the disk lacks room.
+        ValueError: The rank is < 1 or above every layer's smaller side, the target exists, or the disk lacks room.
     """
     models = cast(Sequence[AdaptedModel], merge.models)
     modules = {m: k for model in models for k, m in model.keys.items()}
+    most = max(min(models[0].base.entries[key].shape) for key in modules.values())
+    if rank > most:
+        raise ValueError(f"rank must be at most {most}, the smaller side of the largest layer, got {rank}")
     adapters = [model.adapter for model in models]
     if len({adapter.transposed for adapter in adapters}) > 1:
         raise ValueError("adapters to merge must have one fan_in_fan_out; save them from one class of model")

@@ -95,6 +95,11 @@ def adapt(model: nn.Module, settings: Mapping[str, Any], seed: int, classes: int
     modules = dict(cast(Iterable[tuple[str, nn.Module]], model.named_modules()))
     layers = [n for n, m in modules.items() if isinstance(m, linear)]
     names = _choose_layers(model, layers, settings["targets"], classes)
+    most = max(min(cast(Tensor, modules[n].weight).shape) for n in names)
+    if settings["r"] > most:
+        raise ValueError(
+            f"adapter.r must be at most {most}, the smaller side of the largest layer, got {settings['r']}"
+        )
     transposed = {n: not isinstance(modules[n], nn.Linear) for n in names}
     # parameters of the copy are views, so that the device holds one base
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from trainables.models.tensors import list_some
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _INSTALL = "language models need the package transformers: pip install 'sweeper[text]'"
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 

@@ -5,7 +5,7 @@ Every caveat is `key: sentence` with a fixed key of `KEYS`, so that a sweep can 
 
 from __future__ import annotations
 
-from trainables.noise import NOISE, defined_for
+from trainables.noise import defined_for
 from trainables.spec import PairSpec
 from trainables.training.optimizers import family
 
@@ -16,7 +16,7 @@ KEYS = {
     "device_batchnorm": "BatchNorm's statistics come from each process's share of the batch.",
     "without_replacement": "The batch is a large share of the training set, so the noise is smaller than assumed.",
     "no_stable_phase": "The schedule has no phase at a stable learning rate.",
-    "paper_undefined": "The noise `paper` is not defined for the optimizer.",
+    "paper_undefined": "No predicted noise is defined for the optimizer.",
 }
 """Key -> description of the caveat."""
 SEPARATOR = " | "
@@ -145,6 +145,6 @@ def _phase(spec: PairSpec) -> str | None:
 
 def _paper(spec: PairSpec) -> str | None:
     kind = family(spec.optimizer)
-    if kind in NOISE["paper"].families:
+    if kind != "other":  # the others have predicted noises of their own
         return None
     return f"noise paper is not defined for optimizer {spec.optimizer}: defined are {', '.join(defined_for(kind))}"

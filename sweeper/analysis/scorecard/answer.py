@@ -21,6 +21,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.formatting import ELSEWHERE, SYNTHETIC, merge_words, name_knob, number, per_token, pluralize, wrap
 from sweeper.search.objectives import resolve_objective
 from trainables.noise import KNOBS, NOISE
+from trainables.result import TASKS
 from trainables.spec import SEVERAL_TASKS, PairSpec
 
 MOST_LINES = 12
@@ -148,18 +149,21 @@ def _find_scores(winner: Mapping[str, Any] | None, confirmation: Confirmation | 
     if winner is None:
         return {}
     known: dict[str, Score] = {}
-    for who in ("merged", "a", "b", "ensemble"):
+    several = winner["pair_kind"] in SEVERAL_TASKS
+    children = [who.lower() for who in TASKS] if several else ["a", "b"]
+    for who in ("merged", *children, "ensemble"):
         for what in ("loss", "accuracy"):
-            name = f"{who}_{what}"
-            value = winner[f"{name}_test"]
+            # of several tasks the objective is that of the merge that validation chooses
+            name = f"chosen_{what}" if several and who == "merged" else f"{who}_{what}"
+            value = winner.get(f"{name}_test")
             if confirmation and name in confirmation.scores:
-                known[name] = confirmation.scores[name]
+                known[f"{who}_{what}"] = confirmation.scores[name]
             elif value is not None and math.isfinite(value):
-                known[name] = Score(value, None, 1)
+                known[f"{who}_{what}"] = Score(value, None, 1)
     for what in ("loss", "accuracy"):
-        a, b = known.get(f"a_{what}"), known.get(f"b_{what}")
-        if a and b:
-            known[f"parents_{what}"] = Score((a.mean + b.mean) / 2, None, a.n)
+        parents = [score for who in children if (score := known.get(f"{who}_{what}"))]
+        if len(parents) > 1:
+            known[f"parents_{what}"] = Score(sum(p.mean for p in parents) / len(parents), None, parents[0].n)
     for who in ("merged", "parents", "ensemble"):
         loss = known.get(f"{who}_loss")
         if loss and (found := per_token(loss.mean, winner.get("bytes_per_token"))):

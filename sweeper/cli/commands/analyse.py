@@ -97,8 +97,8 @@ def _format_methods(curves: tuple[MethodCurve, ...]) -> str:
         return ""
     header = ("merge", "best noise", "90 % interval", "test loss there", "90 % band", "where linear is worst")
     rows = [
-        (c.method, number(c.optimum), f"{number(c.low)} to {number(c.high)}", number(c.loss),
-         f"{number(c.loss_low)} to {number(c.loss_high)}", number(c.elsewhere))
+        (c.method, number(c.optimum), _range(c.low, c.high), number(c.loss), _range(c.loss_low, c.loss_high),
+         number(c.elsewhere))
         for c in curves
     ]  # fmt: skip
     note = (
@@ -106,6 +106,10 @@ def _format_methods(curves: tuple[MethodCurve, ...]) -> str:
         "the noise where the linear merge is worst: a method that makes up for wrong hyperparameters stays low there."
     )
     return f"\n\n{format_table(header, rows)}\n{wrap(note, 2)}"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "-" if low is None else f"{number(low)} to {number(high)}"
 
 
 def _title(folder: str, folders: int) -> str:

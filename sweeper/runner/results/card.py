@@ -13,7 +13,8 @@ from sweeper.formatting import merge_words, number
 from sweeper.search.objectives import OBJECTIVES
 from trainables.io.printable import printable_line
 from trainables.result import TASKS
-from trainables.spec import PairSpec
+from trainables.spec import PairSpec, adapter_settings
+from trainables.training.optimizers import family
 
 MARK = "<!-- model card of sweeper -->"
 """First line of a card; a file without it is never replaced."""
@@ -69,9 +70,14 @@ def format_card(weights: str, spec: SweepSpec, row: Mapping[str, Any]) -> str:
         f"objective {spec.objective} ({_escape(goal.label)})": number(row.get(goal.column)),
         f"noise {spec.noise}": number(noise),
         **{label: _escape(row[column]) for label, column in _SETTINGS.items() if row.get(column) not in (None, "")},
+        **({"beta2": number(trial.beta2)} if family(trial.optimizer) in ("adam", "adamw") else {}),
+        **{f"adapter {_escape(k)}": _escape(v) for k, v in adapter_settings(trial.adapter).items()},
         **{f"option {_escape(k)}": _escape(v) for k, v in trial.model_options.items()},
     }
-    counts = f"{row['examples'] or 'unknown'} training examples, {row['classes'] or 'unknown'} classes"
+    window = row.get("tokens_per_example")
+    kinds = "tokens in the vocabulary" if window else "classes"
+    counts = f"{row['examples'] or 'unknown'} training examples, {row['classes'] or 'unknown'} {kinds}"
+    inputs = f"windows of {window} tokens" if window else "images as this data set of sweeper scales them"
     counts += " in task a" if len(trial.tasks) > 1 else ""
     return "\n".join(
         (
@@ -94,7 +100,7 @@ def format_card(weights: str, spec: SweepSpec, row: Mapping[str, Any]) -> str:
             "",
             "## Data",
             "",
-            f"Data set {data}: {counts}. The model expects images as this data set of sweeper scales them.",
+            f"Data set {data}: {counts}. The model expects {inputs}.",
             "",
             "## How to load it",
             "",

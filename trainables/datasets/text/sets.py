@@ -156,6 +156,8 @@ class _Corpus:
 
 def _carve(whole: Part, shares: Mapping[str, float], given: set[str]) -> dict[str, Part]:
     """Return the contiguous parts of the training text: train, then the splits that have no files."""
+    if not len(whole.tokens):
+        raise DataError("the text is empty; give a file with text in it")
     for split, share in shares.items():
         if not 0 < share < 1:
             raise DataError(f"{split}_share must lie in (0, 1), got {share!r}")

@@ -164,9 +164,13 @@ def test_pair_reruns_a_trial_and_the_numbers_agree(finished: Path, capsys: pytes
 @pytest.mark.parametrize("what", ["spaces", "noises", "merges"])
 def test_names_are_listed(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     import search_spaces
-    from trainables.merging.methods import MERGES
+    from trainables.merging.methods import BY_SCORE, MERGES
 
-    names = {"spaces": search_spaces.names(), "noises": list(NOISE), "merges": [*MERGES, "greedy_soup"]}[what]
+    names = {
+        "spaces": search_spaces.names(),
+        "noises": list(NOISE),
+        "merges": [*MERGES, *BY_SCORE],
+    }[what]
     assert main([what, "--json"]) == 0
     assert [r["name"] for r in json.loads(capsys.readouterr().out)["items"]] == names
     assert main([what]) == 0
@@ -298,7 +302,9 @@ def test_a_users_model_that_does_not_fit_is_refused_before_training(
     file.write_text(text.format(size=63, out=10))
     assert "shapes cannot be multiplied" in fails(capsys, "run", str(file), "--out", str(out))
     file.write_text(text.format(size=64, out=9))
-    assert "must map images to 10 logits each, got shape (2, 9)" in fails(capsys, "run", str(file), "--out", str(out))
+    assert "must map images of shape (1, 8, 8) to 10 logits each, got shape (2, 9)" in fails(
+        capsys, "run", str(file), "--out", str(out)
+    )
     assert not out.exists()
 
 

@@ -59,7 +59,7 @@ def test_the_server_stands_before_or_after_the_command(argv: tuple[str, ...]) ->
         (["run", "synthetic", "--trails", "3"], "unknown option '--trails'; did you mean --trials"),
         (["run", "synthetic", "--re", "3"], "option --re is ambiguous: --repeats or --resources or --resident-share"),
         (["run", "synthetic", "--seed", "--trials", "3"], "option --seed needs a value, N"),
-        (["merge", "--models", "--base", "a"], "option --models needs a value, FILE..."),
+        (["merge", "--models", "--base", "a"], "option --models needs a value, FILE|DIR..."),
         (["recommend", "x", "--momentum", "high"], "--momentum must be a number, got 'high'"),
         (["extend", "x", "--repeats", "0"], "--repeats must be a whole number >= 1, got '0'"),
         (["export", "x", "--table", "trial"], "unknown table 'trial'; did you mean trials?"),

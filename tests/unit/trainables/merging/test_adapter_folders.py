@@ -187,7 +187,8 @@ def test_an_adapter_whose_update_is_more_than_ba_is_refused(
     ("base", "names", "message"),
     [
         ("base", ["a", "other"], "adapters to merge must have one base, got '.*base' of .* and 'elsewhere' of .*; if"),
-        ("gpt2", ["a", "b"], r"changes model.layers.0.* which .*gpt2 does not hold as a weight"),
+        ("gpt2", ["a", "b"], r"--base must be the model that the adapters were trained on, .*base, got .*gpt2"),
+        ("gpt2", ["other", "other"], r"changes model.layers.0.* which .*gpt2 does not hold as a weight"),
     ],
 )
 def test_adapters_that_do_not_fit_are_refused(folders: Folders, base: str, names: list[str], message: str) -> None:

@@ -69,7 +69,6 @@ def test_decay_that_had_no_time_to_act_is_named(changes: dict[str, Any], value: 
         ({"batch_size": 250}, {}, "without_replacement", "B/N = 0.25: drawn without replacement, batches have 0.75"),
         ({"schedule": "cosine"}, {}, "no_stable_phase", "schedule cosine has no stable phase"),
         ({"warmup": 0.3, "decay": 0.7}, {}, "no_stable_phase", "warmup and decay take 1 of the steps"),
-        ({"optimizer": "adamw", "momentum": 0.0}, {}, "paper_undefined", "for optimizer adamw: defined are adam_sde"),
         ({"optimizer": "lion", "momentum": 0.0}, {}, "paper_undefined", "defined are critical_ratio, fitted"),
     ],
 )  # fmt: skip
@@ -100,7 +99,9 @@ def test_every_key_can_be_reached() -> None:
     worst = {"weight_decay": 1e-4, "augmentation": "mixup", "augmentation_strength": 1.0, "batch_size": 500}
     more = {"clipped_fraction": 1.0, "has_batchnorm": True, "ranks": 2}
     texts = found(more, **worst, schedule="cosine", optimizer="adamw", momentum=0.0)
-    assert list(texts) == list(KEYS)
+    others = found(more, **worst, schedule="cosine", optimizer="lion", momentum=0.0)
+    assert {*texts, *others} == set(KEYS)
+    assert "paper_undefined" not in texts  # AdamW has noises of its own
     with pytest.raises(ValueError, match=r"a caveat must start with one of inert_weight_decay, .*, got 'oh'"):
         key_of("oh")
 

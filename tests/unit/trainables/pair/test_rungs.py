@@ -63,7 +63,7 @@ def test_rungs_are_even_and_at_ends_of_epochs(steps: int, per_epoch: int, rungs:
 
 def test_the_shortened_anneal_is_the_schedules_decay_and_pays_its_share() -> None:
     spec = digits_spec(learning_rate=0.3, warmup=0.1, decay=0.2)
-    leg = Leg(400, lambda t: 0.3 * SCHEDULES["wsd"](t, 400, 0.1, 0.2))
+    leg = Leg(400, lambda t: 0.3 * SCHEDULES["wsd"](t, 400, 0.1, 0.2), range(39, 320))
     anneal = anneal_leg(spec, leg, 200, 3)
     assert anneal.steps == round(ANNEAL_SHARE * 400 / 3)
     assert [anneal.rate(t) for t in range(anneal.steps)] == pytest.approx(

@@ -16,7 +16,7 @@ from sweeper.analysis.regime import Regime, fit_regime
 from sweeper.analysis.trial_counts import COUNTED, count_trials
 from sweeper.search.objectives import resolve_objective
 from trainables.noise import KNOBS, NOISE, NoiseScale
-from trainables.result import MODELS_SCORED, UNSTABLE
+from trainables.result import MODELS_SCORED, TASKS, UNSTABLE
 from trainables.spec import PairSpec
 
 Row = Mapping[str, Any]
@@ -311,6 +311,19 @@ def _regime_record(regime: Regime) -> dict[str, Any]:
     return {**record, "moved": [{**m, "at": list(m["at"])} for m in record["moved"]]}
 
 
+def _task_records(row: Row) -> list[dict[str, Any]]:
+    """Return the test scores of each task's child, and the share of its accuracy that the chosen merge keeps."""
+    tasks = [t for t in TASKS if row.get(f"chosen_normalised_accuracy_{t}_test") is not None]
+    return [
+        {
+            "task": task.upper(),
+            **{m: v if _finite(v := row[f"{task}_{m}_test"]) else None for m in ("loss", "accuracy")},
+            "kept": row[f"chosen_normalised_accuracy_{task}_test"],
+        }
+        for task in tasks
+    ]
+
+
 def _best_record(row: Row, column: str, noise: str) -> dict[str, Any]:
     names = ("digest", "config", "repeat", *KNOBS, "augmentation", "augmentation_strength")
     names += ("config_mean", "config_repeats", "posterior_mean", "posterior_sd", "undecided", "luckiest", "confirmed")
@@ -320,6 +333,10 @@ def _best_record(row: Row, column: str, noise: str) -> dict[str, Any]:
         who: {m: v if _finite(v := row[f"{who}_{m}_test"]) else None for m in ("loss", "accuracy")}
         for who in MODELS_SCORED
     }
-    pairs = {m: (scores["a"][m], scores["b"][m]) for m in ("loss", "accuracy")}
-    scores["parents"] = {m: None if a is None or b is None else (a + b) / 2 for m, (a, b) in pairs.items()}
+    record["tasks"] = _task_records(row)
+    children = record["tasks"] or [scores["a"], scores["b"]]
+    for m in ("loss", "accuracy"):
+        values = [child[m] for child in children]
+        mean = None if None in values else sum(values) / len(values)
+        scores.setdefault("parents", {})[m] = mean
     return {**record, "column": column, "noise": row[f"noise_{noise}"], "test": scores}

@@ -103,23 +103,31 @@ def format_best(record: Mapping[str, Any]) -> str:
         f"augmentation {best['augmentation']}": number(best["augmentation_strength"]),
         "noise": number(best["noise"]),
     }
+    tasks, size = best.get("tasks") or [], best.get("bytes_per_token")
+    more = ("perplexity", "bits per byte") if size else ()
+    # with several tasks, a child knows its own task alone
+    shown = [who for who in _TEST_ROWS if not (tasks and who in ("a", "b", "ensemble"))]
     rows = [
-        (text, number(best["test"][who]["loss"]), _format_percent(best["test"][who]["accuracy"]))
-        for who, text in _TEST_ROWS.items()
+        (
+            "merged, linear" if tasks and who == "merged" else _TEST_ROWS[who],
+            number(best["test"][who]["loss"]),
+            _format_percent(best["test"][who]["accuracy"]),
+            *(_format_per_token(best["test"][who]["loss"], size) if size else ()),
+        )
+        for who in shown
     ]
-    text = best.get("bytes_per_token")
-    more = ("perplexity", "bits per byte") if text else ()
-    if text:
-        rows = [
-            (*row, *_format_per_token(best["test"][who]["loss"], text))
-            for row, who in zip(rows, _TEST_ROWS, strict=True)
-        ]
     lines = [
         wrap(f"best trial by {record['objective']} on {_split(best['column'])}: {best['digest']}", 0),
         *_describe_choice(best),
         wrap(", ".join(f"{name} {value}" for name, value in knobs.items()), 2),
-        format_table(("on test", "loss [nat/token]" if text else "loss [nat]", "accuracy", *more), rows),
+        format_table(("on test", "loss [nat/token]" if size else "loss [nat]", "accuracy", *more), rows),
     ]
+    if tasks:
+        header = ("task", "its child's loss [nat]", "accuracy", "kept by the chosen merge")
+        cells = [
+            (t["task"], number(t["loss"]), _format_percent(t["accuracy"]), _format_percent(t["kept"])) for t in tasks
+        ]
+        lines.append(format_table(header, cells))
     if best["chosen_merge"] is not None:
         lines.append(f"  chosen on validation: {merge_words(best['chosen_merge'], best['chosen_coefficient'])}")
     return "\n".join(lines)

@@ -71,6 +71,15 @@ class Knobs(NumberKnobs):
     augmentation: str = say("augmentation policy")
 
 
+class TaskScores(Output):
+    """A task of the winning trial, on test."""
+
+    task: str = say("letter of the task")
+    loss: float | None = say("loss of its own child on it [nat]")
+    accuracy: float | None = say("accuracy of that child")
+    kept: float = say("accuracy of the chosen merge on it over that of the child")
+
+
 class Best(Knobs):
     """The winning configuration, by its best trial."""
 
@@ -89,6 +98,7 @@ class Best(Knobs):
     column: str = say("column of the trials table that holds the objective")
     noise: float | None = say("noise of the trial, in the shown definition")
     bytes_per_token: float | None = say("bytes of text per token, for bits per byte; null for images")
+    tasks: list[TaskScores] = say("the tasks of a trial with several; else empty")
     test: TestScores = say("scores on test")
 
 

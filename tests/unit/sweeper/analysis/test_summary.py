@@ -3,6 +3,7 @@
 import pytest
 
 from sweeper.analysis.posterior import Favourite, Posterior
+from sweeper.analysis.recommend import find_best
 from sweeper.analysis.summary import count_sweep, record_sweep
 from sweeper.analysis.text import format_best
 from sweeper.config.spec import SweepSpec
@@ -52,3 +53,21 @@ def test_the_best_noise_is_that_of_the_shown_definition() -> None:
 def test_a_sweep_without_a_trial_does_not_speak_of_pairs() -> None:
     assert format_best({"best": None, "trials": 0}) == "no winner yet: no trial has finished"
     assert format_best({"best": None, "trials": 2}) == "no winner yet: no pair is viable"
+
+
+def test_the_best_of_several_tasks_names_each_task() -> None:
+    row = trial("c", 0.1, pair_kind="tasks", noise_paper=0.01, merged_loss_val=0.2)
+    for task, accuracy in {"a": 0.9, "b": 0.8, "c": 0.7}.items():
+        row |= {f"{task}_loss_test": 1 - accuracy, f"{task}_accuracy_test": accuracy}
+        row |= {f"chosen_normalised_accuracy_{task}_test": 0.95}
+    best = find_best(table([row]), "merged_loss", "paper", Posterior())
+    assert best is not None
+    assert [t["task"] for t in best["tasks"]] == ["A", "B", "C"]
+    assert best["test"]["parents"]["accuracy"] == pytest.approx(0.8)
+    text = format_best({"best": best, "objective": "merged_loss", "trials": 1})
+    assert "kept by the chosen merge" in text
+    assert "parent A" not in text
+    one = find_best(table([trial("c", 0.1)]), "merged_loss", "paper", Posterior())
+    assert one is not None
+    assert one["tasks"] == []
+    assert "parent A" in format_best({"best": one, "objective": "merged_loss", "trials": 1})

@@ -334,9 +334,9 @@ def test_saved_weights_are_those_that_were_scored(tmp_path: Path, capsys: pytest
         "parameters: {batch_size: {values: [32]}}\n"
     )
     assert main(["run", str(spec), "--out", str(run)]) == 0
-    assert len(list((run / "weights").iterdir())) == 3
     rows = sorted(read_trials(run).to_pylist(), key=lambda r: r["merged_loss_val"])
-    assert {p.stem for p in (run / "weights").iterdir()} == {r["digest"] for r in rows[:3]}
+    # small models keep the weights of every configuration, since the model chooses the winner at the end
+    assert {p.stem for p in (run / "weights").iterdir()} == {r["digest"] for r in rows}
     saved: dict[str, Any] = {}
     for remade in (False, True):
         if remade:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainables.noise import NOISE
 from trainables.spec import PairSpec
 from trainables.training.legs import Leg
 
@@ -21,7 +22,7 @@ def describe_dynamics(spec: PairSpec, leg: Leg) -> dict[str, Any]:
         start, end = (leg.rate(step) / spec.learning_rate for step in ends)
         columns |= {"schedule_start": start, "schedule_end": end}
     if spec.child_b:
-        a, b = spec.child_specs()
-        ratio = (b.learning_rate / b.batch_size) / (a.learning_rate / a.batch_size)
-        columns["child_noise_ratio"] = ratio
+        settings = [{"learning_rate": s.learning_rate, "batch_size": s.batch_size} for s in spec.child_specs()]
+        a, b = (NOISE["linear"].predict(s) for s in settings)
+        columns["child_noise_ratio"] = b / a
     return columns

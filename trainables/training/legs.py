@@ -39,8 +39,10 @@ def child_leg(spec: PairSpec, examples: int) -> Leg:
     def factor(step: int) -> float:
         return schedule(step, total, warmup, spec.decay)
 
-    high = [step for step in range(total) if factor(step) >= 1 - 1e-9]
-    stable = range(high[0], high[-1] + 1) if high else range(0)
+    # from both ends, since most steps lie between them
+    first = next((step for step in range(total) if factor(step) >= 1 - 1e-9), total)
+    last = next((step for step in reversed(range(first, total)) if factor(step) >= 1 - 1e-9), first - 1)
+    stable = range(first, last + 1)
     noise = make_noise_schedule(spec.noise_schedule, stable)
     return Leg(total, lambda step: spec.learning_rate * factor(step) * noise.at(step), stable)
 

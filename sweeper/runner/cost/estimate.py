@@ -115,7 +115,7 @@ def run_pilot(sweep: PreparedSweep, callbacks: Callbacks) -> Pilot:
     changes = {
         "trials": len(points), "enqueue": points, "sampler": "random", "map": 0.0, "confirm": 0.0, "repeats": 1,
         "out": str(folder / "run"), "prune": False, "prior": (), "track": (), "max_seconds": None,
-        "max_gpu_hours": None, "until_interval": None, "landscape": spec.landscape,
+        "max_gpu_hours": None, "until_interval": None,
     }  # fmt: skip
     given = {**spec.model_dump(exclude_unset=True), **{k: v for k, v in changes.items() if k in SweepSpec.model_fields}}
     try:

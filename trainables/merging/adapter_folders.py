@@ -240,21 +240,22 @@ def write_adapter(target: Path, merge: StreamingMerge, rank: int) -> tuple[Strea
         return change.T if adapters[0].transposed else change
 
     config = _config_of(adapters, sorted(modules))
-    return write_updates(target, list(modules), update, config, rank, adapters[0].path)
+    with Draft(target, 0) as folder:
+        return save_updates(folder, list(modules), update, config, rank, adapters[0].path)
 
 
-def write_updates(
-    target: Path,
+def save_updates(
+    folder: Path,
     modules: Sequence[str],
     update: Callable[[str], Tensor],
     config: Mapping[str, Any],
     rank: int,
     companions: Path | None = None,
 ) -> tuple[StreamedMerge, float]:
-    """Write updates of linear layers as an adapter of rank `rank`.
+    """Write updates of linear layers as an adapter of rank `rank` into a folder.
 
     Args:
-        target: Folder to make.
+        folder: Folder, which exists.
         modules: Names of the layers.
         update: Function of a name that returns the update [outputs, inputs].
         config: Settings of `adapter_config.json` other than rank and scaling.
@@ -265,25 +266,24 @@ def write_updates(
         Size and discarded share, as `write_adapter`.
 
     Raises:
-        ValueError: The rank is < 1, or the target cannot be written.
+        ValueError: The rank is < 1.
     """
     if rank < 1:
         raise ValueError(f"rank must be >= 1, got {rank}")
     tensors: dict[str, Tensor] = {}
     kept = total = 0.0
-    with Draft(target, 0) as folder:
-        for module in modules:
-            change = update(module)
-            a, b, share = _factorise(change, rank)
-            tensors |= {_key(module, "A"): a, _key(module, "B"): b}
-            norm2 = float(change.square().sum())
-            kept, total = kept + share * norm2, total + norm2
-        save_tensors(folder / WEIGHTS, tensors)
-        plain: dict[str, Any] = {"use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}, "bias": "none"}
-        plain |= {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "init_lora_weights": True, "inference_mode": True}
-        (folder / ADAPTER_CONFIG).write_text(json.dumps({"task_type": "CAUSAL_LM", **config, **plain}, indent=2) + "\n")
-        if companions:
-            copy_companions(companions, folder)
+    for module in modules:
+        change = update(module)
+        a, b, share = _factorise(change, rank)
+        tensors |= {_key(module, "A"): a, _key(module, "B"): b}
+        norm2 = float(change.square().sum())
+        kept, total = kept + share * norm2, total + norm2
+    save_tensors(folder / WEIGHTS, tensors)
+    plain: dict[str, Any] = {"use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}, "bias": "none"}
+    plain |= {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "init_lora_weights": True, "inference_mode": True}
+    (folder / ADAPTER_CONFIG).write_text(json.dumps({"task_type": "CAUSAL_LM", **config, **plain}, indent=2) + "\n")
+    if companions:
+        copy_companions(companions, folder)
     values = tensors.values()
     size = StreamedMerge(len(values), sum(t.numel() for t in values), sum(t.nbytes for t in values))
     return size, max(0.0, 1 - kept / total) if total else 0.0

@@ -27,11 +27,12 @@ CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 10**9
 """Size of a shard, of which the writer holds two copies; a larger tensor has a shard of its own."""
-COMPANIONS = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt",
-    "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json",
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
+    "spiece.model", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+"""Files of a tokenizer."""
+COMPANIONS = ("generation_config.json", *TOKENIZER, "preprocessor_config.json", "processor_config.json")
 """Files beside the weights that a merged folder takes from the first model; code is never among them."""
 _TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool,
@@ -311,9 +312,9 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file({k: v.contiguous() for k, v in tensors.items()}, file, metadata={"format": "pt"})
 
 
-def copy_companions(source: Path, target: Path) -> None:
+def copy_companions(source: Path, target: Path, names: Iterable[str] = COMPANIONS) -> None:
     """Copy tokenizer and generation settings from folder to folder."""
-    for name in COMPANIONS:
+    for name in names:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 

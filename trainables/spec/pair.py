@@ -194,6 +194,11 @@ class PairSpec:
         first = (self.dataset, self.dataset_options)
         return (first, (self.dataset_b, self.dataset_b_options)) if self.dataset_b else (first,)
 
+    @property
+    def is_language_model(self) -> bool:
+        """Whether the model is one of transformers, whose weights a folder for `from_pretrained` holds."""
+        return self.trainable == "pair" and (self.model == "gpt" or self.model.startswith("hf:"))
+
     def _identity(self) -> dict[str, Any]:
         return {**non_defaults(self), "base": non_defaults(self.base)}
 

@@ -245,7 +245,8 @@ def _find_next(badge: Badge, winner: Mapping[str, Any] | None, run: str) -> str:
     if winner is None:
         return f"sweeper status {folder}"
     if badge.word in (Word.HUMP, Word.NO_OPTIMUM):
-        return f"sweeper best {folder} --save merged.safetensors"
+        text = winner.get("tokens_per_example") is not None
+        return f"sweeper best {folder} --save {'merged' if text else 'merged.safetensors'}"
     return f"sweeper extend {folder}"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.analysis.text import format_posterior, format_record
-from sweeper.cli.options import INTEGER, RUN_DIR, SERVED, SHOWN_NOISE
+from sweeper.cli.options import COUNT, INTEGER, RUN_DIR, SERVED, SHOWN_NOISE
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Argument, Arguments, Option, command
 from sweeper.config.spec import SweepSpec
@@ -86,7 +86,11 @@ def _count_configurations(spec: SweepSpec) -> tuple[int, str]:
 _LIST_DIR = Argument("dir", "[DIR]", "Run folder, or its URI; with --server id of a sweep.", required=False)
 _DIRS = Argument("dirs", "[DIR]...", "Run folders, or their URIs: s3://BUCKET/PATH, gs://..., file://...; with "
                  "--server id of a sweep, or nothing for all.", nargs=-1, required=False)  # fmt: skip
-_SAVE = Option("--save", "FILE", "Write the best merged weights as safetensors, with a model card beside them.")
+_SAVE = (
+    Option("--save", "FILE|DIR", "Write the best merged weights with a model card: a file of safetensors, or for a "
+           "language model a folder that from_pretrained loads."),
+    Option("--rank", "R", "Write a merge of adapters as an adapter of rank R, not as a whole model.", type=COUNT),
+)  # fmt: skip
 _DIGEST = Argument("digest", "DIGEST", "Digest of the trial, or the start of it.")
 _DATA = Option("--data", "ROOT", "Folder with the data sets (default: the sweep's).")
 _LISTENING = (
@@ -117,7 +121,9 @@ def emit_trials(as_json: bool, trials: Any, objective: str, noise: str) -> None:
 
 @command(RUN_DIR, _SAVE, SHOWN_NOISE, SERVED)
 def best(args: Arguments) -> int:
-    """`sweeper best DIR [--save FILE]`."""
+    """`sweeper best DIR [--save FILE|DIR]`."""
+    if args.rank is not None and not args.save:
+        raise SpecError("--rank is for --save, which writes the adapter; give --save DIR, or leave --rank out")
     spec, trials, noise = read_run(args)
     record = summarize_sweep(args.dir, trials, noise)
     if args.save:
@@ -127,9 +133,12 @@ def best(args: Arguments) -> int:
             why = "none is viable" if record["trials"] else "none has finished"
             raise SpecError(f"--save needs a viable trial, but of {pluralize(record['trials'], 'trial')} {why} yet")
         row = find_row(trials, record["best"]["digest"])
-        saved, card = save_winner(args.dir, spec, row, Path(args.save))
-        record |= {"saved": str(saved), "card": str(card)}
+        saved = save_winner(args.dir, spec, row, Path(args.save).expanduser(), args.rank)
+        record |= {"saved": str(saved.weights), "card": str(saved.card)}
+        record |= {"discarded": saved.discarded} if saved.discarded is not None else {}
     lines = [f"{k + ':':<21}{record[k]}" for k in ("saved", "card") if k in record]
+    if "discarded" in record:
+        lines.append(f"{'discarded:':<21}{number(100 * record['discarded'])} % of the merged update's squared norm")
     emit(args.json, record, "\n".join([format_sweep(record), *lines]))
     return ExitCode.DONE
 

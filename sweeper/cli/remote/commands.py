@@ -136,7 +136,7 @@ def list_all(args: Arguments) -> int:
 
 def best(args: Arguments) -> int:
     """`sweeper best ID [--save FILE]`."""
-    refuse(args, _NO_NOISE)
+    refuse(args, {**_NO_NOISE, "rank": "it sends the weights as one file"})
     with _client(args) as client:
         sweep = client.sweep(args.dir)
         saved = str(client.download_weights(args.dir, args.save)) if args.save else None

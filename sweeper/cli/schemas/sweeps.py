@@ -135,8 +135,10 @@ class Results(Output):
     run: str = say("run folder or URI")
     page: str | None = say("file of the page; null without one")
     weights: str | None = say("kept weights of the winner; null if they are not kept")
-    saved: str = say("file of the weights, with `--save`", sometimes=True)
+    saved: str = say("file or folder of the weights, with `--save`", sometimes=True)
     card: str = say("file of the model card, with `--save`", sometimes=True)
+    discarded: float = say("share of the merged update's squared norm that an adapter lacks, with `--rank`",
+                           sometimes=True)  # fmt: skip
 
 
 SettingsRecord: Any = model_of(Settings, "SettingsRecord", ("spec", "sweep"), PairSpec=object, SweepSpec=object)

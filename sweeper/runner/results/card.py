@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
-from sweeper.formatting import merge_words, number
+from sweeper.formatting import merge_words, number, per_token
 from sweeper.search.objectives import OBJECTIVES
 from trainables.io.printable import printable_line
 from trainables.result import TASKS
 from trainables.spec import PairSpec, adapter_settings
 from trainables.training.optimizers import family
 
+if TYPE_CHECKING:
+    from trainables.pair.export import Exported
+
 MARK = "<!-- model card of sweeper -->"
 """First line of a card; a file without it is never replaced."""
+CARD = "README.md"
+"""Name of the card in a model folder, as on the hub."""
 _MODELS = {
     "merged, chosen on validation": "chosen", "merged, linear 1/2": "merged", "parent A": "a", "parent B": "b",
     "ensemble of the parents": "ensemble",
@@ -43,22 +48,25 @@ def check_card(weights: Path) -> Path:
     return card
 
 
-def write_card(card: Path, weights: str, spec: SweepSpec, row: Mapping[str, Any]) -> None:
+def write_card(
+    card: Path, weights: str, spec: SweepSpec, row: Mapping[str, Any], exported: Exported | None = None
+) -> None:
     """Write the card of a trial's merge.
 
     Args:
         card: The file.
-        weights: Name of the file of weights.
+        weights: Name of the file or folder of weights.
         spec: The sweep.
         row: Row of the trial, as `sweeper.analysis.best` yields it or as stored.
+        exported: What the folder holds; None for a file.
 
     Raises:
         OSError: The file cannot be written.
     """
-    card.write_text(format_card(weights, spec, row))
+    card.write_text(format_card(weights, spec, row, exported))
 
 
-def format_card(weights: str, spec: SweepSpec, row: Mapping[str, Any]) -> str:
+def format_card(weights: str, spec: SweepSpec, row: Mapping[str, Any], exported: Exported | None = None) -> str:
     """Return the text of a card; texts of the sweep are escaped, and paths are cut to their last part."""
     trial = PairSpec.from_json(row["spec"])
     goal = OBJECTIVES[spec.objective]
@@ -79,6 +87,8 @@ def format_card(weights: str, spec: SweepSpec, row: Mapping[str, Any]) -> str:
     counts = f"{row['examples'] or 'unknown'} training examples, {row['classes'] or 'unknown'} {kinds}"
     inputs = f"windows of {window} tokens" if window else "images as this data set of sweeper scales them"
     counts += " in task a" if len(trial.tasks) > 1 else ""
+    scores = _text_scores if row.get("bytes_per_token") else _image_scores
+    loading = _describe_folder(weights, row, exported) if exported else _describe_loading(weights, row, trial)
     return "\n".join(
         (
             MARK,
@@ -88,11 +98,7 @@ def format_card(weights: str, spec: SweepSpec, row: Mapping[str, Any]) -> str:
             "",
             "## Scores",
             "",
-            *_table(
-                ("", "validation loss", "test loss", "validation accuracy", "test accuracy"), _score_rows(row, trial)
-            ),
-            "",
-            "Losses are cross-entropies in nat. The merge was chosen on validation; test data chose nothing.",
+            *scores(row, trial),
             "",
             "## Settings",
             "",
@@ -104,20 +110,49 @@ def format_card(weights: str, spec: SweepSpec, row: Mapping[str, Any]) -> str:
             "",
             "## How to load it",
             "",
-            *_describe_loading(weights, row, trial),
+            *loading,
         )
     )
 
 
-def _score_rows(row: Mapping[str, Any], trial: PairSpec) -> Iterable[Sequence[str]]:
-    models = dict(_MODELS)
-    if len(trial.tasks) > 1:
-        models = {"merged, chosen on validation": "chosen", "merged, linear": "merged"}
-        models |= {f"child of {_task(trial, i)}, on its task": TASKS[i] for i in range(len(trial.tasks))}
-    for label, who in models.items():
-        losses = [number(row.get(f"{who}_loss_{split}")) for split in ("val", "test")]
-        shares = [row.get(f"{who}_accuracy_{split}") for split in ("val", "test")]
-        yield label, *losses, *("-" if s is None else f"{100 * s:.2f} %" for s in shares)
+_SPLITS = ("val", "test")
+_CHOSEN = "The merge was chosen on validation; test data chose nothing."
+
+
+def _image_scores(row: Mapping[str, Any], trial: PairSpec) -> Iterable[str]:
+    head = ("", "validation loss", "test loss", "validation accuracy", "test accuracy")
+    yield from _table(head, ((label, *_losses(row, who), *_shares(row, who)) for label, who in _models(trial).items()))
+    yield from ("", f"Losses are cross-entropies in nat. {_CHOSEN}")
+
+
+def _text_scores(row: Mapping[str, Any], trial: PairSpec) -> Iterable[str]:
+    names = ("loss per token", "perplexity", "bits per byte", "next-token accuracy")
+    head = ("", *(f"{split} {name}" for name in names for split in ("validation", "test")))
+    rows: list[tuple[str, ...]] = []
+    for label, who in _models(trial).items():
+        losses = [row.get(f"{who}_loss_{split}") for split in _SPLITS]
+        measures = [per_token(loss, row["bytes_per_token"]) or (None, None) for loss in losses]
+        perplexities, bits = zip(*measures, strict=True)
+        rows.append((label, *_losses(row, who), *map(number, (*perplexities, *bits)), *_shares(row, who)))
+    yield from _table(head, rows)
+    yield from ("", f"Losses are cross-entropies in nat per token, and perplexity is exp(loss). {_CHOSEN}")
+
+
+def _models(trial: PairSpec) -> dict[str, str]:
+    """Return label -> prefix of the columns of each scored model."""
+    if len(trial.tasks) == 1:
+        return _MODELS
+    models = {"merged, chosen on validation": "chosen", "merged, linear": "merged"}
+    return models | {f"child of {_task(trial, i)}, on its task": TASKS[i] for i in range(len(trial.tasks))}
+
+
+def _losses(row: Mapping[str, Any], who: str) -> list[str]:
+    return [number(row.get(f"{who}_loss_{split}")) for split in _SPLITS]
+
+
+def _shares(row: Mapping[str, Any], who: str) -> list[str]:
+    shares = [row.get(f"{who}_accuracy_{split}") for split in _SPLITS]
+    return ["-" if s is None else f"{100 * s:.2f} %" for s in shares]
 
 
 def _task(trial: PairSpec, index: int) -> str:
@@ -143,6 +178,39 @@ def _describe_loading(weights: str, row: Mapping[str, Any], trial: PairSpec) -> 
     yield from ("model.eval()", "```", "")
     yield "With sweeper and the run folder, `sweeper.load_results(DIR).best_model()` returns this module."
     yield ""
+
+
+def _describe_folder(folder: str, row: Mapping[str, Any], exported: Exported) -> Iterable[str]:
+    from trainables.pair.export import BASE
+
+    name = _code(folder)
+    if exported.discarded is None:
+        yield "The folder holds a whole model of transformers:"
+        yield from ("", "```python", "from transformers import AutoModelForCausalLM", "")
+        yield f"model = AutoModelForCausalLM.from_pretrained({name!r})"
+    else:
+        base = f"{name}/{BASE}" if exported.own else _code(exported.base)
+        where = f"which stands in its folder `{BASE}`" if exported.own else f"`{base}`"
+        yield f"The folder holds an adapter of peft, which loads onto its base, {where}:"
+        yield from ("", "```python", "from peft import PeftModel", "from transformers import AutoModelForCausalLM", "")
+        yield f"base = AutoModelForCausalLM.from_pretrained({base!r})"
+        yield f"model = PeftModel.from_pretrained(base, {name!r})"
+    if exported.tokenizer:
+        yield from ("```", "", "```python", "from transformers import AutoTokenizer", "")
+        yield f"tokenizer = AutoTokenizer.from_pretrained({name!r})"
+    yield from ("```", "")
+    if exported.discarded is not None:
+        share = number(100 * exported.discarded)
+        yield f"The adapter lacks {share} % of the squared norm of the merged update. It names its base by the path "
+        yield "that the base had when the adapter was written. Give the base as above if the folder moves."
+        yield ""
+    if not exported.tokenizer:
+        yield (
+            "The folder has no tokenizer. A token is a byte of the text."
+            if row.get("bytes_per_token") == 1
+            else ("The folder has no tokenizer: use that of the data.")
+        )
+        yield ""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:

@@ -104,7 +104,7 @@ class Results:
         return load_winner(self.run, runnable_spec(self.run), best)
 
     def save_model(self, folder: str | Path, rank: int | None = None) -> float | None:
-        """Write the best merged language model as a folder that `from_pretrained` loads.
+        """Write the best merged language model as a folder that `from_pretrained` loads, as `sweeper best --save` does.
 
         Args:
             folder: Folder to make.
@@ -123,7 +123,7 @@ class Results:
         best = self.best
         if best is None:
             raise SpecError("save_model() needs a viable trial, and the sweep has none yet")
-        return export_winner(self.run, runnable_spec(self.run), best, Path(folder), rank)
+        return export_winner(self.run, runnable_spec(self.run), best, Path(folder), rank).discarded
 
     def plot(self, view: str = "overview", chart: str = "") -> go.Figure:
         """Return a figure of the sweep's page.

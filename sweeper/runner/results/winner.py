@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
-from sweeper.runner.results.card import check_card, write_card
+from sweeper.runner.results.card import CARD, check_card, write_card
 from sweeper.storage.location import place_of
 from sweeper.storage.tables import weights_of, write_weights
 from trainables.registry import UnknownName
@@ -64,20 +64,43 @@ def _make_runtime(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], d
     return replace(runtime, data_root=data) if data else runtime
 
 
-def save_winner(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], target: Path) -> tuple[Path, Path]:
-    """Write the merged weights of a trial as safetensors with a model card beside them, and return both files.
+@dataclass(frozen=True)
+class Saved:
+    """Where the merged weights of a trial and their model card are.
 
-    Weights that the folder does not keep are trained again.
+    Attributes:
+        weights: File, or folder for `from_pretrained`.
+        card: The model card.
+        discarded: Share of the merged update's squared norm that an adapter lacks; None for whole weights.
+    """
+
+    weights: Path
+    card: Path
+    discarded: float | None = None
+
+
+def save_winner(
+    folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], target: Path, rank: int | None = None
+) -> Saved:
+    """Write the merged weights of a trial with a model card.
+
+    A language model becomes a folder, see `export_winner`, unless the target ends in `.safetensors`; other weights
+    become one file of safetensors with the card beside it. Weights that the folder does not keep are trained again.
 
     Args:
         folder: The run folder.
         spec: The sweep.
         row: Stored row of the trial.
-        target: File of the weights.
+        target: File or folder of the weights.
+        rank: Rank of an adapter, as in `export_winner`.
 
     Raises:
         SpecError: The trial has no weights, this machine cannot run it, or a file cannot be written.
     """
+    if PairSpec.from_json(row["spec"]).is_language_model and target.suffix != ".safetensors":
+        return export_winner(folder, spec, row, target, rank)
+    if rank is not None:
+        raise SpecError(f"--rank needs a folder of a language model as --save, got {target} of model {row['model']}")
     if target.is_dir():
         raise SpecError(f"--save must be a file, but {target} is a folder")
     card = check_card(target)
@@ -86,7 +109,7 @@ def save_winner(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], tar
         write_card(card, target.name, spec, row)
     except OSError as error:
         raise SpecError(f"cannot write {target}: {error.strerror or error}") from None
-    return target.absolute(), card.absolute()
+    return Saved(target.absolute(), card.absolute())
 
 
 def fetch_weights(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], target: Path) -> None:
@@ -137,24 +160,32 @@ def _load_weights(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any]) -
         return load_file(file)
 
 
-def export_winner(
-    folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], target: Path, rank: int | None
-) -> float | None:
-    """Write the merged language model of a trial as a folder; see `trainables.pair.export.export_model`.
+def export_winner(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], target: Path, rank: int | None) -> Saved:
+    """Write the merged language model of a trial as a folder with a model card; see `trainables.pair.export`.
 
     Raises:
         SpecError: As in `load_winner`, or the trial's model has no folder.
     """
-    from trainables.pair.export import export_model
+    from trainables.models.model_folders import check_free
+    from trainables.pair.export import NO_ADAPTER, Exported, export_model
 
     trial = PairSpec.from_json(row["spec"])
     if trial.trainable != "pair":
         raise SpecError(f"trial {row['digest']} trains no models, so it has none to save")
     runtime = replace(_make_runtime(folder, spec, row), device="cpu")
+
+    def finish(path: Path, exported: Exported) -> None:
+        write_card(path / CARD, target.name, spec, row, exported)
+
     try:
-        return export_model(trial, runtime, _load_weights(folder, spec, row), target, rank)
+        # before the trial is trained again
+        check_free(target, 0)
+        if rank is not None and not trial.adapter:
+            raise ValueError(NO_ADAPTER)
+        exported = export_model(trial, runtime, _load_weights(folder, spec, row), target, rank, finish)
     except (ValueError, UnknownName, RuntimeError, OSError) as error:
         raise SpecError(f"the model of trial {row['digest']} cannot be saved: {error}") from None
+    return Saved(target.absolute(), target.absolute() / CARD, exported.discarded)
 
 
 def find_winner(spec: SweepSpec, trials: Any) -> dict[str, Any] | None:

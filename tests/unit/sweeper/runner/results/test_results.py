@@ -1,5 +1,6 @@
 """Results in Python and in notebooks: HTML, figures, and the best merge as a module."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 import sweeper
 from sweeper import SpecError, SweepSpec, load_results
+from sweeper.cli.main import main
 from sweeper.runner.results.notebook import format_results
 from tests.support.fake_sweep import write_sweep
 from tests.support.inline_sweeps import sweep
@@ -44,7 +46,9 @@ def test_the_best_model_has_the_kept_weights_and_the_same_when_trained_again(tra
         assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
-def test_the_best_language_model_becomes_a_folder_or_an_adapter(tmp_path: Path) -> None:
+def test_the_best_language_model_becomes_a_folder_or_an_adapter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     spec = SweepSpec(space="text_lora", smoke=True, runner="inline", sampler="random", trials=1, out=str(out))
     results = sweeper.run(spec)
@@ -57,6 +61,29 @@ def test_the_best_language_model_becomes_a_folder_or_an_adapter(tmp_path: Path) 
     assert (tmp_path / "adapter" / "base" / "config.json").is_file()
     with pytest.raises(SpecError, match=r"cannot be saved: .*merged exists; choose another folder"):
         results.save_model(tmp_path / "merged")
+    best = ["best", str(out), "--save"]
+    assert main([*best, str(tmp_path / "same")]) == 0
+    names = {p.name for p in (tmp_path / "same").iterdir()}
+    assert {"README.md", "config.json", "model.safetensors"} <= names
+    assert (tmp_path / "same" / "model.safetensors").read_bytes() == (
+        tmp_path / "merged" / "model.safetensors"
+    ).read_bytes()
+    text = (tmp_path / "same" / "README.md").read_text()
+    assert "| validation perplexity | test perplexity |" in text
+    assert "model = AutoModelForCausalLM.from_pretrained('same')" in text
+    assert "A token is a byte of the text." in text
+    capsys.readouterr()
+    assert main([*best, str(tmp_path / "small"), "--rank", "1", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert 0 < record["discarded"] < 1
+    assert record["card"] == str(tmp_path / "small" / "README.md")
+    assert "base = AutoModelForCausalLM.from_pretrained('small/base')" in Path(record["card"]).read_text()
+    assert main([*best, str(tmp_path / "one.safetensors")]) == 0  # a name of a file gets a file
+    assert (tmp_path / "one.safetensors").is_file()
+    assert main([*best, str(tmp_path / "two.safetensors"), "--rank", "1"]) == 2
+    assert "--rank needs a folder of a language model as --save" in capsys.readouterr().err
+    assert main(["best", str(out), "--rank", "1"]) == 2
+    assert "--rank is for --save" in capsys.readouterr().err
 
 
 def test_a_sweep_without_models_has_no_best_model(tmp_path: Path) -> None:

@@ -105,9 +105,9 @@ ELSEWHERE = "imported from a table: trained elsewhere"
 
 
 # what `trainables.merging.methods.MERGES` says of these merges, without torch; tests/contracts compares the two
-BETWEEN_PARENTS = ("linear", "slerp", "fisher")
+BETWEEN_PARENTS = ("linear", "slerp", "fisher", "fisher_adam")
 FROM_BASE = ("task_arithmetic", "ties", "dare")
-WITHOUT_COEFFICIENT = ("uniform_soup", "greedy_soup")
+WITHOUT_COEFFICIENT = ("uniform_soup", "model_stock", "greedy_soup")
 
 
 _CLOSE = re.compile(r" (?=%)|(?<=[=<±]) | (?=[=<±] )")

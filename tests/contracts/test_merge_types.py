@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sweeper.formatting import FROM_BASE
 from tests.support.merge_formulas import (
     FLOATING,
     FORMULAS,
@@ -36,7 +37,7 @@ def test_half_precision_is_combined_in_float32(name: str, many: int, dtype: torc
         merged = merge_by_name(name, base, children, coefficient)
         wide = MERGES[name](
             _cast(base, torch.float32), [_cast(c, torch.float32) for c in children], coefficient, seed=SEED,
-            fishers=fishers_of(many, dtype), grams=grams_of(many),
+            fishers=fishers_of(many, dtype), grams=grams_of(many), moments=fishers_of(many, dtype),
         )  # fmt: skip
         for key in FLOATING:
             assert merged[key].dtype == dtype
@@ -56,10 +57,11 @@ def test_half_precision_is_combined_in_float32(name: str, many: int, dtype: torc
 def test_the_widest_type_stays(name: str, one: torch.dtype, other: torch.dtype, widest: torch.dtype) -> None:
     base, (a, b) = models_of()
     models, fishers = [_cast(base, one), _cast(a, one), _cast(b, other)], fishers_of(2, torch.float64)
+    extras = {"fishers": fishers, "moments": fishers, "grams": grams_of(2)}
     for coefficient in MERGES[name].grid:
-        merged = MERGES[name](models[0], models[1:], coefficient, seed=SEED, fishers=fishers, grams=grams_of(2))
+        merged = MERGES[name](models[0], models[1:], coefficient, seed=SEED, **extras)
         wide = [_cast(m, widest) for m in models]
-        wanted = MERGES[name](wide[0], wide[1:], coefficient, seed=SEED, fishers=fishers, grams=grams_of(2))
+        wanted = MERGES[name](wide[0], wide[1:], coefficient, seed=SEED, **extras)
         for key in FLOATING:
             assert merged[key].dtype == widest
             torch.testing.assert_close(merged[key], wanted[key], rtol=0, atol=8 * torch.finfo(widest).eps)
@@ -71,7 +73,7 @@ def test_running_variances_are_extrapolated_to_0_at_most(name: str) -> None:
     base["bn.running_var"] = torch.tensor([1.0, 0.1, 2.0, 1.0], dtype=torch.float64)
     children[0]["bn.running_var"] = torch.tensor([0.01, 0.5, 0.1, 0.9], dtype=torch.float64)
     children[1]["bn.running_var"] = torch.tensor([0.02, 0.4, 1.9, 0.1], dtype=torch.float64)
-    beyond = (-1.0, 2.0, 3.0) if name not in ("fisher", "uniform_soup", "regmean") else ()
+    beyond = (-1.0, 2.0, 3.0) if name in ("linear", "slerp", *FROM_BASE) else ()
     for coefficient in (*MERGES[name].grid, *beyond):
         merged = merge_by_name(name, base, children, coefficient)
         fishers = [arrays_of(f) for f in fishers_of(2, torch.float64)]

@@ -112,10 +112,10 @@ def test_the_order_of_the_children_does_not_matter(name: str) -> None:
     base, children = models_of(3, torch.float64)
     fishers, grams, order = fishers_of(3, torch.float64), grams_of(3), (2, 0, 1)
     for coefficient in MERGES[name].coefficients(3):
-        merged = MERGES[name](base, children, coefficient, fishers=fishers, grams=grams)
+        merged = MERGES[name](base, children, coefficient, fishers=fishers, grams=grams, moments=fishers)
         turned = MERGES[name](
             base, [children[i] for i in order], coefficient, fishers=[fishers[i] for i in order],
-            grams=[grams[i] for i in order],
+            grams=[grams[i] for i in order], moments=[fishers[i] for i in order],
         )  # fmt: skip
         for key in FLOATING:
             torch.testing.assert_close(merged[key], turned[key], rtol=0, atol=1e-14)
@@ -149,7 +149,7 @@ def test_a_wrong_number_of_children_is_refused(name: str) -> None:
     for many in (0, 1, *((3,) if MERGES[name].arity == "pair" else ())):
         base, children = models_of(many)
         with pytest.raises(ValueError, match=f"merge '{name}' takes {wanted} children, got {many}"):
-            MERGES[name](base, children, 0.5, fishers=fishers_of(many), grams=grams_of(many))
+            MERGES[name](base, children, 0.5, fishers=fishers_of(many), grams=grams_of(many), moments=fishers_of(many))
 
 
 @pytest.mark.parametrize("name", sorted(n for n in MERGES if "fishers" in MERGES[n].needs))
@@ -166,6 +166,12 @@ def test_missing_gram_matrices_are_refused(name: str) -> None:
     base, children = models_of()
     with pytest.raises(ValueError, match=f"merge '{name}' needs one set of Gram matrices per child, 2 in all, got non"):
         MERGES[name](base, children, 0.5)
+
+
+def test_missing_moments_are_refused() -> None:
+    base, children = models_of()
+    with pytest.raises(ValueError, match="'fisher_adam' needs one set of second moments of Adam per child, 2 in all"):
+        MERGES["fisher_adam"](base, children, 0.5, fishers=fishers_of(2))
 
 
 # -- what single methods promise ----------------------------------------------------------------------------------
@@ -259,7 +265,7 @@ def test_fisher_refuses_other_shapes_and_weightings() -> None:
     base, children = models_of(3)
     with pytest.raises(ValueError, match=r"alpha must be 1/3 for 3 models, got 0\.5"):
         MERGES["fisher"](base, children, 0.5, fishers=fishers_of(3))
-    with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\] in merge 'fisher', got 1\.5"):
+    with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\] in Fisher averages, got 1\.5"):
         MERGES["fisher"](base, children[:2], 1.5, fishers=fishers_of(2))
     fishers = fishers_of(2)
     fishers[1]["bias"] = torch.ones(2)
@@ -268,6 +274,38 @@ def test_fisher_refuses_other_shapes_and_weightings() -> None:
     del fishers[1]["bias"]
     with pytest.raises(ValueError, match=r"shape of bias, \(\), got \[\(\)\]"):
         MERGES["fisher"](base, children[:2], 0.5, fishers=fishers)
+
+
+def test_fisher_of_adam_weighs_by_the_moments_alone() -> None:
+    base, children = models_of(dtype=torch.float64)
+    moments, others = fishers_of(2, torch.float64), fishers_of(3, torch.float64)[1:]
+    for alpha in MERGES["fisher_adam"].grid:
+        merged = MERGES["fisher_adam"](base, children, alpha, fishers=others, moments=moments)
+        wanted = MERGES["fisher"](base, children, alpha, fishers=moments)
+        assert all(torch.equal(merged[k], wanted[k]) for k in FLOATING)
+
+
+@pytest.mark.parametrize("many", [2, 3, 5])
+@pytest.mark.parametrize("cosine", [0.1, 0.5, 0.9])
+def test_model_stock_is_the_foot_of_the_perpendicular_from_the_centre(many: int, cosine: float) -> None:
+    # of task vectors with one norm r and one cosine c, it has the product c r^2 with each of them
+    root = torch.linalg.cholesky(cosine + (1 - cosine) * torch.eye(many, dtype=torch.float64))
+    taus = 3.0 * torch.nn.functional.pad(root, (0, 7 - many))
+    base = {"w": torch.arange(7, dtype=torch.float64)}
+    merged = MERGES["model_stock"](base, [{"w": base["w"] + t} for t in taus], 1.0)["w"] - base["w"]
+    torch.testing.assert_close(taus @ merged, torch.full((many,), 9 * cosine, dtype=torch.float64))
+    assert torch.linalg.matrix_rank(torch.vstack([taus, merged])) == many
+
+
+def test_model_stock_of_two_by_hand_and_by_tensor() -> None:
+    base = {"right": torch.zeros(2), "sixty": torch.zeros(2), "against": torch.ones(2), "still": torch.ones(2)}
+    a = {"right": [2.0, 0.0], "sixty": [1.0, 0.0], "against": [2.0, 1.0], "still": [1.0, 1.0]}
+    b = {"right": [0.0, 5.0], "sixty": [0.5, 0.75**0.5], "against": [0.5, 1.0], "still": [3.0, 1.0]}
+    children = [{k: torch.tensor(v) for k, v in c.items()} for c in (a, b)]
+    merged = MERGES["model_stock"](base, children, 1.0)
+    torch.testing.assert_close(merged["sixty"], 2 / 3 * (children[0]["sixty"] + children[1]["sixty"]) / 2)
+    for key in ("right", "against", "still"):  # nothing in common: 90 degrees, beyond, one child at the base
+        assert torch.equal(merged[key], base[key])
 
 
 def test_regmean_is_the_average_with_orthonormal_inputs_and_follows_a_child_that_alone_has_inputs() -> None:
@@ -306,11 +344,11 @@ def test_regmean_keeps_the_average_where_no_input_points() -> None:
 
 
 def test_grids() -> None:
-    for name in ("linear", "slerp", "fisher"):
+    for name in ("linear", "slerp", "fisher", "fisher_adam"):
         assert MERGES[name].grid == pytest.approx(np.linspace(0, 1, 11))
         assert 0.5 in MERGES[name].grid  # the paper's number, to be found by ==
     for name in ("task_arithmetic", "ties", "dare"):
         assert MERGES[name].grid == pytest.approx(np.linspace(0, 1.5, 7))
-    assert MERGES["uniform_soup"].grid == (1.0,)
+    assert MERGES["uniform_soup"].grid == MERGES["model_stock"].grid == (1.0,)
     assert MERGES["fisher"].coefficients(4) == (0.25,)
     assert MERGES["ties"].coefficients(4) == MERGES["ties"].grid

@@ -82,7 +82,9 @@ def test_ties_survive_every_merge_and_the_saved_file_scores_what_the_row_says(
 ) -> None:
     # the last merge is chosen, so that it is saved
     monkeypatch.setattr(coefficient_grid, "_beats", lambda one, other: True)
-    output = run.run_pair(_spec(merges=("linear", method)), RUNTIME)
+    of_adam = method in MERGES and "moments" in MERGES[method].needs
+    settings = {"optimizer": "adamw", "momentum": 0.0, "learning_rate": 3e-3} if of_adam else {}
+    output = run.run_pair(_spec(merges=("linear", method), **settings), RUNTIME)
     row = output.merges[-1]
     assert (row.method, output.result.chosen_merge) == (method, method)
     assert output.weights is not None
@@ -106,12 +108,12 @@ def test_a_merge_of_state_dicts_takes_a_tied_tensor_for_one_entry(name: str) -> 
     fishers = [{k: torch.rand_like(v) for k, v in c.items() if v.is_floating_point()} for c in children]
     for fisher in fishers:
         fisher["dec.weight"] = fisher["enc.weight"]
-    merged = MERGES[name](base, children, 0.5, seed=3, fishers=fishers, grams=[{}, {}])
+    merged = MERGES[name](base, children, 0.5, seed=3, fishers=fishers, grams=[{}, {}], moments=fishers)
     # the same without the second names: neither masks nor the 20 % of TIES may know of them
     first = [k for k in base if k != "dec.weight" and "_again" not in k]
     one = MERGES[name](
         {k: base[k] for k in first}, [{k: c[k] for k in first} for c in children], 0.5, seed=3, fishers=fishers,
-        grams=[{}, {}],
+        grams=[{}, {}], moments=fishers,
     )  # fmt: skip
     assert list(merged) == list(base)
     assert all(torch.equal(merged[k], one[k]) for k in first)

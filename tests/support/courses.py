@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from trainables.datasets.dataset import Data
 from trainables.spec import PairSpec
 from trainables.training import loop
+from trainables.training.child import Child
 from trainables.training.legs import Leg, child_leg
-from trainables.training.loop import Child, Course, Seeds, Training
+from trainables.training.loop import Course, Seeds, Training
 
 
 def make_courses(

@@ -91,6 +91,20 @@ def _regmean(base: Arrays, children: list[Arrays], gamma: float, fishers: list[A
     return out
 
 
+def _model_stock(base: Arrays, children: list[Arrays], none: float, fishers: list[Arrays]) -> Arrays:
+    # by the angles of the task vectors, in degrees, as the paper measures them
+    out: Arrays = {}
+    for k, v in base.items():
+        taus = [(c[k] - v).ravel() for c in children]
+        unit = [t / np.linalg.norm(t) for t in taus if "running" not in k]
+        pairs = [(a, b) for i, a in enumerate(unit) for b in unit[:i]]
+        angle = np.degrees(np.arccos(np.clip(np.mean([np.dot(a, b) for a, b in pairs]), 0, 1))) if pairs else 0.0
+        n, c = len(children), np.cos(np.radians(angle))
+        t = n * c / (1 + (n - 1) * c)
+        out[k] = t * np.mean([i[k] for i in children], axis=0) + (1 - t) * v
+    return out
+
+
 FORMULAS: dict[str, Formula] = {
     "linear": lambda base, c, alpha, f: {
         k: (1 - alpha) * c[0][k] + alpha * c[1][k] if len(c) == 2 else sum(i[k] for i in c) / len(c) for k in base
@@ -100,6 +114,8 @@ FORMULAS: dict[str, Formula] = {
     "dare": _dare,
     "slerp": _slerp,
     "fisher": _fisher,
+    "fisher_adam": _fisher,
+    "model_stock": _model_stock,
     "regmean": _regmean,
     "uniform_soup": lambda base, c, none, f: {k: np.mean([i[k] for i in c], axis=0) for k in base},
 }
@@ -153,7 +169,9 @@ def merge_by_name(
     name: str, base: dict[str, Tensor], children: Sequence[dict[str, Tensor]], coefficient: float
 ) -> dict[str, Tensor]:
     fishers = fishers_of(len(children), children[0]["bias"].dtype)
-    return MERGES[name](base, children, coefficient, seed=SEED, fishers=fishers, grams=grams_of(len(children)))
+    return MERGES[name](
+        base, children, coefficient, seed=SEED, fishers=fishers, grams=grams_of(len(children)), moments=fishers
+    )
 
 
 def counts_of(name: str) -> tuple[int, ...]:

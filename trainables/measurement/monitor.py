@@ -18,9 +18,9 @@ from trainables.merging.coefficient_grid import Phase
 from trainables.models.registry import drops, has_batchnorm
 from trainables.spec import PairSpec
 from trainables.tasks.tasks import Task
+from trainables.training.child import Child
 from trainables.training.legs import Leg
-from trainables.training.loop import Child
-from trainables.training.members import Members
+from trainables.training.members import Members, second_moments
 
 SMALLEST_NORMALISED = 8  # least examples of a micro-batch with BatchNorm
 
@@ -85,7 +85,7 @@ class Watch:
         if members.ranks.size > 1:
             self._note(first, step, self._from_ranks(members), norms[0])
             return
-        moments = _second_moments(members, optimizer)
+        moments = _squared_denominators(members, optimizer)
         for i, weights in enumerate(members.weights()):
             child = first + i
             (x, target), again = (self._examples(child, step, draw) for draw in ("augment", "augment/again"))
@@ -174,15 +174,7 @@ class Watch:
         return {epoch: pool(statistics) for epoch, statistics in by_epoch.items()}
 
 
-def _second_moments(members: Members, optimizer: Any) -> list[dict[str, Tensor]] | None:
+def _squared_denominators(members: Members, optimizer: Any) -> list[dict[str, Tensor]] | None:
     """Return Adam's squared denominator (sqrt(v_hat) + eps)^2 by name for each member; None for other optimizers."""
-    group = optimizer.param_groups[0]
-    states = [optimizer.state[p] for p in members.parameters]
-    if "betas" not in group or not all("exp_avg_sq" in s and "step" in s for s in states):
-        return None
-    step = float(states[0]["step"])
-    correction, eps = 1 - group["betas"][1] ** step, group.get("eps", 0.0)
-    return [
-        {n: ((v / correction).sqrt() + eps).square() for n, v in moments.items()}
-        for moments in members.moments(optimizer, "exp_avg_sq")
-    ]
+    moments, eps = second_moments(members, optimizer), optimizer.param_groups[0].get("eps", 0.0)
+    return moments and [{n: (v.sqrt() + eps).square() for n, v in own.items()} for own in moments]

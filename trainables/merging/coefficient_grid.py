@@ -239,7 +239,9 @@ class _Scorer:
         return scores, raw, weights
 
 
-def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weights], phase: Phase) -> MergeCurves:
+def score_merges(
+    spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weights], phase: Phase, moments: Sequence[Weights] = ()
+) -> MergeCurves:
     """Return the scores of a trial's children merged by every method and coefficient.
 
     Args:
@@ -247,9 +249,11 @@ def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weigh
         tasks: Tasks with modules, base weights and re-estimation batches; scoring overwrites the modules' weights.
         children: State dicts; merges of a pair take the first two.
         phase: Times the phases `recalibrate` and `evaluate`.
+        moments: Adam's second moments of each child, times its batch size, for merges that need them.
 
     Raises:
         UnknownName: No such merge.
+        ValueError: A merge needs moments, and there are none.
     """
     scorer, own = _Scorer(tasks, children, phase), children_tasks(spec, tasks)
     merges: dict[Key, MergeScores] = {}
@@ -257,7 +261,7 @@ def score_merges(spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weigh
     ensemble: list[Mapping[str, Tensor]] = []  # logits by split; for text the weights, because its logits are large
     best: Key | None = None
     middle = middle_of(len(tasks))
-    for key, merged, scales in _iterate_merges(spec, tasks, own, children, scorer):
+    for key, merged, scales in _iterate_merges(spec, tasks, own, children, scorer, moments):
         scored, whole = scorer.score(merged)
         merges[key] = replace(scored, scales=scales)
         if best is None or _beats(merges[key], merges[best]):
@@ -313,17 +317,22 @@ def middle_of(tasks: int) -> Key:
 
 
 def _iterate_merges(
-    spec: PairSpec, tasks: Sequence[Task], own: Sequence[Task], children: Sequence[Weights], scorer: _Scorer
+    spec: PairSpec,
+    tasks: Sequence[Task],
+    own: Sequence[Task],
+    children: Sequence[Weights],
+    scorer: _Scorer,
+    moments: Sequence[Weights],
 ) -> Iterator[tuple[Key, Weights, Scales]]:
     base = tasks[0].shared(tasks[0].base)
     shared = [t.shared(c) for t, c in zip(own, children, strict=True)]
-    needed: dict[str, list[Any]] = {}
+    needed: dict[str, list[Any]] = {"moments": [t.shared(m) for t, m in zip(own, moments, strict=False)]}
     for method in spec.merges:
         if method in BY_SCORE:
             yield _search(method, base, shared, scorer)
             continue
         merge = MERGES[method]
-        for need in merge.needs - {"seed"} - set(needed):
+        for need in merge.measured - set(needed):
             measure = {"fishers": _fisher, "grams": _grams}[need]
             needed[need] = [measure(spec, i, t, c) for i, (t, c) in enumerate(zip(own, children, strict=True))]
         parents = shared[:2] if merge.path and len(tasks) == 1 else shared

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -47,12 +48,14 @@ class Extras:
         fishers: One diagonal Fisher per child.
         thresholds: Least magnitude that TIES keeps, per child, where the weights are a part of the model; else empty.
         grams: Gram matrices of each child's linear layers.
+        moments: Adam's second moments of each child, times its batch size.
     """
 
     seed: int
     fishers: Sequence[Weights]
     thresholds: Sequence[Tensor] = ()
     grams: Sequence[Grams] = ()
+    moments: Sequence[Weights] = ()
 
 
 def _along(base: Weights, direction: Weights, s: float) -> dict[str, Tensor]:
@@ -201,10 +204,18 @@ def fisher(base: Weights, children: Sequence[Weights], alpha: float, extras: Ext
     return {k: _weigh(k, [c[k] for c in children], shares, extras.fishers) for k in children[0]}
 
 
+def fisher_adam(base: Weights, children: Sequence[Weights], alpha: float, extras: Extras) -> dict[str, Tensor]:
+    """Average as `fisher`, with F_i = B_i v_i: Adam's second moments v of batch gradients, times the batch size.
+
+    v also holds the square of the mean gradient, and the labels are those of the data.
+    """
+    return fisher(base, children, alpha, replace(extras, fishers=extras.moments))
+
+
 def _shares(alpha: float, many: int) -> tuple[float, ...]:
     _check_equal(alpha, many)
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must lie in [0, 1] in merge 'fisher', got {alpha}")
+        raise ValueError(f"alpha must lie in [0, 1] in Fisher averages, got {alpha}")
     return (1 - alpha, alpha) if many == 2 else (1 / many,) * many
 
 
@@ -228,6 +239,30 @@ def _weigh(key: str, values: list[Tensor], shares: Sequence[float], fishers: Seq
     # this form keeps entries that are equal in all models
     first = values[0].double()
     return (first + sum(p * (v.double() - first) for p, v in zip(portions, values, strict=True))).to(values[0].dtype)
+
+
+def model_stock(base: Weights, children: Sequence[Weights], coefficient: float, extras: Extras) -> dict[str, Tensor]:
+    """Return t mean(theta_i) + (1 - t) theta_0 per tensor: t = n c / (1 + (n - 1) c), c the mean cosine of the tau_i.
+
+    For equal norms and angles this is the point of the plane of the children and theta_0 that is nearest to the centre
+    of fine-tuned weights. A tensor that a child did not change has the cosine 0. A negative cosine counts as 0, so that
+    t lies in [0, 1]: the paper leaves it open. Running statistics of BatchNorm are averaged.
+    """
+    middle = mean(children)
+    return {k: v if is_statistic(k) else _pull(v, base[k], [c[k] for c in children]) for k, v in middle.items()}
+
+
+def _pull(middle: Tensor, base: Tensor, children: Sequence[Tensor]) -> Tensor:
+    taus = [(c.double() - base.double()).flatten() for c in children]
+    norms = [t.square().sum().sqrt() for t in taus]
+    cosines = [
+        taus[i] @ taus[j] / (norms[i] * norms[j]) if bool(norms[i]) and bool(norms[j]) else norms[i] * norms[j]
+        for i, j in combinations(range(len(taus)), 2)
+    ]
+    cosine = torch.stack(cosines).mean().clamp(min=0)  # NaN stays NaN
+    ratio = len(taus) * cosine / (1 + (len(taus) - 1) * cosine)
+    at = middle.double()
+    return (at + (1 - ratio) * (base.double() - at)).to(middle.dtype)
 
 
 def uniform_soup(base: Weights, children: Sequence[Weights], coefficient: float, extras: Extras) -> dict[str, Tensor]:

@@ -35,7 +35,8 @@ class Merge:
         arity: `pair` takes exactly two children, `any` two or more.
         path: Whether it goes along a path between two models; of several children of one task it takes the first two.
         equal: Whether more than two children have equal weights, so that the coefficient is 1/n.
-        needs: Subset of `seed`, `fishers` and `grams` that the formula needs.
+        needs: Subset of `base`, `seed`, `fishers`, `grams` and `moments` that the formula needs; `ends` may tell of the
+            base, too, see `uses_base`.
         ends: Coefficients at which the merge equals `base`, the first child `a` or the second of two `b`, bit for bit.
         neutral: Coefficients at which the merge of a model with itself is that model.
         symmetric: Whether the result does not depend on the order of three or more children.
@@ -64,6 +65,16 @@ class Merge:
         """Return the coefficients to evaluate for a number of children: the grid, or the one with equal weights."""
         return (1 / children,) if children > 2 and self.equal else self.grid
 
+    @property
+    def uses_base(self) -> bool:
+        """Whether the result depends on the base."""
+        return "base" in self.needs or "base" in self.ends.values()
+
+    @property
+    def measured(self) -> frozenset[str]:
+        """What the formula needs beside the models' weights and a seed."""
+        return self.needs - {"base", "seed"}
+
     def __call__(
         self,
         base: Weights,
@@ -74,6 +85,7 @@ class Merge:
         fishers: Sequence[Weights] | None = None,
         thresholds: Sequence[Tensor] = (),
         grams: Sequence[Grams] | None = None,
+        moments: Sequence[Weights] | None = None,
     ) -> dict[str, Tensor]:
         """Return the merged weights with the same keys; the inputs stay unchanged.
 
@@ -88,20 +100,22 @@ class Merge:
             fishers: One diagonal Fisher per child, from `trainables.merging.fisher`; parameters only.
             thresholds: See `Extras`; for a merge of a part of the models.
             grams: Gram matrices of each child's linear layers, from `trainables.merging.grams`.
+            moments: Adam's second moments of each child, times its batch size; parameters only.
 
         Raises:
-            ValueError: The models do not have the same keys and shapes, are too few or too many, or lack Fishers or
-                Gram matrices.
+            ValueError: The models do not have the same keys and shapes, are too few or too many, or lack what
+                `needs` names.
         """
-        self._check(children, {"fishers": fishers, "grams": grams})
+        self._check(children, {"fishers": fishers, "grams": grams, "moments": moments})
         models = [base, *children]
         _check_same(models)
         first = tied_names([*children, base])
-        used = models if "base" in self.ends.values() else children
+        used = models if self.uses_base else children
         kinds = {k: formulas.common_type([m[k] for m in used]) for k, v in children[0].items() if v.is_floating_point()}
         moved = [k for k in kinds if k not in first and not formulas.unmoved([m[k] for m in models])]
         wide = [{k: m[k].to(formulas.compute_type(kinds[k])) for k in moved} for m in models]
-        merged = self.combine(wide[0], wide[1:], coefficient, Extras(seed, fishers or (), thresholds, grams or ()))
+        extras = Extras(seed, fishers or (), thresholds, grams or (), moments or ())
+        merged = self.combine(wide[0], wide[1:], coefficient, extras)
         out: dict[str, Tensor] = {}
         for key, value in children[0].items():
             if key in first:
@@ -132,7 +146,7 @@ class Merge:
             raise ValueError(f"merge {self.name!r} takes {wanted} children, got {children}")
 
 
-_NEEDS = {"fishers": "diagonal Fisher", "grams": "set of Gram matrices"}
+_NEEDS = {"fishers": "diagonal Fisher", "grams": "set of Gram matrices", "moments": "set of second moments of Adam"}
 MERGES: Registry[Merge] = Registry("merge")
 
 
@@ -188,6 +202,20 @@ for _merge in (
         "Σ λ_i F_i θ_i/Σ λ_i F_i, λ = (1 − α, α)", "Matena & Raffel 2021, arXiv 2111.09832",
         "Averages the children, weighted by their diagonal Fisher information.",
         equal=True, needs=frozenset({"fishers"}), ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
+    ),
+    Merge(
+        "fisher_adam", formulas.fisher_adam, _TENTHS, "alpha", _WEIGHT,
+        "Σ λ_i F_i θ_i/Σ λ_i F_i, F_i = B_i v̂_i, v̂ the bias-corrected second moments of Adam, λ = (1 − α, α)",
+        "Li et al. 2025, arXiv 2507.18807, section 3; Matena & Raffel 2021, arXiv 2111.09832",
+        "Averages the children, weighted by the second moments of the Adam that trained them; no extra pass.",
+        equal=True, needs=frozenset({"moments"}), ends={0.0: "a", 1.0: "b"}, neutral=_TENTHS,
+    ),
+    Merge(
+        "model_stock", formulas.model_stock, (1.0,), "none", "not used",
+        "t·(1/n) Σ θ_i + (1 − t)·θ₀ per tensor, t = n cos φ/(1 + (n − 1) cos φ), φ the angle of the τ_i, at most 90°",
+        "Jang et al. 2024, arXiv 2403.19522, section 4 (two models: t = 2 cos φ/(1 + cos φ)) and appendix (n models)",
+        "Pulls the average of the children towards the base, the more the less their task vectors agree.",
+        needs=frozenset({"base"}), neutral=(1.0,),
     ),
     Merge(
         "regmean", regmean, (0.0, 0.1, 0.5, 0.7, 0.9, 1.0), "gamma",

@@ -37,18 +37,19 @@ def streamable(method: str) -> Merge:
 
     Raises:
         UnknownName: No such merge.
-        ValueError: It needs data: Fishers, Gram matrices, or scores.
+        ValueError: It needs Fishers, Gram matrices, scores, or the optimizer of the training.
     """
-    if method in BY_SCORE or MERGES[method].needs - {"seed"}:
+    if method in BY_SCORE or MERGES[method].measured:
+        needed = "the optimizer's moments" if method not in BY_SCORE and "moments" in MERGES[method].needs else "data"
         raise ValueError(
-            f"merge {method!r} needs data, so it cannot stream; choose from {', '.join(list_streamable())}"
+            f"merge {method!r} needs {needed}, so it cannot stream; choose from {', '.join(list_streamable())}"
         )
     return MERGES[method]
 
 
 def list_streamable() -> list[str]:
     """Return the names of the merges that need the models' weights alone."""
-    return [name for name, merge in MERGES.items() if not merge.needs - {"seed"}]
+    return [name for name, merge in MERGES.items() if not merge.measured]
 
 
 class StreamingMerge:
@@ -73,8 +74,8 @@ class StreamingMerge:
     ) -> None:
         self.merge, self.coefficient, self.seed = streamable(method), coefficient, seed
         self.merge.check_number(len(models))
-        if base is None and "base" in self.merge.ends.values():
-            raise ValueError(f"merge {method!r} adds task vectors to a base; give --base FOLDER")
+        if base is None and self.merge.uses_base:
+            raise ValueError(f"merge {method!r} needs the base of the task vectors; give --base FOLDER")
         self.models, self.base = models, base or models[0]
         check_alike([*models, *([base] if base else [])])
         self.thresholds = self._find_thresholds() if method == "ties" else ()
@@ -104,7 +105,7 @@ class StreamingMerge:
     def dtype(self, key: str) -> torch.dtype:
         """Return the type of the merged tensor of a key."""
         kinds = [m.entries[key].dtype for m in self.models]
-        used = [*kinds, self.base.entries[key].dtype] if "base" in self.merge.ends.values() else kinds
+        used = [*kinds, self.base.entries[key].dtype] if self.merge.uses_base else kinds
         return formulas.widest(used) if kinds[0].is_floating_point else kinds[0]
 
     def write(self, target: Path) -> StreamedMerge:

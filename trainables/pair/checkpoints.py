@@ -46,9 +46,9 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
         raise ValueError("a merge of checkpoints needs one task; choose a space whose pair_kind is same_task")
     if runtime.plane:
         raise ValueError("a loss plane needs a trained trial; leave out --plane")
-    if base is None and (
-        wrong := [m for m in spec.merges if m != GREEDY and (m not in MERGES or "base" in MERGES[m].ends.values())]
-    ):
+    if wrong := [m for m in spec.merges if m in MERGES and "moments" in MERGES[m].needs]:
+        raise ValueError(f"merge {wrong[0]!r} needs the optimizer of the training; leave this merge out")
+    if base is None and (wrong := [m for m in spec.merges if m != GREEDY and (m not in MERGES or MERGES[m].uses_base)]):
         raise ValueError(f"merge {wrong[0]!r} needs the base of the models; set --base, or leave this merge out")
     spec = replace(spec, members=len(models), stack=1, weights="")
     lab = prepare(spec, resolve_device(runtime), with_base=False)

@@ -9,13 +9,14 @@ from typing import Any
 
 from trainables.measurement.monitor import Watch
 from trainables.pair.rungs import Rungs
-from trainables.pair.setup import Lab
+from trainables.pair.setup import Lab, needs_moments
 from trainables.runtime import Report
 from trainables.spec import SEVERAL_TASKS, PairSpec
 from trainables.tasks.tasks import Weights
 from trainables.training.base import trunk
 from trainables.training.checkpointing import Keeper, train_with_pauses
-from trainables.training.loop import Child, Course, Epoch, Seeds, Training, make_courses
+from trainables.training.child import Child, Epoch
+from trainables.training.loop import Course, Seeds, Training, make_courses
 from trainables.training.members import OptimizerState
 
 
@@ -122,7 +123,7 @@ class Children:
             return make_courses(
                 Training(
                     first, lab.tasks[0].trainee, start, lab.data * len(self.specs), seeds, watch.legs[0], state,
-                    fold=lab.tasks[0].fold,
+                    keep_moments=needs_moments(first), fold=lab.tasks[0].fold,
                     on_epoch=self._on_epoch, on_step=watch.on_step,
                 )
             )  # fmt: skip
@@ -133,7 +134,8 @@ class Children:
             courses += make_courses(
                 Training(
                     own, task.trainee, start if first.child_b else task.start(task.base), [data], [seed],
-                    watch.legs[i], state, fold=task.fold, first=i, on_epoch=self._on_epoch, on_step=watch.on_step,
+                    watch.legs[i], state, keep_moments=needs_moments(first), fold=task.fold, first=i,
+                    on_epoch=self._on_epoch, on_step=watch.on_step,
                 )
             )  # fmt: skip
         return courses

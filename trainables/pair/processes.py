@@ -7,7 +7,7 @@ numbers equal those of one process that trains the children one after the other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -19,8 +19,9 @@ from trainables.pair.rungs import Rungs, anneal_leg
 from trainables.pair.setup import prepare, resolve_device
 from trainables.runtime import Report, Runtime
 from trainables.spec import PairSpec
+from trainables.training.child import Child, Epoch, child_to, read_epoch
 from trainables.training.legs import Leg, child_leg
-from trainables.training.loop import Child, Course, Epoch, Seeds, read_epoch
+from trainables.training.loop import Course, Seeds
 from trainables.training.torch_settings import torch_settings
 
 
@@ -88,7 +89,7 @@ class Follower:
             self.course.advance(until)
         reports = self.reports[:]
         self.reports.clear()
-        child = _copy_to_cpu(self.course.children[0]) if self.course.children else None
+        child = child_to(torch.device("cpu"), self.course.children[0]) if self.course.children else None
         return Answer(
             self.course.done, self.course.histories[0], self.course.diverged[0], child,
             self.watch.readings.get(self.child, []), reports,
@@ -154,7 +155,7 @@ class RemoteCourse:
         answer: Answer = answers[0]
         self.done, self.histories, self.diverged = answer.done, [answer.history], [answer.diverged]
         self.watch.readings[self.child] = answer.readings
-        self.children = [_move_child(answer.child, self.device)] if answer.child is not None else []
+        self.children = [child_to(self.device, answer.child)] if answer.child is not None else []
         for record in answer.reports:
             self.report(record)
 
@@ -242,11 +243,3 @@ def distribute(children: Children, peers: Sequence[Sequence[Peer]]) -> list[Any]
         RemoteCourse(children.courses[i], peers[i], children.watch, i, children.report) for i in range(1, spec.members)
     ]  # fmt: skip
     return [first, *others]
-
-
-def _copy_to_cpu(child: Child) -> Child:
-    return replace(child, weights={k: v.cpu() for k, v in child.weights.items()}, state=None)
-
-
-def _move_child(child: Child, device: torch.device) -> Child:
-    return replace(child, weights={k: v.to(device) for k, v in child.weights.items()})

@@ -43,8 +43,8 @@ from trainables.tasks.evaluation import finite, recalibrate
 from trainables.tasks.tasks import trained_names
 from trainables.training import optimizers
 from trainables.training.checkpointing import Keeper, make_keeper
+from trainables.training.child import Child
 from trainables.training.legs import child_leg
-from trainables.training.loop import Child
 from trainables.training.ranks import join_launched_group, ranks
 from trainables.training.torch_settings import torch_settings
 from trainables.trial import run_trials
@@ -207,7 +207,8 @@ class _Trial:
         for task in lab.tasks:
             with self.clock.phase("recalibrate"):
                 task.batches = lab.recalibration_batches(spec, task)
-        curves = score_merges(spec, lab.tasks, [c.weights for c in self.children], self.clock.phase)
+        moments = [c.moments for c in self.children if c.moments is not None]
+        curves = score_merges(spec, lab.tasks, [c.weights for c in self.children], self.clock.phase, moments)
         outcome, detail = _judge_viability(spec, curves)
         names = [n for n in trained_names(lab.tasks[0].model) if not lab.tasks[0].is_own(n)]
         a, b = (c.weights for c in self.children[:2])

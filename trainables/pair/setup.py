@@ -189,7 +189,7 @@ def check_names(spec: PairSpec) -> None:
 
     Raises:
         UnknownName: One does not.
-        ValueError: The optimizer refuses its options.
+        ValueError: The optimizer refuses its options, or a merge does not fit the trial.
     """
     check_policy(spec.augmentation)
     optimizers.check(spec)
@@ -197,6 +197,26 @@ def check_names(spec: PairSpec) -> None:
     for name in spec.merges:
         if name not in BY_SCORE and MERGES[name].arity == "pair" and len(spec.tasks) > 2:
             raise ValueError(f"merge {name!r} takes two models, got {len(spec.tasks)} tasks; leave it out of merges")
+    needs_moments(spec)
+
+
+def needs_moments(spec: PairSpec) -> bool:
+    """Return whether a merge of the trial needs the second moments of Adam.
+
+    Raises:
+        ValueError: One does, and the children do not train the merged weights by Adam.
+    """
+    name = next((n for n in spec.merges if n in MERGES and "moments" in MERGES[n].needs), None)
+    if name is None:
+        return False
+    if optimizers.family(spec.optimizer) not in ("adam", "adamw"):
+        raise ValueError(
+            f"merge {name!r} needs the second moments of adam or adamw, got optimizer {spec.optimizer!r}; leave it out "
+            "of merges"
+        )
+    if spec.adapter:
+        raise ValueError(f"merge {name!r} needs children that train the merged weights; leave it out with an adapter")
+    return True
 
 
 def _check_fits(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> None:

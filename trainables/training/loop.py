@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count, islice
@@ -17,9 +16,10 @@ from trainables.models.seeding import Stream, seed_generators
 from trainables.models.tensors import non_finite_entries, non_finite_names
 from trainables.spec import PairSpec
 from trainables.tasks.batches import Batch, augmentation_chunk, epoch_batches, steps_per_epoch
-from trainables.tasks.evaluation import Score, score_inputs
+from trainables.tasks.evaluation import score_inputs
+from trainables.training.child import Child, Epoch, child_to, read_epoch
 from trainables.training.legs import Leg
-from trainables.training.members import Members, OptimizerState, make_members, stackable
+from trainables.training.members import Members, OptimizerState, make_members, second_moments, stackable
 from trainables.training.optimizers import build
 from trainables.training.ranks import Ranks
 
@@ -39,43 +39,6 @@ class Seeds:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """Record of one child after an epoch; the last epoch may be incomplete. Losses in nat."""
-
-    epoch: int
-    step: int
-    learning_rate: float
-    train_loss: float
-    val: Score
-    weight_norm: float = math.nan
-    clipped: float = 0.0
-
-
-@dataclass
-class Child:
-    """A trained child.
-
-    Attributes:
-        weights: State dict: parameters and buffers.
-        history: Its epochs.
-        diverged_at: Step at which it diverged; None if it did not.
-        state: State of its optimizer, with `Training.keep_state`.
-    """
-
-    weights: dict[str, Tensor]
-    history: list[Epoch]
-    diverged_at: int | None = None
-    state: OptimizerState | None = None
-
-    @property
-    def clipped_fraction(self) -> float:
-        """Fraction of the steps whose gradient was clipped."""
-        ends = [0, *(e.step for e in self.history)]
-        clipped = sum(e.clipped * (e.step - start) for start, e in zip(ends, self.history, strict=False))
-        return clipped / max(1, ends[-1])
-
-
-@dataclass(frozen=True)
 class Training:
     """What some children train: a model from its start weights, on their data, over one leg.
 
@@ -88,6 +51,7 @@ class Training:
         leg: Steps and learning rates.
         state: Optimizer state of one child to continue from; None starts a new optimizer.
         keep_state: Whether the trained children hold their optimizer state.
+        keep_moments: Whether the trained children hold Adam's second moments.
         fold: Turns the state dict of `model` into the weights of a child.
         first: Index of the first child, for the callbacks.
         on_epoch: Receives each epoch of each child: index of the child, record.
@@ -103,6 +67,7 @@ class Training:
     leg: Leg
     state: OptimizerState | None = None
     keep_state: bool = False
+    keep_moments: bool = False
     fold: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
     first: int = 0
     on_epoch: Callable[[int, Epoch], None] = lambda child, epoch: None
@@ -206,10 +171,11 @@ class Course:
             if self.diverged[i] is None and non_finite_names(state_dict, constants):
                 self.diverged[i] = self.leg.steps
         state = copy.deepcopy(run.optimizer.state_dict()) if self.training.keep_state else None
+        moments = run.scaled_moments() if self.training.keep_moments else [None] * len(weights)
         self.children = [
-            Child(self.training.fold(w), h, d, state)
-            for w, h, d in zip(weights, self.histories, self.diverged, strict=True)
-        ]  # fmt: skip
+            Child(self.training.fold(w), h, d, state, m)
+            for w, h, d, m in zip(weights, self.histories, self.diverged, moments, strict=True)
+        ]
         self._run = None
 
     def anneal(self, leg: Leg, seeds: Sequence[Seeds]) -> list[dict[str, Tensor]]:
@@ -225,7 +191,7 @@ class Course:
         histories = [[asdict(e) for e in h] for h in self.histories]
         state: dict[str, Any] = {"done": self.done, "histories": histories, "diverged": list(self.diverged)}
         if self.children:
-            return state | {"weights": [c.weights for c in self.children]}
+            return state | {n: [getattr(c, n) for c in self.children] for n in ("weights", "moments")}
         if self._run is None:
             return state
         return state | {"held": self._held} | self._run.snapshot()
@@ -236,8 +202,14 @@ class Course:
         self.done, self.diverged = state["done"], list(state["diverged"])
         self.histories = [[read_epoch(e) for e in h] for h in state["histories"]]
         if "weights" in state:
-            weights = [{k: v.to(device) for k, v in w.items()} for w in state["weights"]]
-            self.children = [Child(w, h, d) for w, h, d in zip(weights, self.histories, self.diverged, strict=True)]
+            ends = [
+                child_to(device, Child(w, [], moments=m))
+                for w, m in zip(state["weights"], state["moments"], strict=True)
+            ]
+            self.children = [
+                replace(c, history=h, diverged_at=d)
+                for c, h, d in zip(ends, self.histories, self.diverged, strict=True)
+            ]
         elif "held" in state:
             self._run = _Run(self.training)
             self._run.restore(state)
@@ -275,6 +247,15 @@ class _Run:
             self.members.unclipped_norm = nn.utils.clip_grad_norm_(self.members.parameters, clip_norm)
         self.optimizer.step()
         return losses.detach()
+
+    def scaled_moments(self) -> list[dict[str, Tensor]]:
+        """Return B times Adam's second moments for each member, copies.
+
+        They estimate the mean squared gradient of an example where the mean gradient is small.
+        """
+        moments = second_moments(self.members, self.optimizer)
+        assert moments is not None, "the trial's check of its merges knows the optimizer"
+        return [{n: self.training.spec.batch_size * v for n, v in own.items()} for own in moments]
 
     def anneal(self, leg: Leg, seeds: Sequence[Seeds]) -> list[dict[str, Tensor]]:
         """Return the members' weights after a further leg; the optimizer state comes back as it was."""
@@ -371,12 +352,6 @@ class _OpenEpoch:
 def _make_generators(seeds: Seeds, device: torch.device) -> tuple[Generator, Generator]:
     # data order on the CPU, so that it does not depend on the device
     return Generator().manual_seed(seeds.order), Generator(device=device).manual_seed(seeds.augment)
-
-
-def read_epoch(plain: Mapping[str, Any]) -> Epoch:
-    """Return the epoch that `asdict` turned into `plain`."""
-    settings = dict(plain)
-    return Epoch(val=Score(**settings.pop("val")), **settings)
 
 
 def _first_bad_step(losses: Tensor, before: int) -> int | None:

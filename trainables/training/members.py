@@ -230,6 +230,19 @@ class _Stack(Members):
         return [{n: v[i] for n, v in zip(self.names, values, strict=True)} for i in range(self.members)]
 
 
+def second_moments(members: Members, optimizer: Any) -> list[dict[str, Tensor]] | None:
+    """Return Adam's bias-corrected second moments by name for each member; None for other optimizers.
+
+    Source: Kingma & Ba 2015, arXiv 1412.6980, algorithm 1.
+    """
+    states = [optimizer.state[p] for p in members.parameters]
+    betas = optimizer.param_groups[0].get("betas")
+    if betas is None or not all("exp_avg_sq" in s and "step" in s for s in states):
+        return None
+    correction = 1 - betas[1] ** float(states[0]["step"])
+    return [{n: v / correction for n, v in own.items()} for own in members.moments(optimizer, "exp_avg_sq")]
+
+
 def make_members(
     spec: PairSpec, model: nn.Module, start: Mapping[str, Tensor], children: int, distributed: bool = True
 ) -> Members:

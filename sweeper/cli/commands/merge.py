@@ -134,17 +134,16 @@ def _image_folder(data: str | None) -> dict[str, Any]:
 def _choose_merges(requested: Sequence[str] | None, base: str | None, models: int) -> list[str]:
     from trainables.merging.methods import BY_SCORE, GREEDY, MERGES, TASKWISE
 
-    possible = [n for n, m in MERGES.items() if base or "base" not in m.ends.values()]
+    possible = [n for n, m in MERGES.items() if (base or not m.uses_base) and "moments" not in m.needs]
     possible += [TASKWISE] if base else []
     possible += [GREEDY] if models > 2 else []
     for name in requested or ():
         if name not in (*MERGES, *BY_SCORE):
             raise SpecError(str(unknown("merge", name, [*MERGES, *BY_SCORE])))
         if name != GREEDY and name not in possible:
-            raise SpecError(
-                f"merge {name!r} adds task vectors θ_i − θ₀ to the base θ₀: give --base FILE, or choose "
-                f"from {', '.join(possible)}"
-            )
+            of_training = name in MERGES and "moments" in MERGES[name].needs
+            needed = "the optimizer of the training" if of_training else "the base θ₀: give --base FILE"
+            raise SpecError(f"merge {name!r} needs {needed}, or choose from {', '.join(possible)}")
     # rows of trials have the linear merge of the first two models
     return list(dict.fromkeys(["linear", *(requested or possible)]))
 

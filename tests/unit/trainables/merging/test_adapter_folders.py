@@ -112,7 +112,7 @@ def test_a_merge_acts_on_the_updates(folders: Folders, tmp_path: Path) -> None:
         torch.testing.assert_close(merged[key].double(), expected, atol=1e-8, rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["ties", "dare", "slerp", "uniform_soup"])
+@pytest.mark.parametrize("method", ["ties", "dare", "slerp", "uniform_soup", "model_stock"])
 def test_other_merges_equal_those_of_whole_models(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

@@ -20,7 +20,7 @@ from trainables.runtime import Runtime, Stop
     [
         {},
         {"members": 3, "merges": ("linear", "uniform_soup")},
-        {"optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.0},
+        {"optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.0, "merges": ("linear", "fisher_adam")},
         {"protocol": "branch", "branch_step": 12, "augmentation": "crop_flip+mixup"},
         {"pair_kind": "split_data", "epochs": 2},
         {"pair_kind": "two_task", "dataset_b": "digits", "dataset_b_options": {"label_noise": 0.2}},

@@ -224,6 +224,17 @@ def test_measurements_stand_in_the_history() -> None:
         assert any(v is not None and v > 0 for v in found)
 
 
+def test_the_fisher_of_adam_is_one_more_curve_between_the_parents() -> None:
+    merges = ("linear", "fisher", "fisher_adam")
+    output = run_pair(replace(SPEC, optimizer="adamw", momentum=0.0, learning_rate=1e-3, merges=merges), QUIET)
+    curve, line, measured = (_rows(output, m) for m in ("fisher_adam", "linear", "fisher"))
+    assert list(curve) == list(line)
+    for end in (0.0, 1.0):
+        assert curve[end].loss_test == line[end].loss_test
+    others = [abs(curve[0.5].loss_test - other[0.5].loss_test) for other in (line, measured)]
+    assert all(1e-6 < gap < 0.5 for gap in others)
+
+
 def test_adamw_has_its_own_noises_and_the_preconditioned_trace() -> None:
     spec = replace(SPEC, optimizer="adamw", momentum=0.0, learning_rate=1e-3)
     row = run_pair(spec, Runtime(measure=2)).result.to_row()

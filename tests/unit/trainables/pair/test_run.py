@@ -338,6 +338,11 @@ def test_inspect_counts_examples_without_training(monkeypatch: pytest.MonkeyPatc
         ({"model": "small_cn"}, "unknown model 'small_cn'; did you mean small_cnn or small_vit or mvitv2_small_cls?"),
         ({"model_options": {"norm": "layer"}}, "norm must be 'group' or 'batch', got 'layer'"),
         ({"batch_size": 721}, "batch_size must be <= the 720 training examples, got 721"),
+        (
+            {"merges": ("linear", "fisher_adam")},
+            "merge 'fisher_adam' needs the second moments of adam or adamw, got optimizer 'sgd'; leave it out "
+            "of merges",
+        ),
         ({"base": {"batch_size": 721}}, "base batch_size must be <= the 720 training examples, got 721"),
     ],
     ids=str,

@@ -66,7 +66,7 @@ def assert_same(found: PairOutput, expected: PairOutput) -> None:
 
 TRIALS: dict[str, dict[str, Any]] = {
     "sgd": {},
-    "adamw": {"optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.0},
+    "adamw": {"optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.0, "merges": ("linear", "fisher_adam")},
     "mixing": {"augmentation": "crop_flip+mixup"},
     "randaugment": {"augmentation": "randaugment"},
     "dropout": {"model": "dropping", "augmentation": "none", "augmentation_strength": 0.0},

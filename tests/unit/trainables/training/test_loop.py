@@ -15,8 +15,10 @@ from trainables.models.registry import MODELS
 from trainables.spec import PairSpec
 from trainables.tasks.batches import epoch_batches
 from trainables.training.base_training import train_base
+from trainables.training.child import Child, Epoch
 from trainables.training.legs import Leg
-from trainables.training.loop import Child, Epoch, Seeds
+from trainables.training.loop import Seeds
+from trainables.training.members import Members
 from trainables.training.schedules import SCHEDULES
 
 SPEC = PairSpec("random", "any", learning_rate=0.05, batch_size=16, momentum=0.9, weight_decay=1e-3, dtype="float64")
@@ -50,6 +52,27 @@ def test_stack_and_loop_are_the_same_computation() -> None:
             assert mine.train_loss == pytest.approx(theirs.train_loss, abs=1e-8)
             assert mine.val.loss == pytest.approx(theirs.val.loss, abs=1e-8)
     assert _distance(loop[0], loop[1]) > 1e-3
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_children_of_adam_hold_their_second_moments_times_the_batch_size(stack: int) -> None:
+    gradients: list[list[torch.Tensor]] = [[], []]
+
+    def note(first: int, step: int, members: Members, optimizer: Any) -> None:
+        for i in range(members.members):
+            grad = members.parameters[0].grad
+            assert grad is not None
+            gradients[first + i].append((grad[i] if stack > 1 else grad).clone())
+
+    spec = replace(SPEC, optimizer="adamw", momentum=0.0, beta2=0.7, steps=3, stack=stack)
+    children = _train(spec, linear_model(), random_data(64), SEEDS[:2], keep_moments=True, on_step=note)
+    for child, own in zip(children, gradients, strict=True):
+        v = torch.zeros_like(own[0])
+        for g in own:
+            v = 0.7 * v + 0.3 * g**2
+        assert child.moments is not None
+        torch.testing.assert_close(child.moments["1.weight"], spec.batch_size * v / (1 - 0.7**3), rtol=1e-12, atol=0)
+    assert _train(spec, linear_model(), random_data(64), SEEDS[:1])[0].moments is None
 
 
 class Oddities(nn.Module):

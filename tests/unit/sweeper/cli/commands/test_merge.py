@@ -81,7 +81,7 @@ def test_three_models_and_a_base_get_every_merge(
     assert merge(*args, "--set", "learning_rate=0.1", "--set", "momentum=0") == 0
     out = capsys.readouterr().out
     methods = set(read(tmp_path / "run", "merges")["method"].to_pylist())
-    assert methods == {*MERGES, *BY_SCORE}
+    assert methods == {*MERGES, *BY_SCORE} - {"fisher_adam"}  # weights alone do not tell it
     for text in ("model C: ", "task arithmetic at", "ties at", "slerp at", "uniform soup", "barrier (Frankle), test"):
         assert text in out
     (trial,) = read_trials(tmp_path / "run").to_pylist()
@@ -108,8 +108,12 @@ def test_three_models_and_a_base_get_every_merge(
         (["--models", "a.pt", "folder", *TASK], "folder', which is a folder; name a file in it"),
         (
             ["--models", "a.pt", "b.pt", "--merges", "ties", *TASK],
-            "merge 'ties' adds task vectors θ_i − θ₀ to the base θ₀: give --base FILE, or choose from linear, slerp, "
-            "fisher, regmean, uniform_soup",
+            "merge 'ties' needs the base θ₀: give --base FILE, or choose from linear, slerp, fisher, regmean, "
+            "uniform_soup",
+        ),
+        (
+            ["--models", "a.pt", "b.pt", "--merges", "fisher_adam", *TASK],
+            "merge 'fisher_adam' needs the optimizer of the training, or choose from linear, slerp, fisher",
         ),
         (["--models", "a.pt", "b.pt", "--merges", "tis", *TASK], "unknown merge 'tis'; did you mean ties"),
         (["--models", "a.pt", "b.pt"], "give either --space, or --model with --data-set"),
@@ -234,7 +238,9 @@ def test_model_folders_are_merged_without_data(
         (["a", "b", "--save", "x", "--merges", "fisher"], "merge 'fisher' needs data, so it cannot stream; choose f"),
         (["a", "b", "--save", "x", "--merges", "greedy_soup"], "merge 'greedy_soup' needs data, so it cannot stream"),
         (["a", "b", "--save", "x", "--merges", "slurp"], "unknown merge 'slurp'; did you mean slerp"),
-        (["a", "b", "--save", "x", "--merges", "ties", "--coefficient", "1"], "adds task vectors to a base; give --ba"),
+        (["a", "b", "--save", "x", "--merges", "ties", "--coefficient", "1"], "needs the base of the task vectors; gi"),
+        (["a", "b", "--save", "x", "--merges", "model_stock"], "merge 'model_stock' needs the base of the task vector"),
+        (["a", "b", "--save", "x", "--merges", "fisher_adam"], "merge 'fisher_adam' needs the optimizer's moments, so"),
         (["a", "a.pt", "--save", "x"], "--models must all be files or all model folders; a.pt is no model folder"),
         (["a", "b", "--save", "x", "--out", "y"], "--out is for merges that are scored: give --space or --model"),
         (["a", "wide", "--save", "x", "--coefficient", "1"], "models to merge must have one vocabulary size; "),

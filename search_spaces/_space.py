@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
@@ -40,6 +40,8 @@ class Space:
         smoke: Field -> value or distribution of the small variant, which runs a pair in seconds on a CPU; empty if the
             space is already small.
         name: Name of the file; `load` sets it.
+        needs: Field, or entry of a field -> word for its value, such as `hf:FOLDER`, where `fixed` holds a placeholder
+            that every sweep has to replace.
         conditions: Knob -> {other knob: values with which the knob acts}; a knob that does not act has the default of
             `PairSpec`.
 
@@ -55,11 +57,13 @@ class Space:
     smoke: Mapping[str, Any] = field(default_factory=lambda: {})
     name: str = field(default="", compare=False)
     conditions: Conditions = field(default_factory=lambda: {})
+    needs: Mapping[str, str] = field(default_factory=lambda: {})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fixed", MappingProxyType(dict(self.fixed)))
         object.__setattr__(self, "knobs", MappingProxyType(dict(self.knobs)))
         object.__setattr__(self, "smoke", MappingProxyType(dict(self.smoke)))
+        object.__setattr__(self, "needs", MappingProxyType(dict(self.needs)))
         conditions = {k: {o: tuple(v) for o, v in c.items()} for k, c in self.conditions.items() if c}
         object.__setattr__(self, "conditions", MappingProxyType(conditions))
         known = {f.name for f in fields(PairSpec)}
@@ -177,7 +181,21 @@ class Space:
 
         parameters = {k: v for k, v in self.smoke.items() if isinstance(v, BaseDistribution)}
         fixed = {k: v for k, v in self.smoke.items() if k not in parameters}
-        return self.override(parameters, fixed, doc=f"{self.doc} (smoke variant)", smoke={})
+        return self.override(parameters, fixed, doc=f"{self.doc} (smoke variant)", smoke={}, needs={})
+
+    def check_needs(self, given: Collection[str]) -> None:
+        """Check that a sweep replaces the placeholders of the space.
+
+        Args:
+            given: Fields, and entries of fields, that the sweep sets. A data set's name stands for its options, too.
+
+        Raises:
+            SpaceError: One is missing; the message has the options that set them.
+        """
+        set_by = [*given, *(f"{name}_options" for name in given)]
+        if missing := [name for name in self.needs if not any(is_part_of(name, other) for other in set_by)]:
+            flags = " ".join(f"--set {name}={self.needs[name]}" for name in missing)
+            raise SpaceError(f"space {self.name!r} needs {flags}")
 
 
 def names() -> list[str]:

@@ -1,8 +1,8 @@
 """LoRA adapters on a language model from a local folder, with AdamW; its noise is `adam_sde`.
 
 `sweeper run text_lora --set model=hf:FOLDER --set dataset_options.tokenizer=FOLDER --set dataset_options.path=FILE`
-reads the model and its tokenizer from a folder of transformers and the text from a file or folder; without these
-settings the folder is `model` and the file `corpus.txt`. It needs the extra `sweeper[text]`.
+reads the model and its tokenizer from a folder of transformers and the text from a file or folder. It needs the extra
+`sweeper[text]`.
 """
 
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -23,6 +23,7 @@ SPACE = Space(
         "epochs": 1,
         "base": {"steps": 0},
     },
+    needs={"model": "hf:FOLDER", "dataset_options.tokenizer": "FOLDER", "dataset_options.path": "FILE"},
     # learning rates of factors are about ten times those of weights
     knobs={
         "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -21,10 +22,72 @@ class UnknownName(KeyError):  # noqa: N818 - `raise UnknownName` reads well
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """Return the error for an unknown name; it lists similar known names, or all of them."""
+    return UnknownName(f"unknown {kind} {name!r}; {_hint(name, known)}")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-    return UnknownName(f"unknown {kind} {name!r}; {hint}")
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
+
+
+def build_with(
+    what: str,
+    builder: Callable[..., T],
+    arguments: Sequence[Any],
+    options: Mapping[str, Any],
+    given: Mapping[str, Any] | None = None,
+) -> T:
+    """Return what a builder makes of the options of a user.
+
+    Args:
+        what: Kind and name of the thing, for messages.
+        builder: Function of the arguments and of named options.
+        arguments: Its first arguments, which are no options.
+        options: Values that the user gives.
+        given: Further named arguments; an option of the same name replaces one.
+
+    Raises:
+        ValueError: An option is unknown or missing, or has another type.
+    """
+    parameters = list(inspect.signature(builder).parameters.values())[len(arguments) :]
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    settings = {**(given or {}), **options}
+    for name, value in options.items():
+        if name not in named and not takes_any:
+            raise ValueError(f"{what} has no option {name!r}; {_hint(name, set(named) - set(given or ()))}")
+        kind = named[name].annotation if name in named else ""
+        word, optional, _ = getattr(kind, "__name__", str(kind)).partition(" | None")
+        rule, holds = _TYPES.get(word, ("", _is_anything))
+        if not holds(value) and not (optional and value is None):
+            raise ValueError(f"option {name} of {what} must be {rule}, got {value!r}")
+    if missing := [n for n, p in named.items() if p.default is p.empty and n not in settings]:
+        raise ValueError(f"{what} needs the option {missing[0]}")
+    try:
+        return builder(*arguments, **settings)
+    except TypeError as error:
+        # a builder may hand its options on
+        found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if found and found[1] in options:
+            raise ValueError(f"{what} has no option {found[1]!r}") from None
+        raise ValueError(f"{what} does not take the options {dict(options)}: {error}") from None
+
+
+def _is_anything(_: object) -> bool:
+    return True
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "int": ("a whole number", lambda v: _is_number(v) and v == int(v)),
+    "float": ("a number", _is_number),
+    "bool": ("true or false", lambda v: isinstance(v, bool)),
+    "str": ("text", lambda v: isinstance(v, str)),
+}
 
 
 @dataclass(frozen=True)

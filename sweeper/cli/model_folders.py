@@ -115,6 +115,10 @@ def _choose_merge(args: Arguments) -> tuple[str, float]:
         return merge.name, possible[0]  # there is no other
     if args.coefficient is None:
         raise SpecError(f"merge {merge.name!r} needs --coefficient {merge.symbol.upper()}, the {merge.meaning}")
+    try:
+        merge.check_coefficient(args.coefficient, len(args.models))
+    except ValueError as error:
+        raise SpecError(f"--{error}") from None
     return merge.name, args.coefficient
 
 

@@ -102,6 +102,7 @@ def load_space(spec: SweepSpec, find: Callable[[str], Space] = load) -> Space:
                 raise SpaceError(f"parameters.{name}: {error}") from None
         space = find(spec.space)
         space = space.small() if spec.smoke else space
+        space.check_needs([*spec.fixed, *spec.parameters])
         when = _conditions(spec, space, {**space.knobs, **knobs})
         space = space.override(knobs, spec.fixed, when)
     except (SpaceError, UnknownName, ValueError) as error:

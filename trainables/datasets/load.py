@@ -19,6 +19,7 @@ from trainables.datasets.dataset import DATASETS, Builder, Data, DataError, asse
 from trainables.datasets.images import Inputs, Resident
 from trainables.datasets.sources import free_bytes
 from trainables.datasets.text import sets
+from trainables.registry import build_with
 from trainables.result import SPLITS
 from trainables.runtime import Runtime
 from trainables.spec import JSON, stream
@@ -93,14 +94,13 @@ def load(name: str, options: JSON, runtime: Runtime, dtype: torch.dtype) -> Data
 def _load(builder: Builder, name: str, options: str, runtime: Runtime, dtype: torch.dtype) -> Data:
     given: dict[str, Any] = json.loads(options)
     root = Path(runtime.data_root) if runtime.data_root else None
+    own = {"runtime": runtime} if "runtime" in inspect.signature(builder).parameters else {}
+    if "runtime" in given:
+        raise DataError(f"data set {name!r} has no option 'runtime'")
     try:
-        if "runtime" in given:
-            raise TypeError("'runtime' is no option")
-        if "runtime" in inspect.signature(builder).parameters:
-            given["runtime"] = runtime
-        data = builder(root, **given)
-    except TypeError as error:
-        raise DataError(f"data set {name!r} does not take these dataset_options: {error}") from None
+        data = build_with(f"data set {name!r}", builder, [root], given, own)
+    except ValueError as error:
+        raise error if isinstance(error, DataError) else DataError(str(error)) from None
     return _place(replace(data, name=name), runtime, dtype)
 
 

@@ -6,6 +6,7 @@ boolean entries come from the first child. Symbols: theta_i the children, theta_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -74,6 +75,31 @@ class Merge:
     def measured(self) -> frozenset[str]:
         """What the formula needs beside the models' weights and a seed."""
         return self.needs - {"base", "seed"}
+
+    def check_coefficient(self, coefficient: float, children: int) -> None:
+        """Check a coefficient: a scale of task vectors may be any number, others lie within the grid.
+
+        Args:
+            coefficient: The coefficient.
+            children: Number of children.
+
+        Raises:
+            ValueError: It breaks the rule.
+        """
+        allowed = self.coefficients(children)
+        if len(allowed) == 1:
+            equal = f"1/{children}" if children > 2 and self.equal else f"{allowed[0]:g}"
+            if not math.isclose(coefficient, allowed[0]):
+                raise ValueError(
+                    f"coefficient must be {equal} in merge {self.name!r} of {children} models, got {coefficient:g}"
+                )
+            return
+        low, high = (-math.inf, math.inf) if "base" in self.ends.values() else (min(allowed), max(allowed))
+        if not (math.isfinite(coefficient) and low <= coefficient <= high):
+            rule = "be finite" if math.isinf(low) else f"lie in [{low:g}, {high:g}]"
+            raise ValueError(
+                f"coefficient must {rule} in merge {self.name!r}, where it is the {self.meaning}, got {coefficient:g}"
+            )
 
     def __call__(
         self,

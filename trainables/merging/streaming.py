@@ -66,7 +66,7 @@ class StreamingMerge:
 
     Raises:
         UnknownName: No such merge.
-        ValueError: The merge needs data, a base or another number of models, or the models differ.
+        ValueError: The merge needs data, a base, another coefficient or number of models, or the models differ.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class StreamingMerge:
     ) -> None:
         self.merge, self.coefficient, self.seed = streamable(method), coefficient, seed
         self.merge.check_number(len(models))
+        self.merge.check_coefficient(coefficient, len(models))
         if base is None and self.merge.uses_base:
             raise ValueError(f"merge {method!r} needs the base of the task vectors; give --base FOLDER")
         self.models, self.base = models, base or models[0]

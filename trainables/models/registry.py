@@ -20,7 +20,7 @@ from trainables.models import language
 from trainables.models.heads import head_of, replace_head
 from trainables.models.networks import MLP, ResNet18Small, SmallCNN, initialise, small_vit
 from trainables.models.tensors import unite
-from trainables.registry import Registry, UnknownName, unknown
+from trainables.registry import Registry, UnknownName, build_with, unknown
 
 Builder = Callable[..., nn.Module]
 Size = int | tuple[int, int]
@@ -104,10 +104,7 @@ def build(
         if "pretrained" not in takes:
             raise ValueError(f"model {name!r} has no pretrained weights; name a weights file, or a model of timm")
         given["pretrained"] = True
-    try:
-        model = builder(classes, channels, **{**given, **options})
-    except TypeError as error:
-        raise ValueError(f"model {name!r} does not take these model_options: {error}") from None
+    model = build_with(f"model {name!r}", builder, (classes, channels), options, given)
     try:
         unite(model)
     except ValueError as error:

@@ -160,6 +160,18 @@ def test_an_entry_acts_under_its_condition() -> None:
     assert space.params_of(spec) == still
 
 
+def test_a_space_says_what_every_sweep_has_to_set() -> None:
+    space = load("text_lora")
+    with pytest.raises(SpaceError, match=r"'text_lora' needs --set model=hf:FOLDER --set dataset_options.tokenizer=FO"):
+        space.check_needs([])
+    with pytest.raises(SpaceError, match=r"needs --set model=hf:FOLDER$"):
+        space.check_needs(["dataset_options.path", "dataset_options.tokenizer"])
+    for given in ("dataset", "dataset_options"):
+        space.check_needs(["model", given])
+    space.small().check_needs([])
+    assert pickle.loads(pickle.dumps(space)).needs == space.needs
+
+
 def test_a_smoke_variant_replaces_values_and_ranges() -> None:
     space = Space(
         "d", {"dataset": "a", "model": "m", "steps": 9}, {"learning_rate": FloatDistribution(0, 1), "batch_size": ANY},

@@ -107,8 +107,10 @@ def test_flips_are_uniform_over_the_other_classes(share: float, flipped: int) ->
 def test_wrong_options_say_so() -> None:
     with pytest.raises(DataError, match=r"label_noise must lie in \[0, 1\], got 1.5"):
         _load(label_noise=1.5)
-    with pytest.raises(DataError, match=r"data set 'digits' does not take these dataset_options: .*labelnoise"):
+    with pytest.raises(DataError, match=r"data set 'digits' has no option 'labelnoise'; did you mean label_noise\?$"):
         _load(labelnoise=0.2)
+    with pytest.raises(DataError, match="option size of data set 'digits' must be a whole number, got 'big'"):
+        _load(size="big")
 
 
 @pytest.mark.parametrize(("size", "channels"), [(8, 3), (16, 1), (32, 3), (5, 3)])
@@ -144,7 +146,7 @@ def test_a_builder_that_takes_runtime_gets_it_and_others_do_not(own_registries: 
     assert load("plain", {"seed": 3}, Runtime(data_root="somewhere"), torch.float32).name == "plain"
     load("knowing", {}, Runtime(cache="here"), torch.float32)
     assert seen == [(Path("somewhere"), 3), (None, "here")]
-    with pytest.raises(DataError, match="does not take these dataset_options: 'runtime' is no option"):
+    with pytest.raises(DataError, match="data set 'knowing' has no option 'runtime'"):
         load("knowing", {"runtime": 1}, Runtime(), torch.float32)
 
 

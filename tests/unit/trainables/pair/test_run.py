@@ -315,7 +315,7 @@ def test_a_users_model_and_data_make_a_trial_that_leaves_no_trace(no_bases: dict
 
 @pytest.mark.usefixtures("own_registries", "no_bases")
 def test_wrong_model_options_say_so() -> None:
-    with pytest.raises(ValueError, match=r"model 'with_dropout' does not take these model_options: .*widht"):
+    with pytest.raises(ValueError, match=r"model 'with_dropout' has no option 'widht'; did you mean width\?"):
         run_pair(_own(model_options={"widht": 5}), Runtime())
 
 

@@ -245,7 +245,19 @@ def test_model_folders_are_merged_without_data(
         (["a", "b", "--save", "x", "--out", "y"], "--out is for merges that are scored: give --space or --model"),
         (["a", "wide", "--save", "x", "--coefficient", "1"], "models to merge must have one vocabulary size; "),
         (["a", "b", "--save", "a", "--coefficient", "1"], "exists; choose another folder"),
-        (["a", "b", "a", "--save", "x", "--coefficient", "1"], "alpha must be 1/3 for 3 models, got 1.0"),
+        (
+            ["a", "b", "a", "--save", "x", "--coefficient", "1"],
+            "--coefficient must be 1/3 in merge 'linear' of 3 models",
+        ),
+        (
+            ["a", "b", "--save", "x", "--coefficient", "7"],
+            "--coefficient must lie in [0, 1] in merge 'linear', where it",
+        ),
+        (["a", "b", "--save", "x", "--merges", "slerp", "--coefficient", "-1"], "must lie in [0, 1] in merge 'slerp'"),
+        (
+            ["a", "b", "--save", "x", "--merges", "uniform_soup", "--coefficient", "7"],
+            "must be 1 in merge 'uniform_soup'",
+        ),
     ],
 )
 def test_a_merge_of_folders_that_cannot_run_says_why(

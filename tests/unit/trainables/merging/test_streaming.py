@@ -55,7 +55,7 @@ def test_a_streamed_merge_equals_the_merge_of_state_dicts(
     monkeypatch.setattr(model_folders, "SHARD_BYTES", 30_000)
     monkeypatch.setattr(streaming, "PART", 1000)
     names, target = [f"a{kind}", f"b{kind}"], tmp_path / "merged"
-    coefficient = 1.0 if method == "uniform_soup" else 0.7
+    coefficient = 1.0 if MERGES[method].grid == (1.0,) else 0.7
     merge = StreamingMerge(
         [open_model_folder(folders[n]) for n in names], open_model_folder(folders["base"]), method, coefficient, seed=3
     )

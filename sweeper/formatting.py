@@ -135,9 +135,16 @@ def plain_text(value: Any) -> str:
     return "–" if value is None else printable_line(str(value))
 
 
-def pluralize(count: int, noun: str) -> str:
-    """Return a number with its noun, such as `1 trial` and `2 trials`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def pluralize(count: int, noun: str, plural: str = "", *, form: str = "d") -> str:
+    """Return a number with its noun, such as `1 trial` and `2 trials`.
+
+    Args:
+        count: The number.
+        noun: Noun of one, also with its verb: `trial runs`.
+        plural: The same for other numbers; by default the noun with an s.
+        form: Format of the number, such as `,d` with marks of thousands.
+    """
+    return f"{count:{form}} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def merge_words(method: str, coefficient: float | None) -> str:

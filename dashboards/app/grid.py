@@ -14,6 +14,7 @@ from dash.development.base_component import Component
 from dashboards.charts.axes import round_to
 from dashboards.data.selection import Selection
 from dashboards.data.trial_rows import STAR, Head, filter_rows
+from sweeper.formatting import pluralize
 
 BLOCK = 200
 _WIDE = {"outcome": 130, "outcome_detail": 260, "warnings": 260, "digest": 170}
@@ -125,5 +126,6 @@ def answer_request(trials: pa.Table, heads: Sequence[Head], request: Mapping[str
     page = filtered.slice(first, max(0, last - first)).select(list(names)).to_pylist()
     data = [{k: round_to(v, 5) if isinstance(v, float) else v for k, v in row.items()} for row in page]
     total, left = trials.num_rows, filtered.num_rows
-    count = f"{left:,} of {total:,} trials" if left != total else f"{total:,} trials"
+    every = pluralize(total, "trial", form=",d")
+    count = every if left == total else f"{left:,} of {every}"
     return {"rowData": data, "rowCount": left}, f"{count} · click a row for details, a column menu to filter"

@@ -117,7 +117,9 @@ def describe(point: ConfigPoint, column: str) -> str:
     name = f"trial {point.number}" if point.number is not None else point.digests[0]
     lines = [f"<b>{escape(name)}</b>"]
     if estimate is not None:
-        error = f" ± {shorten(estimate.error, 2)} ({estimate.n} repeats)" if estimate.error is not None else ""
+        error = (
+            f" ± {shorten(estimate.error, 2)} ({pluralize(estimate.n, 'repeat')})" if estimate.error is not None else ""
+        )
         lines.append(f"{escape(name_column(column))} {shorten(estimate.mean, 4)}{error}")
     lines.append(f"noise {shorten(point.noise)}")
     lines += [f"{name_knob(k).name} {shorten(v)}" for k, v in point.knobs.items()]

@@ -11,7 +11,7 @@ from dashboards.charts.axes import make_log_axis, round_to, shorten, wrap_title
 from dashboards.charts.chart import Chart, describe, finish, make_figure, make_markers
 from dashboards.charts.colours import NOISE_SCALE
 from dashboards.data.configurations import ConfigPoint, group_configurations
-from sweeper.formatting import add_unit
+from sweeper.formatting import add_unit, pluralize
 from trainables.noise import NOISE
 
 # in order of preference: the paper's definition, and one that every optimizer has
@@ -79,8 +79,8 @@ def draw_comparison(comparison: Comparison) -> Chart:
     figure.update_yaxes(make_log_axis(comparison.values, wrap_title(_label(comparison.measured)), most=6))
     title = f"Measured against predicted noise: rank correlation {shorten(comparison.correlation, 2)}"
     text = (
-        f"Spearman's rank correlation over {len(comparison.points)} configurations. {comparison.measured} is measured "
-        f"in the stable phase of training; {comparison.predicted} is known before it."
+        f"Spearman's rank correlation over {pluralize(len(comparison.points), 'configuration')}. "
+        f"{comparison.measured} is measured in the stable phase of training; {comparison.predicted} is known before it."
     )
     return Chart("measured", title, text, finish(figure))
 

@@ -13,6 +13,7 @@ from dashboards.charts.chart import Chart, finish, make_figure
 from dashboards.charts.noise_fit import label_above
 from dashboards.charts.theme import BLUE, GREEN, GREY, fade
 from sweeper.analysis.text import describe_bounds, list_exponents, noise_share
+from sweeper.formatting import pluralize
 
 if TYPE_CHECKING:
     from sweeper.analysis.posterior import Posterior
@@ -81,7 +82,7 @@ def draw_posterior(explanation: Explanation, noise_label: str) -> Chart:
 
 def describe_posterior(explanation: Explanation) -> str:
     """Return sentences on the model's best noise and on the share of the noise."""
-    words = f"Model of {explanation.trials} configurations from any sampler"
+    words = f"Model of {pluralize(explanation.trials, 'configuration')} from any sampler"
     if explanation.optimum is not None:
         interval = f"90 % interval {shorten(explanation.optimum_low)} to {shorten(explanation.optimum_high)}"
         words += f": best noise {shorten(explanation.optimum)}, {interval}"

@@ -14,6 +14,7 @@ import pyarrow.compute
 from dashboards.data.runs import Run
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
+from sweeper.formatting import pluralize
 from sweeper.storage.incremental import IncrementalTable
 from sweeper.storage.location import Place, place_of
 from sweeper.storage.run_folder import SPEC_FILE, is_running, spec_of, stored_values
@@ -247,7 +248,7 @@ def _join_tables(name: str, runs: Mapping[str, Run]) -> pa.Table:
 
 def _describe_pool(runs: Mapping[str, Run]) -> tuple[str, ...]:
     """Return sentences on the pooled runs and their differences."""
-    sizes = ", ".join(f"{name} ({run.tables['trials'].num_rows} trials)" for name, run in runs.items())
+    sizes = ", ".join(f"{name} ({pluralize(run.tables['trials'].num_rows, 'trial')})" for name, run in runs.items())
     sentences = [f"This page pools {len(runs)} sweeps: {sizes}. All figures, optima and verdicts use all trials."]
     tasks = {name: _list_tasks(run.tables["trials"]) for name, run in runs.items()}
     objectives = {name: str((run.settings or {}).get("objective", "unknown")) for name, run in runs.items()}

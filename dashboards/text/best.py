@@ -12,7 +12,7 @@ from dashboards.data.configurations import KNOBS, ConfigPoint, Sweep, group_conf
 from sweeper.analysis.best import rank_configurations
 from sweeper.analysis.posterior import Favourite
 from sweeper.analysis.recommend import Recommendation
-from sweeper.formatting import add_unit, merge_words, name_knob
+from sweeper.formatting import add_unit, merge_words, name_knob, pluralize
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
 from trainables.result import trial_columns
@@ -58,7 +58,11 @@ def _make_estimate_cell(point: ConfigPoint, column: str) -> Cell:
     value = point.values.get(column)
     if value is None:
         return Cell("–", f"{column} was not measured")
-    error = f" ± {shorten(value.error, 2)} (standard error, {value.n} repeats)" if value.error is not None else ""
+    error = (
+        f" ± {shorten(value.error, 2)} (standard error, {pluralize(value.n, 'repeat')})"
+        if value.error is not None
+        else ""
+    )
     text = format_percent(value.mean) if "accuracy" in column else shorten(value.mean)
     return Cell(text, f"{column} = {shorten(value.mean, 5)}{error}")
 

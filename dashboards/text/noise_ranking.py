@@ -8,7 +8,7 @@ from dashboards.charts.axes import shorten
 from dashboards.text.best import Cell, TextTable
 from sweeper.analysis.evidence.linear import HOW, R2
 from sweeper.analysis.evidence.sentences import describe_influence
-from sweeper.formatting import name_knob
+from sweeper.formatting import name_knob, pluralize
 from trainables.noise import NOISE
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def describe_ranking(analysis: Analysis) -> str:
     """Return the sentences above the table: configurations, noise ceiling, and what is unknown."""
     if analysis.ranking.reason:
         return f"Not ranked: {analysis.ranking.reason}."
-    sentences = [f"Computed on the {analysis.ranking.n} configurations that have all noises."]
+    sentences = [f"Computed on the {pluralize(analysis.ranking.n, 'configuration')} with all noises."]
     if analysis.explained.ceiling is not None:
         sentences.append(f"The noise ceiling, the R² between repeats, is {shorten(analysis.explained.ceiling)}.")
     elif analysis.explained.reason:

@@ -240,7 +240,8 @@ def _write_banners(counts: Overview, chosen: Choice, run: Run) -> tuple[str, ...
         sentences.append("No trial is ok so far, so gain and merged loss are unknown.")
     if counts.trials and counts.missing:
         state = "running" if run.running else "not running"
-        sentences.append(f"Unfinished and {state}: {counts.tried} of {counts.budget} configurations have a result.")
+        tried = f"{counts.tried} of {pluralize(counts.budget, 'configuration')}"
+        sentences.append(f"Unfinished and {state}: {tried} {'has' if counts.tried == 1 else 'have'} a result.")
     if counts.trials and counts.trials == counts.configs and not chosen.sweep.own_models:
         sentences.append("No configuration has repeats, so the share of chance in the scatter is unknown.")
     return (*sentences, *chosen.sweep.doubts)

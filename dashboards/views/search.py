@@ -106,7 +106,8 @@ def _draw_progress(steps: list[SearchStep], measure: Measure, noise_label: str) 
 
 def _make_failures(run: Run, failures: list[Failure]) -> TableCard:
     total, bad = run.tables["trials"].num_rows, sum(f.trials for f in failures)
-    words = f"{bad} of {pluralize(total, 'trial')} failed or cannot win." if bad else f"All {total} trials are ok."
+    good = f"{pluralize(total, 'trial is', 'trials are all')} ok."
+    words = f"{bad} of {pluralize(total, 'trial')} failed or cannot win." if bad else good
     return TableCard("failures", "Failed trials", words, make_failure_table(failures if bad else []))
 
 

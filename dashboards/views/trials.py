@@ -14,6 +14,7 @@ from dashboards.views import choices, overview
 from dashboards.views.section import Control, Section, TableCard, View
 from dashboards.views.verdicts import ask
 from sweeper.analysis.posterior import Posterior
+from sweeper.formatting import pluralize
 
 SHOWN = 200
 
@@ -59,7 +60,7 @@ def build(run: Run, selection: Selection) -> Section:
     ]
     table = TextTable(tuple(Cell(h.text, h.doc) for h in shown), tuple(cells))
     cut = f"The best {SHOWN} of {rows.num_rows} trials; " if rows.num_rows > SHOWN else ""
-    words = f"{cut}`sweeper export DIR` writes the whole table." if cut else f"All {rows.num_rows} trials."
+    words = f"{cut}`sweeper export DIR` writes the whole table." if cut else f"{pluralize(rows.num_rows, 'trial')}."
     words += " ★ marks the best configuration. Click a head to sort; hover over it for its meaning."
     return Section(banners=(trouble,) if trouble else (), tables=(TableCard("trials", "Trials", words, table),))
 

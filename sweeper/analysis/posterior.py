@@ -14,6 +14,7 @@ from sweeper.config.prior import pool_priors
 from sweeper.config.space import corners, noise_constants
 from sweeper.config.spec import SweepSpec
 from sweeper.errors import SpecError
+from sweeper.formatting import pluralize
 from sweeper.search.k_aug import KAug
 from sweeper.search.noise_targets import check_target, default_noise
 from sweeper.search.objectives import OBJECTIVES, Objective, resolve_objective
@@ -93,7 +94,7 @@ def fit_posterior(spec: SweepSpec, trials: pa.Table, noise: str | None = None, *
     rows = _select_rows(trials)
     scored = _count_scored(rows)
     if scored < FEWEST:
-        why = f"{scored} configurations have a value, the model needs {FEWEST}"
+        why = f"{pluralize(scored, 'configuration has', 'configurations have')} a value, the model needs {FEWEST}"
         return Posterior(unexplained=why, undecided=why)
     try:
         known = known_space(spec)

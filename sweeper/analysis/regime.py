@@ -38,6 +38,7 @@ from sweeper.analysis.curve.interval import trim_interval
 from sweeper.analysis.curve.knob_effects import KnobEffect, find_knob_effects
 from sweeper.analysis.curve.smoother import MAX_GROUPS, Array, average_curve, bootstrap_argmax, fit_smoother
 from sweeper.analysis.stages.designed import find_adaptive, select_designed
+from sweeper.formatting import pluralize
 from sweeper.search.noise_targets import check_shown
 from sweeper.search.objectives import OBJECTIVES, Objective
 from trainables.result import UNSTABLE
@@ -221,8 +222,9 @@ def _explain_missing(data: _Data) -> str:
     # reason why no optimum can be located, else empty
     n = len(data.x)
     if n < MIN_CONFIGS:
-        left = f" ({data.n_left_out} trials do not count)" if data.n_left_out else ""
-        return f"{n} viable configurations have a noise and a score, the fit needs {MIN_CONFIGS}{left}"
+        counted = pluralize(n, "viable configuration has", "viable configurations have")
+        left = f" ({pluralize(data.n_left_out, 'trial does', 'trials do')} not count)" if data.n_left_out else ""
+        return f"{counted} a noise and a score, the fit needs {MIN_CONFIGS}{left}"
     return _explain_narrow(data.x, data.z)
 
 

@@ -182,7 +182,8 @@ def format_record(about: Mapping[str, Any], record: SweepRecord) -> str:
     counts = ", ".join(f"{n} {outcome}" for outcome, n in progress.outcomes.items()) or "none yet"
     lines = {
         **about,
-        "progress": f"{done} of {budget or 'an unknown number of'} trials" + (f", {failed} failed" if failed else ""),
+        "progress": f"{done} of {pluralize(budget, 'trial') if budget else 'an unknown number of trials'}"
+        + (f", {failed} failed" if failed else ""),
         "finished trials": f"{progress.trials} ({counts})" if progress.trials else counts,
         "device time": f"{number(cost.device_seconds)} s",
         "GPU time": f"{number(cost.gpu_hours)} h" if cost.gpu_hours else None,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.config.resources import Resources
+from sweeper.formatting import pluralize
 from sweeper.storage.schema import SEPARATOR
 
 COUNTED = ("config", "number", "outcome", "outcome_detail", "device_seconds")
@@ -106,4 +107,7 @@ def count_warnings(texts: Iterable[str | None]) -> list[TrialWarning]:
 
 def format_lines(warnings: Iterable[TrialWarning], trials: int) -> list[str]:
     """Return one line per warning, with its number of trials."""
-    return [f"{d.key} ({'all' if d.trials == trials else d.trials} of {trials} trials): {d.sentence}" for d in warnings]
+    return [
+        f"{d.key} ({'all' if d.trials == trials else d.trials} of {pluralize(trials, 'trial')}): {d.sentence}"
+        for d in warnings
+    ]

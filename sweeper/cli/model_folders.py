@@ -11,7 +11,7 @@ from typing import Any
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments
 from sweeper.errors import SpecError
-from sweeper.formatting import merge_words, number
+from sweeper.formatting import merge_words, number, pluralize
 from trainables.registry import UnknownName
 
 _NEEDS_DATA = ("out", "landscape", "data")
@@ -123,7 +123,8 @@ def _choose_merge(args: Arguments) -> tuple[str, float]:
 
 
 def _format_record(record: Mapping[str, Any]) -> str:
-    size = f"{record['parameters']:,} parameters in {record['tensors']} tensors, {record['bytes'] / 1e9:.2f} GB"
+    tensors = pluralize(record["tensors"], "tensor")
+    size = f"{record['parameters']:,} parameters in {tensors}, {record['bytes'] / 1e9:.2f} GB"
     facts = {f"model {who}": path for who, path in zip(ascii_uppercase, record["models"], strict=False)}
     facts |= {"base": record["base"]} if record["base"] else {}
     facts |= {"merge": merge_words(record["merge"], record["coefficient"]), "size": size}

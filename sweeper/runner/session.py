@@ -14,6 +14,7 @@ from sweeper.analysis.trial_counts import split_warnings
 from sweeper.config.prepared import PreparedSweep
 from sweeper.config.trials import build
 from sweeper.errors import SpecError, StorageError
+from sweeper.formatting import pluralize
 from sweeper.runner.cost.budgets import Budgets
 from sweeper.runner.jobs import Job, Row, was_stopped
 from sweeper.runner.proposers.search import Proposal, count_configurations
@@ -296,7 +297,9 @@ class Session:
         self.weights.update(r["digest"] for r in rows)
         self._prune_weights()
         if failed and self.status.failed >= self.spec.max_failed:
-            self.halt(f"{self.status.failed} configurations failed, the last one: {rows[-1]['outcome_detail']}")
+            self.halt(
+                f"{pluralize(self.status.failed, 'configuration')} failed, the last one: {rows[-1]['outcome_detail']}"
+            )
         self.report()
 
     def compact(self) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from sweeper.formatting import pluralize
+
 EVERY_SECONDS = 60.0
 _KEPT = 500
 _FAILED = "%s failed: %s: %s"
@@ -56,7 +58,9 @@ class Repeats(logging.Filter):
                 self._drop(now)
             self._seen[key] = _Seen(now)
         if seen is not None and seen.again:
-            record.msg = f"{record.getMessage()} (and {seen.again} times before, in {now - seen.written:.0f} s)"
+            record.msg = (
+                f"{record.getMessage()} (and {pluralize(seen.again, 'time')} before, in {now - seen.written:.0f} s)"
+            )
             record.args = None
         return True
 
@@ -67,7 +71,11 @@ class Repeats(logging.Filter):
             overdue = {k: s for k, s in self._seen.items() if now - s.written >= EVERY_SECONDS}
             for key in overdue:
                 del self._seen[key]
-        return [f"{s.text} ({s.again} times more, in {now - s.written:.0f} s)" for s in overdue.values() if s.again]
+        return [
+            f"{s.text} ({pluralize(s.again, 'time')} more, in {now - s.written:.0f} s)"
+            for s in overdue.values()
+            if s.again
+        ]
 
     def _drop(self, now: float) -> None:
         for key in [k for k, s in self._seen.items() if now - s.written >= EVERY_SECONDS] or list(self._seen):

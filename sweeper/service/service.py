@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from sweeper.client.models import ACTIVE
 from sweeper.errors import SpecError
+from sweeper.formatting import pluralize
 from sweeper.service.config import Config
 from sweeper.service.db.health import Health
 from sweeper.service.db.ownership import Ownership
@@ -108,7 +109,8 @@ class Service:
             if self.config.rebuild:
                 return rebuild(folder, catalog, self.config.run_of)
             if lost := find_unlisted(folder, catalog):
-                _log.warning("%d sweeps have folders but are not in the database: --rebuild lists them", len(lost))
+                found = pluralize(len(lost), "sweep has a folder but is", "sweeps have folders but are")
+                _log.warning("%s not in the database: --rebuild lists them", found)
             return ""
         except BaseException:
             self.ownership.close()

@@ -22,6 +22,7 @@ from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_source import read_yaml
 from sweeper.config.yaml_text import with_numbers
 from sweeper.errors import SpecError
+from sweeper.formatting import pluralize
 from sweeper.storage.lease import Hold, hold_lease, holder
 from sweeper.storage.location import Place, place_of
 from sweeper.storage.space_data import SPACE_FILE, known_space, write_space
@@ -207,7 +208,7 @@ def _describe_change(key: str, old: Any, new: Any) -> str:
         for i, (one, other) in enumerate(zip(old, new, strict=False), start=1):
             if one != other:
                 return _describe_change(f"entry {i} of {key}", one, other)
-        return f"{key} has {len(old)} entries there and {len(new)} here"
+        return f"{key} has {pluralize(len(old), 'entry', 'entries')} there and {len(new)} here"
     return f"{key} is {_shorten(old)} there and {_shorten(new)} here"
 
 

@@ -27,6 +27,7 @@ import pyarrow as pa
 from sweeper.analysis.evidence.cells import Array, Rows, collect, raise_tail
 from sweeper.analysis.evidence.gains import Finding, Gain, decide_finding, estimate_gain
 from sweeper.analysis.evidence.linear import design_matrix, least_squares, predict_left_out, wald_test
+from sweeper.formatting import pluralize
 from sweeper.search.noise_sampler.single_index import Basis
 from sweeper.search.objectives import Objective
 
@@ -174,7 +175,8 @@ def _explain_missing(y: Array, configs: int, noise: Array, rest: Array, columns:
     if not rest.shape[1]:
         return "the controls do not vary"
     if configs < PER_COLUMN * columns:
-        return f"{configs} configurations have all of these, the test needs {PER_COLUMN * columns}"
+        few = pluralize(configs, "configuration has", "configurations have")
+        return f"{few} all of these, the test needs {PER_COLUMN * columns}"
     return "" if np.ptp(y) > 0 else "every trial has the same score"
 
 

@@ -31,7 +31,7 @@ from sweeper.analysis.evidence.linear import (
     predict_left_out,
     wald_test,
 )
-from sweeper.formatting import name_knob
+from sweeper.formatting import name_knob, pluralize
 from sweeper.search.noise_sampler.single_index import DRAWS, MIN_CONFIGS, Basis, fit_index, has_enough
 from trainables.noise import NOISE
 
@@ -82,7 +82,7 @@ def measure_share(cells: Cells, noise: str) -> ExplainedShare:
     gain = estimate_gain(predict_by_mean(known.z, known.size), errors)
     variance, below = known.pure
     if below < MIN_CONFIGS // 2 or not variance > 0:
-        why = f"ceiling and lack of fit need repeats: {trials} trials of {n} configurations"
+        why = f"ceiling and lack of fit need repeats: {pluralize(trials, 'trial')} of {pluralize(n, 'configuration')}"
         return ExplainedShare(n, trials, r2=r2, gain=gain, beyond=beyond, reason=why)
     ceiling = noise_ceiling(known)
     x = design_matrix(Basis.of(axis)(axis))
@@ -110,7 +110,9 @@ def noise_ceiling(cells: Cells) -> float:
 
 
 def _explain_few(n: int) -> str:
-    return f"{n} configurations have a noise and a score, the test needs {MIN_CONFIGS}"
+    return (
+        f"{pluralize(n, 'configuration has', 'configurations have')} a noise and a score, the test needs {MIN_CONFIGS}"
+    )
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,8 @@ def run_knob_test(cells: Cells, noise: str, fitted: LeftOutErrors | None = None,
     if not names:
         return KnobTest(len(known), reason="only the learning rate varies")
     if len(known) < both.shape[1] + 5:
-        return KnobTest(len(known), reason=f"{len(known)} configurations are too few for {both.shape[1]} coefficients")
+        few = f"{pluralize(len(known), 'configuration is', 'configurations are')} too few"
+        return KnobTest(len(known), reason=f"{few} for {both.shape[1]} coefficients")
     rows = known.owner
     test = wald_test(least_squares(both[rows], known.value), rows, len(names))
     base = predict_left_out(known.z, known.size, [axis])
@@ -212,7 +215,8 @@ def fit_exponents(cells: Cells, definitions: tuple[str, ...], *, draws: int = DR
     if len(names) < 2:
         return Exponents(len(cells), reason=f"{'one knob varies' if names else 'no knob varies'}: nothing to compare")
     if not has_enough(len(cells), len(names)):
-        return Exponents(len(cells), reason=f"{len(cells)} configurations are too few for {len(names)} exponents")
+        few = f"{pluralize(len(cells), 'configuration is', 'configurations are')} too few"
+        return Exponents(len(cells), reason=f"{few} for {len(names)} exponents")
     columns = np.column_stack([cells.factors[k] for k in names])
     starts = _starts(names, definitions)
     fitted = fit_index(columns, cells.z, cells.size, starts, draws=draws, seed=seed)

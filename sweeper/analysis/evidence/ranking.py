@@ -24,6 +24,7 @@ import numpy as np
 from sweeper.analysis.evidence.cells import NAMED, Array, Cells, Rows
 from sweeper.analysis.evidence.exponents import noise_ceiling
 from sweeper.analysis.evidence.linear import LeftOutErrors, predict_left_out, r_squared
+from sweeper.formatting import pluralize
 from sweeper.search.noise_sampler.single_index import MIN_CONFIGS, Basis, best_index
 
 FITTED = "fitted"
@@ -112,8 +113,7 @@ def rank(cells: Cells, fitted: LeftOutErrors | None = None, *, seed: int = 0, dr
     shared = select_common(cells, names)
     missing = tuple(n for n in NAMED if n not in names and np.isfinite(cells.noise[n]).any())
     if len(shared) < MIN_CONFIGS or np.ptp(shared.z) <= 0:
-        why = f"{len(shared)} configurations have all noises and differ in score, the test needs {MIN_CONFIGS}"
-        return Ranking(len(shared), left_out=missing, reason=why)
+        return Ranking(len(shared), left_out=missing, reason=_explain_few(len(shared)))
     errors_of = {n: predict_left_out(shared.z, shared.size, [shared.noise[n]]) for n in names}
     if fitted is not None:
         errors_of[FITTED] = fitted
@@ -166,6 +166,11 @@ def cross_fit(cells: Cells, exponents: Array, seed: int = 0) -> LeftOutErrors | 
     return LeftOutErrors(errors, whole.inside, deviations, beyond, whole.columns + len(exponents) - 1)
 
 
+def _explain_few(n: int) -> str:
+    have = pluralize(n, "configuration has", "configurations have")
+    return f"{have} all noises and differ in score, the test needs {MIN_CONFIGS}"
+
+
 def measure_influence(rows: list[Rank], errors: Mapping[str, Array]) -> tuple[tuple[str, ...], int | None]:
     """Return the two best named definitions, and the fewest configurations whose removal ends the lead of the first.
 
@@ -207,8 +212,7 @@ def measure_transfer(cells: Cells, axes: Mapping[str, Array]) -> Transfer:
         axes: Definition -> log noise, shape (C,).
     """
     if len(cells) < MIN_CONFIGS or np.ptp(cells.z) <= 0:
-        return Transfer(reason=f"{len(cells)} configurations have all noises and differ in score, the test needs "
-                        f"{MIN_CONFIGS}")  # fmt: skip
+        return Transfer(reason=_explain_few(len(cells)))
     kind, tasks = _sweeps(cells)
     if not tasks:
         kind, tasks = _halves(cells)

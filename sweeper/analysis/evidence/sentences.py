@@ -105,7 +105,7 @@ def _gate(a: Analysis) -> str:
         f"({_better_verb(a)} {format_p(gate.p_up)}), "
         f"{_direction_verb(a, gate.slope_down)} by {_slope(gate.slope_down, gate.se_down)}{_unit(a)} beyond "
         f"({_worse_verb(a)} {format_p(gate.p_down)}; errors {_errors(gate.errors)}, "
-        f"n = {gate.n} configurations at {gate.levels} noises)"
+        f"n = {pluralize(gate.n, 'configuration')} at {pluralize(gate.levels, 'noise')})"
     )
     if a.judged.edge_share is not None:
         text += f"; {format_percent(a.judged.edge_share)} of the resampled optima lie at an edge"
@@ -151,7 +151,7 @@ def _unviable_pairs(a: Analysis) -> str:
     return (
         f"With unviable and diverged pairs at the cap: {_better_verb(a)} {format_p(test.p_up)}, {_worse_verb(a)} "
         f"{format_p(test.p_down)} "
-        f"(n = {test.n} configurations)."
+        f"(n = {pluralize(test.n, 'configuration')})."
     )
 
 
@@ -161,9 +161,9 @@ def _shape(a: Analysis) -> str:
         return f"Isotonic against unimodal not tested: {test.reason}."
     better = "better" if test.p < 0.05 else "not significantly better"
     return (
-        f"A hump fits the {test.levels} noises with 3 or more trials {better} "
+        f"A hump fits the {pluralize(test.levels, 'noise')} with 3 or more trials {better} "
         f"than any monotone curve: {format_p(test.p)} (residual bootstrap, {test.draws} draws, "
-        f"n = {test.n} trials; scatter of replicates of a configuration). The hump removes "
+        f"n = {pluralize(test.n, 'trial')}; scatter of replicates of a configuration). The hump removes "
         f"{format_percent(test.statistic)} of the monotone curve's misfit."
     )
 
@@ -175,7 +175,7 @@ def _explained_share(a: Analysis) -> str:
     r2 = f"{R2} of {a.noise}: {number(e.r2)}"
     if e.ceiling is not None and e.share is not None:
         r2 += f", {format_percent(e.share)} of the noise ceiling R²_c = {number(e.ceiling)}"
-    n = f"n = {e.n_configs} configurations{_all_noises(a, e.n_configs)}, {pluralize(e.n_trials, 'trial')}"
+    n = f"n = {pluralize(e.n_configs, 'configuration')}{_all_noises(a, e.n_configs)}, {pluralize(e.n_trials, 'trial')}"
     r2 += f" ({n}{_beyond(e.beyond)})"
     if e.p is None:
         return f"{r2}; {e.reason}."
@@ -210,7 +210,7 @@ def _knob_test(a: Analysis) -> str:
     )
     if left.index is not None:
         text += f", {_interval(left.index)} as an index with free exponents"
-    return f"{text} (n = {left.n} configurations)."
+    return f"{text} (n = {pluralize(left.n, 'configuration')})."
 
 
 def _describe_finding(finding: Finding, what: str, explain: str, than: str) -> str:
@@ -242,7 +242,7 @@ def _exponents(a: Analysis) -> str:
         parts.append(f"{text}; {a.noise} {number(given)})" if given is not None else f"{text})")
     unit = name_knob(e.unit_knob).quantity
     return (
-        f"Free exponents relative to {unit}'s, 90 % bootstrap intervals (n = {e.n} configurations): "
+        f"Free exponents relative to {unit}'s, 90 % bootstrap intervals (n = {pluralize(e.n, 'configuration')}): "
         f"{', '.join(parts)}; in-sample R² {number(e.r2)}."
     )
 
@@ -261,7 +261,7 @@ def _ranking(a: Analysis) -> str:
         parts.append(f"{name} {number(row.r2)} ({number(row.low)} to {number(row.high)})")
     most = _beyond(max(row.beyond for row in r.rows), "up to ")
     return (
-        f"Definitions by {R2} (n = {r.n} configurations with all noises{most}), "
+        f"Definitions by {R2} (n = {pluralize(r.n, 'configuration')} with all noises{most}), "
         f"with 90 % bootstrap intervals: {', '.join(parts)}."
     )
 
@@ -299,7 +299,7 @@ def _collapse(a: Analysis) -> str:
     return (
         f"Collapse: {c.n_curves} learning-rate sweeps lie {number(c.misfit[a.noise])}{_unit(a)} apart along "
         f"{a.noise}, {number(c.raw)}{_unit(a)} along the learning rate{alone} (mean distance, "
-        f"n = {c.n[a.noise]} points)."
+        f"n = {pluralize(c.n[a.noise], 'point')})."
     )
 
 
@@ -313,8 +313,8 @@ def _controls(a: Analysis) -> list[str]:
         out.append(
             f"{_describe_finding(c.finding, a.noise, 'explains', rest)}: F({c.df}, {c.configs - 1}) = {number(c.f)}, "
             f"{format_p(c.p, TWO_SIDED)}; {_gain(c.gain)}. The reverse: {_REVERSE[c.finding_reverse]}, "
-            f"{format_p(c.p_reverse, TWO_SIDED)}, {_interval(c.gain_reverse)} (n = {c.n} trials of {c.configs} "
-            f"configurations{_beyond(c.beyond)})."
+            f"{format_p(c.p_reverse, TWO_SIDED)}, {_interval(c.gain_reverse)} (n = {pluralize(c.n, 'trial')} of "
+            f"{pluralize(c.configs, 'configuration')}{_beyond(c.beyond)})."
         )
     if not any(c.sharpness for c in a.controls):
         out.append("No control for sharpness: the trials did not measure it (`sweeper run --landscape` does).")
@@ -326,5 +326,5 @@ def _tail(a: Analysis) -> str:
     if a.tail:
         parts.append(f"a floor raises {pluralize(a.tail, 'trial')} far below the others")
     if a.n_tested < a.n_configs:
-        parts.append(f"{a.n_tested} of {a.n_configs} configurations count, evenly spread")
+        parts.append(f"{a.n_tested} of {pluralize(a.n_configs, 'configuration')} count, evenly spread")
     return f"In the tests, {' and '.join(parts)}." if parts else ""

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweeper.analysis.evidence.cells import Array, Cells
+from sweeper.formatting import pluralize
 
 MIN_LEVELS = 5
 MIN_REPLICATES = 3
@@ -72,8 +73,8 @@ def compare_shapes(cells: Cells, noise: str, *, draws: int = 500, seed: int = 0)
     n = sum(len(v) for g in groups for v in g)
     if len(groups) < MIN_LEVELS:
         why = (
-            f"{len(groups)} levels of noise have {MIN_REPLICATES} or more trials with replicates, the test needs "
-            f"{MIN_LEVELS}"
+            f"{pluralize(len(groups), 'level of noise has', 'levels of noise have')} {MIN_REPLICATES} or more trials "
+            f"with replicates, the test needs {MIN_LEVELS}"
         )
         return ShapeTest(n, len(groups), reason=why)
     size = np.array([sum(len(v) for v in g) for g in groups], dtype=float)

@@ -30,6 +30,7 @@ from sweeper.analysis.evidence.two_lines import (
 )
 from sweeper.analysis.regime import EDGE, GRID, MIN_CONFIGS, edges
 from sweeper.analysis.stages.designed import DIGITS
+from sweeper.formatting import pluralize
 
 HUMP, CLIFF, UNDETERMINED = "hump", "plateau then cliff", "undetermined"
 DRAWS = 500
@@ -91,7 +92,7 @@ def judge(cells: Cells, everything: Cells, noise: str, *, seed: int = 0, draws: 
     """
     gate, gate_all = run_two_lines(cells, noise), run_two_lines(everything, noise)
     if gate.reason or len(cells) < MIN_CONFIGS:
-        why = gate.reason or f"{len(cells)} configurations, the test needs {MIN_CONFIGS}"
+        why = gate.reason or f"{pluralize(len(cells), 'configuration')}, the test needs {MIN_CONFIGS}"
         return Verdict(UNDETERMINED, why, gate, gate_all, None, LeaveOneOut(0))
     optima = _draw_optima(cells, noise, seed, draws)
     at_edge = _find_at_edge(optima.best, cells.noise[noise])
@@ -120,7 +121,7 @@ def _explain_no_hump(cells: Cells, gate: TwoLines, share: float, left_out: Leave
     if share >= EDGE:
         return f"{share:.0%} of the resampled optima lie at an edge of the tried noises"
     if left_out.undecided:
-        return f"the test is impossible without any one of {left_out.undecided} configurations"
+        return f"the test is impossible without any one of {pluralize(left_out.undecided, 'configuration')}"
     if left_out.p is None or left_out.p >= 0.05:
         return f"without configuration {left_out.p_config} the two-lines test has one-sided p = {_format_p(left_out.p)}"
     if left_out.edge_share is None or left_out.edge_share >= EDGE:

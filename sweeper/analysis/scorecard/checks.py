@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sweeper.analysis.evidence.gains import Finding
 from sweeper.analysis.evidence.sentences import SHARPNESS_WORDS, format_p, format_percent
 from sweeper.analysis.regime import EDGE
-from sweeper.formatting import name_knob, number
+from sweeper.formatting import name_knob, number, pluralize
 from sweeper.search.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _check_shape(a: Analysis) -> Iterator[Check]:
     if gate.p_up is None or gate.p_down is None:
         yield from (_not_tested(claim, gate.reason or a.judged.why) for claim in (up, down))
     else:
-        broken = f"{gate.n} configurations, break at noise {number(gate.break_noise)}"
+        broken = f"{pluralize(gate.n, 'configuration')}, break at noise {number(gate.break_noise)}"
         yield _check(up, gate.p_up < 0.05, f"Line up to the break: {format_p(gate.p_up)} ({broken}).")
         yield _check(down, gate.p_down < 0.05, f"Line beyond the break: {format_p(gate.p_down)}.")
     if share is None:

@@ -96,7 +96,7 @@ def _write_table(args: Arguments) -> tuple[dict[str, Any], str]:
         raise SpecError(str(error)) from None
     shown = place.local / file if place.local else f"{place.text}/{file}"
     written = str(shown.absolute() if isinstance(shown, Path) else shown)
-    return {"file": written, "rows": table.num_rows}, f"{table.num_rows} rows in {shown}"
+    return {"file": written, "rows": table.num_rows}, f"{pluralize(table.num_rows, 'row')} in {shown}"
 
 
 def _write_events(args: Arguments, spec: SweepSpec) -> tuple[dict[str, Any], str]:

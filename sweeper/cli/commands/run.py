@@ -103,7 +103,7 @@ def _sweep(args: Arguments, sweep: PreparedSweep, yes: bool) -> int:
     rows = results.trials.num_rows
     again = f"`sweeper resume {shlex.quote(str(results.run))}` continues"
     if results.interrupted:
-        print(f"interrupted: {rows} trials are in {results.run}; {again}", file=sys.stderr)
+        print(f"interrupted: {pluralize(rows, 'trial is', 'trials are')} in {results.run}; {again}", file=sys.stderr)
         return ExitCode.INTERRUPTED
     if results.reason:
         print(f"stopped early: {results.reason}; {again}", file=sys.stderr)

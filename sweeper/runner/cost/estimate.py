@@ -117,7 +117,7 @@ def run_pilot(sweep: PreparedSweep, callbacks: Callbacks) -> Pilot:
         "out": str(folder / "run"), "prune": False, "prior": (), "track": (), "max_seconds": None,
         "max_gpu_hours": None, "until_interval": None,
     }  # fmt: skip
-    given = {**spec.model_dump(exclude_unset=True), **{k: v for k, v in changes.items() if k in SweepSpec.model_fields}}
+    given = {**spec.model_dump(exclude_unset=True), **changes}
     try:
         results = run_prepared(prepare(SweepSpec.checked(given)), Callbacks(note, say=callbacks.say))
         rows = results.trials.to_pylist()

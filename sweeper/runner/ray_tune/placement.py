@@ -9,6 +9,7 @@ from typing import Any
 
 from sweeper.config.resources import Resources
 from sweeper.errors import SpecError
+from sweeper.formatting import pluralize
 
 Bundle = dict[str, float]
 
@@ -123,7 +124,7 @@ def _describe_nodes(nodes: Sequence[Node]) -> str:
     kinds: dict[str, int] = {}
     for node in nodes:
         kinds[_describe(node.total)] = kinds.get(_describe(node.total), 0) + 1
-    return "it has " + ", ".join(f"{n} node{'s' if n > 1 else ''} with {kind}" for kind, n in kinds.items())
+    return "it has " + ", ".join(f"{pluralize(n, 'node')} with {kind}" for kind, n in kinds.items())
 
 
 def _describe(resources: Mapping[str, float]) -> str:

@@ -15,6 +15,7 @@ from sweeper.config.plain_text import check_plain_values
 from sweeper.config.prepared import PreparedSweep, set_defaults
 from sweeper.config.spec import SweepSpec, keys
 from sweeper.errors import SpecError
+from sweeper.formatting import pluralize
 from sweeper.runner.proposers.search import count_configurations
 from sweeper.service.db.sweeps import Entry
 from sweeper.service.db.users import User
@@ -162,7 +163,9 @@ def _count(sweep: PreparedSweep, rules: Rules) -> tuple[int, int]:
     budget = count_configurations(sweep.spec, sweep.space)
     trials = budget * sweep.spec.repeats
     if trials > rules.limits.trials:
-        raise SpecError(f"a sweep must have at most {rules.limits.trials} trials on this server, got {trials}")
+        raise SpecError(
+            f"a sweep must have at most {pluralize(rules.limits.trials, 'trial')} on this server, got {trials}"
+        )
     return budget, trials
 
 

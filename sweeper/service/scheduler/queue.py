@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import cache
 
 from sweeper.client.models import ACTIVE, Quota, State
+from sweeper.formatting import pluralize
 from sweeper.service.db.sweeps import Catalog, Entry, UnknownSweepError, Waiting
 from sweeper.service.policy.quotas import select_startable
 from sweeper.service.scheduler.fair_share import order
@@ -84,7 +85,9 @@ class Queue:
                 break
             if sweep not in by_ray and left < 1:
                 if not held:
-                    held[sweep] = f"waiting for memory: {self.inline} sweeps of runner inline may run at a time"
+                    held[sweep] = (
+                        f"waiting for memory: {pluralize(self.inline, 'sweep')} of runner inline may run at a time"
+                    )
                 continue
             left -= sweep not in by_ray
             chosen.append(sweep)

@@ -21,6 +21,7 @@ from sweeper.client.models import ACTIVE, Quota, State, SweepRecord
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_text import write_stored
 from sweeper.errors import SpecError
+from sweeper.formatting import pluralize
 from sweeper.service.db.sweeps import Catalog, Entry, StateError
 from sweeper.service.policy.quotas import remaining_demand, remaining_gpu_hours
 from sweeper.service.scheduler.cancels import GRACE_SECONDS, Cancels
@@ -256,7 +257,8 @@ class Supervisor:
         deaths = 1 if count > entry.task.get("seen", 0) else entry.deaths + 1
         last_line = f" (last line of its log: {control.last_line})" if control.last_line else ""
         if deaths >= DEATHS:
-            reason = f"process died {deaths} times without finishing a trial{last_line}; finished trials are kept"
+            died = f"process died {pluralize(deaths, 'time')} without finishing a trial"
+            reason = f"{died}{last_line}; finished trials are kept"
             self._end(entry, State.INTERRUPTED, reason, snapshot, deaths)
         else:
             self.catalog.move(entry.id, State.QUEUED, "process died; restarting", deaths=deaths)
@@ -351,7 +353,7 @@ class Supervisor:
         with self._lock:
             entry = self._get_ended(sweep, "extend it after it has ended")
             task = {**entry.task, "kind": "extend", "options": dict(options)}
-            cause = f"extended by {by}: {trials} trials"
+            cause = f"extended by {by}: {pluralize(trials, 'trial')}"
             left = remaining_gpu_hours(entry, entry.spec.get("max_gpu_hours"))
             entry = self.catalog.move(
                 sweep, State.QUEUED, cause, deaths=0, task=task, due=trials, due_gpu_seconds=3600 * left

@@ -17,6 +17,7 @@ from sweeper.config.prepared import PreparedSweep
 from sweeper.config.spec import SweepSpec
 from sweeper.config.yaml_source import read_yaml
 from sweeper.errors import SpecError
+from sweeper.formatting import pluralize
 from sweeper.runner.results.results import Results, load_results
 from sweeper.runner.signals import sigterm_as_sigint
 from sweeper.runner.status import Callbacks
@@ -131,7 +132,7 @@ def _outcome_of(control: Control, task: Mapping[str, Any], spec: SweepSpec, resu
     write_page(results.run)
     outcomes = results.trials["outcome"].to_pylist()
     if results.failed >= spec.max_failed or "ok" not in outcomes:
-        return Outcome(State.FAILED, results.reason or f"none of {len(outcomes)} trials succeeded")
+        return Outcome(State.FAILED, results.reason or f"none of {pluralize(len(outcomes), 'trial')} succeeded")
     return Outcome(State.DONE, results.reason or "all trials have run")
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from sweeper.client.models import Estimate
 from sweeper.errors import AwayError, SpecError, StorageError
+from sweeper.formatting import pluralize
 from sweeper.service.db.sweeps import Catalog, Entry
 from sweeper.service.db.users import User
 from sweeper.service.policy.admission import Admission
@@ -61,14 +62,14 @@ class Estimates:
             if durations:
                 seconds += durations
                 based_on.append(entry.id)
-        shape = f"{admitted.budget} configurations, {admitted.trials} trials"
+        shape = f"{pluralize(admitted.budget, 'configuration')}, {pluralize(admitted.trials, 'trial')}"
         if not seconds:
             message = f"{shape}; duration unknown without an earlier sweep of {admitted.space}"
             return Estimate(configurations=admitted.budget, trials=admitted.trials, message=message)
         each = median(seconds)
         total = each * admitted.trials
         workers = self._parallel_trials(admitted)
-        basis = f"{len(based_on)} earlier sweep{'s' if len(based_on) > 1 else ''}"
+        basis = pluralize(len(based_on), "earlier sweep")
         return Estimate(
             configurations=admitted.budget,
             trials=admitted.trials,

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.cli.main import main
-from sweeper.formatting import cell_text, exact_text, is_value
+from sweeper.formatting import cell_text, exact_text, is_value, pluralize
 
 
 @given(st.floats(allow_nan=False))
@@ -66,3 +66,9 @@ def test_where_finds_the_rows_of_a_float32_table_by_every_value_that_its_message
     assert named == ["0.01", "0.1", "0.12345679"]
     for value in named:
         assert main(["analyse", str(run), "--where", f"learning_rate={value}", "--objective", "merged_loss"]) == 0
+
+
+def test_a_count_agrees_with_its_noun_and_its_verb() -> None:
+    assert [pluralize(n, "trial") for n in (0, 1, 2)] == ["0 trials", "1 trial", "2 trials"]
+    assert [pluralize(n, "entry has", "entries have") for n in (1, 2)] == ["1 entry has", "2 entries have"]
+    assert pluralize(12_000, "trial", form=",d") == "12,000 trials"

@@ -44,7 +44,7 @@ def test_failures_are_grouped_by_outcome_and_words():
 
 def test_a_sweep_without_failures_says_so():
     card = search.build(run_of(at_knobs(i) for i in range(4)), Selection()).tables[-1]
-    assert card.caption == "All 4 trials are ok."
+    assert card.caption == "4 trials are all ok."
     assert card.table.rows == ()
 
 

@@ -158,7 +158,7 @@ def test_a_database_from_a_backup_is_served_with_a_warning(
     with served.catalog.engine.begin() as connection:
         connection.execute(sweeps.delete().where(sweeps.c.id == newer))
     assert service().catalog.counts()["queued"] == 1
-    assert "1 sweeps have folders but are not in the database: --rebuild lists them" in caplog.text
+    assert "1 sweep has a folder but is not in the database: --rebuild lists them" in caplog.text
     assert kept != newer
 
 

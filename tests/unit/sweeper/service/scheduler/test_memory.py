@@ -104,7 +104,7 @@ def test_a_sweep_that_takes_too_much_ends_and_nothing_else_does(catalog: Catalog
     assert (ended(small).state, ended(small).reason) == (State.DONE, "all trials have run")
     assert ended(wide).state == State.FAILED
     assert ended(wide).reason.startswith("a trial needs more memory than this process may take, before it trains: ")
-    assert (ended(large).state, ended(large).reason) == (State.FAILED, "none of 1 trials succeeded")
+    assert (ended(large).state, ended(large).reason) == (State.FAILED, "none of 1 trial succeeded")
     (row,) = read_trials(tmp_path / large).to_pylist()
     assert row["outcome"] == "out_of_memory"
     assert row["outcome_detail"].startswith("out of memory at batch_size 720 on cpu; lower it or the model: ")

@@ -147,8 +147,16 @@ def pluralize(count: int, noun: str, plural: str = "", *, form: str = "d") -> st
     return f"{count:{form}} {noun if count == 1 else plural or f'{noun}s'}"
 
 
-def merge_words(method: str, coefficient: float | None) -> str:
-    """Return words for a merge with its coefficient; a coefficient that selects one model is marked `no merge`."""
+def merge_words(method: str, coefficient: float | None, window: int | None = None) -> str:
+    """Return words for a merge with its coefficient; a coefficient that selects one model is marked `no merge`.
+
+    Args:
+        method: Name of the merge.
+        coefficient: Its coefficient.
+        window: Last checkpoints of each child whose mean is merged; None for the last weights.
+    """
+    if window:
+        return f"{merge_words(method, coefficient)}, means of the last {window} checkpoints"
     if method in WITHOUT_COEFFICIENT:
         return method.replace("_", " ")
     ends = {0.0: "parent A", 1.0: "parent B"} if method in BETWEEN_PARENTS else {}

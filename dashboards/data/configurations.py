@@ -76,7 +76,7 @@ class ConfigPoint:
         noise: Its noise; None unless positive, since log axes need that.
         outcome: `ok` if any repeat is, else the most frequent outcome.
         values: Column -> estimate over the `ok` repeats, without columns that have no finite value.
-        chosen: Name and coefficient of the merge that validation chose, per `ok` repeat with a choice.
+        chosen: Name, coefficient and window of the merge that validation chose, per `ok` repeat with a choice.
         can_win: Whether it may win, see `sweeper.analysis.observations.find_ineligible`.
     """
 
@@ -89,7 +89,7 @@ class ConfigPoint:
     outcomes: Mapping[str, int]
     detail: str
     values: Mapping[str, Estimate]
-    chosen: tuple[tuple[str, float | None], ...] = ()
+    chosen: tuple[tuple[str, float | None, int | None], ...] = ()
     can_win: bool = True
 
     @property
@@ -226,7 +226,8 @@ def group_configurations(
         for g, n, mean, error in zip(size, *groups.moments(read_floats(trials, column), groups.ok), strict=True):
             if n:
                 values[g][column] = Estimate(float(mean), float(error) if n > 1 else None, int(n))
-    rows = trials.select(["digest", "number", "outcome", "outcome_detail", "chosen_merge", "chosen_coefficient"])
+    choice = ["chosen_merge", "chosen_coefficient", "chosen_window"]
+    rows = trials.select(["digest", "number", "outcome", "outcome_detail", *choice])
     records = list(zip(*(c.to_pylist() for c in rows.columns), strict=True))
     members: list[list[int]] = [[] for _ in size]
     for i, g in enumerate(groups.of_row.tolist()):

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from dashboards.data.configurations import Array, ConfigPoint, read_floats, to_finite
+from sweeper.analysis.curve.windows import select_last_weights
 from sweeper.search.objectives import Objective
 from trainables.result import Outcome
 
@@ -63,7 +64,7 @@ def read_merge_curves(trials: pa.Table, merges: pa.Table, noise: str, column: st
     scales = {r["digest"]: s for r in rows if (s := to_finite(r[f"noise_{noise}"]) or 0.0) > 0}
     known = {r["digest"]: (scales.get(r["digest"]), r["number"]) for r in rows if r["digest"] in scales or not scales}
     curves: dict[str, list[MergeCurve]] = {}
-    for method, digest, x, values in _iterate_lines(merges, column):
+    for method, digest, x, values in _iterate_lines(select_last_weights(merges), column):
         if digest in known and len(x) > 1 and np.isfinite(values).all():
             scale, number = known[digest]
             curve = MergeCurve(digest, number, method, scale, tuple(x.tolist()), tuple(values.tolist()))
@@ -124,7 +125,8 @@ def read_merge_gains(trials: pa.Table, merges: pa.Table, noise: str) -> list[Mer
         if r["outcome"] == Outcome.OK and scale is not None and scale > 0 and a is not None and b is not None:
             parents[r["digest"]] = scale, (a + b) / 2
     best: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for r in merges.select(["digest", "method", "coefficient", "loss_val", "loss_test"]).to_pylist():
+    names = ["digest", "method", "coefficient", "loss_val", "loss_test"]
+    for r in select_last_weights(merges).select(names).to_pylist():
         key = r["digest"], r["method"]
         known = key[0] in parents and to_finite(r["loss_val"]) is not None and to_finite(r["loss_test"]) is not None
         if known and (key not in best or r["loss_val"] < best[key]["loss_val"]):

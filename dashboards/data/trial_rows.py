@@ -25,7 +25,7 @@ SCORES = (
     "gain_mean_loss_val", "gain_mean_loss_test", "merged_loss_val", "merged_loss_test", "a_loss_test", "b_loss_test",
     "chosen_loss_test", "ensemble_loss_test", "merged_accuracy_test", "chosen_accuracy_test",
 )  # fmt: skip
-LAST = ("chosen_merge", "chosen_coefficient", "device_seconds", "outcome_detail", "warnings", "digest")
+LAST = ("chosen_merge", "chosen_coefficient", "chosen_window", "device_seconds", "outcome_detail", "warnings", "digest")
 HEADS = {
     "number": "trial",
     **{knob: name_knob(knob).short for knob in KNOBS},

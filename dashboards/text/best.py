@@ -71,9 +71,10 @@ def _make_chosen_cell(point: ConfigPoint) -> Cell:
     words = [merge_words(*choice) for choice in point.chosen]
     if len(set(words)) != 1:
         return Cell("differs" if words else "–", "; ".join(words))
-    method, coefficient = point.chosen[0]
+    method, coefficient, window = point.chosen[0]
     plain = words[0].removesuffix(" (no merge)")
     brief = f"{_SYMBOLS[method]} = {shorten(coefficient)}" if plain == words[0] and method in _SYMBOLS else plain
+    brief = f"{brief}, window {window}" if window and method in _SYMBOLS else brief
     return Cell(brief, words[0])
 
 

@@ -1,4 +1,4 @@
-"""Table of the merge methods with their best noises."""
+"""Tables of the merge methods with their best noises, and of the windows of checkpoints."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dashboards.text.best import Cell, TextTable
 
 if TYPE_CHECKING:
     from sweeper.analysis.curve.merge_methods import MethodCurve
+    from sweeper.analysis.curve.windows import Change, WindowEffect
 
 
 def make_methods_table(curves: Sequence[MethodCurve]) -> TextTable:
@@ -32,3 +33,30 @@ def make_methods_table(curves: Sequence[MethodCurve]) -> TextTable:
         for c in curves
     )
     return TextTable(head, rows)
+
+
+def make_windows_table(effects: Sequence[WindowEffect]) -> TextTable:
+    """Return one row per window, the last weights first."""
+    head = (
+        Cell("checkpoints", "last checkpoints in each child's mean; 1 is the last weights"),
+        Cell("trials", "viable trials with this window"),
+        Cell("children alone [nat]", "test loss of A and B, mean"),
+        Cell("change", "paired by trial, with the 90 % interval"),
+        Cell("their merge [nat]", "test loss of the linear merge with equal weights"),
+        Cell("change", "paired by trial, with the 90 % interval"),
+    )
+    rows = tuple(
+        (
+            Cell(str(e.window)), Cell(str(e.trials)), Cell(shorten(e.parents)), _make_change(e.parents_change),
+            Cell(shorten(e.merged)), _make_change(e.merged_change),
+        )
+        for e in effects
+    )  # fmt: skip
+    return TextTable(head, rows)
+
+
+def _make_change(change: Change | None) -> Cell:
+    if change is None:
+        return Cell("–")
+    interval = "" if change.low is None else f" ({shorten(change.low)} to {shorten(change.high)})"
+    return Cell(f"{change.mean:+.3g}{interval}")

@@ -128,15 +128,18 @@ def draw_merges(merges: pa.Table) -> Chart | None:
     if not scored:
         return None
     figure = make_figure()
-    for method, colour in zip(dict.fromkeys(r["method"] for r in scored), list(CYCLE) * 10, strict=False):
-        points = sorted((r for r in scored if r["method"] == method), key=lambda r: r["coefficient"])
+    lines = dict.fromkeys((r["method"], r["window"]) for r in scored)
+    colours = dict(zip(dict.fromkeys(method for method, _ in lines), list(CYCLE) * 10, strict=False))
+    for method, window in lines:
+        own = (r for r in scored if (r["method"], r["window"]) == (method, window))
+        points = sorted(own, key=lambda r: r["coefficient"])
         figure.add_scatter(
-            name=method.replace("_", " "),
+            name=method.replace("_", " ") + (f", window {window}" if window else ""),
             x=[round_to(r["coefficient"]) for r in points],
             y=[round_to(r["loss_test"]) for r in points],
             mode="lines+markers" if len(points) > 1 else "markers",
             marker={"size": 6 if len(points) > 1 else 9},
-            line={"width": 2, "color": colour},
+            line={"width": 2, "color": colours[method], "dash": "dot" if window else "solid"},
             hovertemplate="%{x:.3g}: %{y:.4g} nat<extra>%{fullData.name}</extra>",
         )
     figure.update_xaxes(title={"text": "coefficient α or s"})

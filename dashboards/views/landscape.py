@@ -22,11 +22,12 @@ from dashboards.data.configurations import ConfigPoint
 from dashboards.data.curves import read_merge_curves, read_merge_gains
 from dashboards.data.runs import Run
 from dashboards.data.selection import Selection
-from dashboards.text.merge_methods import make_methods_table
+from dashboards.text.merge_methods import make_methods_table, make_windows_table
 from dashboards.views import choices
 from dashboards.views.choices import METRICS, Choice, choose
 from dashboards.views.section import Control, Section, TableCard, View
 from sweeper.analysis.curve.merge_methods import MethodCurve, fit_merge_methods
+from sweeper.analysis.curve.windows import compare_windows
 from sweeper.search.objectives import SPLIT_WORDS
 from trainables.result import Outcome
 
@@ -162,6 +163,19 @@ def _fit_methods(run: Run, noise: str) -> tuple[MethodCurve, ...]:
 
 
 def _make_tables(run: Run, noise: str) -> tuple[TableCard, ...]:
+    return (*_make_methods(run, noise), *_make_windows(run))
+
+
+def _make_windows(run: Run) -> tuple[TableCard, ...]:
+    effects = compare_windows(run.tables["trials"], run.tables["merges"])
+    words = (
+        "Test loss of the mean of each child's last checkpoints, alone and merged at equal weights: means over trials, "
+        "and their changes against the last weights, paired by trial, with 90 % intervals."
+    )
+    return (TableCard("windows", "Windows of checkpoints", words, make_windows_table(effects)),) if effects else ()
+
+
+def _make_methods(run: Run, noise: str) -> tuple[TableCard, ...]:
     methods = run.tables["merges"].column("method").unique()
     if len(methods) < 2 or choices.read_sweep(run).own_models:
         return ()

@@ -51,7 +51,8 @@ def read_scores(best: Mapping[str, Any] | None) -> BestScores | None:
     """Return the scores of a winner from `sweeper.analysis.best.choose_winner`; None without one."""
     if best is None:
         return None
-    merge = merge_words(best["chosen_merge"], best["chosen_coefficient"]) if best["chosen_merge"] else ""
+    choice = best["chosen_merge"], best["chosen_coefficient"], best.get("chosen_window")
+    merge = merge_words(*choice) if best["chosen_merge"] else ""
     confirmed = best.get("confirmed") or {}
     means = confirmed.get("scores", {})
 

@@ -158,7 +158,8 @@ def _find_best_merge(spec: SweepSpec, trials: pa.Table, objective: str, noise: s
     if row is None:
         return None
     kind = "chosen" if row["chosen_merge"] else "merged"
-    words = merge_words(row["chosen_merge"], row["chosen_coefficient"]) if row["chosen_merge"] else "linear at 0.5"
+    choice = row["chosen_merge"], row["chosen_coefficient"], row.get("chosen_window")
+    words = merge_words(*choice) if row["chosen_merge"] else "linear at 0.5"
     return BestMerge(
         digest=row["digest"],
         objective=objective,

@@ -270,8 +270,9 @@ def summarize(
         - `device_seconds`: the total; None if no trial records it.
         - `synthetic`: whether any row is a closed form; `imported`: whether any was trained elsewhere.
         - `regimes`: `gain_mean`, `merged_loss` and the objective -> fields of `Regime` without the curve.
-        - `best` (None without a winner): `digest`, `config`, knobs, `column`, `chosen_merge`, `chosen_coefficient`;
-          of its row: `config_mean`, `config_repeats`, `posterior_mean`, `posterior_sd`, `undecided`, `luckiest`.
+        - `best` (None without a winner): `digest`, `config`, knobs, `column`, `chosen_merge`, `chosen_coefficient` and
+          `chosen_window`; of its row: `config_mean`, `config_repeats`, `posterior_mean`, `posterior_sd`, `undecided`,
+          `luckiest`.
         - `best["test"]`: loss [nat] and accuracy of parents `a` and `b`, `parents` (their mean), `merged`, `chosen`
           and `ensemble`.
 
@@ -328,6 +329,7 @@ def _best_record(row: Row, column: str, noise: str) -> dict[str, Any]:
     names = ("digest", "config", "repeat", *KNOBS, "augmentation", "augmentation_strength")
     names += ("config_mean", "config_repeats", "posterior_mean", "posterior_sd", "undecided", "luckiest", "confirmed")
     record = {name: row[name] for name in (*names, "chosen_merge", "chosen_coefficient")}
+    record["chosen_window"] = row.get("chosen_window")
     record["bytes_per_token"] = row.get("bytes_per_token")
     scores = {
         who: {m: v if _finite(v := row[f"{who}_{m}_test"]) else None for m in ("loss", "accuracy")}

@@ -117,6 +117,7 @@ def _save(path: Path, weights: Mapping[str, Any], result: Any) -> None:
         "digest": result.digest,
         "merge": str(result.chosen_merge),
         "coefficient": repr(result.chosen_coefficient),
+        **({"window": repr(result.chosen_window)} if result.chosen_window else {}),
         "loss_test": repr(result.scores.get("chosen_loss_test")),
         "accuracy_test": repr(result.scores.get("chosen_accuracy_test")),
         "spec": result.spec,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.measurement.landscape import landscape
-from trainables.merging.coefficient_grid import MergeCurves
+from trainables.merging.merge_curves import MergeCurves
 from trainables.tasks.evaluation import finite
 from trainables.tasks.tasks import Task, trained_names
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -14,26 +14,20 @@ from torch import Generator, Tensor
 from trainables.merging.fisher import diagonal_fisher
 from trainables.merging.formulas import Gram
 from trainables.merging.grams import gram_matrices
+from trainables.merging.merge_curves import ENDS, TIE, Key, MergeCurves, MergeScores, Splits, mean_of, middle_of
 from trainables.merging.methods import BY_SCORE, GREEDY, MERGES
 from trainables.merging.soups import greedy_soup
 from trainables.merging.task_scores import (
     HELD_OUT,
-    barrier_columns,
-    child_columns,
-    gain_columns,
     pairs_of,
-    share_columns,
-    shares,
 )
 from trainables.merging.taskwise import Scales, add_scaled, search_scales
 from trainables.models.tensors import non_finite_names
-from trainables.result import SPLITS, TASKS, MergeRow
+from trainables.result import SPLITS
 from trainables.spec import PairSpec
 from trainables.tasks.evaluation import (
     Score,
-    barriers,
     features_of,
-    gains,
     linear_cka,
     recalibrate,
     score,
@@ -42,13 +36,7 @@ from trainables.tasks.evaluation import (
 )
 from trainables.tasks.tasks import Task, Weights, children_tasks, join_by_task
 
-Key = tuple[str, float]  # (method, coefficient)
-Splits = Mapping[str, Score]
-TIE = 1e-6
-MIDPOINT: Key = ("linear", 0.5)
-ENDS: tuple[Key, Key] = (("linear", 0.0), ("linear", 1.0))
 FISHER_EXAMPLES = 512  # of Fishers and of Gram matrices
-_SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 class Phase(Protocol):
@@ -57,143 +45,6 @@ class Phase(Protocol):
     def __call__(self, name: str) -> AbstractContextManager[None]:
         """Return the context manager of phase `name`."""
         ...
-
-
-@dataclass(frozen=True)
-class MergeScores:
-    """Scores of one merge, per task and averaged over tasks, before and after the BatchNorm re-estimation.
-
-    Attributes:
-        tasks: One mapping split -> score per task.
-        raw: Validation and test scores before the re-estimation; empty without BatchNorm.
-        scales: Scale of each child, of `taskwise_arithmetic` only.
-    """
-
-    tasks: Sequence[Splits]
-    raw: Sequence[Splits]
-    scales: Scales = ()
-
-    @property
-    def coefficients(self) -> str | None:
-        """The scales as text; None without any."""
-        return ", ".join(f"{s:g}" for s in self.scales) or None
-
-    @property
-    def mean(self) -> Splits:
-        """Split -> mean of loss and of accuracy over the tasks."""
-        return _mean(self.tasks)
-
-    @property
-    def finite(self) -> bool:
-        """Return whether all losses are finite; weights that are not finite never have finite losses."""
-        return all(math.isfinite(s.loss) for splits in self.tasks for s in splits.values())
-
-
-def _mean(tasks: Sequence[Splits]) -> Splits:
-    if len(tasks) == 1:
-        return tasks[0]
-    return {
-        s: Score(sum(t[s].loss for t in tasks) / len(tasks), sum(t[s].accuracy for t in tasks) / len(tasks))
-        for s in (tasks[0] if tasks else ())
-    }
-
-
-@dataclass(frozen=True)
-class MergeCurves:
-    """All merges of a trial with their scores.
-
-    Attributes:
-        merges: (method, coefficient) -> its scores.
-        parents: Scores of A and of B, or of each task's child on its task, computed as those of the merges.
-        others: Scores of further children of one task.
-        ensemble: Split -> score of the children's mean logits, an upper reference; empty for several tasks.
-        chosen: The merge with the lowest validation loss (mean over tasks) of all methods and coefficients.
-        cka: Linear CKA of the children's penultimate features on validation.
-        weights: State dict of the chosen merge; several tasks have the key prefixes `a/`, `b/` and so on.
-        recalibrated: State dicts of A, B and the linear merge at alpha = 1/2 after the re-estimation, for one task.
-        midpoints: Pair of tasks -> scores on both of the midpoint of their children; empty for one task.
-    """
-
-    merges: Mapping[Key, MergeScores]
-    parents: Sequence[Splits]
-    others: Sequence[Splits]
-    ensemble: Splits
-    chosen: Key
-    cka: float
-    weights: Weights = field(repr=False)
-    recalibrated: Mapping[str, Weights] = field(repr=False)
-    midpoints: Mapping[tuple[int, int], Sequence[Splits]] = field(default_factory=lambda: {})
-
-    @property
-    def middle(self) -> MergeScores:
-        """Scores of the linear merge with equal weights."""
-        return self.merges[middle_of(len(self.parents))]
-
-    def normalised(self, key: Key, split: str) -> list[float]:
-        """Return the normalised accuracies of a merge, one per task; none for a single task."""
-        tasks = self.merges[key].tasks
-        return shares(tasks, self.parents, split) if len(tasks) > 1 else []
-
-    def fault(self) -> str:
-        """Return a sentence on the first parent or linear merge that is not finite; empty if all are finite."""
-        for parent in (*self.parents, *self.others):
-            if wrong := [s for s, score in parent.items() if not math.isfinite(score.loss)]:
-                return f"a parent's {_SPLIT_NAMES[wrong[0]]} loss is not finite"
-        line = [alpha for (method, alpha), s in self.merges.items() if method == "linear" and not s.finite]
-        return f"the linear merge at alpha = {line[0]:g} is not finite" if line else ""
-
-    def lost(self) -> str:
-        """Return words on the merges that are not finite; empty if all are finite."""
-        methods: dict[str, list[str]] = {}
-        for (method, coefficient), scored in self.merges.items():
-            if not scored.finite:
-                methods.setdefault(method, []).append(f"{coefficient:g}")
-        return "; ".join(f"{method} at {', '.join(at)} is not finite" for method, at in methods.items())
-
-    def columns(self) -> dict[str, float]:
-        """Return the columns of `trainables.result.SCORES` that this trial defines."""
-        a, b, *_ = self.parents
-        merged, chosen = self.middle.mean, self.merges[self.chosen].mean
-        out: dict[str, float] = {}
-        for who, splits in {"a": a, "b": b, "merged": merged, "chosen": chosen, "ensemble": self.ensemble}.items():
-            for split, value in splits.items():
-                out[f"{who}_loss_{split}"] = value.loss
-                out[f"{who}_accuracy_{split}"] = value.accuracy
-        if len(self.middle.tasks) > 1:
-            # no parent of several tasks is the best, and the ends of a path join a head to another task's backbone
-            own = share_columns(self.middle.tasks, self.merges[self.chosen].tasks, self.parents)
-            barrier = barrier_columns(self.midpoints, self.parents)
-            return out | own | child_columns(self.parents) | gain_columns(merged, chosen, self.parents) | barrier
-        line = {alpha: s.mean for (method, alpha), s in self.merges.items() if method == "linear"}
-        return out | gains(a, b, merged) | barriers(line)
-
-    def rows(self, spec: PairSpec) -> Iterator[MergeRow]:
-        """Yield the rows of the merges table."""
-        for key, scored in self.merges.items():
-            raw, several = _mean(scored.raw), len(scored.tasks) > 1
-            own = {s: self.normalised(key, s) for s in HELD_OUT}
-            yield MergeRow(
-                digest=spec.digest,
-                config=spec.config,
-                method=key[0],
-                coefficient=key[1],
-                **{f"loss_{s}": _finite(v.loss) for s, v in scored.mean.items()},
-                **{f"accuracy_{s}": v.accuracy for s, v in scored.mean.items()},
-                **{f"raw_loss_{s}": _finite(raw[s].loss) if raw else None for s in ("val", "test")},
-                **{f"raw_accuracy_{s}": raw[s].accuracy if raw else None for s in ("val", "test")},
-                coefficients=scored.coefficients,
-                **{
-                    f"accuracy_{name}_{s}": task[s].accuracy if several else None
-                    for name, task in zip(TASKS, scored.tasks, strict=False)
-                    for s in HELD_OUT
-                },
-                **{f"normalised_accuracy_{s}": _finite(sum(v) / len(v)) if v else None for s, v in own.items()},
-                **{f"normalised_accuracy_worst_{s}": _finite(min(v)) if v else None for s, v in own.items()},
-            )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 class _Scorer:
@@ -211,7 +62,7 @@ class _Scorer:
     def validate(self, merged: Weights) -> Score:
         """Return the validation score of a merge, mean over tasks."""
         parts = [self._one(t, t.whole(merged, c), ("val",)) for t, c in zip(self.tasks, self.children, strict=False)]
-        return _mean([p[0] for p in parts])["val"]
+        return mean_of([p[0] for p in parts])["val"]
 
     def score_midpoint(self, pair: tuple[int, int]) -> Sequence[Splits]:
         """Return the scores of the midpoint of two tasks' children, one per task."""
@@ -240,7 +91,12 @@ class _Scorer:
 
 
 def score_merges(
-    spec: PairSpec, tasks: Sequence[Task], children: Sequence[Weights], phase: Phase, moments: Sequence[Weights] = ()
+    spec: PairSpec,
+    tasks: Sequence[Task],
+    children: Sequence[Weights],
+    phase: Phase,
+    moments: Sequence[Weights] = (),
+    windows: Sequence[Mapping[int, Weights]] = (),
 ) -> MergeCurves:
     """Return the scores of a trial's children merged by every method and coefficient.
 
@@ -250,6 +106,7 @@ def score_merges(
         children: State dicts; merges of a pair take the first two.
         phase: Times the phases `recalibrate` and `evaluate`.
         moments: Adam's second moments of each child, times its batch size, for merges that need them.
+        windows: Of each child, number of last checkpoints -> state dict of their mean, on any device.
 
     Raises:
         UnknownName: No such merge.
@@ -283,7 +140,7 @@ def score_merges(
     for extra in range(2, len(children) if len(tasks) == 1 else 0):
         others.append(scorer.score_child(extra, tasks[0]))
         ensemble.append(scorer.logits or children[extra])
-    return MergeCurves(
+    curves = MergeCurves(
         merges,
         parents,
         others,
@@ -294,6 +151,27 @@ def score_merges(
         {"a": ends[0], "b": ends[1], "merged": kept[middle][0]},
         {pair: scorer.score_midpoint(pair) for pair in (pairs_of(len(tasks)) if len(tasks) > 1 else ())},
     )
+    kept.clear()
+    for size in windows[0] if windows else ():
+        curves = _add_window(curves, spec, tasks, own, size, [w[size] for w in windows], phase, moments)
+    return curves
+
+
+def _add_window(
+    curves: MergeCurves, spec: PairSpec, tasks: Sequence[Task], own: Sequence[Task], size: int,
+    means: Sequence[Weights], phase: Phase, moments: Sequence[Weights],
+) -> MergeCurves:  # fmt: skip
+    """Return the curves with the merges of one window of checkpoints."""
+    device = next(iter(tasks[0].base.values())).device
+    children = [{k: v.to(device) for k, v in mean.items()} for mean in means]
+    scorer, merges = _Scorer(tasks, children, phase), dict[Key, MergeScores]()
+    for key, merged, scales in _iterate_merges(spec, tasks, own, children, scorer, moments):
+        scored, whole = scorer.score(merged)
+        merges[key] = replace(scored, scales=scales)
+        curves = replace(curves, windows={**curves.windows, size: merges})
+        if _beats(merges[key], curves.chosen_scores):
+            curves = replace(curves, chosen=key, chosen_window=size, weights=join_by_task(tasks, whole))
+    return curves
 
 
 def _beats(one: MergeScores, other: MergeScores) -> bool:
@@ -309,11 +187,6 @@ def _ensemble(task: Task, members: Sequence[Mapping[str, Tensor]]) -> Splits:
     if task.data.context is not None:
         return {s: score_ensemble(task.model, members, *task.data.scored(s)) for s in SPLITS}
     return {s: score(torch.stack([child[s] for child in members]).mean(0), task.data.scored(s)[1]) for s in SPLITS}
-
-
-def middle_of(tasks: int) -> Key:
-    """Return the key of the linear merge with equal weights, for a number of tasks."""
-    return ("linear", 1 / tasks) if tasks > 2 else MIDPOINT
 
 
 def _iterate_merges(

@@ -50,7 +50,7 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
         raise ValueError(f"merge {wrong[0]!r} needs the optimizer of the training; leave this merge out")
     if base is None and (wrong := [m for m in spec.merges if m != GREEDY and (m not in MERGES or MERGES[m].uses_base)]):
         raise ValueError(f"merge {wrong[0]!r} needs the base of the models; set --base, or leave this merge out")
-    spec = replace(spec, members=len(models), stack=1, weights="")
+    spec = replace(spec, members=len(models), stack=1, weights="", window={})
     lab = prepare(spec, resolve_device(runtime), with_base=False)
     task = lab.tasks[0]
     children = [_load_child(lab, path) for path in models]
@@ -77,8 +77,7 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
     result = record(
         spec, lab.runtime, outcome, "; ".join(part for part in (fault, detail, lost) if part), lab.started,
         scores=finite(curves.columns()), seconds=lab.clock.seconds, **about, **finite({"cka_val": curves.cka}),
-        chosen_merge=curves.chosen[0], chosen_coefficient=curves.chosen[1],
-        chosen_coefficients=curves.merges[curves.chosen].coefficients,
+        **curves.describe_choice(),
     )  # fmt: skip
     weights = None if fault else {k: v.cpu() for k, v in curves.weights.items()}
     return PairOutput(result, tuple(curves.rows(spec)), weights=weights)

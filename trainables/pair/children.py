@@ -18,6 +18,7 @@ from trainables.training.checkpointing import Keeper, train_with_pauses
 from trainables.training.child import Child, Epoch
 from trainables.training.loop import Course, Seeds, Training, make_courses
 from trainables.training.members import OptimizerState
+from trainables.training.windows import read_window
 
 
 def child_names(members: int) -> list[str]:
@@ -123,7 +124,7 @@ class Children:
             return make_courses(
                 Training(
                     first, lab.tasks[0].trainee, start, lab.data * len(self.specs), seeds, watch.legs[0], state,
-                    keep_moments=needs_moments(first), fold=lab.tasks[0].fold,
+                    keep_moments=needs_moments(first), window=read_window(first.window), fold=lab.tasks[0].fold,
                     on_epoch=self._on_epoch, on_step=watch.on_step,
                 )
             )  # fmt: skip
@@ -134,7 +135,8 @@ class Children:
             courses += make_courses(
                 Training(
                     own, task.trainee, start if first.child_b else task.start(task.base), [data], [seed],
-                    watch.legs[i], state, keep_moments=needs_moments(first), fold=task.fold, first=i,
+                    watch.legs[i], state, keep_moments=needs_moments(first), window=read_window(first.window),
+                    fold=task.fold, first=i,
                     on_epoch=self._on_epoch, on_step=watch.on_step,
                 )
             )  # fmt: skip

@@ -24,7 +24,8 @@ from trainables.io.printable import guard_output
 from trainables.measurement.curvature import few_examples, geometry, relief_columns
 from trainables.measurement.loss_plane import plane
 from trainables.measurement.monitor import Watch
-from trainables.merging.coefficient_grid import MergeCurves, score_merges
+from trainables.merging.coefficient_grid import score_merges
+from trainables.merging.merge_curves import MergeCurves
 from trainables.models.registry import has_batchnorm
 from trainables.noise import NOISE
 from trainables.pair.caveats import caveats
@@ -208,7 +209,8 @@ class _Trial:
             with self.clock.phase("recalibrate"):
                 task.batches = lab.recalibration_batches(spec, task)
         moments = [c.moments for c in self.children if c.moments is not None]
-        curves = score_merges(spec, lab.tasks, [c.weights for c in self.children], self.clock.phase, moments)
+        windows = [c.windows for c in self.children]
+        curves = score_merges(spec, lab.tasks, [c.weights for c in self.children], self.clock.phase, moments, windows)
         outcome, detail = _judge_viability(spec, curves)
         names = [n for n in trained_names(lab.tasks[0].model) if not lab.tasks[0].is_own(n)]
         a, b = (c.weights for c in self.children[:2])
@@ -218,8 +220,7 @@ class _Trial:
             scores=finite(curves.columns()), seconds=self.clock.seconds, measured_noise=settings, landscape=relief,
             **about | self._peak(),
             **finite(geometry(lab.tasks[0].base, a, b, names)), **finite({"cka_val": curves.cka}),
-            chosen_merge=curves.chosen[0], chosen_coefficient=curves.chosen[1],
-            chosen_coefficients=curves.merges[curves.chosen].coefficients,
+            **curves.describe_choice(),
         )  # fmt: skip
         # a trial that cannot win stores no weights
         weights = {k: v.cpu() for k, v in curves.weights.items()} if outcome is Outcome.OK else None

@@ -28,7 +28,9 @@ from trainables.tasks.evaluation import logits_of
 from trainables.tasks.tasks import Task, add_models, children_data, children_tasks, load_tasks
 from trainables.training import optimizers
 from trainables.training.base import base_weights
+from trainables.training.legs import child_leg
 from trainables.training.schedules import SCHEDULES
+from trainables.training.windows import read_window
 
 # batches of the BatchNorm re-estimation: the cumulative average converges long before the end of an epoch of a large
 # set. Their size is fixed, so that the error of the statistics does not depend on the trial's batch size. Their values
@@ -178,6 +180,7 @@ def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
         for child, data in zip(spec.child_specs(), sets, strict=True):
             steps_per_epoch(data.examples, child.batch_size)
             steps_per_epoch(data.examples, spec.base.batch_size, "base batch_size")
+            read_window(spec.window).find_segments(child_leg(child, data.examples).steps)
     first = specs[0]
     examples = labs[first.base_digest, first.pair_kind, first.members].data[0].examples
     forget()

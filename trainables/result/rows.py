@@ -36,6 +36,10 @@ class MergeRow:
     raw_accuracy_val: float | None = col("validation accuracy before recalibration; empty without BatchNorm", "1")
     raw_accuracy_test: float | None = col("test accuracy before recalibration; empty without BatchNorm", "1")
     coefficients: str | None = col("scale of each child, in order; only taskwise_arithmetic", default=None)
+    window: int | None = col(
+        "last checkpoints of each child whose mean is merged; empty for the child's last weights", "checkpoints",
+        default=None,
+    )  # fmt: skip
     accuracy_a_val: float | None = col(
         "validation accuracy on task A; empty for children of one task", "1", default=None
     )

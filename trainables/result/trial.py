@@ -133,6 +133,10 @@ class TrialResult:
     chosen_coefficients: str | None = col(
         "scale of each child, in order, if the chosen merge is taskwise_arithmetic; else empty", default=None
     )
+    chosen_window: int | None = col(
+        "last checkpoints of each child whose mean the chosen merge takes; empty for the last weights", "checkpoints",
+        default=None,
+    )  # fmt: skip
     pruned_step: int | None = col("optimizer step at which the trial was pruned; else empty", "steps", default=None)
     tokens_per_example: int | None = col(
         "tokens of a window of text, over which losses are means; empty for images", "tokens", default=None

@@ -96,6 +96,13 @@ class PairSpec:
         default_factory=lambda: {},
         metadata=about("Fields in which child B differs: `learning_rate`, `batch_size`. Noises are those of child A."),
     )
+    window: JSON = field(
+        default_factory=lambda: {},
+        metadata=about(
+            "Averages of each child's last checkpoints, which are merged and scored beside its last weights: `size`, "
+            "one number of checkpoints or several, and `spacing` in steps (default 1)."
+        ),
+    )
     protocol: str = field(
         default="finetune",
         metadata=about(
@@ -286,5 +293,5 @@ _BASE_FIELDS = (
 )  # fmt: skip
 _AFTER_BRANCH = (
     "epochs", "steps", "schedule", "decay", "merges", "members", "trainable", "accuracy_floor", "loss_ceiling", "stack",
-    "repeat", "noise_schedule", "pairing", "child_b",
+    "repeat", "noise_schedule", "pairing", "child_b", "window",
 )  # fmt: skip

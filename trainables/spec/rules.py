@@ -25,8 +25,10 @@ CHOICES = {
     "pairing": ("independent", "antithetic"),
 }
 _MAPPINGS = (
-    "dataset_options", "dataset_b_options", "model_options", "optimizer_options", "noise_schedule", "child_b",
+    "dataset_options", "dataset_b_options", "model_options", "optimizer_options", "noise_schedule", "child_b", "window",
 )  # fmt: skip
+_WINDOW = ("size", "spacing")
+MOST_WINDOWS = 8
 _SCHEDULE = ("kind", "start", "end", "turn")
 _CHILD = ("learning_rate", "batch_size")
 SEVERAL_TASKS = ("two_task", "tasks")
@@ -151,14 +153,7 @@ def check_pair(spec: Any) -> None:
     Raises:
         ValueError: A field breaks its rule; the message names rule and value.
     """
-    for name in (
-        "dataset_options",
-        "dataset_b_options",
-        "model_options",
-        "optimizer_options",
-        "noise_schedule",
-        "child_b",
-    ):
+    for name in _MAPPINGS:
         check_json(name, getattr(spec, name))
     if reserved := sorted(OF_OTHERS & set(spec.model_options)):
         raise ValueError(
@@ -222,6 +217,20 @@ def check_dynamics(spec: Any) -> None:
     if spec.child_b:
         check("members", spec.members, "be 2 with child_b", spec.members == 2)
         check("stack", spec.stack, "be 1 with child_b", spec.stack == 1)
+    _check_window(spec.window)
+
+
+def _check_window(options: JSON) -> None:
+    if wrong := sorted(set(options) - set(_WINDOW)):
+        raise ValueError(str(unknown("entry of window", wrong[0], _WINDOW)))
+    if options and "size" not in options:
+        raise ValueError(f"window must have a size, the number of checkpoints, got {dict(options)}")
+    size = options.get("size", 1)
+    sizes = cast(list[Any], size) if isinstance(size, list | tuple) else [size]
+    check("window.size", len(sizes), f"be one number or at most {MOST_WINDOWS}", 0 < len(sizes) <= MOST_WINDOWS)
+    for name, value in [*(("window.size", s) for s in sizes), ("window.spacing", options.get("spacing", 1))]:
+        number = _number(name, value)
+        check(name, value, "be whole and >= 1", number >= 1 and number % 1 == 0 and not isinstance(value, bool))
 
 
 def _check_noise_schedule(spec: Any) -> None:

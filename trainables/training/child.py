@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class Child:
         history: Its epochs.
         diverged_at: Step at which it diverged; None if it did not.
         state: State of its optimizer, with `Training.keep_state`.
+        windows: Number of last checkpoints -> state dict of their mean, on the host; see `Training.window`.
         moments: Adam's second moments times the batch size, by parameter name, with `Training.keep_moments`.
     """
 
@@ -44,6 +45,7 @@ class Child:
     diverged_at: int | None = None
     state: OptimizerState | None = None
     moments: dict[str, Tensor] | None = None
+    windows: Mapping[int, dict[str, Tensor]] = field(default_factory=lambda: {})
 
     @property
     def clipped_fraction(self) -> float:

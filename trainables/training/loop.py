@@ -22,6 +22,7 @@ from trainables.training.legs import Leg
 from trainables.training.members import Members, OptimizerState, make_members, second_moments, stackable
 from trainables.training.optimizers import build
 from trainables.training.ranks import Ranks
+from trainables.training.windows import LAST, Window, WindowAverages
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Training:
         state: Optimizer state of one child to continue from; None starts a new optimizer.
         keep_state: Whether the trained children hold their optimizer state.
         keep_moments: Whether the trained children hold Adam's second moments.
+        window: Which means of last checkpoints the trained children hold.
         fold: Turns the state dict of `model` into the weights of a child.
         first: Index of the first child, for the callbacks.
         on_epoch: Receives each epoch of each child: index of the child, record.
@@ -68,6 +70,7 @@ class Training:
     state: OptimizerState | None = None
     keep_state: bool = False
     keep_moments: bool = False
+    window: Window = LAST
     fold: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
     first: int = 0
     on_epoch: Callable[[int, Epoch], None] = lambda child, epoch: None
@@ -118,6 +121,7 @@ class Course:
         self.histories: list[list[Epoch]] = [[] for _ in training.seeds]
         self.diverged: list[int | None] = [None] * len(training.seeds)
         self.children: list[Child] = []
+        self._windows = WindowAverages(training.window, self.leg.steps, len(training.seeds))
         self._run: _Run | None = None  # from the first step to the last one
         self._held: list[Tensor] = []  # weights during a pause, when another course may use the module
 
@@ -136,6 +140,7 @@ class Course:
                 losses = run.step(next(run.epoch.batches), run.rate)
                 self.done += 1
                 run.epoch.add_step(losses, run.members.unclipped_norm)
+                self._windows.add(self.done, lambda: self._weights(run))
                 self.training.on_step(self.training.first, self.done, run.members, run.optimizer)
                 if self.done in (run.epoch.end, self.leg.steps):
                     self._close_epoch(run)
@@ -165,16 +170,22 @@ class Course:
             self.training.on_epoch(self.training.first + i, history[-1])
         run.epoch = run.open_epoch(epoch.number + 1, self.done)
 
+    def _weights(self, run: _Run) -> list[dict[str, Tensor]]:
+        return [self.training.fold(w) for w in run.members.weights()]
+
     def _finish(self, run: _Run) -> None:
-        weights, constants = run.members.weights(), non_finite_entries(self.training.start)
-        for i, state_dict in enumerate(weights):
+        constants = non_finite_entries(self.training.start)
+        for i, state_dict in enumerate(run.members.weights()):
             if self.diverged[i] is None and non_finite_names(state_dict, constants):
                 self.diverged[i] = self.leg.steps
         state = copy.deepcopy(run.optimizer.state_dict()) if self.training.keep_state else None
+        weights = self._weights(run)
         moments = run.scaled_moments() if self.training.keep_moments else [None] * len(weights)
+        # a child that stops early has diverged, and no averages
+        windows = [self._windows.averages(i, w) if self.done == self.leg.steps else {} for i, w in enumerate(weights)]
         self.children = [
-            Child(self.training.fold(w), h, d, state, m)
-            for w, h, d, m in zip(weights, self.histories, self.diverged, moments, strict=True)
+            Child(w, h, d, state, m, means)
+            for w, h, d, m, means in zip(weights, self.histories, self.diverged, moments, windows, strict=True)
         ]
         self._run = None
 
@@ -191,10 +202,10 @@ class Course:
         histories = [[asdict(e) for e in h] for h in self.histories]
         state: dict[str, Any] = {"done": self.done, "histories": histories, "diverged": list(self.diverged)}
         if self.children:
-            return state | {n: [getattr(c, n) for c in self.children] for n in ("weights", "moments")}
+            return state | {n: [getattr(c, n) for c in self.children] for n in ("weights", "moments", "windows")}
         if self._run is None:
             return state
-        return state | {"held": self._held} | self._run.snapshot()
+        return state | {"held": self._held, "window": self._windows.snapshot()} | self._run.snapshot()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from the snapshot of a course of the same training; bit for bit on the same device."""
@@ -202,17 +213,15 @@ class Course:
         self.done, self.diverged = state["done"], list(state["diverged"])
         self.histories = [[read_epoch(e) for e in h] for h in state["histories"]]
         if "weights" in state:
-            ends = [
-                child_to(device, Child(w, [], moments=m))
-                for w, m in zip(state["weights"], state["moments"], strict=True)
-            ]
+            kept = zip(state["weights"], state["moments"], state["windows"], strict=True)
             self.children = [
-                replace(c, history=h, diverged_at=d)
-                for c, h, d in zip(ends, self.histories, self.diverged, strict=True)
+                child_to(device, Child(w, h, d, moments=m, windows=means))
+                for (w, m, means), h, d in zip(kept, self.histories, self.diverged, strict=True)
             ]
         elif "held" in state:
             self._run = _Run(self.training)
             self._run.restore(state)
+            self._windows.restore(state["window"])
             self._held = [v.to(device) for v in state["held"]]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sweeper.analysis.curve.windows import select_last_weights
 from sweeper.analysis.regime import Regime, fit_regime
 from sweeper.formatting import BETWEEN_PARENTS, FROM_BASE
 
@@ -82,7 +83,7 @@ def _choose_coefficients(merges: pa.Table) -> dict[str, dict[str, tuple[float, f
     """Return method -> trial -> validation and test loss at the coefficient with the lowest validation loss."""
     names = ["digest", "method", "coefficient", "loss_val", "loss_test"]
     found: dict[str, dict[str, tuple[float, float]]] = {}
-    for row in merges.select(names).to_pylist():
+    for row in select_last_weights(merges).select(names).to_pylist():
         method, at, losses = row["method"], row["coefficient"], (row["loss_val"], row["loss_test"])
         ends = (0.0, 1.0) if method in BETWEEN_PARENTS else (0.0,) if method in FROM_BASE else ()
         if at in ends or any(v is None or not math.isfinite(v) for v in losses):

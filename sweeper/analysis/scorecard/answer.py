@@ -198,7 +198,7 @@ def _find_remarks(winner: Mapping[str, Any] | None) -> Sequence[str]:
     others = {"linear 1/2": winner["merged_accuracy_val"], "the better parent": max(parents, default=None)}
     if winner["pair_kind"] in SEVERAL_TASKS:  # a parent knows its own task only
         others = {"the linear merge": winner["merged_accuracy_val"]}
-    name = merge_words(winner["chosen_merge"], winner["chosen_coefficient"])
+    name = merge_words(winner["chosen_merge"], winner["chosen_coefficient"], winner.get("chosen_window"))
     return [
         f"the merge with the lowest loss, {name}, is less accurate on validation than {other} "
         f"({_percent(saved)} against {_percent(value)})"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sweeper.analysis.curve.merge_methods import MethodCurve
+    from sweeper.analysis.curve.windows import Change, WindowEffect
     from sweeper.analysis.evidence.findings import Analysis
     from sweeper.analysis.evidence.plan import Plan
     from sweeper.analysis.evidence.ranking import Rank
@@ -34,6 +35,7 @@ _OPTIONS = (
     Option("--split", "NAME", "train, val or test (default: val, or test if only test was measured).",
            names=lambda: SPLITS),
     Option("--by-merge", "", "Also show the best noise of every merge method.", default=False),
+    Option("--by-window", "", "Also show what means of the last checkpoints change.", default=False),
     Option("--where", "COLUMN=VALUE", "Use trials with this value only, such as momentum=0.9; repeatable.",
            multiple=True),
 )  # fmt: skip
@@ -52,6 +54,7 @@ def analyse(args: Arguments) -> int:
     commands: dict[str, str] = {}
     plans: dict[str, Plan | None] = {}
     methods: dict[str, tuple[MethodCurve, ...]] = {}
+    windows: dict[str, tuple[WindowEffect, ...]] = {}
     for folder in dict.fromkeys(args.dirs):
         spec = stored_spec(folder)
         trials = read_trials(folder)
@@ -67,18 +70,21 @@ def analyse(args: Arguments) -> int:
         analyses[folder] = analysis.analyse(trials, args.objective or OBJECTIVE, args.noise or spec.noise, split=split)
         if args.by_merge:
             methods[folder] = _fit_methods(folder, trials, args.noise or spec.noise)
+        if args.by_window:
+            windows[folder] = _compare_windows(folder, trials)
         plans[folder] = read_missing(spec, folder, trials, analyses[folder]) if commands[folder] else None
     record = {
         folder: {
             **a.record(),
             "further_trials": None if (plan := plans[folder]) is None else len(plan.specs),
             "merge_methods": [c.record() for c in methods.get(folder, ())],
+            "windows": [e.record() for e in windows.get(folder, ())],
         }
         for folder, a in analyses.items()
     }
     text = "\n\n\n".join(
         f"{_title(folder, len(analyses))}{report(a, commands[folder], plans[folder])}"
-        f"{_format_methods(methods.get(folder, ()))}"
+        f"{_format_methods(methods.get(folder, ()))}{_format_windows(windows.get(folder, ()))}"
         for folder, a in analyses.items()
     )
     emit(args.json, {"sweeps": record}, text)
@@ -106,6 +112,38 @@ def _format_methods(curves: tuple[MethodCurve, ...]) -> str:
         "the noise where the linear merge is worst: a method that makes up for wrong hyperparameters stays low there."
     )
     return f"\n\n{format_table(header, rows)}\n{wrap(note, 2)}"
+
+
+def _compare_windows(folder: str, trials: pa.Table) -> tuple[WindowEffect, ...]:
+    from sweeper.analysis.curve.windows import compare_windows
+    from sweeper.storage.tables import read
+
+    found = compare_windows(trials, read(folder, "merges"))
+    if not found:
+        raise SpecError(f"{folder} has no windows of checkpoints: --set 'window={{size: 4}}' of a run adds them")
+    return found
+
+
+def _format_windows(effects: tuple[WindowEffect, ...]) -> str:
+    if not effects:
+        return ""
+    header = ("checkpoints", "trials", "children alone", "change", "their merge", "change")
+    rows = [
+        (str(e.window), str(e.trials), number(e.parents), _format_change(e.parents_change), number(e.merged),
+         _format_change(e.merged_change))
+        for e in effects
+    ]  # fmt: skip
+    note = (
+        "Test losses [nat] of the mean of each child's last checkpoints, alone and merged at equal weights. Changes "
+        "are against the last weights, paired by trial, with 90 % intervals."
+    )
+    return f"\n\n{format_table(header, rows)}\n{wrap(note, 2)}"
+
+
+def _format_change(change: Change | None) -> str:
+    if change is None:
+        return "-"
+    return f"{change.mean:+.3g}" + ("" if change.low is None else f" ({_range(change.low, change.high)})")
 
 
 def _range(low: float | None, high: float | None) -> str:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, create_model
 
 from sweeper.analysis.comparison import Overlap, SweepSummary
 from sweeper.analysis.curve.merge_methods import MethodCurve
+from sweeper.analysis.curve.windows import WindowEffect
 from sweeper.analysis.evidence.findings import Analysis
 from sweeper.analysis.posterior import Favourite
 from sweeper.analysis.recommend import Recommendation
@@ -95,6 +96,7 @@ class Best(Knobs):
     confirmed: Confirmation | None = say("fresh pairs that confirm the winner; null without them")
     chosen_merge: str | None = say("merge with the lowest validation loss")
     chosen_coefficient: float | None = say("its coefficient")
+    chosen_window: int | None = say("last checkpoints of each child whose mean it merges; null for the last weights")
     column: str = say("column of the trials table that holds the objective")
     noise: float | None = say("noise of the trial, in the shown definition")
     bytes_per_token: float | None = say("bytes of text per token, for bits per byte; null for images")
@@ -192,6 +194,7 @@ class Recommendations(Output):
     missing: list[str] = say("reasons for missing parts")
 
 
+WindowEffectRecord: Any = model_of(WindowEffect, "WindowEffectRecord")
 MethodCurveRecord: Any = model_of(MethodCurve, "MethodCurveRecord")
 AnalysisRecord: Any = create_model(
     "AnalysisRecord",
@@ -200,6 +203,10 @@ AnalysisRecord: Any = create_model(
     merge_methods=(
         list[MethodCurveRecord],
         Field(description="best noise of every merge method, lowest loss first; empty without `--by-merge`"),
+    ),
+    windows=(
+        list[WindowEffectRecord],
+        Field(description="test losses of every window of checkpoints; empty without `--by-window`"),
     ),
 )
 

@@ -71,7 +71,7 @@ def format_card(weights: str, spec: SweepSpec, row: Mapping[str, Any], exported:
     trial = PairSpec.from_json(row["spec"])
     goal = OBJECTIVES[spec.objective]
     noise = row.get(f"noise_{spec.noise}")
-    merge = merge_words(row["chosen_merge"], row["chosen_coefficient"])
+    merge = merge_words(row["chosen_merge"], row["chosen_coefficient"], row.get("chosen_window"))
     data = " and ".join(_escape(name) for name in (row["dataset"], row["dataset_b"]) if name)
     facts = {
         "merge": _escape(merge),

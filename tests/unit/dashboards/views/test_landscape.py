@@ -2,6 +2,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.stats import spearmanr
 
@@ -139,3 +140,16 @@ def test_the_merge_methods_stand_in_a_table(measured):
     (card,) = landscape.build(measured, Selection()).tables
     assert {row[0].text for row in card.table.rows} == methods
     assert len(card.table.head) == 5
+
+
+def test_windows_of_checkpoints_stand_in_a_table_and_in_no_curve(measured):
+    merges = measured.tables["merges"]
+    wide = merges.set_column(
+        merges.column_names.index("window"), merges.schema.field("window"), pa.array([4] * merges.num_rows, pa.int64())
+    )
+    both = replace(measured, tables={**measured.tables, "merges": pa.concat_tables([merges, wide])}, version="both")
+    card = next(c for c in landscape.build(both, Selection()).tables if c.key == "windows")
+    assert [row[0].text for row in card.table.rows] == ["1", "4"]
+    assert card.table.rows[1][5].text.startswith("+0")
+    plain, found = ([c.figure.to_dict() for c in landscape.draw_merges(r, "paper")] for r in (measured, both))
+    assert [len(f["data"]) for f in found] == [len(f["data"]) for f in plain]

@@ -73,6 +73,38 @@ def test_unequal_children_train_with_their_own_settings() -> None:
     assert math.isfinite(equal.scores["merged_loss_test"] or math.nan)
 
 
+def test_windows_add_rows_and_leave_the_other_numbers_as_they_are() -> None:
+    spec = digits_spec(batch_size=32, epochs=2, learning_rate=0.1, merges=("linear",), decay=0.0)
+    wide = replace(spec, window={"size": [4, 12], "spacing": 2})
+    plain, output = run_pair(spec, QUIET), run_pair(replace(wide, seed=spec.seed), QUIET)
+    rows = {(r.window, r.method, r.coefficient): r for r in output.merges}
+    assert len(rows) == len(output.merges) == 3 * len(plain.merges)
+    assert {r.window for r in plain.merges} == {None}
+    last = rows[None, "linear", 0.5]
+    assert last.loss_test == output.result.scores["merged_loss_test"]
+    # without a decay the mean of many weights beats the last ones, alone and merged
+    assert rows[12, "linear", 0.0].loss_val < rows[None, "linear", 0.0].loss_val
+    best = min(output.merges, key=lambda r: r.loss_val)
+    chosen = output.result
+    assert (chosen.chosen_window, chosen.chosen_merge, chosen.chosen_coefficient) == (
+        best.window, best.method, best.coefficient,
+    )  # fmt: skip
+    assert chosen.scores["chosen_loss_test"] == best.loss_test
+
+
+def test_the_weights_of_a_windows_merge_score_what_the_row_says() -> None:
+    from trainables.pair.setup import prepare
+    from trainables.tasks.evaluation import score_weights
+
+    spec = digits_spec(batch_size=32, epochs=2, learning_rate=0.1, window={"size": 12}, decay=0.0, merges=("linear",))
+    output = run_pair(spec, QUIET)
+    task = prepare(spec, QUIET, with_base=False).tasks[0]
+    assert output.weights is not None
+    assert output.result.chosen_window == 12
+    found = score_weights(task.model, output.weights, *task.data.scored("test"))
+    assert found.loss == pytest.approx(output.result.scores["chosen_loss_test"], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     "fields", [{"noise_schedule": RISING}, {"pairing": "antithetic"}, {"child_b": {"learning_rate": 0.03}}]
 )

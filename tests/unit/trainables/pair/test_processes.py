@@ -19,7 +19,7 @@ from trainables.runtime import Runtime, Stop
     "changes",
     [
         {},
-        {"members": 3, "merges": ("linear", "uniform_soup")},
+        {"members": 3, "merges": ("linear", "uniform_soup"), "window": {"size": 3, "spacing": 2}},
         {"optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.0, "merges": ("linear", "fisher_adam")},
         {"protocol": "branch", "branch_step": 12, "augmentation": "crop_flip+mixup"},
         {"pair_kind": "split_data", "epochs": 2},

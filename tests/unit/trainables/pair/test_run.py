@@ -343,6 +343,11 @@ def test_inspect_counts_examples_without_training(monkeypatch: pytest.MonkeyPatc
             "merge 'fisher_adam' needs the second moments of adam or adamw, got optimizer 'sgd'; leave it out "
             "of merges",
         ),
+        (
+            {"window": {"size": 5, "spacing": 100}},
+            "window must fit in the 22 steps of a child, got 5 checkpoints every 100 steps; lower window.size or "
+            "window.spacing",
+        ),
         ({"base": {"batch_size": 721}}, "base batch_size must be <= the 720 training examples, got 721"),
     ],
     ids=str,

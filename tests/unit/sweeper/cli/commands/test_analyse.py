@@ -2,8 +2,11 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sweeper import SweepSpec
@@ -87,6 +90,27 @@ def test_wrong_names_are_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_run_without_windows_says_how_to_add_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyse", str(run), "--by-window"]) == 2
+    assert "has no windows of checkpoints: --set 'window={size: 4}' of a run adds them" in capsys.readouterr().err
+
+
+def test_windows_are_compared_with_the_last_weights(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    for part in (tmp_path / "run" / "merges").glob("*.parquet"):
+        last = pq.read_table(part)
+        place, column = last.column_names.index("window"), last.schema.field("window")
+        wide = last.set_column(place, column, pa.array([4] * last.num_rows, column.type))
+        pq.write_table(pa.concat_tables([last, wide]), part)
+    assert main(["analyse", str(tmp_path / "run"), "--by-window"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["checkpoints", "trials", "children", "alone", "change", "their", "merge", "change"] in rows
+    (four,) = [row for row in rows if row[:1] == ["4"]]
+    assert four[3:] == ["+0", "(0", "to", "0)", four[7], "+0", "(0", "to", "0)"]
 
 
 def test_folders_that_hold_nothing_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,127 @@
+"""Window averages: means of a child's last checkpoints, taken along while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which checkpoints the averages of a child hold.
+
+    Attributes:
+        sizes: Numbers of last checkpoints, ascending, each above 1.
+        spacing: Steps between two checkpoints; the last one is the end of the training.
+    """
+
+    sizes: tuple[int, ...] = ()
+    spacing: int = 1
+
+    def find_segments(self, steps: int) -> dict[int, int]:
+        """Return step -> segment: 0 holds the checkpoints of the first size, 1 the further ones of the next, and so on.
+
+        Args:
+            steps: Steps of the training.
+
+        Raises:
+            ValueError: The training is too short.
+        """
+        if self.sizes and (self.sizes[-1] - 1) * self.spacing >= steps:
+            raise ValueError(
+                f"window must fit in the {steps} steps of a child, got {self.sizes[-1]} checkpoints every "
+                f"{self.spacing} steps; lower window.size or window.spacing"
+            )
+        starts = (0, *self.sizes)
+        return {
+            steps - i * self.spacing: segment for segment, size in enumerate(self.sizes)
+            for i in range(starts[segment], size)
+        }  # fmt: skip
+
+
+LAST = Window()
+"""No averages: the last weights alone."""
+
+
+def read_window(options: Mapping[str, Any]) -> Window:
+    """Return the window of a trial's field `window`: `size`, one number or several, and `spacing`."""
+    size = options.get("size", 1)
+    sizes = cast(Sequence[Any], size) if isinstance(size, list | tuple) else [size]
+    return Window(tuple(sorted({int(s) for s in sizes} - {1})), int(options.get("spacing", 1)))
+
+
+class WindowAverages:
+    """Running means of the last checkpoints of some children, on the host: one copy of the weights per child and size.
+
+    Args:
+        window: Which checkpoints count.
+        steps: Steps of the training.
+        children: Number of children.
+
+    Raises:
+        ValueError: The training is too short.
+    """
+
+    def __init__(self, window: Window, steps: int, children: int) -> None:
+        self.window, self._segments = window, window.find_segments(steps)
+        self._means: list[list[dict[str, Tensor]]] = [[{} for _ in window.sizes] for _ in range(children)]
+        self._counts = [0] * len(window.sizes)
+
+    def add(self, step: int, weights: Callable[[], Sequence[Mapping[str, Tensor]]]) -> None:
+        """Add the children's state dicts if the step is one of the checkpoints."""
+        segment = self._segments.get(step)
+        if segment is None:
+            return
+        self._counts[segment] += 1
+        for means, own in zip(self._means, weights(), strict=True):
+            for key, value in own.items():
+                if value.is_floating_point():
+                    _add(means[segment], key, value, self._counts[segment])
+
+    def averages(self, child: int, end: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+        """Return size -> state dict of the mean of a child's last checkpoints, on the host.
+
+        Args:
+            child: Index of the child.
+            end: Its last weights; entries that are no floating-point numbers come from them.
+
+        Source: Izmailov et al. 2018, arXiv 1803.05407, equation of step 6 in algorithm 1, over the last checkpoints.
+        """
+        out: dict[int, dict[str, Tensor]] = {}
+        for i, size in enumerate(self.window.sizes):
+            parts, counts = self._means[child][: i + 1], self._counts[: i + 1]
+            out[size] = {
+                k: _combine([p[k] for p in parts], counts).to(v.dtype) if k in parts[0] else v.cpu()
+                for k, v in end.items()
+            }
+        return out
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state for `restore` as tensors and plain values."""
+        return {"means": self._means, "counts": self._counts}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from `snapshot`."""
+        self._means, self._counts = state["means"], list(state["counts"])
+
+
+def _add(means: dict[str, Tensor], key: str, value: Tensor, count: int) -> None:
+    wide = value.detach().to("cpu", torch.promote_types(value.dtype, torch.float32), copy=True)
+    if count > 1:
+        mean = means[key]
+        # entries that stay are exact, infinite ones too
+        wide = torch.where(wide == mean, mean, mean + (wide - mean) / count)
+    means[key] = wide
+
+
+def _combine(means: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    first, total = means[0], sum(counts)
+    shift = sum(
+        (torch.where(m == first, torch.zeros_like(m), m - first) * (n / total)
+         for m, n in zip(means[1:], counts[1:], strict=True)), torch.zeros_like(first),
+    )  # fmt: skip
+    return torch.where(shift == 0, first, first + shift)

@@ -7,7 +7,7 @@ one vector [P], L mean cross-entropy [nat], g and H its gradient and Hessian, d 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 
 from trainables.measurement.derivatives import Objective, Product, objective
 
+Point = tuple[Objective, Tensor]
 PROBES = 50  # Rademacher vectors of the trace
 TOLERANCE = 1e-3  # relative residual of the eigenvector; the relative error of its eigenvalue is about the square
 # middle of the ranges of adaptive sharpness in arXiv 2302.07011, and its number of steps
@@ -179,10 +180,22 @@ def landscape(
         y: Labels [n].
         seed: Seed of the random vectors, which are equal for all three points.
     """
+    points = {"a": a, "b": b, "merged": midpoint}
+    return describe_points({k: lambda w=w: objective(model, w, names, x, y) for k, w in points.items()}, seed)
+
+
+def describe_points(points: Mapping[str, Callable[[], Point]], seed: int) -> dict[str, float]:
+    """Return every column of `trainables.result.LANDSCAPE`, as `landscape`.
+
+    Args:
+        points: `a`, `b` and `merged` -> function that returns a loss and the point [P] at which to describe it. The
+            losses of the ends may be those of different tasks; that of `merged` is their mean.
+        seed: Seed of the random vectors, which are equal for all three points.
+    """
     out: dict[str, float] = {}
-    ends: dict[str, tuple[Objective, Tensor]] = {}
-    for point, weights in {"a": a, "b": b, "merged": midpoint}.items():
-        loss, w = ends[point] = objective(model, weights, names, x, y)
+    ends: dict[str, Point] = {}
+    for point, make in points.items():
+        loss, w = ends[point] = make()
         generator = Generator(device=w.device).manual_seed(seed)
         product = loss.hessian(w)
         trace, error = hessian_trace(product, rademacher(w, PROBES, generator))

@@ -7,17 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from trainables.measurement.curvature import geometry, relief_columns
 from trainables.merging.coefficient_grid import score_merges
 from trainables.merging.methods import GREEDY, MERGES
 from trainables.models.weights import load_start
 from trainables.pair.record import record
-from trainables.pair.setup import Lab, prepare, resolve_device
+from trainables.pair.setup import prepare, resolve_device
 from trainables.result import Outcome, PairOutput
 from trainables.runtime import Runtime
-from trainables.spec import SEVERAL_TASKS, PairSpec
+from trainables.spec import PairSpec
 from trainables.tasks.evaluation import finite
 from trainables.tasks.tasks import trained_names
 
@@ -28,7 +26,7 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
     Args:
         spec: Only its data set, model, merges, augmentation (for the BatchNorm re-estimation) and seed matter.
         runtime: Where to run.
-        models: Two or more files with weights.
+        models: Two or more files with weights; of several tasks, one per task, in their order.
         base: File with the base weights; merges of task vectors need it.
 
     Returns:
@@ -42,28 +40,32 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
     """
     if len(models) < 2:
         raise ValueError(f"a merge needs at least two models, got {len(models)}")
-    if spec.pair_kind in SEVERAL_TASKS:
-        raise ValueError("a merge of checkpoints needs one task; choose a space whose pair_kind is same_task")
     if runtime.plane:
         raise ValueError("a loss plane needs a trained trial; leave out --plane")
     if wrong := [m for m in spec.merges if m in MERGES and "moments" in MERGES[m].needs]:
         raise ValueError(f"merge {wrong[0]!r} needs the optimizer of the training; leave this merge out")
     if base is None and (wrong := [m for m in spec.merges if m != GREEDY and (m not in MERGES or MERGES[m].uses_base)]):
         raise ValueError(f"merge {wrong[0]!r} needs the base of the models; set --base, or leave this merge out")
+    if len(spec.tasks) not in (1, len(models)):
+        raise ValueError(f"models must be one per task, {len(spec.tasks)} in their order, got {len(models)}")
     spec = replace(spec, members=len(models), stack=1, weights="", window={})
     lab = prepare(spec, resolve_device(runtime), with_base=False)
     task = lab.tasks[0]
-    children = [_load_child(lab, path) for path in models]
-    task.base = _load_child(lab, base) if base else children[0]
-    with lab.clock.phase("recalibrate"):
-        task.batches = lab.recalibration_batches(spec, task)
+    # the head must match, because a checkpoint of another task has no scores on this one
+    children = [load_start(t.model, path, head="")[0] for t, path in zip(lab.children, models, strict=True)]
+    for own, child in zip(lab.tasks, children, strict=False):
+        # the base's head is no part of a merge of several tasks
+        own.base = load_start(own.model, base, own.head.removesuffix("."))[0] if base else child
+        with lab.clock.phase("recalibrate"):
+            own.batches = lab.recalibration_batches(spec, own)
     curves = score_merges(spec, lab.tasks, children, lab.clock.phase)
     relief: dict[str, float | None] = {}
     if lab.runtime.landscape:
         with lab.clock.phase("landscape"):
-            relief = relief_columns(task, curves, spec.stream("landscape"))
+            relief = relief_columns(lab.tasks, children, curves.recalibrated, spec.stream("landscape"))
+    names = [n for n in trained_names(task.model) if not task.is_own(n)]
     about: dict[str, Any] = {
-        **finite(geometry(task.base, children[0], children[1], trained_names(task.model))),
+        **finite(geometry(task.base, children[0], children[1], names)),
         "landscape": relief,
         "examples": task.data.examples,
         "classes": task.data.classes,
@@ -81,9 +83,3 @@ def merge_checkpoints(spec: PairSpec, runtime: Runtime, models: Sequence[Path], 
     )  # fmt: skip
     weights = None if fault else {k: v.cpu() for k, v in curves.weights.items()}
     return PairOutput(result, tuple(curves.rows(spec)), weights=weights)
-
-
-def _load_child(lab: Lab, path: Path) -> dict[str, Tensor]:
-    task = lab.tasks[0]
-    # the head must match, because a checkpoint of another task has no scores on this one
-    return load_start(task.model, path, head="")[0]

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainables.datasets.cache import drop_checkpoints
 from trainables.io.printable import guard_output
-from trainables.measurement.curvature import few_examples, geometry, relief_columns
-from trainables.measurement.loss_plane import plane
+from trainables.measurement.curvature import geometry, pair_plane, relief_columns
 from trainables.measurement.monitor import Watch
 from trainables.merging.coefficient_grid import score_merges
 from trainables.merging.merge_curves import MergeCurves
@@ -40,7 +38,7 @@ from trainables.pair.setup import Clock, build_model, inspect, prepare, resolve_
 from trainables.result import HistoryRow, Outcome, PairOutput, PlaneRow, RungRow
 from trainables.runtime import Report, Runtime, Stop
 from trainables.spec import PairSpec
-from trainables.tasks.evaluation import finite, recalibrate
+from trainables.tasks.evaluation import finite
 from trainables.tasks.tasks import trained_names
 from trainables.training import optimizers
 from trainables.training.checkpointing import Keeper, make_keeper
@@ -295,24 +293,19 @@ class _Trial:
             )  # fmt: skip
 
     def _landscape(self, curves: MergeCurves) -> tuple[dict[str, float | None], tuple[PlaneRow, ...]]:
-        runtime, spec, task = self.lab.runtime, self.spec, self.lab.tasks[0]
-        if len(self.lab.tasks) > 1 or not (runtime.landscape or runtime.plane):
+        runtime, spec, tasks = self.lab.runtime, self.spec, self.lab.tasks
+        if not (runtime.landscape or runtime.plane):
             return {}, ()
+        weights = [c.weights for c in self.children]
         with self.clock.phase("landscape"):
-            x, y = few_examples(task, "train")
-            relief = relief_columns(task, curves, spec.stream("landscape")) if runtime.landscape else {}
-            points = self._plane(x, y) if runtime.plane else ()
+            relief: dict[str, float | None] = {}
+            if runtime.landscape:
+                relief = relief_columns(tasks, weights, curves.recalibrated, spec.stream("landscape"))
+            rows = pair_plane(tasks, weights, runtime.plane) if runtime.plane else ()
+            points = tuple(
+                PlaneRow(spec.digest, spec.config, a, b, _number(train), _number(val)) for a, b, train, val in rows
+            )
         return relief, points
-
-    def _plane(self, x: Tensor, y: Tensor) -> tuple[PlaneRow, ...]:
-        task, points = self.lab.tasks[0], self.lab.runtime.plane
-        a, b = (c.weights for c in self.children[:2])
-        val = few_examples(task, "val")
-        rows = plane(
-            task.model, task.base, a, b, (x, y), val, points, lambda w: recalibrate(task.model, w, task.batches)
-        )  # fmt: skip
-        digest, config = self.spec.digest, self.spec.config
-        return tuple(PlaneRow(digest, config, at_a, at_b, _number(t), _number(v)) for at_a, at_b, t, v in rows)
 
 
 def _number(value: float) -> float | None:

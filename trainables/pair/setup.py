@@ -148,15 +148,15 @@ def prepare(spec: PairSpec, runtime: Runtime, with_base: bool = True) -> Lab:
     return lab
 
 
-def build_model(spec: PairSpec, runtime: Runtime) -> nn.Module:
-    """Return the module of a trial with one task, with untrained weights; the data set gives its shapes.
+def build_model(spec: PairSpec, runtime: Runtime, task: int = 0) -> nn.Module:
+    """Return the module of a trial's task, the first by default, with untrained weights; its data set gives its shapes.
 
     Raises:
         UnknownName, ValueError: See `inspect`.
     """
     lab = prepare(replace(spec, weights="", adapter={}), runtime, with_base=False)
     forget()
-    return lab.tasks[0].model
+    return lab.tasks[task].model
 
 
 def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
@@ -175,7 +175,7 @@ def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
             for task in labs[key].tasks:
                 _check_model(spec, task)
         check_names(spec)
-        _check_fits(spec, labs[key].tasks, runtime)
+        _check_fits(spec, labs[key].tasks)
         sets = labs[key].data
         for child, data in zip(spec.child_specs(), sets, strict=True):
             steps_per_epoch(data.examples, child.batch_size)
@@ -222,9 +222,7 @@ def needs_moments(spec: PairSpec) -> bool:
     return True
 
 
-def _check_fits(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> None:
-    if len(tasks) > 1 and (runtime.landscape or runtime.plane):
-        raise ValueError(f"a landscape needs one task; leave out --landscape and --plane in pair_kind {spec.pair_kind}")
+def _check_fits(spec: PairSpec, tasks: Sequence[Task]) -> None:
     pictures = [p for p in spec.augmentation.split("+") if p not in ("none", "label_smoothing")]
     for task in tasks:
         if task.data.context is not None and spec.augmentation != "none":

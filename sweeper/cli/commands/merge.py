@@ -22,7 +22,8 @@ from sweeper.errors import SpecError, StorageError
 from sweeper.formatting import describe_per_token, format_table, merge_words, number, wrap
 from sweeper.storage.location import is_uri
 from trainables.registry import UnknownName, unknown
-from trainables.spec import SEVERAL_TASKS, PairSpec
+from trainables.result import TASKS
+from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES
 
 if TYPE_CHECKING:
@@ -115,14 +116,26 @@ def _make_spec(args: Arguments, settings: SweepSpec) -> PairSpec:
     try:
         if args.space:
             space = load_space(settings)
-            if (kind := space.fixed.get("pair_kind")) in SEVERAL_TASKS:
-                raise SpecError(f"a merge of checkpoints needs one task, and {args.space} has pair_kind {kind}")
-            return space.build(next(corner_params(space)), **{**fields, "batch_size": _BATCH})
-        data = {"dataset": args.data_set} if args.data_set else _image_folder(args.data)
+            spec = space.build(next(corner_params(space)), **{**fields, "batch_size": _BATCH})
+            return _fit_merges(spec, bool(args.merges))
+        given = read_fields(args)
+        data = {"dataset": args.data_set} if args.data_set else {}
+        if not (args.data_set or "datasets" in given):
+            data = _image_folder(args.data)
         rates = {"learning_rate": 1.0, "batch_size": _BATCH}
-        return PairSpec.from_mapping({"model": args.model, **data, **rates, **fields, **read_fields(args)})
+        spec = PairSpec.from_mapping({"model": args.model, **data, **rates, **fields, **given})
+        return _fit_merges(spec, bool(args.merges))
     except (ValueError, KeyError) as error:
         raise SpecError(str(error)) from None
+
+
+def _fit_merges(spec: PairSpec, chosen: bool) -> PairSpec:
+    """Return the spec without the merges of two models, where there are more tasks and the user chose no merges."""
+    from trainables.merging.methods import MERGES
+
+    if chosen or len(spec.tasks) <= 2:
+        return spec
+    return replace(spec, merges=tuple(m for m in spec.merges if m not in MERGES or MERGES[m].arity != "pair"))
 
 
 def _image_folder(data: str | None) -> dict[str, Any]:
@@ -173,7 +186,7 @@ def _write_results(args: Arguments, spec: PairSpec, output: PairOutput, out: Pat
         write(out, output)
         if saved and output.weights is not None:
             write_weights(saved, output.weights, output.result)
-        heading = {"space": f"{len(args.models)} models on {spec.dataset}", "objective": "merged_loss"}
+        heading = {"space": f"{len(args.models)} models on {output.result.dataset}", "objective": "merged_loss"}
         page = write_page(out, settings={**heading, "own_models": not _knows_training(args)})
     except StorageError as error:
         raise SpecError(str(error)) from None
@@ -184,7 +197,7 @@ def _write_results(args: Arguments, spec: PairSpec, output: PairOutput, out: Pat
         "models": [str(m) for m in args.models],
         "base": args.base,
         "model": spec.model,
-        "data_set": spec.dataset,
+        "data_set": result.dataset,
         "outcome": result.outcome,
         "outcome_detail": result.outcome_detail,
         "chosen": {"merge": result.chosen_merge, "coefficient": result.chosen_coefficient},
@@ -216,7 +229,7 @@ def _describe_row(row: MergeRow) -> dict[str, Any]:
 def _format_record(record: Mapping[str, Any]) -> str:
     scores = record["scores"]
     header = ("", *(f"{split} {what}" for split in _SPLITS for what in ("loss", "acc.")))
-    parents = [(f"model {who.upper()}", _format_scores(scores, f"{who}_")) for who in "ab"]
+    parents = [(f"model {who.upper()}", _format_scores(scores, f"{who}_")) for who in _list_scored(scores)]
     merges = [(_name_merge(m["merge"], m["coefficient"]), _format_scores(m, "")) for m in record["merges"]]
     merges += [(f"{method.replace('_', ' ')}: not finite", _format_scores({}, "")) for method in record["not_finite"]]
     rows = [(name, *cells) for name, cells in (*parents, *merges, ("ensemble", _format_scores(scores, "ensemble_")))]
@@ -227,7 +240,7 @@ def _format_record(record: Mapping[str, Any]) -> str:
         *(f"model {who}: {path}" for who, path in zip(ascii_uppercase, record["models"], strict=False)),
         format_table(header, rows, indent=0),
         wrap(f"coefficients and the chosen merge have the lowest validation loss; chosen: {chosen}", 0),
-        *(f"{name:<44}{number(scores.get(column))} nat" for name, column in _FACTS.items()),
+        *(f"{name:<44}{number(scores[c])}{unit}" for name, c, unit in _FACTS if scores.get(c) is not None),
         *_describe_text(record),
         *(f"{k + ':':<9}{record[k]}" for k in ("run", "page", "weights", "saved") if record[k]),
     ]
@@ -240,12 +253,20 @@ def _describe_text(record: Mapping[str, Any]) -> list[str]:
     return [f"{f'{name}, per token, test':<44}{text}" for name, text in words.items() if text]
 
 
-_FACTS = {
-    "linear ½, gain over the mean parent, test": "gain_mean_loss_test",
-    "linear ½, gain over the better parent, test": "gain_best_loss_test",
-    "linear path, barrier (Frankle), test": "barrier_frankle_loss_test",
-    "linear path, barrier (Entezari), test": "barrier_entezari_loss_test",
-}
+def _list_scored(scores: Mapping[str, Any]) -> list[str]:
+    """Return the letters of the models with scores of their own: the first two, or one per task."""
+    return [who for who in TASKS if who in "ab" or scores.get(f"{who}_loss_test") is not None]
+
+
+_FACTS = (
+    ("linear, gain over the mean parent, test", "gain_mean_loss_test", " nat"),
+    ("linear, gain over the better parent, test", "gain_best_loss_test", " nat"),
+    ("linear path, barrier (Frankle), test", "barrier_frankle_loss_test", " nat"),
+    ("linear path, barrier (Entezari), test", "barrier_entezari_loss_test", " nat"),
+    ("barrier between two tasks, mean, test", "barrier_tasks_mean_loss_test", " nat"),
+    ("chosen merge, normalised accuracy, test", "chosen_normalised_accuracy_test", ""),
+    ("chosen merge, the same on the worst task", "chosen_normalised_accuracy_worst_test", ""),
+)
 
 
 def _name_merge(method: str, coefficient: float) -> str:

@@ -170,6 +170,8 @@ def _describe_loading(weights: str, row: Mapping[str, Any], trial: PairSpec) -> 
         yield f"model = ...  # {model} with the classes of the task"
         yield "model.load_state_dict({k.removeprefix(task): v for k, v in weights.items() if k.startswith(task)})"
         yield from ("model.eval()", "```", "")
+        yield "With sweeper and the run folder, `sweeper.load_results(DIR).best_model(task='a')` returns a module."
+        yield ""
         return
     yield "The file holds a state dict. It loads into a module of the same architecture with plain torch:"
     yield from ("", "```python", "from safetensors.torch import load_file", "")

@@ -87,13 +87,17 @@ class Results:
 
         return find_winner(stored_spec(self.run), self.trials)
 
-    def best_model(self) -> nn.Module:
+    def best_model(self, task: str | None = None) -> nn.Module:
         """Return the model with the best merged weights, in eval mode on the CPU.
 
         Weights that the run folder does not keep are trained again, as `sweeper best --save` does.
 
+        Args:
+            task: Letter of the task whose head the model gets, such as `b` for the second; for sweeps over tasks.
+
         Raises:
-            SpecError: No trial is viable, it trains no model, or this machine cannot run it.
+            SpecError: No trial is viable, it trains no model, the task is missing or unknown, or this machine cannot
+                run it.
         """
         from sweeper.runner.results.winner import load_winner
         from sweeper.storage.run_folder import runnable_spec
@@ -101,7 +105,7 @@ class Results:
         best = self.best
         if best is None:
             raise SpecError("best_model() needs a viable trial, and the sweep has none yet")
-        return load_winner(self.run, runnable_spec(self.run), best)
+        return load_winner(self.run, runnable_spec(self.run), best, task)
 
     def save_model(self, folder: str | Path, rank: int | None = None) -> float | None:
         """Write the best merged language model as a folder that `from_pretrained` loads, as `sweeper best --save` does.

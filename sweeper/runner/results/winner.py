@@ -15,8 +15,9 @@ from sweeper.runner.results.card import CARD, check_card, write_card
 from sweeper.storage.location import place_of
 from sweeper.storage.tables import weights_of, write_weights
 from trainables.registry import UnknownName
+from trainables.result import TASKS
 from trainables.runtime import Runtime
-from trainables.spec import SEVERAL_TASKS, PairSpec
+from trainables.spec import PairSpec
 from trainables.trial import TRAINABLES, run_trials
 
 if TYPE_CHECKING:
@@ -127,28 +128,46 @@ def fetch_weights(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], t
     write_weights(target, output.weights, output.result)
 
 
-def load_winner(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any]) -> nn.Module:
+def load_winner(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any], task: str | None = None) -> nn.Module:
     """Return the model of a trial with its merged weights, in eval mode on the CPU; see `fetch_weights`.
 
+    Args:
+        folder: The run folder.
+        spec: The sweep.
+        row: Stored row of the trial.
+        task: Letter of the task whose head the model gets, of a trial with several tasks.
+
     Raises:
-        SpecError: The trial has no weights, has several tasks and thus several heads, or this machine cannot run it.
+        SpecError: The trial has no weights, the task is missing or unknown, or this machine cannot run it.
     """
     trial = PairSpec.from_json(row["spec"])
     build = getattr(import_module(TRAINABLES[trial.trainable]), "build_model", None)
-    if build is None or trial.pair_kind in SEVERAL_TASKS:
-        why = (
-            "trains no models"
-            if build is None
-            else f"merges the backbone of {trial.members} tasks, which have a head each"
+    if build is None:
+        raise SpecError(
+            f"trial {row['digest']} trains no models: `sweeper best --save FILE` writes the weights that there are"
         )
-        raise SpecError(f"trial {row['digest']} {why}: `sweeper best --save FILE` writes the weights that there are")
+    index = _find_task(trial, task)
     weights = _load_weights(folder, spec, row)
+    if task is not None:
+        weights = {k.removeprefix(f"{task}/"): v for k, v in weights.items() if k.startswith(f"{task}/")}
     try:
-        model = build(trial, replace(_make_runtime(folder, spec, row), device="cpu"))
+        model = build(trial, replace(_make_runtime(folder, spec, row), device="cpu"), index)
         model.load_state_dict(weights)
     except (ValueError, UnknownName, RuntimeError) as error:
         raise SpecError(f"the model of trial {row['digest']} cannot be built here: {error}") from None
     return model.eval()
+
+
+def _find_task(trial: PairSpec, task: str | None) -> int:
+    letters = {TASKS[i]: name for i, (name, _) in enumerate(trial.tasks)}
+    if len(letters) == 1:
+        if task is not None:
+            raise SpecError(f"task must be left out in a sweep with one task, got {task!r}")
+        return 0
+    if task not in letters:
+        known = ", ".join(f"{letter!r} ({name})" for letter, name in letters.items())
+        raise SpecError(f"task must be one of {known}, because each task has its own head, got {task!r}")
+    return list(letters).index(task)
 
 
 def _load_weights(folder: str | Path, spec: SweepSpec, row: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -9,11 +9,17 @@ from typing import Any
 import pytest
 import torch
 
+from trainables.measurement.curvature import few_examples
+from trainables.merging.coefficient_grid import score_merges
+from trainables.merging.methods import MERGES
+from trainables.pair import run
 from trainables.pair.run import inspect, run_pair
+from trainables.pair.setup import prepare
 from trainables.registry import UnknownName
 from trainables.result import PairOutput
 from trainables.runtime import Runtime
 from trainables.spec import PairSpec
+from trainables.tasks.evaluation import recalibrate, score_weights
 
 QUIET = Runtime(measure=0)
 SETS: list[Any] = [
@@ -21,16 +27,30 @@ SETS: list[Any] = [
     {"name": "digits", "options": {"split_seed": 1}},
     {"name": "digits", "options": {"label_noise": 0.5}},
 ]
-MERGES = ("linear", "task_arithmetic", "taskwise_arithmetic", "ties", "dare", "regmean", "fisher", "uniform_soup",
+METHODS = ("linear", "task_arithmetic", "taskwise_arithmetic", "ties", "dare", "regmean", "fisher", "uniform_soup",
           "greedy_soup")  # fmt: skip
 FIELDS: dict[str, Any] = {
     "pair_kind": "tasks", "datasets": SETS, "model": "mlp", "model_options": {"widths": [16]}, "learning_rate": 0.05,
-    "batch_size": 64, "momentum": 0.9, "epochs": 1, "base": {"steps": 10}, "merges": MERGES,
+    "batch_size": 64, "momentum": 0.9, "epochs": 1, "base": {"steps": 10}, "merges": METHODS,
 }  # fmt: skip
 
 
 def spec_of(**changes: Any) -> PairSpec:
     return PairSpec.from_mapping({**FIELDS, **changes})
+
+
+def _children_of(spec: PairSpec) -> list[dict[str, torch.Tensor]]:
+    """Return the weights of a trial's children, of which no output keeps all."""
+    found: list[Any] = []
+
+    def keep(spec: PairSpec, tasks: Any, children: Any, *rest: Any) -> Any:
+        found.extend(children)
+        return score_merges(spec, tasks, children, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "score_merges", keep)
+        run_pair(spec, QUIET)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +90,7 @@ def test_scores_are_per_task_and_on_average(three: PairOutput) -> None:
 def test_merges_take_all_tasks(three: PairOutput) -> None:
     merges: list[Any] = list(three.merges)
     rows = {(m.method, m.coefficient): m for m in merges}
-    assert {m for m, _ in rows} == set(MERGES)
+    assert {m for m, _ in rows} == set(METHODS)
     # three task vectors, each at a third, are the mean
     assert rows["linear", 1 / 3].loss_test == pytest.approx(rows["uniform_soup", 1.0].loss_test, rel=1e-6)
     (taskwise,) = [m for m in merges if m.method == "taskwise_arithmetic"]
@@ -138,8 +158,34 @@ def test_what_the_data_refuse_is_named_before_training() -> None:
         inspect([spec_of(datasets=["digits", {"name": "digits", "options": {"size": 9}}])], QUIET)
     with pytest.raises(ValueError, match="merge 'slerp' takes two models, got 3 tasks; leave it out of merges"):
         inspect([spec_of(merges=["linear", "slerp"])], QUIET)
-    with pytest.raises(ValueError, match=r"a landscape needs one task; leave out --landscape .* in pair_kind tasks"):
-        inspect([spec_of()], replace(QUIET, landscape=True))
+
+
+@pytest.mark.parametrize("options", [{"widths": [16]}, {"widths": [16], "norm": "batch"}])
+def test_landscape_and_plane_give_each_task_its_own_head(options: dict[str, Any]) -> None:
+    spec = spec_of(merges=["linear"], model_options=options)
+    runtime = replace(QUIET, landscape=True, plane=7)
+    lab = prepare(spec, runtime)
+    for task in lab.tasks:
+        task.batches = lab.recalibration_batches(spec, task)
+    output = run_pair(spec, runtime)
+    relief: Any = output.result.landscape
+    assert all(value is not None for value in relief.values())
+    losses = {(round(p.x, 2), round(p.y, 2)): p.loss_train for p in output.plane}
+    assert len(losses) == 49
+
+    children = _children_of(spec)
+    shared = [t.shared(c) for t, c in zip(lab.tasks, children, strict=True)]
+    middle = MERGES["linear"](lab.tasks[0].shared(lab.tasks[0].base), shared[:2], 0.5)
+
+    def loss(task: int, weights: Any) -> float:
+        own = lab.tasks[task]
+        whole = recalibrate(own.model, own.whole(weights, children[task]), own.batches)
+        return score_weights(own.model, whole, *few_examples(own, "train")).loss
+
+    for at, weights in {(1.0, 0.0): shared[0], (0.0, 1.0): shared[1], (0.5, 0.5): middle}.items():
+        assert losses[at] == pytest.approx((loss(0, weights) + loss(1, weights)) / 2, rel=1e-5)
+    barrier = sum(loss(i, middle) - loss(i, shared[i]) for i in range(2)) / 2
+    assert relief["barrier_quadratic"] + relief["barrier_excess"] == pytest.approx(barrier, abs=1e-5)
 
 
 def test_equal_data_sets_have_equal_digests_however_they_are_written() -> None:

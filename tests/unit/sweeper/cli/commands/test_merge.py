@@ -71,6 +71,30 @@ def test_a_pair_is_merged_scored_and_written(
     assert "best noise not determined" not in page
 
 
+def test_models_of_several_tasks_keep_their_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = {k: v.detach() for k, v in build("mlp", 10, 1, 8, {"widths": [8]}).state_dict().items()}
+    for i, name in enumerate(("base", "a", "b", "c")):
+        draws = torch.Generator().manual_seed(i)
+        save_file({k: v + 0.01 * i * torch.randn(v.shape, generator=draws) for k, v in base.items()}, tmp_path / name)
+    models = ["--models", *(str(tmp_path / n) for n in "abc"), "--model", "mlp", "--set", "model_options={widths: [8]}"]
+    kinds = ["--set", "pair_kind=tasks", "--set", "datasets=[digits, {name: digits, options: {split_seed: 1}}, "
+             "{name: digits, options: {split_seed: 2}}]"]  # fmt: skip
+    args = ["--base", str(tmp_path / "base"), "--out", str(tmp_path / "run"), "--save", str(tmp_path / "saved")]
+    assert merge(*models, *kinds, *args, "--landscape") == 0
+    out = capsys.readouterr().out
+    assert "3 models mlp on digits + digits + digits; losses in nat" in out
+    for text in ("model C ", "taskwise arithmetic at", "normalised accuracy, test", "barrier between two tasks, mean"):
+        assert text in out
+    assert "slerp" not in out
+    (row,) = read_trials(tmp_path / "run").to_pylist()
+    assert row["hessian_trace_merged"] is not None
+    saved = load_file(tmp_path / "saved")
+    assert torch.equal(saved["c/head.weight"], load_file(tmp_path / "c")["head.weight"])
+    two = [*models[:3], *models[4:], *kinds, *args[:2], "--out", str(tmp_path / "two")]
+    assert merge(*two) == 2
+    assert "models must be one per task, 3 in their order, got 2" in capsys.readouterr().err
+
+
 def test_three_models_and_a_base_get_every_merge(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

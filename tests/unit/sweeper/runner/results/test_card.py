@@ -66,4 +66,4 @@ def test_a_card_of_several_tasks_names_the_head_of_each() -> None:
     assert "| child of task c (my\\_set), on its task | 0.25 |" in text
     assert "parent A" not in text
     assert "load_state_dict({k.removeprefix(task): v" in text
-    assert "best_model" not in text
+    assert "best_model(task='a')" in text

@@ -86,6 +86,21 @@ def test_the_best_language_model_becomes_a_folder_or_an_adapter(
     assert "--rank is for --save" in capsys.readouterr().err
 
 
+@pytest.mark.data
+def test_the_best_model_of_several_tasks_has_the_head_of_one(tmp_path: Path) -> None:
+    fixed = {"epochs": 1, "accuracy_floor": 0.0, "merges": ["linear"], "base.steps": 5}
+    spec = SweepSpec(
+        space="image_tasks", smoke=True, runner="inline", sampler="random", trials=1, out=str(tmp_path / "run"),
+        fixed=fixed,
+    )  # fmt: skip
+    results = sweeper.run(spec)
+    heads = [results.best_model(task).state_dict()["head.weight"] for task in "ab"]
+    assert not torch.equal(*heads)
+    for wrong in (None, "d", "digits"):
+        with pytest.raises(SpecError, match=r"task must be one of 'a' \(digits\), 'b' \(digits\), 'c' \(digits\)"):
+            results.best_model(wrong)
+
+
 def test_a_sweep_without_models_has_no_best_model(tmp_path: Path) -> None:
     results = sweep(tmp_path / "run", trials=3)
     with pytest.raises(SpecError, match=r"trial [0-9a-f]{16} trains no models: `sweeper best --save FILE`"):

@@ -162,14 +162,15 @@ def _qmc(seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.QMCSampler(seed=seed, warn_independent_sampling=False)
 
 
-def _gp(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.GPSampler(seed=seed)
+def _gp(seed: int, startup: int = 10) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
 
 
 CONTESTANTS: Mapping[str, Callable[[Problem, int], Contestant]] = {
     "noise": Ours,
     "tpe": lambda p, s: Theirs(p, lambda: _tpe(s)),
     "gp": lambda p, s: Theirs(p, lambda: _gp(s)),
+    "gp5": lambda p, s: Theirs(p, lambda: _gp(s, 5)),
     "tpe_noise": lambda p, s: Reparametrised(p, lambda: _tpe(s)),
     "gp_noise": lambda p, s: Reparametrised(p, lambda: _gp(s)),
     "cmaes": lambda p, s: Theirs(p, lambda: optuna.samplers.CmaEsSampler(seed=s, warn_independent_sampling=False)),

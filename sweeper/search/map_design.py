@@ -21,10 +21,15 @@ from sweeper.search.noise_sampler.encoding import check_fixed, check_names
 from sweeper.search.noise_sampler.level_sets import KAugOf, KnobSpace, make_knob_space
 from trainables.noise import NOISE
 
-REPEAT_EVERY = 6
+REPEAT_EVERY = 8
 """One point of the map in this many repeats an earlier one, which measures the noise of a seed."""
 REACH = 4.0
 """Log noise that the map covers below the best pilot: a factor of 55."""
+DECLINE = 0.75
+"""Share of the log noise between the last mergeable pilot and unviable parents that the map covers.
+
+The decline beyond the best noise scatters more than the rise, so it needs more points.
+"""
 _TRIES = 32
 _PILOT, _MAP = 0x9110, 0x3A9  # streams of the seed
 
@@ -99,9 +104,9 @@ class MapDesign:
         """Return the ends of the log noises of the map.
 
         The upper end is the noise of the first pilot above the mergeable ones whose merge collapsed, so that the map
-        shows the decline; below a pilot with unviable parents it lies halfway. The lower end lies halfway to an
-        unviable pilot, and at most `REACH` below the best pilot: far below it the gain is flat. Without a mergeable
-        pilot the whole reachable range remains.
+        shows the decline; towards a pilot with unviable parents it covers the share `DECLINE`. The lower end lies
+        halfway to an unviable pilot, and at most `REACH` below the best pilot: far below it the gain is flat. Without
+        a mergeable pilot the whole reachable range remains.
         """
         low, high = self.range
         known = sorted((p for p in pilots if math.isfinite(p.log_noise)), key=lambda p: p.log_noise)
@@ -113,7 +118,8 @@ class MapDesign:
             low = (known[first - 1].log_noise + known[first].log_noise) / 2
         if last < len(known) - 1:
             above = known[last + 1]
-            high = above.log_noise if above.collapsed else (known[last].log_noise + above.log_noise) / 2
+            covered = 1.0 if above.collapsed else DECLINE
+            high = known[last].log_noise + covered * (above.log_noise - known[last].log_noise)
         best = min((known[i] for i in merging), key=lambda p: p.loss or 0.0)
         return max(low, best.log_noise - REACH), high
 

@@ -16,7 +16,7 @@ CONFIRM = "confirm"
 TITLES = {PILOT: MAP, MAP: MAP, SEARCH: SEARCH, CHOOSE: CONFIRM, REPORT: CONFIRM}
 """Value of the column `stage` -> the stage as people call it."""
 
-DEFAULT_MAP, DEFAULT_CONFIRM = 0.5, 0.2
+DEFAULT_MAP, DEFAULT_CONFIRM = 0.6, 0.2
 """Shares of the trials of a sweep with the sampler `noise`."""
 PILOTS = 4
 _FEWEST_WITH_PILOTS = 16  # a smaller map has no trials to spare

@@ -49,7 +49,7 @@ def test_a_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     arguments = ["run", "digits_label_noise", "--trials", "60", "--out", str(tmp_path / "run"), "--dry-run"]
     assert main(arguments) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert text.startswith("60 configurations, 60 trials (map 30, search 18, confirm 12)")
+    assert text.startswith("60 configurations, 60 trials (map 36, search 12, confirm 12)")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -25,7 +25,7 @@ def digests_by_number(run: Path) -> dict[int, str]:
 def test_a_default_sweep_maps_searches_and_confirms(tmp_path: Path) -> None:
     results = sweep(tmp_path, sampler="noise", objective="gain_mean", trials=40, seed=1)
     rows = results.trials.to_pylist()
-    assert Counter(r["stage"] for r in rows) == {PILOT: 4, MAP: 16, SEARCH: 12, CHOOSE: 4, REPORT: 4}
+    assert Counter(r["stage"] for r in rows) == {PILOT: 4, MAP: 20, SEARCH: 8, CHOOSE: 4, REPORT: 4}
     assert len({r["digest"] for r in rows}) == 40
     earlier = {(r["config"], r["repeat"]) for r in rows if r["stage"] in (PILOT, MAP, SEARCH)}
     fresh = {(r["config"], r["repeat"]) for r in rows if r["stage"] in (CHOOSE, REPORT)}

@@ -74,7 +74,7 @@ def test_a_spec_becomes_what_the_catalog_stores(rules):
 def test_the_stored_spec_holds_the_request_and_the_default_noise(rules):
     found = admitted({"space": "cifar100_vit", "smoke": True}, rules)
     given = {"space": "cifar100_vit", "smoke": True, "data": rules.data}
-    assert found.values == {**given, "noise": "adam_sde", "map": 0.5, "confirm": 0.2, "order": "fixed"}
+    assert found.values == {**given, "noise": "adam_sde", "map": 0.6, "confirm": 0.2, "order": "fixed"}
     assert admitted(spec(), rules).values["noise"] == "paper_aug"  # the space varies the augmentation
     assert admitted(spec(noise="smith_le"), rules).values["noise"] == "smith_le"
 

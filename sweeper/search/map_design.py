@@ -133,8 +133,9 @@ class MapDesign:
             return index
         group, place = divmod(index, REPEAT_EVERY)
         fresh = REPEAT_EVERY - 1
-        # the last point of a group repeats one of its group, each time another one, so that their noises spread
-        return group * fresh + (place if place < fresh else group % fresh)
+        # the last point of a group repeats one of its group; steps of three spread their noises, since points whose
+        # indices differ by a power of two lie close together
+        return group * fresh + (place if place < fresh else 3 * group % fresh)
 
 
 def _draw(space: KnobSpace, seed: Sequence[int], index: int) -> Any:

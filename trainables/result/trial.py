@@ -9,7 +9,7 @@ from typing import Any
 from trainables.noise import NOISE
 from trainables.result.columns import LANDSCAPE, SCORES, Column, col, columns_of
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 PHASES = ("data", "base", "train", "measure", "rungs", "recalibrate", "evaluate", "landscape")
 # fitted exponents depend on all rows, so that no row holds them
 _NOISES = {name: scale for name, scale in NOISE.items() if scale.kind != "fitted"}

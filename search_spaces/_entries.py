@@ -33,6 +33,14 @@ def read_entry(value: object, name: str) -> Any:
     return found
 
 
+def find_entry(fields: Mapping[str, Any], name: str) -> Any:
+    """Return a field, or an entry of a field, of a mapping of fields; None if it lacks it."""
+    found: Any = fields
+    for key in name.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
 def has_entry(fields: Mapping[str, Any], name: str) -> bool:
     """Return whether a mapping of fields has the field, or the entry, of this name."""
     found: Any = fields

@@ -39,7 +39,10 @@ SPACE = Space(
         ],
         "model_options.widths": [64, 32],
         "epochs": 2,
-        "base": {"steps": 40, "learning_rate": 0.02, "momentum": 0.9, "batch_size": 32, "seed": 0},
+        "base": {"steps": 150, "learning_rate": 0.02, "momentum": 0.9, "batch_size": 32, "seed": 0},
+        # few children diverge here, and parents and merges differ
+        "learning_rate": FloatDistribution(1e-3, 0.2, log=True),
         "batch_size": IntDistribution(8, 64, log=True),
+        "momentum": CategoricalDistribution((0.0, 0.5, 0.9)),
     },
 )

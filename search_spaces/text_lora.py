@@ -34,12 +34,15 @@ SPACE = Space(
     # a small GPT on sentences of a grammar, because model and corpus are files
     smoke={
         "dataset": "sentences",
-        "dataset_options": {"context": 16, "train": 128, "val": 32, "test": 32},
+        "dataset_options": {"context": 16, "train": 256, "val": 128, "test": 128},
         "model": "gpt",
-        "model_options": {"layers": 1, "heads": 2, "width": 16},
-        "adapter": {"kind": "lora", "r": 2},
+        "model_options": {"layers": 1, "heads": 2, "width": 32},
+        "adapter": {"kind": "lora", "r": 4},
+        "epochs": 3,
         "merges": ["linear"],
-        "base": {"steps": 20, "learning_rate": 0.01, "batch_size": 16, "optimizer": "adamw", "seed": 0},
+        "base": {"steps": 120, "learning_rate": 0.01, "batch_size": 16, "optimizer": "adamw", "seed": 0},
+        # below, children stay at the base
+        "learning_rate": FloatDistribution(1e-3, 0.1, log=True),
         "batch_size": IntDistribution(8, 32, log=True),
     },
 )  # fmt: skip

@@ -15,7 +15,7 @@ from sweeper.analysis.recommend import Recommendation
 from sweeper.formatting import add_unit, merge_words, name_knob, pluralize
 from sweeper.search.objectives import OBJECTIVES
 from trainables.noise import NOISE
-from trainables.result import trial_columns
+from trainables.result import TASKS, trial_columns
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,18 @@ _SHOWN = {
     "ensemble_accuracy_test": "ensemble acc.",
 }
 _SYMBOLS = {"linear": "α", "task_arithmetic": "s"}
+
+
+def _list_shown(trials: pa.Table) -> dict[str, str]:
+    """Return column -> heading of the test scores in the table: of further tasks' children, too, if there are any."""
+    more = [t for t in TASKS[2:] if trials[f"{t}_loss_test"].null_count < trials.num_rows]
+    words = {"loss": "loss", "accuracy": "acc."}
+    shown: dict[str, str] = {}
+    for column, heading in _SHOWN.items():
+        shown[column] = heading
+        who, kind, _ = column.split("_")
+        shown |= {f"{t}_{kind}_test": f"{t.upper()} {words[kind]}" for t in more} if who == "b" else {}
+    return shown
 
 
 def format_percent(value: float | None) -> str:
@@ -91,7 +103,8 @@ def make_best_table(
         lost: Configurations that may not win.
     """
     objective = OBJECTIVES[sweep.objective]
-    points = group_configurations(trials, sweep.noise, [objective.column, *_SHOWN], lost)
+    columns = _list_shown(trials)
+    points = group_configurations(trials, sweep.noise, [objective.column, *columns], lost)
     scale = NOISE[sweep.noise]
     head = [
         Cell("rank", "rank by the mean validation objective over the repeats; ★ best by posterior mean"),
@@ -99,7 +112,7 @@ def make_best_table(
         Cell(objective.label, DOCS[objective.column]),
         Cell("noise", f"{sweep.noise}: {add_unit(scale.formula, scale.unit)}, {scale.source}"),
         *(Cell(name_knob(k).short, DOCS[k]) for k in KNOBS),
-        *(Cell(text, DOCS[c]) for c, text in _SHOWN.items()),
+        *(Cell(text, DOCS[c]) for c, text in columns.items()),
         Cell(
             "chosen", f"{DOCS['chosen_merge']}: α of linear, s of task arithmetic; a parent or the base is not a merge"
         ),
@@ -111,7 +124,9 @@ def make_best_table(
     ranked = [by_config[s.config] for s in rank_configurations(trials, objective, lost)]
     chosen = favourite.config if favourite else None
     shown = [(i, p) for i, p in enumerate(ranked, start=1) if i <= n or p.config == chosen]
-    rows = [_make_best_row(i, p, objective.column, favourite if p.config == chosen else None) for i, p in shown]
+    rows = [
+        _make_best_row(i, p, (objective.column, *columns), favourite if p.config == chosen else None) for i, p in shown
+    ]
     return TextTable(tuple(head), tuple(rows))
 
 
@@ -122,16 +137,18 @@ def _make_rank_cell(rank: int, favourite: Favourite | None) -> Cell:
     return Cell(f"★ {rank}", f"best by posterior mean, {shorten(favourite.mean)}{error}")
 
 
-def _make_best_row(rank: int, point: ConfigPoint, column: str, favourite: Favourite | None) -> tuple[Cell, ...]:
+def _make_best_row(
+    rank: int, point: ConfigPoint, columns: Sequence[str], favourite: Favourite | None
+) -> tuple[Cell, ...]:
     outcomes = ", ".join(f"{n} {name}" for name, n in point.outcomes.items())
     done = sum(point.outcomes.values())
     return (
         _make_rank_cell(rank, favourite),
         Cell("–" if point.number is None else str(point.number), f"digest {', '.join(point.digests)}; {point.detail}"),
-        _make_estimate_cell(point, column),
+        _make_estimate_cell(point, columns[0]),
         Cell(shorten(point.noise), f"noise = {shorten(point.noise, 6)}"),
         *(Cell(shorten(point.knobs.get(k)), f"{k} = {shorten(point.knobs.get(k), 6)}") for k in KNOBS),
-        *(_make_estimate_cell(point, c) for c in _SHOWN),
+        *(_make_estimate_cell(point, c) for c in columns[1:]),
         _make_chosen_cell(point),
         Cell(f"{point.outcomes.get('ok', 0)}/{done}", outcomes),
     )

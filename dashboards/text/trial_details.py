@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import pyarrow as pa
@@ -16,10 +17,9 @@ from dashboards.charts.theme import CYCLE
 from dashboards.data.runs import Run
 from dashboards.data.trial_rows import HEADS, KNOBS
 from sweeper.analysis.trial_counts import split_warnings
-from trainables.result import trial_columns
+from trainables.result import TASKS, trial_columns
 from trainables.trial import IMPORTED
 
-_COLOURS = {"a": CYCLE[0], "b": CYCLE[1]}
 _SHOWN = (*KNOBS, "epochs", "steps", "examples", "parameters", "device", "device_seconds", "started", "version")
 _UNITS = {c.name: c.unit for c in trial_columns()}
 
@@ -71,7 +71,7 @@ def describe_trial(row: Mapping[str, Any], run: Run, history: pa.Table, merges: 
         title=f"{number}{row['digest']}",
         sentence=f"{row['outcome'].replace('_', ' ')}{detail}",
         warnings=tuple(f"{key}: {sentence}" for key, sentence in split_warnings(row["warnings"])),
-        facts=tuple(_format_fact(name, row[name]) for name in _SHOWN if row[name] is not None),
+        facts=(*(_format_fact(n, row[n]) for n in _SHOWN if row[n] is not None), *_list_children(row)),
         command="" if row["trainable"] == IMPORTED else f"sweeper pair {run.called} {row['digest']}{run.flags}",
         spec=_indent(row["spec"]),
         charts=tuple(c for c in charts if c is not None),
@@ -84,6 +84,16 @@ def _format_fact(name: str, value: Any) -> tuple[str, str]:
         value = str(value)[:19].replace("T", " ") + " UTC"
     text = shorten(value, 4) if isinstance(value, float) else str(value)
     return HEADS.get(name, name.replace("_", " ")) + unit, text
+
+
+def _list_children(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the number of children, and name and test scores of each one that has scores of its own."""
+    yield "children", str(row["members"])
+    for child in TASKS:
+        loss, accuracy = (row.get(f"{child}_{what}_test") for what in ("loss", "accuracy"))
+        if loss is not None:
+            share = f", {100 * accuracy:.1f} %" if accuracy is not None else ""
+            yield f"child {child.upper()}, test", f"{shorten(loss, 4)} nat{share}"
 
 
 def _indent(spec: str) -> str:
@@ -99,7 +109,8 @@ def draw_training(history: pa.Table) -> Chart | None:
         return None
     figure = make_figure()
     rows = history.sort_by([("member", "ascending"), ("epoch", "ascending")]).to_pylist()
-    for member in dict.fromkeys(r["member"] for r in rows):
+    colours = dict(zip(dict.fromkeys(r["member"] for r in rows), cycle(CYCLE), strict=False))
+    for member in colours:
         points = [r for r in rows if r["member"] == member]
         for column, label, dash in (("train_loss", "training", "dot"), ("val_loss", "validation", "solid")):
             figure.add_scatter(
@@ -108,7 +119,7 @@ def draw_training(history: pa.Table) -> Chart | None:
                 y=[round_to(r[column]) for r in points],
                 mode="lines+markers",
                 marker={"size": 5},
-                line={"width": 2, "dash": dash, "color": _COLOURS.get(member, CYCLE[2])},
+                line={"width": 2, "dash": dash, "color": colours[member]},
                 hovertemplate="epoch %{x}: %{y:.4g} nat<extra>%{fullData.name}</extra>",
             )
     figure.update_xaxes(title={"text": "epoch"}, rangemode="tozero")

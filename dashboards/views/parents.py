@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dashboards.charts.axes import round_to, shorten
@@ -13,6 +13,7 @@ from dashboards.data.configurations import to_finite
 from dashboards.text.best import Cell, TextTable, format_percent
 from dashboards.views.section import Tile
 from sweeper.formatting import merge_words, per_token, pluralize
+from trainables.result import TASKS
 
 WHO = {
     "a": "parent A",
@@ -21,7 +22,7 @@ WHO = {
     "ensemble": "ensemble of the parents",
     "chosen": "chosen merge",
 }
-_COLOURS = {"a": GREY, "b": GREY, "merged": BLUE, "ensemble": ORANGE, "chosen": GREEN}
+_COLOURS = {"merged": BLUE, "ensemble": ORANGE, "chosen": GREEN}
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,11 @@ class BestScores:
         digest: The trial.
         merge: Name of the chosen merge; empty without one.
         repeats: Number of repeats of its configuration.
-        loss: Key in `WHO` -> test loss [nat]; None if not measured.
-        accuracy: Key in `WHO` -> test accuracy; None if not measured.
+        loss: Model -> test loss [nat]; None if not measured.
+        accuracy: Model -> test accuracy; None if not measured.
         pairs: Number of fresh pairs whose means these are; 0 for the scores of a single trial.
         bytes_per_token: Bytes of text per token; None for images.
+        names: Model -> its name; of several tasks every child is a model.
     """
 
     digest: str
@@ -45,6 +47,20 @@ class BestScores:
     accuracy: Mapping[str, float | None]
     pairs: int = 0
     bytes_per_token: float | None = None
+    names: Mapping[str, str] = field(default_factory=lambda: WHO)
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """The models that were merged: two parents, or the child of each task."""
+        return tuple(who for who in self.names if who in TASKS)
+
+
+def name_models(best: Mapping[str, Any]) -> dict[str, str]:
+    """Return model -> its name: two parents, merges and ensemble, or the child of every task and merges."""
+    tasks = [t for t in TASKS if best.get(f"chosen_normalised_accuracy_{t}_test") is not None]
+    if not tasks:
+        return dict(WHO)
+    return {t: f"child {t.upper()}, on its task" for t in tasks} | {"merged": "linear", "chosen": WHO["chosen"]}
 
 
 def read_scores(best: Mapping[str, Any] | None) -> BestScores | None:
@@ -61,14 +77,16 @@ def read_scores(best: Mapping[str, Any] | None) -> BestScores | None:
         known = means.get(f"{who}_{what}")
         return known["mean"] if known else to_finite(best[f"{who}_{what}_test"])
 
+    names = name_models(best)
     return BestScores(
         digest=best["digest"],
         merge=merge,
         repeats=best["config_repeats"],
-        loss={who: score(who, "loss") for who in WHO},
-        accuracy={who: score(who, "accuracy") for who in WHO},
+        loss={who: score(who, "loss") for who in names},
+        accuracy={who: score(who, "accuracy") for who in names},
         pairs=confirmed.get("pairs", 0),
         bytes_per_token=to_finite(best.get("bytes_per_token")),
+        names=names,
     )
 
 
@@ -82,8 +100,9 @@ def make_tiles(best: BestScores | None) -> tuple[Tile, ...]:
         if best is None or value is None:
             tiles.append(Tile(title, "–", "no viable merge so far"))
             continue
-        context = f"parents {text(scores['a'])} and {text(scores['b'])}"
-        context += f", ensemble {text(scores['ensemble'])}" if scores["ensemble"] is not None else ""
+        *first, last = (text(scores[child]) for child in best.children)
+        context = f"{'parents' if 'ensemble' in best.names else 'children'} {', '.join(first)} and {last}"
+        context += f", ensemble {text(scores['ensemble'])}" if scores.get("ensemble") is not None else ""
         tiles.append(Tile(title, text(value), context, unit))
     return tuple(tiles)
 
@@ -93,18 +112,20 @@ def make_scores_table(best: BestScores) -> TextTable:
     rows: list[tuple[Cell, ...]] = []
     # fresh pairs chose merges of their own, so that theirs is linear ½
     chosen = not best.pairs and any(s.get("chosen") is not None for s in (best.loss, best.accuracy))
-    titles = {
-        "merged": best.merge if chosen else WHO["merged"],
-        "parents": "mean of both parents",
-        "ensemble": WHO["ensemble"],
+    models: dict[str, tuple[str, tuple[str, ...]]] = {
+        "merged": (best.merge if chosen else best.names["merged"], ("chosen" if chosen else "merged",)),
+        "parents": ("mean of both parents", best.children),
+        "ensemble": (WHO["ensemble"], ("ensemble",)),
     }
-    models = {"merged": ("chosen" if chosen else "merged",), "parents": ("a", "b"), "ensemble": ("ensemble",)}
-    for name, who in models.items():
+    if "ensemble" not in best.names:
+        own = {f"child {child.upper()}": (best.names[child], (child,)) for child in best.children}
+        models = {"merged": models["merged"], **own, "children": ("mean of the children", best.children)}
+    for name, (title, who) in models.items():
         loss, accuracy = (_average([scores.get(w) for w in who]) for scores in (best.loss, best.accuracy))
         if loss is not None or accuracy is not None:
             text = per_token(loss, best.bytes_per_token) or (None, None)
             more = [Cell(shorten(value)) for value in text] if best.bytes_per_token else []
-            rows.append((Cell(name, titles[name]), Cell(shorten(loss)), Cell(format_percent(accuracy)), *more))
+            rows.append((Cell(name, title), Cell(shorten(loss)), Cell(format_percent(accuracy)), *more))
     head = (Cell(""), Cell("test loss", "nat"), Cell("test accuracy"))
     if best.bytes_per_token:
         head = (Cell(""), Cell("test loss", "nat per token"), *head[2:], Cell("perplexity"), Cell("bits per byte"))
@@ -121,16 +142,16 @@ def draw_scores(best: BestScores) -> Chart:
     figure = make_figure(showlegend=False)
     figure.set_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.06)
     for place, (scores, scale) in enumerate(((best.loss, 1.0), (best.accuracy, 100.0)), start=1):
-        known = [who for who in WHO if scores[who] is not None]
+        known = [who for who in best.names if scores[who] is not None]
         values = [round_to(scale * (scores[who] or 0.0)) for who in known]
         figure.add_scatter(
             x=values,
-            y=[WHO[who] for who in known],
+            y=[best.names[who] for who in known],
             mode="markers+text",
             text=[shorten(v, 4) for v in values],
             textposition="top center",
             cliponaxis=False,
-            marker={"size": 13, "color": [_COLOURS[who] for who in known]},
+            marker={"size": 13, "color": [_COLOURS.get(who, GREY) for who in known]},
             hovertemplate="%{y}: %{x:.5g}<extra></extra>",
             row=1,
             col=place,
@@ -142,7 +163,8 @@ def draw_scores(best: BestScores) -> Chart:
             figure.update_xaxes(range=[low - room, high + room], row=1, col=place)
     figure.update_xaxes(title={"text": "test loss [nat]"}, nticks=5, col=1)
     figure.update_xaxes(title={"text": "test accuracy [%]"}, nticks=5, col=2)
-    order = [label for who, label in WHO.items() if any(s[who] is not None for s in (best.loss, best.accuracy))][::-1]
+    measured = {who for scores in (best.loss, best.accuracy) for who, value in scores.items() if value is not None}
+    order = [label for who, label in best.names.items() if who in measured][::-1]
     figure.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.5, len(order) - 0.35], ticklen=0)
     caption = f"Trial {best.digest}" + (f": {best.merge}, chosen on validation" if best.merge else "")
     caption += f", the best of {pluralize(best.repeats, 'repeat')}" if best.repeats > 1 else ""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search_spaces import Space
 from trainables.noise import NOISE
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 
 def space_records() -> list[dict[str, Any]]:
@@ -65,4 +68,17 @@ def _texts(space: Space) -> dict[str, str]:
         parts = [f"{other} is {' or '.join(map(str, v))}" for other, v in space.conditions.get(name, {}).items()]
         return f" when {' and '.join(parts)}" if parts else ""
 
-    return {name: f"{distribution}{when(name)}" for name, distribution in space.knobs.items()}
+    return {name: f"{describe_range(knob)}{when(name)}" for name, knob in space.knobs.items()}
+
+
+def describe_range(knob: BaseDistribution) -> str:
+    """Return the range or the choices of a knob in words, such as `0.01 to 1, log`."""
+    choices: Any = getattr(knob, "choices", None)
+    if choices is not None:
+        return "one of " + ", ".join(map(str, choices))
+    ends: Any = knob
+    step = getattr(knob, "step", None)
+    words = [f"{ends.low:g} to {ends.high:g}", *(["log"] if ends.log else [])]
+    words += ["whole"] if isinstance(ends.low, int) else []
+    words += [f"in steps of {step:g}"] if step not in (None, 1) else []
+    return ", ".join(words)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search_spaces._entries import find_entry
 from sweeper.analysis.text import format_posterior, format_record
 from sweeper.cli.options import COUNT, INTEGER, RUN_DIR, SERVED, SHOWN_NOISE
 from sweeper.cli.output import emit
@@ -104,19 +106,49 @@ _LISTENING = (
 def list_trials(args: Arguments) -> int:
     """`sweeper list DIR`."""
     spec, trials, noise = read_run(args)
-    emit_trials(args.json, trials, spec.objective, noise)
+    emit_trials(args.json, trials, spec.objective, noise, list_knobs(spec))
     return ExitCode.DONE
 
 
-def emit_trials(as_json: bool, trials: Any, objective: str, noise: str) -> None:
-    """Print the outcome, knobs, noise and objective of each trial."""
+def list_knobs(spec: SweepSpec) -> list[str]:
+    """Return the knobs of a sweep that `SHOWN_KNOBS` lacks, such as `optimizer_options.eps`; none if it is unknown."""
+    from sweeper.storage.space_data import known_space
+
+    try:
+        return [name for name in known_space(spec).space.knobs if name not in SHOWN_KNOBS]
+    except SpecError:
+        return []
+
+
+def emit_trials(as_json: bool, trials: Any, objective: str, noise: str, knobs: Sequence[str] = ()) -> None:
+    """Print the outcome, knobs, noise and objective of each trial.
+
+    Args:
+        as_json: Whether to print JSON.
+        trials: The trials table.
+        objective: Objective to show.
+        noise: Noise to show.
+        knobs: Knobs beside `SHOWN_KNOBS`.
+    """
     from sweeper.search.objectives import resolve_objective
 
     column = resolve_objective(objective, trials).column
-    names = ["number", "repeat", "outcome", *SHOWN_KNOBS, f"noise_{noise}", column, "digest"]
-    rows = trials.select(names).to_pylist()
-    cells = [[v if isinstance(v, str) else "–" if v is None else number(v) for v in r.values()] for r in rows]
+    first = ["number", "repeat", "outcome", *SHOWN_KNOBS]
+    names = [*first, *knobs, f"noise_{noise}", column, "digest"]
+    stored = trials.select([*(n for n in names if n not in knobs), *(["spec"] if knobs else [])]).to_pylist()
+    rows: list[dict[str, Any]] = []
+    for row in stored:
+        trial = json.loads(row["spec"]) if knobs else {}
+        values = {**row, **{k: find_entry(trial, k) for k in knobs}}
+        rows.append({name: values[name] for name in names})
+    cells = [[_cell(v) for v in r.values()] for r in rows]
     emit(as_json, rows, format_table(names, cells, indent=0) if rows else "no trials yet")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number(value)
+    return "–" if value is None else str(value)
 
 
 @command(RUN_DIR, _SAVE, SHOWN_NOISE, SERVED)

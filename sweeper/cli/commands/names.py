@@ -7,18 +7,33 @@ from typing import Any
 
 from sweeper.cli.options import SERVED
 from sweeper.cli.output import emit
-from sweeper.cli.parsing import Arguments, command
+from sweeper.cli.parsing import Argument, Arguments, command
 from sweeper.config.catalog import merge_records, noise_records, space_records
-from sweeper.errors import ExitCode
+from sweeper.errors import ExitCode, SpecError
 from sweeper.formatting import format_table, wrap
 from trainables.noise import FAMILIES
+from trainables.registry import unknown
+
+_NAMES = Argument("names", "[NAME]...", "Search spaces to show (default: all).", nargs=-1, required=False)
 
 
-@command(SERVED)
+@command(_NAMES, SERVED)
 def spaces(args: Arguments) -> int:
-    """`sweeper spaces`."""
-    emit_spaces(args.json, space_records())
+    """`sweeper spaces [NAME]...`."""
+    emit_spaces(args.json, select_spaces(args, space_records()))
     return ExitCode.DONE
+
+
+def select_spaces(args: Arguments, records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the records of the spaces that a command names; all if it names none.
+
+    Raises:
+        SpecError: There is no such space.
+    """
+    known = {r["name"]: r for r in records}
+    if wrong := [name for name in args.names if name not in known]:
+        raise SpecError(str(unknown("space", wrong[0], known)))
+    return [known[name] for name in args.names or known]
 
 
 @command(SERVED)
@@ -61,7 +76,8 @@ def emit_merges(as_json: bool, records: Sequence[Mapping[str, Any]]) -> None:
 def _space(record: Mapping[str, Any]) -> str:
     budget = record["budget"]
     small = f"{budget}; with --smoke a pair takes seconds on a CPU" if record["smoke"] else budget
-    return f"{record['name']}\n{wrap(record['doc'], 2)}\n{wrap(small, 2)}"
+    knobs = "; ".join(f"{name} {words}" for name, words in record["knobs"].items())
+    return "\n".join((record["name"], *(wrap(text, 2) for text in (record["doc"], small, f"knobs: {knobs}"))))
 
 
 def _families(names: Sequence[str]) -> str:

@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sweeper.cli.commands.inspect import emit_pair, emit_trials
-from sweeper.cli.commands.names import emit_merges, emit_noises, emit_spaces
+from sweeper.cli.commands.inspect import emit_pair, emit_trials, list_knobs
+from sweeper.cli.commands.names import emit_merges, emit_noises, emit_spaces, select_spaces
 from sweeper.cli.commands.recommend import FIXED, check_form, emit_recommendation, wants_noise
 from sweeper.cli.output import emit
 from sweeper.cli.parsing import Arguments
@@ -121,7 +121,7 @@ def list_all(args: Arguments) -> int:
         if args.dir is not None:
             sweep = client.sweep(args.dir)
             noise = sweep.regime.noise if sweep.regime else sweep.spec.get("noise", "paper")
-            emit_trials(args.json, client.trials(args.dir), sweep.objective, noise)
+            emit_trials(args.json, client.trials(args.dir), sweep.objective, noise, _list_knobs(sweep))
             return ExitCode.DONE
         sweeps = list(islice(client.sweeps(), None if args.json else SHOWN + 1))
         emit(
@@ -132,6 +132,13 @@ def list_all(args: Arguments) -> int:
         if not args.json and len(sweeps) > SHOWN:
             print(f"the newest {SHOWN}; --json lists all", file=sys.stderr)
     return ExitCode.DONE
+
+
+def _list_knobs(sweep: Sweep) -> list[str]:
+    try:
+        return list_knobs(SweepSpec.checked(sweep.spec).model_copy(update={"out": None}))
+    except SpecError:  # of another version of sweeper
+        return []
 
 
 def best(args: Arguments) -> int:
@@ -213,7 +220,7 @@ def dashboard(args: Arguments) -> int:
 def spaces(args: Arguments) -> int:
     """`sweeper spaces`."""
     with _client(args) as client:
-        emit_spaces(args.json, client.spaces())
+        emit_spaces(args.json, select_spaces(args, client.spaces()))
     return ExitCode.DONE
 
 

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from dashboards.views.parents import WHO, read_scores
+from dashboards.views.parents import WHO, draw_scores, make_scores_table, make_tiles, read_scores
+
+
+def test_every_child_of_several_tasks_is_shown() -> None:
+    models = (*"abc", "merged", "chosen", "ensemble")
+    row = {f"{who}_{what}_test": 0.1 * i for i, who in enumerate(models) for what in ("loss", "accuracy")}
+    row |= {f"chosen_normalised_accuracy_{t}_test": 0.9 for t in "abc"}
+    row |= {"digest": "d", "config_repeats": 1, "chosen_merge": "ties", "chosen_coefficient": 0.5}
+    scores = read_scores(row)
+    assert scores is not None
+    assert list(scores.names) == ["a", "b", "c", "merged", "chosen"]
+    assert make_tiles(scores)[0].context == "children 0, 0.1 and 0.2"
+    rows = make_scores_table(scores).rows
+    assert [cells[0].text for cells in rows] == ["merged", "child A", "child B", "child C", "children"]
+    assert rows[3][0].title == "child C, on its task"
+    assert "child C, on its task" in draw_scores(scores).figure.data[0].y
 
 
 def test_a_confirmed_winner_shows_the_means_of_its_fresh_pairs() -> None:

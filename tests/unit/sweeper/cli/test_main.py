@@ -178,6 +178,27 @@ def test_names_are_listed(what: str, capsys: pytest.CaptureFixture[str]) -> None
     assert all(name in out for name in names)
 
 
+def test_all_knobs_of_a_space_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spaces", "text_lora"]) == 0
+    out = capsys.readouterr().out
+    assert "beta2 0.9 to 0.999" in out
+    assert "digits_cnn" not in out
+    assert "unknown space 'text_lor'; did you mean text_lora" in fails(capsys, "spaces", "text_lor")
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "space: synthetic\nrunner: inline\nsampler: random\ntrials: 2\nfixed: {optimizer: adamw, momentum: 0}\n"
+        "noise: adam_sde\nparameters: {beta2: {min: 0.9, max: 0.99}, optimizer_options.eps: {min: 1e-9, max: 1e-6}}\n"
+    )
+    assert main(["run", str(spec), "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert main(["list", str(tmp_path / "run"), "--json"]) == 0
+    for row in json.loads(capsys.readouterr().out)["items"]:
+        assert 0.9 <= row["beta2"] <= 0.99
+        assert 1e-9 <= row["optimizer_options.eps"] <= 1e-6
+    assert main(["list", str(tmp_path / "run")]) == 0
+    assert "optimizer_options.eps" in capsys.readouterr().out
+
+
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "run")
     assert "unknown space 'digitscnn'; did you mean digits_cnn" in fails(capsys, "run", "digitscnn")

@@ -1,54 +1,19 @@
-"""The commands that a service carries out, as a user meets them: what is sent, shown and refused; exit codes."""
+"""The commands that a service carries out, as a user meets them: what is sent and shown; exit codes."""
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import yaml
 
-from sweeper import run
 from sweeper.cli.commands import names
-from sweeper.cli.main import cli, main
-from sweeper.cli.remote import commands
-from sweeper.config.spec import SweepSpec
 from tests.support.fake_service import FakeService, event, sweep
+from tests.support.service_answers import BEST, FIRST, WINNER, Sweeper, refused
 from tests.support.trial_rows import trial
 
-FIRST = "/v1/sweeps/synthetic-1"
-BEST = {"digest": "d1", "config": "c1", "objective": "gain_mean", "value": 0.031, "noise": 0.01}
-WINNER = {
-    "digest": "d2", "config": "c2", "noise": 0.02, "column": "gain_mean_loss_val", "config_mean": 0.03,
-    "config_repeats": 2, "posterior_mean": 0.028, "posterior_sd": 0.002, "undecided": "", "luckiest": None,
-    "learning_rate": 0.1, "batch_size": 8, "momentum": 0.9, "weight_decay": 0.0, "augmentation": "none",
-    "augmentation_strength": 0.0, "chosen_merge": "linear", "chosen_coefficient": 0.5,
-    "test": {who: {"loss": 0.3, "accuracy": 0.9} for who in ("a", "b", "parents", "merged", "chosen", "ensemble")},
-}  # fmt: skip
-
-
 pytestmark = pytest.mark.usefixtures("quick_client")
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-Sweeper = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def sweeper(service: FakeService, capsys: pytest.CaptureFixture[str]) -> Sweeper:
-    """Run a command with `--server`; returns exit code, stdout and stderr."""
-
-    def run(*argv: str, server: bool = True) -> tuple[int, str, str]:
-        code = main([*argv, *(("--server", service.url) if server else ())])
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 def ends(service: FakeService, state: str = "done", **progress: Any) -> None:
@@ -60,7 +25,7 @@ def ends(service: FakeService, state: str = "done", **progress: Any) -> None:
         found = {"state": state, "reason": "all trials have run", "progress": progress, "regime": regime, "best": BEST}
         service.sweeps["synthetic-1"].update(found)
         service.answers["GET", f"{FIRST}/best"] = 200, "application/json", json.dumps(WINNER).encode()
-        service.answers["GET", f"{FIRST}/recommendation"] = _refused(409, "no optimum yet")
+        service.answers["GET", f"{FIRST}/recommendation"] = refused(409, "no optimum yet")
 
     service.streams.append(
         [
@@ -76,11 +41,6 @@ def ends(service: FakeService, state: str = "done", **progress: Any) -> None:
             event(8, "state", state=state, reason="all trials have run"),
         ]
     )
-
-
-def _refused(status: int, sentence: str) -> tuple[int, str, bytes]:
-    record = {"title": "No", "status": status, "detail": sentence}
-    return status, "application/problem+json", json.dumps(record).encode()
 
 
 def sent(service: FakeService) -> Any:
@@ -247,67 +207,6 @@ def test_lists_and_tables_are_those_of_this_machine(service: FakeService, sweepe
             assert sweeper(name, *more)[1] == sweeper(name, *more, server=False)[1]
 
 
-def test_results_are_downloaded(service: FakeService, sweeper: Sweeper, tmp_path: Path) -> None:
-    service.sweeps["synthetic-1"] = sweep(state="done", best=BEST)
-    advice = [
-        {"objective": "gain_mean", "message": "at 0.01", "recommendations": [{"batch_size": 8}], "text": "a table"}
-    ]
-    service.answers["GET", f"{FIRST}/best"] = 200, "application/json", json.dumps(WINNER).encode()
-    service.answers["GET", f"{FIRST}/recommendation"] = 200, "application/json", json.dumps(advice).encode()
-    service.answers["GET", f"{FIRST}/best/weights"] = 200, "application/octet-stream", b"weights"
-    code, out, _ = sweeper("best", "synthetic-1", "--save", "w.safetensors")
-    assert code == 0
-    assert "a table" in out
-    assert (tmp_path / "w.safetensors").read_bytes() == b"weights"
-    record = json.loads(sweeper("best", "synthetic-1", "--json")[1])
-    assert (record["best"], record["recommendations"]["gain_mean"]["text"]) == (WINNER, "a table")
-
-
-def test_settings_come_from_the_service(service: FakeService, sweeper: Sweeper) -> None:
-    service.sweeps["synthetic-1"] = sweep(state="done", best=BEST)
-    advice = [{"objective": "gain_mean", "message": "at 0.01", "recommendations": [], "text": "a table"}]
-    found = {"settings": [{"params": {"batch_size": 8}}], "text": "Use these", "formats": {"yaml": "space: s\n"}}
-    service.answers["GET", f"{FIRST}/recommendation"] = 200, "application/json", json.dumps(advice).encode()
-    service.answers["GET", f"{FIRST}/settings"] = 200, "application/json", json.dumps(found).encode()
-    text = sweeper("recommend", "synthetic-1", "--batch-size", "8")[1]
-    assert text.startswith("Use these\n\n")
-    assert text.endswith("gain_mean: at 0.01\na table\n")
-    assert sweeper("recommend", "synthetic-1", "--format", "yaml")[1] == "space: s\n"
-    record = json.loads(sweeper("recommend", "synthetic-1", "--json")[1])
-    assert record["noise_matched"]["gain_mean"]["text"] == "a table"
-    assert record["settings"] == found["settings"]
-    several = sweeper("recommend", "synthetic-1", "--format", "yaml", "--batch-size", "8", "--batch-size", "9")
-    assert several == (2, "", "error: --format yaml takes one batch size, got 2\n")
-    service.answers["GET", f"{FIRST}/settings"] = _refused(409, "settings need 6 viable configurations")
-    assert "not shown: settings need 6 viable" in sweeper("recommend", "synthetic-1")[1]
-    assert sweeper("recommend", "synthetic-1", "--format", "torch")[0] == 2
-    service.answers["GET", f"{FIRST}/recommendation"] = _refused(409, "no optimum yet: 2 trials")
-    assert sweeper("recommend", "synthetic-1") == (2, "", "error: settings need 6 viable configurations\n")
-    service.answers["GET", f"{FIRST}/settings"] = _refused(422, "batch_size must be at most 720")
-    assert sweeper("recommend", "synthetic-1") == (2, "", "error: batch_size must be at most 720\n")
-
-
-def test_json_is_what_the_schemas_say(service: FakeService, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.unit.sweeper.cli.schemas.test_registry import validate
-
-    monkeypatch.setenv("CI", "1")
-    service.sweeps["synthetic-1"] = sweep(state="done", best=BEST)
-    service.answers["GET", f"{FIRST}/best"] = 200, "application/json", json.dumps(WINNER).encode()
-    service.answers["GET", f"{FIRST}/recommendation"] = _refused(409, "no optimum yet")
-    for name, command in (
-        ("service-best", "best synthetic-1"),
-        ("service-status", "status synthetic-1"),
-        ("service-list", "list"),
-        ("service-page", "dashboard synthetic-1"),
-        ("service-sweep", "stop synthetic-1"),
-        ("service-submit", "run synthetic --trials 4 --detach"),
-        ("service-estimate", "run synthetic --trials 4 --dry-run"),
-    ):
-        code, out, err = sweeper(*command.split(), "--json")
-        assert code == 0, err
-        validate(name, out)
-
-
 def test_the_page_opens_on_a_machine_with_a_screen(
     service: FakeService, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,79 +246,3 @@ def test_the_server_may_stand_before_the_command_and_in_the_environment(
     assert len(service.seen) == asked
     assert "there is no sweep 'no'" in sweeper("status", "no", server=False)[2]
     assert sweeper("status", "s")[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("argv", "sentence"),
-    [
-        (["import", "t.csv", "--space", "synthetic"], "`sweeper import` runs on this machine only"),
-        (["merge", "--models", "a", "b"], "`sweeper merge` runs on this machine only"),
-        (["manifest", "synthetic", "--kuberay"], "`sweeper manifest` runs on this machine only"),
-        (["submit", "synthetic"], "`sweeper submit` runs on this machine only"),
-        (["compact", "DIR"], "`sweeper compact` runs on this machine only: leave out --server"),
-        (["export", "DIR"], "`sweeper export` runs on this machine only"),
-        (["run", "synthetic", "--out", "x"], "--out does not work with a server: the service chooses the sweep"),
-        (["run", "synthetic", "--address", "auto"], "--address does not work with a server"),
-        (["run", "synthetic", "--cache", "x"], "--cache does not work with a server"),
-        (["run", "synthetic", "--priority", "high"], "--priority must be a whole number"),
-        (["run", "no.yaml"], "cannot read no.yaml: No such file"),
-        (["resume", "s", "--address", "auto"], "--address does not work with a server"),
-        (["extend", "s", "--workers", "3"], "--workers does not work with a server: an extension runs like its sweep"),
-        (["best", "s", "--noise", "paper"], "--noise does not work with a server"),
-        (
-            ["status", "s", "--address", "http://h"],
-            "--address does not work with a server: it selects",
-        ),
-        (["status", "s"], "there is no sweep 's'"),
-    ],
-)
-def test_what_a_service_cannot_do_is_one_line(sweeper: Sweeper, argv: list[str], sentence: str) -> None:
-    code, out, err = sweeper(*argv)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert sentence in err
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["run", "synthetic", "--detach"],
-        ["run", "synthetic", "--name", "n"],
-        ["resume", "runs/x", "--detach"],
-        ["stop", "job", "--cancel"],
-    ],
-)
-def test_what_only_a_service_can_do_is_one_line(sweeper: Sweeper, argv: list[str]) -> None:
-    code, out, err = sweeper(*argv, server=False)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "needs a service: give its address by --server" in err
-
-
-def test_every_command_of_a_service_has_its_flags() -> None:
-    context = click.Context(cli)
-    loaded = {name: cli.get_command(context, name) for name in cli.list_commands(context)}
-    trusting = {n for n, c in loaded.items() if c and {"server", "ca", "insecure"} <= {p.name for p in c.params}}
-    assert set(commands.COMMANDS) == trusting - {"submit"}
-
-
-def test_pair_runs_a_trial_of_a_service_again_on_this_machine(
-    sweeper: Sweeper, service: FakeService, tmp_path: Path
-) -> None:
-    asked = {"space": "synthetic", "trials": 6, "runner": "inline", "sampler": "random"}
-    rows = run(SweepSpec.checked({**asked, "out": str(tmp_path / "run")})).trials.to_pylist()
-    service.sweeps["synthetic-1"] = sweep(state="done", spec=asked)
-    service.rows = rows
-    row = next(r for r in rows if r["merged_loss_test"] is not None)
-    digest = row["digest"]
-    code, out, _ = sweeper("pair", "synthetic-1", digest[:8])
-    assert code == 0
-    assert f"trial {digest} agrees in every digit" in out
-    row["merged_loss_test"] += 1
-    code, out, _ = sweeper("pair", "synthetic-1", digest, "--json")
-    assert code == 1
-    assert json.loads(out)["column"] == "merged_loss_test"
-    assert sweeper("pair", "synthetic-1", "zz")[0] == 2
-    spec = {**json.loads(row["spec"]), "source": "raise SystemExit('executed')"}
-    row["spec"] = json.dumps(spec)
-    code, _, err = sweeper("pair", "synthetic-1", digest)
-    assert (code, err.count("\n")) == (2, 1)
-    assert "needs Python code of the server" in err

@@ -1,0 +1,72 @@
+"""Results of a service: downloads, settings and records of a finished sweep."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake_service import FakeService, sweep
+from tests.support.service_answers import BEST, FIRST, WINNER, Sweeper, refused
+
+pytestmark = pytest.mark.usefixtures("quick_client")
+
+
+def test_results_are_downloaded(service: FakeService, sweeper: Sweeper, tmp_path: Path) -> None:
+    service.sweeps["synthetic-1"] = sweep(state="done", best=BEST)
+    advice = [
+        {"objective": "gain_mean", "message": "at 0.01", "recommendations": [{"batch_size": 8}], "text": "a table"}
+    ]
+    service.answers["GET", f"{FIRST}/best"] = 200, "application/json", json.dumps(WINNER).encode()
+    service.answers["GET", f"{FIRST}/recommendation"] = 200, "application/json", json.dumps(advice).encode()
+    service.answers["GET", f"{FIRST}/best/weights"] = 200, "application/octet-stream", b"weights"
+    code, out, _ = sweeper("best", "synthetic-1", "--save", "w.safetensors")
+    assert code == 0
+    assert "a table" in out
+    assert (tmp_path / "w.safetensors").read_bytes() == b"weights"
+    record = json.loads(sweeper("best", "synthetic-1", "--json")[1])
+    assert (record["best"], record["recommendations"]["gain_mean"]["text"]) == (WINNER, "a table")
+
+
+def test_settings_come_from_the_service(service: FakeService, sweeper: Sweeper) -> None:
+    service.sweeps["synthetic-1"] = sweep(state="done", best=BEST)
+    advice = [{"objective": "gain_mean", "message": "at 0.01", "recommendations": [], "text": "a table"}]
+    found = {"settings": [{"params": {"batch_size": 8}}], "text": "Use these", "formats": {"yaml": "space: s\n"}}
+    service.answers["GET", f"{FIRST}/recommendation"] = 200, "application/json", json.dumps(advice).encode()
+    service.answers["GET", f"{FIRST}/settings"] = 200, "application/json", json.dumps(found).encode()
+    text = sweeper("recommend", "synthetic-1", "--batch-size", "8")[1]
+    assert text.startswith("Use these\n\n")
+    assert text.endswith("gain_mean: at 0.01\na table\n")
+    assert sweeper("recommend", "synthetic-1", "--format", "yaml")[1] == "space: s\n"
+    record = json.loads(sweeper("recommend", "synthetic-1", "--json")[1])
+    assert record["noise_matched"]["gain_mean"]["text"] == "a table"
+    assert record["settings"] == found["settings"]
+    several = sweeper("recommend", "synthetic-1", "--format", "yaml", "--batch-size", "8", "--batch-size", "9")
+    assert several == (2, "", "error: --format yaml takes one batch size, got 2\n")
+    service.answers["GET", f"{FIRST}/settings"] = refused(409, "settings need 6 viable configurations")
+    assert "not shown: settings need 6 viable" in sweeper("recommend", "synthetic-1")[1]
+    assert sweeper("recommend", "synthetic-1", "--format", "torch")[0] == 2
+    service.answers["GET", f"{FIRST}/recommendation"] = refused(409, "no optimum yet: 2 trials")
+    assert sweeper("recommend", "synthetic-1") == (2, "", "error: settings need 6 viable configurations\n")
+    service.answers["GET", f"{FIRST}/settings"] = refused(422, "batch_size must be at most 720")
+    assert sweeper("recommend", "synthetic-1") == (2, "", "error: batch_size must be at most 720\n")
+
+
+def test_json_is_what_the_schemas_say(service: FakeService, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.unit.sweeper.cli.schemas.test_registry import validate
+
+    monkeypatch.setenv("CI", "1")
+    service.sweeps["synthetic-1"] = sweep(state="done", best=BEST)
+    service.answers["GET", f"{FIRST}/best"] = 200, "application/json", json.dumps(WINNER).encode()
+    service.answers["GET", f"{FIRST}/recommendation"] = refused(409, "no optimum yet")
+    for name, command in (
+        ("service-best", "best synthetic-1"),
+        ("service-status", "status synthetic-1"),
+        ("service-list", "list"),
+        ("service-page", "dashboard synthetic-1"),
+        ("service-sweep", "stop synthetic-1"),
+        ("service-submit", "run synthetic --trials 4 --detach"),
+        ("service-estimate", "run synthetic --trials 4 --dry-run"),
+    ):
+        code, out, err = sweeper(*command.split(), "--json")
+        assert code == 0, err
+        validate(name, out)

@@ -17,8 +17,8 @@ from dashboards.data.selection import Selection
 from dashboards.page.html import embed_json, read_asset, render_template
 from dashboards.views import VIEWS, choices, overview
 from dashboards.views.section import Section, View, split_prose
-from dashboards.views.verdicts import judge
-from sweeper.storage.location import file_of, place_of
+from dashboards.views.verdicts import Judgement, judge
+from sweeper.storage.location import Place, file_of, place_of
 from sweeper.storage.tables import SkippedPart
 
 TABLES = ("trials", "search", "merges", "planes")
@@ -51,15 +51,36 @@ def write_page(
     Warns:
         SkippedPart: A file of the run is corrupt or foreign; the page leaves it out and says so.
     """
+    content = _read_content(run, noise)
+    content = replace(content, settings=settings, spec=None) if settings else content
+    return _write(content, *(file_of(target) if target is not None else (place_of(run), PAGE)))
+
+
+def write_and_judge(run: str | Path) -> Judgement | None:
+    """Write the page of a run and return its judgement, so that nobody analyses the same trials again.
+
+    The judgement is that of the sweep's objective and noise; None without one. Errors and warnings are those of
+    `write_page`.
+    """
+    content = _read_content(run, None)
+    _write(content, place_of(run), PAGE)
+    question, spec = overview.choose_question(content, Selection()), content.spec
+    if question is None or spec is None or question[:2] != (spec.objective, spec.noise):
+        return None
+    return judge(content, question)
+
+
+def _read_content(run: str | Path, noise: str | None) -> Run:
     if "://" not in str(run) and not Path(run).is_dir():
         raise NotADirectoryError(f"run must be a run folder, got {str(run)!r}: give the --out folder of a sweep")
     content = read_run(str(run) if "://" in str(run) else str(Path(run).resolve()), noise)
     for sentence in content.skipped:
-        warnings.warn(sentence, SkippedPart, stacklevel=2)
-    content = replace(content, settings=settings, spec=None) if settings else content
-    text = render_page(content, build_sections(content))
-    place, name = file_of(target) if target is not None else (place_of(run), PAGE)
-    place.write(name, text.encode())
+        warnings.warn(sentence, SkippedPart, stacklevel=3)
+    return content
+
+
+def _write(content: Run, place: Place, name: str) -> Path | str:
+    place.write(name, render_page(content, build_sections(content)).encode())
     return place.local / name if place.local else f"{place.text}/{name}"
 
 

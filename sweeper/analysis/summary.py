@@ -24,6 +24,7 @@ from trainables.noise import KNOBS
 from trainables.registry import UnknownName
 
 if TYPE_CHECKING:
+    from sweeper.analysis.evidence.findings import Analysis
     from sweeper.analysis.posterior import Posterior
 
 SHOWN_KNOBS = (*KNOBS, "augmentation_strength")
@@ -124,8 +125,22 @@ def _view_best(row: Mapping[str, Any], objective: str, noise: str) -> BestView:
     )
 
 
-def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, Any]:
-    """Return a sweep's results: summary, Pareto set, recommendations, warnings and file paths."""
+def summarize_sweep(
+    folder: str | Path,
+    trials: Any,
+    noise: str,
+    posterior: Posterior | None = None,
+    analysis: Analysis | None = None,
+) -> dict[str, Any]:
+    """Return a sweep's results: summary, Pareto set, recommendations, warnings and file paths.
+
+    Args:
+        folder: The run folder, or its URI.
+        trials: Its trials table.
+        noise: Noise to show.
+        posterior: The model's posterior for that noise, if known; else it is fitted here.
+        analysis: Analysis of the sweep's objective and noise, if known; else the trials are analysed here.
+    """
     from sweeper.analysis.best import choose_winner, find_over_limits
     from sweeper.analysis.posterior import fit_posterior
     from sweeper.analysis.recommend import BOTH, summarize
@@ -136,7 +151,7 @@ def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, An
     spec = stored_spec(folder)
     place = place_of(folder)
     folder = place.local.absolute() if place.local else place.uri
-    posterior, lost = fit_posterior(spec, trials, noise), find_over_limits(trials, spec)
+    posterior, lost = posterior or fit_posterior(spec, trials, noise), find_over_limits(trials, spec)
     record = {**summarize(trials, spec.objective, noise, posterior, lost), "run": str(folder)}
     record["objectives"] = list(spec.objectives)
     record["front"] = _find_front(spec, trials)
@@ -146,7 +161,7 @@ def summarize_sweep(folder: str | Path, trials: Any, noise: str) -> dict[str, An
     record["warnings"] = [*format_warnings(trials), *([posterior.assumed] if posterior.assumed else [])]
     record["weights"] = _file(place, weights) if weights and place.has(weights) else None
     space = find_space(spec)
-    record["answer"] = find_answer(spec, space, trials, posterior, str(folder), record["page"]).record()
+    record["answer"] = find_answer(spec, space, trials, posterior, str(folder), record["page"], analysis).record()
     try:
         best = choose_winner(trials, spec.objective, posterior, lost)
         record["recommendations"] = _recommend_each(trials, noise, BOTH, {spec.objective: best})

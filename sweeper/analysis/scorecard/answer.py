@@ -14,6 +14,7 @@ import pyarrow as pa
 from search_spaces import Space
 from sweeper.analysis.best import choose_winner, find_over_limits, rank_trials
 from sweeper.analysis.evidence.analyse import analyse
+from sweeper.analysis.evidence.findings import Analysis
 from sweeper.analysis.posterior import Posterior
 from sweeper.analysis.scorecard.badge import Badge, Word, summarize_verdict
 from sweeper.analysis.stages.confirmation import Confirmation, Score, find_confirmation
@@ -77,7 +78,13 @@ class Answer:
 
 
 def find_answer(
-    spec: SweepSpec, space: Space | None, trials: pa.Table, posterior: Posterior, run: str, page: str | None = None
+    spec: SweepSpec,
+    space: Space | None,
+    trials: pa.Table,
+    posterior: Posterior,
+    run: str,
+    page: str | None = None,
+    analysis: Analysis | None = None,
 ) -> Answer:
     """Return the answer of a sweep.
 
@@ -88,9 +95,10 @@ def find_answer(
         posterior: The model's posterior.
         run: Run folder as the user names it, for the next command.
         page: Path or URI of the sweep's page.
+        analysis: Analysis of the sweep's objective and noise, if known; else the trials are analysed here.
     """
     goal = resolve_objective(spec.objective, trials)
-    badge = _find_badge(trials, spec)
+    badge = _find_badge(trials, spec, analysis)
     winner = choose_winner(trials, spec.objective, posterior, find_over_limits(trials, spec))
     confirmation = find_confirmation(trials, spec.objective) if winner and winner["confirmed"] else None
     return Answer(
@@ -122,9 +130,9 @@ def _find_origin(trials: pa.Table) -> str:
     return SYNTHETIC if "synthetic" in kinds else ELSEWHERE if "imported" in kinds else ""
 
 
-def _find_badge(trials: pa.Table, spec: SweepSpec) -> Badge:
+def _find_badge(trials: pa.Table, spec: SweepSpec, analysis: Analysis | None) -> Badge:
     try:
-        return summarize_verdict(analyse(trials, spec.objective, spec.noise))
+        return summarize_verdict(analysis or analyse(trials, spec.objective, spec.noise))
     except ValueError as error:
         return summarize_verdict(None, str(error))
 

@@ -130,7 +130,7 @@ def optimise_settings(region: Region, seed: int = 0) -> Array:
         SpecError: The region is empty.
     """
     model, rng = region.model, np.random.default_rng([seed, 0xBE57])
-    space, main = model.space, model.first.models[0]
+    space, main = model.space, model.first.fit.model
     with one_thread():
         parts = [np.clip(model.good, 0.0, 1.0), sobol(_FILLING, len(space.knobs), rng)]
         draws = model.first.fit.draw_best(model.first.models, rng)

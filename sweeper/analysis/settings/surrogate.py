@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from search_spaces import Space
 from sweeper.analysis.observations import Observer, make_trial
+from sweeper.analysis.settings.hyperparameters import draw_models
 from sweeper.analysis.settings.settings import Estimate
 from sweeper.config.space import noise_constants
 from sweeper.config.spec import SweepSpec
@@ -37,12 +38,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ScoreModel:
-    """Surrogate of one score, with variants from its hyperparameters' posterior.
+    """Surrogate of one score, with draws from its hyperparameters' posterior.
 
     Attributes:
         goal: The score.
-        fit: The surrogate.
-        models: It and its variants; predictions average over them.
+        fit: The surrogate at the most probable hyperparameters.
+        models: Draws, over which predictions average.
     """
 
     goal: Objective
@@ -87,7 +88,7 @@ class SweepModel:
     def fit_exponents(self, seed: int) -> TiltFit | None:
         """Return the single-index exponents of the pairs, fitted once per seed; None for too few configurations."""
         if seed not in self._exponents:  # hundreds of bootstrap fits, the same for every batch size
-            self._exponents[seed] = fit_tilts(self.space, self.seen, self.first.models[0].theta.tilt, seed)
+            self._exponents[seed] = fit_tilts(self.space, self.seen, self.first.fit.model.theta.tilt, seed)
         return self._exponents[seed]
 
     @property
@@ -146,6 +147,6 @@ def fit_scores(
     with one_thread():
         for i, (name, goal) in enumerate(goals.items()):
             fit = fit_surrogate(known, seen, np.eye(len(goals))[i], pruned, Parts(), thorough=i == 0)
-            scores[name] = ScoreModel(goal, fit, fit.draw_many_models(np.random.default_rng([seed, i])))
+            scores[name] = ScoreModel(goal, fit, draw_models(fit.model, np.random.default_rng([seed, i])))
         limits = [fit_constraint(known, *stated) for stated in read_constraints(known, trials).values()]
     return SweepModel(known, scores, seen, cast(Array, good), limits)

@@ -69,7 +69,7 @@ def extend(args: Arguments) -> int:
 
 
 def _run(args: Arguments, sweep: PreparedSweep, plan: Plan, record: dict[str, Any]) -> int:
-    from dashboards.page.page import write_page
+    from dashboards.page.page import write_and_judge
     from sweeper.cli.progress import Progress
     from sweeper.runner import run
     from sweeper.runner.status import Callbacks
@@ -86,8 +86,10 @@ def _run(args: Arguments, sweep: PreparedSweep, plan: Plan, record: dict[str, An
         return ExitCode.INTERRUPTED
     if results.reason:
         print(f"stopped early: {results.reason}; {again}", file=sys.stderr)
-    write_page(results.run)
-    analysis = analyse(results.trials, record["objective"], record["noise"])
+    known = write_and_judge(results.run)
+    own = known is not None and (record["objective"], record["noise"]) == (sweep.spec.objective, sweep.spec.noise)
+    analysis = known.analysis if own and known else None
+    analysis = analysis or analyse(results.trials, record["objective"], record["noise"])
     record |= {
         "outcomes": {o: outcomes.count(o) for o in sorted(set(outcomes))},
         "verdict_after": analysis.verdict,

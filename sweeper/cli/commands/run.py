@@ -107,12 +107,13 @@ def _sweep(args: Arguments, sweep: PreparedSweep, yes: bool) -> int:
         return ExitCode.INTERRUPTED
     if results.reason:
         print(f"stopped early: {results.reason}; {again}", file=sys.stderr)
-    from dashboards.page.page import write_page
+    from dashboards.page.page import write_and_judge
     from sweeper.analysis.scorecard.answer import format_answer
     from sweeper.analysis.summary import summarize_sweep
 
-    write_page(results.run)
-    record = summarize_sweep(results.run, results.trials, results.noise)
+    known = write_and_judge(results.run)
+    posterior, analysis = (known.believed, known.analysis) if known else (None, None)
+    record = summarize_sweep(results.run, results.trials, results.noise, posterior, analysis)
     emit(args.json, record, format_answer(record["answer"]))
     successful = any(o == "ok" for o in results.trials["outcome"].to_pylist())
     return ExitCode.DONE if successful and results.failed < sweep.spec.max_failed else ExitCode.NO_SUCCESS

@@ -132,10 +132,11 @@ class NoiseKernel(Kernel):
         vector: The optimizer's vector (`Theta.unpack`), shape (6 + d + k,).
         prior: Prior of the vector; the bounds are four prior sds away.
         nominal: Which knobs are nominal, shape (d,).
+        spread: Factors on the seed noise of the training rows, shape (n,); None has the same noise everywhere.
     """
 
-    def __init__(self, vector: Array, prior: Prior, nominal: Mask) -> None:
-        self.vector, self.prior, self.nominal = vector, prior, nominal
+    def __init__(self, vector: Array, prior: Prior, nominal: Mask, spread: Array | None = None) -> None:
+        self.vector, self.prior, self.nominal, self.spread = vector, prior, nominal, spread
         self._seen: tuple[Array, Array, Array] | None = None
 
     @property
@@ -195,8 +196,12 @@ class NoiseKernel(Kernel):
         if self.prior.has_noise:
             out += self.f(self.phi(X), self.phi(other))
         if Y is None:
-            out[np.diag_indices_from(out)] += self.values.seed_noise**2
+            out[np.diag_indices_from(out)] += self._seed_variance
         return out
+
+    @property
+    def _seed_variance(self) -> Any:
+        return (self.values.seed_noise * (1.0 if self.spread is None else self.spread)) ** 2
 
     def diag(self, X: Array) -> Any:
         """Return the prior variance of c + f + s + g at each row, shape (n,)."""
@@ -240,8 +245,8 @@ class NoiseKernel(Kernel):
             np.multiply(gaps[i], slope / length**2, out=out[_SCALARS + i])
         covariance = 1.0 + 0.5 * (out[0] + out[2] + out[4])
         on = np.arange(n)
-        covariance[on, on] += t.seed_noise**2
-        out[5, on, on] = 2.0 * t.seed_noise**2
+        covariance[on, on] += self._seed_variance
+        out[5, on, on] = 2.0 * self._seed_variance
         return covariance, out.transpose(1, 2, 0)
 
 

@@ -97,23 +97,27 @@ class Surrogate:
             return self
         rows = np.concatenate([make_table(self.points), make_table(pending)])
         values: Any = np.concatenate([self.model.y_train_, self.model.predict(make_table(pending))])
-        return Surrogate(self.points + pending, _regression(self.kernel, rows, values), self.trained)
+        spread = None if self.kernel.spread is None else np.append(self.kernel.spread, np.ones(len(pending)))
+        kernel = NoiseKernel(np.array(self.kernel.theta), self.kernel.prior, self.kernel.nominal, spread)
+        return Surrogate(self.points + pending, regression(kernel, rows, values), self.trained)
 
     def variants(self, count: int, rng: np.random.Generator) -> list[Surrogate]:
         """Return surrogates of the same observations with hyperparameters from their posterior."""
-        sds, axes = self._laplace()
+        sds, axes = self.laplace()
         at, (low, high), rows = np.array(self.kernel.theta), self.kernel.bounds.T, make_table(self.points)
         values: Any = self.model.y_train_
         out: list[Surrogate] = []
         for _ in range(count):
             drawn = np.clip(at + axes @ (sds * rng.standard_normal(len(at))), low, high)
-            kernel = NoiseKernel(drawn, self.kernel.prior, self.kernel.nominal)
-            out.append(Surrogate(self.points, _regression(kernel, rows, values), self.trained))
+            kernel = NoiseKernel(drawn, self.kernel.prior, self.kernel.nominal, self.kernel.spread)
+            out.append(Surrogate(self.points, regression(kernel, rows, values), self.trained))
         return out
 
-    def _laplace(self) -> tuple[Array, Array]:
-        # sds, shape (p,), and axes, shape (p, p), of the hyperparameters' posterior by Laplace's approximation at the
-        # maximum (Rasmussen & Williams 2006, section 5.5), its Hessian by differences of the gradient
+    def laplace(self) -> tuple[Array, Array]:
+        """Return sds, shape (p,), and axes, shape (p, p), of the hyperparameters' posterior by Laplace's approximation.
+
+        Source: Rasmussen & Williams 2006, section 5.5, at the maximum, with its Hessian by differences of the gradient.
+        """
         at, prior, step = np.array(self.kernel.theta), self.kernel.prior, 1e-3
 
         def slope(v: Array) -> Array:
@@ -126,6 +130,15 @@ class Surrogate:
         values, axes = np.linalg.eigh((hessian + hessian.T) / 2)
         # a direction without curvature keeps its prior uncertainty
         return 1.0 / np.sqrt(np.maximum(values, 1.0 / prior.sd.max() ** 2)), axes
+
+    def left_out_means(self) -> Array:
+        """Return the prediction of each observation by the others, shape (n,), with the hyperparameters of all.
+
+        Source: Rasmussen & Williams 2006, eq. 5.12.
+        """
+        values: Any = self.model.y_train_
+        inverse = solve_triangular(self.model.L_, np.eye(len(values)), lower=True)
+        return values - self.model.alpha_ / (inverse**2).sum(axis=0)
 
     def noise_share(self) -> float:
         """Return the share of noise in the variance of the means at the observed points, in [0, 1].
@@ -146,16 +159,12 @@ class Surrogate:
         return float(f.var()) / total if total > 1e-12 else 0.0
 
     def predicts(self) -> bool:
-        """Return whether it predicts left-out observations better than the mean of the others does, one-sided p < .05.
-
-        Source: leave-one-out residuals alpha_i / [K^-1]_ii, Rasmussen & Williams 2006, eq. 5.12.
-        """
+        """Return whether it predicts left-out observations better than the others' mean does, one-sided p < .05."""
         y: Any = self.model.y_train_
         n = len(y)
         if n < _FEWEST_TO_TELL or float(np.ptp(y)) <= 0:
             return False
-        inverse = solve_triangular(self.model.L_, np.eye(n), lower=True)
-        errors = self.model.alpha_ / (inverse**2).sum(axis=0)
+        errors = y - self.left_out_means()
         gains = ((y - y.mean()) * n / (n - 1)) ** 2 - errors**2
         sd = float(gains.std(ddof=1))
         return bool(gains.mean() > stats.t.ppf(0.95, n - 1) * sd / np.sqrt(n)) if sd > 0 else bool(gains.mean() > 0)
@@ -177,14 +186,15 @@ def fit(
             a poor local optimum, most of all if the observations hardly scatter.
     """
     rows, some = make_table(points), subsample(values, limit)
-    trained = _regression(
+    trained = regression(
         NoiseKernel(prior.mean, prior, nominal), rows[some], values[some], _MaximumAPosteriori(prior, thorough)
     )
-    model = trained if len(some) == len(values) else _regression(trained.kernel_, rows, values)
+    model = trained if len(some) == len(values) else regression(trained.kernel_, rows, values)
     return Surrogate(points, model, trained)
 
 
-def _regression(kernel: Any, rows: Array, values: Array, optimizer: Any = None) -> GaussianProcessRegressor:
+def regression(kernel: Any, rows: Array, values: Array, optimizer: Any = None) -> GaussianProcessRegressor:
+    """Return scikit-learn's regression on rows of `make_table`; without an optimizer the kernel stays as it is."""
     with config_context(assume_finite=True, skip_parameter_validation=True):
         return GaussianProcessRegressor(kernel, alpha=_JITTER, optimizer=optimizer).fit(rows, values)
 

@@ -10,9 +10,10 @@ from plotly.offline import get_plotlyjs_version
 
 from dashboards.page import page as page_module
 from dashboards.page.html import read_asset
-from dashboards.page.page import PLOTLY, build_sections, read_run, write_page
+from dashboards.page.page import PLOTLY, build_sections, read_run, write_and_judge, write_page
 from dashboards.views import VIEWS
 from sweeper.analysis.regime import fit_regime
+from sweeper.analysis.summary import summarize_sweep
 from sweeper.storage import tables
 from sweeper.storage.tables import read_trials
 from tests.support.fake_sweep import search_row, trial, write_sweep
@@ -43,6 +44,17 @@ def test_the_page_is_one_file_with_plotly_once_and_every_figure(run, page):
     assert len(re.findall(r"\* plotly\.js \(cartesian - minified\) v\d", text)) == 1
     assert not re.findall(r'(?:src|href)="(?!data:|#)', _text(page))
     assert [p.name for p in page.parent.iterdir()] == ["page.html"]
+
+
+def test_one_analysis_serves_the_page_and_the_answer(run, tmp_path, monkeypatch):
+    copy = shutil.copytree(run, tmp_path / "run")
+    trials, noise = read_trials(copy), "paper"
+    known = write_and_judge(copy)
+    assert (copy / "dashboard.html").exists()
+    again = summarize_sweep(copy, trials, noise)
+    monkeypatch.setattr("sweeper.analysis.posterior.fit_posterior", None)
+    monkeypatch.setattr("sweeper.analysis.scorecard.answer.analyse", None)
+    assert summarize_sweep(copy, trials, noise, known.believed, known.analysis) == again
 
 
 def test_the_same_run_gives_the_same_page(run, page, tmp_path):

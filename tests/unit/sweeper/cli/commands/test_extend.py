@@ -49,7 +49,7 @@ def asks(monkeypatch: pytest.MonkeyPatch, needs: Callable[[list[dict[str, Any]]]
 
     monkeypatch.setattr(plan, "analyse", analyse)
     monkeypatch.setattr(extend, "analyse", analyse)
-    monkeypatch.setattr(page, "write_page", lambda folder: folder)
+    monkeypatch.setattr(page, "write_and_judge", lambda folder: None)
 
 
 def planned(run: Path, needs: Sequence[Need], **more: Any) -> Plan:

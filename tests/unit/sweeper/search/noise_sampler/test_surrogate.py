@@ -44,10 +44,11 @@ def test_gradient_of_the_covariance(spans: tuple[float, float], additive: bool) 
     prior = Prior.of(len(space.knobs), np.full(len(space.factor_roles), 0.1), *spans, additive=additive)
     at = prior.mean + 0.5 * prior.sd * np.random.default_rng(1).standard_normal(len(prior.mean))
     kinds, rows = np.array([k.nominal for k in space.knobs]), make_table(space.points(unit[:9]))
-    covariance, gradient = NoiseKernel(at, prior, kinds)(rows, eval_gradient=True)
-    assert covariance == pytest.approx(NoiseKernel(at, prior, kinds)(rows))
+    spread = np.exp(np.random.default_rng(2).standard_normal(len(rows))) if additive else None
+    covariance, gradient = NoiseKernel(at, prior, kinds, spread)(rows, eval_gradient=True)
+    assert covariance == pytest.approx(NoiseKernel(at, prior, kinds, spread)(rows))
     for i, step in enumerate(1e-6 * np.eye(len(at))):
-        ahead, behind = (NoiseKernel(at + s, prior, kinds)(rows) for s in (step, -step))
+        ahead, behind = (NoiseKernel(at + s, prior, kinds, spread)(rows) for s in (step, -step))
         assert gradient[:, :, i] == pytest.approx((ahead - behind) / 2e-6, abs=1e-6)
 
 
@@ -60,6 +61,17 @@ def test_only_the_additive_residual_leaves_noise_out() -> None:
         prior = Prior.of(len(space.knobs), np.full(len(space.factor_roles), 0.1), 10.0, 0.0, additive=additive)
         kernel = NoiseKernel(prior.mean, prior, np.zeros(len(space.knobs), dtype=bool))
         assert np.allclose(kernel.rest(rows, rows), kernel.rest(moved, moved)) == additive
+
+
+def test_left_out_means_are_those_of_fits_without_the_point() -> None:
+    _, target, model = _fitted()
+    seen = make_table(model.points)
+    noisy = model.kernel(seen) + 1e-6 * np.eye(len(target))
+    found = model.left_out_means()
+    for i in (0, 7, 39):
+        rest = np.arange(len(target)) != i
+        expected = noisy[i, rest] @ np.linalg.solve(noisy[np.ix_(rest, rest)], target[rest])
+        assert found[i] == pytest.approx(expected, abs=1e-6)
 
 
 def test_posterior_equals_the_textbook_formula() -> None:

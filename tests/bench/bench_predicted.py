@@ -85,14 +85,8 @@ def make_table(space: Space, found: list[dict[str, Any]]) -> pa.Table:
 def settings_of(problem: Replay, found: list[dict[str, Any]], seed: int) -> list[Settings]:
     """Return the settings that `recommend` gives at the values of `FIXED`."""
     space = space_of(problem)
-    given = {
-        "space": "digits_label_noise",
-        "objective": "gain_mean",
-        "noise": "paper",
-        "trials": len(found),
-        "seed": seed,
-    }
-    spec = SweepSpec.checked(given)
+    given = {"space": "digits_label_noise", "objective": "gain_mean", "noise": "paper"}
+    spec = SweepSpec.checked({**given, "trials": len(found), "seed": seed})
     model = fit_model(spec, space, make_table(space, found), FIXED, noise="paper", seed=seed)
     return [model.recommend(fixed, seed) for fixed in FIXED]
 

@@ -1,16 +1,17 @@
-"""Figure of measured against predicted noise: does the prediction before training order the measurements?"""
+"""Figures of two noises: measured against predicted, and that of the children against that of their trunk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from dashboards.charts.axes import make_log_axis, round_to, shorten, wrap_title
-from dashboards.charts.chart import Chart, describe, finish, make_figure, make_markers
-from dashboards.charts.colours import NOISE_SCALE
-from dashboards.data.configurations import ConfigPoint, group_configurations
+from dashboards.charts.chart import Chart, Measure, describe, finish, make_figure, make_markers
+from dashboards.charts.colours import NOISE_SCALE, QuantileScale
+from dashboards.data.configurations import ConfigPoint, group_configurations, read_floats
 from sweeper.formatting import add_unit, pluralize
 from trainables.noise import NOISE
 
@@ -92,3 +93,45 @@ def _read_noises(comparison: Comparison) -> Sequence[float]:
 def _label(name: str) -> str:
     scale = NOISE[name]
     return add_unit(f"{scale.kind} noise {scale.formula}", scale.unit)
+
+
+def read_trunk_ratios(trials: pa.Table) -> dict[str, float]:
+    """Return configuration -> noise of the trunk over that of the children; empty if all trunks have the same noise."""
+    ratios = dict(zip(trials.column("config").to_pylist(), read_floats(trials, "trunk_noise_ratio"), strict=True))
+    known = {config: float(ratio) for config, ratio in ratios.items() if ratio > 0}
+    return known if any(abs(ratio - 1) > 1e-6 for ratio in known.values()) else {}
+
+
+def draw_trunk_noise(
+    points: Sequence[ConfigPoint], ratios: Mapping[str, float], measure: Measure, noise_label: str
+) -> Chart | None:
+    """Draw the noise of the children against that of the trunk on log axes, coloured by a score.
+
+    Args:
+        points: Configurations.
+        ratios: As `read_trunk_ratios` returns.
+        measure: The score.
+        noise_label: Label of the noise.
+    """
+    shown = [p for p in points if p.noise and p.config in ratios and measure.column in p.values]
+    if not shown:
+        return None
+    scores = [p.values[measure.column].mean for p in shown]
+    children = [p.noise or 0.0 for p in shown]
+    trunks = [noise * ratios[p.config] for noise, p in zip(children, shown, strict=True)]
+    scale = QuantileScale.of(np.array(scores, dtype=float))
+    figure = make_figure(showlegend=False, coloraxis=scale.make_axis(measure.label))
+    texts = [f"{describe(p, measure.column)}<br>trunk noise {shorten(t)}" for p, t in zip(shown, trunks, strict=True)]
+    colours = {
+        "size": 11,
+        "color": [float(s) for s in scale.share(np.array(scores, dtype=float))],
+        "coloraxis": "coloraxis",
+    }
+    figure.add_trace(make_markers("configuration", trunks, children, texts, marker=colours))
+    figure.update_xaxes(make_log_axis(trunks, f"trunk: {noise_label}"))
+    figure.update_yaxes(make_log_axis(children, f"children: {noise_label}"))
+    text = (
+        "If the score changes along the horizontal axis, the noise before the branch counts: it selects the basin. "
+        "If it changes along the vertical one, the noise after the branch does: it shapes the way inside."
+    )
+    return Chart("trunk", "Noise of the trunk and of the children", text, finish(figure))

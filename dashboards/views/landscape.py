@@ -16,6 +16,7 @@ from dashboards.charts.barriers import (
     read_plane,
 )
 from dashboards.charts.chart import Chart
+from dashboards.charts.measured_noise import draw_trunk_noise, read_trunk_ratios
 from dashboards.charts.merge_curves import draw_curves, draw_gains, draw_normalised
 from dashboards.data.cache import cache_by_content
 from dashboards.data.configurations import ConfigPoint
@@ -103,6 +104,15 @@ def _describe_trial(run: Run, chosen: Choice, digest: str) -> str:
     return f"Trial{number} ({digest}{noise})."
 
 
+def _draw_trunk(run: Run, chosen: Choice) -> Chart | None:
+    ratios = read_trunk_ratios(run.tables["trials"])
+    if not ratios:
+        return None
+    measure = choices.make_measure(run, chosen.name, chosen.split)
+    points = choices.group_points(run, chosen.noise, (measure.column,))
+    return draw_trunk_noise(points, ratios, measure, chosen.noise_label)
+
+
 def make_controls(run: Run, selection: Selection) -> tuple[Control, ...]:
     """Return the controls: noise, split, sharpness, and the trial of the plane."""
     chosen = choose(run, selection)
@@ -134,6 +144,8 @@ def build(run: Run, selection: Selection) -> Section:
     charts, missing = list(draw_merges(run, chosen.noise)), list[str]()
     if not charts:
         missing.append("No merge curves: no merge of a viable pair is stored.")
+    if (trunk := _draw_trunk(run, chosen)) is not None:
+        charts.append(trunk)
     plane = _find_plane(run, chosen, selection)
     if plane is not None:
         label = f"{SPLIT_WORDS[_choose_split(chosen)]} loss [nat]"

@@ -35,12 +35,13 @@ def wd_relaxation(spec: PairSpec, steps: int) -> float | None:
 
     Args:
         spec: The trial.
-        steps: Steps of one child; the function adds the steps of a trunk, `branch_step`.
+        steps: Steps of one child; the function adds the steps of a trunk, `branch_step`, at its learning rate.
 
     Source: relaxation of the squared norm of scale-invariant weights, arXiv 2010.02916; decoupled, arXiv 2305.17212.
     """
     kind = family(spec.optimizer)
-    decays = spec.learning_rate * spec.weight_decay * (spec.branch_step + steps)
+    rates = spec.learning_rate * steps + spec.trunk_spec().learning_rate * spec.branch_step
+    decays = rates * spec.weight_decay
     if kind in _COUPLED:
         return decays / (1.0 - spec.momentum)
     return decays if kind in _DECOUPLED else None

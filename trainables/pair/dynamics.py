@@ -1,4 +1,4 @@
-"""Columns on how a trial steers the noise of its children: schedule and unequal children."""
+"""Columns on how a trial steers the noise of its children: schedule, unequal children, trunk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainables.training.legs import Leg
 
 
 def describe_dynamics(spec: PairSpec, leg: Leg) -> dict[str, Any]:
-    """Return the columns `schedule_start`, `schedule_end` and `child_noise_ratio`, where the trial sets them.
+    """Return the columns `schedule_start`, `schedule_end`, `child_noise_ratio`, `trunk_noise_ratio` that apply.
 
     Args:
         spec: The trial.
@@ -22,7 +22,14 @@ def describe_dynamics(spec: PairSpec, leg: Leg) -> dict[str, Any]:
         start, end = (leg.rate(step) / spec.learning_rate for step in ends)
         columns |= {"schedule_start": start, "schedule_end": end}
     if spec.child_b:
-        settings = [{"learning_rate": s.learning_rate, "batch_size": s.batch_size} for s in spec.child_specs()]
-        a, b = (NOISE["linear"].predict(s) for s in settings)
+        a, b = (_linear_noise(s) for s in spec.child_specs())
         columns["child_noise_ratio"] = b / a
+    if spec.protocol == "branch":
+        columns["trunk_noise_ratio"] = _linear_noise(spec.trunk_spec()) / _linear_noise(spec)
     return columns
+
+
+def _linear_noise(spec: PairSpec) -> float:
+    noise = NOISE["linear"].predict({"learning_rate": spec.learning_rate, "batch_size": spec.batch_size})
+    assert noise is not None, "it is defined by these two"
+    return noise

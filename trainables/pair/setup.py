@@ -180,6 +180,7 @@ def inspect(specs: Sequence[PairSpec], runtime: Runtime) -> int:
         for child, data in zip(spec.child_specs(), sets, strict=True):
             steps_per_epoch(data.examples, child.batch_size)
             steps_per_epoch(data.examples, spec.base.batch_size, "base batch_size")
+            steps_per_epoch(data.examples, spec.trunk_spec().batch_size, "trunk.batch_size")
             read_window(spec.window).find_segments(child_leg(child, data.examples).steps)
     first = specs[0]
     examples = labs[first.base_digest, first.pair_kind, first.members].data[0].examples

@@ -9,7 +9,7 @@ from typing import Any
 from trainables.noise import NOISE
 from trainables.result.columns import LANDSCAPE, SCORES, Column, col, columns_of
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 PHASES = ("data", "base", "train", "measure", "rungs", "recalibrate", "evaluate", "landscape")
 # fitted exponents depend on all rows, so that no row holds them
 _NOISES = {name: scale for name, scale in NOISE.items() if scale.kind != "fitted"}
@@ -127,6 +127,10 @@ class TrialResult:
     child_noise_ratio: float | None = col(
         "learning rate over batch size of child B over that of child A; empty without `child_b`", "1", default=None
     )
+    trunk_noise_ratio: float | None = col(
+        "learning rate over batch size of the trunk over that of the children; empty unless protocol is branch", "1",
+        default=None,
+    )  # fmt: skip
     clipped_fraction: float | None = col("fraction of steps whose gradient was clipped", "1", default=None)
     peak_memory_bytes: int | None = col("largest allocation on the GPU; empty on a CPU", "bytes", default=None)
     step_seconds: float | None = col("training time per optimizer step of one child or stack", "s", default=None)

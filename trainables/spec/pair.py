@@ -107,10 +107,17 @@ class PairSpec:
         default="finetune",
         metadata=about(
             "How children start: `finetune` from shared base weights; `branch` from a trunk trained with the "
-            "trial's own stable hyperparameters."
+            "trial's own stable hyperparameters, or those of `trunk`."
         ),
     )
     branch_step: int = field(default=0, metadata=about("Steps of the trunk in protocol `branch`."))
+    trunk: JSON = field(
+        default_factory=lambda: {},
+        metadata=about(
+            "Fields in which the trunk of protocol `branch` differs from the children: `learning_rate`, `batch_size`. "
+            "Noises are those of the children. Trials with one trunk and other children share it."
+        ),
+    )
     pair_kind: str = field(
         default="same_task",
         metadata=about(
@@ -241,7 +248,7 @@ class PairSpec:
 
         Trials with the same one share a trunk, as repeats do.
         """
-        return digest_of({k: v for k, v in self._identity().items() if k not in _AFTER_BRANCH})
+        return digest_of({k: v for k, v in self.trunk_spec()._identity().items() if k not in _AFTER_BRANCH})
 
     def stream(self, role: str) -> int:
         """Return the seed of the random stream `role` of this trial."""
@@ -251,6 +258,10 @@ class PairSpec:
         """Return the hyperparameters of each child, `members` entries; only `child_b` can make them differ."""
         first = replace(self, child_b={})
         return [first, *(replace(first, **dict(self.child_b)) for _ in range(self.members - 1))]
+
+    def trunk_spec(self) -> PairSpec:
+        """Return the hyperparameters of the trunk; only `trunk` can make them differ from those of the children."""
+        return replace(self, trunk={}, **dict(self.trunk)) if self.trunk else self
 
     def stack_mates(self) -> list[PairSpec]:
         """Return the specs of the stack that contains this one, in order of repeat."""

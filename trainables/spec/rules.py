@@ -26,6 +26,7 @@ CHOICES = {
 }
 _MAPPINGS = (
     "dataset_options", "dataset_b_options", "model_options", "optimizer_options", "noise_schedule", "child_b", "window",
+    "trunk",
 )  # fmt: skip
 _WINDOW = ("size", "spacing")
 MOST_WINDOWS = 8
@@ -208,16 +209,23 @@ def check_dynamics(spec: Any) -> None:
     if spec.pairing == "antithetic":
         check("pair_kind", spec.pair_kind, "be same_task with pairing antithetic", spec.pair_kind == "same_task")
         check("child_b", spec.child_b, "be empty with pairing antithetic", not spec.child_b)
-    for name, value in spec.child_b.items():
-        if name not in _CHILD:
-            raise ValueError(str(unknown("field of child_b", name, _CHILD)))
-        number = _number(f"child_b.{name}", value)
-        whole = name != "batch_size" or number % 1 == 0
-        check(f"child_b.{name}", value, "be > 0 and whole" if name == "batch_size" else "be > 0", number > 0 and whole)
+    _check_settings("child_b", spec.child_b)
+    _check_settings("trunk", spec.trunk)
+    if spec.trunk:
+        check("trunk", dict(spec.trunk), "be empty unless protocol is branch", spec.protocol == "branch")
     if spec.child_b:
         check("members", spec.members, "be 2 with child_b", spec.members == 2)
         check("stack", spec.stack, "be 1 with child_b", spec.stack == 1)
     _check_window(spec.window)
+
+
+def _check_settings(field: str, options: JSON) -> None:
+    for name, value in options.items():
+        if name not in _CHILD:
+            raise ValueError(str(unknown(f"field of {field}", name, _CHILD)))
+        number = _number(f"{field}.{name}", value)
+        whole = name != "batch_size" or number % 1 == 0
+        check(f"{field}.{name}", value, "be > 0 and whole" if name == "batch_size" else "be > 0", number > 0 and whole)
 
 
 def _check_window(options: JSON) -> None:

@@ -70,7 +70,8 @@ def base_weights(spec: PairSpec, tasks: Sequence[Task], runtime: Runtime) -> lis
 def trunk(spec: PairSpec, task: Task, runtime: Runtime, report: Report = lambda _: None) -> Trunk:
     """Return the trunk of protocol `branch`, which starts at `task.base`; train it only if no cache holds it.
 
-    Trials with the same `spec.trunk_digest` share it: they differ only after the branch step, as repeats do.
+    Trials with the same `spec.trunk_digest` share it: they differ only after the branch step, as repeats do. Its
+    hyperparameters are those of `spec.trunk_spec()`.
 
     Args:
         spec: The trial.
@@ -81,10 +82,11 @@ def trunk(spec: PairSpec, task: Task, runtime: Runtime, report: Report = lambda 
     key = task.cache_key(spec.trunk_digest)
 
     def train() -> Trunk:
+        own = spec.trunk_spec()
         seeds = Seeds(stream(spec.trunk_digest, "order"), stream(spec.trunk_digest, "augment"))
         # all repeats share one trunk, with the optimizer state of one child
         training = Training(
-            replace(spec, stack=1), task.trainee, task.start(task.base), [task.data], [seeds], trunk_leg(spec),
+            replace(own, stack=1), task.trainee, task.start(task.base), [task.data], [seeds], trunk_leg(own),
             keep_state=True,
         )  # fmt: skip
         (course,) = make_courses(training)

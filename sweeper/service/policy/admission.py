@@ -201,7 +201,9 @@ def check_trials(sweep: PreparedSweep, limits: Limits) -> None:
                 _check_most(name, value, {**limits.fields, **limits.options}.get(key, limits.option))
 
 
-_COUNTED = ("model_options", "dataset_options", "dataset_b_options", "datasets", "adapter", "child_b", "window")
+_COUNTED = (
+    "model_options", "dataset_options", "dataset_b_options", "datasets", "adapter", "child_b", "window", "trunk",
+)  # fmt: skip
 """Fields whose numbers make a trial large."""
 
 

@@ -153,3 +153,16 @@ def test_windows_of_checkpoints_stand_in_a_table_and_in_no_curve(measured):
     assert card.table.rows[1][5].text.startswith("+0")
     plain, found = ([c.figure.to_dict() for c in landscape.draw_merges(r, "paper")] for r in (measured, both))
     assert [len(f["data"]) for f in found] == [len(f["data"]) for f in plain]
+
+
+def test_the_noise_of_the_trunk_stands_against_that_of_the_children(measured):
+    outputs = [_measured(i) for i in range(6)]
+    run = run_of(replace(o, result=replace(o.result, trunk_noise_ratio=2.0 ** (i % 3))) for i, o in enumerate(outputs))
+    (chart,) = [c for c in landscape.build(run, Selection()).charts if c.key == "trunk"]
+    (trace,) = chart.figure.data
+    ratios = {round(x / y, 3) for x, y in zip(trace.x, trace.y, strict=True)}
+    assert ratios == {1.0, 2.0, 4.0}
+    assert len(set(trace.marker.color)) > 1
+    same = run_of(replace(o, result=replace(o.result, trunk_noise_ratio=1.0)) for o in outputs)
+    for other in (measured, same):  # no trunk, or the children's noise
+        assert "trunk" not in [c.key for c in landscape.build(other, Selection()).charts]

@@ -96,13 +96,46 @@ def test_the_weights_of_a_windows_merge_score_what_the_row_says() -> None:
     from trainables.pair.setup import prepare
     from trainables.tasks.evaluation import score_weights
 
-    spec = digits_spec(batch_size=32, epochs=2, learning_rate=0.1, window={"size": 12}, decay=0.0, merges=("linear",))
+    window = {"size": 10, "spacing": 4}
+    spec = digits_spec(batch_size=16, epochs=2, learning_rate=0.2, window=window, decay=0.0, merges=("linear",))
     output = run_pair(spec, QUIET)
     task = prepare(spec, QUIET, with_base=False).tasks[0]
     assert output.weights is not None
-    assert output.result.chosen_window == 12
+    assert output.result.chosen_window == 10
     found = score_weights(task.model, output.weights, *task.data.scored("test"))
     assert found.loss == pytest.approx(output.result.scores["chosen_loss_test"], rel=1e-6)
+
+
+BRANCH = {"protocol": "branch", "branch_step": 12, "base": {"steps": 0}, "batch_size": 32, "steps": 8}
+
+
+def test_a_trunk_has_its_own_settings_and_the_children_theirs() -> None:
+    from trainables.pair.setup import prepare
+    from trainables.training.base import trunk
+
+    spec = digits_spec(**BRANCH, learning_rate=0.02)
+    own = replace(spec, trunk={"learning_rate": 0.08, "batch_size": 16})
+    lab = prepare(own, QUIET)
+    grown = trunk(own, lab.tasks[0], QUIET)
+    wanted = trunk(replace(spec, learning_rate=0.08, batch_size=16), lab.tasks[0], QUIET)
+    assert all(torch.equal(grown.weights[k], v) for k, v in wanted.weights.items())
+    output, plain = run_pair(own, QUIET), run_pair(spec, QUIET)
+    assert (output.result.trunk_noise_ratio, plain.result.trunk_noise_ratio) == (pytest.approx(8.0), 1.0)
+    assert output.result.noises["paper"] == plain.result.noises["paper"]
+    assert [h.learning_rate for h in output.history] == [h.learning_rate for h in plain.history]
+    assert output.result.scores["merged_loss_test"] != plain.result.scores["merged_loss_test"]
+    relaxed = 1e-3 * (0.02 * 8 + 0.08 * 12) / (1 - 0.9)
+    assert output.result.wd_relaxation == pytest.approx(relaxed)
+
+
+def test_trials_share_a_trunk_of_its_own_settings() -> None:
+    spec = digits_spec(**BRANCH)
+    own = replace(spec, trunk={"learning_rate": 0.08, "batch_size": 16})
+    assert own.trunk_digest == replace(own, learning_rate=0.3).trunk_digest == replace(own, batch_size=64).trunk_digest
+    assert own.trunk_digest == replace(spec, learning_rate=0.08, batch_size=16).trunk_digest
+    assert own.trunk_digest != replace(own, momentum=0.5).trunk_digest
+    assert spec.trunk_digest != replace(spec, learning_rate=0.3).trunk_digest
+    assert len({own.digest, spec.digest, replace(own, learning_rate=0.3).digest}) == 3
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def find_entry(fields: Mapping[str, Any], name: str) -> Any:
     """Return a field, or an entry of a field, of a mapping of fields; None if it lacks it."""
     found: Any = fields
     for key in name.split("."):
-        found = found.get(key) if isinstance(found, Mapping) else None
+        found = cast(Mapping[str, Any], found).get(key) if isinstance(found, Mapping) else None
     return found
 
 

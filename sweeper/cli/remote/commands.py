@@ -121,7 +121,7 @@ def list_all(args: Arguments) -> int:
         if args.dir is not None:
             sweep = client.sweep(args.dir)
             noise = sweep.regime.noise if sweep.regime else sweep.spec.get("noise", "paper")
-            emit_trials(args.json, client.trials(args.dir), sweep.objective, noise, _list_knobs(sweep))
+            emit_trials(args.json, client.trials(args.dir), sweep.objective, noise, _list_knobs(sweep.spec))
             return ExitCode.DONE
         sweeps = list(islice(client.sweeps(), None if args.json else SHOWN + 1))
         emit(
@@ -134,9 +134,9 @@ def list_all(args: Arguments) -> int:
     return ExitCode.DONE
 
 
-def _list_knobs(sweep: Sweep) -> list[str]:
+def _list_knobs(spec: Mapping[str, Any]) -> list[str]:
     try:
-        return list_knobs(SweepSpec.checked(sweep.spec).model_copy(update={"out": None}))
+        return list_knobs(SweepSpec.checked(spec).model_copy(update={"out": None}))
     except SpecError:  # of another version of sweeper
         return []
 

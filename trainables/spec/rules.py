@@ -212,7 +212,7 @@ def check_dynamics(spec: Any) -> None:
     _check_settings("child_b", spec.child_b)
     _check_settings("trunk", spec.trunk)
     if spec.trunk:
-        check("trunk", dict(spec.trunk), "be empty unless protocol is branch", spec.protocol == "branch")
+        check("trunk", spec.trunk, "be empty unless protocol is branch", spec.protocol == "branch")
     if spec.child_b:
         check("members", spec.members, "be 2 with child_b", spec.members == 2)
         check("stack", spec.stack, "be 1 with child_b", spec.stack == 1)

@@ -123,10 +123,13 @@ def _explain_no_hump(cells: Cells, gate: TwoLines, share: float, left_out: Leave
     if left_out.undecided:
         return f"the test is impossible without any one of {pluralize(left_out.undecided, 'configuration')}"
     if left_out.p is None or left_out.p >= 0.05:
-        return f"without configuration {left_out.p_config} the two-lines test has one-sided p = {_format_p(left_out.p)}"
+        p = _format_p(left_out.p)
+        return f"this rests on configuration {left_out.p_config}: without it, rise and fall have one-sided p = {p}"
     if left_out.edge_share is None or left_out.edge_share >= EDGE:
         at = "-" if left_out.edge_share is None else f"{left_out.edge_share:.0%}"
-        return f"without configuration {left_out.edge_config} {at} of the resampled optima lie at an edge"
+        return (
+            f"this rests on configuration {left_out.edge_config}: without it, {at} of the resampled optima lie at an edge"
+        )
     return ""
 
 

@@ -26,7 +26,7 @@ REPEAT_EVERY = 8
 REACH = 4.0
 """Log noise that the map covers below the best pilot: a factor of 55."""
 DECLINE = 0.75
-"""Share of the log noise between the last mergeable pilot and unviable parents that the map covers.
+"""Share of the log noise that the map covers between the last pilot of use and the next one.
 
 The decline beyond the best noise scatters more than the rise, so it needs more points.
 """
@@ -103,10 +103,11 @@ class MapDesign:
     def find_mergeable_range(self, pilots: Sequence[Pilot]) -> tuple[float, float]:
         """Return the ends of the log noises of the map.
 
-        The upper end is the noise of the first pilot above the mergeable ones whose merge collapsed, so that the map
-        shows the decline; towards a pilot with unviable parents it covers the share `DECLINE`. The lower end lies
-        halfway to an unviable pilot, and at most `REACH` below the best pilot: far below it the gain is flat. Without
-        a mergeable pilot the whole reachable range remains.
+        The map shows the decline: its upper end lies at the share `DECLINE` of the way from the first pilot whose
+        merge collapsed to the next pilot, or from the last mergeable one, if the next has unviable parents. A single
+        collapse is no end, since it may lie close to the best noise. The lower end lies halfway to an unviable pilot,
+        and at most `REACH` below the best pilot: far below it the gain is flat. Without a mergeable pilot the whole
+        reachable range remains.
         """
         low, high = self.range
         known = sorted((p for p in pilots if math.isfinite(p.log_noise)), key=lambda p: p.log_noise)
@@ -116,10 +117,10 @@ class MapDesign:
         first, last = merging[0], merging[-1]
         if first > 0:
             low = (known[first - 1].log_noise + known[first].log_noise) / 2
+        if last < len(known) - 1 and known[last + 1].collapsed:
+            last += 1
         if last < len(known) - 1:
-            above = known[last + 1]
-            covered = 1.0 if above.collapsed else DECLINE
-            high = known[last].log_noise + covered * (above.log_noise - known[last].log_noise)
+            high = known[last].log_noise + DECLINE * (known[last + 1].log_noise - known[last].log_noise)
         best = min((known[i] for i in merging), key=lambda p: p.loss or 0.0)
         return max(low, best.log_noise - REACH), high
 

@@ -74,7 +74,9 @@ def test_pilots_cover_the_reachable_range() -> None:
     [
         ((0.0, -1.0, -2.0, -3.0), (), (5.0, None)),  # four nats below the best
         ((-9.0, -1.0, -2.0, -3.0), (), (None, None)),
-        ((-9.0, -1.0, -2.0, 5.0), (3,), (None, 9.0)),  # to the collapse itself
+        ((-9.0, -1.0, -2.0, 5.0), (3,), (None, None)),  # beyond the collapse
+        ((-9.0, -1.0, 5.0, None), (2,), (None, 8.25)),
+        ((-9.0, -1.0, 5.0, 6.0), (2, 3), (None, 8.25)),
         ((-9.0, -1.0, -2.0, None), (), (None, 8.25)),  # three quarters of the way to unviable parents
         ((None, -1.0, -2.0, None), (), (2.0, 8.25)),
         ((None, -9.0, -2.0, None), (), (1.5, 8.25)),
@@ -83,7 +85,7 @@ def test_pilots_cover_the_reachable_range() -> None:
         ((5.0, 5.0, 5.0, 5.0), (0, 1, 2, 3), (None, None)),
     ],
 )
-def test_the_map_ends_at_a_collapse_and_not_far_below_the_best_pilot(
+def test_the_map_ends_beyond_a_collapse_and_not_far_below_the_best_pilot(
     losses: tuple[float | None, ...], collapsed: tuple[int, ...], ends: tuple[float | None, float | None]
 ) -> None:
     design = make_design()

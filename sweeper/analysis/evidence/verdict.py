@@ -128,7 +128,8 @@ def _explain_no_hump(cells: Cells, gate: TwoLines, share: float, left_out: Leave
     if left_out.edge_share is None or left_out.edge_share >= EDGE:
         at = "-" if left_out.edge_share is None else f"{left_out.edge_share:.0%}"
         return (
-            f"this rests on configuration {left_out.edge_config}: without it, {at} of the resampled optima lie at an edge"
+            f"this rests on configuration {left_out.edge_config}: without it, {at} of the resampled optima lie at an "
+            "edge"
         )
     return ""
 

@@ -20,6 +20,7 @@ def sweeper(service: FakeService, capsys: pytest.CaptureFixture[str]) -> Sweeper
 
     def run(*argv: str, server: bool = True) -> tuple[int, str, str]:
         code = main([*argv, *(("--server", service.url) if server else ())])
-        return (code, *capsys.readouterr())
+        out, err = capsys.readouterr()
+        return code, out, err
 
     return run

@@ -240,7 +240,7 @@ def _write_banners(counts: Overview, chosen: Choice, run: Run) -> tuple[str, ...
         sentences.append("No trial is ok so far, so gain and merged loss are unknown.")
     if counts.trials and counts.missing:
         state = "running" if run.running else "not running"
-        tried = f"{counts.tried} of {pluralize(counts.budget, 'configuration')}"
+        tried = f"{counts.tried} of {pluralize(counts.budget or 0, 'configuration')}"
         sentences.append(f"Unfinished and {state}: {tried} {'has' if counts.tried == 1 else 'have'} a result.")
     if counts.trials and counts.trials == counts.configs and not chosen.sweep.own_models:
         sentences.append("No configuration has repeats, so the share of chance in the scatter is unknown.")

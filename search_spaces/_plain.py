@@ -34,6 +34,7 @@ def to_json(space: Space) -> str:
         "knobs": _write_knobs(space.knobs),
         "conditions": {knob: dict(condition) for knob, condition in space.conditions.items()},
         "smoke": {"fixed": {k: v for k, v in space.smoke.items() if k not in small}, "knobs": _write_knobs(small)},
+        "needs": dict(space.needs),
     }
     try:
         return json.dumps(data, indent=1, allow_nan=False, default=_plain)
@@ -59,6 +60,7 @@ def from_json(text: str) -> Space:
             knobs=_read(data["knobs"]),
             smoke={**smoke["fixed"], **_read(smoke["knobs"])},
             conditions=data["conditions"],
+            needs=data.get("needs", {}),  # files of earlier versions have none
         )
     except SpaceError:
         raise

@@ -129,7 +129,7 @@ def format_best(record: Mapping[str, Any]) -> str:
         ]
         lines.append(format_table(header, cells))
     if best["chosen_merge"] is not None:
-        words = merge_words(best["chosen_merge"], best["chosen_coefficient"], best["chosen_window"])
+        words = merge_words(best["chosen_merge"], best["chosen_coefficient"], best.get("chosen_window"))
         lines.append(f"  chosen on validation: {words}")
     return "\n".join(lines)
 

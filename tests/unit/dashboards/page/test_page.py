@@ -85,7 +85,8 @@ def test_a_closed_form_is_called_one(tmp_path):
 def test_an_unfinished_run_says_what_is_not_known(tmp_path, count):
     text = _text(write_page(write_sweep(tmp_path / "run", trials=count, budget=40)))
     assert ("not determined" in text) == (count > 0)
-    assert (f"{count} of 40 configurations have a result" in text) == (count > 0)
+    verb = "has" if count == 1 else "have"
+    assert (f"{count} of 40 configurations {verb} a result" in text) == (count > 0)
     assert text.count("No trial has finished yet") == (6 if count == 0 else 0)
 
 

@@ -12,6 +12,7 @@ from sweeper.analysis.recommend import (
 )
 from sweeper.analysis.regime import Regime, fit_regime
 from sweeper.analysis.text import format_recommendations, format_summary
+from sweeper.formatting import pluralize
 from sweeper.search.objectives import OBJECTIVES
 from tests.support.trial_rows import BEST, OF_ROWS, hump, monotone, sweep, table, trial
 from trainables.noise import NOISE
@@ -292,7 +293,7 @@ def test_every_summary_is_json_and_fits_the_terminal(objective: str, n: int) -> 
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     text = format_summary(record)
     assert max(len(line) for line in text.splitlines()) <= 100
-    assert f"{n + 1} trials" in text
+    assert pluralize(n + 1, "trial") in text
     assert "gain_mean" in text
     assert "merged_loss" in text
 

@@ -99,7 +99,7 @@ def test_the_winner_is_the_posteriors_in_every_list_and_event(
 ) -> None:
     from dashboards.app.sweep_list import make_table
 
-    run = str(sweep(tmp_path / "run", sampler="noise", trials=24, objective="gain_mean", seed=3).run)
+    run = str(sweep(tmp_path / "run", sampler="noise", trials=24, objective="gain_mean", seed=3, confirm=0).run)
     winner, text = said(capsys, "best", run)
     local, status = said(capsys, "status", run)
     spec = stored_spec(run).model_copy(update={"out": None}).dump_explicit()

@@ -117,7 +117,7 @@ def test_other_merges_equal_those_of_whole_models(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     monkeypatch.setattr(streaming, "PART", 500)
-    coefficient = 1.0 if method == "uniform_soup" else 0.6
+    coefficient = 1.0 if method in ("uniform_soup", "model_stock") else 0.6
     merge_of(folders, "base", ["a", "b"], method, coefficient).write(tmp_path / "merged")
     base = {k: v.double() for k, v in state(folders["base"]).items()}
     children: list[dict[str, Tensor]] = []

@@ -153,7 +153,7 @@ def merge_words(method: str, coefficient: float | None, window: int | None = Non
     Args:
         method: Name of the merge.
         coefficient: Its coefficient.
-        window: Last checkpoints of each child whose mean is merged; None for the last weights.
+        window: Last checkpoints that each child averages before the merge; None without an average.
     """
     if window:
         return f"{merge_words(method, coefficient)}, means of the last {window} checkpoints"

@@ -87,7 +87,7 @@ def _format_fact(name: str, value: Any) -> tuple[str, str]:
 
 
 def _list_children(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the number of children, and name and test scores of each one that has scores of its own."""
+    """Yield the number of children, then name and test scores of every scored child."""
     yield "children", str(row["members"])
     for child in TASKS:
         loss, accuracy = (row.get(f"{child}_{what}_test") for what in ("loss", "accuracy"))

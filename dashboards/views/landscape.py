@@ -181,7 +181,7 @@ def _make_tables(run: Run, noise: str) -> tuple[TableCard, ...]:
 def _make_windows(run: Run) -> tuple[TableCard, ...]:
     effects = compare_windows(run.tables["trials"], run.tables["merges"])
     words = (
-        "Test loss of the mean of each child's last checkpoints, alone and merged at equal weights: means over trials, "
+        "Test loss of children that average their last checkpoints, alone and merged: means over trials, "
         "and their changes against the last weights, paired by trial, with 90 % intervals."
     )
     return (TableCard("windows", "Windows of checkpoints", words, make_windows_table(effects)),) if effects else ()

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 from provenance import provenance
+from race.verdict import holm
 from scipy.stats import t, ttest_ind
 
 from search_spaces import load
@@ -31,6 +32,7 @@ FIXED: Mapping[str, Any] = {"batch_size": 64, "momentum": 0.9, "weight_decay": 1
 SCORES = ("merged_loss_test", "gain_mean_loss_test", "parents_loss_test", "barrier_frankle_loss_test")
 GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 Rows = list[dict[str, float]]
+Tests = list[tuple[str, str, float]]  # arm, score, p
 
 
 def arms(question: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -82,7 +84,7 @@ def main() -> None:
     args = parser.parse_args()
     args.root.mkdir(parents=True, exist_ok=True)
     print(provenance())
-    tests: list[tuple[str, str, float]] = []
+    tests: Tests = []
     for question in (q for q in args.questions if q != "children"):
         for name, noise in NOISES.items():
             print(f"\n{question} at noise {noise:g} ({name}), {args.pairs} pairs per arm")
@@ -96,7 +98,7 @@ def main() -> None:
                 tests += [
                     (f"{question}, {name}, {arm}", s, p) for s, (_, p) in zip(SCORES, cells, strict=True) if p < 1
                 ]
-    _print_holm(tests)
+    print_holm(tests)
     if "children" in args.questions:
         _print_map(args.root, args.cell)
 
@@ -110,15 +112,14 @@ def _compare(rows: Rows, first: Rows, score: str) -> tuple[str, float]:
     return f"{own.mean() - other.mean():+.4f} [{low:+.4f}, {high:+.4f}]", float(test.pvalue)
 
 
-def _print_holm(tests: list[tuple[str, str, float]]) -> None:
+def print_holm(tests: Tests) -> None:
+    """Print which differences stay significant."""
     print("\np < .05 after Holm over the arms, by score")
-    for score in SCORES:
+    for score in dict.fromkeys(s for _, s, _ in tests):
         own = sorted((p, arm) for arm, s, p in tests if s == score)
-        worst = 0.0
-        for rank, (p, arm) in enumerate(own):
-            worst = max(worst, min(1.0, p * (len(own) - rank)))
-            if worst < 0.05:
-                print(f"{score}: {arm} (p {worst:.2g})")
+        for (_, arm), p in zip(own, holm([p for p, _ in own]), strict=True):
+            if p < 0.05:
+                print(f"{score}: {arm} (p {p:.2g})")
 
 
 def _print_map(root: Path, pairs: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_dynamics import FIXED, NOISES, build
+from bench_dynamics import FIXED, NOISES, Tests, build, print_holm
 from provenance import provenance
 from scipy.stats import t, ttest_1samp
 
@@ -29,7 +29,6 @@ GRID = (0.005, 0.015, 0.05, 0.15, 0.45)
 SPACING = 4
 Merge = dict[str, Any]  # one row of a merge
 Place = tuple[str, float, int | None]  # method, coefficient, window
-Tests = list[tuple[str, str, float]]
 
 
 def run(root: Path, spec: PairSpec, pairs: int) -> list[list[Merge]]:
@@ -128,18 +127,6 @@ def print_trunks(root: Path, pairs: int) -> None:
         whole = np.nanvar(values)
         shares = [np.nanvar(np.nanmean(values, axis=axis)) / whole for axis in (1, 0)]
         print(f"share of the variance over cells: trunk {shares[0]:.2f}, children {shares[1]:.2f}", flush=True)
-
-
-def print_holm(tests: Tests) -> None:
-    """Print which differences stay significant."""
-    print("\np < .05 after Holm, by score")
-    for score in dict.fromkeys(s for _, s, _ in tests):
-        own = sorted((p, arm) for arm, s, p in tests if s == score)
-        worst = 0.0
-        for rank, (p, arm) in enumerate(own):
-            worst = max(worst, min(1.0, p * (len(own) - rank)))
-            if worst < 0.05:
-                print(f"{score}: {arm} (p {worst:.2g})")
 
 
 def main() -> None:

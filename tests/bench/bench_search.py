@@ -22,6 +22,7 @@ from typing import Any, cast
 import numpy as np
 import optuna
 from provenance import provenance
+from race.verdict import holm
 from scipy.stats import wilcoxon
 
 import sweeper
@@ -146,11 +147,11 @@ def report(answers: Answers) -> None:
                     gaps.setdefault(name, []).append(sign * (ours - theirs) / spread)
     print("\nours minus the other, in sds of all answers of a space, paired by seed (Wilcoxon, Holm)")
     tests = {n: float(cast(Any, wilcoxon(g)).pvalue) for n, g in gaps.items() if len(g) > 1 and any(g)}
-    worst = 0.0
-    for rank, name in enumerate(sorted(tests, key=tests.__getitem__)):
-        worst = max(worst, min(1.0, tests[name] * (len(tests) - rank)))
+    adjusted = dict(zip(tests, holm([*tests.values()]), strict=True))
+    for name in sorted(tests, key=tests.__getitem__):
         mean, error = np.mean(gaps[name]), np.std(gaps[name], ddof=1) / len(gaps[name]) ** 0.5
-        print(f"{name:<14} n {len(gaps[name]):>2}  {mean:+.2f} ± {error:.2f}  p {tests[name]:.3f}  Holm {worst:.3f}")
+        p = f"p {tests[name]:.3f}  Holm {adjusted[name]:.3f}"
+        print(f"{name:<14} n {len(gaps[name]):>2}  {mean:+.2f} ± {error:.2f}  {p}")
 
 
 if __name__ == "__main__":

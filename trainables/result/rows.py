@@ -37,7 +37,7 @@ class MergeRow:
     raw_accuracy_test: float | None = col("test accuracy before recalibration; empty without BatchNorm", "1")
     coefficients: str | None = col("scale of each child, in order; only taskwise_arithmetic", default=None)
     window: int | None = col(
-        "last checkpoints of each child whose mean is merged; empty for the child's last weights", "checkpoints",
+        "last checkpoints that each child averages before the merge; empty without an average", "checkpoints",
         default=None,
     )  # fmt: skip
     accuracy_a_val: float | None = col(

@@ -99,7 +99,7 @@ class PairSpec:
     window: JSON = field(
         default_factory=lambda: {},
         metadata=about(
-            "Averages of each child's last checkpoints, which are merged and scored beside its last weights: `size`, "
+            "Each child averages its last checkpoints, and every merge is scored with these averages, too: `size`, "
             "one number of checkpoints or several, and `spacing` in steps (default 1)."
         ),
     )

@@ -1,4 +1,4 @@
-"""Windows of checkpoints: what the mean of each child's last checkpoints does to the parents and to their merge."""
+"""Windows of checkpoints: what averages of the last checkpoints do to the parents and to their merge."""
 
 from __future__ import annotations
 

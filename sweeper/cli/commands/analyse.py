@@ -134,7 +134,7 @@ def _format_windows(effects: tuple[WindowEffect, ...]) -> str:
         for e in effects
     ]  # fmt: skip
     note = (
-        "Test losses [nat] of the mean of each child's last checkpoints, alone and merged at equal weights. Changes "
+        "Test losses [nat] of children that average their last checkpoints, alone and merged at equal weights. Changes "
         "are against the last weights, paired by trial, with 90 % intervals."
     )
     return f"\n\n{format_table(header, rows)}\n{wrap(note, 2)}"

@@ -96,7 +96,7 @@ class Best(Knobs):
     confirmed: Confirmation | None = say("fresh pairs that confirm the winner; null without them")
     chosen_merge: str | None = say("merge with the lowest validation loss")
     chosen_coefficient: float | None = say("its coefficient")
-    chosen_window: int | None = say("last checkpoints of each child whose mean it merges; null for the last weights")
+    chosen_window: int | None = say("last checkpoints that each child averages before merging; null without an average")
     column: str = say("column of the trials table that holds the objective")
     noise: float | None = say("noise of the trial, in the shown definition")
     bytes_per_token: float | None = say("bytes of text per token, for bits per byte; null for images")

@@ -327,8 +327,7 @@ def test_a_trial_is_bounded(rules, fixed, sentence):
 
 
 def test_the_built_in_spaces_are_within_the_bounds(rules):
-    for name in names():
-        # where a space needs a folder of the user, its smoke variant stands in
+    for name in names():  # the smoke variant stands in for a space that needs files of the user
         assert admitted({"space": name, "trials": 2, "smoke": bool(load(name).needs)}, rules).budget == 2
 
 

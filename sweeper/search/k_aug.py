@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
 Tables = Mapping[str, Mapping[float, float]]
 """Policy -> {strength: k_aug}, from the probe at the base weights."""
 
@@ -43,20 +46,40 @@ class KAug:
             ValueError: The probe did not measure the policy.
         """
         policy = str(params.get("augmentation", self.policy))
-        if policy not in self.tables:
-            raise ValueError(
-                f"the probe did not measure augmentation {policy!r}; known: {', '.join(sorted(self.tables))}"
-            )
-        return _interpolate(self.tables[policy], float(params.get("augmentation_strength", self.strength)))
+        strength = float(params.get("augmentation_strength", self.strength))
+        return float(self.of_columns([policy], np.array([strength]))[0])
+
+    def of_columns(self, policies: Sequence[str], strengths: Array) -> Array:
+        """Return k_aug of n configurations, shape (n,).
+
+        Args:
+            policies: Policy per configuration, of length n.
+            strengths: Strength per configuration, in [0, 1], shape (n,).
+
+        Raises:
+            ValueError: The probe did not measure a policy.
+        """
+        names, out = np.asarray(policies, dtype=object), np.empty(len(strengths))
+        for policy in dict.fromkeys(policies):
+            if policy not in self.tables:
+                raise ValueError(
+                    f"the probe did not measure augmentation {policy!r}; known: {', '.join(sorted(self.tables))}"
+                )
+            rows = names == policy
+            out[rows] = _interpolate(self.tables[policy], strengths[rows])
+        return out
 
 
-def _interpolate(table: Mapping[float, float], strength: float) -> float:
-    if strength in table:
-        return table[strength]
-    grid = sorted(table)
-    right = bisect_left(grid, strength)
-    if right == 0 or right == len(grid):
-        return table[grid[0] if right == 0 else grid[-1]]
-    low, high = grid[right - 1], grid[right]
-    share = (strength - low) / (high - low)
-    return math.exp((1 - share) * math.log(table[low]) + share * math.log(table[high]))
+def _interpolate(table: Mapping[float, float], strengths: Array) -> Array:
+    grid = np.array(sorted(table))
+    known = np.array([table[strength] for strength in grid.tolist()])
+    right = np.searchsorted(grid, strengths)  # the first probed strength that is not below
+    between = (right > 0) & (right < len(grid)) & (grid[np.minimum(right, len(grid) - 1)] != strengths)
+    out = known[np.minimum(right, len(grid) - 1)]
+    if between.any():
+        high, low = right[between], right[between] - 1
+        share = (strengths[between] - grid[low]) / (grid[high] - grid[low])
+        logs = np.array([math.log(value) for value in known.tolist()])
+        # math.exp, since np.exp may round otherwise from machine to machine
+        out[between] = [math.exp(v) for v in ((1 - share) * logs[low] + share * logs[high]).tolist()]
+    return out

@@ -119,7 +119,8 @@ def predict_mixture(models: Sequence[Surrogate], space: KnobSpace, unit: Array) 
 
     A single set of hyperparameters is overconfident; an average over draws recommends better.
     """
-    each = [model.predict(space.points(unit)) for model in models]
+    points = space.points(unit)
+    each = [model.predict(points) for model in models]
     means, sds = np.array([m for m, _ in each]), np.array([s for _, s in each])
     return means.mean(axis=0), np.sqrt(means.var(axis=0) + (sds**2).mean(axis=0))
 

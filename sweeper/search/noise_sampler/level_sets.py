@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 
+from sweeper.search.k_aug import KAug
 from sweeper.search.noise_sampler.encoding import FACTORS, Array, Knob, Mask, make_knob
 from trainables.noise import NoiseScale
 
@@ -145,16 +146,33 @@ class KnobSpace:
         rows = len(numbers[0]) if numbers else 0
         if self.k_aug is None:
             return np.ones(rows)
+        if isinstance(self.k_aug, KAug):
+            return self.k_aug.of_columns(*self._augmentations(self.k_aug, numbers))
         values = [self.k_aug(self._params(numbers, row)) for row in range(rows)]
         if wrong := [v for v in values if not 0 < v < math.inf]:
             raise ValueError(f"k_aug must be > 0 and finite, got {wrong[0]!r}")
         return np.array(values, dtype=float)
 
+    def _augmentations(self, k_aug: KAug, numbers: Sequence[Array]) -> tuple[list[str], Array]:
+        # policy and strength of n points
+        columns = {knob.name: (knob, column) for knob, column in zip(self.knobs, numbers, strict=True)}
+        rows = len(numbers[0]) if numbers else 0
+        policies, strengths = [k_aug.policy] * rows, np.full(rows, k_aug.strength)
+        if "augmentation" in columns:
+            policies = [str(value) for value in _values(*columns["augmentation"])]
+        if "augmentation_strength" in columns:
+            strengths = np.array([float(value) for value in _values(*columns["augmentation_strength"])])
+        return policies, strengths
+
     def _params(self, numbers: Sequence[Array], row: int) -> dict[str, Any]:
         return {k.name: k.value(float(c[row])) for k, c in zip(self.knobs, numbers, strict=True)}
 
     def _settings(self, numbers: Sequence[Array]) -> dict[str, Any]:
-        # inputs of the formula: constants, and columns of varying knobs
+        # inputs of the formula: constants, columns of varying knobs, and k_aug
+        k_aug = {"k_aug": self._k_aug(numbers)} if "k_aug" in self.noise.needs else {}
+        return {**self._knob_settings(numbers), **k_aug}
+
+    def _knob_settings(self, numbers: Sequence[Array]) -> dict[str, Any]:
         constants = dict(self.fixed)
         if not constants["weight_decay"] > 0:
             constants["weight_decay"] = 1.0
@@ -162,8 +180,6 @@ class KnobSpace:
         for i, k in enumerate(self.knobs):
             if k.role is not None and k.role in FACTORS:
                 varied[k.role] = np.where(active[:, i], k.clip_legal(numbers[i]), constants[k.role])
-        if "k_aug" in self.noise.needs:
-            varied["k_aug"] = self._k_aug(numbers)
         return {**constants, **varied}
 
     def _log_noise(self, numbers: Sequence[Array]) -> Array:
@@ -192,9 +208,9 @@ class KnobSpace:
         return Points(snapped, self._log_noise(numbers), factors, step)
 
     def _step(self, numbers: Sequence[Array]) -> Array:
-        settings, count = self._settings(numbers), len(numbers[0]) if numbers else 0
         if not any(k.role == "learning_rate" and k.size > 1 for k in self.knobs):
-            return np.zeros(count)
+            return np.zeros(len(numbers[0]) if numbers else 0)
+        settings = self._knob_settings(numbers)
         return np.log(settings["learning_rate"]) - np.log1p(-np.minimum(settings["momentum"], _TOP_MOMENTUM))
 
     def units_of(self, trials: Sequence[Mapping[str, Any]]) -> tuple[Array, Mask]:
@@ -276,6 +292,13 @@ class KnobSpace:
             return self.noise.solve(role, noise, settings)
         except ValueError:  # no legal value of this knob reaches that noise
             return math.nan
+
+
+def _values(knob: Knob, numbers: Array) -> list[Any]:
+    if not knob.choices:
+        return numbers.tolist()
+    known = {number: knob.value(number) for number in np.unique(numbers).tolist()}
+    return [known[number] for number in numbers.tolist()]
 
 
 def make_knob_space(
